@@ -1,0 +1,1 @@
+"""Speculative sampling (arXiv 2406.11016): planned, not part of this version."""

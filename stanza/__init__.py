@@ -1,0 +1,1 @@
+"""Stanza (arXiv 1812.10624): layer-separated training of CNNs, and the baselines it must beat."""

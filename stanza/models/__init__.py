@@ -1,0 +1,85 @@
+"""The networks to train, written for one device, and the registry that names them.
+
+Parallel execution is not their concern: every model is a plain `nn.Module` which
+`torch.fx.symbolic_trace` can trace, in training and in evaluation. The ImageNet models have the
+parameter names and shapes of torchvision's, so that its checkpoints load.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from stanza.models.alexnet import AlexNet
+from stanza.models.digits import DigitsCNN
+from stanza.models.inception import InceptionV3
+from stanza.models.resnet import ResNet, resnet50, resnet152
+from stanza.models.vgg import VGG16
+
+__all__ = [
+    "ARCHITECTURES",
+    "VGG16",
+    "AlexNet",
+    "Architecture",
+    "DigitsCNN",
+    "InceptionV3",
+    "ResNet",
+    "build_model",
+    "resnet50",
+    "resnet152",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """How to build a network, and the inputs it is published or measured with."""
+
+    build: Callable[[int], nn.Module]
+    """Number of classes to model."""
+    image_shape: tuple[int, int, int]
+    """Channels, height and width of one image."""
+    classes: int
+    """Number of classes of the data set the network is meant for."""
+    batch_size: int
+    """Samples per worker and step: that of the measured profile."""
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "alexnet": Architecture(build=AlexNet, image_shape=(3, 224, 224), classes=1000, batch_size=256),
+    "vgg16": Architecture(build=VGG16, image_shape=(3, 224, 224), classes=1000, batch_size=128),
+    "resnet50": Architecture(
+        build=resnet50, image_shape=(3, 224, 224), classes=1000, batch_size=128
+    ),
+    "resnet152": Architecture(
+        build=resnet152, image_shape=(3, 224, 224), classes=1000, batch_size=128
+    ),
+    "inception-v3": Architecture(
+        build=InceptionV3, image_shape=(3, 299, 299), classes=1000, batch_size=128
+    ),
+    "digits-cnn": Architecture(build=DigitsCNN, image_shape=(1, 8, 8), classes=10, batch_size=32),
+}
+
+
+def build_model(name: str, classes: int | None = None) -> nn.Module:
+    """Build the architecture called `name` with fresh weights, in training mode.
+
+    `classes` defaults to the architecture's own number. The model maps images
+    (samples, *image_shape) to logits (samples, classes); Inception-V3 in training mode maps them
+    to a pair of logits and auxiliary logits.
+
+    Raises ValueError if no architecture has that name or `classes` is below 1.
+    """
+    if name not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        close = difflib.get_close_matches(name.lower(), ARCHITECTURES, n=1)
+        remedy = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown model {name!r}: {remedy}known models are {known}")
+    architecture = ARCHITECTURES[name]
+    if classes is None:
+        classes = architecture.classes
+    if classes < 1:
+        raise ValueError(f"model {name!r} needs at least 1 class, not {classes}")
+    return architecture.build(classes)

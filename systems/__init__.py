@@ -1,0 +1,4 @@
+"""What every system of the testbed stands on: clusters, profiles, processes, records, figures.
+
+Nothing in here knows Stanza, SparsePipe or speculative sampling.
+"""

@@ -1,0 +1,297 @@
+"""Start-up of one rank: who am I, is everyone here, the process groups; and the way out.
+
+Reads the variables of torchrun, then of MPI (Open MPI, MPICH), then of SLURM; without any, this
+process is a world of one.
+"""
+
+import datetime
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+
+from systems.schema import InputError
+from systems.waiting import Announcer, waiting
+
+PATIENCE_S = 10.0
+"""A wait longer than this is announced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """This process's place in the world, as its launcher told it."""
+
+    launcher: Literal["torchrun", "mpi", "slurm", "none"]
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    master_address: str
+    master_port: int
+    attempt: str = "0"
+    """torchrun's restart count: keys of an earlier attempt must not be read."""
+    agent_store: bool = False
+    """torchrun's agent already serves the store at the master's port."""
+
+
+def environment(variables: Mapping[str, str] = os.environ) -> Environment:
+    """Read the launcher's variables.
+
+    Raises:
+        InputError: a launcher's variables that are incomplete.
+    """
+    try:
+        if "TORCHELASTIC_RUN_ID" in variables or "LOCAL_RANK" in variables:
+            return _torchrun(variables)
+        if "OMPI_COMM_WORLD_RANK" in variables or "PMI_RANK" in variables:
+            return _mpi(variables)
+        if "SLURM_PROCID" in variables and int(variables.get("SLURM_NTASKS", "1")) > 1:
+            return _slurm(variables)
+    except KeyError as error:
+        raise InputError(f"the launcher did not set {error}; set it or start with torchrun") from None
+    return Environment(
+        launcher="none",
+        rank=0,
+        world_size=1,
+        local_rank=0,
+        local_world_size=1,
+        master_address="127.0.0.1",
+        master_port=0,
+    )
+
+
+def _torchrun(variables: Mapping[str, str]) -> Environment:
+    world_size = int(variables["WORLD_SIZE"])
+    return Environment(
+        launcher="torchrun",
+        rank=int(variables["RANK"]),
+        world_size=world_size,
+        local_rank=int(variables["LOCAL_RANK"]),
+        local_world_size=int(variables.get("LOCAL_WORLD_SIZE", world_size)),
+        master_address=variables["MASTER_ADDR"],
+        master_port=int(variables["MASTER_PORT"]),
+        attempt=variables.get("TORCHELASTIC_RESTART_COUNT", "0"),
+        agent_store=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+    )
+
+
+def _mpi(variables: Mapping[str, str]) -> Environment:
+    open_mpi = "OMPI_COMM_WORLD_RANK" in variables
+    prefix, local = ("OMPI_COMM_WORLD_", "LOCAL_") if open_mpi else ("PMI_", "LOCAL_")
+    local_prefix = prefix if open_mpi else "MPI_"
+    rank, world_size = int(variables[f"{prefix}RANK"]), int(variables[f"{prefix}SIZE"])
+    address, port = _agree_on_master(rank, variables)
+    return Environment(
+        launcher="mpi",
+        rank=rank,
+        world_size=world_size,
+        local_rank=int(variables[f"{local_prefix}{local}{'RANK' if open_mpi else 'RANKID'}"]),
+        local_world_size=int(variables[f"{local_prefix}{local}{'SIZE' if open_mpi else 'NRANKS'}"]),
+        master_address=address,
+        master_port=port,
+    )
+
+
+def _agree_on_master(rank: int, variables: Mapping[str, str]) -> tuple[str, int]:
+    """Rank 0's address and a free port of it, told to all over MPI unless the user has set them."""
+    if "MASTER_ADDR" in variables and "MASTER_PORT" in variables:
+        return variables["MASTER_ADDR"], int(variables["MASTER_PORT"])
+    from mpi4py import MPI
+
+    mine = (variables.get("MASTER_ADDR", socket.gethostname()), free_port()) if rank == 0 else None
+    address, port = MPI.COMM_WORLD.bcast(mine, root=0)
+    hosts = MPI.COMM_WORLD.allgather(socket.gethostname())
+    return ("127.0.0.1" if len(set(hosts)) == 1 else address), port
+
+
+def _slurm(variables: Mapping[str, str]) -> Environment:
+    return Environment(
+        launcher="slurm",
+        rank=int(variables["SLURM_PROCID"]),
+        world_size=int(variables["SLURM_NTASKS"]),
+        local_rank=int(variables["SLURM_LOCALID"]),
+        local_world_size=int(variables["SLURM_NTASKS_PER_NODE"]),
+        master_address=variables.get("MASTER_ADDR") or variables["SLURM_LAUNCH_NODE_IPADDR"],
+        # The same on every rank and different for jobs that share a node.
+        master_port=int(variables.get("MASTER_PORT", 20000 + int(variables["SLURM_JOB_ID"]) % 20000)),
+    )
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What a running rank knows of itself and the others."""
+
+    rank: int
+    roles: tuple[str, ...]
+    """The role of every rank, such as "conv" or "fc"."""
+    device: torch.device
+    backend: str
+    launcher: str
+    store: dist.Store
+    timeout_s: float
+    announcer: Announcer
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return len(self.roles)
+
+    def name(self, rank: int) -> str:
+        """How messages call a rank: "rank 3 (fc)"."""
+        return f"rank {rank} ({self.roles[rank]})"
+
+    def group(self, ranks: Sequence[int]) -> dist.ProcessGroup | None:
+        """A process group of `ranks`; None on the others. All ranks must call this, in one order.
+
+        A group of one needs no communication and is None as well.
+        """
+        if len(ranks) < 2:
+            return None
+        timeout = datetime.timedelta(seconds=self.timeout_s)
+        group = dist.new_group(list(ranks), timeout=timeout, backend=self.backend)
+        return group if self.rank in ranks else None
+
+    def barrier(self, what: str) -> None:
+        """Wait for every rank; a time-out names those that are missing."""
+        with waiting(f"all ranks at {what}"):
+            if self.backend == "gloo":
+                dist.monitored_barrier(timeout=datetime.timedelta(seconds=self.timeout_s))
+            else:
+                dist.barrier()
+
+    def last_operations(self) -> str:
+        """A table of what every rank was last heard to wait for; it names who hangs."""
+        rows = []
+        for rank in range(self.world_size):
+            key = f"waiting/{rank}"
+            known = self.store.check([key])
+            text = self.store.get(key).decode() if known else "nothing (computing, or gone)"
+            rows.append(f"  {self.name(rank)}: waiting for {text}")
+        return "\n".join(rows)
+
+
+def start(
+    place: Environment,
+    roles: Sequence[str],
+    *,
+    timeout_s: float,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> World:
+    """Meet the other ranks and set up the default process group.
+
+    Args:
+        roles: the role of every rank, by rank.
+        timeout_s: how long to wait, for the others now and for any message later.
+        device: "auto" takes one GPU a rank where this node has enough of them, else the CPU.
+
+    Raises:
+        InputError: roles for another world size, or no GPU for "cuda".
+        TimeoutError: naming the roles and ranks that did not come.
+    """
+    if len(roles) != place.world_size:
+        raise InputError(f"{len(roles)} roles for a world of {place.world_size} ranks")
+    chosen = choose_device(device, place)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    store = _meet(place, roles, timeout_s)
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore("default", store),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=datetime.timedelta(seconds=timeout_s),
+    )
+    # The announcer's own connection: a store's client blocks while another thread reads from it.
+    speaker = store.clone()
+    return World(
+        rank=place.rank,
+        roles=tuple(roles),
+        device=chosen,
+        backend=backend,
+        launcher=place.launcher,
+        store=store,
+        timeout_s=timeout_s,
+        announcer=Announcer(
+            f"rank {place.rank} ({roles[place.rank]})",
+            PATIENCE_S,
+            lambda text: speaker.set(f"waiting/{place.rank}", text),
+        ),
+    )
+
+
+def choose_device(wanted: Literal["auto", "cpu", "cuda"], place: Environment) -> torch.device:
+    """The device of this rank.
+
+    Raises:
+        InputError: "cuda" where this node has fewer GPUs than ranks.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cuda" and count < place.local_world_size:
+        raise InputError(
+            f"--device cuda: {place.local_world_size} ranks on this node and {count} GPUs; "
+            "start fewer ranks or use --device cpu"
+        )
+    if wanted == "cpu" or count < place.local_world_size:
+        return torch.device("cpu")
+    torch.cuda.set_device(place.local_rank)
+    return torch.device("cuda", place.local_rank)
+
+
+def _meet(place: Environment, roles: Sequence[str], timeout_s: float) -> dist.Store:
+    """Connect to the store and wait until every rank has signed in, saying who is missing."""
+    serves = place.rank == 0 and not place.agent_store
+    timeout = datetime.timedelta(seconds=timeout_s)
+    announcer = Announcer(f"rank {place.rank} ({roles[place.rank]})", PATIENCE_S)
+    try:
+        with waiting(f"the master at {place.master_address}:{place.master_port}"):
+            server = dist.TCPStore(
+                place.master_address,
+                place.master_port,
+                is_master=serves,
+                timeout=timeout,
+                wait_for_workers=False,
+                multi_tenant=True,
+            )
+    finally:
+        announcer.close()
+    store = dist.PrefixStore(f"testbed/attempt-{place.attempt}", server)
+    store.set(f"here/{place.rank}", roles[place.rank])
+    started = announced = time.monotonic()
+    while missing := [r for r in range(place.world_size) if not store.check([f"here/{r}"])]:
+        now = time.monotonic()
+        if now - started > timeout_s:
+            raise TimeoutError(f"after {timeout_s:g} s still {_missing(missing, roles)}")
+        if now - announced > PATIENCE_S / 2 and place.rank not in missing:
+            announced = now
+            print(f"rank {place.rank}: {_missing(missing, roles)}", file=sys.stderr, flush=True)
+        time.sleep(0.05)
+    return store
+
+
+def _missing(ranks: Sequence[int], roles: Sequence[str]) -> str:
+    """ "waiting for 1 of 2 fc workers: rank 3; 1 of 3 conv workers: rank 0"."""
+    parts = []
+    for role in dict.fromkeys(roles[rank] for rank in ranks):
+        gone = [rank for rank in ranks if roles[rank] == role]
+        names = ", ".join(f"rank {rank}" for rank in gone)
+        parts.append(f"{len(gone)} of {roles.count(role)} {role} workers: {names}")
+    return "waiting for " + "; ".join(parts)
+
+
+def stop(world: World) -> None:
+    """Leave together, then free what `start` made."""
+    world.barrier("the end of the run")
+    world.announcer.close()
+    dist.destroy_process_group()

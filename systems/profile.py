@@ -1,0 +1,264 @@
+"""Per-layer profiles: what every layer of a model costs on one device type.
+
+Measured here from any `nn.Module`, or read from a file that someone measured: our JSON, or the
+`graph.txt` format of PipeDream and SparsePipe.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from systems import measure, schema
+from systems.schema import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerProfile:
+    """One layer on one device at the profile's batch size."""
+
+    name: str
+    operation: str
+    """The layer as PyTorch prints it, such as "Linear(in_features=9216, ...)"."""
+    forward_s: float
+    backward_s: float
+    activation_bytes: int
+    """Size of the layer's output for the whole batch."""
+    parameter_bytes: int
+    inputs: tuple[str, ...] = ()
+    """Names of the layers whose outputs this one reads."""
+    fixed_forward_s: float = 0.0
+    """The part of `forward_s` that does not grow with the batch; known from two batch sizes."""
+    fixed_backward_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelProfile:
+    """All layers of a model, in an order in which they can run."""
+
+    name: str
+    device: str
+    batch_size: int
+    source: str
+    """Who measured this, where."""
+    layers: tuple[LayerProfile, ...]
+
+    @property
+    def forward_s(self) -> float:
+        """Forward seconds of the whole model at `batch_size`."""
+        return sum(layer.forward_s for layer in self.layers)
+
+    @property
+    def backward_s(self) -> float:
+        """Backward seconds of the whole model at `batch_size`."""
+        return sum(layer.backward_s for layer in self.layers)
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of all parameters."""
+        return sum(layer.parameter_bytes for layer in self.layers)
+
+    def at_batch_size(self, batch_size: int) -> "ModelProfile":
+        """The profile scaled to another batch: linear in the samples, beside the fixed parts."""
+        if batch_size < 1:
+            raise InputError(f"batch size {batch_size}: give 1 or more samples")
+        factor = batch_size / self.batch_size
+        layers = tuple(_scaled(layer, factor) for layer in self.layers)
+        return replace(self, batch_size=batch_size, layers=layers)
+
+
+def _scaled(layer: LayerProfile, factor: float) -> LayerProfile:
+    forward = layer.fixed_forward_s + (layer.forward_s - layer.fixed_forward_s) * factor
+    backward = layer.fixed_backward_s + (layer.backward_s - layer.fixed_backward_s) * factor
+    activation = round(layer.activation_bytes * factor)
+    return replace(layer, forward_s=forward, backward_s=backward, activation_bytes=activation)
+
+
+def with_fixed_parts(large: ModelProfile, small: ModelProfile) -> ModelProfile:
+    """`large` with the fixed part of every layer's time, from a second, smaller batch size.
+
+    A straight line through the two times; a negative intercept (noise) counts as zero.
+    """
+    if small.batch_size >= large.batch_size or len(small.layers) != len(large.layers):
+        raise InputError("fixed parts need two profiles of one model, at two batch sizes")
+    ratio = small.batch_size / large.batch_size
+
+    def intercept(at_large: float, at_small: float) -> float:
+        return min(max(0.0, (at_small - at_large * ratio) / (1 - ratio)), at_small, at_large)
+
+    layers = tuple(
+        replace(
+            a,
+            fixed_forward_s=intercept(a.forward_s, b.forward_s),
+            fixed_backward_s=intercept(a.backward_s, b.backward_s),
+        )
+        for a, b in zip(large.layers, small.layers, strict=True)
+    )
+    return replace(large, layers=layers)
+
+
+def profile_model(
+    model: nn.Module, images: Tensor, *, name: str, device_kind: str, repetitions: int = 5
+) -> ModelProfile:
+    """Measure every leaf layer of `model` on `images` [B, ...], on the device they are on.
+
+    Hooks record what each leaf reads in one forward pass; then each is timed by itself on inputs
+    of those shapes, forward and backward, so that in-place layers and branches are no obstacle.
+    Operators that are not modules (additions, concatenations) are not seen. `inputs` is the order
+    of execution. A leaf that runs several times is a layer each time.
+    """
+    calls: list[tuple[str, nn.Module, Tensor]] = []
+    handles = [
+        leaf.register_forward_pre_hook(
+            lambda module, inputs, leaf_name=leaf_name: calls.append(
+                (leaf_name, module, inputs[0].detach().clone())
+            )
+        )
+        for leaf_name, leaf in model.named_modules()
+        if not list(leaf.children())
+    ]
+    with torch.no_grad():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    layers: list[LayerProfile] = []
+    for leaf_name, leaf, inputs in calls:
+        previous = (layers[-1].name,) if layers else ()
+        layers.append(_profile_leaf(leaf_name, leaf, inputs, previous, repetitions))
+    return ModelProfile(
+        name=name,
+        device=device_kind,
+        batch_size=images.shape[0],
+        source=f"measured on {images.device.type} with torch {torch.__version__}",
+        layers=tuple(layers),
+    )
+
+
+def _profile_leaf(
+    name: str, leaf: nn.Module, inputs: Tensor, previous: tuple[str, ...], repetitions: int
+) -> LayerProfile:
+    """Forward and backward of one layer; backward includes the gradient of its inputs."""
+    data = inputs.requires_grad_(inputs.is_floating_point())
+    parameters = list(leaf.parameters())
+    state = {key: value.clone() for key, value in leaf.state_dict().items()}
+
+    def forward() -> Tensor:
+        # A fresh view: an in-place layer may not write to a tensor that asks for a gradient.
+        output: Tensor = leaf(data.view_as(data).clone())
+        return output
+
+    copy_s = measure.timed(lambda: data.view_as(data).clone(), repetitions=repetitions).median
+    forward_s = measure.timed(forward, repetitions=repetitions, device=data.device).median
+    output = forward()
+    wanted = [t for t in (data, *parameters) if t.requires_grad]
+
+    def backward() -> None:
+        gradient = torch.ones_like(output)
+        torch.autograd.grad(output, wanted, gradient, retain_graph=True, allow_unused=True)
+
+    backward_s = 0.0
+    if output.requires_grad:
+        backward_s = measure.timed(backward, repetitions=repetitions, device=data.device).median
+    leaf.load_state_dict(state)  # running statistics have moved
+    return LayerProfile(
+        name=name,
+        operation=f"{type(leaf).__name__}({leaf.extra_repr()})",
+        forward_s=max(0.0, forward_s - copy_s),
+        backward_s=backward_s,
+        activation_bytes=output.numel() * output.element_size(),
+        parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        inputs=previous,
+    )
+
+
+def load(path: Path) -> ModelProfile:
+    """The profile in a JSON file written by `save`.
+
+    Raises:
+        InputError: no such file, or not a profile.
+    """
+    if not path.is_file():
+        raise InputError(f"profile {path}: no such file; make one with `launch profile`")
+    try:
+        table = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"profile {path}: not JSON: {error}") from None
+    return schema.read(ModelProfile, table, str(path))
+
+
+def save(profile: ModelProfile, path: Path) -> None:
+    """Write `profile` as JSON, one layer a line."""
+    table = schema.dump(profile)
+    layers = ",\n".join("    " + json.dumps(layer) for layer in table.pop("layers"))
+    head = json.dumps(table, indent=2).removesuffix("\n}")
+    path.write_text(f'{head},\n  "layers": [\n{layers}\n  ]\n}}\n')
+
+
+_NODE = re.compile(
+    r"(?P<name>node\d+) -- (?P<operation>.+) -- forward_compute_time=(?P<forward>[\d.]+), "
+    r"backward_compute_time=(?P<backward>[\d.]+), activation_size=(?P<activation>[^,]+), "
+    r"parameter_size=(?P<parameter>[\d.]+)"
+)
+_EDGE = re.compile(r"\s+(?P<source>node\d+) -- (?P<target>node\d+)\s*$")
+
+
+def read_graph(
+    text: str, *, name: str, device_kind: str, batch_size: int, source: str
+) -> ModelProfile:
+    """A profile in PipeDream's and SparsePipe's `graph.txt` format: milliseconds and bytes.
+
+    Its `Input` node times the loading of data, which is no layer, and is left out.
+
+    Raises:
+        InputError: a line that is neither a node nor an edge, or a cycle.
+    """
+    nodes: dict[str, LayerProfile] = {}
+    edges: list[tuple[str, str]] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if edge := _EDGE.match(line):
+            edges.append((edge["source"], edge["target"]))
+        elif node := _NODE.match(line):
+            nodes[node["name"]] = _graph_layer(node)
+        elif line.strip():
+            raise InputError(f"graph of {name}, line {number}: neither a node nor an edge: {line}")
+    layers = {n: layer for n, layer in nodes.items() if not layer.operation.startswith("Input")}
+    for start, target in edges:
+        if start in layers and target in layers:
+            reads = (*layers[target].inputs, start)
+            layers[target] = replace(layers[target], inputs=reads)
+    return ModelProfile(
+        name=name,
+        device=device_kind,
+        batch_size=batch_size,
+        source=source,
+        layers=tuple(_sorted(layers.values(), name)),
+    )
+
+
+def _graph_layer(node: re.Match[str]) -> LayerProfile:
+    sizes = re.findall(r"[\d.]+", node["activation"])  # a list where a node has several outputs
+    return LayerProfile(
+        name=node["name"],
+        operation=node["operation"],
+        forward_s=round(float(node["forward"]) / 1e3, 9),
+        backward_s=round(float(node["backward"]) / 1e3, 9),
+        activation_bytes=round(sum(map(float, sizes))),
+        parameter_bytes=round(float(node["parameter"])),
+    )
+
+
+def _sorted(layers: Iterable[LayerProfile], name: str) -> list[LayerProfile]:
+    """Layers after those they read; among free ones by node number, which is execution order."""
+    waiting = sorted(layers, key=lambda layer: int(layer.name.removeprefix("node")))
+    done: dict[str, LayerProfile] = {}
+    while waiting:
+        ready = next((x for x in waiting if all(i in done for i in x.inputs)), None)
+        if ready is None:
+            raise InputError(f"graph of {name}: a cycle among {waiting[0].name} and others")
+        done[ready.name] = ready
+        waiting.remove(ready)
+    return list(done.values())

@@ -1,0 +1,129 @@
+"""Plain data (TOML, JSON) to frozen dataclasses and back, strictly.
+
+A key that no field has, a missing key, or a value of the wrong type is an `InputError`: one line
+that names the place, the value and the remedy. Nothing is guessed or converted silently, except
+int to float and list to tuple.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union
+
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """Bad input from a user. Its text is one line; the command line prints it and exits with 2."""
+
+
+def remedy(wrong: str, known: typing.Iterable[str]) -> str:
+    """What to write instead of `wrong`: the closest known word, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(wrong, names, n=1)
+    return f"perhaps {close[0]!r}" if close else f"known: {', '.join(names)}"
+
+
+def read(cls: type[T], data: Any, where: str) -> T:
+    """Make a `cls` (a dataclass) from a table.
+
+    Args:
+        cls: a dataclass; nested dataclasses, tuples, unions, literals and mappings are understood.
+        data: what tomllib or json gave.
+        where: the file and table, for messages.
+
+    Raises:
+        InputError: naming the key, its value and the remedy.
+    """
+    if not isinstance(data, Mapping):
+        raise InputError(f"{where}: expected a table, found {data!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    for key in data:
+        if key not in fields:
+            raise InputError(f"{where}: unknown key {key!r}; {_remedy(cls, str(key))}")
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _value(hints[name], data[name], f"{where}: {name}")
+        elif not _has_default(field):
+            raise InputError(f"{where}: key {name!r} is missing; add {name} = ...")
+    try:
+        return cls(**values)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def dump(value: Any) -> Any:
+    """The inverse of `read`: tables, lists and plain values. Fields that are None are left out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {name: dump(v) for name, v in pairs if v is not None}
+    if isinstance(value, Mapping):
+        return {str(key): dump(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [dump(v) for v in value]
+    return value
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is not missing or field.default_factory is not missing
+
+
+def _remedy(cls: type, key: str) -> str:
+    """The remedy for an unknown key: the table that has it, or a similar key of this one."""
+    hints = typing.get_type_hints(cls)
+    for name, hint in hints.items():
+        if dataclasses.is_dataclass(hint) and key in {f.name for f in dataclasses.fields(hint)}:
+            return f"it belongs in the table [{name}]"
+    return remedy(key, hints)
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _first_match(arguments, value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise InputError(f"{where} = {value!r}: {remedy(str(value), map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise InputError(f"{where} = {value!r}: expected a list")
+        return tuple(_value(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where} = {value!r}: expected a table")
+        return {key: _value(arguments[1], v, f"{where}.{key}") for key, v in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return read(hint, value, where)  # type: ignore[arg-type]
+    return _scalar(hint, value, where)
+
+
+def _first_match(hints: tuple[Any, ...], value: Any, where: str) -> Any:
+    for hint in hints:
+        try:
+            return _value(hint, value, where)
+        except InputError:
+            continue
+    kinds = " or ".join(_name(hint) for hint in hints if hint is not type(None))
+    raise InputError(f"{where} = {value!r}: expected {kinds}")
+
+
+def _scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise InputError(f"{where} = {value!r}: expected {_name(hint)}")
+
+
+def _name(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(repr(v) for v in typing.get_args(hint))
+    return str(getattr(hint, "__name__", hint))

@@ -1,0 +1,249 @@
+"""Point-to-point messages between ranks, over torch.distributed or over MPI, one interface.
+
+    transfer = transport.irecv(buffer, peer=3, channel="gradient")
+    ...
+    transfer.wait()
+
+A channel is a stream of messages of its own: within it, messages between two ranks arrive in the
+order they were sent; between channels nothing is ordered, and a large message in one does not hold
+up a small one in another. Every wait has a time-out, and its error names the message and the peer.
+"""
+
+import datetime
+import os
+import queue
+import socket
+import struct
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from systems.distributed import World
+from systems.schema import InputError
+from systems.waiting import waiting
+
+
+class TransportError(RuntimeError):
+    """A message that did not come through: its peer is gone, or the time-out has passed."""
+
+
+class Transfer:
+    """A message on its way. `wait` returns once the buffer may be read (or written) again."""
+
+    def __init__(self, what: str, finish: Callable[[], None], world: World) -> None:
+        self._what, self._finish, self._world = what, finish, world
+
+    def wait(self) -> None:
+        """Block until done.
+
+        Raises:
+            TransportError: naming the message, the peer and, on a time-out, what all ranks do.
+        """
+        started = time.monotonic()
+        with waiting(self._what):
+            try:
+                self._finish()
+            except Exception as error:
+                raise TransportError(self._explain(error, time.monotonic() - started)) from error
+
+    def _explain(self, error: Exception, lasted_s: float) -> str:
+        me = self._world.name(self._world.rank)
+        if lasted_s < 0.9 * self._world.timeout_s:
+            return f"{me}: {self._what} failed, the peer is gone ({str(error).splitlines()[0]})"
+        table = self._world.last_operations()
+        return f"{me}: {self._what} timed out after {lasted_s:.0f} s; last heard:\n{table}"
+
+
+class Transport(ABC):
+    """Messages between this rank and its peers, counted in bytes of payload by peer.
+
+    A message to oneself is handed over in memory and not counted: no wire carries it.
+    """
+
+    def __init__(self, world: World, channels: Sequence[str]) -> None:
+        self.world = world
+        self.sent_bytes = [0] * world.world_size
+        self.received_bytes = [0] * world.world_size
+        self._lock = threading.Lock()
+        self._own: dict[str, queue.Queue[Tensor]] = {name: queue.Queue() for name in channels}
+
+    def isend(self, tensor: Tensor, peer: int, channel: str) -> Transfer:
+        """Start sending a contiguous tensor; leave it unchanged until the transfer is waited for."""
+        self._check(tensor, channel)
+        if peer == self.world.rank:
+            self._own[channel].put(tensor.clone())
+            return Transfer("message to itself", lambda: None, self.world)
+        with self._lock:
+            self.sent_bytes[peer] += tensor.nbytes
+        what = f"{channel} ({tensor.nbytes:,} bytes) to {self.world.name(peer)}"
+        return Transfer(what, self._isend(tensor, peer, channel), self.world)
+
+    def irecv(self, tensor: Tensor, peer: int, channel: str) -> Transfer:
+        """Start receiving into a contiguous tensor of the message's very size and dtype."""
+        self._check(tensor, channel)
+        if peer == self.world.rank:
+            return Transfer(f"{channel} from itself", self._take(tensor, channel), self.world)
+        with self._lock:
+            self.received_bytes[peer] += tensor.nbytes
+        what = f"{channel} ({tensor.nbytes:,} bytes) from {self.world.name(peer)}"
+        return Transfer(what, self._irecv(tensor, peer, channel), self.world)
+
+    def _check(self, tensor: Tensor, channel: str) -> None:
+        if channel not in self._own:
+            raise ValueError(f"channel {channel!r}: not one of {', '.join(self._own)}")
+        if not tensor.is_contiguous():
+            raise ValueError(f"channel {channel!r}: the tensor is not contiguous")
+
+    def _take(self, tensor: Tensor, channel: str) -> Callable[[], None]:
+        def finish() -> None:
+            tensor.copy_(self._own[channel].get(timeout=self.world.timeout_s))
+
+        return finish
+
+    @abstractmethod
+    def _isend(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]: ...
+
+    @abstractmethod
+    def _irecv(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]: ...
+
+
+class TorchTransport(Transport):
+    """Over torch.distributed: gloo for CPU tensors, NCCL for CUDA tensors.
+
+    Each channel is a process group with connections of its own. All ranks must make it together.
+    """
+
+    def __init__(self, world: World, channels: Sequence[str]) -> None:
+        super().__init__(world, channels)
+        everyone = range(world.world_size)
+        self._groups = {name: world.group(everyone) for name in channels}
+        self._timeout = datetime.timedelta(seconds=world.timeout_s)
+
+    def _isend(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
+        return self._finish(dist.isend(tensor, peer, group=self._groups[channel]))
+
+    def _irecv(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
+        return self._finish(dist.irecv(tensor, peer, group=self._groups[channel]))
+
+    def _finish(self, work: dist.Work | None) -> Callable[[], None]:
+        if work is None:
+            raise TransportError("torch.distributed gave no work: this rank is not in the group")
+        return lambda: void(work.wait(self._timeout))
+
+
+class MpiTransport(Transport):
+    """Over mpi4py, started by mpirun: every channel a communicator. CPU tensors of any dtype."""
+
+    SPIN_S = 2e-4
+    """Poll this long before sleeping between polls: ranks may outnumber cores."""
+
+    def __init__(self, world: World, channels: Sequence[str]) -> None:
+        super().__init__(world, channels)
+        MPI = import_mpi()
+        if MPI.COMM_WORLD.Get_size() != world.world_size:
+            raise InputError(
+                f"--transport mpi: MPI sees {MPI.COMM_WORLD.Get_size()} of {world.world_size} "
+                "ranks; start them with mpirun"
+            )
+        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+            raise InputError("--transport mpi: this MPI is not thread-safe; install Open MPI 5")
+        self._communicators = {name: MPI.COMM_WORLD.Dup() for name in channels}
+
+    def _isend(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
+        return self._finish(self._communicators[channel].Isend(_as_bytes(tensor), dest=peer))
+
+    def _irecv(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
+        return self._finish(self._communicators[channel].Irecv(_as_bytes(tensor), source=peer))
+
+    def _finish(self, request: Any) -> Callable[[], None]:
+        def finish() -> None:
+            started = time.monotonic()
+            while not request.Test():
+                lasted_s = time.monotonic() - started
+                if lasted_s > self.world.timeout_s:
+                    raise TimeoutError("MPI request not complete")
+                if lasted_s > self.SPIN_S:
+                    time.sleep(self.SPIN_S)
+
+        return finish
+
+
+def open_transport(kind: str, world: World, channels: Sequence[str]) -> Transport:
+    """The transport `kind`: "torch" or "mpi". All ranks must open it together.
+
+    Raises:
+        InputError: MPI without mpi4py or mpirun, or on a GPU.
+    """
+    if kind == "torch":
+        return TorchTransport(world, channels)
+    if world.device.type != "cpu":
+        raise InputError("--transport mpi: CPU tensors only; add --device cpu")
+    return MpiTransport(world, channels)
+
+
+def import_mpi() -> Any:
+    """mpi4py's MPI module.
+
+    Raises:
+        InputError: mpi4py or an MPI library is missing.
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise InputError(
+            f"--transport mpi: {error}; install it with: pip install 'systems-testbed[mpi]'"
+        ) from None
+    return MPI
+
+
+def void(_: object) -> None:
+    """Drop a result."""
+
+
+def _as_bytes(tensor: Tensor) -> Any:
+    """The tensor's memory, whatever its dtype: MPI knows no bfloat16."""
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def tcp_bytes() -> tuple[int, int] | None:
+    """Bytes that this process's TCP connections have sent and received, headers of TCP excluded.
+
+    The kernel counts them (TCP_INFO), so this sees collectives too, and knows nothing of what we
+    think we send: an independent check of every byte table. None where the kernel does not tell
+    (not Linux). Connections closed since are no longer counted: take differences over a window.
+    """
+    folder = "/proc/self/fd"
+    if not os.path.isdir(folder):
+        return None
+    sent = received = 0
+    for descriptor in os.listdir(folder):
+        info = _tcp_info(int(descriptor))
+        if info is not None:
+            sent, received = sent + info[0], received + info[1]
+    return sent, received
+
+
+_BYTES_RECEIVED, _BYTES_SENT = 128, 200  # offsets in struct tcp_info, include/uapi/linux/tcp.h
+
+
+def _tcp_info(descriptor: int) -> tuple[int, int] | None:
+    try:
+        if not os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:"):
+            return None
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            connection.getpeername()  # listening sockets carry nothing
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232)
+    except OSError:
+        return None
+    if len(info) < _BYTES_SENT + 8:
+        return None
+    return (
+        struct.unpack_from("Q", info, _BYTES_SENT)[0],
+        struct.unpack_from("Q", info, _BYTES_RECEIVED)[0],
+    )
