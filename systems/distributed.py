@@ -54,7 +54,9 @@ def environment(variables: Mapping[str, str] = os.environ) -> Environment:
         if "SLURM_PROCID" in variables and int(variables.get("SLURM_NTASKS", "1")) > 1:
             return _slurm(variables)
     except KeyError as error:
-        raise InputError(f"the launcher did not set {error}; set it or start with torchrun") from None
+        raise InputError(
+            f"the launcher did not set {error}; set it or start with torchrun"
+        ) from None
     return Environment(
         launcher="none",
         rank=0,
@@ -119,7 +121,9 @@ def _slurm(variables: Mapping[str, str]) -> Environment:
         local_world_size=int(variables["SLURM_NTASKS_PER_NODE"]),
         master_address=variables.get("MASTER_ADDR") or variables["SLURM_LAUNCH_NODE_IPADDR"],
         # The same on every rank and different for jobs that share a node.
-        master_port=int(variables.get("MASTER_PORT", 20000 + int(variables["SLURM_JOB_ID"]) % 20000)),
+        master_port=int(
+            variables.get("MASTER_PORT", 20000 + int(variables["SLURM_JOB_ID"]) % 20000)
+        ),
     )
 
 

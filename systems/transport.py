@@ -74,7 +74,7 @@ class Transport(ABC):
         self._own: dict[str, queue.Queue[Tensor]] = {name: queue.Queue() for name in channels}
 
     def isend(self, tensor: Tensor, peer: int, channel: str) -> Transfer:
-        """Start sending a contiguous tensor; leave it unchanged until the transfer is waited for."""
+        """Start sending a contiguous tensor; leave it unchanged until `wait` returns."""
         self._check(tensor, channel)
         if peer == self.world.rank:
             self._own[channel].put(tensor.clone())

@@ -7,7 +7,6 @@ parameter names and shapes of torchvision's, so that its checkpoints load.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from stanza.models.digits import DigitsCNN
 from stanza.models.inception import InceptionV3
 from stanza.models.resnet import ResNet, resnet50, resnet152
 from stanza.models.vgg import VGG16
+from systems.schema import InputError, remedy
 
 __all__ = [
     "ARCHITECTURES",
@@ -70,16 +70,13 @@ def build_model(name: str, classes: int | None = None) -> nn.Module:
     (samples, *image_shape) to logits (samples, classes); Inception-V3 in training mode maps them
     to a pair of logits and auxiliary logits.
 
-    Raises ValueError if no architecture has that name or `classes` is below 1.
+    Raises InputError if no architecture has that name or `classes` is below 1.
     """
     if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        close = difflib.get_close_matches(name.lower(), ARCHITECTURES, n=1)
-        remedy = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown model {name!r}: {remedy}known models are {known}")
+        raise InputError(f"--stanza.model {name}: unknown model; {remedy(name, ARCHITECTURES)}")
     architecture = ARCHITECTURES[name]
     if classes is None:
         classes = architecture.classes
     if classes < 1:
-        raise ValueError(f"model {name!r} needs at least 1 class, not {classes}")
+        raise InputError(f"model {name!r} needs at least 1 class, not {classes}")
     return architecture.build(classes)

@@ -1,0 +1,81 @@
+"""An FC worker: trains the FC part for its CONV workers (paper, section 3).
+
+It concatenates what they send, in rank order, runs the FC part forward and backward, and sends each
+its slice of the activations' gradient. The FC workers exchange FC gradients among themselves.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stanza.conv_worker import ACTIVATION, GRADIENT, LABEL, to_wire
+from stanza.exchange import Exchange
+from stanza.loss import loss_sum
+from systems.transport import Transfer, Transport
+
+
+class FcWorker:
+    """The FC part's side of the cut."""
+
+    def __init__(
+        self,
+        fc: Exchange,
+        *,
+        transport: Transport,
+        conv_ranks: Sequence[int],
+        cut_shape: tuple[int, ...],
+        micro_batches: int,
+        cut_dtype: torch.dtype,
+    ) -> None:
+        self._fc, self._transport, self._conv_ranks = fc, transport, list(conv_ranks)
+        self._cut_shape, self._micro_batches = cut_shape, micro_batches
+        self._cut_dtype = cut_dtype
+        self._device = transport.world.device
+
+    def step(self, batch_sizes: Sequence[int], global_batch_size: int) -> float:
+        """One step on the activations of CONV workers with these local batches.
+
+        Returns:
+            The sum of the samples' losses.
+        """
+        labels = [torch.empty(b, dtype=torch.int32, device=self._device) for b in batch_sizes]
+        receives = self._receive_all(labels, LABEL)
+        activations = [
+            torch.empty(b, *self._cut_shape, dtype=self._cut_dtype, device=self._device)
+            for b in batch_sizes
+        ]
+        parts = [a.tensor_split(self._micro_batches) for a in activations]
+        arrivals = [
+            self._receive_all([part[k] for part in parts], ACTIVATION)
+            for k in range(self._micro_batches)
+        ]
+        for receive in receives:
+            receive.wait()
+        label_parts = [x.tensor_split(self._micro_batches) for x in labels]
+        total = torch.zeros((), device=self._device)
+        sends: list[Transfer] = []
+        wire: list[Tensor] = []
+        for k, arrival in enumerate(arrivals):
+            for receive in arrival:
+                receive.wait()
+            inputs = torch.cat([part[k] for part in parts]).float().requires_grad_()
+            targets = torch.cat([part[k] for part in label_parts]).long()
+            loss = loss_sum(self._fc.forward(inputs), targets)
+            if k == self._micro_batches - 1:
+                self._fc.expect_gradients(loss)
+            (loss / global_batch_size).backward()
+            total += loss.detach()
+            assert inputs.grad is not None
+            slices = inputs.grad.split([len(part[k]) for part in parts])
+            for rank, gradient in zip(self._conv_ranks, slices, strict=True):
+                wire.append(to_wire(gradient, self._cut_dtype, global_batch_size))
+                sends.append(self._transport.isend(wire[-1], rank, GRADIENT))
+        self._fc.update()
+        for send in sends:
+            send.wait()
+        return total.item()
+
+    def _receive_all(self, buffers: Sequence[Tensor], channel: str) -> list[Transfer]:
+        pairs = zip(buffers, self._conv_ranks, strict=True)
+        return [self._transport.irecv(buffer, rank, channel) for buffer, rank in pairs]

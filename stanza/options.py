@@ -1,0 +1,76 @@
+"""Stanza's own flags and job-file keys: `--stanza.fc-workers 1` is `fc_workers = 1` in [stanza]."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from stanza.models import ARCHITECTURES
+from systems.schema import InputError, remedy
+
+Scheme = Literal["stanza", "ps", "ddp", "single"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """One training run: what is trained, on what, and how it is distributed."""
+
+    scheme: Scheme = "stanza"
+    """stanza: layer separation. Baselines: ps (parameter server), ddp (all-reduce), single (one
+    process)."""
+    model: str = "digits-cnn"
+    """alexnet, vgg16, resnet50, resnet152, inception-v3 or digits-cnn."""
+    data: str = "digits"
+    """digits (scikit-learn, ships with it), folder:PATH (ImageNet layout) or random (synthetic)."""
+    steps: int = 200
+    """Steps to train."""
+    local_batch_size: int | None = None
+    """Samples per step and worker with data (the paper's b). None: the model's own, 32 to 256."""
+    global_batch_size: int | None = None
+    """Samples per step over all workers; overrides local_batch_size. The same for every scheme, it
+    makes them compute the same updates."""
+    fc_workers: int | Literal["auto"] = "auto"
+    """Ranks that train the FC part (the paper's f); 0 separates nothing. auto: the planner's."""
+    micro_batches: int | Literal["auto"] = "auto"
+    """Parts of a local batch that cross the cut one by one. auto: the planner's."""
+    conv_exchange: Literal["allreduce", "ps"] = "allreduce"
+    """How CONV workers exchange their gradients: DDP, or parameter servers beside them."""
+    cut_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of activations and their gradients on the wire."""
+    ps_servers: int = 1
+    """Parameter servers, when dedicated; the model is sliced evenly over them."""
+    ps_placement: Literal["dedicated", "colocated"] = "dedicated"
+    """dedicated: servers are ranks of their own. colocated: one beside every worker."""
+    ps_mode: Literal["blocking", "pipelined"] = "blocking"
+    """blocking: push after the backward pass, then pull. pipelined: layer by layer."""
+    learning_rate: float = 0.05
+    """SGD's step size; constant."""
+    momentum: float = 0.9
+    """SGD's momentum."""
+    weight_decay: float = 0.0
+    """SGD's weight decay."""
+
+    def __post_init__(self) -> None:
+        if self.model not in ARCHITECTURES:
+            known = remedy(self.model, ARCHITECTURES)
+            raise InputError(f"--stanza.model {self.model}: unknown model; {known}")
+        for name in ("steps", "local_batch_size", "global_batch_size", "ps_servers"):
+            _at_least(1, name, getattr(self, name))
+        _at_least(0, "fc_workers", self.fc_workers)
+        _at_least(1, "micro_batches", self.micro_batches)
+        if not self.learning_rate > 0:
+            raise InputError(f"--stanza.learning-rate {self.learning_rate:g}: give more than 0")
+
+    def local_batch(self, workers: int) -> int:
+        """Samples of the largest share when `workers` ranks hold data."""
+        if self.global_batch_size is not None:
+            return -(-self.global_batch_size // workers)
+        return self.local_batch_size or ARCHITECTURES[self.model].batch_size
+
+    def samples_per_step(self, workers: int) -> int:
+        """Samples of one step over all `workers`."""
+        return self.global_batch_size or self.local_batch(workers) * workers
+
+
+def _at_least(least: int, name: str, value: int | str | None) -> None:
+    if isinstance(value, int) and value < least:
+        flag = name.replace("_", "-")
+        raise InputError(f"--stanza.{flag} {value}: give {least} or more")

@@ -1,0 +1,193 @@
+"""The planner: profile + cluster -> who does what, with the predicted step time and the reason.
+
+    python -m launch plan stanza --model vgg16 --cluster ec2-p3-10g
+
+`fc_workers = "auto"` takes the fastest prediction, no separation (f = 0) included, so that it is
+never predicted slower than the best baseline.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stanza import predict
+from stanza.layout import Layout, layout
+from stanza.options import Options
+from stanza.predict import Prediction
+from systems import profile as profiles
+from systems.cluster import Cluster
+from systems.profile import ModelProfile
+from systems.schema import InputError, remedy
+
+PROFILES = Path(__file__).parent / "profiles"
+MICRO_BATCHES = (1, 2, 4, 8, 16)
+WORTH_IT = 1.005
+"""More FC workers or micro-batches must be predicted this much faster to be chosen."""
+WIRE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the planner decided, and all that it predicted."""
+
+    layout: Layout
+    reason: str
+    chosen: Prediction | None = None
+    """The layout's own prediction; None where nothing was predicted."""
+    predictions: tuple[Prediction, ...] = ()
+    """The baselines, then Stanza's best for every f."""
+    profile: str = ""
+    """Whose times: model, batch, device and source."""
+    bandwidth_bits_per_s: float | None = None
+    """The link rate that was planned with."""
+
+
+def shipped_profiles() -> list[str]:
+    """Names of the measured profiles that ship with the testbed."""
+    return sorted(path.stem for path in PROFILES.glob("*.json"))
+
+
+def load_profile(name: str) -> ModelProfile:
+    """The profile `name`: a shipped one, or a JSON file.
+
+    Raises:
+        InputError: neither.
+    """
+    if name in shipped_profiles():
+        return profiles.load(PROFILES / f"{name}.json")
+    if Path(name).suffix == ".json":
+        return profiles.load(Path(name))
+    raise InputError(
+        f"--profile {name}: no measured profile of that name; "
+        f"{remedy(name, shipped_profiles())}, or a file made with `launch profile stanza`"
+    )
+
+
+def plan(
+    options: Options, world_size: int, cluster: Cluster | None, profile: ModelProfile | None
+) -> Plan:
+    """Plan a run of `options` on `world_size` ranks, one a node.
+
+    Without a cluster or a profile nothing is predicted, and `fc_workers` must be a number.
+
+    Raises:
+        InputError: too few ranks, batches too small, or "auto" without a profile.
+    """
+    if profile is None or cluster is None:
+        if options.scheme == "stanza" and options.fc_workers == "auto":
+            raise InputError(
+                "--stanza.fc-workers auto: needs a profile and a cluster with known link rates; "
+                "give a number, or --cluster and --profile"
+            )
+        given = 1 if options.fc_workers == "auto" else options.fc_workers
+        micro = 1 if options.micro_batches == "auto" else options.micro_batches
+        return Plan(layout=layout(options, world_size, given, micro), reason="as given")
+    predictions = predict_all(options, world_size, cluster, profile)
+    chosen, reason = _choose(options, predictions)
+    resolved = dataclasses.replace(options, **_baseline_options(chosen.scheme))
+    return Plan(
+        layout=layout(resolved, world_size, chosen.fc_workers, chosen.micro_batches),
+        reason=reason,
+        chosen=chosen,
+        predictions=predictions,
+        profile=f"{profile.name}, batch {profile.batch_size}, {profile.device}: {profile.source}",
+        bandwidth_bits_per_s=cluster.slowest_link.bandwidth_bits_per_s,
+    )
+
+
+def _baseline_options(scheme: str) -> dict[str, str]:
+    """The options that run a predicted scheme."""
+    return {
+        "stanza": {"scheme": "stanza"},
+        "ddp": {"scheme": "ddp"},
+        "ps-blocking": {"scheme": "ps", "ps_placement": "dedicated", "ps_mode": "blocking"},
+        "ps-pipelined": {"scheme": "ps", "ps_placement": "dedicated", "ps_mode": "pipelined"},
+        "ps-sharded": {"scheme": "ps", "ps_placement": "colocated", "ps_mode": "pipelined"},
+    }[scheme]
+
+
+def predict_all(
+    options: Options, world_size: int, cluster: Cluster, profile: ModelProfile
+) -> tuple[Prediction, ...]:
+    """The baselines, then the best of Stanza for every number of FC workers that fits."""
+    link = cluster.slowest_link
+    wire_bytes = WIRE_BYTES[options.cut_dtype]
+
+    def costs(workers: int) -> predict.Costs:
+        return predict.costs(profile, options.local_batch(workers), wire_bytes)
+
+    dedicated = max(1, world_size - options.ps_servers)
+    baselines: list[Prediction] = [predict.ddp(costs(world_size), world_size, link)]
+    if world_size > 1:
+        both: Sequence[Callable[[predict.Costs, int, int, predict.Link], Prediction]] = (
+            predict.ps_blocking,
+            predict.ps_pipelined,
+        )
+        baselines = [
+            *(f(costs(dedicated), dedicated, options.ps_servers, link) for f in both),
+            predict.ps_sharded(costs(world_size), world_size, link),
+            *baselines,
+        ]
+    separated = []
+    for f in range(1, world_size // 2 + 1):
+        conv = world_size - f
+        candidates = [
+            predict.stanza(costs(conv), conv, f, m, link)
+            for m in _micro_batches(options, conv)
+        ]
+        if candidates:
+            separated.append(_fastest(candidates))
+    return (*baselines, *separated)
+
+
+def _micro_batches(options: Options, conv_workers: int) -> Sequence[int]:
+    if options.micro_batches != "auto":
+        return (options.micro_batches,)
+    smallest = options.samples_per_step(conv_workers) // conv_workers
+    return [m for m in MICRO_BATCHES if m <= smallest]
+
+
+def _fastest(candidates: Sequence[Prediction]) -> Prediction:
+    """The fastest, but an earlier (simpler) one where the gain is not worth it."""
+    best = candidates[0]
+    for candidate in candidates[1:]:
+        if candidate.samples_per_s > best.samples_per_s * WORTH_IT:
+            best = candidate
+    return best
+
+
+def _choose(options: Options, predictions: Sequence[Prediction]) -> tuple[Prediction, str]:
+    separated = [p for p in predictions if p.scheme == "stanza"]
+    baselines = [p for p in predictions if p.scheme != "stanza"]
+    if options.scheme != "stanza":
+        wanted = _predicted_scheme(options)
+        return next((p for p in baselines if p.scheme == wanted), baselines[-1]), "as given"
+    if options.fc_workers not in ("auto", 0):
+        given = [p for p in separated if p.fc_workers == options.fc_workers]
+        if not given:
+            raise InputError(
+                f"--stanza.fc-workers {options.fc_workers}: at most {len(separated)} of these "
+                "ranks can be FC workers"
+            )
+        return given[0], "as given"
+    best_baseline = max(baselines, key=lambda p: p.samples_per_s)
+    best = _fastest([best_baseline, *separated]) if options.fc_workers == "auto" else best_baseline
+    if best.scheme != "stanza":
+        return best, (
+            f"no separation: {best.scheme} is predicted fastest, its {best.busiest} is busy "
+            f"{best.resources[best.busiest] * 1e3:.3g} ms of {best.step_s * 1e3:.3g} ms"
+        )
+    gain = best.samples_per_s / best_baseline.samples_per_s
+    return best, (
+        f"{best.fc_workers} FC worker(s), {best.micro_batches} micro-batch(es): predicted "
+        f"{gain:.2f}x the throughput of the best baseline ({best_baseline.scheme}); its "
+        f"{best.busiest} is busy {best.resources[best.busiest] * 1e3:.3g} ms of "
+        f"{best.step_s * 1e3:.3g} ms"
+    )
+
+
+def _predicted_scheme(options: Options) -> str:
+    if options.scheme != "ps":
+        return "ddp"
+    return "ps-sharded" if options.ps_placement == "colocated" else f"ps-{options.ps_mode}"

@@ -1,0 +1,261 @@
+"""Predicted step times: what one step costs under each scheme, overlap included.
+
+The schedules are those of the code in this package, written as recurrences over a few resources:
+a worker's compute, each direction of a network interface, an FC worker's compute. Links are
+full-duplex; the switch does not block. Not modelled, because no profile has them: a server's
+optimizer, copies, and the cost of small kernels in small micro-batches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stanza.cut import Cut, cut_profile
+from systems.cluster import Link
+from systems.profile import LayerProfile, ModelProfile
+
+FIRST_DDP_BUCKET_BYTES = 1024**2
+DDP_BUCKET_BYTES = 25 * 1024**2
+"""torch DDP's defaults."""
+STEADY_STEPS = 6
+"""Steps that a schedule is repeated before its period is read off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One scheme's predicted step."""
+
+    scheme: str
+    """stanza, ps-blocking, ps-pipelined, ps-sharded or ddp."""
+    fc_workers: int = 0
+    micro_batches: int = 1
+    step_s: float
+    samples: int
+    """Samples of one step over all workers."""
+    resources: dict[str, float]
+    """Busy seconds of each resource in one step; the largest is what the step cannot go below."""
+
+    @property
+    def samples_per_s(self) -> float:
+        """Throughput."""
+        return self.samples / self.step_s
+
+    @property
+    def busiest(self) -> str:
+        """The resource with the most busy seconds."""
+        return max(self.resources, key=lambda name: self.resources[name])
+
+
+@dataclass(frozen=True)
+class Costs:
+    """A model's costs on one device type at one local batch, parted by the cut."""
+
+    conv_forward_s: float
+    conv_backward: tuple[tuple[float, float], ...]
+    """Seconds and parameter bytes of each layer, in backward order."""
+    fc_forward_s: float
+    fc_backward: tuple[tuple[float, float], ...]
+    cut_bytes: float
+    """Activations of the whole local batch at the cut, as they travel."""
+    batch_size: int
+
+    @property
+    def conv_backward_s(self) -> float:
+        """Backward seconds of the convolutional part."""
+        return sum(seconds for seconds, _ in self.conv_backward)
+
+    @property
+    def fc_backward_s(self) -> float:
+        """Backward seconds of the FC part."""
+        return sum(seconds for seconds, _ in self.fc_backward)
+
+    @property
+    def conv_bytes(self) -> float:
+        """Parameter bytes of the convolutional part."""
+        return sum(size for _, size in self.conv_backward)
+
+    @property
+    def fc_bytes(self) -> float:
+        """Parameter bytes of the FC part."""
+        return sum(size for _, size in self.fc_backward)
+
+    @property
+    def backward(self) -> tuple[tuple[float, float], ...]:
+        """The whole model's backward pass."""
+        return self.fc_backward + self.conv_backward
+
+    @property
+    def compute_s(self) -> float:
+        """Forward and backward seconds of the whole model."""
+        forward_s = self.conv_forward_s + self.fc_forward_s
+        return forward_s + self.conv_backward_s + self.fc_backward_s
+
+
+def costs(profile: ModelProfile, batch_size: int, wire_bytes_per_value: int = 4) -> Costs:
+    """Part a profile by the cut, scaled to a local batch."""
+    cut: Cut = cut_profile(profile)
+    layers = profile.at_batch_size(batch_size).layers
+    crossing_bytes = sum(layer.activation_bytes for layer in layers if layer.name in cut.crossing)
+    conv = [layer for layer in layers if layer.name not in cut.fc]
+    fc = [layer for layer in layers if layer.name in cut.fc]
+    return Costs(
+        conv_forward_s=sum(layer.forward_s for layer in conv),
+        conv_backward=_backward(conv),
+        fc_forward_s=sum(layer.forward_s for layer in fc),
+        fc_backward=_backward(fc),
+        cut_bytes=crossing_bytes * wire_bytes_per_value / 4,
+        batch_size=batch_size,
+    )
+
+
+def _backward(layers: Sequence[LayerProfile]) -> tuple[tuple[float, float], ...]:
+    return tuple((layer.backward_s, layer.parameter_bytes) for layer in reversed(layers))
+
+
+def ddp(cost: Costs, workers: int, link: Link) -> Prediction:
+    """Ring all-reduce of buckets that overlaps the backward pass."""
+    forward_s = cost.conv_forward_s + cost.fc_forward_s
+    finish = _ring_finish(cost.backward, forward_s, workers, link)
+    return Prediction(
+        scheme="ddp",
+        step_s=max(finish, cost.compute_s),
+        samples=workers * cost.batch_size,
+        resources={
+            "compute": cost.compute_s,
+            "all-reduce": _ring_s(cost.conv_bytes + cost.fc_bytes, workers, link),
+        },
+    )
+
+
+def _ring_s(size_bytes: float, ranks: int, link: Link) -> float:
+    """One ring all-reduce: 2 (n - 1) steps of 1/n of the bytes."""
+    if ranks == 1:
+        return 0.0
+    return link.seconds(2 * size_bytes * (ranks - 1) / ranks) + 2 * (ranks - 1) * link.latency_s
+
+
+def _ring_finish(
+    backward: Sequence[tuple[float, float]], start_s: float, ranks: int, link: Link
+) -> float:
+    """When the last bucket is reduced, if the backward pass begins at `start_s`.
+
+    Buckets are filled in backward order to DDP's sizes and reduced one after the other.
+    """
+    now, wire_free, pending, limit = start_s, start_s, 0.0, float(FIRST_DDP_BUCKET_BYTES)
+    for seconds, size in backward:
+        now += seconds
+        pending += size
+        if pending >= limit:
+            wire_free = max(now, wire_free) + _ring_s(pending, ranks, link)
+            pending, limit = 0.0, float(DDP_BUCKET_BYTES)
+    if pending:
+        wire_free = max(now, wire_free) + _ring_s(pending, ranks, link)
+    return max(now, wire_free)
+
+
+def ps_blocking(cost: Costs, workers: int, servers: int, link: Link) -> Prediction:
+    """Dedicated servers; push everything after the backward pass, then pull everything."""
+    one_way_s = _server_s(cost.conv_bytes + cost.fc_bytes, workers, servers, link)
+    return Prediction(
+        scheme="ps-blocking",
+        step_s=cost.compute_s + 2 * (one_way_s + link.latency_s),
+        samples=workers * cost.batch_size,
+        resources={"compute": cost.compute_s, "push": one_way_s, "pull": one_way_s},
+    )
+
+
+def _server_s(size_bytes: float, workers: int, servers: int, link: Link) -> float:
+    """One direction of a push or pull by all workers: the busier of a server's and a worker's
+    network interface."""
+    return link.seconds(size_bytes * max(1.0, workers / servers))
+
+
+def ps_pipelined(cost: Costs, workers: int, servers: int, link: Link) -> Prediction:
+    """Dedicated servers; each layer is pushed, updated and pulled as soon as it can be."""
+    now = cost.conv_forward_s + cost.fc_forward_s
+    in_free = out_free = now
+    for seconds, size in cost.backward:
+        now += seconds
+        wire_s = _server_s(size, workers, servers, link)
+        if size:
+            in_free = max(now, in_free) + wire_s
+            out_free = max(in_free + link.latency_s, out_free) + wire_s
+    one_way_s = _server_s(cost.conv_bytes + cost.fc_bytes, workers, servers, link)
+    return Prediction(
+        scheme="ps-pipelined",
+        step_s=max(now, out_free + link.latency_s),
+        samples=workers * cost.batch_size,
+        resources={"compute": cost.compute_s, "push": one_way_s, "pull": one_way_s},
+    )
+
+
+def ps_sharded(cost: Costs, workers: int, link: Link) -> Prediction:
+    """One server beside every worker, pipelined: pushes and pulls share each direction."""
+    now = cost.conv_forward_s + cost.fc_forward_s
+    wire_free = now
+    for seconds, size in cost.backward:
+        now += seconds
+        if size:
+            both_s = link.seconds(2 * size * (workers - 1) / workers)
+            wire_free = max(now, wire_free) + both_s
+    model_bytes = cost.conv_bytes + cost.fc_bytes
+    return Prediction(
+        scheme="ps-sharded",
+        step_s=max(now, wire_free + 2 * link.latency_s),
+        samples=workers * cost.batch_size,
+        resources={
+            "compute": cost.compute_s,
+            "push and pull": link.seconds(2 * model_bytes * (workers - 1) / workers),
+        },
+    )
+
+
+def stanza(
+    cost: Costs, conv_workers: int, fc_workers: int, micro_batches: int, link: Link
+) -> Prediction:
+    """Layer separation, in the steady state.
+
+    The schedule is that of ConvWorker and FcWorker: all micro-batches forward, then all backward;
+    the FC worker takes them in order; the last backward pass overlaps the CONV exchange. An FC
+    worker may still be exchanging its gradients while CONV workers have begun the next step.
+    """
+    served = -(-conv_workers // fc_workers)  # the busiest FC worker sets the pace
+    m = micro_batches
+    cut_s = link.seconds(cost.cut_bytes * served) / m + link.latency_s
+    fc_s = (cost.fc_forward_s + cost.fc_backward_s) * served / m
+    forward_s, backward_s = cost.conv_forward_s / m, cost.conv_backward_s / m
+    last_backward = [(seconds / m, size) for seconds, size in cost.conv_backward]
+    fc_exchange_s = _ring_s(cost.fc_bytes, fc_workers, link)
+    conv_free = fc_free = in_free = out_free = 0.0
+    ends = []
+    for _ in range(STEADY_STEPS):
+        forward_ends = [conv_free + (k + 1) * forward_s for k in range(m)]
+        conv_free = forward_ends[-1]
+        gradients = []
+        for forward_end in forward_ends:
+            in_free = max(in_free, forward_end) + cut_s
+            fc_free = max(fc_free, in_free) + fc_s
+            out_free = max(out_free, fc_free) + cut_s
+            gradients.append(out_free)
+        for gradient in gradients[:-1]:
+            conv_free = max(conv_free, gradient) + backward_s
+        start = max(conv_free, gradients[-1])
+        conv_free = max(
+            start + backward_s, _ring_finish(last_backward, start, conv_workers, link)
+        )
+        fc_free = out_free = max(fc_free, out_free) + fc_exchange_s
+        ends.append(conv_free)
+    return Prediction(
+        scheme="stanza",
+        fc_workers=fc_workers,
+        micro_batches=m,
+        step_s=ends[-1] - ends[-2],
+        samples=conv_workers * cost.batch_size,
+        resources={
+            "conv compute": cost.conv_forward_s + cost.conv_backward_s,
+            "cut in": cut_s * m,
+            "FC compute": fc_s * m,
+            "cut out": cut_s * m,
+            "conv exchange": _ring_s(cost.conv_bytes, conv_workers, link),
+            "FC exchange": fc_exchange_s,
+        },
+    )

@@ -1,0 +1,158 @@
+"""A run's record: one folder that says what was run, how, and what came out.
+
+job.toml             the resolved job; `launch run --again FOLDER` runs it again
+run.json             command, tier, roles, plan, environment; written before the first step
+steps/rank-0.jsonl   one line a step and rank, flushed at once: readable when a rank dies
+trace.json           spans for chrome://tracing or ui.perfetto.dev, if asked for
+result.json          the summary; only a run that ended well has one
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+
+from systems.schema import InputError
+
+Tier = Literal["measured", "emulated", "simulated"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one rank measured in one step; units are in the names."""
+
+    index: int
+    metrics: Mapping[str, float]
+
+
+class StepWriter:
+    """Appends this rank's steps to `steps/rank-N.jsonl`."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        path = folder / "steps" / f"rank-{rank}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w")
+
+    def write(self, step: Step) -> None:
+        """Write one line and hand it to the operating system."""
+        self._file.write(json.dumps({"step": step.index, **step.metrics}) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> "StepWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+def read_steps(folder: Path, rank: int) -> list[Step]:
+    """The steps of one rank; a last line cut off by a killed process is left out."""
+    steps = []
+    for line in (folder / "steps" / f"rank-{rank}.jsonl").read_text().splitlines():
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        steps.append(Step(values.pop("step"), values))
+    return steps
+
+
+def claim_folder(folder: Path) -> None:
+    """Make a run's folder.
+
+    Raises:
+        InputError: it holds something already; nothing is overwritten.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"--out {folder}: holds files already; give an empty or new folder")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder}: is a file; give an empty or new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, whole or not at all."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read one of a record's files.
+
+    Raises:
+        InputError: no such file, or not JSON.
+    """
+    if not path.is_file():
+        raise InputError(f"{path.parent}: no record there ({path.name} is missing)")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
+
+
+def environment() -> dict[str, Any]:
+    """Software and hardware of this process, as far as they bear on a measurement."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in ("systems-testbed", "torch", "numpy")},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads_per_rank": torch.get_num_threads(),
+        "gpus": gpus,
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _git_commit() -> str | None:
+    """The source's commit, marked where files differ from it; None outside a repository."""
+    here = Path(__file__).parent
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
+
+
+def command_line() -> list[str]:
+    """This process's command, as a user can type it again."""
+    return ["python", "-m", "launch", *sys.argv[1:]]

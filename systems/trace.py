@@ -1,0 +1,72 @@
+"""Spans of time, per rank as JSON lines, joined into one Chrome/Perfetto trace.
+
+tracer = Tracer(folder, rank)          # or Tracer.off()
+with tracer.span("fc compute", micro_batch=2):
+    ...
+join(folder, names)                    # trace.json: open it in ui.perfetto.dev
+"""
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+class Tracer:
+    """Writes this rank's spans; clocks of ranks on different hosts are as close as their hosts'."""
+
+    def __init__(self, folder: Path | None, rank: int) -> None:
+        self._rank = rank
+        self._file: IO[str] | None = None
+        if folder is not None:
+            path = folder / "trace" / f"rank-{rank}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("w")
+
+    @classmethod
+    def off(cls) -> "Tracer":
+        """A tracer that writes nothing."""
+        return cls(None, 0)
+
+    @contextmanager
+    def span(self, name: str, **details: Any) -> Iterator[None]:
+        """Time the block, on the calling thread's track."""
+        if self._file is None:
+            yield
+            return
+        start_ns = time.time_ns()
+        try:
+            yield
+        finally:
+            event = {
+                "name": name,
+                "ph": "X",
+                "ts": start_ns / 1e3,
+                "dur": (time.time_ns() - start_ns) / 1e3,
+                "pid": self._rank,
+                "tid": threading.current_thread().name,
+                "args": details,
+            }
+            self._file.write(json.dumps(event) + "\n")
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def join(folder: Path, names: Sequence[str]) -> Path:
+    """One `trace.json` from all ranks' spans; `names` are the ranks', in order."""
+    events: list[dict[str, Any]] = [
+        {"name": "process_name", "ph": "M", "pid": rank, "args": {"name": name}}
+        for rank, name in enumerate(names)
+    ]
+    for path in sorted((folder / "trace").glob("rank-*.jsonl")):
+        events += [json.loads(line) for line in path.read_text().splitlines()]
+    target = folder / "trace.json"
+    target.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+    return target
