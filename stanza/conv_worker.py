@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stanza.exchange import Exchange
+from systems.trace import Tracer
 from systems.transport import Transport
 
 ACTIVATION, GRADIENT, LABEL = "activation", "cut gradient", "label"
@@ -26,10 +27,11 @@ class ConvWorker:
         cut_shape: tuple[int, ...],
         micro_batches: int,
         cut_dtype: torch.dtype,
+        tracer: Tracer,
     ) -> None:
         self._conv, self._transport, self._fc_rank = conv, transport, fc_rank
         self._cut_shape, self._micro_batches = cut_shape, micro_batches
-        self._cut_dtype = cut_dtype
+        self._cut_dtype, self._tracer = cut_dtype, tracer
 
     def step(self, images: Tensor, labels: Tensor, global_batch_size: int) -> None:
         """One step on images [b, C, H, W] and labels int64 [b].
@@ -46,17 +48,21 @@ class ConvWorker:
         wire = [labels.to(torch.int32)]
         sends = [self._transport.isend(wire[0], self._fc_rank, LABEL)]
         outputs: list[Tensor] = []
-        for part in parts:
-            outputs.append(self._conv.forward(part))
+        for k, part in enumerate(parts):
+            with self._tracer.span("conv forward", micro_batch=k):
+                outputs.append(self._conv.forward(part))
             wire.append(outputs[-1].detach().to(self._cut_dtype).contiguous())
             sends.append(self._transport.isend(wire[-1], self._fc_rank, ACTIVATION))
         for k, (receive, gradient) in enumerate(zip(receives, gradients, strict=True)):
-            receive.wait()
+            with self._tracer.span("wait for cut gradient", micro_batch=k):
+                receive.wait()
             if k == len(parts) - 1:
                 self._conv.expect_gradients(outputs[k])
-            outputs[k].backward(from_wire(gradient, outputs[k].dtype, global_batch_size))
+            with self._tracer.span("conv backward", micro_batch=k):
+                outputs[k].backward(from_wire(gradient, outputs[k].dtype, global_batch_size))
             outputs[k] = outputs[k].detach()  # frees the graph of this micro-batch
-        self._conv.update()
+        with self._tracer.span("conv update"):
+            self._conv.update()
         for send in sends:
             send.wait()
 

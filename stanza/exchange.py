@@ -68,9 +68,8 @@ class AllReduce:
         # Batch-norm statistics stay local, as the paper's; DDP would broadcast rank 0's each step.
         known = inspect.signature(DistributedDataParallel).parameters
         broadcast = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
-        self._module = DistributedDataParallel(
-            module, process_group=group, gradient_as_bucket_view=True, **{broadcast: False}
-        )
+        options: dict[str, Any] = {broadcast: False, "gradient_as_bucket_view": True}
+        self._module = DistributedDataParallel(module, process_group=group, **options)
         self._module.register_comm_hook(group, _sum_hook)
         self._optimizer = optimizer(p for p in module.parameters() if p.requires_grad)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from stanza.conv_worker import ACTIVATION, GRADIENT, LABEL, to_wire
 from stanza.exchange import Exchange
 from stanza.loss import loss_sum
+from systems.trace import Tracer
 from systems.transport import Transfer, Transport
 
 
@@ -27,10 +28,11 @@ class FcWorker:
         cut_shape: tuple[int, ...],
         micro_batches: int,
         cut_dtype: torch.dtype,
+        tracer: Tracer,
     ) -> None:
         self._fc, self._transport, self._conv_ranks = fc, transport, list(conv_ranks)
         self._cut_shape, self._micro_batches = cut_shape, micro_batches
-        self._cut_dtype = cut_dtype
+        self._cut_dtype, self._tracer = cut_dtype, tracer
         self._device = transport.world.device
 
     def step(self, batch_sizes: Sequence[int], global_batch_size: int) -> float:
@@ -57,21 +59,24 @@ class FcWorker:
         sends: list[Transfer] = []
         wire: list[Tensor] = []
         for k, arrival in enumerate(arrivals):
-            for receive in arrival:
-                receive.wait()
+            with self._tracer.span("wait for activations", micro_batch=k):
+                for receive in arrival:
+                    receive.wait()
             inputs = torch.cat([part[k] for part in parts]).float().requires_grad_()
             targets = torch.cat([part[k] for part in label_parts]).long()
-            loss = loss_sum(self._fc.forward(inputs), targets)
-            if k == self._micro_batches - 1:
-                self._fc.expect_gradients(loss)
-            (loss / global_batch_size).backward()
+            with self._tracer.span("fc forward and backward", micro_batch=k):
+                loss = loss_sum(self._fc.forward(inputs), targets)
+                if k == self._micro_batches - 1:
+                    self._fc.expect_gradients(loss)
+                (loss / global_batch_size).backward()
             total += loss.detach()
             assert inputs.grad is not None
             slices = inputs.grad.split([len(part[k]) for part in parts])
             for rank, gradient in zip(self._conv_ranks, slices, strict=True):
                 wire.append(to_wire(gradient, self._cut_dtype, global_batch_size))
                 sends.append(self._transport.isend(wire[-1], rank, GRADIENT))
-        self._fc.update()
+        with self._tracer.span("fc update"):
+            self._fc.update()
         for send in sends:
             send.wait()
         return total.item()

@@ -1,8 +1,8 @@
-"""Who does what: the role of every rank under a scheme, and the bytes each rank then moves."""
+"""Who does what: the role of every rank under a scheme."""
 
 from dataclasses import dataclass
 
-from stanza.options import Options
+from stanza.options import Options, Scheme
 from systems.schema import InputError
 
 
@@ -10,8 +10,7 @@ from systems.schema import InputError
 class Layout:
     """The resolved distribution of one run. Ranks with data come first, in data order."""
 
-    scheme: str
-    """stanza, ps, ddp or single."""
+    scheme: Scheme
     roles: tuple[str, ...]
     """By rank: conv, fc, worker, server, or idle (a single process in a larger world)."""
     micro_batches: int = 1
@@ -94,55 +93,3 @@ def _check_batch(options: Options, workers: int, micro_batches: int) -> None:
             else f"--stanza.global-batch-size {options.global_batch_size}: fewer samples than the "
             f"{workers} workers; give at least {workers}"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """What a model moves: bytes of its parts' parameters, and of one sample's activations."""
-
-    conv_bytes: float
-    fc_bytes: float
-    cut_bytes: float
-    """Activations of one sample at the cut, in the dtype on the wire."""
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """Bytes that one rank sends and receives in one step."""
-
-    sent: float
-    received: float
-
-
-def traffic(plan: Layout, sizes: Sizes, samples: tuple[int, ...]) -> list[Traffic]:
-    """The traffic table of the paper, by rank.
-
-    Args:
-        samples: local batch of every rank with data, in order.
-
-    Labels (4 bytes a sample) are left out, as in the paper. A colocated parameter server and a
-    ring all-reduce move the same bytes: 2 * P * (n - 1) / n in each direction.
-    """
-    model_bytes = sizes.conv_bytes + sizes.fc_bytes
-    workers, servers = plan.data_ranks, plan.ranks("server")
-    if plan.scheme == "stanza":
-        return _stanza_traffic(plan, sizes, samples)
-    if plan.scheme == "single":
-        return [Traffic(0, 0)] * len(plan.roles)
-    if not servers:
-        ring = 2 * model_bytes * (len(workers) - 1) / len(workers)
-        return [Traffic(ring, ring)] * len(workers)
-    server = len(workers) * model_bytes / len(servers)
-    return [Traffic(model_bytes, model_bytes)] * len(workers) + [Traffic(server, server)] * len(
-        servers
-    )
-
-
-def _stanza_traffic(plan: Layout, sizes: Sizes, samples: tuple[int, ...]) -> list[Traffic]:
-    conv, fc = plan.ranks("conv"), plan.ranks("fc")
-    conv_ring = 2 * sizes.conv_bytes * (len(conv) - 1) / len(conv)
-    fc_ring = 2 * sizes.fc_bytes * (len(fc) - 1) / len(fc)
-    cut = dict(zip(conv, (sizes.cut_bytes * n for n in samples), strict=True))
-    rows = [cut[rank] + conv_ring for rank in conv]
-    rows += [sum(cut[worker] for worker in plan.conv_of(rank)) + fc_ring for rank in fc]
-    return [Traffic(size, size) for size in rows]

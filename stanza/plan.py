@@ -10,13 +10,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stanza import predict
 from stanza.layout import Layout, layout
 from stanza.options import Options
 from stanza.predict import Prediction
 from systems import profile as profiles
-from systems.cluster import Cluster
+from systems.cluster import Cluster, Link
 from systems.profile import ModelProfile
 from systems.schema import InputError, remedy
 
@@ -96,7 +97,7 @@ def plan(
     )
 
 
-def _baseline_options(scheme: str) -> dict[str, str]:
+def _baseline_options(scheme: str) -> dict[str, Any]:
     """The options that run a predicted scheme."""
     return {
         "stanza": {"scheme": "stanza"},
@@ -120,7 +121,7 @@ def predict_all(
     dedicated = max(1, world_size - options.ps_servers)
     baselines: list[Prediction] = [predict.ddp(costs(world_size), world_size, link)]
     if world_size > 1:
-        both: Sequence[Callable[[predict.Costs, int, int, predict.Link], Prediction]] = (
+        both: Sequence[Callable[[predict.Costs, int, int, Link], Prediction]] = (
             predict.ps_blocking,
             predict.ps_pipelined,
         )
@@ -133,8 +134,7 @@ def predict_all(
     for f in range(1, world_size // 2 + 1):
         conv = world_size - f
         candidates = [
-            predict.stanza(costs(conv), conv, f, m, link)
-            for m in _micro_batches(options, conv)
+            predict.stanza(costs(conv), conv, f, m, link) for m in _micro_batches(options, conv)
         ]
         if candidates:
             separated.append(_fastest(candidates))

@@ -239,9 +239,7 @@ def stanza(
         for gradient in gradients[:-1]:
             conv_free = max(conv_free, gradient) + backward_s
         start = max(conv_free, gradients[-1])
-        conv_free = max(
-            start + backward_s, _ring_finish(last_backward, start, conv_workers, link)
-        )
+        conv_free = max(start + backward_s, _ring_finish(last_backward, start, conv_workers, link))
         fc_free = out_free = max(fc_free, out_free) + fc_exchange_s
         ends.append(conv_free)
     return Prediction(

@@ -27,6 +27,7 @@ from stanza.parameter_server import PULL, PUSH, ParameterServer, Server
 from stanza.split import Split, split
 from systems.distributed import World
 from systems.record import Step
+from systems.trace import Tracer
 from systems.transport import Transport, open_transport, tcp_bytes
 
 STATE = "state"
@@ -48,6 +49,7 @@ class Training:
     model: nn.Module
     optimizer: OptimizerFactory
     seed: int
+    tracer: Tracer
 
     @property
     def global_batch_size(self) -> int:
@@ -76,8 +78,30 @@ class Training:
             yield images.to(self.world.device), labels.to(self.world.device)
 
 
+def load_data(options: Options, seed: int) -> Data:
+    """The data set of a run.
+
+    Raises:
+        InputError: no such data, or data that does not fit the model.
+    """
+    architecture = ARCHITECTURES[options.model]
+    return load(
+        options.data,
+        image_shape=architecture.image_shape,
+        classes=architecture.classes,
+        seed=seed,
+    )
+
+
 def run(
-    options: Options, layout: Layout, world: World, *, seed: int, transport: str
+    options: Options,
+    layout: Layout,
+    world: World,
+    data: Data,
+    *,
+    seed: int,
+    transport: str,
+    tracer: Tracer,
 ) -> Iterator[Step]:
     """Train this rank's part; yields every step, then a last one with the run's totals.
 
@@ -85,12 +109,13 @@ def run(
     the transport and TCP bytes of the kernel per step, and on rank 0 `test_accuracy`.
 
     Raises:
-        InputError: data that does not fit the model or the batch.
+        InputError: fewer training samples than a batch has.
         TransportError: a peer is gone or silent.
     """
-    training = _prepare(options, layout, world, seed, transport)
-    parts = split(training.model, training.data.image_shape) if layout.scheme == "stanza" else None
-    step = _step_function(training, parts)
+    training = _prepare(options, layout, world, data, seed, transport, tracer)
+    parts = split(training.model, data.image_shape) if layout.scheme == "stanza" else None
+    groups = [world.group(layout.data_ranks), world.group(layout.ranks("fc"))]
+    step = _step_function(training, parts, *groups)
     window: tuple[float, list[int]] | None = None
     for index in range(options.steps):
         if index == min(WARM_UP_STEPS, options.steps - 1):
@@ -106,16 +131,21 @@ def run(
         totals["test_accuracy"] = accuracy(training.model, training.data.test, world.device)
         totals["corrupt_images"] = len(training.data.corrupt)
     yield Step(options.steps, totals)
+    training.transport.close()
+    for group in groups:
+        if group is not None:
+            dist.destroy_process_group(group)
 
 
-def _prepare(options: Options, layout: Layout, world: World, seed: int, transport: str) -> Training:
-    architecture = ARCHITECTURES[options.model]
-    data = load(
-        options.data,
-        image_shape=architecture.image_shape,
-        classes=architecture.classes,
-        seed=seed,
-    )
+def _prepare(
+    options: Options,
+    layout: Layout,
+    world: World,
+    data: Data,
+    seed: int,
+    transport: str,
+    tracer: Tracer,
+) -> Training:
     torch.manual_seed(seed)
     model = build_model(options.model, data.classes).to(world.device)
     torch.manual_seed(seed * 1000 + world.rank + 1)  # dropout masks differ between ranks
@@ -126,14 +156,17 @@ def _prepare(options: Options, layout: Layout, world: World, seed: int, transpor
         weight_decay=options.weight_decay,
     )
     opened = open_transport(transport, world, CHANNELS)
-    return Training(options, layout, world, opened, data, model, optimizer, seed)
+    return Training(options, layout, world, opened, data, model, optimizer, seed, tracer)
 
 
-def _step_function(training: Training, parts: Split | None) -> StepFunction:
-    """This rank's step. All ranks come through here: process groups are made together."""
+def _step_function(
+    training: Training,
+    parts: Split | None,
+    conv_group: dist.ProcessGroup | None,
+    fc_group: dist.ProcessGroup | None,
+) -> StepFunction:
+    """What this rank does in a step, by its role."""
     plan, world = training.layout, training.world
-    conv_group = world.group(plan.data_ranks)
-    fc_group = world.group(plan.ranks("fc"))
     role = plan.roles[world.rank]
     if role == "conv":
         assert parts is not None
@@ -158,6 +191,7 @@ def _conv_step(training: Training, parts: Split, group: dist.ProcessGroup | None
         cut_shape=parts.cut_shape,
         micro_batches=training.layout.micro_batches,
         cut_dtype=getattr(torch, training.options.cut_dtype),
+        tracer=training.tracer,
     )
     batches = training.batches()
 
@@ -178,6 +212,7 @@ def _fc_step(training: Training, parts: Split, group: dist.ProcessGroup | None) 
         cut_shape=parts.cut_shape,
         micro_batches=training.layout.micro_batches,
         cut_dtype=getattr(torch, training.options.cut_dtype),
+        tracer=training.tracer,
     )
     sizes = [training.batch_size_of(rank) for rank in conv_ranks]
     return lambda index: {"loss_sum": worker.step(sizes, training.global_batch_size)}
@@ -190,7 +225,8 @@ def _worker_step(training: Training, group: dist.ProcessGroup | None) -> StepFun
 
     def step(index: int) -> dict[str, float]:
         images, labels = next(batches)
-        loss_sum = worker.step(images, labels, training.global_batch_size)
+        with training.tracer.span("step"):
+            loss_sum = worker.step(images, labels, training.global_batch_size)
         return {"samples": len(labels), "loss_sum": loss_sum}
 
     return step

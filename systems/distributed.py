@@ -4,6 +4,7 @@ Reads the variables of torchrun, then of MPI (Open MPI, MPICH), then of SLURM; w
 process is a world of one.
 """
 
+import dataclasses
 import datetime
 import os
 import socket
@@ -153,6 +154,10 @@ class World:
         """Number of ranks."""
         return len(self.roles)
 
+    def with_roles(self, roles: Sequence[str]) -> "World":
+        """The same world for another run, with other roles."""
+        return dataclasses.replace(self, roles=tuple(roles))
+
     def name(self, rank: int) -> str:
         """How messages call a rank: "rank 3 (fc)"."""
         return f"rank {rank} ({self.roles[rank]})"
@@ -228,7 +233,7 @@ def start(
         store=store,
         timeout_s=timeout_s,
         announcer=Announcer(
-            f"rank {place.rank} ({roles[place.rank]})",
+            f"rank {place.rank}",
             PATIENCE_S,
             lambda text: speaker.set(f"waiting/{place.rank}", text),
         ),

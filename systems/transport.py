@@ -107,6 +107,10 @@ class Transport(ABC):
         return finish
 
     @abstractmethod
+    def close(self) -> None:
+        """Free the channels, once no message is on its way. All ranks must close together."""
+
+    @abstractmethod
     def _isend(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]: ...
 
     @abstractmethod
@@ -130,6 +134,12 @@ class TorchTransport(Transport):
 
     def _irecv(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
         return self._finish(dist.irecv(tensor, peer, group=self._groups[channel]))
+
+    def close(self) -> None:
+        """Destroy the process groups."""
+        for group in self._groups.values():
+            if group is not None:
+                dist.destroy_process_group(group)
 
     def _finish(self, work: dist.Work | None) -> Callable[[], None]:
         if work is None:
@@ -160,6 +170,11 @@ class MpiTransport(Transport):
 
     def _irecv(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
         return self._finish(self._communicators[channel].Irecv(_as_bytes(tensor), source=peer))
+
+    def close(self) -> None:
+        """Free the communicators."""
+        for communicator in self._communicators.values():
+            communicator.Free()
 
     def _finish(self, request: Any) -> Callable[[], None]:
         def finish() -> None:

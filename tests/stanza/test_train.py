@@ -9,8 +9,9 @@ import torch
 from stanza.layout import Layout, layout
 from stanza.models import build_model
 from stanza.options import Options
-from stanza.train import run
+from stanza.train import load_data, run
 from systems.distributed import environment, start, stop
+from systems.trace import Tracer
 from tests.ranks import run_ranks
 
 STEPS = 20
@@ -31,7 +32,9 @@ def train(options: Options, plan: Layout) -> Result:
 
     stanza.train.build_model = keep  # type: ignore[attr-defined]
     world = start(environment(), plan.roles, timeout_s=60, device="cpu")
-    steps = list(run(options, plan, world, seed=3, transport="torch"))
+    data = load_data(options, seed=3)
+    off = Tracer.off()
+    steps = list(run(options, plan, world, data, seed=3, transport="torch", tracer=off))
     stop(world)
     return {"steps": steps, "state": models[0].state_dict() if world.rank == 0 else None}
 

@@ -1,0 +1,1 @@
+"""The testbed's only command line: `python -m launch`, or `testbed`."""

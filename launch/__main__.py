@@ -1,0 +1,59 @@
+"""`python -m launch COMMAND`, the testbed's command line.
+
+    run JOB.toml [flags]         train; start the ranks here, leave a record
+    worker JOB.toml [flags]      one rank, started by torchrun, mpirun or srun
+    plan stanza [flags]          predict every scheme's step time, choose
+    profile stanza [flags]       measure a model's layers on this machine
+    reproduce [stanza] [flags]   the papers' figures, a report and claims.json
+    doctor                       what this machine has and lacks
+
+Bad input is one line on stderr and exit code 2.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from systems.schema import InputError, remedy
+
+COMMANDS = {
+    "run": "launch.run",
+    "worker": "launch.worker",
+    "plan": "launch.planning",
+    "profile": "launch.profiling",
+    "reproduce": "launch.reproduce",
+    "doctor": "launch.doctor",
+}
+SYSTEMS = ("stanza",)
+NEEDS_SYSTEM = ("plan", "profile")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that `arguments` (default: the process's) name."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(__doc__)
+        return
+    try:
+        _dispatch(words)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _dispatch(words: list[str]) -> None:
+    command = words.pop(0)
+    if command not in COMMANDS:
+        raise InputError(f"{command}: no such command; {remedy(command, COMMANDS)}")
+    if command in NEEDS_SYSTEM:
+        system = words.pop(0) if words else ""
+        if system not in SYSTEMS:
+            raise InputError(
+                f"{command} {system}: names no system of this version; "
+                f"write: launch {command} {' or '.join(SYSTEMS)}"
+            )
+    importlib.import_module(COMMANDS[command]).main(words)
+
+
+if __name__ == "__main__":
+    main()

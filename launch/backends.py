@@ -1,0 +1,87 @@
+"""Starts the ranks of a run with torchrun or mpirun, and sees that none outlives it."""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from launch.job import Job
+from systems.schema import InputError
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def start_command(job: Job, worker: Sequence[str]) -> list[str]:
+    """The command that starts `job.world_size` ranks of `python -m launch worker ...`.
+
+    Raises:
+        InputError: mpirun is asked for and missing.
+    """
+    if job.launcher == "torchrun":
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        return [*launcher, f"--nproc-per-node={job.world_size}", "-m", "launch", *worker]
+    mpirun = _mpirun()
+    if mpirun is None:
+        raise InputError(
+            "--launcher mpirun: mpirun is not on PATH nor beside python; install it with: "
+            "pip install 'systems-testbed[mpi]'"
+        )
+    root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    ranks = ["--oversubscribe", "-np", str(job.world_size)]
+    return [mpirun, *root, *ranks, sys.executable, "-m", "launch", *worker]
+
+
+def _mpirun() -> str | None:
+    """mpirun on PATH, or the one that pip installed beside this python."""
+    beside = Path(sys.executable).parent / "mpirun"
+    return shutil.which("mpirun") or (str(beside) if beside.is_file() else None)
+
+
+def run_ranks(job: Job, worker: Sequence[str]) -> int:
+    """Start the ranks, wait for them, and return the launcher's exit code.
+
+    A signal to this process ends the ranks; so does its death.
+    """
+    process = subprocess.Popen(
+        start_command(job, worker),
+        env=_variables(job, os.environ),
+        start_new_session=True,  # a Ctrl-C reaches the ranks through us, once
+        preexec_fn=_die_with_parent,
+    )
+
+    def forward(signal_number: int, frame: object) -> None:
+        process.terminate()
+
+    previous = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return process.wait()
+    finally:
+        for signal_number, handler in previous.items():
+            signal.signal(signal_number, handler)
+        process.kill()
+
+
+def _variables(job: Job, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The ranks' environment: cores are shared out, ours to override."""
+    threads = max(1, (os.cpu_count() or 1) // job.world_size)
+    defaults = {
+        "OMP_NUM_THREADS": str(threads),
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        # Open MPI's shared-memory files and Unix sockets belong to a run, not to the machine.
+        "PRTE_MCA_prte_silence_shared_fs": "1",
+    }
+    return {**defaults, **inherited}
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Ask the kernel (Linux) to signal this process when the one that started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number)
+
+
+def _die_with_parent() -> None:
+    die_with_parent(signal.SIGTERM)

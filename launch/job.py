@@ -1,0 +1,127 @@
+"""A job: everything that determines a run. Defaults < job file (TOML) < flags.
+
+python -m launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1 --world-size 4
+"""
+
+import contextlib
+import io
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tomli_w
+import tyro
+
+from stanza.options import Options
+from systems import schema
+from systems.schema import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run of one system."""
+
+    name: str = "stanza"
+    """What its record is called."""
+    system: Literal["stanza"] = "stanza"
+    """Which system runs."""
+    world_size: int = 4
+    """Ranks, one a node of the cluster. A launcher's own number wins."""
+    cluster: str = "local"
+    """A preset (`launch doctor` lists them) or a TOML file; what the planner plans for."""
+    profile: str | None = None
+    """A measured profile, by the model's name or as a JSON file. None: the model's, if there is
+    one."""
+    launcher: Literal["torchrun", "mpirun"] = "torchrun"
+    """What starts the ranks."""
+    transport: Literal["torch", "mpi"] = "torch"
+    """What carries point-to-point messages: torch.distributed or mpi4py."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU for every rank where there are enough, else the CPU."""
+    seed: int = 0
+    """Of the initial weights and of the order of samples."""
+    timeout_s: float = 120.0
+    """Longest wait for another rank."""
+    trace: bool = False
+    """Write a Chrome/Perfetto trace of every rank."""
+    out: str | None = None
+    """Folder of the record. None: a new one under runs/."""
+    stanza: Options = field(default_factory=Options)
+    """Stanza's options."""
+
+    def __post_init__(self) -> None:
+        if self.world_size < 1:
+            raise InputError(f"--world-size {self.world_size}: give 1 or more ranks")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed {self.seed}: give 0 to {2**32 - 1}")
+        if not self.timeout_s > 0:
+            raise InputError(f"--timeout-s {self.timeout_s:g}: give more than 0 seconds")
+        if self.transport == "mpi" and self.launcher == "torchrun":
+            raise InputError("--transport mpi: torchrun starts no MPI; add --launcher mpirun")
+
+
+def load(path: Path) -> Job:
+    """The job in a TOML file.
+
+    Raises:
+        InputError: no such file, not TOML, or a key or value that no option has.
+    """
+    if not path.is_file():
+        ready = sorted(p.name for p in (Path(__file__).parent / "jobs").glob("*.toml"))
+        raise InputError(f"job {path}: no such file; ready jobs in launch/jobs: {', '.join(ready)}")
+    try:
+        table = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not TOML: {error}") from None
+    return schema.read(Job, table, str(path))
+
+
+def save(job: Job, path: Path) -> None:
+    """Write a job as TOML that `load` reads back as an equal job."""
+    path.write_text(tomli_w.dumps(schema.dump(job)))
+
+
+def parse(command: str, arguments: Sequence[str]) -> Job:
+    """The job that a command line means: an optional job file, then flags.
+
+    Raises:
+        InputError: a flag that does not exist, or a value that it does not take.
+    """
+    default, flags = Job(), list(arguments)
+    if flags and not flags[0].startswith("-"):
+        default = load(Path(flags.pop(0)))
+    return parse_flags(Job, flags, f"launch {command} [JOB.toml]", default)
+
+
+def parse_flags(
+    cls: type[schema.T], flags: Sequence[str], program: str, default: schema.T
+) -> schema.T:
+    """A `cls` from flags alone; tyro's report of an error becomes one line."""
+    report = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(report):
+            return tyro.cli(cls, args=list(flags), prog=program, default=default)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise InputError(_one_line(report.getvalue(), flags)) from None
+
+
+def _one_line(report: str, flags: Sequence[str]) -> str:
+    """The gist of tyro's framed report: its message, and what it proposes instead."""
+    lines = [line.strip("│╭╮╰╯─ \t") for line in report.splitlines()]
+    words = [line for line in lines if line]
+    if not words:
+        return f"bad command line: {' '.join(flags)}"
+    body = words[1:]  # the first line is the frame's title
+    message = []
+    for line in body:
+        if line.startswith(("For full helptext", "Argument helptext", "Got errors")):
+            break
+        message.append(line)
+    text = " ".join(message)
+    if "Perhaps you meant" in text or "Argument helptext" in report:
+        return text
+    return f"{text}; see --help"

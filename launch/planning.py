@@ -1,0 +1,139 @@
+"""`launch plan stanza` and the plan of every run: job + cluster + profile -> plan.
+
+python -m launch plan stanza --model vgg16 --cluster ec2-p3-10g
+python -m launch plan stanza --model digits-cnn --cluster local --nodes 4     # measures first
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from launch import job as jobs
+from launch.job import Job
+from stanza import plan as stanza_plan
+from stanza.models import ARCHITECTURES, build_model
+from stanza.options import Options
+from stanza.plan import Plan
+from systems import cluster, profile, record, schema
+from systems.cluster import Cluster, Link
+from systems.loopback import measure_loopback
+from systems.profile import ModelProfile
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanArguments:
+    """Predict every scheme's step time and choose."""
+
+    model: str = "digits-cnn"
+    """alexnet, vgg16, resnet50, inception-v3: measured profiles ship. Others are measured here."""
+    cluster: str = "local"
+    """A preset or a TOML file."""
+    nodes: int | None = None
+    """Plan for this many nodes instead of the cluster's own number."""
+    profile: str | None = None
+    """A shipped profile's name or a JSON file. None: the model's, or one measured now."""
+    local_batch_size: int | None = None
+    """Samples per worker. None: the profile's."""
+    cut_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of activations and their gradients on the wire."""
+    out: str | None = None
+    """Also write the plan as JSON."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the plan."""
+    flags = jobs.parse_flags(PlanArguments, arguments, "launch plan stanza", PlanArguments())
+    chosen = cluster.load(flags.cluster)
+    if flags.nodes is not None:
+        chosen = chosen.with_size(flags.nodes)
+    options = Options(
+        model=flags.model,
+        local_batch_size=flags.local_batch_size,
+        cut_dtype=flags.cut_dtype,
+    )
+    job = Job(cluster=flags.cluster, world_size=chosen.size, profile=flags.profile, stanza=options)
+    plan = plan_job(job, may_measure=True)
+    if flags.out is not None:
+        record.write_json(Path(flags.out), schema.dump(plan))
+    print(describe(plan, flags.model, chosen))
+
+
+def plan_job(job: Job, *, may_measure: bool) -> Plan:
+    """The plan of a job. With `may_measure`, "auto" on a cluster or model without figures measures
+    them first; nothing is measured where the answer would not be used.
+
+    Raises:
+        InputError: see stanza.plan.plan.
+    """
+    target = cluster.load(job.cluster)
+    if len(target.nodes) == 1:
+        target = target.with_size(job.world_size)
+    model = job.profile or job.stanza.model
+    known = job.profile is not None or model in stanza_plan.shipped_profiles()
+    wanted = job.stanza.scheme == "stanza" and job.stanza.fc_workers == "auto"
+    has_link = target.slowest_link.bandwidth_bits_per_s is not None
+    if (not known or not has_link) and not (wanted and may_measure):
+        return stanza_plan.plan(job.stanza, job.world_size, None, None)
+    measured = stanza_plan.load_profile(model) if known else measure_profile(job.stanza)
+    if not has_link:
+        target = target.with_link(_measure_link())
+    return stanza_plan.plan(job.stanza, job.world_size, target, measured)
+
+
+def measure_profile(options: Options, batch_size: int | None = None) -> ModelProfile:
+    """Profile the options' model on this machine's CPU or GPU, one device, nothing beside it."""
+    architecture = ARCHITECTURES[options.model]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images = torch.randn(batch_size or architecture.batch_size, *architecture.image_shape)
+    print(f"measuring {options.model}, batch {len(images)}, on {device}", file=sys.stderr)
+    model = build_model(options.model).to(device)
+    kind = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    return profile.profile_model(
+        model, images.to(device), name=options.model, device_kind=kind, repetitions=9
+    )
+
+
+def _measure_link() -> Link:
+    print("measuring the loopback link with two processes over gloo", file=sys.stderr)
+    return measure_loopback()
+
+
+def describe(plan: Plan, model: str, target: Cluster) -> str:
+    """The plan as text: figures used, a table of predictions, the choice and why."""
+    assert plan.chosen is not None  # `launch plan` always predicts
+    assert plan.bandwidth_bits_per_s is not None
+    lines = [
+        f"plan stanza | tier simulated (planner's recurrence, no processes) | {model} on "
+        f"{target.size} nodes of {target.name} at {plan.bandwidth_bits_per_s / 1e9:.3g} Gb/s",
+        f"  profile: {plan.profile}",
+        f"  cluster: {target.source}",
+        f"  {'scheme':14}{'f':>3}{'m':>4}{'step ms':>10}{'samples/s':>11}{'x PS 1 blocking':>17}"
+        "   busy ms per resource",
+    ]
+    first = plan.predictions[0]
+    for p in plan.predictions:
+        resources = ", ".join(f"{name} {s * 1e3:.1f}" for name, s in p.resources.items())
+        mark = "*" if p == plan.chosen else " "
+        lines.append(
+            f"{mark} {p.scheme:14}{p.fc_workers:>3}{p.micro_batches:>4}{p.step_s * 1e3:>10.1f}"
+            f"{p.samples_per_s:>11,.0f}{p.samples_per_s / first.samples_per_s:>16.2f}x"
+            f"   {resources}"
+        )
+    lines.append(f"  chosen: {plan.reason}")
+    return "\n".join(lines)
+
+
+def resolved(job: Job, plan: Plan) -> Job:
+    """The job with the planner's answers written in, so that it runs again without planning."""
+    scheme = plan.layout.scheme
+    changes: dict[str, Any] = {"scheme": scheme, "micro_batches": plan.layout.micro_batches}
+    if scheme == "stanza":
+        changes["fc_workers"] = len(plan.layout.ranks("fc"))
+    if scheme == "ps" and job.stanza.scheme == "stanza":  # auto has chosen the sharded server
+        changes |= {"ps_placement": "colocated", "ps_mode": "pipelined"}
+    return dataclasses.replace(job, stanza=dataclasses.replace(job.stanza, **changes))

@@ -1,0 +1,68 @@
+"""`launch run JOB.toml [flags]`: plan, start the ranks, leave a record.
+
+python -m launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1 --world-size 4
+python -m launch run --again runs/20260101-120000-stanza-digits
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from launch import job as jobs
+from launch.backends import run_ranks, start_command
+from launch.job import Job
+from launch.planning import plan_job, resolved
+from launch.records import create_record
+from systems import record
+from systems.schema import InputError
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run a job, or a record's job again."""
+    job = _again(arguments[1:]) if arguments[:1] == ["--again"] else jobs.parse("run", arguments)
+    folder = prepare(job)
+    code = run_ranks(job, ["worker", "--records", str(folder)])
+    if code:
+        print(
+            f"error: {job.launcher} ended with code {code}, the rank that failed first is named "
+            f"above; the steps so far are in {folder}/steps",
+            file=sys.stderr,
+        )
+        raise SystemExit(code if code > 0 else 128 - code)
+
+
+def prepare(given: Job) -> Path:
+    """Check everything that can be checked before ranks start, plan, and make the record.
+
+    Raises:
+        InputError: whatever is wrong with the job.
+    """
+    from stanza.train import load_data
+
+    start_command(given, [])  # is the launcher there?
+    if given.transport == "mpi":
+        from systems.transport import import_mpi
+
+        os.environ.setdefault("OMPI_MCA_btl_base_warn_component_unused", "0")
+        import_mpi()
+    load_data(given.stanza, given.seed)
+    if given.out:
+        check_free(Path(given.out))
+    plan = plan_job(given, may_measure=True)
+    return create_record(resolved(given, plan), plan)
+
+
+def check_free(folder: Path) -> None:
+    """Complain early, before anything is measured, where `--out` is taken."""
+    record.claim_folder(folder)
+
+
+def _again(arguments: Sequence[str]) -> Job:
+    if not arguments:
+        raise InputError("--again: names no record; give the folder of a run")
+    folder = Path(arguments[0])
+    record.read_json(folder / "run.json")
+    job = dataclasses.replace(jobs.load(folder / "job.toml"), out=None)
+    return jobs.parse_flags(Job, arguments[1:], "launch run --again RECORD", job)

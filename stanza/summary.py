@@ -1,0 +1,69 @@
+"""What a Stanza run amounts to: throughput, step time, loss curve, accuracy, bytes."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from stanza.data import share
+from stanza.layout import Layout
+from stanza.options import Options
+from stanza.plan import Plan
+from stanza.traffic import sizes_of, traffic
+from systems.measure import spread
+from systems.record import Step
+
+COUNTERS = ("payload_sent", "payload_received", "tcp_sent", "tcp_received")
+
+
+def summarize(options: Options, plan: Plan, ranks: Sequence[Sequence[Step]]) -> dict[str, Any]:
+    """The summary of one run from every rank's steps, the last of which holds its totals.
+
+    Keys carry their units. `bytes_per_step` has the traffic table's and the counters' figures for
+    every rank; counters that do not exist here (TCP off Linux) are None.
+    """
+    layout = plan.layout
+    totals = ranks[0][-1].metrics
+    samples = options.samples_per_step(len(layout.data_ranks))
+    window = ranks[0][-1 - int(totals["window_steps"]) : -1]
+    return {
+        "scheme": layout.scheme,
+        "samples_per_s": samples * totals["window_steps"] / totals["window_s"],
+        "step_s": dataclasses.asdict(spread([step.metrics["step_s"] for step in window])),
+        "predicted_step_s": plan.chosen.step_s if plan.chosen else None,
+        "samples_per_step": samples,
+        "loss": _losses(ranks, samples),
+        "test_accuracy": totals["test_accuracy"],
+        "corrupt_images": int(totals["corrupt_images"]),
+        "bytes_per_step": _bytes_per_step(options, layout, ranks),
+    }
+
+
+def _losses(ranks: Sequence[Sequence[Step]], samples: int) -> list[float]:
+    """Mean training loss of every step, over the ranks that computed a part of it."""
+    steps = len(ranks[0]) - 1
+    return [
+        sum(steps_of[i].metrics.get("loss_sum", 0.0) for steps_of in ranks) / samples
+        for i in range(steps)
+    ]
+
+
+def _bytes_per_step(
+    options: Options, layout: Layout, ranks: Sequence[Sequence[Step]]
+) -> list[dict[str, float | str | None]]:
+    resolved = dataclasses.replace(options, scheme=layout.scheme)
+    workers = len(layout.data_ranks)
+    parts = [share(options.samples_per_step(workers), workers, i) for i in range(workers)]
+    table = traffic(layout, sizes_of(resolved), [part.stop - part.start for part in parts])
+    rows: list[dict[str, float | str | None]] = []
+    for rank, (role, expected) in enumerate(zip(layout.roles, table, strict=True)):
+        totals = ranks[rank][-1].metrics
+        counted = {name: totals.get(f"{name}_bytes_per_step") for name in COUNTERS}
+        rows.append(
+            {
+                "role": role,
+                "table_sent": expected.sent,
+                "table_received": expected.received,
+                **counted,
+            }
+        )
+    return rows
