@@ -67,14 +67,18 @@ def run_ranks(job: Job, worker: Sequence[str]) -> int:
 
 def _variables(job: Job, inherited: Mapping[str, str]) -> dict[str, str]:
     """The ranks' environment: cores are shared out, ours to override."""
-    threads = max(1, (os.cpu_count() or 1) // job.world_size)
     defaults = {
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads_per_rank(job.world_size)),
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         # Open MPI's shared-memory files and Unix sockets belong to a run, not to the machine.
         "PRTE_MCA_prte_silence_shared_fs": "1",
     }
     return {**defaults, **inherited}
+
+
+def threads_per_rank(world_size: int) -> int:
+    """This machine's cores, shared out over ranks that run on it."""
+    return max(1, (os.cpu_count() or 1) // world_size)
 
 
 def die_with_parent(signal_number: int) -> None:

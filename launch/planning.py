@@ -5,6 +5,7 @@ python -m launch plan stanza --model digits-cnn --cluster local --nodes 4     # 
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from launch import job as jobs
+from launch.backends import threads_per_rank
 from launch.job import Job
 from stanza import plan as stanza_plan
 from stanza.models import ARCHITECTURES, build_model
@@ -79,7 +81,9 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
     has_link = target.slowest_link.bandwidth_bits_per_s is not None
     if (not known or not has_link) and not (wanted and may_measure):
         return stanza_plan.plan(job.stanza, job.world_size, None, None)
-    measured = stanza_plan.load_profile(model) if known else measure_profile(job.stanza)
+    measured = (
+        stanza_plan.load_profile(model) if known else measure_shared(job.stanza, job.world_size)
+    )
     if not has_link:
         target = target.with_link(_measure_link())
     return stanza_plan.plan(job.stanza, job.world_size, target, measured)
@@ -96,6 +100,20 @@ def measure_profile(options: Options, batch_size: int | None = None) -> ModelPro
     return profile.profile_model(
         model, images.to(device), name=options.model, device_kind=kind, repetitions=9
     )
+
+
+def measure_shared(options: Options, world_size: int) -> ModelProfile:
+    """The profile that one of `world_size` ranks of this machine sees while all of them compute."""
+    cores = os.cpu_count() or 1
+    threads = threads_per_rank(world_size)
+    if torch.cuda.is_available():
+        return measure_profile(options)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    alone = measure_profile(options)
+    torch.set_num_threads(before)
+    factor = max(1.0, world_size * threads / cores)
+    return alone.slowed(factor, f"{world_size} ranks share {cores} cores")
 
 
 def _measure_link() -> Link:

@@ -178,7 +178,12 @@ def _step_function(
         return _worker_step(training, conv_group)
     if role == "server":
         server = _server(training, training.model, plan.ranks("server"))
-        return lambda index: server.serve_step() or {}
+
+        def serve(index: int) -> dict[str, float]:
+            server.serve_step()
+            return {}
+
+        return serve
     return lambda index: {}
 
 

@@ -65,7 +65,7 @@ def environment(variables: Mapping[str, str] = os.environ) -> Environment:
         local_rank=0,
         local_world_size=1,
         master_address="127.0.0.1",
-        master_port=0,
+        master_port=free_port(),
     )
 
 
@@ -223,7 +223,7 @@ def start(
         timeout=datetime.timedelta(seconds=timeout_s),
     )
     # The announcer's own connection: a store's client blocks while another thread reads from it.
-    speaker = store.clone()
+    speaker = _connect(place, timeout_s)
     return World(
         rank=place.rank,
         roles=tuple(roles),
@@ -260,22 +260,12 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"], place: Environment) ->
 
 def _meet(place: Environment, roles: Sequence[str], timeout_s: float) -> dist.Store:
     """Connect to the store and wait until every rank has signed in, saying who is missing."""
-    serves = place.rank == 0 and not place.agent_store
-    timeout = datetime.timedelta(seconds=timeout_s)
     announcer = Announcer(f"rank {place.rank} ({roles[place.rank]})", PATIENCE_S)
     try:
         with waiting(f"the master at {place.master_address}:{place.master_port}"):
-            server = dist.TCPStore(
-                place.master_address,
-                place.master_port,
-                is_master=serves,
-                timeout=timeout,
-                wait_for_workers=False,
-                multi_tenant=True,
-            )
+            store = _connect(place, timeout_s, serve=place.rank == 0 and not place.agent_store)
     finally:
         announcer.close()
-    store = dist.PrefixStore(f"testbed/attempt-{place.attempt}", server)
     store.set(f"here/{place.rank}", roles[place.rank])
     started = announced = time.monotonic()
     while missing := [r for r in range(place.world_size) if not store.check([f"here/{r}"])]:
@@ -287,6 +277,18 @@ def _meet(place: Environment, roles: Sequence[str], timeout_s: float) -> dist.St
             print(f"rank {place.rank}: {_missing(missing, roles)}", file=sys.stderr, flush=True)
         time.sleep(0.05)
     return store
+
+
+def _connect(place: Environment, timeout_s: float, *, serve: bool = False) -> dist.Store:
+    """A connection to the key-value store at the master; `serve` also starts it."""
+    store = dist.TCPStore(
+        place.master_address,
+        place.master_port,
+        is_master=serve,
+        timeout=datetime.timedelta(seconds=timeout_s),
+        wait_for_workers=False,
+    )
+    return dist.PrefixStore(f"testbed/attempt-{place.attempt}", store)
 
 
 def _missing(ranks: Sequence[int], roles: Sequence[str]) -> str:

@@ -70,6 +70,20 @@ class ModelProfile:
         layers = tuple(_scaled(layer, factor) for layer in self.layers)
         return replace(self, batch_size=batch_size, layers=layers)
 
+    def slowed(self, factor: float, why: str) -> "ModelProfile":
+        """The profile of a device that is `factor` times slower; `why` joins the source."""
+        layers = tuple(
+            replace(
+                layer,
+                forward_s=layer.forward_s * factor,
+                backward_s=layer.backward_s * factor,
+                fixed_forward_s=layer.fixed_forward_s * factor,
+                fixed_backward_s=layer.fixed_backward_s * factor,
+            )
+            for layer in self.layers
+        )
+        return replace(self, layers=layers, source=f"{self.source}; times x {factor:g}: {why}")
+
 
 def _scaled(layer: LayerProfile, factor: float) -> LayerProfile:
     forward = layer.fixed_forward_s + (layer.forward_s - layer.fixed_forward_s) * factor

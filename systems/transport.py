@@ -38,17 +38,21 @@ class Transfer:
 
     def __init__(self, what: str, finish: Callable[[], None], world: World) -> None:
         self._what, self._finish, self._world = what, finish, world
+        self._done = False
 
     def wait(self) -> None:
-        """Block until done.
+        """Block until done; at once if it has been waited for already.
 
         Raises:
             TransportError: naming the message, the peer and, on a time-out, what all ranks do.
         """
+        if self._done:  # gloo would wait for a second message
+            return
         started = time.monotonic()
         with waiting(self._what):
             try:
                 self._finish()
+                self._done = True
             except Exception as error:
                 raise TransportError(self._explain(error, time.monotonic() - started)) from error
 
