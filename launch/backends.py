@@ -24,7 +24,7 @@ def start_command(job: Job, worker: Sequence[str]) -> list[str]:
     if job.launcher == "torchrun":
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         return [*launcher, f"--nproc-per-node={job.world_size}", "-m", "launch", *worker]
-    mpirun = _mpirun()
+    mpirun = find_mpirun()
     if mpirun is None:
         raise InputError(
             "--launcher mpirun: mpirun is not on PATH nor beside python; install it with: "
@@ -35,7 +35,7 @@ def start_command(job: Job, worker: Sequence[str]) -> list[str]:
     return [mpirun, *root, *ranks, sys.executable, "-m", "launch", *worker]
 
 
-def _mpirun() -> str | None:
+def find_mpirun() -> str | None:
     """mpirun on PATH, or the one that pip installed beside this python."""
     beside = Path(sys.executable).parent / "mpirun"
     return shutil.which("mpirun") or (str(beside) if beside.is_file() else None)

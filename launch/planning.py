@@ -85,7 +85,7 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
         stanza_plan.load_profile(model) if known else measure_shared(job.stanza, job.world_size)
     )
     if not has_link:
-        target = target.with_link(_measure_link())
+        target = target.with_link(measure_link())
     return stanza_plan.plan(job.stanza, job.world_size, target, measured)
 
 
@@ -116,7 +116,7 @@ def measure_shared(options: Options, world_size: int) -> ModelProfile:
     return alone.slowed(factor, f"{world_size} ranks share {cores} cores")
 
 
-def _measure_link() -> Link:
+def measure_link() -> Link:
     print("measuring the loopback link with two processes over gloo", file=sys.stderr)
     return measure_loopback()
 

@@ -70,12 +70,13 @@ def plan(
 ) -> Plan:
     """Plan a run of `options` on `world_size` ranks, one a node.
 
-    Without a cluster or a profile nothing is predicted, and `fc_workers` must be a number.
+    Without a cluster or a profile, and for a single process, nothing is predicted; `fc_workers`
+    must then be a number.
 
     Raises:
         InputError: too few ranks, batches too small, or "auto" without a profile.
     """
-    if profile is None or cluster is None:
+    if profile is None or cluster is None or options.scheme == "single":
         if options.scheme == "stanza" and options.fc_workers == "auto":
             raise InputError(
                 "--stanza.fc-workers auto: needs a profile and a cluster with known link rates; "
@@ -86,7 +87,9 @@ def plan(
         return Plan(layout=layout(options, world_size, given, micro), reason="as given")
     predictions = predict_all(options, world_size, cluster, profile)
     chosen, reason = _choose(options, predictions)
-    resolved = dataclasses.replace(options, **_baseline_options(chosen.scheme))
+    resolved = options
+    if options.scheme == "stanza":
+        resolved = dataclasses.replace(options, **_baseline_options(chosen.scheme))
     return Plan(
         layout=layout(resolved, world_size, chosen.fc_workers, chosen.micro_batches),
         reason=reason,

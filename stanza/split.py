@@ -10,6 +10,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -113,9 +114,11 @@ def _cut_graph(model: nn.Module, name: str, image_shape: Sequence[int]) -> _Part
             f"{name} cannot be separated: torch.fx cannot trace it ({reason}); "
             "train it with ddp or ps"
         ) from error
-    layers = [node for node in graph.nodes if node.op != "output"]
+    # Sizes that nobody reads, as in `samples, channels, height, width = x.shape`.
+    graph.eliminate_dead_code(lambda node: _operation(node, model) != "reshape")
+    layers = [node for node in graph.nodes if node.op != "output" and not _is_batch_size(node)]
     cut = find_cut([_cut_node(node, model) for node in layers], name)
-    _refuse_shared_modules(layers, cut, model, name)
+    _refuse_shared_parameters(layers, cut, model, name)
     if any(node.op == "placeholder" for node in layers if node.name in cut.crossing):
         raise InputError(
             f"{name} cannot be separated: its fully connected part reads the images themselves; "
@@ -132,8 +135,20 @@ def _cut_node(node: fx.Node, model: nn.Module) -> CutNode:
     kind = str(getattr(node.target, "__name__", node.target))
     if node.op == "call_module":
         kind = f"{node.target} ({type(model.get_submodule(str(node.target))).__name__})"
-    inputs = tuple(source.name for source in node.all_input_nodes)
+    inputs = tuple(s.name for s in node.all_input_nodes if not _is_batch_size(s))
     return CutNode(node.name, kind, _operation(node, model), inputs)
+
+
+def _is_batch_size(node: fx.Node) -> bool:
+    """`images.size(0)`, `images.size()[0]` or `images.shape[0]`; both parts know it."""
+    match (node.target, *node.args):
+        case (
+            ("size", fx.Node(op="placeholder"), 0)
+            | (operator.getitem, fx.Node(target="size", args=(fx.Node(op="placeholder"),)), 0)
+            | (operator.getitem, fx.Node(args=(fx.Node(op="placeholder"), "shape")), 0)
+        ):
+            return True
+    return False
 
 
 def _operation(node: fx.Node, model: nn.Module) -> Operation:
@@ -142,7 +157,8 @@ def _operation(node: fx.Node, model: nn.Module) -> Operation:
     if node.op == "call_method":
         return "reshape" if node.target in _RESHAPE_METHODS else "other"
     if node.op == "call_function":
-        return _function_operation(node.target)
+        in_place = bool(node.kwargs.get("inplace"))
+        return "other" if in_place else _function_operation(node.target)
     if node.op != "call_module":
         return "other"
     module = model.get_submodule(str(node.target))
@@ -150,7 +166,9 @@ def _operation(node: fx.Node, model: nn.Module) -> Operation:
         return "linear"
     if isinstance(module, _ConvNd):
         return "convolution"
-    return "reshape" if isinstance(module, _RESHAPES) else "other"
+    # A dropout that overwrites what crosses the cut cannot begin the FC part.
+    in_place = bool(getattr(module, "inplace", False))
+    return "reshape" if isinstance(module, _RESHAPES) and not in_place else "other"
 
 
 def _function_operation(function: Any) -> Operation:
@@ -161,21 +179,23 @@ def _function_operation(function: Any) -> Operation:
     return "reshape" if function in _RESHAPE_FUNCTIONS else "other"
 
 
-def _refuse_shared_modules(
+def _refuse_shared_parameters(
     layers: Sequence[fx.Node], cut: Cut, model: nn.Module, name: str
 ) -> None:
     """Parameters in both parts would be trained in two places, and drift apart."""
-    owners: dict[int, tuple[bool, str]] = {}
+    names = {id(p): key for key, p in (*model.named_parameters(), *model.named_buffers())}
+    in_fc: dict[int, bool] = {}
     for node in layers:
-        if node.op != "call_module":
+        if node.op not in ("call_module", "get_attr"):
             continue
-        for parameter in model.get_submodule(str(node.target)).parameters():
-            inside = node.name in cut.fc
-            other, owner = owners.setdefault(id(parameter), (inside, str(node.target)))
-            if other != inside:
+        used = operator.attrgetter(str(node.target))(model)
+        tensors = used.parameters() if isinstance(used, nn.Module) else (used,)
+        users = (node,) if isinstance(used, nn.Module) else tuple(node.users)
+        for tensor, user in product(tensors, users):
+            if in_fc.setdefault(id(tensor), user.name in cut.fc) != (user.name in cut.fc):
                 raise InputError(
-                    f"{name} cannot be separated: {owner} and {node.target} share parameters "
-                    "across the cut; train it with ddp or ps"
+                    f"{name} cannot be separated: the convolutional and the fully connected part "
+                    f"share {names.get(id(tensor), node.target)}; train it with ddp or ps"
                 )
 
 
@@ -196,6 +216,12 @@ def _crossing_shapes(
             f"{type(model).__name__} does not take images of {shape}: "
             f"{str(error).splitlines()[0]}; check the image shape"
         ) from error
+    for value, node in zip(values, cut.crossing, strict=True):
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{type(model).__name__} cannot be separated: its fully connected part reads "
+                f"{node}, which is no tensor, from the convolutional part; train it with ddp or ps"
+            )
     return [tuple(value.shape[1:]) for value in values]
 
 
@@ -230,6 +256,8 @@ def _fc_graph(original: fx.Graph, cut: Cut, shapes: Sequence[tuple[int, ...]]) -
             copies[node] = graph.call_method("unflatten", (part, 1, shape))
             start += prod(shape)
     for node in original.nodes:
-        if node.op == "output" or node.name in cut.fc:
+        if _is_batch_size(node):
+            copies[node] = graph.call_method("size", (packed, 0))
+        elif node.op == "output" or node.name in cut.fc:
             copies[node] = graph.node_copy(node, lambda source: copies[source])
     return graph

@@ -86,16 +86,17 @@ def _torchrun(variables: Mapping[str, str]) -> Environment:
 
 def _mpi(variables: Mapping[str, str]) -> Environment:
     open_mpi = "OMPI_COMM_WORLD_RANK" in variables
-    prefix, local = ("OMPI_COMM_WORLD_", "LOCAL_") if open_mpi else ("PMI_", "LOCAL_")
-    local_prefix = prefix if open_mpi else "MPI_"
+    prefix = "OMPI_COMM_WORLD_" if open_mpi else "PMI_"
+    local_rank = "OMPI_COMM_WORLD_LOCAL_RANK" if open_mpi else "MPI_LOCALRANKID"
+    local_size = "OMPI_COMM_WORLD_LOCAL_SIZE" if open_mpi else "MPI_LOCALNRANKS"
     rank, world_size = int(variables[f"{prefix}RANK"]), int(variables[f"{prefix}SIZE"])
     address, port = _agree_on_master(rank, variables)
     return Environment(
         launcher="mpi",
         rank=rank,
         world_size=world_size,
-        local_rank=int(variables[f"{local_prefix}{local}{'RANK' if open_mpi else 'RANKID'}"]),
-        local_world_size=int(variables[f"{local_prefix}{local}{'SIZE' if open_mpi else 'NRANKS'}"]),
+        local_rank=int(variables[local_rank]),
+        local_world_size=int(variables[local_size]),
         master_address=address,
         master_port=port,
     )
@@ -183,13 +184,16 @@ class World:
 
     def last_operations(self) -> str:
         """A table of what every rank was last heard to wait for; it names who hangs."""
-        rows = []
-        for rank in range(self.world_size):
-            key = f"waiting/{rank}"
-            known = self.store.check([key])
-            text = self.store.get(key).decode() if known else "nothing (computing, or gone)"
-            rows.append(f"  {self.name(rank)}: waiting for {text}")
-        return "\n".join(rows)
+        try:
+            return "\n".join(self._last_operation(rank) for rank in range(self.world_size))
+        except dist.DistNetworkError:
+            return f"  not known: {self.name(0)}, which keeps this table, is gone"
+
+    def _last_operation(self, rank: int) -> str:
+        key = f"waiting/{rank}"
+        known = self.store.check([key])
+        text = self.store.get(key).decode() if known else "nothing (computing, or gone)"
+        return f"  {self.name(rank)}: waiting for {text}"
 
 
 def start(
@@ -264,19 +268,28 @@ def _meet(place: Environment, roles: Sequence[str], timeout_s: float) -> dist.St
     try:
         with waiting(f"the master at {place.master_address}:{place.master_port}"):
             store = _connect(place, timeout_s, serve=place.rank == 0 and not place.agent_store)
+    except dist.DistNetworkError as error:
+        master = f"{place.master_address}:{place.master_port}"
+        raise TimeoutError(f"no answer from {master}, {_missing([0], roles)}") from error
     finally:
         announcer.close()
     store.set(f"here/{place.rank}", roles[place.rank])
     started = announced = time.monotonic()
-    while missing := [r for r in range(place.world_size) if not store.check([f"here/{r}"])]:
+    missing = [0]
+    while True:
+        try:
+            missing = [r for r in range(place.world_size) if not store.check([f"here/{r}"])]
+        except dist.DistNetworkError as error:  # its time-out came before ours
+            raise TimeoutError(f"the master gave up, {_missing(missing, roles)}") from error
+        if not missing:
+            return store
         now = time.monotonic()
         if now - started > timeout_s:
             raise TimeoutError(f"after {timeout_s:g} s still {_missing(missing, roles)}")
-        if now - announced > PATIENCE_S / 2 and place.rank not in missing:
+        if now - announced > PATIENCE_S / 2:
             announced = now
             print(f"rank {place.rank}: {_missing(missing, roles)}", file=sys.stderr, flush=True)
         time.sleep(0.05)
-    return store
 
 
 def _connect(place: Environment, timeout_s: float, *, serve: bool = False) -> dist.Store:

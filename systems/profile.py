@@ -126,6 +126,7 @@ def profile_model(
     of execution. A leaf that runs several times is a layer each time.
     """
     calls: list[tuple[str, nn.Module, Tensor]] = []
+    buffers = {buffer_name: buffer.clone() for buffer_name, buffer in model.named_buffers()}
     handles = [
         leaf.register_forward_pre_hook(
             lambda module, inputs, leaf_name=leaf_name: calls.append(
@@ -143,6 +144,9 @@ def profile_model(
     for leaf_name, leaf, inputs in calls:
         previous = (layers[-1].name,) if layers else ()
         layers.append(_profile_leaf(leaf_name, leaf, inputs, previous, repetitions))
+    with torch.no_grad():
+        for buffer_name, buffer in model.named_buffers():
+            buffer.copy_(buffers[buffer_name])  # running statistics have moved
     return ModelProfile(
         name=name,
         device=device_kind,
@@ -158,7 +162,6 @@ def _profile_leaf(
     """Forward and backward of one layer; backward includes the gradient of its inputs."""
     data = inputs.requires_grad_(inputs.is_floating_point())
     parameters = list(leaf.parameters())
-    state = {key: value.clone() for key, value in leaf.state_dict().items()}
 
     def forward() -> Tensor:
         # A fresh view: an in-place layer may not write to a tensor that asks for a gradient.
@@ -177,7 +180,6 @@ def _profile_leaf(
     backward_s = 0.0
     if output.requires_grad:
         backward_s = measure.timed(backward, repetitions=repetitions, device=data.device).median
-    leaf.load_state_dict(state)  # running statistics have moved
     return LayerProfile(
         name=name,
         operation=f"{type(leaf).__name__}({leaf.extra_repr()})",

@@ -104,12 +104,15 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 
 def _first_match(hints: tuple[Any, ...], value: Any, where: str) -> Any:
+    known = [hint for hint in hints if hint is not type(None)]
+    if len(known) == 1 and value is not None:  # its own message says more
+        return _value(known[0], value, where)
     for hint in hints:
         try:
             return _value(hint, value, where)
         except InputError:
             continue
-    kinds = " or ".join(_name(hint) for hint in hints if hint is not type(None))
+    kinds = " or ".join(map(_name, known))
     raise InputError(f"{where} = {value!r}: expected {kinds}")
 
 

@@ -17,6 +17,7 @@ import struct
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,9 @@ from torch import Tensor
 from systems.distributed import World
 from systems.schema import InputError
 from systems.waiting import waiting
+
+
+Slot = queue.Queue[Tensor]
 
 
 class TransportError(RuntimeError):
@@ -59,7 +63,8 @@ class Transfer:
     def _explain(self, error: Exception, lasted_s: float) -> str:
         me = self._world.name(self._world.rank)
         if lasted_s < 0.9 * self._world.timeout_s:
-            return f"{me}: {self._what} failed, the peer is gone ({str(error).splitlines()[0]})"
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            return f"{me}: {self._what} failed, the peer is gone ({reason})"
         table = self._world.last_operations()
         return f"{me}: {self._what} timed out after {lasted_s:.0f} s; last heard:\n{table}"
 
@@ -75,13 +80,17 @@ class Transport(ABC):
         self.sent_bytes = [0] * world.world_size
         self.received_bytes = [0] * world.world_size
         self._lock = threading.Lock()
-        self._own: dict[str, queue.Queue[Tensor]] = {name: queue.Queue() for name in channels}
+        # Messages to itself: those sent that nobody awaits yet, and those awaited but not yet sent.
+        self._own_sent: dict[str, deque[Slot]] = {name: deque() for name in channels}
+        self._own_awaited: dict[str, deque[Slot]] = {name: deque() for name in channels}
 
     def isend(self, tensor: Tensor, peer: int, channel: str) -> Transfer:
         """Start sending a contiguous tensor; leave it unchanged until `wait` returns."""
         self._check(tensor, channel)
         if peer == self.world.rank:
-            self._own[channel].put(tensor.clone())
+            self._slot(self._own_awaited[channel], self._own_sent[channel]).put(
+                tensor.detach().clone()
+            )
             return Transfer("message to itself", lambda: None, self.world)
         with self._lock:
             self.sent_bytes[peer] += tensor.nbytes
@@ -99,16 +108,22 @@ class Transport(ABC):
         return Transfer(what, self._irecv(tensor, peer, channel), self.world)
 
     def _check(self, tensor: Tensor, channel: str) -> None:
-        if channel not in self._own:
-            raise ValueError(f"channel {channel!r}: not one of {', '.join(self._own)}")
+        if channel not in self._own_sent:
+            raise ValueError(f"channel {channel!r}: not one of {', '.join(self._own_sent)}")
         if not tensor.is_contiguous():
             raise ValueError(f"channel {channel!r}: the tensor is not contiguous")
 
     def _take(self, tensor: Tensor, channel: str) -> Callable[[], None]:
-        def finish() -> None:
-            tensor.copy_(self._own[channel].get(timeout=self.world.timeout_s))
+        slot = self._slot(self._own_sent[channel], self._own_awaited[channel])
+        return lambda: void(tensor.copy_(slot.get(timeout=self.world.timeout_s)))
 
-        return finish
+    def _slot(self, ready: deque[Slot], new: deque[Slot]) -> Slot:
+        """Where the nth message sent meets the nth awaited, whichever comes first."""
+        with self._lock:
+            if ready:
+                return ready.popleft()
+            new.append(queue.Queue())
+            return new[-1]
 
     @abstractmethod
     def close(self) -> None:

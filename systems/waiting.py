@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _current: dict[int, tuple[str, float]] = {}  # thread -> what it waits for, since when
 
@@ -20,11 +20,15 @@ _current: dict[int, tuple[str, float]] = {}  # thread -> what it waits for, sinc
 def waiting(what: str) -> Iterator[None]:
     """Mark this thread as waiting for `what` until the block ends."""
     thread = threading.get_ident()
+    outer = _current.get(thread)
     _current[thread] = (what, time.monotonic())
     try:
         yield
     finally:
-        _current.pop(thread, None)
+        if outer is None:
+            _current.pop(thread, None)
+        else:
+            _current[thread] = outer
 
 
 def current_operations(at_least_s: float = 0.0) -> list[str]:
@@ -50,7 +54,8 @@ class Announcer:
             for text in current_operations(at_least_s=self._patience_s):
                 print(f"{self._who}: waiting for {text}", file=sys.stderr, flush=True)
                 if self._publish is not None:
-                    self._publish(text)
+                    with suppress(RuntimeError):  # the store went with the rank that serves it
+                        self._publish(text)
 
     def close(self) -> None:
         """Stop announcing."""

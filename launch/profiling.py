@@ -1,0 +1,47 @@
+"""`launch profile stanza`: measure every layer of a model on this machine, write it as JSON.
+
+python -m launch profile stanza --model alexnet --batch-size 16 --out alexnet-cpu.json
+python -m launch plan stanza --model alexnet --cluster my.toml --profile alexnet-cpu.json
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch import job as jobs
+from launch.planning import measure_profile
+from stanza.options import Options
+from systems import profile
+from systems.schema import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileArguments:
+    """Measure a model's layers."""
+
+    model: str = "digits-cnn"
+    """alexnet, vgg16, resnet50, resnet152, inception-v3 or digits-cnn."""
+    batch_size: int | None = None
+    """Samples; None: the model's own."""
+    out: str = "profile.json"
+    """Where the profile is written."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, print a summary, write the file."""
+    flags = jobs.parse_flags(
+        ProfileArguments, arguments, "launch profile stanza", ProfileArguments()
+    )
+    path = Path(flags.out)
+    if path.exists():
+        raise InputError(f"--out {path}: exists already; give another name")
+    if flags.batch_size is not None and flags.batch_size < 1:
+        raise InputError(f"--batch-size {flags.batch_size}: give 1 or more")
+    measured = measure_profile(Options(model=flags.model), flags.batch_size)
+    profile.save(measured, path)
+    print(
+        f"profile stanza | tier measured | {measured.name}, batch {measured.batch_size} on "
+        f"{measured.device}: forward {measured.forward_s * 1e3:.2f} ms, backward "
+        f"{measured.backward_s * 1e3:.2f} ms, {len(measured.layers)} layers, "
+        f"{measured.parameter_bytes / 1e6:.1f} MB of parameters\n  profile: {path}"
+    )

@@ -1,0 +1,129 @@
+"""`launch reproduce`: run the experiments, draw the figures, judge the claims, write the report.
+
+    python -m launch reproduce                        # everything, quick level, to reproduction/
+    python -m launch reproduce stanza --level full --out results/full
+
+The ranks of one experiment start once and run its cases alternately, so that whatever else the
+machine does falls on all of them alike.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from launch import job as jobs
+from launch.backends import run_ranks
+from launch.job import Job
+from launch.planning import measure_link, measure_shared, resolved
+from launch.records import create_record, read_result
+from launch.report import write_report
+from stanza.experiments import EXPERIMENTS
+from stanza.plan import plan
+from systems import cluster, record
+from systems.experiment import Experiment, Outcome, Results
+from systems.schema import InputError
+
+SYSTEMS = {"stanza": EXPERIMENTS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceArguments:
+    """Redraw the papers' figures."""
+
+    level: Literal["quick", "full"] = "quick"
+    """quick: minutes. full: more repetitions."""
+    out: str = "reproduction"
+    """Where everything goes. An earlier reproduction there is kept, under a name with its time."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Reproduce one system, or all of them."""
+    words = list(arguments)
+    systems = list(SYSTEMS)
+    if words and not words[0].startswith("-"):
+        systems = [words.pop(0)]
+        if systems[0] not in SYSTEMS:
+            raise InputError(f"reproduce {systems[0]}: no such system; give {' or '.join(SYSTEMS)}")
+    program = "launch reproduce [stanza]"
+    flags = jobs.parse_flags(ReproduceArguments, words, program, ReproduceArguments())
+    folder = Path(flags.out)
+    _keep_earlier(folder)
+    started = time.monotonic()
+    outcomes: list[tuple[Experiment, Outcome, float]] = []
+    for name in systems:
+        for experiment in SYSTEMS[name]:
+            began = time.monotonic()
+            results = _run(experiment, flags.level, folder)
+            outcome = experiment.conclude(results, folder / "figures")
+            outcomes.append((experiment, outcome, time.monotonic() - began))
+    claims = [claim for _, outcome, _ in outcomes for claim in outcome.claims]
+    record.write_json(folder / "claims.json", [dataclasses.asdict(c) for c in claims])
+    report = write_report(folder, outcomes, flags.level)
+    _print_end(folder, report, outcomes, time.monotonic() - started)
+
+
+def _keep_earlier(folder: Path) -> None:
+    """Move an earlier reproduction aside; refuse a folder that holds anything else."""
+    if (folder / "claims.json").is_file() or (folder / "records").is_dir():
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(folder.stat().st_mtime))
+        kept = folder.with_name(f"{folder.name}-{stamp}")
+        if kept.exists():
+            raise InputError(f"--out {folder}: {kept} exists already; give another folder")
+        folder.rename(kept)
+        print(f"the earlier reproduction is kept in {kept}")
+    record.claim_folder(folder)
+
+
+def _run(experiment: Experiment, level: str, folder: Path) -> Results:
+    """Run all cases of an experiment in one world, alternating; read their results."""
+    print(f"\n== {experiment.title} (tier {experiment.tier})", flush=True)
+    if not experiment.cases:
+        return {}
+    size = experiment.world_size
+    target = cluster.load("local").with_size(size).with_link(measure_link())
+    measured = measure_shared(experiment.cases[0].options, size)
+    folders: dict[str, list[Path]] = {case.name: [] for case in experiment.cases}
+    order: list[Path] = []
+    job = Job()
+    for seed in range(experiment.repeats[level]):
+        for case in experiment.cases:
+            name = f"{case.name.replace(' ', '-').replace('=', '')}-{seed}"
+            job = Job(
+                name=f"{experiment.id} {case.name}, repetition {seed}",
+                world_size=size,
+                seed=seed,
+                out=str(folder / "records" / experiment.id / name),
+                stanza=case.options,
+            )
+            decided = plan(job.stanza, size, target, measured)
+            order.append(create_record(resolved(job, decided), decided))
+            folders[case.name].append(order[-1])
+    code = run_ranks(job, ["worker", "--records", *map(str, order)])
+    if code:
+        print(
+            f"error: {experiment.id}: the ranks ended with code {code}, see above", file=sys.stderr
+        )
+        raise SystemExit(1)
+    return {name: [read_result(path) for path in paths] for name, paths in folders.items()}
+
+
+def _print_end(
+    folder: Path,
+    report: Path,
+    outcomes: Sequence[tuple[Experiment, Outcome, float]],
+    lasted_s: float,
+) -> None:
+    claims: list[Any] = [claim for _, outcome, _ in outcomes for claim in outcome.claims]
+    print(f"\n{'status':7}{'ours':>9} {'unit':9} claim, and its target")
+    for claim in claims:
+        print(f"{claim.status:7}{claim.ours:>9.4g} {claim.unit:9} {claim.id}: {claim.target}")
+    counts = {s: sum(c.status == s for c in claims) for s in ("pass", "near", "off")}
+    print("\n" + ", ".join(f"{n} {status}" for status, n in counts.items()))
+    for _, outcome, _ in outcomes:
+        for figure in outcome.figures:
+            print(f"figure: {figure.path} ({figure.tier})")
+    print(f"claims: {folder / 'claims.json'}\nreport: {report}\n{lasted_s:.0f} s in all")

@@ -1,0 +1,26 @@
+"""Stanza's experiments: what `launch reproduce stanza` runs, draws and claims.
+
+Targets stand in the code beside their sources.
+"""
+
+from stanza.experiments import digits, planner
+from systems.experiment import Experiment
+
+EXPERIMENTS = (
+    Experiment(
+        id="digits",
+        title="Digits: real training, 4 ranks on this machine",
+        tier="measured",
+        world_size=4,
+        cases=digits.CASES,
+        repeats={"quick": 3, "full": 9},
+        conclude=digits.conclude,
+    ),
+    Experiment(
+        id="planner",
+        title="The paper's models on the paper's cluster, predicted",
+        tier="simulated",
+        repeats={"quick": 1, "full": 1},
+        conclude=planner.conclude,
+    ),
+)

@@ -1,0 +1,149 @@
+"""The paper's models on the paper's cluster, as the planner predicts them: nothing is run."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from stanza.experiments.targets import BASELINES, PAPER, PAPER_RANGE
+from stanza.options import Options
+from stanza.plan import load_profile, plan, predict_all
+from stanza.predict import Prediction
+from systems import cluster
+from systems.claims import Claim, Target, claim
+from systems.experiment import Figure, Outcome, Results
+from systems.figure import Bars, draw
+
+PLANNED_MODELS = ("alexnet", "vgg16", "resnet50", "inception-v3")
+PLANNED_CLUSTER = "ec2-p3-10g"
+SPEEDUP_TARGETS = {"alexnet": 13.9, "vgg16": 8.0, "resnet50": 1.34, "inception-v3": 1.34}
+"""Against one-server blocking PS: the paper's ends of the range, and between them for VGG-16."""
+
+
+def conclude(results: Results, folder: Path) -> Outcome:
+    """The planner's predictions on the paper's cluster, from measured V100-like profiles."""
+    del results  # nothing was run
+    target = cluster.load(PLANNED_CLUSTER)
+    rows = {name: _planned(name, target) for name in PLANNED_MODELS}
+    columns = ("Stanza as published (m=1)", "Stanza with micro-batches", "auto")
+    over_ps = {
+        column: [[rows[name][column] / rows[name]["ps-blocking"]] for name in PLANNED_MODELS]
+        for column in columns
+    }
+    over_best = {
+        column: [[rows[name][column] / _best_baseline(rows[name])] for name in PLANNED_MODELS]
+        for column in columns
+    }
+    path = draw(
+        folder / "planner-speedup",
+        [
+            Bars(
+                groups=PLANNED_MODELS,
+                series=over_ps,
+                unit="speed-up (x)",
+                title="Over one parameter server, blocking (simulated)",
+                paper_range=PAPER_RANGE,
+                reference=1.0,
+                logarithmic=True,
+            ),
+            Bars(
+                groups=PLANNED_MODELS,
+                series=over_best,
+                unit="speed-up (x)",
+                title="Over the best baseline (simulated)",
+                reference=1.0,
+            ),
+        ],
+        "10 nodes, 10 Gb/s; planner's recurrences, no processes; layer times measured by "
+        "PipeDream's authors; best baseline: of PS blocking, pipelined, sharded, DDP",
+    )
+    claims: list[Claim] = []
+    for name in PLANNED_MODELS:
+        claims += _planner_claims(name, rows[name])
+    return Outcome(
+        figures=(
+            Figure(
+                path=path,
+                title="The planner's speed-ups at paper scale",
+                tier="simulated",
+                caption="Predicted throughput ratios; the hatched band is the paper's own range.",
+            ),
+        ),
+        claims=tuple(claims),
+        notes=(_planner_table(rows),),
+    )
+
+
+def _planned(model: str, target: cluster.Cluster) -> dict[str, float]:
+    """Predicted samples/s of every scheme, as published, with micro-batches, and `auto`'s."""
+    profile = load_profile(model)
+    options = Options(model=model)
+    predictions = predict_all(options, target.size, target, profile)
+    published = predict_all(
+        dataclasses.replace(options, micro_batches=1), target.size, target, profile
+    )
+    chosen = plan(options, target.size, target, profile).chosen
+    assert chosen is not None  # with a cluster and a profile there is always a prediction
+    row = {p.scheme: p.samples_per_s for p in predictions if p.scheme != "stanza"}
+    row["Stanza as published (m=1)"] = _best_separated(published)
+    row["Stanza with micro-batches"] = _best_separated(predictions)
+    row["auto"] = chosen.samples_per_s
+    return row
+
+
+def _best_separated(predictions: Sequence[Prediction]) -> float:
+    return max(p.samples_per_s for p in predictions if p.scheme == "stanza")
+
+
+def _best_baseline(row: Mapping[str, float]) -> float:
+    return max(row[name] for name in BASELINES)
+
+
+def _planner_claims(model: str, row: Mapping[str, float]) -> list[Claim]:
+    return [
+        claim(
+            "stanza",
+            "speedup-over-ps-blocking",
+            model,
+            "simulated",
+            what="Stanza with micro-batches over one blocking parameter server, 10 nodes, 10 Gb/s",
+            values=[row["Stanza with micro-batches"] / row["ps-blocking"]],
+            unit="x",
+            target=Target(least=SPEEDUP_TARGETS[model], source=f"{PAPER}, range 1.34x to 13.9x"),
+            paper="1.34x to 13.9x",
+        ),
+        claim(
+            "stanza",
+            "speedup-as-published-over-ps-blocking",
+            model,
+            "simulated",
+            what="Stanza without micro-batches over one blocking parameter server",
+            values=[row["Stanza as published (m=1)"] / row["ps-blocking"]],
+            unit="x",
+            target=Target(least=PAPER_RANGE[0], most=PAPER_RANGE[1], source=PAPER),
+            paper="1.34x to 13.9x",
+        ),
+        claim(
+            "stanza",
+            "auto-over-best-baseline",
+            model,
+            "simulated",
+            what="the planner's choice over the best of PS blocking, pipelined, sharded, and DDP",
+            values=[row["auto"] / _best_baseline(row)],
+            unit="x",
+            target=Target(least=1.0, source="f = 0 is among the planner's choices"),
+        ),
+    ]
+
+
+def _planner_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    names = list(next(iter(rows.values())))
+    lines = [
+        "Predicted samples/s (and ratio to PS blocking):",
+        "",
+        "| model | " + " | ".join(names) + " |",
+        "| --- " * (len(names) + 1) + "|",
+    ]
+    for model, row in rows.items():
+        cells = [f"{row[n]:,.0f} ({row[n] / row['ps-blocking']:.2f}x)" for n in names]
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,87 @@
+"""Figures of merit, held against targets: the rows of `claims.json`.
+
+A target stands in code beside its source. A claim that misses it is reported as off; it fails no
+command.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from systems.measure import spread
+from systems.record import Tier
+
+NEAR = 0.1
+"""A miss by less than this fraction of the target is near, not off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Bounds that a figure should keep, and who says so."""
+
+    least: float | None = None
+    most: float | None = None
+    source: str
+
+    def judge(self, ours: float) -> Literal["pass", "near", "off"]:
+        """Whether `ours` keeps the bounds, misses them by little, or misses them."""
+        low = float("-inf") if self.least is None else self.least
+        high = float("inf") if self.most is None else self.most
+        if low <= ours <= high:
+            return "pass"
+        bound = low if ours < low else high
+        return "near" if abs(ours - bound) <= NEAR * abs(bound) else "off"
+
+    def __str__(self) -> str:
+        bounds = [f">= {self.least:g}"] if self.least is not None else []
+        bounds += [f"<= {self.most:g}"] if self.most is not None else []
+        return f"{' and '.join(bounds)} ({self.source})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One figure of merit."""
+
+    id: str
+    """system.quantity.case.tier"""
+    system: str
+    what: str
+    paper: str | None
+    """What the paper reports, if it does."""
+    ours: float
+    unit: str
+    tier: Tier
+    n: int
+    spread: tuple[float, float] | None
+    """Quartiles of the n values; None for a single one."""
+    status: Literal["pass", "near", "off"]
+    target: str
+
+
+def claim(
+    system: str,
+    quantity: str,
+    case: str,
+    tier: Tier,
+    *,
+    what: str,
+    values: Sequence[float],
+    unit: str,
+    target: Target,
+    paper: str | None = None,
+) -> Claim:
+    """The claim that the median of `values` keeps `target`."""
+    summary = spread(values)
+    return Claim(
+        id=f"{system}.{quantity}.{case}.{tier}",
+        system=system,
+        what=what,
+        paper=paper,
+        ours=summary.median,
+        unit=unit,
+        tier=tier,
+        n=summary.n,
+        spread=(summary.low, summary.high) if summary.n > 1 else None,
+        status=target.judge(summary.median),
+        target=str(target),
+    )

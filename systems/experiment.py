@@ -1,0 +1,55 @@
+"""What `launch reproduce` runs: an experiment is a sweep of runs, its figures and its claims."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from systems.claims import Claim
+from systems.record import Tier
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Case name -> the results of its repetitions, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One point of a sweep; `options` are the system's own."""
+
+    name: str
+    options: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A drawn figure: `path` is the PNG; a PDF and the CSV it was drawn from lie beside it."""
+
+    path: Path
+    title: str
+    tier: Tier
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an experiment showed."""
+
+    figures: tuple[Figure, ...]
+    claims: tuple[Claim, ...]
+    notes: tuple[str, ...] = ()
+    """Sentences and tables (Markdown) for the report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A sweep and what it shows. Without cases nothing is run and `conclude` gets no results."""
+
+    id: str
+    title: str
+    tier: Tier
+    world_size: int = 1
+    cases: tuple[Case, ...] = ()
+    repeats: Mapping[str, int]
+    """Repetitions by level; each has its own seed, and cases alternate within a repetition."""
+    conclude: Callable[[Results, Path], Outcome]
+    """Draws into a folder and judges."""

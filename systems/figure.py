@@ -1,0 +1,133 @@
+"""The few kinds of plot that the testbed uses, in one style.
+
+Every function writes PNG, PDF and the CSV of exactly what it drew. Published values are hollow or
+hatched and labelled "paper"; the tier stands in every title.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Okabe and Ito's palette: distinct for colour-blind readers."""
+SIZE_INCHES = (8.0, 4.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    """Grouped bars: for each series, one list of repeated values for every group."""
+
+    groups: Sequence[str]
+    series: Mapping[str, Sequence[Sequence[float]]]
+    unit: str
+    title: str
+    paper_range: tuple[float, float] | None = None
+    """Drawn as a hatched band labelled "paper"."""
+    reference: float | None = None
+    """A horizontal line, such as 1.0 for "as fast"."""
+    logarithmic: bool = False
+    value_format: str = "{:.3g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines:
+    """Curves y over x."""
+
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    x_label: str
+    y_label: str
+    title: str
+    logarithmic: bool = False
+
+
+def draw(path: Path, panels: Sequence[Bars | Lines], footnote: str) -> Path:
+    """Draw panels side by side into `path`.png, .pdf and .csv; returns the PNG's path."""
+    width, height = SIZE_INCHES
+    canvas = Canvas(figsize=(width * max(1.0, 0.75 * len(panels)), height), layout="constrained")
+    axes = canvas.subplots(1, len(panels), squeeze=False)[0]
+    rows: list[list[Any]] = []
+    for axis, panel in zip(axes, panels, strict=True):
+        rows += _bars(axis, panel) if isinstance(panel, Bars) else _lines(axis, panel)
+        axis.set_title(panel.title, fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+    canvas.supxlabel(footnote, fontsize=7, color="#555555")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    png = path.with_name(f"{path.name}.png")
+    canvas.savefig(png, dpi=150)
+    canvas.savefig(path.with_name(f"{path.name}.pdf"), metadata={"CreationDate": None})
+    with path.with_name(f"{path.name}.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["panel", "series", "x", "value", "unit"], *rows])
+    return png
+
+
+def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
+    """Bars at the median, every single value as a dot."""
+    rows: list[list[Any]] = []
+    width = 0.8 / len(panel.series)
+    if panel.paper_range is not None:
+        low, high = panel.paper_range
+        axis.axhspan(
+            low,
+            high,
+            fill=False,
+            hatch="//",
+            edgecolor="#bbbbbb",
+            label=f"paper: {low}x to {high}x",
+        )
+        rows += [[panel.title, "paper", "", value, panel.unit] for value in panel.paper_range]
+    if panel.reference is not None:
+        axis.axhline(panel.reference, color="#555555", linewidth=0.8, linestyle="--")
+    for i, (name, groups) in enumerate(panel.series.items()):
+        for g, values in enumerate(groups):
+            if not values:
+                continue
+            x = g + (i - (len(panel.series) - 1) / 2) * width
+            median = sorted(values)[len(values) // 2]
+            label = name if g == next(k for k, v in enumerate(groups) if v) else None
+            axis.bar(x, median, width * 0.92, color=COLOURS[i % len(COLOURS)], label=label)
+            if len(values) > 1:
+                axis.plot([x] * len(values), values, ".", color="black", markersize=3)
+            axis.annotate(
+                panel.value_format.format(median),
+                (x, max(values)),
+                ha="center",
+                va="bottom",
+                fontsize=7,
+                xytext=(0, 2),
+                textcoords="offset points",
+            )
+            rows += [[panel.title, name, panel.groups[g], value, panel.unit] for value in values]
+    axis.set_xticks(range(len(panel.groups)), list(panel.groups), fontsize=8)
+    axis.set_ylabel(panel.unit)
+    if panel.logarithmic:
+        axis.set_yscale("log")
+    axis.margins(y=0.12)
+    if len(panel.series) > 1 or panel.paper_range is not None:
+        axis.legend(fontsize=7, frameon=False)
+    return rows
+
+
+def _lines(axis: Axes, panel: Lines) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    styles = ("-", "--", "-.", ":")
+    for i, (name, (x, y)) in enumerate(panel.series.items()):
+        axis.plot(
+            x,
+            y,
+            label=name,
+            color=COLOURS[i % len(COLOURS)],
+            linestyle=styles[i % len(styles)],
+            linewidth=3.0 - 0.4 * i,  # curves that coincide stay visible
+        )
+        rows += [[panel.title, name, a, b, panel.y_label] for a, b in zip(x, y, strict=True)]
+    axis.set_xlabel(panel.x_label)
+    axis.set_ylabel(panel.y_label)
+    if panel.logarithmic:
+        axis.set_yscale("log")
+    axis.legend(fontsize=7, frameon=False)
+    return rows
