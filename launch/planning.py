@@ -110,7 +110,10 @@ def measure_shared(options: Options, world_size: int) -> ModelProfile:
         return measure_profile(options)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    alone = measure_profile(options)
+    large = ARCHITECTURES[options.model].batch_size
+    alone = profile.with_fixed_parts(
+        measure_profile(options, large), measure_profile(options, max(1, large // 8))
+    )
     torch.set_num_threads(before)
     factor = max(1.0, world_size * threads / cores)
     return alone.slowed(factor, f"{world_size} ranks share {cores} cores")
@@ -148,10 +151,10 @@ def describe(plan: Plan, model: str, target: Cluster) -> str:
 
 def resolved(job: Job, plan: Plan) -> Job:
     """The job with the planner's answers written in, so that it runs again without planning."""
-    scheme = plan.layout.scheme
-    changes: dict[str, Any] = {"scheme": scheme, "micro_batches": plan.layout.micro_batches}
-    if scheme == "stanza":
+    changes: dict[str, Any] = {"micro_batches": plan.layout.micro_batches}
+    if plan.layout.scheme == "stanza":
         changes["fc_workers"] = len(plan.layout.ranks("fc"))
-    if scheme == "ps" and job.stanza.scheme == "stanza":  # auto has chosen the sharded server
-        changes |= {"ps_placement": "colocated", "ps_mode": "pipelined"}
+    elif job.stanza.scheme == "stanza":  # the planner has chosen not to separate
+        assert plan.chosen is not None
+        changes |= stanza_plan.baseline_options(plan.chosen.scheme)
     return dataclasses.replace(job, stanza=dataclasses.replace(job.stanza, **changes))

@@ -124,7 +124,7 @@ def _first_line(job: Job, plan: Plan, world: World, data_kind: str) -> str:
     """Tier, world, roles and data: what every number below it depends on."""
     precision = "" if job.stanza.cut_dtype == "float32" else f", cut in {job.stanza.cut_dtype}"
     return (
-        f"{job.name} | tier measured | {plan.layout.scheme}{precision} | "
+        f"{job.name} | tier measured | {job.stanza.scheme_name}{precision} | "
         f"world size {world.world_size}: {plan.layout.describe()} on {world.device.type}, "
         f"{job.transport} transport | data {data_kind}"
     )

@@ -59,6 +59,16 @@ class Options:
         if not self.learning_rate > 0:
             raise InputError(f"--stanza.learning-rate {self.learning_rate:g}: give more than 0")
 
+    @property
+    def scheme_name(self) -> str:
+        """The scheme with what distinguishes its variants: stanza, ddp, single, ps-blocking,
+        ps-pipelined, or ps-sharded (colocated; with -blocking if it does not pipeline)."""
+        if self.scheme != "ps":
+            return self.scheme
+        if self.ps_placement == "dedicated":
+            return f"ps-{self.ps_mode}"
+        return "ps-sharded" if self.ps_mode == "pipelined" else "ps-sharded-blocking"
+
     def local_batch(self, workers: int) -> int:
         """Samples of the largest share when `workers` ranks hold data."""
         if self.global_batch_size is not None:

@@ -86,12 +86,15 @@ def plan(
         micro = 1 if options.micro_batches == "auto" else options.micro_batches
         return Plan(layout=layout(options, world_size, given, micro), reason="as given")
     predictions = predict_all(options, world_size, cluster, profile)
-    chosen, reason = _choose(options, predictions)
-    resolved = options
-    if options.scheme == "stanza":
-        resolved = dataclasses.replace(options, **_baseline_options(chosen.scheme))
+    if options.scheme != "stanza":
+        chosen = next((p for p in predictions if p.scheme == options.scheme_name), None)
+        resolved, reason = layout(options, world_size, 0, 1), "as given"
+    else:
+        chosen, reason = _choose(options, predictions)
+        changed = dataclasses.replace(options, **baseline_options(chosen.scheme))
+        resolved = layout(changed, world_size, chosen.fc_workers, chosen.micro_batches)
     return Plan(
-        layout=layout(resolved, world_size, chosen.fc_workers, chosen.micro_batches),
+        layout=resolved,
         reason=reason,
         chosen=chosen,
         predictions=predictions,
@@ -100,7 +103,7 @@ def plan(
     )
 
 
-def _baseline_options(scheme: str) -> dict[str, Any]:
+def baseline_options(scheme: str) -> dict[str, Any]:
     """The options that run a predicted scheme."""
     return {
         "stanza": {"scheme": "stanza"},
@@ -118,8 +121,10 @@ def predict_all(
     link = cluster.slowest_link
     wire_bytes = WIRE_BYTES[options.cut_dtype]
 
+    at = predict.costs_at(profile, wire_bytes)
+
     def costs(workers: int) -> predict.Costs:
-        return predict.costs(profile, options.local_batch(workers), wire_bytes)
+        return at(options.local_batch(workers))
 
     dedicated = max(1, world_size - options.ps_servers)
     baselines: list[Prediction] = [predict.ddp(costs(world_size), world_size, link)]
@@ -136,8 +141,9 @@ def predict_all(
     separated = []
     for f in range(1, world_size // 2 + 1):
         conv = world_size - f
+        batch = options.local_batch(conv)
         candidates = [
-            predict.stanza(costs(conv), conv, f, m, link) for m in _micro_batches(options, conv)
+            predict.stanza(at, batch, conv, f, m, link) for m in _micro_batches(options, conv)
         ]
         if candidates:
             separated.append(_fastest(candidates))
@@ -163,9 +169,6 @@ def _fastest(candidates: Sequence[Prediction]) -> Prediction:
 def _choose(options: Options, predictions: Sequence[Prediction]) -> tuple[Prediction, str]:
     separated = [p for p in predictions if p.scheme == "stanza"]
     baselines = [p for p in predictions if p.scheme != "stanza"]
-    if options.scheme != "stanza":
-        wanted = _predicted_scheme(options)
-        return next((p for p in baselines if p.scheme == wanted), baselines[-1]), "as given"
     if options.fc_workers not in ("auto", 0):
         given = [p for p in separated if p.fc_workers == options.fc_workers]
         if not given:
@@ -188,9 +191,3 @@ def _choose(options: Options, predictions: Sequence[Prediction]) -> tuple[Predic
         f"{best.busiest} is busy {best.resources[best.busiest] * 1e3:.3g} ms of "
         f"{best.step_s * 1e3:.3g} ms"
     )
-
-
-def _predicted_scheme(options: Options) -> str:
-    if options.scheme != "ps":
-        return "ddp"
-    return "ps-sharded" if options.ps_placement == "colocated" else f"ps-{options.ps_mode}"

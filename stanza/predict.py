@@ -3,10 +3,12 @@
 The schedules are those of the code in this package, written as recurrences over a few resources:
 a worker's compute, each direction of a network interface, an FC worker's compute. Links are
 full-duplex; the switch does not block. Not modelled, because no profile has them: a server's
-optimizer, copies, and the cost of small kernels in small micro-batches.
+optimizer, copies, and, unless the profile was taken at two batch sizes, the fixed cost of a kernel,
+which small micro-batches pay more often.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stanza.cut import Cut, cut_profile
@@ -90,9 +92,17 @@ class Costs:
         return forward_s + self.conv_backward_s + self.fc_backward_s
 
 
-def costs(profile: ModelProfile, batch_size: int, wire_bytes_per_value: int = 4) -> Costs:
-    """Part a profile by the cut, scaled to a local batch."""
-    cut: Cut = cut_profile(profile)
+CostsAt = Callable[[int], Costs]
+"""A model's costs as a function of the batch: not linear where a profile knows fixed parts."""
+
+
+def costs_at(profile: ModelProfile, wire_bytes_per_value: int = 4) -> CostsAt:
+    """The costs of a profiled model, parted by the cut, at any batch; computed once for each."""
+    cut = cut_profile(profile)
+    return functools.cache(lambda batch: _costs(profile, cut, batch, wire_bytes_per_value))
+
+
+def _costs(profile: ModelProfile, cut: Cut, batch_size: int, wire_bytes_per_value: int) -> Costs:
     layers = profile.at_batch_size(batch_size).layers
     crossing_bytes = sum(layer.activation_bytes for layer in layers if layer.name in cut.crossing)
     conv = [layer for layer in layers if layer.name not in cut.fc]
@@ -210,7 +220,12 @@ def ps_sharded(cost: Costs, workers: int, link: Link) -> Prediction:
 
 
 def stanza(
-    cost: Costs, conv_workers: int, fc_workers: int, micro_batches: int, link: Link
+    at: CostsAt,
+    local_batch: int,
+    conv_workers: int,
+    fc_workers: int,
+    micro_batches: int,
+    link: Link,
 ) -> Prediction:
     """Layer separation, in the steady state.
 
@@ -220,11 +235,12 @@ def stanza(
     """
     served = -(-conv_workers // fc_workers)  # the busiest FC worker sets the pace
     m = micro_batches
-    cut_s = link.seconds(cost.cut_bytes * served) / m + link.latency_s
-    fc_s = (cost.fc_forward_s + cost.fc_backward_s) * served / m
-    forward_s, backward_s = cost.conv_forward_s / m, cost.conv_backward_s / m
-    last_backward = [(seconds / m, size) for seconds, size in cost.conv_backward]
-    fc_exchange_s = _ring_s(cost.fc_bytes, fc_workers, link)
+    part = at(-(-local_batch // m))  # one micro-batch at a CONV worker
+    gathered = at(part.batch_size * served)  # and at its FC worker
+    cut_s = link.seconds(gathered.cut_bytes) + link.latency_s
+    fc_s = gathered.fc_forward_s + gathered.fc_backward_s
+    forward_s, backward_s = part.conv_forward_s, part.conv_backward_s
+    fc_exchange_s = _ring_s(part.fc_bytes, fc_workers, link)
     conv_free = fc_free = in_free = out_free = 0.0
     ends = []
     for _ in range(STEADY_STEPS):
@@ -239,7 +255,9 @@ def stanza(
         for gradient in gradients[:-1]:
             conv_free = max(conv_free, gradient) + backward_s
         start = max(conv_free, gradients[-1])
-        conv_free = max(start + backward_s, _ring_finish(last_backward, start, conv_workers, link))
+        conv_free = max(
+            start + backward_s, _ring_finish(part.conv_backward, start, conv_workers, link)
+        )
         fc_free = out_free = max(fc_free, out_free) + fc_exchange_s
         ends.append(conv_free)
     return Prediction(
@@ -247,13 +265,13 @@ def stanza(
         fc_workers=fc_workers,
         micro_batches=m,
         step_s=ends[-1] - ends[-2],
-        samples=conv_workers * cost.batch_size,
+        samples=conv_workers * local_batch,
         resources={
-            "conv compute": cost.conv_forward_s + cost.conv_backward_s,
+            "conv compute": (forward_s + backward_s) * m,
             "cut in": cut_s * m,
             "FC compute": fc_s * m,
             "cut out": cut_s * m,
-            "conv exchange": _ring_s(cost.conv_bytes, conv_workers, link),
+            "conv exchange": _ring_s(part.conv_bytes, conv_workers, link),
             "FC exchange": fc_exchange_s,
         },
     )

@@ -29,7 +29,6 @@ from systems.distributed import World
 from systems.schema import InputError
 from systems.waiting import waiting
 
-
 Slot = queue.Queue[Tensor]
 
 
