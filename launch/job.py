@@ -122,6 +122,4 @@ def _one_line(report: str, flags: Sequence[str]) -> str:
             break
         message.append(line)
     text = " ".join(message)
-    if "Perhaps you meant" in text or "Argument helptext" in report:
-        return text
-    return f"{text}; see --help"
+    return text if "Perhaps you meant" in text else f"{text}; see --help"

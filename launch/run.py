@@ -5,7 +5,6 @@ python -m launch run --again runs/20260101-120000-stanza-digits
 """
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +14,10 @@ from launch.backends import run_ranks, start_command
 from launch.job import Job
 from launch.planning import plan_job, resolved
 from launch.records import create_record
+from stanza.train import load_data
 from systems import record
 from systems.schema import InputError
+from systems.transport import import_mpi
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -39,24 +40,14 @@ def prepare(given: Job) -> Path:
     Raises:
         InputError: whatever is wrong with the job.
     """
-    from stanza.train import load_data
-
     start_command(given, [])  # is the launcher there?
     if given.transport == "mpi":
-        from systems.transport import import_mpi
-
-        os.environ.setdefault("OMPI_MCA_btl_base_warn_component_unused", "0")
         import_mpi()
-    load_data(given.stanza, given.seed)
     if given.out:
-        check_free(Path(given.out))
+        record.claim_folder(Path(given.out))  # before anything is measured
     plan = plan_job(given, may_measure=True)
+    load_data(given.stanza, plan.layout, given.seed)
     return create_record(resolved(given, plan), plan)
-
-
-def check_free(folder: Path) -> None:
-    """Complain early, before anything is measured, where `--out` is taken."""
-    record.claim_folder(folder)
 
 
 def _again(arguments: Sequence[str]) -> Job:

@@ -34,21 +34,24 @@ GRACE_S = 1.0
 """A rank that lost its peer waits this long, so that the launcher sees first who died first."""
 
 
+@report_to_torchrun
 def main(arguments: Sequence[str]) -> None:
     """Run this rank's part of one or several jobs."""
     if "LOCAL_RANK" in os.environ:
         die_with_parent(signal.SIGKILL)  # torchrun's agent
     place = environment()
     try:
-        _main(arguments, place)
+        _run(arguments, place)
     except InputError as error:
         if place.rank == 0:
             print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
+    except RuntimeError:  # a peer is gone, or the time-out has passed
+        time.sleep(GRACE_S)
+        raise
 
 
-@report_to_torchrun
-def _main(arguments: Sequence[str], place: Environment) -> None:
+def _run(arguments: Sequence[str], place: Environment) -> None:
     if arguments and arguments[0] == "--records":
         folders = [Path(name) for name in arguments[1:]]
         work = [(jobs.load(folder / "job.toml"), read_plan(folder)) for folder in folders]
@@ -65,12 +68,8 @@ def _main(arguments: Sequence[str], place: Environment) -> None:
     )
     if not folders:
         folders = [_agree_on_folder(world, *work[0])]
-    try:
-        for (job, plan), folder in zip(work, folders, strict=True):
-            execute(job, plan, world.with_roles(plan.layout.roles), folder)
-    except RuntimeError:  # a peer is gone, or the time-out has passed
-        time.sleep(GRACE_S)
-        raise
+    for (job, plan), folder in zip(work, folders, strict=True):
+        execute(job, plan, world.with_roles(plan.layout.roles), folder)
     stop(world)
 
 
@@ -91,7 +90,7 @@ def _agree_on_folder(world: World, job: Job, plan: Plan) -> Path:
 
 def execute(job: Job, plan: Plan, world: World, folder: Path) -> None:
     """Run one job in a world that is up; leaves the record in `folder`."""
-    data = train.load_data(job.stanza, job.seed)
+    data = train.load_data(job.stanza, plan.layout, job.seed)
     if world.rank == 0:
         print(_first_line(job, plan, world, data.kind), flush=True)
     tracer = trace.Tracer(folder if job.trace else None, world.rank)

@@ -30,7 +30,6 @@ _RESHAPE_FUNCTIONS = {
     torch.squeeze,
     F.dropout,
     operator.getitem,
-    getattr,
 }
 
 
@@ -79,8 +78,7 @@ def split(model: nn.Module, image_shape: Sequence[int]) -> Split:
     if training.code == evaluation.code:
         return Split(conv=training.conv, fc=training.fc, cut_shape=training.cut_shape)
     conv, fc = ByMode(training.conv, evaluation.conv), ByMode(training.fc, evaluation.fc)
-    conv.train(model.training)
-    fc.train(model.training)
+    conv.training = fc.training = model.training  # layers keep theirs: some may be frozen
     return Split(conv=conv, fc=fc, cut_shape=training.cut_shape)
 
 
@@ -151,16 +149,24 @@ def _is_batch_size(node: fx.Node) -> bool:
     return False
 
 
+def _is_size(node: fx.Node) -> bool:
+    """A tensor's sizes, one of them, or what is computed from nothing else: `channels * 16`."""
+    if node.target == "size" or (node.target is getattr and node.args[1] == "shape"):
+        return True
+    sources = node.all_input_nodes
+    return node.op == "call_function" and bool(sources) and all(map(_is_size, sources))
+
+
 def _operation(node: fx.Node, model: nn.Module) -> Operation:
     if node.op == "get_attr":
         return "reshape"  # a parameter belongs to the part that reads it
     if node.op == "call_method":
         return "reshape" if node.target in _RESHAPE_METHODS else "other"
-    if node.op == "call_function":
+    if node.op == "call_function" and not _is_size(node):
         in_place = bool(node.kwargs.get("inplace"))
         return "other" if in_place else _function_operation(node.target)
     if node.op != "call_module":
-        return "other"
+        return "reshape" if _is_size(node) else "other"
     module = model.get_submodule(str(node.target))
     if isinstance(module, nn.Linear | nn.Bilinear):
         return "linear"

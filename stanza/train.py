@@ -27,6 +27,7 @@ from stanza.parameter_server import PULL, PUSH, ParameterServer, Server
 from stanza.split import Split, split
 from systems.distributed import World
 from systems.record import Step
+from systems.schema import InputError
 from systems.trace import Tracer
 from systems.transport import Transport, open_transport, tcp_bytes
 
@@ -78,19 +79,29 @@ class Training:
             yield images.to(self.world.device), labels.to(self.world.device)
 
 
-def load_data(options: Options, seed: int) -> Data:
+def load_data(options: Options, layout: Layout, seed: int) -> Data:
     """The data set of a run.
 
     Raises:
-        InputError: no such data, or data that does not fit the model.
+        InputError: no such data, or data that does not fit the model or fill a batch.
     """
     architecture = ARCHITECTURES[options.model]
-    return load(
+    data = load(
         options.data,
         image_shape=architecture.image_shape,
         classes=architecture.classes,
         seed=seed,
     )
+    workers = len(layout.data_ranks)
+    samples = options.samples_per_step(workers)
+    if samples > len(data.train):
+        given = "global" if options.global_batch_size else "local"
+        size = options.global_batch_size or options.local_batch(workers)
+        raise InputError(
+            f"--stanza.{given}-batch-size {size}: a step of {workers} workers needs {samples} "
+            f"samples, {options.data} has {len(data.train)}; give a smaller batch"
+        )
+    return data
 
 
 def run(
@@ -109,7 +120,6 @@ def run(
     the transport and TCP bytes of the kernel per step, and on rank 0 `test_accuracy`.
 
     Raises:
-        InputError: fewer training samples than a batch has.
         TransportError: a peer is gone or silent.
     """
     training = _prepare(options, layout, world, data, seed, transport, tracer)

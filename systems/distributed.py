@@ -265,11 +265,14 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"], place: Environment) ->
 def _meet(place: Environment, roles: Sequence[str], timeout_s: float) -> dist.Store:
     """Connect to the store and wait until every rank has signed in, saying who is missing."""
     announcer = Announcer(f"rank {place.rank} ({roles[place.rank]})", PATIENCE_S)
+    master = f"{place.master_address}:{place.master_port}"
+    serve = place.rank == 0 and not place.agent_store
     try:
-        with waiting(f"the master at {place.master_address}:{place.master_port}"):
-            store = _connect(place, timeout_s, serve=place.rank == 0 and not place.agent_store)
+        with waiting(f"the master at {master}"):
+            store = _connect(place, timeout_s, serve=serve)
     except dist.DistNetworkError as error:
-        master = f"{place.master_address}:{place.master_port}"
+        if serve:  # the port is taken
+            raise
         raise TimeoutError(f"no answer from {master}, {_missing([0], roles)}") from error
     finally:
         announcer.close()

@@ -1,0 +1,112 @@
+"""The command line as a user meets it: help, bad input, exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launch.__main__ import main
+
+DIGITS = "launch/jobs/stanza-digits.toml"
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a refused command prints."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rnu"], ["rnu", "'run'"]),
+        (["plan"], ["plan stanza"]),
+        (["plan", "stanzza"], ["stanzza"]),
+        (["plan", "stanza", "--model", "vgg61"], ["vgg61", "'vgg16'"]),
+        (["plan", "stanza", "--cluster", "ec2"], ["--cluster ec2", "ec2-p3-10g"]),
+        (["plan", "stanza", "--model", "vgg16", "--profile", "no.json"], ["no.json", "no such"]),
+        (["run", DIGITS, "--world-size", "1"], ["--world-size 1", "2 or more"]),
+        (["run", DIGITS, "--stanza.fc-workers", "3"], ["--stanza.fc-workers 3", "at most 2"]),
+        (["run", DIGITS, "--stanza.micro-batches", "33"], ["--stanza.micro-batches 33", "32"]),
+        (["run", DIGITS, "--stanza.data", "folder:/none"], ["folder:/none", "no such folder"]),
+        (["run", DIGITS, "--stanza.data", "mnist"], ["--stanza.data mnist", "digits"]),
+        (["run", DIGITS, "--stanza.model", "vgg16"], ["digits", "1x8x8"]),
+        (["run", DIGITS, "--cluster", "none.toml"], ["--cluster none.toml"]),
+        (
+            ["run", DIGITS, "--stanza.global-batch-size", "2000"],
+            ["batch-size 2000", "1437"],
+        ),
+        (["run", "--again", "nowhere"], ["nowhere", "no record"]),
+        (["run", "--again"], ["--again"]),
+        (["doctor", "now"], ["doctor now"]),
+        (["reproduce", "sparsepipe"], ["sparsepipe", "stanza"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(arguments, capsys)
+    assert line.startswith("error: ")
+    assert all(word in line for word in words), line
+
+
+def test_a_cluster_file_with_a_negative_bandwidth_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(
+        'name = "bad"\nsource = "test"\n[[nodes]]\nname = "n"\ndevices = [{ kind = "V100" }]\n'
+        "link = { bandwidth_bits_per_s = -1e9 }\n"
+    )
+    line = refused(["plan", "stanza", "--model", "vgg16", "--cluster", str(path)], capsys)
+    assert "bad.toml" in line
+    assert "bandwidth_bits_per_s = -1e+09" in line
+
+
+def test_mpirun_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("launch.backends.find_mpirun", lambda: None)
+    line = refused(["run", DIGITS, "--launcher", "mpirun"], capsys)
+    assert "--launcher mpirun" in line
+    assert "pip install" in line
+
+
+def test_a_taken_folder_is_refused_and_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("four years")
+    for command in (["run", DIGITS], ["reproduce"]):
+        assert str(tmp_path) in refused([*command, "--out", str(tmp_path)], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_plan_prints_every_scheme_and_writes_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "plan.json"
+    main(["plan", "stanza", "--model", "vgg16", "--cluster", "ec2-p3-10g", "--out", str(out)])
+    text = capsys.readouterr().out
+    assert "tier simulated" in text.splitlines()[0]
+    for scheme in ("ps-blocking", "ps-pipelined", "ps-sharded", "ddp", "stanza"):
+        assert scheme in text
+    plan = json.loads(out.read_text())
+    assert plan["bandwidth_bits_per_s"] == 10e9
+    assert plan["chosen"]["fc_workers"] == 1
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("run", "worker", "plan", "profile", "reproduce", "doctor"))
+
+
+def test_doctor_finds_our_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor"])
+    text = capsys.readouterr().out
+    assert "BAD" not in text
+    assert "package stanza is this testbed's" in text

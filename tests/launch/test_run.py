@@ -1,0 +1,155 @@
+"""Runs as users start them: real launchers, real ranks, records, and ranks that die."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.backends import find_mpirun
+from systems.record import read_steps
+
+DIGITS = "launch/jobs/stanza-digits.toml"
+LAUNCH = [sys.executable, "-m", "launch"]
+PATIENCE_S = 90
+
+pytestmark = pytest.mark.distributed
+
+
+def finished(command: list[str]) -> str:
+    """The output of a command that must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def test_run_leaves_a_record_that_runs_again(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    flags = ["--stanza.fc-workers", "1", "--world-size", "3", "--stanza.steps", "12", "--trace"]
+    text = finished([*LAUNCH, "run", DIGITS, *flags, "--out", str(first)])
+    head = next(line for line in text.splitlines() if line.startswith("stanza-digits"))
+    for words in ("tier measured", "world size 3", "2 conv (0-1), 1 fc (2)", "1,797 real images"):
+        assert words in head
+    run = json.loads((first / "run.json").read_text())
+    assert run["command"].startswith(f"python -m launch run {DIGITS} --stanza.fc-workers 1")
+    assert run["tier"] == "measured"
+    assert [step.index for step in read_steps(first, 2)] == list(range(13))
+    events = json.loads((first / "trace.json").read_text())["traceEvents"]
+    assert {"conv forward", "fc forward and backward"} <= {event["name"] for event in events}
+
+    finished([*LAUNCH, "run", "--again", str(first), "--out", str(second)])
+    ours, again = result_of(first), result_of(second)
+    assert ours["loss"] == pytest.approx(again["loss"], rel=1e-6)
+    assert len(ours["bytes_per_step"]) == 3
+
+
+def test_torchrun_starts_workers_directly(tmp_path: Path) -> None:
+    folder = tmp_path / "record"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    flags = ["--stanza.steps", "8", "--out", str(folder)]
+    finished([*torchrun, "--nproc-per-node", "2", "-m", "launch", "worker", DIGITS, *flags])
+    roles = [row["role"] for row in result_of(folder)["bytes_per_step"]]
+    assert roles == ["conv", "fc"]
+
+
+def test_mpirun_carries_the_cut_over_mpi(tmp_path: Path) -> None:
+    if find_mpirun() is None:
+        pytest.skip("no mpirun; pip install 'systems-testbed[mpi]'")
+    losses = {}
+    for name, flags in {
+        "mpi": ["--launcher", "mpirun", "--transport", "mpi"],
+        "torch": [],
+    }.items():
+        folder = tmp_path / name
+        size = ["--world-size", "3", "--stanza.steps", "10"]
+        finished([*LAUNCH, "run", DIGITS, *size, *flags, "--out", str(folder)])
+        losses[name] = result_of(folder)["loss"]
+    assert losses["mpi"] == pytest.approx(losses["torch"], rel=1e-6)
+
+
+def ranks_of(folder: Path) -> dict[int, int]:
+    """Rank -> process id of the workers of a run."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            variables = (process / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        rank = [v.removeprefix(b"RANK=") for v in variables if v.startswith(b"RANK=")]
+        if str(folder).encode() in command and rank:
+            found[int(rank[0])] = int(process.name)
+    return found
+
+
+def wait_until(ready: Any, what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if value := ready():
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"{what}: not within {PATIENCE_S} s")
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A run of three ranks that has done some steps and would do many more."""
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("needs /proc")
+    folder = tmp_path / "record"
+    flags = ["--world-size", "3", "--stanza.steps", "1000000", "--out", str(folder)]
+    process = subprocess.Popen(
+        [*LAUNCH, "run", DIGITS, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    log = folder / "steps" / "rank-0.jsonl"
+    wait_until(lambda: log.is_file() and log.read_text().count("\n") > 3, "the first steps")
+    yield process, folder
+    process.kill()
+    for pid in ranks_of(folder).values():
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_killed_rank_ends_the_run_and_is_named(
+    endless: tuple[subprocess.Popen[str], Path],
+) -> None:
+    process, folder = endless
+    os.kill(ranks_of(folder)[1], signal.SIGKILL)
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode not in (0, None)
+    cause = text[text.index("Root Cause") :]
+    assert "rank      : 1" in cause
+    assert "SIGKILL" in cause
+    assert str(folder) in text.strip().splitlines()[-1]
+    assert ranks_of(folder) == {}
+    assert len(read_steps(folder, 0)) > 3
+    assert not (folder / "result.json").exists()
+
+
+def test_ranks_do_not_outlive_a_killed_launcher(
+    endless: tuple[subprocess.Popen[str], Path],
+) -> None:
+    process, folder = endless
+    process.kill()
+    wait_until(lambda: not ranks_of(folder), "the end of the ranks")
+
+
+def test_an_interrupt_ends_the_run(endless: tuple[subprocess.Popen[str], Path]) -> None:
+    process, folder = endless
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode not in (0, None)
+    wait_until(lambda: not ranks_of(folder), "the end of the ranks")
