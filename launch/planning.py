@@ -85,7 +85,7 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
         stanza_plan.load_profile(model) if known else measure_shared(job.stanza, job.world_size)
     )
     if not has_link:
-        target = target.with_link(measure_link())
+        target = target.with_link(measure_link(job.world_size))
     return stanza_plan.plan(job.stanza, job.world_size, target, measured)
 
 
@@ -119,9 +119,10 @@ def measure_shared(options: Options, world_size: int) -> ModelProfile:
     return alone.slowed(factor, f"{world_size} ranks share {cores} cores")
 
 
-def measure_link() -> Link:
-    print("measuring the loopback link with two processes over gloo", file=sys.stderr)
-    return measure_loopback()
+def measure_link(world_size: int) -> Link:
+    """What each of `world_size` ranks of this machine gets from the loopback link."""
+    print(f"measuring the loopback link with {world_size} processes over gloo", file=sys.stderr)
+    return measure_loopback(world_size)
 
 
 def describe(plan: Plan, model: str, target: Cluster) -> str:

@@ -84,7 +84,7 @@ def _run(experiment: Experiment, level: str, folder: Path) -> Results:
     if not experiment.cases:
         return {}
     size = experiment.world_size
-    target = cluster.load("local").with_size(size).with_link(measure_link())
+    target = cluster.load("local").with_size(size).with_link(measure_link(size))
     measured = measure_shared(experiment.cases[0].options, size)
     folders: dict[str, list[Path]] = {case.name: [] for case in experiment.cases}
     order: list[Path] = []

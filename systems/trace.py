@@ -21,6 +21,7 @@ class Tracer:
     def __init__(self, folder: Path | None, rank: int) -> None:
         self._rank = rank
         self._file: IO[str] | None = None
+        self._lock = threading.Lock()
         if folder is not None:
             path = folder / "trace" / f"rank-{rank}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,8 @@ class Tracer:
                 "tid": threading.current_thread().name,
                 "args": details,
             }
-            self._file.write(json.dumps(event) + "\n")
+            with self._lock:  # a text file's buffer is not safe between threads
+                self._file.write(json.dumps(event) + "\n")
 
     def close(self) -> None:
         """Flush and close the file."""
