@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from stanza.exchange import OptimizerFactory
-from systems.transport import Transfer, Transport
+from systems.transport import Transfer, Transport, TransportError
 
 PUSH, PULL = "push", "pull"
 SMALLEST_BUCKET_BYTES = 64 * 1024
@@ -212,6 +212,14 @@ class ParameterServer:
 
     def update(self) -> None:
         """Push what is left, wait for the new parameters of every bucket."""
+        try:
+            self._finish()
+        except TransportError as error:
+            if self._server_error is None:
+                raise
+            raise self._server_error from error  # why nothing came from the server beside
+
+    def _finish(self) -> None:
         self._armed = False
         for index in range(self._next, len(self._buckets)):
             self._push(index)

@@ -30,6 +30,7 @@ _RESHAPE_FUNCTIONS = {
     torch.squeeze,
     F.dropout,
     operator.getitem,
+    getattr,
 }
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from stanza.data import share
+from stanza.batches import share
 from stanza.layout import Layout
 from stanza.options import Options
 from stanza.plan import Plan

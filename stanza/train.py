@@ -6,77 +6,30 @@ at a barrier and the measured window begins.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 
-from stanza.baselines import WholeModelWorker
-from stanza.conv_worker import ACTIVATION, GRADIENT, LABEL, ConvWorker
-from stanza.data import Data, global_batch, load, prefetch, share
-from stanza.exchange import AllReduce, Alone, Exchange, OptimizerFactory
-from stanza.fc_worker import FcWorker
+from stanza.conv_worker import ACTIVATION, GRADIENT, LABEL
+from stanza.data import Data, load
 from stanza.layout import Layout
 from stanza.loss import accuracy
 from stanza.models import ARCHITECTURES, build_model
 from stanza.options import Options
-from stanza.parameter_server import PULL, PUSH, ParameterServer, Server
+from stanza.parameter_server import PULL, PUSH
+from stanza.roles import Training, step_function
 from stanza.split import Split, split
 from systems.distributed import World
 from systems.record import Step
 from systems.schema import InputError
 from systems.trace import Tracer
-from systems.transport import Transport, open_transport, tcp_bytes
+from systems.transport import open_transport, tcp_bytes
 
 STATE = "state"
 CHANNELS = (ACTIVATION, GRADIENT, LABEL, PUSH, PULL, STATE)
 WARM_UP_STEPS = 3
-
-StepFunction = Callable[[int], dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Training:
-    """What all roles of one run share on one rank."""
-
-    options: Options
-    layout: Layout
-    world: World
-    transport: Transport
-    data: Data
-    model: nn.Module
-    optimizer: OptimizerFactory
-    seed: int
-    tracer: Tracer
-
-    @property
-    def global_batch_size(self) -> int:
-        """Samples of one step over all workers."""
-        return self.options.samples_per_step(len(self.layout.data_ranks))
-
-    def share_of(self, rank: int) -> slice:
-        """The part of the global batch that a rank with data takes."""
-        ranks = self.layout.data_ranks
-        return share(self.global_batch_size, len(ranks), ranks.index(rank))
-
-    def batch_size_of(self, rank: int) -> int:
-        """Local batch of a rank with data."""
-        part = self.share_of(rank)
-        return int(part.stop - part.start)
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """This rank's images and labels, step by step, read ahead in the background."""
-        part = self.share_of(self.world.rank)
-        size, length = self.global_batch_size, len(self.data.train)
-        indices = (
-            global_batch(size, length, seed=self.seed, step=step)[part]
-            for step in range(self.options.steps)
-        )
-        for images, labels in prefetch(self.data.train, indices):
-            yield images.to(self.world.device), labels.to(self.world.device)
 
 
 def load_data(options: Options, layout: Layout, seed: int) -> Data:
@@ -125,7 +78,7 @@ def run(
     training = _prepare(options, layout, world, data, seed, transport, tracer)
     parts = split(training.model, data.image_shape) if layout.scheme == "stanza" else None
     groups = [world.group(layout.data_ranks), world.group(layout.ranks("fc"))]
-    step = _step_function(training, parts, *groups)
+    step = step_function(training, parts, *groups)
     window: tuple[float, list[int]] | None = None
     for index in range(options.steps):
         if index == min(WARM_UP_STEPS, options.steps - 1):
@@ -167,117 +120,6 @@ def _prepare(
     )
     opened = open_transport(transport, world, CHANNELS)
     return Training(options, layout, world, opened, data, model, optimizer, seed, tracer)
-
-
-def _step_function(
-    training: Training,
-    parts: Split | None,
-    conv_group: dist.ProcessGroup | None,
-    fc_group: dist.ProcessGroup | None,
-) -> StepFunction:
-    """What this rank does in a step, by its role."""
-    plan, world = training.layout, training.world
-    role = plan.roles[world.rank]
-    if role == "conv":
-        assert parts is not None
-        return _conv_step(training, parts, conv_group)
-    if role == "fc":
-        assert parts is not None
-        return _fc_step(training, parts, fc_group)
-    if role == "worker":
-        return _worker_step(training, conv_group)
-    if role == "server":
-        server = _server(training, training.model, plan.ranks("server"))
-
-        def serve(index: int) -> dict[str, float]:
-            server.serve_step()
-            return {}
-
-        return serve
-    return lambda index: {}
-
-
-def _conv_step(training: Training, parts: Split, group: dist.ProcessGroup | None) -> StepFunction:
-    colocated = training.options.conv_exchange == "ps"
-    worker = ConvWorker(
-        _exchange(training, parts.conv, group, colocated),
-        transport=training.transport,
-        fc_rank=training.layout.fc_of(training.world.rank),
-        cut_shape=parts.cut_shape,
-        micro_batches=training.layout.micro_batches,
-        cut_dtype=getattr(torch, training.options.cut_dtype),
-        tracer=training.tracer,
-    )
-    batches = training.batches()
-
-    def step(index: int) -> dict[str, float]:
-        images, labels = next(batches)
-        worker.step(images, labels, training.global_batch_size)
-        return {"samples": len(labels)}
-
-    return step
-
-
-def _fc_step(training: Training, parts: Split, group: dist.ProcessGroup | None) -> StepFunction:
-    conv_ranks = training.layout.conv_of(training.world.rank)
-    worker = FcWorker(
-        _exchange(training, parts.fc, group, colocated_servers=False),
-        transport=training.transport,
-        conv_ranks=conv_ranks,
-        cut_shape=parts.cut_shape,
-        micro_batches=training.layout.micro_batches,
-        cut_dtype=getattr(torch, training.options.cut_dtype),
-        tracer=training.tracer,
-    )
-    sizes = [training.batch_size_of(rank) for rank in conv_ranks]
-    return lambda index: {"loss_sum": worker.step(sizes, training.global_batch_size)}
-
-
-def _worker_step(training: Training, group: dist.ProcessGroup | None) -> StepFunction:
-    colocated = training.layout.scheme == "ps" and not training.layout.ranks("server")
-    worker = WholeModelWorker(_exchange(training, training.model, group, colocated))
-    batches = training.batches()
-
-    def step(index: int) -> dict[str, float]:
-        images, labels = next(batches)
-        with training.tracer.span("step"):
-            loss_sum = worker.step(images, labels, training.global_batch_size)
-        return {"samples": len(labels), "loss_sum": loss_sum}
-
-    return step
-
-
-def _exchange(
-    training: Training,
-    module: nn.Module,
-    group: dist.ProcessGroup | None,
-    colocated_servers: bool,
-) -> Exchange:
-    """How this rank's copy of `module` is kept equal to the others'."""
-    dedicated = training.layout.ranks("server")
-    if dedicated or (colocated_servers and group is not None):
-        servers = dedicated or training.layout.data_ranks
-        return ParameterServer(
-            module,
-            transport=training.transport,
-            servers=servers,
-            pipelined=training.options.ps_mode == "pipelined",
-            colocated=None if dedicated else _server(training, module, servers),
-        )
-    if group is None:
-        return Alone(module, training.optimizer)
-    return AllReduce(module, group, training.optimizer)
-
-
-def _server(training: Training, module: nn.Module, servers: Sequence[int]) -> Server:
-    return Server(
-        module,
-        transport=training.transport,
-        workers=training.layout.data_ranks,
-        servers=servers,
-        pipelined=training.options.ps_mode == "pipelined",
-        optimizer=training.optimizer,
-    )
 
 
 def _counters(training: Training, when: str) -> tuple[float, list[int]]:

@@ -21,9 +21,9 @@ class InputError(ValueError):
 
 def remedy(wrong: str, known: typing.Iterable[str]) -> str:
     """What to write instead of `wrong`: the closest known word, or all of them."""
-    names = sorted(known)
-    close = difflib.get_close_matches(wrong, names, n=1)
-    return f"perhaps {close[0]!r}" if close else f"known: {', '.join(names)}"
+    names = {name.lower(): name for name in sorted(known)}
+    close = difflib.get_close_matches(wrong.lower(), names, n=1)
+    return f"perhaps {names[close[0]]!r}" if close else f"known: {', '.join(names.values())}"
 
 
 def read(cls: type[T], data: Any, where: str) -> T:

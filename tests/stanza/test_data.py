@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stanza.data import global_batch, load, prefetch, share
+from stanza.batches import global_batch, prefetch, share
+from stanza.data import load
 
 RGB = (3, 16, 16)
 

@@ -159,9 +159,9 @@ def test_digits_learns_in_training_without_randomness() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: build_model("resnet5O"), "'resnet5O': did you mean 'resnet50'?"),
-        (lambda: build_model("VGG16"), "'VGG16': did you mean 'vgg16'?"),
-        (lambda: build_model("transformer"), "'transformer': known models are alexnet, vgg16"),
+        (lambda: build_model("resnet5O"), "resnet5O: unknown model; perhaps 'resnet50'"),
+        (lambda: build_model("VGG16"), "VGG16: unknown model; perhaps 'vgg16'"),
+        (lambda: build_model("transformer"), "transformer: unknown model; known: alexnet, "),
         (lambda: build_model("digits-cnn", classes=0), "at least 1 class, not 0"),
     ],
 )
