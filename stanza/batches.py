@@ -6,7 +6,7 @@ every number of workers trains on the same samples in the same order.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
