@@ -245,7 +245,7 @@ def _as_bytes(tensor: Tensor) -> Any:
 
 
 def tcp_bytes() -> tuple[int, int] | None:
-    """Bytes that this process's TCP connections have sent and received, headers of TCP excluded.
+    """Bytes that this process's TCP connections have sent and received, without headers and repeats.
 
     The kernel counts them (TCP_INFO), so this sees collectives too, and knows nothing of what we
     think we send: an independent check of every byte table. None where the kernel does not tell
@@ -262,7 +262,11 @@ def tcp_bytes() -> tuple[int, int] | None:
     return sent, received
 
 
-_BYTES_RECEIVED, _BYTES_SENT = 128, 200  # offsets in struct tcp_info, include/uapi/linux/tcp.h
+_BYTES_RECEIVED, _BYTES_SENT, _BYTES_RESENT = (
+    128,
+    200,
+    208,
+)  # offsets in struct tcp_info, include/uapi/linux/tcp.h
 
 
 def _tcp_info(descriptor: int) -> tuple[int, int] | None:
@@ -274,9 +278,10 @@ def _tcp_info(descriptor: int) -> tuple[int, int] | None:
             info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232)
     except OSError:
         return None
-    if len(info) < _BYTES_SENT + 8:
+    if len(info) < _BYTES_RESENT + 8:
         return None
-    return (
-        struct.unpack_from("Q", info, _BYTES_SENT)[0],
-        struct.unpack_from("Q", info, _BYTES_RECEIVED)[0],
+    received, sent, resent = (
+        struct.unpack_from("Q", info, offset)[0]
+        for offset in (_BYTES_RECEIVED, _BYTES_SENT, _BYTES_RESENT)
     )
+    return sent - resent, received  # a busy host sends again what was only late

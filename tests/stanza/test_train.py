@@ -1,26 +1,85 @@
-"""Every distributed scheme computes the updates of one process on the whole batch."""
+"""Every distributed scheme computes the updates of one process, and moves the bytes of the table.
 
-import dataclasses
+Each run is made once, when the first test asks for it; equivalence, losses and bytes are then read
+from the same run.
+"""
+
+import functools
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 
+import stanza.train
+from stanza.batches import share
+from stanza.conv_worker import from_wire, to_wire
 from stanza.layout import Layout, layout
 from stanza.models import build_model
 from stanza.options import Options
+from stanza.traffic import Traffic, sizes_of, traffic
 from stanza.train import load_data, run
 from systems.distributed import environment, start, stop
+from systems.record import Step
 from systems.trace import Tracer
 from tests.ranks import run_ranks
 
 STEPS = 20
-OPTIONS = Options(steps=STEPS, global_batch_size=60, learning_rate=0.02)
+TOLERANCE = 1e-5
+"""Largest relative difference that float32 sums in another order may make."""
+NARROW_TOLERANCE = 1e-2
+"""The same where activations travel in 16 bits."""
+BYTES_TOLERANCE = 0.02
+OPTIONS = Options(steps=STEPS, global_batch_size=120)
 
-Result = dict[str, Any]
+State = dict[str, torch.Tensor]
 
 
-def train(options: Options, plan: Layout) -> Result:
+@dataclass(frozen=True)
+class Case:
+    """One distributed run."""
+
+    ranks: int
+    fc: int = 1
+    micro: int = 1
+    options: Options = OPTIONS
+    seed: int = 3
+
+    @property
+    def layout(self) -> Layout:
+        return layout(self.options, self.ranks, self.fc, self.micro)
+
+    @property
+    def batch(self) -> int:
+        assert self.options.global_batch_size is not None
+        return self.options.global_batch_size
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind."""
+
+    steps: list[list[Step]]
+    """By rank; the last step of a rank has its totals."""
+    state: State
+
+    @property
+    def loss_sums(self) -> list[float]:
+        """The loss of every step, summed over the samples of all ranks."""
+        rows = [[step.metrics.get("loss_sum", 0.0) for step in steps[:-1]] for steps in self.steps]
+        return [sum(losses) for losses in zip(*rows, strict=True)]
+
+    def totals(self, name: str) -> list[float]:
+        """One of the byte counters, by rank.
+
+        Skips the test where the kernel does not count.
+        """
+        if any(name not in steps[-1].metrics for steps in self.steps):
+            pytest.skip("this kernel does not count the bytes of connections")
+        return [steps[-1].metrics[name] for steps in self.steps]
+
+
+def train(case: Case) -> tuple[list[Step], State | None]:
     """One rank's run: its steps and, on rank 0, the trained parameters."""
     models = []
 
@@ -28,41 +87,191 @@ def train(options: Options, plan: Layout) -> Result:
         models.append(build_model(*arguments, **keywords))
         return models[0]
 
-    import stanza.train
-
     stanza.train.build_model = keep  # type: ignore[attr-defined]
-    world = start(environment(), plan.roles, timeout_s=60, device="cpu")
-    data = load_data(options, seed=3)
-    off = Tracer.off()
-    steps = list(run(options, plan, world, data, seed=3, transport="torch", tracer=off))
+    world = start(environment(), case.layout.roles, timeout_s=60, device="cpu")
+    data = load_data(case.options, case.layout, seed=case.seed)
+    steps = run(
+        case.options,
+        case.layout,
+        world,
+        data,
+        seed=case.seed,
+        transport="torch",
+        tracer=Tracer.off(),
+    )
+    done = list(steps)
     stop(world)
-    return {"steps": steps, "state": models[0].state_dict() if world.rank == 0 else None}
+    return done, models[0].state_dict() if world.rank == 0 else None
 
 
-def run_scheme(world_size: int, options: Options, fc: int = 1, micro: int = 1) -> list[Result]:
-    plan = layout(options, world_size, fc, micro)
-    return run_ranks(world_size, train, options, plan)
+@functools.cache
+def outcome(case: Case) -> Outcome:
+    results = run_ranks(case.ranks, train, case)
+    return Outcome(steps=[steps for steps, _ in results], state=results[0][1])
 
 
-@pytest.fixture(scope="module")
-def reference() -> dict[str, torch.Tensor]:
-    """The parameters after one process has trained on the concatenated batch."""
-    results = run_scheme(1, dataclasses.replace(OPTIONS, scheme="single"))
-    state: dict[str, torch.Tensor] = results[0]["state"]
-    return state
+def single(options: Options = OPTIONS, seed: int = 3) -> Outcome:
+    """One process on the concatenated batch of `options`."""
+    whole = replace(
+        OPTIONS,
+        scheme="single",
+        global_batch_size=options.global_batch_size,
+        learning_rate=options.learning_rate,
+    )
+    return outcome(Case(1, options=whole, seed=seed))
 
 
-def difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+def difference(ours: State, theirs: State) -> float:
     """Largest relative difference of a parameter, in the Euclidean norm."""
     assert ours.keys() == theirs.keys()
     return max(float((ours[key] - theirs[key]).norm() / theirs[key].norm()) for key in ours)
 
 
+def stanza_case(conv: int, fc: int, micro: int = 1, **changes: Any) -> Case:
+    return Case(conv + fc, fc, micro, replace(OPTIONS, **changes))
+
+
+def baseline(ranks: int, **changes: Any) -> Case:
+    return Case(ranks, options=replace(OPTIONS, **changes))
+
+
+STANZA = {
+    f"{conv} conv, {fc} fc, {micro} micro-batch": stanza_case(conv, fc, micro)
+    for conv, fc in [(1, 1), (2, 1), (3, 1), (3, 2), (4, 2), (5, 2)]
+    for micro in (1, 4)
+}
+STANZA |= {
+    "CONV gradients over ps": stanza_case(3, 1, 2, conv_exchange="ps"),
+    "CONV gradients over pipelined ps": stanza_case(3, 2, conv_exchange="ps", ps_mode="pipelined"),
+}
+BASELINES = {
+    "ps blocking": baseline(4, scheme="ps"),
+    "ps pipelined": baseline(4, scheme="ps", ps_mode="pipelined"),
+    "ps, two servers": baseline(4, scheme="ps", ps_servers=2),
+    "ps, two servers pipelined": baseline(5, scheme="ps", ps_servers=2, ps_mode="pipelined"),
+    "ps sharded": baseline(3, scheme="ps", ps_placement="colocated"),
+    "ps sharded pipelined": baseline(3, scheme="ps", ps_placement="colocated", ps_mode="pipelined"),
+    "ddp": baseline(3, scheme="ddp"),
+}
+UNEQUAL = {
+    "stanza, unequal shares": stanza_case(3, 1, 2, global_batch_size=50),
+    "stanza, unequal shares, two FC workers": stanza_case(3, 2, global_batch_size=50),
+    "ddp, unequal shares": baseline(3, scheme="ddp", global_batch_size=50),
+    "ps, unequal shares": baseline(4, scheme="ps", global_batch_size=50),
+}
+EXACT = STANZA | BASELINES | UNEQUAL
+NARROW = {name: stanza_case(3, 1, 2, cut_dtype=name) for name in ("bfloat16", "float16")}
+ALL = EXACT | NARROW
+
+
+def expected_bytes(case: Case, *, payload: bool) -> list[Traffic]:
+    """The traffic table of a run, by rank; for `payload` only what goes through the transport."""
+    sizes = sizes_of(case.options)
+    plan = case.layout
+    if payload and plan.scheme == "ddp":
+        return [Traffic(0, 0)] * case.ranks
+    if payload and plan.scheme == "stanza":
+        by_servers = case.options.conv_exchange == "ps"
+        sizes = replace(sizes, conv_bytes=sizes.conv_bytes if by_servers else 0, fc_bytes=0)
+    workers = len(plan.data_ranks)
+    parts = [share(case.batch, workers, index) for index in range(workers)]
+    return traffic(plan, sizes, [part.stop - part.start for part in parts])
+
+
+def about(values: list[float]) -> Any:
+    return pytest.approx(values, rel=BYTES_TOLERANCE, abs=0)
+
+
 @pytest.mark.distributed
-@pytest.mark.parametrize("micro", [1, 4])
-@pytest.mark.parametrize(("conv", "fc"), [(1, 1), (2, 1), (3, 1), (3, 2), (4, 2), (5, 2)])
-def test_stanza_equals_one_process(
-    conv: int, fc: int, micro: int, reference: dict[str, torch.Tensor]
+@pytest.mark.parametrize("case", EXACT.values(), ids=EXACT.keys())
+def test_parameters_equal_those_of_one_process(case: Case) -> None:
+    assert difference(outcome(case).state, single(case.options).state) <= TOLERANCE
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("case", EXACT.values(), ids=EXACT.keys())
+def test_every_loss_equals_that_of_one_process(case: Case) -> None:
+    ours, theirs = outcome(case).loss_sums, single(case.options).loss_sums
+    assert len(ours) == STEPS
+    assert ours == pytest.approx(theirs, rel=TOLERANCE)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("case", NARROW.values(), ids=NARROW.keys())
+def test_a_narrow_cut_is_close_but_not_equal(case: Case) -> None:
+    ours, exact = outcome(case), single()
+    assert TOLERANCE < difference(ours.state, exact.state) <= NARROW_TOLERANCE
+    assert ours.loss_sums == pytest.approx(exact.loss_sums, rel=NARROW_TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 0.0), (torch.bfloat16, 2**-8), (torch.float16, 2**-11)],
+)
+@pytest.mark.parametrize("batch", [1, 7, 4096])
+def test_gradients_cross_the_cut_to_the_precision_of_the_wire(
+    dtype: torch.dtype, tolerance: float, batch: int
 ) -> None:
-    results = run_scheme(conv + fc, OPTIONS, fc, micro)
-    assert difference(results[0]["state"], reference) <= 1e-5
+    """Those of a large batch's mean are below what float16 can hold."""
+    torch.manual_seed(0)
+    gradient = torch.rand(50).add(0.5).mul(1e-3 / batch)
+    wire = to_wire(gradient, dtype, batch)
+    assert wire.dtype == dtype
+    arrived = from_wire(wire, torch.float32, batch)
+    torch.testing.assert_close(arrived, gradient, rtol=tolerance * 1.01, atol=0)
+
+
+@pytest.mark.distributed
+def test_training_lowers_the_loss() -> None:
+    losses = single().loss_sums
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.distributed
+def test_the_criterion_sees_a_learning_rate_one_percent_off() -> None:
+    off = single(replace(OPTIONS, learning_rate=OPTIONS.learning_rate * 1.01))
+    assert difference(off.state, single().state) > TOLERANCE
+    assert off.loss_sums != pytest.approx(single().loss_sums, rel=TOLERANCE)
+
+
+@pytest.mark.distributed
+def test_the_criterion_sees_another_seed() -> None:
+    assert difference(single(seed=4).state, single().state) > TOLERANCE
+
+
+@pytest.mark.distributed
+def test_the_criterion_sees_another_global_batch() -> None:
+    wrong = single(replace(OPTIONS, global_batch_size=119))
+    assert difference(wrong.state, single().state) > TOLERANCE
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("case", ALL.values(), ids=ALL.keys())
+def test_payload_is_that_of_the_traffic_table(case: Case) -> None:
+    table, done = expected_bytes(case, payload=True), outcome(case)
+    assert done.totals("payload_sent_bytes_per_step") == about([row.sent for row in table])
+    assert done.totals("payload_received_bytes_per_step") == about([row.received for row in table])
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("case", ALL.values(), ids=ALL.keys())
+def test_tcp_carries_the_bytes_of_the_traffic_table(case: Case) -> None:
+    """The kernel also counts collectives; among sent bytes it counts those sent again as well."""
+    table, done = expected_bytes(case, payload=False), outcome(case)
+    assert done.totals("tcp_received_bytes_per_step") == about([row.received for row in table])
+    for sent, row in zip(done.totals("tcp_sent_bytes_per_step"), table, strict=True):
+        assert sent >= row.sent * (1 - BYTES_TOLERANCE)
+
+
+@pytest.mark.distributed
+def test_only_rank_0_measures_accuracy() -> None:
+    steps = outcome(STANZA["3 conv, 2 fc, 1 micro-batch"]).steps
+    assert 0.5 < steps[0][-1].metrics["test_accuracy"] <= 1
+    assert all("test_accuracy" not in rank[-1].metrics for rank in steps[1:])
+
+
+@pytest.mark.distributed
+def test_warm_up_is_outside_the_measured_window() -> None:
+    (steps,) = single().steps
+    assert steps[-1].metrics["window_steps"] == STEPS - stanza.train.WARM_UP_STEPS
+    assert [step.index for step in steps] == list(range(STEPS + 1))

@@ -1,7 +1,7 @@
 """Claims: pass, near and off follow from the bounds."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from systems.claims import Target, claim
@@ -14,6 +14,7 @@ def test_status_follows_from_the_bounds(ours: float, status: str) -> None:
     assert Target(least=1.0, most=2.0, source="test").judge(ours) == status
 
 
+@settings(deadline=None)
 @given(st.floats(0.01, 100), st.floats(0.01, 100))
 def test_only_a_value_within_the_bounds_passes(bound: float, ours: float) -> None:
     assert (Target(least=bound, source="test").judge(ours) == "pass") == (ours >= bound)

@@ -1,0 +1,87 @@
+"""What a run's options accept and what they say of themselves."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stanza.batches import share
+from stanza.models import ARCHITECTURES
+from stanza.options import Options
+from systems.schema import InputError, dump, read
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "alexnett"}, "--stanza.model alexnett: unknown model; perhaps 'alexnet'"),
+        ({"steps": 0}, "--stanza.steps 0: give 1 or more"),
+        ({"local_batch_size": 0}, "--stanza.local-batch-size 0: give 1 or more"),
+        ({"global_batch_size": -3}, "--stanza.global-batch-size -3: give 1 or more"),
+        ({"ps_servers": 0}, "--stanza.ps-servers 0: give 1 or more"),
+        ({"fc_workers": -1}, "--stanza.fc-workers -1: give 0 or more"),
+        ({"micro_batches": 0}, "--stanza.micro-batches 0: give 1 or more"),
+        ({"learning_rate": 0.0}, "--stanza.learning-rate 0: give more than 0"),
+        ({"learning_rate": float("nan")}, "--stanza.learning-rate nan: give more than 0"),
+    ],
+)
+def test_refuses_with_one_clear_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        Options(**changes)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fc_workers": 0},
+        {"fc_workers": "auto", "micro_batches": "auto"},
+        {"local_batch_size": 1, "global_batch_size": 1, "steps": 1},
+    ],
+)
+def test_accepts(changes: dict[str, Any]) -> None:
+    assert Options(**changes)
+
+
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_a_model_brings_its_own_batch(model: str) -> None:
+    options = Options(model=model)
+    assert options.local_batch(3) == ARCHITECTURES[model].batch_size
+    assert options.samples_per_step(3) == 3 * ARCHITECTURES[model].batch_size
+
+
+def test_a_local_batch_grows_with_the_workers() -> None:
+    options = Options(local_batch_size=5)
+    assert (options.local_batch(3), options.samples_per_step(3)) == (5, 15)
+
+
+@given(st.integers(1, 500), st.integers(1, 20))
+def test_a_global_batch_is_shared(batch: int, workers: int) -> None:
+    options = Options(global_batch_size=batch, local_batch_size=7)
+    parts = [share(batch, workers, index) for index in range(workers)]
+    assert options.local_batch(workers) == max(part.stop - part.start for part in parts)
+    assert options.samples_per_step(workers) == batch
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "stanza"),
+        ({"scheme": "ddp"}, "ddp"),
+        ({"scheme": "single"}, "single"),
+        ({"scheme": "ps"}, "ps-blocking"),
+        ({"scheme": "ps", "ps_mode": "pipelined"}, "ps-pipelined"),
+        ({"scheme": "ps", "ps_mode": "pipelined", "ps_placement": "colocated"}, "ps-sharded"),
+        ({"scheme": "ps", "ps_placement": "colocated"}, "ps-sharded-blocking"),
+    ],
+)
+def test_scheme_name(changes: dict[str, Any], name: str) -> None:
+    assert Options(**changes).scheme_name == name
+
+
+def test_options_are_a_table_of_a_job_file() -> None:
+    options = Options(fc_workers=2, global_batch_size=60, cut_dtype="bfloat16")
+    assert read(Options, dump(options), "job.toml: stanza") == options
+    with pytest.raises(InputError, match="unknown key 'fc_worker'"):
+        read(Options, {"fc_worker": 1}, "job.toml: stanza")

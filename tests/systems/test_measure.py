@@ -1,0 +1,73 @@
+"""The one timer: quartiles as numpy's, calls as asked for."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from systems import measure
+from systems.loopback import measure_loopback
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=40))
+def test_spread_is_numpys(values: list[float]) -> None:
+    result = measure.spread(values)
+    low, median, high = np.percentile(values, [25, 50, 75])
+    assert result.low == pytest.approx(low, rel=1e-9, abs=1e-6)
+    assert result.median == pytest.approx(median, rel=1e-9, abs=1e-6)
+    assert result.high == pytest.approx(high, rel=1e-9, abs=1e-6)
+    assert result.n == len(values)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=40))
+def test_spread_knows_no_order(values: list[float]) -> None:
+    assert measure.spread(values) == measure.spread(sorted(values))
+
+
+def test_spread_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no measurements"):
+        measure.spread([])
+
+
+def test_spread_prints_median_quartiles_and_size() -> None:
+    assert str(measure.spread([1.0, 2.0, 3.0, 4.0, 5.0])) == "3 [2, 4] n=5"
+
+
+@pytest.mark.parametrize(("warm_up", "repetitions"), [(0, 1), (1, 5), (3, 2)])
+def test_timed_calls_as_often_as_asked(warm_up: int, repetitions: int) -> None:
+    calls: list[None] = []
+    result = measure.timed(
+        lambda: calls.append(None),
+        warm_up=warm_up,
+        repetitions=repetitions,
+        device=torch.device("cpu"),
+    )
+    assert len(calls) == warm_up + repetitions
+    assert result.n == repetitions
+    assert result.low > 0
+
+
+def test_timed_leaves_the_warm_up_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 2.0, 10.0, 14.0, 20.0, 26.0])
+    monkeypatch.setattr("systems.measure.time.perf_counter", lambda: next(clock))
+    result = measure.timed(lambda: None, warm_up=2, repetitions=3)
+    assert (result.low, result.median, result.high) == (3.0, 4.0, 5.0)
+
+
+def test_peak_memory_covers_what_was_held() -> None:
+    held = torch.ones(64 * 1024**2, dtype=torch.uint8)
+    peak = measure.peak_memory_bytes(torch.device("cpu"))
+    assert peak > held.nbytes
+    del held
+    assert measure.peak_memory_bytes(torch.device("cpu")) >= peak
+
+
+@pytest.mark.distributed
+def test_loopback_has_a_rate_and_a_latency() -> None:
+    link = measure_loopback()
+    assert link.bandwidth_bits_per_s is not None
+    assert link.bandwidth_bits_per_s > 1e6
+    assert 0 < link.latency_s < 1

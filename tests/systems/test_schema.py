@@ -1,0 +1,194 @@
+"""Tables become frozen dataclasses strictly, and every refusal is one line that helps."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from systems.schema import InputError, dump, read, remedy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    x: float
+    label: str = "origin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    name: str
+    centre: Point
+    corners: tuple[Point, ...] = ()
+    closed: bool = True
+    sides: int = 3
+    colour: Literal["red", "green"] = "red"
+    width: float | None = None
+    size: int | str = 1
+    hole: Point | None = None
+    tags: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.sides < 3:
+            raise InputError(f"sides = {self.sides}: give 3 or more")
+
+
+SMALL = {"name": "a", "centre": {"x": 1.5}}
+
+
+def refusal(data: Any) -> str:
+    """The message for a bad table."""
+    with pytest.raises(InputError) as caught:
+        read(Shape, data, "shape.toml")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("shape.toml")
+    return message
+
+
+def test_reads_nested_tables_with_defaults() -> None:
+    shape = read(Shape, SMALL | {"corners": [{"x": 1.0}, {"x": 2.0, "label": "b"}]}, "here")
+    corners = (Point(x=1.0), Point(x=2.0, label="b"))
+    assert shape == Shape(name="a", centre=Point(x=1.5), corners=corners)
+
+
+def test_unknown_key_names_the_close_one() -> None:
+    message = refusal(SMALL | {"sidez": 4})
+    assert message == "shape.toml: unknown key 'sidez'; perhaps 'sides'"
+
+
+def test_unknown_key_without_a_close_one_lists_all() -> None:
+    message = refusal(SMALL | {"qqqq": 4})
+    assert "unknown key 'qqqq'" in message
+    for name in ("centre", "closed", "colour", "corners", "name", "sides", "width"):
+        assert name in message
+
+
+def test_unknown_key_of_a_nested_table_names_the_table() -> None:
+    message = refusal({"name": "a", "centre": {"x": 1.0, "labl": "c"}})
+    assert message == "shape.toml: centre: unknown key 'labl'; perhaps 'label'"
+
+
+def test_key_in_the_wrong_table_is_sent_to_its_own() -> None:
+    message = refusal(SMALL | {"label": "c"})
+    assert message == "shape.toml: unknown key 'label'; it belongs in the table [centre]"
+
+
+@pytest.mark.parametrize("missing", ["name", "centre"])
+def test_missing_key_is_named(missing: str) -> None:
+    table = {key: value for key, value in SMALL.items() if key != missing}
+    assert f"key {missing!r} is missing" in refusal(table)
+
+
+def test_missing_key_of_a_list_entry_is_located() -> None:
+    message = refusal(SMALL | {"corners": [{"x": 1.0}, {"label": "b"}]})
+    assert message.startswith("shape.toml: corners[1]: key 'x' is missing")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("name", 3, "expected str"),
+        ("sides", "4", "expected int"),
+        ("sides", 4.0, "expected int"),
+        ("sides", True, "expected int"),
+        ("closed", 1, "expected bool"),
+        ("closed", "true", "expected bool"),
+        ("width", "2", "expected float"),
+        ("width", False, "expected float"),
+        ("size", 1.5, "expected int or str"),
+        ("size", True, "expected int or str"),
+        ("corners", {"x": 1.0}, "expected a list"),
+        ("centre", 3, "expected a table, found 3"),
+        ("hole", 3, "expected a table, found 3"),
+        ("tags", [1], "expected a table"),
+        ("tags", {"a": "1"}, "expected int"),
+    ],
+)
+def test_wrong_type_is_named(key: str, value: object, expected: str) -> None:
+    message = refusal(SMALL | {key: value})
+    assert message.startswith(f"shape.toml: {key}")
+    assert expected in message
+
+
+def test_int_becomes_float_and_nothing_else_is_converted() -> None:
+    shape = read(Shape, SMALL | {"centre": {"x": 2}, "width": 3, "sides": 4}, "here")
+    assert isinstance(shape.centre.x, float)
+    assert isinstance(shape.width, float)
+    assert isinstance(shape.sides, int)
+
+
+def test_bool_is_no_float() -> None:
+    assert "centre: x = True: expected float" in refusal({"name": "a", "centre": {"x": True}})
+
+
+def test_literal_names_the_close_word() -> None:
+    message = refusal(SMALL | {"colour": "gren"})
+    assert message == "shape.toml: colour = 'gren': perhaps 'green'"
+    assert read(Shape, SMALL | {"colour": "green"}, "here").colour == "green"
+
+
+def test_optional_may_be_left_out_or_given() -> None:
+    assert read(Shape, SMALL, "here").width is None
+    assert read(Shape, SMALL | {"width": None}, "here").width is None
+    assert read(Shape, SMALL | {"width": 0.5}, "here").width == 0.5
+
+
+def test_error_inside_an_optional_table_is_told_in_full() -> None:
+    assert refusal(SMALL | {"hole": {"y": 1.0}}).startswith("shape.toml: hole: unknown key 'y'")
+
+
+def test_union_takes_each_of_its_types() -> None:
+    assert read(Shape, SMALL | {"size": "big"}, "here").size == "big"
+    assert read(Shape, SMALL | {"size": 7}, "here").size == 7
+
+
+def test_refusal_of_the_class_itself_is_located() -> None:
+    assert refusal(SMALL | {"sides": 2}) == "shape.toml: sides = 2: give 3 or more"
+
+
+@pytest.mark.parametrize("data", [[], "text", 3, None])
+def test_only_a_table_makes_a_dataclass(data: object) -> None:
+    assert "expected a table" in refusal(data)
+
+
+def test_none_is_left_out_of_a_dump() -> None:
+    assert "width" not in dump(Shape(name="a", centre=Point(x=0.0)))
+
+
+def test_remedy_prefers_the_close_word() -> None:
+    assert remedy("vgg1", ["vgg16", "alexnet"]) == "perhaps 'vgg16'"
+    assert remedy("zzz", ["vgg16", "alexnet"]) == "known: alexnet, vgg16"
+
+
+numbers = st.floats(allow_nan=False)
+points = st.builds(Point, x=numbers, label=st.text())
+shapes = st.builds(
+    Shape,
+    name=st.text(),
+    centre=points,
+    corners=st.lists(points, max_size=3).map(tuple),
+    closed=st.booleans(),
+    sides=st.integers(min_value=3),
+    colour=st.sampled_from(["red", "green"]),
+    width=st.none() | numbers,
+    size=st.integers() | st.text(),
+    hole=st.none() | points,
+    tags=st.dictionaries(st.text(), st.integers(), max_size=3),
+)
+
+
+@settings(deadline=None)
+@given(shapes)
+def test_read_undoes_dump(shape: Shape) -> None:
+    assert read(Shape, dump(shape), "here") == shape
+
+
+@settings(deadline=None)
+@given(shapes, st.text())
+def test_a_key_more_is_never_accepted(shape: Shape, key: str) -> None:
+    if key in Shape.__dataclass_fields__:
+        return
+    with pytest.raises(InputError, match="unknown key"):
+        read(Shape, dump(shape) | {key: 1}, "here")
