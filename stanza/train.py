@@ -7,6 +7,7 @@ at a barrier and the measured window begins.
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -79,7 +80,7 @@ def run(
     parts = split(training.model, data.image_shape) if layout.scheme == "stanza" else None
     groups = [world.group(layout.data_ranks), world.group(layout.ranks("fc"))]
     step = step_function(training, parts, *groups)
-    window: tuple[float, list[int]] | None = None
+    window: _Reading | None = None
     for index in range(options.steps):
         if index == min(WARM_UP_STEPS, options.steps - 1):
             window = _counters(training, "the start of the measured window")
@@ -122,22 +123,33 @@ def _prepare(
     return Training(options, layout, world, opened, data, model, optimizer, seed, tracer)
 
 
-def _counters(training: Training, when: str) -> tuple[float, list[int]]:
-    """The clock and the byte counters, at a moment when nothing is on its way."""
+@dataclass(frozen=True)
+class _Reading:
+    """The byte counters, at a moment when nothing is on its way on any rank."""
+
+    counters: list[int]
+    before_s: float
+    after_s: float
+    """The clock just before and just after reading."""
+
+
+def _counters(training: Training, when: str) -> _Reading:
     training.world.barrier(when)
+    before_s = time.perf_counter()
     tcp_sent, tcp_received = tcp_bytes() or (-1, -1)
     transport = training.transport
     payload = [sum(transport.sent_bytes), sum(transport.received_bytes)]
-    return time.perf_counter(), [*payload, tcp_sent, tcp_received]
+    # Nobody sends on, or closes a connection and its counter, before all have read.
+    training.world.barrier(f"{when}, bytes counted")
+    return _Reading([*payload, tcp_sent, tcp_received], before_s, time.perf_counter())
 
 
-def _since(
-    start: tuple[float, list[int]], end: tuple[float, list[int]], steps: int
-) -> dict[str, float]:
+def _since(start: _Reading, end: _Reading, steps: int) -> dict[str, float]:
     window_steps = steps - min(WARM_UP_STEPS, steps - 1)
     names = ("payload_sent", "payload_received", "tcp_sent", "tcp_received")
-    totals: dict[str, float] = {"window_s": end[0] - start[0], "window_steps": window_steps}
-    for name, before, after in zip(names, start[1], end[1], strict=True):
+    window_s = end.before_s - start.after_s
+    totals: dict[str, float] = {"window_s": window_s, "window_steps": window_steps}
+    for name, before, after in zip(names, start.counters, end.counters, strict=True):
         if after >= 0:  # the kernel may not tell
             totals[f"{name}_bytes_per_step"] = (after - before) / window_steps
     return totals

@@ -245,7 +245,7 @@ def _as_bytes(tensor: Tensor) -> Any:
 
 
 def tcp_bytes() -> tuple[int, int] | None:
-    """Bytes that this process's TCP connections have sent and received, without headers and repeats.
+    """Bytes that this process's TCP connections have sent and received, no headers, no repeats.
 
     The kernel counts them (TCP_INFO), so this sees collectives too, and knows nothing of what we
     think we send: an independent check of every byte table. None where the kernel does not tell
@@ -262,11 +262,8 @@ def tcp_bytes() -> tuple[int, int] | None:
     return sent, received
 
 
-_BYTES_RECEIVED, _BYTES_SENT, _BYTES_RESENT = (
-    128,
-    200,
-    208,
-)  # offsets in struct tcp_info, include/uapi/linux/tcp.h
+# Offsets in struct tcp_info, include/uapi/linux/tcp.h.
+_BYTES_RECEIVED, _BYTES_SENT, _BYTES_RESENT = 128, 200, 208
 
 
 def _tcp_info(descriptor: int) -> tuple[int, int] | None:
