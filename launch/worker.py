@@ -25,7 +25,8 @@ from stanza import train
 from stanza.plan import Plan
 from stanza.summary import summarize
 from systems import record, trace
-from systems.distributed import Environment, World, environment, start, stop
+from systems.distributed import World, start, stop
+from systems.environment import Environment, environment
 from systems.record import Step
 from systems.schema import InputError
 

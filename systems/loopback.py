@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from systems.cluster import Link
-from systems.distributed import free_port
+from systems.environment import free_port
 
 LARGE_BYTES = 8 * 1024**2
 SMALL_BYTES = 4

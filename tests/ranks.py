@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from systems.distributed import free_port
+from systems.environment import free_port
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch._dynamo", "stanza.train", "sklearn.datasets"])

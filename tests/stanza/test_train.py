@@ -19,7 +19,8 @@ from stanza.models import build_model
 from stanza.options import Options
 from stanza.traffic import Traffic, sizes_of, traffic
 from stanza.train import load_data, run
-from systems.distributed import environment, start, stop
+from systems.distributed import start, stop
+from systems.environment import environment
 from systems.record import Step
 from systems.trace import Tracer
 from tests.ranks import run_ranks

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 
 import systems.distributed
-from systems.distributed import Environment, choose_device, environment, start, stop
+from systems.distributed import choose_device, start, stop
+from systems.environment import Environment, environment
 from systems.schema import InputError
 from systems.waiting import waiting
 from tests.ranks import RankError, run_ranks
@@ -101,6 +102,15 @@ def test_torchrun_comes_before_mpi_and_slurm() -> None:
     assert environment(SLURM | OPEN_MPI).launcher == "mpi"
 
 
+def test_slurms_own_pmi_is_not_mpirun() -> None:
+    assert environment(SLURM | {"PMI_RANK": "1", "PMI_SIZE": "4"}).launcher == "slurm"
+
+
+def test_a_variable_that_is_no_number_is_refused() -> None:
+    with pytest.raises(InputError, match="not a number"):
+        environment(TORCHRUN | {"RANK": "first"})
+
+
 def test_no_launcher_is_a_world_of_one() -> None:
     place = environment({})
     assert (place.launcher, place.rank, place.world_size) == ("none", 0, 1)
@@ -114,7 +124,7 @@ def test_no_launcher_is_a_world_of_one() -> None:
     [
         *((TORCHRUN, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", *MASTER)),
         *((OPEN_MPI, name) for name in OPEN_MPI if name.endswith(("SIZE", "LOCAL_RANK"))),
-        *((MPICH, name) for name in ("PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")),
+        *((MPICH, name) for name in ("PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS")),
         *((SLURM, name) for name in ("SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")),
     ],
 )

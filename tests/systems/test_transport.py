@@ -14,7 +14,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from systems.distributed import environment, start, stop
+from systems.distributed import start, stop
+from systems.environment import environment
 from systems.schema import InputError
 from systems.transport import open_transport, tcp_bytes
 from tests.ranks import run_ranks

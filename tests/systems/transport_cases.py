@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 import systems.distributed
-from systems.distributed import World, environment, start, stop
+from systems.distributed import World, start, stop
+from systems.environment import environment
 from systems.transport import MpiTransport, Transfer, Transport, TransportError, open_transport
 from systems.waiting import waiting
 

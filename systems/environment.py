@@ -1,0 +1,128 @@
+"""Which rank am I: what the launcher's environment variables say.
+
+Reads the variables of torchrun, then of MPI (Open MPI, MPICH), then of SLURM; without any, this
+process is a world of one.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from systems.schema import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """This process's place in the world, as its launcher told it."""
+
+    launcher: Literal["torchrun", "mpi", "slurm", "none"]
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    master_address: str
+    master_port: int
+    attempt: str = "0"
+    """torchrun's restart count: keys of an earlier attempt must not be read."""
+    agent_store: bool = False
+    """torchrun's agent already serves the store at the master's port."""
+
+
+def environment(variables: Mapping[str, str] = os.environ) -> Environment:
+    """Read the launcher's variables.
+
+    Raises:
+        InputError: a launcher's variables that are incomplete.
+    """
+    try:
+        if "TORCHELASTIC_RUN_ID" in variables or "LOCAL_RANK" in variables:
+            return _torchrun(variables)
+        # SLURM's own PMI sets PMI_RANK too; MPICH's mpirun is known by its local rank.
+        if "OMPI_COMM_WORLD_RANK" in variables or "MPI_LOCALRANKID" in variables:
+            return _mpi(variables)
+        if "SLURM_PROCID" in variables and int(variables.get("SLURM_NTASKS", "1")) > 1:
+            return _slurm(variables)
+    except KeyError as error:
+        raise InputError(
+            f"the launcher did not set {error}; set it or start with torchrun"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"a variable of the launcher is not a number: {error}") from None
+    return Environment(
+        launcher="none",
+        rank=0,
+        world_size=1,
+        local_rank=0,
+        local_world_size=1,
+        master_address="127.0.0.1",
+        master_port=free_port(),
+    )
+
+
+def _torchrun(variables: Mapping[str, str]) -> Environment:
+    world_size = int(variables["WORLD_SIZE"])
+    return Environment(
+        launcher="torchrun",
+        rank=int(variables["RANK"]),
+        world_size=world_size,
+        local_rank=int(variables["LOCAL_RANK"]),
+        local_world_size=int(variables.get("LOCAL_WORLD_SIZE", world_size)),
+        master_address=variables["MASTER_ADDR"],
+        master_port=int(variables["MASTER_PORT"]),
+        attempt=variables.get("TORCHELASTIC_RESTART_COUNT", "0"),
+        agent_store=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+    )
+
+
+def _mpi(variables: Mapping[str, str]) -> Environment:
+    open_mpi = "OMPI_COMM_WORLD_RANK" in variables
+    prefix = "OMPI_COMM_WORLD_" if open_mpi else "PMI_"
+    local_rank = "OMPI_COMM_WORLD_LOCAL_RANK" if open_mpi else "MPI_LOCALRANKID"
+    local_size = "OMPI_COMM_WORLD_LOCAL_SIZE" if open_mpi else "MPI_LOCALNRANKS"
+    rank, world_size = int(variables[f"{prefix}RANK"]), int(variables[f"{prefix}SIZE"])
+    address, port = _agree_on_master(rank, variables)
+    return Environment(
+        launcher="mpi",
+        rank=rank,
+        world_size=world_size,
+        local_rank=int(variables[local_rank]),
+        local_world_size=int(variables[local_size]),
+        master_address=address,
+        master_port=port,
+    )
+
+
+def _agree_on_master(rank: int, variables: Mapping[str, str]) -> tuple[str, int]:
+    """Rank 0's address and a free port of it, told to all over MPI unless the user has set them."""
+    if "MASTER_ADDR" in variables and "MASTER_PORT" in variables:
+        return variables["MASTER_ADDR"], int(variables["MASTER_PORT"])
+    from mpi4py import MPI
+
+    mine = (variables.get("MASTER_ADDR", socket.gethostname()), free_port()) if rank == 0 else None
+    address, port = MPI.COMM_WORLD.bcast(mine, root=0)
+    hosts = MPI.COMM_WORLD.allgather(socket.gethostname())
+    return ("127.0.0.1" if len(set(hosts)) == 1 else address), port
+
+
+def _slurm(variables: Mapping[str, str]) -> Environment:
+    return Environment(
+        launcher="slurm",
+        rank=int(variables["SLURM_PROCID"]),
+        world_size=int(variables["SLURM_NTASKS"]),
+        local_rank=int(variables["SLURM_LOCALID"]),
+        local_world_size=int(variables["SLURM_NTASKS_PER_NODE"]),
+        master_address=variables.get("MASTER_ADDR") or variables["SLURM_LAUNCH_NODE_IPADDR"],
+        # The same on every rank and different for jobs that share a node.
+        master_port=int(
+            variables.get("MASTER_PORT", 20000 + int(variables["SLURM_JOB_ID"]) % 20000)
+        ),
+    )
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
