@@ -2,6 +2,7 @@
 
     run JOB.toml [flags]         train; start the ranks here, leave a record
     worker JOB.toml [flags]      one rank, started by torchrun, mpirun or srun
+    simulate JOB.toml [flags]    play the job's schedule without processes, leave a record
     plan stanza [flags]          predict every scheme's step time, choose
     profile stanza [flags]       measure a model's layers on this machine
     reproduce [stanza] [flags]   the papers' figures, a report and claims.json
@@ -19,6 +20,7 @@ from systems.schema import InputError, remedy
 COMMANDS = {
     "run": "launch.run",
     "worker": "launch.worker",
+    "simulate": "launch.simulate",
     "plan": "launch.planning",
     "profile": "launch.profiling",
     "reproduce": "launch.reproduce",

@@ -72,21 +72,28 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
     Raises:
         InputError: see stanza.plan.plan.
     """
+    wanted = job.stanza.scheme == "stanza" and job.stanza.fc_workers == "auto"
+    basis = planning_basis(job, measure=wanted and may_measure)
+    if basis is None:
+        return stanza_plan.plan(job.stanza, job.world_size, None, None)
+    return stanza_plan.plan(job.stanza, job.world_size, *basis)
+
+
+def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] | None:
+    """The cluster and the profile that a job is planned with; None if one has no figures yet and
+    they are not to be measured."""
     target = cluster.load(job.cluster)
     if len(target.nodes) == 1:
         target = target.with_size(job.world_size)
     model = job.profile or job.stanza.model
     known = job.profile is not None or model in stanza_plan.shipped_profiles()
-    wanted = job.stanza.scheme == "stanza" and job.stanza.fc_workers == "auto"
     has_link = target.slowest_link.bandwidth_bits_per_s is not None
-    if (not known or not has_link) and not (wanted and may_measure):
-        return stanza_plan.plan(job.stanza, job.world_size, None, None)
+    if not (known and has_link) and not measure:
+        return None
     measured = (
         stanza_plan.load_profile(model) if known else measure_shared(job.stanza, job.world_size)
     )
-    if not has_link:
-        target = target.with_link(measure_link(job.world_size))
-    return stanza_plan.plan(job.stanza, job.world_size, target, measured)
+    return target if has_link else target.with_link(measure_link(job.world_size)), measured
 
 
 def measure_profile(options: Options, batch_size: int | None = None) -> ModelProfile:

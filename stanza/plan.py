@@ -114,14 +114,17 @@ def baseline_options(scheme: str) -> dict[str, Any]:
     }[scheme]
 
 
+def costs_at(options: Options, profile: ModelProfile) -> predict.CostsAt:
+    """The profile's costs at any batch, with the cut in the options' precision."""
+    return predict.costs_at(profile, WIRE_BYTES[options.cut_dtype])
+
+
 def predict_all(
     options: Options, world_size: int, cluster: Cluster, profile: ModelProfile
 ) -> tuple[Prediction, ...]:
     """The baselines, then the best of Stanza for every number of FC workers that fits."""
     link = cluster.slowest_link
-    wire_bytes = WIRE_BYTES[options.cut_dtype]
-
-    at = predict.costs_at(profile, wire_bytes)
+    at = costs_at(options, profile)
 
     def costs(workers: int) -> predict.Costs:
         return at(options.local_batch(workers))

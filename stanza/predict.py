@@ -258,7 +258,8 @@ def stanza(
         conv_free = max(
             start + backward_s, _ring_finish(part.conv_backward, start, conv_workers, link)
         )
-        fc_free = out_free = max(fc_free, out_free) + fc_exchange_s
+        if fc_workers > 1:  # the exchange fills both directions until the next step can begin
+            fc_free = in_free = out_free = max(fc_free, out_free) + fc_exchange_s
         ends.append(conv_free)
     return Prediction(
         scheme="stanza",

@@ -1,0 +1,124 @@
+"""Schedules as tasks: their bytes are the traffic table's, their times the planner's."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from stanza import predict, schedule
+from stanza.layout import Layout
+from stanza.plan import load_profile, shipped_profiles
+from stanza.predict import Costs, CostsAt, Prediction
+from stanza.schedule import STEPS, Simulated
+from stanza.traffic import Sizes, traffic
+from systems.cluster import Link
+
+LINK = Link(bandwidth_bits_per_s=10e9, latency_s=50e-6)
+BATCH = 128
+NODES = (2, 4, 10)
+
+Pair = tuple[Prediction, Simulated]
+
+SCHEMES: dict[str, Callable[[Costs, int], Pair]] = {
+    "ddp": lambda cost, n: (predict.ddp(cost, n, LINK), schedule.ddp(cost, n, LINK)),
+    "ps-blocking": lambda cost, n: (
+        predict.ps_blocking(cost, n - 1, 1, LINK),
+        schedule.ps_dedicated(cost, n - 1, 1, LINK, pipelined=False),
+    ),
+    "ps-pipelined": lambda cost, n: (
+        predict.ps_pipelined(cost, n - 1, 1, LINK),
+        schedule.ps_dedicated(cost, n - 1, 1, LINK, pipelined=True),
+    ),
+    "ps-sharded": lambda cost, n: (
+        predict.ps_sharded(cost, n, LINK),
+        schedule.ps_sharded(cost, n, LINK),
+    ),
+}
+
+
+def costs_at(model: str) -> CostsAt:
+    return predict.costs_at(load_profile(model))
+
+
+@pytest.mark.parametrize("model", shipped_profiles())
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("nodes", NODES)
+def test_baselines_take_the_predicted_time(model: str, scheme: str, nodes: int) -> None:
+    predicted, simulated = SCHEMES[scheme](costs_at(model)(BATCH), nodes)
+    assert simulated.step_s == pytest.approx(predicted.step_s, rel=0.01)
+    assert simulated.samples == predicted.samples
+
+
+@pytest.mark.parametrize("model", shipped_profiles())
+@pytest.mark.parametrize("micro", [1, 4, 16])
+@pytest.mark.parametrize("nodes", NODES)
+def test_one_fc_worker_takes_the_predicted_time(model: str, micro: int, nodes: int) -> None:
+    at = costs_at(model)
+    predicted = predict.stanza(at, BATCH, nodes - 1, 1, micro, LINK)
+    simulated = schedule.stanza(at, BATCH, nodes - 1, 1, micro, LINK)
+    assert simulated.step_s == pytest.approx(predicted.step_s, rel=0.01)
+
+
+@pytest.mark.parametrize("model", shipped_profiles())
+@pytest.mark.parametrize("micro", [1, 4])
+def test_several_fc_workers_take_about_the_predicted_time(model: str, micro: int) -> None:
+    """The recurrence does not share an interface between a ring and the cut, within one step."""
+    at = costs_at(model)
+    predicted = predict.stanza(at, BATCH, 8, 2, micro, LINK)
+    simulated = schedule.stanza(at, BATCH, 8, 2, micro, LINK)
+    assert simulated.step_s == pytest.approx(predicted.step_s, rel=0.15)
+
+
+@pytest.mark.parametrize("conv_fc", [(3, 1), (4, 2), (5, 2)])
+@pytest.mark.parametrize("micro", [1, 4])
+def test_stanza_moves_the_bytes_of_the_table(conv_fc: tuple[int, int], micro: int) -> None:
+    conv, fc = conv_fc
+    at = costs_at("alexnet")
+    roles = ("conv",) * conv + ("fc",) * fc
+    expected = table("stanza", roles, at(BATCH))
+    assert moved(schedule.stanza(at, BATCH, conv, fc, micro, LINK)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_baselines_move_the_bytes_of_the_table(scheme: str) -> None:
+    cost = costs_at("vgg16")(BATCH)
+    dedicated = scheme in ("ps-blocking", "ps-pipelined")
+    roles = ("worker",) * (3 if dedicated else 4) + ("server",) * dedicated
+    _, simulated = SCHEMES[scheme](cost, 4)
+    assert moved(simulated) == pytest.approx(table(scheme.split("-")[0], roles, cost))
+
+
+def table(scheme: str, roles: tuple[str, ...], cost: Costs) -> dict[tuple[int, str], float]:
+    layout = Layout(scheme=scheme, roles=roles)  # type: ignore[arg-type]
+    sizes = Sizes(
+        conv_bytes=cost.conv_bytes,
+        fc_bytes=cost.fc_bytes,
+        cut_bytes=cost.cut_bytes / cost.batch_size,
+    )
+    rows = traffic(layout, sizes, (cost.batch_size,) * len(layout.data_ranks))
+    ways = {"out": [row.sent for row in rows], "in": [row.received for row in rows]}
+    return {(rank, way): values[rank] for way, values in ways.items() for rank in range(len(rows))}
+
+
+def moved(simulated: Simulated) -> dict[tuple[int, str], float]:
+    """Bytes of one step by interface."""
+    total: Counter[tuple[int, str]] = Counter()
+    for task in simulated.timeline.tasks:
+        for interface, size in task.loads.items():
+            total[interface] += size / STEPS  # type: ignore[assignment]
+    return dict(total)
+
+
+def test_layers_join_into_buckets_that_lose_nothing() -> None:
+    backward = [(1.0, 10.0), (2.0, 0.0), (3.0, 50.0), (4.0, 5.0)]
+    assert schedule.segments(backward, 10, 40) == [(1.0, 10.0), (5.0, 50.0), (4.0, 5.0)]
+    assert schedule.segments(backward, float("inf"), 1) == [(10.0, 65.0)]
+
+
+def test_a_thousand_nodes_of_any_scheme() -> None:
+    at = costs_at("vgg16")
+    for scheme in ("ddp", "ps-blocking", "ps-sharded"):
+        predicted, simulated = SCHEMES[scheme](at(BATCH), 1000)
+        assert simulated.step_s == pytest.approx(predicted.step_s, rel=0.01)
+    simulated = schedule.stanza(at, BATCH, 900, 100, 4, LINK)
+    assert simulated.samples == 900 * BATCH

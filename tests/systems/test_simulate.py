@@ -1,0 +1,156 @@
+"""The simulator: against hand-computed cases and a slow, plain reference."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from systems.cluster import Link
+from systems.schema import InputError
+from systems.simulate import Program, simulate
+
+LINK = Link(bandwidth_bits_per_s=8.0)
+"""One byte a second."""
+
+
+def test_a_stream_runs_one_task_at_a_time_in_the_order_of_readiness() -> None:
+    program = Program()
+    first = program.compute("gpu", 1.0)
+    early = program.compute("other", 0.5)
+    late = program.compute("gpu", 1.0, after=[first])
+    middle = program.compute("gpu", 2.0, after=[early])
+    timeline = simulate(program, LINK)
+    assert timeline.starts_s[middle] == 1.0  # ready at 0.5, before `late`
+    assert timeline.starts_s[late] == 3.0
+    assert timeline.end_s == 4.0
+    assert timeline.busy_s("gpu") == 4.0
+
+
+def test_directions_are_independent_and_latency_follows_the_bytes() -> None:
+    program = Program(latency_s=0.25)
+    there, back = program.flow(0, 1, 2.0), program.flow(1, 0, 3.0)
+    answer = program.compute("gpu", 1.0, after=[there])
+    timeline = simulate(program, LINK)
+    assert timeline.ends_s[there] == 2.25
+    assert timeline.ends_s[back] == 3.25
+    assert timeline.ends_s[answer] == 3.25
+
+
+def test_flows_share_an_interface_max_min_fairly() -> None:
+    """Three flows into node 2 get a third each; the one from 0 to 1 gets what node 0 has left."""
+    program = Program()
+    free, *_ = (
+        program.flow(source, target, 1.0) for source, target in ((0, 1), (0, 2), (3, 2), (4, 2))
+    )
+    timeline = simulate(program, LINK)
+    assert timeline.ends_s[free] == pytest.approx(1.5)
+    assert timeline.ends_s[1:] == pytest.approx([3.0] * 3)
+
+
+def test_a_flow_that_ends_leaves_its_share_to_the_others() -> None:
+    program = Program()
+    short, long = program.flow(0, 2, 1.0), program.flow(1, 2, 3.0)
+    timeline = simulate(program, LINK)
+    assert timeline.ends_s[short] == pytest.approx(2.0)
+    assert timeline.ends_s[long] == pytest.approx(4.0)
+
+
+def test_an_exchange_keeps_one_pace_on_all_its_interfaces() -> None:
+    """A flow into node 0 takes half of it, so the whole ring runs at half speed meanwhile."""
+    program = Program(latency_s=0.5)
+    ring = program.exchange(range(3), 2.0, messages=4)
+    flow = program.flow(3, 0, 1.0)
+    timeline = simulate(program, LINK)
+    assert timeline.ends_s[flow] == pytest.approx(2.0 + 0.5)
+    assert timeline.ends_s[ring] == pytest.approx(3.0 + 4 * 0.5)
+
+
+def test_nothing_takes_no_time() -> None:
+    program = Program()
+    point = program.join([program.flow(0, 1, 0.0), program.compute("gpu", 0.0)])
+    assert simulate(program, LINK).ends_s[point] == 0.0
+    assert simulate(Program(), LINK).end_s == 0.0
+
+
+def test_a_task_cannot_wait_for_a_later_one() -> None:
+    with pytest.raises(ValueError, match="not been added yet"):
+        Program().compute("gpu", 1.0, name="early", after=[0])
+
+
+def test_an_unknown_rate_is_refused() -> None:
+    with pytest.raises(InputError, match="bandwidth_bits_per_s"):
+        simulate(Program(), Link())
+
+
+Flow = tuple[int, int, int, int]
+"""Start second, source, target, bytes."""
+
+flows = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(4, 7), st.integers(1, 5)),
+    min_size=1,
+    max_size=8,
+)
+
+
+def reference(given_flows: list[Flow]) -> list[Fraction]:
+    """Ends of flows at one byte a second, in exact arithmetic, everything anew at every event."""
+    left = {i: Fraction(size) for i, (*_, size) in enumerate(given_flows)}
+    ends: dict[int, Fraction] = {}
+    now = Fraction(0)
+    while left:
+        active = [i for i in left if given_flows[i][0] <= now]
+        rates = fair_rates({i: given_flows[i][1:3] for i in active})
+        horizons = [left[i] / rates[i] for i in active]
+        horizons += [f[0] - now for i, f in enumerate(given_flows) if i in left and f[0] > now]
+        step = min(horizons)
+        now += step
+        for i in active:
+            left[i] -= rates[i] * step
+            if left[i] == 0:
+                ends[i] = now
+                del left[i]
+    return [ends[i] for i in range(len(given_flows))]
+
+
+def fair_rates(active: dict[int, tuple[int, int]]) -> dict[int, Fraction]:
+    """Water-filling: raise all open rates alike until an interface is full, close its flows."""
+    rates = {i: Fraction(0) for i in active}
+    open_flows = set(active)
+    while open_flows:
+        steps = {}
+        for node in {n for pair in active.values() for n in pair}:
+            used = sum(rates[i] for i in active if node in active[i])
+            count = sum(node in active[i] for i in open_flows)
+            if count:
+                steps[node] = Fraction(1 - used) / count
+        step = min(steps.values())
+        for i in open_flows:
+            rates[i] += step
+        full = {node for node, value in steps.items() if value == step}
+        open_flows -= {i for i in open_flows if full & set(active[i])}
+    return rates
+
+
+@given(flows)
+def test_sharing_equals_exact_water_filling(given_flows: list[Flow]) -> None:
+    program = Program()
+    numbers = [
+        program.flow(source, target, size, after=[program.compute(f"clock {i}", start)])
+        for i, (start, source, target, size) in enumerate(given_flows)
+    ]
+    timeline = simulate(program, LINK)
+    expected = [float(end) for end in reference(given_flows)]
+    assert [timeline.ends_s[number] for number in numbers] == pytest.approx(expected)
+
+
+@given(flows)
+def test_the_same_program_gives_the_same_timeline(given_flows: list[Flow]) -> None:
+    def played() -> list[float]:
+        program = Program(latency_s=0.1)
+        for start, source, target, size in given_flows:
+            clock = program.compute(f"rank {source}", start)
+            program.flow(source, target, size, after=[clock])
+        return list(simulate(program, LINK).ends_s)
+
+    assert played() == played()
