@@ -28,7 +28,9 @@ def create_record(job: Job, plan: Plan, tier: Tier = "measured") -> Path:
         folder / "run.json",
         {
             "command": shlex.join(record.command_line()),
-            "again": f"python -m launch run --again {folder}",
+            "again": f"python -m launch simulate {folder}/job.toml"
+            if tier == "simulated"
+            else f"python -m launch run --again {folder}",
             "tier": tier,
             "system": job.system,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -246,10 +246,17 @@ def stanza(
     for _ in range(STEADY_STEPS):
         forward_ends = [conv_free + (k + 1) * forward_s for k in range(m)]
         conv_free = forward_ends[-1]
-        gradients = []
+        arrivals = []
         for forward_end in forward_ends:
             in_free = max(in_free, forward_end) + cut_s
-            fc_free = max(fc_free, in_free) + fc_s
+            arrivals.append(in_free)
+        if ends:
+            fc_free = _exchange_end(
+                max(fc_free, out_free), fc_exchange_s, forward_ends[0], in_free, m * cut_s
+            )
+        gradients = []
+        for arrival in arrivals:
+            fc_free = max(fc_free, arrival) + fc_s
             out_free = max(out_free, fc_free) + cut_s
             gradients.append(out_free)
         for gradient in gradients[:-1]:
@@ -258,8 +265,6 @@ def stanza(
         conv_free = max(
             start + backward_s, _ring_finish(part.conv_backward, start, conv_workers, link)
         )
-        if fc_workers > 1:  # the exchange fills both directions until the next step can begin
-            fc_free = in_free = out_free = max(fc_free, out_free) + fc_exchange_s
         ends.append(conv_free)
     return Prediction(
         scheme="stanza",
@@ -276,3 +281,19 @@ def stanza(
             "FC exchange": fc_exchange_s,
         },
     )
+
+
+def _exchange_end(
+    start_s: float, lasts_s: float, cut_from_s: float, cut_until_s: float, cut_busy_s: float
+) -> float:
+    """When the FC workers have exchanged their gradients, begun as their last cut gradient left.
+
+    Their ring is one flow beside those of many CONV workers and gets next to nothing while
+    activations arrive (`cut_busy_s` between the two times): it has the rest, and goes on after.
+    """
+    end_s = start_s + lasts_s
+    if end_s <= cut_from_s or start_s >= cut_until_s:
+        return end_s
+    idle_s = cut_until_s - max(start_s, cut_from_s) - cut_busy_s
+    before_s = max(0.0, cut_from_s - start_s)
+    return cut_until_s + max(0.0, lasts_s - before_s - max(0.0, idle_s))

@@ -12,10 +12,13 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette: distinct for colour-blind readers."""
 SIZE_INCHES = (8.0, 4.5)
+FEW_POINTS = 12
+"""Curves of so few points show each of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +46,23 @@ class Lines:
     y_label: str
     title: str
     logarithmic: bool = False
+    logarithmic_x: bool = False
+    reference: float | None = None
+    """A horizontal line, such as 1.0 for "as fast"."""
 
 
 def draw(path: Path, panels: Sequence[Bars | Lines], footnote: str) -> Path:
-    """Draw panels side by side into `path`.png, .pdf and .csv; returns the PNG's path."""
+    """Draw panels, two in a row, into `path`.png, .pdf and .csv; returns the PNG's path."""
     width, height = SIZE_INCHES
-    canvas = Canvas(figsize=(width * max(1.0, 0.75 * len(panels)), height), layout="constrained")
-    axes = canvas.subplots(1, len(panels), squeeze=False)[0]
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    canvas = Canvas(
+        figsize=(width * max(1.0, 0.75 * columns), height * max(1.0, 0.9 * lines)),
+        layout="constrained",
+    )
+    axes = canvas.subplots(lines, columns, squeeze=False).flat
     rows: list[list[Any]] = []
-    for axis, panel in zip(axes, panels, strict=True):
+    for axis, panel in zip(axes, panels, strict=False):
         rows += _bars(axis, panel) if isinstance(panel, Bars) else _lines(axis, panel)
         axis.set_title(panel.title, fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
@@ -122,12 +133,23 @@ def _lines(axis: Axes, panel: Lines) -> list[list[Any]]:
             label=name,
             color=COLOURS[i % len(COLOURS)],
             linestyle=styles[i % len(styles)],
-            linewidth=3.0 - 0.4 * i,  # curves that coincide stay visible
+            linewidth=max(1.0, 3.0 - 0.4 * i),  # curves that coincide stay visible
+            marker="o" if len(x) <= FEW_POINTS else None,
+            markersize=5,
         )
         rows += [[panel.title, name, a, b, panel.y_label] for a, b in zip(x, y, strict=True)]
     axis.set_xlabel(panel.x_label)
     axis.set_ylabel(panel.y_label)
     if panel.logarithmic:
         axis.set_yscale("log")
+    if panel.logarithmic_x:
+        ticks = sorted({value for x, _ in panel.series.values() for value in x})
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [f"{value:g}" for value in ticks], fontsize=8)
+        axis.minorticks_off()
+    elif all(value == int(value) for x, _ in panel.series.values() for value in x):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if panel.reference is not None:
+        axis.axhline(panel.reference, color="#555555", linewidth=0.8, linestyle="--")
     axis.legend(fontsize=7, frameon=False)
     return rows

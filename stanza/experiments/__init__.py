@@ -3,7 +3,7 @@
 Targets stand in the code beside their sources.
 """
 
-from stanza.experiments import digits, planner
+from stanza.experiments import digits, planner, scale
 from systems.experiment import Experiment
 
 EXPERIMENTS = (
@@ -22,5 +22,12 @@ EXPERIMENTS = (
         tier="simulated",
         repeats={"quick": 1, "full": 1},
         conclude=planner.conclude,
+    ),
+    Experiment(
+        id="scale",
+        title="The paper's models over nodes, bandwidths and FC workers, simulated",
+        tier="simulated",
+        repeats={"quick": 1, "full": 1},
+        conclude=scale.conclude,
     ),
 )

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stanza.experiments.targets import BASELINES, PAPER, PAPER_RANGE
+from stanza.experiments.targets import BASELINES, CLUSTER, MODELS, PAPER, PAPER_RANGE
 from stanza.options import Options
 from stanza.plan import load_profile, plan, predict_all
 from stanza.predict import Prediction
@@ -13,8 +13,6 @@ from systems.claims import Claim, Target, claim
 from systems.experiment import Figure, Outcome, Results
 from systems.figure import Bars, draw
 
-PLANNED_MODELS = ("alexnet", "vgg16", "resnet50", "inception-v3")
-PLANNED_CLUSTER = "ec2-p3-10g"
 SPEEDUP_TARGETS = {"alexnet": 13.9, "vgg16": 8.0, "resnet50": 1.34, "inception-v3": 1.34}
 """Against one-server blocking PS: the paper's ends of the range, and between them for VGG-16."""
 
@@ -22,22 +20,22 @@ SPEEDUP_TARGETS = {"alexnet": 13.9, "vgg16": 8.0, "resnet50": 1.34, "inception-v
 def conclude(results: Results, folder: Path) -> Outcome:
     """The planner's predictions on the paper's cluster, from measured V100-like profiles."""
     del results  # nothing was run
-    target = cluster.load(PLANNED_CLUSTER)
-    rows = {name: _planned(name, target) for name in PLANNED_MODELS}
+    target = cluster.load(CLUSTER)
+    rows = {name: _planned(name, target) for name in MODELS}
     columns = ("Stanza as published (m=1)", "Stanza with micro-batches", "auto")
     over_ps = {
-        column: [[rows[name][column] / rows[name]["ps-blocking"]] for name in PLANNED_MODELS]
+        column: [[rows[name][column] / rows[name]["ps-blocking"]] for name in MODELS]
         for column in columns
     }
     over_best = {
-        column: [[rows[name][column] / _best_baseline(rows[name])] for name in PLANNED_MODELS]
+        column: [[rows[name][column] / _best_baseline(rows[name])] for name in MODELS]
         for column in columns
     }
     path = draw(
         folder / "planner-speedup",
         [
             Bars(
-                groups=PLANNED_MODELS,
+                groups=MODELS,
                 series=over_ps,
                 unit="speed-up (x)",
                 title="Over one parameter server, blocking (simulated)",
@@ -46,7 +44,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
                 logarithmic=True,
             ),
             Bars(
-                groups=PLANNED_MODELS,
+                groups=MODELS,
                 series=over_best,
                 unit="speed-up (x)",
                 title="Over the best baseline (simulated)",
@@ -57,7 +55,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
         "PipeDream's authors; best baseline: of PS blocking, pipelined, sharded, DDP",
     )
     claims: list[Claim] = []
-    for name in PLANNED_MODELS:
+    for name in MODELS:
         claims += _planner_claims(name, rows[name])
     return Outcome(
         figures=(

@@ -5,3 +5,8 @@ PAPER_RANGE = (1.34, 13.9)
 """Stanza over parameter servers, over all the paper's models."""
 
 BASELINES = ("ps-blocking", "ps-pipelined", "ps-sharded", "ddp")
+
+MODELS = ("alexnet", "vgg16", "resnet50", "inception-v3")
+"""Models of the paper with measured profiles."""
+CLUSTER = "ec2-p3-10g"
+"""The paper's cluster: 10 nodes, 10 Gb/s."""

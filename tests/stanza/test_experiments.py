@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stanza.experiments import EXPERIMENTS, digits, planner
+from stanza.experiments import EXPERIMENTS, digits, planner, scale
 from systems.claims import Claim
 from systems.experiment import Outcome
 
@@ -102,3 +102,26 @@ def test_experiments_are_named_and_cost_something_at_both_levels() -> None:
     for experiment in EXPERIMENTS:
         assert experiment.repeats["full"] >= experiment.repeats["quick"] >= 1
     json.dumps([case.name for experiment in EXPERIMENTS for case in experiment.cases])
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return scale.conclude({}, tmp_path_factory.mktemp("scale"))
+
+
+def test_planner_and_simulator_agree_at_every_scale(scaled: Outcome) -> None:
+    ratios = [c.ours for c in scaled.claims if ".planner-over-simulator." in c.id]
+    assert len(ratios) == 4
+    assert all(0.9 <= ratio <= 1.1 for ratio in ratios)
+
+
+def test_auto_never_loses_to_ddp_in_simulation(scaled: Outcome) -> None:
+    least = [c.ours for c in scaled.claims if ".least-speedup-over-ddp." in c.id]
+    assert len(least) == 4
+    assert min(least) >= 0.98
+
+
+def test_every_scale_is_drawn_for_every_model(scaled: Outcome) -> None:
+    for figure in scaled.figures:
+        text = figure.path.with_suffix(".csv").read_text()
+        assert all(model in text for model in ("alexnet", "vgg16", "resnet50", "inception-v3"))

@@ -60,13 +60,16 @@ def test_one_fc_worker_takes_the_predicted_time(model: str, micro: int, nodes: i
 
 
 @pytest.mark.parametrize("model", shipped_profiles())
-@pytest.mark.parametrize("micro", [1, 4])
-def test_several_fc_workers_take_about_the_predicted_time(model: str, micro: int) -> None:
-    """The recurrence does not share an interface between a ring and the cut, within one step."""
+@pytest.mark.parametrize("micro", [1, 4, 16])
+@pytest.mark.parametrize(("conv", "fc"), [(2, 2), (8, 2), (13, 3), (24, 8), (62, 2)])
+def test_several_fc_workers_take_about_the_predicted_time(
+    model: str, micro: int, conv: int, fc: int
+) -> None:
+    """The recurrence knows only roughly how a ring and the cut share an interface."""
     at = costs_at(model)
-    predicted = predict.stanza(at, BATCH, 8, 2, micro, LINK)
-    simulated = schedule.stanza(at, BATCH, 8, 2, micro, LINK)
-    assert simulated.step_s == pytest.approx(predicted.step_s, rel=0.15)
+    predicted = predict.stanza(at, BATCH, conv, fc, micro, LINK)
+    simulated = schedule.stanza(at, BATCH, conv, fc, micro, LINK)
+    assert simulated.step_s == pytest.approx(predicted.step_s, rel=0.1)
 
 
 @pytest.mark.parametrize("conv_fc", [(3, 1), (4, 2), (5, 2)])

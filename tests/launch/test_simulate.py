@@ -1,0 +1,52 @@
+"""`launch simulate`: the same job files, another tier."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launch.__main__ import main
+
+VGG16 = "launch/jobs/stanza-vgg16-random.toml"
+
+
+@pytest.mark.parametrize(
+    ("flags", "scheme"),
+    [
+        ([], "stanza"),
+        (["--stanza.scheme", "ps"], "ps-blocking"),
+        (["--stanza.scheme", "ps", "--stanza.ps-mode", "pipelined"], "ps-pipelined"),
+        (["--stanza.scheme", "ddp"], "ddp"),
+        (["--stanza.scheme", "single"], "single"),
+    ],
+)
+def test_every_scheme_leaves_a_record_of_its_tier(
+    flags: list[str], scheme: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "record"
+    main(["simulate", VGG16, *flags, "--out", str(out)])
+    text = capsys.readouterr().out
+    assert "tier simulated" in text.splitlines()[0]
+    result = json.loads((out / "result.json").read_text())
+    assert (result["tier"], result["scheme"]) == ("simulated", scheme)
+    assert result["samples_per_s"] > 0
+    run = json.loads((out / "run.json").read_text())
+    assert run["again"] == f"python -m launch simulate {out}/job.toml"
+
+
+def test_the_trace_shows_compute_and_both_directions(tmp_path: Path) -> None:
+    out = tmp_path / "record"
+    main(["simulate", VGG16, "--world-size", "4", "--out", str(out)])
+    events = json.loads((out / "trace.json").read_text())["traceEvents"]
+    tracks = {event["args"]["name"] for event in events if event["ph"] == "M"}
+    assert {"rank 0", "rank 0 in", "rank 0 out", "rank 3"} <= tracks
+
+
+def test_what_is_not_simulated_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--stanza.scheme", "ps", "--stanza.ps-placement", "colocated"]
+    with pytest.raises(SystemExit) as stop:
+        main(["simulate", VGG16, *flags, "--out", str(tmp_path / "record")])
+    assert stop.value.code == 2
+    assert "--stanza.ps-mode" in capsys.readouterr().err
