@@ -242,7 +242,7 @@ def stanza(
     forward_s, backward_s = part.conv_forward_s, part.conv_backward_s
     fc_exchange_s = _ring_s(part.fc_bytes, fc_workers, link)
     conv_free = fc_free = in_free = out_free = 0.0
-    ends = []
+    ends: list[float] = []
     for _ in range(STEADY_STEPS):
         forward_ends = [conv_free + (k + 1) * forward_s for k in range(m)]
         conv_free = forward_ends[-1]
