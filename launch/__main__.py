@@ -15,7 +15,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from systems.schema import InputError, remedy
+from launch.ownership import foreign_packages
 
 COMMANDS = {
     "run": "launch.run",
@@ -36,6 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(__doc__)
         return
+    for name, origin in foreign_packages().items():
+        if words[0] != "doctor":
+            print(
+                f"error: package {name} is a foreign one from {origin}; "
+                f"pip uninstall {name}, or use this testbed's own .venv",
+                file=sys.stderr,
+            )
+            raise SystemExit(2)
+        print(f"BAD  package {name} is a foreign one from {origin}; uninstall it")
+    from systems.schema import InputError
+
     try:
         _dispatch(words)
     except InputError as error:
@@ -44,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _dispatch(words: list[str]) -> None:
+    from systems.schema import InputError, remedy
+
     command = words.pop(0)
     if command not in COMMANDS:
         raise InputError(f"{command}: no such command; {remedy(command, COMMANDS)}")

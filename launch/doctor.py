@@ -1,22 +1,20 @@
 """`launch doctor`: what this machine has, what it lacks, and what that means for the testbed."""
 
-import importlib
 import importlib.metadata
 import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
 from launch.backends import find_mpirun
+from launch.ownership import PACKAGES, foreign_packages
 from stanza.plan import shipped_profiles
 from systems import cluster, record
 from systems.schema import InputError
 from systems.transport import tcp_bytes
 
-PACKAGES = ("systems", "stanza", "sparsepipe", "speculative", "launch")
 EXTRAS = {
     "mpi4py": ("mpi", "the mpi transport"),
     "deepspeed": ("deepspeed", "DeepSpeed baselines"),
@@ -62,12 +60,10 @@ def _own_package(name: str) -> Check:
     """Whether `name` is ours: PyPI has foreign packages called stanza, launch and systems."""
 
     def check() -> tuple[bool, str]:
-        home = Path(__file__).resolve().parent.parent
-        found = getattr(importlib.import_module(name), "__file__", None)
-        if found is not None and Path(found).resolve().parent.parent == home:
+        origin = foreign_packages().get(name)
+        if origin is None:
             return True, f"package {name} is this testbed's"
-        remedy = f"pip uninstall {name}, or use this testbed's own .venv"
-        return False, f"package {name} is a foreign one from {found}; {remedy}"
+        return False, f"package {name} is a foreign one from {origin}; pip uninstall {name}"
 
     return check
 

@@ -18,6 +18,8 @@ from stanza.options import Options
 from systems import schema
 from systems.schema import InputError
 
+LONGEST_TIMEOUT_S = 86400.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -56,8 +58,10 @@ class Job:
             raise InputError(f"--world-size {self.world_size}: give 1 or more ranks")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed {self.seed}: give 0 to {2**32 - 1}")
-        if not self.timeout_s > 0:
-            raise InputError(f"--timeout-s {self.timeout_s:g}: give more than 0 seconds")
+        if not 0 < self.timeout_s <= LONGEST_TIMEOUT_S:
+            raise InputError(
+                f"--timeout-s {self.timeout_s:g}: give more than 0 seconds, at most a day"
+            )
         if self.transport == "mpi" and self.launcher == "torchrun":
             raise InputError("--transport mpi: torchrun starts no MPI; add --launcher mpirun")
 

@@ -25,6 +25,7 @@ from systems import cluster, profile, record, schema
 from systems.cluster import Cluster, Link
 from systems.loopback import measure_loopback
 from systems.profile import ModelProfile
+from systems.schema import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class PlanArguments:
     profile: str | None = None
     """A shipped profile's name or a JSON file. None: the model's, or one measured now."""
     local_batch_size: int | None = None
-    """Samples per worker. None: the profile's."""
+    """Samples per worker. None: those that the profile was taken with."""
     cut_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of activations and their gradients on the wire."""
     out: str | None = None
@@ -50,12 +51,14 @@ class PlanArguments:
 def main(arguments: Sequence[str]) -> None:
     """Print the plan."""
     flags = jobs.parse_flags(PlanArguments, arguments, "launch plan stanza", PlanArguments())
+    if flags.out is not None:
+        record.check_new_file(Path(flags.out))
     chosen = cluster.load(flags.cluster)
     if flags.nodes is not None:
         chosen = chosen.with_size(flags.nodes)
     options = Options(
         model=flags.model,
-        local_batch_size=flags.local_batch_size,
+        local_batch_size=flags.local_batch_size or _profiled_batch(flags.profile),
         cut_dtype=flags.cut_dtype,
     )
     job = Job(cluster=flags.cluster, world_size=chosen.size, profile=flags.profile, stanza=options)
@@ -63,6 +66,11 @@ def main(arguments: Sequence[str]) -> None:
     if flags.out is not None:
         record.write_json(Path(flags.out), schema.dump(plan))
     print(describe(plan, flags.model, chosen))
+
+
+def _profiled_batch(name: str | None) -> int | None:
+    """The batch size of a profile that the user names; a model's own profile has the model's."""
+    return None if name is None else stanza_plan.load_profile(name).batch_size
 
 
 def plan_job(job: Job, *, may_measure: bool) -> Plan:
@@ -88,11 +96,20 @@ def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] |
     model = job.profile or job.stanza.model
     known = job.profile is not None or model in stanza_plan.shipped_profiles()
     has_link = target.slowest_link.bandwidth_bits_per_s is not None
+    if not has_link and target.name != "local":
+        raise InputError(
+            f"--cluster {job.cluster}: bandwidth_bits_per_s of a link is not known, and only "
+            "this machine's loopback can be measured; state it in the file"
+        )
+    measured = stanza_plan.load_profile(model) if known else None
+    if measured is not None and measured.name != job.stanza.model:
+        raise InputError(
+            f"--profile {job.profile}: is of {measured.name}, the model is {job.stanza.model}; "
+            "give a profile of that model"
+        )
     if not (known and has_link) and not measure:
         return None
-    measured = (
-        stanza_plan.load_profile(model) if known else measure_shared(job.stanza, job.world_size)
-    )
+    measured = measured or measure_shared(job.stanza, job.world_size)
     return target if has_link else target.with_link(measure_link(job.world_size)), measured
 
 
@@ -139,7 +156,7 @@ def describe(plan: Plan, model: str, target: Cluster) -> str:
     lines = [
         f"plan stanza | tier simulated (planner's recurrence, no processes) | {model} on "
         f"{target.size} nodes of {target.name} at {plan.bandwidth_bits_per_s / 1e9:.3g} Gb/s",
-        f"  profile: {plan.profile}",
+        f"  profile: {plan.profile}; each worker takes {_local_batch(plan)} samples a step",
         f"  cluster: {target.source}",
         f"  {'scheme':14}{'f':>3}{'m':>4}{'step ms':>10}{'samples/s':>11}{'x PS 1 blocking':>17}"
         "   busy ms per resource",
@@ -155,6 +172,12 @@ def describe(plan: Plan, model: str, target: Cluster) -> str:
         )
     lines.append(f"  chosen: {plan.reason}")
     return "\n".join(lines)
+
+
+def _local_batch(plan: Plan) -> int:
+    """Samples of one worker and step, of those that DDP would have."""
+    everyone = next(p for p in plan.predictions if p.scheme == "ddp")
+    return everyone.samples // len(plan.layout.roles)
 
 
 def resolved(job: Job, plan: Plan) -> Job:

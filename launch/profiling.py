@@ -12,6 +12,7 @@ from launch import job as jobs
 from launch.planning import measure_profile
 from stanza.options import Options
 from systems import profile
+from systems.record import check_new_file
 from systems.schema import InputError
 
 
@@ -33,8 +34,7 @@ def main(arguments: Sequence[str]) -> None:
         ProfileArguments, arguments, "launch profile stanza", ProfileArguments()
     )
     path = Path(flags.out)
-    if path.exists():
-        raise InputError(f"--out {path}: exists already; give another name")
+    check_new_file(path)
     if flags.batch_size is not None and flags.batch_size < 1:
         raise InputError(f"--batch-size {flags.batch_size}: give 1 or more")
     measured = measure_profile(Options(model=flags.model), flags.batch_size)

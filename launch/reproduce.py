@@ -28,6 +28,8 @@ from systems.experiment import Experiment, Outcome, Results
 from systems.schema import InputError
 
 SYSTEMS = {"stanza": EXPERIMENTS}
+PARTS = {"records", "figures", "claims.json", "report.md"}
+"""All that a reproduction leaves in its folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,8 @@ def main(arguments: Sequence[str]) -> None:
     program = "launch reproduce [stanza]"
     flags = jobs.parse_flags(ReproduceArguments, words, program, ReproduceArguments())
     folder = Path(flags.out)
+    if not folder.name:
+        raise InputError(f"--out {flags.out}: give a folder of its own")
     _keep_earlier(folder)
     started = time.monotonic()
     outcomes: list[tuple[Experiment, Outcome, float]] = []
@@ -68,7 +72,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _keep_earlier(folder: Path) -> None:
     """Move an earlier reproduction aside; refuse a folder that holds anything else."""
-    if (folder / "claims.json").is_file() or (folder / "records").is_dir():
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names and names <= PARTS:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(folder.stat().st_mtime))
         kept = folder.with_name(f"{folder.name}-{stamp}")
         if kept.exists():

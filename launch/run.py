@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from launch import job as jobs
 from launch.backends import run_ranks, start_command
 from launch.job import Job
@@ -41,6 +43,11 @@ def prepare(given: Job) -> Path:
         InputError: whatever is wrong with the job.
     """
     start_command(given, [])  # is the launcher there?
+    if given.device == "cuda" and torch.cuda.device_count() < given.world_size:
+        raise InputError(
+            f"--device cuda: {given.world_size} ranks and {torch.cuda.device_count()} GPUs here; "
+            "give a smaller --world-size or --device cpu"
+        )
     if given.transport == "mpi":
         import_mpi()
     if given.out:

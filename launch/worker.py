@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record as report_to_torchrun
 
@@ -47,6 +48,9 @@ def main(arguments: Sequence[str]) -> None:
         if place.rank == 0:
             print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
+    except TimeoutError as error:  # someone did not come
+        print(f"error: rank {place.rank}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
     except RuntimeError:  # a peer is gone, or the time-out has passed
         time.sleep(GRACE_S)
         raise
@@ -115,7 +119,11 @@ def execute(job: Job, plan: Plan, world: World, folder: Path) -> None:
     if world.rank == 0:
         if job.trace:
             trace.join(folder, [world.name(rank) for rank in range(world.world_size)])
-        result = {"tier": "measured", **summarize(job.stanza, plan, everyone)}
+        result = {
+            "tier": "measured",
+            "threads_per_rank": torch.get_num_threads(),
+            **summarize(job.stanza, plan, everyone),
+        }
         record.write_json(folder / "result.json", result)
         print(f"  {_result_line(result)}\n  record: {folder}", flush=True)
 

@@ -25,8 +25,8 @@ class Options:
     local_batch_size: int | None = None
     """Samples per step and worker with data (the paper's b). None: the model's own, 32 to 256."""
     global_batch_size: int | None = None
-    """Samples per step over all workers; overrides local_batch_size. The same for every scheme, it
-    makes them compute the same updates."""
+    """Samples per step over all workers, instead of local_batch_size. The same for every scheme,
+    it makes them compute the same updates."""
     fc_workers: int | Literal["auto"] = "auto"
     """Ranks that train the FC part (the paper's f); 0 separates nothing. auto: the planner's."""
     micro_batches: int | Literal["auto"] = "auto"
@@ -56,8 +56,17 @@ class Options:
             _at_least(1, name, getattr(self, name))
         _at_least(0, "fc_workers", self.fc_workers)
         _at_least(1, "micro_batches", self.micro_batches)
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"--stanza.learning-rate {self.learning_rate:g}: give more than 0")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"--stanza.momentum {self.momentum:g}: give 0 or more, less than 1")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise InputError(f"--stanza.weight-decay {self.weight_decay:g}: give 0 or more")
+        if self.local_batch_size is not None and self.global_batch_size is not None:
+            raise InputError(
+                f"--stanza.local-batch-size {self.local_batch_size}: the global batch size is "
+                f"given as {self.global_batch_size}; give one, and None for the other"
+            )
 
     @property
     def scheme_name(self) -> str:

@@ -33,7 +33,8 @@ def summarize(options: Options, plan: Plan, ranks: Sequence[Sequence[Step]]) -> 
         "samples_per_step": samples,
         "loss": _losses(ranks, samples),
         "test_accuracy": totals["test_accuracy"],
-        "corrupt_images": int(totals["corrupt_images"]),
+        # A file that several ranks came upon counts for each of them.
+        "corrupt_images": int(sum(steps[-1].metrics.get("corrupt_images", 0) for steps in ranks)),
         "bytes_per_step": _bytes_per_step(options, layout, ranks),
     }
 

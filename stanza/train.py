@@ -93,7 +93,7 @@ def run(
         _collect_fc(training, parts)
     if world.rank == 0:
         totals["test_accuracy"] = accuracy(training.model, training.data.test, world.device)
-        totals["corrupt_images"] = len(training.data.corrupt)
+    totals["corrupt_images"] = len(training.data.corrupt)
     yield Step(options.steps, totals)
     training.transport.close()
     for group in groups:

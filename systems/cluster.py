@@ -34,7 +34,7 @@ class Link:
                 f"bandwidth_bits_per_s = {self.bandwidth_bits_per_s:g}: a link needs a positive "
                 "rate; 10 Gb/s is 10e9"
             )
-        if self.latency_s < 0:
+        if not self.latency_s >= 0:
             raise InputError(f"latency_s = {self.latency_s:g}: give 0 or more seconds")
 
     def seconds(self, size_bytes: float) -> float:

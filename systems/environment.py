@@ -5,6 +5,7 @@ process is a world of one.
 """
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,7 +113,8 @@ def _slurm(variables: Mapping[str, str]) -> Environment:
         rank=int(variables["SLURM_PROCID"]),
         world_size=int(variables["SLURM_NTASKS"]),
         local_rank=int(variables["SLURM_LOCALID"]),
-        local_world_size=int(variables["SLURM_NTASKS_PER_NODE"]),
+        # "4", "4(x2)" or "4,3": tasks of each node
+        local_world_size=int(re.split(r"\D", variables["SLURM_TASKS_PER_NODE"])[0]),
         master_address=variables.get("MASTER_ADDR") or variables["SLURM_LAUNCH_NODE_IPADDR"],
         # The same on every rank and different for jobs that share a node.
         master_port=int(

@@ -81,7 +81,18 @@ def claim_folder(folder: Path) -> None:
         raise InputError(f"--out {folder}: holds files already; give an empty or new folder")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: is a file; give an empty or new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {folder}: {error.strerror}; give another folder") from None
+
+
+def check_new_file(path: Path) -> None:
+    """Raise an InputError if `--out` names a file that exists, or one in no folder."""
+    if path.exists():
+        raise InputError(f"--out {path}: exists already; give another name")
+    if not path.parent.is_dir():
+        raise InputError(f"--out {path}: {path.parent} is no folder; make it first")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -114,7 +125,6 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "threads_per_rank": torch.get_num_threads(),
         "gpus": gpus,
         "git_commit": _git_commit(),
     }

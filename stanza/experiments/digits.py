@@ -37,6 +37,7 @@ CASES = (
             _DIGITS, scheme="ps", ps_mode="pipelined", ps_placement="colocated"
         ),
     ),
+    Case(name="ps-2-servers", options=dataclasses.replace(_DIGITS, scheme="ps", ps_servers=2)),
     Case(name="ddp", options=dataclasses.replace(_DIGITS, scheme="ddp")),
     Case(name="single", options=dataclasses.replace(_DIGITS, scheme="single")),
 )
@@ -58,7 +59,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
             *_byte_claims(results),
             *_prediction_claims(results),
         ),
-        notes=(figures.table(results),),
+        notes=(figures.table(results), figures.orders(results)),
     )
 
 
@@ -135,7 +136,7 @@ def _throughput_claims(throughput: Mapping[str, Sequence[float]]) -> list[Claim]
             if name.startswith("ps")
             else None,
         )
-        for name in BASELINES
+        for name in (*BASELINES, "ps-2-servers", "single")
     ]
 
 

@@ -42,6 +42,15 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ),
         (["run", "--again", "nowhere"], ["nowhere", "no record"]),
         (["run", "--again"], ["--again"]),
+        (["run", DIGITS, "--device", "cuda", "--world-size", "99"], ["--device cuda", "GPUs"]),
+        (["run", DIGITS, "--timeout-s", "inf"], ["--timeout-s inf", "a day"]),
+        (["run", DIGITS, "--profile", "nope"], ["--profile nope"]),
+        (["plan", "stanza", "--model", "vgg16", "--profile", "alexnet"], ["alexnet", "vgg16"]),
+        (["plan", "stanza", "--model", "vgg16", "--out", "no/p.json"], ["--out no/p.json"]),
+        (["plan", "stanza", "--model", "vgg16", "--out", "README.md"], ["README.md", "exists"]),
+        (["profile", "stanza", "--out", "no/p.json"], ["--out no/p.json"]),
+        (["run", DIGITS, "--out", "README.md/sub"], ["--out README.md/sub"]),
+        (["reproduce", "--out", "."], ["--out ."]),
         (["doctor", "now"], ["doctor now"]),
         (["reproduce", "sparsepipe"], ["sparsepipe", "stanza"]),
     ],
@@ -83,6 +92,34 @@ def test_a_taken_folder_is_refused_and_left_alone(
     for command in (["run", DIGITS], ["reproduce"]):
         assert str(tmp_path) in refused([*command, "--out", str(tmp_path)], capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_that_only_looks_like_a_reproduction_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "records").mkdir()
+    (tmp_path / "thesis.txt").write_text("four years")
+    refused(["reproduce", "--out", str(tmp_path)], capsys)
+    assert (tmp_path / "thesis.txt").read_text() == "four years"
+
+
+def test_a_foreign_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("launch.__main__.foreign_packages", lambda: {"stanza": "/else/stanza.py"})
+    assert "/else/stanza.py" in refused(["run", DIGITS], capsys)
+
+
+def test_a_cluster_of_unknown_rate_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'name = "mine"\nsource = "test"\n[[nodes]]\nname = "n"\n'
+        'devices = [{ kind = "V100" }]\nlink = {}\n'
+    )
+    line = refused(["plan", "stanza", "--model", "vgg16", "--cluster", str(path)], capsys)
+    assert "bandwidth_bits_per_s" in line
 
 
 def test_plan_prints_every_scheme_and_writes_json(

@@ -22,6 +22,14 @@ from systems.schema import InputError, dump, read
         ({"ps_servers": 0}, "--stanza.ps-servers 0: give 1 or more"),
         ({"fc_workers": -1}, "--stanza.fc-workers -1: give 0 or more"),
         ({"micro_batches": 0}, "--stanza.micro-batches 0: give 1 or more"),
+        ({"momentum": -5.0}, "--stanza.momentum -5: give 0 or more, less than 1"),
+        ({"weight_decay": -1.0}, "--stanza.weight-decay -1: give 0 or more"),
+        ({"learning_rate": float("inf")}, "--stanza.learning-rate inf: give more than 0"),
+        (
+            {"local_batch_size": 2, "global_batch_size": 96},
+            "--stanza.local-batch-size 2: the global batch size is given as 96; give one, and "
+            "None for the other",
+        ),
         ({"learning_rate": 0.0}, "--stanza.learning-rate 0: give more than 0"),
         ({"learning_rate": float("nan")}, "--stanza.learning-rate nan: give more than 0"),
     ],
@@ -37,7 +45,8 @@ def test_refuses_with_one_clear_line(changes: dict[str, Any], message: str) -> N
     [
         {"fc_workers": 0},
         {"fc_workers": "auto", "micro_batches": "auto"},
-        {"local_batch_size": 1, "global_batch_size": 1, "steps": 1},
+        {"local_batch_size": 1, "steps": 1},
+        {"global_batch_size": 1, "steps": 1},
     ],
 )
 def test_accepts(changes: dict[str, Any]) -> None:
@@ -58,7 +67,7 @@ def test_a_local_batch_grows_with_the_workers() -> None:
 
 @given(st.integers(1, 500), st.integers(1, 20))
 def test_a_global_batch_is_shared(batch: int, workers: int) -> None:
-    options = Options(global_batch_size=batch, local_batch_size=7)
+    options = Options(global_batch_size=batch)
     parts = [share(batch, workers, index) for index in range(workers)]
     assert options.local_batch(workers) == max(part.stop - part.start for part in parts)
     assert options.samples_per_step(workers) == batch

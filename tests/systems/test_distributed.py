@@ -44,7 +44,7 @@ SLURM = MASTER | {
     "SLURM_PROCID": "5",
     "SLURM_NTASKS": "8",
     "SLURM_LOCALID": "1",
-    "SLURM_NTASKS_PER_NODE": "4",
+    "SLURM_TASKS_PER_NODE": "4",
     "SLURM_JOB_ID": "71234",
 }
 PLACE = Environment(
@@ -125,7 +125,7 @@ def test_no_launcher_is_a_world_of_one() -> None:
         *((TORCHRUN, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", *MASTER)),
         *((OPEN_MPI, name) for name in OPEN_MPI if name.endswith(("SIZE", "LOCAL_RANK"))),
         *((MPICH, name) for name in ("PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS")),
-        *((SLURM, name) for name in ("SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")),
+        *((SLURM, name) for name in ("SLURM_LOCALID", "SLURM_TASKS_PER_NODE")),
     ],
 )
 def test_missing_variable_is_named(variables: Mapping[str, str], missing: str) -> None:
