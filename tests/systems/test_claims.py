@@ -43,3 +43,19 @@ def test_a_single_value_has_no_spread() -> None:
     row = claim("a", "b", "c", "simulated", what="t", values=[5.0], unit="x", target=target)
     assert row.spread is None
     assert row.status == "off"
+
+
+def test_an_error_can_be_judged_by_its_largest_value() -> None:
+    target = Target(most=1.0, source="test")
+    row = claim(
+        "a",
+        "gap",
+        "c",
+        "measured",
+        what="t",
+        values=[0.1, 0.2, 9.0],
+        unit="x",
+        target=target,
+        judged_by="largest",
+    )
+    assert (row.ours, row.n, row.status) == (9.0, 3, "off")
