@@ -81,8 +81,8 @@ def losses(results: Results, folder: Path) -> Figure:
         title="Loss curves",
         tier="measured",
         caption="All schemes compute the same synchronous SGD steps: left, the curves lie over "
-        "each other; right, they start apart by float32 rounding, which training then amplifies, with some seeds by "
-        "orders of magnitude.",
+        "each other; right, they start apart by float32 rounding, which training then amplifies, "
+        "with some seeds by orders of magnitude.",
     )
 
 
