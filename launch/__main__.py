@@ -3,6 +3,7 @@
     run JOB.toml [flags]         train; start the ranks here, leave a record
     worker JOB.toml [flags]      one rank, started by torchrun, mpirun or srun
     simulate JOB.toml [flags]    play the job's schedule without processes, leave a record
+    emulate JOB.toml [flags]     the program itself on a cluster emulated here, leave a record
     plan stanza [flags]          predict every scheme's step time, choose
     profile stanza [flags]       measure a model's layers on this machine
     reproduce [stanza] [flags]   the papers' figures, a report and claims.json
@@ -21,6 +22,8 @@ COMMANDS = {
     "run": "launch.run",
     "worker": "launch.worker",
     "simulate": "launch.simulate",
+    "emulate": "launch.emulate",
+    "ranks": "launch.ranks",
     "plan": "launch.planning",
     "profile": "launch.profiling",
     "reproduce": "launch.reproduce",

@@ -1,6 +1,5 @@
 """Starts the ranks of a run with torchrun or mpirun, and sees that none outlives it."""
 
-import ctypes
 import os
 import shutil
 import signal
@@ -10,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launch.job import Job
+from systems.processes import die_with_parent
 from systems.schema import InputError
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def start_command(job: Job, worker: Sequence[str]) -> list[str]:
@@ -42,13 +40,18 @@ def find_mpirun() -> str | None:
 
 
 def run_ranks(job: Job, worker: Sequence[str]) -> int:
-    """Start the ranks, wait for them, and return the launcher's exit code.
+    """Start the ranks, wait for them, and return the launcher's exit code."""
+    return run_command(start_command(job, worker), _variables(job))
+
+
+def run_command(command: Sequence[str], variables: Mapping[str, str]) -> int:
+    """Run what starts ranks, with these variables; returns its exit code.
 
     A signal to this process ends the ranks; so does its death.
     """
     process = subprocess.Popen(
-        start_command(job, worker),
-        env=_variables(job, os.environ),
+        command,
+        env={"TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ, **variables},
         start_new_session=True,  # a Ctrl-C reaches the ranks through us, once
         preexec_fn=_die_with_parent,
     )
@@ -65,26 +68,19 @@ def run_ranks(job: Job, worker: Sequence[str]) -> int:
         process.kill()
 
 
-def _variables(job: Job, inherited: Mapping[str, str]) -> dict[str, str]:
-    """The ranks' environment: cores are shared out, ours to override."""
+def _variables(job: Job) -> dict[str, str]:
+    """The ranks' environment: cores are shared out, the user's to override."""
     defaults = {
         "OMP_NUM_THREADS": str(threads_per_rank(job.world_size)),
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
         # Open MPI's shared-memory files and Unix sockets belong to a run, not to the machine.
         "PRTE_MCA_prte_silence_shared_fs": "1",
     }
-    return {**defaults, **inherited}
+    return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
 def threads_per_rank(world_size: int) -> int:
     """This machine's cores, shared out over ranks that run on it."""
     return max(1, (os.cpu_count() or 1) // world_size)
-
-
-def die_with_parent(signal_number: int) -> None:
-    """Ask the kernel (Linux) to signal this process when the one that started it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
 def _die_with_parent() -> None:

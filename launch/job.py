@@ -4,12 +4,13 @@ python -m launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1 --worl
 """
 
 import contextlib
+import dataclasses
 import io
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import tomli_w
 import tyro
@@ -66,6 +67,9 @@ class Job:
             raise InputError("--transport mpi: torchrun starts no MPI; add --launcher mpirun")
 
 
+J = TypeVar("J", bound=Job)
+
+
 def load(path: Path) -> Job:
     """The job in a TOML file.
 
@@ -87,16 +91,21 @@ def save(job: Job, path: Path) -> None:
     path.write_text(tomli_w.dumps(schema.dump(job)))
 
 
-def parse(command: str, arguments: Sequence[str]) -> Job:
+def parse(command: str, arguments: Sequence[str], default: J) -> J:
     """The job that a command line means: an optional job file, then flags.
+
+    Args:
+        default: the job without either; a command with flags of its own gives a subclass.
 
     Raises:
         InputError: a flag that does not exist, or a value that it does not take.
     """
-    default, flags = Job(), list(arguments)
+    flags = list(arguments)
     if flags and not flags[0].startswith("-"):
-        default = load(Path(flags.pop(0)))
-    return parse_flags(Job, flags, f"launch {command} [JOB.toml]", default)
+        job = load(Path(flags.pop(0)))
+        changes = {f.name: getattr(job, f.name) for f in dataclasses.fields(Job)}
+        default = dataclasses.replace(default, **changes)
+    return parse_flags(type(default), flags, f"launch {command} [JOB.toml]", default)
 
 
 def parse_flags(

@@ -23,6 +23,7 @@ from stanza.options import Options
 from stanza.plan import Plan
 from systems import cluster, profile, record, schema
 from systems.cluster import Cluster, Link
+from systems.emulated import Emulation
 from systems.loopback import measure_loopback
 from systems.profile import ModelProfile
 from systems.schema import InputError
@@ -147,6 +148,27 @@ def measure_link(world_size: int) -> Link:
     """What each of `world_size` ranks of this machine gets from the loopback link."""
     print(f"measuring the loopback link with {world_size} processes over gloo", file=sys.stderr)
     return measure_loopback(world_size)
+
+
+def link_rates(name: str, world_size: int, emulation: Emulation) -> tuple[float, ...]:
+    """The rates of the links that stand for those of a cluster.
+
+    Raises:
+        InputError: too small a cluster, or links of unknown rate.
+    """
+    target = cluster.load(name)
+    if len(target.nodes) == 1:
+        target = target.with_size(world_size)
+    if target.size != world_size:
+        raise InputError(
+            f"--world-size {world_size}: cluster {name} has {target.size} nodes; emulate them all"
+        )
+    rates = [link.bandwidth_bits_per_s for link in target.links]
+    if None in rates:
+        raise InputError(
+            f"--cluster {name}: the rate of its links is not known; give a cluster that states it"
+        )
+    return tuple(emulation.rate_bits_per_s(rate) for rate in rates if rate is not None)
 
 
 def describe(plan: Plan, model: str, target: Cluster) -> str:

@@ -9,13 +9,16 @@ from launch import job as jobs
 from launch.job import Job
 from stanza.plan import Plan
 from systems import record, schema
+from systems.emulated import Emulation
 from systems.record import Tier
 from systems.schema import InputError
 
 RUNS = Path("runs")
 
 
-def create_record(job: Job, plan: Plan, tier: Tier = "measured") -> Path:
+def create_record(
+    job: Job, plan: Plan, tier: Tier = "measured", emulation: Emulation | None = None
+) -> Path:
     """Make the folder and write what is known before the first step.
 
     Raises:
@@ -28,10 +31,9 @@ def create_record(job: Job, plan: Plan, tier: Tier = "measured") -> Path:
         folder / "run.json",
         {
             "command": shlex.join(record.command_line()),
-            "again": f"python -m launch simulate {folder}/job.toml"
-            if tier == "simulated"
-            else f"python -m launch run --again {folder}",
+            "again": _again(folder, tier, emulation),
             "tier": tier,
+            **({"emulation": schema.dump(emulation)} if emulation else {}),
             "system": job.system,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "plan": schema.dump(plan),
@@ -39,6 +41,16 @@ def create_record(job: Job, plan: Plan, tier: Tier = "measured") -> Path:
         },
     )
     return folder
+
+
+def _again(folder: Path, tier: Tier, emulation: Emulation | None) -> str:
+    """The command that repeats a run."""
+    if emulation is not None:
+        ways = f"--scale {emulation.scale} --dilate {emulation.dilate}"
+        return f"python -m launch emulate {folder}/job.toml {ways}"
+    if tier == "simulated":
+        return f"python -m launch simulate {folder}/job.toml"
+    return f"python -m launch run --again {folder}"
 
 
 def _fresh_folder(name: str) -> Path:
@@ -52,6 +64,12 @@ def _fresh_folder(name: str) -> Path:
 def read_plan(folder: Path) -> Plan:
     """The plan of a record."""
     return schema.read(Plan, record.read_json(folder / "run.json")["plan"], str(folder))
+
+
+def read_emulation(folder: Path) -> Emulation | None:
+    """How an emulated run's cluster is emulated; None for other runs."""
+    table = record.read_json(folder / "run.json").get("emulation")
+    return None if table is None else schema.read(Emulation, table, str(folder))
 
 
 def read_result(folder: Path) -> dict[str, Any]:

@@ -3,12 +3,11 @@
     python -m launch reproduce                        # everything, quick level, to reproduction/
     python -m launch reproduce stanza --level full --out results/full
 
-The ranks of one experiment start once and run its cases alternately, so that whatever else the
-machine does falls on all of them alike.
+A reproduction that was interrupted goes on where it stopped. Where no cluster can be emulated, the
+figures have the simulated tier alone.
 """
 
 import dataclasses
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launch import job as jobs
-from launch.backends import run_ranks
-from launch.job import Job
-from launch.planning import measure_link, measure_shared, resolved
-from launch.records import create_record, read_result
+from launch.cases import run_emulated_cases, run_measured_cases
 from launch.report import write_report
 from stanza.experiments import EXPERIMENTS
-from stanza.plan import plan
-from systems import cluster, record
+from systems import record
 from systems.experiment import Experiment, Outcome, Results
 from systems.schema import InputError
 
@@ -71,8 +66,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _keep_earlier(folder: Path) -> None:
-    """Move an earlier reproduction aside; refuse a folder that holds anything else."""
+    """Move an earlier reproduction aside; refuse a folder that holds anything else.
+
+    One that was interrupted is gone on with: it has no report yet.
+    """
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names and names <= PARTS - {"report.md"}:
+        print(f"going on with the reproduction in {folder}, which was interrupted")
+        return
     if names and names <= PARTS:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(folder.stat().st_mtime))
         kept = folder.with_name(f"{folder.name}-{stamp}")
@@ -84,36 +85,15 @@ def _keep_earlier(folder: Path) -> None:
 
 
 def _run(experiment: Experiment, level: str, folder: Path) -> Results:
-    """Run all cases of an experiment in one world, alternating; read their results."""
+    """Run all cases of an experiment, read their results."""
     print(f"\n== {experiment.title} (tier {experiment.tier})", flush=True)
-    if not experiment.cases:
+    cases = [case for case in experiment.cases if case.level == "quick" or level == "full"]
+    if not cases:
         return {}
-    size = experiment.world_size
-    target = cluster.load("local").with_size(size).with_link(measure_link(size))
-    measured = measure_shared(experiment.cases[0].options, size)
-    folders: dict[str, list[Path]] = {case.name: [] for case in experiment.cases}
-    order: list[Path] = []
-    job = Job()
-    for seed in range(experiment.repeats[level]):
-        for case in experiment.cases:
-            name = f"{case.name.replace(' ', '-').replace('=', '')}-{seed}"
-            job = Job(
-                name=f"{experiment.id} {case.name}, repetition {seed}",
-                world_size=size,
-                seed=seed,
-                out=str(folder / "records" / experiment.id / name),
-                stanza=case.options,
-            )
-            decided = plan(job.stanza, size, target, measured)
-            order.append(create_record(resolved(job, decided), decided))
-            folders[case.name].append(order[-1])
-    code = run_ranks(job, ["worker", "--records", *map(str, order)])
-    if code:
-        print(
-            f"error: {experiment.id}: the ranks ended with code {code}, see above", file=sys.stderr
-        )
-        raise SystemExit(1)
-    return {name: [read_result(path) for path in paths] for name, paths in folders.items()}
+    records = folder / "records" / experiment.id
+    if experiment.tier == "emulated":
+        return run_emulated_cases(experiment, cases, experiment.repeats[level], records)
+    return run_measured_cases(experiment, cases, experiment.repeats[level], records)
 
 
 def _print_end(

@@ -16,7 +16,7 @@ from launch.backends import run_ranks, start_command
 from launch.job import Job
 from launch.planning import plan_job, resolved
 from launch.records import create_record
-from stanza.train import load_data
+from stanza.workload import load_data
 from systems import record
 from systems.schema import InputError
 from systems.transport import import_mpi
@@ -24,7 +24,11 @@ from systems.transport import import_mpi
 
 def main(arguments: Sequence[str]) -> None:
     """Run a job, or a record's job again."""
-    job = _again(arguments[1:]) if arguments[:1] == ["--again"] else jobs.parse("run", arguments)
+    job = (
+        _again(arguments[1:])
+        if arguments[:1] == ["--again"]
+        else jobs.parse("run", arguments, Job())
+    )
     folder = prepare(job)
     code = run_ranks(job, ["worker", "--records", str(folder)])
     if code:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from launch import job as jobs
+from launch.job import Job
 from launch.planning import planning_basis, resolved
 from launch.records import create_record
 from stanza import plan as stanza_plan
@@ -20,7 +21,7 @@ from systems import record, trace
 
 def main(arguments: Sequence[str]) -> None:
     """Plan, play, write the record, print the step time beside the planner's."""
-    given = jobs.parse("simulate", arguments)
+    given = jobs.parse("simulate", arguments, Job())
     basis = planning_basis(given, measure=True)
     assert basis is not None  # measured if need be
     target, profile = basis

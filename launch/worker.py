@@ -18,20 +18,27 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record as report_to_torchrun
 
 from launch import job as jobs
-from launch.backends import die_with_parent
 from launch.job import Job
-from launch.planning import plan_job, resolved
-from launch.records import create_record, read_plan
+from launch.planning import link_rates, plan_job, planning_basis, resolved
+from launch.records import create_record, read_emulation, read_plan
 from stanza import train
-from stanza.plan import Plan
+from stanza.emulated import emulated_workload
+from stanza.plan import Plan, costs_at, load_profile
+from stanza.schedule import played_plan
 from stanza.summary import summarize
-from systems import record, trace
+from stanza.workload import Workload, real_workload
+from systems import record, schema, trace
 from systems.distributed import World, start, stop
+from systems.emulated import Emulation
 from systems.environment import Environment, environment
+from systems.links import Calibration, calibrate
+from systems.processes import die_with_parent
 from systems.record import Step
 from systems.schema import InputError
 
 PROGRESS_LINES = 5
+CALIBRATION_S = 0.1
+"""A calibrating message lasts this long."""
 GRACE_S = 1.0
 """A rank that lost its peer waits this long, so that the launcher sees first who died first."""
 
@@ -41,7 +48,11 @@ def main(arguments: Sequence[str]) -> None:
     """Run this rank's part of one or several jobs."""
     if "LOCAL_RANK" in os.environ:
         die_with_parent(signal.SIGKILL)  # torchrun's agent
-    place = environment()
+    work(arguments, environment())
+
+
+def work(arguments: Sequence[str], place: Environment) -> None:
+    """Run jobs as the rank that `place` says; errors of the user and of peers become short."""
     try:
         _run(arguments, place)
     except InputError as error:
@@ -59,12 +70,12 @@ def main(arguments: Sequence[str]) -> None:
 def _run(arguments: Sequence[str], place: Environment) -> None:
     if arguments and arguments[0] == "--records":
         folders = [Path(name) for name in arguments[1:]]
-        work = [(jobs.load(folder / "job.toml"), read_plan(folder)) for folder in folders]
+        todo = [(jobs.load(folder / "job.toml"), read_plan(folder)) for folder in folders]
     else:
-        given = jobs.parse("worker", arguments)
+        given = jobs.parse("worker", arguments, Job())
         job, plan = _resolve(given, place)
-        work, folders = [(job, plan)], []
-    first_job, first_plan = work[0]
+        todo, folders = [(job, plan)], []
+    first_job, first_plan = todo[0]
     world = start(
         place,
         first_plan.layout.roles,
@@ -72,9 +83,10 @@ def _run(arguments: Sequence[str], place: Environment) -> None:
         device=first_job.device,
     )
     if not folders:
-        folders = [_agree_on_folder(world, *work[0])]
-    for (job, plan), folder in zip(work, folders, strict=True):
-        execute(job, plan, world.with_roles(plan.layout.roles), folder)
+        folders = [_agree_on_folder(world, *todo[0])]
+    calibration = _calibrated(place, folders[0], first_job)
+    for (job, plan), folder in zip(todo, folders, strict=True):
+        execute(job, plan, world.with_roles(plan.layout.roles), folder, calibration)
     stop(world)
 
 
@@ -93,11 +105,33 @@ def _agree_on_folder(world: World, job: Job, plan: Plan) -> Path:
     return Path(world.store.get("record").decode())
 
 
-def execute(job: Job, plan: Plan, world: World, folder: Path) -> None:
+def _calibrated(place: Environment, folder: Path, job: Job) -> Calibration | None:
+    """What the emulated links really give; None on real ones.
+
+    Raises:
+        RuntimeError: a link that is far from its rate: nothing measured over it would be true.
+    """
+    emulation = read_emulation(folder)
+    if emulation is None:
+        return None
+    rates = link_rates(job.cluster, place.world_size, emulation)
+    calibration = calibrate(rates, round(min(rates) / 8 * CALIBRATION_S))
+    if place.rank == 0:
+        print(f"links at {min(rates) / 1e9:.3g} Gb/s: {calibration}", flush=True)
+    fault = calibration.fault()
+    if fault is not None:
+        raise InputError(f"{fault}: nothing is reported; give a larger --scale or --dilate")
+    return calibration
+
+
+def execute(
+    job: Job, plan: Plan, world: World, folder: Path, calibration: Calibration | None
+) -> None:
     """Run one job in a world that is up; leaves the record in `folder`."""
-    data = train.load_data(job.stanza, plan.layout, job.seed)
+    emulation = read_emulation(folder)
+    workload = _workload(job, plan, emulation)
     if world.rank == 0:
-        print(_first_line(job, plan, world, data.kind), flush=True)
+        print(_first_line(job, plan, world, workload.data.kind, emulation), flush=True)
     tracer = trace.Tracer(folder if job.trace else None, world.rank)
     steps: list[Step] = []
     with record.StepWriter(folder, world.rank) as writer:
@@ -106,11 +140,14 @@ def execute(job: Job, plan: Plan, world: World, folder: Path) -> None:
             job.stanza,
             plan.layout,
             world,
-            data,
+            workload,
             seed=job.seed,
             transport=job.transport,
             tracer=tracer,
         ):
+            if emulation is not None:  # losses of zeros mean nothing
+                told = {k: v for k, v in step.metrics.items() if k != "loss_sum"}
+                step = record.Step(step.index, told)
             writer.write(step)
             steps.append(step)
             _print_progress(job, world, step, started)
@@ -122,17 +159,43 @@ def execute(job: Job, plan: Plan, world: World, folder: Path) -> None:
         result = {
             "tier": "measured",
             "threads_per_rank": torch.get_num_threads(),
-            **summarize(job.stanza, plan, everyone),
+            **summarize(job.stanza, plan, everyone, emulation or Emulation()),
         }
+        if emulation is not None:
+            del result["loss"], result["test_accuracy"]
+            result |= {"tier": "emulated", "emulation": schema.dump(emulation)}
+            result["calibration"] = schema.dump(calibration)
+            result["simulated_step_s"] = _simulated_s(job, plan)
         record.write_json(folder / "result.json", result)
         print(f"  {_result_line(result)}\n  record: {folder}", flush=True)
 
 
-def _first_line(job: Job, plan: Plan, world: World, data_kind: str) -> str:
+def _simulated_s(job: Job, plan: Plan) -> float:
+    """The step time of the same plan on the same cluster, played by the simulator."""
+    basis = planning_basis(job, measure=False)
+    assert basis is not None  # an emulated run has a profile and link rates
+    target, profile = basis
+    at = costs_at(job.stanza, profile)
+    return played_plan(job.stanza, plan.layout, at, target.slowest_link).step_s
+
+
+def _workload(job: Job, plan: Plan, emulation: Emulation | None) -> Workload:
+    if emulation is None:
+        return real_workload(job.stanza, plan.layout, job.seed)
+    profile = load_profile(job.profile or job.stanza.model)
+    return emulated_workload(job.stanza, plan.layout, profile, emulation)
+
+
+def _first_line(
+    job: Job, plan: Plan, world: World, data_kind: str, emulation: Emulation | None
+) -> str:
     """Tier, world, roles and data: what every number below it depends on."""
+    tier = "measured"
+    if emulation is not None:
+        tier = f"emulated (scale {emulation.scale:g}, dilate {emulation.dilate:g}, undone below)"
     precision = "" if job.stanza.cut_dtype == "float32" else f", cut in {job.stanza.cut_dtype}"
     return (
-        f"{job.name} | tier measured | {job.stanza.scheme_name}{precision} | "
+        f"{job.name} | tier {tier} | {job.stanza.scheme_name}{precision} | "
         f"world size {world.world_size}: {plan.layout.describe()} on {world.device.type}, "
         f"{job.transport} transport | data {data_kind}"
     )
@@ -156,9 +219,11 @@ def _gather(world: World, steps: list[Step]) -> list[list[Step]]:
 
 
 def _result_line(result: dict[str, Any]) -> str:
-    accuracy = f", test accuracy {result['test_accuracy']:.2%}"
-    step = result["step_s"]
+    tested = result.get("test_accuracy")
+    accuracy = "" if tested is None else f", test accuracy {tested:.2%}"
+    step, simulated_s = result["step_s"], result.get("simulated_step_s")
+    beside = "" if simulated_s is None else f" (simulated: {simulated_s * 1e3:.2f} ms)"
     return (
         f"{result['samples_per_s']:,.0f} samples/s, step {step['median'] * 1e3:.2f} ms "
-        f"[{step['low'] * 1e3:.2f}, {step['high'] * 1e3:.2f}] n={step['n']}{accuracy}"
+        f"[{step['low'] * 1e3:.2f}, {step['high'] * 1e3:.2f}] n={step['n']}{beside}{accuracy}"
     )

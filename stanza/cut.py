@@ -94,17 +94,18 @@ _PREFIXES: tuple[tuple[str, Operation], ...] = (
 )
 
 
+def operation_of(text: str) -> Operation:
+    """What a profile's layer does, by how PyTorch prints it."""
+    return next((kind for prefix, kind in _PREFIXES if text.startswith(prefix)), "other")
+
+
 def cut_profile(profile: ModelProfile) -> Cut:
     """The cut of a profiled network, by the names of its layers."""
-
-    def operation(text: str) -> Operation:
-        return next((kind for prefix, kind in _PREFIXES if text.startswith(prefix)), "other")
-
     nodes = [
         CutNode(
             name=layer.name,
             description=f"{layer.name} ({layer.operation})",
-            operation=operation(layer.operation),
+            operation=operation_of(layer.operation),
             inputs=layer.inputs,
         )
         for layer in profile.layers

@@ -68,7 +68,7 @@ class Data:
     kind: str
     train: Split
     test: Split
-    image_shape: ImageShape
+    image_shape: tuple[int, ...]
     classes: int
     corrupt: list[Path] = field(default_factory=list)
 

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parallel.distributed import _find_tensors
 
+BUCKET_MEBIBYTES = 25
+"""DDP's default. Given explicitly, it is the first bucket's size too, which else is 1 MiB."""
 OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
 
@@ -63,12 +65,19 @@ class AllReduce:
     """DistributedDataParallel: bucketed all-reduce that overlaps the last backward pass."""
 
     def __init__(
-        self, module: nn.Module, group: dist.ProcessGroup, optimizer: OptimizerFactory
+        self,
+        module: nn.Module,
+        group: dist.ProcessGroup,
+        optimizer: OptimizerFactory,
+        *,
+        message_scale: float = 1.0,
     ) -> None:
+        """Wrap `module`, whose messages are `message_scale` times smaller than real ones."""
         # Batch-norm statistics stay local, as the paper's; DDP would broadcast rank 0's each step.
         known = inspect.signature(DistributedDataParallel).parameters
         broadcast = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
         options: dict[str, Any] = {broadcast: False, "gradient_as_bucket_view": True}
+        options["bucket_cap_mb"] = BUCKET_MEBIBYTES / message_scale
         self._module = DistributedDataParallel(module, process_group=group, **options)
         self._module.register_comm_hook(group, _sum_hook)
         self._optimizer = optimizer(p for p in module.parameters() if p.requires_grad)

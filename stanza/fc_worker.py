@@ -64,17 +64,22 @@ class FcWorker:
                     receive.wait()
             inputs = torch.cat([part[k] for part in parts]).float().requires_grad_()
             targets = torch.cat([part[k] for part in label_parts]).long()
+            shares = [len(part[k]) for part in parts]
+
+            def send_back(ready: Tensor, shares: Sequence[int] = shares) -> None:
+                assert ready.grad is not None
+                for rank, gradient in zip(self._conv_ranks, ready.grad.split(shares), strict=True):
+                    wire.append(to_wire(gradient, self._cut_dtype, global_batch_size))
+                    sends.append(self._transport.isend(wire[-1], rank, GRADIENT))
+
+            # At once: the backward pass returns only when FC gradients are exchanged.
+            inputs.register_post_accumulate_grad_hook(send_back)
             with self._tracer.span("fc forward and backward", micro_batch=k):
                 loss = loss_sum(self._fc.forward(inputs), targets)
                 if k == self._micro_batches - 1:
                     self._fc.expect_gradients(loss)
                 (loss / global_batch_size).backward()
             total += loss.detach()
-            assert inputs.grad is not None
-            slices = inputs.grad.split([len(part[k]) for part in parts])
-            for rank, gradient in zip(self._conv_ranks, slices, strict=True):
-                wire.append(to_wire(gradient, self._cut_dtype, global_batch_size))
-                sends.append(self._transport.isend(wire[-1], rank, GRADIENT))
         with self._tracer.span("fc update"):
             self._fc.update()
         for send in sends:

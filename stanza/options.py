@@ -22,6 +22,8 @@ class Options:
     """digits (scikit-learn, ships with it), folder:PATH (ImageNet layout) or random (synthetic)."""
     steps: int = 200
     """Steps to train."""
+    warm_up_steps: int = 3
+    """Steps before the measured window; at least one step is measured."""
     local_batch_size: int | None = None
     """Samples per step and worker with data (the paper's b). None: the model's own, 32 to 256."""
     global_batch_size: int | None = None
@@ -55,6 +57,7 @@ class Options:
         for name in ("steps", "local_batch_size", "global_batch_size", "ps_servers"):
             _at_least(1, name, getattr(self, name))
         _at_least(0, "fc_workers", self.fc_workers)
+        _at_least(0, "warm_up_steps", self.warm_up_steps)
         _at_least(1, "micro_batches", self.micro_batches)
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"--stanza.learning-rate {self.learning_rate:g}: give more than 0")
@@ -77,6 +80,11 @@ class Options:
         if self.ps_placement == "dedicated":
             return f"ps-{self.ps_mode}"
         return "ps-sharded" if self.ps_mode == "pipelined" else "ps-sharded-blocking"
+
+    @property
+    def warm_up(self) -> int:
+        """Steps before the measured window, in a run that may be shorter."""
+        return min(self.warm_up_steps, self.steps - 1)
 
     def local_batch(self, workers: int) -> int:
         """Samples of the largest share when `workers` ranks hold data."""

@@ -23,8 +23,9 @@ from stanza.exchange import OptimizerFactory
 from systems.transport import Transfer, Transport, TransportError
 
 PUSH, PULL = "push", "pull"
-SMALLEST_BUCKET_BYTES = 64 * 1024
-"""Layers smaller than this travel with the next one: a message has a fixed cost."""
+SMALLEST_MESSAGE_BYTES = 256 * 1024
+"""Layers that would travel in smaller messages travel with the next one: a message has a fixed
+cost. With several servers a bucket is that many messages."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,10 @@ class Bucket:
         return torch.cat([p.detach().reshape(-1) for p in self.parameters])
 
     def flat_gradients(self) -> Tensor:
-        """A copy of the gradients, float [size]; zero where there is none."""
+        """The gradients, float [size]; zero where there is none. Of a single parameter no copy."""
+        only = self.parameters[0].grad if len(self.parameters) == 1 else None
+        if only is not None:
+            return only.reshape(-1)
         return torch.cat(
             [
                 (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1)
@@ -64,8 +68,11 @@ class Bucket:
                 p.copy_(values.view_as(p))
 
 
-def buckets_of(module: nn.Module) -> list[Bucket]:
-    """The module's trainable parameters, last layer first, a layer's parameters never parted."""
+def buckets_of(module: nn.Module, least_bytes: float = SMALLEST_MESSAGE_BYTES) -> list[Bucket]:
+    """The module's trainable parameters, last layer first, a layer's parameters never parted.
+
+    Buckets hold `least_bytes` or more, but for the last one.
+    """
     layers = [
         [p for p in layer.parameters(recurse=False) if p.requires_grad]
         for layer in module.modules()
@@ -77,7 +84,7 @@ def buckets_of(module: nn.Module) -> list[Bucket]:
         fresh = [p for p in layer if id(p) not in seen]  # a layer may be used twice
         seen.update(map(id, fresh))
         pending = [*pending, *fresh]
-        if sum(p.nbytes for p in pending) >= SMALLEST_BUCKET_BYTES:
+        if sum(p.nbytes for p in pending) >= least_bytes:
             buckets.append(Bucket(tuple(pending)))
             pending = []
     if pending:
@@ -97,11 +104,12 @@ class Server:
         servers: Sequence[int],
         pipelined: bool,
         optimizer: OptimizerFactory,
+        smallest_message_bytes: float = SMALLEST_MESSAGE_BYTES,
     ) -> None:
         index = list(servers).index(transport.world.rank)
         self._transport, self._workers, self._pipelined = transport, list(workers), pipelined
         self._slices: list[Tensor] = []
-        for bucket in buckets_of(module):
+        for bucket in buckets_of(module, smallest_message_bytes * len(servers)):
             values = bucket.flat_parameters()[bucket.slice(len(servers), index)].clone()
             self._slices.append(values.requires_grad_())
         self._optimizers = [optimizer([values]) for values in self._slices]
@@ -153,10 +161,11 @@ class ParameterServer:
         servers: Sequence[int],
         pipelined: bool,
         colocated: Server | None = None,
+        smallest_message_bytes: float = SMALLEST_MESSAGE_BYTES,
     ) -> None:
         self._module, self._transport, self._servers = module, transport, list(servers)
         self._pipelined, self._colocated = pipelined, colocated
-        self._buckets = buckets_of(module)
+        self._buckets = buckets_of(module, smallest_message_bytes * len(servers))
         self._pulled = [bucket.flat_parameters() for bucket in self._buckets]
         self._owner = {p: i for i, b in enumerate(self._buckets) for p in b.parameters}
         for parameter in self._owner:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stanza.cut import Cut, cut_profile
+from stanza.exchange import BUCKET_MEBIBYTES
 from systems.cluster import Link
 from systems.profile import LayerProfile, ModelProfile
 
-FIRST_DDP_BUCKET_BYTES = 1024**2
-DDP_BUCKET_BYTES = 25 * 1024**2
-"""torch DDP's defaults."""
+BUCKET_BYTES = BUCKET_MEBIBYTES * 1024**2
+"""Of an all-reduce that overlaps the backward pass."""
 STEADY_STEPS = 6
 """Steps that a schedule is repeated before its period is read off."""
 
@@ -150,13 +150,13 @@ def _ring_finish(
 
     Buckets are filled in backward order to DDP's sizes and reduced one after the other.
     """
-    now, wire_free, pending, limit = start_s, start_s, 0.0, float(FIRST_DDP_BUCKET_BYTES)
+    now, wire_free, pending = start_s, start_s, 0.0
     for seconds, size in backward:
         now += seconds
         pending += size
-        if pending >= limit:
+        if pending >= BUCKET_BYTES:
             wire_free = max(now, wire_free) + _ring_s(pending, ranks, link)
-            pending, limit = 0.0, float(DDP_BUCKET_BYTES)
+            pending = 0.0
     if pending:
         wire_free = max(now, wire_free) + _ring_s(pending, ranks, link)
     return max(now, wire_free)

@@ -18,7 +18,7 @@ from stanza.exchange import AllReduce, Alone, Exchange, OptimizerFactory
 from stanza.fc_worker import FcWorker
 from stanza.layout import Layout
 from stanza.options import Options
-from stanza.parameter_server import ParameterServer, Server
+from stanza.parameter_server import SMALLEST_MESSAGE_BYTES, ParameterServer, Server
 from stanza.split import Split
 from systems.distributed import World
 from systems.trace import Tracer
@@ -39,6 +39,7 @@ class Training:
     data: Data
     model: nn.Module
     optimizer: OptimizerFactory
+    message_scale: float
     seed: int
     tracer: Tracer
 
@@ -163,10 +164,11 @@ def _exchange(
             servers=servers,
             pipelined=training.options.ps_mode == "pipelined",
             colocated=None if dedicated else _server(training, module, servers),
+            smallest_message_bytes=SMALLEST_MESSAGE_BYTES / training.message_scale,
         )
     if group is None:
         return Alone(module, training.optimizer)
-    return AllReduce(module, group, training.optimizer)
+    return AllReduce(module, group, training.optimizer, message_scale=training.message_scale)
 
 
 def _server(training: Training, module: nn.Module, servers: Sequence[int]) -> Server:
@@ -177,4 +179,5 @@ def _server(training: Training, module: nn.Module, servers: Sequence[int]) -> Se
         servers=servers,
         pipelined=training.options.ps_mode == "pipelined",
         optimizer=training.optimizer,
+        smallest_message_bytes=SMALLEST_MESSAGE_BYTES / training.message_scale,
     )

@@ -10,13 +10,8 @@ from dataclasses import dataclass
 
 from stanza.layout import Layout
 from stanza.options import Options
-from stanza.parameter_server import SMALLEST_BUCKET_BYTES
-from stanza.predict import (
-    DDP_BUCKET_BYTES,
-    FIRST_DDP_BUCKET_BYTES,
-    Costs,
-    CostsAt,
-)
+from stanza.parameter_server import SMALLEST_MESSAGE_BYTES
+from stanza.predict import BUCKET_BYTES, Costs, CostsAt
 from systems.cluster import Link
 from systems.schema import InputError
 from systems.simulate import Program, Timeline, simulate
@@ -43,13 +38,13 @@ class Simulated:
         return self.samples / self.step_s
 
 
-def segments(backward: Sequence[Segment], first_bytes: float, then_bytes: float) -> list[Segment]:
-    """Layers in backward order, joined into buckets of at least these sizes."""
+def segments(backward: Sequence[Segment], least_bytes: float) -> list[Segment]:
+    """Layers in backward order, joined into buckets of at least this size."""
     joined: list[Segment] = []
     seconds = size = 0.0
     for layer_s, layer_bytes in backward:
         seconds, size = seconds + layer_s, size + layer_bytes
-        if size >= (then_bytes if joined else first_bytes):
+        if size >= least_bytes:
             joined.append((seconds, size))
             seconds = size = 0.0
     if seconds or size:
@@ -88,7 +83,7 @@ def _ring_backward(
     """Backward passes of `ranks` (each after its own task of `after`), their gradients all-reduced
     bucket by bucket; returns the end of both."""
     n, now, wire = len(ranks), list(after), list[int]()
-    for seconds, size in segments(backward, FIRST_DDP_BUCKET_BYTES, DDP_BUCKET_BYTES):
+    for seconds, size in segments(backward, BUCKET_BYTES):
         now = [
             program.compute(_stream(rank), seconds, name=name, after=[before])
             for rank, before in zip(ranks, now, strict=True)
@@ -107,8 +102,8 @@ def ps_dedicated(
 ) -> Simulated:
     """Servers of their own. Blocking: one bucket, pushed after the backward pass. Pipelined: every
     bucket as soon as the backward pass has it, back as soon as the server has it from all."""
-    least = SMALLEST_BUCKET_BYTES if pipelined else float("inf")
-    buckets = segments(cost.backward, least, least)
+    least = SMALLEST_MESSAGE_BYTES * servers if pipelined else float("inf")
+    buckets = segments(cost.backward, least)
     program, ends = Program(link.latency_s), list[int]()
     for _ in range(STEPS):
         now = _forward(program, cost, workers, ends[-1:])
@@ -149,7 +144,8 @@ def _serve(
 
 def ps_sharded(cost: Costs, workers: int, link: Link) -> Simulated:
     """One server beside every worker, pipelined: pushes and pulls share the interfaces."""
-    buckets = segments(cost.backward, SMALLEST_BUCKET_BYTES, SMALLEST_BUCKET_BYTES)
+    least = SMALLEST_MESSAGE_BYTES * workers
+    buckets = segments(cost.backward, least)
     program, ends, ranks = Program(link.latency_s), list[int](), range(workers)
     for _ in range(STEPS):
         now = _forward(program, cost, workers, ends[-1:])

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from stanza.cut import Cut, CutNode, Operation, find_cut
+from stanza.cut import Cut, CutNode, Operation, find_cut, operation_of
+from systems.emulated import EmulatedLayer
 from systems.schema import InputError
 
 _RESHAPES = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
@@ -106,7 +107,7 @@ class _Parts:
 
 def _cut_graph(model: nn.Module, name: str, image_shape: Sequence[int]) -> _Parts:
     try:
-        graph = fx.Tracer().trace(model)
+        graph = _Tracer().trace(model)
     except Exception as error:  # fx raises whatever the network's own code raises on its proxies
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -128,6 +129,13 @@ def _cut_graph(model: nn.Module, name: str, image_shape: Sequence[int]) -> _Part
     fc = _fc_graph(graph, cut, shapes)
     packed = shapes[0] if len(shapes) == 1 else (sum(map(prod, shapes)),)
     return _Parts(fx.GraphModule(model, conv), fx.GraphModule(model, fc), packed)
+
+
+class _Tracer(fx.Tracer):
+    """Emulated layers are leaves, as torch's own are."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, EmulatedLayer) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _cut_node(node: fx.Node, model: nn.Module) -> CutNode:
@@ -169,6 +177,8 @@ def _operation(node: fx.Node, model: nn.Module) -> Operation:
     if node.op != "call_module":
         return "reshape" if _is_size(node) else "other"
     module = model.get_submodule(str(node.target))
+    if isinstance(module, EmulatedLayer):
+        return operation_of(module.operation)
     if isinstance(module, nn.Linear | nn.Bilinear):
         return "linear"
     if isinstance(module, _ConvNd):

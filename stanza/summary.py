@@ -9,34 +9,50 @@ from stanza.layout import Layout
 from stanza.options import Options
 from stanza.plan import Plan
 from stanza.traffic import sizes_of, traffic
-from systems.measure import spread
+from systems.emulated import Emulation
+from systems.measure import Spread, spread
 from systems.record import Step
 
 COUNTERS = ("payload_sent", "payload_received", "tcp_sent", "tcp_received")
 
 
-def summarize(options: Options, plan: Plan, ranks: Sequence[Sequence[Step]]) -> dict[str, Any]:
+def summarize(
+    options: Options,
+    plan: Plan,
+    ranks: Sequence[Sequence[Step]],
+    emulation: Emulation,
+) -> dict[str, Any]:
     """The summary of one run from every rank's steps, the last of which holds its totals.
 
-    Keys carry their units. `bytes_per_step` has the traffic table's and the counters' figures for
-    every rank; counters that do not exist here (TCP off Linux) are None.
+    Keys carry their units; what the emulation has scaled and dilated is undone. `bytes_per_step`
+    has the traffic table's and the counters' figures for every rank; counters that do not exist
+    here (TCP off Linux) are None.
     """
     layout = plan.layout
     totals = ranks[0][-1].metrics
     samples = options.samples_per_step(len(layout.data_ranks))
-    window = ranks[0][-1 - int(totals["window_steps"]) : -1]
+    window_s = totals["window_s"] / emulation.dilate
     return {
         "scheme": layout.scheme,
-        "samples_per_s": samples * totals["window_steps"] / totals["window_s"],
-        "step_s": dataclasses.asdict(spread([step.metrics["step_s"] for step in window])),
+        "samples_per_s": samples * totals["window_steps"] / window_s,
+        "step_s": dataclasses.asdict(_step_s(ranks, int(totals["window_steps"]), emulation)),
         "predicted_step_s": plan.chosen.step_s if plan.chosen else None,
         "samples_per_step": samples,
         "loss": _losses(ranks, samples),
-        "test_accuracy": totals["test_accuracy"],
+        "test_accuracy": totals.get("test_accuracy"),
         # A file that several ranks came upon counts for each of them.
         "corrupt_images": int(sum(steps[-1].metrics.get("corrupt_images", 0) for steps in ranks)),
-        "bytes_per_step": _bytes_per_step(options, layout, ranks),
+        "bytes_per_step": _bytes_per_step(options, layout, ranks, emulation.scale),
     }
+
+
+def _step_s(ranks: Sequence[Sequence[Step]], steps: int, emulation: Emulation) -> Spread:
+    """Seconds of a step on the rank that takes longest: the others run ahead of it at times."""
+    spreads = [
+        spread([step.metrics["step_s"] / emulation.dilate for step in rank[-1 - steps : -1]])
+        for rank in ranks
+    ]
+    return max(spreads, key=lambda each: each.median)
 
 
 def _losses(ranks: Sequence[Sequence[Step]], samples: int) -> list[float]:
@@ -49,7 +65,7 @@ def _losses(ranks: Sequence[Sequence[Step]], samples: int) -> list[float]:
 
 
 def _bytes_per_step(
-    options: Options, layout: Layout, ranks: Sequence[Sequence[Step]]
+    options: Options, layout: Layout, ranks: Sequence[Sequence[Step]], scale: float
 ) -> list[dict[str, float | str | None]]:
     resolved = dataclasses.replace(options, scheme=layout.scheme)
     workers = len(layout.data_ranks)
@@ -58,7 +74,8 @@ def _bytes_per_step(
     rows: list[dict[str, float | str | None]] = []
     for rank, (role, expected) in enumerate(zip(layout.roles, table, strict=True)):
         totals = ranks[rank][-1].metrics
-        counted = {name: totals.get(f"{name}_bytes_per_step") for name in COUNTERS}
+        raw = {name: totals.get(f"{name}_bytes_per_step") for name in COUNTERS}
+        counted = {name: None if value is None else value * scale for name, value in raw.items()}
         rows.append(
             {
                 "role": role,

@@ -8,61 +8,32 @@ at a barrier and the measured window begins.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.distributed as dist
 
 from stanza.conv_worker import ACTIVATION, GRADIENT, LABEL
-from stanza.data import Data, load
 from stanza.layout import Layout
 from stanza.loss import accuracy
-from stanza.models import ARCHITECTURES, build_model
 from stanza.options import Options
 from stanza.parameter_server import PULL, PUSH
 from stanza.roles import Training, step_function
 from stanza.split import Split, split
+from stanza.workload import Workload
 from systems.distributed import World
 from systems.record import Step
-from systems.schema import InputError
 from systems.trace import Tracer
 from systems.transport import open_transport, tcp_bytes
 
 STATE = "state"
 CHANNELS = (ACTIVATION, GRADIENT, LABEL, PUSH, PULL, STATE)
-WARM_UP_STEPS = 3
-
-
-def load_data(options: Options, layout: Layout, seed: int) -> Data:
-    """The data set of a run.
-
-    Raises:
-        InputError: no such data, or data that does not fit the model or fill a batch.
-    """
-    architecture = ARCHITECTURES[options.model]
-    data = load(
-        options.data,
-        image_shape=architecture.image_shape,
-        classes=architecture.classes,
-        seed=seed,
-    )
-    workers = len(layout.data_ranks)
-    samples = options.samples_per_step(workers)
-    if samples > len(data.train):
-        given = "global" if options.global_batch_size else "local"
-        size = options.global_batch_size or options.local_batch(workers)
-        raise InputError(
-            f"--stanza.{given}-batch-size {size}: a step of {workers} workers needs {samples} "
-            f"samples, {options.data} has {len(data.train)}; give a smaller batch"
-        )
-    return data
 
 
 def run(
     options: Options,
     layout: Layout,
     world: World,
-    data: Data,
+    workload: Workload,
     *,
     seed: int,
     transport: str,
@@ -71,27 +42,29 @@ def run(
     """Train this rank's part; yields every step, then a last one with the run's totals.
 
     The last step's metrics: `window_s` and `window_steps` (the measured window), payload bytes of
-    the transport and TCP bytes of the kernel per step, and on rank 0 `test_accuracy`.
+    the transport and TCP bytes of the kernel per step, and on rank 0 `test_accuracy` if
+    the data has samples for testing.
 
     Raises:
         TransportError: a peer is gone or silent.
     """
-    training = _prepare(options, layout, world, data, seed, transport, tracer)
-    parts = split(training.model, data.image_shape) if layout.scheme == "stanza" else None
+    training = _prepare(options, layout, world, workload, seed, transport, tracer)
+    parts = split(training.model, training.data.image_shape) if layout.scheme == "stanza" else None
     groups = [world.group(layout.data_ranks), world.group(layout.ranks("fc"))]
     step = step_function(training, parts, *groups)
     window: _Reading | None = None
     for index in range(options.steps):
-        if index == min(WARM_UP_STEPS, options.steps - 1):
+        if index == options.warm_up:
             window = _counters(training, "the start of the measured window")
         started = time.perf_counter()
         metrics = step(index)
         yield Step(index, {"step_s": time.perf_counter() - started, **metrics})
     assert window is not None  # there is at least one step
-    totals = _since(window, _counters(training, "the end of the measured window"), options.steps)
-    if parts is not None:
+    totals = _since(window, _counters(training, "the end of the measured window"), options)
+    has_tests = len(training.data.test) > 0
+    if parts is not None and has_tests:
         _collect_fc(training, parts)
-    if world.rank == 0:
+    if world.rank == 0 and has_tests:
         totals["test_accuracy"] = accuracy(training.model, training.data.test, world.device)
     totals["corrupt_images"] = len(training.data.corrupt)
     yield Step(options.steps, totals)
@@ -105,22 +78,27 @@ def _prepare(
     options: Options,
     layout: Layout,
     world: World,
-    data: Data,
+    workload: Workload,
     seed: int,
     transport: str,
     tracer: Tracer,
 ) -> Training:
     torch.manual_seed(seed)
-    model = build_model(options.model, data.classes).to(world.device)
+    model = workload.build().to(world.device)
     torch.manual_seed(seed * 1000 + world.rank + 1)  # dropout masks differ between ranks
-    optimizer = partial(
-        torch.optim.SGD,
-        lr=options.learning_rate,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-    )
     opened = open_transport(transport, world, CHANNELS)
-    return Training(options, layout, world, opened, data, model, optimizer, seed, tracer)
+    return Training(
+        options,
+        layout,
+        world,
+        opened,
+        workload.data,
+        model,
+        workload.optimizer,
+        workload.message_scale,
+        seed,
+        tracer,
+    )
 
 
 @dataclass(frozen=True)
@@ -144,8 +122,8 @@ def _counters(training: Training, when: str) -> _Reading:
     return _Reading([*payload, tcp_sent, tcp_received], before_s, time.perf_counter())
 
 
-def _since(start: _Reading, end: _Reading, steps: int) -> dict[str, float]:
-    window_steps = steps - min(WARM_UP_STEPS, steps - 1)
+def _since(start: _Reading, end: _Reading, options: Options) -> dict[str, float]:
+    window_steps = options.steps - options.warm_up
     names = ("payload_sent", "payload_received", "tcp_sent", "tcp_received")
     window_s = end.before_s - start.after_s
     totals: dict[str, float] = {"window_s": window_s, "window_steps": window_steps}

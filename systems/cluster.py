@@ -98,6 +98,11 @@ class Cluster:
         return sum(node.count for node in self.nodes)
 
     @property
+    def links(self) -> tuple[Link, ...]:
+        """The network interface of every node, in order."""
+        return tuple(node.link for node in self.nodes for _ in range(node.count))
+
+    @property
     def slowest_link(self) -> Link:
         """The network interface that a synchronous step waits for."""
         if any(node.link.bandwidth_bits_per_s is None for node in self.nodes):

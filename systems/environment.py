@@ -18,7 +18,7 @@ from systems.schema import InputError
 class Environment:
     """This process's place in the world, as its launcher told it."""
 
-    launcher: Literal["torchrun", "mpi", "slurm", "none"]
+    launcher: Literal["torchrun", "mpi", "slurm", "emulate", "none"]
     rank: int
     world_size: int
     local_rank: int

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from systems.claims import Claim
 from systems.record import Tier
@@ -18,6 +18,12 @@ class Case:
 
     name: str
     options: Any
+    nodes: int | None = None
+    """Of the emulated cluster. None: the experiment's world size."""
+    dilate: float | None = None
+    """Of an emulated run. None: so that a step lasts about a second."""
+    level: Literal["quick", "full"] = "quick"
+    """The least level at which it is run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +48,17 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A sweep and what it shows. Without cases nothing is run and `conclude` gets no results."""
+    """A sweep and what it shows.
+
+    Without cases, or where nothing can be emulated, nothing is run and `conclude` gets no results.
+    """
 
     id: str
     title: str
     tier: Tier
     world_size: int = 1
+    cluster: str = "local"
+    """What emulated cases run on."""
     cases: tuple[Case, ...] = ()
     repeats: Mapping[str, int]
     """Repetitions by level; each has its own seed, and cases alternate within a repetition."""

@@ -6,7 +6,7 @@ hatched and labelled "paper"; the tier stands in every title.
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette: distinct for colour-blind readers."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "*")
 SIZE_INCHES = (8.0, 4.5)
 FEW_POINTS = 12
 """Curves of so few points show each of them."""
@@ -45,13 +46,32 @@ class Lines:
     x_label: str
     y_label: str
     title: str
+    points: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    """More values of the same series, drawn as crosses in their colours: another tier's."""
+    points_label: str = ""
+    """What the crosses are, such as "emulated"."""
     logarithmic: bool = False
     logarithmic_x: bool = False
     reference: float | None = None
     """A horizontal line, such as 1.0 for "as fast"."""
 
 
-def draw(path: Path, panels: Sequence[Bars | Lines], footnote: str) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Two ways to know one quantity: y against x, on logarithmic axes, with a band around y = x."""
+
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    x_label: str
+    y_label: str
+    title: str
+    band: float
+    """Half the width of the band, as a fraction."""
+
+
+Panel = Bars | Lines | Agreement
+
+
+def draw(path: Path, panels: Sequence[Panel], footnote: str) -> Path:
     """Draw panels, two in a row, into `path`.png, .pdf and .csv; returns the PNG's path."""
     width, height = SIZE_INCHES
     columns = min(2, len(panels))
@@ -63,7 +83,7 @@ def draw(path: Path, panels: Sequence[Bars | Lines], footnote: str) -> Path:
     axes = canvas.subplots(lines, columns, squeeze=False).flat
     rows: list[list[Any]] = []
     for axis, panel in zip(axes, panels, strict=False):
-        rows += _bars(axis, panel) if isinstance(panel, Bars) else _lines(axis, panel)
+        rows += _drawn(axis, panel)
         axis.set_title(panel.title, fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
     canvas.supxlabel(footnote, fontsize=7, color="#555555")
@@ -74,6 +94,31 @@ def draw(path: Path, panels: Sequence[Bars | Lines], footnote: str) -> Path:
     with path.with_name(f"{path.name}.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["panel", "series", "x", "value", "unit"], *rows])
     return png
+
+
+def _drawn(axis: Axes, panel: Panel) -> list[list[Any]]:
+    """Draw a panel; returns the rows of its CSV."""
+    if isinstance(panel, Bars):
+        return _bars(axis, panel)
+    return _lines(axis, panel) if isinstance(panel, Lines) else _agreement(axis, panel)
+
+
+def _agreement(axis: Axes, panel: Agreement) -> list[list[Any]]:
+    values = [value for pair in panel.series.values() for side in pair for value in side]
+    ends = [min(values) / 1.3, max(values) * 1.3]
+    low, high = ([end * (1 + sign * panel.band) for end in ends] for sign in (-1, 1))
+    axis.fill_between(ends, low, high, color="#dddddd", label=f"within {panel.band:.0%}")
+    axis.plot(ends, ends, color="#555555", linewidth=0.8)
+    rows: list[list[Any]] = []
+    for i, (name, (x, y)) in enumerate(panel.series.items()):
+        axis.plot(x, y, MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], label=name)
+        rows += [[panel.title, name, a, b, panel.y_label] for a, b in zip(x, y, strict=True)]
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xlabel(panel.x_label)
+    axis.set_ylabel(panel.y_label)
+    axis.legend(fontsize=7, frameon=False)
+    return rows
 
 
 def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
@@ -138,6 +183,7 @@ def _lines(axis: Axes, panel: Lines) -> list[list[Any]]:
             markersize=5,
         )
         rows += [[panel.title, name, a, b, panel.y_label] for a, b in zip(x, y, strict=True)]
+    rows += _points(axis, panel)
     axis.set_xlabel(panel.x_label)
     axis.set_ylabel(panel.y_label)
     if panel.logarithmic:
@@ -152,4 +198,18 @@ def _lines(axis: Axes, panel: Lines) -> list[list[Any]]:
     if panel.reference is not None:
         axis.axhline(panel.reference, color="#555555", linewidth=0.8, linestyle="--")
     axis.legend(fontsize=7, frameon=False)
+    return rows
+
+
+def _points(axis: Axes, panel: Lines) -> list[list[Any]]:
+    """Crosses over the curves of the same names."""
+    rows: list[list[Any]] = []
+    names = list(panel.series)
+    for name, (x, y) in panel.points.items():
+        colour = COLOURS[names.index(name) % len(COLOURS)]
+        axis.plot(x, y, "x", color=colour, markersize=9, markeredgewidth=2)
+        label = f"{name}, {panel.points_label}"
+        rows += [[panel.title, label, a, b, panel.y_label] for a, b in zip(x, y, strict=True)]
+    if rows:
+        axis.plot([], [], "x", color="#555555", markersize=9, label=panel.points_label)
     return rows

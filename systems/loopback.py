@@ -6,7 +6,6 @@ send at a time: all send to their neighbours at once, in a ring, and the slowest
 
 import datetime
 import multiprocessing
-import time
 from multiprocessing.connection import Connection
 
 import torch
@@ -14,9 +13,9 @@ import torch.distributed as dist
 
 from systems.cluster import Link
 from systems.environment import free_port
+from systems.links import SMALL_BYTES, neighbours_s
 
 LARGE_BYTES = 8 * 1024**2
-SMALL_BYTES = 4
 REPETITIONS = 15
 
 
@@ -46,39 +45,19 @@ def measure_loopback(ranks: int = 2) -> Link:
     return Link(bandwidth_bits_per_s=LARGE_BYTES * 8 / (large_s - small_s), latency_s=small_s)
 
 
-def _main(rank: int, size: int, port: int, result: Connection | None) -> None:
+def _main(rank: int, ranks: int, port: int, result: Connection | None) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
         init_method=f"tcp://127.0.0.1:{port}",
         rank=rank,
-        world_size=size,
+        world_size=ranks,
         timeout=datetime.timedelta(seconds=60),
     )
-    large_s, small_s = _ring_s(LARGE_BYTES), _ring_s(SMALL_BYTES)
+    large_s, small_s = (
+        neighbours_s(size, REPETITIONS).amax(1).median().item()
+        for size in (LARGE_BYTES, SMALL_BYTES)
+    )
     if result is not None:
         result.send((large_s, small_s))
     dist.destroy_process_group()
-
-
-def _ring_s(size_bytes: int) -> float:
-    """Median time of a simultaneous exchange; the slowest rank's, as every repetition waits for it.
-
-    All ranks send to the next and receive from the one before; a barrier parts the repetitions.
-    """
-    rank, size = dist.get_rank(), dist.get_world_size()
-    outgoing = torch.ones(size_bytes, dtype=torch.uint8)
-    incoming = torch.zeros(size_bytes, dtype=torch.uint8)
-    slowest = []
-    for _ in range(REPETITIONS + 2):
-        dist.barrier()
-        start = time.perf_counter()
-        receive = dist.irecv(incoming, (rank - 1) % size)
-        send = dist.isend(outgoing, (rank + 1) % size)
-        for work in (receive, send):
-            assert work is not None  # every rank is in the default group
-            work.wait()
-        lasted = torch.tensor(time.perf_counter() - start, dtype=torch.float64)
-        dist.all_reduce(lasted, op=dist.ReduceOp.MAX)
-        slowest.append(lasted.item())
-    return sorted(slowest[2:])[REPETITIONS // 2]

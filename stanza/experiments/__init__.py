@@ -3,7 +3,8 @@
 Targets stand in the code beside their sources.
 """
 
-from stanza.experiments import digits, planner, scale
+from stanza.experiments import digits, grid, planner, scale
+from stanza.experiments.targets import CLUSTER
 from systems.experiment import Experiment
 
 EXPERIMENTS = (
@@ -25,8 +26,10 @@ EXPERIMENTS = (
     ),
     Experiment(
         id="scale",
-        title="The paper's models over nodes, bandwidths and FC workers, simulated",
-        tier="simulated",
+        title="The paper's models over nodes, bandwidths and FC workers",
+        tier="emulated",
+        cluster=CLUSTER,
+        cases=grid.CASES,
         repeats={"quick": 1, "full": 1},
         conclude=scale.conclude,
     ),

@@ -4,7 +4,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stanza.experiments.targets import BASELINES, CLUSTER, MODELS, PAPER, PAPER_RANGE
+from stanza.experiments.targets import (
+    BASELINES,
+    CLUSTER,
+    MODELS,
+    PAPER,
+    PAPER_RANGE,
+    SPEEDUP_SOURCE,
+    SPEEDUP_TARGETS,
+)
 from stanza.options import Options
 from stanza.plan import load_profile, plan, predict_all
 from stanza.predict import Prediction
@@ -12,11 +20,6 @@ from systems import cluster
 from systems.claims import Claim, Target, claim
 from systems.experiment import Figure, Outcome, Results
 from systems.figure import Bars, draw
-
-SPEEDUP_TARGETS = {"alexnet": 13.9, "vgg16": 8.0, "resnet50": 1.34, "inception-v3": 1.34}
-"""Against one-server blocking PS: the ends of the paper's range, and this project's own for
-VGG-16."""
-SPEEDUP_SOURCE = "this project's target; the paper's range is 1.34x to 13.9x, without micro-batches"
 
 
 def conclude(results: Results, folder: Path) -> Outcome:

@@ -10,3 +10,10 @@ MODELS = ("alexnet", "vgg16", "resnet50", "inception-v3")
 """Models of the paper with measured profiles."""
 CLUSTER = "ec2-p3-10g"
 """The paper's cluster: 10 nodes, 10 Gb/s."""
+
+SPEEDUP_TARGETS = {"alexnet": 13.9, "vgg16": 8.0, "resnet50": 1.34, "inception-v3": 1.34}
+"""Against one-server blocking PS: the ends of the paper's range, and this project's own for
+VGG-16."""
+SPEEDUP_SOURCE = "this project's target; the paper's range is 1.34x to 13.9x, without micro-batches"
+OVER_DDP = {"alexnet": 2.5, "vgg16": 1.25, "resnet50": 0.98, "inception-v3": 0.98}
+"""At 10 nodes and 10 Gb/s, in float32: this project's targets; 0.98 is "as fast, within 2 %"."""

@@ -19,7 +19,7 @@ def written(folder: Path, text: str) -> str:
 
 
 def test_flags_win_over_the_job_file_which_wins_over_defaults() -> None:
-    job = jobs.parse("run", [DIGITS, "--stanza.steps", "7"])
+    job = jobs.parse("run", [DIGITS, "--stanza.steps", "7"], jobs.Job())
     assert job.stanza.steps == 7
     assert job.stanza.global_batch_size == 96
     assert job.stanza.momentum == Options().momentum
@@ -51,7 +51,7 @@ def test_ready_jobs_parse(path: Path) -> None:
 )
 def test_a_bad_flag_is_one_line(flags: list[str], words: list[str]) -> None:
     with pytest.raises(InputError) as error:
-        jobs.parse("run", [DIGITS, *flags])
+        jobs.parse("run", [DIGITS, *flags], jobs.Job())
     text = str(error.value)
     assert "\n" not in text
     assert all(word in text for word in words), text
@@ -72,7 +72,7 @@ def test_a_bad_job_file_is_one_line_that_names_the_file(
     tmp_path: Path, text: str, words: list[str]
 ) -> None:
     with pytest.raises(InputError) as error:
-        jobs.parse("run", [written(tmp_path, text)])
+        jobs.parse("run", [written(tmp_path, text)], jobs.Job())
     message = str(error.value)
     assert "\n" not in message
     assert "job.toml" in message
@@ -81,4 +81,4 @@ def test_a_bad_job_file_is_one_line_that_names_the_file(
 
 def test_a_missing_job_file_names_the_ready_ones() -> None:
     with pytest.raises(InputError, match="stanza-digits"):
-        jobs.parse("run", ["nowhere.toml"])
+        jobs.parse("run", ["nowhere.toml"], jobs.Job())

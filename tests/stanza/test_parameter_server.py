@@ -19,7 +19,7 @@ from stanza.models import ARCHITECTURES, build_model
 from stanza.parameter_server import (
     PULL,
     PUSH,
-    SMALLEST_BUCKET_BYTES,
+    SMALLEST_MESSAGE_BYTES,
     Bucket,
     ParameterServer,
     Server,
@@ -38,6 +38,10 @@ def held(buckets: list[Bucket]) -> list[int]:
     return [id(p) for bucket in buckets for p in bucket.parameters]
 
 
+LEAST_BYTES = 64 * 1024
+"""Small enough for small networks to have several buckets."""
+
+
 # Buckets
 
 
@@ -48,13 +52,13 @@ def test_buckets_hold_every_parameter_once(name: str) -> None:
     buckets = buckets_of(model)
     assert Counter(held(buckets)) == Counter(trained(model))
     sizes = [4 * bucket.size for bucket in buckets]
-    assert all(size >= SMALLEST_BUCKET_BYTES for size in sizes[:-1])
+    assert all(size >= SMALLEST_MESSAGE_BYTES for size in sizes[:-1])
 
 
 def test_the_last_layer_comes_first_and_layers_stay_whole() -> None:
     big = [nn.Linear(200, 200) for _ in range(3)]
     model = nn.Sequential(big[0], nn.ReLU(), nn.Sequential(big[1], big[2]))
-    assert [bucket.parameters for bucket in buckets_of(model)] == [
+    assert [bucket.parameters for bucket in buckets_of(model, LEAST_BYTES)] == [
         (layer.weight, layer.bias) for layer in reversed(big)
     ]
 
@@ -170,9 +174,15 @@ def exchange(
         servers=[0],
         pipelined=pipelined,
         optimizer=optimizer,
+        smallest_message_bytes=LEAST_BYTES,
     )
     return ParameterServer(
-        module, transport=transport, servers=[0], pipelined=pipelined, colocated=server
+        module,
+        transport=transport,
+        servers=[0],
+        pipelined=pipelined,
+        colocated=server,
+        smallest_message_bytes=LEAST_BYTES,
     )
 
 
@@ -182,7 +192,7 @@ def network() -> nn.Sequential:
     model = nn.Sequential(nn.Linear(5, 130), nn.Tanh(), nn.Linear(130, 130), nn.Linear(130, 3))
     model.get_submodule("3").requires_grad_(False)
     model.get_submodule("1").register_module("unused", nn.Linear(130, 130))
-    assert len(buckets_of(model)) == 3
+    assert len(buckets_of(model, LEAST_BYTES)) == 3
     return model
 
 

@@ -214,15 +214,15 @@ def test_stanza_formula_for_one_fc_worker_and_one_micro_batch(
 
 
 def test_ddp_reduces_buckets_during_the_backward_pass() -> None:
-    """2 MiB close DDP's first bucket, 20 MB wait for the end of the pass."""
+    """30 MiB close a bucket, 20 MiB wait for the end of the pass."""
     link, mib = Link(bandwidth_bits_per_s=8 * 1024**2), 1024**2
-    backward = ((1.0, 2 * mib), (4.0, 20.0 * mib), (0.5, 0.0))
+    backward = ((1.0, 30.0 * mib), (40.0, 20.0 * mib), (0.5, 0.0))
     cost = replace(COSTS, conv_backward=backward, fc_backward=())
-    # Forward 1.25; bucket 1 ready at 2.25 and reduced in 2; bucket 2 at 6.75, reduced in 20.
-    assert predict.ddp(cost, 2, link).step_s == pytest.approx(6.75 + 20)
+    # Forward 1.25; bucket 1 ready at 2.25 and reduced in 30; bucket 2 at 42.75, reduced in 20.
+    assert predict.ddp(cost, 2, link).step_s == pytest.approx(42.75 + 20)
     # A step cannot end before the backward pass does.
-    small = replace(cost, conv_backward=((1.0, 2 * mib), (4.0, 0.0)))
-    assert predict.ddp(small, 2, link).step_s == pytest.approx(6.25)
+    small = replace(cost, conv_backward=((1.0, 30.0 * mib), (40.0, 0.0)))
+    assert predict.ddp(small, 2, link).step_s == pytest.approx(42.25)
 
 
 def test_one_worker_exchanges_nothing() -> None:

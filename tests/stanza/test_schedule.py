@@ -114,8 +114,8 @@ def moved(simulated: Simulated) -> dict[tuple[int, str], float]:
 
 def test_layers_join_into_buckets_that_lose_nothing() -> None:
     backward = [(1.0, 10.0), (2.0, 0.0), (3.0, 50.0), (4.0, 5.0)]
-    assert schedule.segments(backward, 10, 40) == [(1.0, 10.0), (5.0, 50.0), (4.0, 5.0)]
-    assert schedule.segments(backward, float("inf"), 1) == [(10.0, 65.0)]
+    assert schedule.segments(backward, 10) == [(1.0, 10.0), (5.0, 50.0), (4.0, 5.0)]
+    assert schedule.segments(backward, float("inf")) == [(10.0, 65.0)]
 
 
 def test_a_thousand_nodes_of_any_scheme() -> None:

@@ -14,6 +14,7 @@ from stanza.plan import Plan, load_profile, plan
 from stanza.split import split
 from stanza.summary import summarize
 from systems.cluster import load
+from systems.emulated import Emulation
 from systems.record import Step
 
 COUNTED = {
@@ -43,7 +44,7 @@ def stanza_run(**counters: float) -> list[list[Step]]:
 
 def summary(**counters: float) -> dict[str, Any]:
     found = Plan(layout=layout(OPTIONS, 3, 1, 1), reason="as given")
-    return summarize(OPTIONS, found, stanza_run(**counters))
+    return summarize(OPTIONS, found, stanza_run(**counters), Emulation())
 
 
 def test_throughput_is_that_of_the_window() -> None:
@@ -67,7 +68,9 @@ def test_losses_of_several_ranks_add_up() -> None:
         steps([{"loss_sum": 12.0}, {"loss_sum": 6.0}], test_accuracy=1.0, corrupt_images=0),
         steps([{"loss_sum": 8.0}, {"loss_sum": 4.0}]),
     ]
-    found = summarize(options, Plan(layout=layout(options, 2, 0, 1), reason=""), workers)
+    found = summarize(
+        options, Plan(layout=layout(options, 2, 0, 1), reason=""), workers, Emulation()
+    )
     assert found["loss"] == [2.0, 1.0]
     assert found["scheme"] == "ddp"
 
@@ -97,7 +100,9 @@ def test_bytes_are_those_of_the_scheme_that_ran() -> None:
     """Stanza was asked for, and the planner separated nothing."""
     options = Options(steps=4, global_batch_size=12, fc_workers=0)
     workers = [stanza_run()[0]] * 3
-    found = summarize(options, Plan(layout=layout(options, 3, 0, 1), reason=""), workers)
+    found = summarize(
+        options, Plan(layout=layout(options, 3, 0, 1), reason=""), workers, Emulation()
+    )
     assert found["scheme"] == "ddp"
     model_bytes = sum(p.nbytes for p in build_model("digits-cnn").parameters())
     sent = [row["table_sent"] for row in found["bytes_per_step"]]
@@ -108,7 +113,7 @@ def test_the_prediction_comes_along() -> None:
     assert summary()["predicted_step_s"] is None
     options = Options(model="alexnet", steps=4, local_batch_size=5, fc_workers=1)
     made = plan(options, 3, load("ec2-p3-10g").with_size(3), load_profile("alexnet"))
-    found = summarize(options, made, stanza_run())
+    found = summarize(options, made, stanza_run(), Emulation())
     assert made.chosen is not None
     assert found["predicted_step_s"] == made.chosen.step_s
     assert found["samples_per_step"] == 2 * 5

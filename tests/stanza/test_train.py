@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-import stanza.train
 from stanza.batches import share
 from stanza.conv_worker import from_wire, to_wire
 from stanza.layout import Layout, layout
-from stanza.models import build_model
 from stanza.options import Options
 from stanza.traffic import Traffic, sizes_of, traffic
-from stanza.train import load_data, run
+from stanza.train import run
+from stanza.workload import real_workload
 from systems.distributed import start, stop
 from systems.environment import environment
 from systems.record import Step
@@ -83,19 +82,18 @@ class Outcome:
 def train(case: Case) -> tuple[list[Step], State | None]:
     """One rank's run: its steps and, on rank 0, the trained parameters."""
     models = []
+    workload = real_workload(case.options, case.layout, seed=case.seed)
 
-    def keep(*arguments: Any, **keywords: Any) -> Any:
-        models.append(build_model(*arguments, **keywords))
+    def build() -> Any:
+        models.append(workload.build())
         return models[0]
 
-    stanza.train.build_model = keep  # type: ignore[attr-defined]
     world = start(environment(), case.layout.roles, timeout_s=60, device="cpu")
-    data = load_data(case.options, case.layout, seed=case.seed)
     steps = run(
         case.options,
         case.layout,
         world,
-        data,
+        replace(workload, build=build),
         seed=case.seed,
         transport="torch",
         tracer=Tracer.off(),
@@ -274,5 +272,5 @@ def test_only_rank_0_measures_accuracy() -> None:
 @pytest.mark.distributed
 def test_warm_up_is_outside_the_measured_window() -> None:
     (steps,) = single().steps
-    assert steps[-1].metrics["window_steps"] == STEPS - stanza.train.WARM_UP_STEPS
+    assert steps[-1].metrics["window_steps"] == STEPS - OPTIONS.warm_up
     assert [step.index for step in steps] == list(range(STEPS + 1))

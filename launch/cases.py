@@ -1,0 +1,146 @@
+"""Runs the cases of an experiment, and skips those whose results are there already.
+
+Cases of one world start once and follow each other, alternating within a repetition, so that
+whatever else the machine does falls on all of them alike.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from launch import job as jobs
+from launch.backends import run_ranks
+from launch.emulate import EmulatedJob, prepare, run_emulated
+from launch.job import Job
+from launch.planning import measure_link, measure_shared, resolved
+from launch.records import create_record, read_result
+from stanza.plan import plan
+from systems import cluster, schema
+from systems.experiment import Case, Experiment, Results
+from systems.namespaces import unavailable
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One repetition of a case; repetition and seed are one number."""
+
+    case: Case
+    repetition: int
+    folder: Path
+
+
+def _runs(cases: Sequence[Case], repeats: int, records: Path) -> list[_Run]:
+    return [
+        _Run(case, repetition, records / f"{_slug(case.name)}-{repetition}")
+        for repetition in range(repeats)
+        for case in cases
+    ]
+
+
+def _slug(name: str) -> str:
+    return name.replace(" ", "-").replace("=", "")
+
+
+def run_measured_cases(
+    experiment: Experiment, cases: Sequence[Case], repeats: int, records: Path
+) -> Results:
+    """Run cases on this machine's ranks, in one world, planned with what is measured just before.
+
+    Raises:
+        SystemExit: a rank failed; what was done before stays.
+    """
+    size = experiment.world_size
+    runs = _runs(cases, repeats, records)
+    todo = _unfinished(runs)
+    if todo:
+        target = cluster.load("local").with_size(size).with_link(measure_link(size))
+        measured = measure_shared(cases[0].options, size)
+        job = Job()
+        for run in todo:
+            job = Job(
+                name=f"{experiment.id} {run.case.name}, repetition {run.repetition}",
+                world_size=size,
+                seed=run.repetition,
+                out=str(run.folder),
+                stanza=run.case.options,
+            )
+            decided = plan(job.stanza, size, target, measured)
+            create_record(resolved(job, decided), decided)
+        folders = [str(run.folder) for run in todo]
+        _check(experiment, run_ranks(job, ["worker", "--records", *folders]))
+    return _results(runs)
+
+
+def run_emulated_cases(
+    experiment: Experiment, cases: Sequence[Case], repeats: int, records: Path
+) -> Results:
+    """Run cases on emulated clusters, those of one size in one world.
+
+    A case that the planner resolves to another one's very job is that one. No results where this
+    machine can emulate nothing, or its links do not keep their rates.
+    """
+    reason = unavailable()
+    if reason is not None:
+        print(f"nothing is emulated here, the figures are simulated alone: {reason}", flush=True)
+        return {}
+    runs = _runs(cases, repeats, records)
+    done = {run.folder for run in runs} - {run.folder for run in _unfinished(runs)}
+    worlds: dict[int, list[Path]] = {}
+    same: dict[str, Path] = {}
+    for index, run in enumerate(runs):
+        if run.folder not in done:
+            prepare(_emulated_job(experiment, run))
+        table = schema.dump(jobs.load(run.folder / "job.toml"))
+        key = json.dumps({k: v for k, v in table.items() if k not in ("name", "out")})
+        first = same.setdefault(key, run.folder)
+        if first != run.folder:
+            shutil.rmtree(run.folder)
+            runs[index] = replace(run, folder=first)
+        elif run.folder not in done:
+            worlds.setdefault(run.case.nodes or experiment.world_size, []).append(run.folder)
+    for nodes, folders in sorted(worlds.items()):
+        print(f"{len(folders)} runs on {nodes} emulated nodes", flush=True)
+        if run_emulated(folders):
+            print("the emulation failed, see above: the figures are simulated alone", flush=True)
+            return {}
+    return _results(runs)
+
+
+def _emulated_job(experiment: Experiment, run: _Run) -> EmulatedJob:
+    return EmulatedJob(
+        name=run.case.name,
+        world_size=run.case.nodes or experiment.world_size,
+        cluster=experiment.cluster,
+        seed=run.repetition,
+        out=str(run.folder),
+        stanza=run.case.options,
+        dilate=run.case.dilate,
+    )
+
+
+def _unfinished(runs: Sequence[_Run]) -> list[_Run]:
+    """The runs without results; what an interruption left of them is removed."""
+    todo = [run for run in runs if not (run.folder / "result.json").is_file()]
+    for run in todo:
+        shutil.rmtree(run.folder, ignore_errors=True)
+    if 0 < len(todo) < len(runs):
+        print(f"{len(runs) - len(todo)} of {len(runs)} runs are done already", flush=True)
+    return todo
+
+
+def _results(runs: Sequence[_Run]) -> Results:
+    results: dict[str, list[Mapping[str, object]]] = {}
+    for run in runs:
+        results.setdefault(run.case.name, []).append(read_result(run.folder))
+    return results
+
+
+def _check(experiment: Experiment, code: int) -> None:
+    if code:
+        print(
+            f"error: {experiment.id}: the ranks ended with code {code}, see above", file=sys.stderr
+        )
+        raise SystemExit(1)

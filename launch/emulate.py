@@ -1,0 +1,99 @@
+"""`launch emulate JOB.toml [flags]`: the job on a cluster emulated by this machine.
+
+    python -m launch emulate launch/jobs/stanza-vgg16-random.toml --cluster ec2-p3-10g --dilate 2
+
+The same job files and flags as `launch run`: the same program runs, one rank a node, over links
+shaped to the cluster's rate; computation is replaced by waits as long as the model's profile says.
+Needs Linux, root and iproute2.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch import job as jobs
+from launch.backends import run_command
+from launch.job import Job
+from launch.planning import link_rates, planning_basis, resolved
+from launch.records import create_record
+from stanza import plan as stanza_plan
+from stanza.plan import Plan
+from systems import record
+from systems.emulated import Emulation
+from systems.namespaces import check_available
+from systems.schema import InputError
+
+LINK_BITS_PER_S = 0.25e9
+"""Rate of an emulated link where the user says nothing: ten nodes at this rate leave two cores time
+for the ranks themselves."""
+STEP_S = 1.0
+"""How long an emulated step should last: the ranks' own Python is then small beside it."""
+DILATIONS = (0.25, 16.0)
+"""Bounds of the dilation that is chosen here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmulatedJob(Job):
+    """A run of one system on an emulated cluster."""
+
+    scale: float | None = None
+    """Divides message sizes and link rates. None: so that links have 0.25 Gb/s."""
+    dilate: float | None = None
+    """Stretches all durations; results are reported undone. None: to steps of about a second."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Plan, emulate, leave a record."""
+    check_available()
+    given = jobs.parse("emulate", arguments, EmulatedJob())
+    folder = prepare(given)
+    code = run_emulated([folder])
+    if code:
+        print(f"error: the emulated run ended with code {code}, see above", file=sys.stderr)
+        raise SystemExit(code if code > 0 else 128 - code)
+
+
+def run_emulated(folders: Sequence[Path]) -> int:
+    """Run the jobs of records one after the other on one emulated cluster; returns an exit code."""
+    command = [sys.executable, "-m", "launch", "ranks", "--records", *map(str, folders)]
+    # Keep memory that a step frees for the next one, as a device's allocator does: on a busy host
+    # the first touch of fresh memory costs more than filling it.
+    keep = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_ARENA_MAX": "1"}
+    return run_command(command, keep)
+
+
+def prepare(given: EmulatedJob) -> Path:
+    """Check, plan, and make the record.
+
+    Raises:
+        InputError: whatever is wrong with the job.
+    """
+    if given.transport != "torch" or given.launcher != "torchrun":
+        raise InputError(
+            f"--launcher {given.launcher}, --transport {given.transport}: emulated ranks are "
+            "started here and talk over gloo; leave both out"
+        )
+    if given.out:
+        record.claim_folder(Path(given.out))
+    link_rates(given.cluster, given.world_size, Emulation())  # are they known?
+    basis = planning_basis(given, measure=True)
+    assert basis is not None  # a profile is measured if need be
+    plan = stanza_plan.plan(given.stanza, given.world_size, *basis)
+    emulation = choose(given.scale, given.dilate, given.cluster, given.world_size, plan)
+    fields = {f.name: getattr(given, f.name) for f in dataclasses.fields(Job)}
+    return create_record(resolved(Job(**fields), plan), plan, "emulated", emulation)
+
+
+def choose(
+    scale: float | None, dilate: float | None, cluster: str, world_size: int, plan: Plan
+) -> Emulation:
+    """The scale and dilation of a run, where the user has left them open."""
+    if dilate is None:
+        predicted_s = plan.chosen.step_s if plan.chosen else STEP_S
+        dilate = min(max(STEP_S / predicted_s, DILATIONS[0]), DILATIONS[1])
+    if scale is None:
+        fastest = max(link_rates(cluster, world_size, Emulation(dilate=dilate)))
+        scale = max(1.0, fastest / LINK_BITS_PER_S)
+    return Emulation(scale=scale, dilate=dilate)

@@ -1,0 +1,72 @@
+"""What a run trains: a model, its data and its optimizer.
+
+Real ones are made here, emulated ones in stanza.emulated.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from stanza.data import Data, load
+from stanza.exchange import OptimizerFactory
+from stanza.layout import Layout
+from stanza.models import ARCHITECTURES, build_model
+from stanza.options import Options
+from systems.schema import InputError
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every rank builds for itself, alike."""
+
+    data: Data
+    build: Callable[[], nn.Module]
+    """Makes the model, with weights from torch's generator."""
+    optimizer: OptimizerFactory
+    message_scale: float = 1.0
+    """The model's parameters and activations are this many times smaller than those that they stand
+    for; bucket sizes, which are given in bytes, shrink alike."""
+
+
+def real_workload(options: Options, layout: Layout, seed: int) -> Workload:
+    """The options' model on real data.
+
+    Raises:
+        InputError: no such data, or data that does not fit the model or fill a batch.
+    """
+    data = load_data(options, layout, seed)
+    optimizer = partial(
+        torch.optim.SGD,
+        lr=options.learning_rate,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+    )
+    return Workload(data, partial(build_model, options.model, data.classes), optimizer)
+
+
+def load_data(options: Options, layout: Layout, seed: int) -> Data:
+    """The data set of a run.
+
+    Raises:
+        InputError: no such data, or data that does not fit the model or fill a batch.
+    """
+    architecture = ARCHITECTURES[options.model]
+    data = load(
+        options.data,
+        image_shape=architecture.image_shape,
+        classes=architecture.classes,
+        seed=seed,
+    )
+    workers = len(layout.data_ranks)
+    samples = options.samples_per_step(workers)
+    if samples > len(data.train):
+        given = "global" if options.global_batch_size else "local"
+        size = options.global_batch_size or options.local_batch(workers)
+        raise InputError(
+            f"--stanza.{given}-batch-size {size}: a step of {workers} workers needs {samples} "
+            f"samples, {options.data} has {len(data.train)}; give a smaller batch"
+        )
+    return data

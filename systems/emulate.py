@@ -1,0 +1,120 @@
+"""An emulated cluster: ranks on this machine, each a node of its own behind a shaped link.
+
+    code = emulate(network, main)      # main(place) runs on every rank, in a forked process
+
+The caller has imported what the ranks need, so that eleven of them start in a second. Ranks die
+with the process that started them, and with them the network (see systems.namespaces).
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+
+from systems.environment import Environment
+from systems.namespaces import INTERFACE, Network
+from systems.processes import die_with_parent
+
+PORT = 29500
+"""Of the master, in its own namespace: every port is free there."""
+PRIORITY = 5
+"""Of ranks among real-time processes (SCHED_FIFO): a message is answered when it comes."""
+GRACE_S = 5.0
+"""After the first rank has failed, the others have this long to end by themselves."""
+
+RankMain = Callable[[Environment], None]
+
+
+def emulate(network: Network, world_size: int, main: RankMain) -> int:
+    """Run `main` on every rank, one a node; returns the exit code of the rank that failed first.
+
+    A signal to this process ends them all, and is then raised here as KeyboardInterrupt or
+    SystemExit.
+    """
+    previous = {s: signal.signal(s, _interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+    running: dict[int, int] = {}
+    try:
+        for rank in range(world_size):
+            sys.stdout.flush()
+            running[os.fork() or _rank(network, rank, world_size, main)] = rank
+        return _wait(running)
+    finally:
+        for process in running:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        for process in running:
+            os.waitpid(process, 0)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _rank(network: Network, rank: int, world_size: int, main: RankMain) -> int:
+    """A rank's whole life, in its own process; does not return."""
+    code = 1
+    try:
+        die_with_parent(signal.SIGKILL)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        network.enter(rank)
+        with suppress(PermissionError):  # works without, less precisely
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+        os.environ["GLOO_SOCKET_IFNAME"] = INTERFACE
+        main(place(network, rank, world_size))
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def place(network: Network, rank: int, world_size: int) -> Environment:
+    """What a launcher's variables would say: every rank has a node to itself."""
+    return Environment(
+        launcher="emulate",
+        rank=rank,
+        world_size=world_size,
+        local_rank=0,
+        local_world_size=1,
+        master_address=network.address(0),
+        master_port=PORT,
+    )
+
+
+def _wait(running: dict[int, int]) -> int:
+    """Wait for all ranks; once one has failed, for the others only a little."""
+    failed, deadline = 0, float("inf")
+    watched = {os.pidfd_open(process): process for process in running}
+    try:
+        while watched:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                break
+            ready, _, _ = select.select(list(watched), [], [], min(left_s, 3600))
+            for descriptor in ready:
+                process = watched.pop(descriptor)
+                os.close(descriptor)
+                code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+                rank = running.pop(process)
+                if code and not failed:
+                    failed, deadline = code, time.monotonic() + GRACE_S
+                    print(f"error: rank {rank} {_ended(code)}", file=sys.stderr, flush=True)
+    finally:
+        for descriptor in watched:
+            os.close(descriptor)
+    return failed
+
+
+def _ended(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
