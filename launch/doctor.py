@@ -1,7 +1,9 @@
-"""`launch doctor`: what this machine has, what it lacks, and what that means for the testbed."""
+"""`launch doctor`: what this machine has, what it lacks, and what that means for the testbed.
+
+python -m launch doctor --clean     # end what a killed emulation has left
+"""
 
 import importlib.metadata
-import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +14,8 @@ from launch.backends import find_mpirun
 from launch.ownership import PACKAGES, foreign_packages
 from stanza.plan import shipped_profiles
 from systems import cluster, record
+from systems.emulate import clean, leftovers
+from systems.namespaces import unavailable
 from systems.schema import InputError
 from systems.transport import tcp_bytes
 
@@ -25,14 +29,17 @@ EXTRAS = {
 
 def main(arguments: Sequence[str]) -> None:
     """Print one line a finding; exit code 1 if something needed is broken."""
+    if arguments == ["--clean"]:
+        print(f"{clean()} processes of emulated clusters were left over, and are ended")
+        return
     if arguments:
-        raise InputError(f"doctor {arguments[0]}: takes no arguments")
+        raise InputError(f"doctor {arguments[0]}: takes no arguments but --clean")
     broken = False
     for check in (_python, _torch, *(_own_package(name) for name in PACKAGES)):
         ok, text = check()
         broken |= not ok
         print(f"{'ok' if ok else 'BAD':5}{text}")
-    for check in (_gpus, _mpirun, _compiler, _root, _tcp, *(_extra(name) for name in EXTRAS)):
+    for check in (_gpus, _mpirun, _compiler, _emulation, _tcp, *(_extra(name) for name in EXTRAS)):
         ok, text = check()
         print(f"{'ok' if ok else '-':5}{text}")
     print(f"     clusters: {', '.join(cluster.presets())}")
@@ -84,10 +91,14 @@ def _compiler() -> tuple[bool, str]:
     return found["g++"] is not None, f"compilers: {text}"
 
 
-def _root() -> tuple[bool, str]:
-    root, ip = os.geteuid() == 0, shutil.which("ip")
-    text = f"{'root' if root else 'not root'}, iproute2 {ip or 'none'}"
-    return root and ip is not None, f"network namespaces: {text}"
+def _emulation() -> tuple[bool, str]:
+    reason = unavailable()
+    left = len(leftovers())
+    text = f"emulated clusters: {reason or 'network namespaces work'}"
+    return (
+        reason is None,
+        f"{text}; {left} processes left over, --clean ends them" if left else text,
+    )
 
 
 def _tcp() -> tuple[bool, str]:

@@ -8,6 +8,7 @@ Needs Linux, root and iproute2.
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from launch.records import create_record
 from stanza import plan as stanza_plan
 from stanza.plan import Plan
 from systems import record
+from systems.emulate import LAUNCHER
 from systems.emulated import Emulation
 from systems.namespaces import check_available
 from systems.schema import InputError
@@ -61,7 +63,7 @@ def run_emulated(folders: Sequence[Path]) -> int:
     # Keep memory that a step frees for the next one, as a device's allocator does: on a busy host
     # the first touch of fresh memory costs more than filling it.
     keep = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_ARENA_MAX": "1"}
-    return run_command(command, keep)
+    return run_command(command, {**keep, LAUNCHER: str(os.getpid())})
 
 
 def prepare(given: EmulatedJob) -> Path:

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from systems.environment import Environment
 from systems.namespaces import INTERFACE, Network
@@ -25,6 +26,9 @@ PRIORITY = 5
 """Of ranks among real-time processes (SCHED_FIFO): a message is answered when it comes."""
 GRACE_S = 5.0
 """After the first rank has failed, the others have this long to end by themselves."""
+
+LAUNCHER = "SYSTEMS_TESTBED_LAUNCHER"
+"""Variable that all processes of an emulated cluster have: the process id of their launcher."""
 
 RankMain = Callable[[Environment], None]
 
@@ -90,6 +94,29 @@ def place(network: Network, rank: int, world_size: int) -> Environment:
         master_address=network.address(0),
         master_port=PORT,
     )
+
+
+def leftovers() -> list[int]:
+    """Processes of emulated clusters whose launcher is gone."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:  # gone, or another user's
+            continue
+        launchers = [v for v in variables if v.startswith(f"{LAUNCHER}=".encode())]
+        if launchers and not Path("/proc", launchers[0].partition(b"=")[2].decode()).exists():
+            found.append(int(folder.name))
+    return found
+
+
+def clean() -> int:
+    """Kill what is left of emulated clusters, their networks go with them; returns how many."""
+    found = leftovers()
+    for process in found:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    return len(found)
 
 
 def _wait(running: dict[int, int]) -> int:

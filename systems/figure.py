@@ -5,6 +5,7 @@ hatched and labelled "paper"; the tier stands in every title.
 """
 
 import csv
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 """Okabe and Ito's palette: distinct for colour-blind readers."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "*")
 SIZE_INCHES = (8.0, 4.5)
+FOOTNOTE_COLUMNS = 120
+"""Characters that fit below one panel."""
 FEW_POINTS = 12
 """Curves of so few points show each of them."""
 
@@ -52,17 +55,21 @@ class Lines:
     """What the crosses are, such as "emulated"."""
     logarithmic: bool = False
     logarithmic_x: bool = False
+    from_zero: bool = False
+    """Whether the y axis begins at 0: differences are then seen for what they are."""
     reference: float | None = None
     """A horizontal line, such as 1.0 for "as fast"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Two ways to know one quantity: y against x, on logarithmic axes, with a band around y = x."""
+    """Two ways to know one quantity, x and y: their ratio over x, with a band around 1."""
 
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
-    x_label: str
-    y_label: str
+    x: str
+    """What x is called, such as "simulated step time"."""
+    y: str
+    unit: str
     title: str
     band: float
     """Half the width of the band, as a fraction."""
@@ -80,13 +87,16 @@ def draw(path: Path, panels: Sequence[Panel], footnote: str) -> Path:
         figsize=(width * max(1.0, 0.75 * columns), height * max(1.0, 0.9 * lines)),
         layout="constrained",
     )
-    axes = canvas.subplots(lines, columns, squeeze=False).flat
+    axes = list(canvas.subplots(lines, columns, squeeze=False).flat)
+    for unused in axes[len(panels) :]:
+        unused.set_visible(False)
     rows: list[list[Any]] = []
     for axis, panel in zip(axes, panels, strict=False):
         rows += _drawn(axis, panel)
         axis.set_title(panel.title, fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
-    canvas.supxlabel(footnote, fontsize=7, color="#555555")
+    note = textwrap.fill(footnote, FOOTNOTE_COLUMNS * columns)
+    canvas.supxlabel(note, fontsize=7, color="#555555")
     path.parent.mkdir(parents=True, exist_ok=True)
     png = path.with_name(f"{path.name}.png")
     canvas.savefig(png, dpi=150)
@@ -104,20 +114,21 @@ def _drawn(axis: Axes, panel: Panel) -> list[list[Any]]:
 
 
 def _agreement(axis: Axes, panel: Agreement) -> list[list[Any]]:
-    values = [value for pair in panel.series.values() for side in pair for value in side]
-    ends = [min(values) / 1.3, max(values) * 1.3]
-    low, high = ([end * (1 + sign * panel.band) for end in ends] for sign in (-1, 1))
-    axis.fill_between(ends, low, high, color="#dddddd", label=f"within {panel.band:.0%}")
-    axis.plot(ends, ends, color="#555555", linewidth=0.8)
+    axis.axhspan(1 - panel.band, 1 + panel.band, color="#eeeeee", label=f"within {panel.band:.0%}")
+    axis.axhline(1.0, color="#555555", linewidth=0.8)
     rows: list[list[Any]] = []
     for i, (name, (x, y)) in enumerate(panel.series.items()):
-        axis.plot(x, y, MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], label=name)
-        rows += [[panel.title, name, a, b, panel.y_label] for a, b in zip(x, y, strict=True)]
+        marker, colour = MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)]
+        ratios = [b / a for a, b in zip(x, y, strict=True)]
+        # Hollow and of several sizes: points that coincide stay visible.
+        axis.plot(
+            x, ratios, marker, color=colour, label=name, fillstyle="none", markersize=6 + 1.5 * i
+        )
+        rows += [[panel.title, name, a, b, panel.unit] for a, b in zip(x, y, strict=True)]
     axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.set_xlabel(panel.x_label)
-    axis.set_ylabel(panel.y_label)
-    axis.legend(fontsize=7, frameon=False)
+    axis.set_xlabel(f"{panel.x}, {panel.unit}")
+    axis.set_ylabel(f"{panel.y} / {panel.x}")
+    axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return rows
 
 
@@ -179,8 +190,8 @@ def _lines(axis: Axes, panel: Lines) -> list[list[Any]]:
             color=COLOURS[i % len(COLOURS)],
             linestyle=styles[i % len(styles)],
             linewidth=max(1.0, 3.0 - 0.4 * i),  # curves that coincide stay visible
-            marker="o" if len(x) <= FEW_POINTS else None,
-            markersize=5,
+            marker="*" if len(x) == 1 else "o" if len(x) <= FEW_POINTS else None,
+            markersize=16 if len(x) == 1 else 5,
         )
         rows += [[panel.title, name, a, b, panel.y_label] for a, b in zip(x, y, strict=True)]
     rows += _points(axis, panel)
@@ -197,6 +208,8 @@ def _lines(axis: Axes, panel: Lines) -> list[list[Any]]:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if panel.reference is not None:
         axis.axhline(panel.reference, color="#555555", linewidth=0.8, linestyle="--")
+    if panel.from_zero:
+        axis.set_ylim(bottom=0)
     axis.legend(fontsize=7, frameon=False)
     return rows
 

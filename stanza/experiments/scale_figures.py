@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stanza.experiments import grid
 from stanza.experiments.simulated import play, point
-from stanza.experiments.targets import MODELS, PAPER_RANGE
+from stanza.experiments.targets import BASELINES, MODELS, PAPER_RANGE
 from stanza.options import Options
 from stanza.plan import load_profile, plan, predict_all
 from systems.cluster import Cluster
@@ -35,9 +35,9 @@ def _tiers(results: Results) -> str:
 
 
 def speedups(results: Results, target: Cluster, folder: Path) -> Figure:
-    """What the planner's choice gains over three baselines, by both tiers."""
+    """What the planner's choice gains over the baselines, by both tiers."""
     panels = []
-    for scheme in ("ps-blocking", "ps-sharded", "ddp"):
+    for scheme in BASELINES:
         simulated = [
             [point(m, "auto", target).samples_per_s / point(m, scheme, target).samples_per_s]
             for m in MODELS
@@ -45,24 +45,24 @@ def speedups(results: Results, target: Cluster, folder: Path) -> Figure:
         series = {"simulated": simulated}
         if results:
             series["emulated"] = [grid.speedups(results, model, scheme) for model in MODELS]
-        over_servers = scheme == "ps-blocking"
+        one_server = scheme in ("ps-blocking", "ps-pipelined")
         panels.append(
             Bars(
                 groups=MODELS,
                 series=series,
                 unit="speed-up of auto (x)",
                 title=f"Over {scheme}, 10 nodes, 10 Gb/s ({_tiers(results)})",
-                paper_range=PAPER_RANGE if over_servers else None,
+                paper_range=PAPER_RANGE if one_server else None,
                 reference=1.0,
-                logarithmic=over_servers,
+                logarithmic=one_server,
             )
         )
     return Figure(
         path=draw(folder / "scale-speedup", panels, _footnote(results)),
         title="Speed-ups at the paper's scale",
         tier="emulated" if results else "simulated",
-        caption="The planner's choice (f and micro-batches, or no separation) over one blocking "
-        "parameter server, servers beside all workers, and DDP. Hatched: the range that the paper "
+        caption="The planner's choice (f and micro-batches, or no separation) over one parameter "
+        "server, servers beside all workers, and DDP. Hatched: the range that the paper "
         "reports over parameter servers, measured on V100 nodes without micro-batches.",
     )
 
@@ -175,6 +175,7 @@ def _over_f(model: str, results: Results, target: Cluster) -> Lines:
         points_label="emulated",
         x_label="FC workers (0: no separation)",
         y_label="step time, ms",
+        from_zero=True,
         title=f"{model}, 10 nodes, 10 Gb/s ({_tiers(results)})",
     )
 
@@ -188,8 +189,9 @@ def agreement(results: Results, folder: Path) -> Figure:
         series[scheme] = ([s * 1e3 for s, _ in mine], [e * 1e3 for _, e in mine])
     panel = Agreement(
         series=series,
-        x_label="simulated step time, ms",
-        y_label="emulated step time, ms",
+        x="simulated step time",
+        y="emulated step time",
+        unit="ms",
         title="Every point of the grid (simulated against emulated)",
         band=grid.AGREE,
     )
