@@ -59,7 +59,7 @@ def test_fc_workers_share_the_conv_workers_evenly(conv: int, data: st.DataObject
     sizes = [len(part) for part in served]
     assert max(sizes) - min(sizes) <= 1
     for rank, part in zip(made.ranks("fc"), served, strict=True):
-        assert all(made.fc_of(worker) == rank for worker in part)
+        assert all(made.fc_of(worker) == (rank,) for worker in part)
 
 
 @given(st.integers(1, 20), st.sampled_from(["stanza", "ps", "ddp", "single"]), st.integers(0, 8))
