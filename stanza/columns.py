@@ -11,7 +11,6 @@ The last Linear's outputs are scattered by samples instead: every worker compute
 share of them. No gradient of an FC parameter leaves its worker.
 """
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -269,8 +268,12 @@ def _elementwise(node: fx.Node, module: nn.Module | None) -> bool:
 def _refusal(node: fx.Node | None, fc: nn.Module, why: str) -> InputError:
     assert node is not None
     name = str(getattr(node.target, "__name__", node.target))
-    if node.op == "call_module":
-        name = f"{node.target} ({type(operator.attrgetter(str(node.target))(fc)).__name__})"
+    layer = node
+    while layer.op not in ("call_module", "output"):
+        layer = layer.next
+    if layer.op == "call_module":
+        described = f"{layer.target} ({type(fc.get_submodule(str(layer.target))).__name__})"
+        name = described if layer is node else f"{name} before {described}"
     return InputError(
         f"--stanza.fc-parallel columns: {name} {why}; give --stanza.fc-parallel replicas"
     )
