@@ -41,7 +41,7 @@ class Plan:
     chosen: Prediction | None = None
     """The layout's own prediction; None where nothing was predicted."""
     predictions: tuple[Prediction, ...] = ()
-    """The baselines, then Stanza's best for every f."""
+    """The baselines, then Stanza's best for every mode and f."""
     profile: str = ""
     """Whose times: model, batch, device and source."""
     bandwidth_bits_per_s: float | None = None
