@@ -48,7 +48,7 @@ def test_the_mode_that_the_planner_chose_is_in_the_record(tmp_path: Path) -> Non
     flags = [f"--stanza.fc-{name}=auto" for name in ("workers", "parallel", "placement")]
     main(["simulate", VGG16, *flags, "--world-size", "4", "--out", str(out)])
     job = tomllib.loads((out / "job.toml").read_text())["stanza"]
-    chosen = json.loads((out / "plan.json").read_text())["chosen"]
+    chosen = json.loads((out / "run.json").read_text())["plan"]["chosen"]
     names = ("fc_workers", "fc_parallel", "fc_placement", "micro_batches")
     assert [job[name] for name in names] == [chosen[name] for name in names]
     assert (job["fc_parallel"], job["fc_placement"]) == ("columns", "colocated")
