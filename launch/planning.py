@@ -43,6 +43,10 @@ class PlanArguments:
     """A shipped profile's name or a JSON file. None: the model's, or one measured now."""
     local_batch_size: int | None = None
     """Samples per worker. None: those that the profile was taken with."""
+    fc_parallel: Literal["replicas", "columns", "auto"] = "replicas"
+    """How several FC workers share the FC layers."""
+    fc_placement: Literal["dedicated", "colocated", "auto"] = "dedicated"
+    """Whether FC workers are CONV workers as well."""
     cut_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of activations and their gradients on the wire."""
     out: str | None = None
@@ -60,6 +64,8 @@ def main(arguments: Sequence[str]) -> None:
     options = Options(
         model=flags.model,
         local_batch_size=flags.local_batch_size or _profiled_batch(flags.profile),
+        fc_parallel=flags.fc_parallel,
+        fc_placement=flags.fc_placement,
         cut_dtype=flags.cut_dtype,
     )
     job = Job(cluster=flags.cluster, world_size=chosen.size, profile=flags.profile, stanza=options)
@@ -81,7 +87,9 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
     Raises:
         InputError: see stanza.plan.plan.
     """
-    wanted = job.stanza.scheme == "stanza" and job.stanza.fc_workers == "auto"
+    options = job.stanza
+    auto = "auto" in (options.fc_workers, options.fc_parallel, options.fc_placement)
+    wanted = options.scheme == "stanza" and auto
     basis = planning_basis(job, measure=wanted and may_measure)
     if basis is None:
         return stanza_plan.plan(job.stanza, job.world_size, None, None)
@@ -176,11 +184,11 @@ def describe(plan: Plan, model: str, target: Cluster) -> str:
     assert plan.chosen is not None  # `launch plan` always predicts
     assert plan.bandwidth_bits_per_s is not None
     lines = [
-        f"plan stanza | tier simulated (planner's recurrence, no processes) | {model} on "
+        f"plan stanza | tier simulated (planner, no processes) | {model} on "
         f"{target.size} nodes of {target.name} at {plan.bandwidth_bits_per_s / 1e9:.3g} Gb/s",
         f"  profile: {plan.profile}; each worker takes {_local_batch(plan)} samples a step",
         f"  cluster: {target.source}",
-        f"  {'scheme':14}{'f':>3}{'m':>4}{'step ms':>10}{'samples/s':>11}{'x PS 1 blocking':>17}"
+        f"  {'scheme':25}{'f':>3}{'m':>4}{'step ms':>10}{'samples/s':>11}{'x PS 1 blocking':>17}"
         "   busy ms per resource",
     ]
     first = plan.predictions[0]
@@ -188,9 +196,9 @@ def describe(plan: Plan, model: str, target: Cluster) -> str:
         resources = ", ".join(f"{name} {s * 1e3:.1f}" for name, s in p.resources.items())
         mark = "*" if p == plan.chosen else " "
         lines.append(
-            f"{mark} {p.scheme:14}{p.fc_workers:>3}{p.micro_batches:>4}{p.step_s * 1e3:>10.1f}"
-            f"{p.samples_per_s:>11,.0f}{p.samples_per_s / first.samples_per_s:>16.2f}x"
-            f"   {resources}"
+            f"{mark} {p.scheme + p.mode:25}{p.fc_workers:>3}{p.micro_batches:>4}"
+            f"{p.step_s * 1e3:>10.1f}{p.samples_per_s:>11,.0f}"
+            f"{p.samples_per_s / first.samples_per_s:>16.2f}x   {resources}"
         )
     lines.append(f"  chosen: {plan.reason}")
     return "\n".join(lines)
@@ -206,7 +214,11 @@ def resolved(job: Job, plan: Plan) -> Job:
     """The job with the planner's answers written in, so that it runs again without planning."""
     changes: dict[str, Any] = {"micro_batches": plan.layout.micro_batches}
     if plan.layout.scheme == "stanza":
-        changes["fc_workers"] = len(plan.layout.ranks("fc"))
+        changes |= {
+            "fc_workers": len(plan.layout.ranks("fc")),
+            "fc_parallel": plan.layout.fc_parallel,
+            "fc_placement": plan.layout.fc_placement,
+        }
     elif job.stanza.scheme == "stanza":  # the planner has chosen not to separate
         assert plan.chosen is not None
         changes |= stanza_plan.baseline_options(plan.chosen.scheme)

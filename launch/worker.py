@@ -206,7 +206,8 @@ def _print_progress(job: Job, world: World, step: Step, started: float) -> None:
     if world.rank or step.index == 0 or step.index % every or step.index >= job.stanza.steps:
         return
     lasted_s = time.perf_counter() - started
-    loss = step.metrics.get("loss_sum")
+    # Only a worker with the whole model has the losses of its own samples.
+    loss = step.metrics.get("loss_sum") if world.roles[0] == "worker" else None
     text = f", loss {loss / step.metrics['samples']:.4f}" if loss is not None else ""
     print(f"  step {step.index}/{job.stanza.steps}, {lasted_s:.1f} s{text}", flush=True)
 

@@ -1,10 +1,13 @@
 """An FC worker: trains the FC part for its CONV workers (paper, section 3).
 
 It concatenates what they send, in rank order, runs the FC part forward and backward, and sends each
-its slice of the activations' gradient. The FC workers exchange FC gradients among themselves.
+its slice of the activations' gradient. The FC workers exchange FC gradients among themselves; or
+each holds columns of the FC layers (stanza.columns), gets columns of the activations, and computes
+the loss of its share of the samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -25,13 +28,17 @@ class FcWorker:
         *,
         transport: Transport,
         conv_ranks: Sequence[int],
-        cut_shape: tuple[int, ...],
+        input_shape: tuple[int, ...],
+        own_samples: Callable[[int], slice],
         micro_batches: int,
         cut_dtype: torch.dtype,
         tracer: Tracer,
     ) -> None:
+        """`input_shape` is that of one sample; `fc` returns the logits of `own_samples(B)` of B
+        gathered samples."""
         self._fc, self._transport, self._conv_ranks = fc, transport, list(conv_ranks)
-        self._cut_shape, self._micro_batches = cut_shape, micro_batches
+        self._input_shape, self._own_samples = input_shape, own_samples
+        self._micro_batches = micro_batches
         self._cut_dtype, self._tracer = cut_dtype, tracer
         self._device = transport.world.device
 
@@ -39,12 +46,12 @@ class FcWorker:
         """One step on the activations of CONV workers with these local batches.
 
         Returns:
-            The sum of the samples' losses.
+            The sum of its own samples' losses.
         """
         labels = [torch.empty(b, dtype=torch.int32, device=self._device) for b in batch_sizes]
         receives = self._receive_all(labels, LABEL)
         activations = [
-            torch.empty(b, *self._cut_shape, dtype=self._cut_dtype, device=self._device)
+            torch.empty(b, prod(self._input_shape), dtype=self._cut_dtype, device=self._device)
             for b in batch_sizes
         ]
         parts = [a.tensor_split(self._micro_batches) for a in activations]
@@ -62,20 +69,23 @@ class FcWorker:
             with self._tracer.span("wait for activations", micro_batch=k):
                 for receive in arrival:
                     receive.wait()
-            inputs = torch.cat([part[k] for part in parts]).float().requires_grad_()
+            gathered = torch.cat([part[k] for part in parts]).to(torch.get_default_dtype())
+            inputs = gathered.view(-1, *self._input_shape).requires_grad_()
             targets = torch.cat([part[k] for part in label_parts]).long()
             shares = [len(part[k]) for part in parts]
 
             def send_back(ready: Tensor, shares: Sequence[int] = shares) -> None:
                 assert ready.grad is not None
-                for rank, gradient in zip(self._conv_ranks, ready.grad.split(shares), strict=True):
+                slices = ready.grad.flatten(1).split(shares)
+                for rank, gradient in zip(self._conv_ranks, slices, strict=True):
                     wire.append(to_wire(gradient, self._cut_dtype, global_batch_size))
                     sends.append(self._transport.isend(wire[-1], rank, GRADIENT))
 
             # At once: the backward pass returns only when FC gradients are exchanged.
             inputs.register_post_accumulate_grad_hook(send_back)
             with self._tracer.span("fc forward and backward", micro_batch=k):
-                loss = loss_sum(self._fc.forward(inputs), targets)
+                own = targets[self._own_samples(len(targets))]
+                loss = loss_sum(self._fc.forward(inputs), own)
                 if k == self._micro_batches - 1:
                     self._fc.expect_gradients(loss)
                 (loss / global_batch_size).backward()

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
-from stanza.options import Options, Scheme
+from stanza.options import FcParallel, FcPlacement, Options, Scheme
 from systems.schema import InputError
+
+BOTH = "conv+fc"
+"""The role of a CONV worker with an FC worker beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,35 +15,46 @@ class Layout:
 
     scheme: Scheme
     roles: tuple[str, ...]
-    """By rank: conv, fc, worker, server, or idle (a single process in a larger world)."""
+    """By rank: conv, fc, conv+fc, worker, server, or idle (a single process in a larger world)."""
     micro_batches: int = 1
+    fc_parallel: FcParallel = "replicas"
+
+    @property
+    def fc_placement(self) -> FcPlacement:
+        """Whether FC workers are CONV workers as well."""
+        return "colocated" if BOTH in self.roles else "dedicated"
 
     def ranks(self, role: str) -> tuple[int, ...]:
-        """The ranks with this role."""
-        return tuple(rank for rank, name in enumerate(self.roles) if name == role)
+        """The ranks with this role, alone or beside another."""
+        return tuple(rank for rank, name in enumerate(self.roles) if role in name.split("+"))
 
     @property
     def data_ranks(self) -> tuple[int, ...]:
         """The ranks that load samples."""
         return self.ranks("conv") + self.ranks("worker")
 
-    def fc_of(self, conv_rank: int) -> int:
-        """The FC worker of a CONV worker; neighbours share one, shares differ by at most one."""
+    def fc_of(self, conv_rank: int) -> tuple[int, ...]:
+        """The FC workers of a CONV worker. Replicas: one, which neighbours share; shares differ by
+        at most one. Columns: all, each for its slice."""
         conv, fc = self.ranks("conv"), self.ranks("fc")
-        return fc[conv.index(conv_rank) * len(fc) // len(conv)]
+        if self.fc_parallel == "columns":
+            return fc
+        return (fc[conv.index(conv_rank) * len(fc) // len(conv)],)
 
     def conv_of(self, fc_rank: int) -> tuple[int, ...]:
         """The CONV workers of an FC worker, in rank order."""
-        return tuple(rank for rank in self.ranks("conv") if self.fc_of(rank) == fc_rank)
+        return tuple(rank for rank in self.ranks("conv") if fc_rank in self.fc_of(rank))
 
     def describe(self) -> str:
         """ "3 conv (0-2), 1 fc (3)"."""
         parts = []
         for role in dict.fromkeys(self.roles):
-            ranks = self.ranks(role)
-            span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
-            parts.append(f"{len(ranks)} {role} ({span})")
-        return ", ".join(parts)
+            ranks = [rank for rank, name in enumerate(self.roles) if name == role]
+            together = len(ranks) == ranks[-1] - ranks[0] + 1
+            span = f"{ranks[0]}-{ranks[-1]}" if together else ", ".join(map(str, ranks))
+            parts.append(f"{len(ranks)} {role} ({span if len(ranks) > 1 else ranks[0]})")
+        columns = "; FC layers in columns" if self.fc_parallel == "columns" else ""
+        return ", ".join(parts) + columns
 
 
 def layout(options: Options, world_size: int, fc_workers: int, micro_batches: int) -> Layout:
@@ -53,16 +67,23 @@ def layout(options: Options, world_size: int, fc_workers: int, micro_batches: in
     if scheme == "stanza" and fc_workers == 0:
         scheme = "ddp"
     if scheme == "stanza":
-        _need_ranks(world_size, fc_workers + 1, f"--stanza.fc-workers {fc_workers}")
-        conv_workers = world_size - fc_workers
+        colocated = options.fc_placement == "colocated"
+        needed = fc_workers if colocated else fc_workers + 1
+        _need_ranks(world_size, needed, f"--stanza.fc-workers {fc_workers}")
+        conv_workers = world_size if colocated else world_size - fc_workers
         if fc_workers > conv_workers:
             raise InputError(
                 f"--stanza.fc-workers {fc_workers}: more than the {conv_workers} CONV workers "
                 f"left of {world_size} ranks; give at most {world_size // 2}"
             )
         _check_batch(options, conv_workers, micro_batches)
-        roles = ("conv",) * conv_workers + ("fc",) * fc_workers
-        return Layout(scheme=scheme, roles=roles, micro_batches=micro_batches)
+        return separated(
+            conv_workers,
+            fc_workers,
+            micro_batches,
+            fc_parallel="columns" if options.fc_parallel == "columns" else "replicas",
+            fc_placement="colocated" if colocated else "dedicated",
+        )
     if scheme == "ps" and options.ps_placement == "dedicated":
         _need_ranks(world_size, options.ps_servers + 1, f"--stanza.ps-servers {options.ps_servers}")
         workers = world_size - options.ps_servers
@@ -73,6 +94,26 @@ def layout(options: Options, world_size: int, fc_workers: int, micro_batches: in
         roles = ("worker",) * world_size
     _check_batch(options, roles.count("worker"), 1)
     return Layout(scheme=scheme, roles=roles)
+
+
+def separated(
+    conv_workers: int,
+    fc_workers: int,
+    micro_batches: int,
+    *,
+    fc_parallel: FcParallel = "replicas",
+    fc_placement: FcPlacement = "dedicated",
+) -> Layout:
+    """Layer separation. A colocated FC worker sits beside the first of the CONV workers that it
+    serves as a replica, so that those activations stay at home."""
+    if fc_placement == "dedicated":
+        roles = ("conv",) * conv_workers + ("fc",) * fc_workers
+    else:
+        firsts = {-(-index * conv_workers // fc_workers) for index in range(fc_workers)}
+        roles = tuple(BOTH if rank in firsts else "conv" for rank in range(conv_workers))
+    return Layout(
+        scheme="stanza", roles=roles, micro_batches=micro_batches, fc_parallel=fc_parallel
+    )
 
 
 def _need_ranks(world_size: int, needed: int, flag: str) -> None:

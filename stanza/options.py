@@ -7,6 +7,8 @@ from stanza.models import ARCHITECTURES
 from systems.schema import InputError, remedy
 
 Scheme = Literal["stanza", "ps", "ddp", "single"]
+FcParallel = Literal["replicas", "columns"]
+FcPlacement = Literal["dedicated", "colocated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,12 @@ class Options:
     """Ranks that train the FC part (the paper's f); 0 separates nothing. auto: the planner's."""
     micro_batches: int | Literal["auto"] = "auto"
     """Parts of a local batch that cross the cut one by one. auto: the planner's."""
+    fc_parallel: Literal["replicas", "columns", "auto"] = "replicas"
+    """replicas: FC workers hold all FC layers and all-reduce their gradients. columns: each holds a
+    slice of every FC layer's inputs, and they exchange outputs. auto: the planner's."""
+    fc_placement: Literal["dedicated", "colocated", "auto"] = "dedicated"
+    """dedicated: FC workers are ranks of their own. colocated: they are CONV workers as well;
+    dropout masks are then not reproducible. auto: the planner's."""
     conv_exchange: Literal["allreduce", "ps"] = "allreduce"
     """How CONV workers exchange their gradients: DDP, or parameter servers beside them."""
     cut_dtype: Literal["float32", "bfloat16", "float16"] = "float32"

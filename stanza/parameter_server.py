@@ -11,8 +11,8 @@ the same list of buckets, so messages need no header.
 A server is a process of its own (dedicated) or a thread beside a worker (colocated).
 """
 
-import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from stanza.exchange import OptimizerFactory
+from systems.beside import beside
 from systems.transport import Transfer, Transport, TransportError
 
 PUSH, PULL = "push", "pull"
@@ -175,8 +176,7 @@ class ParameterServer:
         self._ready = [0] * len(self._buckets)
         self._sends: list[tuple[Transfer, Tensor]] = []
         self._receives: list[list[Transfer]] = []
-        self._server_thread: threading.Thread | None = None
-        self._server_error: BaseException | None = None
+        self._serving: Future[None] | None = None
 
     def forward(self, inputs: Tensor) -> Any:
         """Run the module."""
@@ -192,16 +192,8 @@ class ParameterServer:
             for bucket, flat in zip(self._buckets, self._pulled, strict=True)
         ]
         if self._colocated is not None:
-            self._server_thread = threading.Thread(target=self._serve, name="parameter server")
-            self._server_thread.start()
+            self._serving = beside("parameter server", self._colocated.serve_step)
         self._armed, self._next, self._ready = True, 0, [0] * len(self._buckets)
-
-    def _serve(self) -> None:
-        assert self._colocated is not None
-        try:
-            self._colocated.serve_step()
-        except BaseException as error:  # raised in `update`, by the rank's own thread
-            self._server_error = error
 
     def _gradient_ready(self, parameter: Tensor) -> None:
         if not self._armed:
@@ -224,9 +216,11 @@ class ParameterServer:
         try:
             self._finish()
         except TransportError as error:
-            if self._server_error is None:
+            serving = self._serving
+            cause = serving.exception() if serving is not None and serving.done() else None
+            if cause is None:
                 raise
-            raise self._server_error from error  # why nothing came from the server beside
+            raise cause from error  # why nothing came from the server beside
 
     def _finish(self) -> None:
         self._armed = False
@@ -243,7 +237,5 @@ class ParameterServer:
             bucket.load(flat)
         for parameter in self._owner:
             parameter.grad = None
-        if self._server_thread is not None:
-            self._server_thread.join()
-            if self._server_error is not None:
-                raise self._server_error
+        if self._serving is not None:
+            self._serving.result()

@@ -3,23 +3,27 @@
     python -m launch plan stanza --model vgg16 --cluster ec2-p3-10g
 
 `fc_workers = "auto"` takes the fastest prediction, no separation (f = 0) included, so that it is
-never predicted slower than the best baseline.
+never predicted slower than the best baseline. Stanza as published is predicted by the recurrence in
+stanza.predict; FC workers in columns or beside CONV workers, for which there is none, are played in
+the simulator (stanza.schedule).
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stanza import predict
+from stanza import predict, schedule
 from stanza.layout import Layout, layout
-from stanza.options import Options
+from stanza.options import FcParallel, FcPlacement, Options
 from stanza.predict import Prediction
 from systems import profile as profiles
+from systems import schema
 from systems.cluster import Cluster, Link
 from systems.profile import ModelProfile
-from systems.schema import InputError, remedy
+from systems.schema import InputError
 
 PROFILES = Path(__file__).parent / "profiles"
 MICRO_BATCHES = (1, 2, 4, 8, 16)
@@ -37,7 +41,7 @@ class Plan:
     chosen: Prediction | None = None
     """The layout's own prediction; None where nothing was predicted."""
     predictions: tuple[Prediction, ...] = ()
-    """The baselines, then Stanza's best for every f."""
+    """The baselines, then Stanza's best for every mode and f."""
     profile: str = ""
     """Whose times: model, batch, device and source."""
     bandwidth_bits_per_s: float | None = None
@@ -61,7 +65,7 @@ def load_profile(name: str) -> ModelProfile:
         return profiles.load(Path(name))
     raise InputError(
         f"--profile {name}: no measured profile of that name; "
-        f"{remedy(name, shipped_profiles())}, or a file made with `launch profile stanza`"
+        f"{schema.remedy(name, shipped_profiles())}, or a file made with `launch profile stanza`"
     )
 
 
@@ -71,17 +75,14 @@ def plan(
     """Plan a run of `options` on `world_size` ranks, one a node.
 
     Without a cluster or a profile, and for a single process, nothing is predicted; `fc_workers`
-    must then be a number.
+    must then be a number, and no other option of Stanza's "auto" but micro-batches.
 
     Raises:
         InputError: too few ranks, batches too small, or "auto" without a profile.
     """
     if profile is None or cluster is None or options.scheme == "single":
-        if options.scheme == "stanza" and options.fc_workers == "auto":
-            raise InputError(
-                "--stanza.fc-workers auto: needs a profile and a cluster with known link rates; "
-                "give a number, or --cluster and --profile"
-            )
+        if options.scheme == "stanza":
+            _refuse_auto(options)
         given = 1 if options.fc_workers == "auto" else options.fc_workers
         micro = 1 if options.micro_batches == "auto" else options.micro_batches
         return Plan(layout=layout(options, world_size, given, micro), reason="as given")
@@ -90,8 +91,13 @@ def plan(
         chosen = next((p for p in predictions if p.scheme == options.scheme_name), None)
         resolved, reason = layout(options, world_size, 0, 1), "as given"
     else:
-        chosen, reason = _choose(options, predictions)
-        changed = dataclasses.replace(options, **baseline_options(chosen.scheme))
+        chosen, reason = _choose(options, world_size, predictions)
+        changed = dataclasses.replace(
+            options,
+            fc_parallel=chosen.fc_parallel,
+            fc_placement=chosen.fc_placement,
+            **baseline_options(chosen.scheme),
+        )
         resolved = layout(changed, world_size, chosen.fc_workers, chosen.micro_batches)
     return Plan(
         layout=resolved,
@@ -101,6 +107,16 @@ def plan(
         profile=f"{profile.name}, batch {profile.batch_size}, {profile.device}: {profile.source}",
         bandwidth_bits_per_s=cluster.slowest_link.bandwidth_bits_per_s,
     )
+
+
+def _refuse_auto(options: Options) -> None:
+    remedies = {"fc_workers": "a number", "fc_parallel": "replicas", "fc_placement": "dedicated"}
+    for name, remedy in remedies.items():
+        if getattr(options, name) == "auto":
+            raise InputError(
+                f"--stanza.{name.replace('_', '-')} auto: needs a profile and a cluster with known "
+                f"link rates; give {remedy}, or --cluster and --profile"
+            )
 
 
 def baseline_options(scheme: str) -> dict[str, Any]:
@@ -122,7 +138,8 @@ def costs_at(options: Options, profile: ModelProfile) -> predict.CostsAt:
 def predict_all(
     options: Options, world_size: int, cluster: Cluster, profile: ModelProfile
 ) -> tuple[Prediction, ...]:
-    """The baselines, then the best of Stanza for every number of FC workers that fits."""
+    """The baselines, then the best of Stanza for every mode that is asked for and every number of
+    FC workers that fits."""
     link = cluster.slowest_link
     at = costs_at(options, profile)
 
@@ -142,15 +159,79 @@ def predict_all(
             *baselines,
         ]
     separated = []
-    for f in range(1, world_size // 2 + 1):
-        conv = world_size - f
-        batch = options.local_batch(conv)
-        candidates = [
-            predict.stanza(at, batch, conv, f, m, link) for m in _micro_batches(options, conv)
-        ]
-        if candidates:
-            separated.append(_fastest(candidates))
+    for parallel, placement in _modes(options, at):
+        for f in _fc_workers(options, world_size, parallel, placement):
+            conv = world_size if placement == "colocated" else world_size - f
+            batch = options.local_batch(conv)
+            candidates = [
+                _separated(at, batch, conv, f, m, link, parallel, placement)
+                for m in _micro_batches(options, conv)
+            ]
+            if candidates:
+                separated.append(_fastest(candidates))
     return (*baselines, *separated)
+
+
+def _modes(options: Options, at: predict.CostsAt) -> list[tuple[FcParallel, FcPlacement]]:
+    """What is asked for. "auto" passes over columns of a network that has none, and, where both are
+    "auto", over replicas beside CONV workers."""
+    parallel: list[FcParallel] = ["replicas", "columns"]
+    placement: list[FcPlacement] = ["dedicated", "colocated"]
+    if options.fc_parallel != "auto":
+        parallel = [options.fc_parallel]
+    elif not at(1).fc_stages:
+        parallel = ["replicas"]
+    if options.fc_placement != "auto":
+        placement = [options.fc_placement]
+    modes = list(itertools.product(parallel, placement))
+    if options.fc_parallel == options.fc_placement == "auto":
+        modes.remove(("replicas", "colocated"))
+    return modes
+
+
+def _fc_workers(
+    options: Options, world_size: int, parallel: FcParallel, placement: FcPlacement
+) -> Sequence[int]:
+    """Numbers of FC workers to predict in a mode. "auto" spreads colocated columns over all nodes,
+    and leaves one column to replicas."""
+    if placement == "dedicated":
+        least = 2 if parallel == "columns" and options.fc_parallel == "auto" else 1
+        most = world_size // 2
+    else:
+        chosen = parallel == "columns" and "auto" in (options.fc_parallel, options.fc_placement)
+        least, most = world_size if chosen else 1, world_size
+    every = range(least, most + 1)
+    if (parallel, placement) == ("replicas", "dedicated") or options.fc_workers == "auto":
+        return every
+    return [f for f in every if f == options.fc_workers]  # a simulation takes its time
+
+
+def _separated(
+    at: predict.CostsAt,
+    batch: int,
+    conv: int,
+    f: int,
+    micro_batches: int,
+    link: Link,
+    parallel: FcParallel,
+    placement: FcPlacement,
+) -> Prediction:
+    """Stanza's prediction in one mode: the recurrence's, or else the simulator's."""
+    if (parallel, placement) == ("replicas", "dedicated"):
+        return predict.stanza(at, batch, conv, f, micro_batches, link)
+    played = schedule.stanza(
+        at, batch, conv, f, micro_batches, link, fc_parallel=parallel, fc_placement=placement
+    )
+    return Prediction(
+        scheme="stanza",
+        fc_workers=f,
+        micro_batches=micro_batches,
+        fc_parallel=parallel,
+        fc_placement=placement,
+        step_s=played.step_s,
+        samples=played.samples,
+        resources=played.resources(link),
+    )
 
 
 def _micro_batches(options: Options, conv_workers: int) -> Sequence[int]:
@@ -169,17 +250,20 @@ def _fastest(candidates: Sequence[Prediction]) -> Prediction:
     return best
 
 
-def _choose(options: Options, predictions: Sequence[Prediction]) -> tuple[Prediction, str]:
+def _choose(
+    options: Options, world_size: int, predictions: Sequence[Prediction]
+) -> tuple[Prediction, str]:
     separated = [p for p in predictions if p.scheme == "stanza"]
     baselines = [p for p in predictions if p.scheme != "stanza"]
     if options.fc_workers not in ("auto", 0):
         given = [p for p in separated if p.fc_workers == options.fc_workers]
         if not given:
+            most = world_size if options.fc_placement == "colocated" else world_size // 2
             raise InputError(
-                f"--stanza.fc-workers {options.fc_workers}: at most {len(separated)} of these "
+                f"--stanza.fc-workers {options.fc_workers}: at most {most} of these "
                 "ranks can be FC workers"
             )
-        return given[0], "as given"
+        return _fastest(given), "as given"
     best_baseline = max(baselines, key=lambda p: p.samples_per_s)
     best = _fastest([best_baseline, *separated]) if options.fc_workers == "auto" else best_baseline
     if best.scheme != "stanza":
@@ -189,8 +273,8 @@ def _choose(options: Options, predictions: Sequence[Prediction]) -> tuple[Predic
         )
     gain = best.samples_per_s / best_baseline.samples_per_s
     return best, (
-        f"{best.fc_workers} FC worker(s), {best.micro_batches} micro-batch(es): predicted "
-        f"{gain:.2f}x the throughput of the best baseline ({best_baseline.scheme}); its "
+        f"{best.fc_workers} FC worker(s){best.mode}, {best.micro_batches} micro-batch(es): "
+        f"predicted {gain:.2f}x the throughput of the best baseline ({best_baseline.scheme}); its "
         f"{best.busiest} is busy {best.resources[best.busiest] * 1e3:.3g} ms of "
         f"{best.step_s * 1e3:.3g} ms"
     )

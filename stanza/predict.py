@@ -7,14 +7,15 @@ optimizer, copies, and, unless the profile was taken at two batch sizes, the fix
 which small micro-batches pay more often.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stanza.cut import Cut, cut_profile
+from stanza.costs import Costs as Costs
+from stanza.costs import CostsAt as CostsAt
+from stanza.costs import costs_at as costs_at
 from stanza.exchange import BUCKET_MEBIBYTES
+from stanza.options import FcParallel, FcPlacement
 from systems.cluster import Link
-from systems.profile import LayerProfile, ModelProfile
 
 BUCKET_BYTES = BUCKET_MEBIBYTES * 1024**2
 """Of an all-reduce that overlaps the backward pass."""
@@ -30,11 +31,19 @@ class Prediction:
     """stanza, ps-blocking, ps-pipelined, ps-sharded or ddp."""
     fc_workers: int = 0
     micro_batches: int = 1
+    fc_parallel: FcParallel = "replicas"
+    fc_placement: FcPlacement = "dedicated"
     step_s: float
     samples: int
     """Samples of one step over all workers."""
     resources: dict[str, float]
     """Busy seconds of each resource in one step; the largest is what the step cannot go below."""
+
+    @property
+    def mode(self) -> str:
+        """How FC workers differ from the paper's, for people: "", " columns" or " colocated"."""
+        columns = " columns" if self.fc_parallel == "columns" else ""
+        return columns + (" colocated" if self.fc_placement == "colocated" else "")
 
     @property
     def samples_per_s(self) -> float:
@@ -45,80 +54,6 @@ class Prediction:
     def busiest(self) -> str:
         """The resource with the most busy seconds."""
         return max(self.resources, key=lambda name: self.resources[name])
-
-
-@dataclass(frozen=True)
-class Costs:
-    """A model's costs on one device type at one local batch, parted by the cut."""
-
-    conv_forward_s: float
-    conv_backward: tuple[tuple[float, float], ...]
-    """Seconds and parameter bytes of each layer, in backward order."""
-    fc_forward_s: float
-    fc_backward: tuple[tuple[float, float], ...]
-    cut_bytes: float
-    """Activations of the whole local batch at the cut, as they travel."""
-    batch_size: int
-
-    @property
-    def conv_backward_s(self) -> float:
-        """Backward seconds of the convolutional part."""
-        return sum(seconds for seconds, _ in self.conv_backward)
-
-    @property
-    def fc_backward_s(self) -> float:
-        """Backward seconds of the FC part."""
-        return sum(seconds for seconds, _ in self.fc_backward)
-
-    @property
-    def conv_bytes(self) -> float:
-        """Parameter bytes of the convolutional part."""
-        return sum(size for _, size in self.conv_backward)
-
-    @property
-    def fc_bytes(self) -> float:
-        """Parameter bytes of the FC part."""
-        return sum(size for _, size in self.fc_backward)
-
-    @property
-    def backward(self) -> tuple[tuple[float, float], ...]:
-        """The whole model's backward pass."""
-        return self.fc_backward + self.conv_backward
-
-    @property
-    def compute_s(self) -> float:
-        """Forward and backward seconds of the whole model."""
-        forward_s = self.conv_forward_s + self.fc_forward_s
-        return forward_s + self.conv_backward_s + self.fc_backward_s
-
-
-CostsAt = Callable[[int], Costs]
-"""A model's costs as a function of the batch: not linear where a profile knows fixed parts."""
-
-
-def costs_at(profile: ModelProfile, wire_bytes_per_value: int = 4) -> CostsAt:
-    """The costs of a profiled model, parted by the cut, at any batch; computed once for each."""
-    cut = cut_profile(profile)
-    return functools.cache(lambda batch: _costs(profile, cut, batch, wire_bytes_per_value))
-
-
-def _costs(profile: ModelProfile, cut: Cut, batch_size: int, wire_bytes_per_value: int) -> Costs:
-    layers = profile.at_batch_size(batch_size).layers
-    crossing_bytes = sum(layer.activation_bytes for layer in layers if layer.name in cut.crossing)
-    conv = [layer for layer in layers if layer.name not in cut.fc]
-    fc = [layer for layer in layers if layer.name in cut.fc]
-    return Costs(
-        conv_forward_s=sum(layer.forward_s for layer in conv),
-        conv_backward=_backward(conv),
-        fc_forward_s=sum(layer.forward_s for layer in fc),
-        fc_backward=_backward(fc),
-        cut_bytes=crossing_bytes * wire_bytes_per_value / 4,
-        batch_size=batch_size,
-    )
-
-
-def _backward(layers: Sequence[LayerProfile]) -> tuple[tuple[float, float], ...]:
-    return tuple((layer.backward_s, layer.parameter_bytes) for layer in reversed(layers))
 
 
 def ddp(cost: Costs, workers: int, link: Link) -> Prediction:

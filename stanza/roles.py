@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -12,15 +13,18 @@ from torch import Tensor, nn
 
 from stanza.baselines import WholeModelWorker
 from stanza.batches import global_batch, prefetch, share
+from stanza.columns import Peers, columns_of
 from stanza.conv_worker import ConvWorker
 from stanza.data import Data
 from stanza.exchange import AllReduce, Alone, Exchange, OptimizerFactory
 from stanza.fc_worker import FcWorker
-from stanza.layout import Layout
+from stanza.layout import BOTH, Layout
 from stanza.options import Options
 from stanza.parameter_server import SMALLEST_MESSAGE_BYTES, ParameterServer, Server
 from stanza.split import Split
+from systems.beside import together
 from systems.distributed import World
+from systems.schema import InputError
 from systems.trace import Tracer
 from systems.transport import Transport
 
@@ -76,15 +80,24 @@ def step_function(
     conv_group: dist.ProcessGroup | None,
     fc_group: dist.ProcessGroup | None,
 ) -> StepFunction:
-    """What this rank does in a step, by its role."""
+    """What this rank does in a step, by its role.
+
+    Raises:
+        InputError: FC workers in columns or beside CONV workers, on GPUs.
+    """
     plan, world = training.layout, training.world
     role = plan.roles[world.rank]
+    _refuse_gpus(training)
     if role == "conv":
         assert parts is not None
         return _conv_step(training, parts, conv_group)
     if role == "fc":
         assert parts is not None
         return _fc_step(training, parts, fc_group)
+    if role == BOTH:
+        assert parts is not None
+        conv_step = _conv_step(training, parts, conv_group)
+        return _both(conv_step, _fc_step(training, parts, fc_group))
     if role == "worker":
         return _worker_step(training, conv_group)
     if role == "server":
@@ -98,12 +111,38 @@ def step_function(
     return lambda index: {}
 
 
+def _refuse_gpus(training: Training) -> None:
+    """One NCCL stream would carry both directions of a pair, and one CUDA stream both roles: each
+    would wait for what is queued behind it."""
+    plan = training.layout
+    if training.world.device.type == "cpu" or plan.scheme != "stanza":
+        return
+    for flag, value in (("parallel", plan.fc_parallel), ("placement", plan.fc_placement)):
+        if value in ("columns", "colocated"):
+            raise InputError(f"--stanza.fc-{flag} {value}: runs on CPUs only; add --device cpu")
+
+
+def _both(conv_step: StepFunction, fc_step: StepFunction) -> StepFunction:
+    """A CONV worker with an FC worker beside it, each in a thread.
+
+    The process has one random state: whose dropout mask is drawn first is not reproducible.
+    """
+
+    def step(index: int) -> dict[str, float]:
+        conv, fc = together(
+            {"conv worker": partial(conv_step, index), "fc worker": partial(fc_step, index)}
+        )
+        return conv | fc
+
+    return step
+
+
 def _conv_step(training: Training, parts: Split, group: dist.ProcessGroup | None) -> StepFunction:
     colocated = training.options.conv_exchange == "ps"
     worker = ConvWorker(
         _exchange(training, parts.conv, group, colocated),
         transport=training.transport,
-        fc_rank=training.layout.fc_of(training.world.rank),
+        fc_ranks=training.layout.fc_of(training.world.rank),
         cut_shape=parts.cut_shape,
         micro_batches=training.layout.micro_batches,
         cut_dtype=getattr(torch, training.options.cut_dtype),
@@ -120,12 +159,18 @@ def _conv_step(training: Training, parts: Split, group: dist.ProcessGroup | None
 
 
 def _fc_step(training: Training, parts: Split, group: dist.ProcessGroup | None) -> StepFunction:
-    conv_ranks = training.layout.conv_of(training.world.rank)
+    plan, rank = training.layout, training.world.rank
+    conv_ranks, columns = plan.conv_of(rank), plan.fc_parallel == "columns"
+    peers = Peers(training.transport, plan.ranks("fc") if columns else (rank,))
+    held = peers.own(parts.cut_values)
     worker = FcWorker(
-        _exchange(training, parts.fc, group, colocated_servers=False),
+        Alone(columns_of(parts, peers), training.optimizer)
+        if columns
+        else _exchange(training, parts.fc, group, colocated_servers=False),
         transport=training.transport,
         conv_ranks=conv_ranks,
-        cut_shape=parts.cut_shape,
+        input_shape=(held.stop - held.start,) if columns else parts.cut_shape,
+        own_samples=peers.own,
         micro_batches=training.layout.micro_batches,
         cut_dtype=getattr(torch, training.options.cut_dtype),
         tracer=training.tracer,

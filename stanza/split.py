@@ -158,12 +158,12 @@ def _is_batch_size(node: fx.Node) -> bool:
     return False
 
 
-def _is_size(node: fx.Node) -> bool:
+def is_size(node: fx.Node) -> bool:
     """A tensor's sizes, one of them, or what is computed from nothing else: `channels * 16`."""
     if node.target == "size" or (node.target is getattr and node.args[1] == "shape"):
         return True
     sources = node.all_input_nodes
-    return node.op == "call_function" and bool(sources) and all(map(_is_size, sources))
+    return node.op == "call_function" and bool(sources) and all(map(is_size, sources))
 
 
 def _operation(node: fx.Node, model: nn.Module) -> Operation:
@@ -171,11 +171,11 @@ def _operation(node: fx.Node, model: nn.Module) -> Operation:
         return "reshape"  # a parameter belongs to the part that reads it
     if node.op == "call_method":
         return "reshape" if node.target in _RESHAPE_METHODS else "other"
-    if node.op == "call_function" and not _is_size(node):
+    if node.op == "call_function" and not is_size(node):
         in_place = bool(node.kwargs.get("inplace"))
         return "other" if in_place else _function_operation(node.target)
     if node.op != "call_module":
-        return "reshape" if _is_size(node) else "other"
+        return "reshape" if is_size(node) else "other"
     module = model.get_submodule(str(node.target))
     if isinstance(module, EmulatedLayer):
         return operation_of(module.operation)

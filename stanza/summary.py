@@ -67,7 +67,7 @@ def _losses(ranks: Sequence[Sequence[Step]], samples: int) -> list[float]:
 def _bytes_per_step(
     options: Options, layout: Layout, ranks: Sequence[Sequence[Step]], scale: float
 ) -> list[dict[str, float | str | None]]:
-    resolved = dataclasses.replace(options, scheme=layout.scheme)
+    resolved = dataclasses.replace(options, scheme=layout.scheme, fc_parallel=layout.fc_parallel)
     workers = len(layout.data_ranks)
     parts = [share(options.samples_per_step(workers), workers, i) for i in range(workers)]
     table = traffic(layout, sizes_of(resolved), [part.stop - part.start for part in parts])

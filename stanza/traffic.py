@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from stanza.columns import linears
 from stanza.layout import Layout
 from stanza.models import ARCHITECTURES, build_model
 from stanza.options import Options
@@ -26,23 +27,29 @@ class Sizes:
     fc_bytes: float
     cut_bytes: float
     """Activations of one sample at the cut, in the dtype on the wire."""
+    fc_output_bytes: float = 0
+    """Outputs of all FC Linears for one sample, where FC workers hold columns and exchange them."""
 
 
 def sizes_of(options: Options) -> Sizes:
     """The sizes of the options' model, without allocating it.
 
     Raises:
-        InputError: Stanza on a model that cannot be separated.
+        InputError: Stanza on a model that cannot be separated, or not by columns.
     """
     with torch.device("meta"):
         model = build_model(options.model)
     if options.scheme != "stanza":
         return Sizes(conv_bytes=sum(p.nbytes for p in model.parameters()), fc_bytes=0, cut_bytes=0)
     parts = split(model, ARCHITECTURES[options.model].image_shape)
+    outputs = 0
+    if options.fc_parallel == "columns":
+        outputs = sum(layer.out_features for layer in linears(parts).values())
     return Sizes(
         conv_bytes=sum(p.nbytes for p in parts.conv.parameters()),
         fc_bytes=sum(p.nbytes for p in parts.fc.parameters()),
         cut_bytes=parts.cut_values * getattr(torch, options.cut_dtype).itemsize,
+        fc_output_bytes=outputs * torch.float32.itemsize,
     )
 
 
@@ -60,7 +67,9 @@ def traffic(plan: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]
     Args:
         samples: local batch of every rank with data, in order.
 
-    Labels (4 bytes a sample) are left out, as in the paper. A colocated parameter server and a
+    Labels (4 bytes a sample) are left out, as in the paper, and so is what a rank with two roles
+    sends to itself. FC workers in columns exchange the outputs of their Linears forward and their
+    gradients backward, (f - 1) / f of them each way. A colocated parameter server and a
     ring all-reduce move the same bytes: 2 * P * (n - 1) / n in each direction.
     """
     model_bytes = sizes.conv_bytes + sizes.fc_bytes
@@ -81,8 +90,19 @@ def traffic(plan: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]
 def _stanza_traffic(plan: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]:
     conv, fc = plan.ranks("conv"), plan.ranks("fc")
     conv_ring = 2 * sizes.conv_bytes * (len(conv) - 1) / len(conv)
-    fc_ring = 2 * sizes.fc_bytes * (len(fc) - 1) / len(fc)
-    cut = dict(zip(conv, (sizes.cut_bytes * n for n in samples), strict=True))
-    rows = [cut[rank] + conv_ring for rank in conv]
-    rows += [sum(cut[worker] for worker in plan.conv_of(rank)) + fc_ring for rank in fc]
+    if plan.fc_parallel == "columns":
+        fc_exchange = 2 * sizes.fc_output_bytes * sum(samples) * (len(fc) - 1) / len(fc)
+    else:
+        fc_exchange = 2 * sizes.fc_bytes * (len(fc) - 1) / len(fc)
+    rows = [0.0] * len(plan.roles)
+    for rank in conv:
+        rows[rank] += conv_ring
+    for rank in fc:
+        rows[rank] += fc_exchange
+    for rank, size in zip(conv, samples, strict=True):
+        targets = plan.fc_of(rank)
+        for target in targets:
+            if target != rank:
+                rows[rank] += sizes.cut_bytes * size / len(targets)
+                rows[target] += sizes.cut_bytes * size / len(targets)
     return [Traffic(size, size) for size in rows]

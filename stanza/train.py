@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from stanza.columns import COLUMNS, collect, linears
 from stanza.conv_worker import ACTIVATION, GRADIENT, LABEL
 from stanza.layout import Layout
 from stanza.loss import accuracy
@@ -26,7 +27,7 @@ from systems.trace import Tracer
 from systems.transport import open_transport, tcp_bytes
 
 STATE = "state"
-CHANNELS = (ACTIVATION, GRADIENT, LABEL, PUSH, PULL, STATE)
+CHANNELS = (ACTIVATION, GRADIENT, LABEL, COLUMNS, PUSH, PULL, STATE)
 
 
 def run(
@@ -46,11 +47,18 @@ def run(
     the data has samples for testing.
 
     Raises:
+        InputError: the model cannot be separated, or not in this way.
         TransportError: a peer is gone or silent.
     """
     training = _prepare(options, layout, world, workload, seed, transport, tracer)
     parts = split(training.model, training.data.image_shape) if layout.scheme == "stanza" else None
-    groups = [world.group(layout.data_ranks), world.group(layout.ranks("fc"))]
+    replicas = layout.fc_parallel == "replicas"
+    if parts is not None and not replicas:
+        linears(parts, len(layout.ranks("fc")))  # every rank refuses a network, or none
+    groups = [
+        world.group(layout.data_ranks),
+        world.group(layout.ranks("fc") if replicas else ()),  # columns exchange no gradients
+    ]
     step = step_function(training, parts, *groups)
     window: _Reading | None = None
     for index in range(options.steps):
@@ -135,8 +143,12 @@ def _since(start: _Reading, end: _Reading, options: Options) -> dict[str, float]
 
 def _collect_fc(training: Training, parts: Split) -> None:
     """Bring the trained FC part to rank 0, whose model is then complete."""
-    source, target = training.layout.ranks("fc")[0], 0
-    if training.world.rank not in (source, target):
+    ranks, target = training.layout.ranks("fc"), 0
+    if training.layout.fc_parallel == "columns":
+        collect(parts, training.transport, ranks, target, on=STATE)
+        return
+    source = ranks[0]
+    if source == target or training.world.rank not in (source, target):
         return
     for tensor in (*parts.fc.parameters(), *parts.fc.buffers()):
         if training.world.rank == source:

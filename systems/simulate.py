@@ -66,7 +66,7 @@ class Program:
     ) -> int:
         """A message from one node to another, one latency long beside its bytes."""
         loads = {(source, "out"): size_bytes, (target, "in"): size_bytes}
-        return self._add(Task(name, tuple(after), seconds=self._latency_s, loads=loads))
+        return self.transfer(loads, name=name, after=after)
 
     def exchange(
         self,
@@ -82,6 +82,18 @@ class Program:
         `messages` follow one another in it, each with its latency: 2 (n - 1) in a ring all-reduce.
         """
         loads = {(node, way): size_bytes for node in nodes for way in ("out", "in")}
+        return self.transfer(loads, messages=messages, name=name, after=after)
+
+    def transfer(
+        self,
+        loads: Mapping[Interface, float],
+        *,
+        messages: int = 1,
+        name: str = "",
+        after: Iterable[int] = (),
+    ) -> int:
+        """Messages that progress together, as one worker's slices to several others: bytes that
+        they move through each interface, and how many follow one another."""
         seconds = messages * self._latency_s
         return self._add(Task(name, tuple(after), seconds=seconds, loads=loads))
 

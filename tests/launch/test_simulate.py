@@ -1,6 +1,7 @@
 """`launch simulate`: the same job files, another tier."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,19 @@ def test_the_trace_shows_compute_and_both_directions(tmp_path: Path) -> None:
     events = json.loads((out / "trace.json").read_text())["traceEvents"]
     tracks = {event["args"]["name"] for event in events if event["ph"] == "M"}
     assert {"rank 0", "rank 0 in", "rank 0 out", "rank 3"} <= tracks
+
+
+def test_the_mode_that_the_planner_chose_is_in_the_record(tmp_path: Path) -> None:
+    out = tmp_path / "record"
+    flags = [f"--stanza.fc-{name}=auto" for name in ("workers", "parallel", "placement")]
+    main(["simulate", VGG16, *flags, "--world-size", "4", "--out", str(out)])
+    job = tomllib.loads((out / "job.toml").read_text())["stanza"]
+    chosen = json.loads((out / "run.json").read_text())["plan"]["chosen"]
+    names = ("fc_workers", "fc_parallel", "fc_placement", "micro_batches")
+    assert [job[name] for name in names] == [chosen[name] for name in names]
+    assert (job["fc_parallel"], job["fc_placement"]) == ("columns", "colocated")
+    result = json.loads((out / "result.json").read_text())
+    assert result["step_s"] == result["predicted_step_s"]
 
 
 def test_what_is_not_simulated_is_refused(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stanza.layout import Layout, layout
-from stanza.options import Options
+from stanza.options import FcParallel, Options
 from systems.schema import InputError
 
 
@@ -30,6 +30,7 @@ def roles(world_size: int, fc: int = 1, **changes: Any) -> str:
         (roles(5, scheme="ps", ps_servers=2), "wwwss"),
         (roles(3, scheme="ps", ps_placement="colocated"), "www"),
         (roles(3, scheme="single"), "wii"),
+        (roles(5, 2, fc_parallel="columns"), "cccff"),
         (roles(1, scheme="single"), "w"),
     ],
 )
@@ -59,7 +60,7 @@ def test_fc_workers_share_the_conv_workers_evenly(conv: int, data: st.DataObject
     sizes = [len(part) for part in served]
     assert max(sizes) - min(sizes) <= 1
     for rank, part in zip(made.ranks("fc"), served, strict=True):
-        assert all(made.fc_of(worker) == rank for worker in part)
+        assert all(made.fc_of(worker) == (rank,) for worker in part)
 
 
 @given(st.integers(1, 20), st.sampled_from(["stanza", "ps", "ddp", "single"]), st.integers(0, 8))
@@ -75,7 +76,33 @@ def test_every_rank_has_one_role_and_ranks_with_data_come_first(
     assert made.data_ranks
 
 
+@given(st.integers(1, 40), st.data(), st.sampled_from(["replicas", "columns"]))
+def test_colocated_fc_workers_are_conv_workers_as_well(
+    nodes: int, data: st.DataObject, parallel: FcParallel
+) -> None:
+    fc = data.draw(st.integers(1, nodes))
+    options = Options(fc_placement="colocated", fc_parallel=parallel)
+    made = layout(options, nodes, fc, 1)
+    assert made.fc_placement == "colocated"
+    assert made.ranks("conv") == made.data_ranks == tuple(range(nodes))
+    assert len(made.ranks("fc")) == made.roles.count("conv+fc") == fc
+    assert all(rank in made.fc_of(rank) for rank in made.ranks("fc"))  # near its own activations
+    served = [rank for worker in made.ranks("fc") for rank in made.conv_of(worker)]
+    assert sorted(served) == sorted(
+        range(nodes) if parallel == "replicas" else [*range(nodes)] * fc
+    )
+
+
+def test_columns_are_every_conv_workers() -> None:
+    made = layout(Options(fc_parallel="columns"), 5, 2, 1)
+    assert made.fc_placement == "dedicated"
+    assert [made.fc_of(rank) for rank in range(3)] == [(3, 4)] * 3
+    assert [made.conv_of(rank) for rank in (3, 4)] == [(0, 1, 2)] * 2
+
+
 def test_description() -> None:
+    both = layout(Options(fc_placement="colocated", fc_parallel="columns"), 3, 2, 1)
+    assert both.describe() == "2 conv+fc (0, 2), 1 conv (1); FC layers in columns"
     made = Layout(scheme="stanza", roles=("conv", "conv", "conv", "fc"))
     assert made.describe() == "3 conv (0-2), 1 fc (3)"
 
@@ -85,6 +112,7 @@ def test_description() -> None:
     [
         (Options(), 1, 1, 1, ["--world-size 1", "--stanza.fc-workers 1", "give --world-size 2"]),
         (Options(), 3, 3, 1, ["--world-size 3", "--stanza.fc-workers 3", "give --world-size 4"]),
+        (Options(fc_placement="colocated"), 2, 3, 1, ["--world-size 2", "give --world-size 3"]),
         (Options(), 5, 3, 1, ["--stanza.fc-workers 3", "2 CONV workers", "give at most 2"]),
         (
             Options(scheme="ps", ps_servers=2),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stanza.models import ARCHITECTURES
@@ -125,6 +125,62 @@ def test_a_narrow_cut_makes_separation_faster() -> None:
     assert narrow > separated(micro_batches=1)
 
 
+AUTO: dict[str, Any] = {"fc_parallel": "auto", "fc_placement": "auto"}
+
+
+@given(st.sampled_from(MODELS), st.floats(GIGABIT, 100 * GIGABIT), st.integers(2, 8))
+@settings(max_examples=20)
+def test_more_to_choose_from_is_never_slower(model: str, rate: float, size: int) -> None:
+    usual, free = made(model, size, rate).chosen, made(model, size, rate, **AUTO)
+    assert usual is not None
+    assert free.chosen is not None
+    assert free.chosen.samples_per_s >= usual.samples_per_s
+    if free.layout.scheme == "stanza":
+        assert free.layout.fc_parallel == free.chosen.fc_parallel
+        assert free.layout.fc_placement == free.chosen.fc_placement
+        assert len(free.layout.ranks("fc")) == free.chosen.fc_workers
+
+
+def test_auto_tries_replicas_columns_and_colocated_columns() -> None:
+    found = made("alexnet", size=6, micro_batches=2, **AUTO)
+    modes = [(p.mode, p.fc_workers) for p in found.predictions if p.scheme == "stanza"]
+    columns = [(" columns", 2), (" columns", 3), (" columns colocated", 6)]
+    assert modes == [("", 1), ("", 2), ("", 3), *columns]
+
+
+def test_auto_passes_over_columns_that_a_network_does_not_have() -> None:
+    found = made("inception-v3", size=4, micro_batches=1, **AUTO)
+    assert all(p.mode == "" for p in found.predictions)
+    with pytest.raises(InputError, match=r"give --stanza\.fc-parallel replicas"):
+        made("inception-v3", size=4, micro_batches=1, fc_parallel="columns")
+
+
+@pytest.mark.parametrize(
+    ("changes", "roles"),
+    [
+        ({"fc_workers": 2, "fc_parallel": "columns"}, "conv conv conv fc fc"),
+        ({"fc_workers": 1, "fc_placement": "colocated"}, "conv+fc conv conv conv conv"),
+        ({"fc_workers": 5, "fc_parallel": "columns", "fc_placement": "colocated"}, "conv+fc " * 5),
+    ],
+)
+def test_a_given_mode_is_planned(changes: dict[str, Any], roles: str) -> None:
+    found = made("vgg16", 5, micro_batches=2, **changes)
+    assert found.layout.roles == tuple(roles.split())
+    assert found.chosen is not None
+    assert found.chosen.samples == 128 * len(found.layout.data_ranks)
+    assert set(found.chosen.resources) == {"compute", "network"}
+    assert read(Plan, json.loads(json.dumps(dump(found))), "plan.json") == found
+
+
+@pytest.mark.parametrize("name", ["fc_parallel", "fc_placement"])
+def test_every_auto_needs_a_profile(name: str) -> None:
+    changes: dict[str, Any] = {name: "auto"}
+    with pytest.raises(
+        InputError, match=f"--stanza.{name.replace('_', '-')} auto: needs a profile"
+    ):
+        plan(Options(fc_workers=1, **changes), 4, None, None)
+
+
 # As given
 
 
@@ -208,6 +264,7 @@ def test_baselines_need_neither(scheme: Any) -> None:
     ("changes", "size", "words"),
     [
         ({"fc_workers": 6}, 10, ["--stanza.fc-workers 6", "5"]),
+        ({"fc_workers": 7, "fc_placement": "colocated"}, 6, ["--stanza.fc-workers 7", "6"]),
         ({"fc_workers": 1}, 1, ["--stanza.fc-workers 1"]),
         ({"scheme": "ps", "ps_servers": 3}, 3, ["--world-size 3", "give --world-size 4"]),
         (

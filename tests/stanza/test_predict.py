@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stanza import predict, schedule
+from stanza.costs import FcStage
 from stanza.layout import layout
 from stanza.options import Options
 from stanza.plan import load_profile, shipped_profiles
@@ -343,6 +344,7 @@ def test_costs_are_parted_by_the_cut() -> None:
         fc_backward=((2.0, 300),),
         cut_bytes=400,
         batch_size=10,
+        fc_stages=(FcStage(forward_s=1.0, backward_s=2.0, output_bytes=400),),
     )
 
 

@@ -2,20 +2,24 @@
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from stanza import predict, schedule
-from stanza.layout import Layout
+from stanza.layout import Layout, separated
+from stanza.options import FcParallel
 from stanza.plan import load_profile, shipped_profiles
 from stanza.predict import Costs, CostsAt, Prediction
-from stanza.schedule import STEPS, Simulated
+from stanza.schedule import STEPS, Simulated, play
 from stanza.traffic import Sizes, traffic
 from systems.cluster import Link
+from systems.schema import InputError
 
 LINK = Link(bandwidth_bits_per_s=10e9, latency_s=50e-6)
 BATCH = 128
 NODES = (2, 4, 10)
+FC_PARALLEL: tuple[FcParallel, ...] = ("replicas", "columns")
 
 Pair = tuple[Prediction, Simulated]
 
@@ -91,12 +95,62 @@ def test_baselines_move_the_bytes_of_the_table(scheme: str) -> None:
     assert moved(simulated) == pytest.approx(table(scheme.split("-")[0], roles, cost))
 
 
+MODES: dict[str, Layout] = {
+    "columns": separated(4, 3, 1, fc_parallel="columns"),
+    "columns, colocated": separated(4, 4, 2, fc_parallel="columns", fc_placement="colocated"),
+    "columns, some colocated": separated(5, 2, 1, fc_parallel="columns", fc_placement="colocated"),
+    "one replica, colocated": separated(4, 1, 4, fc_placement="colocated"),
+    "three replicas, colocated": separated(5, 3, 1, fc_placement="colocated"),
+}
+
+
+@pytest.mark.parametrize("layout", MODES.values(), ids=MODES.keys())
+def test_every_mode_moves_the_bytes_of_the_table(layout: Layout) -> None:
+    at = costs_at("alexnet")
+    assert moved(play(at, BATCH, layout, LINK)) == pytest.approx(bytes_of(layout, at(BATCH)))
+
+
+@pytest.mark.parametrize("model", ["alexnet", "vgg16", "resnet50"])
+@pytest.mark.parametrize("micro", [1, 4])
+@pytest.mark.parametrize("placement", ["dedicated", "colocated"])
+def test_one_worker_with_all_columns_is_a_replica(model: str, micro: int, placement: Any) -> None:
+    at = costs_at(model)
+    replica, columns = (
+        schedule.stanza(at, BATCH, 4, 1, micro, LINK, fc_parallel=parallel, fc_placement=placement)
+        for parallel in FC_PARALLEL
+    )
+    assert columns.step_s == pytest.approx(replica.step_s, rel=0.01)
+
+
+@pytest.mark.parametrize("model", ["alexnet", "vgg16", "resnet50"])
+@pytest.mark.parametrize("parallel", ["replicas", "columns"])
+def test_colocated_workers_share_a_compute_stream(model: str, parallel: Any) -> None:
+    """All work is there, and nobody's step is shorter than its work and its bytes."""
+    at = costs_at(model)
+    played = schedule.stanza(
+        at, BATCH, 4, 4, 1, LINK, fc_parallel=parallel, fc_placement="colocated"
+    )
+    busy_s = sum(played.timeline.busy_s(f"rank {rank}") for rank in range(4)) / STEPS
+    assert busy_s == pytest.approx(4 * at(BATCH).compute_s)
+    assert played.step_s >= max(played.resources(LINK).values())
+
+
+def test_columns_of_what_is_no_chain_are_refused() -> None:
+    with pytest.raises(InputError, match=r"give --stanza\.fc-parallel replicas"):
+        schedule.stanza(costs_at("inception-v3"), BATCH, 4, 2, 1, LINK, fc_parallel="columns")
+
+
 def table(scheme: str, roles: tuple[str, ...], cost: Costs) -> dict[tuple[int, str], float]:
-    layout = Layout(scheme=scheme, roles=roles)  # type: ignore[arg-type]
+    return bytes_of(Layout(scheme=scheme, roles=roles), cost)  # type: ignore[arg-type]
+
+
+def bytes_of(layout: Layout, cost: Costs) -> dict[tuple[int, str], float]:
+    """The traffic table by interface."""
     sizes = Sizes(
         conv_bytes=cost.conv_bytes,
         fc_bytes=cost.fc_bytes,
         cut_bytes=cost.cut_bytes / cost.batch_size,
+        fc_output_bytes=sum(stage.output_bytes for stage in cost.fc_stages) / cost.batch_size,
     )
     rows = traffic(layout, sizes, (cost.batch_size,) * len(layout.data_ranks))
     ways = {"out": [row.sent for row in rows], "in": [row.received for row in rows]}

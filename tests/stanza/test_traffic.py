@@ -56,6 +56,30 @@ def test_stanza_with_two_fc_workers_and_unequal_shares() -> None:
     assert table(5, 2, [4, 3, 2]) == [*conv, (70 + 600,) * 2, (20 + 600,) * 2]
 
 
+def test_columns_halve_what_an_fc_worker_takes_and_exchange_outputs() -> None:
+    # Three CONV workers send 40 bytes, 20 to each FC worker; these exchange the outputs of twelve
+    # samples, 5 bytes each, and their gradients: half of 60 twice.
+    made = layout(Options(fc_parallel="columns"), 5, 2, 1)
+    rows = traffic(made, replace(SIZES, fc_output_bytes=5), [4] * 3)
+    assert [row.sent for row in rows] == [40 + 160] * 3 + [60 + 60] * 2
+    assert [row.received for row in rows] == [row.sent for row in rows]
+
+
+def test_a_colocated_fc_worker_takes_its_own_activations_for_nothing() -> None:
+    # Rank 0 is the FC worker of ranks 0 and 1, rank 2 its own: a ring of 120 over three each, and
+    # one of 600 over the two.
+    made = layout(Options(fc_placement="colocated"), 3, 2, 1)
+    rows = traffic(made, SIZES, [4] * 3)
+    assert [row.sent for row in rows] == [160 + 40 + 600, 160 + 40, 160 + 600]
+
+
+def test_colocated_columns_leave_a_slice_at_home() -> None:
+    # Each sends two thirds of its 40 bytes away, and as an FC worker as many gradients.
+    made = layout(Options(fc_placement="colocated", fc_parallel="columns"), 3, 3, 1)
+    rows = traffic(made, SIZES, [4] * 3)
+    assert [row.sent for row in rows] == pytest.approx([160 + 2 * 40 * 2 / 3] * 3)
+
+
 @given(
     st.integers(1, 12),
     st.sampled_from(["stanza", "ps", "colocated", "ddp", "single"]),
@@ -100,6 +124,13 @@ def test_a_narrow_cut_halves_the_activations_only(dtype: Any) -> None:
     exact = sizes_of(Options())
     narrow = sizes_of(Options(cut_dtype=dtype))
     assert narrow == replace(exact, cut_bytes=exact.cut_bytes / 2)
+
+
+def test_columns_exchange_the_outputs_of_every_linear() -> None:
+    sizes = sizes_of(Options(model="alexnet", fc_parallel="columns"))
+    assert sizes.fc_output_bytes == 4 * (4096 + 4096 + 1000)
+    with pytest.raises(InputError, match=r"AuxLogits.fc \(Linear\)"):
+        sizes_of(Options(model="inception-v3", fc_parallel="columns"))
 
 
 def test_without_separation_the_whole_model_moves() -> None:
