@@ -30,7 +30,7 @@ from systems.schema import InputError
 LINK_BITS_PER_S = 0.25e9
 """Rate of an emulated link where the user says nothing: ten nodes at this rate leave two cores time
 for the ranks themselves."""
-STEP_S = 1.0
+STEP_S = 0.8
 """How long an emulated step should last: the ranks' own Python is then small beside it."""
 DILATIONS = (0.25, 16.0)
 """Bounds of the dilation that is chosen here."""
@@ -44,6 +44,11 @@ class EmulatedJob(Job):
     """Divides message sizes and link rates. None: so that links have 0.25 Gb/s."""
     dilate: float | None = None
     """Stretches all durations; results are reported undone. None: to steps of about a second."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = {"scale": self.scale, "dilate": self.dilate}
+        Emulation(**{name: value for name, value in given.items() if value is not None})
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -80,8 +85,12 @@ def prepare(given: EmulatedJob) -> Path:
     if given.out:
         record.claim_folder(Path(given.out))
     link_rates(given.cluster, given.world_size, Emulation())  # are they known?
-    basis = planning_basis(given, measure=True)
-    assert basis is not None  # a profile is measured if need be
+    basis = planning_basis(given, measure=False)
+    if basis is None:
+        raise InputError(
+            f"--stanza.model {given.stanza.model}: no profile of it says how long layers wait; make "
+            "one with `launch profile stanza` and give it with --profile"
+        )
     plan = stanza_plan.plan(given.stanza, given.world_size, *basis)
     emulation = choose(given.scale, given.dilate, given.cluster, given.world_size, plan)
     fields = {f.name: getattr(given, f.name) for f in dataclasses.fields(Job)}

@@ -264,7 +264,7 @@ def _choose(
                 "ranks can be FC workers"
             )
         return _fastest(given), "as given"
-    best_baseline = max(baselines, key=lambda p: p.samples_per_s)
+    best_baseline = _fastest(baselines[::-1])  # DDP comes last: fewer, larger messages than servers
     best = _fastest([best_baseline, *separated]) if options.fc_workers == "auto" else best_baseline
     if best.scheme != "stanza":
         return best, (

@@ -14,7 +14,7 @@ from stanza.experiments.targets import (
     SPEEDUP_TARGETS,
 )
 from stanza.options import Options
-from stanza.plan import load_profile, plan, predict_all
+from stanza.plan import WORTH_IT, load_profile, plan, predict_all
 from stanza.predict import Prediction
 from systems import cluster
 from systems.claims import Claim, Target, claim
@@ -136,7 +136,10 @@ def _planner_claims(model: str, row: Mapping[str, float]) -> list[Claim]:
             what="the planner's choice over the best of PS blocking, pipelined, sharded, and DDP",
             values=[row["auto"] / _best_baseline(row)],
             unit="x",
-            target=Target(least=1.0, source="f = 0 is among the planner's choices"),
+            target=Target(
+                least=1 / WORTH_IT,
+                source="f = 0 is among the choices; the simpler scheme where it costs little",
+            ),
         ),
     ]
 

@@ -29,7 +29,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
     notes: tuple[str, ...] = ()
     if results:
         drawn.append(figures.agreement(results, folder))
-        notes = (grid.calibration(results), grid.table(results))
+        notes = (grid.calibration(results), grid.table(results), grid.modes_table(results))
     return Outcome(figures=tuple(drawn), claims=(*claims, *grid.claims(results)), notes=notes)
 
 

@@ -1,9 +1,10 @@
 """Figures come as PNG and PDF with the CSV of exactly what was drawn."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
-from systems.figure import Bars, Lines, draw
+from systems.figure import Agreement, Bars, Lines, draw
 
 BARS = Bars(
     groups=["alexnet", "vgg16"],
@@ -54,3 +55,18 @@ def test_a_figure_is_the_same_file_each_time(tmp_path: Path) -> None:
     first = draw(tmp_path / "a", [LINES], "footnote")
     second = draw(tmp_path / "b", [LINES], "footnote")
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_crosses_and_agreement_are_in_the_csv(tmp_path: Path) -> None:
+    crosses = replace(LINES, points={"stanza": ([1], [1.1])}, points_label="emulated")
+    panel = Agreement(
+        series={"ddp": ([400.0], [404.0])},
+        x="simulated step time",
+        y="emulated step time",
+        unit="ms",
+        title="two tiers",
+        band=0.1,
+    )
+    rows = rows_of(draw(tmp_path / "figure", [crosses, panel], "note").with_suffix(".csv"))
+    assert ["loss (measured)", "stanza, emulated", "1", "1.1", "loss"] in rows
+    assert ["two tiers", "ddp", "400.0", "404.0", "ms"] in rows

@@ -1,0 +1,142 @@
+"""Emulated runs as users start them: the record, its bytes and times, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.emulate import EmulatedJob, choose, prepare
+from launch.planning import link_rates, plan_job
+from stanza.options import Options
+from systems.emulated import Emulation
+from systems.schema import InputError
+from tests import emulation
+from tests.emulation import needs_emulation
+
+EMULATE = [sys.executable, "-m", "launch", "emulate"]
+SMALL = ["--cluster", "ec2-p3-10g", "--world-size", "4", "--stanza.model", "alexnet"]
+SHORT = ["--stanza.steps", "3", "--stanza.warm-up-steps", "1", "--scale", "100", "--dilate", "1"]
+PATIENCE_S = 90
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("emulated") / "record"
+    flags = [*SMALL, *SHORT, "--stanza.fc-workers", "1", "--stanza.micro-batches", "2"]
+    done = subprocess.run(
+        [*EMULATE, *flags, "--out", str(folder)], capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tier emulated (scale 100, dilate 1, undone below)" in done.stdout
+    assert "waits of alexnet on V100" in done.stdout
+    assert "(simulated: " in done.stdout
+    return folder
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+@needs_emulation
+@pytest.mark.distributed
+def test_the_record_says_how_its_numbers_were_obtained(record: Path) -> None:
+    result, run = read(record / "result.json"), read(record / "run.json")
+    assert result["tier"] == run["tier"] == "emulated"
+    assert run["again"].endswith("job.toml --scale 100.0 --dilate 1.0")
+    assert result["emulation"] == {"scale": 100.0, "dilate": 1.0}
+    assert len(result["calibration"]["send_receive"]) == 4
+    assert result["calibration"]["rate_bits_per_s"] == [1e8] * 4
+    assert result["simulated_step_s"] > 0
+    assert "test_accuracy" not in result  # zeros were trained
+    assert "loss" not in result
+
+
+@needs_emulation
+@pytest.mark.distributed
+def test_a_step_lasts_at_least_as_long_as_its_computation(record: Path) -> None:
+    # 77 ms forward and backward on a CONV worker, by the profile.
+    assert read(record / "result.json")["step_s"]["low"] > 0.077
+
+
+@needs_emulation
+@pytest.mark.distributed
+def test_the_bytes_are_those_of_the_real_model(record: Path) -> None:
+    rows = read(record / "result.json")["bytes_per_step"]
+    for row in rows:  # sizes that a hundredth part of rounds, and gloo's own headers
+        assert row["tcp_received"] == pytest.approx(row["table_received"], rel=0.05)
+
+
+@needs_emulation
+@pytest.mark.distributed
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    before = emulation.namespaces()
+    process = subprocess.Popen(
+        [*EMULATE, *SMALL, "--stanza.steps", "1000", "--out", str(tmp_path / "record")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    line = ""
+    while "step 200" not in line and "tier" not in line:
+        line = process.stdout.readline()
+        assert line, "ended before it began"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) != 0
+    for _ in range(200):
+        if emulation.namespaces() <= before:
+            break
+        time.sleep(0.05)
+    assert emulation.namespaces() <= before
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--cluster", "local"], "--cluster local: the rate of its links is not known"),
+        (["--stanza.model", "digits-cnn"], "no profile of it says how long layers wait"),
+        (["--scale", "0"], "--scale 0: give more than 0"),
+        (["--transport", "mpi", "--launcher", "mpirun"], "emulated ranks are started here"),
+        (["--stanza.model", "alexnet", "--profile", "vgg16"], "give a profile of that model"),
+    ],
+)
+def test_bad_input_is_one_line(flags: list[str], said: str, tmp_path: Path) -> None:
+    command = [*EMULATE, "--cluster", "ec2-p3-10g", *flags, "--out", str(tmp_path / "record")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    if os.geteuid() != 0:
+        said = "not root"
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+    assert not (tmp_path / "record" / "result.json").exists()
+
+
+def test_what_the_user_leaves_open_is_chosen(tmp_path: Path) -> None:
+    job = EmulatedJob(
+        cluster="ec2-p3-10g", world_size=10, stanza=Options(model="vgg16"), out=str(tmp_path / "r")
+    )
+    run = read(prepare(job) / "run.json")
+    step_s = run["plan"]["chosen"]["step_s"] * run["emulation"]["dilate"]
+    assert step_s == pytest.approx(0.8)
+    rates = link_rates("ec2-p3-10g", 10, Emulation(**run["emulation"]))
+    assert rates == (0.25e9,) * 10
+
+
+def test_a_slow_cluster_is_not_scaled_up() -> None:
+    job = EmulatedJob(
+        cluster="ec2-p3-10g", world_size=3, stanza=Options(model="alexnet", fc_workers=1)
+    )
+    found = choose(None, 400.0, "ec2-p3-10g", 3, plan_job(job, may_measure=False))
+    assert found == Emulation(scale=1.0, dilate=400.0)
+
+
+def test_links_of_unknown_rate_cannot_be_emulated() -> None:
+    with pytest.raises(InputError, match="rate of its links is not known"):
+        link_rates("local", 4, Emulation())

@@ -1,0 +1,88 @@
+"""What is concluded from a grid of emulated runs: figures of every point, claims that can fail."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stanza.experiments import grid, scale
+from stanza.experiments.targets import MODELS
+from systems.claims import Claim
+from systems.experiment import Outcome, Results
+
+STEP_S = {"ps-blocking": 20.0, "ps-pipelined": 15.0, "ps-sharded": 4.0, "ddp": 4.0}
+
+
+def run(scheme: str, nodes: int, ratio: float = 1.0) -> dict[str, Any]:
+    """A result whose emulated step lasts `ratio` times the simulated one."""
+    simulated_s = STEP_S.get(scheme, 1.0)
+    median = simulated_s * ratio
+    return {
+        "step_s": {"median": median, "low": median, "high": median, "n": 3},
+        "simulated_step_s": simulated_s,
+        "samples_per_step": 100,
+        "emulation": {"scale": 4.0, "dilate": 10.0},
+        "calibration": {
+            "rate_bits_per_s": [2.5e8] * nodes,
+            "send_receive": [1.0] * nodes,
+            "all_reduce": 1.01,
+            "latency_s": 1e-4,
+        },
+    }
+
+
+def results(**ratios: float) -> Results:
+    """Every point of the full level; some schemes' emulated steps differ from simulated ones."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for case in grid.CASES:
+        model, rest = case.name.split(" ", 1)
+        scheme, nodes = rest.rsplit(" ", 1)
+        found[grid.case_name(model, scheme, int(nodes))] = [
+            run(scheme, int(nodes), ratios.get(scheme, 1.0))
+        ]
+    return found
+
+
+def claims(outcome: Outcome) -> dict[str, Claim]:
+    return {c.id: c for c in outcome.claims if c.tier == "emulated"}
+
+
+def test_cases_have_names_of_their_own() -> None:
+    assert len({case.name for case in grid.CASES}) == len(grid.CASES)
+    quick = [case for case in grid.CASES if case.level == "quick"]
+    assert {case.nodes for case in quick} == {10}
+    assert len(quick) == len(MODELS) * len(grid.SCHEMES)
+
+
+def test_good_results_pass_and_every_point_is_drawn(tmp_path: Path) -> None:
+    outcome = scale.conclude(results(), tmp_path)
+    found = claims(outcome)
+    assert {claim.status for claim in found.values()} == {"pass"}
+    assert found["stanza.speedup-over-ps-blocking.alexnet.emulated"].ours == 20
+    assert len(found) == 1 + len(MODELS) * 4
+    agreement = next(f for f in outcome.figures if f.path.stem == "scale-agreement")
+    rows = agreement.path.with_suffix(".csv").read_text().splitlines()
+    assert len(rows) == 1 + len(MODELS) * len(grid.COMPARED) * 2
+    assert any("both roles, columns f=10" in note for note in outcome.notes)
+    assert not any("**off**" in note for note in outcome.notes)
+
+
+def test_tiers_that_disagree_are_off(tmp_path: Path) -> None:
+    outcome = scale.conclude(results(ddp=1.2), tmp_path)
+    agreement = claims(outcome)["stanza.emulated-agrees-with-simulated.grid.emulated"]
+    assert agreement.status == "near"  # 5 of 6 schemes
+    assert agreement.ours == pytest.approx(5 / 6)
+    assert any("1.200 **off**" in note for note in outcome.notes)
+
+
+def test_a_choice_that_loses_is_off(tmp_path: Path) -> None:
+    found = claims(scale.conclude(results(auto=5.0), tmp_path))
+    assert found["stanza.speedup-over-ddp.resnet50.emulated"].status == "off"
+
+
+def test_without_emulation_the_figures_are_simulated(tmp_path: Path) -> None:
+    outcome = scale.conclude({}, tmp_path)
+    assert {figure.tier for figure in outcome.figures} == {"simulated"}
+    assert claims(outcome) == {}
+    for figure in outcome.figures:
+        assert "emulated" not in figure.path.with_suffix(".csv").read_text()
