@@ -88,7 +88,7 @@ def prepare(given: EmulatedJob) -> Path:
     basis = planning_basis(given, measure=False)
     if basis is None:
         raise InputError(
-            f"--stanza.model {given.stanza.model}: no profile of it says how long layers wait; make "
+            f"--stanza.model {given.stanza.model}: no profile says how long its layers wait; make "
             "one with `launch profile stanza` and give it with --profile"
         )
     plan = stanza_plan.plan(given.stanza, given.world_size, *basis)

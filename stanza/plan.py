@@ -29,6 +29,7 @@ PROFILES = Path(__file__).parent / "profiles"
 MICRO_BATCHES = (1, 2, 4, 8, 16)
 WORTH_IT = 1.005
 """More FC workers or micro-batches must be predicted this much faster to be chosen."""
+KEPT_MODES = (("replicas", "dedicated"), ("columns", "colocated"))
 WIRE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -174,7 +175,8 @@ def predict_all(
 
 def _modes(options: Options, at: predict.CostsAt) -> list[tuple[FcParallel, FcPlacement]]:
     """What is asked for. "auto" passes over columns of a network that has none, and, where both are
-    "auto", over replicas beside CONV workers."""
+    "auto", over the two modes that have never won in emulation: replicas beside CONV workers, and
+    columns on nodes of their own."""
     parallel: list[FcParallel] = ["replicas", "columns"]
     placement: list[FcPlacement] = ["dedicated", "colocated"]
     if options.fc_parallel != "auto":
@@ -185,7 +187,7 @@ def _modes(options: Options, at: predict.CostsAt) -> list[tuple[FcParallel, FcPl
         placement = [options.fc_placement]
     modes = list(itertools.product(parallel, placement))
     if options.fc_parallel == options.fc_placement == "auto":
-        modes.remove(("replicas", "colocated"))
+        modes = [mode for mode in modes if mode in KEPT_MODES]
     return modes
 
 

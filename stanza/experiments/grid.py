@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from stanza.experiments.targets import MODELS, OVER_DDP, SPEEDUP_SOURCE, SPEEDUP_TARGETS
+from stanza.experiments.targets import AUTO, MODELS, OVER_DDP, SPEEDUP_SOURCE, SPEEDUP_TARGETS
 from stanza.options import Options
 from systems.claims import Claim, Target, claim
 from systems.experiment import Case, Results
@@ -36,7 +36,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "ddp": {"scheme": "ddp"},
     "stanza f=1": {"fc_workers": 1},
     "stanza f=2": {"fc_workers": 2},
-    "auto": {},
+    "auto": AUTO,
     "as published": {"fc_workers": 1, "micro_batches": 1},
 }
 MODES: dict[str, dict[str, Any]] = {

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stanza.experiments.targets import (
+    AUTO,
     BASELINES,
     CLUSTER,
     MODELS,
@@ -87,7 +88,7 @@ def _planned(model: str, target: cluster.Cluster) -> dict[str, float]:
     published = predict_all(
         dataclasses.replace(options, micro_batches=1), target.size, target, profile
     )
-    chosen = plan(options, target.size, target, profile).chosen
+    chosen = plan(dataclasses.replace(options, **AUTO), target.size, target, profile).chosen
     assert chosen is not None  # with a cluster and a profile there is always a prediction
     row = {p.scheme: p.samples_per_s for p in predictions if p.scheme != "stanza"}
     row["Stanza as published (m=1)"] = _best_separated(published)

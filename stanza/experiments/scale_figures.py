@@ -3,12 +3,13 @@
 Lines are simulated, crosses emulated; bars say which they are.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from stanza.experiments import grid
 from stanza.experiments.simulated import play, point
-from stanza.experiments.targets import BASELINES, MODELS, PAPER_RANGE
+from stanza.experiments.targets import AUTO, BASELINES, MODELS, PAPER_RANGE
 from stanza.options import Options
 from stanza.plan import load_profile, plan, predict_all
 from systems.cluster import Cluster
@@ -151,8 +152,9 @@ def over_f(results: Results, target: Cluster, folder: Path) -> Figure:
         title="Step time over FC workers",
         tier="emulated" if results else "simulated",
         caption="The planner's recurrence, the simulator and, as crosses, emulation; micro-batches "
-        "chosen for each f. A step of fewer CONV workers has fewer samples: the planner's choice "
-        "is by samples per second, not by step time. At 0 it separates nothing.",
+        "chosen for each f. Curves: FC workers on nodes of their own, replicas; the chosen point may "
+        "also have columns on all nodes. A step of fewer CONV workers has fewer samples: the "
+        "planner's choice is by samples per second, not by step time. At 0 it separates nothing.",
     )
 
 
@@ -161,7 +163,7 @@ def _over_f(model: str, results: Results, target: Cluster) -> Lines:
     options, profile = Options(model=model), load_profile(model)
     predictions = predict_all(options, target.size, target, profile)
     by_f = {p.fc_workers: p for p in predictions if p.scheme == "stanza"}
-    chosen = plan(options, target.size, target, profile).chosen
+    chosen = plan(dataclasses.replace(options, **AUTO), target.size, target, profile).chosen
     assert chosen is not None  # with a cluster and a profile there is always a prediction
     runs = {f: results.get(grid.case_name(model, f"stanza f={f}", target.size)) for f in numbers}
     emulated = [(f, grid.emulated_s(run[0]) * 1e3) for f, run in runs.items() if run]
@@ -169,7 +171,7 @@ def _over_f(model: str, results: Results, target: Cluster) -> Lines:
         series={
             "planner": (numbers, [by_f[f].step_s * 1e3 for f in numbers]),
             "simulated": (numbers, [play(options, by_f[f], target).step_s * 1e3 for f in numbers]),
-            f"chosen: {chosen.scheme}": ([chosen.fc_workers], [chosen.step_s * 1e3]),
+            f"chosen: {chosen.scheme}{chosen.mode}": ([chosen.fc_workers], [chosen.step_s * 1e3]),
         },
         points={"simulated": ([f for f, _ in emulated], [ms for _, ms in emulated])}
         if emulated

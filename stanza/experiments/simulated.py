@@ -4,10 +4,12 @@ The planner chooses f and the micro-batches from its recurrences; the discrete-e
 the chosen schedule, so the two check each other.
 """
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
 from stanza import predict, schedule
+from stanza.experiments.targets import AUTO
 from stanza.options import Options
 from stanza.plan import costs_at, load_profile, plan, predict_all
 from systems.cluster import Cluster, Link
@@ -26,7 +28,8 @@ def point(model: str, scheme: str, target: Cluster) -> Point:
     """Play one scheme; "auto" is the planner's choice, and may be a baseline."""
     options, profile = Options(model=model), load_profile(model)
     if scheme == "auto":
-        planned = plan(options, target.size, target, profile).chosen
+        free = dataclasses.replace(options, **AUTO)
+        planned = plan(free, target.size, target, profile).chosen
         assert planned is not None  # with a cluster and a profile there is always a prediction
         played = play(options, planned, target)
         return Point(played.samples_per_s, planned.step_s / played.step_s)
@@ -39,9 +42,16 @@ def point(model: str, scheme: str, target: Cluster) -> Point:
 def play(options: Options, planned: predict.Prediction, target: Cluster) -> schedule.Simulated:
     at, link, n = costs_at(options, load_profile(options.model)), target.slowest_link, target.size
     if planned.scheme == "stanza":
-        f = planned.fc_workers
+        conv = n if planned.fc_placement == "colocated" else n - planned.fc_workers
         return schedule.stanza(
-            at, options.local_batch(n - f), n - f, f, planned.micro_batches, link
+            at,
+            options.local_batch(conv),
+            conv,
+            planned.fc_workers,
+            planned.micro_batches,
+            link,
+            fc_parallel=planned.fc_parallel,
+            fc_placement=planned.fc_placement,
         )
     cost = at(options.local_batch(n))
     if planned.scheme == "ddp":

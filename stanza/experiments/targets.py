@@ -1,10 +1,15 @@
 """What the paper reports, and what this project asks of itself, where several figures need it."""
 
+from typing import Any
+
 PAPER = "arXiv 1812.10624, abstract"
 PAPER_RANGE = (1.34, 13.9)
 """Stanza over parameter servers, over all the paper's models."""
 
 BASELINES = ("ps-blocking", "ps-pipelined", "ps-sharded", "ddp")
+
+AUTO: dict[str, Any] = {"fc_workers": "auto", "fc_parallel": "auto", "fc_placement": "auto"}
+"""What "auto" stands for in figures: the planner chooses all that is Stanza's."""
 
 MODELS = ("alexnet", "vgg16", "resnet50", "inception-v3")
 """Models of the paper with measured profiles."""

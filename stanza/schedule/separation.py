@@ -14,6 +14,9 @@ from systems.cluster import Link
 from systems.schema import InputError
 from systems.simulate import Interface, Program
 
+SHARED_SLICES = 8
+"""On a node with both roles the device takes the FC worker's tasks between the layers of a pass."""
+
 
 def stanza(
     at: CostsAt,
@@ -55,8 +58,10 @@ def play(at: CostsAt, local_batch: int, layout: Layout, link: Link) -> Simulated
     activations = [_loads(rank, fc_of[rank], part.cut_bytes, "out", "in") for rank in conv]
     gradients = [_loads(rank, fc_of[rank], part.cut_bytes, "in", "out") for rank in conv]
     fc_done: list[int] = []
+    both = layout.fc_placement == "colocated"
+    slices = SHARED_SLICES if both else 1
     for _ in range(STEPS):
-        forward = _forward(program, part, conv, layout.micro_batches, ends[-1:])
+        forward = _forward(program, part, conv, layout.micro_batches, ends[-1:], slices)
         sent = [[[task] for task in row] for row in forward]
         arrived = _chained(program, sent, activations, "activations")
         computed, fc_done = _fc_step(program, at, part, layout, fc_of, arrived, fc_done)
@@ -65,21 +70,33 @@ def play(at: CostsAt, local_batch: int, layout: Layout, link: Link) -> Simulated
         now = forward[-1]
         for row in returned[:-1]:
             now = [
-                program.compute(
-                    stream(rank), part.conv_backward_s, name="conv backward", after=[a, b]
-                )
+                _pass(program, rank, part.conv_backward_s, "conv backward", [a, b], slices)
                 for rank, a, b in zip(conv, now, row, strict=True)
             ]
         last = [program.join(pair) for pair in zip(now, returned[-1], strict=True)]
         end = ring_backward(program, part.conv_backward, conv, last, "conv backward")
         # A node with both roles ends its step when both have.
-        both = layout.fc_placement == "colocated"
         ends.append(program.join([end, *fc_done], name="step") if both else end)
     return played(program, ends, len(conv) * local_batch, link)
 
 
+def _pass(
+    program: Program, rank: int, seconds: float, name: str, after: Sequence[int], slices: int
+) -> int:
+    """A pass through the convolutional part, in slices between which others may compute."""
+    tasks = list(after)
+    for _ in range(slices):
+        tasks = [program.compute(stream(rank), seconds / slices, name=name, after=tasks)]
+    return tasks[0]
+
+
 def _forward(
-    program: Program, part: Costs, conv: Sequence[int], micro_batches: int, after: Sequence[int]
+    program: Program,
+    part: Costs,
+    conv: Sequence[int],
+    micro_batches: int,
+    after: Sequence[int],
+    slices: int,
 ) -> list[list[int]]:
     """All micro-batches forward, one after the other: tasks by micro-batch and CONV worker."""
     rows: list[list[int]] = []
@@ -87,7 +104,7 @@ def _forward(
         before = [[task] for task in rows[-1]] if rows else [list(after)] * len(conv)
         rows.append(
             [
-                program.compute(stream(rank), part.conv_forward_s, name="conv forward", after=tasks)
+                _pass(program, rank, part.conv_forward_s, "conv forward", tasks, slices)
                 for rank, tasks in zip(conv, before, strict=True)
             ]
         )

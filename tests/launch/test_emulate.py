@@ -100,7 +100,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     ("flags", "said"),
     [
         (["--cluster", "local"], "--cluster local: the rate of its links is not known"),
-        (["--stanza.model", "digits-cnn"], "no profile of it says how long layers wait"),
+        (["--stanza.model", "digits-cnn"], "no profile says how long its layers wait"),
         (["--scale", "0"], "--scale 0: give more than 0"),
         (["--transport", "mpi", "--launcher", "mpirun"], "emulated ranks are started here"),
         (["--stanza.model", "alexnet", "--profile", "vgg16"], "give a profile of that model"),
