@@ -152,8 +152,8 @@ def over_f(results: Results, target: Cluster, folder: Path) -> Figure:
         title="Step time over FC workers",
         tier="emulated" if results else "simulated",
         caption="The planner's recurrence, the simulator and, as crosses, emulation; micro-batches "
-        "chosen for each f. Curves: FC workers on nodes of their own, replicas; the chosen point may "
-        "also have columns on all nodes. A step of fewer CONV workers has fewer samples: the "
+        "chosen for each f. Curves: FC workers on nodes of their own, replicas; the chosen point "
+        "may also have columns on all nodes. A step of fewer CONV workers has fewer samples: the "
         "planner's choice is by samples per second, not by step time. At 0 it separates nothing.",
     )
 

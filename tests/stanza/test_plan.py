@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stanza.models import ARCHITECTURES
 from stanza.options import Options
-from stanza.plan import Plan, load_profile, plan, predict_all, shipped_profiles
+from stanza.plan import WORTH_IT, Plan, load_profile, plan, predict_all, shipped_profiles
 from stanza.predict import Prediction
 from systems import profile as profiles
 from systems.cluster import Cluster, Link, load
@@ -53,7 +53,8 @@ def test_auto_is_never_slower_than_the_best_baseline(
     found = made(model, size, rate, micro_batches=micro)
     assert found.chosen is not None
     best = max(p.samples_per_s for p in baselines(found.predictions))
-    assert found.chosen.samples_per_s >= best
+    # The simpler scheme is taken where another gains next to nothing.
+    assert found.chosen.samples_per_s * WORTH_IT >= best
     assert found.chosen in found.predictions
 
 
@@ -141,11 +142,10 @@ def test_more_to_choose_from_is_never_slower(model: str, rate: float, size: int)
         assert len(free.layout.ranks("fc")) == free.chosen.fc_workers
 
 
-def test_auto_tries_replicas_columns_and_colocated_columns() -> None:
+def test_auto_tries_replicas_and_columns_on_all_nodes() -> None:
     found = made("alexnet", size=6, micro_batches=2, **AUTO)
     modes = [(p.mode, p.fc_workers) for p in found.predictions if p.scheme == "stanza"]
-    columns = [(" columns", 2), (" columns", 3), (" columns colocated", 6)]
-    assert modes == [("", 1), ("", 2), ("", 3), *columns]
+    assert modes == [("", 1), ("", 2), ("", 3), (" columns colocated", 6)]
 
 
 def test_auto_passes_over_columns_that_a_network_does_not_have() -> None:
