@@ -47,8 +47,12 @@ def run_ranks(job: Job, worker: Sequence[str]) -> int:
 def run_command(command: Sequence[str], variables: Mapping[str, str]) -> int:
     """Run what starts ranks, with these variables; returns its exit code.
 
-    A signal to this process ends the ranks; so does its death.
+    A signal to this process ends the ranks, and then this process; so does its death.
+
+    Raises:
+        SystemExit: a signal came; its code is the shell's, 130 for Ctrl-C.
     """
+    received: list[int] = []
     process = subprocess.Popen(
         command,
         env={"TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ, **variables},
@@ -57,15 +61,21 @@ def run_command(command: Sequence[str], variables: Mapping[str, str]) -> int:
     )
 
     def forward(signal_number: int, frame: object) -> None:
+        received.append(signal_number)
         process.terminate()
 
     previous = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return process.wait()
+        code = process.wait()
     finally:
         for signal_number, handler in previous.items():
             signal.signal(signal_number, handler)
         process.kill()
+    if received:
+        name = signal.Signals(received[0]).name
+        print(f"error: stopped by {name}; what is done stays", file=sys.stderr)
+        raise SystemExit(128 + received[0])
+    return code
 
 
 def _variables(job: Job) -> dict[str, str]:

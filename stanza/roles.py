@@ -15,13 +15,13 @@ from stanza.baselines import WholeModelWorker
 from stanza.batches import global_batch, prefetch, share
 from stanza.columns import Peers, columns_of
 from stanza.conv_worker import ConvWorker
-from stanza.data import Data
-from stanza.exchange import AllReduce, Alone, Exchange, OptimizerFactory
+from stanza.exchange import AllReduce, Alone, Exchange
 from stanza.fc_worker import FcWorker
 from stanza.layout import BOTH, Layout
 from stanza.options import Options
 from stanza.parameter_server import SMALLEST_MESSAGE_BYTES, ParameterServer, Server
 from stanza.split import Split
+from stanza.workload import Workload
 from systems.beside import together
 from systems.distributed import World
 from systems.schema import InputError
@@ -40,10 +40,9 @@ class Training:
     layout: Layout
     world: World
     transport: Transport
-    data: Data
     model: nn.Module
-    optimizer: OptimizerFactory
-    message_scale: float
+    workload: Workload
+    """Its data, its optimizer, and the scale of its messages."""
     seed: int
     tracer: Tracer
 
@@ -65,12 +64,12 @@ class Training:
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's images and labels, step by step, read ahead in the background."""
         part = self.share_of(self.world.rank)
-        size, length = self.global_batch_size, len(self.data.train)
+        size, length = self.global_batch_size, len(self.workload.data.train)
         indices = (
             global_batch(size, length, seed=self.seed, step=step)[part]
             for step in range(self.options.steps)
         )
-        for images, labels in prefetch(self.data.train, indices):
+        for images, labels in prefetch(self.workload.data.train, indices):
             yield images.to(self.world.device), labels.to(self.world.device)
 
 
@@ -164,7 +163,7 @@ def _fc_step(training: Training, parts: Split, group: dist.ProcessGroup | None) 
     peers = Peers(training.transport, plan.ranks("fc") if columns else (rank,))
     held = peers.own(parts.cut_values)
     worker = FcWorker(
-        Alone(columns_of(parts, peers), training.optimizer)
+        Alone(columns_of(parts, peers), training.workload.optimizer)
         if columns
         else _exchange(training, parts.fc, group, colocated_servers=False),
         transport=training.transport,
@@ -209,11 +208,13 @@ def _exchange(
             servers=servers,
             pipelined=training.options.ps_mode == "pipelined",
             colocated=None if dedicated else _server(training, module, servers),
-            smallest_message_bytes=SMALLEST_MESSAGE_BYTES / training.message_scale,
+            smallest_message_bytes=SMALLEST_MESSAGE_BYTES / training.workload.message_scale,
         )
     if group is None:
-        return Alone(module, training.optimizer)
-    return AllReduce(module, group, training.optimizer, message_scale=training.message_scale)
+        return Alone(module, training.workload.optimizer)
+    return AllReduce(
+        module, group, training.workload.optimizer, message_scale=training.workload.message_scale
+    )
 
 
 def _server(training: Training, module: nn.Module, servers: Sequence[int]) -> Server:
@@ -223,6 +224,6 @@ def _server(training: Training, module: nn.Module, servers: Sequence[int]) -> Se
         workers=training.layout.data_ranks,
         servers=servers,
         pipelined=training.options.ps_mode == "pipelined",
-        optimizer=training.optimizer,
-        smallest_message_bytes=SMALLEST_MESSAGE_BYTES / training.message_scale,
+        optimizer=training.workload.optimizer,
+        smallest_message_bytes=SMALLEST_MESSAGE_BYTES / training.workload.message_scale,
     )

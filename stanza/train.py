@@ -51,7 +51,7 @@ def run(
         TransportError: a peer is gone or silent.
     """
     training = _prepare(options, layout, world, workload, seed, transport, tracer)
-    parts = split(training.model, training.data.image_shape) if layout.scheme == "stanza" else None
+    parts = split(training.model, workload.data.image_shape) if layout.scheme == "stanza" else None
     replicas = layout.fc_parallel == "replicas"
     if parts is not None and not replicas:
         linears(parts, len(layout.ranks("fc")))  # every rank refuses a network, or none
@@ -69,12 +69,12 @@ def run(
         yield Step(index, {"step_s": time.perf_counter() - started, **metrics})
     assert window is not None  # there is at least one step
     totals = _since(window, _counters(training, "the end of the measured window"), options)
-    has_tests = len(training.data.test) > 0
+    has_tests = len(workload.data.test) > 0
     if parts is not None and has_tests:
         _collect_fc(training, parts)
     if world.rank == 0 and has_tests:
-        totals["test_accuracy"] = accuracy(training.model, training.data.test, world.device)
-    totals["corrupt_images"] = len(training.data.corrupt)
+        totals["test_accuracy"] = accuracy(training.model, workload.data.test, world.device)
+    totals["corrupt_images"] = len(workload.data.corrupt)
     yield Step(options.steps, totals)
     training.transport.close()
     for group in groups:
@@ -95,18 +95,7 @@ def _prepare(
     model = workload.build().to(world.device)
     torch.manual_seed(seed * 1000 + world.rank + 1)  # dropout masks differ between ranks
     opened = open_transport(transport, world, CHANNELS)
-    return Training(
-        options,
-        layout,
-        world,
-        opened,
-        workload.data,
-        model,
-        workload.optimizer,
-        workload.message_scale,
-        seed,
-        tracer,
-    )
+    return Training(options, layout, world, opened, model, workload, seed, tracer)
 
 
 @dataclass(frozen=True)
