@@ -192,7 +192,9 @@ def _first_line(
     """Tier, world, roles and data: what every number below it depends on."""
     tier = "measured"
     if emulation is not None:
-        tier = f"emulated (scale {emulation.scale:g}, dilate {emulation.dilate:g}, undone below)"
+        tier = (
+            f"emulated (scale {emulation.scale:.4g}, dilate {emulation.dilate:.4g}, undone below)"
+        )
     precision = "" if job.stanza.cut_dtype == "float32" else f", cut in {job.stanza.cut_dtype}"
     return (
         f"{job.name} | tier {tier} | {job.stanza.scheme_name}{precision} | "
