@@ -117,7 +117,6 @@ def _emulated_job(experiment: Experiment, run: _Run) -> EmulatedJob:
         seed=run.repetition,
         out=str(run.folder),
         stanza=run.case.options,
-        dilate=run.case.dilate,
     )
 
 

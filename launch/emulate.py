@@ -32,6 +32,9 @@ LINK_BITS_PER_S = 0.25e9
 for the ranks themselves."""
 STEP_S = 0.8
 """How long an emulated step should last: the ranks' own Python is then small beside it."""
+MANY_MESSAGES = 2.0
+"""Steps last this many times longer where every rank sends to every other: servers beside all
+workers, and columns. Their messages take the host's cores most time."""
 DILATIONS = (0.25, 16.0)
 """Bounds of the dilation that is chosen here."""
 
@@ -103,7 +106,10 @@ def choose(
     """The scale and dilation of a run, where the user has left them open."""
     if dilate is None:
         predicted_s = plan.chosen.step_s if plan.chosen else STEP_S
-        dilate = min(max(STEP_S / predicted_s, DILATIONS[0]), DILATIONS[1])
+        layout = plan.layout
+        beside = layout.scheme == "ps" and not layout.ranks("server")
+        many = MANY_MESSAGES if beside or layout.fc_parallel == "columns" else 1.0
+        dilate = min(max(STEP_S * many / predicted_s, DILATIONS[0]), DILATIONS[1])
     if scale is None:
         fastest = max(link_rates(cluster, world_size, Emulation(dilate=dilate)))
         scale = max(1.0, fastest / LINK_BITS_PER_S)

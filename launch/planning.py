@@ -212,13 +212,13 @@ def _local_batch(plan: Plan) -> int:
 
 def resolved(job: Job, plan: Plan) -> Job:
     """The job with the planner's answers written in, so that it runs again without planning."""
-    changes: dict[str, Any] = {"micro_batches": plan.layout.micro_batches}
+    changes: dict[str, Any] = {
+        "micro_batches": plan.layout.micro_batches,
+        "fc_parallel": plan.layout.fc_parallel,
+        "fc_placement": plan.layout.fc_placement,
+    }
     if plan.layout.scheme == "stanza":
-        changes |= {
-            "fc_workers": len(plan.layout.ranks("fc")),
-            "fc_parallel": plan.layout.fc_parallel,
-            "fc_placement": plan.layout.fc_placement,
-        }
+        changes["fc_workers"] = len(plan.layout.ranks("fc"))
     elif job.stanza.scheme == "stanza":  # the planner has chosen not to separate
         assert plan.chosen is not None
         changes |= stanza_plan.baseline_options(plan.chosen.scheme)

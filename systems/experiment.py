@@ -20,8 +20,6 @@ class Case:
     options: Any
     nodes: int | None = None
     """Of the emulated cluster. None: the experiment's world size."""
-    dilate: float | None = None
-    """Of an emulated run. None: so that a step lasts about a second."""
     level: Literal["quick", "full"] = "quick"
     """The least level at which it is run."""
 

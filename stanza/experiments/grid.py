@@ -54,8 +54,6 @@ OVER_NODES = ("ps-blocking", "ps-sharded", "ddp", "auto")
 """The schemes of the figure over nodes."""
 COMPARED = ("ps-blocking", "ps-sharded", "ddp", "stanza f=1", "stanza f=2", "auto")
 """The grid on which the two tiers are held against each other."""
-MANY_MESSAGES_DILATE = 2.5
-"""Every rank sends to every other for every bucket: this takes the host's cores most time."""
 
 
 def case_name(model: str, scheme: str, nodes: int) -> str:
@@ -72,7 +70,6 @@ def _case(model: str, scheme: str, nodes: int, level: Any) -> Case:
         name=case_name(model, scheme, nodes),
         options=dataclasses.replace(options, **chosen),
         nodes=nodes,
-        dilate=MANY_MESSAGES_DILATE if scheme == "ps-sharded" else None,
         level=level,
     )
 

@@ -1,19 +1,25 @@
 """Sweeps: finished points are skipped, equal ones run once, without root nothing is emulated."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launch import cases
+from stanza.experiments.targets import AUTO
 from stanza.options import Options
 from systems.experiment import Case, Experiment, Outcome
 
 VGG = Options(model="vgg16", steps=3)
+SHARDED: dict[str, Any] = {"scheme": "ps", "ps_mode": "pipelined", "ps_placement": "colocated"}
 CASES = (
     Case(name="ddp 10", options=Options(model="vgg16", steps=3, scheme="ddp"), nodes=10),
     Case(name="f=1 10", options=Options(model="vgg16", steps=3, fc_workers=1), nodes=10),
     Case(name="auto 10", options=VGG, nodes=10),
+    Case(name="auto resnet50 10", options=replace(VGG, model="resnet50", **AUTO), nodes=10),
+    Case(name="sharded resnet50 10", options=replace(VGG, model="resnet50", **SHARDED), nodes=10),
     Case(name="auto 4", options=VGG, nodes=4),
 )
 
@@ -48,7 +54,8 @@ def experiment() -> Experiment:
 
 def test_cases_that_are_one_job_run_once(ran: list[list[str]], tmp_path: Path) -> None:
     results = cases.run_emulated_cases(experiment(), CASES, 1, tmp_path)
-    assert ran == [["auto-4-0"], ["ddp-10-0", "f1-10-0"]]
+    assert ran == [["auto-4-0"], ["ddp-10-0", "f1-10-0", "auto-resnet50-10-0"]]
+    assert results["sharded resnet50 10"] == results["auto resnet50 10"]
     assert results["auto 10"] == results["f=1 10"] == [{"folder": "f1-10-0"}]
     assert set(results) == {case.name for case in CASES}
 
@@ -61,7 +68,7 @@ def test_a_sweep_goes_on_where_it_stopped(
     ran.clear()
     assert cases.run_emulated_cases(experiment(), CASES, 1, tmp_path) == first
     assert ran == [["f1-10-0"]]
-    assert "2 of 4 runs are done already" in capsys.readouterr().out
+    assert "3 of 6 runs are done already" in capsys.readouterr().out
 
 
 def test_without_root_there_are_no_results(

@@ -129,6 +129,13 @@ def test_what_the_user_leaves_open_is_chosen(tmp_path: Path) -> None:
     assert rates == (0.25e9,) * 10
 
 
+def test_many_messages_get_more_time(tmp_path: Path) -> None:
+    options = Options(model="vgg16", scheme="ps", ps_mode="pipelined", ps_placement="colocated")
+    job = EmulatedJob(cluster="ec2-p3-10g", world_size=4, stanza=options, out=str(tmp_path / "r"))
+    run = read(prepare(job) / "run.json")
+    assert run["plan"]["chosen"]["step_s"] * run["emulation"]["dilate"] == pytest.approx(1.6)
+
+
 def test_a_slow_cluster_is_not_scaled_up() -> None:
     job = EmulatedJob(
         cluster="ec2-p3-10g", world_size=3, stanza=Options(model="alexnet", fc_workers=1)
