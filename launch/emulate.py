@@ -30,12 +30,12 @@ from systems.schema import InputError
 LINK_BITS_PER_S = 0.25e9
 """Rate of an emulated link where the user says nothing: ten nodes at this rate leave two cores time
 for the ranks themselves."""
-STEP_S = 0.8
+STEP_S = 0.7
 """How long an emulated step should last: the ranks' own Python is then small beside it."""
 MANY_MESSAGES = 2.0
 """Steps last this many times longer where every rank sends to every other: servers beside all
 workers, and columns. Their messages take the host's cores most time."""
-DILATIONS = (0.25, 16.0)
+DILATIONS = (0.15, 16.0)
 """Bounds of the dilation that is chosen here."""
 
 

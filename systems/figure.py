@@ -209,7 +209,7 @@ def _lines(axis: Axes, panel: Lines) -> list[list[Any]]:
     if panel.reference is not None:
         axis.axhline(panel.reference, color="#555555", linewidth=0.8, linestyle="--")
     if panel.from_zero:
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, axis.get_ylim()[1] * 1.1)
     axis.legend(fontsize=7, frameon=False)
     return rows
 

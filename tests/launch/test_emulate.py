@@ -124,7 +124,7 @@ def test_what_the_user_leaves_open_is_chosen(tmp_path: Path) -> None:
     )
     run = read(prepare(job) / "run.json")
     step_s = run["plan"]["chosen"]["step_s"] * run["emulation"]["dilate"]
-    assert step_s == pytest.approx(0.8)
+    assert step_s == pytest.approx(0.7)
     rates = link_rates("ec2-p3-10g", 10, Emulation(**run["emulation"]))
     assert rates == (0.25e9,) * 10
 
@@ -133,7 +133,7 @@ def test_many_messages_get_more_time(tmp_path: Path) -> None:
     options = Options(model="vgg16", scheme="ps", ps_mode="pipelined", ps_placement="colocated")
     job = EmulatedJob(cluster="ec2-p3-10g", world_size=4, stanza=options, out=str(tmp_path / "r"))
     run = read(prepare(job) / "run.json")
-    assert run["plan"]["chosen"]["step_s"] * run["emulation"]["dilate"] == pytest.approx(1.6)
+    assert run["plan"]["chosen"]["step_s"] * run["emulation"]["dilate"] == pytest.approx(1.4)
 
 
 def test_a_slow_cluster_is_not_scaled_up() -> None:
