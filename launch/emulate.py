@@ -85,6 +85,10 @@ def prepare(given: EmulatedJob) -> Path:
             f"--launcher {given.launcher}, --transport {given.transport}: emulated ranks are "
             "started here and talk over gloo; leave both out"
         )
+    if given.world_size < 2:
+        raise InputError(
+            f"--world-size {given.world_size}: a single node has no link to emulate; give 2 or more"
+        )
     if given.out:
         record.claim_folder(Path(given.out))
     link_rates(given.cluster, given.world_size, Emulation())  # are they known?

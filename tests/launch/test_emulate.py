@@ -102,6 +102,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
         (["--cluster", "local"], "--cluster local: the rate of its links is not known"),
         (["--stanza.model", "digits-cnn"], "no profile says how long its layers wait"),
         (["--scale", "0"], "--scale 0: give more than 0"),
+        (["--world-size", "1"], "--world-size 1: a single node has no link to emulate"),
         (["--transport", "mpi", "--launcher", "mpirun"], "emulated ranks are started here"),
         (["--stanza.model", "alexnet", "--profile", "vgg16"], "give a profile of that model"),
     ],
