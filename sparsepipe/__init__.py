@@ -1,1 +1,1 @@
-"""SparsePipe (arXiv 2012.13846): planned, not part of this version. `launch` does not offer it."""
+"""SparsePipe (arXiv 2012.13846): sparse tensors and layers so far; `launch` does not offer it yet."""

@@ -1,0 +1,98 @@
+"""Who computes convolutions. A backend is a module with the two functions of `Backend`.
+
+`native` (PyTorch operators) is always there. Further ones join `BACKENDS` by name and are imported
+when first used.
+"""
+
+import importlib
+from typing import Any, Protocol, cast
+
+from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
+
+from sparsepipe.kernel_map import KernelMap
+from systems.schema import InputError, remedy
+
+BACKENDS = {"native": "sparsepipe.backends.native"}
+"""Name to module."""
+
+
+class Backend(Protocol):
+    """Convolution with x [N, Cin], weight [K, Cin, Cout], N inputs and M outputs in the map.
+
+    The same function serves strided, dilated and transposed ones: the kernel map is all there is.
+    """
+
+    def forward(self, features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+        """y [M, Cout]; 0 where an output has no input."""
+
+    def backward(
+        self,
+        gradient: Tensor,
+        features: Tensor,
+        weight: Tensor,
+        kernel_map: KernelMap,
+        needed: tuple[bool, bool],
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of the features [N, Cin] and the weight, those that are `needed`, from that of
+        the output [M, Cout]."""
+
+
+def backend(name: str) -> Backend:
+    """The backend of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in BACKENDS:
+        raise InputError(f"backend {name!r}: {remedy(name, BACKENDS)}")
+    return cast(Backend, importlib.import_module(BACKENDS[name]))
+
+
+def convolve(
+    features: Tensor, weight: Tensor, kernel_map: KernelMap, name: str = "native"
+) -> Tensor:
+    """Differentiable (once) convolution: [N, Cin] x [K, Cin, Cout] to [M, Cout].
+
+    Raises:
+        InputError: shapes, types or devices that do not fit, or an unknown backend.
+    """
+    _check(features, weight, kernel_map)
+    output: Tensor = _Convolution.apply(features, weight, kernel_map, backend(name))
+    return output
+
+
+class _Convolution(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, kernel_map: KernelMap, backend: Backend
+    ) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        ctx.kernel_map, ctx.backend = kernel_map, backend
+        return backend.forward(features, weight, kernel_map)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        features, weight = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:2]
+        of_features, of_weight = ctx.backend.backward(
+            gradient.contiguous(), features, weight, ctx.kernel_map, needed
+        )
+        return of_features, of_weight, None, None
+
+
+def _check(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> None:
+    inputs, offsets = len(kernel_map.input_keys), len(kernel_map.counts)
+    if features.shape != (inputs, weight.shape[1]) or len(weight) != offsets:
+        raise InputError(
+            f"features {list(features.shape)} and weight {list(weight.shape)}: give [{inputs}, "
+            f"Cin] and [{offsets}, Cin, Cout], as the kernel map has them"
+        )
+    if features.dtype != weight.dtype:
+        raise InputError(f"features are {features.dtype}, weight is {weight.dtype}: convert one")
+    if features.device != weight.device or features.device != kernel_map.input_rows.device:
+        raise InputError(
+            f"features on {features.device}, weight on {weight.device}, coordinates on "
+            f"{kernel_map.input_rows.device}: move them to one device"
+        )

@@ -1,0 +1,227 @@
+"""Layers on sparse tensors, with MinkowskiEngine's conventions and parameter names.
+
+Offsets and their order: `sparsepipe.coordinates.kernel_offsets`. Kernel sizes, strides and
+dilations are whole numbers, the same along x, y and z. Strided layers put their outputs at
+floor(c / t) * t, whatever the kernel size.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from sparsepipe import backends
+from sparsepipe.kernel_map import Kernel, KernelMap
+from sparsepipe.pooling import average_pool, max_pool
+from sparsepipe.tensor import SparseTensor
+from systems.schema import InputError
+
+
+class _Windowed(nn.Module):
+    """What has a kernel size, stride and dilation.
+
+    Raises:
+        InputError: one that makes no sense.
+    """
+
+    def __init__(self, kernel_size: int, stride: int, dilation: int) -> None:
+        super().__init__()
+        Kernel(kernel_size, dilation, 1, stride)  # refuses what makes no sense
+        self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
+
+    def downward(self, tensor: SparseTensor) -> tuple[int, KernelMap]:
+        """The output's tensor stride and the kernel map to it, made if they are not there yet."""
+        fine = tensor.tensor_stride
+        kernel = Kernel(self.kernel_size, self.dilation, fine, fine * self.stride)
+        return tensor.maps.coarsen(fine, self.stride), tensor.maps.kernel_map(kernel)
+
+    def upward(self, tensor: SparseTensor) -> tuple[int, KernelMap]:
+        """The same for a transposed layer, whose outputs must be there."""
+        coarse = tensor.tensor_stride
+        if coarse % self.stride:
+            raise InputError(
+                f"a transposed layer of stride {self.stride} at tensor stride {coarse}: "
+                "give a stride that divides it"
+            )
+        fine = coarse // self.stride
+        kernel = Kernel(self.kernel_size, self.dilation, fine, coarse)
+        return fine, tensor.maps.kernel_map(kernel, transposed=True)
+
+    def extra_repr(self) -> str:
+        """What print shows."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
+
+
+class Convolution(_Windowed):
+    """y[u] = sum over offsets o of x[u + o] W[o], at every occupied voxel u of the output stride.
+
+    [N, Cin] at tensor stride t to [M, Cout] at t x stride. Parameters: `kernel` [K, Cin, Cout], or
+    [Cin, Cout] if kernel size and stride are 1; with `bias`, `bias` [1, Cout].
+
+    Raises:
+        InputError: a size that makes no sense; channels, types or devices that do not fit.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
+        backend: str = "native",
+    ) -> None:
+        super().__init__(kernel_size, stride, dilation)
+        backends.backend(backend)  # refuses an unknown one
+        self.in_channels, self.out_channels, self.backend = in_channels, out_channels, backend
+        volume = [] if kernel_size == stride == 1 else [kernel_size**3]
+        self.kernel = nn.Parameter(torch.empty(*volume, in_channels, out_channels))
+        self.bias = nn.Parameter(torch.empty(1, out_channels)) if bias else None
+        self.reset_parameters(in_channels)
+
+    def reset_parameters(self, fan_channels: int) -> None:
+        """Uniform in +-1 / sqrt(K x `fan_channels`), as MinkowskiEngine."""
+        bound = 1 / math.sqrt(fan_channels * self.kernel_size**3)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """See the class."""
+        return self._convolved(tensor, *self.downward(tensor))
+
+    def _convolved(self, tensor: SparseTensor, stride: int, kernel_map: KernelMap) -> SparseTensor:
+        if tensor.channels != self.in_channels:
+            raise InputError(
+                f"{tensor.channels} channels into {self}: give a tensor of {self.in_channels}"
+            )
+        weight = self.kernel.view(-1, self.in_channels, self.out_channels)
+        features = backends.convolve(tensor.features, weight, kernel_map, self.backend)
+        if self.bias is not None:
+            features = features + self.bias
+        return SparseTensor.on(tensor.maps, stride, features)
+
+    def extra_repr(self) -> str:
+        """What print shows."""
+        return f"{self.in_channels}, {self.out_channels}, {super().extra_repr()}"
+
+
+class ConvolutionTranspose(Convolution):
+    """`Convolution`'s map swapped: from tensor stride t to the voxels at t / stride that the
+    strided layers came from.
+
+    Raises:
+        InputError: as `Convolution`; a stride that does not divide t; no voxels at t / stride.
+    """
+
+    def reset_parameters(self, fan_channels: int) -> None:
+        """Uniform in +-1 / sqrt(K x outputs), as MinkowskiEngine."""
+        super().reset_parameters(self.out_channels)
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """See the class."""
+        return self._convolved(tensor, *self.upward(tensor))
+
+
+class MaxPooling(_Windowed):
+    """The largest of the neighbours present; the gradient goes to the first that is it."""
+
+    def __init__(self, kernel_size: int = 2, stride: int = 2, dilation: int = 1) -> None:
+        super().__init__(kernel_size, stride, dilation)
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """[N, C] at tensor stride t to [M, C] at t x stride."""
+        stride, kernel_map = self.downward(tensor)
+        return SparseTensor.on(tensor.maps, stride, max_pool(tensor.features, kernel_map))
+
+
+class AveragePooling(MaxPooling):
+    """The mean of the neighbours present: empty voxels do not count."""
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """[N, C] at tensor stride t to [M, C] at t x stride."""
+        stride, kernel_map = self.downward(tensor)
+        return SparseTensor.on(tensor.maps, stride, average_pool(tensor.features, kernel_map))
+
+
+class GlobalMaxPooling(nn.Module):
+    """[N, C] to [batch size, C] at tensor stride 0: one row for each sample, in batch order.
+
+    An empty sample's row is 0.
+    """
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """See the class."""
+        return _pooled(tensor, [_largest(rows) for rows in tensor.decomposed])
+
+
+class GlobalAveragePooling(nn.Module):
+    """[N, C] to [batch size, C], as `GlobalMaxPooling`."""
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """See the class."""
+        return _pooled(tensor, [rows.sum(0) / max(len(rows), 1) for rows in tensor.decomposed])
+
+
+def _largest(rows: Tensor) -> Tensor:
+    return rows.max(0).values if len(rows) else rows.sum(0)
+
+
+def _pooled(tensor: SparseTensor, rows: list[Tensor]) -> SparseTensor:
+    return SparseTensor.on(tensor.maps, tensor.maps.pool(tensor.tensor_stride), torch.stack(rows))
+
+
+class BatchNorm(nn.Module):
+    """nn.BatchNorm1d over all voxels of the batch; its parameters are `bn.weight` and so on.
+
+    Raises:
+        InputError: in training, fewer than two voxels.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm1d(channels, eps=eps, momentum=momentum)
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """[N, C] to [N, C]."""
+        if self.training and len(tensor) < 2:
+            raise InputError(
+                f"BatchNorm in training on {len(tensor)} voxels: give larger clouds or batches"
+            )
+        return tensor.replace(self.bn(tensor.features))
+
+
+class Linear(nn.Module):
+    """nn.Linear on every row; its parameters are `linear.weight` and `linear.bias`."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, out_features, bias=bias)
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """[N, Cin] to [N, Cout]."""
+        return tensor.replace(self.linear(tensor.features))
+
+
+class ReLU(nn.Module):
+    """max(x, 0)."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.module = nn.ReLU(inplace)
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """[N, C] to [N, C]."""
+        return tensor.replace(self.module(tensor.features))
+
+
+class Dropout(nn.Module):
+    """nn.Dropout on single values, not on whole rows."""
+
+    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
+        super().__init__()
+        self.module = nn.Dropout(p, inplace)
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """[N, C] to [N, C]."""
+        return tensor.replace(self.module(tensor.features))
