@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT ?= reproduction
 LEVEL ?= quick
 
-.PHONY: reproduce test lint clean
+.PHONY: reproduce test lint minkowski clean
 
 reproduce: .venv/installed
 	$(BIN)/python -m launch reproduce --level $(LEVEL) --out $(OUT)
@@ -23,6 +23,15 @@ lint: .venv/installed
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mpi,test]'
 	touch $@
+
+# MinkowskiEngine from PyPI, for CPU: about 8 minutes. Needs OpenBLAS (apt-get install libopenblas-dev).
+minkowski: .venv/installed
+	$(BIN)/python -m pip install --quiet setuptools wheel ninja
+	PATH="$(CURDIR)/$(BIN):$$PATH" MAX_JOBS=2 $(BIN)/python -m pip install --no-build-isolation \
+		--use-pep517 --no-deps --config-settings="--global-option=--blas=openblas --cpu_only" \
+		MinkowskiEngine==0.5.4
+	$(BIN)/python -c "import collections, collections.abc; \
+		collections.Sequence = collections.abc.Sequence; import MinkowskiEngine"
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -7,6 +7,7 @@
     plan stanza [flags]          predict every scheme's step time, choose
     profile stanza [flags]       measure a model's layers on this machine
     reproduce [stanza] [flags]   the papers' figures, a report and claims.json
+    bench sparse [flags]         sparse convolution against other engines and dense
     doctor                       what this machine has and lacks
 
 Bad input is one line on stderr and exit code 2.
@@ -24,13 +25,14 @@ COMMANDS = {
     "simulate": "launch.simulate",
     "emulate": "launch.emulate",
     "ranks": "launch.ranks",
+    "bench": "launch.bench",
     "plan": "launch.planning",
     "profile": "launch.profiling",
     "reproduce": "launch.reproduce",
     "doctor": "launch.doctor",
 }
-SYSTEMS = ("stanza",)
-NEEDS_SYSTEM = ("plan", "profile")
+SUBJECTS = {"plan": ("stanza",), "profile": ("stanza",), "bench": ("sparse",)}
+"""Commands whose next word is a system, or a part of one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,12 +65,12 @@ def _dispatch(words: list[str]) -> None:
     command = words.pop(0)
     if command not in COMMANDS:
         raise InputError(f"{command}: no such command; {remedy(command, COMMANDS)}")
-    if command in NEEDS_SYSTEM:
-        system = words.pop(0) if words else ""
-        if system not in SYSTEMS:
+    if command in SUBJECTS:
+        subject, known = words.pop(0) if words else "", SUBJECTS[command]
+        if subject not in known:
             raise InputError(
-                f"{command} {system}: names no system of this version; "
-                f"write: launch {command} {' or '.join(SYSTEMS)}"
+                f"{command} {subject}: names no system of this version; "
+                f"write: launch {command} {' or '.join(known)}"
             )
     importlib.import_module(COMMANDS[command]).main(words)
 

@@ -1,0 +1,43 @@
+"""The sparse benchmark as users start it: a table, rows with their machine, and a figure."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = [sys.executable, "-m", "launch", "bench"]
+
+
+@pytest.mark.distributed
+def test_every_engine_that_is_installed_has_its_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "bench"
+    flags = ["--resolutions", "12", "20", "--channels", "4", "--repetitions", "2"]
+    done = subprocess.run(
+        [*BENCH, "sparse", *flags, "--out", str(folder)], capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tier measured" in done.stdout
+    saved = json.loads((folder / "rows.json").read_text())
+    cases = {(row["case"]["engine"], row["case"]["resolution"]) for row in saved["rows"]}
+    assert {("native", 12), ("native", 20), ("dense", 12), ("dense", 20)} <= cases
+    assert all(row["pass_s"]["median"] > 0 for row in saved["rows"])
+    assert saved["environment"]["packages"]["torch"]
+    assert (folder / "sparse-against-dense.png").is_file()
+    assert "native" in (folder / "sparse-against-dense.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dense"], "bench dense: names no system"),
+        (["sparse", "--threads", "0"], "--threads 0"),
+        (["sparse", "--resolutions", "-3"], "--resolutions -3"),
+    ],
+)
+def test_bad_input_is_one_line(words: list[str], said: str) -> None:
+    done = subprocess.run([*BENCH, *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
