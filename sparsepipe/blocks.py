@@ -72,7 +72,7 @@ def _sizes(outputs: Tensor, counts: Sequence[int], height: int, rows: int) -> li
     firsts = torch.arange(0, height, rows, device=outputs.device)
     bounds = torch.searchsorted(keys, number[:, None] + firsts).view(-1)
     sizes = torch.cat([bounds, bounds.new_tensor([len(outputs)])]).diff()
-    return sizes.view(len(counts), len(firsts)).tolist()  # type: ignore[no-any-return]
+    return sizes.view(len(counts), len(firsts)).tolist()
 
 
 def _by_block(values: Tensor, sizes: list[list[int]]) -> Tensor:

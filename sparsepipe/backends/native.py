@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsepipe.kernel_map import Block, KernelMap
+from sparsepipe.blocks import Block
+from sparsepipe.kernel_map import KernelMap
 
 BUFFER_BYTES = 8 * 2**20
 """What a block's buffers may take on a CPU. Half or twice as much makes little difference."""
