@@ -1,0 +1,115 @@
+"""The native backend: numerical gradients, narrow types, blocks, and what the interface refuses."""
+
+import pytest
+import torch
+
+from sparsepipe import backends
+from sparsepipe.backends import convolve, native
+from sparsepipe.kernel_map import Kernel, KernelMap
+from sparsepipe.tensor import SparseTensor
+from systems.schema import InputError
+from tests.sparsepipe.clouds import assert_close, random_tensor
+
+KERNELS = [Kernel(3, 1, 1, 1), Kernel(3, 2, 1, 1), Kernel(2, 1, 1, 1), Kernel(3, 1, 1, 2)]
+KERNELS += [Kernel(2, 1, 1, 2), Kernel(1, 1, 1, 3)]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_gradients(kernel: Kernel, transposed: bool) -> None:
+    kernel_map = _map(random_tensor(voxels=40), kernel, transposed)
+    x, weight = _values(kernel_map, 2, 3, torch.float64)
+    assert torch.autograd.gradcheck(lambda x, w: convolve(x, w, kernel_map), (x, weight))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_any_block_size_gives_the_same(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel_map = _map(random_tensor(voxels=500), kernel, False)
+    x, weight = _values(kernel_map, 4, 5, torch.float64)
+    results = []
+    for least, buffer_bytes in [(1, 1), (1, 5000), (1, 20000), (128, 2**23)]:
+        monkeypatch.setattr(native, "LEAST_PAIRS", least)
+        monkeypatch.setattr(native, "BUFFER_BYTES", buffer_bytes)
+        output = convolve(x, weight, kernel_map)
+        results.append((output, *torch.autograd.grad(output.square().sum(), [x, weight])))
+    assert len(native._blocks(kernel_map, x, 9)) == 1
+    assert len(kernel_map._blocks) > 2
+    for other in results[1:]:
+        for ours, first in zip(other, results[0], strict=True):
+            assert_close(ours, first)
+
+
+def test_bfloat16_is_as_exact_as_its_values() -> None:
+    kernel_map = _map(random_tensor(voxels=800), Kernel(3, 1, 1, 1), False)
+    x, weight = _values(kernel_map, 16, 16, torch.bfloat16)
+    wide_x, wide_weight = (value.detach().double().requires_grad_() for value in (x, weight))
+    narrow_output = convolve(x, weight, kernel_map)
+    output = convolve(wide_x, wide_weight, kernel_map)
+    gradient = torch.randn(output.shape, dtype=torch.float64).bfloat16()
+    ours = torch.autograd.grad(narrow_output, [x, weight], gradient)
+    theirs = torch.autograd.grad(output, [wide_x, wide_weight], gradient.double())
+    for a, b in zip((narrow_output, *ours), (output, *theirs), strict=True):
+        assert a.dtype == torch.bfloat16
+        assert float((a - b).detach().abs().max()) <= 2e-2 * float(b.detach().abs().max())
+
+
+@pytest.mark.parametrize("needed", [(True, False), (False, True)])
+def test_only_the_gradients_needed_are_computed(needed: tuple[bool, bool]) -> None:
+    kernel_map = _map(random_tensor(), Kernel(3, 1, 1, 1), False)
+    x, weight = _values(kernel_map, 2, 3, torch.float64)
+    gradient = torch.ones(len(kernel_map.output_keys), 3, dtype=torch.float64)
+    both = native.backward(gradient, x.detach(), weight.detach(), kernel_map, (True, True))
+    some = native.backward(gradient, x.detach(), weight.detach(), kernel_map, needed)
+    for need, one, full in zip(needed, some, both, strict=True):
+        assert (one is not None) == need
+        assert one is None or (full is not None and torch.equal(one, full))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_cuda_gives_what_the_cpu_gives(kernel: Kernel) -> None:
+    tensor = random_tensor(4, voxels=500)
+    kernel_map = _map(tensor, kernel, False)
+    x, weight = _values(kernel_map, 4, 5, torch.float64)
+    there = SparseTensor(tensor.features.cuda(), tensor.coordinates.cuda(), batch_size=4)
+    x_there, weight_there = (value.detach().cuda().requires_grad_() for value in (x, weight))
+    outputs = (
+        convolve(x, weight, kernel_map),
+        convolve(x_there, weight_there, _map(there, kernel, False)),
+    )
+    ours, theirs = (
+        (y, *torch.autograd.grad(y.square().sum(), of))
+        for y, of in zip(outputs, ([x, weight], [x_there, weight_there]), strict=True)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert_close(b.cpu(), a)
+
+
+def test_interface_refuses_what_does_not_fit() -> None:
+    kernel_map = _map(random_tensor(), Kernel(3, 1, 1, 1), False)
+    x, weight = _values(kernel_map, 2, 3, torch.float32)
+    with pytest.raises(InputError, match=r"give \[120, Cin\] and \[27, Cin, Cout\]"):
+        convolve(x[:-1], weight, kernel_map)
+    with pytest.raises(InputError, match=r"give \[120, Cin\] and \[27, Cin, Cout\]"):
+        convolve(x, weight[:-1], kernel_map)
+    with pytest.raises(InputError, match=r"features are torch.float32, weight is torch.float64"):
+        convolve(x, weight.double(), kernel_map)
+    with pytest.raises(InputError, match="perhaps 'native'"):
+        backends.backend("nativ")
+
+
+def _map(tensor: SparseTensor, kernel: Kernel, transposed: bool) -> KernelMap:
+    tensor.maps.coarsen(1, kernel.coarse_stride)
+    return tensor.maps.kernel_map(kernel, transposed=transposed)
+
+
+def _values(
+    kernel_map: KernelMap, inner: int, outer: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(len(kernel_map.input_keys), inner), (len(kernel_map.counts), inner, outer)]
+    x, weight = (
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        for shape in shapes
+    )
+    return x, weight
