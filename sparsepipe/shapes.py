@@ -140,8 +140,6 @@ CLASSES: dict[str, Callable[[np.random.Generator], Surface]] = {
 }
 
 
-def sample(
-    name: str, count: int, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def sample(name: str, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Points and unit normals, both float64 [count, 3], of one surface of this class."""
     return CLASSES[name](generator).sample(count, generator)
