@@ -30,11 +30,12 @@ class Surface:
 
     def sample(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Points and unit normals, both float64 [count, 3], uniform over the area."""
-        elements = np.stack([_element(patch, *_grid())[1] for patch in self.patches])
+        elements = np.stack([area_element(patch, *grid())[1] for patch in self.patches])
         peak = MARGIN * elements.max()
         accepted = 0.9 * elements.mean() / peak
-        found, missing = [], count
-        while missing > 0:
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        missing = count
+        while missing > 0 or not found:
             points, normals, element = self._candidates(int(missing / accepted) + 16, generator)
             stays = np.flatnonzero(generator.uniform(0, peak, len(element)) < element)[:missing]
             found.append((points[stays], normals[stays] / element[stays, None]))
@@ -51,16 +52,16 @@ class Surface:
         for number, patch in enumerate(self.patches):
             rows = np.flatnonzero(which == number)
             points[rows] = patch(u[rows], v[rows])
-            normals[rows] = _element(patch, u[rows], v[rows])[0]
+            normals[rows] = area_element(patch, u[rows], v[rows])[0]
         return points, normals, np.linalg.norm(normals, axis=1)
 
 
-def _grid() -> tuple[np.ndarray, np.ndarray]:
+def grid() -> tuple[np.ndarray, np.ndarray]:
     u, v = np.meshgrid(*(np.linspace(0, 1, steps) for steps in GRID))
     return u.ravel(), v.ravel()
 
 
-def _element(patch: Patch, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def area_element(patch: Patch, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """dp/du x dp/dv float64 [n, 3] by central differences, and its length [n], the area element."""
     h = DIFFERENCE
     around = patch(np.concatenate([u + h, u - h, u, u]), np.concatenate([v, v, v + h, v - h]))
