@@ -1,1 +1,1 @@
-"""SparsePipe (arXiv 2012.13846): so far its sparse tensors and layers; `launch` offers none yet."""
+"""SparsePipe (arXiv 2012.13846): sparse tensors, layers, networks and point clouds so far."""

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsepipe.kernel_map import Kernel
 from sparsepipe.layers import Convolution
 from sparsepipe.tensor import SparseTensor
 from systems.measure import Spread, timed
 
 ENGINES = ("native", "minkowski", "dense")
+KERNEL = Kernel(3, 1, 1, 1)
 DENSE_MOST_OPERATIONS = 1e12
 """Dense volumes that take more floating-point operations for one pass are left out."""
 
@@ -59,10 +61,13 @@ class Row:
 def shell(resolution: int) -> Tensor:
     """Voxels of a sphere's surface, int32 [N, 4], in a cube of this many voxels a side."""
     axis = torch.arange(resolution)
-    grid = torch.cartesian_prod(axis, axis, axis)
-    distance = (grid - (resolution - 1) / 2).float().norm(dim=1)
-    surface = grid[(distance - 0.45 * resolution).abs() < 0.5]
-    return nn.functional.pad(surface, (1, 0)).int()
+    plane = torch.cartesian_prod(axis, axis)
+    middle, found = (resolution - 1) / 2, []
+    for x in range(resolution):  # plane by plane: the whole grid would set the peak of memory
+        distance = ((plane - middle).square().sum(1) + (x - middle) ** 2).sqrt()
+        near = plane[(distance - 0.45 * resolution).abs() < 0.5]
+        found.append(nn.functional.pad(near, (2, 0)) + torch.tensor([0, x, 0, 0]))
+    return torch.cat(found).int()
 
 
 def measure(case: Case, repetitions: int = 7) -> Row | None:
@@ -91,7 +96,6 @@ def _measured(case: Case, repetitions: int) -> Row | None:
     coordinates = shell(case.resolution)
     torch.manual_seed(0)
     features = torch.randn(len(coordinates), case.channels)
-    pairs = sum(SparseTensor(features, coordinates).maps.kernel_map(_kernel()).counts)
     before = _peak_bytes()
     if case.engine == "minkowski" and _minkowski() is None:
         return None
@@ -99,12 +103,14 @@ def _measured(case: Case, repetitions: int) -> Row | None:
     run, make_map = prepared(coordinates, features, case)
     pass_s = timed(run, warm_up=2, repetitions=repetitions)
     map_s = None if make_map is None else timed(make_map, repetitions=repetitions)
+    peak_bytes = _peak_bytes() - before
+    pairs = sum(SparseTensor(features.detach(), coordinates).maps.kernel_map(KERNEL).counts)
     return Row(
         case=case,
         voxels=len(coordinates),
         pass_s=pass_s,
         map_s=map_s,
-        peak_bytes=_peak_bytes() - before,
+        peak_bytes=peak_bytes,
         operations=3 * 2.0 * pairs * case.channels**2,
     )
 
@@ -122,15 +128,9 @@ def _native(coordinates: Tensor, features: Tensor, case: Case) -> Prepared:
         features.grad = layer.kernel.grad = None
 
     def make_map() -> None:
-        SparseTensor(features, coordinates).maps.kernel_map(_kernel())
+        SparseTensor(features, coordinates).maps.kernel_map(KERNEL)
 
     return run, make_map
-
-
-def _kernel() -> Any:
-    from sparsepipe.kernel_map import Kernel
-
-    return Kernel(3, 1, 1, 1)
 
 
 def _minkowski_pass(coordinates: Tensor, features: Tensor, case: Case) -> Prepared:
@@ -190,7 +190,7 @@ def matrix_rate(channels: int, threads: int, rows: int = 8192) -> float:
 
 
 def cases(resolutions: Sequence[int], channels: Sequence[int], threads: int) -> list[Case]:
-    """All cases, engines taking turns; dense ones only as far as they end in this life."""
+    """All cases, engines taking turns; dense ones only as far as they end in minutes."""
     found = [
         Case(engine=engine, resolution=size, channels=width, threads=threads)
         for size in resolutions
