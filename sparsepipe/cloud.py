@@ -140,10 +140,11 @@ def view(points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 def visible(points: np.ndarray, towards: np.ndarray) -> np.ndarray:
     """bool [N]: which points [N, 3] of a surface are not hidden, seen from the direction [3].
 
-    A depth buffer, coarse enough that the samples in front leave no holes: along the line of
-    sight, a point may lie two cells behind the nearest one of its cell.
+    A depth buffer whose cells hold some five samples of the side in front, so that less than 1 % of
+    the far side shows through. A point may lie two cells behind the nearest one of its own cell:
+    steep sides are seen, but so is the far side of what is thinner than that.
     """
-    cells = max(3, int(np.sqrt(len(points)) / 3))
+    cells = max(3, int(np.sqrt(len(points)) / 4))
     right = np.cross(towards, np.eye(3)[np.abs(towards).argmin()])
     right /= np.linalg.norm(right)
     across = points @ np.stack([right, np.cross(towards, right)], axis=1)

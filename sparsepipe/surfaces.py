@@ -17,7 +17,7 @@ Profile = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 # A parameter float64 [n] to points and tangents, both float64 [n, 3].
 Curve = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-DIFFERENCE = 1e-4  # of u and v: derivatives are then right to about 1e-7
+DIFFERENCE = 1e-7  # of u and v: derivatives are then right to about 1e-6
 GRID = (49, 17)  # steps of u and v where the largest area element is looked for
 MARGIN = 1.05  # the largest area element over the largest one on the grid
 
@@ -31,6 +31,7 @@ class Surface:
     def sample(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Points and unit normals, both float64 [count, 3], uniform over the area."""
         elements = np.stack([area_element(patch, *grid())[1] for patch in self.patches])
+        elements = np.linalg.norm(elements, axis=2)
         peak = MARGIN * elements.max()
         accepted = 0.9 * elements.mean() / peak
         found: list[tuple[np.ndarray, np.ndarray]] = []
@@ -51,8 +52,7 @@ class Surface:
         which = generator.integers(len(self.patches), size=count)
         for number, patch in enumerate(self.patches):
             rows = np.flatnonzero(which == number)
-            points[rows] = patch(u[rows], v[rows])
-            normals[rows] = area_element(patch, u[rows], v[rows])[0]
+            points[rows], normals[rows] = area_element(patch, u[rows], v[rows])
         return points, normals, np.linalg.norm(normals, axis=1)
 
 
@@ -62,12 +62,11 @@ def grid() -> tuple[np.ndarray, np.ndarray]:
 
 
 def area_element(patch: Patch, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """dp/du x dp/dv float64 [n, 3] by central differences, and its length [n], the area element."""
+    """Points and dp/du x dp/dv there, both float64 [n, 3]; its length is the area element."""
     h = DIFFERENCE
-    around = patch(np.concatenate([u + h, u - h, u, u]), np.concatenate([v, v, v + h, v - h]))
-    right, left, above, below = around.reshape(4, len(u), 3)
-    normal = _cross(right - left, above - below) / (4 * h * h)
-    return normal, np.linalg.norm(normal, axis=1)
+    places = patch(np.concatenate([u, u + h, u]), np.concatenate([v, v, v + h]))
+    points, along_u, along_v = places.reshape(3, len(u), 3)
+    return points, _cross((along_u - points) / h, (along_v - points) / h)
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -67,8 +67,8 @@ def test_only_the_near_side_of_a_sphere_is_visible() -> None:
     height = (points - 0.5) @ towards  # from -0.5 to 0.5
     seen = visible(points, towards)
     assert seen[height > 0.3].all()
-    # Nearer to the rim, a cell of the depth buffer may have samples of the far side only.
-    assert not seen[height < -0.3].any()
+    # A cell in front of these expects 5.7 samples or more, and is empty with exp(-5.7) = 0.3 %.
+    assert seen[height < -0.3].mean() < 0.01
 
 
 @pytest.mark.parametrize(

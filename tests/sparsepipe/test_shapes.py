@@ -169,8 +169,11 @@ def test_the_largest_area_element_is_found(name: str) -> None:
     generator = np.random.default_rng(4)
     for _ in range(10):
         for patch in shapes.CLASSES[name](generator).patches:
-            largest = area_element(patch, *grid())[1].max()
-            assert area_element(patch, *generator.random((2, 4000)))[1].max() < MARGIN * largest
+            assumed, drawn = (
+                np.linalg.norm(area_element(patch, u, v)[1], axis=1).max()
+                for u, v in (grid(), generator.random((2, 4000)))
+            )
+            assert drawn < MARGIN * assumed
 
 
 def test_any_number_of_points() -> None:
