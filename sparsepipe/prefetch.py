@@ -48,7 +48,7 @@ def prefetch(
     order: Iterable[Step],
     transform: Callable[[list[Cloud]], Batch],
     *,
-    workers: int = 1,
+    workers: int = 2,
     ahead: int = 4,
 ) -> Generator[Batch, None, None]:
     """Yield transform(clouds) for each mini-batch of `order`, in order, up to `ahead` in advance.

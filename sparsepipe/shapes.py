@@ -79,10 +79,11 @@ def trefoil(tube_radius: float) -> Surface:
     """A tube about the knot (sin t + 2 sin 2t, cos t - 2 cos 2t, -sin 3t), 0 <= t <= 2 pi."""
 
     def curve(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        t = 2 * np.pi * u
-        x, y, z = np.sin(t) + 2 * np.sin(2 * t), np.cos(t) - 2 * np.cos(2 * t), -np.sin(3 * t)
-        dx, dy = np.cos(t) + 4 * np.cos(2 * t), -np.sin(t) + 4 * np.sin(2 * t)
-        return np.stack([x, y, z], axis=1), np.stack([dx, dy, -3 * np.cos(3 * t)], axis=1)
+        cos, sin = np.cos(2 * np.pi * u), np.sin(2 * np.pi * u)
+        cos_2, sin_2 = cos * cos - sin * sin, 2 * sin * cos
+        cos_3, sin_3 = cos * cos_2 - sin * sin_2, sin * cos_2 + cos * sin_2
+        tangent = np.stack([cos + 4 * cos_2, 4 * sin_2 - sin, -3 * cos_3], axis=1)
+        return np.stack([sin + 2 * sin_2, cos - 2 * cos_2, -sin_3], axis=1), tangent
 
     return Surface((tube(curve, tube_radius),))
 
