@@ -4,7 +4,6 @@ Cases of one world start once and follow each other, alternating within a repeti
 whatever else the machine does falls on all of them alike.
 """
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,10 @@ from launch.backends import run_ranks
 from launch.emulate import EmulatedJob, prepare, run_emulated
 from launch.job import Job
 from launch.planning import measure_link, measure_shared, resolved
+from launch.ranks import emulated_rates
 from launch.records import create_record, read_result
 from stanza.plan import plan
-from systems import cluster, schema
+from systems import cluster
 from systems.experiment import Case, Experiment, Results
 from systems.namespaces import unavailable
 
@@ -77,7 +77,7 @@ def run_measured_cases(
 def run_emulated_cases(
     experiment: Experiment, cases: Sequence[Case], repeats: int, records: Path
 ) -> Results:
-    """Run cases on emulated clusters, those of one size in one world.
+    """Run cases on emulated clusters, those of one size and one emulated rate in one world.
 
     A case that the planner resolves to another one's very job is that one. No results where this
     machine can emulate nothing, or its links do not keep their rates.
@@ -88,32 +88,37 @@ def run_emulated_cases(
         return {}
     runs = _runs(cases, repeats, records)
     done = {run.folder for run in runs} - {run.folder for run in _unfinished(runs)}
-    worlds: dict[int, list[Path]] = {}
-    same: dict[str, Path] = {}
+    worlds: dict[tuple[float, ...], list[Path]] = {}
+    same: dict[Job, Path] = {}
     for index, run in enumerate(runs):
         if run.folder not in done:
-            prepare(_emulated_job(experiment, run))
-        table = schema.dump(jobs.load(run.folder / "job.toml"))
-        key = json.dumps({k: v for k, v in table.items() if k not in ("name", "out")})
-        first = same.setdefault(key, run.folder)
+            prepare(_emulated_job(experiment, run, records))
+        job = replace(jobs.load(run.folder / "job.toml"), name="", out=None)
+        first = same.setdefault(job, run.folder)
         if first != run.folder:
             shutil.rmtree(run.folder)
             runs[index] = replace(run, folder=first)
         elif run.folder not in done:
-            worlds.setdefault(run.case.nodes or experiment.world_size, []).append(run.folder)
-    for nodes, folders in sorted(worlds.items()):
-        print(f"{len(folders)} runs on {nodes} emulated nodes", flush=True)
+            worlds.setdefault(emulated_rates(run.folder), []).append(run.folder)
+    for rates, folders in sorted(worlds.items(), key=lambda world: len(world[0])):
+        print(f"{len(folders)} runs on {len(rates)} emulated nodes", flush=True)
         if run_emulated(folders):
             print("the emulation failed, see above: the figures are simulated alone", flush=True)
             return {}
     return _results(runs)
 
 
-def _emulated_job(experiment: Experiment, run: _Run) -> EmulatedJob:
+def _emulated_job(experiment: Experiment, run: _Run, records: Path) -> EmulatedJob:
+    name = experiment.cluster
+    if run.case.cluster is not None:
+        path = records / "clusters" / f"{run.case.cluster.name}.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(cluster.to_toml(run.case.cluster))
+        name = str(path)
     return EmulatedJob(
         name=run.case.name,
         world_size=run.case.nodes or experiment.world_size,
-        cluster=experiment.cluster,
+        cluster=name,
         seed=run.repetition,
         out=str(run.folder),
         stanza=run.case.options,

@@ -87,6 +87,7 @@ class SampledSplit:
         return self.clouds
 
     def cloud(self, index: int, epoch: int = 0) -> Cloud:
+        """Cloud number `index`: see `Split`."""
         _check_index(index, len(self))
         generator = self.making.generator(index, epoch)
         label = index % len(self.samplers)
@@ -106,6 +107,7 @@ class ArraySplit:
         return len(self.labels)
 
     def cloud(self, index: int, epoch: int = 0) -> Cloud:
+        """Cloud number `index`: see `Split`."""
         _check_index(index, len(self))
         generator = self.making.generator(index, epoch)
         return self.making.cloud(self.points[index], None, int(self.labels[index]), generator)
@@ -128,6 +130,7 @@ class FileSplit:
         return len(self.samples)
 
     def cloud(self, index: int, epoch: int = 0) -> Cloud:
+        """Cloud number `index`: see `Split`."""
         _check_index(index, len(self))
         for candidate in range(index, index + len(self)):
             path, label = self.samples[candidate % len(self)]

@@ -57,6 +57,7 @@ class Surface:
 
 
 def grid() -> tuple[np.ndarray, np.ndarray]:
+    """u and v of a regular grid over a patch, float64 [n] each."""
     u, v = np.meshgrid(*(np.linspace(0, 1, steps) for steps in GRID))
     return u.ravel(), v.ravel()
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from stanza.layout import even_slice
 from stanza.split import Split, is_size
 from systems.schema import InputError
 from systems.transport import Transport
@@ -33,11 +34,6 @@ _ELEMENTWISE: tuple[type[nn.Module], ...] = (
 _ELEMENTWISE_FUNCTIONS = {F.relu, torch.relu, F.gelu, F.silu, torch.tanh, torch.sigmoid, F.dropout}
 _ELEMENTWISE_METHODS = {"relu", "relu_", "tanh", "sigmoid", "contiguous"}
 _RESHAPES = {torch.flatten, torch.reshape, torch.squeeze, "flatten", "reshape", "view", "squeeze"}
-
-
-def part(size: int, index: int, count: int) -> slice:
-    """Slice number `index` of `count` even ones; sizes differ by at most one."""
-    return slice(size * index // count, size * (index + 1) // count)
 
 
 @dataclass(frozen=True)
@@ -59,12 +55,12 @@ class Peers:
 
     def own(self, size: int) -> slice:
         """This rank's slice of `size` features or samples."""
-        return part(size, self.index, self.count)
+        return even_slice(size, self.index, self.count)
 
     def reduce_scatter(self, partial: Tensor, dimension: int) -> Tensor:
         """This rank's slice, along `dimension`, of the sum of everyone's `partial` [B, out]."""
         size = partial.shape[dimension]
-        slices = [part(size, i, self.count) for i in range(self.count)]
+        slices = [even_slice(size, i, self.count) for i in range(self.count)]
         outgoing = [partial.narrow(dimension, s.start, s.stop - s.start) for s in slices]
         outgoing = [values.contiguous() for values in outgoing]
         own = outgoing[self.index]
@@ -79,7 +75,7 @@ class Peers:
         """Everyone's slices of a tensor that has `size` values along `dimension`, joined."""
         incoming = []
         for index in range(self.count):
-            held, shape = part(size, index, self.count), list(own.shape)
+            held, shape = even_slice(size, index, self.count), list(own.shape)
             shape[dimension] = held.stop - held.start
             incoming.append(own.new_empty(shape))
         incoming[self.index] = own.contiguous()
@@ -151,10 +147,10 @@ class _Product(nn.Module):
 
 def held(layer: nn.Linear, index: int, count: int) -> tuple[Tensor, Tensor | None]:
     """Views of the weight's columns and of the bias that worker number `index` holds."""
-    weight = layer.weight.detach()[:, part(layer.in_features, index, count)]
+    weight = layer.weight.detach()[:, even_slice(layer.in_features, index, count)]
     if layer.bias is None:
         return weight, None
-    return weight, layer.bias.detach()[part(layer.out_features, index, count)]
+    return weight, layer.bias.detach()[even_slice(layer.out_features, index, count)]
 
 
 def columns_of(parts: Split, peers: Peers) -> nn.Module:

@@ -11,8 +11,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from stanza.columns import part
 from stanza.exchange import Exchange
+from stanza.layout import even_slice
 from systems.trace import Tracer
 from systems.transport import Transfer, Transport
 
@@ -35,7 +35,7 @@ class ConvWorker:
     ) -> None:
         self._conv, self._transport, self._micro_batches = conv, transport, micro_batches
         values = prod(cut_shape)
-        slices = [part(values, index, len(fc_ranks)) for index in range(len(fc_ranks))]
+        slices = [even_slice(values, index, len(fc_ranks)) for index in range(len(fc_ranks))]
         self._targets = list(zip(fc_ranks, slices, strict=True))
         self._cut_dtype, self._tracer = cut_dtype, tracer
 

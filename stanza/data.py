@@ -84,6 +84,7 @@ class TensorSplit:
         return len(self.labels)
 
     def batch(self, indices: Indices) -> Batch:
+        """The samples of these indices: see `Split`."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         return self.images[chosen], self.labels[chosen]
 
@@ -104,6 +105,7 @@ class FolderSplit:
         return len(self.samples)
 
     def batch(self, indices: Indices) -> Batch:
+        """The samples of these indices: see `Split`."""
         # Pillow registers its formats on first use, and threads that race there fail to see some.
         Image.init()
         chosen = torch.as_tensor(indices, dtype=torch.int64).tolist()

@@ -9,6 +9,11 @@ BOTH = "conv+fc"
 """The role of a CONV worker with an FC worker beside it."""
 
 
+def even_slice(size: int, index: int, count: int) -> slice:
+    """Slice number `index` of `count` even ones of `size` values; they differ by at most one."""
+    return slice(size * index // count, size * (index + 1) // count)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """The resolved distribution of one run. Ranks with data come first, in data order."""

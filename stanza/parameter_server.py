@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from stanza.exchange import OptimizerFactory
+from stanza.layout import even_slice
 from systems.beside import beside
 from systems.transport import Transfer, Transport, TransportError
 
@@ -42,7 +43,7 @@ class Bucket:
 
     def slice(self, servers: int, index: int) -> slice:
         """The values that server number `index` holds; sizes differ by at most one."""
-        return slice(self.size * index // servers, self.size * (index + 1) // servers)
+        return even_slice(self.size, index, servers)
 
     def flat_parameters(self) -> Tensor:
         """A copy of the parameters, float [size]."""

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from stanza import predict, schedule
+from stanza.costs import Costs, CostsAt
+from stanza.costs import costs_at as profiled_costs
 from stanza.layout import Layout, layout
 from stanza.options import FcParallel, FcPlacement, Options
 from stanza.predict import Prediction
@@ -93,13 +95,7 @@ def plan(
         resolved, reason = layout(options, world_size, 0, 1), "as given"
     else:
         chosen, reason = _choose(options, world_size, predictions)
-        changed = dataclasses.replace(
-            options,
-            fc_parallel=chosen.fc_parallel,
-            fc_placement=chosen.fc_placement,
-            **baseline_options(chosen.scheme),
-        )
-        resolved = layout(changed, world_size, chosen.fc_workers, chosen.micro_batches)
+        _, resolved = as_run(options, chosen, world_size)
     return Plan(
         layout=resolved,
         reason=reason,
@@ -131,9 +127,20 @@ def baseline_options(scheme: str) -> dict[str, Any]:
     }[scheme]
 
 
-def costs_at(options: Options, profile: ModelProfile) -> predict.CostsAt:
+def as_run(options: Options, prediction: Prediction, world_size: int) -> tuple[Options, Layout]:
+    """The options and the layout that run what was predicted."""
+    changed = dataclasses.replace(
+        options,
+        fc_parallel=prediction.fc_parallel,
+        fc_placement=prediction.fc_placement,
+        **baseline_options(prediction.scheme),
+    )
+    return changed, layout(changed, world_size, prediction.fc_workers, prediction.micro_batches)
+
+
+def costs_at(options: Options, profile: ModelProfile) -> CostsAt:
     """The profile's costs at any batch, with the cut in the options' precision."""
-    return predict.costs_at(profile, WIRE_BYTES[options.cut_dtype])
+    return profiled_costs(profile, WIRE_BYTES[options.cut_dtype])
 
 
 def predict_all(
@@ -144,13 +151,13 @@ def predict_all(
     link = cluster.slowest_link
     at = costs_at(options, profile)
 
-    def costs(workers: int) -> predict.Costs:
+    def costs(workers: int) -> Costs:
         return at(options.local_batch(workers))
 
     dedicated = max(1, world_size - options.ps_servers)
     baselines: list[Prediction] = [predict.ddp(costs(world_size), world_size, link)]
     if world_size > 1:
-        both: Sequence[Callable[[predict.Costs, int, int, Link], Prediction]] = (
+        both: Sequence[Callable[[Costs, int, int, Link], Prediction]] = (
             predict.ps_blocking,
             predict.ps_pipelined,
         )
@@ -173,7 +180,7 @@ def predict_all(
     return (*baselines, *separated)
 
 
-def _modes(options: Options, at: predict.CostsAt) -> list[tuple[FcParallel, FcPlacement]]:
+def _modes(options: Options, at: CostsAt) -> list[tuple[FcParallel, FcPlacement]]:
     """What is asked for. "auto" passes over columns of a network that has none, and, where both are
     "auto", over the two modes that have never won in emulation: replicas beside CONV workers, and
     columns on nodes of their own."""
@@ -209,7 +216,7 @@ def _fc_workers(
 
 
 def _separated(
-    at: predict.CostsAt,
+    at: CostsAt,
     batch: int,
     conv: int,
     f: int,

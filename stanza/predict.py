@@ -10,9 +10,7 @@ which small micro-batches pay more often.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stanza.costs import Costs as Costs
-from stanza.costs import CostsAt as CostsAt
-from stanza.costs import costs_at as costs_at
+from stanza.costs import Costs, CostsAt
 from stanza.exchange import BUCKET_MEBIBYTES
 from stanza.options import FcParallel, FcPlacement
 from systems.cluster import Link

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from systems.claims import Claim
+from systems.cluster import Cluster
 from systems.record import Tier
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -20,6 +21,8 @@ class Case:
     options: Any
     nodes: int | None = None
     """Of the emulated cluster. None: the experiment's world size."""
+    cluster: Cluster | None = None
+    """What an emulated case runs on. None: the experiment's cluster."""
     level: Literal["quick", "full"] = "quick"
     """The least level at which it is run."""
 

@@ -47,6 +47,7 @@ def throughput(values: Mapping[str, Sequence[float]], folder: Path) -> Figure:
 
 
 def losses(results: Results, folder: Path) -> Figure:
+    """Training loss of every scheme, and its difference to one process's."""
     curves = {name: runs[0]["loss"] for name, runs in results.items()}
     alone = curves["single"]
     steps = range(len(alone))
@@ -92,6 +93,7 @@ def _smooth(values: Sequence[float], width: int = 10) -> list[float]:
 
 
 def bytes_per_step(results: Results, folder: Path) -> Figure:
+    """Bytes of the busiest rank: the traffic table's, and those that the kernel counted."""
     names = [name for name in results if name != "single"]
     table = [[(busiest(results[name][0], "table") or 0.0) / 1e6] for name in names]
     counted = [[(busiest(run, "tcp") or 0.0) / 1e6 for run in results[name]] for name in names]
@@ -119,6 +121,7 @@ def bytes_per_step(results: Results, folder: Path) -> Figure:
 
 
 def table(results: Results) -> str:
+    """Throughput, step time, prediction and accuracy of every scheme, in Markdown."""
     lines = [
         "| scheme | samples/s | step ms, median | predicted ms | test accuracy | n |",
         "| --- | --- | --- | --- | --- | --- |",

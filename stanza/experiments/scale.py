@@ -23,7 +23,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
     drawn = [
         figures.speedups(results, target, folder),
         figures.over_nodes(results, target, folder),
-        figures.over_rates(clusters, folder),
+        figures.over_rates(results, clusters, folder),
         figures.over_f(results, target, folder),
     ]
     notes: tuple[str, ...] = ()

@@ -111,7 +111,7 @@ def _emulated_over_nodes(model: str, results: Results) -> dict[str, Curve]:
     return found
 
 
-def over_rates(clusters: dict[int, Cluster], folder: Path) -> Figure:
+def over_rates(results: Results, clusters: dict[int, Cluster], folder: Path) -> Figure:
     """Speed-up against bandwidth."""
     panels = [
         Lines(
@@ -127,9 +127,11 @@ def over_rates(clusters: dict[int, Cluster], folder: Path) -> Figure:
                 for scheme in SCHEMES
                 if scheme != "auto"
             },
+            points=_emulated_over_rates(model, results),
+            points_label="emulated",
             x_label="bandwidth, Gb/s",
             y_label="speed-up of auto (x)",
-            title=f"{model}, 10 nodes (simulated)",
+            title=f"{model}, 10 nodes ({_tiers(results)})",
             logarithmic=True,
             logarithmic_x=True,
             reference=1.0,
@@ -137,11 +139,21 @@ def over_rates(clusters: dict[int, Cluster], folder: Path) -> Figure:
         for model in MODELS
     ]
     return Figure(
-        path=draw(folder / "scale-bandwidth", panels, _footnote({})),
+        path=draw(folder / "scale-bandwidth", panels, _footnote(results)),
         title="Speed-up over bandwidth",
-        tier="simulated",
-        caption="Where a curve reaches 1, separation no longer pays and the planner chooses none.",
+        tier="emulated" if results else "simulated",
+        caption="Where a curve reaches 1, separation no longer pays and the planner chooses none. "
+        "Lines are simulated, crosses emulated.",
     )
+
+
+def _emulated_over_rates(model: str, results: Results) -> dict[str, Curve]:
+    found: dict[str, Curve] = {}
+    for scheme in SCHEMES:
+        by_rate = grid.over_rates(results, model, scheme) if scheme != "auto" else {}
+        if by_rate:
+            found[f"over {scheme}"] = (list(by_rate), list(by_rate.values()))
+    return found
 
 
 def over_f(results: Results, target: Cluster, folder: Path) -> Figure:

@@ -8,11 +8,12 @@ import dataclasses
 import functools
 from dataclasses import dataclass
 
-from stanza import predict, schedule
 from stanza.experiments.targets import AUTO
 from stanza.options import Options
-from stanza.plan import costs_at, load_profile, plan, predict_all
-from systems.cluster import Cluster, Link
+from stanza.plan import as_run, costs_at, load_profile, plan, predict_all
+from stanza.predict import Prediction
+from stanza.schedule import Simulated, played_plan
+from systems.cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -31,38 +32,22 @@ def point(model: str, scheme: str, target: Cluster) -> Point:
         free = dataclasses.replace(options, **AUTO)
         planned = plan(free, target.size, target, profile).chosen
         assert planned is not None  # with a cluster and a profile there is always a prediction
-        played = play(options, planned, target)
-        return Point(played.samples_per_s, planned.step_s / played.step_s)
-    predictions = predict_all(options, target.size, target, profile)
-    planned = next(p for p in predictions if p.scheme == scheme)
+    else:
+        predictions = predict_all(options, target.size, target, profile)
+        planned = next(p for p in predictions if p.scheme == scheme)
     played = play(options, planned, target)
     return Point(played.samples_per_s, planned.step_s / played.step_s)
 
 
-def play(options: Options, planned: predict.Prediction, target: Cluster) -> schedule.Simulated:
-    at, link, n = costs_at(options, load_profile(options.model)), target.slowest_link, target.size
-    if planned.scheme == "stanza":
-        conv = n if planned.fc_placement == "colocated" else n - planned.fc_workers
-        return schedule.stanza(
-            at,
-            options.local_batch(conv),
-            conv,
-            planned.fc_workers,
-            planned.micro_batches,
-            link,
-            fc_parallel=planned.fc_parallel,
-            fc_placement=planned.fc_placement,
-        )
-    cost = at(options.local_batch(n))
-    if planned.scheme == "ddp":
-        return schedule.ddp(cost, n, link)
-    if planned.scheme == "ps-sharded":
-        return schedule.ps_sharded(cost, n, link)
-    pipelined = planned.scheme == "ps-pipelined"
-    return schedule.ps_dedicated(cost, n - 1, 1, link, pipelined=pipelined)
+def play(options: Options, planned: Prediction, target: Cluster) -> Simulated:
+    """Play what was predicted."""
+    run, layout = as_run(options, planned, target.size)
+    at = costs_at(run, load_profile(run.model))
+    return played_plan(run, layout, at, target.slowest_link)
 
 
 def at_rate(target: Cluster, gigabits: float) -> Cluster:
-    """The cluster with other links of this many Gb/s."""
-    latency_s = target.slowest_link.latency_s
-    return target.with_link(Link(bandwidth_bits_per_s=gigabits * 1e9, latency_s=latency_s))
+    """The cluster with links of this many Gb/s, and a name that says so."""
+    link = dataclasses.replace(target.slowest_link, bandwidth_bits_per_s=gigabits * 1e9)
+    named = dataclasses.replace(target, name=f"{target.name}-at-{gigabits:g}g")
+    return named.with_link(link)

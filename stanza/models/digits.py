@@ -34,5 +34,6 @@ class DigitsCNN(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images [b, 1, 8, 8] to logits [b, classes]."""
         logits: Tensor = self.classifier(self.features(images).flatten(1))
         return logits

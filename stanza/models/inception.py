@@ -32,6 +32,7 @@ class NormalisedConvolution(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, images: Tensor) -> Tensor:
+        """[b, C, H, W] to [b, C', H', W']: convolution, batch norm, ReLU."""
         activation: Tensor = self.relu(self.bn(self.conv(images)))
         return activation
 
@@ -102,6 +103,7 @@ class Mixed(nn.Module):
         return chain, fork
 
     def forward(self, block_input: Tensor) -> Tensor:
+        """The paths' outputs, joined along the channels."""
         outputs: list[Tensor] = []
         for chain, fork in self.paths:
             activation = block_input
@@ -195,6 +197,7 @@ class AuxiliaryClassifier(nn.Module):
         self.fc = nn.Linear(768, classes)
 
     def forward(self, activation: Tensor) -> Tensor:
+        """[b, 768, 17, 17] to auxiliary logits [b, classes]."""
         activation = self.conv1(self.conv0(self.pooling(activation)))
         logits: Tensor = self.fc(self.avgpool(activation).flatten(1))
         return logits
@@ -236,6 +239,7 @@ class InceptionV3(nn.Module):
         self.fc = nn.Linear(2048, classes)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Images [b, 3, 299, 299] to logits [b, classes], in training with the auxiliary ones."""
         activation = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))
         activation = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(self.maxpool1(activation)))
         activation = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(self.maxpool2(activation))))

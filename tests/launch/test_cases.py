@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from launch import cases
+from stanza.experiments.simulated import at_rate
 from stanza.experiments.targets import AUTO
 from stanza.options import Options
+from systems import cluster
 from systems.experiment import Case, Experiment, Outcome
 
+FASTER = at_rate(cluster.load("ec2-p3-10g"), 25)
 VGG = Options(model="vgg16", steps=3)
 SHARDED: dict[str, Any] = {"scheme": "ps", "ps_mode": "pipelined", "ps_placement": "colocated"}
 CASES = (
@@ -21,6 +24,7 @@ CASES = (
     Case(name="auto resnet50 10", options=replace(VGG, model="resnet50", **AUTO), nodes=10),
     Case(name="sharded resnet50 10", options=replace(VGG, model="resnet50", **SHARDED), nodes=10),
     Case(name="auto 4", options=VGG, nodes=4),
+    Case(name="ddp 10 at 25g", options=replace(VGG, scheme="ddp"), nodes=10, cluster=FASTER),
 )
 
 
@@ -54,10 +58,13 @@ def experiment() -> Experiment:
 
 def test_cases_that_are_one_job_run_once(ran: list[list[str]], tmp_path: Path) -> None:
     results = cases.run_emulated_cases(experiment(), CASES, 1, tmp_path)
-    assert ran == [["auto-4-0"], ["ddp-10-0", "f1-10-0", "auto-resnet50-10-0"]]
+    assert ran == [["auto-4-0"], ["ddp-10-0", "f1-10-0", "auto-resnet50-10-0", "ddp-10-at-25g-0"]]
     assert results["sharded resnet50 10"] == results["auto resnet50 10"]
     assert results["auto 10"] == results["f=1 10"] == [{"folder": "f1-10-0"}]
     assert set(results) == {case.name for case in CASES}
+    # The same scheme at another rate is another job, on the emulated links of the others.
+    job = (tmp_path / "ddp-10-at-25g-0" / "job.toml").read_text()
+    assert "ec2-p3-10g-at-25g.toml" in job
 
 
 def test_a_sweep_goes_on_where_it_stopped(
@@ -68,7 +75,7 @@ def test_a_sweep_goes_on_where_it_stopped(
     ran.clear()
     assert cases.run_emulated_cases(experiment(), CASES, 1, tmp_path) == first
     assert ran == [["f1-10-0"]]
-    assert "3 of 6 runs are done already" in capsys.readouterr().out
+    assert "4 of 7 runs are done already" in capsys.readouterr().out
 
 
 def test_without_root_there_are_no_results(

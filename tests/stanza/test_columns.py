@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 import stanza.columns
 import stanza.train
-from stanza.columns import Peers, columns_of, linears, part
+from stanza.columns import Peers, columns_of, linears
 from stanza.fc_worker import FcWorker
+from stanza.layout import even_slice
 from stanza.models import ARCHITECTURES, build_model
 from stanza.roles import Training
 from stanza.split import Split, split
@@ -200,7 +201,7 @@ def test_an_fc_worker_that_fails_beside_a_conv_worker_ends_the_run(parallel: Any
 
 @given(st.integers(0, 500), st.integers(1, 12))
 def test_slices_tile(size: int, count: int) -> None:
-    slices = [range(size)[part(size, index, count)] for index in range(count)]
+    slices = [range(size)[even_slice(size, index, count)] for index in range(count)]
     assert [value for held in slices for value in held] == list(range(size))
     assert max(map(len, slices)) - min(map(len, slices)) <= 1
 
@@ -245,7 +246,7 @@ class StandIn(nn.Module):
         return inputs.new_full((len(inputs), self.out_features), 7.0)
 
     def columns(self, index: int, count: int) -> nn.Module:
-        held = part(self.in_features, index, count)
+        held = even_slice(self.in_features, index, count)
         return StandIn(held.stop - held.start, self.out_features)
 
 

@@ -35,11 +35,9 @@ def results(**ratios: float) -> Results:
     """Every point of the full level; some schemes' emulated steps differ from simulated ones."""
     found: dict[str, list[dict[str, Any]]] = {}
     for case in grid.CASES:
-        model, rest = case.name.split(" ", 1)
+        _, rest = case.name.partition(" at ")[0].split(" ", 1)
         scheme, nodes = rest.rsplit(" ", 1)
-        found[grid.case_name(model, scheme, int(nodes))] = [
-            run(scheme, int(nodes), ratios.get(scheme, 1.0))
-        ]
+        found[case.name] = [run(scheme, int(nodes), ratios.get(scheme, 1.0))]
     return found
 
 
@@ -59,7 +57,7 @@ def test_good_results_pass_and_every_point_is_drawn(tmp_path: Path) -> None:
     found = claims(outcome)
     assert {claim.status for claim in found.values()} == {"pass"}
     assert found["stanza.speedup-over-ps-blocking.alexnet.emulated"].ours == 20
-    assert len(found) == 1 + len(MODELS) * 4
+    assert len(found) == 1 + len(MODELS) * 5
     agreement = next(f for f in outcome.figures if f.path.stem == "scale-agreement")
     rows = agreement.path.with_suffix(".csv").read_text().splitlines()
     assert len(rows) == 1 + len(MODELS) * len(grid.COMPARED) * 2
@@ -78,6 +76,21 @@ def test_tiers_that_disagree_are_off(tmp_path: Path) -> None:
 def test_a_choice_that_loses_is_off(tmp_path: Path) -> None:
     found = claims(scale.conclude(results(auto=5.0), tmp_path))
     assert found["stanza.speedup-over-ddp.resnet50.emulated"].status == "off"
+
+
+def test_a_link_rate_at_which_the_choice_loses_is_off(tmp_path: Path) -> None:
+    slow = dict(results())
+    slow["vgg16 auto 10 at 25g"] = [run("auto", 10, ratio=5.0)]
+    found = claims(scale.conclude(slow, tmp_path))
+    least = found["stanza.least-speedup-over-ddp.vgg16.emulated"]
+    assert (least.ours, least.status) == (pytest.approx(0.8), "off")
+    assert "1, 10, 25, 100 Gb/s" in least.what
+
+
+def test_other_link_rates_are_other_clusters() -> None:
+    rates = {c.cluster.slowest_link.bandwidth_bits_per_s for c in grid.CASES if c.cluster}
+    assert rates == {rate * 1e9 for rate in grid.GIGABITS}
+    assert len({c.cluster.name for c in grid.CASES if c.cluster}) == len(grid.GIGABITS)
 
 
 def test_without_emulation_the_figures_are_simulated(tmp_path: Path) -> None:

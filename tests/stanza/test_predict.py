@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stanza import predict, schedule
-from stanza.costs import FcStage
+from stanza import costs, predict, schedule
+from stanza.costs import Costs, CostsAt, FcStage
 from stanza.layout import layout
 from stanza.options import Options
 from stanza.plan import load_profile, shipped_profiles
-from stanza.predict import Costs, CostsAt, Prediction
+from stanza.predict import Prediction
 from stanza.traffic import Sizes, traffic
 from systems.cluster import Link
 from systems.profile import LayerProfile, ModelProfile
@@ -270,7 +270,7 @@ def test_no_step_is_shorter_than_its_busiest_resource(
 def test_the_period_is_read_off_in_the_steady_state(
     profile: str, micro: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at = predict.costs_at(load_profile(profile))
+    at = costs.costs_at(load_profile(profile))
 
     def periods(steps: int) -> list[float]:
         monkeypatch.setattr(predict, "STEADY_STEPS", steps)
@@ -292,7 +292,7 @@ def test_the_period_is_read_off_in_the_steady_state(
 @pytest.mark.parametrize("name", shipped_profiles())
 @pytest.mark.parametrize(("conv", "fc"), [(9, 1), (8, 2), (7, 3), (5, 5)])
 def test_fc_time_grows_with_the_conv_workers_of_an_fc_worker(name: str, conv: int, fc: int) -> None:
-    at = predict.costs_at(load_profile(name))
+    at = costs.costs_at(load_profile(name))
     own_s = at(64).fc_forward_s + at(64).fc_backward_s
     predicted = predict.stanza(at, 64, conv, fc, 1, LINK)
     assert predicted.resources["FC compute"] == pytest.approx(own_s * math.ceil(conv / fc))
@@ -303,7 +303,7 @@ def test_fc_time_grows_with_the_conv_workers_of_an_fc_worker(name: str, conv: in
 @pytest.mark.parametrize("name", shipped_profiles())
 def test_costs_account_for_the_whole_profile(name: str) -> None:
     profile = load_profile(name)
-    cost = predict.costs_at(profile)(profile.batch_size)
+    cost = costs.costs_at(profile)(profile.batch_size)
     assert cost.compute_s == pytest.approx(profile.forward_s + profile.backward_s)
     assert cost.conv_bytes + cost.fc_bytes == profile.parameter_bytes
 
@@ -337,7 +337,7 @@ SMALL = ModelProfile(
 
 
 def test_costs_are_parted_by_the_cut() -> None:
-    assert predict.costs_at(SMALL)(10) == Costs(
+    assert costs.costs_at(SMALL)(10) == Costs(
         conv_forward_s=2.0,
         conv_backward=((2.0, 0), (2.0, 70)),
         fc_forward_s=1.0,
@@ -349,19 +349,19 @@ def test_costs_are_parted_by_the_cut() -> None:
 
 
 def test_costs_scale_but_for_their_fixed_parts() -> None:
-    cost = predict.costs_at(SMALL)(20)
+    cost = costs.costs_at(SMALL)(20)
     assert cost.fc_forward_s == pytest.approx(0.1 + 2 * 0.9)
     assert cost.fc_backward_s == pytest.approx(0.2 + 2 * 1.8)
     assert (cost.cut_bytes, cost.fc_bytes) == (800, 300)
 
 
 def test_a_narrow_cut_halves_what_crosses() -> None:
-    assert predict.costs_at(SMALL, wire_bytes_per_value=2)(10).cut_bytes == 200
+    assert costs.costs_at(SMALL, wire_bytes_per_value=2)(10).cut_bytes == 200
 
 
 def test_micro_batches_pay_fixed_costs_each() -> None:
-    one = predict.stanza(predict.costs_at(SMALL), 10, 1, 1, 1, ENDLESS)
-    five = predict.stanza(predict.costs_at(SMALL), 10, 1, 1, 5, ENDLESS)
+    one = predict.stanza(costs.costs_at(SMALL), 10, 1, 1, 1, ENDLESS)
+    five = predict.stanza(costs.costs_at(SMALL), 10, 1, 1, 5, ENDLESS)
     assert one.resources["FC compute"] == pytest.approx(3.0)
     assert five.resources["FC compute"] == pytest.approx(5 * 0.3 + 2.7)
 

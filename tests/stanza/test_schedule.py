@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from stanza import predict, schedule
+from stanza import costs, predict, schedule
+from stanza.costs import Costs, CostsAt
 from stanza.layout import Layout, separated
 from stanza.options import FcParallel
 from stanza.plan import load_profile, shipped_profiles
-from stanza.predict import Costs, CostsAt, Prediction
+from stanza.predict import Prediction
 from stanza.schedule import STEPS, Simulated, play
 from stanza.traffic import Sizes, traffic
 from systems.cluster import Link
@@ -41,7 +42,7 @@ SCHEMES: dict[str, Callable[[Costs, int], Pair]] = {
 
 
 def costs_at(model: str) -> CostsAt:
-    return predict.costs_at(load_profile(model))
+    return costs.costs_at(load_profile(model))
 
 
 @pytest.mark.parametrize("model", shipped_profiles())
