@@ -12,6 +12,7 @@ import torch
 
 from launch.backends import find_mpirun
 from launch.ownership import PACKAGES, foreign_packages
+from sparsepipe.backends import BACKENDS, backend
 from stanza.plan import shipped_profiles
 from systems import cluster, record
 from systems.emulate import clean, leftovers
@@ -22,7 +23,6 @@ from systems.transport import tcp_bytes
 EXTRAS = {
     "mpi4py": ("mpi", "the mpi transport"),
     "deepspeed": ("deepspeed", "DeepSpeed baselines"),
-    "MinkowskiEngine": ("minkowski", "SparsePipe's second backend"),
     "transformers": ("speculative", "speculative sampling on real models"),
 }
 
@@ -39,7 +39,8 @@ def main(arguments: Sequence[str]) -> None:
         ok, text = check()
         broken |= not ok
         print(f"{'ok' if ok else 'BAD':5}{text}")
-    for check in (_gpus, _mpirun, _compiler, _emulation, _tcp, *(_extra(name) for name in EXTRAS)):
+    here = (_gpus, _mpirun, _compiler, _emulation, _tcp)
+    for check in (*here, *map(_backend, BACKENDS), *map(_extra, EXTRAS)):
         ok, text = check()
         print(f"{'ok' if ok else '-':5}{text}")
     print(f"     clusters: {', '.join(cluster.presets())}")
@@ -104,6 +105,17 @@ def _emulation() -> tuple[bool, str]:
 def _tcp() -> tuple[bool, str]:
     counts = tcp_bytes() is not None
     return counts, f"bytes counted by the kernel (TCP_INFO): {'yes' if counts else 'not here'}"
+
+
+def _backend(name: str) -> Check:
+    def check() -> tuple[bool, str]:
+        try:
+            backend(name)
+        except InputError as error:
+            return False, f"sparse {error}"
+        return True, f"sparse backend {name!r} works"
+
+    return check
 
 
 def _extra(name: str) -> Check:

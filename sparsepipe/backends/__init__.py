@@ -1,7 +1,7 @@
 """Who computes convolutions. A backend is a module with the two functions of `Backend`.
 
-`native` (PyTorch operators) is always there. Further ones join `BACKENDS` by name and are imported
-when first used.
+`native` (PyTorch operators) is always there, `minkowski` (MinkowskiEngine) where it is installed.
+Backends are imported when first used.
 """
 
 import importlib
@@ -13,7 +13,10 @@ from torch.autograd.function import Function, once_differentiable
 from sparsepipe.kernel_map import KernelMap
 from systems.schema import InputError, remedy
 
-BACKENDS = {"native": "sparsepipe.backends.native"}
+BACKENDS = {
+    "native": "sparsepipe.backends.native",
+    "minkowski": "sparsepipe.backends.minkowski",
+}
 """Name to module."""
 
 
@@ -42,11 +45,14 @@ def backend(name: str) -> Backend:
     """The backend of this name.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or what it needs is not installed.
     """
     if name not in BACKENDS:
         raise InputError(f"backend {name!r}: {remedy(name, BACKENDS)}")
-    return cast(Backend, importlib.import_module(BACKENDS[name]))
+    try:
+        return cast(Backend, importlib.import_module(BACKENDS[name]))
+    except ImportError as error:
+        raise InputError(f"backend {name!r}: {error}; make {name} builds it") from None
 
 
 def convolve(

@@ -16,8 +16,9 @@ from sparsepipe.kernel_map import KernelMap
 
 BUFFER_BYTES = 8 * 2**20
 """What a block's buffers may take on a CPU. Half or twice as much makes little difference."""
-LEAST_PAIRS = 128
-"""Pairs of a block's offset, on average: shorter products run far below the device's speed."""
+PAIRS_PER_CHANNEL = 2
+"""Pairs of a block's offset, on average, at least, for each channel of input and output: fewer, and
+bringing the weight into the cache takes as long as the product."""
 
 
 def forward(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -50,10 +51,11 @@ def backward(
     _, inner, outer = weight.shape
     of_features = torch.empty_like(features) if needed[0] else None
     # In float32 at least: a sum over all pairs in bfloat16 would lose the small ones.
-    of_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    of_weight = torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
     blocks = _blocks(kernel_map.transpose, features, inner + outer)
     x_buffer, y_buffer = _buffers(blocks, features, inner, outer)
     transposed, of_weights = weight.transpose(1, 2).unbind(), of_weight.unbind()
+    begun: set[int] = set()
     for block in blocks:
         x, y = x_buffer[: len(block.inputs)], y_buffer[: len(block.inputs)]
         torch.index_select(gradient, 0, block.inputs, out=y)
@@ -62,11 +64,14 @@ def backward(
             block.offsets, x.split(block.counts), y.split(block.counts), strict=True
         ):
             if needed[1]:
-                _add_product(of_weights[k], x_k.t(), y_k)
+                _add_product(of_weights[k], x_k.t(), y_k, first=k not in begun)
+                begun.add(k)
             if needed[0]:
                 torch.mm(y_k, transposed[k], out=x_k)
         if of_features is not None:
             of_features[block.rows] = _summed(x, block)
+    for k in set(range(len(weight))) - begun:
+        of_weights[k].zero_()
     return of_features, of_weight.to(weight.dtype) if needed[1] else None
 
 
@@ -75,7 +80,8 @@ def _blocks(kernel_map: KernelMap, features: Tensor, channels: int) -> list[Bloc
     if features.device.type != "cpu":
         return kernel_map.blocks(max(outputs, 1))
     affordable = BUFFER_BYTES // (channels * features.element_size())
-    rows = max(affordable, LEAST_PAIRS * len(kernel_map.counts)) * outputs // pairs
+    least = PAIRS_PER_CHANNEL * channels * len(kernel_map.counts)
+    rows = max(affordable, least) * outputs // pairs
     return kernel_map.blocks(1 << max(rows, 1).bit_length() - 1)  # few sizes, so layers share them
 
 
@@ -89,8 +95,12 @@ def _summed(values: Tensor, block: Block) -> Tensor:
     return F.embedding_bag(block.order, values, block.starts, mode="sum", include_last_offset=True)
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    if total.dtype == left.dtype:
+def _add_product(total: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
+    if first and total.dtype == left.dtype:
+        torch.mm(left, right, out=total)
+    elif first:
+        total.copy_(torch.mm(left, right))
+    elif total.dtype == left.dtype:
         total.addmm_(left, right)
     else:
         total += torch.mm(left, right)
