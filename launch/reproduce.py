@@ -17,12 +17,13 @@ from typing import Any, Literal
 from launch import job as jobs
 from launch.cases import run_emulated_cases, run_measured_cases
 from launch.report import write_report
-from stanza.experiments import EXPERIMENTS
+from sparsepipe import experiments as of_sparsepipe
+from stanza import experiments as of_stanza
 from systems import record
 from systems.experiment import Experiment, Outcome, Results
 from systems.schema import InputError
 
-SYSTEMS = {"stanza": EXPERIMENTS}
+SYSTEMS = {"stanza": of_stanza.EXPERIMENTS, "sparsepipe": of_sparsepipe.EXPERIMENTS}
 PARTS = {"records", "figures", "claims.json", "report.md"}
 """All that a reproduction leaves in its folder."""
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
         systems = [words.pop(0)]
         if systems[0] not in SYSTEMS:
             raise InputError(f"reproduce {systems[0]}: no such system; give {' or '.join(SYSTEMS)}")
-    program = "launch reproduce [stanza]"
+    program = f"launch reproduce [{'|'.join(SYSTEMS)}]"
     flags = jobs.parse_flags(ReproduceArguments, words, program, ReproduceArguments())
     folder = Path(flags.out)
     if not folder.name:
@@ -87,10 +88,12 @@ def _keep_earlier(folder: Path) -> None:
 def _run(experiment: Experiment, level: str, folder: Path) -> Results:
     """Run all cases of an experiment, read their results."""
     print(f"\n== {experiment.title} (tier {experiment.tier})", flush=True)
+    records = folder / "records" / experiment.id
+    if experiment.measure is not None:
+        return experiment.measure(level, records)
     cases = [case for case in experiment.cases if case.level == "quick" or level == "full"]
     if not cases:
         return {}
-    records = folder / "records" / experiment.id
     if experiment.tier == "emulated":
         return run_emulated_cases(experiment, cases, experiment.repeats[level], records)
     return run_measured_cases(experiment, cases, experiment.repeats[level], records)

@@ -51,7 +51,8 @@ class Outcome:
 class Experiment:
     """A sweep and what it shows.
 
-    Without cases, or where nothing can be emulated, nothing is run and `conclude` gets no results.
+    It has cases, which the launcher runs, or a `measure` that runs here; or neither. Then, or where
+    nothing can be emulated, nothing is run and `conclude` gets no results.
     """
 
     id: str
@@ -63,5 +64,7 @@ class Experiment:
     cases: tuple[Case, ...] = ()
     repeats: Mapping[str, int]
     """Repetitions by level; each has its own seed, and cases alternate within a repetition."""
+    measure: Callable[[str, Path], Results] | None = None
+    """Measures at a level, in this process; keeps what it finds in a folder, and goes on there."""
     conclude: Callable[[Results, Path], Outcome]
     """Draws into a folder and judges."""

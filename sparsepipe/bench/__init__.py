@@ -1,0 +1,1 @@
+"""Time and memory of sparse convolution, several engines side by side."""

@@ -1,0 +1,61 @@
+"""The clouds that engines compete on."""
+
+import torch
+from torch import Tensor, nn
+
+from sparsepipe.bench.engines import Task
+from sparsepipe.clouds import load
+from sparsepipe.quantize import collate, sparse_quantize
+from systems.schema import InputError
+
+POINTS = 20_000
+"""Of each generated shape, before it is cut into voxels."""
+
+
+def task(cloud: str, channels: int) -> Task:
+    """The work on a cloud: `sphere:SIDE` or `sphere:SIDExBATCH`, a surface that fills a cube of
+    SIDE voxels; or `shapes:VOXEL_SIZExBATCH`, generated shapes in the unit cube.
+
+    Raises:
+        InputError: a cloud of no such kind.
+    """
+    kind, _, sizes = cloud.partition(":")
+    size, _, batch = sizes.partition("x")
+    try:
+        batch_size = int(batch or 1)
+        if kind == "sphere":
+            coordinates, side = _spheres(int(size), batch_size), int(size)
+        elif kind == "shapes":
+            coordinates = _shapes(float(size), batch_size)
+            side = int(coordinates[:, 1:].amax()) + 1
+        else:
+            raise ValueError(kind)
+    except ValueError:
+        raise InputError(
+            f"cloud {cloud!r}: give sphere:SIDE, sphere:SIDExBATCH or shapes:VOXEL_SIZExBATCH"
+        ) from None
+    return Task(coordinates=coordinates, batch_size=batch_size, side=side, channels=channels)
+
+
+def shell(side: int) -> Tensor:
+    """Voxels of a sphere's surface, int32 [N, 3], sorted, in a cube of this many voxels a side."""
+    axis = torch.arange(side)
+    plane = torch.cartesian_prod(axis, axis)
+    middle, found = (side - 1) / 2, []
+    for x in range(side):  # plane by plane: the whole grid would set the peak of memory
+        distance = ((plane - middle).square().sum(1) + (x - middle) ** 2).sqrt()
+        near = plane[(distance - 0.45 * side).abs() < 0.5]
+        found.append(nn.functional.pad(near, (1, 0)) + torch.tensor([x, 0, 0]))
+    return torch.cat(found).int()
+
+
+def _spheres(side: int, batch_size: int) -> Tensor:
+    surface = shell(side)
+    return torch.cat([nn.functional.pad(surface, (1, 0), value=b) for b in range(batch_size)])
+
+
+def _shapes(voxel_size: float, batch_size: int) -> Tensor:
+    split = load("shapes", points=POINTS).train
+    points = [torch.from_numpy(split.cloud(index).points) for index in range(batch_size)]
+    # From a corner on, since spconv wants no negative coordinates.
+    return collate([sparse_quantize(p - p.amin(0), voxel_size) for p in points]).coordinates
