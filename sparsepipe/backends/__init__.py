@@ -1,20 +1,29 @@
 """Who computes convolutions. A backend is a module with the two functions of `Backend`.
 
-`native` (PyTorch operators) is always there. Further ones join `BACKENDS` by name and are imported
-when first used.
+Backends are imported when first used. `native` is always there: PyTorch's operators, and on CUDA
+Triton's kernels where they run.
 """
 
 import importlib
+import warnings
+from functools import cache
 from typing import Any, Protocol, cast
 
+import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from sparsepipe.kernel_map import KernelMap
 from systems.schema import InputError, remedy
 
-BACKENDS = {"native": "sparsepipe.backends.native"}
-"""Name to module."""
+BACKENDS = {
+    "native": "sparsepipe.backends.native",
+    "pytorch": "sparsepipe.backends.native",
+    "triton": "sparsepipe.backends.fused",
+}
+"""Name to module. `pytorch` is `native` without Triton's kernels, to compare with."""
+LEAST_CAPABILITY = (8, 0)
+"""Of a GPU that `native` uses Triton's kernels on: older ones lack bfloat16 or go unsupported."""
 
 
 class Backend(Protocol):
@@ -38,15 +47,38 @@ class Backend(Protocol):
         the output [M, Cout]."""
 
 
-def backend(name: str) -> Backend:
-    """The backend of this name.
+def backend(name: str, device: torch.device | str = "cpu") -> Backend:
+    """The backend of this name, for tensors on this device.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or its library is not installed.
     """
     if name not in BACKENDS:
         raise InputError(f"backend {name!r}: {remedy(name, BACKENDS)}")
-    return cast(Backend, importlib.import_module(BACKENDS[name]))
+    if name == "native" and torch.device(device).type == "cuda" and _runs_triton(device):
+        name = "triton"
+    try:
+        return cast(Backend, importlib.import_module(BACKENDS[name]))
+    except ModuleNotFoundError as error:
+        raise InputError(f"backend {name!r} needs {error.name}: pip install {error.name}") from None
+
+
+@cache
+def _runs_triton(device: torch.device | str) -> bool:
+    """Whether Triton is installed, finds what it builds launchers with and knows the GPU."""
+    try:
+        if torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
+            return False
+        triton = importlib.import_module("triton")
+        triton.runtime.driver.active.get_current_target()
+    except Exception as error:  # whatever it is, PyTorch's operators do not need it
+        warnings.warn(
+            f"convolutions on {device} run with PyTorch's operators, without Triton's kernels: "
+            f"{error}",
+            stacklevel=3,
+        )
+        return False
+    return True
 
 
 def convolve(
@@ -58,7 +90,9 @@ def convolve(
         InputError: shapes, types or devices that do not fit, or an unknown backend.
     """
     _check(features, weight, kernel_map)
-    output: Tensor = _Convolution.apply(features, weight, kernel_map, backend(name))
+    output: Tensor = _Convolution.apply(
+        features, weight, kernel_map, backend(name, features.device)
+    )
     return output
 
 
