@@ -33,7 +33,8 @@ TILES = {
 LEAST_CHANNELS = 16
 """Of a tile: what the hardware multiplies at once."""
 PROGRAMS = 1024
-"""For the weight's gradient, at least: several for each multiprocessor of any GPU."""
+"""For the weight's gradient, where pairs suffice: several for each multiprocessor of any GPU, so
+that all of them add up in the same order."""
 
 
 def forward(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -204,8 +205,8 @@ def convolution_tile(dtype: torch.dtype, inner: int, outer: int) -> dict[str, An
 def weight_gradient_tile(dtype: torch.dtype, inner: int, outer: int) -> dict[str, Any]:
     """The constants of `weight_gradient_kernel`: a tile of the weight, and the pairs summed at
     once."""
-    pairs, columns, _ = TILES[dtype]
-    shape = {"ROWS": _part(inner, pairs), "COLUMNS": _part(outer, columns), "DEPTH": pairs}
+    rows, columns, pairs = TILES[dtype]
+    shape = {"ROWS": _part(inner, rows), "COLUMNS": _part(outer, columns), "DEPTH": pairs}
     return shape | _arithmetic(dtype)
 
 
