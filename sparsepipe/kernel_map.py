@@ -7,12 +7,14 @@ lowest z; from there on the search walks to the next voxels above.
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from sparsepipe.blocks import Block, cut
 from sparsepipe.coordinates import REACH, displacement, kernel_offsets, kernel_steps
+from sparsepipe.neighbours import Neighbours, tabulate
 from systems.schema import InputError
 
 
@@ -93,6 +95,16 @@ class KernelMap:
     def inputs_by_output(self) -> Tensor:
         """int32 [P]: the input rows sorted by output row, then by offset."""
         return self.input_rows.index_select(0, self.output_rows.argsort(stable=True))
+
+    @cached_property
+    def firsts(self) -> Tensor:
+        """int64 [K + 1]: where each offset's pairs start."""
+        return torch.tensor([0, *accumulate(self.counts)], device=self.input_rows.device)
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """The map as a table of outputs and offsets."""
+        return tabulate(self.input_rows, self.output_rows, self.counts, len(self.output_keys))
 
     def blocks(self, rows: int) -> list[Block]:
         """The map cut into blocks of `rows` outputs."""

@@ -1,12 +1,15 @@
 """Who computes convolutions. A backend is a module with the two functions of `Backend`.
 
-`native` (PyTorch operators) is always there, `minkowski` (MinkowskiEngine) where it is installed.
-Backends are imported when first used.
+Backends are imported when first used. `native` is always there: PyTorch's operators, and on CUDA
+Triton's kernels where they run. `minkowski` is MinkowskiEngine, where it is installed.
 """
 
 import importlib
+import warnings
+from functools import cache
 from typing import Any, Protocol, cast
 
+import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
@@ -15,9 +18,14 @@ from systems.schema import InputError, remedy
 
 BACKENDS = {
     "native": "sparsepipe.backends.native",
+    "pytorch": "sparsepipe.backends.native",
+    "triton": "sparsepipe.backends.fused",
     "minkowski": "sparsepipe.backends.minkowski",
 }
-"""Name to module."""
+"""Name to module. `pytorch` is `native` without Triton's kernels, to compare with."""
+INSTALL = {"triton": "pip install triton", "minkowski": "make minkowski"}
+LEAST_CAPABILITY = (8, 0)
+"""Of a GPU that `native` uses Triton's kernels on: older ones lack bfloat16 or go unsupported."""
 
 
 class Backend(Protocol):
@@ -41,18 +49,38 @@ class Backend(Protocol):
         the output [M, Cout]."""
 
 
-def backend(name: str) -> Backend:
-    """The backend of this name.
+def backend(name: str, device: torch.device | str = "cpu") -> Backend:
+    """The backend of this name, for tensors on this device.
 
     Raises:
-        InputError: there is none, or what it needs is not installed.
+        InputError: there is none, or its library is not installed.
     """
     if name not in BACKENDS:
         raise InputError(f"backend {name!r}: {remedy(name, BACKENDS)}")
+    if name == "native" and torch.device(device).type == "cuda" and _runs_triton(device):
+        name = "triton"
     try:
         return cast(Backend, importlib.import_module(BACKENDS[name]))
     except ImportError as error:
-        raise InputError(f"backend {name!r}: {error}; make {name} builds it") from None
+        raise InputError(f"backend {name!r}: {error}; {INSTALL[name]}") from None
+
+
+@cache
+def _runs_triton(device: torch.device | str) -> bool:
+    """Whether Triton is installed, finds what it builds launchers with and knows the GPU."""
+    try:
+        if torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
+            return False
+        triton = importlib.import_module("triton")
+        triton.runtime.driver.active.get_current_target()
+    except Exception as error:  # whatever it is, PyTorch's operators do not need it
+        warnings.warn(
+            f"convolutions on {device} run with PyTorch's operators, without Triton's kernels: "
+            f"{error}",
+            stacklevel=3,
+        )
+        return False
+    return True
 
 
 def convolve(
@@ -64,7 +92,9 @@ def convolve(
         InputError: shapes, types or devices that do not fit, or an unknown backend.
     """
     _check(features, weight, kernel_map)
-    output: Tensor = _Convolution.apply(features, weight, kernel_map, backend(name))
+    output: Tensor = _Convolution.apply(
+        features, weight, kernel_map, backend(name, features.device)
+    )
     return output
 
 

@@ -75,7 +75,7 @@ def test_cuda_gives_what_the_cpu_gives(kernel: Kernel) -> None:
     x_there, weight_there = (value.detach().cuda().requires_grad_() for value in (x, weight))
     outputs = (
         convolve(x, weight, kernel_map),
-        convolve(x_there, weight_there, _map(there, kernel, False)),
+        convolve(x_there, weight_there, _map(there, kernel, False), "pytorch"),
     )
     ours, theirs = (
         (y, *torch.autograd.grad(y.square().sum(), of))
