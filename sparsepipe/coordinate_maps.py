@@ -29,8 +29,9 @@ class CoordinateMaps:
         return tuple(sorted(self._keys))
 
     def add(self, stride: int, keys: Tensor) -> None:
-        """The same clouds' voxels at another stride, as somebody else made them."""
-        self._keys[stride] = keys
+        """The same clouds' voxels at a stride, as somebody else made them, unless they are there:
+        tensors of one stride share the very object."""
+        self._keys.setdefault(stride, keys)
 
     def keys(self, stride: int) -> Tensor:
         """int64 [N], sorted and distinct.
