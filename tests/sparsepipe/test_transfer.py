@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sparsepipe.layers import GlobalMaxPooling, MaxPooling
 from sparsepipe.models import DENSE, MinkUNet, MinkVGG16
 from sparsepipe.network import Network, Stage
+from sparsepipe.shares import passages, within
 from sparsepipe.tensor import SparseTensor
 from sparsepipe.transfer import (
     CHANNELS,
@@ -23,7 +24,7 @@ from sparsepipe.transfer import (
     send,
     send_gradients,
 )
-from sparsepipe.values import Value, backward, data, gradients, leaves
+from sparsepipe.values import Value, backward, data, gradients, join, leaves, take
 from systems.distributed import World, start, stop
 from systems.environment import environment
 from systems.schema import InputError
@@ -240,6 +241,50 @@ def test_vgg_in_as_many_stages_as_layers(kit: str) -> None:
     inputs: Value = volume if kit == "dense" else random_tensor(3, voxels=1500)
     model.eval()  # too few voxels at the last strides for statistics
     expect_equal_steps(model, inputs, [range(1, 52), [26]], "finest")
+
+
+REPLICAS = (
+    ([range(0, 1), range(1, 4)], [range(0, 3), range(3, 4)]),
+    ([range(0, 4)], [range(0, 1), range(1, 2), range(2, 4)]),
+    ([range(0, 2), range(2, 4)], [range(0, 4)]),
+)
+
+
+@pytest.mark.parametrize(("first", "second"), REPLICAS)
+@pytest.mark.parametrize("cut", [20, 60])
+def test_replicas_that_split_the_mini_batch_differently(
+    first: list[range], second: list[range], cut: int
+) -> None:
+    """Each replica's gradients sum to those of one process; batch norm in evaluation mode."""
+    model = unet().eval()
+    inputs = random_tensor(3)
+    wanted_output, wanted = trained_step(model, inputs)
+    before, after = Network(model).stages([cut])
+    outputs = [before(*take([inputs], samples)) for samples in first]
+    arriving: list[list[tuple[Value, ...]]] = [[] for _ in second]
+    for source, target, samples in passages(first, second):
+        part = take(outputs[source], within(samples, first[source]))
+        arriving[target].append(passed(part, "finest"))
+    taken = [leaves(join(parts)) for parts in arriving]
+    results = [after(*values)[0] for values in taken]
+    output = torch.cat([data(result) for result in results])
+    assert_close(output.detach(), wanted_output)
+    (output * cotangent(output)).sum().backward()
+    returned: list[list[tuple[Value, ...]]] = [[] for _ in first]
+    for source, target, samples in passages(first, second):
+        part = take(gradients(taken[target]), within(samples, second[target]))
+        sent, transport = take(outputs[source], within(samples, first[source])), Loopback()
+        receiving = ReceivingGradients(transport, 0, sent)
+        send_gradients(transport, 0, part).wait()
+        returned[source].append(receiving.wait())
+    for made, parts in zip(outputs, returned, strict=True):
+        backward(made, [torch.cat(pieces) for pieces in zip(*map(tensors, parts), strict=True)])
+    for name, gradient in gradients_of([before, after]).items():
+        assert_close(gradient, wanted[name])
+
+
+def tensors(values: Sequence[Value]) -> list[Tensor]:
+    return [data(value) for value in values]
 
 
 # Between processes.
