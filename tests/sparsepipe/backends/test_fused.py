@@ -127,7 +127,7 @@ def test_native_goes_on_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backends.backend("native", "cuda") is native  # warned once
     backends._runs_triton.cache_clear()
     monkeypatch.delitem(sys.modules, "sparsepipe.backends.fused", raising=False)
-    with pytest.raises(InputError, match="backend 'triton': .*; pip install triton"):
+    with pytest.raises(InputError, match=r"backend 'triton': .*; pip install triton"):
         backends.backend("triton")
 
 
