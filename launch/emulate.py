@@ -85,6 +85,8 @@ def prepare(given: EmulatedJob) -> Path:
             f"--launcher {given.launcher}, --transport {given.transport}: emulated ranks are "
             "started here and talk over gloo; leave both out"
         )
+    if given.system != "stanza":
+        raise InputError(f"--system {given.system}: only stanza is emulated so far")
     if given.world_size < 2:
         raise InputError(
             f"--world-size {given.world_size}: a single node has no link to emulate; give 2 or more"

@@ -15,7 +15,8 @@ from typing import Literal, TypeVar
 import tomli_w
 import tyro
 
-from stanza.options import Options
+from sparsepipe.options import Options as SparsePipeOptions
+from stanza.options import Options as StanzaOptions
 from systems import schema
 from systems.schema import InputError
 
@@ -28,7 +29,7 @@ class Job:
 
     name: str = "stanza"
     """What its record is called."""
-    system: Literal["stanza"] = "stanza"
+    system: Literal["stanza", "sparsepipe"] = "stanza"
     """Which system runs."""
     world_size: int = 4
     """Ranks, one a node of the cluster. A launcher's own number wins."""
@@ -51,8 +52,10 @@ class Job:
     """Write a Chrome/Perfetto trace of every rank."""
     out: str | None = None
     """Folder of the record. None: a new one under runs/."""
-    stanza: Options = field(default_factory=Options)
+    stanza: StanzaOptions = field(default_factory=StanzaOptions)
     """Stanza's options."""
+    sparsepipe: SparsePipeOptions = field(default_factory=SparsePipeOptions)
+    """SparsePipe's options."""
 
     def __post_init__(self) -> None:
         if self.world_size < 1:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from launch import job as jobs
+from launch.drivers import driver
 from launch.job import Job
-from stanza.plan import Plan
 from systems import record, schema
 from systems.emulated import Emulation
 from systems.record import Tier
@@ -17,7 +17,7 @@ RUNS = Path("runs")
 
 
 def create_record(
-    job: Job, plan: Plan, tier: Tier = "measured", emulation: Emulation | None = None
+    job: Job, plan: Any, tier: Tier = "measured", emulation: Emulation | None = None
 ) -> Path:
     """Make the folder and write what is known before the first step.
 
@@ -61,9 +61,10 @@ def _fresh_folder(name: str) -> Path:
     return next(folder for folder in candidates if not folder.exists())
 
 
-def read_plan(folder: Path) -> Plan:
-    """The plan of a record."""
-    return schema.read(Plan, record.read_json(folder / "run.json")["plan"], str(folder))
+def read_plan(folder: Path) -> tuple[Job, Any]:
+    """The job of a record, and its plan."""
+    job = jobs.load(folder / "job.toml")
+    return job, driver(job).read_plan(record.read_json(folder / "run.json")["plan"], str(folder))
 
 
 def read_emulation(folder: Path) -> Emulation | None:

@@ -13,10 +13,9 @@ import torch
 
 from launch import job as jobs
 from launch.backends import run_ranks, start_command
+from launch.drivers import driver
 from launch.job import Job
-from launch.planning import plan_job, resolved
 from launch.records import create_record
-from stanza.workload import load_data
 from systems import record
 from systems.schema import InputError
 from systems.transport import import_mpi
@@ -56,9 +55,10 @@ def prepare(given: Job) -> Path:
         import_mpi()
     if given.out:
         record.claim_folder(Path(given.out))  # before anything is measured
-    plan = plan_job(given, may_measure=True)
-    load_data(given.stanza, plan.layout, given.seed)
-    return create_record(resolved(given, plan), plan)
+    system = driver(given)
+    plan = system.plan_job(given, may_measure=True)
+    system.check(given, plan)
+    return create_record(system.resolved(given, plan), plan)
 
 
 def _again(arguments: Sequence[str]) -> Job:

@@ -17,11 +17,14 @@ from launch.records import create_record
 from stanza import plan as stanza_plan
 from stanza.schedule import played_plan
 from systems import record, trace
+from systems.schema import InputError
 
 
 def main(arguments: Sequence[str]) -> None:
     """Plan, play, write the record, print the step time beside the planner's."""
     given = jobs.parse("simulate", arguments, Job())
+    if given.system != "stanza":
+        raise InputError(f"--system {given.system}: only stanza is simulated so far")
     basis = planning_basis(given, measure=True)
     assert basis is not None  # measured if need be
     target, profile = basis

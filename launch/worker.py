@@ -18,15 +18,10 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record as report_to_torchrun
 
 from launch import job as jobs
+from launch.drivers import Opened, driver
 from launch.job import Job
-from launch.planning import link_rates, plan_job, planning_basis, resolved
+from launch.planning import link_rates
 from launch.records import create_record, read_emulation, read_plan
-from stanza import train
-from stanza.emulated import emulated_workload
-from stanza.plan import Plan, costs_at, load_profile
-from stanza.schedule import played_plan
-from stanza.summary import summarize
-from stanza.workload import Workload, real_workload
 from systems import record, schema, trace
 from systems.distributed import World, start, stop
 from systems.emulated import Emulation
@@ -70,7 +65,7 @@ def work(arguments: Sequence[str], place: Environment) -> None:
 def _run(arguments: Sequence[str], place: Environment) -> None:
     if arguments and arguments[0] == "--records":
         folders = [Path(name) for name in arguments[1:]]
-        todo = [(jobs.load(folder / "job.toml"), read_plan(folder)) for folder in folders]
+        todo = [read_plan(folder) for folder in folders]
     else:
         given = jobs.parse("worker", arguments, Job())
         job, plan = _resolve(given, place)
@@ -78,7 +73,7 @@ def _run(arguments: Sequence[str], place: Environment) -> None:
     first_job, first_plan = todo[0]
     world = start(
         place,
-        first_plan.layout.roles,
+        driver(first_job).roles(first_job, first_plan),
         timeout_s=first_job.timeout_s,
         device=first_job.device,
     )
@@ -86,18 +81,19 @@ def _run(arguments: Sequence[str], place: Environment) -> None:
         folders = [_agree_on_folder(world, *todo[0])]
     calibration = _calibrated(place, folders[0], first_job)
     for (job, plan), folder in zip(todo, folders, strict=True):
-        execute(job, plan, world.with_roles(plan.layout.roles), folder, calibration)
+        roles = driver(job).roles(job, plan)
+        execute(job, plan, world.with_roles(roles), folder, calibration)
     stop(world)
 
 
-def _resolve(given: Job, place: Environment) -> tuple[Job, Plan]:
+def _resolve(given: Job, place: Environment) -> tuple[Job, Any]:
     """Plan on every rank alike: nothing is measured here."""
     job = dataclasses.replace(given, world_size=place.world_size)
-    plan = plan_job(job, may_measure=False)
-    return resolved(job, plan), plan
+    plan = driver(job).plan_job(job, may_measure=False)
+    return driver(job).resolved(job, plan), plan
 
 
-def _agree_on_folder(world: World, job: Job, plan: Plan) -> Path:
+def _agree_on_folder(world: World, job: Job, plan: Any) -> Path:
     """Rank 0 makes the record's folder and tells the others."""
     if world.rank == 0:
         folder = create_record(job, plan)
@@ -125,32 +121,24 @@ def _calibrated(place: Environment, folder: Path, job: Job) -> Calibration | Non
 
 
 def execute(
-    job: Job, plan: Plan, world: World, folder: Path, calibration: Calibration | None
+    job: Job, plan: Any, world: World, folder: Path, calibration: Calibration | None
 ) -> None:
     """Run one job in a world that is up; leaves the record in `folder`."""
     emulation = read_emulation(folder)
-    workload = _workload(job, plan, emulation)
+    opened = driver(job).open(job, plan, emulation)
     if world.rank == 0:
-        print(_first_line(job, plan, world, workload.data.kind, emulation), flush=True)
+        print(_first_line(job, opened, world, emulation), flush=True)
     tracer = trace.Tracer(folder if job.trace else None, world.rank)
     steps: list[Step] = []
     with record.StepWriter(folder, world.rank) as writer:
         started = time.perf_counter()
-        for step in train.run(
-            job.stanza,
-            plan.layout,
-            world,
-            workload,
-            seed=job.seed,
-            transport=job.transport,
-            tracer=tracer,
-        ):
+        for step in opened.steps(world, tracer):
             if emulation is not None:  # losses of zeros mean nothing
                 told = {k: v for k, v in step.metrics.items() if k != "loss_sum"}
                 step = record.Step(step.index, told)
             writer.write(step)
             steps.append(step)
-            _print_progress(job, world, step, started)
+            _print_progress(opened.last, world, step, started)
     tracer.close()
     everyone = _gather(world, steps)
     if world.rank == 0:
@@ -159,59 +147,40 @@ def execute(
         result = {
             "tier": "measured",
             "threads_per_rank": torch.get_num_threads(),
-            **summarize(job.stanza, plan, everyone, emulation or Emulation()),
+            **driver(job).summarize(job, plan, everyone, emulation),
         }
         if emulation is not None:
-            del result["loss"], result["test_accuracy"]
+            result = {k: v for k, v in result.items() if k not in ("loss", "test_accuracy")}
             result |= {"tier": "emulated", "emulation": schema.dump(emulation)}
             result["calibration"] = schema.dump(calibration)
-            result["simulated_step_s"] = _simulated_s(job, plan)
+            result["simulated_step_s"] = driver(job).simulated_step_s(job, plan)
         record.write_json(folder / "result.json", result)
         print(f"  {_result_line(result)}\n  record: {folder}", flush=True)
 
 
-def _simulated_s(job: Job, plan: Plan) -> float:
-    """The step time of the same plan on the same cluster, played by the simulator."""
-    basis = planning_basis(job, measure=False)
-    assert basis is not None  # an emulated run has a profile and link rates
-    target, profile = basis
-    at = costs_at(job.stanza, profile)
-    return played_plan(job.stanza, plan.layout, at, target.slowest_link).step_s
-
-
-def _workload(job: Job, plan: Plan, emulation: Emulation | None) -> Workload:
-    if emulation is None:
-        return real_workload(job.stanza, plan.layout, job.seed)
-    profile = load_profile(job.profile or job.stanza.model)
-    return emulated_workload(job.stanza, plan.layout, profile, emulation)
-
-
-def _first_line(
-    job: Job, plan: Plan, world: World, data_kind: str, emulation: Emulation | None
-) -> str:
+def _first_line(job: Job, opened: Opened, world: World, emulation: Emulation | None) -> str:
     """Tier, world, roles and data: what every number below it depends on."""
     tier = "measured"
     if emulation is not None:
         tier = (
             f"emulated (scale {emulation.scale:.4g}, dilate {emulation.dilate:.4g}, undone below)"
         )
-    precision = "" if job.stanza.cut_dtype == "float32" else f", cut in {job.stanza.cut_dtype}"
     return (
-        f"{job.name} | tier {tier} | {job.stanza.scheme_name}{precision} | "
-        f"world size {world.world_size}: {plan.layout.describe()} on {world.device.type}, "
-        f"{job.transport} transport | data {data_kind}"
+        f"{job.name} | tier {tier} | {opened.scheme} | "
+        f"world size {world.world_size}: {opened.roles} on {world.device.type}, "
+        f"{job.transport} transport | data {opened.data}"
     )
 
 
-def _print_progress(job: Job, world: World, step: Step, started: float) -> None:
-    every = max(1, job.stanza.steps // PROGRESS_LINES)
-    if world.rank or step.index == 0 or step.index % every or step.index >= job.stanza.steps:
+def _print_progress(last: int, world: World, step: Step, started: float) -> None:
+    every = max(1, last // PROGRESS_LINES)
+    if world.rank or step.index == 0 or step.index % every or step.index >= last:
         return
     lasted_s = time.perf_counter() - started
     # Only a worker with the whole model has the losses of its own samples.
     loss = step.metrics.get("loss_sum") if world.roles[0] == "worker" else None
     text = f", loss {loss / step.metrics['samples']:.4f}" if loss is not None else ""
-    print(f"  step {step.index}/{job.stanza.steps}, {lasted_s:.1f} s{text}", flush=True)
+    print(f"  step {step.index}/{last}, {lasted_s:.1f} s{text}", flush=True)
 
 
 def _gather(world: World, steps: list[Step]) -> list[list[Step]]:

@@ -1,0 +1,99 @@
+"""Training in one process: the network learns to classify clouds; pipelines are held against it."""
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsepipe.options import Options
+from sparsepipe.workload import Workload, accuracy
+from systems import schema
+from systems.distributed import World
+from systems.measure import spread
+from systems.record import Step
+from systems.trace import Tracer
+
+RISE = 20
+"""Steps over which the learning rate rises; afterwards it falls along a cosine."""
+WARM_UP = 2
+"""Steps that are not counted in times: buffers grow to their size."""
+
+
+def run(options: Options, world: World, workload: Workload, tracer: Tracer) -> Iterator[Step]:
+    """Train; yields every step, then a last one with the run's totals.
+
+    Metrics of a step: `step_s`, `samples`, `voxels`, `loss_sum` over its samples. The last one:
+    `train_s` and `test_s`, `test_accuracy`, `bad_files`, and `digest`, the first 48 bits of the
+    parameters' SHA-256.
+    """
+    network = workload.network().to(world.device)
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=options.learning_rate,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+    )
+    began = time.perf_counter()
+    mini_batches = workload.mini_batches()
+    for index in range(options.steps):
+        started = time.perf_counter()
+        with tracer.span("data"):
+            batch = next(mini_batches).to(world.device)
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * schedule(index, options.steps)
+        with tracer.span("forward"):
+            loss = nn.functional.cross_entropy(network(batch.inputs).features, batch.labels)
+        with tracer.span("backward"):
+            optimizer.zero_grad()
+            loss.backward()
+        with tracer.span("update"):
+            optimizer.step()
+        samples = len(batch.labels)
+        metrics = {"loss_sum": loss.item() * samples, "samples": samples}
+        metrics |= {"voxels": len(batch.inputs), "step_s": time.perf_counter() - started}
+        yield Step(index, metrics)
+    mini_batches.close()
+    trained = time.perf_counter()
+    tested = accuracy(network, workload, world.device, options.test_clouds)
+    totals = {
+        "train_s": trained - began,
+        "test_s": time.perf_counter() - trained,
+        "test_accuracy": tested,
+        "bad_files": len(workload.data.bad_files),
+        "digest": digest(network),
+    }
+    yield Step(options.steps, totals)
+
+
+def schedule(index: int, steps: int) -> float:
+    """The learning rate of a step as a share of the highest."""
+    return min(1.0, (index + 1) / RISE) * 0.5 * (1 + math.cos(math.pi * index / steps))
+
+
+def digest(network: nn.Module) -> int:
+    """The first 48 bits of the parameters' and buffers' SHA-256: equal for equal networks."""
+    sha = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return int.from_bytes(sha.digest()[:6], "big")
+
+
+def summarize(options: Options, steps: Sequence[Step]) -> dict[str, Any]:
+    """The result of a run from its steps: times, losses, accuracy."""
+    *trained, totals = steps
+    counted = trained[min(WARM_UP, len(trained) - 1) :]
+    step_s = spread([step.metrics["step_s"] for step in counted])
+    lasted_s = sum(step.metrics["step_s"] for step in counted)
+    return {
+        "scheme": "single",
+        "model": options.model,
+        "step_s": schema.dump(step_s),
+        "samples_per_s": sum(step.metrics["samples"] for step in counted) / lasted_s,
+        "voxels_per_step": sum(step.metrics["voxels"] for step in counted) / len(counted),
+        "loss": [step.metrics["loss_sum"] / step.metrics["samples"] for step in trained],
+        **totals.metrics,
+    }

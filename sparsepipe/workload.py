@@ -1,0 +1,123 @@
+"""What is trained on: voxels of a data set's clouds in mini-batches, and accuracy on its tests."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sparsepipe.cloud import Cloud
+from sparsepipe.clouds import load
+from sparsepipe.layers import Convolution
+from sparsepipe.models import NETWORKS
+from sparsepipe.options import Options
+from sparsepipe.prefetch import in_order, prefetch, shuffled
+from sparsepipe.quantize import collate, sparse_quantize
+from sparsepipe.splits import Clouds
+from sparsepipe.tensor import SparseTensor
+from systems.schema import InputError
+
+TEST_BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class MiniBatch:
+    """Clouds as voxels, and a label int64 [batch size] for each."""
+
+    inputs: SparseTensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> "MiniBatch":
+        """The same on a device."""
+        if device == self.labels.device:
+            return self
+        inputs = SparseTensor(
+            self.inputs.features.to(device),
+            self.inputs.coordinates.to(device),
+            batch_size=self.inputs.batch_size,
+        )
+        return MiniBatch(inputs, self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Data and network of one run; mini-batch t is the same on every rank."""
+
+    options: Options
+    data: Clouds
+    seed: int
+
+    @property
+    def channels(self) -> int:
+        """Of the clouds' features."""
+        return self.data.train.cloud(0).features.shape[1]
+
+    def network(self) -> nn.Module:
+        """With fresh weights, from the seed."""
+        torch.manual_seed(self.seed)
+        build = NETWORKS[self.options.model]
+        network = build(self.channels, len(self.data.class_names), width=self.options.width)
+        for layer in network.modules():
+            if isinstance(layer, Convolution):
+                layer.backend = self.options.backend
+        return network
+
+    def mini_batches(self) -> Generator[MiniBatch, None, None]:
+        """Endless, made ahead by threads."""
+        order = shuffled(len(self.data.train), self.options.batch_size, seed=self.seed)
+        return prefetch(self.data.train, order, self._voxels)
+
+    def tests(self, most: int | None = None) -> Generator[MiniBatch, None, None]:
+        """All test clouds, or the first `most`, in order."""
+        count = min(len(self.data.test), most or len(self.data.test))
+        return prefetch(self.data.test, in_order(count, TEST_BATCH), self._voxels)
+
+    def _voxels(self, clouds: Sequence[Cloud]) -> MiniBatch:
+        samples = [
+            sparse_quantize(
+                torch.from_numpy(cloud.points),
+                self.options.voxel_size,
+                torch.from_numpy(cloud.features),
+            )
+            for cloud in clouds
+        ]
+        batch = collate(samples)
+        inputs = SparseTensor(batch.features, batch.coordinates, batch_size=batch.batch_size)
+        return MiniBatch(inputs, torch.tensor([cloud.label for cloud in clouds]))
+
+
+def open_workload(options: Options, seed: int) -> Workload:
+    """Find the data.
+
+    Raises:
+        InputError: there is none, or it has no classes to learn.
+    """
+    data = load(
+        options.data,
+        points=options.points,
+        normals=options.normals,
+        rotation=options.rotation,
+        seed=seed,
+    )
+    if not data.class_names:
+        raise InputError(
+            f"--sparsepipe.data {options.data}: has no classes, and training learns to classify; "
+            "give labelled clouds"
+        )
+    return Workload(options, data, seed)
+
+
+@torch.no_grad()
+def accuracy(
+    network: nn.Module, workload: Workload, device: torch.device, most: int | None = None
+) -> float:
+    """The share of test clouds that the network classifies correctly."""
+    network.eval()
+    right = tested = 0
+    for batch in workload.tests(most):
+        batch = batch.to(device)
+        logits = network(batch.inputs).features
+        right += int((logits.argmax(1) == batch.labels).sum())
+        tested += len(batch.labels)
+    network.train()
+    return right / tested
