@@ -5,8 +5,9 @@
     simulate JOB.toml [flags]    play the job's schedule without processes, leave a record
     emulate JOB.toml [flags]     the program itself on a cluster emulated here, leave a record
     plan stanza [flags]          predict every scheme's step time, choose
+    plan sparsepipe [flags]      partition a model over unequal devices
     profile stanza|sparsepipe    measure a model's layers on this machine
-    reproduce [stanza] [flags]   the papers' figures, a report and claims.json
+    reproduce [SYSTEM] [flags]   the papers' figures, a report and claims.json
     bench sparse [flags]         sparse convolution against other engines and dense
     doctor                       what this machine has and lacks
 
@@ -25,18 +26,15 @@ COMMANDS = {
     "simulate": "launch.simulate",
     "emulate": "launch.emulate",
     "ranks": "launch.ranks",
-    "bench": "launch.bench",
-    "plan": "launch.planning",
-    "profile": "launch.profiling",
     "reproduce": "launch.reproduce",
     "doctor": "launch.doctor",
 }
 SUBJECTS = {
-    "plan": {"stanza": "main"},
-    "profile": {"stanza": "main", "sparsepipe": "main_sparsepipe"},
-    "bench": {"sparse": "main"},
+    "plan": {"stanza": "launch.planning", "sparsepipe": "launch.planning_sparsepipe"},
+    "profile": {"stanza": "launch.profiling", "sparsepipe": "launch.profiling_sparsepipe"},
+    "bench": {"sparse": "launch.bench"},
 }
-"""Commands whose next word is a system, or a part of one: the function of the module for each."""
+"""Commands whose next word is a system, or a part of one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,18 +65,19 @@ def _dispatch(words: list[str]) -> None:
     from systems.schema import InputError, remedy
 
     command = words.pop(0)
-    if command not in COMMANDS:
-        raise InputError(f"{command}: no such command; {remedy(command, COMMANDS)}")
-    function = "main"
-    if command in SUBJECTS:
+    if command in COMMANDS:
+        module = COMMANDS[command]
+    elif command in SUBJECTS:
         subject, known = words.pop(0) if words else "", SUBJECTS[command]
         if subject not in known:
             raise InputError(
                 f"{command} {subject}: names no system of this version; "
                 f"write: launch {command} {' or '.join(known)}"
             )
-        function = known[subject]
-    getattr(importlib.import_module(COMMANDS[command]), function)(words)
+        module = known[subject]
+    else:
+        raise InputError(f"{command}: no such command; {remedy(command, {**COMMANDS, **SUBJECTS})}")
+    importlib.import_module(module).main(words)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ All rates are bits per second, all sizes bytes, all times seconds.
 
 import dataclasses
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +121,40 @@ class Cluster:
     def with_link(self, link: Link) -> "Cluster":
         """The same cluster with every network interface replaced by `link`."""
         nodes = tuple(dataclasses.replace(node, link=link) for node in self.nodes)
+        return dataclasses.replace(self, nodes=nodes)
+
+    def with_devices(self, counts: Mapping[str, int]) -> "Cluster":
+        """The same cluster with other numbers of its devices, 0 of those not named; only where
+        there is one node."""
+        known = {device.kind: device for device in self.nodes[0].devices}
+        if self.size != 1:
+            raise InputError(f"cluster {self.name!r} has several nodes; its devices cannot be set")
+        for kind in counts:
+            if kind not in known:
+                raise InputError(
+                    f"cluster {self.name!r} has no {kind}; {schema.remedy(kind, known)}"
+                )
+        devices = tuple(
+            dataclasses.replace(known[kind], count=count) for kind, count in counts.items() if count
+        )
+        return dataclasses.replace(
+            self, nodes=(dataclasses.replace(self.nodes[0], devices=devices),)
+        )
+
+    def with_rate(self, bandwidth_bits_per_s: float) -> "Cluster":
+        """The same cluster with that rate for every link, between nodes and inside them."""
+
+        def changed(link: Link) -> Link:
+            return dataclasses.replace(link, bandwidth_bits_per_s=bandwidth_bits_per_s)
+
+        nodes = tuple(
+            dataclasses.replace(
+                node,
+                link=changed(node.link),
+                device_link=node.device_link and changed(node.device_link),
+            )
+            for node in self.nodes
+        )
         return dataclasses.replace(self, nodes=nodes)
 
 

@@ -48,6 +48,13 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["plan", "stanza", "--model", "vgg16", "--profile", "alexnet"], ["alexnet", "vgg16"]),
         (["plan", "stanza", "--model", "vgg16", "--out", "no/p.json"], ["--out no/p.json"]),
         (["plan", "stanza", "--model", "vgg16", "--out", "README.md"], ["README.md", "exists"]),
+        (["plan", "sparsepipe", "--profiles", "tv,txq"], ["--profiles txq", "'txp'"]),
+        (["plan", "sparsepipe", "--profiles", "tv,titanv"], ["--profiles", "TitanV"]),
+        (["plan", "sparsepipe", "--profiles", "tv"], ["TitanXp", "no profile"]),
+        (["plan", "sparsepipe", "--devices", "TitanV=x"], ["--devices TitanV=x"]),
+        (["plan", "sparsepipe", "--devices", "TitanW=1"], ["TitanW", "'TitanV'"]),
+        (["plan", "sparsepipe", "--batch-size", "9000"], ["rank", "lacks", "bytes"]),
+        (["plan", "sparsepipe", "--cluster", "local"], ["'local'", "bandwidth_bits_per_s"]),
         (["profile", "stanza", "--out", "no/p.json"], ["--out no/p.json"]),
         (["run", DIGITS, "--out", "README.md/sub"], ["--out README.md/sub"]),
         (["reproduce", "--out", "."], ["--out ."]),
@@ -120,6 +127,23 @@ def test_a_cluster_of_unknown_rate_is_refused(
     )
     line = refused(["plan", "stanza", "--model", "vgg16", "--cluster", str(path)], capsys)
     assert "bandwidth_bits_per_s" in line
+
+
+def test_plan_sparsepipe_prints_stages_and_baselines_and_writes_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "plan.json"
+    flags = ["--devices", "TitanV=1,TitanXp=1", "--bandwidth-bits-per-s", "1e10"]
+    main(["plan", "sparsepipe", "--profiles", "tv,txp", *flags, "--out", str(out)])
+    text = capsys.readouterr().out
+    assert text.startswith("plan sparsepipe | tier simulated (planner, no processes) | minkvgg16")
+    assert "step 1175.5 ms, 108.9 samples/s, 14.8% above the fractional bound" in text
+    assert ["data", "parallel,", "shares", "by", "speed", "1208.1"] in [
+        line.split()[:6] for line in text.splitlines()
+    ]
+    plan = json.loads(out.read_text())
+    assert plan["prediction"]["step_s"] == pytest.approx(1.1755, rel=1e-4)
+    assert plan["cluster"]["nodes"][0]["device_link"]["bandwidth_bits_per_s"] == 1e10
 
 
 def test_plan_prints_every_scheme_and_writes_json(

@@ -199,3 +199,19 @@ def test_link_takes_eight_bits_a_byte() -> None:
 def test_unknown_rate_gives_no_time() -> None:
     with pytest.raises(InputError, match="not known"):
         Link().seconds(1)
+
+
+def test_a_node_with_other_devices_and_rates() -> None:
+    titans = cluster.load("titan-8")
+    few = titans.with_devices({"TitanV": 1, "TitanXp": 3}).with_rate(1e9)
+    assert [(d.kind, d.count) for d in few.nodes[0].devices] == [("TitanV", 1), ("TitanXp", 3)]
+    assert few.nodes[0].devices[0].memory_bytes == titans.nodes[0].devices[0].memory_bytes
+    assert few.nodes[0].link.bandwidth_bits_per_s == 1e9
+    assert few.nodes[0].device_link == few.nodes[0].link
+    assert [d.kind for d in titans.with_devices({"TitanV": 2, "TitanXp": 0}).nodes[0].devices] == [
+        "TitanV"
+    ]
+    with pytest.raises(InputError, match="'TitanXp'"):
+        titans.with_devices({"TitanXq": 1})
+    with pytest.raises(InputError, match="several nodes"):
+        cluster.load("ec2-p3-10g").with_devices({"V100": 1})

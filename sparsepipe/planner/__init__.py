@@ -1,0 +1,1 @@
+"""The heterogeneous partition planner; `sparsepipe.plan` is its public side."""

@@ -1,0 +1,138 @@
+"""The plans to beat, as stages: without a planner, and as planners before this one answer."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from sparsepipe.planner.contiguous import best_contiguous
+from sparsepipe.planner.costs import Costs, DeviceClass, Floats
+from sparsepipe.planner.stages import Replica, Schedule, Stage
+from systems.cluster import Link
+
+
+def one_device(costs: Costs, schedule: Schedule) -> tuple[Stage, ...]:
+    """The fastest device takes everything."""
+    fastest = int(costs.layer_s.sum(axis=1).argmin())
+    return (_stage(costs, 0, costs.layers, costs.classes[fastest].ranks[:1], [1.0]),)
+
+
+def equal_data_parallel(costs: Costs, schedule: Schedule) -> tuple[Stage, ...]:
+    """Every device has the whole model and an equal share, as with DistributedDataParallel."""
+    ranks = sorted(costs.class_of)
+    return (_stage(costs, 0, costs.layers, ranks, [1 / len(ranks)] * len(ranks)),)
+
+
+def proportional_data_parallel(costs: Costs, schedule: Schedule) -> tuple[Stage, ...]:
+    """Every device has the whole model and a share in proportion to its speed."""
+    ranks = sorted(costs.class_of)
+    total = costs.layer_s.sum(axis=1)
+    speed = np.array([1 / max(total[costs.class_of[rank]], 1e-300) for rank in ranks])
+    return (_stage(costs, 0, costs.layers, ranks, list(speed / speed.sum())),)
+
+
+def equal_split(costs: Costs, schedule: Schedule) -> tuple[Stage, ...]:
+    """A stage for every device, by rank, with as many layers as any other (one more at most)."""
+    ranks = sorted(costs.class_of)[: costs.layers]
+    edges = [round(i * costs.layers / len(ranks)) for i in range(len(ranks) + 1)]
+    return tuple(
+        _stage(costs, i, j, [rank], [1.0])
+        for rank, i, j in zip(ranks, edges, edges[1:], strict=False)
+    )
+
+
+def homogeneous(costs: Costs, schedule: Schedule) -> tuple[Stage, ...] | None:
+    """The best plan for devices that are all like the mean device, with equal shares, run on the
+    real ones in the order of their ranks. None where the mean device's memory does not suffice."""
+    sizes = [len(group.ranks) for group in costs.classes]
+
+    def mean(times: Floats) -> Floats:
+        return np.average(times, axis=0, weights=sizes)[None]
+
+    alike = DeviceClass(
+        kind="mean",
+        memory_bytes=min(group.memory_bytes for group in costs.classes),
+        link=Link(
+            bandwidth_bits_per_s=8 / max(group.seconds_per_byte for group in costs.classes),
+            latency_s=max(group.link.latency_s for group in costs.classes),
+        ),
+        ranks=tuple(sorted(costs.class_of)),
+    )
+    imagined = dataclasses.replace(
+        costs,
+        classes=(alike,),
+        forward_s=mean(costs.forward_s),
+        backward_s=mean(costs.backward_s),
+        fixed_forward_s=mean(costs.fixed_forward_s),
+        fixed_backward_s=mean(costs.fixed_backward_s),
+    )
+    stages = best_contiguous(imagined, schedule)
+    if stages is None:
+        return None
+    return tuple(
+        _stage(costs, s.first, s.end, [r.rank for r in s.replicas], [r.share for r in s.replicas])
+        for s in stages
+    )
+
+
+def authors(costs: Costs, schedule: Schedule) -> tuple[Stage, ...]:
+    """The answer of SparsePipe's published planner (its hybrid optimizer): all devices, in one
+    fixed order, the kind with most devices first; equal shares, of which the slowest counts; a
+    stage behind the first has 1 or an even number of replicas, fewer than there are devices before
+    it; transfers do not count."""
+    groups = sorted(costs.classes, key=lambda group: -len(group.ranks))
+    ranks = [rank for group in groups for rank in group.ranks]
+    of_rank = [costs.class_of[rank] for rank in ranks]
+    seconds = costs.forward_s + costs.backward_s
+    per_byte = max(group.seconds_per_byte for group in groups)
+
+    def stage_s(i: int, j: int, start: int, end: int) -> float:
+        many = end - start
+        compute = max(seconds[c, j] - seconds[c, i] for c in set(of_rank[start:end]))
+        weights = costs.parameter_bytes[j] - costs.parameter_bytes[i]
+        return float(compute + 2 * (many - 1) / many * weights * per_byte) / many
+
+    @functools.cache
+    def best(j: int, devices: int) -> tuple[float, tuple[tuple[int, int], ...]]:
+        """Of the layers before j on the first devices: seconds, and where stages begin."""
+        found: tuple[float, tuple[tuple[int, int], ...]] = (stage_s(0, j, 0, devices), ())
+        for many in range(1, (devices - 1) // 2 + 1):
+            if many > 1 and many % 2:
+                continue
+            for i in reversed(range(1, j)):
+                last_s = stage_s(i, j, devices - many, devices)
+                if last_s >= found[0]:
+                    break
+                before_s, before = best(i, devices - many)
+                if max(before_s, last_s) < found[0]:
+                    found = (max(before_s, last_s), (*before, (i, devices - many)))
+        return found
+
+    starts = [(0, 0), *best(costs.layers, len(ranks))[1]]
+    ends = [*starts[1:], (costs.layers, len(ranks))]
+    return tuple(
+        _stage(costs, i, j, sorted(ranks[a:b]), [1 / (b - a)] * (b - a))
+        for (i, a), (j, b) in zip(starts, ends, strict=True)
+    )
+
+
+Baseline = Callable[[Costs, Schedule], tuple[Stage, ...] | None]
+BASELINES: dict[str, Baseline] = {
+    "one device": one_device,
+    "data parallel, equal shares": equal_data_parallel,
+    "data parallel, shares by speed": proportional_data_parallel,
+    "equal split by layers": equal_split,
+    "homogeneous planner": homogeneous,
+    "authors' planner": authors,
+}
+
+
+def _stage(
+    costs: Costs, first: int, end: int, ranks: Sequence[int], shares: Sequence[float]
+) -> Stage:
+    replicas = tuple(
+        Replica(rank=rank, device=costs.classes[costs.class_of[rank]].kind, share=float(share))
+        for rank, share in zip(ranks, shares, strict=True)
+    )
+    return Stage(first=first, end=end, replicas=replicas)

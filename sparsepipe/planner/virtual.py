@@ -1,0 +1,219 @@
+"""Virtual stages: a device may hold several stages, so that it takes more of what it does best.
+
+Devices work in teams whose members take equal shares. For given cuts the best shares of all teams
+in all stages are a linear programme; a team that gets nothing of a stage does not hold it. What
+a replica costs whatever its share (all-reduce, stashed weights, fixed parts) is at first taken as
+growing with the share, then counted whole for those that hold the stage, and the shares found
+again. Teams: the classes of devices; and those of the best contiguous plan's stages, which keeps
+all-reduces as small as there.
+
+Cuts: from one stage on, the cut that helps most is added, and all are shifted as long as that
+helps. This may miss the best; `sparsepipe.plan.partition` takes the result only where it beats the
+exact contiguous plan.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog  # type: ignore[import-untyped]
+
+from sparsepipe.planner.costs import STATE_COPIES, Costs, Floats
+from sparsepipe.planner.predict import lacking, predict
+from sparsepipe.planner.stages import Replica, Schedule, Stage
+
+WORTH_IT = 1.005
+"""A plan of more stages, which stashes and delays more, must be this much faster."""
+SMALLEST = 0.005
+"""A team that would take less of a mini-batch than this does not hold the stage."""
+SHIFT = 4
+"""Layers that a cut is moved by at most, at once."""
+
+
+@dataclass(frozen=True)
+class Team:
+    """Devices of one class that take equal shares of every stage."""
+
+    device_class: int
+    ranks: tuple[int, ...]
+
+
+def best_virtual(
+    costs: Costs, schedule: Schedule, contiguous: tuple[Stage, ...] | None, most: int
+) -> tuple[Stage, ...] | None:
+    """The fastest plan found of at most `most` stages; None if none fits into memory."""
+    groupings = [[Team(c, group.ranks) for c, group in enumerate(costs.classes)]]
+    if contiguous is not None:
+        groupings.append(_teams_of(costs, contiguous))
+    best, best_s = None, np.inf
+    for teams in groupings:
+        edges = [0, costs.layers]
+        while len(edges) <= min(most, costs.layers):
+            edges = _one_more(costs, schedule, teams, edges)
+            stages = _settle(costs, schedule, teams, edges)
+            if stages is None:
+                continue
+            prediction = predict(costs, stages, schedule)
+            if not lacking(prediction) and prediction.step_s * WORTH_IT < best_s:
+                best, best_s = stages, prediction.step_s
+    return best
+
+
+def _teams_of(costs: Costs, stages: tuple[Stage, ...]) -> list[Team]:
+    """The classes, divided by the stage that a device is in."""
+    stage_of = {replica.rank: s for s, stage in enumerate(stages) for replica in stage.replicas}
+    teams: dict[tuple[int, int], list[int]] = {}
+    for rank in sorted(costs.class_of):
+        teams.setdefault((costs.class_of[rank], stage_of.get(rank, -1)), []).append(rank)
+    return [Team(c, tuple(ranks)) for (c, _), ranks in teams.items()]
+
+
+def _one_more(costs: Costs, schedule: Schedule, teams: list[Team], edges: list[int]) -> list[int]:
+    """The edges and one cut more, each where it helps most."""
+
+    def seconds(inner: list[int]) -> float:
+        found = _best_shares(costs, schedule, teams, sorted([0, *inner, costs.layers]), None)
+        return np.inf if found is None else found[0]
+
+    def placed(others: list[int], candidates: range) -> tuple[float, list[int]]:
+        free = [j for j in candidates if 0 < j < costs.layers and j not in others]
+        return min((seconds([*others, j]), [*others, j]) for j in free)
+
+    best_s, inner = placed(edges[1:-1], range(1, costs.layers))
+    for cut in list(inner):
+        others = [j for j in inner if j != cut]
+        shifted_s, shifted = placed(others, range(cut - SHIFT, cut + SHIFT + 1))
+        if shifted_s < best_s:
+            best_s, inner = shifted_s, shifted
+    return sorted([0, *inner, costs.layers])
+
+
+def _settle(
+    costs: Costs, schedule: Schedule, teams: list[Team], edges: list[int]
+) -> tuple[Stage, ...] | None:
+    """The stages between `edges`: who holds which, then the shares of those who do."""
+    members = np.array([len(team.ranks) for team in teams])[:, None]
+    loose = _best_shares(costs, schedule, teams, edges, None)
+    if loose is None:
+        return None
+    found = _best_shares(costs, schedule, teams, edges, loose[1] * members > SMALLEST)
+    if found is None:
+        return None
+    shares = np.where(found[1] * members > SMALLEST / 10, found[1], 0.0)
+    shares = shares / (shares * members).sum(axis=0)
+    # A cut that no share changes at is none.
+    kept = [0, *(r for r in range(1, len(edges) - 1) if _differ(shares[:, r - 1], shares[:, r]))]
+    ends = [*kept[1:], len(edges) - 1]
+    return tuple(
+        Stage(first=edges[r], end=edges[end], replicas=_replicas(costs, teams, shares[:, r]))
+        for r, end in zip(kept, ends, strict=True)
+    )
+
+
+def _differ(a: Floats, b: Floats) -> bool:
+    return not np.allclose(a, b, rtol=0, atol=1e-9)
+
+
+def _replicas(costs: Costs, teams: list[Team], shares: Floats) -> tuple[Replica, ...]:
+    return tuple(
+        Replica(rank=rank, device=costs.classes[team.device_class].kind, share=float(share))
+        for team, share in zip(teams, shares, strict=True)
+        for rank in team.ranks
+        if share > 0
+    )
+
+
+def _best_shares(
+    costs: Costs,
+    schedule: Schedule,
+    teams: list[Team],
+    edges: list[int],
+    held: NDArray[np.bool_] | None,
+) -> tuple[float, Floats] | None:
+    """Seconds of the busiest device, and [T, R] the share of one device of each team in each stage.
+
+    Variables: x[t, r] shares; u[t, r] how much a share changes at an inner cut; the seconds.
+    `held` [T, R]: which stages a team holds, with their whole costs beside shares; None: any, and
+    these costs in proportion to what the team takes. None if memory does not suffice.
+    """
+    of_team = [team.device_class for team in teams]
+    members = np.array([float(len(team.ranks)) for team in teams])[:, None]
+    first, end = np.array(edges[:-1]), np.array(edges[1:])
+    t, r = len(teams), len(first)
+
+    def between(sums: Floats) -> Floats:
+        difference: Floats = sums[..., end] - sums[..., first]
+        return difference
+
+    per_byte = np.array([costs.classes[c].seconds_per_byte for c in of_team])[:, None]
+    replicas = members if held is None else np.maximum(1, (members * held).sum(axis=0))[None]
+    weights = between(costs.parameter_bytes)[None]
+    fixed = between(costs.fixed_forward_s + costs.fixed_backward_s)[of_team]
+    fixed_memory = weights * [schedule.versions(r - s) + STATE_COPIES for s in range(r)]
+    charges = {
+        "compute": fixed * schedule.micro_batches,
+        "transfer": 2 * (replicas - 1) / replicas * weights * per_byte,
+        "memory": np.repeat(fixed_memory, t, axis=0),
+    }
+    outputs = between(costs.output_bytes) + costs.cut_bytes[first]
+    activations = outputs * [schedule.in_flight(r - s) for s in range(r)]
+    slopes = {
+        "compute": between(costs.forward_s + costs.backward_s)[of_team] - fixed,
+        "transfer": np.zeros((t, r)),
+        "memory": np.repeat(activations[None], t, axis=0),
+    }
+    limits = {
+        "compute": np.zeros(t),
+        "transfer": np.zeros(t),
+        "memory": np.array([costs.classes[c].memory_bytes for c in of_team]),
+    }
+    for what, charge in charges.items():
+        if held is None:
+            slopes[what] = slopes[what] + charge * members
+        else:
+            limits[what] = limits[what] - (charge * held).sum(axis=1)
+    return _solve(slopes, limits, costs.cut_bytes[first[1:]] * per_byte, members, held)
+
+
+def _solve(
+    slopes: dict[str, Floats],
+    limits: dict[str, Floats],
+    cut_s: Floats,
+    members: Floats,
+    held: NDArray[np.bool_] | None,
+) -> tuple[float, Floats] | None:
+    """The linear programme. `cut_s` [T, R - 1]: seconds to move a whole mini-batch over a cut."""
+    t, r = slopes["compute"].shape
+    changes = t * (r - 1)
+
+    def by_team(coefficients: Floats) -> Floats:
+        """[T, T * R] rows that sum over one team each."""
+        return (np.eye(t)[:, :, None] * coefficients[None]).reshape(t, -1)
+
+    seconds = np.ones((t, 1))
+    rows = [
+        np.hstack([by_team(slopes["compute"]), np.zeros((t, changes)), -seconds]),
+        np.hstack([by_team(slopes["transfer"]), by_team(cut_s), -seconds]),
+    ]
+    at_most = [limits["compute"], limits["transfer"]]
+    finite = np.isfinite(limits["memory"])
+    # In units of the limit: bytes beside seconds would be badly scaled.
+    unit = np.where(finite, np.maximum(1.0, np.abs(limits["memory"])), 1.0)[:, None]
+    memory = np.hstack([by_team(slopes["memory"] / unit), np.zeros((t, changes + 1))])
+    rows.append(memory[finite])
+    at_most.append((limits["memory"] / unit[:, 0])[finite])
+    step = np.kron(np.eye(t), np.diff(np.eye(r), axis=0))
+    for sign in (1, -1):
+        rows.append(np.hstack([sign * step, -np.eye(changes), np.zeros((changes, 1))]))
+        at_most.append(np.zeros(changes))
+    whole = np.hstack([np.kron(members.T, np.eye(r)), np.zeros((r, changes + 1))])
+    most = np.ones(t * r) if held is None else held.ravel().astype(float)
+    solved = linprog(
+        c=np.append(np.zeros(t * r + changes), 1.0),
+        A_ub=np.vstack(rows),
+        b_ub=np.concatenate(at_most),
+        A_eq=whole,
+        b_eq=np.ones(r),
+        bounds=[*((0, x) for x in most), *((0, None) for _ in range(changes + 1))],
+    )
+    return (float(solved.fun), solved.x[: t * r].reshape(t, r)) if solved.success else None
