@@ -9,15 +9,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from launch import job as jobs
 from launch.backends import run_ranks
+from launch.drivers import driver
 from launch.emulate import EmulatedJob, prepare, run_emulated
 from launch.job import Job
-from launch.planning import measure_link, measure_shared, resolved
 from launch.ranks import emulated_rates
 from launch.records import create_record, read_result
-from stanza.plan import plan
 from systems import cluster
 from systems.experiment import Case, Experiment, Results
 from systems.namespaces import unavailable
@@ -47,31 +47,35 @@ def _slug(name: str) -> str:
 def run_measured_cases(
     experiment: Experiment, cases: Sequence[Case], repeats: int, records: Path
 ) -> Results:
-    """Run cases on this machine's ranks, in one world, planned with what is measured just before.
+    """Run cases on this machine's ranks, those of one world size in one world, planned with what is
+    measured just before.
 
     Raises:
         SystemExit: a rank failed; what was done before stays.
     """
-    size = experiment.world_size
     runs = _runs(cases, repeats, records)
-    todo = _unfinished(runs)
-    if todo:
-        target = cluster.load("local").with_size(size).with_link(measure_link(size))
-        measured = measure_shared(cases[0].options, size)
-        job = Job()
-        for run in todo:
-            job = Job(
-                name=f"{experiment.id} {run.case.name}, repetition {run.repetition}",
-                world_size=size,
-                seed=run.repetition,
-                out=str(run.folder),
-                stanza=run.case.options,
-            )
-            decided = plan(job.stanza, size, target, measured)
-            create_record(resolved(job, decided), decided)
-        folders = [str(run.folder) for run in todo]
-        _check(experiment, run_ranks(job, ["worker", "--records", *folders]))
+    worlds: dict[int, list[Job]] = {}
+    for run in _unfinished(runs):
+        job = _measured_job(experiment, run)
+        worlds.setdefault(job.world_size, []).append(job)
+    for _, alike in sorted(worlds.items()):
+        system = driver(alike[0])
+        for job, plan in zip(alike, system.plan_measured(alike), strict=True):
+            create_record(system.resolved(job, plan), plan)
+        folders = [str(job.out) for job in alike]
+        _check(experiment, run_ranks(alike[0], ["worker", "--records", *folders]))
     return _results(runs)
+
+
+def _measured_job(experiment: Experiment, run: _Run) -> Job:
+    of_system: Any = {"system": experiment.system, experiment.system: run.case.options}
+    return Job(
+        name=f"{experiment.id} {run.case.name}, repetition {run.repetition}",
+        world_size=run.case.nodes or experiment.world_size,
+        seed=run.repetition,
+        out=str(run.folder),
+        **of_system,
+    )
 
 
 def run_emulated_cases(

@@ -58,6 +58,8 @@ class Experiment:
     id: str
     title: str
     tier: Tier
+    system: str
+    """Whose it is, by the launcher's name."""
     world_size: int = 1
     cluster: str = "local"
     """What emulated cases run on."""

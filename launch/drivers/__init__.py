@@ -41,6 +41,9 @@ class Driver(Protocol):
             InputError: whatever is wrong with the job.
         """
 
+    def plan_measured(self, alike: Sequence[Job]) -> list[Any]:
+        """Plans of jobs of one world size, from what is measured here once, for all of them."""
+
     def read_plan(self, table: Any, where: str) -> Any:
         """A plan from its JSON, out of the file `where`."""
 

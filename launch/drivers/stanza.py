@@ -5,14 +5,14 @@ from typing import Any
 
 from launch.drivers import Opened
 from launch.job import Job
-from launch.planning import plan_job, planning_basis, resolved
+from launch.planning import measure_link, measure_shared, plan_job, planning_basis, resolved
 from stanza import train
 from stanza.emulated import emulated_workload
-from stanza.plan import Plan, costs_at, load_profile
+from stanza.plan import Plan, costs_at, load_profile, plan
 from stanza.schedule import played_plan
 from stanza.summary import summarize as summary
 from stanza.workload import load_data, real_workload
-from systems import schema
+from systems import cluster, schema
 from systems.distributed import World
 from systems.emulated import Emulation
 from systems.record import Step
@@ -22,12 +22,21 @@ __all__ = [
     "check",
     "open",
     "plan_job",
+    "plan_measured",
     "read_plan",
     "resolved",
     "roles",
     "simulated_step_s",
     "summarize",
 ]
+
+
+def plan_measured(alike: Sequence[Job]) -> list[Plan]:
+    """From the loopback link and a profile of the first job's model, shared by all ranks."""
+    size = alike[0].world_size
+    target = cluster.load("local").with_size(size).with_link(measure_link(size))
+    measured = measure_shared(alike[0].stanza, size)
+    return [plan(job.stanza, size, target, measured) for job in alike]
 
 
 def read_plan(table: Any, where: str) -> Plan:

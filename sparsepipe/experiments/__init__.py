@@ -1,15 +1,25 @@
 """What `launch reproduce sparsepipe` runs, in order."""
 
-from sparsepipe.experiments import engine
+from sparsepipe.experiments import engine, training
 from systems.experiment import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
+        system="sparsepipe",
         id="engine",
         title="SparsePipe's sparse engine against other engines and against dense convolution",
         tier="measured",
         repeats={"quick": 1, "full": 1},
         measure=engine.measure,
         conclude=engine.conclude,
+    ),
+    Experiment(
+        system="sparsepipe",
+        id="training",
+        title="Training a narrow MinkVGG16-BN on point clouds",
+        tier="measured",
+        cases=training.cases(),
+        repeats={"quick": 1, "full": 3},
+        conclude=training.conclude,
     ),
 )

@@ -9,6 +9,7 @@ from systems.experiment import Experiment
 
 EXPERIMENTS = (
     Experiment(
+        system="stanza",
         id="digits",
         title="Digits: real training, 4 ranks on this machine",
         tier="measured",
@@ -18,6 +19,7 @@ EXPERIMENTS = (
         conclude=digits.conclude,
     ),
     Experiment(
+        system="stanza",
         id="planner",
         title="The paper's models on the paper's cluster, predicted",
         tier="simulated",
@@ -25,6 +27,7 @@ EXPERIMENTS = (
         conclude=planner.conclude,
     ),
     Experiment(
+        system="stanza",
         id="scale",
         title="The paper's models over nodes, bandwidths and FC workers",
         tier="emulated",

@@ -46,6 +46,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def experiment() -> Experiment:
     return Experiment(
+        system="stanza",
         id="test",
         title="A test",
         tier="emulated",

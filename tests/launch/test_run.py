@@ -153,3 +153,19 @@ def test_an_interrupt_ends_the_run(endless: tuple[subprocess.Popen[str], Path]) 
     process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     wait_until(lambda: not ranks_of(folder), "the end of the ranks")
+
+
+def test_sparsepipe_trains_in_one_process(tmp_path: Path) -> None:
+    flags = ["--sparsepipe.steps", "4", "--sparsepipe.points", "100", "--sparsepipe.test-clouds"]
+    job = ["launch/jobs/sparsepipe-shapes-single.toml", *flags, "12"]
+    text = finished([*LAUNCH, "run", *job, "--out", str(tmp_path / "run")])
+    assert "tier measured | single, minkvgg16-bn x 0.125" in text
+    assert "data shapes (synthetic, 12 classes" in text
+    result = result_of(tmp_path / "run")
+    assert len(result["loss"]) == 4
+    assert 0 <= result["test_accuracy"] <= 1
+    again = finished(
+        [*LAUNCH, "run", "--again", str(tmp_path / "run"), "--out", str(tmp_path / "again")]
+    )
+    assert "test accuracy" in again
+    assert result_of(tmp_path / "again")["digest"] == result["digest"]

@@ -1,5 +1,7 @@
 """Training in one process: it learns, and does so twice alike."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -36,13 +38,11 @@ def test_the_same_seed_gives_the_same_parameters_twice() -> None:
 
 
 def test_it_learns() -> None:
-    steps = trained(
-        Options(**{**vars(SMALL), "steps": 60, "batch_size": 16, "learning_rate": 0.05}), 0
-    )
-    result = summarize(SMALL, steps)
-    assert sum(result["loss"][-5:]) < 0.8 * sum(result["loss"][:5])
+    options = replace(SMALL, steps=40, batch_size=16, learning_rate=0.02, normals=False)
+    result = summarize(options, trained(options, 0))
+    assert sum(result["loss"][-5:]) < 0.95 * sum(result["loss"][:5])
     assert result["samples_per_s"] > 0
-    assert len(result["loss"]) == 60
+    assert len(result["loss"]) == 40
     assert 0 <= result["test_accuracy"] <= 1
 
 
