@@ -1,9 +1,11 @@
 """What all tensors of one forward pass share: their voxels at every stride, and the kernel maps."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from sparsepipe.coordinates import coarsened, sample_starts, unpack
+from sparsepipe.coordinates import coarsened, sample_displacement, sample_starts, unpack
 from sparsepipe.kernel_map import Kernel, KernelMap, build
 from systems.schema import InputError
 
@@ -20,6 +22,16 @@ class CoordinateMaps:
         self._keys = {stride: keys}
         self._kernel_maps: dict[Kernel, KernelMap] = {}
         self._sizes: dict[int, list[int]] = {}
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The tensor strides at which there are voxels, ascending."""
+        return tuple(sorted(self._keys))
+
+    def add(self, stride: int, keys: Tensor) -> None:
+        """The same clouds' voxels at a stride, as somebody else made them, unless they are there:
+        tensors of one stride share the very object."""
+        self._keys.setdefault(stride, keys)
 
     def keys(self, stride: int) -> Tensor:
         """int64 [N], sorted and distinct.
@@ -49,9 +61,19 @@ class CoordinateMaps:
     def pool(self, stride: int) -> int:
         """Make the rows of global pooling, one for each sample; return their stride, 0."""
         if 0 not in self._keys:
-            starts = sample_starts(self.batch_size, self.keys(stride).device)[:-1]
-            self._keys[0] = starts - sample_starts(1, starts.device)[0]
+            self._keys[0] = pooled_keys(self.batch_size, self.keys(stride).device)
         return 0
+
+    def derive(self, stride: int) -> None:
+        """Make the voxels at `stride`, as `coarsen` does, of the finer ones that there are.
+
+        Raises:
+            InputError: there are none that they could be made of.
+        """
+        finer = [known for known in self.strides if known and stride % known == 0]
+        if stride not in self._keys and finer:
+            self.coarsen(finer[-1], stride // finer[-1])
+        self.keys(stride)
 
     def sizes(self, stride: int) -> list[int]:
         """Rows of each sample, [batch_size]; 0 for an empty one."""
@@ -60,6 +82,30 @@ class CoordinateMaps:
             starts = torch.searchsorted(keys, sample_starts(self.batch_size, keys.device))
             self._sizes[stride] = starts.diff().tolist()
         return self._sizes[stride]
+
+    def rows(self, stride: int, samples: range) -> slice:
+        """Where the rows of some consecutive samples are."""
+        sizes = self.sizes(stride)
+        first = sum(sizes[: samples.start])
+        return slice(first, first + sum(sizes[samples.start : samples.stop]))
+
+    def take(self, samples: range) -> "CoordinateMaps":
+        """The voxels of some consecutive samples, which are numbered from 0 on."""
+        earlier = sample_displacement(samples.start)
+        parts = {s: self._keys[s][self.rows(s, samples)] - earlier for s in self._keys}
+        return _of_keys(parts, len(samples))
+
+    @staticmethod
+    def join(parts: Sequence["CoordinateMaps"]) -> "CoordinateMaps":
+        """The samples of all parts, one after the other, at the strides that all parts have."""
+        strides = set.intersection(*(set(part.strides) for part in parts))
+        keys: dict[int, list[Tensor]] = {stride: [] for stride in sorted(strides)}
+        samples = 0
+        for part in parts:
+            for stride in keys:
+                keys[stride].append(part.keys(stride) + sample_displacement(samples))
+            samples += part.batch_size
+        return _of_keys({stride: torch.cat(pieces) for stride, pieces in keys.items()}, samples)
 
     def kernel_map(self, kernel: Kernel, *, transposed: bool = False) -> KernelMap:
         """The map from fine to coarse voxels, or, transposed, from coarse to fine ones.
@@ -72,3 +118,16 @@ class CoordinateMaps:
             self._kernel_maps[kernel] = build(fine, coarse, kernel)
         kernel_map = self._kernel_maps[kernel]
         return kernel_map.transpose if transposed else kernel_map
+
+
+def pooled_keys(batch_size: int, device: torch.device) -> Tensor:
+    """int64 [batch_size]: the rows of global pooling, at (batch, 0, 0, 0)."""
+    return torch.arange(batch_size, device=device) * sample_displacement(1)
+
+
+def _of_keys(keys: dict[int, Tensor], batch_size: int) -> CoordinateMaps:
+    (stride, first), *others = keys.items()
+    maps = CoordinateMaps(first, stride, batch_size)
+    for other, of_other in others:
+        maps.add(other, of_other)
+    return maps

@@ -58,6 +58,11 @@ def displacement(x: int, y: int, z: int) -> int:
     return x * _UNITS[1] + y * _UNITS[2] + z
 
 
+def sample_displacement(samples: int) -> int:
+    """What moves a key to `samples` samples later when added to it."""
+    return samples * _UNITS[0]
+
+
 def coarsened(keys: Tensor, stride: int) -> Tensor:
     """Distinct sorted keys of floor(c / stride) * stride, as MinkowskiEngine: -1 -> -2 at 2."""
     coordinates = unpack(keys)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sparsepipe import layers
 from sparsepipe.tensor import SparseTensor, cat
+
+fx.wrap("cat")  # one layer of a traced network; torch.cat is one by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +67,11 @@ def _dense_transpose(
     return nn.ConvTranspose3d(in_channels, out_channels, kernel_size, stride, bias=False)
 
 
-def _dense_global_max() -> nn.Module:
-    return nn.Sequential(nn.AdaptiveMaxPool3d(1), nn.Flatten())
+class _DenseGlobalMaxPooling(nn.Sequential):
+    """[B, C, X, Y, Z] to [B, C]."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.AdaptiveMaxPool3d(1), nn.Flatten())
 
 
 def _cat_dense(first: Tensor, second: Tensor) -> Tensor:
@@ -79,7 +84,7 @@ DENSE = Kit(
     batch_norm=nn.BatchNorm3d,
     relu=nn.ReLU,
     max_pooling=nn.MaxPool3d,
-    global_max_pooling=_dense_global_max,
+    global_max_pooling=_DenseGlobalMaxPooling,
     linear=nn.Linear,
     dropout=nn.Dropout,
     cat=_cat_dense,

@@ -1,0 +1,164 @@
+"""Layers of a network and its stages: they are the network, however it is cut."""
+
+import copy
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparsepipe.models import DENSE, MinkUNet, MinkVGG16
+from sparsepipe.network import Network
+from sparsepipe.tensor import SparseTensor
+from systems.profile import read_graph
+from systems.schema import InputError
+from tests.sparsepipe.clouds import random_tensor
+
+DATA = os.environ.get("TESTBED_DATA")
+NETWORKS = {
+    "vgg": lambda **options: MinkVGG16(2, 5, width=1 / 32, **options),
+    "unet": lambda **options: MinkUNet(2, 5, depth=14, width=1 / 16, **options),
+}
+
+
+def network_and_input(name: str, kit: str) -> tuple[nn.Module, Any]:
+    torch.manual_seed(1)
+    if kit == "dense":
+        inputs: Any = torch.randn(2, 2, 32, 32, 32)
+        return NETWORKS[name](kit=DENSE).eval(), inputs
+    return NETWORKS[name]().double().eval(), random_tensor(2)
+
+
+def rows(value: Any) -> Tensor:
+    return value.features if isinstance(value, SparseTensor) else value
+
+
+@pytest.mark.parametrize("kit", ["sparse", "dense"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_stage_for_each_layer_gives_what_the_network_gives(name: str, kit: str) -> None:
+    model, inputs = network_and_input(name, kit)
+    network = Network(model)
+    values: tuple[Any, ...] = (inputs,)
+    for stage in network.stages(range(1, len(network.layers))):
+        assert len(values) == len(stage.inputs)
+        values = stage(*values)
+    (output,) = values
+    assert torch.equal(rows(output), rows(model(inputs)))
+
+
+@pytest.mark.parametrize("kit", ["sparse", "dense"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_values_are_in_one_order_on_both_sides_of_every_cut(name: str, kit: str) -> None:
+    network = Network(network_and_input(name, kit)[0])
+    middle = len(network.layers)
+    for cut in range(1, middle):
+        before, after = network.stages([cut])
+        assert before.outputs == after.inputs == network.crossing(cut)
+        made = {layer.name for layer in network.layers[:cut]}
+        read = {name for layer in network.layers[cut:] for name in layer.inputs}
+        assert set(network.crossing(cut)) == made & read
+
+
+def test_layers_are_in_topological_order_and_distinct() -> None:
+    layers = Network(NETWORKS["unet"]()).layers
+    names = [layer.name for layer in layers]
+    assert len(set(names)) == len(names)
+    for number, layer in enumerate(layers):
+        assert set(layer.inputs) <= set(names[:number])
+    kinds = [layer.operation.partition("(")[0] for layer in layers]
+    assert (kinds.count("cat"), kinds.count("add")) == (4, 8)
+
+
+def test_skips_cross_every_cut_up_to_where_they_are_read() -> None:
+    network = Network(NETWORKS["unet"]())
+    names = [layer.name for layer in network.layers]
+    crossing = network.crossing(names.index("convtr4p16s2"))
+    assert crossing == (
+        *("relu", "block1_0_relu_1", "block2_0_relu_1", "block3_0_relu_1"),
+        "block4_0_relu_1",
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_state_dicts_of_stages_join_to_that_of_the_network(name: str) -> None:
+    model = NETWORKS[name]()
+    network = Network(model)
+    joined: dict[str, Tensor] = {}
+    for stage in network.stages([7, 20, 33]):
+        state = stage.state_dict()
+        assert not joined.keys() & state.keys()
+        joined |= state
+    whole = model.state_dict()
+    assert joined.keys() == whole.keys()
+    assert all(joined[key].data_ptr() == value.data_ptr() for key, value in whole.items())
+
+
+def test_training_and_evaluation_are_modes_of_a_stage() -> None:
+    model, inputs = network_and_input("vgg", "sparse")
+    first, last = Network(model.train()).stages([20])
+    before = model.state_dict()["features.1.bn.running_mean"].clone()
+    F.mse_loss(last(*first(inputs))[0].features, torch.zeros(4, 5, dtype=torch.float64)).backward()
+    assert all(parameter.grad is not None for parameter in first.parameters())
+    assert not torch.equal(before, model.state_dict()["features.1.bn.running_mean"])
+    assert not any(module.training for module in copy.deepcopy(first).eval().modules())
+
+
+@pytest.mark.parametrize("kit", ["sparse", "dense"])
+@pytest.mark.skipif(DATA is None, reason="TESTBED_DATA is not set")
+def test_layer_i_is_layer_i_of_the_authors_profile(kit: str) -> None:
+    path = Path(str(DATA)) / "profiles" / "minkvgg_v0.02_b128_RTX.graph.txt"
+    profile = read_graph(
+        path.read_text(), name="minkvgg", device_kind="RTX", batch_size=128, source="authors"
+    )
+    model = MinkVGG16(1, 40, kit=DENSE) if kit == "dense" else MinkVGG16(1, 40)
+    ours = Network(model).layers
+    assert len(ours) == len(profile.layers) == 52
+    for layer, theirs in zip(ours, profile.layers, strict=True):
+        assert layer.parameter_bytes == theirs.parameter_bytes
+        if kit == "sparse":
+            kind = theirs.operation.partition("(")[0].removeprefix("Minkowski")
+            assert layer.operation.partition("(")[0] == kind
+    for before, after in pairwise(ours):
+        assert after.inputs == (before.name,)
+
+
+class Shared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(self.layer(inputs))
+
+
+class Branching(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs if inputs.sum() > 0 else -inputs
+
+
+class TwoInputs(nn.Module):
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return first + second
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [(Shared(), "share parameters"), (Branching(), "torch.fx"), (TwoInputs(), "one input")],
+)
+def test_a_network_that_cannot_be_cut_is_refused_in_one_line(
+    model: nn.Module, problem: str
+) -> None:
+    with pytest.raises(InputError, match=problem) as caught:
+        Network(model)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("first", "end"), [(3, 3), (5, 3), (-1, 3), (0, 53)])
+def test_a_stage_without_layers_is_refused(first: int, end: int) -> None:
+    network = Network(NETWORKS["vgg"]())
+    with pytest.raises(InputError, match="give 0 <= first < end <= 52"):
+        network.stage(first, end)
