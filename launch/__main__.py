@@ -5,7 +5,7 @@
     simulate JOB.toml [flags]    play the job's schedule without processes, leave a record
     emulate JOB.toml [flags]     the program itself on a cluster emulated here, leave a record
     plan stanza [flags]          predict every scheme's step time, choose
-    profile stanza [flags]       measure a model's layers on this machine
+    profile stanza|sparsepipe    measure a model's layers on this machine
     reproduce [stanza] [flags]   the papers' figures, a report and claims.json
     bench sparse [flags]         sparse convolution against other engines and dense
     doctor                       what this machine has and lacks
@@ -31,8 +31,12 @@ COMMANDS = {
     "reproduce": "launch.reproduce",
     "doctor": "launch.doctor",
 }
-SUBJECTS = {"plan": ("stanza",), "profile": ("stanza",), "bench": ("sparse",)}
-"""Commands whose next word is a system, or a part of one."""
+SUBJECTS = {
+    "plan": {"stanza": "main"},
+    "profile": {"stanza": "main", "sparsepipe": "main_sparsepipe"},
+    "bench": {"sparse": "main"},
+}
+"""Commands whose next word is a system, or a part of one: the function of the module for each."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,6 +69,7 @@ def _dispatch(words: list[str]) -> None:
     command = words.pop(0)
     if command not in COMMANDS:
         raise InputError(f"{command}: no such command; {remedy(command, COMMANDS)}")
+    function = "main"
     if command in SUBJECTS:
         subject, known = words.pop(0) if words else "", SUBJECTS[command]
         if subject not in known:
@@ -72,7 +77,8 @@ def _dispatch(words: list[str]) -> None:
                 f"{command} {subject}: names no system of this version; "
                 f"write: launch {command} {' or '.join(known)}"
             )
-    importlib.import_module(COMMANDS[command]).main(words)
+        function = known[subject]
+    getattr(importlib.import_module(COMMANDS[command]), function)(words)
 
 
 if __name__ == "__main__":
