@@ -42,7 +42,10 @@ def interleave(
         for rank in ranks:
             stages_of[rank].append(stage)
     if all(len(held) == 1 for held in stages_of.values()):
-        return [list(lists[stages_of[rank][0]]) for rank in range(len(stages_of))]
+        return [
+            [item for stage in stages_of[rank] for item in lists[stage]]
+            for rank in range(1 + max(stages_of))
+        ]
     return _Play(lists, stages, seconds).run()
 
 

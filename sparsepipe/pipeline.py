@@ -51,11 +51,12 @@ class StageMemoryError(MemoryError):
 
 def roles(schedule: Schedule) -> list[str]:
     """What to start every rank as, so that errors name its stage: "stage 1", "stages 0 and 2"."""
-    held = [
-        [str(stage) for stage, ranks in enumerate(schedule.stages) if rank in ranks]
-        for rank in range(len(schedule.ranks))
-    ]
-    return [f"stage{'s' * (len(one) > 1)} {' and '.join(one)}" for one in held]
+    names = []
+    for rank in range(len(schedule.ranks)):
+        held = [str(stage) for stage, ranks in enumerate(schedule.stages) if rank in ranks]
+        plural = "s" if len(held) > 1 else ""
+        names.append(f"stage{plural} {' and '.join(held)}" if held else "idle")
+    return names
 
 
 def run(
@@ -123,7 +124,7 @@ def _channels(schedule: Schedule) -> list[str]:
 
 
 def _virtual(schedule: Schedule) -> bool:
-    return sum(map(len, schedule.stages)) > len(schedule.ranks)
+    return sum(map(len, schedule.stages)) > sum(map(bool, schedule.ranks))
 
 
 def _prefix(schedule: Schedule, crossing: int) -> str:
@@ -182,14 +183,13 @@ def _steps(
     schedule: Schedule, stages: dict[int, Stage], world: World, tracer: Tracer
 ) -> Iterator[Step]:
     """The list, and what each mini-batch took."""
+    if not stages:
+        return
     last_here = schedule.ranks[world.rank][-1]  # of every mini-batch, this ends it
     finished = time.perf_counter()
     compute_s, began_s = 0.0, dict[int, float]()
-    losses: dict[int, float] = {}
     for step in schedule.ranks[world.rank]:
         stage, mini_batch = stages[step.stage], step.micro_batch // schedule.micro_batches
-        if step.action is Action.UPDATE and step.stage == len(schedule.stages) - 1:
-            losses[mini_batch] = stage.loss_sum
         started = time.perf_counter()
         with (
             tracer.span(step.action.value, stage=step.stage, micro_batch=step.micro_batch),
@@ -214,8 +214,9 @@ def _steps(
             "ended_s": time.time(),
             "versions": max(one.kept_versions for one in stages.values()),
         }
-        if mini_batch in losses:
-            metrics["loss_sum"] = losses.pop(mini_batch)
+        for one in stages.values():
+            if mini_batch in one.losses:
+                metrics["loss_sum"] = one.losses.pop(mini_batch)
         yield Step(mini_batch, metrics)
         finished, compute_s = time.perf_counter(), 0.0
 

@@ -2,6 +2,8 @@
 
     reduction.begin(leaves)            # before the last backward pass of a mini-batch
     output.backward(...)
+    reduction.end()
+    ...                                # other passes may come in between, and their exchanges
     reduction.wait()
     gradients = reduction.finish()
 
@@ -9,6 +11,7 @@ Gradients are of a sum of losses divided by the whole mini-batch's count: summin
 replicas, whatever samples each has had, is the gradient of the mini-batch's mean.
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
@@ -39,16 +42,19 @@ class Reduction:
         self._world, self._group = world, group
         names = ", ".join(map(str, ranks))
         self._what = f"all-reduce of the gradients of stage {stage} among ranks {names}"
+        self._shapes = {name: p.shape for name, p in parameters.items()}
         self._parts = _parts({name: p.nbytes for name, p in parameters.items()})
         self._part_of = {name: i for i, part in enumerate(self._parts) for name in part}
         self._leaves: Mapping[str, Tensor] = {}
         self._missing: list[int] = []
-        self._started: list[tuple[Tensor, dist.Work]] = []
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._started: list[tuple[Tensor, dist.Work]] = []
+        self._ended: deque[list[tuple[Tensor, dist.Work]]] = deque()
+        self._own: deque[dict[str, Tensor]] = deque()
 
     def begin(self, leaves: Mapping[str, Tensor]) -> None:
         """From now on a part is exchanged as soon as all its gradients are there, in order."""
-        self._leaves = leaves
+        self._leaves, self._started = leaves, []
         if self._group is None:
             return
         self._missing = [len(part) for part in self._parts]
@@ -57,19 +63,29 @@ class Reduction:
             for name, leaf in leaves.items()
         ]
 
+    def end(self) -> None:
+        """The backward pass is over: take the gradients from the leaves."""
+        for hook in self._hooks:
+            hook.remove()
+        if self._group is None:
+            self._own.append({name: _gradient(leaf) for name, leaf in self._leaves.items()})
+        else:
+            while len(self._started) < len(self._parts):  # no samples, or unused parameters
+                self._start()
+            self._ended.append(self._started)
+        for leaf in self._leaves.values():
+            leaf.grad = None
+        self._leaves, self._hooks = {}, []
+
     def wait(self) -> None:
-        """Wait until everything is exchanged.
+        """Wait for the oldest exchange that is not finished.
 
         Raises:
             TransportError: a replica is gone or silent.
         """
-        if self._group is None:
-            return
         with waiting(self._what):
             try:
-                while len(self._started) < len(self._parts):  # no samples, or unused parameters
-                    self._start()
-                for _, work in self._started:
+                for _, work in self._ended[0]:
                     work.wait()
             except RuntimeError as error:
                 me = self._world.name(self._world.rank)
@@ -77,18 +93,15 @@ class Reduction:
                 raise TransportError(f"{me}: {self._what} failed ({reason})") from error
 
     def finish(self) -> dict[str, Tensor]:
-        """After `wait`: gradients by name, summed over the replicas; zero where there is none."""
-        for hook in self._hooks:
-            hook.remove()
-        gradients = {name: _gradient(leaf) for name, leaf in self._leaves.items()}
-        if self._group is not None:
-            for part, (buffer, _) in zip(self._parts, self._started, strict=True):
-                pieces = buffer.split([self._leaves[name].numel() for name in part])
-                for name, piece in zip(part, pieces, strict=True):
-                    gradients[name] = piece.view_as(self._leaves[name])
-        for leaf in self._leaves.values():
-            leaf.grad = None
-        self._leaves, self._hooks, self._started = {}, [], []
+        """The oldest gradients by name, summed over the replicas; zero where there is none."""
+        if self._group is None:
+            return self._own.popleft()
+        gradients: dict[str, Tensor] = {}
+        for part, (buffer, _) in zip(self._parts, self._ended.popleft(), strict=True):
+            shapes = [self._shapes[name] for name in part]
+            pieces = buffer.split([shape.numel() for shape in shapes])
+            for name, shape, piece in zip(part, shapes, pieces, strict=True):
+                gradients[name] = piece.view(shape)
         return gradients
 
     def _ready(self, name: str) -> None:

@@ -20,11 +20,13 @@ several stages (virtual stages) interleaves them. Kinds:
 - `forward`: inference; no backward, no update.
 
 With n_s = S - s a stage has no time to hide messages in: two equal stages take their computation
-plus one crossing. `in_flight` admits more.
+plus one crossing. `in_flight` admits more. With `late_updates`, stages of several replicas apply
+update m only after the backward pass of mini-batch m + 1: its all-reduce hides behind that, and
+their weights are one update older, v = max(0, m - n_s).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice, pairwise
 from typing import Literal, get_args
@@ -80,7 +82,17 @@ class Schedule:
     """Of each mini-batch; 1 for `1f1b-async`."""
     in_flight: tuple[int, ...]
     """How many micro-batches every stage holds between forward and backward, at most."""
+    late: tuple[int, ...]
+    """By how many mini-batches every stage's updates are late."""
     ranks: tuple[tuple[Step, ...], ...]
+    """By rank; empty for one that no stage is on."""
+
+    @property
+    def lags(self) -> tuple[int, ...]:
+        """How many updates every stage's weights are behind, in the steady state."""
+        if self.kind != "1f1b-async":
+            return (0,) * len(self.stages)
+        return tuple(n - 1 + late for n, late in zip(self.in_flight, self.late, strict=True))
 
     def receivers(self, step: Step) -> tuple[int, ...]:
         """The ranks that a send's message may go to: a replica gets the samples that it shares."""
@@ -92,14 +104,9 @@ class Schedule:
 
     def version(self, stage: int, micro_batch: int) -> int:
         """The weights that a micro-batch must meet at a stage, in both directions."""
-        return weights_version(self.kind, micro_batch // self.micro_batches, self.in_flight[stage])
-
-
-def weights_version(kind: Kind, mini_batch: int, in_flight: int) -> int:
-    """How many updates the weights of a mini-batch have had."""
-    if kind == "forward":
-        return 0
-    return max(0, mini_batch - in_flight + 1) if kind == "1f1b-async" else mini_batch
+        if self.kind == "forward":
+            return 0
+        return max(0, micro_batch // self.micro_batches - self.lags[stage])
 
 
 def build(
@@ -109,14 +116,16 @@ def build(
     mini_batches: int,
     micro_batches: int = 1,
     in_flight: Sequence[int] | None = None,
+    late_updates: bool = False,
     seconds: Sequence[tuple[float, float]] | None = None,
 ) -> Schedule:
     """The schedule of a kind.
 
     Args:
-        stages: the ranks of every stage, from the first to the last; ranks count from 0.
+        stages: the ranks of every stage, from the first to the last.
         micro_batches: of each mini-batch, for `gpipe` and `1f1b`.
         in_flight: for `1f1b-async`, another n_s for every stage: never rising, 1 at the last.
+        late_updates: for `1f1b-async`, whether replicas apply updates one mini-batch late.
         seconds: forward and backward of each stage: the order in which ranks with several stages
             interleave them. By default, backward takes twice as long as forward.
 
@@ -125,32 +134,28 @@ def build(
     """
     _check(kind, stages, mini_batches, micro_batches)
     count = len(stages)
-    held = _in_flight(kind, count, micro_batches, in_flight)
-    lists = [
-        _items(kind, stage, mini_batches, micro_batches, held[stage], len(stages[stage]) > 1)
-        for stage in range(count)
-    ]
-    ordered = interleave(lists, stages, seconds or [(1.0, 2.0)] * count)
-    ranks = tuple(
-        tuple(step for item in items for step in _steps(kind, item, count, micro_batches, held))
-        for items in ordered
-    )
-    return Schedule(
+    if late_updates and kind != "1f1b-async":
+        raise InputError(f"--late-updates with --schedule {kind}: give 1f1b-async, or leave it out")
+    empty = Schedule(
         kind=kind,
         stages=stages,
         mini_batches=mini_batches,
         micro_batches=micro_batches,
-        in_flight=held,
-        ranks=ranks,
+        in_flight=_in_flight(kind, count, micro_batches, in_flight),
+        late=tuple(int(late_updates and len(ranks) > 1) for ranks in stages),
+        ranks=(),
     )
+    lists = [_items(empty, stage) for stage in range(count)]
+    ordered = interleave(lists, stages, seconds or [(1.0, 2.0)] * count)
+    ranks = tuple(tuple(s for item in items for s in _steps(empty, item)) for items in ordered)
+    return replace(empty, ranks=ranks)
 
 
 def _check(kind: Kind, stages: Stages, mini_batches: int, micro_batches: int) -> None:
     if kind not in KINDS:
         raise InputError(f"--schedule {kind}: give one of {', '.join(KINDS)}")
-    ranks = {rank for stage in stages for rank in stage}
-    if not stages or not all(stages) or ranks != set(range(len(ranks))):
-        raise InputError(f"stages {stages}: give every stage ranks, counted from 0 without gaps")
+    if not stages or not all(stages) or min(map(min, stages)) < 0:
+        raise InputError(f"stages {stages}: give every stage ranks, counted from 0")
     if any(len(set(stage)) < len(stage) for stage in stages):
         raise InputError(f"stages {stages}: a rank can be a stage's replica only once")
     if mini_batches < 1 or micro_batches < 1:
@@ -183,49 +188,42 @@ def _in_flight(
     return tuple(least if kind == "1f1b-async" else [min(n, micro_batches) for n in least])
 
 
-def _items(
-    kind: Kind, stage: int, mini_batches: int, micro_batches: int, in_flight: int, replicated: bool
-) -> list[Item]:
+def _items(schedule: Schedule, stage: int) -> list[Item]:
     """A stage's computations in their order."""
-    total = mini_batches * micro_batches
-    if kind == "forward":
+    total, micro_batches = schedule.mini_batches * schedule.micro_batches, schedule.micro_batches
+    if schedule.kind == "forward":
         return [Item("forward", stage, micro) for micro in range(total)]
-    if kind == "1f1b-async":
-        return _round(stage, range(total), 1, in_flight, replicated)
-    return [
-        item
-        for first in range(0, total, micro_batches)
-        for item in _round(
-            stage, range(first, first + micro_batches), micro_batches, in_flight, replicated
-        )
-    ]
+    if schedule.kind == "1f1b-async":
+        return _round(schedule, stage, range(total))
+    starts = range(0, total, micro_batches)
+    rounds = [_round(schedule, stage, range(first, first + micro_batches)) for first in starts]
+    return [item for items in rounds for item in items]
 
 
-def _round(
-    stage: int, micros: range, micro_batches: int, in_flight: int, replicated: bool
-) -> list[Item]:
-    """Forward until `in_flight` micro-batches are held; then one backward, one forward, ..."""
-    items = []
+def _round(schedule: Schedule, stage: int, micros: range) -> list[Item]:
+    """Forward until enough micro-batches are held; then one backward, one forward, ..."""
+    items: list[Item] = []
+    updates: list[Item] = []
     ahead = iter(micros)
     for micro in micros:
-        wanted = in_flight if micro == micros[0] else 1
-        items += [Item("forward", stage, next_) for next_ in islice(ahead, wanted)]
+        wanted = schedule.in_flight[stage] if micro == micros[0] else 1
+        items += [Item("forward", stage, later) for later in islice(ahead, wanted)]
         items.append(Item("backward", stage, micro))
-        if (micro + 1) % micro_batches == 0:
-            items.append(Item("update", stage, micro, together=replicated))
-    return items
+        if (micro + 1) % schedule.micro_batches == 0:
+            together = len(schedule.stages[stage]) > 1
+            updates.append(Item("update", stage, micro, together=together))
+        if len(updates) > schedule.late[stage]:
+            items.append(updates.pop(0))
+    return items + updates
 
 
-def _steps(
-    kind: Kind, item: Item, stages: int, micro_batches: int, in_flight: Sequence[int]
-) -> list[Step]:
+def _steps(schedule: Schedule, item: Item) -> list[Step]:
     """A computation with its messages."""
-    stage, micro = item.stage, item.micro_batch
-    mini_batch = micro // micro_batches
-    version = weights_version(kind, mini_batch, in_flight[stage])
+    stage, micro, stages = item.stage, item.micro_batch, len(schedule.stages)
+    version = schedule.version(stage, micro)
     if item.phase == "update":
         reduce = [Step(Action.REDUCE, stage, micro)] if item.together else []
-        return [*reduce, Step(Action.UPDATE, stage, micro, mini_batch + 1)]
+        return [*reduce, Step(Action.UPDATE, stage, micro, micro // schedule.micro_batches + 1)]
     if item.phase == "forward":
         work, receive, send = Action.FORWARD, Action.RECEIVE_ACTIVATION, Action.SEND_ACTIVATION
         source, target = stage > 0, stage < stages - 1

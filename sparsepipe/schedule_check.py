@@ -187,7 +187,7 @@ class _Weights:
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
         self._current: defaultdict[int, int] = defaultdict(int)
-        self._gathered: defaultdict[int, set[int]] = defaultdict(set)  # since the last update
+        self._gathered: defaultdict[int, set[int]] = defaultdict(set)  # and not yet applied
         self._reduced: set[tuple[int, int]] = set()
         self.users: defaultdict[int, dict[int, int]] = defaultdict(dict)
         """By stage: the micro-batches on their way, and the version that each has met."""
@@ -218,12 +218,12 @@ class _Weights:
         wanted, gathered = self._mini_batch(step), self._gathered[step.stage]
         if missing := sorted(wanted - gathered):
             yield f"before the backward of micro-batches {missing}"
-        if foreign := sorted(gathered - wanted):
-            yield f"with gradients of micro-batches {foreign} of another mini-batch"
+        if earlier := sorted(micro for micro in gathered if micro < min(wanted)):
+            yield f"before that of the mini-batch of micro-batches {earlier}"
         replicated = len(self._schedule.stages[step.stage]) > 1
         if replicated and (step.stage, step.micro_batch) not in self._reduced:
             yield "before its gradients are reduced among the replicas"
-        gathered.clear()
+        gathered -= wanted
         self._current[step.stage] += 1
         if step.version != self._current[step.stage]:
             yield f"this update makes weights {self._current[step.stage]}"

@@ -7,18 +7,17 @@ Sends and receives overlap computation; the all-reduce of a stage's gradients ov
 pass in equal parts, as the runtime's does in buckets.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import ceil
 
+from sparsepipe.reduction import PARTS
 from sparsepipe.schedule import Action, Schedule, Stages, Step
 from systems.cluster import Link
 from systems.schema import InputError
 from systems.simulate import Program, Timeline, simulate
-
-REDUCE_PARTS = 8
-"""A backward pass hands over its gradients in so many equal parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +178,7 @@ class _Tasks:
         last = (step.micro_batch + 1) % self._schedule.micro_batches == 0
         reduced = backward and last and len(self._schedule.stages[step.stage]) > 1
         parts: list[int] = []
-        count = REDUCE_PARTS if reduced else 1
+        count = PARTS if reduced else 1
         name = f"{step.action} {step.micro_batch}"
         for _ in range(count):
             after = parts[-1:] or self._last[rank]
@@ -235,18 +234,19 @@ class _Tasks:
         key = (Action.REDUCE, step.stage, step.micro_batch, -1)
         if key not in self._arrived:
             size = 2 * (len(ranks) - 1) / len(ranks) * self._costs[step.stage].parameter_bytes
-            done: list[int] = []
+            before = (Action.REDUCE, step.stage, -1, -1)
+            done = [self._wire[before]] if before in self._wire else []
             for ready in zip(*(part or [] for part in parts), strict=True):
                 done = [
                     self.program.exchange(
                         ranks,
-                        size / REDUCE_PARTS,
+                        size / PARTS,
                         messages=2 * (len(ranks) - 1),
                         name=f"reduce {step.micro_batch}",
                         after=[*ready, *done],
                     )
                 ]
-            self._arrived[key] = done
+            self._arrived[key], self._wire[before] = done, done[0]
         self._last[rank] = [*self._last[rank], *self._arrived[key]]
         return True
 
@@ -271,7 +271,7 @@ def enough_in_flight(costs: Sequence[StageCost], stages: Stages, link: Link) -> 
     messages behind it. A stage that must begin one mini-batch every `period` seconds holds
     round trip / period of them (Little's law). With S - s, messages are not hidden.
     """
-    busy_s = [0.0] * (1 + max(rank for ranks in stages for rank in ranks))
+    busy_s: defaultdict[int, float] = defaultdict(float)
     for cost, ranks in zip(costs, stages, strict=True):
         for rank, forward_s, backward_s in zip(ranks, cost.forward_s, cost.backward_s, strict=True):
             busy_s[rank] += forward_s + backward_s
@@ -281,6 +281,6 @@ def enough_in_flight(costs: Sequence[StageCost], stages: Stages, link: Link) -> 
         trip_s += max(behind.forward_s) + max(behind.backward_s)
         trip_s += link.seconds(cost.output_bytes + cost.gradient_bytes) + 2 * link.latency_s
         own_s = max(cost.forward_s) + max(cost.backward_s)
-        wanted = ceil((trip_s + own_s) / max(busy_s) - 1e-9)
+        wanted = ceil((trip_s + own_s) / max(busy_s.values()) - 1e-9)
         held.append(max(wanted, held[-1]))
     return tuple(reversed(held))

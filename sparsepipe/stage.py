@@ -10,6 +10,7 @@ own ways: a replica's may come from several and go to several. A replica without
 nothing, and takes part in the all-reduce with zeros.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -103,8 +104,8 @@ class Stage:
         self._outputs: dict[int, tuple[Value, ...]] = {}
         self._awaited: dict[int, list[ReceivingGradients]] = {}
         self._arrived: dict[int, list[Tensor]] = {}
-        self.loss_sum = 0.0
-        """Of its own samples, since the last update."""
+        self.losses: defaultdict[int, float] = defaultdict(float)
+        """By mini-batch, the sum over its own samples: at the last stage."""
         self.do: dict[Action, Callable[[int], None]] = {
             Action.RECEIVE_ACTIVATION: self._receive_activation,
             Action.FORWARD: self._forward,
@@ -201,7 +202,7 @@ class Stage:
             outputs = self._weights.forward(micro_batch, self._inputs[micro_batch])
             if self._last:
                 loss = self._around.loss_sum(outputs[0], batches.targets(mini_batch, samples))
-                self.loss_sum += loss.item()
+                self.losses[mini_batch] += loss.item()
                 outputs = (loss / batches.count(mini_batch),)
         if self._training or not self._last:
             self._outputs[micro_batch] = outputs
@@ -222,7 +223,8 @@ class Stage:
         self._arrived[micro_batch] = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
 
     def _backward(self, micro_batch: int) -> None:
-        if (micro_batch + 1) % self._around.schedule.micro_batches == 0:
+        last = (micro_batch + 1) % self._around.schedule.micro_batches == 0
+        if last:
             self._reduction.begin(self._weights.leaves(micro_batch))
         arrived = self._arrived.pop(micro_batch, [])
         outputs = self._outputs.pop(micro_batch, ())
@@ -230,6 +232,8 @@ class Stage:
             data(outputs[0]).backward()
         elif outputs:
             backward(outputs, arrived)
+        if last:
+            self._reduction.end()
         if not self.number:
             self._inputs.pop(micro_batch, None)
         self._weights.drop(micro_batch)
@@ -242,4 +246,3 @@ class Stage:
 
     def _update(self, micro_batch: int) -> None:
         self._weights.update(self._reduction.finish())
-        self.loss_sum = 0.0

@@ -17,12 +17,10 @@ ASYNC: Kind = "1f1b-async"
 
 @st.composite
 def stages(draw: st.DrawFn) -> Stages:
-    """Any placement of 1 to 5 stages on their ranks, numbered without gaps."""
+    """Any placement of 1 to 5 stages on 5 ranks, some of which may have none."""
     count = draw(st.integers(1, 5))
     ranks = st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True)
-    drawn = [draw(ranks) for _ in range(count)]
-    used = sorted({rank for stage in drawn for rank in stage})
-    return tuple(tuple(used.index(rank) for rank in stage) for stage in drawn)
+    return tuple(tuple(draw(ranks)) for _ in range(count))
 
 
 @st.composite
@@ -43,7 +41,13 @@ def schedules(draw: st.DrawFn) -> Schedule:
         more = draw(st.lists(st.integers(0, 2), min_size=len(where) - 1, max_size=len(where) - 1))
         in_flight = [1 + sum(more[stage:]) for stage in range(len(where))]
     return build(
-        kind, where, mini_batches=mini, micro_batches=micro, in_flight=in_flight, seconds=seconds
+        kind,
+        where,
+        mini_batches=mini,
+        micro_batches=micro,
+        in_flight=in_flight,
+        late_updates=kind == ASYNC and draw(st.booleans()),
+        seconds=seconds,
     )
 
 
@@ -66,6 +70,15 @@ def test_asynchronous_versions_are_those_of_the_delay() -> None:
         for steps in schedule.ranks
     ]
     assert versions == [[0, 0, 0, 1, 2, 3], [0, 0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5]]
+
+
+def test_late_updates_make_weights_of_replicas_one_update_older() -> None:
+    schedule = build(ASYNC, ((0,), (1, 2)), mini_batches=6, late_updates=True)
+    versions = [
+        [step.version for step in steps if step.action is Action.FORWARD]
+        for steps in schedule.ranks
+    ]
+    assert versions == [[0, 0, 1, 2, 3, 4], [0, 0, 1, 2, 3, 4], [0, 0, 1, 2, 3, 4]]
 
 
 def test_one_forward_one_backward_by_hand() -> None:
@@ -183,7 +196,7 @@ def test_broken_schedules_are_found(name: str) -> None:
 
 @given(schedules(), st.data())
 def test_no_step_can_be_left_out(schedule: Schedule, data: st.DataObject) -> None:
-    rank = data.draw(st.integers(0, len(schedule.ranks) - 1))
+    rank = data.draw(st.sampled_from(sorted({r for ranks in schedule.stages for r in ranks})))
     index = data.draw(st.integers(0, len(schedule.ranks[rank]) - 1))
     assert faults(edited(schedule, rank, lambda steps: steps.pop(index)))
 
@@ -192,7 +205,8 @@ def test_no_step_can_be_left_out(schedule: Schedule, data: st.DataObject) -> Non
     ("options", "text"),
     [
         ({"kind": "2f2b"}, "--schedule 2f2b"),
-        ({"stages": ((0,), (2,))}, "without gaps"),
+        ({"stages": ((0,), ())}, "give every stage ranks"),
+        ({"late_updates": True}, "--late-updates"),
         ({"stages": ((0, 0),)}, "only once"),
         ({"kind": ASYNC, "micro_batches": 2}, "--micro-batches 2"),
         ({"mini_batches": 0}, "--mini-batches 0"),

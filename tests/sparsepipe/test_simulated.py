@@ -70,6 +70,8 @@ def test_reduce_overlaps_all_but_the_last_part_of_backward() -> None:
     )
     pipeline = play(build("1f1b-async", ((0, 1),), mini_batches=9), [whole], LINK)
     assert pipeline.step_s == pytest.approx(1 + 2 + 0.1)
+    late = build("1f1b-async", ((0, 1),), mini_batches=9, late_updates=True)
+    assert play(late, [whole], LINK).step_s == pytest.approx(1 + 2)
 
 
 def test_virtual_stages_fill_both_devices() -> None:
