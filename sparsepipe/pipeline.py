@@ -83,8 +83,8 @@ def run(
         on_output: for `forward`: gets the last stage's mini-batch, samples and output.
 
     Metrics of a step: `step_s` since the last one, `compute_s` of it spent on forward, backward and
-    update, `samples` and `voxels` of its own, `began_s` and `ended_s` (this host's clock),
-    `versions` of weights in memory, and at the last stage `loss_sum` of its own samples.
+    update, `samples` of the mini-batch, `voxels` of its own, `began_s` and `ended_s` (this host's
+    clock), `versions` of weights in memory, and at the last stage `loss_sum` of its own samples.
 
     Raises:
         TransportError: a peer is gone or silent.
@@ -96,7 +96,7 @@ def run(
         schedule=schedule,
         world=world,
         batches=batches,
-        ranges=_ranges(schedule, speeds, batches),
+        ranges=ranges_of(schedule, speeds, batches),
         loss_sum=loss_sum,
         on_output=on_output,
         outbox=outbox,
@@ -131,7 +131,7 @@ def _prefix(schedule: Schedule, crossing: int) -> str:
     return f"{crossing}>{crossing + 1} " if _virtual(schedule) else ""
 
 
-def _ranges(
+def ranges_of(
     schedule: Schedule, speeds: Sequence[Sequence[float]], batches: Batches
 ) -> Callable[[int, int], Sequence[range]]:
     """The samples of every replica: micro-batches of about equal numbers of samples, each of them
@@ -208,7 +208,7 @@ def _steps(
         metrics = {
             "step_s": now - finished,
             "compute_s": compute_s,
-            "samples": sum(len(stage.samples(micro)) for micro in micros),
+            "samples": stage.mini_batch_size(mini_batch),
             "voxels": sum(stage.voxels(micro) for micro in micros),
             "began_s": began_s.pop(mini_batch),
             "ended_s": time.time(),

@@ -128,6 +128,10 @@ class Stage:
         """Its own ones, numbered in the mini-batch."""
         return self._around.ranges(self.number, micro_batch)[self._replica]
 
+    def mini_batch_size(self, mini_batch: int) -> int:
+        """Samples of all replicas."""
+        return len(self._around.batches.voxels(mini_batch))
+
     def voxels(self, micro_batch: int) -> int:
         """What its own samples have in the network's input."""
         samples = self.samples(micro_batch)
@@ -195,7 +199,8 @@ class Stage:
             self._inputs[micro_batch] = batches.inputs(mini_batch, samples)
         if not self._training:
             with torch.no_grad():
-                outputs = self._module(*self._inputs.pop(micro_batch))
+                outputs = self._module(*self._inputs[micro_batch])
+            del self._inputs[micro_batch]
             if self._last and self._around.on_output is not None:
                 self._around.on_output(mini_batch, samples, outputs[0])
         else:

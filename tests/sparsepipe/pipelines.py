@@ -24,13 +24,14 @@ NEARLY_EMPTY = (3, 11)
 
 
 @cache
-def cloud(mini_batch: int) -> SparseTensor:
-    """The inputs of a mini-batch: features [N, 2]."""
+def cloud(mini_batch: int, more: int = 0) -> SparseTensor:
+    """The inputs of a mini-batch: features [N, 2]; `more` voxels in every sample."""
     generator = torch.Generator().manual_seed(mini_batch)
     shift = mini_batch % SAMPLES
     sizes = (*SIZES[shift:], *SIZES[:shift])
     if mini_batch in NEARLY_EMPTY:
         sizes = (0, 0, 1, 0, 0, 0)
+    sizes = tuple(size + more for size in sizes)
     rows = []
     for sample, size in enumerate(sizes):
         cells = torch.randperm(10**3, generator=generator)[:size]
@@ -44,24 +45,24 @@ def cloud(mini_batch: int) -> SparseTensor:
 class Clouds:
     """The mini-batches of `model`: a class for each sample, or for each voxel."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, more: int = 0) -> None:
+        self._model, self._more = model, more
 
     def voxels(self, mini_batch: int) -> list[int]:
-        return [len(sample) for sample in cloud(mini_batch).decomposed]
+        return [len(sample) for sample in cloud(mini_batch, self._more).decomposed]
 
     def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
-        return take((cloud(mini_batch),), samples)
+        return take((cloud(mini_batch, self._more),), samples)
 
     def targets(self, mini_batch: int, samples: range) -> Tensor:
-        whole = cloud(mini_batch)
+        whole = cloud(mini_batch, self._more)
         if self._model == "vgg":
             return torch.arange(samples.start, samples.stop).add(mini_batch) % CLASSES
         rows = whole.maps.rows(1, samples)
         return (whole.coordinates[:, 1:].sum(1) % CLASSES).long()[rows]
 
     def count(self, mini_batch: int) -> int:
-        return SAMPLES if self._model == "vgg" else len(cloud(mini_batch))
+        return SAMPLES if self._model == "vgg" else len(cloud(mini_batch, self._more))
 
 
 def build(model: Model) -> nn.Module:
@@ -76,6 +77,8 @@ def build(model: Model) -> nn.Module:
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
         if isinstance(layer, BatchNorm):
+            assert layer.bn.running_mean is not None
+            assert layer.bn.running_var is not None
             layer.bn.running_mean.normal_(0, 0.1)
             layer.bn.running_var.uniform_(0.1, 0.5)
     return network
