@@ -7,34 +7,15 @@ Sends and receives overlap computation; the all-reduce of a stage's gradients ov
 pass in equal parts, as the runtime's does in buckets.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from math import ceil
 
 from sparsepipe.reduction import PARTS
-from sparsepipe.schedule import Action, Schedule, Stages, Step
+from sparsepipe.schedule import Action, Schedule, Step
+from sparsepipe.stage_cost import StageCost, overlaps
 from systems.cluster import Link
 from systems.schema import InputError
 from systems.simulate import Program, Timeline, simulate
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageCost:
-    """What one micro-batch costs at a stage."""
-
-    forward_s: tuple[float, ...]
-    """Of each replica, for its share of the samples."""
-    backward_s: tuple[float, ...]
-    shares: tuple[float, ...]
-    """Of each replica, of the samples; they sum to 1."""
-    output_bytes: float = 0.0
-    """What crosses to the next stage, of all samples."""
-    gradient_bytes: float = 0.0
-    """What comes back for it."""
-    parameter_bytes: float = 0.0
-    """What the replicas reduce."""
 
 
 @dataclass(frozen=True)
@@ -195,8 +176,8 @@ class _Tasks:
         target = step.stage + (1 if forward else -1)
         cut = self._costs[min(step.stage, target)]
         size = cut.output_bytes if forward else cut.gradient_bytes
-        overlaps = _overlaps(self._costs[step.stage].shares, self._costs[target].shares)
-        mine = overlaps[self._schedule.stages[step.stage].index(rank)]
+        common = overlaps(self._costs[step.stage].shares, self._costs[target].shares)
+        mine = common[self._schedule.stages[step.stage].index(rank)]
         for peer, part in zip(self._schedule.stages[target], mine, strict=True):
             if part <= 0:
                 continue
@@ -217,8 +198,8 @@ class _Tasks:
         action = Action.SEND_GRADIENT if gradient else Action.SEND_ACTIVATION
         source = step.stage + (1 if gradient else -1)
         replica = self._schedule.stages[step.stage].index(rank)
-        overlaps = _overlaps(self._costs[step.stage].shares, self._costs[source].shares)
-        wanted = sum(part > 0 for part in overlaps[replica])
+        common = overlaps(self._costs[step.stage].shares, self._costs[source].shares)
+        wanted = sum(part > 0 for part in common[replica])
         arrived = self._arrived.get((action, source, step.micro_batch, rank), [])
         if len(arrived) < wanted:
             return False
@@ -249,38 +230,3 @@ class _Tasks:
             self._arrived[key], self._wire[before] = done, done[0]
         self._last[rank] = [*self._last[rank], *self._arrived[key]]
         return True
-
-
-def _overlaps(ours: Sequence[float], theirs: Sequence[float]) -> list[list[float]]:
-    """The part of all samples that each of our replicas has in common with each of theirs: both
-    sides cut the samples into contiguous ranges, in their order."""
-    least = 1e-9  # rounding is no message
-    return [
-        [
-            overlap if (overlap := min(b, d) - max(a, c)) > least else 0.0
-            for c, d in pairwise(accumulate(theirs, initial=0.0))
-        ]
-        for a, b in pairwise(accumulate(ours, initial=0.0))
-    ]
-
-
-def enough_in_flight(costs: Sequence[StageCost], stages: Stages, link: Link) -> tuple[int, ...]:
-    """The fewest mini-batches in flight at each stage that keep the slowest rank busy.
-
-    From a stage's forward to the end of its backward passes a round trip: all computation and
-    messages behind it. A stage that must begin one mini-batch every `period` seconds holds
-    round trip / period of them (Little's law). With S - s, messages are not hidden.
-    """
-    busy_s: defaultdict[int, float] = defaultdict(float)
-    for cost, ranks in zip(costs, stages, strict=True):
-        for rank, forward_s, backward_s in zip(ranks, cost.forward_s, cost.backward_s, strict=True):
-            busy_s[rank] += forward_s + backward_s
-    trip_s, held = 0.0, [1]
-    for stage in reversed(range(len(costs) - 1)):
-        cost, behind = costs[stage], costs[stage + 1]
-        trip_s += max(behind.forward_s) + max(behind.backward_s)
-        trip_s += link.seconds(cost.output_bytes + cost.gradient_bytes) + 2 * link.latency_s
-        own_s = max(cost.forward_s) + max(cost.backward_s)
-        wanted = ceil((trip_s + own_s) / max(busy_s.values()) - 1e-9)
-        held.append(max(wanted, held[-1]))
-    return tuple(reversed(held))

@@ -7,7 +7,8 @@ import pytest
 
 from sparsepipe.gantt import draw, two_steps
 from sparsepipe.schedule import Kind, Stages, build
-from sparsepipe.simulated import Pipeline, StageCost, enough_in_flight, play
+from sparsepipe.simulated import Pipeline, play
+from sparsepipe.stage_cost import StageCost, enough_in_flight
 from systems.cluster import Link
 from systems.schema import InputError
 
