@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from sparsepipe.gantt import draw, two_steps
+from sparsepipe.gantt import draw, traced_spans, two_steps
 from sparsepipe.schedule import Kind, Stages, build
 from sparsepipe.simulated import Pipeline, play
 from sparsepipe.stage_cost import StageCost, enough_in_flight
 from systems.cluster import Link
 from systems.schema import InputError
+from systems.trace import Tracer, join
 
 LINK = Link(bandwidth_bits_per_s=8e9)  # 1 GB/s
 CHAIN: Stages = ((0,), (1,), (2,))
@@ -99,6 +100,21 @@ def test_a_gantt_chart_draws_what_lies_in_its_window(tmp_path: Path) -> None:
     inside = [s for s in pipeline.spans if s.end_s > start_s and s.start_s < end_s]
     assert len(rows) == len(inside) > 8
     assert {int(row["stage"]) for row in rows} == {0, 1, 2}
+
+
+def test_a_run_is_drawn_from_its_trace(tmp_path: Path) -> None:
+    for rank, stage in ((0, 0), (1, 1)):
+        tracer = Tracer(tmp_path, rank)
+        with tracer.span("forward", stage=stage, micro_batch=3):
+            pass
+        with tracer.span("something else"):
+            pass
+        tracer.close()
+    spans = traced_spans(join(tmp_path, ["rank 0", "rank 1"]))
+    found = sorted((span.rank, span.action, span.stage, span.micro_batch) for span in spans)
+    assert found == [(0, "forward", 0, 3), (1, "forward", 1, 3)]
+    end_s = max(span.end_s for span in spans)
+    assert draw(tmp_path / "run", spans, title="(measured)", window_s=(0.0, end_s)).exists()
 
 
 def test_too_few_mini_batches_have_no_steady_state() -> None:
