@@ -29,6 +29,7 @@ def interleave(
     lists: Sequence[Sequence[Item]],
     stages: Sequence[Sequence[int]],
     seconds: Sequence[tuple[float, float]],
+    crossing_s: Sequence[float],
 ) -> list[list[Item]]:
     """The list of every rank: those of its stages, merged.
 
@@ -36,6 +37,7 @@ def interleave(
         lists: of every stage, the same for all of its replicas.
         stages: the ranks of every stage.
         seconds: forward and backward of every stage.
+        crossing_s: of a message from every stage but the last to the next, or back.
     """
     stages_of: defaultdict[int, list[int]] = defaultdict(list)
     for stage, ranks in enumerate(stages):
@@ -46,7 +48,7 @@ def interleave(
             [item for stage in stages_of[rank] for item in lists[stage]]
             for rank in range(1 + max(stages_of))
         ]
-    return _Play(lists, stages, seconds).run()
+    return _Play(lists, stages, seconds, crossing_s).run()
 
 
 class _Play:
@@ -55,8 +57,10 @@ class _Play:
         lists: Sequence[Sequence[Item]],
         stages: Sequence[Sequence[int]],
         seconds: Sequence[tuple[float, float]],
+        crossing_s: Sequence[float],
     ) -> None:
-        self._lists, self._stages, self._seconds = lists, stages, seconds
+        self._lists, self._stages = lists, stages
+        self._seconds, self._crossing_s = seconds, crossing_s
         ranks = 1 + max(rank for held in stages for rank in held)
         self._ordered: list[list[Item]] = [[] for _ in range(ranks)]
         self._free_s = [0.0] * ranks
@@ -89,7 +93,7 @@ class _Play:
             count, end_s = self._done[phase, neighbour, item.micro_batch]
             if count < len(self._stages[neighbour]):
                 return None
-            start_s = max(start_s, end_s)
+            start_s = max(start_s, end_s + self._crossing_s[min(stage, neighbour)])
         order = ("update", "backward", "forward").index(item.phase)
         return start_s, order, -stage, rank, item
 

@@ -118,6 +118,7 @@ def build(
     in_flight: Sequence[int] | None = None,
     late_updates: bool = False,
     seconds: Sequence[tuple[float, float]] | None = None,
+    crossing_s: Sequence[float] | None = None,
 ) -> Schedule:
     """The schedule of a kind.
 
@@ -128,6 +129,7 @@ def build(
         late_updates: for `1f1b-async`, whether replicas apply updates one mini-batch late.
         seconds: forward and backward of each stage: the order in which ranks with several stages
             interleave them. By default, backward takes twice as long as forward.
+        crossing_s: likewise of a message from every stage but the last to the next, or back.
 
     Raises:
         InputError: an option that does not fit the others.
@@ -146,7 +148,9 @@ def build(
         ranks=(),
     )
     lists = [_items(empty, stage) for stage in range(count)]
-    ordered = interleave(lists, stages, seconds or [(1.0, 2.0)] * count)
+    ordered = interleave(
+        lists, stages, seconds or [(1.0, 2.0)] * count, crossing_s or [0.0] * (count - 1)
+    )
     ranks = tuple(tuple(s for item in items for s in _steps(empty, item)) for items in ordered)
     return replace(empty, ranks=ranks)
 

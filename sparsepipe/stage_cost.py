@@ -83,11 +83,12 @@ def stage_costs(
 
 
 def enough_in_flight(costs: Sequence[StageCost], stages: Stages, link: Link) -> tuple[int, ...]:
-    """The fewest mini-batches in flight at each stage that keep the slowest rank busy.
+    """About the fewest mini-batches in flight at each stage that keep the slowest rank busy.
 
     From a stage's forward to the end of its backward passes a round trip: all computation and
     messages behind it. A stage that must begin one mini-batch every `period` seconds holds
-    round trip / period of them (Little's law). With S - s, messages are not hidden.
+    round trip / period of them (Little's law), and S - s at least. Exact where every rank has one
+    stage; ranks with several make others wait, see `sparsepipe.simulated.fastest`.
     """
     busy_s: defaultdict[int, float] = defaultdict(float)
     for cost, ranks in zip(costs, stages, strict=True):
@@ -100,7 +101,7 @@ def enough_in_flight(costs: Sequence[StageCost], stages: Stages, link: Link) -> 
         trip_s += link.seconds(cost.output_bytes + cost.gradient_bytes) + 2 * link.latency_s
         own_s = max(cost.forward_s) + max(cost.backward_s)
         wanted = ceil((trip_s + own_s) / max(busy_s.values()) - 1e-9)
-        held.append(max(wanted, held[-1]))
+        held.append(max(wanted, len(costs) - stage))
     return tuple(reversed(held))
 
 

@@ -48,6 +48,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
         in_flight=in_flight,
         late_updates=kind == ASYNC and draw(st.booleans()),
         seconds=seconds,
+        crossing_s=[draw(st.floats(0, 9)) for _ in where[1:]],
     )
 
 

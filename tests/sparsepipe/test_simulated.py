@@ -7,7 +7,8 @@ import pytest
 
 from sparsepipe.gantt import draw, traced_spans, two_steps
 from sparsepipe.schedule import Kind, Stages, build
-from sparsepipe.simulated import Pipeline, play
+from sparsepipe.schedule_check import faults
+from sparsepipe.simulated import Pipeline, fastest, play
 from sparsepipe.stage_cost import StageCost, enough_in_flight
 from systems.cluster import Link
 from systems.schema import InputError
@@ -53,6 +54,24 @@ def test_messages_hide_behind_more_mini_batches_in_flight() -> None:
     assert held == (3, 1)
     more = build("1f1b-async", stages, mini_batches=30, in_flight=held)
     assert play(more, costs, LINK).step_s == pytest.approx(3)
+
+
+def test_the_fastest_schedule_holds_no_more_than_helps() -> None:
+    stages, costs = ((0,), (1,)), [cost(1, 2, 1.5), cost(1, 2)]
+    assert fastest(stages, costs, LINK, mini_batches=30).in_flight == (3, 1)
+    free = fastest(stages, [cost(1, 2), cost(1, 2)], LINK, mini_batches=30)
+    assert (free.in_flight, free.late) == ((2, 1), (0, 0))
+
+
+def test_virtual_stages_hide_their_messages_too() -> None:
+    """Two ranks with two stages each, 4.5 of work, crossings of 1."""
+    stages: Stages = ((0,), (1,), (0,), (1,))
+    costs = [cost(1, 2, 1), cost(0.5, 1, 1), cost(0.5, 1, 1), cost(1, 2)]
+    default = play(build("1f1b-async", stages, mini_batches=40), costs, LINK)
+    schedule = fastest(stages, costs, LINK, mini_batches=40)
+    assert not faults(schedule)
+    assert play(schedule, costs, LINK).step_s < default.step_s
+    assert play(schedule, costs, LINK).step_s == pytest.approx(4.5, rel=0.1)
 
 
 def test_replicas_of_a_stage_share_its_link_traffic() -> None:
