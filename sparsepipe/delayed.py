@@ -45,14 +45,22 @@ class Delayed:
     """
 
     def __init__(
-        self, stages: Sequence[nn.Module], make_optimizer: MakeOptimizer, loss: Loss
+        self,
+        stages: Sequence[nn.Module],
+        make_optimizer: MakeOptimizer,
+        loss: Loss,
+        lags: Sequence[int] | None = None,
     ) -> None:
-        """Each stage takes and returns a tuple of values, and has an optimizer of its own."""
+        """Each stage takes and returns a tuple of values, and has an optimizer of its own.
+
+        `lags`: how many updates each stage's weights are behind, instead of S - s - 1.
+        """
         self._stages, self._loss = stages, loss
         self._optimizers = [_optimizer(stage, make_optimizer) for stage in stages]
         depth = len(stages)
         self._stashes: list[deque[dict[str, Tensor]]] = [
-            deque(maxlen=in_flight(number, depth)) for number in range(depth)
+            deque(maxlen=in_flight(number, depth) if lags is None else lags[number] + 1)
+            for number in range(depth)
         ]  # a stash's first entry is then `version`'s weights, warm-up included
 
     def step(self, inputs: Value, targets: Tensor) -> float:

@@ -135,6 +135,31 @@ class Transport(ABC):
     def _irecv(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]: ...
 
 
+class Prefixed(Transport):
+    """Those channels of another transport whose names begin with `prefix`, by what follows it."""
+
+    def __init__(self, transport: Transport, prefix: str) -> None:
+        self.world, self._transport, self._prefix = transport.world, transport, prefix
+        self.sent_bytes, self.received_bytes = transport.sent_bytes, transport.received_bytes
+
+    def isend(self, tensor: Tensor, peer: int, channel: str) -> Transfer:
+        """See Transport."""
+        return self._transport.isend(tensor, peer, self._prefix + channel)
+
+    def irecv(self, tensor: Tensor, peer: int, channel: str) -> Transfer:
+        """See Transport."""
+        return self._transport.irecv(tensor, peer, self._prefix + channel)
+
+    def close(self) -> None:
+        """Leave it to the other transport."""
+
+    def _isend(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
+        return self._transport._isend(tensor, peer, self._prefix + channel)
+
+    def _irecv(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
+        return self._transport._irecv(tensor, peer, self._prefix + channel)
+
+
 class TorchTransport(Transport):
     """Over torch.distributed: gloo for CPU tensors, NCCL for CUDA tensors.
 

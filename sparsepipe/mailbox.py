@@ -1,0 +1,92 @@
+"""Messages that travel while a rank computes: received ahead of need, sent without waiting.
+
+Sizes differ with every mini-batch, so a message can be received only once its header is read. A
+thread for each incoming stream does that; it spends its time waiting, outside of Python's lock.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
+
+from systems.waiting import waiting
+
+T = TypeVar("T")
+AHEAD = 2
+"""So many messages of a stream are received before the first of them is taken."""
+
+
+class Sent(Protocol):
+    """Something on its way out."""
+
+    def wait(self) -> None:
+        """Block until it may be forgotten."""
+        ...
+
+
+class Inbox(Generic[T]):
+    """What an iterator makes, one after the other, made ahead of need on a thread of its own."""
+
+    def __init__(self, arrivals: Iterator[T], what: str) -> None:
+        self._arrivals, self._what = arrivals, what
+        self._arrived: queue.Queue[T | Exception] = queue.Queue(AHEAD)
+        threading.Thread(target=self._run, daemon=True, name=what).start()
+
+    def get(self) -> T:
+        """The next one, waiting for it.
+
+        Raises:
+            TransportError: what went wrong on the thread.
+        """
+        with waiting(self._what):
+            arrived = self._arrived.get()
+        if isinstance(arrived, Exception):
+            raise arrived
+        return arrived
+
+    def _run(self) -> None:
+        try:
+            for arrived in self._arrivals:
+                self._arrived.put(arrived)
+        except Exception as error:  # raised where the next one is wanted
+            self._arrived.put(error)
+
+
+class Outbox:
+    """Messages on their way out: a thread waits for each, and so keeps its memory until then."""
+
+    def __init__(self, what: str) -> None:
+        self._sent: queue.Queue[Sent | None] = queue.Queue()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True, name=what)
+        self._thread.start()
+
+    def put(self, sent: Sent) -> None:
+        """A message that has been started.
+
+        Raises:
+            TransportError: an earlier one did not come through.
+        """
+        self._raise()
+        self._sent.put(sent)
+
+    def close(self) -> None:
+        """Wait until all messages are through.
+
+        Raises:
+            TransportError: one did not come through.
+        """
+        self._sent.put(None)
+        self._thread.join()
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while (sent := self._sent.get()) is not None:
+                sent.wait()
+        except Exception as error:  # raised at the next message, or at the end
+            self._error = error

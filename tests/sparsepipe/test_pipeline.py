@@ -1,0 +1,321 @@
+"""Pipelines in real processes make the updates of one process."""
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparsepipe import schedule as schedules
+from sparsepipe.delayed import Delayed, Synchronous
+from sparsepipe.network import Network
+from sparsepipe.pipeline import Norm, StageMemoryError, collect, ranges_of, roles, run
+from sparsepipe.schedule import Kind, Schedule, Stages
+from sparsepipe.shares import within
+from sparsepipe.summary import summarize
+from sparsepipe.values import Value, data, join, take
+from systems.distributed import start, stop
+from systems.environment import environment
+from systems.record import Step
+from systems.transport import TransportError
+from tests.ranks import RankError, run_ranks
+from tests.sparsepipe.pipelines import (
+    SAMPLES,
+    STEPS,
+    Clouds,
+    Model,
+    build,
+    difference,
+    frozen,
+    loss_sum,
+    momentum,
+)
+
+RANKS = 4
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run over all ranks."""
+
+    kind: Kind
+    stages: Stages
+    model: Model = "vgg"
+    micro_batches: int = 1
+    in_flight: tuple[int, ...] | None = None
+    speeds: tuple[tuple[float, ...], ...] = ()
+    late_updates: bool = False
+    norm: Norm = "frozen"
+
+    @property
+    def batches(self) -> Clouds:
+        """Statistics of a part need voxels in it."""
+        return Clouds(self.model, more=0 if self.norm == "frozen" else 50)
+
+    @property
+    def shares(self) -> tuple[tuple[float, ...], ...]:
+        return self.speeds or tuple((1.0,) * len(ranks) for ranks in self.stages)
+
+    @property
+    def schedule(self) -> Schedule:
+        return schedules.build(
+            self.kind,
+            self.stages,
+            mini_batches=STEPS,
+            micro_batches=self.micro_batches,
+            in_flight=self.in_flight,
+            late_updates=self.late_updates,
+        )
+
+    def cuts(self, layers: int) -> list[int]:
+        """Layers in equal numbers."""
+        count = len(self.stages)
+        return [layers * k // count for k in range(1, count)]
+
+
+CHAIN: Stages = ((0,), (1,), (2,), (3,))
+CASES = {
+    "gpipe, 4 stages": Case("gpipe", CHAIN, micro_batches=3),
+    "1f1b, 2 stages of 1 and 3": Case(
+        "1f1b", ((0,), (1, 2, 3)), micro_batches=2, speeds=((1,), (3, 1, 2))
+    ),
+    "1f1b, U-Net, 3 stages": Case(
+        "1f1b", ((0,), (1, 2), (3,)), "unet", micro_batches=2, speeds=((1,), (1, 2), (1,))
+    ),
+    "1f1b, ranks with 2 stages": Case("1f1b", ((0, 2), (1,), (0,), (1, 3)), micro_batches=3),
+    "data parallel": Case("gpipe", ((0, 1, 2, 3),), speeds=((1, 2, 3, 4),)),
+    "async, 4 stages": Case("1f1b-async", CHAIN),
+    "async, 2 stages of 2, more in flight": Case(
+        "1f1b-async", ((0, 1), (2, 3)), in_flight=(4, 1), speeds=((1, 2), (3, 1))
+    ),
+    "async, data parallel, late": Case(
+        "1f1b-async", ((0, 1, 2, 3),), speeds=((1, 2, 1, 2),), late_updates=True
+    ),
+    "async, 3 stages, late, one rank idle": Case(
+        "1f1b-async", ((0, 1), (3,)), speeds=((2, 1), (1,)), late_updates=True
+    ),
+    "async, U-Net, 3 stages": Case(
+        "1f1b-async", ((0, 1), (2,), (3,)), "unet", speeds=((1, 3), (1,), (1,))
+    ),
+    "async, ranks with 2 stages": Case("1f1b-async", ((0,), (1, 2), (0,), (3,))),
+}
+
+
+NORM = Case("1f1b", ((0,), (1, 2), (3,)), micro_batches=2, speeds=((1,), (1, 2), (1,)), norm="part")
+INFERENCE = Case("forward", ((0, 1), (2,), (3,)), "unet", speeds=((1, 2), (1,), (1,)))
+Outputs = list[tuple[int, range, Tensor]]
+
+
+def run_all(cases: Sequence[Case]) -> list[tuple[list[Step], dict[str, Tensor], Outputs]]:
+    """One rank's steps of every case, the trained network on rank 0, what inference computed."""
+    world = start(environment(), roles(cases[0].schedule), timeout_s=60, device="cpu")
+    results = []
+    for case in cases:
+        network = build(case.model)
+        cut = Network(network)
+        stages = cut.stages(case.cuts(len(cut.layers)))
+        here = world.with_roles(roles(case.schedule))
+        outputs: Outputs = []
+
+        def keep(
+            mini_batch: int, samples: range, output: Value, outputs: Outputs = outputs
+        ) -> None:
+            outputs.append((mini_batch, samples, data(output)))
+
+        steps = run(
+            case.schedule,
+            stages,
+            case.shares,
+            here,
+            batches=case.batches,
+            loss_sum=loss_sum,
+            optimizer=None if case.kind == "forward" else momentum,
+            norm=case.norm,
+            on_output=keep,
+        )
+        done = list(steps)
+        collect(case.schedule, stages, here)
+        results.append((done, network.state_dict() if world.rank == 0 else {}, outputs))
+    stop(world)
+    return results
+
+
+@cache
+def outcomes() -> list[Any]:
+    return run_ranks(RANKS, run_all, [*CASES.values(), NORM, INFERENCE])
+
+
+def outcome(case: Case) -> tuple[list[list[Step]], dict[str, Tensor], Outputs]:
+    """Every rank's steps, the network, and the last stage's outputs."""
+    index = [*CASES.values(), NORM, INFERENCE].index(case)
+    results = [rank[index] for rank in outcomes()]
+    outputs = [output for rank in results for output in rank[2]]
+    return [rank[0] for rank in results], results[0][1], outputs
+
+
+@cache
+def one_process(case: Case) -> tuple[list[float], dict[str, Tensor]]:
+    """Losses and the network after the same mini-batches, whole, without processes."""
+    network, batches = frozen(build(case.model)), case.batches
+    cut = Network(network)
+    stages = cut.stages(case.cuts(len(cut.layers)))
+    counts = iter([batches.count(mini_batch) for mini_batch in range(STEPS)])
+
+    def mean(output: Value, targets: Tensor) -> Tensor:
+        return loss_sum(output, targets) / next(counts)
+
+    training: Delayed | Synchronous = Synchronous(stages, momentum, mean)
+    if case.kind == "1f1b-async":
+        training = Delayed(stages, momentum, mean, case.schedule.lags)
+    losses = []
+    for mini_batch in range(STEPS):
+        samples = range(len(batches.voxels(mini_batch)))
+        (inputs,) = batches.inputs(mini_batch, samples)
+        loss = training.step(inputs, batches.targets(mini_batch, samples))
+        losses.append(loss * batches.count(mini_batch))
+    return losses, network.state_dict()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pipelines_equal_one_process(name: str) -> None:
+    """Flushing ones the plain training; asynchronous ones the simulation of delayed updates."""
+    steps, state, _ = outcome(CASES[name])
+    losses, expected = one_process(CASES[name])
+    assert difference(state, expected) <= TOLERANCE
+    summed = [
+        sum(rank[i].metrics.get("loss_sum", 0.0) for rank in steps if rank)
+        for i in range(len(losses))
+    ]
+    assert summed == pytest.approx(losses, rel=1e-4)
+
+
+def part_by_part(case: Case) -> dict[str, Tensor]:
+    """Training in one process where every layer sees the parts that the replicas do."""
+    network, batches = build(case.model).train(), case.batches
+    cut = Network(network)
+    stages = cut.stages(case.cuts(len(cut.layers)))
+    ranges = ranges_of(case.schedule, case.shares, batches)
+    optimizer = momentum(network.parameters())
+    for mini_batch in range(STEPS):
+        optimizer.zero_grad()
+        for micro in range(mini_batch * case.micro_batches, (mini_batch + 1) * case.micro_batches):
+            first, end = ranges(0, micro)[0].start, ranges(0, micro)[-1].stop
+            values = batches.inputs(mini_batch, range(first, end))
+            for number, stage in enumerate(stages):
+                parts = [within(part, range(first, end)) for part in ranges(number, micro) if part]
+                values = join([stage(*take(values, part)) for part in parts])
+            loss = loss_sum(values[0], batches.targets(mini_batch, range(first, end)))
+            (loss / batches.count(mini_batch)).backward()
+        optimizer.step()
+    return dict(network.named_parameters())
+
+
+def test_batch_norm_by_part_equals_one_process_part_by_part() -> None:
+    expected = {name: p.detach() for name, p in part_by_part(NORM).items()}
+    _, state, _ = outcome(NORM)
+    assert difference({name: state[name] for name in expected}, expected) <= TOLERANCE
+
+
+def test_inference_equals_the_network() -> None:
+    steps, _, outputs = outcome(INFERENCE)
+    network = build(INFERENCE.model).eval()
+    assert len(outputs) == STEPS
+    for mini_batch, samples, output in outputs:
+        (inputs,) = INFERENCE.batches.inputs(mini_batch, samples)
+        with torch.no_grad():
+            assert torch.allclose(output, data(network(inputs)), rtol=1e-4, atol=1e-5)
+    summary = summarize(INFERENCE.schedule, steps, warm_up=2)
+    assert summary["latency_s"] > 0
+    assert summary["samples_per_s"] > 0
+
+
+def test_a_summary_counts_every_sample_and_second_once() -> None:
+    for name in ("1f1b, 2 stages of 1 and 3", "async, ranks with 2 stages"):
+        steps, _, _ = outcome(CASES[name])
+        summary = summarize(CASES[name].schedule, steps, warm_up=2)
+        assert summary["samples_per_s"] * summary["step_s"] == pytest.approx(SAMPLES)
+        assert all(0 < summary[f"utilisation_rank_{rank}"] <= 1 for rank in range(RANKS))
+
+
+class Greedy(torch.nn.Module):
+    """Wants more memory than there is for mini-batches above a size."""
+
+    def forward(self, value: Any) -> tuple[Any, ...]:
+        if len(value) > 400:
+            torch.empty(len(value), 2**50)
+        return (value,)
+
+
+def starve() -> str:
+    world = start(environment(), ["stage 0"], timeout_s=30, device="cpu")
+    try:
+        list(
+            run(
+                schedules.build("forward", ((0,),), mini_batches=STEPS),
+                [Greedy()],
+                ((1.0,),),
+                world,
+                batches=Clouds("vgg"),
+                loss_sum=loss_sum,
+            )
+        )
+    except StageMemoryError as error:
+        return str(error)
+    return "it fitted"
+
+
+def test_a_mini_batch_that_does_not_fit_is_named() -> None:
+    (text,) = run_ranks(1, starve)
+    voxels = sum(Clouds("vgg").voxels(0))
+    assert text.startswith("rank 0 (stage 0): mini-batch 0 does not fit at stage 0: forward of ")
+    assert f"{voxels} voxels in 6 samples" in text
+    assert f"with {voxels * 8:,} bytes" in text
+    assert f"{voxels * 2**50 * 4} bytes" in text
+
+
+class Deadly(Clouds):
+    """Kills its rank in the fourth mini-batch."""
+
+    def targets(self, mini_batch: int, samples: range) -> Tensor:
+        if mini_batch == 3 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().targets(mini_batch, samples)
+
+
+def die(folder: Path) -> None:
+    """Three ranks, of which rank 1 dies; the others leave what they were told."""
+    schedule = schedules.build("1f1b-async", ((0,), (1, 2)), mini_batches=STEPS)
+    world = start(environment(), roles(schedule), timeout_s=60, device="cpu")
+    cut = Network(build("vgg"))
+    steps = run(
+        schedule,
+        cut.stages([len(cut.layers) // 2]),
+        ((1.0,), (1.0, 1.0)),
+        world,
+        batches=Deadly("vgg"),
+        loss_sum=loss_sum,
+        optimizer=momentum,
+        norm="frozen",
+    )
+    try:
+        list(steps)
+    except TransportError as error:
+        Path(folder, f"{world.rank}.part").write_text(str(error))
+        Path(folder, f"{world.rank}.part").rename(Path(folder, str(world.rank)))
+        raise
+
+
+def test_the_death_of_a_rank_ends_the_others_and_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RankError):
+        run_ranks(3, die, tmp_path)
+    told = {rank: Path(tmp_path, str(rank)).read_text() for rank in (0, 2)}
+    assert told[0].startswith("rank 0 (stage 0): ")
+    assert "rank 1 (stage 1) failed, the peer is gone" in told[0]
+    assert told[2].startswith("rank 2 (stage 1): ")
