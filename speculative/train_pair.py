@@ -93,9 +93,7 @@ def train_pair(
         model = material.make(role).to(device or torch.device("cpu"))
         checkpoint = folder / f"{role}.checkpoint"
         folder.mkdir(parents=True, exist_ok=True)
-        yield from _train(
-            model, material, role, steps[role], LEARNING_RATE[task], checkpoint, seed
-        )
+        yield from _train(model, material, role, steps[role], LEARNING_RATE[task], checkpoint, seed)
         pairs.save(folder / role, model.eval(), *material.processors)
         checkpoint.unlink(missing_ok=True)
 
@@ -130,7 +128,9 @@ def _train(
     losses: list[Tensor] = []
     model.train()
     for step in range(first, steps):
-        batch = {name: x.to(device) for name, x in material.batch(_chosen(material, step, seed)).items()}
+        batch = {
+            name: x.to(device) for name, x in material.batch(_chosen(material, step, seed)).items()
+        }
         with half:
             loss = model(**batch).loss
         loss.backward()
