@@ -138,7 +138,7 @@ def test_dropout_is_off_and_the_models_stay_in_training() -> None:
     [
         ({"gamma": 0}, "gamma 0: give 1"),
         ({"max_new_tokens": 0}, "max_new_tokens 0: give 1"),
-        ({"max_new_tokens": 120}, "it has 128 positions"),
+        ({"max_new_tokens": 125}, "it has 128 positions"),
         ({"draft": models.make("llama", seed=2, vocabulary=17)}, "17 tokens, the target 16"),
         ({"draft": models.make("t5", seed=2)}, "two of a kind"),
         ({"inputs": {"input_features": torch.zeros(1, 2)}}, "needs input_ids"),
