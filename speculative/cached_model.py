@@ -54,7 +54,8 @@ class CachedModel:
             Logits [B, keep, V].
         """
         count, held = tokens.shape[1], self._width()
-        self.lengths = [n + m for n, m in zip(self.lengths, real or [count] * len(self.lengths))]
+        added = real or [count] * len(self.lengths)
+        self.lengths = [n + m for n, m in zip(self.lengths, added, strict=True)]
         width = held + count
         ends = torch.tensor(self.lengths, device=tokens.device)[:, None]
         arguments = {

@@ -44,11 +44,11 @@ def load_feature_extractor(name: str, flag: str) -> Any:
 
 
 def _load(auto: Any, name: str, flag: str, task: Task) -> Any:
-    if Path(name).is_absolute() or name.startswith(("runs/", ".")):  # certainly no hub name
-        if not (Path(name) / "config.json").is_file():
-            raise InputError(
-                f"{flag} {name}: no model there; python -m launch train-pair {task} trains one"
-            )
+    is_folder = Path(name).is_absolute() or name.count("/") > 1 or name.startswith(".")
+    if is_folder and not (Path(name) / "config.json").is_file():
+        raise InputError(
+            f"{flag} {name}: no model there; python -m launch train-pair {task} trains one"
+        )
     try:
         return auto.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:

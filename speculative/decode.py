@@ -2,7 +2,8 @@
 
     from speculative.decode import generate
 
-    generation = generate(target, draft, tokenizer(texts, return_tensors="pt", padding=True), seed=7)
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    generation = generate(target, draft, inputs, gamma=4, seed=7)
 
 In a step the draft proposes gamma tokens for every sequence, one forward pass of the target scores
 them all, and `verify` decides how many stay and which token follows. Sequences that have ended
@@ -200,8 +201,14 @@ def _decode(
             if proposer is not None:
                 _go_back(proposer, rows, kept, behind=2)
         phases.mark("rest")
-    seconds = {f"{phase}_s": value for phase, value in phases.seconds().items()}
-    return Generation(outputs, record + Record(**seconds))
+    spent = phases.seconds()
+    record += Record(
+        draft_s=spent["draft"],
+        target_s=spent["target"],
+        verify_s=spent["verify"],
+        rest_s=spent["rest"],
+    )
+    return Generation(outputs, record)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ class Options:
     draft: str = "runs/pairs/{task}/draft"
     """The same, for the smaller model with the same vocabulary."""
     method: Helped = "exact"
-    """exact: tokens are distributed as if sampled from the target. sigmoid: the approximation, mostly
-    the draft's distribution. none: the target alone."""
+    """exact: tokens are distributed as if sampled from the target. sigmoid: the approximation,
+    mostly the draft's distribution. none: the target alone."""
     gamma: int = 4
     """Draft tokens a step."""
     alpha: float = -1e4
@@ -57,9 +57,8 @@ class Options:
                 flag = name.replace("_", "-")
                 raise InputError(f"--speculative.{flag} {value}: give 1 or more")
         if not float("-inf") < self.alpha < self.beta < float("inf"):
-            raise InputError(
-                f"--speculative.alpha {self.alpha:g}: give less than --speculative.beta {self.beta:g}"
-            )
+            below = f"--speculative.beta {self.beta:g}"
+            raise InputError(f"--speculative.alpha {self.alpha:g}: give less than {below}")
         if "{document}" not in self.prompt:
             raise InputError(f"--speculative.prompt {self.prompt!r}: must contain {{document}}")
         try:

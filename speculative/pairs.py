@@ -79,8 +79,9 @@ def t5(role: Role, vocabulary: int) -> Any:
     """A T5 of about 1.1 M (target) or 0.2 M (draft) parameters."""
     from transformers import T5Config, T5ForConditionalGeneration
 
+    t5_config: Any = T5Config  # its type hints lack what every config takes
     width, layers = (128, 2) if role == "target" else (64, 1)
-    config = T5Config(
+    config = t5_config(
         vocab_size=vocabulary,
         d_model=width,
         d_kv=32,

@@ -1,8 +1,7 @@
 """Where the time of decoding goes: draft, target, verify and the rest."""
 
 import time
-from collections import defaultdict
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -35,10 +34,11 @@ class Phases:
         """Total of every phase. Waits for the device."""
         if self._on_cuda:
             torch.cuda.synchronize()
-        totals: dict[Phase, float] = defaultdict(float, {phase: 0.0 for phase in PHASES})
+        totals = dict.fromkeys(PHASES, 0.0)
         for (_, start), (phase, end) in zip(self._marks, self._marks[1:], strict=False):
-            if isinstance(start, float) and isinstance(end, float):
-                totals[phase] += end - start
-            else:
-                totals[phase] += start.elapsed_time(end) / 1e3  # type: ignore[union-attr]
-        return dict(totals)
+            totals[phase] += _between(start, end)
+        return totals
+
+
+def _between(start: Any, end: Any) -> float:
+    return float(end - start if isinstance(start, float) else start.elapsed_time(end) / 1e3)

@@ -43,16 +43,17 @@ def word_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> Sco
 
 def rouge(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Score]:
     """ROUGE-1, ROUGE-2 and ROUGE-L (F-measure with stemming, mean over samples; rouge-score)."""
-    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
     kinds = {"rouge1": "rouge_1", "rouge2": "rouge_2", "rougeL": "rouge_l"}
     scorer = RougeScorer(list(kinds), use_stemmer=True)
     scored = [scorer.score(r, h) for h, r in zip(hypotheses, references, strict=True)]
-    scores = {}
-    for kind, name in kinds.items():
+
+    def mean(kind: str) -> Score:
         values = np.array([row[kind].fmeasure for row in scored])
-        scores[name] = bootstrap(len(values), lambda rows, v=values: float(v[rows].mean()))
-    return scores
+        return bootstrap(len(values), lambda rows: float(values[rows].mean()))
+
+    return {name: mean(kind) for kind, name in kinds.items()}
 
 
 def bootstrap(samples: int, metric: Callable[[np.ndarray], float]) -> Score:

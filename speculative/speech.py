@@ -1,7 +1,8 @@
 """(waveform, words) utterances for transcription.
 
-`recordings:PATH` strings recordings of single spoken digits together (the layout of the
-free-spoken-digit-dataset: `{digit}_{speaker}_{index}.wav`); `espeak` lets espeak-ng say digit strings;
+`recordings:PATH` strings recordings of single spoken digits together (layout of the
+free-spoken-digit-dataset: `{digit}_{speaker}_{index}.wav`); `espeak` lets espeak-ng say digit
+strings;
 `folder:PATH` reads transcribed speech in LibriSpeech's layout.
 """
 
@@ -15,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.io import wavfile
-from scipy.signal import resample_poly
+from scipy.io import wavfile  # type: ignore[import-untyped]
+from scipy.signal import resample_poly  # type: ignore[import-untyped]
 
 from systems.schema import InputError
 
@@ -26,7 +27,7 @@ FEWEST_DIGITS, MOST_DIGITS = 2, 5
 LONGEST_GAP_S = 0.1
 LONGEST_S = 4.0
 TEST_RECORDINGS = 5
-"""Recordings of a digit and speaker with a smaller index are for testing, the data set's own split."""
+"""Recordings with a smaller index are for testing, the data set's own split."""
 VOICES = ("en", "en-us", "en+f3", "en-us+m3", "en+m7", "en-us+f4")
 
 
@@ -86,7 +87,7 @@ def read_audio(path: Path) -> np.ndarray:
         if path.suffix.lower() == ".wav":
             rate, samples = wavfile.read(path)
         else:
-            import soundfile
+            import soundfile  # type: ignore[import-not-found]
 
             samples, rate = soundfile.read(path, dtype="float32")
     except ImportError:
@@ -108,15 +109,15 @@ def read_audio(path: Path) -> np.ndarray:
 def _strings(folder: Path, split: str, count: int, seed: int) -> list[Utterance]:
     """Digit strings of one speaker each, with pauses, not longer than `LONGEST_S`."""
     recordings: dict[str, dict[int, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
-    for path in sorted(folder.glob("*_*_*.wav")):
-        digit, speaker, index = path.stem.split("_")
+    for path in sorted(folder.glob("[0-9]_*_*.wav")):
+        spoken, speaker, index = path.stem.split("_")
         if (int(index) < TEST_RECORDINGS) == (split == "test"):
-            recordings[speaker][int(digit)].append(read_audio(path))
+            recordings[speaker][int(spoken)].append(read_audio(path))
     if not recordings:
         raise InputError(f"{folder}: holds no recordings named DIGIT_SPEAKER_INDEX.wav")
     generator = np.random.default_rng((seed, split == "test"))
     speakers = sorted(recordings)
-    utterances = []
+    utterances: list[Utterance] = []
     while len(utterances) < count:
         of_speaker = recordings[speakers[generator.integers(len(speakers))]]
         known = sorted(of_speaker)
@@ -143,7 +144,7 @@ def _spoken(split: str, count: int, seed: int) -> list[Utterance]:
     if program is None:
         raise InputError("--speculative.data espeak: espeak-ng is not installed")
     generator = np.random.default_rng((seed, split == "test"))
-    utterances = []
+    utterances: list[Utterance] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"
         while len(utterances) < count:

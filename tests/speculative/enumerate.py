@@ -1,11 +1,10 @@
 """The exact distribution of a model's continuations, one forward pass per prefix."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy.stats  # type: ignore[import-untyped]
 import torch
 
 from speculative.sampling import Sampling
@@ -63,8 +62,3 @@ def p_value(expected: Mapping[tuple[int, ...], float], seen: Sequence[Sequence[i
         wanted.append(rest)
     scale = np.sum(observed) / np.sum(wanted)
     return float(scipy.stats.chisquare(observed, np.array(wanted) * scale).pvalue)
-
-
-def outputs(vocabulary: int, length: int) -> list[tuple[int, ...]]:
-    """All outputs of one length."""
-    return list(itertools.product(range(vocabulary), repeat=length))

@@ -40,8 +40,9 @@ def make(kind: str, *, seed: int, vocabulary: int = 16, deviation: float = 1.2) 
         )
         model = hf.GPT2LMHeadModel(config)
     elif kind == "t5":
+        t5_config: Any = hf.T5Config  # its type hints lack what every config takes
         model = hf.T5ForConditionalGeneration(
-            hf.T5Config(
+            t5_config(
                 vocab_size=vocabulary,
                 d_model=16,
                 d_kv=8,

@@ -1,7 +1,9 @@
+from typing import Any
+
 import pytest
 import torch
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
 from speculative.assisted import assisted
 from speculative.faults import LogitsError
@@ -14,7 +16,7 @@ SAMPLES = 400
 LENGTH = 2
 
 
-def pair(kind, vocabulary=3):
+def pair(kind: str, vocabulary: int = 3) -> tuple[Any, Any]:
     target, draft = (models.make(kind, seed=s, vocabulary=vocabulary) for s in (1, 2))
     draft.generation_config.update(
         num_assistant_tokens=2,
@@ -24,14 +26,16 @@ def pair(kind, vocabulary=3):
     return target, draft
 
 
-def one(kind, vocabulary=3):
+def one(kind: str, vocabulary: int = 3) -> dict[str, torch.Tensor]:
     given = models.rows(models.inputs(kind, 2, vocabulary=vocabulary), [1])
     if kind != "whisper":  # without padding
         given = {name: x[:, given["attention_mask"][0].bool()] for name, x in given.items()}
     return given
 
 
-def many(kind, target, draft, given, samples=SAMPLES, **options):
+def many(
+    target: Any, draft: Any, given: dict[str, torch.Tensor], samples: int = SAMPLES
+) -> list[list[int]]:
     start = len(decoder_prompts(target, given)[0])
     found = []
     for _ in range(samples):
@@ -42,7 +46,6 @@ def many(kind, target, draft, given, samples=SAMPLES, **options):
             temperature=1.0,
             top_k=0,
             max_new_tokens=LENGTH,
-            **options,
         )
         found.append(tokens[0, start:].tolist())
     return found
@@ -55,20 +58,22 @@ def test_generate_follows_the_target(kind: str) -> None:
     expected = continuations(target, given, decoder_prompts(target, given)[0], LENGTH)
     torch.manual_seed(0)
     with assisted(target):
-        assert p_value(expected, many(kind, target, draft, given)) > 1e-3
+        assert p_value(expected, many(target, draft, given)) > 1e-3
     if kind == "t5":
         return
     with assisted(target, method="sigmoid"):  # an approximation: mostly the draft's distribution
-        assert p_value(expected, many(kind, target, draft, given)) < 1e-4
+        assert p_value(expected, many(target, draft, given)) < 1e-4
 
 
 @pytest.mark.parametrize("kind", models.KINDS)
-def test_our_verification_is_called_and_nothing_stays(kind: str, monkeypatch) -> None:
+def test_our_verification_is_called_and_nothing_stays(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target, draft = pair(kind)
     cls, decoding = type(target), type(target)._assisted_decoding
     calls = []
 
-    def spy(*arguments, **options):
+    def spy(*arguments: Any, **options: Any) -> Any:
         calls.append(options["offset"])
         return verify(*arguments, **options)
 
@@ -79,7 +84,7 @@ def test_our_verification_is_called_and_nothing_stays(kind: str, monkeypatch) ->
     with assisted(target) as same:
         assert same is target
         assert isinstance(target, cls)
-        outputs = many(kind, target, draft, one(kind), samples=3)
+        outputs = many(target, draft, one(kind), samples=3)
     assert calls
     assert len(set(calls)) == len(calls)  # every verification has random numbers of its own
     assert all(0 <= token < 3 for tokens in outputs for token in tokens)
@@ -87,9 +92,9 @@ def test_our_verification_is_called_and_nothing_stays(kind: str, monkeypatch) ->
     assert cls._assisted_decoding is decoding
     torch.manual_seed(0)
     with assisted(target):
-        assert many(kind, target, draft, one(kind), samples=3) == outputs
+        assert many(target, draft, one(kind), samples=3) == outputs
     calls.clear()
-    many(kind, target, draft, one(kind), samples=1)
+    many(target, draft, one(kind), samples=1)
     assert not calls
 
 
@@ -105,7 +110,7 @@ def test_bad_logits_end_the_run() -> None:
     target, draft = pair("llama")
     target.lm_head.weight.data[1] = float("nan")
     with assisted(target), pytest.raises(LogitsError, match="target's logits"):
-        many("llama", target, draft, one("llama"), samples=1)
+        many(target, draft, one("llama"), samples=1)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +122,7 @@ def test_bad_logits_end_the_run() -> None:
         ({"custom_generate": "mine"}, "custom_generate: not with"),
     ],
 )
-def test_refused_options(options: dict, message: str) -> None:
+def test_refused_options(options: dict[str, Any], message: str) -> None:
     target, draft = pair("llama")
     if options.get("assistant_model"):
         options = {**options, "assistant_model": draft}
@@ -131,7 +136,7 @@ def test_a_model_that_cannot_generate_is_refused() -> None:
 
 
 @pytest.mark.parametrize("names", ["candidate_input_ids", "a, b"])
-def test_an_unknown_version_is_refused(names: str, monkeypatch) -> None:
+def test_an_unknown_version_is_refused(names: str, monkeypatch: pytest.MonkeyPatch) -> None:
     function = eval(f"lambda {names}: None")
     monkeypatch.setattr("transformers.generation.utils._speculative_sampling", function)
     target, _ = pair("llama")

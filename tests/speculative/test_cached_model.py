@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from tests.speculative import models
 
 
 @torch.inference_mode()
-def fresh(model, given, row, history):
+def fresh(model: Any, given: dict[str, torch.Tensor], row: int, history: list[int]) -> Any:
     """Logits of a history that is read at once, without a cache."""
     one = {name: x[[row]] for name, x in given.items()}
     tokens = torch.tensor([history])
