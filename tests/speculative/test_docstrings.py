@@ -71,5 +71,5 @@ def test_bad_json_lines(tmp_path: Path, text: str, fields: str, message: str) ->
 
 @pytest.mark.parametrize("data", ["pile", "jsonl:/nowhere.jsonl"])
 def test_bad_data(data: str) -> None:
-    with pytest.raises(InputError, match="give stdlib|cannot be read"):
+    with pytest.raises(InputError, match=r"give stdlib|cannot be read"):
         load(data, "train")

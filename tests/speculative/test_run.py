@@ -89,8 +89,8 @@ def test_interrupted_training_ends_like_an_uninterrupted_one(
     for report in train_pair("summarize", tmp_path / "parts", **arguments):
         if report.step == 2:
             break
+    wrong: Any = {"target": 9, "draft": 1}
     with pytest.raises(InputError, match="was begun with 4 steps, not 9"):
-        wrong: Any = {"target": 9, "draft": 1}
         list(train_pair("summarize", tmp_path / "parts", data=data["summarize"], steps=wrong))
     resumed = list(train_pair("summarize", tmp_path / "parts", **arguments))
     assert [r.step for r in resumed] == [3, 4, 1]

@@ -54,7 +54,7 @@ def test_folder(tmp_path: Path) -> None:
     chapter = tmp_path / "84" / "121"
     chapter.mkdir(parents=True)
     (chapter / "84-121.trans.txt").write_text("84-121-0000 GO DO YOU HEAR\n84-121-0001 YES\n")
-    with pytest.raises(InputError, match="no 84-121-0000.flac"):
+    with pytest.raises(InputError, match=r"no 84-121-0000\.flac"):
         load(f"folder:{tmp_path}", "test", 5)
     for name in ("84-121-0000", "84-121-0001"):
         wavfile.write(chapter / f"{name}.wav", RATE_HZ, np.zeros(160, np.int16))
@@ -74,7 +74,7 @@ def test_bad_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(InputError, match=message):
             load(data, "test", 1)
     (tmp_path / "0_ann_0.wav").write_text("no sound")
-    with pytest.raises(InputError, match="0_ann_0.wav: no sound file"):
+    with pytest.raises(InputError, match=r"0_ann_0\.wav: no sound file"):
         load(f"recordings:{tmp_path}", "test", 1)
 
 
