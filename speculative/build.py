@@ -40,7 +40,8 @@ def cpu_library() -> ctypes.CDLL | None:
     """The CPU kernels; None, with a warning, where there is no g++."""
     compiler = os.environ.get("CXX") or shutil.which("g++")
     if compiler is None:
-        return _missing("g++")
+        _warn_missing("g++")
+        return None
     return ctypes.CDLL(str(build("verify.cpp", [*shlex.split(compiler), *CPU_FLAGS])))
 
 
@@ -49,7 +50,8 @@ def cuda_library(architecture: int) -> ctypes.CDLL | None:
     """The CUDA kernels for one architecture, 90 for sm_90; None, with a warning, without nvcc."""
     compiler = find_nvcc()
     if compiler is None:
-        return _missing("nvcc")
+        _warn_missing("nvcc")
+        return None
     return ctypes.CDLL(str(build("verify.cu", [compiler, *CUDA_FLAGS, *target(architecture)])))
 
 
@@ -112,7 +114,7 @@ def _processor() -> str:
     return "\n".join([platform.machine(), *sorted(set(named))])
 
 
-def _missing(compiler: str) -> None:
+def _warn_missing(compiler: str) -> None:
     warnings.warn(
         f"no {compiler} here: speculative sampling is verified by PyTorch operators, slower",
         RuntimeWarning,

@@ -80,11 +80,12 @@ HD Words philox(uint32_t a, uint32_t b, uint32_t c, uint32_t d, uint32_t left, u
 #pragma GCC unroll 10
 #endif
     for (int round = 0; round < 10; ++round) {
-        uint64_t product_a = uint64_t(0xD2511F53u) * a, product_c = uint64_t(0xCD9E8D57u) * c;
-        a = uint32_t(product_c >> 32) ^ b ^ left;
-        b = uint32_t(product_c);
-        c = uint32_t(product_a >> 32) ^ d ^ right;
-        d = uint32_t(product_a);
+        const uint32_t low_a = 0xD2511F53u * a, high_a = uint32_t(uint64_t(0xD2511F53u) * a >> 32);
+        const uint32_t low_c = 0xCD9E8D57u * c, high_c = uint32_t(uint64_t(0xCD9E8D57u) * c >> 32);
+        a = high_c ^ b ^ left;
+        b = low_c;
+        c = high_a ^ d ^ right;
+        d = low_a;
         left += 0x9E3779B9u;
         right += 0xBB67AE85u;
     }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "arithmetic.h"
+#include "lanes.h"
 
 namespace speculative {
 namespace {
@@ -55,15 +56,10 @@ void draw(const Draws& draws, const float* given, int64_t start, int count, floa
         for (int i = 0; i < BLOCK; ++i) v[i] = i < count ? given[start + i] : 0;
         return;
     }
-    const uint32_t first = uint32_t(start / 4);
-    uint32_t words[4][BLOCK / 4];
+    uint32_t words[BLOCK];
+    for (int i = 0; i < BLOCK; i += 32) philox_lanes(draws, uint32_t((start + i) / 4), words + i);
 #pragma omp simd
-    for (int i = 0; i < BLOCK / 4; ++i) {
-        Words drawn = draws.block(first + i);
-        words[0][i] = drawn.a, words[1][i] = drawn.b, words[2][i] = drawn.c, words[3][i] = drawn.d;
-    }
-    for (int i = 0; i < BLOCK / 4; ++i)
-        for (int word = 0; word < 4; ++word) v[4 * i + word] = uniform(words[word][i]);
+    for (int i = 0; i < BLOCK; ++i) v[i] = uniform(words[i]);
 }
 
 // The race over tokens start to end. The arrival of a token is at least its uniform v, so most
