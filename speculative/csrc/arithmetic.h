@@ -170,12 +170,14 @@ HD float one_minus_exp(float x) {
 
 // What remains of a row, or of a part of it: the sum of 2^(scale (z - maximum)), scale = log2(e) / T.
 struct Normaliser {
-    float maximum = -FLT_MAX;  // at least this, so that -inf - maximum is a number
-    float total = 0;
-    int fault = 0;  // NaN or +inf was seen
+    float maximum;  // at least -FLT_MAX, so that -inf - maximum is a number
+    float total;
+    int fault;  // NaN or +inf was seen
 
     HD bool faulty() const { return fault || !(total > 0); }
 };
+
+HD Normaliser nothing() { return {-FLT_MAX, 0, 0}; }
 
 HD float scale_of(const Problem& p) { return float(1.4426950408889634 / p.temperature); }
 

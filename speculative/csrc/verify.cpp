@@ -40,7 +40,7 @@ void reduce_rows(const T* const* rows, Normaliser* found, int count, int64_t voc
         partial[i] = reduce_part(rows[i / parts] + start, int(std::min(PART, vocabulary - start)), scale);
     }
     for (int row = 0; row < count; ++row) {
-        found[row] = {};
+        found[row] = nothing();
         for (int64_t i = 0; i < parts; ++i)
             found[row] = merged(found[row], partial[row * parts + i], scale);
     }
@@ -122,7 +122,7 @@ void verify_sequence(const Problem& p, int64_t b, int threads) {
     const T* y = static_cast<const T*>(p.draft) + b * p.draft_strides[0];
     const Draws draws = draws_of(p, b);
     const float scale = scale_of(p);
-    Normaliser found[2];
+    Normaliser found[2] = {nothing(), nothing()};
     int n = 0, fault = 0;
     for (; n < length; ++n, z += p.target_strides[1], y += p.draft_strides[1]) {
         const T* rows[2] = {z, y};
