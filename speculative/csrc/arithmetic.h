@@ -123,16 +123,15 @@ HD float accept_uniform(const Draws& draws, int t) {
 
 // ------------------------------------------------------------------------- elementary functions
 
-// 2^x, relative error below 3e-7; 0 below -126, and for x = -inf.
+// 2^x, relative error below 3e-7; 0 below -126 and infinity above 127.
 HD float power_of_two(float x) {
 #ifdef __CUDA_ARCH__
     float power;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
     return power;
 #else
-    float bounded = x < 127.4f ? x : 127.4f;
-    float shifted = bounded + 0x1.8p23f;  // rounds; the integer is in the low bits
-    float f = bounded - (shifted - 0x1.8p23f);
+    float shifted = x + 0x1.8p23f;  // rounds; the integer is in the low bits
+    float f = x - (shifted - 0x1.8p23f);
     float power = 1.53458116e-4f;
     power = power * f + 1.33999312e-3f;
     power = power * f + 9.61848896e-3f;
@@ -141,7 +140,8 @@ HD float power_of_two(float x) {
     power = power * f + 6.93147206e-1f;
     power = power * f + 1.0f;
     power = as_float(as_bits(power) + (as_bits(shifted) << 23));
-    return x < -126.0f ? 0.0f : power;
+    power = x < -126.0f ? 0.0f : power;
+    return x > 127.0f ? INFINITY : power;
 #endif
 }
 
