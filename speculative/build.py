@@ -52,7 +52,10 @@ def cuda_library(architecture: int) -> ctypes.CDLL | None:
     if compiler is None:
         _warn_missing("nvcc")
         return None
-    return ctypes.CDLL(str(build("verify.cu", [compiler, *CUDA_FLAGS, *target(architecture)])))
+    library = ctypes.CDLL(str(build("verify.cu", [compiler, *CUDA_FLAGS, *target(architecture)])))
+    library.speculative_workspace_bytes.restype = ctypes.c_int64
+    library.speculative_error.restype = ctypes.c_char_p
+    return library
 
 
 def target(architecture: int) -> list[str]:

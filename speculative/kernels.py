@@ -143,8 +143,8 @@ def _run(library: ctypes.CDLL, problem: Problem, out: Tensor) -> None:
             ctypes.byref(problem), c_void_p(workspace.data_ptr()), stream
         )
     if error:
-        name = ctypes.cast(library.speculative_error(error), ctypes.c_char_p).value or b"?"
-        raise RuntimeError(f"the verification kernels did not start: {name.decode()}")
+        reason = library.speculative_error(error).decode()
+        raise RuntimeError(f"the verification kernels did not start: {reason}")
 
 
 def _dense(logits: Tensor) -> Tensor:
