@@ -53,7 +53,8 @@ def verify(
 ) -> Verification:
     """Accept draft tokens in order, then sample the token after them.
 
-    No host synchronisation, no input written, safe in CUDA graphs and torch.compile.
+    No host synchronisation, no input written, safe in CUDA graphs and torch.compile: there give
+    seed and offset as tensors, since an integer is recorded as it is.
 
     Args:
         target_logits: float32, float16 or bfloat16 [B, G + 1, V]; -inf excludes a token. Any

@@ -117,7 +117,7 @@ def test_emulated_paths_agree_on_every_request(emulated: None) -> None:
     seeds = torch.arange(18)
     together = rows(verify(*case, seed=seeds))
     some = [tensor[10:14] for tensor in case]
-    assert rows(verify(*some, seed=seeds[10:14])) == together[10:14]  # type: ignore[arg-type]
+    assert rows(verify(*some, seed=seeds[10:14])) == together[10:14]
 
 
 def test_emulated_zero_residual_and_views(emulated: None) -> None:
@@ -186,10 +186,10 @@ def test_a_graph_replays_the_same_decisions(method: str, batch: int) -> None:
 @on_gpu
 def test_no_call_waits_for_the_gpu() -> None:
     case = [tensor.cuda() for tensor in drafted(3, 4, 32_000, seed=1)]
-    verify(*case)  # type: ignore[arg-type]
+    verify(*case)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        verify(*case, method="sigmoid")  # type: ignore[arg-type]
-        verify(*case, seed=torch.arange(3, device="cuda"))  # type: ignore[arg-type]
+        verify(*case, method="sigmoid")
+        verify(*case, seed=torch.arange(3, device="cuda"))
     finally:
         torch.cuda.set_sync_debug_mode("default")
