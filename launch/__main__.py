@@ -8,6 +8,7 @@
     profile stanza [flags]       measure a model's layers on this machine
     reproduce [stanza] [flags]   the papers' figures, a report and claims.json
     bench sparse [flags]         sparse convolution against other engines and dense
+    bench speculative [flags]    verification kernels against transformers and the byte floor
     doctor                       what this machine has and lacks
 
 Bad input is one line on stderr and exit code 2.
@@ -25,13 +26,14 @@ COMMANDS = {
     "simulate": "launch.simulate",
     "emulate": "launch.emulate",
     "ranks": "launch.ranks",
-    "bench": "launch.bench",
-    "plan": "launch.planning",
-    "profile": "launch.profiling",
     "reproduce": "launch.reproduce",
     "doctor": "launch.doctor",
 }
-SUBJECTS = {"plan": ("stanza",), "profile": ("stanza",), "bench": ("sparse",)}
+SUBJECTS = {
+    "bench": {"sparse": "launch.bench", "speculative": "launch.bench_speculative"},
+    "plan": {"stanza": "launch.planning"},
+    "profile": {"stanza": "launch.profiling"},
+}
 """Commands whose next word is a system, or a part of one."""
 
 
@@ -63,8 +65,6 @@ def _dispatch(words: list[str]) -> None:
     from systems.schema import InputError, remedy
 
     command = words.pop(0)
-    if command not in COMMANDS:
-        raise InputError(f"{command}: no such command; {remedy(command, COMMANDS)}")
     if command in SUBJECTS:
         subject, known = words.pop(0) if words else "", SUBJECTS[command]
         if subject not in known:
@@ -72,7 +72,13 @@ def _dispatch(words: list[str]) -> None:
                 f"{command} {subject}: names no system of this version; "
                 f"write: launch {command} {' or '.join(known)}"
             )
-    importlib.import_module(COMMANDS[command]).main(words)
+        module = known[subject]
+    elif command in COMMANDS:
+        module = COMMANDS[command]
+    else:
+        every = [*COMMANDS, *SUBJECTS]
+        raise InputError(f"{command}: no such command; {remedy(command, every)}")
+    importlib.import_module(module).main(words)
 
 
 if __name__ == "__main__":

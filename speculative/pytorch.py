@@ -149,13 +149,13 @@ class _Squash(NamedTuple):
         return self._argument(z).sigmoid()
 
     def difference(self, z: Tensor, y: Tensor) -> Tensor:
-        """squash(z) - squash(y) where positive, else 0 or less.
+        """squash(z) - squash(y) where positive, else 0.
 
         Between large alpha and beta the two agree in four digits, so they must not be subtracted:
         s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)).
         """
         gap = (z - y) / (self.temperature * (self.beta - self.alpha))
-        gap = torch.where(z == -torch.inf, 0, gap)
+        gap = torch.where(z == -torch.inf, 0, gap).clamp(min=0)
         return self(z) * (-self._argument(y)).sigmoid() * -torch.expm1(-gap)
 
     def _argument(self, z: Tensor) -> Tensor:

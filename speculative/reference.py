@@ -124,4 +124,5 @@ def _softmax(z: Float) -> Float:
 
 
 def _sigmoid(x: Float) -> Float:
-    return 1 / (1 + np.exp(-x))
+    with np.errstate(over="ignore"):  # to infinity, rightly
+        return 1 / (1 + np.exp(-x))

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from speculative import philox, pytorch
+from speculative import kernels, philox
 from systems.schema import InputError
 
 METHODS = ("exact", "sigmoid")
@@ -53,7 +53,8 @@ def verify(
 ) -> Verification:
     """Accept draft tokens in order, then sample the token after them.
 
-    No host synchronisation, no input written, safe in CUDA graphs and torch.compile.
+    No host synchronisation, no input written, safe in CUDA graphs and torch.compile: there give
+    seed and offset as tensors, since an integer is recorded as it is.
 
     Args:
         target_logits: float32, float16 or bfloat16 [B, G + 1, V]; -inf excludes a token. Any
@@ -85,17 +86,11 @@ def verify(
     _check("lengths", lengths, (batch,), torch.int64, device)
     _check("uniforms", uniforms, (batch, gamma + vocabulary), torch.float32, device)
     _check_seeds(seed, offset, batch, device)
-    decided = pytorch.verify(
-        target_logits,
-        draft_logits,
-        draft_tokens,
-        lengths,
-        uniforms,
-        philox.requests(batch, seed, offset, device),
-        exact=method == "exact",
-        temperature=temperature,
-        alpha=alpha,
-        beta=beta,
+    decided = kernels.verify(
+        *(target_logits, draft_logits, draft_tokens, lengths, uniforms),
+        *_split(seed, offset),
+        method == "exact",
+        *(temperature, alpha, beta),
     )
     return Verification(*decided.unbind())
 
@@ -127,8 +122,20 @@ def sample(
     _check_dtype("logits", logits)
     _check("uniforms", uniforms, tuple(logits.shape), torch.float32, logits.device)
     _check_seeds(seed, offset, len(logits), logits.device)
-    requests = philox.requests(len(logits), seed, offset, logits.device)
-    return pytorch.sample(logits, uniforms, requests, temperature=temperature, stream=stream)[0]
+    return kernels.sample(logits, uniforms, *_split(seed, offset), temperature, stream)
+
+
+def _split(
+    seed: int | Tensor, offset: int | Tensor
+) -> tuple[Tensor | None, Tensor | None, int, int]:
+    seeds = seed if isinstance(seed, Tensor) else None
+    offsets = offset if isinstance(offset, Tensor) else None
+    return (
+        seeds,
+        offsets,
+        0 if isinstance(seed, Tensor) else philox.signed(seed),
+        0 if isinstance(offset, Tensor) else offset,
+    )
 
 
 def _check_options(method: str, temperature: float, alpha: float, beta: float) -> None:
