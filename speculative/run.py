@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from speculative.checkpoint import load_model
-from speculative.decode import Record, generate
+from speculative.decode import generate
+from speculative.generation import Record
 from speculative.options import Options
 from speculative.sampling import suppression
 from speculative.summarize import Summaries

@@ -6,8 +6,9 @@ import torch
 
 pytest.importorskip("transformers")
 
-from speculative.decode import Record, generate
+from speculative.decode import generate
 from speculative.faults import LogitsError
+from speculative.generation import Record
 from speculative.inputs import decoder_prompts
 from speculative.sampling import Sampling
 from systems.schema import InputError
