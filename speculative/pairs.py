@@ -11,7 +11,7 @@ from typing import Any, Literal
 Task = Literal["summarize", "transcribe"]
 Role = Literal["target", "draft"]
 
-MOST_DOCUMENT_TOKENS = 40
+MOST_DOCUMENT_TOKENS = 64
 MOST_SUMMARY_TOKENS = 28
 SUMMARY_VOCABULARY = 2048
 MEL_BINS = 40

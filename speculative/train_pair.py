@@ -18,7 +18,7 @@ from speculative.pairs import Role, Task
 from systems.schema import InputError
 
 DEFAULT_STEPS: dict[Task, dict[Role, int]] = {
-    "summarize": {"target": 900, "draft": 2400},
+    "summarize": {"target": 1500, "draft": 2500},
     "transcribe": {"target": 1200, "draft": 1500},
 }
 LEARNING_RATE: dict[Task, float] = {"summarize": 3e-3, "transcribe": 1.5e-3}
