@@ -8,7 +8,9 @@
     plan sparsepipe [flags]      partition a model over unequal devices
     profile stanza|sparsepipe    measure a model's layers on this machine
     reproduce [SYSTEM] [flags]   the papers' figures, a report and claims.json
+    train-pair TASK [flags]      a small target and draft for speculative sampling
     bench sparse [flags]         sparse convolution against other engines and dense
+    bench speculative [flags]    verification kernels against transformers and the byte floor
     doctor                       what this machine has and lacks
 
 Bad input is one line on stderr and exit code 2.
@@ -25,6 +27,7 @@ COMMANDS = {
     "worker": "launch.worker",
     "simulate": "launch.simulate",
     "emulate": "launch.emulate",
+    "train-pair": "launch.train_pair",
     "ranks": "launch.ranks",
     "reproduce": "launch.reproduce",
     "doctor": "launch.doctor",
@@ -32,7 +35,7 @@ COMMANDS = {
 SUBJECTS = {
     "plan": {"stanza": "launch.planning", "sparsepipe": "launch.planning_sparsepipe"},
     "profile": {"stanza": "launch.profiling", "sparsepipe": "launch.profiling_sparsepipe"},
-    "bench": {"sparse": "launch.bench"},
+    "bench": {"sparse": "launch.bench", "speculative": "launch.bench_speculative"},
 }
 """Commands whose next word is a system, or a part of one."""
 

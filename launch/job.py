@@ -16,6 +16,7 @@ import tomli_w
 import tyro
 
 from sparsepipe.options import Options as SparsePipeOptions
+from speculative.options import Options as SpeculativeOptions
 from stanza.options import Options as StanzaOptions
 from systems import schema
 from systems.schema import InputError
@@ -29,7 +30,7 @@ class Job:
 
     name: str = "stanza"
     """What its record is called."""
-    system: Literal["stanza", "sparsepipe"] = "stanza"
+    system: Literal["stanza", "sparsepipe", "speculative"] = "stanza"
     """Which system runs."""
     world_size: int = 4
     """Ranks, one a node of the cluster. A launcher's own number wins."""
@@ -56,6 +57,8 @@ class Job:
     """Stanza's options."""
     sparsepipe: SparsePipeOptions = field(default_factory=SparsePipeOptions)
     """SparsePipe's options."""
+    speculative: SpeculativeOptions = field(default_factory=SpeculativeOptions)
+    """Speculative sampling's options."""
 
     def __post_init__(self) -> None:
         if self.world_size < 1:

@@ -155,7 +155,7 @@ def execute(
             result["calibration"] = schema.dump(calibration)
             result["simulated_step_s"] = driver(job).simulated_step_s(job, plan)
         record.write_json(folder / "result.json", result)
-        print(f"  {_result_line(result)}\n  record: {folder}", flush=True)
+        print(f"  {driver(job).line(result)}\n  record: {folder}", flush=True)
 
 
 def _first_line(job: Job, opened: Opened, world: World, emulation: Emulation | None) -> str:
@@ -188,14 +188,3 @@ def _gather(world: World, steps: list[Step]) -> list[list[Step]]:
     everyone: list[Any] = [None] * world.world_size
     dist.gather_object(steps, everyone if world.rank == 0 else None, dst=0)
     return everyone
-
-
-def _result_line(result: dict[str, Any]) -> str:
-    tested = result.get("test_accuracy")
-    accuracy = "" if tested is None else f", test accuracy {tested:.2%}"
-    step, simulated_s = result["step_s"], result.get("simulated_step_s")
-    beside = "" if simulated_s is None else f" (simulated: {simulated_s * 1e3:.2f} ms)"
-    return (
-        f"{result['samples_per_s']:,.0f} samples/s, step {step['median'] * 1e3:.2f} ms "
-        f"[{step['low'] * 1e3:.2f}, {step['high'] * 1e3:.2f}] n={step['n']}{beside}{accuracy}"
-    )

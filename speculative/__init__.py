@@ -1,1 +1,1 @@
-"""Speculative sampling (arXiv 2406.11016): planned, not part of this version."""
+"""Speculative sampling (arXiv 2406.11016): verification, its kernels and benchmark so far."""

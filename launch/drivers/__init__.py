@@ -11,7 +11,7 @@ from systems.emulated import Emulation
 from systems.record import Step
 from systems.trace import Tracer
 
-DRIVERS = {"stanza": "launch.drivers.stanza", "sparsepipe": "launch.drivers.sparsepipe"}
+DRIVERS = {name: f"launch.drivers.{name}" for name in ("stanza", "sparsepipe", "speculative")}
 """System to module."""
 
 
@@ -68,6 +68,9 @@ class Driver(Protocol):
     ) -> dict[str, Any]:
         """The result of a run from every rank's steps: `samples_per_s`, `step_s` and more."""
 
+    def line(self, result: dict[str, Any]) -> str:
+        """A result in one line."""
+
     def simulated_step_s(self, job: Job, plan: Any) -> float:
         """The step time of the plan on the job's cluster, played by the simulator."""
 
@@ -75,3 +78,15 @@ class Driver(Protocol):
 def driver(job: Job) -> Driver:
     """The driver of a job's system."""
     return cast(Driver, importlib.import_module(DRIVERS[job.system]))
+
+
+def training_line(result: dict[str, Any]) -> str:
+    """A training run's result in one line: throughput, step time, accuracy if it was tested."""
+    tested = result.get("test_accuracy")
+    accuracy = "" if tested is None else f", test accuracy {tested:.2%}"
+    step, simulated_s = result["step_s"], result.get("simulated_step_s")
+    beside = "" if simulated_s is None else f" (simulated: {simulated_s * 1e3:.2f} ms)"
+    return (
+        f"{result['samples_per_s']:,.0f} samples/s, step {step['median'] * 1e3:.2f} ms "
+        f"[{step['low'] * 1e3:.2f}, {step['high'] * 1e3:.2f}] n={step['n']}{beside}{accuracy}"
+    )

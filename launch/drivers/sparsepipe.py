@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launch.drivers import Opened
+from launch.drivers import training_line as line
 from launch.job import Job
 from sparsepipe import train
 from sparsepipe.backends import backend
@@ -15,6 +16,20 @@ from systems.emulated import Emulation
 from systems.record import Step
 from systems.schema import InputError
 from systems.trace import Tracer
+
+__all__ = [
+    "Plan",
+    "check",
+    "line",
+    "open",
+    "plan_job",
+    "plan_measured",
+    "read_plan",
+    "resolved",
+    "roles",
+    "simulated_step_s",
+    "summarize",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

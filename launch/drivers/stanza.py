@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from launch.drivers import Opened
+from launch.drivers import training_line as line
 from launch.job import Job
 from launch.planning import measure_link, measure_shared, plan_job, planning_basis, resolved
 from stanza import train
@@ -20,6 +21,7 @@ from systems.trace import Tracer
 
 __all__ = [
     "check",
+    "line",
     "open",
     "plan_job",
     "plan_measured",

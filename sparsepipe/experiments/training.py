@@ -17,7 +17,7 @@ SHAPES = Options(
     points=1024,
     voxel_size=0.05,
     batch_size=32,
-    steps=900,
+    steps=1200,
     learning_rate=0.03,
 )
 Runs = Sequence[Mapping[str, Any]]

@@ -1,4 +1,4 @@
-"""The sparse benchmark as users start it: a table, rows with their machine, and a figure."""
+"""The benchmarks as users start them: a table, rows with their machine, and a figure."""
 
 import json
 import subprocess
@@ -32,12 +32,33 @@ def test_every_engine_that_is_installed_has_its_rows(tmp_path: Path) -> None:
     assert "native" in (folder / "sparse-against-dense.csv").read_text()
 
 
+@pytest.mark.distributed
+def test_verification_has_rows_of_every_method(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    out = tmp_path / "rows.json"
+    flags = ["--vocabularies", "300", "--gammas", "1", "3", "--batches", "2", "--repetitions", "2"]
+    done = subprocess.run(
+        [*BENCH, "speculative", *flags, "--out", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tier measured" in done.stdout
+    saved = json.loads(out.read_text())
+    assert len(saved["rows"]) == 2 * 4
+    assert saved["copy_bytes_per_s"] > 0
+    assert saved["command"][:5] == ["python", "-m", "launch", "bench", "speculative"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["dense"], "bench dense: names no system"),
         (["sparse", "--threads", "0"], "--threads 0"),
         (["sparse", "--resolutions", "-3"], "--resolutions -3"),
+        (["speculative", "--gammas", "0"], "--gammas 0"),
+        (["speculative", "--out", "no/rows.json"], "--out no/rows.json"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], said: str) -> None:

@@ -1,0 +1,111 @@
+"""Speculative sampling under the launcher: see `launch.drivers.Driver`. One process, no plan."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from launch.drivers import Opened
+from launch.job import Job
+from systems import schema
+from systems.distributed import World
+from systems.emulated import Emulation
+from systems.record import Step
+from systems.schema import InputError
+from systems.trace import Tracer
+
+SCORES = ("word_error_rate", "rouge_1", "rouge_2", "rouge_l")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One process does all."""
+
+
+def plan_job(job: Job, *, may_measure: bool) -> Plan:
+    """Nothing is left to decide.
+
+    Raises:
+        InputError: more than one rank.
+    """
+    if job.world_size != 1:
+        raise InputError(
+            f"--world-size {job.world_size}: speculative sampling runs in one process; give 1"
+        )
+    return Plan()
+
+
+def plan_measured(alike: Sequence[Job]) -> list[Plan]:
+    """Nothing is measured."""
+    return [plan_job(job, may_measure=False) for job in alike]
+
+
+def read_plan(table: Any, where: str) -> Plan:
+    """A plan from its JSON."""
+    return schema.read(Plan, table, where)
+
+
+def resolved(job: Job, plan: Plan) -> Job:
+    """The job as it is."""
+    return job
+
+
+def roles(job: Job, plan: Plan) -> Sequence[str]:
+    """A worker."""
+    return ["worker"]
+
+
+def check(job: Job, plan: Plan) -> None:
+    """Nothing: the one rank that loads models and data says what is wrong with them."""
+
+
+def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
+    """The pair and the task."""
+    from speculative.run import evaluate  # transformers is imported late
+
+    options = job.speculative
+
+    def steps(world: World, tracer: Tracer) -> Iterator[Step]:
+        result: Any = evaluate(options, seed=job.seed, device=world.device)
+        yield Step(0, result)
+
+    return Opened(
+        scheme=f"{options.method} verification, gamma {options.gamma}"
+        if options.method != "none"
+        else "target alone",
+        roles="1 worker",
+        data=f"{options.task}: {options.data or 'as the pair was trained on'}",
+        last=0,
+        steps=steps,
+    )
+
+
+def summarize(
+    job: Job, plan: Plan, everyone: list[list[Step]], emulation: Emulation | None
+) -> dict[str, Any]:
+    """What `speculative.run.evaluate` found."""
+    return dict(everyone[0][0].metrics)
+
+
+def line(result: dict[str, Any]) -> str:
+    """Scores with their intervals, acceptance and speed."""
+    found = {name: result[name] for name in SCORES if name in result}
+    scores = [
+        f"{name} {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+        for name, score in found.items()
+    ]
+    accepted = result["acceptance_rate"]
+    helped = "" if accepted is None else f"acceptance rate {accepted:.3f}, "
+    return (
+        f"{', '.join(scores)} (95 %, {result['samples']} samples); {helped}"
+        f"{result['tokens_per_target_step']:.2f} tokens per target step, "
+        f"{result['tokens_per_s']:,.0f} tokens/s"
+    )
+
+
+def simulated_step_s(job: Job, plan: Plan) -> float:
+    """Nothing to simulate.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(f"--system {job.system}: is not simulated")

@@ -1,0 +1,195 @@
+"""Time of the verification region: transformers' function, two softmaxes, exact and sigmoid.
+
+Sides take turns within a repetition. On a GPU there are two times: of a call, as a Python program
+sees it, and of a replay of a CUDA graph of several calls on different inputs, which is the kernels'
+own and reads from memory rather than from cache. transformers' function waits for the host and so
+cannot be in a graph; it takes one sequence, so a batch is as many calls.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from speculative import peers
+from speculative.verify import verify
+from systems.measure import Spread, spread, timed
+
+METHODS = ("transformers", "two softmaxes", "exact", "sigmoid")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CACHE_BYTES = 256 * 2**20
+"""Inputs of a graph's calls together, more than any GPU's cache."""
+MOST_COPIES = 64
+DRAFTS = 5
+"""Drafts that the turns go round: how many tokens of one are accepted is chance."""
+COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
+NOISE = 0.75
+"""Of the draft's logits about the target's, in a vocabulary of normal logits of deviation 3: about
+0.7 of the draft tokens are accepted."""
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is timed."""
+
+    vocabulary: int
+    gamma: int
+    batch: int
+    dtype: str
+    device: str
+    threads: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of logits of every sequence."""
+        return self.batch * self.vocabulary * DTYPES[self.dtype].itemsize
+
+    def floor_bytes(self, method: str) -> int:
+        """Bytes that must move: all rows once; of sigmoid one row pair alone."""
+        return self.row_bytes * (2 if method == "sigmoid" else 2 * self.gamma + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What was found."""
+
+    case: Case
+    method: str
+    call_s: Spread
+    graph_s: Spread | None
+    """A call's share of a CUDA graph's replay."""
+    acceptance: float
+    """Accepted draft tokens over decided ones, which end with the first rejection."""
+    floor_bytes: int
+
+    def bandwidth(self) -> float:
+        """Bytes of the floor per second, of the graph where there is one."""
+        return self.floor_bytes / (self.graph_s or self.call_s).median
+
+
+def inputs(case: Case, seed: int) -> Inputs:
+    """Normal logits, a draft near the target, and tokens sampled from it."""
+    device = torch.device(case.device)
+    generator = torch.Generator(device).manual_seed(seed)
+    shape = case.batch, case.gamma + 1, case.vocabulary
+    target = torch.randn(shape, generator=generator, device=device) * 3
+    draft = target[:, :-1] + NOISE * torch.randn(
+        (case.batch, case.gamma, case.vocabulary), generator=generator, device=device
+    )
+    race = torch.empty_like(draft).exponential_(generator=generator)
+    tokens = (draft.softmax(-1) / race).argmax(-1)
+    return target.to(DTYPES[case.dtype]), draft.to(DTYPES[case.dtype]), tokens
+
+
+def measure(case: Case, repetitions: int = 15) -> list[Row]:
+    """Time every method on one case; each repetition takes every method once."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(case.threads)
+    device = torch.device(case.device)
+    given = [inputs(case, seed) for seed in range(DRAFTS)]
+    calls = {method: _call(method) for method in METHODS}
+    seconds: dict[str, list[float]] = {method: [] for method in METHODS}
+    for repetition in range(-2, repetitions):  # two that are not counted
+        for method, call in calls.items():
+            once = partial(call, given[repetition % DRAFTS])
+            took = timed(once, warm_up=0, repetitions=1, device=device)
+            if repetition >= 0:
+                seconds[method].append(took.median)
+    rows = [
+        Row(
+            case=case,
+            method=method,
+            call_s=spread(seconds[method]),
+            graph_s=_graph_seconds(case, method, repetitions),
+            acceptance=_acceptance(call, given),
+            floor_bytes=case.floor_bytes(method),
+        )
+        for method, call in calls.items()
+    ]
+    torch.set_num_threads(before)
+    return rows
+
+
+def _call(method: str) -> Callable[[Inputs], Tensor]:
+    """A method as a function from inputs to the number of accepted tokens, [B]."""
+    if method == "two softmaxes":
+        return lambda given: peers.two_softmaxes(*given)[0]
+    if method == "transformers":
+        region = peers.transformers_region()
+        return lambda given: torch.cat([region(*one) for one in _sequences(given)])
+    seeds = count()
+    return lambda given: verify(*given, method=method, seed=next(seeds)).accepted  # type: ignore[arg-type]
+
+
+def _sequences(given: Inputs) -> Iterator[Inputs]:
+    return zip(*(batch.split(1) for batch in given), strict=True)
+
+
+def _acceptance(
+    call: Callable[[Inputs], Tensor], given: Sequence[Inputs], calls: int = 20
+) -> float:
+    accepted = torch.cat([call(given[i % DRAFTS]) for i in range(calls)]).float()
+    decided = (accepted + 1).clamp(max=given[0][2].shape[1])
+    return float(accepted.sum() / decided.sum())
+
+
+def _graph_seconds(case: Case, method: str, repetitions: int) -> Spread | None:
+    if case.device != "cuda" or method == "transformers":
+        return None
+    size = (2 * case.gamma + 1) * case.row_bytes
+    copies = max(1, min(MOST_COPIES, CACHE_BYTES // size))
+    given = [inputs(case, seed) for seed in range(copies)]
+    call, graph = _call(method), torch.cuda.CUDAGraph()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call(given[0])
+    torch.cuda.current_stream().wait_stream(side)
+    with torch.cuda.graph(graph):
+        for one in given:
+            call(one)
+    device = torch.device(case.device)
+    whole = timed(graph.replay, warm_up=3, repetitions=repetitions, device=device)
+    return Spread(
+        median=whole.median / copies, low=whole.low / copies, high=whole.high / copies, n=whole.n
+    )
+
+
+def copy_bandwidth(device: str, threads: int) -> float:
+    """Bytes read and written per second by a copy of a large tensor."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    source = torch.ones(COPY_BYTES[device] // 4, device=device)
+    into = torch.empty_like(source)
+    where = torch.device(device)
+    took = timed(lambda: into.copy_(source), warm_up=3, repetitions=9, device=where)
+    torch.set_num_threads(before)
+    return 2 * COPY_BYTES[device] / took.median
+
+
+def cases(
+    vocabularies: Sequence[int],
+    gammas: Sequence[int],
+    batches: Sequence[int],
+    dtypes: Sequence[str],
+    device: str,
+    threads: int,
+) -> Iterator[Case]:
+    """The grid."""
+    for dtype in dtypes:
+        for batch in batches:
+            for vocabulary in vocabularies:
+                for gamma in gammas:
+                    yield Case(
+                        vocabulary=vocabulary,
+                        gamma=gamma,
+                        batch=batch,
+                        dtype=dtype,
+                        device=device,
+                        threads=threads,
+                    )

@@ -1,0 +1,67 @@
+"""Models and what prepares their inputs, from a folder or, where there is a network, the hub."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speculative.pairs import Task
+from systems.schema import InputError
+
+
+def load_model(task: Task, name: str, device: torch.device, flag: str) -> Any:
+    """A causal, T5-like or Whisper model, in evaluation mode.
+
+    Args:
+        name: a folder with a model that was saved, or a name on the hub.
+        flag: the option that names it, for messages.
+
+    Raises:
+        InputError: nothing there, or not a model for the task.
+    """
+    transformers = _transformers()
+    config = _load(transformers.AutoConfig, name, flag, task)
+    if task == "transcribe":
+        auto = transformers.AutoModelForSpeechSeq2Seq
+    elif config.is_encoder_decoder:
+        auto = transformers.AutoModelForSeq2SeqLM
+    else:
+        auto = transformers.AutoModelForCausalLM
+    return _load(auto, name, flag, task).to(device).eval()
+
+
+def load_tokenizer(task: Task, name: str, flag: str) -> Any:
+    """The tokenizer beside a model; it can pad."""
+    tokenizer = _load(_transformers().AutoTokenizer, name, flag, task)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_feature_extractor(name: str, flag: str) -> Any:
+    """The spectrogram beside a speech model."""
+    return _load(_transformers().AutoFeatureExtractor, name, flag, "transcribe")
+
+
+def _load(auto: Any, name: str, flag: str, task: Task) -> Any:
+    is_folder = Path(name).is_absolute() or name.count("/") > 1 or name.startswith(".")
+    if is_folder and not (Path(name) / "config.json").is_file():
+        raise InputError(
+            f"{flag} {name}: no model there; python -m launch train-pair {task} trains one"
+        )
+    try:
+        return auto.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"{flag} {name}: cannot be loaded: {first}") from None
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise InputError(
+            "transformers is not installed; pip install 'systems-testbed[speculative]'"
+        ) from None
+    transformers.utils.logging.disable_progress_bar()
+    return transformers

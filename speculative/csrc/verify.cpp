@@ -1,0 +1,178 @@
+// Verification on a CPU: rows are read in order and only as far as needed; loops over tokens are
+// left to the compiler's vectoriser, sequences or the parts of a row to threads.
+
+#include <algorithm>
+#include <vector>
+
+#include "arithmetic.h"
+#include "lanes.h"
+
+namespace speculative {
+namespace {
+
+constexpr int64_t PART = 4096;  // tokens reduced at once: they stay in the first-level cache
+constexpr int BLOCK = 64;       // tokens whose random numbers are drawn at once
+
+template <class T>
+Normaliser reduce_part(const T* __restrict row, int count, float scale) {
+    float maximum = -FLT_MAX, total = 0;
+    int fault = 0;
+#pragma omp simd reduction(max : maximum) reduction(| : fault)
+    for (int i = 0; i < count; ++i) {
+        float z = widen(row[i]);
+        maximum = z > maximum ? z : maximum;
+        fault |= is_fault(z);
+    }
+#pragma omp simd reduction(+ : total)
+    for (int i = 0; i < count; ++i) total += power_of_two(scale * (widen(row[i]) - maximum));
+    return {maximum, total, fault};
+}
+
+// Parts are merged in order, so that the result does not depend on the threads.
+template <class T>
+void reduce_rows(const T* const* rows, Normaliser* found, int count, int64_t vocabulary,
+                 float scale, int threads) {
+    const int64_t parts = (vocabulary + PART - 1) / PART;
+    std::vector<Normaliser> partial(count * parts);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t i = 0; i < count * parts; ++i) {
+        int64_t start = i % parts * PART;
+        partial[i] = reduce_part(rows[i / parts] + start, int(std::min(PART, vocabulary - start)), scale);
+    }
+    for (int row = 0; row < count; ++row) {
+        found[row] = nothing();
+        for (int64_t i = 0; i < parts; ++i)
+            found[row] = merged(found[row], partial[row * parts + i], scale);
+    }
+}
+
+struct Race {
+    uint64_t best = 0;
+    int fault = 0;
+};
+
+void draw(const Draws& draws, const float* given, int64_t start, int count, float* __restrict v) {
+    if (given) {
+        for (int i = 0; i < BLOCK; ++i) v[i] = i < count ? given[start + i] : 0;
+        return;
+    }
+    uint32_t words[BLOCK];
+    for (int i = 0; i < BLOCK; i += 32) philox_lanes(draws, uint32_t((start + i) / 4), words + i);
+#pragma omp simd
+    for (int i = 0; i < BLOCK; ++i) v[i] = uniform(words[i]);
+}
+
+// The race over tokens start to end. The arrival of a token is at least its uniform v, so most
+// blocks are seen to hold no winner before any logarithm is taken.
+template <class T, bool EXACT, bool RESIDUAL>
+Race race_part(const T* __restrict z, const T* __restrict y, const Weights& weights,
+               const Draws& draws, const float* given, int64_t start, int64_t end) {
+    Race race;
+    float leading = 0;
+    alignas(64) float w[BLOCK], v[BLOCK];
+    for (; start < end; start += BLOCK) {
+        const int count = int(std::min<int64_t>(BLOCK, end - start));
+        int fault = 0, hopeful = 0;
+        draw(draws, given, start, count, v);
+        for (int i = count; i < BLOCK; ++i) w[i] = 0;
+#pragma omp simd reduction(| : fault)
+        for (int i = 0; i < count; ++i) {
+            float a = widen(z[start + i]), b = RESIDUAL ? widen(y[start + i]) : 0;
+            w[i] = weights.of<EXACT, RESIDUAL>(a, b);
+            fault |= (is_fault(a) ? TARGET_LOGITS : 0) | (RESIDUAL && is_fault(b) ? DRAFT_LOGITS : 0);
+        }
+#pragma omp simd reduction(| : hopeful)
+        for (int i = 0; i < BLOCK; ++i) hopeful |= w[i] > leading * v[i];
+        race.fault |= fault;
+        if (!hopeful) continue;
+        for (int i = 0; i < count; ++i)
+            if (w[i] > leading * v[i])
+                race.best = std::max(race.best, candidate(w[i] / arrival(v[i]), uint32_t(start + i)));
+        leading = as_float(uint32_t(race.best >> 32));
+    }
+    return race;
+}
+
+template <class T, bool EXACT, bool RESIDUAL>
+Race race_row(const T* z, const T* y, const Weights& weights, const Draws& draws,
+              const float* given, int64_t vocabulary, int threads) {
+    if (threads == 1)
+        return race_part<T, EXACT, RESIDUAL>(z, y, weights, draws, given, 0, vocabulary);
+    const int64_t parts = (vocabulary + PART - 1) / PART;
+    uint64_t best = 0;
+    int fault = 0;
+#pragma omp parallel for num_threads(threads) reduction(max : best) reduction(| : fault)
+    for (int64_t i = 0; i < parts; ++i) {
+        Race race = race_part<T, EXACT, RESIDUAL>(z, y, weights, draws, given, i * PART,
+                                                  std::min((i + 1) * PART, vocabulary));
+        best = std::max(best, race.best);
+        fault |= race.fault;
+    }
+    return {best, fault};
+}
+
+template <class T, bool EXACT>
+void verify_sequence(const Problem& p, int64_t b, int threads) {
+    int64_t *accepted = p.out + b, *next = accepted + p.batch, *status = next + p.batch;
+    const int64_t length = p.lengths ? p.lengths[b] : p.gamma;
+    *accepted = 0, *next = -1, *status = LENGTH;
+    if (length < 0 || length > p.gamma) return;
+
+    const T* z = static_cast<const T*>(p.target) + b * p.target_strides[0];
+    const T* y = static_cast<const T*>(p.draft) + b * p.draft_strides[0];
+    const Draws draws = draws_of(p, b);
+    const float scale = scale_of(p);
+    Normaliser found[2] = {nothing(), nothing()};
+    int n = 0, fault = 0;
+    for (; n < length; ++n, z += p.target_strides[1], y += p.draft_strides[1]) {
+        const T* rows[2] = {z, y};
+        if (EXACT) reduce_rows(rows, found, 2, p.vocabulary, scale, threads);
+        Verdict verdict = judge<T>(p, draws, b, n, found[0], found[1]);
+        fault = verdict.fault;
+        if (!verdict.accepted) break;
+    }
+    const bool complete = n == length;
+    if (EXACT && complete) {
+        reduce_rows(&z, found, 1, p.vocabulary, scale, threads);
+        fault = found[0].faulty() ? TARGET_LOGITS : 0;
+    }
+    *accepted = n, *status = fault;
+    if (fault) return;
+
+    const Weights weights = weights_of(p, found[0], found[1]);
+    const float* given = draws.given ? draws.given + p.gamma : nullptr;
+    Race race;
+    if (!complete)
+        race = race_row<T, EXACT, true>(z, y, weights, draws, given, p.vocabulary, threads);
+    if (!race.best && !race.fault)  // all accepted, or nothing left over
+        race = race_row<T, EXACT, false>(z, y, weights, draws, given, p.vocabulary, threads);
+    *status = race.fault ? race.fault : race.best ? 0 : TARGET_LOGITS;
+    if (!*status) *next = token_of(race.best);
+}
+
+// Threads share out sequences, or, where these are few, the parts of each row.
+template <class T, bool EXACT>
+void verify_batch(const Problem& p, int threads) {
+    const bool by_sequence = p.batch >= threads;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) if (by_sequence && threads > 1)
+    for (int64_t b = 0; b < p.batch; ++b)
+        verify_sequence<T, EXACT>(p, b, by_sequence ? 1 : threads);
+}
+
+template <class T>
+void verify_as(const Problem& p, int threads) {
+    p.exact ? verify_batch<T, true>(p, threads) : verify_batch<T, false>(p, threads);
+}
+
+}  // namespace
+}  // namespace speculative
+
+extern "C" int speculative_verify_cpu(const speculative::Problem* problem, int threads) {
+    using namespace speculative;
+    switch (problem->type) {
+        case FLOAT32: verify_as<float>(*problem, threads); return 0;
+        case FLOAT16: verify_as<Half>(*problem, threads); return 0;
+        case BFLOAT16: verify_as<Brain>(*problem, threads); return 0;
+    }
+    return 1;
+}

@@ -1,0 +1,280 @@
+"""Draft and verify: our decoding loop, for batches whose sequences accept unevenly.
+
+    from speculative.decode import generate
+
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    generation = generate(target, draft, inputs, gamma=4, seed=7)
+
+In a step the draft proposes gamma tokens for every sequence, one forward pass of the target scores
+them all, and `verify` decides how many stay and which token follows. Sequences that have ended
+leave the batch. transformers' own loop with our verification is in `speculative.assisted`.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speculative import philox
+from speculative.cached_model import CachedModel
+from speculative.faults import LogitsError, explain
+from speculative.generation import Generation, Record
+from speculative.inputs import check_pair, decoder_prompts, end_tokens
+from speculative.phases import Phases
+from speculative.sampling import Sampling
+from speculative.verify import sample, verify
+from systems.schema import InputError
+
+Method = Literal["exact", "sigmoid"]
+
+
+@torch.inference_mode()
+def generate(
+    target: Any,
+    draft: Any | None,
+    inputs: Mapping[str, Tensor],
+    *,
+    gamma: int = 4,
+    method: Method = "exact",
+    max_new_tokens: int = 64,
+    sampling: Sampling | None = None,
+    alpha: float = -1e4,
+    beta: float = 1e4,
+    seed: int = 0,
+    requests: Sequence[int] | None = None,
+    end_token_ids: Sequence[int] | None = None,
+) -> Generation:
+    """Sample continuations from `target`, helped by `draft`.
+
+    With method "exact" they are distributed as if sampled from the target alone, whatever the
+    draft; "sigmoid" is the approximation of arXiv 2406.11016, section 3.2. The tokens of a request
+    depend on the seed and its number, not on the batch around it, up to rounding in the models.
+
+    Args:
+        target: a transformers causal model or encoder-decoder model (T5, Whisper and the like).
+        draft: a smaller one of the same kind and vocabulary; None: the target alone, one token a
+            step.
+        inputs: int64 `input_ids` [B, T] with `attention_mask`, padded on either side, or
+            `input_features`; `decoder_input_ids` to start an encoder-decoder model with.
+        gamma: draft tokens a step.
+        max_new_tokens: longest continuation.
+        sampling: temperature, top-k, top-p; None: plain sampling.
+        alpha, beta: of the sigmoid.
+        seed: of all random numbers.
+        requests: a number for every sequence; None: 0 to B - 1.
+        end_token_ids: what ends a sequence; None: the target's own.
+
+    Raises:
+        InputError: options out of range, models that do not fit each other, or inputs that do not
+            fit them.
+        LogitsError: NaN or infinite logits.
+    """
+    for name, value in (("gamma", gamma), ("max_new_tokens", max_new_tokens)):
+        if value < 1:
+            raise InputError(f"{name} {value}: give 1 or more")
+    prompts = decoder_prompts(target, inputs)
+    check_pair(target, draft, max(map(len, prompts)) + max_new_tokens + gamma)
+    job = _Job(
+        gamma=gamma if draft is not None else 0,
+        method=method,
+        sampling=sampling or Sampling(),
+        alpha=alpha,
+        beta=beta,
+        limit=max_new_tokens,
+        ends=frozenset(end_tokens(target) if end_token_ids is None else end_token_ids),
+    )
+    numbers = list(range(len(prompts)) if requests is None else requests)
+    seeds = [_request_seed(seed, number) for number in numbers]
+    with contextlib.ExitStack() as stack:
+        for model in (target, draft):
+            if model is not None:
+                stack.enter_context(_evaluating(model))
+        return _decode(job, target, draft, dict(inputs), prompts, seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """The options of one call."""
+
+    gamma: int
+    method: Method
+    sampling: Sampling
+    alpha: float
+    beta: float
+    limit: int
+    ends: frozenset[int]
+
+
+def _decode(
+    job: _Job,
+    target: Any,
+    draft: Any | None,
+    inputs: dict[str, Tensor],
+    prompts: list[list[int]],
+    seeds: list[int],
+) -> Generation:
+    device = target.device
+    inputs = {name: x.to(device) for name, x in inputs.items()}
+    phases = Phases(device)
+    judge = CachedModel(target, inputs, len(prompts))
+    phases.mark("target")
+    proposer = None if draft is None else CachedModel(draft, inputs, len(prompts))
+    phases.mark("draft")
+
+    outputs: list[list[int]] = [[] for _ in prompts]
+    active = list(range(len(prompts)))  # sequences that have not ended; row i is sequence active[i]
+    record = Record()
+    while active:
+        histories = [prompts[i] + outputs[i] for i in active]
+        offsets = torch.tensor([len(outputs[i]) for i in active], device=device)
+        row_seeds = torch.tensor([seeds[i] for i in active], device=device)
+        step = _Step(job, judge, proposer, histories, row_seeds, offsets, phases)
+        decided = step.run(begins=not any(outputs[i] for i in active))
+
+        for row, (accepted, next_token, status, *drafted) in enumerate(decided):
+            i = active[row]
+            if status:
+                raise LogitsError(f"sequence {i}, token {len(outputs[i])}: {explain(status)}")
+            new = _until_end([*drafted[:accepted], next_token], job.ends)
+            new = new[: job.limit - len(outputs[i])]
+            outputs[i] += new
+            record += Record(
+                new_tokens=len(new),
+                target_steps=1,
+                tested=min(len(new), job.gamma),
+                accepted=min(len(new), accepted),
+            )
+        rows = [row for row, i in enumerate(active) if not _ended(outputs[i], job)]
+        kept = [len(prompts[i]) + len(outputs[i]) for i in active]
+        active = [active[row] for row in rows]
+        if active:
+            _go_back(judge, rows, kept, behind=1)
+            if proposer is not None:
+                _go_back(proposer, rows, kept, behind=2)
+        phases.mark("rest")
+    spent = phases.seconds()
+    record += Record(
+        draft_s=spent["draft"],
+        target_s=spent["target"],
+        verify_s=spent["verify"],
+        rest_s=spent["rest"],
+    )
+    return Generation(outputs, record)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Draft, score, verify: one step of all rows."""
+
+    job: _Job
+    target: CachedModel
+    draft: CachedModel | None
+    histories: list[list[int]]
+    seeds: Tensor
+    offsets: Tensor
+    """Tokens generated so far, int64 [B]: with the seeds they name the random numbers."""
+    phases: Phases
+
+    def run(self, *, begins: bool) -> list[list[int]]:
+        """For every row: accepted, next token, status, then the draft tokens."""
+        restrict, gamma = self.job.sampling.restrict, self.job.gamma
+        drafted = self.seeds.new_empty(len(self.seeds), 0)
+        if self.draft is not None:
+            drafted, draft_logits = self._propose(self.draft, begins)
+            self.phases.mark("draft")
+        unread, real = _unread(self.target, self.histories)
+        unread = torch.cat([unread.to(self.seeds.device), drafted.clamp(min=0)], 1)
+        logits = self.target.read(unread, [n + gamma for n in real], keep=gamma + 1)
+        self.phases.mark("target")
+        logits = restrict(logits, begins=begins)
+        self.phases.mark("rest")
+        if self.draft is None:
+            token = self._sample(logits[:, 0], self.offsets, philox.NEXT)
+            decided = [torch.zeros_like(token), token, (token < 0).long()]
+        else:
+            common = torch.promote_types(logits.dtype, draft_logits.dtype)
+            decided = list(
+                verify(
+                    logits.to(common),
+                    draft_logits.to(common),
+                    drafted,
+                    method=self.job.method,
+                    temperature=self.job.sampling.temperature,
+                    alpha=self.job.alpha,
+                    beta=self.job.beta,
+                    seed=self.seeds,
+                    offset=self.offsets,
+                )
+            )
+        rows: list[list[int]] = torch.cat([torch.stack(decided, 1), drafted], 1).tolist()
+        self.phases.mark("verify")
+        return rows
+
+    def _propose(self, draft: CachedModel, begins: bool) -> tuple[Tensor, Tensor]:
+        """Draft tokens int64 [B, G] (-1: the draft's logits are at fault), and their logits."""
+        tokens, rows = [], []
+        feed, real = _unread(draft, self.histories)
+        feed = feed.to(self.seeds.device)
+        for t in range(self.job.gamma):
+            logits = draft.read(feed, real, keep=1)
+            logits = self.job.sampling.restrict(logits, begins=begins and t == 0)
+            token = self._sample(logits[:, 0], self.offsets + t, philox.DRAFT)
+            tokens.append(token)
+            rows.append(logits)
+            feed, real = token.clamp(min=0)[:, None], [1] * len(real)
+        return torch.stack(tokens, 1), torch.cat(rows, 1)
+
+    def _sample(self, logits: Tensor, offset: Tensor, stream: int) -> Tensor:
+        temperature = self.job.sampling.temperature
+        return sample(
+            logits, temperature=temperature, seed=self.seeds, offset=offset, stream=stream
+        )
+
+
+def _unread(model: CachedModel, histories: list[list[int]]) -> tuple[Tensor, list[int]]:
+    """Tokens that the model has not read, padded on the left, and how many are real."""
+    rows = [history[n:] for history, n in zip(histories, model.lengths, strict=True)]
+    width = max(map(len, rows))
+    padded = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    return padded, [len(row) for row in rows]
+
+
+def _go_back(model: CachedModel, rows: list[int], kept: list[int], *, behind: int) -> None:
+    """Drop rows that have ended; keep of the others all but the last `behind` tokens.
+
+    The target has not read the last token. The draft has not read the last two if all its tokens
+    were accepted, so it reads two in any case: rows stay of one width.
+    """
+    if len(rows) < len(kept):
+        model.select(rows)
+    model.rewind([kept[row] - behind for row in rows])
+
+
+def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
+    first = next((n for n, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: first + 1]
+
+
+def _ended(output: list[int], job: _Job) -> bool:
+    return len(output) >= job.limit or output[-1] in job.ends
+
+
+def _request_seed(seed: int, request: int) -> int:
+    """A 64-bit seed for every request, signed as torch wants it."""
+    words = np.random.SeedSequence([seed, request]).generate_state(1, np.uint64)
+    return philox.signed(int(words[0]))
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Without dropout, then as before."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

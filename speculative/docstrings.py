@@ -1,0 +1,148 @@
+"""(document, summary) pairs for summarization: a function and the first line of its docstring.
+
+Taken from the standard library and the installed packages, so that there is data without a network;
+or from a JSON-lines file with any two fields, such as an export of CNN/DailyMail or XSum.
+"""
+
+import ast
+import hashlib
+import json
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from systems.schema import InputError
+
+LONGEST_SOURCE_BYTES = 200_000
+"""Larger files are generated tables as a rule."""
+SHORTEST_SUMMARY, LONGEST_SUMMARY = 3, 20  # words
+SKIPPED_FOLDERS = {"test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "__pycache__"}
+TEST_SHARE = 16
+"""One module in so many is for testing."""
+
+DOCUMENT_FIELDS = ("document", "article", "text", "dialogue", "source")
+SUMMARY_FIELDS = ("summary", "highlights", "target", "abstract")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A document and its summary."""
+
+    document: str
+    summary: str
+
+
+def load(data: str, split: str, limit: int | None = None) -> list[Pair]:
+    """The pairs that `--speculative.data` names, no summary twice.
+
+    Args:
+        data: stdlib, installed (the standard library and installed packages), or
+            jsonl:PATH[,DOCUMENT_FIELD,SUMMARY_FIELD].
+        split: "train" or "test". Modules, or the lines of a file, are in one of them.
+        limit: most pairs; None: all. Reading all that is installed takes minutes.
+
+    Raises:
+        InputError: another source, a file that cannot be read or lacks the fields, no pairs.
+    """
+    if data.startswith("jsonl:"):
+        pairs = _numbered(_jsonl(data.removeprefix("jsonl:")), split)
+    elif data in ("stdlib", "installed"):
+        roots = [Path(sysconfig.get_paths()["stdlib"])]
+        if data == "installed":
+            roots += [Path(p) for p in sys.path if p.endswith("site-packages")]
+        pairs = _modules(roots, split)
+    else:
+        raise InputError(
+            f"--speculative.data {data}: give stdlib, installed or jsonl:PATH for summarization"
+        )
+    unique: dict[str, Pair] = {}
+    for pair in pairs:
+        unique.setdefault(pair.summary, pair)
+        if len(unique) == limit:
+            break
+    if not unique:
+        raise InputError(f"--speculative.data {data}: holds no {split} pairs")
+    return list(unique.values())
+
+
+def functions(source: str) -> Iterator[Pair]:
+    """Every documented function of a Python module: its source without docstring, and line one."""
+    with warnings.catch_warnings():  # other people's invalid escapes
+        warnings.simplefilter("ignore")
+        tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        documentation = ast.get_docstring(node)
+        if not documentation or len(node.body) < 2:
+            continue
+        summary = " ".join(documentation.split("\n\n")[0].split("\n")[0].split())
+        if SHORTEST_SUMMARY <= len(summary.split()) <= LONGEST_SUMMARY and summary.isascii():
+            node.body = node.body[1:]
+            node.decorator_list = []
+            yield Pair(ast.unparse(node), summary)
+
+
+def _modules(roots: list[Path], split: str) -> Iterator[Pair]:
+    """Pairs of the modules under some folders, in a stable order that mixes packages.
+
+    A module is known by its folder and name, so that the copies which packages carry of each other
+    are all in one split.
+    """
+    modules = []
+    for root in roots:
+        for path in sorted(root.rglob("*.py")):
+            if not SKIPPED_FOLDERS & set(path.relative_to(root).parts[:-1]):
+                digest = hashlib.sha256("/".join(path.parts[-2:]).encode()).digest()
+                modules.append((digest, path))
+    for digest, path in sorted(modules):
+        if _in_test(digest) != (split == "test"):
+            continue
+        try:
+            if path.stat().st_size <= LONGEST_SOURCE_BYTES:
+                yield from functions(path.read_text())
+        except (SyntaxError, ValueError, OSError, RecursionError):
+            continue  # templates and tests of syntax errors lie among the modules
+
+
+def _in_test(digest: bytes) -> bool:
+    return digest[-1] % TEST_SHARE == 0
+
+
+def _numbered(pairs: Iterator[Pair], split: str) -> Iterator[Pair]:
+    for number, pair in enumerate(pairs):
+        if _in_test(hashlib.sha256(str(number).encode()).digest()) == (split == "test"):
+            yield pair
+
+
+def _jsonl(argument: str) -> Iterator[Pair]:
+    """Pairs of a JSON-lines file; the fields are named after the path, or well known."""
+    name, *fields = argument.split(",")
+    path = Path(name)
+    if len(fields) not in (0, 2):
+        raise InputError(f"jsonl:{argument}: give jsonl:PATH or jsonl:PATH,DOCUMENT,SUMMARY")
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"jsonl:{path}: cannot be read: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: expected an object with two fields")
+        known = (fields[:1], fields[1:]) if fields else (DOCUMENT_FIELDS, SUMMARY_FIELDS)
+        document, summary = (next((n for n in names if n in row), None) for names in known)
+        if document is None or summary is None:
+            raise InputError(
+                f"{where}: no known fields among {', '.join(row)}; "
+                f"give jsonl:{path},DOCUMENT_FIELD,SUMMARY_FIELD"
+            )
+        yield Pair(str(row[document]), str(row[summary]))

@@ -1,0 +1,83 @@
+"""Flags and job-file keys of speculative sampling: `--speculative.gamma 8` is `gamma = 8`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from speculative.pairs import Task
+from speculative.sampling import Sampling
+from systems.schema import InputError
+
+Helped = Literal["exact", "sigmoid", "none"]
+DEFAULT_DATA: dict[Task, str] = {"summarize": "installed", "transcribe": "recordings"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A pair of models, evaluated on a task."""
+
+    task: Task = "summarize"
+    """summarize (ROUGE) or transcribe (WER)."""
+    target: str = "runs/pairs/{task}/target"
+    """A folder that `launch train-pair` has written, or a checkpoint's name on the hub."""
+    draft: str = "runs/pairs/{task}/draft"
+    """The same, for the smaller model with the same vocabulary."""
+    method: Helped = "exact"
+    """exact: tokens are distributed as if sampled from the target. sigmoid: the approximation,
+    mostly the draft's distribution. none: the target alone."""
+    gamma: int = 4
+    """Draft tokens a step."""
+    alpha: float = -1e4
+    """Of the sigmoid: sigmoid((z - alpha) / (beta - alpha))."""
+    beta: float = 1e4
+    """Of the sigmoid."""
+    temperature: float = 1.0
+    """Divides the logits of both models."""
+    top_k: int = 0
+    """Sample among so many likeliest tokens. 0: all."""
+    top_p: float = 1.0
+    """Sample among the fewest likeliest tokens that have this much probability. 1: all."""
+    data: str | None = None
+    """summarize: stdlib, installed or jsonl:PATH[,DOCUMENT,SUMMARY]. transcribe: recordings[:PATH],
+    espeak or folder:PATH (LibriSpeech layout). None: installed, or recordings."""
+    samples: int = 200
+    """Test samples to evaluate on."""
+    batch_size: int = 16
+    """Sequences that are decoded together."""
+    max_new_tokens: int = 32
+    """Longest output."""
+    prompt: str = "{document}"
+    """summarize: what a model reads, e.g. 'summarize: {document}' for Flan-T5."""
+    max_document_tokens: int | None = None
+    """summarize: longest prompt, cut at its end. None: the tokenizer's limit."""
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "samples", "batch_size", "max_new_tokens", "max_document_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                flag = name.replace("_", "-")
+                raise InputError(f"--speculative.{flag} {value}: give 1 or more")
+        if not float("-inf") < self.alpha < self.beta < float("inf"):
+            below = f"--speculative.beta {self.beta:g}"
+            raise InputError(f"--speculative.alpha {self.alpha:g}: give less than {below}")
+        if "{document}" not in self.prompt:
+            raise InputError(f"--speculative.prompt {self.prompt!r}: must contain {{document}}")
+        try:
+            self.sampling()
+        except InputError as error:
+            raise InputError(f"--speculative.{str(error).replace('_', '-', 1)}") from None
+
+    def sampling(self, **suppressed: tuple[int, ...]) -> Sampling:
+        """How tokens are sampled, with what a model suppresses besides."""
+        return Sampling(
+            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, **suppressed
+        )
+
+    @property
+    def target_path(self) -> str:
+        """The target's folder or name, the task filled in."""
+        return self.target.format(task=self.task)
+
+    @property
+    def draft_path(self) -> str:
+        """The draft's."""
+        return self.draft.format(task=self.task)

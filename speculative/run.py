@@ -1,0 +1,98 @@
+"""Evaluate a pair of models on a task: `evaluate(options)` gives metrics with units."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from speculative.checkpoint import load_model
+from speculative.decode import generate
+from speculative.generation import Record
+from speculative.options import Options
+from speculative.sampling import suppression
+from speculative.summarize import Summaries
+from speculative.transcribe import Transcripts
+
+WARM_UP_TOKENS = 4
+SHOWN = 3
+"""Outputs that are kept beside their references, to be looked at."""
+
+
+def evaluate(
+    options: Options, *, seed: int = 0, device: torch.device | None = None
+) -> dict[str, Any]:
+    """Decode the task's test samples and score them.
+
+    The first batch is decoded once, a few tokens far, before the clock counts.
+
+    Args:
+        seed: of the sampling; a sample's tokens do not depend on the batch size.
+        device: None: the CPU.
+
+    Returns:
+        Keys with units: acceptance_rate (None without a draft), tokens_per_target_step,
+        tokens_per_s, new_tokens, samples, draft_s, target_s, verify_s, rest_s, total_s; the task's
+        scores, each a table of value, low and high (95 %, bootstrap over samples): rouge_1, rouge_2
+        and rouge_l, or word_error_rate; parameters of both models; examples.
+
+    Raises:
+        InputError: models or data that cannot be had, or do not fit.
+    """
+    device = device or torch.device("cpu")
+    target = load_model(options.task, options.target_path, device, "--speculative.target")
+    draft = None
+    if options.method != "none":
+        draft = load_model(options.task, options.draft_path, device, "--speculative.draft")
+    samples = (Summaries if options.task == "summarize" else Transcripts)(options, target)
+    arguments: dict[str, Any] = {
+        "method": "exact" if options.method == "none" else options.method,
+        "gamma": options.gamma,
+        "alpha": options.alpha,
+        "beta": options.beta,
+        "sampling": options.sampling(**suppression(target)),
+        "seed": seed,
+    }
+    record, texts = Record(), []
+    for start in range(0, len(samples), options.batch_size):
+        numbers = list(range(start, min(start + options.batch_size, len(samples))))
+        inputs = samples.inputs(numbers)
+        if start == 0:
+            generate(target, draft, inputs, max_new_tokens=WARM_UP_TOKENS, **arguments)
+        done = generate(
+            target,
+            draft,
+            inputs,
+            max_new_tokens=options.max_new_tokens,
+            requests=numbers,
+            **arguments,
+        )
+        record += done.record
+        texts += [samples.text(tokens) for tokens in done.tokens]
+    scored = {name: dataclasses.asdict(score) for name, score in samples.score(texts).items()}
+    return {
+        "task": options.task,
+        "method": options.method,
+        "samples": len(samples),
+        **_metrics(record),
+        **scored,
+        "target_parameters": target.num_parameters(),
+        "draft_parameters": None if draft is None else draft.num_parameters(),
+        "examples": [
+            {"output": texts[i], "reference": samples.reference(i)}
+            for i in range(min(SHOWN, len(samples)))
+        ],
+    }
+
+
+def _metrics(record: Record) -> dict[str, float | None]:
+    return {
+        "acceptance_rate": record.acceptance_rate,
+        "tokens_per_target_step": record.tokens_per_target_step,
+        "tokens_per_s": record.new_tokens / record.total_s,
+        "new_tokens": record.new_tokens,
+        "draft_s": record.draft_s,
+        "target_s": record.target_s,
+        "verify_s": record.verify_s,
+        "rest_s": record.rest_s,
+        "total_s": record.total_s,
+    }

@@ -1,0 +1,177 @@
+"""(waveform, words) utterances for transcription.
+
+`recordings:PATH` strings recordings of single spoken digits together (layout of the
+free-spoken-digit-dataset: `{digit}_{speaker}_{index}.wav`); `espeak` lets espeak-ng say digit
+strings;
+`folder:PATH` reads transcribed speech in LibriSpeech's layout.
+"""
+
+import math
+import os
+import shutil
+import subprocess
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.io import wavfile  # type: ignore[import-untyped]
+from scipy.signal import resample_poly  # type: ignore[import-untyped]
+
+from systems.schema import InputError
+
+RATE_HZ = 16000
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+FEWEST_DIGITS, MOST_DIGITS = 2, 5
+LONGEST_GAP_S = 0.1
+LONGEST_S = 4.0
+TEST_RECORDINGS = 5
+"""Recordings with a smaller index are for testing, the data set's own split."""
+VOICES = ("en", "en-us", "en+f3", "en-us+m3", "en+m7", "en-us+f4")
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """Speech and what is said."""
+
+    samples: np.ndarray
+    """float32 [N] in [-1, 1], at 16 kHz."""
+    words: str
+
+
+def default_data() -> str:
+    """Where the digit recordings lie: in the folder that TESTBED_DATA names.
+
+    Raises:
+        InputError: the variable is not set.
+    """
+    if "TESTBED_DATA" not in os.environ:
+        raise InputError(
+            "--speculative.data recordings: set TESTBED_DATA, or give recordings:PATH, espeak or "
+            "folder:PATH"
+        )
+    return str(Path(os.environ["TESTBED_DATA"]) / "speech" / "recordings")
+
+
+def load(data: str, split: str, count: int, seed: int = 0) -> list[Utterance]:
+    """`count` utterances, or as many as a folder has.
+
+    Args:
+        data: recordings, recordings:PATH, espeak or folder:PATH.
+        split: "train" or "test"; a folder is all of either.
+
+    Raises:
+        InputError: another source, or one that holds nothing that can be read.
+    """
+    kind, _, path = data.partition(":")
+    if kind == "recordings":
+        return _strings(Path(path or default_data()), split, count, seed)
+    if data == "espeak":
+        return _spoken(split, count, seed)
+    if kind == "folder" and path:
+        return _folder(Path(path), count)
+    raise InputError(
+        f"--speculative.data {data}: give recordings, recordings:PATH, espeak or folder:PATH "
+        "for transcription"
+    )
+
+
+def read_audio(path: Path) -> np.ndarray:
+    """A sound file as float32 [N] at 16 kHz, one channel.
+
+    Raises:
+        InputError: not a sound file that can be read here; FLAC and others need soundfile.
+    """
+    try:
+        if path.suffix.lower() == ".wav":
+            rate, samples = wavfile.read(path)
+        else:
+            import soundfile  # type: ignore[import-not-found]
+
+            samples, rate = soundfile.read(path, dtype="float32")
+    except ImportError:
+        raise InputError(f"{path}: needs a package: pip install soundfile") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: no sound file: {error}") from None
+    if samples.dtype == np.uint8:
+        samples = samples.astype(np.float32) / 128 - 1
+    elif samples.dtype.kind == "i":
+        samples = samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
+    if samples.ndim == 2:
+        samples = samples.mean(1)
+    if rate != RATE_HZ:
+        common = math.gcd(rate, RATE_HZ)
+        samples = resample_poly(samples, RATE_HZ // common, rate // common)
+    return samples.astype(np.float32)
+
+
+def _strings(folder: Path, split: str, count: int, seed: int) -> list[Utterance]:
+    """Digit strings of one speaker each, with pauses, not longer than `LONGEST_S`."""
+    recordings: dict[str, dict[int, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(folder.glob("[0-9]_*_*.wav")):
+        spoken, speaker, index = path.stem.split("_")
+        if (int(index) < TEST_RECORDINGS) == (split == "test"):
+            recordings[speaker][int(spoken)].append(read_audio(path))
+    if not recordings:
+        raise InputError(f"{folder}: holds no recordings named DIGIT_SPEAKER_INDEX.wav")
+    generator = np.random.default_rng((seed, split == "test"))
+    speakers = sorted(recordings)
+    utterances: list[Utterance] = []
+    while len(utterances) < count:
+        of_speaker = recordings[speakers[generator.integers(len(speakers))]]
+        known = sorted(of_speaker)
+        parts, words = [], []
+        for _ in range(generator.integers(FEWEST_DIGITS, MOST_DIGITS + 1)):
+            digit = known[generator.integers(len(known))]
+            choices = of_speaker[digit]
+            parts += [_pause(generator), choices[generator.integers(len(choices))]]
+            words.append(WORDS[digit])
+        samples = np.concatenate(parts)
+        if len(samples) <= LONGEST_S * RATE_HZ:
+            utterances.append(Utterance(samples, " ".join(words)))
+    return utterances
+
+
+def _pause(generator: np.random.Generator) -> np.ndarray:
+    length = int(generator.uniform(0, LONGEST_GAP_S) * RATE_HZ)
+    return generator.normal(0, 1e-4, length).astype(np.float32)
+
+
+def _spoken(split: str, count: int, seed: int) -> list[Utterance]:
+    """Digit strings said by espeak-ng in several voices and speeds."""
+    program = shutil.which("espeak-ng")
+    if program is None:
+        raise InputError("--speculative.data espeak: espeak-ng is not installed")
+    generator = np.random.default_rng((seed, split == "test"))
+    utterances: list[Utterance] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "speech.wav"
+        while len(utterances) < count:
+            length = generator.integers(FEWEST_DIGITS, MOST_DIGITS + 1)
+            words = " ".join(WORDS[d] for d in generator.integers(10, size=length))
+            voice = VOICES[generator.integers(len(VOICES))]
+            speed = str(generator.integers(140, 240))
+            command = [program, "-v", voice, "-s", speed, "-w", str(path), words]
+            subprocess.run(command, check=True, capture_output=True)
+            samples = read_audio(path)
+            if len(samples) <= LONGEST_S * RATE_HZ:
+                utterances.append(Utterance(samples, words))
+    return utterances
+
+
+def _folder(folder: Path, count: int) -> list[Utterance]:
+    """LibriSpeech: `*.trans.txt` with lines `ID WORDS`, beside `ID.flac` (or .wav)."""
+    utterances: list[Utterance] = []
+    for transcript in sorted(folder.rglob("*.trans.txt")):
+        for line in transcript.read_text().splitlines():
+            name, _, words = line.partition(" ")
+            paths = [transcript.parent / f"{name}{suffix}" for suffix in (".flac", ".wav")]
+            found = next((path for path in paths if path.is_file()), None)
+            if found is None:
+                raise InputError(f"{transcript}: no {paths[0].name} or {paths[1].name} beside it")
+            if len(utterances) < count:
+                utterances.append(Utterance(read_audio(found), words.strip()))
+    if not utterances:
+        raise InputError(f"{folder}: holds no *.trans.txt with transcripts (LibriSpeech's layout)")
+    return utterances

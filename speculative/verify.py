@@ -1,0 +1,194 @@
+"""Verify drafted tokens against a target model's logits, in one operator: `verify`.
+
+    from speculative.verify import verify
+
+    accepted, next_token, status = verify(target_logits, draft_logits, draft_tokens, seed=7)
+
+`method="exact"` emits tokens distributed exactly as sampling from the target (Leviathan et al.
+2023; arXiv 2406.11016). `method="sigmoid"` is the paper's approximation: faster, and mostly the
+draft's distribution.
+
+Random numbers are counted, not drawn in order (`speculative.philox`): equal seeds and offsets give
+equal tokens in every run and on every device. Give every request its own seed, as a tensor, and
+its tokens do not depend on the batch that it is in.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from speculative import kernels, philox
+from systems.schema import InputError
+
+METHODS = ("exact", "sigmoid")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Verification(NamedTuple):
+    """What a verification decided, int64 [B] each."""
+
+    accepted: Tensor
+    """How many draft tokens, from the first on, were accepted."""
+    next_token: Tensor
+    """The token after them, from the residual or, all accepted, from the target; -1 if in fault."""
+    status: Tensor
+    """0, or why there is no next token: bits named in `speculative.status`."""
+
+
+def verify(
+    target_logits: Tensor,
+    draft_logits: Tensor,
+    draft_tokens: Tensor,
+    *,
+    method: Literal["exact", "sigmoid"] = "exact",
+    temperature: float = 1.0,
+    alpha: float = -1e4,
+    beta: float = 1e4,
+    lengths: Tensor | None = None,
+    seed: int | Tensor = 0,
+    offset: int | Tensor = 0,
+    uniforms: Tensor | None = None,
+) -> Verification:
+    """Accept draft tokens in order, then sample the token after them.
+
+    No host synchronisation, no input written, safe in CUDA graphs and torch.compile: there give
+    seed and offset as tensors, since an integer is recorded as it is.
+
+    Args:
+        target_logits: float32, float16 or bfloat16 [B, G + 1, V]; -inf excludes a token. Any
+            strides.
+        draft_logits: the same dtype [B, G, V]: what the draft tokens were sampled from.
+        draft_tokens: int64 [B, G].
+        method: "exact" or "sigmoid".
+        temperature: divides the logits of both models.
+        alpha, beta: of the sigmoid, sigmoid((z / temperature - alpha) / (beta - alpha)).
+        lengths: int64 [B], draft tokens of each sequence, 0 to G; None: G everywhere.
+        seed: 64 bits; or int64 [B], a seed per request.
+        offset: tokens that the request had before `draft_tokens`, so that no random number serves
+            two decisions: add accepted + 1 after every call. An integer, or int64 [B].
+        uniforms: float32 [B, G + V], from 0 to below 1, instead of seed and offset: entry t decides
+            draft token t, entry G + i is token i's in the race for the next token.
+
+    Returns:
+        What was decided. Rows are read in order and only as far as needed, so a fault in a row
+        after the first rejection is not seen.
+
+    Raises:
+        InputError: shapes, dtypes or devices do not fit, or an option is out of range. Faults in
+            the values (NaN, a token outside the vocabulary, a length) are in `status`.
+    """
+    _check_options(method, temperature, alpha, beta)
+    _check_logits(target_logits, draft_logits, draft_tokens)
+    batch, gamma, vocabulary = draft_logits.shape
+    device = target_logits.device
+    _check("lengths", lengths, (batch,), torch.int64, device)
+    _check("uniforms", uniforms, (batch, gamma + vocabulary), torch.float32, device)
+    _check_seeds(seed, offset, batch, device)
+    decided = kernels.verify(
+        *(target_logits, draft_logits, draft_tokens, lengths, uniforms),
+        *_split(seed, offset),
+        method == "exact",
+        *(temperature, alpha, beta),
+    )
+    return Verification(*decided.unbind())
+
+
+def sample(
+    logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    seed: int | Tensor = 0,
+    offset: int | Tensor = 0,
+    stream: int = philox.DRAFT,
+    uniforms: Tensor | None = None,
+) -> Tensor:
+    """Sample a token per row: for drafts, whose numbers are apart from those of `verify`.
+
+    Args:
+        logits: [B, V], as in `verify`.
+        temperature, seed: as in `verify`.
+        offset: tokens that the request had before the one sampled.
+        stream: `philox.DRAFT`, or `philox.NEXT` for plain sampling from a target.
+        uniforms: float32 [B, V] instead of seed, offset and stream.
+
+    Returns:
+        int64 [B]; -1 for a row with NaN or +inf or without any finite logit.
+    """
+    _check_options("exact", temperature, -1, 1)
+    if logits.dim() != 2 or logits.shape[1] == 0:
+        raise InputError(f"logits {list(logits.shape)}: give them as [B, V]")
+    _check_dtype("logits", logits)
+    _check("uniforms", uniforms, tuple(logits.shape), torch.float32, logits.device)
+    _check_seeds(seed, offset, len(logits), logits.device)
+    return kernels.sample(logits, uniforms, *_split(seed, offset), temperature, stream)
+
+
+def _split(
+    seed: int | Tensor, offset: int | Tensor
+) -> tuple[Tensor | None, Tensor | None, int, int]:
+    seeds = seed if isinstance(seed, Tensor) else None
+    offsets = offset if isinstance(offset, Tensor) else None
+    return (
+        seeds,
+        offsets,
+        0 if isinstance(seed, Tensor) else philox.signed(seed),
+        0 if isinstance(offset, Tensor) else offset,
+    )
+
+
+def _check_options(method: str, temperature: float, alpha: float, beta: float) -> None:
+    if method not in METHODS:
+        raise InputError(f"method {method!r}: write one of {', '.join(METHODS)}")
+    if not 0 < temperature < math.inf:
+        raise InputError(f"temperature {temperature}: give a number above 0; for greedy, argmax")
+    if not -math.inf < alpha < beta < math.inf:
+        raise InputError(f"alpha {alpha}, beta {beta}: alpha must be below beta, both finite")
+
+
+def _check_logits(target: Tensor, draft: Tensor, tokens: Tensor) -> None:
+    shapes = f"target_logits {list(target.shape)}, draft_logits {list(draft.shape)}"
+    if target.dim() != 3 or draft.dim() != 3:
+        raise InputError(f"{shapes}: give them as [B, G + 1, V] and [B, G, V]")
+    if draft.shape[1] == 0:
+        raise InputError(f"{shapes}: gamma is 0; draft a token at least, or use sample")
+    if target.shape[2] != draft.shape[2] or target.shape[2] == 0:
+        raise InputError(f"{shapes}: target and draft must share one vocabulary; crop or pad one")
+    if target.shape[0] != draft.shape[0] or target.shape[1] != draft.shape[1] + 1:
+        raise InputError(f"{shapes}: give them as [B, G + 1, V] and [B, G, V]")
+    _check_dtype("target_logits", target)
+    _check("draft_logits", draft, tuple(draft.shape), target.dtype, target.device)
+    _check("draft_tokens", tokens, tuple(draft.shape[:2]), torch.int64, target.device)
+
+
+def _check_dtype(name: str, logits: Tensor) -> None:
+    if logits.dtype not in DTYPES:
+        raise InputError(f"{name} of {logits.dtype}: give float32, float16 or bfloat16")
+
+
+def _check_seeds(
+    seed: int | Tensor, offset: int | Tensor, batch: int, device: torch.device
+) -> None:
+    for name, value in (("seed", seed), ("offset", offset)):
+        if isinstance(value, Tensor):
+            _check(name, value, (batch,), torch.int64, device)
+    if isinstance(offset, int) and not 0 <= offset < 2**32:
+        raise InputError(f"offset {offset}: give 0 to 2^32 - 1")
+
+
+def _check(
+    name: str,
+    given: Tensor | None,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    if given is None:
+        return
+    if tuple(given.shape) != shape or given.dtype != dtype:
+        raise InputError(
+            f"{name}: {given.dtype} {list(given.shape)} does not fit; give {dtype} {list(shape)}"
+        )
+    if given.device != device:
+        raise InputError(f"{name} is on {given.device}, target_logits on {device}; move one")

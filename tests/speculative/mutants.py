@@ -1,0 +1,79 @@
+"""Verifiers that are wrong in the ways that verifiers are: negative controls of the tests.
+
+Each takes target logits, draft logits, draft tokens and uniforms as `speculative.verify.verify`
+does and returns accepted and next_token [B]; written apart from it, in float64, with probabilities
+[B, G, V]. A greedy draft, verified as if it had been sampled, is a mutant of drafting and stands in
+its test.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def correct(z: Tensor, y: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The textbook's verifier, to show that the mutants differ by their mutation alone."""
+    return _verify(z, y, tokens, u)
+
+
+def wrong_residual(z: Tensor, y: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples from p after a rejection."""
+    return _verify(z, y, tokens, u, residual=lambda p, q: p)
+
+
+def reused_uniform(z: Tensor, y: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Decides every draft token with the first one's number."""
+    gamma = tokens.shape[1]
+    return _verify(z, y, tokens, torch.cat([u[:, :1].expand(-1, gamma), u[:, gamma:]], 1))
+
+
+def wrong_bonus_row(z: Tensor, y: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples the token after an accepted draft from the row before."""
+    return _verify(torch.cat([z[:, :-1], z[:, -2:-1]], 1), y, tokens, u)
+
+
+def temperature_mismatch(z: Tensor, y: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Forgets 10 % of the temperature on the draft's side."""
+    return _verify(z, y / 1.1, tokens, u)
+
+
+def lenient(z: Tensor, y: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Accepts 3 % more readily."""
+    return _verify(z, y, tokens, torch.cat([u[:, : tokens.shape[1]] / 1.03, u[:, y.shape[1] :]], 1))
+
+
+def residual_floor(z: Tensor, y: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Clamps the residual at 1e-5, which revives excluded tokens."""
+    return _verify(z, y, tokens, u, residual=lambda p, q: (p - q).clamp(min=1e-5))
+
+
+def half_residual(z: Tensor, y: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Takes the residual in half precision."""
+    return _verify(
+        z, y, tokens, u, residual=lambda p, q: (p.half() - q.half()).clamp(min=0).double()
+    )
+
+
+SAMPLING = (wrong_residual, reused_uniform, wrong_bonus_row, temperature_mismatch, lenient)
+
+
+def _positive_part(p: Tensor, q: Tensor) -> Tensor:
+    return (p - q).clamp(min=0)
+
+
+def _verify(
+    z: Tensor,
+    y: Tensor,
+    tokens: Tensor,
+    u: Tensor,
+    residual: Callable[[Tensor, Tensor], Tensor] = _positive_part,
+) -> tuple[Tensor, Tensor]:
+    gamma = tokens.shape[1]
+    p, q = z.double().softmax(-1), y.double().softmax(-1)
+    ratio = (p[:, :gamma] / q).gather(-1, tokens[..., None])[..., 0]
+    n = (u[:, :gamma] < ratio).cumprod(-1).sum(-1)
+    batch = torch.arange(len(n))
+    last = p[batch, n]
+    left = torch.where((n < gamma)[:, None], residual(last, q[batch, n.clamp(max=gamma - 1)]), last)
+    return n, (left / -torch.log1p(-u[:, gamma:].double())).argmax(-1)
