@@ -30,7 +30,7 @@ def mesh_options() -> Options | None:
     folder = Path(os.environ.get("TESTBED_DATA", ""), "meshes")
     if not os.environ.get("TESTBED_DATA") or not folder.is_dir():
         return None
-    return dataclasses.replace(SHAPES, data=f"meshes:{folder.resolve()}", steps=400)
+    return dataclasses.replace(SHAPES, data=f"meshes:{folder.resolve()}", steps=800)
 
 
 def cases() -> tuple[Case, ...]:

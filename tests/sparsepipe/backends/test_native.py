@@ -27,8 +27,8 @@ def test_any_block_size_gives_the_same(kernel: Kernel, monkeypatch: pytest.Monke
     kernel_map = _map(random_tensor(voxels=500), kernel, False)
     x, weight = _values(kernel_map, 4, 5, torch.float64)
     results = []
-    for least, buffer_bytes in [(1, 1), (1, 5000), (1, 20000), (128, 2**23)]:
-        monkeypatch.setattr(native, "LEAST_PAIRS", least)
+    for least, buffer_bytes in [(0, 1), (0, 5000), (0, 20000), (2, 2**23)]:
+        monkeypatch.setattr(native, "PAIRS_PER_CHANNEL", least)
         monkeypatch.setattr(native, "BUFFER_BYTES", buffer_bytes)
         output = convolve(x, weight, kernel_map)
         results.append((output, *torch.autograd.grad(output.square().sum(), [x, weight])))
