@@ -117,9 +117,8 @@ class Planned:
     @cached_property
     def played(self) -> Pipeline:
         """The schedule, simulated."""
-        schedule = self._built(1)
-        edge = max(schedule.in_flight)  # of a flushing schedule, micro-batches
-        return play(self._built(2 * edge + PLAYED_STEPS), self.costs, self.link)
+        steady = 1 if self.plan.schedule.flushes else PLAYED_STEPS
+        return play(self.schedule(steady), self.costs, self.link)
 
     def _built(self, mini_batches: int) -> Schedule:
         costs, order = self.costs, self.order
