@@ -1,8 +1,9 @@
 """Kernel maps: which input rows meet which output rows, under each of a kernel's offsets.
 
-y[u] = sum over offsets o of x[u + o] W[o], for the voxels u + o that exist. Neighbours of voxels in
-sorted order are in sorted order too, so each column (x, y) of a kernel is searched once, at its
-lowest z; from there on the search walks to the next voxels above.
+y[u] = sum over offsets o of x[u + o] W[o], for the voxels u + o that exist. They are looked up in a
+table of the box around the cloud (`sparsepipe.lookup`), or searched where the box is too empty:
+neighbours of voxels in sorted order are in sorted order too, so each column (x, y) of a kernel is
+searched once, at its lowest z; from there on the search walks to the next voxels above.
 """
 
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from sparsepipe.blocks import Block, cut
 from sparsepipe.coordinates import REACH, displacement, kernel_offsets, kernel_steps
+from sparsepipe.lookup import Offset, Pairs, look_up
 from sparsepipe.neighbours import Neighbours, tabulate
 from systems.schema import InputError
 
@@ -127,7 +129,9 @@ def build(fine: Tensor, coarse: Tensor, kernel: Kernel) -> KernelMap:
     """
     offsets = kernel_offsets(kernel.size, kernel.spacing)
     sought = offsets[: len(offsets) // 2] if kernel.symmetric else offsets
-    pairs = _search(fine, coarse, kernel, set(sought))
+    pairs = look_up(fine, coarse, sought, kernel.fine_stride, kernel.size * kernel.spacing)
+    if pairs is None:
+        pairs = search(fine, coarse, kernel, set(sought))
     if kernel.symmetric:
         rows = torch.arange(len(fine), dtype=torch.int32, device=fine.device)
         pairs[0, 0, 0] = rows, rows
@@ -142,10 +146,8 @@ def build(fine: Tensor, coarse: Tensor, kernel: Kernel) -> KernelMap:
     )
 
 
-def _search(
-    fine: Tensor, coarse: Tensor, kernel: Kernel, sought: set[tuple[int, int, int]]
-) -> dict[tuple[int, int, int], tuple[Tensor, Tensor]]:
-    """The pairs (input rows, output rows) of the offsets that are `sought`."""
+def search(fine: Tensor, coarse: Tensor, kernel: Kernel, sought: set[Offset]) -> Pairs:
+    """The pairs of the offsets that are `sought`, found in sorted keys."""
     steps = [step * kernel.spacing for step in kernel_steps(kernel.size)]
     sentinel = fine.new_full((1,), torch.iinfo(fine.dtype).max)  # no voxel's key; ends every walk
     keys = torch.cat([fine, sentinel])

@@ -36,8 +36,7 @@ def mini_batch(split: Split, batch_size: int, voxel_size: float) -> SparseTensor
     voxels = []
     for index in range(batch_size):
         cloud = split.cloud(index)
-        points, features = torch.from_numpy(cloud.points), torch.from_numpy(cloud.features)
-        voxels.append(sparse_quantize(points, voxel_size, features))
+        voxels.append(sparse_quantize(cloud.points, voxel_size, cloud.features))
     batch = collate([(v.coordinates, v.features, None) for v in voxels])
     return SparseTensor(batch.features, batch.coordinates, batch_size=batch.batch_size)
 

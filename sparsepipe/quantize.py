@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,16 +35,16 @@ class Batch(NamedTuple):
 
 
 def sparse_quantize(
-    points: Tensor,
+    points: Tensor | np.ndarray,
     voxel_size: float,
-    features: Tensor | None = None,
-    labels: Tensor | None = None,
+    features: Tensor | np.ndarray | None = None,
+    labels: Tensor | np.ndarray | None = None,
     duplicates: Literal["mean", "first"] = "mean",
 ) -> Voxels:
     """Voxels floor(point / voxel_size), sorted, each once; the same in every run on a CPU.
 
     Args:
-        points: floating point [N, 3]; N may be 0.
+        points: floating point [N, 3]; N may be 0. Arrays are taken as tensors.
         voxel_size: edge of a voxel, in the points' unit.
         features: [N, C]; by default a column of ones, for occupancy.
         labels: int64 [N]; a voxel gets its points' most frequent one, the smallest of several such.
@@ -52,9 +53,10 @@ def sparse_quantize(
     Raises:
         InputError: points that are not finite or too far out, lengths that differ, a bad option.
     """
+    points = torch.as_tensor(points)
     _check_points(points, voxel_size, duplicates)
-    if features is None:
-        features = points.new_ones(len(points), 1)
+    features = points.new_ones(len(points), 1) if features is None else torch.as_tensor(features)
+    labels = None if labels is None else torch.as_tensor(labels)
     for name, values in (("features", features), ("labels", labels)):
         if values is not None and len(values) != len(points):
             raise InputError(f"{len(points)} points, {len(values)} {name}: give one for each point")

@@ -31,6 +31,8 @@ def run(options: Options, world: World, workload: Workload, tracer: Tracer) -> I
     `train_s` and `test_s`, `test_accuracy`, `bad_files`, and `digest`, the first 48 bits of the
     parameters' SHA-256.
     """
+    if world.device.type == "cpu":  # one core is left to the threads that make mini-batches
+        torch.set_num_threads(max(1, torch.get_num_threads() - 1))
     network = workload.network().to(world.device)
     update = optimizer(options, network.parameters())
     began = time.perf_counter()

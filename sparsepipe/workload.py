@@ -74,11 +74,7 @@ class Workload:
 
     def _voxels(self, clouds: Sequence[Cloud]) -> MiniBatch:
         samples = [
-            sparse_quantize(
-                torch.from_numpy(cloud.points),
-                self.options.voxel_size,
-                torch.from_numpy(cloud.features),
-            )
+            sparse_quantize(cloud.points, self.options.voxel_size, cloud.features)
             for cloud in clouds
         ]
         batch = collate(samples)

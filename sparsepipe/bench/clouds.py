@@ -1,5 +1,7 @@
 """The clouds that engines compete on."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -9,25 +11,26 @@ from sparsepipe.quantize import collate, sparse_quantize
 from systems.schema import InputError
 
 POINTS = 20_000
-"""Of each generated shape, before it is cut into voxels."""
+"""Of each generated shape, where the name does not say."""
 
 
 def task(cloud: str, channels: int) -> Task:
     """The work on a cloud: `sphere:SIDE` or `sphere:SIDExBATCH`, a surface that fills a cube of
-    SIDE voxels; or `shapes:VOXEL_SIZExBATCH`, generated shapes in the unit cube.
+    SIDE voxels; `shapes:VOXEL_SIZExBATCH` or `shapes:VOXEL_SIZExBATCHxPOINTS`, generated shapes
+    in the unit cube.
 
     Raises:
         InputError: a cloud of no such kind.
     """
     kind, _, sizes = cloud.partition(":")
-    size, _, batch = sizes.partition("x")
+    size, *more = sizes.split("x")
     try:
-        batch_size = int(batch or 1)
+        batch_size, points = [*map(int, more), *(1, POINTS)[len(more) :]]
         if kind == "sphere":
             coordinates, side = _spheres(int(size), batch_size), int(size)
         elif kind == "shapes":
-            coordinates = _shapes(float(size), batch_size)
-            side = int(coordinates[:, 1:].amax()) + 1
+            coordinates = _shapes(float(size), batch_size, points)
+            side = max(int(coordinates[:, 1:].amax()) + 1, math.ceil(1 / float(size)))
         else:
             raise ValueError(kind)
     except ValueError:
@@ -54,8 +57,8 @@ def _spheres(side: int, batch_size: int) -> Tensor:
     return torch.cat([nn.functional.pad(surface, (1, 0), value=b) for b in range(batch_size)])
 
 
-def _shapes(voxel_size: float, batch_size: int) -> Tensor:
-    split = load("shapes", points=POINTS).train
-    points = [torch.from_numpy(split.cloud(index).points) for index in range(batch_size)]
+def _shapes(voxel_size: float, batch_size: int, points: int) -> Tensor:
+    split = load("shapes", points=points).train
+    clouds = [torch.from_numpy(split.cloud(index).points) for index in range(batch_size)]
     # From a corner on, since spconv wants no negative coordinates.
-    return collate([sparse_quantize(p - p.amin(0), voxel_size) for p in points]).coordinates
+    return collate([sparse_quantize(p - p.amin(0), voxel_size) for p in clouds]).coordinates

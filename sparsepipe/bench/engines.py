@@ -5,6 +5,7 @@ backward, and the making of the kernel map, from unsorted knowledge of nothing b
 """
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -156,6 +157,7 @@ def _spconv_pass(task: Task) -> Prepared:
 
 def _spconv() -> Any:
     """spconv, its backward pass mended: on a CPU it asks for the stream of a CUDA device."""
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # of no use here
     import spconv.pytorch
     from spconv.pytorch import ops
 

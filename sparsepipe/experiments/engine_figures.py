@@ -13,7 +13,7 @@ Curve = tuple[Sequence[float], Sequence[float]]
 
 def sparse_against_dense(rows: Sequence[Row], folder: Path) -> Figure:
     """Time and peak memory over the resolution, for every number of channels, one thread."""
-    alone = [row for row in rows if row.contest.threads == 1 and _batch(row) == 1 and row.pass_s]
+    alone = [row for row in rows if row.pass_s and _in_sweep(row)]
     widths = sorted({row.contest.channels for row in alone})
     panels = [
         Lines(
@@ -75,11 +75,14 @@ def cells(row: Row) -> tuple[str, str, str, str]:
 
 
 def _side(row: Row) -> int:
-    return int(row.contest.cloud.removeprefix("sphere:").partition("x")[0])
+    return int(row.contest.cloud.removeprefix("sphere:"))
 
 
-def _batch(row: Row) -> int:
-    return int(row.contest.cloud.partition("x")[2] or 1)
+def _in_sweep(row: Row) -> bool:
+    """One sphere, one thread, memory unlimited."""
+    contest = row.contest
+    single = contest.cloud.startswith("sphere") and "x" not in contest.cloud
+    return single and contest.threads == 1 and contest.memory_limit_bytes is None
 
 
 def _series(rows: Sequence[Row], value: Callable[[Row], float]) -> Mapping[str, Curve]:

@@ -79,18 +79,22 @@ def best_shares(
     Under a flushing schedule the all-reduce comes after the last micro-batch and does not count.
     """
     present = [c for c, n in enumerate(counts) if n]
-    many = np.array([counts[c] for c in present], dtype=float)[:, None, None]
+    many = np.array([counts[c] for c in present], dtype=float)[:, None]
+    room = _largest_share(runs, schedule, stages_left)[present]
+    # Only runs of at least one layer that fit, [K] of them: the others need no solving.
+    fitting = (room > 0).all(axis=0) & (np.tensordot(many[:, 0], room, 1) > 1 - 1e-6)
+    fitting &= np.triu(np.ones(fitting.shape, dtype=bool), 1)
     ring = 0.0 if schedule.flushes else 2 * (many.sum() - 1) / many.sum()
     starts = np.stack(
         [
             (runs.fixed_forward_s + runs.fixed_backward_s)[present],
             runs.ring_s[present] * ring,
         ]
-    )
+    )[:, :, fitting]
     slopes = np.stack([(runs.forward_s + runs.backward_s)[present], runs.transfer_s[present]])
+    slopes, limit = slopes[:, :, fitting], room[:, fitting]
     latest = (starts + slopes).max(axis=(0, 1))  # every one of them could take everything by then
     flat = slopes <= FLAT * latest
-    limit = _largest_share(runs, schedule, stages_left)[present]
 
     def shares_at(until: Floats) -> tuple[Floats, Floats]:
         lines = np.divide(until - starts, slopes, out=np.full_like(slopes, np.inf), where=~flat)
@@ -112,9 +116,11 @@ def best_shares(
     shares, _ = shares_at(until)
     total = (many * shares).sum(axis=0)
     possible = (shares > 0).all(axis=0) & (total > 1 - 1e-6)
-    found = np.zeros((len(counts), *total.shape))
-    found[present] = shares / np.where(possible, total, 1.0)
-    found[:, ~possible] = np.nan
+    found = np.full((len(counts), *fitting.shape), np.nan)
+    solved = np.zeros((len(counts), *total.shape))
+    solved[present] = shares / np.where(possible, total, 1.0)
+    solved[:, ~possible] = np.nan
+    found[:, fitting] = solved
     return found
 
 

@@ -59,7 +59,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["run", DIGITS, "--out", "README.md/sub"], ["--out README.md/sub"]),
         (["reproduce", "--out", "."], ["--out ."]),
         (["doctor", "now"], ["doctor now"]),
-        (["reproduce", "sparsepipe"], ["sparsepipe", "stanza"]),
+        (["reproduce", "sparse"], ["sparsepipe", "stanza"]),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

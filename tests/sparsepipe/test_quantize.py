@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -95,3 +96,13 @@ def test_bad_input_is_named(act: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)) as error:
         act()
     assert "\n" not in str(error.value)
+
+
+def test_arrays_are_taken_as_tensors() -> None:
+    points = np.random.default_rng(0).random((50, 3), dtype=np.float32)
+    labels = np.arange(50) % 3
+    ours = sparse_quantize(points, 0.3, points, labels)
+    theirs = sparse_quantize(
+        torch.from_numpy(points), 0.3, torch.from_numpy(points), torch.from_numpy(labels)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))  # type: ignore[arg-type]

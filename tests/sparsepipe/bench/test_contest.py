@@ -25,10 +25,12 @@ def test_clouds_by_name() -> None:
     spheres = task("sphere:10x3", 4)
     assert spheres.batch_size == 3
     assert spheres.coordinates[:, 0].unique().tolist() == [0, 1, 2]
-    shapes = task("shapes:0.1x2", 4)
+    shapes, fewer = task("shapes:0.1x2", 4), task("shapes:0.1x2x100", 4)
     assert shapes.coordinates[:, 1:].amin() == 0
-    assert shapes.side == shapes.coordinates[:, 1:].amax() + 1
-    for name in ("cube:3", "sphere:", "shapes:0.1xtwo"):
+    assert shapes.side >= shapes.coordinates[:, 1:].amax() + 1
+    assert fewer.side == 10
+    assert len(fewer.coordinates) <= 200 < len(shapes.coordinates)
+    for name in ("cube:3", "sphere:", "shapes:0.1xtwo", "shapes:0.1x1x2x3"):
         with pytest.raises(InputError, match="give sphere:SIDE"):
             task(name, 4)
 
