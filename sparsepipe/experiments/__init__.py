@@ -1,6 +1,6 @@
 """What `launch reproduce sparsepipe` runs, in order."""
 
-from sparsepipe.experiments import engine, pipeline, pipeline_grid, training
+from sparsepipe.experiments import engine, pipeline, pipeline_grid, pipeline_training, training
 from systems.experiment import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -31,5 +31,14 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         cases=pipeline_grid.CASES,
         repeats={"quick": 1, "full": 1},
         conclude=pipeline.conclude,
+    ),
+    Experiment(
+        system="sparsepipe",
+        id="pipeline-training",
+        title="Asynchronous, flushing and one-process training of one network",
+        tier="measured",
+        cases=pipeline_training.CASES,
+        repeats={"quick": 1, "full": 3},
+        conclude=pipeline_training.conclude,
     ),
 )
