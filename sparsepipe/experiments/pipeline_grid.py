@@ -15,7 +15,7 @@ from systems.experiment import Case, Results
 
 CLUSTER = "titan-8"
 BATCH_SIZE = 128
-STEADY = 10
+STEADY = 6
 """Emulated mini-batches of the steady state."""
 CLUSTERS = {
     "1 + 1": "TitanV=1,TitanXp=1",
@@ -34,7 +34,7 @@ RATES = (10, 1)
 """Gb/s."""
 FAST = 80
 """Gb/s: the 10 GB/s that the authors plan with."""
-PLAN, VIRTUAL = "plan", "plan, virtual stages"
+PLAN, VIRTUAL = "plan", "virtual stages"
 DDP, EQUAL_SPLIT, HOMOGENEOUS = "DDP", "equal split", "homogeneous planner"
 GPIPE, BY_SPEED = "GPipe, equal split", "data parallel by speed"
 WHO: dict[str, dict[str, Any]] = {
