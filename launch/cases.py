@@ -119,13 +119,14 @@ def _emulated_job(experiment: Experiment, run: _Run, records: Path) -> EmulatedJ
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(cluster.to_toml(run.case.cluster))
         name = str(path)
+    of_system: Any = {"system": experiment.system, experiment.system: run.case.options}
     return EmulatedJob(
         name=run.case.name,
         world_size=run.case.nodes or experiment.world_size,
         cluster=name,
         seed=run.repetition,
         out=str(run.folder),
-        stanza=run.case.options,
+        **of_system,
     )
 
 

@@ -2,8 +2,9 @@
 
     python -m launch emulate launch/jobs/stanza-vgg16-random.toml --cluster ec2-p3-10g --dilate 2
 
-The same job files and flags as `launch run`: the same program runs, one rank a node, over links
-shaped to the cluster's rate; computation is replaced by waits as long as the model's profile says.
+The same job files and flags as `launch run`: the same program runs, one rank a node (with
+sparsepipe, one a device), over links shaped to the cluster's rate; computation is replaced by waits
+as long as the model's profile says.
 Needs Linux, root and iproute2.
 """
 
@@ -13,14 +14,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from launch import job as jobs
 from launch.backends import run_command
+from launch.drivers import driver
 from launch.job import Job
-from launch.planning import link_rates, planning_basis, resolved
 from launch.records import create_record
-from stanza import plan as stanza_plan
-from stanza.plan import Plan
 from systems import record
 from systems.emulate import LAUNCHER
 from systems.emulated import Emulation
@@ -30,11 +30,6 @@ from systems.schema import InputError
 LINK_BITS_PER_S = 0.25e9
 """Rate of an emulated link where the user says nothing: ten nodes at this rate leave two cores time
 for the ranks themselves."""
-STEP_S = 0.7
-"""How long an emulated step should last: the ranks' own Python is then small beside it."""
-MANY_MESSAGES = 2.0
-"""Steps last this many times longer where every rank sends to every other: servers beside all
-workers, and columns. Their messages take the host's cores most time."""
 DILATIONS = (0.15, 16.0)
 """Bounds of the dilation that is chosen here."""
 
@@ -85,38 +80,27 @@ def prepare(given: EmulatedJob) -> Path:
             f"--launcher {given.launcher}, --transport {given.transport}: emulated ranks are "
             "started here and talk over gloo; leave both out"
         )
-    if given.system != "stanza":
-        raise InputError(f"--system {given.system}: only stanza is emulated so far")
     if given.world_size < 2:
         raise InputError(
             f"--world-size {given.world_size}: a single node has no link to emulate; give 2 or more"
         )
     if given.out:
         record.claim_folder(Path(given.out))
-    link_rates(given.cluster, given.world_size, Emulation())  # are they known?
-    basis = planning_basis(given, measure=False)
-    if basis is None:
-        raise InputError(
-            f"--stanza.model {given.stanza.model}: no profile says how long its layers wait; make "
-            "one with `launch profile stanza` and give it with --profile"
-        )
-    plan = stanza_plan.plan(given.stanza, given.world_size, *basis)
-    emulation = choose(given.scale, given.dilate, given.cluster, given.world_size, plan)
+    system = driver(given)
+    plan = system.plan_emulated(given)
+    emulation = choose(given, plan)
     fields = {f.name: getattr(given, f.name) for f in dataclasses.fields(Job)}
-    return create_record(resolved(Job(**fields), plan), plan, "emulated", emulation)
+    return create_record(system.resolved(Job(**fields), plan), plan, "emulated", emulation)
 
 
-def choose(
-    scale: float | None, dilate: float | None, cluster: str, world_size: int, plan: Plan
-) -> Emulation:
+def choose(given: EmulatedJob, plan: Any) -> Emulation:
     """The scale and dilation of a run, where the user has left them open."""
+    system, scale, dilate = driver(given), given.scale, given.dilate
     if dilate is None:
-        predicted_s = plan.chosen.step_s if plan.chosen else STEP_S
-        layout = plan.layout
-        beside = layout.scheme == "ps" and not layout.ranks("server")
-        many = MANY_MESSAGES if beside or layout.fc_parallel == "columns" else 1.0
-        dilate = min(max(STEP_S * many / predicted_s, DILATIONS[0]), DILATIONS[1])
+        step_s = system.emulated_step_s(plan)
+        dilate = step_s / (system.predicted_step_s(plan) or step_s)
+        dilate = min(max(dilate, DILATIONS[0]), DILATIONS[1])
     if scale is None:
-        fastest = max(link_rates(cluster, world_size, Emulation(dilate=dilate)))
+        fastest = max(system.link_rates(given, plan, Emulation(dilate=dilate)))
         scale = max(1.0, fastest / LINK_BITS_PER_S)
     return Emulation(scale=scale, dilate=dilate)

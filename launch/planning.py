@@ -158,7 +158,7 @@ def measure_link(world_size: int) -> Link:
     return measure_loopback(world_size)
 
 
-def link_rates(name: str, world_size: int, emulation: Emulation) -> tuple[float, ...]:
+def link_rates_of(name: str, world_size: int, emulation: Emulation) -> tuple[float, ...]:
     """The rates of the links that stand for those of a cluster.
 
     Raises:

@@ -11,10 +11,10 @@ from pathlib import Path
 from launch import job as jobs
 from sparsepipe import plan as planner
 from sparsepipe.plan import Plan
+from sparsepipe.planned import profiles_by_kind, target_cluster
 from systems import cluster, record
 from systems.cluster import Cluster
 from systems.profile import ModelProfile
-from systems.schema import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,8 @@ def main(arguments: Sequence[str]) -> None:
     flags = jobs.parse_flags(PlanArguments, arguments, "launch plan sparsepipe", PlanArguments())
     if flags.out is not None:
         record.check_new_file(Path(flags.out))
-    target = cluster.load(flags.cluster)
-    if flags.devices is not None:
-        target = target.with_devices(_counts(flags.devices))
-    if flags.bandwidth_bits_per_s is not None:
-        target = target.with_rate(flags.bandwidth_bits_per_s)
-    profiles = _profiles(flags.profiles, flags.batch_size)
+    target = target_cluster(cluster.load(flags.cluster), flags.devices, flags.bandwidth_bits_per_s)
+    profiles = profiles_by_kind(flags.profiles, flags.batch_size)
     plan = planner.partition(
         profiles,
         target,
@@ -65,28 +61,6 @@ def main(arguments: Sequence[str]) -> None:
     if flags.out is not None:
         planner.save(plan, Path(flags.out))
     print(describe(plan, profiles, others))
-
-
-def _counts(text: str) -> dict[str, int]:
-    counts = {}
-    for word in text.split(","):
-        kind, _, number = word.partition("=")
-        if not number.isdecimal():
-            raise InputError(f"--devices {text}: write kind=number, such as TitanV=1,TitanXp=3")
-        counts[kind] = int(number)
-    return counts
-
-
-def _profiles(names: str, batch_size: int | None) -> dict[str, ModelProfile]:
-    profiles: dict[str, ModelProfile] = {}
-    for name in names.split(","):
-        profile = planner.load_profile(name)
-        if profile.device in profiles:
-            raise InputError(f"--profiles {names}: two profiles of {profile.device}; give one")
-        profiles[profile.device] = (
-            profile if batch_size is None else profile.at_batch_size(batch_size)
-        )
-    return profiles
 
 
 def describe(plan: Plan, profiles: dict[str, ModelProfile], others: Sequence[Plan]) -> str:

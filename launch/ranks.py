@@ -11,9 +11,8 @@ import torch
 import torch._dynamo  # DDP imports it, on every rank for itself if it is not here already
 
 from launch import worker
-from launch.job import load
-from launch.planning import link_rates
-from launch.records import read_emulation
+from launch.drivers import driver
+from launch.records import read_emulation, read_plan
 from systems.emulate import emulate
 from systems.namespaces import Network
 from systems.schema import InputError
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def emulated_rates(folder: Path) -> tuple[float, ...]:
-    """The link rate of every node of a record's emulated cluster, in bits per second."""
-    job, emulation = load(folder / "job.toml"), read_emulation(folder)
+    """The link rate of every rank of a record's emulated cluster, in bits per second."""
+    (job, plan), emulation = read_plan(folder), read_emulation(folder)
     assert emulation is not None  # whoever starts this has made the record
-    return link_rates(job.cluster, job.world_size, emulation)
+    return driver(job).link_rates(job, plan, emulation)

@@ -20,7 +20,6 @@ from torch.distributed.elastic.multiprocessing.errors import record as report_to
 from launch import job as jobs
 from launch.drivers import Opened, driver
 from launch.job import Job
-from launch.planning import link_rates
 from launch.records import create_record, read_emulation, read_plan
 from systems import record, schema, trace
 from systems.distributed import World, start, stop
@@ -79,7 +78,7 @@ def _run(arguments: Sequence[str], place: Environment) -> None:
     )
     if not folders:
         folders = [_agree_on_folder(world, *todo[0])]
-    calibration = _calibrated(place, folders[0], first_job)
+    calibration = _calibrated(place, folders[0], first_job, first_plan)
     for (job, plan), folder in zip(todo, folders, strict=True):
         roles = driver(job).roles(job, plan)
         execute(job, plan, world.with_roles(roles), folder, calibration)
@@ -101,7 +100,7 @@ def _agree_on_folder(world: World, job: Job, plan: Any) -> Path:
     return Path(world.store.get("record").decode())
 
 
-def _calibrated(place: Environment, folder: Path, job: Job) -> Calibration | None:
+def _calibrated(place: Environment, folder: Path, job: Job, plan: Any) -> Calibration | None:
     """What the emulated links really give; None on real ones.
 
     Raises:
@@ -110,7 +109,7 @@ def _calibrated(place: Environment, folder: Path, job: Job) -> Calibration | Non
     emulation = read_emulation(folder)
     if emulation is None:
         return None
-    rates = link_rates(job.cluster, place.world_size, emulation)
+    rates = driver(job).link_rates(job, plan, emulation)
     calibration = calibrate(rates, round(min(rates) / 8 * CALIBRATION_S))
     if place.rank == 0:
         print(f"links at {min(rates) / 1e9:.3g} Gb/s: {calibration}", flush=True)

@@ -4,16 +4,32 @@ The schedule, transfers, all-reduces and the runtime around them are those of a 
 plain tensors of zeros, of the sizes that would cross. See systems.emulated for what a layer does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparsepipe.pipeline import run as run_pipeline
+from sparsepipe.planned import Planned
 from sparsepipe.reduction import PARTS
+from sparsepipe.summary import step_times, utilisation
 from sparsepipe.values import Value, data
-from systems.emulated import EmulatedDevice, Emulation, emulated_layers, joined, scaled
+from systems import schema
+from systems.distributed import World
+from systems.emulated import (
+    EmulatedDevice,
+    EmulatedOptimizer,
+    Emulation,
+    emulated_layers,
+    joined,
+    scaled,
+)
+from systems.measure import spread
 from systems.profile import ModelProfile
+from systems.record import Step
+from systems.trace import Tracer
 
 
 class EmulatedStage(nn.Module):
@@ -87,3 +103,68 @@ class EmulatedBatches:
 def emulated_loss(output: Value, targets: Tensor) -> Tensor:
     """Something whose backward pass takes no time."""
     return data(output)[:, 0].sum()
+
+
+def run(
+    planned: Planned, steady: int, world: World, emulation: Emulation, tracer: Tracer
+) -> Iterator[Step]:
+    """This rank's part of a plan, with so many mini-batches in the steady state."""
+    modules = emulated_stages(
+        planned.of_rank[world.rank], planned.bounds, planned.cut_bytes, emulation
+    )
+    yield from run_pipeline(
+        planned.schedule(steady),
+        modules,
+        planned.shares,
+        world,
+        batches=EmulatedBatches(planned.plan.batch_size),
+        loss_sum=emulated_loss,
+        optimizer=EmulatedOptimizer,
+        tracer=tracer,
+    )
+
+
+def summarize(
+    planned: Planned, steady: int, everyone: list[list[Step]], emulation: Emulation
+) -> dict[str, Any]:
+    """The steady state of all ranks' steps, undilated, beside what the planner predicted.
+
+    `step_s` is the spread of single steps, `mean_step_s` their mean, which throughput is counted
+    by: asynchronous mini-batches may end in pairs. By rank: `compute_s` in a step,
+    `predicted_compute_s` (0 of an idle rank), `utilisation`.
+    """
+    schedule, edge = planned.schedule(steady), planned.warm_up
+    seconds = [s / emulation.dilate for s in step_times(schedule, everyone, edge)]
+    mean_s = sum(seconds) / len(seconds)
+    window = range(edge, schedule.mini_batches - edge)
+    return {
+        **described(planned),
+        "step_s": schema.dump(spread(seconds)),
+        "mean_step_s": mean_s,
+        "samples_per_s": planned.plan.batch_size / mean_s,
+        "utilisation": utilisation(everyone, window),
+        "compute_s": [
+            sum(steps[m].metrics["compute_s"] for m in window) / len(window) / emulation.dilate
+            if steps
+            else 0.0
+            for steps in everyone
+        ],
+    }
+
+
+def described(planned: Planned) -> dict[str, Any]:
+    """What a plan is, and what it was predicted to take."""
+    plan, prediction = planned.plan, planned.plan.prediction
+    computing = {device.rank: device.compute_s for device in prediction.devices}
+    return {
+        "scheme": plan.schedule.name,
+        "planner": plan.planner,
+        "model": plan.model,
+        "micro_batches": plan.schedule.micro_batches,
+        "in_flight": None if planned.order is None else planned.order.in_flight,
+        "late_updates": None if planned.order is None else planned.order.late_updates,
+        "samples_per_step": plan.batch_size,
+        "predicted_step_s": prediction.step_s,
+        "bound_s": plan.bound_s,
+        "predicted_compute_s": [computing.get(r, 0.0) for r in range(len(planned.links))],
+    }

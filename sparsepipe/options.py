@@ -1,17 +1,26 @@
 """SparsePipe's own flags and job-file keys: `--sparsepipe.width 0.25` is `width` there."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from sparsepipe.backends import BACKENDS
 from sparsepipe.cloud import Rotation
 from sparsepipe.models import NETWORKS
+from sparsepipe.planner.baselines import BASELINES
+from sparsepipe.planner.stages import ScheduleName
 from systems.schema import InputError, remedy
+
+PLANNERS = ("planner", *BASELINES)
+COUNTS = ("points", "batch_size", "steps", "test_clouds", "micro_batches", "virtual_stages")
+"""Options of which there must be 1 at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """One training run: what is trained, on what."""
+    """One training run: what is trained, on what, and how a pipeline divides it."""
 
+    scheme: Literal["single", "pipeline"] = "single"
+    """single: one process. pipeline: stages on several ranks."""
     model: str = "minkvgg16-bn"
     """minkvgg16-bn, the paper's classifier."""
     width: float = 1.0
@@ -31,7 +40,7 @@ class Options:
     batch_size: int = 32
     """Clouds in a mini-batch."""
     steps: int = 100
-    """Mini-batches to train on."""
+    """Mini-batches to train on; of an emulated pipeline, those of its steady state."""
     learning_rate: float = 0.05
     """SGD's step size, falling to 0 along a cosine."""
     momentum: float = 0.9
@@ -40,6 +49,26 @@ class Options:
     """SGD's weight decay."""
     test_clouds: int | None = None
     """How many test clouds are classified at the end. None: all."""
+    schedule: ScheduleName = "1f1b-async"
+    """How a pipeline's mini-batches follow one another."""
+    micro_batches: int | None = None
+    """Of a flushing schedule. None: the planner's best number; 4 where nothing is planned."""
+    cuts: tuple[int, ...] | None = None
+    """Where a pipeline that trains has no plan: the layers at which new stages begin, one stage a
+    rank. None: by the layers' times where `launch run` measures them, else equally many layers."""
+    plan: str | None = None
+    """A pipeline's plan, made with `launch plan sparsepipe --out`. None: emulated and simulated
+    pipelines are planned from the options below."""
+    planner: str = "planner"
+    """Who plans: planner, or a baseline such as "equal split by layers"."""
+    profiles: str = "tv,txp"
+    """What the planner knows of each kind of device: shipped profiles or JSON files."""
+    devices: str | None = None
+    """Other numbers of the cluster's devices, such as TitanV=1,TitanXp=3."""
+    bandwidth_bits_per_s: float | None = None
+    """Another rate of all the cluster's links."""
+    virtual_stages: int = 1
+    """Above 1: a device may hold several stages, and the plan has at most so many."""
 
     def __post_init__(self) -> None:
         if self.model not in NETWORKS:
@@ -47,13 +76,17 @@ class Options:
         if self.backend not in BACKENDS:
             known = remedy(self.backend, BACKENDS)
             raise InputError(f"--sparsepipe.backend {self.backend}: {known}")
-        for name in ("points", "batch_size", "steps", "test_clouds"):
+        if self.planner not in PLANNERS:
+            known = remedy(self.planner, PLANNERS)
+            raise InputError(f"--sparsepipe.planner {self.planner}: {known}")
+        for name in COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{_flag(name)} {value}: give 1 or more")
-        for name in ("width", "voxel_size", "learning_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"{_flag(name)} {getattr(self, name):g}: give more than 0")
+        for name in ("width", "voxel_size", "learning_rate", "bandwidth_bits_per_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{_flag(name)} {value:g}: give more than 0")
         if not 0 <= self.momentum < 1:
             raise InputError(f"{_flag('momentum')} {self.momentum:g}: give 0 or more, less than 1")
         if not 0 <= self.weight_decay < float("inf"):

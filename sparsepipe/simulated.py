@@ -92,7 +92,7 @@ def play(schedule: Schedule, costs: Sequence[StageCost], link: Link) -> Pipeline
     Raises:
         InputError: too few mini-batches, or costs that do not fit the stages.
     """
-    edge = max(schedule.in_flight)
+    edge = -(-max(schedule.in_flight) // schedule.micro_batches)
     window = (edge, schedule.mini_batches - edge)
     if window[1] - window[0] < 1:
         raise InputError(

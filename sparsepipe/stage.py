@@ -10,6 +10,7 @@ own ways: a replica's may come from several and go to several. A replica without
 nothing, and takes part in the all-reduce with zeros.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -168,15 +169,18 @@ class Stage:
         """On the inbox's thread: the inputs of each micro-batch of which it has samples."""
         schedule = self._around.schedule
         total = schedule.mini_batches * schedule.micro_batches
-        mine = [micro_batch for micro_batch in range(total) if self.samples(micro_batch)]
-        upcoming = self._receivings(mine[0]) if mine else []
-        for following in [*mine[1:], None]:
+        # One ahead, and no further: sizes of later mini-batches may not be known for long.
+        mine = (micro_batch for micro_batch in range(total) if self.samples(micro_batch))
+        first = next(mine, None)
+        upcoming = [] if first is None else self._receivings(first)
+        for following in itertools.chain(mine, [None]):
             arriving = upcoming
             for receiving in arriving:
                 receiving.post()
             # The next header travels beside this one's features.
             upcoming = [] if following is None else self._receivings(following)
-            yield join([receiving.wait() for receiving in arriving])
+            if arriving:
+                yield join([receiving.wait() for receiving in arriving])
 
     def _receivings(self, micro_batch: int) -> list[Receiving]:
         return [

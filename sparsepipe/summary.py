@@ -36,25 +36,54 @@ def summarize(
             "leave some to be measured"
         )
     working = {rank: steps for rank, steps in enumerate(everyone) if steps}
-    ended_s = [
-        max(steps[mini_batch].metrics["ended_s"] for steps in working.values())
-        for mini_batch in range(schedule.mini_batches)
-    ]
+    seconds = step_times(schedule, everyone, warm_up)
+    ended_s = _ended_s(schedule, everyone)
     began_s = [
         min(working[rank][mini_batch].metrics["began_s"] for rank in schedule.stages[0])
         for mini_batch in range(schedule.mini_batches)
     ]
-    window_s, count = ended_s[end - 1] - ended_s[first - 1], end - first
+    window_s = sum(seconds)
     anyone = next(iter(working.values()))
     samples = sum(anyone[mini_batch].metrics["samples"] for mini_batch in range(first, end))
     summary = {
-        "step_s": window_s / count,
-        "step_median_s": median(ended_s[m] - ended_s[m - 1] for m in range(first, end)),
+        "step_s": window_s / len(seconds),
+        "step_median_s": median(seconds),
         "samples_per_s": samples / window_s,
         "latency_s": median(ended_s[m] - began_s[m] for m in range(first, end)),
     }
-    for rank, steps in working.items():
-        compute_s = sum(steps[m].metrics["compute_s"] for m in range(first, end))
-        lasted_s = sum(steps[m].metrics["step_s"] for m in range(first, end))
-        summary[f"utilisation_rank_{rank}"] = compute_s / lasted_s
+    for rank, busy in enumerate(utilisation(everyone, range(first, end))):
+        if everyone[rank]:
+            summary[f"utilisation_rank_{rank}"] = busy
     return summary
+
+
+def fill(schedule: Schedule) -> int:
+    """Mini-batches in which a pipeline fills, and as many in which it drains."""
+    return max(schedule.in_flight) if schedule.kind == "1f1b-async" else 1
+
+
+def step_times(schedule: Schedule, everyone: Sequence[Sequence[Step]], warm_up: int) -> list[float]:
+    """Seconds from the end of one mini-batch to that of the next, without the first and the last
+    `warm_up` ones."""
+    ended_s = _ended_s(schedule, everyone)
+    window = range(max(1, warm_up), schedule.mini_batches - warm_up)
+    return [ended_s[m] - ended_s[m - 1] for m in window]
+
+
+def _ended_s(schedule: Schedule, everyone: Sequence[Sequence[Step]]) -> list[float]:
+    """When the last rank was done with each mini-batch."""
+    return [
+        max(steps[mini_batch].metrics["ended_s"] for steps in everyone if steps)
+        for mini_batch in range(schedule.mini_batches)
+    ]
+
+
+def utilisation(everyone: Sequence[Sequence[Step]], window: range) -> list[float]:
+    """By rank, the part of the time in which it went forward, backward or updated; 0 if idle."""
+    found = []
+    for steps in everyone:
+        chosen = [steps[m].metrics for m in window] if steps else []
+        lasted_s = sum(metrics["step_s"] for metrics in chosen)
+        busy_s = sum(metrics["compute_s"] for metrics in chosen)
+        found.append(busy_s / lasted_s if lasted_s else 0.0)
+    return found

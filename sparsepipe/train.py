@@ -1,9 +1,10 @@
 """Training in one process: the network learns to classify clouds; pipelines are held against it."""
 
 import hashlib
+import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,27 +34,20 @@ def run(options: Options, world: World, workload: Workload, tracer: Tracer) -> I
     if world.device.type == "cpu":  # one core is left to the threads that make mini-batches
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))
     network = workload.network().to(world.device)
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=options.learning_rate,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-    )
+    update = optimizer(options, network.parameters())
     began = time.perf_counter()
     mini_batches = workload.mini_batches()
     for index in range(options.steps):
         started = time.perf_counter()
         with tracer.span("data"):
             batch = next(mini_batches).to(world.device)
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * schedule(index, options.steps)
         with tracer.span("forward"):
             loss = nn.functional.cross_entropy(network(batch.inputs).features, batch.labels)
         with tracer.span("backward"):
-            optimizer.zero_grad()
+            update.zero_grad()
             loss.backward()
         with tracer.span("update"):
-            optimizer.step()
+            update.step()
         samples = len(batch.labels)
         metrics = {"loss_sum": loss.item() * samples, "samples": samples}
         metrics |= {"voxels": len(batch.inputs), "step_s": time.perf_counter() - started}
@@ -69,6 +63,25 @@ def run(options: Options, world: World, workload: Workload, tracer: Tracer) -> I
         "digest": digest(network),
     }
     yield Step(options.steps, totals)
+
+
+def optimizer(options: Options, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """SGD as the options say; its i-th step takes the learning rate of the run's i-th step."""
+    made = torch.optim.SGD(
+        parameters,
+        lr=options.learning_rate,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+    )
+    steps = itertools.count()
+
+    def set_rate(*_: object) -> None:
+        rate = options.learning_rate * schedule(next(steps), options.steps)
+        for group in made.param_groups:
+            group["lr"] = rate
+
+    made.register_step_pre_hook(set_rate)
+    return made
 
 
 def schedule(index: int, steps: int) -> float:

@@ -1,7 +1,7 @@
 """How the launcher runs each system: everything in `launch` that knows one is in its driver."""
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -31,8 +31,27 @@ class Opened:
     """Does the work, yields every step."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Simulated:
+    """A job that was played by the simulator."""
+
+    job: Job
+    """As it was given, with the plan's answers written in."""
+    plan: Any
+    spans: Iterable[tuple[str, str, float, float]]
+    """Of the timeline, for its trace."""
+    result: dict[str, Any]
+    """`step_s`, `predicted_step_s` (None: nothing predicts), `samples_per_s` and more."""
+    what: str
+    """Who does what, on which cluster, for the first line."""
+
+
 class Driver(Protocol):
-    """A module with these functions. Plans are dataclasses that JSON can hold."""
+    """A module with these functions. Plans are dataclasses that JSON can hold.
+
+    Of a system that is not emulated, `plan_emulated` and `simulate` say so, and what is only asked
+    for afterwards is not there.
+    """
 
     def plan_job(self, job: Job, *, may_measure: bool) -> Any:
         """Who does what. With `may_measure`, figures that are missing are measured first.
@@ -73,6 +92,30 @@ class Driver(Protocol):
 
     def simulated_step_s(self, job: Job, plan: Any) -> float:
         """The step time of the plan on the job's cluster, played by the simulator."""
+
+    def simulate(self, job: Job) -> Simulated:
+        """Plan a job and play it.
+
+        Raises:
+            InputError: whatever is wrong with the job.
+        """
+
+    def plan_emulated(self, job: Job) -> Any:
+        """Who does what on an emulated cluster, from a profile of the devices.
+
+        Raises:
+            InputError: whatever is wrong with the job; links of unknown rate.
+        """
+
+    def link_rates(self, job: Job, plan: Any, emulation: Emulation) -> tuple[float, ...]:
+        """By rank, the rates of the links that stand for those of the job's cluster, bits/s."""
+
+    def predicted_step_s(self, plan: Any) -> float | None:
+        """A step on the real cluster, as far as the planner knows."""
+
+    def emulated_step_s(self, plan: Any) -> float:
+        """How long an emulated step should last, so that the ranks' own Python is small beside
+        it."""
 
 
 def driver(job: Job) -> Driver:

@@ -1,60 +1,85 @@
 """SparsePipe under the launcher: see `launch.drivers.Driver`."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from launch.drivers import Opened
-from launch.drivers import training_line as line
+from launch.drivers import Opened, Simulated, training_line
 from launch.job import Job
-from sparsepipe import train
+from sparsepipe import emulated, pipeline, train, train_pipeline
+from sparsepipe import plan as planner
 from sparsepipe.backends import backend
+from sparsepipe.planned import Order, Planned, plan_pipeline, with_profiles
+from sparsepipe.planner.stages import Schedule, Stage
 from sparsepipe.workload import open_workload
-from systems import schema
+from systems import cluster, schema
 from systems.distributed import World
 from systems.emulated import Emulation
 from systems.record import Step
 from systems.schema import InputError
 from systems.trace import Tracer
 
-__all__ = [
-    "Plan",
-    "check",
-    "line",
-    "open",
-    "plan_job",
-    "plan_measured",
-    "read_plan",
-    "resolved",
-    "roles",
-    "simulated_step_s",
-    "summarize",
-]
+STEP_S = 0.3
+"""How long an emulated step should last: the ranks' own Python is then small beside it."""
+FEW_RANKS = 4
+"""More ranks than these get more time, in proportion: they share this machine's cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One process does all."""
+    """Who does what; one process does all where there are no stages."""
 
-    stages: int = 1
+    stages: tuple[Stage, ...] = ()
+    schedule: Schedule | None = None
+    pipeline: planner.Plan | None = None
+    """Of a pipeline on a cluster, emulated or simulated."""
+    order: Order | None = None
+    """What that leaves open of an asynchronous schedule."""
 
 
 def plan_job(job: Job, *, may_measure: bool) -> Plan:
-    """Nothing is left to decide.
+    """Stages of what trains here: of the job's plan, or a stage a rank.
 
     Raises:
-        InputError: more than one rank.
+        InputError: the wrong number of ranks, or stages that do not fit the network.
     """
-    if job.world_size != 1:
-        raise InputError(
-            f"--world-size {job.world_size}: sparsepipe trains in one process so far; give 1"
-        )
-    return Plan()
+    options = job.sparsepipe
+    if options.scheme == "single":
+        if job.world_size != 1:
+            raise InputError(
+                f"--world-size {job.world_size}: one process trains with --sparsepipe.scheme "
+                "single; give 1, or --sparsepipe.scheme pipeline"
+            )
+        return Plan()
+    if job.world_size < 2:
+        raise InputError(f"--world-size {job.world_size}: a pipeline needs ranks; give 2 or more")
+    backend(options.backend)
+    workload = open_workload(options, job.seed)
+    if options.plan is not None:
+        plan = planner.load(Path(options.plan))
+        train_pipeline.check_stages(plan.stages, workload, job.world_size)
+        return Plan(stages=plan.stages, schedule=plan.schedule)
+    if may_measure and options.cuts is None:
+        cuts = train_pipeline.balanced_cuts(workload, job.world_size)
+        options = dataclasses.replace(options, cuts=cuts)
+    stages = train_pipeline.stages_of(options, workload, job.world_size)
+    return Plan(stages=stages, schedule=train_pipeline.kind_of(options))
 
 
 def plan_measured(alike: Sequence[Job]) -> list[Plan]:
-    """Nothing is measured."""
-    return [plan_job(job, may_measure=False) for job in alike]
+    """The layers' times of the first pipeline's network cut all of them that leave it open."""
+    plans: list[Plan] = []
+    for job in alike:
+        first = next((p.stages for p in plans if p.stages), None)
+        if first is not None and job.sparsepipe.cuts is None:
+            cuts = tuple(stage.first for stage in first[1:])
+            job = dataclasses.replace(
+                job, sparsepipe=dataclasses.replace(job.sparsepipe, cuts=cuts)
+            )
+        plans.append(plan_job(job, may_measure=True))
+    return plans
 
 
 def read_plan(table: Any, where: str) -> Plan:
@@ -63,13 +88,28 @@ def read_plan(table: Any, where: str) -> Plan:
 
 
 def resolved(job: Job, plan: Plan) -> Job:
-    """The job as it is."""
-    return job
+    """The job with the cuts that were chosen."""
+    options = job.sparsepipe
+    if not plan.stages or options.plan is not None:
+        return job
+    cuts = tuple(stage.first for stage in plan.stages[1:])
+    return dataclasses.replace(job, sparsepipe=dataclasses.replace(options, cuts=cuts))
 
 
 def roles(job: Job, plan: Plan) -> Sequence[str]:
-    """A worker."""
-    return ["worker"]
+    """A worker, or each rank's stages."""
+    if plan.pipeline is not None:
+        named = pipeline.roles(_planned(job, plan).schedule(1))
+    elif plan.schedule is not None:
+        named = pipeline.roles(train_pipeline.schedule_of(plan.stages, plan.schedule, 1))
+    else:
+        return ["worker"]
+    return [*named, *["idle"] * (job.world_size - len(named))]
+
+
+def _planned(job: Job, plan: Plan) -> Planned:
+    assert plan.pipeline is not None  # of an emulated run, `plan_emulated` made it
+    return with_profiles(plan.pipeline, job.sparsepipe, plan.order)
 
 
 def check(job: Job, plan: Plan) -> None:
@@ -79,33 +119,143 @@ def check(job: Job, plan: Plan) -> None:
 
 
 def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
-    """Network and data."""
+    """Network and data; or a pipeline's stand-ins that wait as the profiles say."""
+    if emulation is not None:
+        return _open_emulated(job, _planned(job, plan), emulation)
     options = job.sparsepipe
     workload = open_workload(options, job.seed)
+    schedule, stages = plan.schedule, plan.stages
 
     def steps(world: World, tracer: Tracer) -> Iterator[Step]:
-        return train.run(options, world, workload, tracer)
+        if schedule is None:
+            return train.run(options, world, workload, tracer)
+        return train_pipeline.run(stages, schedule, world, workload, tracer)
 
+    network = f"{options.model} x {options.width:g}, {options.backend} backend"
     return Opened(
-        scheme=f"single, {options.model} x {options.width:g}, {options.backend} backend",
-        roles="1 worker",
+        scheme=f"{'single' if schedule is None else schedule.name}, {network}",
+        roles="1 worker" if schedule is None else _layers(stages),
         data=workload.data.kind,
         last=options.steps,
         steps=steps,
     )
 
 
+def _open_emulated(job: Job, planned: Planned, emulation: Emulation) -> Opened:
+    steady = job.sparsepipe.steps
+
+    def steps(world: World, tracer: Tracer) -> Iterator[Step]:
+        return emulated.run(planned, steady, world, emulation, tracer)
+
+    return Opened(
+        scheme=f"{planned.plan.schedule.name}, {planned.plan.planner}",
+        roles=_layers(planned.plan.stages),
+        data=f"waits of {planned.plan.model} on {', '.join(sorted(planned.plan.profiles))}",
+        last=planned.schedule(steady).mini_batches,
+        steps=steps,
+    )
+
+
+def _layers(stages: Sequence[Stage]) -> str:
+    """Layers and ranks of every stage."""
+    return "; ".join(
+        f"layers {stage.first}-{stage.end - 1} on "
+        + ",".join(str(replica.rank) for replica in stage.replicas)
+        for stage in stages
+    )
+
+
 def summarize(
     job: Job, plan: Plan, everyone: list[list[Step]], emulation: Emulation | None
 ) -> dict[str, Any]:
-    """See `sparsepipe.train.summarize`."""
-    return train.summarize(job.sparsepipe, everyone[0])
+    """See `sparsepipe.train`, `sparsepipe.train_pipeline` and `sparsepipe.emulated`."""
+    options = job.sparsepipe
+    if emulation is not None:
+        return emulated.summarize(_planned(job, plan), options.steps, everyone, emulation)
+    if plan.schedule is None:
+        return train.summarize(options, everyone[0])
+    return train_pipeline.summarize(options, plan.stages, plan.schedule, everyone)
+
+
+def line(result: dict[str, Any]) -> str:
+    """As of any training; beside an emulated step the predicted one, and how busy ranks were."""
+    text = training_line(result)
+    if "predicted_step_s" in result:
+        text += (
+            f", mean {result['mean_step_s'] * 1e3:.2f} ms"
+            f" (predicted: {result['predicted_step_s'] * 1e3:.2f} ms)"
+        )
+    if "utilisation" in result:
+        text += ", utilisation " + " ".join(f"{busy:.0%}" for busy in result["utilisation"])
+    return text
 
 
 def simulated_step_s(job: Job, plan: Plan) -> float:
-    """Not yet.
+    """The schedule, played."""
+    return _planned(job, plan).played.step_s
+
+
+def simulate(job: Job) -> Simulated:
+    """Plan and play."""
+    plan = plan_emulated(job)
+    planned = _planned(job, plan)
+    played = planned.played
+    return Simulated(
+        job=job,
+        plan=plan,
+        spans=played.timeline.spans(),
+        result={
+            **emulated.described(planned),
+            "step_s": played.step_s,
+            "samples_per_s": planned.plan.batch_size / played.step_s,
+            "latency_s": played.latency_s,
+            "utilisation": [
+                played.utilisation(rank) if rank < len(played.schedule.ranks) else 0.0
+                for rank in range(len(planned.links))
+            ],
+            "cluster": dataclasses.asdict(planned.plan.cluster),
+        },
+        what=f"{planned.plan.schedule.name}, {planned.plan.planner} | world size "
+        f"{job.world_size}: {_layers(planned.plan.stages)} | {planned.plan.model}, profiles "
+        f"{', '.join(sorted(planned.plan.profiles))}, cluster {planned.plan.cluster.name}",
+    )
+
+
+def plan_emulated(job: Job) -> Plan:
+    """From the profiles that the options name; a rank is a device.
 
     Raises:
-        InputError: always.
+        InputError: no pipeline, another number of devices than ranks, and what planning refuses.
     """
-    raise InputError(f"--system {job.system}: is not simulated so far")
+    options = job.sparsepipe
+    if options.scheme != "pipeline":
+        raise InputError(
+            f"--sparsepipe.scheme {options.scheme}: has no links to emulate or simulate; give "
+            "pipeline"
+        )
+    planned = plan_pipeline(options, cluster.load(job.cluster))
+    devices = len(planned.links)
+    if devices != job.world_size:
+        raise InputError(
+            f"--world-size {job.world_size}: cluster {planned.plan.cluster.name} has {devices} "
+            f"devices, each of them a rank; give {devices}, or other --sparsepipe.devices"
+        )
+    return Plan(pipeline=planned.plan, order=planned.order)
+
+
+def link_rates(job: Job, plan: Plan, emulation: Emulation) -> tuple[float, ...]:
+    """As the planner takes them: a device's own way to the others."""
+    rates = [link.bandwidth_bits_per_s for link in _planned(job, plan).links]
+    return tuple(emulation.rate_bits_per_s(rate) for rate in rates if rate is not None)
+
+
+def predicted_step_s(plan: Plan) -> float | None:
+    """Of the plan."""
+    return None if plan.pipeline is None else plan.pipeline.prediction.step_s
+
+
+def emulated_step_s(plan: Plan) -> float:
+    """Longer for many ranks."""
+    assert plan.pipeline is not None  # `plan_emulated` made it
+    used = len(plan.pipeline.prediction.devices)
+    return STEP_S * max(1.0, used / FEW_RANKS)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launch.drivers import Opened
+from launch.drivers import Opened, Simulated
 from launch.job import Job
 from systems import schema
 from systems.distributed import World
@@ -102,10 +102,19 @@ def line(result: dict[str, Any]) -> str:
     )
 
 
-def simulated_step_s(job: Job, plan: Plan) -> float:
+def plan_emulated(job: Job) -> Plan:
+    """Nothing to emulate.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(f"--system {job.system}: runs in one process, and is not emulated")
+
+
+def simulate(job: Job) -> Simulated:
     """Nothing to simulate.
 
     Raises:
         InputError: always.
     """
-    raise InputError(f"--system {job.system}: is not simulated")
+    raise InputError(f"--system {job.system}: runs in one process, and is not simulated")

@@ -1,12 +1,20 @@
 """Stanza under the launcher: see `launch.drivers.Driver`."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from launch.drivers import Opened
+from launch.drivers import Opened, Simulated
 from launch.drivers import training_line as line
 from launch.job import Job
-from launch.planning import measure_link, measure_shared, plan_job, planning_basis, resolved
+from launch.planning import (
+    link_rates_of,
+    measure_link,
+    measure_shared,
+    plan_job,
+    planning_basis,
+    resolved,
+)
 from stanza import train
 from stanza.emulated import emulated_workload
 from stanza.plan import Plan, costs_at, load_profile, plan
@@ -17,20 +25,32 @@ from systems import cluster, schema
 from systems.distributed import World
 from systems.emulated import Emulation
 from systems.record import Step
+from systems.schema import InputError
 from systems.trace import Tracer
 
 __all__ = [
     "check",
+    "emulated_step_s",
     "line",
+    "link_rates",
     "open",
+    "plan_emulated",
     "plan_job",
     "plan_measured",
+    "predicted_step_s",
     "read_plan",
     "resolved",
     "roles",
+    "simulate",
     "simulated_step_s",
     "summarize",
 ]
+
+STEP_S = 0.7
+"""How long an emulated step should last: the ranks' own Python is then small beside it."""
+MANY_MESSAGES = 2.0
+"""Steps last this many times longer where every rank sends to every other: servers beside all
+workers, and columns. Their messages take the host's cores most time."""
 
 
 def plan_measured(alike: Sequence[Job]) -> list[Plan]:
@@ -96,3 +116,63 @@ def simulated_step_s(job: Job, plan: Plan) -> float:
     target, profile = basis
     at = costs_at(job.stanza, profile)
     return played_plan(job.stanza, plan.layout, at, target.slowest_link).step_s
+
+
+def simulate(job: Job) -> Simulated:
+    """Measures what is not known of cluster and model."""
+    basis = planning_basis(job, measure=True)
+    assert basis is not None  # measured if need be
+    target, profile = basis
+    found = plan(job.stanza, job.world_size, target, profile)
+    job = resolved(job, found)
+    at = costs_at(job.stanza, profile)
+    played = played_plan(job.stanza, found.layout, at, target.slowest_link)
+    return Simulated(
+        job=job,
+        plan=found,
+        spans=played.timeline.spans(),
+        result={
+            "scheme": job.stanza.scheme_name,
+            "step_s": played.step_s,
+            "samples_per_step": played.samples,
+            "samples_per_s": played.samples_per_s,
+            "predicted_step_s": predicted_step_s(found),
+            "cluster": dataclasses.asdict(target),
+        },
+        what=f"{job.stanza.scheme_name} | world size {job.world_size}: {found.layout.describe()} "
+        f"| {job.stanza.model}, profile {profile.device}, cluster {target.name}",
+    )
+
+
+def plan_emulated(job: Job) -> Plan:
+    """From the model's profile.
+
+    Raises:
+        InputError: there is none.
+    """
+    link_rates_of(job.cluster, job.world_size, Emulation())  # are they known?
+    basis = planning_basis(job, measure=False)
+    if basis is None:
+        raise InputError(
+            f"--stanza.model {job.stanza.model}: no profile says how long its layers wait; make "
+            "one with `launch profile stanza` and give it with --profile"
+        )
+    return plan(job.stanza, job.world_size, *basis)
+
+
+def link_rates(job: Job, plan: Plan, emulation: Emulation) -> tuple[float, ...]:
+    """One rank a node."""
+    return link_rates_of(job.cluster, job.world_size, emulation)
+
+
+def predicted_step_s(plan: Plan) -> float | None:
+    """Of what the planner chose."""
+    return plan.chosen.step_s if plan.chosen else None
+
+
+def emulated_step_s(plan: Plan) -> float:
+    """Longer where there are many messages."""
+    layout = plan.layout
+    beside = layout.scheme == "ps" and not layout.ranks("server")
+    many = beside or layout.fc_parallel == "columns"
+    return STEP_S * (MANY_MESSAGES if many else 1.0)

@@ -1,6 +1,6 @@
 """What `launch reproduce sparsepipe` runs, in order."""
 
-from sparsepipe.experiments import engine, training
+from sparsepipe.experiments import engine, pipeline, pipeline_grid, pipeline_training, training
 from systems.experiment import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -21,5 +21,24 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         cases=training.cases(),
         repeats={"quick": 1, "full": 3},
         conclude=training.conclude,
+    ),
+    Experiment(
+        system="sparsepipe",
+        id="pipeline",
+        title="Pipelines over unequal devices: plans, baselines and the bound",
+        tier="emulated",
+        cluster=pipeline_grid.CLUSTER,
+        cases=pipeline_grid.CASES,
+        repeats={"quick": 1, "full": 1},
+        conclude=pipeline.conclude,
+    ),
+    Experiment(
+        system="sparsepipe",
+        id="pipeline-training",
+        title="Asynchronous, flushing and one-process training of one network",
+        tier="measured",
+        cases=pipeline_training.CASES,
+        repeats={"quick": 1, "full": 3},
+        conclude=pipeline_training.conclude,
     ),
 )

@@ -10,16 +10,21 @@ WINDOW = 20
 """Steps that a point of a curve is the mean of."""
 
 
-def curves(results: Results, folder: Path) -> Figure:
+def curves(
+    results: Results,
+    folder: Path,
+    *,
+    name: str = "sparse-training",
+    title: str = "Training on point clouds",
+    caption: str = "One process; time is steps x the median step.",
+) -> Figure:
     """Loss by step and by time."""
-    by_step = {name: _by_step(runs[0]["loss"]) for name, runs in results.items()}
+    by_step = {way: _by_step(runs[0]["loss"]) for way, runs in results.items()}
     by_time = {
-        name: ([x * runs[0]["step_s"]["median"] for x in by_step[name][0]], by_step[name][1])
-        for name, runs in results.items()
+        way: ([x * runs[0]["step_s"]["median"] for x in by_step[way][0]], by_step[way][1])
+        for way, runs in results.items()
     }
-    accuracies = ", ".join(
-        f"{name} {runs[0]['test_accuracy']:.1%}" for name, runs in results.items()
-    )
+    accuracies = ", ".join(f"{way} {runs[0]['test_accuracy']:.1%}" for way, runs in results.items())
     panels = [
         Lines(
             series=series,
@@ -30,10 +35,10 @@ def curves(results: Results, folder: Path) -> Figure:
         for series, label in ((by_step, "step"), (by_time, "time, s"))
     ]
     return Figure(
-        path=draw(folder / "sparse-training", panels, f"test accuracy: {accuracies}"),
-        title="Training on point clouds",
+        path=draw(folder / name, panels, f"test accuracy: {accuracies}"),
+        title=title,
         tier="measured",
-        caption="One process; time is steps x the median step.",
+        caption=caption,
     )
 
 

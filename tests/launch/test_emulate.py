@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from launch.emulate import EmulatedJob, choose, prepare
-from launch.planning import link_rates, plan_job
+from launch.planning import link_rates_of, plan_job
 from stanza.options import Options
 from systems.emulated import Emulation
 from systems.schema import InputError
@@ -126,7 +126,7 @@ def test_what_the_user_leaves_open_is_chosen(tmp_path: Path) -> None:
     run = read(prepare(job) / "run.json")
     step_s = run["plan"]["chosen"]["step_s"] * run["emulation"]["dilate"]
     assert step_s == pytest.approx(0.7)
-    rates = link_rates("ec2-p3-10g", 10, Emulation(**run["emulation"]))
+    rates = link_rates_of("ec2-p3-10g", 10, Emulation(**run["emulation"]))
     assert rates == (0.25e9,) * 10
 
 
@@ -138,13 +138,12 @@ def test_many_messages_get_more_time(tmp_path: Path) -> None:
 
 
 def test_a_slow_cluster_is_not_scaled_up() -> None:
-    job = EmulatedJob(
-        cluster="ec2-p3-10g", world_size=3, stanza=Options(model="alexnet", fc_workers=1)
-    )
-    found = choose(None, 400.0, "ec2-p3-10g", 3, plan_job(job, may_measure=False))
+    options = Options(model="alexnet", fc_workers=1)
+    job = EmulatedJob(cluster="ec2-p3-10g", world_size=3, stanza=options, dilate=400.0)
+    found = choose(job, plan_job(job, may_measure=False))
     assert found == Emulation(scale=1.0, dilate=400.0)
 
 
 def test_links_of_unknown_rate_cannot_be_emulated() -> None:
     with pytest.raises(InputError, match="rate of its links is not known"):
-        link_rates("local", 4, Emulation())
+        link_rates_of("local", 4, Emulation())

@@ -1,0 +1,197 @@
+"""Plans for unequal devices against data parallelism, equal splits and the bound."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sparsepipe.experiments import pipeline_figures as figures
+from sparsepipe.experiments import pipeline_grid as grid
+from sparsepipe.experiments.pipeline_grid import (
+    BASELINES,
+    COMPARED,
+    DDP,
+    EQUAL_SPLIT,
+    FAST,
+    MIXED,
+    PLAN,
+    RATES,
+    VIRTUAL,
+)
+from systems.claims import Claim, Target, claim
+from systems.experiment import Outcome, Results
+from systems.record import Tier
+
+OWN = "this project's target"
+AGREE = 0.10
+OVER_DDP = {10: 1.2, 1: 2.0}
+"""By Gb/s."""
+OVER_EQUAL_SPLIT = 1.3
+AS_FAST = 0.98
+BUSY = 0.9
+ABOVE_BOUND = 0.10
+BEST_KNOWN_S = {"1 + 1": 1.175, "1 + 3": 0.662, "2 + 2": 0.588, "2 + 6": 0.331, "4 + 4": 0.294}
+"""The best of two contiguous stages and data parallelism by speed, from the same profiles."""
+COMMUNICATION = 1.02
+"""What a plan may lose to messages beyond them."""
+
+StepTime = Callable[[str, str, float], float | None]
+
+
+def conclude(results: Results, folder: Path) -> Outcome:
+    """Draw, and judge each tier."""
+    drawn = [
+        figures.throughput(results, folder),
+        figures.bounds(results, folder),
+        *figures.gantts(folder),
+        figures.scaling(results, folder),
+    ]
+    if results:
+        drawn.append(figures.agreement(results, folder))
+    claims = [*_gains("simulated", grid.simulated_s), *_of_the_bound()]
+    if results:
+        claims += _gains("emulated", lambda *where: grid.emulated_s(results, *where))
+        claims += _of_the_emulation(results)
+    return Outcome(figures=tuple(drawn), claims=tuple(claims), notes=(grid.table(results),))
+
+
+def _one(
+    quantity: str, case: str, tier: Tier, what: str, value: float, unit: str, target: Target
+) -> Claim:
+    return claim(
+        *("sparsepipe", quantity, case.replace(" ", ""), tier),
+        what=what,
+        values=[value],
+        unit=unit,
+        target=target,
+    )
+
+
+def _gains(tier: Tier, step_s: StepTime) -> list[Claim]:
+    """What the plan gains over the baselines, wherever both are known."""
+    claims = []
+    for cluster in MIXED:
+        for rate in RATES:
+            least = {DDP: OVER_DDP[rate], EQUAL_SPLIT: OVER_EQUAL_SPLIT}
+            for who, target in least.items():
+                ours, theirs = step_s(cluster, PLAN, rate), step_s(cluster, who, rate)
+                if ours is None or theirs is None:
+                    continue
+                claims.append(
+                    _one(
+                        f"over-{who.lower().replace(' ', '-')}",
+                        f"{cluster} at {rate}g",
+                        tier,
+                        f"throughput of the plan over {who}, TitanV + TitanXp {cluster}, {rate} "
+                        "Gb/s",
+                        theirs / ours,
+                        "x",
+                        Target(least=target, source=OWN),
+                    )
+                )
+    over_best = [
+        min(theirs) / ours
+        for cluster in COMPARED
+        for rate in RATES
+        if (ours := step_s(cluster, PLAN, rate)) is not None
+        and (theirs := [s for who in BASELINES if (s := step_s(cluster, who, rate)) is not None])
+    ]
+    claims.append(
+        _one(
+            "over-the-best-baseline",
+            "grid",
+            tier,
+            f"throughput of the plan over the best baseline, the least of {len(over_best)} "
+            "clusters and rates",
+            min(over_best),
+            "x",
+            Target(least=AS_FAST, source=f"{OWN}: never slower, within 2 %"),
+        )
+    )
+    return claims
+
+
+def _of_the_bound() -> list[Claim]:
+    """At 10 GB/s: the plan against the best that is known by hand, virtual stages against the
+    bound."""
+    claims = [
+        _one(
+            "plan-over-best-known",
+            cluster,
+            "simulated",
+            f"predicted step of the plan over the best of two contiguous stages and data "
+            f"parallelism by speed, {best_s * 1e3:.0f} ms, TitanV + TitanXp {cluster}, 10 GB/s",
+            grid.predicted_s(cluster, PLAN, FAST) / best_s,
+            "x",
+            Target(most=COMMUNICATION, source=f"{OWN}: 2 % for messages"),
+        )
+        for cluster, best_s in BEST_KNOWN_S.items()
+    ]
+    return claims + [
+        _one(
+            "virtual-stages-above-bound",
+            cluster,
+            "simulated",
+            f"predicted step with virtual stages above the fractional bound, {cluster}, 10 GB/s",
+            grid.point(cluster, VIRTUAL, FAST).plan.above_bound,
+            "fraction",
+            Target(most=ABOVE_BOUND, source=OWN),
+        )
+        for cluster in ("1 + 1", "2 + 2")
+    ]
+
+
+def _of_the_emulation(results: Results) -> list[Claim]:
+    """How well predictions come true."""
+    points = grid.ran(results)
+    ratios = {
+        where: (grid.emulated_s(results, *where) or 0.0) / grid.predicted_s(*where)
+        for where in points
+    }
+    within = [abs(ratio - 1) <= AGREE for ratio in ratios.values()]
+    claims = [
+        _one(
+            "emulated-agrees-with-predicted",
+            "grid",
+            "emulated",
+            f"part of {len(points)} plans whose emulated step is within 10 % of the predicted one",
+            sum(within) / len(within),
+            "fraction",
+            Target(least=0.9, source=OWN),
+        ),
+        _one(
+            "utilisation-of-slowest-stage",
+            "grid",
+            "emulated",
+            "part of the steady state in which the device with the most work computes, the least "
+            "of all plans",
+            min(_busiest(results, *where) for where in points if where[1] in (PLAN, VIRTUAL)),
+            "fraction",
+            Target(least=BUSY, source=OWN),
+        ),
+    ]
+    for cluster, who, rate in points:
+        if rate != FAST:
+            continue
+        above = ratios[cluster, who, rate] * grid.predicted_s(cluster, who, rate)
+        above = above / grid.point(cluster, who, rate).plan.bound_s - 1
+        claims.append(
+            _one(
+                "virtual-stages-above-bound" if who == VIRTUAL else "plan-above-bound",
+                cluster,
+                "emulated",
+                f"emulated step of the {who} above the fractional bound, {cluster}, 10 GB/s",
+                above,
+                "fraction",
+                Target(
+                    most=ABOVE_BOUND if who == VIRTUAL else None,
+                    source=OWN if who == VIRTUAL else "the distance is stated",
+                ),
+            )
+        )
+    return claims
+
+
+def _busiest(results: Results, cluster: str, who: str, rate: float) -> float:
+    run = grid.run_of(results, cluster, who, rate)
+    assert run is not None  # it is one of those that ran
+    work = run["predicted_compute_s"]
+    return float(run["utilisation"][work.index(max(work))])

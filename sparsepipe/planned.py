@@ -1,0 +1,226 @@
+"""A pipeline before it runs: its plan, what each stage costs, its schedule, and that one played.
+
+    planned = plan_pipeline(options, cluster.load("titan-8"))
+    planned.plan.prediction.step_s, planned.played.step_s
+
+The planner takes an asynchronous step for the longest of computation and messages. How many
+mini-batches must be in flight for that, and whether updates must be late, is what
+`sparsepipe.simulated.fastest` finds out by playing the candidates.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sparsepipe import plan as planner
+from sparsepipe.options import Options
+from sparsepipe.plan import Plan, digest
+from sparsepipe.planner.costs import costs_of, device_classes
+from sparsepipe.schedule import Schedule, Stages, build
+from sparsepipe.simulated import Pipeline, fastest, play
+from sparsepipe.stage_cost import StageCost, enough_in_flight, stage_costs
+from systems.cluster import Cluster, Link
+from systems.profile import ModelProfile
+from systems.schema import InputError
+
+PLAYED_STEPS = 24
+"""Mini-batches of the steady state that are simulated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What the plan leaves open of an asynchronous schedule."""
+
+    in_flight: tuple[int, ...]
+    """Mini-batches at each stage."""
+    late_updates: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A plan, and the profiles that it was made from."""
+
+    plan: Plan
+    profiles: Mapping[str, ModelProfile]
+    """By kind of device, at the plan's batch size."""
+    known_order: Order | None = None
+    """The result of an earlier search. None: it is searched for."""
+
+    @property
+    def stages(self) -> Stages:
+        """The ranks of every stage."""
+        return tuple(tuple(r.rank for r in stage.replicas) for stage in self.plan.stages)
+
+    @property
+    def shares(self) -> tuple[tuple[float, ...], ...]:
+        """Of each stage's replicas."""
+        return tuple(tuple(r.share for r in stage.replicas) for stage in self.plan.stages)
+
+    @property
+    def bounds(self) -> list[tuple[int, int]]:
+        """(first, end) layer of every stage."""
+        return [(stage.first, stage.end) for stage in self.plan.stages]
+
+    @cached_property
+    def of_rank(self) -> dict[int, ModelProfile]:
+        """The profile of every rank's device, those without a stage too."""
+        groups = device_classes(self.plan.cluster)
+        return {rank: self.profiles[group.kind] for group in groups for rank in group.ranks}
+
+    @cached_property
+    def links(self) -> tuple[Link, ...]:
+        """The link of every rank, as the planner takes it."""
+        groups = device_classes(self.plan.cluster)
+        by_rank = {rank: group.link for group in groups for rank in group.ranks}
+        return tuple(by_rank[rank] for rank in sorted(by_rank))
+
+    @property
+    def link(self) -> Link:
+        """The slowest of them: the simulator gives all ranks one."""
+        return min(self.links, key=lambda link: link.bandwidth_bits_per_s or 0)
+
+    @cached_property
+    def cut_bytes(self) -> tuple[float, ...]:
+        """[layers + 1]: what crosses a cut before each layer, for a mini-batch."""
+        used = {kind: self.profiles[kind] for kind in self.plan.profiles}
+        return tuple(float(size) for size in costs_of(used, self.plan.cluster).cut_bytes)
+
+    @cached_property
+    def costs(self) -> list[StageCost]:
+        """Of every stage and micro-batch."""
+        micro_batches = self.plan.schedule.micro_batches
+        return stage_costs(
+            *(self.of_rank, self.bounds, self.stages, self.shares, self.cut_bytes, micro_batches)
+        )
+
+    @cached_property
+    def order(self) -> Order | None:
+        """Of the fastest asynchronous schedule; None for one that flushes."""
+        if self.plan.schedule.flushes:
+            return None
+        if self.known_order is not None:
+            return self.known_order
+        most = max(enough_in_flight(self.costs, self.stages, self.link)) + len(self.stages)
+        found = fastest(self.stages, self.costs, self.link, mini_batches=2 * most + PLAYED_STEPS)
+        return Order(in_flight=found.in_flight, late_updates=any(found.late))
+
+    @property
+    def warm_up(self) -> int:
+        """Mini-batches in which the pipeline fills, and as many in which it drains."""
+        return 1 if self.order is None else max(self.order.in_flight)
+
+    def schedule(self, steady: int) -> Schedule:
+        """The lists, with so many mini-batches between the first and the last `warm_up` ones."""
+        return self._built(2 * self.warm_up + steady)
+
+    @cached_property
+    def played(self) -> Pipeline:
+        """The schedule, simulated."""
+        steady = 1 if self.plan.schedule.flushes else PLAYED_STEPS
+        return play(self.schedule(steady), self.costs, self.link)
+
+    def _built(self, mini_batches: int) -> Schedule:
+        costs, order = self.costs, self.order
+        return build(
+            self.plan.schedule.name,
+            self.stages,
+            mini_batches=mini_batches,
+            micro_batches=self.plan.schedule.micro_batches,
+            in_flight=None if order is None else order.in_flight,
+            late_updates=order is not None and order.late_updates,
+            seconds=[(max(cost.forward_s), max(cost.backward_s)) for cost in costs],
+            crossing_s=[
+                self.link.seconds(cost.output_bytes) + self.link.latency_s for cost in costs[:-1]
+            ],
+        )
+
+
+def plan_pipeline(options: Options, cluster: Cluster) -> Planned:
+    """Plan what the options say, or read their plan.
+
+    Raises:
+        InputError: whatever is wrong with them, or a baseline that has no answer.
+    """
+    if options.plan is not None:
+        return with_profiles(planner.load(Path(options.plan)), options)
+    target = target_cluster(cluster, options.devices, options.bandwidth_bits_per_s)
+    profiles = profiles_by_kind(options.profiles, options.batch_size)
+    schedule, micro_batches = options.schedule, options.micro_batches
+    found: Plan | None
+    if options.planner == "planner":
+        found = planner.partition(
+            profiles,
+            target,
+            schedule=schedule,
+            micro_batches=micro_batches,
+            virtual_stages=options.virtual_stages,
+        )
+    else:
+        found = planner.baseline(
+            options.planner, profiles, target, schedule=schedule, micro_batches=micro_batches
+        )
+    if found is None:
+        raise InputError(
+            f"--sparsepipe.planner {options.planner}: has no answer for {target.name}; "
+            "give another one"
+        )
+    return Planned(plan=found, profiles=profiles)
+
+
+def with_profiles(plan: Plan, options: Options, order: Order | None = None) -> Planned:
+    """A plan with the profiles that the options name, which must be those that it was made from.
+
+    Raises:
+        InputError: they are not.
+    """
+    profiles = profiles_by_kind(options.profiles, plan.batch_size)
+    for kind, known in plan.profiles.items():
+        if kind not in profiles or digest(profiles[kind]) != known:
+            raise InputError(
+                f"--sparsepipe.profiles {options.profiles}: the plan was made from another profile "
+                f"of {kind}; give that one, or plan again"
+            )
+    return Planned(plan=plan, profiles=profiles, known_order=order)
+
+
+def target_cluster(
+    cluster: Cluster, devices: str | None, bandwidth_bits_per_s: float | None
+) -> Cluster:
+    """The cluster with other numbers of devices, and another rate of all links.
+
+    Raises:
+        InputError: not numbers of its devices.
+    """
+    if devices is not None:
+        cluster = cluster.with_devices(_counts(devices))
+    if bandwidth_bits_per_s is not None:
+        cluster = cluster.with_rate(bandwidth_bits_per_s)
+    return cluster
+
+
+def _counts(text: str) -> dict[str, int]:
+    counts = {}
+    for word in text.split(","):
+        kind, _, number = word.partition("=")
+        if not number.isdecimal():
+            raise InputError(f"--devices {text}: write kind=number, such as TitanV=1,TitanXp=3")
+        counts[kind] = int(number)
+    return counts
+
+
+def profiles_by_kind(names: str, batch_size: int | None) -> dict[str, ModelProfile]:
+    """The profiles between commas by their devices, at a batch size; None: at their own.
+
+    Raises:
+        InputError: no such profile, or two of one device.
+    """
+    profiles: dict[str, ModelProfile] = {}
+    for name in names.split(","):
+        profile = planner.load_profile(name)
+        if profile.device in profiles:
+            raise InputError(f"--profiles {names}: two profiles of {profile.device}; give one")
+        profiles[profile.device] = (
+            profile if batch_size is None else profile.at_batch_size(batch_size)
+        )
+    return profiles

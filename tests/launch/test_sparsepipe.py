@@ -1,0 +1,116 @@
+"""SparsePipe's pipelines as users start them: trained, emulated, simulated, and bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.__main__ import main
+from tests.emulation import needs_emulation
+
+TITAN = "launch/jobs/sparsepipe-titan8.toml"
+SHAPES = "launch/jobs/sparsepipe-shapes.toml"
+PAIR = ["--world-size", "2", "--sparsepipe.devices", "TitanV=1,TitanXp=1"]
+TINY = [
+    *("--sparsepipe.width", "0.0625", "--sparsepipe.points", "128"),
+    *("--sparsepipe.voxel-size", "0.1", "--sparsepipe.batch-size", "8"),
+    *("--sparsepipe.steps", "6", "--sparsepipe.test-clouds", "16"),
+]
+PATIENCE_S = 120
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def start(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("schedule", ["1f1b-async", "1f1b"])
+def test_a_pipeline_trains_and_is_tested_as_a_whole(schedule: str, tmp_path: Path) -> None:
+    out = tmp_path / "record"
+    flags = ["--world-size", "2", "--sparsepipe.schedule", schedule, *TINY, "--out", str(out)]
+    done = start(sys.executable, "-m", "launch", "run", SHAPES, *flags)
+    assert done.returncode == 0, done.stderr
+    assert f"tier measured | {schedule}, minkvgg16-bn x 0.0625" in done.stdout
+    result = read(out / "result.json")
+    assert len(result["loss"]) == 6
+    assert all(loss > 0 for loss in result["loss"])
+    assert 0 <= result["test_accuracy"] <= 1
+    assert len(result["utilisation"]) == 2
+    assert result["micro_batches"] == (1 if schedule == "1f1b-async" else 4)
+    job = (out / "job.toml").read_text()
+    assert f"cuts = [\n    {result['stages'][1]['first']},\n]" in job
+
+
+@pytest.mark.distributed
+def test_torchrun_starts_a_stage_a_rank(tmp_path: Path) -> None:
+    out = tmp_path / "record"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc-per-node", "3", "-m", "launch", "worker", SHAPES, *TINY]
+    done = start(*command, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    sizes = [stage["end"] - stage["first"] for stage in read(out / "result.json")["stages"]]
+    assert len(sizes) == 3
+    assert max(sizes) - min(sizes) <= 1  # nothing is measured under a foreign launcher
+
+
+@needs_emulation
+@pytest.mark.distributed
+def test_an_emulated_pipeline_holds_three_step_times(tmp_path: Path) -> None:
+    """No upper bounds: this machine may be busy."""
+    out = tmp_path / "record"
+    flags = [*PAIR, "--sparsepipe.steps", "2", "--out", str(out)]
+    done = start(sys.executable, "-m", "launch", "emulate", TITAN, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "tier emulated" in done.stdout
+    assert "predicted: 117" in done.stdout
+    result = read(out / "result.json")
+    assert result["predicted_step_s"] == pytest.approx(1.175, abs=0.001)
+    assert result["simulated_step_s"] == pytest.approx(1.175, rel=0.02)
+    assert result["mean_step_s"] > 0.9
+    assert len(result["utilisation"]) == len(result["compute_s"]) == 2
+    assert "loss" not in result
+
+
+def test_a_simulated_pipeline_takes_the_predicted_step(tmp_path: Path) -> None:
+    out = tmp_path / "record"
+    main(["simulate", TITAN, *PAIR, "--out", str(out)])
+    result = read(out / "result.json")
+    assert result["tier"] == "simulated"
+    assert result["step_s"] == pytest.approx(result["predicted_step_s"], rel=0.02)
+    assert max(result["utilisation"]) > 0.95
+    assert read(out / "trace.json")["traceEvents"]
+    plan = read(out / "run.json")["plan"]
+    assert plan["order"]["in_flight"] == result["in_flight"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["simulate", TITAN, "--world-size", "4"], "--world-size 4: cluster titan-8 has 8 devices"),
+        (["simulate", "launch/jobs/sparsepipe-shapes-single.toml"], "--sparsepipe.scheme single"),
+        (["simulate", TITAN, "--sparsepipe.planner", "dpp"], "--sparsepipe.planner dpp"),
+        (["simulate", TITAN, "--sparsepipe.profiles", "tv"], "there is no profile of one"),
+        (["simulate", TITAN, "--sparsepipe.devices", "TitanV"], "write kind=number"),
+        (["simulate", TITAN, "--sparsepipe.plan", "none.json"], "plan none.json: no such file"),
+        (["run", SHAPES, "--world-size", "1"], "--world-size 1: a pipeline needs ranks"),
+        (["run", SHAPES, "--sparsepipe.cuts", "9"], "--sparsepipe.cuts [9]: give 3 that ascend"),
+        (["run", SHAPES, "--sparsepipe.scheme", "single"], "--world-size 4: one process trains"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--out", str(tmp_path / "record")])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    assert said in error
