@@ -14,6 +14,8 @@ from speculative.pairs import Role, Task
 from speculative.train_pair import train_pair
 
 HOME = Path("runs/pairs")
+OWN_FOLDER = Path("quality/pairs")
+"""Where a reproduction keeps the pairs that it trains, among its records."""
 QUICK_STEPS: dict[Role, int] = {"target": 320, "draft": 220}
 """Of transcription: about 150 s on one core."""
 TASKS: dict[str, tuple[Task, ...]] = {
@@ -23,9 +25,14 @@ TASKS: dict[str, tuple[Task, ...]] = {
 SAMPLES = {"quick": 200, "full": 400}
 
 
-def trained(level: str, home: Path = HOME) -> dict[Task, Path]:
-    """Folders of pairs that are there already, by task."""
-    return {task: home / task for task in get_args(Task) if _usable(task) and _both(home / task)}
+def trained(*homes: Path) -> dict[Task, Path]:
+    """Folders of pairs that are there already, by task; the first of `homes` that has one."""
+    found: dict[Task, Path] = {}
+    for task in get_args(Task):
+        there = [home / task for home in homes if _both(home / task)]
+        if there and _usable(task):
+            found[task] = there[0]
+    return found
 
 
 def obtain(level: str, folder: Path) -> dict[Task, Path]:
@@ -33,7 +40,7 @@ def obtain(level: str, folder: Path) -> dict[Task, Path]:
 
     A task whose data are not there is left out, and said to be.
     """
-    found = trained(level)
+    found = trained(HOME)
     for task in TASKS[level]:
         if task in found:
             continue

@@ -38,7 +38,7 @@ def measure(level: str, folder: Path) -> Results:
     """Evaluate every method with every pair; what an interrupted run has written stays."""
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[Any]] = {}
-    for task, pair in pairs.obtain(level, folder / "pairs").items():
+    for task, pair in pairs.obtain(level, folder.parent / pairs.OWN_FOLDER).items():
         for name, options in RUNS.items():
             for seed in range(SEEDS[level]):
                 path = folder / f"{task}-{name.replace(' ', '-')}-{seed}.json"
