@@ -177,7 +177,7 @@ def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
         axis.set_yscale("log")
     axis.margins(y=0.12)
     if len(panel.series) > 1 or panel.paper_range is not None:
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=7, edgecolor="none", framealpha=0.85)
     return rows
 
 

@@ -22,7 +22,8 @@ TASKS: dict[str, tuple[Task, ...]] = {
     "quick": ("transcribe",),
     "full": ("transcribe", "summarize"),
 }
-SAMPLES = {"quick": 200, "full": 400}
+SAMPLES = {"quick": 400, "full": 800}
+"""Test samples."""
 
 
 def trained(*homes: Path) -> dict[Task, Path]:

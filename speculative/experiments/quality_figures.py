@@ -53,6 +53,7 @@ def phases(by_task: ByTask, folder: Path) -> Figure:
                 groups=[_short(name) for name in shown],
                 series={"": [[run["tokens_per_s"] for run in found] for found in shown.values()]},
                 unit="tokens per second",
+                value_format="{:.0f}",
                 title=f"{task} (measured): end to end",
             ),
             Bars(
@@ -65,6 +66,7 @@ def phases(by_task: ByTask, folder: Path) -> Figure:
                     for phase in PHASES
                 },
                 unit="ms per token",
+                value_format="{:.2f}",
                 title=f"{task} (measured): by phase",
             ),
         ]
