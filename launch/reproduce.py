@@ -18,12 +18,17 @@ from launch import job as jobs
 from launch.cases import run_emulated_cases, run_measured_cases
 from launch.report import write_report
 from sparsepipe import experiments as of_sparsepipe
+from speculative import experiments as of_speculative
 from stanza import experiments as of_stanza
 from systems import record
 from systems.experiment import Experiment, Outcome, Results
 from systems.schema import InputError
 
-SYSTEMS = {"stanza": of_stanza.EXPERIMENTS, "sparsepipe": of_sparsepipe.EXPERIMENTS}
+SYSTEMS = {
+    "stanza": of_stanza.EXPERIMENTS,
+    "sparsepipe": of_sparsepipe.EXPERIMENTS,
+    "speculative": of_speculative.EXPERIMENTS,
+}
 PARTS = {"records", "figures", "claims.json", "report.md"}
 """All that a reproduction leaves in its folder."""
 

@@ -29,9 +29,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speculative.decode import Method
+from speculative.calibration import Calibration
 from speculative.faults import LogitsError, explain
-from speculative.verify import verify
+from speculative.verify import Method, verify
 from systems.schema import InputError
 
 REPLACED = "_speculative_sampling"
@@ -50,13 +50,14 @@ def assisted(
     method: Method = "exact",
     alpha: float = -1e4,
     beta: float = 1e4,
+    calibration: Calibration | None = None,
     seed: int | None = None,
 ) -> Iterator[Any]:
     """Let `model.generate(..., assistant_model=draft, do_sample=True)` verify with `verify`.
 
     Args:
         model: the target, a transformers model that can generate.
-        method, alpha, beta: see `speculative.verify.verify`.
+        method, alpha, beta, calibration: see `speculative.verify.verify`.
         seed: of the verification; None: drawn from torch's generator, so that
             `torch.manual_seed` decides all. The draft samples with that generator in any case.
 
@@ -78,7 +79,8 @@ def assisted(
         )
     if seed is None:
         seed = int(torch.randint(2**62, ()).item())
-    verifier = _verifier(replaced, method, alpha, beta, seed)
+    how = {"method": method, "alpha": alpha, "beta": beta, "calibration": calibration}
+    verifier = _verifier(replaced, how, seed)
     decoding = _rebuilt(original, {REPLACED: verifier})
     model.__class__ = _subclass(cls, decoding)
     try:
@@ -88,7 +90,7 @@ def assisted(
 
 
 def _verifier(
-    replaced: Callable[..., Any], method: Method, alpha: float, beta: float, seed: int
+    replaced: Callable[..., Any], how: dict[str, Any], seed: int
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """A stand-in for transformers' function, whatever order its version gives arguments in."""
     signature = inspect.signature(replaced)
@@ -113,9 +115,7 @@ def _verifier(
             target.to(common),
             draft.to(common),
             drafted,
-            method=method,
-            alpha=alpha,
-            beta=beta,
+            **how,
             seed=seed,
             offset=offset,
         )

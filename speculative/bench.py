@@ -1,4 +1,4 @@
-"""Time of the verification region: transformers' function, two softmaxes, exact and sigmoid.
+"""Time of the verification region: transformers' function, two softmaxes, and our methods.
 
 Sides take turns within a repetition. On a GPU there are two times: of a call, as a Python program
 sees it, and of a replay of a CUDA graph of several calls on different inputs, which is the kernels'
@@ -7,18 +7,21 @@ cannot be in a graph; it takes one sequence, so a batch is as many calls.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from speculative import peers
+from speculative.calibration import Calibration, Observed
 from speculative.verify import verify
 from systems.measure import Spread, spread, timed
 
-METHODS = ("transformers", "two softmaxes", "exact", "sigmoid")
+METHODS = ("transformers", "two softmaxes", "exact", "sigmoid", "calibrated")
+APPROXIMATIONS = ("sigmoid", "calibrated")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CACHE_BYTES = 256 * 2**20
 """Inputs of a graph's calls together, more than any GPU's cache."""
@@ -50,8 +53,11 @@ class Case:
         return self.batch * self.vocabulary * DTYPES[self.dtype].itemsize
 
     def floor_bytes(self, method: str) -> int:
-        """Bytes that must move: all rows once; of sigmoid one row pair alone."""
-        return self.row_bytes * (2 if method == "sigmoid" else 2 * self.gamma + 1)
+        """Bytes that must move: all rows once; of the approximations one row pair alone."""
+        return self.row_bytes * (2 if method in APPROXIMATIONS else 2 * self.gamma + 1)
+
+
+CALIBRATED_ON = Case(vocabulary=1, gamma=16, batch=4, dtype="float32", device="cpu", threads=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +67,7 @@ class Row:
     case: Case
     method: str
     call_s: Spread
-    graph_s: Spread | None
+    graph_s: Spread | None = None
     """A call's share of a CUDA graph's replay."""
     acceptance: float
     """Accepted draft tokens over decided ones, which end with the first rejection."""
@@ -92,7 +98,7 @@ def measure(case: Case, repetitions: int = 15) -> list[Row]:
     torch.set_num_threads(case.threads)
     device = torch.device(case.device)
     given = [inputs(case, seed) for seed in range(DRAFTS)]
-    calls = {method: _call(method) for method in METHODS}
+    calls = {method: _call(method, case) for method in METHODS}
     seconds: dict[str, list[float]] = {method: [] for method in METHODS}
     for repetition in range(-2, repetitions):  # two that are not counted
         for method, call in calls.items():
@@ -115,7 +121,7 @@ def measure(case: Case, repetitions: int = 15) -> list[Row]:
     return rows
 
 
-def _call(method: str) -> Callable[[Inputs], Tensor]:
+def _call(method: str, case: Case) -> Callable[[Inputs], Tensor]:
     """A method as a function from inputs to the number of accepted tokens, [B]."""
     if method == "two softmaxes":
         return lambda given: peers.two_softmaxes(*given)[0]
@@ -123,7 +129,18 @@ def _call(method: str) -> Callable[[Inputs], Tensor]:
         region = peers.transformers_region()
         return lambda given: torch.cat([region(*one) for one in _sequences(given)])
     seeds = count()
-    return lambda given: verify(*given, method=method, seed=next(seeds)).accepted  # type: ignore[arg-type]
+    options: dict[str, Any] = {"method": method}
+    if method == "calibrated":
+        options["calibration"] = _calibration(case.vocabulary)
+    return lambda given: verify(*given, **options, seed=next(seeds)).accepted
+
+
+@lru_cache
+def _calibration(vocabulary: int) -> Calibration:
+    """Fitted to other drafts of the same kind."""
+    seen = Observed()
+    seen.add(*inputs(replace(CALIBRATED_ON, vocabulary=vocabulary), seed=DRAFTS))
+    return seen.fit()
 
 
 def _sequences(given: Inputs) -> Iterator[Inputs]:
@@ -144,7 +161,7 @@ def _graph_seconds(case: Case, method: str, repetitions: int) -> Spread | None:
     size = (2 * case.gamma + 1) * case.row_bytes
     copies = max(1, min(MOST_COPIES, CACHE_BYTES // size))
     given = [inputs(case, seed) for seed in range(copies)]
-    call, graph = _call(method), torch.cuda.CUDAGraph()
+    call, graph = _call(method, case), torch.cuda.CUDAGraph()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

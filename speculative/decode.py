@@ -11,9 +11,9 @@ leave the batch. transformers' own loop with our verification is in `speculative
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,15 +21,17 @@ from torch import Tensor
 
 from speculative import philox
 from speculative.cached_model import CachedModel
+from speculative.calibration import Calibration
 from speculative.faults import LogitsError, explain
 from speculative.generation import Generation, Record
 from speculative.inputs import check_pair, decoder_prompts, end_tokens
 from speculative.phases import Phases
 from speculative.sampling import Sampling
-from speculative.verify import sample, verify
+from speculative.verify import Method, sample, verify
 from systems.schema import InputError
 
-Method = Literal["exact", "sigmoid"]
+Observer = Callable[[Tensor, Tensor, Tensor], None]
+"""Takes the target's logits [B, G + 1, V], the draft's [B, G, V] and its tokens [B, G]."""
 
 
 @torch.inference_mode()
@@ -44,6 +46,8 @@ def generate(
     sampling: Sampling | None = None,
     alpha: float = -1e4,
     beta: float = 1e4,
+    calibration: Calibration | None = None,
+    observe: Observer | None = None,
     seed: int = 0,
     requests: Sequence[int] | None = None,
     end_token_ids: Sequence[int] | None = None,
@@ -51,8 +55,9 @@ def generate(
     """Sample continuations from `target`, helped by `draft`.
 
     With method "exact" they are distributed as if sampled from the target alone, whatever the
-    draft; "sigmoid" is the approximation of arXiv 2406.11016, section 3.2. The tokens of a request
-    depend on the seed and its number, not on the batch around it, up to rounding in the models.
+    draft; "sigmoid" is the approximation of arXiv 2406.11016, section 3.2, "calibrated" is ours
+    (`speculative.calibration`). The tokens of a request depend on the seed and its number, not on
+    the batch around it, up to rounding in the models.
 
     Args:
         target: a transformers causal model or encoder-decoder model (T5, Whisper and the like).
@@ -64,6 +69,8 @@ def generate(
         max_new_tokens: longest continuation.
         sampling: temperature, top-k, top-p; None: plain sampling.
         alpha, beta: of the sigmoid.
+        calibration: of the calibrated method.
+        observe: is shown every step's logits, as they go into verification.
         seed: of all random numbers.
         requests: a number for every sequence; None: 0 to B - 1.
         end_token_ids: what ends a sequence; None: the target's own.
@@ -84,6 +91,8 @@ def generate(
         sampling=sampling or Sampling(),
         alpha=alpha,
         beta=beta,
+        calibration=calibration,
+        observe=observe,
         limit=max_new_tokens,
         ends=frozenset(end_tokens(target) if end_token_ids is None else end_token_ids),
     )
@@ -105,6 +114,8 @@ class _Job:
     sampling: Sampling
     alpha: float
     beta: float
+    calibration: Calibration | None
+    observe: Observer | None
     limit: int
     ends: frozenset[int]
 
@@ -197,15 +208,17 @@ class _Step:
             decided = [torch.zeros_like(token), token, (token < 0).long()]
         else:
             common = torch.promote_types(logits.dtype, draft_logits.dtype)
+            given = logits.to(common), draft_logits.to(common), drafted
+            if self.job.observe is not None:
+                self.job.observe(*given)
             decided = list(
                 verify(
-                    logits.to(common),
-                    draft_logits.to(common),
-                    drafted,
+                    *given,
                     method=self.job.method,
                     temperature=self.job.sampling.temperature,
                     alpha=self.job.alpha,
                     beta=self.job.beta,
+                    calibration=self.job.calibration,
                     seed=self.seeds,
                     offset=self.offsets,
                 )

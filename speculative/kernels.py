@@ -4,6 +4,7 @@ Where there is no compiler the operators run `speculative.pytorch` instead.
 """
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import c_double, c_int32, c_int64, c_void_p
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from speculative import build, philox, pytorch
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+METHODS = {"exact": 0, "sigmoid": 1, "calibrated": 2}
 
 
 class Problem(ctypes.Structure):
@@ -23,7 +25,8 @@ class Problem(ctypes.Structure):
         *((f"{name}_strides", c_int64 * 2) for name in ("target", "draft", "token")),
         *((name, c_int64) for name in ("seed", "offset")),
         *((name, c_double) for name in ("alpha", "beta", "temperature")),
-        *((name, c_int32) for name in ("batch", "gamma", "vocabulary", "type", "exact", "stream")),
+        *((name, c_double) for name in ("intercept", "target_slope", "draft_slope")),
+        *((name, c_int32) for name in ("batch", "gamma", "vocabulary", "type", "method", "stream")),
     )
 
 
@@ -38,15 +41,17 @@ def verify(
     offsets: Tensor | None,
     seed: int,
     offset: int,
-    exact: bool,
+    method: str,
     temperature: float,
     alpha: float,
     beta: float,
+    calibration: Sequence[float],
 ) -> Tensor:
     """`speculative.verify.verify` on checked arguments: int64 [3, B], its fields stacked.
 
     Args:
         seeds, offsets: instead of `seed` and `offset` where given.
+        calibration: intercept, target_slope, draft_slope.
     """
     library = _library(target_logits.device)
     if library is None:
@@ -58,10 +63,11 @@ def verify(
         )
         return pytorch.verify(
             *(target_logits, draft_logits, draft_tokens, lengths, uniforms, requests),
-            exact=exact,
+            method=method,
             temperature=temperature,
             alpha=alpha,
             beta=beta,
+            calibration=calibration,
         )
     target, draft = _dense(target_logits), _dense(draft_logits)
     batch, gamma, vocabulary = draft.shape
@@ -70,8 +76,8 @@ def verify(
     problem = Problem(
         *(_address(x) for x in (target, draft, draft_tokens, *optional, out)),
         *(_strides(x) for x in (target, draft, draft_tokens)),
-        *(seed, offset, alpha, beta, temperature),
-        *(batch, gamma, vocabulary, TYPES[target.dtype], exact, philox.NEXT),
+        *(seed, offset, alpha, beta, temperature, *calibration),
+        *(batch, gamma, vocabulary, TYPES[target.dtype], METHODS[method], philox.NEXT),
     )
     _run(library, problem, out)
     return out
@@ -111,8 +117,8 @@ def sample(
     problem = Problem(
         *(_address(x) for x in (rows, None, None, None, *given, out)),
         *(pair(rows.stride(0), 0), pair(), pair()),
-        *(seed, offset, -1.0, 1.0, temperature),
-        *(batch, 0, vocabulary, TYPES[rows.dtype], True, stream),
+        *(seed, offset, -1.0, 1.0, temperature, 0.0, 0.0, 0.0),
+        *(batch, 0, vocabulary, TYPES[rows.dtype], METHODS["exact"], stream),
     )
     _run(library, problem, out)
     return out[1].clone()

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from speculative.calibration import CAUTION
 from speculative.pairs import Task
 from speculative.sampling import Sampling
 from systems.schema import InputError
 
-Helped = Literal["exact", "sigmoid", "none"]
+Helped = Literal["exact", "sigmoid", "calibrated", "none"]
 DEFAULT_DATA: dict[Task, str] = {"summarize": "installed", "transcribe": "recordings"}
 
 
@@ -23,13 +24,18 @@ class Options:
     """The same, for the smaller model with the same vocabulary."""
     method: Helped = "exact"
     """exact: tokens are distributed as if sampled from the target. sigmoid: the approximation,
-    mostly the draft's distribution. none: the target alone."""
+    mostly the draft's distribution. calibrated: an approximation near the target's, fitted to the
+    pair on training samples first. none: the target alone."""
     gamma: int = 4
     """Draft tokens a step."""
     alpha: float = -1e4
     """Of the sigmoid: sigmoid((z - alpha) / (beta - alpha))."""
     beta: float = 1e4
     """Of the sigmoid."""
+    caution: float = CAUTION
+    """Of the calibrated method: more of it trades acceptance for closeness to the target."""
+    calibration_samples: int = 64
+    """Training samples that the calibrated method is fitted on."""
     temperature: float = 1.0
     """Divides the logits of both models."""
     top_k: int = 0
@@ -51,7 +57,14 @@ class Options:
     """summarize: longest prompt, cut at its end. None: the tokenizer's limit."""
 
     def __post_init__(self) -> None:
-        for name in ("gamma", "samples", "batch_size", "max_new_tokens", "max_document_tokens"):
+        for name in (
+            "gamma",
+            "samples",
+            "batch_size",
+            "max_new_tokens",
+            "max_document_tokens",
+            "calibration_samples",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 flag = name.replace("_", "-")
@@ -59,6 +72,8 @@ class Options:
         if not float("-inf") < self.alpha < self.beta < float("inf"):
             below = f"--speculative.beta {self.beta:g}"
             raise InputError(f"--speculative.alpha {self.alpha:g}: give less than {below}")
+        if not self.caution > 0:
+            raise InputError(f"--speculative.caution {self.caution:g}: give more than 0")
         if "{document}" not in self.prompt:
             raise InputError(f"--speculative.prompt {self.prompt!r}: must contain {{document}}")
         try:

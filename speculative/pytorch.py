@@ -5,6 +5,7 @@ exponentials, draft tokens are accepted on gathered logits, and only the row pai
 token comes from becomes weights. The kernels in `csrc` do the same, faster.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,14 +26,16 @@ def verify(
     uniforms: Tensor | None,
     requests: Tensor,
     *,
-    exact: bool,
+    method: str,
     temperature: float,
     alpha: float,
     beta: float,
+    calibration: Sequence[float],
 ) -> Tensor:
     """See `speculative.verify.verify`.
 
     Args:
+        calibration: intercept, target_slope, draft_slope.
         requests: int64 [3, B]: seeds, request numbers, first positions (`philox.requests`).
 
     Returns:
@@ -45,14 +48,16 @@ def verify(
     places = draft_tokens.clamp(0, vocabulary - 1)[..., None]
     x_target = target_logits[:, :gamma].gather(-1, places)[..., 0]
     x_draft = draft_logits.gather(-1, places)[..., 0]
-    if exact:
+    squash = _Squash(temperature, alpha, beta)
+    estimate = _Estimate(temperature, *calibration)
+    if method == "exact":
         target, draft = _reduced(target_logits, temperature), _reduced(draft_logits, temperature)
         drafted = _Row(*(value[:, :gamma] for value in target))
         ratios = _softmax_ratios(x_target, x_draft, drafted, draft, temperature)
         faults = drafted.fault * TARGET_LOGITS | draft.fault * DRAFT_LOGITS
     else:
-        squash = _Squash(temperature, alpha, beta)
-        ratios = squash(x_target.double()) / squash(x_draft.double())
+        z, y = x_target.double(), x_draft.double()
+        ratios = squash(z) / squash(y) if method == "sigmoid" else estimate(z, y)
         faults = _bad(x_target) * TARGET_LOGITS | _bad(x_draft) * DRAFT_LOGITS
     faults = torch.where(outside, DRAFT_TOKEN, faults)
 
@@ -65,16 +70,19 @@ def verify(
     n, m = accepted[:, None], accepted.clamp(max=gamma - 1)[:, None]
     fault = torch.where(complete, 0, faults.gather(1, m)[:, 0])
     p_row, q_row = _pick(target_logits, n), _pick(draft_logits, m)
-    if exact:
-        fault |= _at(target, n).fault * TARGET_LOGITS * (fault == 0)
-        p = _probabilities(p_row, _at(target, n), temperature)
-        residual = p - _probabilities(q_row, _at(draft, m), temperature)
-    else:
-        seen = (
-            _bad(p_row).any(-1) * TARGET_LOGITS | (_bad(q_row).any(-1) & ~complete) * DRAFT_LOGITS
-        )
-        fault |= seen * (fault == 0)
+    if method == "sigmoid":
+        bad_target, bad_draft = _bad(p_row).any(-1), _bad(q_row).any(-1)
         p, residual = squash(p_row), squash.difference(p_row, q_row)
+    else:
+        exact = method == "exact"
+        p_of = _at(target, n) if exact else _at(_reduced(p_row[:, None], temperature), 0)
+        q_of = _at(draft, m) if exact else _at(_reduced(q_row[:, None], temperature), 0)
+        bad_target, bad_draft = p_of.fault, q_of.fault
+        p = _probabilities(p_row, p_of, temperature)
+        q = _probabilities(q_row, q_of, temperature)
+        residual = p - q if exact else p - q * estimate(p_row, q_row)
+    seen = bad_target * TARGET_LOGITS | (bad_draft & ~complete) * DRAFT_LOGITS
+    fault |= seen * (fault == 0)
     leftover = ~complete & (residual > 0).any(-1)
     weights = torch.where(leftover[:, None], residual.clamp(min=0), p)
 
@@ -160,6 +168,20 @@ class _Squash(NamedTuple):
 
     def _argument(self, z: Tensor) -> Tensor:
         return (z / self.temperature - self.alpha) / (self.beta - self.alpha)
+
+
+class _Estimate(NamedTuple):
+    """The calibrated p / q, at most 1 (`speculative.calibration`)."""
+
+    temperature: float
+    intercept: float
+    target_slope: float
+    draft_slope: float
+
+    def __call__(self, z: Tensor, y: Tensor) -> Tensor:
+        a, b = self.target_slope / self.temperature, self.draft_slope / self.temperature
+        x = self.intercept + a * z + b * y
+        return torch.nan_to_num(x, nan=0.0, posinf=0.0).clamp(max=0).exp()  # -inf stays below all
 
 
 def _pick(logits: Tensor, rows: Tensor) -> Tensor:

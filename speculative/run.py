@@ -1,18 +1,20 @@
 """Evaluate a pair of models on a task: `evaluate(options)` gives metrics with units."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from speculative.calibration import Calibration, Observed
 from speculative.checkpoint import load_model
-from speculative.decode import generate
+from speculative.decode import Observer, generate
 from speculative.generation import Record
 from speculative.options import Options
 from speculative.sampling import suppression
 from speculative.summarize import Summaries
 from speculative.transcribe import Transcripts
 
+Split = Literal["train", "test"]
 WARM_UP_TOKENS = 4
 SHOWN = 3
 """Outputs that are kept beside their references, to be looked at."""
@@ -33,7 +35,8 @@ def evaluate(
         Keys with units: acceptance_rate (None without a draft), tokens_per_target_step,
         tokens_per_s, new_tokens, samples, draft_s, target_s, verify_s, rest_s, total_s; the task's
         scores, each a table of value, low and high (95 %, bootstrap over samples): rouge_1, rouge_2
-        and rouge_l, or word_error_rate; parameters of both models; examples.
+        and rouge_l, or word_error_rate; parameters of both models; calibration (None: not that
+        method); examples.
 
     Raises:
         InputError: models or data that cannot be had, or do not fit.
@@ -43,7 +46,7 @@ def evaluate(
     draft = None
     if options.method != "none":
         draft = load_model(options.task, options.draft_path, device, "--speculative.draft")
-    samples = (Summaries if options.task == "summarize" else Transcripts)(options, target)
+    samples = _samples(options, target, "test")
     arguments: dict[str, Any] = {
         "method": "exact" if options.method == "none" else options.method,
         "gamma": options.gamma,
@@ -52,6 +55,10 @@ def evaluate(
         "sampling": options.sampling(**suppression(target)),
         "seed": seed,
     }
+    if options.method == "calibrated":
+        seen = Observed(options.temperature)
+        observe(options, target, draft, seen.add, seed=seed)
+        arguments["calibration"] = seen.fit(options.caution)
     record, texts = Record(), []
     for start in range(0, len(samples), options.batch_size):
         numbers = list(range(start, min(start + options.batch_size, len(samples))))
@@ -77,11 +84,47 @@ def evaluate(
         **scored,
         "target_parameters": target.num_parameters(),
         "draft_parameters": None if draft is None else draft.num_parameters(),
+        "calibration": _shown(arguments.get("calibration")),
         "examples": [
             {"output": texts[i], "reference": samples.reference(i)}
             for i in range(min(SHOWN, len(samples)))
         ],
     }
+
+
+def observe(
+    options: Options,
+    target: Any,
+    draft: Any,
+    observer: Observer,
+    *,
+    split: Split = "train",
+    seed: int = 0,
+) -> None:
+    """Decode samples exactly and show the logits of every step to `observer`."""
+    samples = _samples(options, target, split)
+    for start in range(0, len(samples), options.batch_size):
+        numbers = list(range(start, min(start + options.batch_size, len(samples))))
+        generate(
+            target,
+            draft,
+            samples.inputs(numbers),
+            gamma=options.gamma,
+            max_new_tokens=options.max_new_tokens,
+            sampling=options.sampling(**suppression(target)),
+            requests=numbers,
+            observe=observer,
+            seed=seed,
+        )
+
+
+def _samples(options: Options, target: Any, split: Split) -> Summaries | Transcripts:
+    kind = Summaries if options.task == "summarize" else Transcripts
+    return kind(options, target, split)
+
+
+def _shown(calibration: Calibration | None) -> dict[str, float] | None:
+    return None if calibration is None else calibration._asdict()
 
 
 def _metrics(record: Record) -> dict[str, float | None]:

@@ -1,7 +1,7 @@
 """Summarization: test documents, and ROUGE of what was made of them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -12,13 +12,16 @@ from speculative.scores import Score
 
 
 class Summaries:
-    """The task's test samples, numbered, prepared for a model."""
+    """The task's samples, numbered, prepared for a model."""
 
-    def __init__(self, options: Options, model: Any) -> None:
+    def __init__(
+        self, options: Options, model: Any, split: Literal["train", "test"] = "test"
+    ) -> None:
         name = options.target_path
         self._tokenizer = load_tokenizer("summarize", name, "--speculative.target")
         data = options.data or DEFAULT_DATA["summarize"]
-        self._pairs = docstrings.load(data, "test", options.samples)
+        count = options.samples if split == "test" else options.calibration_samples
+        self._pairs = docstrings.load(data, split, count)
         self._prompt = options.prompt
         self._longest = options.max_document_tokens or self._tokenizer.model_max_length
         limit = getattr(model.config, "max_position_embeddings", None)

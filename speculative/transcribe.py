@@ -1,7 +1,7 @@
 """Transcription: test utterances, and the word error rate of what was heard."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -13,9 +13,11 @@ from systems.schema import InputError
 
 
 class Transcripts:
-    """The task's test samples, numbered, prepared for a Whisper-like model."""
+    """The task's samples, numbered, prepared for a Whisper-like model."""
 
-    def __init__(self, options: Options, model: Any) -> None:
+    def __init__(
+        self, options: Options, model: Any, split: Literal["train", "test"] = "test"
+    ) -> None:
         name = options.target_path
         self._tokenizer = load_tokenizer("transcribe", name, "--speculative.target")
         self._extractor = load_feature_extractor(name, "--speculative.target")
@@ -25,7 +27,8 @@ class Transcripts:
                 f"speech is read at {speech.RATE_HZ} Hz"
             )
         data = options.data or DEFAULT_DATA["transcribe"]
-        self._utterances = speech.load(data, "test", options.samples)
+        count = options.samples if split == "test" else options.calibration_samples
+        self._utterances = speech.load(data, split, count)
 
     def __len__(self) -> int:
         return len(self._utterances)

@@ -5,8 +5,9 @@
     accepted, next_token, status = verify(target_logits, draft_logits, draft_tokens, seed=7)
 
 `method="exact"` emits tokens distributed exactly as sampling from the target (Leviathan et al.
-2023; arXiv 2406.11016). `method="sigmoid"` is the paper's approximation: faster, and mostly the
-draft's distribution.
+2023; arXiv 2406.11016). Two methods are approximations that accept a token on its two logits
+alone: `method="sigmoid"` is the paper's, mostly the draft's distribution; `method="calibrated"`
+stays close to the target's, with estimates fitted to a pair of models (`speculative.calibration`).
 
 Random numbers are counted, not drawn in order (`speculative.philox`): equal seeds and offsets give
 equal tokens in every run and on every device. Give every request its own seed, as a tensor, and
@@ -14,15 +15,17 @@ its tokens do not depend on the batch that it is in.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from speculative import kernels, philox
+from speculative.calibration import CONSTANT, Calibration
 from systems.schema import InputError
 
-METHODS = ("exact", "sigmoid")
+Method = Literal["exact", "sigmoid", "calibrated"]
+METHODS: tuple[Method, ...] = get_args(Method)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -42,10 +45,11 @@ def verify(
     draft_logits: Tensor,
     draft_tokens: Tensor,
     *,
-    method: Literal["exact", "sigmoid"] = "exact",
+    method: Method = "exact",
     temperature: float = 1.0,
     alpha: float = -1e4,
     beta: float = 1e4,
+    calibration: Calibration | None = None,
     lengths: Tensor | None = None,
     seed: int | Tensor = 0,
     offset: int | Tensor = 0,
@@ -61,9 +65,10 @@ def verify(
             strides.
         draft_logits: the same dtype [B, G, V]: what the draft tokens were sampled from.
         draft_tokens: int64 [B, G].
-        method: "exact" or "sigmoid".
+        method: "exact", "sigmoid" or "calibrated".
         temperature: divides the logits of both models.
         alpha, beta: of the sigmoid, sigmoid((z / temperature - alpha) / (beta - alpha)).
+        calibration: of the calibrated method, from `speculative.calibration.fit`.
         lengths: int64 [B], draft tokens of each sequence, 0 to G; None: G everywhere.
         seed: 64 bits; or int64 [B], a seed per request.
         offset: tokens that the request had before `draft_tokens`, so that no random number serves
@@ -80,6 +85,7 @@ def verify(
             the values (NaN, a token outside the vocabulary, a length) are in `status`.
     """
     _check_options(method, temperature, alpha, beta)
+    _check_calibration(method, calibration)
     _check_logits(target_logits, draft_logits, draft_tokens)
     batch, gamma, vocabulary = draft_logits.shape
     device = target_logits.device
@@ -89,8 +95,7 @@ def verify(
     decided = kernels.verify(
         *(target_logits, draft_logits, draft_tokens, lengths, uniforms),
         *_split(seed, offset),
-        method == "exact",
-        *(temperature, alpha, beta),
+        *(method, temperature, alpha, beta, [*(calibration or CONSTANT)]),
     )
     return Verification(*decided.unbind())
 
@@ -145,6 +150,16 @@ def _check_options(method: str, temperature: float, alpha: float, beta: float) -
         raise InputError(f"temperature {temperature}: give a number above 0; for greedy, argmax")
     if not -math.inf < alpha < beta < math.inf:
         raise InputError(f"alpha {alpha}, beta {beta}: alpha must be below beta, both finite")
+
+
+def _check_calibration(method: str, calibration: Calibration | None) -> None:
+    if (method == "calibrated") != (calibration is not None):
+        raise InputError(
+            f"calibration {calibration}: give one with method calibrated, and with no other; "
+            "speculative.calibration.fit makes it"
+        )
+    if calibration is not None and not all(map(math.isfinite, calibration)):
+        raise InputError(f"calibration {calibration}: give finite numbers")
 
 
 def _check_logits(target: Tensor, draft: Tensor, tokens: Tensor) -> None:

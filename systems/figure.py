@@ -35,6 +35,8 @@ class Bars:
     title: str
     paper_range: tuple[float, float] | None = None
     """Drawn as a hatched band labelled "paper"."""
+    paper_format: str = "{}x"
+    """Of the ends of that range."""
     reference: float | None = None
     """A horizontal line, such as 1.0 for "as fast"."""
     logarithmic: bool = False
@@ -144,7 +146,7 @@ def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
             fill=False,
             hatch="//",
             edgecolor="#bbbbbb",
-            label=f"paper: {low}x to {high}x",
+            label=f"paper: {panel.paper_format.format(low)} to {panel.paper_format.format(high)}",
         )
         rows += [[panel.title, "paper", "", value, panel.unit] for value in panel.paper_range]
     if panel.reference is not None:
@@ -175,7 +177,7 @@ def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
         axis.set_yscale("log")
     axis.margins(y=0.12)
     if len(panel.series) > 1 or panel.paper_range is not None:
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=7, edgecolor="none", framealpha=0.85)
     return rows
 
 

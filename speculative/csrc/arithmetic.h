@@ -21,6 +21,7 @@ namespace speculative {
 enum Fault { TARGET_LOGITS = 1, DRAFT_LOGITS = 2, DRAFT_TOKEN = 4, LENGTH = 8 };
 enum Stream { ACCEPT = 0 };
 enum Type { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };
+enum Method { EXACT = 0, SIGMOID = 1, CALIBRATED = 2 };
 
 // What is to be verified. speculative/kernels.py fills it in: keep both alike. Strides in elements;
 // the last dimension of logits is dense.
@@ -36,7 +37,8 @@ struct Problem {
     int64_t target_strides[2], draft_strides[2], token_strides[2];
     int64_t seed, offset;
     double alpha, beta, temperature;
-    int32_t batch, gamma, vocabulary, type, exact, stream;
+    double intercept, target_slope, draft_slope;  // speculative/calibration.py
+    int32_t batch, gamma, vocabulary, type, method, stream;
 };
 
 // ---------------------------------------------------------------------------- elements of logits
@@ -179,6 +181,11 @@ struct Normaliser {
 
 HD Normaliser nothing() { return {-FLT_MAX, 0, 0}; }
 
+// Faults of the rows that the next token comes from; all accepted, the target's alone.
+HD int faults_of(const Normaliser& target, const Normaliser& draft, bool complete) {
+    return (target.faulty() ? TARGET_LOGITS : 0) | (!complete && draft.faulty() ? DRAFT_LOGITS : 0);
+}
+
 HD float scale_of(const Problem& p) { return float(1.4426950408889634 / p.temperature); }
 
 HD Normaliser merged(const Normaliser& a, const Normaliser& b, float scale) {
@@ -199,7 +206,13 @@ HD double squashed(const Problem& p, double z) {
     return 1 / (1 + exp(-(z / p.temperature - p.alpha) / (p.beta - p.alpha)));
 }
 
-// Is draft token t of sequence b accepted? Its rows' normalisers are used where p.exact.
+// The calibrated estimate of p(x) / q(x), at most 1; where -inf meets -inf or a slope of 0, 1.
+HD double estimated(const Problem& p, double z, double y) {
+    double x = p.intercept + p.target_slope * (z / p.temperature) + p.draft_slope * (y / p.temperature);
+    return exp(x < 0 ? x : 0);
+}
+
+// Is draft token t of sequence b accepted? Its rows' normalisers are used by EXACT alone.
 template <class T>
 HD Verdict judge(const Problem& p, const Draws& draws, int64_t b, int t, const Normaliser& target,
                  const Normaliser& draft) {
@@ -208,15 +221,17 @@ HD Verdict judge(const Problem& p, const Draws& draws, int64_t b, int t, const N
     const T* z_row = static_cast<const T*>(p.target) + b * p.target_strides[0] + t * p.target_strides[1];
     const T* y_row = static_cast<const T*>(p.draft) + b * p.draft_strides[0] + t * p.draft_strides[1];
     float z = widen(z_row[token]), y = widen(y_row[token]);
-    bool bad_target = p.exact ? target.faulty() : is_fault(z);
-    bool bad_draft = p.exact ? draft.faulty() : is_fault(y);
+    bool bad_target = p.method == EXACT ? target.faulty() : is_fault(z);
+    bool bad_draft = p.method == EXACT ? draft.faulty() : is_fault(y);
     int fault = (bad_target ? TARGET_LOGITS : 0) | (bad_draft ? DRAFT_LOGITS : 0);
     double ratio;
-    if (p.exact) {
+    if (p.method == EXACT) {
         double gap = (double(z) - target.maximum) - (double(y) - draft.maximum);
         ratio = exp(gap / p.temperature) * (double(draft.total) / target.total);
-    } else {
+    } else if (p.method == SIGMOID) {
         ratio = squashed(p, z) / squashed(p, y);
+    } else {
+        ratio = estimated(p, z, y);
     }
     bool accepted = !fault && z > -INFINITY && accept_uniform(draws, t) < ratio;
     return {accepted, fault};
@@ -226,14 +241,22 @@ HD Verdict judge(const Problem& p, const Draws& draws, int64_t b, int t, const N
 
 // What a token's weight is made of, target logit z and draft logit y.
 struct Weights {
-    float scale, target_maximum, target_inverse, draft_maximum, draft_inverse;  // exact
+    float scale, target_maximum, target_inverse, draft_maximum, draft_inverse;  // a softmax
     float slope, shift;                                                         // sigmoid
+    float intercept, target_slope, draft_slope;  // calibrated: log2 of the ratio, by logits
 
     HD float target_exact(float z) const {
         return power_of_two(scale * (z - target_maximum)) * target_inverse;
     }
     HD float residual_exact(float z, float y) const {
         float w = target_exact(z) - power_of_two(scale * (y - draft_maximum)) * draft_inverse;
+        return w > 0 ? w : 0;
+    }
+    // p - q min(1, estimate): what acceptance has left over, whether the estimate is right or not
+    HD float residual_calibrated(float z, float y) const {
+        float x = intercept + target_slope * z + draft_slope * y;
+        float q = power_of_two(scale * (y - draft_maximum)) * draft_inverse;
+        float w = target_exact(z) - q * power_of_two(x < 0 ? x : 0);
         return w > 0 ? w : 0;
     }
     HD float target_sigmoid(float z) const {
@@ -248,17 +271,19 @@ struct Weights {
         return gap > 0 ? w : 0;  // false where both are -inf
     }
 
-    template <bool EXACT, bool RESIDUAL>
+    template <Method METHOD, bool RESIDUAL>
     HD float of(float z, float y) const {
-        if (EXACT) return RESIDUAL ? residual_exact(z, y) : target_exact(z);
-        return RESIDUAL ? residual_sigmoid(z, y) : target_sigmoid(z);
+        if (METHOD == SIGMOID) return RESIDUAL ? residual_sigmoid(z, y) : target_sigmoid(z);
+        if (!RESIDUAL) return target_exact(z);
+        return METHOD == EXACT ? residual_exact(z, y) : residual_calibrated(z, y);
     }
 };
 
 HD Weights weights_of(const Problem& p, const Normaliser& target, const Normaliser& draft) {
-    double width = p.beta - p.alpha;
+    double width = p.beta - p.alpha, bits = 1.4426950408889634;
     return {scale_of(p), target.maximum, 1 / target.total, draft.maximum, 1 / draft.total,
-            float(1 / (p.temperature * width)), float(-p.alpha / width)};
+            float(1 / (p.temperature * width)), float(-p.alpha / width), float(bits * p.intercept),
+            float(bits * p.target_slope / p.temperature), float(bits * p.draft_slope / p.temperature)};
 }
 
 // A race's best token: larger is better, at equal rates the lower index; 0 is nobody.

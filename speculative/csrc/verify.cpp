@@ -64,7 +64,7 @@ void draw(const Draws& draws, const float* given, int64_t start, int count, floa
 
 // The race over tokens start to end. The arrival of a token is at least its uniform v, so most
 // blocks are seen to hold no winner before any logarithm is taken.
-template <class T, bool EXACT, bool RESIDUAL>
+template <class T, Method METHOD, bool RESIDUAL>
 Race race_part(const T* __restrict z, const T* __restrict y, const Weights& weights,
                const Draws& draws, const float* given, int64_t start, int64_t end) {
     Race race;
@@ -78,7 +78,7 @@ Race race_part(const T* __restrict z, const T* __restrict y, const Weights& weig
 #pragma omp simd reduction(| : fault)
         for (int i = 0; i < count; ++i) {
             float a = widen(z[start + i]), b = RESIDUAL ? widen(y[start + i]) : 0;
-            w[i] = weights.of<EXACT, RESIDUAL>(a, b);
+            w[i] = weights.of<METHOD, RESIDUAL>(a, b);
             fault |= (is_fault(a) ? TARGET_LOGITS : 0) | (RESIDUAL && is_fault(b) ? DRAFT_LOGITS : 0);
         }
 #pragma omp simd reduction(| : hopeful)
@@ -93,17 +93,17 @@ Race race_part(const T* __restrict z, const T* __restrict y, const Weights& weig
     return race;
 }
 
-template <class T, bool EXACT, bool RESIDUAL>
+template <class T, Method METHOD, bool RESIDUAL>
 Race race_row(const T* z, const T* y, const Weights& weights, const Draws& draws,
               const float* given, int64_t vocabulary, int threads) {
     if (threads == 1)
-        return race_part<T, EXACT, RESIDUAL>(z, y, weights, draws, given, 0, vocabulary);
+        return race_part<T, METHOD, RESIDUAL>(z, y, weights, draws, given, 0, vocabulary);
     const int64_t parts = (vocabulary + PART - 1) / PART;
     uint64_t best = 0;
     int fault = 0;
 #pragma omp parallel for num_threads(threads) reduction(max : best) reduction(| : fault)
     for (int64_t i = 0; i < parts; ++i) {
-        Race race = race_part<T, EXACT, RESIDUAL>(z, y, weights, draws, given, i * PART,
+        Race race = race_part<T, METHOD, RESIDUAL>(z, y, weights, draws, given, i * PART,
                                                   std::min((i + 1) * PART, vocabulary));
         best = std::max(best, race.best);
         fault |= race.fault;
@@ -111,7 +111,7 @@ Race race_row(const T* z, const T* y, const Weights& weights, const Draws& draws
     return {best, fault};
 }
 
-template <class T, bool EXACT>
+template <class T, Method METHOD>
 void verify_sequence(const Problem& p, int64_t b, int threads) {
     int64_t *accepted = p.out + b, *next = accepted + p.batch, *status = next + p.batch;
     const int64_t length = p.lengths ? p.lengths[b] : p.gamma;
@@ -126,15 +126,17 @@ void verify_sequence(const Problem& p, int64_t b, int threads) {
     int n = 0, fault = 0;
     for (; n < length; ++n, z += p.target_strides[1], y += p.draft_strides[1]) {
         const T* rows[2] = {z, y};
-        if (EXACT) reduce_rows(rows, found, 2, p.vocabulary, scale, threads);
+        if (METHOD == EXACT) reduce_rows(rows, found, 2, p.vocabulary, scale, threads);
         Verdict verdict = judge<T>(p, draws, b, n, found[0], found[1]);
         fault = verdict.fault;
         if (!verdict.accepted) break;
     }
     const bool complete = n == length;
-    if (EXACT && complete) {
-        reduce_rows(&z, found, 1, p.vocabulary, scale, threads);
-        fault = found[0].faulty() ? TARGET_LOGITS : 0;
+    const bool unread = METHOD == EXACT ? complete : METHOD == CALIBRATED && !fault;
+    if (unread) {
+        const T* rows[2] = {z, y};
+        reduce_rows(rows, found, complete ? 1 : 2, p.vocabulary, scale, threads);
+        fault = faults_of(found[0], found[1], complete);
     }
     *accepted = n, *status = fault;
     if (fault) return;
@@ -143,25 +145,29 @@ void verify_sequence(const Problem& p, int64_t b, int threads) {
     const float* given = draws.given ? draws.given + p.gamma : nullptr;
     Race race;
     if (!complete)
-        race = race_row<T, EXACT, true>(z, y, weights, draws, given, p.vocabulary, threads);
+        race = race_row<T, METHOD, true>(z, y, weights, draws, given, p.vocabulary, threads);
     if (!race.best && !race.fault)  // all accepted, or nothing left over
-        race = race_row<T, EXACT, false>(z, y, weights, draws, given, p.vocabulary, threads);
+        race = race_row<T, METHOD, false>(z, y, weights, draws, given, p.vocabulary, threads);
     *status = race.fault ? race.fault : race.best ? 0 : TARGET_LOGITS;
     if (!*status) *next = token_of(race.best);
 }
 
 // Threads share out sequences, or, where these are few, the parts of each row.
-template <class T, bool EXACT>
+template <class T, Method METHOD>
 void verify_batch(const Problem& p, int threads) {
     const bool by_sequence = p.batch >= threads;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (by_sequence && threads > 1)
     for (int64_t b = 0; b < p.batch; ++b)
-        verify_sequence<T, EXACT>(p, b, by_sequence ? 1 : threads);
+        verify_sequence<T, METHOD>(p, b, by_sequence ? 1 : threads);
 }
 
 template <class T>
 void verify_as(const Problem& p, int threads) {
-    p.exact ? verify_batch<T, true>(p, threads) : verify_batch<T, false>(p, threads);
+    switch (p.method) {
+        case EXACT: return verify_batch<T, EXACT>(p, threads);
+        case SIGMOID: return verify_batch<T, SIGMOID>(p, threads);
+        case CALIBRATED: return verify_batch<T, CALIBRATED>(p, threads);
+    }
 }
 
 }  // namespace

@@ -2,7 +2,8 @@
 //
 // Few sequences: `reduce_all` reads every row at once, then `finish` merges, decides and samples.
 // Many: `walk`, a cluster of blocks per sequence, reads position after position and stops at the
-// first rejection, so that most rows are never read. Sigmoid needs `finish` alone.
+// first rejection, so that most rows are never read. Sigmoid needs `finish` alone, calibrated `walk`:
+// it reads the rows that the next token comes from and no others.
 //
 // Rows are reduced in parts of one warp each, the same tokens in the same lanes and the same order
 // of merging either way, so that a sequence's outcome never depends on the batch around it.
@@ -19,7 +20,7 @@ constexpr int THREADS = 512;  // of every block
 constexpr int WARPS = THREADS / 32;
 constexpr int PART = 2048;    // tokens that a warp reduces
 constexpr int ROUND = 1024;   // tokens that a warp holds in registers
-constexpr int MANY = 16;      // sequences from which `walk` is used
+constexpr int MANY = 16;      // sequences from which `walk` is used by EXACT
 constexpr int CLUSTER = 8;    // most blocks of a sequence in `walk`; portable
 
 // Device memory that the caller lends for one call.
@@ -151,7 +152,7 @@ struct Decision {
 };
 
 // This block's share of a race: adds its best token and its faults to the workspace.
-template <class T, bool EXACT, bool RESIDUAL>
+template <class T, Method METHOD, bool RESIDUAL>
 __device__ void race(const Problem& p, const Workspace& w, int64_t b, const Decision& decision,
                      int rank, int ranks) {
     __shared__ unsigned long long best_of_block;
@@ -188,7 +189,7 @@ __device__ void race(const Problem& p, const Workspace& w, int64_t b, const Deci
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             fault |= (is_fault(z[i]) ? TARGET_LOGITS : 0) | (is_fault(y[i]) ? DRAFT_LOGITS : 0);
-            float rate = weights.of<EXACT, RESIDUAL>(z[i], y[i]) / arrival(v[i]);
+            float rate = weights.of<METHOD, RESIDUAL>(z[i], y[i]) / arrival(v[i]);
             unsigned long long mine = candidate(rate, uint32_t(start + i));
             best = mine > best ? mine : best;
         }
@@ -208,16 +209,16 @@ __device__ void race(const Problem& p, const Workspace& w, int64_t b, const Deci
     if (threadIdx.x == 0 && best_of_block) atomicMax(&w.best[b], best_of_block);
 }
 
-template <class T, bool EXACT>
+template <class T, Method METHOD>
 __device__ void sample(const Problem& p, const Workspace& w, int64_t b, const Decision& decision,
                        int rank, int ranks) {
     if (decision.fault) return;
-    if (decision.complete) race<T, EXACT, false>(p, w, b, decision, rank, ranks);
-    else race<T, EXACT, true>(p, w, b, decision, rank, ranks);
+    if (decision.complete) race<T, METHOD, false>(p, w, b, decision, rank, ranks);
+    else race<T, METHOD, true>(p, w, b, decision, rank, ranks);
 }
 
 // One block of the sequence, once all have sampled, writes the outcome.
-template <class T, bool EXACT>
+template <class T, Method METHOD>
 __device__ void conclude(const Problem& p, const Workspace& w, int64_t b, const Decision& decision) {
     __shared__ bool nothing_left;
     if (threadIdx.x == 0)
@@ -225,7 +226,7 @@ __device__ void conclude(const Problem& p, const Workspace& w, int64_t b, const 
                        !atomicMax(&w.best[b], 0ull);
     __syncthreads();
     if (nothing_left) {
-        race<T, EXACT, false>(p, w, b, decision, 0, 1);
+        race<T, METHOD, false>(p, w, b, decision, 0, 1);
         __syncthreads();
     }
     if (threadIdx.x) return;
@@ -252,10 +253,10 @@ reduce_all(const __grid_constant__ Problem p, const Workspace w) {
 }
 
 // Grid: batch x ranks. Every block of a sequence finds the same decision for itself.
-template <class T, bool EXACT>
+template <class T, Method METHOD>
 __global__ void __launch_bounds__(THREADS, 2)
 finish(const __grid_constant__ Problem p, const Workspace w, int ranks) {
-    extern __shared__ Normaliser rows[];  // [2 gamma + 1] if EXACT
+    extern __shared__ Normaliser rows[];  // [2 gamma + 1], of EXACT alone
     __shared__ int first_rejection;
     __shared__ Decision decision;
     __shared__ bool last;
@@ -264,13 +265,13 @@ finish(const __grid_constant__ Problem p, const Workspace w, int ranks) {
     const bool fits = 0 <= length && length <= p.gamma;
     const Draws draws = draws_of(p, b);
     if (threadIdx.x == 0) first_rejection = fits ? int(length) : 0;
-    if (EXACT)
+    if (METHOD == EXACT)
         for (int row = threadIdx.x / 32; row < 2 * p.gamma + 1; row += WARPS) {
             Normaliser whole = merged_row(parts_at(p, w, b, row), w.parts, scale_of(p));
             if (threadIdx.x % 32 == 0) rows[row] = whole;
         }
     __syncthreads();
-    auto at = [&](int row) { return EXACT ? rows[row] : nothing(); };
+    auto at = [&](int row) { return METHOD == EXACT ? rows[row] : nothing(); };
     auto verdict = [&](int t) { return judge<T>(p, draws, b, t, at(t), at(p.gamma + 1 + t)); };
     for (int t = threadIdx.x; fits && t < length; t += THREADS)
         if (!verdict(t).accepted) atomicMin(&first_rejection, t);
@@ -279,17 +280,17 @@ finish(const __grid_constant__ Problem p, const Workspace w, int ranks) {
         const int n = first_rejection;
         const bool complete = n == length;
         int fault = !fits ? LENGTH : complete ? 0 : verdict(n).fault;
-        if (EXACT && fits && complete && at(n).faulty()) fault = TARGET_LOGITS;
+        if (METHOD == EXACT && fits && complete && at(n).faulty()) fault = TARGET_LOGITS;
         decision = {n, fault, complete, at(n), fits && !complete ? at(p.gamma + 1 + n) : nothing()};
     }
     __syncthreads();
-    sample<T, EXACT>(p, w, b, decision, blockIdx.x % ranks, ranks);
+    sample<T, METHOD>(p, w, b, decision, blockIdx.x % ranks, ranks);
     if (threadIdx.x == 0) {
         __threadfence();
         last = atomicAdd(&w.finished[b], 1u) == unsigned(ranks) - 1;
     }
     __syncthreads();
-    if (last) conclude<T, EXACT>(p, w, b, decision);
+    if (last) conclude<T, METHOD>(p, w, b, decision);
 }
 
 // -------------------------------------------------------------------------------- many sequences
@@ -325,7 +326,7 @@ __device__ void reduce_together(const Problem& p, const Workspace& w, int64_t b,
 }
 
 // Grid: batch x ranks, `ranks` blocks a cluster.
-template <class T>
+template <class T, Method METHOD>
 __global__ void __launch_bounds__(THREADS, 2)
 walk(const __grid_constant__ Problem p, const Workspace w, int ranks) {
     __shared__ Normaliser found[2];
@@ -338,22 +339,23 @@ walk(const __grid_constant__ Problem p, const Workspace w, int ranks) {
     if (rank == 0 && threadIdx.x == 0) clear(w, b);
     int n = 0, fault = fits ? 0 : LENGTH;
     for (; fits && n < length; ++n) {
-        reduce_together<T>(p, w, b, n, p.gamma + 1 + n, rank, ranks, found);
+        if (METHOD == EXACT) reduce_together<T>(p, w, b, n, p.gamma + 1 + n, rank, ranks, found);
         if (threadIdx.x == 0) verdict = judge<T>(p, draws, b, n, found[0], found[1]);
         __syncthreads();
         fault = verdict.fault;
         if (!verdict.accepted) break;
+        if (METHOD == CALIBRATED) __syncthreads();  // all have read the verdict
     }
     const bool complete = n == length;
-    if (fits && complete) {
-        reduce_together<T>(p, w, b, n, -1, rank, ranks, found);
-        fault = found[0].faulty() ? TARGET_LOGITS : 0;
+    if (fits && (METHOD == EXACT ? complete : !fault)) {
+        reduce_together<T>(p, w, b, n, complete ? -1 : p.gamma + 1 + n, rank, ranks, found);
+        fault = faults_of(found[0], found[1], complete);
     }
     const Decision decision = {n, fault, complete, found[0], found[1]};
     sync_sequence(ranks);  // the workspace is clear, also where nothing was reduced
-    sample<T, true>(p, w, b, decision, rank, ranks);
+    sample<T, METHOD>(p, w, b, decision, rank, ranks);
     sync_sequence(ranks);
-    if (rank == 0) conclude<T, true>(p, w, b, decision);
+    if (rank == 0) conclude<T, METHOD>(p, w, b, decision);
 }
 
 // ----------------------------------------------------------------------------------------- launch
@@ -365,7 +367,7 @@ int attribute(cudaDeviceAttr which) {
     return value;
 }
 
-template <class T>
+template <class T, Method METHOD>
 cudaError_t walk_all(const Problem& p, const Workspace& w, cudaStream_t stream) {
     const int residents = 2 * attribute(cudaDevAttrMultiProcessorCount);
     int ranks = attribute(cudaDevAttrComputeCapabilityMajor) >= 9 ? CLUSTER : 1;
@@ -379,30 +381,31 @@ cudaError_t walk_all(const Problem& p, const Workspace& w, cudaStream_t stream) 
     launch.stream = stream;
     launch.attrs = &cluster;
     launch.numAttrs = ranks > 1 ? 1 : 0;
-    return cudaLaunchKernelEx(&launch, walk<T>, p, w, ranks);
+    return cudaLaunchKernelEx(&launch, walk<T, METHOD>, p, w, ranks);
 }
 
-template <class T, bool EXACT>
+template <class T, Method METHOD>
 cudaError_t finish_all(const Problem& p, const Workspace& w, cudaStream_t stream) {
     const int most = (p.vocabulary + 4 * THREADS - 1) / (4 * THREADS);
     const int ranks = max(1, min(most, 2 * attribute(cudaDevAttrMultiProcessorCount) / p.batch));
-    const size_t shared = EXACT ? (2 * p.gamma + 1) * sizeof(Normaliser) : 0;
-    finish<T, EXACT><<<unsigned(p.batch) * ranks, THREADS, shared, stream>>>(p, w, ranks);
+    const size_t shared = METHOD == EXACT ? (2 * p.gamma + 1) * sizeof(Normaliser) : 0;
+    finish<T, METHOD><<<unsigned(p.batch) * ranks, THREADS, shared, stream>>>(p, w, ranks);
     return cudaGetLastError();
 }
 
 template <class T>
 cudaError_t verify_as(const Problem& p, const Workspace& w, cudaStream_t stream) {
-    if (!p.exact) {
+    if (p.method == CALIBRATED) return walk_all<T, CALIBRATED>(p, w, stream);
+    if (p.method == SIGMOID) {
         cudaError_t error = cudaMemsetAsync(w.best, 0, cleared_bytes(p), stream);
-        return error ? error : finish_all<T, false>(p, w, stream);
+        return error ? error : finish_all<T, SIGMOID>(p, w, stream);
     }
     // `finish` keeps its rows in 48 KiB of shared memory
-    if (p.batch >= MANY || p.gamma > 1024) return walk_all<T>(p, w, stream);
+    if (p.batch >= MANY || p.gamma > 1024) return walk_all<T, EXACT>(p, w, stream);
     const dim3 grid((w.parts + WARPS - 1) / WARPS, 2 * p.gamma + 1, p.batch);
     reduce_all<T><<<grid, THREADS, 0, stream>>>(p, w);
     cudaError_t error = cudaGetLastError();
-    return error ? error : finish_all<T, true>(p, w, stream);
+    return error ? error : finish_all<T, EXACT>(p, w, stream);
 }
 
 }  // namespace
@@ -410,7 +413,7 @@ cudaError_t verify_as(const Problem& p, const Workspace& w, cudaStream_t stream)
 
 extern "C" int64_t speculative_workspace_bytes(const speculative::Problem* p) {
     const auto w = speculative::workspace_of(*p, nullptr);
-    const int64_t rows = p->exact ? int64_t(p->batch) * (2 * p->gamma + 1) : 0;
+    const int64_t rows = p->method != speculative::SIGMOID ? int64_t(p->batch) * (2 * p->gamma + 1) : 0;
     return speculative::cleared_bytes(*p) + rows * w.parts * int64_t(sizeof(speculative::Normaliser));
 }
 

@@ -14,7 +14,7 @@ def test_every_method_has_a_row_with_its_floor() -> None:
     assert [row.method for row in rows] == list(bench.METHODS)
     assert all(row.call_s.median > 0 and row.graph_s is None for row in rows)
     assert all(0 <= row.acceptance <= 1 for row in rows)
-    assert [row.floor_bytes for row in rows] == [3 * 500 * 4 * n for n in (5, 5, 5, 2)]
+    assert [row.floor_bytes for row in rows] == [3 * 500 * 4 * n for n in (5, 5, 5, 2, 2)]
 
 
 def test_the_peers_accept_what_is_certain_and_reject_what_is_impossible() -> None:

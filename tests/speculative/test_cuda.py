@@ -10,17 +10,25 @@ import subprocess
 from collections.abc import Iterator
 from ctypes import byref, c_void_p
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from speculative import build, kernels, philox
+from speculative.calibration import Calibration
 from speculative.verify import Verification, sample, verify
 from tests.speculative.cases import drafted, referred
 
 EMULATION = Path(__file__).parent / "cuda_on_cpu"
 TIE = 1e-4
+CALIBRATION = Calibration(0.1, 0.9, -0.9)  # accepts where both models agree
+
+
+def options_of(method: str) -> dict[str, Any]:
+    """Of `verify`."""
+    return {"method": method, "calibration": CALIBRATION if method == "calibrated" else None}
 
 
 def emulated_source() -> str:
@@ -72,7 +80,7 @@ def rows(found: Verification) -> list[tuple[int, ...]]:
     return [tuple(column) for column in torch.stack(found).t().tolist()]
 
 
-@pytest.mark.parametrize("method", ["exact", "sigmoid"])
+@pytest.mark.parametrize("method", ["exact", "sigmoid", "calibrated"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     ("batch", "gamma", "vocabulary"), [(2, 3, 5), (1, 2, 4099), (3, 1, 8192), (16, 2, 2050)]
@@ -84,16 +92,16 @@ def test_emulated_decisions_are_the_reference_s(
     case = target.to(dtype), draft.to(dtype), tokens
     lengths = torch.arange(batch) % (gamma + 1)
     u = philox.verification_uniforms(batch, gamma, vocabulary, 5, 2)
-    options = {"method": method, "lengths": lengths, "temperature": 0.9}
-    found = rows(verify(*case, seed=5, offset=2, **options))  # type: ignore[arg-type]
-    assert found == rows(verify(*case, uniforms=u, **options))  # type: ignore[arg-type]
+    options = {**options_of(method), "lengths": lengths, "temperature": 0.9}
+    found = rows(verify(*case, seed=5, offset=2, **options))
+    assert found == rows(verify(*case, uniforms=u, **options))
     del options["lengths"]
     expected = referred(case, u, lengths, **options)
     for mine, theirs in zip(found, expected, strict=True):
         assert mine == theirs[:3] or theirs.margin < TIE
 
 
-@pytest.mark.parametrize("method", ["exact", "sigmoid"])
+@pytest.mark.parametrize("method", ["exact", "sigmoid", "calibrated"])
 @pytest.mark.parametrize("repeat", [1, 4])  # few sequences and many
 def test_emulated_faults(emulated: None, method: str, repeat: int) -> None:
     target, draft, _ = drafted(7, 2, 2100, seed=1)
@@ -104,7 +112,7 @@ def test_emulated_faults(emulated: None, method: str, repeat: int) -> None:
     target[6, 2] = -torch.inf
     lengths = torch.tensor([2, 2, 2, 2, 2, 3, 2]).repeat(repeat)
     case = target.repeat(repeat, 1, 1), draft.repeat(repeat, 1, 1), tokens.repeat(repeat, 1)
-    found = rows(verify(*case, method=method, lengths=lengths, seed=1))  # type: ignore[arg-type]
+    found = rows(verify(*case, **options_of(method), lengths=lengths, seed=1))
     assert [(n, fault) for n, _, fault in found] == (
         [(2, 0), (1, 1), (1, 2), (0, 4), (1, 4), (0, 8), (2, 1)] * repeat
     )
@@ -147,7 +155,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @on_gpu
-@pytest.mark.parametrize("method", ["exact", "sigmoid"])
+@pytest.mark.parametrize("method", ["exact", "sigmoid", "calibrated"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("batch", "vocabulary"), [(1, 128_256), (5, 51_865), (64, 32_001)])
 def test_a_gpu_decides_as_the_reference(
@@ -157,30 +165,30 @@ def test_a_gpu_decides_as_the_reference(
     case = target.to(dtype), draft.to(dtype), tokens
     u = philox.verification_uniforms(batch, 4, vocabulary, 7, 0)
     there = [tensor.cuda() for tensor in case]
-    found = rows(verify(*there, method=method, seed=7))  # type: ignore[arg-type]
-    for mine, theirs in zip(found, referred(case, u, method=method), strict=True):
+    found = rows(verify(*there, **options_of(method), seed=7))
+    for mine, theirs in zip(found, referred(case, u, **options_of(method)), strict=True):
         assert mine == theirs[:3] or theirs.margin < TIE
 
 
 @on_gpu
-@pytest.mark.parametrize("method", ["exact", "sigmoid"])
+@pytest.mark.parametrize("method", ["exact", "sigmoid", "calibrated"])
 @pytest.mark.parametrize("batch", [2, 40])
 def test_a_graph_replays_the_same_decisions(method: str, batch: int) -> None:
     case = [tensor.cuda() for tensor in drafted(batch, 4, 32_000, seed=1)]
     offsets = torch.zeros(batch, dtype=torch.int64, device="cuda")
-    options = {"method": method, "seed": offsets + 3, "offset": offsets}
+    options = {**options_of(method), "seed": offsets + 3, "offset": offsets}
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        verify(*case, **options)  # type: ignore[arg-type]
+        verify(*case, **options)
     side.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = verify(*case, **options)  # type: ignore[arg-type]
+        captured = verify(*case, **options)
     for position in (0, 1000):
         offsets.fill_(position)
         graph.replay()
-        assert rows(captured) == rows(verify(*case, **options))  # type: ignore[arg-type]
+        assert rows(captured) == rows(verify(*case, **options))
 
 
 @on_gpu

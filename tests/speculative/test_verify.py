@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from speculative import build, kernels, philox, pytorch, status
+from speculative.calibration import CONSTANT, Calibration
 from speculative.verify import Verification, sample, verify
 from systems.schema import InputError
 from tests.speculative import mutants
@@ -30,6 +31,7 @@ def with_operators(
     temperature: float = 1.0,
     alpha: float = -1e4,
     beta: float = 1e4,
+    calibration: Calibration | None = None,
     lengths: Tensor | None = None,
     seed: int | Tensor = 0,
     offset: int | Tensor = 0,
@@ -39,10 +41,11 @@ def with_operators(
     requests = philox.requests(len(tokens), seed, offset, target.device)
     decided = pytorch.verify(
         *(target, draft, tokens, lengths, uniforms, requests),
-        exact=method == "exact",
+        method=method,
         temperature=temperature,
         alpha=alpha,
         beta=beta,
+        calibration=calibration or CONSTANT,
     )
     return Verification(*decided.unbind())
 
@@ -274,7 +277,7 @@ def test_torch_compile_keeps_the_operator() -> None:
     case = drafted(2, 3, 100, seed=6)
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(*case), step(*case))
-    arguments = (*case, None, None, None, None, 3, 0, True, 1.0, -1e4, 1e4)
+    arguments = (*case, None, None, None, None, 3, 0, "exact", 1.0, -1e4, 1e4, [0.0, 1.0, -1.0])
     torch.library.opcheck(kernels.verify, arguments)
 
 

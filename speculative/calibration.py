@@ -1,0 +1,124 @@
+"""The calibrated approximation: estimate p(x) / q(x) from the two logits of draft token x.
+
+Exact verification needs the normalisers of every row pair that it accepts a token from. Here they
+are estimated once for a pair of models: with z and y the logits of x,
+
+    log(p(x) / q(x)) = intercept + target_slope z / temperature + draft_slope y / temperature,
+
+so a token is accepted in O(1). Slopes 1 and -1 are a constant difference of the log-normalisers;
+free ones follow rows whose normaliser is mostly their likeliest token.
+
+Only the row pair of a rejection is read, its softmax included, and the next token comes from
+max(0, p - q a), where a = min(1, estimate) is what acceptance took. So the output is the target's
+distribution wherever the estimate is not above the ratio, and in all its total variation from the
+target's is the mean over draft tokens of max(0, a - min(1, p / q)); the mean of the opposite is
+acceptance lost. `fit` weighs the one against the other. It is not exact: the estimate errs.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from systems.schema import InputError
+
+CAUTION = 4.0
+"""How much worse a wrong distribution is than a lost acceptance of the same size."""
+FEWEST_TOKENS = 16
+
+
+class Calibration(NamedTuple):
+    """An estimate of p(x) / q(x) for a pair of models."""
+
+    intercept: float
+    target_slope: float
+    draft_slope: float
+
+    def ratio(self, z: Any, y: Any) -> Any:
+        """The estimate, at most 1, float64, of logits that temperature has divided.
+
+        Where -inf meets -inf, or a slope of 0, it is 1.
+        """
+        with np.errstate(invalid="ignore"):
+            x = (
+                self.intercept
+                + self.target_slope * np.asarray(z)
+                + self.draft_slope * np.asarray(y)
+            )
+        return np.exp(np.minimum(np.where(np.isnan(x), 0.0, x), 0.0))
+
+
+CONSTANT = Calibration(0.0, 1.0, -1.0)
+"""Both models have the same normaliser."""
+
+
+class Observed:
+    """Draft tokens of calibration prompts: their logits, and log(p / q)."""
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        self._temperature = temperature
+        self._parts: list[npt.NDArray[np.float64]] = []
+
+    def add(self, target_logits: Tensor, draft_logits: Tensor, draft_tokens: Tensor) -> None:
+        """Look at a step: [B, G + 1, V], [B, G, V] and int64 [B, G], as for `verify`."""
+        gamma = draft_tokens.shape[1]
+        target, draft = (
+            x[:, :gamma].double() / self._temperature for x in (target_logits, draft_logits)
+        )
+        places = draft_tokens[..., None]
+        z, y = target.gather(-1, places)[..., 0], draft.gather(-1, places)[..., 0]
+        log_ratio = (z - target.logsumexp(-1)) - (y - draft.logsumexp(-1))
+        self._parts.append(np.stack([x.flatten().cpu().numpy() for x in (z, y, log_ratio)]))
+
+    def fit(self, caution: float = CAUTION) -> Calibration:
+        """The calibration of what was seen: see `fit`."""
+        parts = self._parts or [np.empty((3, 0))]
+        return fit(*np.concatenate(parts, 1), caution=caution)
+
+
+def fit(
+    target_logits: npt.NDArray[np.float64],
+    draft_logits: npt.NDArray[np.float64],
+    log_ratios: npt.NDArray[np.float64],
+    *,
+    caution: float = CAUTION,
+) -> Calibration:
+    """The calibration with the least caution x total variation + lost acceptance.
+
+    Args:
+        target_logits, draft_logits: of draft tokens, divided by temperature: float64 [N].
+        log_ratios: log(p / q) of the same.
+        caution: more of it trades acceptance for closeness to the target's distribution.
+
+    Raises:
+        InputError: fewer than 16 tokens with finite logits, or caution not above 0.
+    """
+    if not caution > 0:
+        raise InputError(f"caution {caution:g}: give a number above 0")
+    features = np.stack([np.ones_like(target_logits), target_logits, draft_logits])
+    finite = np.isfinite(features).all(0) & np.isfinite(log_ratios)
+    features, ratios = features[:, finite], np.exp(np.minimum(log_ratios[finite], 0))
+    if features.shape[1] < FEWEST_TOKENS:
+        raise InputError(
+            f"calibration on {features.shape[1]} draft tokens: give {FEWEST_TOKENS} or more"
+        )
+
+    def cost(coefficients: npt.NDArray[np.float64]) -> float:
+        over = np.exp(np.minimum(coefficients @ features, 0)) - ratios
+        return float(np.where(over > 0, caution * over, -over).mean())
+
+    gaps = log_ratios[finite] - features[1] + features[2]
+    starts = [np.array([gap, 1.0, -1.0]) for gap in np.quantile(gaps, [0.1, 0.3, 0.5])]
+    return Calibration(*map(float, _least(cost, starts)))
+
+
+def _least(
+    cost: Callable[[npt.NDArray[np.float64]], float], starts: list[npt.NDArray[np.float64]]
+) -> npt.NDArray[np.float64]:
+    from scipy.optimize import minimize  # type: ignore[import-untyped]
+
+    options = {"maxiter": 600, "xatol": 1e-4, "fatol": 1e-7}
+    found = [minimize(cost, start, method="Nelder-Mead", options=options) for start in starts]
+    return np.asarray(min(found, key=lambda result: result.fun).x)

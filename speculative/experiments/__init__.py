@@ -1,0 +1,36 @@
+"""What `launch reproduce speculative` runs, in order."""
+
+from speculative.experiments import approximation, quality, verification
+from systems.experiment import Experiment
+
+ONCE = {"quick": 1, "full": 1}
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment(
+        system="speculative",
+        id="verification",
+        title="Verification kernels against transformers' function",
+        tier="measured",
+        repeats=ONCE,
+        measure=verification.measure,
+        conclude=verification.conclude,
+    ),
+    Experiment(
+        system="speculative",
+        id="quality",
+        title="Speech and summaries, decoded with exact and approximate verification",
+        tier="measured",
+        repeats=ONCE,
+        measure=quality.measure,
+        conclude=quality.conclude,
+    ),
+    Experiment(
+        system="speculative",
+        id="approximation",
+        title="Distance of the approximations from the target's distribution",
+        tier="measured",
+        repeats=ONCE,
+        measure=approximation.measure,
+        conclude=approximation.conclude,
+    ),
+)

@@ -1,0 +1,123 @@
+"""What verification does to the output: WER and ROUGE, acceptance, tokens per second by phase."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from speculative.experiments import pairs
+from speculative.experiments import quality_figures as figures
+from speculative.pairs import Task
+from speculative.run import evaluate
+from systems import record
+from systems.claims import Claim, Target, claim
+from systems.experiment import Outcome, Results
+
+SEEDS = {"quick": 1, "full": 3}
+LIMITS = (1e1, 1e2, 1e3, 1e4, 1e5)
+"""beta of the sigmoid, alpha its negative; the paper takes 1e3 to 1e5."""
+RUNS: Mapping[str, Mapping[str, Any]] = {
+    "target alone": {"method": "none"},
+    "exact": {"method": "exact"},
+    "calibrated": {"method": "calibrated"},
+    **{f"sigmoid {b:.0e}": {"method": "sigmoid", "alpha": -b, "beta": b} for b in LIMITS},
+}
+PAPER_LIMITS = "sigmoid 1e+04"
+"""The published code's."""
+SCORES: Mapping[Task, str] = {"transcribe": "word_error_rate", "summarize": "rouge_1"}
+NAMES = {"word_error_rate": "word error rate", "rouge_1": "ROUGE-1"}
+OWN = "this project's target"
+PAPER = "arXiv 2406.11016"
+SLIGHT = 0.1
+"""What we take the paper's "slight accuracy loss" to be at most, of the target alone's score."""
+
+Run = Mapping[str, Any]
+Runs = Sequence[Run]
+
+
+def measure(level: str, folder: Path) -> Results:
+    """Evaluate every method with every pair; what an interrupted run has written stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results: dict[str, list[Any]] = {}
+    for task, pair in pairs.obtain(level, folder.parent / pairs.OWN_FOLDER).items():
+        for name, options in RUNS.items():
+            for seed in range(SEEDS[level]):
+                path = folder / f"{task}-{name.replace(' ', '-')}-{seed}.json"
+                if not path.is_file():
+                    print(f"  {task}: {name}, seed {seed}", flush=True)
+                    found = evaluate(pairs.options(task, pair, level, **options), seed=seed)
+                    record.write_json(path, found)
+                results.setdefault(f"{task}: {name}", []).append(json.loads(path.read_text()))
+    return results
+
+
+def conclude(results: Results, folder: Path) -> Outcome:
+    """Figures (c) and (e), a table and the claims; nothing where there was no pair."""
+    tasks = [task for task in get_args(Task) if f"{task}: exact" in results]
+    if not tasks:
+        return Outcome(
+            figures=(),
+            claims=(),
+            notes=("No pair of models: set TESTBED_DATA, or run `launch train-pair`.",),
+        )
+    by_task = {task: {name: results[f"{task}: {name}"] for name in RUNS} for task in tasks}
+    scores = {task: SCORES[task] for task in tasks}
+    return Outcome(
+        figures=(figures.scores(by_task, scores, folder), figures.phases(by_task, folder)),
+        claims=tuple(c for task in tasks for c in _claims(task, by_task[task])),
+        notes=tuple(figures.table(task, by_task[task], scores[task]) for task in tasks),
+    )
+
+
+def _claims(task: Task, runs: Mapping[str, Runs]) -> Iterable[Claim]:
+    score = SCORES[task]
+    quantity, name_of_score = score.replace("_", "-"), NAMES[score]
+    for name in ("exact", "calibrated"):
+        yield claim(
+            *("speculative", f"{name}-{quantity}-apart", task, "measured"),
+            what=f"{name_of_score} of {name} less the target alone's, over the half width of the "
+            "95 % interval of such a difference",
+            values=[apart(*both, score) for both in _beside(runs, name)],
+            unit="",
+            target=Target(most=1.0, source=OWN),
+        )
+    for name in ("calibrated", PAPER_LIMITS):
+        yield claim(
+            *("speculative", f"{name.split()[0]}-{quantity}-lost", task, "measured"),
+            what=f"{name_of_score} that {name} loses of the target alone's",
+            paper="slight accuracy loss (of the sigmoid)",
+            values=[lost(*both, score) for both in _beside(runs, name)],
+            unit="fraction",
+            target=Target(most=SLIGHT, source=f"our reading of {PAPER}: a slight loss"),
+        )
+    for name in ("calibrated", PAPER_LIMITS):
+        rates = [
+            abs(run["acceptance_rate"] - exact["acceptance_rate"])
+            for run, exact in zip(runs[name], runs["exact"], strict=True)
+        ]
+        yield claim(
+            *("speculative", f"{name.split()[0]}-acceptance-apart", task, "measured"),
+            what=f"acceptance rate of {name} less exact's, absolute; near 0: it decides alike",
+            values=rates,
+            unit="fraction",
+            target=Target(most=0.05, source=OWN),
+        )
+
+
+def _beside(runs: Mapping[str, Runs], name: str) -> list[tuple[Run, Run]]:
+    return list(zip(runs[name], runs["target alone"], strict=True))
+
+
+def apart(run: Run, alone: Run, score: str) -> float:
+    """A difference of two scores over the half width of its own 95 % interval."""
+    halves = [(r[score]["high"] - r[score]["low"]) / 2 for r in (run, alone)]
+    difference = abs(run[score]["value"] - alone[score]["value"])
+    return float(difference / max(math.hypot(*halves), 1e-3))  # no errors, no interval
+
+
+def lost(run: Run, alone: Run, score: str) -> float:
+    """How much worse a score is than the target alone's, as a fraction of it; below 0: better."""
+    worse = run[score]["value"] - alone[score]["value"]
+    sign = 1 if score == "word_error_rate" else -1
+    return float(sign * worse / max(alone[score]["value"], 1e-3))

@@ -1,0 +1,112 @@
+"""Draws task scores with their intervals, and where the time of decoding goes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from speculative.experiments.verification_figures import machine
+from systems.experiment import Figure
+from systems.figure import Bars, Panel, draw
+
+Runs = Sequence[Mapping[str, Any]]
+ByTask = Mapping[str, Mapping[str, Runs]]
+PHASES = ("draft", "target", "verify", "rest")
+SHOWN = ("target alone", "exact", "calibrated", "sigmoid 1e+04")
+
+
+def scores(by_task: ByTask, score_of: Mapping[str, str], folder: Path) -> Figure:
+    """Figure (c): the task's score and the acceptance rate of every method."""
+    panels: list[Panel] = []
+    for task, runs in by_task.items():
+        score = score_of[task]
+        panels += [
+            Bars(
+                groups=[_short(name) for name in runs],
+                series={score: [_ends(found, score) for found in runs.values()]},
+                unit=score.replace("_", " "),
+                title=f"{task} (measured): value and 95 % interval",
+            ),
+            Bars(
+                groups=[_short(name) for name in runs],
+                series={"acceptance": [_accepted(found) for found in runs.values()]},
+                unit="acceptance rate",
+                title=f"{task} (measured): draft tokens accepted",
+            ),
+        ]
+    note = "dots: ends of the 95 % bootstrap interval, and further seeds; sigmoid: beta"
+    return Figure(
+        path=draw(folder / "task-scores", panels, f"{note}, alpha = -beta; {machine()}"),
+        title="(c) Word error rate and ROUGE-1",
+        tier="measured",
+        caption="The target alone, exact verification, and the two approximations. What the "
+        "sigmoid accepts is mostly the draft's choice.",
+    )
+
+
+def phases(by_task: ByTask, folder: Path) -> Figure:
+    """Figure (e): tokens per second end to end, and seconds by phase."""
+    panels: list[Panel] = []
+    for task, runs in by_task.items():
+        shown = {name: runs[name] for name in SHOWN}
+        panels += [
+            Bars(
+                groups=[_short(name) for name in shown],
+                series={"": [[run["tokens_per_s"] for run in found] for found in shown.values()]},
+                unit="tokens per second",
+                value_format="{:.0f}",
+                title=f"{task} (measured): end to end",
+            ),
+            Bars(
+                groups=[_short(name) for name in shown],
+                series={
+                    phase: [
+                        [1e3 * run[f"{phase}_s"] / run["new_tokens"] for run in found]
+                        for found in shown.values()
+                    ]
+                    for phase in PHASES
+                },
+                unit="ms per token",
+                value_format="{:.2f}",
+                title=f"{task} (measured): by phase",
+            ),
+        ]
+    return Figure(
+        path=draw(folder / "decoding-phases", panels, f"small trained pairs; {machine()}"),
+        title="(e) Decoding, end to end and by phase",
+        tier="measured",
+        caption="Batches of 16. With vocabularies this small verification is a small part of a "
+        "step, and a draft that costs nearly a target's step cannot pay off.",
+    )
+
+
+def table(task: str, runs: Mapping[str, Runs], score: str) -> str:
+    """Every method, first seed, in Markdown."""
+    lines = [
+        f"| {task} | {score.replace('_', ' ')} | 95 % | acceptance | tokens per target step "
+        "| tokens/s | verify ms per token |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, (run, *_) in runs.items():
+        value, accepted = run[score], run["acceptance_rate"]
+        lines.append(
+            f"| {name} | {value['value']:.4f} | {value['low']:.4f} to {value['high']:.4f} "
+            f"| {'' if accepted is None else f'{accepted:.3f}'} "
+            f"| {run['tokens_per_target_step']:.2f} | {run['tokens_per_s']:.0f} "
+            f"| {1e3 * run['verify_s'] / run['new_tokens']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def _short(name: str) -> str:
+    return name.replace("target alone", "target\nalone").replace("sigmoid ", "sigmoid\n")
+
+
+def _ends(runs: Runs, score: str) -> list[float]:
+    """Values of all seeds between the ends of the first one's interval: the median is a value."""
+    first, *others = (run[score] for run in runs)
+    values = [first["value"], *(other["value"] for other in others)]
+    return [first["low"], *values, first["high"]]
+
+
+def _accepted(runs: Runs) -> list[float]:
+    return [run["acceptance_rate"] for run in runs if run["acceptance_rate"] is not None]
