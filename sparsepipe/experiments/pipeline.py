@@ -88,11 +88,11 @@ def _gains(tier: Tier, step_s: StepTime) -> list[Claim]:
                     )
                 )
     over_best = [
-        min(theirs) / ours
+        min(others) / ours
         for cluster in COMPARED
         for rate in RATES
         if (ours := step_s(cluster, PLAN, rate)) is not None
-        and (theirs := [s for who in BASELINES if (s := step_s(cluster, who, rate)) is not None])
+        and (others := [s for who in BASELINES if (s := step_s(cluster, who, rate)) is not None])
     ]
     claims.append(
         _one(
