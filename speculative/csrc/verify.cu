@@ -327,7 +327,7 @@ __device__ void reduce_together(const Problem& p, const Workspace& w, int64_t b,
 
 // Grid: batch x ranks, `ranks` blocks a cluster.
 template <class T, Method METHOD>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(THREADS, METHOD == CALIBRATED ? 1 : 2)  // or it spills
 walk(const __grid_constant__ Problem p, const Workspace w, int ranks) {
     __shared__ Normaliser found[2];
     __shared__ Verdict verdict;

@@ -68,6 +68,10 @@ def test_train_and_evaluate(
 
     other = evaluate(dataclasses.replace(options, batch_size=5), seed=3)
     assert other["examples"] == metrics["examples"]
+    near = dataclasses.replace(options, method="calibrated", calibration_samples=6)
+    fitted = evaluate(near, seed=3)["calibration"]
+    assert set(fitted) == {"intercept", "target_slope", "draft_slope"}
+    assert metrics["calibration"] is None
     alone = evaluate(dataclasses.replace(options, method="none", draft="nowhere"), seed=3)
     assert alone["acceptance_rate"] is None
     assert alone["draft_s"] < alone["target_s"]
@@ -108,6 +112,8 @@ def test_interrupted_training_ends_like_an_uninterrupted_one(
         ({"temperature": 0.0}, "--speculative.temperature 0: give more"),
         ({"top_p": 2.0}, "--speculative.top-p 2: give more"),
         ({"top_k": -1}, "--speculative.top-k -1: give 1"),
+        ({"caution": 0.0}, "--speculative.caution 0: give more"),
+        ({"calibration_samples": 0}, "--speculative.calibration-samples 0"),
         ({"prompt": "Say"}, "must contain {document}"),
     ],
 )
