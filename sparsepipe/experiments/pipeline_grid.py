@@ -138,7 +138,9 @@ def table(results: Results) -> str:
         "| emulated | above the bound |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    grid = [(c, who, r) for c in COMPARED for r in RATES for who in (PLAN, *BASELINES)]
+    grid: list[tuple[str, str, float]] = [
+        (c, who, r) for c in COMPARED for r in RATES for who in (PLAN, *BASELINES)
+    ]
     grid += [where for where in EMULATED_POINTS if where not in grid]
     for cluster, who, rate in grid:
         planned = point(cluster, who, rate)

@@ -18,13 +18,13 @@ SHORT = Options(
     width=0.125,
     data="shapes",
     points=512,
+    normals=True,
     voxel_size=0.1,
     batch_size=32,
     steps=240,
     learning_rate=0.03,
-    test_clouds=480,
 )
-LONG = dataclasses.replace(SHORT, points=1024, voxel_size=0.05, steps=1200, test_clouds=None)
+LONG = dataclasses.replace(SHORT, points=1024, normals=False, voxel_size=0.05, steps=1200)
 ONE, FLUSHING, ASYNCHRONOUS = "one process", "flushing", "asynchronous"
 WAYS = {
     ONE: {"scheme": "single"},
