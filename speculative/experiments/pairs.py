@@ -1,8 +1,7 @@
 """The trained pairs that experiments decode with: those of `launch train-pair`, or their own.
 
-Pairs in runs/pairs/TASK are used as they are. Without them, level full trains both tasks' with the
-defaults; level quick a transcription pair of its own, short enough to wait for. Speech needs the
-recordings in the folder that TESTBED_DATA names.
+Pairs in runs/pairs/TASK are used as they are. Without them, level full trains both tasks'; level
+quick leaves the tasks out. Speech needs the recordings in the folder that TESTBED_DATA names.
 """
 
 import os
@@ -16,12 +15,6 @@ from speculative.train_pair import train_pair
 HOME = Path("runs/pairs")
 OWN_FOLDER = Path("quality/pairs")
 """Where a reproduction keeps the pairs that it trains, among its records."""
-QUICK_STEPS: dict[Role, int] = {"target": 650, "draft": 400}
-"""Of transcription: some minutes on one core, for a pair that is worse than the default one."""
-TASKS: dict[str, tuple[Task, ...]] = {
-    "quick": ("transcribe",),
-    "full": ("transcribe", "summarize"),
-}
 SAMPLES = {"quick": 400, "full": 800}
 """Test samples."""
 
@@ -39,17 +32,19 @@ def trained(*homes: Path) -> dict[Task, Path]:
 def obtain(level: str, folder: Path) -> dict[Task, Path]:
     """Folders of pairs, trained in `folder` where there are none; an interrupted training goes on.
 
-    A task whose data are not there is left out, and said to be.
+    A task that is left out is said to be.
     """
     found = trained(HOME)
-    for task in TASKS[level]:
+    for task in get_args(Task):
         if task in found:
+            continue
+        if level == "quick":
+            print(f"  {task}: left out; `launch train-pair {task}` trains its pair in minutes")
             continue
         if not _usable(task):
             print(f"  {task}: left out; set TESTBED_DATA to the folder of the recordings")
             continue
-        steps = QUICK_STEPS if level == "quick" else None
-        for at in train_pair(task, folder / task, steps=steps):
+        for at in train_pair(task, folder / task):
             print(f"  {task} {at.role}: step {at.step} of {at.steps}, {at.elapsed_s:.0f} s")
         found[task] = folder / task
     return found

@@ -53,9 +53,10 @@ def test_the_bound_and_the_best_known_plans_are_those_of_the_profiles() -> None:
 def test_claims_judge_what_was_emulated() -> None:
     good = emulated(1.05)
     assert good["emulated-agrees-with-predicted.grid.emulated"].status == "pass"
-    assert good["over-ddp.1+1at1g.emulated"].ours == pytest.approx(2.5, rel=0.01)
-    assert good["over-ddp.2+2at10g.emulated"].status == "pass"
+    assert good["over-ddp.1+1-1g.emulated"].ours == pytest.approx(2.5, rel=0.01)
+    assert good["over-ddp.2+2-10g.emulated"].status == "pass"
     assert good["virtual-stages-above-bound.2+2.emulated"].status == "pass"
+    assert good["emulated-over-predicted.plan-1+1.emulated"].ours == pytest.approx(1.05)
     assert good["utilisation-of-slowest-stage.grid.emulated"].ours == 0.95
     bad = emulated(1.2, busy=0.5)
     assert bad["emulated-agrees-with-predicted.grid.emulated"].status == "off"
@@ -65,8 +66,7 @@ def test_claims_judge_what_was_emulated() -> None:
 
 def test_figures_hold_what_was_emulated(tmp_path: Path) -> None:
     given = results(1.02)
-    drawn = [figures.agreement(given, tmp_path), figures.bounds(given, tmp_path)]
-    drawn += figures.gantts(tmp_path)
+    drawn = [figures.agreement(given, tmp_path), *figures.gantts(tmp_path)]
     assert all(figure.path.is_file() for figure in drawn)
     rows = (tmp_path / "pipeline-agreement.csv").read_text().splitlines()
     steps = [row for row in rows if row.startswith("Every plan")]

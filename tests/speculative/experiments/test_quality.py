@@ -77,7 +77,7 @@ def test_without_pairs_or_data_the_experiment_says_so(
     monkeypatch.delenv("TESTBED_DATA", raising=False)
     results = quality.measure("quick", tmp_path / "records" / "quality")
     assert results == {}
-    assert "set TESTBED_DATA" in capsys.readouterr().out
+    assert "summarize: left out; `launch train-pair summarize`" in capsys.readouterr().out
     outcome = quality.conclude(results, tmp_path / "figures")
     assert (outcome.figures, outcome.claims) == ((), ())
     assert "TESTBED_DATA" in outcome.notes[0]
@@ -86,18 +86,17 @@ def test_without_pairs_or_data_the_experiment_says_so(
 def test_a_pair_is_trained_in_the_reproduction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[tuple[str, Path, Any]] = []
+    calls: list[tuple[str, Path]] = []
 
-    def train(task: str, folder: Path, *, steps: Any) -> list[Any]:
-        calls.append((task, folder, steps))
+    def train(task: str, folder: Path) -> list[Any]:
+        calls.append((task, folder))
         return []
 
     (tmp_path / "data/speech/recordings").mkdir(parents=True)
     monkeypatch.setenv("TESTBED_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pairs, "train_pair", train)
-    found = pairs.obtain("quick", tmp_path / "own")
-    assert found == {"transcribe": tmp_path / "own" / "transcribe"}
-    assert calls == [("transcribe", tmp_path / "own" / "transcribe", pairs.QUICK_STEPS)]
+    assert pairs.obtain("quick", tmp_path / "own") == {}
+    assert calls == []
     assert set(pairs.obtain("full", tmp_path / "own")) == {"transcribe", "summarize"}
-    assert [steps for _, _, steps in calls[1:]] == [None, None]
+    assert {task for task, _ in calls} == {"transcribe", "summarize"}
