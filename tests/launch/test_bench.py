@@ -46,7 +46,7 @@ def test_verification_has_rows_of_every_method(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "tier measured" in done.stdout
     saved = json.loads(out.read_text())
-    assert len(saved["rows"]) == 2 * 4
+    assert len(saved["rows"]) == 2 * 5
     assert saved["copy_bytes_per_s"] > 0
     assert saved["command"][:5] == ["python", "-m", "launch", "bench", "speculative"]
 
