@@ -14,7 +14,6 @@ from launch import job as jobs
 from sparsepipe.bench.contest import Row, run, sweep
 from sparsepipe.experiments.engine_figures import cells, machine, sparse_against_dense
 from systems import record, schema
-from systems.schema import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +38,7 @@ class BenchArguments:
             "threads": (self.threads,),
             "repetitions": (self.repetitions,),
         }
-        for name, values in given.items():
-            if not values or min(values) < 1:
-                shown = " ".join(map(str, values)) or "(none)"
-                raise InputError(f"--{name} {shown}: give whole numbers from 1 on")
+        jobs.refuse_below_one(given)
 
 
 def main(arguments: Sequence[str]) -> None:

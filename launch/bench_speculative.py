@@ -49,10 +49,7 @@ class BenchArguments:
             "threads": (self.threads,),
             "repetitions": (self.repetitions,),
         }
-        for name, values in given.items():
-            if not values or min(values) < 1:
-                shown = " ".join(map(str, values)) or "(none)"
-                raise InputError(f"--{name} {shown}: give whole numbers from 1 on")
+        jobs.refuse_below_one(given)
         if not self.dtypes:
             raise InputError(f"--dtypes (none): give some of {', '.join(bench.DTYPES)}")
         if self.device == "cuda" and not torch.cuda.is_available():

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import io
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -112,6 +112,14 @@ def parse(command: str, arguments: Sequence[str], default: J) -> J:
         changes = {f.name: getattr(job, f.name) for f in dataclasses.fields(Job)}
         default = dataclasses.replace(default, **changes)
     return parse_flags(type(default), flags, f"launch {command} [JOB.toml]", default)
+
+
+def refuse_below_one(given: Mapping[str, Sequence[int]]) -> None:
+    """Raise an InputError for the first flag, by name, that has no values or one below 1."""
+    for name, values in given.items():
+        if not values or min(values) < 1:
+            shown = " ".join(map(str, values)) or "(none)"
+            raise InputError(f"--{name} {shown}: give whole numbers from 1 on")
 
 
 def parse_flags(

@@ -258,18 +258,13 @@ def load(path: Path) -> Plan:
     Raises:
         InputError: no such file, or not a plan.
     """
-    if not path.is_file():
-        raise InputError(f"plan {path}: no such file; make one with `launch plan sparsepipe --out`")
-    try:
-        table = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"plan {path}: not JSON: {error}") from None
-    return schema.read(Plan, table, str(path))
+    return schema.load(Plan, path, "plan", "launch plan sparsepipe --out")
 
 
-def shipped_profiles() -> list[str]:
-    """Names of the measured profiles that ship with the testbed, short ones too."""
-    return sorted([path.stem for path in PROFILES.glob("*.json")] + list(SHORT_NAMES))
+def shipped_profiles() -> dict[str, Path]:
+    """The measured profiles that ship with the testbed, by name, and by short name."""
+    shipped = {path.stem: path for path in sorted(PROFILES.glob("*.json"))}
+    return shipped | {short: shipped[name] for short, name in SHORT_NAMES.items()}
 
 
 def load_profile(name: str) -> ModelProfile:
@@ -278,11 +273,4 @@ def load_profile(name: str) -> ModelProfile:
     Raises:
         InputError: neither.
     """
-    if name in shipped_profiles():
-        return profile_files.load(PROFILES / f"{SHORT_NAMES.get(name, name)}.json")
-    if Path(name).suffix == ".json":
-        return profile_files.load(Path(name))
-    raise InputError(
-        f"--profiles {name}: no measured profile of that name; "
-        f"{schema.remedy(name, shipped_profiles())}, or a file made with `launch profile`"
-    )
+    return profile_files.named(name, shipped_profiles(), "--profiles")

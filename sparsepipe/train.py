@@ -53,8 +53,13 @@ def run(options: Options, world: World, workload: Workload, tracer: Tracer) -> I
         metrics |= {"voxels": len(batch.inputs), "step_s": time.perf_counter() - started}
         yield Step(index, metrics)
     mini_batches.close()
+    yield last_step(network, workload, world, began)
+
+
+def last_step(network: nn.Module, workload: Workload, world: World, began: float) -> Step:
+    """Test what was trained since `began`, on the clock of time.perf_counter: the run's totals."""
     trained = time.perf_counter()
-    tested = accuracy(network, workload, world.device, options.test_clouds)
+    tested = accuracy(network, workload, world.device, workload.options.test_clouds)
     totals = {
         "train_s": trained - began,
         "test_s": time.perf_counter() - trained,
@@ -62,7 +67,7 @@ def run(options: Options, world: World, workload: Workload, tracer: Tracer) -> I
         "bad_files": len(workload.data.bad_files),
         "digest": digest(network),
     }
-    yield Step(options.steps, totals)
+    return Step(workload.options.steps, totals)
 
 
 def optimizer(options: Options, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -24,9 +24,9 @@ from sparsepipe.profiling import profile_network
 from sparsepipe.schedule import Schedule, build
 from sparsepipe.shares import split
 from sparsepipe.summary import fill, step_times, utilisation
-from sparsepipe.train import digest, optimizer
+from sparsepipe.train import last_step, optimizer
 from sparsepipe.values import Value, data, take
-from sparsepipe.workload import MiniBatch, Workload, accuracy
+from sparsepipe.workload import MiniBatch, Workload
 from systems import schema
 from systems.distributed import World
 from systems.measure import spread
@@ -187,19 +187,9 @@ def run(
         tracer=tracer,
     )
     batches.close()
-    trained = time.perf_counter()
     collect(schedule, modules, world)
-    if world.rank:
-        return
-    tested = accuracy(model, workload, world.device, options.test_clouds)
-    totals = {
-        "train_s": trained - began,
-        "test_s": time.perf_counter() - trained,
-        "test_accuracy": tested,
-        "bad_files": len(workload.data.bad_files),
-        "digest": digest(model),
-    }
-    yield Step(options.steps, totals)
+    if world.rank == 0:
+        yield last_step(model, workload, world, began)
 
 
 def _loss_sum(output: Value, labels: Tensor) -> Tensor:

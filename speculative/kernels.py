@@ -55,12 +55,7 @@ def verify(
     """
     library = _library(target_logits.device)
     if library is None:
-        requests = philox.requests(
-            len(draft_tokens),
-            seed if seeds is None else seeds,
-            offset if offsets is None else offsets,
-            target_logits.device,
-        )
+        requests = _requests(draft_tokens, seed, offset, seeds, offsets)
         return pytorch.verify(
             *(target_logits, draft_logits, draft_tokens, lengths, uniforms, requests),
             method=method,
@@ -102,12 +97,7 @@ def sample(
     """`speculative.verify.sample` on checked arguments: int64 [B]."""
     library = _library(logits.device)
     if library is None:
-        requests = philox.requests(
-            len(logits),
-            seed if seeds is None else seeds,
-            offset if offsets is None else offsets,
-            logits.device,
-        )
+        requests = _requests(logits, seed, offset, seeds, offsets)
         return pytorch.sample(logits, uniforms, requests, temperature=temperature, stream=stream)[0]
     rows = _dense(logits)
     batch, vocabulary = rows.shape
@@ -127,6 +117,18 @@ def sample(
 @sample.register_fake
 def _(logits: Tensor, *_: object) -> Tensor:
     return torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
+
+
+def _requests(
+    rows: Tensor, seed: int, offset: int, seeds: Tensor | None, offsets: Tensor | None
+) -> Tensor:
+    """Those of the rows; tensors win over numbers."""
+    return philox.requests(
+        len(rows),
+        seed if seeds is None else seeds,
+        offset if offsets is None else offsets,
+        rows.device,
+    )
 
 
 def _library(device: torch.device) -> ctypes.CDLL | None:

@@ -22,7 +22,6 @@ from stanza.layout import Layout, layout
 from stanza.options import FcParallel, FcPlacement, Options
 from stanza.predict import Prediction
 from systems import profile as profiles
-from systems import schema
 from systems.cluster import Cluster, Link
 from systems.profile import ModelProfile
 from systems.schema import InputError
@@ -51,9 +50,9 @@ class Plan:
     """The link rate that was planned with."""
 
 
-def shipped_profiles() -> list[str]:
-    """Names of the measured profiles that ship with the testbed."""
-    return sorted(path.stem for path in PROFILES.glob("*.json"))
+def shipped_profiles() -> dict[str, Path]:
+    """The measured profiles that ship with the testbed, by name."""
+    return {path.stem: path for path in sorted(PROFILES.glob("*.json"))}
 
 
 def load_profile(name: str) -> ModelProfile:
@@ -62,14 +61,7 @@ def load_profile(name: str) -> ModelProfile:
     Raises:
         InputError: neither.
     """
-    if name in shipped_profiles():
-        return profiles.load(PROFILES / f"{name}.json")
-    if Path(name).suffix == ".json":
-        return profiles.load(Path(name))
-    raise InputError(
-        f"--profile {name}: no measured profile of that name; "
-        f"{schema.remedy(name, shipped_profiles())}, or a file made with `launch profile stanza`"
-    )
+    return profiles.named(name, shipped_profiles(), "--profile")
 
 
 def plan(

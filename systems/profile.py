@@ -6,7 +6,7 @@ Measured here from any `nn.Module`, or read from a file that someone measured: o
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -197,13 +197,21 @@ def load(path: Path) -> ModelProfile:
     Raises:
         InputError: no such file, or not a profile.
     """
-    if not path.is_file():
-        raise InputError(f"profile {path}: no such file; make one with `launch profile`")
-    try:
-        table = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"profile {path}: not JSON: {error}") from None
-    return schema.read(ModelProfile, table, str(path))
+    return schema.load(ModelProfile, path, "profile", "launch profile")
+
+
+def named(name: str, shipped: Mapping[str, Path], flag: str) -> ModelProfile:
+    """The profile that a flag's value names: one of those that ship, or a JSON file.
+
+    Raises:
+        InputError: neither.
+    """
+    if name in shipped or Path(name).suffix == ".json":
+        return load(shipped.get(name, Path(name)))
+    raise InputError(
+        f"{flag} {name}: no measured profile of that name; "
+        f"{schema.remedy(name, shipped)}, or a file made with `launch profile`"
+    )
 
 
 def save(profile: ModelProfile, path: Path) -> None:

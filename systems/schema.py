@@ -7,9 +7,11 @@ int to float and list to tuple.
 
 import dataclasses
 import difflib
+import json
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 T = TypeVar("T")
@@ -54,6 +56,25 @@ def read(cls: type[T], data: Any, where: str) -> T:
         return cls(**values)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+
+
+def load(cls: type[T], path: Path, what: str, maker: str) -> T:
+    """Make a `cls` from a JSON file that a user names.
+
+    Args:
+        what: what the file should hold, for messages.
+        maker: the command that writes one.
+
+    Raises:
+        InputError: no such file, not JSON, or see `read`.
+    """
+    if not path.is_file():
+        raise InputError(f"{what} {path}: no such file; make one with `{maker}`")
+    try:
+        table = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{what} {path}: not JSON: {error}") from None
+    return read(cls, table, str(path))
 
 
 def dump(value: Any) -> Any:
