@@ -11,7 +11,7 @@ from launch.job import Job
 from sparsepipe import emulated, pipeline, train, train_pipeline
 from sparsepipe import plan as planner
 from sparsepipe.backends import backend
-from sparsepipe.planned import Order, Planned, plan_pipeline, with_profiles
+from sparsepipe.planned import Planned, plan_pipeline, with_profiles
 from sparsepipe.planner.stages import Schedule, Stage
 from sparsepipe.workload import open_workload
 from systems import cluster, schema
@@ -35,8 +35,6 @@ class Plan:
     schedule: Schedule | None = None
     pipeline: planner.Plan | None = None
     """Of a pipeline on a cluster, emulated or simulated."""
-    order: Order | None = None
-    """What that leaves open of an asynchronous schedule."""
 
 
 def plan_job(job: Job, *, may_measure: bool) -> Plan:
@@ -109,7 +107,7 @@ def roles(job: Job, plan: Plan) -> Sequence[str]:
 
 def _planned(job: Job, plan: Plan) -> Planned:
     assert plan.pipeline is not None  # of an emulated run, `plan_emulated` made it
-    return with_profiles(plan.pipeline, job.sparsepipe, plan.order)
+    return with_profiles(plan.pipeline, job.sparsepipe)
 
 
 def check(job: Job, plan: Plan) -> None:
@@ -240,7 +238,7 @@ def plan_emulated(job: Job) -> Plan:
             f"--world-size {job.world_size}: cluster {planned.plan.cluster.name} has {devices} "
             f"devices, each of them a rank; give {devices}, or other --sparsepipe.devices"
         )
-    return Plan(pipeline=planned.plan, order=planned.order)
+    return Plan(pipeline=planned.plan)
 
 
 def link_rates(job: Job, plan: Plan, emulation: Emulation) -> tuple[float, ...]:
