@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from sparsepipe import plan as planner
 from sparsepipe.options import Options
@@ -29,6 +30,7 @@ class Planned:
     plan: Plan
     profiles: Mapping[str, ModelProfile]
     """By kind of device, at the plan's batch size."""
+    mode: Literal["train", "infer"] = "train"
 
     @property
     def stages(self) -> Stages:
@@ -89,6 +91,8 @@ class Planned:
     @property
     def warm_up(self) -> int:
         """Mini-batches in which the pipeline fills, and as many in which it drains."""
+        if self.mode == "infer":
+            return len(self.stages)
         return 1 if self.order is None else max(self.order.in_flight)
 
     def schedule(self, steady: int) -> Schedule:
@@ -98,10 +102,13 @@ class Planned:
     @cached_property
     def played(self) -> Pipeline:
         """The schedule, simulated."""
-        steady = 1 if self.plan.schedule.flushes else PLAYED_STEPS
+        flushes = self.mode == "train" and self.plan.schedule.flushes
+        steady = 1 if flushes else PLAYED_STEPS
         return play(self.schedule(steady), self.costs, self.link)
 
     def _built(self, mini_batches: int) -> Schedule:
+        if self.mode == "infer":
+            return build("forward", self.stages, mini_batches=mini_batches)
         costs, order = self.costs, self.order
         return build(
             self.plan.schedule.name,
@@ -146,7 +153,7 @@ def plan_pipeline(options: Options, cluster: Cluster) -> Planned:
             f"--sparsepipe.planner {options.planner}: has no answer for {target.name}; "
             "give another one"
         )
-    return Planned(plan=found, profiles=profiles)
+    return Planned(plan=found, profiles=profiles, mode=options.mode)
 
 
 def with_profiles(plan: Plan, options: Options) -> Planned:
@@ -162,7 +169,7 @@ def with_profiles(plan: Plan, options: Options) -> Planned:
                 f"--sparsepipe.profiles {options.profiles}: the plan was made from another profile "
                 f"of {kind}; give that one, or plan again"
             )
-    return Planned(plan=plan, profiles=profiles)
+    return Planned(plan=plan, profiles=profiles, mode=options.mode)
 
 
 def target_cluster(

@@ -182,7 +182,7 @@ def run(
         [[replica.share for replica in stage.replicas] for stage in stages],
         world,
         batches=batches,
-        loss_sum=_loss_sum,
+        loss_sum=loss_sum,
         optimizer=lambda parameters: optimizer(options, parameters),
         tracer=tracer,
     )
@@ -192,7 +192,8 @@ def run(
         yield last_step(model, workload, world, began)
 
 
-def _loss_sum(output: Value, labels: Tensor) -> Tensor:
+def loss_sum(output: Value, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits [b, classes], summed over the clouds."""
     return nn.functional.cross_entropy(data(output), labels, reduction="sum")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from launch.drivers import Opened, Simulated, training_line
 from launch.job import Job
-from sparsepipe import emulated, pipeline, train, train_pipeline
+from sparsepipe import emulated, infer, pipeline, train, train_pipeline
 from sparsepipe import plan as planner
 from sparsepipe.backends import backend
 from sparsepipe.planned import Planned, plan_pipeline, with_profiles
@@ -127,11 +127,14 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
     def steps(world: World, tracer: Tracer) -> Iterator[Step]:
         if schedule is None:
             return train.run(options, world, workload, tracer)
+        if options.mode == "infer":
+            return infer.run(stages, world, workload, tracer)
         return train_pipeline.run(stages, schedule, world, workload, tracer)
 
     network = f"{options.model} x {options.width:g}, {options.backend} backend"
+    name = "single" if schedule is None else schedule.name
     return Opened(
-        scheme=f"{'single' if schedule is None else schedule.name}, {network}",
+        scheme=f"{'forward' if options.mode == 'infer' else name}, {network}",
         roles="1 worker" if schedule is None else _layers(stages),
         data=workload.data.kind,
         last=options.steps,
@@ -146,7 +149,7 @@ def _open_emulated(job: Job, planned: Planned, emulation: Emulation) -> Opened:
         return emulated.run(planned, steady, world, emulation, tracer)
 
     return Opened(
-        scheme=f"{planned.plan.schedule.name}, {planned.plan.planner}",
+        scheme=f"{planned.schedule(steady).kind}, {planned.plan.planner}",
         roles=_layers(planned.plan.stages),
         data=f"waits of {planned.plan.model} on {', '.join(sorted(planned.plan.profiles))}",
         last=planned.schedule(steady).mini_batches,
@@ -166,12 +169,14 @@ def _layers(stages: Sequence[Stage]) -> str:
 def summarize(
     job: Job, plan: Plan, everyone: list[list[Step]], emulation: Emulation | None
 ) -> dict[str, Any]:
-    """See `sparsepipe.train`, `sparsepipe.train_pipeline` and `sparsepipe.emulated`."""
+    """See `summarize` of `sparsepipe.train`, `train_pipeline`, `infer` and `emulated`."""
     options = job.sparsepipe
     if emulation is not None:
         return emulated.summarize(_planned(job, plan), options.steps, everyone, emulation)
     if plan.schedule is None:
         return train.summarize(options, everyone[0])
+    if options.mode == "infer":
+        return infer.summarize(infer.schedule_of(plan.stages, options.steps), everyone)
     return train_pipeline.summarize(options, plan.stages, plan.schedule, everyone)
 
 
@@ -183,6 +188,8 @@ def line(result: dict[str, Any]) -> str:
             f", mean {result['mean_step_s'] * 1e3:.2f} ms"
             f" (predicted: {result['predicted_step_s'] * 1e3:.2f} ms)"
         )
+    if "latency_s" in result:
+        text += f", latency {result['latency_s'] * 1e3:.2f} ms"
     if "utilisation" in result:
         text += ", utilisation " + " ".join(f"{busy:.0%}" for busy in result["utilisation"])
     return text
@@ -203,17 +210,17 @@ def simulate(job: Job) -> Simulated:
         plan=plan,
         spans=played.timeline.spans(),
         result={
+            "predicted_step_s": None,
             **emulated.described(planned),
             "step_s": played.step_s,
             "samples_per_s": planned.plan.batch_size / played.step_s,
-            "latency_s": played.latency_s,
             "utilisation": [
                 played.utilisation(rank) if rank < len(played.schedule.ranks) else 0.0
                 for rank in range(len(planned.links))
             ],
             "cluster": dataclasses.asdict(planned.plan.cluster),
         },
-        what=f"{planned.plan.schedule.name}, {planned.plan.planner} | world size "
+        what=f"{played.schedule.kind}, {planned.plan.planner} | world size "
         f"{job.world_size}: {_layers(planned.plan.stages)} | {planned.plan.model}, profiles "
         f"{', '.join(sorted(planned.plan.profiles))}, cluster {planned.plan.cluster.name}",
     )

@@ -12,6 +12,7 @@ from launch.__main__ import main
 from tests.emulation import needs_emulation
 
 TITAN = "launch/jobs/sparsepipe-titan8.toml"
+SINGLE = "launch/jobs/sparsepipe-shapes-single.toml"
 SHAPES = "launch/jobs/sparsepipe-shapes.toml"
 PAIR = ["--world-size", "2", "--sparsepipe.devices", "TitanV=1,TitanXp=1"]
 TINY = [
@@ -60,6 +61,37 @@ def test_torchrun_starts_a_stage_a_rank(tmp_path: Path) -> None:
     assert max(sizes) - min(sizes) <= 1  # nothing is measured under a foreign launcher
 
 
+@pytest.mark.distributed
+def test_a_pipeline_infers_with_throughput_and_latency(tmp_path: Path) -> None:
+    out = tmp_path / "record"
+    flags = ["--world-size", "2", *TINY, "--sparsepipe.mode", "infer", "--out", str(out)]
+    done = start(sys.executable, "-m", "launch", "run", SHAPES, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "tier measured | forward, minkvgg16-bn x 0.0625" in done.stdout
+    assert ", latency " in done.stdout
+    result = read(out / "result.json")
+    assert result["step_s"]["n"] == 6
+    assert result["samples_per_s"] * result["mean_step_s"] == pytest.approx(8)
+    assert result["latency_s"] > 0
+    assert "test_accuracy" not in result
+
+
+@needs_emulation
+@pytest.mark.distributed
+def test_an_emulated_pipeline_infers_at_the_speed_of_its_forward_passes(tmp_path: Path) -> None:
+    """No upper bounds: this machine may be busy."""
+    out = tmp_path / "record"
+    flags = [*PAIR, "--sparsepipe.mode", "infer", "--sparsepipe.steps", "3", "--out", str(out)]
+    done = start(sys.executable, "-m", "launch", "emulate", TITAN, *flags)
+    assert done.returncode == 0, done.stderr
+    result = read(out / "result.json")
+    assert result["simulated_step_s"] < 0.6  # of 1.175 with the backward passes
+    assert result["mean_step_s"] > 0.9 * result["simulated_step_s"]
+    # A mini-batch goes through both stages, of which the slower one takes a step.
+    assert result["latency_s"] > 1.1 * result["simulated_step_s"]
+    assert "predicted_step_s" not in result
+
+
 @needs_emulation
 @pytest.mark.distributed
 def test_an_emulated_pipeline_holds_three_step_times(tmp_path: Path) -> None:
@@ -94,7 +126,11 @@ def test_a_simulated_pipeline_takes_the_predicted_step(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["simulate", TITAN, "--world-size", "4"], "--world-size 4: cluster titan-8 has 8 devices"),
-        (["simulate", "launch/jobs/sparsepipe-shapes-single.toml"], "--sparsepipe.scheme single"),
+        (["simulate", SINGLE], "--sparsepipe.scheme single"),
+        (
+            ["run", SHAPES, "--sparsepipe.mode", "infer", "--sparsepipe.scheme", "single"],
+            "mode infer",
+        ),
         (["simulate", TITAN, "--sparsepipe.planner", "dpp"], "--sparsepipe.planner dpp"),
         (["simulate", TITAN, "--sparsepipe.profiles", "tv"], "there is no profile of one"),
         (["simulate", TITAN, "--sparsepipe.devices", "TitanV"], "write kind=number"),

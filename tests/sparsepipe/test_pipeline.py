@@ -196,6 +196,17 @@ def test_pipelines_equal_one_process(name: str) -> None:
     assert summed == pytest.approx(losses, rel=1e-4)
 
 
+def test_as_many_versions_are_kept_as_the_planner_counts() -> None:
+    """One for every mini-batch in flight, whether updates are late or not."""
+    for name, case in CASES.items():
+        if case.kind != "1f1b-async" or "ranks with 2 stages" in name:
+            continue
+        steps, _, _ = outcome(case)
+        for stage, ranks in enumerate(case.stages):
+            most = [max(step.metrics["versions"] for step in steps[rank]) for rank in ranks]
+            assert most == [case.schedule.in_flight[stage]] * len(ranks)
+
+
 def part_by_part(case: Case) -> dict[str, Tensor]:
     """Training in one process where every layer sees the parts that the replicas do."""
     network, batches = build(case.model).train(), case.batches
