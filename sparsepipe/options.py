@@ -19,8 +19,9 @@ COUNTS = ("points", "batch_size", "steps", "test_clouds", "micro_batches", "virt
 class Options:
     """One training run: what is trained, on what, and how a pipeline divides it."""
 
-    scheme: Literal["single", "pipeline"] = "single"
-    """single: one process. pipeline: stages on several ranks."""
+    scheme: Literal["single", "pipeline", "deepspeed"] = "single"
+    """single: one process. pipeline: stages on several ranks. deepspeed: a baseline, DeepSpeed's
+    PipelineModule around the network's dense twin."""
     mode: Literal["train", "infer"] = "train"
     """infer: a pipeline runs forward only, with the weights of its first step."""
     model: str = "minkvgg16-bn"

@@ -8,9 +8,10 @@ from typing import Any
 
 from launch.drivers import Opened, Simulated, training_line
 from launch.job import Job
-from sparsepipe import emulated, infer, pipeline, train, train_pipeline
+from sparsepipe import deepspeed_pipeline, emulated, infer, pipeline, train, train_pipeline
 from sparsepipe import plan as planner
 from sparsepipe.backends import backend
+from sparsepipe.options import Options
 from sparsepipe.planned import Planned, plan_pipeline, with_profiles
 from sparsepipe.planner.stages import Schedule, Stage
 from sparsepipe.workload import open_workload
@@ -53,6 +54,9 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
         return Plan()
     if job.world_size < 2:
         raise InputError(f"--world-size {job.world_size}: a pipeline needs ranks; give 2 or more")
+    if options.scheme == "deepspeed":
+        deepspeed_pipeline.check(options)
+        return Plan()
     backend(options.backend)
     workload = open_workload(options, job.seed)
     if options.plan is not None:
@@ -100,6 +104,8 @@ def roles(job: Job, plan: Plan) -> Sequence[str]:
         named = pipeline.roles(_planned(job, plan).schedule(1))
     elif plan.schedule is not None:
         named = pipeline.roles(train_pipeline.schedule_of(plan.stages, plan.schedule, 1))
+    elif job.sparsepipe.scheme == "deepspeed":
+        named = [f"stage {rank}" for rank in range(job.world_size)]
     else:
         return ["worker"]
     return [*named, *["idle"] * (job.world_size - len(named))]
@@ -125,21 +131,31 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
     schedule, stages = plan.schedule, plan.stages
 
     def steps(world: World, tracer: Tracer) -> Iterator[Step]:
+        if options.scheme == "deepspeed":
+            return deepspeed_pipeline.run(options, world, workload)
         if schedule is None:
             return train.run(options, world, workload, tracer)
         if options.mode == "infer":
             return infer.run(stages, world, workload, tracer)
         return train_pipeline.run(stages, schedule, world, workload, tracer)
 
-    network = f"{options.model} x {options.width:g}, {options.backend} backend"
-    name = "single" if schedule is None else schedule.name
     return Opened(
-        scheme=f"{'forward' if options.mode == 'infer' else name}, {network}",
-        roles="1 worker" if schedule is None else _layers(stages),
+        scheme=_scheme(options, schedule),
+        roles=_layers(stages) or ("1 worker" if job.world_size == 1 else "a stage a rank"),
         data=workload.data.kind,
         last=options.steps,
         steps=steps,
     )
+
+
+def _scheme(options: Options, schedule: Schedule | None) -> str:
+    """What trains, in words."""
+    network = f"{options.model} x {options.width:g}"
+    if options.scheme == "deepspeed":
+        cells = deepspeed_pipeline.side(options.voxel_size)
+        return f"DeepSpeed's PipelineModule, dense twin of {network}, {cells}^3 cells"
+    name = "forward" if options.mode == "infer" else "single" if schedule is None else schedule.name
+    return f"{name}, {network}, {options.backend} backend"
 
 
 def _open_emulated(job: Job, planned: Planned, emulation: Emulation) -> Opened:
@@ -173,6 +189,8 @@ def summarize(
     options = job.sparsepipe
     if emulation is not None:
         return emulated.summarize(_planned(job, plan), options.steps, everyone, emulation)
+    if options.scheme == "deepspeed":
+        return deepspeed_pipeline.summarize(options, everyone[0])
     if plan.schedule is None:
         return train.summarize(options, everyone[0])
     if options.mode == "infer":
