@@ -90,12 +90,15 @@ EMULATED_POINTS: dict[tuple[str, str, float], Literal["quick", "full"]] = {
     **{(c, who, FAST): "quick" for c in ("1 + 1", "2 + 2") for who in (PLAN, VIRTUAL)},
 }
 """With the least level at which they are run."""
+DRAWN: tuple[tuple[str, str, float], ...] = (("2 + 2", PLAN, 10), ("1 + 1", VIRTUAL, FAST))
+"""Those whose steps are drawn."""
 CASES = tuple(
     Case(
         name=case_name(*where),
         options=options(*where),
         nodes=devices(where[0]),
         level=level,
+        trace=where in DRAWN,
     )
     for where, level in EMULATED_POINTS.items()
 )

@@ -66,7 +66,7 @@ def test_claims_judge_what_was_emulated() -> None:
 
 def test_figures_hold_what_was_emulated(tmp_path: Path) -> None:
     given = results(1.02)
-    drawn = [figures.agreement(given, tmp_path), *figures.gantts(tmp_path)]
+    drawn = [figures.agreement(given, tmp_path), *figures.gantts({}, tmp_path)]
     assert all(figure.path.is_file() for figure in drawn)
     rows = (tmp_path / "pipeline-agreement.csv").read_text().splitlines()
     steps = [row for row in rows if row.startswith("Every plan")]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sparsepipe.plan import partition
 from sparsepipe.planner.baselines import BASELINES
+from sparsepipe.planner.brute_force import Case, brute_force, random_case
 from sparsepipe.planner.contiguous import best_contiguous
 from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.predict import lacking, predict
@@ -16,7 +17,6 @@ from sparsepipe.planner.stages import Schedule
 from systems.cluster import Cluster, Device, Link, Node
 from systems.profile import LayerProfile, ModelProfile
 from systems.schema import InputError, read
-from tests.sparsepipe.planner.cases import Case, brute_force, random_case
 
 
 def check(case: Case) -> None:
