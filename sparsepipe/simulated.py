@@ -147,7 +147,7 @@ def fastest(
     more = tuple(held + count - 1 - stage for stage, held in enumerate(enough))
     best: Pipeline | None = None
     for late_updates in (False, True) if fits(least, True) else (False,):
-        for in_flight in _that_fit(least, enough, more, lambda n, late=late_updates: fits(n, late)):
+        for in_flight in _that_fit(least, enough, more, late_updates, fits):
             schedule = build(
                 "1f1b-async",
                 stages,
@@ -165,15 +165,19 @@ def fastest(
 
 
 def _that_fit(
-    least: InFlight, enough: InFlight, more: InFlight, fits: Callable[[InFlight], bool]
+    least: InFlight,
+    enough: InFlight,
+    more: InFlight,
+    late_updates: bool,
+    fits: Callable[[InFlight, bool], bool],
 ) -> list[InFlight]:
     """Those to play: where there is no memory for enough, the most between it and the least."""
-    found = [in_flight for in_flight in (enough, more) if fits(in_flight)]
+    found = [in_flight for in_flight in (enough, more) if fits(in_flight, late_updates)]
     if enough in found:
         return [least, *found]
     steps = range(max(a - b for a, b in zip(enough, least, strict=True)) - 1, 0, -1)
     between = (tuple(min(n, few + k) for n, few in zip(enough, least, strict=True)) for k in steps)
-    return [least, *[in_flight for in_flight in between if fits(in_flight)][:1]]
+    return [least, *[n for n in between if fits(n, late_updates)][:1]]
 
 
 class _Tasks:

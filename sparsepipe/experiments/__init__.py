@@ -4,6 +4,7 @@ from pathlib import Path
 
 from sparsepipe.experiments import (
     engine,
+    equivalence,
     pipeline,
     pipeline_grid,
     pipeline_training,
@@ -41,6 +42,15 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         cases=(*training.cases(), *pipeline_training.cases()),
         repeats={"quick": 1, "full": 3},
         conclude=_conclude_training,
+    ),
+    Experiment(
+        system="sparsepipe",
+        id="equivalence",
+        title="Pipelines against one process, step for step",
+        tier="measured",
+        repeats={"quick": 1, "full": 1},
+        measure=equivalence.measure,
+        conclude=equivalence.conclude,
     ),
     Experiment(
         system="sparsepipe",

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
+from sparsepipe.experiments.small_pipelines import CLASSES, difference, loss_sum, momentum
 from sparsepipe.models import DENSE, MinkVGG16
 from sparsepipe.network import Network
 from sparsepipe.pipeline import roles, run
@@ -20,7 +21,6 @@ from sparsepipe.values import Value
 from systems.distributed import World, start, stop
 from systems.environment import environment
 from tests.ranks import run_ranks
-from tests.sparsepipe.pipelines import CLASSES, difference, loss_sum, momentum
 
 RANKS, SAMPLES, MICRO_BATCHES, STEPS, SIDE = 3, 8, 4, 5, 32
 CHAIN = ((0,), (1,), (2,))
