@@ -29,6 +29,7 @@ from systems.links import Calibration, calibrate
 from systems.processes import die_with_parent
 from systems.record import Step
 from systems.schema import InputError
+from systems.transport import TransportError
 
 PROGRESS_LINES = 5
 CALIBRATION_S = 0.1
@@ -56,7 +57,9 @@ def work(arguments: Sequence[str], place: Environment) -> None:
     except TimeoutError as error:  # someone did not come
         print(f"error: rank {place.rank}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
-    except RuntimeError:  # a peer is gone, or the time-out has passed
+    except RuntimeError as error:  # a peer is gone, or the time-out has passed
+        if isinstance(error, TransportError):  # said at once: the launcher may end this rank next
+            print(f"error: {error}", file=sys.stderr, flush=True)
         time.sleep(GRACE_S)
         raise
 

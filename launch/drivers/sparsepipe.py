@@ -176,9 +176,9 @@ def _open_emulated(job: Job, planned: Planned, emulation: Emulation) -> Opened:
 def _layers(stages: Sequence[Stage]) -> str:
     """Layers and ranks of every stage."""
     return "; ".join(
-        f"layers {stage.first}-{stage.end - 1} on "
+        f"stage {number}, layers {stage.first}-{stage.end - 1}, on "
         + ",".join(str(replica.rank) for replica in stage.replicas)
-        for stage in stages
+        for number, stage in enumerate(stages)
     )
 
 

@@ -14,12 +14,12 @@ from systems.experiment import Case, Outcome, Results
 SHAPES = Options(
     width=0.125,
     data="shapes",
-    points=512,
+    points=256,
     normals=True,
-    voxel_size=0.06,
-    batch_size=32,
-    steps=600,
-    learning_rate=0.03,
+    voxel_size=0.08,
+    batch_size=64,
+    steps=400,
+    learning_rate=0.06,
 )
 Runs = Sequence[Mapping[str, Any]]
 TWICE = ("the same", "the same again")
@@ -37,7 +37,9 @@ def mesh_options() -> Options | None:
         points=1024,
         normals=False,
         voxel_size=0.05,
+        batch_size=32,
         steps=800,
+        learning_rate=0.03,
     )
 
 

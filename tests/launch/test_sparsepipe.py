@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -12,6 +14,7 @@ import pytest
 
 from launch.__main__ import main
 from tests.emulation import needs_emulation
+from tests.launch.test_run import ranks_of, wait_until
 
 TITAN = "launch/jobs/sparsepipe-titan8.toml"
 SINGLE = "launch/jobs/sparsepipe-shapes-single.toml"
@@ -92,6 +95,28 @@ def test_a_pipeline_infers_with_throughput_and_latency(tmp_path: Path) -> None:
     assert result["samples_per_s"] * result["mean_step_s"] == pytest.approx(8)
     assert result["latency_s"] > 0
     assert "test_accuracy" not in result
+
+
+@pytest.mark.distributed
+def test_a_killed_stage_ends_the_run_and_is_named_by_its_neighbour(tmp_path: Path) -> None:
+    """Long before the time-out of an hour, with which nothing but the death itself can end it."""
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("needs /proc")
+    out = tmp_path / "record"
+    flags = ["--world-size", "2", *TINY, "--sparsepipe.steps", "4000", "--timeout-s", "3600"]
+    command = [sys.executable, "-m", "launch", "run", SHAPES, *flags, "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log = out / "steps" / "rank-1.jsonl"
+    try:
+        wait_until(lambda: log.is_file() and log.read_text().count("\n") > 3, "the first steps")
+        os.kill(ranks_of(out)[1], signal.SIGKILL)
+        text, _ = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    assert process.returncode not in (0, None)
+    assert "error: rank 0 (stage 0): " in text
+    assert "rank 1 (stage 1) failed, the peer is gone" in text
+    assert ranks_of(out) == {}
 
 
 @needs_emulation
