@@ -7,20 +7,15 @@ Sends and receives overlap computation; the all-reduce of a stage's gradients ov
 pass in equal parts, as the runtime's does in buckets.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sparsepipe.reduction import PARTS
-from sparsepipe.schedule import Action, Schedule, Stages, Step, build
-from sparsepipe.stage_cost import StageCost, enough_in_flight, overlaps
+from sparsepipe.schedule import Action, Schedule, Step
+from sparsepipe.stage_cost import StageCost, overlaps
 from systems.cluster import Link
 from systems.schema import InputError
 from systems.simulate import Program, Timeline, simulate
-
-InFlight = tuple[int, ...]
-"""Mini-batches at each stage."""
-SAME = 0.005
-"""Relative: schedules this close are equally fast."""
 
 
 @dataclass(frozen=True)
@@ -119,65 +114,6 @@ def play(schedule: Schedule, costs: Sequence[StageCost], link: Link) -> Pipeline
         for rank, step, parts in numbers
     )
     return Pipeline(schedule, timeline, spans, window)
-
-
-def fastest(
-    stages: Stages,
-    costs: Sequence[StageCost],
-    link: Link,
-    *,
-    mini_batches: int,
-    fits: Callable[[InFlight, bool], bool] = lambda in_flight, late_updates: True,
-) -> Pipeline:
-    """The fastest of some asynchronous schedules, played; of equals, the one with the fewest
-    mini-batches in flight and without late updates.
-
-    Args:
-        fits: whether there is memory for so many mini-batches in flight, and for late updates.
-            Where there is for none, the answer is the schedule that asks for least.
-
-    Raises:
-        InputError: too few mini-batches for a steady state with as many in flight as would help.
-    """
-    count = len(stages)
-    seconds = [(max(cost.forward_s), max(cost.backward_s)) for cost in costs]
-    crossing_s = [link.seconds(cost.output_bytes) + link.latency_s for cost in costs[:-1]]
-    least = tuple(range(count, 0, -1))
-    enough = enough_in_flight(costs, stages, link)
-    more = tuple(held + count - 1 - stage for stage, held in enumerate(enough))
-    best: Pipeline | None = None
-    for late_updates in (False, True) if fits(least, True) else (False,):
-        for in_flight in _that_fit(least, enough, more, late_updates, fits):
-            schedule = build(
-                "1f1b-async",
-                stages,
-                mini_batches=mini_batches,
-                in_flight=list(in_flight),
-                late_updates=late_updates,
-                seconds=seconds,
-                crossing_s=crossing_s,
-            )
-            played = play(schedule, costs, link)
-            if best is None or played.step_s < best.step_s * (1 - SAME):
-                best = played
-    assert best is not None  # `least` was played without late updates
-    return best
-
-
-def _that_fit(
-    least: InFlight,
-    enough: InFlight,
-    more: InFlight,
-    late_updates: bool,
-    fits: Callable[[InFlight, bool], bool],
-) -> list[InFlight]:
-    """Those to play: where there is no memory for enough, the most between it and the least."""
-    found = [in_flight for in_flight in (enough, more) if fits(in_flight, late_updates)]
-    if enough in found:
-        return [least, *found]
-    steps = range(max(a - b for a, b in zip(enough, least, strict=True)) - 1, 0, -1)
-    between = (tuple(min(n, few + k) for n, few in zip(enough, least, strict=True)) for k in steps)
-    return [least, *[n for n in between if fits(n, late_updates)][:1]]
 
 
 class _Tasks:

@@ -88,7 +88,7 @@ def enough_in_flight(costs: Sequence[StageCost], stages: Stages, link: Link) -> 
     From a stage's forward to the end of its backward passes a round trip: all computation and
     messages behind it. A stage that must begin one mini-batch every `period` seconds holds
     round trip / period of them (Little's law), and S - s at least. Exact where every rank has one
-    stage; ranks with several make others wait, see `sparsepipe.simulated.fastest`.
+    stage; ranks with several make others wait, see `sparsepipe.planner.order.fastest`.
     """
     busy_s: defaultdict[int, float] = defaultdict(float)
     for cost, ranks in zip(costs, stages, strict=True):

@@ -2,19 +2,24 @@
 
 The planner takes an asynchronous step for the longest of computation and messages. That needs more
 mini-batches in flight than the fewest that a pipeline can have, and what each of them holds takes
-memory. `best_order` plays those for which there is memory (`sparsepipe.simulated.fastest`).
+memory. `best_order` plays those for which there is memory (`sparsepipe.planner.order.fastest`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from sparsepipe.planner.costs import Costs
 from sparsepipe.planner.predict import lacking, predict
 from sparsepipe.planner.stages import Order, Schedule, Stage
-from sparsepipe.simulated import fastest
-from sparsepipe.stage_cost import enough_in_flight, stage_costs
+from sparsepipe.schedule import Stages, build
+from sparsepipe.simulated import Pipeline, play
+from sparsepipe.stage_cost import StageCost, enough_in_flight, stage_costs
 from systems.cluster import Link
 from systems.profile import ModelProfile
 
+InFlight = tuple[int, ...]
+"""Mini-batches at each stage."""
+SAME = 0.005
+"""Relative: schedules this close are equally fast."""
 PLAYED_STEPS = 24
 """Mini-batches of the steady state that are simulated."""
 
@@ -52,6 +57,65 @@ def best_order(
     played = fastest(ranks, each, link, mini_batches=many, fits=fits)
     order = Order(in_flight=played.schedule.in_flight, late_updates=any(played.schedule.late))
     return order, 0.0 if fits(enough, True) else played.step_s
+
+
+def fastest(
+    stages: Stages,
+    costs: Sequence[StageCost],
+    link: Link,
+    *,
+    mini_batches: int,
+    fits: Callable[[InFlight, bool], bool] = lambda in_flight, late_updates: True,
+) -> Pipeline:
+    """The fastest of some asynchronous schedules, played; of equals, the one with the fewest
+    mini-batches in flight and without late updates.
+
+    Args:
+        fits: whether there is memory for so many mini-batches in flight, and for late updates.
+            Where there is for none, the answer is the schedule that asks for least.
+
+    Raises:
+        InputError: too few mini-batches for a steady state with as many in flight as would help.
+    """
+    count = len(stages)
+    seconds = [(max(cost.forward_s), max(cost.backward_s)) for cost in costs]
+    crossing_s = [link.seconds(cost.output_bytes) + link.latency_s for cost in costs[:-1]]
+    least = tuple(range(count, 0, -1))
+    enough = enough_in_flight(costs, stages, link)
+    more = tuple(held + count - 1 - stage for stage, held in enumerate(enough))
+    best: Pipeline | None = None
+    for late_updates in (False, True) if fits(least, True) else (False,):
+        for in_flight in _that_fit(least, enough, more, late_updates, fits):
+            schedule = build(
+                "1f1b-async",
+                stages,
+                mini_batches=mini_batches,
+                in_flight=list(in_flight),
+                late_updates=late_updates,
+                seconds=seconds,
+                crossing_s=crossing_s,
+            )
+            played = play(schedule, costs, link)
+            if best is None or played.step_s < best.step_s * (1 - SAME):
+                best = played
+    assert best is not None  # `least` was played without late updates
+    return best
+
+
+def _that_fit(
+    least: InFlight,
+    enough: InFlight,
+    more: InFlight,
+    late_updates: bool,
+    fits: Callable[[InFlight, bool], bool],
+) -> list[InFlight]:
+    """Those to play: where there is no memory for enough, the most between it and the least."""
+    found = [in_flight for in_flight in (enough, more) if fits(in_flight, late_updates)]
+    if enough in found:
+        return [least, *found]
+    steps = range(max(a - b for a, b in zip(enough, least, strict=True)) - 1, 0, -1)
+    between = (tuple(min(n, few + k) for n, few in zip(enough, least, strict=True)) for k in steps)
+    return [least, *[n for n in between if fits(n, late_updates)][:1]]
 
 
 def profiles_of_ranks(

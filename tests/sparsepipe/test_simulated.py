@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from sparsepipe.gantt import draw, traced_spans, two_steps
+from sparsepipe.planner.order import fastest
 from sparsepipe.schedule import Kind, Stages, build
 from sparsepipe.schedule_check import faults
-from sparsepipe.simulated import Pipeline, fastest, play
+from sparsepipe.simulated import Pipeline, play
 from sparsepipe.stage_cost import StageCost, enough_in_flight
 from systems.cluster import Link
 from systems.schema import InputError
