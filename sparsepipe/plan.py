@@ -79,8 +79,6 @@ class Plan:
     model: str
     batch_size: int
     schedule: Schedule
-    order: Order | None = None
-    """Of an asynchronous schedule; None for one that flushes."""
     stages: tuple[Stage, ...]
     """In the order of the layers, all layers once. A device is in one of them; with virtual
     stages, in several."""
@@ -93,7 +91,7 @@ class Plan:
     """SHA-256 of the profile of every device kind, see `digest`."""
 
     def __post_init__(self) -> None:
-        if self.order is None and not self.schedule.flushes:
+        if self.schedule.order is None and not self.schedule.flushes:
             raise InputError("plan: has no order of its mini-batches in flight; plan again")
 
     @property
@@ -183,17 +181,16 @@ def _plan(
     cluster: Cluster,
 ) -> Plan:
     kinds = sorted({group.kind for group in costs.classes})
-    order, prediction = None, predict(costs, stages, schedule)
+    limited_s = 0.0
     if not schedule.flushes:
-        order, limited_s = best_order(costs, stages, schedule, profiles)
-        prediction = predict(costs, stages, schedule, order)
-        prediction = dataclasses.replace(prediction, step_s=max(prediction.step_s, limited_s))
+        schedule, limited_s = best_order(costs, stages, schedule, profiles)
+    prediction = predict(costs, stages, schedule)
+    prediction = dataclasses.replace(prediction, step_s=max(prediction.step_s, limited_s))
     return Plan(
         planner=planner,
         model=profiles[kinds[0]].name,
         batch_size=costs.batch_size,
         schedule=schedule,
-        order=order,
         stages=stages,
         prediction=prediction,
         bound_s=bound_s,

@@ -86,7 +86,7 @@ class Planned:
     @property
     def order(self) -> Order | None:
         """Of an asynchronous schedule; None for one that flushes."""
-        return self.plan.order
+        return self.plan.schedule.order
 
     @property
     def warm_up(self) -> int:

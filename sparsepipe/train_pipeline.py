@@ -116,6 +116,8 @@ def schedule_of(stages: Sequence[Stage], kind: Kind, mini_batches: int) -> Sched
         tuple(tuple(replica.rank for replica in stage.replicas) for stage in stages),
         mini_batches=mini_batches,
         micro_batches=kind.micro_batches,
+        in_flight=None if kind.order is None else kind.order.in_flight,
+        late_updates=kind.order is not None and kind.order.late_updates,
     )
 
 

@@ -2,10 +2,11 @@
 
 The planner takes an asynchronous step for the longest of computation and messages. That needs more
 mini-batches in flight than the fewest that a pipeline can have, and what each of them holds takes
-memory. `best_order` plays those for which there is memory (`sparsepipe.planner.order.fastest`).
+memory. `best_order` plays those for which there is memory.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from sparsepipe.planner.costs import Costs
 from sparsepipe.planner.predict import lacking, predict
@@ -29,14 +30,14 @@ def best_order(
     stages: tuple[Stage, ...],
     schedule: Schedule,
     profiles: Mapping[str, ModelProfile],
-) -> tuple[Order, float]:
+) -> tuple[Schedule, float]:
     """The order in which these stages are fastest within their devices' memory.
 
     Where they do not fit in any, the one that asks for least.
 
     Returns:
-        The order; and where there is no memory for one that hides all messages the seconds of its
-        step, played, else 0.
+        The schedule with the order; and where there is no memory for one that hides all messages
+        the seconds of its step, played, else 0.
     """
     ranks = tuple(tuple(r.rank for r in stage.replicas) for stage in stages)
     each = stage_costs(
@@ -50,13 +51,13 @@ def best_order(
 
     def fits(in_flight: tuple[int, ...], late_updates: bool) -> bool:
         order = Order(in_flight=in_flight, late_updates=late_updates)
-        return not lacking(predict(costs, stages, schedule, order))
+        return not lacking(predict(costs, stages, replace(schedule, order=order)))
 
     enough = enough_in_flight(each, ranks, link)
     many = 2 * (max(enough) + len(ranks)) + PLAYED_STEPS
     played = fastest(ranks, each, link, mini_batches=many, fits=fits)
     order = Order(in_flight=played.schedule.in_flight, late_updates=any(played.schedule.late))
-    return order, 0.0 if fits(enough, True) else played.step_s
+    return replace(schedule, order=order), 0.0 if fits(enough, True) else played.step_s
 
 
 def fastest(

@@ -37,7 +37,6 @@ import numpy as np
 from sparsepipe.planner.costs import STATE_COPIES, Costs, Floats
 from sparsepipe.planner.stages import (
     DeviceTimes,
-    Order,
     Prediction,
     Schedule,
     Stage,
@@ -59,11 +58,9 @@ class Parts:
     memory_bytes: Floats
 
 
-def predict(
-    costs: Costs, stages: tuple[Stage, ...], schedule: Schedule, order: Order | None = None
-) -> Prediction:
+def predict(costs: Costs, stages: tuple[Stage, ...], schedule: Schedule) -> Prediction:
     """Time and memory of `stages`; whether the memory suffices is `check_memory`'s question."""
-    parts = parts_of(costs, stages, schedule, order)
+    parts = parts_of(costs, stages, schedule)
     used = sorted({replica.rank for stage in stages for replica in stage.replicas})
     compute, transfer = parts.forward_s + parts.backward_s, parts.transfer_s
     all_reduce = parts.all_reduce_s
@@ -117,9 +114,7 @@ def latency_s(costs: Costs) -> float:
     return max(group.link.latency_s for group in costs.classes)
 
 
-def parts_of(
-    costs: Costs, stages: tuple[Stage, ...], schedule: Schedule, order: Order | None = None
-) -> Parts:
+def parts_of(costs: Costs, stages: tuple[Stage, ...], schedule: Schedule) -> Parts:
     """What each rank does for each stage."""
     ranks = max(costs.class_of) + 1
     shares = np.zeros((len(stages), ranks))
@@ -145,7 +140,7 @@ def parts_of(
     weights = costs.parameter_bytes[end] - costs.parameter_bytes[first]
     ring = 2 * (replicas - 1) / replicas * weights
     outputs = costs.output_bytes[end] - costs.output_bytes[first] + costs.cut_bytes[first]
-    copies, in_flight = _held(replicas, schedule, order)
+    copies, in_flight = _held(replicas, schedule)
     memory = (weights * copies)[:, None] + shares * (outputs * in_flight)[:, None]
     return Parts(
         shares=shares,
@@ -157,11 +152,12 @@ def parts_of(
     )
 
 
-def _held(replicas: Floats, schedule: Schedule, order: Order | None) -> tuple[Floats, Floats]:
+def _held(replicas: Floats, schedule: Schedule) -> tuple[Floats, Floats]:
     """Of each stage the copies of its parameters, and the mini-batches that it holds."""
-    if order is not None:
-        in_flight = np.array(order.in_flight, dtype=float)
-        return in_flight + STATE_COPIES + (order.late_updates & (replicas > 1)), in_flight
+    if schedule.order is not None:
+        in_flight = np.array(schedule.order.in_flight, dtype=float)
+        late = schedule.order.late_updates & (replicas > 1)
+        return in_flight + STATE_COPIES + late, in_flight
     left = range(len(replicas), 0, -1)
     versions = np.array([float(schedule.versions(n)) for n in left])
     return versions + STATE_COPIES, np.array([schedule.in_flight(n) for n in left])

@@ -87,6 +87,8 @@ class Schedule:
 
     name: ScheduleName
     micro_batches: int = 1
+    order: Order | None = None
+    """Of `1f1b-async`, in plans. None: not chosen, and as few in flight as there can be."""
 
     def __post_init__(self) -> None:
         if self.name not in get_args(ScheduleName):

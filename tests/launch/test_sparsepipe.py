@@ -162,7 +162,7 @@ def test_a_simulated_pipeline_takes_the_predicted_step(tmp_path: Path) -> None:
     assert max(result["utilisation"]) > 0.95
     assert read(out / "trace.json")["traceEvents"]
     plan = read(out / "run.json")["plan"]
-    assert plan["pipeline"]["order"]["in_flight"] == result["in_flight"]
+    assert plan["pipeline"]["schedule"]["order"]["in_flight"] == result["in_flight"]
 
 
 @pytest.mark.parametrize(

@@ -190,9 +190,10 @@ def test_memory_that_does_not_hide_all_messages_makes_a_slower_step() -> None:
     """At 1 Gb/s the free plan has 3 and more mini-batches in flight; memory leaves room for 2."""
     free = partition(PROFILES, titans(1, 1, 1e9))
     costs = costs_of(PROFILES, titans(1, 1, 1e9))
-    assert free.order is not None
-    assert free.order.in_flight[0] > len(free.stages) == 2
-    need = max(d.memory_bytes for d in predict(costs, free.stages, free.schedule).devices)
+    assert free.schedule.order is not None
+    assert free.schedule.order.in_flight[0] > len(free.stages) == 2
+    fewest = Schedule(name="1f1b-async")
+    need = max(d.memory_bytes for d in predict(costs, free.stages, fewest).devices)
     assert max(device.memory_bytes for device in free.prediction.devices) > need
     cluster = limited(need, titans(1, 1, 1e9))
     tight = partition(PROFILES, cluster)

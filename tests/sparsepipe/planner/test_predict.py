@@ -92,7 +92,7 @@ def test_stashed_versions_and_activations_in_flight_take_memory() -> None:
 def test_more_in_flight_and_late_updates_take_more_memory() -> None:
     stages = (stage(0, 1, r0=0.75, r1=0.25), stage(1, 2, r2=1.0))
     order = Order(in_flight=(5, 1), late_updates=True)
-    found = predict(costs_of(TWO, cluster(3)), stages, ASYNC, order)
+    found = predict(costs_of(TWO, cluster(3)), stages, dataclasses.replace(ASYNC, order=order))
     # Late are the updates of replicas only: gradients that wait.
     weights = 40 * (5 + 2 + 1)
     expected = [weights + 0.75 * 500, weights + 0.25 * 500, 40 * (1 + 2) + 200]
