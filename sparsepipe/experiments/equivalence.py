@@ -139,7 +139,7 @@ def measure(level: str, folder: Path) -> Results:
 
 
 def differences(names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Of each of these cases the largest relative difference of a parameter from what it must equal, and
+    """Of each case the largest relative difference of a parameter from what it must equal, and
     from synchronous training, which an asynchronous pipeline does not equal.
 
     Raises:

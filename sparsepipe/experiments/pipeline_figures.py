@@ -24,10 +24,13 @@ from systems.experiment import Figure, Results
 from systems.figure import Agreement, Bars, Lines, Panel, draw
 from systems.record import Tier
 
+HOW: dict[Tier, str] = {
+    "simulated": "discrete events, no processes",
+    "emulated": "the runtime over shaped links between network namespaces, layers wait",
+}
 FOOTNOTE = (
     "MinkVGG16-BN, batch 128, layer times of TitanV and TitanXp measured by SparsePipe's authors; "
-    "simulated: discrete events, no processes; emulated: the runtime over shaped links between "
-    "network namespaces, layers wait"
+    + "; ".join(f"{tier}: {how}" for tier, how in HOW.items())
 )
 SCALED = (PLAN, DDP, EQUAL_SPLIT)
 MOST_DEVICES = 8
@@ -49,8 +52,9 @@ def throughput(results: Results, folder: Path) -> Figure:
             ]
             for who in grid.EMULATED
         }
+        known = {who: rows for who, rows in emulated.items() if any(rows)}
         if ran:
-            panels.append(_throughput(ran, emulated, rate, "emulated"))
+            panels.append(_throughput(ran, known, rate, "emulated"))
     return Figure(
         path=draw(folder / "pipeline-throughput", panels, FOOTNOTE),
         title="Throughput of the plan and of its baselines",
@@ -184,7 +188,7 @@ def _gantt(
             title=f"Two steady steps, {who}, TitanV + TitanXp {cluster}, {rate:g} Gb/s ({tier})",
             window_s=window_s,
             names=[f"rank {rank} ({kind})" for rank, kind in enumerate(kinds)],
-            footnote=FOOTNOTE,
+            footnote=f"MinkVGG16-BN, batch 128; {tier}: {HOW[tier]}",
         ),
         title=f"Two steady steps: {who}, {cluster}, {tier}",
         tier=tier,

@@ -13,7 +13,7 @@ from sparsepipe.planner.predict import lacking, predict
 from sparsepipe.planner.stages import Order, Schedule, Stage
 from sparsepipe.schedule import Stages, build
 from sparsepipe.simulated import Pipeline, play
-from sparsepipe.stage_cost import StageCost, enough_in_flight, stage_costs
+from sparsepipe.stage_cost import StageCost, busiest_s, enough_in_flight, stage_costs
 from systems.cluster import Link
 from systems.profile import ModelProfile
 
@@ -85,7 +85,8 @@ def fastest(
     enough = enough_in_flight(costs, stages, link)
     more = tuple(held + count - 1 - stage for stage, held in enumerate(enough))
     best: Pipeline | None = None
-    for late_updates in (False, True) if fits(least, True) else (False,):
+    replicated = any(len(ranks) > 1 for ranks in stages)  # else no update can be late
+    for late_updates in (False, True) if replicated and fits(least, True) else (False,):
         for in_flight in _that_fit(least, enough, more, late_updates, fits):
             schedule = build(
                 "1f1b-async",
@@ -99,6 +100,8 @@ def fastest(
             played = play(schedule, costs, link)
             if best is None or played.step_s < best.step_s * (1 - SAME):
                 best = played
+            if best.step_s <= busiest_s(costs, stages) * (1 + SAME):
+                return best  # there is nothing left to hide
     assert best is not None  # `least` was played without late updates
     return best
 
@@ -113,7 +116,7 @@ def _that_fit(
     """Those to play: where there is no memory for enough, the most between it and the least."""
     found = [in_flight for in_flight in (enough, more) if fits(in_flight, late_updates)]
     if enough in found:
-        return [least, *found]
+        return list(dict.fromkeys((least, *found)))
     steps = range(max(a - b for a, b in zip(enough, least, strict=True)) - 1, 0, -1)
     between = (tuple(min(n, few + k) for n, few in zip(enough, least, strict=True)) for k in steps)
     return [least, *[n for n in between if fits(n, late_updates)][:1]]
