@@ -20,7 +20,7 @@ from systems.experiment import Outcome, Results
 from systems.measure import timed
 from systems.profile import LayerProfile, ModelProfile
 
-CASES = {"quick": 400, "full": 4000}
+CASES = {"quick": 250, "full": 4000}
 """Random ones, of up to 8 layers and 4 devices."""
 ROUNDING = 1e-9
 OWN = "this project's target"
@@ -40,8 +40,8 @@ def measure(level: str, folder: Path) -> Results:
     results: dict[str, list[dict[str, Any]]] = {}
     found: dict[str, Callable[[], dict[str, Any]]] = {
         BRUTE: lambda: against_brute_force(CASES[level]),
-        EIGHT: lambda: {"seconds": timed(_plan_eight, repetitions=5).median},
-        SIXTEEN: lambda: {"seconds": timed(_plan_sixteen, repetitions=3).median},
+        EIGHT: lambda: {"seconds": timed(_plan_eight, repetitions=3).median},
+        SIXTEEN: lambda: {"seconds": timed(_plan_sixteen, warm_up=0, repetitions=1).median},
     }
     for name, find in found.items():
         path = folder / f"{name.replace(' ', '-')}.json"
