@@ -5,6 +5,7 @@ from pathlib import Path
 from sparsepipe.experiments import (
     engine,
     equivalence,
+    parity,
     pipeline,
     pipeline_grid,
     pipeline_training,
@@ -25,6 +26,15 @@ def _conclude_training(results: Results, folder: Path) -> Outcome:
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment(
+        system="sparsepipe",
+        id="parity",
+        title="Sparse convolution against dense convolution and MinkowskiEngine: equal results",
+        tier="measured",
+        repeats={"quick": 1, "full": 1},
+        measure=parity.measure,
+        conclude=parity.conclude,
+    ),
     Experiment(
         system="sparsepipe",
         id="engine",
