@@ -1,11 +1,20 @@
 """What `launch reproduce speculative` runs, in order."""
 
-from speculative.experiments import approximation, quality, verification
+from speculative.experiments import approximation, correctness, quality, verification
 from systems.experiment import Experiment
 
 ONCE = {"quick": 1, "full": 1}
 
 EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment(
+        system="speculative",
+        id="correctness",
+        title="Exact verification on trial: distribution, negative controls, float64",
+        tier="measured",
+        repeats=ONCE,
+        measure=correctness.measure,
+        conclude=correctness.conclude,
+    ),
     Experiment(
         system="speculative",
         id="verification",
