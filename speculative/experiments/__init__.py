@@ -1,6 +1,6 @@
 """What `launch reproduce speculative` runs, in order."""
 
-from speculative.experiments import approximation, correctness, quality, verification
+from speculative.experiments import approximation, correctness, gpu, quality, verification
 from systems.experiment import Experiment
 
 ONCE = {"quick": 1, "full": 1}
@@ -23,6 +23,15 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         repeats=ONCE,
         measure=verification.measure,
         conclude=verification.conclude,
+    ),
+    Experiment(
+        system="speculative",
+        id="verification-gpu",
+        title="Verification kernels on a GPU",
+        tier="measured",
+        repeats=ONCE,
+        measure=gpu.measure,
+        conclude=gpu.conclude,
     ),
     Experiment(
         system="speculative",
