@@ -82,5 +82,5 @@ def _transformers() -> Any:
             "transformers is not installed; pip install 'systems-testbed[speculative]'"
         ) from None
     transformers.utils.logging.disable_progress_bar()
-    huggingface_hub.utils.logging.set_verbosity_error()  # type: ignore[attr-defined]
+    huggingface_hub.utils.logging.set_verbosity_error()
     return transformers

@@ -67,10 +67,10 @@ RECIPES: Mapping[Size, Mapping[Task, Recipe]] = {
     "tiny": {
         "summarize": Recipe(
             shapes={
-                "target": Shape(width=64, encoder_layers=2, decoder_layers=4),
+                "target": Shape(width=64, encoder_layers=1, decoder_layers=4),
                 "draft": Shape(width=32, encoder_layers=1, decoder_layers=1),
             },
-            steps={"target": 500, "draft": 500},
+            steps={"target": 300, "draft": 300},
             learning_rate=5e-3,
             samples=5000,
             data="stdlib",

@@ -187,13 +187,13 @@ def _claims(results: Results) -> Iterable[Claim]:
             [sum(row["unlike"] for row in rows)],
             Target(most=0, source=OWN),
         )
-    rows = results["batches"]
+    compared = results["batches"]
     yield _claim(
         "tokens-changed-by-batch",
         "all-methods",
         "requests whose outcome the batch around them changes, at equal seed and offset, of "
-        f"{sum(row['compared'] for row in rows)}",
-        [sum(row["changed"] for row in rows)],
+        f"{sum(row['compared'] for row in compared)}",
+        [sum(row["changed"] for row in compared)],
         Target(most=0, source=OWN),
     )
 

@@ -26,7 +26,7 @@ REPETITIONS = {"quick": 15, "full": 31}
 OWN = "this project's target"
 COMMAND = "launch bench speculative --device cuda"
 
-ByMethod = Mapping[str, Row]
+ByMethod = dict[str, Row]
 
 
 def measure(level: str, folder: Path) -> Results:
@@ -81,7 +81,7 @@ def _measured(level: str) -> dict[str, Any]:
 
 def _judged(rows: Iterable[Row]) -> dict[tuple[int, str], ByMethod]:
     """Rows of the vocabulary and gamma of the claims, by batch and dtype."""
-    found: dict[tuple[int, str], dict[str, Row]] = {}
+    found: dict[tuple[int, str], ByMethod] = {}
     for row in rows:
         if (row.case.vocabulary, row.case.gamma) == (VOCABULARY, GAMMA):
             found.setdefault((row.case.batch, row.case.dtype), {})[row.method] = row

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def in_cache(cache: Path, role: Role) -> str:
 
 
 def test_models_by_name_and_a_folder_of_speech(tmp_path: Path) -> None:
-    target, draft = (in_cache(tmp_path / "cache", role) for role in ("target", "draft"))  # type: ignore[arg-type]
+    target, draft = (in_cache(tmp_path / "cache", role) for role in get_args(Role))
     speech = tmp_path / "84" / "121"
     speech.mkdir(parents=True)
     (speech / "84-121.trans.txt").write_text("84-121-0000 GO YOU\n84-121-0001 YES\n")

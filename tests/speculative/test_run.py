@@ -42,7 +42,7 @@ def test_train_and_evaluate(
     task: Task, data: dict[Task, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = dataclasses.replace(RECIPES["tiny"][task], samples=40, steps=STEPS)  # type: ignore[arg-type]
-    monkeypatch.setitem(RECIPES["tiny"], task, few)  # type: ignore[arg-type]
+    monkeypatch.setitem(RECIPES["tiny"], task, few)
     reports = list(train_pair(task, tmp_path, size="tiny", data=data[task]))
     assert [(r.role, r.step) for r in reports] == [("target", 3), ("draft", 2)]
     assert list(train_pair(task, tmp_path, data=data[task])) == []  # there already
