@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from speculative import build, kernels, philox, pytorch, status
+from speculative import build, philox, pytorch, status
 from speculative.experiments import mutants
 from speculative.experiments.agreement import (
     differences,
