@@ -1,6 +1,6 @@
 """What `launch reproduce speculative` runs, in order."""
 
-from speculative.experiments import approximation, correctness, gpu, quality, verification
+from speculative.experiments import approximation, compiled, correctness, gpu, quality, verification
 from systems.experiment import Experiment
 
 ONCE = {"quick": 1, "full": 1}
@@ -32,6 +32,15 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         repeats=ONCE,
         measure=gpu.measure,
         conclude=gpu.conclude,
+    ),
+    Experiment(
+        system="speculative",
+        id="compiled",
+        title="CUDA kernels, compiled",
+        tier="measured",
+        repeats=ONCE,
+        measure=compiled.measure,
+        conclude=compiled.conclude,
     ),
     Experiment(
         system="speculative",
