@@ -55,7 +55,17 @@ def roles(job: Job, plan: Plan) -> Sequence[str]:
 
 
 def check(job: Job, plan: Plan) -> None:
-    """Nothing: the one rank that loads models and data says what is wrong with them."""
+    """Are the models there?
+
+    Raises:
+        InputError: a folder without a model, or a name that neither the hub nor its cache has.
+    """
+    from speculative import checkpoint
+
+    options = job.speculative
+    checkpoint.check(options.task, options.target_path, "--speculative.target")
+    if options.method != "none":
+        checkpoint.check(options.task, options.draft_path, "--speculative.draft")
 
 
 def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
