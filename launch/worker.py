@@ -87,7 +87,8 @@ def _run(arguments: Sequence[str], place: Environment) -> None:
 
 def _resolve(given: Job, place: Environment) -> tuple[Job, Any]:
     """Plan on every rank alike: nothing is measured here."""
-    job = dataclasses.replace(given, world_size=place.world_size)
+    launcher: Any = given.launcher if place.launcher == "none" else place.launcher
+    job = dataclasses.replace(given, world_size=place.world_size, launcher=launcher)
     plan = driver(job).plan_job(job, may_measure=False)
     return driver(job).resolved(job, plan), plan
 
@@ -145,6 +146,7 @@ def execute(
             trace.join(folder, [world.name(rank) for rank in range(world.world_size)])
         result = {
             "tier": "measured",
+            "launcher": world.launcher,
             "threads_per_rank": torch.get_num_threads(),
             **driver(job).summarize(job, plan, everyone, emulation),
         }
