@@ -37,8 +37,8 @@ def main(arguments: Sequence[str]) -> None:
     code = run_ranks(job, ["worker", "--records", str(folder)])
     if code:
         print(
-            f"error: {job.launcher} ended with code {code}, what failed is said above; the steps so "
-            f"far are in {folder}/steps",
+            f"error: {job.launcher} ended with code {code}, what failed is said above; the steps "
+            f"so far are in {folder}/steps",
             file=sys.stderr,
         )
         raise SystemExit(code if code > 0 else 128 - code)

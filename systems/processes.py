@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, and ranks that end with the first that fails."""
+"""Processes that end with the one that started them; ranks that end with the first that fails."""
 
 import ctypes
 import os
