@@ -68,7 +68,7 @@ def write_script(options: Options, name: str, world_size: int, folder: Path) -> 
                 "#!/usr/bin/env bash",
                 *(f"#SBATCH --{directive}" for directive in directives),
                 "set -euo pipefail",
-                'MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"',
+                'MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)"',
                 f'export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{_threads(ranks)}}}"',
                 f"srun --kill-on-bad-exit=1 {shlex.quote(sys.executable)} \\",
                 f"    -m torch.distributed.run --nnodes {options.nodes} \\",
