@@ -74,15 +74,18 @@ def find_mpirun() -> str | None:
     return shutil.which("mpirun") or (str(beside) if beside.is_file() else None)
 
 
-def run_ranks(job: Job, worker: Sequence[str]) -> int:
+def run_ranks(job: Job, worker: Sequence[str], *, quiet: bool = False) -> int:
     """Start the ranks, wait for them, and return the launcher's exit code."""
-    return run_command(start_command(job, worker), _variables(job))
+    return run_command(start_command(job, worker), _variables(job), quiet=quiet)
 
 
-def run_command(command: Sequence[str], variables: Mapping[str, str]) -> int:
+def run_command(
+    command: Sequence[str], variables: Mapping[str, str], *, quiet: bool = False
+) -> int:
     """Run what starts ranks, with these variables; returns its exit code.
 
-    A signal to this process ends the ranks, and then this process; so does its death.
+    With `quiet`, only what goes to stderr is shown. A signal to this process ends the ranks, and
+    then this process; so does its death.
 
     Raises:
         SystemExit: a signal came; its code is the shell's, 130 for Ctrl-C.
@@ -90,6 +93,7 @@ def run_command(command: Sequence[str], variables: Mapping[str, str]) -> int:
     received: list[int] = []
     process = subprocess.Popen(
         command,
+        stdout=subprocess.DEVNULL if quiet else None,
         env={"TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ, **variables},
         start_new_session=True,  # a Ctrl-C reaches the ranks through us, once
         preexec_fn=_die_with_parent,

@@ -52,6 +52,8 @@ class Job:
     """Longest wait for another rank."""
     trace: bool = False
     """Write a Chrome/Perfetto trace of every rank."""
+    torch_profiler: bool = False
+    """Write torch.profiler's trace of a few steps, for every rank."""
     out: str | None = None
     """Folder of the record. None: a new one under runs/."""
     slurm: SlurmOptions = field(default_factory=SlurmOptions)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from systems.environment import free_port
-from systems.processes import wait_for_ranks
+from systems.supervise import wait_for_ranks
 
 
 def main(arguments: Sequence[str]) -> None:

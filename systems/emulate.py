@@ -16,7 +16,8 @@ from pathlib import Path
 
 from systems.environment import Environment
 from systems.namespaces import INTERFACE, Network
-from systems.processes import die_with_parent, wait_for_ranks
+from systems.processes import die_with_parent
+from systems.supervise import wait_for_ranks
 
 PORT = 29500
 """Of the master, in its own namespace: every port is free there."""

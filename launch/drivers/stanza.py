@@ -44,6 +44,7 @@ __all__ = [
     "simulate",
     "simulated_step_s",
     "summarize",
+    "with_batch_size",
 ]
 
 STEP_S = 0.7
@@ -69,6 +70,12 @@ def read_plan(table: Any, where: str) -> Plan:
 def roles(job: Job, plan: Plan) -> Sequence[str]:
     """conv, fc, conv+fc, worker or server."""
     return plan.layout.roles
+
+
+def with_batch_size(job: Job, samples: int) -> Job:
+    """The same for every scheme, over all ranks with data."""
+    options = dataclasses.replace(job.stanza, global_batch_size=samples, local_batch_size=None)
+    return dataclasses.replace(job, stanza=options)
 
 
 def check(job: Job, plan: Plan) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch.local import run_ranks, variables
-from systems import processes
+from systems import supervise
 from systems.environment import environment
 
 PYTHON = [sys.executable, "-c"]
@@ -20,7 +20,7 @@ SLEEP = "import os, time; open('rank-' + os.environ['RANK'], 'w').write(str(os.g
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(processes, "GRACE_S", 0.2)
+    monkeypatch.setattr(supervise, "GRACE_S", 0.2)
 
 
 def test_every_rank_reads_its_place() -> None:
