@@ -116,6 +116,12 @@ def _planned(job: Job, plan: Plan) -> Planned:
     return with_profiles(plan.pipeline, job.sparsepipe)
 
 
+def with_batch_size(job: Job, samples: int) -> Job:
+    """Clouds in a mini-batch."""
+    options = dataclasses.replace(job.sparsepipe, batch_size=samples)
+    return dataclasses.replace(job, sparsepipe=options)
+
+
 def check(job: Job, plan: Plan) -> None:
     """Find the data and the backend."""
     backend(job.sparsepipe.backend)

@@ -1,5 +1,6 @@
 """Speculative sampling under the launcher: see `launch.drivers.Driver`. One process, no plan."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,12 @@ def roles(job: Job, plan: Plan) -> Sequence[str]:
     return ["worker"]
 
 
+def with_batch_size(job: Job, samples: int) -> Job:
+    """Samples that are decoded together."""
+    options = dataclasses.replace(job.speculative, batch_size=samples)
+    return dataclasses.replace(job, speculative=options)
+
+
 def check(job: Job, plan: Plan) -> None:
     """Are the models there?
 
@@ -92,8 +99,9 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
 def summarize(
     job: Job, plan: Plan, everyone: list[list[Step]], emulation: Emulation | None
 ) -> dict[str, Any]:
-    """What `speculative.run.evaluate` found."""
-    return dict(everyone[0][0].metrics)
+    """What `speculative.run.evaluate` found, and its speed in samples."""
+    found: dict[str, Any] = dict(everyone[0][0].metrics)
+    return {**found, "samples_per_s": found["samples"] / found["total_s"]}
 
 
 def line(result: dict[str, Any]) -> str:
