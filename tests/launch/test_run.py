@@ -108,9 +108,9 @@ def endless(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     if not Path("/proc/self/environ").exists():
         pytest.skip("needs /proc")
     folder = tmp_path / "record"
-    flags = ["--world-size", "3", "--stanza.steps", "1000000", "--out", str(folder)]
+    flags = ["--world-size", "3", "--stanza.steps", "1000000", "--timeout-s", "10"]
     process = subprocess.Popen(
-        [*LAUNCH, "run", DIGITS, *flags],
+        [*LAUNCH, "run", DIGITS, *flags, "--out", str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -137,6 +137,19 @@ def test_a_killed_rank_ends_the_run_and_is_named(
     assert ranks_of(folder) == {}
     assert len(read_steps(folder, 0)) > 3
     assert not (folder / "result.json").exists()
+
+
+def test_a_stopped_rank_ends_the_run_and_is_named(
+    endless: tuple[subprocess.Popen[str], Path],
+) -> None:
+    process, folder = endless
+    os.kill(ranks_of(folder)[2], signal.SIGSTOP)
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode not in (0, None)
+    assert text.count("error: hang: ") == 1, text
+    assert "everybody waits for rank 2 (fc), which is silent" in text
+    assert "SIGKILL" in text[text.index("Root Cause") :]
+    assert ranks_of(folder) == {}
 
 
 def test_ranks_do_not_outlive_a_killed_launcher(
