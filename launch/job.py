@@ -97,6 +97,11 @@ def save(job: Job, path: Path) -> None:
     path.write_text(tomli_w.dumps(schema.dump(job)))
 
 
+def without_flags_of_command(job: Job) -> Job:
+    """The job alone, of what a command with flags of its own has parsed."""
+    return Job(**{f.name: getattr(job, f.name) for f in dataclasses.fields(Job)})
+
+
 def parse(command: str, arguments: Sequence[str], default: J) -> J:
     """The job that a command line means: an optional job file, then flags.
 

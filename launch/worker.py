@@ -128,6 +128,7 @@ def execute(
     opened = driver(job).open(job, plan, emulation)
     if world.rank == 0:
         print(_first_line(job, opened, world, emulation), flush=True)
+        record.write_last(folder, opened.last)
     tracer = trace.Tracer(folder if job.trace else None, world.rank)
     steps: list[Step] = []
     with record.StepWriter(folder, world.rank) as writer:
@@ -174,7 +175,13 @@ def _first_line(job: Job, opened: Opened, world: World, emulation: Emulation | N
 
 def _print_progress(last: int, world: World, step: Step, started: float) -> None:
     every = max(1, last // PROGRESS_LINES)
-    if world.rank or step.index == 0 or step.index % every or step.index >= last:
+    if (
+        record.QUIET in os.environ
+        or world.rank
+        or step.index == 0
+        or step.index % every
+        or step.index >= last
+    ):
         return
     lasted_s = time.perf_counter() - started
     # Only a worker with the whole model has the losses of its own samples.

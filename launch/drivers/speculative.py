@@ -1,6 +1,6 @@
 """Speculative sampling under the launcher: see `launch.drivers.Driver`. One process, no plan."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,11 @@ def summarize(
 ) -> dict[str, Any]:
     """What `speculative.run.evaluate` found."""
     return dict(everyone[0][0].metrics)
+
+
+def samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
+    """There is one step, which is the whole run."""
+    return None
 
 
 def line(result: dict[str, Any]) -> str:

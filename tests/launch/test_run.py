@@ -41,6 +41,7 @@ def test_run_leaves_a_record_that_runs_again(tmp_path: Path) -> None:
     head = next(line for line in text.splitlines() if line.startswith("stanza-digits"))
     for words in ("tier measured", "world size 3", "2 conv (0-1), 1 fc (2)", "1,797 real images"):
         assert words in head
+    assert "  step 6/12, " in text
     run = json.loads((first / "run.json").read_text())
     assert run["command"].startswith(f"python -m launch run {DIGITS} --stanza.fc-workers 1")
     assert run["tier"] == "measured"

@@ -83,8 +83,13 @@ def test_every_thread_has_its_own_wait_and_the_longest_comes_first() -> None:
 def test_announcer_prints_a_long_wait_again_and_again(capsys: pytest.CaptureFixture[str]) -> None:
     announcer = Announcer("rank 7", PATIENCE_S)
     lines: list[str] = []
+
+    def printed_twice() -> bool:
+        lines.extend(capsys.readouterr().err.splitlines())
+        return len(lines) >= 2
+
     with waiting("the bus"):
-        until(lambda: lines.extend(capsys.readouterr().err.splitlines()) or len(lines) >= 2)
+        until(printed_twice)
     announcer.close()
     assert set(lines) == {"rank 7: waiting for the bus (0 s)"}
 
