@@ -74,9 +74,10 @@ def _dispatch(words: list[str]) -> None:
     elif command in SUBJECTS:
         subject, known = words.pop(0) if words else "", SUBJECTS[command]
         if subject not in known:
+            given = f"{command} {subject}".strip()
             raise InputError(
-                f"{command} {subject}: names no system of this version; "
-                f"write: launch {command} {' or '.join(known)}"
+                f"{given}: names no system of this version; write: launch {command} "
+                f"{' or '.join(known)}"
             )
         module = known[subject]
     else:

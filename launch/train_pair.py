@@ -51,7 +51,8 @@ def main(arguments: Sequence[str]) -> None:
     task = words.pop(0) if words and not words[0].startswith("-") else ""
     if task not in get_args(Task) and not {"-h", "--help"} & set(words):
         known = " or ".join(get_args(Task))
-        raise InputError(f"train-pair {task}: no such task; write: launch train-pair {known}")
+        given = f"train-pair {task}".strip()
+        raise InputError(f"{given}: no such task; write: launch train-pair {known}")
     flags = jobs.parse_flags(
         TrainPairArguments, words, f"launch train-pair {task or 'TASK'}", TrainPairArguments()
     )
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str]) -> None:
         for role, default in DEFAULT_STEPS[chosen].items()
     }
     folder = Path(flags.out or f"runs/pairs/{task}")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder}: is a file; give a folder")
     flags.apply()
     sinks: dict[Role, Sink] = {}
     reached: dict[Role, Progress] = {}

@@ -65,6 +65,8 @@ def work(arguments: Sequence[str], place: Environment) -> None:
 def _run(arguments: Sequence[str], place: Environment) -> None:
     if arguments and arguments[0] == "--records":
         folders = [Path(name) for name in arguments[1:]]
+        if not folders:
+            raise InputError("--records: names no record; give the folders of runs")
         todo = [read_plan(folder) for folder in folders]
     else:
         given = jobs.parse("worker", arguments, Job())

@@ -92,6 +92,13 @@ class Cluster:
     def __post_init__(self) -> None:
         if not self.nodes:
             raise InputError("nodes is empty; give at least one [[nodes]]")
+        names = [node.name for node in self.nodes]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(
+                    f"nodes: {name!r} is there twice; give each [[nodes]] a name of its own, or "
+                    "one of them a larger count"
+                )
 
     @property
     def size(self) -> int:
@@ -178,7 +185,10 @@ def load(name: str) -> Cluster:
         table = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from None
-    return schema.read(Cluster, table, str(path))
+    cluster = schema.read(Cluster, table, str(path))
+    if any(link.bandwidth_bits_per_s == float("inf") for link in cluster.links):
+        raise InputError(f"{path}: bandwidth_bits_per_s = inf: no link is that fast; give its rate")
+    return cluster
 
 
 def to_toml(cluster: Cluster) -> str:
