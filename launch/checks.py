@@ -12,9 +12,10 @@ import torch
 from launch.backends import find_mpirun
 from launch.doctor import Finding
 from sparsepipe.backends import BACKENDS, INSTALL, backend
-from speculative.build import cache_folder, find_nvcc
+from speculative.build import find_nvcc
 from stanza.plan import shipped_profiles
 from systems import cluster, record
+from systems.build import cache_folder
 from systems.emulate import clean, leftovers
 from systems.namespaces import unavailable
 from systems.schema import InputError
@@ -123,7 +124,7 @@ def _gxx() -> Finding:
         name="g++",
         works=path is not None,
         found=path or "none",
-        needed_for="fast verification on CPUs (PyTorch's operators do the same, slower)",
+        needed_for="our kernels on CPUs (PyTorch's operators do the same, slower)",
         command="apt-get install g++",
     )
 
@@ -157,7 +158,7 @@ def _mpi4py() -> Finding:
     return Finding(
         name="mpi4py",
         works=done.returncode == 0,
-        found=said[-1] if said else f"ended with code {done.returncode}",
+        found=said[-1].strip("\0 ") if said else f"ended with code {done.returncode}",
         needed_for="--transport mpi",
         command="python -m pip install 'systems-testbed[mpi]'",
     )

@@ -50,7 +50,7 @@ def test_what_is_missing_comes_with_its_command(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(checks, "unavailable", lambda: "not root; run as root")
     monkeypatch.delenv("CXX", raising=False)
     texts: dict[Callable[[], Finding], str] = {
-        checks._gxx: "-    g++: none; needed for fast verification on CPUs",
+        checks._gxx: "-    g++: none; needed for our kernels on CPUs",
         checks._emulation: "-    emulated clusters: not root; run as root; needed for launch emul",
         lambda: checks._extra("deepspeed"): "-    deepspeed: none; needed for DeepSpeed",
     }
