@@ -1,9 +1,9 @@
 """Ends a run that hangs, and says who hangs: a thread beside every rank, over the key-value store.
 
-Each rank tells the store again and again what it does. If an operation lasts longer than the run's
-time-out, one rank prints the table of systems.hangs, and every rank ends, whatever its main thread
-is stuck in: collective backends wait without looking up. Silent ranks of the same machine are
-killed. Where the store itself does not answer (this node is cut off, or the node that keeps the
+Each rank tells the store again and again what it does. If a wait for others lasts longer than the
+run's time-out, one rank prints the table of systems.hangs, and every rank ends, whatever its main
+thread is stuck in: collective backends wait without looking up. Silent ranks of the same machine
+are killed. Where the store itself does not answer (this node is cut off, or the node that keeps the
 store is gone), a rank says so in one line, and ends.
 """
 
@@ -73,10 +73,10 @@ class Watchdog:
     def _talk(self) -> None:
         try:
             while not self._closed.wait(self._beat_s):
-                over = self._tell()
-                if not over and self._overdue(1.0) and self._store.add("hang/reported", 1) == 1:
+                over, overdue = self._tell(), self._overdue(1.0)
+                if not over and overdue and self._store.add("hang/reported", 1) == 1:
                     over = True
-                    self._report()
+                    self._report(overdue)
                     self._store.set("hang/over", "")
                 if over and not self._closed.is_set():
                     self._closed.set()
@@ -105,8 +105,8 @@ class Watchdog:
             self._end()
 
     def _overdue(self, times: float) -> Operation | None:
-        """The longest operation of any thread, if it has lasted so many time-outs."""
-        longest = next(iter(operations()), None)
+        """The longest wait for another rank of any thread, if it has lasted so many time-outs."""
+        longest = next((operation for operation in operations() if operation.peers), None)
         if longest is None or time.monotonic() - longest.since < times * self._timeout_s:
             return None
         return longest
@@ -140,7 +140,7 @@ class Watchdog:
             since=time.time() - (now - operation.since),
         )
 
-    def _report(self) -> None:
+    def _report(self, overdue: Operation) -> None:
         """Ask what all ranks do, twice: those who said nothing new in between are silent."""
         before, asked = self._read_all(), time.monotonic()
         while time.monotonic() - asked < self._late_s:
@@ -151,11 +151,10 @@ class Watchdog:
             _of(told, role, silent=told == earlier)
             for role, earlier, told in zip(self._roles, before, after, strict=True)
         ]
-        me = ranks[self._rank]
         print(
-            f"error: hang: rank {self._rank} ({me.role}) has waited {time.time() - me.since:.0f} s "
-            f"for {me.operation}, longer than --timeout-s {self._timeout_s:g}\n"
-            + table(ranks, time.time()),
+            f"error: hang: rank {self._rank} ({self._roles[self._rank]}) has waited "
+            f"{time.monotonic() - overdue.since:.0f} s for {overdue.what}, longer than --timeout-s "
+            f"{self._timeout_s:g}\n" + table(ranks, time.time()),
             file=sys.stderr,
             flush=True,
         )
