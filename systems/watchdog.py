@@ -26,7 +26,7 @@ BEATS = 20
 """So many times within a time-out a rank tells what it does."""
 LONGEST_BEAT_S = 5.0
 LATE_BEATS, LATE_S = 3, 1.0
-"""A rank, or the store, that says nothing for so many beats and seconds is silent."""
+"""A rank that says nothing for so many beats and seconds, while it is asked, is silent."""
 LINGER_S = 2.0
 """Rank 0, which may keep the store, stays so long for the others to read that the run is over."""
 SLACK = 2.0
@@ -88,11 +88,13 @@ class Watchdog:
 
     def _look_at_the_clock(self) -> None:
         """The way out where the store, or who was to print the table, does not answer."""
+        # Long: on a busy machine answers are late. A cut was there before the wait that it made.
+        patience_s = max(self._late_s, self._timeout_s / 2)
         while not self._closed.wait(self._beat_s):
             unheard_s = time.monotonic() - self._heard
-            if self._overdue(SLACK) and unheard_s < self._late_s:
+            if self._overdue(SLACK) and unheard_s < patience_s:
                 reason = "the rank that was to print what all ranks do has not done so"
-            elif unheard_s > (self._late_s if self._overdue(1.0) else SLACK * self._timeout_s):
+            elif unheard_s > (patience_s if self._overdue(1.0) else SLACK * self._timeout_s):
                 reason = (
                     f"the master, rank 0's node, has not answered for {unheard_s:.0f} s: this node "
                     "is cut off from it, or the master is stopped or dead"
