@@ -51,8 +51,8 @@ def main(arguments: Sequence[str]) -> None:
     task = words.pop(0) if words and not words[0].startswith("-") else ""
     if task not in get_args(Task) and not {"-h", "--help"} & set(words):
         known = " or ".join(get_args(Task))
-        given = f"train-pair {task}".strip()
-        raise InputError(f"{given}: no such task; write: launch train-pair {known}")
+        said = f"train-pair {task}".strip()
+        raise InputError(f"{said}: no such task; write: launch train-pair {known}")
     flags = jobs.parse_flags(
         TrainPairArguments, words, f"launch train-pair {task or 'TASK'}", TrainPairArguments()
     )
@@ -108,9 +108,9 @@ def _view(task: Task, reached: Mapping[Role, Progress]) -> View:
         )
         for number, (role, at) in enumerate(reached.items())
     ]
-    at = next(reversed(reached.values()), None)
-    if at is None:
+    if not reached:
         return View(title=f"train-pair {task}", rows=rows)
+    at = list(reached.values())[-1]
     step_s = at.elapsed_s / max(1, at.step)
     return View(
         title=f"train-pair {task}: {at.role}",

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import pytest
 
-from launch import live
 from launch.job import Job
 from launch.live import LiveRecord, Tail
 from launch.planning import plan_job
@@ -63,8 +63,8 @@ def test_a_rank_that_makes_no_more_steps_is_told(
     write(folder, 0, range(3))
     record = LiveRecord(folder)
     record.poll()
-    later = live.time.monotonic() + 60
-    monkeypatch.setattr(live.time, "monotonic", lambda: later)
+    later = time.monotonic() + 60
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     assert record.view().rows[0].state.startswith("no step for 6")
 
 
