@@ -92,13 +92,6 @@ class Cluster:
     def __post_init__(self) -> None:
         if not self.nodes:
             raise InputError("nodes is empty; give at least one [[nodes]]")
-        names = [node.name for node in self.nodes]
-        for name in names:
-            if names.count(name) > 1:
-                raise InputError(
-                    f"nodes: {name!r} is there twice; give each [[nodes]] a name of its own, or "
-                    "one of them a larger count"
-                )
 
     @property
     def size(self) -> int:
@@ -186,6 +179,13 @@ def load(name: str) -> Cluster:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from None
     cluster = schema.read(Cluster, table, str(path))
+    names = [node.name for node in cluster.nodes]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(
+            f"{path}: nodes: {twice[0]!r} is there twice; give each [[nodes]] a name of its own, "
+            "or one of them a larger count"
+        )
     if any(link.bandwidth_bits_per_s == float("inf") for link in cluster.links):
         raise InputError(f"{path}: bandwidth_bits_per_s = inf: no link is that fast; give its rate")
     return cluster
