@@ -10,9 +10,11 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rich import box
@@ -57,36 +59,31 @@ def is_live() -> bool:
 @contextmanager
 def shown(folders: Sequence[Path], *, tensorboard: bool = False) -> Iterator[None]:
     """Follow the records of runs that are run one after the other, until the block ends."""
-    records = [LiveRecord(folder) for folder in folders] if is_live() or tensorboard else []
-    sinks = [Sink(r.folder / "tensorboard", r.roles) for r in records] if tensorboard else []
-
-    def look() -> View | None:
-        for number, one in enumerate(records):
-            new = one.poll()
-            if sinks:
-                sinks[number].write(new, one.view())
-        return _current(records)
-
-    if not records:
+    if not is_live() and not tensorboard:
         yield
-    elif is_live():
-        with live_table(look):
-            yield
-    else:
-        with _every(PERIOD_S, look):
-            yield
-    for sink in sinks:
-        sink.close()
+        return
+    with ExitStack() as stack:
+        records = [LiveRecord(folder) for folder in folders]
+        sinks = [Sink(r.folder / "tensorboard", r.roles) for r in records if tensorboard]
+        for sink in sinks:
+            stack.callback(sink.close)
+        look = partial(_look, deque(enumerate(records)), len(records), sinks)
+        stack.enter_context(live_table(look) if is_live() else _every(PERIOD_S, look))
+        yield
 
 
-def _current(records: Sequence[LiveRecord]) -> View:
-    """The first that has not ended."""
-    going = [number for number, one in enumerate(records) if not one.ended]
-    number = going[0] if going else len(records) - 1
-    view = records[number].view()
-    if len(records) == 1:
-        return view
-    return View(**{**vars(view), "title": f"run {number + 1} of {len(records)}: {view.title}"})
+def _look(left: deque[tuple[int, LiveRecord]], count: int, sinks: Sequence[Sink]) -> View:
+    """Read what is new in the record that is being written, the first of those `left`."""
+    while True:
+        number, record = left[0]
+        ended, new, view = record.ended, record.poll(), record.view()
+        if sinks:
+            sinks[number].write(new, view)
+        if not ended or len(left) == 1:
+            break
+        left.popleft()
+    title = view.title if count == 1 else f"run {number + 1} of {count}: {view.title}"
+    return replace(view, title=title)
 
 
 @contextmanager
@@ -109,7 +106,7 @@ def _every(period_s: float, work: Callable[[], object]) -> Iterator[None]:
 
 
 @contextmanager
-def live_table(look: Callable[[], View | None]) -> Iterator[None]:
+def live_table(look: Callable[[], View]) -> Iterator[None]:
     """Draw what `look` sees, again and again; ranks print no lines of progress meanwhile."""
     os.environ[QUIET] = "1"
     try:
@@ -119,9 +116,7 @@ def live_table(look: Callable[[], View | None]) -> Iterator[None]:
         ):
 
             def draw_again() -> None:
-                view = look()
-                if view is not None:
-                    table.update(draw(view), refresh=True)
+                table.update(draw(look()), refresh=True)
 
             with _every(PERIOD_S, draw_again):
                 yield

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from launch.job import Job
 from launch.live import LiveRecord, Tail
 from launch.planning import plan_job
-from launch.progress import draw, summary
+from launch.progress import _look, draw, summary
 from launch.records import create_record
 from stanza.options import Options
 from systems.record import Step, StepWriter, steps_file, write_last
@@ -111,3 +112,12 @@ def test_the_table_has_a_line_for_every_rank(folder: Path) -> None:
     assert ["rank", "role", "step", "step", "time", "state"] in lines
     assert ["1", "conv", "starting"] in lines
     assert ["2", "fc", "4", "500.0", "ms", "running"] in lines
+
+
+def test_runs_that_follow_each_other_are_numbered(folder: Path) -> None:
+    first, second = LiveRecord(folder), LiveRecord(folder)
+    left = deque(enumerate([first, second]))
+    assert _look(left, 2, []).title == "run 1 of 2: digits | tier measured"
+    (folder / "result.json").write_text("{}")
+    assert _look(left, 2, []).title == "run 2 of 2: digits | tier measured"
+    assert _look(left, 2, []).title.startswith("run 2 of 2")
