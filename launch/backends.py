@@ -21,7 +21,8 @@ def start_command(job: Job, worker: Sequence[str]) -> list[str]:
     """
     if job.launcher == "torchrun":
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        return [*launcher, f"--nproc-per-node={job.world_size}", "-m", "launch", *worker]
+        ranks = [f"--nproc-per-node={job.world_size}", f"--max-restarts={job.max_restarts}"]
+        return [*launcher, *ranks, "-m", "launch", *worker]
     mpirun = find_mpirun()
     if mpirun is None:
         raise InputError(

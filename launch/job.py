@@ -49,6 +49,15 @@ class Job:
     """Of the initial weights and of the order of samples."""
     timeout_s: float = 120.0
     """Longest wait for another rank."""
+    checkpoint_every: int = 0
+    """Save a checkpoint after so many steps, and the trained model at the end. 0: neither."""
+    checkpoint_keep: int = 3
+    """The last checkpoints to keep."""
+    resume: str = "auto"
+    """auto: go on from the newest sound checkpoint of the run's own record, if there is one. never:
+    begin anew. Or a path: where the run has none, from the record or the checkpoint of another."""
+    max_restarts: int = 0
+    """How often torchrun starts all ranks again after one of them is lost."""
     trace: bool = False
     """Write a Chrome/Perfetto trace of every rank."""
     out: str | None = None
@@ -68,6 +77,21 @@ class Job:
         if not 0 < self.timeout_s <= LONGEST_TIMEOUT_S:
             raise InputError(
                 f"--timeout-s {self.timeout_s:g}: give more than 0 seconds, at most a day"
+            )
+        if self.checkpoint_every < 0:
+            raise InputError(f"--checkpoint-every {self.checkpoint_every}: give steps, or 0: never")
+        if self.checkpoint_keep < 1:
+            raise InputError(f"--checkpoint-keep {self.checkpoint_keep}: give 1 or more")
+        if self.max_restarts < 0:
+            raise InputError(f"--max-restarts {self.max_restarts}: give 0 or more")
+        if self.max_restarts and self.launcher != "torchrun":
+            raise InputError(
+                f"--max-restarts {self.max_restarts}: only torchrun starts lost ranks again; add "
+                "--launcher torchrun"
+            )
+        if self.system == "speculative" and self.checkpoint_every:
+            raise InputError(
+                "--checkpoint-every: speculative sampling trains nothing; leave it out"
             )
         if self.transport == "mpi" and self.launcher == "torchrun":
             raise InputError("--transport mpi: torchrun starts no MPI; add --launcher mpirun")

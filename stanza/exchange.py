@@ -46,7 +46,7 @@ class Alone:
 
     def __init__(self, module: nn.Module, optimizer: OptimizerFactory) -> None:
         self.module = module
-        self._optimizer = optimizer(p for p in module.parameters() if p.requires_grad)
+        self.optimizer = optimizer(p for p in module.parameters() if p.requires_grad)
 
     def forward(self, inputs: Tensor) -> Any:
         """Run the module."""
@@ -57,8 +57,8 @@ class Alone:
 
     def update(self) -> None:
         """Apply the optimizer."""
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 class AllReduce:
@@ -80,7 +80,7 @@ class AllReduce:
         options["bucket_cap_mb"] = BUCKET_MEBIBYTES / message_scale
         self._module = DistributedDataParallel(module, process_group=group, **options)
         self._module.register_comm_hook(group, _sum_hook)
-        self._optimizer = optimizer(p for p in module.parameters() if p.requires_grad)
+        self.optimizer = optimizer(p for p in module.parameters() if p.requires_grad)
 
     def forward(self, inputs: Tensor) -> Any:
         """Run the module; DDP stays out of it until `expect_gradients`."""
@@ -97,9 +97,9 @@ class AllReduce:
 
     def update(self) -> None:
         """Apply the optimizer; DDP has reduced by the end of the backward pass."""
-        self._optimizer.step()
+        self.optimizer.step()
         # Keep the memory: with gradient_as_bucket_view gradients live in DDP's buckets.
-        self._optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad(set_to_none=False)
 
 
 def _sum_hook(

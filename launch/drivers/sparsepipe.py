@@ -15,6 +15,7 @@ from sparsepipe.planned import Order, Planned, plan_pipeline, with_profiles
 from sparsepipe.planner.stages import Schedule, Stage
 from sparsepipe.workload import open_workload
 from systems import cluster, schema
+from systems.checkpoint import Checkpoints
 from systems.distributed import World
 from systems.emulated import Emulation
 from systems.record import Step
@@ -66,6 +67,12 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
         options = dataclasses.replace(options, cuts=cuts)
     stages = train_pipeline.stages_of(options, workload, job.world_size)
     return Plan(stages=stages, schedule=train_pipeline.kind_of(options))
+
+
+def for_world(job: Job, world_size: int) -> Job:
+    """Without cuts and plans, which are for other ranks."""
+    left = dataclasses.replace(job.sparsepipe, cuts=None, plan=None)
+    return dataclasses.replace(job, world_size=world_size, sparsepipe=left)
 
 
 def plan_measured(alike: Sequence[Job]) -> list[Plan]:
@@ -126,10 +133,10 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
     workload = open_workload(options, job.seed)
     schedule, stages = plan.schedule, plan.stages
 
-    def steps(world: World, tracer: Tracer) -> Iterator[Step]:
+    def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
         if schedule is None:
-            return train.run(options, world, workload, tracer)
-        return train_pipeline.run(stages, schedule, world, workload, tracer)
+            return train.run(options, world, workload, tracer, checkpoints)
+        return train_pipeline.run(stages, schedule, world, workload, tracer, checkpoints)
 
     network = f"{options.model} x {options.width:g}, {options.backend} backend"
     return Opened(
@@ -144,7 +151,7 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
 def _open_emulated(job: Job, planned: Planned, emulation: Emulation) -> Opened:
     steady = job.sparsepipe.steps
 
-    def steps(world: World, tracer: Tracer) -> Iterator[Step]:
+    def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
         return emulated.run(planned, steady, world, emulation, tracer)
 
     return Opened(
