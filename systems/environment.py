@@ -26,7 +26,7 @@ class Environment:
     master_address: str
     master_port: int
     attempt: str = "0"
-    """torchrun's restart count: keys of an earlier attempt must not be read."""
+    """torchrun's restart count, "0" at first; see `systems.distributed` for its name later."""
     run_id: str = ""
     """torchrun's name of the run; the same in all attempts."""
     elastic: bool = False
