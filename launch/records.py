@@ -31,25 +31,23 @@ def create_record(
         InputError: `--out` names a folder that holds files already.
     """
     folder = Path(job.out) if job.out else _fresh_folder(job.name)
+    run = {
+        "command": shlex.join(record.command_line()),
+        "again": _again(folder, tier, emulation),
+        "tier": tier,
+        **({"emulation": schema.dump(emulation)} if emulation else {}),
+        "system": job.system,
+        "run_id": run_id,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "plan": schema.dump(plan),
+        "environment": record.environment(),
+    }
     claim(job, folder)
-    if tier == "measured" and (folder / "run.json").is_file():
+    if (folder / "run.json").is_file():
         _go_on(folder, job, plan)
-        return folder
-    jobs.save(job, folder / "job.toml")
-    record.write_json(
-        folder / "run.json",
-        {
-            "command": shlex.join(record.command_line()),
-            "again": _again(folder, tier, emulation),
-            "tier": tier,
-            **({"emulation": schema.dump(emulation)} if emulation else {}),
-            "system": job.system,
-            "run_id": run_id,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "plan": schema.dump(plan),
-            "environment": record.environment(),
-        },
-    )
+    else:
+        record.write_json(folder / "run.json", run)
+        jobs.save(job, folder / "job.toml")
     return folder
 
 
@@ -66,15 +64,21 @@ def claim(job: Job, folder: Path) -> None:
 def earlier_attempt(job: Job, plan: Any, place: Environment) -> Path | None:
     """The record that an earlier attempt of this run of torchrun has left, with this attempt's
     plan; None if there is none."""
-    if job.out:
-        begun = [Path(job.out)] if place.attempt != "0" else []
-    else:
-        begun = sorted(RUNS.glob("*"), reverse=True)
-    for folder in begun:
-        if _cut_short(folder) and record.read_json(folder / "run.json")["run_id"] == place.run_id:
+    first = place.attempt == "0"  # so it is as well where an agent has restarted for a lost node
+    if not place.run_id or (first and place.run_id == "none"):
+        return None
+    for folder in [Path(job.out)] if job.out else sorted(RUNS.glob("*"), reverse=True):
+        if _is_run(folder, job, place.run_id) and (_cut_short(folder) or not first):
             _go_on(folder, job, plan)
             return folder
     return None
+
+
+def _is_run(folder: Path, job: Job, run_id: str) -> bool:
+    if not (folder / "run.json").is_file():
+        return False
+    run = record.read_json(folder / "run.json")
+    return bool(run.get("run_id") == run_id and run["system"] == job.system)
 
 
 def _cut_short(folder: Path) -> bool:
@@ -88,7 +92,7 @@ def _go_on(folder: Path, job: Job, plan: Any) -> None:
         run["earlier_plans"] = [*run.get("earlier_plans", []), run["plan"]]
         run["plan"] = planned
         record.write_json(folder / "run.json", run)
-        jobs.save(job, folder / "job.toml")
+    jobs.save(job, folder / "job.toml")
 
 
 def _again(folder: Path, tier: Tier, emulation: Emulation | None) -> str:

@@ -99,8 +99,7 @@ def _resolve(given: Job, place: Environment) -> tuple[Job, Any]:
 def _agree_on_folder(world: World, job: Job, plan: Any, place: Environment) -> Path:
     """Rank 0 makes the record's folder, or finds an earlier attempt's, and tells the others."""
     if world.rank == 0:
-        folder = earlier_attempt(job, plan, place) if place.run_id else None
-        folder = folder or create_record(job, plan, run_id=place.run_id)
+        folder = earlier_attempt(job, plan, place) or create_record(job, plan, run_id=place.run_id)
         world.store.set("record", str(folder))
     return Path(world.store.get("record").decode())
 
