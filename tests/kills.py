@@ -37,6 +37,7 @@ RUNS = {
     "sparsepipe": (2, ["launch/jobs/sparsepipe-shapes.toml", *SMALL]),
 }
 """Ranks and job of every kind of run."""
+STEPS = {"stanza": 150, "ps": 150, "ddp": 150, "sparsepipe": 50}
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Outcome:
     """What became of a run."""
 
     seconds: float
-    killed_after_s: float | None
-    """None: it ended before."""
+    killed: bool
+    """False: it ended before."""
     at_step: int
     """Steps that rank 0 had done when the rank was killed."""
     saved: int
@@ -82,15 +83,18 @@ def ranks_of(folder: Path) -> dict[int, int]:
     return found
 
 
-def disturb(kind: str, whole: Path, folder: Path, rank: int, after_s: float) -> Outcome:
-    """Kill a rank `after_s` after the ranks of a run have started; hold the end against `whole`."""
+def disturb(
+    kind: str, whole: Path, folder: Path, rank: int, after_step: int, after_s: float
+) -> Outcome:
+    """Kill a rank `after_s` after a step of a run, or -1: after its ranks have started; hold the
+    end against `whole`."""
     process, began = start(kind, folder), time.monotonic()
     try:
         while len(ranks_of(folder)) < RUNS[kind][0] and process.poll() is None:
             time.sleep(0.05)
-        started = time.monotonic()
-        while time.monotonic() < started + after_s and process.poll() is None:
+        while len(read_steps(folder, 0)) <= after_step and process.poll() is None:
             time.sleep(0.01)
+        time.sleep(after_s)
         victim = ranks_of(folder).get(rank)
         at_step, saved = len(read_steps(folder, 0)), steps_in(folder / FOLDER)
         if victim is not None:
@@ -106,7 +110,7 @@ def disturb(kind: str, whole: Path, folder: Path, rank: int, after_s: float) -> 
         faults.append(f"went on from {resumed}, {last} was saved")
     return Outcome(
         seconds=time.monotonic() - began,
-        killed_after_s=None if victim is None else after_s,
+        killed=victim is not None,
         at_step=at_step,
         saved=last,
         resumed_after=resumed[0] if resumed else 0,
@@ -140,6 +144,15 @@ def difference(whole: Path, folder: Path) -> float:
     return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
 
 
+def moment(kind: str, chance: random.Random) -> tuple[int, int, float]:
+    """A rank, and when to kill it: one time in four while ranks start, else at some step, or while
+    a checkpoint is made after it."""
+    rank = chance.randrange(RUNS[kind][0])
+    if chance.random() < 0.25:
+        return rank, -1, chance.uniform(0, 15)
+    return rank, chance.randrange(STEPS[kind]), chance.uniform(0, 0.1)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
@@ -149,31 +162,20 @@ def main() -> None:
     given = parser.parse_args()
     chance, wrong = random.Random(given.seed), 0
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
-    lasted_s = {}
-    for kind in given.kinds:
-        began = time.monotonic()
-        process = start(kind, folder / kind)
-        while len(ranks_of(folder / kind)) < RUNS[kind][0] and process.poll() is None:
-            time.sleep(0.05)
-        started = time.monotonic()
-        assert process.wait(PATIENCE_S) == 0, folder / kind
-        lasted_s[kind] = time.monotonic() - started
-        print(f"{kind}: undisturbed {time.monotonic() - began:.0f} s", flush=True)
-    print(
-        "run  kind        rank  killed after  at step  resumed after  difference  seconds  faults"
-    )
+    for kind in given.kinds[: given.runs]:
+        assert start(kind, folder / kind).wait(PATIENCE_S) == 0, folder / kind
+    print("run  kind        rank  at step  resumed after  difference  seconds  faults")
     for number in range(given.runs):
         kind = given.kinds[number % len(given.kinds)]
-        rank, after_s = chance.randrange(RUNS[kind][0]), chance.uniform(0, lasted_s[kind])
         record = folder / f"{kind}-{number}"
-        outcome = disturb(kind, folder / kind, record, rank, after_s)
+        rank, after_step, after_s = moment(kind, chance)
+        outcome = disturb(kind, folder / kind, record, rank, after_step, after_s)
         wrong += bool(outcome.faults)
-        moment = "had ended" if outcome.killed_after_s is None else f"{after_s:.1f} s"
-        found = difference(folder / kind, record) if not outcome.faults else float("nan")
+        at = f"{outcome.at_step}" if outcome.killed else "ended"
+        found = float("nan") if outcome.faults else difference(folder / kind, record)
         print(
-            f"{number:3}  {kind:10}  {rank:4}  {moment:>12}  {outcome.at_step:7}  "
-            f"{outcome.resumed_after:13}  {found:10.1e}  {outcome.seconds:7.0f}  "
-            f"{'; '.join(outcome.faults) or 'none'}",
+            f"{number:3}  {kind:10}  {rank:4}  {at:>7}  {outcome.resumed_after:13}  "
+            f"{found:10.1e}  {outcome.seconds:7.0f}  {'; '.join(outcome.faults) or 'none'}",
             flush=True,
         )
     print(f"records: {folder}")

@@ -19,7 +19,7 @@ from systems.environment import Environment, free_port
 from systems.manifest import FOLDER
 from systems.record import read_json, read_steps
 from systems.schema import InputError
-from tests.kills import RUNS, disturb, faults_of, ranks_of, start
+from tests.kills import RUNS, disturb, faults_of, moment, ranks_of, start
 
 DIGITS = "launch/jobs/stanza-digits.toml"
 PATIENCE_S = 240
@@ -111,12 +111,10 @@ def test_a_killed_rank_is_started_again(tmp_path: Path) -> None:
 @pytest.mark.distributed
 @pytest.mark.parametrize("kind", RUNS)
 def test_killed_runs_end_like_undisturbed_ones(kind: str, tmp_path: Path) -> None:
-    whole, began = tmp_path / "whole", time.monotonic()
+    whole, chance = tmp_path / "whole", random.Random(kind)
     assert start(kind, whole).wait(PATIENCE_S) == 0
-    lasted_s, chance = time.monotonic() - began, random.Random(kind)
     for number in range(5):
-        rank, after_s = chance.randrange(RUNS[kind][0]), chance.uniform(0, lasted_s)
-        outcome = disturb(kind, whole, tmp_path / str(number), rank, after_s)
+        outcome = disturb(kind, whole, tmp_path / str(number), *moment(kind, chance))
         assert outcome.faults == []
 
 

@@ -57,7 +57,7 @@ def _train(
 
 def train(folder: Path, steps: int, resume: str = "auto") -> tuple[int, list[float]]:
     (result,) = run_ranks(1, _train, folder, steps, resume)
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 @pytest.fixture(scope="module")

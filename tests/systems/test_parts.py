@@ -31,7 +31,7 @@ def test_boxes_are_the_values_of_a_stretch_in_their_order(
 def test_what_servers_hold_is_read_as_columns(tmp_path: Path) -> None:
     whole = torch.arange(7 * 5 * 2, dtype=torch.float32).view(7, 5, 2)
     edges = [0, 3, 12, 41, 70]
-    pieces = {}
+    pieces: dict[tuple[int, ...], torch.Tensor] = {}
     for start, stop in pairwise(edges):
         values = whole.reshape(-1)[start:stop].clone()
         pieces |= stretch(whole, start, 0, stop - start).parts(values)
