@@ -23,6 +23,7 @@ from systems.manifest import Found
 from systems.parts import Named, fill, write, written
 from systems.schema import InputError
 from systems.state import MODEL, State, named_tensors
+from systems.waiting import waiting
 
 FINAL, PARTIAL, ASIDE = "final", "partial-", "aside-"
 
@@ -121,8 +122,9 @@ class Checkpoints:
         """
         if not self._every or (step < steps and step % self._every):
             return
-        partial = self._begin()
-        write(state.tensors(), partial)
+        with waiting(f"all ranks at the checkpoint after step {step}"):
+            partial = self._begin()
+            write(state.tensors(), partial)
         if self._world.rank:
             return
         manifest.commit(
@@ -171,7 +173,8 @@ def open_checkpoints(
             told = [_first(folder, resume)]
         except InputError as error:
             told = [error]
-    dist.broadcast_object_list(told, src=0)
+    with waiting("rank 0, which looks for a checkpoint to go on from"):
+        dist.broadcast_object_list(told, src=0)
     (found,) = told
     if isinstance(found, InputError):
         raise found
