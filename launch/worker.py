@@ -162,6 +162,7 @@ def execute(
         result = {
             "tier": "measured",
             "threads_per_rank": torch.get_num_threads(),
+            "first_step": everyone[0][0].index,
             **driver(job).summarize(job, plan, everyone, emulation),
         }
         if emulation is not None:

@@ -37,7 +37,7 @@ def run(
 
     Metrics of a step: `step_s`, `samples`, `voxels`, `loss_sum` over its samples. The last one:
     `train_s` and `test_s`, `test_accuracy`, `bad_files`, and `digest`, the first 48 bits of the
-    parameters' SHA-256; `first_step`, which is not 0 in a run that went on from a checkpoint.
+    parameters' SHA-256; `resumed_step`, which is not 0 in a run that went on from a checkpoint.
     """
     if world.device.type == "cpu":  # one core is left to the threads that make mini-batches
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))
@@ -87,7 +87,7 @@ def last_step(
         "test_accuracy": tested,
         "bad_files": len(workload.data.bad_files),
         "digest": digest(network),
-        "first_step": first,
+        "resumed_step": first,
     }
     return Step(workload.options.steps, totals)
 

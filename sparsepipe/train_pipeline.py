@@ -263,7 +263,7 @@ def summarize(
     Of a run that went on from a checkpoint, times are of the steps since then.
     """
     *trained, totals = everyone[0]
-    first = int(totals.metrics["first_step"])
+    first = int(totals.metrics["resumed_step"])
     timed = [[s for s in steps if s.index >= first] for steps in (trained, *everyone[1:])]
     schedule = schedule_of(stages, kind, options.steps - first)
     edge = min(fill(schedule), (schedule.mini_batches - 1) // 2)

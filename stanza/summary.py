@@ -44,6 +44,7 @@ def summarize(
         "step_s": dataclasses.asdict(_step_s(here, int(totals["window_steps"]), emulation)),
         "predicted_step_s": plan.chosen.step_s if plan.chosen else None,
         "samples_per_step": samples,
+        "resumed_step": int(totals.get("resumed_step", 0)),
         "loss": _losses(ranks),
         "test_accuracy": totals.get("test_accuracy"),
         # A file that several ranks came upon counts for each of them.

@@ -46,8 +46,8 @@ def run(
     """Train this rank's part; yields every step, then a last one with the run's totals.
 
     The last step's metrics: `window_s` and `window_steps` (the measured window), payload bytes of
-    the transport and TCP bytes of the kernel per step, and on rank 0 `test_accuracy` if
-    the data has samples for testing.
+    the transport and TCP bytes of the kernel per step, `resumed_step` (0 in a run from its
+    beginning), and on rank 0 `test_accuracy` if the data has samples for testing.
 
     Raises:
         InputError: the model cannot be separated, or not in this way.
@@ -84,6 +84,7 @@ def run(
     has_tests = len(workload.data.test) > 0
     if parts is not None and has_tests:
         _collect_fc(training, parts)
+    totals["resumed_step"] = first
     if world.rank == 0 and has_tests:
         totals["test_accuracy"] = accuracy(training.model, workload.data.test, world.device)
     totals["corrupt_images"] = len(workload.data.corrupt)

@@ -12,10 +12,12 @@ import pytest
 
 from launch import records
 from launch.__main__ import main
+from launch.drivers import driver
 from launch.job import Job
 from launch.planning import plan_job
+from sparsepipe.options import Options as SparsePipeOptions
 from stanza.options import Options
-from systems.environment import Environment, free_port
+from systems.environment import Environment, environment, free_port
 from systems.manifest import FOLDER
 from systems.record import read_json, read_steps
 from systems.schema import InputError
@@ -46,6 +48,25 @@ def test_bad_flags_are_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert told in line
+
+
+def test_jobs_for_other_worlds_leave_open_what_was_planned_for_theirs() -> None:
+    many = Job(stanza=Options(fc_workers=2, scheme="stanza"))
+    fewer = driver(many).for_world(many, 3)
+    assert (fewer.world_size, fewer.stanza.fc_workers) == (3, 1)
+    servers = Job(stanza=Options(scheme="ps", ps_servers=3))
+    assert driver(servers).for_world(servers, 2).stanza.ps_servers == 1
+    cut = Job(system="sparsepipe", sparsepipe=SparsePipeOptions(scheme="pipeline", cuts=(3, 9)))
+    assert driver(cut).for_world(cut, 2).sparsepipe.cuts is None
+
+
+def test_torchrun_says_whether_it_restarts() -> None:
+    told = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "a"}
+    told |= {"MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "one"}
+    assert not environment({**told, "TORCHELASTIC_MAX_RESTARTS": "0"}).elastic
+    place = environment({**told, "TORCHELASTIC_MAX_RESTARTS": "3"})
+    assert place.elastic
+    assert place.run_id == "one"
 
 
 def _place(run_id: str, attempt: str) -> Environment:
