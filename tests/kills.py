@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +99,8 @@ def disturb(
         victim = ranks_of(folder).get(rank)
         at_step, saved = len(read_steps(folder, 0)), steps_in(folder / FOLDER)
         if victim is not None:
-            os.kill(victim, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(victim, signal.SIGKILL)
         process.wait(PATIENCE_S)
     finally:
         process.kill()
