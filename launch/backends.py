@@ -36,7 +36,8 @@ def start_command(job: Job, worker: Sequence[str]) -> list[str]:
     if job.launcher == "deepspeed":
         return _deepspeed(size, ["launch", *worker])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*torchrun, f"--nproc-per-node={size}", "-m", "launch", *worker]
+    ranks = [f"--nproc-per-node={size}", f"--max-restarts={job.max_restarts}"]
+    return [*torchrun, *ranks, "-m", "launch", *worker]
 
 
 def _mpirun(size: int, command: Sequence[str]) -> list[str]:

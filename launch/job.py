@@ -49,6 +49,15 @@ class Job:
     """Of the initial weights and of the order of samples."""
     timeout_s: float = 120.0
     """Longest wait for another rank."""
+    checkpoint_every: int = 0
+    """Save a checkpoint after so many steps, and the trained model at the end. 0: neither."""
+    checkpoint_keep: int = 3
+    """The last checkpoints to keep."""
+    resume: str = "auto"
+    """auto: go on from the newest sound checkpoint of the run's own record, if there is one. never:
+    begin anew. Or a path: where the run has none, from the record or the checkpoint of another."""
+    max_restarts: int = 0
+    """How often torchrun starts all ranks again after one of them is lost."""
     trace: bool = False
     """Write a Chrome/Perfetto trace of every rank."""
     torch_profiler: bool = False
@@ -73,10 +82,39 @@ class Job:
             raise InputError(
                 f"--timeout-s {self.timeout_s:g}: give more than 0 seconds, at most a day"
             )
+        if self.checkpoint_every < 0:
+            raise InputError(f"--checkpoint-every {self.checkpoint_every}: give steps, or 0: never")
+        if self.checkpoint_keep < 1:
+            raise InputError(f"--checkpoint-keep {self.checkpoint_keep}: give 1 or more")
+        if self.max_restarts < 0:
+            raise InputError(f"--max-restarts {self.max_restarts}: give 0 or more")
+        if self.max_restarts and self.launcher != "torchrun":
+            raise InputError(
+                f"--max-restarts {self.max_restarts}: only torchrun starts lost ranks again; add "
+                "--launcher torchrun"
+            )
+        unsaved = self._unsaved()
+        if unsaved and self.checkpoint_every:
+            raise InputError(
+                f"--checkpoint-every {self.checkpoint_every}: {unsaved} saves no checkpoints; "
+                "leave it out"
+            )
         if self.transport == "mpi" and self.launcher != "mpirun":
             raise InputError(
                 f"--transport mpi: {self.launcher} starts no MPI; add --launcher mpirun"
             )
+
+    def _unsaved(self) -> str | None:
+        """The flag that names what has no checkpoints, if this job is such."""
+        if self.system == "speculative":
+            return "--system speculative"
+        if self.system == "stanza" and self.stanza.scheme in ("zero1", "zero2", "zero3"):
+            return f"--stanza.scheme {self.stanza.scheme}"
+        if self.system == "sparsepipe" and self.sparsepipe.scheme == "deepspeed":
+            return "--sparsepipe.scheme deepspeed"
+        if self.system == "sparsepipe" and self.sparsepipe.mode == "infer":
+            return "--sparsepipe.mode infer"
+        return None
 
 
 J = TypeVar("J", bound=Job)

@@ -10,6 +10,8 @@ from launch.drivers import driver
 from launch.job import Job
 from systems import record, schema
 from systems.emulated import Emulation
+from systems.environment import Environment
+from systems.manifest import FOLDER as CHECKPOINTS
 from systems.record import Tier
 from systems.schema import InputError
 
@@ -17,7 +19,11 @@ RUNS = Path("runs")
 
 
 def create_record(
-    job: Job, plan: Any, tier: Tier = "measured", emulation: Emulation | None = None
+    job: Job,
+    plan: Any,
+    tier: Tier = "measured",
+    emulation: Emulation | None = None,
+    run_id: str = "",
 ) -> Path:
     """Make the folder and write what is known before the first step.
 
@@ -25,23 +31,69 @@ def create_record(
         InputError: `--out` names a folder that holds files already.
     """
     folder = Path(job.out) if job.out else _fresh_folder(job.name)
-    record.claim_folder(folder)
-    jobs.save(job, folder / "job.toml")
-    record.write_json(
-        folder / "run.json",
-        {
-            "command": shlex.join(record.command_line()),
-            "again": _again(folder, tier, emulation),
-            "tier": tier,
-            **({"launcher": job.launcher} if tier == "measured" else {}),
-            **({"emulation": schema.dump(emulation)} if emulation else {}),
-            "system": job.system,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "plan": schema.dump(plan),
-            "environment": record.environment(),
-        },
-    )
+    run = {
+        "command": shlex.join(record.command_line()),
+        "again": _again(folder, tier, emulation),
+        "tier": tier,
+        **({"launcher": job.launcher} if tier == "measured" else {}),
+        **({"emulation": schema.dump(emulation)} if emulation else {}),
+        "system": job.system,
+        "run_id": run_id,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "plan": schema.dump(plan),
+        "environment": record.environment(),
+    }
+    claim(job, folder)
+    if (folder / "run.json").is_file():
+        _go_on(folder, job, plan)
+    else:
+        record.write_json(folder / "run.json", run)
+        jobs.save(job, folder / "job.toml")
     return folder
+
+
+def claim(job: Job, folder: Path) -> None:
+    """Take a folder for a job's record: a new one, or that of the same run, cut short.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if not (job.resume == "auto" and _cut_short(folder) and (folder / CHECKPOINTS).is_dir()):
+        record.claim_folder(folder)
+
+
+def earlier_attempt(job: Job, plan: Any, place: Environment) -> Path | None:
+    """The record that an earlier attempt of this run of torchrun has left, with this attempt's
+    plan; None if there is none."""
+    first = place.attempt == "0"  # so it is as well where an agent has restarted for a lost node
+    if not place.run_id or (first and place.run_id == "none"):
+        return None
+    for folder in [Path(job.out)] if job.out else sorted(RUNS.glob("*"), reverse=True):
+        if _is_run(folder, job, place.run_id) and (_cut_short(folder) or not first):
+            _go_on(folder, job, plan)
+            return folder
+    return None
+
+
+def _is_run(folder: Path, job: Job, run_id: str) -> bool:
+    if not (folder / "run.json").is_file():
+        return False
+    run = record.read_json(folder / "run.json")
+    return bool(run.get("run_id") == run_id and run["system"] == job.system)
+
+
+def _cut_short(folder: Path) -> bool:
+    return (folder / "run.json").is_file() and not (folder / "result.json").exists()
+
+
+def _go_on(folder: Path, job: Job, plan: Any) -> None:
+    """A record goes on, perhaps with another plan."""
+    run, planned = record.read_json(folder / "run.json"), schema.dump(plan)
+    if run["plan"] != planned:
+        run["earlier_plans"] = [*run.get("earlier_plans", []), run["plan"]]
+        run["plan"] = planned
+        record.write_json(folder / "run.json", run)
+    jobs.save(job, folder / "job.toml")
 
 
 def _again(folder: Path, tier: Tier, emulation: Emulation | None) -> str:

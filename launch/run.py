@@ -18,8 +18,9 @@ from launch.backends import run_ranks, start_command
 from launch.drivers import driver
 from launch.job import Job
 from launch.progress import ProgressFlags, shown
-from launch.records import create_record
+from launch.records import claim, create_record
 from systems import record
+from systems.manifest import find
 from systems.schema import InputError
 from systems.transport import import_mpi
 
@@ -73,7 +74,9 @@ def prepare(given: Job) -> Path:
     if given.transport == "mpi":
         import_mpi()
     if given.out:
-        record.claim_folder(Path(given.out))  # before anything is measured
+        claim(given, Path(given.out))  # before anything is measured
+    if given.resume not in ("auto", "never"):
+        find(Path(given.resume))
     system = driver(given)
     plan = system.plan_job(given, may_measure=here)
     system.check(given, plan)

@@ -21,12 +21,14 @@ from launch import job as jobs
 from launch.drivers import Opened, driver
 from launch.instruments import Instruments
 from launch.job import Job
-from launch.records import create_record, read_emulation, read_plan
+from launch.records import create_record, earlier_attempt, read_emulation, read_plan
 from systems import record, schema, trace
+from systems.checkpoint import Checkpoints, open_checkpoints
 from systems.distributed import World, start, stop
 from systems.emulated import Emulation
 from systems.environment import Environment, environment
 from systems.links import Calibration, calibrate
+from systems.manifest import FOLDER as CHECKPOINTS
 from systems.processes import die_with_parent
 from systems.record import Step
 from systems.schema import InputError
@@ -84,7 +86,7 @@ def _run(arguments: Sequence[str], place: Environment) -> None:
         device=first_job.device,
     )
     if not folders:
-        folders = [_agree_on_folder(world, *todo[0])]
+        folders = [_agree_on_folder(world, *todo[0], place)]
     calibration = _calibrated(place, folders[0], first_job, first_plan)
     for (job, plan), folder in zip(todo, folders, strict=True):
         roles = driver(job).roles(job, plan)
@@ -96,14 +98,18 @@ def _resolve(given: Job, place: Environment) -> tuple[Job, Any]:
     """Plan on every rank alike: nothing is measured here."""
     launcher: Any = given.launcher if place.launcher == "none" else place.launcher
     job = dataclasses.replace(given, world_size=place.world_size, launcher=launcher)
+    if place.elastic and place.world_size != given.world_size:  # the loss of a node is no mistake
+        job = dataclasses.replace(
+            driver(given).for_world(given, place.world_size), launcher=launcher
+        )
     plan = driver(job).plan_job(job, may_measure=False)
     return driver(job).resolved(job, plan), plan
 
 
-def _agree_on_folder(world: World, job: Job, plan: Any) -> Path:
-    """Rank 0 makes the record's folder and tells the others."""
+def _agree_on_folder(world: World, job: Job, plan: Any, place: Environment) -> Path:
+    """Rank 0 makes the record's folder, or finds an earlier attempt's, and tells the others."""
     if world.rank == 0:
-        folder = create_record(job, plan)
+        folder = earlier_attempt(job, plan, place) or create_record(job, plan, run_id=place.run_id)
         world.store.set("record", str(folder))
     return Path(world.store.get("record").decode())
 
@@ -137,10 +143,21 @@ def execute(
         print(_first_line(job, opened, world, emulation), flush=True)
         record.write_last(folder, opened.last)
     instruments = Instruments(job, world, folder, opened.last)
-    steps: list[Step] = []
-    with record.StepWriter(folder, world.rank) as writer:
+    checkpoints = Checkpoints.off(world)
+    if emulation is None:
+        checkpoints = open_checkpoints(
+            world,
+            folder / CHECKPOINTS,
+            every=job.checkpoint_every,
+            keep=job.checkpoint_keep,
+            layout=f"{world.world_size} ranks, {opened.roles}",
+            resume=job.resume,
+        )
+    first = checkpoints.first_step
+    with record.StepWriter(folder, world.rank, first) as writer:
+        steps = list(writer.earlier)
         started = time.perf_counter()
-        for step in opened.steps(world, instruments.tracer):
+        for step in opened.steps(world, instruments.tracer, checkpoints):
             if emulation is not None:  # losses of zeros mean nothing
                 told = {k: v for k, v in step.metrics.items() if k != "loss_sum"}
                 step = record.Step(step.index, told)
@@ -151,6 +168,7 @@ def execute(
     used = instruments.close()
     everyone = _gather(world, steps)
     if world.rank == 0:
+        everyone += record.former_steps(folder, world.world_size, first)
         if job.trace:
             trace.join(folder, [world.name(rank) for rank in range(world.world_size)])
         result = {
@@ -158,6 +176,7 @@ def execute(
             "launcher": world.launcher,
             "threads_per_rank": torch.get_num_threads(),
             "usage": used,
+            "first_step": everyone[0][0].index,
             **driver(job).summarize(job, plan, everyone, emulation),
         }
         if emulation is not None:

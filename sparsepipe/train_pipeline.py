@@ -5,9 +5,12 @@ Batch normalisation takes the statistics of what a replica has of a micro-batch 
 first stage reads the clouds, the last the labels, and all of them how many voxels each cloud has.
 """
 
+import itertools
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -28,10 +31,12 @@ from sparsepipe.train import last_step, optimizer
 from sparsepipe.values import Value, data, take
 from sparsepipe.workload import MiniBatch, Workload
 from systems import schema
+from systems.checkpoint import Checkpoints
 from systems.distributed import World
 from systems.measure import spread
 from systems.record import Step
 from systems.schema import InputError
+from systems.state import State
 from systems.trace import Tracer
 
 MICRO_BATCHES = 4
@@ -124,8 +129,9 @@ def schedule_of(stages: Sequence[Stage], kind: Kind, mini_batches: int) -> Sched
 class CloudBatches:
     """A workload's mini-batches by number; two threads of a rank ask for them, ever later ones."""
 
-    def __init__(self, workload: Workload, device: torch.device) -> None:
-        self._made, self._device = workload.mini_batches(), device
+    def __init__(self, workload: Workload, device: torch.device, first: int = 0) -> None:
+        """From the workload's number `first` on, counted from 0."""
+        self._made, self._device = workload.mini_batches(first), device
         self._lock = threading.Lock()
         self._voxels: list[list[int]] = []
         self._kept: dict[int, MiniBatch] = {}
@@ -166,32 +172,85 @@ class CloudBatches:
         self._made.close()
 
 
+@dataclass(frozen=True)
+class Later:
+    """Mini-batches from number `first` on, counted from 0."""
+
+    batches: CloudBatches
+    first: int
+
+    def voxels(self, mini_batch: int) -> Sequence[int]:
+        """Of each cloud."""
+        return self.batches.voxels(self.first + mini_batch)
+
+    def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
+        """The voxels of these clouds."""
+        return self.batches.inputs(self.first + mini_batch, samples)
+
+    def targets(self, mini_batch: int, samples: range) -> Tensor:
+        """Their labels."""
+        return self.batches.targets(self.first + mini_batch, samples)
+
+    def count(self, mini_batch: int) -> int:
+        """How many clouds."""
+        return self.batches.count(self.first + mini_batch)
+
+
 def run(
-    stages: Sequence[Stage], kind: Kind, world: World, workload: Workload, tracer: Tracer
+    stages: Sequence[Stage],
+    kind: Kind,
+    world: World,
+    workload: Workload,
+    tracer: Tracer,
+    checkpoints: Checkpoints | None = None,
 ) -> Iterator[Step]:
     """Train; yields every mini-batch, on rank 0 then a last step with `sparsepipe.train.run`'s
-    totals, of the whole network."""
-    options = workload.options
+    totals, of the whole network.
+
+    The pipeline runs empty wherever a checkpoint is made, in a run that nothing interrupts too: an
+    asynchronous one then has no older weights to save, and goes on as it would have.
+    """
+    options, checkpoints = workload.options, checkpoints or Checkpoints.off(world)
+    first, first_batch = checkpoints.first_step, checkpoints.first_batch(options.batch_size)
+    segments = list(checkpoints.segments(options.steps))
     model = workload.network().to(world.device)
     network = Network(model)
     modules = [network.stage(stage.first, stage.end) for stage in stages]
-    schedule = schedule_of(stages, kind, options.steps)
-    batches = CloudBatches(workload, world.device)
+    shares = [[replica.share for replica in stage.replicas] for stage in stages]
+    mine = [
+        module
+        for stage, module in zip(stages, modules, strict=True)
+        if world.rank in (replica.rank for replica in stage.replicas)
+    ]
+    optimizers, state = dict[int, torch.optim.Optimizer](), State(model, world.rank)
+    for module in mine:
+        made, parameters = None, list(module.parameters())
+        if parameters:  # a pooling alone has none
+            made = optimizers[id(parameters[0])] = optimizer(options, parameters, first)
+        state.add(module, made)
+    checkpoints.restore_model(model)
+    checkpoints.restore(state)
+    batches = CloudBatches(workload, world.device, first_batch)
     began = time.perf_counter()
-    yield from run_pipeline(
-        schedule,
-        modules,
-        [[replica.share for replica in stage.replicas] for stage in stages],
-        world,
-        batches=batches,
-        loss_sum=loss_sum,
-        optimizer=lambda parameters: optimizer(options, parameters),
-        tracer=tracer,
-    )
+    for begin, end in segments:
+        steps = run_pipeline(
+            schedule_of(stages, kind, end - begin),
+            modules,
+            shares,
+            world,
+            batches=Later(batches, begin - first),
+            loss_sum=loss_sum,
+            optimizer=lambda parameters: optimizers[id(next(iter(parameters)))],
+            tracer=tracer,
+        )
+        for step in steps:
+            yield Step(begin + step.index, step.metrics)
+        seen = (first_batch + end - first) * options.batch_size
+        checkpoints.save(end, options.steps, state, seen)
     batches.close()
-    collect(schedule, modules, world)
+    collect(schedule_of(stages, kind, 1), modules, world)
     if world.rank == 0:
-        yield last_step(model, workload, world, began)
+        yield last_step(model, workload, world, began, first)
 
 
 def loss_sum(output: Value, labels: Tensor) -> Tensor:
@@ -202,30 +261,32 @@ def loss_sum(output: Value, labels: Tensor) -> Tensor:
 def summarize(
     options: Options, stages: Sequence[Stage], kind: Kind, everyone: list[list[Step]]
 ) -> dict[str, Any]:
-    """The result of a run from all ranks' steps: times, losses, how busy ranks were, accuracy."""
-    schedule = schedule_of(stages, kind, options.steps)
-    *first, totals = everyone[0]
-    ranks = [first, *everyone[1:]]
-    edge = min(fill(schedule), (options.steps - 1) // 2)
-    seconds = step_times(schedule, ranks, edge)
-    last = [ranks[replica.rank] for replica in stages[-1].replicas]
-    count = [step.metrics["samples"] for step in last[0]]
-    counted = count[edge : options.steps - edge]
+    """The result of a run from all ranks' steps: times, losses, how busy ranks were, accuracy.
+
+    Of a run that went on from a checkpoint, times are of the steps since then.
+    """
+    *trained, totals = everyone[0]
+    first = int(totals.metrics["resumed_step"])
+    timed = [[s for s in steps if s.index >= first] for steps in (trained, *everyone[1:])]
+    schedule = schedule_of(stages, kind, options.steps - first)
+    edge = min(fill(schedule), (schedule.mini_batches - 1) // 2)
+    window = range(edge, schedule.mini_batches - edge)
+    seconds = step_times(schedule, timed, edge)
+    loss_sums: defaultdict[int, float] = defaultdict(float)
+    for step in itertools.chain(trained, *everyone[1:]):
+        loss_sums[step.index] += step.metrics.get("loss_sum", 0.0)
     return {
         "scheme": kind.name,
         "model": options.model,
         "stages": [schema.dump(stage) for stage in stages],
         "micro_batches": kind.micro_batches,
         "step_s": schema.dump(spread(seconds)),
-        "samples_per_s": sum(counted) / sum(seconds),
+        "samples_per_s": sum(timed[0][m].metrics["samples"] for m in window) / sum(seconds),
         "voxels_per_step": sum(
-            step.metrics["voxels"] for replica in stages[0].replicas for step in ranks[replica.rank]
+            step.metrics["voxels"] for replica in stages[0].replicas for step in timed[replica.rank]
         )
-        / options.steps,
-        "utilisation": utilisation(ranks, range(edge, options.steps - edge)),
-        "loss": [
-            sum(steps[m].metrics.get("loss_sum", 0.0) for steps in last) / count[m]
-            for m in range(options.steps)
-        ],
+        / schedule.mini_batches,
+        "utilisation": utilisation(timed, window),
+        "loss": [loss_sums[step.index] / step.metrics["samples"] for step in trained],
         **totals.metrics,
     }

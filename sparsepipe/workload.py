@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +63,12 @@ class Workload:
                 layer.backend = self.options.backend
         return network
 
-    def mini_batches(self) -> Generator[MiniBatch, None, None]:
-        """Endless, made ahead by threads."""
-        order = shuffled(len(self.data.train), self.options.batch_size, seed=self.seed)
-        return prefetch(self.data.train, order, self._voxels)
+    def mini_batches(self, first: int = 0) -> Generator[MiniBatch, None, None]:
+        """From number `first` on, endless, made ahead by threads."""
+        length, size = len(self.data.train), self.options.batch_size
+        epoch, position = divmod(first, max(1, length // size))
+        order = shuffled(length, size, seed=self.seed, epoch=epoch)
+        return prefetch(self.data.train, islice(order, position, None), self._voxels)
 
     def tests(self, most: int | None = None) -> Generator[MiniBatch, None, None]:
         """All test clouds, or the first `most`, in order."""

@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from stanza.layout import even_slice
 from stanza.split import Split, is_size
 from systems.schema import InputError
+from systems.state import Place, box
 from systems.transport import Transport
 
 COLUMNS = "columns"
@@ -117,14 +118,20 @@ class ColumnLinear(nn.Module):
         super().__init__()
         self._peers, self._dimension = peers, 0 if by_samples else 1
         self.bias: nn.Parameter | None = None
+        outputs = peers.own(layer.out_features)
+        self.places: list[tuple[Place, nn.Parameter]] = []
+        """Of a Linear: its parameters here, and where they belong in the Linear's own."""
         if isinstance(layer, nn.Linear):
             weight, bias = held(layer, peers.index, peers.count)
-            self.partial: nn.Module = _Product(nn.Parameter(weight, layer.weight.requires_grad))
+            product = _Product(nn.Parameter(weight, layer.weight.requires_grad))
+            self.partial: nn.Module = product
+            first = peers.own(layer.in_features).start
+            self.places.append((box(layer.weight, (0, first)), product.weight))
             if bias is not None:
                 self.bias = nn.Parameter(bias, layer.bias.requires_grad)
+                self.places.append((box(layer.bias, (outputs.start,)), self.bias))
         else:
             self.partial = layer.columns(peers.index, peers.count)
-        outputs = peers.own(layer.out_features)
         self._padding = (outputs.start, layer.out_features - outputs.stop)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class Alone:
 
     def __init__(self, module: nn.Module, optimizer: OptimizerFactory) -> None:
         self.module = module
-        self._optimizer = optimizer(p for p in module.parameters() if p.requires_grad)
+        self.optimizer = optimizer(p for p in module.parameters() if p.requires_grad)
 
     def forward(self, inputs: Tensor) -> Any:
         """Run the module."""
@@ -60,8 +60,8 @@ class Alone:
 
     def update(self) -> None:
         """Apply the optimizer."""
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 class AllReduce:
@@ -88,7 +88,7 @@ class AllReduce:
         with waiting(f"set-up of the {self._what}", self._others):
             self._module = DistributedDataParallel(module, process_group=group, **options)
         self._module.register_comm_hook(None, self._sum)
-        self._optimizer = optimizer(p for p in module.parameters() if p.requires_grad)
+        self.optimizer = optimizer(p for p in module.parameters() if p.requires_grad)
 
     def forward(self, inputs: Tensor) -> Any:
         """Run the module; DDP stays out of it until `expect_gradients`."""
@@ -106,9 +106,9 @@ class AllReduce:
     def update(self) -> None:
         """Apply the optimizer; DDP has reduced by the end of the backward pass."""
         self._reducing.close()
-        self._optimizer.step()
+        self.optimizer.step()
         # Keep the memory: with gradient_as_bucket_view gradients live in DDP's buckets.
-        self._optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad(set_to_none=False)
 
     def _sum(self, _: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         """All-reduce a bucket with a sum; DDP's own hook divides by the number of workers."""

@@ -89,10 +89,10 @@ class Options:
             return f"ps-{self.ps_mode}"
         return "ps-sharded" if self.ps_mode == "pipelined" else "ps-sharded-blocking"
 
-    @property
-    def warm_up(self) -> int:
-        """Steps before the measured window, in a run that may be shorter."""
-        return min(self.warm_up_steps, self.steps - 1)
+    def window_start(self, first_step: int = 0) -> int:
+        """The first step of the measured window, in a run that begins with `first_step` and may be
+        shorter than its warm-up."""
+        return min(first_step + self.warm_up_steps, self.steps - 1)
 
     def local_batch(self, workers: int) -> int:
         """Samples of the largest share when `workers` ranks hold data."""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from stanza.exchange import OptimizerFactory
 from stanza.layout import even_slice
 from systems.beside import beside
+from systems.state import Place, State, stretch
 from systems.transport import Transfer, Transport, TransportError
 from systems.waiting import waiting
 
@@ -45,6 +46,16 @@ class Bucket:
     def slice(self, servers: int, index: int) -> slice:
         """The values that server number `index` holds; sizes differ by at most one."""
         return even_slice(self.size, index, servers)
+
+    def places(self, servers: int, index: int) -> list[Place]:
+        """Where in the parameters the values of that slice belong."""
+        held, places, begin = self.slice(servers, index), [], 0
+        for parameter in self.parameters:
+            first, end = max(held.start, begin), min(held.stop, begin + parameter.numel())
+            if first < end:
+                places.append(stretch(parameter, first - begin, first - held.start, end - first))
+            begin += parameter.numel()
+        return places
 
     def flat_parameters(self) -> Tensor:
         """A copy of the parameters, float [size]."""
@@ -107,15 +118,21 @@ class Server:
         servers: Sequence[int],
         pipelined: bool,
         optimizer: OptimizerFactory,
+        state: State | None = None,
         smallest_message_bytes: float = SMALLEST_MESSAGE_BYTES,
     ) -> None:
+        """`state` learns what is trained here."""
         index = list(servers).index(transport.world.rank)
         self._transport, self._workers, self._pipelined = transport, list(workers), pipelined
         self._slices: list[Tensor] = []
+        self._optimizers: list[torch.optim.Optimizer] = []
         for bucket in buckets_of(module, smallest_message_bytes * len(servers)):
             values = bucket.flat_parameters()[bucket.slice(len(servers), index)].clone()
-            self._slices.append(values.requires_grad_())
-        self._optimizers = [optimizer([values]) for values in self._slices]
+            values.requires_grad_()
+            self._slices.append(values)
+            self._optimizers.append(optimizer([values]))
+            if state is not None:
+                state.train(values, self._optimizers[-1], bucket.places(len(servers), index))
         # One buffer for each worker and slice: pushes of different workers arrive together.
         self._pushed = [[torch.zeros_like(s) for _ in self._workers] for s in self._slices]
 

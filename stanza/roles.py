@@ -3,6 +3,7 @@
 `step_function` gives a rank its step; the loop in stanza.train calls it.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from stanza.baselines import WholeModelWorker
 from stanza.batches import global_batch, prefetch, share
-from stanza.columns import Peers, columns_of
+from stanza.columns import ColumnLinear, Peers, columns_of
 from stanza.conv_worker import ConvWorker
 from stanza.exchange import AllReduce, Alone, Exchange
 from stanza.fc_worker import FcWorker
@@ -26,6 +27,7 @@ from stanza.zero import SCHEMES, Zero
 from systems.beside import together
 from systems.distributed import World
 from systems.schema import InputError
+from systems.state import State
 from systems.trace import Tracer
 from systems.transport import Transport
 
@@ -46,6 +48,10 @@ class Training:
     """Its data, its optimizer, and the scale of its messages."""
     seed: int
     tracer: Tracer
+    first_batch: int
+    """Of the global batches, the first that this run takes."""
+    state: State
+    """What a checkpoint must hold of this rank: every part of a role adds its own."""
 
     @property
     def global_batch_size(self) -> int:
@@ -68,7 +74,7 @@ class Training:
         size, length = self.global_batch_size, len(self.workload.data.train)
         indices = (
             global_batch(size, length, seed=self.seed, step=step)[part]
-            for step in range(self.options.steps)
+            for step in itertools.count(self.first_batch)
         )
         for images, labels in prefetch(self.workload.data.train, indices):
             yield images.to(self.world.device), labels.to(self.world.device)
@@ -164,7 +170,7 @@ def _fc_step(training: Training, parts: Split, group: dist.ProcessGroup | None) 
     peers = Peers(training.transport, plan.ranks("fc") if columns else (rank,))
     held = peers.own(parts.cut_values)
     worker = FcWorker(
-        Alone(columns_of(parts, peers), training.workload.optimizer)
+        _columns(training, parts, peers)
         if columns
         else _exchange(training, parts.fc, group, colocated_servers=False),
         transport=training.transport,
@@ -177,6 +183,18 @@ def _fc_step(training: Training, parts: Split, group: dist.ProcessGroup | None) 
     )
     sizes = [training.batch_size_of(rank) for rank in conv_ranks]
     return lambda index: {"loss_sum": worker.step(sizes, training.global_batch_size)}
+
+
+def _columns(training: Training, parts: Split, peers: Peers) -> Exchange:
+    """This rank's columns of the FC layers, which it trains alone."""
+    module = columns_of(parts, peers)
+    alone = Alone(module, training.workload.optimizer)
+    for layer in module.modules():
+        for place, parameter in layer.places if isinstance(layer, ColumnLinear) else ():
+            training.state.hold(place, parameter)
+            if parameter.requires_grad:
+                training.state.train(parameter, alone.optimizer, [place])
+    return alone
 
 
 def _worker_step(training: Training, group: dist.ProcessGroup | None) -> StepFunction:
@@ -205,6 +223,7 @@ def _exchange(
         return Zero(module, stage, training.workload.optimizer, training.world)
     dedicated = training.layout.ranks("server")
     if dedicated or (colocated_servers and group is not None):
+        training.state.add(module)
         servers = dedicated or training.layout.data_ranks
         return ParameterServer(
             module,
@@ -214,11 +233,14 @@ def _exchange(
             colocated=None if dedicated else _server(training, module, servers),
             smallest_message_bytes=SMALLEST_MESSAGE_BYTES / training.workload.message_scale,
         )
-    if group is None:
-        return Alone(module, training.workload.optimizer)
-    return AllReduce(
-        module, group, training.workload.optimizer, message_scale=training.workload.message_scale
+    optimizer, scale = training.workload.optimizer, training.workload.message_scale
+    exchange = (
+        Alone(module, optimizer)
+        if group is None
+        else AllReduce(module, group, optimizer, message_scale=scale)
     )
+    training.state.add(module, exchange.optimizer)
+    return exchange
 
 
 def _server(training: Training, module: nn.Module, servers: Sequence[int]) -> Server:
@@ -229,5 +251,6 @@ def _server(training: Training, module: nn.Module, servers: Sequence[int]) -> Se
         servers=servers,
         pipelined=training.options.ps_mode == "pipelined",
         optimizer=training.workload.optimizer,
+        state=training.state,
         smallest_message_bytes=SMALLEST_MESSAGE_BYTES / training.workload.message_scale,
     )

@@ -1,6 +1,8 @@
 """What a Stanza run amounts to: throughput, step time, loss curve, accuracy, bytes."""
 
 import dataclasses
+import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,25 +26,30 @@ def summarize(
 ) -> dict[str, Any]:
     """The summary of one run from every rank's steps, the last of which holds its totals.
 
+    After the world's own ranks may come earlier ones, from before a checkpoint that it went on
+    from: losses are of all steps, times and bytes of those since then.
+
     Keys carry their units; what the emulation has scaled and dilated is undone. `bytes_per_step`
     has the traffic table's and the counters' figures for every rank; counters that do not exist
     here (TCP off Linux) are None.
     """
     layout = plan.layout
     totals = ranks[0][-1].metrics
+    here = ranks[: len(layout.roles)]
     samples = options.samples_per_step(len(layout.data_ranks))
     window_s = totals["window_s"] / emulation.dilate
     return {
         "scheme": layout.scheme,
         "samples_per_s": samples * totals["window_steps"] / window_s,
-        "step_s": dataclasses.asdict(_step_s(ranks, int(totals["window_steps"]), emulation)),
+        "step_s": dataclasses.asdict(_step_s(here, int(totals["window_steps"]), emulation)),
         "predicted_step_s": plan.chosen.step_s if plan.chosen else None,
         "samples_per_step": samples,
-        "loss": _losses(ranks, samples),
+        "resumed_step": int(totals.get("resumed_step", 0)),
+        "loss": _losses(ranks),
         "test_accuracy": totals.get("test_accuracy"),
         # A file that several ranks came upon counts for each of them.
-        "corrupt_images": int(sum(steps[-1].metrics.get("corrupt_images", 0) for steps in ranks)),
-        "bytes_per_step": _bytes_per_step(options, layout, ranks, emulation.scale),
+        "corrupt_images": int(sum(steps[-1].metrics.get("corrupt_images", 0) for steps in here)),
+        "bytes_per_step": _bytes_per_step(options, layout, here, emulation.scale),
     }
 
 
@@ -55,13 +62,13 @@ def _step_s(ranks: Sequence[Sequence[Step]], steps: int, emulation: Emulation) -
     return max(spreads, key=lambda each: each.median)
 
 
-def _losses(ranks: Sequence[Sequence[Step]], samples: int) -> list[float]:
-    """Mean training loss of every step, over the ranks that computed a part of it."""
-    steps = len(ranks[0]) - 1
-    return [
-        sum(steps_of[i].metrics.get("loss_sum", 0.0) for steps_of in ranks) / samples
-        for i in range(steps)
-    ]
+def _losses(ranks: Sequence[Sequence[Step]]) -> list[float]:
+    """Mean training loss of every step that rank 0 did, over the samples of all ranks."""
+    sums, samples = defaultdict[int, float](float), defaultdict[int, float](float)
+    for step in itertools.chain(*ranks):
+        sums[step.index] += step.metrics.get("loss_sum", 0.0)
+        samples[step.index] += step.metrics.get("samples", 0)
+    return [sums[step.index] / samples[step.index] for step in ranks[0][:-1]]
 
 
 def _bytes_per_step(

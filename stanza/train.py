@@ -22,8 +22,10 @@ from stanza.roles import Training, step_function
 from stanza.split import Split, split
 from stanza.workload import Workload
 from stanza.zero import gathered
+from systems.checkpoint import Checkpoints
 from systems.distributed import World
 from systems.record import Step
+from systems.state import State
 from systems.trace import Tracer
 from systems.transport import open_transport, tcp_bytes
 
@@ -40,18 +42,21 @@ def run(
     seed: int,
     transport: str,
     tracer: Tracer,
+    checkpoints: Checkpoints | None = None,
 ) -> Iterator[Step]:
     """Train this rank's part; yields every step, then a last one with the run's totals.
 
     The last step's metrics: `window_s` and `window_steps` (the measured window), payload bytes of
-    the transport and TCP bytes of the kernel per step, and on rank 0 `test_accuracy` if
-    the data has samples for testing.
+    the transport and TCP bytes of the kernel per step, `resumed_step` (0 in a run from its
+    beginning), and on rank 0 `test_accuracy` if the data has samples for testing.
 
     Raises:
         InputError: the model cannot be separated, or not in this way.
         TransportError: a peer is gone or silent.
     """
-    training = _prepare(options, layout, world, workload, seed, transport, tracer)
+    checkpoints = checkpoints or Checkpoints.off(world)
+    segments = list(checkpoints.segments(options.steps))
+    training = _prepare(options, layout, world, workload, seed, transport, tracer, checkpoints)
     parts = split(training.model, workload.data.image_shape) if layout.scheme == "stanza" else None
     replicas = layout.fc_parallel == "replicas"
     if parts is not None and not replicas:
@@ -61,21 +66,29 @@ def run(
         world.group(layout.ranks("fc") if replicas else ()),  # columns exchange no gradients
     ]
     step = step_function(training, parts, *groups)
+    checkpoints.restore(training.state)
+    first = checkpoints.first_step
+    warm = options.window_start(first)
     window: _Reading | None = None
-    for index in range(options.steps):
-        if index == options.warm_up:
-            window = _counters(training, "the start of the measured window")
-        started = time.perf_counter()
-        metrics = step(index)
-        yield Step(index, {"step_s": time.perf_counter() - started, **metrics})
+    for begin, end in segments:
+        for index in range(begin, end):
+            if index == warm:
+                window = _counters(training, "the start of the measured window")
+            started = time.perf_counter()
+            metrics = step(index)
+            yield Step(index, {"step_s": time.perf_counter() - started, **metrics})
+        samples_seen = (training.first_batch + end - first) * training.global_batch_size
+        checkpoints.save(end, options.steps, training.state, samples_seen)
     assert window is not None  # there is at least one step
-    totals = _since(window, _counters(training, "the end of the measured window"), options)
+    counters = _counters(training, "the end of the measured window")
+    totals = _since(window, counters, options.steps - warm)
     has_tests = len(workload.data.test) > 0
     if parts is not None and has_tests:
         _collect_fc(training, parts)
     model = training.model
     if layout.scheme == "zero3" and has_tests:
         model = gathered(model, workload.build().to(world.device))
+    totals["resumed_step"] = first
     if world.rank == 0 and has_tests:
         totals["test_accuracy"] = accuracy(model, workload.data.test, world.device)
     totals["corrupt_images"] = len(workload.data.corrupt)
@@ -94,12 +107,17 @@ def _prepare(
     seed: int,
     transport: str,
     tracer: Tracer,
+    checkpoints: Checkpoints,
 ) -> Training:
     torch.manual_seed(seed)
     model = workload.build().to(world.device)
+    checkpoints.restore_model(model)
     torch.manual_seed(seed * 1000 + world.rank + 1)  # dropout masks differ between ranks
     opened = open_transport(transport, world, CHANNELS)
-    return Training(options, layout, world, opened, model, workload, seed, tracer)
+    first_batch = checkpoints.first_batch(options.samples_per_step(len(layout.data_ranks)))
+    state = State(model, world.rank)
+    shared = (options, layout, world, opened, model, workload, seed, tracer)
+    return Training(*shared, first_batch, state)
 
 
 @dataclass(frozen=True)
@@ -123,8 +141,7 @@ def _counters(training: Training, when: str) -> _Reading:
     return _Reading([*payload, tcp_sent, tcp_received], before_s, time.perf_counter())
 
 
-def _since(start: _Reading, end: _Reading, options: Options) -> dict[str, float]:
-    window_steps = options.steps - options.warm_up
+def _since(start: _Reading, end: _Reading, window_steps: int) -> dict[str, float]:
     names = ("payload_sent", "payload_received", "tcp_sent", "tcp_received")
     window_s = end.before_s - start.after_s
     totals: dict[str, float] = {"window_s": window_s, "window_steps": window_steps}

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,8 @@ from systems.watchdog import SLACK, Watchdog
 
 PATIENCE_S = 10.0
 """A wait longer than this is announced."""
+LOBBY = "lobby"
+"""Where ranks meet that do not know yet in which attempt they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +103,7 @@ def start(
         raise InputError(f"{len(roles)} roles for a world of {place.world_size} ranks")
     chosen = choose_device(device, place)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
-    store = _meet(place, roles, timeout_s)
+    store, place = _meet(place, roles, timeout_s)
     dist.init_process_group(
         backend,
         store=dist.PrefixStore("default", store),
@@ -139,30 +142,43 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"], place: Environment) ->
     return torch.device("cuda", place.local_rank)
 
 
-def _meet(place: Environment, roles: Sequence[str], timeout_s: float) -> dist.Store:
-    """Connect to the store and wait until every rank has signed in, saying who is missing."""
+def _meet(
+    place: Environment, roles: Sequence[str], timeout_s: float
+) -> tuple[dist.Store, Environment]:
+    """Connect to the store and wait until every rank has signed in, saying who is missing.
+
+    torchrun's store may have served earlier attempts, of other ranks, and agents that joined later
+    count restarts differently. So rank 0 names each attempt anew, and all is in order once it has
+    seen everyone's own sign under that name.
+
+    Returns:
+        This attempt's own store, and the place with the attempt's name.
+    """
     announcer = Announcer(f"rank {place.rank} ({roles[place.rank]})", PATIENCE_S)
     master = f"{place.master_address}:{place.master_port}"
     serve = place.rank == 0 and not place.agent_store
     try:
         with waiting(f"the master at {master}"):
-            store = _connect(place, timeout_s, serve=serve)
+            lobby = _connect(dataclasses.replace(place, attempt=LOBBY), timeout_s, serve=serve)
     except dist.DistNetworkError as error:
         if serve:  # the port is taken
             raise
         raise TimeoutError(f"no answer from {master}, {_missing([0], roles)}") from error
     finally:
         announcer.close()
-    store.set(f"here/{place.rank}", roles[place.rank])
+    sign = uuid.uuid4().hex
+    if place.rank == 0:
+        lobby.set("attempt", sign)
     started = announced = time.monotonic()
     missing = [0]
     while True:
         try:
-            missing = [r for r in range(place.world_size) if not store.check([f"here/{r}"])]
+            attempt, missing = _sign_in(lobby, place, sign)
         except dist.DistNetworkError as error:  # its time-out came before ours
             raise TimeoutError(f"the master gave up, {_missing(missing, roles)}") from error
-        if not missing:
-            return store
+        if attempt is not None:
+            place = dataclasses.replace(place, attempt=attempt)
+            return _room(place, lobby.underlying_store), place
         now = time.monotonic()
         if now - started > timeout_s:
             raise TimeoutError(f"after {timeout_s:g} s still {_missing(missing, roles)}")
@@ -172,7 +188,23 @@ def _meet(place: Environment, roles: Sequence[str], timeout_s: float) -> dist.St
         time.sleep(0.05)
 
 
-def _connect(place: Environment, timeout_s: float, *, serve: bool = False) -> dist.Store:
+def _sign_in(lobby: dist.Store, place: Environment, sign: str) -> tuple[str | None, list[int]]:
+    """Sign in to the newest attempt: its name if this rank is in it with everyone; who is not."""
+    if not lobby.check(["attempt"]):
+        return None, [0]
+    attempt = lobby.get("attempt").decode()
+    keys = [f"{attempt}/here/{rank}" for rank in range(place.world_size)]
+    lobby.set(keys[place.rank], sign)
+    missing = [rank for rank, key in enumerate(keys) if not lobby.check([key])]
+    everyone = f"{attempt}/everyone"
+    if attempt == sign and not missing:  # this is rank 0
+        lobby.set(everyone, " ".join(lobby.get(key).decode() for key in keys))
+    if lobby.check([everyone]) and sign in lobby.get(everyone).decode().split():
+        return attempt, []
+    return None, missing or [0]
+
+
+def _connect(place: Environment, timeout_s: float, *, serve: bool = False) -> dist.PrefixStore:
     """A connection to the key-value store at the master; `serve` also starts it."""
     store = dist.TCPStore(
         place.master_address,
@@ -181,7 +213,12 @@ def _connect(place: Environment, timeout_s: float, *, serve: bool = False) -> di
         timeout=datetime.timedelta(seconds=timeout_s),
         wait_for_workers=False,
     )
-    return dist.PrefixStore(f"testbed/attempt-{place.attempt}", store)
+    return _room(place, store)
+
+
+def _room(place: Environment, store: dist.Store) -> dist.PrefixStore:
+    """The keys of one attempt."""
+    return dist.PrefixStore(f"testbed/{place.attempt}", store)
 
 
 def _missing(ranks: Sequence[int], roles: Sequence[str]) -> str:

@@ -26,7 +26,11 @@ class Environment:
     master_address: str
     master_port: int
     attempt: str = "0"
-    """torchrun's restart count: keys of an earlier attempt must not be read."""
+    """torchrun's restart count, "0" at first; see `systems.distributed` for its name later."""
+    run_id: str = ""
+    """torchrun's name of the run; the same in all attempts."""
+    elastic: bool = False
+    """Whether torchrun starts the ranks again when one is lost, perhaps fewer of them."""
     agent_store: bool = False
     """torchrun's agent already serves the store at the master's port."""
 
@@ -73,6 +77,8 @@ def _torchrun(variables: Mapping[str, str]) -> Environment:
         master_address=variables["MASTER_ADDR"],
         master_port=int(variables["MASTER_PORT"]),
         attempt=variables.get("TORCHELASTIC_RESTART_COUNT", "0"),
+        run_id=variables.get("TORCHELASTIC_RUN_ID", ""),
+        elastic=variables.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0",
         agent_store=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )
 

@@ -8,6 +8,7 @@ trace.json           spans for chrome://tracing or ui.perfetto.dev, if asked for
 result.json          the summary; only a run that ended well has one
 """
 
+import itertools
 import json
 import os
 import platform
@@ -40,14 +41,19 @@ class Step:
 class StepWriter:
     """Appends this rank's steps to `steps/rank-N.jsonl`."""
 
-    def __init__(self, folder: Path, rank: int) -> None:
+    def __init__(self, folder: Path, rank: int, first_step: int = 0) -> None:
+        """Keep what an earlier attempt has written of the steps before `first_step`."""
         path = steps_file(folder, rank)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w")
+        self.earlier = [s for s in read_steps(folder, rank) if s.index < first_step]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(map(_line, self.earlier)))
+        partial.replace(path)
+        self._file = path.open("a")
 
     def write(self, step: Step) -> None:
         """Write one line and hand it to the operating system."""
-        self._file.write(json.dumps({"step": step.index, **step.metrics}) + "\n")
+        self._file.write(_line(step))
         self._file.flush()
 
     def __enter__(self) -> "StepWriter":
@@ -81,9 +87,27 @@ def read_last(folder: Path) -> int | None:
     return int(text) if text else None
 
 
+def _line(step: Step) -> str:
+    return json.dumps({"step": step.index, **step.metrics}) + "\n"
+
+
+def former_steps(folder: Path, world_size: int, first_step: int) -> list[list[Step]]:
+    """The steps before `first_step` of ranks that a smaller world of `world_size` no longer has;
+    later ones, which it does again, are removed."""
+    former: list[list[Step]] = []
+    for rank in itertools.count(world_size):
+        if not steps_file(folder, rank).is_file():
+            return former
+        with StepWriter(folder, rank, first_step) as writer:
+            former.append(writer.earlier)
+    raise AssertionError("ranks end somewhere")
+
+
 def read_steps(folder: Path, rank: int) -> list[Step]:
     """The steps of one rank; a last line cut off by a killed process is left out."""
-    steps = []
+    steps: list[Step] = []
+    if not steps_file(folder, rank).is_file():
+        return steps
     for line in steps_file(folder, rank).read_text().splitlines():
         try:
             values = json.loads(line)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from launch.job import Job
+from systems.checkpoint import Checkpoints
 from systems.distributed import World
 from systems.emulated import Emulation
 from systems.record import Step
@@ -27,8 +28,8 @@ class Opened:
     """The kind of data."""
     last: int
     """Number of the last step, which holds the run's totals."""
-    steps: Callable[[World, Tracer], Iterator[Step]]
-    """Does the work, yields every step."""
+    steps: Callable[[World, Tracer, Checkpoints], Iterator[Step]]
+    """Does the work that is left, yields every step of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,10 @@ class Driver(Protocol):
             InputError: whatever is wrong with the job.
         """
 
+    def for_world(self, job: Job, world_size: int) -> Job:
+        """The job on so many ranks, where these are not the job's own: what was planned for those
+        is left to be planned anew."""
+
     def plan_measured(self, alike: Sequence[Job]) -> list[Any]:
         """Plans of jobs of one world size, from what is measured here once, for all of them."""
 
@@ -88,7 +93,8 @@ class Driver(Protocol):
     def summarize(
         self, job: Job, plan: Any, everyone: list[list[Step]], emulation: Emulation | None
     ) -> dict[str, Any]:
-        """The result of a run from every rank's steps: `samples_per_s`, `step_s` and more."""
+        """The result of a run from every rank's steps: `samples_per_s`, `step_s` and more. After
+        the world's own ranks may come earlier ones, see `systems.record.former_steps`."""
 
     def samples(self, metrics: Sequence[Mapping[str, float]]) -> float | None:
         """The samples of one step, from what the ranks tell of it; None if they do not."""

@@ -16,6 +16,7 @@ from sparsepipe.planned import Planned, plan_pipeline, with_profiles
 from sparsepipe.planner.stages import Schedule, Stage
 from sparsepipe.workload import open_workload
 from systems import cluster, schema
+from systems.checkpoint import Checkpoints
 from systems.distributed import World
 from systems.emulated import Emulation
 from systems.record import Step
@@ -68,6 +69,12 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
         options = dataclasses.replace(options, cuts=cuts)
     stages = train_pipeline.stages_of(options, workload, job.world_size)
     return Plan(stages=stages, schedule=train_pipeline.kind_of(options))
+
+
+def for_world(job: Job, world_size: int) -> Job:
+    """Without cuts and plans, which are for other ranks."""
+    left = dataclasses.replace(job.sparsepipe, cuts=None, plan=None)
+    return dataclasses.replace(job, world_size=world_size, sparsepipe=left)
 
 
 def plan_measured(alike: Sequence[Job]) -> list[Plan]:
@@ -136,14 +143,14 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
     workload = open_workload(options, job.seed)
     schedule, stages = plan.schedule, plan.stages
 
-    def steps(world: World, tracer: Tracer) -> Iterator[Step]:
+    def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
         if options.scheme == "deepspeed":
             return deepspeed_pipeline.run(options, world, workload)
         if schedule is None:
-            return train.run(options, world, workload, tracer)
+            return train.run(options, world, workload, tracer, checkpoints)
         if options.mode == "infer":
             return infer.run(stages, world, workload, tracer)
-        return train_pipeline.run(stages, schedule, world, workload, tracer)
+        return train_pipeline.run(stages, schedule, world, workload, tracer, checkpoints)
 
     return Opened(
         scheme=_scheme(options, schedule),
@@ -167,7 +174,7 @@ def _scheme(options: Options, schedule: Schedule | None) -> str:
 def _open_emulated(job: Job, planned: Planned, emulation: Emulation) -> Opened:
     steady = job.sparsepipe.steps
 
-    def steps(world: World, tracer: Tracer) -> Iterator[Step]:
+    def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
         return emulated.run(planned, steady, world, emulation, tracer)
 
     return Opened(

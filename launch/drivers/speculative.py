@@ -8,6 +8,7 @@ from typing import Any
 from launch.drivers import Opened, Simulated
 from launch.job import Job
 from systems import schema
+from systems.checkpoint import Checkpoints
 from systems.distributed import World
 from systems.emulated import Emulation
 from systems.record import Step
@@ -33,6 +34,11 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
             f"--world-size {job.world_size}: speculative sampling runs in one process; give 1"
         )
     return Plan()
+
+
+def for_world(job: Job, world_size: int) -> Job:
+    """The job as it is: one process."""
+    return job
 
 
 def plan_measured(alike: Sequence[Job]) -> list[Plan]:
@@ -81,7 +87,7 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
 
     options = job.speculative
 
-    def steps(world: World, tracer: Tracer) -> Iterator[Step]:
+    def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
         result: Any = evaluate(options, seed=job.seed, device=world.device)
         yield Step(0, result)
 

@@ -22,6 +22,7 @@ from stanza.schedule import played_plan
 from stanza.summary import summarize as summary
 from stanza.workload import load_data, real_workload
 from systems import cluster, schema
+from systems.checkpoint import Checkpoints
 from systems.distributed import World
 from systems.emulated import Emulation
 from systems.record import Step
@@ -31,6 +32,7 @@ from systems.trace import Tracer
 __all__ = [
     "check",
     "emulated_step_s",
+    "for_world",
     "line",
     "link_rates",
     "open",
@@ -53,6 +55,18 @@ STEP_S = 0.7
 MANY_MESSAGES = 2.0
 """Steps last this many times longer where every rank sends to every other: servers beside all
 workers, and columns. Their messages take the host's cores most time."""
+
+
+def for_world(job: Job, world_size: int) -> Job:
+    """As many FC workers or servers as the job says, or as can be."""
+    options = job.stanza
+    most = {"fc_workers": world_size // 2, "ps_servers": max(1, world_size - 1)}
+    if options.fc_placement == "colocated":
+        most["fc_workers"] = world_size
+    given = {name: getattr(options, name) for name in most}
+    fitting = {k: min(v, most[k]) for k, v in given.items() if v != "auto"}
+    fitted = dataclasses.replace(options, **fitting)
+    return dataclasses.replace(job, world_size=world_size, stanza=fitted)
 
 
 def plan_measured(alike: Sequence[Job]) -> list[Plan]:
@@ -93,12 +107,13 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
         profile = load_profile(job.profile or job.stanza.model)
         workload = emulated_workload(job.stanza, plan.layout, profile, emulation)
 
-    def steps(world: World, tracer: Tracer) -> Iterator[Step]:
+    def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
         return train.run(
             *(job.stanza, plan.layout, world, workload),
             seed=job.seed,
             transport=job.transport,
             tracer=tracer,
+            checkpoints=checkpoints,
         )
 
     narrow = job.stanza.cut_dtype

@@ -63,16 +63,24 @@ def test_the_loss_is_a_mean_over_all_samples_of_every_step() -> None:
 
 
 def test_losses_of_several_ranks_add_up() -> None:
+    """Those of a rank that was lost after its first step too."""
     options = Options(steps=2, global_batch_size=10, scheme="ddp")
-    workers = [
-        steps([{"loss_sum": 12.0}, {"loss_sum": 6.0}], test_accuracy=1.0, corrupt_images=0),
-        steps([{"loss_sum": 8.0}, {"loss_sum": 4.0}]),
+    one: list[Mapping[str, float]] = [
+        {"loss_sum": 12.0, "samples": 5},
+        {"loss_sum": 6.0, "samples": 5},
     ]
-    found = summarize(
-        options, Plan(layout=layout(options, 2, 0, 1), reason=""), workers, Emulation()
-    )
+    two: list[Mapping[str, float]] = [
+        {"loss_sum": 8.0, "samples": 5},
+        {"loss_sum": 4.0, "samples": 5},
+    ]
+    workers = [steps(one, test_accuracy=1.0, corrupt_images=0), steps(two)]
+    lost = [Step(0, {"loss_sum": 1.0, "samples": 2})]
+    plan = Plan(layout=layout(options, 2, 0, 1), reason="")
+    found = summarize(options, plan, workers, Emulation())
     assert found["loss"] == [2.0, 1.0]
     assert found["scheme"] == "ddp"
+    found = summarize(options, plan, [*workers, lost], Emulation())
+    assert found["loss"] == [21 / 12, 1.0]
 
 
 def test_rank_0_tells_accuracy_and_corrupt_images() -> None:

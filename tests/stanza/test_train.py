@@ -272,5 +272,5 @@ def test_only_rank_0_measures_accuracy() -> None:
 @pytest.mark.distributed
 def test_warm_up_is_outside_the_measured_window() -> None:
     (steps,) = single().steps
-    assert steps[-1].metrics["window_steps"] == STEPS - OPTIONS.warm_up
+    assert steps[-1].metrics["window_steps"] == STEPS - OPTIONS.window_start()
     assert [step.index for step in steps] == list(range(STEPS + 1))

@@ -1,0 +1,54 @@
+"""Parts of tensors: the boxes of a stretch, and reading what was parted in other ways."""
+
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from systems.parts import Named, Parts, boxes, fill, write
+from systems.state import stretch
+
+
+@given(st.lists(st.integers(1, 4), max_size=4), st.data())
+def test_boxes_are_the_values_of_a_stretch_in_their_order(
+    shape: list[int], data: st.DataObject
+) -> None:
+    size = prod(shape)
+    start = data.draw(st.integers(0, size))
+    stop = data.draw(st.integers(start, size))
+    whole = torch.arange(size).view(shape)
+    found: list[int] = []
+    for offsets, sizes in boxes(shape, start, stop):
+        box = whole[tuple(slice(o, o + s) for o, s in zip(offsets, sizes, strict=True))]
+        assert tuple(box.shape) == sizes
+        found += box.reshape(-1).tolist()
+    assert found == list(range(start, stop))
+
+
+def test_what_servers_hold_is_read_as_columns(tmp_path: Path) -> None:
+    whole = torch.arange(7 * 5 * 2, dtype=torch.float32).view(7, 5, 2)
+    edges = [0, 3, 12, 41, 70]
+    pieces: dict[tuple[int, ...], torch.Tensor] = {}
+    for start, stop in pairwise(edges):
+        values = whole.reshape(-1)[start:stop].clone()
+        pieces |= stretch(whole, start, 0, stop - start).parts(values)
+    saved: Named = {"weight": Parts((7, 5, 2), pieces), "bias": torch.ones(3)}
+    folder = tmp_path / "checkpoint"
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        write(saved, folder)
+    finally:
+        torch.distributed.destroy_process_group()
+
+    left, right, bias = torch.zeros(7, 2, 2), torch.zeros(7, 3, 2), torch.zeros(3)
+    fill(
+        {"weight": Parts((7, 5, 2), {(0, 0, 0): left, (0, 2, 0): right}), "bias": bias},
+        folder,
+    )
+    assert torch.equal(torch.cat([left, right], 1), whole)
+    assert torch.equal(bias, torch.ones(3))
