@@ -1,1 +1,1 @@
-"""Speculative sampling (arXiv 2406.11016): verification, its kernels and benchmark so far."""
+"""Speculative sampling (arXiv 2406.11016): verification, its kernels, decoding, two tasks."""
