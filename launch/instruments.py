@@ -11,7 +11,7 @@ from systems import schema
 from systems.clock import behind_rank_0_ns
 from systems.distributed import World
 from systems.trace import Tracer
-from systems.usage import reading, usage
+from systems.usage import Reading, reading, usage
 
 PROFILED_STEPS = 5
 """Of torch's profiler, after as many that it does not keep: its traces grow by megabytes a step."""
@@ -26,7 +26,8 @@ class Instruments:
         self.tracer = Tracer(folder if job.trace else None, world.rank, ahead_ns)
         self._world, self._last = world, last
         self._profiler = _started(folder, world, last) if job.torch_profiler else None
-        self._start, self._end = reading(), None
+        self._start = reading()
+        self._end: Reading | None = None
 
     def after(self, step: int) -> None:
         """Step number `step` is done."""

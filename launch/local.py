@@ -33,7 +33,7 @@ def run_ranks(world_size: int, command: Sequence[str]) -> int:
     try:
         for rank in range(world_size):
             place = {**os.environ, **variables(rank, world_size, port)}
-            running[os.spawnve(os.P_NOWAIT, command[0], command, place)] = rank
+            running[os.spawnve(os.P_NOWAIT, command[0], list(command), place)] = rank
         return wait_for_ranks(running)
     finally:
         for process in running:

@@ -100,8 +100,7 @@ def _claim(folder: Path, job: Job) -> None:
         record.claim_folder(folder)
         jobs.save(job, kept)
         return
-    same = {"world_size": job.world_size, "out": None}
-    if dataclasses.replace(jobs.load(kept), **same) != job:
+    if dataclasses.replace(jobs.load(kept), world_size=job.world_size) != job:
         raise InputError(f"--out {folder}: holds the points of another job; give another folder")
 
 
@@ -138,7 +137,9 @@ def _read(point: Point) -> Point:
     result = read_result(folder)
     used = result["usage"]
     times_s = step_times_s(folder, result)
-    quantiles = {f"step_p{p}_s": float(np.percentile(times_s, p)) for p in PERCENTILES if times_s}
+    quantiles: dict[str, Any] = {
+        f"step_p{p}_s": float(np.percentile(times_s, p)) for p in PERCENTILES if times_s
+    }
     return dataclasses.replace(
         point,
         samples_per_s=result.get("samples_per_s"),

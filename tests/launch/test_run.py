@@ -35,7 +35,8 @@ def result_of(folder: Path) -> dict[str, Any]:
 
 def test_run_leaves_a_record_that_runs_again(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    flags = ["--stanza.fc-workers", "1", "--world-size", "3", "--stanza.steps", "12", "--trace"]
+    flags = ["--stanza.fc-workers", "1", "--world-size", "3", "--stanza.steps", "12"]
+    flags += ["--trace", "--torch-profiler"]
     text = finished([*LAUNCH, "run", DIGITS, *flags, "--out", str(first)])
     head = next(line for line in text.splitlines() if line.startswith("stanza-digits"))
     for words in ("tier measured", "world size 3", "2 conv (0-1), 1 fc (2)", "1,797 real images"):
@@ -47,6 +48,11 @@ def test_run_leaves_a_record_that_runs_again(tmp_path: Path) -> None:
     assert [step.index for step in read_steps(first, 2)] == list(range(13))
     events = json.loads((first / "trace.json").read_text())["traceEvents"]
     assert {"conv forward", "fc forward and backward"} <= {event["name"] for event in events}
+    for rank in range(3):
+        profile = json.loads((first / "torch-profiler" / f"rank-{rank}.json").read_text())
+        steps = [e for e in profile["traceEvents"] if e["name"].startswith("ProfilerStep#")]
+        assert len(steps) == 5
+    assert all(of_rank["peak_memory_bytes"] > 2**20 for of_rank in result_of(first)["usage"])
 
     finished([*LAUNCH, "run", "--again", str(first), "--out", str(second)])
     ours, again = result_of(first), result_of(second)

@@ -68,6 +68,25 @@ def test_two_agents_are_two_nodes(tmp_path: Path, variables: dict[str, str]) -> 
 
 
 @pytest.mark.distributed
+def test_a_pair_is_evaluated(tmp_path: Path, variables: dict[str, str]) -> None:
+    for package in ("transformers", "jiwer", "rouge_score"):
+        pytest.importorskip(package)
+    from speculative.train_pair import train_pair
+
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"document": f"say {i} twice", "summary": f"{i} {i} it is"} for i in range(200)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    list(train_pair("summarize", tmp_path, data=f"jsonl:{data}", steps={"target": 1, "draft": 1}))
+    models = ["--speculative.target", f"{tmp_path}/target", "--speculative.draft"]
+    flags = [*models, f"{tmp_path}/draft", "--speculative.data", f"jsonl:{data}"]
+    few = ["--speculative.samples", "4", "--speculative.max-new-tokens", "4"]
+    command = [f"{SCRIPTS}/speculative.sh", *flags, *few, "--out", str(tmp_path / "record")]
+    text = output(start(command, variables, JOB="launch/jobs/summarize.toml"))
+    assert "exact verification, gamma 4" in text
+    assert result_of(tmp_path / "record")["samples"] == 4
+
+
+@pytest.mark.distributed
 def test_slurm_starts_an_agent_on_every_node(tmp_path: Path, variables: dict[str, str]) -> None:
     inner = [f"{SCRIPTS}/stanza.sh", *STANZA, "--out", str(tmp_path / "record")]
     command = ["sbatch", "--nodes", "2", f"{SCRIPTS}/slurm.sh", *inner]

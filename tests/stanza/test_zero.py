@@ -4,6 +4,8 @@ import importlib.util
 
 import pytest
 
+from launch.drivers import driver
+from launch.job import Job
 from stanza.layout import layout
 from stanza.options import Options
 from stanza.traffic import sizes_of, traffic
@@ -49,6 +51,13 @@ def test_stage_3_gathers_parameters_twice() -> None:
     }
     assert sent["zero1"] == sent["zero2"] == sent["ddp"]
     assert sent["zero3"] == 1.5 * sent["ddp"]
+
+
+@pytest.mark.parametrize("command", ["emulate", "simulate"])
+def test_only_real_runs_are_offered(command: str) -> None:
+    job = Job(cluster="ec2-p3-10g", world_size=4, stanza=Options(model="vgg16", scheme="zero1"))
+    with pytest.raises(InputError, match=rf"zero1: is not {command[:-1]}"):
+        driver(job).plan_emulated(job) if command == "emulate" else driver(job).simulate(job)
 
 
 def test_a_missing_deepspeed_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
