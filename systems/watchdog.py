@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -32,6 +33,7 @@ LINGER_S = 2.0
 SLACK = 2.0
 """The backends' own time-outs are so many times longer: the watchdog says more than they do."""
 HANG_EXIT_CODE = 1
+HOME = str(Path(__file__).resolve().parent.parent)
 
 
 class Watchdog:
@@ -188,12 +190,19 @@ def _of(told: dict[str, Any] | None, role: str, *, silent: bool) -> Doing:
 
 
 def _where(thread: int) -> str:
-    """Where a thread is: "in step, fc_worker.py:71"."""
-    frame = sys._current_frames().get(thread)
-    if frame is None:
+    """Where in our own code a thread is: "in step, fc_worker.py:71"."""
+    innermost = frame = sys._current_frames().get(thread)
+    if innermost is None:
         return "ended"
+    while frame is not None and not _is_ours(frame.f_code.co_filename):
+        frame = frame.f_back
+    frame = frame or innermost
     code = frame.f_code
     return f"in {code.co_name}, {os.path.basename(code.co_filename)}:{frame.f_lineno}"
+
+
+def _is_ours(path: str) -> bool:
+    return path.startswith(HOME) and "site-packages" not in path  # a .venv may lie in HOME
 
 
 def _exit() -> None:
