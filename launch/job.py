@@ -14,6 +14,7 @@ import tomli_w
 import tyro
 
 from launch.parse_report import captured_report, one_line
+from launch.slurm import Options as SlurmOptions
 from sparsepipe.options import Options as SparsePipeOptions
 from speculative.options import Options as SpeculativeOptions
 from stanza.options import Options as StanzaOptions
@@ -38,8 +39,8 @@ class Job:
     profile: str | None = None
     """A measured profile, by the model's name or as a JSON file. None: the model's, if there is
     one."""
-    launcher: Literal["torchrun", "mpirun"] = "torchrun"
-    """What starts the ranks."""
+    launcher: Literal["torchrun", "local", "mpirun", "deepspeed", "slurm"] = "torchrun"
+    """What starts the ranks. local: as plain processes. slurm: a script for sbatch is written."""
     transport: Literal["torch", "mpi"] = "torch"
     """What carries point-to-point messages: torch.distributed or mpi4py."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -50,8 +51,12 @@ class Job:
     """Longest wait for another rank."""
     trace: bool = False
     """Write a Chrome/Perfetto trace of every rank."""
+    torch_profiler: bool = False
+    """Write torch.profiler's trace of a few steps, for every rank."""
     out: str | None = None
     """Folder of the record. None: a new one under runs/."""
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    """What `--launcher slurm` asks for."""
     stanza: StanzaOptions = field(default_factory=StanzaOptions)
     """Stanza's options."""
     sparsepipe: SparsePipeOptions = field(default_factory=SparsePipeOptions)
@@ -68,8 +73,10 @@ class Job:
             raise InputError(
                 f"--timeout-s {self.timeout_s:g}: give more than 0 seconds, at most a day"
             )
-        if self.transport == "mpi" and self.launcher == "torchrun":
-            raise InputError("--transport mpi: torchrun starts no MPI; add --launcher mpirun")
+        if self.transport == "mpi" and self.launcher != "mpirun":
+            raise InputError(
+                f"--transport mpi: {self.launcher} starts no MPI; add --launcher mpirun"
+            )
 
 
 J = TypeVar("J", bound=Job)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from launch import job as jobs
+from launch import slurm
 from launch.backends import run_ranks, start_command
 from launch.drivers import driver
 from launch.job import Job
@@ -38,12 +39,16 @@ def main(arguments: Sequence[str]) -> None:
     given.apply()
     job = jobs.without_flags_of_command(given)
     folder = prepare(job)
+    if job.launcher == "slurm":
+        script = slurm.write_script(job.slurm, job.name, job.world_size, folder)
+        print(f"{slurm.submit(script)}\n  record: {folder}")
+        return
     with shown([folder], tensorboard=given.tensorboard):
         code = run_ranks(job, ["worker", "--records", str(folder)])
     if code:
         print(
-            f"error: {job.launcher} ended with code {code}, the rank that failed first is named "
-            f"above; the steps so far are in {folder}/steps",
+            f"error: {job.launcher} ended with code {code}, what failed is said above; the steps "
+            f"so far are in {folder}/steps",
             file=sys.stderr,
         )
         raise SystemExit(code if code > 0 else 128 - code)
@@ -55,8 +60,12 @@ def prepare(given: Job) -> Path:
     Raises:
         InputError: whatever is wrong with the job.
     """
-    start_command(given, [])  # is the launcher there?
-    if given.device == "cuda" and torch.cuda.device_count() < given.world_size:
+    here = given.launcher != "slurm"
+    if here:
+        start_command(given, [])  # is the launcher there?
+    else:
+        slurm.ranks_per_node(given.slurm, given.world_size)
+    if here and given.device == "cuda" and torch.cuda.device_count() < given.world_size:
         raise InputError(
             f"--device cuda: {given.world_size} ranks and {torch.cuda.device_count()} GPUs here; "
             "give a smaller --world-size or --device cpu"
@@ -66,7 +75,7 @@ def prepare(given: Job) -> Path:
     if given.out:
         record.claim_folder(Path(given.out))  # before anything is measured
     system = driver(given)
-    plan = system.plan_job(given, may_measure=True)
+    plan = system.plan_job(given, may_measure=here)
     system.check(given, plan)
     return create_record(system.resolved(given, plan), plan)
 

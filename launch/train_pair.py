@@ -3,12 +3,13 @@
 python -m launch train-pair transcribe
 python -m launch train-pair summarize --data stdlib --out runs/pairs/summarize
 
-Minutes on two cores. Interrupted, the same command goes on where it stopped.
+Minutes on two cores, `--size tiny` half a minute. Interrupted, the same command goes on where it
+stopped.
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,8 @@ from launch import job as jobs
 from launch.live import Row, View
 from launch.progress import ProgressFlags, is_live, live_table
 from launch.tensorboard import Sink
-from speculative.pairs import Role, Task
-from speculative.train_pair import BATCH_SIZE, DEFAULT_STEPS, Progress, train_pair
+from speculative.pairs import RECIPES, Role, Size, Task
+from speculative.train_pair import BATCH_SIZE, Progress, train_pair
 from systems.record import QUIET
 from systems.schema import InputError
 
@@ -32,9 +33,11 @@ class TrainPairArguments(ProgressFlags):
 
     out: str | None = None
     """Folder of both. None: runs/pairs/TASK, where the job files look for them."""
+    size: Size = "small"
+    """small: useful models. tiny: such as show how verification differs, for short speech."""
     data: str | None = None
     """summarize: stdlib, installed or jsonl:PATH. transcribe: recordings[:PATH], espeak or
-    folder:PATH. None: installed, or recordings."""
+    folder:PATH. None: installed (tiny: stdlib), or recordings."""
     target_steps: int | None = None
     """Training steps. None: enough for the default data."""
     draft_steps: int | None = None
@@ -64,29 +67,44 @@ def main(arguments: Sequence[str]) -> None:
     given: dict[Role, int | None] = {"target": flags.target_steps, "draft": flags.draft_steps}
     steps = {
         role: default if given[role] is None else cast(int, given[role])
-        for role, default in DEFAULT_STEPS[chosen].items()
+        for role, default in RECIPES[flags.size][chosen].steps.items()
     }
     folder = Path(flags.out or f"runs/pairs/{task}")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: is a file; give a folder")
     flags.apply()
-    sinks: dict[Role, Sink] = {}
+    training = train_pair(
+        chosen,
+        folder,
+        size=flags.size,
+        data=flags.data,
+        steps=steps,
+        seed=flags.seed,
+        device=device,
+    )
+    trained = _follow(chosen, training, folder if flags.tensorboard else None)
+    print(f"  pair: {folder}{'' if trained else ' (trained before; remove it to train anew)'}")
+
+
+def _follow(task: Task, training: Iterator[Progress], events: Path | None) -> bool:
+    """Show how training goes, and write TensorBoard's files into `events`; whether it went at
+    all."""
     reached: dict[Role, Progress] = {}
-    view = partial(_view, chosen, reached)
-    with live_table(view) if is_live() else nullcontext():
-        for at in train_pair(
-            chosen, folder, data=flags.data, steps=steps, seed=flags.seed, device=device
-        ):
+    view = partial(_view, task, reached)
+    with ExitStack() as stack:
+        sinks: dict[Role, Sink] = {}
+        if is_live():
+            stack.enter_context(live_table(view))
+        for at in training:
             reached[at.role] = at
-            if flags.tensorboard:
-                sink = sinks.setdefault(at.role, Sink(folder / at.role / "tensorboard", ()))
-                sink.write((), view())
+            if events is not None and at.role not in sinks:
+                sinks[at.role] = Sink(events / at.role / "tensorboard", ())
+                stack.callback(sinks[at.role].close)
+            if at.role in sinks:
+                sinks[at.role].write((), view())
             if QUIET not in os.environ:
                 print(_line(task, at), flush=True)
-    for sink in sinks.values():
-        sink.close()
-    known = "" if reached else " (trained before; remove it to train anew)"
-    print(f"  pair: {folder}{known}")
+    return bool(reached)
 
 
 def _line(task: str, at: Progress) -> str:
