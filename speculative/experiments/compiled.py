@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from speculative import build
-
 from systems import record
+from systems.build import BuildError
 from systems.claims import Target, claim
 from systems.experiment import Outcome, Results
 
