@@ -29,7 +29,8 @@ LONGEST_BEAT_S = 5.0
 LATE_BEATS, LATE_S = 3, 1.0
 """A rank that says nothing for so many beats and seconds, while it is asked, is silent."""
 LINGER_S = 2.0
-"""Rank 0, which may keep the store, stays so long for the others to read that the run is over."""
+"""So long rank 0, which may keep the store, stays for the others to read that the run is over, and
+the others for the launcher to see first who was killed."""
 SLACK = 2.0
 """The backends' own time-outs are so many times longer: the watchdog says more than they do."""
 HANG_EXIT_CODE = 1
@@ -162,9 +163,13 @@ class Watchdog:
             file=sys.stderr,
             flush=True,
         )
-        for doing, told in zip(ranks, after, strict=True):
-            if doing.state == "silent" and told is not None:
-                kill(told["process"], told["identity"])
+        killed = [
+            kill(told["process"], told["identity"])
+            for doing, told in zip(ranks, after, strict=True)
+            if doing.state == "silent" and told is not None
+        ]
+        if any(killed):
+            time.sleep(LINGER_S)
 
     def _read_all(self) -> list[dict[str, Any] | None]:
         keys = [f"doing/{rank}" for rank in range(len(self._roles))]
