@@ -49,6 +49,7 @@ def all_checks() -> list[Finding]:
         _nvcc(),
         _mpirun(),
         _mpi4py(),
+        _sbatch(),
         _emulation(),
         _tcp(),
         *map(_backend, BACKENDS),
@@ -161,6 +162,17 @@ def _mpi4py() -> Finding:
         found=said[-1].strip("\0 ") if said else f"ended with code {done.returncode}",
         needed_for="--transport mpi",
         command="python -m pip install 'systems-testbed[mpi]'",
+    )
+
+
+def _sbatch() -> Finding:
+    path = shutil.which("sbatch")
+    return Finding(
+        name="sbatch",
+        works=path is not None,
+        found=path or "none",
+        needed_for="submitting what --launcher slurm writes",
+        command="run `launch run --launcher slurm` on a machine of the cluster",
     )
 
 

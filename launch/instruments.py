@@ -45,7 +45,8 @@ class Instruments:
             self._profiler.stop()
         self.tracer.close()
         everyone: list[Any] = [None] * self._world.world_size
-        dist.all_gather_object(everyone, schema.dump(found))
+        with self._world.meeting("the gathering of what they used"):
+            dist.all_gather_object(everyone, schema.dump(found))
         return everyone
 
 

@@ -8,8 +8,8 @@ stopped.
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,21 +82,29 @@ def main(arguments: Sequence[str]) -> None:
         seed=flags.seed,
         device=device,
     )
-    sinks: dict[Role, Sink] = {}
+    trained = _follow(chosen, training, folder if flags.tensorboard else None)
+    print(f"  pair: {folder}{'' if trained else ' (trained before; remove it to train anew)'}")
+
+
+def _follow(task: Task, training: Iterator[Progress], events: Path | None) -> bool:
+    """Show how training goes, and write TensorBoard's files into `events`; whether it went at
+    all."""
     reached: dict[Role, Progress] = {}
-    view = partial(_view, chosen, reached)
-    with live_table(view) if is_live() else nullcontext():
+    view = partial(_view, task, reached)
+    with ExitStack() as stack:
+        sinks: dict[Role, Sink] = {}
+        if is_live():
+            stack.enter_context(live_table(view))
         for at in training:
             reached[at.role] = at
-            if flags.tensorboard:
-                sink = sinks.setdefault(at.role, Sink(folder / at.role / "tensorboard", ()))
-                sink.write((), view())
+            if events is not None and at.role not in sinks:
+                sinks[at.role] = Sink(events / at.role / "tensorboard", ())
+                stack.callback(sinks[at.role].close)
+            if at.role in sinks:
+                sinks[at.role].write((), view())
             if QUIET not in os.environ:
                 print(_line(task, at), flush=True)
-    for sink in sinks.values():
-        sink.close()
-    known = "" if reached else " (trained before; remove it to train anew)"
-    print(f"  pair: {folder}{known}")
+    return bool(reached)
 
 
 def _line(task: str, at: Progress) -> str:

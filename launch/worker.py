@@ -33,7 +33,6 @@ from systems.processes import die_with_parent
 from systems.record import Step
 from systems.schema import InputError
 from systems.transport import TransportError
-from systems.waiting import waiting
 
 PROGRESS_LINES = 5
 CALIBRATION_S = 0.1
@@ -224,7 +223,6 @@ def _print_progress(last: int, world: World, step: Step, started: float) -> None
 def _gather(world: World, steps: list[Step]) -> list[list[Step]]:
     """Every rank's steps, on rank 0."""
     everyone: list[Any] = [None] * world.world_size
-    others = [rank for rank in range(world.world_size) if rank != world.rank]
-    with waiting("all ranks at the gathering of the steps", others):
+    with world.meeting("the gathering of the steps"):
         dist.gather_object(steps, everyone if world.rank == 0 else None, dst=0)
     return everyone

@@ -20,11 +20,12 @@ def behind_rank_0_ns(world: World) -> int:
     All ranks call this together.
     """
     mine = 0
-    for rank in range(1, world.world_size):
-        if world.rank == 0:
-            _answer(world, rank)
-        elif world.rank == rank:
-            mine = _ask(world)
+    with world.meeting("the comparison of clocks"):
+        for rank in range(1, world.world_size):
+            if world.rank == 0:
+                _answer(world, rank)
+            elif world.rank == rank:
+                mine = _ask(world)
     return mine
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,10 +46,6 @@ class World:
         return len(self.roles)
 
     @property
-    def _others(self) -> list[int]:
-        return [rank for rank in range(self.world_size) if rank != self.rank]
-
-    @property
     def backend_timeout(self) -> datetime.timedelta:
         """When a backend gives up by itself, if the watchdog has not ended the rank before."""
         return datetime.timedelta(seconds=SLACK * self.timeout_s)
@@ -68,13 +65,18 @@ class World:
         """
         if len(ranks) < 2:
             return None
-        with waiting(f"group of ranks {', '.join(map(str, ranks))}", self._others):
+        with self.meeting(f"the group of ranks {', '.join(map(str, ranks))}"):
             group = dist.new_group(list(ranks), timeout=self.backend_timeout, backend=self.backend)
         return group if self.rank in ranks else None
 
+    def meeting(self, what: str) -> AbstractContextManager[None]:
+        """Mark this rank as waiting for all others, at something that all do together."""
+        others = [rank for rank in range(self.world_size) if rank != self.rank]
+        return waiting(f"all ranks at {what}", others)
+
     def barrier(self, what: str) -> None:
         """Wait for every rank; a time-out names those that are missing."""
-        with waiting(f"all ranks at {what}", self._others):
+        with self.meeting(what):
             if self.backend == "gloo":
                 dist.monitored_barrier(timeout=self.backend_timeout)
             else:

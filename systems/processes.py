@@ -28,8 +28,10 @@ def identity(process: int) -> str | None:
     return f"{socket.gethostname()} {namespace} {process} {started}"
 
 
-def kill(process: int, name: str | None) -> None:
+def kill(process: int, name: str | None) -> bool:
     """Kill a process of this machine, if it is still the one of that identity."""
-    if name is not None and identity(process) == name:
-        with suppress(OSError):
-            os.kill(process, signal.SIGKILL)
+    if name is None or identity(process) != name:
+        return False
+    with suppress(OSError):
+        os.kill(process, signal.SIGKILL)
+    return True

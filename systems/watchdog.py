@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -28,10 +29,12 @@ LONGEST_BEAT_S = 5.0
 LATE_BEATS, LATE_S = 3, 1.0
 """A rank that says nothing for so many beats and seconds, while it is asked, is silent."""
 LINGER_S = 2.0
-"""Rank 0, which may keep the store, stays so long for the others to read that the run is over."""
+"""So long rank 0, which may keep the store, stays for the others to read that the run is over, and
+the others for the launcher to see first who was killed."""
 SLACK = 2.0
 """The backends' own time-outs are so many times longer: the watchdog says more than they do."""
 HANG_EXIT_CODE = 1
+HOME = str(Path(__file__).resolve().parent.parent)
 
 
 class Watchdog:
@@ -160,9 +163,13 @@ class Watchdog:
             file=sys.stderr,
             flush=True,
         )
-        for doing, told in zip(ranks, after, strict=True):
-            if doing.state == "silent" and told is not None:
-                kill(told["process"], told["identity"])
+        killed = [
+            kill(told["process"], told["identity"])
+            for doing, told in zip(ranks, after, strict=True)
+            if doing.state == "silent" and told is not None
+        ]
+        if any(killed):
+            time.sleep(LINGER_S)
 
     def _read_all(self) -> list[dict[str, Any] | None]:
         keys = [f"doing/{rank}" for rank in range(len(self._roles))]
@@ -188,12 +195,19 @@ def _of(told: dict[str, Any] | None, role: str, *, silent: bool) -> Doing:
 
 
 def _where(thread: int) -> str:
-    """Where a thread is: "in step, fc_worker.py:71"."""
-    frame = sys._current_frames().get(thread)
-    if frame is None:
+    """Where in our own code a thread is: "in step, fc_worker.py:71"."""
+    innermost = frame = sys._current_frames().get(thread)
+    if innermost is None:
         return "ended"
+    while frame is not None and not _is_ours(frame.f_code.co_filename):
+        frame = frame.f_back
+    frame = frame or innermost
     code = frame.f_code
     return f"in {code.co_name}, {os.path.basename(code.co_filename)}:{frame.f_lineno}"
+
+
+def _is_ours(path: str) -> bool:
+    return path.startswith(HOME) and "site-packages" not in path  # a .venv may lie in HOME
 
 
 def _exit() -> None:
