@@ -4,18 +4,25 @@ BIN := .venv/bin
 OUT ?= reproduction
 LEVEL ?= quick
 
-.PHONY: reproduce test lint minkowski clean
+.PHONY: reproduce test lint sanitize minkowski clean
 
 reproduce: .venv/installed
 	$(BIN)/python -m launch reproduce --level $(LEVEL) --out $(OUT)
 
+# Two tests at a time, a thread each; then those that shape links, which nothing may disturb.
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not emulated"
+	$(BIN)/pytest -m emulated
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# On a machine with a GPU: the verification kernels under CUDA's memory checker.
+sanitize: .venv/installed
+	compute-sanitizer --error-exitcode 1 --target-processes all \
+		$(BIN)/python -m pytest -q tests/speculative/test_cuda.py -k "gpu or graph"
 
 # Set-up runs once, and again only when what is to be installed has changed.
 .venv/installed: pyproject.toml constraints.txt

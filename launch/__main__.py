@@ -4,6 +4,7 @@
     worker JOB.toml [flags]      one rank, started by torchrun, mpirun or srun
     simulate JOB.toml [flags]    play the job's schedule without processes, leave a record
     emulate JOB.toml [flags]     the program itself on a cluster emulated here, leave a record
+    throughput JOB.toml [flags]  sweep batch size and world size, a table and a CSV
     plan stanza [flags]          predict every scheme's step time, choose
     plan sparsepipe [flags]      partition a model over unequal devices
     profile stanza|sparsepipe    measure a model's layers on this machine
@@ -27,6 +28,7 @@ COMMANDS = {
     "worker": "launch.worker",
     "simulate": "launch.simulate",
     "emulate": "launch.emulate",
+    "throughput": "launch.throughput",
     "train-pair": "launch.train_pair",
     "ranks": "launch.ranks",
     "reproduce": "launch.reproduce",

@@ -126,6 +126,7 @@ def _emulated_job(experiment: Experiment, run: _Run, records: Path) -> EmulatedJ
         cluster=name,
         seed=run.repetition,
         out=str(run.folder),
+        trace=run.case.trace,
         **of_system,
     )
 
@@ -143,7 +144,8 @@ def _unfinished(runs: Sequence[_Run]) -> list[_Run]:
 def _results(runs: Sequence[_Run]) -> Results:
     results: dict[str, list[Mapping[str, object]]] = {}
     for run in runs:
-        results.setdefault(run.case.name, []).append(read_result(run.folder))
+        result = {**read_result(run.folder), "record": str(run.folder)}
+        results.setdefault(run.case.name, []).append(result)
     return results
 
 

@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 import tomli_w
 import tyro
 
+from launch.slurm import Options as SlurmOptions
 from sparsepipe.options import Options as SparsePipeOptions
 from speculative.options import Options as SpeculativeOptions
 from stanza.options import Options as StanzaOptions
@@ -39,8 +40,8 @@ class Job:
     profile: str | None = None
     """A measured profile, by the model's name or as a JSON file. None: the model's, if there is
     one."""
-    launcher: Literal["torchrun", "mpirun"] = "torchrun"
-    """What starts the ranks."""
+    launcher: Literal["torchrun", "local", "mpirun", "deepspeed", "slurm"] = "torchrun"
+    """What starts the ranks. local: as plain processes. slurm: a script for sbatch is written."""
     transport: Literal["torch", "mpi"] = "torch"
     """What carries point-to-point messages: torch.distributed or mpi4py."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -60,8 +61,12 @@ class Job:
     """How often torchrun starts all ranks again after one of them is lost."""
     trace: bool = False
     """Write a Chrome/Perfetto trace of every rank."""
+    torch_profiler: bool = False
+    """Write torch.profiler's trace of a few steps, for every rank."""
     out: str | None = None
     """Folder of the record. None: a new one under runs/."""
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    """What `--launcher slurm` asks for."""
     stanza: StanzaOptions = field(default_factory=StanzaOptions)
     """Stanza's options."""
     sparsepipe: SparsePipeOptions = field(default_factory=SparsePipeOptions)
@@ -78,23 +83,37 @@ class Job:
             raise InputError(
                 f"--timeout-s {self.timeout_s:g}: give more than 0 seconds, at most a day"
             )
-        if self.checkpoint_every < 0:
-            raise InputError(f"--checkpoint-every {self.checkpoint_every}: give steps, or 0: never")
-        if self.checkpoint_keep < 1:
-            raise InputError(f"--checkpoint-keep {self.checkpoint_keep}: give 1 or more")
-        if self.max_restarts < 0:
-            raise InputError(f"--max-restarts {self.max_restarts}: give 0 or more")
-        if self.max_restarts and self.launcher != "torchrun":
+        _check_survival(self)
+        if self.transport == "mpi" and self.launcher != "mpirun":
             raise InputError(
-                f"--max-restarts {self.max_restarts}: only torchrun starts lost ranks again; add "
-                "--launcher torchrun"
+                f"--transport mpi: {self.launcher} starts no MPI; add --launcher mpirun"
             )
-        if self.system == "speculative" and self.checkpoint_every:
-            raise InputError(
-                "--checkpoint-every: speculative sampling trains nothing; leave it out"
-            )
-        if self.transport == "mpi" and self.launcher == "torchrun":
-            raise InputError("--transport mpi: torchrun starts no MPI; add --launcher mpirun")
+
+
+def _check_survival(job: Job) -> None:
+    """Refuse checkpoints and restarts that cannot be."""
+    if job.checkpoint_every < 0:
+        raise InputError(f"--checkpoint-every {job.checkpoint_every}: give steps, or 0: never")
+    if job.checkpoint_keep < 1:
+        raise InputError(f"--checkpoint-keep {job.checkpoint_keep}: give 1 or more")
+    if job.max_restarts < 0:
+        raise InputError(f"--max-restarts {job.max_restarts}: give 0 or more")
+    if job.max_restarts and job.launcher not in ("torchrun", "slurm"):
+        raise InputError(
+            f"--max-restarts {job.max_restarts}: {job.launcher} does not start lost ranks again; "
+            "add --launcher torchrun"
+        )
+    unsaved = {
+        "stanza": job.stanza.scheme.startswith("zero") and f"scheme {job.stanza.scheme}",
+        "sparsepipe": (job.sparsepipe.scheme == "deepspeed" and "scheme deepspeed")
+        or (job.sparsepipe.mode == "infer" and "mode infer"),
+        "speculative": "system speculative",
+    }[job.system]
+    if job.checkpoint_every and unsaved:
+        raise InputError(
+            f"--checkpoint-every {job.checkpoint_every}: {unsaved} saves no checkpoints; leave it "
+            "out"
+        )
 
 
 J = TypeVar("J", bound=Job)

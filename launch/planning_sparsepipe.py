@@ -66,7 +66,11 @@ def main(arguments: Sequence[str]) -> None:
 def describe(plan: Plan, profiles: dict[str, ModelProfile], others: Sequence[Plan]) -> str:
     """The plan as text: figures used, stages, devices, the step and the baselines beside it."""
     schedule, prediction = plan.schedule, plan.prediction
-    micro = f", micro-batches {schedule.micro_batches}" if schedule.flushes else ""
+    order = schedule.order
+    micro = f", micro-batches {schedule.micro_batches}"
+    if order is not None:
+        micro = f", in flight {', '.join(map(str, order.in_flight))}"
+        micro += ", late updates" if order.late_updates else ""
     lines = [
         f"plan sparsepipe | tier simulated (planner, no processes) | {plan.model}, batch "
         f"{plan.batch_size}, on {plan.cluster.name}, {schedule.name}{micro}, {plan.planner}",

@@ -35,6 +35,7 @@ def create_record(
         "command": shlex.join(record.command_line()),
         "again": _again(folder, tier, emulation),
         "tier": tier,
+        **({"launcher": job.launcher} if tier == "measured" else {}),
         **({"emulation": schema.dump(emulation)} if emulation else {}),
         "system": job.system,
         "run_id": run_id,

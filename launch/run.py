@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from launch import job as jobs
+from launch import slurm
 from launch.backends import run_ranks, start_command
 from launch.drivers import driver
 from launch.job import Job
@@ -30,11 +31,15 @@ def main(arguments: Sequence[str]) -> None:
         else jobs.parse("run", arguments, Job())
     )
     folder = prepare(job)
+    if job.launcher == "slurm":
+        script = slurm.write_script(job.slurm, job.name, job.world_size, folder, job.max_restarts)
+        print(f"{slurm.submit(script)}\n  record: {folder}")
+        return
     code = run_ranks(job, ["worker", "--records", str(folder)])
     if code:
         print(
-            f"error: {job.launcher} ended with code {code}, the rank that failed first is named "
-            f"above; the steps so far are in {folder}/steps",
+            f"error: {job.launcher} ended with code {code}, what failed is said above; the steps "
+            f"so far are in {folder}/steps",
             file=sys.stderr,
         )
         raise SystemExit(code if code > 0 else 128 - code)
@@ -46,8 +51,12 @@ def prepare(given: Job) -> Path:
     Raises:
         InputError: whatever is wrong with the job.
     """
-    start_command(given, [])  # is the launcher there?
-    if given.device == "cuda" and torch.cuda.device_count() < given.world_size:
+    here = given.launcher != "slurm"
+    if here:
+        start_command(given, [])  # is the launcher there?
+    else:
+        slurm.ranks_per_node(given.slurm, given.world_size)
+    if here and given.device == "cuda" and torch.cuda.device_count() < given.world_size:
         raise InputError(
             f"--device cuda: {given.world_size} ranks and {torch.cuda.device_count()} GPUs here; "
             "give a smaller --world-size or --device cpu"
@@ -59,7 +68,7 @@ def prepare(given: Job) -> Path:
     if given.resume not in ("auto", "never"):
         find(Path(given.resume))
     system = driver(given)
-    plan = system.plan_job(given, may_measure=True)
+    plan = system.plan_job(given, may_measure=here)
     system.check(given, plan)
     return create_record(system.resolved(given, plan), plan)
 

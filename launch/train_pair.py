@@ -3,7 +3,8 @@
 python -m launch train-pair transcribe
 python -m launch train-pair summarize --data stdlib --out runs/pairs/summarize
 
-Minutes on two cores. Interrupted, the same command goes on where it stopped.
+Minutes on two cores, `--size tiny` half a minute. Interrupted, the same command goes on where it
+stopped.
 """
 
 from collections.abc import Sequence
@@ -14,8 +15,8 @@ from typing import Literal, cast, get_args
 import torch
 
 from launch import job as jobs
-from speculative.pairs import Role, Task
-from speculative.train_pair import DEFAULT_STEPS, train_pair
+from speculative.pairs import RECIPES, Role, Size, Task
+from speculative.train_pair import train_pair
 from systems.schema import InputError
 
 
@@ -25,9 +26,11 @@ class TrainPairArguments:
 
     out: str | None = None
     """Folder of both. None: runs/pairs/TASK, where the job files look for them."""
+    size: Size = "small"
+    """small: useful models. tiny: such as show how verification differs, for short speech."""
     data: str | None = None
     """summarize: stdlib, installed or jsonl:PATH. transcribe: recordings[:PATH], espeak or
-    folder:PATH. None: installed, or recordings."""
+    folder:PATH. None: installed (tiny: stdlib), or recordings."""
     target_steps: int | None = None
     """Training steps. None: enough for the default data."""
     draft_steps: int | None = None
@@ -56,13 +59,20 @@ def main(arguments: Sequence[str]) -> None:
     given: dict[Role, int | None] = {"target": flags.target_steps, "draft": flags.draft_steps}
     steps = {
         role: default if given[role] is None else cast(int, given[role])
-        for role, default in DEFAULT_STEPS[chosen].items()
+        for role, default in RECIPES[flags.size][chosen].steps.items()
     }
     folder = Path(flags.out or f"runs/pairs/{task}")
     trained = False
-    for at in train_pair(
-        chosen, folder, data=flags.data, steps=steps, seed=flags.seed, device=device
-    ):
+    training = train_pair(
+        chosen,
+        folder,
+        size=flags.size,
+        data=flags.data,
+        steps=steps,
+        seed=flags.seed,
+        device=device,
+    )
+    for at in training:
         trained = True
         print(
             f"{task} {at.role} | step {at.step} of {at.steps} | loss {at.loss:.3f} nats per token "

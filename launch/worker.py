@@ -19,6 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import record as report_to
 
 from launch import job as jobs
 from launch.drivers import Opened, driver
+from launch.instruments import Instruments
 from launch.job import Job
 from launch.records import create_record, earlier_attempt, read_emulation, read_plan
 from systems import record, schema, trace
@@ -31,6 +32,7 @@ from systems.manifest import FOLDER as CHECKPOINTS
 from systems.processes import die_with_parent
 from systems.record import Step
 from systems.schema import InputError
+from systems.transport import TransportError
 
 PROGRESS_LINES = 5
 CALIBRATION_S = 0.1
@@ -58,7 +60,9 @@ def work(arguments: Sequence[str], place: Environment) -> None:
     except TimeoutError as error:  # someone did not come
         print(f"error: rank {place.rank}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
-    except RuntimeError:  # a peer is gone, or the time-out has passed
+    except RuntimeError as error:  # a peer is gone, or the time-out has passed
+        if isinstance(error, TransportError):  # said at once: the launcher may end this rank next
+            print(f"error: {error}", file=sys.stderr, flush=True)
         time.sleep(GRACE_S)
         raise
 
@@ -89,9 +93,10 @@ def _run(arguments: Sequence[str], place: Environment) -> None:
 
 def _resolve(given: Job, place: Environment) -> tuple[Job, Any]:
     """Plan on every rank alike: nothing is measured here."""
-    job = dataclasses.replace(given, world_size=place.world_size)
+    launcher: Any = given.launcher if place.launcher == "none" else place.launcher
+    job = dataclasses.replace(given, world_size=place.world_size, launcher=launcher)
     if place.elastic and place.world_size != given.world_size:  # the loss of a node is no mistake
-        job = driver(given).for_world(given, place.world_size)
+        job = driver(job).for_world(job, place.world_size)
     plan = driver(job).plan_job(job, may_measure=False)
     return driver(job).resolved(job, plan), plan
 
@@ -131,7 +136,7 @@ def execute(
     opened = driver(job).open(job, plan, emulation)
     if world.rank == 0:
         print(_first_line(job, opened, world, emulation), flush=True)
-    tracer = trace.Tracer(folder if job.trace else None, world.rank)
+    instruments = Instruments(job, world, folder, opened.last)
     checkpoints = Checkpoints.off(world)
     if emulation is None:
         checkpoints = open_checkpoints(
@@ -146,14 +151,15 @@ def execute(
     with record.StepWriter(folder, world.rank, first) as writer:
         steps = list(writer.earlier)
         started = time.perf_counter()
-        for step in opened.steps(world, tracer, checkpoints):
+        for step in opened.steps(world, instruments.tracer, checkpoints):
             if emulation is not None:  # losses of zeros mean nothing
                 told = {k: v for k, v in step.metrics.items() if k != "loss_sum"}
                 step = record.Step(step.index, told)
             writer.write(step)
+            instruments.after(step.index)
             steps.append(step)
             _print_progress(opened.last, world, step, started)
-    tracer.close()
+    used = instruments.close()
     everyone = _gather(world, steps)
     if world.rank == 0:
         everyone += record.former_steps(folder, world.world_size, first)
@@ -161,12 +167,16 @@ def execute(
             trace.join(folder, [world.name(rank) for rank in range(world.world_size)])
         result = {
             "tier": "measured",
+            "launcher": world.launcher,
             "threads_per_rank": torch.get_num_threads(),
             "first_step": everyone[0][0].index,
+            "usage": used,
             **driver(job).summarize(job, plan, everyone, emulation),
         }
         if emulation is not None:
-            result = {k: v for k, v in result.items() if k not in ("loss", "test_accuracy")}
+            result = {
+                k: v for k, v in result.items() if k not in ("loss", "test_accuracy", "usage")
+            }
             result |= {"tier": "emulated", "emulation": schema.dump(emulation)}
             result["calibration"] = schema.dump(calibration)
             result["simulated_step_s"] = driver(job).simulated_step_s(job, plan)

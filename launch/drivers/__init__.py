@@ -77,6 +77,9 @@ class Driver(Protocol):
     def roles(self, job: Job, plan: Any) -> Sequence[str]:
         """The role of every rank, which errors name."""
 
+    def with_batch_size(self, job: Job, samples: int) -> Job:
+        """The job with so many samples in a step, over all ranks."""
+
     def check(self, job: Job, plan: Any) -> None:
         """Load what every rank will load.
 

@@ -1,11 +1,20 @@
 """What `launch reproduce speculative` runs, in order."""
 
-from speculative.experiments import approximation, quality, verification
+from speculative.experiments import approximation, compiled, correctness, gpu, quality, verification
 from systems.experiment import Experiment
 
 ONCE = {"quick": 1, "full": 1}
 
 EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment(
+        system="speculative",
+        id="correctness",
+        title="Exact verification on trial: distribution, negative controls, float64",
+        tier="measured",
+        repeats=ONCE,
+        measure=correctness.measure,
+        conclude=correctness.conclude,
+    ),
     Experiment(
         system="speculative",
         id="verification",
@@ -14,6 +23,24 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         repeats=ONCE,
         measure=verification.measure,
         conclude=verification.conclude,
+    ),
+    Experiment(
+        system="speculative",
+        id="verification-gpu",
+        title="Verification kernels on a GPU",
+        tier="measured",
+        repeats=ONCE,
+        measure=gpu.measure,
+        conclude=gpu.conclude,
+    ),
+    Experiment(
+        system="speculative",
+        id="compiled",
+        title="CUDA kernels, compiled",
+        tier="measured",
+        repeats=ONCE,
+        measure=compiled.measure,
+        conclude=compiled.conclude,
     ),
     Experiment(
         system="speculative",

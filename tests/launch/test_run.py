@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from launch.backends import find_mpirun
 from systems.record import read_steps
 
 DIGITS = "launch/jobs/stanza-digits.toml"
@@ -61,21 +60,6 @@ def test_torchrun_starts_workers_directly(tmp_path: Path) -> None:
     finished([*torchrun, "--nproc-per-node", "2", "-m", "launch", "worker", DIGITS, *flags])
     roles = [row["role"] for row in result_of(folder)["bytes_per_step"]]
     assert roles == ["conv", "fc"]
-
-
-def test_mpirun_carries_the_cut_over_mpi(tmp_path: Path) -> None:
-    if find_mpirun() is None:
-        pytest.skip("no mpirun; pip install 'systems-testbed[mpi]'")
-    losses = {}
-    for name, flags in {
-        "mpi": ["--launcher", "mpirun", "--transport", "mpi"],
-        "torch": [],
-    }.items():
-        folder = tmp_path / name
-        size = ["--world-size", "3", "--stanza.steps", "10"]
-        finished([*LAUNCH, "run", DIGITS, *size, *flags, "--out", str(folder)])
-        losses[name] = result_of(folder)["loss"]
-    assert losses["mpi"] == pytest.approx(losses["torch"], rel=1e-6)
 
 
 def ranks_of(folder: Path) -> dict[int, int]:

@@ -68,14 +68,19 @@ def test_place_from_torchrun() -> None:
     assert environment(TORCHRUN) == wanted
 
 
-def test_torchrun_without_its_own_store() -> None:
+def test_torchruns_variables_set_by_others() -> None:
     plain = {k: v for k, v in TORCHRUN.items() if not k.startswith("TORCHELASTIC")}
-    assert environment(plain) == dataclasses.replace(PLACE, launcher="torchrun")
+    assert environment(plain) == dataclasses.replace(PLACE, launcher="local")
+
+
+def test_deepspeeds_launcher_is_known_by_a_variable_of_its_own() -> None:
+    plain = {k: v for k, v in TORCHRUN.items() if not k.startswith("TORCHELASTIC")}
+    assert environment(plain | {"CROSS_RANK": "0"}).launcher == "deepspeed"
 
 
 @pytest.mark.parametrize("variables", [OPEN_MPI, MPICH], ids=["Open MPI", "MPICH"])
 def test_place_from_mpi(variables: Mapping[str, str]) -> None:
-    assert environment(variables) == dataclasses.replace(PLACE, launcher="mpi")
+    assert environment(variables) == dataclasses.replace(PLACE, launcher="mpirun")
 
 
 def test_place_from_slurm() -> None:
@@ -99,7 +104,7 @@ def test_one_task_of_slurm_is_a_world_of_one() -> None:
 
 def test_torchrun_comes_before_mpi_and_slurm() -> None:
     assert environment(SLURM | OPEN_MPI | TORCHRUN).launcher == "torchrun"
-    assert environment(SLURM | OPEN_MPI).launcher == "mpi"
+    assert environment(SLURM | OPEN_MPI).launcher == "mpirun"
 
 
 def test_slurms_own_pmi_is_not_mpirun() -> None:
@@ -260,7 +265,7 @@ def test_world_starts_and_stops(lives: list[dict[str, Any]]) -> None:
     ]
     for x in lives:
         assert x["size"] == 3
-        assert x["kind"] == ("torchrun", "gloo", "cpu")
+        assert x["kind"] == ("local", "gloo", "cpu")
         assert x["stopped"]
 
 
