@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from launch import job as jobs
 from launch.cases import run_emulated_cases, run_measured_cases
+from launch.progress import ProgressFlags
 from launch.report import write_report
 from sparsepipe import experiments as of_sparsepipe
 from speculative import experiments as of_speculative
@@ -41,6 +42,8 @@ class ReproduceArguments:
     """quick: minutes. full: more repetitions."""
     out: str = "reproduction"
     """Where everything goes. An earlier reproduction there is kept, under a name with its time."""
+    quiet: bool = False
+    """No progress: results and errors alone."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -53,6 +56,7 @@ def main(arguments: Sequence[str]) -> None:
             raise InputError(f"reproduce {systems[0]}: no such system; give {' or '.join(SYSTEMS)}")
     program = f"launch reproduce [{'|'.join(SYSTEMS)}]"
     flags = jobs.parse_flags(ReproduceArguments, words, program, ReproduceArguments())
+    ProgressFlags(quiet=flags.quiet).apply()
     folder = Path(flags.out)
     if not folder.name:
         raise InputError(f"--out {flags.out}: give a folder of its own")

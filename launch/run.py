@@ -7,6 +7,7 @@ python -m launch run --again runs/20260101-120000-stanza-digits
 import dataclasses
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from launch import slurm
 from launch.backends import run_ranks, start_command
 from launch.drivers import driver
 from launch.job import Job
+from launch.progress import ProgressFlags, shown
 from launch.records import claim, create_record
 from systems import record
 from systems.manifest import find
@@ -23,19 +25,27 @@ from systems.schema import InputError
 from systems.transport import import_mpi
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunJob(Job, ProgressFlags):
+    """A run of one system on this machine."""
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run a job, or a record's job again."""
-    job = (
+    given = (
         _again(arguments[1:])
         if arguments[:1] == ["--again"]
-        else jobs.parse("run", arguments, Job())
+        else jobs.parse("run", arguments, RunJob())
     )
+    given.apply()
+    job = jobs.without_flags_of_command(given)
     folder = prepare(job)
     if job.launcher == "slurm":
         script = slurm.write_script(job.slurm, job.name, job.world_size, folder, job.max_restarts)
         print(f"{slurm.submit(script)}\n  record: {folder}")
         return
-    code = run_ranks(job, ["worker", "--records", str(folder)])
+    with shown([folder], tensorboard=given.tensorboard):
+        code = run_ranks(job, ["worker", "--records", str(folder)])
     if code:
         print(
             f"error: {job.launcher} ended with code {code}, what failed is said above; the steps "
@@ -73,10 +83,12 @@ def prepare(given: Job) -> Path:
     return create_record(system.resolved(given, plan), plan)
 
 
-def _again(arguments: Sequence[str]) -> Job:
+def _again(arguments: Sequence[str]) -> RunJob:
     if not arguments:
         raise InputError("--again: names no record; give the folder of a run")
     folder = Path(arguments[0])
     record.read_json(folder / "run.json")
-    job = dataclasses.replace(jobs.load(folder / "job.toml"), out=None)
-    return jobs.parse_flags(Job, arguments[1:], "launch run --again RECORD", job)
+    again = jobs.load(folder / "job.toml")
+    fields = {f.name: getattr(again, f.name) for f in dataclasses.fields(Job)}
+    job = RunJob(**fields | {"out": None})
+    return jobs.parse_flags(RunJob, arguments[1:], "launch run --again RECORD", job)

@@ -33,6 +33,7 @@ from systems.processes import die_with_parent
 from systems.record import Step
 from systems.schema import InputError
 from systems.transport import TransportError
+from systems.waiting import waiting
 
 PROGRESS_LINES = 5
 CALIBRATION_S = 0.1
@@ -70,6 +71,8 @@ def work(arguments: Sequence[str], place: Environment) -> None:
 def _run(arguments: Sequence[str], place: Environment) -> None:
     if arguments and arguments[0] == "--records":
         folders = [Path(name) for name in arguments[1:]]
+        if not folders:
+            raise InputError("--records: names no record; give the folders of runs")
         todo = [read_plan(folder) for folder in folders]
     else:
         given = jobs.parse("worker", arguments, Job())
@@ -136,6 +139,7 @@ def execute(
     opened = driver(job).open(job, plan, emulation)
     if world.rank == 0:
         print(_first_line(job, opened, world, emulation), flush=True)
+        record.write_last(folder, opened.last)
     instruments = Instruments(job, world, folder, opened.last)
     checkpoints = Checkpoints.off(world)
     if emulation is None:
@@ -200,7 +204,13 @@ def _first_line(job: Job, opened: Opened, world: World, emulation: Emulation | N
 
 def _print_progress(last: int, world: World, step: Step, started: float) -> None:
     every = max(1, last // PROGRESS_LINES)
-    if world.rank or step.index == 0 or step.index % every or step.index >= last:
+    if (
+        record.QUIET in os.environ
+        or world.rank
+        or step.index == 0
+        or step.index % every
+        or step.index >= last
+    ):
         return
     lasted_s = time.perf_counter() - started
     # Only a worker with the whole model has the losses of its own samples.
@@ -212,5 +222,7 @@ def _print_progress(last: int, world: World, step: Step, started: float) -> None
 def _gather(world: World, steps: list[Step]) -> list[list[Step]]:
     """Every rank's steps, on rank 0."""
     everyone: list[Any] = [None] * world.world_size
-    dist.gather_object(steps, everyone if world.rank == 0 else None, dst=0)
+    others = [rank for rank in range(world.world_size) if rank != world.rank]
+    with waiting("all ranks at the gathering of the steps", others):
+        dist.gather_object(steps, everyone if world.rank == 0 else None, dst=0)
     return everyone

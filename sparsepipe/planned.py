@@ -194,6 +194,8 @@ def _counts(text: str) -> dict[str, int]:
         if not number.isdecimal():
             raise InputError(f"--devices {text}: write kind=number, such as TitanV=1,TitanXp=3")
         counts[kind] = int(number)
+    if not any(counts.values()):
+        raise InputError(f"--devices {text}: leaves no device; give 1 or more")
     return counts
 
 

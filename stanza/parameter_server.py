@@ -24,6 +24,7 @@ from stanza.layout import even_slice
 from systems.beside import beside
 from systems.state import Place, State, stretch
 from systems.transport import Transfer, Transport, TransportError
+from systems.waiting import waiting
 
 PUSH, PULL = "push", "pull"
 SMALLEST_MESSAGE_BYTES = 256 * 1024
@@ -256,4 +257,5 @@ class ParameterServer:
         for parameter in self._owner:
             parameter.grad = None
         if self._serving is not None:
-            self._serving.result()
+            with waiting("the parameter server beside"):
+                self._serving.result()

@@ -3,6 +3,7 @@
 job.toml             the resolved job; `launch run --again FOLDER` runs it again
 run.json             command, tier, roles, plan, environment; written before the first step
 steps/rank-0.jsonl   one line a step and rank, flushed at once: readable when a rank dies
+steps/last           number of the last step, known once the ranks have opened their data
 trace.json           spans for chrome://tracing or ui.perfetto.dev, if asked for
 result.json          the summary; only a run that ended well has one
 """
@@ -25,6 +26,8 @@ import torch
 from systems.schema import InputError
 
 Tier = Literal["measured", "emulated", "simulated"]
+QUIET = "TESTBED_QUIET"
+"""A variable; where it is set, ranks print no lines of progress."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class StepWriter:
 
     def __init__(self, folder: Path, rank: int, first_step: int = 0) -> None:
         """Keep what an earlier attempt has written of the steps before `first_step`."""
-        path = _steps_file(folder, rank)
+        path = steps_file(folder, rank)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.earlier = [s for s in read_steps(folder, rank) if s.index < first_step]
         partial = path.with_suffix(".partial")
@@ -65,8 +68,23 @@ class StepWriter:
         self._file.close()
 
 
-def _steps_file(folder: Path, rank: int) -> Path:
+def steps_file(folder: Path, rank: int) -> Path:
+    """Where a rank's steps are."""
     return folder / "steps" / f"rank-{rank}.jsonl"
+
+
+def write_last(folder: Path, last: int) -> None:
+    """Note the number of the last step."""
+    path = folder / "steps" / "last"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{last}\n")
+
+
+def read_last(folder: Path) -> int | None:
+    """The number of the last step, if it is known already."""
+    path = folder / "steps" / "last"
+    text = path.read_text().strip() if path.is_file() else ""
+    return int(text) if text else None
 
 
 def _line(step: Step) -> str:
@@ -78,7 +96,7 @@ def former_steps(folder: Path, world_size: int, first_step: int) -> list[list[St
     later ones, which it does again, are removed."""
     former: list[list[Step]] = []
     for rank in itertools.count(world_size):
-        if not _steps_file(folder, rank).is_file():
+        if not steps_file(folder, rank).is_file():
             return former
         with StepWriter(folder, rank, first_step) as writer:
             former.append(writer.earlier)
@@ -88,9 +106,9 @@ def former_steps(folder: Path, world_size: int, first_step: int) -> list[list[St
 def read_steps(folder: Path, rank: int) -> list[Step]:
     """The steps of one rank; a last line cut off by a killed process is left out."""
     steps: list[Step] = []
-    if not _steps_file(folder, rank).is_file():
+    if not steps_file(folder, rank).is_file():
         return steps
-    for line in _steps_file(folder, rank).read_text().splitlines():
+    for line in steps_file(folder, rank).read_text().splitlines():
         try:
             values = json.loads(line)
         except json.JSONDecodeError:

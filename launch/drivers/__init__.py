@@ -1,7 +1,7 @@
 """How the launcher runs each system: everything in `launch` that knows one is in its driver."""
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -95,6 +95,9 @@ class Driver(Protocol):
     ) -> dict[str, Any]:
         """The result of a run from every rank's steps: `samples_per_s`, `step_s` and more. After
         the world's own ranks may come earlier ones, see `systems.record.former_steps`."""
+
+    def samples(self, metrics: Sequence[Mapping[str, float]]) -> float | None:
+        """The samples of one step, from what the ranks tell of it; None if they do not."""
 
     def line(self, result: dict[str, Any]) -> str:
         """A result in one line."""

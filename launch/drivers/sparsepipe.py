@@ -1,7 +1,7 @@
 """SparsePipe under the launcher: see `launch.drivers.Driver`."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,6 +209,11 @@ def summarize(
     if options.mode == "infer":
         return infer.summarize(infer.schedule_of(plan.stages, options.steps), everyone)
     return train_pipeline.summarize(options, plan.stages, plan.schedule, everyone)
+
+
+def samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
+    """Every rank tells those of the whole mini-batch."""
+    return max((of_rank.get("samples", 0) for of_rank in metrics), default=0) or None
 
 
 def line(result: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Speculative sampling under the launcher: see `launch.drivers.Driver`. One process, no plan."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +108,11 @@ def summarize(
     """What `speculative.run.evaluate` found, and its speed in samples."""
     found: dict[str, Any] = dict(everyone[0][0].metrics)
     return {**found, "samples_per_s": found["samples"] / found["total_s"]}
+
+
+def samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
+    """There is one step, which is the whole run."""
+    return None
 
 
 def line(result: dict[str, Any]) -> str:

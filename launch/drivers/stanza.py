@@ -1,7 +1,7 @@
 """Stanza under the launcher: see `launch.drivers.Driver`."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from launch.drivers import Opened, Simulated
@@ -43,6 +43,7 @@ __all__ = [
     "read_plan",
     "resolved",
     "roles",
+    "samples",
     "simulate",
     "simulated_step_s",
     "summarize",
@@ -130,6 +131,11 @@ def summarize(
 ) -> dict[str, Any]:
     """See `stanza.summary`."""
     return summary(job.stanza, plan, everyone, emulation or Emulation())
+
+
+def samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
+    """Every rank with data has its own."""
+    return sum(of_rank.get("samples", 0) for of_rank in metrics) or None
 
 
 def simulated_step_s(job: Job, plan: Plan) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speculative import build
-from speculative.build import BuildError
+
 from systems import record
 from systems.claims import Target, claim
 from systems.experiment import Outcome, Results
