@@ -11,8 +11,8 @@ reproduce: .venv/installed
 
 # Two tests at a time, a thread each; then those that shape links, which nothing may disturb.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not emulated and not slow"
-	$(BIN)/pytest -m "emulated and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not emulated"
+	$(BIN)/pytest -m emulated
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

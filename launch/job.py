@@ -82,39 +82,45 @@ class Job:
             raise InputError(
                 f"--timeout-s {self.timeout_s:g}: give more than 0 seconds, at most a day"
             )
-        if self.checkpoint_every < 0:
-            raise InputError(f"--checkpoint-every {self.checkpoint_every}: give steps, or 0: never")
-        if self.checkpoint_keep < 1:
-            raise InputError(f"--checkpoint-keep {self.checkpoint_keep}: give 1 or more")
-        if self.max_restarts < 0:
-            raise InputError(f"--max-restarts {self.max_restarts}: give 0 or more")
-        if self.max_restarts and self.launcher != "torchrun":
-            raise InputError(
-                f"--max-restarts {self.max_restarts}: only torchrun starts lost ranks again; add "
-                "--launcher torchrun"
-            )
-        unsaved = self._unsaved()
-        if unsaved and self.checkpoint_every:
-            raise InputError(
-                f"--checkpoint-every {self.checkpoint_every}: {unsaved} saves no checkpoints; "
-                "leave it out"
-            )
+        _check_survival(self)
         if self.transport == "mpi" and self.launcher != "mpirun":
             raise InputError(
                 f"--transport mpi: {self.launcher} starts no MPI; add --launcher mpirun"
             )
 
-    def _unsaved(self) -> str | None:
-        """The flag that names what has no checkpoints, if this job is such."""
-        if self.system == "speculative":
-            return "--system speculative"
-        if self.system == "stanza" and self.stanza.scheme in ("zero1", "zero2", "zero3"):
-            return f"--stanza.scheme {self.stanza.scheme}"
-        if self.system == "sparsepipe" and self.sparsepipe.scheme == "deepspeed":
-            return "--sparsepipe.scheme deepspeed"
-        if self.system == "sparsepipe" and self.sparsepipe.mode == "infer":
-            return "--sparsepipe.mode infer"
-        return None
+
+def _check_survival(job: Job) -> None:
+    """Refuse checkpoints and restarts that cannot be."""
+    if job.checkpoint_every < 0:
+        raise InputError(f"--checkpoint-every {job.checkpoint_every}: give steps, or 0: never")
+    if job.checkpoint_keep < 1:
+        raise InputError(f"--checkpoint-keep {job.checkpoint_keep}: give 1 or more")
+    if job.max_restarts < 0:
+        raise InputError(f"--max-restarts {job.max_restarts}: give 0 or more")
+    if job.max_restarts and job.launcher not in ("torchrun", "slurm"):
+        raise InputError(
+            f"--max-restarts {job.max_restarts}: {job.launcher} does not start lost ranks again; "
+            "add --launcher torchrun"
+        )
+    unsaved = _unsaved(job)
+    if job.checkpoint_every and unsaved:
+        raise InputError(
+            f"--checkpoint-every {job.checkpoint_every}: {unsaved} saves no checkpoints; leave it "
+            "out"
+        )
+
+
+def _unsaved(job: Job) -> str | None:
+    """The flag that says what has no checkpoints, if there is one."""
+    if job.system == "speculative":
+        return "--system speculative"
+    if job.system == "stanza" and job.stanza.scheme.startswith("zero"):
+        return f"--stanza.scheme {job.stanza.scheme}"
+    if job.system == "sparsepipe" and job.sparsepipe.scheme == "deepspeed":
+        return "--sparsepipe.scheme deepspeed"
+    if job.system == "sparsepipe" and job.sparsepipe.mode == "infer":
+        return "--sparsepipe.mode infer"
+    return None
 
 
 J = TypeVar("J", bound=Job)

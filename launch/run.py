@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     job = jobs.without_flags_of_command(given)
     folder = prepare(job)
     if job.launcher == "slurm":
-        script = slurm.write_script(job.slurm, job.name, job.world_size, folder)
+        script = slurm.write_script(job.slurm, job.name, job.world_size, folder, job.max_restarts)
         print(f"{slurm.submit(script)}\n  record: {folder}")
         return
     with shown([folder], tensorboard=given.tensorboard):

@@ -51,7 +51,9 @@ def ranks_per_node(options: Options, world_size: int) -> int:
     return world_size // options.nodes
 
 
-def write_script(options: Options, name: str, world_size: int, folder: Path) -> Path:
+def write_script(
+    options: Options, name: str, world_size: int, folder: Path, max_restarts: int = 0
+) -> Path:
     """The record's script: it runs the record's job when SLURM gives it nodes that see `folder`."""
     ranks, where = ranks_per_node(options, world_size), folder.absolute()
     directives = [
@@ -71,7 +73,8 @@ def write_script(options: Options, name: str, world_size: int, folder: Path) -> 
                 'MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)"',
                 f'export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{_threads(ranks)}}}"',
                 f"srun --kill-on-bad-exit=1 {shlex.quote(sys.executable)} \\",
-                f"    -m torch.distributed.run --nnodes {options.nodes} \\",
+                f"    -m torch.distributed.run --nnodes {options.nodes} "
+                f"--max-restarts {max_restarts} \\",
                 f'    --nproc-per-node {ranks} --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \\',
                 '    --rdzv-endpoint "$MASTER_ADDR:$((20000 + SLURM_JOB_ID % 20000))" \\',
                 f"    -m launch worker --records {shlex.quote(str(where))}",

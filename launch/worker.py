@@ -98,9 +98,7 @@ def _resolve(given: Job, place: Environment) -> tuple[Job, Any]:
     launcher: Any = given.launcher if place.launcher == "none" else place.launcher
     job = dataclasses.replace(given, world_size=place.world_size, launcher=launcher)
     if place.elastic and place.world_size != given.world_size:  # the loss of a node is no mistake
-        job = dataclasses.replace(
-            driver(given).for_world(given, place.world_size), launcher=launcher
-        )
+        job = driver(job).for_world(job, place.world_size)
     plan = driver(job).plan_job(job, may_measure=False)
     return driver(job).resolved(job, plan), plan
 
@@ -174,8 +172,8 @@ def execute(
             "tier": "measured",
             "launcher": world.launcher,
             "threads_per_rank": torch.get_num_threads(),
-            "usage": used,
             "first_step": everyone[0][0].index,
+            "usage": used,
             **driver(job).summarize(job, plan, everyone, emulation),
         }
         if emulation is not None:

@@ -85,10 +85,10 @@ def run(
     has_tests = len(workload.data.test) > 0
     if parts is not None and has_tests:
         _collect_fc(training, parts)
+    totals["resumed_step"] = first
     model = training.model
     if layout.scheme == "zero3" and has_tests:
         model = gathered(model, workload.build().to(world.device))
-    totals["resumed_step"] = first
     if world.rank == 0 and has_tests:
         totals["test_accuracy"] = accuracy(model, workload.data.test, world.device)
     totals["corrupt_images"] = len(workload.data.corrupt)

@@ -9,6 +9,14 @@ settings.register_profile("testbed", deadline=None)
 settings.load_profile("testbed")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless `-m` asks for it."""
+    if "slow" not in config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs an emulated cluster where there is none."""
     reason = unavailable() if item.get_closest_marker("emulated") else None

@@ -34,9 +34,12 @@ JOB = Job(stanza=Options(fc_workers=1))
         (["--checkpoint-every", "-1"], "--checkpoint-every -1: give steps, or 0: never"),
         (["--checkpoint-keep", "0"], "--checkpoint-keep 0: give 1 or more"),
         (["--max-restarts", "-1"], "--max-restarts -1: give 0 or more"),
-        (["--max-restarts", "1", "--launcher", "mpirun"], "only torchrun starts lost ranks again"),
+        (["--max-restarts", "1", "--launcher", "mpirun"], "mpirun does not start lost ranks again"),
         (["--resume", "nowhere"], "--resume nowhere: no sound checkpoint there; give the record"),
-        (["--system", "speculative", "--checkpoint-every", "1"], "--system speculative saves no checkpoints; leave it out"),
+        (
+            ["--system", "speculative", "--checkpoint-every", "1"],
+            "system speculative saves no checkpoints",
+        ),
     ],
 )
 def test_bad_flags_are_one_line(
