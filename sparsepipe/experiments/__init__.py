@@ -1,6 +1,7 @@
 """What `launch reproduce sparsepipe` runs, in order."""
 
 from sparsepipe.experiments import engine, pipeline, pipeline_grid, pipeline_training, training
+from sparsepipe.experiments.paper import PAPER as PAPER
 from systems.experiment import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
