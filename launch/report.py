@@ -1,4 +1,4 @@
-"""Writes the report of a reproduction: `report.html`, one page that needs no other file, `report.md`
+"""Writes the report of a reproduction: `report.html`, a page that needs no other file, `report.md`,
 and the claims as JSON, JSONL and CSV.
 
 Both reports are templates over the same `Report`; what they show of a number says how it was

@@ -33,7 +33,7 @@ class Page:
         to_read, self._to = os.pipe()
         self._from, to_write = os.pipe()
         # The browser reads commands from descriptor 3 and answers on 4.
-        shell = f"exec {CHROMIUM} \"$@\" 3<&{to_read} 4>&{to_write}"
+        shell = f'exec {CHROMIUM} "$@" 3<&{to_read} 4>&{to_write}'
         self._browser = subprocess.Popen(
             ["bash", "-c", shell, "chromium", *FLAGS, f"--user-data-dir={self._profile.name}"],
             pass_fds=(to_read, to_write),
@@ -108,7 +108,7 @@ class Page:
 
     def _wait_until_loaded(self) -> None:
         until = time.monotonic() + TIMEOUT_S
-        while self.evaluate(f"document.readyState + location.href") != f"complete{self._address}":
+        while self.evaluate("document.readyState + location.href") != f"complete{self._address}":
             assert time.monotonic() < until, f"{self._address} does not load"
             time.sleep(0.05)
 
