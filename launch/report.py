@@ -67,11 +67,12 @@ class Section:
         """Of all its experiments."""
         return [claim for each in self.concluded for claim in each.outcome.claims]
 
-    def answers(self, statement: Statement) -> dict[tuple[str, str], list[Claim]]:
-        """The claims that answer a statement of the paper, by quantity and tier."""
-        found: dict[tuple[str, str], list[Claim]] = {}
+    def answers(self, statement: Statement) -> dict[str, dict[str, list[Claim]]]:
+        """The claims that answer a statement of the paper, by quantity, then by tier."""
+        found: dict[str, dict[str, list[Claim]]] = {}
         for claim in statement.answers(self.claims):
-            found.setdefault((claim.quantity.replace("-", " "), claim.tier), []).append(claim)
+            by_tier = found.setdefault(claim.quantity.replace("-", " "), {})
+            by_tier.setdefault(claim.tier, []).append(claim)
         return found
 
 
