@@ -19,7 +19,6 @@ lint: .venv/installed
 
 # The site, into build/docs.
 docs: .venv/installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Set-up runs once, and again only when what is to be installed has changed.
