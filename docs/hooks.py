@@ -1,4 +1,4 @@
-"""Pictures of `results/`, which README shows too, as pages of the site: `../results/NAME` in them."""
+"""The site also holds the pictures of `results/`, which pages name as `../results/NAME`."""
 
 from pathlib import Path
 from typing import Any
