@@ -1,7 +1,8 @@
 """Who computes convolutions. A backend is a module with the two functions of `Backend`.
 
-Backends are imported when first used. `native` is always there: PyTorch's operators, and on CUDA
-Triton's kernels where they run. `minkowski` is MinkowskiEngine, where it is installed.
+Backends are imported when first used. `native` is always there: the fastest of this package's own
+for the device, which are C++ kernels on a CPU and Triton's on CUDA, or PyTorch's operators where
+there is no compiler for them. `minkowski` is MinkowskiEngine, where it is installed.
 """
 
 import importlib
@@ -16,13 +17,14 @@ from torch.autograd.function import Function, once_differentiable
 from sparsepipe.kernel_map import KernelMap
 from systems.schema import InputError, remedy
 
-BACKENDS = {
-    "native": "sparsepipe.backends.native",
-    "pytorch": "sparsepipe.backends.native",
+MODULES = {
+    "compiled": "sparsepipe.backends.compiled",
     "triton": "sparsepipe.backends.fused",
+    "pytorch": "sparsepipe.backends.pytorch",
     "minkowski": "sparsepipe.backends.minkowski",
 }
-"""Name to module. `pytorch` is `native` without Triton's kernels, to compare with."""
+BACKENDS = ("native", *MODULES)
+"""All names; `native` is one of the next three."""
 INSTALL = {"triton": "pip install triton", "minkowski": "make minkowski"}
 LEAST_CAPABILITY = (8, 0)
 """Of a GPU that `native` uses Triton's kernels on: older ones lack bfloat16 or go unsupported."""
@@ -57,16 +59,24 @@ def backend(name: str, device: torch.device | str = "cpu") -> Backend:
     """
     if name not in BACKENDS:
         raise InputError(f"backend {name!r}: {remedy(name, BACKENDS)}")
-    if name == "native" and torch.device(device).type == "cuda" and _runs_triton(device):
-        name = "triton"
+    if name == "native":
+        name = _native(torch.device(device))
     try:
-        return cast(Backend, importlib.import_module(BACKENDS[name]))
+        return cast(Backend, importlib.import_module(MODULES[name]))
     except ImportError as error:
         raise InputError(f"backend {name!r}: {error}; {INSTALL[name]}") from None
 
 
+def _native(device: torch.device) -> str:
+    """This package's fastest backend that runs on the device."""
+    if device.type == "cuda":
+        return "triton" if _runs_triton(device) else "pytorch"
+    compiled = importlib.import_module(MODULES["compiled"])
+    return "compiled" if device.type == "cpu" and compiled.kernels() else "pytorch"
+
+
 @cache
-def _runs_triton(device: torch.device | str) -> bool:
+def _runs_triton(device: torch.device) -> bool:
     """Whether Triton is installed, finds what it builds launchers with and knows the GPU."""
     try:
         if torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparsepipe.backends import convolve, fused, native
+from sparsepipe.backends import convolve, fused, pytorch
 from sparsepipe.kernel_map import Kernel, KernelMap, build
 from systems.schema import InputError
 from tests.sparsepipe.clouds import TOLERANCE, assert_close, random_tensor
@@ -149,7 +149,7 @@ def _both(
     ours = (y.detach(), *torch.autograd.grad(y, [x, weight], gradient))
     wide_x, wide_weight, wide_gradient = (v.detach().double() for v in (x, weight, gradient))
     theirs = (
-        native.forward(wide_x, wide_weight, kernel_map),
-        *native.backward(wide_gradient, wide_x, wide_weight, kernel_map, (True, True)),
+        pytorch.forward(wide_x, wide_weight, kernel_map),
+        *pytorch.backward(wide_gradient, wide_x, wide_weight, kernel_map, (True, True)),
     )
     return [(a, b) for a, b in zip(ours, theirs, strict=True) if b is not None]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsepipe import backends
-from sparsepipe.backends import convolve, native
+from sparsepipe.backends import compiled, convolve, pytorch
 from sparsepipe.kernel_map import Kernel, KernelMap
 from sparsepipe.tensor import SparseTensor
 from systems.schema import InputError
@@ -114,8 +114,8 @@ def test_native_takes_the_kernels_where_they_run(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(backends, "_runs_triton", lambda device: True)
     fused = backends.backend("triton")
     assert backends.backend("native", "cuda") is fused
-    assert backends.backend("native", "cpu") is native
-    assert backends.backend("pytorch", "cuda") is native
+    assert backends.backend("native", "cpu") in (compiled, pytorch)
+    assert backends.backend("pytorch", "cuda") is pytorch
 
 
 def test_native_goes_on_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,8 +123,8 @@ def test_native_goes_on_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     backends._runs_triton.cache_clear()
     with pytest.warns(UserWarning, match="PyTorch's operators, without Triton's kernels: .*triton"):
-        assert backends.backend("native", "cuda") is native
-    assert backends.backend("native", "cuda") is native  # warned once
+        assert backends.backend("native", "cuda") is pytorch
+    assert backends.backend("native", "cuda") is pytorch  # warned once
     backends._runs_triton.cache_clear()
     monkeypatch.delitem(sys.modules, "sparsepipe.backends.fused", raising=False)
     with pytest.raises(InputError, match=r"backend 'triton': .*; pip install triton"):
@@ -148,7 +148,7 @@ def test_gpu_gives_what_pytorch_gives(kernel: Kernel, dtype: torch.dtype, tolera
     x, weight = _values(here, dtype)
     y = convolve(x.double(), weight.double(), here)
     gradient = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    theirs = [y, *native.backward(gradient.double(), x.double(), weight.double(), here, BOTH)]
+    theirs = [y, *pytorch.backward(gradient.double(), x.double(), weight.double(), here, BOTH)]
     moved = x.cuda(), weight.cuda(), there
     fused = backends.backend("triton")
     runs = [

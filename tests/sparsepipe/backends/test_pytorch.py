@@ -1,10 +1,10 @@
-"""The native backend: numerical gradients, narrow types, blocks, and what the interface refuses."""
+"""PyTorch's operators: gradients, narrow types, blocks; and what the interface refuses."""
 
 import pytest
 import torch
 
 from sparsepipe import backends
-from sparsepipe.backends import convolve, native
+from sparsepipe.backends import convolve, pytorch
 from sparsepipe.kernel_map import Kernel, KernelMap
 from sparsepipe.tensor import SparseTensor
 from systems.schema import InputError
@@ -19,7 +19,7 @@ KERNELS += [Kernel(2, 1, 1, 2), Kernel(1, 1, 1, 3)]
 def test_gradients(kernel: Kernel, transposed: bool) -> None:
     kernel_map = _map(random_tensor(voxels=40), kernel, transposed)
     x, weight = _values(kernel_map, 2, 3, torch.float64)
-    assert torch.autograd.gradcheck(lambda x, w: convolve(x, w, kernel_map), (x, weight))
+    assert torch.autograd.gradcheck(lambda x, w: convolve(x, w, kernel_map, "pytorch"), (x, weight))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -28,11 +28,11 @@ def test_any_block_size_gives_the_same(kernel: Kernel, monkeypatch: pytest.Monke
     x, weight = _values(kernel_map, 4, 5, torch.float64)
     results = []
     for least, buffer_bytes in [(0, 1), (0, 5000), (0, 20000), (2, 2**23)]:
-        monkeypatch.setattr(native, "PAIRS_PER_CHANNEL", least)
-        monkeypatch.setattr(native, "BUFFER_BYTES", buffer_bytes)
-        output = convolve(x, weight, kernel_map)
+        monkeypatch.setattr(pytorch, "PAIRS_PER_CHANNEL", least)
+        monkeypatch.setattr(pytorch, "BUFFER_BYTES", buffer_bytes)
+        output = convolve(x, weight, kernel_map, "pytorch")
         results.append((output, *torch.autograd.grad(output.square().sum(), [x, weight])))
-    assert len(native._blocks(kernel_map, x, 9)) == 1
+    assert len(pytorch._blocks(kernel_map, x, 9)) == 1
     assert len(kernel_map._blocks) > 2
     for other in results[1:]:
         for ours, first in zip(other, results[0], strict=True):
@@ -58,8 +58,8 @@ def test_only_the_gradients_needed_are_computed(needed: tuple[bool, bool]) -> No
     kernel_map = _map(random_tensor(), Kernel(3, 1, 1, 1), False)
     x, weight = _values(kernel_map, 2, 3, torch.float64)
     gradient = torch.ones(len(kernel_map.output_keys), 3, dtype=torch.float64)
-    both = native.backward(gradient, x.detach(), weight.detach(), kernel_map, (True, True))
-    some = native.backward(gradient, x.detach(), weight.detach(), kernel_map, needed)
+    both = pytorch.backward(gradient, x.detach(), weight.detach(), kernel_map, (True, True))
+    some = pytorch.backward(gradient, x.detach(), weight.detach(), kernel_map, needed)
     for need, one, full in zip(needed, some, both, strict=True):
         assert (one is not None) == need
         assert one is None or (full is not None and torch.equal(one, full))

@@ -4,7 +4,8 @@ For a block of output rows the input rows of all pairs are gathered at once, mul
 offset, and summed row by row in a fixed order, so results are the same in every run. On a CPU
 blocks are as small as keeps the buffers, which all blocks share, in the cache: rows of all pairs at
 once, a multiple of the features, would go through memory and into pages that the system must clear
-first. On CUDA, where Triton's kernels do not run, there is one block, since launches cost more.
+first. On CUDA there is one block, since launches cost more. The native backend comes here where
+nothing faster runs, and for narrow types on a CPU.
 """
 
 import torch
