@@ -9,8 +9,10 @@ LEVEL ?= quick
 reproduce: .venv/installed
 	$(BIN)/python -m launch reproduce --level $(LEVEL) --out $(OUT)
 
+# Two tests at a time, a thread each; then those that shape links, which nothing may disturb.
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not emulated"
+	$(BIN)/pytest -m emulated
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

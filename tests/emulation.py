@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from systems.namespaces import unavailable
-
-needs_emulation = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+needs_emulation = pytest.mark.emulated
+"""Skips where no cluster can be emulated, see `tests/conftest.py`."""
 ROOT = Path(__file__).parent.parent
 
 HEADER = """
