@@ -1,10 +1,26 @@
 """What `launch reproduce sparsepipe` runs, in order."""
 
-from sparsepipe.experiments import engine, pipeline, pipeline_grid, pipeline_training, training
+from sparsepipe.experiments import (
+    engine,
+    parity,
+    pipeline,
+    pipeline_grid,
+    pipeline_training,
+    training,
+)
 from sparsepipe.experiments.paper import PAPER as PAPER
 from systems.experiment import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment(
+        system="sparsepipe",
+        id="parity",
+        title="Sparse convolution against dense convolution and MinkowskiEngine: equal results",
+        tier="measured",
+        repeats={"quick": 1, "full": 1},
+        measure=parity.measure,
+        conclude=parity.conclude,
+    ),
     Experiment(
         system="sparsepipe",
         id="engine",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsepipe import layers
+from sparsepipe.dense_reference import dense_convolution, dense_transposed
 from sparsepipe.layers import (
     AveragePooling,
     BatchNorm,
@@ -24,8 +25,6 @@ from sparsepipe.tensor import SparseTensor
 from systems.schema import InputError
 from tests.sparsepipe.clouds import (
     assert_close,
-    dense_convolution,
-    dense_transposed,
     random_tensor,
     real_tensor,
 )

@@ -1,0 +1,119 @@
+"""Sparse convolution equals dense nn.Conv3d at the voxels, and MinkowskiEngine where it is there.
+
+Every kernel of the sweep on generated surfaces, in two precisions: outputs and both gradients, the
+largest error over the largest value.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsepipe.backends import backend, convolve
+from sparsepipe.bench.clouds import task
+from sparsepipe.dense_reference import dense_convolution, dense_transposed
+from sparsepipe.kernel_map import Kernel
+from sparsepipe.tensor import SparseTensor
+from systems import record
+from systems.claims import Claim, Target, claim
+from systems.experiment import Outcome, Results
+from systems.schema import InputError
+
+CLOUD = "shapes:0.08x2x2048"
+CHANNELS = (5, 7)
+KERNELS = [
+    (size, stride, dilation, transposed)
+    for size in (1, 2, 3, 5)
+    for stride in (1, 2, 3)
+    for dilation in (1, 2)
+    for transposed in (False, True)
+]
+MOST = {torch.float32: 1e-5, torch.float64: 1e-12}
+"""Error that sums in another order may make."""
+Function = Callable[[Tensor, Tensor], Tensor]
+
+
+def measure(level: str, folder: Path) -> Results:
+    """The errors, kernel by kernel; the same at every level."""
+    results: dict[str, list[dict[str, float]]] = {}
+    for dtype in MOST:
+        for kernel in KERNELS:
+            for peer, error in _errors(*kernel, dtype).items():
+                name = f"{peer}-{str(dtype).partition('.')[2]}"
+                results.setdefault(name, []).append({"error": error})
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_json(folder / "errors.json", results)
+    return results
+
+
+def _errors(
+    size: int, stride: int, dilation: int, transposed: bool, dtype: torch.dtype
+) -> dict[str, float]:
+    """Of one kernel, by what it is held against."""
+    work = task(CLOUD, 1)
+    generator = torch.Generator().manual_seed(size)
+    fine = SparseTensor(torch.zeros(len(work.coordinates), 1), work.coordinates)
+    coarse = fine.maps.coarsen(1, stride)
+    kernel_map = fine.maps.kernel_map(Kernel(size, dilation, 1, stride), transposed=transposed)
+    inner, outer = CHANNELS
+    x = torch.randn(len(kernel_map.input_keys), inner, generator=generator, dtype=dtype)
+    weight = torch.randn(size**3, inner, outer, generator=generator, dtype=dtype)
+
+    def dense(x: Tensor, weight: Tensor) -> Tensor:
+        inputs = SparseTensor.on(fine.maps, coarse if transposed else 1, x)
+        if transposed:
+            return dense_transposed(inputs, weight, size, dilation, fine.coordinates)
+        sites = fine.maps.coordinates(coarse)
+        return dense_convolution(inputs, weight, size, stride, dilation, sites)
+
+    functions: dict[str, Function] = {"conv3d": dense}
+    if _minkowski():
+        functions["minkowski"] = functools.partial(
+            convolve, kernel_map=kernel_map, name="minkowski"
+        )
+    ours = _pass(functools.partial(convolve, kernel_map=kernel_map), x, weight)
+    return {
+        peer: max(_distance(a, b) for a, b in zip(ours, _pass(function, x, weight), strict=True))
+        for peer, function in functions.items()
+    }
+
+
+@functools.cache
+def _minkowski() -> bool:
+    try:
+        backend("minkowski")
+    except InputError:
+        return False
+    return True
+
+
+def _pass(function: Function, x: Tensor, weight: Tensor) -> list[Tensor]:
+    """Output and both gradients."""
+    x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    output = function(x, weight)
+    return [output.detach(), *torch.autograd.grad(output.sin().sum(), [x, weight])]
+
+
+def _distance(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def conclude(results: Results, folder: Path) -> Outcome:
+    """A claim for each peer and precision."""
+    return Outcome(figures=(), claims=tuple(_claim(name, rows) for name, rows in results.items()))
+
+
+def _claim(name: str, rows: Sequence[Mapping[str, Any]]) -> Claim:
+    peer, _, dtype = name.partition("-")
+    return claim(
+        *("sparsepipe", "parity", name, "measured"),
+        what=f"largest error over the largest value, outputs and gradients, against {peer}, "
+        f"{dtype}: sizes 1, 2, 3, 5, strides 1 to 3, dilations 1 and 2, transposed, on {CLOUD}",
+        values=[row["error"] for row in rows],
+        unit="",
+        target=Target(most=MOST[getattr(torch, dtype)], source="this project's target"),
+        judged_by="largest",
+    )
