@@ -154,6 +154,11 @@ def test_a_make_target_exists(command: str) -> None:
     subprocess.run([*shlex.split(command), "-n"], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_a_command_that_fails_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _exit_code(["run", "launch/jobs/none.toml"]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
 def test_commands_are_found() -> None:
     assert f"{LAUNCH}doctor" in SHOWN
     assert len(TO_RUN) > 30
