@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT ?= reproduction
 LEVEL ?= quick
 
-.PHONY: reproduce test lint docs minkowski clean
+.PHONY: reproduce test lint docs sanitize minkowski clean
 
 reproduce: .venv/installed
 	$(BIN)/python -m launch reproduce --level $(LEVEL) --out $(OUT)
@@ -22,6 +22,11 @@ lint: .venv/installed
 # The site, into build/docs.
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# On a machine with a GPU: the verification kernels under CUDA's memory checker.
+sanitize: .venv/installed
+	compute-sanitizer --error-exitcode 1 --target-processes all \
+		$(BIN)/python -m pytest -q tests/speculative/test_cuda.py -k "gpu or graph"
 
 # Set-up runs once, and again only when what is to be installed has changed.
 .venv/installed: pyproject.toml constraints.txt

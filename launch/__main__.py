@@ -4,6 +4,7 @@
     worker JOB.toml [flags]      one rank, started by torchrun, mpirun or srun
     simulate JOB.toml [flags]    play the job's schedule without processes, leave a record
     emulate JOB.toml [flags]     the program itself on a cluster emulated here, leave a record
+    throughput JOB.toml [flags]  sweep batch size and world size, a table and a CSV
     plan stanza [flags]          predict every scheme's step time, choose
     plan sparsepipe [flags]      partition a model over unequal devices
     profile stanza|sparsepipe    measure a model's layers on this machine
@@ -27,6 +28,7 @@ COMMANDS = {
     "worker": "launch.worker",
     "simulate": "launch.simulate",
     "emulate": "launch.emulate",
+    "throughput": "launch.throughput",
     "train-pair": "launch.train_pair",
     "ranks": "launch.ranks",
     "reproduce": "launch.reproduce",
@@ -46,15 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(__doc__)
         return
-    for name, origin in foreign_packages().items():
-        if words[0] != "doctor":
-            print(
-                f"error: package {name} is a foreign one from {origin}; "
-                f"pip uninstall {name}, or use this testbed's own .venv",
-                file=sys.stderr,
-            )
-            raise SystemExit(2)
-        print(f"BAD  package {name} is a foreign one from {origin}; uninstall it")
+    foreign = foreign_packages()
+    if foreign and words[0] == "doctor":  # it says so, and imports nothing else
+        return importlib.import_module("launch.doctor").main(words[1:])
+    for name, origin in foreign.items():
+        print(
+            f"error: package {name} is a foreign one from {origin}; "
+            f"pip uninstall {name}, or use this testbed's own .venv",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
     from systems.schema import InputError
 
     try:
@@ -73,9 +76,10 @@ def _dispatch(words: list[str]) -> None:
     elif command in SUBJECTS:
         subject, known = words.pop(0) if words else "", SUBJECTS[command]
         if subject not in known:
+            given = f"{command} {subject}".strip()
             raise InputError(
-                f"{command} {subject}: names no system of this version; "
-                f"write: launch {command} {' or '.join(known)}"
+                f"{given}: names no system of this version; write: launch {command} "
+                f"{' or '.join(known)}"
             )
         module = known[subject]
     else:

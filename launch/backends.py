@@ -1,5 +1,11 @@
-"""Starts the ranks of a run with torchrun or mpirun, and sees that none outlives it."""
+"""Starts the ranks of a run on this machine, and sees that none outlives it.
 
+Every launcher starts the same `launch worker`, which reads its rank from the launcher's variables.
+"""
+
+import base64
+import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -8,7 +14,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from launch.job import Job
+from systems.environment import free_port
 from systems.processes import die_with_parent
 from systems.schema import InputError
 
@@ -17,11 +26,20 @@ def start_command(job: Job, worker: Sequence[str]) -> list[str]:
     """The command that starts `job.world_size` ranks of `python -m launch worker ...`.
 
     Raises:
-        InputError: mpirun is asked for and missing.
+        InputError: the launcher that is asked for is missing.
     """
-    if job.launcher == "torchrun":
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        return [*launcher, f"--nproc-per-node={job.world_size}", "-m", "launch", *worker]
+    size = job.world_size
+    if job.launcher == "local":
+        return [sys.executable, "-m", "launch.local", str(size), *worker]
+    if job.launcher == "mpirun":
+        return _mpirun(size, [sys.executable, "-m", "launch", *worker])
+    if job.launcher == "deepspeed":
+        return _deepspeed(size, ["launch", *worker])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*torchrun, f"--nproc-per-node={size}", "-m", "launch", *worker]
+
+
+def _mpirun(size: int, command: Sequence[str]) -> list[str]:
     mpirun = find_mpirun()
     if mpirun is None:
         raise InputError(
@@ -29,8 +47,25 @@ def start_command(job: Job, worker: Sequence[str]) -> list[str]:
             "pip install 'systems-testbed[mpi]'"
         )
     root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-    ranks = ["--oversubscribe", "-np", str(job.world_size)]
-    return [mpirun, *root, *ranks, sys.executable, "-m", "launch", *worker]
+    return [mpirun, *root, "--oversubscribe", "-np", str(size), *command]
+
+
+def _deepspeed(size: int, module: Sequence[str]) -> list[str]:
+    """What `deepspeed --num_gpus SIZE --module ...` starts on one machine; itself it would first
+    ask for as many GPUs, and not end its ranks when it is killed."""
+    if importlib.util.find_spec("deepspeed") is None:
+        raise InputError(
+            "--launcher deepspeed: DeepSpeed is not installed; install it with: "
+            "pip install 'systems-testbed[deepspeed]'"
+        )
+    ranks = json.dumps({"localhost": list(range(size))})
+    return [
+        *(sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error"),
+        f"--world_info={base64.urlsafe_b64encode(ranks.encode()).decode()}",
+        f"--master_port={free_port()}",
+        *("--no_local_rank", "--module"),
+        *module,
+    ]
 
 
 def find_mpirun() -> str | None:
@@ -39,15 +74,18 @@ def find_mpirun() -> str | None:
     return shutil.which("mpirun") or (str(beside) if beside.is_file() else None)
 
 
-def run_ranks(job: Job, worker: Sequence[str]) -> int:
+def run_ranks(job: Job, worker: Sequence[str], *, quiet: bool = False) -> int:
     """Start the ranks, wait for them, and return the launcher's exit code."""
-    return run_command(start_command(job, worker), _variables(job))
+    return run_command(start_command(job, worker), _variables(job), quiet=quiet)
 
 
-def run_command(command: Sequence[str], variables: Mapping[str, str]) -> int:
+def run_command(
+    command: Sequence[str], variables: Mapping[str, str], *, quiet: bool = False
+) -> int:
     """Run what starts ranks, with these variables; returns its exit code.
 
-    A signal to this process ends the ranks, and then this process; so does its death.
+    With `quiet`, only what goes to stderr is shown. A signal to this process ends the ranks, and
+    then this process; so does its death.
 
     Raises:
         SystemExit: a signal came; its code is the shell's, 130 for Ctrl-C.
@@ -55,6 +93,7 @@ def run_command(command: Sequence[str], variables: Mapping[str, str]) -> int:
     received: list[int] = []
     process = subprocess.Popen(
         command,
+        stdout=subprocess.DEVNULL if quiet else None,
         env={"TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ, **variables},
         start_new_session=True,  # a Ctrl-C reaches the ranks through us, once
         preexec_fn=_die_with_parent,
@@ -85,6 +124,9 @@ def _variables(job: Job) -> dict[str, str]:
         # Open MPI's shared-memory files and Unix sockets belong to a run, not to the machine.
         "PRTE_MCA_prte_silence_shared_fs": "1",
     }
+    on_cpu = job.device == "cpu" or torch.cuda.device_count() < job.world_size
+    if job.launcher == "deepspeed" and on_cpu:
+        defaults["DS_ACCELERATOR"] = "cpu"
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 

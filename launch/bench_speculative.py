@@ -1,9 +1,10 @@
 """`launch bench speculative`: verification of drafts, against transformers and the byte floor.
 
 python -m launch bench speculative                                     # a minute on a laptop
-python -m launch bench speculative --device cuda --batches 1 16 64 --dtypes float32 bfloat16
+python -m launch bench speculative --device cuda                       # ten minutes on a GPU
 
-Leaves one JSON file: rows, the copy bandwidth, environment and command.
+Leaves one JSON file: rows, the copy bandwidth, environment and command. `launch reproduce
+speculative` judges a GPU's file that it finds in the folder it is called in.
 """
 
 from collections.abc import Sequence
@@ -28,29 +29,29 @@ class BenchArguments:
     """Tokens of the vocabulary."""
     gammas: tuple[int, ...] = (1, 4, 8, 16)
     """Drafted tokens."""
-    batches: tuple[int, ...] = (1,)
-    """Sequences. transformers verifies one at a time."""
-    dtypes: tuple[Literal["float32", "float16", "bfloat16"], ...] = ("float32",)
-    """Of the logits."""
+    batches: tuple[int, ...] | None = None
+    """Sequences; transformers verifies one at a time. None: 1, on a GPU 1 and 64."""
+    dtypes: tuple[Literal["float32", "float16", "bfloat16"], ...] | None = None
+    """Of the logits. None: float32, on a GPU float32 and bfloat16."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where."""
     threads: int = 1
     """Of the CPU."""
     repetitions: int = 15
     """Turns that are timed, after two that are not."""
-    out: str = "bench-speculative.json"
-    """A new file for the rows."""
+    out: str | None = None
+    """A new file for the rows. None: bench-speculative-DEVICE.json."""
 
     def __post_init__(self) -> None:
         given = {
             "vocabularies": self.vocabularies,
             "gammas": self.gammas,
-            "batches": self.batches,
+            "batches": (1,) if self.batches is None else self.batches,
             "threads": (self.threads,),
             "repetitions": (self.repetitions,),
         }
         jobs.refuse_below_one(given)
-        if not self.dtypes:
+        if self.dtypes == ():
             raise InputError(f"--dtypes (none): give some of {', '.join(bench.DTYPES)}")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("--device cuda: torch sees no GPU here; write --device cpu")
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     """Measure, print a table, save."""
     program = "launch bench speculative"
     flags = jobs.parse_flags(BenchArguments, arguments, program, BenchArguments())
-    out = Path(flags.out)
+    out = Path(flags.out or bench.file_name(flags.device))
     record.check_new_file(out)
     here = record.environment()
     machine = here["gpus"][0] if flags.device == "cuda" else here["processor"]
@@ -69,10 +70,12 @@ def main(arguments: Sequence[str]) -> None:
     print(f"copy bandwidth {copy / 1e9:.1f} GB/s, read and written")
     print(
         f"{'dtype':9}{'batch':>6}{'V':>8}{'gamma':>6}  {'method':14}{'accepted':>9}{'call us':>10}"
-        f"{'graph us':>10}{'faster':>8}{'of copy':>9}"
+        f"{'graph us':>10}{'faster':>8}{'of copy':>9}  replay"
     )
     rows: list[Row] = []
-    grid = flags.vocabularies, flags.gammas, flags.batches, flags.dtypes
+    batches = flags.batches or bench.BATCHES[flags.device]
+    dtypes = flags.dtypes or bench.LOGITS[flags.device]
+    grid = flags.vocabularies, flags.gammas, batches, dtypes
     for case in bench.cases(*grid, flags.device, flags.threads):
         found = bench.measure(case, flags.repetitions)
         rows += found
@@ -94,8 +97,9 @@ def main(arguments: Sequence[str]) -> None:
 def _line(row: Row, transformers: Row, copy: float) -> str:
     case, call = row.case, row.call_s.median
     graph = "" if row.graph_s is None else f"{row.graph_s.median * 1e6:.1f}"
+    replay = {None: "", True: "  equal", False: "  UNLIKE"}[row.graph_equal]
     return (
         f"{case.dtype:9}{case.batch:>6}{case.vocabulary:>8}{case.gamma:>6}  {row.method:14}"
         f"{row.acceptance:>9.2f}{call * 1e6:>10.1f}{graph:>10}"
-        f"{transformers.call_s.median / call:>7.1f}x{row.bandwidth() / copy:>9.0%}"
+        f"{transformers.call_s.median / call:>7.1f}x{row.bandwidth() / copy:>9.0%}{replay}"
     )

@@ -16,6 +16,7 @@ from launch.backends import run_ranks
 from launch.drivers import driver
 from launch.emulate import EmulatedJob, prepare, run_emulated
 from launch.job import Job
+from launch.progress import shown
 from launch.ranks import emulated_rates
 from launch.records import create_record, read_result
 from systems import cluster
@@ -63,7 +64,9 @@ def run_measured_cases(
         for job, plan in zip(alike, system.plan_measured(alike), strict=True):
             create_record(system.resolved(job, plan), plan)
         folders = [str(job.out) for job in alike]
-        _check(experiment, run_ranks(alike[0], ["worker", "--records", *folders]))
+        with shown([Path(folder) for folder in folders]):
+            code = run_ranks(alike[0], ["worker", "--records", *folders])
+        _check(experiment, code)
     return _results(runs)
 
 
@@ -126,6 +129,7 @@ def _emulated_job(experiment: Experiment, run: _Run, records: Path) -> EmulatedJ
         cluster=name,
         seed=run.repetition,
         out=str(run.folder),
+        trace=run.case.trace,
         **of_system,
     )
 
@@ -143,7 +147,8 @@ def _unfinished(runs: Sequence[_Run]) -> list[_Run]:
 def _results(runs: Sequence[_Run]) -> Results:
     results: dict[str, list[Mapping[str, object]]] = {}
     for run in runs:
-        results.setdefault(run.case.name, []).append(read_result(run.folder))
+        result = {**read_result(run.folder), "record": str(run.folder)}
+        results.setdefault(run.case.name, []).append(result)
     return results
 
 

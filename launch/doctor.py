@@ -1,129 +1,128 @@
-"""`launch doctor`: what this machine has, what it lacks, and what that means for the testbed.
+"""`launch doctor`: what this machine has, what it lacks, what for, and the command that mends it.
 
+python -m launch doctor             # a line for each finding; exit code 0 if the base works
+python -m launch doctor --json      # the same for programs
 python -m launch doctor --clean     # end what a killed emulation has left
+
+Standard library only up to the first findings: it must run where packages are missing or shadowed.
 """
 
-import importlib.metadata
-import shutil
+import importlib.util
+import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
-import torch
-
-from launch.backends import find_mpirun
 from launch.ownership import PACKAGES, foreign_packages
-from sparsepipe.backends import BACKENDS, backend
-from stanza.plan import shipped_profiles
-from systems import cluster, record
-from systems.emulate import clean, leftovers
-from systems.namespaces import unavailable
-from systems.schema import InputError
-from systems.transport import tcp_bytes
 
-EXTRAS = {
-    "mpi4py": ("mpi", "the mpi transport"),
-    "deepspeed": ("deepspeed", "DeepSpeed baselines"),
-    "transformers": ("speculative", "speculative sampling on real models"),
+BASE = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "matplotlib": "matplotlib",
+    "tyro": "tyro",
+    "rich": "rich",
+    "tomli_w": "tomli-w",
+    "sklearn": "scikit-learn",
+    "scipy": "scipy",
+    "PIL": "pillow",
 }
+"""Modules that everything needs, and their distributions."""
+INSTALL = "python -m pip install -c constraints.txt -e '.[mpi,test]'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that is here and works, or not."""
+
+    name: str
+    works: bool
+    found: str
+    """What is here."""
+    needed_for: str
+    """What does not work, or not as well, without it."""
+    command: str = ""
+    """Mends it; empty where nothing can."""
+    required: bool = False
+    """Whether everything needs it."""
+
+    def __str__(self) -> str:
+        if self.works:
+            return f"ok   {self.name}: {self.found}"
+        mark = "BAD " if self.required else "-   "
+        return f"{mark} {self.name}: {self.found}; needed for {self.needed_for}" + (
+            f"; {self.command}" if self.command else ""
+        )
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print one line a finding; exit code 1 if something needed is broken."""
-    if arguments == ["--clean"]:
-        print(f"{clean()} processes of emulated clusters were left over, and are ended")
+    """Print the findings; exit code 1 if something that everything needs is broken."""
+    flags = list(arguments)
+    found = [python(), *(own_package(name) for name in PACKAGES), base_packages()]
+    if any(not one.works for one in found):  # nothing else can be imported
+        _print_findings(found, flags == ["--json"])
+        raise SystemExit(1)
+
+    from launch import checks
+    from systems.schema import InputError
+
+    if flags == ["--clean"]:
+        print(f"{checks.clean()} processes of emulated clusters were left over, and are ended")
         return
-    if arguments:
-        raise InputError(f"doctor {arguments[0]}: takes no arguments but --clean")
-    broken = False
-    for check in (_python, _torch, *(_own_package(name) for name in PACKAGES)):
-        ok, text = check()
-        broken |= not ok
-        print(f"{'ok' if ok else 'BAD':5}{text}")
-    here = (_gpus, _mpirun, _compiler, _emulation, _tcp)
-    for check in (*here, *map(_backend, BACKENDS), *map(_extra, EXTRAS)):
-        ok, text = check()
-        print(f"{'ok' if ok else '-':5}{text}")
-    print(f"     clusters: {', '.join(cluster.presets())}")
-    print(f"     measured profiles: {', '.join(shipped_profiles())}")
-    if broken:
+    if flags not in ([], ["--json"]):
+        raise InputError(f"doctor {' '.join(flags)}: give --json or --clean, or nothing")
+    found += checks.all_checks()
+    _print_findings(found, flags == ["--json"])
+    if any(one.required and not one.works for one in found):
         raise SystemExit(1)
 
 
-Check = Callable[[], tuple[bool, str]]
+def _print_findings(found: Sequence[Finding], as_json: bool) -> None:
+    broken = [one.name for one in found if one.required and not one.works]
+    if as_json:
+        print(json.dumps({"works": not broken, "findings": [asdict(one) for one in found]}))
+        return
+    for one in found:
+        print(one)
+    missing = sum(not one.works for one in found)
+    if broken:
+        print(f"the base does not work: mend {', '.join(broken)} first")
+    else:
+        print(f"the base works: stanza and sparsepipe run here; {missing} other things are missing")
 
 
-def _python() -> tuple[bool, str]:
-    version = sys.version.split()[0]
-    return sys.version_info >= (3, 11), f"python {version} (needs 3.11)"
-
-
-def _torch() -> tuple[bool, str]:
-    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-    here = record.environment()
-    text = f"torch {torch.__version__} (needs 2.6) on {here['processor']}, {here['cores']} cores"
-    return (major, minor) >= (2, 6), text
-
-
-def _own_package(name: str) -> Check:
-    """Whether `name` is ours: PyPI has foreign packages called stanza, launch and systems."""
-
-    def check() -> tuple[bool, str]:
-        origin = foreign_packages().get(name)
-        if origin is None:
-            return True, f"package {name} is this testbed's"
-        return False, f"package {name} is a foreign one from {origin}; pip uninstall {name}"
-
-    return check
-
-
-def _gpus() -> tuple[bool, str]:
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return bool(names), f"GPUs: {', '.join(names) or 'none, everything runs on the CPU over gloo'}"
-
-
-def _mpirun() -> tuple[bool, str]:
-    path = find_mpirun()
-    return path is not None, f"mpirun: {path or 'none; pip install systems-testbed[mpi]'}"
-
-
-def _compiler() -> tuple[bool, str]:
-    found = {name: shutil.which(name) for name in ("g++", "nvcc")}
-    text = ", ".join(f"{name} {path or 'none'}" for name, path in found.items())
-    return found["g++"] is not None, f"compilers: {text}"
-
-
-def _emulation() -> tuple[bool, str]:
-    reason = unavailable()
-    left = len(leftovers())
-    text = f"emulated clusters: {reason or 'network namespaces work'}"
-    return (
-        reason is None,
-        f"{text}; {left} processes left over, --clean ends them" if left else text,
+def python() -> Finding:
+    """3.11 or newer."""
+    return Finding(
+        name="python",
+        works=sys.version_info >= (3, 11),
+        found=f"{sys.version.split()[0]} at {sys.executable}",
+        needed_for="everything, 3.11 or newer",
+        command="make PYTHON=python3.11 .venv/installed",
+        required=True,
     )
 
 
-def _tcp() -> tuple[bool, str]:
-    counts = tcp_bytes() is not None
-    return counts, f"bytes counted by the kernel (TCP_INFO): {'yes' if counts else 'not here'}"
+def own_package(name: str) -> Finding:
+    """Whether `name` is ours: PyPI has foreign packages called stanza, launch and systems."""
+    origin = foreign_packages().get(name)
+    return Finding(
+        name=f"package {name}",
+        works=origin is None,
+        found="this testbed's" if origin is None else f"a foreign one from {origin}",
+        needed_for="everything",
+        command=f"python -m pip uninstall {name}",
+        required=True,
+    )
 
 
-def _backend(name: str) -> Check:
-    def check() -> tuple[bool, str]:
-        try:
-            backend(name)
-        except InputError as error:
-            return False, f"sparse {error}"
-        return True, f"sparse backend {name!r} works"
-
-    return check
-
-
-def _extra(name: str) -> Check:
-    def check() -> tuple[bool, str]:
-        extra, purpose = EXTRAS[name]
-        try:
-            return True, f"{name} {importlib.metadata.version(name)}: {purpose}"
-        except importlib.metadata.PackageNotFoundError:
-            return False, f"{name} none ({purpose}); pip install 'systems-testbed[{extra}]'"
-
-    return check
+def base_packages() -> Finding:
+    """What the distribution depends on."""
+    missing = [name for module, name in BASE.items() if importlib.util.find_spec(module) is None]
+    return Finding(
+        name="packages",
+        works=not missing,
+        found=f"missing: {', '.join(missing)}" if missing else ", ".join(BASE.values()),
+        needed_for="everything",
+        command=INSTALL,
+        required=True,
+    )

@@ -8,7 +8,6 @@ as long as the model's profile says.
 Needs Linux, root and iproute2.
 """
 
-import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from launch import job as jobs
 from launch.backends import run_command
 from launch.drivers import driver
 from launch.job import Job
+from launch.progress import ProgressFlags, shown
 from launch.records import create_record
 from systems import record
 from systems.emulate import LAUNCHER
@@ -35,7 +35,7 @@ DILATIONS = (0.15, 16.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmulatedJob(Job):
+class EmulatedJob(Job, ProgressFlags):
     """A run of one system on an emulated cluster."""
 
     scale: float | None = None
@@ -53,20 +53,22 @@ def main(arguments: Sequence[str]) -> None:
     """Plan, emulate, leave a record."""
     check_available()
     given = jobs.parse("emulate", arguments, EmulatedJob())
+    given.apply()
     folder = prepare(given)
-    code = run_emulated([folder])
+    code = run_emulated([folder], tensorboard=given.tensorboard)
     if code:
         print(f"error: the emulated run ended with code {code}, see above", file=sys.stderr)
         raise SystemExit(code if code > 0 else 128 - code)
 
 
-def run_emulated(folders: Sequence[Path]) -> int:
+def run_emulated(folders: Sequence[Path], *, tensorboard: bool = False) -> int:
     """Run the jobs of records one after the other on one emulated cluster; returns an exit code."""
     command = [sys.executable, "-m", "launch", "ranks", "--records", *map(str, folders)]
     # Keep memory that a step frees for the next one, as a device's allocator does: on a busy host
     # the first touch of fresh memory costs more than filling it.
     keep = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_ARENA_MAX": "1"}
-    return run_command(command, {**keep, LAUNCHER: str(os.getpid())})
+    with shown(folders, tensorboard=tensorboard):
+        return run_command(command, {**keep, LAUNCHER: str(os.getpid())})
 
 
 def prepare(given: EmulatedJob) -> Path:
@@ -89,8 +91,8 @@ def prepare(given: EmulatedJob) -> Path:
     system = driver(given)
     plan = system.plan_emulated(given)
     emulation = choose(given, plan)
-    fields = {f.name: getattr(given, f.name) for f in dataclasses.fields(Job)}
-    return create_record(system.resolved(Job(**fields), plan), plan, "emulated", emulation)
+    job = jobs.without_flags_of_command(given)
+    return create_record(system.resolved(job, plan), plan, "emulated", emulation)
 
 
 def choose(given: EmulatedJob, plan: Any) -> Emulation:

@@ -3,9 +3,7 @@
 python -m launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1 --world-size 4
 """
 
-import contextlib
 import dataclasses
-import io
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +13,8 @@ from typing import Literal, TypeVar
 import tomli_w
 import tyro
 
+from launch.parse_report import captured_report, one_line
+from launch.slurm import Options as SlurmOptions
 from sparsepipe.options import Options as SparsePipeOptions
 from speculative.options import Options as SpeculativeOptions
 from stanza.options import Options as StanzaOptions
@@ -39,8 +39,8 @@ class Job:
     profile: str | None = None
     """A measured profile, by the model's name or as a JSON file. None: the model's, if there is
     one."""
-    launcher: Literal["torchrun", "mpirun"] = "torchrun"
-    """What starts the ranks."""
+    launcher: Literal["torchrun", "local", "mpirun", "deepspeed", "slurm"] = "torchrun"
+    """What starts the ranks. local: as plain processes. slurm: a script for sbatch is written."""
     transport: Literal["torch", "mpi"] = "torch"
     """What carries point-to-point messages: torch.distributed or mpi4py."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -51,8 +51,12 @@ class Job:
     """Longest wait for another rank."""
     trace: bool = False
     """Write a Chrome/Perfetto trace of every rank."""
+    torch_profiler: bool = False
+    """Write torch.profiler's trace of a few steps, for every rank."""
     out: str | None = None
     """Folder of the record. None: a new one under runs/."""
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    """What `--launcher slurm` asks for."""
     stanza: StanzaOptions = field(default_factory=StanzaOptions)
     """Stanza's options."""
     sparsepipe: SparsePipeOptions = field(default_factory=SparsePipeOptions)
@@ -69,8 +73,10 @@ class Job:
             raise InputError(
                 f"--timeout-s {self.timeout_s:g}: give more than 0 seconds, at most a day"
             )
-        if self.transport == "mpi" and self.launcher == "torchrun":
-            raise InputError("--transport mpi: torchrun starts no MPI; add --launcher mpirun")
+        if self.transport == "mpi" and self.launcher != "mpirun":
+            raise InputError(
+                f"--transport mpi: {self.launcher} starts no MPI; add --launcher mpirun"
+            )
 
 
 J = TypeVar("J", bound=Job)
@@ -95,6 +101,11 @@ def load(path: Path) -> Job:
 def save(job: Job, path: Path) -> None:
     """Write a job as TOML that `load` reads back as an equal job."""
     path.write_text(tomli_w.dumps(schema.dump(job)))
+
+
+def without_flags_of_command(job: Job) -> Job:
+    """The job alone, of what a command with flags of its own has parsed."""
+    return Job(**{f.name: getattr(job, f.name) for f in dataclasses.fields(Job)})
 
 
 def parse(command: str, arguments: Sequence[str], default: J) -> J:
@@ -126,27 +137,10 @@ def parse_flags(
     cls: type[schema.T], flags: Sequence[str], program: str, default: schema.T
 ) -> schema.T:
     """A `cls` from flags alone; tyro's report of an error becomes one line."""
-    report = io.StringIO()
+    if {"-h", "--help"} & set(flags):
+        tyro.cli(cls, args=["--help"], prog=program, default=default)
     try:
-        with contextlib.redirect_stderr(report):
+        with captured_report() as report:
             return tyro.cli(cls, args=list(flags), prog=program, default=default)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise InputError(_one_line(report.getvalue(), flags)) from None
-
-
-def _one_line(report: str, flags: Sequence[str]) -> str:
-    """The gist of tyro's framed report: its message, and what it proposes instead."""
-    lines = [line.strip("│╭╮╰╯─ \t") for line in report.splitlines()]
-    words = [line for line in lines if line]
-    if not words:
-        return f"bad command line: {' '.join(flags)}"
-    body = words[1:]  # the first line is the frame's title
-    message = []
-    for line in body:
-        if line.startswith(("For full helptext", "Argument helptext", "Got errors")):
-            break
-        message.append(line)
-    text = " ".join(message)
-    return text if "Perhaps you meant" in text else f"{text}; see --help"
+    except SystemExit:
+        raise InputError(one_line(report.getvalue(), flags)) from None

@@ -60,10 +60,13 @@ def main(arguments: Sequence[str]) -> None:
         record.check_new_file(Path(flags.out))
     chosen = cluster.load(flags.cluster)
     if flags.nodes is not None:
+        jobs.refuse_below_one({"nodes": (flags.nodes,)})
         chosen = chosen.with_size(flags.nodes)
     options = Options(
         model=flags.model,
-        local_batch_size=flags.local_batch_size or _profiled_batch(flags.profile),
+        local_batch_size=_profiled_batch(flags.profile)
+        if flags.local_batch_size is None
+        else flags.local_batch_size,
         fc_parallel=flags.fc_parallel,
         fc_placement=flags.fc_placement,
         cut_dtype=flags.cut_dtype,
@@ -102,6 +105,11 @@ def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] |
     target = cluster.load(job.cluster)
     if len(target.nodes) == 1:
         target = target.with_size(job.world_size)
+    if target.size != job.world_size:
+        raise InputError(
+            f"--world-size {job.world_size}: cluster {target.name} mixes {target.size} nodes; give "
+            f"{target.size}, or another --cluster"
+        )
     model = job.profile or job.stanza.model
     known = job.profile is not None or model in stanza_plan.shipped_profiles()
     has_link = target.slowest_link.bandwidth_bits_per_s is not None

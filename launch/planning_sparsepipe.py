@@ -15,6 +15,7 @@ from sparsepipe.planned import profiles_by_kind, target_cluster
 from systems import cluster, record
 from systems.cluster import Cluster
 from systems.profile import ModelProfile
+from systems.schema import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,16 @@ def main(arguments: Sequence[str]) -> None:
     flags = jobs.parse_flags(PlanArguments, arguments, "launch plan sparsepipe", PlanArguments())
     if flags.out is not None:
         record.check_new_file(Path(flags.out))
-    target = target_cluster(cluster.load(flags.cluster), flags.devices, flags.bandwidth_bits_per_s)
+    counts = {
+        "batch-size": flags.batch_size,
+        "micro-batches": flags.micro_batches,
+        "virtual-stages": flags.virtual_stages,
+    }
+    jobs.refuse_below_one({name: (n,) for name, n in counts.items() if n is not None})
+    rate = flags.bandwidth_bits_per_s
+    if rate is not None and not 0 < rate < float("inf"):
+        raise InputError(f"--bandwidth-bits-per-s {rate:g}: give more than 0; 10 Gb/s is 10e9")
+    target = target_cluster(cluster.load(flags.cluster), flags.devices, rate)
     profiles = profiles_by_kind(flags.profiles, flags.batch_size)
     plan = planner.partition(
         profiles,
@@ -66,7 +76,11 @@ def main(arguments: Sequence[str]) -> None:
 def describe(plan: Plan, profiles: dict[str, ModelProfile], others: Sequence[Plan]) -> str:
     """The plan as text: figures used, stages, devices, the step and the baselines beside it."""
     schedule, prediction = plan.schedule, plan.prediction
-    micro = f", micro-batches {schedule.micro_batches}" if schedule.flushes else ""
+    order = schedule.order
+    micro = f", micro-batches {schedule.micro_batches}"
+    if order is not None:
+        micro = f", in flight {', '.join(map(str, order.in_flight))}"
+        micro += ", late updates" if order.late_updates else ""
     lines = [
         f"plan sparsepipe | tier simulated (planner, no processes) | {plan.model}, batch "
         f"{plan.batch_size}, on {plan.cluster.name}, {schedule.name}{micro}, {plan.planner}",

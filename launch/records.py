@@ -33,6 +33,7 @@ def create_record(
             "command": shlex.join(record.command_line()),
             "again": _again(folder, tier, emulation),
             "tier": tier,
+            **({"launcher": job.launcher} if tier == "measured" else {}),
             **({"emulation": schema.dump(emulation)} if emulation else {}),
             "system": job.system,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -16,6 +16,7 @@ from typing import Literal
 
 from launch import job as jobs
 from launch.cases import run_emulated_cases, run_measured_cases
+from launch.progress import ProgressFlags
 from launch.report import Concluded, Section, write_report
 from sparsepipe import experiments as of_sparsepipe
 from speculative import experiments as of_speculative
@@ -50,6 +51,8 @@ class ReproduceArguments:
     """One experiment alone, by its id. None: all of them."""
     out: str = "reproduction"
     """Where everything goes. An earlier reproduction there is kept, under a name with its time."""
+    quiet: bool = False
+    """No progress: results and errors alone."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -62,6 +65,7 @@ def main(arguments: Sequence[str]) -> None:
             raise InputError(f"reproduce {systems[0]}: no such system; give {' or '.join(SYSTEMS)}")
     program = f"launch reproduce [{'|'.join(SYSTEMS)}]"
     flags = jobs.parse_flags(ReproduceArguments, words, program, ReproduceArguments())
+    ProgressFlags(quiet=flags.quiet).apply()
     chosen = _choose({name: SYSTEMS[name] for name in systems}, flags.experiment)
     folder = Path(flags.out)
     if not folder.name:

@@ -7,33 +7,48 @@ python -m launch run --again runs/20260101-120000-stanza-digits
 import dataclasses
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from launch import job as jobs
+from launch import slurm
 from launch.backends import run_ranks, start_command
 from launch.drivers import driver
 from launch.job import Job
+from launch.progress import ProgressFlags, shown
 from launch.records import create_record
 from systems import record
 from systems.schema import InputError
 from systems.transport import import_mpi
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunJob(Job, ProgressFlags):
+    """A run of one system on this machine."""
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run a job, or a record's job again."""
-    job = (
+    given = (
         _again(arguments[1:])
         if arguments[:1] == ["--again"]
-        else jobs.parse("run", arguments, Job())
+        else jobs.parse("run", arguments, RunJob())
     )
+    given.apply()
+    job = jobs.without_flags_of_command(given)
     folder = prepare(job)
-    code = run_ranks(job, ["worker", "--records", str(folder)])
+    if job.launcher == "slurm":
+        script = slurm.write_script(job.slurm, job.name, job.world_size, folder)
+        print(f"{slurm.submit(script)}\n  record: {folder}")
+        return
+    with shown([folder], tensorboard=given.tensorboard):
+        code = run_ranks(job, ["worker", "--records", str(folder)])
     if code:
         print(
-            f"error: {job.launcher} ended with code {code}, the rank that failed first is named "
-            f"above; the steps so far are in {folder}/steps",
+            f"error: {job.launcher} ended with code {code}, what failed is said above; the steps "
+            f"so far are in {folder}/steps",
             file=sys.stderr,
         )
         raise SystemExit(code if code > 0 else 128 - code)
@@ -45,8 +60,12 @@ def prepare(given: Job) -> Path:
     Raises:
         InputError: whatever is wrong with the job.
     """
-    start_command(given, [])  # is the launcher there?
-    if given.device == "cuda" and torch.cuda.device_count() < given.world_size:
+    here = given.launcher != "slurm"
+    if here:
+        start_command(given, [])  # is the launcher there?
+    else:
+        slurm.ranks_per_node(given.slurm, given.world_size)
+    if here and given.device == "cuda" and torch.cuda.device_count() < given.world_size:
         raise InputError(
             f"--device cuda: {given.world_size} ranks and {torch.cuda.device_count()} GPUs here; "
             "give a smaller --world-size or --device cpu"
@@ -56,15 +75,17 @@ def prepare(given: Job) -> Path:
     if given.out:
         record.claim_folder(Path(given.out))  # before anything is measured
     system = driver(given)
-    plan = system.plan_job(given, may_measure=True)
+    plan = system.plan_job(given, may_measure=here)
     system.check(given, plan)
     return create_record(system.resolved(given, plan), plan)
 
 
-def _again(arguments: Sequence[str]) -> Job:
+def _again(arguments: Sequence[str]) -> RunJob:
     if not arguments:
         raise InputError("--again: names no record; give the folder of a run")
     folder = Path(arguments[0])
     record.read_json(folder / "run.json")
-    job = dataclasses.replace(jobs.load(folder / "job.toml"), out=None)
-    return jobs.parse_flags(Job, arguments[1:], "launch run --again RECORD", job)
+    again = jobs.load(folder / "job.toml")
+    fields = {f.name: getattr(again, f.name) for f in dataclasses.fields(Job)}
+    job = RunJob(**fields | {"out": None})
+    return jobs.parse_flags(RunJob, arguments[1:], "launch run --again RECORD", job)

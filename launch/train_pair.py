@@ -3,31 +3,41 @@
 python -m launch train-pair transcribe
 python -m launch train-pair summarize --data stdlib --out runs/pairs/summarize
 
-Minutes on two cores. Interrupted, the same command goes on where it stopped.
+Minutes on two cores, `--size tiny` half a minute. Interrupted, the same command goes on where it
+stopped.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 import torch
 
 from launch import job as jobs
-from speculative.pairs import Role, Task
-from speculative.train_pair import DEFAULT_STEPS, train_pair
+from launch.live import Row, View
+from launch.progress import ProgressFlags, is_live, live_table
+from launch.tensorboard import Sink
+from speculative.pairs import RECIPES, Role, Size, Task
+from speculative.train_pair import BATCH_SIZE, Progress, train_pair
+from systems.record import QUIET
 from systems.schema import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainPairArguments:
+class TrainPairArguments(ProgressFlags):
     """Train a target and a draft."""
 
     out: str | None = None
     """Folder of both. None: runs/pairs/TASK, where the job files look for them."""
+    size: Size = "small"
+    """small: useful models. tiny: such as show how verification differs, for short speech."""
     data: str | None = None
     """summarize: stdlib, installed or jsonl:PATH. transcribe: recordings[:PATH], espeak or
-    folder:PATH. None: installed, or recordings."""
+    folder:PATH. None: installed (tiny: stdlib), or recordings."""
     target_steps: int | None = None
     """Training steps. None: enough for the default data."""
     draft_steps: int | None = None
@@ -44,7 +54,8 @@ def main(arguments: Sequence[str]) -> None:
     task = words.pop(0) if words and not words[0].startswith("-") else ""
     if task not in get_args(Task) and not {"-h", "--help"} & set(words):
         known = " or ".join(get_args(Task))
-        raise InputError(f"train-pair {task}: no such task; write: launch train-pair {known}")
+        said = f"train-pair {task}".strip()
+        raise InputError(f"{said}: no such task; write: launch train-pair {known}")
     flags = jobs.parse_flags(
         TrainPairArguments, words, f"launch train-pair {task or 'TASK'}", TrainPairArguments()
     )
@@ -56,17 +67,67 @@ def main(arguments: Sequence[str]) -> None:
     given: dict[Role, int | None] = {"target": flags.target_steps, "draft": flags.draft_steps}
     steps = {
         role: default if given[role] is None else cast(int, given[role])
-        for role, default in DEFAULT_STEPS[chosen].items()
+        for role, default in RECIPES[flags.size][chosen].steps.items()
     }
     folder = Path(flags.out or f"runs/pairs/{task}")
-    trained = False
-    for at in train_pair(
-        chosen, folder, data=flags.data, steps=steps, seed=flags.seed, device=device
-    ):
-        trained = True
-        print(
-            f"{task} {at.role} | step {at.step} of {at.steps} | loss {at.loss:.3f} nats per token "
-            f"| {at.elapsed_s:.0f} s",
-            flush=True,
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder}: is a file; give a folder")
+    flags.apply()
+    training = train_pair(
+        chosen,
+        folder,
+        size=flags.size,
+        data=flags.data,
+        steps=steps,
+        seed=flags.seed,
+        device=device,
+    )
+    sinks: dict[Role, Sink] = {}
+    reached: dict[Role, Progress] = {}
+    view = partial(_view, chosen, reached)
+    with live_table(view) if is_live() else nullcontext():
+        for at in training:
+            reached[at.role] = at
+            if flags.tensorboard:
+                sink = sinks.setdefault(at.role, Sink(folder / at.role / "tensorboard", ()))
+                sink.write((), view())
+            if QUIET not in os.environ:
+                print(_line(task, at), flush=True)
+    for sink in sinks.values():
+        sink.close()
+    known = "" if reached else " (trained before; remove it to train anew)"
+    print(f"  pair: {folder}{known}")
+
+
+def _line(task: str, at: Progress) -> str:
+    return (
+        f"{task} {at.role} | step {at.step} of {at.steps} | loss {at.loss:.3f} nats per token "
+        f"| {at.elapsed_s:.0f} s"
+    )
+
+
+def _view(task: Task, reached: Mapping[Role, Progress]) -> View:
+    """Where training is: the model that was heard of last, and a line for each."""
+    rows = [
+        Row(
+            name=str(number),
+            role=role,
+            step=at.step,
+            step_s=at.elapsed_s / max(1, at.step),
+            state="done" if at.step >= at.steps else "running",
         )
-    print(f"  pair: {folder}{'' if trained else ' (trained before; remove it to train anew)'}")
+        for number, (role, at) in enumerate(reached.items())
+    ]
+    if not reached:
+        return View(title=f"train-pair {task}", rows=rows)
+    at = list(reached.values())[-1]
+    step_s = at.elapsed_s / max(1, at.step)
+    return View(
+        title=f"train-pair {task}: {at.role}",
+        step=at.step,
+        last=at.steps,
+        samples_per_s=BATCH_SIZE / step_s if step_s else None,
+        loss=at.loss,
+        left_s=(at.steps - at.step) * step_s,
+        rows=rows,
+    )

@@ -19,6 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import record as report_to
 
 from launch import job as jobs
 from launch.drivers import Opened, driver
+from launch.instruments import Instruments
 from launch.job import Job
 from launch.records import create_record, read_emulation, read_plan
 from systems import record, schema, trace
@@ -29,6 +30,8 @@ from systems.links import Calibration, calibrate
 from systems.processes import die_with_parent
 from systems.record import Step
 from systems.schema import InputError
+from systems.transport import TransportError
+from systems.waiting import waiting
 
 PROGRESS_LINES = 5
 CALIBRATION_S = 0.1
@@ -56,7 +59,9 @@ def work(arguments: Sequence[str], place: Environment) -> None:
     except TimeoutError as error:  # someone did not come
         print(f"error: rank {place.rank}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
-    except RuntimeError:  # a peer is gone, or the time-out has passed
+    except RuntimeError as error:  # a peer is gone, or the time-out has passed
+        if isinstance(error, TransportError):  # said at once: the launcher may end this rank next
+            print(f"error: {error}", file=sys.stderr, flush=True)
         time.sleep(GRACE_S)
         raise
 
@@ -64,6 +69,8 @@ def work(arguments: Sequence[str], place: Environment) -> None:
 def _run(arguments: Sequence[str], place: Environment) -> None:
     if arguments and arguments[0] == "--records":
         folders = [Path(name) for name in arguments[1:]]
+        if not folders:
+            raise InputError("--records: names no record; give the folders of runs")
         todo = [read_plan(folder) for folder in folders]
     else:
         given = jobs.parse("worker", arguments, Job())
@@ -87,7 +94,8 @@ def _run(arguments: Sequence[str], place: Environment) -> None:
 
 def _resolve(given: Job, place: Environment) -> tuple[Job, Any]:
     """Plan on every rank alike: nothing is measured here."""
-    job = dataclasses.replace(given, world_size=place.world_size)
+    launcher: Any = given.launcher if place.launcher == "none" else place.launcher
+    job = dataclasses.replace(given, world_size=place.world_size, launcher=launcher)
     plan = driver(job).plan_job(job, may_measure=False)
     return driver(job).resolved(job, plan), plan
 
@@ -127,29 +135,35 @@ def execute(
     opened = driver(job).open(job, plan, emulation)
     if world.rank == 0:
         print(_first_line(job, opened, world, emulation), flush=True)
-    tracer = trace.Tracer(folder if job.trace else None, world.rank)
+        record.write_last(folder, opened.last)
+    instruments = Instruments(job, world, folder, opened.last)
     steps: list[Step] = []
     with record.StepWriter(folder, world.rank) as writer:
         started = time.perf_counter()
-        for step in opened.steps(world, tracer):
+        for step in opened.steps(world, instruments.tracer):
             if emulation is not None:  # losses of zeros mean nothing
                 told = {k: v for k, v in step.metrics.items() if k != "loss_sum"}
                 step = record.Step(step.index, told)
             writer.write(step)
+            instruments.after(step.index)
             steps.append(step)
             _print_progress(opened.last, world, step, started)
-    tracer.close()
+    used = instruments.close()
     everyone = _gather(world, steps)
     if world.rank == 0:
         if job.trace:
             trace.join(folder, [world.name(rank) for rank in range(world.world_size)])
         result = {
             "tier": "measured",
+            "launcher": world.launcher,
             "threads_per_rank": torch.get_num_threads(),
+            "usage": used,
             **driver(job).summarize(job, plan, everyone, emulation),
         }
         if emulation is not None:
-            result = {k: v for k, v in result.items() if k not in ("loss", "test_accuracy")}
+            result = {
+                k: v for k, v in result.items() if k not in ("loss", "test_accuracy", "usage")
+            }
             result |= {"tier": "emulated", "emulation": schema.dump(emulation)}
             result["calibration"] = schema.dump(calibration)
             result["simulated_step_s"] = driver(job).simulated_step_s(job, plan)
@@ -173,7 +187,13 @@ def _first_line(job: Job, opened: Opened, world: World, emulation: Emulation | N
 
 def _print_progress(last: int, world: World, step: Step, started: float) -> None:
     every = max(1, last // PROGRESS_LINES)
-    if world.rank or step.index == 0 or step.index % every or step.index >= last:
+    if (
+        record.QUIET in os.environ
+        or world.rank
+        or step.index == 0
+        or step.index % every
+        or step.index >= last
+    ):
         return
     lasted_s = time.perf_counter() - started
     # Only a worker with the whole model has the losses of its own samples.
@@ -185,5 +205,7 @@ def _print_progress(last: int, world: World, step: Step, started: float) -> None
 def _gather(world: World, steps: list[Step]) -> list[list[Step]]:
     """Every rank's steps, on rank 0."""
     everyone: list[Any] = [None] * world.world_size
-    dist.gather_object(steps, everyone if world.rank == 0 else None, dst=0)
+    others = [rank for rank in range(world.world_size) if rank != world.rank]
+    with waiting("all ranks at the gathering of the steps", others):
+        dist.gather_object(steps, everyone if world.rank == 0 else None, dst=0)
     return everyone

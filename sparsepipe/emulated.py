@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsepipe import infer
 from sparsepipe.pipeline import run as run_pipeline
 from sparsepipe.planned import Planned
 from sparsepipe.reduction import PARTS
@@ -119,7 +120,7 @@ def run(
         world,
         batches=EmulatedBatches(planned.plan.batch_size),
         loss_sum=emulated_loss,
-        optimizer=EmulatedOptimizer,
+        optimizer=EmulatedOptimizer if planned.mode == "train" else None,
         tracer=tracer,
     )
 
@@ -133,6 +134,9 @@ def summarize(
     by: asynchronous mini-batches may end in pairs. By rank: `compute_s` in a step,
     `predicted_compute_s` (0 of an idle rank), `utilisation`.
     """
+    if planned.mode == "infer":
+        found = infer.summarize(planned.schedule(steady), everyone, emulation.dilate)
+        return {**described(planned), **found}
     schedule, edge = planned.schedule(steady), planned.warm_up
     seconds = [s / emulation.dilate for s in step_times(schedule, everyone, edge)]
     mean_s = sum(seconds) / len(seconds)
@@ -153,17 +157,18 @@ def summarize(
 
 
 def described(planned: Planned) -> dict[str, Any]:
-    """What a plan is, and what it was predicted to take."""
+    """What a plan is, and what training with it was predicted to take."""
     plan, prediction = planned.plan, planned.plan.prediction
     computing = {device.rank: device.compute_s for device in prediction.devices}
+    common = {"planner": plan.planner, "model": plan.model, "samples_per_step": plan.batch_size}
+    if planned.mode == "infer":
+        return {"scheme": "forward", **common}
     return {
         "scheme": plan.schedule.name,
-        "planner": plan.planner,
-        "model": plan.model,
+        **common,
         "micro_batches": plan.schedule.micro_batches,
         "in_flight": None if planned.order is None else planned.order.in_flight,
         "late_updates": None if planned.order is None else planned.order.late_updates,
-        "samples_per_step": plan.batch_size,
         "predicted_step_s": prediction.step_s,
         "bound_s": plan.bound_s,
         "predicted_compute_s": [computing.get(r, 0.0) for r in range(len(planned.links))],

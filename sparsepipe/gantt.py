@@ -38,8 +38,9 @@ def two_steps(pipeline: Pipeline) -> tuple[float, float]:
     return middle_s, middle_s + 2 * pipeline.step_s
 
 
-def traced_spans(trace: Path) -> list[Span]:
-    """The spans of a run's `trace.json` (systems.trace) that are steps of a schedule."""
+def traced_spans(trace: Path, dilate: float = 1) -> list[Span]:
+    """The spans of a run's `trace.json` (systems.trace) that are steps of a schedule, with all
+    times divided by `dilate`."""
     events = json.loads(trace.read_text())["traceEvents"]
     steps = [event for event in events if "micro_batch" in event.get("args", {})]
     start_us = min((event["ts"] for event in steps), default=0.0)
@@ -49,8 +50,8 @@ def traced_spans(trace: Path) -> list[Span]:
             event["name"],
             event["args"]["stage"],
             event["args"]["micro_batch"],
-            (event["ts"] - start_us) / 1e6,
-            (event["ts"] + event["dur"] - start_us) / 1e6,
+            (event["ts"] - start_us) / 1e6 / dilate,
+            (event["ts"] + event["dur"] - start_us) / 1e6 / dilate,
         )
         for event in steps
     ]

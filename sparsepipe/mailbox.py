@@ -55,14 +55,15 @@ class Inbox(Generic[T]):
 class Outbox:
     """Messages on their way out: a thread waits for each, and so keeps its memory until then."""
 
-    def __init__(self, what: str) -> None:
-        self._sent: queue.Queue[Sent | None] = queue.Queue()
+    def __init__(self, what: str, most: int = 0) -> None:
+        """`most`: so many messages wait here before `put` does; 0: any number."""
+        self._sent: queue.Queue[Sent | None] = queue.Queue(most)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True, name=what)
         self._thread.start()
 
     def put(self, sent: Sent) -> None:
-        """A message that has been started.
+        """A message that has been started; waits while there are too many.
 
         Raises:
             TransportError: an earlier one did not come through.
@@ -90,3 +91,5 @@ class Outbox:
                 sent.wait()
         except Exception as error:  # raised at the next message, or at the end
             self._error = error
+            while self._sent.get() is not None:  # nobody shall wait for room
+                pass

@@ -19,8 +19,11 @@ COUNTS = ("points", "batch_size", "steps", "test_clouds", "micro_batches", "virt
 class Options:
     """One training run: what is trained, on what, and how a pipeline divides it."""
 
-    scheme: Literal["single", "pipeline"] = "single"
-    """single: one process. pipeline: stages on several ranks."""
+    scheme: Literal["single", "pipeline", "deepspeed"] = "single"
+    """single: one process. pipeline: stages on several ranks. deepspeed: a baseline, DeepSpeed's
+    PipelineModule around the network's dense twin."""
+    mode: Literal["train", "infer"] = "train"
+    """infer: a pipeline runs forward only, with the weights of its first step."""
     model: str = "minkvgg16-bn"
     """minkvgg16-bn, the paper's classifier."""
     width: float = 1.0
@@ -91,6 +94,14 @@ class Options:
             raise InputError(f"{_flag('momentum')} {self.momentum:g}: give 0 or more, less than 1")
         if not 0 <= self.weight_decay < float("inf"):
             raise InputError(f"{_flag('weight_decay')} {self.weight_decay:g}: give 0 or more")
+        self._check_mode()
+
+    def _check_mode(self) -> None:
+        if self.mode == "infer" and self.scheme != "pipeline":
+            raise InputError(
+                f"--sparsepipe.mode infer: runs a pipeline forward, and the scheme is "
+                f"{self.scheme}; add --sparsepipe.scheme pipeline"
+            )
 
 
 def _flag(name: str) -> str:

@@ -91,7 +91,8 @@ def run(
         StageMemoryError: a mini-batch that does not fit.
     """
     opened = open_transport(transport, world, _channels(schedule))
-    outbox = Outbox("sends")
+    # Without gradients to wait for, a quick stage would run ahead of the next one without end.
+    outbox = Outbox("sends", most=int(schedule.kind == "forward" and not _virtual(schedule)))
     around = Surroundings(
         schedule=schedule,
         world=world,

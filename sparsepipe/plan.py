@@ -5,11 +5,13 @@
 The cost model is in `sparsepipe.planner.predict`. What is exact: with one stage a device, `1f1b`
 and `1f1b-async` plans are the best of all partitions into runs of layers and all assignments of
 devices (`sparsepipe.planner.contiguous`), for links as `sparsepipe.planner.costs.port` takes them,
-which is the whole truth in a cluster of one node or of one device a node. What is not: `gpipe`
-takes the best `1f1b` plan; shares within a stage of a flushing schedule balance its steady state,
-not its fill (`sparsepipe.planner.shares`); and plans with virtual stages come from a search that
-may miss the best (`sparsepipe.planner.virtual`). No plan is predicted slower than data parallelism
-or one device.
+which is the whole truth in a cluster of one node or of one device a node, and where memory suffices
+for as many mini-batches in flight as hide all messages (`sparsepipe.planner.order`). What is not:
+where it does not, the plan is the best of those that were found without such a limit; `gpipe` takes
+the best `1f1b` plan; shares within a stage of a flushing schedule balance its steady state, not its
+fill (`sparsepipe.planner.shares`); and plans with virtual stages come from a search that may miss
+the best (`sparsepipe.planner.virtual`). No plan is predicted slower than data parallelism or one
+device.
 """
 
 import dataclasses
@@ -22,9 +24,11 @@ from sparsepipe.planner.baselines import BASELINES
 from sparsepipe.planner.bound import fractional_bound
 from sparsepipe.planner.contiguous import best_contiguous
 from sparsepipe.planner.costs import Costs, costs_of
+from sparsepipe.planner.order import best_order
 from sparsepipe.planner.predict import check_memory, lacking, predict
 from sparsepipe.planner.stages import (
     DeviceTimes,
+    Order,
     Prediction,
     Replica,
     Schedule,
@@ -41,6 +45,7 @@ from systems.schema import InputError
 
 __all__ = [
     "DeviceTimes",
+    "Order",
     "Plan",
     "Prediction",
     "Replica",
@@ -85,6 +90,10 @@ class Plan:
     profiles: dict[str, str]
     """SHA-256 of the profile of every device kind, see `digest`."""
 
+    def __post_init__(self) -> None:
+        if self.schedule.order is None and not self.schedule.flushes:
+            raise InputError("plan: has no order of its mini-batches in flight; plan again")
+
     @property
     def samples_per_s(self) -> float:
         """Predicted throughput."""
@@ -126,6 +135,8 @@ def partition(
     best: Plan | None = None
     for kind in _schedules(schedule, micro_batches, costs.batch_size):
         for planner, stages in _candidates(costs, kind, virtual_stages):
+            if best is not None and predict(costs, stages, kind).step_s >= best.prediction.step_s:
+                continue
             plan = _plan(planner, stages, costs, kind, bound_s, profiles, cluster)
             if fits(plan) and (best is None or plan.prediction.step_s < best.prediction.step_s):
                 best = plan
@@ -170,13 +181,18 @@ def _plan(
     cluster: Cluster,
 ) -> Plan:
     kinds = sorted({group.kind for group in costs.classes})
+    limited_s = 0.0
+    if not schedule.flushes:
+        schedule, limited_s = best_order(costs, stages, schedule, profiles)
+    prediction = predict(costs, stages, schedule)
+    prediction = dataclasses.replace(prediction, step_s=max(prediction.step_s, limited_s))
     return Plan(
         planner=planner,
         model=profiles[kinds[0]].name,
         batch_size=costs.batch_size,
         schedule=schedule,
         stages=stages,
-        prediction=predict(costs, stages, schedule),
+        prediction=prediction,
         bound_s=bound_s,
         cluster=cluster,
         profiles={kind: digest(profiles[kind]) for kind in kinds},

@@ -1,40 +1,26 @@
 """A pipeline before it runs: its plan, what each stage costs, its schedule, and that one played.
 
-    planned = plan_pipeline(options, cluster.load("titan-8"))
-    planned.plan.prediction.step_s, planned.played.step_s
-
-The planner takes an asynchronous step for the longest of computation and messages. How many
-mini-batches must be in flight for that, and whether updates must be late, is what
-`sparsepipe.simulated.fastest` finds out by playing the candidates.
+planned = plan_pipeline(options, cluster.load("titan-8"))
+planned.plan.prediction.step_s, planned.played.step_s
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from sparsepipe import plan as planner
 from sparsepipe.options import Options
-from sparsepipe.plan import Plan, digest
-from sparsepipe.planner.costs import costs_of, device_classes
+from sparsepipe.plan import Order, Plan, digest
+from sparsepipe.planner.costs import Costs, costs_of
+from sparsepipe.planner.order import PLAYED_STEPS, profiles_of_ranks, slowest_link
 from sparsepipe.schedule import Schedule, Stages, build
-from sparsepipe.simulated import Pipeline, fastest, play
-from sparsepipe.stage_cost import StageCost, enough_in_flight, stage_costs
+from sparsepipe.simulated import Pipeline, play
+from sparsepipe.stage_cost import StageCost, stage_costs
 from systems.cluster import Cluster, Link
 from systems.profile import ModelProfile
 from systems.schema import InputError
-
-PLAYED_STEPS = 24
-"""Mini-batches of the steady state that are simulated."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """What the plan leaves open of an asynchronous schedule."""
-
-    in_flight: tuple[int, ...]
-    """Mini-batches at each stage."""
-    late_updates: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +30,7 @@ class Planned:
     plan: Plan
     profiles: Mapping[str, ModelProfile]
     """By kind of device, at the plan's batch size."""
-    known_order: Order | None = None
-    """The result of an earlier search. None: it is searched for."""
+    mode: Literal["train", "infer"] = "train"
 
     @property
     def stages(self) -> Stages:
@@ -63,28 +48,32 @@ class Planned:
         return [(stage.first, stage.end) for stage in self.plan.stages]
 
     @cached_property
+    def planner_costs(self) -> Costs:
+        """What the plan was made from."""
+        used = {kind: self.profiles[kind] for kind in self.plan.profiles}
+        return costs_of(used, self.plan.cluster)
+
+    @cached_property
     def of_rank(self) -> dict[int, ModelProfile]:
         """The profile of every rank's device, those without a stage too."""
-        groups = device_classes(self.plan.cluster)
-        return {rank: self.profiles[group.kind] for group in groups for rank in group.ranks}
+        return profiles_of_ranks(self.planner_costs, self.profiles)
 
     @cached_property
     def links(self) -> tuple[Link, ...]:
         """The link of every rank, as the planner takes it."""
-        groups = device_classes(self.plan.cluster)
+        groups = self.planner_costs.classes
         by_rank = {rank: group.link for group in groups for rank in group.ranks}
         return tuple(by_rank[rank] for rank in sorted(by_rank))
 
     @property
     def link(self) -> Link:
-        """The slowest of them: the simulator gives all ranks one."""
-        return min(self.links, key=lambda link: link.bandwidth_bits_per_s or 0)
+        """What the simulator gives all ranks."""
+        return slowest_link(self.planner_costs)
 
     @cached_property
     def cut_bytes(self) -> tuple[float, ...]:
         """[layers + 1]: what crosses a cut before each layer, for a mini-batch."""
-        used = {kind: self.profiles[kind] for kind in self.plan.profiles}
-        return tuple(float(size) for size in costs_of(used, self.plan.cluster).cut_bytes)
+        return tuple(self.planner_costs.cut_bytes.tolist())
 
     @cached_property
     def costs(self) -> list[StageCost]:
@@ -94,20 +83,16 @@ class Planned:
             *(self.of_rank, self.bounds, self.stages, self.shares, self.cut_bytes, micro_batches)
         )
 
-    @cached_property
+    @property
     def order(self) -> Order | None:
-        """Of the fastest asynchronous schedule; None for one that flushes."""
-        if self.plan.schedule.flushes:
-            return None
-        if self.known_order is not None:
-            return self.known_order
-        most = max(enough_in_flight(self.costs, self.stages, self.link)) + len(self.stages)
-        found = fastest(self.stages, self.costs, self.link, mini_batches=2 * most + PLAYED_STEPS)
-        return Order(in_flight=found.in_flight, late_updates=any(found.late))
+        """Of an asynchronous schedule; None for one that flushes."""
+        return self.plan.schedule.order
 
     @property
     def warm_up(self) -> int:
         """Mini-batches in which the pipeline fills, and as many in which it drains."""
+        if self.mode == "infer":
+            return len(self.stages)
         return 1 if self.order is None else max(self.order.in_flight)
 
     def schedule(self, steady: int) -> Schedule:
@@ -117,10 +102,13 @@ class Planned:
     @cached_property
     def played(self) -> Pipeline:
         """The schedule, simulated."""
-        steady = 1 if self.plan.schedule.flushes else PLAYED_STEPS
+        flushes = self.mode == "train" and self.plan.schedule.flushes
+        steady = 1 if flushes else PLAYED_STEPS
         return play(self.schedule(steady), self.costs, self.link)
 
     def _built(self, mini_batches: int) -> Schedule:
+        if self.mode == "infer":
+            return build("forward", self.stages, mini_batches=mini_batches)
         costs, order = self.costs, self.order
         return build(
             self.plan.schedule.name,
@@ -165,10 +153,10 @@ def plan_pipeline(options: Options, cluster: Cluster) -> Planned:
             f"--sparsepipe.planner {options.planner}: has no answer for {target.name}; "
             "give another one"
         )
-    return Planned(plan=found, profiles=profiles)
+    return Planned(plan=found, profiles=profiles, mode=options.mode)
 
 
-def with_profiles(plan: Plan, options: Options, order: Order | None = None) -> Planned:
+def with_profiles(plan: Plan, options: Options) -> Planned:
     """A plan with the profiles that the options name, which must be those that it was made from.
 
     Raises:
@@ -181,7 +169,7 @@ def with_profiles(plan: Plan, options: Options, order: Order | None = None) -> P
                 f"--sparsepipe.profiles {options.profiles}: the plan was made from another profile "
                 f"of {kind}; give that one, or plan again"
             )
-    return Planned(plan=plan, profiles=profiles, known_order=order)
+    return Planned(plan=plan, profiles=profiles, mode=options.mode)
 
 
 def target_cluster(
@@ -206,6 +194,8 @@ def _counts(text: str) -> dict[str, int]:
         if not number.isdecimal():
             raise InputError(f"--devices {text}: write kind=number, such as TitanV=1,TitanXp=3")
         counts[kind] = int(number)
+    if not any(counts.values()):
+        raise InputError(f"--devices {text}: leaves no device; give 1 or more")
     return counts
 
 

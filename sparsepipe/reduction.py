@@ -40,6 +40,7 @@ class Reduction:
         group: dist.ProcessGroup | None,
     ) -> None:
         self._world, self._group = world, group
+        self._others = [rank for rank in ranks if rank != world.rank]
         names = ", ".join(map(str, ranks))
         self._what = f"all-reduce of the gradients of stage {stage} among ranks {names}"
         self._shapes = {name: p.shape for name, p in parameters.items()}
@@ -83,7 +84,7 @@ class Reduction:
         Raises:
             TransportError: a replica is gone or silent.
         """
-        with waiting(self._what):
+        with waiting(self._what, self._others):
             try:
                 for _, work in self._ended[0]:
                     work.wait()

@@ -11,14 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sparsepipe.reduction import PARTS
-from sparsepipe.schedule import Action, Schedule, Stages, Step, build
-from sparsepipe.stage_cost import StageCost, enough_in_flight, overlaps
+from sparsepipe.schedule import Action, Schedule, Step
+from sparsepipe.stage_cost import StageCost, overlaps
 from systems.cluster import Link
 from systems.schema import InputError
 from systems.simulate import Program, Timeline, simulate
-
-SAME = 0.005
-"""Relative: schedules this close are equally fast."""
 
 
 @dataclass(frozen=True)
@@ -117,39 +114,6 @@ def play(schedule: Schedule, costs: Sequence[StageCost], link: Link) -> Pipeline
         for rank, step, parts in numbers
     )
     return Pipeline(schedule, timeline, spans, window)
-
-
-def fastest(
-    stages: Stages, costs: Sequence[StageCost], link: Link, *, mini_batches: int
-) -> Schedule:
-    """The fastest of some asynchronous schedules, played; of equals, the one with the fewest
-    mini-batches in flight and without late updates.
-
-    Raises:
-        InputError: too few mini-batches for a steady state with as many in flight as would help.
-    """
-    count = len(stages)
-    seconds = [(max(cost.forward_s), max(cost.backward_s)) for cost in costs]
-    crossing_s = [link.seconds(cost.output_bytes) + link.latency_s for cost in costs[:-1]]
-    least, enough = range(count, 0, -1), enough_in_flight(costs, stages, link)
-    more = [held + count - 1 - stage for stage, held in enumerate(enough)]
-    best: tuple[float, Schedule] | None = None
-    for late_updates in (False, True):
-        for in_flight in (least, enough, more):
-            schedule = build(
-                "1f1b-async",
-                stages,
-                mini_batches=mini_batches,
-                in_flight=list(in_flight),
-                late_updates=late_updates,
-                seconds=seconds,
-                crossing_s=crossing_s,
-            )
-            step_s = play(schedule, costs, link).step_s
-            if best is None or step_s < best[0] * (1 - SAME):
-                best = step_s, schedule
-    assert best is not None
-    return best[1]
 
 
 class _Tasks:

@@ -82,25 +82,31 @@ def stage_costs(
     return costs
 
 
+def busiest_s(costs: Sequence[StageCost], stages: Stages) -> float:
+    """What the rank with most to compute takes for a micro-batch: no schedule is faster."""
+    busy_s: defaultdict[int, float] = defaultdict(float)
+    for cost, ranks in zip(costs, stages, strict=True):
+        for rank, forward_s, backward_s in zip(ranks, cost.forward_s, cost.backward_s, strict=True):
+            busy_s[rank] += forward_s + backward_s
+    return max(busy_s.values())
+
+
 def enough_in_flight(costs: Sequence[StageCost], stages: Stages, link: Link) -> tuple[int, ...]:
     """About the fewest mini-batches in flight at each stage that keep the slowest rank busy.
 
     From a stage's forward to the end of its backward passes a round trip: all computation and
     messages behind it. A stage that must begin one mini-batch every `period` seconds holds
     round trip / period of them (Little's law), and S - s at least. Exact where every rank has one
-    stage; ranks with several make others wait, see `sparsepipe.simulated.fastest`.
+    stage; ranks with several make others wait, see `sparsepipe.planner.order.fastest`.
     """
-    busy_s: defaultdict[int, float] = defaultdict(float)
-    for cost, ranks in zip(costs, stages, strict=True):
-        for rank, forward_s, backward_s in zip(ranks, cost.forward_s, cost.backward_s, strict=True):
-            busy_s[rank] += forward_s + backward_s
+    period_s = busiest_s(costs, stages)
     trip_s, held = 0.0, [1]
     for stage in reversed(range(len(costs) - 1)):
         cost, behind = costs[stage], costs[stage + 1]
         trip_s += max(behind.forward_s) + max(behind.backward_s)
         trip_s += link.seconds(cost.output_bytes + cost.gradient_bytes) + 2 * link.latency_s
         own_s = max(cost.forward_s) + max(cost.backward_s)
-        wanted = ceil((trip_s + own_s) / max(busy_s.values()) - 1e-9)
+        wanted = ceil((trip_s + own_s) / period_s - 1e-9)
         held.append(max(wanted, len(costs) - stage))
     return tuple(reversed(held))
 

@@ -116,6 +116,8 @@ def schedule_of(stages: Sequence[Stage], kind: Kind, mini_batches: int) -> Sched
         tuple(tuple(replica.rank for replica in stage.replicas) for stage in stages),
         mini_batches=mini_batches,
         micro_batches=kind.micro_batches,
+        in_flight=None if kind.order is None else kind.order.in_flight,
+        late_updates=kind.order is not None and kind.order.late_updates,
     )
 
 
@@ -182,7 +184,7 @@ def run(
         [[replica.share for replica in stage.replicas] for stage in stages],
         world,
         batches=batches,
-        loss_sum=_loss_sum,
+        loss_sum=loss_sum,
         optimizer=lambda parameters: optimizer(options, parameters),
         tracer=tracer,
     )
@@ -192,7 +194,8 @@ def run(
         yield last_step(model, workload, world, began)
 
 
-def _loss_sum(output: Value, labels: Tensor) -> Tensor:
+def loss_sum(output: Value, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits [b, classes], summed over the clouds."""
     return nn.functional.cross_entropy(data(output), labels, reduction="sum")
 
 

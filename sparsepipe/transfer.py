@@ -32,7 +32,11 @@ CHANNELS = (HEADER, COORDINATES, FEATURES, GRADIENT)
 
 Coordinates = Literal["all", "finest", "none"]
 """Which voxels are sent: those of every tensor stride; only those that cannot be derived from finer
-ones of the same message; or none, where the receiver has maps of the mini-batch already."""
+ones of the same message; or none, where the receiver has maps of the mini-batch already.
+
+The pipeline sends all: deriving strides 2 to 16 of 11,000 and 42,000 voxels took 1.8 and 19 ms on a
+core (medians of 9), sending them takes 1.1 and 4 ms at 1 Gb/s, a tenth of that at 10. Deriving is
+faster over links slower than 0.2 to 0.6 Gb/s only."""
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32)
 _PLAIN = -1

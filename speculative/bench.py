@@ -9,7 +9,6 @@ cannot be in a graph; it takes one sequence, so a batch is as many calls.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import count
 from typing import Any
 
 import torch
@@ -23,6 +22,9 @@ from systems.measure import Spread, spread, timed
 METHODS = ("transformers", "two softmaxes", "exact", "sigmoid", "calibrated")
 APPROXIMATIONS = ("sigmoid", "calibrated")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+BATCHES = {"cpu": (1,), "cuda": (1, 64)}
+LOGITS = {"cpu": ("float32",), "cuda": ("float32", "bfloat16")}
+"""What is timed on a device unless told otherwise: sequences, and dtypes of the logits."""
 CACHE_BYTES = 256 * 2**20
 """Inputs of a graph's calls together, more than any GPU's cache."""
 MOST_COPIES = 64
@@ -34,6 +36,8 @@ NOISE = 0.75
 0.7 of the draft tokens are accepted."""
 
 Inputs = tuple[Tensor, Tensor, Tensor]
+Call = Callable[[Inputs, int], tuple[Tensor, ...]]
+"""From inputs and a seed to what is decided, the number of accepted tokens first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,8 @@ class Row:
     call_s: Spread
     graph_s: Spread | None = None
     """A call's share of a CUDA graph's replay."""
+    graph_equal: bool | None = None
+    """Does a replay decide as calls do? None: no graph, or no seeds."""
     acceptance: float
     """Accepted draft tokens over decided ones, which end with the first rejection."""
     floor_bytes: int
@@ -102,37 +108,38 @@ def measure(case: Case, repetitions: int = 15) -> list[Row]:
     seconds: dict[str, list[float]] = {method: [] for method in METHODS}
     for repetition in range(-2, repetitions):  # two that are not counted
         for method, call in calls.items():
-            once = partial(call, given[repetition % DRAFTS])
+            once = partial(call, given[repetition % DRAFTS], repetition)
             took = timed(once, warm_up=0, repetitions=1, device=device)
             if repetition >= 0:
                 seconds[method].append(took.median)
-    rows = [
-        Row(
-            case=case,
-            method=method,
-            call_s=spread(seconds[method]),
-            graph_s=_graph_seconds(case, method, repetitions),
-            acceptance=_acceptance(call, given),
-            floor_bytes=case.floor_bytes(method),
+    rows = []
+    for method, call in calls.items():
+        graph_s, graph_equal = _in_graph(case, method, call, repetitions)
+        rows.append(
+            Row(
+                case=case,
+                method=method,
+                call_s=spread(seconds[method]),
+                graph_s=graph_s,
+                graph_equal=graph_equal,
+                acceptance=_acceptance(call, given),
+                floor_bytes=case.floor_bytes(method),
+            )
         )
-        for method, call in calls.items()
-    ]
     torch.set_num_threads(before)
     return rows
 
 
-def _call(method: str, case: Case) -> Callable[[Inputs], Tensor]:
-    """A method as a function from inputs to the number of accepted tokens, [B]."""
+def _call(method: str, case: Case) -> Call:
     if method == "two softmaxes":
-        return lambda given: peers.two_softmaxes(*given)[0]
+        return lambda given, _: peers.two_softmaxes(*given)
     if method == "transformers":
         region = peers.transformers_region()
-        return lambda given: torch.cat([region(*one) for one in _sequences(given)])
-    seeds = count()
+        return lambda given, _: (torch.cat([region(*one) for one in _sequences(given)]),)
     options: dict[str, Any] = {"method": method}
     if method == "calibrated":
         options["calibration"] = _calibration(case.vocabulary)
-    return lambda given: verify(*given, **options, seed=next(seeds)).accepted
+    return lambda given, seed: verify(*given, **options, seed=seed)
 
 
 @lru_cache
@@ -147,34 +154,41 @@ def _sequences(given: Inputs) -> Iterator[Inputs]:
     return zip(*(batch.split(1) for batch in given), strict=True)
 
 
-def _acceptance(
-    call: Callable[[Inputs], Tensor], given: Sequence[Inputs], calls: int = 20
-) -> float:
-    accepted = torch.cat([call(given[i % DRAFTS]) for i in range(calls)]).float()
+def _acceptance(call: Call, given: Sequence[Inputs], calls: int = 20) -> float:
+    accepted = torch.cat([call(given[seed % DRAFTS], seed)[0] for seed in range(calls)]).float()
     decided = (accepted + 1).clamp(max=given[0][2].shape[1])
     return float(accepted.sum() / decided.sum())
 
 
-def _graph_seconds(case: Case, method: str, repetitions: int) -> Spread | None:
+def _in_graph(
+    case: Case, method: str, call: Call, repetitions: int
+) -> tuple[Spread | None, bool | None]:
+    """Seconds of a call in a CUDA graph of several, and whether its replay decides as calls do."""
     if case.device != "cuda" or method == "transformers":
-        return None
+        return None, None
     size = (2 * case.gamma + 1) * case.row_bytes
     copies = max(1, min(MOST_COPIES, CACHE_BYTES // size))
     given = [inputs(case, seed) for seed in range(copies)]
-    call, graph = _call(method, case), torch.cuda.CUDAGraph()
-    side = torch.cuda.Stream()
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        call(given[0])
+        call(given[0], 0)
     torch.cuda.current_stream().wait_stream(side)
     with torch.cuda.graph(graph):
-        for one in given:
-            call(one)
+        captured = [call(one, seed) for seed, one in enumerate(given)]
     device = torch.device(case.device)
     whole = timed(graph.replay, warm_up=3, repetitions=repetitions, device=device)
-    return Spread(
+    share = Spread(
         median=whole.median / copies, low=whole.low / copies, high=whole.high / copies, n=whole.n
     )
+    return share, None if method == "two softmaxes" else _decides_as(captured, call, given)
+
+
+def _decides_as(captured: Sequence[tuple[Tensor, ...]], call: Call, given: list[Inputs]) -> bool:
+    """Are these what `call` gives, the place in the list its seed?"""
+    again = [call(one, seed) for seed, one in enumerate(given)]
+    pairs = zip(captured, again, strict=True)
+    return all(torch.equal(torch.stack(a), torch.stack(b)) for a, b in pairs)
 
 
 def copy_bandwidth(device: str, threads: int) -> float:
@@ -187,6 +201,11 @@ def copy_bandwidth(device: str, threads: int) -> float:
     took = timed(lambda: into.copy_(source), warm_up=3, repetitions=9, device=where)
     torch.set_num_threads(before)
     return 2 * COPY_BYTES[device] / took.median
+
+
+def file_name(device: str) -> str:
+    """Where a benchmark of this device is kept unless told otherwise."""
+    return f"bench-speculative-{device}.json"
 
 
 def cases(

@@ -9,6 +9,16 @@ from speculative.pairs import Task
 from systems.schema import InputError
 
 
+def check(task: Task, name: str, flag: str) -> None:
+    """Refuse what cannot be loaded, before anything is started for it.
+
+    Raises:
+        InputError: a folder without a model, or a name that the hub and its cache do not have.
+    """
+    if not _is_folder(name, flag, task):
+        _load(_transformers().AutoConfig, name, flag, task)
+
+
 def load_model(task: Task, name: str, device: torch.device, flag: str) -> Any:
     """A causal, T5-like or Whisper model, in evaluation mode.
 
@@ -44,11 +54,7 @@ def load_feature_extractor(name: str, flag: str) -> Any:
 
 
 def _load(auto: Any, name: str, flag: str, task: Task) -> Any:
-    is_folder = Path(name).is_absolute() or name.count("/") > 1 or name.startswith(".")
-    if is_folder and not (Path(name) / "config.json").is_file():
-        raise InputError(
-            f"{flag} {name}: no model there; python -m launch train-pair {task} trains one"
-        )
+    _is_folder(name, flag, task)
     try:
         return auto.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
@@ -56,12 +62,25 @@ def _load(auto: Any, name: str, flag: str, task: Task) -> Any:
         raise InputError(f"{flag} {name}: cannot be loaded: {first}") from None
 
 
+def _is_folder(name: str, flag: str, task: Task) -> bool:
+    """Whether a name is that of a folder, which must then hold a model."""
+    holds_model = (Path(name) / "config.json").is_file()
+    looks_like_one = Path(name).is_absolute() or name.count("/") > 1 or name.startswith(".")
+    if looks_like_one and not holds_model:
+        raise InputError(
+            f"{flag} {name}: no model there; python -m launch train-pair {task} trains one"
+        )
+    return holds_model
+
+
 def _transformers() -> Any:
     try:
+        import huggingface_hub
         import transformers
     except ImportError:
         raise InputError(
             "transformers is not installed; pip install 'systems-testbed[speculative]'"
         ) from None
     transformers.utils.logging.disable_progress_bar()
+    huggingface_hub.utils.logging.set_verbosity_error()
     return transformers

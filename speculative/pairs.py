@@ -1,15 +1,94 @@
 """Small targets and smaller drafts, with the tokenizer and features that both share.
 
 Summarization: T5 over a byte-level BPE vocabulary. Transcription: Whisper over the words that are
-said. Sizes are such that two cores train them in minutes.
+said.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 Task = Literal["summarize", "transcribe"]
 Role = Literal["target", "draft"]
+Size = Literal["small", "tiny"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A model's size."""
+
+    width: int
+    """A multiple of 32, a head's width."""
+    encoder_layers: int
+    decoder_layers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The models of a pair, and what they are trained on."""
+
+    shapes: Mapping[Role, Shape]
+    steps: Mapping[Role, int]
+    """Of 32 samples."""
+    learning_rate: float
+    samples: int
+    """Most training samples."""
+    data: str
+    """As `docstrings.load` and `speech.load` take it."""
+    heard_s: int = 0
+    """Transcription: longest speech."""
+
+
+RECIPES: Mapping[Size, Mapping[Task, Recipe]] = {
+    "small": {
+        "summarize": Recipe(
+            shapes={
+                "target": Shape(width=128, encoder_layers=2, decoder_layers=2),
+                "draft": Shape(width=64, encoder_layers=1, decoder_layers=1),
+            },
+            steps={"target": 1500, "draft": 2500},
+            learning_rate=3e-3,
+            samples=20_000,
+            data="installed",
+        ),
+        "transcribe": Recipe(
+            shapes={
+                "target": Shape(width=128, encoder_layers=2, decoder_layers=2),
+                "draft": Shape(width=64, encoder_layers=1, decoder_layers=1),
+            },
+            steps={"target": 1200, "draft": 1500},
+            learning_rate=1.5e-3,
+            samples=6000,
+            data="recordings",
+            heard_s=4,
+        ),
+    },
+    "tiny": {
+        "summarize": Recipe(
+            shapes={
+                "target": Shape(width=64, encoder_layers=1, decoder_layers=4),
+                "draft": Shape(width=32, encoder_layers=1, decoder_layers=1),
+            },
+            steps={"target": 300, "draft": 300},
+            learning_rate=5e-3,
+            samples=5000,
+            data="stdlib",
+        ),
+        "transcribe": Recipe(
+            shapes={
+                "target": Shape(width=64, encoder_layers=2, decoder_layers=4),
+                "draft": Shape(width=32, encoder_layers=1, decoder_layers=1),
+            },
+            steps={"target": 600, "draft": 500},
+            learning_rate=3e-3,
+            samples=2000,
+            data="recordings",
+            heard_s=1,
+        ),
+    },
+}
+"""small: minutes on two cores. tiny: half a minute a task, with targets much deeper than drafts."""
 
 MOST_DOCUMENT_TOKENS = 64
 MOST_SUMMARY_TOKENS = 28
@@ -17,7 +96,6 @@ SUMMARY_VOCABULARY = 2048
 MEL_BINS = 40
 HOP_SAMPLES = 320
 """20 ms at 16 kHz, twice Whisper's: half the frames to encode."""
-CHUNK_S = 4
 MOST_WORDS = 32
 
 
@@ -66,28 +144,28 @@ def word_tokenizer(words: Sequence[str]) -> Any:
     )
 
 
-def feature_extractor() -> Any:
-    """Log-mel spectrograms of `CHUNK_S` seconds."""
+def feature_extractor(heard_s: int) -> Any:
+    """Log-mel spectrograms of `heard_s` seconds."""
     from transformers import WhisperFeatureExtractor
 
     return WhisperFeatureExtractor(
-        feature_size=MEL_BINS, hop_length=HOP_SAMPLES, chunk_length=CHUNK_S, n_fft=400
+        feature_size=MEL_BINS, hop_length=HOP_SAMPLES, chunk_length=heard_s, n_fft=400
     )
 
 
-def t5(role: Role, vocabulary: int) -> Any:
-    """A T5 of about 1.1 M (target) or 0.2 M (draft) parameters."""
+def t5(shape: Shape, vocabulary: int) -> Any:
+    """A T5 with random weights."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     t5_config: Any = T5Config  # its type hints lack what every config takes
-    width, layers = (128, 2) if role == "target" else (64, 1)
+    width = shape.width
     config = t5_config(
         vocab_size=vocabulary,
         d_model=width,
         d_kv=32,
         d_ff=2 * width,
-        num_layers=layers,
-        num_decoder_layers=layers,
+        num_layers=shape.encoder_layers,
+        num_decoder_layers=shape.decoder_layers,
         num_heads=width // 32,
         feed_forward_proj="gated-gelu",
         dropout_rate=0.0,
@@ -98,11 +176,11 @@ def t5(role: Role, vocabulary: int) -> Any:
     return T5ForConditionalGeneration(config)
 
 
-def whisper(role: Role, tokenizer: Any) -> Any:
-    """A Whisper of about 0.75 M (target) or 0.12 M (draft) parameters."""
+def whisper(shape: Shape, tokenizer: Any, heard_s: int) -> Any:
+    """A Whisper with random weights."""
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
-    width, encoder, decoder = (128, 2, 2) if role == "target" else (64, 1, 1)
+    width = shape.width
     start, no_timestamps = tokenizer.convert_tokens_to_ids(
         ["<|startoftranscript|>", "<|notimestamps|>"]
     )
@@ -110,13 +188,13 @@ def whisper(role: Role, tokenizer: Any) -> Any:
         vocab_size=len(tokenizer),
         num_mel_bins=MEL_BINS,
         d_model=width,
-        encoder_layers=encoder,
-        decoder_layers=decoder,
+        encoder_layers=shape.encoder_layers,
+        decoder_layers=shape.decoder_layers,
         encoder_attention_heads=width // 32,
         decoder_attention_heads=width // 32,
         encoder_ffn_dim=2 * width,
         decoder_ffn_dim=2 * width,
-        max_source_positions=CHUNK_S * 16000 // HOP_SAMPLES // 2,
+        max_source_positions=heard_s * 16000 // HOP_SAMPLES // 2,
         max_target_positions=MOST_WORDS + 32,
         bos_token_id=start,
         eos_token_id=tokenizer.eos_token_id,

@@ -6,6 +6,7 @@ strings;
 `folder:PATH` reads transcribed speech in LibriSpeech's layout.
 """
 
+import itertools
 import math
 import os
 import shutil
@@ -26,6 +27,8 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 FEWEST_DIGITS, MOST_DIGITS = 2, 5
 LONGEST_GAP_S = 0.1
 LONGEST_S = 4.0
+MOST_TRIES = 100
+"""Strings drawn for one that is short enough."""
 TEST_RECORDINGS = 5
 """Recordings with a smaller index are for testing, the data set's own split."""
 VOICES = ("en", "en-us", "en+f3", "en-us+m3", "en+m7", "en-us+f4")
@@ -54,21 +57,24 @@ def default_data() -> str:
     return str(Path(os.environ["TESTBED_DATA"]) / "speech" / "recordings")
 
 
-def load(data: str, split: str, count: int, seed: int = 0) -> list[Utterance]:
+def load(
+    data: str, split: str, count: int, seed: int = 0, *, longest_s: float = LONGEST_S
+) -> list[Utterance]:
     """`count` utterances, or as many as a folder has.
 
     Args:
         data: recordings, recordings:PATH, espeak or folder:PATH.
         split: "train" or "test"; a folder is all of either.
+        longest_s: of digit strings; what a folder holds is taken as it is.
 
     Raises:
         InputError: another source, or one that holds nothing that can be read.
     """
     kind, _, path = data.partition(":")
     if kind == "recordings":
-        return _strings(Path(path or default_data()), split, count, seed)
+        return _strings(Path(path or default_data()), split, count, seed, longest_s)
     if data == "espeak":
-        return _spoken(split, count, seed)
+        return _spoken(split, count, seed, longest_s)
     if kind == "folder" and path:
         return _folder(Path(path), count)
     raise InputError(
@@ -106,8 +112,8 @@ def read_audio(path: Path) -> np.ndarray:
     return samples.astype(np.float32)
 
 
-def _strings(folder: Path, split: str, count: int, seed: int) -> list[Utterance]:
-    """Digit strings of one speaker each, with pauses, not longer than `LONGEST_S`."""
+def _strings(folder: Path, split: str, count: int, seed: int, longest_s: float) -> list[Utterance]:
+    """Digit strings of one speaker each, with pauses."""
     recordings: dict[str, dict[int, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.glob("[0-9]_*_*.wav")):
         spoken, speaker, index = path.stem.split("_")
@@ -118,7 +124,11 @@ def _strings(folder: Path, split: str, count: int, seed: int) -> list[Utterance]
     generator = np.random.default_rng((seed, split == "test"))
     speakers = sorted(recordings)
     utterances: list[Utterance] = []
-    while len(utterances) < count:
+    for tried in itertools.count():
+        if len(utterances) == count:
+            break
+        if tried > MOST_TRIES * count:
+            raise InputError(f"{folder}: too few strings of recordings are within {longest_s:g} s")
         of_speaker = recordings[speakers[generator.integers(len(speakers))]]
         known = sorted(of_speaker)
         parts, words = [], []
@@ -128,7 +138,7 @@ def _strings(folder: Path, split: str, count: int, seed: int) -> list[Utterance]
             parts += [_pause(generator), choices[generator.integers(len(choices))]]
             words.append(WORDS[digit])
         samples = np.concatenate(parts)
-        if len(samples) <= LONGEST_S * RATE_HZ:
+        if len(samples) <= longest_s * RATE_HZ:
             utterances.append(Utterance(samples, " ".join(words)))
     return utterances
 
@@ -138,7 +148,7 @@ def _pause(generator: np.random.Generator) -> np.ndarray:
     return generator.normal(0, 1e-4, length).astype(np.float32)
 
 
-def _spoken(split: str, count: int, seed: int) -> list[Utterance]:
+def _spoken(split: str, count: int, seed: int, longest_s: float) -> list[Utterance]:
     """Digit strings said by espeak-ng in several voices and speeds."""
     program = shutil.which("espeak-ng")
     if program is None:
@@ -155,7 +165,7 @@ def _spoken(split: str, count: int, seed: int) -> list[Utterance]:
             command = [program, "-v", voice, "-s", speed, "-w", str(path), words]
             subprocess.run(command, check=True, capture_output=True)
             samples = read_audio(path)
-            if len(samples) <= LONGEST_S * RATE_HZ:
+            if len(samples) <= longest_s * RATE_HZ:
                 utterances.append(Utterance(samples, words))
     return utterances
 

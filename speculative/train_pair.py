@@ -5,8 +5,8 @@ python -m launch train-pair transcribe --out runs/pairs/transcribe
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,18 +14,12 @@ import torch
 from torch import Tensor
 
 from speculative import docstrings, pairs, speech
-from speculative.pairs import Role, Task
+from speculative.pairs import RECIPES, Recipe, Role, Size, Task
 from systems.schema import InputError
 
-DEFAULT_STEPS: dict[Task, dict[Role, int]] = {
-    "summarize": {"target": 1500, "draft": 2500},
-    "transcribe": {"target": 1200, "draft": 1500},
-}
-LEARNING_RATE: dict[Task, float] = {"summarize": 3e-3, "transcribe": 1.5e-3}
 BATCH_SIZE = 32
 WARM_UP_STEPS = 60
-TRAIN_UTTERANCES = 6000
-TRAIN_PAIRS = 20000
+FEATURES_AT_ONCE = 64
 CHECKPOINT_S = 20.0
 IGNORED = -100
 """The label that transformers leave out of the loss."""
@@ -61,8 +55,9 @@ def train_pair(
     task: Task,
     folder: Path,
     *,
+    size: Size = "small",
     data: str | None = None,
-    steps: dict[Role, int] | None = None,
+    steps: Mapping[Role, int] | None = None,
     seed: int = 0,
     device: torch.device | None = None,
 ) -> Iterator[Progress]:
@@ -71,29 +66,33 @@ def train_pair(
     An interrupted training goes on from its last checkpoint, a finished one is left as it is.
 
     Args:
-        data: see `docstrings.load` and `speech.load`; None: installed, or recordings.
-        steps: for target and draft; None: what is enough on the default data.
+        size: of models, data and steps: `speculative.pairs.RECIPES`.
+        data: see `docstrings.load` and `speech.load`; None: the recipe's.
+        steps: for target and draft; None: the recipe's.
 
     Raises:
         InputError: unknown task or data, or fewer than one step.
     """
     if task not in get_args(Task):
         raise InputError(f"train-pair {task}: give {' or '.join(get_args(Task))}")
-    steps = steps or DEFAULT_STEPS[task]
-    for role, count in steps.items():
+    recipe = RECIPES[size][task]
+    recipe = replace(recipe, steps=steps or recipe.steps, data=data or recipe.data)
+    for role, count in recipe.steps.items():
         if count < 1:
             raise InputError(f"--{role}-steps {count}: give 1 or more")
     missing = [role for role in get_args(Role) if not (folder / role / "config.json").is_file()]
     if not missing:
         return
     torch.manual_seed(seed)
-    material = _summaries(data, seed) if task == "summarize" else _transcripts(data, seed)
+    material = _summaries(recipe) if task == "summarize" else _transcripts(recipe, seed)
     for role in missing:
         torch.manual_seed(seed)
         model = material.make(role).to(device or torch.device("cpu"))
         checkpoint = folder / f"{role}.checkpoint"
         folder.mkdir(parents=True, exist_ok=True)
-        yield from _train(model, material, role, steps[role], LEARNING_RATE[task], checkpoint, seed)
+        yield from _train(
+            model, material, role, recipe.steps[role], recipe.learning_rate, checkpoint, seed
+        )
         pairs.save(folder / role, model.eval(), *material.processors)
         checkpoint.unlink(missing_ok=True)
 
@@ -169,8 +168,8 @@ def _write(state: dict[str, Any], checkpoint: Path) -> None:
     part.replace(checkpoint)
 
 
-def _summaries(data: str | None, seed: int) -> Material:
-    found = docstrings.load(data or "installed", "train", TRAIN_PAIRS)
+def _summaries(recipe: Recipe) -> Material:
+    found = docstrings.load(recipe.data, "train", recipe.samples)
     tokenizer = pairs.summary_tokenizer([text for p in found for text in (p.document, p.summary)])
     inputs = tokenizer([p.document for p in found], truncation=True)["input_ids"]
     labels = tokenizer(
@@ -185,17 +184,23 @@ def _summaries(data: str | None, seed: int) -> Material:
             "labels": _padded([labels[i] for i in numbers], IGNORED),
         }
 
-    return Material(len(found), batch, lambda role: pairs.t5(role, len(tokenizer)), (tokenizer,))
+    def make(role: Role) -> Any:
+        return pairs.t5(recipe.shapes[role], len(tokenizer))
+
+    return Material(len(found), batch, make, (tokenizer,))
 
 
-def _transcripts(data: str | None, seed: int) -> Material:
-    found = speech.load(data or "recordings", "train", TRAIN_UTTERANCES, seed)
+def _transcripts(recipe: Recipe, seed: int) -> Material:
+    found = speech.load(recipe.data, "train", recipe.samples, seed, longest_s=recipe.heard_s)
     tokenizer = pairs.word_tokenizer([word for u in found for word in u.words.split()])
-    extractor = pairs.feature_extractor()
+    extractor = pairs.feature_extractor(recipe.heard_s)
+    waves = [utterance.samples for utterance in found]
     features = torch.cat(
         [
-            extractor(u.samples, sampling_rate=speech.RATE_HZ, return_tensors="pt").input_features
-            for u in found
+            extractor(
+                waves[i : i + FEATURES_AT_ONCE], sampling_rate=speech.RATE_HZ, return_tensors="pt"
+            ).input_features
+            for i in range(0, len(waves), FEATURES_AT_ONCE)
         ]
     )
     # The prompt of transcription is start and no-timestamps: the model must have seen it.
@@ -206,8 +211,10 @@ def _transcripts(data: str | None, seed: int) -> Material:
         chosen = _padded([labels[i] for i in numbers], IGNORED)
         return {"input_features": features[numbers], "labels": chosen}
 
-    processors = (tokenizer, extractor)
-    return Material(len(found), batch, lambda role: pairs.whisper(role, tokenizer), processors)
+    def make(role: Role) -> Any:
+        return pairs.whisper(recipe.shapes[role], tokenizer, recipe.heard_s)
+
+    return Material(len(found), batch, make, (tokenizer, extractor))
 
 
 def _padded(rows: list[list[int]], padding: int) -> Tensor:

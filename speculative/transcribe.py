@@ -28,7 +28,8 @@ class Transcripts:
             )
         data = options.data or DEFAULT_DATA["transcribe"]
         count = options.samples if split == "test" else options.calibration_samples
-        self._utterances = speech.load(data, split, count)
+        longest_s = min(speech.LONGEST_S, self._extractor.chunk_length)
+        self._utterances = speech.load(data, split, count, longest_s=longest_s)
 
     def __len__(self) -> int:
         return len(self._utterances)

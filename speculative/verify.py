@@ -163,15 +163,18 @@ def _check_calibration(method: str, calibration: Calibration | None) -> None:
 
 
 def _check_logits(target: Tensor, draft: Tensor, tokens: Tensor) -> None:
-    shapes = f"target_logits {list(target.shape)}, draft_logits {list(draft.shape)}"
+    wrong = None
     if target.dim() != 3 or draft.dim() != 3:
-        raise InputError(f"{shapes}: give them as [B, G + 1, V] and [B, G, V]")
-    if draft.shape[1] == 0:
-        raise InputError(f"{shapes}: gamma is 0; draft a token at least, or use sample")
-    if target.shape[2] != draft.shape[2] or target.shape[2] == 0:
-        raise InputError(f"{shapes}: target and draft must share one vocabulary; crop or pad one")
-    if target.shape[0] != draft.shape[0] or target.shape[1] != draft.shape[1] + 1:
-        raise InputError(f"{shapes}: give them as [B, G + 1, V] and [B, G, V]")
+        wrong = "give them as [B, G + 1, V] and [B, G, V]"
+    elif draft.shape[1] == 0:
+        wrong = "gamma is 0; draft a token at least, or use sample"
+    elif target.shape[2] != draft.shape[2] or target.shape[2] == 0:
+        wrong = "target and draft must share one vocabulary; crop or pad one"
+    elif target.shape[0] != draft.shape[0] or target.shape[1] != draft.shape[1] + 1:
+        wrong = "give them as [B, G + 1, V] and [B, G, V]"
+    if wrong:
+        shapes = f"target_logits {list(target.shape)}, draft_logits {list(draft.shape)}"
+        raise InputError(f"{shapes}: {wrong}")
     _check_dtype("target_logits", target)
     _check("draft_logits", draft, tuple(draft.shape), target.dtype, target.device)
     _check("draft_tokens", tokens, tuple(draft.shape[:2]), torch.int64, target.device)

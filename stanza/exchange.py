@@ -12,6 +12,7 @@ Gradients are summed over the workers, so every worker's loss is its share of th
 
 import inspect
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parallel.distributed import _find_tensors
+
+from systems.waiting import waiting
 
 BUCKET_MEBIBYTES = 25
 """DDP's default. Given explicitly, it is the first bucket's size too, which else is 1 MiB."""
@@ -78,8 +81,13 @@ class AllReduce:
         broadcast = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
         options: dict[str, Any] = {broadcast: False, "gradient_as_bucket_view": True}
         options["bucket_cap_mb"] = BUCKET_MEBIBYTES / message_scale
-        self._module = DistributedDataParallel(module, process_group=group, **options)
-        self._module.register_comm_hook(group, _sum_hook)
+        ranks = dist.get_process_group_ranks(group)
+        self._group, self._others = group, [rank for rank in ranks if rank != dist.get_rank()]
+        self._what = f"all-reduce of gradients among ranks {', '.join(map(str, ranks))}"
+        self._reducing = ExitStack()
+        with waiting(f"set-up of the {self._what}", self._others):
+            self._module = DistributedDataParallel(module, process_group=group, **options)
+        self._module.register_comm_hook(None, self._sum)
         self._optimizer = optimizer(p for p in module.parameters() if p.requires_grad)
 
     def forward(self, inputs: Tensor) -> Any:
@@ -97,16 +105,16 @@ class AllReduce:
 
     def update(self) -> None:
         """Apply the optimizer; DDP has reduced by the end of the backward pass."""
+        self._reducing.close()
         self._optimizer.step()
         # Keep the memory: with gradient_as_bucket_view gradients live in DDP's buckets.
         self._optimizer.zero_grad(set_to_none=False)
 
-
-def _sum_hook(
-    group: dist.ProcessGroup, bucket: dist.GradBucket
-) -> torch.futures.Future[torch.Tensor]:
-    """All-reduce a bucket with a sum; DDP's own hook divides by the number of workers."""
-    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
-    assert work is not None  # this rank is in the group
-    future = work.get_future()
-    return future.then(lambda done: done.value()[0])
+    def _sum(self, _: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        """All-reduce a bucket with a sum; DDP's own hook divides by the number of workers."""
+        work = dist.all_reduce(bucket.buffer(), group=self._group, async_op=True)
+        assert work is not None  # this rank is in the group
+        if bucket.is_last():  # the backward pass has nothing left to do but wait
+            self._reducing.enter_context(waiting(self._what, self._others))
+        future = work.get_future()
+        return future.then(lambda done: done.value()[0])

@@ -6,7 +6,7 @@ from typing import Literal
 from stanza.models import ARCHITECTURES
 from systems.schema import InputError, remedy
 
-Scheme = Literal["stanza", "ps", "ddp", "single"]
+Scheme = Literal["stanza", "ps", "ddp", "zero1", "zero2", "zero3", "single"]
 FcParallel = Literal["replicas", "columns"]
 FcPlacement = Literal["dedicated", "colocated"]
 
@@ -16,8 +16,8 @@ class Options:
     """One training run: what is trained, on what, and how it is distributed."""
 
     scheme: Scheme = "stanza"
-    """stanza: layer separation. Baselines: ps (parameter server), ddp (all-reduce), single (one
-    process)."""
+    """stanza: layer separation. Baselines: ps (parameter server), ddp (all-reduce), zero1 to
+    zero3 (DeepSpeed's ZeRO), single (one process)."""
     model: str = "digits-cnn"
     """alexnet, vgg16, resnet50, resnet152, inception-v3 or digits-cnn."""
     data: str = "digits"
@@ -81,7 +81,7 @@ class Options:
 
     @property
     def scheme_name(self) -> str:
-        """The scheme with what distinguishes its variants: stanza, ddp, single, ps-blocking,
+        """The scheme with what distinguishes its variants: stanza, ddp, zero1, single, ps-blocking,
         ps-pipelined, or ps-sharded (colocated; with -blocking if it does not pipeline)."""
         if self.scheme != "ps":
             return self.scheme

@@ -23,6 +23,7 @@ from stanza.exchange import OptimizerFactory
 from stanza.layout import even_slice
 from systems.beside import beside
 from systems.transport import Transfer, Transport, TransportError
+from systems.waiting import waiting
 
 PUSH, PULL = "push", "pull"
 SMALLEST_MESSAGE_BYTES = 256 * 1024
@@ -239,4 +240,5 @@ class ParameterServer:
         for parameter in self._owner:
             parameter.grad = None
         if self._serving is not None:
-            self._serving.result()
+            with waiting("the parameter server beside"):
+                self._serving.result()

@@ -22,6 +22,7 @@ from stanza.options import Options
 from stanza.parameter_server import SMALLEST_MESSAGE_BYTES, ParameterServer, Server
 from stanza.split import Split
 from stanza.workload import Workload
+from stanza.zero import SCHEMES, Zero
 from systems.beside import together
 from systems.distributed import World
 from systems.schema import InputError
@@ -199,6 +200,9 @@ def _exchange(
     colocated_servers: bool,
 ) -> Exchange:
     """How this rank's copy of `module` is kept equal to the others'."""
+    stage = SCHEMES.get(training.layout.scheme)
+    if stage is not None:
+        return Zero(module, stage, training.workload.optimizer, training.world)
     dedicated = training.layout.ranks("server")
     if dedicated or (colocated_servers and group is not None):
         servers = dedicated or training.layout.data_ranks

@@ -70,7 +70,8 @@ def traffic(plan: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]
     Labels (4 bytes a sample) are left out, as in the paper, and so is what a rank with two roles
     sends to itself. FC workers in columns exchange the outputs of their Linears forward and their
     gradients backward, (f - 1) / f of them each way. A colocated parameter server and a
-    ring all-reduce move the same bytes: 2 * P * (n - 1) / n in each direction.
+    ring all-reduce move the same bytes: 2 * P * (n - 1) / n in each direction. So do ZeRO-1 and 2,
+    which scatter gradients and gather parameters; ZeRO-3 gathers them twice.
     """
     model_bytes = sizes.conv_bytes + sizes.fc_bytes
     workers, servers = plan.data_ranks, plan.ranks("server")
@@ -79,7 +80,8 @@ def traffic(plan: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]
     if plan.scheme == "single":
         return [Traffic(0, 0)] * len(plan.roles)
     if not servers:
-        ring = 2 * model_bytes * (len(workers) - 1) / len(workers)
+        crossings = 3 if plan.scheme == "zero3" else 2
+        ring = crossings * model_bytes * (len(workers) - 1) / len(workers)
         return [Traffic(ring, ring)] * len(workers)
     server = len(workers) * model_bytes / len(servers)
     return [Traffic(model_bytes, model_bytes)] * len(workers) + [Traffic(server, server)] * len(

@@ -21,6 +21,7 @@ from stanza.parameter_server import PULL, PUSH
 from stanza.roles import Training, step_function
 from stanza.split import Split, split
 from stanza.workload import Workload
+from stanza.zero import gathered
 from systems.distributed import World
 from systems.record import Step
 from systems.trace import Tracer
@@ -72,8 +73,11 @@ def run(
     has_tests = len(workload.data.test) > 0
     if parts is not None and has_tests:
         _collect_fc(training, parts)
+    model = training.model
+    if layout.scheme == "zero3" and has_tests:
+        model = gathered(model, workload.build().to(world.device))
     if world.rank == 0 and has_tests:
-        totals["test_accuracy"] = accuracy(training.model, workload.data.test, world.device)
+        totals["test_accuracy"] = accuracy(model, workload.data.test, world.device)
     totals["corrupt_images"] = len(workload.data.corrupt)
     yield Step(options.steps, totals)
     training.transport.close()

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from typing import TypeVar
 
+from systems.waiting import waiting
+
 T = TypeVar("T")
 
 
@@ -36,7 +38,8 @@ def together(works: Mapping[str, Callable[[], T]]) -> list[T]:
         Exception: the first error in time, at once: what the other works wait for may never come.
     """
     futures = [beside(name, work) for name, work in works.items()]
-    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+    with waiting(" and ".join(works)):
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
     for future in done:
         future.result()
     return [future.result() for future in futures]

@@ -178,7 +178,17 @@ def load(name: str) -> Cluster:
         table = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from None
-    return schema.read(Cluster, table, str(path))
+    cluster = schema.read(Cluster, table, str(path))
+    names = [node.name for node in cluster.nodes]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(
+            f"{path}: nodes: {twice[0]!r} is there twice; give each [[nodes]] a name of its own, "
+            "or one of them a larger count"
+        )
+    if any(link.bandwidth_bits_per_s == float("inf") for link in cluster.links):
+        raise InputError(f"{path}: bandwidth_bits_per_s = inf: no link is that fast; give its rate")
+    return cluster
 
 
 def to_toml(cluster: Cluster) -> str:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from systems.environment import Environment
 from systems.schema import InputError
 from systems.waiting import Announcer, waiting
+from systems.watchdog import SLACK, Watchdog
 
 PATIENCE_S = 10.0
 """A wait longer than this is announced."""
@@ -31,12 +32,23 @@ class World:
     launcher: str
     store: dist.Store
     timeout_s: float
+    """The watchdog's: a wait of this length is a hang."""
     announcer: Announcer
+    watchdog: Watchdog
 
     @property
     def world_size(self) -> int:
         """Number of ranks."""
         return len(self.roles)
+
+    @property
+    def _others(self) -> list[int]:
+        return [rank for rank in range(self.world_size) if rank != self.rank]
+
+    @property
+    def backend_timeout(self) -> datetime.timedelta:
+        """When a backend gives up by itself, if the watchdog has not ended the rank before."""
+        return datetime.timedelta(seconds=SLACK * self.timeout_s)
 
     def with_roles(self, roles: Sequence[str]) -> "World":
         """The same world for another run, with other roles."""
@@ -53,30 +65,17 @@ class World:
         """
         if len(ranks) < 2:
             return None
-        timeout = datetime.timedelta(seconds=self.timeout_s)
-        group = dist.new_group(list(ranks), timeout=timeout, backend=self.backend)
+        with waiting(f"group of ranks {', '.join(map(str, ranks))}", self._others):
+            group = dist.new_group(list(ranks), timeout=self.backend_timeout, backend=self.backend)
         return group if self.rank in ranks else None
 
     def barrier(self, what: str) -> None:
         """Wait for every rank; a time-out names those that are missing."""
-        with waiting(f"all ranks at {what}"):
+        with waiting(f"all ranks at {what}", self._others):
             if self.backend == "gloo":
-                dist.monitored_barrier(timeout=datetime.timedelta(seconds=self.timeout_s))
+                dist.monitored_barrier(timeout=self.backend_timeout)
             else:
                 dist.barrier()
-
-    def last_operations(self) -> str:
-        """A table of what every rank was last heard to wait for; it names who hangs."""
-        try:
-            return "\n".join(self._last_operation(rank) for rank in range(self.world_size))
-        except dist.DistNetworkError:
-            return f"  not known: {self.name(0)}, which keeps this table, is gone"
-
-    def _last_operation(self, rank: int) -> str:
-        key = f"waiting/{rank}"
-        known = self.store.check([key])
-        text = self.store.get(key).decode() if known else "nothing (computing, or gone)"
-        return f"  {self.name(rank)}: waiting for {text}"
 
 
 def start(
@@ -107,10 +106,8 @@ def start(
         store=dist.PrefixStore("default", store),
         rank=place.rank,
         world_size=place.world_size,
-        timeout=datetime.timedelta(seconds=timeout_s),
+        timeout=datetime.timedelta(seconds=SLACK * timeout_s),
     )
-    # The announcer's own connection: a store's client blocks while another thread reads from it.
-    speaker = _connect(place, timeout_s)
     return World(
         rank=place.rank,
         roles=tuple(roles),
@@ -119,11 +116,8 @@ def start(
         launcher=place.launcher,
         store=store,
         timeout_s=timeout_s,
-        announcer=Announcer(
-            f"rank {place.rank}",
-            PATIENCE_S,
-            lambda text: speaker.set(f"waiting/{place.rank}", text),
-        ),
+        announcer=Announcer(f"rank {place.rank}", PATIENCE_S),
+        watchdog=Watchdog(place.rank, roles, _connect(place, timeout_s), timeout_s),
     )
 
 
@@ -204,4 +198,5 @@ def stop(world: World) -> None:
     """Leave together, then free what `start` made."""
     world.barrier("the end of the run")
     world.announcer.close()
+    world.watchdog.close()
     dist.destroy_process_group()

@@ -7,10 +7,8 @@ with the process that started them, and with them the network (see systems.names
 """
 
 import os
-import select
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,13 +17,12 @@ from pathlib import Path
 from systems.environment import Environment
 from systems.namespaces import INTERFACE, Network
 from systems.processes import die_with_parent
+from systems.supervise import wait_for_ranks
 
 PORT = 29500
 """Of the master, in its own namespace: every port is free there."""
 PRIORITY = 5
 """Of ranks among real-time processes (SCHED_FIFO): a message is answered when it comes."""
-GRACE_S = 5.0
-"""After the first rank has failed, the others have this long to end by themselves."""
 
 LAUNCHER = "SYSTEMS_TESTBED_LAUNCHER"
 """Variable that all processes of an emulated cluster have: the process id of their launcher."""
@@ -45,7 +42,7 @@ def emulate(network: Network, world_size: int, main: RankMain) -> int:
         for rank in range(world_size):
             sys.stdout.flush()
             running[os.fork() or _rank(network, rank, world_size, main)] = rank
-        return _wait(running)
+        return wait_for_ranks(running)
     finally:
         for process in running:
             with suppress(ProcessLookupError):
@@ -117,31 +114,3 @@ def clean() -> int:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
     return len(found)
-
-
-def _wait(running: dict[int, int]) -> int:
-    """Wait for all ranks; once one has failed, for the others only a little."""
-    failed, deadline = 0, float("inf")
-    watched = {os.pidfd_open(process): process for process in running}
-    try:
-        while watched:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                break
-            ready, _, _ = select.select(list(watched), [], [], min(left_s, 3600))
-            for descriptor in ready:
-                process = watched.pop(descriptor)
-                os.close(descriptor)
-                code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-                rank = running.pop(process)
-                if code and not failed:
-                    failed, deadline = code, time.monotonic() + GRACE_S
-                    print(f"error: rank {rank} {_ended(code)}", file=sys.stderr, flush=True)
-    finally:
-        for descriptor in watched:
-            os.close(descriptor)
-    return failed
-
-
-def _ended(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

@@ -1,7 +1,7 @@
 """Which rank am I: what the launcher's environment variables say.
 
-Reads the variables of torchrun, then of MPI (Open MPI, MPICH), then of SLURM; without any, this
-process is a world of one.
+Reads the variables of torchrun, which others set as well, then of MPI (Open MPI, MPICH), then of
+SLURM; without any, this process is a world of one.
 """
 
 import os
@@ -18,7 +18,7 @@ from systems.schema import InputError
 class Environment:
     """This process's place in the world, as its launcher told it."""
 
-    launcher: Literal["torchrun", "mpi", "slurm", "emulate", "none"]
+    launcher: Literal["torchrun", "deepspeed", "local", "mpirun", "slurm", "emulate", "none"]
     rank: int
     world_size: int
     local_rank: int
@@ -65,7 +65,7 @@ def environment(variables: Mapping[str, str] = os.environ) -> Environment:
 def _torchrun(variables: Mapping[str, str]) -> Environment:
     world_size = int(variables["WORLD_SIZE"])
     return Environment(
-        launcher="torchrun",
+        launcher=_who_sets_torchruns(variables),
         rank=int(variables["RANK"]),
         world_size=world_size,
         local_rank=int(variables["LOCAL_RANK"]),
@@ -77,6 +77,12 @@ def _torchrun(variables: Mapping[str, str]) -> Environment:
     )
 
 
+def _who_sets_torchruns(variables: Mapping[str, str]) -> Literal["torchrun", "deepspeed", "local"]:
+    if "TORCHELASTIC_RUN_ID" in variables:
+        return "torchrun"
+    return "deepspeed" if "CROSS_RANK" in variables else "local"
+
+
 def _mpi(variables: Mapping[str, str]) -> Environment:
     open_mpi = "OMPI_COMM_WORLD_RANK" in variables
     prefix = "OMPI_COMM_WORLD_" if open_mpi else "PMI_"
@@ -85,7 +91,7 @@ def _mpi(variables: Mapping[str, str]) -> Environment:
     rank, world_size = int(variables[f"{prefix}RANK"]), int(variables[f"{prefix}SIZE"])
     address, port = _agree_on_master(rank, variables)
     return Environment(
-        launcher="mpi",
+        launcher="mpirun",
         rank=rank,
         world_size=world_size,
         local_rank=int(variables[local_rank]),

@@ -10,7 +10,7 @@ from systems.cluster import Cluster
 from systems.record import Tier
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Case name -> the results of its repetitions, in order."""
+"""Case name -> the results of its repetitions, in order; `record` in each is its folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,8 @@ class Case:
     """What an emulated case runs on. None: the experiment's cluster."""
     level: Literal["quick", "full"] = "quick"
     """The least level at which it is run."""
+    trace: bool = False
+    """Whether an emulated run leaves a trace of its steps."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from systems.waiting import waiting
+
 REPETITIONS = 5
 MOST_OFF = 0.10
 """A link that is further than this from its rate is not what it is said to be."""
@@ -89,11 +91,13 @@ def neighbours_s(size_bytes: int, repetitions: int) -> Tensor:
 def _on_all(function: Callable[[], object], repetitions: int) -> Tensor:
     """Every rank's seconds, float64 [repetitions, ranks]; a barrier before each repetition, and two
     more repetitions before the first."""
-    seconds = torch.zeros(repetitions + 2, dist.get_world_size(), dtype=torch.float64)
-    for row in seconds:
-        dist.barrier()
-        start = time.perf_counter()
-        function()
-        row[dist.get_rank()] = time.perf_counter() - start
-    dist.all_reduce(seconds)
+    rank, size = dist.get_rank(), dist.get_world_size()
+    seconds = torch.zeros(repetitions + 2, size, dtype=torch.float64)
+    with waiting("all ranks at the calibration", [peer for peer in range(size) if peer != rank]):
+        for row in seconds:
+            dist.barrier()
+            start = time.perf_counter()
+            function()
+            row[rank] = time.perf_counter() - start
+        dist.all_reduce(seconds)
     return seconds[2:]

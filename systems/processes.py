@@ -1,7 +1,12 @@
-"""Processes that end with the one that started them."""
+"""Processes that end with the one that started them, or because they answer no more."""
 
 import ctypes
+import os
+import signal
+import socket
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -10,3 +15,21 @@ def die_with_parent(signal_number: int) -> None:
     """Ask the kernel (Linux) to signal this process when the one that started it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number)
+
+
+def identity(process: int) -> str | None:
+    """A name that no other process has, of this machine or another, now or later; None if there is
+    no such process, or no /proc."""
+    try:
+        namespace = os.readlink(f"/proc/{process}/ns/pid")
+        started = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+    return f"{socket.gethostname()} {namespace} {process} {started}"
+
+
+def kill(process: int, name: str | None) -> None:
+    """Kill a process of this machine, if it is still the one of that identity."""
+    if name is not None and identity(process) == name:
+        with suppress(OSError):
+            os.kill(process, signal.SIGKILL)

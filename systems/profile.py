@@ -35,6 +35,12 @@ class LayerProfile:
     """The part of `forward_s` that does not grow with the batch; known from two batch sizes."""
     fixed_backward_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("forward_s", "backward_s", "activation_bytes", "parameter_bytes"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise InputError(f"{name} = {value:g}: layer {self.name!r} needs 0 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelProfile:
@@ -46,6 +52,12 @@ class ModelProfile:
     source: str
     """Who measured this, where."""
     layers: tuple[LayerProfile, ...]
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"batch_size = {self.batch_size}: give 1 or more samples")
+        if not self.layers:
+            raise InputError("layers is empty; a profile needs at least one")
 
     @property
     def forward_s(self) -> float:

@@ -3,6 +3,7 @@
 job.toml             the resolved job; `launch run --again FOLDER` runs it again
 run.json             command, tier, roles, plan, environment; written before the first step
 steps/rank-0.jsonl   one line a step and rank, flushed at once: readable when a rank dies
+steps/last           number of the last step, known once the ranks have opened their data
 trace.json           spans for chrome://tracing or ui.perfetto.dev, if asked for
 result.json          the summary; only a run that ended well has one
 """
@@ -24,6 +25,8 @@ import torch
 from systems.schema import InputError
 
 Tier = Literal["measured", "emulated", "simulated"]
+QUIET = "TESTBED_QUIET"
+"""A variable; where it is set, ranks print no lines of progress."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class StepWriter:
     """Appends this rank's steps to `steps/rank-N.jsonl`."""
 
     def __init__(self, folder: Path, rank: int) -> None:
-        path = folder / "steps" / f"rank-{rank}.jsonl"
+        path = steps_file(folder, rank)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w")
 
@@ -59,10 +62,29 @@ class StepWriter:
         self._file.close()
 
 
+def steps_file(folder: Path, rank: int) -> Path:
+    """Where a rank's steps are."""
+    return folder / "steps" / f"rank-{rank}.jsonl"
+
+
+def write_last(folder: Path, last: int) -> None:
+    """Note the number of the last step."""
+    path = folder / "steps" / "last"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{last}\n")
+
+
+def read_last(folder: Path) -> int | None:
+    """The number of the last step, if it is known already."""
+    path = folder / "steps" / "last"
+    text = path.read_text().strip() if path.is_file() else ""
+    return int(text) if text else None
+
+
 def read_steps(folder: Path, rank: int) -> list[Step]:
     """The steps of one rank; a last line cut off by a killed process is left out."""
     steps = []
-    for line in (folder / "steps" / f"rank-{rank}.jsonl").read_text().splitlines():
+    for line in steps_file(folder, rank).read_text().splitlines():
         try:
             values = json.loads(line)
         except json.JSONDecodeError:

@@ -16,10 +16,13 @@ from typing import IO, Any
 
 
 class Tracer:
-    """Writes this rank's spans; clocks of ranks on different hosts are as close as their hosts'."""
+    """Writes this rank's spans, on one clock with the others' (see systems.clock)."""
 
-    def __init__(self, folder: Path | None, rank: int) -> None:
+    def __init__(self, folder: Path | None, rank: int, ahead_ns: int = 0) -> None:
+        """`ahead_ns` is added to this rank's clock; None as `folder` writes nothing."""
         self._rank = rank
+        # A monotonic clock: whoever sets the host's moves no span.
+        self._zero_ns = time.time_ns() - time.perf_counter_ns() + ahead_ns
         self._file: IO[str] | None = None
         self._lock = threading.Lock()
         if folder is not None:
@@ -38,15 +41,15 @@ class Tracer:
         if self._file is None:
             yield
             return
-        start_ns = time.time_ns()
+        start_ns = time.perf_counter_ns()
         try:
             yield
         finally:
             event = {
                 "name": name,
                 "ph": "X",
-                "ts": start_ns / 1e3,
-                "dur": (time.time_ns() - start_ns) / 1e3,
+                "ts": (self._zero_ns + start_ns) / 1e3,
+                "dur": (time.perf_counter_ns() - start_ns) / 1e3,
                 "pid": self._rank,
                 "tid": threading.current_thread().name,
                 "args": details,
@@ -77,13 +80,27 @@ def write_timeline(path: Path, spans: Iterable[tuple[str, str, float, float]]) -
 
 
 def join(folder: Path, names: Sequence[str]) -> Path:
-    """One `trace.json` from all ranks' spans; `names` are the ranks', in order."""
-    events: list[dict[str, Any]] = [
-        {"name": "process_name", "ph": "M", "pid": rank, "args": {"name": name}}
-        for rank, name in enumerate(names)
+    """One `trace.json` from all ranks' spans; `names` are the ranks', in order.
+
+    A process of the trace is a rank and a track a thread of it. Times begin with the first span.
+    """
+    spans = [
+        json.loads(line)
+        for path in sorted((folder / "trace").glob("rank-*.jsonl"))
+        for line in path.read_text().splitlines()
     ]
-    for path in sorted((folder / "trace").glob("rank-*.jsonl")):
-        events += [json.loads(line) for line in path.read_text().splitlines()]
+    zero_us = min((span["ts"] for span in spans), default=0.0)
+    threads: dict[tuple[int, str], int] = {}
+    for span in spans:
+        thread = (span["pid"], span["tid"])
+        span["tid"] = threads.setdefault(thread, len(threads))
+        span["ts"] -= zero_us
+    events = [_named("process_name", rank, 0, name) for rank, name in enumerate(names)]
+    events += [_named("thread_name", rank, tid, name) for (rank, name), tid in threads.items()]
     target = folder / "trace.json"
-    target.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+    target.write_text(json.dumps({"traceEvents": events + spans, "displayTimeUnit": "ms"}))
     return target
+
+
+def _named(what: str, rank: int, thread: int, name: str) -> dict[str, Any]:
+    return {"name": what, "ph": "M", "pid": rank, "tid": thread, "args": {"name": name}}

@@ -6,10 +6,10 @@
 
 A channel is a stream of messages of its own: within it, messages between two ranks arrive in the
 order they were sent; between channels nothing is ordered, and a large message in one does not hold
-up a small one in another. Every wait has a time-out, and its error names the message and the peer.
+up a small one in another. Every wait has a time-out, and its error names the message and the peer;
+systems.watchdog comes before it, and shows what all ranks do.
 """
 
-import datetime
 import os
 import queue
 import socket
@@ -39,20 +39,22 @@ class TransportError(RuntimeError):
 class Transfer:
     """A message on its way. `wait` returns once the buffer may be read (or written) again."""
 
-    def __init__(self, what: str, finish: Callable[[], None], world: World) -> None:
-        self._what, self._finish, self._world = what, finish, world
+    def __init__(
+        self, what: str, finish: Callable[[], None], world: World, peers: Sequence[int] = ()
+    ) -> None:
+        self._what, self._finish, self._world, self._peers = what, finish, world, peers
         self._done = False
 
     def wait(self) -> None:
         """Block until done; at once if it has been waited for already.
 
         Raises:
-            TransportError: naming the message, the peer and, on a time-out, what all ranks do.
+            TransportError: naming the message and the peer.
         """
         if self._done:  # gloo would wait for a second message
             return
         started = time.monotonic()
-        with waiting(self._what):
+        with waiting(self._what, self._peers):
             try:
                 self._finish()
                 self._done = True
@@ -61,11 +63,10 @@ class Transfer:
 
     def _explain(self, error: Exception, lasted_s: float) -> str:
         me = self._world.name(self._world.rank)
-        if lasted_s < 0.9 * self._world.timeout_s:
+        if lasted_s < 0.9 * self._world.backend_timeout.total_seconds():
             reason = (str(error) or type(error).__name__).splitlines()[0]
             return f"{me}: {self._what} failed, the peer is gone ({reason})"
-        table = self._world.last_operations()
-        return f"{me}: {self._what} timed out after {lasted_s:.0f} s; last heard:\n{table}"
+        return f"{me}: {self._what} timed out after {lasted_s:.0f} s"
 
 
 class Transport(ABC):
@@ -94,7 +95,7 @@ class Transport(ABC):
         with self._lock:
             self.sent_bytes[peer] += tensor.nbytes
         what = f"{channel} ({tensor.nbytes:,} bytes) to {self.world.name(peer)}"
-        return Transfer(what, self._isend(tensor, peer, channel), self.world)
+        return Transfer(what, self._isend(tensor, peer, channel), self.world, [peer])
 
     def irecv(self, tensor: Tensor, peer: int, channel: str) -> Transfer:
         """Start receiving into a contiguous tensor of the message's very size and dtype."""
@@ -104,7 +105,7 @@ class Transport(ABC):
         with self._lock:
             self.received_bytes[peer] += tensor.nbytes
         what = f"{channel} ({tensor.nbytes:,} bytes) from {self.world.name(peer)}"
-        return Transfer(what, self._irecv(tensor, peer, channel), self.world)
+        return Transfer(what, self._irecv(tensor, peer, channel), self.world, [peer])
 
     def _check(self, tensor: Tensor, channel: str) -> None:
         if channel not in self._own_sent:
@@ -114,7 +115,9 @@ class Transport(ABC):
 
     def _take(self, tensor: Tensor, channel: str) -> Callable[[], None]:
         slot = self._slot(self._own_sent[channel], self._own_awaited[channel])
-        return lambda: void(tensor.copy_(slot.get(timeout=self.world.timeout_s)))
+        return lambda: void(
+            tensor.copy_(slot.get(timeout=self.world.backend_timeout.total_seconds()))
+        )
 
     def _slot(self, ready: deque[Slot], new: deque[Slot]) -> Slot:
         """Where the nth message sent meets the nth awaited, whichever comes first."""
@@ -170,7 +173,6 @@ class TorchTransport(Transport):
         super().__init__(world, channels)
         everyone = range(world.world_size)
         self._groups = {name: world.group(everyone) for name in channels}
-        self._timeout = datetime.timedelta(seconds=world.timeout_s)
 
     def _isend(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
         return self._finish(dist.isend(tensor, peer, group=self._groups[channel]))
@@ -187,7 +189,7 @@ class TorchTransport(Transport):
     def _finish(self, work: dist.Work | None) -> Callable[[], None]:
         if work is None:
             raise TransportError("torch.distributed gave no work: this rank is not in the group")
-        return lambda: void(work.wait(self._timeout))
+        return lambda: void(work.wait(self.world.backend_timeout))
 
 
 class MpiTransport(Transport):
@@ -224,7 +226,7 @@ class MpiTransport(Transport):
             started = time.monotonic()
             while not request.Test():
                 lasted_s = time.monotonic() - started
-                if lasted_s > self.world.timeout_s:
+                if lasted_s > self.world.backend_timeout.total_seconds():
                     raise TimeoutError("MPI request not complete")
                 if lasted_s > self.SPIN_S:
                     time.sleep(self.SPIN_S)

@@ -1,27 +1,41 @@
-"""A rank that waits says for what, and for how long already.
+"""A rank that waits says for what, for whom, and for how long already.
 
-    with waiting("gradient of micro-batch 2 from rank 3 (fc)"):
+    with waiting("gradient of micro-batch 2", peers=[3]):
         work.wait()
 
-A background thread prints the text once it has lasted `patience_s`, and publishes it, so that on a
-time-out any rank can show what every other rank was doing.
+A background thread prints the text once it has lasted `patience_s`. What happens when it lasts
+longer than the run's time-out is in systems.watchdog.
 """
 
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-_current: dict[int, tuple[str, float]] = {}  # thread -> what it waits for, since when
+
+@dataclass(frozen=True)
+class Operation:
+    """What a thread waits for, or has waited for last."""
+
+    what: str
+    peers: tuple[int, ...] = ()
+    """Ranks that have to do something for it to end."""
+    since: float = field(default_factory=time.monotonic)
+    """When it began, or ended; seconds on this process's monotonic clock."""
+
+
+_current: dict[int, Operation] = {}  # by thread
+_last: dict[int, Operation] = {}  # by thread, ended
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """Mark this thread as waiting for `what` until the block ends."""
+def waiting(what: str, peers: Sequence[int] = ()) -> Iterator[None]:
+    """Mark this thread as waiting for `what`, from the ranks `peers`, until the block ends."""
     thread = threading.get_ident()
     outer = _current.get(thread)
-    _current[thread] = (what, time.monotonic())
+    _current[thread] = Operation(what, tuple(peers))
     try:
         yield
     finally:
@@ -29,33 +43,41 @@ def waiting(what: str) -> Iterator[None]:
             _current.pop(thread, None)
         else:
             _current[thread] = outer
+        _last[thread] = Operation(what, tuple(peers))
 
 
-def current_operations(at_least_s: float = 0.0) -> list[str]:
-    """What the threads of this process have been waiting for, for `at_least_s` or longer."""
-    now = time.monotonic()
-    waits = [(what, now - since) for what, since in list(_current.values())]
-    return [f"{what} ({lasted:.0f} s)" for what, lasted in waits if lasted >= at_least_s]
+def operations() -> list[Operation]:
+    """What the threads of this process are waiting for, the longest wait first."""
+    return sorted(list(_current.values()), key=lambda operation: operation.since)
+
+
+def operation_of(thread: int) -> Operation | None:
+    """What a thread is waiting for."""
+    return _current.get(thread)
+
+
+def last_operation_of(thread: int) -> Operation | None:
+    """What a thread has waited for last."""
+    return _last.get(thread)
 
 
 class Announcer:
-    """The background thread. `publish` is given each text as it is printed; `close` ends it."""
+    """A background thread that prints long waits; `close` ends it."""
 
-    def __init__(
-        self, who: str, patience_s: float, publish: Callable[[str], None] | None = None
-    ) -> None:
-        self._who, self._patience_s, self._publish = who, patience_s, publish
+    def __init__(self, who: str, patience_s: float) -> None:
+        self._who, self._patience_s = who, patience_s
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="announcer")
         self._thread.start()
 
     def _watch(self) -> None:
         while not self._closed.wait(self._patience_s):
-            for text in current_operations(at_least_s=self._patience_s):
-                print(f"{self._who}: waiting for {text}", file=sys.stderr, flush=True)
-                if self._publish is not None:
-                    with suppress(RuntimeError):  # the store went with the rank that serves it
-                        self._publish(text)
+            now = time.monotonic()
+            for operation in operations():
+                lasted_s = now - operation.since
+                if lasted_s >= self._patience_s:
+                    text = f"{self._who}: waiting for {operation.what} ({lasted_s:.0f} s)"
+                    print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Stop announcing."""

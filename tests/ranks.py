@@ -10,6 +10,7 @@ import os
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -32,8 +33,23 @@ def run_ranks(
     Raises:
         RankError: the first failure, or a rank that is still running after `timeout_s`.
     """
+    processes, pipes = start_ranks(world_size, function, *arguments)
+    try:
+        return _collect(pipes, timeout_s)
+    finally:
+        for process in processes:
+            process.join(timeout=1)
+            process.kill()
+
+
+def start_ranks(
+    world_size: int, function: Callable[..., Any], *arguments: Any
+) -> tuple[list[BaseProcess], list[Connection]]:
+    """Start `function(*arguments)` on every rank; their processes, and pipes for what they
+    return."""
     port = free_port()
-    processes, pipes = [], []
+    processes: list[BaseProcess] = []
+    pipes: list[Connection] = []
     for rank in range(world_size):
         ours, theirs = _context.Pipe(duplex=False)
         process = _context.Process(
@@ -43,12 +59,7 @@ def run_ranks(
         theirs.close()
         processes.append(process)
         pipes.append(ours)
-    try:
-        return _collect(pipes, timeout_s)
-    finally:
-        for process in processes:
-            process.join(timeout=1)
-            process.kill()
+    return processes, pipes
 
 
 def _collect(pipes: list[Connection], timeout_s: float) -> list[Any]:

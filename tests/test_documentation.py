@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from launch.__main__ import main
 from systems.namespaces import unavailable
@@ -56,6 +57,7 @@ SMALL = {
     "launch run launch/jobs/summarize.toml": Small(
         f"{FEW_SAMPLES} --speculative.data stdlib", True
     ),
+    "launch run launch/jobs/transcribe.toml --speculative.data folder:DIR": Small("--help"),
     "launch run launch/jobs/transcribe.toml": Small(FEW_SAMPLES, planned=True),
     "launch run launch/jobs/": Small(planned=True),
     "launch run --again": Small(planned=True),
@@ -77,7 +79,8 @@ NOT_RUN = (
 
 def shown_commands(page: Path) -> list[str]:
     """Commands in the code blocks of a page, indented ones and fenced ones, without comments."""
-    lines = re.sub(r"^```.*?\n(.*?)^```", _indented, page.read_text(), flags=re.M | re.S)
+    text = re.sub(r" *\\\n *", " ", page.read_text())  # a command over several lines
+    lines = re.sub(r"^```.*?\n(.*?)^```", _indented, text, flags=re.M | re.S)
     shown = re.findall(r"^ {4}((?:make|python3|\.venv/bin/\S+) .*)$", lines, flags=re.M)
     return [line.partition(" #")[0].strip() for line in shown]
 
@@ -128,7 +131,7 @@ def test_a_command_works(command: str, checkout: Path, monkeypatch: pytest.Monke
     assert command.startswith(LAUNCH), "an unknown kind of command: say in this file how to run it"
     if small.planned:
         for name in ("launch.run.run_ranks", "launch.emulate.run_emulated"):
-            monkeypatch.setattr(name, lambda *_: 0)
+            monkeypatch.setattr(name, lambda *_, **__: 0)
     assert _exit_code(words[3:]) == 0
 
 
@@ -136,6 +139,8 @@ def _missing(command: str) -> str | None:
     """What this machine lacks to run a command; None: nothing."""
     if "launch emulate" in command:
         return unavailable()
+    if "--device cuda" in command and not torch.cuda.is_available():
+        return "no GPU"
     if "transcribe" in command and "TESTBED_DATA" not in os.environ:
         return "no recordings: TESTBED_DATA is not set"
     return None
@@ -168,8 +173,9 @@ def test_fenced_and_indented_commands_are_read(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "text\n\n```sh\nmake one\n```\n\n    make two   # why\n\n    x = 1\nmake sense\n"
+        "    make \\\n        three\n"
     )
-    assert shown_commands(page) == ["make one", "make two"]
+    assert shown_commands(page) == ["make one", "make two", "make three"]
 
 
 def test_the_site_builds_without_warnings_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:

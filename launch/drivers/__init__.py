@@ -1,7 +1,7 @@
 """How the launcher runs each system: everything in `launch` that knows one is in its driver."""
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -72,6 +72,9 @@ class Driver(Protocol):
     def roles(self, job: Job, plan: Any) -> Sequence[str]:
         """The role of every rank, which errors name."""
 
+    def with_batch_size(self, job: Job, samples: int) -> Job:
+        """The job with so many samples in a step, over all ranks."""
+
     def check(self, job: Job, plan: Any) -> None:
         """Load what every rank will load.
 
@@ -86,6 +89,9 @@ class Driver(Protocol):
         self, job: Job, plan: Any, everyone: list[list[Step]], emulation: Emulation | None
     ) -> dict[str, Any]:
         """The result of a run from every rank's steps: `samples_per_s`, `step_s` and more."""
+
+    def samples(self, metrics: Sequence[Mapping[str, float]]) -> float | None:
+        """The samples of one step, from what the ranks tell of it; None if they do not."""
 
     def line(self, result: dict[str, Any]) -> str:
         """A result in one line."""

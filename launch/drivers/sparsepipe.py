@@ -1,17 +1,18 @@
 """SparsePipe under the launcher: see `launch.drivers.Driver`."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch.drivers import Opened, Simulated, training_line
 from launch.job import Job
-from sparsepipe import emulated, pipeline, train, train_pipeline
+from sparsepipe import deepspeed_pipeline, emulated, infer, pipeline, train, train_pipeline
 from sparsepipe import plan as planner
 from sparsepipe.backends import backend
-from sparsepipe.planned import Order, Planned, plan_pipeline, with_profiles
+from sparsepipe.options import Options
+from sparsepipe.planned import Planned, plan_pipeline, with_profiles
 from sparsepipe.planner.stages import Schedule, Stage
 from sparsepipe.workload import open_workload
 from systems import cluster, schema
@@ -35,8 +36,6 @@ class Plan:
     schedule: Schedule | None = None
     pipeline: planner.Plan | None = None
     """Of a pipeline on a cluster, emulated or simulated."""
-    order: Order | None = None
-    """What that leaves open of an asynchronous schedule."""
 
 
 def plan_job(job: Job, *, may_measure: bool) -> Plan:
@@ -55,6 +54,9 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
         return Plan()
     if job.world_size < 2:
         raise InputError(f"--world-size {job.world_size}: a pipeline needs ranks; give 2 or more")
+    if options.scheme == "deepspeed":
+        deepspeed_pipeline.check(options)
+        return Plan()
     backend(options.backend)
     workload = open_workload(options, job.seed)
     if options.plan is not None:
@@ -102,6 +104,8 @@ def roles(job: Job, plan: Plan) -> Sequence[str]:
         named = pipeline.roles(_planned(job, plan).schedule(1))
     elif plan.schedule is not None:
         named = pipeline.roles(train_pipeline.schedule_of(plan.stages, plan.schedule, 1))
+    elif job.sparsepipe.scheme == "deepspeed":
+        named = [f"stage {rank}" for rank in range(job.world_size)]
     else:
         return ["worker"]
     return [*named, *["idle"] * (job.world_size - len(named))]
@@ -109,7 +113,13 @@ def roles(job: Job, plan: Plan) -> Sequence[str]:
 
 def _planned(job: Job, plan: Plan) -> Planned:
     assert plan.pipeline is not None  # of an emulated run, `plan_emulated` made it
-    return with_profiles(plan.pipeline, job.sparsepipe, plan.order)
+    return with_profiles(plan.pipeline, job.sparsepipe)
+
+
+def with_batch_size(job: Job, samples: int) -> Job:
+    """Clouds in a mini-batch."""
+    options = dataclasses.replace(job.sparsepipe, batch_size=samples)
+    return dataclasses.replace(job, sparsepipe=options)
 
 
 def check(job: Job, plan: Plan) -> None:
@@ -127,18 +137,31 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
     schedule, stages = plan.schedule, plan.stages
 
     def steps(world: World, tracer: Tracer) -> Iterator[Step]:
+        if options.scheme == "deepspeed":
+            return deepspeed_pipeline.run(options, world, workload)
         if schedule is None:
             return train.run(options, world, workload, tracer)
+        if options.mode == "infer":
+            return infer.run(stages, world, workload, tracer)
         return train_pipeline.run(stages, schedule, world, workload, tracer)
 
-    network = f"{options.model} x {options.width:g}, {options.backend} backend"
     return Opened(
-        scheme=f"{'single' if schedule is None else schedule.name}, {network}",
-        roles="1 worker" if schedule is None else _layers(stages),
+        scheme=_scheme(options, schedule),
+        roles=_layers(stages) or ("1 worker" if job.world_size == 1 else "a stage a rank"),
         data=workload.data.kind,
         last=options.steps,
         steps=steps,
     )
+
+
+def _scheme(options: Options, schedule: Schedule | None) -> str:
+    """What trains, in words."""
+    network = f"{options.model} x {options.width:g}"
+    if options.scheme == "deepspeed":
+        cells = deepspeed_pipeline.side(options.voxel_size)
+        return f"DeepSpeed's PipelineModule, dense twin of {network}, {cells}^3 cells"
+    name = "forward" if options.mode == "infer" else "single" if schedule is None else schedule.name
+    return f"{name}, {network}, {options.backend} backend"
 
 
 def _open_emulated(job: Job, planned: Planned, emulation: Emulation) -> Opened:
@@ -148,7 +171,7 @@ def _open_emulated(job: Job, planned: Planned, emulation: Emulation) -> Opened:
         return emulated.run(planned, steady, world, emulation, tracer)
 
     return Opened(
-        scheme=f"{planned.plan.schedule.name}, {planned.plan.planner}",
+        scheme=f"{planned.schedule(steady).kind}, {planned.plan.planner}",
         roles=_layers(planned.plan.stages),
         data=f"waits of {planned.plan.model} on {', '.join(sorted(planned.plan.profiles))}",
         last=planned.schedule(steady).mini_batches,
@@ -159,22 +182,31 @@ def _open_emulated(job: Job, planned: Planned, emulation: Emulation) -> Opened:
 def _layers(stages: Sequence[Stage]) -> str:
     """Layers and ranks of every stage."""
     return "; ".join(
-        f"layers {stage.first}-{stage.end - 1} on "
+        f"stage {number}, layers {stage.first}-{stage.end - 1}, on "
         + ",".join(str(replica.rank) for replica in stage.replicas)
-        for stage in stages
+        for number, stage in enumerate(stages)
     )
 
 
 def summarize(
     job: Job, plan: Plan, everyone: list[list[Step]], emulation: Emulation | None
 ) -> dict[str, Any]:
-    """See `sparsepipe.train`, `sparsepipe.train_pipeline` and `sparsepipe.emulated`."""
+    """See `summarize` of `sparsepipe.train`, `train_pipeline`, `infer` and `emulated`."""
     options = job.sparsepipe
     if emulation is not None:
         return emulated.summarize(_planned(job, plan), options.steps, everyone, emulation)
+    if options.scheme == "deepspeed":
+        return deepspeed_pipeline.summarize(options, everyone[0])
     if plan.schedule is None:
         return train.summarize(options, everyone[0])
+    if options.mode == "infer":
+        return infer.summarize(infer.schedule_of(plan.stages, options.steps), everyone)
     return train_pipeline.summarize(options, plan.stages, plan.schedule, everyone)
+
+
+def samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
+    """Every rank tells those of the whole mini-batch."""
+    return max((of_rank.get("samples", 0) for of_rank in metrics), default=0) or None
 
 
 def line(result: dict[str, Any]) -> str:
@@ -185,6 +217,8 @@ def line(result: dict[str, Any]) -> str:
             f", mean {result['mean_step_s'] * 1e3:.2f} ms"
             f" (predicted: {result['predicted_step_s'] * 1e3:.2f} ms)"
         )
+    if "latency_s" in result:
+        text += f", latency {result['latency_s'] * 1e3:.2f} ms"
     if "utilisation" in result:
         text += ", utilisation " + " ".join(f"{busy:.0%}" for busy in result["utilisation"])
     return text
@@ -205,17 +239,17 @@ def simulate(job: Job) -> Simulated:
         plan=plan,
         spans=played.timeline.spans(),
         result={
+            "predicted_step_s": None,
             **emulated.described(planned),
             "step_s": played.step_s,
             "samples_per_s": planned.plan.batch_size / played.step_s,
-            "latency_s": played.latency_s,
             "utilisation": [
                 played.utilisation(rank) if rank < len(played.schedule.ranks) else 0.0
                 for rank in range(len(planned.links))
             ],
             "cluster": dataclasses.asdict(planned.plan.cluster),
         },
-        what=f"{planned.plan.schedule.name}, {planned.plan.planner} | world size "
+        what=f"{played.schedule.kind}, {planned.plan.planner} | world size "
         f"{job.world_size}: {_layers(planned.plan.stages)} | {planned.plan.model}, profiles "
         f"{', '.join(sorted(planned.plan.profiles))}, cluster {planned.plan.cluster.name}",
     )
@@ -240,7 +274,7 @@ def plan_emulated(job: Job) -> Plan:
             f"--world-size {job.world_size}: cluster {planned.plan.cluster.name} has {devices} "
             f"devices, each of them a rank; give {devices}, or other --sparsepipe.devices"
         )
-    return Plan(pipeline=planned.plan, order=planned.order)
+    return Plan(pipeline=planned.plan)
 
 
 def link_rates(job: Job, plan: Plan, emulation: Emulation) -> tuple[float, ...]:

@@ -1,6 +1,7 @@
 """Speculative sampling under the launcher: see `launch.drivers.Driver`. One process, no plan."""
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,8 +55,24 @@ def roles(job: Job, plan: Plan) -> Sequence[str]:
     return ["worker"]
 
 
+def with_batch_size(job: Job, samples: int) -> Job:
+    """Samples that are decoded together."""
+    options = dataclasses.replace(job.speculative, batch_size=samples)
+    return dataclasses.replace(job, speculative=options)
+
+
 def check(job: Job, plan: Plan) -> None:
-    """Nothing: the one rank that loads models and data says what is wrong with them."""
+    """Are the models there?
+
+    Raises:
+        InputError: a folder without a model, or a name that neither the hub nor its cache has.
+    """
+    from speculative import checkpoint
+
+    options = job.speculative
+    checkpoint.check(options.task, options.target_path, "--speculative.target")
+    if options.method != "none":
+        checkpoint.check(options.task, options.draft_path, "--speculative.draft")
 
 
 def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
@@ -82,8 +99,14 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
 def summarize(
     job: Job, plan: Plan, everyone: list[list[Step]], emulation: Emulation | None
 ) -> dict[str, Any]:
-    """What `speculative.run.evaluate` found."""
-    return dict(everyone[0][0].metrics)
+    """What `speculative.run.evaluate` found, and its speed in samples."""
+    found: dict[str, Any] = dict(everyone[0][0].metrics)
+    return {**found, "samples_per_s": found["samples"] / found["total_s"]}
+
+
+def samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
+    """There is one step, which is the whole run."""
+    return None
 
 
 def line(result: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Stanza under the launcher: see `launch.drivers.Driver`."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from launch.drivers import Opened, Simulated
@@ -15,7 +15,7 @@ from launch.planning import (
     planning_basis,
     resolved,
 )
-from stanza import train
+from stanza import train, zero
 from stanza.emulated import emulated_workload
 from stanza.plan import Plan, costs_at, load_profile, plan
 from stanza.schedule import played_plan
@@ -41,9 +41,11 @@ __all__ = [
     "read_plan",
     "resolved",
     "roles",
+    "samples",
     "simulate",
     "simulated_step_s",
     "summarize",
+    "with_batch_size",
 ]
 
 STEP_S = 0.7
@@ -71,8 +73,15 @@ def roles(job: Job, plan: Plan) -> Sequence[str]:
     return plan.layout.roles
 
 
+def with_batch_size(job: Job, samples: int) -> Job:
+    """The same for every scheme, over all ranks with data."""
+    options = dataclasses.replace(job.stanza, global_batch_size=samples, local_batch_size=None)
+    return dataclasses.replace(job, stanza=options)
+
+
 def check(job: Job, plan: Plan) -> None:
-    """Load the images."""
+    """Load the images; is DeepSpeed there, if it is needed?"""
+    zero.check_installed(job.stanza.scheme)
     load_data(job.stanza, plan.layout, job.seed)
 
 
@@ -107,6 +116,11 @@ def summarize(
 ) -> dict[str, Any]:
     """See `stanza.summary`."""
     return summary(job.stanza, plan, everyone, emulation or Emulation())
+
+
+def samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
+    """Every rank with data has its own."""
+    return sum(of_rank.get("samples", 0) for of_rank in metrics) or None
 
 
 def simulated_step_s(job: Job, plan: Plan) -> float:
@@ -150,6 +164,8 @@ def plan_emulated(job: Job) -> Plan:
     Raises:
         InputError: there is none.
     """
+    if job.stanza.scheme in zero.SCHEMES:
+        raise InputError(f"--stanza.scheme {job.stanza.scheme}: is not emulated; use launch run")
     link_rates_of(job.cluster, job.world_size, Emulation())  # are they known?
     basis = planning_basis(job, measure=False)
     if basis is None:

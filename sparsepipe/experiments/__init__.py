@@ -1,15 +1,30 @@
 """What `launch reproduce sparsepipe` runs, in order."""
 
+from pathlib import Path
+
 from sparsepipe.experiments import (
     engine,
+    equivalence,
     parity,
     pipeline,
     pipeline_grid,
     pipeline_training,
+    planner,
     training,
 )
 from sparsepipe.experiments.paper import PAPER as PAPER
-from systems.experiment import Experiment
+from systems.experiment import Experiment, Outcome, Results
+
+
+def _conclude_training(results: Results, folder: Path) -> Outcome:
+    """Both parts of it, which share the run of one process on shapes."""
+    parts = (training.conclude(results, folder), pipeline_training.conclude(results, folder))
+    return Outcome(
+        figures=tuple(figure for part in parts for figure in part.figures),
+        claims=tuple(claim for part in parts for claim in part.claims),
+        notes=tuple(note for part in parts for note in part.notes),
+    )
+
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
@@ -33,11 +48,29 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         system="sparsepipe",
         id="training",
-        title="Training a narrow MinkVGG16-BN on point clouds",
+        title="Training a narrow MinkVGG16-BN on point clouds: one process, and pipelines",
         tier="measured",
-        cases=training.cases(),
+        cases=(*training.cases(), *pipeline_training.cases()),
         repeats={"quick": 1, "full": 3},
-        conclude=training.conclude,
+        conclude=_conclude_training,
+    ),
+    Experiment(
+        system="sparsepipe",
+        id="equivalence",
+        title="Pipelines against one process, step for step",
+        tier="measured",
+        repeats={"quick": 1, "full": 1},
+        measure=equivalence.measure,
+        conclude=equivalence.conclude,
+    ),
+    Experiment(
+        system="sparsepipe",
+        id="planner",
+        title="SparsePipe's planner against brute force, and its time",
+        tier="simulated",
+        repeats={"quick": 1, "full": 1},
+        measure=planner.measure,
+        conclude=planner.conclude,
     ),
     Experiment(
         system="sparsepipe",
@@ -48,14 +81,5 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         cases=pipeline_grid.CASES,
         repeats={"quick": 1, "full": 1},
         conclude=pipeline.conclude,
-    ),
-    Experiment(
-        system="sparsepipe",
-        id="pipeline-training",
-        title="Asynchronous, flushing and one-process training of one network",
-        tier="measured",
-        cases=pipeline_training.CASES,
-        repeats={"quick": 1, "full": 3},
-        conclude=pipeline_training.conclude,
     ),
 )

@@ -41,7 +41,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
     drawn = [
         figures.throughput(results, folder),
         figures.bounds(results, folder),
-        *figures.gantts(folder),
+        *figures.gantts(results, folder),
         figures.scaling(results, folder),
     ]
     if results:

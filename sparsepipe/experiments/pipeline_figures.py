@@ -1,6 +1,6 @@
 """The figures of the pipeline experiment; every title says its tier."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sparsepipe.experiments import pipeline_grid as grid
@@ -18,14 +18,19 @@ from sparsepipe.experiments.pipeline_grid import (
     VIRTUAL,
 )
 from sparsepipe.gantt import draw as draw_gantt
-from sparsepipe.gantt import two_steps
+from sparsepipe.gantt import traced_spans, two_steps
+from sparsepipe.simulated import Span
 from systems.experiment import Figure, Results
 from systems.figure import Agreement, Bars, Lines, Panel, draw
+from systems.record import Tier
 
+HOW: dict[Tier, str] = {
+    "simulated": "discrete events, no processes",
+    "emulated": "the runtime over shaped links between network namespaces, layers wait",
+}
 FOOTNOTE = (
     "MinkVGG16-BN, batch 128, layer times of TitanV and TitanXp measured by SparsePipe's authors; "
-    "simulated: discrete events, no processes; emulated: the runtime over shaped links between "
-    "network namespaces, layers wait"
+    + "; ".join(f"{tier}: {how}" for tier, how in HOW.items())
 )
 SCALED = (PLAN, DDP, EQUAL_SPLIT)
 MOST_DEVICES = 8
@@ -47,8 +52,9 @@ def throughput(results: Results, folder: Path) -> Figure:
             ]
             for who in grid.EMULATED
         }
+        known = {who: rows for who, rows in emulated.items() if any(rows)}
         if ran:
-            panels.append(_throughput(ran, emulated, rate, "emulated"))
+            panels.append(_throughput(ran, known, rate, "emulated"))
     return Figure(
         path=draw(folder / "pipeline-throughput", panels, FOOTNOTE),
         title="Throughput of the plan and of its baselines",
@@ -144,33 +150,50 @@ def agreement(results: Results, folder: Path) -> Figure:
     )
 
 
-def gantts(folder: Path) -> list[Figure]:
-    """Two steady steps of the plan for 2 + 2 devices, and of virtual stages on 1 + 1."""
+def gantts(results: Results, folder: Path) -> list[Figure]:
+    """Two steady steps of the plan for 2 + 2 devices, and of virtual stages on 1 + 1: simulated,
+    and where they were run emulated."""
     found = []
-    for name, cluster, who, rate in (
-        ("pipeline-gantt", "2 + 2", PLAN, 10),
-        ("pipeline-gantt-virtual", "1 + 1", VIRTUAL, FAST),
+    for name, where in (
+        ("pipeline-gantt", grid.DRAWN[0]),
+        ("pipeline-gantt-virtual", grid.DRAWN[1]),
     ):
-        planned = grid.point(cluster, who, rate)
-        played = planned.played
-        kinds = [planned.of_rank[rank].device for rank in range(len(planned.links))]
-        path = draw_gantt(
-            folder / name,
-            played.spans,
-            title=f"Two steady steps, {who}, TitanV + TitanXp {cluster}, {rate} Gb/s (simulated)",
-            window_s=two_steps(played),
-            names=[f"rank {rank}, {kind}" for rank, kind in enumerate(kinds)],
-            footnote="MinkVGG16-BN, batch 128; simulated: discrete events, no processes",
-        )
-        found.append(
-            Figure(
-                path=path,
-                title=f"Two steady steps: {who}, {cluster}",
-                tier="simulated",
-                caption="Numbers are mini-batches; white is idle time.",
-            )
-        )
+        played = grid.point(*where).played
+        found.append(_gantt(folder / name, where, "simulated", played.spans, two_steps(played)))
+        run = grid.run_of(results, *where)
+        if run is None:
+            continue
+        spans = traced_spans(Path(run["record"], "trace.json"), run["emulation"]["dilate"])
+        # As many mini-batches fill the pipeline as drain it: the steady state is in the middle.
+        middle_s = max(span.end_s for span in spans) / 2
+        window_s = (middle_s - run["mean_step_s"], middle_s + run["mean_step_s"])
+        found.append(_gantt(folder / f"{name}-emulated", where, "emulated", spans, window_s))
     return found
+
+
+def _gantt(
+    path: Path,
+    where: tuple[str, str, float],
+    tier: Tier,
+    spans: Iterable[Span],
+    window_s: tuple[float, float],
+) -> Figure:
+    cluster, who, rate = where
+    planned = grid.point(*where)
+    kinds = [planned.of_rank[rank].device for rank in range(len(planned.links))]
+    return Figure(
+        path=draw_gantt(
+            path,
+            spans,
+            title=f"Two steady steps, {who}, TitanV + TitanXp {cluster}, {rate:g} Gb/s ({tier})",
+            window_s=window_s,
+            names=[f"rank {rank} ({kind})" for rank, kind in enumerate(kinds)],
+            footnote=f"MinkVGG16-BN, batch 128; {tier}: {HOW[tier]}",
+        ),
+        title=f"Two steady steps: {who}, {cluster}, {tier}",
+        tier=tier,
+        caption="Numbers are mini-batches; white is idle time.",
+    )
 
 
 def scaling(results: Results, folder: Path) -> Figure:

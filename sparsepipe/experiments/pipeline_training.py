@@ -1,62 +1,79 @@
 """What asynchronous updates cost in accuracy: one network trained three ways on generated shapes.
 
-One process, a pipeline that flushes (1F1B, synchronous), and one that does not (1F1B with weight
-stashing); the same mini-batches in the same order, from the same weights.
+One process (the training experiment's own run), a pipeline that flushes (1F1B, synchronous), and
+one that does not (1F1B with weight stashing); the same mini-batches in the same order, from the
+same weights, for as many epochs. Where DeepSpeed is installed, its pipeline trains the dense twin
+on the same clouds, for its speed alone.
 """
 
 import dataclasses
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from typing import Any, Literal
 
+from sparsepipe.experiments.training import SHAPES
 from sparsepipe.experiments.training_figures import curves
 from sparsepipe.options import Options
 from systems.claims import Claim, Target, claim
 from systems.experiment import Case, Outcome, Results
 
 RANKS = 2
-# Of a few minutes at most: accuracy still rises when it ends, and differences are then largest.
-SHORT = Options(
-    width=0.125,
-    data="shapes",
-    points=512,
-    normals=True,
-    voxel_size=0.1,
-    batch_size=32,
-    steps=240,
-    learning_rate=0.03,
-)
-LONG = dataclasses.replace(SHORT, points=1024, normals=False, voxel_size=0.05, steps=1200)
 ONE, FLUSHING, ASYNCHRONOUS = "one process", "flushing", "asynchronous"
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     ONE: {"scheme": "single"},
-    # Halves, so that batch normalisation sees 16 clouds: it takes the statistics of a micro-batch.
+    # Halves: batch normalisation takes the statistics of a micro-batch, and wants a large one.
     FLUSHING: {"scheme": "pipeline", "schedule": "1f1b", "micro_batches": 2},
     ASYNCHRONOUS: {"scheme": "pipeline", "schedule": "1f1b-async"},
 }
-LENGTHS = {"short": SHORT, "long": LONG}
+LENGTHS: dict[str, Options] = {"short": SHAPES, "long": dataclasses.replace(SHAPES, steps=1500)}
 POINT = 0.01
+DENSE_STEPS = 4
+"""The twin takes seconds for each."""
+DENSE, SPARSE = "DeepSpeed, dense twin", "sparse pipeline beside it"
+BESIDE: dict[str, dict[str, Any]] = {
+    SPARSE: WAYS[FLUSHING],
+    DENSE: {"scheme": "deepspeed", "micro_batches": 2},
+}
 
 
-def _case(length: str, way: str) -> Case:
-    changes = WAYS[way]
-    return Case(
-        name=f"{way}, {length}",
-        options=dataclasses.replace(LENGTHS[length], **changes),  # type: ignore[arg-type]
-        nodes=1 if way == ONE else RANKS,
-        level="full",  # the longer the more it says; minutes even when short
-    )
+def case_name(length: str, way: str) -> str:
+    """The name of a case; the short one process is the training experiment's."""
+    return "shapes" if (length, way) == ("short", ONE) else f"shapes {way}, {length}"
 
 
-CASES = tuple(_case(length, way) for length in LENGTHS for way in WAYS)
+def cases() -> tuple[Case, ...]:
+    """Every length and way but the one that the training experiment has, and DeepSpeed's pipeline
+    beside the sparse one."""
+    levels: dict[str, Literal["quick", "full"]] = {"short": "quick", "long": "full"}
+    found = [
+        Case(
+            name=case_name(length, way),
+            options=dataclasses.replace(options, **changes),
+            nodes=1 if way == ONE else RANKS,
+            level=levels[length],
+        )
+        for length, options in LENGTHS.items()
+        for way, changes in WAYS.items()
+        if case_name(length, way) != "shapes"
+    ]
+    if find_spec("deepspeed") is not None:
+        few = dataclasses.replace(SHAPES, batch_size=8, steps=DENSE_STEPS, test_clouds=8)
+        found += [
+            Case(name=name, options=dataclasses.replace(few, **changes), nodes=RANKS)
+            for name, changes in BESIDE.items()
+        ]
+    return tuple(found)
 
 
 def conclude(results: Results, folder: Path) -> Outcome:
-    """Curves and accuracies, of every length that was run."""
+    """Curves and accuracies, of every length that was run; sparse over dense."""
     figures, claims, notes = [], list[Claim](), []
     for length in LENGTHS:
-        runs = {way: results[f"{way}, {length}"] for way in WAYS if f"{way}, {length}" in results}
-        if not runs:
+        named = {way: case_name(length, way) for way in WAYS}
+        if not all(name in results for name in named.values()):
             continue
+        runs = {way: results[name] for way, name in named.items()}
         figures.append(
             curves(
                 runs,
@@ -69,6 +86,8 @@ def conclude(results: Results, folder: Path) -> Outcome:
         )
         claims += [_loss_of_accuracy(runs, length, than) for than in (ONE, FLUSHING)]
         notes.append(_table(runs, length))
+    if DENSE in results and SPARSE in results:
+        claims.append(_over_dense(results))
     return Outcome(figures=tuple(figures), claims=tuple(claims), notes=tuple(notes))
 
 
@@ -82,6 +101,19 @@ def _loss_of_accuracy(runs: Results, length: str, than: str) -> Claim:
         values=[first["test_accuracy"] - second["test_accuracy"] for first, second in pairs],
         unit="fraction",
         target=Target(most=POINT, source="this project's target: within 1 point"),
+    )
+
+
+def _over_dense(results: Results) -> Claim:
+    pairs = list(zip(results[SPARSE], results[DENSE], strict=True))
+    cells = pairs[0][1]["cells_per_step"] / pairs[0][1]["voxels_per_step"]
+    return claim(
+        *("sparsepipe", "over-deepspeed-dense", "shapes", "measured"),
+        what=f"throughput of the flushing sparse pipeline over DeepSpeed's PipelineModule on the "
+        f"dense twin, the same clouds, {RANKS} ranks, {cells:.0f} cells a voxel",
+        values=[sparse["samples_per_s"] / dense["samples_per_s"] for sparse, dense in pairs],
+        unit="x",
+        target=Target(least=1.0, source="this project's target: faster than dense"),
     )
 
 

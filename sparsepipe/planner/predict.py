@@ -9,8 +9,10 @@ Per mini-batch, for a device d that takes the share x of a stage with layers i t
   it holds the stages on both sides of a cut, only the difference of its shares moves.
 - all-reduce of the stage's gradients among r replicas, in a ring: 2 (r - 1) / r of its parameter
   bytes, sent and received.
-- memory: the stage's parameters, once for every stashed version and `STATE_COPIES` times more;
-  and of its mini-batches in flight the outputs of its layers and what came over cut i.
+- memory: the stage's parameters, once for every stashed version and `STATE_COPIES` times more, once
+  more for gradients that wait where updates are late; and of its mini-batches in flight the outputs
+  of its layers and what came over cut i. How many are in flight is the order's; searches, which
+  come before it, take the fewest.
 
 Steady state: with `1f1b-async` nothing waits, computing and both directions of the link overlap
 (the all-reduce too: it runs beside the next mini-batch, whose update it delays by one), so
@@ -137,13 +139,9 @@ def parts_of(costs: Costs, stages: tuple[Stage, ...], schedule: Schedule) -> Par
     replicas = held.sum(axis=1)
     weights = costs.parameter_bytes[end] - costs.parameter_bytes[first]
     ring = 2 * (replicas - 1) / replicas * weights
-    left = range(len(stages), 0, -1)
-    versions = np.array([schedule.versions(n) for n in left])
-    in_flight = np.array([schedule.in_flight(n) for n in left])
     outputs = costs.output_bytes[end] - costs.output_bytes[first] + costs.cut_bytes[first]
-    memory = (weights * (versions + STATE_COPIES))[:, None] + shares * (outputs * in_flight)[
-        :, None
-    ]
+    copies, in_flight = _held(replicas, schedule)
+    memory = (weights * copies)[:, None] + shares * (outputs * in_flight)[:, None]
     return Parts(
         shares=shares,
         forward_s=seconds(costs.forward_s, costs.fixed_forward_s),
@@ -152,6 +150,17 @@ def parts_of(costs: Costs, stages: tuple[Stage, ...], schedule: Schedule) -> Par
         all_reduce_s=np.where(held, ring[:, None], 0.0) * per_byte,
         memory_bytes=np.where(held, memory, 0.0),
     )
+
+
+def _held(replicas: Floats, schedule: Schedule) -> tuple[Floats, Floats]:
+    """Of each stage the copies of its parameters, and the mini-batches that it holds."""
+    if schedule.order is not None:
+        in_flight = np.array(schedule.order.in_flight, dtype=float)
+        late = schedule.order.late_updates & (replicas > 1)
+        return in_flight + STATE_COPIES + late, in_flight
+    left = range(len(replicas), 0, -1)
+    versions = np.array([float(schedule.versions(n)) for n in left])
+    return versions + STATE_COPIES, np.array([schedule.in_flight(n) for n in left])
 
 
 def lacking(prediction: Prediction) -> list[DeviceTimes]:

@@ -67,6 +67,16 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Order:
+    """What `1f1b-async` leaves open; `sparsepipe.planner.order` chooses it."""
+
+    in_flight: tuple[int, ...]
+    """Mini-batches at each stage, of which each holds its activations and its weights."""
+    late_updates: bool
+    """Whether stages of several replicas apply updates one mini-batch late."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Schedule:
     """How mini-batches follow one another.
 
@@ -77,6 +87,8 @@ class Schedule:
 
     name: ScheduleName
     micro_batches: int = 1
+    order: Order | None = None
+    """Of `1f1b-async`, in plans. None: not chosen, and as few in flight as there can be."""
 
     def __post_init__(self) -> None:
         if self.name not in get_args(ScheduleName):
@@ -96,11 +108,12 @@ class Schedule:
         return self.name != "1f1b-async"
 
     def versions(self, stages_left: int) -> int:
-        """Weight versions of a stage with `stages_left` stages from it to the end, itself too."""
+        """Weight versions of a stage with `stages_left` stages from it to the end, itself too: the
+        fewest, see `Order`."""
         return 1 if self.flushes else stages_left
 
     def in_flight(self, stages_left: int) -> float:
-        """Mini-batches whose activations such a stage holds at once."""
+        """Mini-batches whose activations such a stage holds at once, the fewest."""
         if self.name == "gpipe":
             return 1.0
         if self.name == "1f1b":

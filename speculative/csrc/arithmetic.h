@@ -271,6 +271,12 @@ struct Weights {
         return gap > 0 ? w : 0;  // false where both are -inf
     }
 
+    // No weight is above this; a residual is at most the target's weight.
+    template <Method METHOD>
+    HD float largest() const {
+        return METHOD == SIGMOID ? 1 : 1.00001f * target_inverse;
+    }
+
     template <Method METHOD, bool RESIDUAL>
     HD float of(float z, float y) const {
         if (METHOD == SIGMOID) return RESIDUAL ? residual_sigmoid(z, y) : target_sigmoid(z);

@@ -26,26 +26,42 @@ inline Lanes product(Lanes a, uint32_t multiplier) {
 #endif
 }
 
-// The words of blocks `first` to `first + 7`, block after block.
+// Vectors of counters that are under way at once: a round waits for its products, which others fill.
+#ifdef __AVX512F__
+constexpr int VECTORS = 4;
+#else
+constexpr int VECTORS = 1;  // fewer registers
+#endif
+constexpr int WORDS = VECTORS * 32;  // that one call of philox_lanes draws
+
+// The words of blocks `first` to `first + WORDS / 4 - 1`, block after block.
 inline void philox_lanes(const Draws& draws, uint32_t first, uint32_t* __restrict words) {
-    Lanes a = Lanes{0, 1, 2, 3, 4, 5, 6, 7} + first, zero{};
-    Lanes b = zero + draws.position, c = zero + draws.request, d = zero + draws.stream;
+    Lanes a[VECTORS], b[VECTORS], c[VECTORS], d[VECTORS];
+    for (int i = 0; i < VECTORS; ++i) {
+        a[i] = Lanes{0, 1, 2, 3, 4, 5, 6, 7} + (first + 8 * i);
+        b[i] = Lanes{} + draws.position, c[i] = Lanes{} + draws.request, d[i] = Lanes{} + draws.stream;
+    }
     uint32_t left = draws.left, right = draws.right;
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
-        Lanes of_a = product(a, 0xD2511F53u), of_c = product(c, 0xCD9E8D57u);
-        a = (of_c >> 32) ^ b ^ left;
-        b = of_c;
-        c = (of_a >> 32) ^ d ^ right;
-        d = of_a;
+#pragma GCC unroll 4
+        for (int i = 0; i < VECTORS; ++i) {
+            const Lanes of_a = product(a[i], 0xD2511F53u), of_c = product(c[i], 0xCD9E8D57u);
+            a[i] = (of_c >> 32) ^ b[i] ^ left;
+            b[i] = of_c;
+            c[i] = (of_a >> 32) ^ d[i] ^ right;
+            d[i] = of_a;
+        }
         left += 0x9E3779B9u;
         right += 0xBB67AE85u;
     }
-    const Lanes ab = (a & 0xffffffffu) | b << 32, cd = (c & 0xffffffffu) | d << 32;
-    const Lanes low = __builtin_shuffle(ab, cd, Lanes{0, 8, 1, 9, 2, 10, 3, 11});
-    const Lanes high = __builtin_shuffle(ab, cd, Lanes{4, 12, 5, 13, 6, 14, 7, 15});
-    memcpy(words, &low, 64);
-    memcpy(words + 16, &high, 64);
+    for (int i = 0; i < VECTORS; ++i) {
+        const Lanes ab = (a[i] & 0xffffffffu) | b[i] << 32, cd = (c[i] & 0xffffffffu) | d[i] << 32;
+        const Lanes low = __builtin_shuffle(ab, cd, Lanes{0, 8, 1, 9, 2, 10, 3, 11});
+        const Lanes high = __builtin_shuffle(ab, cd, Lanes{4, 12, 5, 13, 6, 14, 7, 15});
+        memcpy(words + 32 * i, &low, 64);
+        memcpy(words + 32 * i + 16, &high, 64);
+    }
 }
 
 }  // namespace speculative

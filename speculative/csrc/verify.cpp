@@ -11,7 +11,7 @@ namespace speculative {
 namespace {
 
 constexpr int64_t PART = 4096;  // tokens reduced at once: they stay in the first-level cache
-constexpr int BLOCK = 64;       // tokens whose random numbers are drawn at once
+constexpr int BLOCK = 128;      // tokens whose random numbers are drawn at once
 
 template <class T>
 Normaliser reduce_part(const T* __restrict row, int count, float scale) {
@@ -53,38 +53,52 @@ struct Race {
 
 void draw(const Draws& draws, const float* given, int64_t start, int count, float* __restrict v) {
     if (given) {
-        for (int i = 0; i < BLOCK; ++i) v[i] = i < count ? given[start + i] : 0;
+        for (int i = 0; i < BLOCK; ++i) v[i] = i < count ? given[start + i] : 1;
         return;
     }
     uint32_t words[BLOCK];
-    for (int i = 0; i < BLOCK; i += 32) philox_lanes(draws, uint32_t((start + i) / 4), words + i);
+    for (int i = 0; i < BLOCK; i += WORDS) philox_lanes(draws, uint32_t((start + i) / 4), words + i);
 #pragma omp simd
     for (int i = 0; i < BLOCK; ++i) v[i] = uniform(words[i]);
 }
 
-// The race over tokens start to end. The arrival of a token is at least its uniform v, so most
-// blocks are seen to hold no winner before any logarithm is taken.
+// Could any token of the block be ahead, if its weight were `weight`? Its arrival is at least v.
+bool hopeful(float weight, float leading, const float* __restrict v) {
+    int any = 0;
+#pragma omp simd reduction(| : any)
+    for (int i = 0; i < BLOCK; ++i) any |= weight > leading * v[i];
+    return any;
+}
+
+// The race over tokens start to end. Most blocks are seen to hold no winner before a weight, or at
+// least before a logarithm, is taken.
 template <class T, Method METHOD, bool RESIDUAL>
 Race race_part(const T* __restrict z, const T* __restrict y, const Weights& weights,
                const Draws& draws, const float* given, int64_t start, int64_t end) {
     Race race;
+    const float largest = weights.largest<METHOD>();
     float leading = 0;
     alignas(64) float w[BLOCK], v[BLOCK];
     for (; start < end; start += BLOCK) {
         const int count = int(std::min<int64_t>(BLOCK, end - start));
-        int fault = 0, hopeful = 0;
         draw(draws, given, start, count, v);
-        for (int i = count; i < BLOCK; ++i) w[i] = 0;
+        if (METHOD == SIGMOID) {  // the others have seen the rows before
+            int fault = 0;
 #pragma omp simd reduction(| : fault)
-        for (int i = 0; i < count; ++i) {
-            float a = widen(z[start + i]), b = RESIDUAL ? widen(y[start + i]) : 0;
-            w[i] = weights.of<METHOD, RESIDUAL>(a, b);
-            fault |= (is_fault(a) ? TARGET_LOGITS : 0) | (RESIDUAL && is_fault(b) ? DRAFT_LOGITS : 0);
+            for (int i = 0; i < count; ++i) {
+                fault |= is_fault(widen(z[start + i])) ? TARGET_LOGITS : 0;
+                if (RESIDUAL) fault |= is_fault(widen(y[start + i])) ? DRAFT_LOGITS : 0;
+            }
+            race.fault |= fault;
         }
-#pragma omp simd reduction(| : hopeful)
-        for (int i = 0; i < BLOCK; ++i) hopeful |= w[i] > leading * v[i];
-        race.fault |= fault;
-        if (!hopeful) continue;
+        if (!hopeful(largest, leading, v)) continue;
+        int ahead = 0;
+#pragma omp simd reduction(| : ahead)
+        for (int i = 0; i < count; ++i) {
+            w[i] = weights.of<METHOD, RESIDUAL>(widen(z[start + i]), RESIDUAL ? widen(y[start + i]) : 0);
+            ahead |= w[i] > leading * v[i];
+        }
+        if (!ahead) continue;
         for (int i = 0; i < count; ++i)
             if (w[i] > leading * v[i])
                 race.best = std::max(race.best, candidate(w[i] / arrival(v[i]), uint32_t(start + i)));

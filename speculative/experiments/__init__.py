@@ -1,6 +1,6 @@
 """What `launch reproduce speculative` runs, in order."""
 
-from speculative.experiments import approximation, quality, verification
+from speculative.experiments import approximation, compiled, correctness, gpu, quality, verification
 from speculative.experiments.paper import PAPER as PAPER
 from systems.experiment import Experiment
 
@@ -9,12 +9,39 @@ ONCE = {"quick": 1, "full": 1}
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         system="speculative",
+        id="correctness",
+        title="Exact verification on trial: distribution, negative controls, float64",
+        tier="measured",
+        repeats=ONCE,
+        measure=correctness.measure,
+        conclude=correctness.conclude,
+    ),
+    Experiment(
+        system="speculative",
         id="verification",
         title="Verification kernels against transformers' function",
         tier="measured",
         repeats=ONCE,
         measure=verification.measure,
         conclude=verification.conclude,
+    ),
+    Experiment(
+        system="speculative",
+        id="verification-gpu",
+        title="Verification kernels on a GPU",
+        tier="measured",
+        repeats=ONCE,
+        measure=gpu.measure,
+        conclude=gpu.conclude,
+    ),
+    Experiment(
+        system="speculative",
+        id="compiled",
+        title="CUDA kernels, compiled",
+        tier="measured",
+        repeats=ONCE,
+        measure=compiled.measure,
+        conclude=compiled.conclude,
     ),
     Experiment(
         system="speculative",

@@ -42,7 +42,7 @@ def measure(level: str, folder: Path) -> Results:
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[Any]] = {}
     decoded: dict[str, Options | None] = {"normal logits": None}
-    for task, pair in pairs.trained(pairs.HOME, folder.parent / pairs.OWN_FOLDER).items():
+    for task, pair in pairs.trained(level, folder.parent).items():
         decoded[task] = pairs.options(task, pair, level)
     for name, options in decoded.items():
         path = folder / f"{name.replace(' ', '-')}.json"

@@ -1,7 +1,7 @@
 """The trained pairs that experiments decode with: those of `launch train-pair`, or their own.
 
-Pairs in runs/pairs/TASK are used as they are. Without them, level full trains both tasks'; level
-quick leaves the tasks out. Speech needs the recordings in the folder that TESTBED_DATA names.
+Pairs in runs/pairs/TASK are used as they are. Without them a reproduction trains its own, tiny ones
+at level quick. Speech needs the recordings in the folder that TESTBED_DATA names.
 """
 
 import os
@@ -9,54 +9,58 @@ from pathlib import Path
 from typing import get_args
 
 from speculative.options import Options
-from speculative.pairs import Role, Task
+from speculative.pairs import RECIPES, Role, Size, Task
 from speculative.train_pair import train_pair
 
 HOME = Path("runs/pairs")
-OWN_FOLDER = Path("quality/pairs")
-"""Where a reproduction keeps the pairs that it trains, among its records."""
+SIZES: dict[str, Size] = {"quick": "tiny", "full": "small"}
+"""Of the pairs that a reproduction trains."""
 SAMPLES = {"quick": 400, "full": 800}
 """Test samples."""
 
 
-def trained(*homes: Path) -> dict[Task, Path]:
-    """Folders of pairs that are there already, by task; the first of `homes` that has one."""
+def trained(level: str, folder: Path) -> dict[Task, Path]:
+    """Folders of pairs that are there already, by task: of HOME, else those of a reproduction."""
     found: dict[Task, Path] = {}
     for task in get_args(Task):
-        there = [home / task for home in homes if _both(home / task)]
+        there = [pair for pair in (HOME / task, _own(level, folder, task)) if _both(pair)]
         if there and _usable(task):
             found[task] = there[0]
     return found
 
 
 def obtain(level: str, folder: Path) -> dict[Task, Path]:
-    """Folders of pairs, trained in `folder` where there are none; an interrupted training goes on.
+    """Folders of pairs, trained in a reproduction's `folder` of records where there are none.
 
-    A task that is left out is said to be.
+    An interrupted training goes on. A task that is left out is said to be.
     """
-    found = trained(HOME)
+    found = trained(level, folder)
     for task in get_args(Task):
         if task in found:
-            continue
-        if level == "quick":
-            print(f"  {task}: left out; `launch train-pair {task}` trains its pair in minutes")
             continue
         if not _usable(task):
             print(f"  {task}: left out; set TESTBED_DATA to the folder of the recordings")
             continue
-        for at in train_pair(task, folder / task):
+        pair = _own(level, folder, task)
+        for at in train_pair(task, pair, size=SIZES[level]):
             print(f"  {task} {at.role}: step {at.step} of {at.steps}, {at.elapsed_s:.0f} s")
-        found[task] = folder / task
+        found[task] = pair
     return found
 
 
 def options(task: Task, pair: Path, level: str, **more: object) -> Options:
-    """How a task is decoded: as its job file does."""
+    """How a task is decoded: as its job file does, on data as a reproduction's pair knows them."""
     tempered = {"temperature": 0.5, "max_new_tokens": 28}
     usual = tempered if task == "summarize" else {"max_new_tokens": 10}
     folders = {"target": str(pair.resolve() / "target"), "draft": str(pair.resolve() / "draft")}
-    given = {"task": task, "samples": SAMPLES[level], **folders, **usual, **more}
+    data = None if pair == HOME / task else RECIPES[SIZES[level]][task].data
+    given = {"task": task, "samples": SAMPLES[level], "data": data, **folders, **usual, **more}
     return Options(**given)  # type: ignore[arg-type]
+
+
+def _own(level: str, folder: Path, task: Task) -> Path:
+    """Where a reproduction keeps a pair that it trains."""
+    return folder / "pairs" / SIZES[level] / task
 
 
 def _usable(task: Task) -> bool:

@@ -40,7 +40,7 @@ def measure(level: str, folder: Path) -> Results:
     """Evaluate every method with every pair; what an interrupted run has written stays."""
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[Any]] = {}
-    for task, pair in pairs.obtain(level, folder.parent / pairs.OWN_FOLDER).items():
+    for task, pair in pairs.obtain(level, folder.parent).items():
         for name, options in RUNS.items():
             for seed in range(SEEDS[level]):
                 path = folder / f"{task}-{name.replace(' ', '-')}-{seed}.json"
@@ -103,6 +103,16 @@ def _claims(task: Task, runs: Mapping[str, Runs]) -> Iterable[Claim]:
             unit="fraction",
             target=Target(most=0.05, source=OWN),
         )
+
+    yield claim(
+        *("speculative", "exact-tokens-per-s-over-target-alone", task, "measured"),
+        what=f"tokens per second, end to end, of exact over the target alone's, {task}",
+        values=[
+            run["tokens_per_s"] / alone["tokens_per_s"] for run, alone in _beside(runs, "exact")
+        ],
+        unit="x",
+        target=Target(least=1.0, source=OWN),
+    )
 
 
 def _beside(runs: Mapping[str, Runs], name: str) -> list[tuple[Run, Run]]:

@@ -11,6 +11,7 @@ from stanza.options import Options
 from stanza.schedule.baselines import ddp, ps_dedicated, ps_sharded
 from stanza.schedule.separation import play, stanza
 from stanza.schedule.steps import STEPS, Simulated, segments
+from stanza.zero import SCHEMES
 from systems.cluster import Link
 from systems.schema import InputError
 
@@ -47,4 +48,6 @@ def played_plan(options: Options, layout: Layout, at: CostsAt, link: Link) -> Si
             "--stanza.ps-mode blocking: colocated servers are simulated pipelined only; "
             "add --stanza.ps-mode pipelined"
         )
+    if layout.scheme in SCHEMES:
+        raise InputError(f"--stanza.scheme {layout.scheme}: is not simulated; use launch run")
     return ddp(at(batch), workers, link)  # a single process is a ring of one

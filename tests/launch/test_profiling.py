@@ -24,7 +24,7 @@ def test_a_sparse_network_is_measured_on_generated_shapes(
     [
         (["--model", "minkvgg"], ["--model minkvgg", "'minkvgg16-bn'"]),
         (["--batch-size", "0"], ["--batch-size 0", "1 or more"]),
-        (["--voxel-size", "0"], ["voxel size 0"]),
+        (["--voxel-size", "0"], ["--voxel-size 0"]),
         (["--data", "cubes"], ["cubes", "unknown data"]),
     ],
 )

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from launch.backends import find_mpirun
 from systems.record import read_steps
 
 DIGITS = "launch/jobs/stanza-digits.toml"
@@ -41,6 +40,7 @@ def test_run_leaves_a_record_that_runs_again(tmp_path: Path) -> None:
     head = next(line for line in text.splitlines() if line.startswith("stanza-digits"))
     for words in ("tier measured", "world size 3", "2 conv (0-1), 1 fc (2)", "1,797 real images"):
         assert words in head
+    assert "  step 6/12, " in text
     run = json.loads((first / "run.json").read_text())
     assert run["command"].startswith(f"python -m launch run {DIGITS} --stanza.fc-workers 1")
     assert run["tier"] == "measured"
@@ -61,21 +61,6 @@ def test_torchrun_starts_workers_directly(tmp_path: Path) -> None:
     finished([*torchrun, "--nproc-per-node", "2", "-m", "launch", "worker", DIGITS, *flags])
     roles = [row["role"] for row in result_of(folder)["bytes_per_step"]]
     assert roles == ["conv", "fc"]
-
-
-def test_mpirun_carries_the_cut_over_mpi(tmp_path: Path) -> None:
-    if find_mpirun() is None:
-        pytest.skip("no mpirun; pip install 'systems-testbed[mpi]'")
-    losses = {}
-    for name, flags in {
-        "mpi": ["--launcher", "mpirun", "--transport", "mpi"],
-        "torch": [],
-    }.items():
-        folder = tmp_path / name
-        size = ["--world-size", "3", "--stanza.steps", "10"]
-        finished([*LAUNCH, "run", DIGITS, *size, *flags, "--out", str(folder)])
-        losses[name] = result_of(folder)["loss"]
-    assert losses["mpi"] == pytest.approx(losses["torch"], rel=1e-6)
 
 
 def ranks_of(folder: Path) -> dict[int, int]:
@@ -108,9 +93,9 @@ def endless(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     if not Path("/proc/self/environ").exists():
         pytest.skip("needs /proc")
     folder = tmp_path / "record"
-    flags = ["--world-size", "3", "--stanza.steps", "1000000", "--out", str(folder)]
+    flags = ["--world-size", "3", "--stanza.steps", "1000000", "--timeout-s", "10"]
     process = subprocess.Popen(
-        [*LAUNCH, "run", DIGITS, *flags],
+        [*LAUNCH, "run", DIGITS, *flags, "--out", str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -137,6 +122,19 @@ def test_a_killed_rank_ends_the_run_and_is_named(
     assert ranks_of(folder) == {}
     assert len(read_steps(folder, 0)) > 3
     assert not (folder / "result.json").exists()
+
+
+def test_a_stopped_rank_ends_the_run_and_is_named(
+    endless: tuple[subprocess.Popen[str], Path],
+) -> None:
+    process, folder = endless
+    os.kill(ranks_of(folder)[2], signal.SIGSTOP)
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode not in (0, None)
+    assert text.count("error: hang: ") == 1, text
+    assert "everybody waits for rank 2 (fc), which is silent" in text
+    assert "SIGKILL" in text[text.index("Root Cause") :]
+    assert ranks_of(folder) == {}
 
 
 def test_ranks_do_not_outlive_a_killed_launcher(

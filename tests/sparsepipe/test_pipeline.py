@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,19 @@ import torch
 from torch import Tensor
 
 from sparsepipe import schedule as schedules
-from sparsepipe.delayed import Delayed, Synchronous
+from sparsepipe.experiments import equivalence
+from sparsepipe.experiments.equivalence import RANKS, TOLERANCE, Case, one_process
+from sparsepipe.experiments.small_pipelines import (
+    SAMPLES,
+    STEPS,
+    Clouds,
+    build,
+    difference,
+    loss_sum,
+    momentum,
+)
 from sparsepipe.network import Network
-from sparsepipe.pipeline import Norm, StageMemoryError, collect, ranges_of, roles, run
-from sparsepipe.schedule import Kind, Schedule, Stages
+from sparsepipe.pipeline import StageMemoryError, collect, ranges_of, roles, run
 from sparsepipe.shares import within
 from sparsepipe.summary import summarize
 from sparsepipe.values import Value, data, join, take
@@ -25,76 +33,11 @@ from systems.environment import environment
 from systems.record import Step
 from systems.transport import TransportError
 from tests.ranks import RankError, run_ranks
-from tests.sparsepipe.pipelines import (
-    SAMPLES,
-    STEPS,
-    Clouds,
-    Model,
-    build,
-    difference,
-    frozen,
-    loss_sum,
-    momentum,
-)
 
-RANKS = 4
-TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True)
-class Case:
-    """One run over all ranks."""
-
-    kind: Kind
-    stages: Stages
-    model: Model = "vgg"
-    micro_batches: int = 1
-    in_flight: tuple[int, ...] | None = None
-    speeds: tuple[tuple[float, ...], ...] = ()
-    late_updates: bool = False
-    norm: Norm = "frozen"
-
-    @property
-    def batches(self) -> Clouds:
-        """Statistics of a part need voxels in it."""
-        return Clouds(self.model, more=0 if self.norm == "frozen" else 50)
-
-    @property
-    def shares(self) -> tuple[tuple[float, ...], ...]:
-        return self.speeds or tuple((1.0,) * len(ranks) for ranks in self.stages)
-
-    @property
-    def schedule(self) -> Schedule:
-        return schedules.build(
-            self.kind,
-            self.stages,
-            mini_batches=STEPS,
-            micro_batches=self.micro_batches,
-            in_flight=self.in_flight,
-            late_updates=self.late_updates,
-        )
-
-    def cuts(self, layers: int) -> list[int]:
-        """Layers in equal numbers."""
-        count = len(self.stages)
-        return [layers * k // count for k in range(1, count)]
-
-
-CHAIN: Stages = ((0,), (1,), (2,), (3,))
 CASES = {
-    "gpipe, 4 stages": Case("gpipe", CHAIN, micro_batches=3),
-    "1f1b, 2 stages of 1 and 3": Case(
-        "1f1b", ((0,), (1, 2, 3)), micro_batches=2, speeds=((1,), (3, 1, 2))
-    ),
-    "1f1b, U-Net, 3 stages": Case(
-        "1f1b", ((0,), (1, 2), (3,)), "unet", micro_batches=2, speeds=((1,), (1, 2), (1,))
-    ),
+    **equivalence.CASES,
     "1f1b, ranks with 2 stages": Case("1f1b", ((0, 2), (1,), (0,), (1, 3)), micro_batches=3),
     "data parallel": Case("gpipe", ((0, 1, 2, 3),), speeds=((1, 2, 3, 4),)),
-    "async, 4 stages": Case("1f1b-async", CHAIN),
-    "async, 2 stages of 2, more in flight": Case(
-        "1f1b-async", ((0, 1), (2, 3)), in_flight=(4, 1), speeds=((1, 2), (3, 1))
-    ),
     "async, data parallel, late": Case(
         "1f1b-async", ((0, 1, 2, 3),), speeds=((1, 2, 1, 2),), late_updates=True
     ),
@@ -104,10 +47,7 @@ CASES = {
     "async, U-Net, 3 stages": Case(
         "1f1b-async", ((0, 1), (2,), (3,)), "unet", speeds=((1, 3), (1,), (1,))
     ),
-    "async, ranks with 2 stages": Case("1f1b-async", ((0,), (1, 2), (0,), (3,))),
 }
-
-
 NORM = Case("1f1b", ((0,), (1, 2), (3,)), micro_batches=2, speeds=((1,), (1, 2), (1,)), norm="part")
 INFERENCE = Case("forward", ((0, 1), (2,), (3,)), "unet", speeds=((1, 2), (1,), (1,)))
 Outputs = list[tuple[int, range, Tensor]]
@@ -160,29 +100,6 @@ def outcome(case: Case) -> tuple[list[list[Step]], dict[str, Tensor], Outputs]:
     return [rank[0] for rank in results], results[0][1], outputs
 
 
-@cache
-def one_process(case: Case) -> tuple[list[float], dict[str, Tensor]]:
-    """Losses and the network after the same mini-batches, whole, without processes."""
-    network, batches = frozen(build(case.model)), case.batches
-    cut = Network(network)
-    stages = cut.stages(case.cuts(len(cut.layers)))
-    counts = iter([batches.count(mini_batch) for mini_batch in range(STEPS)])
-
-    def mean(output: Value, targets: Tensor) -> Tensor:
-        return loss_sum(output, targets) / next(counts)
-
-    training: Delayed | Synchronous = Synchronous(stages, momentum, mean)
-    if case.kind == "1f1b-async":
-        training = Delayed(stages, momentum, mean, case.schedule.lags)
-    losses = []
-    for mini_batch in range(STEPS):
-        samples = range(len(batches.voxels(mini_batch)))
-        (inputs,) = batches.inputs(mini_batch, samples)
-        loss = training.step(inputs, batches.targets(mini_batch, samples))
-        losses.append(loss * batches.count(mini_batch))
-    return losses, network.state_dict()
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_pipelines_equal_one_process(name: str) -> None:
     """Flushing ones the plain training; asynchronous ones the simulation of delayed updates."""
@@ -194,6 +111,17 @@ def test_pipelines_equal_one_process(name: str) -> None:
         for i in range(len(losses))
     ]
     assert summed == pytest.approx(losses, rel=1e-4)
+
+
+def test_as_many_versions_are_kept_as_the_planner_counts() -> None:
+    """One for every mini-batch in flight, whether updates are late or not."""
+    for name, case in CASES.items():
+        if case.kind != "1f1b-async" or "ranks with 2 stages" in name:
+            continue
+        steps, _, _ = outcome(case)
+        for stage, ranks in enumerate(case.stages):
+            most = [max(step.metrics["versions"] for step in steps[rank]) for rank in ranks]
+            assert most == [case.schedule.in_flight[stage]] * len(ranks)
 
 
 def part_by_part(case: Case) -> dict[str, Tensor]:

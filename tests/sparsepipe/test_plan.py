@@ -20,10 +20,12 @@ from sparsepipe.plan import (
     save,
     shipped_profiles,
 )
+from sparsepipe.planned import Planned
 from sparsepipe.planner.baselines import BASELINES
 from sparsepipe.planner.bound import fractional_bound
 from sparsepipe.planner.contiguous import best_contiguous
 from sparsepipe.planner.costs import costs_of
+from sparsepipe.planner.predict import predict
 from systems import cluster as clusters
 from systems.cluster import Cluster
 from systems.profile import ModelProfile, read_graph
@@ -162,8 +164,8 @@ def test_a_plan_covers_the_layers_and_gives_away_whole_mini_batches(virtual_stag
 # memory
 
 
-def limited(memory_bytes: int) -> Cluster:
-    cluster = titans(1, 1)
+def limited(memory_bytes: int, cluster: Cluster | None = None) -> Cluster:
+    cluster = cluster or titans(1, 1)
     devices = tuple(
         dataclasses.replace(device, memory_bytes=memory_bytes)
         for device in cluster.nodes[0].devices
@@ -182,6 +184,23 @@ def test_less_memory_gives_another_plan_that_fits() -> None:
     virtual = partition(PROFILES, limited(need - 1_000_000), virtual_stages=4)
     assert fits(virtual)
     assert virtual.prediction.step_s <= tight.prediction.step_s
+
+
+def test_memory_that_does_not_hide_all_messages_makes_a_slower_step() -> None:
+    """At 1 Gb/s the free plan has 3 and more mini-batches in flight; memory leaves room for 2."""
+    free = partition(PROFILES, titans(1, 1, 1e9))
+    costs = costs_of(PROFILES, titans(1, 1, 1e9))
+    assert free.schedule.order is not None
+    assert free.schedule.order.in_flight[0] > len(free.stages) == 2
+    fewest = Schedule(name="1f1b-async")
+    need = max(d.memory_bytes for d in predict(costs, free.stages, fewest).devices)
+    assert max(device.memory_bytes for device in free.prediction.devices) > need
+    cluster = limited(need, titans(1, 1, 1e9))
+    tight = partition(PROFILES, cluster)
+    assert fits(tight)
+    assert tight.prediction.step_s > 1.01 * free.prediction.step_s
+    played = Planned(plan=tight, profiles=PROFILES).played
+    assert tight.prediction.step_s == pytest.approx(played.step_s, rel=0.02)
 
 
 def test_too_little_memory_says_which_device_lacks_how_much() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from sparsepipe import plan as planner
 from sparsepipe.options import Options
-from sparsepipe.planned import Planned, plan_pipeline, with_profiles
+from sparsepipe.planned import Planned, plan_pipeline
 from systems.cluster import load
 from systems.schema import InputError
 
@@ -31,12 +31,6 @@ def test_the_played_schedule_takes_the_predicted_step() -> None:
     assert {link.bandwidth_bits_per_s for link in pair.links} == {10e9}
 
 
-def test_an_order_that_is_known_is_not_searched_for_again() -> None:
-    pair = planned(PAIR)
-    again = with_profiles(pair.plan, PAIR, pair.order)
-    assert again.schedule(3) == pair.schedule(3)
-
-
 def test_ddp_waits_for_all_gradients() -> None:
     ddp = replace(PAIR, planner="data parallel, equal shares", schedule="1f1b", micro_batches=1)
     pair = planned(ddp)
@@ -52,6 +46,7 @@ def test_a_plan_file_needs_its_own_profiles(tmp_path: Path) -> None:
     planner.save(planned(PAIR).plan, path)
     given = replace(PAIR, plan=str(path), batch_size=32)  # the plan's size counts
     assert planned(given).plan == planner.load(path)
+    assert planned(given).schedule(3) == planned(PAIR).schedule(3)
     with pytest.raises(InputError, match=r"--sparsepipe.profiles tv,rtx: .* of TitanXp"):
         planned(replace(given, profiles="tv,rtx"))
     with pytest.raises(InputError, match="no such file"):

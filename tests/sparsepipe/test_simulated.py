@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from sparsepipe.gantt import draw, traced_spans, two_steps
+from sparsepipe.planner.order import fastest
 from sparsepipe.schedule import Kind, Stages, build
 from sparsepipe.schedule_check import faults
-from sparsepipe.simulated import Pipeline, fastest, play
+from sparsepipe.simulated import Pipeline, play
 from sparsepipe.stage_cost import StageCost, enough_in_flight
 from systems.cluster import Link
 from systems.schema import InputError
@@ -58,9 +59,17 @@ def test_messages_hide_behind_more_mini_batches_in_flight() -> None:
 
 def test_the_fastest_schedule_holds_no_more_than_helps() -> None:
     stages, costs = ((0,), (1,)), [cost(1, 2, 1.5), cost(1, 2)]
-    assert fastest(stages, costs, LINK, mini_batches=30).in_flight == (3, 1)
-    free = fastest(stages, [cost(1, 2), cost(1, 2)], LINK, mini_batches=30)
+    assert fastest(stages, costs, LINK, mini_batches=30).schedule.in_flight == (3, 1)
+    free = fastest(stages, [cost(1, 2), cost(1, 2)], LINK, mini_batches=30).schedule
     assert (free.in_flight, free.late) == ((2, 1), (0, 0))
+
+
+@pytest.mark.parametrize(("room", "held"), [(9, 5), (5, 5), (4, 4), (3, 3), (2, 2), (1, 2)])
+def test_the_fastest_schedule_holds_no_more_than_fits(room: int, held: int) -> None:
+    """Messages of 4 T ask for 5 mini-batches in flight; 2 are the fewest that there can be."""
+    stages, costs = ((0,), (1,)), [cost(1, 2, 4), cost(1, 2)]
+    found = fastest(stages, costs, LINK, mini_batches=40, fits=lambda n, _: n[0] <= room)
+    assert found.schedule.in_flight == (held, 1)
 
 
 def test_virtual_stages_hide_their_messages_too() -> None:
@@ -68,10 +77,10 @@ def test_virtual_stages_hide_their_messages_too() -> None:
     stages: Stages = ((0,), (1,), (0,), (1,))
     costs = [cost(1, 2, 1), cost(0.5, 1, 1), cost(0.5, 1, 1), cost(1, 2)]
     default = play(build("1f1b-async", stages, mini_batches=40), costs, LINK)
-    schedule = fastest(stages, costs, LINK, mini_batches=40)
-    assert not faults(schedule)
-    assert play(schedule, costs, LINK).step_s < default.step_s
-    assert play(schedule, costs, LINK).step_s == pytest.approx(4.5, rel=0.1)
+    found = fastest(stages, costs, LINK, mini_batches=40)
+    assert not faults(found.schedule)
+    assert found.step_s < default.step_s
+    assert found.step_s == pytest.approx(4.5, rel=0.1)
 
 
 def test_replicas_of_a_stage_share_its_link_traffic() -> None:

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from sparsepipe.options import Options
+from sparsepipe.planner.stages import Order, Schedule
 from sparsepipe.train_pipeline import (
     CloudBatches,
     balanced_cuts,
     check_stages,
     kind_of,
+    schedule_of,
     stages_of,
 )
 from sparsepipe.workload import open_workload
@@ -53,6 +55,13 @@ def test_flushing_has_micro_batches_and_asynchronous_none() -> None:
     assert kind_of(SMALL).micro_batches == 1
     assert kind_of(replace(SMALL, schedule="1f1b")).micro_batches == 4
     assert kind_of(replace(SMALL, schedule="gpipe", micro_batches=2)).micro_batches == 2
+
+
+def test_a_plans_mini_batches_in_flight_are_trained_with() -> None:
+    stages = stages_of(SMALL, WORKLOAD, 3)
+    kind = Schedule(name="1f1b-async", order=Order(in_flight=(6, 4, 1), late_updates=False))
+    assert schedule_of(stages, kind, 20).in_flight == (6, 4, 1)
+    assert schedule_of(stages, kind_of(SMALL), 20).in_flight == (3, 2, 1)
 
 
 def test_mini_batches_are_those_of_one_process() -> None:

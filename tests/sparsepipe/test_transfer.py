@@ -47,6 +47,7 @@ class Loopback(Transport):
             store=nothing,
             timeout_s=5.0,
             announcer=nothing,
+            watchdog=nothing,
         )
         super().__init__(world, CHANNELS)
 

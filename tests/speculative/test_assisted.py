@@ -6,11 +6,11 @@ import torch
 pytest.importorskip("transformers")
 
 from speculative.assisted import assisted
+from speculative.experiments.enumeration import continuations, draft_always, p_value
 from speculative.faults import LogitsError
 from speculative.inputs import decoder_prompts
 from systems.schema import InputError
 from tests.speculative import models
-from tests.speculative.enumerate import continuations, p_value
 
 SAMPLES = 400
 LENGTH = 2
@@ -18,11 +18,7 @@ LENGTH = 2
 
 def pair(kind: str, vocabulary: int = 3) -> tuple[Any, Any]:
     target, draft = (models.make(kind, seed=s, vocabulary=vocabulary) for s in (1, 2))
-    draft.generation_config.update(
-        num_assistant_tokens=2,
-        num_assistant_tokens_schedule="constant",
-        assistant_confidence_threshold=0.0,
-    )
+    draft_always(draft, gamma=2)
     return target, draft
 
 

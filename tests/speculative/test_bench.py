@@ -34,3 +34,12 @@ def test_drafts_are_accepted_about_as_often_as_promised() -> None:
     target, draft, _ = bench.inputs(case, 0)
     overlap = target[:, :-1].softmax(-1).minimum(draft.softmax(-1)).sum(-1).mean()
     assert 0.6 < float(overlap) < 0.8
+
+
+def test_a_replay_that_decides_otherwise_is_seen() -> None:
+    (case,) = bench.cases([500], [2], [3], ["float32"], "cpu", 1)
+    given = [bench.inputs(case, seed) for seed in range(2)]
+    call = bench._call("exact", case)
+    captured = [call(one, seed) for seed, one in enumerate(given)]
+    assert bench._decides_as(captured, call, given)
+    assert not bench._decides_as(captured[::-1], call, given)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from speculative import status
 from speculative.calibration import CONSTANT, Calibration, Observed, fit
 from speculative.distance import distance
+from speculative.experiments.agreement import differences, drafted, rows, with_operators
 from speculative.verify import Verification, verify
 from systems.schema import InputError
-from tests.speculative.cases import drafted
-from tests.speculative.test_verify import DTYPES, both, differences, rows, with_operators
+from tests.speculative.test_verify import DTYPES, both
 
 Verify = Callable[..., Verification]
 FREE = Calibration(-0.2, 0.9, -0.8)

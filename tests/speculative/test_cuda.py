@@ -10,25 +10,16 @@ import subprocess
 from collections.abc import Iterator
 from ctypes import byref, c_void_p
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from speculative import build, kernels, philox
-from speculative.calibration import Calibration
+from speculative.experiments.agreement import TIE, drafted, options_of, referred
 from speculative.verify import Verification, sample, verify
-from tests.speculative.cases import drafted, referred
 
 EMULATION = Path(__file__).parent / "cuda_on_cpu"
-TIE = 1e-4
-CALIBRATION = Calibration(0.1, 0.9, -0.9)  # accepts where both models agree
-
-
-def options_of(method: str) -> dict[str, Any]:
-    """Of `verify`."""
-    return {"method": method, "calibration": CALIBRATION if method == "calibrated" else None}
 
 
 def emulated_source() -> str:

@@ -7,13 +7,13 @@ import torch
 pytest.importorskip("transformers")
 
 from speculative.decode import generate
+from speculative.experiments.enumeration import continuations, p_value
 from speculative.faults import LogitsError
 from speculative.generation import Record
 from speculative.inputs import decoder_prompts
 from speculative.sampling import Sampling
 from systems.schema import InputError
 from tests.speculative import models
-from tests.speculative.enumerate import continuations, p_value
 
 SAMPLES = 8000
 BATCH = 1000

@@ -16,7 +16,7 @@ pytest.importorskip("rouge_score")
 
 from speculative import train_pair as training
 from speculative.options import Options
-from speculative.pairs import Task
+from speculative.pairs import RECIPES, Task
 from speculative.run import evaluate
 from speculative.train_pair import train_pair
 from systems.schema import InputError
@@ -41,8 +41,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[Task, str]:
 def test_train_and_evaluate(
     task: Task, data: dict[Task, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "TRAIN_UTTERANCES", 40)
-    reports = list(train_pair(task, tmp_path, data=data[task], steps=STEPS))  # type: ignore[arg-type]
+    few = dataclasses.replace(RECIPES["tiny"][task], samples=40, steps=STEPS)  # type: ignore[arg-type]
+    monkeypatch.setitem(RECIPES["tiny"], task, few)
+    reports = list(train_pair(task, tmp_path, size="tiny", data=data[task]))
     assert [(r.role, r.step) for r in reports] == [("target", 3), ("draft", 2)]
     assert list(train_pair(task, tmp_path, data=data[task])) == []  # there already
 

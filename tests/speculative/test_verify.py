@@ -8,66 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from speculative import build, kernels, philox, pytorch, status
-from speculative.calibration import CONSTANT, Calibration
+from speculative import build, philox, pytorch, status
+from speculative.experiments import mutants
+from speculative.experiments.agreement import (
+    differences,
+    drafted,
+    rows,
+    unlike_on_flat_rows,
+    with_operators,
+)
 from speculative.verify import Verification, sample, verify
 from systems.schema import InputError
-from tests.speculative import mutants
-from tests.speculative.cases import Case, drafted, referred
 
 Verify = Callable[..., Verification]
 INF = torch.inf
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-TIE = 1e-4
-"""Decisions closer than this, relative, may go either way in float32."""
-
-
-def with_operators(
-    target: Tensor,
-    draft: Tensor,
-    tokens: Tensor,
-    *,
-    method: str = "exact",
-    temperature: float = 1.0,
-    alpha: float = -1e4,
-    beta: float = 1e4,
-    calibration: Calibration | None = None,
-    lengths: Tensor | None = None,
-    seed: int | Tensor = 0,
-    offset: int | Tensor = 0,
-    uniforms: Tensor | None = None,
-) -> Verification:
-    """`verify` in PyTorch operators, as where there is no compiler."""
-    requests = philox.requests(len(tokens), seed, offset, target.device)
-    decided = pytorch.verify(
-        *(target, draft, tokens, lengths, uniforms, requests),
-        method=method,
-        temperature=temperature,
-        alpha=alpha,
-        beta=beta,
-        calibration=calibration or CONSTANT,
-    )
-    return Verification(*decided.unbind())
 
 
 both = pytest.mark.parametrize("decide", [verify, with_operators], ids=["kernels", "operators"])
-
-
-def rows(found: Verification) -> list[tuple[int, int, int]]:
-    return [(int(a), int(b), int(c)) for a, b, c in torch.stack(found).t()]
-
-
-def differences(case: Case, decide: Verify, seed: int, **options: object) -> tuple[int, int]:
-    """Sequences decided unlike the reference, apart from ties; and ties."""
-    lengths = options.pop("lengths", None)
-    gamma, vocabulary = case[1].shape[1:]
-    u = philox.verification_uniforms(len(case[0]), gamma, vocabulary, seed, 0)
-    found = rows(decide(*case, lengths=lengths, uniforms=u, **options))
-    expected = referred(case, u, lengths, **options)  # type: ignore[arg-type]
-    assert found == rows(decide(*case, lengths=lengths, seed=seed, **options))
-    ties = sum(decision.margin < TIE for decision in expected)
-    pairs = zip(found, expected, strict=True)
-    return sum(a != b[:3] for a, b in pairs if b.margin >= TIE), ties
 
 
 def test_the_kernels_are_under_test() -> None:
@@ -188,21 +146,12 @@ def test_faults_have_a_status_and_no_token(decide: Verify, method: str, bad: flo
 
 
 def test_a_half_precision_residual_is_caught() -> None:
-    """Flat rows, a draft near the target, and every draft token that can be rejected is."""
-    target, draft, tokens = drafted(32, 1, 128_256, seed=9, spread=0.1)
-    draft = target[:, :1] + (draft - target[:, :1]) * 0.02
-    u = philox.verification_uniforms(32, 1, 128_256, 4, 0)
-    u[:, 0] = 1 - 2.0**-24
-    expected = referred((target, draft, tokens), u)
-
-    def unlike(accepted: Tensor, token: Tensor) -> int:
-        found = zip(accepted.tolist(), token.tolist(), expected, strict=True)
-        return sum((n, x) != b[:2] for n, x, b in found if b.margin >= TIE)
-
-    assert unlike(*mutants.correct(target, draft, tokens, u)) == 0
-    assert unlike(*mutants.half_residual(target, draft, tokens, u)) > 0
+    assert unlike_on_flat_rows(mutants.correct) == 0
+    assert unlike_on_flat_rows(mutants.half_residual) > 0
     for decide in (verify, with_operators):
-        assert unlike(*decide(target, draft, tokens, uniforms=u)[:2]) == 0
+        assert (
+            unlike_on_flat_rows(lambda *case, by=decide: by(*case[:3], uniforms=case[3])[:2]) == 0
+        )
 
 
 @both
@@ -278,7 +227,7 @@ def test_torch_compile_keeps_the_operator() -> None:
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(*case), step(*case))
     arguments = (*case, None, None, None, None, 3, 0, "exact", 1.0, -1e4, 1e4, [0.0, 1.0, -1.0])
-    torch.library.opcheck(kernels.verify, arguments)
+    torch.library.opcheck(torch.ops.speculative.verify.default, arguments)
 
 
 ONE = drafted(1, 2, 8)

@@ -7,6 +7,7 @@ once, over a transport that hands messages to itself.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -142,6 +143,7 @@ class Loopback(Transport):
 @pytest.fixture
 def transport() -> Iterator[Transport]:
     announcer = Announcer("rank 0", patience_s=60)
+    nothing: Any = None  # nobody to wait for
     world = World(
         rank=0,
         roles=("worker",),
@@ -151,6 +153,7 @@ def transport() -> Iterator[Transport]:
         store=torch.distributed.HashStore(),
         timeout_s=20,
         announcer=announcer,
+        watchdog=nothing,
     )
     yield Loopback(world, (PUSH, PULL))
     announcer.close()

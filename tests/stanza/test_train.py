@@ -86,7 +86,7 @@ def train(case: Case) -> tuple[list[Step], State | None]:
 
     def build() -> Any:
         models.append(workload.build())
-        return models[0]
+        return models[-1]
 
     world = start(environment(), case.layout.roles, timeout_s=60, device="cpu")
     steps = run(
@@ -100,7 +100,7 @@ def train(case: Case) -> tuple[list[Step], State | None]:
     )
     done = list(steps)
     stop(world)
-    return done, models[0].state_dict() if world.rank == 0 else None
+    return done, models[-1].state_dict() if world.rank == 0 else None
 
 
 @functools.cache

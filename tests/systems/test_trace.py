@@ -36,25 +36,24 @@ def test_join_is_a_chrome_trace_of_all_ranks(tmp_path: Path) -> None:
     assert path == tmp_path / "trace.json"
     events = json.loads(path.read_text())["traceEvents"]
     assert [e["args"]["name"] for e in events if e["name"] == "process_name"] == names
-    assert [e["pid"] for e in events if e["ph"] == "M"] == [0, 1, 2]
+    assert [e["pid"] for e in events if e["ph"] == "M"] == [0, 1, 2, 0, 1, 2]
     complete = [e for e in events if e["ph"] == "X"]
     assert [(e["pid"], e["name"], e["args"]) for e in complete] == [
         (rank, "compute", {"micro_batch": rank}) for rank in range(3)
     ]
     for event in complete:
         assert event["dur"] >= 0
-        assert isinstance(event["tid"], str)
+        assert isinstance(event["tid"], int)  # Perfetto takes no names here
+    assert min(event["ts"] for event in complete) == 0
 
 
 def test_spans_nest(tmp_path: Path) -> None:
     tracer = Tracer(tmp_path, 0)
-    started_us = time.time_ns() / 1e3
     with tracer.span("step"):
         with tracer.span("forward"):
             time.sleep(0.002)
         with tracer.span("backward"), tracer.span("send"):
             time.sleep(0.001)
-    ended_us = time.time_ns() / 1e3
     tracer.close()
     found = {event["name"]: event for event in spans(tmp_path, ["rank 0"])}
     for outer, inner in (("step", "forward"), ("step", "backward"), ("backward", "send")):
@@ -62,8 +61,6 @@ def test_spans_nest(tmp_path: Path) -> None:
         assert end(found[inner]) <= end(found[outer]) + CLOCK_US
     assert end(found["forward"]) <= found["backward"]["ts"] + CLOCK_US
     assert found["forward"]["dur"] >= 2000 - CLOCK_US
-    assert started_us <= found["step"]["ts"] + CLOCK_US
-    assert end(found["step"]) <= ended_us + CLOCK_US
 
 
 @pytest.fixture
@@ -92,7 +89,19 @@ def test_threads_have_tracks_of_their_own(tmp_path: Path) -> None:
     tracer.close()
     found = spans(tmp_path, ["rank 0"])
     assert len(found) == 4 * 500  # no line is torn or lost
-    assert {event["tid"] for event in found} == {f"sender {i}" for i in range(4)}
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    named = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert {named[event["tid"]] for event in found} == {f"sender {i}" for i in range(4)}
+
+
+def test_a_clock_that_is_behind_is_put_right(tmp_path: Path) -> None:
+    for rank, ahead_ns in enumerate((0, 60_000_000_000)):
+        tracer = Tracer(tmp_path, rank, ahead_ns)
+        with tracer.span("compute"):
+            pass
+        tracer.close()
+    first, second = spans(tmp_path, ["rank 0", "rank 1"])
+    assert second["ts"] - first["ts"] == pytest.approx(60e6, rel=0.1)
 
 
 def test_failed_block_is_recorded(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsepipe.experiments import pipeline_training as training
+from sparsepipe.experiments import training as one_process
 
 
 def result(accuracy: float) -> dict[str, Any]:
@@ -17,9 +18,9 @@ def result(accuracy: float) -> dict[str, Any]:
 
 def test_claims_hold_asynchronous_against_both_synchronous_ways(tmp_path: Path) -> None:
     results = {
-        "one process, short": [result(0.950), result(0.955)],
-        "flushing, short": [result(0.990), result(0.990)],
-        "asynchronous, short": [result(0.945), result(0.955)],
+        "shapes": [result(0.950), result(0.955)],
+        "shapes flushing, short": [result(0.990), result(0.990)],
+        "shapes asynchronous, short": [result(0.945), result(0.955)],
     }
     outcome = training.conclude(results, tmp_path)
     claims = {claim.id: claim for claim in outcome.claims}
@@ -32,6 +33,16 @@ def test_claims_hold_asynchronous_against_both_synchronous_ways(tmp_path: Path) 
 
 
 def test_the_ways_differ_in_nothing_else() -> None:
-    short = [case.options for case in training.CASES if case.name.endswith("short")]
-    assert len(short) == len(training.WAYS)
-    assert len({(o.steps, o.batch_size, o.learning_rate, o.data) for o in short}) == 1
+    cases = {case.name: case for case in (*one_process.cases(), *training.cases())}
+    short = [cases[training.case_name("short", way)].options for way in training.WAYS]
+    assert len({(o.steps, o.batch_size, o.learning_rate, o.data, o.points) for o in short}) == 1
+    assert len({o.scheme for o in short}) == 2
+
+
+def test_sparse_is_held_against_dense_where_deepspeed_ran(tmp_path: Path) -> None:
+    fast, slow = {"samples_per_s": 60.0}, {"samples_per_s": 20.0}
+    sizes = {"cells_per_step": 4000, "voxels_per_step": 100}
+    results = {training.SPARSE: [fast], training.DENSE: [{**slow, **sizes}]}
+    (claim,) = training.conclude(results, tmp_path).claims
+    assert (claim.id, claim.ours) == ("sparsepipe.over-deepspeed-dense.shapes.measured", 3.0)
+    assert "40 cells a voxel" in claim.what

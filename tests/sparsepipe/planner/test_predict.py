@@ -6,7 +6,7 @@ import pytest
 
 from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.predict import predict
-from sparsepipe.planner.stages import Replica, Schedule, Stage
+from sparsepipe.planner.stages import Order, Replica, Schedule, Stage
 from systems.cluster import Cluster, Device, Link, Node
 from systems.profile import LayerProfile, ModelProfile
 from systems.schema import InputError
@@ -87,6 +87,16 @@ def test_stashed_versions_and_activations_in_flight_take_memory() -> None:
     assert memory(ASYNC) == [40 * (2 + 2) + 2 * 100, 40 * (1 + 2) + 200]
     assert memory(Schedule(name="gpipe", micro_batches=4)) == [40 * 3 + 100, 40 * 3 + 200]
     assert memory(Schedule(name="1f1b", micro_batches=4)) == [40 * 3 + 50, 40 * 3 + 50]
+
+
+def test_more_in_flight_and_late_updates_take_more_memory() -> None:
+    stages = (stage(0, 1, r0=0.75, r1=0.25), stage(1, 2, r2=1.0))
+    order = Order(in_flight=(5, 1), late_updates=True)
+    found = predict(costs_of(TWO, cluster(3)), stages, dataclasses.replace(ASYNC, order=order))
+    # Late are the updates of replicas only: gradients that wait.
+    weights = 40 * (5 + 2 + 1)
+    expected = [weights + 0.75 * 500, weights + 0.25 * 500, 40 * (1 + 2) + 200]
+    assert [device.memory_bytes for device in found.devices] == expected
 
 
 def test_a_flushing_schedule_fills_and_drains() -> None:

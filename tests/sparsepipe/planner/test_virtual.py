@@ -5,11 +5,11 @@ import random
 import pytest
 
 from sparsepipe.plan import fits, partition
+from sparsepipe.planner.brute_force import random_case
 from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.stages import Schedule
 from sparsepipe.planner.virtual import best_virtual
 from systems.schema import InputError
-from tests.sparsepipe.planner.cases import random_case
 from tests.sparsepipe.planner.test_contiguous import chain, one_node
 
 

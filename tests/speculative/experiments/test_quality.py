@@ -22,8 +22,11 @@ def evaluated(options: Options, *, seed: int) -> dict[str, Any]:
         **phases,
         "acceptance_rate": ACCEPTED[options.method],
         "tokens_per_target_step": 2.0,
-        "tokens_per_s": 500.0,
+        "tokens_per_s": 800.0 if options.method == "none" else 500.0,
         "new_tokens": 500,
+        "samples": options.samples,
+        "target_parameters": 300_000,
+        "draft_parameters": None if options.method == "none" else 30_000,
     }
 
 
@@ -62,7 +65,11 @@ def test_evaluations_become_claims(decoded: list[Options], level: str, tmp_path:
     better = claims["speculative.sigmoid-rouge-1-lost.summarize.measured"]
     assert better.ours < 0  # more ROUGE is better
     assert claims["speculative.calibrated-acceptance-apart.transcribe.measured"].status == "pass"
+    slower = claims["speculative.exact-tokens-per-s-over-target-alone.transcribe.measured"]
+    assert (slower.ours, slower.status) == (pytest.approx(0.625), "off")
+    assert "transcribe: exact speculation is slower than the target" in outcome.figures[1].caption
     assert all(figure.path.is_file() for figure in outcome.figures)
+    assert "a draft of 30,000, " in outcome.notes[1]
     assert "| sigmoid 1e+04 | 0.3000 |" in outcome.notes[1]
 
     before = len(decoded)
@@ -70,33 +77,35 @@ def test_evaluations_become_claims(decoded: list[Options], level: str, tmp_path:
     assert len(decoded) == before  # what was written stays
 
 
-def test_without_pairs_or_data_the_experiment_says_so(
+def test_pairs_are_trained_in_the_reproduction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TESTBED_DATA", raising=False)
-    results = quality.measure("quick", tmp_path / "records" / "quality")
-    assert results == {}
-    assert "summarize: left out; `launch train-pair summarize`" in capsys.readouterr().out
-    outcome = quality.conclude(results, tmp_path / "figures")
-    assert (outcome.figures, outcome.claims) == ((), ())
-    assert "TESTBED_DATA" in outcome.notes[0]
+    calls: list[tuple[str, str]] = []
 
-
-def test_a_pair_is_trained_in_the_reproduction(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[str, Path]] = []
-
-    def train(task: str, folder: Path) -> list[Any]:
-        calls.append((task, folder))
+    def train(task: str, folder: Path, *, size: str) -> list[Any]:
+        calls.append((task, size))
+        for role in ("target", "draft"):
+            (folder / role).mkdir(parents=True)
+            (folder / role / "config.json").touch()
         return []
 
-    (tmp_path / "data/speech/recordings").mkdir(parents=True)
-    monkeypatch.setenv("TESTBED_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("TESTBED_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pairs, "train_pair", train)
-    assert pairs.obtain("quick", tmp_path / "own") == {}
-    assert calls == []
-    assert set(pairs.obtain("full", tmp_path / "own")) == {"transcribe", "summarize"}
-    assert {task for task, _ in calls} == {"transcribe", "summarize"}
+    assert set(pairs.obtain("quick", tmp_path / "records")) == {"summarize"}
+    assert "transcribe: left out; set TESTBED_DATA" in capsys.readouterr().out
+    (tmp_path / "data/speech/recordings").mkdir(parents=True)
+    monkeypatch.setenv("TESTBED_DATA", str(tmp_path / "data"))
+    found = pairs.obtain("quick", tmp_path / "records")
+    assert found == pairs.trained("quick", tmp_path / "records")
+    assert calls == [("summarize", "tiny"), ("transcribe", "tiny")]  # each once
+    assert pairs.options("summarize", found["summarize"], "quick").data == "stdlib"
+    assert pairs.options("summarize", pairs.HOME / "summarize", "quick").data is None
+    pairs.obtain("full", tmp_path / "records")
+    assert set(calls[2:]) == {("summarize", "small"), ("transcribe", "small")}
+
+
+def test_nothing_decoded_is_said(tmp_path: Path) -> None:
+    outcome = quality.conclude({}, tmp_path / "figures")
+    assert (outcome.figures, outcome.claims) == ((), ())
+    assert "TESTBED_DATA" in outcome.notes[0]

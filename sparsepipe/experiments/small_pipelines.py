@@ -1,4 +1,4 @@
-"""Small networks and mini-batches of very different sizes, for tests of the pipeline."""
+"""Small networks and mini-batches of very different sizes: pipelines against one process."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -49,12 +49,15 @@ class Clouds:
         self._model, self._more = model, more
 
     def voxels(self, mini_batch: int) -> list[int]:
+        """Of each sample."""
         return [len(sample) for sample in cloud(mini_batch, self._more).decomposed]
 
     def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
+        """The voxels of these samples."""
         return take((cloud(mini_batch, self._more),), samples)
 
     def targets(self, mini_batch: int, samples: range) -> Tensor:
+        """Their classes."""
         whole = cloud(mini_batch, self._more)
         if self._model == "vgg":
             return torch.arange(samples.start, samples.stop).add(mini_batch) % CLASSES
@@ -62,6 +65,7 @@ class Clouds:
         return (whole.coordinates[:, 1:].sum(1) % CLASSES).long()[rows]
 
     def count(self, mini_batch: int) -> int:
+        """Samples, or voxels."""
         return SAMPLES if self._model == "vgg" else len(cloud(mini_batch, self._more))
 
 
@@ -94,10 +98,12 @@ def frozen(network: nn.Module) -> nn.Module:
 
 
 def loss_sum(output: Value, targets: Tensor) -> Tensor:
+    """Cross-entropy, summed."""
     return nn.functional.cross_entropy(data(output), targets, reduction="sum")
 
 
 def momentum(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """SGD with momentum."""
     return torch.optim.SGD(parameters, lr=0.02, momentum=0.9)
 
 

@@ -1,12 +1,12 @@
 """The exact distribution of a model's continuations, one forward pass per prefix."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import scipy.stats  # type: ignore[import-untyped]
 import torch
 
+from speculative.experiments import chi_square
 from speculative.sampling import Sampling
 
 
@@ -47,18 +47,39 @@ def continuations(
 
 
 def p_value(expected: Mapping[tuple[int, ...], float], seen: Sequence[Sequence[int]]) -> float:
-    """Chi-square over complete outputs; rare ones share a cell. 0 if an impossible one was seen."""
-    counts = {tuple(tokens): 0 for tokens in expected}
-    for tokens in seen:
-        if tuple(tokens) not in counts:
-            return 0.0
-        counts[tuple(tokens)] += 1
-    total = len(seen)
-    common = [key for key, p in expected.items() if p * total >= 10]
-    observed = [counts[key] for key in common]
-    wanted = [expected[key] * total for key in common]
-    if (rest := total - sum(wanted)) >= 5:
-        observed.append(total - sum(observed))
-        wanted.append(rest)
-    scale = np.sum(observed) / np.sum(wanted)
-    return float(scipy.stats.chisquare(observed, np.array(wanted) * scale).pvalue)
+    """Chi-square over complete outputs; 0 if an impossible one was seen."""
+    counts = Counter(map(tuple, seen))
+    if counts.keys() - expected.keys():
+        return 0.0
+    wanted = [probability * len(seen) for probability in expected.values()]
+    return chi_square.p_value([counts[key] for key in expected], wanted)
+
+
+def tiny_llama(seed: int, vocabulary: int = 3) -> Any:
+    """Two layers of random weights, large enough for two seeds to disagree."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).eval()
+
+
+def draft_always(draft: Any, gamma: int) -> None:
+    """Let transformers' loop take `gamma` draft tokens a step, however unsure the draft is."""
+    draft.generation_config.update(
+        num_assistant_tokens=gamma,
+        num_assistant_tokens_schedule="constant",
+        assistant_confidence_threshold=0.0,
+    )

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Speculative sampling on spoken digits; it runs in one process, of one node.
+#   python -m launch train-pair transcribe
+#   launch/scripts/speculative.sh --speculative.method sigmoid
+#   sbatch launch/scripts/slurm.sh launch/scripts/speculative.sh
+set -euo pipefail
+exec torchrun --nnodes "${NNODES:-1}" --nproc-per-node "${NPROC:-1}" \
+    --rdzv-backend c10d --rdzv-id "${RUN_ID:-speculative}" \
+    --rdzv-endpoint "${MASTER_ADDR:-localhost}:${MASTER_PORT:-29500}" \
+    ${LOG_RANK:+--local-ranks-filter "$LOG_RANK"} \
+    -m launch worker "${JOB:-$(dirname "$0")/../jobs/transcribe.toml}" "$@"

@@ -1,0 +1,258 @@
+"""Pipelines against one process: the same parameters after 20 steps, over real processes.
+
+Flushing schedules are held against plain training, asynchronous ones against a simulation of their
+delayed, stashed updates (`sparsepipe.delayed`). Mini-batches have very different numbers of voxels,
+one of them a single voxel; batch normalisation keeps its statistics (`frozen`), so that a sample
+does not depend on the others.
+"""
+
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsepipe import schedule as schedules
+from sparsepipe.delayed import Delayed, Synchronous
+from sparsepipe.experiments.small_pipelines import (
+    STEPS,
+    Clouds,
+    Model,
+    build,
+    difference,
+    frozen,
+    loss_sum,
+    momentum,
+)
+from sparsepipe.network import Network
+from sparsepipe.pipeline import Norm, collect, roles, run
+from sparsepipe.schedule import FLUSHING, Kind, Schedule, Stages
+from sparsepipe.values import Value
+from systems import record
+from systems.claims import Claim, Target, claim
+from systems.distributed import start, stop
+from systems.environment import Environment, free_port
+from systems.experiment import Outcome, Results
+
+RANKS = 4
+TOLERANCE = 1e-5
+PATIENCE_S = 300.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run over all ranks."""
+
+    kind: Kind
+    stages: Stages
+    model: Model = "vgg"
+    micro_batches: int = 1
+    in_flight: tuple[int, ...] | None = None
+    speeds: tuple[tuple[float, ...], ...] = ()
+    late_updates: bool = False
+    norm: Norm = "frozen"
+
+    @property
+    def batches(self) -> Clouds:
+        """Statistics of a part need voxels in it."""
+        return Clouds(self.model, more=0 if self.norm == "frozen" else 50)
+
+    @property
+    def shares(self) -> tuple[tuple[float, ...], ...]:
+        """Of each stage's replicas."""
+        return self.speeds or tuple((1.0,) * len(ranks) for ranks in self.stages)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The lists of all ranks."""
+        return schedules.build(
+            self.kind,
+            self.stages,
+            mini_batches=STEPS,
+            micro_batches=self.micro_batches,
+            in_flight=self.in_flight,
+            late_updates=self.late_updates,
+        )
+
+    def cuts(self, layers: int) -> list[int]:
+        """Layers in equal numbers."""
+        count = len(self.stages)
+        return [layers * k // count for k in range(1, count)]
+
+
+CHAIN: Stages = ((0,), (1,), (2,), (3,))
+CASES = {
+    "gpipe, 4 stages": Case("gpipe", CHAIN, micro_batches=3),
+    "1f1b, 2 stages of 1 and 3": Case(
+        "1f1b", ((0,), (1, 2, 3)), micro_batches=2, speeds=((1,), (3, 1, 2))
+    ),
+    "1f1b, U-Net, 3 stages": Case(
+        "1f1b", ((0,), (1, 2), (3,)), "unet", micro_batches=2, speeds=((1,), (1, 2), (1,))
+    ),
+    "async, 4 stages": Case("1f1b-async", CHAIN),
+    "async, 2 stages of 2, more in flight": Case(
+        "1f1b-async", ((0, 1), (2, 3)), in_flight=(4, 1), speeds=((1, 2), (3, 1))
+    ),
+    "async, ranks with 2 stages": Case("1f1b-async", ((0,), (1, 2), (0,), (3,))),
+}
+
+
+QUICK = ("1f1b, 2 stages of 1 and 3", "async, 4 stages", "async, 2 stages of 2, more in flight")
+"""Those of level quick; the tests train all."""
+
+
+@cache
+def one_process(case: Case) -> tuple[list[float], dict[str, Tensor]]:
+    """Losses and the network after the same mini-batches, whole, without processes."""
+    network, batches = frozen(build(case.model)), case.batches
+    cut = Network(network)
+    stages = cut.stages(case.cuts(len(cut.layers)))
+    counts = iter([batches.count(mini_batch) for mini_batch in range(STEPS)])
+
+    def mean(output: Value, targets: Tensor) -> Tensor:
+        return loss_sum(output, targets) / next(counts)
+
+    training: Delayed | Synchronous = Synchronous(stages, momentum, mean)
+    if case.kind == "1f1b-async":
+        training = Delayed(stages, momentum, mean, case.schedule.lags)
+    losses = []
+    for mini_batch in range(STEPS):
+        samples = range(len(batches.voxels(mini_batch)))
+        (inputs,) = batches.inputs(mini_batch, samples)
+        loss = training.step(inputs, batches.targets(mini_batch, samples))
+        losses.append(loss * batches.count(mini_batch))
+    return losses, network.state_dict()
+
+
+def measure(level: str, folder: Path) -> Results:
+    """Train cases on 4 ranks of this machine and in one process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "differences.json"
+    if not path.is_file():
+        record.write_json(path, differences(QUICK if level == "quick" else tuple(CASES)))
+    return {name: [found] for name, found in record.read_json(path).items()}
+
+
+def differences(names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Of each case the largest relative difference of a parameter from what it must equal, and
+    from synchronous training, which an asynchronous pipeline does not equal.
+
+    Raises:
+        RuntimeError: a rank failed.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    port = free_port()
+    processes = [
+        context.Process(target=_main, args=(rank, port, names, theirs), daemon=True)
+        for rank in range(RANKS)
+    ]
+    for process in processes:
+        process.start()
+    theirs.close()
+    try:
+        found: dict[str, dict[str, float]] = ours.recv() if ours.poll(PATIENCE_S) else {}
+    except EOFError:
+        found = {}
+    finally:
+        for process in processes:
+            process.join(timeout=10)
+            process.kill()
+    if not found:
+        raise RuntimeError("the pipelines of the comparison failed, the error is above")
+    return found
+
+
+def _main(rank: int, port: int, names: Sequence[str], result: Connection) -> None:
+    torch.set_num_threads(1)
+    place = Environment(
+        launcher="none",
+        rank=rank,
+        world_size=RANKS,
+        local_rank=rank,
+        local_world_size=RANKS,
+        master_address="127.0.0.1",
+        master_port=port,
+    )
+    world = start(place, ["stage"] * RANKS, timeout_s=60, device="cpu")
+    found: dict[str, dict[str, float]] = {}
+    for name in names:
+        case = CASES[name]
+        here = world.with_roles(roles(case.schedule))
+        network = build(case.model)
+        cut = Network(network)
+        stages = cut.stages(case.cuts(len(cut.layers)))
+        steps = run(
+            case.schedule,
+            stages,
+            case.shares,
+            here,
+            batches=case.batches,
+            loss_sum=loss_sum,
+            optimizer=momentum,
+            norm=case.norm,
+        )
+        assert len(list(steps)) == STEPS
+        collect(case.schedule, stages, here)
+        if rank == 0:
+            found[name] = _compared(case, network.state_dict())
+    stop(world)
+    if rank == 0:
+        result.send(found)
+
+
+def _compared(case: Case, ours: dict[str, Tensor]) -> dict[str, float]:
+    plain = replace(case, kind="gpipe", in_flight=None, late_updates=False)
+    return {
+        "difference": difference(ours, one_process(case)[1]),
+        "from_synchronous": difference(ours, one_process(plain)[1]),
+    }
+
+
+def conclude(results: Results, folder: Path) -> Outcome:
+    """The largest difference of the flushing schedules, and of the asynchronous ones."""
+    flushing = [name for name in results if CASES[name].kind in FLUSHING]
+    asynchronous = [name for name in results if name not in flushing]
+    apart = min(results[name][0]["from_synchronous"] for name in asynchronous)
+    claims = (
+        _equal("flushing", "one process", results, flushing),
+        _equal(
+            "asynchronous",
+            f"the simulation of its delayed updates ({apart:.2g} and more from synchronous)",
+            results,
+            asynchronous,
+        ),
+    )
+    return Outcome(figures=(), claims=claims, notes=(_table(results),))
+
+
+def _equal(what: str, reference: str, results: Results, names: list[str]) -> Claim:
+    return claim(
+        *("sparsepipe", f"{what}-differs-from-one-process", "20-steps", "measured"),
+        what=f"largest relative difference of a parameter after {STEPS} steps of {what} pipelines "
+        f"from {reference}, of {len(names)}",
+        values=[max(float(results[name][0]["difference"]) for name in names)],
+        unit="",
+        target=Target(most=TOLERANCE, source="this project's target"),
+    )
+
+
+def _table(results: Results) -> str:
+    lines = [
+        f"Pipelines on {RANKS} ranks after {STEPS} steps, float32, largest relative difference of "
+        "a parameter (measured):",
+        "",
+        "| pipeline | from what it must equal | from synchronous training |",
+        "| --- | --- | --- |",
+    ]
+    rows: list[tuple[str, Any]] = [(name, runs[0]) for name, runs in results.items()]
+    lines += [
+        f"| {name} | {found['difference']:.1e} | {found['from_synchronous']:.1e} |"
+        for name, found in rows
+    ]
+    return "\n".join(lines)

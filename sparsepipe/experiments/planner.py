@@ -1,0 +1,122 @@
+"""The planner: as good as trying everything, and how long it takes."""
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sparsepipe.plan import partition
+from sparsepipe.planned import profiles_by_kind
+from sparsepipe.planner.brute_force import brute_force, random_case
+from sparsepipe.planner.contiguous import best_contiguous
+from sparsepipe.planner.costs import costs_of
+from sparsepipe.planner.predict import predict
+from sparsepipe.planner.stages import Schedule
+from systems import cluster, record
+from systems.claims import Claim, Target, claim
+from systems.cluster import Cluster, Device, Link, Node
+from systems.experiment import Outcome, Results
+from systems.measure import timed
+from systems.profile import LayerProfile, ModelProfile
+
+CASES = {"quick": 250, "full": 4000}
+"""Random ones, of up to 8 layers and 4 devices."""
+ROUNDING = 1e-9
+OWN = "this project's target"
+LAYERS = 60
+KINDS = {"A": 6, "B": 5, "C": 5}
+EIGHT, SIXTEEN, BRUTE = "8 devices", "16 devices", "brute force"
+MOST_S = {EIGHT: 1.0, SIXTEEN: 10.0}
+WHAT = {
+    EIGHT: "seconds to plan MinkVGG16-BN, 52 layers, for 4 TitanV and 4 TitanXp",
+    SIXTEEN: f"seconds to plan {LAYERS} layers for 16 devices of 3 kinds",
+}
+
+
+def measure(level: str, folder: Path) -> Results:
+    """Plan random cases both ways, and time two large ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, Callable[[], dict[str, Any]]] = {
+        BRUTE: lambda: against_brute_force(CASES[level]),
+        EIGHT: lambda: {"seconds": timed(_plan_eight, repetitions=3).median},
+        SIXTEEN: lambda: {"seconds": timed(_plan_sixteen, warm_up=0, repetitions=1).median},
+    }
+    for name, find in found.items():
+        path = folder / f"{name.replace(' ', '-')}.json"
+        if not path.is_file():
+            record.write_json(path, find())
+        results[name] = [record.read_json(path)]
+    return results
+
+
+def against_brute_force(cases: int) -> dict[str, Any]:
+    """How many random cases the planner answers as well as trying everything does."""
+    equal, possible, worst = 0, 0, 0.0
+    for seed in range(cases):
+        case = random_case(random.Random(seed))
+        least_s = brute_force(case)
+        costs = costs_of(case.profiles, case.cluster)
+        schedule = Schedule(name=case.schedule, micro_batches=case.micro_batches)  # type: ignore[arg-type]
+        stages = best_contiguous(costs, schedule)
+        if stages is None or math.isinf(least_s):
+            equal += stages is None and math.isinf(least_s)
+            continue
+        away = abs(predict(costs, stages, schedule).step_s / least_s - 1)
+        possible, equal, worst = possible + 1, equal + (away <= ROUNDING), max(worst, away)
+    return {"cases": cases, "possible": possible, "equal": equal, "largest_difference": worst}
+
+
+def _plan_eight() -> None:
+    partition(profiles_by_kind("tv,txp", 128), cluster.load("titan-8"))
+
+
+def _plan_sixteen() -> None:
+    rng = random.Random(0)
+    profiles = {kind: _random_profile(kind, rng) for kind in KINDS}
+    devices = tuple(Device(kind=kind, count=count) for kind, count in KINDS.items())
+    link = Link(bandwidth_bits_per_s=10e9)
+    node = Node(name="n", devices=devices, link=link, device_link=link)
+    partition(profiles, Cluster(name="random", source="drawn", nodes=(node,)))
+
+
+def _random_profile(kind: str, rng: random.Random) -> ModelProfile:
+    layers = tuple(
+        LayerProfile(
+            name=f"l{i}",
+            operation="layer",
+            forward_s=rng.random() / 100,
+            backward_s=rng.random() / 50,
+            activation_bytes=rng.randrange(10**6, 10**7),
+            parameter_bytes=rng.randrange(10**5, 10**6),
+            inputs=(f"l{i - 1}",) if i else (),
+        )
+        for i in range(LAYERS)
+    )
+    return ModelProfile(name="random", device=kind, batch_size=64, source="drawn", layers=layers)
+
+
+def conclude(results: Results, folder: Path) -> Outcome:
+    """Claims alone."""
+    (found,) = results[BRUTE]
+    equal = claim(
+        *("sparsepipe", "planner-equals-brute-force", "random", "simulated"),
+        what=f"part of {found['cases']} random cases of up to 8 layers and 4 devices "
+        f"({found['possible']} of them with an answer) in which the plan is as fast as the best of "
+        f"all, largest relative difference {found['largest_difference']:.1e}",
+        values=[found["equal"] / found["cases"]],
+        unit="fraction",
+        target=Target(least=1.0, source=OWN),
+    )
+    return Outcome(figures=(), claims=(equal, *(_time(results, name) for name in MOST_S)))
+
+
+def _time(results: Results, name: str) -> Claim:
+    return claim(
+        *("sparsepipe", "planning-time", name.replace(" ", "-"), "measured"),
+        what=WHAT[name],
+        values=[run["seconds"] for run in results[name]],
+        unit="s",
+        target=Target(most=MOST_S[name], source=OWN),
+    )

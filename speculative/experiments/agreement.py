@@ -1,0 +1,105 @@
+"""Random logits and drafts, and how many are decided unlike the float64 reference."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speculative import philox, pytorch, reference
+from speculative.calibration import CONSTANT, Calibration
+from speculative.verify import Verification
+
+Case = tuple[Tensor, Tensor, Tensor]
+Decide = Callable[..., Verification]
+"""Takes what `speculative.verify.verify` takes."""
+TIE = 1e-4
+"""Decisions closer than this, relative, may go either way in float32."""
+CALIBRATION = Calibration(0.1, 0.9, -0.9)  # accepts where both models agree
+
+
+def drafted(batch: int, gamma: int, vocabulary: int, seed: int = 0, *, spread: float = 3.0) -> Case:
+    """Target logits, draft logits near them, and tokens sampled from the draft."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randn(batch, gamma + 1, vocabulary, generator=generator) * spread
+    draft = target[:, :gamma] + torch.randn(batch, gamma, vocabulary, generator=generator)
+    flat = draft.softmax(-1).flatten(0, 1)
+    tokens = flat.multinomial(1, generator=generator).view(batch, gamma)
+    return target, draft, tokens
+
+
+def referred(
+    case: Case, uniforms: Tensor, lengths: Tensor | None = None, **options: object
+) -> list[reference.Decision]:
+    """The reference's decision for every sequence."""
+    found = []
+    for b, (target, draft, tokens) in enumerate(zip(*case, strict=True)):
+        gamma = len(draft)
+        n = gamma if lengths is None else int(lengths[b])
+        u = torch.cat([uniforms[b, :n], uniforms[b, gamma:]])
+        rows = target[: n + 1].double(), draft[:n].double(), tokens[:n]
+        found.append(reference.verify(*rows, u, **options))  # type: ignore[arg-type]
+    return found
+
+
+def with_operators(
+    target: Tensor,
+    draft: Tensor,
+    tokens: Tensor,
+    *,
+    method: str = "exact",
+    temperature: float = 1.0,
+    alpha: float = -1e4,
+    beta: float = 1e4,
+    calibration: Calibration | None = None,
+    lengths: Tensor | None = None,
+    seed: int | Tensor = 0,
+    offset: int | Tensor = 0,
+    uniforms: Tensor | None = None,
+) -> Verification:
+    """`verify` in PyTorch operators, as where there is no compiler."""
+    requests = philox.requests(len(tokens), seed, offset, target.device)
+    decided = pytorch.verify(
+        *(target, draft, tokens, lengths, uniforms, requests),
+        method=method,
+        temperature=temperature,
+        alpha=alpha,
+        beta=beta,
+        calibration=calibration or CONSTANT,
+    )
+    return Verification(*decided.unbind())
+
+
+def rows(found: Verification) -> list[tuple[int, int, int]]:
+    """Accepted, next token and status of every sequence."""
+    return [(int(a), int(b), int(c)) for a, b, c in torch.stack(found).t()]
+
+
+def differences(case: Case, decide: Decide, seed: int, **options: object) -> tuple[int, int]:
+    """Sequences decided unlike the reference, apart from ties; and ties."""
+    lengths = options.pop("lengths", None)
+    gamma, vocabulary = case[1].shape[1:]
+    u = philox.verification_uniforms(len(case[0]), gamma, vocabulary, seed, 0)
+    found = rows(decide(*case, lengths=lengths, uniforms=u, **options))
+    expected = referred(case, u, lengths, **options)  # type: ignore[arg-type]
+    assert found == rows(decide(*case, lengths=lengths, seed=seed, **options))
+    ties = sum(bool(decision.margin < TIE) for decision in expected)
+    pairs = zip(found, expected, strict=True)
+    return sum(a != b[:3] for a, b in pairs if b.margin >= TIE), ties
+
+
+def unlike_on_flat_rows(decide: Callable[..., tuple[Tensor, Tensor]]) -> int:
+    """Of 32 sequences: a draft near the target's flat rows, and all that can be rejected is."""
+    target, draft, tokens = drafted(32, 1, 128_256, seed=9, spread=0.1)
+    draft = target[:, :1] + (draft - target[:, :1]) * 0.02
+    u = philox.verification_uniforms(32, 1, 128_256, 4, 0)
+    u[:, 0] = 1 - 2.0**-24
+    expected = referred((target, draft, tokens), u)
+    accepted, token = decide(target, draft, tokens, u)
+    found = zip(accepted.tolist(), token.tolist(), expected, strict=True)
+    return sum((n, x) != b[:2] for n, x, b in found if b.margin >= TIE)
+
+
+def options_of(method: str) -> dict[str, Any]:
+    """Of `verify`: a method, with a calibration where it needs one."""
+    return {"method": method, "calibration": CALIBRATION if method == "calibrated" else None}

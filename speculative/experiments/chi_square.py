@@ -1,0 +1,90 @@
+"""Do emitted tokens follow the target? Joint chi-square over complete outputs.
+
+A model here is a table: logits of the next token given all tokens before. Outputs are the accepted
+draft tokens and the token after them, completed to gamma + 1 tokens by sampling from the target;
+then they must be distributed as the target alone.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import scipy.stats  # type: ignore[import-untyped]
+import torch
+from torch import Tensor
+
+V, GAMMA, N = 4, 2, 200_000
+RARE = 5
+"""Cells that expect fewer share one."""
+
+Verify = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From target logits, draft logits, draft tokens and uniforms to accepted and next token [B]."""
+
+
+class TableModel:
+    """Logits [V] after nothing, [V, V] after one token, [V, V, V] after two."""
+
+    def __init__(self, seed: int, spread: float = 1.0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.tables = [torch.randn(*[V] * (t + 1), generator=generator) * spread for t in range(3)]
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Logits after each prefix of `tokens` [N, G]: [N, G + 1, V]."""
+        first = self.tables[0].expand(len(tokens), V)
+        after_one = self.tables[1][tokens[:, 0]]
+        return torch.stack([first, after_one, self.tables[2][tokens[:, 0], tokens[:, 1]]], 1)
+
+    def joint(self) -> Tensor:
+        """Probability of every output, float64 [V, V, V]."""
+        a, b, c = (table.double().softmax(-1) for table in self.tables)
+        return a[:, None, None] * b[:, :, None] * c
+
+
+def outputs(
+    target: TableModel, draft: TableModel, decide: Verify, seed: int, *, greedy: bool = False
+) -> Tensor:
+    """N outputs, [N, GAMMA + 1]. `greedy`: the draft's best tokens instead of sampled ones."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(logits: Tensor) -> Tensor:
+        return logits.softmax(-1).multinomial(1, generator=generator)[:, 0]
+
+    tokens = torch.zeros(N, GAMMA, dtype=torch.int64)
+    for t in range(GAMMA):
+        logits = draft.rows(tokens)[:, t]
+        tokens[:, t] = logits.argmax(-1) if greedy else draw(logits)
+    u = torch.rand(N, GAMMA + V, generator=generator)
+    z, y = target.rows(tokens), draft.rows(tokens)[:, :GAMMA]
+    accepted, following = decide(z, y, tokens, u)
+    out = torch.cat([tokens, following[:, None]], 1)
+    out.scatter_(1, accepted[:, None], following[:, None])
+    for t in (1, 2):  # complete what a rejection cut short
+        fresh = draw(target.rows(out[:, :GAMMA])[:, t])
+        out[:, t] = torch.where(accepted < t, fresh, out[:, t])
+    return out
+
+
+def p_value_of(out: Tensor, target: TableModel) -> float:
+    """Of outputs [N, GAMMA + 1], by the hypothesis that they follow the target."""
+    cells = (out[:, 0] * V + out[:, 1]) * V + out[:, 2]
+    counts = torch.bincount(cells, minlength=V**3)
+    return p_value(counts.numpy(), target.joint().flatten().numpy() * len(out))
+
+
+def p_value(observed: npt.ArrayLike, expected: npt.ArrayLike) -> float:
+    """Chi-square over cells; 0 if an impossible one was seen.
+
+    Args:
+        observed, expected: counts of every cell, with one sum.
+    """
+    seen, hoped = np.asarray(observed, np.float64), np.asarray(expected, np.float64)
+    if (seen[hoped == 0] > 0).any():
+        return 0.0
+    often = hoped >= RARE
+    seen = np.append(seen[often], seen[~often].sum())
+    hoped = np.append(hoped[often], hoped[~often].sum())
+    if hoped[-1] < RARE:
+        seen[-2] += seen[-1]
+        hoped[-2] += hoped[-1]
+        seen, hoped = seen[:-1], hoped[:-1]
+    return float(scipy.stats.chisquare(seen, hoped * (seen.sum() / hoped.sum())).pvalue)

@@ -1,0 +1,75 @@
+"""Do the CUDA kernels compile without spilled registers? Asks nvcc; needs no GPU."""
+
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from speculative import build
+
+from systems import record
+from systems.claims import Target, claim
+from systems.experiment import Outcome, Results
+
+ARCHITECTURES = {"quick": (90,), "full": (80, 90, 100)}
+"""90 for sm_90; each takes ten seconds."""
+OWN = "this project's target"
+
+
+def measure(level: str, folder: Path) -> Results:
+    """What ptxas says of every kernel; nothing without nvcc."""
+    folder.mkdir(parents=True, exist_ok=True)
+    nvcc = build.find_nvcc()
+    results: dict[str, list[Any]] = {}
+    for architecture in ARCHITECTURES[level]:
+        path = folder / f"sm-{architecture}.json"
+        if not path.is_file() and nvcc is not None:
+            print(f"  sm_{architecture}", flush=True)
+            record.write_json(path, kernels(nvcc, architecture))
+        if path.is_file():
+            results[f"sm_{architecture}"] = json.loads(path.read_text())
+    return results
+
+
+def conclude(results: Results, folder: Path) -> Outcome:
+    """A claim per architecture."""
+    claims = tuple(
+        claim(
+            *("speculative", "spilled-bytes", name.replace("_", "-"), "measured"),
+            what=f"bytes of registers that {len(rows)} CUDA kernels spill, compiled for {name}",
+            values=[sum(row["spilled_bytes"] for row in rows)],
+            unit="bytes",
+            target=Target(most=0, source=OWN),
+        )
+        for name, rows in results.items()
+    )
+    most = [f"{name}: {max(row['registers'] for row in rows)}" for name, rows in results.items()]
+    note = f"Most registers of a thread, {', '.join(most)}." if most else "No nvcc here."
+    return Outcome(figures=(), claims=claims, notes=(note,))
+
+
+def kernels(nvcc: str, architecture: int) -> list[dict[str, int]]:
+    """Registers and spilled bytes (stored and loaded) of every kernel.
+
+    Raises:
+        BuildError: with the compiler's message.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [*build.CUDA_FLAGS, *build.target(architecture), "-Xptxas", "-v"]
+        command = [nvcc, *flags, str(build.SOURCES / "verify.cu"), "-o", f"{folder}/made.so"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise BuildError(done.stderr)
+    return read(done.stderr)
+
+
+def read(said: str) -> list[dict[str, int]]:
+    """Kernels from the lines of `ptxas -v`."""
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
+    registers = re.findall(r"Used (\d+) registers", said)
+    return [
+        {"registers": int(used), "spilled_bytes": int(stored) + int(loaded)}
+        for used, (stored, loaded) in zip(registers, spills, strict=True)
+    ]

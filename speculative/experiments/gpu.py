@@ -1,0 +1,186 @@
+"""The verification region on a GPU: what `launch bench speculative --device cuda` found, judged.
+
+A machine with a GPU measures the points that the claims are about; one without reads the
+benchmark's file, if it lies in the current folder. Rows of a call are what a Python program sees;
+rows of a CUDA graph are the kernels alone.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speculative import bench
+from speculative.bench import Row
+from systems import record, schema
+from systems.claims import Claim, Target, claim
+from systems.experiment import Figure, Outcome, Results
+from systems.figure import Bars, draw
+from systems.schema import InputError
+
+VOCABULARY, GAMMA = 128_256, 8
+"""What the claims are about."""
+REPETITIONS = {"quick": 15, "full": 31}
+OWN = "this project's target"
+COMMAND = "launch bench speculative --device cuda"
+
+ByMethod = dict[str, Row]
+
+
+def measure(level: str, folder: Path) -> Results:
+    """Rows of a GPU: the reproduction's own, the benchmark's, or measured now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    own, benchmark = folder / "rows.json", Path(bench.file_name("cuda"))
+    if not own.is_file() and benchmark.is_file():
+        record.write_json(own, record.read_json(benchmark))
+    elif not own.is_file() and torch.cuda.is_available():
+        record.write_json(own, _measured(level))
+    if not own.is_file():
+        return {}
+    saved = record.read_json(own)
+    try:
+        return {
+            "rows": saved["rows"],
+            "machine": [
+                {"copy": saved["copy_bytes_per_s"], "gpu": saved["environment"]["gpus"][0]}
+            ],
+        }
+    except (KeyError, IndexError, TypeError) as error:
+        raise InputError(f"{own}: no benchmark of a GPU ({error!r}); {COMMAND}") from None
+
+
+def conclude(results: Results, folder: Path) -> Outcome:
+    """Bandwidth, a table and the claims; without a GPU's rows a note says so."""
+    if not results:
+        note = f"No GPU here and no {bench.file_name('cuda')}: `{COMMAND}` measures these claims."
+        return Outcome(figures=(), claims=(), notes=(note,))
+    (machine,) = results["machine"]
+    rows = [schema.read(Row, dict(row), "rows") for row in results["rows"]]
+    judged = _judged(rows)
+    return Outcome(
+        figures=(_bandwidth(judged, machine, folder),) if judged else (),
+        claims=tuple(_claims(judged, rows, machine["copy"])),
+        notes=(_table(rows, machine),),
+    )
+
+
+def _measured(level: str) -> dict[str, Any]:
+    grid = [VOCABULARY], [GAMMA], bench.BATCHES["cuda"], bench.LOGITS["cuda"]
+    rows: list[Row] = []
+    for case in bench.cases(*grid, "cuda", threads=1):
+        print(f"  batch {case.batch}, {case.dtype}", flush=True)
+        rows += bench.measure(case, REPETITIONS[level])
+    return {
+        "environment": record.environment(),
+        "copy_bytes_per_s": bench.copy_bandwidth("cuda", threads=1),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def _judged(rows: Iterable[Row]) -> dict[tuple[int, str], ByMethod]:
+    """Rows of the vocabulary and gamma of the claims, by batch and dtype."""
+    found: dict[tuple[int, str], ByMethod] = {}
+    for row in rows:
+        if (row.case.vocabulary, row.case.gamma) == (VOCABULARY, GAMMA):
+            found.setdefault((row.case.batch, row.case.dtype), {})[row.method] = row
+    return found
+
+
+def _claims(
+    judged: Mapping[tuple[int, str], ByMethod], rows: list[Row], copy: float
+) -> Iterable[Claim]:
+    for (batch, dtype), by in judged.items():
+        where = f"gpu-b-{batch}-{dtype}"
+        what = f"V = {VOCABULARY:,}, gamma {GAMMA}, batch {batch}, {dtype}, GPU"
+        ours = by["exact"]
+        if batch > 1:
+            share = ours.bandwidth() / copy
+            yield _claim(
+                *("exact-bandwidth", where, f"floor's bytes per second over a copy's, {what}"),
+                *(share, "of copy", Target(least=0.85, source=OWN)),
+            )
+        else:
+            gain = by["transformers"].call_s.median / ours.call_s.median
+            yield _claim(
+                *(
+                    "exact-over-transformers",
+                    where,
+                    f"time of transformers' function over exact's, {what}",
+                ),
+                *(gain, "x", Target(least=10.0, source=OWN)),
+            )
+            gain = _graph_s(by["two softmaxes"]) / _graph_s(ours)
+            yield _claim(
+                "exact-over-two-softmaxes",
+                where,
+                f"time of two softmaxes, a gather and a race over exact's, in CUDA graphs, {what}",
+                *(gain, "x", Target(least=2.0, source=OWN)),
+            )
+        saved = 1 - by["sigmoid"].call_s.median / by["transformers"].call_s.median
+        yield _claim(
+            "sigmoid-less-time",
+            where,
+            f"time that the approximation sigmoid saves of transformers' function, {what}",
+            *(1e2 * saved, "%", Target(least=94, source="arXiv 2406.11016, best of its range")),
+        )
+    replayed = [row.graph_equal for row in rows if row.graph_equal is not None]
+    if replayed:
+        yield _claim(
+            *("graph-replays-unlike", "gpu", f"replays unlike calls, of {len(replayed)}, GPU"),
+            *(replayed.count(False), "", Target(most=0, source=OWN)),
+        )
+
+
+def _graph_s(row: Row) -> float:
+    return (row.graph_s or row.call_s).median
+
+
+def _claim(quantity: str, case: str, what: str, value: float, unit: str, target: Target) -> Claim:
+    return claim(
+        *("speculative", quantity, case, "measured"),
+        what=what,
+        values=[value],
+        unit=unit,
+        target=target,
+    )
+
+
+def _bandwidth(
+    judged: Mapping[tuple[int, str], ByMethod], machine: Mapping[str, Any], folder: Path
+) -> Figure:
+    methods: tuple[str, ...] = ("two softmaxes", "exact", "sigmoid", "calibrated")
+    panel = Bars(
+        groups=[f"batch {batch}\n{dtype}" for batch, dtype in judged],
+        series={m: [[by[m].bandwidth() / 1e9] for by in judged.values()] for m in methods},
+        unit="GB/s of the floor's bytes",
+        title=f"V = {VOCABULARY:,}, gamma {GAMMA} (measured)",
+        reference=machine["copy"] / 1e9,
+    )
+    note = f"CUDA graphs, medians; dashed: a large copy; {machine['gpu']}"
+    return Figure(
+        path=draw(folder / "verification-gpu", [panel], note),
+        title="(b) Achieved bandwidth on a GPU",
+        tier="measured",
+        caption="Bytes of the logits that a method must read, each once, over its time. Large "
+        "batches stop at the first rejection and may so pass the dashed line.",
+    )
+
+
+def _table(rows: Iterable[Row], machine: Mapping[str, Any]) -> str:
+    lines = [
+        f"{machine['gpu']}, copy {machine['copy'] / 1e9:.0f} GB/s.",
+        "",
+        "| dtype | batch | V | gamma | method | accepted | call, us | graph, us | of copy |",
+        "| --- " * 9 + "|",
+    ]
+    for row in rows:
+        case = row.case
+        graph = "" if row.graph_s is None else f"{row.graph_s.median * 1e6:.1f}"
+        lines.append(
+            f"| {case.dtype} | {case.batch} | {case.vocabulary:,} | {case.gamma} | {row.method} "
+            f"| {row.acceptance:.2f} | {row.call_s.median * 1e6:.1f} | {graph} "
+            f"| {row.bandwidth() / machine['copy']:.0%} |"
+        )
+    return "\n".join(lines)

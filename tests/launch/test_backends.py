@@ -1,0 +1,58 @@
+"""One job file under every launcher: the same losses, and a record that says who started it."""
+
+import functools
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.backends import find_mpirun, start_command
+from launch.job import Job
+from systems.schema import InputError
+
+RUN = [sys.executable, "-m", "launch", "run", "launch/jobs/stanza-digits.toml"]
+SMALL = ["--world-size", "3", "--stanza.steps", "10"]
+EQUAL = 1e-5
+"""Relative difference of two losses."""
+PATIENCE_S = 90
+FLAGS = {"local": (), "mpirun": ("--transport", "mpi"), "deepspeed": ()}
+
+
+@functools.cache
+def result(launcher: str, *flags: str) -> dict[str, Any]:
+    """Of the job, run once under each launcher."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*RUN, *SMALL, "--launcher", launcher, *flags, "--out", folder]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert json.loads(Path(folder, "run.json").read_text())["launcher"] == launcher
+        found: dict[str, Any] = json.loads(Path(folder, "result.json").read_text())
+        return found
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("launcher", FLAGS)
+def test_every_launcher_gives_the_losses_of_torchrun(launcher: str) -> None:
+    if launcher == "mpirun" and find_mpirun() is None:
+        pytest.skip("no mpirun; pip install 'systems-testbed[mpi]'")
+    if launcher == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("no DeepSpeed; pip install 'systems-testbed[deepspeed]'")
+    ours, reference = result(launcher, *FLAGS[launcher]), result("torchrun")
+    assert (ours["launcher"], reference["launcher"]) == (launcher, "torchrun")
+    assert len(ours["loss"]) == 10
+    assert ours["loss"] == pytest.approx(reference["loss"], rel=EQUAL)
+
+
+@pytest.mark.parametrize("launcher", ["mpirun", "deepspeed"])
+def test_a_missing_launcher_names_the_command_that_installs_it(
+    launcher: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.backends.find_mpirun", lambda: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=rf"--launcher {launcher}: .*pip install 'systems-testbed"):
+        start_command(Job(launcher=launcher), [])

@@ -1,0 +1,82 @@
+"""The scripts around torchrun, as users start them: on one node, on several, under SLURM."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from systems.environment import free_port
+from tests.launch.slurm import JOB_ID, install
+
+SCRIPTS = Path("launch/scripts")
+STANZA = ["--stanza.steps", "5"]
+CLOUDS = ["--sparsepipe.points", "100", "--sparsepipe.test-clouds", "12"]
+SPARSEPIPE = ["--sparsepipe.steps", "4", "--sparsepipe.schedule", "gpipe", *CLOUDS]
+PATIENCE_S = 90
+
+
+@pytest.fixture
+def variables(tmp_path: Path) -> dict[str, str]:
+    """An activated environment, a SLURM, and a port that is free."""
+    path = [install(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+    return {**os.environ, "PATH": ":".join(path), "MASTER_PORT": str(free_port())}
+
+
+def start(command: list[str], variables: dict[str, str], **own: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command,
+        env=variables | own,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def output(process: "subprocess.Popen[str]") -> str:
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, text
+    return text
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    assert result["launcher"] == "torchrun"
+    return result
+
+
+@pytest.mark.distributed
+def test_one_node_shows_the_rank_that_is_wanted(tmp_path: Path, variables: dict[str, str]) -> None:
+    command = [f"{SCRIPTS}/sparsepipe.sh", *SPARSEPIPE, "--out", str(tmp_path / "record")]
+    text = output(start(command, variables, NPROC="2", LOG_RANK="1"))
+    assert "tier measured" not in text  # rank 0 says so
+    assert len(result_of(tmp_path / "record")["loss"]) == 4
+
+
+@pytest.mark.distributed
+def test_two_agents_are_two_nodes(tmp_path: Path, variables: dict[str, str]) -> None:
+    command = [f"{SCRIPTS}/stanza.sh", *STANZA, "--out", str(tmp_path / "record")]
+    own = {"NNODES": "2", "NPROC": "1", "MASTER_ADDR": "localhost"}
+    own["JOB"] = "launch/jobs/stanza-digits.toml"
+    agents = [start(command, variables, **own) for _ in range(2)]
+    texts = [output(agent) for agent in agents]
+    assert sum("tier measured" in text for text in texts) == 1
+    assert len(result_of(tmp_path / "record")["bytes_per_step"]) == 2
+
+
+@pytest.mark.distributed
+def test_slurm_starts_an_agent_on_every_node(tmp_path: Path, variables: dict[str, str]) -> None:
+    inner = [f"{SCRIPTS}/stanza.sh", *STANZA, "--out", str(tmp_path / "record")]
+    command = ["sbatch", "--nodes", "2", f"{SCRIPTS}/slurm.sh", *inner]
+    text = output(start(command, variables, NPROC="1"))
+    assert f"Submitted batch job {JOB_ID}" in text
+    assert len(result_of(tmp_path / "record")["bytes_per_step"]) == 2
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.sh")), ids=lambda path: path.name)
+def test_scripts_are_executable_bash(script: Path) -> None:
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0

@@ -1,0 +1,69 @@
+"""Checkpoints by name, from a hub's cache that is made here: no network is asked."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from scipy.io import wavfile  # type: ignore[import-untyped]
+
+pytest.importorskip("transformers")
+pytest.importorskip("jiwer")
+
+from speculative import pairs
+from speculative.pairs import RECIPES, Role
+
+RUN = [sys.executable, "-m", "launch", "run", "launch/jobs/transcribe.toml"]
+ROOT = Path(__file__).parents[2]
+
+
+def offline(cache: Path) -> dict[str, str]:
+    return {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+
+
+def in_cache(cache: Path, role: Role) -> str:
+    """A model with random weights where the hub's client keeps what it has downloaded."""
+    recipe = RECIPES["tiny"]["transcribe"]
+    tokenizer = pairs.word_tokenizer(["go", "yes", "you"])
+    repository = cache / f"models--someone--{role}.en"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    model = pairs.whisper(recipe.shapes[role], tokenizer, recipe.heard_s)
+    extractor = pairs.feature_extractor(recipe.heard_s)
+    pairs.save(repository / "snapshots" / ("0" * 40), model, tokenizer, extractor)
+    return f"someone/{role}.en"
+
+
+def test_models_by_name_and_a_folder_of_speech(tmp_path: Path) -> None:
+    target, draft = (in_cache(tmp_path / "cache", role) for role in get_args(Role))
+    speech = tmp_path / "84" / "121"
+    speech.mkdir(parents=True)
+    (speech / "84-121.trans.txt").write_text("84-121-0000 GO YOU\n84-121-0001 YES\n")
+    for name in ("84-121-0000", "84-121-0001"):
+        wavfile.write(speech / f"{name}.wav", 16000, np.zeros(8000, np.int16))
+    flags = {"target": target, "draft": draft, "data": f"folder:{tmp_path}", "samples": "2"}
+    words = [word for name, value in flags.items() for word in (f"--speculative.{name}", value)]
+    done = subprocess.run(
+        [*RUN, *words, "--out", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env=offline(tmp_path / "cache"),
+        cwd=ROOT,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "word_error_rate" in done.stdout
+
+
+def test_a_name_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    target = in_cache(tmp_path, "target")
+    flags = ["--speculative.target", target, "--speculative.draft", "someone/else"]
+    done = subprocess.run(
+        [*RUN, *flags], capture_output=True, text=True, env=offline(tmp_path), cwd=ROOT, timeout=200
+    )
+    assert done.returncode == 2
+    assert "--speculative.draft someone/else: cannot be loaded" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
