@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT ?= reproduction
 LEVEL ?= quick
 
-.PHONY: reproduce test lint sanitize minkowski clean
+.PHONY: reproduce test lint docs sanitize minkowski clean
 
 reproduce: .venv/installed
 	$(BIN)/python -m launch reproduce --level $(LEVEL) --out $(OUT)
@@ -18,6 +18,10 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The site, into build/docs.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # On a machine with a GPU: the verification kernels under CUDA's memory checker.
 sanitize: .venv/installed

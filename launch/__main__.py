@@ -8,7 +8,7 @@
     plan stanza [flags]          predict every scheme's step time, choose
     plan sparsepipe [flags]      partition a model over unequal devices
     profile stanza|sparsepipe    measure a model's layers on this machine
-    reproduce [SYSTEM] [flags]   the papers' figures, a report and claims.json
+    reproduce [SYSTEM] [flags]   the papers' figures, a report, the claims
     train-pair TASK [flags]      a small target and draft for speculative sampling
     bench sparse [flags]         sparse convolution against other engines and dense
     bench speculative [flags]    verification kernels against transformers and the byte floor

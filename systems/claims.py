@@ -1,13 +1,18 @@
-"""Figures of merit, held against targets: the rows of `claims.json`.
+"""Figures of merit, held against targets: the rows of `claims.json`, `.jsonl` and `.csv`.
 
 A target stands in code beside its source. A claim that misses it is reported as off; it fails no
 command.
 """
 
+import csv
+import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from systems import record
 from systems.measure import spread
 from systems.record import Tier
 
@@ -57,6 +62,16 @@ class Claim:
     status: Literal["pass", "near", "off"]
     target: str
 
+    @property
+    def quantity(self) -> str:
+        """What is claimed, whatever the case: the second part of the id."""
+        return self.id.removeprefix(f"{self.system}.").partition(".")[0]
+
+    @property
+    def case(self) -> str:
+        """Of what it is claimed: the third part of the id, which may contain dots."""
+        return self.id.removeprefix(f"{self.system}.{self.quantity}.").removesuffix(f".{self.tier}")
+
 
 def claim(
     system: str,
@@ -90,3 +105,17 @@ def claim(
         status=target.judge(ours),
         target=str(target),
     )
+
+
+def write(claims: Sequence[Claim], folder: Path) -> None:
+    """Write `claims.json`, `claims.jsonl` (a claim a line) and `claims.csv`."""
+    rows = [dataclasses.asdict(c) for c in claims]
+    record.write_json(folder / "claims.json", rows)
+    (folder / "claims.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = [f.name for f in dataclasses.fields(Claim) if f.name != "spread"]
+    with (folder / "claims.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, [*names, "spread_low", "spread_high"])
+        table.writeheader()
+        for row in rows:
+            low, high = row.pop("spread") or (None, None)
+            table.writerow({**row, "spread_low": low, "spread_high": high})

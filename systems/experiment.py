@@ -40,6 +40,26 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A quantity that was predicted, and what a run then found."""
+
+    what: str
+    predicted: float
+    predicted_by: Literal["planner", "simulator"]
+    found: float
+    """The median of n values."""
+    unit: str
+    tier: Tier
+    """Of what was found."""
+    n: int
+
+    @property
+    def ratio(self) -> float:
+        """Found over predicted."""
+        return self.found / self.predicted
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What an experiment showed."""
 
@@ -47,6 +67,7 @@ class Outcome:
     claims: tuple[Claim, ...]
     notes: tuple[str, ...] = ()
     """Sentences and tables (Markdown) for the report."""
+    comparisons: tuple[Comparison, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

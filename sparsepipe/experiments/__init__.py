@@ -12,6 +12,7 @@ from sparsepipe.experiments import (
     planner,
     training,
 )
+from sparsepipe.experiments.paper import PAPER as PAPER
 from systems.experiment import Experiment, Outcome, Results
 
 

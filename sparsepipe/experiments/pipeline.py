@@ -50,7 +50,12 @@ def conclude(results: Results, folder: Path) -> Outcome:
     if results:
         claims += _gains("emulated", lambda *where: grid.emulated_s(results, *where))
         claims += _of_the_emulation(results)
-    return Outcome(figures=tuple(drawn), claims=tuple(claims), notes=(grid.table(results),))
+    return Outcome(
+        figures=tuple(drawn),
+        claims=tuple(claims),
+        notes=(grid.table(results),),
+        comparisons=tuple(grid.comparisons(results)),
+    )
 
 
 def _one(

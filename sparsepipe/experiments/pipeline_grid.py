@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sparsepipe.options import Options
 from sparsepipe.planned import Planned, plan_pipeline
 from systems.cluster import load
-from systems.experiment import Case, Results
+from systems.experiment import Case, Comparison, Results
 
 CLUSTER = "titan-8"
 BATCH_SIZE = 128
@@ -132,6 +132,22 @@ def emulated_s(results: Results, cluster: str, who: str, rate: float) -> float |
 def ran(results: Results) -> list[tuple[str, str, float]]:
     """The points that were emulated."""
     return [where for where in EMULATED_POINTS if run_of(results, *where) is not None]
+
+
+def comparisons(results: Results) -> list[Comparison]:
+    """Predicted and emulated step time of those points."""
+    return [
+        Comparison(
+            what=f"TitanV + TitanXp {cluster}, {rate:g} Gb/s, {who}: step time",
+            predicted=predicted_s(cluster, who, rate) * 1e3,
+            predicted_by="planner",
+            found=(emulated_s(results, cluster, who, rate) or 0.0) * 1e3,
+            unit="ms",
+            tier="emulated",
+            n=1,
+        )
+        for cluster, who, rate in ran(results)
+    ]
 
 
 def table(results: Results) -> str:

@@ -1,6 +1,7 @@
 """What `launch reproduce speculative` runs, in order."""
 
 from speculative.experiments import approximation, compiled, correctness, gpu, quality, verification
+from speculative.experiments.paper import PAPER as PAPER
 from systems.experiment import Experiment
 
 ONCE = {"quick": 1, "full": 1}

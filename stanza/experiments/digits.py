@@ -1,15 +1,16 @@
 """Real training on handwritten digits by every scheme: what is run and what is claimed."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
 from stanza.experiments import digits_figures as figures
 from stanza.experiments.digits_figures import busiest, relative_gaps
 from stanza.experiments.targets import BASELINES, PAPER, PAPER_RANGE
 from stanza.options import Options
 from systems.claims import Claim, Target, claim
-from systems.experiment import Case, Outcome, Results
+from systems.experiment import Case, Comparison, Outcome, Results
 
 EQUAL = 1e-5
 """Losses of two schemes agree this well over a run's first 20 steps: float32 rounding, grown."""
@@ -60,6 +61,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
             *_prediction_claims(results),
         ),
         notes=(figures.table(results), figures.orders(results)),
+        comparisons=tuple(_comparisons(results)),
     )
 
 
@@ -184,6 +186,21 @@ def _prediction_claims(results: Results) -> list[Claim]:
         for name, runs in results.items()
         if all(run["predicted_step_s"] for run in runs)
     ]
+
+
+def _comparisons(results: Results) -> Iterator[Comparison]:
+    """The step time of every scheme: as planned, and as run."""
+    for name, runs in results.items():
+        if all(run["predicted_step_s"] for run in runs):
+            yield Comparison(
+                what=f"digits, {name}: step time",
+                predicted=median(run["predicted_step_s"] for run in runs) * 1e3,
+                predicted_by="planner",
+                found=median(run["step_s"]["median"] for run in runs) * 1e3,
+                unit="ms",
+                tier="measured",
+                n=len(runs),
+            )
 
 
 def _slug(name: str) -> str:

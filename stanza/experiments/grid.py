@@ -21,7 +21,7 @@ from stanza.experiments.targets import (
 from stanza.options import Options
 from systems.claims import Claim, Target, claim
 from systems.cluster import load
-from systems.experiment import Case, Results
+from systems.experiment import Case, Comparison, Results
 
 NODES = 10
 """Of the paper's cluster."""
@@ -141,6 +141,22 @@ def compared(results: Results) -> dict[str, tuple[float, float]]:
         for name in names
         if name in results
     }
+
+
+def comparisons(results: Results) -> list[Comparison]:
+    """The same points, for the report."""
+    return [
+        Comparison(
+            what=f"{name} nodes: step time",
+            predicted=simulated_s * 1e3,
+            predicted_by="simulator",
+            found=step_s * 1e3,
+            unit="ms",
+            tier="emulated",
+            n=len(results[name]),
+        )
+        for name, (simulated_s, step_s) in compared(results).items()
+    ]
 
 
 def claims(results: Results) -> list[Claim]:

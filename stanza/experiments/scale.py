@@ -30,7 +30,12 @@ def conclude(results: Results, folder: Path) -> Outcome:
     if results:
         drawn.append(figures.agreement(results, folder))
         notes = (grid.calibration(results), grid.table(results), grid.modes_table(results))
-    return Outcome(figures=tuple(drawn), claims=(*claims, *grid.claims(results)), notes=notes)
+    return Outcome(
+        figures=tuple(drawn),
+        claims=(*claims, *grid.claims(results)),
+        notes=notes,
+        comparisons=tuple(grid.comparisons(results)),
+    )
 
 
 def _claims(model: str, target: Cluster, clusters: Sequence[Cluster]) -> list[Claim]:

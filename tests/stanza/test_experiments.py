@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stanza.experiments import EXPERIMENTS, digits, planner, scale
+from stanza.experiments import EXPERIMENTS, PAPER, digits, planner, scale
 from systems.claims import Claim
 from systems.experiment import Outcome
 
@@ -50,6 +50,7 @@ def test_good_results_pass_every_claim(tmp_path: Path) -> None:
     assert {claim.status for claim in claims.values()} == {"pass"}
     assert claims["stanza.speedup-over-ps-blocking.digits.measured"].ours == 1.5
     assert all(claim.n == REPEATS for claim in claims.values())
+    assert all(statement.answers(claims.values()) for statement in PAPER.statements)
 
 
 @pytest.mark.parametrize(

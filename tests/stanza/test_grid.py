@@ -45,6 +45,13 @@ def claims(outcome: Outcome) -> dict[str, Claim]:
     return {c.id: c for c in outcome.claims if c.tier == "emulated"}
 
 
+def test_every_point_is_compared_with_its_simulation() -> None:
+    found = {pair.what: pair for pair in grid.comparisons(results(ddp=1.5))}
+    ddp = found["vgg16 ddp 10 nodes: step time"]
+    assert (ddp.predicted, ddp.found, ddp.unit, ddp.ratio) == (4000.0, 6000.0, "ms", 1.5)
+    assert found["vgg16 auto 4 nodes: step time"].ratio == 1.0
+
+
 def test_cases_have_names_of_their_own() -> None:
     assert len({case.name for case in grid.CASES}) == len(grid.CASES)
     quick = [case for case in grid.CASES if case.level == "quick"]
@@ -58,6 +65,7 @@ def test_good_results_pass_and_every_point_is_drawn(tmp_path: Path) -> None:
     assert {claim.status for claim in found.values()} == {"pass"}
     assert found["stanza.speedup-over-ps-blocking.alexnet.emulated"].ours == 20
     assert len(found) == 1 + len(MODELS) * 5
+    assert len(outcome.comparisons) == len(grid.compared(results()))
     agreement = next(f for f in outcome.figures if f.path.stem == "scale-agreement")
     rows = agreement.path.with_suffix(".csv").read_text().splitlines()
     assert len(rows) == 1 + len(MODELS) * len(grid.COMPARED) * 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sparsepipe.bench.contest import Contest, Row
-from sparsepipe.experiments import engine
+from sparsepipe.experiments import PAPER, engine
 from sparsepipe.experiments.engine_figures import cells
 from systems import schema
 
@@ -51,6 +51,7 @@ def test_contests_become_claims(measured: list[str], level: str, tmp_path: Path)
     outcome = engine.conclude(results, tmp_path)
     claims = {claim.id: claim for claim in outcome.claims}
     assert len(claims) == len(outcome.claims)
+    assert len(PAPER.statements[0].answers(outcome.claims)) == 3  # against dense volumes
     fast = claims["sparsepipe.speed-over-minkowski.shapes-0.02-64-threads-1.measured"]
     assert (fast.ours, fast.status, fast.n) == (2.0, "pass", engine.REPETITIONS[level])
     share = claims["sparsepipe.kernel-map-share.shapes-0.02-128-threads-1.measured"]

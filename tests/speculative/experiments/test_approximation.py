@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from speculative.experiments import approximation
+from speculative.experiments import PAPER, approximation
 
 
 def test_distances_become_a_figure_and_claims(
@@ -25,6 +25,7 @@ def test_distances_become_a_figure_and_claims(
 
     outcome = approximation.conclude(results, tmp_path / "figures")
     claims = {c.id: c for c in outcome.claims}
+    assert all(statement.answers(outcome.claims) for statement in PAPER.statements[2:])
     assert claims["speculative.exact-total-variation.normal-logits.measured"].status == "pass"
     assert claims["speculative.sigmoid-total-variation.normal-logits.measured"].status == "off"
     assert outcome.figures[0].path.is_file()

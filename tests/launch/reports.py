@@ -1,0 +1,62 @@
+"""A small section of a report, with everything that a report can show."""
+
+from pathlib import Path
+
+from launch.report import Concluded, Section
+from stanza.experiments import EXPERIMENTS
+from systems.claims import Target, claim
+from systems.experiment import Comparison, Figure, Outcome
+from systems.figure import Lines, draw
+from systems.paper import Paper, Statement
+
+PLANNER = next(e for e in EXPERIMENTS if e.id == "planner")
+TITLE = "A line <script>alert(1)</script>"
+
+
+def example_section(folder: Path) -> Section:
+    """One experiment: a figure, a wide table, claims with and without spread, a prediction."""
+    curve = Lines(series={"y": ([0, 1], [0, 1])}, x_label="x", y_label="y", title="test")
+    path = draw(folder / "figures" / "line", [curve], "a test's figure")
+    wide = " | ".join(f"column {i}" for i in range(30))
+    outcome = Outcome(
+        figures=(Figure(path=path, title=TITLE, tier="simulated", caption="A caption."),),
+        claims=(
+            claim(
+                *("stanza", "speed", "a-b+c.1", "measured"),
+                what="speed with <brackets> & more",
+                values=[1.0, 1.5, 2.0],
+                unit="x",
+                target=Target(least=3.0, source="test"),
+                paper="3x",
+            ),
+            claim(
+                *("stanza", "speed", "d", "simulated"),
+                what="another speed",
+                values=[4.0],
+                unit="x",
+                target=Target(least=3.0, source="test"),
+            ),
+        ),
+        notes=(f"| {wide} |\n|{' --- |' * 30}\n| {wide} |",),
+        comparisons=(
+            Comparison(
+                what="step time",
+                predicted=20.0,
+                predicted_by="planner",
+                found=25.0,
+                unit="ms",
+                tier="measured",
+                n=3,
+            ),
+        ),
+    )
+    paper = Paper(
+        title="A paper",
+        arxiv="0000.00000",
+        idea="An idea.",
+        statements=(
+            Statement(text="It is fast.", answered_by=("sp*",)),
+            Statement(text="It is small.", answered_by=("size",)),
+        ),
+    )
+    return Section("stanza", paper, [Concluded(PLANNER, outcome, 1.0, "quick")])

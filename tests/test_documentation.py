@@ -1,0 +1,200 @@
+"""Every command that README and the docs show is executed, as small as it can be, and every message
+that the docs explain exists.
+
+A command runs in this process, in a folder that looks like a checkout; `torchrun` in its own. SMALL
+says what is added to make one small; what has no entry there runs as it stands. Where it says
+`planned`, all is done but starting the ranks: the tests of `launch` start them.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from launch.__main__ import main
+from systems.namespaces import unavailable
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+LAUNCH = ".venv/bin/python -m launch "
+PACKAGES = ("launch", "stanza", "sparsepipe", "speculative", "systems")
+RECORD = "runs/20260101-120000-stanza-digits"
+NOTHING_TO_MEASURE = "--cluster ec2-p3-10g --profile digits.json"
+TWO_SMALL_STEPS = (
+    "--stanza.steps 2 --stanza.global-batch-size 8 "
+    "--sparsepipe.steps 2 --sparsepipe.batch-size 4 --sparsepipe.points 64 "
+    "--sparsepipe.test-clouds 4"
+)
+PAIR_OF_ONE_STEP = "--target-steps 1 --draft-steps 1"
+FEW_SAMPLES = "--speculative.samples 2 --speculative.max-new-tokens 2"
+
+
+@dataclass(frozen=True)
+class Small:
+    """How the commands that begin alike are made small."""
+
+    add: str = ""
+    """More flags; the last of a kind wins."""
+    planned: bool = False
+    """Nothing but the ranks is left out."""
+
+
+SMALL = {
+    # In this order: later ones read what earlier ones write.
+    "launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1": Small(
+        f"{NOTHING_TO_MEASURE} --out {RECORD}", planned=True
+    ),
+    "launch run launch/jobs/stanza-digits.toml": Small(NOTHING_TO_MEASURE, planned=True),
+    "launch profile stanza": Small("--batch-size 1"),
+    "launch train-pair summarize": Small(f"{PAIR_OF_ONE_STEP} --data stdlib"),
+    "launch train-pair transcribe": Small(PAIR_OF_ONE_STEP),
+    "launch run launch/jobs/summarize.toml": Small(
+        f"{FEW_SAMPLES} --speculative.data stdlib", True
+    ),
+    "launch run launch/jobs/transcribe.toml --speculative.data folder:DIR": Small("--help"),
+    "launch run launch/jobs/transcribe.toml": Small(FEW_SAMPLES, planned=True),
+    "launch run launch/jobs/": Small(planned=True),
+    "launch run --again": Small(planned=True),
+    "launch emulate": Small(planned=True),
+    "launch profile sparsepipe": Small("--batch-size 1 --repetitions 1"),
+    "launch bench sparse": Small("--resolutions 8 --channels 1 --repetitions 1"),
+    "launch bench speculative": Small("--vocabularies 100 --gammas 1 --repetitions 1"),
+    "launch reproduce stanza --experiment planner": Small(),
+    "launch reproduce": Small("--help"),  # minutes: its flags are read, its tests run the rest
+    "launch simulate": Small(),
+    "torchrun": Small(TWO_SMALL_STEPS),
+}
+NOT_RUN = (
+    "python3 -m venv",  # how .venv is made
+    ".venv/bin/python -m pip",
+    ".venv/bin/ruff",  # what `make test` runs
+)
+
+
+def shown_commands(page: Path) -> list[str]:
+    """Commands in the code blocks of a page, indented ones and fenced ones, without comments."""
+    text = re.sub(r" *\\\n *", " ", page.read_text())  # a command over several lines
+    lines = re.sub(r"^```.*?\n(.*?)^```", _indented, text, flags=re.M | re.S)
+    shown = re.findall(r"^ {4}((?:make|python3|\.venv/bin/\S+) .*)$", lines, flags=re.M)
+    return [line.partition(" #")[0].strip() for line in shown]
+
+
+def _indented(block: re.Match[str]) -> str:
+    return "".join(f"    {line}\n" for line in block[1].splitlines())
+
+
+def _order(command: str) -> tuple[int, str]:
+    prefix = _prefix(command)
+    return len(SMALL) if prefix is None else list(SMALL).index(prefix), command
+
+
+def _prefix(command: str) -> str | None:
+    """The first entry of SMALL that a command begins with."""
+    bare = command.removeprefix(".venv/bin/").removeprefix("python -m ")
+    return next((prefix for prefix in SMALL if bare.startswith(prefix)), None)
+
+
+SHOWN = sorted({command for page in PAGES for command in shown_commands(page)}, key=_order)
+TO_RUN = [command for command in SHOWN if not command.startswith(("make ", *NOT_RUN))]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the packages, and what a reader has written before."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in PACKAGES:
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "my.toml").write_text((ROOT / "systems/clusters/ec2-p3-10g.toml").read_text())
+    main(["profile", "stanza", "--out", str(folder / "digits.json")])
+    return folder
+
+
+@pytest.mark.parametrize("command", TO_RUN)
+def test_a_command_works(command: str, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = _missing(command)
+    if reason is not None:
+        pytest.skip(reason)
+    monkeypatch.chdir(checkout)
+    small = SMALL.get(_prefix(command) or "", Small())
+    words = shlex.split(f"{command} {small.add}")
+    if words[0].endswith("torchrun"):
+        words[words.index("--nproc-per-node") + 1] = "2"
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words[1:]]
+        subprocess.run(torchrun, check=True, timeout=300)
+        return
+    assert command.startswith(LAUNCH), "an unknown kind of command: say in this file how to run it"
+    if small.planned:
+        for name in ("launch.run.run_ranks", "launch.emulate.run_emulated"):
+            monkeypatch.setattr(name, lambda *_, **__: 0)
+    assert _exit_code(words[3:]) == 0
+
+
+def _missing(command: str) -> str | None:
+    """What this machine lacks to run a command; None: nothing."""
+    if "launch emulate" in command:
+        return unavailable()
+    if "--device cuda" in command and not torch.cuda.is_available():
+        return "no GPU"
+    if "transcribe" in command and "TESTBED_DATA" not in os.environ:
+        return "no recordings: TESTBED_DATA is not set"
+    return None
+
+
+def _exit_code(words: list[str]) -> int | str | None:
+    try:
+        main(words)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.mark.parametrize("command", [c for c in SHOWN if c.startswith("make ")])
+def test_a_make_target_exists(command: str) -> None:
+    subprocess.run([*shlex.split(command), "-n"], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_command_that_fails_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _exit_code(["run", "launch/jobs/none.toml"]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_commands_are_found() -> None:
+    assert f"{LAUNCH}doctor" in SHOWN
+    assert len(TO_RUN) > 30
+
+
+def test_fenced_and_indented_commands_are_read(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "text\n\n```sh\nmake one\n```\n\n    make two   # why\n\n    x = 1\nmake sense\n"
+        "    make \\\n        three\n"
+    )
+    assert shown_commands(page) == ["make one", "make two", "make three"]
+
+
+def test_the_site_builds_without_warnings_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="no mkdocs; pip install 'systems-testbed[docs]'")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(build, cwd=ROOT, env=quiet, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    pages = "".join(page.read_text() for page in tmp_path.rglob("*.html"))
+    assert "results/scale-speedup.png" in pages
+    assert not re.findall(r'(?:src|<link[^>]+stylesheet[^>]+href)="?https?://', pages)
+
+
+def test_messages_that_are_explained_exist() -> None:
+    """`…` in a message stands for what varies; the rest is somewhere in the code, literally."""
+    code = "\n".join(p.read_text() for name in PACKAGES for p in (ROOT / name).rglob("*.py"))
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # a literal over several lines
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    quoted = re.findall(r"^> (.+)$", page, flags=re.M)
+    assert len(quoted) > 15
+    parts = [part.strip() for message in quoted for part in message.split("…")]
+    assert [part for part in parts if part not in code] == []
