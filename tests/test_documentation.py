@@ -67,6 +67,7 @@ SMALL = {
     "launch bench speculative": Small("--vocabularies 100 --gammas 1 --repetitions 1"),
     "launch reproduce stanza --experiment planner": Small(),
     "launch reproduce": Small("--help"),  # minutes: its flags are read, its tests run the rest
+    "launch throughput": Small("--help"),  # a run for every point: likewise
     "launch simulate": Small(),
     "torchrun": Small(TWO_SMALL_STEPS),
 }
@@ -74,6 +75,7 @@ NOT_RUN = (
     "python3 -m venv",  # how .venv is made
     ".venv/bin/python -m pip",
     ".venv/bin/ruff",  # what `make test` runs
+    ".venv/bin/python -m launch run --again RECORD",  # needs checkpoints: its tests make some
 )
 
 
