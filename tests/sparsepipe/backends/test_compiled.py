@@ -14,6 +14,7 @@ from sparsepipe.backends import compiled, convolve, pytorch
 from sparsepipe.kernel_map import Kernel, KernelMap
 from systems.build import BuildError, find_compiler
 from systems.schema import InputError
+from tests.sparsepipe.backends.values import random_values
 from tests.sparsepipe.clouds import assert_close, random_tensor
 
 ROOT = Path(__file__).parents[3]
@@ -30,7 +31,7 @@ def test_native_on_a_cpu_is_compiled() -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_gradients(kernel: Kernel, transposed: bool) -> None:
     kernel_map = _map(kernel, transposed, voxels=40)
-    x, weight = _values(kernel_map, 2, 3, torch.float64)
+    x, weight = random_values(kernel_map, 2, 3, torch.float64)
     assert torch.autograd.gradcheck(
         lambda x, w: convolve(x, w, kernel_map, "compiled"), (x, weight)
     )
@@ -49,7 +50,7 @@ def test_any_shape_gives_what_operators_give(
     inner: int, outer: int, kernel: Kernel, transposed: bool, voxels: int, narrow: bool
 ) -> None:
     kernel_map = _map(kernel, transposed, voxels)
-    x, weight = _values(kernel_map, inner, outer, torch.float32 if narrow else torch.float64)
+    x, weight = random_values(kernel_map, inner, outer, torch.float32 if narrow else torch.float64)
     for ours, theirs in zip(
         _pass(compiled, x, weight, kernel_map), _pass(pytorch, x, weight, kernel_map), strict=True
     ):
@@ -60,7 +61,7 @@ def test_any_shape_gives_what_operators_give(
 
 def test_results_do_not_depend_on_threads() -> None:
     kernel_map = _map(KERNELS[0], False, voxels=2000)
-    x, weight = _values(kernel_map, 40, 200, torch.float32)
+    x, weight = random_values(kernel_map, 40, 200, torch.float32)
     results = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
@@ -72,7 +73,7 @@ def test_results_do_not_depend_on_threads() -> None:
 
 def test_values_that_are_not_dense_in_memory() -> None:
     kernel_map = _map(KERNELS[0], False, voxels=100)
-    x, weight = _values(kernel_map, 5, 7, torch.float64)
+    x, weight = random_values(kernel_map, 5, 7, torch.float64)
     strided_x, strided_weight = x.t().contiguous().t(), weight.mT.contiguous().mT
     assert not strided_x.is_contiguous()
     assert not strided_weight.is_contiguous()
@@ -86,7 +87,7 @@ def test_values_that_are_not_dense_in_memory() -> None:
 
 def test_narrow_types_go_to_operators() -> None:
     kernel_map = _map(KERNELS[0], False, voxels=100)
-    x, weight = _values(kernel_map, 5, 7, torch.bfloat16)
+    x, weight = random_values(kernel_map, 5, 7, torch.bfloat16)
     for ours, theirs in zip(
         _pass(compiled, x, weight, kernel_map), _pass(pytorch, x, weight, kernel_map), strict=True
     ):
@@ -96,7 +97,7 @@ def test_narrow_types_go_to_operators() -> None:
 @pytest.mark.parametrize("needed", [(True, False), (False, True)])
 def test_only_the_gradients_needed_are_computed(needed: tuple[bool, bool]) -> None:
     kernel_map = _map(KERNELS[0], False, voxels=100)
-    x, weight = _values(kernel_map, 2, 3, torch.float64)
+    x, weight = random_values(kernel_map, 2, 3, torch.float64)
     gradient = torch.ones(len(kernel_map.output_keys), 3, dtype=torch.float64)
     some = compiled.backward(gradient, x, weight, kernel_map, needed)
     assert tuple(one is not None for one in some) == needed
@@ -132,18 +133,6 @@ def _map(kernel: Kernel, transposed: bool, voxels: int) -> KernelMap:
     tensor = random_tensor(voxels=voxels)
     tensor.maps.coarsen(1, kernel.coarse_stride)
     return tensor.maps.kernel_map(kernel, transposed=transposed)
-
-
-def _values(
-    kernel_map: KernelMap, inner: int, outer: int, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(len(kernel_map.input_keys), inner), (len(kernel_map.counts), inner, outer)]
-    x, weight = (
-        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-        for shape in shapes
-    )
-    return x, weight
 
 
 def _pass(

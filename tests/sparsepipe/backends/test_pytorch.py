@@ -8,6 +8,7 @@ from sparsepipe.backends import convolve, pytorch
 from sparsepipe.kernel_map import Kernel, KernelMap
 from sparsepipe.tensor import SparseTensor
 from systems.schema import InputError
+from tests.sparsepipe.backends.values import random_values
 from tests.sparsepipe.clouds import assert_close, random_tensor
 
 KERNELS = [Kernel(3, 1, 1, 1), Kernel(3, 2, 1, 1), Kernel(2, 1, 1, 1), Kernel(3, 1, 1, 2)]
@@ -18,14 +19,14 @@ KERNELS += [Kernel(2, 1, 1, 2), Kernel(1, 1, 1, 3)]
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_gradients(kernel: Kernel, transposed: bool) -> None:
     kernel_map = _map(random_tensor(voxels=40), kernel, transposed)
-    x, weight = _values(kernel_map, 2, 3, torch.float64)
+    x, weight = random_values(kernel_map, 2, 3, torch.float64)
     assert torch.autograd.gradcheck(lambda x, w: convolve(x, w, kernel_map, "pytorch"), (x, weight))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_any_block_size_gives_the_same(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel_map = _map(random_tensor(voxels=500), kernel, False)
-    x, weight = _values(kernel_map, 4, 5, torch.float64)
+    x, weight = random_values(kernel_map, 4, 5, torch.float64)
     results = []
     for least, buffer_bytes in [(0, 1), (0, 5000), (0, 20000), (2, 2**23)]:
         monkeypatch.setattr(pytorch, "PAIRS_PER_CHANNEL", least)
@@ -39,9 +40,9 @@ def test_any_block_size_gives_the_same(kernel: Kernel, monkeypatch: pytest.Monke
             assert_close(ours, first)
 
 
-def test_bfloat16_is_as_exact_as_its_values() -> None:
+def test_bfloat16_is_as_exact_as_itsrandom_values() -> None:
     kernel_map = _map(random_tensor(voxels=800), Kernel(3, 1, 1, 1), False)
-    x, weight = _values(kernel_map, 16, 16, torch.bfloat16)
+    x, weight = random_values(kernel_map, 16, 16, torch.bfloat16)
     wide_x, wide_weight = (value.detach().double().requires_grad_() for value in (x, weight))
     narrow_output = convolve(x, weight, kernel_map)
     output = convolve(wide_x, wide_weight, kernel_map)
@@ -56,7 +57,7 @@ def test_bfloat16_is_as_exact_as_its_values() -> None:
 @pytest.mark.parametrize("needed", [(True, False), (False, True)])
 def test_only_the_gradients_needed_are_computed(needed: tuple[bool, bool]) -> None:
     kernel_map = _map(random_tensor(), Kernel(3, 1, 1, 1), False)
-    x, weight = _values(kernel_map, 2, 3, torch.float64)
+    x, weight = random_values(kernel_map, 2, 3, torch.float64)
     gradient = torch.ones(len(kernel_map.output_keys), 3, dtype=torch.float64)
     both = pytorch.backward(gradient, x.detach(), weight.detach(), kernel_map, (True, True))
     some = pytorch.backward(gradient, x.detach(), weight.detach(), kernel_map, needed)
@@ -70,7 +71,7 @@ def test_only_the_gradients_needed_are_computed(needed: tuple[bool, bool]) -> No
 def test_cuda_gives_what_the_cpu_gives(kernel: Kernel) -> None:
     tensor = random_tensor(4, voxels=500)
     kernel_map = _map(tensor, kernel, False)
-    x, weight = _values(kernel_map, 4, 5, torch.float64)
+    x, weight = random_values(kernel_map, 4, 5, torch.float64)
     there = SparseTensor(tensor.features.cuda(), tensor.coordinates.cuda(), batch_size=4)
     x_there, weight_there = (value.detach().cuda().requires_grad_() for value in (x, weight))
     outputs = (
@@ -87,7 +88,7 @@ def test_cuda_gives_what_the_cpu_gives(kernel: Kernel) -> None:
 
 def test_interface_refuses_what_does_not_fit() -> None:
     kernel_map = _map(random_tensor(), Kernel(3, 1, 1, 1), False)
-    x, weight = _values(kernel_map, 2, 3, torch.float32)
+    x, weight = random_values(kernel_map, 2, 3, torch.float32)
     with pytest.raises(InputError, match=r"give \[120, Cin\] and \[27, Cin, Cout\]"):
         convolve(x[:-1], weight, kernel_map)
     with pytest.raises(InputError, match=r"give \[120, Cin\] and \[27, Cin, Cout\]"):
@@ -101,15 +102,3 @@ def test_interface_refuses_what_does_not_fit() -> None:
 def _map(tensor: SparseTensor, kernel: Kernel, transposed: bool) -> KernelMap:
     tensor.maps.coarsen(1, kernel.coarse_stride)
     return tensor.maps.kernel_map(kernel, transposed=transposed)
-
-
-def _values(
-    kernel_map: KernelMap, inner: int, outer: int, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(len(kernel_map.input_keys), inner), (len(kernel_map.counts), inner, outer)]
-    x, weight = (
-        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-        for shape in shapes
-    )
-    return x, weight
