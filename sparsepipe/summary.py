@@ -64,8 +64,10 @@ def fill(schedule: Schedule) -> int:
 
 def step_times(schedule: Schedule, everyone: Sequence[Sequence[Step]], warm_up: int) -> list[float]:
     """Seconds from the end of one mini-batch to that of the next, without the first and the last
-    `warm_up` ones."""
+    `warm_up` ones. Of a single one, from its beginning."""
     ended_s = _ended_s(schedule, everyone)
+    if schedule.mini_batches == 1:
+        return [ended_s[0] - min(steps[0].metrics["began_s"] for steps in everyone if steps)]
     window = range(max(1, warm_up), schedule.mini_batches - warm_up)
     return [ended_s[m] - ended_s[m - 1] for m in window]
 

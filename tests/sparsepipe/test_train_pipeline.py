@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sparsepipe.options import Options
-from sparsepipe.planner.stages import Order, Schedule
+from sparsepipe.planner.stages import Order, Schedule, ScheduleName
+from sparsepipe.summary import step_times
 from sparsepipe.train_pipeline import (
     CloudBatches,
     balanced_cuts,
@@ -16,6 +17,7 @@ from sparsepipe.train_pipeline import (
     stages_of,
 )
 from sparsepipe.workload import open_workload
+from systems.record import Step
 from systems.schema import InputError
 
 SMALL = Options(scheme="pipeline", width=0.0625, points=128, voxel_size=0.1, batch_size=6)
@@ -77,3 +79,11 @@ def test_mini_batches_are_those_of_one_process() -> None:
         assert sum(batches.voxels(number)) == len(whole.inputs)
         assert batches.count(number) == 6
     batches.close()
+
+
+@pytest.mark.parametrize("name", ["1f1b", "1f1b-async"])
+def test_a_single_mini_batch_has_a_time(name: ScheduleName) -> None:
+    kind = kind_of(replace(SMALL, schedule=name))
+    schedule = schedule_of(stages_of(SMALL, WORKLOAD, 2), kind, 1)
+    everyone = [[Step(0, {"began_s": 1.0 + rank, "ended_s": 4.0 - rank})] for rank in range(2)]
+    assert step_times(schedule, everyone, 0) == [3.0]
