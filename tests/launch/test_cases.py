@@ -61,7 +61,11 @@ def test_cases_that_are_one_job_run_once(ran: list[list[str]], tmp_path: Path) -
     results = cases.run_emulated_cases(experiment(), CASES, 1, tmp_path)
     assert ran == [["auto-4-0"], ["ddp-10-0", "f1-10-0", "auto-resnet50-10-0", "ddp-10-at-25g-0"]]
     assert results["sharded resnet50 10"] == results["auto resnet50 10"]
-    assert results["auto 10"] == results["f=1 10"] == [{"folder": "f1-10-0"}]
+    assert (
+        results["auto 10"]
+        == results["f=1 10"]
+        == [{"folder": "f1-10-0", "record": str(tmp_path / "f1-10-0")}]
+    )
     assert set(results) == {case.name for case in CASES}
     # The same scheme at another rate is another job, on the emulated links of the others.
     job = (tmp_path / "ddp-10-at-25g-0" / "job.toml").read_text()

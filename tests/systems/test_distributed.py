@@ -61,7 +61,9 @@ LIMIT_S = 60.0
 
 
 def test_place_from_torchrun() -> None:
-    wanted = dataclasses.replace(PLACE, launcher="torchrun", attempt="2", agent_store=True)
+    wanted = dataclasses.replace(
+        PLACE, launcher="torchrun", attempt="2", run_id="none", agent_store=True
+    )
     assert environment(TORCHRUN) == wanted
 
 
