@@ -81,13 +81,10 @@ class AllReduce:
         broadcast = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
         options: dict[str, Any] = {broadcast: False, "gradient_as_bucket_view": True}
         options["bucket_cap_mb"] = BUCKET_MEBIBYTES / message_scale
-        ranks = dist.get_process_group_ranks(group)
-        self._group, self._others = group, [rank for rank in ranks if rank != dist.get_rank()]
-        self._what = f"all-reduce of gradients among ranks {', '.join(map(str, ranks))}"
-        self._reducing = ExitStack()
-        with waiting(f"set-up of the {self._what}", self._others):
+        self._sum = _Sum(group)
+        with waiting(f"set-up of the {self._sum.what}", self._sum.others):
             self._module = DistributedDataParallel(module, process_group=group, **options)
-        self._module.register_comm_hook(None, self._sum)
+        self._module.register_comm_hook(self._sum, _sum_hook)
         self.optimizer = optimizer(p for p in module.parameters() if p.requires_grad)
 
     def forward(self, inputs: Tensor) -> Any:
@@ -105,16 +102,28 @@ class AllReduce:
 
     def update(self) -> None:
         """Apply the optimizer; DDP has reduced by the end of the backward pass."""
-        self._reducing.close()
+        self._sum.wait.close()
         self.optimizer.step()
         # Keep the memory: with gradient_as_bucket_view gradients live in DDP's buckets.
         self.optimizer.zero_grad(set_to_none=False)
 
-    def _sum(self, _: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        """All-reduce a bucket with a sum; DDP's own hook divides by the number of workers."""
-        work = dist.all_reduce(bucket.buffer(), group=self._group, async_op=True)
-        assert work is not None  # this rank is in the group
-        if bucket.is_last():  # the backward pass has nothing left to do but wait
-            self._reducing.enter_context(waiting(self._what, self._others))
-        future = work.get_future()
-        return future.then(lambda done: done.value()[0])
+
+class _Sum:
+    """What the hook needs. It must not know the exchange: DDP keeps it where Python's collector
+    does not look, and a ring of references would keep the group and its threads for ever."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        ranks = dist.get_process_group_ranks(group)
+        self.group, self.others = group, [rank for rank in ranks if rank != dist.get_rank()]
+        self.what = f"all-reduce of gradients among ranks {', '.join(map(str, ranks))}"
+        self.wait = ExitStack()
+
+
+def _sum_hook(of: _Sum, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """All-reduce a bucket with a sum; DDP's own hook divides by the number of workers."""
+    work = dist.all_reduce(bucket.buffer(), group=of.group, async_op=True)
+    assert work is not None  # this rank is in the group
+    if bucket.is_last():  # the backward pass has nothing left to do but wait
+        of.wait.enter_context(waiting(of.what, of.others))
+    future = work.get_future()
+    return future.then(lambda done: done.value()[0])

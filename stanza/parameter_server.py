@@ -11,6 +11,7 @@ the same list of buckets, so messages need no header.
 A server is a process of its own (dedicated) or a thread beside a worker (colocated).
 """
 
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -188,8 +189,17 @@ class ParameterServer:
         self._buckets = buckets_of(module, smallest_message_bytes * len(servers))
         self._pulled = [bucket.flat_parameters() for bucket in self._buckets]
         self._owner = {p: i for i, b in enumerate(self._buckets) for p in b.parameters}
+        # Weakly: parameters keep their hooks where Python's collector does not look, and through a
+        # hook that knew this object they would keep the transport and its threads for ever.
+        ready = weakref.WeakMethod(self._gradient_ready)
+
+        def hook(parameter: Tensor) -> None:
+            method = ready()
+            assert method is not None  # its step is going on
+            method(parameter)
+
         for parameter in self._owner:
-            parameter.register_post_accumulate_grad_hook(self._gradient_ready)
+            parameter.register_post_accumulate_grad_hook(hook)
         self._armed = False
         self._next = 0
         self._ready = [0] * len(self._buckets)
