@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sparsepipe.reduction import PARTS
 from systems.cluster import Cluster, Device, Link, Node
 from systems.profile import LayerProfile, ModelProfile
 
@@ -176,9 +177,11 @@ def _stage(
         return 0.0, max(
             max(c, t + line[5]) for c, t, line in zip(compute, moved, lines, strict=True)
         )
-    busy = []
-    for x, c, t, (_, w, _, b, _, ring, _) in zip(shares, compute, moved, lines, strict=True):
-        busy.append((m - 1) / m * max(c, t) + max(0.0, ring - (b + w * x) / m))
+    backward = max(line[3] + line[1] * x for x, line in zip(shares, lines, strict=True))
+    busy = [
+        (m - 1) / m * max(c, t) + max(line[5] - backward / m, line[5] / PARTS)
+        for c, t, line in zip(compute, moved, lines, strict=True)
+    ]
     return (max(compute) + max(moved)) / m, max(busy)
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from sparsepipe.planner.costs import Costs, Floats
-from sparsepipe.planner.predict import lacking, latency_s, predict
+from sparsepipe.planner.predict import exposed_s, lacking, latency_s, predict
 from sparsepipe.planner.shares import Runs, best_shares, runs_of
 from sparsepipe.planner.stages import Replica, Schedule, Stage
 from systems.schema import InputError
@@ -90,7 +90,7 @@ def _at_depth(
     all_reduce = runs.ring_s[present] * (2 * (replicas - 1) / replicas)
     if schedule.flushes:
         m = schedule.micro_batches
-        exposed = np.maximum(0.0, all_reduce - backward / m)
+        exposed = exposed_s(all_reduce, backward.max(axis=0) / m)
         busy = (m - 1) / m * np.maximum(forward + backward, transfer) + exposed
         fill = ((forward + backward).max(axis=0) + transfer.max(axis=0)) / m
         fill[1:] += 2 * latency_s(costs)

@@ -21,7 +21,8 @@ Steady state: with `1f1b-async` nothing waits, computing and both directions of 
 
 The flushing schedules fill and drain with m micro-batches. Fill: the first passes all stages and
 their cuts one after another. Then the busiest device works off the other m - 1, and the part of its
-all-reduce that the last micro-batch's backward does not hide comes last:
+all-reduce that the last micro-batch's backward does not hide comes last; the backward pass of the
+stage's slowest replica, since the ring waits for it, and none of the last part's:
 
     step = sum over stages of (compute + received transfer) / m + latency of its messages
          + max over devices of ((m - 1) / m * max(compute, transfer) + exposed all-reduce)
@@ -42,6 +43,7 @@ from sparsepipe.planner.stages import (
     Stage,
     StageTimes,
 )
+from sparsepipe.reduction import PARTS
 from systems.schema import InputError
 
 
@@ -95,18 +97,26 @@ def predict(costs: Costs, stages: tuple[Stage, ...], schedule: Schedule) -> Pred
 
 def _step_s(costs: Costs, stages: tuple[Stage, ...], schedule: Schedule, parts: Parts) -> float:
     compute = (parts.forward_s + parts.backward_s).sum(axis=0)
-    transfer, all_reduce = parts.transfer_s.sum(axis=0), parts.all_reduce_s.sum(axis=0)
+    transfer = parts.transfer_s.sum(axis=0)
     if not schedule.flushes:
-        return float(np.maximum(compute, transfer + all_reduce).max())
+        return float(np.maximum(compute, transfer + parts.all_reduce_s.sum(axis=0)).max())
     m = schedule.micro_batches
     per_stage = (parts.forward_s + parts.backward_s).max(axis=1) + parts.transfer_s.max(axis=1)
     fill = per_stage.sum() / m + latency_s(costs) * 2 * (len(stages) - 1)
-    exposed = np.maximum(0.0, all_reduce - parts.backward_s.sum(axis=0) / m)
+    slowest = parts.backward_s.max(axis=1, keepdims=True)
+    exposed = exposed_s(parts.all_reduce_s, slowest / m).sum(axis=0)
     busy = np.maximum(compute, transfer)
     if schedule.name == "gpipe":
         passes = parts.forward_s.sum(axis=0).max() + parts.backward_s.sum(axis=0).max()
         busy = np.maximum(busy, passes)
     return float(fill + ((m - 1) / m * busy + exposed).max())
+
+
+def exposed_s(all_reduce_s: Floats, backward_s: Floats) -> Floats:
+    """What a backward pass of the slowest replica cannot hide of an all-reduce: of its parts, one
+    after the other, the last begins when the pass has ended."""
+    exposed: Floats = np.maximum(all_reduce_s - backward_s, all_reduce_s / PARTS)
+    return exposed
 
 
 def latency_s(costs: Costs) -> float:

@@ -120,9 +120,12 @@ def test_data_parallel_hides_its_all_reduce_behind_the_backward_pass() -> None:
     both = (stage(0, 2, r0=0.5, r1=0.5),)
     synchronous = Schedule(name="1f1b")
     hidden = predict(costs_of(TWO, cluster(2, bytes_per_s=40)), both, synchronous)
-    assert hidden.step_s == pytest.approx(3.0)
+    assert hidden.step_s == pytest.approx(3.0 + 2.0 / 8)  # of eight parts the last one shows
     shown = predict(costs_of(TWO, cluster(2, bytes_per_s=20)), both, synchronous)
     assert shown.step_s == pytest.approx(1.0 + 4.0)  # forward, all-reduce
+    uneven = (stage(0, 2, r0=0.75, r1=0.25),)
+    shown = predict(costs_of(TWO, cluster(2, bytes_per_s=20)), uneven, synchronous)
+    assert shown.step_s == pytest.approx(1.5 + 4.0)  # the slower replica holds up the ring
 
 
 def test_every_micro_batch_pays_the_fixed_part() -> None:
