@@ -22,6 +22,7 @@ from pathlib import Path
 from systems.checkpoint import FINAL, read_model
 from systems.manifest import FOLDER, read_manifest, steps_in
 from systems.record import read_steps
+from tests.ranks import ranks_of
 
 LAUNCH = [sys.executable, "-m", "launch", "run"]
 TOLERANCE = 1e-6
@@ -67,21 +68,6 @@ def start(kind: str, folder: Path) -> subprocess.Popen[bytes]:
             stderr=log,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-
-
-def ranks_of(folder: Path) -> dict[int, int]:
-    """Rank -> process id of the workers of a run."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes().split(b"\0")
-            variables = (process / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        rank = [v.removeprefix(b"RANK=") for v in variables if v.startswith(b"RANK=")]
-        if str(folder).encode() in command and rank:
-            found[int(rank[0])] = int(process.name)
-    return found
 
 
 def disturb(

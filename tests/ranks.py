@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,3 +113,18 @@ def _packed(result: tuple[bool, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(result, buffer)
     return buffer.getvalue()
+
+
+def ranks_of(folder: Path) -> dict[int, int]:
+    """Rank -> process id of the workers of a run."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+            variables = (process / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        rank = [v.removeprefix(b"RANK=") for v in variables if v.startswith(b"RANK=")]
+        if str(folder).encode() in command and rank:
+            found[int(rank[0])] = int(process.name)
+    return found

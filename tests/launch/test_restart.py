@@ -21,7 +21,8 @@ from systems.environment import Environment, environment, free_port
 from systems.manifest import FOLDER
 from systems.record import read_json, read_steps
 from systems.schema import InputError
-from tests.kills import RUNS, disturb, faults_of, moment, ranks_of, start
+from tests.kills import RUNS, disturb, faults_of, moment, start
+from tests.ranks import ranks_of
 
 DIGITS = "launch/jobs/stanza-digits.toml"
 PATIENCE_S = 240

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from systems.record import read_steps
+from tests.ranks import ranks_of
 
 DIGITS = "launch/jobs/stanza-digits.toml"
 LAUNCH = [sys.executable, "-m", "launch"]
@@ -67,21 +68,6 @@ def test_torchrun_starts_workers_directly(tmp_path: Path) -> None:
     finished([*torchrun, "--nproc-per-node", "2", "-m", "launch", "worker", DIGITS, *flags])
     roles = [row["role"] for row in result_of(folder)["bytes_per_step"]]
     assert roles == ["conv", "fc"]
-
-
-def ranks_of(folder: Path) -> dict[int, int]:
-    """Rank -> process id of the workers of a run."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes().split(b"\0")
-            variables = (process / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        rank = [v.removeprefix(b"RANK=") for v in variables if v.startswith(b"RANK=")]
-        if str(folder).encode() in command and rank:
-            found[int(rank[0])] = int(process.name)
-    return found
 
 
 def wait_until(ready: Any, what: str) -> Any:
