@@ -1,5 +1,8 @@
 """No test has a time limit: machines are slow at times."""
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
@@ -7,6 +10,9 @@ from systems.namespaces import unavailable
 
 settings.register_profile("testbed", deadline=None)
 settings.load_profile("testbed")
+
+if "TESTBED_DATA" in os.environ:  # tests change folders, and the name may be a relative one
+    os.environ["TESTBED_DATA"] = str(Path(os.environ["TESTBED_DATA"]).absolute())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
