@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -55,12 +54,7 @@ class Page:
     def __enter__(self) -> "Page":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._browser.kill()
         self._browser.wait()
         os.close(self._to)
