@@ -92,10 +92,6 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
-    def screenshot(self, path: Path) -> None:
-        """Write what the window shows as PNG."""
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
-
     def print(self, path: Path) -> None:
         """Write the printed page as PDF."""
         path.write_bytes(base64.b64decode(self.call("Page.printToPDF")["data"]))
