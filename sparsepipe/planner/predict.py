@@ -27,8 +27,12 @@ stage's slowest replica, since the ring waits for it, and none of the last part'
     step = sum over stages of (compute + received transfer) / m + latency of its messages
          + max over devices of ((m - 1) / m * max(compute, transfer) + exposed all-reduce)
 
-which is (m + s - 1) / m of a stage's time if all s are equal. In `gpipe` the forward and the
-backward passes are separate, so its busiest time is max forward + max backward.
+which is (m + s - 1) / m of a stage's time if all s are equal. In `gpipe` all forward passes come
+before the backward passes. What crosses a link goes one way in each, so the busiest time is
+
+    max over devices of max(forward, crossing) + max over devices of max(backward, crossing)
+
+where crossing is the longer of what a device receives and what it sends in one of the two.
 """
 
 import dataclasses
@@ -56,6 +60,8 @@ class Parts:
     backward_s: Floats
     transfer_s: Floats
     """One direction, without all-reduce."""
+    crossing_s: Floats
+    """Of it, what crosses while all go forward, and again while all go backward."""
     all_reduce_s: Floats
     memory_bytes: Floats
 
@@ -107,8 +113,12 @@ def _step_s(costs: Costs, stages: tuple[Stage, ...], schedule: Schedule, parts: 
     exposed = exposed_s(parts.all_reduce_s, slowest / m).sum(axis=0)
     busy = np.maximum(compute, transfer)
     if schedule.name == "gpipe":
-        passes = parts.forward_s.sum(axis=0).max() + parts.backward_s.sum(axis=0).max()
-        busy = np.maximum(busy, passes)
+        crossing = parts.crossing_s.sum(axis=0)
+        passes = [
+            np.maximum(seconds.sum(axis=0), crossing).max()
+            for seconds in (parts.forward_s, parts.backward_s)
+        ]
+        busy = np.maximum(busy, sum(passes))
     return float(fill + ((m - 1) / m * busy + exposed).max())
 
 
@@ -157,6 +167,7 @@ def parts_of(costs: Costs, stages: tuple[Stage, ...], schedule: Schedule) -> Par
         forward_s=seconds(costs.forward_s, costs.fixed_forward_s),
         backward_s=seconds(costs.backward_s, costs.fixed_backward_s),
         transfer_s=(grown + shrunk) * per_byte,
+        crossing_s=np.maximum(grown, shrunk) * per_byte,
         all_reduce_s=np.where(held, ring[:, None], 0.0) * per_byte,
         memory_bytes=np.where(held, memory, 0.0),
     )

@@ -116,6 +116,14 @@ def test_gpipe_waits_for_the_slowest_forward_and_the_slowest_backward() -> None:
     assert steps == pytest.approx([7 / 2 + 4 / 2, 7 / 2 + (4 + 2) / 2])
 
 
+def test_gpipe_waits_for_what_crosses_once_forward_and_once_backward() -> None:
+    stages = (stage(0, 1, r0=1.0), stage(1, 2, r1=1.0))
+    costs = costs_of(TWO, cluster(2, bytes_per_s=10))
+    found = predict(costs, stages, Schedule(name="gpipe", micro_batches=2))
+    # Forward 1 s, backward 2 s, and 10 s over the link each way, in halves one after another.
+    assert found.step_s == pytest.approx(0.5 + 10 + 0.5 + 1 + 10 + 1)
+
+
 def test_data_parallel_hides_its_all_reduce_behind_the_backward_pass() -> None:
     both = (stage(0, 2, r0=0.5, r1=0.5),)
     synchronous = Schedule(name="1f1b")
