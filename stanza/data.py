@@ -207,7 +207,8 @@ def _load_digits(image_shape: ImageShape, classes: int) -> Data:
 def _digits_file() -> Path:
     """Where scikit-learn keeps the digits; the package itself takes a second to import."""
     package = importlib.util.find_spec("sklearn")
-    assert package is not None and package.origin is not None
+    assert package is not None
+    assert package.origin is not None
     return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
