@@ -4,6 +4,7 @@
 `stanza.batches`.
 """
 
+import importlib.util
 import os
 import struct
 import sys
@@ -179,8 +180,6 @@ def load(source: str, *, image_shape: ImageShape, classes: int, seed: int = 0) -
 
 
 def _load_digits(image_shape: ImageShape, classes: int) -> Data:
-    from sklearn.datasets import load_digits  # slow to import, so only where it is used
-
     if image_shape != (1, 8, 8):
         wanted = "x".join(map(str, image_shape))
         raise InputError(
@@ -188,9 +187,9 @@ def _load_digits(image_shape: ImageShape, classes: int) -> Data:
             "choose a model for 1x8x8 or other data"
         )
     _check_classes("digits", 10, classes)
-    pixels, targets = load_digits(return_X_y=True)
-    images = torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8)
-    labels = torch.tensor(targets, dtype=torch.int64)
+    rows = np.loadtxt(_digits_file(), delimiter=",", dtype=np.int64)  # 64 pixels and the label
+    images = torch.tensor(rows[:, :-1] / 16, dtype=torch.float32).view(-1, 1, 8, 8)
+    labels = torch.tensor(rows[:, -1])
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))
     train, test = order[:DIGITS_TRAIN], order[DIGITS_TRAIN:]
     # The test images say nothing about the statistics: mean 0.305, standard deviation 0.376.
@@ -203,6 +202,14 @@ def _load_digits(image_shape: ImageShape, classes: int) -> Data:
         image_shape,
         classes=10,
     )
+
+
+def _digits_file() -> Path:
+    """Where scikit-learn keeps the digits; the package itself takes a second to import."""
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
 def _load_random(image_shape: ImageShape, classes: int, seed: int) -> Data:

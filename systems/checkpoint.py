@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from systems import manifest
 from systems.distributed import World
 from systems.manifest import Found
-from systems.parts import Named, fill, write, written
+from systems.parts import Named
 from systems.schema import InputError
 from systems.state import MODEL, State, named_tensors
 from systems.waiting import waiting
@@ -86,7 +87,8 @@ class Checkpoints:
         """
         if self._found is None:
             return
-        saved = written(self._found.path)
+        files = _part_files()
+        saved = files.written(self._found.path)
         tensors = named_tensors(model)
         for name, tensor in tensors.items():
             of = saved.get(f"{MODEL}/{name}")
@@ -96,18 +98,19 @@ class Checkpoints:
                     "it is of another model; give --resume never"
                 )
         named: Named = {f"{MODEL}/{name}": tensor.detach() for name, tensor in tensors.items()}
-        fill(named, self._found.path)
+        files.fill(named, self._found.path)
 
     def restore(self, state: State) -> None:
         """Load what optimizers keep; and, where every rank has the part that it had, what it has
         for itself alone. The model must have been restored when its parts were given out."""
         if self._found is None:
             return
-        saved = written(self._found.path)
-        fill(state.optimizer_tensors(saved), self._found.path)
+        files = _part_files()
+        saved = files.written(self._found.path)
+        files.fill(state.optimizer_tensors(saved), self._found.path)
         own = state.own()
         if self._found.manifest.layout == self._layout and own.keys() <= saved.keys():
-            fill(own, self._found.path)
+            files.fill(own, self._found.path)
             state.set_random_state(own)
 
     def save(self, step: int, steps: int, state: State, samples_seen: int) -> None:
@@ -124,7 +127,7 @@ class Checkpoints:
             return
         with waiting(f"all ranks at the checkpoint after step {step}"):
             partial = self._begin()
-            write(state.tensors(), partial)
+            _part_files().write(state.tensors(), partial)
         if self._world.rank:
             return
         manifest.commit(
@@ -199,10 +202,18 @@ def _first(folder: Path, resume: str) -> Found | None:
 
 def read_model(path: Path) -> dict[str, Tensor]:
     """The parameters and buffers in a checkpoint, by name; needs no other ranks."""
+    files = _part_files()
     tensors = {
         name: torch.empty(of.size, dtype=of.properties.dtype)
-        for name, of in written(path).items()
+        for name, of in files.written(path).items()
         if name.startswith(f"{MODEL}/")
     }
-    fill(dict(tensors), path)
+    files.fill(dict(tensors), path)
     return {name.removeprefix(f"{MODEL}/"): tensor for name, tensor in tensors.items()}
+
+
+def _part_files() -> ModuleType:
+    """Slow to import, so only where a checkpoint is written or read."""
+    from systems import part_files
+
+    return part_files

@@ -6,8 +6,6 @@ parts.
 """
 
 import numpy as np
-from scipy.optimize import linprog  # type: ignore[import-untyped]
-from scipy.sparse import block_diag, csr_matrix, hstack  # type: ignore[import-untyped]
 
 from sparsepipe.planner.costs import Costs
 
@@ -19,6 +17,10 @@ def fractional_bound(costs: Costs) -> float:
     sum over l of x[c, l] time[c, l] <= T for every c, sum over c of devices[c] x[c, l] = 1 for
     every l.
     """
+    # Slow to import, so only where it is used.
+    from scipy.optimize import linprog  # type: ignore[import-untyped]
+    from scipy.sparse import block_diag, csr_matrix, hstack  # type: ignore[import-untyped]
+
     classes, layers = len(costs.classes), costs.layers
     busy = block_diag([row[None] for row in costs.layer_s])
     devices = np.array([len(group.ranks) for group in costs.classes], dtype=float)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog  # type: ignore[import-untyped]
 
 from sparsepipe.planner.costs import STATE_COPIES, Costs, Floats
 from sparsepipe.planner.predict import lacking, predict
@@ -183,6 +182,8 @@ def _solve(
     held: NDArray[np.bool_] | None,
 ) -> tuple[float, Floats] | None:
     """The linear programme. `cut_s` [T, R - 1]: seconds to move a whole mini-batch over a cut."""
+    from scipy.optimize import linprog  # type: ignore[import-untyped]  # slow to import
+
     t, r = slopes["compute"].shape
     changes = t * (r - 1)
 

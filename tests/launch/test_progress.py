@@ -15,7 +15,16 @@ from launch.live import View
 from systems.record import Step
 
 DIGITS = "launch/jobs/stanza-digits.toml"
-SHORT = ["--world-size", "1", "--stanza.scheme", "single", "--stanza.steps", "30"]
+SHORT = [
+    "--launcher",
+    "local",
+    "--world-size",
+    "1",
+    "--stanza.scheme",
+    "single",
+    "--stanza.steps",
+    "30",
+]
 LAUNCH = [sys.executable, "-m", "launch", "run", DIGITS, *SHORT]
 PATIENCE_S = 90
 

@@ -34,7 +34,10 @@ def test_without_a_compiler_there_is_one_warning_and_the_same_decision() -> None
 
 
 @pytest.mark.skipif(build.find_nvcc() is None, reason="no nvcc")
-@pytest.mark.parametrize("architecture", [80, 90, 100])
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(80, marks=pytest.mark.slow), pytest.param(90, marks=pytest.mark.slow), 100],
+)
 def test_the_cuda_kernels_compile_without_spills(architecture: int) -> None:
     found = compiled.kernels(build.find_nvcc() or "", architecture)
     assert len(found) == 15  # of three dtypes: reduce_all, finish of 2 methods, walk of 2

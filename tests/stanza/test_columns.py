@@ -58,15 +58,19 @@ def colocated(nodes: int, fc: int, micro: int = 1, **changes: Any) -> Case:
 
 CASES = {
     f"{conv} conv, {fc} fc in columns, {micro} micro-batch": columns(conv, fc, micro)
-    for conv, fc in [(2, 2), (3, 2), (3, 3)]
-    for micro in (1, 4)
+    for conv, fc, micro in [(2, 2, 1), (3, 2, 4), (3, 3, 4)]
 }
 CASES |= {
     f"{fc} fc of 3 nodes, {parallel}, {micro} micro-batch": colocated(
         3, fc, micro, fc_parallel=parallel
     )
-    for fc, parallel in [(1, "replicas"), (2, "replicas"), (2, "columns"), (3, "columns")]
-    for micro in (1, 4)
+    for fc, parallel, micro in [
+        (1, "replicas", 4),
+        (2, "replicas", 1),
+        (2, "columns", 4),
+        (3, "columns", 1),
+        (3, "columns", 4),
+    ]
 }
 CASES |= {
     "unequal shares in columns": columns(3, 2, 2, global_batch_size=50),

@@ -106,11 +106,11 @@ def test_experiments_are_named_and_cost_something_at_both_levels() -> None:
 
 
 @pytest.fixture(scope="module")
-def scaled(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def scaled(few_scales: None, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return scale.conclude({}, tmp_path_factory.mktemp("scale"))
 
 
-def test_planner_and_simulator_agree_at_every_scale(scaled: Outcome) -> None:
+def test_planner_and_simulator_agree_at_all_of_some_scales(scaled: Outcome) -> None:
     ratios = [c.ours for c in scaled.claims if ".planner-over-simulator." in c.id]
     assert len(ratios) == 4
     assert all(0.9 <= ratio <= 1.1 for ratio in ratios)

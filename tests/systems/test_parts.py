@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from systems.parts import Named, Parts, boxes, fill, write
+from systems.part_files import fill, write
+from systems.parts import Named, Parts, boxes
 from systems.state import stretch
 
 
