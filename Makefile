@@ -11,7 +11,7 @@ reproduce: .venv/installed
 
 # Two tests at a time, a thread each; then those that shape links, which nothing may disturb.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not emulated"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not emulated"
 	$(BIN)/pytest -m emulated
 
 lint: .venv/installed
