@@ -109,7 +109,7 @@ def test_a_killed_rank_ends_the_run_and_is_named(
     assert process.returncode not in (0, None)
     cause = text[text.index("Root Cause") :]
     assert "rank      : 1" in cause
-    assert "SIGKILL" in cause
+    assert "error: rank 1 (conv) was killed by SIGKILL" in cause.splitlines()
     assert str(folder) in text.strip().splitlines()[-1]
     assert ranks_of(folder) == {}
     assert len(read_steps(folder, 0)) > 3
