@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from torch.distributed import run
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from systems.supervise import tell
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str]) -> None:
         rank = first_failed(error.failures)
         tell(rank, error.failures[rank].exitcode)
         raise SystemExit(1) from None
+    except SignalException as stop:  # whoever sent the signal knows, and says so
+        raise SystemExit(128 + stop.sigval) from None
 
 
 def first_failed(failures: Mapping[int, ProcessFailure]) -> int:

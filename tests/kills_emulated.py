@@ -23,6 +23,8 @@ from systems.record import read_steps
 How = Literal["rank", "SIGINT", "SIGTERM", "SIGKILL"]
 """A rank gets SIGKILL, or `launch emulate` gets this signal."""
 HOWS: tuple[How, ...] = ("rank", "SIGINT", "SIGTERM", "SIGKILL")
+CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}
+KILLED = ") was killed by SIGKILL"
 LAUNCH = [sys.executable, "-m", "launch", "emulate"]
 PATIENCE_S = 120
 RUNS = {
@@ -73,34 +75,32 @@ def start(kind: str, folder: Path) -> subprocess.Popen[bytes]:
 def disturb(kind: str, folder: Path, how: How, after_step: int, after_s: float) -> list[str]:
     """End a run `after_s` after a step, or -1: after its start; returns what is wrong then."""
     links = lasting(["ip", "-brief", "link"])
-    ranks, process = RUNS[kind][0], start(kind, folder)
+    victim, process = RUNS[kind][0] - 1, start(kind, folder)
     try:
         while after_step >= 0 and len(read_steps(folder, 0)) <= after_step:
             assert process.poll() is None, folder.with_suffix(".log").read_text()
             time.sleep(0.02)
         time.sleep(after_s)
+        # `launch emulate`, `launch ranks` and the ranks that it forks, in this order.
         ours = processes_of(folder)
         theirs = namespaces_of(ours)
-        # `launch emulate`, `launch ranks` and the ranks that it forks, in this order.
-        if how == "rank" and len(ours) == 2 + ranks:
-            victim = ranks - 1
-            os.kill(ours[2 + victim], signal.SIGKILL)
-            wanted = f"error: rank {victim} ("
+        running = len(ours) == 3 + victim
+        if how == "rank":
+            os.kill(ours[-1], signal.SIGKILL)  # the last one that there is
         else:
-            process.send_signal(signal.SIGTERM if how == "rank" else signal.Signals[how])
-            wanted = ""
+            process.send_signal(signal.Signals[how])
         process.wait(PATIENCE_S)
     finally:
         process.kill()
     faults = left_of(folder, theirs, links)
-    text = folder.with_suffix(".log").read_text()
-    if not process.returncode:
+    if process.returncode == 0:
         faults.append("it ended well")
-    if wanted and not any(
-        line.startswith(wanted) and line.endswith("was killed by SIGKILL")
-        for line in text.splitlines()
-    ):
-        faults.append(f"no line {wanted}...: see {folder.with_suffix('.log')}")
+    if running and how != "rank" and process.returncode != CODES[how]:
+        faults.append(f"exit code {process.returncode}")
+    lines = folder.with_suffix(".log").read_text().splitlines()
+    named = (line.startswith(f"error: rank {victim} (") and KILLED in line for line in lines)
+    if running and how == "rank" and not any(named):
+        faults.append(f"rank {victim} is not named")
     return faults
 
 
