@@ -37,7 +37,7 @@ def start_command(job: Job, worker: Sequence[str]) -> list[str]:
     if job.launcher == "mpirun":
         return _mpirun(size, [sys.executable, "-m", "launch", *worker])
     if job.launcher == "deepspeed":
-        return _deepspeed(size, ["launch", *worker])
+        return _deepspeed(size, ["launch.watched", *worker])
     torchrun = [sys.executable, "-m", "launch.torchrun", "--standalone"]
     ranks = [f"--nproc-per-node={size}", f"--max-restarts={job.max_restarts}"]
     return [*torchrun, *ranks, "-m", "launch", *worker]

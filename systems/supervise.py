@@ -43,17 +43,21 @@ def wait_for_ranks(running: dict[int, int]) -> int:
 
 
 def tell(rank: int, code: int) -> None:
-    """Tell which rank failed first: the launcher's process if it asks for it, else the user."""
+    """Tell that a rank has failed: the launcher's process if it asks for it, else the user."""
     if TOLD in os.environ:
-        Path(os.environ[TOLD]).write_text(f"{rank} {code}")
+        with open(os.environ[TOLD], "a") as file:
+            file.write(f"{rank} {code}\n")
     else:
         print(f"error: rank {rank} {how_it_ended(code)}", file=sys.stderr, flush=True)
 
 
 def told(path: Path) -> tuple[int, int] | None:
-    """Rank and exit code (a signal's is negative) of what was told; None: nothing."""
-    words = path.read_text().split()
-    return (int(words[0]), int(words[1])) if words else None
+    """Rank and exit code (a signal's is negative) of what was told first; None: nothing."""
+    lines = path.read_text().splitlines()
+    if not lines:
+        return None
+    rank, code = lines[0].split()
+    return int(rank), int(code)
 
 
 def how_it_ended(code: int) -> str:

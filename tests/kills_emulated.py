@@ -35,7 +35,7 @@ RUNS = {
     ),
 }
 """Ranks and job of every kind of run; it would last for long."""
-MANY = 100_000
+MANY = 2000
 
 
 def processes_of(folder: Path) -> list[int]:
