@@ -9,6 +9,8 @@ from pathlib import Path
 
 GRACE_S = 5.0
 """After the first rank has failed, the others have this long to end by themselves."""
+HANG_EXIT_CODE = 124
+"""Of a rank that ends because the run hangs (systems.watchdog); timeout(1) has the same."""
 TOLD = "SYSTEMS_TESTBED_FAILED"
 """Variable: the file by which a launcher's process learns which rank failed first. It has the
 run's plan, and so knows the rank's role."""
@@ -61,5 +63,7 @@ def told(path: Path) -> tuple[int, int] | None:
 
 
 def how_it_ended(code: int) -> str:
-    """ "was killed by SIGKILL" or "ended with code 1"."""
+    """ "was killed by SIGKILL", "ended with code 1", or that the run hung."""
+    if code == HANG_EXIT_CODE:
+        return "ended because the run hung, see above"
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
