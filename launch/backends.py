@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +22,9 @@ from systems.environment import free_port
 from systems.processes import die_with_parent
 from systems.schema import InputError
 from systems.supervise import TOLD, how_it_ended, told
+
+FAILED = "failed-rank"
+"""Of a record while its ranks run."""
 
 
 def start_command(job: Job, worker: Sequence[str]) -> list[str]:
@@ -101,9 +103,13 @@ def run_command(
     Raises:
         SystemExit: a signal came; its code is the shell's, 130 for Ctrl-C.
     """
-    with tempfile.NamedTemporaryFile(prefix="failed-rank-") as file:
-        code = _wait(command, {**variables, TOLD: file.name}, quiet=quiet)
-        failed = told(Path(file.name))
+    file = folders[0].absolute() / FAILED
+    file.touch()
+    try:
+        code = _wait(command, {**variables, TOLD: str(file)}, quiet=quiet)
+        failed = told(file)
+    finally:
+        file.unlink()
     if failed is not None:
         rank, its_code = failed
         print(
