@@ -34,6 +34,7 @@ EXTRAS = {
 """Distribution -> our extra, and what needs it."""
 LEAST_WORK_BYTES, LEAST_CACHE_BYTES = 2**30, 2**26
 GIBIBYTE = 2**30
+INSTALL_MPI = "python -m pip install 'systems-testbed[mpi]'"
 MPI_PROGRAM = "from mpi4py import MPI; print(MPI.Get_library_version().splitlines()[0])"
 
 
@@ -119,37 +120,37 @@ def _disk(
     )
 
 
-def _gxx() -> Finding:
-    path = os.environ.get("CXX") or shutil.which("g++")
+def _program(name: str, path: str | None, *, needed_for: str, command: str) -> Finding:
+    """`path` is where it was found; None: nowhere."""
     return Finding(
-        name="g++",
+        name=name,
         works=path is not None,
         found=path or "none",
+        needed_for=needed_for,
+        command=command,
+    )
+
+
+def _gxx() -> Finding:
+    return _program(
+        "g++",
+        os.environ.get("CXX") or shutil.which("g++"),
         needed_for="our kernels on CPUs (PyTorch's operators do the same, slower)",
         command="apt-get install g++",
     )
 
 
 def _nvcc() -> Finding:
-    path = find_nvcc()
-    return Finding(
-        name="nvcc",
-        works=path is not None,
-        found=path or "none",
+    return _program(
+        "nvcc",
+        find_nvcc(),
         needed_for="fast verification on GPUs",
         command="install the CUDA toolkit, and put nvcc on PATH or set CUDA_HOME",
     )
 
 
 def _mpirun() -> Finding:
-    path = find_mpirun()
-    return Finding(
-        name="mpirun",
-        works=path is not None,
-        found=path or "none",
-        needed_for="--launcher mpirun",
-        command="python -m pip install 'systems-testbed[mpi]'",
-    )
+    return _program("mpirun", find_mpirun(), needed_for="--launcher mpirun", command=INSTALL_MPI)
 
 
 def _mpi4py() -> Finding:
@@ -161,16 +162,14 @@ def _mpi4py() -> Finding:
         works=done.returncode == 0,
         found=said[-1].strip("\0 ") if said else f"ended with code {done.returncode}",
         needed_for="--transport mpi",
-        command="python -m pip install 'systems-testbed[mpi]'",
+        command=INSTALL_MPI,
     )
 
 
 def _sbatch() -> Finding:
-    path = shutil.which("sbatch")
-    return Finding(
-        name="sbatch",
-        works=path is not None,
-        found=path or "none",
+    return _program(
+        "sbatch",
+        shutil.which("sbatch"),
         needed_for="submitting what --launcher slurm writes",
         command="run `launch run --launcher slurm` on a machine of the cluster",
     )

@@ -4,7 +4,6 @@ python -m launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1 --worl
 """
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,11 +134,7 @@ def load(path: Path) -> Job:
     if not path.is_file():
         ready = sorted(p.name for p in (Path(__file__).parent / "jobs").glob("*.toml"))
         raise InputError(f"job {path}: no such file; ready jobs in launch/jobs: {', '.join(ready)}")
-    try:
-        table = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not TOML: {error}") from None
-    return schema.read(Job, table, str(path))
+    return schema.load_toml(Job, path)
 
 
 def save(job: Job, path: Path) -> None:

@@ -142,16 +142,8 @@ def execute(
         print(_first_line(job, opened, world, emulation), flush=True)
         record.write_last(folder, opened.last)
     instruments = Instruments(job, world, folder, opened.last)
-    checkpoints = Checkpoints.off(world)
-    if emulation is None:
-        checkpoints = open_checkpoints(
-            world,
-            folder / CHECKPOINTS,
-            every=job.checkpoint_every,
-            keep=job.checkpoint_keep,
-            layout=f"{world.world_size} ranks, {opened.roles}",
-            resume=job.resume,
-        )
+    resumable = emulation is None
+    checkpoints = _checkpoints(job, opened, world, folder) if resumable else Checkpoints.off(world)
     first = checkpoints.first_step
     with record.StepWriter(folder, world.rank, first) as writer:
         steps = list(writer.earlier)
@@ -179,14 +171,37 @@ def execute(
             **driver(job).summarize(job, plan, everyone, emulation),
         }
         if emulation is not None:
-            result = {
-                k: v for k, v in result.items() if k not in ("loss", "test_accuracy", "usage")
-            }
-            result |= {"tier": "emulated", "emulation": schema.dump(emulation)}
-            result["calibration"] = schema.dump(calibration)
-            result["simulated_step_s"] = driver(job).simulated_step_s(job, plan)
+            result = _emulated(result, job, plan, emulation, calibration)
         record.write_json(folder / "result.json", result)
         print(f"  {driver(job).line(result)}\n  record: {folder}", flush=True)
+
+
+def _checkpoints(job: Job, opened: Opened, world: World, folder: Path) -> Checkpoints:
+    return open_checkpoints(
+        world,
+        folder / CHECKPOINTS,
+        every=job.checkpoint_every,
+        keep=job.checkpoint_keep,
+        layout=f"{world.world_size} ranks, {opened.roles}",
+        resume=job.resume,
+    )
+
+
+def _emulated(
+    result: dict[str, Any],
+    job: Job,
+    plan: Any,
+    emulation: Emulation,
+    calibration: Calibration | None,
+) -> dict[str, Any]:
+    """The result without what means nothing for stand-ins, with what the links were."""
+    kept = {k: v for k, v in result.items() if k not in ("loss", "test_accuracy", "usage")}
+    return kept | {
+        "tier": "emulated",
+        "emulation": schema.dump(emulation),
+        "calibration": schema.dump(calibration),
+        "simulated_step_s": driver(job).simulated_step_s(job, plan),
+    }
 
 
 def _first_line(job: Job, opened: Opened, world: World, emulation: Emulation | None) -> str:

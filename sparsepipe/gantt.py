@@ -6,9 +6,8 @@ Forward and backward are boxes with their micro-batch's number; white is idle ti
 and the CSV of exactly what was drawn.
 """
 
-import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -17,7 +16,7 @@ from matplotlib.patches import Patch
 
 from sparsepipe.schedule import Action
 from sparsepipe.simulated import Pipeline, Span
-from systems.figure import COLOURS, SIZE_INCHES
+from systems.figure import COLOURS, SIZE_INCHES, save
 
 COLOUR_OF = {
     Action.FORWARD: COLOURS[0],
@@ -94,7 +93,7 @@ def draw(
     axis.spines[["top", "right"]].set_visible(False)
     canvas.legend(handles=_legend(shown), fontsize=7, frameon=False, loc="outside right upper")
     canvas.supxlabel(footnote, fontsize=7, color="#555555")
-    return _write(canvas, path, shown, start_s)
+    return save(canvas, path, _rows(shown, start_s))
 
 
 def _row(axis: Axes, row: int, spans: Sequence[Span], window_s: tuple[float, float]) -> None:
@@ -137,15 +136,8 @@ def _legend(spans: Sequence[Span]) -> list[Patch]:
     ]
 
 
-def _write(canvas: Canvas, path: Path, spans: Sequence[Span], start_s: float) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    png = path.with_name(f"{path.name}.png")
-    canvas.savefig(png, dpi=150)
-    canvas.savefig(path.with_name(f"{path.name}.pdf"), metadata={"CreationDate": None})
-    with path.with_name(f"{path.name}.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["rank", "stage", "step", "micro_batch", "start_ms", "end_ms"])
-        for span in spans:
-            times = ((span.start_s - start_s) * 1e3, (span.end_s - start_s) * 1e3)
-            writer.writerow([span.rank, span.stage, span.action, span.micro_batch, *times])
-    return png
+def _rows(spans: Sequence[Span], start_s: float) -> Iterator[list[str | float]]:
+    yield ["rank", "stage", "step", "micro_batch", "start_ms", "end_ms"]
+    for span in spans:
+        times = ((span.start_s - start_s) * 1e3, (span.end_s - start_s) * 1e3)
+        yield [span.rank, span.stage, span.action, span.micro_batch, *times]

@@ -1,15 +1,16 @@
 """The order in which clouds are seen, and making mini-batches ahead of training."""
 
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from sparsepipe.cloud import Cloud
 from sparsepipe.splits import Split
+from systems.beside import in_advance
 from systems.schema import InputError
 
 Batch = TypeVar("Batch")
@@ -82,14 +83,8 @@ def _prefetch(
         return transform(clouds)
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
-    pending: deque[Future[Batch]] = deque()
     try:
-        for epoch, indices in order:
-            pending.append(pool.submit(make, epoch, indices))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        yield from in_advance(pool, (partial(make, *step) for step in order), ahead=ahead)
     finally:
         closed.set()
         pool.shutdown(cancel_futures=True)

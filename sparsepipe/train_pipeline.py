@@ -222,12 +222,8 @@ def run(
         for stage, module in zip(stages, modules, strict=True)
         if world.rank in (replica.rank for replica in stage.replicas)
     ]
-    optimizers, state = dict[int, torch.optim.Optimizer](), State(model, world.rank)
-    for module in mine:
-        made, parameters = None, list(module.parameters())
-        if parameters:  # a pooling alone has none
-            made = optimizers[id(parameters[0])] = optimizer(options, parameters, first)
-        state.add(module, made)
+    state = State(model, world.rank)
+    optimizers = _optimizers(options, mine, first, state)
     checkpoints.restore_model(model)
     checkpoints.restore(state)
     batches = CloudBatches(workload, world.device, first_batch)
@@ -251,6 +247,19 @@ def run(
     collect(schedule_of(stages, kind, 1), modules, world)
     if world.rank == 0:
         yield last_step(model, workload, world, began, first)
+
+
+def _optimizers(
+    options: Options, modules: Sequence[nn.Module], first_step: int, state: State
+) -> dict[int, torch.optim.Optimizer]:
+    """One for each module with parameters, by the id of the first of them; all go into `state`."""
+    made: dict[int, torch.optim.Optimizer] = {}
+    for module in modules:
+        own, parameters = None, list(module.parameters())
+        if parameters:  # a pooling alone has none
+            own = made[id(parameters[0])] = optimizer(options, parameters, first_step)
+        state.add(module, own)
+    return made
 
 
 def loss_sum(output: Value, labels: Tensor) -> Tensor:

@@ -146,19 +146,8 @@ def _decode(
         step = _Step(job, judge, proposer, histories, row_seeds, offsets, phases)
         decided = step.run(begins=not any(outputs[i] for i in active))
 
-        for row, (accepted, next_token, status, *drafted) in enumerate(decided):
-            i = active[row]
-            if status:
-                raise LogitsError(f"sequence {i}, token {len(outputs[i])}: {explain(status)}")
-            new = _until_end([*drafted[:accepted], next_token], job.ends)
-            new = new[: job.limit - len(outputs[i])]
-            outputs[i] += new
-            record += Record(
-                new_tokens=len(new),
-                target_steps=1,
-                tested=min(len(new), job.gamma),
-                accepted=min(len(new), accepted),
-            )
+        for i, row in zip(active, decided, strict=True):
+            record += _take(job, i, outputs[i], row)
         rows = [row for row, i in enumerate(active) if not _ended(outputs[i], job)]
         kept = [len(prompts[i]) + len(outputs[i]) for i in active]
         active = [active[row] for row in rows]
@@ -175,6 +164,21 @@ def _decode(
         rest_s=spent["rest"],
     )
     return Generation(outputs, record)
+
+
+def _take(job: _Job, sequence: int, output: list[int], row: list[int]) -> Record:
+    """Add to `output` what a step of this sequence gave (`_Step.run`)."""
+    accepted, next_token, status, *drafted = row
+    if status:
+        raise LogitsError(f"sequence {sequence}, token {len(output)}: {explain(status)}")
+    new = _until_end([*drafted[:accepted], next_token], job.ends)[: job.limit - len(output)]
+    output += new
+    return Record(
+        new_tokens=len(new),
+        target_steps=1,
+        tested=min(len(new), job.gamma),
+        accepted=min(len(new), accepted),
+    )
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speculative.calibration import Calibration
-
-Float = npt.NDArray[np.float64]
+from speculative.reference import Float, sigmoid, softmax
 
 
 class Distance(NamedTuple):
@@ -44,7 +43,7 @@ def distance(
         method, temperature, alpha, beta, calibration: see `speculative.verify.verify`.
     """
     z, y = (np.asarray(x, np.float64) / temperature for x in (target_logits, draft_logits))
-    p, q = _softmax(z), _softmax(y)
+    p, q = softmax(z), softmax(y)
     bonus = p
     with np.errstate(invalid="ignore", divide="ignore"):
         if calibration is not None:
@@ -54,7 +53,7 @@ def distance(
             accept = np.where(p > 0, np.minimum(1, np.where(q > 0, p / q, 1)), 0)
             residual = p - q
         else:
-            s, t = (_sigmoid((x - alpha) / (beta - alpha)) for x in (z, y))
+            s, t = (sigmoid((x - alpha) / (beta - alpha)) for x in (z, y))
             accept = np.where(z > -np.inf, np.minimum(1, np.where(t > 0, s / t, 1)), 0)
             residual = s - t
             bonus = _normalised(s)
@@ -71,12 +70,3 @@ def _variation(a: Float, b: Float) -> Float:
 
 def _normalised(weights: Float) -> Float:
     return np.asarray(weights / weights.sum(-1, keepdims=True))
-
-
-def _softmax(x: Float) -> Float:
-    return _normalised(np.exp(x - x.max(-1, keepdims=True)))
-
-
-def _sigmoid(x: Float) -> Float:
-    with np.errstate(over="ignore"):
-        return np.asarray(1 / (1 + np.exp(-x)))

@@ -40,23 +40,21 @@ class Recipe:
     """Transcription: longest speech."""
 
 
+SMALL_SHAPES: Mapping[Role, Shape] = {
+    "target": Shape(width=128, encoder_layers=2, decoder_layers=2),
+    "draft": Shape(width=64, encoder_layers=1, decoder_layers=1),
+}
 RECIPES: Mapping[Size, Mapping[Task, Recipe]] = {
     "small": {
         "summarize": Recipe(
-            shapes={
-                "target": Shape(width=128, encoder_layers=2, decoder_layers=2),
-                "draft": Shape(width=64, encoder_layers=1, decoder_layers=1),
-            },
+            shapes=SMALL_SHAPES,
             steps={"target": 1500, "draft": 2500},
             learning_rate=3e-3,
             samples=20_000,
             data="installed",
         ),
         "transcribe": Recipe(
-            shapes={
-                "target": Shape(width=128, encoder_layers=2, decoder_layers=2),
-                "draft": Shape(width=64, encoder_layers=1, decoder_layers=1),
-            },
+            shapes=SMALL_SHAPES,
             steps={"target": 1200, "draft": 1500},
             learning_rate=1.5e-3,
             samples=6000,

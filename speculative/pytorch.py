@@ -41,50 +41,28 @@ def verify(
     Returns:
         int64 [3, B]: accepted, next_token, status.
     """
-    batch, gamma, vocabulary = draft_logits.shape
+    batch, gamma, _ = draft_logits.shape
     if lengths is None:
         lengths = draft_tokens.new_full((batch,), gamma)
-    outside = (draft_tokens < 0) | (draft_tokens >= vocabulary)
-    places = draft_tokens.clamp(0, vocabulary - 1)[..., None]
-    x_target = target_logits[:, :gamma].gather(-1, places)[..., 0]
-    x_draft = draft_logits.gather(-1, places)[..., 0]
-    squash = _Squash(temperature, alpha, beta)
-    estimate = _Estimate(temperature, *calibration)
+    rule: _Rule
     if method == "exact":
-        target, draft = _reduced(target_logits, temperature), _reduced(draft_logits, temperature)
-        drafted = _Row(*(value[:, :gamma] for value in target))
-        ratios = _softmax_ratios(x_target, x_draft, drafted, draft, temperature)
-        faults = drafted.fault * TARGET_LOGITS | draft.fault * DRAFT_LOGITS
+        reduced = _reduced(target_logits, temperature), _reduced(draft_logits, temperature)
+        rule = _Exact(temperature, *reduced)
+    elif method == "sigmoid":
+        rule = _Sigmoid(temperature, alpha, beta)
     else:
-        z, y = x_target.double(), x_draft.double()
-        ratios = squash(z) / squash(y) if method == "sigmoid" else estimate(z, y)
-        faults = _bad(x_target) * TARGET_LOGITS | _bad(x_draft) * DRAFT_LOGITS
-    faults = torch.where(outside, DRAFT_TOKEN, faults)
-
+        rule = _Calibrated(temperature, *calibration)
     drawn = _accept_uniforms(requests, gamma) if uniforms is None else uniforms[:, :gamma]
-    within = torch.arange(gamma, device=lengths.device) < lengths[:, None]
-    passed = within & (faults == 0) & (drawn.double() < ratios) & (x_target > -torch.inf)
-    accepted = passed.cumprod(-1).sum(-1)
+    accepted, faults = _accept(rule, target_logits, draft_logits, draft_tokens, lengths, drawn)
 
     complete = accepted >= lengths
     n, m = accepted[:, None], accepted.clamp(max=gamma - 1)[:, None]
     fault = torch.where(complete, 0, faults.gather(1, m)[:, 0])
-    p_row, q_row = _pick(target_logits, n), _pick(draft_logits, m)
-    if method == "sigmoid":
-        bad_target, bad_draft = _bad(p_row).any(-1), _bad(q_row).any(-1)
-        p, residual = squash(p_row), squash.difference(p_row, q_row)
-    else:
-        exact = method == "exact"
-        p_of = _at(target, n) if exact else _at(_reduced(p_row[:, None], temperature), 0)
-        q_of = _at(draft, m) if exact else _at(_reduced(q_row[:, None], temperature), 0)
-        bad_target, bad_draft = p_of.fault, q_of.fault
-        p = _probabilities(p_row, p_of, temperature)
-        q = _probabilities(q_row, q_of, temperature)
-        residual = p - q if exact else p - q * estimate(p_row, q_row)
-    seen = bad_target * TARGET_LOGITS | (bad_draft & ~complete) * DRAFT_LOGITS
+    left = rule.left(_pick(target_logits, n), _pick(draft_logits, m), n, m)
+    seen = left.bad_target * TARGET_LOGITS | (left.bad_draft & ~complete) * DRAFT_LOGITS
     fault |= seen * (fault == 0)
-    leftover = ~complete & (residual > 0).any(-1)
-    weights = torch.where(leftover[:, None], residual.clamp(min=0), p)
+    rejected = ~complete & (left.residual > 0).any(-1)
+    weights = torch.where(rejected[:, None], left.residual.clamp(min=0), left.target)
 
     token, found = _race(weights, requests, philox.NEXT, uniforms, gamma)
     fault = torch.where((fault == 0) & ~found, TARGET_LOGITS, fault)
@@ -135,28 +113,66 @@ def _at(rows: _Row, index: Tensor | int) -> _Row:
     return _Row(*(value.gather(1, index)[:, 0] for value in rows))
 
 
-def _softmax_ratios(z: Tensor, y: Tensor, p: _Row, q: _Row, temperature: float) -> Tensor:
-    """p / q at the draft tokens, float64 [B, G]."""
-    difference = (z.double() - p.maximum) - (y.double() - q.maximum)
-    return (difference / temperature).exp() * q.total / p.total
-
-
 def _probabilities(z: Tensor, row: _Row, temperature: float) -> Tensor:
     scaled = (z - row.maximum[:, None]) / temperature
     return scaled.exp() / row.total[:, None].float()
 
 
-class _Squash(NamedTuple):
+class _Left(NamedTuple):
+    """What the next token may come from: one row pair per sequence."""
+
+    target: Tensor
+    """Weights [B, V] after the last draft token."""
+    residual: Tensor
+    """Weights [B, V] after a rejection where positive."""
+    bad_target: Tensor
+    """bool [B]: NaN, +inf or, where a softmax is needed, nothing finite."""
+    bad_draft: Tensor
+
+
+class _Exact(NamedTuple):
+    """Softmax against softmax, of rows that are reduced once for both questions."""
+
+    temperature: float
+    target: _Row
+    """[B, G + 1]."""
+    draft: _Row
+    """[B, G]."""
+
+    def ratios(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """p / q float64 [B, G] of draft tokens with these logits, and faults of their rows."""
+        p, q = _Row(*(value[:, : z.shape[1]] for value in self.target)), self.draft
+        difference = (z.double() - p.maximum) - (y.double() - q.maximum)
+        ratios = (difference / self.temperature).exp() * q.total / p.total
+        return ratios, p.fault * TARGET_LOGITS | q.fault * DRAFT_LOGITS
+
+    def left(self, z: Tensor, y: Tensor, n: Tensor, m: Tensor) -> _Left:
+        """Of the target's rows z, numbered n [B, 1], and the draft's y, numbered m."""
+        p_of, q_of = _at(self.target, n), _at(self.draft, m)
+        p = _probabilities(z, p_of, self.temperature)
+        q = _probabilities(y, q_of, self.temperature)
+        return _Left(p, p - q, p_of.fault, q_of.fault)
+
+
+class _Sigmoid(NamedTuple):
     """sigmoid((z / temperature - alpha) / (beta - alpha)), arXiv 2406.11016, section 3.2."""
 
     temperature: float
     alpha: float
     beta: float
 
-    def __call__(self, z: Tensor) -> Tensor:
+    def ratios(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_Exact.ratios`; faults of these logits alone."""
+        return self._squash(z.double()) / self._squash(y.double()), _faults(z, y)
+
+    def left(self, z: Tensor, y: Tensor, *_: Tensor) -> _Left:
+        """As `_Exact.left`."""
+        return _Left(self._squash(z), self._difference(z, y), _bad(z).any(-1), _bad(y).any(-1))
+
+    def _squash(self, z: Tensor) -> Tensor:
         return self._argument(z).sigmoid()
 
-    def difference(self, z: Tensor, y: Tensor) -> Tensor:
+    def _difference(self, z: Tensor, y: Tensor) -> Tensor:
         """squash(z) - squash(y) where positive, else 0.
 
         Between large alpha and beta the two agree in four digits, so they must not be subtracted:
@@ -164,24 +180,61 @@ class _Squash(NamedTuple):
         """
         gap = (z - y) / (self.temperature * (self.beta - self.alpha))
         gap = torch.where(z == -torch.inf, 0, gap).clamp(min=0)
-        return self(z) * (-self._argument(y)).sigmoid() * -torch.expm1(-gap)
+        return self._squash(z) * (-self._argument(y)).sigmoid() * -torch.expm1(-gap)
 
     def _argument(self, z: Tensor) -> Tensor:
         return (z / self.temperature - self.alpha) / (self.beta - self.alpha)
 
 
-class _Estimate(NamedTuple):
-    """The calibrated p / q, at most 1 (`speculative.calibration`)."""
+class _Calibrated(NamedTuple):
+    """p / q estimated from two logits (`speculative.calibration`)."""
 
     temperature: float
     intercept: float
     target_slope: float
     draft_slope: float
 
-    def __call__(self, z: Tensor, y: Tensor) -> Tensor:
+    def ratios(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_Exact.ratios`; faults of these logits alone."""
+        return self._estimate(z.double(), y.double()), _faults(z, y)
+
+    def left(self, z: Tensor, y: Tensor, *_: Tensor) -> _Left:
+        """As `_Exact.left`."""
+        p_of = _at(_reduced(z[:, None], self.temperature), 0)
+        q_of = _at(_reduced(y[:, None], self.temperature), 0)
+        p = _probabilities(z, p_of, self.temperature)
+        q = _probabilities(y, q_of, self.temperature)
+        return _Left(p, p - q * self._estimate(z, y), p_of.fault, q_of.fault)
+
+    def _estimate(self, z: Tensor, y: Tensor) -> Tensor:
+        """At most 1."""
         a, b = self.target_slope / self.temperature, self.draft_slope / self.temperature
         x = self.intercept + a * z + b * y
         return torch.nan_to_num(x, nan=0.0, posinf=0.0).clamp(max=0).exp()  # -inf stays below all
+
+
+_Rule = _Exact | _Sigmoid | _Calibrated
+
+
+def _accept(
+    rule: _Rule,
+    target_logits: Tensor,
+    draft_logits: Tensor,
+    draft_tokens: Tensor,
+    lengths: Tensor,
+    uniforms: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """How many draft tokens are accepted [B], and what is wrong with each [B, G]."""
+    _, gamma, vocabulary = draft_logits.shape
+    outside = (draft_tokens < 0) | (draft_tokens >= vocabulary)
+    places = draft_tokens.clamp(0, vocabulary - 1)[..., None]
+    x_target = target_logits[:, :gamma].gather(-1, places)[..., 0]
+    x_draft = draft_logits.gather(-1, places)[..., 0]
+    ratios, faults = rule.ratios(x_target, x_draft)
+    faults = torch.where(outside, DRAFT_TOKEN, faults)
+    within = torch.arange(gamma, device=lengths.device) < lengths[:, None]
+    passed = within & (faults == 0) & (uniforms.double() < ratios) & (x_target > -torch.inf)
+    return passed.cumprod(-1).sum(-1), faults
 
 
 def _pick(logits: Tensor, rows: Tensor) -> Tensor:
@@ -191,6 +244,10 @@ def _pick(logits: Tensor, rows: Tensor) -> Tensor:
 
 def _bad(z: Tensor) -> Tensor:
     return ~(z < torch.inf)
+
+
+def _faults(target: Tensor, draft: Tensor) -> Tensor:
+    return _bad(target) * TARGET_LOGITS | _bad(draft) * DRAFT_LOGITS
 
 
 def _accept_uniforms(requests: Tensor, gamma: int) -> Tensor:

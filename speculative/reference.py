@@ -66,10 +66,10 @@ def verify(
     tokens = np.asarray(draft_tokens, np.int64)
     target, draft = target / temperature, draft / temperature
     gamma, vocabulary = len(tokens), target.shape[-1]
-    exact, softmax = method == "exact", method != "sigmoid"
+    exact, with_softmax = method == "exact", method != "sigmoid"
 
     def weights(z: Float) -> Float:
-        return _softmax(z) if softmax else _sigmoid((z - alpha) / (beta - alpha))
+        return softmax(z) if with_softmax else sigmoid((z - alpha) / (beta - alpha))
 
     def kept(z: Float, y: Float) -> Float:
         """What acceptance takes of the draft's weights."""
@@ -91,8 +91,8 @@ def verify(
         margin = min(margin, abs(u[t] * q - p) / max(u[t] * q, p, np.finfo(float).tiny))
         if not u[t] * q < p:
             left = target[t], draft[t]
-            return _sample(t, *left, weights, kept, u[gamma:], margin, softmax)
-    return _sample(gamma, target[gamma], None, weights, kept, u[gamma:], margin, softmax)
+            return _sample(t, *left, weights, kept, u[gamma:], margin, with_softmax)
+    return _sample(gamma, target[gamma], None, weights, kept, u[gamma:], margin, with_softmax)
 
 
 def _sample(
@@ -138,11 +138,13 @@ def _faults(target: Float, draft: Float | None, softmax: bool) -> int:
     return found | (DRAFT_LOGITS if draft is not None and bad(draft) else 0)
 
 
-def _softmax(z: Float) -> Float:
-    e = np.exp(z - z.max())
-    return e / e.sum()
+def softmax(z: Float) -> Float:
+    """Over the last dimension."""
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return np.asarray(e / e.sum(-1, keepdims=True))
 
 
-def _sigmoid(x: Float) -> Float:
+def sigmoid(x: Float) -> Float:
+    """Of every element."""
     with np.errstate(over="ignore"):  # to infinity, rightly
-        return 1 / (1 + np.exp(-x))
+        return np.asarray(1 / (1 + np.exp(-x)))

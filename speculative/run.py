@@ -1,6 +1,7 @@
 """Evaluate a pair of models on a task: `evaluate(options)` gives metrics with units."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -47,34 +48,12 @@ def evaluate(
     if options.method != "none":
         draft = load_model(options.task, options.draft_path, device, "--speculative.draft")
     samples = _samples(options, target, "test")
-    arguments: dict[str, Any] = {
-        "method": "exact" if options.method == "none" else options.method,
-        "gamma": options.gamma,
-        "alpha": options.alpha,
-        "beta": options.beta,
-        "sampling": options.sampling(**suppression(target)),
-        "seed": seed,
-    }
+    calibration = None
     if options.method == "calibrated":
         seen = Observed(options.temperature)
         observe(options, target, draft, seen.add, seed=seed)
-        arguments["calibration"] = seen.fit(options.caution)
-    record, texts = Record(), []
-    for start in range(0, len(samples), options.batch_size):
-        numbers = list(range(start, min(start + options.batch_size, len(samples))))
-        inputs = samples.inputs(numbers)
-        if start == 0:
-            generate(target, draft, inputs, max_new_tokens=WARM_UP_TOKENS, **arguments)
-        done = generate(
-            target,
-            draft,
-            inputs,
-            max_new_tokens=options.max_new_tokens,
-            requests=numbers,
-            **arguments,
-        )
-        record += done.record
-        texts += [samples.text(tokens) for tokens in done.tokens]
+        calibration = seen.fit(options.caution)
+    record, texts = _decode(options, target, draft, samples, calibration, seed)
     scored = {name: dataclasses.asdict(score) for name, score in samples.score(texts).items()}
     return {
         "task": options.task,
@@ -84,7 +63,7 @@ def evaluate(
         **scored,
         "target_parameters": target.num_parameters(),
         "draft_parameters": None if draft is None else draft.num_parameters(),
-        "calibration": _shown(arguments.get("calibration")),
+        "calibration": None if calibration is None else calibration._asdict(),
         "examples": [
             {"output": texts[i], "reference": samples.reference(i)}
             for i in range(min(SHOWN, len(samples)))
@@ -103,8 +82,7 @@ def observe(
 ) -> None:
     """Decode samples exactly and show the logits of every step to `observer`."""
     samples = _samples(options, target, split)
-    for start in range(0, len(samples), options.batch_size):
-        numbers = list(range(start, min(start + options.batch_size, len(samples))))
+    for numbers in _batches(options, samples):
         generate(
             target,
             draft,
@@ -118,13 +96,52 @@ def observe(
         )
 
 
+def _decode(
+    options: Options,
+    target: Any,
+    draft: Any | None,
+    samples: Summaries | Transcripts,
+    calibration: Calibration | None,
+    seed: int,
+) -> tuple[Record, list[str]]:
+    """The texts of all samples, and what they took."""
+    arguments: dict[str, Any] = {
+        "method": "exact" if options.method == "none" else options.method,
+        "gamma": options.gamma,
+        "alpha": options.alpha,
+        "beta": options.beta,
+        "calibration": calibration,
+        "sampling": options.sampling(**suppression(target)),
+        "seed": seed,
+    }
+    record, texts = Record(), list[str]()
+    for numbers in _batches(options, samples):
+        inputs = samples.inputs(numbers)
+        if not texts:
+            generate(target, draft, inputs, max_new_tokens=WARM_UP_TOKENS, **arguments)
+        done = generate(
+            target,
+            draft,
+            inputs,
+            max_new_tokens=options.max_new_tokens,
+            requests=numbers,
+            **arguments,
+        )
+        record += done.record
+        texts += [samples.text(tokens) for tokens in done.tokens]
+    return record, texts
+
+
+def _batches(options: Options, samples: Summaries | Transcripts) -> Iterator[list[int]]:
+    """Numbers of the samples that are decoded together."""
+    numbers = range(len(samples))
+    for start in numbers[:: options.batch_size]:
+        yield list(numbers[start : start + options.batch_size])
+
+
 def _samples(options: Options, target: Any, split: Split) -> Summaries | Transcripts:
     kind = Summaries if options.task == "summarize" else Transcripts
     return kind(options, target, split)
-
-
-def _shown(calibration: Calibration | None) -> dict[str, float] | None:
-    return None if calibration is None else calibration._asdict()
 
 
 def _metrics(record: Record) -> dict[str, float | None]:

@@ -5,16 +5,16 @@ contiguous part of them each worker takes. Both depend on their arguments only, 
 every number of workers trains on the same samples in the same order.
 """
 
-from collections import deque
 from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stanza.data import Batch, Indices, Split
+from systems.beside import in_advance
 from systems.schema import InputError
 
 
@@ -27,14 +27,9 @@ def prefetch(
     `batches` may be endless: close the iterator, or drop it, to stop reading.
     """
     pool = ThreadPoolExecutor(1)
-    pending: deque[Future[Batch]] = deque()
+    reads = (partial(split.batch, indices) for indices in batches)
     try:
-        for indices in batches:
-            pending.append(pool.submit(split.batch, indices))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        yield from in_advance(pool, reads, ahead=ahead)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

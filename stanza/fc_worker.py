@@ -63,38 +63,56 @@ class FcWorker:
             receive.wait()
         label_parts = [x.tensor_split(self._micro_batches) for x in labels]
         total = torch.zeros((), device=self._device)
-        sends: list[Transfer] = []
-        wire: list[Tensor] = []
+        sends: list[tuple[Transfer, Tensor]] = []
         for k, arrival in enumerate(arrivals):
             with self._tracer.span("wait for activations", micro_batch=k):
                 for receive in arrival:
                     receive.wait()
-            gathered = torch.cat([part[k] for part in parts]).to(torch.get_default_dtype())
-            inputs = gathered.view(-1, *self._input_shape).requires_grad_()
-            targets = torch.cat([part[k] for part in label_parts]).long()
-            shares = [len(part[k]) for part in parts]
-
-            def send_back(ready: Tensor, shares: Sequence[int] = shares) -> None:
-                assert ready.grad is not None
-                slices = ready.grad.flatten(1).split(shares)
-                for rank, gradient in zip(self._conv_ranks, slices, strict=True):
-                    wire.append(to_wire(gradient, self._cut_dtype, global_batch_size))
-                    sends.append(self._transport.isend(wire[-1], rank, GRADIENT))
-
-            # At once: the backward pass returns only when FC gradients are exchanged.
-            inputs.register_post_accumulate_grad_hook(send_back)
-            with self._tracer.span("fc forward and backward", micro_batch=k):
-                own = targets[self._own_samples(len(targets))]
-                loss = loss_sum(self._fc.forward(inputs), own)
-                if k == self._micro_batches - 1:
-                    self._fc.expect_gradients(loss)
-                (loss / global_batch_size).backward()
-            total += loss.detach()
+            pieces = [part[k] for part in parts], [part[k] for part in label_parts]
+            total += self._train(k, *pieces, global_batch_size, sends)
         with self._tracer.span("fc update"):
             self._fc.update()
-        for send in sends:
+        for send, _ in sends:
             send.wait()
         return total.item()
+
+    def _train(
+        self,
+        micro_batch: int,
+        activations: list[Tensor],
+        labels: list[Tensor],
+        global_batch_size: int,
+        sends: list[tuple[Transfer, Tensor]],
+    ) -> Tensor:
+        """Forward and backward on one micro-batch, in pieces, one from each CONV worker.
+
+        Args:
+            sends: gets the gradients on their way, each with the buffer that must outlive it.
+
+        Returns:
+            The sum of its own samples' losses.
+        """
+        gathered = torch.cat(activations).to(torch.get_default_dtype())
+        inputs = gathered.view(-1, *self._input_shape).requires_grad_()
+        targets = torch.cat(labels).long()
+        shares = [len(piece) for piece in activations]
+
+        def send_back(ready: Tensor) -> None:
+            assert ready.grad is not None
+            slices = ready.grad.flatten(1).split(shares)
+            for rank, gradient in zip(self._conv_ranks, slices, strict=True):
+                wire = to_wire(gradient, self._cut_dtype, global_batch_size)
+                sends.append((self._transport.isend(wire, rank, GRADIENT), wire))
+
+        # At once: the backward pass returns only when FC gradients are exchanged.
+        inputs.register_post_accumulate_grad_hook(send_back)
+        with self._tracer.span("fc forward and backward", micro_batch=micro_batch):
+            own = targets[self._own_samples(len(targets))]
+            loss = loss_sum(self._fc.forward(inputs), own)
+            if micro_batch == self._micro_batches - 1:
+                self._fc.expect_gradients(loss)
+            (loss / global_batch_size).backward()
+        return loss.detach()
 
     def _receive_all(self, buffers: Sequence[Tensor], channel: str) -> list[Transfer]:
         pairs = zip(buffers, self._conv_ranks, strict=True)

@@ -160,33 +160,75 @@ def stanza(
     micro_batches: int,
     link: Link,
 ) -> Prediction:
-    """Layer separation, in the steady state.
-
-    The schedule is that of ConvWorker and FcWorker: all micro-batches forward, then all backward;
-    the FC worker takes them in order; the last backward pass overlaps the CONV exchange. An FC
-    worker may still be exchanging its gradients while CONV workers have begun the next step.
-    """
+    """Layer separation, in the steady state (`_steady_step_s`)."""
     served = -(-conv_workers // fc_workers)  # the busiest FC worker sets the pace
     m = micro_batches
     part = at(-(-local_batch // m))  # one micro-batch at a CONV worker
     gathered = at(part.batch_size * served)  # and at its FC worker
     cut_s = link.seconds(gathered.cut_bytes) + link.latency_s
     fc_s = gathered.fc_forward_s + gathered.fc_backward_s
-    forward_s, backward_s = part.conv_forward_s, part.conv_backward_s
     fc_exchange_s = _ring_s(part.fc_bytes, fc_workers, link)
+    step_s = _steady_step_s(
+        part,
+        conv_workers,
+        m,
+        link,
+        cut_s=cut_s,
+        fc_s=fc_s,
+        fc_exchange_s=fc_exchange_s,
+    )
+    return Prediction(
+        scheme="stanza",
+        fc_workers=fc_workers,
+        micro_batches=m,
+        step_s=step_s,
+        samples=conv_workers * local_batch,
+        resources={
+            "conv compute": (part.conv_forward_s + part.conv_backward_s) * m,
+            "cut in": cut_s * m,
+            "FC compute": fc_s * m,
+            "cut out": cut_s * m,
+            "conv exchange": _ring_s(part.conv_bytes, conv_workers, link),
+            "FC exchange": fc_exchange_s,
+        },
+    )
+
+
+def _steady_step_s(
+    part: Costs,
+    conv_workers: int,
+    micro_batches: int,
+    link: Link,
+    *,
+    cut_s: float,
+    fc_s: float,
+    fc_exchange_s: float,
+) -> float:
+    """The period of the schedule of ConvWorker and FcWorker.
+
+    All micro-batches go forward, then all backward; the FC worker takes them in order; the last
+    backward pass overlaps the CONV exchange. An FC worker may still be exchanging its gradients
+    while CONV workers have begun the next step.
+
+    Args:
+        part: one micro-batch of a CONV worker.
+        cut_s: a micro-batch's activations, or their gradient, at an FC worker's network interface.
+        fc_s: a micro-batch at an FC worker, forward and backward.
+    """
+    forward_s, backward_s = part.conv_forward_s, part.conv_backward_s
     conv_free = fc_free = in_free = out_free = 0.0
     ends: list[float] = []
     for _ in range(STEADY_STEPS):
-        forward_ends = [conv_free + (k + 1) * forward_s for k in range(m)]
+        forward_ends = [conv_free + (k + 1) * forward_s for k in range(micro_batches)]
         conv_free = forward_ends[-1]
         arrivals = []
         for forward_end in forward_ends:
             in_free = max(in_free, forward_end) + cut_s
             arrivals.append(in_free)
         if ends:
-            fc_free = _exchange_end(
-                max(fc_free, out_free), fc_exchange_s, forward_ends[0], in_free, m * cut_s
-            )
+            begun = max(fc_free, out_free)
+            busy_s = micro_batches * cut_s
+            fc_free = _exchange_end(begun, fc_exchange_s, forward_ends[0], in_free, busy_s)
         gradients = []
         for arrival in arrivals:
             fc_free = max(fc_free, arrival) + fc_s
@@ -195,25 +237,10 @@ def stanza(
         for gradient in gradients[:-1]:
             conv_free = max(conv_free, gradient) + backward_s
         start = max(conv_free, gradients[-1])
-        conv_free = max(
-            start + backward_s, _ring_finish(part.conv_backward, start, conv_workers, link)
-        )
+        finish = _ring_finish(part.conv_backward, start, conv_workers, link)
+        conv_free = max(start + backward_s, finish)
         ends.append(conv_free)
-    return Prediction(
-        scheme="stanza",
-        fc_workers=fc_workers,
-        micro_batches=m,
-        step_s=ends[-1] - ends[-2],
-        samples=conv_workers * local_batch,
-        resources={
-            "conv compute": (forward_s + backward_s) * m,
-            "cut in": cut_s * m,
-            "FC compute": fc_s * m,
-            "cut out": cut_s * m,
-            "conv exchange": _ring_s(part.conv_bytes, conv_workers, link),
-            "FC exchange": fc_exchange_s,
-        },
-    )
+    return ends[-1] - ends[-2]
 
 
 def _exchange_end(

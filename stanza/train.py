@@ -57,10 +57,8 @@ def run(
     checkpoints = checkpoints or Checkpoints.off(world)
     segments = list(checkpoints.segments(options.steps))
     training = _prepare(options, layout, world, workload, seed, transport, tracer, checkpoints)
-    parts = split(training.model, workload.data.image_shape) if layout.scheme == "stanza" else None
+    parts = _separated(training)
     replicas = layout.fc_parallel == "replicas"
-    if parts is not None and not replicas:
-        linears(parts, len(layout.ranks("fc")))  # every rank refuses a network, or none
     groups = [
         world.group(layout.data_ranks),
         world.group(layout.ranks("fc") if replicas else ()),  # columns exchange no gradients
@@ -82,15 +80,8 @@ def run(
     assert window is not None  # there is at least one step
     counters = _counters(training, "the end of the measured window")
     totals = _since(window, counters, options.steps - warm)
-    has_tests = len(workload.data.test) > 0
-    if parts is not None and has_tests:
-        _collect_fc(training, parts)
     totals["resumed_step"] = first
-    model = training.model
-    if layout.scheme == "zero3" and has_tests:
-        model = gathered(model, workload.build().to(world.device))
-    if world.rank == 0 and has_tests:
-        totals["test_accuracy"] = accuracy(model, workload.data.test, world.device)
+    totals |= _tested(training, parts)
     totals["corrupt_images"] = len(workload.data.corrupt)
     yield Step(options.steps, totals)
     training.transport.close()
@@ -118,6 +109,17 @@ def _prepare(
     state = State(model, world.rank)
     shared = (options, layout, world, opened, model, workload, seed, tracer)
     return Training(*shared, first_batch, state)
+
+
+def _separated(training: Training) -> Split | None:
+    """The network's parts, where the scheme separates them."""
+    layout = training.layout
+    if layout.scheme != "stanza":
+        return None
+    parts = split(training.model, training.workload.data.image_shape)
+    if layout.fc_parallel == "columns":
+        linears(parts, len(layout.ranks("fc")))  # every rank refuses a network, or none
+    return parts
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,21 @@ def _since(start: _Reading, end: _Reading, window_steps: int) -> dict[str, float
         if after >= 0:  # the kernel may not tell
             totals[f"{name}_bytes_per_step"] = (after - before) / window_steps
     return totals
+
+
+def _tested(training: Training, parts: Split | None) -> dict[str, float]:
+    """`test_accuracy` of the whole trained model, on rank 0, if there are samples for testing."""
+    world, workload = training.world, training.workload
+    if not len(workload.data.test):
+        return {}
+    if parts is not None:
+        _collect_fc(training, parts)
+    model = training.model
+    if training.layout.scheme == "zero3":
+        model = gathered(model, workload.build().to(world.device))
+    if world.rank != 0:
+        return {}
+    return {"test_accuracy": accuracy(model, workload.data.test, world.device)}
 
 
 def _collect_fc(training: Training, parts: Split) -> None:

@@ -1,15 +1,18 @@
-"""Work in a thread beside the rank's own, whose errors are not lost.
+"""Work in threads beside the rank's own, whose errors are not lost.
 
 serving = beside("parameter server", server.serve_step)
 ...
 serving.result()                                # what it returned; raises what it raised
 
 together({"conv worker": conv_step, "fc worker": fc_step})
+
+for batch in in_advance(pool, reads, ahead=2):  # read while others are used
 """
 
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from typing import TypeVar
 
 from systems.waiting import waiting
@@ -43,3 +46,19 @@ def together(works: Mapping[str, Callable[[], T]]) -> list[T]:
     for future in done:
         future.result()
     return [future.result() for future in futures]
+
+
+def in_advance(
+    pool: Executor, works: Iterable[Callable[[], T]], *, ahead: int
+) -> Generator[T, None, None]:
+    """What `works` return, in order, while the pool does up to `ahead` more of them.
+
+    `works` may be endless. An error is raised where its result is due.
+    """
+    pending: deque[Future[T]] = deque()
+    for work in works:
+        pending.append(pool.submit(work))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

@@ -7,7 +7,6 @@ All rates are bits per second, all sizes bytes, all times seconds.
 """
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,11 +173,7 @@ def load(name: str) -> Cluster:
         raise InputError(
             f"--cluster {name}: neither a preset nor a file; {schema.remedy(name, presets())}"
         )
-    try:
-        table = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not TOML: {error}") from None
-    cluster = schema.read(Cluster, table, str(path))
+    cluster = schema.load_toml(Cluster, path)
     names = [node.name for node in cluster.nodes]
     twice = [name for name in names if names.count(name) > 1]
     if twice:

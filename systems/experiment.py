@@ -1,7 +1,7 @@
 """What `launch reproduce` runs: an experiment is a sweep of runs, its figures and its claims."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,7 +87,7 @@ class Experiment:
     cluster: str = "local"
     """What emulated cases run on."""
     cases: tuple[Case, ...] = ()
-    repeats: Mapping[str, int]
+    repeats: Mapping[str, int] = field(default_factory=lambda: {"quick": 1, "full": 1})
     """Repetitions by level; each has its own seed, and cases alternate within a repetition."""
     measure: Callable[[str, Path], Results] | None = None
     """Measures at a level, in this process; keeps what it finds in a folder, and goes on there."""

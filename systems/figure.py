@@ -6,7 +6,7 @@ hatched and labelled "paper"; the tier stands in every title.
 
 import csv
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,12 +99,17 @@ def draw(path: Path, panels: Sequence[Panel], footnote: str) -> Path:
         axis.spines[["top", "right"]].set_visible(False)
     note = textwrap.fill(footnote, FOOTNOTE_COLUMNS * columns)
     canvas.supxlabel(note, fontsize=7, color="#555555")
+    return save(canvas, path, [["panel", "series", "x", "value", "unit"], *rows])
+
+
+def save(canvas: Canvas, path: Path, rows: Iterable[Sequence[Any]]) -> Path:
+    """Write a drawing and the rows of its CSV as `path`.png, .pdf and .csv; the PNG's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     png = path.with_name(f"{path.name}.png")
     canvas.savefig(png, dpi=150)
     canvas.savefig(path.with_name(f"{path.name}.pdf"), metadata={"CreationDate": None})
     with path.with_name(f"{path.name}.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["panel", "series", "x", "value", "unit"], *rows])
+        csv.writer(file).writerows(rows)
     return png
 
 

@@ -29,10 +29,18 @@ BURST_BYTES = 2 * OFFLOAD_BYTES
 QUEUE_S = 0.04
 """Length of a queue, in seconds of its link's rate. Shorter ones drop packets when all nodes send
 to all, and every drop is sent again over links that have no room for it."""
-SEND_BUFFER_BYTES = 128 * 1024
-"""Most that a connection has on its way: the queue then holds a dozen of them without a drop."""
+SEND_BUFFER_BYTES = 256 * 1024
+"""Most that a connection has on its way. With less, several that end at one node do not keep its
+link busy while each waits in another node's queue too; with more, queues overflow."""
 SHORTEST_RESEND = "20ms"
 """A packet that is lost all the same is sent again after this; the system's default is 200 ms."""
+BARE_ACKNOWLEDGEMENT = (
+    "match ip protocol 6 0xff match u8 0x05 0x0f at 0 match u16 0 0xff80 at 2 "
+    "match u8 0x10 0xff at 33"
+)
+"""TCP packets shorter than 128 bytes that only acknowledge. They go ahead of data: behind a full
+queue of it they would hold up the other direction, which has no more than a send buffer on its way.
+"""
 TOOLS = ("ip", "tc", "nsenter")
 
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
@@ -132,12 +140,15 @@ def check_available() -> None:
 
 def _shaped(device: str, rate_bits_per_s: float) -> list[str]:
     rate, queue = f"{round(rate_bits_per_s)}bit", round(rate_bits_per_s / 8 * QUEUE_S)
-    burst = f"burst {BURST_BYTES}b cburst {BURST_BYTES}b"
+    htb = f"htb rate {rate} ceil {rate} burst {BURST_BYTES}b cburst {BURST_BYTES}b quantum 60000"
     return [
         f"qdisc add dev {device} root handle 1: htb default 10",
-        f"class add dev {device} parent 1: classid 1:10 htb rate {rate} ceil {rate} {burst} "
-        "quantum 60000",
+        f"class add dev {device} parent 1: classid 1:1 {htb}",
+        f"class add dev {device} parent 1:1 classid 1:10 {htb} prio 1",
+        f"class add dev {device} parent 1:1 classid 1:11 {htb} prio 0",
         f"qdisc add dev {device} parent 1:10 handle 10: bfifo limit {max(queue, 2 * BURST_BYTES)}b",
+        f"qdisc add dev {device} parent 1:11 handle 11: bfifo limit {2 * BURST_BYTES}b",
+        f"filter add dev {device} parent 1: protocol ip u32 {BARE_ACKNOWLEDGEMENT} flowid 1:11",
     ]
 
 

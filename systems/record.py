@@ -14,11 +14,10 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -59,12 +58,7 @@ class StepWriter:
     def __enter__(self) -> "StepWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
@@ -160,6 +154,20 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not JSON: {error}") from None
+
+
+def once(path: Path, find: Callable[[], Any], *, told: str | None = None) -> Any:
+    """What `find` gives, as JSON at `path`; read from there if an earlier run has got so far.
+
+    Args:
+        told: what is printed before it is found.
+    """
+    if not path.is_file():
+        if told is not None:
+            print(f"  {told}", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, find())
+    return read_json(path)
 
 
 def environment() -> dict[str, Any]:

@@ -8,6 +8,7 @@ int to float and list to tuple.
 import dataclasses
 import difflib
 import json
+import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -74,6 +75,19 @@ def load(cls: type[T], path: Path, what: str, maker: str) -> T:
         table = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{what} {path}: not JSON: {error}") from None
+    return read(cls, table, str(path))
+
+
+def load_toml(cls: type[T], path: Path) -> T:
+    """Make a `cls` from a TOML file, which is there.
+
+    Raises:
+        InputError: not TOML, or see `read`.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not TOML: {error}") from None
     return read(cls, table, str(path))
 
 

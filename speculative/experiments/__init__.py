@@ -4,15 +4,12 @@ from speculative.experiments import approximation, compiled, correctness, gpu, q
 from speculative.experiments.paper import PAPER as PAPER
 from systems.experiment import Experiment
 
-ONCE = {"quick": 1, "full": 1}
-
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         system="speculative",
         id="correctness",
         title="Exact verification on trial: distribution, negative controls, float64",
         tier="measured",
-        repeats=ONCE,
         measure=correctness.measure,
         conclude=correctness.conclude,
     ),
@@ -21,7 +18,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         id="verification",
         title="Verification kernels against transformers' function",
         tier="measured",
-        repeats=ONCE,
         measure=verification.measure,
         conclude=verification.conclude,
     ),
@@ -30,7 +26,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         id="verification-gpu",
         title="Verification kernels on a GPU",
         tier="measured",
-        repeats=ONCE,
         measure=gpu.measure,
         conclude=gpu.conclude,
     ),
@@ -39,7 +34,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         id="compiled",
         title="CUDA kernels, compiled",
         tier="measured",
-        repeats=ONCE,
         measure=compiled.measure,
         conclude=compiled.conclude,
     ),
@@ -48,7 +42,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         id="quality",
         title="Speech and summaries, decoded with exact and approximate verification",
         tier="measured",
-        repeats=ONCE,
         measure=quality.measure,
         conclude=quality.conclude,
     ),
@@ -57,7 +50,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         id="approximation",
         title="Distance of the approximations from the target's distribution",
         tier="measured",
-        repeats=ONCE,
         measure=approximation.measure,
         conclude=approximation.conclude,
     ),

@@ -4,9 +4,9 @@ In closed form, float64, on logits that are given: made-up ones of a language mo
 those of trained pairs where there are any.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +39,13 @@ Logits = tuple[Tensor, Tensor, Tensor]
 
 def measure(level: str, folder: Path) -> Results:
     """Distances of every method on every kind of logits."""
-    folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[Any]] = {}
     decoded: dict[str, Options | None] = {"normal logits": None}
     for task, pair in pairs.trained(level, folder.parent).items():
         decoded[task] = pairs.options(task, pair, level)
     for name, options in decoded.items():
         path = folder / f"{name.replace(' ', '-')}.json"
-        if not path.is_file():
-            print(f"  {name}", flush=True)
-            seen, unseen = _made_up(level) if options is None else _of_pair(options)
-            temperature = 1.0 if options is None else options.temperature
-            record.write_json(path, list(_distances(seen, unseen, temperature)))
-        results[name] = json.loads(path.read_text())
+        results[name] = record.once(path, partial(_rows, level, options), told=name)
     return results
 
 
@@ -63,6 +57,13 @@ def conclude(results: Results, folder: Path) -> Outcome:
         claims=tuple(claims),
         notes=(figures.table(results),),
     )
+
+
+def _rows(level: str, options: Options | None) -> list[dict[str, Any]]:
+    """Of the pair that `options` names; None: of made-up logits."""
+    if options is None:
+        return list(_distances(*_made_up(level), temperature=1.0))
+    return list(_distances(*_of_pair(options), options.temperature))
 
 
 def _made_up(level: str) -> tuple[list[Logits], list[Logits]]:

@@ -1,9 +1,9 @@
 """Do the CUDA kernels compile without spilled registers? Asks nvcc; needs no GPU."""
 
-import json
 import re
 import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,16 @@ OWN = "this project's target"
 
 def measure(level: str, folder: Path) -> Results:
     """What ptxas says of every kernel; nothing without nvcc."""
-    folder.mkdir(parents=True, exist_ok=True)
     nvcc = build.find_nvcc()
     results: dict[str, list[Any]] = {}
     for architecture in ARCHITECTURES[level]:
         path = folder / f"sm-{architecture}.json"
-        if not path.is_file() and nvcc is not None:
-            print(f"  sm_{architecture}", flush=True)
-            record.write_json(path, kernels(nvcc, architecture))
-        if path.is_file():
-            results[f"sm_{architecture}"] = json.loads(path.read_text())
+        name = f"sm_{architecture}"
+        if nvcc is not None:
+            find = partial(kernels, nvcc, architecture)
+            results[name] = record.once(path, find, told=name)
+        elif path.is_file():
+            results[name] = record.read_json(path)
     return results
 
 

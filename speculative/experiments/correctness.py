@@ -3,7 +3,6 @@
 The same trials as in the tests, with fixed seeds; here their outcome is written down.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,18 +36,17 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 def measure(level: str, folder: Path) -> Results:
     """Every trial, once."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "trials.json"
-    if not path.is_file():
-        trials = {
-            "samplers": [*_samplers(), _assisted(GENERATED[level])],
-            "mutants": list(_mutants()),
-            "agreement": list(_agreement(VOCABULARIES[level])),
-            "batches": [_batches(method) for method in METHODS],
-        }
-        record.write_json(path, trials)
-    found: Results = json.loads(path.read_text())
+    found: Results = record.once(folder / "trials.json", partial(_trials, level))
     return found
+
+
+def _trials(level: str) -> Results:
+    return {
+        "samplers": [*_samplers(), _assisted(GENERATED[level])],
+        "mutants": list(_mutants()),
+        "agreement": list(_agreement(VOCABULARIES[level])),
+        "batches": [_batches(method) for method in METHODS],
+    }
 
 
 def conclude(results: Results, folder: Path) -> Outcome:

@@ -1,8 +1,8 @@
 """What verification does to the output: WER and ROUGE, acceptance, tokens per second by phase."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,17 +38,14 @@ Runs = Sequence[Run]
 
 def measure(level: str, folder: Path) -> Results:
     """Evaluate every method with every pair; what an interrupted run has written stays."""
-    folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[Any]] = {}
     for task, pair in pairs.obtain(level, folder.parent).items():
         for name, options in RUNS.items():
             for seed in range(SEEDS[level]):
                 path = folder / f"{task}-{name.replace(' ', '-')}-{seed}.json"
-                if not path.is_file():
-                    print(f"  {task}: {name}, seed {seed}", flush=True)
-                    found = evaluate(pairs.options(task, pair, level, **options), seed=seed)
-                    record.write_json(path, found)
-                results.setdefault(f"{task}: {name}", []).append(json.loads(path.read_text()))
+                find = partial(evaluate, pairs.options(task, pair, level, **options), seed=seed)
+                found = record.once(path, find, told=f"{task}: {name}, seed {seed}")
+                results.setdefault(f"{task}: {name}", []).append(found)
     return results
 
 

@@ -1,8 +1,9 @@
 """Time of the verification region, ours against transformers', over V and gamma; one thread."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from speculative import bench
 from speculative.bench import Case
@@ -40,19 +41,20 @@ def cases(level: str) -> Iterable[Case]:
 
 def measure(level: str, folder: Path) -> Results:
     """Time every case; one that an earlier, interrupted run has written stays."""
-    folder.mkdir(parents=True, exist_ok=True)
-    copy = folder / f"{COPY}.json"
-    if not copy.is_file():
-        record.write_json(copy, [{"bytes_per_s": bench.copy_bandwidth("cpu", THREADS)}])
-    results = {COPY: json.loads(copy.read_text())}
+    results = {COPY: record.once(folder / f"{COPY}.json", _copy)}
     for case in cases(level):
         name = f"v-{case.vocabulary}-gamma-{case.gamma}"
-        path = folder / f"{name}.json"
-        if not path.is_file():
-            print(f"  {name}", flush=True)
-            record.write_json(path, schema.dump(bench.measure(case, REPETITIONS[level])))
-        results[name] = json.loads(path.read_text())
+        find = partial(_rows, case, REPETITIONS[level])
+        results[name] = record.once(folder / f"{name}.json", find, told=name)
     return results
+
+
+def _copy() -> list[dict[str, float]]:
+    return [{"bytes_per_s": bench.copy_bandwidth("cpu", THREADS)}]
+
+
+def _rows(case: Case, repetitions: int) -> Any:
+    return schema.dump(bench.measure(case, repetitions))
 
 
 def conclude(results: Results, folder: Path) -> Outcome:

@@ -24,7 +24,6 @@ EXPERIMENTS = (
         id="planner",
         title="The paper's models on the paper's cluster, predicted",
         tier="simulated",
-        repeats={"quick": 1, "full": 1},
         conclude=planner.conclude,
     ),
     Experiment(
@@ -34,7 +33,6 @@ EXPERIMENTS = (
         tier="emulated",
         cluster=CLUSTER,
         cases=grid.CASES,
-        repeats={"quick": 1, "full": 1},
         conclude=scale.conclude,
     ),
 )

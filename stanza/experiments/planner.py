@@ -28,6 +28,29 @@ def conclude(results: Results, folder: Path) -> Outcome:
     del results  # nothing was run
     target = cluster.load(CLUSTER)
     rows = {name: _planned(name, target) for name in MODELS}
+    path = _draw(rows, folder)
+    claims: list[Claim] = []
+    for name in MODELS:
+        claims += _planner_claims(name, rows[name])
+    return Outcome(
+        figures=(
+            Figure(
+                path=path,
+                title="The planner's speed-ups at paper scale",
+                tier="simulated",
+                caption="Predicted throughput ratios; the hatched band is the paper's range, to "
+                "be compared with Stanza as published. Micro-batches are this project's addition, "
+                "and the profiles, taken at one batch size, charge nothing for small ones: read "
+                "those bars as upper bounds.",
+            ),
+        ),
+        claims=tuple(claims),
+        notes=(_planner_table(rows),),
+    )
+
+
+def _draw(rows: Mapping[str, Mapping[str, float]], folder: Path) -> Path:
+    """Speed-ups from every model's row of `_planned`."""
     columns = ("Stanza as published (m=1)", "Stanza with micro-batches", "auto")
     over_ps = {
         column: [[rows[name][column] / rows[name]["ps-blocking"]] for name in MODELS]
@@ -37,7 +60,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
         column: [[rows[name][column] / _best_baseline(rows[name])] for name in MODELS]
         for column in columns
     }
-    path = draw(
+    return draw(
         folder / "planner-speedup",
         [
             Bars(
@@ -59,24 +82,6 @@ def conclude(results: Results, folder: Path) -> Outcome:
         ],
         "10 nodes, 10 Gb/s; planner's recurrences, no processes; layer times measured by "
         "PipeDream's authors; best baseline: of PS blocking, pipelined, sharded, DDP",
-    )
-    claims: list[Claim] = []
-    for name in MODELS:
-        claims += _planner_claims(name, rows[name])
-    return Outcome(
-        figures=(
-            Figure(
-                path=path,
-                title="The planner's speed-ups at paper scale",
-                tier="simulated",
-                caption="Predicted throughput ratios; the hatched band is the paper's range, to "
-                "be compared with Stanza as published. Micro-batches are this project's addition, "
-                "and the profiles, taken at one batch size, charge nothing for small ones: read "
-                "those bars as upper bounds.",
-            ),
-        ),
-        claims=tuple(claims),
-        notes=(_planner_table(rows),),
     )
 
 

@@ -14,7 +14,7 @@ from stanza.options import Options
 from stanza.plan import load_profile, plan, predict_all
 from systems.cluster import Cluster
 from systems.experiment import Figure, Results
-from systems.figure import Agreement, Bars, Lines, draw
+from systems.figure import Agreement, Bars, Lines, Panel, draw
 
 NODES = (2, 4, 8, 16, 32, 64)
 GIGABITS = (1, 2, 5, 10, 25, 50, 100)
@@ -33,6 +33,17 @@ def _footnote(results: Results) -> str:
 
 def _tiers(results: Results) -> str:
     return "simulated, emulated" if results else "simulated"
+
+
+def _figure(
+    path: Path, panels: Sequence[Panel], results: Results, *, title: str, caption: str
+) -> Figure:
+    return Figure(
+        path=draw(path, panels, _footnote(results)),
+        title=title,
+        tier="emulated" if results else "simulated",
+        caption=caption,
+    )
 
 
 def speedups(results: Results, target: Cluster, folder: Path) -> Figure:
@@ -59,10 +70,11 @@ def speedups(results: Results, target: Cluster, folder: Path) -> Figure:
                 logarithmic=one_server,
             )
         )
-    return Figure(
-        path=draw(folder / "scale-speedup", panels, _footnote(results)),
+    return _figure(
+        folder / "scale-speedup",
+        panels,
+        results,
         title="Speed-ups at the paper's scale",
-        tier="emulated" if results else "simulated",
         caption="The planner's choice (f and micro-batches, or no separation) over one parameter "
         "server, servers beside all workers, and DDP; beside it Stanza as published, with one FC "
         "worker and without micro-batches. Hatched: the range that the paper "
@@ -91,10 +103,11 @@ def over_nodes(results: Results, target: Cluster, folder: Path) -> Figure:
         )
         for model in MODELS
     ]
-    return Figure(
-        path=draw(folder / "scale-nodes", panels, _footnote(results)),
+    return _figure(
+        folder / "scale-nodes",
+        panels,
+        results,
         title="Throughput over nodes",
-        tier="emulated" if results else "simulated",
         caption="One parameter server saturates at once; sharded servers and DDP scale, and the "
         "planner's choice is never below them. Lines are simulated, crosses emulated.",
     )
@@ -138,10 +151,11 @@ def over_rates(results: Results, clusters: dict[int, Cluster], folder: Path) -> 
         )
         for model in MODELS
     ]
-    return Figure(
-        path=draw(folder / "scale-bandwidth", panels, _footnote(results)),
+    return _figure(
+        folder / "scale-bandwidth",
+        panels,
+        results,
         title="Speed-up over bandwidth",
-        tier="emulated" if results else "simulated",
         caption="Where a curve reaches 1, separation no longer pays and the planner chooses none. "
         "Lines are simulated, crosses emulated.",
     )
@@ -159,10 +173,11 @@ def _emulated_over_rates(model: str, results: Results) -> dict[str, Curve]:
 def over_f(results: Results, target: Cluster, folder: Path) -> Figure:
     """Step time against the number of FC workers, the planner's choice marked."""
     panels = [_over_f(model, results, target) for model in MODELS]
-    return Figure(
-        path=draw(folder / "scale-fc-workers", panels, _footnote(results)),
+    return _figure(
+        folder / "scale-fc-workers",
+        panels,
+        results,
         title="Step time over FC workers",
-        tier="emulated" if results else "simulated",
         caption="The planner's recurrence, the simulator and, as crosses, emulation; micro-batches "
         "chosen for each f. Curves: FC workers on nodes of their own, replicas; the chosen point "
         "may also have columns on all nodes. A step of fewer CONV workers has fewer samples: the "

@@ -70,19 +70,6 @@ def test_bad_input_is_one_line_and_exit_2(
     assert all(word in line for word in words), line
 
 
-def test_a_cluster_file_with_a_negative_bandwidth_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "bad.toml"
-    path.write_text(
-        'name = "bad"\nsource = "test"\n[[nodes]]\nname = "n"\ndevices = [{ kind = "V100" }]\n'
-        "link = { bandwidth_bits_per_s = -1e9 }\n"
-    )
-    line = refused(["plan", "stanza", "--model", "vgg16", "--cluster", str(path)], capsys)
-    assert "bad.toml" in line
-    assert "bandwidth_bits_per_s = -1e+09" in line
-
-
 def test_mpirun_where_there_is_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,18 +102,6 @@ def test_a_foreign_package_is_named(
 ) -> None:
     monkeypatch.setattr("launch.__main__.foreign_packages", lambda: {"stanza": "/else/stanza.py"})
     assert "/else/stanza.py" in refused(["run", DIGITS], capsys)
-
-
-def test_a_cluster_of_unknown_rate_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text(
-        'name = "mine"\nsource = "test"\n[[nodes]]\nname = "n"\n'
-        'devices = [{ kind = "V100" }]\nlink = {}\n'
-    )
-    line = refused(["plan", "stanza", "--model", "vgg16", "--cluster", str(path)], capsys)
-    assert "bandwidth_bits_per_s" in line
 
 
 def test_plan_sparsepipe_prints_stages_and_baselines_and_writes_json(

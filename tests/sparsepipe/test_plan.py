@@ -33,7 +33,6 @@ from systems.schema import InputError
 
 PROFILES = {"TitanV": load_profile("tv"), "TitanXp": load_profile("txp")}
 TEN_GIGABYTES = 80e9
-MIXES = [(1, 1), (1, 3), (2, 2), (2, 6), (4, 4)]
 
 
 def titans(volta: int, xp: int, rate: float = TEN_GIGABYTES) -> Cluster:

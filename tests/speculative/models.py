@@ -3,83 +3,18 @@
 from typing import Any
 
 import torch
+import transformers as hf
+
+from speculative.experiments.enumeration import tiny_llama
 
 KINDS = ("llama", "gpt2", "t5", "whisper")
 
 
 def make(kind: str, *, seed: int, vocabulary: int = 16, deviation: float = 1.2) -> Any:
     """A model of one kind whose logits have about this standard deviation."""
-    import transformers as hf
-
     torch.manual_seed(seed)
-    model: Any
-    if kind == "llama":
-        model = hf.LlamaForCausalLM(
-            hf.LlamaConfig(
-                vocab_size=vocabulary,
-                hidden_size=16,
-                intermediate_size=16,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=128,
-                bos_token_id=None,
-                eos_token_id=None,
-                pad_token_id=0,
-            )
-        )
-    elif kind == "gpt2":
-        config = hf.GPT2Config(
-            vocab_size=vocabulary,
-            n_embd=16,
-            n_layer=2,
-            n_head=2,
-            n_positions=128,
-            tie_word_embeddings=False,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-        model = hf.GPT2LMHeadModel(config)
-    elif kind == "t5":
-        t5_config: Any = hf.T5Config  # its type hints lack what every config takes
-        model = hf.T5ForConditionalGeneration(
-            t5_config(
-                vocab_size=vocabulary,
-                d_model=16,
-                d_kv=8,
-                d_ff=16,
-                num_layers=2,
-                num_heads=2,
-                relative_attention_num_buckets=8,
-                dropout_rate=0.0,
-                decoder_start_token_id=0,
-                eos_token_id=None,
-                pad_token_id=0,
-                tie_word_embeddings=False,
-            )
-        )
-    else:
-        model = hf.WhisperForConditionalGeneration(
-            hf.WhisperConfig(
-                vocab_size=vocabulary,
-                num_mel_bins=8,
-                d_model=16,
-                encoder_layers=1,
-                decoder_layers=2,
-                encoder_attention_heads=2,
-                decoder_attention_heads=2,
-                encoder_ffn_dim=16,
-                decoder_ffn_dim=16,
-                max_source_positions=8,
-                max_target_positions=128,
-                decoder_start_token_id=0,
-                bos_token_id=0,
-                pad_token_id=0,
-                eos_token_id=None,
-                suppress_tokens=None,
-                begin_suppress_tokens=None,
-                tie_word_embeddings=False,
-            )
-        )
+    build = {"llama": _llama, "gpt2": _gpt2, "t5": _t5, "whisper": _whisper}[kind]
+    model = build(vocabulary)
     tokens = torch.randint(vocabulary, (1, 12))
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -93,6 +28,67 @@ def make(kind: str, *, seed: int, vocabulary: int = 16, deviation: float = 1.2) 
         head = model.get_output_embeddings().weight
         head.mul_(deviation / model.eval()(**given).logits.std(-1).mean())
     return model
+
+
+def _llama(vocabulary: int) -> Any:
+    return tiny_llama(0, vocabulary)  # `make` draws its weights anew
+
+
+def _gpt2(vocabulary: int) -> Any:
+    config = hf.GPT2Config(
+        vocab_size=vocabulary,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=128,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return hf.GPT2LMHeadModel(config)
+
+
+def _t5(vocabulary: int) -> Any:
+    t5_config: Any = hf.T5Config  # its type hints lack what every config takes
+    config = t5_config(
+        vocab_size=vocabulary,
+        d_model=16,
+        d_kv=8,
+        d_ff=16,
+        num_layers=2,
+        num_heads=2,
+        relative_attention_num_buckets=8,
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+        eos_token_id=None,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
+    return hf.T5ForConditionalGeneration(config)
+
+
+def _whisper(vocabulary: int) -> Any:
+    config = hf.WhisperConfig(
+        vocab_size=vocabulary,
+        num_mel_bins=8,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        max_source_positions=8,
+        max_target_positions=128,
+        decoder_start_token_id=0,
+        bos_token_id=0,
+        pad_token_id=0,
+        eos_token_id=None,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        tie_word_embeddings=False,
+    )
+    return hf.WhisperForConditionalGeneration(config)
 
 
 def inputs(

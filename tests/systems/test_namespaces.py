@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 
@@ -56,6 +57,39 @@ print(emulate(network, 2, main))
     failed, *joined = done.stdout.splitlines()
     assert failed in ("1", "7"), done.stderr  # the server's time-out or the client's
     assert joined == ["hello", "0"], done.stderr
+
+
+@needs_emulation
+def test_what_only_acknowledges_goes_ahead_of_data() -> None:
+    done = emulation.run(
+        """
+import socket, subprocess
+network = Network([1e9] * 2)
+def main(place):
+    if place.rank == 0:
+        with socket.create_server((network.address(0), 5000)) as server:
+            peer = server.accept()[0]
+            while peer.recv(1 << 16):
+                pass
+        print(subprocess.check_output(["tc", "-s", "class", "show", "dev", "eth0"], text=True))
+        return
+    for _ in range(30):
+        try:
+            peer = socket.create_connection((network.address(0), 5000), timeout=1)
+        except OSError:
+            time.sleep(0.1)
+            continue
+        peer.sendall(bytes(1 << 20))
+        return
+    raise SystemExit(7)
+assert emulate(network, 2, main) == 0
+"""
+    )
+    sent = re.search(r"class htb 1:11 .*?Sent (\d+) bytes (\d+) pkt", done.stdout, flags=re.S)
+    assert sent, done.stderr
+    sent_bytes, packets = map(int, sent.groups())
+    assert packets > 5
+    assert sent_bytes / packets < 128
 
 
 @needs_emulation
