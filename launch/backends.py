@@ -104,12 +104,12 @@ def run_command(
         SystemExit: a signal came; its code is the shell's, 130 for Ctrl-C.
     """
     file = folders[0].absolute() / FAILED
-    file.touch()
+    file.write_text("")
     try:
         code = _wait(command, {**variables, TOLD: str(file)}, quiet=quiet)
         failed = told(file)
     finally:
-        file.unlink()
+        file.unlink(missing_ok=True)
     if failed is not None:
         rank, its_code = failed
         print(
