@@ -65,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("error: stopped by SIGINT; what is done stays", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _dispatch(words: list[str]) -> None:

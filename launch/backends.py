@@ -17,9 +17,14 @@ from pathlib import Path
 import torch
 
 from launch.job import Job
+from launch.records import name_of
 from systems.environment import free_port
 from systems.processes import die_with_parent
 from systems.schema import InputError
+from systems.supervise import TOLD, how_it_ended, told
+
+FAILED = "failed-rank"
+"""Of a record while its ranks run."""
 
 
 def start_command(job: Job, worker: Sequence[str]) -> list[str]:
@@ -34,8 +39,8 @@ def start_command(job: Job, worker: Sequence[str]) -> list[str]:
     if job.launcher == "mpirun":
         return _mpirun(size, [sys.executable, "-m", "launch", *worker])
     if job.launcher == "deepspeed":
-        return _deepspeed(size, ["launch", *worker])
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        return _deepspeed(size, ["launch.watched", *worker])
+    torchrun = [sys.executable, "-m", "launch.torchrun", "--standalone"]
     ranks = [f"--nproc-per-node={size}", f"--max-restarts={job.max_restarts}"]
     return [*torchrun, *ranks, "-m", "launch", *worker]
 
@@ -75,15 +80,22 @@ def find_mpirun() -> str | None:
     return shutil.which("mpirun") or (str(beside) if beside.is_file() else None)
 
 
-def run_ranks(job: Job, worker: Sequence[str], *, quiet: bool = False) -> int:
-    """Start the ranks, wait for them, and return the launcher's exit code."""
-    return run_command(start_command(job, worker), _variables(job), quiet=quiet)
+def run_ranks(job: Job, folders: Sequence[Path], *, quiet: bool = False) -> int:
+    """Start the ranks that do the jobs of records, one after the other in one world of the first
+    job's; wait for them, and return the launcher's exit code."""
+    command = start_command(job, ["worker", "--records", *map(str, folders)])
+    return run_command(command, _variables(job), folders, quiet=quiet)
 
 
 def run_command(
-    command: Sequence[str], variables: Mapping[str, str], *, quiet: bool = False
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    folders: Sequence[Path],
+    *,
+    quiet: bool = False,
 ) -> int:
-    """Run what starts ranks, with these variables; returns its exit code.
+    """Run what starts the ranks of records, with these variables; returns its exit code, and says
+    which rank has failed first, if the command tells it (systems.supervise).
 
     With `quiet`, only what goes to stderr is shown. A signal to this process ends the ranks, and
     then this process; so does its death.
@@ -91,6 +103,22 @@ def run_command(
     Raises:
         SystemExit: a signal came; its code is the shell's, 130 for Ctrl-C.
     """
+    file = folders[0].absolute() / FAILED
+    file.write_text("")
+    try:
+        code = _wait(command, {**variables, TOLD: str(file)}, quiet=quiet)
+        failed = told(file)
+    finally:
+        file.unlink(missing_ok=True)
+    if failed is not None:
+        rank, its_code = failed
+        print(
+            f"error: {name_of(rank, folders)} {how_it_ended(its_code)}", file=sys.stderr, flush=True
+        )
+    return code
+
+
+def _wait(command: Sequence[str], variables: Mapping[str, str], *, quiet: bool) -> int:
     received: list[int] = []
     process = subprocess.Popen(
         command,

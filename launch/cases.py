@@ -63,9 +63,9 @@ def run_measured_cases(
         system = driver(alike[0])
         for job, plan in zip(alike, system.plan_measured(alike), strict=True):
             create_record(system.resolved(job, plan), plan)
-        folders = [str(job.out) for job in alike]
-        with shown([Path(folder) for folder in folders]):
-            code = run_ranks(alike[0], ["worker", "--records", *folders])
+        folders = [Path(str(job.out)) for job in alike]
+        with shown(folders):
+            code = run_ranks(alike[0], folders)
         _check(experiment, code)
     return _results(runs)
 

@@ -68,7 +68,7 @@ def run_emulated(folders: Sequence[Path], *, tensorboard: bool = False) -> int:
     # the first touch of fresh memory costs more than filling it.
     keep = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_ARENA_MAX": "1"}
     with shown(folders, tensorboard=tensorboard):
-        return run_command(command, {**keep, LAUNCHER: str(os.getpid())})
+        return run_command(command, {**keep, LAUNCHER: str(os.getpid())}, folders)
 
 
 def prepare(given: EmulatedJob) -> Path:

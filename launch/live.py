@@ -33,6 +33,7 @@ class Row:
     step: int | None
     """The last one that it has finished."""
     step_s: float | None
+    """Of the last steps; an emulation's dilation is undone."""
     state: str
     """starting, running, done, or for how long there was no step."""
 
@@ -144,4 +145,5 @@ class LiveRecord:
             state = "starting"
         elif idle_s > max(PATIENCE_S, 10 * (step_s or 0)):
             state = f"no step for {idle_s:.0f} s"
-        return Row(name=str(rank), role=self.roles[rank], step=index, step_s=step_s, state=state)
+        undone_s = None if step_s is None else step_s / self._dilate
+        return Row(name=str(rank), role=self.roles[rank], step=index, step_s=undone_s, state=state)

@@ -160,7 +160,8 @@ def _flush() -> None:
 
 
 def draw(view: View) -> Group:
-    """A view as a table: a line for each rank, below them what the run as a whole does."""
+    """A view as a table: what the run as a whole does, below it a line for each rank, of which a
+    low terminal shows the first ones."""
     table = Table(box=box.SIMPLE)
     for name in ("rank", "role", "step", "step time", "state"):
         table.add_column(name, justify="right" if "step" in name else "left")
@@ -168,7 +169,7 @@ def draw(view: View) -> Group:
         step_s = "" if row.step_s is None else f"{row.step_s * 1e3:,.1f} ms"
         step = "" if row.step is None else str(row.step)
         table.add_row(row.name, row.role, step, step_s, row.state)
-    return Group(Text(view.title), table, Text(summary(view)))
+    return Group(Text(view.title), Text(summary(view)), table)
 
 
 def summary(view: View) -> str:

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,13 @@ def read_plan(folder: Path) -> tuple[Job, Any]:
     """The job of a record, and its plan."""
     job = jobs.load(folder / "job.toml")
     return job, driver(job).read_plan(record.read_json(folder / "run.json")["plan"], str(folder))
+
+
+def name_of(rank: int, folders: Sequence[Path]) -> str:
+    """ "rank 2 (fc)": a rank with its role in the first of these records that has no result yet."""
+    folder = next((f for f in folders if _cut_short(f)), folders[-1])
+    job, plan = read_plan(folder)
+    return f"rank {rank} ({driver(job).roles(job, plan)[rank]})"
 
 
 def read_emulation(folder: Path) -> Emulation | None:

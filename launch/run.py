@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{slurm.submit(script)}\n  record: {folder}")
         return
     with shown([folder], tensorboard=given.tensorboard):
-        code = run_ranks(job, ["worker", "--records", str(folder)])
+        code = run_ranks(job, [folder])
     if code:
         print(
             f"error: {job.launcher} ended with code {code}, what failed is said above; the steps "

@@ -127,7 +127,7 @@ def _run(job: Job, point: Point) -> str:
         folder = prepare(driver(job).with_batch_size(sized, point.batch_size))
     except InputError as error:
         return str(error)
-    code = run_ranks(sized, ["worker", "--records", str(folder)], quiet=True)
+    code = run_ranks(sized, [folder], quiet=True)
     return f"{job.launcher} ended with code {code}, see above" if code else ""
 
 

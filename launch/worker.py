@@ -60,9 +60,11 @@ def work(arguments: Sequence[str], place: Environment) -> None:
     except TimeoutError as error:  # someone did not come
         print(f"error: rank {place.rank}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
-    except RuntimeError as error:  # a peer is gone, or the time-out has passed
-        if isinstance(error, TransportError):  # said at once: the launcher may end this rank next
-            print(f"error: {error}", file=sys.stderr, flush=True)
+    except TransportError as error:  # said at once: the launcher may end this rank next
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        time.sleep(GRACE_S)
+        raise SystemExit(1) from None
+    except RuntimeError:  # perhaps a collective that has lost a peer
         time.sleep(GRACE_S)
         raise
 

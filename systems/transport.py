@@ -59,14 +59,16 @@ class Transfer:
                 self._finish()
                 self._done = True
             except Exception as error:
-                raise TransportError(self._explain(error, time.monotonic() - started)) from error
+                lasted_s = time.monotonic() - started
+                raise _explained(error, self._what, self._world, lasted_s) from error
 
-    def _explain(self, error: Exception, lasted_s: float) -> str:
-        me = self._world.name(self._world.rank)
-        if lasted_s < 0.9 * self._world.backend_timeout.total_seconds():
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            return f"{me}: {self._what} failed, the peer is gone ({reason})"
-        return f"{me}: {self._what} timed out after {lasted_s:.0f} s"
+
+def _explained(error: Exception, what: str, world: World, lasted_s: float) -> TransportError:
+    me = world.name(world.rank)
+    if lasted_s < 0.9 * world.backend_timeout.total_seconds():
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return TransportError(f"{me}: {what} failed, the peer is gone ({reason})")
+    return TransportError(f"{me}: {what} timed out after {lasted_s:.0f} s")
 
 
 class Transport(ABC):
@@ -85,7 +87,11 @@ class Transport(ABC):
         self._own_awaited: dict[str, deque[Slot]] = {name: deque() for name in channels}
 
     def isend(self, tensor: Tensor, peer: int, channel: str) -> Transfer:
-        """Start sending a contiguous tensor; leave it unchanged until `wait` returns."""
+        """Start sending a contiguous tensor; leave it unchanged until `wait` returns.
+
+        Raises:
+            TransportError: the peer is known to be gone.
+        """
         self._check(tensor, channel)
         if peer == self.world.rank:
             self._slot(self._own_awaited[channel], self._own_sent[channel]).put(
@@ -95,17 +101,29 @@ class Transport(ABC):
         with self._lock:
             self.sent_bytes[peer] += tensor.nbytes
         what = f"{channel} ({tensor.nbytes:,} bytes) to {self.world.name(peer)}"
-        return Transfer(what, self._isend(tensor, peer, channel), self.world, [peer])
+        return self._started(what, peer, lambda: self._isend(tensor, peer, channel))
 
     def irecv(self, tensor: Tensor, peer: int, channel: str) -> Transfer:
-        """Start receiving into a contiguous tensor of the message's very size and dtype."""
+        """Start receiving into a contiguous tensor of the message's very size and dtype.
+
+        Raises:
+            TransportError: the peer is known to be gone.
+        """
         self._check(tensor, channel)
         if peer == self.world.rank:
             return Transfer(f"{channel} from itself", self._take(tensor, channel), self.world)
         with self._lock:
             self.received_bytes[peer] += tensor.nbytes
         what = f"{channel} ({tensor.nbytes:,} bytes) from {self.world.name(peer)}"
-        return Transfer(what, self._irecv(tensor, peer, channel), self.world, [peer])
+        return self._started(what, peer, lambda: self._irecv(tensor, peer, channel))
+
+    def _started(self, what: str, peer: int, start: Callable[[], Callable[[], None]]) -> Transfer:
+        try:
+            return Transfer(what, start(), self.world, [peer])
+        except TransportError:
+            raise
+        except RuntimeError as error:
+            raise _explained(error, what, self.world, lasted_s=0) from error
 
     def _check(self, tensor: Tensor, channel: str) -> None:
         if channel not in self._own_sent:

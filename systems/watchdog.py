@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from systems.hangs import Doing, table
 from systems.processes import identity, kill
+from systems.supervise import HANG_EXIT_CODE
 from systems.waiting import Operation, last_operation_of, operation_of, operations
 
 BEATS = 20
@@ -33,7 +34,6 @@ LINGER_S = 2.0
 the others for the launcher to see first who was killed."""
 SLACK = 2.0
 """The backends' own time-outs are so many times longer: the watchdog says more than they do."""
-HANG_EXIT_CODE = 1
 HOME = str(Path(__file__).resolve().parent.parent)
 
 

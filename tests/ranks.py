@@ -125,6 +125,6 @@ def ranks_of(folder: Path) -> dict[int, int]:
         except OSError:
             continue
         rank = [v.removeprefix(b"RANK=") for v in variables if v.startswith(b"RANK=")]
-        if str(folder).encode() in command and rank:
+        if {b"launch", str(folder).encode()} <= set(command) and rank:
             found[int(rank[0])] = int(process.name)
     return found

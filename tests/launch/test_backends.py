@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
-from launch.backends import find_mpirun, start_command
+from launch.backends import find_mpirun, run_command, start_command
 from launch.job import Job
+from launch.planning import plan_job
+from launch.records import create_record
+from stanza.options import Options
 from systems.schema import InputError
 
 RUN = [sys.executable, "-m", "launch", "run", "launch/jobs/stanza-digits.toml"]
@@ -46,6 +49,19 @@ def test_every_launcher_gives_the_losses_of_torchrun(launcher: str) -> None:
     assert (ours["launcher"], reference["launcher"]) == (launcher, "torchrun")
     assert len(ours["loss"]) == 10
     assert ours["loss"] == pytest.approx(reference["loss"], rel=EQUAL)
+
+
+def test_the_rank_that_failed_first_is_named_with_its_role_in_the_record_that_is_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folders = []
+    for options in (Options(scheme="ddp"), Options(fc_workers=1)):
+        job = Job(world_size=2, stanza=options, out=str(tmp_path / options.scheme))
+        folders.append(create_record(job, plan_job(job, may_measure=False)))
+    (folders[0] / "result.json").write_text("{}")  # has ended
+    fail = "from systems.supervise import tell; tell(1, -9); tell(0, 1); raise SystemExit(3)"
+    assert run_command([sys.executable, "-c", fail], {}, folders) == 3
+    assert capfd.readouterr().err == "error: rank 1 (fc) was killed by SIGKILL\n"
 
 
 @pytest.mark.parametrize("launcher", ["mpirun", "deepspeed"])

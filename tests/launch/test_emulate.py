@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,8 @@ from launch.planning import link_rates_of, plan_job
 from stanza.options import Options
 from systems.emulated import Emulation
 from systems.schema import InputError
-from tests import emulation
 from tests.emulation import needs_emulation
+from tests.kills_emulated import How, disturb
 
 EMULATE = [sys.executable, "-m", "launch", "emulate"]
 SMALL = ["--cluster", "ec2-p3-10g", "--world-size", "4", "--stanza.model", "alexnet"]
@@ -75,26 +73,10 @@ def test_the_bytes_are_those_of_the_real_model(record: Path) -> None:
 
 @needs_emulation
 @pytest.mark.distributed
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
-    before = emulation.namespaces()
-    process = subprocess.Popen(
-        [*EMULATE, *SMALL, "--stanza.steps", "1000", "--out", str(tmp_path / "record")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    line = ""
-    while "step 200" not in line and "tier" not in line:
-        line = process.stdout.readline()
-        assert line, "ended before it began"
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
-    for _ in range(200):
-        if emulation.namespaces() <= before:
-            break
-        time.sleep(0.05)
-    assert emulation.namespaces() <= before
+@pytest.mark.parametrize(("kind", "how"), [("stanza", "SIGINT"), ("sparsepipe", "rank")])
+def test_a_run_that_is_ended_leaves_nothing(kind: str, how: How, tmp_path: Path) -> None:
+    """Other ways and moments: `python -m tests.kills_emulated 8`."""
+    assert disturb(kind, tmp_path / "record", how, after_step=0, after_s=0) == []
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from launch.planning import plan_job
 from launch.progress import _look, draw, summary
 from launch.records import create_record
 from stanza.options import Options
+from systems.emulated import Emulation
 from systems.record import Step, StepWriter, steps_file, write_last
 
 
@@ -56,6 +57,22 @@ def test_throughput_loss_and_time_left_are_of_the_whole_run(folder: Path) -> Non
     assert [row.step for row in view.rows] == [9, 11, 10]
     assert {row.state for row in view.rows} == {"running"}
     assert summary(view) == "step 9 of 20, 128 samples/s, loss 2.0000, 00:00:05 left"
+
+
+def test_an_emulations_dilation_is_undone_but_for_the_time_left(tmp_path: Path) -> None:
+    options = Options(model="alexnet", fc_workers=1)
+    job = Job(world_size=2, cluster="ec2-p3-10g", stanza=options, out=str(tmp_path / "record"))
+    plan = plan_job(job, may_measure=False)
+    folder = create_record(job, plan, "emulated", Emulation(dilate=4.0))
+    write_last(folder, 20)
+    write(folder, 0, range(10), samples=30)
+    write(folder, 1, range(10))
+    record = LiveRecord(folder)
+    record.poll()
+    view = record.view()
+    assert view.samples_per_s == 30 / 0.5 * 4
+    assert [row.step_s for row in view.rows] == [0.125, 0.125]
+    assert view.left_s == 10 * 0.5
 
 
 def test_a_rank_that_makes_no_more_steps_is_told(

@@ -139,3 +139,16 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     text = capsys.readouterr().out
     assert all(name in text for name in ("run", "worker", "plan", "profile", "reproduce", "doctor"))
+
+
+def test_ctrl_c_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(arguments: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launch.run.main", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main(["run", DIGITS])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "error: stopped by SIGINT; what is done stays\n"

@@ -164,7 +164,7 @@ def _agent(number: int, port: int, job: list[str]) -> subprocess.Popen[bytes]:
     ("kind", "before", "after"),
     [
         ("stanza", "3 ranks, 2 conv (0-1), 1 fc (2)", "2 ranks, 1 conv (0), 1 fc (1)"),
-        ("sparsepipe", "3 ranks, layers 0-", "2 ranks, layers 0-"),
+        ("sparsepipe", "3 ranks, stage 0, layers 0-", "2 ranks, stage 0, layers 0-"),
     ],
 )
 def test_a_lost_node_is_planned_around(kind: str, before: str, after: str, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -100,7 +99,7 @@ def test_a_pipeline_infers_with_throughput_and_latency(tmp_path: Path) -> None:
 
 
 @pytest.mark.distributed
-def test_a_killed_stage_ends_the_run_and_is_named_by_its_neighbour(tmp_path: Path) -> None:
+def test_a_killed_stage_ends_the_run_and_is_named(tmp_path: Path) -> None:
     """Long before the time-out of an hour, with which nothing but the death itself can end it."""
     if not Path("/proc/self/environ").exists():
         pytest.skip("needs /proc")
@@ -116,9 +115,7 @@ def test_a_killed_stage_ends_the_run_and_is_named_by_its_neighbour(tmp_path: Pat
     finally:
         process.kill()
     assert process.returncode not in (0, None)
-    # On a busy machine torchrun may end the neighbour before it has said so; it names the rank too.
-    by_neighbour = "rank 1 (stage 1) failed, the peer is gone" in text
-    assert by_neighbour or re.search(r"rank +: 1 .*\n +exitcode +: -9", text), text
+    assert "error: rank 1 (stage 1) was killed by SIGKILL" in text.splitlines(), text
     assert ranks_of(out) == {}
 
 

@@ -339,6 +339,8 @@ def meet_death(kind: str) -> str:
     try:
         transport.irecv(buffer, 1, "activation").wait()
     except TransportError as error:
+        with pytest.raises(TransportError, match=r"to rank 1 \(conv\) failed, the peer is gone"):
+            transport.isend(buffer, 1, "activation").wait()  # known as soon as it starts
         return str(error)
     return "nothing was noticed"
 
