@@ -36,7 +36,7 @@ def test_without_a_compiler_there_is_one_warning_and_the_same_decision() -> None
 @pytest.mark.skipif(build.find_nvcc() is None, reason="no nvcc")
 @pytest.mark.parametrize(
     "architecture",
-    [pytest.param(80, marks=pytest.mark.slow), pytest.param(90, marks=pytest.mark.slow), 100],
+    [pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow)],
 )
 def test_the_cuda_kernels_compile_without_spills(architecture: int) -> None:
     found = compiled.kernels(build.find_nvcc() or "", architecture)

@@ -110,7 +110,7 @@ def scaled(few_scales: None, tmp_path_factory: pytest.TempPathFactory) -> Outcom
     return scale.conclude({}, tmp_path_factory.mktemp("scale"))
 
 
-def test_planner_and_simulator_agree_at_all_of_some_scales(scaled: Outcome) -> None:
+def test_planner_and_simulator_agree_at_these_scales(scaled: Outcome) -> None:
     ratios = [c.ours for c in scaled.claims if ".planner-over-simulator." in c.id]
     assert len(ratios) == 4
     assert all(0.9 <= ratio <= 1.1 for ratio in ratios)
