@@ -19,7 +19,7 @@ from systems.build import cache_folder
 from systems.emulate import clean, leftovers
 from systems.namespaces import unavailable
 from systems.schema import InputError
-from systems.transport import tcp_bytes
+from systems.tcp import tcp_bytes
 
 __all__ = ["all_checks", "clean"]
 

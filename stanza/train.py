@@ -26,8 +26,9 @@ from systems.checkpoint import Checkpoints
 from systems.distributed import World
 from systems.record import Step
 from systems.state import State
+from systems.tcp import tcp_bytes
 from systems.trace import Tracer
-from systems.transport import open_transport, tcp_bytes
+from systems.transport import open_transport
 
 STATE = "state"
 CHANNELS = (ACTIVATION, GRADIENT, LABEL, COLUMNS, PUSH, PULL, STATE)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from systems.measure import peak_memory_bytes
-from systems.transport import tcp_bytes
+from systems.tcp import tcp_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from systems.distributed import start, stop
 from systems.environment import environment
 from systems.schema import InputError
-from systems.transport import open_transport, tcp_bytes
+from systems.tcp import tcp_bytes
+from systems.transport import open_transport
 from tests.ranks import run_ranks
 from tests.systems.transport_cases import NAMES, ROLES, Outcome, meet_death, run_cases
 
