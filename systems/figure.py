@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette: distinct for colour-blind readers."""
@@ -124,15 +124,23 @@ def _agreement(axis: Axes, panel: Agreement) -> list[list[Any]]:
     axis.axhspan(1 - panel.band, 1 + panel.band, color="#eeeeee", label=f"within {panel.band:.0%}")
     axis.axhline(1.0, color="#555555", linewidth=0.8)
     rows: list[list[Any]] = []
+    largest = 1.0
     for i, (name, (x, y)) in enumerate(panel.series.items()):
         marker, colour = MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)]
         ratios = [b / a for a, b in zip(x, y, strict=True)]
+        largest = max([largest, *ratios])
         # Hollow and of several sizes: points that coincide stay visible.
         axis.plot(
             x, ratios, marker, color=colour, label=name, fillstyle="none", markersize=6 + 1.5 * i
         )
         rows += [[panel.title, name, a, b, panel.unit] for a, b in zip(x, y, strict=True)]
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    if largest > 2:  # else a few points far off would hide what the others do
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
     axis.set_xlabel(f"{panel.x}, {panel.unit}")
     axis.set_ylabel(f"{panel.y} / {panel.x}")
     axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
