@@ -19,7 +19,7 @@ from stanza.options import Options
 from systems.schema import InputError
 
 RUN = [sys.executable, "-m", "launch", "run", "launch/jobs/stanza-digits.toml"]
-SMALL = ["--world-size", "3", "--stanza.steps", "10"]
+SMALL = ["--world-size", "2", "--stanza.steps", "10"]
 EQUAL = 1e-5
 """Relative difference of two losses."""
 PATIENCE_S = 90

@@ -37,20 +37,20 @@ def result_of(folder: Path) -> dict[str, Any]:
 
 def test_run_leaves_a_record_that_runs_again(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    flags = ["--stanza.fc-workers", "1", "--world-size", "3", "--stanza.steps", "12"]
+    flags = ["--stanza.fc-workers", "1", "--world-size", "2", "--stanza.steps", "12"]
     flags += ["--trace", "--torch-profiler"]
     text = finished([*LAUNCH, "run", DIGITS, *flags, "--out", str(first)])
     head = next(line for line in text.splitlines() if line.startswith("stanza-digits"))
-    for words in ("tier measured", "world size 3", "2 conv (0-1), 1 fc (2)", "1,797 real images"):
+    for words in ("tier measured", "world size 2", "1 conv (0), 1 fc (1)", "1,797 real images"):
         assert words in head
     assert "  step 6/12, " in text
     run = json.loads((first / "run.json").read_text())
     assert run["command"].startswith(f"python -m launch run {DIGITS} --stanza.fc-workers 1")
     assert run["tier"] == "measured"
-    assert [step.index for step in read_steps(first, 2)] == list(range(13))
+    assert [step.index for step in read_steps(first, 1)] == list(range(13))
     events = json.loads((first / "trace.json").read_text())["traceEvents"]
     assert {"conv forward", "fc forward and backward"} <= {event["name"] for event in events}
-    for rank in range(3):
+    for rank in range(2):
         profile = json.loads((first / "torch-profiler" / f"rank-{rank}.json").read_text())
         steps = [e for e in profile["traceEvents"] if e["name"].startswith("ProfilerStep#")]
         assert len(steps) == 5
@@ -59,7 +59,7 @@ def test_run_leaves_a_record_that_runs_again(tmp_path: Path) -> None:
     finished([*LAUNCH, "run", "--again", str(first), "--out", str(second)])
     ours, again = result_of(first), result_of(second)
     assert ours["loss"] == pytest.approx(again["loss"], rel=1e-6)
-    assert len(ours["bytes_per_step"]) == 3
+    assert len(ours["bytes_per_step"]) == 2
 
 
 def test_torchrun_starts_workers_directly(tmp_path: Path) -> None:
@@ -84,12 +84,12 @@ def wait_until(ready: Any, what: str) -> Any:
 def endless(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A run of three ranks that has done some steps and would do many more."""
+    """A run of two ranks that has done some steps and would do many more."""
     launcher = getattr(request, "param", "torchrun")
     if not Path("/proc/self/environ").exists():
         pytest.skip("needs /proc")
     folder = tmp_path / "record"
-    flags = ["--world-size", "3", "--stanza.steps", "1000000", "--timeout-s", "10"]
+    flags = ["--world-size", "2", "--stanza.steps", "1000000", "--timeout-s", "10"]
     flags += ["--launcher", launcher]
     process = subprocess.Popen(
         [*LAUNCH, "run", DIGITS, *flags, "--out", str(folder)],
@@ -124,7 +124,7 @@ def test_a_killed_rank_ends_the_run_and_is_named(
     os.kill(ranks_of(folder)[1], signal.SIGKILL)
     text, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode not in (0, None)
-    assert "error: rank 1 (conv) was killed by SIGKILL" in text.splitlines(), text
+    assert "error: rank 1 (fc) was killed by SIGKILL" in text.splitlines(), text
     assert str(folder) in text.strip().splitlines()[-1]
     assert ranks_of(folder) == {}
     assert len(read_steps(folder, 0)) > 3
@@ -135,11 +135,11 @@ def test_a_stopped_rank_ends_the_run_and_is_named(
     endless: tuple[subprocess.Popen[str], Path],
 ) -> None:
     process, folder = endless
-    os.kill(ranks_of(folder)[2], signal.SIGSTOP)
+    os.kill(ranks_of(folder)[1], signal.SIGSTOP)
     text, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode not in (0, None)
     assert text.count("error: hang: ") == 1, text
-    assert "everybody waits for rank 2 (fc), which is silent" in text
+    assert "everybody waits for rank 1 (fc), which is silent" in text
     assert "SIGKILL" in text[text.index("Root Cause") :]
     assert ranks_of(folder) == {}
 

@@ -56,6 +56,7 @@ def test_one_node_shows_the_rank_that_is_wanted(tmp_path: Path, variables: dict[
     assert len(result_of(tmp_path / "record")["loss"]) == 4
 
 
+@pytest.mark.slow  # SLURM's test below starts two agents too
 @pytest.mark.distributed
 def test_two_agents_are_two_nodes(tmp_path: Path, variables: dict[str, str]) -> None:
     command = [f"{SCRIPTS}/stanza.sh", *STANZA, "--out", str(tmp_path / "record")]

@@ -26,12 +26,12 @@ def test_groups_and_their_threads_end_with_the_run(scheme: Literal["ddp", "ps"])
 
 
 def _threads_after_runs(scheme: Literal["ddp", "ps"]) -> list[int]:
-    """Gloo's threads in this process after each of three runs."""
+    """Gloo's threads in this process after each of two runs."""
     options = Options(steps=2, global_batch_size=20, scheme=scheme)
     plan = layout(options, 2, 1, 1)
     world = start(environment(), plan.roles, timeout_s=30, device="cpu")
     counts = []
-    for _ in range(3):
+    for _ in range(2):
         workload = real_workload(options, plan, 0)
         tracer = Tracer.off()
         steps = run(options, plan, world, workload, seed=0, transport="torch", tracer=tracer)

@@ -136,8 +136,7 @@ def baseline(ranks: int, **changes: Any) -> Case:
 
 STANZA = {
     f"{conv} conv, {fc} fc, {micro} micro-batch": stanza_case(conv, fc, micro)
-    for conv, fc in [(1, 1), (2, 1), (3, 1), (3, 2), (4, 2), (5, 2)]
-    for micro in (1, 4)
+    for conv, fc, micro in [(1, 1, 4), (2, 1, 1), (3, 1, 4), (3, 2, 1), (3, 2, 4), (5, 2, 4)]
 }
 STANZA |= {
     "CONV gradients over ps": stanza_case(3, 1, 2, conv_exchange="ps"),

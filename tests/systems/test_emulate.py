@@ -42,8 +42,8 @@ print(os.readlink("/proc/self/ns/net"))
 def test_a_rank_that_fails_ends_the_others(end: str, code: int, said: str) -> None:
     done = emulation.run(
         f"""
-import systems.emulate
-systems.emulate.GRACE_S = 0.2
+import systems.supervise
+systems.supervise.GRACE_S = 0.2
 def main(place):
     if place.rank == 1:
         {end}

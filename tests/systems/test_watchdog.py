@@ -124,7 +124,7 @@ from systems.distributed import start
 from systems.transport import open_transport
 joined = Path(sys.argv[1])
 def main(place):
-    world = start(place, ("conv", "conv", "fc"), timeout_s=5.0, device="cpu")
+    world = start(place, ("conv", "conv", "fc"), timeout_s=2.5, device="cpu")
     transport = open_transport("torch", world, ["gradient"])
     world.barrier("the last moment")
     if place.rank == 0:
