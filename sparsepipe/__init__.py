@@ -1,1 +1,1 @@
-"""SparsePipe (arXiv 2012.13846): sparse tensors, layers, networks and point clouds so far."""
+"""SparsePipe (arXiv 2012.13846): sparse 3D convolution, pipelined over unequal devices."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 from sparsepipe.backends import BACKENDS
 from sparsepipe.cloud import Rotation
-from sparsepipe.models import NETWORKS
+from sparsepipe.models import CLASSIFIERS, NETWORKS
 from sparsepipe.planner.baselines import BASELINES
 from sparsepipe.planner.stages import ScheduleName
 from systems.schema import InputError, remedy
@@ -29,9 +29,10 @@ class Options:
     width: float = 1.0
     """A factor on all channels of the network, for small runs."""
     backend: str = "native"
-    """Who computes convolutions: native, or minkowski where it is installed."""
+    """Who computes convolutions: native (the fastest of compiled, triton, pytorch for the device),
+    one of these three, or minkowski where it is installed."""
     data: str = "shapes"
-    """shapes (generated), meshes:DIR, modelnet40:DIR or points:DIR."""
+    """shapes (generated), meshes:DIR, modelnet40:DIR, kitti:DIR or points:DIR."""
     points: int = 2048
     """At most so many in a cloud, before it is cut into voxels."""
     normals: bool = False
@@ -74,14 +75,7 @@ class Options:
     """Above 1: a device may hold several stages, and the plan has at most so many."""
 
     def __post_init__(self) -> None:
-        if self.model not in NETWORKS:
-            raise InputError(f"--sparsepipe.model {self.model}: {remedy(self.model, NETWORKS)}")
-        if self.backend not in BACKENDS:
-            known = remedy(self.backend, BACKENDS)
-            raise InputError(f"--sparsepipe.backend {self.backend}: {known}")
-        if self.planner not in PLANNERS:
-            known = remedy(self.planner, PLANNERS)
-            raise InputError(f"--sparsepipe.planner {self.planner}: {known}")
+        self._check_names()
         for name in COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -95,6 +89,21 @@ class Options:
         if not 0 <= self.weight_decay < float("inf"):
             raise InputError(f"{_flag('weight_decay')} {self.weight_decay:g}: give 0 or more")
         self._check_mode()
+
+    def _check_names(self) -> None:
+        if self.model not in NETWORKS:
+            raise InputError(f"--sparsepipe.model {self.model}: {remedy(self.model, NETWORKS)}")
+        if self.model not in CLASSIFIERS:
+            raise InputError(
+                f"--sparsepipe.model {self.model}: labels voxels, and training here classifies "
+                f"whole clouds; give {' or '.join(CLASSIFIERS)}"
+            )
+        if self.backend not in BACKENDS:
+            known = remedy(self.backend, BACKENDS)
+            raise InputError(f"--sparsepipe.backend {self.backend}: {known}")
+        if self.planner not in PLANNERS:
+            known = remedy(self.planner, PLANNERS)
+            raise InputError(f"--sparsepipe.planner {self.planner}: {known}")
 
     def _check_mode(self) -> None:
         if self.mode == "infer" and self.scheme != "pipeline":

@@ -63,8 +63,8 @@ GIGABITS = (1, 25, 100)
 """More link rates at which the planner's choice and DDP are emulated."""
 OVER_NODES = ("ps-blocking", "ps-sharded", "ddp", "auto")
 """The schemes of the figure over nodes."""
-COMPARED = ("ps-blocking", "ps-sharded", "ddp", "stanza f=1", "stanza f=2", "auto")
-"""The grid on which the two tiers are held against each other."""
+COMPARED = tuple(SCHEMES)
+"""The grid on which the two tiers are held against each other: all of it."""
 
 
 def case_name(model: str, scheme: str, nodes: int, gigabits: float | None = None) -> str:
