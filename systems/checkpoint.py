@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -87,8 +86,9 @@ class Checkpoints:
         """
         if self._found is None:
             return
-        files = _part_files()
-        saved = files.written(self._found.path)
+        from systems.part_files import fill, written  # slow to import: only where it is used
+
+        saved = written(self._found.path)
         tensors = named_tensors(model)
         for name, tensor in tensors.items():
             of = saved.get(f"{MODEL}/{name}")
@@ -98,19 +98,20 @@ class Checkpoints:
                     "it is of another model; give --resume never"
                 )
         named: Named = {f"{MODEL}/{name}": tensor.detach() for name, tensor in tensors.items()}
-        files.fill(named, self._found.path)
+        fill(named, self._found.path)
 
     def restore(self, state: State) -> None:
         """Load what optimizers keep; and, where every rank has the part that it had, what it has
         for itself alone. The model must have been restored when its parts were given out."""
         if self._found is None:
             return
-        files = _part_files()
-        saved = files.written(self._found.path)
-        files.fill(state.optimizer_tensors(saved), self._found.path)
+        from systems.part_files import fill, written  # slow to import: only where it is used
+
+        saved = written(self._found.path)
+        fill(state.optimizer_tensors(saved), self._found.path)
         own = state.own()
         if self._found.manifest.layout == self._layout and own.keys() <= saved.keys():
-            files.fill(own, self._found.path)
+            fill(own, self._found.path)
             state.set_random_state(own)
 
     def save(self, step: int, steps: int, state: State, samples_seen: int) -> None:
@@ -125,9 +126,11 @@ class Checkpoints:
         """
         if not self._every or (step < steps and step % self._every):
             return
+        from systems.part_files import write
+
         with waiting(f"all ranks at the checkpoint after step {step}"):
             partial = self._begin()
-            _part_files().write(state.tensors(), partial)
+            write(state.tensors(), partial)
         if self._world.rank:
             return
         manifest.commit(
@@ -202,18 +205,12 @@ def _first(folder: Path, resume: str) -> Found | None:
 
 def read_model(path: Path) -> dict[str, Tensor]:
     """The parameters and buffers in a checkpoint, by name; needs no other ranks."""
-    files = _part_files()
+    from systems.part_files import fill, written
+
     tensors = {
         name: torch.empty(of.size, dtype=of.properties.dtype)
-        for name, of in files.written(path).items()
+        for name, of in written(path).items()
         if name.startswith(f"{MODEL}/")
     }
-    files.fill(dict(tensors), path)
+    fill(dict(tensors), path)
     return {name.removeprefix(f"{MODEL}/"): tensor for name, tensor in tensors.items()}
-
-
-def _part_files() -> ModuleType:
-    """Slow to import, so only where a checkpoint is written or read."""
-    from systems import part_files
-
-    return part_files

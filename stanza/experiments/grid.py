@@ -63,8 +63,6 @@ GIGABITS = (1, 25, 100)
 """More link rates at which the planner's choice and DDP are emulated."""
 OVER_NODES = ("ps-blocking", "ps-sharded", "ddp", "auto")
 """The schemes of the figure over nodes."""
-COMPARED = tuple(SCHEMES)
-"""The grid on which the two tiers are held against each other: all of it."""
 
 
 def case_name(model: str, scheme: str, nodes: int, gigabits: float | None = None) -> str:
@@ -131,7 +129,7 @@ def compared(results: Results) -> dict[str, tuple[float, float]]:
         case_name(model, scheme, nodes)
         for nodes in (FEWER_NODES, NODES)
         for model in MODELS
-        for scheme in COMPARED
+        for scheme in SCHEMES
     ]
     return {
         name: (

@@ -12,7 +12,11 @@ PAPER = Paper(
         Statement(
             text="Stanza trains common models 1.34x to 13.9x faster than parameter servers on EC2 "
             "V100 nodes with 10 Gb/s.",
-            answered_by=("speedup-as-published-over-ps-*", "speedup-over-ps-*"),
+            answered_by=(
+                "speedup-as-published-over-ps-*",
+                "speedup-over-ps-*",
+                "speedup-with-micro-batches-over-ps-*",
+            ),
         ),
         Statement(
             text="FC gradients and parameters no longer cross the cluster, activations at the cut "

@@ -114,7 +114,7 @@ def _planner_claims(model: str, row: Mapping[str, float]) -> list[Claim]:
     return [
         claim(
             "stanza",
-            "speedup-over-ps-blocking",
+            "speedup-with-micro-batches-over-ps-blocking",
             model,
             "simulated",
             what="Stanza with micro-batches over one blocking parameter server, 10 nodes, 10 Gb/s",

@@ -215,7 +215,7 @@ def agreement(results: Results, folder: Path) -> Figure:
     """Emulated against simulated step time, every point of the grid."""
     points = grid.compared(results)
     series: dict[str, Curve] = {}
-    for scheme in grid.COMPARED:
+    for scheme in grid.SCHEMES:
         mine = [pair for name, pair in points.items() if f" {scheme} " in name]
         series[scheme] = ([s * 1e3 for s, _ in mine], [e * 1e3 for _, e in mine])
     panel = Agreement(

@@ -85,7 +85,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 def test_the_planner_claims_every_model_of_the_paper(planned: Outcome) -> None:
     claims = {claim.id: claim for claim in planned.claims}
     for model in ("alexnet", "vgg16", "resnet50", "inception-v3"):
-        over_ps = claims[f"stanza.speedup-over-ps-blocking.{model}.simulated"]
+        over_ps = claims[f"stanza.speedup-with-micro-batches-over-ps-blocking.{model}.simulated"]
         assert over_ps.paper == "1.34x to 13.9x"
         assert claims[f"stanza.auto-over-best-baseline.{model}.simulated"].status == "pass"
 

@@ -68,7 +68,7 @@ def test_good_results_pass_and_every_point_is_drawn(few_scales: None, tmp_path: 
     assert len(outcome.comparisons) == len(grid.compared(results()))
     agreement = next(f for f in outcome.figures if f.path.stem == "scale-agreement")
     rows = agreement.path.with_suffix(".csv").read_text().splitlines()
-    assert len(rows) == 1 + len(MODELS) * len(grid.COMPARED) * 2
+    assert len(rows) == 1 + len(MODELS) * len(grid.SCHEMES) * 2
     assert any("both roles, columns f=10" in note for note in outcome.notes)
     assert not any("**off**" in note for note in outcome.notes)
 

@@ -11,6 +11,21 @@ from systems.schema import InputError
 from tests import emulation
 from tests.emulation import needs_emulation
 
+CONNECT = """
+import socket
+def connect(network):
+    '''To node 0, which may not listen yet; exit code 7 if it is not reached.'''
+    for _ in range(30):
+        try:
+            peer = socket.create_connection((network.address(0), 5000), timeout=0.1)
+        except OSError:
+            time.sleep(0.1)
+            continue
+        peer.settimeout(10)
+        return peer
+    raise SystemExit(7)
+"""
+
 
 @needs_emulation
 def test_every_link_is_shaped_both_ways() -> None:
@@ -30,8 +45,8 @@ def test_every_link_is_shaped_both_ways() -> None:
 @needs_emulation
 def test_nodes_reach_each_other_until_a_link_is_cut() -> None:
     done = emulation.run(
-        """
-import socket
+        CONNECT
+        + """
 network = Network([1e9] * 2)
 def main(place):
     if place.rank == 0:
@@ -39,15 +54,7 @@ def main(place):
             server.settimeout(3)
             server.accept()[0].sendall(b"hello")
         return
-    for _ in range(30):
-        try:
-            peer = socket.create_connection((network.address(0), 5000), timeout=0.1)
-        except OSError:
-            time.sleep(0.1)
-            continue
-        print(peer.recv(5).decode(), flush=True)
-        return
-    raise SystemExit(7)
+    print(connect(network).recv(5).decode(), flush=True)
 network.set_link(1, up=False)
 print(emulate(network, 2, main))
 network.set_link(1, up=True)
@@ -62,8 +69,9 @@ print(emulate(network, 2, main))
 @needs_emulation
 def test_what_only_acknowledges_goes_ahead_of_data() -> None:
     done = emulation.run(
-        """
-import socket, subprocess
+        CONNECT
+        + """
+import subprocess
 network = Network([1e9] * 2)
 def main(place):
     if place.rank == 0:
@@ -73,15 +81,7 @@ def main(place):
                 pass
         print(subprocess.check_output(["tc", "-s", "class", "show", "dev", "eth0"], text=True))
         return
-    for _ in range(30):
-        try:
-            peer = socket.create_connection((network.address(0), 5000), timeout=1)
-        except OSError:
-            time.sleep(0.1)
-            continue
-        peer.sendall(bytes(1 << 20))
-        return
-    raise SystemExit(7)
+    connect(network).sendall(bytes(1 << 20))
 assert emulate(network, 2, main) == 0
 """
     )
