@@ -18,7 +18,7 @@ SHAPES = Options(
     normals=True,
     voxel_size=0.08,
     batch_size=64,
-    steps=400,
+    steps=320,
     learning_rate=0.06,
 )
 Runs = Sequence[Mapping[str, Any]]

@@ -27,16 +27,21 @@ class Point:
 @functools.cache
 def point(model: str, scheme: str, target: Cluster) -> Point:
     """Play one scheme; "auto" is the planner's choice, and may be a baseline."""
-    options, profile = Options(model=model), load_profile(model)
+    options = Options(model=model)
     if scheme == "auto":
         free = dataclasses.replace(options, **AUTO)
-        planned = plan(free, target.size, target, profile).chosen
+        planned = plan(free, target.size, target, load_profile(model)).chosen
         assert planned is not None  # with a cluster and a profile there is always a prediction
     else:
-        predictions = predict_all(options, target.size, target, profile)
-        planned = next(p for p in predictions if p.scheme == scheme)
+        planned = next(p for p in _predictions(model, target) if p.scheme == scheme)
     played = play(options, planned, target)
     return Point(played.samples_per_s, planned.step_s / played.step_s)
+
+
+@functools.cache
+def _predictions(model: str, target: Cluster) -> tuple[Prediction, ...]:
+    """Of every scheme as Stanza has it by default."""
+    return predict_all(Options(model=model), target.size, target, load_profile(model))
 
 
 def play(options: Options, planned: Prediction, target: Cluster) -> Simulated:
