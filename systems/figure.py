@@ -21,6 +21,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "*")
 SIZE_INCHES = (8.0, 4.5)
 FOOTNOTE_COLUMNS = 120
 """Characters that fit below one panel."""
+FEW_BARS = 4
+"""In a group; the values of more stand upright, so that they do not overlap."""
+LEGEND_COLUMNS = 4
 FEW_POINTS = 12
 """Curves of so few points show each of them."""
 
@@ -180,17 +183,25 @@ def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
                 ha="center",
                 va="bottom",
                 fontsize=7,
+                rotation=90 if len(panel.series) > FEW_BARS else 0,
                 xytext=(0, 2),
                 textcoords="offset points",
             )
             rows += [[panel.title, name, panel.groups[g], value, panel.unit] for value in values]
     axis.set_xticks(range(len(panel.groups)), list(panel.groups), fontsize=8)
+    axis.set_xlim(-0.5, len(panel.groups) - 0.5)  # a group without bars has its place too
     axis.set_ylabel(panel.unit)
     if panel.logarithmic:
         axis.set_yscale("log")
     axis.margins(y=0.12)
     if len(panel.series) > 1 or panel.paper_range is not None:
-        axis.legend(fontsize=7, edgecolor="none", framealpha=0.85)
+        axis.legend(
+            fontsize=7,
+            frameon=False,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.08),
+            ncols=LEGEND_COLUMNS,
+        )
     return rows
 
 
@@ -225,7 +236,7 @@ def _lines(axis: Axes, panel: Lines) -> list[list[Any]]:
         axis.axhline(panel.reference, color="#555555", linewidth=0.8, linestyle="--")
     if panel.from_zero:
         axis.set_ylim(0, axis.get_ylim()[1] * 1.1)
-    axis.legend(fontsize=7, frameon=False)
+    axis.legend(fontsize=7, edgecolor="none", framealpha=0.85)
     return rows
 
 

@@ -26,7 +26,7 @@ OFFLOAD_BYTES = 18_000
 """Longest packet that the sender leaves to be cut into frames: two of them."""
 BURST_BYTES = 2 * OFFLOAD_BYTES
 """Passes unshaped after a pause. Less than the longest packet, and the rate is missed."""
-QUEUE_S = 0.04
+QUEUE_S = 0.08
 """Length of a queue, in seconds of its link's rate. Shorter ones drop packets when all nodes send
 to all, and every drop is sent again over links that have no room for it."""
 SEND_BUFFER_BYTES = 256 * 1024
