@@ -90,5 +90,14 @@ def _dispatch(words: list[str]) -> None:
     importlib.import_module(module).main(words)
 
 
+def program() -> None:
+    """Run the command of this process's arguments, and end the process."""
+    if foreign_packages():
+        return main()
+    from systems import background
+
+    background.leave(background.exit_code_of(main))
+
+
 if __name__ == "__main__":
-    main()
+    program()

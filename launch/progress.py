@@ -25,6 +25,7 @@ from rich.text import Text
 
 from launch.live import LiveRecord, View
 from launch.tensorboard import Sink, check_tensorboard
+from systems import background
 from systems.record import QUIET
 
 PERIOD_S = 0.5
@@ -95,8 +96,7 @@ def _every(period_s: float, work: Callable[[], object]) -> Iterator[None]:
         while not ended.wait(period_s):
             work()
 
-    thread = threading.Thread(target=loop, daemon=True, name="progress")
-    thread.start()
+    thread = background.start("progress", loop, stop=ended.set)
     try:
         yield
     finally:
@@ -141,8 +141,7 @@ def _printed_above() -> Iterator[Console]:
             for line in lines:
                 console.print(line.rstrip("\n"), markup=False, highlight=False, soft_wrap=True)
 
-    printer = threading.Thread(target=print_lines, daemon=True, name="printer")
-    printer.start()
+    printer = background.start("printer", print_lines)
     try:
         yield console
     finally:

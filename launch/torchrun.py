@@ -11,6 +11,7 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from systems.background import end_now
 from systems.supervise import tell
 
 AT_ONCE_S = 15
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
         tell(rank, error.failures[rank].exitcode)
         raise SystemExit(1) from None
     except SignalException as stop:  # whoever sent the signal knows, and says so
-        raise SystemExit(128 + stop.sigval) from None
+        end_now(128 + stop.sigval)  # the agent's timers still talk to the store
 
 
 def first_failed(failures: Mapping[int, ProcessFailure]) -> int:

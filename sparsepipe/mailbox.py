@@ -5,10 +5,11 @@ thread for each incoming stream does that; it spends its time waiting, outside o
 """
 
 import queue
-import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
+from systems import background
 from systems.waiting import waiting
 
 T = TypeVar("T")
@@ -30,7 +31,8 @@ class Inbox(Generic[T]):
     def __init__(self, arrivals: Iterator[T], what: str) -> None:
         self._arrivals, self._what = arrivals, what
         self._arrived: queue.Queue[T | Exception] = queue.Queue(AHEAD)
-        threading.Thread(target=self._run, daemon=True, name=what).start()
+        self._abandoned = False
+        background.start(what, self._run, stop=self._abandon)
 
     def get(self) -> T:
         """The next one, waiting for it.
@@ -48,8 +50,17 @@ class Inbox(Generic[T]):
         try:
             for arrived in self._arrivals:
                 self._arrived.put(arrived)
+                if self._abandoned:
+                    return
         except Exception as error:  # raised where the next one is wanted
             self._arrived.put(error)
+
+    def _abandon(self) -> None:
+        """Nobody will take what arrives: the thread shall not wait for room, but end."""
+        self._abandoned = True
+        with suppress(queue.Empty):
+            while True:
+                self._arrived.get_nowait()
 
 
 class Outbox:
@@ -59,8 +70,8 @@ class Outbox:
         """`most`: so many messages wait here before `put` does; 0: any number."""
         self._sent: queue.Queue[Sent | None] = queue.Queue(most)
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True, name=what)
-        self._thread.start()
+        self._abandoned = False
+        self._thread = background.start(what, self._run, stop=self._abandon)
 
     def put(self, sent: Sent) -> None:
         """A message that has been started; waits while there are too many.
@@ -87,9 +98,17 @@ class Outbox:
 
     def _run(self) -> None:
         try:
-            while (sent := self._sent.get()) is not None:
+            while not self._abandoned and (sent := self._sent.get()) is not None:
                 sent.wait()
         except Exception as error:  # raised at the next message, or at the end
             self._error = error
-            while self._sent.get() is not None:  # nobody shall wait for room
+            while (
+                not self._abandoned and self._sent.get() is not None
+            ):  # nobody shall wait for room
                 pass
+
+    def _abandon(self) -> None:
+        """Nobody waits for the messages any more: the thread ends after the one it waits for."""
+        self._abandoned = True
+        with suppress(queue.Full):  # it has more to do, and looks after the next one
+            self._sent.put_nowait(None)

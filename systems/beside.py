@@ -9,12 +9,12 @@ together({"conv worker": conv_step, "fc worker": fc_step})
 for batch in in_advance(pool, reads, ahead=2):  # read while others are used
 """
 
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from typing import TypeVar
 
+from systems import background
 from systems.waiting import waiting
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ def beside(name: str, work: Callable[[], T]) -> Future[T]:
         except BaseException as error:  # raised by `result`, in the thread that asks
             future.set_exception(error)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    background.start(name, run)
     return future
 
 

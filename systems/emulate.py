@@ -9,11 +9,12 @@ with the process that started them, and with them the network (see systems.names
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
+from systems import background
 from systems.environment import Environment
 from systems.namespaces import INTERFACE, Network
 from systems.processes import die_with_parent
@@ -57,10 +58,10 @@ def _interrupt(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _rank(network: Network, rank: int, world_size: int, main: RankMain) -> int:
-    """A rank's whole life, in its own process; does not return."""
-    code = 1
-    try:
+def _rank(network: Network, rank: int, world_size: int, main: RankMain) -> NoReturn:
+    """A rank's whole life, in its own process."""
+
+    def live() -> None:
         die_with_parent(signal.SIGKILL)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
@@ -69,15 +70,8 @@ def _rank(network: Network, rank: int, world_size: int, main: RankMain) -> int:
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
         os.environ["GLOO_SOCKET_IFNAME"] = INTERFACE
         main(place(network, rank, world_size))
-        code = 0
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+
+    background.end_now(background.exit_code_of(live))
 
 
 def place(network: Network, rank: int, world_size: int) -> Environment:

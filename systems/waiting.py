@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from systems import background
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -67,8 +69,7 @@ class Announcer:
     def __init__(self, who: str, patience_s: float) -> None:
         self._who, self._patience_s = who, patience_s
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True, name="announcer")
-        self._thread.start()
+        self._thread = background.start("announcer", self._watch, stop=self._closed.set)
 
     def _watch(self) -> None:
         while not self._closed.wait(self._patience_s):
@@ -82,4 +83,4 @@ class Announcer:
     def close(self) -> None:
         """Stop announcing."""
         self._closed.set()
-        self._thread.join()
+        background.join(self._thread)

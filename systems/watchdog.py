@@ -19,6 +19,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from systems import background
 from systems.hangs import Doing, table
 from systems.processes import identity, kill
 from systems.supervise import HANG_EXIT_CODE
@@ -66,12 +67,16 @@ class Watchdog:
         self._beats = 0
         self._closed, self._identity = threading.Event(), identity(os.getpid())
         self._tell()
-        for work in (self._talk, self._look_at_the_clock):
-            threading.Thread(target=work, daemon=True, name="watchdog").start()
+        self._threads = [
+            background.start("watchdog", work, stop=self._closed.set)
+            for work in (self._talk, self._look_at_the_clock)
+        ]
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching, and wait until no thread is in the store any more."""
         self._closed.set()
+        for thread in self._threads:
+            background.join(thread)
 
     def _talk(self) -> None:
         try:
@@ -211,5 +216,4 @@ def _is_ours(path: str) -> bool:
 
 
 def _exit() -> None:
-    sys.stdout.flush()
-    os._exit(HANG_EXIT_CODE)
+    background.end_now(HANG_EXIT_CODE)
