@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch._dynamo  # DDP imports it, on every rank for itself if it is not here already
 
 from launch import worker
 from launch.drivers import driver

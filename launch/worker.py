@@ -22,7 +22,7 @@ from launch.drivers import Opened, driver
 from launch.instruments import Instruments
 from launch.job import Job
 from launch.records import create_record, earlier_attempt, read_emulation, read_plan
-from systems import record, schema, trace
+from systems import dynamo, record, schema, trace
 from systems.checkpoint import Checkpoints, open_checkpoints
 from systems.distributed import World, start, stop
 from systems.emulated import Emulation
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def work(arguments: Sequence[str], place: Environment) -> None:
     """Run jobs as the rank that `place` says; errors of the user and of peers become short."""
+    dynamo.postpone()
     try:
         _run(arguments, place)
     except InputError as error:

@@ -1,0 +1,62 @@
+"""Keeps torch from importing its compiler in ranks that compile nothing.
+
+Optimizers and DistributedDataParallel import torch._dynamo, and with it sympy, only to tell the
+compiler to leave some functions alone. That takes 2 s of a core on every rank, as long as torch
+itself. `postpone` puts a small module in its place, which has what they ask for, and which makes
+room for the real one as soon as anybody asks for more, as torch.compile does.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+NAME = "torch._dynamo"
+
+
+class PostponedDynamo(ModuleType):
+    """Stands for torch._dynamo until somebody needs it."""
+
+    def __init__(self) -> None:
+        super().__init__(NAME)
+        self.utils = _Part("utils", get_optimize_ddp_mode=lambda: "ddp_optimizer")
+        self.trace_rules = _Part("trace_rules", clear_lru_cache=lambda: None)
+
+    @staticmethod
+    def graph_break() -> None:
+        """End a graph: there is none."""
+
+    @staticmethod
+    def disable(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Keep the compiler away from a function: for torch's own this need not be remembered."""
+        if getattr(function, "__module__", "").startswith("torch."):
+            return function
+        return _real().disable(function, *arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("__file__", "__spec__", "__wrapped__"):  # inspect looks at every module
+            raise AttributeError(name)
+        return getattr(_real(), name)
+
+
+class _Part(SimpleNamespace):
+    """A few functions of a module of torch._dynamo; any other is the real module's."""
+
+    def __init__(self, name: str, **functions: Callable[[], Any]) -> None:
+        super().__init__(**functions)
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(f"{_real().__name__}.{self._name}"), name)
+
+
+def _real() -> Any:
+    if isinstance(sys.modules.get(NAME), PostponedDynamo):
+        del sys.modules[NAME]
+    return importlib.import_module(NAME)
+
+
+def postpone() -> None:
+    """Import torch._dynamo only once it is needed, unless it is here already."""
+    sys.modules.setdefault(NAME, PostponedDynamo())
