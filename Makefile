@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT ?= reproduction
 LEVEL ?= quick
 
-.PHONY: reproduce test lint docs sanitize minkowski clean
+.PHONY: reproduce test test-all lint docs sanitize minkowski clean
 
 reproduce: .venv/installed
 	$(BIN)/python -m launch reproduce --level $(LEVEL) --out $(OUT)
@@ -13,6 +13,13 @@ reproduce: .venv/installed
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not emulated"
 	$(BIN)/pytest -m emulated
+
+# Every test, those that take minutes and those against MinkowskiEngine included: about an hour. The
+# last lines say what was skipped, and why. Chromium and espeak-ng come from the system's packages.
+test-all: lint minkowski
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		-m "(slow or not slow) and not emulated"
+	$(BIN)/pytest -m "(slow or not slow) and emulated"
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -33,8 +33,6 @@ from systems.schema import InputError
 
 HALVINGS = 5
 """Poolings of MinkVGG16-BN."""
-CHAINS = ("minkvgg16-bn",)
-"""PipelineModule takes layers that read the one before them alone."""
 
 
 def import_deepspeed() -> Any:
@@ -60,14 +58,9 @@ def check(options: Options) -> None:
     """Refuse what the baseline cannot train.
 
     Raises:
-        InputError: another network, mini-batches that do not divide, or no DeepSpeed.
+        InputError: mini-batches that do not divide, or no DeepSpeed.
     """
     import_deepspeed()
-    if options.model not in CHAINS:
-        raise InputError(
-            f"--sparsepipe.model {options.model}: has layers that read several; give "
-            f"{' or '.join(CHAINS)} with --sparsepipe.scheme deepspeed"
-        )
     if options.batch_size % micro_batches(options):
         raise InputError(
             f"--sparsepipe.batch-size {options.batch_size}: DeepSpeed's micro-batches have one "
