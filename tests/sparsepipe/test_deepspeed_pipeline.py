@@ -1,5 +1,6 @@
 """What DeepSpeed's pipeline is given: volumes of one size, and refusals of what it cannot have."""
 
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -51,7 +52,7 @@ def test_what_it_cannot_train_is_refused() -> None:
         check(replace(OPTIONS, batch_size=9))
 
 
-@pytest.mark.skipif(find_spec("deepspeed") is not None, reason="deepspeed is installed")
-def test_without_deepspeed_the_way_to_it_is_named() -> None:
+def test_without_deepspeed_the_way_to_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # as if it were not installed
     with pytest.raises(InputError, match=r"pip install 'systems-testbed\[deepspeed\]'"):
         import_deepspeed()
