@@ -1,10 +1,13 @@
 """How tokens are sampled from logits, the same for target and draft: verification compares both."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from systems.schema import InputError
@@ -17,45 +20,80 @@ class Sampling:
     temperature: float = 1.0
     """Divides the logits."""
     top_k: int = 0
-    """Sample among so many likeliest tokens. 0: all."""
+    """Sample among exactly so many of the likeliest tokens; of equally likely ones those with the
+    lower number come first. 0: all. 1: greedy decoding, torch.argmax of the logits."""
     top_p: float = 1.0
-    """Sample among the fewest likeliest tokens that have this much probability. 1: all."""
+    """Sample among the fewest likeliest tokens that have this much probability, chosen among
+    equally likely ones as for `top_k`. 1: all."""
     suppressed: tuple[int, ...] = ()
     """Tokens that are never sampled."""
     begin_suppressed: tuple[int, ...] = ()
     """Tokens that are not sampled first."""
 
     def __post_init__(self) -> None:
+        for name in ("temperature", "top_p"):
+            value = getattr(self, name)
+            if not isinstance(value, Real):
+                raise InputError(f"{name} {value!r}: give a number")
         if not 0 < self.temperature < math.inf:
             raise InputError(
-                f"temperature {self.temperature:g}: give more than 0; "
-                "top_k 1 always takes the likeliest token"
+                f"temperature {self.temperature:g}: give more than 0; for greedy decoding give "
+                "top_k 1, which always takes the likeliest token"
             )
-        if self.top_k < 0:
-            raise InputError(f"top_k {self.top_k}: give 1 or more, or 0 for all tokens")
+        if not isinstance(self.top_k, Integral) or self.top_k < 0:
+            raise InputError(f"top_k {self.top_k!r}: give 1 or more, or 0 for all tokens")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p {self.top_p:g}: give more than 0, at most 1")
+        for name in ("suppressed", "begin_suppressed"):
+            check_tokens(name, getattr(self, name))
+
+    def check(self, vocabulary: int) -> None:
+        """Refuse tokens that a model with so many does not have.
+
+        Raises:
+            InputError: one of the suppressed tokens is outside the vocabulary.
+        """
+        for name in ("suppressed", "begin_suppressed"):
+            check_tokens(name, getattr(self, name), vocabulary)
 
     def restrict(self, logits: Tensor, *, begins: bool = False) -> Tensor:
-        """Logits [B, T, V] with -inf for tokens that may not be sampled; not yet tempered.
+        """Logits with -inf for tokens that may not be sampled; not yet tempered.
 
         Args:
+            logits: floating point [B, T, V]. A row that holds NaN stays one that holds NaN.
             begins: position 0 of T is the first of the generated text.
-        """
-        from transformers import TopKLogitsWarper, TopPLogitsWarper
 
+        Raises:
+            InputError: one of the suppressed tokens is outside the vocabulary.
+        """
+        self.check(logits.shape[-1])
         if self.suppressed or (begins and self.begin_suppressed):
             logits = logits.clone()
             logits[..., list(self.suppressed)] = -torch.inf
             if begins:
                 logits[:, 0, list(self.begin_suppressed)] = -torch.inf
-        rows = logits.flatten(0, 1)
-        if 0 < self.top_k < rows.shape[-1]:
-            rows = TopKLogitsWarper(self.top_k)(None, rows)
+        if 0 < self.top_k < logits.shape[-1]:
+            logits = _likeliest(logits, self.top_k)
         if self.top_p < 1:
-            kept = TopPLogitsWarper(self.top_p)(None, rows.float() / self.temperature)
-            rows = rows.masked_fill(kept == -torch.inf, -torch.inf)
-        return rows.view_as(logits)
+            logits = _most_probable(logits, self.top_p, self.temperature)
+        return logits
+
+
+def check_tokens(name: str, tokens: Iterable[int], vocabulary: float = math.inf) -> None:
+    """Refuse what are no tokens of a vocabulary.
+
+    Raises:
+        InputError: not a sequence of integers from 0 to below `vocabulary`.
+    """
+    if not isinstance(tokens, Iterable) or isinstance(tokens, str):
+        raise InputError(f"{name} {tokens!r}: give a sequence of tokens, such as ({tokens!r},)")
+    for token in tokens:
+        if not isinstance(token, Integral) or token < 0:
+            raise InputError(f"{name}: {token!r} is no token; give integers of 0 or more")
+        if token >= vocabulary:
+            raise InputError(
+                f"{name}: token {token} is outside the vocabulary; give 0 to {vocabulary - 1}"
+            )
 
 
 def suppression(model: Any) -> dict[str, tuple[int, ...]]:
@@ -65,3 +103,22 @@ def suppression(model: Any) -> dict[str, tuple[int, ...]]:
         "suppressed": tuple(getattr(config, "suppress_tokens", None) or ()),
         "begin_suppressed": tuple(getattr(config, "begin_suppress_tokens", None) or ()),
     }
+
+
+def _likeliest(logits: Tensor, k: int) -> Tensor:
+    """Exactly k tokens a row, the lower numbers first where logits are equal."""
+    least = logits.topk(k).values[..., -1:]
+    equal = logits == least
+    wanted = k - (logits > least).sum(-1, keepdim=True)
+    late = equal & (equal.cumsum(-1, dtype=torch.int32) > wanted)
+    return logits.masked_fill((logits < least) | late, -torch.inf)
+
+
+def _most_probable(logits: Tensor, p: float, temperature: float) -> Tensor:
+    """The fewest likeliest tokens a row whose probabilities, at this temperature, sum to p."""
+    widened = logits.float()
+    scaled = (widened - widened.amax(-1, keepdim=True)) / temperature
+    ordered, tokens = scaled.sort(dim=-1, descending=True, stable=True)
+    likelier = F.pad(ordered.softmax(-1).cumsum(-1)[..., :-1], (1, 0))
+    dropped = torch.zeros_like(likelier, dtype=torch.bool).scatter(-1, tokens, likelier >= p)
+    return logits.masked_fill(dropped, -torch.inf)
