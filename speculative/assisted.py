@@ -31,7 +31,8 @@ from torch import Tensor
 
 from speculative.calibration import Calibration
 from speculative.faults import LogitsError, explain
-from speculative.verify import Method, verify
+from speculative.verify import Method, check_method, verify
+from speculative.vocabulary import vocabulary
 from systems.schema import InputError
 
 REPLACED = "_speculative_sampling"
@@ -65,10 +66,14 @@ def assisted(
         The model.
 
     Raises:
-        InputError: a model or a transformers that this does not fit; later, inside generate(), an
-            option that would leave our verification out.
+        InputError: options out of range, a model or a transformers that this does not fit; later,
+            inside generate(), an option that would leave our verification out, or a draft of
+            another vocabulary.
         LogitsError: inside generate(), NaN or infinite logits.
     """
+    check_method(method, 1.0, alpha, beta, calibration)
+    if seed is not None and not hasattr(seed, "__index__"):
+        raise InputError(f"seed {seed!r}: give an integer, or None for torch's generator")
     cls = type(model)
     original = inspect.unwrap(getattr(cls, "_assisted_decoding", lambda: None))
     replaced = original.__globals__.get(REPLACED)
@@ -153,8 +158,14 @@ def _subclass(cls: type, decoding: Any) -> type:
         for name in REFUSED:
             if named.get(name):
                 raise InputError(f"{name}: not with our verification; give assistant_model alone")
-        if named.get("assistant_model") is None:
+        draft = named.get("assistant_model")
+        if draft is None:
             raise InputError("generate: nothing to verify; give assistant_model=draft")
+        if vocabulary(draft) != vocabulary(self):
+            raise InputError(
+                f"assistant_model: has {vocabulary(draft)} tokens, the target {vocabulary(self)}; "
+                "transformers wants one vocabulary, speculative.decode.generate takes both"
+            )
         return cls.generate(self, *arguments, **named)  # type: ignore[attr-defined]
 
     @functools.wraps(decoding)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speculative.inputs import positions
+from speculative.vocabulary import readable
 from systems.schema import InputError
 
 
@@ -32,6 +34,7 @@ class CachedModel:
         self.lengths = [0] * batch
         """Tokens that each row holds."""
         self._model = model
+        self._positions = positions(model)
         self._parameters = set(inspect.signature(model.forward).parameters)
         self._fixed: dict[str, Any] = {"use_cache": True, "return_dict": True}
         self._cache: Any = DynamicCache()
@@ -45,7 +48,7 @@ class CachedModel:
         """Append tokens to every row.
 
         Args:
-            tokens: int64 [B, T].
+            tokens: int64 [B, T]; a draft reads those that it lacks as its last one.
             real: how many of the last T are tokens, the others before them padding; only the first
                 call may have padding. None: all.
             keep: logits of so many last tokens are returned.
@@ -60,7 +63,7 @@ class CachedModel:
         ends = torch.tensor(self.lengths, device=tokens.device)[:, None]
         arguments = {
             **self._fixed,
-            f"{self._prefix}input_ids": tokens,
+            f"{self._prefix}input_ids": readable(tokens, self._model),
             "past_key_values": self._cache,
         }
         if min(self.lengths) < width:
@@ -68,7 +71,9 @@ class CachedModel:
             arguments[f"{self._prefix}attention_mask"] = (slots >= width - ends).long()
         if f"{self._prefix}position_ids" in self._parameters:
             places = ends - count + torch.arange(count, device=tokens.device)
-            arguments[f"{self._prefix}position_ids"] = places.clamp(min=0)
+            # A row near its end is read beyond it, as far as the others are; nobody looks there.
+            last = None if self._positions is None else self._positions - 1
+            arguments[f"{self._prefix}position_ids"] = places.clamp(min=0, max=last)
         if "logits_to_keep" in self._parameters:
             arguments["logits_to_keep"] = keep
         return self._model(**arguments).logits[:, -keep:]
@@ -112,6 +117,8 @@ class CachedModel:
         given = {name: inputs[name]}
         if given[name].is_floating_point():
             given[name] = given[name].to(self._model.dtype)
+        else:
+            given[name] = readable(given[name], self._model)
         if "attention_mask" in inputs and name == "input_ids":
             given["attention_mask"] = self._fixed["attention_mask"] = inputs["attention_mask"]
         states = self._model.get_encoder()(**given, return_dict=True).last_hidden_state

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from speculative import philox
+from speculative.arguments import check_options, check_sequences, check_tensors
 from speculative.cached_model import CachedModel
 from speculative.calibration import Calibration
 from speculative.faults import LogitsError, explain
@@ -26,9 +27,9 @@ from speculative.generation import Generation, Record
 from speculative.inputs import check_pair, decoder_prompts, end_tokens
 from speculative.phases import Phases
 from speculative.sampling import Sampling
-from speculative.verify import Method, sample, verify
+from speculative.verify import Method, check_method, sample, verify
+from speculative.vocabulary import fitted, vocabulary
 from systems.modes import evaluating
-from systems.schema import InputError
 
 Observer = Callable[[Tensor, Tensor, Tensor], None]
 """Takes the target's logits [B, G + 1, V], the draft's [B, G, V] and its tokens [B, G]."""
@@ -61,11 +62,11 @@ def generate(
 
     Args:
         target: a transformers causal model or encoder-decoder model (T5, Whisper and the like).
-        draft: a smaller one of the same kind and vocabulary; None: the target alone, one token a
-            step.
+        draft: a smaller one of the same kind and tokenizer; its vocabulary may be padded to another
+            width (`speculative.vocabulary`). None: the target alone, one token a step.
         inputs: int64 `input_ids` [B, T] with `attention_mask`, padded on either side, or
             `input_features`; `decoder_input_ids` to start an encoder-decoder model with.
-        gamma: draft tokens a step.
+        gamma: draft tokens a step; fewer where fewer are left to generate.
         max_new_tokens: longest continuation.
         sampling: temperature, top-k, top-p; None: plain sampling.
         alpha, beta: of the sigmoid.
@@ -80,25 +81,35 @@ def generate(
             fit them.
         LogitsError: NaN or infinite logits.
     """
-    for name, value in (("gamma", gamma), ("max_new_tokens", max_new_tokens)):
-        if value < 1:
-            raise InputError(f"{name} {value}: give 1 or more")
-    prompts = decoder_prompts(target, inputs)
-    check_pair(target, draft, max(map(len, prompts)) + max_new_tokens + gamma)
+    sampling = Sampling() if sampling is None else sampling
+    check_options(
+        target,
+        gamma=gamma,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        sampling=sampling,
+        end_token_ids=end_token_ids,
+    )
+    check_method(method, sampling.temperature, alpha, beta, calibration)
+    check_tensors(target, draft, inputs)
     job = _Job(
         gamma=gamma if draft is not None else 0,
         method=method,
-        sampling=sampling or Sampling(),
+        sampling=sampling,
         alpha=alpha,
         beta=beta,
         calibration=calibration,
         observe=observe,
         limit=max_new_tokens,
         ends=frozenset(end_tokens(target) if end_token_ids is None else end_token_ids),
+        vocabulary=vocabulary(target),
     )
-    numbers = list(range(len(prompts)) if requests is None else requests)
-    seeds = [_request_seed(seed, number) for number in numbers]
     with evaluating(target, *([] if draft is None else [draft])):
+        prompts = decoder_prompts(target, inputs)
+        check_sequences(target, draft, inputs, prompts, requests)
+        check_pair(target, draft, max(map(len, prompts)) + max_new_tokens)
+        numbers = list(range(len(prompts)) if requests is None else requests)
+        seeds = [_request_seed(seed, number) for number in numbers]
         return _decode(job, target, draft, dict(inputs), prompts, seeds)
 
 
@@ -115,6 +126,8 @@ class _Job:
     observe: Observer | None
     limit: int
     ends: frozenset[int]
+    vocabulary: int
+    """The target's."""
 
 
 def _decode(
@@ -140,7 +153,8 @@ def _decode(
         histories = [prompts[i] + outputs[i] for i in active]
         offsets = torch.tensor([len(outputs[i]) for i in active], device=device)
         row_seeds = torch.tensor([seeds[i] for i in active], device=device)
-        step = _Step(job, judge, proposer, histories, row_seeds, offsets, phases)
+        gamma = min(job.gamma, job.limit - min(len(outputs[i]) for i in active))
+        step = _Step(job, gamma, judge, proposer, histories, row_seeds, offsets, phases)
         decided = step.run(begins=not any(outputs[i] for i in active))
 
         for i, row in zip(active, decided, strict=True):
@@ -183,6 +197,8 @@ class _Step:
     """Draft, score, verify: one step of all rows."""
 
     job: _Job
+    gamma: int
+    """Draft tokens of this step: no more than the row that has most left to generate."""
     target: CachedModel
     draft: CachedModel | None
     histories: list[list[int]]
@@ -193,7 +209,7 @@ class _Step:
 
     def run(self, *, begins: bool) -> list[list[int]]:
         """For every row: accepted, next token, status, then the draft tokens."""
-        restrict, gamma = self.job.sampling.restrict, self.job.gamma
+        restrict, gamma = self.job.sampling.restrict, self.gamma
         drafted = self.seeds.new_empty(len(self.seeds), 0)
         if self.draft is not None:
             drafted, draft_logits = self._propose(self.draft, begins)
@@ -233,8 +249,8 @@ class _Step:
         tokens, rows = [], []
         feed, real = _unread(draft, self.histories)
         feed = feed.to(self.seeds.device)
-        for t in range(self.job.gamma):
-            logits = draft.read(feed, real, keep=1)
+        for t in range(self.gamma):
+            logits = fitted(draft.read(feed, real, keep=1), self.job.vocabulary)
             logits = self.job.sampling.restrict(logits, begins=begins and t == 0)
             token = self._sample(logits[:, 0], self.offsets + t, philox.DRAFT)
             tokens.append(token)

@@ -1,43 +1,39 @@
 """What transformers models need before decoding: prompts, end tokens, and a fitting pair."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from speculative import whisper
 from systems.schema import InputError
 
-POSITION_LIMITS = ("max_position_embeddings", "max_target_positions")
-
-
-def vocabulary(model: Any) -> int:
-    """Width of a model's logits."""
-    return int(model.config.get_text_config(decoder=True).vocab_size)
+POSITION_LIMITS = (
+    "max_position_embeddings",
+    "max_target_positions",
+    "max_decoder_position_embeddings",
+)
+"""What configs call the number of positions of a decoder."""
 
 
 def check_pair(target: Any, draft: Any | None, longest: int) -> None:
     """Refuse models that cannot work together.
 
     Args:
-        longest: tokens that either model may have to hold.
+        longest: tokens of the longest prompt and of its output.
 
     Raises:
-        InputError: other vocabularies, kinds or devices, or positions that a model does not have.
+        InputError: other kinds or devices, or positions that a model does not have.
     """
     for name, model in (("target", target), ("draft", draft)):
-        limit = None if model is None else _positions(model)
+        limit = None if model is None else positions(model)
         if limit is not None and longest > limit:
             raise InputError(
-                f"{name}: prompt, max_new_tokens and gamma make {longest} tokens; "
+                f"{name}: prompt and max_new_tokens make {longest} tokens; "
                 f"it has {limit} positions; shorten one"
             )
     if draft is None:
         return
-    if vocabulary(target) != vocabulary(draft):
-        raise InputError(
-            f"draft: has {vocabulary(draft)} tokens, the target {vocabulary(target)}; give a draft "
-            "with the target's vocabulary"
-        )
     if target.config.is_encoder_decoder != draft.config.is_encoder_decoder:
         raise InputError(
             "draft: one of target and draft has an encoder, the other none; give two of a kind"
@@ -59,23 +55,16 @@ def decoder_prompts(model: Any, inputs: Mapping[str, Tensor]) -> list[list[int]]
     name = model.main_input_name
     if name not in inputs:
         raise InputError(f"inputs have {', '.join(inputs)}; this model needs {name}")
-    return [start_tokens(model) for _ in range(len(inputs[name]))]
+    start = _start_token(model)
+    if whisper.is_whisper(model):
+        return whisper.prompts(model, inputs[name])
+    return [[start] for _ in range(len(inputs[name]))]
 
 
 def start_tokens(model: Any) -> list[int]:
     """What an encoder-decoder model's output starts with: for Whisper its control tokens too."""
-    config = model.generation_config
-    tokens = [config.decoder_start_token_id]
-    if tokens == [None]:
-        raise InputError(
-            "inputs have no decoder_input_ids, and the model no decoder_start_token_id"
-        )
-    if getattr(config, "is_multilingual", False):
-        language = getattr(config, "language", None) or "en"
-        tokens += [config.lang_to_id[f"<|{language}|>"], config.task_to_id["transcribe"]]
-    if getattr(config, "no_timestamps_token_id", None) is not None:
-        tokens.append(config.no_timestamps_token_id)
-    return tokens
+    start = _start_token(model)
+    return whisper.start_tokens(model) if whisper.is_whisper(model) else [start]
 
 
 def end_tokens(model: Any) -> tuple[int, ...]:
@@ -86,20 +75,34 @@ def end_tokens(model: Any) -> tuple[int, ...]:
     return (ends,) if isinstance(ends, int) else tuple(ends)
 
 
-def _positions(model: Any) -> int | None:
-    config = model.config.get_text_config(decoder=True)
-    for name in POSITION_LIMITS:
-        if getattr(config, name, None) is not None:
-            return int(getattr(config, name))
-    return None
+def _start_token(model: Any) -> int:
+    start = model.generation_config.decoder_start_token_id
+    if start is None:
+        raise InputError(
+            "inputs have no decoder_input_ids, and the model no decoder_start_token_id"
+        )
+    return int(start)
+
+
+def positions(model: Any) -> int | None:
+    """How many tokens a model's decoder can hold; None: any number."""
+    return _limit(model.config.get_text_config(decoder=True), POSITION_LIMITS)
+
+
+def encoder_positions(model: Any) -> int | None:
+    """How many tokens a model's encoder can read; None: any number."""
+    config = model.config.get_text_config(encoder=True)
+    return _limit(config, ("max_encoder_position_embeddings", "max_position_embeddings"))
+
+
+def _limit(config: Any, names: Sequence[str]) -> int | None:
+    return next((int(n) for name in names if (n := getattr(config, name, None)) is not None), None)
 
 
 def _unpadded(inputs: Mapping[str, Tensor], name: str, mask_name: str) -> list[list[int]]:
     if name not in inputs:
         raise InputError(f"inputs have {', '.join(inputs)}; this model needs {name}")
     tokens = inputs[name]
-    if tokens.dim() != 2:
-        raise InputError(f"{name} {list(tokens.shape)}: give them as [B, T]")
     mask = inputs.get(mask_name)
     kept = tokens >= 0 if mask is None else mask.bool()
     prompts = [row[real].tolist() for row, real in zip(tokens, kept, strict=True)]

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from speculative import docstrings, scores
 from speculative.checkpoint import load_tokenizer
+from speculative.inputs import positions
 from speculative.options import DEFAULT_DATA, Options
 from speculative.scores import Score
+from systems.schema import InputError
 
 
 class Summaries:
@@ -24,9 +26,14 @@ class Summaries:
         self._pairs = docstrings.load(data, split, count)
         self._prompt = options.prompt
         self._longest = options.max_document_tokens or self._tokenizer.model_max_length
-        limit = getattr(model.config, "max_position_embeddings", None)
+        limit = positions(model)
         if not model.config.is_encoder_decoder and limit is not None:
-            self._longest = min(self._longest, limit - options.max_new_tokens - options.gamma)
+            if limit <= options.max_new_tokens:
+                raise InputError(
+                    f"--speculative.max-new-tokens {options.max_new_tokens}: leaves no room for a "
+                    f"prompt in the target's {limit} positions; give less"
+                )
+            self._longest = min(self._longest, limit - options.max_new_tokens)
 
     def __len__(self) -> int:
         return len(self._pairs)

@@ -84,8 +84,7 @@ def verify(
         InputError: shapes, dtypes or devices do not fit, or an option is out of range. Faults in
             the values (NaN, a token outside the vocabulary, a length) are in `status`.
     """
-    _check_options(method, temperature, alpha, beta)
-    _check_calibration(method, calibration)
+    check_method(method, temperature, alpha, beta, calibration)
     _check_logits(target_logits, draft_logits, draft_tokens)
     batch, gamma, vocabulary = draft_logits.shape
     device = target_logits.device
@@ -121,7 +120,10 @@ def sample(
     Returns:
         int64 [B]; -1 for a row with NaN or +inf or without any finite logit.
     """
-    _check_options("exact", temperature, -1, 1)
+    check_method("exact", temperature, -1, 1, None)
+    _check_tensor("logits", logits)
+    if stream not in (philox.NEXT, philox.DRAFT):
+        raise InputError(f"stream {stream!r}: give philox.DRAFT or philox.NEXT")
     if logits.dim() != 2 or logits.shape[1] == 0:
         raise InputError(f"logits {list(logits.shape)}: give them as [B, V]")
     _check_dtype("logits", logits)
@@ -143,33 +145,55 @@ def _split(
     )
 
 
-def _check_options(method: str, temperature: float, alpha: float, beta: float) -> None:
+def check_method(
+    method: str, temperature: float, alpha: float, beta: float, calibration: Calibration | None
+) -> None:
+    """Refuse options of `verify` that are out of range or do not go together.
+
+    Raises:
+        InputError: names the option, its value and the remedy.
+    """
     if method not in METHODS:
         raise InputError(f"method {method!r}: write one of {', '.join(METHODS)}")
+    for name, value in (("temperature", temperature), ("alpha", alpha), ("beta", beta)):
+        if not isinstance(value, (int, float)):
+            raise InputError(f"{name} {value!r}: give a number")
     if not 0 < temperature < math.inf:
         raise InputError(f"temperature {temperature}: give a number above 0; for greedy, argmax")
     if not -math.inf < alpha < beta < math.inf:
         raise InputError(f"alpha {alpha}, beta {beta}: alpha must be below beta, both finite")
 
-
-def _check_calibration(method: str, calibration: Calibration | None) -> None:
     if (method == "calibrated") != (calibration is not None):
         raise InputError(
             f"calibration {calibration}: give one with method calibrated, and with no other; "
             "speculative.calibration.fit makes it"
         )
-    if calibration is not None and not all(map(math.isfinite, calibration)):
+    if calibration is None:
+        return
+    if not isinstance(calibration, tuple) or len(calibration) != len(CONSTANT):
+        raise InputError(
+            f"calibration {calibration!r}: give what speculative.calibration.fit makes"
+        )
+    if not all(map(math.isfinite, calibration)):
         raise InputError(f"calibration {calibration}: give finite numbers")
 
 
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} is a {type(value).__name__}; give a tensor")
+
+
 def _check_logits(target: Tensor, draft: Tensor, tokens: Tensor) -> None:
+    names = ("target_logits", "draft_logits", "draft_tokens")
+    for name, value in zip(names, (target, draft, tokens), strict=True):
+        _check_tensor(name, value)
     wrong = None
     if target.dim() != 3 or draft.dim() != 3:
         wrong = "give them as [B, G + 1, V] and [B, G, V]"
     elif draft.shape[1] == 0:
         wrong = "gamma is 0; draft a token at least, or use sample"
     elif target.shape[2] != draft.shape[2] or target.shape[2] == 0:
-        wrong = "target and draft must share one vocabulary; crop or pad one"
+        wrong = "target and draft must share one vocabulary; see speculative.vocabulary.fitted"
     elif target.shape[0] != draft.shape[0] or target.shape[1] != draft.shape[1] + 1:
         wrong = "give them as [B, G + 1, V] and [B, G, V]"
     if wrong:
@@ -191,6 +215,8 @@ def _check_seeds(
     for name, value in (("seed", seed), ("offset", offset)):
         if isinstance(value, Tensor):
             _check(name, value, (batch,), torch.int64, device)
+        elif not hasattr(value, "__index__"):
+            raise InputError(f"{name} {value!r}: give an integer, or int64 [B]")
     if isinstance(offset, int) and not 0 <= offset < 2**32:
         raise InputError(f"offset {offset}: give 0 to 2^32 - 1")
 
@@ -204,6 +230,7 @@ def _check(
 ) -> None:
     if given is None:
         return
+    _check_tensor(name, given)
     if tuple(given.shape) != shape or given.dtype != dtype:
         raise InputError(
             f"{name}: {given.dtype} {list(given.shape)} does not fit; give {dtype} {list(shape)}"

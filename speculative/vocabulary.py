@@ -1,0 +1,32 @@
+"""Vocabularies of target and draft: one tokenizer, but not always the same padding.
+
+Checkpoints of one family pad their vocabularies to different widths: Qwen2.5 has one tokenizer, but
+0.5B gives 151,936 logits and 7B gives 152,064. Verification stays exact if the draft's logits are
+brought to the target's width: a token that the draft lacks has probability 0 in it, a token that
+the target lacks is never drafted.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def vocabulary(model: Any) -> int:
+    """How many tokens a model has: the width of its logits."""
+    return int(model.config.get_text_config(decoder=True).vocab_size)
+
+
+def fitted(logits: Tensor, count: int) -> Tensor:
+    """Logits [..., V] as [..., count]: -inf for tokens that are missing, without those too many."""
+    missing = count - logits.shape[-1]
+    return F.pad(logits, (0, missing), value=-torch.inf) if missing else logits
+
+
+def readable(tokens: Tensor, model: Any) -> Tensor:
+    """Tokens, int64 of any shape, with the model's last one in place of those that it lacks.
+
+    A draft may read what it likes: whatever it then proposes is verified.
+    """
+    return tokens.clamp(max=vocabulary(model) - 1)
