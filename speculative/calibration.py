@@ -95,7 +95,7 @@ def fit(
     Raises:
         InputError: fewer than 16 tokens with finite logits, or caution not above 0.
     """
-    if not caution > 0:
+    if not 0 < caution < np.inf:
         raise InputError(f"caution {caution:g}: give a number above 0")
     features = np.stack([np.ones_like(target_logits), target_logits, draft_logits])
     finite = np.isfinite(features).all(0) & np.isfinite(log_ratios)

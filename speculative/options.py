@@ -21,7 +21,7 @@ class Options:
     target: str = "runs/pairs/{task}/target"
     """A folder that `launch train-pair` has written, or a checkpoint's name on the hub."""
     draft: str = "runs/pairs/{task}/draft"
-    """The same, for the smaller model with the same vocabulary."""
+    """The same, for the smaller model with the same tokenizer."""
     method: Helped = "exact"
     """exact: tokens are distributed as if sampled from the target. sigmoid: the approximation,
     mostly the draft's distribution. calibrated: an approximation near the target's, fitted to the
@@ -39,7 +39,7 @@ class Options:
     temperature: float = 1.0
     """Divides the logits of both models."""
     top_k: int = 0
-    """Sample among so many likeliest tokens. 0: all."""
+    """Sample among so many likeliest tokens. 0: all. 1: greedy decoding."""
     top_p: float = 1.0
     """Sample among the fewest likeliest tokens that have this much probability. 1: all."""
     data: str | None = None
@@ -72,7 +72,7 @@ class Options:
         if not float("-inf") < self.alpha < self.beta < float("inf"):
             below = f"--speculative.beta {self.beta:g}"
             raise InputError(f"--speculative.alpha {self.alpha:g}: give less than {below}")
-        if not self.caution > 0:
+        if not 0 < self.caution < float("inf"):
             raise InputError(f"--speculative.caution {self.caution:g}: give more than 0")
         if "{document}" not in self.prompt:
             raise InputError(f"--speculative.prompt {self.prompt!r}: must contain {{document}}")

@@ -215,7 +215,7 @@ def modes(module: torch.nn.Module) -> tuple[bool, ...]:
     return tuple(each.training for each in module.modules())
 
 
-def modes_seen(world: World, kind: str, training: bool) -> tuple[Any, Any, Any]:
+def modes_seen(world: World, kind: schedules.Kind, training: bool) -> tuple[Any, Any, Any]:
     """The modes of a stage's layers before, while and after it runs."""
     schedule = schedules.build(kind, ((0,),), mini_batches=2)
     stage = Frozen()
@@ -233,8 +233,8 @@ def no_loss(output: Value, targets: Tensor) -> Tensor:
 def alone() -> tuple[str, list[Any]]:
     """In one process, since starting it takes longer than what it does."""
     world = start(environment(), ["stage 0"], timeout_s=30, device="cpu")
-    cases = (("gpipe", True), ("gpipe", False), ("forward", True))
-    return starve(world), [modes_seen(world, *case) for case in cases]
+    seen = [modes_seen(world, "gpipe", training) for training in (True, False)]
+    return starve(world), [*seen, modes_seen(world, "forward", True)]
 
 
 @cache

@@ -126,6 +126,29 @@ def test_refused_options(options: dict[str, Any], message: str) -> None:
         target.generate(**one("llama"), **options, max_new_tokens=LENGTH)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "magic"}, "method 'magic'"),
+        ({"method": "calibrated"}, "calibration None: give one"),
+        ({"alpha": float("nan")}, "alpha nan"),
+        ({"beta": -1e4}, "alpha must be below beta"),
+        ({"seed": 0.5}, "seed 0.5: give an integer"),
+    ],
+)
+def test_options_are_refused_at_once(options: dict[str, Any], message: str) -> None:
+    target, _ = pair("llama")
+    with pytest.raises(InputError, match=message), assisted(target, **options):
+        pass
+
+
+def test_a_draft_of_another_vocabulary_is_sent_to_our_own_loop() -> None:
+    target, draft = pair("llama")[0], models.make("llama", seed=2, vocabulary=4)
+    message = "assistant_model: has 4 tokens, the target 3; .* speculative.decode.generate"
+    with assisted(target), pytest.raises(InputError, match=message):
+        target.generate(**one("llama"), assistant_model=draft, do_sample=True)
+
+
 def test_a_model_that_cannot_generate_is_refused() -> None:
     with pytest.raises(InputError, match="no assisted decoding"), assisted(torch.nn.Linear(1, 1)):
         pass

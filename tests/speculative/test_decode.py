@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 pytest.importorskip("transformers")
 
@@ -66,7 +67,6 @@ def test_exact_follows_the_target(kind: str, sampling: Sampling) -> None:
 @pytest.mark.parametrize(
     ("kind", "wide", "narrow", "sampling"),
     [
-        ("llama", "target", "draft", Sampling()),
         ("llama", "draft", "target", Sampling()),
         ("llama", "target", "draft", Sampling(top_k=4, temperature=0.8, begin_suppressed=(5,))),
         ("t5", "target", "draft", Sampling()),
@@ -83,7 +83,13 @@ def test_exact_follows_the_target_whatever_the_padding_of_vocabularies(
     given = {"input_ids": torch.tensor([[1, 5 if wide == "target" else 3, 2]])}
     prompt = decoder_prompts(target, given)[0]
     options: dict[str, Any] = {"sampling": sampling, "max_new_tokens": 3, "gamma": 2}
-    tokens, record = many(target, draft, given, end_token_ids=[3], **options)
+
+    def look(target_logits: Tensor, draft_logits: Tensor, drafted: Tensor) -> None:
+        assert target_logits.shape[-1] == draft_logits.shape[-1] == target.config.vocab_size
+        assert (draft_logits[..., 4:] == -torch.inf).all()
+        assert int(drafted.max()) < 4  # tokens that both have
+
+    tokens, record = many(target, draft, given, end_token_ids=[3], observe=look, **options)
     expected = continuations(target, given, prompt, 3, sampling, end=3)
     assert p_value(expected, tokens) > 1e-3
     assert 0.02 < (record.acceptance_rate or 0) < 0.95
@@ -109,12 +115,12 @@ def test_prompt_and_output_may_just_fill_the_positions(kind: str, gamma: int) ->
     longest = max(map(len, decoder_prompts(target, given)))
     options: dict[str, Any] = {"gamma": gamma, "max_new_tokens": 10, "end_token_ids": [2]}
     expected = generate(target, draft, given, **options)
-    small = [with_positions(model, longest + 10) for model in (target, draft)]
-    assert generate(*small, given, **options).tokens == expected.tokens
+    small, helper = (with_positions(model, longest + 10) for model in (target, draft))
+    assert generate(small, helper, given, **options).tokens == expected.tokens
     assert expected.record.tokens_per_target_step > 1
     few = with_positions(draft, longest + 9)
     with pytest.raises(InputError, match=f"^draft: .* make {longest + 10} tokens; it has"):
-        generate(small[0], few, given, **options)
+        generate(small, few, given, **options)
 
 
 def test_longer_outputs_begin_with_shorter_ones() -> None:

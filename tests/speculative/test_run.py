@@ -15,9 +15,11 @@ pytest.importorskip("jiwer")
 pytest.importorskip("rouge_score")
 
 from speculative import train_pair as training
+from speculative.decode import generate
 from speculative.options import Options
-from speculative.pairs import RECIPES, Task
+from speculative.pairs import RECIPES, SUMMARY_VOCABULARY, Task, save, summary_tokenizer
 from speculative.run import evaluate
+from speculative.summarize import Summaries
 from speculative.train_pair import train_pair
 from systems.schema import InputError
 
@@ -114,6 +116,10 @@ def test_interrupted_training_ends_like_an_uninterrupted_one(
         ({"top_p": 2.0}, "--speculative.top-p 2: give more"),
         ({"top_k": -1}, "--speculative.top-k -1: give 1"),
         ({"caution": 0.0}, "--speculative.caution 0: give more"),
+        ({"caution": float("nan")}, "--speculative.caution nan: give more"),
+        ({"caution": float("inf")}, "--speculative.caution inf: give more"),
+        ({"temperature": float("nan")}, "--speculative.temperature nan: give more"),
+        ({"beta": float("nan")}, "--speculative.beta nan"),
         ({"calibration_samples": 0}, "--speculative.calibration-samples 0"),
         ({"prompt": "Say"}, "must contain {document}"),
     ],
@@ -121,6 +127,28 @@ def test_interrupted_training_ends_like_an_uninterrupted_one(
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Options(**options)
+
+
+def test_prompts_leave_room_for_the_output(data: dict[Task, str], tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=SUMMARY_VOCABULARY, n_embd=8, n_layer=1, n_head=1, n_positions=16
+    )
+    model = GPT2LMHeadModel(config)
+    save(tmp_path, model, summary_tokenizer(["say it again"]))
+    options = Options(
+        target=str(tmp_path),
+        data=data["summarize"],
+        prompt="say it again " * 20 + "{document}",
+        max_new_tokens=10,
+        gamma=8,
+    )
+    inputs = Summaries(options, model).inputs([0])
+    assert inputs["input_ids"].shape == (1, 6)
+    assert generate(model, model, inputs, max_new_tokens=10, gamma=8).tokens
+    with pytest.raises(InputError, match=r"max-new-tokens 16: leaves no room .* 16 positions"):
+        Summaries(dataclasses.replace(options, max_new_tokens=16), model)
 
 
 def test_missing_models_are_named_with_the_remedy(tmp_path: Path) -> None:

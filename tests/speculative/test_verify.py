@@ -238,6 +238,17 @@ ONE = drafted(1, 2, 8)
     [
         ({"method": "softmax"}, "method 'softmax'"),
         ({"temperature": 0.0}, "temperature 0"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"temperature": None}, "temperature None: give a number"),
+        ({"beta": "1"}, "beta '1': give a number"),
+        ({"alpha": float("nan")}, "alpha nan"),
+        ({"method": "calibrated", "calibration": (1.0,)}, "calibration (1.0,): give what"),
+        ({"target_logits": ONE[0].numpy()}, "target_logits is a ndarray; give a tensor"),
+        ({"draft_tokens": [[1, 2]]}, "draft_tokens is a list; give a tensor"),
+        ({"lengths": [1]}, "lengths is a list; give a tensor"),
+        ({"seed": 1.5}, "seed 1.5: give an integer"),
+        ({"seed": None}, "seed None: give an integer"),
+        ({"offset": float("nan")}, "offset nan: give an integer"),
         ({"alpha": 1.0, "beta": 1.0}, "alpha 1.0, beta 1.0"),
         ({"target_logits": ONE[0][..., :7]}, "vocabulary"),
         ({"target_logits": ONE[0][:, :2]}, "G + 1"),
@@ -259,5 +270,26 @@ def test_bad_input_is_one_line(change: dict[str, object], words: str) -> None:
     options: dict[str, object] = dict(zip(names, ONE, strict=True)) | change
     with pytest.raises(InputError) as refused:
         verify(**options)  # type: ignore[arg-type]
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"logits": ONE[0]}, "logits [1, 3, 8]: give them as [B, V]"),
+        ({"logits": ONE[0][0].long()}, "logits of torch.int64"),
+        ({"logits": [[1.0]]}, "logits is a list; give a tensor"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"seed": 0.5}, "seed 0.5: give an integer"),
+        ({"offset": 2**32}, "offset 4294967296"),
+        ({"stream": 7}, "stream 7: give philox.DRAFT or philox.NEXT"),
+        ({"uniforms": torch.rand(3, 7)}, "give torch.float32 [3, 8]"),
+    ],
+)
+def test_bad_input_of_sampling_is_one_line(change: dict[str, object], words: str) -> None:
+    options: dict[str, object] = {"logits": ONE[0][0]} | change
+    with pytest.raises(InputError) as refused:
+        sample(**options)  # type: ignore[arg-type]
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)

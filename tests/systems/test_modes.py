@@ -17,17 +17,18 @@ class Merged(nn.Linear):
         return super().train(mode)
 
 
-def partly_frozen() -> nn.Module:
+def partly_frozen() -> nn.Sequential:
     """In training but for a block whose own dropout is in training, and a layer in two places."""
     shared = nn.BatchNorm1d(2)
+    dropout = nn.Dropout()
     model = nn.Sequential(
-        nn.Sequential(nn.Linear(2, 2), nn.Dropout()),
+        nn.Sequential(nn.Linear(2, 2), dropout),
         nn.Sequential(shared, nn.Linear(2, 2)),
         nn.Sequential(nn.Linear(2, 2), shared),
         Merged(2, 2),
     )
     model[0].eval()
-    model[0][1].train()
+    dropout.train()
     model[1].eval()
     return model
 
