@@ -114,10 +114,11 @@ def test_prompt_and_output_may_just_fill_the_positions(kind: str, gamma: int) ->
     given = models.inputs(kind, 5)
     longest = max(map(len, decoder_prompts(target, given)))
     options: dict[str, Any] = {"gamma": gamma, "max_new_tokens": 10, "end_token_ids": [2]}
-    expected = generate(target, draft, given, **options)
     small, helper = (with_positions(model, longest + 10) for model in (target, draft))
-    assert generate(small, helper, given, **options).tokens == expected.tokens
-    assert expected.record.tokens_per_target_step > 1
+    for seed in range(4):  # rows end unevenly, each time otherwise
+        expected = generate(target, draft, given, seed=seed, **options)
+        assert expected.record.tokens_per_target_step > 1
+        assert generate(small, helper, given, seed=seed, **options).tokens == expected.tokens
     few = with_positions(draft, longest + 9)
     with pytest.raises(InputError, match=f"^draft: .* make {longest + 10} tokens; it has"):
         generate(small, few, given, **options)
