@@ -54,7 +54,7 @@ def decoder_prompts(model: Any, inputs: Mapping[str, Tensor]) -> list[list[int]]
         return _unpadded(inputs, "decoder_input_ids", "decoder_attention_mask")
     name = model.main_input_name
     if name not in inputs:
-        raise InputError(f"inputs have {', '.join(inputs)}; this model needs {name}")
+        raise InputError(f"inputs have {', '.join(inputs) or 'nothing'}; this model needs {name}")
     start = _start_token(model)
     if whisper.is_whisper(model):
         return whisper.prompts(model, inputs[name])
@@ -101,7 +101,7 @@ def _limit(config: Any, names: Sequence[str]) -> int | None:
 
 def _unpadded(inputs: Mapping[str, Tensor], name: str, mask_name: str) -> list[list[int]]:
     if name not in inputs:
-        raise InputError(f"inputs have {', '.join(inputs)}; this model needs {name}")
+        raise InputError(f"inputs have {', '.join(inputs) or 'nothing'}; this model needs {name}")
     tokens = inputs[name]
     mask = inputs.get(mask_name)
     kept = tokens >= 0 if mask is None else mask.bool()

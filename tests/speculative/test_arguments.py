@@ -85,6 +85,11 @@ def test_inputs_that_cannot_be_read(model: Any, change: dict[str, Any], words: s
     assert words in refused(model, {"input_ids": IDS, **change})
 
 
+def test_inputs_are_a_mapping_with_what_the_model_needs() -> None:
+    assert "inputs is a Tensor; give a mapping such as {'input_ids'" in refused(LLAMA, IDS)
+    assert "inputs have nothing; this model needs input_ids" in refused(LLAMA, {})
+
+
 def test_masked_tokens_of_a_prompt_may_be_anything_but_an_encoder_reads_them() -> None:
     given = {"input_ids": IDS.clone(), "attention_mask": torch.ones_like(IDS)}
     given["input_ids"][0, 0], given["attention_mask"][0, 0] = -100, 0
