@@ -35,6 +35,7 @@ from sparsepipe.transfer import CHANNELS
 from sparsepipe.values import Value
 from sparsepipe.versions import Weights
 from systems.distributed import World
+from systems.modes import modes_restored
 from systems.record import Step
 from systems.trace import Tracer
 from systems.transport import Prefixed, Transport, open_transport
@@ -77,6 +78,8 @@ def run(
 
     Args:
         stages: every stage's module: takes and returns a tuple of values. Only this rank's are run.
+            One in training mode keeps its frozen layers in evaluation mode; one in evaluation mode
+            is put in training mode. Every layer has its own mode again afterwards.
         speeds: of each stage's replicas: what a micro-batch's samples are shared out by.
         loss_sum: of the last stage's output and the targets of the same samples.
         optimizer: makes one for a stage's parameters; None for the schedule `forward`.
@@ -103,13 +106,14 @@ def run(
         outbox=outbox,
     )
     groups = [world.group(ranks) for ranks in schedule.stages]
-    mine = {
-        number: _stage(number, stages[number], around, opened, groups[number], optimizer, norm)
-        for number, ranks in enumerate(schedule.stages)
-        if world.rank in ranks
-    }
-    world.barrier("the first mini-batch")
-    yield from _steps(schedule, mine, world, tracer or Tracer.off())
+    held = [number for number, ranks in enumerate(schedule.stages) if world.rank in ranks]
+    with modes_restored(*(stages[number] for number in held)):
+        mine = {
+            number: _stage(number, stages[number], around, opened, groups[number], optimizer, norm)
+            for number in held
+        }
+        world.barrier("the first mini-batch")
+        yield from _steps(schedule, mine, world, tracer or Tracer.off())
     outbox.close()
     world.barrier("the last mini-batch")
     opened.close()
@@ -159,7 +163,10 @@ def _stage(
     norm: Norm,
 ) -> Stage:
     schedule = around.schedule
-    module.train(schedule.kind != "forward")
+    if schedule.kind == "forward":
+        module.eval()
+    elif not module.training:
+        module.train()
     if norm == "frozen":
         for layer in module.modules():
             if isinstance(layer, BatchNorm | nn.modules.batchnorm._BatchNorm):

@@ -16,6 +16,7 @@ from sparsepipe.prefetch import in_order, prefetch, shuffled
 from sparsepipe.quantize import collate, sparse_quantize
 from sparsepipe.splits import Clouds
 from sparsepipe.tensor import SparseTensor
+from systems.modes import evaluating
 from systems.schema import InputError
 
 TEST_BATCH = 64
@@ -111,12 +112,11 @@ def accuracy(
     network: nn.Module, workload: Workload, device: torch.device, most: int | None = None
 ) -> float:
     """The share of test clouds that the network classifies correctly."""
-    network.eval()
     right = tested = 0
-    for batch in workload.tests(most):
-        batch = batch.to(device)
-        logits = network(batch.inputs).features
-        right += int((logits.argmax(1) == batch.labels).sum())
-        tested += len(batch.labels)
-    network.train()
+    with evaluating(network):
+        for batch in workload.tests(most):
+            batch = batch.to(device)
+            logits = network(batch.inputs).features
+            right += int((logits.argmax(1) == batch.labels).sum())
+            tested += len(batch.labels)
     return right / tested

@@ -10,8 +10,7 @@ them all, and `verify` decides how many stay and which token follows. Sequences 
 leave the batch. transformers' own loop with our verification is in `speculative.assisted`.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +27,7 @@ from speculative.inputs import check_pair, decoder_prompts, end_tokens
 from speculative.phases import Phases
 from speculative.sampling import Sampling
 from speculative.verify import Method, sample, verify
+from systems.modes import evaluating
 from systems.schema import InputError
 
 Observer = Callable[[Tensor, Tensor, Tensor], None]
@@ -98,10 +98,7 @@ def generate(
     )
     numbers = list(range(len(prompts)) if requests is None else requests)
     seeds = [_request_seed(seed, number) for number in numbers]
-    with contextlib.ExitStack() as stack:
-        for model in (target, draft):
-            if model is not None:
-                stack.enter_context(_evaluating(model))
+    with evaluating(target, *([] if draft is None else [draft])):
         return _decode(job, target, draft, dict(inputs), prompts, seeds)
 
 
@@ -284,14 +281,3 @@ def _request_seed(seed: int, request: int) -> int:
     """A 64-bit seed for every request, signed as torch wants it."""
     words = np.random.SeedSequence([seed, request]).generate_state(1, np.uint64)
     return philox.signed(int(words[0]))
-
-
-@contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Without dropout, then as before."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

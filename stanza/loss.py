@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stanza.data import Split
+from systems.modes import evaluating
 
 AUXILIARY_WEIGHT = 0.4
 """Weight of Inception-V3's auxiliary loss, as in torchvision's reference training."""
@@ -22,11 +23,10 @@ def loss_sum(outputs: Tensor | tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Split, device: torch.device, batch_size: int = 256) -> float:
     """Fraction of `data` that `model` classifies correctly, in evaluation mode."""
-    model.eval()
     correct = 0
-    for start in range(0, len(data), batch_size):
-        images, labels = data.batch(range(start, min(start + batch_size, len(data))))
-        predicted = model(images.to(device)).argmax(1)
-        correct += int((predicted == labels.to(device)).sum())
-    model.train()
+    with evaluating(model):
+        for start in range(0, len(data), batch_size):
+            images, labels = data.batch(range(start, min(start + batch_size, len(data))))
+            predicted = model(images.to(device)).argmax(1)
+            correct += int((predicted == labels.to(device)).sum())
     return correct / len(data)

@@ -7,8 +7,7 @@ The network's graph is traced with torch.fx and cut by the rule of `stanza.cut`.
 """
 
 import operator
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -21,6 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from stanza.cut import Cut, CutNode, Operation, find_cut, operation_of
 from systems.emulated import EmulatedLayer
+from systems.modes import modes_restored
 from systems.schema import InputError
 
 _RESHAPES = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
@@ -74,24 +74,15 @@ def split(model: nn.Module, image_shape: Sequence[int]) -> Split:
         InputError: no FC layer, a convolution after one, or a network that torch.fx cannot trace.
     """
     name = type(model).__name__
-    with _modes_restored(model):
-        training = _cut_graph(model.train(), name, image_shape)
+    with modes_restored(model):
+        # A model in training may have frozen parts, whose functional dropout must stay off.
+        training = _cut_graph(model if model.training else model.train(), name, image_shape)
         evaluation = _cut_graph(model.eval(), name, image_shape)
     if training.code == evaluation.code:
         return Split(conv=training.conv, fc=training.fc, cut_shape=training.cut_shape)
     conv, fc = ByMode(training.conv, evaluation.conv), ByMode(training.fc, evaluation.fc)
     conv.training = fc.training = model.training  # layers keep theirs: some may be frozen
     return Split(conv=conv, fc=fc, cut_shape=training.cut_shape)
-
-
-@contextmanager
-def _modes_restored(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from sparsepipe.pipeline import StageMemoryError, collect, ranges_of, roles, run
 from sparsepipe.shares import within
 from sparsepipe.summary import summarize
 from sparsepipe.values import Value, data, join, take
-from systems.distributed import start, stop
+from systems.distributed import World, start, stop
 from systems.environment import environment
 from systems.record import Step
 from systems.transport import TransportError
@@ -181,8 +181,7 @@ class Greedy(torch.nn.Module):
         return (value,)
 
 
-def starve() -> str:
-    world = start(environment(), ["stage 0"], timeout_s=30, device="cpu")
+def starve(world: World) -> str:
     try:
         list(
             run(
@@ -199,8 +198,65 @@ def starve() -> str:
     return "it fitted"
 
 
+class Frozen(torch.nn.Module):
+    """Notes in which mode its layers are when it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Dropout().eval())
+        self.seen: set[tuple[bool, ...]] = set()
+
+    def forward(self, value: Any) -> tuple[Any, ...]:
+        self.seen.add(modes(self))
+        return (value,)
+
+
+def modes(module: torch.nn.Module) -> tuple[bool, ...]:
+    return tuple(each.training for each in module.modules())
+
+
+def modes_seen(world: World, kind: str, training: bool) -> tuple[Any, Any, Any]:
+    """The modes of a stage's layers before, while and after it runs."""
+    schedule = schedules.build(kind, ((0,),), mini_batches=2)
+    stage = Frozen()
+    stage.training = training
+    before = modes(stage)
+    arguments: dict[str, Any] = {"batches": Clouds("vgg"), "loss_sum": no_loss}
+    list(run(schedule, [stage], ((1.0,),), world, **arguments))
+    return before, stage.seen, modes(stage)
+
+
+def no_loss(output: Value, targets: Tensor) -> Tensor:
+    return torch.zeros((), requires_grad=True)
+
+
+def alone() -> tuple[str, list[Any]]:
+    """In one process, since starting it takes longer than what it does."""
+    world = start(environment(), ["stage 0"], timeout_s=30, device="cpu")
+    cases = (("gpipe", True), ("gpipe", False), ("forward", True))
+    return starve(world), [modes_seen(world, *case) for case in cases]
+
+
+@cache
+def of_one_rank() -> tuple[str, list[Any]]:
+    (found,) = run_ranks(1, alone)
+    return found
+
+
+def test_frozen_layers_stay_frozen_and_modes_come_back() -> None:
+    _, found = of_one_rank()
+    for before, _, after in found:
+        assert after == before
+    root, layers, linear, dropout = True, True, True, False
+    assert [seen for _, seen, _ in found] == [
+        {(root, layers, linear, dropout)},
+        {(True,) * 4},
+        {(False,) * 4},
+    ]
+
+
 def test_a_mini_batch_that_does_not_fit_is_named() -> None:
-    (text,) = run_ranks(1, starve)
+    text, _ = of_one_rank()
     voxels = sum(Clouds("vgg").voxels(0))
     assert text.startswith("rank 0 (stage 0): mini-batch 0 does not fit at stage 0: forward of ")
     assert f"{voxels} voxels in 6 samples" in text

@@ -40,6 +40,10 @@ def test_networks_depend_on_the_seed_alone() -> None:
 class ByLabel(nn.Module):
     """Answers class 0 whatever it sees."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Dropout().eval()
+
     def forward(self, inputs: SparseTensor) -> SparseTensor:
         logits = torch.zeros(inputs.batch_size, 12)
         logits[:, 0] = 1
@@ -49,8 +53,10 @@ class ByLabel(nn.Module):
 
 def test_accuracy_counts_every_test_cloud_once() -> None:
     workload = open_workload(SMALL, 0)  # classes take turns
-    assert accuracy(ByLabel(), workload, CPU, most=24) == 2 / 24
-    assert accuracy(ByLabel(), workload, CPU, most=25) == 3 / 25
+    network = ByLabel()
+    assert accuracy(network, workload, CPU, most=24) == 2 / 24
+    assert accuracy(network, workload, CPU, most=25) == 3 / 25
+    assert [module.training for module in network.modules()] == [True, False]  # as before
 
 
 def test_clouds_without_classes_are_refused(tmp_path: Path) -> None:

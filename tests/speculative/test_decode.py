@@ -135,12 +135,20 @@ def test_bad_logits_end_the_run(which: str) -> None:
         generate(target, draft, models.inputs("llama", 2))
 
 
-def test_dropout_is_off_and_the_models_stay_in_training() -> None:
+def test_dropout_is_off_and_every_module_keeps_its_mode() -> None:
     target, draft = pair("gpt2")
     given = models.inputs("gpt2", 2)
     expected = generate(target, draft, given).tokens
-    assert generate(target.train(), draft, given).tokens == expected
-    assert target.training
+    for model in (target, draft):
+        model.train()
+        model.transformer.h[0].eval()  # frozen
+    before = [[module.training for module in model.modules()] for model in (target, draft)]
+    assert generate(target, draft, given).tokens == expected
+    draft.lm_head.weight.data[3] = float("nan")
+    with pytest.raises(LogitsError):
+        generate(target, draft, given)
+    after = [[module.training for module in model.modules()] for model in (target, draft)]
+    assert after == before
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Sums over the samples, so that shares of a batch add up; accuracy over all of a data set."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -63,4 +64,14 @@ def test_accuracy_counts_all_of_the_data(batch_size: int) -> None:
     model = Constant()
     found = accuracy(model, test, torch.device("cpu"), batch_size)
     assert found == int((labels == 3).sum()) / len(test)
-    assert model.training
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_accuracy_leaves_every_module_its_mode(channels: int) -> None:
+    """Also when the network fails, as one for 3 channels does on these images."""
+    test = load("digits", image_shape=(1, 8, 8), classes=10).test
+    model = nn.Sequential(nn.Conv2d(channels, 2, 8), nn.BatchNorm2d(2).eval(), nn.Flatten())
+    before = [module.training for module in model.modules()]
+    with nullcontext() if channels == 1 else pytest.raises(RuntimeError):
+        accuracy(model, test, torch.device("cpu"))
+    assert [module.training for module in model.modules()] == before

@@ -322,6 +322,15 @@ def test_modes_are_as_they_were(network: Callable[[], nn.Module], training: bool
     assert [module.training for module in model.modules()] == before
 
 
+def test_the_functional_dropout_of_a_frozen_part_stays_off() -> None:
+    model = nn.Sequential(FunctionalDropout(), nn.Linear(10, 10)).train()
+    model[0].eval()
+    parts, images = split(model, SHAPE), torch.randn(3, *SHAPE)
+    assert parts.conv.training
+    assert parts.fc.training
+    assert torch.equal(parts.fc(parts.conv(images)), model(images))
+
+
 def test_splitting_leaves_state_alone() -> None:
     model = Normalised()
     before = {key: value.clone() for key, value in model.state_dict().items()}
