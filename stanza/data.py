@@ -136,9 +136,7 @@ class FolderSplit:
             if path in self.corrupt:
                 return
             self.corrupt.append(path)
-            print(
-                f"unreadable image {path}: {error}; using the next one instead", file=sys.stderr
-            )
+            print(f"unreadable image {path}: {error}; using the next one instead", file=sys.stderr)
 
 
 def load(source: str, *, image_shape: ImageShape, classes: int, seed: int = 0) -> Data:
