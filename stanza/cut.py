@@ -15,8 +15,9 @@ from typing import Literal
 from systems.profile import ModelProfile
 from systems.schema import InputError
 
-Operation = Literal["convolution", "linear", "pointwise", "reshape", "other"]
-"""`pointwise`: a fully connected layer that is applied at every position of a sample."""
+Operation = Literal["convolution", "linear", "pointwise", "pooling", "reshape", "other"]
+"""`pointwise`: a fully connected layer that is applied at every position of a sample. `pooling`: a
+layer of a profile, which does not tell shapes, that surely reads features."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +106,15 @@ def _features(nodes: Sequence[CutNode]) -> set[str]:
 
 
 def _feature_reader(layer: CutNode, nodes: Sequence[CutNode], features: set[str]) -> CutNode | None:
-    """What makes convolutional features of the layer's outputs: a convolution that depends on them,
-    or an operation that joins them with features that do not."""
+    """What makes features of the layer's outputs: a convolution that depends on them, or an
+    operation that joins them with features that do not."""
     dependent = {layer.name}
     for node in nodes:
         if dependent.isdisjoint(node.inputs):
             continue
         joins = features.intersection(node.inputs) - dependent
-        if node.operation == "convolution" or (node.name in features and joins):
+        reads = node.operation in ("convolution", "pooling")
+        if reads or (node.name in features and joins):
             return node
         dependent.add(node.name)
     return None
@@ -132,9 +134,11 @@ def _with_reshapes(nodes: Sequence[CutNode], fc: set[str], outputs: Collection[s
     return fc
 
 
+_POOLINGS = ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg")
 _PREFIXES: tuple[tuple[str, Operation], ...] = (
     ("Conv", "convolution"),
     ("Linear", "linear"),
+    *((f"{kind}Pool{n}d", "pooling") for kind in _POOLINGS for n in (2, 3)),
     ("Dropout", "reshape"),
     ("Flatten", "reshape"),
     ("Identity", "reshape"),

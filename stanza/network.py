@@ -73,6 +73,11 @@ class Network:
         if operation == "linear":
             inputs = self.values[node.all_input_nodes[0].name]
             return "pointwise" if prod(inputs.shape[:-1]) > SAMPLES else "linear"
+        if operation == "reshape" and isinstance(self.values[node.name], Tensor):
+            source = self.values[node.all_input_nodes[0].name]
+            # Whoever takes a part of it, as `tokens[:, 0]`, sends that part alone.
+            whole = isinstance(source, Tensor) and source.numel() == self.values[node.name].numel()
+            return "reshape" if whole else "other"
         return operation
 
     def overwrites(self, node: fx.Node) -> fx.Node | None:
@@ -105,7 +110,9 @@ class Network:
         elif value.dim() == 0 or len(value) != SAMPLES:
             problem = f"{node}, which has no row for every sample, from the convolutional part"
         elif not value.is_floating_point():
-            problem = f"{node}, which is {value.dtype} and has no gradient, from the other part"
+            problem = (
+                f"{node}, of {value.dtype}, which has no gradient, from the convolutional part"
+            )
         if problem:
             reader = "output" if node.name in self.outputs else "fully connected part"
             raise InputError(

@@ -57,38 +57,33 @@ class ByMode(nn.Module):
 
 
 def split(model: nn.Module, image_shape: Sequence[int]) -> Split:
-    """Cut `model`, whose images have the shape `image_shape` = (C, H, W).
+    """Cut `model`, whose images have the shape `image_shape` = (C, H, W), at its classifier.
+
+    Lazy layers get their shapes first. Forward arguments besides the images keep their defaults.
 
     Raises:
-        InputError: no FC layer, a convolution after one, or a network that torch.fx cannot trace.
+        InputError: no fully connected layer after the convolutions, a network that torch.fx cannot
+            trace or that does not take such images, or parts that are not independent.
     """
-    name = type(model).__name__
     materialise(model, image_shape)
     with modes_restored(model):
         # A model in training may have frozen parts, whose functional dropout must stay off.
-        training = _cut_graph(model if model.training else model.train(), name, image_shape)
-        evaluation = _cut_graph(model.eval(), name, image_shape)
-    if training.code == evaluation.code:
-        return Split(conv=training.conv, fc=training.fc, cut_shape=training.cut_shape)
-    conv, fc = ByMode(training.conv, evaluation.conv), ByMode(training.fc, evaluation.fc)
-    conv.training = fc.training = model.training  # layers keep theirs: some may be frozen
-    return Split(conv=conv, fc=fc, cut_shape=training.cut_shape)
+        graph = trace(model if model.training else model.train())
+        code = graph.python_code("self").src
+        parts = _cut_graph(model, graph, image_shape)
+        graph = trace(model.eval())
+        if graph.python_code("self").src != code:
+            other = _cut_graph(model, graph, image_shape)
+            conv, fc = ByMode(parts.conv, other.conv), ByMode(parts.fc, other.fc)
+            parts = Split(conv=conv, fc=fc, cut_shape=parts.cut_shape)
+    parts.conv.training = parts.fc.training = model.training  # layers keep theirs
+    return parts
 
 
-@dataclass(frozen=True)
-class _Parts:
-    conv: fx.GraphModule
-    fc: fx.GraphModule
-    cut_shape: tuple[int, ...]
-
-    @property
-    def code(self) -> tuple[str, str]:
-        return self.conv.code, self.fc.code
-
-
-def _cut_graph(model: nn.Module, name: str, image_shape: Sequence[int]) -> _Parts:
-    network = Network(model, trace(model), image_shape)
-    cut = find_cut([network.cut_node(node) for node in network.layers], name, network.outputs)
+def _cut_graph(model: nn.Module, graph: fx.Graph, image_shape: Sequence[int]) -> Split:
+    network = Network(model, graph, image_shape)
+    nodes = [network.cut_node(node) for node in network.layers]
+    cut = find_cut(nodes, network.name, network.outputs)
     _refuse_shared_tensors(network, cut)
     _refuse_overwritten(network, cut)
     crossing = [node for node in network.layers if node.name in cut.crossing]
@@ -97,7 +92,7 @@ def _cut_graph(model: nn.Module, name: str, image_shape: Sequence[int]) -> _Part
     conv = _conv_graph(network, cut, shapes, pack=pack)
     fc = _fc_graph(network, cut, shapes, pack=pack)
     packed = (sum(map(prod, shapes)),) if pack else shapes[0]
-    return _Parts(fx.GraphModule(model, conv), fx.GraphModule(model, fc), packed)
+    return Split(fx.GraphModule(model, conv), fx.GraphModule(model, fc), packed)
 
 
 def _refuse_shared_tensors(network: Network, cut: Cut) -> None:

@@ -42,9 +42,19 @@ def trace(model: nn.Module) -> fx.Graph:
 class _Tracer(fx.Tracer):
     """Emulated layers are leaves, as torch's own are. The network itself never is."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.surroundings = _surroundings()
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         leaf = isinstance(m, EmulatedLayer) or super().is_leaf_module(m, module_qualified_name)
         return leaf and m is not self.root
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+        """Note an operation, if the graph will do it as the network does."""
+        if _surroundings() != self.surroundings:
+            raise TypeError("a graph forgets torch.no_grad and torch.autocast, which are on here")
+        return super().create_proxy(*args, **kwargs)
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
@@ -56,6 +66,12 @@ class _Tracer(fx.Tracer):
             return self.root(images)
 
         return network, [self.create_proxy("placeholder", "images", (), {})]
+
+
+def _surroundings() -> tuple[bool, ...]:
+    """Modes of PyTorch that change what operations do, and that no graph keeps."""
+    autocast = (torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
+    return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *autocast)
 
 
 def _needed_arguments(model: nn.Module) -> list[str]:
