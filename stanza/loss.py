@@ -36,11 +36,12 @@ def logits_of(outputs: Any) -> Tensor:
     Raises:
         InputError: it returns something else, whose loss nobody has defined.
     """
-    logits = outputs.logits if isinstance(outputs, InceptionOutputs) else outputs
-    if isinstance(logits, Tensor) and logits.dim() == 2:
-        return logits
+    heads = tuple(outputs) if isinstance(outputs, InceptionOutputs) else (outputs,)
+    wrong = [head for head in heads if not (isinstance(head, Tensor) and head.dim() == 2)]
+    if not wrong:
+        return heads[0]
     raise InputError(
-        f"the network returns {_described(logits)}, and training takes logits [samples, classes] "
+        f"the network returns {_described(wrong[0])}, and training takes logits [samples, classes] "
         "alone; return them alone, or as stanza.models.InceptionOutputs with those of an auxiliary "
         "classifier"
     )

@@ -107,7 +107,7 @@ class Network:
             problem = "the images themselves"
         elif not isinstance(value, Tensor):
             problem = f"{node}, which is no tensor, from the convolutional part"
-        elif value.dim() == 0 or len(value) != SAMPLES:
+        elif _rows(value) != SAMPLES:
             problem = f"{node}, which has no row for every sample, from the convolutional part"
         elif not value.is_floating_point():
             problem = (
@@ -124,7 +124,11 @@ class Network:
 
 def _has_positions(value: Any) -> bool:
     """Whether a value is more than a vector for every sample."""
-    return isinstance(value, Tensor) and (value.dim() > 2 or len(value) > SAMPLES)
+    return isinstance(value, Tensor) and (value.dim() > 2 or _rows(value) > SAMPLES)
+
+
+def _rows(value: Tensor) -> int:
+    return len(value) if value.dim() else 0
 
 
 class _Recorded(nn.Module):
