@@ -1,4 +1,4 @@
-"""What a network returns for images of a shape, found on the meta device, without computing."""
+"""What a network returns for images of a shape, found without computing wherever possible."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -24,16 +24,27 @@ def dry_run(network: nn.Module, image_shape: Sequence[int], name: str) -> Any:
     Raises:
         InputError: the network called `name` does not run on such images.
     """
-    tensors = {key: value.detach() for key, value in _tensors(network)}
     images = _images(network, SAMPLES, image_shape)
     try:
         with torch.no_grad(), torch.device("meta"):
-            meta = {key: value.to("meta") for key, value in tensors.items()}
+            meta = {key: value.detach().to("meta") for key, value in _tensors(network)}
             return torch.func.functional_call(network, meta, (images.to("meta"),))
     except Exception:  # a custom operation, or code that reads values
-        buffers = {key: value.detach().clone() for key, value in network.named_buffers()}
+        return trial_run(network, image_shape, name, samples=SAMPLES)
+
+
+def trial_run(network: nn.Module, image_shape: Sequence[int], name: str, *, samples: int) -> Any:
+    """What `network` returns for zeros [samples, *image_shape]: a dry run that computes.
+
+    Small networks are faster so, since PyTorch needs a second to get its meta device ready.
+
+    Raises:
+        InputError: the network called `name` does not run on such images.
+    """
+    images = _images(network, samples, image_shape)
+    buffers = {key: value.detach().clone() for key, value in network.named_buffers()}
     return _refusing(
-        lambda: torch.func.functional_call(network, tensors | buffers, (images,)), name, image_shape
+        lambda: torch.func.functional_call(network, buffers, (images,)), name, image_shape
     )
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stanza.data import Split
-from stanza.dry_run import dry_run
+from stanza.dry_run import trial_run
 from stanza.models import InceptionOutputs
 from systems.modes import evaluating
 from systems.schema import InputError
@@ -54,9 +54,9 @@ def check_outputs(model: nn.Module, image_shape: Sequence[int]) -> None:
         InputError: see `logits_of`; or the network does not take images [C, H, W] of this shape.
     """
     name = type(model).__name__
-    logits_of(dry_run(model, image_shape, name))
+    logits_of(trial_run(model, image_shape, name, samples=2))
     with evaluating(model):
-        logits_of(dry_run(model, image_shape, name))
+        logits_of(trial_run(model, image_shape, name, samples=2))
 
 
 def _described(outputs: Any) -> str:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from stanza.columns import COLUMNS, collect, linears
 from stanza.conv_worker import ACTIVATION, GRADIENT, LABEL
 from stanza.layout import Layout
-from stanza.loss import accuracy, check_outputs
+from stanza.loss import accuracy
 from stanza.options import Options
 from stanza.parameter_server import PULL, PUSH
 from stanza.roles import Training, step_function
@@ -104,7 +104,6 @@ def _prepare(
 ) -> Training:
     torch.manual_seed(seed)
     model = workload.build().to(world.device)
-    check_outputs(model, workload.data.image_shape)
     checkpoints.restore_model(model)
     torch.manual_seed(seed * 1000 + world.rank + 1)  # dropout masks differ between ranks
     opened = open_transport(transport, world, CHANNELS)

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 from stanza.data import Split, load
 from stanza.loss import AUXILIARY_WEIGHT, accuracy, check_outputs, loss_sum
-from stanza.models import ARCHITECTURES, InceptionOutputs, build_model
+from stanza.layout import layout
+from stanza.models import ARCHITECTURES, Architecture, InceptionOutputs, build_model
+from stanza.options import Options
+from stanza.workload import real_workload
 from systems.schema import InputError
 
 LOGITS = torch.tensor([[0.0, math.log(3)], [math.log(7), 0.0]])
@@ -78,11 +81,11 @@ KINDS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "a dict with a name": (lambda x: Named(logits=x), "a Named of logits"),
     "a named tuple": (lambda x: Pair(x, x), "a Pair of 2"),
     "a dataclass": (lambda x: Output(x, x), "a Output"),
-    "a map": (lambda x: x[:, :, None, None], "values of the shape [5, 10, 1, 1]"),
+    "a map": (lambda x: x[:, :, None, None], "values of the shape [2, 10, 1, 1]"),
     "nothing": (lambda x: None, "a NoneType"),
     "auxiliary map": (
         lambda x: InceptionOutputs(x, x[:, :, None]),
-        "values of the shape [5, 10, 1]",
+        "values of the shape [2, 10, 1]",
     ),
 }
 
@@ -113,6 +116,20 @@ def test_other_outputs_are_no_logits(kind: str) -> None:
     if kind != "auxiliary map":
         with pytest.raises(InputError, match="the network returns"):
             accuracy(Returning(returned, training=False), test, torch.device("cpu"))
+
+
+def test_a_registered_network_is_refused_before_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Architecture(
+        build=lambda classes: Returning(KINDS["two heads"][0], training=False),
+        image_shape=(1, 8, 8),
+        classes=10,
+        batch_size=8,
+    )
+    monkeypatch.setitem(ARCHITECTURES, "two-heads", row)
+    options = Options(model="two-heads", scheme="single")
+    workload = real_workload(options, layout(options, 1), seed=0)
+    with pytest.raises(InputError, match="the network returns a tuple of 2, and"):
+        workload.build()
 
 
 @pytest.mark.parametrize("name", ["digits-cnn", "inception-v3"])

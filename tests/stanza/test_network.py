@@ -3,6 +3,7 @@
 from collections import namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -69,11 +70,8 @@ class Next(nn.Module):
 
 
 BLOCKS: dict[str, Callable[[], nn.Module]] = {
-    **{f"excite {name}": lambda join=join: Excite(join) for name, join in JOINS.items()},
-    **{
-        f"next {layout}": lambda layout=layout: Next(layout)
-        for layout in ("grid", "rows", "tokens")
-    },
+    **{f"excite {name}": partial(Excite, join) for name, join in JOINS.items()},
+    **{f"next {layout}": partial(Next, layout) for layout in ("grid", "rows", "tokens")},
     "convolution": lambda: nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
     "norm": lambda: nn.BatchNorm2d(WIDTH),
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def grey(shades: np.ndarray) -> np.ndarray:
     return np.repeat(shades[..., None], 3, axis=2)
 
 
-def saved(path: Path, array: np.ndarray, mode: str | None = None, **options: object) -> None:
+def saved(path: Path, array: np.ndarray, mode: str | None = None, **options: Any) -> None:
     """Write the array; with a mode, as the bytes of an image of that mode."""
     if mode is None:
         image = Image.fromarray(array)
@@ -71,7 +72,7 @@ LAB = np.concatenate(
 )  # neutral: a* = b* = 0
 SIXTEEN = (RAMP * 65535).round()
 
-Write = Callable[[Path], None]
+Write = Callable[[Path], object]
 READABLE: dict[str, tuple[str, Write, np.ndarray]] = {
     "1": ("png", lambda p: saved(p, RAMP > 0.5), grey(255 * (RAMP > 0.5))),
     "L": ("png", lambda p: saved(p, BYTES[..., 0]), grey(BYTES[..., 0])),
@@ -114,7 +115,7 @@ READABLE: dict[str, tuple[str, Write, np.ndarray]] = {
     "I in TIFF": ("tif", lambda p: saved(p, SIXTEEN.astype(np.int32)), grey(255 * RAMP)),
     "I in PPM": (
         "ppm",
-        lambda p: p.write_bytes(b"P5 16 16 65535 " + SIXTEEN.astype(">u2").tobytes()) and None,
+        lambda p: p.write_bytes(b"P5 16 16 65535 " + SIXTEEN.astype(">u2").tobytes()),
         grey(255 * RAMP),
     ),
     "I in a dark PPM": (

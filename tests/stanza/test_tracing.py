@@ -27,7 +27,7 @@ class Network(nn.Module):
 class Optional(Network):
     """Arguments with defaults, of every kind."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         x: Tensor,
         scale: Tensor | None = None,
