@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from stanza.data import Split, load
-from stanza.loss import AUXILIARY_WEIGHT, accuracy, check_outputs, loss_sum
 from stanza.layout import layout
+from stanza.loss import AUXILIARY_WEIGHT, accuracy, check_outputs, loss_sum
 from stanza.models import ARCHITECTURES, Architecture, InceptionOutputs, build_model
 from stanza.options import Options
 from stanza.workload import real_workload
@@ -127,7 +127,7 @@ def test_a_registered_network_is_refused_before_it_trains(monkeypatch: pytest.Mo
     )
     monkeypatch.setitem(ARCHITECTURES, "two-heads", row)
     options = Options(model="two-heads", scheme="single")
-    workload = real_workload(options, layout(options, 1), seed=0)
+    workload = real_workload(options, layout(options, 1, 0, 1), seed=0)
     with pytest.raises(InputError, match="the network returns a tuple of 2, and"):
         workload.build()
 
