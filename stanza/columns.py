@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from stanza.layout import even_slice
-from stanza.split import Split, is_size
+from stanza.network import is_size
+from stanza.split import Split
 from systems.schema import InputError
 from systems.state import Place, box
 from systems.transport import Transport

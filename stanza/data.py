@@ -6,7 +6,6 @@
 
 import importlib.util
 import os
-import struct
 import sys
 import threading
 from collections.abc import Sequence
@@ -17,12 +16,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from stanza.pixels import UNREADABLE, WHITE, ImageShape, decode
 from systems.schema import InputError
 
-ImageShape = tuple[int, int, int]
 Indices = Sequence[int] | Tensor
 Batch = tuple[Tensor, Tensor]
 
@@ -32,8 +31,6 @@ FOLDER_LAYOUTS = (
     "or with PATH/<class>/*.jpg"
 )
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
-# What Pillow raises on damaged files; UnidentifiedImageError is an OSError.
-UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 # Mean and standard deviation of ImageNet pixels in [0, 1]; grey takes the average over channels.
 IMAGENET_STATISTICS = {
     1: ((0.449,), (0.226,)),
@@ -94,8 +91,9 @@ class TensorSplit:
 class FolderSplit:
     """Image files, decoded when a batch asks for them.
 
-    A file that cannot be read is named once on stderr and added to `corrupt`. The next readable
-    file takes its place, so that batches keep their size and do not depend on who reads them.
+    A file that cannot be read is named once on stderr, with the reason, and added to `corrupt`.
+    The next readable file takes its place, so that batches keep their size and do not depend on who
+    reads them.
     """
 
     samples: tuple[tuple[str, int], ...]  # file and label
@@ -111,15 +109,15 @@ class FolderSplit:
         Image.init()
         chosen = torch.as_tensor(indices, dtype=torch.int64).tolist()
         channels, height, width = self.image_shape
-        pixels = np.empty((len(chosen), height, width, channels), dtype=np.uint8)
+        pixels = np.empty((len(chosen), height, width, channels), dtype=np.float32)
         labels = torch.empty(len(chosen), dtype=torch.int64)
         with ThreadPoolExecutor(DECODE_THREADS) as pool:
             for row, (image, label) in enumerate(pool.map(self._read, chosen)):
                 pixels[row] = image
                 labels[row] = label
         mean, deviation = (torch.tensor(values) for values in IMAGENET_STATISTICS[channels])
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().contiguous()
-        images.div_(255).sub_(mean.view(-1, 1, 1)).div_(deviation.view(-1, 1, 1))
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        images.div_(WHITE).sub_(mean.view(-1, 1, 1)).div_(deviation.view(-1, 1, 1))
         return images, labels
 
     def _read(self, index: int) -> tuple[np.ndarray, int]:
@@ -138,22 +136,7 @@ class FolderSplit:
             if path in self.corrupt:
                 return
             self.corrupt.append(path)
-            print(f"corrupt image {path}: {error}; using the next one instead", file=sys.stderr)
-
-
-def decode(path: str, image_shape: ImageShape) -> np.ndarray:
-    """Pixels uint8 [H, W, C] of an image file: shorter side resized to fit, then centre crop.
-
-    Raises one of UNREADABLE if the file is damaged.
-    """
-    channels, height, width = image_shape
-    mode = "L" if channels == 1 else "RGB"
-    with Image.open(path) as image:
-        # JPEG can decode straight to a smaller size, no smaller than this: much faster.
-        image.draft(mode, (width, height))
-        converted = image.convert(mode)
-    fitted = ImageOps.fit(converted, (width, height), Image.Resampling.BILINEAR)
-    return np.asarray(fitted).reshape(height, width, channels)
+            print(f"unreadable image {path}: {error}; using the next one instead", file=sys.stderr)
 
 
 def load(source: str, *, image_shape: ImageShape, classes: int, seed: int = 0) -> Data:

@@ -7,32 +7,21 @@ The network's graph is traced with torch.fx and cut by the rule of `stanza.cut`.
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.modules.conv import _ConvNd
 
-from stanza.cut import Cut, CutNode, Operation, find_cut, operation_of
-from systems.emulated import EmulatedLayer
+from stanza.cut import Cut, find_cut
+from stanza.dry_run import materialise
+from stanza.network import Network
+from stanza.tracing import trace
 from systems.modes import modes_restored
 from systems.schema import InputError
-
-_RESHAPES = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
-_RESHAPE_METHODS = {"view", "reshape", "flatten", "size", "contiguous", "squeeze"}
-_RESHAPE_FUNCTIONS = {
-    torch.flatten,
-    torch.reshape,
-    torch.squeeze,
-    F.dropout,
-    operator.getitem,
-    getattr,
-}
 
 
 @dataclass(frozen=True)
@@ -68,203 +57,124 @@ class ByMode(nn.Module):
 
 
 def split(model: nn.Module, image_shape: Sequence[int]) -> Split:
-    """Cut `model`, whose images have the shape `image_shape` = (C, H, W).
+    """Cut `model`, whose images have the shape `image_shape` = (C, H, W), at its classifier.
+
+    Lazy layers get their shapes first. Forward arguments besides the images keep their defaults.
 
     Raises:
-        InputError: no FC layer, a convolution after one, or a network that torch.fx cannot trace.
+        InputError: no fully connected layer after the convolutions, a network that torch.fx cannot
+            trace or that does not take such images, or parts that are not independent.
     """
-    name = type(model).__name__
+    materialise(model, image_shape)
     with modes_restored(model):
         # A model in training may have frozen parts, whose functional dropout must stay off.
-        training = _cut_graph(model if model.training else model.train(), name, image_shape)
-        evaluation = _cut_graph(model.eval(), name, image_shape)
-    if training.code == evaluation.code:
-        return Split(conv=training.conv, fc=training.fc, cut_shape=training.cut_shape)
-    conv, fc = ByMode(training.conv, evaluation.conv), ByMode(training.fc, evaluation.fc)
-    conv.training = fc.training = model.training  # layers keep theirs: some may be frozen
-    return Split(conv=conv, fc=fc, cut_shape=training.cut_shape)
+        graph = trace(model if model.training else model.train())
+        code = graph.python_code("self").src
+        parts = _cut_graph(model, graph, image_shape)
+        graph = trace(model.eval())
+        if graph.python_code("self").src != code:
+            other = _cut_graph(model, graph, image_shape)
+            conv, fc = ByMode(parts.conv, other.conv), ByMode(parts.fc, other.fc)
+            parts = Split(conv=conv, fc=fc, cut_shape=parts.cut_shape)
+    parts.conv.training = parts.fc.training = model.training  # layers keep theirs
+    return parts
 
 
-@dataclass(frozen=True)
-class _Parts:
-    conv: fx.GraphModule
-    fc: fx.GraphModule
-    cut_shape: tuple[int, ...]
-
-    @property
-    def code(self) -> tuple[str, str]:
-        return self.conv.code, self.fc.code
-
-
-def _cut_graph(model: nn.Module, name: str, image_shape: Sequence[int]) -> _Parts:
-    try:
-        graph = _Tracer().trace(model)
-    except Exception as error:  # fx raises whatever the network's own code raises on its proxies
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{name} cannot be separated: torch.fx cannot trace it ({reason}); "
-            "train it with ddp or ps"
-        ) from error
-    # Sizes that nobody reads, as in `samples, channels, height, width = x.shape`.
-    graph.eliminate_dead_code(lambda node: _operation(node, model) != "reshape")
-    layers = [node for node in graph.nodes if node.op != "output" and not _is_batch_size(node)]
-    cut = find_cut([_cut_node(node, model) for node in layers], name)
-    _refuse_shared_parameters(layers, cut, model, name)
-    if any(node.op == "placeholder" for node in layers if node.name in cut.crossing):
-        raise InputError(
-            f"{name} cannot be separated: its fully connected part reads the images themselves; "
-            "train it with ddp or ps"
-        )
-    shapes = _crossing_shapes(model, graph, cut, image_shape)
-    conv = _conv_graph(graph, cut, pack=True)
-    fc = _fc_graph(graph, cut, shapes)
-    packed = shapes[0] if len(shapes) == 1 else (sum(map(prod, shapes)),)
-    return _Parts(fx.GraphModule(model, conv), fx.GraphModule(model, fc), packed)
+def _cut_graph(model: nn.Module, graph: fx.Graph, image_shape: Sequence[int]) -> Split:
+    network = Network(model, graph, image_shape)
+    nodes = [network.cut_node(node) for node in network.layers]
+    cut = find_cut(nodes, network.name, network.outputs)
+    _refuse_shared_tensors(network, cut)
+    _refuse_overwritten(network, cut)
+    crossing = [node for node in network.layers if node.name in cut.crossing]
+    shapes = [network.crossing_shape(node) for node in crossing]
+    pack = len(shapes) > 1 or shapes == [()]
+    conv = _conv_graph(network, cut, shapes, pack=pack)
+    fc = _fc_graph(network, cut, shapes, pack=pack)
+    packed = (sum(map(prod, shapes)),) if pack else shapes[0]
+    return Split(fx.GraphModule(model, conv), fx.GraphModule(model, fc), packed)
 
 
-class _Tracer(fx.Tracer):
-    """Emulated layers are leaves, as torch's own are."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, EmulatedLayer) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _cut_node(node: fx.Node, model: nn.Module) -> CutNode:
-    kind = str(getattr(node.target, "__name__", node.target))
-    if node.op == "call_module":
-        kind = f"{node.target} ({type(model.get_submodule(str(node.target))).__name__})"
-    inputs = tuple(s.name for s in node.all_input_nodes if not _is_batch_size(s))
-    return CutNode(node.name, kind, _operation(node, model), inputs)
-
-
-def _is_batch_size(node: fx.Node) -> bool:
-    """`images.size(0)`, `images.size()[0]` or `images.shape[0]`; both parts know it."""
-    match (node.target, *node.args):
-        case (
-            ("size", fx.Node(op="placeholder"), 0)
-            | (operator.getitem, fx.Node(target="size", args=(fx.Node(op="placeholder"),)), 0)
-            | (operator.getitem, fx.Node(args=(fx.Node(op="placeholder"), "shape")), 0)
-        ):
-            return True
-    return False
-
-
-def is_size(node: fx.Node) -> bool:
-    """A tensor's sizes, one of them, or what is computed from nothing else: `channels * 16`."""
-    if node.target == "size" or (node.target is getattr and node.args[1] == "shape"):
-        return True
-    sources = node.all_input_nodes
-    return node.op == "call_function" and bool(sources) and all(map(is_size, sources))
-
-
-def _operation(node: fx.Node, model: nn.Module) -> Operation:
-    if node.op == "get_attr":
-        return "reshape"  # a parameter belongs to the part that reads it
-    if node.op == "call_method":
-        return "reshape" if node.target in _RESHAPE_METHODS else "other"
-    if node.op == "call_function" and not is_size(node):
-        in_place = bool(node.kwargs.get("inplace"))
-        return "other" if in_place else _function_operation(node.target)
-    if node.op != "call_module":
-        return "reshape" if is_size(node) else "other"
-    module = model.get_submodule(str(node.target))
-    if isinstance(module, EmulatedLayer):
-        return operation_of(module.operation)
-    if isinstance(module, nn.Linear | nn.Bilinear):
-        return "linear"
-    if isinstance(module, _ConvNd):
-        return "convolution"
-    # A dropout that overwrites what crosses the cut cannot begin the FC part.
-    in_place = bool(getattr(module, "inplace", False))
-    return "reshape" if isinstance(module, _RESHAPES) and not in_place else "other"
-
-
-def _function_operation(function: Any) -> Operation:
-    if function is F.linear:
-        return "linear"
-    if getattr(function, "__name__", "").startswith("conv"):
-        return "convolution"
-    return "reshape" if function in _RESHAPE_FUNCTIONS else "other"
-
-
-def _refuse_shared_parameters(
-    layers: Sequence[fx.Node], cut: Cut, model: nn.Module, name: str
-) -> None:
-    """Parameters in both parts would be trained in two places, and drift apart."""
+def _refuse_shared_tensors(network: Network, cut: Cut) -> None:
+    """Parameters and buffers in both parts would be updated in two places, and drift apart."""
+    model = network.model
     names = {id(p): key for key, p in (*model.named_parameters(), *model.named_buffers())}
     in_fc: dict[int, bool] = {}
-    for node in layers:
+    for node in network.layers:
         if node.op not in ("call_module", "get_attr"):
             continue
         used = operator.attrgetter(str(node.target))(model)
-        tensors = used.parameters() if isinstance(used, nn.Module) else (used,)
-        users = (node,) if isinstance(used, nn.Module) else tuple(node.users)
+        tensors: Iterable[Tensor] = (used,)
+        users = tuple(node.users)
+        if isinstance(used, nn.Module):
+            tensors, users = chain(used.parameters(), used.buffers()), (node,)
         for tensor, user in product(tensors, users):
-            if in_fc.setdefault(id(tensor), user.name in cut.fc) != (user.name in cut.fc):
+            inside = user.op == "output" or user.name in cut.fc
+            if in_fc.setdefault(id(tensor), inside) != inside:
                 raise InputError(
-                    f"{name} cannot be separated: the convolutional and the fully connected part "
-                    f"share {names.get(id(tensor), node.target)}; train it with ddp or ps"
+                    f"{network.name} cannot be separated: the convolutional and the fully "
+                    f"connected part share {names.get(id(tensor), node.target)}; "
+                    "train it with ddp or ps"
                 )
 
 
-def _crossing_shapes(
-    model: nn.Module, graph: fx.Graph, cut: Cut, image_shape: Sequence[int]
-) -> list[tuple[int, ...]]:
-    """Shape of one sample of every value that crosses, from a run on the meta device."""
-    conv = fx.GraphModule(model, _conv_graph(graph, cut, pack=False))
-    tensors = (*conv.named_parameters(), *conv.named_buffers())
-    meta = {key: value.detach().to("meta") for key, value in tensors}
-    images = torch.empty(2, *image_shape, device="meta")  # batch norm wants more than one sample
-    try:
-        with torch.no_grad():
-            values = torch.func.functional_call(conv, meta, (images,))
-    except RuntimeError as error:
-        shape = "x".join(map(str, image_shape))
-        raise InputError(
-            f"{type(model).__name__} does not take images of {shape}: "
-            f"{str(error).splitlines()[0]}; check the image shape"
-        ) from error
-    for value, node in zip(values, cut.crossing, strict=True):
-        if not isinstance(value, Tensor):
+def _refuse_overwritten(network: Network, cut: Cut) -> None:
+    """The FC part sees what crosses as the convolutional part leaves it at its end."""
+    read: set[fx.Node] = set()
+    for node in network.layers:
+        if node.name in cut.fc:
+            read.update(node.all_input_nodes)
+        elif (written := network.overwrites(node)) in read and written is not None:
             raise InputError(
-                f"{type(model).__name__} cannot be separated: its fully connected part reads "
-                f"{node}, which is no tensor, from the convolutional part; train it with ddp or ps"
+                f"{network.name} cannot be separated: the convolutional part overwrites {written} "
+                f"in place ({node}) after the fully connected part has read it; give "
+                "inplace=False, or train it with ddp or ps"
             )
-    return [tuple(value.shape[1:]) for value in values]
 
 
-def _conv_graph(original: fx.Graph, cut: Cut, *, pack: bool) -> fx.Graph:
-    """The nodes outside the FC part; returns what crosses, a tuple or packed into one tensor."""
+def _conv_graph(
+    network: Network, cut: Cut, shapes: Sequence[tuple[int, ...]], *, pack: bool
+) -> fx.Graph:
+    """The nodes outside the FC part; returns what crosses, packed into one tensor [b, values]."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    for node in original.nodes:
-        if node.op != "output" and node.name not in cut.fc:
+    images = None
+    for node in network.graph.nodes:
+        if network.is_batch_size(node):
+            copies[node] = graph.call_method("size", (images, 0))
+        elif node.op != "output" and node.name not in cut.fc:
             copies[node] = graph.node_copy(node, lambda source: copies[source])
+            images = images or copies[node]
     crossing = [copy for node, copy in copies.items() if node.name in cut.crossing]
-    if not pack:
-        graph.output(tuple(crossing))
-        return graph
-    if len(crossing) > 1:
-        flat = [graph.call_function(torch.flatten, (value, 1)) for value in crossing]
+    if pack:
+        flat = [
+            graph.call_method("reshape", (value, (-1, prod(shape))))
+            for value, shape in zip(crossing, shapes, strict=True)
+        ]
         crossing = [graph.call_function(torch.cat, (flat, 1))]
     graph.output(crossing[0])
     return graph
 
 
-def _fc_graph(original: fx.Graph, cut: Cut, shapes: Sequence[tuple[int, ...]]) -> fx.Graph:
-    """The nodes of the FC part, fed by one tensor that holds all that crosses."""
+def _fc_graph(
+    network: Network, cut: Cut, shapes: Sequence[tuple[int, ...]], *, pack: bool
+) -> fx.Graph:
+    """The nodes of the FC part and the output, fed by one tensor that holds all that crosses."""
     graph = fx.Graph()
     packed = graph.placeholder("activations")
-    outside = [node for node in original.nodes if node.name in cut.crossing]
+    outside = [node for node in network.layers if node.name in cut.crossing]
     copies: dict[fx.Node, fx.Node] = {outside[0]: packed}
-    if len(outside) > 1:
-        start = 0
-        for node, shape in zip(outside, shapes, strict=True):
+    dtypes = [network.values[node.name].dtype for node in outside]
+    start = 0
+    for node, shape, dtype in zip(outside, shapes, dtypes, strict=True):
+        if pack:
             part = graph.call_function(torch.narrow, (packed, 1, start, prod(shape)))
-            copies[node] = graph.call_method("unflatten", (part, 1, shape))
+            copies[node] = graph.call_method("reshape", (part, (-1, *shape)))
             start += prod(shape)
-    for node in original.nodes:
-        if _is_batch_size(node):
+        if len(set(dtypes)) > 1:  # torch.cat has widened them
+            copies[node] = graph.call_method("to", (copies[node], dtype))
+    for node in network.graph.nodes:
+        if network.is_batch_size(node):
             copies[node] = graph.call_method("size", (packed, 0))
         elif node.op == "output" or node.name in cut.fc:
             copies[node] = graph.node_copy(node, lambda source: copies[source])

@@ -52,7 +52,8 @@ def run(
     beginning), and on rank 0 `test_accuracy` if the data has samples for testing.
 
     Raises:
-        InputError: the model cannot be separated, or not in this way.
+        InputError: the model returns more than logits, or it cannot be separated, or not in this
+            way.
         TransportError: a peer is gone or silent.
     """
     checkpoints = checkpoints or Checkpoints.off(world)

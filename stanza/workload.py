@@ -13,6 +13,7 @@ from torch import nn
 from stanza.data import Data, load
 from stanza.exchange import OptimizerFactory
 from stanza.layout import Layout
+from stanza.loss import check_outputs
 from stanza.models import ARCHITECTURES, build_model
 from stanza.options import Options
 from systems.schema import InputError
@@ -44,7 +45,14 @@ def real_workload(options: Options, layout: Layout, seed: int) -> Workload:
         momentum=options.momentum,
         weight_decay=options.weight_decay,
     )
-    return Workload(data, partial(build_model, options.model, data.classes), optimizer)
+    return Workload(data, partial(_model, options.model, data), optimizer)
+
+
+def _model(name: str, data: Data) -> nn.Module:
+    """The model, if its outputs can be trained: every rank refuses it before training, or none."""
+    model = build_model(name, data.classes)
+    check_outputs(model, data.image_shape)
+    return model
 
 
 def load_data(options: Options, layout: Layout, seed: int) -> Data:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from stanza.dry_run import materialise
 from stanza.models.alexnet import AlexNet
 from stanza.models.digits import DigitsCNN
-from stanza.models.inception import InceptionV3
+from stanza.models.inception import InceptionOutputs, InceptionV3
 from stanza.models.resnet import ResNet, resnet50, resnet152
 from stanza.models.vgg import VGG16
 from systems.schema import InputError, remedy
@@ -25,6 +26,7 @@ __all__ = [
     "AlexNet",
     "Architecture",
     "DigitsCNN",
+    "InceptionOutputs",
     "InceptionV3",
     "ResNet",
     "build_model",
@@ -68,7 +70,7 @@ def build_model(name: str, classes: int | None = None) -> nn.Module:
 
     `classes` defaults to the architecture's own number. The model maps images
     (samples, *image_shape) to logits (samples, classes); Inception-V3 in training mode maps them
-    to a pair of logits and auxiliary logits.
+    to InceptionOutputs. Lazy layers get their shapes here.
 
     Raises InputError if no architecture has that name or `classes` is below 1.
     """
@@ -79,4 +81,6 @@ def build_model(name: str, classes: int | None = None) -> nn.Module:
         classes = architecture.classes
     if classes < 1:
         raise InputError(f"model {name!r} needs at least 1 class, not {classes}")
-    return architecture.build(classes)
+    model = architecture.build(classes)
+    materialise(model, architecture.image_shape)
+    return model

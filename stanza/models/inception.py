@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -203,13 +204,22 @@ class AuxiliaryClassifier(nn.Module):
         return logits
 
 
+class InceptionOutputs(NamedTuple):
+    """What a network with an auxiliary classifier returns in training."""
+
+    logits: Tensor
+    """[b, classes]"""
+    auxiliary_logits: Tensor
+    """[b, classes], of the side head, whose loss counts less."""
+
+
 class InceptionV3(nn.Module):
     """Inception-V3 with its auxiliary classifier; 27,161,264 parameters.
 
     Source: "Rethinking the Inception architecture for computer vision", arXiv:1512.00567.
 
     Shapes: images (samples, 3, height, width) to logits (samples, classes) in evaluation, at least
-    75 pixels a side; in training to the pair of logits and auxiliary logits, each (samples,
+    75 pixels a side; in training to InceptionOutputs of logits and auxiliary logits, each (samples,
     classes), at least 299 pixels a side, which the auxiliary head needs.
     """
 
@@ -238,7 +248,7 @@ class InceptionV3(nn.Module):
         self.dropout = nn.Dropout(0.5)
         self.fc = nn.Linear(2048, classes)
 
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> Tensor | InceptionOutputs:
         """Images [b, 3, 299, 299] to logits [b, classes], in training with the auxiliary ones."""
         activation = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))
         activation = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(self.maxpool1(activation)))
@@ -249,4 +259,6 @@ class InceptionV3(nn.Module):
         auxiliary_logits = self.AuxLogits(activation) if self.training else None
         activation = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(activation)))
         logits: Tensor = self.fc(self.dropout(self.avgpool(activation)).flatten(1))
-        return logits if auxiliary_logits is None else (logits, auxiliary_logits)
+        if auxiliary_logits is None:
+            return logits
+        return InceptionOutputs(logits, auxiliary_logits)

@@ -10,7 +10,16 @@ from stanza.split import split
 from systems.profile import LayerProfile, ModelProfile
 from systems.schema import InputError
 
-KINDS: dict[str, Operation] = {"c": "convolution", "l": "linear", "r": "reshape", "o": "other"}
+KINDS: dict[str, Operation] = {
+    "c": "convolution",
+    "l": "linear",
+    "w": "pointwise",
+    "p": "pooling",
+    "r": "reshape",
+    "o": "other",
+    "f": "other",
+}
+"""What the first letter of a node stands for; `i` and `f` are the images and other features."""
 
 
 def graph(text: str) -> list[CutNode]:
@@ -19,7 +28,8 @@ def graph(text: str) -> list[CutNode]:
     for word in text.split():
         name, _, inputs = word.partition(":")
         reads = tuple(inputs.split(",")) if inputs else ()
-        nodes.append(CutNode(name, f"{name}!", KINDS[name[0]], reads))
+        kind = KINDS.get(name[0], "other")
+        nodes.append(CutNode(name, f"{name}!", kind, reads, features=name[0] in "cwif"))
     return nodes
 
 
@@ -36,9 +46,19 @@ def graph(text: str) -> list[CutNode]:
         ("c1 r2:c1 l3:r2 c4:c1 r5:c4 l6:r5 o7:l3,l6", "r2 l3 r5 l6 o7", "c1 c4"),
         # What depends on both parts is in the FC part.
         ("c1 l2:c1 o3:c1 o4:l2,o3", "l2 o4", "c1 o3"),
+        # Squeeze-and-excitation before a convolution, and after the last one.
+        ("i0 c1:i0 l2:c1 f3:c1,l2 c4:f3 l5:c4 f6:c4,l5 o7:f6 l8:o7", "l8", "o7"),
+        # A 1 x 1 convolution that is written as a Linear.
+        ("i0 c1:i0 w2:c1 o3:w2 l4:o3", "l4", "o3"),
+        # It is the classifier where there is no other.
+        ("i0 c1:i0 w2:c1 o3:w2", "w2 o3", "c1"),
+        # A grid that fully connected layers compute, and that is gated by itself.
+        ("i0 c1:i0 l2:c1 f3:l2 l4:f3 f5:f3,l4", "l2 f3 l4 f5", "c1"),
+        # In a profile, a pooling reads features.
+        ("c1 l2:c1 o3:l2 p4:o3 r5:p4 l6:r5", "r5 l6", "p4"),
     ],
 )
-def test_the_fc_part_is_all_that_depends_on_a_linear_layer(
+def test_the_fc_part_is_all_that_depends_on_a_layer_of_the_classifier(
     text: str, fc: str, crossing: str
 ) -> None:
     cut = find_cut(graph(text), "net")
@@ -52,6 +72,7 @@ def test_the_fc_part_is_all_that_depends_on_a_linear_layer(
         ("c1 o2:c1", ["no fully connected layer", "o2!"]),
         ("l1 o2:l1", ["no convolution", "l1!"]),
         ("c1 l2:c1 o3:l2 c4:o3", ["c4!", "after", "l2!"]),
+        ("i0 c1:i0 l2:c1 f3:c1,l2 o4:f3", ["only inside", "f3!", "after", "l2!"]),
     ],
 )
 def test_networks_that_cannot_be_separated(text: str, words: list[str]) -> None:
@@ -62,6 +83,13 @@ def test_networks_that_cannot_be_separated(text: str, words: list[str]) -> None:
     assert "train it with ddp or ps" in message
     assert "\n" not in message
     assert all(word in message for word in words)
+
+
+def test_what_the_network_returns_crosses_the_cut() -> None:
+    nodes = graph("c1 o2:c1 r3:c1 r4:c1 l5:r4")
+    assert find_cut(nodes, "net", outputs={"l5", "o2"}).crossing == ("c1", "o2")
+    returned_view = find_cut(nodes, "net", outputs={"l5", "r3"})
+    assert (returned_view.crossing, returned_view.fc) == (("c1",), {"r3", "r4", "l5"})
 
 
 @pytest.mark.parametrize("name", shipped_profiles())

@@ -1,0 +1,95 @@
+"""What a network returns for images of a shape, found without computing wherever possible."""
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from systems.modes import evaluating
+from systems.schema import InputError
+
+SAMPLES = 5
+"""Images in a dry run: more than one, which batch norm wants, and seldom a number of channels."""
+
+
+def dry_run(network: nn.Module, image_shape: Sequence[int], name: str) -> Any:
+    """What `network` returns for images [SAMPLES, *image_shape] of its own dtype, in its mode.
+
+    Runs on the meta device, or where an operation cannot, on zeros. Buffers, random numbers and
+    modes stay as they are.
+
+    Raises:
+        InputError: the network called `name` does not run on such images.
+    """
+    images = _images(network, SAMPLES, image_shape)
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            meta = {key: value.detach().to("meta") for key, value in _tensors(network)}
+            return torch.func.functional_call(network, meta, (images.to("meta"),))
+    except Exception:  # a custom operation, or code that reads values
+        return trial_run(network, image_shape, name, samples=SAMPLES)
+
+
+def trial_run(network: nn.Module, image_shape: Sequence[int], name: str, *, samples: int) -> Any:
+    """What `network` returns for zeros [samples, *image_shape]: a dry run that computes.
+
+    Small networks are faster so, since PyTorch needs a second to get its meta device ready.
+
+    Raises:
+        InputError: the network called `name` does not run on such images.
+    """
+    images = _images(network, samples, image_shape)
+    buffers = {key: value.detach().clone() for key, value in network.named_buffers()}
+    return _refusing(
+        lambda: torch.func.functional_call(network, buffers, (images,)), name, image_shape
+    )
+
+
+def materialise(model: nn.Module, image_shape: Sequence[int]) -> None:
+    """Give lazy layers (nn.LazyLinear and its kind) their shapes, by running images through them.
+
+    Their weights are drawn from torch's generator, as in any first forward pass.
+
+    Raises:
+        InputError: the model does not run on such images, or a lazy layer is never used.
+    """
+    name = type(model).__name__
+    if not any(is_lazy(value) for _, value in _tensors(model)):
+        return
+    with evaluating(model), torch.no_grad():
+        _refusing(lambda: model(_images(model, 1, image_shape)), name, image_shape, fork=False)
+    for key, value in _tensors(model):
+        if is_lazy(value):
+            raise InputError(
+                f"{name} has a lazy layer that images do not reach, and {key} thus no shape; "
+                "remove the layer, or give it its shape"
+            )
+
+
+def _refusing(
+    run: Callable[[], Any], name: str, image_shape: Sequence[int], *, fork: bool = True
+) -> Any:
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[], enabled=fork):
+            return run()
+    except Exception as error:  # the network's own code runs here
+        shape = "x".join(map(str, image_shape))
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{name} does not take images of {shape}: {reason}; check the image shape"
+        ) from error
+
+
+def _tensors(network: nn.Module) -> chain[tuple[str, Tensor]]:
+    return chain(network.named_parameters(), network.named_buffers())
+
+
+def _images(network: nn.Module, samples: int, image_shape: Sequence[int]) -> Tensor:
+    """Zeros on the network's device, in the dtype of the first layer that has one."""
+    tensors = [value for _, value in _tensors(network)]
+    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+    device = next((t.device for t in tensors), None)
+    return torch.zeros(samples, *image_shape, dtype=dtype, device=device)

@@ -1,0 +1,190 @@
+"""A traced network: what each of its operations is, and what it returns for images of a shape."""
+
+import operator
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from stanza.cut import CutNode, Operation, operation_of
+from stanza.dry_run import SAMPLES, dry_run
+from systems.emulated import EmulatedLayer
+from systems.schema import InputError
+
+_RESHAPES = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
+_RESHAPE_METHODS = {"view", "reshape", "flatten", "size", "contiguous", "squeeze"}
+_RESHAPE_FUNCTIONS = {
+    torch.flatten,
+    torch.reshape,
+    torch.squeeze,
+    F.dropout,
+    operator.getitem,
+    getattr,
+}
+
+
+class Network:
+    """A traced network, with what each of its nodes returns for SAMPLES images."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, image_shape: Sequence[int]) -> None:
+        self.model, self.graph, self.name = model, graph, type(model).__name__
+        # Sizes that nobody reads, as in `samples, channels, height, width = x.shape`.
+        graph.eliminate_dead_code(lambda node: _operation(node, model) != "reshape")
+        recorded = _Recorded(fx.GraphModule(model, graph))
+        dry_run(recorded, image_shape, self.name)
+        self.values = recorded.values
+        self.from_images: set[fx.Node] = set()
+        for node in graph.nodes:
+            if node.op == "placeholder" or not self.from_images.isdisjoint(node.all_input_nodes):
+                self.from_images.add(node)
+        nodes = [node for node in graph.nodes if not self.is_batch_size(node)]
+        self.layers = [node for node in nodes if node.op != "output"]
+        read = nodes[-1].all_input_nodes
+        self.outputs = {node.name for node in read if not self.is_batch_size(node)}
+
+    def is_batch_size(self, node: fx.Node) -> bool:
+        """`x.size(0)`, `x.size()[0]` or `x.shape[0]` of x [samples, ...]: both parts know it."""
+        match (node.target, *node.args):
+            case (
+                ("size", fx.Node() as source, 0)
+                | (operator.getitem, fx.Node(target="size", args=(fx.Node() as source,)), 0)
+                | (operator.getitem, fx.Node(args=(fx.Node() as source, "shape")), 0)
+            ):
+                return source in self.from_images and self.values[node.name] == SAMPLES
+        return False
+
+    def cut_node(self, node: fx.Node) -> CutNode:
+        """What the rule of the cut asks of a node."""
+        kind = str(getattr(node.target, "__name__", node.target))
+        if node.op == "call_module":
+            kind = f"{node.target} ({type(self.model.get_submodule(str(node.target))).__name__})"
+        inputs = tuple(s.name for s in node.all_input_nodes if not self.is_batch_size(s))
+        features = node in self.from_images and _has_positions(self.values[node.name])
+        return CutNode(node.name, kind, self._operation(node), inputs, features)
+
+    def _operation(self, node: fx.Node) -> Operation:
+        if node not in self.from_images:
+            return "reshape"  # computed from parameters alone: belongs to the part that reads it
+        operation = _operation(node, self.model)
+        if operation == "linear":
+            inputs = self.values[node.all_input_nodes[0].name]
+            return "pointwise" if prod(inputs.shape[:-1]) > SAMPLES else "linear"
+        if operation == "reshape" and isinstance(self.values[node.name], Tensor):
+            source = self.values[node.all_input_nodes[0].name]
+            # Whoever takes a part of it, as `tokens[:, 0]`, sends that part alone.
+            whole = isinstance(source, Tensor) and source.numel() == self.values[node.name].numel()
+            return "reshape" if whole else "other"
+        return operation
+
+    def overwrites(self, node: fx.Node) -> fx.Node | None:
+        """What `node` computes in place: the value itself, not a view of it."""
+        name = str(getattr(node.target, "__name__", node.target))
+        in_place = bool(node.kwargs.get("inplace"))
+        if node.op == "call_module":
+            module = self.model.get_submodule(str(node.target))
+            in_place = bool(getattr(module, "inplace", False))
+        elif node.op != "get_attr":
+            in_place |= name.endswith("_") and not name.endswith("__")
+        if not in_place:
+            return None
+        written = node.all_input_nodes[0]
+        while self._operation(written) == "reshape" and written.all_input_nodes:
+            written = written.all_input_nodes[0]
+        return written
+
+    def crossing_shape(self, node: fx.Node) -> tuple[int, ...]:
+        """Shape of one sample of a value that crosses the cut.
+
+        Raises:
+            InputError: the value cannot cross.
+        """
+        value, problem = self.values[node.name], ""
+        if node.op == "placeholder":
+            problem = "the images themselves"
+        elif not isinstance(value, Tensor):
+            problem = f"{node}, which is no tensor, from the convolutional part"
+        elif _rows(value) != SAMPLES:
+            problem = f"{node}, which has no row for every sample, from the convolutional part"
+        elif not value.is_floating_point():
+            problem = (
+                f"{node}, of {value.dtype}, which has no gradient, from the convolutional part"
+            )
+        if problem:
+            reader = "output" if node.name in self.outputs else "fully connected part"
+            raise InputError(
+                f"{self.name} cannot be separated: its {reader} reads {problem}; "
+                "train it with ddp or ps"
+            )
+        return tuple(value.shape[1:])
+
+
+def _has_positions(value: Any) -> bool:
+    """Whether a value is more than a vector for every sample."""
+    return isinstance(value, Tensor) and (value.dim() > 2 or _rows(value) > SAMPLES)
+
+
+def _rows(value: Tensor) -> int:
+    return len(value) if value.dim() else 0
+
+
+class _Recorded(nn.Module):
+    """Runs a graph and notes what every node returns, tensors on the meta device."""
+
+    def __init__(self, network: fx.GraphModule) -> None:
+        super().__init__()
+        self.network, self.training = network, network.training
+        self.values: dict[str, Any] = {}
+
+    def forward(self, images: Tensor) -> None:
+        """Run on images [b, C, H, W]."""
+        values = self.values
+
+        class Recorder(fx.Interpreter):
+            def run_node(self, n: fx.Node) -> Any:
+                value = super().run_node(n)
+                values[n.name] = value.detach().to("meta") if isinstance(value, Tensor) else value
+                return value
+
+        Recorder(self.network).run(images)
+
+
+def is_size(node: fx.Node) -> bool:
+    """A tensor's sizes, one of them, or what is computed from nothing else: `channels * 16`."""
+    if node.target == "size" or (node.target is getattr and node.args[1] == "shape"):
+        return True
+    sources = node.all_input_nodes
+    return node.op == "call_function" and bool(sources) and all(map(is_size, sources))
+
+
+def _operation(node: fx.Node, model: nn.Module) -> Operation:
+    if node.op == "get_attr":
+        return "reshape"
+    if node.op == "call_method":
+        return "reshape" if node.target in _RESHAPE_METHODS else "other"
+    if node.op == "call_function" and not is_size(node):
+        in_place = bool(node.kwargs.get("inplace"))
+        return "other" if in_place else _function_operation(node.target)
+    if node.op != "call_module":
+        return "reshape" if is_size(node) else "other"
+    module = model.get_submodule(str(node.target))
+    if isinstance(module, EmulatedLayer):
+        return operation_of(module.operation)
+    if isinstance(module, nn.Linear | nn.Bilinear):
+        return "linear"
+    if isinstance(module, _ConvNd):
+        return "convolution"
+    # A dropout that overwrites what crosses the cut cannot begin the FC part.
+    in_place = bool(getattr(module, "inplace", False))
+    return "reshape" if isinstance(module, _RESHAPES) and not in_place else "other"
+
+
+def _function_operation(function: Any) -> Operation:
+    if function is F.linear:
+        return "linear"
+    if getattr(function, "__name__", "").startswith("conv"):
+        return "convolution"
+    return "reshape" if function in _RESHAPE_FUNCTIONS else "other"
