@@ -58,12 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(2)
+    from systems.disk import is_full
     from systems.schema import InputError
 
     try:
         _dispatch(words)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if not is_full(error):
+            raise
+        what = error.filename or "the output"
+        print(f"error: disk full: {what} could not be written", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("error: stopped by SIGINT; what is done stays", file=sys.stderr)

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from launch import job as jobs
 from launch.drivers import Opened, driver
 from launch.instruments import Instruments
 from launch.job import Job
-from launch.records import create_record, earlier_attempt, read_emulation, read_plan
-from systems import dynamo, record, schema, trace
+from launch.records import create_record, earlier_attempt, kept, read_emulation, read_plan
+from systems import disk, dynamo, record, schema, trace
 from systems.checkpoint import Checkpoints, open_checkpoints
+from systems.disk import DiskError
 from systems.distributed import World, start, stop
 from systems.emulated import Emulation
 from systems.environment import Environment, environment
@@ -55,7 +57,7 @@ def work(arguments: Sequence[str], place: Environment) -> None:
     try:
         _run(arguments, place)
     except InputError as error:
-        if place.rank == 0:
+        if place.rank == 0 or (isinstance(error, DiskError) and not error.everywhere):
             print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
     except TimeoutError as error:  # someone did not come
@@ -92,7 +94,8 @@ def _run(arguments: Sequence[str], place: Environment) -> None:
     calibration = _calibrated(place, folders[0], first_job, first_plan)
     for (job, plan), folder in zip(todo, folders, strict=True):
         roles = driver(job).roles(job, plan)
-        execute(job, plan, world.with_roles(roles), folder, calibration)
+        with _saying_what_is_kept(folder):
+            execute(job, plan, world.with_roles(roles), folder, calibration)
     stop(world)
 
 
@@ -175,6 +178,20 @@ def execute(
             result = _emulated(result, job, plan, emulation, calibration)
         record.write_json(folder / "result.json", result)
         print(f"  {driver(job).line(result)}\n  record: {folder}", flush=True)
+
+
+@contextmanager
+def _saying_what_is_kept(folder: Path) -> Iterator[None]:
+    """Where a file could not be written, add what the record has all the same."""
+    try:
+        yield
+    except DiskError as error:
+        raise DiskError(f"{error}; {kept(folder)}", everywhere=error.everywhere) from None
+    except OSError as error:  # such as of a log that goes to a file
+        if not disk.is_full(error):
+            raise
+        what = error.filename or "the output"
+        raise DiskError(f"disk full: {what} could not be written; {kept(folder)}") from None
 
 
 def _checkpoints(job: Job, opened: Opened, world: World, folder: Path) -> Checkpoints:

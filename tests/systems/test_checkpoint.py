@@ -104,9 +104,9 @@ def _flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "told"),
     [
-        ("__0_0.distcp", _cut_short, r"__0_0.distcp has [\d,]+ of [\d,]+ bytes"),
-        ("__0_0.distcp", _flip, "__0_0.distcp is damaged"),
-        (".metadata", Path.unlink, ".metadata is missing"),
+        ("rank-0.safetensors", _cut_short, r"rank-0.safetensors has [\d,]+ of [\d,]+ bytes"),
+        ("rank-0.safetensors", _flip, "rank-0.safetensors is damaged"),
+        ("rank-0.safetensors", Path.unlink, "rank-0.safetensors is missing"),
         (MANIFEST, _flip, f"{MANIFEST} is( missing or)? damaged"),
         (MANIFEST, Path.unlink, f"{MANIFEST} is missing or damaged"),
     ],
@@ -129,7 +129,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 def test_a_run_goes_on_before_a_damaged_checkpoint_and_makes_it_again(
     whole: tuple[Path, list[float]], cut: Path
 ) -> None:
-    _flip(cut / manifest.name(6) / "__0_0.distcp")
+    _flip(cut / manifest.name(6) / "rank-0.safetensors")
     (cut / f"{PARTIAL}x").mkdir()
     assert train(cut, 7) == (4, whole[1][4:])
     assert read_manifest(cut / manifest.name(6)).step == 6
@@ -148,7 +148,7 @@ def test_a_path_names_a_record_or_a_checkpoint(cut: Path, tmp_path: Path) -> Non
     assert find(cut / manifest.name(4)).manifest.step == 4
     with pytest.raises(InputError, match=r"--resume .*: no sound checkpoint there; give"):
         find(tmp_path / "nowhere")
-    _flip(cut / manifest.name(4) / "__0_0.distcp")
+    _flip(cut / manifest.name(4) / "rank-0.safetensors")
     with pytest.raises(InputError, match=r"--resume .*is damaged; give another"):
         find(cut / manifest.name(4))
 
