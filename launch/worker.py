@@ -164,8 +164,6 @@ def execute(
     everyone = _gather(world, steps)
     if world.rank == 0:
         everyone += record.former_steps(folder, world.world_size, first)
-        if job.trace:
-            trace.join(folder, [world.name(rank) for rank in range(world.world_size)])
         result = {
             "tier": "measured",
             "launcher": world.launcher,
@@ -177,6 +175,8 @@ def execute(
         if emulation is not None:
             result = _emulated(result, job, plan, emulation, calibration)
         record.write_json(folder / "result.json", result)
+        if job.trace:
+            trace.join(folder, [world.name(rank) for rank in range(world.world_size)])
         print(f"  {driver(job).line(result)}\n  record: {folder}", flush=True)
 
 

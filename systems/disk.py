@@ -1,9 +1,12 @@
 """Files that a run writes, and the one line that says so when the disk is full."""
 
+import csv
 import errno
-from collections.abc import Iterator
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from systems.schema import InputError
 
@@ -44,6 +47,13 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         told = f"{reason(error)}: {path.name} could not be written in {path.parent}"
         raise DiskError(told) from None
+
+
+def write_table(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows as CSV; see `write_text`."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:
