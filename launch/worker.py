@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def work(arguments: Sequence[str], place: Environment) -> None:
     try:
         _run(arguments, place)
     except InputError as error:
-        if place.rank == 0 or (isinstance(error, DiskError) and not error.everywhere):
+        if place.rank == 0:
             print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
     except TimeoutError as error:  # someone did not come
@@ -94,7 +94,7 @@ def _run(arguments: Sequence[str], place: Environment) -> None:
     calibration = _calibrated(place, folders[0], first_job, first_plan)
     for (job, plan), folder in zip(todo, folders, strict=True):
         roles = driver(job).roles(job, plan)
-        with _saying_what_is_kept(folder):
+        with _saying_what_is_kept(folder, world):
             execute(job, plan, world.with_roles(roles), folder, calibration)
     stop(world)
 
@@ -181,17 +181,23 @@ def execute(
 
 
 @contextmanager
-def _saying_what_is_kept(folder: Path) -> Iterator[None]:
-    """Where a file could not be written, add what the record has all the same."""
+def _saying_what_is_kept(folder: Path, world: World) -> Iterator[None]:
+    """Where a file could not be written, one rank says so, and what the record has all the same."""
     try:
         yield
-    except DiskError as error:
-        raise DiskError(f"{error}; {kept(folder)}", everywhere=error.everywhere) from None
-    except OSError as error:  # such as of a log that goes to a file
-        if not disk.is_full(error):
+    except (DiskError, OSError) as error:
+        if isinstance(error, OSError) and not disk.is_full(error):
             raise
-        what = error.filename or "the output"
-        raise DiskError(f"disk full: {what} could not be written; {kept(folder)}") from None
+        what = str(error)
+        if isinstance(error, OSError):  # such as of a log that goes to a file
+            what = f"disk full: {error.filename or 'the output'} could not be written"
+        first = world.rank == 0
+        if not (isinstance(error, DiskError) and error.everywhere):
+            with suppress(RuntimeError):  # the store has gone with the rank that was first
+                first = world.store.add(f"disk full under {folder}", 1) == 1
+        if first:
+            print(f"error: {what}; {kept(folder)}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
 
 
 def _checkpoints(job: Job, opened: Opened, world: World, folder: Path) -> Checkpoints:

@@ -126,7 +126,10 @@ def _refuse_others(path: Path) -> None:
             f"{path} belongs to another user (number {found.st_uid}), whose kernels are not run; "
             f"set {CACHE} to a folder of your own"
         )
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    sticky = (
+        stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
+    )  # as /tmp: to each his own
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
         raise CacheError(
             f"{path} can be written by other users, whose kernels are not run; chmod go-w {path}, "
             f"or set {CACHE} to another folder"

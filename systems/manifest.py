@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from systems import schema
-from systems.part_files import FILES, OLD
+from systems.part_files import FILES, OLD, written
 from systems.schema import InputError
 
 FOLDER, MANIFEST, FINAL = "checkpoints", "manifest.json", "final"
@@ -100,8 +100,8 @@ def newest_name(folder: Path) -> str | None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a checkpoint, with every file held against its checksum. A file of tensors
-    must be in the manifest, and nothing else may be.
+    """The manifest of a checkpoint, with every file held against its checksum, and what it says of
+    its tensors read. A file of tensors must be in the manifest, and nothing else may be.
 
     Raises:
         ValueError: saying what is wrong.
@@ -128,6 +128,7 @@ def read_manifest(path: Path) -> Manifest:
             raise ValueError(f"{file_name} has {there.stat().st_size:,} of {file.bytes:,} bytes")
         if _sha256(there) != file.sha256:
             raise ValueError(f"{file_name} is damaged")
+    written(path)
     return manifest
 
 
