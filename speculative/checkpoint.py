@@ -55,10 +55,12 @@ def load_feature_extractor(name: str, flag: str) -> Any:
 
 def _load(auto: Any, name: str, flag: str, task: Task, **options: Any) -> Any:
     """What transformers load; never code that comes with a model, nor weights that are pickles."""
+    from safetensors import SafetensorError  # as transformers have it
+
     _is_folder(name, flag, task)
     try:
         return auto.from_pretrained(name, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"{flag} {name}: cannot be loaded: {first}") from None
 

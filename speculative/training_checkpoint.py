@@ -58,8 +58,9 @@ def read_position(path: Path) -> Position:
     Raises:
         InputError: it is no such file.
     """
+    note = _file(path).notes.get(NOTE, "")
     try:
-        table = json.loads(_file(path).notes.get(NOTE, ""))
+        table = json.loads(note)
     except (ValueError, RecursionError):
         raise InputError(f"{path}: says no position; {REMEDY}") from None
     return schema.read(Position, table, str(path))

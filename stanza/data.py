@@ -32,6 +32,8 @@ FOLDER_LAYOUTS = (
     "or with PATH/<class>/*.jpg"
 )
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+"""What a file may hold, whatever its name: for others, such as EPS, Pillow starts programs."""
 # What Pillow raises on damaged files; UnidentifiedImageError is an OSError.
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 # Mean and standard deviation of ImageNet pixels in [0, 1]; grey takes the average over channels.
@@ -148,7 +150,7 @@ def decode(path: str, image_shape: ImageShape) -> np.ndarray:
     """
     channels, height, width = image_shape
     mode = "L" if channels == 1 else "RGB"
-    with Image.open(path) as image:
+    with Image.open(path, formats=IMAGE_FORMATS) as image:
         # JPEG can decode straight to a smaller size, no smaller than this: much faster.
         image.draft(mode, (width, height))
         converted = image.convert(mode)
