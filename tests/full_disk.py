@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     tracer = Tracer(folder, 0)
     (folder / "told").touch()
     with StepWriter(folder, 0) as writer:
-        _told(lambda: [writer.write(Step(i, {"loss": 0.5})) for i in range(10_000)])
+        _told(lambda: _write_steps(writer))
     for _ in range(1000):
         with tracer.span("compute"):
             pass
@@ -43,6 +43,11 @@ def main(folder: Path) -> None:
     _told(lambda: training_checkpoint.save(path, position, model, optimizer))
     os.environ[supervise.TOLD] = str(folder / "told")
     supervise.tell(3, 2)
+
+
+def _write_steps(writer: StepWriter) -> None:
+    for index in range(10_000):
+        writer.write(Step(index, {"loss": 0.5}))
 
 
 def _told(write: Callable[[], object]) -> None:

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from systems import manifest
-from systems.checkpoint import ASIDE, FINAL, PARTIAL, open_checkpoints, read_model
+from systems.checkpoint import ASIDE, PARTIAL, open_checkpoints, read_model
 from systems.distributed import start, stop
 from systems.environment import environment
-from systems.manifest import MANIFEST, find, newest, read_manifest, steps_in
+from systems.manifest import FINAL, MANIFEST, find, newest, read_manifest, steps_in
 from systems.schema import InputError
 from systems.state import State
 from tests.pickles import pickled, plant, saved_by_torch
