@@ -18,6 +18,7 @@ Bad input is one line on stderr and exit code 2.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -58,12 +59,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(2)
+    from systems.disk import is_full
     from systems.schema import InputError
 
     try:
         _dispatch(words)
+        sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if not is_full(error):
+            raise
+        what = error.filename or "the output"
+        print(f"error: disk full: {what} could not be written", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to flush
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("error: stopped by SIGINT; what is done stays", file=sys.stderr)

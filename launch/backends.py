@@ -18,6 +18,7 @@ import torch
 
 from launch.job import Job
 from launch.records import name_of
+from systems.disk import writing
 from systems.environment import free_port
 from systems.processes import die_with_parent
 from systems.schema import InputError
@@ -104,7 +105,8 @@ def run_command(
         SystemExit: a signal came; its code is the shell's, 130 for Ctrl-C.
     """
     file = folders[0].absolute() / FAILED
-    file.write_text("")
+    with writing(file):
+        file.write_text("")
     try:
         code = _wait(command, {**variables, TOLD: str(file)}, quiet=quiet)
         failed = told(file)

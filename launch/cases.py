@@ -19,7 +19,7 @@ from launch.job import Job
 from launch.progress import shown
 from launch.ranks import emulated_rates
 from launch.records import create_record, read_result
-from systems import cluster
+from systems import cluster, disk
 from systems.experiment import Case, Experiment, Results
 from systems.namespaces import unavailable
 
@@ -120,7 +120,7 @@ def _emulated_job(experiment: Experiment, run: _Run, records: Path) -> EmulatedJ
     if run.case.cluster is not None:
         path = records / "clusters" / f"{run.case.cluster.name}.toml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(cluster.to_toml(run.case.cluster))
+        disk.write_text(path, cluster.to_toml(run.case.cluster))
         name = str(path)
     of_system: Any = {"system": experiment.system, experiment.system: run.case.options}
     return EmulatedJob(

@@ -1,5 +1,6 @@
 """What watches a rank while it runs a job: spans, torch's profiler, and its use of the machine."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import profiler
 from launch.job import Job
 from systems import schema
 from systems.clock import behind_rank_0_ns
+from systems.disk import writing
 from systems.distributed import World
 from systems.trace import Tracer
 from systems.usage import Reading, reading, usage
@@ -53,7 +55,8 @@ class Instruments:
 def _started(folder: Path, world: World, last: int) -> profiler.profile:
     """torch's profiler of this rank; its trace goes to `torch-profiler/rank-N.json`."""
     path = folder / "torch-profiler" / f"rank-{world.rank}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     kept = max(1, min(PROFILED_STEPS, last // 2))
     activities = [profiler.ProfilerActivity.CPU]
     if world.device.type == "cuda":
@@ -63,8 +66,19 @@ def _started(folder: Path, world: World, last: int) -> profiler.profile:
         schedule=profiler.schedule(
             wait=max(0, min(kept, last - kept) - 1), warmup=1, active=kept, repeat=1
         ),
-        on_trace_ready=lambda done: done.export_chrome_trace(str(path)),
+        on_trace_ready=lambda done: _export(done, path),
         record_shapes=True,
     )
     started.start()
     return started
+
+
+def _export(done: profiler.profile, path: Path) -> None:
+    """Write the profiler's trace; it says itself why it cannot, but not where."""
+    done.export_chrome_trace(str(path))
+    if not path.is_file():
+        print(
+            f"warning: {path} could not be written; is the disk full? The run goes on",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -17,7 +17,7 @@ from launch.slurm import Options as SlurmOptions
 from sparsepipe.options import Options as SparsePipeOptions
 from speculative.options import Options as SpeculativeOptions
 from stanza.options import Options as StanzaOptions
-from systems import schema
+from systems import disk, schema
 from systems.schema import InputError
 
 LONGEST_TIMEOUT_S = 86400.0
@@ -139,7 +139,7 @@ def load(path: Path) -> Job:
 
 def save(job: Job, path: Path) -> None:
     """Write a job as TOML that `load` reads back as an equal job."""
-    path.write_text(tomli_w.dumps(schema.dump(job)))
+    disk.write_text(path, tomli_w.dumps(schema.dump(job)))
 
 
 def without_flags_of_command(job: Job) -> Job:

@@ -13,6 +13,7 @@ from systems import record, schema
 from systems.emulated import Emulation
 from systems.environment import Environment
 from systems.manifest import FOLDER as CHECKPOINTS
+from systems.manifest import newest_name
 from systems.record import Tier
 from systems.schema import InputError
 
@@ -113,6 +114,17 @@ def _fresh_folder(name: str) -> Path:
         RUNS / f"{stamp}-{name}{suffix}" for suffix in ("", *(f"-{i}" for i in range(99)))
     )
     return next(folder for folder in candidates if not folder.exists())
+
+
+def kept(folder: Path) -> str:
+    """What a run that cannot write leaves in its record, and how to go on from there."""
+    checkpoint = newest_name(folder / CHECKPOINTS)
+    if checkpoint is None:
+        return f"kept: the steps so far in {folder / 'steps'}; make room and run it again"
+    return (
+        f"kept: the checkpoint {checkpoint} and the steps so far in {folder / 'steps'}; make room "
+        f"and go on with: launch run --again {folder} --resume {folder}"
+    )
 
 
 def read_plan(folder: Path) -> tuple[Job, Any]:

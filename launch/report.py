@@ -20,7 +20,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from systems import claims as claim_files
-from systems import record
+from systems import disk, record
 from systems.claims import Claim
 from systems.experiment import Comparison, Experiment, Outcome
 from systems.paper import Paper, Statement
@@ -115,9 +115,9 @@ def write_report(folder: Path, sections: Sequence[Section], level: str) -> Path:
         environment=record.environment(),
     )
     claim_files.write(report.claims, folder)
-    (folder / "report.md").write_text(_render("report.md", report))
+    disk.write_text(folder / "report.md", _render("report.md", report))
     page = folder / "report.html"
-    page.write_text(_render("report.html", report))
+    disk.write_text(page, _render("report.html", report))
     return page
 
 

@@ -1,10 +1,15 @@
 """Steps of a run for TensorBoard: `tensorboard --logdir runs`. Needs the extra `tensorboard`."""
 
 import importlib.util
-from collections.abc import Iterable, Sequence
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from launch.live import View
+from systems import disk
 from systems.record import Step
 from systems.schema import InputError
 
@@ -26,11 +31,20 @@ class Sink:
         check_tensorboard()
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer, self._roles = SummaryWriter(str(folder)), roles
-        self._reached = -1
+        self._folder, self._roles, self._reached = folder, roles, -1
+        self._hook = threading.excepthook
+        threading.excepthook = self._quiet_where_the_disk_is_full
+        self._writer: Any = None
+        with self._ending_where_it_fails():
+            self._writer = SummaryWriter(str(folder))
 
     def write(self, steps: Iterable[tuple[int, Step]], view: View) -> None:
         """Add the metrics of ranks' steps, and what is known of the run as a whole."""
+        if self._writer is not None:
+            with self._ending_where_it_fails():
+                self._add(steps, view)
+
+    def _add(self, steps: Iterable[tuple[int, Step]], view: View) -> None:
         for rank, step in steps:
             for name, value in step.metrics.items():
                 if isinstance(value, int | float):
@@ -45,4 +59,26 @@ class Sink:
 
     def close(self) -> None:
         """Write what is still in memory."""
-        self._writer.close()
+        if self._writer is not None:
+            with self._ending_where_it_fails():
+                self._writer.close()
+        threading.excepthook = self._hook
+
+    @contextmanager
+    def _ending_where_it_fails(self) -> Iterator[None]:
+        """Curves that cannot be written end with a warning, and the run goes on."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            print(
+                f"warning: {disk.reason(error)}: nothing can be written in {self._folder}; "
+                "TensorBoard's curves end here, and the run goes on",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _quiet_where_the_disk_is_full(self, arguments: threading.ExceptHookArgs) -> None:
+        """The writer's own thread would print a traceback; `write` raises the same error."""
+        if not (arguments.exc_value and disk.is_full(arguments.exc_value)):
+            self._hook(arguments)

@@ -6,7 +6,6 @@ Every point is a record in the sweep's folder; those that are there already are 
 sweep that was interrupted goes on, and a wider one adds to it. Prints a table and writes it as CSV.
 """
 
-import csv
 import dataclasses
 import shutil
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from launch.drivers import driver
 from launch.job import Job
 from launch.records import RUNS, read_result
 from launch.run import prepare
-from systems import record
+from systems import disk, record
 from systems.schema import InputError
 
 PERCENTILES = (50, 90, 99)
@@ -169,10 +168,8 @@ def _over(summary: Any, used: Sequence[dict[str, Any]], name: str) -> Any:
 
 
 def _write(points: Sequence[Point], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        rows = csv.DictWriter(file, [field.name for field in dataclasses.fields(Point)])
-        rows.writeheader()
-        rows.writerows(dataclasses.asdict(point) for point in points)
+    header = [field.name for field in dataclasses.fields(Point)]
+    disk.write_table(path, [header, *(dataclasses.astuple(point) for point in points)])
 
 
 def _header() -> str:

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from launch import job as jobs
 from launch.drivers import Opened, driver
 from launch.instruments import Instruments
 from launch.job import Job
-from launch.records import create_record, earlier_attempt, read_emulation, read_plan
-from systems import dynamo, record, schema, trace
+from launch.records import create_record, earlier_attempt, kept, read_emulation, read_plan
+from systems import disk, dynamo, record, schema, trace
 from systems.checkpoint import Checkpoints, open_checkpoints
+from systems.disk import DiskError
 from systems.distributed import World, start, stop
 from systems.emulated import Emulation
 from systems.environment import Environment, environment
@@ -92,7 +94,8 @@ def _run(arguments: Sequence[str], place: Environment) -> None:
     calibration = _calibrated(place, folders[0], first_job, first_plan)
     for (job, plan), folder in zip(todo, folders, strict=True):
         roles = driver(job).roles(job, plan)
-        execute(job, plan, world.with_roles(roles), folder, calibration)
+        with _saying_what_is_kept(folder, world):
+            execute(job, plan, world.with_roles(roles), folder, calibration)
     stop(world)
 
 
@@ -161,8 +164,6 @@ def execute(
     everyone = _gather(world, steps)
     if world.rank == 0:
         everyone += record.former_steps(folder, world.world_size, first)
-        if job.trace:
-            trace.join(folder, [world.name(rank) for rank in range(world.world_size)])
         result = {
             "tier": "measured",
             "launcher": world.launcher,
@@ -174,7 +175,29 @@ def execute(
         if emulation is not None:
             result = _emulated(result, job, plan, emulation, calibration)
         record.write_json(folder / "result.json", result)
+        if job.trace:
+            trace.join(folder, [world.name(rank) for rank in range(world.world_size)])
         print(f"  {driver(job).line(result)}\n  record: {folder}", flush=True)
+
+
+@contextmanager
+def _saying_what_is_kept(folder: Path, world: World) -> Iterator[None]:
+    """Where a file could not be written, one rank says so, and what the record has all the same."""
+    try:
+        yield
+    except (DiskError, OSError) as error:
+        if isinstance(error, OSError) and not disk.is_full(error):
+            raise
+        what = str(error)
+        if isinstance(error, OSError):  # such as of a log that goes to a file
+            what = f"disk full: {error.filename or 'the output'} could not be written"
+        first = world.rank == 0
+        if not (isinstance(error, DiskError) and error.everywhere):
+            with suppress(RuntimeError):  # the store has gone with the rank that was first
+                first = world.store.add(f"disk full under {folder}", 1) == 1
+        if first:
+            print(f"error: {what}; {kept(folder)}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
 
 
 def _checkpoints(job: Job, opened: Opened, world: World, folder: Path) -> Checkpoints:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from systems.build import build, library, warn_missing
+from systems.build import library, loaded, warn
 
 SOURCES = Path(__file__).parent / "csrc"
 INSTEAD = "speculative sampling is verified by PyTorch operators, slower"
@@ -20,19 +20,22 @@ CUDA_FLAGS = (
 
 @functools.cache
 def cpu_library() -> ctypes.CDLL | None:
-    """The CPU kernels; None, with a warning, where there is no g++."""
+    """The CPU kernels; None, with a warning, where they cannot be built or loaded."""
     return library(SOURCES / "verify.cpp", INSTEAD)
 
 
 @functools.cache
 def cuda_library(architecture: int) -> ctypes.CDLL | None:
-    """The CUDA kernels for one architecture, 90 for sm_90; None, with a warning, without nvcc."""
+    """The CUDA kernels for one architecture, 90 for sm_90; None, with a warning, where they cannot
+    be built or loaded."""
     compiler = find_nvcc()
     if compiler is None:
-        warn_missing("nvcc", INSTEAD)
+        warn("no nvcc here", INSTEAD)
         return None
     command = [compiler, *CUDA_FLAGS, *target(architecture)]
-    kernels = ctypes.CDLL(str(build(SOURCES / "verify.cu", command)))
+    kernels = loaded(SOURCES / "verify.cu", command, INSTEAD)
+    if kernels is None:
+        return None
     kernels.speculative_workspace_bytes.restype = ctypes.c_int64
     kernels.speculative_error.restype = ctypes.c_char_p
     return kernels

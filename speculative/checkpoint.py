@@ -37,7 +37,7 @@ def load_model(task: Task, name: str, device: torch.device, flag: str) -> Any:
         auto = transformers.AutoModelForSeq2SeqLM
     else:
         auto = transformers.AutoModelForCausalLM
-    return _load(auto, name, flag, task).to(device).eval()
+    return _load(auto, name, flag, task, use_safetensors=True).to(device).eval()
 
 
 def load_tokenizer(task: Task, name: str, flag: str) -> Any:
@@ -53,11 +53,14 @@ def load_feature_extractor(name: str, flag: str) -> Any:
     return _load(_transformers().AutoFeatureExtractor, name, flag, "transcribe")
 
 
-def _load(auto: Any, name: str, flag: str, task: Task) -> Any:
+def _load(auto: Any, name: str, flag: str, task: Task, **options: Any) -> Any:
+    """What transformers load; never code that comes with a model, nor weights that are pickles."""
+    from safetensors import SafetensorError  # as transformers have it
+
     _is_folder(name, flag, task)
     try:
-        return auto.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+        return auto.from_pretrained(name, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"{flag} {name}: cannot be loaded: {first}") from None
 

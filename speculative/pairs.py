@@ -4,10 +4,14 @@ Summarization: T5 over a byte-level BPE vocabulary. Transcription: Whisper over 
 said.
 """
 
+import errno
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from systems import disk
 
 Task = Literal["summarize", "transcribe"]
 Role = Literal["target", "draft"]
@@ -216,6 +220,26 @@ def whisper(shape: Shape, tokenizer: Any, heard_s: int) -> Any:
 
 
 def save(folder: Path, model: Any, *processors: Any) -> None:
-    """Write a model and what prepares its inputs where `from_pretrained` finds them."""
-    for part in (model, *processors):
+    """Write a model and what prepares its inputs where `from_pretrained` finds them. The file
+    config.json, by which it is known that a model is there, comes last.
+
+    Raises:
+        DiskError: the disk is full, say.
+    """
+    with disk.writing(folder / "model.safetensors"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            for part in (model, *processors):
+                _save(part, scratch)
+            for path in sorted(Path(scratch).iterdir(), key=lambda p: p.name == "config.json"):
+                path.replace(folder / path.name)
+
+
+def _save(part: Any, folder: str) -> None:
+    """Let transformers write; what safetensors say of a write that fails becomes an OSError."""
+    try:
         part.save_pretrained(folder)
+    except Exception as error:
+        if "No space left" in str(error):
+            raise OSError(errno.ENOSPC, str(error)) from None
+        raise

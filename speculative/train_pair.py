@@ -13,8 +13,10 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from speculative import docstrings, pairs, speech
+from speculative import docstrings, pairs, speech, training_checkpoint
 from speculative.pairs import RECIPES, Recipe, Role, Size, Task
+from speculative.training_checkpoint import Position
+from systems import disk
 from systems.schema import InputError
 
 BATCH_SIZE = 32
@@ -89,7 +91,8 @@ def train_pair(
         torch.manual_seed(seed)
         model = material.make(role).to(device or torch.device("cpu"))
         checkpoint = folder / f"{role}.checkpoint"
-        folder.mkdir(parents=True, exist_ok=True)
+        with disk.writing(checkpoint):
+            folder.mkdir(parents=True, exist_ok=True)
         yield from _train(
             model, material, role, recipe.steps[role], recipe.learning_rate, checkpoint, seed
         )
@@ -108,19 +111,16 @@ def _train(
 ) -> Iterator[Progress]:
     """AdamW, linear warm-up, cosine decay. A step depends on its number alone, so it can resume."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     first, before_s = 0, 0.0
     if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        if state["steps"] != steps:
+        position = training_checkpoint.read_position(checkpoint)
+        if position.steps != steps:
             raise InputError(
-                f"{checkpoint}: was begun with {state['steps']} steps, not {steps}; "
-                f"give --{role}-steps {state['steps']} or remove it"
+                f"{checkpoint}: was begun with {position.steps} steps, not {steps}; "
+                f"give --{role}-steps {position.steps} or remove it"
             )
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        first, before_s = state["step"], state["elapsed_s"]
+        training_checkpoint.restore(checkpoint, model, optimizer)
+        first, before_s = position.step, position.elapsed_s
     device = next(model.parameters()).device
     half = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
     started = reported = time.monotonic()
@@ -134,16 +134,16 @@ def _train(
             loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * _rate(step, steps)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad()
         losses.append(loss.detach())
         now = time.monotonic()
         if now - reported > CHECKPOINT_S or step + 1 == steps:
             elapsed_s = before_s + now - started
-            state = {name: part.state_dict() for name, part in parts.items()}
-            state |= {"step": step + 1, "steps": steps, "elapsed_s": elapsed_s}
-            _write(state, checkpoint)
+            position = Position(step=step + 1, steps=steps, elapsed_s=elapsed_s)
+            training_checkpoint.save(checkpoint, position, model, optimizer)
             mean = torch.stack(losses).mean().item()
             yield Progress(role=role, step=step + 1, steps=steps, loss=mean, elapsed_s=elapsed_s)
             reported, losses = now, []
@@ -159,13 +159,6 @@ def _rate(step: int, steps: int) -> float:
 def _chosen(material: Material, step: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     return torch.randint(material.samples, (BATCH_SIZE,), generator=generator)
-
-
-def _write(state: dict[str, Any], checkpoint: Path) -> None:
-    """Whole or not at all: an interruption leaves the one before."""
-    part = checkpoint.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(checkpoint)
 
 
 def _summaries(recipe: Recipe) -> Material:

@@ -12,6 +12,8 @@ from PIL import Image, ImageOps, TiffImagePlugin
 
 ImageShape = tuple[int, int, int]
 
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+"""What a file may hold, whatever its name is: for others, such as EPS, Pillow starts programs."""
 # What Pillow raises on damaged files; UnidentifiedImageError is an OSError.
 UNREADABLE = (
     OSError,
@@ -41,7 +43,7 @@ def decode(path: str, image_shape: ImageShape) -> np.ndarray:
     """
     channels, height, width = image_shape
     mode = "L" if channels == 1 else "RGB"
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         # JPEG can decode straight to a smaller size, no smaller than this: much faster.
         image.draft(mode, (width, height))
         deep = image.mode == "F" or image.mode.startswith("I")

@@ -3,6 +3,9 @@
 They are kept in a cache, one per source, flags, compiler and processor: the folder that
 TESTBED_CACHE names, else `systems-testbed` in the user's cache folder. They need no header and no
 library of torch, and nvcc needs no GPU.
+
+A library runs code in whoever loads it, so one is loaded only from a folder that nobody else can
+write, and only if it is whole: its last bytes are the checksum of those before.
 """
 
 import ctypes
@@ -11,20 +14,30 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from systems import disk
 
 CPU_FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
     *("-fno-math-errno", "-fno-trapping-math"),  # else comparisons are not vectorised
 )
+CACHE = "TESTBED_CACHE"
+"""The variable that names the cache's folder."""
 
 
 class BuildError(RuntimeError):
     """A compiler refused a source; the text holds its command and message."""
+
+
+class CacheError(RuntimeError):
+    """The cache cannot be used; the text is one line that names the folder and the remedy."""
 
 
 def find_compiler() -> list[str] | None:
@@ -34,17 +47,29 @@ def find_compiler() -> list[str] | None:
 
 
 def library(source: Path, instead: str, flags: Sequence[str] = ()) -> ctypes.CDLL | None:
-    """The library of a C++ source. None where there is no compiler, with a warning that says what
-    runs `instead`.
-
-    Raises:
-        BuildError: see `build`.
-    """
+    """The library of a C++ source. None, with a warning that says what runs `instead`, where it
+    cannot be built, kept or loaded."""
     compiler = find_compiler()
     if compiler is None:
-        warn_missing("g++", instead)
+        warn("no g++ here", instead)
         return None
-    return ctypes.CDLL(str(build(source, [*compiler, *CPU_FLAGS, *flags])))
+    return loaded(source, [*compiler, *CPU_FLAGS, *flags], instead)
+
+
+def loaded(source: Path, command: Sequence[str], instead: str) -> ctypes.CDLL | None:
+    """The library that a compiler's command makes of a source; see `library`."""
+    try:
+        path = build(source, command)
+        return ctypes.CDLL(str(path))
+    except BuildError as error:
+        said = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
+        first = next((line for line in said if "error" in line), (said or ["no message"])[0])
+        warn(f"{command[0]} cannot build {source.name} ({first})", instead)
+    except CacheError as error:
+        warn(str(error), instead)
+    except OSError as error:  # of the loader, such as from a disk that is mounted with noexec
+        warn(f"{error}; if it lies on a disk without execution, set {CACHE}", instead)
+    return None
 
 
 def build(source: Path, command: Sequence[str]) -> Path:
@@ -56,40 +81,110 @@ def build(source: Path, command: Sequence[str]) -> Path:
 
     Raises:
         BuildError: with the compiler's message.
+        CacheError: the cache's folder cannot be written, or others can write it.
     """
     folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{source.stem}-{_key(source, command)}.so"
-    if path.exists():
-        return path
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / "made.so"
-        words = [*command, "-o", str(made), str(source)]
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise BuildError(f"{shlex.join(words)} failed:\n{done.stderr}{done.stdout}")
-        made.replace(path)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_others(folder)
+        if not _is_whole(path):
+            _keep(_compiled(source, command), path)
+    except OSError as error:
+        raise CacheError(
+            f"{disk.reason(error)}: the cache of kernels {folder} cannot be used; set {CACHE} to "
+            "another folder"
+        ) from None
     return path
 
 
 def cache_folder() -> Path:
-    """Where built libraries are kept."""
-    if "TESTBED_CACHE" in os.environ:
-        return Path(os.environ["TESTBED_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "systems-testbed"
+    """Where built libraries are kept.
+
+    Raises:
+        CacheError: nobody says where.
+    """
+    if CACHE in os.environ:
+        return Path(os.environ[CACHE])
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "systems-testbed"
+    except RuntimeError:
+        raise CacheError(f"this user has no home folder; set {CACHE} to a folder") from None
 
 
-def warn_missing(compiler: str, instead: str) -> None:
-    """Say once that there is no `compiler`, and what runs instead."""
-    warnings.warn(f"no {compiler} here: {instead}", RuntimeWarning, stacklevel=3)
+def warn(reason: str, instead: str) -> None:
+    """Say in one line why there is no library, and what runs instead."""
+    warnings.warn(f"{reason}: {instead}", RuntimeWarning, stacklevel=3)
+
+
+def _refuse_others(path: Path) -> None:
+    """Refuse a folder or a library that another user can change: its code would run here."""
+    found = path.stat()
+    if found.st_uid not in (os.geteuid(), 0):
+        raise CacheError(
+            f"{path} belongs to another user (number {found.st_uid}), whose kernels are not run; "
+            f"set {CACHE} to a folder of your own"
+        )
+    sticky = (
+        stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
+    )  # as /tmp: to each his own
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
+        raise CacheError(
+            f"{path} can be written by other users, whose kernels are not run; chmod go-w {path}, "
+            f"or set {CACHE} to another folder"
+        )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the cache has a library. Half of one, as a full disk or a crash leaves it, counts as
+    none: the loader would end the process."""
+    if not path.is_file():
+        return False
+    _refuse_others(path)
+    content = path.read_bytes()
+    size = hashlib.sha256().digest_size
+    return hashlib.sha256(content[:-size]).digest() == content[-size:]
+
+
+def _compiled(source: Path, command: Sequence[str]) -> bytes:
+    """The library that the compiler makes."""
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            made = Path(scratch) / "made.so"
+            words = [*command, "-o", str(made), str(source)]
+            done = subprocess.run(words, capture_output=True, text=True, errors="replace")
+            if done.returncode != 0 or not made.is_file():
+                raise BuildError(f"{shlex.join(words)} failed:\n{done.stderr}{done.stdout}")
+            return made.read_bytes()
+    except OSError as error:
+        told = f"{disk.reason(error)}: give another folder for temporary files in TMPDIR"
+        raise BuildError(f"{command[0]} has no folder to work in:\n{told}") from None
+
+
+def _keep(content: bytes, path: Path) -> None:
+    """Put a library into the cache, whole or not at all, with its checksum behind it: the loader
+    does not read that far."""
+    descriptor, partial = tempfile.mkstemp(suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content + hashlib.sha256(content).digest())
+        os.chmod(partial, 0o700)
+        os.replace(partial, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(partial)
+        raise
 
 
 def _key(source: Path, command: Sequence[str]) -> str:
     digest = hashlib.sha256(repr([source.name, *command]).encode())
     for path in sorted(source.parent.iterdir()):
         digest.update(path.read_bytes())
-    version = subprocess.run([command[0], "--version"], capture_output=True)
+    try:
+        version = subprocess.run([command[0], "--version"], capture_output=True)
+    except OSError as error:
+        raise BuildError(f"{command[0]} does not start:\n{error.strerror}") from None
     digest.update(version.stdout)
     if "-march=native" in command:  # a cache may be shared by machines with other instructions
         digest.update(_processor().encode())

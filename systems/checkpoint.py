@@ -1,6 +1,6 @@
 """Checkpoints of a run: every so many steps, whole or not there at all; where a run goes on.
 
-checkpoints/step-00000100/     what torch.distributed.checkpoint writes, and a manifest
+checkpoints/step-00000100/     every rank's tensors (systems.part_files), and a manifest
 checkpoints/final/             the same after the last step: the trained model
 
 All ranks write into a temporary folder, which rank 0 renames once all of it is on the disk. On
@@ -9,7 +9,7 @@ several nodes the folder must be one that all of them see.
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from systems import manifest
+from systems import disk, manifest
+from systems.disk import DiskError
 from systems.distributed import World
-from systems.manifest import Found
+from systems.manifest import FINAL, Found
+from systems.part_files import fill, write, written
 from systems.parts import Named
 from systems.schema import InputError
 from systems.state import MODEL, State, named_tensors
 from systems.waiting import waiting
 
-FINAL, PARTIAL, ASIDE = "final", "partial-", "aside-"
+PARTIAL, ASIDE = "partial-", "aside-"
 
 
 class Checkpoints:
@@ -86,15 +88,13 @@ class Checkpoints:
         """
         if self._found is None:
             return
-        from systems.part_files import fill, written  # slow to import: only where it is used
-
         saved = written(self._found.path)
         tensors = named_tensors(model)
         for name, tensor in tensors.items():
             of = saved.get(f"{MODEL}/{name}")
-            if of is None or of.size != tensor.size():
+            if of is None or of.shape != tensor.shape:
                 raise InputError(
-                    f"--resume: {self._found.path} has no {name} of shape {list(tensor.size())}: "
+                    f"--resume: {self._found.path} has no {name} of shape {list(tensor.shape)}: "
                     "it is of another model; give --resume never"
                 )
         named: Named = {f"{MODEL}/{name}": tensor.detach() for name, tensor in tensors.items()}
@@ -105,8 +105,6 @@ class Checkpoints:
         for itself alone. The model must have been restored when its parts were given out."""
         if self._found is None:
             return
-        from systems.part_files import fill, written  # slow to import: only where it is used
-
         saved = written(self._found.path)
         fill(state.optimizer_tensors(saved), self._found.path)
         own = state.own()
@@ -122,33 +120,31 @@ class Checkpoints:
             samples_seen: by all ranks, in all steps: the position in the data.
 
         Raises:
-            RuntimeError: a rank is gone, or could not write.
+            DiskError: a rank could not write; all ranks raise it.
+            RuntimeError: a rank is gone.
         """
         if not self._every or (step < steps and step % self._every):
             return
-        from systems.part_files import write
-
         with waiting(f"all ranks at the checkpoint after step {step}"):
-            partial = self._begin()
-            write(state.tensors(), partial)
-        if self._world.rank:
-            return
-        manifest.commit(
-            partial,
-            self._folder / (manifest.name(step) if step < steps else FINAL),
-            step=step,
-            samples_seen=samples_seen,
-            layout=self._layout,
-        )
-        for old in manifest.steps_in(self._folder)[self._keep :]:
-            shutil.rmtree(old)
+            partial = self._begin(step)
+            try:
+                self._together(step, lambda: write(state.tensors(), partial))
+                self._together(step, lambda: self._commit(partial, step, steps, samples_seen))
+            except DiskError:
+                if self._world.rank == 0:
+                    shutil.rmtree(partial, ignore_errors=True)
+                raise
 
-    def _begin(self) -> Path:
+    def _begin(self, step: int) -> Path:
         """A new temporary folder, the same on all ranks."""
         told: list[Any] = [None]
-        if self._world.rank == 0:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            told = [tempfile.mkdtemp(prefix=PARTIAL, dir=self._folder)]
+
+        def make() -> None:
+            if self._world.rank == 0:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                told[0] = tempfile.mkdtemp(prefix=PARTIAL, dir=self._folder)
+
+        self._together(step, make)
         dist.broadcast_object_list(told, src=0)
         partial = Path(told[0])
         if not partial.is_dir():
@@ -157,6 +153,31 @@ class Checkpoints:
                 "with --checkpoint-every give an --out that all nodes share"
             )
         return partial
+
+    def _commit(self, partial: Path, step: int, steps: int, samples_seen: int) -> None:
+        """On rank 0: the temporary folder gets its name, and the oldest checkpoints go."""
+        if self._world.rank:
+            return
+        path = self._folder / (manifest.name(step) if step < steps else FINAL)
+        manifest.commit(partial, path, step=step, samples_seen=samples_seen, layout=self._layout)
+        for old in manifest.steps_in(self._folder)[self._keep :]:
+            shutil.rmtree(old)
+
+    def _together(self, step: int, work: Callable[[], None]) -> None:
+        """Do this rank's part of a checkpoint; all ranks raise what went wrong on any of them."""
+        failure = None
+        try:
+            work()
+        except OSError as error:
+            failure = disk.reason(error)
+        everyone: list[Any] = [None] * self._world.world_size
+        dist.all_gather_object(everyone, failure)
+        found = next((each for each in everyone if each is not None), None)
+        if found is not None:
+            raise DiskError(
+                f"{found}: the checkpoint after step {step} could not be written in {self._folder}",
+                everywhere=True,
+            )
 
 
 def open_checkpoints(
@@ -179,6 +200,9 @@ def open_checkpoints(
             told = [_first(folder, resume)]
         except InputError as error:
             told = [error]
+        except OSError as error:
+            text = f"{disk.reason(error)}: nothing can be written in {folder}"
+            told = [DiskError(text, everywhere=True)]
     with waiting("rank 0, which looks for a checkpoint to go on from"):
         dist.broadcast_object_list(told, src=0)
     (found,) = told
@@ -204,12 +228,15 @@ def _first(folder: Path, resume: str) -> Found | None:
 
 
 def read_model(path: Path) -> dict[str, Tensor]:
-    """The parameters and buffers in a checkpoint, by name; needs no other ranks."""
-    from systems.part_files import fill, written
+    """The parameters and buffers in a checkpoint, by name; needs no other ranks.
 
+    Raises:
+        InputError: no checkpoint there, or not one of this version.
+    """
+    named = written(path).items()
     tensors = {
-        name: torch.empty(of.size, dtype=of.properties.dtype)
-        for name, of in written(path).items()
+        name: torch.zeros(saved.shape, dtype=saved.dtype)
+        for name, saved in named
         if name.startswith(f"{MODEL}/")
     }
     fill(dict(tensors), path)

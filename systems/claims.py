@@ -4,7 +4,6 @@ A target stands in code beside its source. A claim that misses it is reported as
 command.
 """
 
-import csv
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from systems import record
+from systems import disk, record
 from systems.measure import spread
 from systems.record import Tier
 
@@ -111,11 +110,7 @@ def write(claims: Sequence[Claim], folder: Path) -> None:
     """Write `claims.json`, `claims.jsonl` (a claim a line) and `claims.csv`."""
     rows = [dataclasses.asdict(c) for c in claims]
     record.write_json(folder / "claims.json", rows)
-    (folder / "claims.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    disk.write_text(folder / "claims.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     names = [f.name for f in dataclasses.fields(Claim) if f.name != "spread"]
-    with (folder / "claims.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, [*names, "spread_low", "spread_high"])
-        table.writeheader()
-        for row in rows:
-            low, high = row.pop("spread") or (None, None)
-            table.writerow({**row, "spread_low": low, "spread_high": high})
+    table = [[*(row[name] for name in names), *(row["spread"] or (None, None))] for row in rows]
+    disk.write_table(folder / "claims.csv", [[*names, "spread_low", "spread_high"], *table])

@@ -4,7 +4,6 @@ Every function writes PNG, PDF and the CSV of exactly what it drew. Published va
 hatched and labelled "paper"; the tier stands in every title.
 """
 
-import csv
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from systems import disk
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette: distinct for colour-blind readers."""
@@ -111,8 +112,7 @@ def save(canvas: Canvas, path: Path, rows: Iterable[Sequence[Any]]) -> Path:
     png = path.with_name(f"{path.name}.png")
     canvas.savefig(png, dpi=150)
     canvas.savefig(path.with_name(f"{path.name}.pdf"), metadata={"CreationDate": None})
-    with path.with_name(f"{path.name}.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    disk.write_table(path.with_name(f"{path.name}.csv"), rows)
     return png
 
 

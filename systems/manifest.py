@@ -5,6 +5,7 @@ comes last; then the folder gets its own name. One that was cut short or changed
 its manifest.
 """
 
+import fnmatch
 import hashlib
 import json
 import os
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from systems import schema
+from systems.part_files import FILES, OLD, written
 from systems.schema import InputError
 
-FOLDER, MANIFEST = "checkpoints", "manifest.json"
+FOLDER, MANIFEST, FINAL = "checkpoints", "manifest.json", "final"
 CHUNK_BYTES = 1 << 24
 
 
@@ -90,8 +92,16 @@ def steps_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
+def newest_name(folder: Path) -> str | None:
+    """The name of the last checkpoint of a folder, sound or not; None: there is none."""
+    if (folder / FINAL).is_dir():
+        return FINAL
+    return next((path.name for path in steps_in(folder)), None)
+
+
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a checkpoint, with every file held against its checksum.
+    """The manifest of a checkpoint, with every file held against its checksum, and what it says of
+    its tensors read. A file of tensors must be in the manifest, and nothing else may be.
 
     Raises:
         ValueError: saying what is wrong.
@@ -99,10 +109,17 @@ def read_manifest(path: Path) -> Manifest:
     try:
         table = json.loads((path / MANIFEST).read_text())
         manifest = schema.read(Manifest, table["checkpoint"], MANIFEST)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise ValueError(f"{MANIFEST} is missing or damaged") from None
     if table["sha256"] != _digest(table["checkpoint"]):
         raise ValueError(f"{MANIFEST} is damaged")
+    if any(
+        file_name == ".metadata" or file_name.endswith(".distcp") for file_name in manifest.files
+    ):
+        raise ValueError(OLD)
+    for file_name in {*manifest.files, *(there.name for there in path.glob(FILES))}:
+        if file_name not in manifest.files or not fnmatch.fnmatch(file_name, FILES):
+            raise ValueError(f"{file_name} does not belong to it")
     for file_name, file in manifest.files.items():
         there = path / file_name
         if not there.is_file():
@@ -111,6 +128,7 @@ def read_manifest(path: Path) -> Manifest:
             raise ValueError(f"{file_name} has {there.stat().st_size:,} of {file.bytes:,} bytes")
         if _sha256(there) != file.sha256:
             raise ValueError(f"{file_name} is damaged")
+    written(path)
     return manifest
 
 
@@ -134,7 +152,7 @@ def commit(partial: Path, path: Path, *, step: int, samples_seen: int, layout: s
 def _files(folder: Path) -> dict[str, File]:
     return {
         path.name: File(bytes=path.stat().st_size, sha256=_sha256(path))
-        for path in sorted(folder.iterdir())
+        for path in sorted(folder.glob(FILES))
     }
 
 

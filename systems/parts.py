@@ -3,57 +3,28 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
-
-if TYPE_CHECKING:  # a second to import
-    from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
-    from torch.distributed.checkpoint.planner import WriteItem
 
 Offsets = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Parts of a tensor of this shape, each where it begins. torch.distributed.checkpoint asks for
-    them through these methods, as it does of a DTensor."""
+    """Parts of a tensor of this shape, each where it begins."""
 
     shape: tuple[int, ...]
     pieces: Mapping[Offsets, Tensor]
 
-    def size(self) -> torch.Size:
-        """Of the whole."""
-        return torch.Size(self.shape)
-
-    def __create_chunk_list__(self) -> list["ChunkStorageMetadata"]:
-        from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
-
-        return [
-            ChunkStorageMetadata(offsets=torch.Size(offsets), sizes=piece.size())
-            for offsets, piece in self.pieces.items()
-        ]
-
-    def __create_write_items__(self, fqn: str, _: object) -> list["WriteItem"]:
-        from torch.distributed.checkpoint.metadata import MetadataIndex, TensorProperties
-        from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
-
-        return [
-            WriteItem(
-                index=MetadataIndex(fqn, chunk.offsets),
-                type=WriteItemType.SHARD,
-                tensor_data=TensorWriteData(
-                    chunk=chunk,
-                    properties=TensorProperties.create_from_tensor(piece),
-                    size=self.size(),
-                ),
-            )
-            for chunk, piece in zip(self.__create_chunk_list__(), self.pieces.values(), strict=True)
-        ]
-
 
 Named = dict[str, Tensor | Parts]
+
+
+def as_parts(value: Tensor | Parts) -> Parts:
+    """A whole tensor as its only part."""
+    if isinstance(value, Parts):
+        return value
+    return Parts(tuple(value.shape), {(0,) * value.ndim: value})
 
 
 def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[Offsets, Offsets]]:

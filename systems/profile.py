@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from systems import measure, schema
+from systems import disk, measure, schema
 from systems.schema import InputError
 
 
@@ -231,7 +231,7 @@ def save(profile: ModelProfile, path: Path) -> None:
     table = schema.dump(profile)
     layers = ",\n".join("    " + json.dumps(layer) for layer in table.pop("layers"))
     head = json.dumps(table, indent=2).removesuffix("\n}")
-    path.write_text(f'{head},\n  "layers": [\n{layers}\n  ]\n}}\n')
+    disk.write_text(path, f'{head},\n  "layers": [\n{layers}\n  ]\n}}\n')
 
 
 _NODE = re.compile(

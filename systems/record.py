@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import torch
 
+from systems import disk
 from systems.schema import InputError
 
 Tier = Literal["measured", "emulated", "simulated"]
@@ -43,17 +44,22 @@ class StepWriter:
     def __init__(self, folder: Path, rank: int, first_step: int = 0) -> None:
         """Keep what an earlier attempt has written of the steps before `first_step`."""
         path = steps_file(folder, rank)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with disk.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         self.earlier = [s for s in read_steps(folder, rank) if s.index < first_step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(map(_line, self.earlier)))
-        partial.replace(path)
-        self._file = path.open("a")
+        disk.write_text(path, "".join(map(_line, self.earlier)))
+        self._path, self._file = path, path.open("ab", buffering=0)
 
     def write(self, step: Step) -> None:
-        """Write one line and hand it to the operating system."""
-        self._file.write(_line(step))
-        self._file.flush()
+        """Write one line and hand it to the operating system.
+
+        Raises:
+            DiskError: the disk is full, say; earlier lines stay.
+        """
+        with disk.writing(self._path):
+            line = _line(step).encode()
+            while line:
+                line = line[self._file.write(line) :]
 
     def __enter__(self) -> "StepWriter":
         return self
@@ -70,8 +76,9 @@ def steps_file(folder: Path, rank: int) -> Path:
 def write_last(folder: Path, last: int) -> None:
     """Note the number of the last step."""
     path = folder / "steps" / "last"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{last}\n")
+    with disk.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    disk.write_text(path, f"{last}\n")
 
 
 def read_last(folder: Path) -> int | None:
@@ -137,9 +144,7 @@ def check_new_file(path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, whole or not at all."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    disk.write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:

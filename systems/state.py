@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from systems.part_files import Saved
 from systems.parts import Named, Offsets, Parts, boxes
 
 MODEL, OPTIMIZER, OWN = "model", "optimizer", "own"
@@ -104,12 +105,12 @@ class State:
                     named |= self._placed(key, value, tensor, places)
         return named | self.own()
 
-    def optimizer_tensors(self, saved: Mapping[str, Any]) -> Named:
+    def optimizer_tensors(self, saved: Mapping[str, Saved]) -> Named:
         """What of the optimizers' state is `saved`, by name: new tensors, already given to the
         optimizers, to be filled.
 
         Args:
-            saved: metadata of tensors by name: their `size` and `properties.dtype`.
+            saved: tensors in a checkpoint, by name.
         """
         named: Named = {}
         for tensor, optimizer, places in self._trained:
@@ -117,9 +118,9 @@ class State:
             prefix = f"{OPTIMIZER}/{name}/"
             for key in (k.removeprefix(prefix) for k in saved if k.startswith(prefix)):
                 found = saved[prefix + key]
-                alike = found.size == shape
-                value = torch.zeros_like(tensor) if alike else torch.zeros(found.size)
-                optimizer.state[tensor][key] = value = value.to(found.properties.dtype)
+                alike = found.shape == shape
+                value = torch.zeros_like(tensor) if alike else torch.zeros(found.shape)
+                optimizer.state[tensor][key] = value = value.to(found.dtype)
                 named |= self._placed(key, value, tensor, places)
         return named
 

@@ -5,6 +5,7 @@ import select
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 GRACE_S = 5.0
@@ -45,20 +46,21 @@ def wait_for_ranks(running: dict[int, int]) -> int:
 
 
 def tell(rank: int, code: int) -> None:
-    """Tell that a rank has failed: the launcher's process if it asks for it, else the user."""
+    """Tell that a rank has failed: the launcher's process if it asks for it, else the user. So is
+    the user where the file cannot be written, such as on a full disk."""
     if TOLD in os.environ:
-        with open(os.environ[TOLD], "a") as file:
+        with suppress(OSError), open(os.environ[TOLD], "a") as file:
             file.write(f"{rank} {code}\n")
-    else:
-        print(f"error: rank {rank} {how_it_ended(code)}", file=sys.stderr, flush=True)
+            return file.flush()
+    print(f"error: rank {rank} {how_it_ended(code)}", file=sys.stderr, flush=True)
 
 
 def told(path: Path) -> tuple[int, int] | None:
     """Rank and exit code (a signal's is negative) of what was told first; None: nothing."""
-    lines = path.read_text().splitlines()
-    if not lines:
+    line, end, _ = path.read_text().partition("\n")
+    if not end:  # nothing, or what fitted on a full disk
         return None
-    rank, code = lines[0].split()
+    rank, code = line.split()
     return int(rank), int(code)
 
 

@@ -7,12 +7,15 @@ join(folder, names)                    # trace.json: open it in ui.perfetto.dev
 """
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from systems import disk
 
 
 class Tracer:
@@ -23,12 +26,14 @@ class Tracer:
         self._rank = rank
         # A monotonic clock: whoever sets the host's moves no span.
         self._zero_ns = time.time_ns() - time.perf_counter_ns() + ahead_ns
+        self._path = Path()
         self._file: IO[str] | None = None
         self._lock = threading.Lock()
         if folder is not None:
-            path = folder / "trace" / f"rank-{rank}.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w")
+            self._path = folder / "trace" / f"rank-{rank}.jsonl"
+            with disk.writing(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._path.open("w")
 
     @classmethod
     def off(cls) -> "Tracer":
@@ -55,13 +60,36 @@ class Tracer:
                 "args": details,
             }
             with self._lock:  # a text file's buffer is not safe between threads
-                self._file.write(json.dumps(event) + "\n")
+                self._write(json.dumps(event) + "\n")
 
     def close(self) -> None:
         """Flush and close the file."""
-        if self._file is not None:
-            self._file.close()
+        with self._lock:
+            if self._file is not None:
+                with self._ending_where_it_fails(self._file):
+                    self._file.close()
             self._file = None
+
+    def _write(self, line: str) -> None:
+        if self._file is not None:  # else it has ended in another thread
+            with self._ending_where_it_fails(self._file):
+                self._file.write(line)
+
+    @contextmanager
+    def _ending_where_it_fails(self, file: IO[str]) -> Iterator[None]:
+        """A trace that cannot be written ends with a warning, and the run goes on."""
+        try:
+            yield
+        except OSError as error:
+            with suppress(OSError):  # it tries to write once more what it still has
+                file.close()
+            self._file = None
+            print(
+                f"warning: {disk.reason(error)}: {self._path} could not be written; the trace of "
+                f"rank {self._rank} ends here, and the run goes on",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def write_timeline(path: Path, spans: Iterable[tuple[str, str, float, float]]) -> None:
@@ -76,7 +104,7 @@ def write_timeline(path: Path, spans: Iterable[tuple[str, str, float, float]]) -
         {"name": "process_name", "ph": "M", "pid": number, "args": {"name": track}}
         for track, number in tracks.items()
     ]
-    path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+    disk.write_text(path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
 
 
 def join(folder: Path, names: Sequence[str]) -> Path:
@@ -87,7 +115,8 @@ def join(folder: Path, names: Sequence[str]) -> Path:
     spans = [
         json.loads(line)
         for path in sorted((folder / "trace").glob("rank-*.jsonl"))
-        for line in path.read_text().splitlines()
+        for line in path.read_text().splitlines(keepends=True)
+        if line.endswith("\n")  # not the line at which a disk was full
     ]
     zero_us = min((span["ts"] for span in spans), default=0.0)
     threads: dict[tuple[int, str], int] = {}
@@ -98,7 +127,7 @@ def join(folder: Path, names: Sequence[str]) -> Path:
     events = [_named("process_name", rank, 0, name) for rank, name in enumerate(names)]
     events += [_named("thread_name", rank, tid, name) for (rank, name), tid in threads.items()]
     target = folder / "trace.json"
-    target.write_text(json.dumps({"traceEvents": events + spans, "displayTimeUnit": "ms"}))
+    disk.write_text(target, json.dumps({"traceEvents": events + spans, "displayTimeUnit": "ms"}))
     return target
 
 

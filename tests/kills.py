@@ -19,8 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from systems.checkpoint import FINAL, read_model
-from systems.manifest import FOLDER, read_manifest, steps_in
+from systems.checkpoint import read_model
+from systems.manifest import FINAL, FOLDER, read_manifest, steps_in
 from systems.record import read_steps
 from tests.ranks import ranks_of
 

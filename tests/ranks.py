@@ -19,7 +19,7 @@ import torch
 from systems.environment import free_port
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch._dynamo", "stanza.train", "systems.part_files"])
+_context.set_forkserver_preload(["torch._dynamo", "stanza.train"])
 
 
 class RankError(AssertionError):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sparsepipe.backends import pytorch
 from sparsepipe.kernel_map import KernelMap
-from systems.build import BuildError, library
+from systems.build import library
 from systems.schema import InputError
 
 SOURCE = Path(__file__).parents[1] / "csrc" / "convolution.cpp"
@@ -35,17 +35,8 @@ class Map(ctypes.Structure):
 
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
-    """The kernels; None, with a warning, where there is no C++ compiler.
-
-    Raises:
-        InputError: the compiler refuses them.
-    """
-    try:
-        return library(SOURCE, "sparse convolutions run with PyTorch's operators, slower", FLAGS)
-    except BuildError as error:
-        raise InputError(
-            f"backend 'native': {error}\nset CXX to another compiler, or take backend 'pytorch'"
-        ) from None
+    """The kernels; None, with a warning, where they cannot be built or loaded."""
+    return library(SOURCE, "sparse convolutions run with PyTorch's operators, slower", FLAGS)
 
 
 def forward(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -101,7 +92,10 @@ def _convolved(
 def _function(name: str, features: Tensor) -> Callable[..., None]:
     loaded = kernels()
     if loaded is None:
-        raise InputError("backend 'compiled': there is no g++; install one, or take 'native'")
+        raise InputError(
+            "backend 'compiled': its kernels could not be built or loaded, and a warning has said "
+            "why; take 'native', which runs PyTorch's operators then"
+        )
     function: Callable[..., None] = loaded[f"{name}_{TYPES[features.dtype]}"]
     return function
 

@@ -1,5 +1,6 @@
 """Ranks and nodes that are lost under torchrun: the run goes on from its last checkpoint."""
 
+import json
 import os
 import random
 import signal
@@ -18,10 +19,11 @@ from launch.planning import plan_job
 from sparsepipe.options import Options as SparsePipeOptions
 from stanza.options import Options
 from systems.environment import Environment, environment, free_port
-from systems.manifest import FOLDER
+from systems.manifest import FOLDER, MANIFEST
 from systems.record import read_json, read_steps
 from systems.schema import InputError
 from tests.kills import RUNS, disturb, faults_of, moment, start
+from tests.pickles import pickled, plant
 from tests.ranks import ranks_of
 
 DIGITS = "launch/jobs/stanza-digits.toml"
@@ -52,6 +54,26 @@ def test_bad_flags_are_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert told in line
+
+
+@pytest.mark.parametrize("name", [".metadata", "rank-0.safetensors"])
+def test_a_checkpoint_of_a_stranger_is_refused_before_ranks_start(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / FOLDER / "step-00000001"
+    theirs.mkdir(parents=True)
+    (theirs / MANIFEST).write_text(
+        json.dumps({"checkpoint": {"step": 1, "samples_seen": 1, "layout": "", "files": {}}})
+    )
+    plant(theirs, name, pickled(tmp_path / "trace"))
+    for folder in (theirs, tmp_path):
+        with pytest.raises(SystemExit) as stop:
+            main(["run", DIGITS, "--resume", str(folder)])
+        assert stop.value.code == 2
+        *passed_over, line = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: --resume {folder}: ")
+        assert len(passed_over) == (folder == tmp_path)
+    assert not (tmp_path / "trace").exists()
 
 
 def test_jobs_for_other_worlds_leave_open_what_was_planned_for_theirs() -> None:

@@ -1,6 +1,8 @@
 """Data sets by name: every layout written by hand, sound and damaged."""
 
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,11 @@ import pytest
 
 from sparsepipe import clouds
 from sparsepipe.cloud import Cloud
-from sparsepipe.cloud_files import read_points
+from sparsepipe.cloud_files import read_label, read_points
 from sparsepipe.clouds import load
 from sparsepipe.splits import Clouds
 from systems.schema import InputError
+from tests.pickles import archive, array, pickled, saved_by_torch
 
 TRIANGLE = "OFF\n3 1 0\n0 0 0\n1 0 0\n0 0 2\n3 0 1 2\n"
 
@@ -171,6 +174,29 @@ def test_truncated_arrays(tmp_path: Path, cut: int) -> None:
     write(tmp_path / "a.npy", content[:cut])
     with pytest.raises(InputError, match=r"a\.npy: "):
         read_points(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("a.npy", pickled),
+        ("a.npy", saved_by_torch),
+        ("a.npy", array),
+        ("a.npz", pickled),
+        ("a.npz", saved_by_torch),
+        ("a.npz", archive),
+    ],
+)
+def test_files_of_strangers_run_no_code(
+    tmp_path: Path, name: str, make: Callable[[Path], bytes]
+) -> None:
+    write(tmp_path / name, make(tmp_path / "trace"))
+    for read in (read_points, read_label):
+        with suppress(InputError):
+            read(tmp_path / name)
+    with pytest.raises(InputError, match=r"none of the 1 files can be read|no files \.npy"):
+        load(f"points:{tmp_path}")
+    assert not (tmp_path / "trace").exists()
 
 
 def test_labels_in_some_files_only(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from sparsepipe.clouds import load
 from systems.schema import InputError
+from tests.pickles import pickled
 from tests.sparsepipe.test_clouds import TRIANGLE, labels_of, same, write
 
 
@@ -93,14 +94,16 @@ def test_modelnet40_hdf5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
             file["data"] = generator.random((len(labels), 2048, 3), dtype=np.float32)
             file["label"] = np.array(labels, dtype=np.uint8)[:, None]
     write(tmp_path / "ply_data_train2.h5", b"damaged")
+    write(tmp_path / "ply_data_train4.h5", pickled(tmp_path / "trace"))
     with h5py.File(tmp_path / "ply_data_train3.h5", "w") as file:
         file["data"] = np.zeros((2, 5))
     data = load(f"modelnet40:{tmp_path}", points=1024)
     assert labels_of(data) == ([0, 2, 1], [2])
     assert data.class_names == ("0", "1", "2")
     assert data.test.cloud(0).points.shape == (1024, 3)
-    assert len(data.bad_files) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert len(data.bad_files) == 3
+    assert len(capsys.readouterr().err.splitlines()) == 3
+    assert not (tmp_path / "trace").exists()
     with pytest.raises(InputError, match="has no normals"):
         load(f"modelnet40:{tmp_path}", normals=True)
 

@@ -10,10 +10,10 @@ import torch
 from sparsepipe import train, train_pipeline
 from sparsepipe.options import Options
 from sparsepipe.workload import open_workload
-from systems.checkpoint import FINAL, open_checkpoints, read_model
+from systems.checkpoint import open_checkpoints, read_model
 from systems.distributed import start, stop
 from systems.environment import environment
-from systems.manifest import name
+from systems.manifest import FINAL, name
 from systems.record import Step
 from systems.trace import Tracer
 from tests.ranks import run_ranks

@@ -1,20 +1,26 @@
 """Checkpoints by name, from a hub's cache that is made here: no network is asked."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from scipy.io import wavfile  # type: ignore[import-untyped]
 
 pytest.importorskip("transformers")
 pytest.importorskip("jiwer")
 
 from speculative import pairs
+from speculative.checkpoint import load_model
 from speculative.pairs import RECIPES, Role
+from systems.schema import InputError
+from tests.pickles import pickled, saved_by_torch
 
 RUN = [sys.executable, "-m", "launch", "run", "launch/jobs/transcribe.toml"]
 ROOT = Path(__file__).parents[2]
@@ -56,6 +62,34 @@ def test_models_by_name_and_a_folder_of_speech(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "word_error_rate" in done.stdout
+
+
+@pytest.mark.parametrize("make", [pickled, saved_by_torch])
+def test_pairs_of_strangers_run_no_code(make: Callable[[Path], bytes], tmp_path: Path) -> None:
+    recipe, trace = RECIPES["tiny"]["summarize"], tmp_path / "trace"
+    tokenizer = pairs.summary_tokenizer(["a b c"])
+    pairs.save(tmp_path / "t5", pairs.t5(recipe.shapes["draft"], len(tokenizer)), tokenizer)
+    (tmp_path / "t5" / "model.safetensors").unlink()
+    (tmp_path / "t5" / "pytorch_model.bin").write_bytes(make(trace))
+    with pytest.raises(
+        InputError, match=r"--speculative\.draft .*cannot be loaded: .*safetensors"
+    ) as e:
+        load_model("summarize", str(tmp_path / "t5"), torch.device("cpu"), "--speculative.draft")
+    assert "\n" not in str(e.value)
+    (tmp_path / "t5" / "model.safetensors").write_bytes(make(trace))
+    with pytest.raises(InputError, match=r"--speculative\.draft .*cannot be loaded"):
+        load_model("summarize", str(tmp_path / "t5"), torch.device("cpu"), "--speculative.draft")
+    assert not trace.exists()
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "theirs.py").write_text(f"import os; os.mkdir({str(tmp_path / 'trace')!r})")
+    config = {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"--speculative\.target .*cannot be loaded") as caught:
+        load_model("summarize", str(tmp_path), torch.device("cpu"), "--speculative.target")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "trace").exists()
 
 
 def test_a_name_that_is_not_there_is_one_line(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from speculative.run import evaluate
 from speculative.summarize import Summaries
 from speculative.train_pair import train_pair
 from systems.schema import InputError
+from tests.pickles import pickled, saved_by_torch
 
 STEPS = {"target": 3, "draft": 2}
 
@@ -104,6 +105,16 @@ def test_interrupted_training_ends_like_an_uninterrupted_one(
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value)
+
+
+def test_a_checkpoint_of_a_training_runs_no_code(data: dict[Task, str], tmp_path: Path) -> None:
+    for make in (pickled, saved_by_torch):  # torch.save wrote ours, too, in an older version
+        (tmp_path / "target.checkpoint").write_bytes(make(tmp_path / "trace"))
+        with pytest.raises(
+            InputError, match=r"target\.checkpoint: is no file of tensors .*; remove"
+        ):
+            list(train_pair("summarize", tmp_path, size="tiny", data=data["summarize"]))
+    assert not (tmp_path / "trace").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from stanza.batches import global_batch, prefetch, share
 from stanza.data import load
+from tests.pickles import pickled
 
 RGB = (3, 16, 16)
 
@@ -183,7 +184,7 @@ def test_corrupt_files_are_named_once_and_replaced(
     Image.fromarray(noise).save(truncated)
     truncated.write_bytes(truncated.read_bytes()[:1000])
     text = tmp_path / "train" / "red" / "3.png"
-    text.write_text("this is not an image")
+    text.write_bytes(pickled(tmp_path / "trace"))
 
     data = load(f"folder:{tmp_path}", image_shape=RGB, classes=2)
     first, second = data.train.batch(range(8)), data.train.batch(range(8))
@@ -192,9 +193,24 @@ def test_corrupt_files_are_named_once_and_replaced(
     assert torch.equal(first[0][3], first[0][4])
     assert torch.equal(first[0], second[0])
     assert sorted(data.corrupt) == [truncated, text]
+    assert not (tmp_path / "trace").exists()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(any(str(path) in line for line in lines) for path in (truncated, text))
+
+
+def test_no_program_is_started_for_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pillow hands PostScript to Ghostscript, whatever the name of the file."""
+    write_split_folder(tmp_path)
+    picture = tmp_path / "train" / "red" / "3.png"
+    Image.new("RGB", (8, 8)).save(picture, "EPS")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("it was started"))
+    data = load(f"folder:{tmp_path}", image_shape=RGB, classes=2)
+    data.train.batch(range(8))
+    assert data.corrupt == [picture]
+    assert str(picture) in capsys.readouterr().err
 
 
 def test_folder_of_corrupt_files_only(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from stanza.layout import Layout, layout
 from stanza.options import Options
 from stanza.train import run
 from stanza.workload import real_workload
-from systems.checkpoint import FINAL, open_checkpoints, read_model
+from systems.checkpoint import open_checkpoints, read_model
 from systems.distributed import start, stop
 from systems.environment import environment
-from systems.manifest import name
+from systems.manifest import FINAL, name
 from systems.record import Step
 from systems.trace import Tracer
 from tests.ranks import run_ranks

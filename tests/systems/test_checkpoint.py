@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ import torch
 from torch import nn
 
 from systems import manifest
-from systems.checkpoint import ASIDE, FINAL, PARTIAL, open_checkpoints, read_model
+from systems.checkpoint import ASIDE, PARTIAL, open_checkpoints, read_model
 from systems.distributed import start, stop
 from systems.environment import environment
-from systems.manifest import MANIFEST, find, newest, read_manifest, steps_in
+from systems.manifest import FINAL, MANIFEST, find, newest, read_manifest, steps_in
 from systems.schema import InputError
 from systems.state import State
+from tests.pickles import pickled, plant, saved_by_torch
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed
@@ -104,9 +106,9 @@ def _flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "told"),
     [
-        ("__0_0.distcp", _cut_short, r"__0_0.distcp has [\d,]+ of [\d,]+ bytes"),
-        ("__0_0.distcp", _flip, "__0_0.distcp is damaged"),
-        (".metadata", Path.unlink, ".metadata is missing"),
+        ("rank-0.safetensors", _cut_short, r"rank-0.safetensors has [\d,]+ of [\d,]+ bytes"),
+        ("rank-0.safetensors", _flip, "rank-0.safetensors is damaged"),
+        ("rank-0.safetensors", Path.unlink, "rank-0.safetensors is missing"),
         (MANIFEST, _flip, f"{MANIFEST} is( missing or)? damaged"),
         (MANIFEST, Path.unlink, f"{MANIFEST} is missing or damaged"),
     ],
@@ -129,7 +131,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 def test_a_run_goes_on_before_a_damaged_checkpoint_and_makes_it_again(
     whole: tuple[Path, list[float]], cut: Path
 ) -> None:
-    _flip(cut / manifest.name(6) / "__0_0.distcp")
+    _flip(cut / manifest.name(6) / "rank-0.safetensors")
     (cut / f"{PARTIAL}x").mkdir()
     assert train(cut, 7) == (4, whole[1][4:])
     assert read_manifest(cut / manifest.name(6)).step == 6
@@ -148,9 +150,51 @@ def test_a_path_names_a_record_or_a_checkpoint(cut: Path, tmp_path: Path) -> Non
     assert find(cut / manifest.name(4)).manifest.step == 4
     with pytest.raises(InputError, match=r"--resume .*: no sound checkpoint there; give"):
         find(tmp_path / "nowhere")
-    _flip(cut / manifest.name(4) / "__0_0.distcp")
+    _flip(cut / manifest.name(4) / "rank-0.safetensors")
     with pytest.raises(InputError, match=r"--resume .*is damaged; give another"):
         find(cut / manifest.name(4))
+
+
+PICKLES = [
+    (".metadata", pickled, "it was written as pickles by an older version, and is not read"),
+    ("__0_0.distcp", saved_by_torch, "it was written as pickles by an older version"),
+    ("rank-0.safetensors", pickled, "rank-0.safetensors: is no file of tensors"),
+    ("rank-0.safetensors", saved_by_torch, "rank-0.safetensors: is no file of tensors"),
+    ("rank-7.safetensors", pickled, "rank-7.safetensors: is no file of tensors"),
+    ("data.pkl", pickled, "data.pkl does not belong to it"),
+]
+
+
+@pytest.mark.parametrize(("name", "make", "told"), PICKLES)
+def test_a_checkpoint_of_a_stranger_runs_no_code(
+    name: str, make: Callable[[Path], bytes], told: str, cut: Path, tmp_path: Path
+) -> None:
+    checkpoint, trace = cut / manifest.name(6), tmp_path / "trace"
+    plant(checkpoint, name, make(trace))
+    with pytest.raises(InputError, match=rf"--resume .*{told}") as caught:
+        find(checkpoint)
+    assert "\n" not in str(caught.value)
+    with suppress(InputError):  # what it does not know it does not read
+        assert set(read_model(checkpoint)) == set(_network().state_dict())
+    assert not trace.exists()
+
+
+def test_a_restart_passes_over_what_a_stranger_has_left(
+    whole: tuple[Path, list[float]], cut: Path, tmp_path: Path
+) -> None:
+    plant(cut / manifest.name(6), "rank-0.safetensors", pickled(tmp_path / "trace"))
+    plant(cut / manifest.name(6), ".metadata", pickled(tmp_path / "trace"))
+    assert train(cut, 7) == (4, whole[1][4:])
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_checkpoint_of_torch_itself_is_refused_with_a_line(tmp_path: Path) -> None:
+    (tmp_path / ".metadata").write_bytes(pickled(tmp_path / "trace"))
+    with pytest.raises(InputError, match="as pickles by an older version, and is not read"):
+        read_model(tmp_path)
+    with pytest.raises(InputError, match=r"there are no tensors \(rank-\*"):
+        read_model(tmp_path / "nowhere")
+    assert not (tmp_path / "trace").exists()
 
 
 def _other(folder: Path) -> str:

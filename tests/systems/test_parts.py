@@ -37,19 +37,18 @@ def test_what_servers_hold_is_read_as_columns(tmp_path: Path) -> None:
         values = whole.reshape(-1)[start:stop].clone()
         pieces |= stretch(whole, start, 0, stop - start).parts(values)
     saved: Named = {"weight": Parts((7, 5, 2), pieces), "bias": torch.ones(3)}
-    folder = tmp_path / "checkpoint"
     torch.distributed.init_process_group(
         "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
     )
     try:
-        write(saved, folder)
+        write(saved, tmp_path)
     finally:
         torch.distributed.destroy_process_group()
 
     left, right, bias = torch.zeros(7, 2, 2), torch.zeros(7, 3, 2), torch.zeros(3)
     fill(
         {"weight": Parts((7, 5, 2), {(0, 0, 0): left, (0, 2, 0): right}), "bias": bias},
-        folder,
+        tmp_path,
     )
     assert torch.equal(torch.cat([left, right], 1), whole)
     assert torch.equal(bias, torch.ones(3))
