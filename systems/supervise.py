@@ -44,13 +44,18 @@ def wait_for_ranks(running: dict[int, int]) -> int:
     return failed
 
 
-def tell(rank: int, code: int) -> None:
-    """Tell that a rank has failed: the launcher's process if it asks for it, else the user."""
+def tell(rank: int, code: int, reason: str = "") -> None:
+    """Tell that a rank has failed: the launcher's process if it asks for it, else the user.
+
+    Args:
+        reason: what the rank itself has said, where it is known.
+    """
     if TOLD in os.environ:
         with open(os.environ[TOLD], "a") as file:
             file.write(f"{rank} {code}\n")
     else:
-        print(f"error: rank {rank} {how_it_ended(code)}", file=sys.stderr, flush=True)
+        because = f": {reason}" if reason else ""
+        print(f"error: rank {rank} {how_it_ended(code)}{because}", file=sys.stderr, flush=True)
 
 
 def told(path: Path) -> tuple[int, int] | None:
