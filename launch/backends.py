@@ -127,7 +127,7 @@ def _say_who_failed(
     """Name the rank that failed first and its reason, which the record keeps."""
     text = f"{name_of(rank, folders)} {how_it_ended(code)}"
     reasons = [line["reason"] for line in kept if line["rank"] == rank]
-    if code < 0 or not reasons:  # it could not keep its own
+    if code == -signal.SIGKILL or not reasons:  # it could not keep its own
         failures.write(unfinished(folders), rank, text)
     else:
         text += f": {reasons[-1]}"

@@ -133,9 +133,7 @@ def _fresh_folder(name: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise InputError(
-                f"{folder}: {error.strerror}; give another folder with --out"
-            ) from None
+            raise InputError(f"{folder}: {error.strerror}; give another --out") from None
         return folder
     raise AssertionError("numbers do not end")
 

@@ -7,7 +7,7 @@ foreign package shadows ours.
 import io
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 
 def outlive_readers() -> None:
@@ -23,10 +23,10 @@ def outlive_readers() -> None:
 class _Descriptor(io.FileIO):
     """A file descriptor that turns into the null device once its reader has gone."""
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]
+    def write(self, data: Any, /) -> int:
         """Write all or a part of `data`; returns how many bytes."""
         try:
-            return super().write(data)
+            return super().write(data) or 0
         except BrokenPipeError:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())

@@ -7,6 +7,7 @@ need not resolve. torchrun prints its own report all the same. `launch run` star
 """
 
 import signal
+import socket
 import sys
 import uuid
 from argparse import Namespace
@@ -27,7 +28,7 @@ from torch.distributed.elastic.rendezvous import (
 
 from launch.streams import outlive_readers
 from systems import meeting
-from systems.environment import LOOPBACK
+from systems.environment import LOOPBACK, own_address
 from systems.schema import InputError
 from systems.supervise import tell
 
@@ -43,6 +44,11 @@ def main(arguments: Sequence[str]) -> None:
     try:
         if _on_one_machine(flags):
             _stay_here(flags)
+        elif flags.local_addr is None and own_address() is None:  # torchrun would wait 10 minutes
+            raise InputError(
+                f"--local-addr: is not given, and this machine's name {socket.gethostname()} does not "
+                "resolve; give the address at which the other nodes reach it"
+            )
         run.run(flags)
     except ChildFailedError as error:
         print(error, file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
 """Where ranks meet: the key-value store of torch.distributed, and what listens for it.
 
-The store has no password. On a run whose ranks are all on one machine it listens on loopback, where
-nobody else reaches it; over several nodes it must listen on every interface, and the network between
-them must be trusted (docs/clusters.md).
+The store has no password. Where all ranks are on one machine it listens on loopback, which nobody
+else reaches; over several nodes it must listen on every interface, and the network between them
+must be trusted (docs/clusters.md).
 """
 
 import datetime
@@ -58,9 +58,10 @@ def _listen(address: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if both else socket.AF_INET
         return socket.create_server(("", port), family=family, dualstack_ipv6=both)
     except OSError as error:
+        reason = os.strerror(error.errno or 0)
         raise InputError(
-            f"port {port} cannot be listened on: {error.strerror}; give another port "
-            "(MASTER_PORT, or --master-port of the launcher), or end the program that has it"
+            f"port {port} cannot be listened on: {reason}; give another port (MASTER_PORT, or "
+            "--master-port of the launcher), or end the program that has it"
         ) from None
     except OverflowError:
         raise InputError(f"port {port}: give 1 to 65535, or 0: one that is free") from None
