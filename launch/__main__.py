@@ -23,6 +23,7 @@ import sys
 from collections.abc import Sequence
 
 from launch.ownership import foreign_packages
+from launch.streams import outlive_readers
 
 COMMANDS = {
     "run": "launch.run",
@@ -45,6 +46,8 @@ SUBJECTS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that `arguments` (default: the process's) name."""
+    if arguments is None:
+        outlive_readers()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(__doc__)

@@ -13,11 +13,13 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from launch.job import Job
-from launch.records import name_of
+from launch.records import name_of, unfinished
+from systems import failures
 from systems.disk import writing
 from systems.environment import free_port
 from systems.processes import die_with_parent
@@ -96,7 +98,7 @@ def run_command(
     quiet: bool = False,
 ) -> int:
     """Run what starts the ranks of records, with these variables; returns its exit code, and says
-    which rank has failed first, if the command tells it (systems.supervise).
+    which rank has failed first, and why.
 
     With `quiet`, only what goes to stderr is shown. A signal to this process ends the ranks, and
     then this process; so does its death.
@@ -107,17 +109,31 @@ def run_command(
     file = folders[0].absolute() / FAILED
     with writing(file):
         file.write_text("")
+    earlier = {folder: len(failures.read(folder)) for folder in folders}
     try:
         code = _wait(command, {**variables, TOLD: str(file)}, quiet=quiet)
         failed = told(file)
     finally:
         file.unlink(missing_ok=True)
+    kept = [line for folder in folders for line in failures.read(folder)[earlier[folder] :]]
     if failed is not None:
-        rank, its_code = failed
-        print(
-            f"error: {name_of(rank, folders)} {how_it_ended(its_code)}", file=sys.stderr, flush=True
-        )
+        _say_who_failed(*failed, kept, folders)
+    elif code and kept:  # of mpirun's ranks nobody tells which was the first
+        failures.say(f"{name_of(kept[0]['rank'], folders)} failed: {kept[0]['reason']}")
     return code
+
+
+def _say_who_failed(
+    rank: int, code: int, kept: Sequence[Mapping[str, Any]], folders: Sequence[Path]
+) -> None:
+    """Name the rank that failed first and its reason, which the record keeps."""
+    text = f"{name_of(rank, folders)} {how_it_ended(code)}"
+    reasons = [line["reason"] for line in kept if line["rank"] == rank]
+    if code == -signal.SIGKILL or not reasons:  # it could not keep its own
+        failures.write(unfinished(folders), rank, text)
+    else:
+        text += f": {reasons[-1]}"
+    failures.say(text)
 
 
 def _wait(command: Sequence[str], variables: Mapping[str, str], *, quiet: bool) -> int:
@@ -152,6 +168,8 @@ def _variables(job: Job) -> dict[str, str]:
     """The ranks' environment: cores are shared out, the user's to override."""
     defaults = {
         "OMP_NUM_THREADS": str(threads_per_rank(job.world_size)),
+        # Ranks that are all here need no TCP, for which Open MPI would listen on every interface.
+        "OMPI_MCA_btl": "^tcp",
         # Open MPI's shared-memory files and Unix sockets belong to a run, not to the machine.
         "PRTE_MCA_prte_silence_shared_fs": "1",
     }

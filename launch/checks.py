@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from stanza.plan import shipped_profiles
 from systems import cluster, record
 from systems.build import cache_folder
 from systems.emulate import clean, leftovers
+from systems.environment import own_address
 from systems.namespaces import unavailable
 from systems.schema import InputError
 from systems.tcp import tcp_bytes
@@ -46,6 +48,7 @@ def all_checks() -> list[Finding]:
         _gpus(),
         _disk("working folder", Path.cwd(), LEAST_WORK_BYTES, "records of runs", required=True),
         _disk("kernel cache", cache_folder(), LEAST_CACHE_BYTES, "kernels built on first use"),
+        _own_name(),
         _gxx(),
         _nvcc(),
         _mpirun(),
@@ -117,6 +120,18 @@ def _disk(
         needed_for=needed_for,
         command=command if writable else f"chmod u+w {there}",
         required=required,
+    )
+
+
+def _own_name() -> Finding:
+    """Runs on one machine do without; torchrun itself waits ten minutes for its own node's name."""
+    name, address = socket.gethostname(), own_address()
+    return Finding(
+        name="own name",
+        works=address is not None,
+        found=f"{name} resolves to {address}" if address else f"{name} does not resolve",
+        needed_for="runs over several nodes, and torchrun started without launch",
+        command=f"echo 127.0.1.1 {name} >> /etc/hosts",
     )
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from launch.streams import outlive_readers
 from systems.environment import free_port
 from systems.supervise import wait_for_ranks
 
@@ -58,4 +59,5 @@ def variables(rank: int, world_size: int, port: int) -> Mapping[str, str]:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     main(sys.argv[1:])

@@ -1,5 +1,6 @@
 """Makes the record folder of a run, and reads it back."""
 
+import itertools
 import shlex
 import time
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ def create_record(
     Raises:
         InputError: `--out` names a folder that holds files already.
     """
-    folder = Path(job.out) if job.out else _fresh_folder(job.name)
+    folder = _claimed(job)
     run = {
         "command": shlex.join(record.command_line()),
         "again": _again(folder, tier, emulation),
@@ -45,12 +46,27 @@ def create_record(
         "plan": schema.dump(plan),
         "environment": record.environment(),
     }
-    claim(job, folder)
     if (folder / "run.json").is_file():
         _go_on(folder, job, plan)
     else:
         record.write_json(folder / "run.json", run)
         jobs.save(job, folder / "job.toml")
+    return folder
+
+
+def _claimed(job: Job) -> Path:
+    """A folder that is this run's alone, of all that start at once."""
+    if job.out is None:
+        return _fresh_folder(job.name)
+    folder = Path(job.out)
+    claim(job, folder)
+    if not (folder / "run.json").is_file():
+        try:
+            (folder / "job.toml").touch(exist_ok=False)
+        except FileExistsError:
+            raise InputError(
+                f"--out {folder}: another run has taken it just now; give a folder of its own"
+            ) from None
     return folder
 
 
@@ -109,11 +125,18 @@ def _again(folder: Path, tier: Tier, emulation: Emulation | None) -> str:
 
 
 def _fresh_folder(name: str) -> Path:
+    """Make a folder that nobody has: one that exists belongs to a run that started just before."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    candidates = (
-        RUNS / f"{stamp}-{name}{suffix}" for suffix in ("", *(f"-{i}" for i in range(99)))
-    )
-    return next(folder for folder in candidates if not folder.exists())
+    for suffix in itertools.chain([""], (f"-{number}" for number in itertools.count())):
+        folder = RUNS / f"{stamp}-{name}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"{folder}: {error.strerror}; give another --out") from None
+        return folder
+    raise AssertionError("numbers do not end")
 
 
 def kept(folder: Path) -> str:
@@ -135,9 +158,13 @@ def read_plan(folder: Path) -> tuple[Job, Any]:
 
 def name_of(rank: int, folders: Sequence[Path]) -> str:
     """ "rank 2 (fc)": a rank with its role in the first of these records that has no result yet."""
-    folder = next((f for f in folders if _cut_short(f)), folders[-1])
-    job, plan = read_plan(folder)
+    job, plan = read_plan(unfinished(folders))
     return f"rank {rank} ({driver(job).roles(job, plan)[rank]})"
+
+
+def unfinished(folders: Sequence[Path]) -> Path:
+    """Of the records of runs that follow each other the first that has no result yet."""
+    return next((folder for folder in folders if _cut_short(folder)), folders[-1])
 
 
 def read_emulation(folder: Path) -> Emulation | None:

@@ -73,8 +73,7 @@ def write_script(
                 'MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)"',
                 f'export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{_threads(ranks)}}}"',
                 f"srun --kill-on-bad-exit=1 {shlex.quote(sys.executable)} \\",
-                f"    -m torch.distributed.run --nnodes {options.nodes} "
-                f"--max-restarts {max_restarts} \\",
+                f"    -m launch.torchrun --nnodes {options.nodes} --max-restarts {max_restarts} \\",
                 f'    --nproc-per-node {ranks} --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \\',
                 '    --rdzv-endpoint "$MASTER_ADDR:$((20000 + SLURM_JOB_ID % 20000))" \\',
                 f"    -m launch worker --records {shlex.quote(str(where))}",

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from launch.streams import outlive_readers
 from systems.processes import die_with_parent
 from systems.supervise import wait_for_ranks
 
@@ -23,4 +24,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     main(sys.argv[1:])

@@ -5,10 +5,11 @@ which runs several jobs one after the other in one world; both ways end in `exec
 """
 
 import dataclasses
+import faulthandler
 import os
 import signal
-import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,14 +17,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing.errors import record as report_to_torchrun
 
 from launch import job as jobs
 from launch.drivers import Opened, driver
 from launch.instruments import Instruments
 from launch.job import Job
 from launch.records import create_record, earlier_attempt, kept, read_emulation, read_plan
-from systems import disk, dynamo, record, schema, trace
+from systems import disk, dynamo, failures, record, schema, trace
 from systems.checkpoint import Checkpoints, open_checkpoints
 from systems.disk import DiskError
 from systems.distributed import World, start, stop
@@ -43,33 +43,46 @@ GRACE_S = 1.0
 """A rank that lost its peer waits this long, so that the launcher sees first who died first."""
 
 
-@report_to_torchrun
 def main(arguments: Sequence[str]) -> None:
     """Run this rank's part of one or several jobs."""
+    faulthandler.enable()
     if "LOCAL_RANK" in os.environ:
         die_with_parent(signal.SIGKILL)  # torchrun's agent
     work(arguments, environment())
 
 
 def work(arguments: Sequence[str], place: Environment) -> None:
-    """Run jobs as the rank that `place` says; errors of the user and of peers become short."""
+    """Run jobs as the rank that `place` says; why it fails is said, and kept (systems.failures)."""
     dynamo.postpone()
     try:
         _run(arguments, place)
-    except InputError as error:
-        if place.rank == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
-    except TimeoutError as error:  # someone did not come
-        print(f"error: rank {place.rank}: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(1) from None
-    except TransportError as error:  # said at once: the launcher may end this rank next
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except Exception as error:
+        raise SystemExit(_fail(error, place.rank)) from None
+
+
+def _fail(error: Exception, rank: int) -> int:
+    """Say why this rank fails; returns its exit code."""
+    if isinstance(error, InputError):
+        if rank == 0:
+            failures.tell(rank, str(error))
+        elif failures.somebody_tells():  # most probably what rank 0 says, too
+            failures.keep(rank, f"rank {rank}: {error}")
+        else:
+            time.sleep(GRACE_S)
+            failures.tell(rank, f"rank {rank}: {error}")
+        return 2
+    if isinstance(error, TransportError):
+        failures.say(str(error))  # at once: the launcher may end this rank next
         time.sleep(GRACE_S)
-        raise SystemExit(1) from None
-    except RuntimeError:  # perhaps a collective that has lost a peer
-        time.sleep(GRACE_S)
-        raise
+        failures.keep(rank, str(error))
+    elif isinstance(error, TimeoutError):  # someone did not come
+        failures.tell(rank, f"rank {rank}: {error}")
+    else:
+        reason = f"rank {rank}: {type(error).__name__}: {error}"
+        if isinstance(error, RuntimeError):  # perhaps a collective that has lost a peer
+            time.sleep(GRACE_S)
+        failures.tell(rank, f"{reason}\n{''.join(traceback.format_exception(error))}")
+    return 1
 
 
 def _run(arguments: Sequence[str], place: Environment) -> None:
@@ -77,6 +90,7 @@ def _run(arguments: Sequence[str], place: Environment) -> None:
         folders = [Path(name) for name in arguments[1:]]
         if not folders:
             raise InputError("--records: names no record; give the folders of runs")
+        failures.keep_in(folders[0])
         todo = [read_plan(folder) for folder in folders]
     else:
         given = jobs.parse("worker", arguments, Job())
@@ -91,8 +105,10 @@ def _run(arguments: Sequence[str], place: Environment) -> None:
     )
     if not folders:
         folders = [_agree_on_folder(world, *todo[0], place)]
+        failures.keep_in(folders[0])
     calibration = _calibrated(place, folders[0], first_job, first_plan)
     for (job, plan), folder in zip(todo, folders, strict=True):
+        failures.keep_in(folder)
         roles = driver(job).roles(job, plan)
         with _saying_what_is_kept(folder, world):
             execute(job, plan, world.with_roles(roles), folder, calibration)
@@ -196,7 +212,7 @@ def _saying_what_is_kept(folder: Path, world: World) -> Iterator[None]:
             with suppress(RuntimeError):  # the store has gone with the rank that was first
                 first = world.store.add(f"disk full under {folder}", 1) == 1
         if first:
-            print(f"error: {what}; {kept(folder)}", file=sys.stderr, flush=True)
+            failures.say(f"{what}; {kept(folder)}")
         raise SystemExit(2) from None
 
 

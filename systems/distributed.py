@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
-from systems.environment import Environment
+from systems import meeting
+from systems.environment import LOOPBACK, Environment
 from systems.schema import InputError
 from systems.waiting import Announcer, waiting
 from systems.watchdog import SLACK, Watchdog
@@ -98,13 +99,16 @@ def start(
         device: "auto" takes one GPU a rank where this node has enough of them, else the CPU.
 
     Raises:
-        InputError: roles for another world size, or no GPU for "cuda".
+        InputError: roles for another world size, no GPU for "cuda", or a master's port that is
+            taken.
         TimeoutError: naming the roles and ranks that did not come.
     """
     if len(roles) != place.world_size:
         raise InputError(f"{len(roles)} roles for a world of {place.world_size} ranks")
     chosen = choose_device(device, place)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
+    if place.master_address == LOOPBACK:
+        meeting.stay_on_loopback()
     store, place = _meet(place, roles, timeout_s)
     dist.init_process_group(
         backend,
@@ -163,8 +167,6 @@ def _meet(
         with waiting(f"the master at {master}"):
             lobby = _connect(dataclasses.replace(place, attempt=LOBBY), timeout_s, serve=serve)
     except dist.DistNetworkError as error:
-        if serve:  # the port is taken
-            raise
         raise TimeoutError(f"no answer from {master}, {_missing([0], roles)}") from error
     finally:
         announcer.close()
@@ -208,14 +210,8 @@ def _sign_in(lobby: dist.Store, place: Environment, sign: str) -> tuple[str | No
 
 def _connect(place: Environment, timeout_s: float, *, serve: bool = False) -> dist.PrefixStore:
     """A connection to the key-value store at the master; `serve` also starts it."""
-    store = dist.TCPStore(
-        place.master_address,
-        place.master_port,
-        is_master=serve,
-        timeout=datetime.timedelta(seconds=timeout_s),
-        wait_for_workers=False,
-    )
-    return _room(place, store)
+    open_store = meeting.serve if serve else meeting.connect
+    return _room(place, open_store(place.master_address, place.master_port, timeout_s))
 
 
 def _room(place: Environment, store: dist.Store) -> dist.PrefixStore:

@@ -13,6 +13,9 @@ from typing import Literal
 
 from systems.schema import InputError
 
+LOOPBACK = "127.0.0.1"
+"""The master's address of a run whose ranks are all on one machine, which nobody else can reach."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
@@ -61,20 +64,28 @@ def environment(variables: Mapping[str, str] = os.environ) -> Environment:
         world_size=1,
         local_rank=0,
         local_world_size=1,
-        master_address="127.0.0.1",
+        master_address=LOOPBACK,
         master_port=free_port(),
     )
 
 
+def _master(address: str, *, all_here: bool) -> str:
+    """The master's address; the launcher's name for it need not resolve if all ranks are here."""
+    return LOOPBACK if all_here or address == "localhost" else address
+
+
 def _torchrun(variables: Mapping[str, str]) -> Environment:
     world_size = int(variables["WORLD_SIZE"])
+    # DeepSpeed's launcher says LOCAL_SIZE. Where nobody says it, the other ranks may be anywhere.
+    local_size = variables.get("LOCAL_WORLD_SIZE") or variables.get("LOCAL_SIZE")
+    all_here = local_size is not None and int(local_size) == world_size
     return Environment(
         launcher=_who_sets_torchruns(variables),
         rank=int(variables["RANK"]),
         world_size=world_size,
         local_rank=int(variables["LOCAL_RANK"]),
-        local_world_size=int(variables.get("LOCAL_WORLD_SIZE", world_size)),
-        master_address=variables["MASTER_ADDR"],
+        local_world_size=int(local_size or world_size),
+        master_address=_master(variables["MASTER_ADDR"], all_here=all_here),
         master_port=int(variables["MASTER_PORT"]),
         attempt=variables.get("TORCHELASTIC_RESTART_COUNT", "0"),
         run_id=variables.get("TORCHELASTIC_RUN_ID", ""),
@@ -95,14 +106,15 @@ def _mpi(variables: Mapping[str, str]) -> Environment:
     local_rank = "OMPI_COMM_WORLD_LOCAL_RANK" if open_mpi else "MPI_LOCALRANKID"
     local_size = "OMPI_COMM_WORLD_LOCAL_SIZE" if open_mpi else "MPI_LOCALNRANKS"
     rank, world_size = int(variables[f"{prefix}RANK"]), int(variables[f"{prefix}SIZE"])
+    local_world_size = int(variables[local_size])
     address, port = _agree_on_master(rank, variables)
     return Environment(
         launcher="mpirun",
         rank=rank,
         world_size=world_size,
         local_rank=int(variables[local_rank]),
-        local_world_size=int(variables[local_size]),
-        master_address=address,
+        local_world_size=local_world_size,
+        master_address=_master(address, all_here=local_world_size == world_size),
         master_port=port,
     )
 
@@ -113,21 +125,24 @@ def _agree_on_master(rank: int, variables: Mapping[str, str]) -> tuple[str, int]
         return variables["MASTER_ADDR"], int(variables["MASTER_PORT"])
     from mpi4py import MPI
 
-    mine = (variables.get("MASTER_ADDR", socket.gethostname()), free_port()) if rank == 0 else None
-    address, port = MPI.COMM_WORLD.bcast(mine, root=0)
-    hosts = MPI.COMM_WORLD.allgather(socket.gethostname())
-    return ("127.0.0.1" if len(set(hosts)) == 1 else address), port
+    address = variables.get("MASTER_ADDR", socket.gethostname())
+    port = int(variables.get("MASTER_PORT") or free_port())
+    address, port = MPI.COMM_WORLD.bcast((address, port) if rank == 0 else None, root=0)
+    return address, port
 
 
 def _slurm(variables: Mapping[str, str]) -> Environment:
+    world_size = int(variables["SLURM_NTASKS"])
+    # "4", "4(x2)" or "4,3": tasks of each node
+    local_world_size = int(re.split(r"\D", variables["SLURM_TASKS_PER_NODE"])[0])
+    address = variables.get("MASTER_ADDR") or variables["SLURM_LAUNCH_NODE_IPADDR"]
     return Environment(
         launcher="slurm",
         rank=int(variables["SLURM_PROCID"]),
-        world_size=int(variables["SLURM_NTASKS"]),
+        world_size=world_size,
         local_rank=int(variables["SLURM_LOCALID"]),
-        # "4", "4(x2)" or "4,3": tasks of each node
-        local_world_size=int(re.split(r"\D", variables["SLURM_TASKS_PER_NODE"])[0]),
-        master_address=variables.get("MASTER_ADDR") or variables["SLURM_LAUNCH_NODE_IPADDR"],
+        local_world_size=local_world_size,
+        master_address=_master(address, all_here=local_world_size == world_size),
         # The same on every rank and different for jobs that share a node.
         master_port=int(
             variables.get("MASTER_PORT", 20000 + int(variables["SLURM_JOB_ID"]) % 20000)
@@ -140,3 +155,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
+
+
+def own_address() -> str | None:
+    """The address that this machine's own name resolves to; None if it does not resolve."""
+    try:
+        return str(socket.getaddrinfo(socket.gethostname(), None)[0][4][0])
+    except OSError:
+        return None

@@ -11,12 +11,14 @@ from multiprocessing.connection import Connection
 import torch
 import torch.distributed as dist
 
+from systems import meeting
 from systems.cluster import Link
-from systems.environment import free_port
+from systems.environment import LOOPBACK
 from systems.links import SMALL_BYTES, neighbours_s
 
 LARGE_BYTES = 8 * 1024**2
 REPETITIONS = 15
+PATIENCE_S = 60.0
 
 
 def measure_loopback(ranks: int = 2) -> Link:
@@ -26,9 +28,9 @@ def measure_loopback(ranks: int = 2) -> Link:
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    port, size = free_port(), max(2, ranks)
+    store, size = meeting.serve(LOOPBACK, 0, PATIENCE_S), max(2, ranks)
     processes = [
-        context.Process(target=_main, args=(rank, size, port, theirs if rank == 0 else None))
+        context.Process(target=_main, args=(rank, size, store.port, theirs if rank == 0 else None))
         for rank in range(size)
     ]
     for process in processes:
@@ -47,12 +49,13 @@ def measure_loopback(ranks: int = 2) -> Link:
 
 def _main(rank: int, ranks: int, port: int, result: Connection | None) -> None:
     torch.set_num_threads(1)
+    meeting.stay_on_loopback()
     dist.init_process_group(
         "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
+        store=meeting.connect(LOOPBACK, port, PATIENCE_S),
         rank=rank,
         world_size=ranks,
-        timeout=datetime.timedelta(seconds=60),
+        timeout=datetime.timedelta(seconds=PATIENCE_S),
     )
     large_s, small_s = (
         neighbours_s(size, REPETITIONS).amax(1).median().item()

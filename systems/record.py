@@ -5,6 +5,7 @@ run.json             command, tier, roles, plan, environment; written before the
 steps/rank-0.jsonl   one line a step and rank, flushed at once: readable when a rank dies
 steps/last           number of the last step, known once the ranks have opened their data
 trace.json           spans for chrome://tracing or ui.perfetto.dev, if asked for
+failures.jsonl       why ranks failed, if any did, a line each (systems.failures)
 result.json          the summary; only a run that ended well has one
 """
 

@@ -45,14 +45,19 @@ def wait_for_ranks(running: dict[int, int]) -> int:
     return failed
 
 
-def tell(rank: int, code: int) -> None:
-    """Tell that a rank has failed: the launcher's process if it asks for it, else the user. So is
-    the user where the file cannot be written, such as on a full disk."""
+def tell(rank: int, code: int, reason: str = "") -> None:
+    """Tell that a rank has failed: the launcher's process if it asks for it, else the user.
+    So is the user where the file cannot be written, such as on a full disk.
+
+    Args:
+        reason: what the rank itself has said, where it is known.
+    """
     if TOLD in os.environ:
         with suppress(OSError), open(os.environ[TOLD], "a") as file:
             file.write(f"{rank} {code}\n")
             return file.flush()
-    print(f"error: rank {rank} {how_it_ended(code)}", file=sys.stderr, flush=True)
+    because = f": {reason}" if reason else ""
+    print(f"error: rank {rank} {how_it_ended(code)}{because}", file=sys.stderr, flush=True)
 
 
 def told(path: Path) -> tuple[int, int] | None:

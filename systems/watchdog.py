@@ -19,7 +19,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from systems import background
+from systems import background, failures
 from systems.hangs import Doing, table
 from systems.processes import identity, kill
 from systems.supervise import HANG_EXIT_CODE
@@ -111,7 +111,7 @@ class Watchdog:
                 continue
             me, doing = f"rank {self._rank} ({self._roles[self._rank]})", self._doing()
             what = f"waits for {doing.operation}" if doing.state == "waiting" else doing.operation
-            print(f"error: {me} {what}; {reason}", file=sys.stderr, flush=True)
+            failures.tell(self._rank, f"{me} {what}; {reason}")
             self._end()
 
     def _overdue(self, times: float) -> Operation | None:
@@ -161,12 +161,11 @@ class Watchdog:
             _of(told, role, silent=told == earlier)
             for role, earlier, told in zip(self._roles, before, after, strict=True)
         ]
-        print(
-            f"error: hang: rank {self._rank} ({self._roles[self._rank]}) has waited "
+        failures.tell(
+            self._rank,
+            f"hang: rank {self._rank} ({self._roles[self._rank]}) has waited "
             f"{time.monotonic() - overdue.since:.0f} s for {overdue.what}, longer than --timeout-s "
             f"{self._timeout_s:g}\n" + table(ranks, time.time()),
-            file=sys.stderr,
-            flush=True,
         )
         killed = [
             kill(told["process"], told["identity"])

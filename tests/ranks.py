@@ -7,7 +7,10 @@ second on two cores instead of several seconds a rank.
 import io
 import multiprocessing
 import os
+import socket
+import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -113,6 +116,32 @@ def _packed(result: tuple[bool, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(result, buffer)
     return buffer.getvalue()
+
+
+def listening(process: int | None = None) -> Counter[str]:
+    """The addresses at which a process and its children listen, each as often as they do."""
+    found: Counter[str] = Counter()
+    for one in family(os.getpid() if process is None else process):
+        own = {os.readlink(link) for link in Path(f"/proc/{one}/fd").iterdir() if link.is_symlink()}
+        for table in ("tcp", "tcp6"):
+            for line in Path(f"/proc/{one}/net/{table}").read_text().splitlines()[1:]:
+                words = line.split()
+                if words[3] == "0A" and f"socket:[{words[9]}]" in own:
+                    found[_address(words[1].partition(":")[0])] += 1
+    return found
+
+
+def _address(text: str) -> str:
+    """An address as /proc/net writes it: words of four bytes, in this machine's order."""
+    words = [int(text[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(text), 8)]
+    family = socket.AF_INET if len(words) == 1 else socket.AF_INET6
+    return socket.inet_ntop(family, b"".join(words))
+
+
+def family(process: int) -> list[int]:
+    """A process, its children, theirs, and so on."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [process, *(one for child in children for one in family(int(child)))]
 
 
 def ranks_of(folder: Path) -> dict[int, int]:

@@ -4,8 +4,10 @@
 #   NNODES=2 MASTER_ADDR=node0 launch/scripts/sparsepipe.sh          # on each of two nodes
 #   sbatch --nodes 2 launch/scripts/slurm.sh launch/scripts/sparsepipe.sh
 set -euo pipefail
-exec torchrun --nnodes "${NNODES:-1}" --nproc-per-node "${NPROC:-4}" \
+port=0 # a free one
+[[ "${NNODES:-1}" == 1 ]] || port=29500
+exec python -m launch.torchrun --nnodes "${NNODES:-1}" --nproc-per-node "${NPROC:-4}" \
     --rdzv-backend c10d --rdzv-id "${RUN_ID:-sparsepipe}" \
-    --rdzv-endpoint "${MASTER_ADDR:-localhost}:${MASTER_PORT:-29500}" \
+    --rdzv-endpoint "${MASTER_ADDR:-localhost}:${MASTER_PORT:-$port}" \
     ${LOG_RANK:+--local-ranks-filter "$LOG_RANK"} \
     -m launch worker "${JOB:-$(dirname "$0")/../jobs/sparsepipe-shapes.toml}" "$@"

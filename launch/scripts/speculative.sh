@@ -4,8 +4,10 @@
 #   launch/scripts/speculative.sh --speculative.method sigmoid
 #   sbatch launch/scripts/slurm.sh launch/scripts/speculative.sh
 set -euo pipefail
-exec torchrun --nnodes "${NNODES:-1}" --nproc-per-node "${NPROC:-1}" \
+port=0 # a free one
+[[ "${NNODES:-1}" == 1 ]] || port=29500
+exec python -m launch.torchrun --nnodes "${NNODES:-1}" --nproc-per-node "${NPROC:-1}" \
     --rdzv-backend c10d --rdzv-id "${RUN_ID:-speculative}" \
-    --rdzv-endpoint "${MASTER_ADDR:-localhost}:${MASTER_PORT:-29500}" \
+    --rdzv-endpoint "${MASTER_ADDR:-localhost}:${MASTER_PORT:-$port}" \
     ${LOG_RANK:+--local-ranks-filter "$LOG_RANK"} \
     -m launch worker "${JOB:-$(dirname "$0")/../jobs/transcribe.toml}" "$@"

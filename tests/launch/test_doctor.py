@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import json
 import shutil
+import socket
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +59,19 @@ def test_what_is_missing_comes_with_its_command(monkeypatch: pytest.MonkeyPatch)
         assert str(check()).startswith(said)
     assert checks._gxx().command == "apt-get install g++"
     assert "systems-testbed[deepspeed]" in checks._extra("deepspeed").command
+
+
+def test_a_machine_whose_name_does_not_resolve_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "gethostname", lambda: "no-such-host")
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    text = str(checks._own_name())
+    assert text.startswith("-    own name: no-such-host does not resolve; needed for runs over")
+    assert text.endswith("echo 127.0.1.1 no-such-host >> /etc/hosts")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [(2, 1, 6, "", ("192.0.2.7", 0))])
+    assert str(checks._own_name()) == "ok   own name: no-such-host resolves to 192.0.2.7"
 
 
 def test_a_full_disk_stops_the_base(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from systems.record import read_steps
-from tests.ranks import ranks_of
+from tests.ranks import listening, ranks_of
 
 DIGITS = "launch/jobs/stanza-digits.toml"
 LAUNCH = [sys.executable, "-m", "launch"]
@@ -129,6 +129,22 @@ def test_a_killed_rank_ends_the_run_and_is_named(
     assert ranks_of(folder) == {}
     assert len(read_steps(folder, 0)) > 3
     assert not (folder / "result.json").exists()
+
+
+@pytest.mark.parametrize("endless", ["torchrun", "local"], indirect=True)
+def test_a_run_on_one_machine_listens_on_loopback_only_and_outlives_its_reader(
+    endless: tuple[subprocess.Popen[str], Path],
+) -> None:
+    process, folder = endless
+    of_run = listening(process.pid)
+    assert set(of_run) == {"127.0.0.1"}
+    assert sum(of_run.values()) > 2  # the store, and gloo in every rank
+    assert process.stdout is not None
+    process.stdout.close()
+    lines = folder / "steps" / "rank-1.jsonl"
+    before = lines.stat().st_size
+    wait_until(lambda: lines.stat().st_size > before + 10_000, "more steps")
+    assert process.poll() is None
 
 
 def test_a_stopped_rank_ends_the_run_and_is_named(

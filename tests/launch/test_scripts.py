@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from systems import failures
 from systems.environment import free_port
 from tests.launch.slurm import JOB_ID, install
 
@@ -54,6 +55,28 @@ def test_one_node_shows_the_rank_that_is_wanted(tmp_path: Path, variables: dict[
     text = output(start(command, variables, NPROC="2", LOG_RANK="1"))
     assert "tier measured" not in text  # rank 0 says so
     assert len(result_of(tmp_path / "record")["loss"]) == 4
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    "agent",
+    ["launch.torchrun", pytest.param("torch.distributed.run", marks=pytest.mark.slow)],
+)
+def test_the_reason_of_a_rank_that_is_not_shown_is_printed_and_kept(
+    agent: str, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    command = [sys.executable, "-m", agent, "--nproc-per-node", "2", "--local-ranks-filter", "1"]
+    worker = ["-m", "launch", "worker", "launch/jobs/stanza-digits.toml", *STANZA]
+    flags = ["--resume", str(tmp_path / "nowhere"), "--out", str(tmp_path / "record")]
+    process = start([*command, *worker, *flags], variables)
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode not in (0, None)
+    reason = f"{tmp_path}/nowhere: no sound checkpoint there"
+    assert reason in text
+    if agent == "launch.torchrun":
+        assert text.splitlines()[-1].startswith("error: rank ")
+        assert reason in text.splitlines()[-1]
+    assert any(reason in line["reason"] for line in failures.read(tmp_path / "record"))
 
 
 @pytest.mark.slow  # SLURM's test below starts two agents too

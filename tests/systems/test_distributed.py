@@ -4,6 +4,7 @@ import dataclasses
 import socket
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from systems.distributed import choose_device, start, stop
 from systems.environment import Environment, environment
 from systems.schema import InputError
-from tests.ranks import run_ranks
+from tests.ranks import listening, run_ranks
 
 MASTER = {"MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29501"}
 TORCHRUN = MASTER | {
@@ -108,6 +109,31 @@ def test_torchrun_comes_before_mpi_and_slurm() -> None:
 
 def test_slurms_own_pmi_is_not_mpirun() -> None:
     assert environment(SLURM | {"PMI_RANK": "1", "PMI_SIZE": "4"}).launcher == "slurm"
+
+
+@pytest.mark.parametrize(
+    ("variables", "size"),
+    [
+        (TORCHRUN, "LOCAL_WORLD_SIZE"),
+        (OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_SIZE"),
+        (MPICH, "MPI_LOCALNRANKS"),
+        (SLURM, "SLURM_TASKS_PER_NODE"),
+    ],
+)
+def test_ranks_that_are_all_here_meet_on_loopback(variables: Mapping[str, str], size: str) -> None:
+    nowhere = variables | {"MASTER_ADDR": "no-such-host"}
+    assert environment(nowhere).master_address == "no-such-host"
+    assert environment(nowhere | {size: "8"}).master_address == "127.0.0.1"
+    # So the launcher says that two of its agents are on this machine.
+    assert environment(variables | {"MASTER_ADDR": "localhost"}).master_address == "127.0.0.1"
+
+
+def test_ranks_may_be_anywhere_if_nobody_says_how_many_are_here() -> None:
+    variables = {k: v for k, v in TORCHRUN.items() if k != "LOCAL_WORLD_SIZE"}
+    assert environment(variables).master_address == "10.0.0.7"
+    deepspeed = environment(variables | {"LOCAL_SIZE": "4"})
+    assert (deepspeed.local_world_size, deepspeed.master_address) == (4, "10.0.0.7")
+    assert environment(variables | {"LOCAL_SIZE": "8"}).master_address == "127.0.0.1"
 
 
 def test_a_variable_that_is_no_number_is_refused() -> None:
@@ -209,7 +235,8 @@ def test_missing_ranks_are_named_with_their_roles(missing: tuple[int, ...], said
 def test_a_taken_port_is_no_missing_rank() -> None:
     with socket.create_server(("", 0)) as taken:
         place = dataclasses.replace(environment({}), master_port=taken.getsockname()[1])
-        with pytest.raises(RuntimeError, match="in use"):
+        port = place.master_port
+        with pytest.raises(InputError, match=f"port {port} cannot be .*in use; give another port"):
             start(place, ["single"], timeout_s=1, device="cpu")
     assert not dist.is_initialized()
 
@@ -230,6 +257,7 @@ def live() -> dict[str, Any]:
         "alone": alone is None,
         "pair": pair is not None,
         "total": total.item(),
+        "listening": listening(),
         "kind": (world.launcher, world.backend, world.device.type),
     }
     stop(world)
@@ -260,6 +288,13 @@ def test_group_is_for_its_members_and_never_of_one(lives: list[dict[str, Any]]) 
     assert [x["alone"] for x in lives] == [True, True, True]
     assert [x["pair"] for x in lives] == [True, False, True]
     assert [x["total"] for x in lives] == [101.0, 10.0, 101.0]
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc/net")
+def test_ranks_that_are_all_here_listen_on_loopback_only(lives: list[dict[str, Any]]) -> None:
+    for x in lives:
+        assert set(x["listening"]) == {"127.0.0.1"}
 
 
 def restart() -> tuple[bool, bool]:

@@ -1,0 +1,45 @@
+"""Output whose reader has gone: what is printed after goes nowhere, and the program goes on.
+
+`launch run ... | head -1` must not end a training. Standard library only: it must run where a
+foreign package shadows ours.
+"""
+
+import io
+import os
+import sys
+from typing import Any, TextIO
+
+
+def outlive_readers() -> None:
+    """Let this process's stdout and stderr, and those of what it starts, outlive their readers."""
+    for descriptor in (0, 1, 2):  # one that the caller has closed would become some file's number
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+    sys.stdout, sys.stderr = _text(sys.stdout, 1), _text(sys.stderr, 2)
+
+
+class _Descriptor(io.FileIO):
+    """A file descriptor that turns into the null device once its reader has gone."""
+
+    def write(self, data: Any, /) -> int:
+        """Write all or a part of `data`; returns how many bytes."""
+        try:
+            return super().write(data) or 0
+        except BrokenPipeError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())
+            os.close(null)
+            return len(data)
+
+
+def _text(stream: TextIO | None, descriptor: int) -> io.TextIOWrapper:
+    """The stream that Python has made of a descriptor, on one that outlives its reader."""
+    encoding, errors, at_once = "utf-8", "backslashreplace", False
+    if isinstance(stream, io.TextIOWrapper):
+        stream.flush()
+        encoding, errors = stream.encoding, stream.errors or errors
+        at_once = stream.line_buffering or stream.write_through
+    buffered = io.BufferedWriter(_Descriptor(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(buffered, encoding, errors, line_buffering=at_once)

@@ -1,0 +1,42 @@
+"""The reason of a rank that fails is said, told to torchrun's agent, and kept in the record."""
+
+from pathlib import Path
+
+import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from systems import failures
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "_record", None)
+    monkeypatch.delenv(failures.AGENTS_FILE, raising=False)
+    monkeypatch.delenv(failures.TOLD, raising=False)
+
+
+def test_the_reason_is_said_told_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not failures.somebody_tells()
+    monkeypatch.setenv(failures.AGENTS_FILE, str(tmp_path / "error.json"))
+    assert failures.somebody_tells()
+    failures.keep_in(tmp_path)
+    failures.tell(1, "no such data\nand where it was looked for")
+    failures.keep(1, "what that led to")
+    said = capsys.readouterr().err
+    assert said == "error: no such data\nand where it was looked for\n"
+    own = ProcessFailure(1, 1, exitcode=1, error_file=str(tmp_path / "error.json"))
+    assert own.message["message"] == "no such data"  # type: ignore[index]
+    assert own.message["extraInfo"]["py_callstack"].endswith("looked for")  # type: ignore[index]
+    first, second = failures.read(tmp_path)
+    assert (first["rank"], first["reason"]) == (1, "no such data")
+    assert first["details"] == "and where it was looked for"
+    assert second["reason"] == "what that led to"
+
+
+def test_a_record_that_is_not_here_is_no_other_failure(tmp_path: Path) -> None:
+    failures.keep_in(tmp_path / "of-another-node")
+    failures.keep(0, "a reason")
+    assert failures.read(tmp_path / "of-another-node") == []
+    assert list(tmp_path.iterdir()) == []
