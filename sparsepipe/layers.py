@@ -6,6 +6,7 @@ floor(c / t) * t, whatever the kernel size.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -63,8 +64,8 @@ class Convolution(_Windowed):
     """y[u] = sum over offsets o of x[u + o] W[o], at every occupied voxel u of the output stride.
 
     [N, Cin] at tensor stride t to [M, Cout] at t x stride. Parameters: `kernel` [K, Cin, Cout], or
-    [Cin, Cout] if kernel size and stride are 1; with `bias`, `bias` [1, Cout]. Products are summed in
-    float32 or wider. Under torch.autocast it computes and returns what nn.Conv3d does: its type.
+    [Cin, Cout] if kernel size and stride are 1; with `bias`, `bias` [1, Cout]. Sums are taken in
+    float32 or wider. Under torch.autocast it computes in, and returns, autocast's type.
 
     Raises:
         InputError: a size that makes no sense; channels, types or devices that do not fit.
@@ -134,39 +135,40 @@ class ConvolutionTranspose(Convolution):
 
 
 class _Pooling(_Windowed):
+    """[N, C] at tensor stride t to [M, C] at t x stride."""
+
+    pool: Callable[[Tensor, KernelMap], Tensor]
+
     def __init__(self, kernel_size: int = 2, stride: int = 2, dilation: int = 1) -> None:
         super().__init__(kernel_size, stride, dilation)
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """See the class."""
+        stride, kernel_map = self.downward(tensor)
+        return SparseTensor.on(tensor.maps, stride, self.pool(tensor.features, kernel_map))
 
 
 class MaxPooling(_Pooling):
     """The largest of the neighbours present, or NaN if one is; gradients: see `max_pool`."""
 
-    def forward(self, tensor: SparseTensor) -> SparseTensor:
-        """[N, C] at tensor stride t to [M, C] at t x stride."""
-        stride, kernel_map = self.downward(tensor)
-        return SparseTensor.on(tensor.maps, stride, max_pool(tensor.features, kernel_map))
+    pool = staticmethod(max_pool)
 
 
 class AveragePooling(_Pooling):
     """The mean of the neighbours present: empty voxels do not count."""
 
-    def forward(self, tensor: SparseTensor) -> SparseTensor:
-        """[N, C] at tensor stride t to [M, C] at t x stride."""
-        stride, kernel_map = self.downward(tensor)
-        return SparseTensor.on(tensor.maps, stride, average_pool(tensor.features, kernel_map))
+    pool = staticmethod(average_pool)
 
 
 class SumPooling(_Pooling):
     """The sum of the neighbours present."""
 
-    def forward(self, tensor: SparseTensor) -> SparseTensor:
-        """[N, C] at tensor stride t to [M, C] at t x stride."""
-        stride, kernel_map = self.downward(tensor)
-        return SparseTensor.on(tensor.maps, stride, sum_pool(tensor.features, kernel_map))
+    pool = staticmethod(sum_pool)
 
 
 class PoolingTranspose(_Pooling):
-    """`SumPooling`'s map swapped: a voxel gets the sum of the coarser voxels that it was pooled to.
+    """`SumPooling`'s map swapped, from tensor stride t to t / stride: a voxel gets the sum of those
+    coarser voxels that it would be pooled to.
 
     With a stride as large as the kernel there is one such voxel, whose features are copied. This is
     what MinkowskiEngine 0.5.4 computes; its documentation says that the sum is divided by the
@@ -177,7 +179,7 @@ class PoolingTranspose(_Pooling):
     """
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
-        """[N, C] at tensor stride t to [M, C] at t / stride."""
+        """See the class."""
         stride, kernel_map = self.upward(tensor)
         return SparseTensor.on(tensor.maps, stride, sum_pool(tensor.features, kernel_map))
 
@@ -254,7 +256,8 @@ class InstanceNorm(nn.Module):
             refuse_mixed(tensor.features, self.weight)
         samples = features.split(tensor.maps.sizes(tensor.tensor_stride))
         rows = torch.cat([self._standardized(sample) for sample in samples])
-        return tensor.replace((rows * self.weight + self.bias).to(tensor.features.dtype))
+        rows = (rows * self.weight + self.bias).to(tensor.features.dtype)
+        return SparseTensor.on(tensor.maps, tensor.tensor_stride, rows)
 
     def _standardized(self, rows: Tensor) -> Tensor:
         if not len(rows):
@@ -280,7 +283,8 @@ class Linear(nn.Module):
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """[N, Cin] to [N, Cout]."""
-        refuse_mixed(*autocast(tensor.features, self.linear.weight))
+        features, weight = autocast(tensor.features, self.linear.weight)
+        refuse_mixed(features, weight)
         return tensor.replace(self.linear(tensor.features))
 
 

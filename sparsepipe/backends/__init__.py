@@ -35,7 +35,8 @@ LEAST_CAPABILITY = (8, 0)
 class Backend(Protocol):
     """Convolution with x [N, Cin], weight [K, Cin, Cout], N inputs and M outputs in the map.
 
-    Both have one type, which results have too; sums are taken in float32 or wider. The same function serves strided, dilated and transposed ones: the kernel map is all there is.
+    Both have one type, and results have it too; sums are taken in float32 or wider. The same
+    function serves strided, dilated and transposed ones: the kernel map is all there is.
     """
 
     def forward(self, features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsepipe.blocks import Block
 from sparsepipe.backends.narrow import in_wide_types
+from sparsepipe.blocks import Block
 from sparsepipe.kernel_map import KernelMap
 
 BUFFER_BYTES = 8 * 2**20
