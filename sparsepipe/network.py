@@ -173,8 +173,8 @@ def _traced(model: nn.Module) -> fx.Graph:
 
 
 def _groups(nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
-    """The nodes of each layer: one, or all from where a sparse tensor is taken apart to the last
-    that reads a part of it."""
+    """The nodes of each layer: one, or all from where a sparse tensor is taken apart, or a constant
+    is made, to the last that reads a part of it."""
     number = {node: i for i, node in enumerate(nodes)}
     parts: set[fx.Node] = set()
     groups: list[list[fx.Node]] = []
@@ -183,8 +183,8 @@ def _groups(nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
         if i > end:
             groups.append([])
         groups[-1].append(node)
-        read = set(node.all_input_nodes)
-        if _is_part(node) or (read and read <= parts):  # what also reads a sparse tensor makes one
+        # Constants and what is made of parts alone are parts; with a tensor they make a tensor.
+        if _is_part(node) or parts.issuperset(node.all_input_nodes):
             parts.add(node)
             end = max([end, *(number.get(user, len(nodes)) for user in node.users)])
     return groups
