@@ -153,8 +153,8 @@ def test_instance_norm_is_that_of_torch_on_a_full_volume() -> None:
         **{"weight": [1, 4], "bias": [1, 4]},
     }
     with torch.no_grad():
-        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-            mine.copy_(other.copy_(torch.randn(4)))
+        for parameter, same in zip(ours.parameters(), theirs.parameters(), strict=True):
+            parameter.copy_(same.copy_(torch.randn(4)))
     tensor = full_volume(volume)
     features, dense = tensor.features.requires_grad_(), volume.requires_grad_()
     output, expected = ours(tensor).features, full_volume(theirs(dense)).features

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsepipe import layers as sp
+from sparsepipe.kernel_map import Kernel
 from sparsepipe.models import DENSE, MinkUNet, MinkVGG16
 from sparsepipe.network import Network
 from sparsepipe.pooling import average_pool
@@ -179,18 +180,16 @@ class Excitation(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.last = sp.Convolution(2, 4), sp.Convolution(4, 3)
-        self.pooling = sp.MaxPooling(3, 1)
 
     def forward(self, x: Any) -> Any:
         y = self.first(x)
-        smooth = average_pool(y.features, y.maps.kernel_map(self.pooling.kernel))
+        smooth = average_pool(y.features, y.maps.kernel_map(Kernel(3, 1, 1, 1)))
         return self.last(y.replace(smooth)).features
 
 
 def test_functions_on_features_are_recorded_with_their_gradients() -> None:
     torch.manual_seed(1)
     model, inputs = Excitation().double(), random_tensor(2)
-    model.pooling.kernel = model.pooling.downward(inputs)[1].kernel
     network = Network(model)
     operations = [layer.operation.partition("(")[0] for layer in network.layers]
     pooled = "maps, Kernel, kernel_map, features, average_pool, replace"

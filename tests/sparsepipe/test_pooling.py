@@ -1,11 +1,14 @@
 """Pooling equals a loop over voxels, and PyTorch's on full volumes, with NaN and narrow types."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsepipe.coordinates import kernel_offsets
+from sparsepipe.kernel_map import KernelMap
 from sparsepipe.layers import (
     AveragePooling,
     GlobalAveragePooling,
@@ -44,7 +47,7 @@ def test_pooling_is_that_of_a_loop(
 
 @pytest.mark.parametrize("pool", [max_pool, average_pool, sum_pool])
 @pytest.mark.parametrize(("size", "stride"), [(1, 2), (2, 2), (3, 1), (3, 2)])
-def test_gradients(pool: type[MaxPooling], size: int, stride: int) -> None:
+def test_gradients(pool: Callable[[Tensor, KernelMap], Tensor], size: int, stride: int) -> None:
     tensor = random_tensor(2, voxels=40)
     _, kernel_map = MaxPooling(size, stride).downward(tensor)
     features = tensor.features.requires_grad_()
@@ -157,7 +160,8 @@ def test_transposed_pooling_is_a_transposed_convolution_with_ones(
     ones = torch.ones(size, size, size, dtype=dtype).expand(3, 1, -1, -1, -1)
     spread = F.conv_transpose3d(dense, ones, stride=stride, groups=3)
     lead = size // 2 if size % 2 else 0
-    expected = full_volume(F.pad(spread, [0, 6] * 3)[(..., *[slice(lead, lead + 6)] * 3)])
+    inside = slice(lead, lead + 6)
+    expected = full_volume(F.pad(spread, [0, 6] * 3)[..., inside, inside, inside])
     assert_close(output.features, expected.features)
     gradient = torch.randn_like(output.features)
     grads = [

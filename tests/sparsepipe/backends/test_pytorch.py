@@ -60,11 +60,12 @@ def test_narrow_types_are_rounded_once(name: str, dtype: torch.dtype) -> None:
     """Outputs, and the gradients of features and weight, are the nearest values to the exact."""
     kernel_map = _map(random_tensor(voxels=500), Kernel(3, 1, 1, 1), False)
     x, weight = random_values(kernel_map, 16, 16, dtype)
-    wide = [value.detach().double().requires_grad_() for value in (x, weight)]
-    output, expected = convolve(x, weight, kernel_map, name), convolve(*wide, kernel_map, name)
+    wide_x, wide_weight = (value.detach().double().requires_grad_() for value in (x, weight))
+    output = convolve(x, weight, kernel_map, name)
+    expected = convolve(wide_x, wide_weight, kernel_map, name)
     gradient = torch.randn_like(output)
     ours = torch.autograd.grad(output, [x, weight], gradient)
-    theirs = torch.autograd.grad(expected, wide, gradient.double())
+    theirs = torch.autograd.grad(expected, [wide_x, wide_weight], gradient.double())
     for a, b in zip((output, *ours), (expected, *theirs), strict=True):
         assert a.dtype == dtype
         error = (a.double() - b).detach().abs()
