@@ -95,8 +95,10 @@ class KernelMap:
 
     @cached_property
     def inputs_by_output(self) -> Tensor:
-        """int32 [P]: the input rows sorted by output row, then by offset."""
-        return self.input_rows.index_select(0, self.output_rows.argsort(stable=True))
+        """int32 [P]: the input rows sorted by output row; those of one output ascend."""
+        inputs = max(len(self.input_keys), 1)
+        pairs = (self.output_rows.long() * inputs + self.input_rows).sort().values
+        return (pairs % inputs).int()
 
     @cached_property
     def firsts(self) -> Tensor:

@@ -6,13 +6,21 @@ floor(c / t) * t, whatever the kernel size.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from sparsepipe import backends
 from sparsepipe.kernel_map import Kernel, KernelMap
-from sparsepipe.pooling import average_pool, max_pool
+from sparsepipe.pooling import (
+    average_of_samples,
+    average_pool,
+    max_of_samples,
+    max_pool,
+    sum_pool,
+)
+from sparsepipe.precision import autocast, refuse_mixed, widened
 from sparsepipe.tensor import SparseTensor
 from systems.schema import InputError
 
@@ -56,7 +64,8 @@ class Convolution(_Windowed):
     """y[u] = sum over offsets o of x[u + o] W[o], at every occupied voxel u of the output stride.
 
     [N, Cin] at tensor stride t to [M, Cout] at t x stride. Parameters: `kernel` [K, Cin, Cout], or
-    [Cin, Cout] if kernel size and stride are 1; with `bias`, `bias` [1, Cout].
+    [Cin, Cout] if kernel size and stride are 1; with `bias`, `bias` [1, Cout]. Sums are taken in
+    float32 or wider. Under torch.autocast it computes in, and returns, autocast's type.
 
     Raises:
         InputError: a size that makes no sense; channels, types or devices that do not fit.
@@ -98,7 +107,9 @@ class Convolution(_Windowed):
         weight = self.kernel.view(-1, self.in_channels, self.out_channels)
         features = backends.convolve(tensor.features, weight, kernel_map, self.backend)
         if self.bias is not None:
-            features = features + self.bias
+            (bias,) = autocast(self.bias)
+            refuse_mixed(features, bias, "bias")
+            features = features + bias
         return SparseTensor.on(tensor.maps, stride, features)
 
     def extra_repr(self) -> str:
@@ -123,36 +134,67 @@ class ConvolutionTranspose(Convolution):
         return self._convolved(tensor, *self.upward(tensor))
 
 
-class MaxPooling(_Windowed):
-    """The largest of the neighbours present; the gradient goes to the first that is it."""
+class _Pooling(_Windowed):
+    """[N, C] at tensor stride t to [M, C] at t x stride."""
+
+    pool: Callable[[Tensor, KernelMap], Tensor]
 
     def __init__(self, kernel_size: int = 2, stride: int = 2, dilation: int = 1) -> None:
         super().__init__(kernel_size, stride, dilation)
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
-        """[N, C] at tensor stride t to [M, C] at t x stride."""
+        """See the class."""
         stride, kernel_map = self.downward(tensor)
-        return SparseTensor.on(tensor.maps, stride, max_pool(tensor.features, kernel_map))
+        return SparseTensor.on(tensor.maps, stride, self.pool(tensor.features, kernel_map))
 
 
-class AveragePooling(MaxPooling):
+class MaxPooling(_Pooling):
+    """The largest of the neighbours present, or NaN if one is; gradients: see `max_pool`."""
+
+    pool = staticmethod(max_pool)
+
+
+class AveragePooling(_Pooling):
     """The mean of the neighbours present: empty voxels do not count."""
 
+    pool = staticmethod(average_pool)
+
+
+class SumPooling(_Pooling):
+    """The sum of the neighbours present."""
+
+    pool = staticmethod(sum_pool)
+
+
+class PoolingTranspose(_Pooling):
+    """`SumPooling`'s map swapped, from tensor stride t to t / stride: a voxel gets the sum of those
+    coarser voxels that it would be pooled to.
+
+    With a stride as large as the kernel there is one such voxel, whose features are copied. This is
+    what MinkowskiEngine 0.5.4 computes; its documentation says that the sum is divided by the
+    number of voxels in it, which its code does not do.
+
+    Raises:
+        InputError: a stride that does not divide t; no voxels at t / stride.
+    """
+
     def forward(self, tensor: SparseTensor) -> SparseTensor:
-        """[N, C] at tensor stride t to [M, C] at t x stride."""
-        stride, kernel_map = self.downward(tensor)
-        return SparseTensor.on(tensor.maps, stride, average_pool(tensor.features, kernel_map))
+        """See the class."""
+        stride, kernel_map = self.upward(tensor)
+        return SparseTensor.on(tensor.maps, stride, sum_pool(tensor.features, kernel_map))
 
 
 class GlobalMaxPooling(nn.Module):
     """[N, C] to [batch size, C] at tensor stride 0: one row for each sample, in batch order.
 
-    An empty sample's row is 0.
+    An empty sample's row is 0. NaN and gradients are handled as in `MaxPooling`.
     """
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """See the class."""
-        return _pooled(tensor, [_largest(rows) for rows in tensor.decomposed])
+        sizes = tensor.maps.sizes(tensor.tensor_stride)
+        rows = max_of_samples(tensor.features, sizes)
+        return SparseTensor.on(tensor.maps, tensor.maps.pool(tensor.tensor_stride), rows)
 
 
 class GlobalAveragePooling(nn.Module):
@@ -160,22 +202,18 @@ class GlobalAveragePooling(nn.Module):
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """See the class."""
-        return _pooled(tensor, [rows.sum(0) / max(len(rows), 1) for rows in tensor.decomposed])
-
-
-def _largest(rows: Tensor) -> Tensor:
-    return rows.max(0).values if len(rows) else rows.sum(0)
-
-
-def _pooled(tensor: SparseTensor, rows: list[Tensor]) -> SparseTensor:
-    return SparseTensor.on(tensor.maps, tensor.maps.pool(tensor.tensor_stride), torch.stack(rows))
+        sizes = tensor.maps.sizes(tensor.tensor_stride)
+        rows = average_of_samples(tensor.features, sizes)
+        return SparseTensor.on(tensor.maps, tensor.maps.pool(tensor.tensor_stride), rows)
 
 
 class BatchNorm(nn.Module):
     """nn.BatchNorm1d over all voxels of the batch; its parameters are `bn.weight` and so on.
 
+    Statistics are taken in float32 or wider. Parameters may be float32 where features are narrower.
+
     Raises:
-        InputError: in training, fewer than two voxels.
+        InputError: in training, fewer than two voxels; parameters of another type.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
@@ -188,11 +226,56 @@ class BatchNorm(nn.Module):
             raise InputError(
                 f"BatchNorm in training on {len(tensor)} voxels: give larger clouds or batches"
             )
+        if self.bn.weight.dtype != widened(tensor.features).dtype:
+            refuse_mixed(tensor.features, self.bn.weight)
         return tensor.replace(self.bn(tensor.features))
 
 
+class InstanceNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * weight + bias, of each sample over its own voxels.
+
+    The variance is divided by the number of voxels; there are no running statistics. Parameters
+    are `weight` and `bias`, [1, C]. They and the default of eps are those of MinkowskiEngine's
+    MinkowskiInstanceNorm. Statistics are taken in float32 or wider.
+
+    Raises:
+        InputError: parameters of another type than the features; they may be float32 where features
+            are narrower.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(1, channels))
+        self.bias = nn.Parameter(torch.zeros(1, channels))
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """[N, C] to [N, C]."""
+        features = widened(tensor.features)
+        if self.weight.dtype != features.dtype:
+            refuse_mixed(tensor.features, self.weight)
+        samples = features.split(tensor.maps.sizes(tensor.tensor_stride))
+        rows = torch.cat([self._standardized(sample) for sample in samples])
+        rows = (rows * self.weight + self.bias).to(tensor.features.dtype)
+        return SparseTensor.on(tensor.maps, tensor.tensor_stride, rows)
+
+    def _standardized(self, rows: Tensor) -> Tensor:
+        if not len(rows):
+            return rows
+        centred = rows - rows.mean(0)
+        return centred * (centred.square().mean(0) + self.eps).rsqrt()
+
+    def extra_repr(self) -> str:
+        """What print shows."""
+        return f"{self.weight.shape[1]}, eps={self.eps}"
+
+
 class Linear(nn.Module):
-    """nn.Linear on every row; its parameters are `linear.weight` and `linear.bias`."""
+    """nn.Linear on every row; its parameters are `linear.weight` and `linear.bias`.
+
+    Raises:
+        InputError: parameters of another type than the features, without torch.autocast.
+    """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
@@ -200,6 +283,8 @@ class Linear(nn.Module):
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """[N, Cin] to [N, Cout]."""
+        features, weight = autocast(tensor.features, self.linear.weight)
+        refuse_mixed(features, weight)
         return tensor.replace(self.linear(tensor.features))
 
 

@@ -4,8 +4,10 @@
     head, tail = network.stage(0, 20), network.stage(20, len(network.layers))
     (logits,) = tail(*head(inputs))
 
-The network is traced with torch.fx. What a kit makes is one layer, and so are additions and
-concatenations; layer i is layer i of a `ModelProfile` of the same network.
+The network is traced with torch.fx. A module of `sparsepipe.layers` is one layer, and so are
+PyTorch's modules, additions and `sparsepipe.tensor.cat`; layer i is layer i of a `ModelProfile` of
+the same network. Operations from `x.features` to `x.replace(...)` are one layer together: features
+without their voxels cannot be divided by samples, so they never cross from one stage to the next.
 
 Values that layers beyond the next stage read (the skips of MinkUNet) are handed through every stage
 in between, not sent past it. A stage then talks to its neighbours alone, what a cut costs does not
@@ -13,15 +15,22 @@ depend on where the others are, so that a planner can add up cuts, and a value a
 voxels that a transposed convolution returns to.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
+from typing import Any
 
 from torch import fx, nn
 
 from sparsepipe import layers
 from sparsepipe.models import kit
+from sparsepipe.tensor import SparseTensor
 from systems.schema import InputError
+
+PARTS = {"dense", *SparseTensor.__annotations__}
+PARTS |= {name for name, value in vars(SparseTensor).items() if isinstance(value, property)}
+"""Attributes and methods of a sparse tensor that give something else, such as `features`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +41,8 @@ class Layer:
     inputs: tuple[str, ...]
     """Names of the layers whose outputs it reads; none for one that reads the network's input."""
     operation: str
-    """The layer as PyTorch prints it, such as "Dropout(p=0.5, inplace=False)"; "add" or "cat"."""
+    """The layer as PyTorch prints it, such as "Dropout(p=0.5, inplace=False)"; "add" or "cat"; of
+    several operations in a row "features, relu, replace"."""
     parameter_bytes: int
 
 
@@ -61,18 +71,23 @@ class Network:
     def __init__(self, model: nn.Module) -> None:
         """Trace `model`, which takes one value and returns one. It is not changed.
 
+        Arguments of its `forward` that have defaults keep them.
+
         Raises:
-            InputError: torch.fx cannot trace it, or layers share parameters.
+            InputError: torch.fx cannot trace it, it takes or returns several values, or layers
+                share parameters.
         """
         self._model = model
-        nodes = list(_traced(model).nodes)
-        self._input, self._nodes, output = nodes[0], nodes[1:-1], nodes[-1]
-        _refuse_shared_parameters(model, self._nodes)
-        self.layers = tuple(_layer(model, node) for node in self._nodes)
-        number = {node: i for i, node in enumerate((*self._nodes, output))}
+        self._input, *nodes, output = _traced(model).nodes
+        _refuse_shared_parameters(model, nodes)
+        self._groups = _groups(nodes)
+        owner = {node: group[-1].name for group in self._groups for node in group}
+        self.layers = tuple(_layer(model, group, owner) for group in self._groups)
+        self._number = {node: i for i, group in enumerate(self._groups) for node in group}
+        self._number |= {self._input: -1, output: len(self._groups)}
         self._last_use = {
-            node: max((number[user] for user in node.users), default=-1)
-            for node in (self._input, *self._nodes)
+            node: max((self._number[user] for user in node.users), default=-1)
+            for node in (self._input, *nodes)
         }
 
     def crossing(self, position: int) -> tuple[str, ...]:
@@ -86,58 +101,117 @@ class Network:
         Raises:
             InputError: no such layers.
         """
-        if not 0 <= first < end <= len(self._nodes):
+        if not 0 <= first < end <= len(self._groups):
             raise InputError(
                 f"a stage of the layers from {first} to before {end}: give 0 <= first < end <= "
-                f"{len(self._nodes)}"
+                f"{len(self._groups)}"
             )
         graph = fx.Graph()
         values = {node: graph.placeholder(node.name) for node in self._crossing(first)}
-        for node in self._nodes[first:end]:
+        for node in chain.from_iterable(self._groups[first:end]):
             values[node] = graph.node_copy(node, values.__getitem__)
         graph.output(tuple(values[node] for node in self._crossing(end)))
         return Stage(self._model, graph, class_name="Stage")
 
     def stages(self, cuts: Sequence[int]) -> list[Stage]:
         """The stages between the cuts, which are layer numbers that ascend: one more than cuts."""
-        bounds = [0, *cuts, len(self._nodes)]
+        bounds = [0, *cuts, len(self._groups)]
         return [self.stage(first, end) for first, end in pairwise(bounds)]
 
     def _crossing(self, position: int) -> list[fx.Node]:
-        before = [self._input, *self._nodes[:position]]
-        return [node for node in before if self._last_use[node] >= position]
+        return [n for n, last in self._last_use.items() if self._number[n] < position <= last]
 
 
 class _Tracer(fx.Tracer):
+    """Traces a network of one input."""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = type(m).__module__ in (layers.__name__, kit.__name__)
-        return ours or super().is_leaf_module(m, module_qualified_name)
+        """Our own layers, and classes that somebody derived from them, are leaves too."""
+        homes = {base.__module__ for base in type(m).__mro__}
+        return bool(homes & {layers.__name__, kit.__name__}) or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """The first argument alone is traced; Python gives the others their defaults."""
+        (first,) = _inputs(root_fn)
+        return root_fn, [self.root, self.create_proxy("placeholder", first, (), {})]
+
+
+def _inputs(forward: Callable[..., Any]) -> list[str]:
+    """The values that a network must be given; the first of those that it may be given if none."""
+    _, *given = inspect.signature(forward).parameters.values()
+    given = [parameter for parameter in given if parameter.kind != parameter.VAR_KEYWORD]
+    required = [p for p in given if p.default is p.empty and p.kind != p.VAR_POSITIONAL]
+    return [parameter.name for parameter in required or given[:1]]
 
 
 def _traced(model: nn.Module) -> fx.Graph:
-    name = type(model).__name__
+    problem = f"{type(model).__name__} cannot be cut into layers"
+    inputs = _inputs(type(model).forward)
+    if len(inputs) != 1:
+        raise InputError(
+            f"{problem}: its forward needs {len(inputs)} values ({', '.join(inputs)}): give a "
+            "network of one input, or defaults to the others"
+        )
     try:
         graph = _Tracer().trace(model)
     except Exception as error:  # fx raises whatever the network's own code raises on its proxies
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{name} cannot be cut into layers: torch.fx: {reason}") from error
-    kinds = [node.op for node in graph.nodes]
-    if kinds.count("placeholder") != 1 or "get_attr" in kinds:
+        raise InputError(f"{problem}: torch.fx: {reason}") from error
+    loose = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    if loose:
         raise InputError(
-            f"{name} cannot be cut into layers: give a network of one input whose parameters all "
-            "belong to layers"
+            f"{problem}: it reads {', '.join(loose)} outside any layer: give a network whose "
+            "parameters all belong to layers"
         )
+    if not isinstance(graph.output_node().args[0], fx.Node):
+        raise InputError(f"{problem}: it returns several values or none: give one that returns one")
     return graph
 
 
-def _layer(model: nn.Module, node: fx.Node) -> Layer:
-    module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
-    function = getattr(node.target, "__name__", str(node.target))
+def _groups(nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
+    """The nodes of each layer: one, or all from where a sparse tensor is taken apart, or a constant
+    is made, to the last that reads a part of it."""
+    number = {node: i for i, node in enumerate(nodes)}
+    parts: set[fx.Node] = set()
+    groups: list[list[fx.Node]] = []
+    end = -1  # of the layer that the node belongs to
+    for i, node in enumerate(nodes):
+        if i > end:
+            groups.append([])
+        groups[-1].append(node)
+        # Constants and what is made of parts alone are parts; with a tensor they make a tensor.
+        if _is_part(node) or parts.issuperset(node.all_input_nodes):
+            parts.add(node)
+            end = max([end, *(number.get(user, len(nodes)) for user in node.users)])
+    return groups
+
+
+def _is_part(node: fx.Node) -> bool:
+    accesses = node.target is getattr or node.op == "call_method"
+    return accesses and _operation(node) in PARTS
+
+
+def _operation(node: fx.Node) -> str:
+    if node.target is getattr:
+        return str(node.args[1])
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def _layer(model: nn.Module, group: Sequence[fx.Node], owner: dict[fx.Node, str]) -> Layer:
+    name = group[-1].name
+    read = (owner.get(source) for node in group for source in node.all_input_nodes)
+    modules = {n: model.get_submodule(str(n.target)) for n in group if n.op == "call_module"}
     return Layer(
-        name=node.name,
-        inputs=tuple(source.name for source in node.all_input_nodes if source.op != "placeholder"),
-        operation=function if module is None else " ".join(repr(module).split()),
-        parameter_bytes=0 if module is None else sum(p.nbytes for p in module.parameters()),
+        name=name,
+        inputs=tuple(dict.fromkeys(made for made in read if made not in (None, name))),
+        operation=", ".join(
+            " ".join(repr(modules[n]).split()) if n in modules else _operation(n) for n in group
+        ),
+        parameter_bytes=sum(p.nbytes for module in modules.values() for p in module.parameters()),
     )
 
 

@@ -8,7 +8,8 @@
     gradients = reduction.finish()
 
 Gradients are of a sum of losses divided by the whole mini-batch's count: summing them over the
-replicas, whatever samples each has had, is the gradient of the mini-batch's mean.
+replicas, whatever samples each has had, is the gradient of the mini-batch's mean. Narrow gradients
+are summed in float32, and rounded once.
 """
 
 from collections import deque
@@ -19,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sparsepipe.precision import widened
 from systems.distributed import World
 from systems.transport import TransportError
 from systems.waiting import waiting
@@ -44,6 +46,7 @@ class Reduction:
         names = ", ".join(map(str, ranks))
         self._what = f"all-reduce of the gradients of stage {stage} among ranks {names}"
         self._shapes = {name: p.shape for name, p in parameters.items()}
+        self._types = {name: p.dtype for name, p in parameters.items()}
         self._parts = _parts({name: p.nbytes for name, p in parameters.items()})
         self._part_of = {name: i for i, part in enumerate(self._parts) for name in part}
         self._leaves: Mapping[str, Tensor] = {}
@@ -102,7 +105,7 @@ class Reduction:
             shapes = [self._shapes[name] for name in part]
             pieces = buffer.split([shape.numel() for shape in shapes])
             for name, shape, piece in zip(part, shapes, pieces, strict=True):
-                gradients[name] = piece.view(shape)
+                gradients[name] = piece.view(shape).to(self._types[name])
         return gradients
 
     def _ready(self, name: str) -> None:
@@ -112,7 +115,7 @@ class Reduction:
 
     def _start(self) -> None:
         part = self._parts[len(self._started)]
-        buffer = torch.cat([_gradient(self._leaves[name]).flatten() for name in part])
+        buffer = torch.cat([widened(_gradient(self._leaves[name])).flatten() for name in part])
         work = dist.all_reduce(buffer, group=self._group, async_op=True)
         assert work is not None  # this rank is in the group
         self._started.append((buffer, work))

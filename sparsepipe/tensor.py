@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sparsepipe.coordinate_maps import CoordinateMaps
 from sparsepipe.coordinates import MAX_BATCH_SIZE, pack
+from sparsepipe.traceable import traceable
 from systems.schema import InputError
 
 
@@ -132,6 +133,7 @@ class SparseTensor:
         return self.features.new_zeros(shape).index_put(index, self.features).movedim(-1, 1), first
 
 
+@traceable
 def cat(tensors: Sequence[SparseTensor]) -> SparseTensor:
     """The channels of tensors on the same voxels, one after the other.
 

@@ -122,7 +122,7 @@ def digest(network: nn.Module) -> int:
     """The first 48 bits of the parameters' and buffers' SHA-256: equal for equal networks."""
     sha = hashlib.sha256()
     for tensor in network.state_dict().values():
-        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        sha.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return int.from_bytes(sha.digest()[:6], "big")
 
 

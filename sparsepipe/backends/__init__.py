@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from sparsepipe.kernel_map import KernelMap
+from sparsepipe.precision import autocast, refuse_mixed
+from sparsepipe.traceable import traceable
 from systems.schema import InputError, remedy
 
 MODULES = {
@@ -33,7 +35,8 @@ LEAST_CAPABILITY = (8, 0)
 class Backend(Protocol):
     """Convolution with x [N, Cin], weight [K, Cin, Cout], N inputs and M outputs in the map.
 
-    The same function serves strided, dilated and transposed ones: the kernel map is all there is.
+    Both have one type, and results have it too; sums are taken in float32 or wider. The same
+    function serves strided, dilated and transposed ones: the kernel map is all there is.
     """
 
     def forward(self, features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -93,14 +96,18 @@ def _runs_triton(device: torch.device) -> bool:
     return True
 
 
+@traceable
 def convolve(
     features: Tensor, weight: Tensor, kernel_map: KernelMap, name: str = "native"
 ) -> Tensor:
     """Differentiable (once) convolution: [N, Cin] x [K, Cin, Cout] to [M, Cout].
 
+    Under torch.autocast features and weight are cast to its type first.
+
     Raises:
         InputError: shapes, types or devices that do not fit, or an unknown backend.
     """
+    features, weight = autocast(features, weight)
     _check(features, weight, kernel_map)
     output: Tensor = _Convolution.apply(
         features, weight, kernel_map, backend(name, features.device)
@@ -135,8 +142,7 @@ def _check(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> None:
             f"features {list(features.shape)} and weight {list(weight.shape)}: give [{inputs}, "
             f"Cin] and [{offsets}, Cin, Cout], as the kernel map has them"
         )
-    if features.dtype != weight.dtype:
-        raise InputError(f"features are {features.dtype}, weight is {weight.dtype}: convert one")
+    refuse_mixed(features, weight)
     if features.device != weight.device or features.device != kernel_map.input_rows.device:
         raise InputError(
             f"features on {features.device}, weight on {weight.device}, coordinates on "

@@ -1,7 +1,7 @@
 """Convolution on a CPU with the C++ kernels of `csrc/convolution.cpp`, built on first use.
 
-They multiply gathered rows without writing them down first, in float32 and float64; narrower types
-go to PyTorch's operators, which sum them in float32.
+They multiply gathered rows without writing them down first, in float32 and float64; float16 and
+bfloat16 are computed in float32, and the results rounded once.
 """
 
 import ctypes
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sparsepipe.backends import pytorch
+from sparsepipe.backends.narrow import in_wide_types
 from sparsepipe.kernel_map import KernelMap
 from systems.build import library
 from systems.schema import InputError
@@ -39,6 +40,7 @@ def kernels() -> ctypes.CDLL | None:
     return library(SOURCE, "sparse convolutions run with PyTorch's operators, slower", FLAGS)
 
 
+@in_wide_types
 def forward(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     """See `sparsepipe.backends.Backend`."""
     if not _serves(features):
@@ -46,6 +48,7 @@ def forward(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     return _convolved(features, weight, kernel_map, transpose=False)
 
 
+@in_wide_types
 def backward(
     gradient: Tensor,
     features: Tensor,

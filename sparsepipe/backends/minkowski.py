@@ -1,7 +1,8 @@
 """Convolution by MinkowskiEngine 0.5.4, the library that the SparsePipe paper builds on.
 
 `make minkowski` builds it for CPU. It is given the voxels and makes kernel maps of its own, so that
-a layer on this backend is the library's throughout: its maps, its products, its gradients.
+a layer on this backend is the library's throughout: its maps, its products, its gradients. It has
+float32 and float64; float16 and bfloat16 are computed in float32, and the results rounded once.
 """
 
 import collections
@@ -14,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from sparsepipe.backends.narrow import in_wide_types
 from sparsepipe.coordinates import unpack
 from sparsepipe.kernel_map import KernelMap
 from systems.schema import InputError
@@ -42,6 +44,7 @@ class _Place:
 _places: WeakKeyDictionary[KernelMap, _Place] = WeakKeyDictionary()
 
 
+@in_wide_types
 def forward(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     """See `sparsepipe.backends.Backend`."""
     if not len(kernel_map.output_rows):  # the library divides by it
@@ -57,6 +60,7 @@ def forward(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     return features.new_empty(output.shape).index_copy_(0, place.output_order, output)
 
 
+@in_wide_types
 def backward(
     gradient: Tensor,
     features: Tensor,

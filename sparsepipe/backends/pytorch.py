@@ -5,13 +5,14 @@ offset, and summed row by row in a fixed order, so results are the same in every
 blocks are as small as keeps the buffers, which all blocks share, in the cache: rows of all pairs at
 once, a multiple of the features, would go through memory and into pages that the system must clear
 first. On CUDA there is one block, since launches cost more. The native backend comes here where
-nothing faster runs, and for narrow types on a CPU.
+nothing faster runs. float16 and bfloat16 are computed in float32, and the results rounded once.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparsepipe.backends.narrow import in_wide_types
 from sparsepipe.blocks import Block
 from sparsepipe.kernel_map import KernelMap
 
@@ -22,6 +23,7 @@ PAIRS_PER_CHANNEL = 2
 bringing the weight into the cache takes as long as the product."""
 
 
+@in_wide_types
 def forward(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     """See `sparsepipe.backends.Backend`."""
     _, inner, outer = weight.shape
@@ -40,6 +42,7 @@ def forward(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     return output
 
 
+@in_wide_types
 def backward(
     gradient: Tensor,
     features: Tensor,
@@ -51,8 +54,7 @@ def backward(
     again, since keeping them would take several times the memory of the features."""
     _, inner, outer = weight.shape
     of_features = torch.empty_like(features) if needed[0] else None
-    # In float32 at least: a sum over all pairs in bfloat16 would lose the small ones.
-    of_weight = torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    of_weight = torch.empty_like(weight)
     blocks = _blocks(kernel_map.transpose, features, inner + outer)
     x_buffer, y_buffer = _buffers(blocks, features, inner, outer)
     transposed, of_weights = weight.transpose(1, 2).unbind(), of_weight.unbind()
@@ -73,7 +75,7 @@ def backward(
             of_features[block.rows] = _summed(x, block)
     for k in set(range(len(weight))) - begun:
         of_weights[k].zero_()
-    return of_features, of_weight.to(weight.dtype) if needed[1] else None
+    return of_features, of_weight if needed[1] else None
 
 
 def _blocks(kernel_map: KernelMap, features: Tensor, channels: int) -> list[Block]:
@@ -97,11 +99,7 @@ def _summed(values: Tensor, block: Block) -> Tensor:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
-    if first and total.dtype == left.dtype:
+    if first:
         torch.mm(left, right, out=total)
-    elif first:
-        total.copy_(torch.mm(left, right))
-    elif total.dtype == left.dtype:
-        total.addmm_(left, right)
     else:
-        total += torch.mm(left, right)
+        total.addmm_(left, right)

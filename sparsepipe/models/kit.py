@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from sparsepipe import layers
 from sparsepipe.tensor import SparseTensor, cat
-
-fx.wrap("cat")  # one layer of a traced network; torch.cat is one by itself
 
 
 @dataclass(frozen=True, kw_only=True)

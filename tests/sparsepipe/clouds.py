@@ -26,6 +26,13 @@ def random_tensor(
     return SparseTensor(features, torch.stack(fields, 1).int(), batch_size=4)
 
 
+def full_volume(volume: torch.Tensor) -> SparseTensor:
+    """All cells of a dense volume [B, C, X, Y, Z] as voxels from 0 on, the rows in their order."""
+    batch, channels, *sizes = volume.shape
+    cells = torch.cartesian_prod(torch.arange(batch), *map(torch.arange, sizes)).int()
+    return SparseTensor(volume.movedim(1, -1).reshape(-1, channels), cells, batch_size=batch)
+
+
 def real_tensor(channels: int, dtype: torch.dtype) -> SparseTensor:
     """A LiDAR frame and meshes' vertices, in one batch, with random features."""
     folder = os.environ.get("TESTBED_DATA")

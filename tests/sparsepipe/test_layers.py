@@ -17,6 +17,7 @@ from sparsepipe.layers import (
     Dropout,
     GlobalAveragePooling,
     GlobalMaxPooling,
+    InstanceNorm,
     Linear,
     MaxPooling,
     ReLU,
@@ -25,6 +26,7 @@ from sparsepipe.tensor import SparseTensor
 from systems.schema import InputError
 from tests.sparsepipe.clouds import (
     assert_close,
+    full_volume,
     random_tensor,
     real_tensor,
 )
@@ -142,6 +144,157 @@ def test_rowwise_layers_are_those_of_torch() -> None:
     dropped = Dropout(0.5)(tensor).features
     assert 0 < int((dropped == 0).sum()) < dropped.numel()
     assert torch.equal(Dropout(0.5).eval()(tensor).features, tensor.features)
+
+
+def test_instance_norm_is_that_of_torch_on_a_full_volume() -> None:
+    volume = torch.randn(3, 4, 5, 6, 2, dtype=torch.float64) * 3 + 2
+    ours, theirs = InstanceNorm(4).double(), nn.InstanceNorm3d(4, eps=1e-8, affine=True).double()
+    assert {name: list(p.shape) for name, p in ours.state_dict().items()} == {
+        **{"weight": [1, 4], "bias": [1, 4]},
+    }
+    with torch.no_grad():
+        for parameter, same in zip(ours.parameters(), theirs.parameters(), strict=True):
+            parameter.copy_(same.copy_(torch.randn(4)))
+    tensor = full_volume(volume)
+    features, dense = tensor.features.requires_grad_(), volume.requires_grad_()
+    output, expected = ours(tensor).features, full_volume(theirs(dense)).features
+    assert_close(output, expected)
+    gradient = torch.randn_like(output)
+    mine = torch.autograd.grad(output, [features, ours.weight, ours.bias], gradient)
+    other = torch.autograd.grad(expected, [dense, theirs.weight, theirs.bias], gradient)
+    assert_close(mine[0], full_volume(other[0]).features)
+    for a, b in zip(mine[1:], other[1:], strict=True):
+        assert_close(a[0], b)
+
+
+def test_instance_norm_of_samples_with_one_voxel_or_none_and_of_narrow_types() -> None:
+    layer = InstanceNorm(2)
+    nn.init.constant_(layer.bias, 3)
+    cells = torch.tensor([[0, 1, 2, 3], *([2, x, 0, 0] for x in range(1000))], dtype=torch.int32)
+    features = torch.rand(len(cells), 2).mul(100).add(500).half().requires_grad_()
+    tensor = SparseTensor(features, cells, batch_size=4)
+    output = layer(tensor).features
+    assert output.dtype == torch.float16
+    assert output[0].tolist() == [3, 3]
+    part = features[1:].detach().double()
+    expected = 3 + (part - part.mean(0)) / part.std(0, correction=0)
+    assert torch.allclose(output[1:].double(), expected, rtol=1e-3, atol=1e-3)
+    output.sum().backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
+
+
+AUTOCAST = [torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", AUTOCAST)
+def test_autocast_does_to_convolutions_what_it_does_to_those_of_torch(
+    dtype: torch.dtype, given: torch.dtype, inside: bool
+) -> None:
+    """Types of outputs and gradients, and their values, with backward inside and outside of it."""
+    torch.manual_seed(0)
+    volume = torch.randn(2, 3, 4, 4, 4).to(given)
+    tensor = full_volume(volume)
+    ours, theirs = Convolution(3, 5, 3, bias=True), nn.Conv3d(3, 5, 3, padding=1)
+    with torch.no_grad():
+        weight = theirs.weight.permute(4, 3, 2, 1, 0).reshape(27, 3, 5)
+        assert ours.bias is not None
+        assert theirs.bias is not None
+        ours.kernel.copy_(weight)
+        ours.bias.copy_(theirs.bias)
+    features, dense = tensor.features.requires_grad_(), volume.requires_grad_()
+    gradients: list[list[Tensor]] = []
+    with torch.autocast("cpu", dtype):
+        output, expected = ours(tensor).features, full_volume(theirs(dense)).features
+        if inside:
+            gradients = _gradients(output, expected, features, dense, ours, theirs)
+    gradients = gradients or _gradients(output, expected, features, dense, ours, theirs)
+    assert output.dtype == expected.dtype == dtype
+    for mine, other in zip([output, *gradients[0]], [expected, *gradients[1]], strict=True):
+        assert mine.dtype == other.dtype
+        error = float((mine.float() - other.float()).detach().abs().max())
+        assert error <= 2 * torch.finfo(dtype).eps * float(other.detach().float().abs().max())
+
+
+def _gradients(
+    output: Tensor,
+    expected: Tensor,
+    features: Tensor,
+    dense: Tensor,
+    ours: Convolution,
+    theirs: nn.Conv3d,
+) -> list[list[Tensor]]:
+    """Of features, weight and bias, in the sparse layer's shapes."""
+    assert ours.bias is not None
+    assert theirs.bias is not None
+    gradient = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    gradient = gradient.to(output.dtype)
+    mine = torch.autograd.grad(output, [features, ours.kernel, ours.bias], gradient)
+    of_dense, of_weight, of_bias = torch.autograd.grad(
+        expected, [dense, theirs.weight, theirs.bias], gradient
+    )
+    of_weight = of_weight.permute(4, 3, 2, 1, 0).reshape(27, 3, 5)
+    return [list(mine), [full_volume(of_dense).features, of_weight, of_bias[None]]]
+
+
+@pytest.mark.parametrize("backend", ["native", "pytorch"])
+@pytest.mark.parametrize("dtype", AUTOCAST)
+def test_a_network_of_all_layers_trains_under_autocast(dtype: torch.dtype, backend: str) -> None:
+    network = nn.Sequential(
+        *(Linear(3, 8), ReLU(), Convolution(8, 8, backend=backend), BatchNorm(8), MaxPooling()),
+        *(Convolution(8, 8, bias=True, backend=backend), InstanceNorm(8), AveragePooling()),
+        *(layers.SumPooling(), layers.PoolingTranspose(), Dropout()),
+        ConvolutionTranspose(8, 8, 2, 2, backend=backend),
+        *(GlobalAveragePooling(), Linear(8, 2)),
+    )
+    tensor = random_tensor(3, torch.float32)
+    with torch.autocast("cpu", dtype):
+        output = network(tensor).features
+        assert output.dtype == dtype
+        output.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_autocast_leaves_float64_as_it_is() -> None:
+    tensor = random_tensor(3)
+    layer = Convolution(3, 4).double()
+    expected = layer(tensor).features
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(tensor).features, expected)
+        with pytest.raises(InputError, match=r"features are torch\.float64"):
+            Convolution(3, 4)(tensor)
+
+
+@pytest.mark.parametrize("given", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "make", [lambda: Convolution(3, 3), lambda: Linear(3, 3), lambda: InstanceNorm(3)]
+)
+def test_parameters_of_another_type_are_refused_in_one_line(
+    make: Callable[[], nn.Module], given: torch.dtype
+) -> None:
+    """As torch's layers do; those that normalise take narrow features with float32 parameters."""
+    layer, tensor = make(), random_tensor(3, torch.float32)
+    mixed = [(layer.to(given), tensor), (make(), tensor.replace(tensor.features.to(given)))]
+    if isinstance(layer, InstanceNorm) and given != torch.float64:
+        mixed = mixed[:1]
+    for one, other in mixed:
+        with pytest.raises(InputError, match=r"features are torch\.\w+, weight is torch") as error:
+            one(other)
+        assert "\n" not in str(error.value)
+        assert one.to(other.features.dtype)(other).features.dtype == other.features.dtype
+
+
+def test_batch_norm_takes_the_types_that_torch_takes() -> None:
+    tensor = random_tensor(3, torch.float32)
+    for given in (torch.float16, torch.bfloat16):
+        narrow = tensor.replace(tensor.features.to(given))
+        assert BatchNorm(3)(narrow).features.dtype == given
+        with pytest.raises(InputError, match=r"features are torch\.float32, weight is"):
+            BatchNorm(3).to(given)(tensor)
+    with pytest.raises(InputError, match=r"features are torch\.float64, weight is torch\.float32"):
+        BatchNorm(3)(random_tensor(3))
 
 
 def test_training_gives_the_same_bytes_twice() -> None:

@@ -11,12 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparsepipe import layers as sp
+from sparsepipe.kernel_map import Kernel
 from sparsepipe.models import DENSE, MinkUNet, MinkVGG16
 from sparsepipe.network import Network
+from sparsepipe.pooling import average_pool
+from sparsepipe.profiling import profile_network
 from sparsepipe.tensor import SparseTensor
+from sparsepipe.values import join, take
 from systems.profile import read_graph
 from systems.schema import InputError
 from tests.sparsepipe.clouds import random_tensor
+from tests.sparsepipe.own_network import OwnUNet
 
 DATA = os.environ.get("TESTBED_DATA")
 NETWORKS = {
@@ -126,6 +132,77 @@ def test_layer_i_is_layer_i_of_the_authors_profile(kit: str) -> None:
         assert after.inputs == (before.name,)
 
 
+@pytest.fixture
+def own() -> nn.Module:
+    torch.manual_seed(1)
+    return OwnUNet().double().eval()
+
+
+def test_a_users_network_has_layers_that_give_what_it_gives(own: nn.Module) -> None:
+    network, inputs = Network(own), random_tensor(2)
+    values: tuple[Any, ...] = (inputs,)
+    for stage in network.stages(range(1, len(network.layers))):
+        values = stage(*values)
+        assert all(isinstance(value, SparseTensor) for value in values)
+    assert torch.equal(rows(values[0]), rows(own(inputs)))
+    operations = [layer.operation for layer in network.layers]
+    assert (operations.count("cat"), operations.count("add")) == (2, 1)
+    (gated,) = [layer for layer in network.layers if ", replace" in layer.operation]
+    assert gated.operation.startswith("features, relu, Linear(")
+    assert gated.parameter_bytes == (4 * 4 + 4) * 8
+    assert gated.inputs == ("decode0_2",)
+
+
+def test_samples_of_a_users_network_can_be_taken_apart_at_every_cut(own: nn.Module) -> None:
+    """As the replicas of two stages do it, each in their own way."""
+    network, inputs = Network(own), random_tensor(2)
+    expected = rows(own(inputs))
+    for cut in range(1, len(network.layers)):
+        head, tail = network.stages([cut])
+        parts = [head(*take((inputs,), part)) for part in (range(1), range(1, 4))]
+        crossing = join(parts)
+        outputs = [tail(*take(crossing, part)) for part in (range(3), range(3, 4))]
+        assert torch.allclose(rows(join(outputs)[0]), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_users_network_of_any_type_has_a_profile(dtype: torch.dtype) -> None:
+    network, inputs = Network(OwnUNet().to(dtype)), random_tensor(2, dtype)
+    profile = profile_network(network, inputs, name="own", device_kind="cpu", repetitions=1)
+    assert [layer.name for layer in profile.layers] == [layer.name for layer in network.layers]
+    assert profile.layers[0].activation_bytes == len(inputs) * (4 * dtype.itemsize + 16)
+    assert profile.layers[0].parameter_bytes == 27 * 2 * 4 * dtype.itemsize
+
+
+class Excitation(nn.Module):
+    """Sparse tensors and parts of them meet; a function on features and a kernel map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = sp.Convolution(2, 4), sp.Convolution(4, 3)
+
+    def forward(self, x: Any) -> Any:
+        y = self.first(x)
+        smooth = average_pool(y.features, y.maps.kernel_map(Kernel(3, 1, 1, 1)))
+        return self.last(y.replace(smooth)).features
+
+
+def test_functions_on_features_are_recorded_with_their_gradients() -> None:
+    torch.manual_seed(1)
+    model, inputs = Excitation().double(), random_tensor(2)
+    network = Network(model)
+    operations = [layer.operation.partition("(")[0] for layer in network.layers]
+    pooled = "maps, Kernel, kernel_map, features, average_pool, replace"
+    assert operations == ["Convolution", pooled, "Convolution", "features"]
+    first, last = network.stages([2])
+    (output,) = last(*first(inputs))
+    assert torch.equal(output, model(inputs))
+    parameters = list(model.parameters())
+    ours = torch.autograd.grad(output.square().sum(), parameters)
+    theirs = torch.autograd.grad(model(inputs).square().sum(), parameters)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 class Shared(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -141,13 +218,49 @@ class Branching(nn.Module):
 
 
 class TwoInputs(nn.Module):
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+    def forward(self, first: Tensor, second: Tensor, third: Tensor | None = None) -> Tensor:
         return first + second
+
+
+class KeywordOnly(nn.Module):
+    def forward(self, first: Tensor, *, second: Tensor) -> Tensor:
+        return first + second
+
+
+class TwoOutputs(nn.Module):
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs + 1, inputs + 2
+
+
+class Loose(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * self.scale
+
+
+class Optional(nn.Module):
+    def forward(self, inputs: Tensor, *more: Tensor, **options: Any) -> Tensor:
+        return inputs + len(more) + len(options)
+
+
+def test_optional_arguments_keep_their_defaults() -> None:
+    (stage,) = Network(Optional()).stages([])
+    assert stage(torch.ones(2))[0].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
     ("model", "problem"),
-    [(Shared(), "share parameters"), (Branching(), "torch.fx"), (TwoInputs(), "one input")],
+    [
+        (Shared(), "share parameters"),
+        (Branching(), "torch.fx: symbolically traced variables"),
+        (TwoInputs(), r"needs 2 values \(first, second\): give a network of one input"),
+        (KeywordOnly(), r"needs 2 values \(first, second\)"),
+        (TwoOutputs(), "returns several values"),
+        (Loose(), "reads scale outside any layer"),
+    ],
 )
 def test_a_network_that_cannot_be_cut_is_refused_in_one_line(
     model: nn.Module, problem: str

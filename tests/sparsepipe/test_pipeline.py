@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from sparsepipe.experiments.small_pipelines import (
     Clouds,
     build,
     difference,
+    frozen,
     loss_sum,
     momentum,
 )
@@ -27,12 +28,14 @@ from sparsepipe.network import Network
 from sparsepipe.pipeline import StageMemoryError, collect, ranges_of, roles, run
 from sparsepipe.shares import within
 from sparsepipe.summary import summarize
+from sparsepipe.tensor import SparseTensor
 from sparsepipe.values import Value, data, join, take
 from systems.distributed import World, start, stop
 from systems.environment import environment
 from systems.record import Step
 from systems.transport import TransportError
 from tests.ranks import RankError, run_ranks
+from tests.sparsepipe.own_network import OwnUNet
 
 CASES = {
     **equivalence.CASES,
@@ -53,8 +56,63 @@ INFERENCE = Case("forward", ((0, 1), (2,), (3,)), "unet", speeds=((1, 2), (1,), 
 Outputs = list[tuple[int, range, Tensor]]
 
 
-def run_all(cases: Sequence[Case]) -> list[tuple[list[Step], dict[str, Tensor], Outputs]]:
-    """One rank's steps of every case, the trained network on rank 0, what inference computed."""
+OWN = Case("1f1b", ((0, 1), (2, 3)), "unet", micro_batches=2, speeds=((1, 2), (3, 1)))
+TYPES = {torch.float64: 1e-12, torch.bfloat16: 0.02, torch.float16: 3e-3}
+"""How far parameters may be from those of one process, as parts of what training changed them."""
+FEW = 2
+"""Mini-batches that the user's network is trained on."""
+
+
+class Typed(Clouds):
+    """Mini-batches of another floating point type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__("unet")
+        self._dtype = dtype
+
+    def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
+        (value,) = super().inputs(mini_batch, samples)
+        assert isinstance(value, SparseTensor)
+        return (value.replace(value.features.to(self._dtype)),)
+
+
+def own(dtype: torch.dtype) -> torch.nn.Module:
+    torch.manual_seed(3)
+    return frozen(OwnUNet()).to(dtype)
+
+
+def quick(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Changes that bfloat16 can hold."""
+    return torch.optim.SGD(parameters, lr=1.0)
+
+
+def run_own(world: World) -> list[dict[str, Tensor]]:
+    """A user's network of every type after a few mini-batches."""
+    schedule = schedules.build(OWN.kind, OWN.stages, mini_batches=FEW, micro_batches=2)
+    results = []
+    for dtype in TYPES:
+        network = own(dtype)
+        cut = Network(network)
+        stages = cut.stages(OWN.cuts(len(cut.layers)))
+        steps = run(
+            *(schedule, stages, OWN.shares, world.with_roles(roles(schedule))),
+            batches=Typed(dtype),
+            loss_sum=loss_sum,
+            optimizer=quick,
+            norm="frozen",
+        )
+        assert len(list(steps)) == FEW
+        collect(schedule, stages, world)
+        results.append(network.state_dict())
+    return results
+
+
+Result = tuple[list[Step], dict[str, Tensor], Outputs]
+
+
+def run_all(cases: Sequence[Case]) -> tuple[list[Result], list[dict[str, Tensor]]]:
+    """One rank's steps of every case, the trained network on rank 0, what inference computed; and
+    the user's network."""
     world = start(environment(), roles(cases[0].schedule), timeout_s=60, device="cpu")
     results = []
     for case in cases:
@@ -83,8 +141,9 @@ def run_all(cases: Sequence[Case]) -> list[tuple[list[Step], dict[str, Tensor], 
         done = list(steps)
         collect(case.schedule, stages, here)
         results.append((done, network.state_dict() if world.rank == 0 else {}, outputs))
+    of_user = run_own(world)
     stop(world)
-    return results
+    return results, of_user
 
 
 @cache
@@ -95,7 +154,7 @@ def outcomes() -> list[Any]:
 def outcome(case: Case) -> tuple[list[list[Step]], dict[str, Tensor], Outputs]:
     """Every rank's steps, the network, and the last stage's outputs."""
     index = [*CASES.values(), NORM, INFERENCE].index(case)
-    results = [rank[index] for rank in outcomes()]
+    results = [rank[0][index] for rank in outcomes()]
     outputs = [output for rank in results for output in rank[2]]
     return [rank[0] for rank in results], results[0][1], outputs
 
@@ -170,6 +229,30 @@ def test_a_summary_counts_every_sample_and_second_once() -> None:
         summary = summarize(CASES[name].schedule, steps, warm_up=2)
         assert summary["samples_per_s"] * summary["step_s"] == pytest.approx(SAMPLES)
         assert all(0 < summary[f"utilisation_rank_{rank}"] <= 1 for rank in range(RANKS))
+
+
+def test_a_users_network_of_any_type_trains_in_a_pipeline() -> None:
+    for state, (dtype, tolerance) in zip(outcomes()[0][1], TYPES.items(), strict=True):
+        network, batches, everything = own(dtype), Typed(dtype), range(SAMPLES)
+        optimizer = quick(network.parameters())
+        for mini_batch in range(FEW):
+            optimizer.zero_grad()
+            (inputs,) = batches.inputs(mini_batch, everything)
+            loss = loss_sum(network(inputs), batches.targets(mini_batch, everything))
+            (loss / batches.count(mini_batch)).backward()
+            optimizer.step()
+        fresh = own(dtype).state_dict()
+        assert all(state[name].dtype == value.dtype for name, value in fresh.items())
+        trained = {name: value.detach() for name, value in network.named_parameters()}
+        off, change = _distance(state, trained), _distance(fresh, trained)
+        assert change > 0.1
+        assert off <= tolerance * change
+
+
+def _distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """Of all the values in `theirs`, in the Euclidean norm."""
+    squares = [(ours[name].double() - theirs[name].double()).square().sum() for name in theirs]
+    return float(torch.stack(squares).sum().sqrt())
 
 
 class Greedy(torch.nn.Module):

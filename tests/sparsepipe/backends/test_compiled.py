@@ -85,15 +85,6 @@ def test_values_that_are_not_dense_in_memory() -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_narrow_types_go_to_operators() -> None:
-    kernel_map = _map(KERNELS[0], False, voxels=100)
-    x, weight = random_values(kernel_map, 5, 7, torch.bfloat16)
-    for ours, theirs in zip(
-        _pass(compiled, x, weight, kernel_map), _pass(pytorch, x, weight, kernel_map), strict=True
-    ):
-        assert torch.equal(ours, theirs)
-
-
 @pytest.mark.parametrize("needed", [(True, False), (False, True)])
 def test_only_the_gradients_needed_are_computed(needed: tuple[bool, bool]) -> None:
     kernel_map = _map(KERNELS[0], False, voxels=100)

@@ -40,7 +40,7 @@ def test_any_block_size_gives_the_same(kernel: Kernel, monkeypatch: pytest.Monke
             assert_close(ours, first)
 
 
-def test_bfloat16_is_as_exact_as_itsrandom_values() -> None:
+def test_bfloat16_is_as_exact_as_its_values() -> None:
     kernel_map = _map(random_tensor(voxels=800), Kernel(3, 1, 1, 1), False)
     x, weight = random_values(kernel_map, 16, 16, torch.bfloat16)
     wide_x, wide_weight = (value.detach().double().requires_grad_() for value in (x, weight))
@@ -52,6 +52,45 @@ def test_bfloat16_is_as_exact_as_itsrandom_values() -> None:
     for a, b in zip((narrow_output, *ours), (output, *theirs), strict=True):
         assert a.dtype == torch.bfloat16
         assert float((a - b).detach().abs().max()) <= 2e-2 * float(b.detach().abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["pytorch", "native"])
+def test_narrow_types_are_rounded_once(name: str, dtype: torch.dtype) -> None:
+    """Outputs, and the gradients of features and weight, are the nearest values to the exact."""
+    kernel_map = _map(random_tensor(voxels=500), Kernel(3, 1, 1, 1), False)
+    x, weight = random_values(kernel_map, 16, 16, dtype)
+    wide_x, wide_weight = (value.detach().double().requires_grad_() for value in (x, weight))
+    output = convolve(x, weight, kernel_map, name)
+    expected = convolve(wide_x, wide_weight, kernel_map, name)
+    gradient = torch.randn_like(output)
+    ours = torch.autograd.grad(output, [x, weight], gradient)
+    theirs = torch.autograd.grad(expected, [wide_x, wide_weight], gradient.double())
+    for a, b in zip((output, *ours), (expected, *theirs), strict=True):
+        assert a.dtype == dtype
+        error = (a.double() - b).detach().abs()
+        scale = b.detach().abs()
+        assert bool((error <= torch.finfo(dtype).eps * 0.51 * scale + 1e-5 * scale.max()).all())
+
+
+@pytest.mark.parametrize("name", ["pytorch", "native"])
+def test_parts_of_a_sum_may_be_larger_than_the_largest_float16(name: str) -> None:
+    kernel_map = _map(random_tensor(voxels=500), Kernel(3, 1, 1, 1), False)
+    x = torch.full((500, 1), 300.0, dtype=torch.float16)
+    weight = torch.zeros(27, 1, 1, dtype=torch.float16)
+    weight[13], weight[12], weight[14] = 200, 250, -250  # itself and its neighbours along x
+    expected = convolve(x.double(), weight.double(), kernel_map, name)
+    fits = expected.abs() <= torch.finfo(torch.float16).max
+    assert fits.any()
+    assert torch.equal(
+        convolve(x, weight, kernel_map, name)[fits].double(), expected.half()[fits].double()
+    )
+    gradient = torch.full((500, 1), 300.0, dtype=torch.float16)
+    x[::2] *= -1
+    (of_weight,) = torch.autograd.grad(
+        convolve(x, weight.requires_grad_(), kernel_map, name), weight, gradient
+    )
+    assert of_weight[13].item() == 0  # 250 times 90,000 and 250 times its negative
 
 
 @pytest.mark.parametrize("needed", [(True, False), (False, True)])
