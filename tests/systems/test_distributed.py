@@ -120,7 +120,7 @@ def test_slurms_own_pmi_is_not_mpirun() -> None:
         (SLURM, "SLURM_TASKS_PER_NODE"),
     ],
 )
-def test_ranks_that_are_all_here_meet_on_loopback(variables: Mapping[str, str], size: str) -> None:
+def test_ranks_that_are_all_here_meet_on_loopback(variables: dict[str, str], size: str) -> None:
     nowhere = variables | {"MASTER_ADDR": "no-such-host"}
     assert environment(nowhere).master_address == "no-such-host"
     assert environment(nowhere | {size: "8"}).master_address == "127.0.0.1"

@@ -6,13 +6,14 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from systems import failures
+from systems.supervise import TOLD
 
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "_record", None)
     monkeypatch.delenv(failures.AGENTS_FILE, raising=False)
-    monkeypatch.delenv(failures.TOLD, raising=False)
+    monkeypatch.delenv(TOLD, raising=False)
 
 
 def test_the_reason_is_said_told_and_kept(
