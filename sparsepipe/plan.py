@@ -16,7 +16,6 @@ device.
 
 import dataclasses
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -260,7 +259,7 @@ def fits(plan: Plan) -> bool:
 
 def digest(profile: ModelProfile) -> str:
     """SHA-256 of a profile's contents, whatever file it came from."""
-    return hashlib.sha256(json.dumps(schema.dump(profile), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(schema.to_json(schema.dump(profile), sort_keys=True).encode()).hexdigest()
 
 
 def save(plan: Plan, path: Path) -> None:

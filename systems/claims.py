@@ -6,7 +6,6 @@ command.
 
 import csv
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Literal
 from systems import record
 from systems.measure import spread
 from systems.record import Tier
+from systems.schema import to_json
 
 NEAR = 0.1
 """A miss by less than this fraction of the target is near, not off."""
@@ -111,7 +111,7 @@ def write(claims: Sequence[Claim], folder: Path) -> None:
     """Write `claims.json`, `claims.jsonl` (a claim a line) and `claims.csv`."""
     rows = [dataclasses.asdict(c) for c in claims]
     record.write_json(folder / "claims.json", rows)
-    (folder / "claims.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "claims.jsonl").write_text("".join(to_json(row) + "\n" for row in rows))
     names = [f.name for f in dataclasses.fields(Claim) if f.name != "spread"]
     with (folder / "claims.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, [*names, "spread_low", "spread_high"])

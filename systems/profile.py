@@ -4,7 +4,6 @@ Measured here from any `nn.Module`, or read from a file that someone measured: o
 `graph.txt` format of PipeDream and SparsePipe.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -229,8 +228,8 @@ def named(name: str, shipped: Mapping[str, Path], flag: str) -> ModelProfile:
 def save(profile: ModelProfile, path: Path) -> None:
     """Write `profile` as JSON, one layer a line."""
     table = schema.dump(profile)
-    layers = ",\n".join("    " + json.dumps(layer) for layer in table.pop("layers"))
-    head = json.dumps(table, indent=2).removesuffix("\n}")
+    layers = ",\n".join("    " + schema.to_json(layer) for layer in table.pop("layers"))
+    head = schema.to_json(table, indent=2).removesuffix("\n}")
     path.write_text(f'{head},\n  "layers": [\n{layers}\n  ]\n}}\n')
 
 

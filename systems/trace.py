@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from systems.schema import to_json
+
 
 class Tracer:
     """Writes this rank's spans, on one clock with the others' (see systems.clock)."""
@@ -55,7 +57,7 @@ class Tracer:
                 "args": details,
             }
             with self._lock:  # a text file's buffer is not safe between threads
-                self._file.write(json.dumps(event) + "\n")
+                self._file.write(to_json(event) + "\n")
 
     def close(self) -> None:
         """Flush and close the file."""
@@ -76,7 +78,7 @@ def write_timeline(path: Path, spans: Iterable[tuple[str, str, float, float]]) -
         {"name": "process_name", "ph": "M", "pid": number, "args": {"name": track}}
         for track, number in tracks.items()
     ]
-    path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+    path.write_text(to_json({"traceEvents": events, "displayTimeUnit": "ms"}))
 
 
 def join(folder: Path, names: Sequence[str]) -> Path:
@@ -98,7 +100,7 @@ def join(folder: Path, names: Sequence[str]) -> Path:
     events = [_named("process_name", rank, 0, name) for rank, name in enumerate(names)]
     events += [_named("thread_name", rank, tid, name) for (rank, name), tid in threads.items()]
     target = folder / "trace.json"
-    target.write_text(json.dumps({"traceEvents": events + spans, "displayTimeUnit": "ms"}))
+    target.write_text(to_json({"traceEvents": events + spans, "displayTimeUnit": "ms"}))
     return target
 
 
