@@ -4,7 +4,9 @@ python -m launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1 --worl
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -170,6 +172,23 @@ def refuse_below_one(given: Mapping[str, Sequence[int]]) -> None:
         if not values or min(values) < 1:
             shown = " ".join(map(str, values)) or "(none)"
             raise InputError(f"--{name} {shown}: give whole numbers from 1 on")
+
+
+@contextmanager
+def named_as_given(names: Mapping[str, str]) -> Iterator[None]:
+    """Let errors of the block name the options that the user has given to this command.
+
+    Args:
+        names: what an option is called elsewhere, and here, without the dashes:
+            {"stanza.model": "model"} for a command whose --model is a job's --stanza.model.
+    """
+    try:
+        yield
+    except InputError as error:
+        known = "|".join(map(re.escape, names))
+        option = rf"(?<![\w-])--({known})(?![\w-])"
+        text = re.sub(option, lambda found: f"--{names[found[1]]}", str(error))
+        raise InputError(text) from None
 
 
 def parse_flags(

@@ -8,6 +8,7 @@ from launch.drivers import Opened, Simulated
 from launch.drivers import training_line as line
 from launch.job import Job
 from launch.planning import (
+    HERE,
     link_rates_of,
     measure_link,
     measure_shared,
@@ -72,8 +73,9 @@ def for_world(job: Job, world_size: int) -> Job:
 def plan_measured(alike: Sequence[Job]) -> list[Plan]:
     """From the loopback link and a profile of the first job's model, shared by all ranks."""
     size = alike[0].world_size
-    target = cluster.load("local").with_size(size).with_link(measure_link(size))
+    target = cluster.load(HERE).with_size(size).with_link(measure_link(size))
     measured = measure_shared(alike[0].stanza, size)
+    target = target.with_kind(measured.device)
     return [plan(job.stanza, size, target, measured) for job in alike]
 
 
