@@ -18,6 +18,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from sparsepipe.planner.baselines import BASELINES
 from sparsepipe.planner.bound import fractional_bound
@@ -160,7 +161,7 @@ def _candidates(
 
 
 def _schedules(name: str, micro_batches: int | None, batch_size: int) -> list[Schedule]:
-    first = schema.read(Schedule, {"name": name, "micro_batches": micro_batches or 1}, "--schedule")
+    first = Schedule(name=cast(ScheduleName, name), micro_batches=micro_batches or 1)
     if micro_batches is not None and micro_batches > batch_size:
         raise InputError(
             f"--micro-batches {micro_batches}: a mini-batch has only {batch_size} samples"

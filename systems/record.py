@@ -94,9 +94,7 @@ def read_step(line: str | bytes) -> Step:
         json.JSONDecodeError: half a line.
     """
     table = json.loads(line)
-    return Step(
-        table.pop("step"), {k: math.nan if v is None else v for k, v in table.items()}
-    )
+    return Step(table.pop("step"), {k: math.nan if v is None else v for k, v in table.items()})
 
 
 def numbers(values: Iterable[float | None]) -> list[float]:

@@ -44,7 +44,7 @@ def test_ddp_waits_for_all_gradients() -> None:
 def test_a_plan_file_needs_its_own_profiles(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     planner.save(planned(PAIR).plan, path)
-    given = replace(PAIR, plan=str(path), batch_size=32)  # the plan's size counts
+    given = replace(PAIR, plan=str(path))
     assert planned(given).plan == planner.load(path)
     assert planned(given).schedule(3) == planned(PAIR).schedule(3)
     with pytest.raises(InputError, match=r"--sparsepipe.profiles tv,rtx: .* of TitanXp"):
