@@ -18,6 +18,8 @@ from systems.schema import InputError
 FORWARD_PASSES = 10
 """Measuring every layer once lasts as long as so many passes through the whole model: layers by
 themselves, with fresh inputs and gradients (measured with ResNet-50 and VGG-16 on a CPU)."""
+SHORT_PASS_S = 0.05
+"""An estimate from so short a pass takes more samples."""
 LAYER_COPIES = 4
 """The largest layer's input and output are in memory so often while it is measured: values,
 gradients, copies, and what the rest of the model holds meanwhile."""
@@ -147,11 +149,11 @@ class Effort:
 
 
 def effort(model: nn.Module, images: Tensor, *, repetitions: int) -> Effort:
-    """Estimate what `profile_model` with the same arguments takes, from a pass of two samples.
+    """Estimate what `profile_model` with the same arguments takes, from a pass of a few samples.
 
     Every layer runs forward and backward `repetitions` times, and once more before they count.
     """
-    few, largest = images[:2], 0
+    few, largest, pass_s = images[:2], 0, 0.0
 
     def after(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal largest
@@ -163,6 +165,9 @@ def effort(model: nn.Module, images: Tensor, *, repetitions: int) -> Effort:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad():
         pass_s = measure.timed(lambda: model(few), repetitions=1, device=images.device).median
+        while pass_s < SHORT_PASS_S and len(few) < len(images):  # mostly Python's own time
+            few = images[: 4 * len(few)]
+            pass_s = measure.timed(lambda: model(few), repetitions=1, device=images.device).median
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])  # running statistics have moved
     for handle in handles:
