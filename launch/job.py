@@ -1,13 +1,19 @@
 """A job: everything that determines a run. Defaults < job file (TOML) < flags.
 
-python -m launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1 --world-size 4
+    python -m launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1 --world-size 4
+
+A relative path in a job file is looked for beside the file, then in the working directory; one in a
+flag in the working directory. `out` is always below the working directory.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tomli_w
 import tyro
@@ -17,7 +23,7 @@ from launch.slurm import Options as SlurmOptions
 from sparsepipe.options import Options as SparsePipeOptions
 from speculative.options import Options as SpeculativeOptions
 from stanza.options import Options as StanzaOptions
-from systems import disk, schema
+from systems import cluster, disk, schema
 from systems.schema import InputError
 
 LONGEST_TIMEOUT_S = 86400.0
@@ -75,8 +81,7 @@ class Job:
     def __post_init__(self) -> None:
         if self.world_size < 1:
             raise InputError(f"--world-size {self.world_size}: give 1 or more ranks")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"--seed {self.seed}: give 0 to {2**32 - 1}")
+        check_seed(self.seed)
         if not 0 < self.timeout_s <= LONGEST_TIMEOUT_S:
             raise InputError(
                 f"--timeout-s {self.timeout_s:g}: give more than 0 seconds, at most a day"
@@ -86,6 +91,15 @@ class Job:
             raise InputError(
                 f"--transport mpi: {self.launcher} starts no MPI; add --launcher mpirun"
             )
+
+
+J = TypeVar("J", bound=Job)
+
+
+def check_seed(seed: int) -> None:
+    """Raise an InputError for a `--seed` that NumPy or torch does not take."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed {seed}: give 0 to {2**32 - 1}")
 
 
 def _check_survival(job: Job) -> None:
@@ -122,9 +136,6 @@ def _unsaved(job: Job) -> str | None:
     return None
 
 
-J = TypeVar("J", bound=Job)
-
-
 def load(path: Path) -> Job:
     """The job in a TOML file.
 
@@ -134,12 +145,65 @@ def load(path: Path) -> Job:
     if not path.is_file():
         ready = sorted(p.name for p in (Path(__file__).parent / "jobs").glob("*.toml"))
         raise InputError(f"job {path}: no such file; ready jobs in launch/jobs: {', '.join(ready)}")
-    return schema.load_toml(Job, path)
+    return with_absolute_paths(schema.load_toml(Job, path), path.parent, Path())
 
 
 def save(job: Job, path: Path) -> None:
-    """Write a job as TOML that `load` reads back as an equal job."""
-    disk.write_text(path, tomli_w.dumps(schema.dump(job)))
+    """Write a job as TOML that `load` reads back as an equal job, from whatever folder."""
+    disk.write_text(path, tomli_w.dumps(schema.dump(with_absolute_paths(job, Path()))))
+
+
+def with_absolute_paths(job: J, *folders: Path) -> J:
+    """The job with the files that it reads named by absolute paths.
+
+    Args:
+        folders: where a relative path is looked for, the first one that has it wins. A path that
+            none of them has stays as it is, and so does `out`, which is written.
+    """
+    names: dict[str, Any] = {}
+    if job.cluster not in cluster.presets():
+        names["cluster"] = _absolute(job.cluster, folders)
+    if job.profile is not None:
+        names["profile"] = _absolute_file(job.profile, folders)
+    if job.resume not in ("auto", "never"):
+        names["resume"] = _absolute(job.resume, folders)
+    names["stanza"] = dataclasses.replace(job.stanza, data=_absolute_data(job.stanza.data, folders))
+    sparse = job.sparsepipe
+    names["sparsepipe"] = dataclasses.replace(
+        sparse,
+        data=_absolute_data(sparse.data, folders),
+        plan=sparse.plan and _absolute(sparse.plan, folders),
+        profiles=",".join(_absolute_file(name, folders) for name in sparse.profiles.split(",")),
+    )
+    pair = job.speculative
+    names["speculative"] = dataclasses.replace(
+        pair,
+        data=pair.data and _absolute_data(pair.data, folders),
+        target=_absolute(pair.target, folders, task=pair.task),
+        draft=_absolute(pair.draft, folders, task=pair.task),
+    )
+    return dataclasses.replace(job, **names)
+
+
+def _absolute(name: str, folders: Sequence[Path], **filled: str) -> str:
+    """A path as it is in the first folder that has it; `filled` is what its braces stand for."""
+    for folder in folders:
+        there = folder / name
+        if name and (folder / name.format(**filled) if filled else there).exists():
+            return os.path.abspath(there)
+    return name
+
+
+def _absolute_file(name: str, folders: Sequence[Path]) -> str:
+    """The same of a profile, which is a JSON file or the name of one that ships."""
+    return _absolute(name, folders) if name.endswith(".json") else name
+
+
+def _absolute_data(data: str, folders: Sequence[Path]) -> str:
+    """The same of data such as folder:PATH, or jsonl:PATH,DOCUMENT,SUMMARY."""
+    kind, colon, path = data.partition(":")
+    path, comma, keys = path.partition(",") if kind == "jsonl" else (path, "", "")
+    return f"{kind}{colon}{_absolute(path, folders)}{comma}{keys}"
 
 
 def without_flags_of_command(job: Job) -> Job:
@@ -161,7 +225,8 @@ def parse(command: str, arguments: Sequence[str], default: J) -> J:
         job = load(Path(flags.pop(0)))
         changes = {f.name: getattr(job, f.name) for f in dataclasses.fields(Job)}
         default = dataclasses.replace(default, **changes)
-    return parse_flags(type(default), flags, f"launch {command} [JOB.toml]", default)
+    given = parse_flags(type(default), flags, f"launch {command} [JOB.toml]", default)
+    return with_absolute_paths(given, Path())
 
 
 def refuse_below_one(given: Mapping[str, Sequence[int]]) -> None:
@@ -170,6 +235,23 @@ def refuse_below_one(given: Mapping[str, Sequence[int]]) -> None:
         if not values or min(values) < 1:
             shown = " ".join(map(str, values)) or "(none)"
             raise InputError(f"--{name} {shown}: give whole numbers from 1 on")
+
+
+@contextmanager
+def named_as_given(names: Mapping[str, str]) -> Iterator[None]:
+    """Let errors of the block name the options that the user has given to this command.
+
+    Args:
+        names: what an option is called elsewhere, and here, without the dashes:
+            {"stanza.model": "model"} for a command whose --model is a job's --stanza.model.
+    """
+    try:
+        yield
+    except InputError as error:
+        known = "|".join(map(re.escape, names))
+        option = rf"(?<![\w-])--({known})(?![\w-])"
+        text = re.sub(option, lambda found: f"--{names[found[1]]}", str(error))
+        raise InputError(text) from None
 
 
 def parse_flags(

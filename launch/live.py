@@ -3,7 +3,6 @@
 Read by the process that started the ranks; ranks only write their steps (systems.record).
 """
 
-import json
 import os
 import time
 from collections import deque
@@ -70,8 +69,7 @@ class Tail:
         except FileNotFoundError:
             return []
         self._offset += len(whole) + len(newline)
-        tables = [json.loads(line) for line in whole.splitlines()]
-        return [Step(table.pop("step"), table) for table in tables]
+        return [record.read_step(line) for line in whole.splitlines()]
 
 
 class LiveRecord:

@@ -28,6 +28,16 @@ from systems.loopback import measure_loopback
 from systems.profile import ModelProfile
 from systems.schema import InputError
 
+HERE = "local"
+"""The preset that stands for this machine; its devices and its link are measured."""
+NAMED_HERE = {
+    f"stanza.{name}": name
+    for name in ("model", "local-batch-size", "fc-parallel", "fc-placement", "cut-dtype")
+}
+"""Options of a job that commands of their own have as well, without the system's name."""
+REPETITIONS = 9
+"""Times that each layer is timed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanArguments:
@@ -58,10 +68,20 @@ def main(arguments: Sequence[str]) -> None:
     flags = jobs.parse_flags(PlanArguments, arguments, "launch plan stanza", PlanArguments())
     if flags.out is not None:
         record.check_new_file(Path(flags.out))
-    chosen = cluster.load(flags.cluster)
     if flags.nodes is not None:
         jobs.refuse_below_one({"nodes": (flags.nodes,)})
-        chosen = chosen.with_size(flags.nodes)
+    with jobs.named_as_given({"world-size": "nodes", **NAMED_HERE}):
+        job = _job(flags)
+        plan = plan_job(job, may_measure=True)
+        target = sized_cluster(job.cluster, job.world_size)
+    if flags.out is not None:
+        record.write_json(Path(flags.out), schema.dump(plan))
+    print(describe(plan, flags.model, target))
+
+
+def _job(flags: PlanArguments) -> Job:
+    """The job that is planned."""
+    size = cluster.load(flags.cluster).size if flags.nodes is None else flags.nodes
     options = Options(
         model=flags.model,
         local_batch_size=_profiled_batch(flags.profile)
@@ -71,11 +91,7 @@ def main(arguments: Sequence[str]) -> None:
         fc_placement=flags.fc_placement,
         cut_dtype=flags.cut_dtype,
     )
-    job = Job(cluster=flags.cluster, world_size=chosen.size, profile=flags.profile, stanza=options)
-    plan = plan_job(job, may_measure=True)
-    if flags.out is not None:
-        record.write_json(Path(flags.out), schema.dump(plan))
-    print(describe(plan, flags.model, chosen))
+    return Job(cluster=flags.cluster, world_size=size, profile=flags.profile, stanza=options)
 
 
 def _profiled_batch(name: str | None) -> int | None:
@@ -101,45 +117,116 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
 
 def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] | None:
     """The cluster and the profile that a job is planned with; None if one has no figures yet and
-    they are not to be measured."""
-    target = cluster.load(job.cluster)
-    if len(target.nodes) == 1:
-        target = target.with_size(job.world_size)
-    if target.size != job.world_size:
-        raise InputError(
-            f"--world-size {job.world_size}: cluster {target.name} mixes {target.size} nodes; give "
-            f"{target.size}, or another --cluster"
-        )
-    model = job.profile or job.stanza.model
-    known = job.profile is not None or model in stanza_plan.shipped_profiles()
+    they are not to be measured.
+
+    Raises:
+        InputError: nodes that are not alike, links of unknown rate, no profile of the cluster's
+            kind of device, or one of another model.
+    """
+    target = sized_cluster(job.cluster, job.world_size)
     has_link = target.slowest_link.bandwidth_bits_per_s is not None
-    if not has_link and target.name != "local":
+    if not has_link and job.cluster != HERE:
         raise InputError(
             f"--cluster {job.cluster}: bandwidth_bits_per_s of a link is not known, and only "
             "this machine's loopback can be measured; state it in the file"
         )
-    measured = stanza_plan.load_profile(model) if known else None
-    if measured is not None and measured.name != job.stanza.model:
+    known = _known_profile(job, target)
+    if (known is None or not has_link) and not measure:
+        return None
+    if known is None:
+        _check_measurable(job, target)
+        known = measure_shared(job.stanza, job.world_size if job.cluster == HERE else 1)
+    if job.cluster == HERE:
+        target = target.with_kind(known.device)
+    return target if has_link else target.with_link(measure_link(job.world_size)), known
+
+
+def sized_cluster(name: str, world_size: int) -> Cluster:
+    """The cluster that `--cluster` names, with a node for every rank.
+
+    Raises:
+        InputError: nodes that are not alike, or another number of them where it is fixed.
+    """
+    target = cluster.load(name)
+    cluster.check_uniform(target, name)
+    if len(target.nodes) == 1:
+        target = target.with_size(world_size)
+    if target.size != world_size:
         raise InputError(
-            f"--profile {job.profile}: is of {measured.name}, the model is {job.stanza.model}; "
+            f"--world-size {world_size}: cluster {target.name} mixes {target.size} nodes; give "
+            f"{target.size}, or another --cluster"
+        )
+    return target
+
+
+def _known_profile(job: Job, target: Cluster) -> ModelProfile | None:
+    """The profile that the job names, or the one that ships of its model, if there is one.
+
+    Raises:
+        InputError: it is of another model, or of another kind of device than the cluster's.
+    """
+    model, shipped = job.stanza.model, stanza_plan.shipped_profiles()
+    if job.profile is None and model not in shipped:
+        return None
+    known = stanza_plan.load_profile(job.profile or model)
+    if known.name != model:
+        raise InputError(
+            f"--profile {job.profile}: is of {known.name}, the model is {model}; "
             "give a profile of that model"
         )
-    if not (known and has_link) and not measure:
+    kind = target.kinds[0]
+    if known.device == kind or (job.cluster == HERE and known.device == device_here()):
+        return known
+    if job.profile is not None:
+        raise InputError(
+            f"--profile {job.profile}: was taken on {known.device}, and the devices of --cluster "
+            f"{job.cluster} are {kind}; give a profile of that device, or write kind = "
+            f'"{known.device}" in a cluster file if it is the same'
+        )
+    if job.cluster == HERE:
         return None
-    measured = measured or measure_shared(job.stanza, job.world_size)
-    return target if has_link else target.with_link(measure_link(job.world_size)), measured
+    raise InputError(
+        f"--cluster {job.cluster}: its devices are {kind}, and the profile of {model} that ships "
+        f"was taken on {known.device}; make one on {kind} with `launch profile stanza` and give "
+        "it with --profile"
+    )
 
 
-def measure_profile(options: Options, batch_size: int | None = None) -> ModelProfile:
-    """Profile the options' model on this machine's CPU or GPU, one device, nothing beside it."""
+def _check_measurable(job: Job, target: Cluster) -> None:
+    """Refuse to measure on this machine's device what the cluster's is to be planned with."""
+    kind = target.kinds[0]
+    if job.cluster != HERE and kind != device_here():
+        raise InputError(
+            f"--stanza.model {job.stanza.model}: no profile of it ships, the devices of --cluster "
+            f"{job.cluster} are {kind}, and this machine's is {device_here()}; make a profile on "
+            f"{kind} with `launch profile stanza` and give it with --profile"
+        )
+
+
+def device_here() -> str:
+    """The kind of this machine's devices, as profiles that are taken here name it."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def measure_profile(
+    options: Options, batch_size: int | None = None, *, spared: str = ""
+) -> ModelProfile:
+    """Profile the options' model on this machine's CPU or GPU, one device, nothing beside it.
+
+    Says before what it takes, and then `spared`: how to do without.
+    """
     architecture = ARCHITECTURES[options.model]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = torch.randn(batch_size or architecture.batch_size, *architecture.image_shape)
-    print(f"measuring {options.model}, batch {len(images)}, on {device}", file=sys.stderr)
-    model = build_model(options.model).to(device)
-    kind = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    model, images = build_model(options.model).to(device), images.to(device)
+    effort = profile.effort(model, images, repetitions=REPETITIONS)
+    print(
+        f"measuring {options.model}, batch {len(images)}, on {device}: about {effort}{spared}",
+        file=sys.stderr,
+        flush=True,
+    )
     return profile.profile_model(
-        model, images.to(device), name=options.model, device_kind=kind, repetitions=9
+        model, images, name=options.model, device_kind=device_here(), repetitions=REPETITIONS
     )
 
 
@@ -147,13 +234,15 @@ def measure_shared(options: Options, world_size: int) -> ModelProfile:
     """The profile that one of `world_size` ranks of this machine sees while all of them compute."""
     cores = os.cpu_count() or 1
     threads = threads_per_rank(world_size)
+    spared = "; a profile made before with `launch profile stanza` spares it: --profile FILE"
     if torch.cuda.is_available():
-        return measure_profile(options)
+        return measure_profile(options, spared=spared)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     large = ARCHITECTURES[options.model].batch_size
     alone = profile.with_fixed_parts(
-        measure_profile(options, large), measure_profile(options, max(1, large // 8))
+        measure_profile(options, large, spared=spared),
+        measure_profile(options, max(1, large // 8)),
     )
     torch.set_num_threads(before)
     factor = max(1.0, world_size * threads / cores)
@@ -170,16 +259,9 @@ def link_rates_of(name: str, world_size: int, emulation: Emulation) -> tuple[flo
     """The rates of the links that stand for those of a cluster.
 
     Raises:
-        InputError: too small a cluster, or links of unknown rate.
+        InputError: too small a cluster, nodes that are not alike, or links of unknown rate.
     """
-    target = cluster.load(name)
-    if len(target.nodes) == 1:
-        target = target.with_size(world_size)
-    if target.size != world_size:
-        raise InputError(
-            f"--world-size {world_size}: cluster {name} has {target.size} nodes; emulate them all"
-        )
-    rates = [link.bandwidth_bits_per_s for link in target.links]
+    rates = [link.bandwidth_bits_per_s for link in sized_cluster(name, world_size).links]
     if None in rates:
         raise InputError(
             f"--cluster {name}: the rate of its links is not known; give a cluster that states it"

@@ -11,7 +11,8 @@ from pathlib import Path
 from launch import job as jobs
 from sparsepipe import plan as planner
 from sparsepipe.plan import Plan
-from sparsepipe.planned import profiles_by_kind, target_cluster
+from sparsepipe.planned import profiles_by_kind
+from sparsepipe.target import check_links, target_cluster
 from systems import cluster, record
 from systems.cluster import Cluster
 from systems.profile import ModelProfile
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     if rate is not None and not 0 < rate < float("inf"):
         raise InputError(f"--bandwidth-bits-per-s {rate:g}: give more than 0; 10 Gb/s is 10e9")
     target = target_cluster(cluster.load(flags.cluster), flags.devices, rate)
+    check_links(target, flags.cluster)
     profiles = profiles_by_kind(flags.profiles, flags.batch_size)
     plan = planner.partition(
         profiles,
@@ -131,6 +133,8 @@ def _links(target: Cluster) -> str:
         devices = ", ".join(f"{device.count} {device.kind}" for device in node.devices)
         inside = node.device_link.bandwidth_bits_per_s if node.device_link else None
         between = "" if inside is None else f", {inside / 1e9:g} Gb/s inside"
+        if inside is None and sum(device.count for device in node.devices) > 1:
+            between = ", the same assumed inside, where no device_link is stated"
         outside = node.link.bandwidth_bits_per_s or 0
         rates.append(f"{node.count} x {node.name} ({devices}) at {outside / 1e9:g} Gb/s{between}")
     return "; ".join(rates)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch import job as jobs
-from launch.planning import measure_profile
+from launch.planning import NAMED_HERE, measure_profile
 from stanza.options import Options
 from systems import profile
 from systems.record import check_new_file
@@ -37,7 +37,8 @@ def main(arguments: Sequence[str]) -> None:
     check_new_file(path)
     if flags.batch_size is not None and flags.batch_size < 1:
         raise InputError(f"--batch-size {flags.batch_size}: give 1 or more")
-    measured = measure_profile(Options(model=flags.model), flags.batch_size)
+    with jobs.named_as_given(NAMED_HERE):
+        measured = measure_profile(Options(model=flags.model), flags.batch_size)
     save(measured, path, "stanza")
 
 

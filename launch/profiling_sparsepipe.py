@@ -53,7 +53,8 @@ def main(arguments: Sequence[str]) -> None:
             raise InputError(f"--{name} {value}: give 1 or more")
     if not 0 < flags.voxel_size < float("inf"):
         raise InputError(f"--voxel-size {flags.voxel_size:g}: give more than 0")
-    opened = clouds.load(flags.data)
+    with jobs.named_as_given({"sparsepipe.data": "data"}):
+        opened = clouds.load(flags.data)
     inputs = mini_batch(opened.train, flags.batch_size, flags.voxel_size)
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")

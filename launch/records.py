@@ -182,4 +182,6 @@ def read_result(folder: Path) -> dict[str, Any]:
     if not (folder / "result.json").is_file():
         raise InputError(f"{folder}: no result.json; the run did not end well")
     result: dict[str, Any] = record.read_json(folder / "result.json")
+    if "loss" in result:
+        result["loss"] = record.numbers(result["loss"])
     return result

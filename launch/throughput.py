@@ -25,6 +25,13 @@ from launch.run import prepare
 from systems import disk, record
 from systems.schema import InputError
 
+NAMED_HERE = {
+    "world-size": "world-sizes",
+    "stanza.global-batch-size": "batch-sizes",
+    "sparsepipe.batch-size": "batch-sizes",
+    "speculative.batch-size": "batch-sizes",
+}
+"""What a sweep calls the sizes of a job."""
 PERCENTILES = (50, 90, 99)
 EXPLAINED = """\
 step: milliseconds of the slowest rank, percentiles over the n measured steps. link: megabytes per
@@ -39,7 +46,7 @@ class ThroughputJob(Job):
     world_sizes: tuple[int, ...] = ()
     """Numbers of ranks. None given: the job's."""
     batch_sizes: tuple[int, ...] = ()
-    """Samples of a step over all ranks."""
+    """Samples of a step over all ranks. None given: the job's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +74,8 @@ class Point:
 def main(arguments: Sequence[str]) -> None:
     """Run what has not been run, print the table, write the CSV."""
     given = jobs.parse("throughput", arguments, ThroughputJob())
-    sizes, batches = given.world_sizes or (given.world_size,), given.batch_sizes
+    sizes = given.world_sizes or (given.world_size,)
+    batches = given.batch_sizes or (_batch_size(given),)
     jobs.refuse_below_one({"world-sizes": sizes, "batch-sizes": batches})
     if given.launcher == "slurm":
         raise InputError("--launcher slurm: a sweep waits for its runs; give another launcher")
@@ -79,13 +87,31 @@ def main(arguments: Sequence[str]) -> None:
     _claim(folder, job)
     print(f"{job.name} | tier measured | {job.launcher} | one machine | {folder}\n{_header()}")
     points: list[Point] = []
+    earlier = _earlier(folder, {(size, batch) for size in sizes for batch in batches})
     for point in _points(job, sizes, batches, folder):
         points.append(point)
         print(_line(point), flush=True)
-        _write(points, folder / "throughput.csv")
-    print(f"{EXPLAINED}\ntable: {folder}/throughput.csv")
+        rows = sorted([*earlier, *points], key=lambda row: (row.world_size, row.batch_size))
+        _write(rows, folder / "throughput.csv")
+    beside = f", with {len(earlier)} points of earlier sweeps" if earlier else ""
+    print(f"{EXPLAINED}\ntable: {folder}/throughput.csv{beside}")
     if all(point.error for point in points):
         raise SystemExit(1)
+
+
+def _batch_size(job: Job) -> int:
+    """The samples of a step as the job has them, for a sweep that is given none.
+
+    Raises:
+        InputError: they depend on what the planner answers.
+    """
+    own = driver(job).batch_size(job)
+    if own is None:
+        raise InputError(
+            "--batch-sizes (none): the job gives samples of each worker, and how many workers "
+            "there are is planned; give samples of a step over all ranks"
+        )
+    return own
 
 
 def _claim(folder: Path, job: Job) -> None:
@@ -118,12 +144,24 @@ def _points(
             yield _read(point)
 
 
+def _earlier(folder: Path, asked: set[tuple[int, int]]) -> list[Point]:
+    """The points of earlier sweeps whose records are in the folder, without those asked for now."""
+    found = []
+    for result in folder.glob("world-*-batch-*/result.json"):
+        _, world_size, _, batch_size = result.parent.name.split("-")
+        size = int(world_size), int(batch_size)
+        if size not in asked:
+            found.append(Point(world_size=size[0], batch_size=size[1], record=str(result.parent)))
+    return [_read(p) for p in sorted(found, key=lambda p: (p.world_size, p.batch_size))]
+
+
 def _run(job: Job, point: Point) -> str:
     """Run a point; returns why there is no result, or nothing."""
     shutil.rmtree(point.record, ignore_errors=True)  # what an interruption left
     try:
         sized = dataclasses.replace(job, world_size=point.world_size, out=point.record)
-        folder = prepare(driver(job).with_batch_size(sized, point.batch_size))
+        with jobs.named_as_given(NAMED_HERE):
+            folder = prepare(driver(job).with_batch_size(sized, point.batch_size))
     except InputError as error:
         return str(error)
     code = run_ranks(sized, [folder], quiet=True)

@@ -60,6 +60,7 @@ def main(arguments: Sequence[str]) -> None:
         TrainPairArguments, words, f"launch train-pair {task or 'TASK'}", TrainPairArguments()
     )
     has_gpu = torch.cuda.is_available()
+    jobs.check_seed(flags.seed)
     if flags.device == "cuda" and not has_gpu:
         raise InputError("--device cuda: there is no GPU here; give cpu or auto")
     device = torch.device("cuda" if has_gpu and flags.device != "cpu" else "cpu")
@@ -82,7 +83,8 @@ def main(arguments: Sequence[str]) -> None:
         seed=flags.seed,
         device=device,
     )
-    trained = _follow(chosen, training, folder if flags.tensorboard else None)
+    with jobs.named_as_given({"speculative.data": "data"}):
+        trained = _follow(chosen, training, folder if flags.tensorboard else None)
     print(f"  pair: {folder}{'' if trained else ' (trained before; remove it to train anew)'}")
 
 

@@ -6,8 +6,10 @@ which runs several jobs one after the other in one world; both ways end in `exec
 
 import dataclasses
 import faulthandler
+import math
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -173,6 +175,7 @@ def execute(
                 told = {k: v for k, v in step.metrics.items() if k != "loss_sum"}
                 step = record.Step(step.index, told)
             writer.write(step)
+            _tell_of_lost_loss(step, world, folder)
             instruments.after(step.index)
             steps.append(step)
             _print_progress(opened.last, world, step, started)
@@ -190,6 +193,7 @@ def execute(
         }
         if emulation is not None:
             result = _emulated(result, job, plan, emulation, calibration)
+        result |= record.not_finite(everyone, result)
         record.write_json(folder / "result.json", result)
         if job.trace:
             trace.join(folder, [world.name(rank) for rank in range(world.world_size)])
@@ -273,6 +277,19 @@ def _print_progress(last: int, world: World, step: Step, started: float) -> None
     loss = step.metrics.get("loss_sum") if world.roles[0] == "worker" else None
     text = f", loss {loss / step.metrics['samples']:.4f}" if loss is not None else ""
     print(f"  step {step.index}/{last}, {lasted_s:.1f} s{text}", flush=True)
+
+
+def _tell_of_lost_loss(step: Step, world: World, folder: Path) -> None:
+    """Say in one line, on the rank that sees it first, that a run's loss is no number any more."""
+    loss = step.metrics.get("loss_sum", 0.0)
+    if math.isfinite(loss) or world.store.add(f"loss lost in {folder}", 1) > 1:
+        return
+    print(
+        f"warning: the loss is {loss} since step {step.index} (rank {world.rank}); in the record "
+        "it is null; perhaps a smaller learning rate helps",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _gather(world: World, steps: list[Step]) -> list[list[Step]]:

@@ -16,9 +16,9 @@ device.
 
 import dataclasses
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from sparsepipe.planner.baselines import BASELINES
 from sparsepipe.planner.bound import fractional_bound
@@ -161,7 +161,7 @@ def _candidates(
 
 
 def _schedules(name: str, micro_batches: int | None, batch_size: int) -> list[Schedule]:
-    first = schema.read(Schedule, {"name": name, "micro_batches": micro_batches or 1}, "--schedule")
+    first = Schedule(name=cast(ScheduleName, name), micro_batches=micro_batches or 1)
     if micro_batches is not None and micro_batches > batch_size:
         raise InputError(
             f"--micro-batches {micro_batches}: a mini-batch has only {batch_size} samples"
@@ -260,7 +260,7 @@ def fits(plan: Plan) -> bool:
 
 def digest(profile: ModelProfile) -> str:
     """SHA-256 of a profile's contents, whatever file it came from."""
-    return hashlib.sha256(json.dumps(schema.dump(profile), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(schema.to_json(schema.dump(profile), sort_keys=True).encode()).hexdigest()
 
 
 def save(plan: Plan, path: Path) -> None:

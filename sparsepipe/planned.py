@@ -7,17 +7,18 @@ planned.plan.prediction.step_s, planned.played.step_s
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 from sparsepipe import plan as planner
 from sparsepipe.options import Options
 from sparsepipe.plan import Order, Plan, digest
+from sparsepipe.plan_file import load_plan
 from sparsepipe.planner.costs import Costs, costs_of
 from sparsepipe.planner.order import PLAYED_STEPS, profiles_of_ranks, slowest_link
 from sparsepipe.schedule import Schedule, Stages, build
 from sparsepipe.simulated import Pipeline, play
 from sparsepipe.stage_cost import StageCost, stage_costs
+from sparsepipe.target import check_links, target_cluster
 from systems.cluster import Cluster, Link
 from systems.profile import ModelProfile
 from systems.schema import InputError
@@ -131,8 +132,9 @@ def plan_pipeline(options: Options, cluster: Cluster) -> Planned:
         InputError: whatever is wrong with them, or a baseline that has no answer.
     """
     if options.plan is not None:
-        return with_profiles(planner.load(Path(options.plan)), options)
+        return with_profiles(load_plan(options), options)
     target = target_cluster(cluster, options.devices, options.bandwidth_bits_per_s)
+    check_links(target)
     profiles = profiles_by_kind(options.profiles, options.batch_size)
     schedule, micro_batches = options.schedule, options.micro_batches
     found: Plan | None
@@ -170,33 +172,6 @@ def with_profiles(plan: Plan, options: Options) -> Planned:
                 f"of {kind}; give that one, or plan again"
             )
     return Planned(plan=plan, profiles=profiles, mode=options.mode)
-
-
-def target_cluster(
-    cluster: Cluster, devices: str | None, bandwidth_bits_per_s: float | None
-) -> Cluster:
-    """The cluster with other numbers of devices, and another rate of all links.
-
-    Raises:
-        InputError: not numbers of its devices.
-    """
-    if devices is not None:
-        cluster = cluster.with_devices(_counts(devices))
-    if bandwidth_bits_per_s is not None:
-        cluster = cluster.with_rate(bandwidth_bits_per_s)
-    return cluster
-
-
-def _counts(text: str) -> dict[str, int]:
-    counts = {}
-    for word in text.split(","):
-        kind, _, number = word.partition("=")
-        if not number.isdecimal():
-            raise InputError(f"--devices {text}: write kind=number, such as TitanV=1,TitanXp=3")
-        counts[kind] = int(number)
-    if not any(counts.values()):
-        raise InputError(f"--devices {text}: leaves no device; give 1 or more")
-    return counts
 
 
 def profiles_by_kind(names: str, batch_size: int | None) -> dict[str, ModelProfile]:

@@ -22,7 +22,7 @@ from stanza.layout import Layout, layout
 from stanza.options import FcParallel, FcPlacement, Options
 from stanza.predict import Prediction
 from systems import profile as profiles
-from systems.cluster import Cluster, Link
+from systems.cluster import Cluster, Link, check_uniform
 from systems.profile import ModelProfile
 from systems.schema import InputError
 
@@ -73,8 +73,16 @@ def plan(
     must then be a number, and no other option of Stanza's "auto" but micro-batches.
 
     Raises:
-        InputError: too few ranks, batches too small, or "auto" without a profile.
+        InputError: too few ranks, batches too small, "auto" without a profile, a profile of
+            another kind of device than the cluster's, or nodes that are not alike.
     """
+    if cluster is not None:
+        check_uniform(cluster)
+    if cluster is not None and profile is not None and cluster.kinds != (profile.device,):
+        raise InputError(
+            f"profile of {profile.name}: was taken on {profile.device}, and cluster "
+            f"{cluster.name!r} has {cluster.kinds[0]}; give a profile of that device"
+        )
     if profile is None or cluster is None or options.scheme == "single":
         if options.scheme == "stanza":
             _refuse_auto(options)

@@ -5,7 +5,6 @@ command.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Literal
 from systems import disk, record
 from systems.measure import spread
 from systems.record import Tier
+from systems.schema import to_json
 
 NEAR = 0.1
 """A miss by less than this fraction of the target is near, not off."""
@@ -110,7 +110,7 @@ def write(claims: Sequence[Claim], folder: Path) -> None:
     """Write `claims.json`, `claims.jsonl` (a claim a line) and `claims.csv`."""
     rows = [dataclasses.asdict(c) for c in claims]
     record.write_json(folder / "claims.json", rows)
-    disk.write_text(folder / "claims.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    disk.write_text(folder / "claims.jsonl", "".join(to_json(row) + "\n" for row in rows))
     names = [f.name for f in dataclasses.fields(Claim) if f.name != "spread"]
     table = [[*(row[name] for name in names), *(row["spread"] or (None, None))] for row in rows]
     disk.write_table(folder / "claims.csv", [[*names, "spread_low", "spread_high"], *table])

@@ -7,6 +7,7 @@ All rates are bits per second, all sizes bytes, all times seconds.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,11 @@ class Link:
             )
         if not self.latency_s >= 0:
             raise InputError(f"latency_s = {self.latency_s:g}: give 0 or more seconds")
+
+    def __str__(self) -> str:
+        rate = self.bandwidth_bits_per_s
+        known = "unknown rate" if rate is None else f"{rate / 1e9:g} Gb/s"
+        return known + (f" and {self.latency_s * 1e6:g} us" if self.latency_s else "")
 
     def seconds(self, size_bytes: float) -> float:
         """How long `size_bytes` take in one direction, without latency."""
@@ -109,6 +115,18 @@ class Cluster:
             return Link(latency_s=max(node.link.latency_s for node in self.nodes))
         return min((n.link for n in self.nodes), key=lambda link: link.bandwidth_bits_per_s or 0)
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of its devices, each once."""
+        return tuple(dict.fromkeys(d.kind for node in self.nodes for d in node.devices))
+
+    def with_kind(self, kind: str) -> "Cluster":
+        """The same cluster with one device of that kind in every node."""
+        nodes = tuple(
+            dataclasses.replace(node, devices=(Device(kind=kind),)) for node in self.nodes
+        )
+        return dataclasses.replace(self, nodes=nodes)
+
     def with_size(self, size: int) -> "Cluster":
         """The same cluster with `size` nodes; only where all nodes are alike."""
         if len(self.nodes) != 1:
@@ -168,7 +186,7 @@ def load(name: str) -> Cluster:
     Raises:
         InputError: no such preset or file, or a file that does not describe a cluster.
     """
-    path = PRESETS / f"{name}.toml" if name in presets() else Path(name)
+    path = _path(name)
     if not path.is_file():
         raise InputError(
             f"--cluster {name}: neither a preset nor a file; {schema.remedy(name, presets())}"
@@ -184,6 +202,70 @@ def load(name: str) -> Cluster:
     if any(link.bandwidth_bits_per_s == float("inf") for link in cluster.links):
         raise InputError(f"{path}: bandwidth_bits_per_s = inf: no link is that fast; give its rate")
     return cluster
+
+
+def check_uniform(cluster: Cluster, file: str | None = None) -> None:
+    """Refuse a cluster whose nodes are not alike, for a planner that takes them for alike.
+
+    Args:
+        file: the preset or the TOML file that the cluster was loaded from, for messages.
+
+    Raises:
+        InputError: several kinds of device, several devices in a node, or links that differ.
+    """
+    first = cluster.nodes[0]
+    for node in cluster.nodes:
+        kinds = dict.fromkeys(device.kind for device in node.devices)
+        if len(kinds) > 1 or first.devices[0].kind not in kinds:
+            beside = "" if node is first else f", node {first.name!r} {first.devices[0].kind}"
+            raise InputError(
+                f"{place(cluster, node, file)} has {' and '.join(kinds)}{beside}: one kind of "
+                "device is planned for here; leave the others out (`launch plan sparsepipe` plans "
+                "for unequal devices)"
+            )
+        devices = sum(device.count for device in node.devices)
+        if devices > 1:
+            raise InputError(
+                f"{place(cluster, node, file)} has {devices} devices: every rank is planned as a "
+                f"node with one device and its own link; give count = {node.count * devices} nodes "
+                "of one device, each with its part of the link's rate"
+            )
+    check_equal_links(cluster, file)
+
+
+def check_equal_links(cluster: Cluster, file: str | None = None) -> None:
+    """Refuse a cluster in which some nodes have other network interfaces than the rest.
+
+    Raises:
+        InputError: naming the first node that differs; see `check_uniform`.
+    """
+    first = cluster.nodes[0]
+    for node in cluster.nodes:
+        if node.link != first.link:
+            raise InputError(
+                f"{place(cluster, node, file)} has a link of {node.link}, node {first.name!r} one "
+                f"of {first.link}: all links are planned alike; give them one rate and latency, or "
+                "leave these nodes out"
+            )
+
+
+def place(cluster: Cluster, node: Node, file: str | None = None) -> str:
+    """Where a node of a cluster stands, for messages: its name; of a file also the line."""
+    if file is None:
+        return f"cluster {cluster.name!r}: node {node.name!r}"
+    heads = [
+        number
+        for number, line in enumerate(_path(file).read_text().splitlines(), start=1)
+        if re.match(r"\s*\[\[\s*nodes\s*\]\]", line)
+    ]
+    index = [one.name for one in cluster.nodes].index(node.name)
+    line = f", line {heads[index]}" if len(heads) == len(cluster.nodes) else ""
+    return f"--cluster {file}{line}: node {node.name!r}"
+
+
+def _path(name: str) -> Path:
+    """Where the preset or the file of that name is."""
+    return PRESETS / f"{name}.toml" if name in presets() else Path(name)
 
 
 def to_toml(cluster: Cluster) -> str:

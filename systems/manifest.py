@@ -139,7 +139,7 @@ def commit(partial: Path, path: Path, *, step: int, samples_seen: int, layout: s
         Manifest(step=step, samples_seen=samples_seen, layout=layout, files=_files(partial))
     )
     with (partial / MANIFEST).open("w") as file:
-        json.dump({"checkpoint": table, "sha256": _digest(table)}, file, indent=2)
+        file.write(schema.to_json({"checkpoint": table, "sha256": _digest(table)}, indent=2))
         file.flush()
         os.fsync(file.fileno())
     _sync(partial)
@@ -166,7 +166,7 @@ def _sync(folder: Path) -> None:
 
 
 def _digest(table: Any) -> str:
-    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(schema.to_json(table, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

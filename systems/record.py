@@ -2,7 +2,8 @@
 
 job.toml             the resolved job; `launch run --again FOLDER` runs it again
 run.json             command, tier, roles, plan, environment; written before the first step
-steps/rank-0.jsonl   one line a step and rank, flushed at once: readable when a rank dies
+steps/rank-0.jsonl   one line a step and rank, flushed at once: readable when a rank dies; a number
+                     that is NaN or infinite is null
 steps/last           number of the last step, known once the ranks have opened their data
 trace.json           spans for chrome://tracing or ui.perfetto.dev, if asked for
 failures.jsonl       why ranks failed, if any did, a line each (systems.failures)
@@ -11,11 +12,12 @@ result.json          the summary; only a run that ended well has one
 
 import itertools
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +26,7 @@ from typing import Any, Literal
 import torch
 
 from systems import disk
-from systems.schema import InputError
+from systems.schema import InputError, count_not_finite, to_json
 
 Tier = Literal["measured", "emulated", "simulated"]
 QUIET = "TESTBED_QUIET"
@@ -90,7 +92,40 @@ def read_last(folder: Path) -> int | None:
 
 
 def _line(step: Step) -> str:
-    return json.dumps({"step": step.index, **step.metrics}) + "\n"
+    return to_json({"step": step.index, **step.metrics}) + "\n"
+
+
+def read_step(line: str | bytes) -> Step:
+    """The step in one line of a steps file. A metric that is null there was not finite: NaN.
+
+    Raises:
+        json.JSONDecodeError: half a line.
+    """
+    table = json.loads(line)
+    return Step(table.pop("step"), {k: math.nan if v is None else v for k, v in table.items()})
+
+
+def numbers(values: Iterable[float | None]) -> list[float]:
+    """A list of numbers from JSON, where null stands for one that was not finite: NaN."""
+    return [math.nan if value is None else value for value in values]
+
+
+def not_finite(everyone: Sequence[Sequence[Step]], summary: Any) -> dict[str, int]:
+    """What a run's result says of numbers that are null in its JSON; nothing if there are none.
+
+    Args:
+        everyone: every rank's steps.
+        summary: what was made of them.
+
+    Returns:
+        `not_finite_values`, how many there are in the steps and the summary, and
+        `first_not_finite_step`, the first step that has one.
+    """
+    of_step = [(s.index, count_not_finite(s.metrics)) for steps in everyone for s in steps]
+    found = sum(count for _, count in of_step) + count_not_finite(summary)
+    steps = [index for index, count in of_step if count]
+    first = {"first_not_finite_step": min(steps)} if steps else {}
+    return {"not_finite_values": found, **first} if found else {}
 
 
 def former_steps(folder: Path, world_size: int, first_step: int) -> list[list[Step]]:
@@ -112,10 +147,9 @@ def read_steps(folder: Path, rank: int) -> list[Step]:
         return steps
     for line in steps_file(folder, rank).read_text().splitlines():
         try:
-            values = json.loads(line)
+            steps.append(read_step(line))
         except json.JSONDecodeError:
             break
-        steps.append(Step(values.pop("step"), values))
     return steps
 
 
@@ -144,8 +178,8 @@ def check_new_file(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, whole or not at all."""
-    disk.write_text(path, json.dumps(value, indent=2) + "\n")
+    """Write `value` as JSON, whole or not at all; see `systems.schema.to_json`."""
+    disk.write_text(path, to_json(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:

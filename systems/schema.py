@@ -8,6 +8,7 @@ int to float and list to tuple.
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -101,6 +102,35 @@ def dump(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [dump(v) for v in value]
     return value
+
+
+def to_json(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
+    """The JSON of plain data; all of the testbed's JSON is written with this.
+
+    JSON has neither NaN nor infinities, and strict readers refuse a file that has them: each is
+    written as null.
+
+    Raises:
+        TypeError: something that JSON cannot hold.
+    """
+    return json.dumps(_finite(value), indent=indent, sort_keys=sort_keys, allow_nan=False)
+
+
+def count_not_finite(value: Any) -> int:
+    """How many numbers of plain data are NaN or infinite, and null in its JSON."""
+    if isinstance(value, Mapping):
+        return sum(map(count_not_finite, value.values()))
+    if isinstance(value, (list, tuple)):
+        return sum(map(count_not_finite, value))
+    return int(isinstance(value, float) and not math.isfinite(value))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if count_not_finite(value) else value
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from systems import disk
+from systems.schema import to_json
 
 
 class Tracer:
@@ -60,7 +61,7 @@ class Tracer:
                 "args": details,
             }
             with self._lock:  # a text file's buffer is not safe between threads
-                self._write(json.dumps(event) + "\n")
+                self._write(to_json(event) + "\n")
 
     def close(self) -> None:
         """Flush and close the file."""
@@ -104,7 +105,7 @@ def write_timeline(path: Path, spans: Iterable[tuple[str, str, float, float]]) -
         {"name": "process_name", "ph": "M", "pid": number, "args": {"name": track}}
         for track, number in tracks.items()
     ]
-    disk.write_text(path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+    disk.write_text(path, to_json({"traceEvents": events, "displayTimeUnit": "ms"}))
 
 
 def join(folder: Path, names: Sequence[str]) -> Path:
@@ -127,7 +128,7 @@ def join(folder: Path, names: Sequence[str]) -> Path:
     events = [_named("process_name", rank, 0, name) for rank, name in enumerate(names)]
     events += [_named("thread_name", rank, tid, name) for (rank, name), tid in threads.items()]
     target = folder / "trace.json"
-    disk.write_text(target, json.dumps({"traceEvents": events + spans, "displayTimeUnit": "ms"}))
+    disk.write_text(target, to_json({"traceEvents": events + spans, "displayTimeUnit": "ms"}))
     return target
 
 

@@ -80,6 +80,9 @@ class Driver(Protocol):
     def with_batch_size(self, job: Job, samples: int) -> Job:
         """The job with so many samples in a step, over all ranks."""
 
+    def batch_size(self, job: Job) -> int | None:
+        """The samples of a step over all ranks; None where that is the planner's to say."""
+
     def check(self, job: Job, plan: Any) -> None:
         """Load what every rank will load.
 

@@ -3,17 +3,18 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from launch.drivers import Opened, Simulated, training_line
-from launch.job import Job
+from launch.job import Job, named_as_given
 from sparsepipe import deepspeed_pipeline, emulated, infer, pipeline, train, train_pipeline
 from sparsepipe import plan as planner
 from sparsepipe.backends import backend
 from sparsepipe.options import Options
+from sparsepipe.plan_file import check_planned_for, load_plan
 from sparsepipe.planned import Planned, plan_pipeline, with_profiles
 from sparsepipe.planner.stages import Schedule, Stage
+from sparsepipe.target import check_links, target_cluster
 from sparsepipe.workload import open_workload
 from systems import cluster, schema
 from systems.checkpoint import Checkpoints
@@ -28,6 +29,15 @@ STEP_S = 0.3
 FEW_RANKS = 4
 """More ranks than these get more time, in proportion: they share this machine's cores."""
 
+NAMED_HERE = {
+    name: f"sparsepipe.{name}"
+    for name in (
+        *("profiles", "devices", "bandwidth-bits-per-s", "batch-size", "schedule"),
+        *("micro-batches", "virtual-stages"),
+    )
+}
+"""What options of `launch plan sparsepipe` are called in a job."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -39,6 +49,7 @@ class Plan:
     """Of a pipeline on a cluster, emulated or simulated."""
 
 
+@named_as_given(NAMED_HERE)
 def plan_job(job: Job, *, may_measure: bool) -> Plan:
     """Stages of what trains here: of the job's plan, or a stage a rank.
 
@@ -46,6 +57,7 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
         InputError: the wrong number of ranks, or stages that do not fit the network.
     """
     options = job.sparsepipe
+    _check_cluster(job)
     if options.scheme == "single":
         if job.world_size != 1:
             raise InputError(
@@ -61,7 +73,7 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
     backend(options.backend)
     workload = open_workload(options, job.seed)
     if options.plan is not None:
-        plan = planner.load(Path(options.plan))
+        plan = load_plan(options)
         train_pipeline.check_stages(plan.stages, workload, job.world_size)
         return Plan(stages=plan.stages, schedule=plan.schedule)
     if may_measure and options.cuts is None:
@@ -71,10 +83,27 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
     return Plan(stages=stages, schedule=train_pipeline.kind_of(options))
 
 
+def _check_cluster(job: Job) -> None:
+    """Refuse a cluster that a pipeline that trains is not planned for.
+
+    Raises:
+        InputError: there is no plan, or one for another cluster.
+    """
+    if job.cluster == Job.cluster:  # the user has named none
+        return
+    options = job.sparsepipe
+    if options.plan is None:
+        raise InputError(
+            f"--cluster {job.cluster}: what trains here is cut by layer times of this machine; "
+            "leave it out, or plan with `launch plan sparsepipe --out` and give --sparsepipe.plan"
+        )
+    check_planned_for(load_plan(options), job.cluster, cluster.load(job.cluster), options)
+
+
 def for_world(job: Job, world_size: int) -> Job:
-    """Without cuts and plans, which are for other ranks."""
+    """Without cuts, plans and their cluster, which are for other ranks."""
     left = dataclasses.replace(job.sparsepipe, cuts=None, plan=None)
-    return dataclasses.replace(job, world_size=world_size, sparsepipe=left)
+    return dataclasses.replace(job, world_size=world_size, cluster=Job.cluster, sparsepipe=left)
 
 
 def plan_measured(alike: Sequence[Job]) -> list[Plan]:
@@ -127,6 +156,11 @@ def with_batch_size(job: Job, samples: int) -> Job:
     """Clouds in a mini-batch."""
     options = dataclasses.replace(job.sparsepipe, batch_size=samples)
     return dataclasses.replace(job, sparsepipe=options)
+
+
+def batch_size(job: Job) -> int | None:
+    """Clouds in a mini-batch."""
+    return job.sparsepipe.batch_size
 
 
 def check(job: Job, plan: Plan) -> None:
@@ -262,6 +296,7 @@ def simulate(job: Job) -> Simulated:
     )
 
 
+@named_as_given(NAMED_HERE)
 def plan_emulated(job: Job) -> Plan:
     """From the profiles that the options name; a rank is a device.
 
@@ -274,7 +309,14 @@ def plan_emulated(job: Job) -> Plan:
             f"--sparsepipe.scheme {options.scheme}: has no links to emulate or simulate; give "
             "pipeline"
         )
-    planned = plan_pipeline(options, cluster.load(job.cluster))
+    if options.plan is not None:
+        _check_cluster(job)
+    target = cluster.load(job.cluster)
+    if options.plan is None:
+        check_links(
+            target_cluster(target, options.devices, options.bandwidth_bits_per_s), job.cluster
+        )
+    planned = plan_pipeline(options, target)
     devices = len(planned.links)
     if devices != job.world_size:
         raise InputError(

@@ -67,6 +67,11 @@ def with_batch_size(job: Job, samples: int) -> Job:
     return dataclasses.replace(job, speculative=options)
 
 
+def batch_size(job: Job) -> int | None:
+    """Samples that are decoded together."""
+    return job.speculative.batch_size
+
+
 def check(job: Job, plan: Plan) -> None:
     """Are the models there?
 

@@ -8,6 +8,7 @@ from launch.drivers import Opened, Simulated
 from launch.drivers import training_line as line
 from launch.job import Job
 from launch.planning import (
+    HERE,
     link_rates_of,
     measure_link,
     measure_shared,
@@ -17,6 +18,7 @@ from launch.planning import (
 )
 from stanza import train, zero
 from stanza.emulated import emulated_workload
+from stanza.layout import layout
 from stanza.plan import Plan, costs_at, load_profile, plan
 from stanza.schedule import played_plan
 from stanza.summary import summarize as summary
@@ -30,6 +32,7 @@ from systems.schema import InputError
 from systems.trace import Tracer
 
 __all__ = [
+    "batch_size",
     "check",
     "emulated_step_s",
     "for_world",
@@ -72,8 +75,9 @@ def for_world(job: Job, world_size: int) -> Job:
 def plan_measured(alike: Sequence[Job]) -> list[Plan]:
     """From the loopback link and a profile of the first job's model, shared by all ranks."""
     size = alike[0].world_size
-    target = cluster.load("local").with_size(size).with_link(measure_link(size))
+    target = cluster.load(HERE).with_size(size).with_link(measure_link(size))
     measured = measure_shared(alike[0].stanza, size)
+    target = target.with_kind(measured.device)
     return [plan(job.stanza, size, target, measured) for job in alike]
 
 
@@ -91,6 +95,18 @@ def with_batch_size(job: Job, samples: int) -> Job:
     """The same for every scheme, over all ranks with data."""
     options = dataclasses.replace(job.stanza, global_batch_size=samples, local_batch_size=None)
     return dataclasses.replace(job, stanza=options)
+
+
+def batch_size(job: Job) -> int | None:
+    """Of all ranks with data, whose number is the planner's where FC workers are."""
+    options = job.stanza
+    if options.global_batch_size is not None:
+        return options.global_batch_size
+    if options.scheme == "stanza" and "auto" in (options.fc_workers, options.fc_placement):
+        return None
+    given = 0 if options.fc_workers == "auto" else options.fc_workers
+    with_data = layout(options, job.world_size, given, 1).data_ranks
+    return options.samples_per_step(len(with_data))
 
 
 def check(job: Job, plan: Plan) -> None:

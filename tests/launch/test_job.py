@@ -1,5 +1,6 @@
 """Job files and flags: precedence, round trips, and one-line errors."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,94 @@ def test_a_bad_job_file_is_one_line_that_names_the_file(
 def test_a_missing_job_file_names_the_ready_ones() -> None:
     with pytest.raises(InputError, match="stanza-digits"):
         jobs.parse("run", ["nowhere.toml"], jobs.Job())
+
+
+FILES = """
+cluster = "my.toml"
+profile = "taken.json"
+resume = "earlier"
+[stanza]
+data = "folder:images"
+[sparsepipe]
+plan = "plan.json"
+profiles = "tv,taken.json"
+data = "meshes:images"
+[speculative]
+data = "jsonl:rows.jsonl,text,summary"
+target = "pair/{task}"
+draft = "hub/name"
+"""
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a job file and all that it names; the working directory is another one, which
+    has some of the same names."""
+    folder, elsewhere = tmp_path / "jobs", tmp_path / "elsewhere"
+    for place in (folder, elsewhere):
+        (place / "images").mkdir(parents=True)
+        (place / "my.toml").touch()
+    for name in ("taken.json", "plan.json", "rows.jsonl"):
+        (folder / name).touch()
+    for name in ("earlier", "pair/summarize"):
+        (folder / name).mkdir(parents=True)
+    written(folder, FILES)
+    monkeypatch.chdir(elsewhere)
+    return folder
+
+
+def test_paths_in_a_job_file_are_looked_for_beside_it(beside: Path) -> None:
+    job = jobs.parse("run", ["../jobs/job.toml"], jobs.Job())
+    assert (job.cluster, job.profile) == (f"{beside}/my.toml", f"{beside}/taken.json")
+    assert job.resume == f"{beside}/earlier"
+    assert job.stanza.data == f"folder:{beside}/images"
+    assert job.sparsepipe.plan == f"{beside}/plan.json"
+    assert job.sparsepipe.profiles == f"tv,{beside}/taken.json"
+    assert job.sparsepipe.data == f"meshes:{beside}/images"
+    assert job.speculative.data == f"jsonl:{beside}/rows.jsonl,text,summary"
+    assert job.speculative.target_path == f"{beside}/pair/summarize"
+    assert job.speculative.draft == "hub/name"
+
+
+def test_what_is_not_beside_a_job_file_is_looked_for_in_the_working_directory(
+    beside: Path, tmp_path: Path
+) -> None:
+    (beside / "my.toml").unlink()
+    (beside / "taken.json").unlink()
+    job = jobs.parse("run", ["../jobs/job.toml"], jobs.Job())
+    assert job.cluster == f"{tmp_path}/elsewhere/my.toml"
+    assert job.profile == "taken.json"  # nowhere: errors say what the user has written
+
+
+def test_paths_in_flags_are_of_the_working_directory(beside: Path, tmp_path: Path) -> None:
+    flags = ["--cluster", "my.toml", "--stanza.data", "folder:images", "--out", "kept"]
+    job = jobs.parse("run", ["../jobs/job.toml", *flags], jobs.Job())
+    assert job.cluster == f"{tmp_path}/elsewhere/my.toml"
+    assert job.stanza.data == f"folder:{tmp_path}/elsewhere/images"
+    assert job.out == "kept"
+    named = jobs.parse("run", ["--cluster", "local", "--profile", "vgg16"], jobs.Job())
+    assert (named.cluster, named.profile, named.stanza.data) == ("local", "vgg16", "digits")
+
+
+def test_a_saved_job_means_the_same_from_every_folder(
+    beside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = Job(cluster="my.toml", stanza=Options(data="folder:images"))
+    (tmp_path / "record").mkdir()
+    jobs.save(given, tmp_path / "record" / "job.toml")
+    monkeypatch.chdir(beside)  # which has those names too
+    found = jobs.load(tmp_path / "record" / "job.toml")
+    there = f"{tmp_path}/elsewhere"
+    assert found == replace(
+        given, cluster=f"{there}/my.toml", stanza=Options(data=f"folder:{there}/images")
+    )
+
+
+def test_errors_name_the_option_that_was_given() -> None:
+    names = {"stanza.model": "model", "world-size": "nodes"}
+    said = "--stanza.model x: --world-size 3, --world-sizes 4, --stanza.model-x; not world-size"
+    with pytest.raises(InputError) as error, jobs.named_as_given(names):
+        raise InputError(said)
+    assert str(error.value) == (
+        "--model x: --nodes 3, --world-sizes 4, --stanza.model-x; not world-size"
+    )

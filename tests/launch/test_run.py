@@ -1,6 +1,7 @@
 """Runs as users start them: real launchers, real ranks, records, and ranks that die."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from launch.records import read_result
 from systems.record import read_steps
 from tests.ranks import listening, ranks_of
 
@@ -174,6 +176,36 @@ def test_an_interrupt_ends_the_run(endless: tuple[subprocess.Popen[str], Path]) 
     process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     wait_until(lambda: not ranks_of(folder), "the end of the ranks")
+
+
+def test_a_lost_loss_is_said_once_and_is_null_in_the_record(tmp_path: Path) -> None:
+    out = tmp_path / "record"
+    flags = ["--stanza.scheme", "ddp", "--stanza.steps", "6", "--stanza.learning-rate", "1e30"]
+    command = [sys.executable, "-m", "launch", "run", DIGITS, "--launcher", "local", *flags]
+    done = subprocess.run(
+        [*command, "--world-size", "2", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: the loss is nan since step 1 ") == 1
+    assert done.stderr.count("the loss is") == 1
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    result = json.loads((out / "result.json").read_text(), parse_constant=refuse)
+    assert result["loss"][0] > 0
+    assert result["loss"][1:] == [None] * 5
+    assert result["first_not_finite_step"] == 1
+    assert result["not_finite_values"] == 15  # of two ranks, and of the result's losses
+    for rank in range(2):
+        text = (out / "steps" / f"rank-{rank}.jsonl").read_text()
+        for line in text.splitlines():
+            json.loads(line, parse_constant=refuse)
+    assert math.isnan(read_result(out)["loss"][1])
+    assert math.isnan(read_steps(out, 1)[1].metrics["loss_sum"])
 
 
 def test_sparsepipe_trains_in_one_process(tmp_path: Path) -> None:

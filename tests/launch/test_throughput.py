@@ -43,12 +43,18 @@ def test_points_are_measured_once(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert "1437" in rows[2]["error"]  # there are not more samples
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[2:5]] == [["1", "48"], ["1", "96"], ["1", "2000"]]
+    assert "--batch-sizes 2000" in rows[2]["error"]
+
+    main([*JOB, *SMALL, "--world-sizes", "1", "--out", str(folder)])  # the job has a batch of 96
+    kept = list(csv.DictReader((folder / "throughput.csv").open()))
+    assert kept == rows[:2]  # a point of an earlier sweep stays, as its record does
+    assert "with 1 points of earlier sweeps" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "--batch-sizes (none)"),
+        (["--stanza.global-batch-size", "None", "--stanza.fc-workers", "auto"], "-sizes (none)"),
         (["--batch-sizes", "0"], "--batch-sizes 0: give whole numbers from 1 on"),
         (["--batch-sizes", "8", "--launcher", "slurm"], "--launcher slurm: a sweep waits"),
     ],

@@ -201,6 +201,42 @@ def test_unknown_rate_gives_no_time() -> None:
         Link().seconds(1)
 
 
+def titan(rate: float = 10e9, *devices: Device, name: str = "n", latency_s: float = 0.0) -> Node:
+    link = Link(bandwidth_bits_per_s=rate, latency_s=latency_s)
+    return Node(name=name, devices=devices or (Device(kind="V100"),), link=link, count=2)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ((titan(), titan(10e9, Device(kind="T4"), name="b")), "node 'b' has T4, node 'n' V100"),
+        ((titan(10e9, Device(kind="V100"), Device(kind="T4")),), "node 'n' has V100 and T4"),
+        ((titan(10e9, Device(kind="V100", count=4)),), "has 4 devices: .* give count = 8"),
+        ((titan(), titan(1e9, name="b")), "'b' has a link of 1 Gb/s, node 'n' one of 10 Gb/s"),
+        ((titan(), titan(latency_s=5e-5, name="b")), "'b' has a link of 10 Gb/s and 50 us"),
+    ],
+)
+def test_nodes_that_are_not_alike_are_named(nodes: tuple[Node, ...], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        cluster.check_uniform(of(*nodes))
+
+
+def test_nodes_that_are_alike_may_have_several_names() -> None:
+    cluster.check_uniform(of(titan(), titan(name="b")))
+    for name in ("ec2-p3-10g", "local"):
+        cluster.check_uniform(cluster.load(name), name)
+
+
+@pytest.mark.parametrize("head", ["[[nodes]]", "  [[ nodes ]]  # the second"])
+def test_a_node_of_a_file_is_named_with_its_line(head: str, tmp_path: Path) -> None:
+    second = PLAIN.partition("[[nodes]]")[2].replace('"n"', '"m"').replace("10e9", "1e9")
+    path = written(tmp_path, f"{PLAIN}{head}{second}")
+    with pytest.raises(InputError) as caught:
+        cluster.check_uniform(cluster.load(path), path)
+    line = (PLAIN + head).count("\n") + 1
+    assert str(caught.value).startswith(f"--cluster {path}, line {line}: node 'm'")
+
+
 def test_a_node_with_other_devices_and_rates() -> None:
     titans = cluster.load("titan-8")
     few = titans.with_devices({"TitanV": 1, "TitanXp": 3}).with_rate(1e9)

@@ -1,6 +1,7 @@
 """Profiles: files round trip, shipped ones are their authors', measuring changes no model."""
 
 import os
+import weakref
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from systems import profile
-from systems.profile import LayerProfile, ModelProfile, profile_model, read_graph, with_fixed_parts
+from systems.profile import (
+    LAYER_COPIES,
+    Effort,
+    LayerProfile,
+    ModelProfile,
+    effort,
+    profile_model,
+    read_graph,
+    with_fixed_parts,
+)
 from systems.schema import InputError
 
 SHIPPED = Path(__file__).parents[2] / "stanza" / "profiles"
@@ -360,3 +370,31 @@ def test_whole_numbers_may_go_in() -> None:
     result = measured(module, torch.randint(10, (3, 5)))
     assert [each.activation_bytes for each in result.layers] == [3 * 5 * 4 * 4, 3 * 5 * 2 * 4]
     assert all(each.backward_s > 0 for each in result.layers)
+
+
+def test_the_effort_of_a_measurement_is_estimated() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+    estimated = effort(model, torch.randn(10, 4), repetitions=3)
+    assert model[1].num_batches_tracked == 0  # as it was
+    # The largest layer reads and writes 8 values of 4 bytes for each of 10 samples; 40 weights and
+    # biases of the linear layer and 16 of the normalisation have gradients.
+    assert estimated.memory_bytes == LAYER_COPIES * 10 * 16 * 4 + 2 * 56 * 4
+    assert estimated.seconds > 0
+    assert str(Effort(seconds=1200, memory_bytes=14.2e9)) == "20 minutes and 14.2 GB of memory"
+    assert str(Effort(seconds=0.2, memory_bytes=1e3)) == "1 s and 0.1 GB of memory"
+
+
+def test_one_layers_inputs_are_kept_at_a_time() -> None:
+    alive: list[int] = []
+    copies: weakref.WeakSet[Tensor] = weakref.WeakSet()
+
+    class Watching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.requires_grad or x.grad_fn is not None:  # this is a measurement
+                copies.add(x)
+            alive.append(len(copies))
+            return x * 1
+
+    model = nn.Sequential(*(Watching() for _ in range(6)))
+    profile_model(model, torch.randn(2, 3), name="six", device_kind="cpu", repetitions=1)
+    assert max(alive) <= 2

@@ -15,7 +15,7 @@ from systems.schema import InputError
 
 metrics = st.dictionaries(
     st.text(max_size=6).filter(lambda key: key != "step"),
-    st.floats(allow_nan=False) | st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False) | st.integers(),
     max_size=3,
 )
 several_metrics = st.lists(metrics, max_size=4)
@@ -139,3 +139,29 @@ def test_environment_is_plain_data() -> None:
     assert json.loads(json.dumps(found)) == found
     assert found["packages"]["torch"]
     assert found["cores"] >= 1
+
+
+def test_a_metric_that_is_not_finite_is_null_in_the_file_and_nan_when_read(tmp_path: Path) -> None:
+    with StepWriter(tmp_path, 0) as writer:
+        writer.write(Step(0, {"loss_sum": 1.5}))
+        writer.write(Step(1, {"loss_sum": math.nan, "samples": 4}))
+        writer.write(Step(2, {"loss_sum": math.inf}))
+    lines = (tmp_path / "steps" / "rank-0.jsonl").read_text().splitlines()
+    assert lines[1] == '{"step": 1, "loss_sum": null, "samples": 4}'
+    first, second, third = read_steps(tmp_path, 0)
+    assert first.metrics == {"loss_sum": 1.5}
+    assert math.isnan(second.metrics["loss_sum"])
+    assert math.isnan(third.metrics["loss_sum"])
+    assert second.metrics["samples"] == 4
+
+
+def test_a_result_counts_what_is_not_finite_and_names_the_first_step() -> None:
+    fine, lost = Step(0, {"loss_sum": 1.0}), {"loss_sum": math.nan, "step_s": 0.1}
+    everyone = [[fine, Step(1, {"step_s": 0.1}), Step(2, lost)], [fine, Step(1, lost)]]
+    summary = {"loss": [1.0, math.nan], "step_s": {"median": math.inf}, "test_accuracy": None}
+    assert record.not_finite(everyone, summary) == {
+        "not_finite_values": 4,
+        "first_not_finite_step": 1,
+    }
+    assert record.not_finite(everyone, {})["not_finite_values"] == 2
+    assert record.not_finite([[fine]], {"loss": [1.0]}) == {}

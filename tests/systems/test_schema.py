@@ -1,13 +1,17 @@
 """Tables become frozen dataclasses strictly, and every refusal is one line that helps."""
 
+import json
+import math
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from systems.schema import InputError, dump, read, remedy
+from systems.schema import InputError, count_not_finite, dump, read, remedy, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,3 +196,56 @@ def test_a_key_more_is_never_accepted(shape: Shape, key: str) -> None:
         return
     with pytest.raises(InputError, match="unknown key"):
         read(Shape, dump(shape) | {key: 1}, "here")
+
+
+NOT_FINITE = st.sampled_from([math.nan, math.inf, -math.inf])
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.floats() | NOT_FINITE,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+
+
+def refuse_constant(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+@given(plain)
+def test_json_is_what_strict_readers_take(value: Any) -> None:
+    text = to_json(value)
+    again = json.loads(text, parse_constant=refuse_constant)
+    before, after = len(re.findall("null", text)), count_not_finite(value)
+    assert count_not_finite(again) == 0
+    if after == 0:
+        assert again == value
+        assert text == json.dumps(value)
+    else:
+        assert before >= after
+
+
+def test_numbers_that_are_not_finite_are_null_and_counted() -> None:
+    value = {"loss": [1.0, math.nan, (math.inf,)], "n": {"low": -math.inf, "high": 2, "x": None}}
+    assert json.loads(to_json(value)) == {
+        "loss": [1.0, None, [None]],
+        "n": {"low": None, "high": 2, "x": None},
+    }
+    assert count_not_finite(value) == 3
+
+
+def test_what_json_cannot_hold_is_no_null() -> None:
+    with pytest.raises(TypeError):
+        to_json({"new": [1, object()]})
+
+
+def test_all_json_files_are_written_by_one_function() -> None:
+    """What is named here writes no file: messages, a command line, a line of text and booleans."""
+    others = {"launch/doctor.py", "launch/backends.py", "systems/watchdog.py", "systems/schema.py"}
+    root = Path(__file__).parents[2]
+    packages = ("launch", "stanza", "sparsepipe", "speculative", "systems")
+    found = {
+        str(path.relative_to(root))
+        for package in packages
+        for path in (root / package).rglob("*.py")
+        if re.search(r"\bjson\.dumps?\(", path.read_text())
+    }
+    assert found <= others
