@@ -20,12 +20,13 @@ from torch import Tensor
 
 from speculative import philox
 from speculative.arguments import check_options, check_sequences, check_tensors
-from speculative.cached_model import CachedModel
 from speculative.calibration import Calibration
+from speculative.even_rows import Reader
 from speculative.faults import LogitsError, explain
 from speculative.generation import Generation, Record
-from speculative.inputs import check_pair, decoder_prompts, end_tokens
+from speculative.inputs import check_names, check_padding, check_pair, decoder_prompts, end_tokens
 from speculative.phases import Phases
+from speculative.reading import reader, reading
 from speculative.sampling import Sampling
 from speculative.verify import Method, check_method, sample, verify
 from speculative.vocabulary import fitted, vocabulary
@@ -58,14 +59,16 @@ def generate(
     With method "exact" they are distributed as if sampled from the target alone, whatever the
     draft; "sigmoid" is the approximation of arXiv 2406.11016, section 3.2, "calibrated" is ours
     (`speculative.calibration`). The tokens of a request depend on the seed and its number, not on
-    the batch around it, up to rounding in the models.
+    the batch around it, up to rounding in the models. How a model is read, and how fast that is,
+    depends on what it can do (`speculative.reading`).
 
     Args:
         target: a transformers causal model or encoder-decoder model (T5, Whisper and the like).
         draft: a smaller one of the same kind and tokenizer; its vocabulary may be padded to another
             width (`speculative.vocabulary`). None: the target alone, one token a step.
         inputs: int64 `input_ids` [B, T] with `attention_mask`, padded on either side, or
-            `input_features`; `decoder_input_ids` to start an encoder-decoder model with.
+            `input_features`; `decoder_input_ids` to start an encoder-decoder model with. Other
+            names are refused, None is taken for absent.
         gamma: draft tokens a step; fewer where fewer are left to generate.
         max_new_tokens: longest continuation.
         sampling: temperature, top-k, top-p; None: plain sampling.
@@ -77,11 +80,13 @@ def generate(
         end_token_ids: what ends a sequence; None: the target's own.
 
     Raises:
-        InputError: options out of range, models that do not fit each other, or inputs that do not
-            fit them.
+        InputError: options out of range, models that do not fit each other, inputs that do not fit
+            them or that are not read, or a model that cannot be read exactly.
         LogitsError: NaN or infinite logits.
     """
     sampling = Sampling() if sampling is None else sampling
+    inputs = {name: x for name, x in inputs.items() if x is not None}
+    check_names(target, inputs)
     check_options(
         target,
         gamma=gamma,
@@ -141,9 +146,11 @@ def _decode(
     device = target.device
     inputs = {name: x.to(device) for name, x in inputs.items()}
     phases = Phases(device)
-    judge = CachedModel(target, inputs, len(prompts))
+    longest = max(map(len, prompts)) + job.limit + job.gamma
+    judge = reader(target, inputs, len(prompts), longest=longest)
+    misplaced = reading(target, inputs).misplaced
     phases.mark("target")
-    proposer = None if draft is None else CachedModel(draft, inputs, len(prompts))
+    proposer = None if draft is None else reader(draft, inputs, len(prompts), longest=longest)
     phases.mark("draft")
 
     outputs: list[list[int]] = [[] for _ in prompts]
@@ -151,6 +158,7 @@ def _decode(
     record = Record()
     while active:
         histories = [prompts[i] + outputs[i] for i in active]
+        check_padding(target, misplaced, histories)
         offsets = torch.tensor([len(outputs[i]) for i in active], device=device)
         row_seeds = torch.tensor([seeds[i] for i in active], device=device)
         gamma = min(job.gamma, job.limit - min(len(outputs[i]) for i in active))
@@ -163,9 +171,9 @@ def _decode(
         kept = [len(prompts[i]) + len(outputs[i]) for i in active]
         active = [active[row] for row in rows]
         if active:
-            _go_back(judge, rows, kept, behind=1)
+            judge = _go_back(judge, rows, kept, behind=1)
             if proposer is not None:
-                _go_back(proposer, rows, kept, behind=2)
+                proposer = _go_back(proposer, rows, kept, behind=2)
         phases.mark("rest")
     spent = phases.seconds()
     record += Record(
@@ -199,8 +207,8 @@ class _Step:
     job: _Job
     gamma: int
     """Draft tokens of this step: no more than the row that has most left to generate."""
-    target: CachedModel
-    draft: CachedModel | None
+    target: Reader
+    draft: Reader | None
     histories: list[list[int]]
     seeds: Tensor
     offsets: Tensor
@@ -244,7 +252,7 @@ class _Step:
         self.phases.mark("verify")
         return rows
 
-    def _propose(self, draft: CachedModel, begins: bool) -> tuple[Tensor, Tensor]:
+    def _propose(self, draft: Reader, begins: bool) -> tuple[Tensor, Tensor]:
         """Draft tokens int64 [B, G] (-1: the draft's logits are at fault), and their logits."""
         tokens, rows = [], []
         feed, real = _unread(draft, self.histories)
@@ -265,7 +273,7 @@ class _Step:
         )
 
 
-def _unread(model: CachedModel, histories: list[list[int]]) -> tuple[Tensor, list[int]]:
+def _unread(model: Reader, histories: list[list[int]]) -> tuple[Tensor, list[int]]:
     """Tokens that the model has not read, padded on the left, and how many are real."""
     rows = [history[n:] for history, n in zip(histories, model.lengths, strict=True)]
     width = max(map(len, rows))
@@ -273,15 +281,16 @@ def _unread(model: CachedModel, histories: list[list[int]]) -> tuple[Tensor, lis
     return padded, [len(row) for row in rows]
 
 
-def _go_back(model: CachedModel, rows: list[int], kept: list[int], *, behind: int) -> None:
+def _go_back(model: Reader, rows: list[int], kept: list[int], *, behind: int) -> Reader:
     """Drop rows that have ended; keep of the others all but the last `behind` tokens.
 
     The target has not read the last token. The draft has not read the last two if all its tokens
     were accepted, so it reads two in any case: rows stay of one width.
     """
     if len(rows) < len(kept):
-        model.select(rows)
+        model = model.select(rows)
     model.rewind([kept[row] - behind for row in rows])
+    return model
 
 
 def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from speculative import whisper
-from systems.schema import InputError
+from systems.schema import InputError, remedy
 
+DECODER_INPUTS = ("decoder_input_ids", "decoder_attention_mask")
 POSITION_LIMITS = (
     "max_position_embeddings",
     "max_target_positions",
@@ -40,6 +41,44 @@ def check_pair(target: Any, draft: Any | None, longest: int) -> None:
         )
     if target.device != draft.device:
         raise InputError(f"draft is on {draft.device}, target on {target.device}; move one")
+
+
+def check_names(model: Any, inputs: Mapping[str, Any]) -> None:
+    """Refuse inputs that decoding would not read.
+
+    Raises:
+        InputError: naming the input, and the one that was perhaps meant.
+    """
+    known = ["input_ids", "attention_mask"]
+    if model.config.is_encoder_decoder:
+        known = [model.main_input_name, "attention_mask", *DECODER_INPUTS]
+    for name in inputs:
+        if name not in known:
+            raise InputError(
+                f"inputs: {name!r} is not read with {type(model).__name__}; {remedy(name, known)}; "
+                "leave it out"
+            )
+    tokens, mask = DECODER_INPUTS
+    if mask in inputs and tokens not in inputs:
+        raise InputError(f"inputs: {mask!r} is not read without {tokens!r}; give both or none")
+
+
+def check_padding(model: Any, misplaced: int | None, texts: Sequence[Sequence[int]]) -> None:
+    """Refuse texts that hold the padding token, if the model takes it for padding (M2M100).
+
+    Args:
+        misplaced: see `speculative.reading.Reading`.
+
+    Raises:
+        InputError: naming the sequence of the batch and the token.
+    """
+    for number, text in enumerate(texts):
+        if misplaced in text:
+            raise InputError(
+                f"row {number} of the batch contains token {misplaced}, which {type(model).__name__} "
+                "takes for padding and counts no position for, so that its text is not defined; "
+                f"leave it out of prompts, and give Sampling(suppressed=({misplaced},))"
+            )
 
 
 def decoder_prompts(model: Any, inputs: Mapping[str, Tensor]) -> list[list[int]]:

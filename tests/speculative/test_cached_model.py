@@ -6,6 +6,7 @@ import torch
 pytest.importorskip("transformers")
 
 from speculative.cached_model import CachedModel
+from speculative.encoder import encode
 from tests.speculative import models
 
 
@@ -23,8 +24,9 @@ def fresh(model: Any, given: dict[str, torch.Tensor], row: int, history: list[in
 @torch.inference_mode()
 def test_rewound_and_selected_rows_read_on_as_if_alone(kind: str) -> None:
     model, given = models.make(kind, seed=1), models.inputs(kind, 4)
+    encoded = encode(model, given) if model.config.is_encoder_decoder else None
     histories = [[3], [5, 6, 7, 8], [2, 9], [1, 1, 4]]
-    cached = CachedModel(model, given, 4)
+    cached = CachedModel(model, encoded, 4)
     padded = torch.tensor([[0] * (4 - len(h)) + h for h in histories])
     logits = cached.read(padded, [len(h) for h in histories], keep=1)
     for row, history in enumerate(histories):
@@ -39,7 +41,7 @@ def test_rewound_and_selected_rows_read_on_as_if_alone(kind: str) -> None:
     kept = [2, 7, 3, 4]
     cached.rewind(kept)
     histories = [h[:n] for h, n in zip(histories, kept, strict=True)]
-    cached.select([3, 1, 0])
+    cached = cached.select([3, 1, 0])
     cached.rewind([4, 5, 1])
     histories, order = [histories[3], histories[1][:5], histories[0][:1]], [3, 1, 0]
     logits = cached.read(torch.tensor([[1, 2], [3, 4], [5, 6]]), keep=2)
@@ -52,7 +54,7 @@ def test_rewound_and_selected_rows_read_on_as_if_alone(kind: str) -> None:
 @torch.inference_mode()
 def test_rewind_to_nothing() -> None:
     model = models.make("llama", seed=1)
-    cached = CachedModel(model, {}, 2)
+    cached = CachedModel(model, None, 2)
     cached.read(torch.tensor([[1, 2], [3, 4]]), keep=1)
     cached.rewind([0, 0])
     logits = cached.read(torch.tensor([[5, 6], [7, 8]]), keep=2)

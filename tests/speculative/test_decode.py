@@ -254,7 +254,7 @@ def test_top_k_1_is_the_greedy_text_of_transformers_on_ties_too(kind: str) -> No
     [
         ({"max_new_tokens": 125}, "it has 128 positions"),
         ({"draft": models.make("t5", seed=2)}, "two of a kind"),
-        ({"inputs": {"input_features": torch.zeros(1, 2)}}, "needs input_ids"),
+        ({"inputs": {"input_features": torch.zeros(1, 2)}}, "perhaps 'input_ids'"),
         ({"inputs": {"input_ids": torch.zeros(1, 0, dtype=torch.int64)}}, "prompt is empty"),
         ({"method": "magic"}, "method 'magic'"),
         ({"alpha": 1.0, "beta": 0.0}, "alpha must be below beta"),

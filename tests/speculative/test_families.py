@@ -1,0 +1,76 @@
+"""Greedy texts of every family of transformers: the model's own, or refused, never others."""
+
+import warnings
+from collections import Counter
+from typing import Any
+
+import pytest
+
+transformers = pytest.importorskip("transformers")
+
+from speculative.decode import generate
+from speculative.reading import reading
+from speculative.sampling import Sampling
+from systems.schema import InputError
+from tests.speculative import families
+
+ROWS = [[5, 6, 7, 9, 11, 13, 15], [3, 4, 5], [13, 14, 15, 16, 17]]
+NEW = 14
+GREEDY = Sampling(top_k=1, suppressed=(families.PADDING,))
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Any:
+    transformers.logging.set_verbosity_error()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def compared(target: Any, draft: Any, side: str, own: list[list[int]]) -> str:
+    """What becomes of the rows, padded on this side: "right", or what is wrong."""
+    given = families.batch(ROWS, side)
+    try:
+        done = generate(target, draft, given, gamma=3, max_new_tokens=NEW, sampling=GREEDY)
+    except InputError as error:
+        return f"refused: {error}"
+    except Exception as error:
+        return f"RAW {type(error).__name__}: {error}"
+    right = all(x[: len(y)] == y for x, y in zip(done.tokens, own, strict=True))
+    return "right" if right else "DIFFERENT"
+
+
+def results(family: str, name: str) -> dict[str, str]:
+    """The row of the table for one family."""
+    try:
+        target = families.build(family, name)
+    except Exception as error:
+        return {"cannot be built": " ".join(str(error).split())[:90]}
+    try:
+        own = [families.own_text(target, row, NEW) for row in ROWS]
+    except Exception as error:  # then it must be refused
+        own = [[-1]] * len(ROWS)
+        failure = {"own pass": f"{type(error).__name__} {' '.join(str(error).split())[:60]}"}
+    else:
+        failure = {"own tokens": str(sum(map(len, own)))}
+    draft = families.perturbed(target)
+    found = {
+        f"{label}, {side}": compared(target, helper, side, own)
+        for label, helper in (("alone", None), ("draft", draft))
+        for side in ("left", "right")
+    }
+    if "refused" not in "".join(found.values()):
+        found["way"] = reading(target, families.batch(ROWS, "right")).way
+    return found | failure
+
+
+@pytest.mark.slow
+def test_every_family_is_right_or_refused() -> None:
+    table = {}
+    for family, (config, name) in families.families().items():
+        table[family] = results(config, name)
+        print(f"{family:28}", *(f"{k}: {v};" for k, v in table[family].items()), flush=True)
+    cells = [cell for row in table.values() for key, cell in row.items() if "," in key]
+    print(Counter(cell.split(":")[0] for cell in cells))
+    assert not [cell for cell in cells if not cell.startswith(("right", "refused"))]
+    assert sum(cell == "right" for cell in cells) > 600
