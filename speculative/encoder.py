@@ -1,4 +1,4 @@
-"""What the encoder of an encoder-decoder model makes of the inputs: read once, kept for all steps."""
+"""What the encoder of an encoder-decoder model makes of the inputs, kept for all steps."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -62,10 +62,8 @@ def encode(model: Any, inputs: Mapping[str, Tensor]) -> Encoded:
     if name not in inputs:
         raise InputError(f"inputs have {', '.join(inputs)}; this model needs {name}")
     given, mask = inputs[name], inputs.get("attention_mask")
-    if given.is_floating_point():
-        given = given.to(model.dtype)
-    else:
-        given = readable(given, model)
+    floating = given.is_floating_point()
+    given = given.to(model.dtype) if floating else readable(given, model)
     if mask is None or bool(mask.all()):
         return _run(model, {name: given})
     if given.dim() == 2 and not given.is_floating_point():
@@ -75,8 +73,8 @@ def encode(model: Any, inputs: Mapping[str, Tensor]) -> Encoded:
         encoded.states, _run(model, {name: given, "attention_mask": mask}).states
     ):
         raise InputError(
-            f"attention_mask: {name} has rows of different lengths, which only inputs of tokens may "
-            "have; decode rows of one length together, without padding"
+            f"attention_mask: {name} has rows of different lengths, which only inputs of tokens "
+            "may have; decode rows of one length together, without padding"
         )
     return encoded
 

@@ -19,7 +19,7 @@ class Reader(Protocol):
         """Tokens that each row holds."""
 
     def read(self, tokens: Tensor, real: Sequence[int] | None = None, *, keep: int) -> Tensor:
-        """Append tokens int64 [B, T], of which row b's last `real[b]` count; logits [B, keep, V]."""
+        """Append tokens int64 [B, T], row b's last `real[b]` of them; logits [B, keep, V]."""
 
     def rewind(self, lengths: Sequence[int]) -> None:
         """Forget all but the first `lengths[b]` tokens of row b."""

@@ -75,8 +75,9 @@ def check_padding(model: Any, misplaced: int | None, texts: Sequence[Sequence[in
     for number, text in enumerate(texts):
         if misplaced in text:
             raise InputError(
-                f"row {number} of the batch contains token {misplaced}, which {type(model).__name__} "
-                "takes for padding and counts no position for, so that its text is not defined; "
+                f"row {number} of the batch contains token {misplaced}, which "
+                f"{type(model).__name__} takes for padding and counts no position for, so that its "
+                "text is not defined; "
                 f"leave it out of prompts, and give Sampling(suppressed=({misplaced},))"
             )
 

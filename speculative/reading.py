@@ -83,8 +83,8 @@ def reader(model: Any, inputs: Mapping[str, Tensor], batch: int, *, longest: int
     limit = positions(model)
     if way != "padded" and limit is not None and longest > limit:
         raise InputError(
-            f"{type(model).__name__}: prompt, max_new_tokens and gamma make {longest} tokens; it has "
-            f"{limit} positions, and its rows cannot be padded; shorten one"
+            f"{type(model).__name__}: prompt, max_new_tokens and gamma make {longest} tokens; "
+            f"it has {limit} positions, and its rows cannot be padded; shorten one"
         )
     encoded = encode(model, inputs) if model.config.is_encoder_decoder else None
     return WAYS[way](model, encoded, batch)

@@ -1,4 +1,4 @@
-"""Families of transformers, built tiny from their configs, and their greedy texts as they should be."""
+"""Families of transformers, built tiny from their configs, and their right greedy texts."""
 
 import copy
 import dataclasses
@@ -49,15 +49,17 @@ TINY: dict[str, Any] = {
     "is_decoder": True,
 }
 """What makes configs small, by the names that families give to their sizes."""
-MLA = {"qk_rope_head_dim": 8, "head_dim": 8, "num_key_value_heads": 4}
 CHANGES: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(
-        ("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "sarvam_mla"), MLA
-    ),
-    **dict.fromkeys(("axk1", "axk2", "glm_moe_dsa", "minicpm3", "youtu"), MLA),
-    **dict.fromkeys(("codegen", "gptj"), {"rotary_dim": 4}),
-    **dict.fromkeys(("bamba", "granitemoehybrid"), {"mamba_n_heads": 8, "mamba_d_head": 8}),
-    **dict.fromkeys(("dots3_note", "dots3_note_text"), {"num_key_value_heads": 4}),
+    **{
+        name: {"qk_rope_head_dim": 8, "head_dim": 8, "num_key_value_heads": 4}
+        for name in (
+            *("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "sarvam_mla"),
+            *("axk1", "axk2", "glm_moe_dsa", "minicpm3", "youtu"),
+        )
+    },
+    **{name: {"rotary_dim": 4} for name in ("codegen", "gptj")},
+    **{name: {"mamba_n_heads": 8, "mamba_d_head": 8} for name in ("bamba", "granitemoehybrid")},
+    **{name: {"num_key_value_heads": 4} for name in ("dots3_note", "dots3_note_text")},
     "mamba2": {"num_heads": 8, "head_dim": 8, "chunk_size": 8},
     "led": {"attention_window": 4},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},

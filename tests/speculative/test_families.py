@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
 from speculative.decode import generate
 from speculative.reading import reading
@@ -21,7 +21,9 @@ GREEDY = Sampling(top_k=1, suppressed=(families.PADDING,))
 
 @pytest.fixture(autouse=True)
 def quiet() -> Any:
-    transformers.logging.set_verbosity_error()
+    from transformers import logging
+
+    logging.set_verbosity_error()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -62,6 +64,21 @@ def results(family: str, name: str) -> dict[str, str]:
     if "refused" not in "".join(found.values()):
         found["way"] = reading(target, families.batch(ROWS, "right")).way
     return found | failure
+
+
+SOME = ("llama", "bart", "bert", "mamba", "recurrent_gemma", "openai-gpt", "roberta", "t5 seq2seq",
+        "bart seq2seq", "gemma3_text", "xlnet")  # fmt: skip
+REFUSED = {"xlnet"}
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_some_families(family: str) -> None:
+    found = results(*families.families()[family])
+    cells = [cell for key, cell in found.items() if "," in key]
+    assert len(cells) == 4
+    assert all(cell.startswith("refused" if family in REFUSED else "right") for cell in cells), (
+        found
+    )
 
 
 @pytest.mark.slow
