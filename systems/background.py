@@ -90,7 +90,8 @@ def leave(code: int) -> None:
     """End this program with an exit code that no thread can change.
 
     Where a thread does not end, and where a run was cut short (its process group is still there,
-    and has threads of its own that may call Python), the process ends at once.
+    and has threads of its own that may call Python), the process ends at once. So it does after a
+    failure with MPI, whose own end would wait for ranks that wait for this one: mpirun ends them.
 
     Raises:
         SystemExit: everywhere else.
@@ -98,7 +99,8 @@ def leave(code: int) -> None:
     finished = finish(SHORT_PATIENCE_S if code else PATIENCE_S)
     distributed = sys.modules.get("torch.distributed")
     cut_short = distributed is not None and getattr(distributed, "is_initialized", bool)()
-    if finished and not cut_short:
+    mpi_would_wait = code != 0 and "mpi4py.MPI" in sys.modules
+    if finished and not cut_short and not mpi_would_wait:
         raise SystemExit(code)
     end_now(code)
 

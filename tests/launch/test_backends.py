@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from launch.job import Job
 from launch.planning import plan_job
 from launch.records import create_record
 from stanza.options import Options
+from systems import failures
 from systems.schema import InputError
 
 RUN = [sys.executable, "-m", "launch", "run", "launch/jobs/stanza-digits.toml"]
@@ -49,6 +51,26 @@ def test_every_launcher_gives_the_losses_of_torchrun(launcher: str) -> None:
     assert (ours["launcher"], reference["launcher"]) == (launcher, "torchrun")
     assert len(ours["loss"]) == 10
     assert ours["loss"] == pytest.approx(reference["loss"], rel=EQUAL)
+
+
+@pytest.mark.distributed
+def test_a_rank_that_fails_under_mpirun_ends_the_run_and_its_reason_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if find_mpirun() is None:
+        pytest.skip("no mpirun; pip install 'systems-testbed[mpi]'")
+    with socket.create_server(("", 0)) as taken:  # it never answers the ranks that connect to it
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        command = [*RUN, *SMALL, "--launcher", "mpirun", "--out", str(tmp_path / "record")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    reason = f"port {port} cannot be listened on: Address already in use"
+    assert done.returncode == 2, done.stderr
+    assert f"error: {reason}" in done.stderr
+    assert f"error: rank 0 (conv) failed: {reason}" in done.stderr
+    assert "Traceback" not in done.stderr
+    (kept,) = failures.read(tmp_path / "record")
+    assert (kept["rank"], kept["reason"].partition(";")[0]) == (0, reason)
 
 
 def test_the_rank_that_failed_first_is_named_with_its_role_in_the_record_that_is_written(
