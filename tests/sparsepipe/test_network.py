@@ -2,6 +2,7 @@
 
 import copy
 import os
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsepipe import layers as sp
+from sparsepipe import plan
 from sparsepipe.kernel_map import Kernel
 from sparsepipe.models import DENSE, MinkUNet, MinkVGG16
 from sparsepipe.network import Network
@@ -19,6 +21,7 @@ from sparsepipe.pooling import average_pool
 from sparsepipe.profiling import profile_network
 from sparsepipe.tensor import SparseTensor
 from sparsepipe.values import join, take
+from systems import cluster
 from systems.profile import read_graph
 from systems.schema import InputError
 from tests.sparsepipe.clouds import random_tensor
@@ -166,12 +169,16 @@ def test_samples_of_a_users_network_can_be_taken_apart_at_every_cut(own: nn.Modu
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_a_users_network_of_any_type_has_a_profile(dtype: torch.dtype) -> None:
+def test_a_users_network_of_any_type_has_a_profile_and_a_plan(dtype: torch.dtype) -> None:
     network, inputs = Network(OwnUNet().to(dtype)), random_tensor(2, dtype)
     profile = profile_network(network, inputs, name="own", device_kind="cpu", repetitions=1)
     assert [layer.name for layer in profile.layers] == [layer.name for layer in network.layers]
     assert profile.layers[0].activation_bytes == len(inputs) * (4 * dtype.itemsize + 16)
     assert profile.layers[0].parameter_bytes == 27 * 2 * 4 * dtype.itemsize
+    profiles = {kind: replace(profile, device=kind) for kind in ("TitanV", "TitanXp")}
+    stages = plan.partition(profiles, cluster.load("titan-8")).stages
+    assert [stage.first for stage in stages] == [0, *(stage.end for stage in stages[:-1])]
+    assert stages[-1].end == len(network.layers)
 
 
 class Excitation(nn.Module):
