@@ -16,7 +16,6 @@ from sparsepipe import clouds
 from sparsepipe.models import NETWORKS
 from sparsepipe.network import Network
 from sparsepipe.profiling import mini_batch, profile_network
-from sparsepipe.tensor import SparseTensor
 from systems.record import check_new_file
 from systems.schema import InputError, remedy
 
@@ -58,9 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     inputs = mini_batch(opened.train, flags.batch_size, flags.voxel_size)
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    inputs = SparseTensor(
-        inputs.features.to(device), inputs.coordinates.to(device), batch_size=inputs.batch_size
-    )
+    inputs = inputs.to(device)
     print(f"measuring {flags.model} on {inputs}, on {device}", file=sys.stderr)
     model = NETWORKS[flags.model](inputs.channels, len(opened.class_names)).to(device)
     measured = profile_network(

@@ -1,13 +1,26 @@
 """What all tensors of one forward pass share: their voxels at every stride, and the kernel maps."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sparsepipe.coordinates import coarsened, sample_displacement, sample_starts, unpack
+from sparsepipe.coordinates import (
+    batch_size_of,
+    check_stride,
+    coarsened,
+    pack,
+    sample_displacement,
+    sample_starts,
+    unpack,
+)
 from sparsepipe.kernel_map import Kernel, KernelMap, build
+from sparsepipe.quantize import merged
+from sparsepipe.row_order import RowOrder, row_order
 from systems.schema import InputError
+
+Duplicates = Literal["refuse", "mean", "first"]
 
 
 class CoordinateMaps:
@@ -16,10 +29,14 @@ class CoordinateMaps:
     Stride 0 is what global pooling leaves: one row for each sample, at (batch, 0, 0, 0).
     """
 
-    def __init__(self, keys: Tensor, stride: int, batch_size: int) -> None:
-        """`keys` int64 [N], sorted and distinct, at tensor stride `stride`."""
+    def __init__(
+        self, keys: Tensor, stride: int, batch_size: int, order: RowOrder | None = None
+    ) -> None:
+        """`keys` int64 [N], sorted and distinct, at tensor stride `stride`; and the order in which
+        somebody gave their rows, if anybody did."""
         self.batch_size = batch_size
         self._keys = {stride: keys}
+        self._orders = {} if order is None else {stride: order}
         self._kernel_maps: dict[Kernel, KernelMap] = {}
         self._sizes: dict[int, list[int]] = {}
 
@@ -47,9 +64,30 @@ class CoordinateMaps:
             )
         return self._keys[stride]
 
+    def check(self, stride: int, features: Tensor) -> None:
+        """Refuse features that are not [voxels at `stride`, C] with InputError."""
+        rows = len(self.keys(stride))
+        if features.ndim != 2 or len(features) != rows:
+            raise InputError(f"features {list(features.shape)} for {rows} voxels: give [{rows}, C]")
+
     def coordinates(self, stride: int) -> Tensor:
         """int32 [N, 4] = (batch, x, y, z), sorted."""
         return unpack(self.keys(stride))
+
+    def order(self, stride: int) -> RowOrder | None:
+        """The order in which somebody gave the rows at `stride`; None for rows that layers made,
+        which are sorted."""
+        return self._orders.get(stride)
+
+    def sorted(self, stride: int, features: Tensor) -> Tensor:
+        """The rows of a tensor's features in the order of the keys."""
+        order = self.order(stride)
+        return features if order is None else order.sorted(features)
+
+    def unsorted(self, stride: int, rows: Tensor) -> Tensor:
+        """Rows in the order of the keys in that of a tensor's features: undoes `sorted`."""
+        order = self.order(stride)
+        return rows if order is None else order.unsorted(rows)
 
     def coarsen(self, stride: int, factor: int) -> int:
         """Make the voxels at `stride` x `factor`, at floor(c / t) * t; return that stride."""
@@ -95,6 +133,25 @@ class CoordinateMaps:
         parts = {s: self._keys[s][self.rows(s, samples)] - earlier for s in self._keys}
         return _of_keys(parts, len(samples))
 
+    def keep(self, stride: int, mask: Tensor) -> "CoordinateMaps":
+        """The voxels at `stride` for which `mask`, bool [N] in the order of a tensor's features, is
+        true, and all finer ones. Coarser ones are made anew of what was kept."""
+        keys, order = row_order(self.unsorted(stride, self.keys(stride))[mask])
+        kept = CoordinateMaps(keys, stride, self.batch_size, order)
+        for finer in self.strides:
+            if 0 < finer < stride and stride % finer == 0:
+                kept.add(finer, self._keys[finer])
+                if finer in self._orders:
+                    kept._orders[finer] = self._orders[finer]
+        return kept
+
+    def to(self, device: torch.device) -> "CoordinateMaps":
+        """The same voxels on a device; kernel maps are made there when they are needed."""
+        keys = {stride: keys.to(device) for stride, keys in self._keys.items()}
+        moved = _of_keys(keys, self.batch_size)
+        moved._orders = {stride: order.to(device) for stride, order in self._orders.items()}
+        return moved
+
     @staticmethod
     def join(parts: Sequence["CoordinateMaps"]) -> "CoordinateMaps":
         """The samples of all parts, one after the other, at the strides that all parts have."""
@@ -131,3 +188,54 @@ def _of_keys(keys: dict[int, Tensor], batch_size: int) -> CoordinateMaps:
     for other, of_other in others:
         maps.add(other, of_other)
     return maps
+
+
+def maps_of(
+    features: Tensor,
+    coordinates: Tensor | None,
+    stride: int,
+    batch_size: int | None,
+    duplicates: Duplicates,
+) -> tuple[Tensor, CoordinateMaps]:
+    """Features [N, C] and their voxels, of what `SparseTensor` takes.
+
+    Raises:
+        InputError: see there.
+    """
+    coordinates = _check_given(features, coordinates)
+    keys, order = row_order(pack(coordinates))
+    check_stride(coordinates, stride)
+    batch_size = batch_size_of(coordinates, batch_size)
+    if len(keys) < len(features):
+        _refuse_duplicates(duplicates, len(features) - len(keys), len(features))
+        features = merged(features, order.order, order.inverse, duplicates == "mean")
+    return features, CoordinateMaps(keys, stride, batch_size, order)
+
+
+def _check_given(features: Tensor, coordinates: Tensor | None) -> Tensor:
+    for name, values in (("features", features), ("coordinates", coordinates)):
+        if not isinstance(values, Tensor):
+            raise InputError(f"{name} are a {type(values).__name__}: give a torch.Tensor")
+    assert coordinates is not None
+    if features.ndim != 2 or not features.is_floating_point():
+        raise InputError(
+            f"features are {features.dtype} {list(features.shape)}: give floating point [N, C]"
+        )
+    if len(features) != len(coordinates):
+        raise InputError(
+            f"{len(features)} rows of features, {len(coordinates)} of coordinates: give one each"
+        )
+    if features.device != coordinates.device:
+        raise InputError(
+            f"features on {features.device}, coordinates on {coordinates.device}: "
+            "move them to one device"
+        )
+    return coordinates
+
+
+def _refuse_duplicates(duplicates: str, repeated: int, given: int) -> None:
+    if duplicates not in ("mean", "first"):
+        raise InputError(
+            f"{repeated} of {given} coordinates are duplicates: merge them with "
+            "sparsepipe.quantize.sparse_quantize, or give duplicates='mean' or 'first'"
+        )

@@ -53,6 +53,48 @@ def unpack(keys: Tensor) -> Tensor:
     return torch.stack([keys, *reversed(columns)], 1).int()
 
 
+def check_stride(coordinates: Tensor, stride: int) -> None:
+    """Refuse with InputError coordinates [N, 4] that are no multiples of a tensor stride."""
+    if stride < 0:
+        raise InputError(f"tensor stride {stride}: give 1, or what the strides so far multiply to")
+    if stride == 1:
+        return
+    space = coordinates[:, 1:].long()
+    wrong = int((space.remainder(stride) if stride else space).any(1).sum())
+    if wrong:
+        raise InputError(
+            f"{wrong} of {len(coordinates)} coordinates are no multiples of the tensor stride "
+            f"{stride}: give floor(c / {stride}) * {stride}, or tensor_stride=1"
+        )
+
+
+def batch_size_of(coordinates: Tensor, given: int | None) -> int:
+    """How many samples coordinates [N, 4] are of: what was given, or the largest batch index + 1.
+
+    Raises:
+        InputError: there are none, or more samples than that.
+    """
+    least = int(coordinates[:, 0].long().amax()) + 1 if len(coordinates) else 0
+    size = least if given is None else given
+    if size < max(least, 1) or size > MAX_BATCH_SIZE:
+        raise InputError(
+            f"batch size {size} with batch indices up to {least - 1}: "
+            f"give batch_size from {max(least, 1)} to {MAX_BATCH_SIZE}"
+        )
+    return size
+
+
+def distinct(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each key once, sorted; the first row that has it; and for each row its key's place there.
+
+    They are int64 [M], [M] and [N], for `keys` [N].
+    """
+    ordered, rows = keys.sort(stable=True)
+    found, places, counts = ordered.unique_consecutive(return_inverse=True, return_counts=True)
+    index = rows[counts.cumsum(0) - counts]
+    return found, index, torch.empty_like(rows).scatter_(0, rows, places)
+
+
 def displacement(x: int, y: int, z: int) -> int:
     """What moves a key by (x, y, z) voxels when added to it."""
     return x * _UNITS[1] + y * _UNITS[2] + z

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsepipe import backends
+from sparsepipe.interpolation import interpolate
 from sparsepipe.kernel_map import Kernel, KernelMap
 from sparsepipe.pooling import (
     average_of_samples,
@@ -105,7 +106,7 @@ class Convolution(_Windowed):
                 f"{tensor.channels} channels into {self}: give a tensor of {self.in_channels}"
             )
         weight = self.kernel.view(-1, self.in_channels, self.out_channels)
-        features = backends.convolve(tensor.features, weight, kernel_map, self.backend)
+        features = backends.convolve(tensor.rows, weight, kernel_map, self.backend)
         if self.bias is not None:
             (bias,) = autocast(self.bias)
             refuse_mixed(features, bias, "bias")
@@ -145,7 +146,7 @@ class _Pooling(_Windowed):
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """See the class."""
         stride, kernel_map = self.downward(tensor)
-        return SparseTensor.on(tensor.maps, stride, self.pool(tensor.features, kernel_map))
+        return SparseTensor.on(tensor.maps, stride, self.pool(tensor.rows, kernel_map))
 
 
 class MaxPooling(_Pooling):
@@ -181,7 +182,7 @@ class PoolingTranspose(_Pooling):
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """See the class."""
         stride, kernel_map = self.upward(tensor)
-        return SparseTensor.on(tensor.maps, stride, sum_pool(tensor.features, kernel_map))
+        return SparseTensor.on(tensor.maps, stride, sum_pool(tensor.rows, kernel_map))
 
 
 class GlobalMaxPooling(nn.Module):
@@ -193,7 +194,7 @@ class GlobalMaxPooling(nn.Module):
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """See the class."""
         sizes = tensor.maps.sizes(tensor.tensor_stride)
-        rows = max_of_samples(tensor.features, sizes)
+        rows = max_of_samples(tensor.rows, sizes)
         return SparseTensor.on(tensor.maps, tensor.maps.pool(tensor.tensor_stride), rows)
 
 
@@ -203,7 +204,7 @@ class GlobalAveragePooling(nn.Module):
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """See the class."""
         sizes = tensor.maps.sizes(tensor.tensor_stride)
-        rows = average_of_samples(tensor.features, sizes)
+        rows = average_of_samples(tensor.rows, sizes)
         return SparseTensor.on(tensor.maps, tensor.maps.pool(tensor.tensor_stride), rows)
 
 
@@ -251,7 +252,7 @@ class InstanceNorm(nn.Module):
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """[N, C] to [N, C]."""
-        features = widened(tensor.features)
+        features = widened(tensor.rows)
         if self.weight.dtype != features.dtype:
             refuse_mixed(tensor.features, self.weight)
         samples = features.split(tensor.maps.sizes(tensor.tensor_stride))
@@ -310,3 +311,36 @@ class Dropout(nn.Module):
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """[N, C] to [N, C]."""
         return tensor.replace(self.module(tensor.features))
+
+
+class Pruning(nn.Module):
+    """The voxels that a mask keeps, at the same tensor stride, with their features.
+
+    Layers at larger strides make their voxels of those that are left; transposed ones still return
+    to all finer voxels.
+    """
+
+    def forward(self, tensor: SparseTensor, mask: Tensor) -> SparseTensor:
+        """[N, C] and bool [N], a value for each row of the features, to [M, C].
+
+        Raises:
+            InputError: a mask of another shape, type or device.
+        """
+        if mask.dtype != torch.bool or mask.shape != (len(tensor),):
+            raise InputError(
+                f"a mask {mask.dtype} {list(mask.shape)} for {len(tensor)} voxels: give "
+                f"torch.bool [{len(tensor)}], true for voxels to keep"
+            )
+        if mask.device != tensor.features.device:
+            raise InputError(
+                f"features on {tensor.features.device}, mask on {mask.device}: move one"
+            )
+        return tensor.keep(mask)
+
+
+class Interpolation(nn.Module):
+    """Features at any places between voxels: `sparsepipe.interpolation.interpolate`."""
+
+    def forward(self, tensor: SparseTensor, places: Tensor) -> Tensor:
+        """[N, C] and floating point [M, 4] = (batch, x, y, z) to a plain tensor [M, C]."""
+        return interpolate(tensor, places)

@@ -83,9 +83,14 @@ def describe(values: Sequence[Value], coordinates: Coordinates = "all") -> list[
     """What the header says of the values.
 
     Raises:
-        ValueError: sparse values that do not share coordinate maps; a dtype that does not travel.
+        ValueError: sparse values that do not share coordinate maps, or whose rows are not sorted,
+            as those of `values.take` are; a dtype that does not travel.
     """
     shared_maps(values)
+    if any(
+        isinstance(value, SparseTensor) and value.rows is not value.features for value in values
+    ):
+        raise ValueError("rows of sparse values travel sorted: send what values.take returns")
     descriptions, unsent = [], _strides_to_send(values, coordinates)
     for value in values:
         tensor, stride, batch_size = data(value), _PLAIN, 0

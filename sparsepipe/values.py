@@ -56,9 +56,10 @@ def samples_of(value: Value) -> int:
 
 
 def take(values: Sequence[Value], samples: range) -> tuple[Value, ...]:
-    """Some consecutive samples of every value, differentiably: views, numbered from 0 on.
+    """Some consecutive samples of every value, differentiably, numbered from 0 on.
 
-    Sparse values must share their coordinate maps; what is taken does too.
+    Sparse values come sorted, whatever the order of their rows was, and are views if they were
+    sorted before. They must share their coordinate maps; what is taken does too.
 
     Raises:
         ValueError: no such samples, or maps that are not shared.
@@ -74,7 +75,7 @@ def take(values: Sequence[Value], samples: range) -> tuple[Value, ...]:
             parts.append(data(value)[samples.start : samples.stop])
             continue
         rows = value.maps.rows(value.tensor_stride, samples)
-        parts.append(SparseTensor.on(taken, value.tensor_stride, value.features[rows]))
+        parts.append(SparseTensor.on(taken, value.tensor_stride, value.rows[rows]))
     return tuple(parts)
 
 
@@ -90,7 +91,9 @@ def join(parts: Sequence[Sequence[Value]]) -> tuple[Value, ...]:
     joined = CoordinateMaps.join(maps) if maps else None
     values: list[Value] = []
     for pieces in zip(*parts, strict=True):
-        features = torch.cat([data(piece) for piece in pieces])
+        features = torch.cat(
+            [piece.rows if isinstance(piece, SparseTensor) else piece for piece in pieces]
+        )
         first = pieces[0]
         if isinstance(first, SparseTensor) and joined is not None:
             values.append(SparseTensor.on(joined, first.tensor_stride, features))

@@ -33,12 +33,7 @@ class MiniBatch:
         """The same on a device."""
         if device == self.labels.device:
             return self
-        inputs = SparseTensor(
-            self.inputs.features.to(device),
-            self.inputs.coordinates.to(device),
-            batch_size=self.inputs.batch_size,
-        )
-        return MiniBatch(inputs, self.labels.to(device))
+        return MiniBatch(self.inputs.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)

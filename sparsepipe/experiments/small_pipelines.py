@@ -58,11 +58,11 @@ class Clouds:
 
     def targets(self, mini_batch: int, samples: range) -> Tensor:
         """Their classes."""
-        whole = cloud(mini_batch, self._more)
         if self._model == "vgg":
             return torch.arange(samples.start, samples.stop).add(mini_batch) % CLASSES
-        rows = whole.maps.rows(1, samples)
-        return (whole.coordinates[:, 1:].sum(1) % CLASSES).long()[rows]
+        (taken,) = take((cloud(mini_batch, self._more),), samples)
+        assert isinstance(taken, SparseTensor)
+        return (taken.coordinates[:, 1:].sum(1) % CLASSES).long()
 
     def count(self, mini_batch: int) -> int:
         """Samples, or voxels."""

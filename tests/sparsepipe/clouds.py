@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparsepipe.coordinates import pack
 from sparsepipe.quantize import collate, sparse_quantize
 from sparsepipe.tensor import SparseTensor
 
@@ -18,12 +19,14 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 def random_tensor(
     channels: int = 3, dtype: torch.dtype = torch.float64, voxels: int = 120, seed: int = 0
 ) -> SparseTensor:
-    """Four samples in [-5, 5)^3, of which the second and the last one are empty."""
+    """Four samples in [-5, 5)^3, sorted, of which the second and the last one are empty."""
     generator = torch.Generator().manual_seed(seed)
     cells = torch.randperm(2 * 10**3, generator=generator)[:voxels]
     fields = [cells // 1000 * 2, *(cells // 10**place % 10 - 5 for place in (2, 1, 0))]
     features = torch.randn(voxels, channels, generator=generator, dtype=dtype)
-    return SparseTensor(features, torch.stack(fields, 1).int(), batch_size=4)
+    coordinates = torch.stack(fields, 1).int()
+    order = pack(coordinates).argsort()
+    return SparseTensor(features[order], coordinates[order], batch_size=4)
 
 
 def full_volume(volume: torch.Tensor) -> SparseTensor:

@@ -1,5 +1,6 @@
 """Convolutions equal dense ones at the occupied voxels, forward and backward; layers' behaviour."""
 
+import inspect
 import re
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from sparsepipe.layers import (
     InstanceNorm,
     Linear,
     MaxPooling,
+    Pruning,
     ReLU,
 )
 from sparsepipe.tensor import SparseTensor
@@ -118,6 +120,95 @@ def test_global_pooling_has_a_row_for_each_sample(layer: nn.Module) -> None:
     assert output.coordinates.tolist() == [[sample, 0, 0, 0] for sample in range(4)]
     again = SparseTensor(output.features, output.coordinates, 0, batch_size=4)
     assert torch.equal(again.keys, output.keys)
+
+
+def _made(name: str, stride: int) -> nn.Module | None:
+    """A layer of 3 channels with this stride; without one, only for stride 1."""
+    parameters = inspect.signature(getattr(layers, name)).parameters
+    named = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    options = {p.name: 3 for p in named if p.default is p.empty}
+    if "stride" in parameters:
+        options["stride"] = stride
+    elif stride > 1:
+        return None
+    torch.manual_seed(0)
+    layer: nn.Module = getattr(layers, name)(**options).double()
+    return layer.eval() if name == "Dropout" else layer
+
+
+LAYERS = [
+    name
+    for name, layer in vars(layers).items()
+    if inspect.isclass(layer) and issubclass(layer, nn.Module) and name[0] != "_"
+    if name not in ("Pruning", "Interpolation")
+]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_keeps_rows_in_the_order_in_which_they_were_given(
+    name: str, stride: int
+) -> None:
+    sorted_ = random_tensor(3, voxels=400)
+    order = torch.randperm(len(sorted_), generator=torch.Generator().manual_seed(0))
+    mixed = SparseTensor(sorted_.features[order], sorted_.coordinates[order], batch_size=4)
+    found = []
+    for tensor in (sorted_, mixed):
+        layer = _made(name, stride)
+        if layer is None:
+            return
+        features = tensor.features.requires_grad_()
+        inputs = tensor
+        if "Transpose" in name and stride > 1:
+            inputs = MaxPooling(stride, stride)(tensor)
+        output = layer(inputs)
+        assert output.features.shape[0] == len(output.coordinates)
+        weights = (output.coordinates.double() @ torch.tensor([5.0, 1, 2, 3]).double()).cos()
+        (gradient,) = torch.autograd.grad((output.features * weights[:, None]).sum(), features)
+        found.append((output, gradient))
+    (expected, of_sorted), (output, of_mixed) = found
+    rows = expected.features[order] if output.tensor_stride == 1 else expected.features
+    assert_close(output.features, rows)
+    assert_close(of_mixed, of_sorted[order])
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_pruning_leaves_the_voxels_of_the_mask(mixed: bool) -> None:
+    tensor = random_tensor(3)
+    if mixed:
+        order = torch.randperm(len(tensor), generator=torch.Generator().manual_seed(0))
+        tensor = SparseTensor(tensor.features[order], tensor.coordinates[order], batch_size=4)
+    MaxPooling()(tensor)  # voxels at stride 2 that must be forgotten
+    mask = tensor.features[:, 0] > 0
+    features = tensor.features.requires_grad_()
+    pruned = Pruning()(tensor, mask)
+    assert torch.equal(pruned.features, features[mask])
+    assert torch.equal(pruned.coordinates, tensor.coordinates[mask])
+    pruned.features.sum().backward()
+    assert features.grad is not None
+    assert torch.equal(features.grad, mask[:, None].expand(-1, 3).double())
+    fresh = SparseTensor(features[mask].detach(), tensor.coordinates[mask], batch_size=4)
+    torch.manual_seed(0)
+    layer = nn.Sequential(Convolution(3, 4), MaxPooling(), Convolution(4, 4)).double()
+    assert torch.equal(layer(pruned).features, layer(fresh).features)
+    assert torch.equal(layer(pruned).coordinates, layer(fresh).coordinates)
+    nothing = Pruning()(tensor, torch.zeros_like(mask))
+    assert nothing.features.shape == (0, 3)
+    assert layer(nothing).batch_size == 4
+
+
+def test_transposed_layers_return_from_pruned_voxels_to_all_finer_ones() -> None:
+    tensor = random_tensor(3)
+    order = torch.randperm(len(tensor), generator=torch.Generator().manual_seed(0))
+    tensor = SparseTensor(tensor.features[order], tensor.coordinates[order], batch_size=4)
+    coarse = MaxPooling()(tensor)
+    mask = coarse.features[:, 0] > 0
+    back = ConvolutionTranspose(3, 2, 2, 2).double()
+    wide = back(coarse.replace(coarse.features * mask[:, None]))
+    narrow = back(Pruning()(coarse, mask))
+    assert_close(narrow.features, wide.features)
+    assert torch.equal(narrow.coordinates, tensor.coordinates)
+    assert torch.equal((narrow + wide).features, narrow.features + wide.features)
 
 
 def test_state_dict_has_minkowski_engines_names_and_shapes() -> None:
@@ -354,6 +445,9 @@ def test_map_is_made_once_and_shared(monkeypatch: pytest.MonkeyPatch) -> None:
             "BatchNorm in training on 1 voxels",
         ),
         (lambda x: ConvolutionTranspose(3, 4, 2, 2)(_doubled(x)), "stride 1 (there are: 2)"),
+        (lambda x: Pruning()(x, x.features[:, 0]), "a mask torch.float64 [120] for 120 voxels"),
+        (lambda x: Pruning()(x, x.features > 0), "a mask torch.bool [120, 3] for 120 voxels"),
+        (lambda x: Pruning()(x, (x.features[:, 0] > 0).to("meta")), "on cpu, mask on meta"),
     ],
 )
 def test_bad_input_is_named(act: Callable[[SparseTensor], object], message: str) -> None:

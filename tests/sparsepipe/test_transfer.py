@@ -141,6 +141,9 @@ def test_values_of_two_mini_batches_are_refused() -> None:
         describe([random_tensor(), random_tensor()])
     with pytest.raises(ValueError, match="does not travel"):
         describe([torch.ones(2, dtype=torch.bool)])
+    cells = torch.tensor([[0, 0, 0, 1], [0, 0, 0, 0]])
+    with pytest.raises(ValueError, match="travel sorted"):
+        describe([SparseTensor(torch.ones(2, 1), cells)])
 
 
 # Networks, cut.

@@ -54,6 +54,21 @@ def test_a_taken_sample_is_what_it_is_alone() -> None:
     assert middle.maps is fine.maps is coarse.maps
 
 
+def test_values_are_taken_sorted() -> None:
+    """So that they can be sent, and that targets are told by the coordinates of what was taken."""
+    whole = random_tensor(3)
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
+    mixed = SparseTensor(whole.features[order], whole.coordinates[order], batch_size=4)
+    parts = [take([mixed, MaxPooling()(mixed)], range(a, b)) for a, b in ((0, 1), (1, 4))]
+    for ours, theirs in zip(join(parts), (whole, MaxPooling()(whole)), strict=True):
+        assert isinstance(ours, SparseTensor)
+        assert torch.equal(ours.features, theirs.features)
+        assert torch.equal(ours.coordinates, theirs.coordinates)
+    (again,) = join([[mixed], [mixed]])
+    assert isinstance(again, SparseTensor)
+    assert torch.equal(again.features, whole.features.repeat(2, 1))
+
+
 def test_layers_do_not_see_that_a_batch_was_taken_apart() -> None:
     torch.manual_seed(3)
     layer, back = Convolution(3, 4, 2, stride=2).double(), ConvolutionTranspose(4, 3, 2, 2).double()
