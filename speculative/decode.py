@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from speculative import philox
-from speculative.arguments import check_options, check_sequences, check_tensors
+from speculative.arguments import check_options, check_sequences, check_tensors, present
 from speculative.calibration import Calibration
 from speculative.even_rows import Reader
 from speculative.faults import LogitsError, explain
@@ -85,7 +85,7 @@ def generate(
         LogitsError: NaN or infinite logits.
     """
     sampling = Sampling() if sampling is None else sampling
-    inputs = {name: x for name, x in inputs.items() if x is not None}
+    inputs = present(inputs)
     check_names(target, inputs)
     check_options(
         target,
