@@ -25,6 +25,7 @@ from speculative.cached_model import CachedModel
 from speculative.encoder import Encoded, encode
 from speculative.even_rows import EvenRows, Reader, RereadModel
 from speculative.inputs import positions
+from speculative.vocabulary import readable
 from systems.schema import InputError
 
 Way = Callable[[Any, Encoded | None, int], Reader]
@@ -44,7 +45,7 @@ def reread(model: Any, encoded: Encoded | None, batch: int) -> Reader:
 
 WAYS: dict[str, Way] = {"padded": CachedModel, "even": even, "reread": reread}
 LENGTHS = (24, 10)
-"""Tokens of the two texts that a model is tried with."""
+"""Tokens of the two texts that a model is tried with; fewer where it has fewer positions."""
 TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-3}
 """How far logits may be from the model's own, in standard deviations of a row of them; those of a
 wrong position or a lost token are off by 0.1 and more."""
@@ -120,14 +121,15 @@ class _Trial:
         usable = torch.tensor([n for n in range(width) if n != _padding_token(model)])
         generator = torch.Generator().manual_seed(0)
         self._texts = []
-        for length in LENGTHS:
+        most = min(LENGTHS[0], positions(model) or LENGTHS[0])
+        for length in (most, min(LENGTHS[1], max(most // 2, 5))):
             text = usable[torch.randint(len(usable), (length,), generator=generator)]
             if inserted is not None:
-                text[length - 7 : length - 1 : 2] = inserted
+                text[max(length - 7, 0) : length - 1 : 2] = inserted
             self._texts.append(text.to(model.device))
         self._given: list[dict[str, Tensor]] = [{}, {}]
         if model.config.is_encoder_decoder:
-            self._given = _first_and_half(model.main_input_name, inputs)
+            self._given = _first_and_half(model, inputs)
 
     @cached_property
     def own(self) -> list[Tensor]:
@@ -180,13 +182,16 @@ class _Trial:
         return torch.stack([t[n - count : n] for t, n in zip(self._texts, ends, strict=True)])
 
 
-def _first_and_half(name: str, inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+def _first_and_half(model: Any, inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """The first row of an encoder's inputs without padding, and again; of tokens only one half."""
+    name = model.main_input_name
     if name not in inputs:
         raise InputError(f"inputs have {', '.join(inputs)}; this model needs {name}")
     given = inputs[name][:1]
-    if given.is_floating_point() or given.dim() != 2:
+    if given.is_floating_point():
+        given = given.to(model.dtype)
         return [{name: given}, {name: given}]
+    given = readable(given, model)
     if "attention_mask" in inputs:
         given = given[:, inputs["attention_mask"][0].bool()]
     return [{name: given}, {name: given[:, : (given.shape[1] + 1) // 2]}]
