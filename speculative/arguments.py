@@ -71,25 +71,16 @@ def check_sequences(
         _check_encoder_tokens(target, draft, inputs["input_ids"])
 
 
-def present(inputs: Any) -> dict[str, Any]:
-    """The inputs that are given: None stands for one that is absent.
+def check_tensors(target: Any, draft: Any | None, inputs: Any) -> None:
+    """Refuse inputs of other types and shapes than the models take.
 
     Raises:
-        InputError: they are no mapping.
+        InputError: no mapping of tensors, other dtypes or dimensions, or a mask of another shape.
     """
     if not isinstance(inputs, Mapping):
         raise InputError(
             f"inputs is a {type(inputs).__name__}; give a mapping such as {{'input_ids': tokens}}"
         )
-    return {name: x for name, x in inputs.items() if x is not None}
-
-
-def check_tensors(target: Any, draft: Any | None, inputs: Mapping[str, Any]) -> None:
-    """Refuse inputs of other types and shapes than the models take.
-
-    Raises:
-        InputError: no tensors, other dtypes or dimensions, or a mask of another shape.
-    """
     for name in _read(target) & inputs.keys():
         x = inputs[name]
         if not isinstance(x, Tensor):

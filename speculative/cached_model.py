@@ -155,6 +155,8 @@ class CachedModel:
                     f"{type(self._model).__name__}: its {type(layer).__name__} cannot go back "
                     "token by token"
                 )
+            if layer.keys is None or layer.values is None:  # nothing has been read yet
+                continue
             layer.keys, layer.values = change(layer.keys), change(layer.values)
 
 

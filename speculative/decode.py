@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from speculative import philox
-from speculative.arguments import check_options, check_sequences, check_tensors, present
+from speculative.arguments import check_options, check_sequences, check_tensors
 from speculative.calibration import Calibration
 from speculative.even_rows import Reader
 from speculative.faults import LogitsError, explain
@@ -68,7 +68,7 @@ def generate(
             width (`speculative.vocabulary`). None: the target alone, one token a step.
         inputs: int64 `input_ids` [B, T] with `attention_mask`, padded on either side, or
             `input_features`; `decoder_input_ids` to start an encoder-decoder model with. Other
-            names are refused, None is taken for absent.
+            names are refused.
         gamma: draft tokens a step; fewer where fewer are left to generate.
         max_new_tokens: longest continuation.
         sampling: temperature, top-k, top-p; None: plain sampling.
@@ -85,8 +85,6 @@ def generate(
         LogitsError: NaN or infinite logits.
     """
     sampling = Sampling() if sampling is None else sampling
-    inputs = present(inputs)
-    check_names(target, inputs)
     check_options(
         target,
         gamma=gamma,
@@ -97,6 +95,7 @@ def generate(
     )
     check_method(method, sampling.temperature, alpha, beta, calibration)
     check_tensors(target, draft, inputs)
+    check_names(target, inputs)
     job = _Job(
         gamma=gamma if draft is not None else 0,
         method=method,

@@ -107,7 +107,7 @@ class EvenRows:
         """Append tokens to every row: see `Reader`."""
         counts = real or [tokens.shape[1]] * len(tokens)
         self._divide(counts)
-        found = {}
+        found: dict[int, Tensor] = {}
         for rows, reader in self._groups:
             logits = reader.read(tokens[rows, -counts[rows[0]] :], keep=keep)
             found |= zip(rows, logits, strict=True)

@@ -136,7 +136,9 @@ def encoder_positions(model: Any) -> int | None:
 
 
 def _limit(config: Any, names: Sequence[str]) -> int | None:
-    return next((int(n) for name in names if (n := getattr(config, name, None)) is not None), None)
+    """The first of these that is given; configs without a limit say -1 or nothing."""
+    found = (getattr(config, name, None) for name in names)
+    return next((int(n) for n in found if n is not None and n > 0), None)
 
 
 def _unpadded(inputs: Mapping[str, Tensor], name: str, mask_name: str) -> list[list[int]]:

@@ -45,7 +45,7 @@ def reread(model: Any, encoded: Encoded | None, batch: int) -> Reader:
 
 WAYS: dict[str, Way] = {"padded": CachedModel, "even": even, "reread": reread}
 LENGTHS = (24, 10)
-"""Tokens of the two texts that a model is tried with, where it has so many positions."""
+"""Tokens of the two texts that a model is tried with; fewer where it has fewer positions."""
 TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-3}
 """How far logits may be from the model's own, in standard deviations of a row of them; those of a
 wrong position or a lost token are off by 0.1 and more."""
@@ -121,12 +121,11 @@ class _Trial:
         usable = torch.tensor([n for n in range(width) if n != _padding_token(model)])
         generator = torch.Generator().manual_seed(0)
         self._texts = []
-        limit = positions(model) or LENGTHS[0]
-        longer = min(LENGTHS[0], limit)
-        for length in (longer, min(LENGTHS[1], longer - 2)):
+        most = min(LENGTHS[0], positions(model) or LENGTHS[0])
+        for length in (most, min(LENGTHS[1], max(most // 2, 5))):
             text = usable[torch.randint(len(usable), (length,), generator=generator)]
             if inserted is not None:
-                text[max(0, length - 7) : length - 1 : 2] = inserted
+                text[max(length - 7, 0) : length - 1 : 2] = inserted
             self._texts.append(text.to(model.device))
         self._given: list[dict[str, Tensor]] = [{}, {}]
         if model.config.is_encoder_decoder:
@@ -189,11 +188,12 @@ def _first_and_half(model: Any, inputs: Mapping[str, Tensor]) -> list[dict[str, 
     if name not in inputs:
         raise InputError(f"inputs have {', '.join(inputs)}; this model needs {name}")
     given = inputs[name][:1]
-    if given.is_floating_point() or given.dim() != 2:
+    if given.is_floating_point():
+        given = given.to(model.dtype)
         return [{name: given}, {name: given}]
+    given = readable(given, model)
     if "attention_mask" in inputs:
         given = given[:, inputs["attention_mask"][0].bool()]
-    given = readable(given, model)
     return [{name: given}, {name: given[:, : (given.shape[1] + 1) // 2]}]
 
 

@@ -91,3 +91,17 @@ def test_every_family_is_right_or_refused() -> None:
     print(Counter(cell.split(":")[0] for cell in cells))
     assert not [cell for cell in cells if not cell.startswith(("right", "refused"))]
     assert sum(cell == "right" for cell in cells) > 600
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pixel_values", "'pixel_values' is not read with LlamaForCausalLM"),
+        ("attention_maks", "'attention_maks' is not read .*; perhaps 'attention_mask'"),
+    ],
+)
+def test_inputs_that_are_not_read_are_refused(name: str, message: str) -> None:
+    given = families.batch(ROWS, "left")
+    given[name] = given["input_ids"]
+    with pytest.raises(InputError, match=message):
+        generate(families.build(*families.families()["llama"]), None, given)
