@@ -43,7 +43,7 @@ def save(
     partial = path.with_name(path.name + ".partial")
     with disk.writing(path):
         try:
-            note = json.dumps(schema.dump(position))
+            note = schema.to_json(schema.dump(position))
             tensor_files.write(partial, tensors, {NOTE: note})
             partial.replace(path)
         except OSError:

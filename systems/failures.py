@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from systems.schema import to_json
 from systems.supervise import TOLD
 
 FILE = "failures.jsonl"
@@ -50,7 +51,8 @@ def keep(rank: int, text: str) -> None:
     if os.environ.get(AGENTS_FILE):
         told = {"py_callstack": text, "timestamp": str(int(time.time()))}
         with suppress(OSError), open(os.environ[AGENTS_FILE], "x") as file:  # the first one counts
-            json.dump({"message": {"message": text.partition("\n")[0], "extraInfo": told}}, file)
+            message = {"message": text.partition("\n")[0], "extraInfo": told}
+            file.write(to_json({"message": message}))
     if _record is not None:
         write(_record, rank, text)
 
@@ -59,7 +61,7 @@ def write(folder: Path, rank: int, text: str) -> None:
     """Add a line to a record, if this machine has it and can write there."""
     reason, _, details = text.partition("\n")
     at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    line = json.dumps({"at": at, "rank": rank, "reason": reason, "details": details})
+    line = to_json({"at": at, "rank": rank, "reason": reason, "details": details})
     with suppress(OSError), (folder / FILE).open("a") as file:
         file.write(f"{line}\n")
 

@@ -85,7 +85,7 @@ def write(tensors: Named, folder: Path) -> None:
         else:
             name = f"{part.tensor}@{','.join(map(str, part.offsets))}"
             named[name], parts[name] = piece, schema.dump(part)
-    tensor_files.write(folder / f"rank-{rank}.safetensors", named, {PARTS: json.dumps(parts)})
+    tensor_files.write(folder / f"rank-{rank}.safetensors", named, {PARTS: schema.to_json(parts)})
 
 
 def fill(tensors: Named, folder: Path) -> None:

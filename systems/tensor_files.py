@@ -75,7 +75,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -
             "data_offsets": [position, end],
         }
         position = end
-    header = json.dumps(table).encode()
+    header = schema.to_json(table).encode()
     header += b" " * (-len(header) % LENGTH_BYTES)  # so that the tensors' bytes are aligned
     with path.open("wb") as file:
         file.write(len(header).to_bytes(LENGTH_BYTES, "little") + header)

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from launch.__main__ import main
+from launch.planning import device_here
 from systems.namespaces import unavailable
 
 ROOT = Path(__file__).parent.parent
@@ -112,7 +113,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     for name in PACKAGES:
         (folder / name).symlink_to(ROOT / name)
-    (folder / "my.toml").write_text((ROOT / "systems/clusters/ec2-p3-10g.toml").read_text())
+    copied = (ROOT / "systems/clusters/ec2-p3-10g.toml").read_text()
+    (folder / "my.toml").write_text(copied.replace('"V100"', f'"{device_here()}"'))
     main(["profile", "stanza", "--out", str(folder / "digits.json")])
     return folder
 
