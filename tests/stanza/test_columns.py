@@ -1,13 +1,10 @@
 """FC layers in columns and FC workers beside CONV workers compute the updates of one process.
 
-In float64: sums in another order differ in the last bit, and in float32 that is enough, once in a
-while, to decide a ReLU or a maximum the other way, from where on two runs part. Bytes are counted
-in float32 runs.
+In float64, for the reason that tests.stanza.test_train gives. Bytes are counted in float32 runs.
 """
 
-import functools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -24,12 +21,12 @@ from stanza.columns import Peers, columns_of, linears
 from stanza.fc_worker import FcWorker
 from stanza.layout import even_slice
 from stanza.models import ARCHITECTURES, build_model
-from stanza.roles import Training
 from stanza.split import Split, split
 from systems.record import Step
 from systems.schema import InputError
 from tests.ranks import RankError, run_ranks
 from tests.stanza.test_train import (
+    DOUBLE_TOLERANCE,
     NARROW_TOLERANCE,
     OPTIONS,
     TOLERANCE,
@@ -40,12 +37,11 @@ from tests.stanza.test_train import (
     difference,
     expected_bytes,
     outcome,
+    outcome_in_double,
     single,
+    single_in_double,
     train,
 )
-
-DOUBLE_TOLERANCE = 1e-13
-"""Largest relative difference that float64 sums in another order may make in these runs."""
 
 
 def columns(conv: int, fc: int, micro: int = 1, **changes: Any) -> Case:
@@ -82,33 +78,6 @@ CASES |= {
     ),
 }
 FEW = [columns(3, 2, 4), colocated(3, 3, fc_parallel="columns"), colocated(3, 2)]
-
-
-def train_in_double(case: Case) -> tuple[list[Step], State | None]:
-    """One rank's run, all in float64; its accuracy, which is measured in float32, is left out."""
-    torch.set_default_dtype(torch.float64)
-    batches = Training.batches
-
-    def in_double(training: Training) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in batches(training):
-            yield images.double(), labels
-
-    Training.batches = in_double  # type: ignore[method-assign, assignment]
-    stanza.train.accuracy = lambda *_: 0.0  # type: ignore[attr-defined]
-    return train(replace(case, options=replace(case.options, cut_dtype="float64")))  # type: ignore[arg-type]
-
-
-@functools.cache
-def outcome_in_double(case: Case) -> Outcome:
-    results = run_ranks(case.ranks, train_in_double, case)
-    return Outcome(steps=[steps for steps, _ in results], state=results[0][1])
-
-
-def single_in_double(case: Case) -> Outcome:
-    size = case.options.global_batch_size
-    return outcome_in_double(
-        Case(1, options=replace(OPTIONS, scheme="single", global_batch_size=size))
-    )
 
 
 @pytest.mark.distributed
