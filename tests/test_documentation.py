@@ -26,7 +26,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 LAUNCH = ".venv/bin/python -m launch "
 PACKAGES = ("launch", "stanza", "sparsepipe", "speculative", "systems")
 RECORD = "runs/20260101-120000-stanza-digits"
-NOTHING_TO_MEASURE = "--cluster ec2-p3-10g --profile digits.json"
+NOTHING_TO_MEASURE = "--cluster my.toml --profile digits.json"
 TWO_SMALL_STEPS = (
     "--stanza.steps 2 --stanza.global-batch-size 8 "
     "--sparsepipe.steps 2 --sparsepipe.batch-size 4 --sparsepipe.points 64 "
@@ -71,6 +71,7 @@ SMALL = {
     "launch throughput": Small("--help"),  # a run for every point: likewise
     "launch simulate": Small(),
     "torchrun": Small(TWO_SMALL_STEPS),
+    "launch.torchrun": Small(TWO_SMALL_STEPS),
 }
 NOT_RUN = (
     "python3 -m venv",  # how .venv is made
@@ -127,9 +128,11 @@ def test_a_command_works(command: str, checkout: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(checkout)
     small = SMALL.get(_prefix(command) or "", Small())
     words = shlex.split(f"{command} {small.add}")
-    if words[0].endswith("torchrun"):
+    if "torchrun" in command.partition("--nproc-per-node")[0]:
         words[words.index("--nproc-per-node") + 1] = "2"
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words[1:]]
+        flags = words[words.index("--nproc-per-node") :]
+        module = "launch.torchrun" if "launch.torchrun" in words else "torch.distributed.run"
+        torchrun = [sys.executable, "-m", module, "--standalone", *flags]
         subprocess.run(torchrun, check=True, timeout=300)
         return
     assert command.startswith(LAUNCH), "an unknown kind of command: say in this file how to run it"
