@@ -145,11 +145,12 @@ def _decode(
     device = target.device
     inputs = {name: x.to(device) for name, x in inputs.items()}
     phases = Phases(device)
-    longest = max(map(len, prompts)) + job.limit + job.gamma
-    judge = reader(target, inputs, len(prompts), longest=longest)
+    lengths = [len(prompt) for prompt in prompts]
+    held = range(min(lengths), max(lengths) + job.limit + job.gamma + 1)
+    judge = reader(target, inputs, len(prompts), held=held, ahead=job.gamma)
     misplaced = reading(target, inputs).misplaced
     phases.mark("target")
-    proposer = None if draft is None else reader(draft, inputs, len(prompts), longest=longest)
+    proposer = None if draft is None else reader(draft, inputs, len(prompts), held=held, ahead=0)
     phases.mark("draft")
 
     outputs: list[list[int]] = [[] for _ in prompts]

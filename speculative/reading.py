@@ -66,21 +66,31 @@ class Reading:
 _found: weakref.WeakKeyDictionary[Any, Reading] = weakref.WeakKeyDictionary()
 
 
-def reader(model: Any, inputs: Mapping[str, Tensor], batch: int, *, longest: int) -> Reader:
+def reader(
+    model: Any, inputs: Mapping[str, Tensor], batch: int, *, held: range, ahead: int
+) -> Reader:
     """A reader of the fastest kind that is right for this model.
 
     Args:
         model: a transformers causal or encoder-decoder model.
         inputs: see `speculative.decode.generate`.
         batch: number of sequences.
-        longest: tokens that a row may have to hold.
+        held: from the tokens of the shortest prompt to the most that a row may have to hold.
+        ahead: tokens that are scored in one pass beyond the next one.
 
     Raises:
         InputError: there is none.
     """
     way = reading(model, inputs).way
-    if _changes_frequencies(model, longest):
+    turns = _changes_frequencies(model, held)
+    if turns is not None:
         way = "reread"
+        if ahead:
+            raise InputError(
+                f"{type(model).__name__}: its rotary positions change beyond {turns} tokens, and "
+                f"this text may grow to {held.stop - 1}; shorten it, or decode without a draft"
+            )
+    longest = held.stop - 1
     limit = positions(model)
     if way != "padded" and limit is not None and longest > limit:
         raise InputError(
@@ -219,22 +229,19 @@ def _padding_token(model: Any) -> int | None:
     return token if isinstance(token, int) and 0 <= token < config.vocab_size else None
 
 
-def _changes_frequencies(model: Any, longest: int) -> bool:
-    """Whether rotary positions turn at another rate once a text is longer than in pre-training.
+def _changes_frequencies(model: Any, held: range) -> int | None:
+    """The length beyond which rotary positions turn at another rate, if a text grows beyond it.
 
-    What was kept of the shorter text is then of no use (longrope: Phi-3, MiniCPM3).
+    What was kept of the shorter text is then of no use, and no pass is right for the tokens on both
+    sides (longrope: Phi-3, MiniCPM3).
     """
     config = model.config.get_text_config(decoder=True)
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [rope, *(value for value in rope.values() if isinstance(value, Mapping))]
-    return any(
-        kind.get("rope_type", kind.get("type")) == "longrope"
-        and longest > (_original_positions(kind, config) or 0)
-        for kind in kinds
-    )
-
-
-def _original_positions(rope: Mapping[str, Any], config: Any) -> int | None:
     name = "original_max_position_embeddings"
-    limit: int | None = rope.get(name) or getattr(config, name, None)
-    return limit
+    for kind in kinds:
+        if kind.get("rope_type", kind.get("type")) == "longrope":
+            limit = int(kind.get(name) or getattr(config, name, None) or 0)
+            if held.start <= limit < held.stop - 1:
+                return limit
+    return None

@@ -109,6 +109,11 @@ def build(family: str, name: str, seed: int = 0) -> Any:
         size = sum(parameter.numel() for parameter in cls(config).parameters())
     if size > LARGEST:
         raise ValueError(f"has {size / 1e6:.0f} million parameters")
+    return lively(cls, config, seed)
+
+
+def lively(cls: Any, config: Any, seed: int = 0) -> Any:
+    """A model with random weights, large enough for its texts to vary, that never ends them."""
     torch.manual_seed(seed)
     model = cls(copy.deepcopy(config)).eval()
     if hasattr(model, "set_default_language"):

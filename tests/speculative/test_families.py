@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("transformers")
 
+import transformers
+
 from speculative.decode import generate
 from speculative.reading import reading
 from speculative.sampling import Sampling
@@ -105,3 +107,36 @@ def test_inputs_that_are_not_read_are_refused(name: str, message: str) -> None:
     given[name] = given["input_ids"]
     with pytest.raises(InputError, match=message):
         generate(families.build(*families.families()["llama"]), None, given)
+
+
+def test_rotary_positions_that_change_with_the_length() -> None:
+    config = transformers.Phi3Config(
+        vocab_size=families.VOCABULARY,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        original_max_position_embeddings=16,
+        pad_token_id=families.PADDING,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0] * 4,
+            "long_factor": [3.0] * 4,
+            "original_max_position_embeddings": 16,
+        },
+    )
+    target = families.lively(transformers.Phi3ForCausalLM, config)
+    draft = families.perturbed(target)
+    own = [families.own_text(target, row, NEW) for row in ROWS]
+    assert compared(target, None, "left", own) == "right"  # the longest row grows beyond 16 tokens
+    assert "change beyond 16 tokens" in compared(target, draft, "left", own)
+    long = [row * 6 for row in ROWS]  # all are longer from the start
+    done = generate(
+        target, draft, families.batch(long, "left"), max_new_tokens=NEW, sampling=GREEDY
+    )
+    for row, tokens in zip(long, done.tokens, strict=True):
+        own_tokens = families.own_text(target, row, NEW)
+        assert tokens[: len(own_tokens)] == own_tokens
