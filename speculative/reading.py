@@ -25,7 +25,7 @@ from speculative.cached_model import CachedModel
 from speculative.encoder import Encoded, encode
 from speculative.even_rows import EvenRows, Reader, RereadModel
 from speculative.inputs import positions
-from speculative.vocabulary import readable
+from speculative.vocabulary import readable, vocabulary
 from systems.schema import InputError
 
 Way = Callable[[Any, Encoded | None, int], Reader]
@@ -127,7 +127,7 @@ class _Trial:
     def __init__(self, model: Any, inputs: Mapping[str, Tensor], inserted: int | None = None):
         self._model = model
         width = int(model.get_input_embeddings().weight.shape[0])
-        width = min(width, int(model.config.get_text_config(decoder=True).vocab_size))
+        width = min(width, vocabulary(model))
         usable = torch.tensor([n for n in range(width) if n != _padding_token(model)])
         generator = torch.Generator().manual_seed(0)
         self._texts = []
@@ -144,10 +144,16 @@ class _Trial:
     @cached_property
     def own(self) -> list[Tensor]:
         """The model's own logits of each text alone, read at once, float64 [T, V]."""
-        return [
+        found = [
             RereadModel.whole(self._model, given, text[None])[0].double()
             for given, text in zip(self._given, self._texts, strict=True)
         ]
+        if found[0].shape[-1] > vocabulary(self._model):
+            raise InputError(
+                f"its head gives {found[0].shape[-1]} tokens, of which it can read only the first "
+                f"{vocabulary(self._model)} (vocab_size)"
+            )
+        return found
 
     def first_right(self) -> str:
         """The first of `WAYS` that has no fault."""

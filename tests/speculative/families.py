@@ -13,14 +13,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 VOCABULARY = 48
 WIDTH = 32
 PADDING = 0
-LARGEST = 5_000_000
-"""More parameters than that are not tiny."""
+LARGEST = 20_000_000
+"""Models with more parameters take more than a second to build."""
 CLEAR = 1e-3
 """Standard deviations by which a token must be the likeliest, so that rounding decides nothing."""
 
 SIZES: dict[int, str] = {
     VOCABULARY: "vocab_size encoder_vocab_size decoder_vocab_size src_vocab_size tgt_vocab_size "
-    "audio_vocab_size vocab_size_per_layer_input",
+    "audio_vocab_size unpadded_vocab_size vocab_size_per_layer_input",
     WIDTH: "hidden_size d_model n_embd dim emb_dim embed_dim n_embed embedding_size lru_width "
     "word_embed_proj_dim attention_hidden_size hidden_dim input_embedding_size "
     "output_embedding_size intermediate_size d_ff n_inner ffn_dim dff dim_ff encoder_ffn_dim "
@@ -31,9 +31,9 @@ SIZES: dict[int, str] = {
     "num_decoder_attention_heads num_experts num_local_experts n_routed_experts state_size "
     "num_attn_heads",
     2: "encoder_layers decoder_layers num_decoder_layers num_encoder_layers num_key_value_heads "
-    "num_kv_heads num_experts_per_tok moe_topk experts_per_token",
+    "num_kv_heads linear_num_heads num_experts_per_tok moe_topk experts_per_token",
     1: "n_group topk_group n_shared_experts bos_token_id n_groups",
-    8: "head_dim attention_head_size d_kv dim_head qk_nope_head_dim v_head_dim "
+    8: "head_dim linear_head_dim attention_head_size d_kv dim_head qk_nope_head_dim v_head_dim "
     "hidden_size_per_layer_input patch_size",
     16: "q_lora_rank kv_lora_rank o_lora_rank image_size",
     128: "max_position_embeddings n_positions max_seq_len n_ctx max_encoder_position_embeddings "

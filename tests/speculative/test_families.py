@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 
@@ -140,3 +141,10 @@ def test_rotary_positions_that_change_with_the_length() -> None:
     for row, tokens in zip(long, done.tokens, strict=True):
         own_tokens = families.own_text(target, row, NEW)
         assert tokens[: len(own_tokens)] == own_tokens
+
+
+def test_a_head_wider_than_what_can_be_read_is_refused() -> None:
+    target = families.build(*families.families()["llama"])
+    target.lm_head = torch.nn.Linear(32, families.VOCABULARY + 1)
+    with pytest.raises(InputError, match=r"head gives 49 tokens, .* only the first 48"):
+        generate(target, None, families.batch(ROWS, "left"), max_new_tokens=2)
