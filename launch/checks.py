@@ -1,6 +1,7 @@
 """What `launch doctor` looks at on a machine where the base packages are installed."""
 
 import importlib.metadata
+import ipaddress
 import os
 import shutil
 import socket
@@ -16,7 +17,7 @@ from sparsepipe.backends import BACKENDS, INSTALL, backend
 from speculative.build import find_nvcc
 from stanza.plan import shipped_profiles
 from systems import cluster, record
-from systems.build import cache_folder
+from systems.build import CacheError, cache_folder
 from systems.emulate import clean, leftovers
 from systems.environment import own_address
 from systems.namespaces import unavailable
@@ -47,7 +48,7 @@ def all_checks() -> list[Finding]:
         _processor(),
         _gpus(),
         _disk("working folder", Path.cwd(), LEAST_WORK_BYTES, "records of runs", required=True),
-        _disk("kernel cache", cache_folder(), LEAST_CACHE_BYTES, "kernels built on first use"),
+        _kernel_cache(),
         _own_name(),
         _gxx(),
         _nvcc(),
@@ -123,15 +124,38 @@ def _disk(
     )
 
 
+def _kernel_cache() -> Finding:
+    needed_for = "kernels built on first use"
+    try:
+        return _disk("kernel cache", cache_folder(), LEAST_CACHE_BYTES, needed_for)
+    except CacheError as error:
+        return Finding(
+            name="kernel cache",
+            works=False,
+            found=str(error),
+            needed_for=needed_for,
+            command="export TESTBED_CACHE=FOLDER",
+        )
+
+
 def _own_name() -> Finding:
-    """Runs on one machine do without; torchrun itself waits ten minutes for its own node's name."""
+    """Runs on one machine do without; torchrun itself waits ten minutes for its own node's name.
+
+    Nodes tell each other the address of their own name, which must not be a loopback address then.
+    """
     name, address = socket.gethostname(), own_address()
+    found, here = f"{name} does not resolve", False
+    if address is not None:
+        here = ipaddress.ip_address(address).is_loopback
+        found = f"{name} resolves to {address}"
+    if here:
+        found += ", which other nodes cannot reach; enough on one machine"
     return Finding(
         name="own name",
         works=address is not None,
-        found=f"{name} resolves to {address}" if address else f"{name} does not resolve",
+        found=found,
         needed_for="runs over several nodes, and torchrun started without launch",
-        command=f"echo 127.0.1.1 {name} >> /etc/hosts",
+        command=f"echo ADDRESS-OF-THIS-NODE {name} | sudo tee -a /etc/hosts",
     )
 
 

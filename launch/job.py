@@ -24,7 +24,7 @@ from sparsepipe.options import Options as SparsePipeOptions
 from speculative.options import Options as SpeculativeOptions
 from stanza.options import Options as StanzaOptions
 from systems import cluster, disk, schema
-from systems.schema import InputError
+from systems.schema import InputError, filled_in
 
 LONGEST_TIMEOUT_S = 86400.0
 
@@ -188,9 +188,9 @@ def with_absolute_paths(job: J, *folders: Path) -> J:
 def _absolute(name: str, folders: Sequence[Path], **filled: str) -> str:
     """A path as it is in the first folder that has it; `filled` is what its braces stand for."""
     for folder in folders:
-        there = folder / name
-        if name and (folder / name.format(**filled) if filled else there).exists():
-            return os.path.abspath(there)
+        there = folder / filled_in(name, **filled)
+        if name and os.path.exists(there):  # unlike Path's, it raises nothing
+            return os.path.abspath(folder / name)
     return name
 
 

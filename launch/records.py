@@ -13,8 +13,8 @@ from launch.job import Job
 from systems import record, schema
 from systems.emulated import Emulation
 from systems.environment import Environment
+from systems.manifest import FINAL, newest_name
 from systems.manifest import FOLDER as CHECKPOINTS
-from systems.manifest import newest_name
 from systems.record import Tier
 from systems.schema import InputError
 
@@ -126,11 +126,15 @@ def _again(folder: Path, tier: Tier, emulation: Emulation | None) -> str:
 
 def _fresh_folder(name: str) -> Path:
     """Make a folder that nobody has: one that exists belongs to a run that started just before."""
+    try:
+        RUNS.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{RUNS}: {error.strerror}; give another --out") from None
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for suffix in itertools.chain([""], (f"-{number}" for number in itertools.count())):
         folder = RUNS / f"{stamp}-{name}{suffix}"
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
         except FileExistsError:
             continue
         except OSError as error:
@@ -144,6 +148,11 @@ def kept(folder: Path) -> str:
     checkpoint = newest_name(folder / CHECKPOINTS)
     if checkpoint is None:
         return f"kept: the steps so far in {folder / 'steps'}; make room and run it again"
+    if checkpoint == FINAL:
+        return (
+            f"kept: the trained model in {folder / CHECKPOINTS / FINAL} and all steps in "
+            f"{folder / 'steps'}; make room and run it again for its summary"
+        )
     return (
         f"kept: the checkpoint {checkpoint} and the steps so far in {folder / 'steps'}; make room "
         f"and go on with: launch run --again {folder} --resume {folder}"

@@ -17,6 +17,7 @@ def outlive_readers() -> None:
             os.fstat(descriptor)
         except OSError:
             os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+            os.set_inheritable(descriptor, True)  # it may be the very number that was opened
     sys.stdout, sys.stderr = _text(sys.stdout, 1), _text(sys.stderr, 2)
 
 

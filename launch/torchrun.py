@@ -45,7 +45,9 @@ def main(arguments: Sequence[str]) -> None:
     try:
         if _on_one_machine(flags):
             _stay_here(flags)
-        elif flags.local_addr is None and own_address() is None:  # torchrun would wait 10 minutes
+        elif (
+            flags.rdzv_backend == "c10d" and flags.local_addr is None and own_address() is None
+        ):  # torchrun would wait for 10 minutes
             raise InputError(
                 f"--local-addr: is not given, and this machine's name {socket.gethostname()} does "
                 "not resolve; give the address at which the other nodes reach it"

@@ -216,7 +216,9 @@ def _saying_what_is_kept(folder: Path, world: World) -> Iterator[None]:
             with suppress(RuntimeError):  # the store has gone with the rank that was first
                 first = world.store.add(f"disk full under {folder}", 1) == 1
         if first:
-            failures.say(f"{what}; {kept(folder)}")
+            failures.tell(world.rank, f"{what}; {kept(folder)}")
+        else:  # one rank says it, each keeps it
+            failures.keep(world.rank, f"{what}; {kept(folder)}")
         raise SystemExit(2) from None
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 from speculative.calibration import CAUTION
 from speculative.pairs import Task
 from speculative.sampling import Sampling
-from systems.schema import InputError
+from systems.schema import InputError, filled_in
 
 Helped = Literal["exact", "sigmoid", "calibrated", "none"]
 DEFAULT_DATA: dict[Task, str] = {"summarize": "installed", "transcribe": "recordings"}
@@ -90,9 +90,9 @@ class Options:
     @property
     def target_path(self) -> str:
         """The target's folder or name, the task filled in."""
-        return self.target.format(task=self.task)
+        return filled_in(self.target, task=self.task)
 
     @property
     def draft_path(self) -> str:
         """The draft's."""
-        return self.draft.format(task=self.task)
+        return filled_in(self.draft, task=self.task)

@@ -28,9 +28,9 @@ class PostponedDynamo(ModuleType):
         """End a graph: there is none."""
 
     @staticmethod
-    def disable(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def disable(function: Callable[..., Any] | None = None, *arguments: Any, **options: Any) -> Any:
         """Keep the compiler away from a function: for torch's own this need not be remembered."""
-        if getattr(function, "__module__", "").startswith("torch."):
+        if function is not None and str(getattr(function, "__module__", "")).startswith("torch."):
             return function
         return _real().disable(function, *arguments, **options)
 

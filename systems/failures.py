@@ -63,12 +63,15 @@ def write(folder: Path, rank: int, text: str) -> None:
     at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     line = to_json({"at": at, "rank": rank, "reason": reason, "details": details})
     with suppress(OSError), (folder / FILE).open("a") as file:
-        file.write(f"{line}\n")
+        file.write(f"\n{line}\n")  # a full disk may have left half a line
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """What a record says of ranks that failed, in the order in which they did."""
+    """What a record says of ranks that failed, in the order in which they did; without what was
+    only half written."""
     path = folder / FILE
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    found = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found

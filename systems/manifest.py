@@ -100,18 +100,19 @@ def newest_name(folder: Path) -> str | None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a checkpoint, with every file held against its checksum, and what it says of
-    its tensors read. A file of tensors must be in the manifest, and nothing else may be.
+    """Read the manifest of a checkpoint, compare every file with its checksum, and check the
+    description of the tensors. The manifest must list every file of tensors, and no other file.
 
     Raises:
         ValueError: saying what is wrong.
     """
     try:
         table = json.loads((path / MANIFEST).read_text())
-        manifest = schema.read(Manifest, table["checkpoint"], MANIFEST)
+        content, digest = table["checkpoint"], table["sha256"]
+        manifest = schema.read(Manifest, content, MANIFEST)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise ValueError(f"{MANIFEST} is missing or damaged") from None
-    if table["sha256"] != _digest(table["checkpoint"]):
+    if digest != _digest(content):
         raise ValueError(f"{MANIFEST} is damaged")
     if any(
         file_name == ".metadata" or file_name.endswith(".distcp") for file_name in manifest.files

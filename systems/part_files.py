@@ -8,6 +8,7 @@ file says of itself what it holds (`systems.tensor_files`); where in which tenso
 stands in its notes.
 """
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -60,8 +61,8 @@ class Saved:
 
 
 def write(tensors: Named, folder: Path) -> None:
-    """Write what all ranks have into `folder`, and put it on the disk; all ranks must come. What
-    several of them have is written by the lowest.
+    """Write what all ranks have into `folder`, and put it on the disk; all ranks must come.
+    The lowest rank writes what several ranks have.
 
     Raises:
         OSError: the system refused what this rank wrote; other ranks do not know.
@@ -128,7 +129,14 @@ def written(folder: Path) -> Mapping[str, Saved]:
     for name, saved in found.items():
         if sum(prod(piece.sizes) for piece in saved.pieces) != prod(saved.shape):
             raise InputError(f"{folder}: the saved parts of {name} do not make it whole")
+        if any(_overlap(*pair) for pair in itertools.combinations(saved.pieces, 2)):
+            raise InputError(f"{folder}: the saved parts of {name} overlap")
     return found
+
+
+def _overlap(one: Piece, other: Piece) -> bool:
+    sides = zip(one.offsets, one.sizes, other.offsets, other.sizes, strict=True)
+    return all(max(a, b) < min(a + m, b + n) for a, m, b, n in sides)
 
 
 OLD = (
@@ -145,7 +153,7 @@ def _pieces(file: TensorFile, path: Path) -> Iterator[tuple[Part, Piece]]:
     except (ValueError, RecursionError):
         parts = None
     if not isinstance(parts, dict):
-        raise InputError(f"{path}: its note {PARTS!r} is no table in JSON")
+        raise InputError(f"{path}: its note {PARTS!r} is not a JSON object")
     for name, entry in file.entries.items():
         part = Part(tensor=name, shape=entry.shape, offsets=(0,) * len(entry.shape))
         if name in parts:

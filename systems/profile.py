@@ -164,15 +164,18 @@ def effort(model: nn.Module, images: Tensor, *, repetitions: int) -> Effort:
         leaf.register_forward_hook(after) for leaf in model.modules() if not list(leaf.children())
     ]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.no_grad():
-        pass_s = measure.timed(partial(model, few), repetitions=1, device=images.device).median
-        while pass_s < SHORT_PASS_S and len(few) < len(images):  # mostly Python's own time
-            few = images[: 4 * len(few)]
+    try:
+        with torch.no_grad():
             pass_s = measure.timed(partial(model, few), repetitions=1, device=images.device).median
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])  # running statistics have moved
-    for handle in handles:
-        handle.remove()
+            while pass_s < SHORT_PASS_S and len(few) < len(images):  # mostly Python's own time
+                few = images[: 4 * len(few)]
+                timed = measure.timed(partial(model, few), repetitions=1, device=images.device)
+                pass_s = timed.median
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])  # running statistics have moved
+    finally:
+        for handle in handles:
+            handle.remove()
     samples = len(images) / len(few)
     weights = 2 * sum(p.nbytes for p in model.parameters())  # with gradients
     return Effort(
@@ -214,12 +217,14 @@ def profile_model(
         for leaf_name, leaf in model.named_modules()
         if not list(leaf.children())
     ]
-    with torch.no_grad():
-        model(images)
-        for buffer_name, buffer in model.named_buffers():
-            buffer.copy_(buffers[buffer_name])  # running statistics have moved
-    for handle in handles:
-        handle.remove()
+    try:
+        with torch.no_grad():
+            model(images)
+            for buffer_name, buffer in model.named_buffers():
+                buffer.copy_(buffers[buffer_name])  # running statistics have moved
+    finally:
+        for handle in handles:
+            handle.remove()
     return ModelProfile(
         name=name,
         device=device_kind,

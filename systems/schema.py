@@ -195,3 +195,10 @@ def _name(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return " or ".join(repr(v) for v in typing.get_args(hint))
     return str(getattr(hint, "__name__", hint))
+
+
+def filled_in(text: str, **values: str) -> str:
+    """The text with `{name}` replaced by the value of that name; other braces stay."""
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}}", value)
+    return text

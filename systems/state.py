@@ -106,8 +106,8 @@ class State:
         return named | self.own()
 
     def optimizer_tensors(self, saved: Mapping[str, Saved]) -> Named:
-        """What of the optimizers' state is `saved`, by name: new tensors, already given to the
-        optimizers, to be filled.
+        """The tensors of the optimizers' state that are in `saved`, by name. They are new, the
+        optimizers already have them, and their values are still to be read.
 
         Args:
             saved: tensors in a checkpoint, by name.

@@ -144,7 +144,7 @@ class TensorFile:
         return entry
 
     def _damaged(self, what: str) -> InputError:
-        return InputError(f"{self._path}: is no file of tensors (safetensors): {what}")
+        return InputError(f"{self._path}: is not a safetensors file: {what}")
 
 
 def _bytes(tensor: Tensor) -> Tensor:

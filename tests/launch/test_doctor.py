@@ -69,7 +69,7 @@ def test_a_machine_whose_name_does_not_resolve_is_told(monkeypatch: pytest.Monke
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     text = str(checks._own_name())
     assert text.startswith("-    own name: no-such-host does not resolve; needed for runs over")
-    assert text.endswith("echo 127.0.1.1 no-such-host >> /etc/hosts")
+    assert text.endswith("echo ADDRESS-OF-THIS-NODE no-such-host | sudo tee -a /etc/hosts")
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [(2, 1, 6, "", ("192.0.2.7", 0))])
     assert str(checks._own_name()) == "ok   own name: no-such-host resolves to 192.0.2.7"
 

@@ -175,3 +175,10 @@ def test_errors_name_the_option_that_was_given() -> None:
     assert str(error.value) == (
         "--model x: --nodes 3, --world-sizes 4, --stanza.model-x; not world-size"
     )
+
+
+@pytest.mark.parametrize("name", ["a{b}", "models/{", "x" * 300])
+def test_any_name_of_a_model_or_a_checkpoint_can_be_read(name: str) -> None:
+    job = jobs.parse("run", ["--speculative.target", name, "--resume", name], Job())
+    assert (job.speculative.target, job.resume) == (name, name)
+    assert job.speculative.target_path == name

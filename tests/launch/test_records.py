@@ -50,10 +50,23 @@ def test_of_two_runs_that_were_given_one_folder_the_second_is_refused(
     assert (folder / "job.toml").read_text() == kept
 
 
+@pytest.mark.parametrize("what", ["a file", "a link to a disk that is not there"])
 def test_a_place_where_no_folder_can_be_made_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    (tmp_path / "runs").write_text("a file")
+    if what == "a file":
+        (tmp_path / "runs").write_text(what)
+    else:
+        (tmp_path / "runs").symlink_to(tmp_path / "not-mounted" / "runs")
     monkeypatch.setattr(records, "RUNS", tmp_path / "runs")
-    with pytest.raises(InputError, match=r"runs/.*Not a directory; give another --out"):
+    with pytest.raises(InputError, match=r"runs: File exists; give another --out"):
         records._fresh_folder("digits")
+
+
+def test_what_is_kept_is_said_with_a_way_to_go_on(tmp_path: Path) -> None:
+    assert "run it again" in records.kept(tmp_path)
+    (tmp_path / "checkpoints" / "step-00000004").mkdir(parents=True)
+    assert f"--resume {tmp_path}" in records.kept(tmp_path)
+    (tmp_path / "checkpoints" / "final").mkdir()
+    assert "the trained model" in records.kept(tmp_path)
+    assert "--resume" not in records.kept(tmp_path)  # it has no steps left

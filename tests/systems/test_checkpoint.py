@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, the damaged ones named and passed over, the last ones kept."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -139,6 +140,15 @@ def test_a_run_goes_on_before_a_damaged_checkpoint_and_makes_it_again(
     assert len(list(cut.glob(f"{ASIDE}*"))) == 1
 
 
+def test_a_manifest_without_its_checksum_is_damaged(cut: Path) -> None:
+    path = steps_in(cut)[0]
+    table = json.loads((path / MANIFEST).read_text())
+    del table["sha256"]
+    (path / MANIFEST).write_text(json.dumps(table))
+    with pytest.raises(ValueError, match="missing or damaged"):
+        read_manifest(path)
+
+
 def test_never_begins_anew_and_sets_aside_what_is_there(cut: Path) -> None:
     first, losses = train(cut, 3, "never")
     assert (first, len(losses)) == (0, 3)
@@ -158,9 +168,9 @@ def test_a_path_names_a_record_or_a_checkpoint(cut: Path, tmp_path: Path) -> Non
 PICKLES = [
     (".metadata", pickled, "it was written as pickles by an older version, and is not read"),
     ("__0_0.distcp", saved_by_torch, "it was written as pickles by an older version"),
-    ("rank-0.safetensors", pickled, "rank-0.safetensors: is no file of tensors"),
-    ("rank-0.safetensors", saved_by_torch, "rank-0.safetensors: is no file of tensors"),
-    ("rank-7.safetensors", pickled, "rank-7.safetensors: is no file of tensors"),
+    ("rank-0.safetensors", pickled, "rank-0.safetensors: is not a safetensors file"),
+    ("rank-0.safetensors", saved_by_torch, "rank-0.safetensors: is not a safetensors file"),
+    ("rank-7.safetensors", pickled, "rank-7.safetensors: is not a safetensors file"),
     ("data.pkl", pickled, "data.pkl does not belong to it"),
 ]
 

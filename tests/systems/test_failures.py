@@ -41,3 +41,13 @@ def test_a_record_that_is_not_here_is_no_other_failure(tmp_path: Path) -> None:
     failures.keep(0, "a reason")
     assert failures.read(tmp_path / "of-another-node") == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_half_a_line_hides_neither_what_was_kept_before_nor_what_comes_after(
+    tmp_path: Path,
+) -> None:
+    failures.write(tmp_path, 0, "first")
+    with (tmp_path / failures.FILE).open("a") as file:
+        file.write('{"rank": 1, "rea')  # the disk was full
+    failures.write(tmp_path, 2, "third")
+    assert [line["reason"] for line in failures.read(tmp_path)] == ["first", "third"]

@@ -1,15 +1,19 @@
 """Parts of tensors: the boxes of a stretch, and reading what was parted in other ways."""
 
+import json
 from itertools import pairwise
 from math import prod
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from systems.part_files import fill, write
+from systems import tensor_files
+from systems.part_files import PARTS, fill, write, written
 from systems.parts import Named, Parts, boxes
+from systems.schema import InputError
 from systems.state import stretch
 
 
@@ -52,3 +56,12 @@ def test_what_servers_hold_is_read_as_columns(tmp_path: Path) -> None:
     )
     assert torch.equal(torch.cat([left, right], 1), whole)
     assert torch.equal(bias, torch.ones(3))
+
+
+def test_parts_that_overlap_are_refused(tmp_path: Path) -> None:
+    part = json.dumps({"w@0": {"tensor": "w", "shape": [4], "offsets": [0]}})
+    for rank in range(2):  # both have the first half: together as many values as the whole
+        path = tmp_path / f"rank-{rank}.safetensors"
+        tensor_files.write(path, {"w@0": torch.ones(2)}, {PARTS: part})
+    with pytest.raises(InputError, match="the saved parts of w overlap"):
+        written(tmp_path)

@@ -99,7 +99,7 @@ def test_a_file_that_is_not_in_the_format_is_one_line(
 @pytest.mark.parametrize("make", [pickled, saved_by_torch])
 def test_pickles_are_not_run(make: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(make(tmp_path / "trace"))
-    with pytest.raises(InputError, match="is no file of tensors"):
+    with pytest.raises(InputError, match="is not a safetensors file"):
         TensorFile(tmp_path / "file")
     assert not (tmp_path / "trace").exists()
     torch.load(tmp_path / "file", weights_only=False) if make is saved_by_torch else None
