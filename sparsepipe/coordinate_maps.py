@@ -137,7 +137,9 @@ class CoordinateMaps:
         """The voxels at `stride` for which `mask`, bool [N] in the order of a tensor's features, is
         true, and all finer ones. Coarser ones are made anew of what was kept."""
         keys, order = row_order(self.unsorted(stride, self.keys(stride))[mask])
-        kept = CoordinateMaps(keys, stride, self.batch_size, order)
+        given = self.order(stride)
+        named = None if given is None else given.kept(mask, order.sorting)
+        kept = CoordinateMaps(keys, stride, self.batch_size, named)
         for finer in self.strides:
             if 0 < finer < stride and stride % finer == 0:
                 kept.add(finer, self._keys[finer])
@@ -208,6 +210,7 @@ def maps_of(
     batch_size = batch_size_of(coordinates, batch_size)
     if len(keys) < len(features):
         _refuse_duplicates(duplicates, len(features) - len(keys), len(features))
+        assert order.inverse is not None  # nothing was pruned
         features = merged(features, order.order, order.inverse, duplicates == "mean")
     return features, CoordinateMaps(keys, stride, batch_size, order)
 

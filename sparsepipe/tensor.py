@@ -121,8 +121,8 @@ class SparseTensor:
         """int64 [N], ascending: of the G rows that were given, the one that each row is.
 
         features == given[order], and labels[order] are the labels of the rows. 0, 1, ..., N - 1
-        unless duplicates were merged; then it is the first of those that a row was made of (and
-        with their mean, coordinates == given[order] alone).
+        unless duplicates were merged or rows were pruned. Of merged duplicates it is the first
+        (and with their mean, coordinates == given[order] alone).
 
         Raises:
             InputError: nobody gave the rows: a layer made these voxels.
@@ -136,17 +136,22 @@ class SparseTensor:
         features[inverse] has a row for each given one, such as a prediction for each label.
 
         Raises:
-            InputError: nobody gave the rows: a layer made these voxels.
+            InputError: nobody gave the rows: a layer made these voxels; or some were pruned.
         """
-        return self._given.inverse
+        inverse = self._given.inverse
+        if inverse is None:
+            raise InputError(
+                "rows were pruned: index with the mask, or take inverse of the tensor that went in"
+            )
+        return inverse
 
     @property
     def _given(self) -> RowOrder:
         order = self.maps.order(self.tensor_stride)
         if order is None:
             raise InputError(
-                f"nobody gave the rows at tensor stride {self.tensor_stride} an order: read "
-                "coordinates, or take order and inverse of the tensor that went in"
+                f"a layer made the voxels at tensor stride {self.tensor_stride}, so they have no "
+                "given order: read coordinates, or take those of the tensor that went in"
             )
         return order
 
