@@ -113,12 +113,16 @@ class CoordinateMaps:
             self.coarsen(finer[-1], stride // finer[-1])
         self.keys(stride)
 
+    def starts(self, stride: int) -> Tensor:
+        """int32 [batch size + 1]: sample b has the rows from starts[b] to before starts[b + 1]."""
+        keys = self.keys(stride)
+        edges = sample_starts(self.batch_size, keys.device)
+        return torch.searchsorted(keys, edges, out_int32=True)
+
     def sizes(self, stride: int) -> list[int]:
         """Rows of each sample, [batch_size]; 0 for an empty one."""
         if stride not in self._sizes:
-            keys = self.keys(stride)
-            starts = torch.searchsorted(keys, sample_starts(self.batch_size, keys.device))
-            self._sizes[stride] = starts.diff().tolist()
+            self._sizes[stride] = self.starts(stride).diff().tolist()
         return self._sizes[stride]
 
     def rows(self, stride: int, samples: range) -> slice:

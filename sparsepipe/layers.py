@@ -193,8 +193,7 @@ class GlobalMaxPooling(nn.Module):
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """See the class."""
-        sizes = tensor.maps.sizes(tensor.tensor_stride)
-        rows = max_of_samples(tensor.rows, sizes)
+        rows = max_of_samples(tensor.rows, tensor.maps.starts(tensor.tensor_stride))
         return SparseTensor.on(tensor.maps, tensor.maps.pool(tensor.tensor_stride), rows)
 
 
