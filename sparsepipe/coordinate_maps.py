@@ -1,7 +1,7 @@
 """What all tensors of one forward pass share: their voxels at every stride, and the kernel maps."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -208,12 +208,19 @@ def maps_of(
     Raises:
         InputError: see there.
     """
+    if duplicates not in get_args(Duplicates):
+        raise InputError(f"duplicates = {duplicates!r}: give 'refuse', 'mean' or 'first'")
     coordinates = _check_given(features, coordinates)
     keys, order = row_order(pack(coordinates))
     check_stride(coordinates, stride)
     batch_size = batch_size_of(coordinates, batch_size)
     if len(keys) < len(features):
-        _refuse_duplicates(duplicates, len(features) - len(keys), len(features))
+        if duplicates == "refuse":
+            raise InputError(
+                f"{len(features) - len(keys)} of {len(features)} coordinates are duplicates: merge "
+                "them with sparsepipe.quantize.sparse_quantize, or give duplicates='mean' or "
+                "'first'"
+            )
         assert order.inverse is not None  # nothing was pruned
         features = merged(features, order.order, order.inverse, duplicates == "mean")
     return features, CoordinateMaps(keys, stride, batch_size, order)
@@ -238,11 +245,3 @@ def _check_given(features: Tensor, coordinates: Tensor | None) -> Tensor:
             "move them to one device"
         )
     return coordinates
-
-
-def _refuse_duplicates(duplicates: str, repeated: int, given: int) -> None:
-    if duplicates not in ("mean", "first"):
-        raise InputError(
-            f"{repeated} of {given} coordinates are duplicates: merge them with "
-            "sparsepipe.quantize.sparse_quantize, or give duplicates='mean' or 'first'"
-        )

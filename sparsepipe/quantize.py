@@ -203,8 +203,8 @@ def _labels(name: str, given: Numbers) -> Tensor:
         whole = labels.isfinite() & (labels == labels.trunc())
         if not bool(whole.all()):
             raise InputError(
-                f"{name} are {labels.dtype} {list(labels.shape)}, {int((~whole).sum())} of them not "
-                "whole: give whole numbers"
+                f"{name} are {labels.dtype} {list(labels.shape)}, {int((~whole).sum())} of them "
+                "not whole: give whole numbers"
             )
     return labels.long()
 

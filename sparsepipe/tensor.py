@@ -96,7 +96,20 @@ class SparseTensor:
         return SparseTensor(features, None, self.tensor_stride, maps=maps)
 
     def keep(self, mask: Tensor) -> "SparseTensor":
-        """The voxels for which `mask`, bool [N], is true: see `sparsepipe.layers.Pruning`."""
+        """The voxels for which `mask`, bool [N], is true: see `sparsepipe.layers.Pruning`.
+
+        Raises:
+            InputError: a mask of another shape, type or device.
+        """
+        if not isinstance(mask, Tensor):
+            raise InputError(f"the mask is a {type(mask).__name__}: give a torch.Tensor")
+        if mask.dtype != torch.bool or mask.shape != (len(self),):
+            raise InputError(
+                f"a mask {mask.dtype} {list(mask.shape)} for {len(self)} voxels: give "
+                f"torch.bool [{len(self)}], true for voxels to keep"
+            )
+        if mask.device != self.features.device:
+            raise InputError(f"features on {self.features.device}, mask on {mask.device}: move one")
         maps = self.maps.keep(self.tensor_stride, mask)
         return SparseTensor(self.features[mask], None, self.tensor_stride, maps=maps)
 
@@ -223,7 +236,8 @@ class SparseTensor:
         if not isinstance(other, (Real, Tensor)):
             return NotImplemented
         shape = other.shape if isinstance(other, Tensor) else ()
-        if torch.broadcast_shapes(shape, self.features.shape) != self.features.shape:
+        sizes = zip(reversed(shape), reversed(self.features.shape), strict=False)
+        if len(shape) > 2 or any(size not in (1, ours) for size, ours in sizes):
             raise InputError(
                 f"a tensor of shape {list(shape)} and features {list(self.features.shape)}: give a "
                 "number, [C], or a row for each voxel"

@@ -354,8 +354,20 @@ def test_autocast_leaves_float64_as_it_is() -> None:
     expected = layer(tensor).features
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer(tensor).features, expected)
-        with pytest.raises(InputError, match=r"features are torch\.float64"):
-            Convolution(3, 4)(tensor)
+        for make in (Convolution, Linear):
+            message = r"features are torch\.float64, weight is torch\.float32"
+            with pytest.raises(InputError, match=message):
+                make(3, 4)(tensor)
+            message = r"features are torch\.float32, weight is torch\.float64"
+            with pytest.raises(InputError, match=message):
+                make(3, 4).double()(tensor.to(torch.float32))
+        biased = Convolution(3, 4, bias=True)
+        assert biased.bias is not None
+        biased.bias.data = biased.bias.double()
+        with pytest.raises(
+            InputError, match=r"features are torch\.float32, bias is torch\.float64"
+        ):
+            biased(tensor.to(torch.float32))
 
 
 @pytest.mark.parametrize("given", [torch.float64, torch.float16, torch.bfloat16])

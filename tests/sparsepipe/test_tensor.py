@@ -342,6 +342,21 @@ def _tensor(features: Tensor, coordinates: list[list[int]], *rest: int) -> Spars
             "2 and 1 channels cannot be added or multiplied: use cat",
         ),
         (lambda: SparseTensor(ONE, ORIGIN) * torch.ones(2, 1), "a tensor of shape [2, 1] and"),
+        (lambda: SparseTensor(ONE, ORIGIN) + torch.ones(5), "a tensor of shape [5] and features"),
+        (lambda: torch.ones(1, 1, 2) * SparseTensor(ONE, ORIGIN), "a tensor of shape [1, 1, 2]"),
+        (
+            lambda: SparseTensor(ONE, ORIGIN, duplicates="avg"),  # type: ignore[arg-type]
+            "duplicates = 'avg': give 'refuse', 'mean' or 'first'",
+        ),
+        (lambda: SparseTensor(ONE, ORIGIN).keep(ONE[:, 0].int()), "a mask torch.int32 [1] for 1"),
+        (
+            lambda: SparseTensor(ONE.repeat(2, 1), torch.eye(2, 4).int()).keep(ONE[:, 0] > 0),
+            "a mask torch.bool [1] for 2 voxels: give torch.bool [2]",
+        ),
+        (
+            lambda: SparseTensor(ONE, ORIGIN).keep([True]),  # type: ignore[arg-type]
+            "the mask is a list: give a torch.Tensor",
+        ),
         (lambda: SparseTensor(ONE, ORIGIN).to(torch.int32), "cannot become torch.int32"),
         (
             lambda: MaxPooling()(SparseTensor(ONE, ORIGIN)).order,
