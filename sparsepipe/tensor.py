@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 from torch.utils import _pytree as pytree
 
 from sparsepipe.coordinate_maps import CoordinateMaps, Duplicates, maps_of
@@ -33,6 +34,14 @@ class SparseTensor:
     maps: CoordinateMaps
 
     __array_ufunc__ = None  # numpy's numbers leave 2 * tensor to the tensor
+
+    def __new__(cls, *given: Any, **named: Any) -> "SparseTensor":
+        """torch.fx records it as one call, as it does the functions that are `traceable`."""
+        values = (*given, *named.values())
+        if has_torch_function(values):
+            traced: SparseTensor = handle_torch_function(cls, values, *given, **named)
+            return traced
+        return super().__new__(cls)
 
     def __init__(
         self,

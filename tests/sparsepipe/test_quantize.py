@@ -102,7 +102,10 @@ VOXELS = sparse_quantize(POINTS, 0.5)
         (lambda: sparse_quantize(POINTS, 1, POINTS[:, 0]), "features are torch.float32 [3]"),
         (lambda: sparse_quantize(POINTS, 1, POINTS * 1j), "features: torch.complex64 is no type"),
         (lambda: sparse_quantize(POINTS * 1j, 1), "points: torch.complex64 is no type of real"),
-        (lambda: sparse_quantize(POINTS, 1, None, 3), "labels are torch.int64 []: give whole"),
+        (
+            lambda: sparse_quantize(POINTS, 1, None, torch.tensor(3)),
+            "labels are torch.int64 []: give whole",
+        ),
         (lambda: sparse_quantize(POINTS, 1, None, POINTS[:, 0]), "labels are torch.float32 [3]"),
         (lambda: sparse_quantize(POINTS, 1, None, POINTS.long()), "labels are torch.int64 [3, 3]"),
         (lambda: sparse_quantize(2**40 * POINTS.sign().long(), 1), "3 of 3 points are more than"),
