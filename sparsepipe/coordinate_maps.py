@@ -139,7 +139,8 @@ class CoordinateMaps:
 
     def keep(self, stride: int, mask: Tensor) -> "CoordinateMaps":
         """The voxels at `stride` for which `mask`, bool [N] in the order of a tensor's features, is
-        true, and all finer ones. Coarser ones are made anew of what was kept."""
+        true, and all finer ones, with the kernel maps between these. Coarser ones are made anew of
+        what was kept."""
         keys, order = row_order(self.unsorted(stride, self.keys(stride))[mask])
         given = self.order(stride)
         named = None if given is None else given.kept(mask, order.sorting)
@@ -149,6 +150,11 @@ class CoordinateMaps:
                 kept.add(finer, self._keys[finer])
                 if finer in self._orders:
                     kept._orders[finer] = self._orders[finer]
+        kept._kernel_maps = {
+            kernel: kernel_map
+            for kernel, kernel_map in self._kernel_maps.items()
+            if {kernel.fine_stride, kernel.coarse_stride} <= set(kept.strides) - {stride}
+        }
         return kept
 
     def to(self, device: torch.device) -> "CoordinateMaps":

@@ -211,6 +211,18 @@ def test_transposed_layers_return_from_pruned_voxels_to_all_finer_ones() -> None
     assert torch.equal((narrow + wide).features, narrow.features + wide.features)
 
 
+def test_pruning_keeps_the_kernel_maps_of_finer_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = random_tensor(3)
+    body, down, back = Convolution(3, 3).double(), MaxPooling(), ConvolutionTranspose(3, 3, 2, 2)
+    coarse = down(down(body(tensor)))
+    mask = coarse.features[:, 0] > 0
+    pruned = back.double()(Pruning()(coarse, mask))  # makes the map from stride 4 to 2 anew
+    wide = back(coarse.replace(coarse.features * mask[:, None]))
+    assert_close(pruned.features, wide.features)
+    monkeypatch.setattr("sparsepipe.coordinate_maps.build", None)
+    assert_close(body(back(pruned)).features, body(back(wide)).features)
+
+
 def test_state_dict_has_minkowski_engines_names_and_shapes() -> None:
     model = nn.Sequential(
         Convolution(2, 3, 3, bias=True),
