@@ -6,8 +6,9 @@
 
 The network is traced with torch.fx. A module of `sparsepipe.layers` is one layer, and so are
 PyTorch's modules, additions and `sparsepipe.tensor.cat`; layer i is layer i of a `ModelProfile` of
-the same network. Operations from `x.features` to `x.replace(...)` are one layer together: features
-without their voxels cannot be divided by samples, so they never cross from one stage to the next.
+the same network. Operations from `x.features`, or an `Interpolation`, to `x.replace(...)` or
+`SparseTensor(...)` are one layer together: features without their voxels cannot be divided by
+samples, so they never cross from one stage to the next.
 
 Values that layers beyond the next stage read (the skips of MinkUNet) are handed through every stage
 in between, not sent past it. A stage then talks to its neighbours alone, what a cut costs does not
