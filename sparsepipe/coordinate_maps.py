@@ -1,7 +1,7 @@
 """What all tensors of one forward pass share: their voxels at every stride, and the kernel maps."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -113,12 +113,16 @@ class CoordinateMaps:
             self.coarsen(finer[-1], stride // finer[-1])
         self.keys(stride)
 
+    def starts(self, stride: int) -> Tensor:
+        """int32 [batch size + 1]: sample b has the rows from starts[b] to before starts[b + 1]."""
+        keys = self.keys(stride)
+        edges = sample_starts(self.batch_size, keys.device)
+        return torch.searchsorted(keys, edges, out_int32=True)
+
     def sizes(self, stride: int) -> list[int]:
         """Rows of each sample, [batch_size]; 0 for an empty one."""
         if stride not in self._sizes:
-            keys = self.keys(stride)
-            starts = torch.searchsorted(keys, sample_starts(self.batch_size, keys.device))
-            self._sizes[stride] = starts.diff().tolist()
+            self._sizes[stride] = self.starts(stride).diff().tolist()
         return self._sizes[stride]
 
     def rows(self, stride: int, samples: range) -> slice:
@@ -135,14 +139,22 @@ class CoordinateMaps:
 
     def keep(self, stride: int, mask: Tensor) -> "CoordinateMaps":
         """The voxels at `stride` for which `mask`, bool [N] in the order of a tensor's features, is
-        true, and all finer ones. Coarser ones are made anew of what was kept."""
+        true, and all finer ones, with the kernel maps between these. Coarser ones are made anew of
+        what was kept."""
         keys, order = row_order(self.unsorted(stride, self.keys(stride))[mask])
-        kept = CoordinateMaps(keys, stride, self.batch_size, order)
+        given = self.order(stride)
+        named = None if given is None else given.kept(mask, order.sorting)
+        kept = CoordinateMaps(keys, stride, self.batch_size, named)
         for finer in self.strides:
             if 0 < finer < stride and stride % finer == 0:
                 kept.add(finer, self._keys[finer])
                 if finer in self._orders:
                     kept._orders[finer] = self._orders[finer]
+        kept._kernel_maps = {
+            kernel: kernel_map
+            for kernel, kernel_map in self._kernel_maps.items()
+            if {kernel.fine_stride, kernel.coarse_stride} <= set(kept.strides) - {stride}
+        }
         return kept
 
     def to(self, device: torch.device) -> "CoordinateMaps":
@@ -202,12 +214,20 @@ def maps_of(
     Raises:
         InputError: see there.
     """
+    if duplicates not in get_args(Duplicates):
+        raise InputError(f"duplicates = {duplicates!r}: give 'refuse', 'mean' or 'first'")
     coordinates = _check_given(features, coordinates)
     keys, order = row_order(pack(coordinates))
     check_stride(coordinates, stride)
     batch_size = batch_size_of(coordinates, batch_size)
     if len(keys) < len(features):
-        _refuse_duplicates(duplicates, len(features) - len(keys), len(features))
+        if duplicates == "refuse":
+            raise InputError(
+                f"{len(features) - len(keys)} of {len(features)} coordinates are duplicates: merge "
+                "them with sparsepipe.quantize.sparse_quantize, or give duplicates='mean' or "
+                "'first'"
+            )
+        assert order.inverse is not None  # nothing was pruned
         features = merged(features, order.order, order.inverse, duplicates == "mean")
     return features, CoordinateMaps(keys, stride, batch_size, order)
 
@@ -231,11 +251,3 @@ def _check_given(features: Tensor, coordinates: Tensor | None) -> Tensor:
             "move them to one device"
         )
     return coordinates
-
-
-def _refuse_duplicates(duplicates: str, repeated: int, given: int) -> None:
-    if duplicates not in ("mean", "first"):
-        raise InputError(
-            f"{repeated} of {given} coordinates are duplicates: merge them with "
-            "sparsepipe.quantize.sparse_quantize, or give duplicates='mean' or 'first'"
-        )

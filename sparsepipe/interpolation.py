@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparsepipe.coordinates import LIMIT, pack
+from sparsepipe.precision import widened
 from sparsepipe.tensor import SparseTensor
 from systems.schema import InputError
 
@@ -16,8 +17,9 @@ def interpolate(tensor: SparseTensor, places: Tensor) -> Tensor:
 
     A voxel's value lies at its coordinates, which are its lower corner: a point's place is
     point / voxel_size. Each place takes from the eight voxels around it, which are a tensor stride
-    apart. Voxels that do not exist count as zeros. A voxel that a place lies on is all it takes
-    from. Sums are in float32 or wider. Gradients go to the features and not to the places.
+    apart. Voxels that do not exist count as zeros. A place that lies on a voxel takes that
+    voxel's features alone. Sums are in float32 or wider. Gradients go to the features and not to
+    the places.
 
     Args:
         places: floating point [M, 4] = (batch, x, y, z), in voxels of the finest grid. The batch
@@ -40,8 +42,7 @@ def interpolate(tensor: SparseTensor, places: Tensor) -> Tensor:
         weights.append(weight)
         rows.append(row.masked_fill(weight == 0, len(tensor)))  # a NaN times zero is a NaN
     features = tensor.rows
-    narrow = features.dtype in (torch.float16, torch.bfloat16)
-    values = F.pad(features.float() if narrow else features, (0, 0, 0, 1))  # zeros for no voxel
+    values = F.pad(widened(features), (0, 0, 0, 1))  # zeros for no voxel
     summed = F.embedding_bag(
         torch.stack(rows, 1),
         values,

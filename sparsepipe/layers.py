@@ -21,7 +21,7 @@ from sparsepipe.pooling import (
     max_pool,
     sum_pool,
 )
-from sparsepipe.precision import autocast, refuse_mixed, widened
+from sparsepipe.precision import autocast, refuse_mixed, refuse_mixed_products, widened
 from sparsepipe.tensor import SparseTensor
 from systems.schema import InputError
 
@@ -108,8 +108,8 @@ class Convolution(_Windowed):
         weight = self.kernel.view(-1, self.in_channels, self.out_channels)
         features = backends.convolve(tensor.rows, weight, kernel_map, self.backend)
         if self.bias is not None:
+            refuse_mixed_products(tensor.features, self.bias, "bias")
             (bias,) = autocast(self.bias)
-            refuse_mixed(features, bias, "bias")
             features = features + bias
         return SparseTensor.on(tensor.maps, stride, features)
 
@@ -193,8 +193,7 @@ class GlobalMaxPooling(nn.Module):
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """See the class."""
-        sizes = tensor.maps.sizes(tensor.tensor_stride)
-        rows = max_of_samples(tensor.rows, sizes)
+        rows = max_of_samples(tensor.rows, tensor.maps.starts(tensor.tensor_stride))
         return SparseTensor.on(tensor.maps, tensor.maps.pool(tensor.tensor_stride), rows)
 
 
@@ -284,8 +283,7 @@ class Linear(nn.Module):
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """[N, Cin] to [N, Cout]."""
-        features, weight = autocast(tensor.features, self.linear.weight)
-        refuse_mixed(features, weight)
+        refuse_mixed_products(tensor.features, self.linear.weight)
         return tensor.replace(self.linear(tensor.features))
 
 
@@ -326,15 +324,6 @@ class Pruning(nn.Module):
         Raises:
             InputError: a mask of another shape, type or device.
         """
-        if mask.dtype != torch.bool or mask.shape != (len(tensor),):
-            raise InputError(
-                f"a mask {mask.dtype} {list(mask.shape)} for {len(tensor)} voxels: give "
-                f"torch.bool [{len(tensor)}], true for voxels to keep"
-            )
-        if mask.device != tensor.features.device:
-            raise InputError(
-                f"features on {tensor.features.device}, mask on {mask.device}: move one"
-            )
         return tensor.keep(mask)
 
 

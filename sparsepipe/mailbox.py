@@ -56,7 +56,7 @@ class Inbox(Generic[T]):
             self._arrived.put(error)
 
     def _abandon(self) -> None:
-        """Nobody will take what arrives: the thread shall not wait for room, but end."""
+        """Nobody will take what arrives. Make room, so that the thread ends."""
         self._abandoned = True
         with suppress(queue.Empty):
             while True:
@@ -102,9 +102,8 @@ class Outbox:
                 sent.wait()
         except Exception as error:  # raised at the next message, or at the end
             self._error = error
-            while (
-                not self._abandoned and self._sent.get() is not None
-            ):  # nobody shall wait for room
+            # The rest is taken too, so that no sender waits for room.
+            while not self._abandoned and self._sent.get() is not None:
                 pass
 
     def _abandon(self) -> None:

@@ -6,8 +6,9 @@
 
 The network is traced with torch.fx. A module of `sparsepipe.layers` is one layer, and so are
 PyTorch's modules, additions and `sparsepipe.tensor.cat`; layer i is layer i of a `ModelProfile` of
-the same network. Operations from `x.features` to `x.replace(...)` are one layer together: features
-without their voxels cannot be divided by samples, so they never cross from one stage to the next.
+the same network. Operations from `x.features`, or an `Interpolation`, to `x.replace(...)` or
+`SparseTensor(...)` are one layer together: features without their voxels cannot be divided by
+samples, so they never cross from one stage to the next.
 
 Values that layers beyond the next stage read (the skips of MinkUNet) are handed through every stage
 in between, not sent past it. A stage then talks to its neighbours alone, what a cut costs does not
@@ -80,7 +81,7 @@ class Network:
         self._model = model
         self._input, *nodes, output = _traced(model).nodes
         _refuse_shared_parameters(model, nodes)
-        self._groups = _groups(nodes)
+        self._groups = _groups(model, nodes)
         owner = {node: group[-1].name for group in self._groups for node in group}
         self.layers = tuple(_layer(model, group, owner) for group in self._groups)
         self._number = {node: i for i, group in enumerate(self._groups) for node in group}
@@ -172,7 +173,7 @@ def _traced(model: nn.Module) -> fx.Graph:
     return graph
 
 
-def _groups(nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
+def _groups(model: nn.Module, nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
     """The nodes of each layer: one, or all from where a sparse tensor is taken apart, or a constant
     is made, to the last that reads a part of it."""
     number = {node: i for i, node in enumerate(nodes)}
@@ -183,16 +184,23 @@ def _groups(nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
         if i > end:
             groups.append([])
         groups[-1].append(node)
-        # Constants and what is made of parts alone are parts; with a tensor they make a tensor.
-        if _is_part(node) or parts.issuperset(node.all_input_nodes):
+        if _is_part(model, node, parts):
             parts.add(node)
             end = max([end, *(number.get(user, len(nodes)) for user in node.users)])
     return groups
 
 
-def _is_part(node: fx.Node) -> bool:
+def _is_part(model: nn.Module, node: fx.Node, parts: set[fx.Node]) -> bool:
+    """Whether a node gives no sparse tensor. Constants, and what is made of parts alone, are parts,
+    unless they are put together to a sparse tensor; with a tensor they make a tensor."""
+    if isinstance(node.target, type) and issubclass(node.target, SparseTensor):
+        return False
+    if node.op == "call_module" and isinstance(
+        model.get_submodule(str(node.target)), layers.Interpolation
+    ):
+        return True
     accesses = node.target is getattr or node.op == "call_method"
-    return accesses and _operation(node) in PARTS
+    return (accesses and _operation(node) in PARTS) or parts.issuperset(node.all_input_nodes)
 
 
 def _operation(node: fx.Node) -> str:

@@ -76,7 +76,9 @@ def _shown(value: object) -> str:
         return "several"
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"  # shorter, and the same number
+    return str(value)
 
 
 def check_planned_for(plan: Plan, name: str, cluster: Cluster, options: Options) -> None:

@@ -4,7 +4,6 @@ Sums are taken in float32 or wider, those of gradients too, and rounded once.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -45,10 +44,10 @@ def average_pool(features: Tensor, kernel_map: KernelMap) -> Tensor:
     return (_sums(features, kernel_map) / inputs[:, None]).to(features.dtype)
 
 
-def max_of_samples(features: Tensor, sizes: Sequence[int]) -> Tensor:
-    """[N, C] to [samples, C]: `max_pool` over the rows of each sample, `sizes` of them."""
+def max_of_samples(features: Tensor, starts: Tensor) -> Tensor:
+    """[N, C] to [samples, C]: `max_pool` over the rows of each sample b, which are those from
+    starts[b] to before starts[b + 1], int32 [samples + 1]."""
     rows = torch.arange(len(features), dtype=torch.int32, device=features.device)
-    starts = torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=features.device)
     output: Tensor = _Largest.apply(features, rows, starts)
     return output
 
@@ -67,7 +66,8 @@ class _Largest(Function):
     def forward(ctx: Any, features: Tensor, rows: Tensor, starts: Tensor) -> Tensor:
         output, winners = _largest(features, rows, starts)
         empty = (starts.diff() == 0)[:, None]
-        if features.sum().isnan():  # perhaps a NaN, which embedding_bag passes over
+        # embedding_bag passes over NaN. Only a CPU looks first: to look is to wait for a GPU.
+        if features.device.type != "cpu" or features.sum().isnan():
             numbers = torch.arange(len(features), dtype=torch.float64, device=features.device)
             last, _ = _largest(numbers[:, None].where(features.isnan(), -1), rows, starts)
             found = (last >= 0) & ~empty

@@ -1,4 +1,4 @@
-"""In which types numbers are multiplied and summed: wide sums, torch.autocast, mixed types."""
+"""The types in which layers multiply and sum: wide sums, torch.autocast, mixed types."""
 
 import torch
 from torch import Tensor
@@ -14,14 +14,17 @@ def widened(tensor: Tensor) -> Tensor:
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors as torch.autocast hands them to PyTorch's own convolutions and linear layers.
 
-    Where autocast is on for the first tensor's device, they come back in its type, differentiably;
-    float64 stays what it is, as it does in PyTorch. Elsewhere all come back unchanged.
+    Where autocast is on for a tensor's device, it comes back in autocast's type, differentiably;
+    float64 stays what it is, as it does in PyTorch. Elsewhere tensors come back unchanged.
     """
-    device = tensors[0].device.type
+    return tuple(tensor.to(_autocast_type(tensor)) for tensor in tensors)
+
+
+def _autocast_type(tensor: Tensor) -> torch.dtype:
+    device = tensor.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+        return tensor.dtype
+    return tensor.dtype if tensor.dtype == torch.float64 else torch.get_autocast_dtype(device)
 
 
 def refuse_mixed(features: Tensor, parameter: Tensor, name: str = "weight") -> None:
@@ -35,3 +38,14 @@ def refuse_mixed(features: Tensor, parameter: Tensor, name: str = "weight") -> N
             f"features are {features.dtype}, {name} is {parameter.dtype}: convert one, for example "
             f"the layer with layer.to({features.dtype})"
         )
+
+
+def refuse_mixed_products(features: Tensor, parameter: Tensor, name: str = "weight") -> None:
+    """Refuse them where `autocast` leaves them in different types, as `refuse_mixed` does; the
+    error names the types that they were given in.
+
+    Raises:
+        InputError: see above.
+    """
+    if _autocast_type(features) != _autocast_type(parameter):
+        refuse_mixed(features, parameter, name)

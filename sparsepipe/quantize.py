@@ -67,21 +67,24 @@ def sparse_quantize(
         labels: whole numbers [N]. A voxel gets its points' most frequent one, the smallest of
             several such.
         duplicates: what a voxel's features are: the mean of its points', or those of the first.
-        ignore_label: what a voxel gets instead whose points' labels differ, as in MinkowskiEngine;
-            torch's cross_entropy leaves out -100, or what its ignore_index says.
+        ignore_label: the label of a voxel whose points have different labels, as in
+            MinkowskiEngine; torch's cross_entropy leaves out -100, or what its ignore_index says.
         return_index, return_inverse: False leaves `index` or `inverse` out of the result.
 
     Raises:
-        InputError: points that are not finite or too far out, lengths that differ, a bad option.
+        InputError: points that are not finite or too far out, complex numbers, labels that are not
+            whole, lengths that differ, a bad option.
     """
     points = as_tensor("points", points)
     _check_points(points, duplicates)
     if features is None:
         features = torch.ones(len(points), 1, device=points.device)
-    features = _features(features)
-    if features.ndim != 2 or features.is_complex():
+    features = _features("features", features)
+    if features.ndim != 2:
         raise InputError(f"features are {features.dtype} {list(features.shape)}: give [N, C]")
-    labels = None if labels is None else _labels(as_tensor("labels", labels))
+    labels = None if labels is None else _labels("labels", labels)
+    if labels is not None and labels.ndim != 1:
+        raise InputError(f"labels are {labels.dtype} {list(labels.shape)}: give whole numbers [N]")
     for name, values in (("features", features), ("labels", labels)):
         if values is not None and len(values) != len(points):
             raise InputError(f"{len(points)} points, {len(values)} {name}: give one for each point")
@@ -98,12 +101,13 @@ def sparse_quantize(
 
 
 def collate(samples: Sequence[Sequence[Any]]) -> Batch:
-    """A batch of clouds in their order: `Voxels`, or (coordinates, features, labels) of each.
+    """A batch of clouds in their order: `Voxels`, or (coordinates, features, labels) of each; a
+    pair has no labels.
 
-    Coordinates are integers [N, 3] in any order, features [N, C], labels one for each voxel, one
-    for the cloud, or None, alike in all samples. Clouds may be empty. No row is moved, here or by
-    SparseTensor: labels fit the tensor's features, also where clouds were mirrored, turned or
-    shuffled after they were quantized.
+    Coordinates are integers [N, 3] in any order, features [N, C] of one type, labels whole numbers,
+    one for each voxel, one for the cloud, or None, alike in all samples. Clouds may be empty. No
+    row is moved, here or by SparseTensor: labels fit the tensor's features, also where clouds were
+    mirrored, turned or shuffled after they were quantized.
 
     Raises:
         InputError: no samples; lengths, channels, types or labels that differ, naming the sample.
@@ -138,10 +142,14 @@ def as_tensor(name: str, values: Numbers) -> Tensor:
     """A tensor of numbers; arrays of any layout and byte order, and lists, are copied into one.
 
     Raises:
-        InputError: they are no numbers.
+        InputError: they are no real numbers.
     """
     if not isinstance(values, Tensor):
         values = _copied(name, values)
+    if values.is_complex():
+        raise InputError(
+            f"{name}: {values.dtype} is no type of real numbers: give a tensor or an array of them"
+        )
     return values.long() if values.dtype in _HARDLY_SUPPORTED else values
 
 
@@ -157,12 +165,7 @@ def _copied(name: str, values: np.ndarray | Sequence[Any]) -> Tensor:
 
 
 def _check_points(points: Tensor, duplicates: str) -> None:
-    if (
-        points.ndim != 2
-        or points.shape[1] != 3
-        or points.is_complex()
-        or points.dtype == torch.bool
-    ):
+    if points.ndim != 2 or points.shape[1] != 3 or points.dtype == torch.bool:
         raise InputError(f"points are {points.dtype} {list(points.shape)}: give numbers [N, 3]")
     if duplicates not in ("mean", "first"):
         raise InputError(f"duplicates = {duplicates!r}: give 'mean' or 'first'")
@@ -186,20 +189,23 @@ def _keys(points: Tensor, voxel_size: float | Sequence[float]) -> Tensor:
     return pack(torch.nn.functional.pad(cells.long(), (1, 0)))
 
 
-def _features(features: Numbers) -> Tensor:
+def _features(name: str, features: Numbers) -> Tensor:
     """Tensors of floating point as they are, all others in torch's default type."""
-    given = as_tensor("features", features)
+    given = as_tensor(name, features)
     keeps = isinstance(features, Tensor) and given.is_floating_point()
     return given if keeps else given.to(torch.get_default_dtype())
 
 
-def _labels(labels: Tensor) -> Tensor:
-    """int64 [N], or [] for that of a cloud."""
-    whole = not labels.is_complex()
+def _labels(name: str, given: Numbers) -> Tensor:
+    """Whole numbers of any type and shape, in int64."""
+    labels = as_tensor(name, given)
     if labels.is_floating_point():
-        whole = bool((labels.isfinite() & (labels == labels.trunc())).all())
-    if not whole or labels.ndim > 1:
-        raise InputError(f"labels are {labels.dtype} {list(labels.shape)}: give whole numbers [N]")
+        whole = labels.isfinite() & (labels == labels.trunc())
+        if not bool(whole.all()):
+            raise InputError(
+                f"{name} are {labels.dtype} {list(labels.shape)}, {int((~whole).sum())} of them "
+                "not whole: give whole numbers"
+            )
     return labels.long()
 
 
@@ -225,17 +231,19 @@ def _majority(voxel: Tensor, labels: Tensor, voxels: int) -> Tensor:
     return names[pairs[order[sizes.cumsum(0) - sizes]] % max(len(names), 1)]
 
 
-def _cloud(number: int, coordinates: Numbers, features: Numbers, labels: Numbers | None) -> Voxels:
+def _cloud(
+    number: int, coordinates: Numbers, features: Numbers, labels: Numbers | None = None
+) -> Voxels:
     """Sample `number`, with coordinates int32."""
     places = as_tensor(f"sample {number}: coordinates", coordinates)
-    if places.is_floating_point() or places.is_complex() or places.dtype == torch.bool:
+    if places.is_floating_point() or places.dtype == torch.bool:
         raise InputError(
             f"sample {number}: coordinates are {places.dtype}: quantize them, give integers [N, 3]"
         )
     if places.dtype == torch.int64 and bool((places != places.int()).any()):
         raise InputError(f"sample {number}: coordinates that int32 cannot hold: centre the cloud")
-    named = None if labels is None else as_tensor(f"sample {number}: labels", labels)
-    return Voxels(places.int(), _features(features), named)
+    named = None if labels is None else _labels(f"sample {number}: labels", labels)
+    return Voxels(places.int(), _features(f"sample {number}: features", features), named)
 
 
 def _check_alike(number: int, cloud: Voxels, first: Voxels) -> None:
@@ -253,6 +261,11 @@ def _check_alike(number: int, cloud: Voxels, first: Voxels) -> None:
         raise InputError(
             f"sample {number} has {cloud.features.shape[1]} channels, sample 0 has "
             f"{first.features.shape[1]}: give the same"
+        )
+    if cloud.features.dtype != first.features.dtype:
+        raise InputError(
+            f"sample {number} has features of {cloud.features.dtype}, sample 0 of "
+            f"{first.features.dtype}: give the same"
         )
     dimensions = [None if c.labels is None else c.labels.ndim for c in (cloud, first)]
     fit = dimensions[0] == dimensions[1]

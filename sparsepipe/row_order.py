@@ -1,4 +1,4 @@
-"""The order in which somebody gave the rows of a tensor, beside the sorted one that layers work in.
+"""The order of the rows that a user gave; layers work in sorted order.
 
 Kernel maps number voxels in the order of their keys. Users number them as their labels are. A
 tensor's features stay in the user's order, and layers that look at neighbours sort them on their
@@ -16,12 +16,14 @@ from sparsepipe.coordinates import distinct
 
 @dataclass(frozen=True, eq=False)
 class RowOrder:
-    """N rows of features, made of G >= N given rows; more than N where duplicates were merged."""
+    """N rows of features, made of G >= N given rows; more than N where duplicates were merged or
+    rows were pruned."""
 
     order: Tensor
     """int64 [N], ascending: the given row that each row of the features is, or came from first."""
-    inverse: Tensor
-    """int64 [G]: the row of the features that each given row is, or went into."""
+    inverse: Tensor | None
+    """int64 [G]: the row of the features that each given row is, or went into; None after pruning,
+    where some given rows are in no row of the features."""
     sorting: Tensor | None
     """int64 [N]: features[sorting] are in the order of the keys; None where the features are."""
 
@@ -40,7 +42,12 @@ class RowOrder:
     def to(self, device: torch.device) -> "RowOrder":
         """The same on a device."""
         sorting = None if self.sorting is None else self.sorting.to(device)
-        return RowOrder(self.order.to(device), self.inverse.to(device), sorting)
+        inverse = None if self.inverse is None else self.inverse.to(device)
+        return RowOrder(self.order.to(device), inverse, sorting)
+
+    def kept(self, mask: Tensor, sorting: Tensor | None) -> "RowOrder":
+        """Of the rows of the features for which `mask`, bool [N], is true; `sorting` sorts them."""
+        return RowOrder(self.order[mask], None, sorting)
 
 
 def row_order(given: Tensor) -> tuple[Tensor, RowOrder]:

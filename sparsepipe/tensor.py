@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 from torch.utils import _pytree as pytree
 
 from sparsepipe.coordinate_maps import CoordinateMaps, Duplicates, maps_of
@@ -33,6 +34,14 @@ class SparseTensor:
     maps: CoordinateMaps
 
     __array_ufunc__ = None  # numpy's numbers leave 2 * tensor to the tensor
+
+    def __new__(cls, *given: Any, **named: Any) -> "SparseTensor":
+        """torch.fx records it as one call, as it does the functions that are `traceable`."""
+        values = (*given, *named.values())
+        if has_torch_function(values):
+            traced: SparseTensor = handle_torch_function(cls, values, *given, **named)
+            return traced
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -96,7 +105,20 @@ class SparseTensor:
         return SparseTensor(features, None, self.tensor_stride, maps=maps)
 
     def keep(self, mask: Tensor) -> "SparseTensor":
-        """The voxels for which `mask`, bool [N], is true: see `sparsepipe.layers.Pruning`."""
+        """The voxels for which `mask`, bool [N], is true: see `sparsepipe.layers.Pruning`.
+
+        Raises:
+            InputError: a mask of another shape, type or device.
+        """
+        if not isinstance(mask, Tensor):
+            raise InputError(f"the mask is a {type(mask).__name__}: give a torch.Tensor")
+        if mask.dtype != torch.bool or mask.shape != (len(self),):
+            raise InputError(
+                f"a mask {mask.dtype} {list(mask.shape)} for {len(self)} voxels: give "
+                f"torch.bool [{len(self)}], true for voxels to keep"
+            )
+        if mask.device != self.features.device:
+            raise InputError(f"features on {self.features.device}, mask on {mask.device}: move one")
         maps = self.maps.keep(self.tensor_stride, mask)
         return SparseTensor(self.features[mask], None, self.tensor_stride, maps=maps)
 
@@ -121,8 +143,8 @@ class SparseTensor:
         """int64 [N], ascending: of the G rows that were given, the one that each row is.
 
         features == given[order], and labels[order] are the labels of the rows. 0, 1, ..., N - 1
-        unless duplicates were merged; then it is the first of those that a row was made of (and
-        with their mean, coordinates == given[order] alone).
+        unless duplicates were merged or rows were pruned. Of merged duplicates it is the first
+        (and with their mean, coordinates == given[order] alone).
 
         Raises:
             InputError: nobody gave the rows: a layer made these voxels.
@@ -136,17 +158,22 @@ class SparseTensor:
         features[inverse] has a row for each given one, such as a prediction for each label.
 
         Raises:
-            InputError: nobody gave the rows: a layer made these voxels.
+            InputError: nobody gave the rows: a layer made these voxels; or some were pruned.
         """
-        return self._given.inverse
+        inverse = self._given.inverse
+        if inverse is None:
+            raise InputError(
+                "rows were pruned: index with the mask, or take inverse of the tensor that went in"
+            )
+        return inverse
 
     @property
     def _given(self) -> RowOrder:
         order = self.maps.order(self.tensor_stride)
         if order is None:
             raise InputError(
-                f"nobody gave the rows at tensor stride {self.tensor_stride} an order: read "
-                "coordinates, or take order and inverse of the tensor that went in"
+                f"a layer made the voxels at tensor stride {self.tensor_stride}, so they have no "
+                "given order: read coordinates, or take those of the tensor that went in"
             )
         return order
 
@@ -218,7 +245,8 @@ class SparseTensor:
         if not isinstance(other, (Real, Tensor)):
             return NotImplemented
         shape = other.shape if isinstance(other, Tensor) else ()
-        if torch.broadcast_shapes(shape, self.features.shape) != self.features.shape:
+        sizes = zip(reversed(shape), reversed(self.features.shape), strict=False)
+        if len(shape) > 2 or any(size not in (1, ours) for size, ours in sizes):
             raise InputError(
                 f"a tensor of shape {list(shape)} and features {list(self.features.shape)}: give a "
                 "number, [C], or a row for each voxel"

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from sparsepipe.kernel_map import KernelMap
-from sparsepipe.precision import autocast, refuse_mixed
+from sparsepipe.precision import autocast, refuse_mixed_products
 from sparsepipe.traceable import traceable
 from systems.schema import InputError, remedy
 
@@ -107,8 +107,8 @@ def convolve(
     Raises:
         InputError: shapes, types or devices that do not fit, or an unknown backend.
     """
-    features, weight = autocast(features, weight)
     _check(features, weight, kernel_map)
+    features, weight = autocast(features, weight)
     output: Tensor = _Convolution.apply(
         features, weight, kernel_map, backend(name, features.device)
     )
@@ -142,7 +142,7 @@ def _check(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> None:
             f"features {list(features.shape)} and weight {list(weight.shape)}: give [{inputs}, "
             f"Cin] and [{offsets}, Cin, Cout], as the kernel map has them"
         )
-    refuse_mixed(features, weight)
+    refuse_mixed_products(features, weight)
     if features.device != weight.device or features.device != kernel_map.input_rows.device:
         raise InputError(
             f"features on {features.device}, weight on {weight.device}, coordinates on "

@@ -211,6 +211,18 @@ def test_transposed_layers_return_from_pruned_voxels_to_all_finer_ones() -> None
     assert torch.equal((narrow + wide).features, narrow.features + wide.features)
 
 
+def test_pruning_keeps_the_kernel_maps_of_finer_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = random_tensor(3)
+    body, down, back = Convolution(3, 3).double(), MaxPooling(), ConvolutionTranspose(3, 3, 2, 2)
+    coarse = down(down(body(tensor)))
+    mask = coarse.features[:, 0] > 0
+    pruned = back.double()(Pruning()(coarse, mask))  # makes the map from stride 4 to 2 anew
+    wide = back(coarse.replace(coarse.features * mask[:, None]))
+    assert_close(pruned.features, wide.features)
+    monkeypatch.setattr("sparsepipe.coordinate_maps.build", None)
+    assert_close(body(back(pruned)).features, body(back(wide)).features)
+
+
 def test_state_dict_has_minkowski_engines_names_and_shapes() -> None:
     model = nn.Sequential(
         Convolution(2, 3, 3, bias=True),
@@ -354,8 +366,18 @@ def test_autocast_leaves_float64_as_it_is() -> None:
     expected = layer(tensor).features
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer(tensor).features, expected)
-        with pytest.raises(InputError, match=r"features are torch\.float64"):
-            Convolution(3, 4)(tensor)
+        for make in (Convolution, Linear):
+            message = r"features are torch\.float64, weight is torch\.float32"
+            with pytest.raises(InputError, match=message):
+                make(3, 4)(tensor)
+            message = r"features are torch\.float32, weight is torch\.float64"
+            with pytest.raises(InputError, match=message):
+                make(3, 4).double()(tensor.to(torch.float32))
+        biased = Convolution(3, 4, bias=True)
+        assert biased.bias is not None
+        biased.bias.data = biased.bias.double()
+        with pytest.raises(InputError, match=r"are torch\.float32, bias is torch\.float64"):
+            biased(tensor.to(torch.float32))
 
 
 @pytest.mark.parametrize("given", [torch.float64, torch.float16, torch.bfloat16])

@@ -210,6 +210,67 @@ def test_functions_on_features_are_recorded_with_their_gradients() -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+class Interpolated(nn.Module):
+    """Features between voxels become those of the voxels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = sp.Convolution(2, 4), sp.Convolution(4, 3)
+        self.between = sp.Interpolation()
+
+    def forward(self, x: Any) -> Any:
+        y = self.first(x)
+        return self.last(y.replace(self.between(y, y.coordinates.double() + 0.25)))
+
+
+class Minkowskis(nn.Module):
+    """Functions of features as programs for MinkowskiEngine write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = (sp.Convolution(c, 4) for c in (2, 4, 4))
+
+    def forward(self, x: Any) -> Any:
+        for layer in (self.first, self.middle):
+            skip, y = x, layer(x)
+            x = SparseTensor(F.relu(y.features), None, y.tensor_stride, maps=y.maps)
+        x = self.last(x) + x
+        return x.replace(torch.cat([x.features, skip.features], 1))
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (Interpolated, ["Convolution", "coordinates", "Convolution"]),
+        (
+            Minkowskis,
+            [
+                "Convolution",
+                "features",
+                "Convolution",
+                "features",
+                "Convolution",
+                "add",
+                "features",
+            ],
+        ),
+    ],
+)
+def test_sparse_tensors_alone_cross_where_they_are_made_of_parts(
+    make: type[nn.Module], expected: list[str]
+) -> None:
+    torch.manual_seed(1)
+    model, inputs = make().double(), random_tensor(2)
+    network = Network(model)
+    kinds = [layer.operation.partition("(")[0].partition(",")[0] for layer in network.layers]
+    assert kinds == expected
+    for cut in range(1, len(network.layers)):
+        head, tail = network.stages([cut])
+        values = head(*take((inputs,), range(4)))
+        assert all(isinstance(value, SparseTensor) for value in values)
+        assert torch.allclose(rows(tail(*values)[0]), rows(model(inputs)), rtol=1e-12, atol=1e-12)
+
+
 class Shared(nn.Module):
     def __init__(self) -> None:
         super().__init__()

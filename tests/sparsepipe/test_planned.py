@@ -1,5 +1,6 @@
 """From options to a plan, its schedule and that one played."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,16 @@ def test_options_that_a_plan_file_contradicts_are_named(
 ) -> None:
     with pytest.raises(InputError, match=said):
         load_plan(replace(PAIR, plan=str(pair_file), **change))
+
+
+def test_the_bandwidth_that_a_plan_file_asks_for_is_taken(tmp_path: Path) -> None:
+    path, rate = tmp_path / "plan.json", 1234567891.0
+    planner.save(planned(replace(PAIR, bandwidth_bits_per_s=rate)).plan, path)
+    with pytest.raises(InputError, match=r"give --sparsepipe\.bandwidth") as error:
+        load_plan(replace(PAIR, plan=str(path), bandwidth_bits_per_s=1e9))
+    remedy = re.search(r"give --sparsepipe.bandwidth-bits-per-s (\S+),", str(error.value))
+    assert remedy is not None
+    load_plan(replace(PAIR, plan=str(path), bandwidth_bits_per_s=float(remedy[1])))
 
 
 def test_another_model_than_the_plans_is_named(pair_file: Path, tmp_path: Path) -> None:

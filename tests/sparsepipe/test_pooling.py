@@ -90,6 +90,12 @@ def test_largest_values_and_where_gradients_go_are_those_of_torch(
     assert torch.equal(features.grad.float(), full_volume(dense.grad).features)
 
 
+def test_the_largest_values_are_taken_without_waiting_for_the_device() -> None:
+    """Whoever reads a value of a tensor on "meta" fails; on a GPU it would wait."""
+    pooled = GlobalMaxPooling()(random_tensor(3).to("meta"))
+    assert pooled.features.shape == (4, 3)
+
+
 def test_nan_is_kept_wherever_it_is_in_a_cloud_with_holes() -> None:
     tensor = random_tensor(1)
     for row in range(0, len(tensor), 7):

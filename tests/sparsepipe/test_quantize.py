@@ -63,6 +63,19 @@ def test_a_batch_fits_its_tensor_row_by_row() -> None:
     assert named.labels.tolist() == [7, 7]
 
 
+@pytest.mark.parametrize("labels", [torch.int32, torch.uint8, torch.float64, None])
+def test_labels_of_a_batch_are_int64_or_none(labels: torch.dtype | None) -> None:
+    pair = VOXELS.coordinates, VOXELS.features
+    given = pair if labels is None else (*pair, torch.tensor([3, 200]).to(labels))
+    batch = collate([given, given])
+    if labels is None:
+        assert batch.labels is None
+    else:
+        assert batch.labels is not None
+        assert batch.labels.dtype == torch.int64
+        assert batch.labels.tolist() == [3, 200, 3, 200]
+
+
 VOXELS = sparse_quantize(POINTS, 0.5)
 
 
@@ -87,6 +100,12 @@ VOXELS = sparse_quantize(POINTS, 0.5)
         (lambda: sparse_quantize([[0, 0, 0], [1, 2]], 1), "points: setting an array element"),
         (lambda: sparse_quantize([["a", "b", "c"]], 1), "points: <U1 is no type of real numbers"),
         (lambda: sparse_quantize(POINTS, 1, POINTS[:, 0]), "features are torch.float32 [3]"),
+        (lambda: sparse_quantize(POINTS, 1, POINTS * 1j), "features: torch.complex64 is no type"),
+        (lambda: sparse_quantize(POINTS * 1j, 1), "points: torch.complex64 is no type of real"),
+        (
+            lambda: sparse_quantize(POINTS, 1, None, torch.tensor(3)),
+            "labels are torch.int64 []: give whole",
+        ),
         (lambda: sparse_quantize(POINTS, 1, None, POINTS[:, 0]), "labels are torch.float32 [3]"),
         (lambda: sparse_quantize(POINTS, 1, None, POINTS.long()), "labels are torch.int64 [3, 3]"),
         (lambda: sparse_quantize(2**40 * POINTS.sign().long(), 1), "3 of 3 points are more than"),
@@ -104,6 +123,18 @@ VOXELS = sparse_quantize(POINTS, 0.5)
         ),
         (lambda: collate([VOXELS, (POINTS.int(), POINTS, None)]), "sample 1 has 3 channels"),
         (lambda: collate([VOXELS, (*VOXELS[:2], 3)]), "sample 1: labels do not fit"),
+        (
+            lambda: collate([VOXELS, (VOXELS.coordinates, VOXELS.features.double())]),
+            "sample 1 has features of torch.float64, sample 0 of torch.float32: give the same",
+        ),
+        (
+            lambda: collate([VOXELS, (VOXELS.coordinates, VOXELS.features * 1j)]),
+            "sample 1: features: torch.complex64 is no type of real numbers",
+        ),
+        (
+            lambda: collate([(*VOXELS[:2], torch.tensor([1.0, 2.5]))]),
+            "sample 0: labels are torch.float32 [2], 1 of them not whole",
+        ),
         (lambda: collate([(*VOXELS[:2], torch.ones(2, 1))]), "sample 0: labels do not fit"),
         (
             lambda: collate([VOXELS, (POINTS, POINTS, None)]),

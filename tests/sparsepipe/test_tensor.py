@@ -97,6 +97,37 @@ def test_duplicates_are_merged_where_the_first_of_them_was() -> None:
     assert [rows.tolist() for rows in mean.decomposed] == [[[5.0], [3.0]], [[1.0]]]
 
 
+@pytest.mark.parametrize("sort", [True, False])
+def test_pruned_rows_keep_the_labels_that_they_were_given(sort: bool) -> None:
+    tensor = random_tensor(3)
+    if not sort:
+        tensor, _ = shuffled(tensor)
+    mask = torch.rand(len(tensor), generator=torch.Generator().manual_seed(0)) < 0.5
+    pruned = tensor.keep(mask)
+    labels = torch.arange(len(tensor)) * 3
+    assert torch.equal(labels[pruned.order], labels[mask])
+    again = pruned.to("meta").order  # what moves has an order too
+    assert again.shape == pruned.order.shape
+    second = torch.arange(len(pruned)) % 2 == 0
+    assert torch.equal(labels[pruned.keep(second).order], labels[mask][second])
+    with pytest.raises(InputError, match="rows were pruned: index with the mask"):
+        _ = pruned.inverse
+
+
+def test_pruned_rows_of_merged_duplicates_name_the_first_of_them() -> None:
+    merged = SparseTensor(torch.ones(5, 1), DUPLICATES[[3, 1, 0, 2, 4]], duplicates="mean")
+    assert merged.order.tolist() == [0, 2, 3]
+    assert merged.keep(torch.tensor([False, True, True])).order.tolist() == [2, 3]
+
+
+def test_pruned_voxels_of_a_layer_have_no_given_order() -> None:
+    coarse = MaxPooling()(shuffled(random_tensor(3))[0])
+    pruned = coarse.keep(torch.arange(len(coarse)) % 2 == 0)
+    assert torch.equal(pruned.coordinates, coarse.coordinates[::2])
+    with pytest.raises(InputError, match="a layer made the voxels at tensor stride 2"):
+        _ = pruned.order
+
+
 def test_samples_are_slices_and_empty_ones_stay() -> None:
     tensor = random_tensor(3)
     assert tensor.batch_size == 4
@@ -311,9 +342,27 @@ def _tensor(features: Tensor, coordinates: list[list[int]], *rest: int) -> Spars
             "2 and 1 channels cannot be added or multiplied: use cat",
         ),
         (lambda: SparseTensor(ONE, ORIGIN) * torch.ones(2, 1), "a tensor of shape [2, 1] and"),
+        (lambda: SparseTensor(ONE, ORIGIN) + torch.ones(5), "a tensor of shape [5] and features"),
+        (lambda: torch.ones(1, 1, 2) * SparseTensor(ONE, ORIGIN), "a tensor of shape [1, 1, 2]"),
+        (
+            lambda: SparseTensor(ONE, ORIGIN, duplicates="avg"),  # type: ignore[arg-type]
+            "duplicates = 'avg': give 'refuse', 'mean' or 'first'",
+        ),
+        (lambda: SparseTensor(ONE, ORIGIN).keep(ONE[:, 0].int()), "a mask torch.int32 [1] for 1"),
+        (
+            lambda: SparseTensor(ONE.repeat(2, 1), torch.eye(2, 4).int()).keep(ONE[:, 0] > 0),
+            "a mask torch.bool [1] for 2 voxels: give torch.bool [2]",
+        ),
+        (
+            lambda: SparseTensor(ONE, ORIGIN).keep([True]),  # type: ignore[arg-type]
+            "the mask is a list: give a torch.Tensor",
+        ),
         (lambda: SparseTensor(ONE, ORIGIN).to(torch.int32), "cannot become torch.int32"),
-        (lambda: MaxPooling()(SparseTensor(ONE, ORIGIN)).order, "nobody gave the rows at tensor"),
-        (lambda: MaxPooling()(SparseTensor(ONE, ORIGIN)).inverse, "nobody gave the rows"),
+        (
+            lambda: MaxPooling()(SparseTensor(ONE, ORIGIN)).order,
+            "a layer made the voxels at tensor stride 2",
+        ),
+        (lambda: MaxPooling()(SparseTensor(ONE, ORIGIN)).inverse, "have no given order"),
         (lambda: cat([]), "cat of no tensors"),
         (lambda: SparseTensor(ONE[:0], ORIGIN[:0], batch_size=1).dense(), "has no grid"),
     ],
