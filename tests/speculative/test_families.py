@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 import transformers
 
 from speculative.decode import generate
-from speculative.reading import reading
+from speculative.reading import _error, reading
 from speculative.sampling import Sampling
 from systems.schema import InputError
 from tests.speculative import families
@@ -94,6 +94,49 @@ def test_every_family_is_right_or_refused() -> None:
     print(Counter(cell.split(":")[0] for cell in cells))
     assert not [cell for cell in cells if not cell.startswith(("right", "refused"))]
     assert sum(cell == "right" for cell in cells) > 600
+
+
+def large_llama(dtype: torch.dtype) -> Any:
+    """Deep, and with many tokens, so that rounding adds up."""
+    config = transformers.LlamaConfig(
+        vocab_size=4000,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=24,
+        num_attention_heads=4,
+        initializer_range=0.1,
+        max_position_embeddings=128,
+    )
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(config).to(dtype).eval()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [(torch.bfloat16, "highest"), (torch.float32, "medium"), (torch.float32, "highest")],
+)
+def test_rounding_does_not_make_a_way_wrong(dtype: torch.dtype, precision: str) -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with torch.inference_mode():
+            assert reading(large_llama(dtype), {}).way == "padded"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    ("own", "found", "error"),
+    [
+        ([3.0, -1.0, 3.0, -1.0], [3.0, -1.0, 3.0, -1.0], 0.0),
+        ([3.0, -1.0, 3.0, -1.0], [3.0, -1.0, 3.0, 3.0], 1.0),  # 4 off in one of 4; deviation 2
+        ([1.0, -1.0, torch.nan, -1e30], [1.0, -1.0, 7.0, 7.0], 0.0),
+        ([1.0, -1.0, 1.0, -1.0], [1.0, -1.0, torch.nan, -1.0], torch.inf),
+        ([1.0, -1.0, 1.0, -1.0], [1.0, -1.0, -torch.inf, -1.0], torch.inf),
+    ],
+)
+def test_how_far_logits_are_off(own: list[float], found: list[float], error: float) -> None:
+    assert _error(torch.tensor([[found]]), [torch.tensor([own]).double()], [1]) == error
 
 
 @pytest.mark.parametrize(
