@@ -5,6 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from speculative.encoder import Encoded
@@ -86,9 +87,14 @@ class EvenRows:
     Args:
         reader: of all rows, before anything is read.
         encoded_lengths: states of each row's encoder; None: there is no encoder.
+        positions: how many tokens a row can hold; None: any number. Draft tokens of a row near its
+            end may go beyond them. They are not read, since nobody looks at what would follow them.
     """
 
-    def __init__(self, reader: Reader, encoded_lengths: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, reader: Reader, encoded_lengths: Sequence[int] | None, positions: int | None
+    ) -> None:
+        self._positions = positions
         self._groups = [(list(range(len(reader.lengths))), reader)]
         if encoded_lengths is not None:
             self._divide(encoded_lengths)
@@ -104,14 +110,20 @@ class EvenRows:
         return [held[row] for row in range(len(held))]
 
     def read(self, tokens: Tensor, real: Sequence[int] | None = None, *, keep: int) -> Tensor:
-        """Append tokens to every row: see `Reader`."""
+        """Append tokens to every row: see `Reader`. Logits beyond the positions are 0."""
         counts = real or [tokens.shape[1]] * len(tokens)
         self._divide(counts)
         found: dict[int, Tensor] = {}
         for rows, reader in self._groups:
-            logits = reader.read(tokens[rows, -counts[rows[0]] :], keep=keep)
-            found |= zip(rows, logits, strict=True)
-        return torch.stack([found[row] for row in range(len(tokens))])
+            count, held = counts[rows[0]], reader.lengths[0]
+            room = count if self._positions is None else min(count, self._positions - held)
+            if room:
+                fitting = tokens[rows, -count:][:, :room]
+                logits = reader.read(fitting, keep=max(keep - (count - room), 1))
+                logits = F.pad(logits, (0, 0, 0, keep - logits.shape[1]))
+                found |= zip(rows, logits, strict=True)
+        nothing = torch.zeros_like(next(iter(found.values())))  # one row at least has room
+        return torch.stack([found.get(row, nothing) for row in range(len(tokens))])
 
     def rewind(self, lengths: Sequence[int]) -> None:
         """Forget tokens: see `Reader`."""
@@ -122,6 +134,7 @@ class EvenRows:
     def select(self, rows: Sequence[int]) -> "EvenRows":
         """A reader of these rows."""
         chosen = object.__new__(EvenRows)
+        chosen._positions = self._positions
         places = {row: place for place, row in enumerate(rows)}
         chosen._groups = []
         for held, reader in self._groups:

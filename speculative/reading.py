@@ -34,13 +34,13 @@ Way = Callable[[Any, Encoded | None, int], Reader]
 def even(model: Any, encoded: Encoded | None, batch: int) -> Reader:
     """Rows share a cache while they are equally long."""
     lengths = None if encoded is None else encoded.lengths
-    return EvenRows(CachedModel(model, encoded, batch), lengths)
+    return EvenRows(CachedModel(model, encoded, batch), lengths, positions(model))
 
 
 def reread(model: Any, encoded: Encoded | None, batch: int) -> Reader:
     """Every text is read from its start each time."""
     lengths = None if encoded is None else encoded.lengths
-    return EvenRows(RereadModel(model, encoded, batch), lengths)
+    return EvenRows(RereadModel(model, encoded, batch), lengths, positions(model))
 
 
 WAYS: dict[str, Way] = {"padded": CachedModel, "even": even, "reread": reread}
@@ -91,13 +91,6 @@ def reader(
                 f"{type(model).__name__}: its rotary positions change beyond {turns} tokens, and "
                 f"this text may grow to {held.stop - 1}; shorten it, or decode without a draft"
             )
-    longest = held.stop - 1
-    limit = positions(model)
-    if way != "padded" and limit is not None and longest > limit:
-        raise InputError(
-            f"{type(model).__name__}: prompt, max_new_tokens and gamma make {longest} tokens; "
-            f"it has {limit} positions, and its rows cannot be padded; shorten one"
-        )
     encoded = encode(model, inputs) if model.config.is_encoder_decoder else None
     return WAYS[way](model, encoded, batch)
 

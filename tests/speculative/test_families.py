@@ -1,5 +1,6 @@
 """Greedy texts of every family of transformers: the model's own, or refused, never others."""
 
+import copy
 import warnings
 from collections import Counter
 from typing import Any
@@ -96,10 +97,43 @@ def test_every_family_is_right_or_refused() -> None:
     assert sum(cell == "right" for cell in cells) > 600
 
 
+def with_32_positions(model: Any) -> Any:
+    """The same model, without the last 96 of its 128 positions."""
+    cut = copy.deepcopy(model)
+    for name, module in cut.named_modules():
+        if "position" in name:
+            module.weight.data = module.weight.data[:-96].clone()
+    cut.config.max_position_embeddings = 32
+    return cut
+
+
+@pytest.mark.parametrize(("family", "way"), [("bart seq2seq", "even"), ("openai-gpt", "reread")])
+@pytest.mark.parametrize("gamma", [3, 20])
+def test_rows_that_cannot_be_padded_may_just_fill_the_positions(
+    family: str, way: str, gamma: int
+) -> None:
+    target = families.build(*families.families()[family])
+    draft = families.perturbed(target)
+    small, helper = with_32_positions(target), with_32_positions(draft)
+    given = families.batch(ROWS, "left")
+    start = 1 if target.config.is_encoder_decoder else len(ROWS[0])
+    options: dict[str, Any] = {
+        "gamma": gamma,
+        "max_new_tokens": 32 - start,
+        "sampling": Sampling(suppressed=(families.PADDING,)),
+        "end_token_ids": [],
+    }
+    for seed in range(2):
+        expected = generate(target, draft, given, seed=seed, **options)
+        assert generate(small, helper, given, seed=seed, **options).tokens == expected.tokens
+        assert expected.record.acceptance_rate
+    assert reading(small, given).way == reading(helper, given).way == way
+
+
 def large_llama(dtype: torch.dtype) -> Any:
     """Deep, and with many tokens, so that rounding adds up."""
     config = transformers.LlamaConfig(
-        vocab_size=4000,
+        vocab_size=32000,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=24,
