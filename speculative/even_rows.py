@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speculative.encoder import Encoded
-from speculative.vocabulary import readable
+from speculative.vocabulary import readable, vocabulary
 
 
 class Reader(Protocol):
@@ -39,6 +39,7 @@ class RereadModel:
     def __init__(self, model: Any, encoded: Encoded | None, batch: int) -> None:
         self._model = model
         self._encoded = encoded
+        self._vocabulary = vocabulary(model)
         self._tokens = torch.empty(batch, 0, dtype=torch.int64, device=model.device)
 
     @property
@@ -48,23 +49,28 @@ class RereadModel:
 
     def read(self, tokens: Tensor, real: Sequence[int] | None = None, *, keep: int) -> Tensor:
         """Append tokens to every row: see `Reader`."""
-        self._tokens = torch.cat([self._tokens, tokens], 1)
+        self._tokens = torch.cat([self._tokens, readable(tokens, self._vocabulary)], 1)
         given = {} if self._encoded is None else self._encoded.arguments()
-        return self.whole(self._model, given, self._tokens)[:, -keep:]
+        return self.whole(self._model, given, self._tokens, keep=keep)
 
     @staticmethod
-    def whole(model: Any, given: Mapping[str, Any], tokens: Tensor) -> Tensor:
-        """Logits [B, T, V] of tokens int64 [B, T], read at once and without a cache.
+    def whole(
+        model: Any, given: Mapping[str, Any], tokens: Tensor, *, keep: int | None = None
+    ) -> Tensor:
+        """Logits [B, keep, V] of the last of tokens int64 [B, T], read at once, without a cache.
 
         Args:
             model: a transformers causal or encoder-decoder model.
             given: what an encoder is given, or what it made of that; empty: there is none.
+            keep: how many; None: all T.
         """
+        keep = tokens.shape[1] if keep is None else keep
         name = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
-        arguments = {**given, name: readable(tokens, model), "return_dict": True}
-        if "use_cache" in inspect.signature(model.forward).parameters:
-            arguments["use_cache"] = False
-        logits: Tensor = model(**arguments).logits
+        arguments = {**given, name: tokens, "return_dict": True}
+        wanted = {"use_cache": False, "logits_to_keep": keep}
+        takes = inspect.signature(model.forward).parameters
+        arguments |= {name: value for name, value in wanted.items() if name in takes}
+        logits: Tensor = model(**arguments).logits[:, -keep:]
         return logits
 
     def rewind(self, lengths: Sequence[int]) -> None:

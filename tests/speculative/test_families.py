@@ -130,6 +130,80 @@ def test_rows_that_cannot_be_padded_may_just_fill_the_positions(
     assert reading(small, given).way == reading(helper, given).way == way
 
 
+def fsmt() -> Any:
+    config = {**SMALL, "langs": ["en", "de"], "src_vocab_size": 60, "tgt_vocab_size": 48}
+    return families.lively(
+        transformers.FSMTForConditionalGeneration, transformers.FSMTConfig(**config)
+    )
+
+
+def marian() -> Any:
+    config = {**SMALL, "vocab_size": 60, "decoder_vocab_size": 48}
+    config |= {"share_encoder_decoder_embeddings": False}
+    return families.lively(transformers.MarianMTModel, transformers.MarianConfig(**config))
+
+
+def two_models() -> Any:
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 32,
+    }
+    config: Any = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.BertConfig(vocab_size=60, **sizes),
+        transformers.BertConfig(vocab_size=48, pad_token_id=families.PADDING, **sizes),
+    )
+    config.decoder_start_token_id = 2
+    config.pad_token_id = families.PADDING
+    return families.lively(transformers.EncoderDecoderModel, config)
+
+
+SMALL: dict[str, Any] = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "pad_token_id": families.PADDING,
+    "decoder_start_token_id": 2,
+    "eos_token_id": None,
+    "forced_eos_token_id": None,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.mark.parametrize("build", [marian, two_models])
+def test_an_encoder_may_have_a_vocabulary_of_its_own(build: Any) -> None:
+    target = build()
+    rows = [[5, 59, 48, 52], [50, 3], [55, 56, 57, 58, 59]]
+    own = [families.own_text(target, row, NEW) for row in rows]
+    read: list[int] = []
+    target.get_encoder().register_forward_pre_hook(
+        lambda module, args, named: read.extend(named["input_ids"].flatten().tolist()),
+        with_kwargs=True,
+    )
+    for draft in (None, families.perturbed(target)):
+        done = generate(
+            target, draft, families.batch(rows, "right"), max_new_tokens=NEW, sampling=GREEDY
+        )
+        assert all(x[: len(y)] == y for x, y in zip(done.tokens, own, strict=True))
+    assert {token for row in rows for token in row} <= set(read)
+    with pytest.raises(InputError, match="token 60 is outside the vocabulary; give 0 to 59"):
+        generate(target, None, families.batch([[60]], "right"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_that_see_those_after_them_are_told_from_rounding(dtype: torch.dtype) -> None:
+    """FSMT has no causal mask where its encoder's states are given; its tokens fit (59 of 60)."""
+    target = fsmt().to(dtype)
+    for given in (families.batch([[5, 59, 48]], "right"), families.batch(ROWS, "right")):
+        with pytest.raises(InputError, match=r"change by .* with the tokens that are read after"):
+            generate(target, None, given)
+
+
 def large_llama(dtype: torch.dtype) -> Any:
     """Deep, and with many tokens, so that rounding adds up."""
     config = transformers.LlamaConfig(
@@ -142,7 +216,8 @@ def large_llama(dtype: torch.dtype) -> Any:
         max_position_embeddings=128,
     )
     torch.manual_seed(0)
-    return transformers.LlamaForCausalLM(config).to(dtype).eval()
+    model: Any = transformers.LlamaForCausalLM(config).eval()
+    return model.to(dtype)
 
 
 @pytest.mark.parametrize(
