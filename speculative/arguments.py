@@ -9,7 +9,7 @@ from torch import Tensor
 
 from speculative.inputs import encoder_positions
 from speculative.sampling import Sampling, check_tokens
-from speculative.vocabulary import vocabulary
+from speculative.vocabulary import encoder_vocabulary, vocabulary
 from speculative.whisper import check_features, is_whisper
 from systems.schema import InputError
 
@@ -126,4 +126,4 @@ def _check_encoder_tokens(target: Any, draft: Any | None, tokens: Tensor) -> Non
     if tokens.numel() == 0:
         raise InputError(f"input_ids {[*tokens.shape]}: give a token at least")
     for token in (int(tokens.min()), int(tokens.max())):
-        check_tokens("input_ids", (token,), vocabulary(target))
+        check_tokens("input_ids", (token,), encoder_vocabulary(target))

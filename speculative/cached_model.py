@@ -17,7 +17,7 @@ from torch import Tensor
 
 from speculative.encoder import Encoded
 from speculative.inputs import positions
-from speculative.vocabulary import readable
+from speculative.vocabulary import readable, vocabulary
 from systems.schema import InputError
 
 CACHE_NAMES = ("cache", "past_key_values")
@@ -40,6 +40,7 @@ class CachedModel:
         """Tokens that each row holds."""
         self._model = model
         self._positions = positions(model)
+        self._vocabulary = vocabulary(model)
         self._encoded = encoded
         self._parameters = set(inspect.signature(model.forward).parameters)
         self._cache: Any = DynamicCache()
@@ -72,7 +73,7 @@ class CachedModel:
         arguments = {
             "use_cache": True,
             "return_dict": True,
-            f"{self._prefix}input_ids": readable(tokens, self._model),
+            f"{self._prefix}input_ids": readable(tokens, self._vocabulary),
             self._cache_name: self._cache,
             **({} if self._encoded is None else self._encoded.arguments()),
             **self._places(held, count),

@@ -63,7 +63,8 @@ def generate(
     depends on what it can do (`speculative.reading`).
 
     Args:
-        target: a transformers causal model or encoder-decoder model (T5, Whisper and the like).
+        target: a transformers causal model or encoder-decoder model (T5, Whisper and the like), of
+            any floating dtype; float64 logits are rounded to float32 before tokens are sampled.
         draft: a smaller one of the same kind and tokenizer; its vocabulary may be padded to another
             width (`speculative.vocabulary`). None: the target alone, one token a step.
         inputs: int64 `input_ids` [B, T] with `attention_mask`, padded on either side, or
@@ -224,7 +225,7 @@ class _Step:
             self.phases.mark("draft")
         unread, real = _unread(self.target, self.histories)
         unread = torch.cat([unread.to(self.seeds.device), drafted.clamp(min=0)], 1)
-        logits = self.target.read(unread, [n + gamma for n in real], keep=gamma + 1)
+        logits = _narrowed(self.target.read(unread, [n + gamma for n in real], keep=gamma + 1))
         self.phases.mark("target")
         logits = restrict(logits, begins=begins)
         self.phases.mark("rest")
@@ -258,7 +259,7 @@ class _Step:
         feed, real = _unread(draft, self.histories)
         feed = feed.to(self.seeds.device)
         for t in range(self.gamma):
-            logits = fitted(draft.read(feed, real, keep=1), self.job.vocabulary)
+            logits = fitted(_narrowed(draft.read(feed, real, keep=1)), self.job.vocabulary)
             logits = self.job.sampling.restrict(logits, begins=begins and t == 0)
             token = self._sample(logits[:, 0], self.offsets + t, philox.DRAFT)
             tokens.append(token)
@@ -271,6 +272,11 @@ class _Step:
         return sample(
             logits, temperature=temperature, seed=self.seeds, offset=offset, stream=stream
         )
+
+
+def _narrowed(logits: Tensor) -> Tensor:
+    """Logits of a dtype that verification takes: float32 in the place of float64."""
+    return logits.float() if logits.dtype == torch.float64 else logits
 
 
 def _unread(model: Reader, histories: list[list[int]]) -> tuple[Tensor, list[int]]:

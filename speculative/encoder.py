@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speculative.vocabulary import readable
+from speculative.vocabulary import encoder_vocabulary, readable
+from speculative.whisper import is_whisper
 from systems.schema import InputError
 
 
@@ -63,8 +64,8 @@ def encode(model: Any, inputs: Mapping[str, Tensor]) -> Encoded:
         raise InputError(f"inputs have {', '.join(inputs)}; this model needs {name}")
     given, mask = inputs[name], inputs.get("attention_mask")
     floating = given.is_floating_point()
-    given = given.to(model.dtype) if floating else readable(given, model)
-    if mask is None or bool(mask.all()):
+    given = given.to(model.dtype) if floating else readable(given, encoder_vocabulary(model))
+    if mask is None or bool(mask.all()) or is_whisper(model):  # Whisper reads no mask
         return _run(model, {name: given})
     if given.dim() == 2 and not given.is_floating_point():
         return _without_padding(model, name, given, mask.bool())

@@ -5,10 +5,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from speculative.encoder import Encoded
-from speculative.vocabulary import readable
+from speculative.vocabulary import readable, vocabulary
 
 
 class Reader(Protocol):
@@ -38,6 +39,7 @@ class RereadModel:
     def __init__(self, model: Any, encoded: Encoded | None, batch: int) -> None:
         self._model = model
         self._encoded = encoded
+        self._vocabulary = vocabulary(model)
         self._tokens = torch.empty(batch, 0, dtype=torch.int64, device=model.device)
 
     @property
@@ -47,23 +49,28 @@ class RereadModel:
 
     def read(self, tokens: Tensor, real: Sequence[int] | None = None, *, keep: int) -> Tensor:
         """Append tokens to every row: see `Reader`."""
-        self._tokens = torch.cat([self._tokens, tokens], 1)
+        self._tokens = torch.cat([self._tokens, readable(tokens, self._vocabulary)], 1)
         given = {} if self._encoded is None else self._encoded.arguments()
-        return self.whole(self._model, given, self._tokens)[:, -keep:]
+        return self.whole(self._model, given, self._tokens, keep=keep)
 
     @staticmethod
-    def whole(model: Any, given: Mapping[str, Any], tokens: Tensor) -> Tensor:
-        """Logits [B, T, V] of tokens int64 [B, T], read at once and without a cache.
+    def whole(
+        model: Any, given: Mapping[str, Any], tokens: Tensor, *, keep: int | None = None
+    ) -> Tensor:
+        """Logits [B, keep, V] of the last of tokens int64 [B, T], read at once, without a cache.
 
         Args:
             model: a transformers causal or encoder-decoder model.
             given: what an encoder is given, or what it made of that; empty: there is none.
+            keep: how many; None: all T.
         """
+        keep = tokens.shape[1] if keep is None else keep
         name = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
-        arguments = {**given, name: readable(tokens, model), "return_dict": True}
-        if "use_cache" in inspect.signature(model.forward).parameters:
-            arguments["use_cache"] = False
-        logits: Tensor = model(**arguments).logits
+        arguments = {**given, name: tokens, "return_dict": True}
+        wanted = {"use_cache": False, "logits_to_keep": keep}
+        takes = inspect.signature(model.forward).parameters
+        arguments |= {name: value for name, value in wanted.items() if name in takes}
+        logits: Tensor = model(**arguments).logits[:, -keep:]
         return logits
 
     def rewind(self, lengths: Sequence[int]) -> None:
@@ -86,9 +93,14 @@ class EvenRows:
     Args:
         reader: of all rows, before anything is read.
         encoded_lengths: states of each row's encoder; None: there is no encoder.
+        positions: how many tokens a row can hold; None: any number. Draft tokens of a row near its
+            end may go beyond them. They are not read, since nobody looks at what would follow them.
     """
 
-    def __init__(self, reader: Reader, encoded_lengths: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, reader: Reader, encoded_lengths: Sequence[int] | None, positions: int | None
+    ) -> None:
+        self._positions = positions
         self._groups = [(list(range(len(reader.lengths))), reader)]
         if encoded_lengths is not None:
             self._divide(encoded_lengths)
@@ -104,14 +116,20 @@ class EvenRows:
         return [held[row] for row in range(len(held))]
 
     def read(self, tokens: Tensor, real: Sequence[int] | None = None, *, keep: int) -> Tensor:
-        """Append tokens to every row: see `Reader`."""
+        """Append tokens to every row: see `Reader`. Logits beyond the positions are 0."""
         counts = real or [tokens.shape[1]] * len(tokens)
         self._divide(counts)
         found: dict[int, Tensor] = {}
         for rows, reader in self._groups:
-            logits = reader.read(tokens[rows, -counts[rows[0]] :], keep=keep)
-            found |= zip(rows, logits, strict=True)
-        return torch.stack([found[row] for row in range(len(tokens))])
+            count, held = counts[rows[0]], reader.lengths[0]
+            room = count if self._positions is None else min(count, self._positions - held)
+            if room:
+                fitting = tokens[rows, -count:][:, :room]
+                logits = reader.read(fitting, keep=max(keep - (count - room), 1))
+                logits = F.pad(logits, (0, 0, 0, keep - logits.shape[1]))
+                found |= zip(rows, logits, strict=True)
+        nothing = torch.zeros_like(next(iter(found.values())))  # one row at least has room
+        return torch.stack([found.get(row, nothing) for row in range(len(tokens))])
 
     def rewind(self, lengths: Sequence[int]) -> None:
         """Forget tokens: see `Reader`."""
@@ -122,6 +140,7 @@ class EvenRows:
     def select(self, rows: Sequence[int]) -> "EvenRows":
         """A reader of these rows."""
         chosen = object.__new__(EvenRows)
+        chosen._positions = self._positions
         places = {row: place for place, row in enumerate(rows)}
         chosen._groups = []
         for held, reader in self._groups:

@@ -18,15 +18,24 @@ def vocabulary(model: Any) -> int:
     return int(model.config.get_text_config(decoder=True).vocab_size)
 
 
+def encoder_vocabulary(model: Any) -> int:
+    """How many tokens a model's encoder can read: translators may have one vocabulary for each
+    language."""
+    encoder = model.get_encoder()
+    owner = encoder if hasattr(encoder, "get_input_embeddings") else model
+    count = getattr(owner.get_input_embeddings(), "num_embeddings", None)
+    return vocabulary(model) if count is None else int(count)
+
+
 def fitted(logits: Tensor, count: int) -> Tensor:
     """Logits [..., V] as [..., count]: -inf for tokens that are missing, without those too many."""
     missing = count - logits.shape[-1]
     return F.pad(logits, (0, missing), value=-torch.inf) if missing else logits
 
 
-def readable(tokens: Tensor, model: Any) -> Tensor:
-    """Tokens, int64 of any shape, with the model's last one in place of those that it lacks.
+def readable(tokens: Tensor, count: int) -> Tensor:
+    """Tokens, int64 of any shape, with the last of `count` in place of those beyond it.
 
     A draft may read what it likes: whatever it then proposes is verified.
     """
-    return tokens.clamp(max=vocabulary(model) - 1)
+    return tokens.clamp(max=count - 1)

@@ -7,6 +7,7 @@ pytest.importorskip("transformers")
 
 from speculative.cached_model import CachedModel
 from speculative.encoder import encode
+from speculative.even_rows import RereadModel
 from tests.speculative import models
 
 
@@ -49,6 +50,17 @@ def test_rewound_and_selected_rows_read_on_as_if_alone(kind: str) -> None:
         whole = [*history, 2 * row + 1, 2 * row + 2]
         torch.testing.assert_close(logits[row], fresh(model, given, i, whole)[-2:])
     assert cached.lengths == [6, 7, 3]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("way", [CachedModel, RereadModel])
+def test_no_other_logits_are_computed_than_those_that_are_kept(way: Any) -> None:
+    model, computed = models.make("llama", seed=1), []
+    model.lm_head.register_forward_hook(lambda module, given, out: computed.append(out.shape))
+    tokens = torch.tensor([[5, 6, 7, 8]])
+    logits = way(model, None, 1).read(tokens, keep=2)
+    assert computed == [(1, 2, 16)]
+    torch.testing.assert_close(logits[0], fresh(model, {}, 0, [5, 6, 7, 8])[-2:])
 
 
 @torch.inference_mode()

@@ -249,6 +249,16 @@ def test_top_k_1_is_the_greedy_text_of_transformers_on_ties_too(kind: str) -> No
             assert done.tokens == [greedy]
 
 
+@pytest.mark.parametrize("drafted", [True, False])
+def test_float64_models_give_the_same_texts(drafted: bool) -> None:
+    target, draft = pair("llama")
+    given = models.inputs("llama", 3)
+    options: dict[str, Any] = {"seed": 1, "max_new_tokens": 10}
+    expected = generate(target, draft if drafted else None, given, **options)
+    done = generate(target.double(), draft.double() if drafted else None, given, **options)
+    assert done.tokens == expected.tokens
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,5 +1,6 @@
 """Greedy texts of every family of transformers: the model's own, or refused, never others."""
 
+import copy
 import warnings
 from collections import Counter
 from typing import Any
@@ -12,7 +13,7 @@ pytest.importorskip("transformers")
 import transformers
 
 from speculative.decode import generate
-from speculative.reading import reading
+from speculative.reading import _error, reading
 from speculative.sampling import Sampling
 from systems.schema import InputError
 from tests.speculative import families
@@ -94,6 +95,157 @@ def test_every_family_is_right_or_refused() -> None:
     print(Counter(cell.split(":")[0] for cell in cells))
     assert not [cell for cell in cells if not cell.startswith(("right", "refused"))]
     assert sum(cell == "right" for cell in cells) > 600
+
+
+def with_32_positions(model: Any) -> Any:
+    """The same model, without the last 96 of its 128 positions."""
+    cut = copy.deepcopy(model)
+    for name, module in cut.named_modules():
+        if "position" in name:
+            module.weight.data = module.weight.data[:-96].clone()
+    cut.config.max_position_embeddings = 32
+    return cut
+
+
+@pytest.mark.parametrize(("family", "way"), [("bart seq2seq", "even"), ("openai-gpt", "reread")])
+@pytest.mark.parametrize("gamma", [3, 20])
+def test_rows_that_cannot_be_padded_may_just_fill_the_positions(
+    family: str, way: str, gamma: int
+) -> None:
+    target = families.build(*families.families()[family])
+    draft = families.perturbed(target)
+    small, helper = with_32_positions(target), with_32_positions(draft)
+    given = families.batch(ROWS, "left")
+    start = 1 if target.config.is_encoder_decoder else len(ROWS[0])
+    options: dict[str, Any] = {
+        "gamma": gamma,
+        "max_new_tokens": 32 - start,
+        "sampling": Sampling(suppressed=(families.PADDING,)),
+        "end_token_ids": [],
+    }
+    for seed in range(2):
+        expected = generate(target, draft, given, seed=seed, **options)
+        assert generate(small, helper, given, seed=seed, **options).tokens == expected.tokens
+        assert expected.record.acceptance_rate
+    assert reading(small, given).way == reading(helper, given).way == way
+
+
+def fsmt() -> Any:
+    config = {**SMALL, "langs": ["en", "de"], "src_vocab_size": 60, "tgt_vocab_size": 48}
+    return families.lively(
+        transformers.FSMTForConditionalGeneration, transformers.FSMTConfig(**config)
+    )
+
+
+def marian() -> Any:
+    config = {**SMALL, "vocab_size": 60, "decoder_vocab_size": 48}
+    config |= {"share_encoder_decoder_embeddings": False}
+    return families.lively(transformers.MarianMTModel, transformers.MarianConfig(**config))
+
+
+def two_models() -> Any:
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 32,
+    }
+    config: Any = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
+        transformers.BertConfig(vocab_size=60, **sizes),
+        transformers.BertConfig(vocab_size=48, pad_token_id=families.PADDING, **sizes),
+    )
+    config.decoder_start_token_id = 2
+    config.pad_token_id = families.PADDING
+    return families.lively(transformers.EncoderDecoderModel, config)
+
+
+SMALL: dict[str, Any] = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "pad_token_id": families.PADDING,
+    "decoder_start_token_id": 2,
+    "eos_token_id": None,
+    "forced_eos_token_id": None,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.mark.parametrize("build", [marian, two_models])
+def test_an_encoder_may_have_a_vocabulary_of_its_own(build: Any) -> None:
+    target = build()
+    rows = [[5, 59, 48, 52], [50, 3], [55, 56, 57, 58, 59]]
+    own = [families.own_text(target, row, NEW) for row in rows]
+    read: list[int] = []
+    target.get_encoder().register_forward_pre_hook(
+        lambda module, args, named: read.extend(named["input_ids"].flatten().tolist()),
+        with_kwargs=True,
+    )
+    for draft in (None, families.perturbed(target)):
+        done = generate(
+            target, draft, families.batch(rows, "right"), max_new_tokens=NEW, sampling=GREEDY
+        )
+        assert all(x[: len(y)] == y for x, y in zip(done.tokens, own, strict=True))
+    assert {token for row in rows for token in row} <= set(read)
+    with pytest.raises(InputError, match="token 60 is outside the vocabulary; give 0 to 59"):
+        generate(target, None, families.batch([[60]], "right"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_that_see_those_after_them_are_told_from_rounding(dtype: torch.dtype) -> None:
+    """FSMT has no causal mask where its encoder's states are given; its tokens fit (59 of 60)."""
+    target = fsmt().to(dtype)
+    for given in (families.batch([[5, 59, 48]], "right"), families.batch(ROWS, "right")):
+        with pytest.raises(InputError, match=r"change by .* with the tokens that are read after"):
+            generate(target, None, given)
+
+
+def large_llama(dtype: torch.dtype) -> Any:
+    """Deep, and with many tokens, so that rounding adds up."""
+    config = transformers.LlamaConfig(
+        vocab_size=32000,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=24,
+        num_attention_heads=4,
+        initializer_range=0.1,
+        max_position_embeddings=128,
+    )
+    torch.manual_seed(0)
+    model: Any = transformers.LlamaForCausalLM(config).eval()
+    return model.to(dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [(torch.bfloat16, "highest"), (torch.float32, "medium"), (torch.float32, "highest")],
+)
+def test_rounding_does_not_make_a_way_wrong(dtype: torch.dtype, precision: str) -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with torch.inference_mode():
+            assert reading(large_llama(dtype), {}).way == "padded"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    ("own", "found", "error"),
+    [
+        ([3.0, -1.0, 3.0, -1.0], [3.0, -1.0, 3.0, -1.0], 0.0),
+        ([3.0, -1.0, 3.0, -1.0], [3.0, -1.0, 3.0, 3.0], 1.0),  # 4 off in one of 4; deviation 2
+        ([1.0, -1.0, torch.nan, -1e30], [1.0, -1.0, 7.0, 7.0], 0.0),
+        ([1.0, -1.0, 1.0, -1.0], [1.0, -1.0, torch.nan, -1.0], torch.inf),
+        ([1.0, -1.0, 1.0, -1.0], [1.0, -1.0, -torch.inf, -1.0], torch.inf),
+    ],
+)
+def test_how_far_logits_are_off(own: list[float], found: list[float], error: float) -> None:
+    assert _error(torch.tensor([[found]]), [torch.tensor([own]).double()], [1]) == error
 
 
 @pytest.mark.parametrize(

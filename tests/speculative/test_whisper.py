@@ -182,3 +182,20 @@ def test_spectrograms_of_another_shape_are_one_line_by_name(
         generate(target, draft, {"input_features": torch.zeros(shape)})
     with pytest.raises(InputError, match=r"input_features: torch\.int64"):
         generate(target, draft, {"input_features": torch.zeros(1, 8, 16).long()})
+
+
+def test_the_encoder_runs_once_in_a_call_with_a_mask_too() -> None:
+    model, runs = whisper(), 0
+
+    def count(*_: Any) -> None:
+        nonlocal runs
+        runs += 1
+
+    given = {"input_features": FEATURES, "attention_mask": torch.ones(3, 16, dtype=torch.int64)}
+    given["attention_mask"][0, 9:] = 0
+    options: dict[str, Any] = {"seed": 3, "max_new_tokens": 4}
+    given |= {"decoder_input_ids": torch.tensor([[START]] * 3)}
+    expected = generate(model, None, {**given, "attention_mask": torch.ones(3, 16)}, **options)
+    model.get_encoder().register_forward_hook(count)
+    assert generate(model, None, given, **options).tokens == expected.tokens
+    assert runs == 1
