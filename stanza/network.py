@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves
 
 from stanza.cut import CutNode, Operation, operation_of
 from stanza.dry_run import SAMPLES, dry_run
@@ -36,7 +37,8 @@ class Network:
         graph.eliminate_dead_code(lambda node: _operation(node, model) != "reshape")
         recorded = _Recorded(fx.GraphModule(model, graph))
         dry_run(recorded, image_shape, self.name)
-        self.values = recorded.values
+        self.values, self.bases = recorded.values, recorded.bases
+        self.overwritten = recorded.overwritten
         self.from_images: set[fx.Node] = set()
         for node in graph.nodes:
             if node.op == "placeholder" or not self.from_images.isdisjoint(node.all_input_nodes):
@@ -77,24 +79,8 @@ class Network:
             source = self.values[node.all_input_nodes[0].name]
             # Whoever takes a part of it, as `tokens[:, 0]`, sends that part alone.
             whole = isinstance(source, Tensor) and source.numel() == self.values[node.name].numel()
-            return "reshape" if whole else "other"
+            return "reshape" if whole and not self.overwritten[node.name] else "other"
         return operation
-
-    def overwrites(self, node: fx.Node) -> fx.Node | None:
-        """What `node` computes in place: the value itself, not a view of it."""
-        name = str(getattr(node.target, "__name__", node.target))
-        in_place = bool(node.kwargs.get("inplace"))
-        if node.op == "call_module":
-            module = self.model.get_submodule(str(node.target))
-            in_place = bool(getattr(module, "inplace", False))
-        elif node.op != "get_attr":
-            in_place |= name.endswith("_") and not name.endswith("__")
-        if not in_place:
-            return None
-        written = node.all_input_nodes[0]
-        while self._operation(written) == "reshape" and written.all_input_nodes:
-            written = written.all_input_nodes[0]
-        return written
 
     def crossing_shape(self, node: fx.Node) -> tuple[int, ...]:
         """Shape of one sample of a value that crosses the cut.
@@ -132,24 +118,61 @@ def _rows(value: Tensor) -> int:
 
 
 class _Recorded(nn.Module):
-    """Runs a graph and notes what every node returns, tensors on the meta device."""
+    """Runs a graph and notes what every node does, by the node's name."""
 
     def __init__(self, network: fx.GraphModule) -> None:
         super().__init__()
         self.network, self.training = network, network.training
         self.values: dict[str, Any] = {}
+        """What the node returns. Tensors are on the meta device."""
+        self.bases: dict[str, str] = {}
+        """The earliest node whose memory this node's result shares: itself, if it is no view."""
+        self.overwritten: dict[str, set[str]] = {}
+        """The bases of the inputs that the node changes in place."""
 
     def forward(self, images: Tensor) -> None:
         """Run on images [b, C, H, W]."""
-        values = self.values
+        recorded = self
 
         class Recorder(fx.Interpreter):
             def run_node(self, n: fx.Node) -> Any:
+                inputs = {source.name: self.env[source] for source in n.all_input_nodes}
+                versions = {name: _versions(value) for name, value in inputs.items()}
                 value = super().run_node(n)
-                values[n.name] = value.detach().to("meta") if isinstance(value, Tensor) else value
+                recorded.note(n.name, value, inputs, versions)
                 return value
 
         Recorder(self.network).run(images)
+
+    def note(
+        self, name: str, value: Any, inputs: dict[str, Any], versions: dict[str, list[int]]
+    ) -> None:
+        """Note what a node has done with its inputs, which had these versions before it ran."""
+        memory = _memory(value)
+        shared = (self.bases[source] for source, one in inputs.items() if _memory(one) & memory)
+        self.bases[name] = next(shared, name)
+        self.overwritten[name] = {
+            self.bases[source]
+            for source, one in inputs.items()
+            if _versions(one) != versions[source]
+        }
+        self.values[name] = value.detach().to("meta") if isinstance(value, Tensor) else value
+
+
+def _strided(value: Any) -> list[Tensor]:
+    """The tensors in a value that have memory of the usual kind."""
+    leaves = tree_leaves(value)
+    return [one for one in leaves if isinstance(one, Tensor) and one.layout == torch.strided]
+
+
+def _versions(value: Any) -> list[int]:
+    """PyTorch counts how often each tensor, or a view of it, has been changed in place."""
+    return [tensor._version for tensor in _strided(value)]
+
+
+def _memory(value: Any) -> set[int]:
+    """The identities of the storages in which a value lies, which hold on the meta device too."""
+    return {tensor.untyped_storage()._cdata for tensor in _strided(value)}
 
 
 def is_size(node: fx.Node) -> bool:

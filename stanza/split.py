@@ -120,14 +120,14 @@ def _refuse_shared_tensors(network: Network, cut: Cut) -> None:
 
 def _refuse_overwritten(network: Network, cut: Cut) -> None:
     """The FC part sees what crosses as the convolutional part leaves it at its end."""
-    read: set[fx.Node] = set()
+    read: set[str] = set()
     for node in network.layers:
         if node.name in cut.fc:
-            read.update(node.all_input_nodes)
-        elif (written := network.overwrites(node)) in read and written is not None:
+            read.update(network.bases[source.name] for source in node.all_input_nodes)
+        elif written := sorted(network.overwritten[node.name] & read):
             raise InputError(
-                f"{network.name} cannot be separated: the convolutional part overwrites {written} "
-                f"in place ({node}) after the fully connected part has read it; give "
+                f"{network.name} cannot be separated: the convolutional part overwrites "
+                f"{written[0]} in place ({node}) after the fully connected part has read it; give "
                 "inplace=False, or train it with ddp or ps"
             )
 
