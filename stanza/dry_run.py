@@ -15,8 +15,10 @@ SAMPLES = 5
 """Images in a dry run: more than one, which batch norm wants, and seldom a number of channels."""
 
 
-def dry_run(network: nn.Module, image_shape: Sequence[int], name: str) -> Any:
-    """What `network` returns for images [SAMPLES, *image_shape] of its own dtype, in its mode.
+def dry_run(
+    network: nn.Module, image_shape: Sequence[int], name: str, *, samples: int = SAMPLES
+) -> Any:
+    """What `network` returns for images [samples, *image_shape] of its own dtype, in its mode.
 
     Runs on the meta device, or where an operation cannot, on zeros. Buffers, random numbers and
     modes stay as they are.
@@ -24,13 +26,13 @@ def dry_run(network: nn.Module, image_shape: Sequence[int], name: str) -> Any:
     Raises:
         InputError: the network called `name` does not run on such images.
     """
-    images = _images(network, SAMPLES, image_shape)
+    images = _images(network, samples, image_shape)
     try:
         with torch.no_grad(), torch.device("meta"):
             meta = {key: value.detach().to("meta") for key, value in _tensors(network)}
             return torch.func.functional_call(network, meta, (images.to("meta"),))
     except Exception:  # a custom operation, or code that reads values
-        return trial_run(network, image_shape, name, samples=SAMPLES)
+        return trial_run(network, image_shape, name, samples=samples)
 
 
 def trial_run(network: nn.Module, image_shape: Sequence[int], name: str, *, samples: int) -> Any:
