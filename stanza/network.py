@@ -166,7 +166,8 @@ class _Recorded(nn.Module):
                 recorded.note(n.name, value, inputs, versions)
                 return value
 
-        Recorder(self.network).run(images)
+        with torch.inference_mode(False):  # where PyTorch counts no changes
+            Recorder(self.network).run(images.clone())
 
     def note(
         self, name: str, value: Any, inputs: dict[str, Any], versions: dict[str, list[int]]
@@ -191,7 +192,7 @@ def _strided(value: Any) -> list[Tensor]:
 
 def _versions(value: Any) -> list[int]:
     """PyTorch counts how often each tensor, or a view of it, has been changed in place."""
-    return [tensor._version for tensor in _strided(value)]
+    return [tensor._version for tensor in _strided(value) if not tensor.is_inference()]
 
 
 def _memory(value: Any) -> set[int]:

@@ -308,6 +308,21 @@ def test_no_size_brings_its_tensor_across_the_cut(head: str) -> None:
         assert_same_bits(model, parts, torch.randn(samples, *SHAPE))
 
 
+def test_both_parts_read_a_constant() -> None:
+    torch.manual_seed(0)
+    model = Temperature()
+    parts = split(model, SHAPE)
+    assert parts.cut_shape == (4, 4, 4)
+    assert parts.conv.temperature is parts.fc.temperature is model.temperature
+    evaluation(model, parts)
+    assert_same_bits(model, parts, torch.randn(3, *SHAPE))
+
+
+def test_splits_in_inference_mode_as_well() -> None:
+    with torch.inference_mode():
+        assert split(InPlaceDropout(), SHAPE).cut_shape == (64,)
+
+
 def test_a_size_that_both_parts_read_is_a_number() -> None:
     class Side(Deep):
         def forward(self, x: Tensor) -> Tensor:
@@ -471,6 +486,35 @@ class SharedParameter(Network):
         return out
 
 
+class Temperature(Network):
+    """A constant on both sides of the cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature: Tensor
+        self.register_buffer("temperature", torch.full((), 2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        temperature = self.temperature
+        out: Tensor = self.fc(self.features(x / temperature).flatten(1)) * temperature
+        return out
+
+
+class Counter(Temperature):
+    """A buffer that changes, on both sides of the cut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.temperature.view(1).add_(1)
+        return super().forward(x)
+
+
+class StatisticsOfTheOtherPart(Normalised):
+    """The head reads what a batch norm counts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.before.running_mean.mean()  # type: ignore[union-attr]
+
+
 class TiedWeights(Network):
     """The head reads a convolution's weights."""
 
@@ -531,6 +575,8 @@ class FcReadsSimilarities(Network):
         (DataDependent, ["torch.fx cannot trace it"]),
         (SharedModule, ["share scale.weight"]),
         (SharedParameter, ["share scale"]),
+        (Counter, ["share temperature"]),
+        (StatisticsOfTheOtherPart, ["share before.running_mean"]),
         (TiedWeights, ["share conv.weight"]),
         (FcReadsImages, ["reads the images"]),
         (FcReadsANumber, ["no tensor"]),
