@@ -15,8 +15,10 @@ SAMPLES = 5
 """Images in a dry run: more than one, which batch norm wants, and seldom a number of channels."""
 
 
-def dry_run(network: nn.Module, image_shape: Sequence[int], name: str) -> Any:
-    """What `network` returns for images [SAMPLES, *image_shape] of its own dtype, in its mode.
+def dry_run(
+    network: nn.Module, image_shape: Sequence[int], name: str, *, samples: int = SAMPLES
+) -> Any:
+    """What `network` returns for images [samples, *image_shape] of its own dtype, in its mode.
 
     Runs on the meta device, or where an operation cannot, on zeros. Buffers, random numbers and
     modes stay as they are.
@@ -24,13 +26,13 @@ def dry_run(network: nn.Module, image_shape: Sequence[int], name: str) -> Any:
     Raises:
         InputError: the network called `name` does not run on such images.
     """
-    images = _images(network, SAMPLES, image_shape)
+    images = _images(network, samples, image_shape)
     try:
         with torch.no_grad(), torch.device("meta"):
             meta = {key: value.detach().to("meta") for key, value in _tensors(network)}
             return torch.func.functional_call(network, meta, (images.to("meta"),))
     except Exception:  # a custom operation, or code that reads values
-        return trial_run(network, image_shape, name, samples=SAMPLES)
+        return trial_run(network, image_shape, name, samples=samples)
 
 
 def trial_run(network: nn.Module, image_shape: Sequence[int], name: str, *, samples: int) -> Any:
@@ -43,9 +45,10 @@ def trial_run(network: nn.Module, image_shape: Sequence[int], name: str, *, samp
     """
     images = _images(network, samples, image_shape)
     buffers = {key: value.detach().clone() for key, value in network.named_buffers()}
-    return _refusing(
-        lambda: torch.func.functional_call(network, buffers, (images,)), name, image_shape
-    )
+    with torch.random.fork_rng(devices=_gpus(network)):
+        return _refusing(
+            lambda: torch.func.functional_call(network, buffers, (images,)), name, image_shape
+        )
 
 
 def materialise(model: nn.Module, image_shape: Sequence[int]) -> None:
@@ -60,7 +63,7 @@ def materialise(model: nn.Module, image_shape: Sequence[int]) -> None:
     if not any(is_lazy(value) for _, value in _tensors(model)):
         return
     with evaluating(model), torch.no_grad():
-        _refusing(lambda: model(_images(model, 1, image_shape)), name, image_shape, fork=False)
+        _refusing(lambda: model(_images(model, 1, image_shape)), name, image_shape)
     for key, value in _tensors(model):
         if is_lazy(value):
             raise InputError(
@@ -69,11 +72,9 @@ def materialise(model: nn.Module, image_shape: Sequence[int]) -> None:
             )
 
 
-def _refusing(
-    run: Callable[[], Any], name: str, image_shape: Sequence[int], *, fork: bool = True
-) -> Any:
+def _refusing(run: Callable[[], Any], name: str, image_shape: Sequence[int]) -> Any:
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[], enabled=fork):
+        with torch.no_grad():
             return run()
     except Exception as error:  # the network's own code runs here
         shape = "x".join(map(str, image_shape))
@@ -81,6 +82,11 @@ def _refusing(
         raise InputError(
             f"{name} does not take images of {shape}: {reason}; check the image shape"
         ) from error
+
+
+def _gpus(network: nn.Module) -> list[int]:
+    """The GPUs that hold a part of the network, and whose random numbers it may draw."""
+    return sorted({value.device.index for _, value in _tensors(network) if value.is_cuda})
 
 
 def _tensors(network: nn.Module) -> chain[tuple[str, Tensor]]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves
 
 from stanza.cut import CutNode, Operation, operation_of
 from stanza.dry_run import SAMPLES, dry_run
@@ -27,16 +28,28 @@ _RESHAPE_FUNCTIONS = {
 }
 
 
+_MORE_SAMPLES = 2 * SAMPLES + 1
+"""Images in a second dry run, which tells what depends on the number of images."""
+
+
 class Network:
-    """A traced network, with what each of its nodes returns for SAMPLES images."""
+    """A traced network, with what each of its nodes returns for SAMPLES images.
+
+    Sizes that do not depend on the number of images become numbers in the graph, so that neither
+    part needs a tensor of the other for them.
+    """
 
     def __init__(self, model: nn.Module, graph: fx.Graph, image_shape: Sequence[int]) -> None:
         self.model, self.graph, self.name = model, graph, type(model).__name__
-        # Sizes that nobody reads, as in `samples, channels, height, width = x.shape`.
-        graph.eliminate_dead_code(lambda node: _operation(node, model) != "reshape")
+        self._drop_unread()
+        recorded = _Recorded(fx.GraphModule(model, graph))
+        dry_run(recorded, image_shape, self.name, samples=_MORE_SAMPLES)
+        self._values_of_more = recorded.values
         recorded = _Recorded(fx.GraphModule(model, graph))
         dry_run(recorded, image_shape, self.name)
-        self.values = recorded.values
+        self.values, self.bases = recorded.values, recorded.bases
+        self.overwritten = recorded.overwritten
+        self._write_known_sizes()
         self.from_images: set[fx.Node] = set()
         for node in graph.nodes:
             if node.op == "placeholder" or not self.from_images.isdisjoint(node.all_input_nodes):
@@ -46,16 +59,28 @@ class Network:
         read = nodes[-1].all_input_nodes
         self.outputs = {node.name for node in read if not self.is_batch_size(node)}
 
+    def _drop_unread(self) -> None:
+        """Drop sizes that nobody reads, as in `samples, channels, height, width = x.shape`."""
+        self.graph.eliminate_dead_code(lambda node: _operation(node, self.model) != "reshape")
+
+    def _write_known_sizes(self) -> None:
+        """Write sizes that are the same for any number of images as numbers into the graph."""
+        for node in self.graph.nodes:
+            size, of_more = self._size(node)
+            if size is None or size != of_more:
+                continue
+            _replace(node, tuple(size) if isinstance(size, torch.Size) else size)
+        self._drop_unread()
+
     def is_batch_size(self, node: fx.Node) -> bool:
-        """`x.size(0)`, `x.size()[0]` or `x.shape[0]` of x [samples, ...]: both parts know it."""
-        match (node.target, *node.args):
-            case (
-                ("size", fx.Node() as source, 0)
-                | (operator.getitem, fx.Node(target="size", args=(fx.Node() as source,)), 0)
-                | (operator.getitem, fx.Node(args=(fx.Node() as source, "shape")), 0)
-            ):
-                return source in self.from_images and self.values[node.name] == SAMPLES
-        return False
+        """Whether a node is the number of images, as `x.shape[0]` is: both parts know it."""
+        return self._size(node) == (SAMPLES, _MORE_SAMPLES)
+
+    def _size(self, node: fx.Node) -> tuple[Any, Any]:
+        """What a node that is a size, or sizes, is in the two dry runs; None for other nodes."""
+        found = self.values[node.name], self._values_of_more[node.name]
+        kinds = (int, float, torch.Size)
+        return found if is_size(node) and isinstance(found[0], kinds) else (None, None)
 
     def cut_node(self, node: fx.Node) -> CutNode:
         """What the rule of the cut asks of a node."""
@@ -77,24 +102,8 @@ class Network:
             source = self.values[node.all_input_nodes[0].name]
             # Whoever takes a part of it, as `tokens[:, 0]`, sends that part alone.
             whole = isinstance(source, Tensor) and source.numel() == self.values[node.name].numel()
-            return "reshape" if whole else "other"
+            return "reshape" if whole and not self.overwritten[node.name] else "other"
         return operation
-
-    def overwrites(self, node: fx.Node) -> fx.Node | None:
-        """What `node` computes in place: the value itself, not a view of it."""
-        name = str(getattr(node.target, "__name__", node.target))
-        in_place = bool(node.kwargs.get("inplace"))
-        if node.op == "call_module":
-            module = self.model.get_submodule(str(node.target))
-            in_place = bool(getattr(module, "inplace", False))
-        elif node.op != "get_attr":
-            in_place |= name.endswith("_") and not name.endswith("__")
-        if not in_place:
-            return None
-        written = node.all_input_nodes[0]
-        while self._operation(written) == "reshape" and written.all_input_nodes:
-            written = written.all_input_nodes[0]
-        return written
 
     def crossing_shape(self, node: fx.Node) -> tuple[int, ...]:
         """Shape of one sample of a value that crosses the cut.
@@ -103,11 +112,12 @@ class Network:
             InputError: the value cannot cross.
         """
         value, problem = self.values[node.name], ""
+        more = self._values_of_more[node.name]
         if node.op == "placeholder":
             problem = "the images themselves"
         elif not isinstance(value, Tensor):
             problem = f"{node}, which is no tensor, from the convolutional part"
-        elif _rows(value) != SAMPLES:
+        elif value.shape[:1] != (SAMPLES,) or more.shape != (_MORE_SAMPLES, *value.shape[1:]):
             problem = f"{node}, which has no row for every sample, from the convolutional part"
         elif not value.is_floating_point():
             problem = (
@@ -132,24 +142,72 @@ def _rows(value: Tensor) -> int:
 
 
 class _Recorded(nn.Module):
-    """Runs a graph and notes what every node returns, tensors on the meta device."""
+    """Runs a graph and notes what every node does, by the node's name."""
 
     def __init__(self, network: fx.GraphModule) -> None:
         super().__init__()
         self.network, self.training = network, network.training
         self.values: dict[str, Any] = {}
+        """What the node returns. Tensors are on the meta device."""
+        self.bases: dict[str, str] = {}
+        """The earliest node whose memory this node's result shares: itself, if it is no view."""
+        self.overwritten: dict[str, set[str]] = {}
+        """The bases of the inputs that the node changes in place."""
 
     def forward(self, images: Tensor) -> None:
         """Run on images [b, C, H, W]."""
-        values = self.values
+        recorded = self
 
         class Recorder(fx.Interpreter):
             def run_node(self, n: fx.Node) -> Any:
+                inputs = {source.name: self.env[source] for source in n.all_input_nodes}
+                versions = {name: _versions(value) for name, value in inputs.items()}
                 value = super().run_node(n)
-                values[n.name] = value.detach().to("meta") if isinstance(value, Tensor) else value
+                recorded.note(n.name, value, inputs, versions)
                 return value
 
-        Recorder(self.network).run(images)
+        with torch.inference_mode(False):  # where PyTorch counts no changes
+            Recorder(self.network).run(images.clone())
+
+    def note(
+        self, name: str, value: Any, inputs: dict[str, Any], versions: dict[str, list[int]]
+    ) -> None:
+        """Note what a node has done with its inputs, which had these versions before it ran."""
+        memory = _memory(value)
+        shared = (self.bases[source] for source, one in inputs.items() if _memory(one) & memory)
+        self.bases[name] = next(shared, name)
+        self.overwritten[name] = {
+            self.bases[source]
+            for source, one in inputs.items()
+            if _versions(one) != versions[source]
+        }
+        self.values[name] = value.detach().to("meta") if isinstance(value, Tensor) else value
+
+
+def _strided(value: Any) -> list[Tensor]:
+    """The tensors in a value that have memory of the usual kind."""
+    leaves = tree_leaves(value)
+    return [one for one in leaves if isinstance(one, Tensor) and one.layout == torch.strided]
+
+
+def _versions(value: Any) -> list[int]:
+    """PyTorch counts how often each tensor, or a view of it, has been changed in place."""
+    return [tensor._version for tensor in _strided(value) if not tensor.is_inference()]
+
+
+def _memory(value: Any) -> set[int]:
+    """The identities of the storages in which a value lies, which hold on the meta device too."""
+    return {tensor.untyped_storage()._cdata for tensor in _strided(value)}
+
+
+def _replace(node: fx.Node, value: Any) -> None:
+    """Give all who read `node` the value itself."""
+
+    def replaced(source: fx.Node) -> Any:
+        return value if source is node else source
+
+    for user in tuple(node.users):
+        user.args, user.kwargs = fx.map_arg(user.args, replaced), fx.map_arg(user.kwargs, replaced)
 
 
 def is_size(node: fx.Node) -> bool:

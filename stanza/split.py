@@ -7,9 +7,9 @@ The network's graph is traced with torch.fx and cut by the rule of `stanza.cut`.
 """
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -96,38 +96,54 @@ def _cut_graph(model: nn.Module, graph: fx.Graph, image_shape: Sequence[int]) ->
 
 
 def _refuse_shared_tensors(network: Network, cut: Cut) -> None:
-    """Parameters and buffers in both parts would be updated in two places, and drift apart."""
+    """Refuse parameters and changing buffers that both parts use, since they would drift apart.
+
+    Both parts may read a constant.
+    """
     model = network.model
     names = {id(p): key for key, p in (*model.named_parameters(), *model.named_buffers())}
+    overwritten = set[str]().union(*network.overwritten.values())
+    uses = list(_uses(network))
+    changing = {
+        id(tensor)
+        for node, tensor, _ in uses
+        if node.op == "call_module" or isinstance(tensor, nn.Parameter) or node.name in overwritten
+    }
     in_fc: dict[int, bool] = {}
+    for node, tensor, user in uses:
+        inside = user.op == "output" or user.name in cut.fc
+        if id(tensor) in changing and in_fc.setdefault(id(tensor), inside) != inside:
+            raise InputError(
+                f"{network.name} cannot be separated: the convolutional and the fully "
+                f"connected part share {names.get(id(tensor), node.target)}; "
+                "train it with ddp or ps"
+            )
+
+
+def _uses(network: Network) -> Iterator[tuple[fx.Node, Tensor, fx.Node]]:
+    """The nodes with parameters and buffers, each with one of them and the node that uses it."""
     for node in network.layers:
         if node.op not in ("call_module", "get_attr"):
             continue
-        used = operator.attrgetter(str(node.target))(model)
-        tensors: Iterable[Tensor] = (used,)
-        users = tuple(node.users)
+        used = operator.attrgetter(str(node.target))(network.model)
         if isinstance(used, nn.Module):
-            tensors, users = chain(used.parameters(), used.buffers()), (node,)
-        for tensor, user in product(tensors, users):
-            inside = user.op == "output" or user.name in cut.fc
-            if in_fc.setdefault(id(tensor), inside) != inside:
-                raise InputError(
-                    f"{network.name} cannot be separated: the convolutional and the fully "
-                    f"connected part share {names.get(id(tensor), node.target)}; "
-                    "train it with ddp or ps"
-                )
+            for tensor in chain(used.parameters(), used.buffers()):
+                yield node, tensor, node
+        else:
+            for user in node.users:
+                yield node, used, user
 
 
 def _refuse_overwritten(network: Network, cut: Cut) -> None:
     """The FC part sees what crosses as the convolutional part leaves it at its end."""
-    read: set[fx.Node] = set()
+    read: set[str] = set()
     for node in network.layers:
         if node.name in cut.fc:
-            read.update(node.all_input_nodes)
-        elif (written := network.overwrites(node)) in read and written is not None:
+            read.update(network.bases[source.name] for source in node.all_input_nodes)
+        elif written := sorted(network.overwritten[node.name] & read):
             raise InputError(
-                f"{network.name} cannot be separated: the convolutional part overwrites {written} "
-                f"in place ({node}) after the fully connected part has read it; give "
+                f"{network.name} cannot be separated: the convolutional part overwrites "
+                f"{written[0]} in place ({node}) after the fully connected part has read it; give "
                 "inplace=False, or train it with ddp or ps"
             )
 

@@ -30,7 +30,7 @@ def trace(model: nn.Module) -> fx.Graph:
             f"{', '.join(needed)}; give defaults, or train it with ddp or ps"
         )
     try:
-        return _Tracer().trace(model)
+        return _with_own_reads(_Tracer().trace(model))
     except Exception as error:  # fx raises whatever the network's own code raises on its proxies
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -41,6 +41,8 @@ def trace(model: nn.Module) -> fx.Graph:
 
 class _Tracer(fx.Tracer):
     """Emulated layers are leaves, as torch's own are. The network itself never is."""
+
+    proxy_buffer_attributes = True  # else what reads or changes a buffer runs now, and never again
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,6 +68,15 @@ class _Tracer(fx.Tracer):
             return self.root(images)
 
         return network, [self.create_proxy("placeholder", "images", (), {})]
+
+
+def _with_own_reads(graph: fx.Graph) -> fx.Graph:
+    """Give each user of a parameter or buffer a node of its own that reads it."""
+    for node in graph.find_nodes(op="get_attr"):
+        for user in tuple(node.users)[1:]:
+            with graph.inserting_before(node):
+                user.replace_input_with(node, graph.node_copy(node))
+    return graph
 
 
 def _surroundings() -> tuple[bool, ...]:

@@ -53,6 +53,14 @@ def test_shape_and_dtype_are_those_of_the_network(dtype: torch.dtype, training: 
     assert model.training == training
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_trial_on_a_gpu_leaves_its_random_numbers_alone() -> None:
+    model = ReadsValues().cuda()
+    random = torch.cuda.get_rng_state()
+    dry_run(model, SHAPE, "net")
+    assert torch.equal(torch.cuda.get_rng_state(), random)
+
+
 def test_tensors_that_a_network_makes_itself() -> None:
     found = dry_run(MakesTensors(), SHAPE, "net")
     assert found.shape == (SAMPLES, 5, 8, 8)

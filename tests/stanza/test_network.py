@@ -359,6 +359,43 @@ class Overwritten(nn.Module):
         return self.late(x.flatten(1)), early
 
 
+class OverwrittenView(nn.Module):
+    """The FC part reads a view of what the convolutional part overwrites: before that, or after."""
+
+    def __init__(self, overwrite: Callable[[Tensor], Tensor], first: bool) -> None:
+        super().__init__()
+        self.conv, self.fc, self.late = nn.Conv2d(3, 4, 4, 4), nn.Linear(16, 5), nn.LazyLinear(5)
+        self.overwrite, self.first = overwrite, first
+
+    def forward(self, x: Tensor) -> Tensor:
+        view = self.conv(x).flatten(1)
+        if self.first:
+            late = self.late(self.overwrite(view).flatten(1))
+            return late + self.fc(view)
+        early = self.fc(view)
+        out: Tensor = early + self.late(self.overwrite(view).flatten(1))
+        return out
+
+
+OVERWRITES: dict[str, Callable[[Tensor], Tensor]] = {
+    "a module": nn.ReLU(inplace=True),
+    "a positional argument": lambda x: F.relu(x, True),
+    "a method": lambda x: x.clamp_(min=0),
+    "another view": lambda x: x.view(-1, 4, 2, 2).transpose(1, 2).relu_(),
+    "a slice": lambda x: x[:, :8].relu_(),
+    "a part": lambda x: x.narrow(1, 8, 8).relu_(),
+}
+
+
+@pytest.mark.parametrize("kind", OVERWRITES)
+def test_a_value_that_is_overwritten_through_a_view_does_not_cross_unnoticed(kind: str) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(InputError, match=r"overwrites conv in place \("):
+        split(OverwrittenView(OVERWRITES[kind], first=False), SHAPE)
+    model = OverwrittenView(OVERWRITES[kind], first=True)
+    assert_same_values_and_gradients(model, split(model, SHAPE))
+
+
 @pytest.mark.parametrize(
     ("network", "words"),
     [

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from stanza.dry_run import SAMPLES
 from stanza.models import ARCHITECTURES, build_model
 from stanza.split import Split, split
 from systems.schema import InputError
@@ -58,6 +59,43 @@ class ViewOfAllSizes(Network):
         samples, channels, _, _ = x.shape
         out: Tensor = self.fc(x.view(samples, channels * 16))
         return out
+
+
+class Sizes(Network):
+    """A pooled vector for every sample, and one of the ways to write its head."""
+
+    def __init__(self, head: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(4, 10), head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.fc, F.adaptive_avg_pool2d(self.features(x), 1))
+
+
+def _unpacked(fc: nn.Module, x: Tensor) -> Tensor:
+    samples, channels, _, _ = x.size()
+    out: Tensor = fc(x.view(samples, channels))
+    return out
+
+
+def _two_unpacked(fc: nn.Module, x: Tensor) -> Tensor:
+    samples, channels = x.shape[:2]
+    out: Tensor = fc(x.view(samples, channels))
+    return out
+
+
+HEADS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "unpacked": _unpacked,
+    "two unpacked": _two_unpacked,
+    "slice": lambda fc, x: fc(x.reshape(x.shape[0:2][0], x.shape[-3:][0])),
+    "size in the FC part": lambda fc, x: fc(x.flatten(1)) / x.size(1),
+    "power": lambda fc, x: fc(x.flatten(1)) * x.size(1) ** -0.5,
+    "keyword": lambda fc, x: fc(x.view(size=(-1, x.size(dim=1)))),
+    "tensors of sizes": lambda fc, x: (
+        fc((x + torch.arange(x.size(0)).view(-1, 1, 1, 1)).flatten(1)) + torch.arange(x.size(1) + 6)
+    ),
+    "batch in the FC part": lambda fc, x: fc(x.flatten(1)) / x.size(0) / x.transpose(0, 1).size(1),
+}
 
 
 class BatchSizeOfTheInput(Network):
@@ -259,6 +297,49 @@ def test_the_parts_of_an_architecture_give_its_very_bits(name: str) -> None:
 # Small networks
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_no_size_brings_its_tensor_across_the_cut(head: str) -> None:
+    torch.manual_seed(0)
+    model = Sizes(HEADS[head])
+    parts = split(model, SHAPE)
+    assert parts.cut_shape == (4, 1, 1)
+    evaluation(model, parts)
+    for samples in (1, 3, SAMPLES):
+        assert_same_bits(model, parts, torch.randn(samples, *SHAPE))
+
+
+def test_both_parts_read_a_constant() -> None:
+    torch.manual_seed(0)
+    model = Temperature()
+    parts = split(model, SHAPE)
+    assert parts.cut_shape == (4, 4, 4)
+    assert parts.conv.temperature is parts.fc.temperature is model.temperature
+    evaluation(model, parts)
+    assert_same_bits(model, parts, torch.randn(3, *SHAPE))
+
+
+def test_splits_in_inference_mode_as_well() -> None:
+    with torch.inference_mode():
+        assert split(InPlaceDropout(), SHAPE).cut_shape == (64,)
+
+
+def test_a_size_that_both_parts_read_is_a_number() -> None:
+    class Side(Deep):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.features(x)
+            side = x.size(2)
+            x = self.conv2(x.view(-1, 4, side, side))
+            out: Tensor = self.fc(x.view(-1, 4 * side * side))
+            return out
+
+    torch.manual_seed(0)
+    model = Side()
+    parts = split(model, SHAPE)
+    assert parts.cut_shape == (4, 4, 4)
+    evaluation(model, parts)
+    assert_same_bits(model, parts, torch.randn(3, *SHAPE))
+
+
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
 def test_the_parts_give_the_networks_very_bits(network: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
@@ -405,6 +486,35 @@ class SharedParameter(Network):
         return out
 
 
+class Temperature(Network):
+    """A constant on both sides of the cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature: Tensor
+        self.register_buffer("temperature", torch.full((), 2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        temperature = self.temperature
+        out: Tensor = self.fc(self.features(x / temperature).flatten(1)) * temperature
+        return out
+
+
+class Counter(Temperature):
+    """A buffer that changes, on both sides of the cut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.temperature.view(1).add_(1)
+        return super().forward(x)
+
+
+class StatisticsOfTheOtherPart(Normalised):
+    """The head reads what a batch norm counts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.before.running_mean.mean()  # type: ignore[union-attr]
+
+
 class TiedWeights(Network):
     """The head reads a convolution's weights."""
 
@@ -424,13 +534,36 @@ class FcReadsImages(Network):
 
 
 class FcReadsANumber(Deep):
-    """A size that both parts read, and that is not the batch's."""
+    """A number that both parts read, and that depends on the batch without being its size."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)
-        side = x.size(2)
-        x = self.conv2(x.view(-1, 4, side, side))
-        out: Tensor = self.fc(x.view(-1, 4 * side * side))
+        values = x.size(0) * 64
+        x = self.conv2(x.view(values // 16, 16).view(-1, 4, 4, 4))
+        out: Tensor = self.fc(x.flatten(1)) / values
+        return out
+
+
+class FcReadsAMean(Network):
+    """A mean over the batch has as many rows as there are channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, SAMPLES, kernel_size=3, padding=1)
+        self.fc = nn.Linear(16 * SAMPLES, SAMPLES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        out: Tensor = self.fc(x.flatten(1)) + x.mean((0, 2)).mean(1)
+        return out
+
+
+class FcReadsSimilarities(Network):
+    """Every sample's row is as long as the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        out: Tensor = (torch.cdist(x.flatten(1), x.flatten(1)) + 1) @ self.fc(x.flatten(1))
         return out
 
 
@@ -442,9 +575,13 @@ class FcReadsANumber(Deep):
         (DataDependent, ["torch.fx cannot trace it"]),
         (SharedModule, ["share scale.weight"]),
         (SharedParameter, ["share scale"]),
+        (Counter, ["share temperature"]),
+        (StatisticsOfTheOtherPart, ["share before.running_mean"]),
         (TiedWeights, ["share conv.weight"]),
         (FcReadsImages, ["reads the images"]),
         (FcReadsANumber, ["no tensor"]),
+        (FcReadsAMean, ["mean_1, which has no row for every sample"]),
+        (FcReadsSimilarities, ["add, which has no row for every sample"]),
     ],
 )
 def test_refuses_with_one_clear_line(network: Callable[[], nn.Module], words: list[str]) -> None:

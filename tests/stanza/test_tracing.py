@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from stanza.split import split
+from stanza.tracing import trace
 from systems.schema import InputError
 
 SHAPE = (3, 8, 8)
@@ -165,3 +166,23 @@ def test_the_callers_own_modes_are_no_obstacle() -> None:
         split(Network(), SHAPE)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         split(Network(), SHAPE)
+
+
+class Counting(nn.Module):
+    """Computes with a buffer alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: Tensor
+        self.register_buffer("runs", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs.add_(1)
+        return x + self.runs.mean() * self.runs.shape[0]
+
+
+def test_what_is_computed_from_buffers_is_computed_in_every_run() -> None:
+    model = Counting()
+    network = fx.GraphModule(model, trace(model))
+    assert model.runs.tolist() == [0, 0, 0]
+    assert [float(network(torch.zeros(()))) for _ in range(2)] == [3, 6]
