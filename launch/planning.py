@@ -21,7 +21,7 @@ from stanza import plan as stanza_plan
 from stanza.models import ARCHITECTURES, build_model
 from stanza.options import Options
 from stanza.plan import Plan
-from systems import cluster, profile, record, schema
+from systems import cluster, measured_profile, profile, record, schema
 from systems.cluster import Cluster, Link
 from systems.emulated import Emulation
 from systems.loopback import measure_loopback
@@ -219,13 +219,13 @@ def measure_profile(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = torch.randn(batch_size or architecture.batch_size, *architecture.image_shape)
     model, images = build_model(options.model).to(device), images.to(device)
-    effort = profile.effort(model, images, repetitions=REPETITIONS)
+    effort = measured_profile.effort(model, images, repetitions=REPETITIONS)
     print(
         f"measuring {options.model}, batch {len(images)}, on {device}: about {effort}{spared}",
         file=sys.stderr,
         flush=True,
     )
-    return profile.profile_model(
+    return measured_profile.profile_model(
         model, images, name=options.model, device_kind=device_here(), repetitions=REPETITIONS
     )
 

@@ -172,7 +172,7 @@ def name_of(rank: int, folders: Sequence[Path]) -> str:
 
 
 def unfinished(folders: Sequence[Path]) -> Path:
-    """Of the records of runs that follow each other the first that has no result yet."""
+    """The first record that has no result yet, where runs follow each other."""
     return next((folder for folder in folders if _cut_short(folder)), folders[-1])
 
 

@@ -46,7 +46,7 @@ class RowOrder:
         return RowOrder(self.order.to(device), inverse, sorting)
 
     def kept(self, mask: Tensor, sorting: Tensor | None) -> "RowOrder":
-        """Of the rows of the features for which `mask`, bool [N], is true; `sorting` sorts them."""
+        """The order of those rows for which `mask`, bool [N], is true; `sorting` sorts them."""
         return RowOrder(self.order[mask], None, sorting)
 
 

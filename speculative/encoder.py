@@ -22,7 +22,7 @@ class Encoded:
     lengths: tuple[int, ...]
     """How many of its S states belong to each sequence."""
     kind: type
-    """Of the encoder's output."""
+    """The class of the encoder's output."""
 
     @classmethod
     def joined(cls, parts: Sequence["Encoded"]) -> "Encoded":

@@ -14,7 +14,7 @@ from systems.schema import InputError, remedy
 
 TASKS = ("transcribe", "translate")
 CODE_LENGTH = 2
-"""Of most codes of languages; a longer word is a name."""
+"""Letters of most languages' codes; a longer word is a name."""
 
 
 def is_whisper(model: Any) -> bool:

@@ -160,6 +160,7 @@ class _Recorded(nn.Module):
 
         class Recorder(fx.Interpreter):
             def run_node(self, n: fx.Node) -> Any:
+                """Run a node and note what it did with its inputs."""
                 inputs = {source.name: self.env[source] for source in n.all_input_nodes}
                 versions = {name: _versions(value) for name, value in inputs.items()}
                 value = super().run_node(n)

@@ -16,7 +16,7 @@ from systems.schema import to_json
 from systems.supervise import TOLD
 
 FILE = "failures.jsonl"
-"""Of a record."""
+"""The file of a record that keeps the reasons, a line each."""
 AGENTS_FILE = "TORCHELASTIC_ERROR_FILE"
 """Variable of torchrun: where a rank writes its error, in the format of
 torch.distributed.elastic.multiprocessing.errors."""

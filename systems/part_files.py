@@ -32,11 +32,11 @@ PARTS = "parts"
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Which part of which tensor something is."""
+    """The place of a part in its tensor."""
 
     tensor: str
     shape: tuple[int, ...]
-    """Of the whole tensor."""
+    """The shape of the whole tensor."""
     offsets: Offsets
     """Where in the tensor the part begins."""
 

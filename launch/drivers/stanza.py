@@ -98,7 +98,7 @@ def with_batch_size(job: Job, samples: int) -> Job:
 
 
 def batch_size(job: Job) -> int | None:
-    """Of all ranks with data, whose number is the planner's where FC workers are."""
+    """The samples of a step over all ranks; None where the planner chooses how many have data."""
     options = job.stanza
     if options.global_batch_size is not None:
         return options.global_batch_size

@@ -12,7 +12,7 @@ from launch.planning import plan_job, planning_basis
 from stanza import plan as stanza_plan
 from stanza.options import Options
 from stanza.plan import load_profile
-from systems import cluster, profile
+from systems import cluster, measured_profile, profile
 from systems.cluster import Link
 from systems.profile import ModelProfile
 from systems.schema import InputError
@@ -98,7 +98,7 @@ def test_a_measurement_is_announced_with_what_it_takes(
     def never(*_: object, **__: object) -> ModelProfile:
         raise RuntimeError("begun")
 
-    monkeypatch.setattr(profile, "profile_model", never)
+    monkeypatch.setattr(measured_profile, "profile_model", never)
     with pytest.raises(RuntimeError, match="begun"):
         planning.measure_shared(Options(model="digits-cnn"), 1)
     said = capsys.readouterr().err
