@@ -4,7 +4,6 @@ Every launcher starts the same `launch worker`, which reads its rank from the la
 """
 
 import base64
-import importlib.util
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ import torch
 from launch.job import Job
 from launch.records import name_of, unfinished
 from systems import failures
+from systems.deepspeed import check_installed
 from systems.disk import writing
 from systems.environment import free_port
 from systems.processes import die_with_parent
@@ -62,11 +62,7 @@ def _mpirun(size: int, command: Sequence[str]) -> list[str]:
 def _deepspeed(size: int, module: Sequence[str]) -> list[str]:
     """What `deepspeed --num_gpus SIZE --module ...` starts on one machine; itself it would first
     ask for as many GPUs, and not end its ranks when it is killed."""
-    if importlib.util.find_spec("deepspeed") is None:
-        raise InputError(
-            "--launcher deepspeed: DeepSpeed is not installed; install it with: "
-            "pip install 'systems-testbed[deepspeed]'"
-        )
+    check_installed("--launcher deepspeed")
     ranks = json.dumps({"localhost": list(range(size))})
     return [
         *(sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error"),

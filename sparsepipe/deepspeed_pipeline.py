@@ -7,8 +7,6 @@ DeepSpeed cuts the layers by their parameters, as it does unless told otherwise.
 
 import contextlib
 import io
-import logging
-import os
 import time
 from collections.abc import Iterator
 from math import ceil
@@ -26,6 +24,7 @@ from sparsepipe.train import optimizer
 from sparsepipe.train_pipeline import MICRO_BATCHES
 from sparsepipe.workload import Workload
 from systems import schema
+from systems.deepspeed import check_installed, import_deepspeed
 from systems.distributed import World
 from systems.measure import spread
 from systems.record import Step
@@ -35,32 +34,13 @@ HALVINGS = 5
 """Poolings of MinkVGG16-BN."""
 
 
-def import_deepspeed() -> Any:
-    """DeepSpeed, for this machine's devices.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    try:
-        import deepspeed
-    except ImportError:
-        raise InputError(
-            "--sparsepipe.scheme deepspeed: DeepSpeed is not installed; install it with: "
-            "pip install 'systems-testbed[deepspeed]'"
-        ) from None
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    return deepspeed
-
-
 def check(options: Options) -> None:
     """Refuse what the baseline cannot train.
 
     Raises:
         InputError: mini-batches that do not divide, or no DeepSpeed.
     """
-    import_deepspeed()
+    check_installed("--sparsepipe.scheme deepspeed")
     if options.batch_size % micro_batches(options):
         raise InputError(
             f"--sparsepipe.batch-size {options.batch_size}: DeepSpeed's micro-batches have one "
@@ -116,7 +96,7 @@ def run(options: Options, world: World, workload: Workload) -> Iterator[Step]:
 
     Metrics of a step: `step_s`, `samples`, `voxels` of the clouds, and `loss_sum`.
     """
-    deepspeed = import_deepspeed()
+    deepspeed = import_deepspeed(world.device)
     deepspeed.init_distributed(dist_backend=world.backend, verbose=False)
     torch.manual_seed(workload.seed)
     twin = NETWORKS[options.model](

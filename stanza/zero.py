@@ -4,10 +4,6 @@ partitioned over the workers. A baseline; the update is plain SGD's, as every sc
 Needs the extra `deepspeed`, which is imported when a run asks for it.
 """
 
-import importlib.util
-import logging
-import os
-import warnings
 from typing import Any
 
 import torch
@@ -15,22 +11,13 @@ from torch import Tensor, nn
 from torch.nn.parallel.distributed import _find_tensors
 
 from stanza.exchange import OptimizerFactory
+from systems.deepspeed import check_installed, import_deepspeed
 from systems.distributed import World
-from systems.schema import InputError
 
 SCHEMES = {"zero1": 1, "zero2": 2, "zero3": 3}
 """Scheme to ZeRO stage: optimizer states, and gradients, and parameters are partitioned."""
 BUCKET_VALUES = 6_553_600
 """25 MiB of float32, as DDP's buckets."""
-
-
-def check_installed(scheme: str) -> None:
-    """Raise an InputError where a scheme needs DeepSpeed and it is not installed."""
-    if scheme in SCHEMES and importlib.util.find_spec("deepspeed") is None:
-        raise InputError(
-            f"--stanza.scheme {scheme}: DeepSpeed is not installed; install it with: "
-            "pip install 'systems-testbed[deepspeed]'"
-        )
 
 
 class Zero:
@@ -48,8 +35,8 @@ class Zero:
         Raises:
             InputError: DeepSpeed is not installed.
         """
-        check_installed(f"zero{stage}")
-        deepspeed = _import_deepspeed(world.device)
+        check_installed(f"--stanza.scheme zero{stage}")
+        deepspeed = import_deepspeed(world.device)
         self._workers = world.world_size
         self._engine: Any = deepspeed.initialize(
             model=module,
@@ -95,20 +82,3 @@ def gathered(partitioned: nn.Module, whole: nn.Module) -> nn.Module:
     for kept, found in zip(whole.buffers(), partitioned.buffers(), strict=True):
         kept.copy_(found)
     return whole
-
-
-def _import_deepspeed(device: torch.device) -> Any:
-    """DeepSpeed for this device, without its messages.
-
-    On CPUs it would compile a kernel for all-reduces through shared memory when first used, half a
-    minute; messages go over gloo here.
-    """
-    if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # it calls old names
-    if device.type == "cpu":
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed

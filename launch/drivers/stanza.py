@@ -25,6 +25,7 @@ from stanza.summary import summarize as summary
 from stanza.workload import load_data, real_workload
 from systems import cluster, schema
 from systems.checkpoint import Checkpoints
+from systems.deepspeed import check_installed
 from systems.distributed import World
 from systems.emulated import Emulation
 from systems.record import Step
@@ -111,7 +112,8 @@ def batch_size(job: Job) -> int | None:
 
 def check(job: Job, plan: Plan) -> None:
     """Load the images; is DeepSpeed there, if it is needed?"""
-    zero.check_installed(job.stanza.scheme)
+    if job.stanza.scheme in zero.SCHEMES:
+        check_installed(f"--stanza.scheme {job.stanza.scheme}")
     load_data(job.stanza, plan.layout, job.seed)
 
 

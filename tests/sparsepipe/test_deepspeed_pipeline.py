@@ -1,13 +1,12 @@
 """What DeepSpeed's pipeline is given: volumes of one size, and refusals of what it cannot have."""
 
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
 import torch
 
-from sparsepipe.deepspeed_pipeline import check, import_deepspeed, side, volumes
+from sparsepipe.deepspeed_pipeline import check, side, volumes
 from sparsepipe.options import Options
 from sparsepipe.tensor import SparseTensor
 from systems.schema import InputError
@@ -50,9 +49,3 @@ def test_what_it_cannot_train_is_refused() -> None:
         replace(OPTIONS, model="minkunet14")  # PipelineModule has no layers that read several
     with pytest.raises(InputError, match=r"--sparsepipe.batch-size 9: .* multiple of 2"):
         check(replace(OPTIONS, batch_size=9))
-
-
-def test_without_deepspeed_the_way_to_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "deepspeed", None)  # as if it were not installed
-    with pytest.raises(InputError, match=r"pip install 'systems-testbed\[deepspeed\]'"):
-        import_deepspeed()

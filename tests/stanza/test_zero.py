@@ -9,7 +9,7 @@ from launch.job import Job
 from stanza.layout import layout
 from stanza.options import Options
 from stanza.traffic import sizes_of, traffic
-from stanza.zero import SCHEMES, check_installed
+from stanza.zero import SCHEMES
 from systems.schema import InputError
 from tests.stanza.test_train import STEPS, TOLERANCE, Case, baseline, difference, outcome, single
 
@@ -58,10 +58,3 @@ def test_only_real_runs_are_offered(command: str) -> None:
     job = Job(cluster="ec2-p3-10g", world_size=4, stanza=Options(model="vgg16", scheme="zero1"))
     with pytest.raises(InputError, match=rf"zero1: is not {command[:-1]}"):
         driver(job).plan_emulated(job) if command == "emulate" else driver(job).simulate(job)
-
-
-def test_a_missing_deepspeed_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    check_installed("ddp")
-    with pytest.raises(InputError, match=r"zero2: .* pip install 'systems-testbed\[deepspeed\]'"):
-        check_installed("zero2")

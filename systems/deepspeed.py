@@ -1,0 +1,42 @@
+"""DeepSpeed, whose baselines need it: whether it is there, and an import that compiles nothing."""
+
+import importlib.util
+import logging
+import os
+import warnings
+from typing import Any
+
+import torch
+
+from systems.schema import InputError
+
+
+def check_installed(option: str) -> None:
+    """Refuse an option, such as "--stanza.scheme zero1", where DeepSpeed is not installed.
+
+    Raises:
+        InputError: with the command that installs it.
+    """
+    if importlib.util.find_spec("deepspeed") is None:
+        raise InputError(
+            f"{option}: DeepSpeed is not installed; install it with: "
+            "pip install 'systems-testbed[deepspeed]'"
+        )
+
+
+def import_deepspeed(device: torch.device) -> Any:
+    """DeepSpeed for this device, without its messages.
+
+    On CPUs it would compile a kernel for all-reduces through shared memory when it is first used.
+    That takes half a minute, and waits for ever where an earlier compilation was killed. Messages
+    go over gloo here.
+    """
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # it calls old names
+    if device.type == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

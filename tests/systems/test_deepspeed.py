@@ -1,0 +1,38 @@
+"""Options that need DeepSpeed name the way to it; on CPUs it compiles nothing."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from launch.backends import start_command
+from launch.drivers import driver
+from launch.job import Job
+from sparsepipe.deepspeed_pipeline import check
+from sparsepipe.options import Options as SparseOptions
+from stanza.options import Options as StanzaOptions
+from systems.deepspeed import check_installed, import_deepspeed
+from systems.schema import InputError
+
+
+def test_without_deepspeed_every_option_names_the_way_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # as if it were not installed
+    way = r": DeepSpeed is not installed; .* pip install 'systems-testbed\[deepspeed\]'"
+    with pytest.raises(InputError, match=f"--stanza.scheme zero2{way}"):
+        check_installed("--stanza.scheme zero2")
+    job = Job(world_size=2, stanza=StanzaOptions(scheme="zero1"))
+    with pytest.raises(InputError, match=f"--stanza.scheme zero1{way}"):
+        driver(job).check(job, driver(job).plan_job(job, may_measure=False))
+    with pytest.raises(InputError, match=f"--sparsepipe.scheme deepspeed{way}"):
+        check(SparseOptions(scheme="deepspeed", batch_size=8, micro_batches=2))
+    with pytest.raises(InputError, match=f"--launcher deepspeed{way}"):
+        start_command(replace(job, launcher="deepspeed"), [])
+
+
+def test_on_a_cpu_no_kernel_is_compiled() -> None:
+    pytest.importorskip("deepspeed")
+    deepspeed = import_deepspeed(torch.device("cpu"))
+    assert not deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"]
