@@ -33,7 +33,7 @@ docs: .venv/installed
 # On a machine with a GPU: the verification kernels under CUDA's memory checker.
 sanitize: .venv/installed
 	compute-sanitizer --error-exitcode 1 --target-processes all \
-		$(BIN)/python -m pytest -q tests/speculative/test_cuda.py -k "gpu or graph"
+		$(BIN)/python -m pytest -q tests/speculative/verification/test_cuda.py -k "gpu or graph"
 
 # Set-up runs once, and again only when what is to be installed has changed.
 .venv/installed: pyproject.toml constraints.txt

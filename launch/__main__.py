@@ -26,20 +26,29 @@ from launch.ownership import foreign_packages
 from launch.streams import outlive_readers
 
 COMMANDS = {
-    "run": "launch.run",
-    "worker": "launch.worker",
-    "simulate": "launch.simulate",
-    "emulate": "launch.emulate",
-    "throughput": "launch.throughput",
-    "train-pair": "launch.train_pair",
-    "ranks": "launch.ranks",
-    "reproduce": "launch.reproduce",
-    "doctor": "launch.doctor",
+    "run": "launch.commands.run",
+    "worker": "launch.ranks.worker",
+    "simulate": "launch.commands.simulate",
+    "emulate": "launch.commands.emulate",
+    "throughput": "launch.commands.throughput",
+    "train-pair": "launch.commands.train_pair",
+    "ranks": "launch.ranks.emulated",
+    "reproduce": "launch.reproduction.reproduce",
+    "doctor": "launch.commands.doctor",
 }
 SUBJECTS = {
-    "plan": {"stanza": "launch.planning", "sparsepipe": "launch.planning_sparsepipe"},
-    "profile": {"stanza": "launch.profiling", "sparsepipe": "launch.profiling_sparsepipe"},
-    "bench": {"sparse": "launch.bench", "speculative": "launch.bench_speculative"},
+    "plan": {
+        "stanza": "launch.commands.plan_stanza",
+        "sparsepipe": "launch.commands.plan_sparsepipe",
+    },
+    "profile": {
+        "stanza": "launch.commands.profile_stanza",
+        "sparsepipe": "launch.commands.profile_sparsepipe",
+    },
+    "bench": {
+        "sparse": "launch.commands.bench_sparse",
+        "speculative": "launch.commands.bench_speculative",
+    },
 }
 """Commands whose next word is a system, or a part of one."""
 
@@ -54,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     foreign = foreign_packages()
     if foreign and words[0] == "doctor":  # it says so, and imports nothing else
-        return importlib.import_module("launch.doctor").main(words[1:])
+        return importlib.import_module("launch.commands.doctor").main(words[1:])
     for name, origin in foreign.items():
         print(
             f"error: package {name} is a foreign one from {origin}; "
@@ -107,7 +116,7 @@ def program() -> None:
     """Run the command of this process's arguments, and end the process."""
     if foreign_packages():
         return main()
-    from systems import background
+    from systems.processes import background
 
     background.leave(background.exit_code_of(main))
 

@@ -19,14 +19,34 @@ import tomli_w
 import tyro
 
 from launch.parse_report import captured_report, one_line
-from launch.slurm import Options as SlurmOptions
 from sparsepipe.options import Options as SparsePipeOptions
 from speculative.options import Options as SpeculativeOptions
 from stanza.options import Options as StanzaOptions
-from systems import cluster, disk, schema
+from systems import disk, schema
+from systems.clusters import cluster
 from systems.schema import InputError, filled_in
 
 LONGEST_TIMEOUT_S = 86400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmOptions:
+    """What a job asks of SLURM."""
+
+    nodes: int = 1
+    """The number of nodes, over which the ranks are spread evenly."""
+    options: tuple[str, ...] = ()
+    """More of sbatch's long options, without dashes: partition=gpu time=30 gres=gpu:4."""
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1:
+            raise InputError(f"--slurm.nodes {self.nodes}: give 1 or more")
+        for option in self.options:
+            if not re.fullmatch(r"[a-z][a-z-]+(=\S+)?", option):
+                raise InputError(
+                    f"--slurm.options {option}: no long option of sbatch; write it without "
+                    "dashes, such as partition=gpu"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,13 @@ from typing import Any
 from launch import job as jobs
 from launch.drivers import driver
 from launch.job import Job
-from systems import record, schema
-from systems.emulated import Emulation
+from systems import schema
 from systems.environment import Environment
-from systems.manifest import FINAL, newest_name
-from systems.manifest import FOLDER as CHECKPOINTS
-from systems.record import Tier
+from systems.profiles import profile
+from systems.profiles.emulated import Emulation
+from systems.runs import record
+from systems.runs.manifest import FINAL, FOLDER as CHECKPOINTS, newest_name
+from systems.runs.record import Tier
 from systems.schema import InputError
 
 RUNS = Path("runs")
@@ -194,3 +195,14 @@ def read_result(folder: Path) -> dict[str, Any]:
     if "loss" in result:
         result["loss"] = record.numbers(result["loss"])
     return result
+
+
+def save(measured: profile.ModelProfile, path: Path, system: str) -> None:
+    """Write a profile and print its summary."""
+    profile.save(measured, path)
+    print(
+        f"profile {system} | tier measured | {measured.name}, batch {measured.batch_size} on "
+        f"{measured.device}: forward {measured.forward_s * 1e3:.2f} ms, backward "
+        f"{measured.backward_s * 1e3:.2f} ms, {len(measured.layers)} layers, "
+        f"{measured.parameter_bytes / 1e6:.1f} MB of parameters\n  profile: {path}"
+    )

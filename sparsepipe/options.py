@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsepipe.backends import BACKENDS
-from sparsepipe.cloud import Rotation
+from sparsepipe.data.cloud import Rotation
+from sparsepipe.engine.backends import BACKENDS
 from sparsepipe.models import CLASSIFIERS, NETWORKS
 from sparsepipe.planner.baselines import BASELINES
 from sparsepipe.planner.stages import ScheduleName

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from speculative.calibration import CAUTION
-from speculative.pairs import Task
-from speculative.sampling import Sampling
+from speculative.decoding.sampling import Sampling
+from speculative.verification.calibration import CAUTION
 from systems.schema import InputError, filled_in
 
+Task = Literal["summarize", "transcribe"]
 Helped = Literal["exact", "sigmoid", "calibrated", "none"]
 DEFAULT_DATA: dict[Task, str] = {"summarize": "installed", "transcribe": "recordings"}
 

@@ -2,7 +2,12 @@
 
 from dataclasses import dataclass
 
-from stanza.options import FcParallel, FcPlacement, Options, Scheme
+from stanza.options import (
+    FcParallel,
+    FcPlacement,
+    Options,
+    Scheme,
+)
 from systems.schema import InputError
 
 BOTH = "conv+fc"

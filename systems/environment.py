@@ -29,7 +29,8 @@ class Environment:
     master_address: str
     master_port: int
     attempt: str = "0"
-    """torchrun's restart count, "0" at first; see `systems.distributed` for its name later."""
+    """torchrun's restart count, "0" at first; see `systems.network.distributed` for its name
+    later."""
     run_id: str = ""
     """torchrun's name of the run; the same in all attempts."""
     elastic: bool = False
@@ -163,3 +164,8 @@ def own_address() -> str | None:
         return str(socket.getaddrinfo(socket.gethostname(), None)[0][4][0])
     except OSError:
         return None
+
+
+def threads_per_rank(world_size: int) -> int:
+    """This machine's cores, shared out over ranks that run on it."""
+    return max(1, (os.cpu_count() or 1) // world_size)

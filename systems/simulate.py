@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from systems.cluster import Link
+from systems.clusters.cluster import Link
 
 Interface = tuple[int, str]
 """A node and a direction: (3, "out")."""

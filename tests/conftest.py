@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from systems.namespaces import unavailable
+from systems.network.namespaces import unavailable
 
 settings.register_profile("testbed", deadline=None)
 settings.load_profile("testbed")

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 
 HEADER = """
 import os, signal, sys, time
-from systems.emulate import emulate
-from systems.namespaces import Network
+from systems.network.emulate import emulate
+from systems.network.namespaces import Network
 """
 
 

@@ -13,12 +13,14 @@ from torch import nn
 
 from launch import job as jobs
 from launch.job import Job
-from speculative import training_checkpoint
-from speculative.training_checkpoint import Position
-from systems import disk, record, supervise
+from speculative.tasks import training_checkpoint
+from speculative.tasks.training_checkpoint import Position
+from systems import disk
 from systems.disk import DiskError
-from systems.record import Step, StepWriter
-from systems.trace import Tracer
+from systems.processes import supervise
+from systems.runs import record
+from systems.runs.record import Step, StepWriter
+from systems.runs.trace import Tracer
 
 
 def main(folder: Path) -> None:

@@ -19,9 +19,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from systems.checkpoint import read_model
-from systems.manifest import FINAL, FOLDER, read_manifest, steps_in
-from systems.record import read_steps
+from systems.runs.checkpoint import read_model
+from systems.runs.manifest import (
+    FINAL,
+    FOLDER,
+    read_manifest,
+    steps_in,
+)
+from systems.runs.record import read_steps
 from tests.ranks import ranks_of
 
 LAUNCH = [sys.executable, "-m", "launch", "run"]

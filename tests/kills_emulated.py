@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from systems.record import read_steps
+from systems.runs.record import read_steps
 
 How = Literal["rank", "SIGINT", "SIGTERM", "SIGKILL"]
 """A rank gets SIGKILL, or `launch emulate` gets this signal."""

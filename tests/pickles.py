@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from systems import manifest
-from systems.manifest import MANIFEST
+from systems.runs import manifest
+from systems.runs.manifest import MANIFEST
 
 
 class Command:

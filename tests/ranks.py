@@ -22,7 +22,7 @@ import torch
 from systems.environment import free_port
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch._dynamo", "stanza.train"])
+_context.set_forkserver_preload(["torch._dynamo", "stanza.train.loop"])
 
 
 class RankError(AssertionError):

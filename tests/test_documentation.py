@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from launch.__main__ import main
-from launch.planning import device_here
-from systems.namespaces import unavailable
+from launch.drivers.stanza_planning import device_here
+from systems.network.namespaces import unavailable
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -71,7 +71,7 @@ SMALL = {
     "launch throughput": Small("--help"),  # a run for every point: likewise
     "launch simulate": Small(),
     "torchrun": Small(TWO_SMALL_STEPS),
-    "launch.torchrun": Small(TWO_SMALL_STEPS),
+    "launch.launchers.torchrun": Small(TWO_SMALL_STEPS),
 }
 NOT_RUN = (
     "python3 -m venv",  # how .venv is made
@@ -131,13 +131,17 @@ def test_a_command_works(command: str, checkout: Path, monkeypatch: pytest.Monke
     if "torchrun" in command.partition("--nproc-per-node")[0]:
         words[words.index("--nproc-per-node") + 1] = "2"
         flags = words[words.index("--nproc-per-node") :]
-        module = "launch.torchrun" if "launch.torchrun" in words else "torch.distributed.run"
+        module = (
+            "launch.launchers.torchrun"
+            if "launch.launchers.torchrun" in words
+            else "torch.distributed.run"
+        )
         torchrun = [sys.executable, "-m", module, "--standalone", *flags]
         subprocess.run(torchrun, check=True, timeout=300)
         return
     assert command.startswith(LAUNCH), "an unknown kind of command: say in this file how to run it"
     if small.planned:
-        for name in ("launch.run.run_ranks", "launch.emulate.run_emulated"):
+        for name in ("launch.commands.run.run_ranks", "launch.commands.emulate.run_emulated"):
             monkeypatch.setattr(name, lambda *_, **__: 0)
     assert _exit_code(words[3:]) == 0
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from launch.job import Job
-from systems.checkpoint import Checkpoints
-from systems.distributed import World
-from systems.emulated import Emulation
-from systems.record import Step
-from systems.trace import Tracer
+from systems.network.distributed import World
+from systems.profiles.emulated import Emulation
+from systems.runs.checkpoint import Checkpoints
+from systems.runs.record import Step
+from systems.runs.trace import Tracer
 
 DRIVERS = {name: f"launch.drivers.{name}" for name in ("stanza", "sparsepipe", "speculative")}
 """System to module."""
@@ -97,7 +97,7 @@ class Driver(Protocol):
         self, job: Job, plan: Any, everyone: list[list[Step]], emulation: Emulation | None
     ) -> dict[str, Any]:
         """The result of a run from every rank's steps: `samples_per_s`, `step_s` and more. After
-        the world's own ranks may come earlier ones, see `systems.record.former_steps`."""
+        the world's own ranks may come earlier ones, see `systems.runs.record.former_steps`."""
 
     def samples(self, metrics: Sequence[Mapping[str, float]]) -> float | None:
         """The samples of one step, from what the ranks tell of it; None if they do not."""

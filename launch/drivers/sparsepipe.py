@@ -7,22 +7,31 @@ from typing import Any
 
 from launch.drivers import Opened, Simulated, training_line
 from launch.job import Job, named_as_given
-from sparsepipe import deepspeed_pipeline, emulated, infer, pipeline, train, train_pipeline
-from sparsepipe import plan as planner
-from sparsepipe.backends import backend
+from sparsepipe.engine.backends import backend
 from sparsepipe.options import Options
-from sparsepipe.plan_file import check_planned_for, load_plan
-from sparsepipe.planned import Planned, plan_pipeline, with_profiles
+from sparsepipe.pipeline import run as pipeline
+from sparsepipe.planner import plan as planner
 from sparsepipe.planner.stages import Schedule, Stage
-from sparsepipe.target import check_links, target_cluster
-from sparsepipe.workload import open_workload
-from systems import cluster, schema
-from systems.checkpoint import Checkpoints
-from systems.distributed import World
-from systems.emulated import Emulation
-from systems.record import Step
+from sparsepipe.planner.target import check_links, target_cluster
+from sparsepipe.train import (
+    deepspeed_baseline as deepspeed_pipeline,
+    emulated,
+    infer,
+    one_process as train,
+    pipelined as train_pipeline,
+    stages as pipeline_stages,
+)
+from sparsepipe.train.plan_file import check_planned_for, load_plan
+from sparsepipe.train.planned import Planned, plan_pipeline, with_profiles
+from sparsepipe.train.workload import open_workload
+from systems import schema
+from systems.clusters import cluster
+from systems.network.distributed import World
+from systems.profiles.emulated import Emulation
+from systems.runs.checkpoint import Checkpoints
+from systems.runs.record import Step
+from systems.runs.trace import Tracer
 from systems.schema import InputError
-from systems.trace import Tracer
 
 STEP_S = 0.3
 """How long an emulated step should last: the ranks' own Python is then small beside it."""
@@ -74,13 +83,13 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
     workload = open_workload(options, job.seed)
     if options.plan is not None:
         plan = load_plan(options)
-        train_pipeline.check_stages(plan.stages, workload, job.world_size)
+        pipeline_stages.check_stages(plan.stages, workload, job.world_size)
         return Plan(stages=plan.stages, schedule=plan.schedule)
     if may_measure and options.cuts is None:
-        cuts = train_pipeline.balanced_cuts(workload, job.world_size)
+        cuts = pipeline_stages.balanced_cuts(workload, job.world_size)
         options = dataclasses.replace(options, cuts=cuts)
-    stages = train_pipeline.stages_of(options, workload, job.world_size)
-    return Plan(stages=stages, schedule=train_pipeline.kind_of(options))
+    stages = pipeline_stages.stages_of(options, workload, job.world_size)
+    return Plan(stages=stages, schedule=pipeline_stages.kind_of(options))
 
 
 def _check_cluster(job: Job) -> None:
@@ -139,7 +148,7 @@ def roles(job: Job, plan: Plan) -> Sequence[str]:
     if plan.pipeline is not None:
         named = pipeline.roles(_planned(job, plan).schedule(1))
     elif plan.schedule is not None:
-        named = pipeline.roles(train_pipeline.schedule_of(plan.stages, plan.schedule, 1))
+        named = pipeline.roles(pipeline_stages.schedule_of(plan.stages, plan.schedule, 1))
     elif job.sparsepipe.scheme == "deepspeed":
         named = [f"stage {rank}" for rank in range(job.world_size)]
     else:
@@ -232,7 +241,8 @@ def _layers(stages: Sequence[Stage]) -> str:
 def summarize(
     job: Job, plan: Plan, everyone: list[list[Step]], emulation: Emulation | None
 ) -> dict[str, Any]:
-    """See `summarize` of `sparsepipe.train`, `train_pipeline`, `infer` and `emulated`."""
+    """See `summarize` of `sparsepipe.train.one_process`, `train_pipeline`, `infer` and
+    `emulated`."""
     options = job.sparsepipe
     if emulation is not None:
         return emulated.summarize(_planned(job, plan), options.steps, everyone, emulation)

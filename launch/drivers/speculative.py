@@ -8,12 +8,12 @@ from typing import Any
 from launch.drivers import Opened, Simulated
 from launch.job import Job
 from systems import schema
-from systems.checkpoint import Checkpoints
-from systems.distributed import World
-from systems.emulated import Emulation
-from systems.record import Step
+from systems.network.distributed import World
+from systems.profiles.emulated import Emulation
+from systems.runs.checkpoint import Checkpoints
+from systems.runs.record import Step
+from systems.runs.trace import Tracer
 from systems.schema import InputError
-from systems.trace import Tracer
 
 SCORES = ("word_error_rate", "rouge_1", "rouge_2", "rouge_l")
 
@@ -78,7 +78,7 @@ def check(job: Job, plan: Plan) -> None:
     Raises:
         InputError: a folder without a model, or a name that neither the hub nor its cache has.
     """
-    from speculative import checkpoint
+    from speculative.tasks import checkpoint
 
     options = job.speculative
     checkpoint.check(options.task, options.target_path, "--speculative.target")
@@ -88,7 +88,7 @@ def check(job: Job, plan: Plan) -> None:
 
 def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
     """The pair and the task."""
-    from speculative.run import evaluate  # transformers is imported late
+    from speculative.tasks.evaluate import evaluate
 
     options = job.speculative
 
@@ -110,7 +110,7 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
 def summarize(
     job: Job, plan: Plan, everyone: list[list[Step]], emulation: Emulation | None
 ) -> dict[str, Any]:
-    """What `speculative.run.evaluate` found, and its speed in samples."""
+    """What `speculative.tasks.evaluate.evaluate` found, and its speed in samples."""
     found: dict[str, Any] = dict(everyone[0][0].metrics)
     return {**found, "samples_per_s": found["samples"] / found["total_s"]}
 

@@ -4,10 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from launch.drivers import Opened, Simulated
-from launch.drivers import training_line as line
-from launch.job import Job
-from launch.planning import (
+from launch.drivers import Opened, Simulated, training_line as line
+from launch.drivers.stanza_planning import (
     HERE,
     link_rates_of,
     measure_link,
@@ -16,21 +14,29 @@ from launch.planning import (
     planning_basis,
     resolved,
 )
-from stanza import train, zero
-from stanza.emulated import emulated_workload
+from launch.job import Job
 from stanza.layout import layout
-from stanza.plan import Plan, costs_at, load_profile, plan
-from stanza.schedule import played_plan
-from stanza.summary import summarize as summary
-from stanza.workload import load_data, real_workload
-from systems import cluster, schema
-from systems.checkpoint import Checkpoints
+from stanza.planner.plan import (
+    Plan,
+    costs_at,
+    load_profile,
+    plan,
+)
+from stanza.planner.simulated import played_plan
+from stanza.train import loop as train
+from stanza.train.emulated import emulated_workload
+from stanza.train.summary import summarize as summary
+from stanza.train.workload import load_data, real_workload
+from stanza.workers import zero
+from systems import schema
+from systems.clusters import cluster
 from systems.deepspeed import check_installed
-from systems.distributed import World
-from systems.emulated import Emulation
-from systems.record import Step
+from systems.network.distributed import World
+from systems.profiles.emulated import Emulation
+from systems.runs.checkpoint import Checkpoints
+from systems.runs.record import Step
+from systems.runs.trace import Tracer
 from systems.schema import InputError
-from systems.trace import Tracer
 
 __all__ = [
     "batch_size",
@@ -147,7 +153,7 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
 def summarize(
     job: Job, plan: Plan, everyone: list[list[Step]], emulation: Emulation | None
 ) -> dict[str, Any]:
-    """See `stanza.summary`."""
+    """See `stanza.train.summary`."""
     return summary(job.stanza, plan, everyone, emulation or Emulation())
 
 

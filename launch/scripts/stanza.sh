@@ -6,7 +6,7 @@
 set -euo pipefail
 port=0 # a free one
 [[ "${NNODES:-1}" == 1 ]] || port=29500
-exec python -m launch.torchrun --nnodes "${NNODES:-1}" --nproc-per-node "${NPROC:-4}" \
+exec python -m launch.launchers.torchrun --nnodes "${NNODES:-1}" --nproc-per-node "${NPROC:-4}" \
     --rdzv-backend c10d --rdzv-id "${RUN_ID:-stanza}" \
     --rdzv-endpoint "${MASTER_ADDR:-localhost}:${MASTER_PORT:-$port}" \
     ${LOG_RANK:+--local-ranks-filter "$LOG_RANK"} \

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsepipe.bench.engines import Task
-from sparsepipe.clouds import load
-from sparsepipe.quantize import collate, sparse_quantize
+from sparsepipe.data.load import load
+from sparsepipe.engine.quantize import collate, sparse_quantize
 from systems.schema import InputError
 
 POINTS = 20_000

@@ -12,8 +12,13 @@ import torch
 
 from sparsepipe.bench.clouds import task
 from sparsepipe.bench.contestant import Contestant
-from sparsepipe.bench.engines import ENGINES, KERNEL, Task, unavailable
-from sparsepipe.tensor import SparseTensor
+from sparsepipe.bench.engines import (
+    ENGINES,
+    KERNEL,
+    Task,
+    unavailable,
+)
+from sparsepipe.engine.tensor import SparseTensor
 from systems.measure import timed
 
 DENSE_OPERATIONS = 1e12

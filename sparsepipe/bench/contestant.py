@@ -25,7 +25,9 @@ class Contestant:
         self, engine: str, cloud: str, channels: int, threads: int, memory_limit_bytes: float | None
     ) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "sparsepipe.layers", "sparsepipe.clouds"])
+        context.set_forkserver_preload(
+            ["torch", "sparsepipe.engine.layers", "sparsepipe.data.load"]
+        )
         self._pipe, theirs = context.Pipe()
         arguments = (engine, cloud, channels, threads, memory_limit_bytes, theirs)
         self._process = context.Process(target=_main, args=arguments, daemon=True)

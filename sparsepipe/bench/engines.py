@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsepipe.backends import backend
-from sparsepipe.kernel_map import Kernel
-from sparsepipe.layers import Convolution
+from sparsepipe.engine.backends import backend
+from sparsepipe.engine.kernel_map import Kernel
+from sparsepipe.engine.layers import Convolution
+from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import SPARSE, Kit, MinkVGG16
-from sparsepipe.tensor import SparseTensor
 from systems.schema import InputError
 
 KERNEL = Kernel(3, 1, 1, 1)

@@ -13,7 +13,7 @@ from sparsepipe.experiments import (
     training,
 )
 from sparsepipe.experiments.paper import PAPER as PAPER
-from systems.experiment import Experiment, Outcome, Results
+from systems.figures.experiment import Experiment, Outcome, Results
 
 
 def _conclude_training(results: Results, folder: Path) -> Outcome:

@@ -4,11 +4,18 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sparsepipe.bench.contest import Contest, Row, ratios, run, sweep
+from sparsepipe.bench.contest import (
+    Contest,
+    Row,
+    ratios,
+    run,
+    sweep,
+)
 from sparsepipe.experiments import engine_figures as figures
-from systems import record, schema
-from systems.claims import Claim, Target, claim
-from systems.experiment import Outcome, Results
+from systems import schema
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.experiment import Outcome, Results
+from systems.runs import record
 
 SURFACES = {"0.02": "shapes:0.02x4", "0.01": "shapes:0.01x2"}
 """Generated shapes at the two voxel sizes, some 20 and 30 thousand voxels."""

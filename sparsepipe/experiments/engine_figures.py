@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sparsepipe.bench.contest import Row
-from systems import record
-from systems.experiment import Figure
-from systems.figure import Lines, draw
+from systems.figures.draw import Lines, draw
+from systems.figures.experiment import Figure
+from systems.runs import record
 
 Curve = tuple[Sequence[float], Sequence[float]]
 

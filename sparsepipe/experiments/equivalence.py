@@ -1,9 +1,9 @@
 """Pipelines against one process: the same parameters after 20 steps, over real processes.
 
 Flushing schedules are held against plain training, asynchronous ones against a simulation of their
-delayed, stashed updates (`sparsepipe.delayed`). Mini-batches have very different numbers of voxels,
-one of them a single voxel; batch normalisation keeps its statistics (`frozen`), so that a sample
-does not depend on the others.
+delayed, stashed updates (`sparsepipe.experiments.delayed`). Mini-batches have very different
+numbers of voxels, one of them a single voxel; batch normalisation keeps its statistics (`frozen`),
+so that a sample does not depend on the others.
 """
 
 import multiprocessing
@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsepipe import schedule as schedules
-from sparsepipe.delayed import Delayed, Synchronous
+from sparsepipe.experiments.delayed import Delayed, Synchronous
 from sparsepipe.experiments.small_pipelines import (
     STEPS,
     Clouds,
@@ -29,15 +28,26 @@ from sparsepipe.experiments.small_pipelines import (
     loss_sum,
     momentum,
 )
-from sparsepipe.network import Network
-from sparsepipe.pipeline import Norm, collect, roles, run
-from sparsepipe.schedule import FLUSHING, Kind, Schedule, Stages
-from sparsepipe.values import Value
-from systems import record
-from systems.claims import Claim, Target, claim
-from systems.distributed import start, stop
+from sparsepipe.pipeline.network import Network
+from sparsepipe.pipeline.run import (
+    Norm,
+    collect,
+    roles,
+    run,
+)
+from sparsepipe.pipeline.values import Value
+from sparsepipe.schedule import lists as schedules
+from sparsepipe.schedule.lists import (
+    FLUSHING,
+    Kind,
+    Schedule,
+    Stages,
+)
 from systems.environment import Environment, free_port
-from systems.experiment import Outcome, Results
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.experiment import Outcome, Results
+from systems.network.distributed import start, stop
+from systems.runs import record
 
 RANKS = 4
 TOLERANCE = 1e-5

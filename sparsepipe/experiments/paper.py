@@ -1,6 +1,6 @@
 """The paper that SparsePipe comes from, and what answers it here."""
 
-from systems.paper import Paper, Statement
+from systems.figures.paper import Paper, Statement
 
 PAPER = Paper(
     title="SparsePipe: Parallel Deep Learning for 3D Point Clouds",

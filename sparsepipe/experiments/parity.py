@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsepipe.backends import backend, convolve
 from sparsepipe.bench.clouds import task
-from sparsepipe.dense_reference import dense_convolution, dense_transposed
-from sparsepipe.kernel_map import Kernel
-from sparsepipe.tensor import SparseTensor
-from systems import record
-from systems.claims import Claim, Target, claim
-from systems.experiment import Outcome, Results
+from sparsepipe.engine.backends import backend, convolve
+from sparsepipe.engine.kernel_map import Kernel
+from sparsepipe.engine.tensor import SparseTensor
+from sparsepipe.experiments.dense_reference import dense_convolution, dense_transposed
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.experiment import Outcome, Results
+from systems.runs import record
 from systems.schema import InputError
 
 CLOUD = "shapes:0.08x2x2048"

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from sparsepipe.experiments import pipeline_figures as figures
-from sparsepipe.experiments import pipeline_grid as grid
+from sparsepipe.experiments import pipeline_figures as figures, pipeline_grid as grid
 from sparsepipe.experiments.pipeline_grid import (
     BASELINES,
     COMPARED,
@@ -16,9 +15,9 @@ from sparsepipe.experiments.pipeline_grid import (
     RATES,
     VIRTUAL,
 )
-from systems.claims import Claim, Target, claim
-from systems.experiment import Outcome, Results
-from systems.record import Tier
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.experiment import Outcome, Results
+from systems.runs.record import Tier
 
 OWN = "this project's target"
 AGREE = 0.10

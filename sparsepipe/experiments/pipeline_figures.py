@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sparsepipe.experiments import pipeline_grid as grid
+from sparsepipe.experiments.gantt import draw as draw_gantt, traced_spans, two_steps
 from sparsepipe.experiments.pipeline_grid import (
     BASELINES,
     BATCH_SIZE,
@@ -17,12 +18,16 @@ from sparsepipe.experiments.pipeline_grid import (
     RATES,
     VIRTUAL,
 )
-from sparsepipe.gantt import draw as draw_gantt
-from sparsepipe.gantt import traced_spans, two_steps
-from sparsepipe.simulated import Span
-from systems.experiment import Figure, Results
-from systems.figure import Agreement, Bars, Lines, Panel, draw
-from systems.record import Tier
+from sparsepipe.schedule.play import Span
+from systems.figures.draw import (
+    Agreement,
+    Bars,
+    Lines,
+    Panel,
+    draw,
+)
+from systems.figures.experiment import Figure, Results
+from systems.runs.record import Tier
 
 HOW: dict[Tier, str] = {
     "simulated": "discrete events, no processes",

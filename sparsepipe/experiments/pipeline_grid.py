@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from sparsepipe.options import Options
-from sparsepipe.planned import Planned, plan_pipeline
-from systems.cluster import load
-from systems.experiment import Case, Comparison, Results
+from sparsepipe.train.planned import Planned, plan_pipeline
+from systems.clusters.cluster import load
+from systems.figures.experiment import Case, Comparison, Results
 
 CLUSTER = "titan-8"
 BATCH_SIZE = 128

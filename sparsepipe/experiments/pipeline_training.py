@@ -15,8 +15,8 @@ from typing import Any, Literal
 from sparsepipe.experiments.training import SHAPES
 from sparsepipe.experiments.training_figures import curves
 from sparsepipe.options import Options
-from systems.claims import Claim, Target, claim
-from systems.experiment import Case, Outcome, Results
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.experiment import Case, Outcome, Results
 
 RANKS = 2
 ONE, FLUSHING, ASYNCHRONOUS = "one process", "flushing", "asynchronous"

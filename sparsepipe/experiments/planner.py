@@ -6,19 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sparsepipe.plan import partition
-from sparsepipe.planned import profiles_by_kind
-from sparsepipe.planner.brute_force import brute_force, random_case
+from sparsepipe.experiments.brute_force import brute_force, random_case
 from sparsepipe.planner.contiguous import best_contiguous
 from sparsepipe.planner.costs import costs_of
+from sparsepipe.planner.plan import partition
 from sparsepipe.planner.predict import predict
 from sparsepipe.planner.stages import Schedule
-from systems import cluster, record
-from systems.claims import Claim, Target, claim
-from systems.cluster import Cluster, Device, Link, Node
-from systems.experiment import Outcome, Results
+from sparsepipe.train.planned import profiles_by_kind
+from systems.clusters import cluster
+from systems.clusters.cluster import (
+    Cluster,
+    Device,
+    Link,
+    Node,
+)
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.experiment import Outcome, Results
 from systems.measure import timed
-from systems.profile import LayerProfile, ModelProfile
+from systems.profiles.profile import LayerProfile, ModelProfile
+from systems.runs import record
 
 CASES = {"quick": 250, "full": 4000}
 """Random ones, of up to 8 layers and 4 devices."""

@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sparsepipe.layers import BatchNorm
+from sparsepipe.engine.layers import BatchNorm
+from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models.unet import MinkUNet
 from sparsepipe.models.vgg import MinkVGG16
-from sparsepipe.tensor import SparseTensor
-from sparsepipe.values import Value, data, take
+from sparsepipe.pipeline.values import Value, data, take
 
 Model = Literal["vgg", "unet"]
 CLASSES = 5

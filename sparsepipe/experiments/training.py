@@ -8,8 +8,8 @@ from typing import Any
 
 from sparsepipe.experiments.training_figures import curves
 from sparsepipe.options import Options
-from systems.claims import Claim, Target, claim
-from systems.experiment import Case, Outcome, Results
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.experiment import Case, Outcome, Results
 
 SHAPES = Options(
     width=0.125,

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from systems.experiment import Figure, Results
-from systems.figure import Lines, draw
+from systems.figures.draw import Lines, draw
+from systems.figures.experiment import Figure, Results
 
 WINDOW = 20
 """Steps that a point of a curve is the mean of."""

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsepipe import layers
-from sparsepipe.tensor import SparseTensor, cat
+from sparsepipe.engine import layers
+from sparsepipe.engine.tensor import SparseTensor, cat
 
 
 @dataclass(frozen=True, kw_only=True)

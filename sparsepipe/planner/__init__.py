@@ -1,1 +1,1 @@
-"""The heterogeneous partition planner; `sparsepipe.plan` is its public side."""
+"""The heterogeneous partition planner; `sparsepipe.planner.plan` is its public side."""

@@ -9,7 +9,7 @@ import numpy as np
 from sparsepipe.planner.contiguous import best_contiguous
 from sparsepipe.planner.costs import Costs, DeviceClass, Floats
 from sparsepipe.planner.stages import Replica, Schedule, Stage
-from systems.cluster import Link
+from systems.clusters.cluster import Link
 
 
 def one_device(costs: Costs, schedule: Schedule) -> tuple[Stage, ...]:

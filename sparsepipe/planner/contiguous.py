@@ -15,7 +15,12 @@ from typing import Literal
 import numpy as np
 
 from sparsepipe.planner.costs import Costs, Floats
-from sparsepipe.planner.predict import exposed_s, lacking, latency_s, predict
+from sparsepipe.planner.predict import (
+    exposed_s,
+    lacking,
+    latency_s,
+    predict,
+)
 from sparsepipe.planner.shares import Runs, best_shares, runs_of
 from sparsepipe.planner.stages import Replica, Schedule, Stage
 from systems.schema import InputError

@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from systems.cluster import Cluster, Link, Node
-from systems.profile import LayerProfile, ModelProfile
+from systems.clusters.cluster import Cluster, Link, Node
+from systems.profiles.profile import LayerProfile, ModelProfile
 from systems.schema import InputError
 
 Floats = NDArray[np.float64]

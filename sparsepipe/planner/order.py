@@ -11,11 +11,16 @@ from dataclasses import replace
 from sparsepipe.planner.costs import Costs
 from sparsepipe.planner.predict import lacking, predict
 from sparsepipe.planner.stages import Order, Schedule, Stage
-from sparsepipe.schedule import Stages, build
-from sparsepipe.simulated import Pipeline, play
-from sparsepipe.stage_cost import StageCost, busiest_s, enough_in_flight, stage_costs
-from systems.cluster import Link
-from systems.profile import ModelProfile
+from sparsepipe.schedule.costs import (
+    StageCost,
+    busiest_s,
+    enough_in_flight,
+    stage_costs,
+)
+from sparsepipe.schedule.lists import Stages, build
+from sparsepipe.schedule.play import Pipeline, play
+from systems.clusters.cluster import Link
+from systems.profiles.profile import ModelProfile
 
 InFlight = tuple[int, ...]
 """Mini-batches at each stage."""

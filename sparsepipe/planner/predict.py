@@ -47,7 +47,7 @@ from sparsepipe.planner.stages import (
     Stage,
     StageTimes,
 )
-from sparsepipe.reduction import PARTS
+from sparsepipe.schedule.lists import PARTS
 from systems.schema import InputError
 
 

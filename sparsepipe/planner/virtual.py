@@ -8,8 +8,8 @@ again. Teams: the classes of devices; and those of the best contiguous plan's st
 all-reduces as small as there.
 
 Cuts: from one stage on, the cut that helps most is added, and all are shifted as long as that
-helps. This may miss the best; `sparsepipe.plan.partition` takes the result only where it beats the
-exact contiguous plan.
+helps. This may miss the best; `sparsepipe.planner.plan.partition` takes the result only where it
+beats the exact contiguous plan.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,15 @@
 """What `launch reproduce speculative` runs, in order."""
 
-from speculative.experiments import approximation, compiled, correctness, gpu, quality, verification
+from speculative.experiments import (
+    approximation,
+    compiled,
+    correctness,
+    gpu,
+    quality,
+    verification,
+)
 from speculative.experiments.paper import PAPER as PAPER
-from systems.experiment import Experiment
+from systems.figures.experiment import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(

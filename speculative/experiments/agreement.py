@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speculative import philox, pytorch, reference
-from speculative.calibration import CONSTANT, Calibration
-from speculative.verify import Verification
+from speculative.verification import philox, pytorch, reference
+from speculative.verification.calibration import CONSTANT, Calibration
+from speculative.verification.verify import Verification
 
 Case = tuple[Tensor, Tensor, Tensor]
 Decide = Callable[..., Verification]
-"""Takes what `speculative.verify.verify` takes."""
+"""Takes what `speculative.verification.verify.verify` takes."""
 TIE = 1e-4
 """Decisions closer than this, relative, may go either way in float32."""
 CALIBRATION = Calibration(0.1, 0.9, -0.9)  # accepts where both models agree

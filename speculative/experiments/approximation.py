@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from speculative import bench
-from speculative.calibration import Observed
-from speculative.checkpoint import load_model
-from speculative.distance import Distance, distance
-from speculative.experiments import approximation_figures as figures
-from speculative.experiments import pairs
+from speculative.experiments import approximation_figures as figures, pairs
+from speculative.experiments.distance import Distance, distance
 from speculative.options import Options
-from speculative.run import Split, observe
-from systems import record
-from systems.claims import Claim, Target, claim
-from systems.experiment import Outcome, Results
+from speculative.tasks.checkpoint import load_model
+from speculative.tasks.evaluate import Split, observe
+from speculative.verification.calibration import Observed
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.experiment import Outcome, Results
+from systems.runs import record
 
 LIMITS = (1e0, 1e1, 1e2, 1e3, 1e4, 1e5)
 """beta of the sigmoid; alpha is its negative."""

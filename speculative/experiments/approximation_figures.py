@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from systems.experiment import Figure, Results
-from systems.figure import Lines, draw
+from systems.figures.draw import Lines, draw
+from systems.figures.experiment import Figure, Results
 
 Row = Mapping[str, Any]
 Curve = tuple[Sequence[float], Sequence[float]]

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from speculative import build
-from systems import record
+from speculative.verification import build
 from systems.build import BuildError
-from systems.claims import Target, claim
-from systems.experiment import Outcome, Results
+from systems.figures.claims import Target, claim
+from systems.figures.experiment import Outcome, Results
+from systems.runs import record
 
 ARCHITECTURES = {"quick": (90,), "full": (80, 90, 100)}
 """90 for sm_90; each takes ten seconds."""

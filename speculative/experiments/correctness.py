@@ -11,14 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speculative.assisted import assisted
+from speculative.decoding.assisted import assisted
 from speculative.experiments import agreement, enumeration, mutants
 from speculative.experiments.agreement import Decide
-from speculative.experiments.chi_square import N, TableModel, Verify, outputs, p_value_of
-from speculative.verify import METHODS, verify
-from systems import record
-from systems.claims import Claim, Target, claim
-from systems.experiment import Outcome, Results
+from speculative.experiments.chi_square import (
+    N,
+    TableModel,
+    Verify,
+    outputs,
+    p_value_of,
+)
+from speculative.verification.verify import METHODS, verify
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.experiment import Outcome, Results
+from systems.runs import record
 
 OWN = "this project's target"
 UNLIKELY = 1e-6

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from speculative.decoding.sampling import Sampling
 from speculative.experiments import chi_square
-from speculative.sampling import Sampling
 
 
 @torch.inference_mode()

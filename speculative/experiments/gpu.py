@@ -14,10 +14,11 @@ import torch
 
 from speculative import bench
 from speculative.bench import Row
-from systems import record, schema
-from systems.claims import Claim, Target, claim
-from systems.experiment import Figure, Outcome, Results
-from systems.figure import Bars, draw
+from systems import schema
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.draw import Bars, draw
+from systems.figures.experiment import Figure, Outcome, Results
+from systems.runs import record
 from systems.schema import InputError
 
 VOCABULARY, GAMMA = 128_256, 8

@@ -1,9 +1,9 @@
 """Verifiers that are wrong in the ways that verifiers are: negative controls of the tests.
 
-Each takes target logits, draft logits, draft tokens and uniforms as `speculative.verify.verify`
-does and returns accepted and next_token [B]; written apart from it, in float64, with probabilities
-[B, G, V]. A greedy draft, verified as if it had been sampled, is a mutant of drafting and stands in
-its test.
+Each takes target logits, draft logits, draft tokens and uniforms as
+`speculative.verification.verify.verify` does and returns accepted and next_token [B]; written apart
+from it, in float64, with probabilities [B, G, V]. A greedy draft, verified as if it had been
+sampled, is a mutant of drafting and stands in its test.
 """
 
 from collections.abc import Callable

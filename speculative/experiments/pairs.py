@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import get_args
 
-from speculative.options import Options
-from speculative.pairs import RECIPES, Role, Size, Task
-from speculative.train_pair import train_pair
+from speculative.options import Options, Task
+from speculative.tasks.pairs import RECIPES, Role, Size
+from speculative.tasks.train_pair import train_pair
 
 HOME = Path("runs/pairs")
 SIZES: dict[str, Size] = {"quick": "tiny", "full": "small"}

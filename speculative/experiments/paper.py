@@ -1,6 +1,6 @@
 """The paper that the verification methods come from, and what answers it here."""
 
-from systems.paper import Paper, Statement
+from systems.figures.paper import Paper, Statement
 
 PAPER = Paper(
     title="Optimized Speculative Sampling for GPU Hardware Accelerators",

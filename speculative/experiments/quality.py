@@ -6,13 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from speculative.experiments import pairs
-from speculative.experiments import quality_figures as figures
-from speculative.pairs import Task
-from speculative.run import evaluate
-from systems import record
-from systems.claims import Claim, Target, claim
-from systems.experiment import Outcome, Results
+from speculative.experiments import pairs, quality_figures as figures
+from speculative.options import Task
+from speculative.tasks.evaluate import evaluate
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.experiment import Outcome, Results
+from systems.runs import record
 
 SEEDS = {"quick": 1, "full": 3}
 LIMITS = (1e1, 1e2, 1e3, 1e4, 1e5)

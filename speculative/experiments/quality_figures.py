@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from speculative.experiments.verification_figures import machine
-from systems.experiment import Figure
-from systems.figure import Bars, Panel, draw
+from systems.figures.draw import Bars, Panel, draw
+from systems.figures.experiment import Figure
 
 Runs = Sequence[Mapping[str, Any]]
 ByTask = Mapping[str, Mapping[str, Runs]]

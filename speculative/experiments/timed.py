@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from speculative.bench import Row
 from systems import schema
-from systems.experiment import Results
+from systems.figures.experiment import Results
 
 COPY = "copy-bandwidth"
 """The case that has the bandwidth of a copy; all others have rows."""

@@ -9,9 +9,10 @@ from speculative import bench
 from speculative.bench import Case
 from speculative.experiments import verification_figures as figures
 from speculative.experiments.timed import COPY, Timed, read
-from systems import record, schema
-from systems.claims import Claim, Target, claim
-from systems.experiment import Outcome, Results
+from systems import schema
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.experiment import Outcome, Results
+from systems.runs import record
 
 THREADS = 1
 VOCABULARIES = {

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from speculative.experiments.timed import Timed
-from systems import record
-from systems.experiment import Figure
-from systems.figure import Bars, draw
+from systems.figures.draw import Bars, draw
+from systems.figures.experiment import Figure
+from systems.runs import record
 
 PAPER = {"exact": (6, 13), "sigmoid": (37, 94)}
 """Percent less profiling time than the plain implementation, on GPUs."""

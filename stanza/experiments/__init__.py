@@ -3,10 +3,15 @@
 Targets stand in the code beside their sources.
 """
 
-from stanza.experiments import digits, grid, planner, scale
+from stanza.experiments import (
+    digits,
+    grid,
+    planner,
+    scale,
+)
 from stanza.experiments.paper import PAPER as PAPER
 from stanza.experiments.targets import CLUSTER
-from systems.experiment import Experiment
+from systems.figures.experiment import Experiment
 
 EXPERIMENTS = (
     Experiment(

@@ -9,8 +9,13 @@ from stanza.experiments import digits_figures as figures
 from stanza.experiments.digits_figures import busiest, relative_gaps
 from stanza.experiments.targets import BASELINES, PAPER, PAPER_RANGE
 from stanza.options import Options
-from systems.claims import Claim, Target, claim
-from systems.experiment import Case, Comparison, Outcome, Results
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.experiment import (
+    Case,
+    Comparison,
+    Outcome,
+    Results,
+)
 
 EQUAL = 1e-5
 """Losses of two schemes agree this well over a run's first 20 steps: float32 rounding, grown."""

@@ -5,8 +5,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from systems.experiment import Figure, Results
-from systems.figure import Bars, Lines, draw
+from systems.figures.draw import Bars, Lines, draw
+from systems.figures.experiment import Figure, Results
 
 SHARED = "4 ranks on one machine share its cores and talk over loopback"
 

@@ -19,9 +19,9 @@ from stanza.experiments.targets import (
     SPEEDUP_TARGETS,
 )
 from stanza.options import Options
-from systems.claims import Claim, Target, claim
-from systems.cluster import load
-from systems.experiment import Case, Comparison, Results
+from systems.clusters.cluster import load
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.experiment import Case, Comparison, Results
 
 NODES = 10
 """Of the paper's cluster."""

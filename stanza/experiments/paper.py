@@ -1,6 +1,6 @@
 """The paper that Stanza comes from, and what answers it here."""
 
-from systems.paper import Paper, Statement
+from systems.figures.paper import Paper, Statement
 
 PAPER = Paper(
     title="Stanza: Layer Separation for Distributed Training in Deep Learning",

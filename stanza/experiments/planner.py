@@ -15,12 +15,17 @@ from stanza.experiments.targets import (
     SPEEDUP_TARGETS,
 )
 from stanza.options import Options
-from stanza.plan import WORTH_IT, load_profile, plan, predict_all
-from stanza.predict import Prediction
-from systems import cluster
-from systems.claims import Claim, Target, claim
-from systems.experiment import Figure, Outcome, Results
-from systems.figure import Bars, draw
+from stanza.planner.plan import (
+    WORTH_IT,
+    load_profile,
+    plan,
+    predict_all,
+)
+from stanza.planner.predict import Prediction
+from systems.clusters import cluster
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.draw import Bars, draw
+from systems.figures.experiment import Figure, Outcome, Results
 
 
 def conclude(results: Results, folder: Path) -> Outcome:

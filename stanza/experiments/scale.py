@@ -5,14 +5,13 @@ this machine can.
 from collections.abc import Sequence
 from pathlib import Path
 
-from stanza.experiments import grid
-from stanza.experiments import scale_figures as figures
+from stanza.experiments import grid, scale_figures as figures
 from stanza.experiments.simulated import at_rate, point
 from stanza.experiments.targets import CLUSTER, MODELS, OVER_DDP
-from systems import cluster
-from systems.claims import Claim, Target, claim
-from systems.cluster import Cluster
-from systems.experiment import Outcome, Results
+from systems.clusters import cluster
+from systems.clusters.cluster import Cluster
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.experiment import Outcome, Results
 
 
 def conclude(results: Results, folder: Path) -> Outcome:

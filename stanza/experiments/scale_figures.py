@@ -9,12 +9,23 @@ from pathlib import Path
 
 from stanza.experiments import grid
 from stanza.experiments.simulated import play, point
-from stanza.experiments.targets import AUTO, BASELINES, MODELS, PAPER_RANGE
+from stanza.experiments.targets import (
+    AUTO,
+    BASELINES,
+    MODELS,
+    PAPER_RANGE,
+)
 from stanza.options import Options
-from stanza.plan import load_profile, plan, predict_all
-from systems.cluster import Cluster
-from systems.experiment import Figure, Results
-from systems.figure import Agreement, Bars, Lines, Panel, draw
+from stanza.planner.plan import load_profile, plan, predict_all
+from systems.clusters.cluster import Cluster
+from systems.figures.draw import (
+    Agreement,
+    Bars,
+    Lines,
+    Panel,
+    draw,
+)
+from systems.figures.experiment import Figure, Results
 
 NODES = (2, 4, 8, 16, 32, 64)
 GIGABITS = (1, 2, 5, 10, 25, 50, 100)

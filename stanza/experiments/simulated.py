@@ -10,10 +10,16 @@ from dataclasses import dataclass
 
 from stanza.experiments.targets import AUTO
 from stanza.options import Options
-from stanza.plan import as_run, costs_at, load_profile, plan, predict_all
-from stanza.predict import Prediction
-from stanza.schedule import Simulated, played_plan
-from systems.cluster import Cluster
+from stanza.planner.plan import (
+    as_run,
+    costs_at,
+    load_profile,
+    plan,
+    predict_all,
+)
+from stanza.planner.predict import Prediction
+from stanza.planner.simulated import Simulated, played_plan
+from systems.clusters.cluster import Cluster
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from stanza.dry_run import materialise
 from stanza.models.alexnet import AlexNet
 from stanza.models.digits import DigitsCNN
+from stanza.models.dry_run import materialise
 from stanza.models.inception import InceptionOutputs, InceptionV3
 from stanza.models.resnet import ResNet, resnet50, resnet152
 from stanza.models.vgg import VGG16

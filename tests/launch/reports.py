@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from launch.report import Concluded, Section
+from launch.reproduction.report import Concluded, Section
 from stanza.experiments import EXPERIMENTS
-from systems.claims import Target, claim
-from systems.experiment import Comparison, Figure, Outcome
-from systems.figure import Lines, draw
-from systems.paper import Paper, Statement
+from systems.figures.claims import Target, claim
+from systems.figures.draw import Lines, draw
+from systems.figures.experiment import Comparison, Figure, Outcome
+from systems.figures.paper import Paper, Statement
 
 PLANNER = next(e for e in EXPERIMENTS if e.id == "planner")
 TITLE = "A line <script>alert(1)</script>"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from systems.manifest import FOLDER, newest
-from systems.record import read_steps
+from systems.runs.manifest import FOLDER, newest
+from systems.runs.record import read_steps
 from tests.mounts import in_mounts, needs_mounts
 
 pytestmark = [pytest.mark.distributed, needs_mounts]

@@ -73,7 +73,7 @@ def test_bad_input_is_one_line_and_exit_2(
 def test_mpirun_where_there_is_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("launch.backends.find_mpirun", lambda: None)
+    monkeypatch.setattr("launch.launchers.start.find_mpirun", lambda: None)
     line = refused(["run", DIGITS, "--launcher", "mpirun"], capsys)
     assert "--launcher mpirun" in line
     assert "pip install" in line
@@ -147,7 +147,7 @@ def test_ctrl_c_is_one_line(
     def interrupted(arguments: list[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("launch.run.main", interrupted)
+    monkeypatch.setattr("launch.commands.run.main", interrupted)
     with pytest.raises(SystemExit) as stop:
         main(["run", DIGITS])
     assert stop.value.code == 130

@@ -14,15 +14,21 @@ import pytest
 from launch import records
 from launch.__main__ import main
 from launch.drivers import driver
+from launch.drivers.stanza_planning import plan_job
 from launch.job import Job
-from launch.planning import plan_job
 from sparsepipe.options import Options as SparsePipeOptions
 from stanza.options import Options
 from systems.environment import Environment, environment, free_port
-from systems.manifest import FOLDER, MANIFEST
-from systems.record import read_json, read_steps
+from systems.runs.manifest import FOLDER, MANIFEST
+from systems.runs.record import read_json, read_steps
 from systems.schema import InputError
-from tests.kills import RUNS, disturb, faults_of, moment, start
+from tests.kills import (
+    RUNS,
+    disturb,
+    faults_of,
+    moment,
+    start,
+)
 from tests.pickles import pickled, plant
 from tests.ranks import ranks_of
 

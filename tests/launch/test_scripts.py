@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from systems import failures
 from systems.environment import free_port
+from systems.processes import failures
 from tests.launch.slurm import JOB_ID, install
 
 SCRIPTS = Path("launch/scripts")
@@ -60,7 +60,7 @@ def test_one_node_shows_the_rank_that_is_wanted(tmp_path: Path, variables: dict[
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     "agent",
-    ["launch.torchrun", pytest.param("torch.distributed.run", marks=pytest.mark.slow)],
+    ["launch.launchers.torchrun", pytest.param("torch.distributed.run", marks=pytest.mark.slow)],
 )
 def test_the_reason_of_a_rank_that_is_not_shown_is_printed_and_kept(
     agent: str, tmp_path: Path, variables: dict[str, str]
@@ -73,7 +73,7 @@ def test_the_reason_of_a_rank_that_is_not_shown_is_printed_and_kept(
     assert process.returncode not in (0, None)
     reason = f"{tmp_path}/nowhere: no sound checkpoint there"
     assert reason in text
-    if agent == "launch.torchrun":
+    if agent == "launch.launchers.torchrun":
         assert text.splitlines()[-1].startswith("error: rank ")
         assert reason in text.splitlines()[-1]
     assert any(reason in line["reason"] for line in failures.read(tmp_path / "record"))
@@ -95,7 +95,7 @@ def test_two_agents_are_two_nodes(tmp_path: Path, variables: dict[str, str]) -> 
 def test_a_pair_is_evaluated(tmp_path: Path, variables: dict[str, str]) -> None:
     for package in ("transformers", "jiwer", "rouge_score"):
         pytest.importorskip(package)
-    from speculative.train_pair import train_pair
+    from speculative.tasks.train_pair import train_pair
 
     data = tmp_path / "pairs.jsonl"
     rows = [{"document": f"say {i} twice", "summary": f"{i} {i} it is"} for i in range(200)]

@@ -14,7 +14,7 @@ import pytest
 
 from launch.__main__ import main
 from tests.emulation import needs_emulation
-from tests.launch.test_run import wait_until
+from tests.launch.commands.test_run import wait_until
 from tests.ranks import ranks_of
 
 TITAN = "launch/jobs/sparsepipe-titan8.toml"

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsepipe.coordinates import pack
-from sparsepipe.quantize import collate, sparse_quantize
-from sparsepipe.tensor import SparseTensor
+from sparsepipe.engine.coordinates import pack
+from sparsepipe.engine.quantize import collate, sparse_quantize
+from sparsepipe.engine.tensor import SparseTensor
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 """Largest error, relative to the largest value, that sums in another order may make."""

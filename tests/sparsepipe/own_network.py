@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import sparsepipe.tensor
-from sparsepipe import layers as sp
-from sparsepipe.tensor import SparseTensor, cat
+import sparsepipe.engine.tensor
+from sparsepipe.engine import layers as sp
+from sparsepipe.engine.tensor import SparseTensor, cat
 
 
 class Unit(nn.Sequential):
@@ -49,7 +49,7 @@ class OwnUNet(nn.Module):
         if scale is not None:
             deep = deep.replace(deep.features * scale)
         decoded = self.decode1(cat([self.up1(deep), middle]))
-        joined = sparsepipe.tensor.cat((self.up0(decoded), fine, fine + fine))
+        joined = sparsepipe.engine.tensor.cat((self.up0(decoded), fine, fine + fine))
         decoded = self.decode0(joined)
         gated = torch.sigmoid(self.gate(F.relu(decoded.features)))
         return self.out(decoded.replace(decoded.features * gated))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import DENSE, MinkUNet, MinkVGG16
-from sparsepipe.tensor import SparseTensor
-from systems.profile import read_graph
+from systems.profiles.profile import read_graph
 
 DATA = os.environ.get("TESTBED_DATA")
 SIDE = 32

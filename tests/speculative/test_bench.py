@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from speculative import bench, peers
+from speculative import bench, bench as peers
 
 pytest.importorskip("transformers")
 

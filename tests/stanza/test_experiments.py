@@ -6,15 +6,21 @@ from typing import Any
 
 import pytest
 
-from stanza.experiments import EXPERIMENTS, PAPER, digits, planner, scale
-from systems.claims import Claim
-from systems.experiment import Outcome
+from stanza.experiments import (
+    EXPERIMENTS,
+    PAPER,
+    digits,
+    planner,
+    scale,
+)
+from systems.figures.claims import Claim
+from systems.figures.experiment import Outcome
 
 REPEATS = 3
 
 
 def fake_run(name: str, samples_per_s: float, changes: dict[str, Any]) -> dict[str, Any]:
-    """A result as `launch.worker` writes it."""
+    """A result as `launch.ranks.worker` writes it."""
     table = 0.0 if name == "single" else 1e6
     row = {f"{kind}_{way}": table for kind in ("table", "tcp") for way in ("sent", "received")}
     return {

@@ -7,8 +7,8 @@ import pytest
 
 from stanza.experiments import grid, scale
 from stanza.experiments.targets import MODELS
-from systems.claims import Claim
-from systems.experiment import Results
+from systems.figures.claims import Claim
+from systems.figures.experiment import Results
 
 STEP_S = {"ps-blocking": 20.0, "ps-pipelined": 15.0, "ps-sharded": 4.0, "ddp": 4.0}
 
@@ -75,7 +75,7 @@ def test_good_results_pass_and_every_point_is_drawn(few_scales: None, tmp_path: 
 
 def test_tiers_that_disagree_are_off() -> None:
     disagreeing = results(ddp=1.2)
-    agreement = claims(disagreeing)["stanza.emulated-agrees-with-simulated.grid.emulated"]
+    agreement = claims(disagreeing)["stanza.train.emulated-agrees-with-simulated.grid.emulated"]
     assert agreement.status == "near"  # 7 of 8 schemes
     assert agreement.ours == pytest.approx(7 / 8)
     assert "1.200 **off**" in grid.table(disagreeing)

@@ -3,12 +3,11 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from stanza.batches import share
 from stanza.models import ARCHITECTURES
 from stanza.options import Options
+from stanza.train.batches import share
 from systems.schema import InputError, dump, read
 
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from stanza import costs, predict, schedule
-from stanza.costs import Costs, CostsAt
 from stanza.layout import Layout, separated
 from stanza.options import FcParallel
-from stanza.plan import load_profile, shipped_profiles
-from stanza.predict import Prediction
-from stanza.schedule import STEPS, Simulated, play
-from stanza.traffic import Sizes, traffic
-from systems.cluster import Link
+from stanza.planner import costs, predict, simulated as schedule
+from stanza.planner.costs import Costs, CostsAt
+from stanza.planner.plan import load_profile, shipped_profiles
+from stanza.planner.predict import Prediction
+from stanza.planner.simulated import STEPS, Simulated, play
+from stanza.planner.traffic import Sizes, traffic
+from systems.clusters.cluster import Link
 from systems.schema import InputError
 
 LINK = Link(bandwidth_bits_per_s=10e9, latency_s=50e-6)

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from launch.backends import start_command
 from launch.drivers import driver
 from launch.job import Job
-from sparsepipe.deepspeed_pipeline import check
+from launch.launchers.start import start_command
 from sparsepipe.options import Options as SparseOptions
+from sparsepipe.train.deepspeed_baseline import check
 from stanza.options import Options as StanzaOptions
 from systems.deepspeed import check_installed, import_deepspeed
 from systems.schema import InputError

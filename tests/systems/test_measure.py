@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from systems import measure
-from systems.loopback import measure_loopback
+from systems.network.loopback import measure_loopback
 
 
 @settings(deadline=None)

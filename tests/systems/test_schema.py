@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from systems.schema import InputError, count_not_finite, dump, read, remedy, to_json
+from systems.schema import (
+    InputError,
+    count_not_finite,
+    dump,
+    read,
+    remedy,
+    to_json,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +245,12 @@ def test_what_json_cannot_hold_is_no_null() -> None:
 
 def test_all_json_files_are_written_by_one_function() -> None:
     """What is named here writes no file: messages, a command line, a line of text and booleans."""
-    others = {"launch/doctor.py", "launch/backends.py", "systems/watchdog.py", "systems/schema.py"}
+    others = {
+        "launch/commands/doctor.py",
+        "launch/launchers/start.py",
+        "systems/processes/watchdog.py",
+        "systems/schema.py",
+    }
     root = Path(__file__).parents[2]
     packages = ("launch", "stanza", "sparsepipe", "speculative", "systems")
     found = {

@@ -3,10 +3,9 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from systems.cluster import Link
+from systems.clusters.cluster import Link
 from systems.schema import InputError
 from systems.simulate import Program, simulate
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsepipe.dense_reference import dense_convolution
+from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.experiments import parity
-from sparsepipe.tensor import SparseTensor
+from sparsepipe.experiments.dense_reference import dense_convolution
 
 
 def test_two_kernels_are_equal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

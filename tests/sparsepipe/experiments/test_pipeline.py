@@ -5,9 +5,7 @@ from typing import Any
 
 import pytest
 
-from sparsepipe.experiments import pipeline
-from sparsepipe.experiments import pipeline_figures as figures
-from sparsepipe.experiments import pipeline_grid as grid
+from sparsepipe.experiments import pipeline, pipeline_figures as figures, pipeline_grid as grid
 
 
 def results(factor: float, busy: float = 0.95) -> dict[str, list[dict[str, Any]]]:

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sparsepipe.experiments import pipeline_training as training
-from sparsepipe.experiments import training as one_process
+from sparsepipe.experiments import pipeline_training as training, training as one_process
 
 
 def result(accuracy: float) -> dict[str, Any]:

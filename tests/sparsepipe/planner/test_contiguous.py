@@ -4,18 +4,22 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from sparsepipe.plan import partition
+from sparsepipe.experiments.brute_force import Case, brute_force, random_case
 from sparsepipe.planner.baselines import BASELINES
-from sparsepipe.planner.brute_force import Case, brute_force, random_case
 from sparsepipe.planner.contiguous import best_contiguous
 from sparsepipe.planner.costs import costs_of
+from sparsepipe.planner.plan import partition
 from sparsepipe.planner.predict import lacking, predict
 from sparsepipe.planner.stages import Schedule
-from systems.cluster import Cluster, Device, Link, Node
-from systems.profile import LayerProfile, ModelProfile
+from systems.clusters.cluster import (
+    Cluster,
+    Device,
+    Link,
+    Node,
+)
+from systems.profiles.profile import LayerProfile, ModelProfile
 from systems.schema import InputError, read
 
 

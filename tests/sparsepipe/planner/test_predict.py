@@ -6,9 +6,19 @@ import pytest
 
 from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.predict import predict
-from sparsepipe.planner.stages import Order, Replica, Schedule, Stage
-from systems.cluster import Cluster, Device, Link, Node
-from systems.profile import LayerProfile, ModelProfile
+from sparsepipe.planner.stages import (
+    Order,
+    Replica,
+    Schedule,
+    Stage,
+)
+from systems.clusters.cluster import (
+    Cluster,
+    Device,
+    Link,
+    Node,
+)
+from systems.profiles.profile import LayerProfile, ModelProfile
 from systems.schema import InputError
 
 ASYNC = Schedule(name="1f1b-async")

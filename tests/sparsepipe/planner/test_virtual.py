@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from sparsepipe.plan import fits, partition
-from sparsepipe.planner.brute_force import random_case
+from sparsepipe.experiments.brute_force import random_case
 from sparsepipe.planner.costs import costs_of
+from sparsepipe.planner.plan import fits, partition
 from sparsepipe.planner.stages import Schedule
 from sparsepipe.planner.virtual import best_virtual
 from systems.schema import InputError

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from speculative import build
 from speculative.experiments import compiled
+from speculative.verification import build
 
 SAID = """
 ptxas info    : Function properties for walk

@@ -7,8 +7,9 @@ import pytest
 from speculative import bench
 from speculative.bench import Row
 from speculative.experiments import gpu
-from systems import record, schema
+from systems import schema
 from systems.measure import Spread
+from systems.runs import record
 from systems.schema import InputError
 
 SECONDS = {

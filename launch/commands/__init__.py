@@ -1,0 +1,1 @@
+"""The commands of `python -m launch`, a file each."""

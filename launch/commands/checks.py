@@ -1,0 +1,281 @@
+"""What `launch doctor` looks at on a machine where the base packages are installed."""
+
+import importlib.metadata
+import ipaddress
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from launch.commands.finding import Finding
+from launch.launchers.start import find_mpirun
+from sparsepipe.engine.backends import BACKENDS, INSTALL, backend
+from speculative.verification.build import find_nvcc
+from stanza.planner.plan import shipped_profiles
+from systems.build import CacheError, cache_folder
+from systems.clusters import cluster
+from systems.environment import own_address
+from systems.network.emulate import clean, leftovers
+from systems.network.namespaces import unavailable
+from systems.network.tcp import tcp_bytes
+from systems.runs import record
+from systems.schema import InputError
+
+__all__ = ["all_checks", "clean"]
+
+EXTRAS = {
+    "deepspeed": ("deepspeed", "DeepSpeed's launcher and baselines"),
+    "transformers": ("speculative", "speculative sampling on real models"),
+    "jiwer": ("speculative", "word error rates"),
+    "rouge-score": ("speculative", "ROUGE of summaries"),
+    "h5py": ("h5py", "ModelNet40 in HDF5"),
+    "tensorboard": ("tensorboard", "--tensorboard"),
+}
+"""Distribution -> our extra, and what needs it."""
+LEAST_WORK_BYTES, LEAST_CACHE_BYTES = 2**30, 2**26
+GIBIBYTE = 2**30
+INSTALL_MPI = "python -m pip install 'systems-testbed[mpi]'"
+MPI_PROGRAM = "from mpi4py import MPI; print(MPI.Get_library_version().splitlines()[0])"
+
+
+def all_checks() -> list[Finding]:
+    """Every finding beyond the base packages."""
+    return [
+        _torch(),
+        _processor(),
+        _gpus(),
+        _disk("working folder", Path.cwd(), LEAST_WORK_BYTES, "records of runs", required=True),
+        _kernel_cache(),
+        _own_name(),
+        _gxx(),
+        _nvcc(),
+        _mpirun(),
+        _mpi4py(),
+        _sbatch(),
+        _emulation(),
+        _tcp(),
+        *map(_backend, BACKENDS),
+        *map(_extra, EXTRAS),
+        *_data(),
+    ]
+
+
+def _torch() -> Finding:
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    return Finding(
+        name="torch",
+        works=(major, minor) >= (2, 6),
+        found=f"{torch.__version__}, {torch.get_num_threads()} threads",
+        needed_for="everything, 2.6 or newer",
+        command="python -m pip install 'torch>=2.6'",
+        required=True,
+    )
+
+
+def _processor() -> Finding:
+    here = record.environment()
+    return Finding(
+        name="processor",
+        works=True,
+        found=f"{here['processor']}, {here['cores']} cores",
+        needed_for="everything",
+    )
+
+
+def _gpus() -> Finding:
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    driver = shutil.which("nvidia-smi") is not None
+    found, command = f"{', '.join(names)}; CUDA {torch.version.cuda}", ""
+    if not names:
+        found = "no GPU here, everything runs on the CPU over gloo"
+    if not names and driver:
+        found = f"a driver, but no GPU that torch {torch.__version__} (CUDA: {torch.version.cuda}) "
+        found += "can use"
+        command = "python -m pip install --force-reinstall torch"
+    return Finding(
+        name="CUDA",
+        works=bool(names),
+        found=found,
+        needed_for="NCCL and the CUDA kernels",
+        command=command,
+    )
+
+
+def _disk(
+    name: str, folder: Path, least_bytes: int, needed_for: str, *, required: bool = False
+) -> Finding:
+    """Free space where `folder` is or will be, and whether it can be written."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free_bytes, writable = shutil.disk_usage(there).free, os.access(there, os.W_OK)
+    free = f"{free_bytes / GIBIBYTE:.1f} GiB free in {folder}"
+    command = f"free {least_bytes / GIBIBYTE:.2g} GiB"
+    if name == "kernel cache":
+        command += ", or set TESTBED_CACHE to another folder"
+    return Finding(
+        name=name,
+        works=writable and free_bytes >= least_bytes,
+        found=free if writable else f"{folder} cannot be written",
+        needed_for=needed_for,
+        command=command if writable else f"chmod u+w {there}",
+        required=required,
+    )
+
+
+def _kernel_cache() -> Finding:
+    needed_for = "kernels built on first use"
+    try:
+        return _disk("kernel cache", cache_folder(), LEAST_CACHE_BYTES, needed_for)
+    except CacheError as error:
+        return Finding(
+            name="kernel cache",
+            works=False,
+            found=str(error),
+            needed_for=needed_for,
+            command="export TESTBED_CACHE=FOLDER",
+        )
+
+
+def _own_name() -> Finding:
+    """Runs on one machine do without; torchrun itself waits ten minutes for its own node's name.
+
+    Nodes tell each other the address of their own name, which must not be a loopback address then.
+    """
+    name, address = socket.gethostname(), own_address()
+    found, here = f"{name} does not resolve", False
+    if address is not None:
+        here = ipaddress.ip_address(address).is_loopback
+        found = f"{name} resolves to {address}"
+    if here:
+        found += ", which other nodes cannot reach; enough on one machine"
+    return Finding(
+        name="own name",
+        works=address is not None,
+        found=found,
+        needed_for="runs over several nodes, and torchrun started without launch",
+        command=f"echo ADDRESS-OF-THIS-NODE {name} | sudo tee -a /etc/hosts",
+    )
+
+
+def _program(name: str, path: str | None, *, needed_for: str, command: str) -> Finding:
+    """`path` is where it was found; None: nowhere."""
+    return Finding(
+        name=name,
+        works=path is not None,
+        found=path or "none",
+        needed_for=needed_for,
+        command=command,
+    )
+
+
+def _gxx() -> Finding:
+    return _program(
+        "g++",
+        os.environ.get("CXX") or shutil.which("g++"),
+        needed_for="our kernels on CPUs (PyTorch's operators do the same, slower)",
+        command="apt-get install g++",
+    )
+
+
+def _nvcc() -> Finding:
+    return _program(
+        "nvcc",
+        find_nvcc(),
+        needed_for="fast verification on GPUs",
+        command="install the CUDA toolkit, and put nvcc on PATH or set CUDA_HOME",
+    )
+
+
+def _mpirun() -> Finding:
+    return _program("mpirun", find_mpirun(), needed_for="--launcher mpirun", command=INSTALL_MPI)
+
+
+def _mpi4py() -> Finding:
+    """In a process of its own: MPI that does not start may end the process."""
+    done = subprocess.run([sys.executable, "-c", MPI_PROGRAM], capture_output=True, text=True)
+    said = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    return Finding(
+        name="mpi4py",
+        works=done.returncode == 0,
+        found=said[-1].strip("\0 ") if said else f"ended with code {done.returncode}",
+        needed_for="--transport mpi",
+        command=INSTALL_MPI,
+    )
+
+
+def _sbatch() -> Finding:
+    return _program(
+        "sbatch",
+        shutil.which("sbatch"),
+        needed_for="submitting what --launcher slurm writes",
+        command="run `launch run --launcher slurm` on a machine of the cluster",
+    )
+
+
+def _emulation() -> Finding:
+    reason, left = unavailable(), len(leftovers())
+    found = f"{left} processes of killed clusters are left over" if left else ""
+    command = "python -m launch doctor --clean" if left else ""
+    if reason is not None:
+        found = reason
+        command = "" if "Linux" in reason else "run as root"
+        if "iproute2" in reason:
+            command = "apt-get install iproute2 util-linux"
+    return Finding(
+        name="emulated clusters",
+        works=not found,
+        found=found or "root, iproute2 and network namespaces are here",
+        needed_for="launch emulate",
+        command=command,
+    )
+
+
+def _tcp() -> Finding:
+    return Finding(
+        name="TCP_INFO",
+        works=tcp_bytes() is not None,
+        found="the kernel counts bytes" if tcp_bytes() else "the kernel does not count bytes",
+        needed_for="bytes on the wire in results (Linux tells them)",
+    )
+
+
+def _backend(name: str) -> Finding:
+    try:
+        backend(name)
+        reason = None
+    except InputError as error:
+        reason = str(error).partition(": ")[2]
+    return Finding(
+        name=f"sparse backend {name}",
+        works=reason is None,
+        found=reason or "loads",
+        needed_for=f"--sparsepipe.backend {name}",
+        command=INSTALL.get(name, ""),
+    )
+
+
+def _extra(name: str) -> Finding:
+    extra, purpose = EXTRAS[name]
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        version = ""
+    return Finding(
+        name=name,
+        works=bool(version),
+        found=version or "none",
+        needed_for=purpose,
+        command=f"python -m pip install 'systems-testbed[{extra}]'",
+    )
+
+
+def _data() -> list[Finding]:
+    """What ships with the testbed."""
+    shipped = {"clusters": cluster.presets(), "measured profiles": shipped_profiles()}
+    return [
+        Finding(name=name, works=True, found=", ".join(found), needed_for="plans")
+        for name, found in shipped.items()
+    ]

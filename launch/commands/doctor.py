@@ -1,0 +1,104 @@
+"""`launch doctor`: what this machine has, what it lacks, what for, and the command that mends it.
+
+python -m launch doctor             # a line for each finding; exit code 0 if the base works
+python -m launch doctor --json      # the same for programs
+python -m launch doctor --clean     # end what a killed emulation has left
+
+Standard library only up to the first findings: it must run where packages are missing or shadowed.
+"""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from launch.commands.finding import INSTALL, Finding
+from launch.ownership import PACKAGES, foreign_packages
+
+BASE = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "matplotlib": "matplotlib",
+    "tyro": "tyro",
+    "rich": "rich",
+    "tomli_w": "tomli-w",
+    "sklearn": "scikit-learn",
+    "scipy": "scipy",
+    "PIL": "pillow",
+}
+"""Modules that everything needs, and their distributions."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the findings; exit code 1 if something that everything needs is broken."""
+    flags = list(arguments)
+    found = [python(), *(own_package(name) for name in PACKAGES), base_packages()]
+    if any(not one.works for one in found):  # nothing else can be imported
+        _print_findings(found, flags == ["--json"])
+        raise SystemExit(1)
+
+    from launch.commands import checks
+    from systems.schema import InputError
+
+    if flags == ["--clean"]:
+        print(f"{checks.clean()} processes of emulated clusters were left over, and are ended")
+        return
+    if flags not in ([], ["--json"]):
+        raise InputError(f"doctor {' '.join(flags)}: give --json or --clean, or nothing")
+    found += checks.all_checks()
+    _print_findings(found, flags == ["--json"])
+    if any(one.required and not one.works for one in found):
+        raise SystemExit(1)
+
+
+def _print_findings(found: Sequence[Finding], as_json: bool) -> None:
+    broken = [one.name for one in found if one.required and not one.works]
+    if as_json:
+        print(json.dumps({"works": not broken, "findings": [asdict(one) for one in found]}))
+        return
+    for one in found:
+        print(one)
+    missing = sum(not one.works for one in found)
+    if broken:
+        print(f"the base does not work: mend {', '.join(broken)} first")
+    else:
+        print(f"the base works: stanza and sparsepipe run here; {missing} other things are missing")
+
+
+def python() -> Finding:
+    """3.11 or newer."""
+    return Finding(
+        name="python",
+        works=sys.version_info >= (3, 11),
+        found=f"{sys.version.split()[0]} at {sys.executable}",
+        needed_for="everything, 3.11 or newer",
+        command="make PYTHON=python3.11 .venv/installed",
+        required=True,
+    )
+
+
+def own_package(name: str) -> Finding:
+    """Whether `name` is ours: PyPI has foreign packages called stanza, launch and systems."""
+    origin = foreign_packages().get(name)
+    return Finding(
+        name=f"package {name}",
+        works=origin is None,
+        found="this testbed's" if origin is None else f"a foreign one from {origin}",
+        needed_for="everything",
+        command=f"python -m pip uninstall {name}",
+        required=True,
+    )
+
+
+def base_packages() -> Finding:
+    """What the distribution depends on."""
+    missing = [name for module, name in BASE.items() if importlib.util.find_spec(module) is None]
+    return Finding(
+        name="packages",
+        works=not missing,
+        found=f"missing: {', '.join(missing)}" if missing else ", ".join(BASE.values()),
+        needed_for="everything",
+        command=INSTALL,
+        required=True,
+    )

@@ -1,0 +1,141 @@
+"""`launch plan sparsepipe`: device profiles + cluster -> stages, and what the baselines would take.
+
+python -m launch plan sparsepipe --profiles tv,txp --cluster titan-8
+python -m launch plan sparsepipe --profiles tv,txp --devices TitanV=1,TitanXp=3 --virtual-stages 4
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch import job as jobs
+from sparsepipe.planner import plan as planner
+from sparsepipe.planner.plan import Plan
+from sparsepipe.planner.target import check_links, target_cluster
+from sparsepipe.train.planned import profiles_by_kind
+from systems.clusters import cluster
+from systems.clusters.cluster import Cluster
+from systems.profiles.profile import ModelProfile
+from systems.runs import record
+from systems.schema import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanArguments:
+    """Partition a model over unequal devices."""
+
+    profiles: str = "tv,txp"
+    """One for every kind of device: shipped ones (tv, txp, rtx) or JSON files, between commas."""
+    cluster: str = "titan-8"
+    """A preset or a TOML file."""
+    devices: str | None = None
+    """Other numbers of the cluster's devices, such as TitanV=1,TitanXp=3."""
+    bandwidth_bits_per_s: float | None = None
+    """Another rate of all the cluster's links."""
+    batch_size: int | None = None
+    """Samples per mini-batch. None: the profiles'."""
+    schedule: planner.ScheduleName = "1f1b-async"
+    """How mini-batches follow one another."""
+    micro_batches: int | None = None
+    """Of a flushing schedule. None: the best number."""
+    virtual_stages: int = 1
+    """Above 1: a device may hold several stages, and the plan has at most so many."""
+    out: str | None = None
+    """Also write the plan as JSON."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the plan."""
+    flags = jobs.parse_flags(PlanArguments, arguments, "launch plan sparsepipe", PlanArguments())
+    if flags.out is not None:
+        record.check_new_file(Path(flags.out))
+    counts = {
+        "batch-size": flags.batch_size,
+        "micro-batches": flags.micro_batches,
+        "virtual-stages": flags.virtual_stages,
+    }
+    jobs.refuse_below_one({name: (n,) for name, n in counts.items() if n is not None})
+    rate = flags.bandwidth_bits_per_s
+    if rate is not None and not 0 < rate < float("inf"):
+        raise InputError(f"--bandwidth-bits-per-s {rate:g}: give more than 0; 10 Gb/s is 10e9")
+    target = target_cluster(cluster.load(flags.cluster), flags.devices, rate)
+    check_links(target, flags.cluster)
+    profiles = profiles_by_kind(flags.profiles, flags.batch_size)
+    plan = planner.partition(
+        profiles,
+        target,
+        schedule=flags.schedule,
+        micro_batches=flags.micro_batches,
+        virtual_stages=flags.virtual_stages,
+    )
+    others = planner.baselines(
+        profiles, target, schedule=flags.schedule, micro_batches=flags.micro_batches
+    )
+    if flags.out is not None:
+        planner.save(plan, Path(flags.out))
+    print(describe(plan, profiles, others))
+
+
+def describe(plan: Plan, profiles: dict[str, ModelProfile], others: Sequence[Plan]) -> str:
+    """The plan as text: figures used, stages, devices, the step and the baselines beside it."""
+    schedule, prediction = plan.schedule, plan.prediction
+    order = schedule.order
+    micro = f", micro-batches {schedule.micro_batches}"
+    if order is not None:
+        micro = f", in flight {', '.join(map(str, order.in_flight))}"
+        micro += ", late updates" if order.late_updates else ""
+    lines = [
+        f"plan sparsepipe | tier simulated (planner, no processes) | {plan.model}, batch "
+        f"{plan.batch_size}, on {plan.cluster.name}, {schedule.name}{micro}, {plan.planner}",
+        *(
+            f"  profile {kind}, sha256 {digest[:12]}: {profiles[kind].source}"
+            for kind, digest in plan.profiles.items()
+        ),
+        f"  cluster: {_links(plan.cluster)}; {plan.cluster.source}",
+        f"  {'stage':>5}{'layers':>9}{'forward ms':>12}{'backward':>10}{'transfer':>10}"
+        f"{'all-reduce':>12}   rank device share",
+    ]
+    for number, (stage, times) in enumerate(zip(plan.stages, prediction.stages, strict=True)):
+        replicas = ", ".join(f"{r.rank} {r.device} {r.share:.3f}" for r in stage.replicas)
+        lines.append(
+            f"  {number:>5}{f'{stage.first}-{stage.end - 1}':>9}{times.forward_s * 1e3:>12.1f}"
+            f"{times.backward_s * 1e3:>10.1f}{times.transfer_s * 1e3:>10.1f}"
+            f"{times.all_reduce_s * 1e3:>12.1f}   {replicas}"
+        )
+    lines.append(f"  {'rank':>5} {'device':12}{'compute ms':>11}{'link ms':>9}{'memory GB':>11}")
+    for device in prediction.devices:
+        limit = device.memory_limit_bytes
+        of = "" if limit is None else f" of {limit / 1e9:.1f}"
+        lines.append(
+            f"  {device.rank:>5} {device.device:12}{device.compute_s * 1e3:>11.1f}"
+            f"{device.transfer_s * 1e3:>9.1f}{device.memory_bytes / 1e9:>11.2f}{of}"
+        )
+    lines.append(
+        f"  step {prediction.step_s * 1e3:.1f} ms, {plan.samples_per_s:.1f} samples/s, "
+        f"{plan.above_bound:.1%} above the fractional bound of {plan.bound_s * 1e3:.1f} ms"
+    )
+    lines.append(
+        f"  {'baseline':32}{'step ms':>9}{'samples/s':>11}{'above bound':>13}{'x plan':>8}"
+    )
+    for other in others:
+        step_s = other.prediction.step_s
+        fits = "" if planner.fits(other) else "   does not fit into memory"
+        lines.append(
+            f"  {other.planner:32}{step_s * 1e3:>9.1f}{other.samples_per_s:>11.1f}"
+            f"{other.above_bound:>13.1%}{step_s / prediction.step_s:>7.2f}x{fits}"
+        )
+    return "\n".join(lines)
+
+
+def _links(target: Cluster) -> str:
+    """The rates of the links, as planned with."""
+    rates = []
+    for node in target.nodes:
+        devices = ", ".join(f"{device.count} {device.kind}" for device in node.devices)
+        inside = node.device_link.bandwidth_bits_per_s if node.device_link else None
+        between = "" if inside is None else f", {inside / 1e9:g} Gb/s inside"
+        if inside is None and sum(device.count for device in node.devices) > 1:
+            between = ", the same assumed inside, where no device_link is stated"
+        outside = node.link.bandwidth_bits_per_s or 0
+        rates.append(f"{node.count} x {node.name} ({devices}) at {outside / 1e9:g} Gb/s{between}")
+    return "; ".join(rates)

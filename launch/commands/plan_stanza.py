@@ -1,0 +1,118 @@
+"""`launch plan stanza`: predicts the step time of every scheme on a cluster, and chooses one.
+
+python -m launch plan stanza --model vgg16 --cluster ec2-p3-10g
+python -m launch plan stanza --model digits-cnn --cluster local --nodes 4     # measures first
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from launch import job as jobs
+from launch.drivers.stanza_planning import plan_job, sized_cluster
+from launch.job import Job
+from stanza.options import Options
+from stanza.planner import plan as stanza_plan
+from stanza.planner.plan import Plan
+from systems import schema
+from systems.clusters import cluster
+from systems.clusters.cluster import Cluster
+from systems.runs import record
+
+NAMED_HERE = {
+    f"stanza.{name}": name
+    for name in ("model", "local-batch-size", "fc-parallel", "fc-placement", "cut-dtype")
+}
+"""Options of a job that commands of their own have as well, without the system's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanArguments:
+    """Predict every scheme's step time and choose."""
+
+    model: str = "digits-cnn"
+    """alexnet, vgg16, resnet50, inception-v3: measured profiles ship. Others are measured here."""
+    cluster: str = "local"
+    """A preset or a TOML file."""
+    nodes: int | None = None
+    """Plan for this many nodes instead of the cluster's own number."""
+    profile: str | None = None
+    """A shipped profile's name or a JSON file. None: the model's, or one measured now."""
+    local_batch_size: int | None = None
+    """Samples per worker. None: those that the profile was taken with."""
+    fc_parallel: Literal["replicas", "columns", "auto"] = "replicas"
+    """How several FC workers share the FC layers."""
+    fc_placement: Literal["dedicated", "colocated", "auto"] = "dedicated"
+    """Whether FC workers are CONV workers as well."""
+    cut_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of activations and their gradients on the wire."""
+    out: str | None = None
+    """Also write the plan as JSON."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the plan."""
+    flags = jobs.parse_flags(PlanArguments, arguments, "launch plan stanza", PlanArguments())
+    if flags.out is not None:
+        record.check_new_file(Path(flags.out))
+    if flags.nodes is not None:
+        jobs.refuse_below_one({"nodes": (flags.nodes,)})
+    with jobs.named_as_given({"world-size": "nodes", **NAMED_HERE}):
+        job = _job(flags)
+        plan = plan_job(job, may_measure=True)
+        target = sized_cluster(job.cluster, job.world_size)
+    if flags.out is not None:
+        record.write_json(Path(flags.out), schema.dump(plan))
+    print(describe(plan, flags.model, target))
+
+
+def _job(flags: PlanArguments) -> Job:
+    """The job that is planned."""
+    size = cluster.load(flags.cluster).size if flags.nodes is None else flags.nodes
+    options = Options(
+        model=flags.model,
+        local_batch_size=_profiled_batch(flags.profile)
+        if flags.local_batch_size is None
+        else flags.local_batch_size,
+        fc_parallel=flags.fc_parallel,
+        fc_placement=flags.fc_placement,
+        cut_dtype=flags.cut_dtype,
+    )
+    return Job(cluster=flags.cluster, world_size=size, profile=flags.profile, stanza=options)
+
+
+def _profiled_batch(name: str | None) -> int | None:
+    """The batch size of a profile that the user names; a model's own profile has the model's."""
+    return None if name is None else stanza_plan.load_profile(name).batch_size
+
+
+def describe(plan: Plan, model: str, target: Cluster) -> str:
+    """The plan as text: figures used, a table of predictions, the choice and why."""
+    assert plan.chosen is not None  # `launch plan` always predicts
+    assert plan.bandwidth_bits_per_s is not None
+    lines = [
+        f"plan stanza | tier simulated (planner, no processes) | {model} on "
+        f"{target.size} nodes of {target.name} at {plan.bandwidth_bits_per_s / 1e9:.3g} Gb/s",
+        f"  profile: {plan.profile}; each worker takes {_local_batch(plan)} samples a step",
+        f"  cluster: {target.source}",
+        f"  {'scheme':25}{'f':>3}{'m':>4}{'step ms':>10}{'samples/s':>11}{'x PS 1 blocking':>17}"
+        "   busy ms per resource",
+    ]
+    first = plan.predictions[0]
+    for p in plan.predictions:
+        resources = ", ".join(f"{name} {s * 1e3:.1f}" for name, s in p.resources.items())
+        mark = "*" if p == plan.chosen else " "
+        lines.append(
+            f"{mark} {p.scheme + p.mode:25}{p.fc_workers:>3}{p.micro_batches:>4}"
+            f"{p.step_s * 1e3:>10.1f}{p.samples_per_s:>11,.0f}"
+            f"{p.samples_per_s / first.samples_per_s:>16.2f}x   {resources}"
+        )
+    lines.append(f"  chosen: {plan.reason}")
+    return "\n".join(lines)
+
+
+def _local_batch(plan: Plan) -> int:
+    """Samples of one worker and step, of those that DDP would have."""
+    everyone = next(p for p in plan.predictions if p.scheme == "ddp")
+    return everyone.samples // len(plan.layout.roles)

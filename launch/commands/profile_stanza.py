@@ -1,0 +1,43 @@
+"""`launch profile stanza`: measure every layer of a model on this machine, write it as JSON.
+
+python -m launch profile stanza --model alexnet --batch-size 16 --out alexnet-cpu.json
+python -m launch plan stanza --model alexnet --cluster my.toml --profile alexnet-cpu.json
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch import job as jobs
+from launch.commands.plan_stanza import NAMED_HERE
+from launch.drivers.stanza_planning import measure_profile
+from launch.records import save
+from stanza.options import Options
+from systems.runs.record import check_new_file
+from systems.schema import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileArguments:
+    """Measure a model's layers."""
+
+    model: str = "digits-cnn"
+    """alexnet, vgg16, resnet50, resnet152, inception-v3 or digits-cnn."""
+    batch_size: int | None = None
+    """Samples; None: the model's own."""
+    out: str = "profile.json"
+    """Where the profile is written."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, print a summary, write the file."""
+    flags = jobs.parse_flags(
+        ProfileArguments, arguments, "launch profile stanza", ProfileArguments()
+    )
+    path = Path(flags.out)
+    check_new_file(path)
+    if flags.batch_size is not None and flags.batch_size < 1:
+        raise InputError(f"--batch-size {flags.batch_size}: give 1 or more")
+    with jobs.named_as_given(NAMED_HERE):
+        measured = measure_profile(Options(model=flags.model), flags.batch_size)
+    save(measured, path, "stanza")

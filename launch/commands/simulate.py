@@ -1,0 +1,32 @@
+"""`launch simulate JOB.toml [flags]`: the job's schedule played on its cluster, without processes.
+
+    python -m launch simulate launch/jobs/stanza-vgg16-random.toml --world-size 64
+
+The same job files and flags as `launch run`; the record holds a trace of every node's compute and
+network interface (open trace.json in ui.perfetto.dev).
+"""
+
+from collections.abc import Sequence
+
+from launch import job as jobs
+from launch.drivers import driver
+from launch.job import Job
+from launch.records import create_record
+from systems.runs import record, trace
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Plan, play, write the record, print the step time beside the planner's."""
+    given = jobs.parse("simulate", arguments, Job())
+    simulated = driver(given).simulate(given)
+    job, result = simulated.job, simulated.result
+    folder = create_record(job, simulated.plan, tier="simulated")
+    trace.write_timeline(folder / "trace.json", simulated.spans)
+    record.write_json(folder / "result.json", {"tier": "simulated", **result})
+    predicted_s = result["predicted_step_s"]
+    beside = "" if predicted_s is None else f" (planner: {predicted_s * 1e3:.2f} ms)"
+    print(
+        f"{job.name} | tier simulated | {simulated.what}\n"
+        f"  {result['samples_per_s']:,.0f} samples/s, step {result['step_s'] * 1e3:.2f} ms{beside},"
+        f" steady state of a deterministic simulation\n  record: {folder}"
+    )

@@ -1,0 +1,144 @@
+"""`launch train-pair TASK`: train a small target and a smaller draft on this machine.
+
+python -m launch train-pair transcribe
+python -m launch train-pair summarize --data stdlib --out runs/pairs/summarize
+
+Minutes on two cores, `--size tiny` half a minute. Interrupted, the same command goes on where it
+stopped.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import torch
+
+from launch import job as jobs
+from launch.progress.live import Row, View
+from launch.progress.progress import ProgressFlags, is_live, live_table
+from launch.progress.tensorboard import Sink
+from speculative.options import Task
+from speculative.tasks.pairs import RECIPES, Role, Size
+from speculative.tasks.train_pair import BATCH_SIZE, Progress, train_pair
+from systems.runs.record import QUIET
+from systems.schema import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPairArguments(ProgressFlags):
+    """Train a target and a draft."""
+
+    out: str | None = None
+    """Folder of both. None: runs/pairs/TASK, where the job files look for them."""
+    size: Size = "small"
+    """small: useful models. tiny: such as show how verification differs, for short speech."""
+    data: str | None = None
+    """summarize: stdlib, installed or jsonl:PATH. transcribe: recordings[:PATH], espeak or
+    folder:PATH. None: installed (tiny: stdlib), or recordings."""
+    target_steps: int | None = None
+    """Training steps. None: enough for the default data."""
+    draft_steps: int | None = None
+    """The same for the draft."""
+    seed: int = 0
+    """Of the initial weights and of the order of samples."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train, print how it goes and where the models are."""
+    words = list(arguments)
+    task = words.pop(0) if words and not words[0].startswith("-") else ""
+    if task not in get_args(Task) and not {"-h", "--help"} & set(words):
+        known = " or ".join(get_args(Task))
+        said = f"train-pair {task}".strip()
+        raise InputError(f"{said}: no such task; write: launch train-pair {known}")
+    flags = jobs.parse_flags(
+        TrainPairArguments, words, f"launch train-pair {task or 'TASK'}", TrainPairArguments()
+    )
+    has_gpu = torch.cuda.is_available()
+    jobs.check_seed(flags.seed)
+    if flags.device == "cuda" and not has_gpu:
+        raise InputError("--device cuda: there is no GPU here; give cpu or auto")
+    device = torch.device("cuda" if has_gpu and flags.device != "cpu" else "cpu")
+    chosen = cast(Task, task)
+    given: dict[Role, int | None] = {"target": flags.target_steps, "draft": flags.draft_steps}
+    steps = {
+        role: default if given[role] is None else cast(int, given[role])
+        for role, default in RECIPES[flags.size][chosen].steps.items()
+    }
+    folder = Path(flags.out or f"runs/pairs/{task}")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder}: is a file; give a folder")
+    flags.apply()
+    training = train_pair(
+        chosen,
+        folder,
+        size=flags.size,
+        data=flags.data,
+        steps=steps,
+        seed=flags.seed,
+        device=device,
+    )
+    with jobs.named_as_given({"speculative.data": "data"}):
+        trained = _follow(chosen, training, folder if flags.tensorboard else None)
+    print(f"  pair: {folder}{'' if trained else ' (trained before; remove it to train anew)'}")
+
+
+def _follow(task: Task, training: Iterator[Progress], events: Path | None) -> bool:
+    """Show how training goes, and write TensorBoard's files into `events`; whether it went at
+    all."""
+    reached: dict[Role, Progress] = {}
+    view = partial(_view, task, reached)
+    with ExitStack() as stack:
+        sinks: dict[Role, Sink] = {}
+        if is_live():
+            stack.enter_context(live_table(view))
+        for at in training:
+            reached[at.role] = at
+            if events is not None and at.role not in sinks:
+                sinks[at.role] = Sink(events / at.role / "tensorboard", ())
+                stack.callback(sinks[at.role].close)
+            if at.role in sinks:
+                sinks[at.role].write((), view())
+            if QUIET not in os.environ:
+                print(_line(task, at), flush=True)
+    return bool(reached)
+
+
+def _line(task: str, at: Progress) -> str:
+    return (
+        f"{task} {at.role} | step {at.step} of {at.steps} | loss {at.loss:.3f} nats per token "
+        f"| {at.elapsed_s:.0f} s"
+    )
+
+
+def _view(task: Task, reached: Mapping[Role, Progress]) -> View:
+    """Where training is: the model that was heard of last, and a line for each."""
+    rows = [
+        Row(
+            name=str(number),
+            role=role,
+            step=at.step,
+            step_s=at.elapsed_s / max(1, at.step),
+            state="done" if at.step >= at.steps else "running",
+        )
+        for number, (role, at) in enumerate(reached.items())
+    ]
+    if not reached:
+        return View(title=f"train-pair {task}", rows=rows)
+    at = list(reached.values())[-1]
+    step_s = at.elapsed_s / max(1, at.step)
+    return View(
+        title=f"train-pair {task}: {at.role}",
+        step=at.step,
+        last=at.steps,
+        samples_per_s=BATCH_SIZE / step_s if step_s else None,
+        loss=at.loss,
+        left_s=(at.steps - at.step) * step_s,
+        rows=rows,
+    )

@@ -1,0 +1,213 @@
+"""What a Stanza job is planned with: cluster, profile and link, measured here where they are
+unknown."""
+
+import dataclasses
+import os
+import sys
+from typing import Any
+
+import torch
+
+from launch.job import Job
+from stanza.models import ARCHITECTURES, build_model
+from stanza.options import Options
+from stanza.planner import plan as stanza_plan
+from stanza.planner.plan import Plan
+from systems.clusters import cluster
+from systems.clusters.cluster import Cluster, Link
+from systems.environment import threads_per_rank
+from systems.network.loopback import measure_loopback
+from systems.profiles import measured_profile, profile
+from systems.profiles.emulated import Emulation
+from systems.profiles.profile import ModelProfile
+from systems.schema import InputError
+
+HERE = "local"
+"""The preset that stands for this machine; its devices and its link are measured."""
+REPETITIONS = 9
+"""Times that each layer is timed."""
+
+
+def plan_job(job: Job, *, may_measure: bool) -> Plan:
+    """The plan of a job. With `may_measure`, "auto" on a cluster or model without figures measures
+    them first; nothing is measured where the answer would not be used.
+
+    Raises:
+        InputError: see stanza.planner.plan.plan.
+    """
+    options = job.stanza
+    auto = "auto" in (options.fc_workers, options.fc_parallel, options.fc_placement)
+    wanted = options.scheme == "stanza" and auto
+    basis = planning_basis(job, measure=wanted and may_measure)
+    if basis is None:
+        return stanza_plan.plan(job.stanza, job.world_size, None, None)
+    return stanza_plan.plan(job.stanza, job.world_size, *basis)
+
+
+def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] | None:
+    """The cluster and the profile that a job is planned with; None if one has no figures yet and
+    they are not to be measured.
+
+    Raises:
+        InputError: nodes that are not alike, links of unknown rate, no profile of the cluster's
+            kind of device, or one of another model.
+    """
+    target = sized_cluster(job.cluster, job.world_size)
+    has_link = target.slowest_link.bandwidth_bits_per_s is not None
+    if not has_link and job.cluster != HERE:
+        raise InputError(
+            f"--cluster {job.cluster}: bandwidth_bits_per_s of a link is not known, and only "
+            "this machine's loopback can be measured; state it in the file"
+        )
+    known = _known_profile(job, target)
+    if (known is None or not has_link) and not measure:
+        return None
+    if known is None:
+        _check_measurable(job, target)
+        known = measure_shared(job.stanza, job.world_size if job.cluster == HERE else 1)
+    if job.cluster == HERE:
+        target = target.with_kind(known.device)
+    return target if has_link else target.with_link(measure_link(job.world_size)), known
+
+
+def measure_profile(
+    options: Options, batch_size: int | None = None, *, spared: str = ""
+) -> ModelProfile:
+    """Profile the options' model on this machine's CPU or GPU, one device, nothing beside it.
+
+    Says before what it takes, and then `spared`: how to do without.
+    """
+    architecture = ARCHITECTURES[options.model]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images = torch.randn(batch_size or architecture.batch_size, *architecture.image_shape)
+    model, images = build_model(options.model).to(device), images.to(device)
+    effort = measured_profile.effort(model, images, repetitions=REPETITIONS)
+    print(
+        f"measuring {options.model}, batch {len(images)}, on {device}: about {effort}{spared}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return measured_profile.profile_model(
+        model, images, name=options.model, device_kind=device_here(), repetitions=REPETITIONS
+    )
+
+
+def measure_shared(options: Options, world_size: int) -> ModelProfile:
+    """The profile that one of `world_size` ranks of this machine sees while all of them compute."""
+    cores = os.cpu_count() or 1
+    threads = threads_per_rank(world_size)
+    spared = "; a profile made before with `launch profile stanza` spares it: --profile FILE"
+    if torch.cuda.is_available():
+        return measure_profile(options, spared=spared)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    large = ARCHITECTURES[options.model].batch_size
+    alone = profile.with_fixed_parts(
+        measure_profile(options, large, spared=spared),
+        measure_profile(options, max(1, large // 8)),
+    )
+    torch.set_num_threads(before)
+    factor = max(1.0, world_size * threads / cores)
+    return alone.slowed(factor, f"{world_size} ranks share {cores} cores")
+
+
+def measure_link(world_size: int) -> Link:
+    """What each of `world_size` ranks of this machine gets from the loopback link."""
+    print(f"measuring the loopback link with {world_size} processes over gloo", file=sys.stderr)
+    return measure_loopback(world_size)
+
+
+def link_rates_of(name: str, world_size: int, emulation: Emulation) -> tuple[float, ...]:
+    """The rates of the links that stand for those of a cluster.
+
+    Raises:
+        InputError: too small a cluster, nodes that are not alike, or links of unknown rate.
+    """
+    rates = [link.bandwidth_bits_per_s for link in sized_cluster(name, world_size).links]
+    if None in rates:
+        raise InputError(
+            f"--cluster {name}: the rate of its links is not known; give a cluster that states it"
+        )
+    return tuple(emulation.rate_bits_per_s(rate) for rate in rates if rate is not None)
+
+
+def resolved(job: Job, plan: Plan) -> Job:
+    """The job with the planner's answers written in, so that it runs again without planning."""
+    changes: dict[str, Any] = {
+        "micro_batches": plan.layout.micro_batches,
+        "fc_parallel": plan.layout.fc_parallel,
+        "fc_placement": plan.layout.fc_placement,
+    }
+    if plan.layout.scheme == "stanza":
+        changes["fc_workers"] = len(plan.layout.ranks("fc"))
+    elif job.stanza.scheme == "stanza":  # the planner has chosen not to separate
+        assert plan.chosen is not None
+        changes |= stanza_plan.baseline_options(plan.chosen.scheme)
+    return dataclasses.replace(job, stanza=dataclasses.replace(job.stanza, **changes))
+
+
+def sized_cluster(name: str, world_size: int) -> Cluster:
+    """The cluster that `--cluster` names, with a node for every rank.
+
+    Raises:
+        InputError: nodes that are not alike, or another number of them where it is fixed.
+    """
+    target = cluster.load(name)
+    cluster.check_uniform(target, name)
+    if len(target.nodes) == 1:
+        target = target.with_size(world_size)
+    if target.size != world_size:
+        raise InputError(
+            f"--world-size {world_size}: cluster {target.name} mixes {target.size} nodes; give "
+            f"{target.size}, or another --cluster"
+        )
+    return target
+
+
+def _known_profile(job: Job, target: Cluster) -> ModelProfile | None:
+    """The profile that the job names, or the one that ships of its model, if there is one.
+
+    Raises:
+        InputError: it is of another model, or of another kind of device than the cluster's.
+    """
+    model, shipped = job.stanza.model, stanza_plan.shipped_profiles()
+    if job.profile is None and model not in shipped:
+        return None
+    known = stanza_plan.load_profile(job.profile or model)
+    if known.name != model:
+        raise InputError(
+            f"--profile {job.profile}: is of {known.name}, the model is {model}; "
+            "give a profile of that model"
+        )
+    kind = target.kinds[0]
+    if known.device == kind or (job.cluster == HERE and known.device == device_here()):
+        return known
+    if job.profile is not None:
+        raise InputError(
+            f"--profile {job.profile}: was taken on {known.device}, and the devices of --cluster "
+            f"{job.cluster} are {kind}; give a profile of that device, or write kind = "
+            f'"{known.device}" in a cluster file if it is the same'
+        )
+    if job.cluster == HERE:
+        return None
+    raise InputError(
+        f"--cluster {job.cluster}: its devices are {kind}, and the profile of {model} that ships "
+        f"was taken on {known.device}; make one on {kind} with `launch profile stanza` and give "
+        "it with --profile"
+    )
+
+
+def _check_measurable(job: Job, target: Cluster) -> None:
+    """Refuse to measure on this machine's device what the cluster's is to be planned with."""
+    kind = target.kinds[0]
+    if job.cluster != HERE and kind != device_here():
+        raise InputError(
+            f"--stanza.model {job.stanza.model}: no profile of it ships, the devices of --cluster "
+            f"{job.cluster} are {kind}, and this machine's is {device_here()}; make a profile on "
+            f"{kind} with `launch profile stanza` and give it with --profile"
+        )
+
+
+def device_here() -> str:
+    """The kind of this machine's devices, as profiles that are taken here name it."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,64 @@
+"""Ranks as plain processes of this machine: `python -m launch.launchers.local WORLD_SIZE worker
+...`.
+
+No agent, no rendezvous: every rank gets torchrun's variables, and the first that fails ends them
+all. `launch run --launcher local` starts this.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from launch.streams import outlive_readers
+from systems.environment import free_port
+from systems.processes.supervise import wait_for_ranks
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Start the ranks and wait; exits with the code of the rank that failed first."""
+    size, *worker = arguments
+    code = run_ranks(int(size), [sys.executable, "-m", "launch", *worker])
+    if code:
+        raise SystemExit(code if code > 0 else 128 - code)
+
+
+def run_ranks(world_size: int, command: Sequence[str]) -> int:
+    """Run a command once for every rank; returns the exit code of the rank that failed first.
+
+    SIGTERM to this process, or Ctrl-C, ends them all.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    port, running = free_port(), dict[int, int]()
+    try:
+        for rank in range(world_size):
+            place = {**os.environ, **variables(rank, world_size, port)}
+            running[os.spawnve(os.P_NOWAIT, command[0], list(command), place)] = rank
+        return wait_for_ranks(running)
+    finally:
+        for process in running:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def variables(rank: int, world_size: int, port: int) -> Mapping[str, str]:
+    """What torchrun would set, but for its own agent's."""
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+if __name__ == "__main__":
+    outlive_readers()
+    main(sys.argv[1:])

@@ -1,0 +1,179 @@
+"""Starts the ranks of a run on this machine, and sees that none outlives it.
+
+Every launcher starts the same `launch worker`, which reads its rank from the launcher's variables.
+"""
+
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from launch.job import Job
+from launch.records import name_of, unfinished
+from systems.deepspeed import check_installed
+from systems.disk import writing
+from systems.environment import free_port, threads_per_rank
+from systems.processes import failures
+from systems.processes.lifetime import die_with_parent
+from systems.processes.supervise import TOLD, how_it_ended, told
+from systems.schema import InputError
+
+FAILED = "failed-rank"
+"""Of a record while its ranks run."""
+
+
+def start_command(job: Job, worker: Sequence[str]) -> list[str]:
+    """The command that starts `job.world_size` ranks of `python -m launch worker ...`.
+
+    Raises:
+        InputError: the launcher that is asked for is missing.
+    """
+    size = job.world_size
+    if job.launcher == "local":
+        return [sys.executable, "-m", "launch.launchers.local", str(size), *worker]
+    if job.launcher == "mpirun":
+        return _mpirun(size, [sys.executable, "-m", "launch", *worker])
+    if job.launcher == "deepspeed":
+        return _deepspeed(size, ["launch.launchers.watched", *worker])
+    torchrun = [sys.executable, "-m", "launch.launchers.torchrun", "--standalone"]
+    ranks = [f"--nproc-per-node={size}", f"--max-restarts={job.max_restarts}"]
+    return [*torchrun, *ranks, "-m", "launch", *worker]
+
+
+def _mpirun(size: int, command: Sequence[str]) -> list[str]:
+    mpirun = find_mpirun()
+    if mpirun is None:
+        raise InputError(
+            "--launcher mpirun: mpirun is not on PATH nor beside python; install it with: "
+            "pip install 'systems-testbed[mpi]'"
+        )
+    root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    return [mpirun, *root, "--oversubscribe", "-np", str(size), *command]
+
+
+def _deepspeed(size: int, module: Sequence[str]) -> list[str]:
+    """What `deepspeed --num_gpus SIZE --module ...` starts on one machine; itself it would first
+    ask for as many GPUs, and not end its ranks when it is killed."""
+    check_installed("--launcher deepspeed")
+    ranks = json.dumps({"localhost": list(range(size))})
+    return [
+        *(sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error"),
+        f"--world_info={base64.urlsafe_b64encode(ranks.encode()).decode()}",
+        f"--master_port={free_port()}",
+        *("--no_local_rank", "--module"),
+        *module,
+    ]
+
+
+def find_mpirun() -> str | None:
+    """mpirun on PATH, or the one that pip installed beside this python."""
+    beside = Path(sys.executable).parent / "mpirun"
+    return shutil.which("mpirun") or (str(beside) if beside.is_file() else None)
+
+
+def run_ranks(job: Job, folders: Sequence[Path], *, quiet: bool = False) -> int:
+    """Start the ranks that do the jobs of records, one after the other in one world of the first
+    job's; wait for them, and return the launcher's exit code."""
+    command = start_command(job, ["worker", "--records", *map(str, folders)])
+    return run_command(command, _variables(job), folders, quiet=quiet)
+
+
+def run_command(
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    folders: Sequence[Path],
+    *,
+    quiet: bool = False,
+) -> int:
+    """Run what starts the ranks of records, with these variables; returns its exit code, and says
+    which rank has failed first, and why.
+
+    With `quiet`, only what goes to stderr is shown. A signal to this process ends the ranks, and
+    then this process; so does its death.
+
+    Raises:
+        SystemExit: a signal came; its code is the shell's, 130 for Ctrl-C.
+    """
+    file = folders[0].absolute() / FAILED
+    with writing(file):
+        file.write_text("")
+    earlier = {folder: len(failures.read(folder)) for folder in folders}
+    try:
+        code = _wait(command, {**variables, TOLD: str(file)}, quiet=quiet)
+        failed = told(file)
+    finally:
+        file.unlink(missing_ok=True)
+    kept = [line for folder in folders for line in failures.read(folder)[earlier[folder] :]]
+    if failed is not None:
+        _say_who_failed(*failed, kept, folders)
+    elif code and kept:  # of mpirun's ranks nobody tells which was the first
+        failures.say(f"{name_of(kept[0]['rank'], folders)} failed: {kept[0]['reason']}")
+    return code
+
+
+def _say_who_failed(
+    rank: int, code: int, kept: Sequence[Mapping[str, Any]], folders: Sequence[Path]
+) -> None:
+    """Name the rank that failed first and its reason, which the record keeps."""
+    text = f"{name_of(rank, folders)} {how_it_ended(code)}"
+    reasons = [line["reason"] for line in kept if line["rank"] == rank]
+    if code == -signal.SIGKILL or not reasons:  # it could not keep its own
+        failures.write(unfinished(folders), rank, text)
+    else:
+        text += f": {reasons[-1]}"
+    failures.say(text)
+
+
+def _wait(command: Sequence[str], variables: Mapping[str, str], *, quiet: bool) -> int:
+    received: list[int] = []
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL if quiet else None,
+        env={"TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ, **variables},
+        start_new_session=True,  # a Ctrl-C reaches the ranks through us, once
+        preexec_fn=_die_with_parent,
+    )
+
+    def forward(signal_number: int, frame: object) -> None:
+        received.append(signal_number)
+        process.terminate()
+
+    previous = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = process.wait()
+    finally:
+        for signal_number, handler in previous.items():
+            signal.signal(signal_number, handler)
+        process.kill()
+    if received:
+        name = signal.Signals(received[0]).name
+        print(f"error: stopped by {name}; what is done stays", file=sys.stderr)
+        raise SystemExit(128 + received[0])
+    return code
+
+
+def _variables(job: Job) -> dict[str, str]:
+    """The ranks' environment: cores are shared out, the user's to override."""
+    defaults = {
+        "OMP_NUM_THREADS": str(threads_per_rank(job.world_size)),
+        # Ranks that are all here need no TCP, for which Open MPI would listen on every interface.
+        "OMPI_MCA_btl": "^tcp",
+        # Open MPI's shared-memory files and Unix sockets belong to a run, not to the machine.
+        "PRTE_MCA_prte_silence_shared_fs": "1",
+    }
+    on_cpu = job.device == "cpu" or torch.cuda.device_count() < job.world_size
+    if job.launcher == "deepspeed" and on_cpu:
+        defaults["DS_ACCELERATOR"] = "cpu"
+    return {name: os.environ.get(name, value) for name, value in defaults.items()}
+
+
+def _die_with_parent() -> None:
+    die_with_parent(signal.SIGTERM)

@@ -1,0 +1,172 @@
+"""torchrun that keeps to itself and tells which rank failed first, and why.
+
+    python -m launch.launchers.torchrun --nproc-per-node 4 -m launch worker JOB.toml
+
+It takes torchrun's flags. On one machine its agent listens on loopback only, and the machine's name
+need not resolve. torchrun prints its own report all the same. `launch run` starts this.
+"""
+
+import signal
+import socket
+import sys
+import uuid
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+
+import torch.distributed as dist
+from torch.distributed import run
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import (
+    RendezvousError,
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+    rendezvous_handler_registry,
+)
+
+from launch.streams import outlive_readers
+from systems.environment import LOOPBACK, own_address
+from systems.network import meeting
+from systems.processes.background import end_now
+from systems.processes.supervise import tell
+from systems.schema import InputError
+
+AT_ONCE_S = 15
+"""torchrun's own SIGKILL comes later, to ranks that its SIGTERM has not ended."""
+ALONE = "loopback"
+"""What torchrun calls the rendezvous below."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run torchrun; exits with its code."""
+    flags = run.parse_args(list(arguments))
+    try:
+        if _on_one_machine(flags):
+            _stay_here(flags)
+        elif (
+            flags.rdzv_backend == "c10d" and flags.local_addr is None and own_address() is None
+        ):  # torchrun would wait for 10 minutes
+            raise InputError(
+                f"--local-addr: is not given, and this machine's name {socket.gethostname()} does "
+                "not resolve; give the address at which the other nodes reach it"
+            )
+        run.run(flags)
+    except ChildFailedError as error:
+        print(error, file=sys.stderr, flush=True)
+        rank = first_failed(error.failures)
+        tell(rank, error.failures[rank].exitcode, reason(rank, error.failures))
+        raise SystemExit(1) from None
+    except SignalException as stop:  # whoever sent the signal knows, and says so
+        end_now(128 + stop.sigval)  # the agent's timers still talk to the store
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    except (RendezvousError, dist.DistNetworkError) as error:
+        where = flags.rdzv_endpoint or f"{flags.master_addr}:{flags.master_port}"
+        said = str(error.__cause__ or error).partition("\n")[0]
+        print(
+            f"error: the nodes do not meet at {where}: {said}; is the first node there, and does "
+            "another program listen at this port? Give another one on all nodes",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise SystemExit(1) from None
+
+
+def _on_one_machine(flags: Namespace) -> bool:
+    try:
+        _, nodes = run.parse_min_max_nnodes(flags.nnodes)
+    except (ValueError, RuntimeError):
+        raise InputError(f"--nnodes {flags.nnodes}: give a number, or two as 1:4") from None
+    return flags.standalone or (nodes == 1 and flags.rdzv_backend in ("static", "c10d"))
+
+
+def _stay_here(flags: Namespace) -> None:
+    """Let torchrun's agent meet nobody: the ranks of this run are all on this machine."""
+    endpoint = "" if flags.standalone else flags.rdzv_endpoint
+    port = str(flags.master_port or 0) if flags.rdzv_backend == "static" else "0"
+    if ":" in endpoint:
+        port = endpoint.rpartition(":")[2]
+    if not port.isdecimal():
+        raise InputError(f"--rdzv-endpoint {endpoint}: write HOST:PORT")
+    if flags.standalone or flags.rdzv_id == "none":
+        flags.rdzv_id = str(uuid.uuid4())
+    flags.standalone = False
+    flags.rdzv_backend, flags.rdzv_endpoint = ALONE, f"{LOOPBACK}:{port}"
+    rendezvous_handler_registry.register(ALONE, Alone)
+
+
+class Alone(RendezvousHandler):
+    """The rendezvous of the only agent of a run; the store of its ranks listens on loopback."""
+
+    def __init__(self, parameters: RendezvousParameters) -> None:
+        """Start the store.
+
+        Raises:
+            InputError: the port of the endpoint is taken.
+        """
+        self._run_id, self._round = parameters.run_id, 0
+        self._store = meeting.serve(LOOPBACK, int(parameters.endpoint.rpartition(":")[2]))
+
+    def get_backend(self) -> str:
+        """See the base class."""
+        return ALONE
+
+    @property
+    def use_agent_store(self) -> bool:
+        """The ranks meet in the agent's store."""
+        return True
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """A room of its own in the store for every attempt."""
+        self._round += 1
+        room = dist.PrefixStore(f"agent/{self._round}", self._store)
+        return RendezvousInfo(room, 0, 1, RendezvousStoreInfo(LOOPBACK, self._store.port))
+
+    def is_closed(self) -> bool:
+        """See the base class."""
+        return False
+
+    def set_closed(self) -> None:
+        """See the base class."""
+
+    def num_nodes_waiting(self) -> int:
+        """See the base class."""
+        return 0
+
+    def get_run_id(self) -> str:
+        """See the base class."""
+        return self._run_id
+
+    def shutdown(self) -> bool:
+        """See the base class."""
+        return True
+
+
+def first_failed(failures: Mapping[int, ProcessFailure]) -> int:
+    """The rank to blame, of all that failed or were ended, in the order in which torchrun saw them.
+
+    A rank that was killed goes first. Others fail for want of it, and have written down when, which
+    is earlier than torchrun's own time for the killed one if it looked late.
+    """
+    earliest = min(failure.timestamp for failure in failures.values())
+
+    def order(rank: int) -> tuple[bool, int]:
+        failure = failures[rank]
+        killed = failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
+        return not (killed and failure.timestamp < earliest + AT_ONCE_S), failure.timestamp
+
+    return min(failures, key=order)
+
+
+def reason(rank: int, failures: Mapping[int, ProcessFailure]) -> str:
+    """What a rank has left as the reason of its end; empty where it has left nothing."""
+    message = failures[rank].message
+    return message["message"].partition("\n")[0] if isinstance(message, dict) else ""
+
+
+if __name__ == "__main__":
+    outlive_readers()
+    main(sys.argv[1:])

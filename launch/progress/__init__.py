@@ -1,0 +1,1 @@
+"""What a run shows while it goes: a table of the ranks, a bar, TensorBoard."""

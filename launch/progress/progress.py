@@ -1,0 +1,186 @@
+"""Shows how long commands go: a live table on a terminal, else the lines that rank 0 prints.
+
+    with shown([record]):
+        run_ranks(...)
+
+The table is drawn by the process that started the ranks. What they print appears above it.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from launch.progress.live import LiveRecord, View
+from launch.progress.tensorboard import Sink, check_tensorboard
+from systems.processes import background
+from systems.runs.record import QUIET
+
+PERIOD_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressFlags:
+    """What a long command tells of itself."""
+
+    quiet: bool = False
+    """No live table and no lines of progress: results and errors alone."""
+    tensorboard: bool = False
+    """Also write every rank's steps for TensorBoard, to the record's folder tensorboard/."""
+
+    def apply(self) -> None:
+        """For this process and the ranks that it starts.
+
+        Raises:
+            InputError: TensorBoard is not installed.
+        """
+        if self.quiet:
+            os.environ[QUIET] = "1"
+        if self.tensorboard:
+            check_tensorboard()
+
+
+def is_live() -> bool:
+    """Whether a table is drawn: on a terminal, and not with --quiet."""
+    return sys.stdout.isatty() and QUIET not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+@contextmanager
+def shown(folders: Sequence[Path], *, tensorboard: bool = False) -> Iterator[None]:
+    """Follow the records of runs that are run one after the other, until the block ends."""
+    if not is_live() and not tensorboard:
+        yield
+        return
+    with ExitStack() as stack:
+        records = [LiveRecord(folder) for folder in folders]
+        sinks = [Sink(r.folder / "tensorboard", r.roles) for r in records if tensorboard]
+        for sink in sinks:
+            stack.callback(sink.close)
+        look = partial(_look, deque(enumerate(records)), len(records), sinks)
+        stack.enter_context(live_table(look) if is_live() else _every(PERIOD_S, look))
+        yield
+
+
+def _look(left: deque[tuple[int, LiveRecord]], count: int, sinks: Sequence[Sink]) -> View:
+    """Read what is new in the record that is being written, the first of those `left`."""
+    while True:
+        number, record = left[0]
+        ended, new, view = record.ended, record.poll(), record.view()
+        if sinks:
+            sinks[number].write(new, view)
+        if not ended or len(left) == 1:
+            break
+        left.popleft()
+    title = view.title if count == 1 else f"run {number + 1} of {count}: {view.title}"
+    return replace(view, title=title)
+
+
+@contextmanager
+def _every(period_s: float, work: Callable[[], object]) -> Iterator[None]:
+    """Call `work` again and again on a thread, and a last time when the block has ended."""
+    ended = threading.Event()
+
+    def loop() -> None:
+        while not ended.wait(period_s):
+            work()
+
+    thread = background.start("progress", loop, stop=ended.set)
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        work()
+
+
+@contextmanager
+def live_table(look: Callable[[], View]) -> Iterator[None]:
+    """Draw what `look` sees, again and again; ranks print no lines of progress meanwhile."""
+    os.environ[QUIET] = "1"
+    try:
+        with (
+            _printed_above() as console,
+            Live(console=console, auto_refresh=False, transient=True) as table,
+        ):
+
+            def draw_again() -> None:
+                table.update(draw(look()), refresh=True)
+
+            with _every(PERIOD_S, draw_again):
+                yield
+    finally:
+        del os.environ[QUIET]
+
+
+@contextmanager
+def _printed_above() -> Iterator[Console]:
+    """A console on the terminal; what this process and its children print goes through it."""
+    captured = [stream for stream in (1, 2) if os.isatty(stream)]
+    _flush()
+    kept = {stream: os.dup(stream) for stream in captured}
+    console = Console(file=os.fdopen(os.dup(kept[1]), "w"), force_terminal=True)
+    reading, writing = os.pipe()
+    for stream in captured:
+        os.dup2(writing, stream)
+    os.close(writing)
+
+    def print_lines() -> None:
+        with os.fdopen(reading, errors="replace") as lines:
+            for line in lines:
+                console.print(line.rstrip("\n"), markup=False, highlight=False, soft_wrap=True)
+
+    printer = background.start("printer", print_lines)
+    try:
+        yield console
+    finally:
+        _flush()
+        for stream, old in kept.items():
+            os.dup2(old, stream)
+            os.close(old)
+        printer.join(timeout=2 * PERIOD_S)  # a child that outlives its run holds the pipe open
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(ValueError):  # closed
+            stream.flush()
+
+
+def draw(view: View) -> Group:
+    """A view as a table: what the run as a whole does, below it a line for each rank, of which a
+    low terminal shows the first ones."""
+    table = Table(box=box.SIMPLE)
+    for name in ("rank", "role", "step", "step time", "state"):
+        table.add_column(name, justify="right" if "step" in name else "left")
+    for row in view.rows:
+        step_s = "" if row.step_s is None else f"{row.step_s * 1e3:,.1f} ms"
+        step = "" if row.step is None else str(row.step)
+        table.add_row(row.name, row.role, step, step_s, row.state)
+    return Group(Text(view.title), Text(summary(view)), table)
+
+
+def summary(view: View) -> str:
+    """Step, throughput, loss and time left, as far as they are known."""
+    if view.step is None:
+        return "no step yet"
+    of = "" if view.last is None else f" of {view.last}"
+    parts = [f"step {view.step}{of}"]
+    if view.samples_per_s is not None:
+        parts.append(f"{view.samples_per_s:,.0f} samples/s")
+    if view.loss is not None:
+        parts.append(f"loss {view.loss:.4f}")
+    if view.left_s is not None:
+        parts.append(f"{time.strftime('%H:%M:%S', time.gmtime(view.left_s))} left")
+    return ", ".join(parts)

@@ -1,0 +1,84 @@
+"""Steps of a run for TensorBoard: `tensorboard --logdir runs`. Needs the extra `tensorboard`."""
+
+import importlib.util
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from launch.progress.live import View
+from systems import disk
+from systems.runs.record import Step
+from systems.schema import InputError
+
+
+def check_tensorboard() -> None:
+    """Raise an InputError if TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError(
+            "--tensorboard: tensorboard is not installed; install it with: "
+            "pip install 'systems-testbed[tensorboard]'"
+        )
+
+
+class Sink:
+    """Writes one run's events into a folder."""
+
+    def __init__(self, folder: Path, roles: Sequence[str]) -> None:
+        """Open it; `roles` are those of the ranks, for the names of their curves."""
+        check_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder, self._roles, self._reached = folder, roles, -1
+        self._hook = threading.excepthook
+        threading.excepthook = self._quiet_where_the_disk_is_full
+        self._writer: Any = None
+        with self._ending_where_it_fails():
+            self._writer = SummaryWriter(str(folder))
+
+    def write(self, steps: Iterable[tuple[int, Step]], view: View) -> None:
+        """Add the metrics of ranks' steps, and what is known of the run as a whole."""
+        if self._writer is not None:
+            with self._ending_where_it_fails():
+                self._add(steps, view)
+
+    def _add(self, steps: Iterable[tuple[int, Step]], view: View) -> None:
+        for rank, step in steps:
+            for name, value in step.metrics.items():
+                if isinstance(value, int | float):
+                    curve = f"{name}/rank {rank} ({self._roles[rank]})"
+                    self._writer.add_scalar(curve, value, step.index)
+        if view.step is None or view.step == self._reached:
+            return
+        self._reached = view.step
+        for name, whole in (("loss", view.loss), ("samples_per_s", view.samples_per_s)):
+            if whole is not None:
+                self._writer.add_scalar(name, whole, view.step)
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        if self._writer is not None:
+            with self._ending_where_it_fails():
+                self._writer.close()
+        threading.excepthook = self._hook
+
+    @contextmanager
+    def _ending_where_it_fails(self) -> Iterator[None]:
+        """Curves that cannot be written end with a warning, and the run goes on."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            print(
+                f"warning: {disk.reason(error)}: nothing can be written in {self._folder}; "
+                "TensorBoard's curves end here, and the run goes on",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _quiet_where_the_disk_is_full(self, arguments: threading.ExceptHookArgs) -> None:
+        """The writer's own thread would print a traceback; `write` raises the same error."""
+        if not (arguments.exc_value and disk.is_full(arguments.exc_value)):
+            self._hook(arguments)

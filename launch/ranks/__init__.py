@@ -1,0 +1,1 @@
+"""What the launched processes do: the worker of a run, and the ranks of an emulation."""

@@ -1,0 +1,161 @@
+"""Runs the cases of an experiment, and skips those whose results are there already.
+
+Cases of one world start once and follow each other, alternating within a repetition, so that
+whatever else the machine does falls on all of them alike.
+"""
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from launch import job as jobs
+from launch.commands.emulate import EmulatedJob, prepare, run_emulated
+from launch.drivers import driver
+from launch.job import Job
+from launch.launchers.start import run_ranks
+from launch.progress.progress import shown
+from launch.ranks.emulated import emulated_rates
+from launch.records import create_record, read_result
+from systems import disk
+from systems.clusters import cluster
+from systems.figures.experiment import Case, Experiment, Results
+from systems.network.namespaces import unavailable
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One repetition of a case; repetition and seed are one number."""
+
+    case: Case
+    repetition: int
+    folder: Path
+
+
+def _runs(cases: Sequence[Case], repeats: int, records: Path) -> list[_Run]:
+    return [
+        _Run(case, repetition, records / f"{_slug(case.name)}-{repetition}")
+        for repetition in range(repeats)
+        for case in cases
+    ]
+
+
+def _slug(name: str) -> str:
+    return name.replace(" ", "-").replace("=", "")
+
+
+def run_measured_cases(
+    experiment: Experiment, cases: Sequence[Case], repeats: int, records: Path
+) -> Results:
+    """Run cases on this machine's ranks, those of one world size in one world, planned with what is
+    measured just before.
+
+    Raises:
+        SystemExit: a rank failed; what was done before stays.
+    """
+    runs = _runs(cases, repeats, records)
+    worlds: dict[int, list[Job]] = {}
+    for run in _unfinished(runs):
+        job = _measured_job(experiment, run)
+        worlds.setdefault(job.world_size, []).append(job)
+    for _, alike in sorted(worlds.items()):
+        system = driver(alike[0])
+        for job, plan in zip(alike, system.plan_measured(alike), strict=True):
+            create_record(system.resolved(job, plan), plan)
+        folders = [Path(str(job.out)) for job in alike]
+        with shown(folders):
+            code = run_ranks(alike[0], folders)
+        _check(experiment, code)
+    return _results(runs)
+
+
+def _measured_job(experiment: Experiment, run: _Run) -> Job:
+    of_system: Any = {"system": experiment.system, experiment.system: run.case.options}
+    return Job(
+        name=f"{experiment.id} {run.case.name}, repetition {run.repetition}",
+        world_size=run.case.nodes or experiment.world_size,
+        seed=run.repetition,
+        out=str(run.folder),
+        **of_system,
+    )
+
+
+def run_emulated_cases(
+    experiment: Experiment, cases: Sequence[Case], repeats: int, records: Path
+) -> Results:
+    """Run cases on emulated clusters, those of one size and one emulated rate in one world.
+
+    A case that the planner resolves to another one's very job is that one. No results where this
+    machine can emulate nothing, or its links do not keep their rates.
+    """
+    reason = unavailable()
+    if reason is not None:
+        print(f"nothing is emulated here, the figures are simulated alone: {reason}", flush=True)
+        return {}
+    runs = _runs(cases, repeats, records)
+    done = {run.folder for run in runs} - {run.folder for run in _unfinished(runs)}
+    worlds: dict[tuple[float, ...], list[Path]] = {}
+    same: dict[Job, Path] = {}
+    for index, run in enumerate(runs):
+        if run.folder not in done:
+            prepare(_emulated_job(experiment, run, records))
+        job = replace(jobs.load(run.folder / "job.toml"), name="", out=None)
+        first = same.setdefault(job, run.folder)
+        if first != run.folder:
+            shutil.rmtree(run.folder)
+            runs[index] = replace(run, folder=first)
+        elif run.folder not in done:
+            worlds.setdefault(emulated_rates(run.folder), []).append(run.folder)
+    for rates, folders in sorted(worlds.items(), key=lambda world: len(world[0])):
+        print(f"{len(folders)} runs on {len(rates)} emulated nodes", flush=True)
+        if run_emulated(folders):
+            print("the emulation failed, see above: the figures are simulated alone", flush=True)
+            return {}
+    return _results(runs)
+
+
+def _emulated_job(experiment: Experiment, run: _Run, records: Path) -> EmulatedJob:
+    name = experiment.cluster
+    if run.case.cluster is not None:
+        path = records / "clusters" / f"{run.case.cluster.name}.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.write_text(path, cluster.to_toml(run.case.cluster))
+        name = str(path)
+    of_system: Any = {"system": experiment.system, experiment.system: run.case.options}
+    return EmulatedJob(
+        name=run.case.name,
+        world_size=run.case.nodes or experiment.world_size,
+        cluster=name,
+        seed=run.repetition,
+        out=str(run.folder),
+        trace=run.case.trace,
+        **of_system,
+    )
+
+
+def _unfinished(runs: Sequence[_Run]) -> list[_Run]:
+    """The runs without results; what an interruption left of them is removed."""
+    todo = [run for run in runs if not (run.folder / "result.json").is_file()]
+    for run in todo:
+        shutil.rmtree(run.folder, ignore_errors=True)
+    if 0 < len(todo) < len(runs):
+        print(f"{len(runs) - len(todo)} of {len(runs)} runs are done already", flush=True)
+    return todo
+
+
+def _results(runs: Sequence[_Run]) -> Results:
+    results: dict[str, list[Mapping[str, object]]] = {}
+    for run in runs:
+        result = {**read_result(run.folder), "record": str(run.folder)}
+        results.setdefault(run.case.name, []).append(result)
+    return results
+
+
+def _check(experiment: Experiment, code: int) -> None:
+    if code:
+        print(
+            f"error: {experiment.id}: the ranks ended with code {code}, see above", file=sys.stderr
+        )
+        raise SystemExit(1)

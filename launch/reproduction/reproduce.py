@@ -1,0 +1,149 @@
+"""`launch reproduce`: run the experiments, draw the figures, judge the claims, write the report.
+
+    python -m launch reproduce                        # everything, quick level, to reproduction/
+    python -m launch reproduce stanza --level full --out results/full
+    python -m launch reproduce stanza --experiment scale
+
+A reproduction that was interrupted goes on where it stopped. Where no cluster can be emulated, the
+figures have the simulated tier alone.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from launch import job as jobs
+from launch.progress.progress import ProgressFlags
+from launch.reproduction.cases import run_emulated_cases, run_measured_cases
+from launch.reproduction.report import Concluded, Section, write_report
+from sparsepipe import experiments as of_sparsepipe
+from speculative import experiments as of_speculative
+from stanza import experiments as of_stanza
+from systems.figures.claims import Claim
+from systems.figures.experiment import Experiment, Results
+from systems.runs import record
+from systems.schema import InputError, remedy
+
+SYSTEMS = {
+    "stanza": of_stanza.EXPERIMENTS,
+    "sparsepipe": of_sparsepipe.EXPERIMENTS,
+    "speculative": of_speculative.EXPERIMENTS,
+}
+PAPERS = {
+    "stanza": of_stanza.PAPER,
+    "sparsepipe": of_sparsepipe.PAPER,
+    "speculative": of_speculative.PAPER,
+}
+REPORT = {"claims.json", "claims.jsonl", "claims.csv", "report.md", "report.html"}
+PARTS = {"records", "figures", *REPORT}
+"""All that a reproduction leaves in its folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceArguments:
+    """Redraw the papers' figures."""
+
+    level: Literal["quick", "full"] = "quick"
+    """quick: minutes. full: more repetitions."""
+    experiment: str | None = None
+    """One experiment alone, by its id. None: all of them."""
+    out: str = "reproduction"
+    """Where everything goes. An earlier reproduction there is kept, under a name with its time."""
+    quiet: bool = False
+    """No progress: results and errors alone."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Reproduce one system, or all of them."""
+    words = list(arguments)
+    systems = list(SYSTEMS)
+    if words and not words[0].startswith("-"):
+        systems = [words.pop(0)]
+        if systems[0] not in SYSTEMS:
+            raise InputError(f"reproduce {systems[0]}: no such system; give {' or '.join(SYSTEMS)}")
+    program = f"launch reproduce [{'|'.join(SYSTEMS)}]"
+    flags = jobs.parse_flags(ReproduceArguments, words, program, ReproduceArguments())
+    ProgressFlags(quiet=flags.quiet).apply()
+    chosen = _choose({name: SYSTEMS[name] for name in systems}, flags.experiment)
+    folder = Path(flags.out)
+    if not folder.name:
+        raise InputError(f"--out {flags.out}: give a folder of its own")
+    _keep_earlier(folder)
+    started = time.monotonic()
+    sections = [
+        Section(name, PAPERS[name], [_conclude(e, flags.level, folder) for e in experiments])
+        for name, experiments in chosen.items()
+    ]
+    report = write_report(folder, sections, flags.level)
+    _print_end(folder, report, sections, time.monotonic() - started)
+
+
+def _choose(
+    systems: Mapping[str, Sequence[Experiment]], wanted: str | None
+) -> dict[str, list[Experiment]]:
+    """All experiments of systems, or the one that is wanted."""
+    known = [experiment.id for experiments in systems.values() for experiment in experiments]
+    if wanted is not None and wanted not in known:
+        raise InputError(f"--experiment {wanted}: no such experiment; {remedy(wanted, known)}")
+    chosen = {
+        name: [e for e in experiments if wanted in (None, e.id)]
+        for name, experiments in systems.items()
+    }
+    return {name: experiments for name, experiments in chosen.items() if experiments}
+
+
+def _conclude(experiment: Experiment, level: str, folder: Path) -> Concluded:
+    """Run an experiment, draw and judge."""
+    began = time.monotonic()
+    results = _run(experiment, level, folder)
+    outcome = experiment.conclude(results, folder / "figures")
+    return Concluded(experiment, outcome, time.monotonic() - began, level)
+
+
+def _keep_earlier(folder: Path) -> None:
+    """Move an earlier reproduction aside; refuse a folder that holds anything else.
+
+    One that was interrupted is gone on with: it has no report yet.
+    """
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names and names <= PARTS - {"report.html"}:
+        print(f"going on with the reproduction in {folder}, which was interrupted")
+        return
+    if names and names <= PARTS:
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(folder.stat().st_mtime))
+        kept = folder.with_name(f"{folder.name}-{stamp}")
+        if kept.exists():
+            raise InputError(f"--out {folder}: {kept} exists already; give another folder")
+        folder.rename(kept)
+        print(f"the earlier reproduction is kept in {kept}")
+    record.claim_folder(folder)
+
+
+def _run(experiment: Experiment, level: str, folder: Path) -> Results:
+    """Run all cases of an experiment, read their results."""
+    print(f"\n== {experiment.title} (tier {experiment.tier})", flush=True)
+    records = folder / "records" / experiment.id
+    if experiment.measure is not None:
+        return experiment.measure(level, records)
+    cases = [case for case in experiment.cases if case.level == "quick" or level == "full"]
+    if not cases:
+        return {}
+    if experiment.tier == "emulated":
+        return run_emulated_cases(experiment, cases, experiment.repeats[level], records)
+    return run_measured_cases(experiment, cases, experiment.repeats[level], records)
+
+
+def _print_end(folder: Path, report: Path, sections: Sequence[Section], lasted_s: float) -> None:
+    claims: list[Claim] = [claim for section in sections for claim in section.claims]
+    print(f"\n{'status':7}{'ours':>9} {'unit':9} claim, and its target")
+    for claim in claims:
+        print(f"{claim.status:7}{claim.ours:>9.4g} {claim.unit:9} {claim.id}: {claim.target}")
+    counts = {s: sum(c.status == s for c in claims) for s in ("pass", "near", "off")}
+    print("\n" + ", ".join(f"{n} {status}" for status, n in counts.items()))
+    for section in sections:
+        for figure in (figure for each in section.concluded for figure in each.outcome.figures):
+            print(f"figure: {figure.path} ({figure.tier})")
+    print(f"claims: {folder / 'claims.csv'}, .jsonl and .json")
+    print(f"report: {report} and {report.with_suffix('.md')}\n{lasted_s:.0f} s in all")

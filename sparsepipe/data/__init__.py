@@ -1,0 +1,1 @@
+"""Point clouds: read from files, or generated, and read ahead."""

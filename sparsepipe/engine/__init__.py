@@ -1,0 +1,1 @@
+"""Sparse tensors and the layers over them: voxels, kernel maps, convolutions, poolings."""

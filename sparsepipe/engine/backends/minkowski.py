@@ -1,0 +1,127 @@
+"""Convolution by MinkowskiEngine 0.5.4, the library that the SparsePipe paper builds on.
+
+`make minkowski` builds it for CPU. It is given the voxels and makes kernel maps of its own, so that
+a layer on this backend is the library's throughout: its maps, its products, its gradients. It has
+float32 and float64; float16 and bfloat16 are computed in float32, and the results rounded once.
+"""
+
+import collections
+import collections.abc
+import warnings
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from sparsepipe.engine.backends.narrow import in_wide_types
+from sparsepipe.engine.coordinates import unpack
+from sparsepipe.engine.kernel_map import KernelMap
+from systems.schema import InputError
+
+collections.Sequence = collections.abc.Sequence  # type: ignore[attr-defined]  # it wants this
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # that it was built for CPU only, which is known
+    import MinkowskiEngine
+    import MinkowskiEngineBackend._C as engine
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where the library keeps the voxels of a kernel map, and the kernel as it names it."""
+
+    manager: Any
+    inputs: Any
+    outputs: Any
+    input_order: Tensor
+    output_order: Tensor
+    """int64: the library's rows as ours."""
+    kernel: tuple[Any, ...]
+    transposed: bool
+
+
+_places: WeakKeyDictionary[KernelMap, _Place] = WeakKeyDictionary()
+
+
+@in_wide_types
+def forward(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+    """See `sparsepipe.engine.backends.Backend`."""
+    if not len(kernel_map.output_rows):  # the library divides by it
+        return features.new_zeros(len(kernel_map.output_keys), weight.shape[2])
+    place = _place(kernel_map, features)
+    compute = (
+        engine.ConvolutionTransposeForwardCPU if place.transposed else engine.ConvolutionForwardCPU
+    )
+    output = compute(
+        *(features[place.input_order], weight.contiguous(), *place.kernel, False),
+        *(engine.ConvolutionMode.DEFAULT, place.inputs, place.outputs, place.manager),
+    )
+    return features.new_empty(output.shape).index_copy_(0, place.output_order, output)
+
+
+@in_wide_types
+def backward(
+    gradient: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    needed: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """See `sparsepipe.engine.backends.Backend`; the library always makes both gradients."""
+    if not len(kernel_map.output_rows):
+        return torch.zeros_like(features), torch.zeros_like(weight)
+    place = _place(kernel_map, features)
+    compute = (
+        engine.ConvolutionTransposeBackwardCPU
+        if place.transposed
+        else engine.ConvolutionBackwardCPU
+    )
+    of_features, of_weight = compute(
+        *(features[place.input_order], gradient[place.output_order], weight.contiguous()),
+        *(*place.kernel, engine.ConvolutionMode.DEFAULT),
+        *(place.inputs, place.outputs, place.manager),
+    )
+    of_features = features.new_empty(features.shape).index_copy_(0, place.input_order, of_features)
+    return of_features if needed[0] else None, of_weight if needed[1] else None
+
+
+def _place(kernel_map: KernelMap, features: Tensor) -> _Place:
+    if features.device.type != "cpu":
+        raise InputError(
+            f"backend 'minkowski' on {features.device}: PyPI's version builds for CPU only with "
+            "this CUDA; use the backend 'native'"
+        )
+    if kernel_map not in _places:
+        _places[kernel_map] = _made(kernel_map)
+    return _places[kernel_map]
+
+
+def _made(kernel_map: KernelMap) -> _Place:
+    kernel = kernel_map.kernel
+    fine, coarse = kernel.fine_stride, kernel.coarse_stride
+    strides = (coarse, fine) if kernel_map.transposed else (fine, coarse)
+    manager = MinkowskiEngine.CoordinateManager(
+        D=3, coordinate_map_type=engine.CoordinateMapType.CPU
+    )
+    inputs, (input_order, _) = manager.insert_and_map(unpack(kernel_map.input_keys), strides[0])
+    outputs, output_order = inputs, input_order
+    if fine != coarse:
+        outputs, (output_order, _) = manager.insert_and_map(
+            unpack(kernel_map.output_keys), strides[1]
+        )
+    made = MinkowskiEngine.KernelGenerator(
+        kernel.size, coarse // fine, kernel.dilation, dimension=3
+    )
+    return _Place(
+        manager=manager._manager,
+        inputs=inputs,
+        outputs=outputs,
+        input_order=input_order.long(),
+        output_order=output_order.long(),
+        kernel=(
+            *(made.kernel_size, made.kernel_stride, made.kernel_dilation),
+            *(made.region_type, made.region_offsets),
+        ),
+        transposed=kernel_map.transposed,
+    )

@@ -1,0 +1,237 @@
+"""Convolution with Triton: gather, multiply and sum in one kernel, without rows in between.
+
+A program computes a tile of outputs: offset by offset, it gathers the tile's input rows, multiplies
+them with the offset's weight and sums in registers; every output is written once. The gradient of
+the features is the same with the map and the weight transposed. That of the weight is summed in
+two steps: parts of each offset's pairs, then the parts. Nothing is added atomically and tiles
+depend on shapes and types alone (nothing is tuned while it runs), so results are the same in every
+run. float16 and bfloat16 are summed in float32; float32 is rounded to TF32 only if PyTorch's own
+products are (`torch.backends.cuda.matmul.allow_tf32`).
+
+For CUDA; for a CPU only with TRITON_INTERPRET=1, which is slow and for tests.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sparsepipe.engine.kernel_map import KernelMap
+from systems.schema import InputError
+
+TILES = {
+    torch.float16: (64, 128, 64),
+    torch.bfloat16: (64, 128, 64),
+    torch.float32: (64, 64, 32),
+    torch.float64: (32, 32, 16),
+}
+"""The most rows, columns and inner products of a tile: what fits registers with 4 warps."""
+LEAST_CHANNELS = 16
+"""Of a tile: what the hardware multiplies at once."""
+PROGRAMS = 1024
+"""For the weight's gradient, where pairs suffice: several for each multiprocessor of any GPU, so
+that all of them add up in the same order."""
+
+
+def forward(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+    """See `sparsepipe.engine.backends.Backend`.
+
+    Raises:
+        InputError: a type or device that these kernels do not serve.
+    """
+    _check(features)
+    return _multiplied(features, weight, kernel_map)
+
+
+def backward(
+    gradient: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    needed: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """See `sparsepipe.engine.backends.Backend`."""
+    of_features = of_weight = None
+    if needed[0]:
+        of_features = _multiplied(gradient, weight.transpose(1, 2), kernel_map.transpose)
+    if needed[1]:
+        of_weight = _weight_gradient(gradient, features, weight, kernel_map)
+    return of_features, of_weight
+
+
+def _multiplied(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+    """[N, Cin] to [M, Cout]."""
+    offsets, inner, outer = weight.shape
+    neighbours = kernel_map.neighbours
+    height = len(neighbours.outputs)
+    output = features.new_empty((height, outer))
+    if not output.numel():
+        return output
+    tile = convolution_tile(features.dtype, inner, outer)
+    grid = triton.cdiv(height, tile["ROWS"]), triton.cdiv(outer, tile["COLUMNS"])
+    with torch.cuda.device_of(features):
+        convolution_kernel[grid](
+            *(features.contiguous(), weight, output, neighbours.inputs, neighbours.outputs),
+            *(height, offsets, inner, outer, *weight.stride()),
+            **tile,
+        )
+    return output
+
+
+def _weight_gradient(
+    gradient: Tensor, features: Tensor, weight: Tensor, kernel_map: KernelMap
+) -> Tensor:
+    """[K, Cin, Cout]."""
+    offsets, inner, outer = weight.shape
+    tile = weight_gradient_tile(features.dtype, inner, outer)
+    tiles = triton.cdiv(inner, tile["ROWS"]) * triton.cdiv(outer, tile["COLUMNS"])
+    useful = triton.cdiv(max(kernel_map.counts), tile["DEPTH"])
+    parts = max(min(triton.cdiv(PROGRAMS, offsets * tiles), useful), 1)
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    partial = weight.new_empty((parts, *weight.shape), dtype=wide)
+    if partial.numel():
+        with torch.cuda.device_of(features):
+            weight_gradient_kernel[offsets, parts, tiles](
+                *(features.contiguous(), gradient.contiguous(), partial),
+                *(kernel_map.input_rows, kernel_map.output_rows, kernel_map.firsts),
+                *(offsets, parts, inner, outer),
+                **tile,
+            )
+    return partial.sum(0).to(weight.dtype)
+
+
+@triton.jit(do_not_specialize=["height"])
+def convolution_kernel(
+    features: tl.tensor,
+    weight: tl.tensor,
+    output: tl.tensor,
+    neighbours: tl.tensor,
+    order: tl.tensor,
+    height: tl.tensor,
+    offsets: tl.tensor,
+    inner: tl.tensor,
+    outer: tl.tensor,
+    weight_offset_stride: tl.tensor,
+    weight_inner_stride: tl.tensor,
+    weight_outer_stride: tl.tensor,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+    SUM_TYPE: tl.constexpr,
+) -> None:
+    """output[order[m], :] = sum over offsets k of features[neighbours[k, m], :] @ weight[k]."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    depth = tl.arange(0, DEPTH)
+    total = tl.zeros((ROWS, COLUMNS), dtype=SUM_TYPE)
+    for _ in range(offsets):
+        sources = tl.load(neighbours + rows, mask=rows < height, other=-1)
+        if tl.max(sources, 0) >= 0:
+            x = features + sources.to(tl.int64)[:, None] * inner
+            w = weight + columns[None, :] * weight_outer_stride
+            for start in range(0, inner, DEPTH):
+                channels = start + depth
+                x_mask = (sources >= 0)[:, None] & (channels < inner)[None, :]
+                w_mask = (channels < inner)[:, None] & (columns < outer)[None, :]
+                x_tile = tl.load(x + channels[None, :], mask=x_mask, other=0.0)
+                w_tile = tl.load(
+                    w + channels[:, None] * weight_inner_stride, mask=w_mask, other=0.0
+                )
+                total = tl.dot(x_tile, w_tile, total, input_precision=PRECISION)
+        neighbours += height
+        weight += weight_offset_stride
+    targets = tl.load(order + rows, mask=rows < height, other=0).to(tl.int64)
+    mask = (rows < height)[:, None] & (columns < outer)[None, :]
+    tl.store(output + targets[:, None] * outer + columns[None, :], total, mask=mask)
+
+
+@triton.jit
+def weight_gradient_kernel(
+    features: tl.tensor,
+    gradient: tl.tensor,
+    partial: tl.tensor,
+    input_rows: tl.tensor,
+    output_rows: tl.tensor,
+    firsts: tl.tensor,
+    offsets: tl.tensor,
+    parts: tl.tensor,
+    inner: tl.tensor,
+    outer: tl.tensor,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+    SUM_TYPE: tl.constexpr,
+) -> None:
+    """partial[p, k] = the sum of features[input]^T @ gradient[output] over part p of k's pairs."""
+    offset = tl.program_id(0)
+    part = tl.program_id(1)
+    across = tl.cdiv(outer, COLUMNS)
+    rows = tl.program_id(2) // across * ROWS + tl.arange(0, ROWS)
+    columns = tl.program_id(2) % across * COLUMNS + tl.arange(0, COLUMNS)
+    first = tl.load(firsts + offset)
+    end = tl.load(firsts + offset + 1)
+    length = tl.cdiv(end - first, parts)
+    low = first + part * length
+    high = tl.minimum(low + length, end)
+    total = tl.zeros((ROWS, COLUMNS), dtype=SUM_TYPE)
+    for start in range(low, high, DEPTH):
+        pairs = start + tl.arange(0, DEPTH)
+        sources = tl.load(input_rows + pairs, mask=pairs < high, other=0).to(tl.int64)
+        targets = tl.load(output_rows + pairs, mask=pairs < high, other=0).to(tl.int64)
+        x_mask = (pairs < high)[:, None] & (rows < inner)[None, :]
+        y_mask = (pairs < high)[:, None] & (columns < outer)[None, :]
+        x = tl.load(features + sources[:, None] * inner + rows[None, :], mask=x_mask, other=0.0)
+        y = tl.load(gradient + targets[:, None] * outer + columns[None, :], mask=y_mask, other=0.0)
+        total = tl.dot(tl.trans(x), y, total, input_precision=PRECISION)
+    at = (part.to(tl.int64) * offsets + offset) * inner * outer
+    at += rows[:, None] * outer + columns[None, :]
+    mask = (rows < inner)[:, None] & (columns < outer)[None, :]
+    tl.store(partial + at, total, mask=mask)
+
+
+def convolution_tile(dtype: torch.dtype, inner: int, outer: int) -> dict[str, Any]:
+    """The constants of `convolution_kernel`: a tile of outputs, and the channels summed at once."""
+    rows, columns, depth = TILES[dtype]
+    shape = {"ROWS": rows, "COLUMNS": _part(outer, columns), "DEPTH": _part(inner, depth)}
+    return shape | _arithmetic(dtype)
+
+
+def weight_gradient_tile(dtype: torch.dtype, inner: int, outer: int) -> dict[str, Any]:
+    """The constants of `weight_gradient_kernel`: a tile of the weight, and the pairs summed at
+    once."""
+    rows, columns, pairs = TILES[dtype]
+    shape = {"ROWS": _part(inner, rows), "COLUMNS": _part(outer, columns), "DEPTH": pairs}
+    return shape | _arithmetic(dtype)
+
+
+def _part(channels: int, most: int) -> int:
+    return min(max(triton.next_power_of_2(channels), LEAST_CHANNELS), most)
+
+
+def _arithmetic(dtype: torch.dtype) -> dict[str, Any]:
+    sum_type = tl.float64 if dtype == torch.float64 else tl.float32
+    return {"PRECISION": _precision(), "SUM_TYPE": sum_type, "enable_fp_fusion": True}
+
+
+def _precision() -> str:
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # from PyTorch 2.9 on; the older name may refuse to tell
+        return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
+    return "tf32" if matmul.allow_tf32 else "ieee"
+
+
+def _check(features: Tensor) -> None:
+    if features.dtype not in TILES:
+        raise InputError(
+            f"features are {features.dtype}: backend 'triton' has float16, bfloat16, float32 and "
+            "float64"
+        )
+    if not features.is_cuda and isinstance(convolution_kernel, triton.JITFunction):
+        raise InputError(
+            f"backend 'triton' on {features.device}: it runs on CUDA (or, for tests, with "
+            "TRITON_INTERPRET=1 in the environment); take 'native'"
+        )

@@ -1,0 +1,113 @@
+"""Messages that travel while a rank computes: received ahead of need, sent without waiting.
+
+Sizes differ with every mini-batch, so a message can be received only once its header is read. A
+thread for each incoming stream does that; it spends its time waiting, outside of Python's lock.
+"""
+
+import queue
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Generic, Protocol, TypeVar
+
+from systems.processes import background
+from systems.processes.waiting import waiting
+
+T = TypeVar("T")
+AHEAD = 2
+"""So many messages of a stream are received before the first of them is taken."""
+
+
+class Sent(Protocol):
+    """Something on its way out."""
+
+    def wait(self) -> None:
+        """Block until it may be forgotten."""
+        ...
+
+
+class Inbox(Generic[T]):
+    """What an iterator makes, one after the other, made ahead of need on a thread of its own."""
+
+    def __init__(self, arrivals: Iterator[T], what: str) -> None:
+        self._arrivals, self._what = arrivals, what
+        self._arrived: queue.Queue[T | Exception] = queue.Queue(AHEAD)
+        self._abandoned = False
+        background.start(what, self._run, stop=self._abandon)
+
+    def get(self) -> T:
+        """The next one, waiting for it.
+
+        Raises:
+            TransportError: what went wrong on the thread.
+        """
+        with waiting(self._what):
+            arrived = self._arrived.get()
+        if isinstance(arrived, Exception):
+            raise arrived
+        return arrived
+
+    def _run(self) -> None:
+        try:
+            for arrived in self._arrivals:
+                self._arrived.put(arrived)
+                if self._abandoned:
+                    return
+        except Exception as error:  # raised where the next one is wanted
+            self._arrived.put(error)
+
+    def _abandon(self) -> None:
+        """Nobody will take what arrives. Make room, so that the thread ends."""
+        self._abandoned = True
+        with suppress(queue.Empty):
+            while True:
+                self._arrived.get_nowait()
+
+
+class Outbox:
+    """Messages on their way out: a thread waits for each, and so keeps its memory until then."""
+
+    def __init__(self, what: str, most: int = 0) -> None:
+        """`most`: so many messages wait here before `put` does; 0: any number."""
+        self._sent: queue.Queue[Sent | None] = queue.Queue(most)
+        self._error: Exception | None = None
+        self._abandoned = False
+        self._thread = background.start(what, self._run, stop=self._abandon)
+
+    def put(self, sent: Sent) -> None:
+        """A message that has been started; waits while there are too many.
+
+        Raises:
+            TransportError: an earlier one did not come through.
+        """
+        self._raise()
+        self._sent.put(sent)
+
+    def close(self) -> None:
+        """Wait until all messages are through.
+
+        Raises:
+            TransportError: one did not come through.
+        """
+        self._sent.put(None)
+        self._thread.join()
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while not self._abandoned and (sent := self._sent.get()) is not None:
+                sent.wait()
+        except Exception as error:  # raised at the next message, or at the end
+            self._error = error
+            # The rest is taken too, so that no sender waits for room.
+            while not self._abandoned and self._sent.get() is not None:
+                pass
+
+    def _abandon(self) -> None:
+        """Nobody waits for the messages any more: the thread ends after the one it waits for."""
+        self._abandoned = True
+        with suppress(queue.Full):  # it has more to do, and looks after the next one
+            self._sent.put_nowait(None)

@@ -1,0 +1,238 @@
+"""Cut a network into its layers, and runs of layers into the stages of a pipeline.
+
+    network = Network(MinkVGG16(1, 40))
+    head, tail = network.stage(0, 20), network.stage(20, len(network.layers))
+    (logits,) = tail(*head(inputs))
+
+The network is traced with torch.fx. A module of `sparsepipe.engine.layers` is one layer, and so are
+PyTorch's modules, additions and `sparsepipe.engine.tensor.cat`; layer i is layer i of a
+`ModelProfile` of the same network. Operations from `x.features`, or an `Interpolation`, to
+`x.replace(...)` or `SparseTensor(...)` are one layer together: features without their voxels cannot
+be divided by samples, so they never cross from one stage to the next.
+
+Values that layers beyond the next stage read (the skips of MinkUNet) are handed through every stage
+in between, not sent past it. A stage then talks to its neighbours alone, what a cut costs does not
+depend on where the others are, so that a planner can add up cuts, and a value always comes with the
+voxels that a transposed convolution returns to.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Any
+
+from torch import fx, nn
+
+from sparsepipe.engine import layers
+from sparsepipe.engine.tensor import SparseTensor
+from sparsepipe.models import kit
+from systems.schema import InputError
+
+PARTS = {"dense", *SparseTensor.__annotations__}
+PARTS |= {name for name, value in vars(SparseTensor).items() if isinstance(value, property)}
+"""Attributes and methods of a sparse tensor that give something else, such as `features`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One layer of a network; a module that runs several times is a layer each time."""
+
+    name: str
+    inputs: tuple[str, ...]
+    """Names of the layers whose outputs it reads; none for one that reads the network's input."""
+    operation: str
+    """The layer as PyTorch prints it, such as "Dropout(p=0.5, inplace=False)"; "add" or "cat"; of
+    several operations in a row "features, relu, replace"."""
+    parameter_bytes: int
+
+
+class Stage(fx.GraphModule):
+    """A run of layers: stage(*values) returns a tuple; `inputs` and `outputs` name the values.
+
+    Parameters and buffers are the network's own objects, under the network's names.
+    """
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the values that it takes, in order."""
+        return tuple(node.name for node in self.graph.find_nodes(op="placeholder"))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the values that it returns, in order, those that only pass by included."""
+        return tuple(node.name for node in self.graph.output_node().all_input_nodes)
+
+
+class Network:
+    """A network's layers in the order in which they run, which is a topological one."""
+
+    layers: tuple[Layer, ...]
+
+    def __init__(self, model: nn.Module) -> None:
+        """Trace `model`, which takes one value and returns one. It is not changed.
+
+        Arguments of its `forward` that have defaults keep them.
+
+        Raises:
+            InputError: torch.fx cannot trace it, it takes or returns several values, or layers
+                share parameters.
+        """
+        self._model = model
+        self._input, *nodes, output = _traced(model).nodes
+        _refuse_shared_parameters(model, nodes)
+        self._groups = _groups(model, nodes)
+        owner = {node: group[-1].name for group in self._groups for node in group}
+        self.layers = tuple(_layer(model, group, owner) for group in self._groups)
+        self._number = {node: i for i, group in enumerate(self._groups) for node in group}
+        self._number |= {self._input: -1, output: len(self._groups)}
+        self._last_use = {
+            node: max((self._number[user] for user in node.users), default=-1)
+            for node in (self._input, *nodes)
+        }
+
+    def crossing(self, position: int) -> tuple[str, ...]:
+        """Names of the values that cross a cut before layer `position`, in a fixed order: made by
+        a layer before it and read by one after it. At the ends, the network's input and output."""
+        return tuple(node.name for node in self._crossing(position))
+
+    def stage(self, first: int, end: int) -> Stage:
+        """Layers first, ..., end - 1: takes `crossing(first)`, returns `crossing(end)`.
+
+        Raises:
+            InputError: no such layers.
+        """
+        if not 0 <= first < end <= len(self._groups):
+            raise InputError(
+                f"a stage of the layers from {first} to before {end}: give 0 <= first < end <= "
+                f"{len(self._groups)}"
+            )
+        graph = fx.Graph()
+        values = {node: graph.placeholder(node.name) for node in self._crossing(first)}
+        for node in chain.from_iterable(self._groups[first:end]):
+            values[node] = graph.node_copy(node, values.__getitem__)
+        graph.output(tuple(values[node] for node in self._crossing(end)))
+        return Stage(self._model, graph, class_name="Stage")
+
+    def stages(self, cuts: Sequence[int]) -> list[Stage]:
+        """The stages between the cuts, which are layer numbers that ascend: one more than cuts."""
+        bounds = [0, *cuts, len(self._groups)]
+        return [self.stage(first, end) for first, end in pairwise(bounds)]
+
+    def _crossing(self, position: int) -> list[fx.Node]:
+        return [n for n, last in self._last_use.items() if self._number[n] < position <= last]
+
+
+class _Tracer(fx.Tracer):
+    """Traces a network of one input."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Our own layers, and classes that somebody derived from them, are leaves too."""
+        homes = {base.__module__ for base in type(m).__mro__}
+        return bool(homes & {layers.__name__, kit.__name__}) or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """The first argument alone is traced; Python gives the others their defaults."""
+        (first,) = _inputs(root_fn)
+        return root_fn, [self.root, self.create_proxy("placeholder", first, (), {})]
+
+
+def _inputs(forward: Callable[..., Any]) -> list[str]:
+    """The values that a network must be given; the first of those that it may be given if none."""
+    _, *given = inspect.signature(forward).parameters.values()
+    given = [parameter for parameter in given if parameter.kind != parameter.VAR_KEYWORD]
+    required = [p for p in given if p.default is p.empty and p.kind != p.VAR_POSITIONAL]
+    return [parameter.name for parameter in required or given[:1]]
+
+
+def _traced(model: nn.Module) -> fx.Graph:
+    problem = f"{type(model).__name__} cannot be cut into layers"
+    inputs = _inputs(type(model).forward)
+    if len(inputs) != 1:
+        raise InputError(
+            f"{problem}: its forward needs {len(inputs)} values ({', '.join(inputs)}): give a "
+            "network of one input, or defaults to the others"
+        )
+    try:
+        graph = _Tracer().trace(model)
+    except Exception as error:  # fx raises whatever the network's own code raises on its proxies
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{problem}: torch.fx: {reason}") from error
+    loose = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    if loose:
+        raise InputError(
+            f"{problem}: it reads {', '.join(loose)} outside any layer: give a network whose "
+            "parameters all belong to layers"
+        )
+    if not isinstance(graph.output_node().args[0], fx.Node):
+        raise InputError(f"{problem}: it returns several values or none: give one that returns one")
+    return graph
+
+
+def _groups(model: nn.Module, nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
+    """The nodes of each layer: one, or all from where a sparse tensor is taken apart, or a constant
+    is made, to the last that reads a part of it."""
+    number = {node: i for i, node in enumerate(nodes)}
+    parts: set[fx.Node] = set()
+    groups: list[list[fx.Node]] = []
+    end = -1  # of the layer that the node belongs to
+    for i, node in enumerate(nodes):
+        if i > end:
+            groups.append([])
+        groups[-1].append(node)
+        if _is_part(model, node, parts):
+            parts.add(node)
+            end = max([end, *(number.get(user, len(nodes)) for user in node.users)])
+    return groups
+
+
+def _is_part(model: nn.Module, node: fx.Node, parts: set[fx.Node]) -> bool:
+    """Whether a node gives no sparse tensor. Constants, and what is made of parts alone, are parts,
+    unless they are put together to a sparse tensor; with a tensor they make a tensor."""
+    if isinstance(node.target, type) and issubclass(node.target, SparseTensor):
+        return False
+    if node.op == "call_module" and isinstance(
+        model.get_submodule(str(node.target)), layers.Interpolation
+    ):
+        return True
+    accesses = node.target is getattr or node.op == "call_method"
+    return (accesses and _operation(node) in PARTS) or parts.issuperset(node.all_input_nodes)
+
+
+def _operation(node: fx.Node) -> str:
+    if node.target is getattr:
+        return str(node.args[1])
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def _layer(model: nn.Module, group: Sequence[fx.Node], owner: dict[fx.Node, str]) -> Layer:
+    name = group[-1].name
+    read = (owner.get(source) for node in group for source in node.all_input_nodes)
+    modules = {n: model.get_submodule(str(n.target)) for n in group if n.op == "call_module"}
+    return Layer(
+        name=name,
+        inputs=tuple(dict.fromkeys(made for made in read if made not in (None, name))),
+        operation=", ".join(
+            " ".join(repr(modules[n]).split()) if n in modules else _operation(n) for n in group
+        ),
+        parameter_bytes=sum(p.nbytes for module in modules.values() for p in module.parameters()),
+    )
+
+
+def _refuse_shared_parameters(model: nn.Module, nodes: Sequence[fx.Node]) -> None:
+    """They could come to lie in two stages, be trained in both, and drift apart."""
+    owner: dict[int, str] = {}
+    for node in nodes:
+        if node.op != "call_module":
+            continue
+        module = model.get_submodule(str(node.target))
+        for tensor in (*module.parameters(), *module.buffers()):
+            if owner.setdefault(id(tensor), node.name) != node.name:
+                raise InputError(
+                    f"{type(model).__name__} cannot be cut into layers: {owner[id(tensor)]} and "
+                    f"{node.name} share parameters"
+                )

@@ -1,0 +1,293 @@
+"""The planner: a profile for every kind of device + cluster -> stages, devices, shares, times.
+
+    python -m launch plan sparsepipe --profiles tv,txp --cluster titan-8
+
+The cost model is in `sparsepipe.planner.predict`. What is exact: with one stage a device, `1f1b`
+and `1f1b-async` plans are the best of all partitions into runs of layers and all assignments of
+devices (`sparsepipe.planner.contiguous`), for links as `sparsepipe.planner.costs.port` takes them,
+which is the whole truth in a cluster of one node or of one device a node, and where memory suffices
+for as many mini-batches in flight as hide all messages (`sparsepipe.planner.order`). What is not:
+where it does not, the plan is the best of those that were found without such a limit; `gpipe` takes
+the best `1f1b` plan; shares within a stage of a flushing schedule balance its steady state, not its
+fill (`sparsepipe.planner.shares`); and plans with virtual stages come from a search that may miss
+the best (`sparsepipe.planner.virtual`). No plan is predicted slower than data parallelism or one
+device.
+"""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from sparsepipe.planner.baselines import BASELINES
+from sparsepipe.planner.bound import fractional_bound
+from sparsepipe.planner.contiguous import best_contiguous
+from sparsepipe.planner.costs import Costs, costs_of
+from sparsepipe.planner.order import best_order
+from sparsepipe.planner.predict import check_memory, lacking, predict
+from sparsepipe.planner.stages import (
+    DeviceTimes,
+    Order,
+    Prediction,
+    Replica,
+    Schedule,
+    ScheduleName,
+    Stage,
+    StageTimes,
+)
+from sparsepipe.planner.virtual import best_virtual
+from systems import schema
+from systems.clusters.cluster import Cluster
+from systems.profiles import profile as profile_files
+from systems.profiles.profile import ModelProfile
+from systems.runs import record
+from systems.schema import InputError
+
+__all__ = [
+    "DeviceTimes",
+    "Order",
+    "Plan",
+    "Prediction",
+    "Replica",
+    "Schedule",
+    "ScheduleName",
+    "Stage",
+    "StageTimes",
+    "baseline",
+    "baselines",
+    "fits",
+    "load",
+    "load_profile",
+    "partition",
+    "save",
+    "shipped_profiles",
+]
+
+PROFILES = Path(__file__).parents[1] / "profiles"
+SHORT_NAMES = {"tv": "titanv", "txp": "titanxp"}
+MICRO_BATCHES = (1, 2, 4, 8, 16)
+"""What a flushing schedule is tried with where the number is not given."""
+PLAIN = ("one device", "data parallel, equal shares", "data parallel, shares by speed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Who computes what, and what that is predicted to take. A JSON file holds one."""
+
+    planner: str
+    """Which planner or baseline answered."""
+    model: str
+    batch_size: int
+    schedule: Schedule
+    stages: tuple[Stage, ...]
+    """In the order of the layers, all layers once. A device is in one of them; with virtual
+    stages, in several."""
+    prediction: Prediction
+    bound_s: float
+    """The fractional bound on a step, see `sparsepipe.planner.bound`."""
+    cluster: Cluster
+    """As planned with: links, memory limits."""
+    profiles: dict[str, str]
+    """SHA-256 of the profile of every device kind, see `digest`."""
+
+    def __post_init__(self) -> None:
+        if self.schedule.order is None and not self.schedule.flushes:
+            raise InputError("plan: has no order of its mini-batches in flight; plan again")
+
+    @property
+    def samples_per_s(self) -> float:
+        """Predicted throughput."""
+        return self.batch_size / self.prediction.step_s
+
+    @property
+    def above_bound(self) -> float:
+        """How much longer a step is than the bound, relative; 0 is the limit."""
+        return self.prediction.step_s / self.bound_s - 1
+
+
+def partition(
+    profiles: dict[str, ModelProfile],
+    cluster: Cluster,
+    *,
+    schedule: str = "1f1b-async",
+    micro_batches: int | None = None,
+    virtual_stages: int = 1,
+) -> Plan:
+    """The plan with the shortest predicted step.
+
+    Args:
+        profiles: for every device kind of `cluster`, of one model at one batch size, which is that
+            of the plan (`ModelProfile.at_batch_size` changes it: linear in the samples, beside the
+            fixed parts).
+        cluster: a rank is one of its devices: nodes in order, the devices of each in order.
+        schedule: `1f1b-async`, `1f1b` or `gpipe`, see `Schedule`.
+        micro_batches: of a flushing schedule; None: the best of `MICRO_BATCHES`.
+        virtual_stages: above 1, devices may hold several stages, and the plan has at most so many.
+
+    Raises:
+        InputError: a device kind without a profile, profiles that do not match, a link of unknown
+            rate, or too little memory: then which device lacks how many bytes.
+    """
+    if virtual_stages < 1:
+        raise InputError(f"--virtual-stages {virtual_stages}: give 1 or more")
+    costs = costs_of(profiles, cluster)
+    bound_s = fractional_bound(costs)
+    best: Plan | None = None
+    for kind in _schedules(schedule, micro_batches, costs.batch_size):
+        for planner, stages in _candidates(costs, kind, virtual_stages):
+            if best is not None and predict(costs, stages, kind).step_s >= best.prediction.step_s:
+                continue
+            plan = _plan(planner, stages, costs, kind, bound_s, profiles, cluster)
+            if fits(plan) and (best is None or plan.prediction.step_s < best.prediction.step_s):
+                best = plan
+    if best is None:
+        raise _does_not_fit(costs, _schedules(schedule, micro_batches, costs.batch_size)[0])
+    return best
+
+
+def _candidates(
+    costs: Costs, schedule: Schedule, virtual_stages: int
+) -> list[tuple[str, tuple[Stage, ...]]]:
+    """Stages to choose from, the better ones of equals first."""
+    contiguous = best_contiguous(costs, schedule)
+    found: list[tuple[str, tuple[Stage, ...] | None]] = [
+        ("one stage a device", contiguous),
+        *((name, BASELINES[name](costs, schedule)) for name in PLAIN),
+    ]
+    if virtual_stages > 1:
+        virtual = best_virtual(costs, schedule, contiguous, virtual_stages)
+        found.append(("virtual stages", virtual))
+    return [(planner, stages) for planner, stages in found if stages is not None]
+
+
+def _schedules(name: str, micro_batches: int | None, batch_size: int) -> list[Schedule]:
+    first = Schedule(name=cast(ScheduleName, name), micro_batches=micro_batches or 1)
+    if micro_batches is not None and micro_batches > batch_size:
+        raise InputError(
+            f"--micro-batches {micro_batches}: a mini-batch has only {batch_size} samples"
+        )
+    if micro_batches is not None or not first.flushes:
+        return [first]
+    return [dataclasses.replace(first, micro_batches=m) for m in MICRO_BATCHES if m <= batch_size]
+
+
+def _plan(
+    planner: str,
+    stages: tuple[Stage, ...],
+    costs: Costs,
+    schedule: Schedule,
+    bound_s: float,
+    profiles: dict[str, ModelProfile],
+    cluster: Cluster,
+) -> Plan:
+    kinds = sorted({group.kind for group in costs.classes})
+    limited_s = 0.0
+    if not schedule.flushes:
+        schedule, limited_s = best_order(costs, stages, schedule, profiles)
+    prediction = predict(costs, stages, schedule)
+    prediction = dataclasses.replace(prediction, step_s=max(prediction.step_s, limited_s))
+    return Plan(
+        planner=planner,
+        model=profiles[kinds[0]].name,
+        batch_size=costs.batch_size,
+        schedule=schedule,
+        stages=stages,
+        prediction=prediction,
+        bound_s=bound_s,
+        cluster=cluster,
+        profiles={kind: digest(profiles[kind]) for kind in kinds},
+    )
+
+
+def _does_not_fit(costs: Costs, schedule: Schedule) -> InputError:
+    """The refusal: what is missing in the plan that would be best if memory were no limit."""
+    groups = tuple(dataclasses.replace(group, memory_bytes=float("inf")) for group in costs.classes)
+    stages = best_contiguous(dataclasses.replace(costs, classes=groups), schedule)
+    assert stages is not None  # nothing else can be in the way
+    try:
+        check_memory(
+            predict(costs, stages, schedule),
+            "no plan fits; in the one that is fastest without limits",
+        )
+    except InputError as error:
+        return error
+    raise AssertionError("a plan was found that fits")
+
+
+def baseline(
+    name: str,
+    profiles: dict[str, ModelProfile],
+    cluster: Cluster,
+    *,
+    schedule: str = "1f1b-async",
+    micro_batches: int | None = None,
+) -> Plan | None:
+    """The plan of a baseline, one of `sparsepipe.planner.baselines.BASELINES`.
+
+    None where it has no answer. Its memory is predicted, and may be more than there is.
+    """
+    if name not in BASELINES:
+        raise InputError(f"baseline {name}: {schema.remedy(name, BASELINES)}")
+    costs = costs_of(profiles, cluster)
+    bound_s = fractional_bound(costs)
+    plans = []
+    for kind in _schedules(schedule, micro_batches, costs.batch_size):
+        stages = BASELINES[name](costs, kind)
+        if stages is not None:
+            plans.append(_plan(name, stages, costs, kind, bound_s, profiles, cluster))
+    return min(plans, key=lambda plan: plan.prediction.step_s, default=None)
+
+
+def baselines(
+    profiles: dict[str, ModelProfile],
+    cluster: Cluster,
+    *,
+    schedule: str = "1f1b-async",
+    micro_batches: int | None = None,
+) -> tuple[Plan, ...]:
+    """The plans of all baselines that have an answer."""
+    every = (
+        baseline(name, profiles, cluster, schedule=schedule, micro_batches=micro_batches)
+        for name in BASELINES
+    )
+    return tuple(plan for plan in every if plan is not None)
+
+
+def fits(plan: Plan) -> bool:
+    """Whether every device's memory suffices."""
+    return not lacking(plan.prediction)
+
+
+def digest(profile: ModelProfile) -> str:
+    """SHA-256 of a profile's contents, whatever file it came from."""
+    return hashlib.sha256(schema.to_json(schema.dump(profile), sort_keys=True).encode()).hexdigest()
+
+
+def save(plan: Plan, path: Path) -> None:
+    """Write `plan` as JSON."""
+    record.write_json(path, schema.dump(plan))
+
+
+def load(path: Path) -> Plan:
+    """The plan in a file written by `save`.
+
+    Raises:
+        InputError: no such file, or not a plan.
+    """
+    return schema.load(Plan, path, "plan", "launch plan sparsepipe --out")
+
+
+def shipped_profiles() -> dict[str, Path]:
+    """The measured profiles that ship with the testbed, by name, and by short name."""
+    shipped = {path.stem: path for path in sorted(PROFILES.glob("*.json"))}
+    return shipped | {short: shipped[name] for short, name in SHORT_NAMES.items()}
+
+
+def load_profile(name: str) -> ModelProfile:
+    """The profile `name`: a shipped one, or a JSON file.
+
+    Raises:
+        InputError: neither.
+    """
+    return profile_files.named(name, shipped_profiles(), "--profiles")

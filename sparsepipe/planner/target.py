@@ -1,0 +1,74 @@
+"""The cluster that a pipeline is planned for: with other devices or rates, and with equal links."""
+
+from collections.abc import Mapping
+
+from sparsepipe.planner.costs import port
+from systems.clusters.cluster import Cluster, place
+from systems.schema import InputError
+
+
+def devices_of(cluster: Cluster) -> dict[str, int]:
+    """How many devices of each kind a cluster has."""
+    counts = dict.fromkeys(cluster.kinds, 0)
+    for node in cluster.nodes:
+        for device in node.devices:
+            counts[device.kind] += node.count * device.count
+    return counts
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Numbers of devices as `--devices` takes them: TitanV=1,TitanXp=3."""
+    return ",".join(f"{kind}={count}" for kind, count in sorted(counts.items()) if count)
+
+
+def check_links(cluster: Cluster, file: str | None = None) -> None:
+    """Refuse devices with unlike ways to each other: pipelines are played with one for all.
+
+    Args:
+        file: what the user calls the cluster, for messages.
+
+    Raises:
+        InputError: naming the first node whose devices have another link; a rate is not known.
+    """
+    first = cluster.nodes[0]
+    common = port(cluster, first)
+    for node in cluster.nodes:
+        own = port(cluster, node)
+        if own != common:
+            raise InputError(
+                f"{place(cluster, node, file)} gives each device a link of {own}, node "
+                f"{first.name!r} one of {common}: all links are played alike; give them one rate "
+                "and latency, or leave these nodes out"
+            )
+
+
+def target_cluster(
+    cluster: Cluster, devices: str | None, bandwidth_bits_per_s: float | None
+) -> Cluster:
+    """The cluster with other numbers of devices, and another rate of all links.
+
+    Raises:
+        InputError: not numbers of its devices.
+    """
+    if devices is not None:
+        cluster = cluster.with_devices(counts_of(devices))
+    if bandwidth_bits_per_s is not None:
+        cluster = cluster.with_rate(bandwidth_bits_per_s)
+    return cluster
+
+
+def counts_of(text: str) -> dict[str, int]:
+    """The numbers of devices that `--devices` names.
+
+    Raises:
+        InputError: not kind=number between commas, or no device at all.
+    """
+    counts = {}
+    for word in text.split(","):
+        kind, _, number = word.partition("=")
+        if not number.isdecimal():
+            raise InputError(f"--devices {text}: write kind=number, such as TitanV=1,TitanXp=3")
+        counts[kind] = int(number)
+    if not any(counts.values()):
+        raise InputError(f"--devices {text}: leaves no device; give 1 or more")
+    return counts

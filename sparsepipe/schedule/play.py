@@ -1,0 +1,231 @@
+"""A schedule played by `systems.simulate`: what a plan's pipeline reaches, without processes.
+
+    pipeline = play(schedule, costs, Link(bandwidth_bits_per_s=10e9, latency_s=50e-6))
+    pipeline.step_s, pipeline.utilisation(rank)
+
+Sends and receives overlap computation; the all-reduce of a stage's gradients overlaps its backward
+pass in equal parts, as the runtime's does in buckets.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sparsepipe.schedule.costs import StageCost, overlaps
+from sparsepipe.schedule.lists import PARTS, Action, Schedule, Step
+from systems.clusters.cluster import Link
+from systems.schema import InputError
+from systems.simulate import Program, Timeline, simulate
+
+
+@dataclass(frozen=True)
+class Span:
+    """A step of a rank's list, in time."""
+
+    rank: int
+    action: str
+    stage: int
+    micro_batch: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A played schedule."""
+
+    schedule: Schedule
+    timeline: Timeline
+    spans: tuple[Span, ...]
+    """Of computation, in the order of the lists."""
+    window: tuple[int, int]
+    """The mini-batches [first, end) of the steady state."""
+
+    @property
+    def step_s(self) -> float:
+        """Seconds from one mini-batch to the next in the steady state."""
+        first, end = self.window
+        return (self._end_s(end - 1) - self._end_s(first - 1)) / (end - first)
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds from the beginning of a mini-batch at the first stage to its end, averaged over
+        the steady state."""
+        first, end = self.window
+        return sum(self._end_s(m) - self._start_s(m) for m in range(first, end)) / (end - first)
+
+    def steady_s(self) -> tuple[float, float]:
+        """When the steady state begins and ends."""
+        return self._end_s(self.window[0] - 1), self._end_s(self.window[1] - 1)
+
+    def utilisation(self, rank: int) -> float:
+        """The part of the steady state in which a rank computes."""
+        start_s, end_s = self.steady_s()
+        busy_s = sum(
+            max(0.0, min(span.end_s, end_s) - max(span.start_s, start_s))
+            for span in self.spans
+            if span.rank == rank
+        )
+        return busy_s / (end_s - start_s)
+
+    def _of(self, mini_batch: int) -> Iterator[Span]:
+        micro = self.schedule.micro_batches
+        return (span for span in self.spans if span.micro_batch // micro == mini_batch)
+
+    def _end_s(self, mini_batch: int) -> float:
+        return max((span.end_s for span in self._of(mini_batch)), default=0.0)
+
+    def _start_s(self, mini_batch: int) -> float:
+        return min(span.start_s for span in self._of(mini_batch))
+
+
+def play(schedule: Schedule, costs: Sequence[StageCost], link: Link) -> Pipeline:
+    """Simulate a schedule of enough mini-batches to have a steady state.
+
+    Args:
+        costs: of every stage.
+        link: of every rank.
+
+    Raises:
+        InputError: too few mini-batches, or costs that do not fit the stages.
+    """
+    edge = -(-max(schedule.in_flight) // schedule.micro_batches)
+    window = (edge, schedule.mini_batches - edge)
+    if window[1] - window[0] < 1:
+        raise InputError(
+            f"--mini-batches {schedule.mini_batches}: give at least {2 * edge + 1}, so that "
+            "the pipeline is full for one"
+        )
+    for stage, (cost, ranks) in enumerate(zip(costs, schedule.stages, strict=True)):
+        if not len(cost.forward_s) == len(cost.backward_s) == len(cost.shares) == len(ranks):
+            raise InputError(f"stage {stage}: costs for {len(cost.shares)} of {len(ranks)} ranks")
+    tasks = _Tasks(schedule, costs, link)
+    numbers = tasks.run()
+    timeline = simulate(tasks.program, link)
+    spans = tuple(
+        Span(
+            rank,
+            step.action.value,
+            step.stage,
+            step.micro_batch,
+            timeline.starts_s[parts[0]],
+            timeline.ends_s[parts[-1]],
+        )
+        for rank, step, parts in numbers
+    )
+    return Pipeline(schedule, timeline, spans, window)
+
+
+class _Tasks:
+    """The lists of all ranks as tasks, in an order in which every task's needs come first."""
+
+    def __init__(self, schedule: Schedule, costs: Sequence[StageCost], link: Link) -> None:
+        self.program = Program(link.latency_s)
+        self._schedule, self._costs = schedule, costs
+        self._last: list[list[int]] = [[] for _ in schedule.ranks]  # what a rank's next step awaits
+        self._arrived: dict[tuple[Action, int, int, int], list[int]] = {}
+        self._wire: dict[tuple[Action, int, int, int], int] = {}  # a channel keeps its order
+        self._parts: dict[tuple[int, int, int], list[int]] = {}  # of backward, to be reduced
+        self._work: list[tuple[int, Step, list[int]]] = []
+
+    def run(self) -> list[tuple[int, Step, list[int]]]:
+        """The computations: their rank, step and tasks."""
+        position = [0] * len(self._schedule.ranks)
+        moved = True
+        while moved:
+            moved = False
+            for rank, steps in enumerate(self._schedule.ranks):
+                while position[rank] < len(steps) and self._add(rank, steps[position[rank]]):
+                    position[rank] += 1
+                    moved = True
+        return self._work
+
+    def _add(self, rank: int, step: Step) -> bool:
+        """Add a step's tasks; False if something that it needs is not there yet."""
+        if step.action in (Action.FORWARD, Action.BACKWARD):
+            self._compute(rank, step)
+        elif step.action in (Action.SEND_ACTIVATION, Action.SEND_GRADIENT):
+            self._send(rank, step)
+        elif step.action is Action.REDUCE:
+            return self._reduce(rank, step)
+        elif step.action is not Action.UPDATE:  # which takes no time
+            return self._receive(rank, step)
+        return True
+
+    def _compute(self, rank: int, step: Step) -> None:
+        cost, replica = self._costs[step.stage], self._schedule.stages[step.stage].index(rank)
+        backward = step.action is Action.BACKWARD
+        seconds = (cost.backward_s if backward else cost.forward_s)[replica]
+        last = (step.micro_batch + 1) % self._schedule.micro_batches == 0
+        reduced = backward and last and len(self._schedule.stages[step.stage]) > 1
+        parts: list[int] = []
+        count = PARTS if reduced else 1
+        name = f"{step.action} {step.micro_batch}"
+        for _ in range(count):
+            after = parts[-1:] or self._last[rank]
+            parts.append(
+                self.program.compute(f"rank {rank}", seconds / count, name=name, after=after)
+            )
+        if reduced:
+            self._parts[step.stage, step.micro_batch, rank] = parts
+        self._last[rank] = parts[-1:]
+        self._work.append((rank, step, parts))
+
+    def _send(self, rank: int, step: Step) -> None:
+        forward = step.action is Action.SEND_ACTIVATION
+        target = step.stage + (1 if forward else -1)
+        cut = self._costs[min(step.stage, target)]
+        size = cut.output_bytes if forward else cut.gradient_bytes
+        common = overlaps(self._costs[step.stage].shares, self._costs[target].shares)
+        mine = common[self._schedule.stages[step.stage].index(rank)]
+        for peer, part in zip(self._schedule.stages[target], mine, strict=True):
+            if part <= 0:
+                continue
+            channel = (step.action, step.stage, rank, peer)
+            after = [*self._last[rank], *([self._wire[channel]] if channel in self._wire else [])]
+            if peer == rank:
+                number = self.program.join(after)
+            else:
+                number = self.program.flow(
+                    rank, peer, part * size, name=f"{step.action} {step.micro_batch}", after=after
+                )
+            self._wire[channel] = number
+            key = (step.action, step.stage, step.micro_batch, peer)
+            self._arrived.setdefault(key, []).append(number)
+
+    def _receive(self, rank: int, step: Step) -> bool:
+        gradient = step.action is Action.RECEIVE_GRADIENT
+        action = Action.SEND_GRADIENT if gradient else Action.SEND_ACTIVATION
+        source = step.stage + (1 if gradient else -1)
+        replica = self._schedule.stages[step.stage].index(rank)
+        common = overlaps(self._costs[step.stage].shares, self._costs[source].shares)
+        wanted = sum(part > 0 for part in common[replica])
+        arrived = self._arrived.get((action, source, step.micro_batch, rank), [])
+        if len(arrived) < wanted:
+            return False
+        self._last[rank] = [*self._last[rank], *arrived]
+        return True
+
+    def _reduce(self, rank: int, step: Step) -> bool:
+        """The first replica that can adds the exchange of all parts, for everyone."""
+        ranks = self._schedule.stages[step.stage]
+        parts = [self._parts.get((step.stage, step.micro_batch, peer)) for peer in ranks]
+        if any(part is None for part in parts):
+            return False
+        key = (Action.REDUCE, step.stage, step.micro_batch, -1)
+        if key not in self._arrived:
+            size = 2 * (len(ranks) - 1) / len(ranks) * self._costs[step.stage].parameter_bytes
+            before = (Action.REDUCE, step.stage, -1, -1)
+            done = [self._wire[before]] if before in self._wire else []
+            for ready in zip(*(part or [] for part in parts), strict=True):
+                done = [
+                    self.program.exchange(
+                        ranks,
+                        size / PARTS,
+                        messages=2 * (len(ranks) - 1),
+                        name=f"reduce {step.micro_batch}",
+                        after=[*ready, *done],
+                    )
+                ]
+            self._arrived[key], self._wire[before] = done, done[0]
+        self._last[rank] = [*self._last[rank], *self._arrived[key]]
+        return True

@@ -1,0 +1,150 @@
+"""A baseline: DeepSpeed's PipelineModule around the dense twin, on the sparse pipeline's clouds.
+
+It sends tensors of one shape, so every cloud becomes a volume that holds the whole unit cube,
+occupied or not. Micro-batches, loss, optimizer and learning rate are those of a flushing pipeline;
+DeepSpeed cuts the layers by their parameters, as it does unless told otherwise.
+"""
+
+import contextlib
+import io
+import time
+from collections.abc import Iterator
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsepipe.engine.tensor import SparseTensor
+from sparsepipe.models import DENSE, NETWORKS
+from sparsepipe.options import Options
+from sparsepipe.pipeline.network import Network, Stage as NetworkStage
+from sparsepipe.train.one_process import optimizer
+from sparsepipe.train.stages import MICRO_BATCHES
+from sparsepipe.train.workload import Workload
+from systems import schema
+from systems.deepspeed import check_installed, import_deepspeed
+from systems.measure import spread
+from systems.network.distributed import World
+from systems.runs.record import Step
+from systems.schema import InputError
+
+HALVINGS = 5
+"""Poolings of MinkVGG16-BN."""
+
+
+def check(options: Options) -> None:
+    """Refuse what the baseline cannot train.
+
+    Raises:
+        InputError: mini-batches that do not divide, or no DeepSpeed.
+    """
+    check_installed("--sparsepipe.scheme deepspeed")
+    if options.batch_size % micro_batches(options):
+        raise InputError(
+            f"--sparsepipe.batch-size {options.batch_size}: DeepSpeed's micro-batches have one "
+            f"size; give a multiple of {micro_batches(options)}, the --sparsepipe.micro-batches"
+        )
+
+
+def micro_batches(options: Options) -> int:
+    """Of a mini-batch."""
+    return options.micro_batches or MICRO_BATCHES
+
+
+def side(voxel_size: float) -> int:
+    """Cells along each side of a volume that holds the unit cube and can be halved."""
+    block = 2**HALVINGS
+    return block * ceil(1 / voxel_size / block)
+
+
+def volumes(sparse: SparseTensor, cells: int) -> Tensor:
+    """The samples as float [B, C, cells, cells, cells], zero where there is no voxel.
+
+    Raises:
+        InputError: a voxel outside of the volume.
+    """
+    coordinates = sparse.coordinates.long()
+    if len(sparse) and not 0 <= coordinates[:, 1:].min() <= coordinates[:, 1:].max() < cells:
+        raise InputError(
+            f"clouds reach out of a volume of {cells} cells a side; give a larger "
+            "--sparsepipe.voxel-size, or other --sparsepipe.data"
+        )
+    shape = (sparse.batch_size, cells, cells, cells, sparse.features.shape[1])
+    dense = sparse.features.new_zeros(shape)
+    filled = dense.index_put(tuple(coordinates.unbind(1)), sparse.features)
+    return filled.movedim(-1, 1).contiguous()
+
+
+class OneValue(nn.Module):
+    """A layer of the network that takes and returns a tensor, instead of a tuple of one."""
+
+    def __init__(self, layer: NetworkStage) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Run it."""
+        (output,) = self.layer(value)
+        assert isinstance(output, Tensor)  # of a dense twin all values are
+        return output.contiguous()  # DeepSpeed sends nothing else
+
+
+def run(options: Options, world: World, workload: Workload) -> Iterator[Step]:
+    """Train the dense twin; yields every mini-batch.
+
+    Metrics of a step: `step_s`, `samples`, `voxels` of the clouds, and `loss_sum`.
+    """
+    deepspeed = import_deepspeed(world.device)
+    deepspeed.init_distributed(dist_backend=world.backend, verbose=False)
+    torch.manual_seed(workload.seed)
+    twin = NETWORKS[options.model](
+        workload.channels, len(workload.data.class_names), width=options.width, kit=DENSE
+    )
+    network = Network(twin)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints every layer
+        module = deepspeed.pipe.PipelineModule(
+            layers=[OneValue(network.stage(i, i + 1)) for i in range(len(network.layers))],
+            num_stages=world.world_size,
+            loss_fn=nn.CrossEntropyLoss(),
+        )
+    parts = micro_batches(options)
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=optimizer(options, [p for p in module.parameters() if p.requires_grad]),
+        config={
+            "train_batch_size": options.batch_size,
+            "train_micro_batch_size_per_gpu": options.batch_size // parts,
+            "gradient_accumulation_steps": parts,
+            "steps_per_print": options.steps + 1,
+        },
+    )
+    made = workload.mini_batches()
+    cells = side(options.voxel_size)
+    for index in range(options.steps):
+        started = time.perf_counter()
+        batch = next(made)
+        inputs = volumes(batch.inputs, cells).to(world.device).chunk(parts)
+        labels = batch.labels.to(world.device).chunk(parts)
+        loss = float(engine.train_batch(data_iter=iter(zip(inputs, labels, strict=True))))
+        metrics = {"step_s": time.perf_counter() - started, "samples": len(batch.labels)}
+        metrics |= {"voxels": len(batch.inputs), "loss_sum": loss * len(batch.labels)}
+        yield Step(index, metrics)
+    made.close()
+
+
+def summarize(options: Options, steps: list[Step]) -> dict[str, Any]:
+    """The result of a run from rank 0's steps, of which the first one is not counted in times."""
+    counted = steps[min(1, len(steps) - 1) :]
+    seconds = [step.metrics["step_s"] for step in counted]
+    cells = side(options.voxel_size)
+    return {
+        "scheme": "deepspeed",
+        "model": f"{options.model}, dense twin",
+        "micro_batches": micro_batches(options),
+        "step_s": schema.dump(spread(seconds)),
+        "samples_per_s": sum(step.metrics["samples"] for step in counted) / sum(seconds),
+        "voxels_per_step": sum(step.metrics["voxels"] for step in counted) / len(counted),
+        "cells_per_step": options.batch_size * cells**3,
+        "loss": [step.metrics["loss_sum"] / step.metrics["samples"] for step in steps],
+    }

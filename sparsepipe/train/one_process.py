@@ -1,0 +1,143 @@
+"""Training in one process: the network learns to classify clouds; pipelines are held against it."""
+
+import hashlib
+import itertools
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsepipe.options import Options
+from sparsepipe.train.workload import Workload, accuracy
+from systems import schema
+from systems.measure import spread
+from systems.network.distributed import World
+from systems.runs.checkpoint import Checkpoints
+from systems.runs.record import Step
+from systems.runs.state import State
+from systems.runs.trace import Tracer
+
+RISE = 20
+"""Steps over which the learning rate rises; afterwards it falls along a cosine."""
+WARM_UP = 2
+"""Steps that are not counted in times: buffers grow to their size."""
+
+
+def run(
+    options: Options,
+    world: World,
+    workload: Workload,
+    tracer: Tracer,
+    checkpoints: Checkpoints | None = None,
+) -> Iterator[Step]:
+    """Train; yields every step, then a last one with the run's totals.
+
+    Metrics of a step: `step_s`, `samples`, `voxels`, `loss_sum` over its samples. The last one:
+    `train_s` and `test_s`, `test_accuracy`, `bad_files`, and `digest`, the first 48 bits of the
+    parameters' SHA-256; `resumed_step`, which is not 0 in a run that went on from a checkpoint.
+    """
+    if world.device.type == "cpu":  # one core is left to the threads that make mini-batches
+        torch.set_num_threads(max(1, torch.get_num_threads() - 1))
+    checkpoints = checkpoints or Checkpoints.off(world)
+    first, first_batch = checkpoints.first_step, checkpoints.first_batch(options.batch_size)
+    segments = list(checkpoints.segments(options.steps))
+    network = workload.network().to(world.device)
+    update = optimizer(options, network.parameters(), first)
+    state = State(network, world.rank)
+    state.add(network, update)
+    checkpoints.restore_model(network)
+    checkpoints.restore(state)
+    began = time.perf_counter()
+    mini_batches = workload.mini_batches(first_batch)
+    for begin, end in segments:
+        for index in range(begin, end):
+            started = time.perf_counter()
+            with tracer.span("data"):
+                batch = next(mini_batches).to(world.device)
+            with tracer.span("forward"):
+                loss = nn.functional.cross_entropy(network(batch.inputs).features, batch.labels)
+            with tracer.span("backward"):
+                update.zero_grad()
+                loss.backward()
+            with tracer.span("update"):
+                update.step()
+            samples = len(batch.labels)
+            metrics = {"loss_sum": loss.item() * samples, "samples": samples}
+            metrics |= {"voxels": len(batch.inputs), "step_s": time.perf_counter() - started}
+            yield Step(index, metrics)
+        seen = (first_batch + end - first) * options.batch_size
+        checkpoints.save(end, options.steps, state, seen)
+    mini_batches.close()
+    yield last_step(network, workload, world, began, first)
+
+
+def last_step(
+    network: nn.Module, workload: Workload, world: World, began: float, first: int
+) -> Step:
+    """Test what was trained since `began`, on the clock of time.perf_counter, and from step `first`
+    on: the run's totals."""
+    trained = time.perf_counter()
+    tested = accuracy(network, workload, world.device, workload.options.test_clouds)
+    totals = {
+        "train_s": trained - began,
+        "test_s": time.perf_counter() - trained,
+        "test_accuracy": tested,
+        "bad_files": len(workload.data.bad_files),
+        "digest": digest(network),
+        "resumed_step": first,
+    }
+    return Step(workload.options.steps, totals)
+
+
+def optimizer(
+    options: Options, parameters: Iterable[nn.Parameter], first: int = 0
+) -> torch.optim.Optimizer:
+    """SGD as the options say; its steps take the learning rates of the run's, from `first` on."""
+    made = torch.optim.SGD(
+        parameters,
+        lr=options.learning_rate,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+    )
+    steps = itertools.count(first)
+
+    def set_rate(*_: object) -> None:
+        rate = options.learning_rate * schedule(next(steps), options.steps)
+        for group in made.param_groups:
+            group["lr"] = rate
+
+    made.register_step_pre_hook(set_rate)
+    return made
+
+
+def schedule(index: int, steps: int) -> float:
+    """The learning rate of a step as a share of the highest."""
+    return min(1.0, (index + 1) / RISE) * 0.5 * (1 + math.cos(math.pi * index / steps))
+
+
+def digest(network: nn.Module) -> int:
+    """The first 48 bits of the parameters' and buffers' SHA-256: equal for equal networks."""
+    sha = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        sha.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return int.from_bytes(sha.digest()[:6], "big")
+
+
+def summarize(options: Options, steps: Sequence[Step]) -> dict[str, Any]:
+    """The result of a run from its steps: times, losses, accuracy."""
+    *trained, totals = steps
+    counted = trained[min(WARM_UP, len(trained) - 1) :]
+    step_s = spread([step.metrics["step_s"] for step in counted])
+    lasted_s = sum(step.metrics["step_s"] for step in counted)
+    return {
+        "scheme": "single",
+        "model": options.model,
+        "step_s": schema.dump(step_s),
+        "samples_per_s": sum(step.metrics["samples"] for step in counted) / lasted_s,
+        "voxels_per_step": sum(step.metrics["voxels"] for step in counted) / len(counted),
+        "loss": [step.metrics["loss_sum"] / step.metrics["samples"] for step in trained],
+        **totals.metrics,
+    }

@@ -1,0 +1,142 @@
+"""What each layer of a network costs on this machine, on real mini-batches of point clouds.
+
+A mini-batch passes through the network layer by layer, forward and back, and each is timed where it
+is: the first layer at a tensor stride makes the voxels and the kernel map that later ones share, as
+in training. So every pass starts from coordinates alone.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from sparsepipe.data.splits import Split
+from sparsepipe.engine.quantize import collate, sparse_quantize
+from sparsepipe.engine.tensor import SparseTensor
+from sparsepipe.pipeline.network import Network, Stage
+from sparsepipe.pipeline.values import (
+    Value,
+    backward,
+    data,
+    gradients,
+    leaves,
+)
+from systems.measure import timed
+from systems.profiles.profile import LayerProfile, ModelProfile
+from systems.schema import InputError
+
+COORDINATE_BYTES = 16
+"""A voxel's coordinates on the wire: int32, batch, x, y and z."""
+
+
+def mini_batch(split: Split, batch_size: int, voxel_size: float) -> SparseTensor:
+    """The first clouds of `split`, whose longest side is about 1, as voxels.
+
+    Raises:
+        InputError: fewer clouds than that, or a voxel size that makes no sense.
+    """
+    if not 1 <= batch_size <= len(split):
+        raise InputError(f"batch size {batch_size}: give 1 to {len(split)}, the clouds")
+    voxels = []
+    for index in range(batch_size):
+        cloud = split.cloud(index)
+        voxels.append(sparse_quantize(cloud.points, voxel_size, cloud.features))
+    batch = collate([(v.coordinates, v.features, None) for v in voxels])
+    return SparseTensor(batch.features, batch.coordinates, batch_size=batch.batch_size)
+
+
+def profile_network(
+    network: Network,
+    inputs: SparseTensor,
+    *,
+    name: str,
+    device_kind: str,
+    repetitions: int = 5,
+    warm_up: int = 1,
+) -> ModelProfile:
+    """Medians over passes of `inputs` through the network in its current mode, on their device.
+
+    Layer i of the profile is layer i of the network. Backward is that of the parameters and of what
+    the layer read; the network's input needs none. `activation_bytes` are a layer's features and,
+    at tensor strides above 0, its voxels' coordinates, once for each value: where several values
+    cross a cut, coordinates that they share are counted more often than they are sent.
+    """
+    stages = network.stages(range(1, len(network.layers)))
+    passes = [_pass(stages, _fresh(inputs)) for _ in range(warm_up + repetitions)][warm_up:]
+    layers = []
+    for number, layer in enumerate(network.layers):
+        costs = [costs_of_pass[number] for costs_of_pass in passes]
+        layers.append(
+            LayerProfile(
+                name=layer.name,
+                operation=layer.operation,
+                forward_s=statistics.median(cost.forward_s for cost in costs),
+                backward_s=statistics.median(cost.backward_s for cost in costs),
+                activation_bytes=costs[0].activation_bytes,
+                parameter_bytes=layer.parameter_bytes,
+                inputs=layer.inputs,
+            )
+        )
+    kind = data(inputs).device.type
+    return ModelProfile(
+        name=name,
+        device=device_kind,
+        batch_size=inputs.batch_size,
+        source=f"measured on {kind} with torch {torch.__version__}, {len(inputs)} voxels, "
+        f"median of {repetitions}",
+        layers=tuple(layers),
+    )
+
+
+@dataclass(kw_only=True)
+class _Cost:
+    forward_s: float
+    backward_s: float
+    activation_bytes: int
+
+
+_Record = tuple[tuple[Value, ...], tuple[Value, ...]]
+"""What a stage of one layer took and returned."""
+
+
+def _fresh(inputs: SparseTensor) -> SparseTensor:
+    """The same voxels, of which nothing else is known yet."""
+    return SparseTensor(
+        data(inputs), inputs.coordinates, inputs.tensor_stride, batch_size=inputs.batch_size
+    )
+
+
+def _pass(stages: Sequence[Stage], inputs: SparseTensor) -> list[_Cost]:
+    """Forward and backward of one mini-batch, a layer at a time."""
+    device = data(inputs).device
+    records: list[_Record] = []
+    costs = []
+    values: tuple[Value, ...] = (inputs,)
+    for number, stage in enumerate(stages):
+        taken = leaves(values) if number else values
+        once = partial(_forward, stage, taken, records)
+        forward_s = timed(once, warm_up=0, repetitions=1, device=device).median
+        values = records[-1][1]
+        made = [value for value in values if not any(value is other for other in taken)]
+        size = sum(map(activation_bytes, made))
+        costs.append(_Cost(forward_s=forward_s, backward_s=0.0, activation_bytes=size))
+    wanted = [torch.ones_like(data(value)) for value in values]
+    for number in reversed(range(len(stages))):
+        taken, outputs = records.pop()
+        stages[number].zero_grad()
+        once = partial(backward, outputs, wanted)
+        costs[number].backward_s = timed(once, warm_up=0, repetitions=1, device=device).median
+        wanted = [data(gradient) for gradient in gradients(taken)] if number else []
+    return costs
+
+
+def _forward(stage: Stage, taken: tuple[Value, ...], records: list[_Record]) -> None:
+    records.append((taken, stage(*taken)))
+
+
+def activation_bytes(value: Value) -> int:
+    """Bytes of a value on the wire, its header left out."""
+    with_coordinates = isinstance(value, SparseTensor) and value.tensor_stride > 0
+    return data(value).nbytes + (len(data(value)) * COORDINATE_BYTES if with_coordinates else 0)

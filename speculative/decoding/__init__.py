@@ -1,0 +1,1 @@
+"""The decoding loop: drafts tokens, verifies them, and keeps the caches of both models."""

@@ -1,0 +1,174 @@
+"""A transformers model with the keys and values of what it has read, a row for every sequence.
+
+Sequences accept different numbers of draft tokens, so their caches grow unevenly. Rows are kept
+aligned at their right end: a rewind moves every row's slots (one gather per layer, a plain crop
+where all rows move alike), so new tokens always come after the last slot, and what is left over is
+padding on the left, which attention masks and position ids hide in most models. In which models
+they do, and how the others are read, `speculative.decoding.reading` finds out.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speculative.decoding.encoder import Encoded
+from speculative.decoding.inputs import positions
+from speculative.verification.vocabulary import readable, vocabulary
+from systems.schema import InputError
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""What models call the argument and output that holds keys and values, now and before."""
+
+
+class CachedModel:
+    """Reads tokens, gives logits, and can go back.
+
+    Args:
+        model: a transformers causal or encoder-decoder model with attention in every layer.
+        encoded: what the encoder made of the inputs; None: the model has no encoder.
+        batch: number of sequences.
+    """
+
+    def __init__(self, model: Any, encoded: Encoded | None, batch: int) -> None:
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        self.lengths = [0] * batch
+        """Tokens that each row holds."""
+        self._model = model
+        self._positions = positions(model)
+        self._vocabulary = vocabulary(model)
+        self._encoded = encoded
+        self._parameters = set(inspect.signature(model.forward).parameters)
+        self._cache: Any = DynamicCache()
+        if encoded is not None:
+            self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self._prefix = "" if encoded is None else "decoder_"
+        names = [name for name in CACHE_NAMES if name in self._parameters]
+        if not names:
+            raise InputError(f"{type(model).__name__}: takes no cache of keys and values")
+        self._cache_name = names[0]
+
+    def read(self, tokens: Tensor, real: Sequence[int] | None = None, *, keep: int) -> Tensor:
+        """Append tokens to every row.
+
+        Args:
+            tokens: int64 [B, T]; a draft reads those that it lacks as its last one.
+            real: how many of the last T are tokens, the others before them padding; only the first
+                call may have padding. None: all.
+            keep: logits of so many last tokens are returned.
+
+        Returns:
+            Logits [B, keep, V].
+
+        Raises:
+            InputError: the model keeps what it has read elsewhere, or in another shape.
+        """
+        count, held = tokens.shape[1], self._width()
+        added = real or [count] * len(self.lengths)
+        self.lengths = [n + m for n, m in zip(self.lengths, added, strict=True)]
+        arguments = {
+            "use_cache": True,
+            "return_dict": True,
+            f"{self._prefix}input_ids": readable(tokens, self._vocabulary),
+            self._cache_name: self._cache,
+            **({} if self._encoded is None else self._encoded.arguments()),
+            **self._places(held, count),
+        }
+        if "logits_to_keep" in self._parameters:
+            arguments["logits_to_keep"] = keep
+        output = self._model(**arguments)
+        self._check(output, held + count)
+        logits: Tensor = output.logits[:, -keep:]
+        return logits
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Forget all but the first `lengths[b]` tokens of row b."""
+        held, width = self._width(), max(lengths)
+        starts = [held - n for n in self.lengths]
+        shifts = [start - (width - n) for start, n in zip(starts, lengths, strict=True)]
+        self.lengths = list(lengths)
+        if len(set(shifts)) == 1 and shifts[0] >= 0:
+            self._change(self._own_layers(), lambda x: x[:, :, shifts[0] : shifts[0] + width])
+            return
+        device = self._model.device
+        slots = torch.arange(width, device=device) + torch.tensor(shifts, device=device)[:, None]
+        slots = slots.clamp(min=0)[:, None, :, None]  # padding may hold anything finite
+        self._change(
+            self._own_layers(),
+            lambda x: x.gather(2, slots.expand(-1, x.shape[1], -1, x.shape[3])),
+        )
+
+    def select(self, rows: Sequence[int]) -> "CachedModel":
+        """A model that has read these rows, in this order; this one stays as it is."""
+        chosen = copy.copy(self)
+        chosen.lengths = [self.lengths[row] for row in rows]
+        chosen._cache = _copied(self._cache)
+        layers = chosen._own_layers()
+        if self._encoded is not None:
+            chosen._encoded = self._encoded.select(rows)
+            width = chosen._encoded.states.shape[1]
+            cross = chosen._cache.cross_attention_cache.layers
+            self._change(cross, lambda x: x[list(rows), :, :width])
+        self._change(layers, lambda x: x[list(rows)])
+        return chosen
+
+    def _places(self, held: int, count: int) -> dict[str, Tensor]:
+        """Attention mask and position ids, where padding makes them needed."""
+        width = held + count
+        fits = self._positions is None or width <= self._positions
+        if min(self.lengths) == width and fits:
+            return {}
+        ends = torch.tensor(self.lengths, device=self._model.device)[:, None]
+        slots = torch.arange(width, device=ends.device)
+        places = {f"{self._prefix}attention_mask": (slots >= width - ends).long()}
+        if f"{self._prefix}position_ids" in self._parameters:
+            numbers = ends - count + torch.arange(count, device=ends.device)
+            # A row near its end is read beyond it, as far as the others are; nobody looks there.
+            last = None if self._positions is None else self._positions - 1
+            places[f"{self._prefix}position_ids"] = numbers.clamp(min=0, max=last)
+        return places
+
+    def _check(self, output: Any, width: int) -> None:
+        """Refuse a model that did not add to our cache what it has read."""
+        if getattr(output, self._cache_name, None) is not self._cache or self._width() != width:
+            raise InputError(
+                f"{type(self._model).__name__}: does not keep what it reads as keys and values in "
+                "the cache that it is given"
+            )
+
+    def _own_layers(self) -> list[Any]:
+        cache = self._cache if self._encoded is None else self._cache.self_attention_cache
+        return list(cache.layers)
+
+    def _width(self) -> int:
+        return int(self._cache.get_seq_length())
+
+    def _change(self, layers: list[Any], change: Callable[[Tensor], Tensor]) -> None:
+        from transformers.cache_utils import DynamicLayer
+
+        for layer in layers:
+            if type(layer) is not DynamicLayer:
+                raise InputError(
+                    f"{type(self._model).__name__}: its {type(layer).__name__} cannot go back "
+                    "token by token"
+                )
+            if layer.keys is None or layer.values is None:  # nothing has been read yet
+                continue
+            layer.keys, layer.values = change(layer.keys), change(layer.values)
+
+
+def _copied(cache: Any) -> Any:
+    """A cache whose layers can change without changing these; tensors are shared."""
+    copied = copy.copy(cache)
+    for name, value in vars(cache).items():
+        if name == "layers":
+            copied.layers = [copy.copy(layer) for layer in value]
+        elif name.endswith("attention_cache"):
+            setattr(copied, name, _copied(value))
+        elif name == "is_updated":
+            copied.is_updated = dict(value)
+    return copied

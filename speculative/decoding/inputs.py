@@ -1,0 +1,153 @@
+"""What transformers models need before decoding: prompts, end tokens, and a fitting pair."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from speculative.decoding import whisper
+from systems.schema import InputError, remedy
+
+DECODER_INPUTS = ("decoder_input_ids", "decoder_attention_mask")
+POSITION_LIMITS = (
+    "max_position_embeddings",
+    "max_target_positions",
+    "max_decoder_position_embeddings",
+)
+"""What configs call the number of positions of a decoder."""
+
+
+def check_pair(target: Any, draft: Any | None, longest: int) -> None:
+    """Refuse models that cannot work together.
+
+    Args:
+        longest: tokens of the longest prompt and of its output.
+
+    Raises:
+        InputError: other kinds or devices, or positions that a model does not have.
+    """
+    for name, model in (("target", target), ("draft", draft)):
+        limit = None if model is None else positions(model)
+        if limit is not None and longest > limit:
+            raise InputError(
+                f"{name}: prompt and max_new_tokens make {longest} tokens; "
+                f"it has {limit} positions; shorten one"
+            )
+    if draft is None:
+        return
+    if target.config.is_encoder_decoder != draft.config.is_encoder_decoder:
+        raise InputError(
+            "draft: one of target and draft has an encoder, the other none; give two of a kind"
+        )
+    if target.device != draft.device:
+        raise InputError(f"draft is on {draft.device}, target on {target.device}; move one")
+
+
+def check_names(model: Any, inputs: Mapping[str, Any]) -> None:
+    """Refuse inputs that decoding would not read.
+
+    Raises:
+        InputError: naming the input, and the one that was perhaps meant.
+    """
+    known = ["input_ids", "attention_mask"]
+    if model.config.is_encoder_decoder:
+        known = [model.main_input_name, "attention_mask", *DECODER_INPUTS]
+    for name in inputs:
+        if name not in known:
+            raise InputError(
+                f"inputs: {name!r} is not read with {type(model).__name__}; {remedy(name, known)}; "
+                "leave it out"
+            )
+    tokens, mask = DECODER_INPUTS
+    if mask in inputs and tokens not in inputs:
+        raise InputError(f"inputs: {mask!r} is not read without {tokens!r}; give both or none")
+
+
+def check_padding(model: Any, misplaced: int | None, texts: Sequence[Sequence[int]]) -> None:
+    """Refuse texts that hold the padding token, if the model takes it for padding (M2M100).
+
+    Args:
+        misplaced: see `speculative.decoding.reading.Reading`.
+
+    Raises:
+        InputError: naming the sequence of the batch and the token.
+    """
+    for number, text in enumerate(texts):
+        if misplaced in text:
+            raise InputError(
+                f"row {number} of the batch contains token {misplaced}, which "
+                f"{type(model).__name__} takes for padding and counts no position for, so that its "
+                "text is not defined; "
+                f"leave it out of prompts, and give Sampling(suppressed=({misplaced},))"
+            )
+
+
+def decoder_prompts(model: Any, inputs: Mapping[str, Tensor]) -> list[list[int]]:
+    """The tokens that generation starts after, a list per sequence, padding left out.
+
+    Raises:
+        InputError: no inputs that this model understands, or an empty prompt.
+    """
+    if not model.config.is_encoder_decoder:
+        return _unpadded(inputs, "input_ids", "attention_mask")
+    if "decoder_input_ids" in inputs:
+        return _unpadded(inputs, "decoder_input_ids", "decoder_attention_mask")
+    name = model.main_input_name
+    if name not in inputs:
+        raise InputError(f"inputs have {', '.join(inputs) or 'nothing'}; this model needs {name}")
+    start = _start_token(model)
+    if whisper.is_whisper(model):
+        return whisper.prompts(model, inputs[name])
+    return [[start] for _ in range(len(inputs[name]))]
+
+
+def start_tokens(model: Any) -> list[int]:
+    """What an encoder-decoder model's output starts with: for Whisper its control tokens too."""
+    start = _start_token(model)
+    return whisper.start_tokens(model) if whisper.is_whisper(model) else [start]
+
+
+def end_tokens(model: Any) -> tuple[int, ...]:
+    """The tokens that end a sequence, by the model's generation config; there may be none."""
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        return ()
+    return (ends,) if isinstance(ends, int) else tuple(ends)
+
+
+def _start_token(model: Any) -> int:
+    start = model.generation_config.decoder_start_token_id
+    if start is None:
+        raise InputError(
+            "inputs have no decoder_input_ids, and the model no decoder_start_token_id"
+        )
+    return int(start)
+
+
+def positions(model: Any) -> int | None:
+    """How many tokens a model's decoder can hold; None: any number."""
+    return _limit(model.config.get_text_config(decoder=True), POSITION_LIMITS)
+
+
+def encoder_positions(model: Any) -> int | None:
+    """How many tokens a model's encoder can read; None: any number."""
+    config = model.config.get_text_config(encoder=True)
+    return _limit(config, ("max_encoder_position_embeddings", "max_position_embeddings"))
+
+
+def _limit(config: Any, names: Sequence[str]) -> int | None:
+    """The first of these that is given; configs without a limit say -1 or nothing."""
+    found = (getattr(config, name, None) for name in names)
+    return next((int(n) for n in found if n is not None and n > 0), None)
+
+
+def _unpadded(inputs: Mapping[str, Tensor], name: str, mask_name: str) -> list[list[int]]:
+    if name not in inputs:
+        raise InputError(f"inputs have {', '.join(inputs) or 'nothing'}; this model needs {name}")
+    tokens = inputs[name]
+    mask = inputs.get(mask_name)
+    kept = tokens >= 0 if mask is None else mask.bool()
+    prompts = [row[real].tolist() for row, real in zip(tokens, kept, strict=True)]
+    if not prompts or not all(prompts):
+        raise InputError(f"{name}: a prompt is empty; give a token at least")
+    return prompts

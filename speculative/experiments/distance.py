@@ -1,0 +1,72 @@
+"""How far a method's next token is from the target's distribution, in closed form, float64.
+
+For a draft token x from q that is accepted with probability a(x), and a residual r that a rejection
+samples from, the next token has the distribution
+
+    o(x) = q(x) a(x) + (1 - sum of q a) r(x).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from speculative.verification.calibration import Calibration
+from speculative.verification.reference import Float, sigmoid, softmax
+
+
+class Distance(NamedTuple):
+    """Of every position, float64 [N]."""
+
+    acceptance: Float
+    """Probability that the draft token is accepted."""
+    total_variation: Float
+    """Of the next token from the target's distribution."""
+    bonus_total_variation: Float
+    """Of a token that follows when all draft tokens are accepted."""
+
+
+def distance(
+    target_logits: npt.ArrayLike,
+    draft_logits: npt.ArrayLike,
+    *,
+    method: str = "exact",
+    temperature: float = 1.0,
+    alpha: float = -1e4,
+    beta: float = 1e4,
+    calibration: Calibration | None = None,
+) -> Distance:
+    """Acceptance and total variation at N positions.
+
+    Args:
+        target_logits, draft_logits: [N, V]; -inf excludes a token.
+        method, temperature, alpha, beta, calibration: see `speculative.verification.verify.verify`.
+    """
+    z, y = (np.asarray(x, np.float64) / temperature for x in (target_logits, draft_logits))
+    p, q = softmax(z), softmax(y)
+    bonus = p
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if calibration is not None:
+            accept = np.where(p > 0, calibration.ratio(z, y), 0)
+            residual = p - q * calibration.ratio(z, y)
+        elif method == "exact":
+            accept = np.where(p > 0, np.minimum(1, np.where(q > 0, p / q, 1)), 0)
+            residual = p - q
+        else:
+            s, t = (sigmoid((x - alpha) / (beta - alpha)) for x in (z, y))
+            accept = np.where(z > -np.inf, np.minimum(1, np.where(t > 0, s / t, 1)), 0)
+            residual = s - t
+            bonus = _normalised(s)
+    residual = np.maximum(residual, 0)
+    residual = np.where(residual.any(-1, keepdims=True), residual, bonus)
+    accepted = (q * accept).sum(-1)
+    output = q * accept + (1 - accepted)[:, None] * _normalised(residual)
+    return Distance(accepted, _variation(output, p), _variation(bonus, p))
+
+
+def _variation(a: Float, b: Float) -> Float:
+    return np.asarray(np.abs(a - b).sum(-1) / 2)
+
+
+def _normalised(weights: Float) -> Float:
+    return np.asarray(weights / weights.sum(-1, keepdims=True))

@@ -1,0 +1,158 @@
+"""Evaluate a pair of models on a task: `evaluate(options)` gives metrics with units."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+
+from speculative.decoding.decode import Observer, generate
+from speculative.decoding.generation import Record
+from speculative.decoding.sampling import suppression
+from speculative.options import Options
+from speculative.tasks.checkpoint import load_model
+from speculative.tasks.summarize import Summaries
+from speculative.tasks.transcribe import Transcripts
+from speculative.verification.calibration import Calibration, Observed
+
+Split = Literal["train", "test"]
+WARM_UP_TOKENS = 4
+SHOWN = 3
+"""Outputs that are kept beside their references, to be looked at."""
+
+
+def evaluate(
+    options: Options, *, seed: int = 0, device: torch.device | None = None
+) -> dict[str, Any]:
+    """Decode the task's test samples and score them.
+
+    The first batch is decoded once, a few tokens far, before the clock counts.
+
+    Args:
+        seed: of the sampling; a sample's tokens do not depend on the batch size.
+        device: None: the CPU.
+
+    Returns:
+        Keys with units: acceptance_rate (None without a draft), tokens_per_target_step,
+        tokens_per_s, new_tokens, samples, draft_s, target_s, verify_s, rest_s, total_s; the task's
+        scores, each a table of value, low and high (95 %, bootstrap over samples): rouge_1, rouge_2
+        and rouge_l, or word_error_rate; parameters of both models; calibration (None: not that
+        method); examples.
+
+    Raises:
+        InputError: models or data that cannot be had, or do not fit.
+    """
+    device = device or torch.device("cpu")
+    target = load_model(options.task, options.target_path, device, "--speculative.target")
+    draft = None
+    if options.method != "none":
+        draft = load_model(options.task, options.draft_path, device, "--speculative.draft")
+    samples = _samples(options, target, "test")
+    calibration = None
+    if options.method == "calibrated":
+        seen = Observed(options.temperature)
+        observe(options, target, draft, seen.add, seed=seed)
+        calibration = seen.fit(options.caution)
+    record, texts = _decode(options, target, draft, samples, calibration, seed)
+    scored = {name: dataclasses.asdict(score) for name, score in samples.score(texts).items()}
+    return {
+        "task": options.task,
+        "method": options.method,
+        "samples": len(samples),
+        **_metrics(record),
+        **scored,
+        "target_parameters": target.num_parameters(),
+        "draft_parameters": None if draft is None else draft.num_parameters(),
+        "calibration": None if calibration is None else calibration._asdict(),
+        "examples": [
+            {"output": texts[i], "reference": samples.reference(i)}
+            for i in range(min(SHOWN, len(samples)))
+        ],
+    }
+
+
+def observe(
+    options: Options,
+    target: Any,
+    draft: Any,
+    observer: Observer,
+    *,
+    split: Split = "train",
+    seed: int = 0,
+) -> None:
+    """Decode samples exactly and show the logits of every step to `observer`."""
+    samples = _samples(options, target, split)
+    for numbers in _batches(options, samples):
+        generate(
+            target,
+            draft,
+            samples.inputs(numbers),
+            gamma=options.gamma,
+            max_new_tokens=options.max_new_tokens,
+            sampling=options.sampling(**suppression(target)),
+            requests=numbers,
+            observe=observer,
+            seed=seed,
+        )
+
+
+def _decode(
+    options: Options,
+    target: Any,
+    draft: Any | None,
+    samples: Summaries | Transcripts,
+    calibration: Calibration | None,
+    seed: int,
+) -> tuple[Record, list[str]]:
+    """The texts of all samples, and what they took."""
+    arguments: dict[str, Any] = {
+        "method": "exact" if options.method == "none" else options.method,
+        "gamma": options.gamma,
+        "alpha": options.alpha,
+        "beta": options.beta,
+        "calibration": calibration,
+        "sampling": options.sampling(**suppression(target)),
+        "seed": seed,
+    }
+    record, texts = Record(), list[str]()
+    for numbers in _batches(options, samples):
+        inputs = samples.inputs(numbers)
+        if not texts:
+            generate(target, draft, inputs, max_new_tokens=WARM_UP_TOKENS, **arguments)
+        done = generate(
+            target,
+            draft,
+            inputs,
+            max_new_tokens=options.max_new_tokens,
+            requests=numbers,
+            **arguments,
+        )
+        record += done.record
+        texts += [samples.text(tokens) for tokens in done.tokens]
+    return record, texts
+
+
+def _batches(options: Options, samples: Summaries | Transcripts) -> Iterator[list[int]]:
+    """Numbers of the samples that are decoded together."""
+    numbers = range(len(samples))
+    for start in numbers[:: options.batch_size]:
+        yield list(numbers[start : start + options.batch_size])
+
+
+def _samples(options: Options, target: Any, split: Split) -> Summaries | Transcripts:
+    kind = Summaries if options.task == "summarize" else Transcripts
+    return kind(options, target, split)
+
+
+def _metrics(record: Record) -> dict[str, float | None]:
+    return {
+        "acceptance_rate": record.acceptance_rate,
+        "tokens_per_target_step": record.tokens_per_target_step,
+        "tokens_per_s": record.new_tokens / record.total_s,
+        "new_tokens": record.new_tokens,
+        "draft_s": record.draft_s,
+        "target_s": record.target_s,
+        "verify_s": record.verify_s,
+        "rest_s": record.rest_s,
+        "total_s": record.total_s,
+    }

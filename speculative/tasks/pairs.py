@@ -1,0 +1,245 @@
+"""Small targets and smaller drafts, with the tokenizer and features that both share.
+
+Summarization: T5 over a byte-level BPE vocabulary. Transcription: Whisper over the words that are
+said.
+"""
+
+import errno
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from speculative.options import Task
+from systems import disk
+
+Role = Literal["target", "draft"]
+Size = Literal["small", "tiny"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A model's size."""
+
+    width: int
+    """A multiple of 32, a head's width."""
+    encoder_layers: int
+    decoder_layers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The models of a pair, and what they are trained on."""
+
+    shapes: Mapping[Role, Shape]
+    steps: Mapping[Role, int]
+    """Of 32 samples."""
+    learning_rate: float
+    samples: int
+    """Most training samples."""
+    data: str
+    """As `docstrings.load` and `speech.load` take it."""
+    heard_s: int = 0
+    """Transcription: longest speech."""
+
+
+SMALL_SHAPES: Mapping[Role, Shape] = {
+    "target": Shape(width=128, encoder_layers=2, decoder_layers=2),
+    "draft": Shape(width=64, encoder_layers=1, decoder_layers=1),
+}
+RECIPES: Mapping[Size, Mapping[Task, Recipe]] = {
+    "small": {
+        "summarize": Recipe(
+            shapes=SMALL_SHAPES,
+            steps={"target": 1500, "draft": 2500},
+            learning_rate=3e-3,
+            samples=20_000,
+            data="installed",
+        ),
+        "transcribe": Recipe(
+            shapes=SMALL_SHAPES,
+            steps={"target": 1200, "draft": 1500},
+            learning_rate=1.5e-3,
+            samples=6000,
+            data="recordings",
+            heard_s=4,
+        ),
+    },
+    "tiny": {
+        "summarize": Recipe(
+            shapes={
+                "target": Shape(width=64, encoder_layers=1, decoder_layers=4),
+                "draft": Shape(width=32, encoder_layers=1, decoder_layers=1),
+            },
+            steps={"target": 300, "draft": 300},
+            learning_rate=5e-3,
+            samples=5000,
+            data="stdlib",
+        ),
+        "transcribe": Recipe(
+            shapes={
+                "target": Shape(width=64, encoder_layers=2, decoder_layers=4),
+                "draft": Shape(width=32, encoder_layers=1, decoder_layers=1),
+            },
+            steps={"target": 600, "draft": 500},
+            learning_rate=3e-3,
+            samples=2000,
+            data="recordings",
+            heard_s=1,
+        ),
+    },
+}
+"""small: minutes on two cores. tiny: half a minute a task, with targets much deeper than drafts."""
+
+MOST_DOCUMENT_TOKENS = 64
+MOST_SUMMARY_TOKENS = 28
+SUMMARY_VOCABULARY = 2048
+MEL_BINS = 40
+HOP_SAMPLES = 320
+"""20 ms at 16 kHz, twice Whisper's: half the frames to encode."""
+MOST_WORDS = 32
+
+
+def summary_tokenizer(texts: Sequence[str]) -> Any:
+    """A byte-level BPE tokenizer of `SUMMARY_VOCABULARY` tokens that ends texts with </s>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=SUMMARY_VOCABULARY,
+        special_tokens=["<pad>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        model_max_length=MOST_DOCUMENT_TOKENS,
+    )
+
+
+def word_tokenizer(words: Sequence[str]) -> Any:
+    """A tokenizer of whole words, Whisper's control tokens after them, as Whisper expects."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    control = ["<unk>", "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
+    vocabulary = {word: number for number, word in enumerate([*sorted(set(words)), *control])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<|startoftranscript|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|notimestamps|>"],
+    )
+
+
+def feature_extractor(heard_s: int) -> Any:
+    """Log-mel spectrograms of `heard_s` seconds."""
+    from transformers import WhisperFeatureExtractor
+
+    return WhisperFeatureExtractor(
+        feature_size=MEL_BINS, hop_length=HOP_SAMPLES, chunk_length=heard_s, n_fft=400
+    )
+
+
+def t5(shape: Shape, vocabulary: int) -> Any:
+    """A T5 with random weights."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    t5_config: Any = T5Config  # its type hints lack what every config takes
+    width = shape.width
+    config = t5_config(
+        vocab_size=vocabulary,
+        d_model=width,
+        d_kv=32,
+        d_ff=2 * width,
+        num_layers=shape.encoder_layers,
+        num_decoder_layers=shape.decoder_layers,
+        num_heads=width // 32,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+    )
+    return T5ForConditionalGeneration(config)
+
+
+def whisper(shape: Shape, tokenizer: Any, heard_s: int) -> Any:
+    """A Whisper with random weights."""
+    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+
+    width = shape.width
+    start, no_timestamps = tokenizer.convert_tokens_to_ids(
+        ["<|startoftranscript|>", "<|notimestamps|>"]
+    )
+    config = WhisperConfig(
+        vocab_size=len(tokenizer),
+        num_mel_bins=MEL_BINS,
+        d_model=width,
+        encoder_layers=shape.encoder_layers,
+        decoder_layers=shape.decoder_layers,
+        encoder_attention_heads=width // 32,
+        decoder_attention_heads=width // 32,
+        encoder_ffn_dim=2 * width,
+        decoder_ffn_dim=2 * width,
+        max_source_positions=heard_s * 16000 // HOP_SAMPLES // 2,
+        max_target_positions=MOST_WORDS + 32,
+        bos_token_id=start,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=start,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+    model = WhisperForConditionalGeneration(config)
+    # A config of its own: one derived from the model's loses what only Whisper knows when loaded.
+    model.generation_config = GenerationConfig(
+        bos_token_id=start,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=start,
+        no_timestamps_token_id=no_timestamps,
+        is_multilingual=False,
+        max_length=MOST_WORDS,
+    )
+    return model
+
+
+def save(folder: Path, model: Any, *processors: Any) -> None:
+    """Write a model and what prepares its inputs where `from_pretrained` finds them. The file
+    config.json, by which it is known that a model is there, comes last.
+
+    Raises:
+        DiskError: the disk is full, say.
+    """
+    with disk.writing(folder / "model.safetensors"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            for part in (model, *processors):
+                _save(part, scratch)
+            for path in sorted(Path(scratch).iterdir(), key=lambda p: p.name == "config.json"):
+                path.replace(folder / path.name)
+
+
+def _save(part: Any, folder: str) -> None:
+    """Let transformers write; what safetensors say of a write that fails becomes an OSError."""
+    try:
+        part.save_pretrained(folder)
+    except Exception as error:
+        if "No space left" in str(error):
+            raise OSError(errno.ENOSPC, str(error)) from None
+        raise

@@ -1,0 +1,1 @@
+"""Verifies draft tokens: the operator, its compiled kernels, and its reference."""

@@ -1,0 +1,301 @@
+// The arithmetic of verification, one element, one position or one row at a time, shared by the CPU
+// and the CUDA kernels: random numbers, exponentials, acceptance, weights. Plain scalar functions
+// without branches where a loop over tokens calls them, so that compilers vectorise them.
+
+#pragma once
+
+#include <cfloat>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#ifdef __CUDACC__
+#define HD __host__ __device__ __forceinline__
+#else
+#define HD inline __attribute__((always_inline))
+#endif
+
+namespace speculative {
+
+// As in speculative/verification/status.py and speculative/verification/philox.py.
+enum Fault { TARGET_LOGITS = 1, DRAFT_LOGITS = 2, DRAFT_TOKEN = 4, LENGTH = 8 };
+enum Stream { ACCEPT = 0 };
+enum Type { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };
+enum Method { EXACT = 0, SIGMOID = 1, CALIBRATED = 2 };
+
+// What is to be verified. speculative/verification/kernels.py fills it in: keep both alike. Strides in elements;
+// the last dimension of logits is dense.
+struct Problem {
+    const void* target;       // [batch, gamma + 1, vocabulary]
+    const void* draft;        // [batch, gamma, vocabulary]
+    const int64_t* tokens;    // [batch, gamma]
+    const int64_t* lengths;   // [batch], or null: gamma everywhere
+    const float* uniforms;    // [batch, gamma + vocabulary], or null: counted from seeds
+    const int64_t* seeds;     // [batch], or null: `seed`, and the row as request number
+    const int64_t* offsets;   // [batch], or null: `offset`
+    int64_t* out;             // [3, batch]: accepted, next token, status
+    int64_t target_strides[2], draft_strides[2], token_strides[2];
+    int64_t seed, offset;
+    double alpha, beta, temperature;
+    double intercept, target_slope, draft_slope;  // speculative/verification/calibration.py
+    int32_t batch, gamma, vocabulary, type, method, stream;
+};
+
+// ---------------------------------------------------------------------------- elements of logits
+
+struct Half { uint16_t bits; };
+struct Brain { uint16_t bits; };
+
+HD float as_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+HD uint32_t as_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return bits;
+}
+
+HD float widen(float x) { return x; }
+HD float widen(Brain x) { return as_float(uint32_t(x.bits) << 16); }
+
+HD float widen(Half x) {
+    uint32_t magnitude = uint32_t(x.bits & 0x7fff) << 13, sign = uint32_t(x.bits & 0x8000) << 16;
+    float finite = as_float(magnitude) * 0x1p112f;  // exact, subnormals too
+    uint32_t infinite = magnitude | 0x7f800000;
+    return as_float((magnitude >= 0x0f800000 ? infinite : as_bits(finite)) | sign);
+}
+
+HD bool is_fault(float x) { return !(x < INFINITY); }
+
+// ------------------------------------------------------------------------------- random numbers
+
+struct Words { uint32_t a, b, c, d; };
+
+// Philox4x32-10 (Salmon et al., SC 2011).
+HD Words philox(uint32_t a, uint32_t b, uint32_t c, uint32_t d, uint32_t left, uint32_t right) {
+#ifdef __CUDACC__
+#pragma unroll
+#else
+#pragma GCC unroll 10
+#endif
+    for (int round = 0; round < 10; ++round) {
+        const uint32_t low_a = 0xD2511F53u * a, high_a = uint32_t(uint64_t(0xD2511F53u) * a >> 32);
+        const uint32_t low_c = 0xCD9E8D57u * c, high_c = uint32_t(uint64_t(0xCD9E8D57u) * c >> 32);
+        a = high_c ^ b ^ left;
+        b = low_c;
+        c = high_a ^ d ^ right;
+        d = low_a;
+        left += 0x9E3779B9u;
+        right += 0xBB67AE85u;
+    }
+    return {a, b, c, d};
+}
+
+HD float uniform(uint32_t word) {
+    float u = float(word) * 0x1p-32f + 0x1p-33f;
+    return u < 1 - 0x1p-24f ? u : 1 - 0x1p-24f;
+}
+
+// Where one sequence's random numbers come from.
+struct Draws {
+    const float* given;  // its row of Problem::uniforms, or null
+    uint32_t left, right, position, request, stream;
+
+    HD Words block(uint32_t index) const {
+        return philox(index, position, request, stream, left, right);
+    }
+};
+
+HD Draws draws_of(const Problem& p, int64_t b) {
+    uint64_t seed = uint64_t(p.seeds ? p.seeds[b] : p.seed);
+    const float* given = p.uniforms ? p.uniforms + b * (int64_t(p.gamma) + p.vocabulary) : nullptr;
+    return {given, uint32_t(seed), uint32_t(seed >> 32),
+            uint32_t(p.offsets ? p.offsets[b] : p.offset), p.seeds ? 0 : uint32_t(b),
+            uint32_t(p.stream)};
+}
+
+HD float accept_uniform(const Draws& draws, int t) {
+    if (draws.given) return draws.given[t];
+    return uniform(philox(0, draws.position + uint32_t(t), draws.request, ACCEPT, draws.left,
+                          draws.right).a);
+}
+
+// ------------------------------------------------------------------------- elementary functions
+
+// 2^x, relative error below 3e-7; 0 below -126 and infinity above 127.
+HD float power_of_two(float x) {
+#ifdef __CUDA_ARCH__
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+#else
+    float shifted = x + 0x1.8p23f;  // rounds; the integer is in the low bits
+    float f = x - (shifted - 0x1.8p23f);
+    float power = 1.53458116e-4f;
+    power = power * f + 1.33999312e-3f;
+    power = power * f + 9.61848896e-3f;
+    power = power * f + 5.55032878e-2f;
+    power = power * f + 2.40226469e-1f;
+    power = power * f + 6.93147206e-1f;
+    power = power * f + 1.0f;
+    power = as_float(as_bits(power) + (as_bits(shifted) << 23));
+    power = x < -126.0f ? 0.0f : power;
+    return x > 127.0f ? INFINITY : power;
+#endif
+}
+
+// -log(1 - v) for v from 0 to 1, with full relative precision near 0: the arrival of a token of
+// weight 1 in an exponential race.
+HD float arrival(float v) {
+    v = v > 0x1p-33f ? v : 0x1p-33f;
+    v = v < 1 - 0x1p-24f ? v : 1 - 0x1p-24f;
+    float rest = 1 - v;
+    int exponent = int(as_bits(rest * 1.41421356f) >> 23) - 127;  // mantissa from 0.7 to 1.4
+    float mantissa = as_float(as_bits(rest) - (uint32_t(exponent) << 23));
+    float f = exponent ? mantissa - 1 : -v;
+    float s = f / (2 + f), s2 = s * s;
+    float series = 1 + s2 * (1 / 3.f + s2 * (1 / 5.f + s2 * (1 / 7.f + s2 * (1 / 9.f))));
+    return -(float(exponent) * 0.693147181f + 2 * s * series);
+}
+
+// 1 - exp(-x) for x >= 0.
+HD float one_minus_exp(float x) {
+    float near = x * (1 - x * (1 / 2.f - x * (1 / 6.f - x * (1 / 24.f - x * (1 / 120.f - x * (1 / 720.f))))));
+    float far = 1 - power_of_two(-1.44269504f * x);
+    return x < 0.25f ? near : far;
+}
+
+// ------------------------------------------------------------------------------------------ rows
+
+// What remains of a row, or of a part of it: the sum of 2^(scale (z - maximum)), scale = log2(e) / T.
+struct Normaliser {
+    float maximum;  // at least -FLT_MAX, so that -inf - maximum is a number
+    float total;
+    int fault;  // NaN or +inf was seen
+
+    HD bool faulty() const { return fault || !(total > 0); }
+};
+
+HD Normaliser nothing() { return {-FLT_MAX, 0, 0}; }
+
+// Faults of the rows that the next token comes from; all accepted, the target's alone.
+HD int faults_of(const Normaliser& target, const Normaliser& draft, bool complete) {
+    return (target.faulty() ? TARGET_LOGITS : 0) | (!complete && draft.faulty() ? DRAFT_LOGITS : 0);
+}
+
+HD float scale_of(const Problem& p) { return float(1.4426950408889634 / p.temperature); }
+
+HD Normaliser merged(const Normaliser& a, const Normaliser& b, float scale) {
+    float maximum = a.maximum > b.maximum ? a.maximum : b.maximum;
+    float total = a.total * power_of_two(scale * (a.maximum - maximum)) +
+                  b.total * power_of_two(scale * (b.maximum - maximum));
+    return {maximum, total, a.fault | b.fault};
+}
+
+// ------------------------------------------------------------------------------------ acceptance
+
+struct Verdict {
+    bool accepted;
+    int fault;
+};
+
+HD double squashed(const Problem& p, double z) {
+    return 1 / (1 + exp(-(z / p.temperature - p.alpha) / (p.beta - p.alpha)));
+}
+
+// The calibrated estimate of p(x) / q(x), at most 1; where -inf meets -inf or a slope of 0, 1.
+HD double estimated(const Problem& p, double z, double y) {
+    double x = p.intercept + p.target_slope * (z / p.temperature) + p.draft_slope * (y / p.temperature);
+    return exp(x < 0 ? x : 0);
+}
+
+// Is draft token t of sequence b accepted? Its rows' normalisers are used by EXACT alone.
+template <class T>
+HD Verdict judge(const Problem& p, const Draws& draws, int64_t b, int t, const Normaliser& target,
+                 const Normaliser& draft) {
+    int64_t token = p.tokens[b * p.token_strides[0] + t * p.token_strides[1]];
+    if (token < 0 || token >= p.vocabulary) return {false, DRAFT_TOKEN};
+    const T* z_row = static_cast<const T*>(p.target) + b * p.target_strides[0] + t * p.target_strides[1];
+    const T* y_row = static_cast<const T*>(p.draft) + b * p.draft_strides[0] + t * p.draft_strides[1];
+    float z = widen(z_row[token]), y = widen(y_row[token]);
+    bool bad_target = p.method == EXACT ? target.faulty() : is_fault(z);
+    bool bad_draft = p.method == EXACT ? draft.faulty() : is_fault(y);
+    int fault = (bad_target ? TARGET_LOGITS : 0) | (bad_draft ? DRAFT_LOGITS : 0);
+    double ratio;
+    if (p.method == EXACT) {
+        double gap = (double(z) - target.maximum) - (double(y) - draft.maximum);
+        ratio = exp(gap / p.temperature) * (double(draft.total) / target.total);
+    } else if (p.method == SIGMOID) {
+        ratio = squashed(p, z) / squashed(p, y);
+    } else {
+        ratio = estimated(p, z, y);
+    }
+    bool accepted = !fault && z > -INFINITY && accept_uniform(draws, t) < ratio;
+    return {accepted, fault};
+}
+
+// --------------------------------------------------------------------------------------- weights
+
+// What a token's weight is made of, target logit z and draft logit y.
+struct Weights {
+    float scale, target_maximum, target_inverse, draft_maximum, draft_inverse;  // a softmax
+    float slope, shift;                                                         // sigmoid
+    float intercept, target_slope, draft_slope;  // calibrated: log2 of the ratio, by logits
+
+    HD float target_exact(float z) const {
+        return power_of_two(scale * (z - target_maximum)) * target_inverse;
+    }
+    HD float residual_exact(float z, float y) const {
+        float w = target_exact(z) - power_of_two(scale * (y - draft_maximum)) * draft_inverse;
+        return w > 0 ? w : 0;
+    }
+    // p - q min(1, estimate): what acceptance has left over, whether the estimate is right or not
+    HD float residual_calibrated(float z, float y) const {
+        float x = intercept + target_slope * z + draft_slope * y;
+        float q = power_of_two(scale * (y - draft_maximum)) * draft_inverse;
+        float w = target_exact(z) - q * power_of_two(x < 0 ? x : 0);
+        return w > 0 ? w : 0;
+    }
+    HD float target_sigmoid(float z) const {
+        float w = 1 / (1 + power_of_two(-1.44269504f * (slope * z + shift)));
+        return z > -INFINITY ? w : 0;
+    }
+    // s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)): the two may agree in four digits
+    HD float residual_sigmoid(float z, float y) const {
+        float gap = slope * (z - y);
+        float rest = 1 / (1 + power_of_two(1.44269504f * (slope * y + shift)));
+        float w = target_sigmoid(z) * rest * one_minus_exp(gap);
+        return gap > 0 ? w : 0;  // false where both are -inf
+    }
+
+    // No weight is above this; a residual is at most the target's weight.
+    template <Method METHOD>
+    HD float largest() const {
+        return METHOD == SIGMOID ? 1 : 1.00001f * target_inverse;
+    }
+
+    template <Method METHOD, bool RESIDUAL>
+    HD float of(float z, float y) const {
+        if (METHOD == SIGMOID) return RESIDUAL ? residual_sigmoid(z, y) : target_sigmoid(z);
+        if (!RESIDUAL) return target_exact(z);
+        return METHOD == EXACT ? residual_exact(z, y) : residual_calibrated(z, y);
+    }
+};
+
+HD Weights weights_of(const Problem& p, const Normaliser& target, const Normaliser& draft) {
+    double width = p.beta - p.alpha, bits = 1.4426950408889634;
+    return {scale_of(p), target.maximum, 1 / target.total, draft.maximum, 1 / draft.total,
+            float(1 / (p.temperature * width)), float(-p.alpha / width), float(bits * p.intercept),
+            float(bits * p.target_slope / p.temperature), float(bits * p.draft_slope / p.temperature)};
+}
+
+// A race's best token: larger is better, at equal rates the lower index; 0 is nobody.
+HD uint64_t candidate(float rate, uint32_t token) {
+    return rate > 0 ? uint64_t(as_bits(rate)) << 32 | (0xffffffffu - token) : 0;
+}
+HD int64_t token_of(uint64_t candidate) { return 0xffffffffu - uint32_t(candidate); }
+
+}  // namespace speculative

@@ -1,0 +1,243 @@
+"""Verify drafted tokens against a target model's logits, in one operator: `verify`.
+
+    from speculative.verification.verify import verify
+
+    accepted, next_token, status = verify(target_logits, draft_logits, draft_tokens, seed=7)
+
+`method="exact"` emits tokens distributed exactly as sampling from the target (Leviathan et al.
+2023; arXiv 2406.11016). Two methods are approximations that accept a token on its two logits alone:
+`method="sigmoid"` is the paper's, mostly the draft's distribution; `method="calibrated"` stays
+close to the target's, with estimates fitted to a pair of models
+(`speculative.verification.calibration`).
+
+Random numbers are counted, not drawn in order (`speculative.verification.philox`): equal seeds and
+offsets give equal tokens in every run and on every device. Give every request its own seed, as a
+tensor, and its tokens do not depend on the batch that it is in.
+"""
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from speculative.verification import kernels, philox
+from speculative.verification.calibration import CONSTANT, Calibration
+from systems.schema import InputError
+
+Method = Literal["exact", "sigmoid", "calibrated"]
+METHODS: tuple[Method, ...] = get_args(Method)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Verification(NamedTuple):
+    """What a verification decided, int64 [B] each."""
+
+    accepted: Tensor
+    """How many draft tokens, from the first on, were accepted."""
+    next_token: Tensor
+    """The token after them, from the residual or, all accepted, from the target; -1 if in fault."""
+    status: Tensor
+    """0, or why there is no next token: bits named in `speculative.verification.status`."""
+
+
+def verify(
+    target_logits: Tensor,
+    draft_logits: Tensor,
+    draft_tokens: Tensor,
+    *,
+    method: Method = "exact",
+    temperature: float = 1.0,
+    alpha: float = -1e4,
+    beta: float = 1e4,
+    calibration: Calibration | None = None,
+    lengths: Tensor | None = None,
+    seed: int | Tensor = 0,
+    offset: int | Tensor = 0,
+    uniforms: Tensor | None = None,
+) -> Verification:
+    """Accept draft tokens in order, then sample the token after them.
+
+    No host synchronisation, no input written, safe in CUDA graphs and torch.compile: there give
+    seed and offset as tensors, since an integer is recorded as it is.
+
+    Args:
+        target_logits: float32, float16 or bfloat16 [B, G + 1, V]; -inf excludes a token. Any
+            strides.
+        draft_logits: the same dtype [B, G, V]: what the draft tokens were sampled from.
+        draft_tokens: int64 [B, G].
+        method: "exact", "sigmoid" or "calibrated".
+        temperature: divides the logits of both models.
+        alpha, beta: of the sigmoid, sigmoid((z / temperature - alpha) / (beta - alpha)).
+        calibration: of the calibrated method, from `speculative.verification.calibration.fit`.
+        lengths: int64 [B], draft tokens of each sequence, 0 to G; None: G everywhere.
+        seed: 64 bits; or int64 [B], a seed per request.
+        offset: tokens that the request had before `draft_tokens`, so that no random number serves
+            two decisions: add accepted + 1 after every call. An integer, or int64 [B].
+        uniforms: float32 [B, G + V], from 0 to below 1, instead of seed and offset: entry t decides
+            draft token t, entry G + i is token i's in the race for the next token.
+
+    Returns:
+        What was decided. Rows are read in order and only as far as needed, so a fault in a row
+        after the first rejection is not seen.
+
+    Raises:
+        InputError: shapes, dtypes or devices do not fit, or an option is out of range. Faults in
+            the values (NaN, a token outside the vocabulary, a length) are in `status`.
+    """
+    check_method(method, temperature, alpha, beta, calibration)
+    _check_logits(target_logits, draft_logits, draft_tokens)
+    batch, gamma, vocabulary = draft_logits.shape
+    device = target_logits.device
+    _check("lengths", lengths, (batch,), torch.int64, device)
+    _check("uniforms", uniforms, (batch, gamma + vocabulary), torch.float32, device)
+    _check_seeds(seed, offset, batch, device)
+    decided = kernels.verify(
+        *(target_logits, draft_logits, draft_tokens, lengths, uniforms),
+        *_split(seed, offset),
+        *(method, temperature, alpha, beta, [*(calibration or CONSTANT)]),
+    )
+    return Verification(*decided.unbind())
+
+
+def sample(
+    logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    seed: int | Tensor = 0,
+    offset: int | Tensor = 0,
+    stream: int = philox.DRAFT,
+    uniforms: Tensor | None = None,
+) -> Tensor:
+    """Sample a token per row: for drafts, whose numbers are apart from those of `verify`.
+
+    Args:
+        logits: [B, V], as in `verify`.
+        temperature, seed: as in `verify`.
+        offset: tokens that the request had before the one sampled.
+        stream: `philox.DRAFT`, or `philox.NEXT` for plain sampling from a target.
+        uniforms: float32 [B, V] instead of seed, offset and stream.
+
+    Returns:
+        int64 [B]; -1 for a row with NaN or +inf or without any finite logit.
+    """
+    check_method("exact", temperature, -1, 1, None)
+    _check_tensor("logits", logits)
+    if stream not in (philox.NEXT, philox.DRAFT):
+        raise InputError(f"stream {stream!r}: give philox.DRAFT or philox.NEXT")
+    if logits.dim() != 2 or logits.shape[1] == 0:
+        raise InputError(f"logits {list(logits.shape)}: give them as [B, V]")
+    _check_dtype("logits", logits)
+    _check("uniforms", uniforms, tuple(logits.shape), torch.float32, logits.device)
+    _check_seeds(seed, offset, len(logits), logits.device)
+    return kernels.sample(logits, uniforms, *_split(seed, offset), temperature, stream)
+
+
+def _split(
+    seed: int | Tensor, offset: int | Tensor
+) -> tuple[Tensor | None, Tensor | None, int, int]:
+    seeds = seed if isinstance(seed, Tensor) else None
+    offsets = offset if isinstance(offset, Tensor) else None
+    return (
+        seeds,
+        offsets,
+        0 if isinstance(seed, Tensor) else philox.signed(seed),
+        0 if isinstance(offset, Tensor) else offset,
+    )
+
+
+def check_method(
+    method: str, temperature: float, alpha: float, beta: float, calibration: Calibration | None
+) -> None:
+    """Refuse options of `verify` that are out of range or do not go together.
+
+    Raises:
+        InputError: names the option, its value and the remedy.
+    """
+    if method not in METHODS:
+        raise InputError(f"method {method!r}: write one of {', '.join(METHODS)}")
+    for name, value in (("temperature", temperature), ("alpha", alpha), ("beta", beta)):
+        if not isinstance(value, (int, float)):
+            raise InputError(f"{name} {value!r}: give a number")
+    if not 0 < temperature < math.inf:
+        raise InputError(f"temperature {temperature}: give a number above 0; for greedy, argmax")
+    if not -math.inf < alpha < beta < math.inf:
+        raise InputError(f"alpha {alpha}, beta {beta}: alpha must be below beta, both finite")
+
+    if (method == "calibrated") != (calibration is not None):
+        raise InputError(
+            f"calibration {calibration}: give one with method calibrated, and with no other; "
+            "speculative.verification.calibration.fit makes it"
+        )
+    if calibration is None:
+        return
+    if not isinstance(calibration, tuple) or len(calibration) != len(CONSTANT):
+        raise InputError(
+            f"calibration {calibration!r}: give what speculative.verification.calibration.fit makes"
+        )
+    if not all(map(math.isfinite, calibration)):
+        raise InputError(f"calibration {calibration}: give finite numbers")
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} is a {type(value).__name__}; give a tensor")
+
+
+def _check_logits(target: Tensor, draft: Tensor, tokens: Tensor) -> None:
+    names = ("target_logits", "draft_logits", "draft_tokens")
+    for name, value in zip(names, (target, draft, tokens), strict=True):
+        _check_tensor(name, value)
+    wrong = None
+    if target.dim() != 3 or draft.dim() != 3:
+        wrong = "give them as [B, G + 1, V] and [B, G, V]"
+    elif draft.shape[1] == 0:
+        wrong = "gamma is 0; draft a token at least, or use sample"
+    elif target.shape[2] != draft.shape[2] or target.shape[2] == 0:
+        wrong = (
+            "target and draft must share one vocabulary; "
+            "see speculative.verification.vocabulary.fitted"
+        )
+    elif target.shape[0] != draft.shape[0] or target.shape[1] != draft.shape[1] + 1:
+        wrong = "give them as [B, G + 1, V] and [B, G, V]"
+    if wrong:
+        shapes = f"target_logits {list(target.shape)}, draft_logits {list(draft.shape)}"
+        raise InputError(f"{shapes}: {wrong}")
+    _check_dtype("target_logits", target)
+    _check("draft_logits", draft, tuple(draft.shape), target.dtype, target.device)
+    _check("draft_tokens", tokens, tuple(draft.shape[:2]), torch.int64, target.device)
+
+
+def _check_dtype(name: str, logits: Tensor) -> None:
+    if logits.dtype not in DTYPES:
+        raise InputError(f"{name} of {logits.dtype}: give float32, float16 or bfloat16")
+
+
+def _check_seeds(
+    seed: int | Tensor, offset: int | Tensor, batch: int, device: torch.device
+) -> None:
+    for name, value in (("seed", seed), ("offset", offset)):
+        if isinstance(value, Tensor):
+            _check(name, value, (batch,), torch.int64, device)
+        elif not hasattr(value, "__index__"):
+            raise InputError(f"{name} {value!r}: give an integer, or int64 [B]")
+    if isinstance(offset, int) and not 0 <= offset < 2**32:
+        raise InputError(f"offset {offset}: give 0 to 2^32 - 1")
+
+
+def _check(
+    name: str,
+    given: Tensor | None,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    if given is None:
+        return
+    _check_tensor(name, given)
+    if tuple(given.shape) != shape or given.dtype != dtype:
+        raise InputError(
+            f"{name}: {given.dtype} {list(given.shape)} does not fit; give {dtype} {list(shape)}"
+        )
+    if given.device != device:
+        raise InputError(f"{name} is on {given.device}, target_logits on {device}; move one")

@@ -1,0 +1,101 @@
+"""A network's graph, traced by torch.fx, or the line of its code that torch.fx cannot follow."""
+
+import inspect
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from systems.profiles.emulated import EmulatedLayer
+from systems.schema import InputError
+
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def trace(model: nn.Module) -> fx.Graph:
+    """The graph of `model` in its present mode, from images alone to what it returns.
+
+    Arguments besides the images get their defaults.
+
+    Raises:
+        InputError: an argument without a default, or code that torch.fx cannot follow.
+    """
+    name = type(model).__name__
+    if needed := _needed_arguments(model):
+        raise InputError(
+            f"{name} cannot be separated: besides the images its forward needs "
+            f"{', '.join(needed)}; give defaults, or train it with ddp or ps"
+        )
+    try:
+        return _with_own_reads(_Tracer().trace(model))
+    except Exception as error:  # fx raises whatever the network's own code raises on its proxies
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{name} cannot be separated: torch.fx cannot trace it ({reason}{_place(error)}); "
+            "train it with ddp or ps"
+        ) from error
+
+
+class _Tracer(fx.Tracer):
+    """Emulated layers are leaves, as torch's own are. The network itself never is."""
+
+    proxy_buffer_attributes = True  # else what reads or changes a buffer runs now, and never again
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.surroundings = _surroundings()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        leaf = isinstance(m, EmulatedLayer) or super().is_leaf_module(m, module_qualified_name)
+        return leaf and m is not self.root
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+        """Note an operation, if the graph will do it as the network does."""
+        if _surroundings() != self.surroundings:
+            raise TypeError("a graph forgets torch.no_grad and torch.autocast, which are on here")
+        return super().create_proxy(*args, **kwargs)
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """Only the images are traced. The network is called as its users call it: with its hooks,
+        and Python fills in the defaults."""
+
+        def network(images: fx.Proxy) -> Any:
+            return self.root(images)
+
+        return network, [self.create_proxy("placeholder", "images", (), {})]
+
+
+def _with_own_reads(graph: fx.Graph) -> fx.Graph:
+    """Give each user of a parameter or buffer a node of its own that reads it."""
+    for node in graph.find_nodes(op="get_attr"):
+        for user in tuple(node.users)[1:]:
+            with graph.inserting_before(node):
+                user.replace_input_with(node, graph.node_copy(node))
+    return graph
+
+
+def _surroundings() -> tuple[bool, ...]:
+    """Modes of PyTorch that change what operations do, and that no graph keeps."""
+    autocast = (torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
+    return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *autocast)
+
+
+def _needed_arguments(model: nn.Module) -> list[str]:
+    """Arguments of `forward` after the first that have no default."""
+    arguments = list(inspect.signature(model.forward).parameters.values())[1:]
+    collecting = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [a.name for a in arguments if a.default is a.empty and a.kind not in collecting]
+
+
+def _place(error: Exception) -> str:
+    """The innermost line that belongs neither to PyTorch nor to this module."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(_TORCH) and frame.filename != __file__:
+            code = f": {frame.line}" if frame.line else ""
+            return f"; line {frame.lineno} of {Path(frame.filename).name}{code}"
+    return ""

@@ -1,0 +1,288 @@
+"""The planner: profile + cluster -> who does what, with the predicted step time and the reason.
+
+    python -m launch plan stanza --model vgg16 --cluster ec2-p3-10g
+
+`fc_workers = "auto"` takes the fastest prediction, no separation (f = 0) included, so that it is
+never predicted slower than the best baseline. Stanza as published is predicted by the recurrence in
+stanza.planner.predict; FC workers in columns or beside CONV workers, for which there is none, are
+played in the simulator (stanza.planner.simulated).
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stanza.layout import Layout, layout
+from stanza.options import FcParallel, FcPlacement, Options
+from stanza.planner import predict, simulated as schedule
+from stanza.planner.costs import Costs, CostsAt, costs_at as profiled_costs
+from stanza.planner.predict import Prediction
+from systems.clusters.cluster import Cluster, Link, check_uniform
+from systems.profiles import profile as profiles
+from systems.profiles.profile import ModelProfile
+from systems.schema import InputError
+
+PROFILES = Path(__file__).parents[1] / "profiles"
+MICRO_BATCHES = (1, 2, 4, 8, 16)
+WORTH_IT = 1.005
+"""More FC workers or micro-batches must be predicted this much faster to be chosen."""
+KEPT_MODES = (("replicas", "dedicated"), ("columns", "colocated"))
+WIRE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the planner decided, and all that it predicted."""
+
+    layout: Layout
+    reason: str
+    chosen: Prediction | None = None
+    """The layout's own prediction; None where nothing was predicted."""
+    predictions: tuple[Prediction, ...] = ()
+    """The baselines, then Stanza's best for every mode and f."""
+    profile: str = ""
+    """Whose times: model, batch, device and source."""
+    bandwidth_bits_per_s: float | None = None
+    """The link rate that was planned with."""
+
+
+def shipped_profiles() -> dict[str, Path]:
+    """The measured profiles that ship with the testbed, by name."""
+    return {path.stem: path for path in sorted(PROFILES.glob("*.json"))}
+
+
+def load_profile(name: str) -> ModelProfile:
+    """The profile `name`: a shipped one, or a JSON file.
+
+    Raises:
+        InputError: neither.
+    """
+    return profiles.named(name, shipped_profiles(), "--profile")
+
+
+def plan(
+    options: Options, world_size: int, cluster: Cluster | None, profile: ModelProfile | None
+) -> Plan:
+    """Plan a run of `options` on `world_size` ranks, one a node.
+
+    Without a cluster or a profile, and for a single process, nothing is predicted; `fc_workers`
+    must then be a number, and no other option of Stanza's "auto" but micro-batches.
+
+    Raises:
+        InputError: too few ranks, batches too small, "auto" without a profile, a profile of
+            another kind of device than the cluster's, or nodes that are not alike.
+    """
+    if cluster is not None:
+        check_uniform(cluster)
+    if cluster is not None and profile is not None and cluster.kinds != (profile.device,):
+        raise InputError(
+            f"profile of {profile.name}: was taken on {profile.device}, and cluster "
+            f"{cluster.name!r} has {cluster.kinds[0]}; give a profile of that device"
+        )
+    if profile is None or cluster is None or options.scheme == "single":
+        if options.scheme == "stanza":
+            _refuse_auto(options)
+        given = 1 if options.fc_workers == "auto" else options.fc_workers
+        micro = 1 if options.micro_batches == "auto" else options.micro_batches
+        return Plan(layout=layout(options, world_size, given, micro), reason="as given")
+    predictions = predict_all(options, world_size, cluster, profile)
+    if options.scheme != "stanza":
+        chosen = next((p for p in predictions if p.scheme == options.scheme_name), None)
+        resolved, reason = layout(options, world_size, 0, 1), "as given"
+    else:
+        chosen, reason = _choose(options, world_size, predictions)
+        _, resolved = as_run(options, chosen, world_size)
+    return Plan(
+        layout=resolved,
+        reason=reason,
+        chosen=chosen,
+        predictions=predictions,
+        profile=f"{profile.name}, batch {profile.batch_size}, {profile.device}: {profile.source}",
+        bandwidth_bits_per_s=cluster.slowest_link.bandwidth_bits_per_s,
+    )
+
+
+def _refuse_auto(options: Options) -> None:
+    remedies = {"fc_workers": "a number", "fc_parallel": "replicas", "fc_placement": "dedicated"}
+    for name, remedy in remedies.items():
+        if getattr(options, name) == "auto":
+            raise InputError(
+                f"--stanza.{name.replace('_', '-')} auto: needs a profile and a cluster with known "
+                f"link rates; give {remedy}, or --cluster and --profile"
+            )
+
+
+def baseline_options(scheme: str) -> dict[str, Any]:
+    """The options that run a predicted scheme."""
+    return {
+        "stanza": {"scheme": "stanza"},
+        "ddp": {"scheme": "ddp"},
+        "ps-blocking": {"scheme": "ps", "ps_placement": "dedicated", "ps_mode": "blocking"},
+        "ps-pipelined": {"scheme": "ps", "ps_placement": "dedicated", "ps_mode": "pipelined"},
+        "ps-sharded": {"scheme": "ps", "ps_placement": "colocated", "ps_mode": "pipelined"},
+    }[scheme]
+
+
+def as_run(options: Options, prediction: Prediction, world_size: int) -> tuple[Options, Layout]:
+    """The options and the layout that run what was predicted."""
+    changed = dataclasses.replace(
+        options,
+        fc_parallel=prediction.fc_parallel,
+        fc_placement=prediction.fc_placement,
+        **baseline_options(prediction.scheme),
+    )
+    return changed, layout(changed, world_size, prediction.fc_workers, prediction.micro_batches)
+
+
+def costs_at(options: Options, profile: ModelProfile) -> CostsAt:
+    """The profile's costs at any batch, with the cut in the options' precision."""
+    return profiled_costs(profile, WIRE_BYTES[options.cut_dtype])
+
+
+def predict_all(
+    options: Options, world_size: int, cluster: Cluster, profile: ModelProfile
+) -> tuple[Prediction, ...]:
+    """The baselines, then the best of Stanza for every mode that is asked for and every number of
+    FC workers that fits."""
+    link = cluster.slowest_link
+    at = costs_at(options, profile)
+
+    def costs(workers: int) -> Costs:
+        return at(options.local_batch(workers))
+
+    dedicated = max(1, world_size - options.ps_servers)
+    baselines: list[Prediction] = [predict.ddp(costs(world_size), world_size, link)]
+    if world_size > 1:
+        both: Sequence[Callable[[Costs, int, int, Link], Prediction]] = (
+            predict.ps_blocking,
+            predict.ps_pipelined,
+        )
+        baselines = [
+            *(f(costs(dedicated), dedicated, options.ps_servers, link) for f in both),
+            predict.ps_sharded(costs(world_size), world_size, link),
+            *baselines,
+        ]
+    separated = []
+    for parallel, placement in _modes(options, at):
+        for f in _fc_workers(options, world_size, parallel, placement):
+            conv = world_size if placement == "colocated" else world_size - f
+            batch = options.local_batch(conv)
+            candidates = [
+                _separated(at, batch, conv, f, m, link, parallel, placement)
+                for m in _micro_batches(options, conv)
+            ]
+            if candidates:
+                separated.append(_fastest(candidates))
+    return (*baselines, *separated)
+
+
+def _modes(options: Options, at: CostsAt) -> list[tuple[FcParallel, FcPlacement]]:
+    """What is asked for. "auto" passes over columns of a network that has none, and, where both are
+    "auto", over the two modes that have never won in emulation: replicas beside CONV workers, and
+    columns on nodes of their own."""
+    parallel: list[FcParallel] = ["replicas", "columns"]
+    placement: list[FcPlacement] = ["dedicated", "colocated"]
+    if options.fc_parallel != "auto":
+        parallel = [options.fc_parallel]
+    elif not at(1).fc_stages:
+        parallel = ["replicas"]
+    if options.fc_placement != "auto":
+        placement = [options.fc_placement]
+    modes = list(itertools.product(parallel, placement))
+    if options.fc_parallel == options.fc_placement == "auto":
+        modes = [mode for mode in modes if mode in KEPT_MODES]
+    return modes
+
+
+def _fc_workers(
+    options: Options, world_size: int, parallel: FcParallel, placement: FcPlacement
+) -> Sequence[int]:
+    """Numbers of FC workers to predict in a mode. "auto" spreads colocated columns over all nodes,
+    and leaves one column to replicas."""
+    if placement == "dedicated":
+        least = 2 if parallel == "columns" and options.fc_parallel == "auto" else 1
+        most = world_size // 2
+    else:
+        chosen = parallel == "columns" and "auto" in (options.fc_parallel, options.fc_placement)
+        least, most = world_size if chosen else 1, world_size
+    every = range(least, most + 1)
+    if (parallel, placement) == ("replicas", "dedicated") or options.fc_workers == "auto":
+        return every
+    return [f for f in every if f == options.fc_workers]  # a simulation takes its time
+
+
+def _separated(
+    at: CostsAt,
+    batch: int,
+    conv: int,
+    f: int,
+    micro_batches: int,
+    link: Link,
+    parallel: FcParallel,
+    placement: FcPlacement,
+) -> Prediction:
+    """Stanza's prediction in one mode: the recurrence's, or else the simulator's."""
+    if (parallel, placement) == ("replicas", "dedicated"):
+        return predict.stanza(at, batch, conv, f, micro_batches, link)
+    played = schedule.stanza(
+        at, batch, conv, f, micro_batches, link, fc_parallel=parallel, fc_placement=placement
+    )
+    return Prediction(
+        scheme="stanza",
+        fc_workers=f,
+        micro_batches=micro_batches,
+        fc_parallel=parallel,
+        fc_placement=placement,
+        step_s=played.step_s,
+        samples=played.samples,
+        resources=played.resources(link),
+    )
+
+
+def _micro_batches(options: Options, conv_workers: int) -> Sequence[int]:
+    if options.micro_batches != "auto":
+        return (options.micro_batches,)
+    smallest = options.samples_per_step(conv_workers) // conv_workers
+    return [m for m in MICRO_BATCHES if m <= smallest]
+
+
+def _fastest(candidates: Sequence[Prediction]) -> Prediction:
+    """The fastest, but an earlier (simpler) one where the gain is not worth it."""
+    best = candidates[0]
+    for candidate in candidates[1:]:
+        if candidate.samples_per_s > best.samples_per_s * WORTH_IT:
+            best = candidate
+    return best
+
+
+def _choose(
+    options: Options, world_size: int, predictions: Sequence[Prediction]
+) -> tuple[Prediction, str]:
+    separated = [p for p in predictions if p.scheme == "stanza"]
+    baselines = [p for p in predictions if p.scheme != "stanza"]
+    if options.fc_workers not in ("auto", 0):
+        given = [p for p in separated if p.fc_workers == options.fc_workers]
+        if not given:
+            most = world_size if options.fc_placement == "colocated" else world_size // 2
+            raise InputError(
+                f"--stanza.fc-workers {options.fc_workers}: at most {most} of these "
+                "ranks can be FC workers"
+            )
+        return _fastest(given), "as given"
+    best_baseline = _fastest(baselines[::-1])  # DDP comes last: fewer, larger messages than servers
+    best = _fastest([best_baseline, *separated]) if options.fc_workers == "auto" else best_baseline
+    if best.scheme != "stanza":
+        return best, (
+            f"no separation: {best.scheme} is predicted fastest, its {best.busiest} is busy "
+            f"{best.resources[best.busiest] * 1e3:.3g} ms of {best.step_s * 1e3:.3g} ms"
+        )
+    gain = best.samples_per_s / best_baseline.samples_per_s
+    return best, (
+        f"{best.fc_workers} FC worker(s){best.mode}, {best.micro_batches} micro-batch(es): "
+        f"predicted {gain:.2f}x the throughput of the best baseline ({best_baseline.scheme}); its "
+        f"{best.busiest} is busy {best.resources[best.busiest] * 1e3:.3g} ms of "
+        f"{best.step_s * 1e3:.3g} ms"
+    )

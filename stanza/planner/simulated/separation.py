@@ -1,0 +1,221 @@
+"""Layer separation's step as tasks: ConvWorker's and FcWorker's schedules, in every mode.
+
+FC workers may be replicas or hold columns, and sit on nodes of their own or beside CONV workers. A
+node with both roles has one compute stream, which takes the two workers' tasks as they get ready.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from stanza.layout import Layout, separated
+from stanza.options import FcParallel, FcPlacement
+from stanza.planner.costs import Costs, CostsAt
+from stanza.planner.simulated.steps import (
+    STEPS,
+    Simulated,
+    played,
+    ring_backward,
+    stream,
+)
+from systems.clusters.cluster import Link
+from systems.schema import InputError
+from systems.simulate import Interface, Program
+
+SHARED_SLICES = 8
+"""On a node with both roles the device takes the FC worker's tasks between the layers of a pass."""
+
+
+def stanza(
+    at: CostsAt,
+    local_batch: int,
+    conv_workers: int,
+    fc_workers: int,
+    micro_batches: int,
+    link: Link,
+    *,
+    fc_parallel: FcParallel = "replicas",
+    fc_placement: FcPlacement = "dedicated",
+) -> Simulated:
+    """Layer separation over so many workers; colocated ones share nodes.
+
+    Raises:
+        InputError: columns of an FC part that is no chain of Linears.
+    """
+    layout = separated(
+        conv_workers,
+        fc_workers,
+        micro_batches,
+        fc_parallel=fc_parallel,
+        fc_placement=fc_placement,
+    )
+    return play(at, local_batch, layout, link)
+
+
+def play(at: CostsAt, local_batch: int, layout: Layout, link: Link) -> Simulated:
+    """Layer separation in a resolved layout, `local_batch` samples a CONV worker; see `stanza`."""
+    program, ends = Program(link.latency_s), list[int]()
+    if layout.fc_parallel == "columns" and not at(1).fc_stages:
+        raise InputError(
+            "--stanza.fc-parallel columns: the profile's fully connected part is no chain of "
+            "Linear and elementwise layers; give --stanza.fc-parallel replicas"
+        )
+    part = at(-(-local_batch // layout.micro_batches))
+    conv = layout.ranks("conv")
+    fc_of = {rank: layout.fc_of(rank) for rank in conv}
+    activations = [_loads(rank, fc_of[rank], part.cut_bytes, "out", "in") for rank in conv]
+    gradients = [_loads(rank, fc_of[rank], part.cut_bytes, "in", "out") for rank in conv]
+    fc_done: list[int] = []
+    both = layout.fc_placement == "colocated"
+    slices = SHARED_SLICES if both else 1
+    for _ in range(STEPS):
+        forward = _forward(program, part, conv, layout.micro_batches, ends[-1:], slices)
+        sent = [[[task] for task in row] for row in forward]
+        arrived = _chained(program, sent, activations, "activations")
+        computed, fc_done = _fc_step(program, at, part, layout, fc_of, arrived, fc_done)
+        ready = [[[row[fc] for fc in fc_of[rank]] for rank in conv] for row in computed]
+        returned = _chained(program, ready, gradients, "cut gradient")
+        now = forward[-1]
+        for row in returned[:-1]:
+            now = [
+                _pass(program, rank, part.conv_backward_s, "conv backward", [a, b], slices)
+                for rank, a, b in zip(conv, now, row, strict=True)
+            ]
+        last = [program.join(pair) for pair in zip(now, returned[-1], strict=True)]
+        end = ring_backward(program, part.conv_backward, conv, last, "conv backward")
+        # A node with both roles ends its step when both have.
+        ends.append(program.join([end, *fc_done], name="step") if both else end)
+    return played(program, ends, len(conv) * local_batch, link)
+
+
+def _pass(
+    program: Program, rank: int, seconds: float, name: str, after: Sequence[int], slices: int
+) -> int:
+    """A pass through the convolutional part, in slices between which others may compute."""
+    tasks = list(after)
+    for _ in range(slices):
+        tasks = [program.compute(stream(rank), seconds / slices, name=name, after=tasks)]
+    return tasks[0]
+
+
+def _forward(
+    program: Program,
+    part: Costs,
+    conv: Sequence[int],
+    micro_batches: int,
+    after: Sequence[int],
+    slices: int,
+) -> list[list[int]]:
+    """All micro-batches forward, one after the other: tasks by micro-batch and CONV worker."""
+    rows: list[list[int]] = []
+    for _ in range(micro_batches):
+        before = [[task] for task in rows[-1]] if rows else [list(after)] * len(conv)
+        rows.append(
+            [
+                _pass(program, rank, part.conv_forward_s, "conv forward", tasks, slices)
+                for rank, tasks in zip(conv, before, strict=True)
+            ]
+        )
+    return rows
+
+
+def _loads(
+    rank: int, fc_ranks: Sequence[int], cut_bytes: float, own_way: str, their_way: str
+) -> dict[Interface, float]:
+    """A CONV worker's micro-batch at the cut: an even slice for each of its FC workers; what is for
+    the FC worker beside it crosses no interface."""
+    others = [fc for fc in fc_ranks if fc != rank]
+    slice_bytes = cut_bytes / len(fc_ranks)
+    loads: dict[Interface, float] = {(fc, their_way): slice_bytes for fc in others}
+    return {(rank, own_way): slice_bytes * len(others), **loads} if others else {}
+
+
+def _chained(
+    program: Program,
+    ready: Sequence[Sequence[Sequence[int]]],
+    loads: Sequence[Mapping[Interface, float]],
+    name: str,
+) -> list[list[int]]:
+    """Every CONV worker's messages of every micro-batch, which follow one another: by micro-batch
+    and CONV worker, as what they wait for is in `ready`."""
+    rows: list[list[int]] = []
+    for row in ready:
+        before = [[task] for task in rows[-1]] if rows else [[]] * len(row)
+        rows.append(
+            [
+                program.transfer(load, name=name, after=[*tasks, *earlier])
+                if load
+                else program.join([*tasks, *earlier], name=name)
+                for load, tasks, earlier in zip(loads, row, before, strict=True)
+            ]
+        )
+    return rows
+
+
+def _fc_step(
+    program: Program,
+    at: CostsAt,
+    part: Costs,
+    layout: Layout,
+    fc_of: Mapping[int, Sequence[int]],
+    arrived: Sequence[Sequence[int]],
+    after: Sequence[int],
+) -> tuple[list[dict[int, int]], list[int]]:
+    """Forward and backward of every micro-batch on every FC worker; returns the last task of each
+    by micro-batch and FC worker, and what the next step must wait for."""
+    conv, fc = list(fc_of), layout.ranks("fc")
+    served = {rank: [i for i, c in enumerate(conv) if rank in fc_of[c]] for rank in fc}
+    before = {rank: list(after) for rank in fc}
+    columns = layout.fc_parallel == "columns" and len(fc) > 1
+    rows: list[dict[int, int]] = []
+    for row in arrived:
+        ready = {rank: [*(row[i] for i in served[rank]), *before[rank]] for rank in fc}
+        if columns:
+            rows.append(_columns(program, at(part.batch_size * len(conv)), ready))
+        else:
+            gathered = {rank: at(part.batch_size * len(served[rank])) for rank in fc}
+            seconds = {
+                rank: cost.fc_forward_s + cost.fc_backward_s for rank, cost in gathered.items()
+            }
+            rows.append(_compute(program, seconds, ready))
+        before = {rank: [task] for rank, task in rows[-1].items()}
+    done = list(rows[-1].values())
+    if columns or len(fc) == 1:
+        return rows, done
+    ring_bytes, messages = 2 * part.fc_bytes * (len(fc) - 1) / len(fc), 2 * (len(fc) - 1)
+    ring = program.exchange(fc, ring_bytes, messages=messages, name="fc exchange", after=done)
+    return rows, [ring]
+
+
+def _compute(
+    program: Program, seconds: Mapping[int, float], ready: Mapping[int, Sequence[int]]
+) -> dict[int, int]:
+    return {
+        rank: program.compute(stream(rank), seconds[rank], name="fc", after=tasks)
+        for rank, tasks in ready.items()
+    }
+
+
+def _columns(
+    program: Program, gathered: Costs, ready: Mapping[int, Sequence[int]]
+) -> dict[int, int]:
+    """One gathered micro-batch on FC workers that hold columns: 1/f of every stage's work each, and
+    outputs that are reduce-scattered forward, whose gradients are all-gathered backward."""
+    fc, f = list(ready), len(ready)
+    now = {rank: list(tasks) for rank, tasks in ready.items()}
+
+    def work(seconds: float) -> None:
+        tasks = _compute(program, dict.fromkeys(fc, seconds / f), now)
+        now.update({rank: [task] for rank, task in tasks.items()})
+
+    def swap(size_bytes: float, name: str) -> None:
+        tasks = [task for rank in fc for task in now[rank]]
+        moved = size_bytes * (f - 1) / f
+        done = program.exchange(fc, moved, messages=1, name=name, after=tasks)
+        now.update({rank: [done] for rank in fc})
+
+    for stage in gathered.fc_stages:
+        work(stage.forward_s)
+        swap(stage.output_bytes, "reduce-scatter")
+    for stage in reversed(gathered.fc_stages):
+        swap(stage.output_bytes, "all-gather")
+        work(stage.backward_s)
+    return {rank: tasks[0] for rank, tasks in now.items()}

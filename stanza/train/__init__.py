@@ -1,0 +1,1 @@
+"""Trains a CNN with any scheme: the data, the roles of the ranks, and the loop."""

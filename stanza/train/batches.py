@@ -1,0 +1,72 @@
+"""The order in which every scheme sees the data: global batches, shares, and reading ahead.
+
+`global_batch` says which training samples step number `step` uses, and `share` says which
+contiguous part of them each worker takes. Both depend on their arguments only, so every scheme and
+every number of workers trains on the same samples in the same order.
+"""
+
+from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stanza.train.data import Batch, Indices, Split
+from systems.processes.beside import in_advance
+from systems.schema import InputError
+
+
+def prefetch(
+    split: Split, batches: Iterable[Indices], *, ahead: int = 2
+) -> Generator[Batch, None, None]:
+    """Yield split.batch(indices) for each of `batches` in order, reading `ahead` in advance.
+
+    Reading happens in a background thread; an error there is raised where its batch is due.
+    `batches` may be endless: close the iterator, or drop it, to stop reading.
+    """
+    pool = ThreadPoolExecutor(1)
+    reads = (partial(split.batch, indices) for indices in batches)
+    try:
+        yield from in_advance(pool, reads, ahead=ahead)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def global_batch(size: int, dataset_length: int, *, seed: int, step: int) -> Tensor:
+    """Sample indices int64 [size] of the batch that all workers together train on at `step`.
+
+    Each epoch walks its own permutation, seeded by (seed, epoch), in order. The samples at its
+    end that do not fill a batch are dropped. Steps count from 0.
+
+    Raises InputError if the data cannot fill one batch, or if step is negative.
+    """
+    if not 1 <= size <= dataset_length:
+        raise InputError(
+            f"global batch of {size} samples: give 1 to {dataset_length}, the training samples"
+        )
+    if step < 0:
+        raise InputError(f"step {step}: steps count from 0")
+    epoch, position = divmod(step, dataset_length // size)
+    order = _permutation(dataset_length, seed, epoch)
+    return order[position * size : (position + 1) * size].clone()
+
+
+@lru_cache(maxsize=2)
+def _permutation(length: int, seed: int, epoch: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(length))
+
+
+def share(size: int, workers: int, index: int) -> slice:
+    """The part of a global batch of `size` samples that worker number `index` takes.
+
+    Shares are contiguous, in worker order, and differ by at most one sample, first ones larger.
+
+    Raises InputError if there is no such worker.
+    """
+    if not 0 <= index < workers:
+        raise InputError(f"worker {index}: give 0 to {workers - 1}, as there are {workers} workers")
+    base, larger = divmod(size, workers)
+    start = index * base + min(index, larger)
+    return slice(start, start + base + (index < larger))

@@ -1,0 +1,285 @@
+"""Image classification data: digits that ship with scikit-learn, image folders, noise.
+
+`load` opens the data set that `--stanza.data` names. Which samples a step uses is decided in
+`stanza.train.batches`.
+"""
+
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from stanza.train.pixels import (
+    UNREADABLE,
+    WHITE,
+    ImageShape,
+    decode,
+)
+from systems.schema import InputError
+
+Indices = Sequence[int] | Tensor
+Batch = tuple[Tensor, Tensor]
+
+SOURCES = "digits, folder:PATH or random"
+FOLDER_LAYOUTS = (
+    "give folder:PATH with PATH/train/<class>/*.jpg and PATH/val/<class>/*.jpg, "
+    "or with PATH/<class>/*.jpg"
+)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
+# Mean and standard deviation of ImageNet pixels in [0, 1]; grey takes the average over channels.
+IMAGENET_STATISTICS = {
+    1: ((0.449,), (0.226,)),
+    3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+DECODE_THREADS = min(8, os.cpu_count() or 1)
+
+DIGITS_TRAIN = 1437
+RANDOM_TRAIN = 8192
+RANDOM_TEST = 256
+RANDOM_STRIDE = 499
+
+_report_lock = threading.Lock()
+
+
+class Split(Protocol):
+    """The samples of one split, numbered from 0 to len - 1."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Indices) -> Batch:
+        """Normalised images float32 [B, C, H, W] and labels int64 [B] of the B samples named."""
+        ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: `kind` describes it in records, labels lie in [0, classes).
+
+    `corrupt` grows while training: the files that could not be read so far, each once.
+    """
+
+    kind: str
+    train: Split
+    test: Split
+    image_shape: tuple[int, ...]
+    classes: int
+    corrupt: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class TensorSplit:
+    """Samples in memory: images float32 [N, C, H, W], labels int64 [N]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Indices) -> Batch:
+        """The samples of these indices: see `Split`."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        return self.images[chosen], self.labels[chosen]
+
+
+@dataclass(frozen=True, eq=False)
+class FolderSplit:
+    """Image files, decoded when a batch asks for them.
+
+    A file that cannot be read is named once on stderr, with the reason, and added to `corrupt`.
+    The next readable file takes its place, so that batches keep their size and do not depend on who
+    reads them.
+    """
+
+    samples: tuple[tuple[str, int], ...]  # file and label
+    image_shape: ImageShape
+    corrupt: list[Path]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def batch(self, indices: Indices) -> Batch:
+        """The samples of these indices: see `Split`."""
+        # Pillow registers its formats on first use, and threads that race there fail to see some.
+        Image.init()
+        chosen = torch.as_tensor(indices, dtype=torch.int64).tolist()
+        channels, height, width = self.image_shape
+        pixels = np.empty((len(chosen), height, width, channels), dtype=np.float32)
+        labels = torch.empty(len(chosen), dtype=torch.int64)
+        with ThreadPoolExecutor(DECODE_THREADS) as pool:
+            for row, (image, label) in enumerate(pool.map(self._read, chosen)):
+                pixels[row] = image
+                labels[row] = label
+        mean, deviation = (torch.tensor(values) for values in IMAGENET_STATISTICS[channels])
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        images.div_(WHITE).sub_(mean.view(-1, 1, 1)).div_(deviation.view(-1, 1, 1))
+        return images, labels
+
+    def _read(self, index: int) -> tuple[np.ndarray, int]:
+        for candidate in range(index, index + len(self)):
+            path, label = self.samples[candidate % len(self)]
+            try:
+                return decode(path, self.image_shape), label
+            except UNREADABLE as error:
+                self._report(Path(path), error)
+        raise InputError(
+            f"none of the {len(self):,} images can be read, the first of them {self.samples[0][0]}"
+        )
+
+    def _report(self, path: Path, error: Exception) -> None:
+        with _report_lock:
+            if path in self.corrupt:
+                return
+            self.corrupt.append(path)
+            print(f"unreadable image {path}: {error}; using the next one instead", file=sys.stderr)
+
+
+def load(source: str, *, image_shape: ImageShape, classes: int, seed: int = 0) -> Data:
+    """Open the data set that the option --stanza.data names.
+
+    image_shape (C, H, W) and classes are what the model takes. The samples and their split into
+    train and test do not depend on `seed`, except for "random".
+
+    digits       1,797 real grey images of 1x8x8 that scikit-learn ships: 1,437 train, 360 test.
+    folder:PATH  PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*, where every 5th
+                 file of each class is for testing. Classes are numbered in order of their names.
+    random       noise with random labels, for measuring speed.
+
+    Raises InputError, in one line, if there is no such data or it does not fit the model.
+    """
+    name, _, path = source.partition(":")
+    if source == "digits":
+        return _load_digits(image_shape, classes)
+    if source == "random":
+        return _load_random(image_shape, classes, seed)
+    if name == "folder" and path:
+        return _load_folder(source, Path(path).expanduser(), image_shape, classes)
+    raise InputError(f"--stanza.data {source}: unknown data; give {SOURCES}")
+
+
+def _load_digits(image_shape: ImageShape, classes: int) -> Data:
+    if image_shape != (1, 8, 8):
+        wanted = "x".join(map(str, image_shape))
+        raise InputError(
+            f"--stanza.data digits: images are 1x8x8 but the model takes {wanted}; "
+            "choose a model for 1x8x8 or other data"
+        )
+    _check_classes("digits", 10, classes)
+    rows = np.loadtxt(_digits_file(), delimiter=",", dtype=np.int64)  # 64 pixels and the label
+    images = torch.tensor(rows[:, :-1] / 16, dtype=torch.float32).view(-1, 1, 8, 8)
+    labels = torch.tensor(rows[:, -1])
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))
+    train, test = order[:DIGITS_TRAIN], order[DIGITS_TRAIN:]
+    # The test images say nothing about the statistics: mean 0.305, standard deviation 0.376.
+    images = (images - images[train].mean()) / images[train].std()
+    kind = f"digits ({len(labels):,} real images, scikit-learn)"
+    return Data(
+        kind,
+        TensorSplit(images[train], labels[train]),
+        TensorSplit(images[test], labels[test]),
+        image_shape,
+        classes=10,
+    )
+
+
+def _digits_file() -> Path:
+    """Where scikit-learn keeps the digits; the package itself takes a second to import."""
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+
+
+def _load_random(image_shape: ImageShape, classes: int, seed: int) -> Data:
+    generator = np.random.default_rng(seed)
+    train = _noise(RANDOM_TRAIN, image_shape, classes, generator)
+    test = _noise(RANDOM_TEST, image_shape, classes, generator)
+    return Data("random (synthetic)", train, test, image_shape, classes)
+
+
+def _noise(
+    length: int, image_shape: ImageShape, classes: int, generator: np.random.Generator
+) -> TensorSplit:
+    # Images are overlapping windows on one strip of noise: a few megabytes whatever their shape.
+    size = int(np.prod(image_shape))
+    strip = generator.standard_normal(size + (length - 1) * RANDOM_STRIDE, dtype=np.float32)
+    images = torch.from_numpy(strip).unfold(0, size, RANDOM_STRIDE).view(length, *image_shape)
+    return TensorSplit(images, torch.from_numpy(generator.integers(classes, size=length)))
+
+
+def _load_folder(source: str, path: Path, image_shape: ImageShape, classes: int) -> Data:
+    if image_shape[0] not in IMAGENET_STATISTICS:
+        raise InputError(
+            f"--stanza.data {source}: images have 1 or 3 channels but the model takes "
+            f"{image_shape[0]}; choose another model"
+        )
+    if not path.is_dir():
+        raise InputError(f"--stanza.data {source}: no such folder; {FOLDER_LAYOUTS}")
+    separate = (path / "train").is_dir() and (path / "val").is_dir()
+    train_root, test_root = (path / "train", path / "val") if separate else (path, path)
+    names = _class_names(train_root)
+    if not names:
+        raise InputError(
+            f"--stanza.data {source}: no class folders in {train_root}; {FOLDER_LAYOUTS}"
+        )
+    if unknown := sorted(set(_class_names(test_root)) - set(names)):
+        raise InputError(
+            f"--stanza.data {source}: class {unknown[0]} is in val but not in train; "
+            "give both the same classes"
+        )
+    _check_classes(source, len(names), classes)
+
+    train_files, test_files = _image_files(train_root, names), _image_files(test_root, names)
+    if [] in train_files:
+        empty = train_root / names[train_files.index([])]
+        raise InputError(f"--stanza.data {source}: no images in {empty}; {FOLDER_LAYOUTS}")
+    if not separate:
+        test_files = [files[4::5] for files in train_files]
+        train_files = [[f for n, f in enumerate(files, 1) if n % 5] for files in train_files]
+    if not any(test_files):
+        remedy = f"add some to {test_root}" if separate else "give a class at least 5 images"
+        raise InputError(f"--stanza.data {source}: no test images; {remedy}")
+
+    corrupt: list[Path] = []
+    train = FolderSplit(_labelled(train_files), image_shape, corrupt)
+    test = FolderSplit(_labelled(test_files), image_shape, corrupt)
+    note = "" if separate else ", every 5th file of each class is for testing"
+    kind = f"folder {path} ({len(train):,} train and {len(test):,} test images{note})"
+    return Data(kind, train, test, image_shape, len(names), corrupt)
+
+
+def _class_names(root: Path) -> list[str]:
+    with os.scandir(root) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def _image_files(root: Path, names: list[str]) -> list[list[str]]:
+    """Image files of each class, sorted; none where the class has no folder."""
+    folders = [root / name for name in names]
+    listing = [sorted(os.listdir(folder)) if folder.is_dir() else [] for folder in folders]
+    return [
+        [os.path.join(folder, n) for n in files if n.lower().endswith(IMAGE_SUFFIXES)]
+        for folder, files in zip(folders, listing, strict=True)
+    ]
+
+
+def _labelled(files: list[list[str]]) -> tuple[tuple[str, int], ...]:
+    return tuple((path, label) for label, paths in enumerate(files) for path in paths)
+
+
+def _check_classes(source: str, found: int, classes: int) -> None:
+    if found > classes:
+        raise InputError(
+            f"--stanza.data {source}: {found} classes but the model has {classes}; "
+            "choose a model with more classes"
+        )

@@ -1,0 +1,87 @@
+"""A model's stand-in for an emulated cluster, made from its profile.
+
+The layers of the profile, in order, with a part before the cut and one behind it, so that the
+trainer splits it as it splits the real model. See systems.profiles.emulated for what a layer does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from stanza.cut.rule import cut_profile
+from stanza.layout import Layout
+from stanza.models import ARCHITECTURES
+from stanza.options import Options
+from stanza.train.data import Data, TensorSplit
+from stanza.train.workload import Workload
+from stanza.workers.parameter_server import SMALLEST_MESSAGE_BYTES
+from systems.profiles.emulated import (
+    EmulatedDevice,
+    EmulatedOptimizer,
+    Emulation,
+    emulated_layers,
+    joined,
+    scaled,
+)
+from systems.profiles.profile import LayerProfile, ModelProfile
+
+
+class EmulatedNetwork(nn.Module):
+    """The convolutional part, then the FC part: [b, 1] to logits [b, classes], scaled."""
+
+    def __init__(self, conv: nn.Module, fc: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.fc = conv, fc
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Run both parts."""
+        logits: Tensor = self.fc(self.conv(images))
+        return logits
+
+
+def emulated_network(profile: ModelProfile, emulation: Emulation) -> EmulatedNetwork:
+    """Layers that cost what the profile says, on a device of their own.
+
+    Layers without parameters, or with less than fill a message, join the one before them: nothing
+    is sent on their account, and thousands of short waits would cost more than they stand for.
+    """
+    cut = cut_profile(profile)
+    conv = [layer for layer in profile.layers if layer.name not in cut.fc]
+    fc = [layer for layer in profile.layers if layer.name in cut.fc]
+    crossing = sum(layer.activation_bytes for layer in conv if layer.name in cut.crossing)
+    conv_joined = joined(conv, SMALLEST_MESSAGE_BYTES)
+    conv_joined[-1] = replace(conv_joined[-1], activation_bytes=crossing)
+    device = EmulatedDevice()
+
+    def chain(layers: Sequence[LayerProfile], in_features: int) -> nn.Module:
+        return emulated_layers(
+            layers, profile.batch_size, in_features=in_features, emulation=emulation, device=device
+        )
+
+    cut_values = scaled(crossing / profile.batch_size, emulation)
+    return EmulatedNetwork(
+        chain(conv_joined, 1), chain(joined(fc, SMALLEST_MESSAGE_BYTES), cut_values)
+    )
+
+
+def emulated_workload(
+    options: Options, layout: Layout, profile: ModelProfile, emulation: Emulation
+) -> Workload:
+    """The profile's model on samples that are a single zero each; nothing is tested."""
+    samples = options.samples_per_step(len(layout.data_ranks))
+    data = Data(
+        kind=f"none (waits of {profile.name} on {profile.device})",
+        train=TensorSplit(torch.zeros(samples, 1), torch.zeros(samples, dtype=torch.int64)),
+        test=TensorSplit(torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64)),
+        image_shape=(1,),
+        classes=ARCHITECTURES[options.model].classes,
+    )
+    return Workload(
+        data,
+        partial(emulated_network, profile, emulation),
+        EmulatedOptimizer,
+        message_scale=emulation.scale,
+    )

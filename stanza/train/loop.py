@@ -1,0 +1,185 @@
+"""The training loop that every scheme and role shares.
+
+Each rank builds the same model from the same seed, takes its role's part of it, and yields one
+`Step` at a time. The first steps are warm-up: buckets settle and caches fill; then all ranks meet
+at a barrier and the measured window begins.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from stanza.cut.split import Split, split
+from stanza.layout import Layout
+from stanza.options import Options
+from stanza.train.roles import Training, step_function
+from stanza.train.workload import Workload, accuracy
+from stanza.workers.columns import COLUMNS, collect, linears
+from stanza.workers.conv_worker import ACTIVATION, GRADIENT, LABEL
+from stanza.workers.parameter_server import PULL, PUSH
+from stanza.workers.zero import gathered
+from systems.network.distributed import World
+from systems.network.tcp import tcp_bytes
+from systems.network.transport import open_transport
+from systems.runs.checkpoint import Checkpoints
+from systems.runs.record import Step
+from systems.runs.state import State
+from systems.runs.trace import Tracer
+
+STATE = "state"
+CHANNELS = (ACTIVATION, GRADIENT, LABEL, COLUMNS, PUSH, PULL, STATE)
+
+
+def run(
+    options: Options,
+    layout: Layout,
+    world: World,
+    workload: Workload,
+    *,
+    seed: int,
+    transport: str,
+    tracer: Tracer,
+    checkpoints: Checkpoints | None = None,
+) -> Iterator[Step]:
+    """Train this rank's part; yields every step, then a last one with the run's totals.
+
+    The last step's metrics: `window_s` and `window_steps` (the measured window), payload bytes of
+    the transport and TCP bytes of the kernel per step, `resumed_step` (0 in a run from its
+    beginning), and on rank 0 `test_accuracy` if the data has samples for testing.
+
+    Raises:
+        InputError: the model returns more than logits, or it cannot be separated, or not in this
+            way.
+        TransportError: a peer is gone or silent.
+    """
+    checkpoints = checkpoints or Checkpoints.off(world)
+    segments = list(checkpoints.segments(options.steps))
+    training = _prepare(options, layout, world, workload, seed, transport, tracer, checkpoints)
+    parts = _separated(training)
+    replicas = layout.fc_parallel == "replicas"
+    groups = [
+        world.group(layout.data_ranks),
+        world.group(layout.ranks("fc") if replicas else ()),  # columns exchange no gradients
+    ]
+    step = step_function(training, parts, *groups)
+    checkpoints.restore(training.state)
+    first = checkpoints.first_step
+    warm = options.window_start(first)
+    window: _Reading | None = None
+    for begin, end in segments:
+        for index in range(begin, end):
+            if index == warm:
+                window = _counters(training, "the start of the measured window")
+            started = time.perf_counter()
+            metrics = step(index)
+            yield Step(index, {"step_s": time.perf_counter() - started, **metrics})
+        samples_seen = (training.first_batch + end - first) * training.global_batch_size
+        checkpoints.save(end, options.steps, training.state, samples_seen)
+    assert window is not None  # there is at least one step
+    counters = _counters(training, "the end of the measured window")
+    totals = _since(window, counters, options.steps - warm)
+    totals["resumed_step"] = first
+    totals |= _tested(training, parts)
+    totals["corrupt_images"] = len(workload.data.corrupt)
+    yield Step(options.steps, totals)
+    training.transport.close()
+    for group in groups:
+        if group is not None:
+            dist.destroy_process_group(group)
+
+
+def _prepare(
+    options: Options,
+    layout: Layout,
+    world: World,
+    workload: Workload,
+    seed: int,
+    transport: str,
+    tracer: Tracer,
+    checkpoints: Checkpoints,
+) -> Training:
+    torch.manual_seed(seed)
+    model = workload.build().to(world.device)
+    checkpoints.restore_model(model)
+    torch.manual_seed(seed * 1000 + world.rank + 1)  # dropout masks differ between ranks
+    opened = open_transport(transport, world, CHANNELS)
+    first_batch = checkpoints.first_batch(options.samples_per_step(len(layout.data_ranks)))
+    state = State(model, world.rank)
+    shared = (options, layout, world, opened, model, workload, seed, tracer)
+    return Training(*shared, first_batch, state)
+
+
+def _separated(training: Training) -> Split | None:
+    """The network's parts, where the scheme separates them."""
+    layout = training.layout
+    if layout.scheme != "stanza":
+        return None
+    parts = split(training.model, training.workload.data.image_shape)
+    if layout.fc_parallel == "columns":
+        linears(parts, len(layout.ranks("fc")))  # every rank refuses a network, or none
+    return parts
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """The byte counters, at a moment when nothing is on its way on any rank."""
+
+    counters: list[int]
+    before_s: float
+    after_s: float
+    """The clock just before and just after reading."""
+
+
+def _counters(training: Training, when: str) -> _Reading:
+    training.world.barrier(when)
+    before_s = time.perf_counter()
+    tcp_sent, tcp_received = tcp_bytes() or (-1, -1)
+    transport = training.transport
+    payload = [sum(transport.sent_bytes), sum(transport.received_bytes)]
+    # Nobody sends on, or closes a connection and its counter, before all have read.
+    training.world.barrier(f"{when}, bytes counted")
+    return _Reading([*payload, tcp_sent, tcp_received], before_s, time.perf_counter())
+
+
+def _since(start: _Reading, end: _Reading, window_steps: int) -> dict[str, float]:
+    names = ("payload_sent", "payload_received", "tcp_sent", "tcp_received")
+    window_s = end.before_s - start.after_s
+    totals: dict[str, float] = {"window_s": window_s, "window_steps": window_steps}
+    for name, before, after in zip(names, start.counters, end.counters, strict=True):
+        if after >= 0:  # the kernel may not tell
+            totals[f"{name}_bytes_per_step"] = (after - before) / window_steps
+    return totals
+
+
+def _tested(training: Training, parts: Split | None) -> dict[str, float]:
+    """`test_accuracy` of the whole trained model, on rank 0, if there are samples for testing."""
+    world, workload = training.world, training.workload
+    if not len(workload.data.test):
+        return {}
+    if parts is not None:
+        _collect_fc(training, parts)
+    model = training.model
+    if training.layout.scheme == "zero3":
+        model = gathered(model, workload.build().to(world.device))
+    if world.rank != 0:
+        return {}
+    return {"test_accuracy": accuracy(model, workload.data.test, world.device)}
+
+
+def _collect_fc(training: Training, parts: Split) -> None:
+    """Bring the trained FC part to rank 0, whose model is then complete."""
+    ranks, target = training.layout.ranks("fc"), 0
+    if training.layout.fc_parallel == "columns":
+        collect(parts, training.transport, ranks, target, on=STATE)
+        return
+    source = ranks[0]
+    if source == target or training.world.rank not in (source, target):
+        return
+    for tensor in (*parts.fc.parameters(), *parts.fc.buffers()):
+        if training.world.rank == source:
+            training.transport.isend(tensor.detach().contiguous(), target, STATE).wait()
+        else:
+            training.transport.irecv(tensor.detach(), source, STATE).wait()

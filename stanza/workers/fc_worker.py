@@ -1,0 +1,124 @@
+"""An FC worker: trains the FC part for its CONV workers (paper, section 3).
+
+It concatenates what they send, in rank order, runs the FC part forward and backward, and sends each
+its slice of the activations' gradient. The FC workers exchange FC gradients among themselves; or
+each holds columns of the FC layers (stanza.workers.columns), gets columns of the activations, and
+computes the loss of its share of the samples.
+"""
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from stanza.workers.conv_worker import (
+    ACTIVATION,
+    GRADIENT,
+    LABEL,
+    to_wire,
+)
+from stanza.workers.exchange import Exchange
+from stanza.workers.loss import loss_sum
+from systems.network.transport import Transfer, Transport
+from systems.runs.trace import Tracer
+
+
+class FcWorker:
+    """The FC part's side of the cut."""
+
+    def __init__(
+        self,
+        fc: Exchange,
+        *,
+        transport: Transport,
+        conv_ranks: Sequence[int],
+        input_shape: tuple[int, ...],
+        own_samples: Callable[[int], slice],
+        micro_batches: int,
+        cut_dtype: torch.dtype,
+        tracer: Tracer,
+    ) -> None:
+        """`input_shape` is that of one sample; `fc` returns the logits of `own_samples(B)` of B
+        gathered samples."""
+        self._fc, self._transport, self._conv_ranks = fc, transport, list(conv_ranks)
+        self._input_shape, self._own_samples = input_shape, own_samples
+        self._micro_batches = micro_batches
+        self._cut_dtype, self._tracer = cut_dtype, tracer
+        self._device = transport.world.device
+
+    def step(self, batch_sizes: Sequence[int], global_batch_size: int) -> float:
+        """One step on the activations of CONV workers with these local batches.
+
+        Returns:
+            The sum of its own samples' losses.
+        """
+        labels = [torch.empty(b, dtype=torch.int32, device=self._device) for b in batch_sizes]
+        receives = self._receive_all(labels, LABEL)
+        activations = [
+            torch.empty(b, prod(self._input_shape), dtype=self._cut_dtype, device=self._device)
+            for b in batch_sizes
+        ]
+        parts = [a.tensor_split(self._micro_batches) for a in activations]
+        arrivals = [
+            self._receive_all([part[k] for part in parts], ACTIVATION)
+            for k in range(self._micro_batches)
+        ]
+        for receive in receives:
+            receive.wait()
+        label_parts = [x.tensor_split(self._micro_batches) for x in labels]
+        total = torch.zeros((), device=self._device)
+        sends: list[tuple[Transfer, Tensor]] = []
+        for k, arrival in enumerate(arrivals):
+            with self._tracer.span("wait for activations", micro_batch=k):
+                for receive in arrival:
+                    receive.wait()
+            pieces = [part[k] for part in parts], [part[k] for part in label_parts]
+            total += self._train(k, *pieces, global_batch_size, sends)
+        with self._tracer.span("fc update"):
+            self._fc.update()
+        for send, _ in sends:
+            send.wait()
+        return total.item()
+
+    def _train(
+        self,
+        micro_batch: int,
+        activations: list[Tensor],
+        labels: list[Tensor],
+        global_batch_size: int,
+        sends: list[tuple[Transfer, Tensor]],
+    ) -> Tensor:
+        """Forward and backward on one micro-batch, in pieces, one from each CONV worker.
+
+        Args:
+            sends: gets the gradients on their way, each with the buffer that must outlive it.
+
+        Returns:
+            The sum of its own samples' losses.
+        """
+        gathered = torch.cat(activations).to(torch.get_default_dtype())
+        inputs = gathered.view(-1, *self._input_shape).requires_grad_()
+        targets = torch.cat(labels).long()
+        shares = [len(piece) for piece in activations]
+
+        def send_back(ready: Tensor) -> None:
+            assert ready.grad is not None
+            slices = ready.grad.flatten(1).split(shares)
+            for rank, gradient in zip(self._conv_ranks, slices, strict=True):
+                wire = to_wire(gradient, self._cut_dtype, global_batch_size)
+                sends.append((self._transport.isend(wire, rank, GRADIENT), wire))
+
+        # At once: the backward pass returns only when FC gradients are exchanged.
+        inputs.register_post_accumulate_grad_hook(send_back)
+        with self._tracer.span("fc forward and backward", micro_batch=micro_batch):
+            own = targets[self._own_samples(len(targets))]
+            loss = loss_sum(self._fc.forward(inputs), own)
+            if micro_batch == self._micro_batches - 1:
+                self._fc.expect_gradients(loss)
+            (loss / global_batch_size).backward()
+        return loss.detach()
+
+    def _receive_all(self, buffers: Sequence[Tensor], channel: str) -> list[Transfer]:
+        pairs = zip(buffers, self._conv_ranks, strict=True)
+        return [self._transport.irecv(buffer, rank, channel) for buffer, rank in pairs]

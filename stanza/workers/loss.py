@@ -1,0 +1,68 @@
+"""The training loss and the test accuracy, for networks with and without an auxiliary output."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stanza.models import InceptionOutputs
+from stanza.models.dry_run import trial_run
+from systems.modes import evaluating
+from systems.schema import InputError
+
+AUXILIARY_WEIGHT = 0.4
+"""Weight of Inception-V3's auxiliary loss, as in torchvision's reference training."""
+
+
+def loss_sum(outputs: Tensor | InceptionOutputs, labels: Tensor) -> Tensor:
+    """Cross entropy summed over the samples: logits [b, classes], labels int64 [b].
+
+    Raises:
+        InputError: see `logits_of`.
+    """
+    loss = F.cross_entropy(logits_of(outputs), labels, reduction="sum")
+    if isinstance(outputs, InceptionOutputs):
+        auxiliary = F.cross_entropy(outputs.auxiliary_logits, labels, reduction="sum")
+        return loss + AUXILIARY_WEIGHT * auxiliary
+    return loss
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """The logits [b, classes] that a network returns, alone or as InceptionOutputs.
+
+    Raises:
+        InputError: it returns something else, whose loss nobody has defined.
+    """
+    heads = tuple(outputs) if isinstance(outputs, InceptionOutputs) else (outputs,)
+    wrong = [head for head in heads if not (isinstance(head, Tensor) and head.dim() == 2)]
+    if not wrong:
+        return heads[0]
+    raise InputError(
+        f"the network returns {_described(wrong[0])}, and training takes logits [samples, classes] "
+        "alone; return them alone, or as stanza.models.InceptionOutputs with those of an auxiliary "
+        "classifier"
+    )
+
+
+def check_outputs(model: nn.Module, image_shape: Sequence[int]) -> None:
+    """Refuse a network that returns anything but logits, in training or in evaluation.
+
+    Raises:
+        InputError: see `logits_of`; or the network does not take images [C, H, W] of this shape.
+    """
+    name = type(model).__name__
+    logits_of(trial_run(model, image_shape, name, samples=2))
+    with evaluating(model):
+        logits_of(trial_run(model, image_shape, name, samples=2))
+
+
+def _described(outputs: Any) -> str:
+    kind = type(outputs).__name__
+    if isinstance(outputs, Tensor):
+        return f"values of the shape {list(outputs.shape)}"
+    if isinstance(outputs, Mapping):
+        return f"a {kind} of {', '.join(map(str, outputs))}"
+    if isinstance(outputs, Sequence):
+        return f"a {kind} of {len(outputs)}"
+    return f"a {kind}"

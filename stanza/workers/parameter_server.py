@@ -1,0 +1,271 @@
+"""A parameter server: servers hold the parameters, workers push gradients and pull parameters.
+
+The model's layers are packed into buckets in the order in which the backward pass reaches them,
+and each bucket is sliced evenly over the servers (one server: the whole bucket). Both sides walk
+the same list of buckets, so messages need no header.
+
+- blocking: a worker pushes after its backward pass, then pulls; a server answers when it has all.
+- pipelined: a bucket is pushed as soon as the backward pass has it, and comes back as soon as the
+  server has it from all workers.
+
+A server is a process of its own (dedicated) or a thread beside a worker (colocated).
+"""
+
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stanza.layout import even_slice
+from stanza.workers.exchange import OptimizerFactory
+from systems.network.transport import Transfer, Transport, TransportError
+from systems.processes.beside import beside
+from systems.processes.waiting import waiting
+from systems.runs.state import Place, State, stretch
+
+PUSH, PULL = "push", "pull"
+SMALLEST_MESSAGE_BYTES = 256 * 1024
+"""Layers that would travel in smaller messages travel with the next one: a message has a fixed
+cost. With several servers a bucket is that many messages."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Parameters of neighbouring layers, in one flat message."""
+
+    parameters: tuple[nn.Parameter, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return sum(p.numel() for p in self.parameters)
+
+    def slice(self, servers: int, index: int) -> slice:
+        """The values that server number `index` holds; sizes differ by at most one."""
+        return even_slice(self.size, index, servers)
+
+    def places(self, servers: int, index: int) -> list[Place]:
+        """Where in the parameters the values of that slice belong."""
+        held, places, begin = self.slice(servers, index), [], 0
+        for parameter in self.parameters:
+            first, end = max(held.start, begin), min(held.stop, begin + parameter.numel())
+            if first < end:
+                places.append(stretch(parameter, first - begin, first - held.start, end - first))
+            begin += parameter.numel()
+        return places
+
+    def flat_parameters(self) -> Tensor:
+        """A copy of the parameters, float [size]."""
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+
+    def flat_gradients(self) -> Tensor:
+        """The gradients, float [size]; zero where there is none. Of a single parameter no copy."""
+        only = self.parameters[0].grad if len(self.parameters) == 1 else None
+        if only is not None:
+            return only.reshape(-1)
+        return torch.cat(
+            [
+                (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1)
+                for p in self.parameters
+            ]
+        )
+
+    def load(self, flat: Tensor) -> None:
+        """Set the parameters from a flat copy."""
+        with torch.no_grad():
+            for p, values in zip(
+                self.parameters, flat.split([p.numel() for p in self.parameters]), strict=True
+            ):
+                p.copy_(values.view_as(p))
+
+
+def buckets_of(module: nn.Module, least_bytes: float = SMALLEST_MESSAGE_BYTES) -> list[Bucket]:
+    """The module's trainable parameters, last layer first, a layer's parameters never parted.
+
+    Buckets hold `least_bytes` or more, but for the last one.
+    """
+    layers = [
+        [p for p in layer.parameters(recurse=False) if p.requires_grad]
+        for layer in module.modules()
+    ]
+    buckets: list[Bucket] = []
+    pending: list[nn.Parameter] = []
+    seen: set[int] = set()
+    for layer in reversed(layers):
+        fresh = [p for p in layer if id(p) not in seen]  # a layer may be used twice
+        seen.update(map(id, fresh))
+        pending = [*pending, *fresh]
+        if sum(p.nbytes for p in pending) >= least_bytes:
+            buckets.append(Bucket(tuple(pending)))
+            pending = []
+    if pending:
+        buckets.append(Bucket(tuple(pending)))
+    return buckets
+
+
+class Server:
+    """One server: its slices of all buckets, and the optimizer's state for them."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        transport: Transport,
+        workers: Sequence[int],
+        servers: Sequence[int],
+        pipelined: bool,
+        optimizer: OptimizerFactory,
+        state: State | None = None,
+        smallest_message_bytes: float = SMALLEST_MESSAGE_BYTES,
+    ) -> None:
+        """`state` learns what is trained here."""
+        index = list(servers).index(transport.world.rank)
+        self._transport, self._workers, self._pipelined = transport, list(workers), pipelined
+        self._slices: list[Tensor] = []
+        self._optimizers: list[torch.optim.Optimizer] = []
+        for bucket in buckets_of(module, smallest_message_bytes * len(servers)):
+            values = bucket.flat_parameters()[bucket.slice(len(servers), index)].clone()
+            values.requires_grad_()
+            self._slices.append(values)
+            self._optimizers.append(optimizer([values]))
+            if state is not None:
+                state.train(values, self._optimizers[-1], bucket.places(len(servers), index))
+        # One buffer for each worker and slice: pushes of different workers arrive together.
+        self._pushed = [[torch.zeros_like(s) for _ in self._workers] for s in self._slices]
+
+    def serve_step(self) -> None:
+        """Receive every worker's gradients, update, send the parameters back."""
+        receives = [
+            [
+                self._transport.irecv(buffer, worker, PUSH)
+                for buffer, worker in zip(buffers, self._workers, strict=True)
+            ]
+            for buffers in self._pushed
+        ]
+        sends: list[Transfer] = []
+        order = range(len(self._slices))
+        if self._pipelined:
+            for index in order:
+                sends += self._update(index, receives[index])
+        else:
+            for transfer in (transfer for row in receives for transfer in row):
+                transfer.wait()
+            for index in order:
+                sends += self._update(index, receives[index])
+        for transfer in sends:
+            transfer.wait()
+
+    def _update(self, index: int, receives: Sequence[Transfer]) -> list[Transfer]:
+        for transfer in receives:
+            transfer.wait()
+        values, pushed = self._slices[index], self._pushed[index]
+        total = pushed[0]
+        for gradients in pushed[1:]:  # in rank order: the sum is the same in every run
+            total += gradients
+        values.grad = total
+        self._optimizers[index].step()
+        return [self._transport.isend(values.detach(), w, PULL) for w in self._workers]
+
+
+class ParameterServer:
+    """A worker's side: an `Exchange` (see stanza.workers.exchange) through servers."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        transport: Transport,
+        servers: Sequence[int],
+        pipelined: bool,
+        colocated: Server | None = None,
+        smallest_message_bytes: float = SMALLEST_MESSAGE_BYTES,
+    ) -> None:
+        self._module, self._transport, self._servers = module, transport, list(servers)
+        self._pipelined, self._colocated = pipelined, colocated
+        self._buckets = buckets_of(module, smallest_message_bytes * len(servers))
+        self._pulled = [bucket.flat_parameters() for bucket in self._buckets]
+        self._owner = {p: i for i, b in enumerate(self._buckets) for p in b.parameters}
+        # Weakly: parameters keep their hooks where Python's collector does not look, and through a
+        # hook that knew this object they would keep the transport and its threads for ever.
+        ready = weakref.WeakMethod(self._gradient_ready)
+
+        def hook(parameter: Tensor) -> None:
+            method = ready()
+            assert method is not None  # its step is going on
+            method(parameter)
+
+        for parameter in self._owner:
+            parameter.register_post_accumulate_grad_hook(hook)
+        self._armed = False
+        self._next = 0
+        self._ready = [0] * len(self._buckets)
+        self._sends: list[tuple[Transfer, Tensor]] = []
+        self._receives: list[list[Transfer]] = []
+        self._serving: Future[None] | None = None
+
+    def forward(self, inputs: Tensor) -> Any:
+        """Run the module."""
+        return self._module(inputs)
+
+    def expect_gradients(self, outputs: Any) -> None:
+        """Post the receives, wake the colocated server, and push buckets as they get ready."""
+        self._receives = [
+            [
+                self._transport.irecv(flat[bucket.slice(len(self._servers), i)], server, PULL)
+                for i, server in enumerate(self._servers)
+            ]
+            for bucket, flat in zip(self._buckets, self._pulled, strict=True)
+        ]
+        if self._colocated is not None:
+            self._serving = beside("parameter server", self._colocated.serve_step)
+        self._armed, self._next, self._ready = True, 0, [0] * len(self._buckets)
+
+    def _gradient_ready(self, parameter: Tensor) -> None:
+        if not self._armed:
+            return
+        self._ready[self._owner[parameter]] += 1  # type: ignore[index]
+        while self._pipelined and self._next < len(self._buckets):
+            if self._ready[self._next] < len(self._buckets[self._next].parameters):
+                return
+            self._push(self._next)
+
+    def _push(self, index: int) -> None:
+        flat = self._buckets[index].flat_gradients()
+        for i, server in enumerate(self._servers):
+            part = flat[self._buckets[index].slice(len(self._servers), i)]
+            self._sends.append((self._transport.isend(part, server, PUSH), part))
+        self._next = index + 1
+
+    def update(self) -> None:
+        """Push what is left, wait for the new parameters of every bucket."""
+        try:
+            self._finish()
+        except TransportError as error:
+            serving = self._serving
+            cause = serving.exception() if serving is not None and serving.done() else None
+            if cause is None:
+                raise
+            raise cause from error  # why nothing came from the server beside
+
+    def _finish(self) -> None:
+        self._armed = False
+        for index in range(self._next, len(self._buckets)):
+            self._push(index)
+        for transfer, _ in self._sends:
+            transfer.wait()
+        self._sends.clear()
+        for bucket, flat, transfers in zip(
+            self._buckets, self._pulled, self._receives, strict=True
+        ):
+            for transfer in transfers:
+                transfer.wait()
+            bucket.load(flat)
+        for parameter in self._owner:
+            parameter.grad = None
+        if self._serving is not None:
+            with waiting("the parameter server beside"):
+                self._serving.result()

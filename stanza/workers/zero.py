@@ -1,0 +1,84 @@
+"""ZeRO-1 to 3 by DeepSpeed: data parallelism whose optimizer states, gradients and parameters are
+partitioned over the workers. A baseline; the update is plain SGD's, as every scheme's.
+
+Needs the extra `deepspeed`, which is imported when a run asks for it.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel.distributed import _find_tensors
+
+from stanza.workers.exchange import OptimizerFactory
+from systems.deepspeed import check_installed, import_deepspeed
+from systems.network.distributed import World
+
+SCHEMES = {"zero1": 1, "zero2": 2, "zero3": 3}
+"""Scheme to ZeRO stage: optimizer states, and gradients, and parameters are partitioned."""
+BUCKET_VALUES = 6_553_600
+"""25 MiB of float32, as DDP's buckets."""
+
+
+class Zero:
+    """The exchange of a whole-model worker, over the default process group of all workers."""
+
+    def __init__(
+        self, module: nn.Module, stage: int, optimizer: OptimizerFactory, world: World
+    ) -> None:
+        """Wrap `module`, whose parameters DeepSpeed then owns.
+
+        Args:
+            stage: 1, 2 or 3.
+            optimizer: a torch optimizer: DeepSpeed's own are compiled first, for minutes.
+
+        Raises:
+            InputError: DeepSpeed is not installed.
+        """
+        check_installed(f"--stanza.scheme zero{stage}")
+        deepspeed = import_deepspeed(world.device)
+        self._workers = world.world_size
+        self._engine: Any = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer(p for p in module.parameters() if p.requires_grad),
+            dist_init_required=False,
+            config={
+                "train_micro_batch_size_per_gpu": 1,  # not read: batches come from outside
+                "zero_allow_untested_optimizer": True,
+                "gradient_clipping": 0.0,  # 1.0 by default
+                "zero_optimization": {
+                    "stage": stage,
+                    "reduce_bucket_size": BUCKET_VALUES,
+                    "allgather_bucket_size": BUCKET_VALUES,
+                    "stage3_param_persistence_threshold": 0,  # else small models stay whole
+                },
+            },
+        )[0]
+
+    def forward(self, inputs: Tensor) -> Any:
+        """Run the module; stage 3 gathers each layer's parameters just before."""
+        return self._engine(inputs)
+
+    def expect_gradients(self, outputs: Any) -> None:
+        """DeepSpeed averages gradients over the workers: make it a sum."""
+        for tensor in _find_tensors(outputs):
+            tensor.register_hook(lambda gradient: gradient * self._workers)
+
+    def update(self) -> None:
+        """Finish the exchange and apply the optimizer, each worker to its partition."""
+        self._engine.step()
+
+
+def gathered(partitioned: nn.Module, whole: nn.Module) -> nn.Module:
+    """Copy the parameters that stage 3 has partitioned, and the buffers, into a module alike.
+
+    All ranks call this.
+    """
+    import deepspeed
+
+    with torch.no_grad(), deepspeed.zero.GatheredParameters(list(partitioned.parameters())):
+        for ours, theirs in zip(whole.parameters(), partitioned.parameters(), strict=True):
+            ours.copy_(theirs)
+    for kept, found in zip(whole.buffers(), partitioned.buffers(), strict=True):
+        kept.copy_(found)
+    return whole

@@ -1,0 +1,1 @@
+"""Clusters: nodes, their devices and their links; the presets lie here as TOML files."""

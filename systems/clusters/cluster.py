@@ -1,0 +1,273 @@
+"""A cluster: nodes with devices, joined by links. Frozen data, TOML in and out, presets.
+
+    python -m launch plan stanza --model vgg16 --cluster ec2-p3-10g     # a preset
+    python -m launch plan stanza --model vgg16 --cluster my.toml        # a file of your own
+
+All rates are bits per second, all sizes bytes, all times seconds.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli_w
+
+from systems import schema
+from systems.schema import InputError
+
+PRESETS = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """A full-duplex link: `bandwidth_bits_per_s` in each direction."""
+
+    bandwidth_bits_per_s: float | None = None
+    """None: not known, to be measured before anything is planned on it."""
+    latency_s: float = 0.0
+    """One way, for the smallest message."""
+
+    def __post_init__(self) -> None:
+        if self.bandwidth_bits_per_s is not None and not self.bandwidth_bits_per_s > 0:
+            raise InputError(
+                f"bandwidth_bits_per_s = {self.bandwidth_bits_per_s:g}: a link needs a positive "
+                "rate; 10 Gb/s is 10e9"
+            )
+        if not self.latency_s >= 0:
+            raise InputError(f"latency_s = {self.latency_s:g}: give 0 or more seconds")
+
+    def __str__(self) -> str:
+        rate = self.bandwidth_bits_per_s
+        known = "unknown rate" if rate is None else f"{rate / 1e9:g} Gb/s"
+        return known + (f" and {self.latency_s * 1e6:g} us" if self.latency_s else "")
+
+    def seconds(self, size_bytes: float) -> float:
+        """How long `size_bytes` take in one direction, without latency."""
+        if self.bandwidth_bits_per_s is None:
+            raise InputError(
+                "bandwidth_bits_per_s of the link is not known; state it in the cluster file"
+            )
+        return size_bytes * 8 / self.bandwidth_bits_per_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Something that computes: a GPU, or a CPU as a whole."""
+
+    kind: str
+    """The name that profiles are taken under, such as "V100"."""
+    count: int = 1
+    memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InputError(f"count = {self.count}: give 1 or more devices")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """`count` equal machines, each with its devices and one network interface."""
+
+    name: str
+    devices: tuple[Device, ...]
+    link: Link
+    """The network interface."""
+    device_link: Link | None = None
+    """Between the devices inside the node (PCIe, NVLink)."""
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InputError(f"count = {self.count}: give 1 or more nodes")
+        if not self.devices:
+            raise InputError(f"devices of node {self.name!r} is empty; give at least one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Groups of nodes on one non-blocking switch."""
+
+    name: str
+    source: str
+    """Where the figures come from."""
+    nodes: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        if not self.nodes:
+            raise InputError("nodes is empty; give at least one [[nodes]]")
+
+    @property
+    def size(self) -> int:
+        """Number of nodes."""
+        return sum(node.count for node in self.nodes)
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """The network interface of every node, in order."""
+        return tuple(node.link for node in self.nodes for _ in range(node.count))
+
+    @property
+    def slowest_link(self) -> Link:
+        """The network interface that a synchronous step waits for."""
+        if any(node.link.bandwidth_bits_per_s is None for node in self.nodes):
+            return Link(latency_s=max(node.link.latency_s for node in self.nodes))
+        return min((n.link for n in self.nodes), key=lambda link: link.bandwidth_bits_per_s or 0)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of its devices, each once."""
+        return tuple(dict.fromkeys(d.kind for node in self.nodes for d in node.devices))
+
+    def with_kind(self, kind: str) -> "Cluster":
+        """The same cluster with one device of that kind in every node."""
+        nodes = tuple(
+            dataclasses.replace(node, devices=(Device(kind=kind),)) for node in self.nodes
+        )
+        return dataclasses.replace(self, nodes=nodes)
+
+    def with_size(self, size: int) -> "Cluster":
+        """The same cluster with `size` nodes; only where all nodes are alike."""
+        if len(self.nodes) != 1:
+            raise InputError(f"cluster {self.name!r} mixes nodes; its size cannot be changed")
+        if size < 1:
+            raise InputError(f"a cluster of {size} nodes; give 1 or more")
+        return dataclasses.replace(self, nodes=(dataclasses.replace(self.nodes[0], count=size),))
+
+    def with_link(self, link: Link) -> "Cluster":
+        """The same cluster with every network interface replaced by `link`."""
+        nodes = tuple(dataclasses.replace(node, link=link) for node in self.nodes)
+        return dataclasses.replace(self, nodes=nodes)
+
+    def with_devices(self, counts: Mapping[str, int]) -> "Cluster":
+        """The same cluster with other numbers of its devices, 0 of those not named; only where
+        there is one node."""
+        known = {device.kind: device for device in self.nodes[0].devices}
+        if self.size != 1:
+            raise InputError(f"cluster {self.name!r} has several nodes; its devices cannot be set")
+        for kind in counts:
+            if kind not in known:
+                raise InputError(
+                    f"cluster {self.name!r} has no {kind}; {schema.remedy(kind, known)}"
+                )
+        devices = tuple(
+            dataclasses.replace(known[kind], count=count) for kind, count in counts.items() if count
+        )
+        return dataclasses.replace(
+            self, nodes=(dataclasses.replace(self.nodes[0], devices=devices),)
+        )
+
+    def with_rate(self, bandwidth_bits_per_s: float) -> "Cluster":
+        """The same cluster with that rate for every link, between nodes and inside them."""
+
+        def changed(link: Link) -> Link:
+            return dataclasses.replace(link, bandwidth_bits_per_s=bandwidth_bits_per_s)
+
+        nodes = tuple(
+            dataclasses.replace(
+                node,
+                link=changed(node.link),
+                device_link=node.device_link and changed(node.device_link),
+            )
+            for node in self.nodes
+        )
+        return dataclasses.replace(self, nodes=nodes)
+
+
+def presets() -> list[str]:
+    """Names of the clusters that ship with the testbed."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def load(name: str) -> Cluster:
+    """The preset `name`, or the cluster in the TOML file `name`.
+
+    Raises:
+        InputError: no such preset or file, or a file that does not describe a cluster.
+    """
+    path = _path(name)
+    if not path.is_file():
+        raise InputError(
+            f"--cluster {name}: neither a preset nor a file; {schema.remedy(name, presets())}"
+        )
+    cluster = schema.load_toml(Cluster, path)
+    names = [node.name for node in cluster.nodes]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(
+            f"{path}: nodes: {twice[0]!r} is there twice; give each [[nodes]] a name of its own, "
+            "or one of them a larger count"
+        )
+    if any(link.bandwidth_bits_per_s == float("inf") for link in cluster.links):
+        raise InputError(f"{path}: bandwidth_bits_per_s = inf: no link is that fast; give its rate")
+    return cluster
+
+
+def check_uniform(cluster: Cluster, file: str | None = None) -> None:
+    """Refuse a cluster whose nodes are not alike, for a planner that takes them for alike.
+
+    Args:
+        file: the preset or the TOML file that the cluster was loaded from, for messages.
+
+    Raises:
+        InputError: several kinds of device, several devices in a node, or links that differ.
+    """
+    first = cluster.nodes[0]
+    for node in cluster.nodes:
+        kinds = dict.fromkeys(device.kind for device in node.devices)
+        if len(kinds) > 1 or first.devices[0].kind not in kinds:
+            beside = "" if node is first else f", node {first.name!r} {first.devices[0].kind}"
+            raise InputError(
+                f"{place(cluster, node, file)} has {' and '.join(kinds)}{beside}: one kind of "
+                "device is planned for here; leave the others out (`launch plan sparsepipe` plans "
+                "for unequal devices)"
+            )
+        devices = sum(device.count for device in node.devices)
+        if devices > 1:
+            raise InputError(
+                f"{place(cluster, node, file)} has {devices} devices: every rank is planned as a "
+                f"node with one device and its own link; give count = {node.count * devices} nodes "
+                "of one device, each with its part of the link's rate"
+            )
+    check_equal_links(cluster, file)
+
+
+def check_equal_links(cluster: Cluster, file: str | None = None) -> None:
+    """Refuse a cluster in which some nodes have other network interfaces than the rest.
+
+    Raises:
+        InputError: naming the first node that differs; see `check_uniform`.
+    """
+    first = cluster.nodes[0]
+    for node in cluster.nodes:
+        if node.link != first.link:
+            raise InputError(
+                f"{place(cluster, node, file)} has a link of {node.link}, node {first.name!r} one "
+                f"of {first.link}: all links are planned alike; give them one rate and latency, or "
+                "leave these nodes out"
+            )
+
+
+def place(cluster: Cluster, node: Node, file: str | None = None) -> str:
+    """Where a node of a cluster stands, for messages: its name; of a file also the line."""
+    if file is None:
+        return f"cluster {cluster.name!r}: node {node.name!r}"
+    heads = [
+        number
+        for number, line in enumerate(_path(file).read_text().splitlines(), start=1)
+        if re.match(r"\s*\[\[\s*nodes\s*\]\]", line)
+    ]
+    index = [one.name for one in cluster.nodes].index(node.name)
+    line = f", line {heads[index]}" if len(heads) == len(cluster.nodes) else ""
+    return f"--cluster {file}{line}: node {node.name!r}"
+
+
+def _path(name: str) -> Path:
+    """Where the preset or the file of that name is."""
+    return PRESETS / f"{name}.toml" if name in presets() else Path(name)
+
+
+def to_toml(cluster: Cluster) -> str:
+    """TOML that `load` reads back as an equal cluster."""
+    return tomli_w.dumps(schema.dump(cluster))

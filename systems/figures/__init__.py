@@ -1,0 +1,1 @@
+"""Plots, the claims that stand under them, and the published figures that they answer."""

@@ -1,0 +1,117 @@
+"""Figures of merit, held against targets: the rows of `claims.json`, `.jsonl` and `.csv`.
+
+A target stands in code beside its source. A claim that misses it is reported as off; it fails no
+command.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from systems import disk
+from systems.measure import spread
+from systems.runs import record
+from systems.runs.record import Tier
+from systems.schema import to_json
+
+NEAR = 0.1
+"""A miss by less than this fraction of the target is near, not off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Bounds that a figure should keep, and who says so."""
+
+    least: float | None = None
+    most: float | None = None
+    source: str
+
+    def judge(self, ours: float) -> Literal["pass", "near", "off"]:
+        """Whether `ours` keeps the bounds, misses them by little, or misses them."""
+        low = float("-inf") if self.least is None else self.least
+        high = float("inf") if self.most is None else self.most
+        if low <= ours <= high:
+            return "pass"
+        bound = low if ours < low else high
+        return "near" if abs(ours - bound) <= NEAR * abs(bound) else "off"
+
+    def __str__(self) -> str:
+        bounds = [f">= {self.least:g}"] if self.least is not None else []
+        bounds += [f"<= {self.most:g}"] if self.most is not None else []
+        return f"{' and '.join(bounds)} ({self.source})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One figure of merit."""
+
+    id: str
+    """system.quantity.case.tier"""
+    system: str
+    what: str
+    paper: str | None
+    """What the paper reports, if it does."""
+    ours: float
+    unit: str
+    tier: Tier
+    n: int
+    spread: tuple[float, float] | None
+    """Quartiles of the n values; None for a single one."""
+    status: Literal["pass", "near", "off"]
+    target: str
+
+    @property
+    def quantity(self) -> str:
+        """What is claimed, whatever the case: the second part of the id."""
+        return self.id.removeprefix(f"{self.system}.").partition(".")[0]
+
+    @property
+    def case(self) -> str:
+        """Of what it is claimed: the third part of the id, which may contain dots."""
+        return self.id.removeprefix(f"{self.system}.{self.quantity}.").removesuffix(f".{self.tier}")
+
+
+def claim(
+    system: str,
+    quantity: str,
+    case: str,
+    tier: Tier,
+    *,
+    what: str,
+    values: Sequence[float],
+    unit: str,
+    target: Target,
+    paper: str | None = None,
+    judged_by: Literal["median", "largest"] = "median",
+) -> Claim:
+    """The claim that the median (or the largest) of `values` keeps `target`.
+
+    The largest is for errors: a median would hide the one run that is wrong.
+    """
+    summary = spread(values)
+    ours = summary.median if judged_by == "median" else max(values)
+    return Claim(
+        id=f"{system}.{quantity}.{case}.{tier}",
+        system=system,
+        what=what,
+        paper=paper,
+        ours=ours,
+        unit=unit,
+        tier=tier,
+        n=summary.n,
+        spread=(summary.low, summary.high) if summary.n > 1 else None,
+        status=target.judge(ours),
+        target=str(target),
+    )
+
+
+def write(claims: Sequence[Claim], folder: Path) -> None:
+    """Write `claims.json`, `claims.jsonl` (a claim a line) and `claims.csv`."""
+    rows = [dataclasses.asdict(c) for c in claims]
+    record.write_json(folder / "claims.json", rows)
+    disk.write_text(folder / "claims.jsonl", "".join(to_json(row) + "\n" for row in rows))
+    names = [f.name for f in dataclasses.fields(Claim) if f.name != "spread"]
+    table = [[*(row[name] for name in names), *(row["spread"] or (None, None))] for row in rows]
+    disk.write_table(folder / "claims.csv", [[*names, "spread_low", "spread_high"], *table])

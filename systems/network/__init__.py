@@ -1,0 +1,1 @@
+"""How ranks reach each other: their meeting, messages, links, and shaped links of an emulation."""

@@ -1,0 +1,237 @@
+"""Start-up of one rank: is everyone here, the process groups; and the way out together."""
+
+import dataclasses
+import datetime
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+
+from systems.environment import LOOPBACK, Environment
+from systems.network import meeting
+from systems.processes.waiting import Announcer, waiting
+from systems.processes.watchdog import SLACK, Watchdog
+from systems.schema import InputError
+
+PATIENCE_S = 10.0
+"""A wait longer than this is announced."""
+LOBBY = "lobby"
+"""Where ranks meet that do not know yet in which attempt they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What a running rank knows of itself and the others."""
+
+    rank: int
+    roles: tuple[str, ...]
+    """The role of every rank, such as "conv" or "fc"."""
+    device: torch.device
+    backend: str
+    launcher: str
+    store: dist.Store
+    timeout_s: float
+    """The watchdog's: a wait of this length is a hang."""
+    announcer: Announcer
+    watchdog: Watchdog
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return len(self.roles)
+
+    @property
+    def backend_timeout(self) -> datetime.timedelta:
+        """When a backend gives up by itself, if the watchdog has not ended the rank before."""
+        return datetime.timedelta(seconds=SLACK * self.timeout_s)
+
+    def with_roles(self, roles: Sequence[str]) -> "World":
+        """The same world for another run, with other roles."""
+        return dataclasses.replace(self, roles=tuple(roles))
+
+    def name(self, rank: int) -> str:
+        """How messages call a rank: "rank 3 (fc)"."""
+        return f"rank {rank} ({self.roles[rank]})"
+
+    def group(self, ranks: Sequence[int]) -> dist.ProcessGroup | None:
+        """A process group of `ranks`; None on the others. All ranks must call this, in one order.
+
+        A group of one needs no communication and is None as well.
+        """
+        if len(ranks) < 2:
+            return None
+        with self.meeting(f"the group of ranks {', '.join(map(str, ranks))}"):
+            group = dist.new_group(list(ranks), timeout=self.backend_timeout, backend=self.backend)
+        return group if self.rank in ranks else None
+
+    def meeting(self, what: str) -> AbstractContextManager[None]:
+        """Mark this rank as waiting for all others, at something that all do together."""
+        others = [rank for rank in range(self.world_size) if rank != self.rank]
+        return waiting(f"all ranks at {what}", others)
+
+    def barrier(self, what: str) -> None:
+        """Wait for every rank; a time-out names those that are missing."""
+        with self.meeting(what):
+            if self.backend == "gloo":
+                dist.monitored_barrier(timeout=self.backend_timeout)
+            else:
+                dist.barrier()
+
+
+def start(
+    place: Environment,
+    roles: Sequence[str],
+    *,
+    timeout_s: float,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> World:
+    """Meet the other ranks and set up the default process group.
+
+    Args:
+        roles: the role of every rank, by rank.
+        timeout_s: how long to wait, for the others now and for any message later.
+        device: "auto" takes one GPU a rank where this node has enough of them, else the CPU.
+
+    Raises:
+        InputError: roles for another world size, no GPU for "cuda", or a master's port that is
+            taken.
+        TimeoutError: naming the roles and ranks that did not come.
+    """
+    if len(roles) != place.world_size:
+        raise InputError(f"{len(roles)} roles for a world of {place.world_size} ranks")
+    chosen = choose_device(device, place)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    if place.master_address == LOOPBACK:
+        meeting.stay_on_loopback()
+    store, place = _meet(place, roles, timeout_s)
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore("default", store),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=datetime.timedelta(seconds=SLACK * timeout_s),
+    )
+    return World(
+        rank=place.rank,
+        roles=tuple(roles),
+        device=chosen,
+        backend=backend,
+        launcher=place.launcher,
+        store=store,
+        timeout_s=timeout_s,
+        announcer=Announcer(f"rank {place.rank}", PATIENCE_S),
+        watchdog=Watchdog(place.rank, roles, _connect(place, timeout_s), timeout_s),
+    )
+
+
+def choose_device(wanted: Literal["auto", "cpu", "cuda"], place: Environment) -> torch.device:
+    """The device of this rank.
+
+    Raises:
+        InputError: "cuda" where this node has fewer GPUs than ranks.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cuda" and count < place.local_world_size:
+        raise InputError(
+            f"--device cuda: {place.local_world_size} ranks on this node and {count} GPUs; "
+            "start fewer ranks or use --device cpu"
+        )
+    if wanted == "cpu" or count < place.local_world_size:
+        return torch.device("cpu")
+    torch.cuda.set_device(place.local_rank)
+    return torch.device("cuda", place.local_rank)
+
+
+def _meet(
+    place: Environment, roles: Sequence[str], timeout_s: float
+) -> tuple[dist.Store, Environment]:
+    """Connect to the store and wait until every rank has signed in, saying who is missing.
+
+    torchrun's store may have served earlier attempts, of other ranks, and agents that joined later
+    count restarts differently. So rank 0 names each attempt anew, and all is in order once it has
+    seen everyone's own sign under that name.
+
+    Returns:
+        This attempt's own store, and the place with the attempt's name.
+    """
+    announcer = Announcer(f"rank {place.rank} ({roles[place.rank]})", PATIENCE_S)
+    master = f"{place.master_address}:{place.master_port}"
+    serve = place.rank == 0 and not place.agent_store
+    try:
+        with waiting(f"the master at {master}"):
+            lobby = _connect(dataclasses.replace(place, attempt=LOBBY), timeout_s, serve=serve)
+    except dist.DistNetworkError as error:
+        raise TimeoutError(f"no answer from {master}, {_missing([0], roles)}") from error
+    finally:
+        announcer.close()
+    sign = uuid.uuid4().hex
+    if place.rank == 0:
+        lobby.set("attempt", sign)
+    started = announced = time.monotonic()
+    missing = [0]
+    while True:
+        try:
+            attempt, missing = _sign_in(lobby, place, sign)
+        except dist.DistNetworkError as error:  # its time-out came before ours
+            raise TimeoutError(f"the master gave up, {_missing(missing, roles)}") from error
+        if attempt is not None:
+            place = dataclasses.replace(place, attempt=attempt)
+            return _room(place, lobby.underlying_store), place
+        now = time.monotonic()
+        if now - started > timeout_s:
+            raise TimeoutError(f"after {timeout_s:g} s still {_missing(missing, roles)}")
+        if now - announced > PATIENCE_S / 2:
+            announced = now
+            print(f"rank {place.rank}: {_missing(missing, roles)}", file=sys.stderr, flush=True)
+        time.sleep(0.05)
+
+
+def _sign_in(lobby: dist.Store, place: Environment, sign: str) -> tuple[str | None, list[int]]:
+    """Sign in to the newest attempt: its name if this rank is in it with everyone; who is not."""
+    if not lobby.check(["attempt"]):
+        return None, [0]
+    attempt = lobby.get("attempt").decode()
+    keys = [f"{attempt}/here/{rank}" for rank in range(place.world_size)]
+    lobby.set(keys[place.rank], sign)
+    missing = [rank for rank, key in enumerate(keys) if not lobby.check([key])]
+    everyone = f"{attempt}/everyone"
+    if attempt == sign and not missing:  # this is rank 0
+        lobby.set(everyone, " ".join(lobby.get(key).decode() for key in keys))
+    if lobby.check([everyone]) and sign in lobby.get(everyone).decode().split():
+        return attempt, []
+    return None, missing or [0]
+
+
+def _connect(place: Environment, timeout_s: float, *, serve: bool = False) -> dist.PrefixStore:
+    """A connection to the key-value store at the master; `serve` also starts it."""
+    open_store = meeting.serve if serve else meeting.connect
+    return _room(place, open_store(place.master_address, place.master_port, timeout_s))
+
+
+def _room(place: Environment, store: dist.Store) -> dist.PrefixStore:
+    """The keys of one attempt."""
+    return dist.PrefixStore(f"testbed/{place.attempt}", store)
+
+
+def _missing(ranks: Sequence[int], roles: Sequence[str]) -> str:
+    """ "waiting for 1 of 2 fc workers: rank 3; 1 of 3 conv workers: rank 0"."""
+    parts = []
+    for role in dict.fromkeys(roles[rank] for rank in ranks):
+        gone = [rank for rank in ranks if roles[rank] == role]
+        names = ", ".join(f"rank {rank}" for rank in gone)
+        parts.append(f"{len(gone)} of {roles.count(role)} {role} workers: {names}")
+    return "waiting for " + "; ".join(parts)
+
+
+def stop(world: World) -> None:
+    """Leave together, then free what `start` made."""
+    world.barrier("the end of the run")
+    world.announcer.close()
+    world.watchdog.close()
+    dist.destroy_process_group()

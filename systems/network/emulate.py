@@ -1,0 +1,110 @@
+"""An emulated cluster: ranks on this machine, each a node of its own behind a shaped link.
+
+    code = emulate(network, main)      # main(place) runs on every rank, in a forked process
+
+The caller has imported what the ranks need, so that eleven of them start in a second. Ranks die
+with the process that started them, and with them the network (see systems.network.namespaces).
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from systems.environment import Environment
+from systems.network.namespaces import INTERFACE, Network
+from systems.processes import background
+from systems.processes.lifetime import die_with_parent
+from systems.processes.supervise import wait_for_ranks
+
+PORT = 29500
+"""Of the master, in its own namespace: every port is free there."""
+PRIORITY = 5
+"""Of ranks among real-time processes (SCHED_FIFO): a message is answered when it comes."""
+
+LAUNCHER = "SYSTEMS_TESTBED_LAUNCHER"
+"""Variable that all processes of an emulated cluster have: the process id of their launcher."""
+
+RankMain = Callable[[Environment], None]
+
+
+def emulate(network: Network, world_size: int, main: RankMain) -> int:
+    """Run `main` on every rank, one a node; returns the exit code of the rank that failed first.
+
+    A signal to this process ends them all, and is then raised here as KeyboardInterrupt or
+    SystemExit.
+    """
+    previous = {s: signal.signal(s, _interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+    running: dict[int, int] = {}
+    try:
+        for rank in range(world_size):
+            sys.stdout.flush()
+            running[os.fork() or _rank(network, rank, world_size, main)] = rank
+        return wait_for_ranks(running)
+    finally:
+        for process in running:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        for process in running:
+            os.waitpid(process, 0)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _rank(network: Network, rank: int, world_size: int, main: RankMain) -> NoReturn:
+    """A rank's whole life, in its own process."""
+
+    def live() -> None:
+        die_with_parent(signal.SIGKILL)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        network.enter(rank)
+        with suppress(PermissionError):  # works without, less precisely
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+        os.environ["GLOO_SOCKET_IFNAME"] = INTERFACE
+        main(place(network, rank, world_size))
+
+    background.end_now(background.exit_code_of(live))
+
+
+def place(network: Network, rank: int, world_size: int) -> Environment:
+    """What a launcher's variables would say: every rank has a node to itself."""
+    return Environment(
+        launcher="emulate",
+        rank=rank,
+        world_size=world_size,
+        local_rank=0,
+        local_world_size=1,
+        master_address=network.address(0),
+        master_port=PORT,
+    )
+
+
+def leftovers() -> list[int]:
+    """Processes of emulated clusters whose launcher is gone."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:  # gone, or another user's
+            continue
+        launchers = [v for v in variables if v.startswith(f"{LAUNCHER}=".encode())]
+        if launchers and not Path("/proc", launchers[0].partition(b"=")[2].decode()).exists():
+            found.append(int(folder.name))
+    return found
+
+
+def clean() -> int:
+    """Kill what is left of emulated clusters, their networks go with them; returns how many."""
+    found = leftovers()
+    for process in found:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    return len(found)

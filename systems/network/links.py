@@ -1,0 +1,103 @@
+"""What the links between running ranks really give: exchanges timed over the default group.
+
+All ranks must call these functions together. Every rank sends to the next and receives from the one
+before, all at once, so that each direction of every link is used to the full.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from systems.processes.waiting import waiting
+
+REPETITIONS = 5
+MOST_OFF = 0.10
+"""A link that is further than this from its rate is not what it is said to be."""
+SMALL_BYTES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Measured over ideal times of the emulated links, by rank; ideal: payload over rate."""
+
+    rate_bits_per_s: tuple[float, ...]
+    send_receive: tuple[float, ...]
+    """Neighbour to neighbour, all ranks at once, the median of a few repetitions."""
+    all_reduce: float
+    """Of the slowest rank."""
+    latency_s: float
+    """One way, of a message of 4 bytes."""
+    size_bytes: int
+    """Of each message."""
+
+    def fault(self) -> str | None:
+        """Which link is off by more than 10 %; None if all keep their rate."""
+        for rank, ratio in enumerate(self.send_receive):
+            if abs(ratio - 1) > MOST_OFF:
+                return f"the link of rank {rank} takes {ratio:.2f} of its ideal time"
+        if abs(self.all_reduce - 1) > MOST_OFF:
+            return f"an all-reduce takes {self.all_reduce:.2f} of its ideal time"
+        return None
+
+    def __str__(self) -> str:
+        return (
+            f"send and receive {min(self.send_receive):.3f} to {max(self.send_receive):.3f}, "
+            f"all-reduce {self.all_reduce:.3f} of the ideal time, latency "
+            f"{self.latency_s * 1e3:.3f} ms"
+        )
+
+
+def calibrate(rates_bits_per_s: tuple[float, ...], size_bytes: int) -> Calibration:
+    """Measure every rank's link against the rate that it was given; the same on all ranks."""
+    size = dist.get_world_size()
+    seconds = neighbours_s(size_bytes, REPETITIONS).median(0).values
+    # A rank is done when it has sent and received; the slower of two links carries a message.
+    slower = [min(rates_bits_per_s[(r + step) % size] for step in (-1, 0, 1)) for r in range(size)]
+    values = torch.ones(size_bytes // 4)
+    reduce_s = _on_all(lambda: dist.all_reduce(values), REPETITIONS).amax(1).median().item()
+    ring_bytes = 2 * size_bytes * (size - 1) / size
+    return Calibration(
+        rate_bits_per_s=rates_bits_per_s,
+        send_receive=tuple(
+            s / (size_bytes * 8 / rate) for s, rate in zip(seconds.tolist(), slower, strict=True)
+        ),
+        all_reduce=reduce_s / (ring_bytes * 8 / min(rates_bits_per_s)),
+        latency_s=neighbours_s(SMALL_BYTES, REPETITIONS).amax(1).median().item(),
+        size_bytes=size_bytes,
+    )
+
+
+def neighbours_s(size_bytes: int, repetitions: int) -> Tensor:
+    """Seconds that sending to the next rank and receiving from the one before took, float64
+    [repetitions, ranks]."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    outgoing = torch.ones(size_bytes, dtype=torch.uint8)
+    incoming = torch.ones(size_bytes, dtype=torch.uint8)  # ones: its memory is touched
+
+    def exchange() -> None:
+        receive = dist.irecv(incoming, (rank - 1) % size)
+        send = dist.isend(outgoing, (rank + 1) % size)
+        for work in (receive, send):
+            assert work is not None  # every rank is in the default group
+            work.wait()
+
+    return _on_all(exchange, repetitions)
+
+
+def _on_all(function: Callable[[], object], repetitions: int) -> Tensor:
+    """Every rank's seconds, float64 [repetitions, ranks]; a barrier before each repetition, and two
+    more repetitions before the first."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    seconds = torch.zeros(repetitions + 2, size, dtype=torch.float64)
+    with waiting("all ranks at the calibration", [peer for peer in range(size) if peer != rank]):
+        for row in seconds:
+            dist.barrier()
+            start = time.perf_counter()
+            function()
+            row[rank] = time.perf_counter() - start
+        dist.all_reduce(seconds)
+    return seconds[2:]

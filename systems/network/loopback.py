@@ -1,0 +1,66 @@
+"""The rate of this machine's loopback link, measured with as many processes as a run has ranks.
+
+Ranks of one machine share its cores and its memory, so what one of them gets depends on how many
+send at a time: all send to their neighbours at once, in a ring, and the slowest counts.
+"""
+
+import datetime
+import multiprocessing
+from multiprocessing.connection import Connection
+
+import torch
+import torch.distributed as dist
+
+from systems.clusters.cluster import Link
+from systems.environment import LOOPBACK
+from systems.network import meeting
+from systems.network.links import SMALL_BYTES, neighbours_s
+
+LARGE_BYTES = 8 * 1024**2
+REPETITIONS = 15
+PATIENCE_S = 60.0
+
+
+def measure_loopback(ranks: int = 2) -> Link:
+    """What each of `ranks` processes gets in each direction, all of them sending and receiving.
+
+    8 MiB messages for the bandwidth, 4-byte messages for the latency; over gloo.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    store, size = meeting.serve(LOOPBACK, 0, PATIENCE_S), max(2, ranks)
+    processes = [
+        context.Process(target=_main, args=(rank, size, store.port, theirs if rank == 0 else None))
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    theirs.close()
+    try:
+        large_s, small_s = ours.recv()
+    except EOFError:
+        raise RuntimeError("the loopback measurement failed, its error is above") from None
+    finally:
+        for process in processes:
+            process.join(timeout=10)
+            process.kill()
+    return Link(bandwidth_bits_per_s=LARGE_BYTES * 8 / (large_s - small_s), latency_s=small_s)
+
+
+def _main(rank: int, ranks: int, port: int, result: Connection | None) -> None:
+    torch.set_num_threads(1)
+    meeting.stay_on_loopback()
+    dist.init_process_group(
+        "gloo",
+        store=meeting.connect(LOOPBACK, port, PATIENCE_S),
+        rank=rank,
+        world_size=ranks,
+        timeout=datetime.timedelta(seconds=PATIENCE_S),
+    )
+    large_s, small_s = (
+        neighbours_s(size, REPETITIONS).amax(1).median().item()
+        for size in (LARGE_BYTES, SMALL_BYTES)
+    )
+    if result is not None:
+        result.send((large_s, small_s))
+    dist.destroy_process_group()

@@ -1,0 +1,286 @@
+"""Point-to-point messages between ranks, over torch.distributed or over MPI, one interface.
+
+    transfer = transport.irecv(buffer, peer=3, channel="gradient")
+    ...
+    transfer.wait()
+
+A channel is a stream of messages of its own: within it, messages between two ranks arrive in the
+order they were sent; between channels nothing is ordered, and a large message in one does not hold
+up a small one in another. Every wait has a time-out, and its error names the message and the peer;
+systems.processes.watchdog comes before it, and shows what all ranks do.
+"""
+
+import queue
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from systems.network.distributed import World
+from systems.processes.waiting import waiting
+from systems.schema import InputError
+
+Slot = queue.Queue[Tensor]
+
+
+class TransportError(RuntimeError):
+    """A message that did not come through: its peer is gone, or the time-out has passed."""
+
+
+class Transfer:
+    """A message on its way. `wait` returns once the buffer may be read (or written) again."""
+
+    def __init__(
+        self, what: str, finish: Callable[[], None], world: World, peers: Sequence[int] = ()
+    ) -> None:
+        self._what, self._finish, self._world, self._peers = what, finish, world, peers
+        self._done = False
+
+    def wait(self) -> None:
+        """Block until done; at once if it has been waited for already.
+
+        Raises:
+            TransportError: naming the message and the peer.
+        """
+        if self._done:  # gloo would wait for a second message
+            return
+        started = time.monotonic()
+        with waiting(self._what, self._peers):
+            try:
+                self._finish()
+                self._done = True
+            except Exception as error:
+                lasted_s = time.monotonic() - started
+                raise _explained(error, self._what, self._world, lasted_s) from error
+
+
+def _explained(error: Exception, what: str, world: World, lasted_s: float) -> TransportError:
+    me = world.name(world.rank)
+    if lasted_s < 0.9 * world.backend_timeout.total_seconds():
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return TransportError(f"{me}: {what} failed, the peer is gone ({reason})")
+    return TransportError(f"{me}: {what} timed out after {lasted_s:.0f} s")
+
+
+class Transport(ABC):
+    """Messages between this rank and its peers, counted in bytes of payload by peer.
+
+    A message to oneself is handed over in memory and not counted: no wire carries it.
+    """
+
+    def __init__(self, world: World, channels: Sequence[str]) -> None:
+        self.world = world
+        self.sent_bytes = [0] * world.world_size
+        self.received_bytes = [0] * world.world_size
+        self._lock = threading.Lock()
+        # Messages to itself: those sent that nobody awaits yet, and those awaited but not yet sent.
+        self._own_sent: dict[str, deque[Slot]] = {name: deque() for name in channels}
+        self._own_awaited: dict[str, deque[Slot]] = {name: deque() for name in channels}
+
+    def isend(self, tensor: Tensor, peer: int, channel: str) -> Transfer:
+        """Start sending a contiguous tensor; leave it unchanged until `wait` returns.
+
+        Raises:
+            TransportError: the peer is known to be gone.
+        """
+        self._check(tensor, channel)
+        if peer == self.world.rank:
+            self._slot(self._own_awaited[channel], self._own_sent[channel]).put(
+                tensor.detach().clone()
+            )
+            return Transfer("message to itself", lambda: None, self.world)
+        with self._lock:
+            self.sent_bytes[peer] += tensor.nbytes
+        what = f"{channel} ({tensor.nbytes:,} bytes) to {self.world.name(peer)}"
+        return self._started(what, peer, lambda: self._isend(tensor, peer, channel))
+
+    def irecv(self, tensor: Tensor, peer: int, channel: str) -> Transfer:
+        """Start receiving into a contiguous tensor of the message's very size and dtype.
+
+        Raises:
+            TransportError: the peer is known to be gone.
+        """
+        self._check(tensor, channel)
+        if peer == self.world.rank:
+            return Transfer(f"{channel} from itself", self._take(tensor, channel), self.world)
+        with self._lock:
+            self.received_bytes[peer] += tensor.nbytes
+        what = f"{channel} ({tensor.nbytes:,} bytes) from {self.world.name(peer)}"
+        return self._started(what, peer, lambda: self._irecv(tensor, peer, channel))
+
+    def _started(self, what: str, peer: int, start: Callable[[], Callable[[], None]]) -> Transfer:
+        try:
+            return Transfer(what, start(), self.world, [peer])
+        except TransportError:
+            raise
+        except RuntimeError as error:
+            raise _explained(error, what, self.world, lasted_s=0) from error
+
+    def _check(self, tensor: Tensor, channel: str) -> None:
+        if channel not in self._own_sent:
+            raise ValueError(f"channel {channel!r}: not one of {', '.join(self._own_sent)}")
+        if not tensor.is_contiguous():
+            raise ValueError(f"channel {channel!r}: the tensor is not contiguous")
+
+    def _take(self, tensor: Tensor, channel: str) -> Callable[[], None]:
+        slot = self._slot(self._own_sent[channel], self._own_awaited[channel])
+        return lambda: void(
+            tensor.copy_(slot.get(timeout=self.world.backend_timeout.total_seconds()))
+        )
+
+    def _slot(self, ready: deque[Slot], new: deque[Slot]) -> Slot:
+        """Where the nth message sent meets the nth awaited, whichever comes first."""
+        with self._lock:
+            if ready:
+                return ready.popleft()
+            new.append(queue.Queue())
+            return new[-1]
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the channels, once no message is on its way. All ranks must close together."""
+
+    @abstractmethod
+    def _isend(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]: ...
+
+    @abstractmethod
+    def _irecv(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]: ...
+
+
+class Prefixed(Transport):
+    """Those channels of another transport whose names begin with `prefix`, by what follows it."""
+
+    def __init__(self, transport: Transport, prefix: str) -> None:
+        self.world, self._transport, self._prefix = transport.world, transport, prefix
+        self.sent_bytes, self.received_bytes = transport.sent_bytes, transport.received_bytes
+
+    def isend(self, tensor: Tensor, peer: int, channel: str) -> Transfer:
+        """See Transport."""
+        return self._transport.isend(tensor, peer, self._prefix + channel)
+
+    def irecv(self, tensor: Tensor, peer: int, channel: str) -> Transfer:
+        """See Transport."""
+        return self._transport.irecv(tensor, peer, self._prefix + channel)
+
+    def close(self) -> None:
+        """Leave it to the other transport."""
+
+    def _isend(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
+        return self._transport._isend(tensor, peer, self._prefix + channel)
+
+    def _irecv(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
+        return self._transport._irecv(tensor, peer, self._prefix + channel)
+
+
+class TorchTransport(Transport):
+    """Over torch.distributed: gloo for CPU tensors, NCCL for CUDA tensors.
+
+    Each channel is a process group with connections of its own. All ranks must make it together.
+    """
+
+    def __init__(self, world: World, channels: Sequence[str]) -> None:
+        super().__init__(world, channels)
+        everyone = range(world.world_size)
+        self._groups = {name: world.group(everyone) for name in channels}
+
+    def _isend(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
+        return self._finish(dist.isend(tensor, peer, group=self._groups[channel]))
+
+    def _irecv(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
+        return self._finish(dist.irecv(tensor, peer, group=self._groups[channel]))
+
+    def close(self) -> None:
+        """Destroy the process groups."""
+        for group in self._groups.values():
+            if group is not None:
+                dist.destroy_process_group(group)
+
+    def _finish(self, work: dist.Work | None) -> Callable[[], None]:
+        if work is None:
+            raise TransportError("torch.distributed gave no work: this rank is not in the group")
+        return lambda: void(work.wait(self.world.backend_timeout))
+
+
+class MpiTransport(Transport):
+    """Over mpi4py, started by mpirun: every channel a communicator. CPU tensors of any dtype."""
+
+    SPIN_S = 2e-4
+    """Poll this long before sleeping between polls: ranks may outnumber cores."""
+
+    def __init__(self, world: World, channels: Sequence[str]) -> None:
+        super().__init__(world, channels)
+        MPI = import_mpi()
+        if MPI.COMM_WORLD.Get_size() != world.world_size:
+            raise InputError(
+                f"--transport mpi: MPI sees {MPI.COMM_WORLD.Get_size()} of {world.world_size} "
+                "ranks; start them with mpirun"
+            )
+        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+            raise InputError("--transport mpi: this MPI is not thread-safe; install Open MPI 5")
+        self._communicators = {name: MPI.COMM_WORLD.Dup() for name in channels}
+
+    def _isend(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
+        return self._finish(self._communicators[channel].Isend(_as_bytes(tensor), dest=peer))
+
+    def _irecv(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
+        return self._finish(self._communicators[channel].Irecv(_as_bytes(tensor), source=peer))
+
+    def close(self) -> None:
+        """Free the communicators."""
+        for communicator in self._communicators.values():
+            communicator.Free()
+
+    def _finish(self, request: Any) -> Callable[[], None]:
+        def finish() -> None:
+            started = time.monotonic()
+            while not request.Test():
+                lasted_s = time.monotonic() - started
+                if lasted_s > self.world.backend_timeout.total_seconds():
+                    raise TimeoutError("MPI request not complete")
+                if lasted_s > self.SPIN_S:
+                    time.sleep(self.SPIN_S)
+
+        return finish
+
+
+def open_transport(kind: str, world: World, channels: Sequence[str]) -> Transport:
+    """The transport `kind`: "torch" or "mpi". All ranks must open it together.
+
+    Raises:
+        InputError: MPI without mpi4py or mpirun, or on a GPU.
+    """
+    if kind == "torch":
+        return TorchTransport(world, channels)
+    if world.device.type != "cpu":
+        raise InputError("--transport mpi: CPU tensors only; add --device cpu")
+    return MpiTransport(world, channels)
+
+
+def import_mpi() -> Any:
+    """mpi4py's MPI module.
+
+    Raises:
+        InputError: mpi4py or an MPI library is missing.
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise InputError(
+            f"--transport mpi: {error}; install it with: pip install 'systems-testbed[mpi]'"
+        ) from None
+    return MPI
+
+
+def void(_: object) -> None:
+    """Drop a result."""
+
+
+def _as_bytes(tensor: Tensor) -> Any:
+    """The tensor's memory, whatever its dtype: MPI knows no bfloat16."""
+    return tensor.reshape(-1).view(torch.uint8).numpy()

@@ -1,0 +1,1 @@
+"""Processes and threads of a run: how they end, how long they wait, and why they failed."""

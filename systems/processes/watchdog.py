@@ -1,0 +1,223 @@
+"""Ends a run that hangs, and says who hangs: a thread beside every rank, over the key-value store.
+
+Each rank tells the store again and again what it does. If a wait for others lasts longer than the
+run's time-out, one rank prints the table of systems.processes.hangs, and every rank ends, whatever
+its main thread is stuck in: collective backends wait without looking up. Silent ranks of the same
+machine are killed. Where the store itself does not answer (this node is cut off, or the node that
+keeps the store is gone), a rank says so in one line, and ends.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from systems.processes import background, failures
+from systems.processes.hangs import Doing, table
+from systems.processes.lifetime import identity, kill
+from systems.processes.supervise import HANG_EXIT_CODE
+from systems.processes.waiting import (
+    Operation,
+    last_operation_of,
+    operation_of,
+    operations,
+)
+
+BEATS = 20
+"""So many times within a time-out a rank tells what it does."""
+LONGEST_BEAT_S = 5.0
+LATE_BEATS, LATE_S = 3, 1.0
+"""A rank that says nothing for so many beats and seconds, while it is asked, is silent."""
+LINGER_S = 2.0
+"""So long rank 0, which may keep the store, stays for the others to read that the run is over, and
+the others for the launcher to see first who was killed."""
+SLACK = 2.0
+"""The backends' own time-outs are so many times longer: the watchdog says more than they do."""
+HOME = str(Path(__file__).resolve().parents[2])
+
+
+class Watchdog:
+    """The threads of one rank; `close` ends them.
+
+    Two: one talks to the store, and may be stuck in that; the other only looks at the clock.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        roles: Sequence[str],
+        store: dist.Store,
+        timeout_s: float,
+        end: Callable[[], None] | None = None,
+    ) -> None:
+        """Watch the thread that calls this.
+
+        Args:
+            store: a connection of its own: a client blocks while another thread reads from it.
+            end: ends this process, on a hang.
+        """
+        self._rank, self._roles, self._store, self._timeout_s = rank, roles, store, timeout_s
+        self._end = end or _exit
+        self._beat_s = min(LONGEST_BEAT_S, timeout_s / BEATS)
+        self._late_s = max(LATE_S, LATE_BEATS * self._beat_s)
+        self._main, self._began = threading.get_ident(), time.monotonic()
+        self._heard = time.monotonic()
+        self._beats = 0
+        self._closed, self._identity = threading.Event(), identity(os.getpid())
+        self._tell()
+        self._threads = [
+            background.start("watchdog", work, stop=self._closed.set)
+            for work in (self._talk, self._look_at_the_clock)
+        ]
+
+    def close(self) -> None:
+        """Stop watching, and wait until no thread is in the store any more."""
+        self._closed.set()
+        for thread in self._threads:
+            background.join(thread)
+
+    def _talk(self) -> None:
+        try:
+            while not self._closed.wait(self._beat_s):
+                over, overdue = self._tell(), self._overdue(1.0)
+                if not over and overdue and self._store.add("hang/reported", 1) == 1:
+                    over = True
+                    self._report(overdue)
+                    self._store.set("hang/over", "")
+                if over and not self._closed.is_set():
+                    self._closed.set()
+                    if self._rank == 0:
+                        time.sleep(LINGER_S)
+                    self._end()
+        except RuntimeError:  # the store went with the rank that kept it: see the clock
+            return
+
+    def _look_at_the_clock(self) -> None:
+        """The way out where the store, or who was to print the table, does not answer."""
+        # Long: on a busy machine answers are late. A cut was there before the wait that it made.
+        patience_s = max(self._late_s, self._timeout_s / 2)
+        while not self._closed.wait(self._beat_s):
+            unheard_s = time.monotonic() - self._heard
+            if self._overdue(SLACK) and unheard_s < patience_s:
+                reason = "the rank that was to print what all ranks do has not done so"
+            elif unheard_s > (patience_s if self._overdue(1.0) else SLACK * self._timeout_s):
+                reason = (
+                    f"the master, rank 0's node, has not answered for {unheard_s:.0f} s: this node "
+                    "is cut off from it, or the master is stopped or dead"
+                )
+            else:
+                continue
+            me, doing = f"rank {self._rank} ({self._roles[self._rank]})", self._doing()
+            what = f"waits for {doing.operation}" if doing.state == "waiting" else doing.operation
+            failures.tell(self._rank, f"{me} {what}; {reason}")
+            self._end()
+
+    def _overdue(self, times: float) -> Operation | None:
+        """The longest wait for another rank of any thread, if it has lasted so many time-outs."""
+        longest = next((operation for operation in operations() if operation.peers), None)
+        if longest is None or time.monotonic() - longest.since < times * self._timeout_s:
+            return None
+        return longest
+
+    def _tell(self) -> bool:
+        """Tell what this rank does; returns whether the run is over."""
+        self._beats += 1
+        told = asdict(self._doing()) | {"beats": self._beats, "said": time.time()}
+        told |= {"process": os.getpid(), "identity": self._identity}
+        self._store.set(f"doing/{self._rank}", json.dumps(told))
+        over = self._store.check(["hang/over"])  # an answer, unlike `set`
+        self._heard = time.monotonic()
+        return over
+
+    def _doing(self) -> Doing:
+        """What this rank does now: what its main thread waits for, or where it is."""
+        role, now = self._roles[self._rank], time.monotonic()
+        operation = operation_of(self._main)
+        if operation is None:
+            last = last_operation_of(self._main) or Operation("the start", since=self._began)
+            text = f"{_where(self._main)}, after {last.what}"
+            since = time.time() - (now - last.since)
+            return Doing(role=role, state="busy", operation=text, peers=(), since=since)
+        if not operation.peers:  # it waits for a thread of its own, which waits for a peer
+            operation = next((o for o in operations() if o.peers), operation)
+        return Doing(
+            role=role,
+            state="waiting",
+            operation=operation.what,
+            peers=operation.peers,
+            since=time.time() - (now - operation.since),
+        )
+
+    def _report(self, overdue: Operation) -> None:
+        """Ask what all ranks do, twice: those who said nothing new in between are silent."""
+        before, asked = self._read_all(), time.monotonic()
+        while time.monotonic() - asked < self._late_s:
+            time.sleep(self._beat_s)
+            self._tell()
+        after = self._read_all()
+        ranks = [
+            _of(told, role, silent=told == earlier)
+            for role, earlier, told in zip(self._roles, before, after, strict=True)
+        ]
+        failures.tell(
+            self._rank,
+            f"hang: rank {self._rank} ({self._roles[self._rank]}) has waited "
+            f"{time.monotonic() - overdue.since:.0f} s for {overdue.what}, longer than --timeout-s "
+            f"{self._timeout_s:g}\n" + table(ranks, time.time()),
+        )
+        killed = [
+            kill(told["process"], told["identity"])
+            for doing, told in zip(ranks, after, strict=True)
+            if doing.state == "silent" and told is not None
+        ]
+        if any(killed):
+            time.sleep(LINGER_S)
+
+    def _read_all(self) -> list[dict[str, Any] | None]:
+        keys = [f"doing/{rank}" for rank in range(len(self._roles))]
+        return [
+            json.loads(self._store.get(key)) if self._store.check([key]) else None for key in keys
+        ]
+
+
+def _of(told: dict[str, Any] | None, role: str, *, silent: bool) -> Doing:
+    if told is None:
+        return Doing(role=role, state="silent", operation="silent", peers=(), since=time.time())
+    operation = told["operation"]
+    if silent:
+        before = f"silent; before: {operation}"
+        return Doing(role=role, state="silent", operation=before, peers=(), since=told["said"])
+    return Doing(
+        role=role,
+        state=told["state"],
+        operation=operation,
+        peers=tuple(told["peers"]),
+        since=told["since"],
+    )
+
+
+def _where(thread: int) -> str:
+    """Where in our own code a thread is: "in step, fc_worker.py:71"."""
+    innermost = frame = sys._current_frames().get(thread)
+    if innermost is None:
+        return "ended"
+    while frame is not None and not _is_ours(frame.f_code.co_filename):
+        frame = frame.f_back
+    frame = frame or innermost
+    code = frame.f_code
+    return f"in {code.co_name}, {os.path.basename(code.co_filename)}:{frame.f_lineno}"
+
+
+def _is_ours(path: str) -> bool:
+    return path.startswith(HOME) and "site-packages" not in path  # a .venv may lie in HOME
+
+
+def _exit() -> None:
+    background.end_now(HANG_EXIT_CODE)

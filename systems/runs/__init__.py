@@ -1,0 +1,1 @@
+"""What a run writes: its record, its steps, its checkpoints and its traces."""

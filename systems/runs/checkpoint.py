@@ -1,0 +1,244 @@
+"""Checkpoints of a run: every so many steps, whole or not there at all; where a run goes on.
+
+checkpoints/step-00000100/     every rank's tensors (systems.runs.part_files), and a manifest
+checkpoints/final/             the same after the last step: the trained model
+
+All ranks write into a temporary folder, which rank 0 renames once all of it is on the disk. On
+several nodes the folder must be one that all of them see.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from systems import disk
+from systems.disk import DiskError
+from systems.network.distributed import World
+from systems.processes.waiting import waiting
+from systems.runs import manifest
+from systems.runs.manifest import FINAL, Found
+from systems.runs.part_files import fill, write, written
+from systems.runs.parts import Named
+from systems.runs.state import MODEL, State, named_tensors
+from systems.schema import InputError
+
+PARTIAL, ASIDE = "partial-", "aside-"
+
+
+class Checkpoints:
+    """Those of one run: the one that it goes on from, and those that it makes."""
+
+    def __init__(
+        self,
+        world: World,
+        folder: Path,
+        *,
+        every: int,
+        keep: int,
+        layout: str = "",
+        found: Found | None = None,
+    ) -> None:
+        """In `folder` every `every` steps (0: none), of which the last `keep` stay; the run goes on
+        from `found`."""
+        self._world, self._folder, self._every, self._keep = world, folder, every, keep
+        self._layout, self._found = layout, found
+
+    @classmethod
+    def off(cls, world: World) -> "Checkpoints":
+        """None are made, and the run begins at its beginning."""
+        return cls(world, Path(), every=0, keep=0)
+
+    @property
+    def first_step(self) -> int:
+        """The first step to do."""
+        return self._found.manifest.step if self._found else 0
+
+    def first_batch(self, samples_per_step: int) -> int:
+        """The first batch to take: not `first_step` where batches had another size before."""
+        seen = self._found.manifest.samples_seen if self._found else 0
+        return -(-seen // samples_per_step)
+
+    def segments(self, steps: int) -> Iterator[tuple[int, int]]:
+        """From the first step to do to before `steps`, cut where checkpoints are made.
+
+        Raises:
+            InputError: that many are done already.
+        """
+        begin = self.first_step
+        if begin >= steps:
+            raise InputError(
+                f"--resume: the checkpoint is of step {begin}, and the run has only {steps} steps; "
+                "give more steps, or --resume never"
+            )
+        while begin < steps:
+            end = min(steps, begin - begin % self._every + self._every) if self._every else steps
+            yield begin, end
+            begin = end
+
+    def restore_model(self, model: nn.Module) -> None:
+        """Load all parameters and buffers, whoever held them.
+
+        Raises:
+            InputError: the checkpoint is of another model.
+        """
+        if self._found is None:
+            return
+        saved = written(self._found.path)
+        tensors = named_tensors(model)
+        for name, tensor in tensors.items():
+            of = saved.get(f"{MODEL}/{name}")
+            if of is None or of.shape != tensor.shape:
+                raise InputError(
+                    f"--resume: {self._found.path} has no {name} of shape {list(tensor.shape)}: "
+                    "it is of another model; give --resume never"
+                )
+        named: Named = {f"{MODEL}/{name}": tensor.detach() for name, tensor in tensors.items()}
+        fill(named, self._found.path)
+
+    def restore(self, state: State) -> None:
+        """Load what optimizers keep; and, where every rank has the part that it had, what it has
+        for itself alone. The model must have been restored when its parts were given out."""
+        if self._found is None:
+            return
+        saved = written(self._found.path)
+        fill(state.optimizer_tensors(saved), self._found.path)
+        own = state.own()
+        if self._found.manifest.layout == self._layout and own.keys() <= saved.keys():
+            fill(own, self._found.path)
+            state.set_random_state(own)
+
+    def save(self, step: int, steps: int, state: State, samples_seen: int) -> None:
+        """After `step` of `steps`: save, if it is time. All ranks must come, with nothing on its
+        way between them.
+
+        Args:
+            samples_seen: by all ranks, in all steps: the position in the data.
+
+        Raises:
+            DiskError: a rank could not write; all ranks raise it.
+            RuntimeError: a rank is gone.
+        """
+        if not self._every or (step < steps and step % self._every):
+            return
+        with waiting(f"all ranks at the checkpoint after step {step}"):
+            partial = self._begin(step)
+            try:
+                self._together(step, lambda: write(state.tensors(), partial))
+                self._together(step, lambda: self._commit(partial, step, steps, samples_seen))
+            except DiskError:
+                if self._world.rank == 0:
+                    shutil.rmtree(partial, ignore_errors=True)
+                raise
+
+    def _begin(self, step: int) -> Path:
+        """A new temporary folder, the same on all ranks."""
+        told: list[Any] = [None]
+
+        def make() -> None:
+            if self._world.rank == 0:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                told[0] = tempfile.mkdtemp(prefix=PARTIAL, dir=self._folder)
+
+        self._together(step, make)
+        dist.broadcast_object_list(told, src=0)
+        partial = Path(told[0])
+        if not partial.is_dir():
+            raise RuntimeError(
+                f"{self._world.name(self._world.rank)}: does not see {partial}, which rank 0 made; "
+                "with --checkpoint-every give an --out that all nodes share"
+            )
+        return partial
+
+    def _commit(self, partial: Path, step: int, steps: int, samples_seen: int) -> None:
+        """On rank 0: the temporary folder gets its name, and the oldest checkpoints go."""
+        if self._world.rank:
+            return
+        path = self._folder / (manifest.name(step) if step < steps else FINAL)
+        manifest.commit(partial, path, step=step, samples_seen=samples_seen, layout=self._layout)
+        for old in manifest.steps_in(self._folder)[self._keep :]:
+            shutil.rmtree(old)
+
+    def _together(self, step: int, work: Callable[[], None]) -> None:
+        """Do this rank's part of a checkpoint; all ranks raise what went wrong on any of them."""
+        failure = None
+        try:
+            work()
+        except OSError as error:
+            failure = disk.reason(error)
+        everyone: list[Any] = [None] * self._world.world_size
+        dist.all_gather_object(everyone, failure)
+        found = next((each for each in everyone if each is not None), None)
+        if found is not None:
+            raise DiskError(
+                f"{found}: the checkpoint after step {step} could not be written in {self._folder}",
+                everywhere=True,
+            )
+
+
+def open_checkpoints(
+    world: World, folder: Path, *, every: int, keep: int, layout: str, resume: str
+) -> Checkpoints:
+    """Find where to go on, on all ranks alike; rank 0 says so.
+
+    Args:
+        folder: of the run's checkpoints.
+        layout: world size and who does what.
+        resume: "auto", from the newest sound checkpoint of `folder`; "never"; or, where `folder`
+            has none, from one elsewhere, see `systems.runs.manifest.find`.
+
+    Raises:
+        InputError: no sound checkpoint there.
+    """
+    told: list[Any] = [None]
+    if world.rank == 0:
+        try:
+            told = [_first(folder, resume)]
+        except InputError as error:
+            told = [error]
+        except OSError as error:
+            text = f"{disk.reason(error)}: nothing can be written in {folder}"
+            told = [DiskError(text, everywhere=True)]
+    with waiting("rank 0, which looks for a checkpoint to go on from"):
+        dist.broadcast_object_list(told, src=0)
+    (found,) = told
+    if isinstance(found, InputError):
+        raise found
+    if found is not None and world.rank == 0:
+        before = found.manifest.layout
+        changed = "" if before == layout else f"; planned anew: {before} -> {layout}"
+        print(f"resuming after step {found.manifest.step} of {found.path}{changed}", flush=True)
+    return Checkpoints(world, folder, every=every, keep=keep, layout=layout, found=found)
+
+
+def _first(folder: Path, resume: str) -> Found | None:
+    """Where to go on; half written checkpoints are removed, and those that are passed over are set
+    aside: the run will come to their steps again."""
+    own = None if resume == "never" else manifest.newest(folder)
+    for path in manifest.steps_in(folder):
+        if own is None or path > own.path:
+            path.rename(tempfile.mkdtemp(prefix=f"{ASIDE}{path.name}-", dir=folder))
+    for path in folder.glob(f"{PARTIAL}*"):
+        shutil.rmtree(path)
+    return own or (None if resume in ("auto", "never") else manifest.find(Path(resume)))
+
+
+def read_model(path: Path) -> dict[str, Tensor]:
+    """The parameters and buffers in a checkpoint, by name; needs no other ranks.
+
+    Raises:
+        InputError: no checkpoint there, or not one of this version.
+    """
+    named = written(path).items()
+    tensors = {
+        name: torch.zeros(saved.shape, dtype=saved.dtype)
+        for name, saved in named
+        if name.startswith(f"{MODEL}/")
+    }
+    fill(dict(tensors), path)
+    return {name.removeprefix(f"{MODEL}/"): tensor for name, tensor in tensors.items()}

@@ -1,0 +1,178 @@
+"""Folders of checkpoints: which are sound, which is the newest.
+
+A checkpoint is written under another name. Its manifest, with the size and SHA-256 of every file,
+comes last; then the folder gets its own name. One that was cut short or changed since does not fit
+its manifest.
+"""
+
+import fnmatch
+import hashlib
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from systems import schema
+from systems.runs.part_files import FILES, OLD, written
+from systems.schema import InputError
+
+FOLDER, MANIFEST, FINAL = "checkpoints", "manifest.json", "final"
+CHUNK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """One file of a checkpoint, as it was written."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a checkpoint says of itself."""
+
+    step: int
+    """Steps that were done; the next one has this number."""
+    samples_seen: int
+    """By all workers together: the position in the data."""
+    layout: str
+    """World size and who did what."""
+    files: dict[str, File] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A sound checkpoint."""
+
+    path: Path
+    manifest: Manifest
+
+
+def find(path: Path) -> Found:
+    """The checkpoint that a user names: one, or the newest sound one of a run's record.
+
+    Raises:
+        InputError: there is none.
+    """
+    if (path / MANIFEST).is_file():
+        try:
+            return Found(path, read_manifest(path))
+        except ValueError as error:
+            raise InputError(f"--resume {path}: {error}; give another one") from None
+    found = newest(path / FOLDER) or newest(path)
+    if found is None:
+        raise InputError(
+            f"--resume {path}: no sound checkpoint there; give the record of a run that was made "
+            "with --checkpoint-every, or one of its checkpoints"
+        )
+    return found
+
+
+def newest(folder: Path) -> Found | None:
+    """The last checkpoint of a folder that is sound; others are named on stderr."""
+    for path in steps_in(folder):
+        try:
+            return Found(path, read_manifest(path))
+        except ValueError as error:
+            print(f"checkpoint {path}: {error}; using the one before", file=sys.stderr, flush=True)
+    return None
+
+
+def name(step: int) -> str:
+    """The folder's name of the checkpoint after a step."""
+    return f"step-{step:08}"
+
+
+def steps_in(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, sound or not, newest first."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def newest_name(folder: Path) -> str | None:
+    """The name of the last checkpoint of a folder, sound or not; None: there is none."""
+    if (folder / FINAL).is_dir():
+        return FINAL
+    return next((path.name for path in steps_in(folder)), None)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the manifest of a checkpoint, compare every file with its checksum, and check the
+    description of the tensors. The manifest must list every file of tensors, and no other file.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    try:
+        table = json.loads((path / MANIFEST).read_text())
+        content, digest = table["checkpoint"], table["sha256"]
+        manifest = schema.read(Manifest, content, MANIFEST)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        raise ValueError(f"{MANIFEST} is missing or damaged") from None
+    if digest != _digest(content):
+        raise ValueError(f"{MANIFEST} is damaged")
+    if any(
+        file_name == ".metadata" or file_name.endswith(".distcp") for file_name in manifest.files
+    ):
+        raise ValueError(OLD)
+    for file_name in {*manifest.files, *(there.name for there in path.glob(FILES))}:
+        if file_name not in manifest.files or not fnmatch.fnmatch(file_name, FILES):
+            raise ValueError(f"{file_name} does not belong to it")
+    for file_name, file in manifest.files.items():
+        there = path / file_name
+        if not there.is_file():
+            raise ValueError(f"{file_name} is missing")
+        if there.stat().st_size != file.bytes:
+            raise ValueError(f"{file_name} has {there.stat().st_size:,} of {file.bytes:,} bytes")
+        if _sha256(there) != file.sha256:
+            raise ValueError(f"{file_name} is damaged")
+    written(path)
+    return manifest
+
+
+def commit(partial: Path, path: Path, *, step: int, samples_seen: int, layout: str) -> None:
+    """Make a checkpoint of a folder whose files are on the disk: see `Manifest`. One of that path
+    is replaced."""
+    table = schema.dump(
+        Manifest(step=step, samples_seen=samples_seen, layout=layout, files=_files(partial))
+    )
+    with (partial / MANIFEST).open("w") as file:
+        file.write(schema.to_json({"checkpoint": table, "sha256": _digest(table)}, indent=2))
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(partial)
+    if path.exists():  # such as the end of a run that is run on
+        shutil.rmtree(path)
+    partial.rename(path)
+    _sync(path.parent)
+
+
+def _files(folder: Path) -> dict[str, File]:
+    return {
+        path.name: File(bytes=path.stat().st_size, sha256=_sha256(path))
+        for path in sorted(folder.glob(FILES))
+    }
+
+
+def _sync(folder: Path) -> None:
+    """Put a folder's names on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(table: Any) -> str:
+    return hashlib.sha256(schema.to_json(table, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            sha.update(chunk)
+    return sha.hexdigest()

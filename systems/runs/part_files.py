@@ -1,0 +1,193 @@
+"""Files of tensors and parts of tensors, by name: `rank-0.safetensors`, `rank-1.safetensors`, ...
+
+    write({"a": tensor, "b": Parts((8, 4), {(0, 0): rows})}, folder)      # on all ranks
+    fill({"a": tensor, "b": Parts((8, 4), {(0, 2): columns})}, folder)            # on any rank
+
+Several ranks may give one tensor, or its parts; what is read may be parted in other ways. Every
+file says of itself what it holds (`systems.runs.tensor_files`); where in which tensor its parts
+belong stands in its notes.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from systems import schema
+from systems.runs import tensor_files
+from systems.runs.parts import Named, Offsets, as_parts
+from systems.runs.tensor_files import DTYPES, TensorFile
+from systems.schema import InputError
+
+FILES = "rank-*.safetensors"
+PARTS = "parts"
+"""The note with JSON that gives for the name of every part in the file its `Part`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The place of a part in its tensor."""
+
+    tensor: str
+    shape: tuple[int, ...]
+    """The shape of the whole tensor."""
+    offsets: Offsets
+    """Where in the tensor the part begins."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part, or a whole tensor, that is saved."""
+
+    file: TensorFile
+    name: str
+    offsets: Offsets
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A tensor that is saved: its shape, its dtype, and the pieces that together are its values."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    pieces: list[Piece]
+
+
+def write(tensors: Named, folder: Path) -> None:
+    """Write what all ranks have into `folder`, and put it on the disk; all ranks must come.
+    The lowest rank writes what several ranks have.
+
+    Raises:
+        OSError: the system refused what this rank wrote; other ranks do not know.
+    """
+    held = {
+        Part(tensor=name, shape=whole.shape, offsets=offsets): piece
+        for name, whole in ((name, as_parts(value)) for name, value in tensors.items())
+        for offsets, piece in whole.pieces.items()
+    }
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, [(part.tensor, part.offsets) for part in held])
+    rank = dist.get_rank()
+    others = {key for keys in everyone[:rank] for key in keys}
+    named: dict[str, Tensor] = {}
+    parts: dict[str, Any] = {}
+    for part, piece in held.items():
+        if (part.tensor, part.offsets) in others:
+            continue
+        if part.shape == tuple(piece.shape):
+            named[part.tensor] = piece
+        else:
+            name = f"{part.tensor}@{','.join(map(str, part.offsets))}"
+            named[name], parts[name] = piece, schema.dump(part)
+    tensor_files.write(folder / f"rank-{rank}.safetensors", named, {PARTS: schema.to_json(parts)})
+
+
+def fill(tensors: Named, folder: Path) -> None:
+    """Read the tensors in place; no other rank is needed.
+
+    Raises:
+        InputError: one is not there, or has another shape.
+    """
+    saved = written(folder)
+    for name, value in tensors.items():
+        wanted, found = as_parts(value), saved.get(name)
+        if found is None or found.shape != wanted.shape:
+            raise InputError(f"{folder}: has no {name} of shape {list(wanted.shape)}")
+        missing = sum(piece.numel() for piece in wanted.pieces.values())
+        for piece in found.pieces:
+            missing -= _copy(piece, wanted.pieces)
+        if missing:
+            raise InputError(f"{folder}: the saved parts of {name} do not make it whole")
+
+
+def written(folder: Path) -> Mapping[str, Saved]:
+    """What is there, by name.
+
+    Raises:
+        InputError: nothing is there, or not what `write` writes.
+    """
+    paths = sorted(folder.glob(FILES))
+    if not paths:
+        pickles = any(folder.glob("*.distcp")) or (folder / ".metadata").exists()
+        raise InputError(f"{folder}: {OLD if pickles else f'there are no tensors ({FILES})'}")
+    found: dict[str, Saved] = {}
+    for path in paths:
+        file = TensorFile(path)
+        for part, piece in _pieces(file, path):
+            dtype = DTYPES[file.entries[piece.name].dtype]
+            saved = found.setdefault(part.tensor, Saved(part.shape, dtype, []))
+            if (saved.shape, saved.dtype) != (part.shape, dtype):
+                raise InputError(f"{path}: other files have {part.tensor} with another shape")
+            saved.pieces.append(piece)
+    for name, saved in found.items():
+        if sum(prod(piece.sizes) for piece in saved.pieces) != prod(saved.shape):
+            raise InputError(f"{folder}: the saved parts of {name} do not make it whole")
+        if any(_overlap(*pair) for pair in itertools.combinations(saved.pieces, 2)):
+            raise InputError(f"{folder}: the saved parts of {name} overlap")
+    return found
+
+
+def _overlap(one: Piece, other: Piece) -> bool:
+    sides = zip(one.offsets, one.sizes, other.offsets, other.sizes, strict=True)
+    return all(max(a, b) < min(a + m, b + n) for a, m, b, n in sides)
+
+
+OLD = (
+    "it was written as pickles by an older version, and is not read, because pickles can run "
+    "code; train again with this version"
+)
+"""What is said of a checkpoint of torch.distributed.checkpoint."""
+
+
+def _pieces(file: TensorFile, path: Path) -> Iterator[tuple[Part, Piece]]:
+    """What a file holds."""
+    try:
+        parts = json.loads(file.notes.get(PARTS, "{}"))
+    except (ValueError, RecursionError):
+        parts = None
+    if not isinstance(parts, dict):
+        raise InputError(f"{path}: its note {PARTS!r} is not a JSON object")
+    for name, entry in file.entries.items():
+        part = Part(tensor=name, shape=entry.shape, offsets=(0,) * len(entry.shape))
+        if name in parts:
+            part = schema.read(Part, parts[name], f"{path}: {name}")
+        if not len(part.shape) == len(part.offsets) == len(entry.shape) or not all(
+            0 <= offset <= offset + size <= length
+            for offset, size, length in zip(part.offsets, entry.shape, part.shape, strict=True)
+        ):
+            raise InputError(f"{path}: {name} lies outside of {part.tensor}")
+        yield part, Piece(file, name, part.offsets, entry.shape)
+
+
+def _copy(piece: Piece, wanted: Mapping[Offsets, Tensor]) -> int:
+    """Copy what a saved piece and the wanted ones have in common; the number of values."""
+    copied, values = 0, None
+    for offsets, target in wanted.items():
+        begin = [max(a, b) for a, b in zip(piece.offsets, offsets, strict=True)]
+        end = [
+            min(a + size, b + length)
+            for a, size, b, length in zip(
+                piece.offsets, piece.sizes, offsets, target.shape, strict=True
+            )
+        ]
+        if any(first >= last for first, last in zip(begin, end, strict=True)):
+            continue
+        if values is None:
+            values = piece.file.tensor(piece.name)
+        there = target[_box(begin, end, offsets)]
+        there.copy_(values[_box(begin, end, piece.offsets)])
+        copied += there.numel()
+    return copied
+
+
+def _box(begin: list[int], end: list[int], offsets: Offsets) -> tuple[slice, ...]:
+    """The box from `begin` to `end` of a tensor, within a part of it that begins at `offsets`."""
+    return tuple(slice(a - o, b - o) for a, b, o in zip(begin, end, offsets, strict=True))

@@ -1,0 +1,107 @@
+"""What a job is planned with: a cluster, a profile of its device, and what is measured here."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launch.drivers import stanza as driver, stanza_planning as planning
+from launch.drivers.stanza_planning import plan_job, planning_basis
+from launch.job import Job
+from stanza.options import Options
+from stanza.planner import plan as stanza_plan
+from stanza.planner.plan import load_profile
+from systems.clusters import cluster
+from systems.clusters.cluster import Link
+from systems.profiles import measured_profile, profile
+from systems.profiles.profile import ModelProfile
+from systems.schema import InputError
+
+FILES = Path("tests/launch/mistakes")
+VGG16 = Options(model="vgg16")
+SHIPPED = load_profile("vgg16")
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many ranks shared this machine in each of its (made up) measurements."""
+    ranks: list[int] = []
+
+    def measure(options: Options, world_size: int) -> ModelProfile:
+        ranks.append(world_size)
+        return replace(SHIPPED, device="cpu", source="made up")
+
+    monkeypatch.setattr(planning, "measure_shared", measure)
+    monkeypatch.setattr(planning, "measure_link", lambda size: Link(bandwidth_bits_per_s=10e9))
+    monkeypatch.setattr(planning, "device_here", lambda: "cpu")
+    return ranks
+
+
+def test_this_machine_is_not_planned_with_another_devices_profile(measured: list[int]) -> None:
+    """A profile of VGG-16 on a V100 ships; this machine is measured instead."""
+    plan = plan_job(Job(world_size=2, stanza=VGG16), may_measure=True)
+    assert measured == [2]
+    assert plan.profile == "vgg16, batch 128, cpu: made up"
+
+
+def test_nothing_is_predicted_where_nothing_may_be_measured(measured: list[int]) -> None:
+    job = Job(world_size=2, stanza=replace(VGG16, fc_workers=1))
+    assert plan_job(job, may_measure=False).chosen is None
+    assert measured == []
+
+
+def test_nodes_of_this_machines_kind_are_measured_alone(
+    measured: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = cluster.load("ec2-p3-10g").with_kind("cpu")
+    path = tmp_path / "cpus.toml"
+    path.write_text(cluster.to_toml(target))
+    monkeypatch.setattr(stanza_plan, "shipped_profiles", dict)  # as of a model without any
+    plan_job(Job(world_size=10, cluster=str(path), stanza=VGG16), may_measure=True)
+    assert measured == [1]
+
+
+def test_a_profile_of_this_machine_is_taken_for_it(measured: list[int], tmp_path: Path) -> None:
+    path = tmp_path / "vgg16.json"
+    profile.save(replace(load_profile("vgg16"), device="cpu"), path)
+    basis = planning_basis(Job(profile=str(path), stanza=VGG16), measure=True)
+    assert basis is not None
+    assert basis[0].kinds == (basis[1].device,) == ("cpu",)
+    assert measured == []
+    with pytest.raises(InputError, match=r"--profile .* was taken on cpu, .* ec2-p3-10g are V100"):
+        planning_basis(
+            Job(world_size=10, cluster="ec2-p3-10g", profile=str(path), stanza=VGG16), measure=True
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("two-kinds", "line 10: node 't4' has T4, node 'a100' A100"),
+        ("several-devices", "line 4: node 'box' has 4 devices"),
+        ("mixed-nodes", "line 10: node 'slow' has a link of 1 Gb/s"),
+        ("other-device", "are A100, and the profile of vgg16 that ships was taken on V100"),
+    ],
+)
+def test_what_is_not_planned_for_is_not_emulated(name: str, said: str) -> None:
+    path = str(FILES / f"cluster-{name}.toml")
+    size = cluster.load(path).size
+    with pytest.raises(InputError, match=said):
+        driver.plan_emulated(Job(cluster=path, world_size=size, stanza=VGG16))
+
+
+def test_a_measurement_is_announced_with_what_it_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before it begins: here it never does."""
+
+    def never(*_: object, **__: object) -> ModelProfile:
+        raise RuntimeError("begun")
+
+    monkeypatch.setattr(measured_profile, "profile_model", never)
+    with pytest.raises(RuntimeError, match="begun"):
+        planning.measure_shared(Options(model="digits-cnn"), 1)
+    said = capsys.readouterr().err
+    assert said.startswith("measuring digits-cnn, batch 32, on c")
+    assert " and 0.1 GB of memory" in said
+    assert "--profile FILE" in said

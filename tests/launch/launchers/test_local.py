@@ -1,0 +1,65 @@
+"""Ranks as plain processes: their variables, and how a failing one ends the others."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.launchers.local import run_ranks, variables
+from systems.environment import environment
+from systems.processes import supervise
+
+PYTHON = [sys.executable, "-c"]
+SLEEP = "import os, time; open('rank-' + os.environ['RANK'], 'w').write(str(os.getpid())); "
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(supervise, "GRACE_S", 0.2)
+
+
+def test_every_rank_reads_its_place() -> None:
+    place = environment(variables(2, 3, 29500))
+    assert (place.launcher, place.rank, place.world_size) == ("local", 2, 3)
+    assert (place.local_rank, place.local_world_size) == (2, 3)
+    assert (place.master_address, place.master_port) == ("127.0.0.1", 29500)
+
+
+def test_all_ranks_run() -> None:
+    assert run_ranks(3, [*PYTHON, SLEEP]) == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["rank-0", "rank-1", "rank-2"]
+
+
+def alive(path: Path) -> bool:
+    return Path("/proc", path.read_text()).exists()
+
+
+def test_the_first_rank_that_fails_ends_the_others_and_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    program = SLEEP + "os.environ['RANK'] == '1' and exit(3); time.sleep(600)"
+    assert run_ranks(3, [*PYTHON, program]) == 3
+    assert "error: rank 1 ended with code 3" in capsys.readouterr().err
+    for path in Path().glob("rank-*"):
+        process = int(path.read_text())
+        if path.name != "rank-1":  # it was killed, and is this process's to bury
+            assert os.waitpid(process, 0)[1] == signal.SIGKILL
+
+
+def test_a_signal_ends_all_ranks(tmp_path: Path) -> None:
+    command = [*PYTHON, SLEEP + "time.sleep(600)"]
+    program = f"from launch.launchers.local import run_ranks; run_ranks(2, {command!r})"
+    starter = subprocess.Popen([*PYTHON, program])
+    ranks = [tmp_path / "rank-0", tmp_path / "rank-1"]
+    while not all(path.is_file() and path.read_text() for path in ranks):
+        assert starter.poll() is None
+        time.sleep(0.02)
+    starter.terminate()
+    assert starter.wait(timeout=60) == 128 + signal.SIGTERM
+    while any(alive(path) for path in ranks):
+        time.sleep(0.02)

@@ -1,0 +1,98 @@
+"""Sweeps: finished points are skipped, equal ones run once, without root nothing is emulated."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.reproduction import cases
+from stanza.experiments.simulated import at_rate
+from stanza.experiments.targets import AUTO
+from stanza.options import Options
+from systems.clusters import cluster
+from systems.figures.experiment import Case, Experiment, Outcome
+
+FASTER = at_rate(cluster.load("ec2-p3-10g"), 25)
+VGG = Options(model="vgg16", steps=3)
+SHARDED: dict[str, Any] = {"scheme": "ps", "ps_mode": "pipelined", "ps_placement": "colocated"}
+CASES = (
+    Case(name="ddp 10", options=Options(model="vgg16", steps=3, scheme="ddp"), nodes=10),
+    Case(name="f=1 10", options=Options(model="vgg16", steps=3, fc_workers=1), nodes=10),
+    Case(name="auto 10", options=VGG, nodes=10),
+    Case(name="auto resnet50 10", options=replace(VGG, model="resnet50", **AUTO), nodes=10),
+    Case(name="sharded resnet50 10", options=replace(VGG, model="resnet50", **SHARDED), nodes=10),
+    Case(name="auto 4", options=VGG, nodes=4),
+    Case(name="ddp 10 at 25g", options=replace(VGG, scheme="ddp"), nodes=10, cluster=FASTER),
+)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The names of the folders of every emulated world, which is not really run."""
+    worlds: list[list[str]] = []
+
+    def run(folders: list[Path]) -> int:
+        worlds.append([folder.name for folder in folders])
+        for folder in folders:
+            (folder / "result.json").write_text(json.dumps({"folder": folder.name}))
+        return 0
+
+    monkeypatch.setattr(cases, "run_emulated", run)
+    monkeypatch.setattr(cases, "unavailable", lambda: None)
+    return worlds
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        system="stanza",
+        id="test",
+        title="A test",
+        tier="emulated",
+        cluster="ec2-p3-10g",
+        cases=CASES,
+        repeats={"quick": 1, "full": 1},
+        conclude=lambda results, folder: Outcome(figures=(), claims=()),
+    )
+
+
+def test_cases_that_are_one_job_run_once(ran: list[list[str]], tmp_path: Path) -> None:
+    results = cases.run_emulated_cases(experiment(), CASES, 1, tmp_path)
+    assert ran == [["auto-4-0"], ["ddp-10-0", "f1-10-0", "auto-resnet50-10-0", "ddp-10-at-25g-0"]]
+    assert results["sharded resnet50 10"] == results["auto resnet50 10"]
+    assert (
+        results["auto 10"]
+        == results["f=1 10"]
+        == [{"folder": "f1-10-0", "record": str(tmp_path / "f1-10-0")}]
+    )
+    assert set(results) == {case.name for case in CASES}
+    # The same scheme at another rate is another job, on the emulated links of the others.
+    job = (tmp_path / "ddp-10-at-25g-0" / "job.toml").read_text()
+    assert "ec2-p3-10g-at-25g.toml" in job
+
+
+def test_a_sweep_goes_on_where_it_stopped(
+    ran: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = cases.run_emulated_cases(experiment(), CASES, 1, tmp_path)
+    (tmp_path / "f1-10-0" / "result.json").unlink()  # as if interrupted
+    ran.clear()
+    assert cases.run_emulated_cases(experiment(), CASES, 1, tmp_path) == first
+    assert ran == [["f1-10-0"]]
+    assert "4 of 7 runs are done already" in capsys.readouterr().out
+
+
+def test_without_root_there_are_no_results(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cases, "unavailable", lambda: "not root; run as root")
+    assert cases.run_emulated_cases(experiment(), CASES, 1, tmp_path) == {}
+    assert "simulated alone: not root; run as root" in capsys.readouterr().out
+
+
+def test_an_emulation_that_fails_gives_no_results(
+    ran: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cases, "run_emulated", lambda folders: 2)
+    assert cases.run_emulated_cases(experiment(), CASES, 1, tmp_path) == {}

@@ -1,0 +1,212 @@
+"""The fused kernels: interpreted on the CPU, compiled ahead of time for a GPU, and run on one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparsepipe.engine import backends
+from sparsepipe.engine.backends import compiled, convolve, pytorch
+from sparsepipe.engine.kernel_map import Kernel, KernelMap
+from sparsepipe.engine.tensor import SparseTensor
+from systems.schema import InputError
+from tests.sparsepipe.clouds import random_tensor
+
+ROOT = Path(__file__).parents[3]
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+KERNELS = [Kernel(3, 1, 1, 1), Kernel(3, 2, 1, 1), Kernel(2, 1, 1, 2), Kernel(1, 1, 1, 1)]
+NAMES = {
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+}
+SHARED_BYTES = 227 * 2**10
+"""That a block can have on an H100 or H200."""
+BOTH = (True, True)
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def test_interpreted() -> None:
+    """In a process of its own: Triton reads the variable once, when it is imported."""
+    pytest.importorskip("triton")
+    tests = Path(__file__).with_name("interpreted_fused.py")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET is set")
+@pytest.mark.parametrize("channels", [3, 128])
+@pytest.mark.parametrize(
+    ("dtype", "precision", "instruction"),
+    [
+        (torch.float16, "ieee", "f32.f16.f16"),
+        (torch.bfloat16, "ieee", "f32.bf16.bf16"),
+        (torch.float32, "ieee", "fma.rn.f32"),
+        (torch.float32, "tf32", "tf32.tf32"),
+        (torch.float64, "ieee", "mma.sync.aligned.m8n8k4.row.col.f64"),
+    ],
+)
+def test_compiles_for_hopper(
+    dtype: torch.dtype,
+    precision: str,
+    instruction: str,
+    channels: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the intended instructions, without spilled registers, in the shared memory there is."""
+    pytest.importorskip("triton")
+    from sparsepipe.engine.backends import triton_kernels as fused
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(fused, "_precision", lambda: precision)
+    forward = fused.convolution_tile(dtype, channels, channels)
+    backward = fused.weight_gradient_tile(dtype, channels, channels)
+    for kernel, tile in [
+        (fused.convolution_kernel, forward),
+        (fused.weight_gradient_kernel, backward),
+    ]:
+        compiled = _compiled(kernel, tile, dtype, aligned=channels % 16 == 0)
+        assert instruction in compiled.asm["ptx"]
+        assert compiled.metadata.shared <= SHARED_BYTES
+        usage = _resource_usage(compiled.asm["cubin"], tmp_path)
+        assert "LOCAL:0 " in usage
+        assert "STACK:0 " in usage
+
+
+@pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET is set")
+def test_refuses_a_cpu() -> None:
+    pytest.importorskip("triton")
+    kernel_map = _map(Kernel(1, 1, 1, 1), "cpu")
+    x, weight = _values(kernel_map, torch.float32)
+    with pytest.raises(InputError, match=r"'triton' on cpu: it runs on CUDA .* take 'native'"):
+        convolve(x, weight, kernel_map, "triton")
+
+
+@pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET is set")
+def test_rounds_to_tf32_only_if_pytorch_does() -> None:
+    pytest.importorskip("triton")
+    from sparsepipe.engine.backends import triton_kernels as fused
+
+    before = torch.get_float32_matmul_precision()
+    try:
+        for setting, expected in [("highest", "ieee"), ("high", "tf32")]:
+            torch.set_float32_matmul_precision(setting)
+            assert fused._precision() == expected
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_native_takes_the_kernels_where_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setattr(backends, "_runs_triton", lambda device: True)
+    fused = backends.backend("triton")
+    assert backends.backend("native", "cuda") is fused
+    assert backends.backend("native", "cpu") in (compiled, pytorch)
+    assert backends.backend("pytorch", "cuda") is pytorch
+
+
+def test_native_goes_on_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    backends._runs_triton.cache_clear()
+    with pytest.warns(UserWarning, match="PyTorch's operators, without Triton's kernels: .*triton"):
+        assert backends.backend("native", "cuda") is pytorch
+    assert backends.backend("native", "cuda") is pytorch  # warned once
+    backends._runs_triton.cache_clear()
+    monkeypatch.delitem(sys.modules, "sparsepipe.engine.backends.triton_kernels", raising=False)
+    with pytest.raises(InputError, match=r"backend 'triton': .*; pip install triton"):
+        backends.backend("triton")
+
+
+@gpu
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [
+        (torch.float64, 1e-12),
+        (torch.float32, 1e-5),
+        (torch.float16, 2e-3),
+        (torch.bfloat16, 2e-2),
+    ],
+)
+def test_gpu_gives_what_pytorch_gives(kernel: Kernel, dtype: torch.dtype, tolerance: float) -> None:
+    pytest.importorskip("triton")
+    here, there = (_map(kernel, device) for device in ("cpu", "cuda"))
+    x, weight = _values(here, dtype)
+    y = convolve(x.double(), weight.double(), here)
+    gradient = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    theirs = [y, *pytorch.backward(gradient.double(), x.double(), weight.double(), here, BOTH)]
+    moved = x.cuda(), weight.cuda(), there
+    fused = backends.backend("triton")
+    runs = [
+        [fused.forward(*moved), *fused.backward(gradient.cuda(), *moved, BOTH)] for _ in range(2)
+    ]
+    for ours, again, wide in zip(*runs, theirs, strict=True):
+        assert ours is not None
+        assert again is not None
+        assert wide is not None
+        assert torch.equal(ours, again)
+        error = float((ours.cpu() - wide).abs().max())
+        assert error <= tolerance * float(wide.abs().max())
+
+
+def _map(kernel: Kernel, device: str) -> KernelMap:
+    tensor = random_tensor(voxels=500)
+    maps = SparseTensor(tensor.features.to(device), tensor.coordinates.to(device)).maps
+    maps.coarsen(1, kernel.coarse_stride)
+    return maps.kernel_map(kernel)
+
+
+def _values(kernel_map: KernelMap, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(len(kernel_map.input_keys), 70), (len(kernel_map.counts), 70, 150)]
+    x, weight = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    return x, weight
+
+
+def _compiled(kernel: Any, tile: dict[str, Any], dtype: torch.dtype, aligned: bool) -> Any:
+    """The kernel for compute capability 9.0, as a launch with contiguous tensors specializes it."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    constants = {name: tile[name] for name in kernel.arg_names if name in tile}
+    constants |= {name: 1 for name in kernel.arg_names if name == "weight_outer_stride"}
+    values, rows = f"*{NAMES[dtype]}", "*i32"
+    pointers = dict.fromkeys(["features", "weight", "output", "gradient"], values)
+    pointers |= dict.fromkeys(["neighbours", "order", "input_rows", "output_rows"], rows)
+    pointers |= {"firsts": "*i64", "partial": "*fp64" if dtype == torch.float64 else "*fp32"}
+    divisible = {*pointers}
+    if aligned:
+        divisible |= {"inner", "outer", "weight_offset_stride", "weight_inner_stride"}
+    names = list(enumerate(kernel.arg_names))
+    source = ASTSource(
+        kernel,
+        {n: "constexpr" if n in constants else pointers.get(n, "i32") for _, n in names},
+        constexprs={(i,): constants[n] for i, n in names if n in constants},
+        attrs={(i,): [["tt.divisibility", 16]] for i, n in names if n in divisible},
+    )
+    options = {"enable_fp_fusion": tile["enable_fp_fusion"]}
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+
+
+def _resource_usage(binary: bytes, folder: Path) -> str:
+    import triton
+
+    path = folder / "kernel.cubin"
+    path.write_bytes(binary)
+    command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", path]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

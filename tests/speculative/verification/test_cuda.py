@@ -1,0 +1,199 @@
+"""The CUDA kernels: their source on emulated threads everywhere; on a GPU where there is one.
+
+The emulation runs every block, warp shuffle and atomic of verify.cu on a CPU. It has no clusters,
+no concurrency between blocks and no GPU arithmetic: those are tested on a GPU alone.
+"""
+
+import ctypes
+import re
+import subprocess
+from collections.abc import Iterator
+from ctypes import byref, c_void_p
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from speculative.experiments.agreement import (
+    TIE,
+    drafted,
+    options_of,
+    referred,
+)
+from speculative.verification import build, kernels, philox
+from speculative.verification.verify import Verification, sample, verify
+
+EMULATION = Path(__file__).parents[1] / "cuda_on_cpu"
+
+
+def emulated_source() -> str:
+    """verify.cu with what only nvcc reads rewritten."""
+    text = (build.SOURCES / "verify.cu").read_text()
+    text = text.replace(
+        "extern __shared__ Normaliser rows[];",
+        "auto* rows = reinterpret_cast<Normaliser*>(dynamic_shared.data());",
+    )
+    launch = re.compile(r"(\w+<[\w, ]+>)<<<(.*?), THREADS, (\w+), stream>>>\((.*?)\);")
+    text, count = launch.subn(r"launch_on_cpu(\2, THREADS, \3, [&] { \1(\4); });", text)
+    assert count == 2
+    return text
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    folder = tmp_path_factory.mktemp("emulated")
+    (folder / "verify.cpp").write_text(emulated_source())
+    flags = ["-std=c++17", "-O1", "-shared", "-fPIC", f"-I{build.SOURCES}", f"-I{EMULATION}"]
+    path = folder / "emulated.so"
+    command = ["g++", *flags, str(folder / "verify.cpp"), "-o", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = ctypes.CDLL(str(path))
+    found.speculative_workspace_bytes.restype = ctypes.c_int64
+    return found
+
+
+@pytest.fixture
+def emulated(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`verify` on CPU tensors runs the emulated kernels, with a workspace that holds rubbish."""
+
+    def run(_: ctypes.CDLL, problem: kernels.Problem, out: Tensor) -> None:
+        size = library.speculative_workspace_bytes(byref(problem))
+        guard = 64
+        workspace = torch.full((size + guard,), 0xA5, dtype=torch.uint8)
+        address = c_void_p(workspace.data_ptr())
+        assert library.speculative_verify_cuda(byref(problem), address, None) == 0
+        assert bool((workspace[size:] == 0xA5).all())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "_library", lambda _: library)
+        patch.setattr(kernels, "_run", run)
+        yield
+
+
+def rows(found: Verification) -> list[tuple[int, ...]]:
+    return [tuple(column) for column in torch.stack(found).t().tolist()]
+
+
+@pytest.mark.parametrize("method", ["exact", "sigmoid", "calibrated"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("batch", "gamma", "vocabulary"), [(2, 3, 5), (1, 2, 4099), (3, 1, 8192), (16, 2, 2050)]
+)
+def test_emulated_decisions_are_the_reference_s(
+    emulated: None, method: str, dtype: torch.dtype, batch: int, gamma: int, vocabulary: int
+) -> None:
+    target, draft, tokens = drafted(batch, gamma, vocabulary, seed=vocabulary)
+    case = target.to(dtype), draft.to(dtype), tokens
+    lengths = torch.arange(batch) % (gamma + 1)
+    u = philox.verification_uniforms(batch, gamma, vocabulary, 5, 2)
+    options = {**options_of(method), "lengths": lengths, "temperature": 0.9}
+    found = rows(verify(*case, seed=5, offset=2, **options))
+    assert found == rows(verify(*case, uniforms=u, **options))
+    del options["lengths"]
+    expected = referred(case, u, lengths, **options)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine == theirs[:3] or theirs.margin < TIE
+
+
+@pytest.mark.parametrize("method", ["exact", "sigmoid", "calibrated"])
+@pytest.mark.parametrize("repeat", [1, 4])  # few sequences and many
+def test_emulated_faults(emulated: None, method: str, repeat: int) -> None:
+    target, draft, _ = drafted(7, 2, 2100, seed=1)
+    draft = target[:, :2].clone()
+    tokens = torch.zeros(7, 2, dtype=torch.int64)
+    target[1, 1, 0], draft[2, 1, 0] = torch.nan, torch.inf
+    tokens[3, 0], tokens[4, 1] = -1, 2100
+    target[6, 2] = -torch.inf
+    lengths = torch.tensor([2, 2, 2, 2, 2, 3, 2]).repeat(repeat)
+    case = target.repeat(repeat, 1, 1), draft.repeat(repeat, 1, 1), tokens.repeat(repeat, 1)
+    found = rows(verify(*case, **options_of(method), lengths=lengths, seed=1))
+    assert [(n, fault) for n, _, fault in found] == (
+        [(2, 0), (1, 1), (1, 2), (0, 4), (1, 4), (0, 8), (2, 1)] * repeat
+    )
+    assert all((token == -1) == (fault != 0) for _, token, fault in found)
+
+
+def test_emulated_paths_agree_on_every_request(emulated: None) -> None:
+    """Few sequences and many are reduced the same way, to the last bit."""
+    case = drafted(18, 2, 5003, seed=3)
+    seeds = torch.arange(18)
+    together = rows(verify(*case, seed=seeds))
+    some = [tensor[10:14] for tensor in case]
+    assert rows(verify(*some, seed=seeds[10:14])) == together[10:14]
+
+
+def test_emulated_zero_residual_and_views(emulated: None) -> None:
+    target, draft = torch.full((1, 2, 70), -3e4), torch.full((1, 1, 70), 3e4)
+    target[..., 41] = 2e4
+    u = torch.full((1, 71), 0.5)
+    u[0, 0] = 0.999
+    decided = verify(target, draft, torch.tensor([[0]]), method="sigmoid", uniforms=u)
+    assert rows(decided) == [(0, 41, 0)]
+    target, draft, tokens = drafted(2, 2, 1003, seed=4)
+    expected = rows(verify(target, draft, tokens, seed=5))
+    wide = torch.full((2, 3, 1010), torch.nan)
+    wide[..., 3:1006] = target
+    assert rows(verify(wide[..., 3:1006], draft, tokens, seed=5)) == expected
+
+
+def test_emulated_sampling(emulated: None) -> None:
+    logits = drafted(20, 1, 777, seed=1)[1][:, 0]
+    found = sample(logits, seed=8, offset=1, temperature=0.9)
+    seeds, numbers, positions = philox.requests(20, 8, 1, logits.device)
+    u = philox.uniforms(seeds, numbers, positions, philox.DRAFT, 777).double()
+    weights = (logits.double() / 0.9).softmax(-1)
+    assert torch.equal(found, (weights / -torch.log1p(-u)).argmax(-1))
+
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@on_gpu
+@pytest.mark.parametrize("method", ["exact", "sigmoid", "calibrated"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("batch", "vocabulary"), [(1, 128_256), (5, 51_865), (64, 32_001)])
+def test_a_gpu_decides_as_the_reference(
+    method: str, dtype: torch.dtype, batch: int, vocabulary: int
+) -> None:
+    target, draft, tokens = drafted(batch, 4, vocabulary, seed=batch)
+    case = target.to(dtype), draft.to(dtype), tokens
+    u = philox.verification_uniforms(batch, 4, vocabulary, 7, 0)
+    there = [tensor.cuda() for tensor in case]
+    found = rows(verify(*there, **options_of(method), seed=7))
+    for mine, theirs in zip(found, referred(case, u, **options_of(method)), strict=True):
+        assert mine == theirs[:3] or theirs.margin < TIE
+
+
+@on_gpu
+@pytest.mark.parametrize("method", ["exact", "sigmoid", "calibrated"])
+@pytest.mark.parametrize("batch", [2, 40])
+def test_a_graph_replays_the_same_decisions(method: str, batch: int) -> None:
+    case = [tensor.cuda() for tensor in drafted(batch, 4, 32_000, seed=1)]
+    offsets = torch.zeros(batch, dtype=torch.int64, device="cuda")
+    options = {**options_of(method), "seed": offsets + 3, "offset": offsets}
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        verify(*case, **options)
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = verify(*case, **options)
+    for position in (0, 1000):
+        offsets.fill_(position)
+        graph.replay()
+        assert rows(captured) == rows(verify(*case, **options))
+
+
+@on_gpu
+def test_no_call_waits_for_the_gpu() -> None:
+    case = [tensor.cuda() for tensor in drafted(3, 4, 32_000, seed=1)]
+    verify(*case)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        verify(*case, method="sigmoid")
+        verify(*case, seed=torch.arange(3, device="cuda"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

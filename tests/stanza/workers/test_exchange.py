@@ -1,0 +1,44 @@
+"""What an exchange leaves behind: nothing, so that one world can run any number of jobs."""
+
+import gc
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from stanza.layout import layout
+from stanza.options import Options
+from stanza.train.loop import run
+from stanza.train.workload import real_workload
+from systems.environment import environment
+from systems.network.distributed import start, stop
+from systems.runs.trace import Tracer
+from tests.ranks import run_ranks
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+@pytest.mark.parametrize("scheme", ["ddp", "ps"])
+def test_groups_and_their_threads_end_with_the_run(scheme: Literal["ddp", "ps"]) -> None:
+    for counts in run_ranks(2, _threads_after_runs, scheme):
+        assert counts[0] == counts[-1], counts
+
+
+def _threads_after_runs(scheme: Literal["ddp", "ps"]) -> list[int]:
+    """Gloo's threads in this process after each of two runs."""
+    options = Options(steps=2, global_batch_size=20, scheme=scheme)
+    plan = layout(options, 2, 1, 1)
+    world = start(environment(), plan.roles, timeout_s=30, device="cpu")
+    counts = []
+    for _ in range(2):
+        workload = real_workload(options, plan, 0)
+        tracer = Tracer.off()
+        steps = run(options, plan, world, workload, seed=0, transport="torch", tracer=tracer)
+        assert len(list(steps)) == 3
+        del steps
+        gc.collect()
+        names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+        counts.append(sum("gloo" in name for name in names))
+    stop(world)
+    return counts
