@@ -11,7 +11,7 @@ from sparsepipe.engine.backends import backend
 from sparsepipe.options import Options
 from sparsepipe.pipeline import run as pipeline
 from sparsepipe.planner import plan as planner
-from sparsepipe.planner.stages import Schedule, Stage
+from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
 from sparsepipe.planner.target import check_links, target_cluster
 from sparsepipe.train import (
     deepspeed_baseline as deepspeed_pipeline,
@@ -52,8 +52,8 @@ NAMED_HERE = {
 class Plan:
     """Who does what; one process does all where there are no stages."""
 
-    stages: tuple[Stage, ...] = ()
-    schedule: Schedule | None = None
+    stages: tuple[PlannedStage, ...] = ()
+    schedule: ScheduleChoice | None = None
     pipeline: planner.Plan | None = None
     """Of a pipeline on a cluster, emulated or simulated."""
 
@@ -204,7 +204,7 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
     )
 
 
-def _scheme(options: Options, schedule: Schedule | None) -> str:
+def _scheme(options: Options, schedule: ScheduleChoice | None) -> str:
     """What trains, in words."""
     network = f"{options.model} x {options.width:g}"
     if options.scheme == "deepspeed":
@@ -229,7 +229,7 @@ def _open_emulated(job: Job, planned: Planned, emulation: Emulation) -> Opened:
     )
 
 
-def _layers(stages: Sequence[Stage]) -> str:
+def _layers(stages: Sequence[PlannedStage]) -> str:
     """Layers and ranks of every stage."""
     return "; ".join(
         f"stage {number}, layers {stage.first}-{stage.end - 1}, on "

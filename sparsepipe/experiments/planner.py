@@ -11,7 +11,7 @@ from sparsepipe.planner.contiguous import best_contiguous
 from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.plan import partition
 from sparsepipe.planner.predict import predict
-from sparsepipe.planner.stages import Schedule
+from sparsepipe.planner.stages import ScheduleChoice
 from sparsepipe.train.planned import profiles_by_kind
 from systems.clusters import cluster
 from systems.clusters.cluster import (
@@ -64,7 +64,7 @@ def against_brute_force(cases: int) -> dict[str, Any]:
         case = random_case(random.Random(seed))
         least_s = brute_force(case)
         costs = costs_of(case.profiles, case.cluster)
-        schedule = Schedule(name=case.schedule, micro_batches=case.micro_batches)  # type: ignore[arg-type]
+        schedule = ScheduleChoice(name=case.schedule, micro_batches=case.micro_batches)  # type: ignore[arg-type]
         stages = best_contiguous(costs, schedule)
         if stages is None or math.isinf(least_s):
             equal += stages is None and math.isinf(least_s)

@@ -47,7 +47,7 @@ class Layer:
     parameter_bytes: int
 
 
-class Stage(fx.GraphModule):
+class StageModule(fx.GraphModule):
     """A run of layers: stage(*values) returns a tuple; `inputs` and `outputs` name the values.
 
     Parameters and buffers are the network's own objects, under the network's names.
@@ -96,7 +96,7 @@ class Network:
         a layer before it and read by one after it. At the ends, the network's input and output."""
         return tuple(node.name for node in self._crossing(position))
 
-    def stage(self, first: int, end: int) -> Stage:
+    def stage(self, first: int, end: int) -> StageModule:
         """Layers first, ..., end - 1: takes `crossing(first)`, returns `crossing(end)`.
 
         Raises:
@@ -112,9 +112,9 @@ class Network:
         for node in chain.from_iterable(self._groups[first:end]):
             values[node] = graph.node_copy(node, values.__getitem__)
         graph.output(tuple(values[node] for node in self._crossing(end)))
-        return Stage(self._model, graph, class_name="Stage")
+        return StageModule(self._model, graph, class_name="StageModule")
 
-    def stages(self, cuts: Sequence[int]) -> list[Stage]:
+    def stages(self, cuts: Sequence[int]) -> list[StageModule]:
         """The stages between the cuts, which are layer numbers that ascend: one more than cuts."""
         bounds = [0, *cuts, len(self._groups)]
         return [self.stage(first, end) for first, end in pairwise(bounds)]

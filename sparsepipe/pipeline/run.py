@@ -28,7 +28,7 @@ from sparsepipe.engine.layers import BatchNorm
 from sparsepipe.pipeline.mailbox import Outbox
 from sparsepipe.pipeline.reduction import Reduction
 from sparsepipe.pipeline.samples import split
-from sparsepipe.pipeline.stage import Batches, Stage, Surroundings
+from sparsepipe.pipeline.stage import Batches, StageRuntime, Surroundings
 from sparsepipe.pipeline.transfer import CHANNELS
 from sparsepipe.pipeline.values import Value
 from sparsepipe.pipeline.versions import Weights
@@ -160,7 +160,7 @@ def _stage(
     group: dist.ProcessGroup | None,
     optimizer: Optimizer | None,
     norm: Norm,
-) -> Stage:
+) -> StageRuntime:
     schedule = around.schedule
     if schedule.kind == "forward":
         module.eval()
@@ -172,7 +172,7 @@ def _stage(
                 layer.eval()
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     made = optimizer(list(trained.values())) if optimizer is not None and trained else None
-    return Stage(
+    return StageRuntime(
         number,
         module,
         around,
@@ -187,7 +187,7 @@ def _stage(
 
 
 def _steps(
-    schedule: Schedule, stages: dict[int, Stage], world: World, tracer: Tracer
+    schedule: Schedule, stages: dict[int, StageRuntime], world: World, tracer: Tracer
 ) -> Iterator[Step]:
     """The list, and what each mini-batch took."""
     if not stages:
@@ -229,7 +229,7 @@ def _steps(
 
 
 @contextmanager
-def _memory(stage: Stage, step: ListStep, world: World, mini_batch: int) -> Iterator[None]:
+def _memory(stage: StageRuntime, step: ListStep, world: World, mini_batch: int) -> Iterator[None]:
     """Say what did not fit, where memory ran out."""
     try:
         yield

@@ -79,7 +79,7 @@ class Surroundings:
     outbox: Outbox
 
 
-class Stage:
+class StageRuntime:
     """One stage on one rank; `do` has a method for every action."""
 
     def __init__(

@@ -8,23 +8,23 @@ import numpy as np
 
 from sparsepipe.planner.contiguous import best_contiguous
 from sparsepipe.planner.costs import Costs, DeviceClass, Floats
-from sparsepipe.planner.stages import Replica, Schedule, Stage
+from sparsepipe.planner.stages import PlannedStage, Replica, ScheduleChoice
 from systems.clusters.cluster import Link
 
 
-def one_device(costs: Costs, schedule: Schedule) -> tuple[Stage, ...]:
+def one_device(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...]:
     """The fastest device takes everything."""
     fastest = int(costs.layer_s.sum(axis=1).argmin())
     return (_stage(costs, 0, costs.layers, costs.classes[fastest].ranks[:1], [1.0]),)
 
 
-def equal_data_parallel(costs: Costs, schedule: Schedule) -> tuple[Stage, ...]:
+def equal_data_parallel(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...]:
     """Every device has the whole model and an equal share, as with DistributedDataParallel."""
     ranks = sorted(costs.class_of)
     return (_stage(costs, 0, costs.layers, ranks, [1 / len(ranks)] * len(ranks)),)
 
 
-def proportional_data_parallel(costs: Costs, schedule: Schedule) -> tuple[Stage, ...]:
+def proportional_data_parallel(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...]:
     """Every device has the whole model and a share in proportion to its speed."""
     ranks = sorted(costs.class_of)
     total = costs.layer_s.sum(axis=1)
@@ -32,7 +32,7 @@ def proportional_data_parallel(costs: Costs, schedule: Schedule) -> tuple[Stage,
     return (_stage(costs, 0, costs.layers, ranks, list(speed / speed.sum())),)
 
 
-def equal_split(costs: Costs, schedule: Schedule) -> tuple[Stage, ...]:
+def equal_split(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...]:
     """A stage for every device, by rank, with as many layers as any other (one more at most)."""
     ranks = sorted(costs.class_of)[: costs.layers]
     edges = [round(i * costs.layers / len(ranks)) for i in range(len(ranks) + 1)]
@@ -42,7 +42,7 @@ def equal_split(costs: Costs, schedule: Schedule) -> tuple[Stage, ...]:
     )
 
 
-def homogeneous(costs: Costs, schedule: Schedule) -> tuple[Stage, ...] | None:
+def homogeneous(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...] | None:
     """The best plan for devices that are all like the mean device, with equal shares, run on the
     real ones in the order of their ranks. None where the mean device's memory does not suffice."""
     sizes = [len(group.ranks) for group in costs.classes]
@@ -76,7 +76,7 @@ def homogeneous(costs: Costs, schedule: Schedule) -> tuple[Stage, ...] | None:
     )
 
 
-def authors(costs: Costs, schedule: Schedule) -> tuple[Stage, ...]:
+def authors(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...]:
     """The answer of SparsePipe's published planner (its hybrid optimizer): all devices, in one
     fixed order, the kind with most devices first; equal shares, of which the slowest counts; a
     stage behind the first has 1 or an even number of replicas, fewer than there are devices before
@@ -117,7 +117,7 @@ def authors(costs: Costs, schedule: Schedule) -> tuple[Stage, ...]:
     )
 
 
-Baseline = Callable[[Costs, Schedule], tuple[Stage, ...] | None]
+Baseline = Callable[[Costs, ScheduleChoice], tuple[PlannedStage, ...] | None]
 BASELINES: dict[str, Baseline] = {
     "one device": one_device,
     "data parallel, equal shares": equal_data_parallel,
@@ -130,9 +130,9 @@ BASELINES: dict[str, Baseline] = {
 
 def _stage(
     costs: Costs, first: int, end: int, ranks: Sequence[int], shares: Sequence[float]
-) -> Stage:
+) -> PlannedStage:
     replicas = tuple(
         Replica(rank=rank, device=costs.classes[costs.class_of[rank]].kind, share=float(share))
         for rank, share in zip(ranks, shares, strict=True)
     )
-    return Stage(first=first, end=end, replicas=replicas)
+    return PlannedStage(first=first, end=end, replicas=replicas)

@@ -22,7 +22,7 @@ from sparsepipe.planner.predict import (
     predict,
 )
 from sparsepipe.planner.shares import Runs, best_shares, runs_of
-from sparsepipe.planner.stages import Replica, Schedule, Stage
+from sparsepipe.planner.stages import PlannedStage, Replica, ScheduleChoice
 from systems.schema import InputError
 
 Counts = tuple[int, ...]
@@ -42,7 +42,7 @@ class Table:
     """Its candidate for the maximum over stages."""
 
 
-def best_contiguous(costs: Costs, schedule: Schedule) -> tuple[Stage, ...] | None:
+def best_contiguous(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...] | None:
     """The fastest plan; None if none fits into memory.
 
     First as if every stage were the last, which asks for least memory: what is best then and fits
@@ -76,14 +76,16 @@ def best_contiguous(costs: Costs, schedule: Schedule) -> tuple[Stage, ...] | Non
     return None
 
 
-def _table(costs: Costs, runs: Runs, counts: Counts, schedule: Schedule, depths: range) -> Table:
+def _table(
+    costs: Costs, runs: Runs, counts: Counts, schedule: ScheduleChoice, depths: range
+) -> Table:
     tables = [_at_depth(costs, runs, counts, schedule, depth) for depth in depths]
     fill, busy = (np.stack(arrays, axis=-1) for arrays in zip(*tables, strict=True))
     return Table(fill_s=fill, busy_s=busy)
 
 
 def _at_depth(
-    costs: Costs, runs: Runs, counts: Counts, schedule: Schedule, depth: int
+    costs: Costs, runs: Runs, counts: Counts, schedule: ScheduleChoice, depth: int
 ) -> tuple[Floats, Floats]:
     """Fill and busy time of every run on `counts` devices, `depth` stages before the end."""
     present = [c for c, n in enumerate(counts) if n]
@@ -107,7 +109,7 @@ def _at_depth(
 
 
 def _best_pieces(
-    tables: Mapping[Counts, Table], sizes: Counts, layers: int, schedule: Schedule
+    tables: Mapping[Counts, Table], sizes: Counts, layers: int, schedule: ScheduleChoice
 ) -> Pieces | None:
     """The plan with the least sum of fill + maximum of busy.
 
@@ -200,8 +202,8 @@ def _walk(
 
 
 def as_stages(
-    costs: Costs, runs: Runs, pieces: Pieces, schedule: Schedule, *, by_depth: bool
-) -> tuple[Stage, ...]:
+    costs: Costs, runs: Runs, pieces: Pieces, schedule: ScheduleChoice, *, by_depth: bool
+) -> tuple[PlannedStage, ...]:
     """The pieces with ranks, lowest first, and shares."""
     free = [list(group.ranks) for group in costs.classes]
     stages = []
@@ -212,5 +214,5 @@ def as_stages(
             for c, many in enumerate(counts)
             for _ in range(many)
         )
-        stages.append(Stage(first=i, end=j, replicas=replicas))
+        stages.append(PlannedStage(first=i, end=j, replicas=replicas))
     return tuple(stages)

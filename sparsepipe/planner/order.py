@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from sparsepipe.planner.costs import Costs
 from sparsepipe.planner.predict import lacking, predict
-from sparsepipe.planner.stages import Order, Schedule, Stage
+from sparsepipe.planner.stages import Order, PlannedStage, ScheduleChoice
 from sparsepipe.schedule.costs import (
     StageCost,
     busiest_s,
@@ -32,10 +32,10 @@ PLAYED_STEPS = 24
 
 def best_order(
     costs: Costs,
-    stages: tuple[Stage, ...],
-    schedule: Schedule,
+    stages: tuple[PlannedStage, ...],
+    schedule: ScheduleChoice,
     profiles: Mapping[str, ModelProfile],
-) -> tuple[Schedule, float]:
+) -> tuple[ScheduleChoice, float]:
     """The order in which these stages are fastest within their devices' memory.
 
     Where they do not fit in any, the one that asks for least.

@@ -29,11 +29,11 @@ from sparsepipe.planner.predict import check_memory, lacking, predict
 from sparsepipe.planner.stages import (
     DeviceTimes,
     Order,
+    PlannedStage,
     Prediction,
     Replica,
-    Schedule,
+    ScheduleChoice,
     ScheduleName,
-    Stage,
     StageTimes,
 )
 from sparsepipe.planner.virtual import best_virtual
@@ -48,11 +48,11 @@ __all__ = [
     "DeviceTimes",
     "Order",
     "Plan",
+    "PlannedStage",
     "Prediction",
     "Replica",
-    "Schedule",
+    "ScheduleChoice",
     "ScheduleName",
-    "Stage",
     "StageTimes",
     "baseline",
     "baselines",
@@ -79,8 +79,8 @@ class Plan:
     """Which planner or baseline answered."""
     model: str
     batch_size: int
-    schedule: Schedule
-    stages: tuple[Stage, ...]
+    schedule: ScheduleChoice
+    stages: tuple[PlannedStage, ...]
     """In the order of the layers, all layers once. A device is in one of them; with virtual
     stages, in several."""
     prediction: Prediction
@@ -121,7 +121,7 @@ def partition(
             of the plan (`ModelProfile.at_batch_size` changes it: linear in the samples, beside the
             fixed parts).
         cluster: a rank is one of its devices: nodes in order, the devices of each in order.
-        schedule: `1f1b-async`, `1f1b` or `gpipe`, see `Schedule`.
+        schedule: `1f1b-async`, `1f1b` or `gpipe`, see `ScheduleChoice`.
         micro_batches: of a flushing schedule; None: the best of `MICRO_BATCHES`.
         virtual_stages: above 1, devices may hold several stages, and the plan has at most so many.
 
@@ -147,11 +147,11 @@ def partition(
 
 
 def _candidates(
-    costs: Costs, schedule: Schedule, virtual_stages: int
-) -> list[tuple[str, tuple[Stage, ...]]]:
+    costs: Costs, schedule: ScheduleChoice, virtual_stages: int
+) -> list[tuple[str, tuple[PlannedStage, ...]]]:
     """Stages to choose from, the better ones of equals first."""
     contiguous = best_contiguous(costs, schedule)
-    found: list[tuple[str, tuple[Stage, ...] | None]] = [
+    found: list[tuple[str, tuple[PlannedStage, ...] | None]] = [
         ("one stage a device", contiguous),
         *((name, BASELINES[name](costs, schedule)) for name in PLAIN),
     ]
@@ -161,8 +161,8 @@ def _candidates(
     return [(planner, stages) for planner, stages in found if stages is not None]
 
 
-def _schedules(name: str, micro_batches: int | None, batch_size: int) -> list[Schedule]:
-    first = Schedule(name=cast(ScheduleName, name), micro_batches=micro_batches or 1)
+def _schedules(name: str, micro_batches: int | None, batch_size: int) -> list[ScheduleChoice]:
+    first = ScheduleChoice(name=cast(ScheduleName, name), micro_batches=micro_batches or 1)
     if micro_batches is not None and micro_batches > batch_size:
         raise InputError(
             f"--micro-batches {micro_batches}: a mini-batch has only {batch_size} samples"
@@ -174,9 +174,9 @@ def _schedules(name: str, micro_batches: int | None, batch_size: int) -> list[Sc
 
 def _plan(
     planner: str,
-    stages: tuple[Stage, ...],
+    stages: tuple[PlannedStage, ...],
     costs: Costs,
-    schedule: Schedule,
+    schedule: ScheduleChoice,
     bound_s: float,
     profiles: dict[str, ModelProfile],
     cluster: Cluster,
@@ -200,7 +200,7 @@ def _plan(
     )
 
 
-def _does_not_fit(costs: Costs, schedule: Schedule) -> InputError:
+def _does_not_fit(costs: Costs, schedule: ScheduleChoice) -> InputError:
     """The refusal: what is missing in the plan that would be best if memory were no limit."""
     groups = tuple(dataclasses.replace(group, memory_bytes=float("inf")) for group in costs.classes)
     stages = best_contiguous(dataclasses.replace(costs, classes=groups), schedule)

@@ -42,9 +42,9 @@ import numpy as np
 from sparsepipe.planner.costs import STATE_COPIES, Costs, Floats
 from sparsepipe.planner.stages import (
     DeviceTimes,
+    PlannedStage,
     Prediction,
-    Schedule,
-    Stage,
+    ScheduleChoice,
     StageTimes,
 )
 from sparsepipe.schedule.lists import PARTS
@@ -66,7 +66,7 @@ class Parts:
     memory_bytes: Floats
 
 
-def predict(costs: Costs, stages: tuple[Stage, ...], schedule: Schedule) -> Prediction:
+def predict(costs: Costs, stages: tuple[PlannedStage, ...], schedule: ScheduleChoice) -> Prediction:
     """Time and memory of `stages`; whether the memory suffices is `check_memory`'s question."""
     parts = parts_of(costs, stages, schedule)
     used = sorted({replica.rank for stage in stages for replica in stage.replicas})
@@ -101,7 +101,9 @@ def predict(costs: Costs, stages: tuple[Stage, ...], schedule: Schedule) -> Pred
     )
 
 
-def _step_s(costs: Costs, stages: tuple[Stage, ...], schedule: Schedule, parts: Parts) -> float:
+def _step_s(
+    costs: Costs, stages: tuple[PlannedStage, ...], schedule: ScheduleChoice, parts: Parts
+) -> float:
     compute = (parts.forward_s + parts.backward_s).sum(axis=0)
     transfer = parts.transfer_s.sum(axis=0)
     if not schedule.flushes:
@@ -134,7 +136,7 @@ def latency_s(costs: Costs) -> float:
     return max(group.link.latency_s for group in costs.classes)
 
 
-def parts_of(costs: Costs, stages: tuple[Stage, ...], schedule: Schedule) -> Parts:
+def parts_of(costs: Costs, stages: tuple[PlannedStage, ...], schedule: ScheduleChoice) -> Parts:
     """What each rank does for each stage."""
     ranks = max(costs.class_of) + 1
     shares = np.zeros((len(stages), ranks))
@@ -173,7 +175,7 @@ def parts_of(costs: Costs, stages: tuple[Stage, ...], schedule: Schedule) -> Par
     )
 
 
-def _held(replicas: Floats, schedule: Schedule) -> tuple[Floats, Floats]:
+def _held(replicas: Floats, schedule: ScheduleChoice) -> tuple[Floats, Floats]:
     """Of each stage the copies of its parameters, and the mini-batches that it holds."""
     if schedule.order is not None:
         in_flight = np.array(schedule.order.in_flight, dtype=float)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsepipe.planner.costs import STATE_COPIES, Costs, Floats
-from sparsepipe.planner.stages import Schedule
+from sparsepipe.planner.stages import ScheduleChoice
 
 FLAT = 1e-9
 """A cost that grows by less than this part of the stage's whole time does not decide shares."""
@@ -45,7 +45,7 @@ class Runs:
     """[1, L + 1, L + 1], of a whole mini-batch."""
 
 
-def runs_of(costs: Costs, schedule: Schedule) -> Runs:
+def runs_of(costs: Costs, schedule: ScheduleChoice) -> Runs:
     """The arrays for every run; those that are empty or end before they begin mean nothing."""
 
     def between(sums: Floats) -> Floats:
@@ -71,7 +71,7 @@ def runs_of(costs: Costs, schedule: Schedule) -> Runs:
 
 
 def best_shares(
-    runs: Runs, counts: tuple[int, ...], schedule: Schedule, stages_left: int
+    runs: Runs, counts: tuple[int, ...], schedule: ScheduleChoice, stages_left: int
 ) -> Floats:
     """[C, L + 1, L + 1] shares of one device of each class, for every run as a stage on `counts`
     devices of the classes; nan where that is impossible, or a device would have nothing to do.
@@ -124,7 +124,7 @@ def best_shares(
     return found
 
 
-def _largest_share(runs: Runs, schedule: Schedule, stages_left: int) -> Floats:
+def _largest_share(runs: Runs, schedule: ScheduleChoice, stages_left: int) -> Floats:
     """[C, L + 1, L + 1]: what memory allows, at most 1; negative where not even the weights fit."""
     state = runs.weight_bytes * (schedule.versions(stages_left) + STATE_COPIES)
     activations = runs.activation_bytes * schedule.in_flight(stages_left)

@@ -22,7 +22,7 @@ class Replica:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class PlannedStage:
     """The layers `first` to `end` - 1, on the devices that share their mini-batches."""
 
     first: int
@@ -77,7 +77,7 @@ class Order:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class ScheduleChoice:
     """How mini-batches follow one another.
 
     `1f1b-async`: mini-batches enter one after another, weights are stashed (PipeDream). `gpipe`

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sparsepipe.planner.costs import STATE_COPIES, Costs, Floats
 from sparsepipe.planner.predict import lacking, predict
-from sparsepipe.planner.stages import Replica, Schedule, Stage
+from sparsepipe.planner.stages import PlannedStage, Replica, ScheduleChoice
 
 WORTH_IT = 1.005
 """A plan of more stages, which stashes and delays more, must be this much faster."""
@@ -38,8 +38,8 @@ class Team:
 
 
 def best_virtual(
-    costs: Costs, schedule: Schedule, contiguous: tuple[Stage, ...] | None, most: int
-) -> tuple[Stage, ...] | None:
+    costs: Costs, schedule: ScheduleChoice, contiguous: tuple[PlannedStage, ...] | None, most: int
+) -> tuple[PlannedStage, ...] | None:
     """The fastest plan found of at most `most` stages; None if none fits into memory."""
     groupings = [[Team(c, group.ranks) for c, group in enumerate(costs.classes)]]
     if contiguous is not None:
@@ -58,7 +58,7 @@ def best_virtual(
     return best
 
 
-def _teams_of(costs: Costs, stages: tuple[Stage, ...]) -> list[Team]:
+def _teams_of(costs: Costs, stages: tuple[PlannedStage, ...]) -> list[Team]:
     """The classes, divided by the stage that a device is in."""
     stage_of = {replica.rank: s for s, stage in enumerate(stages) for replica in stage.replicas}
     teams: dict[tuple[int, int], list[int]] = {}
@@ -67,7 +67,9 @@ def _teams_of(costs: Costs, stages: tuple[Stage, ...]) -> list[Team]:
     return [Team(c, tuple(ranks)) for (c, _), ranks in teams.items()]
 
 
-def _one_more(costs: Costs, schedule: Schedule, teams: list[Team], edges: list[int]) -> list[int]:
+def _one_more(
+    costs: Costs, schedule: ScheduleChoice, teams: list[Team], edges: list[int]
+) -> list[int]:
     """The edges and one cut more, each where it helps most."""
 
     def seconds(inner: list[int]) -> float:
@@ -88,8 +90,8 @@ def _one_more(costs: Costs, schedule: Schedule, teams: list[Team], edges: list[i
 
 
 def _settle(
-    costs: Costs, schedule: Schedule, teams: list[Team], edges: list[int]
-) -> tuple[Stage, ...] | None:
+    costs: Costs, schedule: ScheduleChoice, teams: list[Team], edges: list[int]
+) -> tuple[PlannedStage, ...] | None:
     """The stages between `edges`: who holds which, then the shares of those who do."""
     members = np.array([len(team.ranks) for team in teams])[:, None]
     loose = _best_shares(costs, schedule, teams, edges, None)
@@ -104,7 +106,7 @@ def _settle(
     kept = [0, *(r for r in range(1, len(edges) - 1) if _differ(shares[:, r - 1], shares[:, r]))]
     ends = [*kept[1:], len(edges) - 1]
     return tuple(
-        Stage(first=edges[r], end=edges[end], replicas=_replicas(costs, teams, shares[:, r]))
+        PlannedStage(first=edges[r], end=edges[end], replicas=_replicas(costs, teams, shares[:, r]))
         for r, end in zip(kept, ends, strict=True)
     )
 
@@ -124,7 +126,7 @@ def _replicas(costs: Costs, teams: list[Team], shares: Floats) -> tuple[Replica,
 
 def _best_shares(
     costs: Costs,
-    schedule: Schedule,
+    schedule: ScheduleChoice,
     teams: list[Team],
     edges: list[int],
     held: NDArray[np.bool_] | None,

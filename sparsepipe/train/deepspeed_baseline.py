@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import DENSE, NETWORKS
 from sparsepipe.options import Options
-from sparsepipe.pipeline.network import Network, Stage as NetworkStage
+from sparsepipe.pipeline.network import Network, StageModule
 from sparsepipe.train.one_process import optimizer
 from sparsepipe.train.stages import MICRO_BATCHES
 from sparsepipe.train.workload import Workload
@@ -79,7 +79,7 @@ def volumes(sparse: SparseTensor, cells: int) -> Tensor:
 class OneValue(nn.Module):
     """A layer of the network that takes and returns a tensor, instead of a tuple of one."""
 
-    def __init__(self, layer: NetworkStage) -> None:
+    def __init__(self, layer: StageModule) -> None:
         super().__init__()
         self.layer = layer
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsepipe.pipeline.network import Network
 from sparsepipe.pipeline.run import run as run_pipeline
-from sparsepipe.planner.stages import Stage
+from sparsepipe.planner.stages import PlannedStage
 from sparsepipe.schedule.lists import Schedule, build
 from sparsepipe.train import summary
 from sparsepipe.train.batches import CloudBatches
@@ -21,14 +21,14 @@ from systems.runs.record import Step
 from systems.runs.trace import Tracer
 
 
-def schedule_of(stages: Sequence[Stage], steady: int) -> Schedule:
+def schedule_of(stages: Sequence[PlannedStage], steady: int) -> Schedule:
     """The lists of all ranks: `steady` mini-batches between those that fill and drain."""
     ranks = tuple(tuple(replica.rank for replica in stage.replicas) for stage in stages)
     return build("forward", ranks, mini_batches=steady + 2 * len(stages))
 
 
 def run(
-    stages: Sequence[Stage], world: World, workload: Workload, tracer: Tracer
+    stages: Sequence[PlannedStage], world: World, workload: Workload, tracer: Tracer
 ) -> Iterator[Step]:
     """This rank's part; yields every mini-batch."""
     network = Network(workload.network().to(world.device))

@@ -105,7 +105,7 @@ def optimizer(
     steps = itertools.count(first)
 
     def set_rate(*_: object) -> None:
-        rate = options.learning_rate * schedule(next(steps), options.steps)
+        rate = options.learning_rate * learning_rate_share(next(steps), options.steps)
         for group in made.param_groups:
             group["lr"] = rate
 
@@ -113,7 +113,7 @@ def optimizer(
     return made
 
 
-def schedule(index: int, steps: int) -> float:
+def learning_rate_share(index: int, steps: int) -> float:
     """The learning rate of a step as a share of the highest."""
     return min(1.0, (index + 1) / RISE) * 0.5 * (1 + math.cos(math.pi * index / steps))
 

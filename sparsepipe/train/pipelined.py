@@ -20,7 +20,7 @@ from sparsepipe.options import Options
 from sparsepipe.pipeline.network import Network
 from sparsepipe.pipeline.run import collect, run as run_pipeline
 from sparsepipe.pipeline.values import Value, data
-from sparsepipe.planner.stages import Schedule as Kind, Stage
+from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
 from sparsepipe.train.batches import CloudBatches, Later
 from sparsepipe.train.one_process import last_step, optimizer
 from sparsepipe.train.stages import schedule_of
@@ -36,8 +36,8 @@ from systems.runs.trace import Tracer
 
 
 def run(
-    stages: Sequence[Stage],
-    kind: Kind,
+    stages: Sequence[PlannedStage],
+    kind: ScheduleChoice,
     world: World,
     workload: Workload,
     tracer: Tracer,
@@ -107,7 +107,10 @@ def loss_sum(output: Value, labels: Tensor) -> Tensor:
 
 
 def summarize(
-    options: Options, stages: Sequence[Stage], kind: Kind, everyone: list[list[Step]]
+    options: Options,
+    stages: Sequence[PlannedStage],
+    kind: ScheduleChoice,
+    everyone: list[list[Step]],
 ) -> dict[str, Any]:
     """The result of a run from all ranks' steps: times, losses, how busy ranks were, accuracy.
 

@@ -15,7 +15,7 @@ import torch
 from sparsepipe.data.splits import Split
 from sparsepipe.engine.quantize import collate, sparse_quantize
 from sparsepipe.engine.tensor import SparseTensor
-from sparsepipe.pipeline.network import Network, Stage
+from sparsepipe.pipeline.network import Network, StageModule
 from sparsepipe.pipeline.values import (
     Value,
     backward,
@@ -108,7 +108,7 @@ def _fresh(inputs: SparseTensor) -> SparseTensor:
     )
 
 
-def _pass(stages: Sequence[Stage], inputs: SparseTensor) -> list[_Cost]:
+def _pass(stages: Sequence[StageModule], inputs: SparseTensor) -> list[_Cost]:
     """Forward and backward of one mini-batch, a layer at a time."""
     device = data(inputs).device
     records: list[_Record] = []
@@ -132,7 +132,7 @@ def _pass(stages: Sequence[Stage], inputs: SparseTensor) -> list[_Cost]:
     return costs
 
 
-def _forward(stage: Stage, taken: tuple[Value, ...], records: list[_Record]) -> None:
+def _forward(stage: StageModule, taken: tuple[Value, ...], records: list[_Record]) -> None:
     records.append((taken, stage(*taken)))
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from sparsepipe.options import Options
 from sparsepipe.pipeline.network import Network
 from sparsepipe.pipeline.samples import split
-from sparsepipe.planner.stages import Replica, Schedule as Kind, Stage
+from sparsepipe.planner.stages import PlannedStage, Replica, ScheduleChoice
 from sparsepipe.schedule.lists import Schedule, build
 from sparsepipe.train.profiling import profile_network
 from sparsepipe.train.workload import Workload
@@ -17,16 +17,16 @@ MICRO_BATCHES = 4
 HERE = "this machine"
 
 
-def kind_of(options: Options) -> Kind:
+def kind_of(options: Options) -> ScheduleChoice:
     """The schedule that the options name."""
-    flushes = Kind(name=options.schedule).flushes
-    return Kind(
+    flushes = ScheduleChoice(name=options.schedule).flushes
+    return ScheduleChoice(
         name=options.schedule,
         micro_batches=options.micro_batches or (MICRO_BATCHES if flushes else 1),
     )
 
 
-def stages_of(options: Options, workload: Workload, ranks: int) -> tuple[Stage, ...]:
+def stages_of(options: Options, workload: Workload, ranks: int) -> tuple[PlannedStage, ...]:
     """Where nothing is measured: at the options' cuts, or with equally many layers, a stage a rank.
 
     Raises:
@@ -59,14 +59,14 @@ def balanced_cuts(workload: Workload, ranks: int) -> tuple[int, ...] | None:
     return tuple(part.start for part in parts[1:]) if all(parts) else None
 
 
-def _stages(edges: Sequence[int]) -> tuple[Stage, ...]:
+def _stages(edges: Sequence[int]) -> tuple[PlannedStage, ...]:
     return tuple(
-        Stage(first=i, end=j, replicas=(Replica(rank=rank, device=HERE, share=1.0),))
+        PlannedStage(first=i, end=j, replicas=(Replica(rank=rank, device=HERE, share=1.0),))
         for rank, (i, j) in enumerate(pairwise(edges))
     )
 
 
-def check_stages(stages: Sequence[Stage], workload: Workload, ranks: int) -> None:
+def check_stages(stages: Sequence[PlannedStage], workload: Workload, ranks: int) -> None:
     """Refuse stages of another network, or for more ranks than there are.
 
     Raises:
@@ -85,7 +85,9 @@ def check_stages(stages: Sequence[Stage], workload: Workload, ranks: int) -> Non
         )
 
 
-def schedule_of(stages: Sequence[Stage], kind: Kind, mini_batches: int) -> Schedule:
+def schedule_of(
+    stages: Sequence[PlannedStage], kind: ScheduleChoice, mini_batches: int
+) -> Schedule:
     """The lists of all ranks."""
     return build(
         kind.name,

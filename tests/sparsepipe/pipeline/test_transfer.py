@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparsepipe.engine.layers import GlobalMaxPooling, MaxPooling
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import DENSE, MinkUNet, MinkVGG16
-from sparsepipe.pipeline.network import Network, Stage
+from sparsepipe.pipeline.network import Network, StageModule
 from sparsepipe.pipeline.samples import passages, within
 from sparsepipe.pipeline.transfer import (
     CHANNELS,
@@ -180,7 +180,7 @@ def cotangent(output: Tensor) -> Tensor:
 
 
 def piped_step(
-    stages: Sequence[Stage], inputs: Value, coordinates: Coordinates
+    stages: Sequence[StageModule], inputs: Value, coordinates: Coordinates
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The same through stages, all that passes between them being sent and received."""
     values: tuple[Value, ...] = (inputs,)

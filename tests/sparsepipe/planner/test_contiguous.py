@@ -12,7 +12,7 @@ from sparsepipe.planner.contiguous import best_contiguous
 from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.plan import partition
 from sparsepipe.planner.predict import lacking, predict
-from sparsepipe.planner.stages import Schedule
+from sparsepipe.planner.stages import ScheduleChoice
 from systems.clusters.cluster import (
     Cluster,
     Device,
@@ -26,7 +26,9 @@ from systems.schema import InputError, read
 def check(case: Case) -> None:
     expected = brute_force(case)
     costs = costs_of(case.profiles, case.cluster)
-    schedule = read(Schedule, {"name": case.schedule, "micro_batches": case.micro_batches}, "case")
+    schedule = read(
+        ScheduleChoice, {"name": case.schedule, "micro_batches": case.micro_batches}, "case"
+    )
     stages = best_contiguous(costs, schedule)
     assert (stages is None) == math.isinf(expected)
     if stages is None:
@@ -109,7 +111,7 @@ def test_sixteen_devices_of_three_kinds_and_sixty_layers() -> None:
     ranks = [replica.rank for stage in found.stages for replica in stage.replicas]
     assert len(set(ranks)) == len(ranks) <= 16
     costs = costs_of(profiles, cluster)
-    schedule = Schedule(name="1f1b-async")
+    schedule = ScheduleChoice(name="1f1b-async")
     others = [answer(costs, schedule) for answer in BASELINES.values()]
     steps = [predict(costs, stages, schedule).step_s for stages in others if stages]
     assert len(steps) == 6

@@ -13,7 +13,7 @@ from sparsepipe.planner.contiguous import best_contiguous
 from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.plan import (
     Plan,
-    Schedule,
+    ScheduleChoice,
     baseline,
     baselines,
     digest,
@@ -191,7 +191,7 @@ def test_memory_that_does_not_hide_all_messages_makes_a_slower_step() -> None:
     costs = costs_of(PROFILES, titans(1, 1, 1e9))
     assert free.schedule.order is not None
     assert free.schedule.order.in_flight[0] > len(free.stages) == 2
-    fewest = Schedule(name="1f1b-async")
+    fewest = ScheduleChoice(name="1f1b-async")
     need = max(d.memory_bytes for d in predict(costs, free.stages, fewest).devices)
     assert max(device.memory_bytes for device in free.prediction.devices) > need
     cluster = limited(need, titans(1, 1, 1e9))
@@ -304,7 +304,7 @@ def test_the_bound_of_two_kinds_sorts_layers_by_advantage() -> None:
 
 def test_contiguous_never_gives_a_device_two_stages() -> None:
     costs = costs_of(PROFILES, titans(4, 4, 1e9))
-    stages = best_contiguous(costs, Schedule(name="1f1b-async"))
+    stages = best_contiguous(costs, ScheduleChoice(name="1f1b-async"))
     assert stages is not None
     ranks = [replica.rank for stage in stages for replica in stage.replicas]
     assert len(ranks) == len(set(ranks))

@@ -8,9 +8,9 @@ from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.predict import predict
 from sparsepipe.planner.stages import (
     Order,
+    PlannedStage,
     Replica,
-    Schedule,
-    Stage,
+    ScheduleChoice,
 )
 from systems.clusters.cluster import (
     Cluster,
@@ -21,7 +21,7 @@ from systems.clusters.cluster import (
 from systems.profiles.profile import LayerProfile, ModelProfile
 from systems.schema import InputError
 
-ASYNC = Schedule(name="1f1b-async")
+ASYNC = ScheduleChoice(name="1f1b-async")
 
 
 def layer(name: str, *inputs: str, seconds: float = 1.0, fixed: float = 0.0) -> LayerProfile:
@@ -48,10 +48,10 @@ def cluster(count: int, bytes_per_s: float = 100.0, latency_s: float = 0.0) -> C
     return Cluster(name="c", source="made up", nodes=(node,))
 
 
-def stage(first: int, end: int, **shares: float) -> Stage:
+def stage(first: int, end: int, **shares: float) -> PlannedStage:
     """Shares by rank: r0=0.5, ..."""
     replicas = (Replica(rank=int(r[1:]), device="A", share=x) for r, x in shares.items())
-    return Stage(first=first, end=end, replicas=tuple(replicas))
+    return PlannedStage(first=first, end=end, replicas=tuple(replicas))
 
 
 TWO = profile(layer("a"), layer("b", "a"))
@@ -91,12 +91,12 @@ def test_stashed_versions_and_activations_in_flight_take_memory() -> None:
     stages = (stage(0, 1, r0=1.0), stage(1, 2, r1=1.0))
     costs = costs_of(TWO, cluster(2))
 
-    def memory(schedule: Schedule) -> list[int]:
+    def memory(schedule: ScheduleChoice) -> list[int]:
         return [device.memory_bytes for device in predict(costs, stages, schedule).devices]
 
     assert memory(ASYNC) == [40 * (2 + 2) + 2 * 100, 40 * (1 + 2) + 200]
-    assert memory(Schedule(name="gpipe", micro_batches=4)) == [40 * 3 + 100, 40 * 3 + 200]
-    assert memory(Schedule(name="1f1b", micro_batches=4)) == [40 * 3 + 50, 40 * 3 + 50]
+    assert memory(ScheduleChoice(name="gpipe", micro_batches=4)) == [40 * 3 + 100, 40 * 3 + 200]
+    assert memory(ScheduleChoice(name="1f1b", micro_batches=4)) == [40 * 3 + 50, 40 * 3 + 50]
 
 
 def test_more_in_flight_and_late_updates_take_more_memory() -> None:
@@ -112,7 +112,7 @@ def test_more_in_flight_and_late_updates_take_more_memory() -> None:
 def test_a_flushing_schedule_fills_and_drains() -> None:
     stages = (stage(0, 1, r0=1.0), stage(1, 2, r1=1.0))
     costs = costs_of(TWO, cluster(2, bytes_per_s=1e9, latency_s=0.25))
-    found = predict(costs, stages, Schedule(name="1f1b", micro_batches=4))
+    found = predict(costs, stages, ScheduleChoice(name="1f1b", micro_batches=4))
     assert found.step_s == pytest.approx(3.0 * (4 + 2 - 1) / 4 + 2 * 0.25)
 
 
@@ -121,7 +121,10 @@ def test_gpipe_waits_for_the_slowest_forward_and_the_slowest_backward() -> None:
     uneven = profile(first, layer("b", "a"))
     stages = (stage(0, 1, r0=1.0), stage(1, 2, r1=1.0))
     costs = costs_of(uneven, cluster(2, bytes_per_s=1e9))
-    both = (Schedule(name="1f1b", micro_batches=2), Schedule(name="gpipe", micro_batches=2))
+    both = (
+        ScheduleChoice(name="1f1b", micro_batches=2),
+        ScheduleChoice(name="gpipe", micro_batches=2),
+    )
     steps = [predict(costs, stages, schedule).step_s for schedule in both]
     assert steps == pytest.approx([7 / 2 + 4 / 2, 7 / 2 + (4 + 2) / 2])
 
@@ -129,14 +132,14 @@ def test_gpipe_waits_for_the_slowest_forward_and_the_slowest_backward() -> None:
 def test_gpipe_waits_for_what_crosses_once_forward_and_once_backward() -> None:
     stages = (stage(0, 1, r0=1.0), stage(1, 2, r1=1.0))
     costs = costs_of(TWO, cluster(2, bytes_per_s=10))
-    found = predict(costs, stages, Schedule(name="gpipe", micro_batches=2))
+    found = predict(costs, stages, ScheduleChoice(name="gpipe", micro_batches=2))
     # Forward 1 s, backward 2 s, and 10 s over the link each way, in halves one after another.
     assert found.step_s == pytest.approx(0.5 + 10 + 0.5 + 1 + 10 + 1)
 
 
 def test_data_parallel_hides_its_all_reduce_behind_the_backward_pass() -> None:
     both = (stage(0, 2, r0=0.5, r1=0.5),)
-    synchronous = Schedule(name="1f1b")
+    synchronous = ScheduleChoice(name="1f1b")
     hidden = predict(costs_of(TWO, cluster(2, bytes_per_s=40)), both, synchronous)
     assert hidden.step_s == pytest.approx(3.0 + 2.0 / 8)  # of eight parts the last one shows
     shown = predict(costs_of(TWO, cluster(2, bytes_per_s=20)), both, synchronous)
@@ -149,7 +152,9 @@ def test_data_parallel_hides_its_all_reduce_behind_the_backward_pass() -> None:
 def test_every_micro_batch_pays_the_fixed_part() -> None:
     costs = costs_of(profile(layer("a", fixed=0.5)), cluster(1))
     alone = (stage(0, 1, r0=1.0),)
-    steps = [predict(costs, alone, Schedule(name="1f1b", micro_batches=m)).step_s for m in (1, 4)]
+    steps = [
+        predict(costs, alone, ScheduleChoice(name="1f1b", micro_batches=m)).step_s for m in (1, 4)
+    ]
     assert steps == pytest.approx([3.0, 3.0 + 3 * 0.5])
 
 

@@ -7,7 +7,7 @@ import pytest
 from sparsepipe.experiments.brute_force import random_case
 from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.plan import fits, partition
-from sparsepipe.planner.stages import Schedule
+from sparsepipe.planner.stages import ScheduleChoice
 from sparsepipe.planner.virtual import best_virtual
 from systems.schema import InputError
 from tests.sparsepipe.planner.test_contiguous import chain, one_node
@@ -53,6 +53,6 @@ def test_never_more_stages_than_allowed() -> None:
     profiles = {kind: chain(kind, [rng.random() for _ in range(12)]) for kind in "AB"}
     costs = costs_of(profiles, one_node(A=1, B=1))
     for most in range(2, 6):
-        stages = best_virtual(costs, Schedule(name="1f1b-async"), None, most)
+        stages = best_virtual(costs, ScheduleChoice(name="1f1b-async"), None, most)
         assert stages is not None
         assert len(stages) <= most

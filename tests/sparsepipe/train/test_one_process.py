@@ -9,8 +9,8 @@ import torch
 from sparsepipe.options import Options
 from sparsepipe.train.one_process import (
     RISE,
+    learning_rate_share,
     run,
-    schedule,
     summarize,
 )
 from sparsepipe.train.workload import open_workload
@@ -58,7 +58,7 @@ def test_it_learns(tmp_path: Path) -> None:
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    rates = [schedule(index, 100) for index in range(100)]
+    rates = [learning_rate_share(index, 100) for index in range(100)]
     assert rates[0] == pytest.approx(1 / RISE)
     assert max(rates) == rates[RISE - 1]
     assert all(a > b for a, b in zip(rates[RISE:], rates[RISE + 1 :], strict=False))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsepipe.options import Options
-from sparsepipe.planner.stages import Order, Schedule, ScheduleName
+from sparsepipe.planner.stages import Order, ScheduleChoice, ScheduleName
 from sparsepipe.train.batches import CloudBatches
 from sparsepipe.train.stages import (
     balanced_cuts,
@@ -61,7 +61,7 @@ def test_flushing_has_micro_batches_and_asynchronous_none() -> None:
 
 def test_a_plans_mini_batches_in_flight_are_trained_with() -> None:
     stages = stages_of(SMALL, WORKLOAD, 3)
-    kind = Schedule(name="1f1b-async", order=Order(in_flight=(6, 4, 1), late_updates=False))
+    kind = ScheduleChoice(name="1f1b-async", order=Order(in_flight=(6, 4, 1), late_updates=False))
     assert schedule_of(stages, kind, 20).in_flight == (6, 4, 1)
     assert schedule_of(stages, kind_of(SMALL), 20).in_flight == (3, 2, 1)
 
