@@ -68,11 +68,11 @@ def main(arguments: Sequence[str]) -> None:
         micro_batches=flags.micro_batches,
         virtual_stages=flags.virtual_stages,
     )
-    others = planner.baselines(
+    others = planner.baseline_plans(
         profiles, target, schedule=flags.schedule, micro_batches=flags.micro_batches
     )
     if flags.out is not None:
-        planner.save(plan, Path(flags.out))
+        planner.save_plan(plan, Path(flags.out))
     print(describe(plan, profiles, others))
 
 
@@ -119,7 +119,7 @@ def describe(plan: Plan, profiles: dict[str, ModelProfile], others: Sequence[Pla
     )
     for other in others:
         step_s = other.prediction.step_s
-        fits = "" if planner.fits(other) else "   does not fit into memory"
+        fits = "" if planner.fits_memory(other) else "   does not fit into memory"
         lines.append(
             f"  {other.planner:32}{step_s * 1e3:>9.1f}{other.samples_per_s:>11.1f}"
             f"{other.above_bound:>13.1%}{step_s / prediction.step_s:>7.2f}x{fits}"

@@ -15,7 +15,7 @@ from launch.records import save
 from sparsepipe.data import load as clouds
 from sparsepipe.models import NETWORKS
 from sparsepipe.pipeline.network import Network
-from sparsepipe.train.profiling import mini_batch, profile_network
+from sparsepipe.train.profiling import first_mini_batch, profile_network
 from systems.runs.record import check_new_file
 from systems.schema import InputError, remedy
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"--voxel-size {flags.voxel_size:g}: give more than 0")
     with jobs.named_as_given({"sparsepipe.data": "data"}):
         opened = clouds.load(flags.data)
-    inputs = mini_batch(opened.train, flags.batch_size, flags.voxel_size)
+    inputs = first_mini_batch(opened.train, flags.batch_size, flags.voxel_size)
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     inputs = inputs.to(device)

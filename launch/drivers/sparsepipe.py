@@ -21,8 +21,8 @@ from sparsepipe.train import (
     pipelined as train_pipeline,
     stages as pipeline_stages,
 )
-from sparsepipe.train.plan_file import check_planned_for, load_plan
-from sparsepipe.train.planned import Planned, plan_pipeline, with_profiles
+from sparsepipe.train.plan_file import check_planned_for, load_checked_plan
+from sparsepipe.train.planned import ProfiledPlan, plan_pipeline, with_profiles
 from sparsepipe.train.workload import open_workload
 from systems import schema
 from systems.clusters import cluster
@@ -77,19 +77,19 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
     if job.world_size < 2:
         raise InputError(f"--world-size {job.world_size}: a pipeline needs ranks; give 2 or more")
     if options.scheme == "deepspeed":
-        deepspeed_pipeline.check(options)
+        deepspeed_pipeline.check_deepspeed(options)
         return Plan()
     backend(options.backend)
     workload = open_workload(options, job.seed)
     if options.plan is not None:
-        plan = load_plan(options)
+        plan = load_checked_plan(options)
         pipeline_stages.check_stages(plan.stages, workload, job.world_size)
         return Plan(stages=plan.stages, schedule=plan.schedule)
     if may_measure and options.cuts is None:
         cuts = pipeline_stages.balanced_cuts(workload, job.world_size)
         options = dataclasses.replace(options, cuts=cuts)
-    stages = pipeline_stages.stages_of(options, workload, job.world_size)
-    return Plan(stages=stages, schedule=pipeline_stages.kind_of(options))
+    stages = pipeline_stages.stages_at_cuts(options, workload, job.world_size)
+    return Plan(stages=stages, schedule=pipeline_stages.schedule_choice_of(options))
 
 
 def _check_cluster(job: Job) -> None:
@@ -106,7 +106,7 @@ def _check_cluster(job: Job) -> None:
             f"--cluster {job.cluster}: what trains here is cut by layer times of this machine; "
             "leave it out, or plan with `launch plan sparsepipe --out` and give --sparsepipe.plan"
         )
-    check_planned_for(load_plan(options), job.cluster, cluster.load(job.cluster), options)
+    check_planned_for(load_checked_plan(options), job.cluster, cluster.load(job.cluster), options)
 
 
 def for_world(job: Job, world_size: int) -> Job:
@@ -156,7 +156,7 @@ def roles(job: Job, plan: Plan) -> Sequence[str]:
     return [*named, *["idle"] * (job.world_size - len(named))]
 
 
-def _planned(job: Job, plan: Plan) -> Planned:
+def _planned(job: Job, plan: Plan) -> ProfiledPlan:
     assert plan.pipeline is not None  # of an emulated run, `plan_emulated` made it
     return with_profiles(plan.pipeline, job.sparsepipe)
 
@@ -188,12 +188,14 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
 
     def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
         if options.scheme == "deepspeed":
-            return deepspeed_pipeline.run(options, world, workload)
+            return deepspeed_pipeline.train_with_deepspeed(options, world, workload)
         if schedule is None:
-            return train.run(options, world, workload, tracer, checkpoints)
+            return train.train_in_one_process(options, world, workload, tracer, checkpoints)
         if options.mode == "infer":
-            return infer.run(stages, world, workload, tracer)
-        return train_pipeline.run(stages, schedule, world, workload, tracer, checkpoints)
+            return infer.infer_in_pipeline(stages, world, workload, tracer)
+        return train_pipeline.train_in_pipeline(
+            stages, schedule, world, workload, tracer, checkpoints
+        )
 
     return Opened(
         scheme=_scheme(options, schedule),
@@ -208,17 +210,17 @@ def _scheme(options: Options, schedule: ScheduleChoice | None) -> str:
     """What trains, in words."""
     network = f"{options.model} x {options.width:g}"
     if options.scheme == "deepspeed":
-        cells = deepspeed_pipeline.side(options.voxel_size)
+        cells = deepspeed_pipeline.cells_per_side(options.voxel_size)
         return f"DeepSpeed's PipelineModule, dense twin of {network}, {cells}^3 cells"
     name = "forward" if options.mode == "infer" else "single" if schedule is None else schedule.name
     return f"{name}, {network}, {options.backend} backend"
 
 
-def _open_emulated(job: Job, planned: Planned, emulation: Emulation) -> Opened:
+def _open_emulated(job: Job, planned: ProfiledPlan, emulation: Emulation) -> Opened:
     steady = job.sparsepipe.steps
 
     def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
-        return emulated.run(planned, steady, world, emulation, tracer)
+        return emulated.emulate_pipeline(planned, steady, world, emulation, tracer)
 
     return Opened(
         scheme=f"{planned.schedule(steady).kind}, {planned.plan.planner}",
@@ -245,14 +247,16 @@ def summarize(
     `emulated`."""
     options = job.sparsepipe
     if emulation is not None:
-        return emulated.summarize(_planned(job, plan), options.steps, everyone, emulation)
+        return emulated.summarize_emulation(_planned(job, plan), options.steps, everyone, emulation)
     if options.scheme == "deepspeed":
-        return deepspeed_pipeline.summarize(options, everyone[0])
+        return deepspeed_pipeline.summarize_deepspeed(options, everyone[0])
     if plan.schedule is None:
-        return train.summarize(options, everyone[0])
+        return train.summarize_one_process(options, everyone[0])
     if options.mode == "infer":
-        return infer.summarize(infer.schedule_of(plan.stages, options.steps), everyone)
-    return train_pipeline.summarize(options, plan.stages, plan.schedule, everyone)
+        return infer.summarize_inference(
+            infer.inference_schedule(plan.stages, options.steps), everyone
+        )
+    return train_pipeline.summarize_pipeline(options, plan.stages, plan.schedule, everyone)
 
 
 def samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
@@ -291,7 +295,7 @@ def simulate(job: Job) -> Simulated:
         spans=played.timeline.spans(),
         result={
             "predicted_step_s": None,
-            **emulated.described(planned),
+            **emulated.describe_plan(planned),
             "step_s": played.step_s,
             "samples_per_s": planned.plan.batch_size / played.step_s,
             "utilisation": [

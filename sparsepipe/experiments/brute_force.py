@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sparsepipe.schedule.lists import PARTS
+from sparsepipe.schedule.lists import ALL_REDUCE_PARTS
 from systems.clusters.cluster import (
     Cluster,
     Device,
@@ -184,7 +184,7 @@ def _stage(
         )
     backward = max(line[3] + line[1] * x for x, line in zip(shares, lines, strict=True))
     busy = [
-        (m - 1) / m * max(c, t) + max(line[5] - backward / m, line[5] / PARTS)
+        (m - 1) / m * max(c, t) + max(line[5] - backward / m, line[5] / ALL_REDUCE_PARTS)
         for c, t, line in zip(compute, moved, lines, strict=True)
     ]
     return (max(compute) + max(moved)) / m, max(busy)

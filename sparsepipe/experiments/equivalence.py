@@ -30,18 +30,18 @@ from sparsepipe.experiments.small_pipelines import (
 )
 from sparsepipe.pipeline.network import Network
 from sparsepipe.pipeline.run import (
-    Norm,
-    collect,
+    NormMode,
+    collect_weights,
     roles,
-    run,
+    run_pipeline,
 )
 from sparsepipe.pipeline.values import Value
 from sparsepipe.schedule import lists as schedules
 from sparsepipe.schedule.lists import (
     FLUSHING,
-    Kind,
     Schedule,
-    Stages,
+    ScheduleKind,
+    StageRanks,
 )
 from systems.environment import Environment, free_port
 from systems.figures.claims import Claim, Target, claim
@@ -58,14 +58,14 @@ PATIENCE_S = 300.0
 class Case:
     """One run over all ranks."""
 
-    kind: Kind
-    stages: Stages
+    kind: ScheduleKind
+    stages: StageRanks
     model: Model = "vgg"
     micro_batches: int = 1
     in_flight: tuple[int, ...] | None = None
     speeds: tuple[tuple[float, ...], ...] = ()
     late_updates: bool = False
-    norm: Norm = "frozen"
+    norm: NormMode = "frozen"
 
     @property
     def batches(self) -> Clouds:
@@ -80,7 +80,7 @@ class Case:
     @property
     def schedule(self) -> Schedule:
         """The lists of all ranks."""
-        return schedules.build(
+        return schedules.build_schedule(
             self.kind,
             self.stages,
             mini_batches=STEPS,
@@ -95,7 +95,7 @@ class Case:
         return [layers * k // count for k in range(1, count)]
 
 
-CHAIN: Stages = ((0,), (1,), (2,), (3,))
+CHAIN: StageRanks = ((0,), (1,), (2,), (3,))
 CASES = {
     "gpipe, 4 stages": Case("gpipe", CHAIN, micro_batches=3),
     "1f1b, 2 stages of 1 and 3": Case(
@@ -197,7 +197,7 @@ def _main(rank: int, port: int, names: Sequence[str], result: Connection) -> Non
         network = build(case.model)
         cut = Network(network)
         stages = cut.stages(case.cuts(len(cut.layers)))
-        steps = run(
+        steps = run_pipeline(
             case.schedule,
             stages,
             case.shares,
@@ -208,7 +208,7 @@ def _main(rank: int, port: int, names: Sequence[str], result: Connection) -> Non
             norm=case.norm,
         )
         assert len(list(steps)) == STEPS
-        collect(case.schedule, stages, here)
+        collect_weights(case.schedule, stages, here)
         if rank == 0:
             found[name] = _compared(case, network.state_dict())
     stop(world)

@@ -14,15 +14,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
 
-from sparsepipe.schedule.lists import Action
-from sparsepipe.schedule.play import Pipeline, Span
+from sparsepipe.schedule.lists import ActionKind
+from sparsepipe.schedule.play import PlayedSchedule, Span
 from systems.figures.draw import COLOURS, SIZE_INCHES, save
 
 COLOUR_OF = {
-    Action.FORWARD: COLOURS[0],
-    Action.BACKWARD: COLOURS[1],
-    Action.REDUCE: COLOURS[2],
-    Action.UPDATE: COLOURS[3],
+    ActionKind.FORWARD: COLOURS[0],
+    ActionKind.BACKWARD: COLOURS[1],
+    ActionKind.REDUCE: COLOURS[2],
+    ActionKind.UPDATE: COLOURS[3],
 }
 HATCHES = ("", "///", "...", "xxx", "+++", "ooo")
 """Of a rank's first, second, ... stage."""
@@ -30,7 +30,7 @@ NARROWEST_LABEL = 0.012
 """Boxes narrower than this part of the window have no number."""
 
 
-def two_steps(pipeline: Pipeline) -> tuple[float, float]:
+def two_steps(pipeline: PlayedSchedule) -> tuple[float, float]:
     """A window of two steps in the middle of the steady state."""
     start_s, end_s = pipeline.steady_s()
     middle_s = max(start_s, (start_s + end_s) / 2 - pipeline.step_s)
@@ -106,7 +106,7 @@ def _row(axis: Axes, row: int, spans: Sequence[Span], window_s: tuple[float, flo
             (right_s - left_s) * 1e3,
             left=(left_s - start_s) * 1e3,
             height=0.8,
-            color=COLOUR_OF[Action(span.action)],
+            color=COLOUR_OF[ActionKind(span.action)],
             edgecolor="white",
             linewidth=0.5,
             hatch=HATCHES[stages.index(span.stage) % len(HATCHES)],

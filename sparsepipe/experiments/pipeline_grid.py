@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from sparsepipe.options import Options
-from sparsepipe.train.planned import Planned, plan_pipeline
+from sparsepipe.train.planned import ProfiledPlan, plan_pipeline
 from systems.clusters.cluster import load
 from systems.figures.experiment import Case, Comparison, Results
 
@@ -64,7 +64,7 @@ def options(cluster: str, who: str, rate: float) -> Options:
 
 
 @functools.cache
-def point(cluster: str, who: str, rate: float) -> Planned:
+def point(cluster: str, who: str, rate: float) -> ProfiledPlan:
     """Its plan."""
     return plan_pipeline(options(cluster, who, rate), load(CLUSTER))
 

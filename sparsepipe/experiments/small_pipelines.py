@@ -11,7 +11,7 @@ from sparsepipe.engine.layers import BatchNorm
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models.unet import MinkUNet
 from sparsepipe.models.vgg import MinkVGG16
-from sparsepipe.pipeline.values import Value, data, take
+from sparsepipe.pipeline.values import Value, features_of, take_samples
 
 Model = Literal["vgg", "unet"]
 CLASSES = 5
@@ -54,13 +54,13 @@ class Clouds:
 
     def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
         """The voxels of these samples."""
-        return take((cloud(mini_batch, self._more),), samples)
+        return take_samples((cloud(mini_batch, self._more),), samples)
 
     def targets(self, mini_batch: int, samples: range) -> Tensor:
         """Their classes."""
         if self._model == "vgg":
             return torch.arange(samples.start, samples.stop).add(mini_batch) % CLASSES
-        (taken,) = take((cloud(mini_batch, self._more),), samples)
+        (taken,) = take_samples((cloud(mini_batch, self._more),), samples)
         assert isinstance(taken, SparseTensor)
         return (taken.coordinates[:, 1:].sum(1) % CLASSES).long()
 
@@ -99,7 +99,7 @@ def frozen(network: nn.Module) -> nn.Module:
 
 def loss_sum(output: Value, targets: Tensor) -> Tensor:
     """Cross-entropy, summed."""
-    return nn.functional.cross_entropy(data(output), targets, reduction="sum")
+    return nn.functional.cross_entropy(features_of(output), targets, reduction="sum")
 
 
 def momentum(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

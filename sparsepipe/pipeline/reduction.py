@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sparsepipe.engine.precision import widened
-from sparsepipe.schedule.lists import PARTS
+from sparsepipe.schedule.lists import ALL_REDUCE_PARTS
 from systems.network.distributed import World
 from systems.network.transport import TransportError
 from systems.processes.waiting import waiting
@@ -127,8 +127,8 @@ def _parts(size_bytes: Mapping[str, int]) -> list[list[str]]:
     """Names in the order in which a backward pass comes to them, cut at equal bytes."""
     names = list(size_bytes)[::-1]
     total = sum(size_bytes.values())
-    parts: list[list[str]] = [[] for _ in range(PARTS)]
+    parts: list[list[str]] = [[] for _ in range(ALL_REDUCE_PARTS)]
     for name, end in zip(names, accumulate(size_bytes[name] for name in names), strict=True):
         middle = end - size_bytes[name] / 2
-        parts[min(PARTS - 1, int(PARTS * middle / total))].append(name)
+        parts[min(ALL_REDUCE_PARTS - 1, int(ALL_REDUCE_PARTS * middle / total))].append(name)
     return [part for part in parts if part]

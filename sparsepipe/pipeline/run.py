@@ -1,8 +1,8 @@
 """A rank's part of a pipeline: all steps of its list, one after the other.
 
-    for step in run(schedule, network.stages(cuts), speeds, world, batches=..., loss_sum=..., ...):
+    for step in run_pipeline(schedule, stages, speeds, world, batches=..., loss_sum=..., ...):
         ...                                   # one systems.runs.record.Step a mini-batch
-    collect(schedule, stages, world)          # the trained network, whole again on rank 0
+    collect_weights(schedule, stages, world)  # the trained network, whole again on rank 0
 
 Whatever the schedule, the loss is the mean over the whole mini-batch: every replica's sum is
 divided by the mini-batch's count, and gradients are summed. Flushing schedules thus make the
@@ -27,22 +27,22 @@ from torch import Tensor, nn
 from sparsepipe.engine.layers import BatchNorm
 from sparsepipe.pipeline.mailbox import Outbox
 from sparsepipe.pipeline.reduction import Reduction
-from sparsepipe.pipeline.samples import split
-from sparsepipe.pipeline.stage import Batches, StageRuntime, Surroundings
+from sparsepipe.pipeline.samples import split_by_speed
+from sparsepipe.pipeline.stage import Batches, RankContext, StageRuntime
 from sparsepipe.pipeline.transfer import CHANNELS
 from sparsepipe.pipeline.values import Value
-from sparsepipe.pipeline.versions import Weights
-from sparsepipe.schedule.lists import Action, Schedule, Step as ListStep
+from sparsepipe.pipeline.versions import WeightVersions
+from sparsepipe.schedule.lists import Action, ActionKind, Schedule
 from systems.modes import modes_restored
 from systems.network.distributed import World
 from systems.network.transport import Prefixed, Transport, open_transport
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
 
-Norm = Literal["frozen", "part"]
+NormMode = Literal["frozen", "part"]
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 STATE = "state"
-COMPUTATION = (Action.FORWARD, Action.BACKWARD, Action.UPDATE)
+COMPUTATION = (ActionKind.FORWARD, ActionKind.BACKWARD, ActionKind.UPDATE)
 
 
 class StageMemoryError(MemoryError):
@@ -59,7 +59,7 @@ def roles(schedule: Schedule) -> list[str]:
     return names
 
 
-def run(
+def run_pipeline(
     schedule: Schedule,
     stages: Sequence[nn.Module],
     speeds: Sequence[Sequence[float]],
@@ -68,7 +68,7 @@ def run(
     batches: Batches,
     loss_sum: Callable[[Value, Tensor], Tensor],
     optimizer: Optimizer | None = None,
-    norm: Norm = "part",
+    norm: NormMode = "part",
     on_output: Callable[[int, range, Value], None] | None = None,
     transport: str = "torch",
     tracer: Tracer | None = None,
@@ -95,11 +95,11 @@ def run(
     opened = open_transport(transport, world, _channels(schedule))
     # Without gradients to wait for, a quick stage would run ahead of the next one without end.
     outbox = Outbox("sends", most=int(schedule.kind == "forward" and not _virtual(schedule)))
-    around = Surroundings(
+    around = RankContext(
         schedule=schedule,
         world=world,
         batches=batches,
-        ranges=ranges_of(schedule, speeds, batches),
+        ranges=sample_ranges(schedule, speeds, batches),
         loss_sum=loss_sum,
         on_output=on_output,
         outbox=outbox,
@@ -112,7 +112,7 @@ def run(
             for number in held
         }
         world.barrier("the first mini-batch")
-        yield from _steps(schedule, mine, world, tracer or Tracer.off())
+        yield from _play(schedule, mine, world, tracer or Tracer.off())
     outbox.close()
     world.barrier("the last mini-batch")
     opened.close()
@@ -135,7 +135,7 @@ def _prefix(schedule: Schedule, crossing: int) -> str:
     return f"{crossing}>{crossing + 1} " if _virtual(schedule) else ""
 
 
-def ranges_of(
+def sample_ranges(
     schedule: Schedule, speeds: Sequence[Sequence[float]], batches: Batches
 ) -> Callable[[int, int], Sequence[range]]:
     """The samples of every replica: micro-batches of about equal numbers of samples, each of them
@@ -146,7 +146,7 @@ def ranges_of(
         mini_batch, part = divmod(micro_batch, schedule.micro_batches)
         voxels = batches.voxels(mini_batch)
         first, end = (len(voxels) * k // schedule.micro_batches for k in (part, part + 1))
-        shared = split(voxels[first:end], speeds[stage])
+        shared = split_by_speed(voxels[first:end], speeds[stage])
         return [range(first + samples.start, first + samples.stop) for samples in shared]
 
     return ranges
@@ -155,11 +155,11 @@ def ranges_of(
 def _stage(
     number: int,
     module: nn.Module,
-    around: Surroundings,
+    around: RankContext,
     transport: Transport,
     group: dist.ProcessGroup | None,
     optimizer: Optimizer | None,
-    norm: Norm,
+    norm: NormMode,
 ) -> StageRuntime:
     schedule = around.schedule
     if schedule.kind == "forward":
@@ -179,14 +179,14 @@ def _stage(
         arity=len(getattr(module, "inputs", ("value",))),
         before=Prefixed(transport, _prefix(schedule, number - 1)),
         after=Prefixed(transport, _prefix(schedule, number)),
-        weights=Weights(module, made),
+        weights=WeightVersions(module, made),
         reduction=Reduction(
             trained, around.world, stage=number, ranks=schedule.stages[number], group=group
         ),
     )
 
 
-def _steps(
+def _play(
     schedule: Schedule, stages: dict[int, StageRuntime], world: World, tracer: Tracer
 ) -> Iterator[Step]:
     """The list, and what each mini-batch took."""
@@ -195,23 +195,23 @@ def _steps(
     last_here = schedule.ranks[world.rank][-1]  # of every mini-batch, this ends it
     finished = time.perf_counter()
     compute_s, began_s = 0.0, dict[int, float]()
-    for step in schedule.ranks[world.rank]:
-        stage, mini_batch = stages[step.stage], step.micro_batch // schedule.micro_batches
+    for action in schedule.ranks[world.rank]:
+        stage, mini_batch = stages[action.stage], action.micro_batch // schedule.micro_batches
         started = time.perf_counter()
         with (
-            tracer.span(step.action.value, stage=step.stage, micro_batch=step.micro_batch),
-            _memory(stage, step, world, mini_batch),
+            tracer.span(action.kind.value, stage=action.stage, micro_batch=action.micro_batch),
+            _memory(stage, action, world, mini_batch),
         ):
-            stage.do[step.action](step.micro_batch)
-        if step.action is Action.FORWARD:
+            stage.do[action.kind](action.micro_batch)
+        if action.kind is ActionKind.FORWARD:
             began_s.setdefault(mini_batch, time.time() - (time.perf_counter() - started))
-        if step.action in COMPUTATION:
+        if action.kind in COMPUTATION:
             compute_s += time.perf_counter() - started
-        ends = (step.stage, step.action) == (last_here.stage, last_here.action)
-        if not ends or (step.micro_batch + 1) % schedule.micro_batches:
+        ends = (action.stage, action.kind) == (last_here.stage, last_here.kind)
+        if not ends or (action.micro_batch + 1) % schedule.micro_batches:
             continue
         now = time.perf_counter()
-        micros = range(step.micro_batch + 1 - schedule.micro_batches, step.micro_batch + 1)
+        micros = range(action.micro_batch + 1 - schedule.micro_batches, action.micro_batch + 1)
         metrics = {
             "step_s": now - finished,
             "compute_s": compute_s,
@@ -229,7 +229,7 @@ def _steps(
 
 
 @contextmanager
-def _memory(stage: StageRuntime, step: ListStep, world: World, mini_batch: int) -> Iterator[None]:
+def _memory(stage: StageRuntime, action: Action, world: World, mini_batch: int) -> Iterator[None]:
     """Say what did not fit, where memory ran out."""
     try:
         yield
@@ -241,14 +241,14 @@ def _memory(stage: StageRuntime, step: ListStep, world: World, mini_batch: int) 
             raise
         raise StageMemoryError(
             f"{world.name(world.rank)}: mini-batch {mini_batch} does not fit at stage "
-            f"{stage.number}: {step.action} of {stage.voxels(step.micro_batch):,} voxels in "
-            f"{len(stage.samples(step.micro_batch))} samples, with {stage.held_bytes():,} bytes of "
-            f"activations held at its ends ({reason}); give smaller mini-batches, more replicas, "
-            "or fewer in flight"
+            f"{stage.number}: {action.kind} of {stage.voxels(action.micro_batch):,} voxels in "
+            f"{len(stage.samples(action.micro_batch))} samples, with {stage.held_bytes():,} bytes "
+            f"of activations held at its ends ({reason}); give smaller mini-batches, more "
+            "replicas, or fewer in flight"
         ) from error
 
 
-def collect(schedule: Schedule, stages: Sequence[nn.Module], world: World) -> None:
+def collect_weights(schedule: Schedule, stages: Sequence[nn.Module], world: World) -> None:
     """Bring every stage's parameters and buffers to rank 0, from its first replica."""
     transport = open_transport("torch", world, [STATE])
     for module, ranks in zip(stages, schedule.stages, strict=True):

@@ -15,7 +15,7 @@ _PRECISION = 1e-12
 """Relative, of the slowest replica's time; voxels are whole numbers, so shares are exact."""
 
 
-def split(voxels: Sequence[float], speeds: Sequence[float]) -> list[range]:
+def split_by_speed(voxels: Sequence[float], speeds: Sequence[float]) -> list[range]:
     """Consecutive samples for each replica: the slowest replica's time is the smallest possible.
 
     Replicas keep their order; one may get no samples, at least where there are fewer samples than

@@ -25,20 +25,20 @@ from sparsepipe.pipeline.samples import passages, within
 from sparsepipe.pipeline.transfer import (
     Receiving,
     ReceivingGradients,
-    send,
     send_gradients,
+    send_values,
 )
 from sparsepipe.pipeline.values import (
     Value,
-    backward,
-    data,
-    gradients,
-    join,
-    leaves,
-    take,
+    as_leaves,
+    backward_through,
+    features_of,
+    join_samples,
+    leaf_gradients,
+    take_samples,
 )
-from sparsepipe.pipeline.versions import Weights
-from sparsepipe.schedule.lists import Action, Schedule
+from sparsepipe.pipeline.versions import WeightVersions
+from sparsepipe.schedule.lists import ActionKind, Schedule
 from systems.network.distributed import World
 from systems.network.transport import Transport
 
@@ -64,7 +64,7 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class RankContext:
     """What the stages of a rank have in common."""
 
     schedule: Schedule
@@ -86,12 +86,12 @@ class StageRuntime:
         self,
         number: int,
         module: nn.Module,
-        surroundings: Surroundings,
+        surroundings: RankContext,
         *,
         arity: int,
         before: Transport,
         after: Transport,
-        weights: Weights,
+        weights: WeightVersions,
         reduction: Reduction,
     ) -> None:
         """Begin to receive.
@@ -115,15 +115,15 @@ class StageRuntime:
         self._arrived: dict[int, list[Tensor]] = {}
         self.losses: defaultdict[int, float] = defaultdict(float)
         """By mini-batch, the sum over its own samples: at the last stage."""
-        self.do: dict[Action, Callable[[int], None]] = {
-            Action.RECEIVE_ACTIVATION: self._receive_activation,
-            Action.FORWARD: self._forward,
-            Action.SEND_ACTIVATION: self._send_activation,
-            Action.RECEIVE_GRADIENT: self._receive_gradient,
-            Action.BACKWARD: self._backward,
-            Action.SEND_GRADIENT: self._send_gradient,
-            Action.REDUCE: lambda _: self._reduction.wait(),
-            Action.UPDATE: self._update,
+        self.do: dict[ActionKind, Callable[[int], None]] = {
+            ActionKind.RECEIVE_ACTIVATION: self._receive_activation,
+            ActionKind.FORWARD: self._forward,
+            ActionKind.SEND_ACTIVATION: self._send_activation,
+            ActionKind.RECEIVE_GRADIENT: self._receive_gradient,
+            ActionKind.BACKWARD: self._backward,
+            ActionKind.SEND_GRADIENT: self._send_gradient,
+            ActionKind.REDUCE: lambda _: self._reduction.wait(),
+            ActionKind.UPDATE: self._update,
         }
         if number:
             self._inbox = Inbox(self._arrivals(), f"activations for stage {number}")
@@ -151,7 +151,7 @@ class StageRuntime:
         """Of the values that it has received or made, of all micro-batches on their way."""
         held = [value for values in self._inputs.values() for value in values]
         held += [value for values in self._outputs.values() for value in values]
-        return sum(data(value).nbytes for value in held)
+        return sum(features_of(value).nbytes for value in held)
 
     def _sources(self, micro_batch: int) -> list[tuple[int, range]]:
         """Who sends which of its own samples, numbered from its first."""
@@ -188,7 +188,7 @@ class StageRuntime:
             # The next header travels beside this one's features.
             upcoming = [] if following is None else self._receivings(following)
             if arriving:
-                yield join([receiving.wait() for receiving in arriving])
+                yield join_samples([receiving.wait() for receiving in arriving])
 
     def _receivings(self, micro_batch: int) -> list[Receiving]:
         return [
@@ -198,7 +198,7 @@ class StageRuntime:
     def _receive_activation(self, micro_batch: int) -> None:
         if self.samples(micro_batch):
             values = self._inbox.get()
-            self._inputs[micro_batch] = leaves(values) if self._training else values
+            self._inputs[micro_batch] = as_leaves(values) if self._training else values
 
     def _forward(self, micro_batch: int) -> None:
         samples, batches = self.samples(micro_batch), self._around.batches
@@ -230,10 +230,10 @@ class StageRuntime:
         outputs = self._outputs[micro_batch] if self._training else self._outputs.pop(micro_batch)
         self._awaited[micro_batch] = []
         for rank, samples in self._targets(micro_batch):
-            part = take(outputs, samples)
+            part = take_samples(outputs, samples)
             if self._training:  # receives first: gloo may serialise a pair's directions otherwise
                 self._awaited[micro_batch].append(ReceivingGradients(self._after, rank, part))
-            self._around.outbox.put(send(self._after, rank, part))
+            self._around.outbox.put(send_values(self._after, rank, part))
 
     def _receive_gradient(self, micro_batch: int) -> None:
         parts = [awaited.wait() for awaited in self._awaited.pop(micro_batch, [])]
@@ -246,9 +246,9 @@ class StageRuntime:
         arrived = self._arrived.pop(micro_batch, [])
         outputs = self._outputs.pop(micro_batch, ())
         if self._last and outputs:
-            data(outputs[0]).backward()
+            features_of(outputs[0]).backward()
         elif outputs:
-            backward(outputs, arrived)
+            backward_through(outputs, arrived)
         if last:
             self._reduction.end()
         if not self.number:
@@ -256,9 +256,9 @@ class StageRuntime:
         self._weights.drop(micro_batch)
 
     def _send_gradient(self, micro_batch: int) -> None:
-        of_inputs = gradients(self._inputs.pop(micro_batch, ()))
+        of_inputs = leaf_gradients(self._inputs.pop(micro_batch, ()))
         for rank, samples in self._sources(micro_batch):
-            part = take(of_inputs, samples)
+            part = take_samples(of_inputs, samples)
             self._around.outbox.put(send_gradients(self._before, rank, part))
 
     def _update(self, micro_batch: int) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from sparsepipe.engine.coordinate_maps import CoordinateMaps, pooled_keys
 from sparsepipe.engine.coordinates import pack
 from sparsepipe.engine.tensor import SparseTensor
-from sparsepipe.pipeline.values import Value, data, shared_maps
+from sparsepipe.pipeline.values import Value, features_of, shared_maps
 from systems.network.transport import Transfer, Transport
 from systems.schema import InputError
 
@@ -93,7 +93,7 @@ def describe(values: Sequence[Value], coordinates: Coordinates = "all") -> list[
         raise ValueError("rows of sparse values travel sorted: send what values.take returns")
     descriptions, unsent = [], _strides_to_send(values, coordinates)
     for value in values:
-        tensor, stride, batch_size = data(value), _PLAIN, 0
+        tensor, stride, batch_size = features_of(value), _PLAIN, 0
         if isinstance(value, SparseTensor):
             stride, batch_size = value.tensor_stride, value.batch_size
         if tensor.dtype not in _DTYPES or tensor.ndim > _SIZES:
@@ -148,7 +148,7 @@ class Sending:
         self._transfers, self._tensors = [], []
 
 
-def send(
+def send_values(
     transport: Transport, peer: int, values: Sequence[Value], coordinates: Coordinates = "all"
 ) -> Sending:
     """Start sending the values of one mini-batch; leave their tensors unchanged until `wait`."""
@@ -160,7 +160,7 @@ def send(
         if isinstance(value, SparseTensor) and description.with_coordinates:
             sending.add(value.coordinates, COORDINATES)
     for value in values:
-        sending.add(data(value), FEATURES)
+        sending.add(features_of(value), FEATURES)
     return sending
 
 
@@ -168,7 +168,7 @@ def send_gradients(transport: Transport, peer: int, gradients: Sequence[Value]) 
     """Start sending back the gradients of the values that came from `peer`, in their order."""
     sending = Sending(transport, peer)
     for gradient in gradients:
-        sending.add(data(gradient), GRADIENT)
+        sending.add(features_of(gradient), GRADIENT)
     return sending
 
 
@@ -232,7 +232,7 @@ class ReceivingGradients:
     """
 
     def __init__(self, transport: Transport, peer: int, values: Sequence[Value]) -> None:
-        tensors = [data(value) for value in values]
+        tensors = [features_of(value) for value in values]
         self._buffers = [torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in tensors]
         self._transfers = [
             transport.irecv(buffer, peer, GRADIENT) for buffer in self._buffers if buffer.numel()

@@ -14,36 +14,38 @@ from sparsepipe.engine.tensor import SparseTensor
 Value = SparseTensor | Tensor
 
 
-def data(value: Value) -> Tensor:
+def features_of(value: Value) -> Tensor:
     """The features of a sparse tensor; a plain tensor itself."""
     return value.features if isinstance(value, SparseTensor) else value
 
 
-def with_data(value: Value, new: Tensor) -> Value:
+def with_features(value: Value, new: Tensor) -> Value:
     """`value` on the same voxels with other features; `new` itself in place of a plain tensor."""
     return value.replace(new) if isinstance(value, SparseTensor) else new
 
 
-def leaves(values: Sequence[Value]) -> tuple[Value, ...]:
+def as_leaves(values: Sequence[Value]) -> tuple[Value, ...]:
     """The same values as the start of a new graph, which asks for their gradients."""
-    return tuple(with_data(value, data(value).detach().requires_grad_()) for value in values)
-
-
-def gradients(values: Sequence[Value]) -> tuple[Value, ...]:
-    """The gradients that `leaves` have got, on their voxels; zeros where there are none."""
-    grads = ((value, data(value).grad) for value in values)
     return tuple(
-        with_data(value, torch.zeros_like(data(value)) if grad is None else grad)
+        with_features(value, features_of(value).detach().requires_grad_()) for value in values
+    )
+
+
+def leaf_gradients(values: Sequence[Value]) -> tuple[Value, ...]:
+    """The gradients that `as_leaves` have got, on their voxels; zeros where there are none."""
+    grads = ((value, features_of(value).grad) for value in values)
+    return tuple(
+        with_features(value, torch.zeros_like(features_of(value)) if grad is None else grad)
         for value, grad in grads
     )
 
 
-def backward(outputs: Sequence[Value], gradients: Sequence[Tensor | None]) -> None:
+def backward_through(outputs: Sequence[Value], gradients: Sequence[Tensor | None]) -> None:
     """Backward through a stage from the gradients of its outputs; None where there is none."""
     pairs = [
-        (data(output), gradient)
+        (features_of(output), gradient)
         for output, gradient in zip(outputs, gradients, strict=True)
-        if gradient is not None and data(output).requires_grad
+        if gradient is not None and features_of(output).requires_grad
     ]
     if not pairs:  # layers without parameters on the network's input
         return
@@ -55,7 +57,7 @@ def samples_of(value: Value) -> int:
     return value.batch_size if isinstance(value, SparseTensor) else len(value)
 
 
-def take(values: Sequence[Value], samples: range) -> tuple[Value, ...]:
+def take_samples(values: Sequence[Value], samples: range) -> tuple[Value, ...]:
     """Some consecutive samples of every value, differentiably, numbered from 0 on.
 
     Sparse values come sorted, whatever the order of their rows was, and are views if they were
@@ -72,15 +74,17 @@ def take(values: Sequence[Value], samples: range) -> tuple[Value, ...]:
     parts: list[Value] = []
     for value in values:
         if not isinstance(value, SparseTensor) or taken is None:
-            parts.append(data(value)[samples.start : samples.stop])
+            parts.append(features_of(value)[samples.start : samples.stop])
             continue
         rows = value.maps.rows(value.tensor_stride, samples)
         parts.append(SparseTensor.on(taken, value.tensor_stride, value.rows[rows]))
     return tuple(parts)
 
 
-def join(parts: Sequence[Sequence[Value]]) -> tuple[Value, ...]:
-    """The samples of all parts, one part after the other, differentiably: the inverse of `take`.
+def join_samples(parts: Sequence[Sequence[Value]]) -> tuple[Value, ...]:
+    """The samples of all parts, one part after the other, differentiably.
+
+    This is the inverse of `take_samples`.
 
     Raises:
         ValueError: sparse values of a part do not share their coordinate maps.

@@ -17,7 +17,7 @@ Leaves = dict[str, Tensor]
 """One version's parameters by name."""
 
 
-class Weights:
+class WeightVersions:
     """The versions of one module's parameters."""
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:

@@ -16,12 +16,12 @@ import numpy as np
 
 from sparsepipe.planner.costs import Costs, Floats
 from sparsepipe.planner.predict import (
+    devices_lacking_memory,
     exposed_s,
-    lacking,
     latency_s,
     predict,
 )
-from sparsepipe.planner.shares import Runs, best_shares, runs_of
+from sparsepipe.planner.shares import LayerRanges, best_shares, layer_ranges
 from sparsepipe.planner.stages import PlannedStage, Replica, ScheduleChoice
 from systems.schema import InputError
 
@@ -58,7 +58,7 @@ def best_contiguous(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStag
             f"cluster: {len(sizes)} classes of devices (kind, memory, link) with {sizes} devices "
             f"are {states} choices a layer, more than {LARGEST}; plan for fewer classes"
         )
-    runs = runs_of(costs, schedule)
+    runs = layer_ranges(costs, schedule)
     depths = min(sum(sizes), costs.layers)
     for by_depth in (False, True):
         kept = range(1, depths + 1) if by_depth else range(1, 2)
@@ -71,13 +71,13 @@ def best_contiguous(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStag
         if pieces is None:
             return None
         stages = as_stages(costs, runs, pieces, schedule, by_depth=by_depth)
-        if not lacking(predict(costs, stages, schedule)):
+        if not devices_lacking_memory(predict(costs, stages, schedule)):
             return stages
     return None
 
 
 def _table(
-    costs: Costs, runs: Runs, counts: Counts, schedule: ScheduleChoice, depths: range
+    costs: Costs, runs: LayerRanges, counts: Counts, schedule: ScheduleChoice, depths: range
 ) -> Table:
     tables = [_at_depth(costs, runs, counts, schedule, depth) for depth in depths]
     fill, busy = (np.stack(arrays, axis=-1) for arrays in zip(*tables, strict=True))
@@ -85,7 +85,7 @@ def _table(
 
 
 def _at_depth(
-    costs: Costs, runs: Runs, counts: Counts, schedule: ScheduleChoice, depth: int
+    costs: Costs, runs: LayerRanges, counts: Counts, schedule: ScheduleChoice, depth: int
 ) -> tuple[Floats, Floats]:
     """Fill and busy time of every run on `counts` devices, `depth` stages before the end."""
     present = [c for c, n in enumerate(counts) if n]
@@ -202,7 +202,7 @@ def _walk(
 
 
 def as_stages(
-    costs: Costs, runs: Runs, pieces: Pieces, schedule: ScheduleChoice, *, by_depth: bool
+    costs: Costs, runs: LayerRanges, pieces: Pieces, schedule: ScheduleChoice, *, by_depth: bool
 ) -> tuple[PlannedStage, ...]:
     """The pieces with ranks, lowest first, and shares."""
     free = [list(group.ranks) for group in costs.classes]

@@ -28,7 +28,7 @@ class DeviceClass:
     memory_bytes: float
     """Infinite where the cluster states no limit."""
     link: Link
-    """The device's own way to the others, see `port`."""
+    """The device's own way to the others, see `planned_link`."""
     ranks: tuple[int, ...]
 
     @property
@@ -158,7 +158,7 @@ def device_classes(cluster: Cluster) -> tuple[DeviceClass, ...]:
     for node in cluster.nodes:
         for _, device in itertools.product(range(node.count), node.devices):
             limit = np.inf if device.memory_bytes is None else float(device.memory_bytes)
-            key = (device.kind, limit, port(cluster, node))
+            key = (device.kind, limit, planned_link(cluster, node))
             groups.setdefault(key, []).extend(next(ranks) for _ in range(device.count))
     return tuple(
         DeviceClass(kind=kind, memory_bytes=limit, link=link, ranks=tuple(members))
@@ -166,7 +166,7 @@ def device_classes(cluster: Cluster) -> tuple[DeviceClass, ...]:
     )
 
 
-def port(cluster: Cluster, node: Node) -> Link:
+def planned_link(cluster: Cluster, node: Node) -> Link:
     """The link that a device of `node` is planned with.
 
     Alone in its node: the node's interface. In a cluster of one node: the link between its devices.

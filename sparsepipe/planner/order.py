@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from sparsepipe.planner.costs import Costs
-from sparsepipe.planner.predict import lacking, predict
+from sparsepipe.planner.predict import devices_lacking_memory, predict
 from sparsepipe.planner.stages import Order, PlannedStage, ScheduleChoice
 from sparsepipe.schedule.costs import (
     StageCost,
@@ -17,8 +17,8 @@ from sparsepipe.schedule.costs import (
     enough_in_flight,
     stage_costs,
 )
-from sparsepipe.schedule.lists import Stages, build
-from sparsepipe.schedule.play import Pipeline, play
+from sparsepipe.schedule.lists import StageRanks, build_schedule
+from sparsepipe.schedule.play import PlayedSchedule, play
 from systems.clusters.cluster import Link
 from systems.profiles.profile import ModelProfile
 
@@ -56,23 +56,23 @@ def best_order(
 
     def fits(in_flight: tuple[int, ...], late_updates: bool) -> bool:
         order = Order(in_flight=in_flight, late_updates=late_updates)
-        return not lacking(predict(costs, stages, replace(schedule, order=order)))
+        return not devices_lacking_memory(predict(costs, stages, replace(schedule, order=order)))
 
     enough = enough_in_flight(each, ranks, link)
     many = 2 * (max(enough) + len(ranks)) + PLAYED_STEPS
-    played = fastest(ranks, each, link, mini_batches=many, fits=fits)
+    played = fastest_schedule(ranks, each, link, mini_batches=many, fits=fits)
     order = Order(in_flight=played.schedule.in_flight, late_updates=any(played.schedule.late))
     return replace(schedule, order=order), 0.0 if fits(enough, True) else played.step_s
 
 
-def fastest(
-    stages: Stages,
+def fastest_schedule(
+    stages: StageRanks,
     costs: Sequence[StageCost],
     link: Link,
     *,
     mini_batches: int,
     fits: Callable[[InFlight, bool], bool] = lambda in_flight, late_updates: True,
-) -> Pipeline:
+) -> PlayedSchedule:
     """The fastest of some asynchronous schedules, played; of equals, the one with the fewest
     mini-batches in flight and without late updates.
 
@@ -89,11 +89,11 @@ def fastest(
     least = tuple(range(count, 0, -1))
     enough = enough_in_flight(costs, stages, link)
     more = tuple(held + count - 1 - stage for stage, held in enumerate(enough))
-    best: Pipeline | None = None
+    best: PlayedSchedule | None = None
     replicated = any(len(ranks) > 1 for ranks in stages)  # else no update can be late
     for late_updates in (False, True) if replicated and fits(least, True) else (False,):
         for in_flight in _that_fit(least, enough, more, late_updates, fits):
-            schedule = build(
+            schedule = build_schedule(
                 "1f1b-async",
                 stages,
                 mini_batches=mini_batches,

@@ -25,7 +25,7 @@ from sparsepipe.planner.bound import fractional_bound
 from sparsepipe.planner.contiguous import best_contiguous
 from sparsepipe.planner.costs import Costs, costs_of
 from sparsepipe.planner.order import best_order
-from sparsepipe.planner.predict import check_memory, lacking, predict
+from sparsepipe.planner.predict import check_memory, devices_lacking_memory, predict
 from sparsepipe.planner.stages import (
     DeviceTimes,
     Order,
@@ -54,13 +54,13 @@ __all__ = [
     "ScheduleChoice",
     "ScheduleName",
     "StageTimes",
-    "baseline",
-    "baselines",
-    "fits",
-    "load",
+    "baseline_plan",
+    "baseline_plans",
+    "fits_memory",
+    "load_plan",
     "load_profile",
     "partition",
-    "save",
+    "save_plan",
     "shipped_profiles",
 ]
 
@@ -89,7 +89,7 @@ class Plan:
     cluster: Cluster
     """As planned with: links, memory limits."""
     profiles: dict[str, str]
-    """SHA-256 of the profile of every device kind, see `digest`."""
+    """SHA-256 of the profile of every device kind, see `profile_digest`."""
 
     def __post_init__(self) -> None:
         if self.schedule.order is None and not self.schedule.flushes:
@@ -139,7 +139,9 @@ def partition(
             if best is not None and predict(costs, stages, kind).step_s >= best.prediction.step_s:
                 continue
             plan = _plan(planner, stages, costs, kind, bound_s, profiles, cluster)
-            if fits(plan) and (best is None or plan.prediction.step_s < best.prediction.step_s):
+            if fits_memory(plan) and (
+                best is None or plan.prediction.step_s < best.prediction.step_s
+            ):
                 best = plan
     if best is None:
         raise _does_not_fit(costs, _schedules(schedule, micro_batches, costs.batch_size)[0])
@@ -196,7 +198,7 @@ def _plan(
         prediction=prediction,
         bound_s=bound_s,
         cluster=cluster,
-        profiles={kind: digest(profiles[kind]) for kind in kinds},
+        profiles={kind: profile_digest(profiles[kind]) for kind in kinds},
     )
 
 
@@ -215,7 +217,7 @@ def _does_not_fit(costs: Costs, schedule: ScheduleChoice) -> InputError:
     raise AssertionError("a plan was found that fits")
 
 
-def baseline(
+def baseline_plan(
     name: str,
     profiles: dict[str, ModelProfile],
     cluster: Cluster,
@@ -239,7 +241,7 @@ def baseline(
     return min(plans, key=lambda plan: plan.prediction.step_s, default=None)
 
 
-def baselines(
+def baseline_plans(
     profiles: dict[str, ModelProfile],
     cluster: Cluster,
     *,
@@ -248,29 +250,29 @@ def baselines(
 ) -> tuple[Plan, ...]:
     """The plans of all baselines that have an answer."""
     every = (
-        baseline(name, profiles, cluster, schedule=schedule, micro_batches=micro_batches)
+        baseline_plan(name, profiles, cluster, schedule=schedule, micro_batches=micro_batches)
         for name in BASELINES
     )
     return tuple(plan for plan in every if plan is not None)
 
 
-def fits(plan: Plan) -> bool:
+def fits_memory(plan: Plan) -> bool:
     """Whether every device's memory suffices."""
-    return not lacking(plan.prediction)
+    return not devices_lacking_memory(plan.prediction)
 
 
-def digest(profile: ModelProfile) -> str:
+def profile_digest(profile: ModelProfile) -> str:
     """SHA-256 of a profile's contents, whatever file it came from."""
     return hashlib.sha256(schema.to_json(schema.dump(profile), sort_keys=True).encode()).hexdigest()
 
 
-def save(plan: Plan, path: Path) -> None:
+def save_plan(plan: Plan, path: Path) -> None:
     """Write `plan` as JSON."""
     record.write_json(path, schema.dump(plan))
 
 
-def load(path: Path) -> Plan:
-    """The plan in a file written by `save`.
+def load_plan(path: Path) -> Plan:
+    """The plan in a file written by `save_plan`.
 
     Raises:
         InputError: no such file, or not a plan.

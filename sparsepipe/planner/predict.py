@@ -47,12 +47,12 @@ from sparsepipe.planner.stages import (
     ScheduleChoice,
     StageTimes,
 )
-from sparsepipe.schedule.lists import PARTS
+from sparsepipe.schedule.lists import ALL_REDUCE_PARTS
 from systems.schema import InputError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Parts:
+class StageLoads:
     """What each rank does for each stage, [stages, ranks]; zero where it has no part in it."""
 
     shares: Floats
@@ -68,7 +68,7 @@ class Parts:
 
 def predict(costs: Costs, stages: tuple[PlannedStage, ...], schedule: ScheduleChoice) -> Prediction:
     """Time and memory of `stages`; whether the memory suffices is `check_memory`'s question."""
-    parts = parts_of(costs, stages, schedule)
+    parts = stage_loads(costs, stages, schedule)
     used = sorted({replica.rank for stage in stages for replica in stage.replicas})
     compute, transfer = parts.forward_s + parts.backward_s, parts.transfer_s
     all_reduce = parts.all_reduce_s
@@ -102,7 +102,7 @@ def predict(costs: Costs, stages: tuple[PlannedStage, ...], schedule: ScheduleCh
 
 
 def _step_s(
-    costs: Costs, stages: tuple[PlannedStage, ...], schedule: ScheduleChoice, parts: Parts
+    costs: Costs, stages: tuple[PlannedStage, ...], schedule: ScheduleChoice, parts: StageLoads
 ) -> float:
     compute = (parts.forward_s + parts.backward_s).sum(axis=0)
     transfer = parts.transfer_s.sum(axis=0)
@@ -127,7 +127,7 @@ def _step_s(
 def exposed_s(all_reduce_s: Floats, backward_s: Floats) -> Floats:
     """What a backward pass of the slowest replica cannot hide of an all-reduce: of its parts, one
     after the other, the last begins when the pass has ended."""
-    exposed: Floats = np.maximum(all_reduce_s - backward_s, all_reduce_s / PARTS)
+    exposed: Floats = np.maximum(all_reduce_s - backward_s, all_reduce_s / ALL_REDUCE_PARTS)
     return exposed
 
 
@@ -136,7 +136,9 @@ def latency_s(costs: Costs) -> float:
     return max(group.link.latency_s for group in costs.classes)
 
 
-def parts_of(costs: Costs, stages: tuple[PlannedStage, ...], schedule: ScheduleChoice) -> Parts:
+def stage_loads(
+    costs: Costs, stages: tuple[PlannedStage, ...], schedule: ScheduleChoice
+) -> StageLoads:
     """What each rank does for each stage."""
     ranks = max(costs.class_of) + 1
     shares = np.zeros((len(stages), ranks))
@@ -164,7 +166,7 @@ def parts_of(costs: Costs, stages: tuple[PlannedStage, ...], schedule: ScheduleC
     outputs = costs.output_bytes[end] - costs.output_bytes[first] + costs.cut_bytes[first]
     copies, in_flight = _held(replicas, schedule)
     memory = (weights * copies)[:, None] + shares * (outputs * in_flight)[:, None]
-    return Parts(
+    return StageLoads(
         shares=shares,
         forward_s=seconds(costs.forward_s, costs.fixed_forward_s),
         backward_s=seconds(costs.backward_s, costs.fixed_backward_s),
@@ -186,7 +188,7 @@ def _held(replicas: Floats, schedule: ScheduleChoice) -> tuple[Floats, Floats]:
     return versions + STATE_COPIES, np.array([schedule.in_flight(n) for n in left])
 
 
-def lacking(prediction: Prediction) -> list[DeviceTimes]:
+def devices_lacking_memory(prediction: Prediction) -> list[DeviceTimes]:
     """The devices whose memory does not suffice."""
     return [
         device
@@ -202,7 +204,7 @@ def check_memory(prediction: Prediction, what: str) -> None:
         InputError: naming the device that lacks most, and how much.
     """
     worst = max(
-        lacking(prediction),
+        devices_lacking_memory(prediction),
         key=lambda d: d.memory_bytes - (d.memory_limit_bytes or 0),
         default=None,
     )

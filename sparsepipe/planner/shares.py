@@ -24,7 +24,7 @@ FLAT = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Runs:
+class LayerRanges:
     """Every run of layers at once, [C, L + 1, L + 1]: by class, first layer and end."""
 
     forward_s: Floats
@@ -45,7 +45,7 @@ class Runs:
     """[1, L + 1, L + 1], of a whole mini-batch."""
 
 
-def runs_of(costs: Costs, schedule: ScheduleChoice) -> Runs:
+def layer_ranges(costs: Costs, schedule: ScheduleChoice) -> LayerRanges:
     """The arrays for every run; those that are empty or end before they begin mean nothing."""
 
     def between(sums: Floats) -> Floats:
@@ -57,7 +57,7 @@ def runs_of(costs: Costs, schedule: ScheduleChoice) -> Runs:
     per_byte = np.array([group.seconds_per_byte for group in costs.classes])[:, None, None]
     weights = between(costs.parameter_bytes)[None]
     cut = costs.cut_bytes
-    return Runs(
+    return LayerRanges(
         forward_s=np.maximum(0.0, between(costs.forward_s) - fixed_forward),
         backward_s=np.maximum(0.0, between(costs.backward_s) - fixed_backward),
         fixed_forward_s=fixed_forward * schedule.micro_batches,
@@ -71,7 +71,7 @@ def runs_of(costs: Costs, schedule: ScheduleChoice) -> Runs:
 
 
 def best_shares(
-    runs: Runs, counts: tuple[int, ...], schedule: ScheduleChoice, stages_left: int
+    runs: LayerRanges, counts: tuple[int, ...], schedule: ScheduleChoice, stages_left: int
 ) -> Floats:
     """[C, L + 1, L + 1] shares of one device of each class, for every run as a stage on `counts`
     devices of the classes; nan where that is impossible, or a device would have nothing to do.
@@ -124,7 +124,7 @@ def best_shares(
     return found
 
 
-def _largest_share(runs: Runs, schedule: ScheduleChoice, stages_left: int) -> Floats:
+def _largest_share(runs: LayerRanges, schedule: ScheduleChoice, stages_left: int) -> Floats:
     """[C, L + 1, L + 1]: what memory allows, at most 1; negative where not even the weights fit."""
     state = runs.weight_bytes * (schedule.versions(stages_left) + STATE_COPIES)
     activations = runs.activation_bytes * schedule.in_flight(stages_left)

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from sparsepipe.planner.costs import port
+from sparsepipe.planner.costs import planned_link
 from systems.clusters.cluster import Cluster, place
 from systems.schema import InputError
 
 
-def devices_of(cluster: Cluster) -> dict[str, int]:
+def device_counts(cluster: Cluster) -> dict[str, int]:
     """How many devices of each kind a cluster has."""
     counts = dict.fromkeys(cluster.kinds, 0)
     for node in cluster.nodes:
@@ -16,7 +16,7 @@ def devices_of(cluster: Cluster) -> dict[str, int]:
     return counts
 
 
-def in_words(counts: Mapping[str, int]) -> str:
+def device_counts_text(counts: Mapping[str, int]) -> str:
     """Numbers of devices as `--devices` takes them: TitanV=1,TitanXp=3."""
     return ",".join(f"{kind}={count}" for kind, count in sorted(counts.items()) if count)
 
@@ -31,9 +31,9 @@ def check_links(cluster: Cluster, file: str | None = None) -> None:
         InputError: naming the first node whose devices have another link; a rate is not known.
     """
     first = cluster.nodes[0]
-    common = port(cluster, first)
+    common = planned_link(cluster, first)
     for node in cluster.nodes:
-        own = port(cluster, node)
+        own = planned_link(cluster, node)
         if own != common:
             raise InputError(
                 f"{place(cluster, node, file)} gives each device a link of {own}, node "
@@ -51,13 +51,13 @@ def target_cluster(
         InputError: not numbers of its devices.
     """
     if devices is not None:
-        cluster = cluster.with_devices(counts_of(devices))
+        cluster = cluster.with_devices(parse_device_counts(devices))
     if bandwidth_bits_per_s is not None:
         cluster = cluster.with_rate(bandwidth_bits_per_s)
     return cluster
 
 
-def counts_of(text: str) -> dict[str, int]:
+def parse_device_counts(text: str) -> dict[str, int]:
     """The numbers of devices that `--devices` names.
 
     Raises:

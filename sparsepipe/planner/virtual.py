@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsepipe.planner.costs import STATE_COPIES, Costs, Floats
-from sparsepipe.planner.predict import lacking, predict
+from sparsepipe.planner.predict import devices_lacking_memory, predict
 from sparsepipe.planner.stages import PlannedStage, Replica, ScheduleChoice
 
 WORTH_IT = 1.005
@@ -53,7 +53,7 @@ def best_virtual(
             if stages is None:
                 continue
             prediction = predict(costs, stages, schedule)
-            if not lacking(prediction) and prediction.step_s * WORTH_IT < best_s:
+            if not devices_lacking_memory(prediction) and prediction.step_s * WORTH_IT < best_s:
                 best, best_s = stages, prediction.step_s
     return best
 

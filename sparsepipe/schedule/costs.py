@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import ceil
 
-from sparsepipe.schedule.lists import Stages
+from sparsepipe.schedule.lists import StageRanks
 from systems.clusters.cluster import Link
 from systems.profiles.profile import ModelProfile
 
@@ -35,7 +35,7 @@ class StageCost:
 def stage_costs(
     profiles: Mapping[int, ModelProfile],
     bounds: Sequence[tuple[int, int]],
-    stages: Stages,
+    stages: StageRanks,
     shares: Sequence[Sequence[float]],
     cut_bytes: Sequence[float],
     micro_batches: int = 1,
@@ -83,7 +83,7 @@ def stage_costs(
     return costs
 
 
-def busiest_s(costs: Sequence[StageCost], stages: Stages) -> float:
+def busiest_s(costs: Sequence[StageCost], stages: StageRanks) -> float:
     """What the rank with most to compute takes for a micro-batch: no schedule is faster."""
     busy_s: defaultdict[int, float] = defaultdict(float)
     for cost, ranks in zip(costs, stages, strict=True):
@@ -92,13 +92,13 @@ def busiest_s(costs: Sequence[StageCost], stages: Stages) -> float:
     return max(busy_s.values())
 
 
-def enough_in_flight(costs: Sequence[StageCost], stages: Stages, link: Link) -> tuple[int, ...]:
+def enough_in_flight(costs: Sequence[StageCost], stages: StageRanks, link: Link) -> tuple[int, ...]:
     """About the fewest mini-batches in flight at each stage that keep the slowest rank busy.
 
     From a stage's forward to the end of its backward passes a round trip: all computation and
     messages behind it. A stage that must begin one mini-batch every `period` seconds holds
     round trip / period of them (Little's law), and S - s at least. Exact where every rank has one
-    stage; ranks with several make others wait, see `sparsepipe.planner.order.fastest`.
+    stage; ranks with several make others wait, see `sparsepipe.planner.order.fastest_schedule`.
     """
     period_s = busiest_s(costs, stages)
     trip_s, held = 0.0, [1]

@@ -15,7 +15,7 @@ Phase = Literal["forward", "backward", "update"]
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class Computation:
     """A computation of one stage."""
 
     phase: Phase
@@ -26,11 +26,11 @@ class Item:
 
 
 def interleave(
-    lists: Sequence[Sequence[Item]],
+    lists: Sequence[Sequence[Computation]],
     stages: Sequence[Sequence[int]],
     seconds: Sequence[tuple[float, float]],
     crossing_s: Sequence[float],
-) -> list[list[Item]]:
+) -> list[list[Computation]]:
     """The list of every rank: those of its stages, merged.
 
     Args:
@@ -54,7 +54,7 @@ def interleave(
 class _Play:
     def __init__(
         self,
-        lists: Sequence[Sequence[Item]],
+        lists: Sequence[Sequence[Computation]],
         stages: Sequence[Sequence[int]],
         seconds: Sequence[tuple[float, float]],
         crossing_s: Sequence[float],
@@ -62,7 +62,7 @@ class _Play:
         self._lists, self._stages = lists, stages
         self._seconds, self._crossing_s = seconds, crossing_s
         ranks = 1 + max(rank for held in stages for rank in held)
-        self._ordered: list[list[Item]] = [[] for _ in range(ranks)]
+        self._ordered: list[list[Computation]] = [[] for _ in range(ranks)]
         self._free_s = [0.0] * ranks
         self._next = {(stage, rank): 0 for stage, held in enumerate(stages) for rank in held}
         # (phase, stage, micro-batch) -> how many replicas are done, and when the last one was
@@ -70,7 +70,7 @@ class _Play:
             lambda: (0, 0.0)
         )
 
-    def run(self) -> list[list[Item]]:
+    def run(self) -> list[list[Computation]]:
         while True:
             choices = [c for key in self._next if (c := self._choice(*key)) is not None]
             if not choices:
@@ -78,7 +78,7 @@ class _Play:
             start_s, _, _, rank, item = min(choices, key=lambda choice: choice[:4])
             self._take(item, self._stages[item.stage] if item.together else (rank,), start_s)
 
-    def _choice(self, stage: int, rank: int) -> tuple[float, int, int, int, Item] | None:
+    def _choice(self, stage: int, rank: int) -> tuple[float, int, int, int, Computation] | None:
         """When a rank can begin the next item of a stage; ties go to what frees most memory."""
         index = self._next[stage, rank]
         if index == len(self._lists[stage]):
@@ -97,7 +97,7 @@ class _Play:
         order = ("update", "backward", "forward").index(item.phase)
         return start_s, order, -stage, rank, item
 
-    def _take(self, item: Item, ranks: Sequence[int], start_s: float) -> None:
+    def _take(self, item: Computation, ranks: Sequence[int], start_s: float) -> None:
         forward_s, backward_s = self._seconds[item.stage]
         lasts_s = {"forward": forward_s, "backward": backward_s, "update": 0.0}[item.phase]
         key = (item.phase, item.stage, item.micro_batch)
@@ -109,7 +109,7 @@ class _Play:
             self._done[key] = (count + 1, max(end_s, start_s + lasts_s))
 
 
-def _needs(item: Item, stages: int) -> list[tuple[Phase, int]]:
+def _needs(item: Computation, stages: int) -> list[tuple[Phase, int]]:
     """What must be done in a neighbouring stage first."""
     if item.phase == "forward" and item.stage > 0:
         return [("forward", item.stage - 1)]

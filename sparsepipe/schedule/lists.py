@@ -1,7 +1,7 @@
 """Pipeline schedules as data: for every rank, the list of steps that it executes in order.
 
     schedule = build("1f1b-async", stages=((0,), (1, 2), (3,)), mini_batches=100)
-    for step in schedule.ranks[1]:
+    for action in schedule.ranks[1]:
         ...
 
 A stage is a run of consecutive layers, held by one rank or several replicas; a rank that holds
@@ -31,17 +31,17 @@ from enum import StrEnum
 from itertools import islice, pairwise
 from typing import Literal, get_args
 
-from sparsepipe.schedule.interleave import Item, interleave
+from sparsepipe.schedule.interleave import Computation, interleave
 from systems.schema import InputError
 
-Kind = Literal["gpipe", "1f1b", "1f1b-async", "forward"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-FLUSHING: tuple[Kind, ...] = ("gpipe", "1f1b")
-Stages = tuple[tuple[int, ...], ...]
+ScheduleKind = Literal["gpipe", "1f1b", "1f1b-async", "forward"]
+SCHEDULE_KINDS: tuple[ScheduleKind, ...] = get_args(ScheduleKind)
+FLUSHING: tuple[ScheduleKind, ...] = ("gpipe", "1f1b")
+StageRanks = tuple[tuple[int, ...], ...]
 """The ranks of every stage."""
 
 
-class Action(StrEnum):
+class ActionKind(StrEnum):
     """What a step does. A receive waits for its message, a send only starts it."""
 
     RECEIVE_ACTIVATION = "receive activation"
@@ -56,10 +56,10 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Action:
     """One step of a rank's list."""
 
-    action: Action
+    kind: ActionKind
     stage: int
     micro_batch: int
     """Counted over the whole run; for REDUCE and UPDATE the last one of the mini-batch."""
@@ -68,15 +68,15 @@ class Step:
 
     def __str__(self) -> str:
         version = "" if self.version is None else f" (weights {self.version})"
-        return f"{self.action} of micro-batch {self.micro_batch} at stage {self.stage}{version}"
+        return f"{self.kind} of micro-batch {self.micro_batch} at stage {self.stage}{version}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """The lists of all ranks."""
 
-    kind: Kind
-    stages: Stages
+    kind: ScheduleKind
+    stages: StageRanks
     mini_batches: int
     micro_batches: int
     """Of each mini-batch; 1 for `1f1b-async`."""
@@ -84,7 +84,7 @@ class Schedule:
     """How many micro-batches every stage holds between forward and backward, at most."""
     late: tuple[int, ...]
     """By how many mini-batches every stage's updates are late."""
-    ranks: tuple[tuple[Step, ...], ...]
+    ranks: tuple[tuple[Action, ...], ...]
     """By rank; empty for one that no stage is on."""
 
     @property
@@ -94,13 +94,13 @@ class Schedule:
             return (0,) * len(self.stages)
         return tuple(n - 1 + late for n, late in zip(self.in_flight, self.late, strict=True))
 
-    def receivers(self, step: Step) -> tuple[int, ...]:
+    def receivers(self, action: Action) -> tuple[int, ...]:
         """The ranks that a send's message may go to: a replica gets the samples that it shares."""
-        return self.stages[step.stage + (1 if step.action is Action.SEND_ACTIVATION else -1)]
+        return self.stages[action.stage + (1 if action.kind is ActionKind.SEND_ACTIVATION else -1)]
 
-    def senders(self, step: Step) -> tuple[int, ...]:
+    def senders(self, action: Action) -> tuple[int, ...]:
         """The ranks that a receive's message may come from."""
-        return self.stages[step.stage + (1 if step.action is Action.RECEIVE_GRADIENT else -1)]
+        return self.stages[action.stage + (1 if action.kind is ActionKind.RECEIVE_GRADIENT else -1)]
 
     def version(self, stage: int, micro_batch: int) -> int:
         """The weights that a micro-batch must meet at a stage, in both directions."""
@@ -109,9 +109,9 @@ class Schedule:
         return max(0, micro_batch // self.micro_batches - self.lags[stage])
 
 
-def build(
-    kind: Kind,
-    stages: Stages,
+def build_schedule(
+    kind: ScheduleKind,
+    stages: StageRanks,
     *,
     mini_batches: int,
     micro_batches: int = 1,
@@ -151,13 +151,13 @@ def build(
     ordered = interleave(
         lists, stages, seconds or [(1.0, 2.0)] * count, crossing_s or [0.0] * (count - 1)
     )
-    ranks = tuple(tuple(s for item in items for s in _steps(empty, item)) for items in ordered)
+    ranks = tuple(tuple(s for item in items for s in _actions(empty, item)) for items in ordered)
     return replace(empty, ranks=ranks)
 
 
-def _check(kind: Kind, stages: Stages, mini_batches: int, micro_batches: int) -> None:
-    if kind not in KINDS:
-        raise InputError(f"--schedule {kind}: give one of {', '.join(KINDS)}")
+def _check(kind: ScheduleKind, stages: StageRanks, mini_batches: int, micro_batches: int) -> None:
+    if kind not in SCHEDULE_KINDS:
+        raise InputError(f"--schedule {kind}: give one of {', '.join(SCHEDULE_KINDS)}")
     if not stages or not all(stages) or min(map(min, stages)) < 0:
         raise InputError(f"stages {stages}: give every stage ranks, counted from 0")
     if any(len(set(stage)) < len(stage) for stage in stages):
@@ -174,7 +174,7 @@ def _check(kind: Kind, stages: Stages, mini_batches: int, micro_batches: int) ->
 
 
 def _in_flight(
-    kind: Kind, stages: int, micro_batches: int, given: Sequence[int] | None
+    kind: ScheduleKind, stages: int, micro_batches: int, given: Sequence[int] | None
 ) -> tuple[int, ...]:
     if given is not None:
         falling = all(a >= b for a, b in pairwise(given))
@@ -192,11 +192,11 @@ def _in_flight(
     return tuple(least if kind == "1f1b-async" else [min(n, micro_batches) for n in least])
 
 
-def _items(schedule: Schedule, stage: int) -> list[Item]:
+def _items(schedule: Schedule, stage: int) -> list[Computation]:
     """A stage's computations in their order."""
     total, micro_batches = schedule.mini_batches * schedule.micro_batches, schedule.micro_batches
     if schedule.kind == "forward":
-        return [Item("forward", stage, micro) for micro in range(total)]
+        return [Computation("forward", stage, micro) for micro in range(total)]
     if schedule.kind == "1f1b-async":
         return _round(schedule, stage, range(total))
     starts = range(0, total, micro_batches)
@@ -204,40 +204,51 @@ def _items(schedule: Schedule, stage: int) -> list[Item]:
     return [item for items in rounds for item in items]
 
 
-def _round(schedule: Schedule, stage: int, micros: range) -> list[Item]:
+def _round(schedule: Schedule, stage: int, micros: range) -> list[Computation]:
     """Forward until enough micro-batches are held; then one backward, one forward, ..."""
-    items: list[Item] = []
-    updates: list[Item] = []
+    items: list[Computation] = []
+    updates: list[Computation] = []
     ahead = iter(micros)
     for micro in micros:
         wanted = schedule.in_flight[stage] if micro == micros[0] else 1
-        items += [Item("forward", stage, later) for later in islice(ahead, wanted)]
-        items.append(Item("backward", stage, micro))
+        items += [Computation("forward", stage, later) for later in islice(ahead, wanted)]
+        items.append(Computation("backward", stage, micro))
         if (micro + 1) % schedule.micro_batches == 0:
             together = len(schedule.stages[stage]) > 1
-            updates.append(Item("update", stage, micro, together=together))
+            updates.append(Computation("update", stage, micro, together=together))
         if len(updates) > schedule.late[stage]:
             items.append(updates.pop(0))
     return items + updates
 
 
-def _steps(schedule: Schedule, item: Item) -> list[Step]:
+def _actions(schedule: Schedule, item: Computation) -> list[Action]:
     """A computation with its messages."""
     stage, micro, stages = item.stage, item.micro_batch, len(schedule.stages)
     version = schedule.version(stage, micro)
     if item.phase == "update":
-        reduce = [Step(Action.REDUCE, stage, micro)] if item.together else []
-        return [*reduce, Step(Action.UPDATE, stage, micro, micro // schedule.micro_batches + 1)]
+        reduce = [Action(ActionKind.REDUCE, stage, micro)] if item.together else []
+        return [
+            *reduce,
+            Action(ActionKind.UPDATE, stage, micro, micro // schedule.micro_batches + 1),
+        ]
     if item.phase == "forward":
-        work, receive, send = Action.FORWARD, Action.RECEIVE_ACTIVATION, Action.SEND_ACTIVATION
+        work, receive, send = (
+            ActionKind.FORWARD,
+            ActionKind.RECEIVE_ACTIVATION,
+            ActionKind.SEND_ACTIVATION,
+        )
         source, target = stage > 0, stage < stages - 1
     else:
-        work, receive, send = Action.BACKWARD, Action.RECEIVE_GRADIENT, Action.SEND_GRADIENT
+        work, receive, send = (
+            ActionKind.BACKWARD,
+            ActionKind.RECEIVE_GRADIENT,
+            ActionKind.SEND_GRADIENT,
+        )
         source, target = stage < stages - 1, stage > 0
-    steps = [Step(receive, stage, micro)] if source else []
-    steps.append(Step(work, stage, micro, version))
-    return [*steps, Step(send, stage, micro)] if target else steps
+    actions = [Action(receive, stage, micro)] if source else []
+    actions.append(Action(work, stage, micro, version))
+    return [*actions, Action(send, stage, micro)] if target else actions
 
 
-PARTS = 8
+ALL_REDUCE_PARTS = 8
 """As many all-reduces, of about equal bytes, one after the other."""

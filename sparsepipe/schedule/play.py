@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sparsepipe.schedule.costs import StageCost, overlaps
-from sparsepipe.schedule.lists import PARTS, Action, Schedule, Step
+from sparsepipe.schedule.lists import ALL_REDUCE_PARTS, Action, ActionKind, Schedule
 from systems.clusters.cluster import Link
 from systems.schema import InputError
 from systems.simulate import Program, Timeline, simulate
@@ -30,7 +30,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class PlayedSchedule:
     """A played schedule."""
 
     schedule: Schedule
@@ -78,7 +78,7 @@ class Pipeline:
         return min(span.start_s for span in self._of(mini_batch))
 
 
-def play(schedule: Schedule, costs: Sequence[StageCost], link: Link) -> Pipeline:
+def play(schedule: Schedule, costs: Sequence[StageCost], link: Link) -> PlayedSchedule:
     """Simulate a schedule of enough mini-batches to have a steady state.
 
     Args:
@@ -104,15 +104,15 @@ def play(schedule: Schedule, costs: Sequence[StageCost], link: Link) -> Pipeline
     spans = tuple(
         Span(
             rank,
-            step.action.value,
-            step.stage,
-            step.micro_batch,
+            action.kind.value,
+            action.stage,
+            action.micro_batch,
             timeline.starts_s[parts[0]],
             timeline.ends_s[parts[-1]],
         )
-        for rank, step, parts in numbers
+        for rank, action, parts in numbers
     )
-    return Pipeline(schedule, timeline, spans, window)
+    return PlayedSchedule(schedule, timeline, spans, window)
 
 
 class _Tasks:
@@ -122,107 +122,107 @@ class _Tasks:
         self.program = Program(link.latency_s)
         self._schedule, self._costs = schedule, costs
         self._last: list[list[int]] = [[] for _ in schedule.ranks]  # what a rank's next step awaits
-        self._arrived: dict[tuple[Action, int, int, int], list[int]] = {}
-        self._wire: dict[tuple[Action, int, int, int], int] = {}  # a channel keeps its order
+        self._arrived: dict[tuple[ActionKind, int, int, int], list[int]] = {}
+        self._wire: dict[tuple[ActionKind, int, int, int], int] = {}  # a channel keeps its order
         self._parts: dict[tuple[int, int, int], list[int]] = {}  # of backward, to be reduced
-        self._work: list[tuple[int, Step, list[int]]] = []
+        self._work: list[tuple[int, Action, list[int]]] = []
 
-    def run(self) -> list[tuple[int, Step, list[int]]]:
+    def run(self) -> list[tuple[int, Action, list[int]]]:
         """The computations: their rank, step and tasks."""
         position = [0] * len(self._schedule.ranks)
         moved = True
         while moved:
             moved = False
-            for rank, steps in enumerate(self._schedule.ranks):
-                while position[rank] < len(steps) and self._add(rank, steps[position[rank]]):
+            for rank, actions in enumerate(self._schedule.ranks):
+                while position[rank] < len(actions) and self._add(rank, actions[position[rank]]):
                     position[rank] += 1
                     moved = True
         return self._work
 
-    def _add(self, rank: int, step: Step) -> bool:
+    def _add(self, rank: int, action: Action) -> bool:
         """Add a step's tasks; False if something that it needs is not there yet."""
-        if step.action in (Action.FORWARD, Action.BACKWARD):
-            self._compute(rank, step)
-        elif step.action in (Action.SEND_ACTIVATION, Action.SEND_GRADIENT):
-            self._send(rank, step)
-        elif step.action is Action.REDUCE:
-            return self._reduce(rank, step)
-        elif step.action is not Action.UPDATE:  # which takes no time
-            return self._receive(rank, step)
+        if action.kind in (ActionKind.FORWARD, ActionKind.BACKWARD):
+            self._compute(rank, action)
+        elif action.kind in (ActionKind.SEND_ACTIVATION, ActionKind.SEND_GRADIENT):
+            self._send(rank, action)
+        elif action.kind is ActionKind.REDUCE:
+            return self._reduce(rank, action)
+        elif action.kind is not ActionKind.UPDATE:  # which takes no time
+            return self._receive(rank, action)
         return True
 
-    def _compute(self, rank: int, step: Step) -> None:
-        cost, replica = self._costs[step.stage], self._schedule.stages[step.stage].index(rank)
-        backward = step.action is Action.BACKWARD
+    def _compute(self, rank: int, action: Action) -> None:
+        cost, replica = self._costs[action.stage], self._schedule.stages[action.stage].index(rank)
+        backward = action.kind is ActionKind.BACKWARD
         seconds = (cost.backward_s if backward else cost.forward_s)[replica]
-        last = (step.micro_batch + 1) % self._schedule.micro_batches == 0
-        reduced = backward and last and len(self._schedule.stages[step.stage]) > 1
+        last = (action.micro_batch + 1) % self._schedule.micro_batches == 0
+        reduced = backward and last and len(self._schedule.stages[action.stage]) > 1
         parts: list[int] = []
-        count = PARTS if reduced else 1
-        name = f"{step.action} {step.micro_batch}"
+        count = ALL_REDUCE_PARTS if reduced else 1
+        name = f"{action.kind} {action.micro_batch}"
         for _ in range(count):
             after = parts[-1:] or self._last[rank]
             parts.append(
                 self.program.compute(f"rank {rank}", seconds / count, name=name, after=after)
             )
         if reduced:
-            self._parts[step.stage, step.micro_batch, rank] = parts
+            self._parts[action.stage, action.micro_batch, rank] = parts
         self._last[rank] = parts[-1:]
-        self._work.append((rank, step, parts))
+        self._work.append((rank, action, parts))
 
-    def _send(self, rank: int, step: Step) -> None:
-        forward = step.action is Action.SEND_ACTIVATION
-        target = step.stage + (1 if forward else -1)
-        cut = self._costs[min(step.stage, target)]
+    def _send(self, rank: int, action: Action) -> None:
+        forward = action.kind is ActionKind.SEND_ACTIVATION
+        target = action.stage + (1 if forward else -1)
+        cut = self._costs[min(action.stage, target)]
         size = cut.output_bytes if forward else cut.gradient_bytes
-        common = overlaps(self._costs[step.stage].shares, self._costs[target].shares)
-        mine = common[self._schedule.stages[step.stage].index(rank)]
+        common = overlaps(self._costs[action.stage].shares, self._costs[target].shares)
+        mine = common[self._schedule.stages[action.stage].index(rank)]
         for peer, part in zip(self._schedule.stages[target], mine, strict=True):
             if part <= 0:
                 continue
-            channel = (step.action, step.stage, rank, peer)
+            channel = (action.kind, action.stage, rank, peer)
             after = [*self._last[rank], *([self._wire[channel]] if channel in self._wire else [])]
             if peer == rank:
                 number = self.program.join(after)
             else:
                 number = self.program.flow(
-                    rank, peer, part * size, name=f"{step.action} {step.micro_batch}", after=after
+                    rank, peer, part * size, name=f"{action.kind} {action.micro_batch}", after=after
                 )
             self._wire[channel] = number
-            key = (step.action, step.stage, step.micro_batch, peer)
+            key = (action.kind, action.stage, action.micro_batch, peer)
             self._arrived.setdefault(key, []).append(number)
 
-    def _receive(self, rank: int, step: Step) -> bool:
-        gradient = step.action is Action.RECEIVE_GRADIENT
-        action = Action.SEND_GRADIENT if gradient else Action.SEND_ACTIVATION
-        source = step.stage + (1 if gradient else -1)
-        replica = self._schedule.stages[step.stage].index(rank)
-        common = overlaps(self._costs[step.stage].shares, self._costs[source].shares)
+    def _receive(self, rank: int, action: Action) -> bool:
+        gradient = action.kind is ActionKind.RECEIVE_GRADIENT
+        sent = ActionKind.SEND_GRADIENT if gradient else ActionKind.SEND_ACTIVATION
+        source = action.stage + (1 if gradient else -1)
+        replica = self._schedule.stages[action.stage].index(rank)
+        common = overlaps(self._costs[action.stage].shares, self._costs[source].shares)
         wanted = sum(part > 0 for part in common[replica])
-        arrived = self._arrived.get((action, source, step.micro_batch, rank), [])
+        arrived = self._arrived.get((sent, source, action.micro_batch, rank), [])
         if len(arrived) < wanted:
             return False
         self._last[rank] = [*self._last[rank], *arrived]
         return True
 
-    def _reduce(self, rank: int, step: Step) -> bool:
+    def _reduce(self, rank: int, action: Action) -> bool:
         """The first replica that can adds the exchange of all parts, for everyone."""
-        ranks = self._schedule.stages[step.stage]
-        parts = [self._parts.get((step.stage, step.micro_batch, peer)) for peer in ranks]
+        ranks = self._schedule.stages[action.stage]
+        parts = [self._parts.get((action.stage, action.micro_batch, peer)) for peer in ranks]
         if any(part is None for part in parts):
             return False
-        key = (Action.REDUCE, step.stage, step.micro_batch, -1)
+        key = (ActionKind.REDUCE, action.stage, action.micro_batch, -1)
         if key not in self._arrived:
-            size = 2 * (len(ranks) - 1) / len(ranks) * self._costs[step.stage].parameter_bytes
-            before = (Action.REDUCE, step.stage, -1, -1)
+            size = 2 * (len(ranks) - 1) / len(ranks) * self._costs[action.stage].parameter_bytes
+            before = (ActionKind.REDUCE, action.stage, -1, -1)
             done = [self._wire[before]] if before in self._wire else []
             for ready in zip(*(part or [] for part in parts), strict=True):
                 done = [
                     self.program.exchange(
                         ranks,
-                        size / PARTS,
+                        size / ALL_REDUCE_PARTS,
                         messages=2 * (len(ranks) - 1),
-                        name=f"reduce {step.micro_batch}",
+                        name=f"reduce {action.micro_batch}",
                         after=[*ready, *done],
                     )
                 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsepipe.pipeline.values import Value, take
+from sparsepipe.pipeline.values import Value, take_samples
 from sparsepipe.train.workload import MiniBatch, Workload
 
 KEPT = 32
@@ -45,7 +45,7 @@ class CloudBatches:
 
     def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
         """The voxels of these clouds."""
-        return take((self._batch(mini_batch).inputs,), samples)
+        return take_samples((self._batch(mini_batch).inputs,), samples)
 
     def targets(self, mini_batch: int, samples: range) -> Tensor:
         """Their labels."""
@@ -61,7 +61,7 @@ class CloudBatches:
 
 
 @dataclass(frozen=True)
-class Later:
+class BatchesFrom:
     """Mini-batches from number `first` on, counted from 0."""
 
     batches: CloudBatches

@@ -19,7 +19,7 @@ from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import DENSE, NETWORKS
 from sparsepipe.options import Options
 from sparsepipe.pipeline.network import Network, StageModule
-from sparsepipe.train.one_process import optimizer
+from sparsepipe.train.one_process import make_optimizer
 from sparsepipe.train.stages import MICRO_BATCHES
 from sparsepipe.train.workload import Workload
 from systems import schema
@@ -33,7 +33,7 @@ HALVINGS = 5
 """Poolings of MinkVGG16-BN."""
 
 
-def check(options: Options) -> None:
+def check_deepspeed(options: Options) -> None:
     """Refuse what the baseline cannot train.
 
     Raises:
@@ -52,7 +52,7 @@ def micro_batches(options: Options) -> int:
     return options.micro_batches or MICRO_BATCHES
 
 
-def side(voxel_size: float) -> int:
+def cells_per_side(voxel_size: float) -> int:
     """Cells along each side of a volume that holds the unit cube and can be halved."""
     block = 2**HALVINGS
     return block * ceil(1 / voxel_size / block)
@@ -90,7 +90,7 @@ class OneValue(nn.Module):
         return output.contiguous()  # DeepSpeed sends nothing else
 
 
-def run(options: Options, world: World, workload: Workload) -> Iterator[Step]:
+def train_with_deepspeed(options: Options, world: World, workload: Workload) -> Iterator[Step]:
     """Train the dense twin; yields every mini-batch.
 
     Metrics of a step: `step_s`, `samples`, `voxels` of the clouds, and `loss_sum`.
@@ -111,7 +111,7 @@ def run(options: Options, world: World, workload: Workload) -> Iterator[Step]:
     parts = micro_batches(options)
     engine, *_ = deepspeed.initialize(
         model=module,
-        optimizer=optimizer(options, [p for p in module.parameters() if p.requires_grad]),
+        make_optimizer=make_optimizer(options, [p for p in module.parameters() if p.requires_grad]),
         config={
             "train_batch_size": options.batch_size,
             "train_micro_batch_size_per_gpu": options.batch_size // parts,
@@ -120,7 +120,7 @@ def run(options: Options, world: World, workload: Workload) -> Iterator[Step]:
         },
     )
     made = workload.mini_batches()
-    cells = side(options.voxel_size)
+    cells = cells_per_side(options.voxel_size)
     for index in range(options.steps):
         started = time.perf_counter()
         batch = next(made)
@@ -133,11 +133,11 @@ def run(options: Options, world: World, workload: Workload) -> Iterator[Step]:
     made.close()
 
 
-def summarize(options: Options, steps: list[Step]) -> dict[str, Any]:
+def summarize_deepspeed(options: Options, steps: list[Step]) -> dict[str, Any]:
     """The result of a run from rank 0's steps, of which the first one is not counted in times."""
     counted = steps[min(1, len(steps) - 1) :]
     seconds = [step.metrics["step_s"] for step in counted]
-    cells = side(options.voxel_size)
+    cells = cells_per_side(options.voxel_size)
     return {
         "scheme": "deepspeed",
         "model": f"{options.model}, dense twin",

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsepipe.pipeline.run import run as run_pipeline
-from sparsepipe.pipeline.values import Value, data
-from sparsepipe.schedule.lists import PARTS
+from sparsepipe.pipeline.run import run_pipeline
+from sparsepipe.pipeline.values import Value, features_of
+from sparsepipe.schedule.lists import ALL_REDUCE_PARTS
 from sparsepipe.train import infer
-from sparsepipe.train.planned import Planned
+from sparsepipe.train.planned import ProfiledPlan
 from sparsepipe.train.summary import step_times, utilisation
 from systems import schema
 from systems.measure import spread
@@ -65,7 +65,7 @@ def emulated_stages(
     device, stages = EmulatedDevice(), list[nn.Module]()
     for first, end in bounds:
         own = profile.layers[first:end]
-        layers = joined(own, sum(layer.parameter_bytes for layer in own) / (2 * PARTS))
+        layers = joined(own, sum(layer.parameter_bytes for layer in own) / (2 * ALL_REDUCE_PARTS))
         layers = [replace(layer, activation_bytes=0) for layer in layers]
         layers[-1] = replace(layers[-1], activation_bytes=round(cut_bytes[end]))
         chain = emulated_layers(
@@ -104,11 +104,11 @@ class EmulatedBatches:
 
 def emulated_loss(output: Value, targets: Tensor) -> Tensor:
     """Something whose backward pass takes no time."""
-    return data(output)[:, 0].sum()
+    return features_of(output)[:, 0].sum()
 
 
-def run(
-    planned: Planned, steady: int, world: World, emulation: Emulation, tracer: Tracer
+def emulate_pipeline(
+    planned: ProfiledPlan, steady: int, world: World, emulation: Emulation, tracer: Tracer
 ) -> Iterator[Step]:
     """This rank's part of a plan, with so many mini-batches in the steady state."""
     modules = emulated_stages(
@@ -126,8 +126,8 @@ def run(
     )
 
 
-def summarize(
-    planned: Planned, steady: int, everyone: list[list[Step]], emulation: Emulation
+def summarize_emulation(
+    planned: ProfiledPlan, steady: int, everyone: list[list[Step]], emulation: Emulation
 ) -> dict[str, Any]:
     """The steady state of all ranks' steps, undilated, beside what the planner predicted.
 
@@ -136,14 +136,14 @@ def summarize(
     `predicted_compute_s` (0 of an idle rank), `utilisation`.
     """
     if planned.mode == "infer":
-        found = infer.summarize(planned.schedule(steady), everyone, emulation.dilate)
-        return {**described(planned), **found}
+        found = infer.summarize_inference(planned.schedule(steady), everyone, emulation.dilate)
+        return {**describe_plan(planned), **found}
     schedule, edge = planned.schedule(steady), planned.warm_up
     seconds = [s / emulation.dilate for s in step_times(schedule, everyone, edge)]
     mean_s = sum(seconds) / len(seconds)
     window = range(edge, schedule.mini_batches - edge)
     return {
-        **described(planned),
+        **describe_plan(planned),
         "step_s": schema.dump(spread(seconds)),
         "mean_step_s": mean_s,
         "samples_per_s": planned.plan.batch_size / mean_s,
@@ -157,7 +157,7 @@ def summarize(
     }
 
 
-def described(planned: Planned) -> dict[str, Any]:
+def describe_plan(planned: ProfiledPlan) -> dict[str, Any]:
     """What a plan is, and what training with it was predicted to take."""
     plan, prediction = planned.plan, planned.plan.prediction
     computing = {device.rank: device.compute_s for device in prediction.devices}

@@ -26,7 +26,7 @@ WARM_UP = 2
 """Steps that are not counted in times: buffers grow to their size."""
 
 
-def run(
+def train_in_one_process(
     options: Options,
     world: World,
     workload: Workload,
@@ -45,7 +45,7 @@ def run(
     first, first_batch = checkpoints.first_step, checkpoints.first_batch(options.batch_size)
     segments = list(checkpoints.segments(options.steps))
     network = workload.network().to(world.device)
-    update = optimizer(options, network.parameters(), first)
+    update = make_optimizer(options, network.parameters(), first)
     state = State(network, world.rank)
     state.add(network, update)
     checkpoints.restore_model(network)
@@ -86,13 +86,13 @@ def last_step(
         "test_s": time.perf_counter() - trained,
         "test_accuracy": tested,
         "bad_files": len(workload.data.bad_files),
-        "digest": digest(network),
+        "digest": weights_digest(network),
         "resumed_step": first,
     }
     return Step(workload.options.steps, totals)
 
 
-def optimizer(
+def make_optimizer(
     options: Options, parameters: Iterable[nn.Parameter], first: int = 0
 ) -> torch.optim.Optimizer:
     """SGD as the options say; its steps take the learning rates of the run's, from `first` on."""
@@ -118,7 +118,7 @@ def learning_rate_share(index: int, steps: int) -> float:
     return min(1.0, (index + 1) / RISE) * 0.5 * (1 + math.cos(math.pi * index / steps))
 
 
-def digest(network: nn.Module) -> int:
+def weights_digest(network: nn.Module) -> int:
     """The first 48 bits of the parameters' and buffers' SHA-256: equal for equal networks."""
     sha = hashlib.sha256()
     for tensor in network.state_dict().values():
@@ -126,7 +126,7 @@ def digest(network: nn.Module) -> int:
     return int.from_bytes(sha.digest()[:6], "big")
 
 
-def summarize(options: Options, steps: Sequence[Step]) -> dict[str, Any]:
+def summarize_one_process(options: Options, steps: Sequence[Step]) -> dict[str, Any]:
     """The result of a run from its steps: times, losses, accuracy."""
     *trained, totals = steps
     counted = trained[min(WARM_UP, len(trained) - 1) :]

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from sparsepipe.options import Options
 from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.run import collect, run as run_pipeline
-from sparsepipe.pipeline.values import Value, data
+from sparsepipe.pipeline.run import collect_weights, run_pipeline
+from sparsepipe.pipeline.values import Value, features_of
 from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
-from sparsepipe.train.batches import CloudBatches, Later
-from sparsepipe.train.one_process import last_step, optimizer
+from sparsepipe.train.batches import BatchesFrom, CloudBatches
+from sparsepipe.train.one_process import last_step, make_optimizer
 from sparsepipe.train.stages import schedule_of
-from sparsepipe.train.summary import fill, step_times, utilisation
+from sparsepipe.train.summary import fill_mini_batches, step_times, utilisation
 from sparsepipe.train.workload import Workload
 from systems import schema
 from systems.measure import spread
@@ -35,7 +35,7 @@ from systems.runs.state import State
 from systems.runs.trace import Tracer
 
 
-def run(
+def train_in_pipeline(
     stages: Sequence[PlannedStage],
     kind: ScheduleChoice,
     world: World,
@@ -44,7 +44,7 @@ def run(
     checkpoints: Checkpoints | None = None,
 ) -> Iterator[Step]:
     """Train; yields every mini-batch, on rank 0 then a last step with
-    `sparsepipe.train.one_process.run`'s totals, of the whole network.
+    `sparsepipe.train.one_process.train_in_one_process`'s totals, of the whole network.
 
     The pipeline runs empty wherever a checkpoint is made, in a run that nothing interrupts too: an
     asynchronous one then has no older weights to save, and goes on as it would have.
@@ -73,9 +73,9 @@ def run(
             modules,
             shares,
             world,
-            batches=Later(batches, begin - first),
+            batches=BatchesFrom(batches, begin - first),
             loss_sum=loss_sum,
-            optimizer=lambda parameters: optimizers[id(next(iter(parameters)))],
+            make_optimizer=lambda parameters: optimizers[id(next(iter(parameters)))],
             tracer=tracer,
         )
         for step in steps:
@@ -83,7 +83,7 @@ def run(
         seen = (first_batch + end - first) * options.batch_size
         checkpoints.save(end, options.steps, state, seen)
     batches.close()
-    collect(schedule_of(stages, kind, 1), modules, world)
+    collect_weights(schedule_of(stages, kind, 1), modules, world)
     if world.rank == 0:
         yield last_step(model, workload, world, began, first)
 
@@ -96,17 +96,17 @@ def _optimizers(
     for module in modules:
         own, parameters = None, list(module.parameters())
         if parameters:  # a pooling alone has none
-            own = made[id(parameters[0])] = optimizer(options, parameters, first_step)
+            own = made[id(parameters[0])] = make_optimizer(options, parameters, first_step)
         state.add(module, own)
     return made
 
 
 def loss_sum(output: Value, labels: Tensor) -> Tensor:
     """Cross-entropy of logits [b, classes], summed over the clouds."""
-    return nn.functional.cross_entropy(data(output), labels, reduction="sum")
+    return nn.functional.cross_entropy(features_of(output), labels, reduction="sum")
 
 
-def summarize(
+def summarize_pipeline(
     options: Options,
     stages: Sequence[PlannedStage],
     kind: ScheduleChoice,
@@ -120,7 +120,7 @@ def summarize(
     first = int(totals.metrics["resumed_step"])
     timed = [[s for s in steps if s.index >= first] for steps in (trained, *everyone[1:])]
     schedule = schedule_of(stages, kind, options.steps - first)
-    edge = min(fill(schedule), (schedule.mini_batches - 1) // 2)
+    edge = min(fill_mini_batches(schedule), (schedule.mini_batches - 1) // 2)
     window = range(edge, schedule.mini_batches - edge)
     seconds = step_times(schedule, timed, edge)
     loss_sums: defaultdict[int, float] = defaultdict(float)

@@ -10,23 +10,23 @@ from sparsepipe.options import PLANNERS, Options
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.plan import Plan
 from sparsepipe.planner.target import (
-    counts_of,
-    devices_of,
-    in_words,
+    device_counts,
+    device_counts_text,
+    parse_device_counts,
     target_cluster,
 )
 from systems.clusters.cluster import Cluster
 from systems.schema import InputError
 
 
-def load_plan(options: Options) -> Plan:
+def load_checked_plan(options: Options) -> Plan:
     """The plan in the file that the options name, which must say what they say.
 
     Raises:
         InputError: no such file, not a plan, or an option that says something else.
     """
     assert options.plan is not None  # the caller has looked
-    plan = planner.load(Path(options.plan))
+    plan = planner.load_plan(Path(options.plan))
     given, of_plan = _given(options), _planned(plan)
     for name, ours in given.items():
         theirs = of_plan[name]
@@ -47,7 +47,9 @@ def _given(options: Options) -> dict[str, object]:
         "schedule": options.schedule,
         "micro_batches": options.micro_batches,
         "cuts": options.cuts,
-        "devices": None if options.devices is None else in_words(counts_of(options.devices)),
+        "devices": None
+        if options.devices is None
+        else device_counts_text(parse_device_counts(options.devices)),
         "bandwidth_bits_per_s": options.bandwidth_bits_per_s,
         "planner": None if options.planner == PLANNERS[0] else options.planner,
     }
@@ -64,7 +66,7 @@ def _planned(plan: Plan) -> dict[str, object]:
         "schedule": plan.schedule.name,
         "micro_batches": plan.schedule.micro_batches,
         "cuts": tuple(stage.first for stage in plan.stages[1:]),
-        "devices": in_words(devices_of(plan.cluster)),
+        "devices": device_counts_text(device_counts(plan.cluster)),
         "bandwidth_bits_per_s": rates.pop() if len(rates) == 1 else None,
         "planner": plan.planner,
     }
@@ -96,7 +98,10 @@ def check_planned_for(plan: Plan, name: str, cluster: Cluster, options: Options)
         InputError: saying what differs.
     """
     target = target_cluster(cluster, options.devices, options.bandwidth_bits_per_s)
-    ours, theirs = in_words(devices_of(target)), in_words(devices_of(plan.cluster))
+    ours, theirs = (
+        device_counts_text(device_counts(target)),
+        device_counts_text(device_counts(plan.cluster)),
+    )
     if ours != theirs:
         raise InputError(
             f"--cluster {name}: has {ours}, and the plan {options.plan} is for {theirs}; add "

@@ -13,19 +13,19 @@ from sparsepipe.options import Options
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.costs import Costs, costs_of
 from sparsepipe.planner.order import PLAYED_STEPS, profiles_of_ranks, slowest_link
-from sparsepipe.planner.plan import Order, Plan, digest
+from sparsepipe.planner.plan import Order, Plan, profile_digest
 from sparsepipe.planner.target import check_links, target_cluster
 from sparsepipe.schedule.costs import StageCost, stage_costs
-from sparsepipe.schedule.lists import Schedule, Stages, build
-from sparsepipe.schedule.play import Pipeline, play
-from sparsepipe.train.plan_file import load_plan
+from sparsepipe.schedule.lists import Schedule, StageRanks, build_schedule
+from sparsepipe.schedule.play import PlayedSchedule, play
+from sparsepipe.train.plan_file import load_checked_plan
 from systems.clusters.cluster import Cluster, Link
 from systems.profiles.profile import ModelProfile
 from systems.schema import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class ProfiledPlan:
     """A plan, and the profiles that it was made from."""
 
     plan: Plan
@@ -34,7 +34,7 @@ class Planned:
     mode: Literal["train", "infer"] = "train"
 
     @property
-    def stages(self) -> Stages:
+    def stages(self) -> StageRanks:
         """The ranks of every stage."""
         return tuple(tuple(r.rank for r in stage.replicas) for stage in self.plan.stages)
 
@@ -101,7 +101,7 @@ class Planned:
         return self._built(2 * self.warm_up + steady)
 
     @cached_property
-    def played(self) -> Pipeline:
+    def played(self) -> PlayedSchedule:
         """The schedule, simulated."""
         flushes = self.mode == "train" and self.plan.schedule.flushes
         steady = 1 if flushes else PLAYED_STEPS
@@ -109,9 +109,9 @@ class Planned:
 
     def _built(self, mini_batches: int) -> Schedule:
         if self.mode == "infer":
-            return build("forward", self.stages, mini_batches=mini_batches)
+            return build_schedule("forward", self.stages, mini_batches=mini_batches)
         costs, order = self.costs, self.order
-        return build(
+        return build_schedule(
             self.plan.schedule.name,
             self.stages,
             mini_batches=mini_batches,
@@ -125,14 +125,14 @@ class Planned:
         )
 
 
-def plan_pipeline(options: Options, cluster: Cluster) -> Planned:
+def plan_pipeline(options: Options, cluster: Cluster) -> ProfiledPlan:
     """Plan what the options say, or read their plan.
 
     Raises:
         InputError: whatever is wrong with them, or a baseline that has no answer.
     """
     if options.plan is not None:
-        return with_profiles(load_plan(options), options)
+        return with_profiles(load_checked_plan(options), options)
     target = target_cluster(cluster, options.devices, options.bandwidth_bits_per_s)
     check_links(target)
     profiles = profiles_by_kind(options.profiles, options.batch_size)
@@ -147,7 +147,7 @@ def plan_pipeline(options: Options, cluster: Cluster) -> Planned:
             virtual_stages=options.virtual_stages,
         )
     else:
-        found = planner.baseline(
+        found = planner.baseline_plan(
             options.planner, profiles, target, schedule=schedule, micro_batches=micro_batches
         )
     if found is None:
@@ -155,10 +155,10 @@ def plan_pipeline(options: Options, cluster: Cluster) -> Planned:
             f"--sparsepipe.planner {options.planner}: has no answer for {target.name}; "
             "give another one"
         )
-    return Planned(plan=found, profiles=profiles, mode=options.mode)
+    return ProfiledPlan(plan=found, profiles=profiles, mode=options.mode)
 
 
-def with_profiles(plan: Plan, options: Options) -> Planned:
+def with_profiles(plan: Plan, options: Options) -> ProfiledPlan:
     """A plan with the profiles that the options name, which must be those that it was made from.
 
     Raises:
@@ -166,12 +166,12 @@ def with_profiles(plan: Plan, options: Options) -> Planned:
     """
     profiles = profiles_by_kind(options.profiles, plan.batch_size)
     for kind, known in plan.profiles.items():
-        if kind not in profiles or digest(profiles[kind]) != known:
+        if kind not in profiles or profile_digest(profiles[kind]) != known:
             raise InputError(
                 f"--sparsepipe.profiles {options.profiles}: the plan was made from another profile "
                 f"of {kind}; give that one, or plan again"
             )
-    return Planned(plan=plan, profiles=profiles, mode=options.mode)
+    return ProfiledPlan(plan=plan, profiles=profiles, mode=options.mode)
 
 
 def profiles_by_kind(names: str, batch_size: int | None) -> dict[str, ModelProfile]:

@@ -18,10 +18,10 @@ from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.pipeline.network import Network, StageModule
 from sparsepipe.pipeline.values import (
     Value,
-    backward,
-    data,
-    gradients,
-    leaves,
+    as_leaves,
+    backward_through,
+    features_of,
+    leaf_gradients,
 )
 from systems.measure import timed
 from systems.profiles.profile import LayerProfile, ModelProfile
@@ -31,7 +31,7 @@ COORDINATE_BYTES = 16
 """A voxel's coordinates on the wire: int32, batch, x, y and z."""
 
 
-def mini_batch(split: Split, batch_size: int, voxel_size: float) -> SparseTensor:
+def first_mini_batch(split: Split, batch_size: int, voxel_size: float) -> SparseTensor:
     """The first clouds of `split`, whose longest side is about 1, as voxels.
 
     Raises:
@@ -79,7 +79,7 @@ def profile_network(
                 inputs=layer.inputs,
             )
         )
-    kind = data(inputs).device.type
+    kind = features_of(inputs).device.type
     return ModelProfile(
         name=name,
         device=device_kind,
@@ -104,31 +104,31 @@ _Record = tuple[tuple[Value, ...], tuple[Value, ...]]
 def _fresh(inputs: SparseTensor) -> SparseTensor:
     """The same voxels, of which nothing else is known yet."""
     return SparseTensor(
-        data(inputs), inputs.coordinates, inputs.tensor_stride, batch_size=inputs.batch_size
+        features_of(inputs), inputs.coordinates, inputs.tensor_stride, batch_size=inputs.batch_size
     )
 
 
 def _pass(stages: Sequence[StageModule], inputs: SparseTensor) -> list[_Cost]:
     """Forward and backward of one mini-batch, a layer at a time."""
-    device = data(inputs).device
+    device = features_of(inputs).device
     records: list[_Record] = []
     costs = []
     values: tuple[Value, ...] = (inputs,)
     for number, stage in enumerate(stages):
-        taken = leaves(values) if number else values
+        taken = as_leaves(values) if number else values
         once = partial(_forward, stage, taken, records)
         forward_s = timed(once, warm_up=0, repetitions=1, device=device).median
         values = records[-1][1]
         made = [value for value in values if not any(value is other for other in taken)]
         size = sum(map(activation_bytes, made))
         costs.append(_Cost(forward_s=forward_s, backward_s=0.0, activation_bytes=size))
-    wanted = [torch.ones_like(data(value)) for value in values]
+    wanted = [torch.ones_like(features_of(value)) for value in values]
     for number in reversed(range(len(stages))):
         taken, outputs = records.pop()
         stages[number].zero_grad()
-        once = partial(backward, outputs, wanted)
+        once = partial(backward_through, outputs, wanted)
         costs[number].backward_s = timed(once, warm_up=0, repetitions=1, device=device).median
-        wanted = [data(gradient) for gradient in gradients(taken)] if number else []
+        wanted = [features_of(gradient) for gradient in leaf_gradients(taken)] if number else []
     return costs
 
 
@@ -139,4 +139,6 @@ def _forward(stage: StageModule, taken: tuple[Value, ...], records: list[_Record
 def activation_bytes(value: Value) -> int:
     """Bytes of a value on the wire, its header left out."""
     with_coordinates = isinstance(value, SparseTensor) and value.tensor_stride > 0
-    return data(value).nbytes + (len(data(value)) * COORDINATE_BYTES if with_coordinates else 0)
+    return features_of(value).nbytes + (
+        len(features_of(value)) * COORDINATE_BYTES if with_coordinates else 0
+    )

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 from sparsepipe.options import Options
 from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.samples import split
+from sparsepipe.pipeline.samples import split_by_speed
 from sparsepipe.planner.stages import PlannedStage, Replica, ScheduleChoice
-from sparsepipe.schedule.lists import Schedule, build
+from sparsepipe.schedule.lists import Schedule, build_schedule
 from sparsepipe.train.profiling import profile_network
 from sparsepipe.train.workload import Workload
 from systems.schema import InputError
@@ -17,7 +17,7 @@ MICRO_BATCHES = 4
 HERE = "this machine"
 
 
-def kind_of(options: Options) -> ScheduleChoice:
+def schedule_choice_of(options: Options) -> ScheduleChoice:
     """The schedule that the options name."""
     flushes = ScheduleChoice(name=options.schedule).flushes
     return ScheduleChoice(
@@ -26,7 +26,7 @@ def kind_of(options: Options) -> ScheduleChoice:
     )
 
 
-def stages_of(options: Options, workload: Workload, ranks: int) -> tuple[PlannedStage, ...]:
+def stages_at_cuts(options: Options, workload: Workload, ranks: int) -> tuple[PlannedStage, ...]:
     """Where nothing is measured: at the options' cuts, or with equally many layers, a stage a rank.
 
     Raises:
@@ -55,7 +55,7 @@ def balanced_cuts(workload: Workload, ranks: int) -> tuple[int, ...] | None:
     network = Network(workload.network())
     profile = profile_network(network, inputs, name="", device_kind=HERE, repetitions=2)
     seconds = [layer.forward_s + layer.backward_s for layer in profile.layers]
-    parts = split(seconds, [1.0] * ranks)
+    parts = split_by_speed(seconds, [1.0] * ranks)
     return tuple(part.start for part in parts[1:]) if all(parts) else None
 
 
@@ -89,7 +89,7 @@ def schedule_of(
     stages: Sequence[PlannedStage], kind: ScheduleChoice, mini_batches: int
 ) -> Schedule:
     """The lists of all ranks."""
-    return build(
+    return build_schedule(
         kind.name,
         tuple(tuple(replica.rank for replica in stage.replicas) for stage in stages),
         mini_batches=mini_batches,

@@ -11,14 +11,14 @@ from systems.runs.record import Step
 from systems.schema import InputError
 
 
-def summarize(
+def summarize_steady_state(
     schedule: Schedule, everyone: Sequence[Sequence[Step]], *, warm_up: int
 ) -> dict[str, float]:
     """Of the mini-batches between the first and the last `warm_up` ones, in which it fills and
     drains.
 
     Args:
-        everyone: the steps of `sparsepipe.pipeline.run.run`, by rank.
+        everyone: the steps of `sparsepipe.pipeline.run.run_pipeline`, by rank.
 
     Returns:
         `step_s`, the mean time from the end of one mini-batch to the end of the next, and
@@ -57,7 +57,7 @@ def summarize(
     return summary
 
 
-def fill(schedule: Schedule) -> int:
+def fill_mini_batches(schedule: Schedule) -> int:
     """Mini-batches in which a pipeline fills, and as many in which it drains."""
     return max(schedule.in_flight) if schedule.kind == "1f1b-async" else 1
 

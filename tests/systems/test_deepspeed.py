@@ -10,7 +10,7 @@ from launch.drivers import driver
 from launch.job import Job
 from launch.launchers.start import start_command
 from sparsepipe.options import Options as SparseOptions
-from sparsepipe.train.deepspeed_baseline import check
+from sparsepipe.train.deepspeed_baseline import check_deepspeed
 from stanza.options import Options as StanzaOptions
 from systems.deepspeed import check_installed, import_deepspeed
 from systems.schema import InputError
@@ -27,7 +27,7 @@ def test_without_deepspeed_every_option_names_the_way_to_it(
     with pytest.raises(InputError, match=f"--stanza.scheme zero1{way}"):
         driver(job).check(job, driver(job).plan_job(job, may_measure=False))
     with pytest.raises(InputError, match=f"--sparsepipe.scheme deepspeed{way}"):
-        check(SparseOptions(scheme="deepspeed", batch_size=8, micro_batches=2))
+        check_deepspeed(SparseOptions(scheme="deepspeed", batch_size=8, micro_batches=2))
     with pytest.raises(InputError, match=f"--launcher deepspeed{way}"):
         start_command(replace(job, launcher="deepspeed"), [])
 

@@ -20,9 +20,9 @@ from sparsepipe.experiments.small_pipelines import (
 )
 from sparsepipe.models import DENSE, MinkVGG16
 from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.run import roles, run
+from sparsepipe.pipeline.run import roles, run_pipeline
 from sparsepipe.pipeline.values import Value
-from sparsepipe.schedule.lists import Action, Kind, build
+from sparsepipe.schedule.lists import ActionKind, ScheduleKind, build_schedule
 from systems.environment import environment
 from systems.network.distributed import World, start, stop
 from tests.ranks import run_ranks
@@ -51,7 +51,7 @@ class Volumes:
 
 
 WHOLE = range(SAMPLES)
-Passes = list[tuple[Action, int]]
+Passes = list[tuple[ActionKind, int]]
 """Forward and backward passes with their micro-batch."""
 
 
@@ -86,15 +86,15 @@ class Recording(PipelineStage):
     passes: Passes
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
-        self.passes.append((Action.FORWARD, fwd_chunk_id))
+        self.passes.append((ActionKind.FORWARD, fwd_chunk_id))
         return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
 
     def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
-        self.passes.append((Action.BACKWARD, bwd_chunk_id))
+        self.passes.append((ActionKind.BACKWARD, bwd_chunk_id))
         return super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
 
 
-def by_the_oracle(kind: Kind, world: World) -> tuple[dict[str, Tensor], Passes]:
+def by_the_oracle(kind: ScheduleKind, world: World) -> tuple[dict[str, Tensor], Passes]:
     """This rank's stage, trained by torch.distributed.pipelining, and its passes."""
     module = dense_stages()[world.rank]
     stage = Recording(OneValue(module), world.rank, RANKS, torch.device("cpu"))
@@ -110,11 +110,11 @@ def by_the_oracle(kind: Kind, world: World) -> tuple[dict[str, Tensor], Passes]:
     return module.state_dict(), stage.passes
 
 
-def by_ours(kind: Kind, world: World) -> tuple[dict[str, Tensor], Passes]:
+def by_ours(kind: ScheduleKind, world: World) -> tuple[dict[str, Tensor], Passes]:
     """Likewise, by the runtime."""
     stages = dense_stages()
-    schedule = build(kind, CHAIN, mini_batches=STEPS, micro_batches=MICRO_BATCHES)
-    steps = run(
+    schedule = build_schedule(kind, CHAIN, mini_batches=STEPS, micro_batches=MICRO_BATCHES)
+    steps = run_pipeline(
         schedule,
         stages,
         ((1.0,),) * RANKS,
@@ -126,9 +126,9 @@ def by_ours(kind: Kind, world: World) -> tuple[dict[str, Tensor], Passes]:
     )
     assert len(list(steps)) == STEPS
     passes: Passes = [
-        (step.action, step.micro_batch % MICRO_BATCHES)
-        for step in schedule.ranks[world.rank]
-        if step.action in (Action.FORWARD, Action.BACKWARD)
+        (action.kind, action.micro_batch % MICRO_BATCHES)
+        for action in schedule.ranks[world.rank]
+        if action.kind in (ActionKind.FORWARD, ActionKind.BACKWARD)
     ]
     return stages[world.rank].state_dict(), passes
 
@@ -137,7 +137,7 @@ def by_ours(kind: Kind, world: World) -> tuple[dict[str, Tensor], Passes]:
 class Compared:
     """One schedule on one rank."""
 
-    kind: Kind
+    kind: ScheduleKind
     difference: float
     """Between its stage here and there."""
     moved: float
@@ -146,7 +146,7 @@ class Compared:
     theirs: Passes
 
 
-def train_all(kinds: Sequence[Kind]) -> list[Compared]:
+def train_all(kinds: Sequence[ScheduleKind]) -> list[Compared]:
     world = start(environment(), ["stage"] * RANKS, timeout_s=60, device="cpu")
     found = []
     for kind in kinds:

@@ -21,10 +21,10 @@ from sparsepipe.models import MinkUNet, MinkVGG16
 from sparsepipe.pipeline.network import Network
 from sparsepipe.pipeline.values import (
     Value,
-    backward,
-    data,
-    gradients,
-    leaves,
+    as_leaves,
+    backward_through,
+    features_of,
+    leaf_gradients,
 )
 from tests.sparsepipe.clouds import random_tensor
 
@@ -52,7 +52,7 @@ def batches(count: int) -> list[Batch]:
 
 
 def loss_of(output: Value, targets: Tensor) -> Tensor:
-    rows = data(output)
+    rows = features_of(output)
     return F.mse_loss(rows, targets.to(rows.dtype).expand_as(rows))
 
 
@@ -72,7 +72,9 @@ def test_the_last_stage_is_never_behind_and_the_first_one_most() -> None:
 def test_two_stages_follow_the_recurrence_on_paper() -> None:
     """Loss a b x: the gradient of a is b x, that of b is a x, a as mini-batch t saw it."""
     stages = [Scale(), Scale()]
-    pipeline = Delayed(stages, partial(torch.optim.SGD, lr=0.1), lambda output, _: data(output))
+    pipeline = Delayed(
+        stages, partial(torch.optim.SGD, lr=0.1), lambda output, _: features_of(output)
+    )
     a, b = [1.0], [1.0]
     for t, x in enumerate([1.0, 2.0, -1.0, 3.0, 0.5]):
         seen = a[max(0, t - 1)]
@@ -110,7 +112,7 @@ class Pipelined:
 
     def _forward(self, s: int, t: int) -> None:
         inputs, targets = self.batches[t]
-        values = leaves(self.forwards[s - 1, t][2]) if s else (inputs,)
+        values = as_leaves(self.forwards[s - 1, t][2]) if s else (inputs,)
         stashed = copy.deepcopy(self.stages[s])
         outputs = stashed(*values)
         self.forwards[s, t] = stashed, values, outputs
@@ -122,9 +124,9 @@ class Pipelined:
 
     def _backward(self, s: int, t: int) -> None:
         stashed, values, outputs = self.forwards[s, t]
-        backward(outputs, self.returned[s, t])
+        backward_through(outputs, self.returned[s, t])
         if s:
-            self.returned[s - 1, t] = [data(gradient) for gradient in gradients(values)]
+            self.returned[s - 1, t] = [features_of(gradient) for gradient in leaf_gradients(values)]
         for newest, used in zip(self.stages[s].parameters(), stashed.parameters(), strict=True):
             newest.grad = used.grad
         self.optimizers[s].step()

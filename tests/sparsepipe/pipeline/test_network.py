@@ -18,7 +18,7 @@ from sparsepipe.engine.pooling import average_pool
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import DENSE, MinkUNet, MinkVGG16
 from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.values import join, take
+from sparsepipe.pipeline.values import join_samples, take_samples
 from sparsepipe.planner import plan
 from sparsepipe.train.profiling import profile_network
 from systems.clusters import cluster
@@ -162,10 +162,10 @@ def test_samples_of_a_users_network_can_be_taken_apart_at_every_cut(own: nn.Modu
     expected = rows(own(inputs))
     for cut in range(1, len(network.layers)):
         head, tail = network.stages([cut])
-        parts = [head(*take((inputs,), part)) for part in (range(1), range(1, 4))]
-        crossing = join(parts)
-        outputs = [tail(*take(crossing, part)) for part in (range(3), range(3, 4))]
-        assert torch.allclose(rows(join(outputs)[0]), expected, rtol=1e-12, atol=1e-12)
+        parts = [head(*take_samples((inputs,), part)) for part in (range(1), range(1, 4))]
+        crossing = join_samples(parts)
+        outputs = [tail(*take_samples(crossing, part)) for part in (range(3), range(3, 4))]
+        assert torch.allclose(rows(join_samples(outputs)[0]), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -266,7 +266,7 @@ def test_sparse_tensors_alone_cross_where_they_are_made_of_parts(
     assert kinds == expected
     for cut in range(1, len(network.layers)):
         head, tail = network.stages([cut])
-        values = head(*take((inputs,), range(4)))
+        values = head(*take_samples((inputs,), range(4)))
         assert all(isinstance(value, SparseTensor) for value in values)
         assert torch.allclose(rows(tail(*values)[0]), rows(model(inputs)), rtol=1e-12, atol=1e-12)
 

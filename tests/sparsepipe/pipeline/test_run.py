@@ -32,20 +32,20 @@ from sparsepipe.experiments.small_pipelines import (
 from sparsepipe.pipeline.network import Network
 from sparsepipe.pipeline.run import (
     StageMemoryError,
-    collect,
-    ranges_of,
+    collect_weights,
     roles,
-    run,
+    run_pipeline,
+    sample_ranges,
 )
 from sparsepipe.pipeline.samples import within
 from sparsepipe.pipeline.values import (
     Value,
-    data,
-    join,
-    take,
+    features_of,
+    join_samples,
+    take_samples,
 )
 from sparsepipe.schedule import lists as schedules
-from sparsepipe.train.summary import summarize
+from sparsepipe.train.summary import summarize_steady_state
 from systems.environment import environment
 from systems.network.distributed import World, start, stop
 from systems.network.transport import TransportError
@@ -104,13 +104,13 @@ def quick(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
 
 def run_own(world: World) -> list[dict[str, Tensor]]:
     """A user's network of every type after a few mini-batches."""
-    schedule = schedules.build(OWN.kind, OWN.stages, mini_batches=FEW, micro_batches=2)
+    schedule = schedules.build_schedule(OWN.kind, OWN.stages, mini_batches=FEW, micro_batches=2)
     results = []
     for dtype in TYPES:
         network = own(dtype)
         cut = Network(network)
         stages = cut.stages(OWN.cuts(len(cut.layers)))
-        steps = run(
+        steps = run_pipeline(
             *(schedule, stages, OWN.shares, world.with_roles(roles(schedule))),
             batches=Typed(dtype),
             loss_sum=loss_sum,
@@ -118,7 +118,7 @@ def run_own(world: World) -> list[dict[str, Tensor]]:
             norm="frozen",
         )
         assert len(list(steps)) == FEW
-        collect(schedule, stages, world)
+        collect_weights(schedule, stages, world)
         results.append(network.state_dict())
     return results
 
@@ -141,9 +141,9 @@ def run_all(cases: Sequence[Case]) -> tuple[list[Result], list[dict[str, Tensor]
         def keep(
             mini_batch: int, samples: range, output: Value, outputs: Outputs = outputs
         ) -> None:
-            outputs.append((mini_batch, samples, data(output)))
+            outputs.append((mini_batch, samples, features_of(output)))
 
-        steps = run(
+        steps = run_pipeline(
             case.schedule,
             stages,
             case.shares,
@@ -155,7 +155,7 @@ def run_all(cases: Sequence[Case]) -> tuple[list[Result], list[dict[str, Tensor]
             on_output=keep,
         )
         done = list(steps)
-        collect(case.schedule, stages, here)
+        collect_weights(case.schedule, stages, here)
         results.append((done, network.state_dict() if world.rank == 0 else {}, outputs))
     of_user = run_own(world)
     stop(world)
@@ -204,7 +204,7 @@ def part_by_part(case: Case) -> dict[str, Tensor]:
     network, batches = build(case.model).train(), case.batches
     cut = Network(network)
     stages = cut.stages(case.cuts(len(cut.layers)))
-    ranges = ranges_of(case.schedule, case.shares, batches)
+    ranges = sample_ranges(case.schedule, case.shares, batches)
     optimizer = momentum(network.parameters())
     for mini_batch in range(STEPS):
         optimizer.zero_grad()
@@ -213,7 +213,7 @@ def part_by_part(case: Case) -> dict[str, Tensor]:
             values = batches.inputs(mini_batch, range(first, end))
             for number, stage in enumerate(stages):
                 parts = [within(part, range(first, end)) for part in ranges(number, micro) if part]
-                values = join([stage(*take(values, part)) for part in parts])
+                values = join_samples([stage(*take_samples(values, part)) for part in parts])
             loss = loss_sum(values[0], batches.targets(mini_batch, range(first, end)))
             (loss / batches.count(mini_batch)).backward()
         optimizer.step()
@@ -233,8 +233,8 @@ def test_inference_equals_the_network() -> None:
     for mini_batch, samples, output in outputs:
         (inputs,) = INFERENCE.batches.inputs(mini_batch, samples)
         with torch.no_grad():
-            assert torch.allclose(output, data(network(inputs)), rtol=1e-4, atol=1e-5)
-    summary = summarize(INFERENCE.schedule, steps, warm_up=2)
+            assert torch.allclose(output, features_of(network(inputs)), rtol=1e-4, atol=1e-5)
+    summary = summarize_steady_state(INFERENCE.schedule, steps, warm_up=2)
     assert summary["latency_s"] > 0
     assert summary["samples_per_s"] > 0
 
@@ -242,7 +242,7 @@ def test_inference_equals_the_network() -> None:
 def test_a_summary_counts_every_sample_and_second_once() -> None:
     for name in ("1f1b, 2 stages of 1 and 3", "async, ranks with 2 stages"):
         steps, _, _ = outcome(CASES[name])
-        summary = summarize(CASES[name].schedule, steps, warm_up=2)
+        summary = summarize_steady_state(CASES[name].schedule, steps, warm_up=2)
         assert summary["samples_per_s"] * summary["step_s"] == pytest.approx(SAMPLES)
         assert all(0 < summary[f"utilisation_rank_{rank}"] <= 1 for rank in range(RANKS))
 
@@ -283,8 +283,8 @@ class Greedy(torch.nn.Module):
 def starve(world: World) -> str:
     try:
         list(
-            run(
-                schedules.build("forward", ((0,),), mini_batches=STEPS),
+            run_pipeline(
+                schedules.build_schedule("forward", ((0,),), mini_batches=STEPS),
                 [Greedy()],
                 ((1.0,),),
                 world,
@@ -314,14 +314,14 @@ def modes(module: torch.nn.Module) -> tuple[bool, ...]:
     return tuple(each.training for each in module.modules())
 
 
-def modes_seen(world: World, kind: schedules.Kind, training: bool) -> tuple[Any, Any, Any]:
+def modes_seen(world: World, kind: schedules.ScheduleKind, training: bool) -> tuple[Any, Any, Any]:
     """The modes of a stage's layers before, while and after it runs."""
-    schedule = schedules.build(kind, ((0,),), mini_batches=2)
+    schedule = schedules.build_schedule(kind, ((0,),), mini_batches=2)
     stage = Frozen()
     stage.training = training
     before = modes(stage)
     arguments: dict[str, Any] = {"batches": Clouds("vgg"), "loss_sum": no_loss}
-    list(run(schedule, [stage], ((1.0,),), world, **arguments))
+    list(run_pipeline(schedule, [stage], ((1.0,),), world, **arguments))
     return before, stage.seen, modes(stage)
 
 
@@ -374,10 +374,10 @@ class Deadly(Clouds):
 
 def die(folder: Path) -> None:
     """Three ranks, of which rank 1 dies; the others leave what they were told."""
-    schedule = schedules.build("1f1b-async", ((0,), (1, 2)), mini_batches=STEPS)
+    schedule = schedules.build_schedule("1f1b-async", ((0,), (1, 2)), mini_batches=STEPS)
     world = start(environment(), roles(schedule), timeout_s=60, device="cpu")
     cut = Network(build("vgg"))
-    steps = run(
+    steps = run_pipeline(
         schedule,
         cut.stages([len(cut.layers) // 2]),
         ((1.0,), (1.0, 1.0)),

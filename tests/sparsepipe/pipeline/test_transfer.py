@@ -21,17 +21,17 @@ from sparsepipe.pipeline.transfer import (
     ReceivingGradients,
     describe,
     described,
-    send,
     send_gradients,
+    send_values,
 )
 from sparsepipe.pipeline.values import (
     Value,
-    backward,
-    data,
-    gradients,
-    join,
-    leaves,
-    take,
+    as_leaves,
+    backward_through,
+    features_of,
+    join_samples,
+    leaf_gradients,
+    take_samples,
 )
 from systems.environment import environment
 from systems.network.distributed import World, start, stop
@@ -78,14 +78,14 @@ def at_strides() -> tuple[SparseTensor, ...]:
 def passed(values: Sequence[Value], coordinates: Coordinates = "all") -> tuple[Value, ...]:
     transport = Loopback()
     receiving = Receiving(transport, 0, len(values))
-    send(transport, 0, values, coordinates).wait()
+    send_values(transport, 0, values, coordinates).wait()
     return receiving.wait()
 
 
 def expect(arrived: Sequence[Value], sent: Sequence[Value]) -> None:
     assert len(arrived) == len(sent)
     for ours, theirs in zip(arrived, sent, strict=True):
-        assert torch.equal(data(ours), data(theirs))
+        assert torch.equal(features_of(ours), features_of(theirs))
         assert type(ours) is type(theirs)
         if isinstance(ours, SparseTensor) and isinstance(theirs, SparseTensor):
             assert torch.equal(ours.coordinates, theirs.coordinates)
@@ -129,7 +129,7 @@ def test_coordinates_that_the_receiver_has_are_not_sent() -> None:
     assert isinstance(known, SparseTensor)
     for maps in (known.maps, None):
         receiving = Receiving(transport, 0, 3, maps)
-        send(transport, 0, values[1:4], "none").wait()
+        send_values(transport, 0, values[1:4], "none").wait()
         if maps is None:
             with pytest.raises(InputError, match="without coordinates"):
                 receiving.wait()
@@ -160,7 +160,7 @@ def test_values_of_two_mini_batches_are_refused() -> None:
 def trained_step(model: nn.Module, inputs: Value) -> tuple[Tensor, dict[str, Tensor]]:
     """The network's output and the gradients of all parameters, uncut."""
     model = copy.deepcopy(model)
-    output = data(model(inputs))
+    output = features_of(model(inputs))
     (output * cotangent(output)).sum().backward()
     return output.detach(), gradients_of([model])
 
@@ -187,19 +187,19 @@ def piped_step(
     records = []
     for number, stage in enumerate(stages):
         if number:
-            values = leaves(passed(values, coordinates))
+            values = as_leaves(passed(values, coordinates))
         outputs = stage(*values)
         records.append((values, outputs))
         values = outputs
-    output = data(values[0])
+    output = features_of(values[0])
     wanted: list[Tensor | None] = [cotangent(output)]
     transport = Loopback()
     for number, (taken, outputs) in reversed(list(enumerate(records))):
-        backward(outputs, wanted)
+        backward_through(outputs, wanted)
         if number:
             sent = records[number - 1][1]
             receiving = ReceivingGradients(transport, 0, sent)
-            send_gradients(transport, 0, gradients(taken)).wait()
+            send_gradients(transport, 0, leaf_gradients(taken)).wait()
             wanted = list(receiving.wait())
     return output.detach(), gradients_of(stages)
 
@@ -272,31 +272,33 @@ def test_replicas_that_split_the_mini_batch_differently(
     inputs = random_tensor(3)
     wanted_output, wanted = trained_step(model, inputs)
     before, after = Network(model).stages([cut])
-    outputs = [before(*take([inputs], samples)) for samples in first]
+    outputs = [before(*take_samples([inputs], samples)) for samples in first]
     arriving: list[list[tuple[Value, ...]]] = [[] for _ in second]
     for source, target, samples in passages(first, second):
-        part = take(outputs[source], within(samples, first[source]))
+        part = take_samples(outputs[source], within(samples, first[source]))
         arriving[target].append(passed(part, "finest"))
-    taken = [leaves(join(parts)) for parts in arriving]
+    taken = [as_leaves(join_samples(parts)) for parts in arriving]
     results = [after(*values)[0] for values in taken]
-    output = torch.cat([data(result) for result in results])
+    output = torch.cat([features_of(result) for result in results])
     assert_close(output.detach(), wanted_output)
     (output * cotangent(output)).sum().backward()
     returned: list[list[tuple[Value, ...]]] = [[] for _ in first]
     for source, target, samples in passages(first, second):
-        part = take(gradients(taken[target]), within(samples, second[target]))
-        sent, transport = take(outputs[source], within(samples, first[source])), Loopback()
+        part = take_samples(leaf_gradients(taken[target]), within(samples, second[target]))
+        sent, transport = take_samples(outputs[source], within(samples, first[source])), Loopback()
         receiving = ReceivingGradients(transport, 0, sent)
         send_gradients(transport, 0, part).wait()
         returned[source].append(receiving.wait())
     for made, parts in zip(outputs, returned, strict=True):
-        backward(made, [torch.cat(pieces) for pieces in zip(*map(tensors, parts), strict=True)])
+        backward_through(
+            made, [torch.cat(pieces) for pieces in zip(*map(tensors, parts), strict=True)]
+        )
     for name, gradient in gradients_of([before, after]).items():
         assert_close(gradient, wanted[name])
 
 
 def tensors(values: Sequence[Value]) -> list[Tensor]:
-    return [data(value) for value in values]
+    return [features_of(value) for value in values]
 
 
 # Between processes.
@@ -309,7 +311,7 @@ def talk() -> list[tuple[Tensor, ...]]:
     batches = [at_strides()[:3], at_strides()[2:], (random_tensor(2, voxels=5), torch.ones(4, 3))]
     returned: list[tuple[Tensor, ...]] = []
     if world.rank == 0:
-        sendings = [send(transport, 1, values, "finest") for values in batches]
+        sendings = [send_values(transport, 1, values, "finest") for values in batches]
         receivings = [ReceivingGradients(transport, 1, values) for values in batches]
         returned = [receiving.wait() for receiving in receivings]
         for sending in sendings:
@@ -320,10 +322,10 @@ def talk() -> list[tuple[Tensor, ...]]:
         for number, values in enumerate(batches):
             if number + 1 < len(batches):
                 posted[number + 1].post()
-            arrived = leaves(posted[number].wait())
+            arrived = as_leaves(posted[number].wait())
             expect(arrived, values)
-            backward(arrived, [2 * data(value).detach() for value in arrived])
-            send_gradients(transport, 0, gradients(arrived)).wait()
+            backward_through(arrived, [2 * features_of(value).detach() for value in arrived])
+            send_gradients(transport, 0, leaf_gradients(arrived)).wait()
     transport.close()
     stop(world)
     return returned
@@ -336,4 +338,4 @@ def test_mini_batches_of_different_sizes_between_processes() -> None:
     batches = [at_strides()[:3], at_strides()[2:], (random_tensor(2, voxels=5), torch.ones(4, 3))]
     for values, grads in zip(batches, returned, strict=True):
         for value, gradient in zip(values, grads, strict=True):
-            assert torch.equal(gradient, 2 * data(value))
+            assert torch.equal(gradient, 2 * features_of(value))

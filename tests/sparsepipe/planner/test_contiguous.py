@@ -11,7 +11,7 @@ from sparsepipe.planner.baselines import BASELINES
 from sparsepipe.planner.contiguous import best_contiguous
 from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.plan import partition
-from sparsepipe.planner.predict import lacking, predict
+from sparsepipe.planner.predict import devices_lacking_memory, predict
 from sparsepipe.planner.stages import ScheduleChoice
 from systems.clusters.cluster import (
     Cluster,
@@ -34,7 +34,7 @@ def check(case: Case) -> None:
     if stages is None:
         return
     prediction = predict(costs, stages, schedule)
-    assert not lacking(prediction)
+    assert not devices_lacking_memory(prediction)
     assert prediction.step_s == pytest.approx(expected, rel=1e-9)
 
 

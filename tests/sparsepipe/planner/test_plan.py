@@ -14,18 +14,18 @@ from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.plan import (
     Plan,
     ScheduleChoice,
-    baseline,
-    baselines,
-    digest,
-    fits,
-    load,
+    baseline_plan,
+    baseline_plans,
+    fits_memory,
+    load_plan,
     load_profile,
     partition,
-    save,
+    profile_digest,
+    save_plan,
     shipped_profiles,
 )
 from sparsepipe.planner.predict import predict
-from sparsepipe.train.planned import Planned
+from sparsepipe.train.planned import ProfiledPlan
 from systems.clusters import cluster as clusters
 from systems.clusters.cluster import Cluster
 from systems.profiles.profile import ModelProfile, read_graph
@@ -63,10 +63,10 @@ def test_data_parallel_and_the_bound(
     mix: tuple[int, int], equal: int, by_speed: int, bound: int
 ) -> None:
     cluster = titans(*mix)
-    found = baseline("data parallel, equal shares", PROFILES, cluster)
+    found = baseline_plan("data parallel, equal shares", PROFILES, cluster)
     assert found is not None
     assert stepped(found) == equal
-    assert stepped(baseline("data parallel, shares by speed", PROFILES, cluster)) == by_speed
+    assert stepped(baseline_plan("data parallel, shares by speed", PROFILES, cluster)) == by_speed
     assert round(found.bound_s * 1e3) == bound
 
 
@@ -108,7 +108,7 @@ def test_virtual_stages_come_within_a_tenth_of_the_bound(mix: tuple[int, int]) -
 
 def test_the_published_planner_answers_data_parallel_for_two_devices() -> None:
     """1468 ms, says its own model: its all-reduce is added, not overlapped."""
-    found = baseline("authors' planner", PROFILES, titans(1, 1))
+    found = baseline_plan("authors' planner", PROFILES, titans(1, 1))
     assert found is not None
     assert len(found.stages) == 1
     assert stepped(found) == 1464
@@ -122,7 +122,7 @@ def test_the_published_planner_answers_data_parallel_for_two_devices() -> None:
 def test_no_baseline_that_fits_is_faster(schedule: str, rate: float) -> None:
     cluster = titans(2, 2, rate)
     found = partition(PROFILES, cluster, schedule=schedule)
-    others = baselines(PROFILES, cluster, schedule=schedule)
+    others = baseline_plans(PROFILES, cluster, schedule=schedule)
     assert len(others) == len(BASELINES)
     if schedule == "gpipe":  # is not searched exactly
         others = tuple(o for o in others if "data parallel" in o.planner or "one d" in o.planner)
@@ -178,10 +178,10 @@ def test_less_memory_gives_another_plan_that_fits() -> None:
     free = partition(PROFILES, titans(1, 1))
     need = max(device.memory_bytes for device in free.prediction.devices)
     tight = partition(PROFILES, limited(need - 1_000_000))
-    assert fits(tight)
+    assert fits_memory(tight)
     assert tight.prediction.step_s > free.prediction.step_s
     virtual = partition(PROFILES, limited(need - 1_000_000), virtual_stages=4)
-    assert fits(virtual)
+    assert fits_memory(virtual)
     assert virtual.prediction.step_s <= tight.prediction.step_s
 
 
@@ -196,9 +196,9 @@ def test_memory_that_does_not_hide_all_messages_makes_a_slower_step() -> None:
     assert max(device.memory_bytes for device in free.prediction.devices) > need
     cluster = limited(need, titans(1, 1, 1e9))
     tight = partition(PROFILES, cluster)
-    assert fits(tight)
+    assert fits_memory(tight)
     assert tight.prediction.step_s > 1.01 * free.prediction.step_s
-    played = Planned(plan=tight, profiles=PROFILES).played
+    played = ProfiledPlan(plan=tight, profiles=PROFILES).played
     assert tight.prediction.step_s == pytest.approx(played.step_s, rel=0.02)
 
 
@@ -213,10 +213,10 @@ def test_too_little_memory_says_which_device_lacks_how_much() -> None:
 def test_a_plan_is_a_file_with_all_that_it_rests_on(tmp_path: Path) -> None:
     plan = partition(PROFILES, titans(1, 1), schedule="1f1b", micro_batches=4)
     path = tmp_path / "plan.json"
-    save(plan, path)
-    again = load(path)
+    save_plan(plan, path)
+    again = load_plan(path)
     assert again == plan
-    assert again.profiles == {kind: digest(profile) for kind, profile in PROFILES.items()}
+    assert again.profiles == {kind: profile_digest(profile) for kind, profile in PROFILES.items()}
     assert again.cluster.nodes[0].device_link is not None
     assert again.cluster.nodes[0].device_link.bandwidth_bits_per_s == TEN_GIGABYTES
     assert [d.memory_limit_bytes for d in again.prediction.devices] == [12_884_901_888] * 2
@@ -224,16 +224,16 @@ def test_a_plan_is_a_file_with_all_that_it_rests_on(tmp_path: Path) -> None:
 
 def test_a_changed_profile_has_another_digest() -> None:
     profile = PROFILES["TitanV"]
-    assert digest(profile) == digest(load_profile("titanv"))
-    assert digest(profile) != digest(profile.slowed(1.01, "a test"))
+    assert profile_digest(profile) == profile_digest(load_profile("titanv"))
+    assert profile_digest(profile) != profile_digest(profile.slowed(1.01, "a test"))
 
 
 def test_files_that_are_no_plans(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
-        load(tmp_path / "none.json")
+        load_plan(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(InputError, match="not JSON"):
-        load(tmp_path / "bad.json")
+        load_plan(tmp_path / "bad.json")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from sparsepipe.experiments.brute_force import random_case
 from sparsepipe.planner.costs import costs_of
-from sparsepipe.planner.plan import fits, partition
+from sparsepipe.planner.plan import fits_memory, partition
 from sparsepipe.planner.stages import ScheduleChoice
 from sparsepipe.planner.virtual import best_virtual
 from systems.schema import InputError
@@ -28,7 +28,7 @@ def test_plans_are_valid_and_no_slower_than_without(seed: int) -> None:
         micro_batches=micro,
         virtual_stages=3,
     )
-    assert fits(found)
+    assert fits_memory(found)
     assert -1e-9 < found.above_bound <= plain.above_bound + 1e-9
     layers = len(case.profiles["A"].layers)
     assert [s.end for s in found.stages] == [*(s.first for s in found.stages[1:]), layers]

@@ -7,23 +7,23 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from sparsepipe.schedule.check import faults, most_in_flight
+from sparsepipe.schedule.check import most_in_flight, schedule_faults
 from sparsepipe.schedule.lists import (
-    KINDS,
+    SCHEDULE_KINDS,
     Action,
-    Kind,
+    ActionKind,
     Schedule,
-    Stages,
-    Step,
-    build,
+    ScheduleKind,
+    StageRanks,
+    build_schedule,
 )
 from systems.schema import InputError
 
-ASYNC: Kind = "1f1b-async"
+ASYNC: ScheduleKind = "1f1b-async"
 
 
 @st.composite
-def stages(draw: st.DrawFn) -> Stages:
+def stages(draw: st.DrawFn) -> StageRanks:
     """Any placement of 1 to 5 stages on 5 ranks, some of which may have none."""
     count = draw(st.integers(1, 5))
     ranks = st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True)
@@ -32,7 +32,7 @@ def stages(draw: st.DrawFn) -> Stages:
 
 @st.composite
 def schedules(draw: st.DrawFn) -> Schedule:
-    kind = draw(st.sampled_from(KINDS))
+    kind = draw(st.sampled_from(SCHEDULE_KINDS))
     where = draw(stages())
     seconds = draw(
         st.lists(
@@ -47,7 +47,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
     if kind == ASYNC and draw(st.booleans()):
         more = draw(st.lists(st.integers(0, 2), min_size=len(where) - 1, max_size=len(where) - 1))
         in_flight = [1 + sum(more[stage:]) for stage in range(len(where))]
-    return build(
+    return build_schedule(
         kind,
         where,
         mini_batches=mini,
@@ -61,7 +61,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
 
 @given(schedules())
 def test_schedules_have_no_faults(schedule: Schedule) -> None:
-    assert not faults(schedule)
+    assert not schedule_faults(schedule)
     for stage, ranks in enumerate(schedule.stages):
         for rank in ranks:
             if schedule.kind != "forward":
@@ -72,125 +72,131 @@ def test_schedules_have_no_faults(schedule: Schedule) -> None:
 
 
 def test_asynchronous_versions_are_those_of_the_delay() -> None:
-    schedule = build(ASYNC, ((0,), (1,), (2,)), mini_batches=6)
+    schedule = build_schedule(ASYNC, ((0,), (1,), (2,)), mini_batches=6)
     versions = [
-        [step.version for step in steps if step.action is Action.FORWARD]
-        for steps in schedule.ranks
+        [action.version for action in actions if action.kind is ActionKind.FORWARD]
+        for actions in schedule.ranks
     ]
     assert versions == [[0, 0, 0, 1, 2, 3], [0, 0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5]]
 
 
 def test_late_updates_make_weights_of_replicas_one_update_older() -> None:
-    schedule = build(ASYNC, ((0,), (1, 2)), mini_batches=6, late_updates=True)
+    schedule = build_schedule(ASYNC, ((0,), (1, 2)), mini_batches=6, late_updates=True)
     versions = [
-        [step.version for step in steps if step.action is Action.FORWARD]
-        for steps in schedule.ranks
+        [action.version for action in actions if action.kind is ActionKind.FORWARD]
+        for actions in schedule.ranks
     ]
     assert versions == [[0, 0, 1, 2, 3, 4], [0, 0, 1, 2, 3, 4], [0, 0, 1, 2, 3, 4]]
 
 
 def test_one_forward_one_backward_by_hand() -> None:
-    schedule = build("1f1b", ((0,), (1,)), mini_batches=1, micro_batches=3)
+    schedule = build_schedule("1f1b", ((0,), (1,)), mini_batches=1, micro_batches=3)
     work = [
         "".join(
-            f"{step.action[0]}{step.micro_batch} "
-            for step in steps
-            if step.action in (Action.FORWARD, Action.BACKWARD, Action.UPDATE)
+            f"{action.kind[0]}{action.micro_batch} "
+            for action in actions
+            if action.kind in (ActionKind.FORWARD, ActionKind.BACKWARD, ActionKind.UPDATE)
         )
-        for steps in schedule.ranks
+        for actions in schedule.ranks
     ]
     assert work == ["f0 f1 b0 f2 b1 b2 u2 ", "f0 b0 f1 b1 f2 b2 u2 "]
 
 
-def edited(schedule: Schedule, rank: int, edit: Callable[[list[Step]], object]) -> Schedule:
-    steps = list(schedule.ranks[rank])
-    edit(steps)
+def edited(schedule: Schedule, rank: int, edit: Callable[[list[Action]], object]) -> Schedule:
+    actions = list(schedule.ranks[rank])
+    edit(actions)
     return replace(
-        schedule, ranks=(*schedule.ranks[:rank], tuple(steps), *schedule.ranks[rank + 1 :])
+        schedule, ranks=(*schedule.ranks[:rank], tuple(actions), *schedule.ranks[rank + 1 :])
     )
 
 
-def pick(steps: list[Step], action: Action, micro_batch: int) -> int:
-    return next(
-        i for i, s in enumerate(steps) if s.action is action and s.micro_batch == micro_batch
-    )
+def pick(actions: list[Action], kind: ActionKind, micro_batch: int) -> int:
+    return next(i for i, s in enumerate(actions) if s.kind is kind and s.micro_batch == micro_batch)
 
 
-def move(steps: list[Step], action: Action, micro_batch: int, before: int) -> None:
-    step = steps.pop(pick(steps, action, micro_batch))
-    steps.insert(before, step)
+def move(actions: list[Action], kind: ActionKind, micro_batch: int, before: int) -> None:
+    action = actions.pop(pick(actions, kind, micro_batch))
+    actions.insert(before, action)
 
 
-def change(steps: list[Step], action: Action, micro_batch: int, version: int) -> None:
-    index = pick(steps, action, micro_batch)
-    steps[index] = replace(steps[index], version=version)
+def change(actions: list[Action], kind: ActionKind, micro_batch: int, version: int) -> None:
+    index = pick(actions, kind, micro_batch)
+    actions[index] = replace(actions[index], version=version)
 
 
-def drop(steps: list[Step], action: Action, micro_batch: int) -> None:
-    del steps[pick(steps, action, micro_batch)]
+def drop(actions: list[Action], kind: ActionKind, micro_batch: int) -> None:
+    del actions[pick(actions, kind, micro_batch)]
 
 
-FLUSH = build("1f1b", ((0,), (1, 2)), mini_batches=2, micro_batches=3)
-STASH = build(ASYNC, ((0,), (1, 2)), mini_batches=5)
+FLUSH = build_schedule("1f1b", ((0,), (1, 2)), mini_batches=2, micro_batches=3)
+STASH = build_schedule(ASYNC, ((0,), (1, 2)), mini_batches=5)
 BROKEN = {
     "a lost send": (
-        edited(FLUSH, 0, lambda s: drop(s, Action.SEND_ACTIVATION, 1)),
+        edited(FLUSH, 0, lambda s: drop(s, ActionKind.SEND_ACTIVATION, 1)),
         "micro-batches [1] are never sent",
     ),
     "a lost receive": (
-        edited(FLUSH, 0, lambda s: drop(s, Action.RECEIVE_GRADIENT, 2)),
+        edited(FLUSH, 0, lambda s: drop(s, ActionKind.RECEIVE_GRADIENT, 2)),
         "rank 1 to rank 0: micro-batches [2] are never received",
     ),
     "receives in another order": (
-        edited(FLUSH, 1, lambda s: move(s, Action.RECEIVE_ACTIVATION, 1, before=0)),
+        edited(FLUSH, 1, lambda s: move(s, ActionKind.RECEIVE_ACTIVATION, 1, before=0)),
         "received in another order than sent",
     ),
     "a circle of receives": (
-        edited(FLUSH, 0, lambda s: move(s, Action.RECEIVE_GRADIENT, 0, before=0)),
+        edited(FLUSH, 0, lambda s: move(s, ActionKind.RECEIVE_GRADIENT, 0, before=0)),
         "deadlock: rank 0 waits for ever in receive gradient of micro-batch 0",
     ),
     "replicas that reduce at different times": (
-        edited(STASH, 2, lambda s: drop(s, Action.REDUCE, 4)),
+        edited(STASH, 2, lambda s: drop(s, ActionKind.REDUCE, 4)),
         "deadlock: rank 1 waits for ever in reduce of micro-batch 4",
     ),
     "an update too early": (
-        edited(FLUSH, 0, lambda s: move(s, Action.UPDATE, 2, before=pick(s, Action.BACKWARD, 2))),
+        edited(
+            FLUSH,
+            0,
+            lambda s: move(s, ActionKind.UPDATE, 2, before=pick(s, ActionKind.BACKWARD, 2)),
+        ),
         "before the backward of micro-batches [2]",
     ),
     "an update before the reduce": (
-        edited(FLUSH, 1, lambda s: move(s, Action.UPDATE, 2, before=pick(s, Action.REDUCE, 2))),
+        edited(
+            FLUSH, 1, lambda s: move(s, ActionKind.UPDATE, 2, before=pick(s, ActionKind.REDUCE, 2))
+        ),
         "before its gradients are reduced",
     ),
     "a backward with newer weights than its forward": (
-        edited(STASH, 0, lambda s: change(s, Action.BACKWARD, 3, version=3)),
+        edited(STASH, 0, lambda s: change(s, ActionKind.BACKWARD, 3, version=3)),
         "its forward had weights 2",
     ),
     "a forward before an update": (
-        edited(STASH, 0, lambda s: move(s, Action.FORWARD, 2, before=pick(s, Action.UPDATE, 0))),
+        edited(
+            STASH, 0, lambda s: move(s, ActionKind.FORWARD, 2, before=pick(s, ActionKind.UPDATE, 0))
+        ),
         "the weights there are 0",
     ),
     "a forward with weights older than the delay": (
-        edited(STASH, 0, lambda s: change(s, Action.FORWARD, 3, version=1)),
+        edited(STASH, 0, lambda s: change(s, ActionKind.FORWARD, 3, version=1)),
         "stale, 1f1b-async asks for weights 2",
     ),
     "weights that nobody drops": (
-        edited(STASH, 0, lambda s: drop(s, Action.BACKWARD, 4)),
+        edited(STASH, 0, lambda s: drop(s, ActionKind.BACKWARD, 4)),
         "stage 0 never drops weights [3]",
     ),
     "a send before its forward": (
-        edited(FLUSH, 0, lambda s: move(s, Action.SEND_ACTIVATION, 0, before=0)),
+        edited(FLUSH, 0, lambda s: move(s, ActionKind.SEND_ACTIVATION, 0, before=0)),
         "before its forward",
     ),
-    "a step twice": (
+    "an action twice": (
         edited(FLUSH, 0, lambda s: s.insert(1, s[0])),
         "twice",
     ),
     "a missing update": (
-        edited(FLUSH, 0, lambda s: drop(s, Action.UPDATE, 5)),
+        edited(FLUSH, 0, lambda s: drop(s, ActionKind.UPDATE, 5)),
         "no update of micro-batch 5",
     ),
     "a stage that the rank does not hold": (
-        edited(FLUSH, 0, lambda s: s.append(Step(Action.FORWARD, 1, 0, 0))),
+        edited(FLUSH, 0, lambda s: s.append(Action(ActionKind.FORWARD, 1, 0, 0))),
         "it does not hold this stage",
     ),
 }
@@ -199,14 +205,14 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_schedules_are_found(name: str) -> None:
     schedule, text = BROKEN[name]
-    assert any(text in fault for fault in faults(schedule)), faults(schedule)
+    assert any(text in fault for fault in schedule_faults(schedule)), schedule_faults(schedule)
 
 
 @given(schedules(), st.data())
 def test_no_step_can_be_left_out(schedule: Schedule, data: st.DataObject) -> None:
     rank = data.draw(st.sampled_from(sorted({r for ranks in schedule.stages for r in ranks})))
     index = data.draw(st.integers(0, len(schedule.ranks[rank]) - 1))
-    assert faults(edited(schedule, rank, lambda steps: steps.pop(index)))
+    assert schedule_faults(edited(schedule, rank, lambda actions: actions.pop(index)))
 
 
 @pytest.mark.parametrize(
@@ -225,4 +231,4 @@ def test_no_step_can_be_left_out(schedule: Schedule, data: st.DataObject) -> Non
 def test_wrong_options_are_named(options: dict[str, Any], text: str) -> None:
     given: dict[str, Any] = {"kind": "1f1b", "stages": ((0,), (1,)), "mini_batches": 1} | options
     with pytest.raises(InputError, match=text):
-        build(given.pop("kind"), given.pop("stages"), **given)
+        build_schedule(given.pop("kind"), given.pop("stages"), **given)

@@ -8,7 +8,7 @@ import torch
 
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.options import Options
-from sparsepipe.train.deepspeed_baseline import check, side, volumes
+from sparsepipe.train.deepspeed_baseline import cells_per_side, check_deepspeed, volumes
 from systems.schema import InputError
 
 OPTIONS = Options(scheme="deepspeed", batch_size=8, micro_batches=2)
@@ -21,7 +21,7 @@ needs_deepspeed = pytest.mark.skipif(
 def test_a_volume_holds_the_unit_cube_and_can_be_halved_five_times(
     voxel_size: float, cells: int
 ) -> None:
-    assert side(voxel_size) == cells
+    assert cells_per_side(voxel_size) == cells
 
 
 def test_a_volume_has_the_voxels_at_their_places_and_zeros_elsewhere() -> None:
@@ -44,8 +44,8 @@ def test_clouds_that_reach_out_of_the_volume_are_refused(place: int) -> None:
 
 @needs_deepspeed
 def test_what_it_cannot_train_is_refused() -> None:
-    check(OPTIONS)
+    check_deepspeed(OPTIONS)
     with pytest.raises(InputError, match=r"--sparsepipe.model minkunet14: labels voxels"):
         replace(OPTIONS, model="minkunet14")  # PipelineModule has no layers that read several
     with pytest.raises(InputError, match=r"--sparsepipe.batch-size 9: .* multiple of 2"):
-        check(replace(OPTIONS, batch_size=9))
+        check_deepspeed(replace(OPTIONS, batch_size=9))

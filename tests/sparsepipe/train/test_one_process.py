@@ -10,8 +10,8 @@ from sparsepipe.options import Options
 from sparsepipe.train.one_process import (
     RISE,
     learning_rate_share,
-    run,
-    summarize,
+    summarize_one_process,
+    train_in_one_process,
 )
 from sparsepipe.train.workload import open_workload
 from systems.network.distributed import World
@@ -31,7 +31,7 @@ class OneRank:
 
 def trained(options: Options, seed: int) -> list[Step]:
     world: World = OneRank()  # type: ignore[assignment]
-    return list(run(options, world, open_workload(options, seed), Tracer.off()))
+    return list(train_in_one_process(options, world, open_workload(options, seed), Tracer.off()))
 
 
 def test_the_same_seed_gives_the_same_parameters_twice() -> None:
@@ -49,7 +49,9 @@ def test_it_learns(tmp_path: Path) -> None:
         corners = f"v 0 0 0\nv 1 0 0\nv 0 {y} 0\nv 1 {y} 0\n"
         (tmp_path / f"{name}.obj").write_text(f"{corners}f 1 2 3\nf 2 3 4\n")
     options = replace(SMALL, data=f"meshes:{tmp_path}", steps=100, batch_size=16, test_clouds=50)
-    result = summarize(options, trained(replace(options, normals=False, learning_rate=0.02), 0))
+    result = summarize_one_process(
+        options, trained(replace(options, normals=False, learning_rate=0.02), 0)
+    )
     assert result["loss"][0] > 0.5
     assert sum(result["loss"][-5:]) / 5 < 0.3
     assert result["test_accuracy"] > 0.8

@@ -11,9 +11,9 @@ from sparsepipe.train.batches import CloudBatches
 from sparsepipe.train.stages import (
     balanced_cuts,
     check_stages,
-    kind_of,
+    schedule_choice_of,
     schedule_of,
-    stages_of,
+    stages_at_cuts,
 )
 from sparsepipe.train.summary import step_times
 from sparsepipe.train.workload import open_workload
@@ -25,7 +25,7 @@ WORKLOAD = open_workload(SMALL, 0)
 
 
 def test_stages_have_equally_many_layers_where_nothing_is_said() -> None:
-    stages = stages_of(SMALL, WORKLOAD, 4)
+    stages = stages_at_cuts(SMALL, WORKLOAD, 4)
     sizes = [stage.end - stage.first for stage in stages]
     assert max(sizes) - min(sizes) <= 1
     assert [stage.replicas[0].rank for stage in stages] == [0, 1, 2, 3]
@@ -35,18 +35,18 @@ def test_stages_have_equally_many_layers_where_nothing_is_said() -> None:
 def test_measured_cuts_make_stages() -> None:
     cuts = balanced_cuts(WORKLOAD, 2)
     assert cuts is not None
-    stages = stages_of(replace(SMALL, cuts=cuts), WORKLOAD, 2)
+    stages = stages_at_cuts(replace(SMALL, cuts=cuts), WORKLOAD, 2)
     assert [stage.first for stage in stages] == [0, *cuts]
 
 
 @pytest.mark.parametrize("cuts", [(3, 5), (0,), (10**6,)])
 def test_cuts_that_do_not_fit_are_refused(cuts: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"--sparsepipe.cuts .*give 1 that ascend"):
-        stages_of(replace(SMALL, cuts=cuts), WORKLOAD, 2)
+        stages_at_cuts(replace(SMALL, cuts=cuts), WORKLOAD, 2)
 
 
 def test_stages_of_another_network_are_refused() -> None:
-    stages = stages_of(SMALL, WORKLOAD, 3)
+    stages = stages_at_cuts(SMALL, WORKLOAD, 3)
     with pytest.raises(InputError, match=r"--sparsepipe\.plan"):
         check_stages(stages[:-1], WORKLOAD, 3)
     with pytest.raises(InputError, match=r"is for 3 ranks"):
@@ -54,16 +54,16 @@ def test_stages_of_another_network_are_refused() -> None:
 
 
 def test_flushing_has_micro_batches_and_asynchronous_none() -> None:
-    assert kind_of(SMALL).micro_batches == 1
-    assert kind_of(replace(SMALL, schedule="1f1b")).micro_batches == 4
-    assert kind_of(replace(SMALL, schedule="gpipe", micro_batches=2)).micro_batches == 2
+    assert schedule_choice_of(SMALL).micro_batches == 1
+    assert schedule_choice_of(replace(SMALL, schedule="1f1b")).micro_batches == 4
+    assert schedule_choice_of(replace(SMALL, schedule="gpipe", micro_batches=2)).micro_batches == 2
 
 
 def test_a_plans_mini_batches_in_flight_are_trained_with() -> None:
-    stages = stages_of(SMALL, WORKLOAD, 3)
+    stages = stages_at_cuts(SMALL, WORKLOAD, 3)
     kind = ScheduleChoice(name="1f1b-async", order=Order(in_flight=(6, 4, 1), late_updates=False))
     assert schedule_of(stages, kind, 20).in_flight == (6, 4, 1)
-    assert schedule_of(stages, kind_of(SMALL), 20).in_flight == (3, 2, 1)
+    assert schedule_of(stages, schedule_choice_of(SMALL), 20).in_flight == (3, 2, 1)
 
 
 def test_mini_batches_are_those_of_one_process() -> None:
@@ -83,7 +83,7 @@ def test_mini_batches_are_those_of_one_process() -> None:
 
 @pytest.mark.parametrize("name", ["1f1b", "1f1b-async"])
 def test_a_single_mini_batch_has_a_time(name: ScheduleName) -> None:
-    kind = kind_of(replace(SMALL, schedule=name))
-    schedule = schedule_of(stages_of(SMALL, WORKLOAD, 2), kind, 1)
+    kind = schedule_choice_of(replace(SMALL, schedule=name))
+    schedule = schedule_of(stages_at_cuts(SMALL, WORKLOAD, 2), kind, 1)
     everyone = [[Step(0, {"began_s": 1.0 + rank, "ended_s": 4.0 - rank})] for rank in range(2)]
     assert step_times(schedule, everyone, 0) == [3.0]

@@ -10,8 +10,8 @@ import pytest
 from sparsepipe.options import Options
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.target import check_links
-from sparsepipe.train.plan_file import check_planned_for, load_plan
-from sparsepipe.train.planned import Planned, plan_pipeline
+from sparsepipe.train.plan_file import check_planned_for, load_checked_plan
+from sparsepipe.train.planned import ProfiledPlan, plan_pipeline
 from systems.clusters.cluster import load
 from systems.schema import InputError
 
@@ -20,7 +20,7 @@ PAIR = Options(
 )
 
 
-def planned(options: Options) -> Planned:
+def planned(options: Options) -> ProfiledPlan:
     return plan_pipeline(options, load("titan-8"))
 
 
@@ -48,15 +48,15 @@ def test_ddp_waits_for_all_gradients() -> None:
 @pytest.fixture(scope="module")
 def pair_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plan") / "plan.json"
-    planner.save(planned(PAIR).plan, path)
+    planner.save_plan(planned(PAIR).plan, path)
     return path
 
 
 def test_a_plan_file_needs_its_own_profiles(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
-    planner.save(planned(PAIR).plan, path)
+    planner.save_plan(planned(PAIR).plan, path)
     given = replace(PAIR, plan=str(path))
-    assert planned(given).plan == planner.load(path)
+    assert planned(given).plan == planner.load_plan(path)
     assert planned(given).schedule(3) == planned(PAIR).schedule(3)
     with pytest.raises(InputError, match=r"--sparsepipe.profiles tv,rtx: .* of TitanXp"):
         planned(replace(given, profiles="tv,rtx"))
@@ -80,37 +80,37 @@ def test_options_that_a_plan_file_contradicts_are_named(
     change: dict[str, Any], said: str, pair_file: Path
 ) -> None:
     with pytest.raises(InputError, match=said):
-        load_plan(replace(PAIR, plan=str(pair_file), **change))
+        load_checked_plan(replace(PAIR, plan=str(pair_file), **change))
 
 
 def test_the_bandwidth_that_a_plan_file_asks_for_is_taken(tmp_path: Path) -> None:
     path, rate = tmp_path / "plan.json", 1234567891.0
-    planner.save(planned(replace(PAIR, bandwidth_bits_per_s=rate)).plan, path)
+    planner.save_plan(planned(replace(PAIR, bandwidth_bits_per_s=rate)).plan, path)
     with pytest.raises(InputError, match=r"give --sparsepipe\.bandwidth") as error:
-        load_plan(replace(PAIR, plan=str(path), bandwidth_bits_per_s=1e9))
+        load_checked_plan(replace(PAIR, plan=str(path), bandwidth_bits_per_s=1e9))
     remedy = re.search(r"give --sparsepipe.bandwidth-bits-per-s (\S+),", str(error.value))
     assert remedy is not None
-    load_plan(replace(PAIR, plan=str(path), bandwidth_bits_per_s=float(remedy[1])))
+    load_checked_plan(replace(PAIR, plan=str(path), bandwidth_bits_per_s=float(remedy[1])))
 
 
 def test_another_model_than_the_plans_is_named(pair_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
-    planner.save(replace(planner.load(pair_file), model="minkunet14"), path)
+    planner.save_plan(replace(planner.load_plan(pair_file), model="minkunet14"), path)
     with pytest.raises(InputError, match=r"--sparsepipe.model minkvgg16-bn: .* has minkunet14"):
-        load_plan(replace(PAIR, plan=str(path)))
+        load_checked_plan(replace(PAIR, plan=str(path)))
 
 
 def test_options_that_agree_with_a_plan_file_are_taken(pair_file: Path) -> None:
-    plan = planner.load(pair_file)
+    plan = planner.load_plan(pair_file)
     cuts = tuple(stage.first for stage in plan.stages[1:])
     agreeing = replace(PAIR, plan=str(pair_file), cuts=cuts, devices="TitanXp=1,TitanV=1")
-    assert load_plan(agreeing) == plan
+    assert load_checked_plan(agreeing) == plan
     open_ones = replace(PAIR, plan=str(pair_file), devices=None, bandwidth_bits_per_s=None)
-    assert load_plan(open_ones) == plan
+    assert load_checked_plan(open_ones) == plan
 
 
 def test_a_plan_for_another_cluster_is_refused(pair_file: Path) -> None:
-    plan, titans = planner.load(pair_file), load("titan-8")
+    plan, titans = planner.load_plan(pair_file), load("titan-8")
     check_planned_for(plan, "titan-8", titans, replace(PAIR, plan=str(pair_file)))
     with pytest.raises(InputError, match=r"TitanV=4,TitanXp=4, .* for TitanV=1,TitanXp=1; add"):
         check_planned_for(plan, "titan-8", titans, Options(scheme="pipeline"))

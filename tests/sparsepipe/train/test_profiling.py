@@ -9,7 +9,7 @@ from sparsepipe.engine.layers import Convolution
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import NETWORKS
 from sparsepipe.pipeline.network import Network
-from sparsepipe.train.profiling import activation_bytes, mini_batch, profile_network
+from sparsepipe.train.profiling import activation_bytes, first_mini_batch, profile_network
 from systems.profiles.profile import ModelProfile
 from systems.schema import InputError
 from tests.sparsepipe.clouds import random_tensor
@@ -71,10 +71,10 @@ def test_a_network_on_one_layer() -> None:
 
 def test_a_mini_batch_is_made_of_the_first_clouds() -> None:
     split = clouds.load("shapes", points=64).train
-    batch = mini_batch(split, 3, 0.1)
+    batch = first_mini_batch(split, 3, 0.1)
     assert batch.batch_size == 3
     assert all(len(rows) > 10 for rows in batch.decomposed)
     with pytest.raises(InputError, match="batch size 0"):
-        mini_batch(split, 0, 0.1)
+        first_mini_batch(split, 0, 0.1)
     with pytest.raises(InputError, match="batch size 4801"):
-        mini_batch(split, 4801, 0.1)
+        first_mini_batch(split, 4801, 0.1)

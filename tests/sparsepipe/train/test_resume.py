@@ -38,12 +38,14 @@ def _train(options: Options, folder: Path, resume: str) -> list[Step]:
         world, folder, every=EVERY, keep=9, layout=f"{ranks} ranks", resume=resume
     )
     if options.scheme == "single":
-        steps = list(train.run(options, world, workload, Tracer.off(), checkpoints))
+        steps = list(
+            train.train_in_one_process(options, world, workload, Tracer.off(), checkpoints)
+        )
     else:
-        stages = pipeline_stages.stages_of(options, workload, ranks)
-        kind = pipeline_stages.kind_of(options)
+        stages = pipeline_stages.stages_at_cuts(options, workload, ranks)
+        kind = pipeline_stages.schedule_choice_of(options)
         arguments = (stages, kind, world, workload, Tracer.off(), checkpoints)
-        steps = list(train_pipeline.run(*arguments))
+        steps = list(train_pipeline.train_in_pipeline(*arguments))
     stop(world)
     return steps
 
