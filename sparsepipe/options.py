@@ -1,4 +1,4 @@
-"""SparsePipe's own flags and job-file keys: `--sparsepipe.width 0.25` is `width` there."""
+"""SparsePipe's options: `--sparsepipe.width 0.25`, or `width` in a job file, is `width` here."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,68 +11,72 @@ from sparsepipe.planner.stages import ScheduleName
 from systems.schema import InputError, remedy
 
 PLANNERS = ("planner", *BASELINES)
+"""What can make a plan: our planner, or a baseline."""
 COUNTS = ("points", "batch_size", "steps", "test_clouds", "micro_batches", "virtual_stages")
-"""Options of which there must be 1 at least."""
+"""The options that must be 1 or more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """One training run: what is trained, on what, and how a pipeline divides it."""
+    """What a run trains, on which data, and how a pipeline divides the work."""
 
     scheme: Literal["single", "pipeline", "deepspeed"] = "single"
-    """single: one process. pipeline: stages on several ranks. deepspeed: a baseline, DeepSpeed's
-    PipelineModule around the network's dense twin."""
+    """single: one process trains. pipeline: stages on several ranks. deepspeed: a baseline in which
+    DeepSpeed's PipelineModule trains the network's dense twin."""
     mode: Literal["train", "infer"] = "train"
-    """infer: a pipeline runs forward only, with the weights of its first step."""
+    """train, or infer: a pipeline goes forward only, with the initial weights."""
     model: str = "minkvgg16-bn"
-    """minkvgg16-bn, the paper's classifier."""
+    """The network: minkvgg16-bn, the paper's classifier."""
     width: float = 1.0
-    """A factor on all channels of the network, for small runs."""
+    """A factor by which all channels of the network are multiplied; below 1 for small runs."""
     backend: str = "native"
-    """Who computes convolutions: native (the fastest of compiled, triton, pytorch for the device),
+    """What computes convolutions: native (the fastest of compiled, triton, pytorch for the device),
     one of these three, or minkowski where it is installed."""
     data: str = "shapes"
-    """shapes (generated), meshes:DIR, modelnet40:DIR, kitti:DIR or points:DIR."""
+    """The data: shapes (generated), meshes:DIR, modelnet40:DIR, kitti:DIR or points:DIR."""
     points: int = 2048
-    """At most so many in a cloud, before it is cut into voxels."""
+    """The most points of a cloud, before it is cut into voxels."""
     normals: bool = False
-    """Whether features are the surface's normals instead of ones."""
+    """Use the normals of the surface as features, instead of ones."""
     rotation: Rotation = "vertical"
-    """Of generated shapes, meshes and ModelNet40 in training: none, vertical (about z), full."""
+    """How clouds are rotated in training, scans aside: none, vertical (about z) or full."""
     voxel_size: float = 0.02
-    """Edge of a voxel; clouds are about 1 long."""
+    """The edge of a voxel; a cloud is about 1 long."""
     batch_size: int = 32
-    """Clouds in a mini-batch."""
+    """The number of clouds in a mini-batch."""
     steps: int = 100
-    """Mini-batches to train on; of an emulated pipeline, those of its steady state."""
+    """The number of mini-batches to train on; if emulated, of those in the steady state."""
     learning_rate: float = 0.05
-    """SGD's step size, falling to 0 along a cosine."""
+    """The highest learning rate of SGD; it falls to 0 along a cosine."""
     momentum: float = 0.9
-    """SGD's momentum."""
+    """The momentum of SGD."""
     weight_decay: float = 1e-4
-    """SGD's weight decay."""
+    """The weight decay of SGD."""
     test_clouds: int | None = None
-    """How many test clouds are classified at the end. None: all."""
+    """The number of test clouds that are classified at the end. None: all of them."""
     schedule: ScheduleName = "1f1b-async"
-    """How a pipeline's mini-batches follow one another."""
+    """How the mini-batches of a pipeline follow one another: gpipe, 1f1b (both flush the pipeline
+    before each update) or 1f1b-async (weight stashing, no flush)."""
     micro_batches: int | None = None
-    """Of a flushing schedule. None: the planner's best number; 4 where nothing is planned."""
+    """The number of micro-batches in a mini-batch, if the schedule flushes. None: the best number
+    that the planner finds; 4 where nothing is planned."""
     cuts: tuple[int, ...] | None = None
-    """Where a pipeline that trains has no plan: the layers at which new stages begin, one stage a
-    rank. None: by the layers' times where `launch run` measures them, else equally many layers."""
+    """The layers at which new stages begin, one stage a rank, for a pipeline that trains without a
+    plan. None: `launch run` times the layers and balances the stages; elsewhere stages have equally
+    many layers."""
     plan: str | None = None
-    """A pipeline's plan, made with `launch plan sparsepipe --out`. None: emulated and simulated
-    pipelines are planned from the options below."""
+    """The file with the plan of a pipeline, made by `launch plan sparsepipe --out`. None: emulated
+    and simulated pipelines are planned from the options below."""
     planner: str = "planner"
-    """Who plans: planner, or a baseline such as "equal split by layers"."""
+    """What makes the plan: planner, or a baseline such as "equal split by layers"."""
     profiles: str = "tv,txp"
-    """What the planner knows of each kind of device: shipped profiles or JSON files."""
+    """A profile for each kind of device, between commas: shipped ones or JSON files."""
     devices: str | None = None
-    """Other numbers of the cluster's devices, such as TitanV=1,TitanXp=3."""
+    """The number of devices of each kind to use, such as TitanV=1,TitanXp=3. None: all."""
     bandwidth_bits_per_s: float | None = None
-    """Another rate of all the cluster's links."""
+    """The rate of all links of the cluster. None: that of the cluster file."""
     virtual_stages: int = 1
-    """Above 1: a device may hold several stages, and the plan has at most so many."""
+    """The most stages of a plan in which a device may hold several. 1: a device holds one stage."""
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -91,6 +95,7 @@ class Options:
         self._check_mode()
 
     def _check_names(self) -> None:
+        """Refuse models, backends and planners that do not exist."""
         if self.model not in NETWORKS:
             raise InputError(f"--sparsepipe.model {self.model}: {remedy(self.model, NETWORKS)}")
         if self.model not in CLASSIFIERS:
@@ -99,13 +104,14 @@ class Options:
                 f"whole clouds; give {' or '.join(CLASSIFIERS)}"
             )
         if self.backend not in BACKENDS:
-            known = remedy(self.backend, BACKENDS)
-            raise InputError(f"--sparsepipe.backend {self.backend}: {known}")
+            advice = remedy(self.backend, BACKENDS)
+            raise InputError(f"--sparsepipe.backend {self.backend}: {advice}")
         if self.planner not in PLANNERS:
-            known = remedy(self.planner, PLANNERS)
-            raise InputError(f"--sparsepipe.planner {self.planner}: {known}")
+            advice = remedy(self.planner, PLANNERS)
+            raise InputError(f"--sparsepipe.planner {self.planner}: {advice}")
 
     def _check_mode(self) -> None:
+        """Refuse inference without a pipeline."""
         if self.mode == "infer" and self.scheme != "pipeline":
             raise InputError(
                 f"--sparsepipe.mode infer: runs a pipeline forward, and the scheme is "
@@ -114,4 +120,5 @@ class Options:
 
 
 def _flag(name: str) -> str:
+    """The flag of an option."""
     return f"--sparsepipe.{name.replace('_', '-')}"

@@ -185,7 +185,7 @@ def _gantt(
 ) -> Figure:
     cluster, who, rate = where
     planned = grid.point(*where)
-    kinds = [planned.of_rank[rank].device for rank in range(len(planned.links))]
+    kinds = [planned.profile_of_rank[rank].device for rank in range(len(planned.links))]
     return Figure(
         path=draw_gantt(
             path,

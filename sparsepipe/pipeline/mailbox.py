@@ -14,28 +14,29 @@ from systems.processes.waiting import waiting
 
 T = TypeVar("T")
 AHEAD = 2
-"""So many messages of a stream are received before the first of them is taken."""
+"""The most messages of a stream that are received before the first of them is taken."""
 
 
 class Sent(Protocol):
-    """Something on its way out."""
+    """A message on its way out."""
 
     def wait(self) -> None:
-        """Block until it may be forgotten."""
+        """Block until its memory may be given back."""
         ...
 
 
 class Inbox(Generic[T]):
-    """What an iterator makes, one after the other, made ahead of need on a thread of its own."""
+    """Runs an iterator on a thread of its own, so that items are there before they are needed."""
 
     def __init__(self, arrivals: Iterator[T], what: str) -> None:
+        """`what` names the items, for messages that say what a rank waits for."""
         self._arrivals, self._what = arrivals, what
         self._arrived: queue.Queue[T | Exception] = queue.Queue(AHEAD)
         self._abandoned = False
         background.start(what, self._run, stop=self._abandon)
 
     def get(self) -> T:
-        """The next one, waiting for it.
+        """The next item; waits until it is there.
 
         Raises:
             TransportError: what went wrong on the thread.
@@ -52,11 +53,11 @@ class Inbox(Generic[T]):
                 self._arrived.put(arrived)
                 if self._abandoned:
                     return
-        except Exception as error:  # raised where the next one is wanted
+        except Exception as error:  # `get` raises it
             self._arrived.put(error)
 
     def _abandon(self) -> None:
-        """Nobody will take what arrives. Make room, so that the thread ends."""
+        """Nobody will take more items: make room, so that the thread goes on to its end."""
         self._abandoned = True
         with suppress(queue.Empty):
             while True:
@@ -67,14 +68,14 @@ class Outbox:
     """Messages on their way out: a thread waits for each, and so keeps its memory until then."""
 
     def __init__(self, what: str, most: int = 0) -> None:
-        """`most`: so many messages wait here before `put` does; 0: any number."""
+        """`put` waits while `most` messages are on their way; 0 means any number."""
         self._sent: queue.Queue[Sent | None] = queue.Queue(most)
         self._error: Exception | None = None
         self._abandoned = False
         self._thread = background.start(what, self._run, stop=self._abandon)
 
     def put(self, sent: Sent) -> None:
-        """A message that has been started; waits while there are too many.
+        """Keep a message whose sending has begun; waits while there are too many.
 
         Raises:
             TransportError: an earlier one did not come through.

@@ -1,19 +1,25 @@
-"""Cut a network into its layers, and runs of layers into the stages of a pipeline.
+"""Cuts a network into its layers, and makes stages of a pipeline from consecutive layers.
 
     network = Network(MinkVGG16(1, 40))
     head, tail = network.stage(0, 20), network.stage(20, len(network.layers))
     (logits,) = tail(*head(inputs))
 
 The network is traced with torch.fx. A module of `sparsepipe.engine.layers` is one layer, and so are
-PyTorch's modules, additions and `sparsepipe.engine.tensor.cat`; layer i is layer i of a
-`ModelProfile` of the same network. Operations from `x.features`, or an `Interpolation`, to
-`x.replace(...)` or `SparseTensor(...)` are one layer together: features without their voxels cannot
-be divided by samples, so they never cross from one stage to the next.
+PyTorch's modules, additions and `sparsepipe.engine.tensor.cat`. Layer i here is layer i of a
+`ModelProfile` of the same network. Code that takes a sparse tensor apart (`x.features`, or an
+`Interpolation`) is one layer together with all that follows, up to the `x.replace(...)` or
+`SparseTensor(...)` that puts one together again: features without their voxels cannot be divided by
+samples, so they must not cross from one stage to the next.
 
-Values that layers beyond the next stage read (the skips of MinkUNet) are handed through every stage
-in between, not sent past it. A stage then talks to its neighbours alone, what a cut costs does not
-depend on where the others are, so that a planner can add up cuts, and a value always comes with the
-voxels that a transposed convolution returns to.
+A value that is read beyond the next stage (the skips of MinkUNet) is handed through every stage in
+between instead of being sent past it:
+
+    layer 3 ----------- skip -----------> layer 90
+    stage 0 [0 .. 9] --skip--> stage 1 [10 .. 50] --skip--> stage 2 [51 .. 101]
+
+So a stage talks to its neighbours alone. What one cut costs does not depend on where the others
+are, so that a planner can add up the costs of cuts. And a value always comes with the voxels that a
+transposed convolution returns to.
 """
 
 import inspect
@@ -29,38 +35,41 @@ from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import kit
 from systems.schema import InputError
 
-PARTS = {"dense", *SparseTensor.__annotations__}
-PARTS |= {name for name, value in vars(SparseTensor).items() if isinstance(value, property)}
-"""Attributes and methods of a sparse tensor that give something else, such as `features`."""
+SPARSE_TENSOR_PARTS = {"dense", *SparseTensor.__annotations__}
+SPARSE_TENSOR_PARTS |= {
+    name for name, value in vars(SparseTensor).items() if isinstance(value, property)
+}
+"""Attributes and methods of a sparse tensor that do not return one, such as `features`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One layer of a network; a module that runs several times is a layer each time."""
+    """One layer of a network. A module that runs several times is a layer each time."""
 
     name: str
     inputs: tuple[str, ...]
-    """Names of the layers whose outputs it reads; none for one that reads the network's input."""
+    """The names of the layers whose outputs it reads; the network's input is not among them."""
     operation: str
-    """The layer as PyTorch prints it, such as "Dropout(p=0.5, inplace=False)"; "add" or "cat"; of
-    several operations in a row "features, relu, replace"."""
+    """The layer as PyTorch prints it, such as "Dropout(p=0.5, inplace=False)", "add" or "cat"; a
+    layer of several operations reads "features, relu, replace"."""
     parameter_bytes: int
+    """The bytes of its parameters, without buffers."""
 
 
 class StageModule(fx.GraphModule):
-    """A run of layers: stage(*values) returns a tuple; `inputs` and `outputs` name the values.
+    """Consecutive layers as one module: `stage(*values)` returns a tuple of values.
 
-    Parameters and buffers are the network's own objects, under the network's names.
+    Its parameters and buffers are the network's own objects, under the network's names.
     """
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the values that it takes, in order."""
+        """The names of the values that it takes, in order."""
         return tuple(node.name for node in self.graph.find_nodes(op="placeholder"))
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the values that it returns, in order, those that only pass by included."""
+        """The names of the values that it returns, in order; some may only pass through it."""
         return tuple(node.name for node in self.graph.output_node().all_input_nodes)
 
 
@@ -68,11 +77,12 @@ class Network:
     """A network's layers in the order in which they run, which is a topological one."""
 
     layers: tuple[Layer, ...]
+    """The layers by number."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Trace `model`, which takes one value and returns one. It is not changed.
+        """Trace `model`, which must take one value and return one. It is not changed.
 
-        Arguments of its `forward` that have defaults keep them.
+        Other arguments of its `forward` keep their defaults.
 
         Raises:
             InputError: torch.fx cannot trace it, it takes or returns several values, or layers
@@ -92,12 +102,16 @@ class Network:
         }
 
     def crossing(self, position: int) -> tuple[str, ...]:
-        """Names of the values that cross a cut before layer `position`, in a fixed order: made by
-        a layer before it and read by one after it. At the ends, the network's input and output."""
+        """The names of the values that cross the cut before layer `position`, in a fixed order.
+
+        They are made before the cut and read after it. At the two ends of the network these are its
+        input and its output.
+        """
         return tuple(node.name for node in self._crossing(position))
 
     def stage(self, first: int, end: int) -> StageModule:
-        """Layers first, ..., end - 1: takes `crossing(first)`, returns `crossing(end)`.
+        """The layers first, ..., end - 1 as a module that takes `crossing(first)` and returns
+        `crossing(end)`.
 
         Raises:
             InputError: no such layers.
@@ -115,11 +129,12 @@ class Network:
         return StageModule(self._model, graph, class_name="StageModule")
 
     def stages(self, cuts: Sequence[int]) -> list[StageModule]:
-        """The stages between the cuts, which are layer numbers that ascend: one more than cuts."""
+        """All stages, given the numbers of the layers at which new ones begin, ascending."""
         bounds = [0, *cuts, len(self._groups)]
         return [self.stage(first, end) for first, end in pairwise(bounds)]
 
     def _crossing(self, position: int) -> list[fx.Node]:
+        """The nodes behind `crossing`."""
         return [n for n, last in self._last_use.items() if self._number[n] < position <= last]
 
 
@@ -136,20 +151,21 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """The first argument alone is traced; Python gives the others their defaults."""
+        """Trace the first argument only; Python gives the others their defaults."""
         (first,) = _inputs(root_fn)
         return root_fn, [self.root, self.create_proxy("placeholder", first, (), {})]
 
 
 def _inputs(forward: Callable[..., Any]) -> list[str]:
-    """The values that a network must be given; the first of those that it may be given if none."""
-    _, *given = inspect.signature(forward).parameters.values()
-    given = [parameter for parameter in given if parameter.kind != parameter.VAR_KEYWORD]
-    required = [p for p in given if p.default is p.empty and p.kind != p.VAR_POSITIONAL]
-    return [parameter.name for parameter in required or given[:1]]
+    """The names of the arguments without a default; if there are none, the first argument."""
+    _, *parameters = inspect.signature(forward).parameters.values()
+    parameters = [p for p in parameters if p.kind != p.VAR_KEYWORD]
+    required = [p for p in parameters if p.default is p.empty and p.kind != p.VAR_POSITIONAL]
+    return [parameter.name for parameter in required or parameters[:1]]
 
 
 def _traced(model: nn.Module) -> fx.Graph:
+    """The graph of a network of one input and one output; refuses others."""
     problem = f"{type(model).__name__} cannot be cut into layers"
     inputs = _inputs(type(model).forward)
     if len(inputs) != 1:
@@ -174,12 +190,15 @@ def _traced(model: nn.Module) -> fx.Graph:
 
 
 def _groups(model: nn.Module, nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
-    """The nodes of each layer: one, or all from where a sparse tensor is taken apart, or a constant
-    is made, to the last that reads a part of it."""
+    """The nodes of each layer, in order.
+
+    A layer is one node; or, where a sparse tensor is taken apart or a constant is made, all nodes
+    from there to the last one that reads a part.
+    """
     number = {node: i for i, node in enumerate(nodes)}
     parts: set[fx.Node] = set()
     groups: list[list[fx.Node]] = []
-    end = -1  # of the layer that the node belongs to
+    end = -1  # the last node of the layer that is being collected
     for i, node in enumerate(nodes):
         if i > end:
             groups.append([])
@@ -191,8 +210,10 @@ def _groups(model: nn.Module, nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
 
 
 def _is_part(model: nn.Module, node: fx.Node, parts: set[fx.Node]) -> bool:
-    """Whether a node gives no sparse tensor. Constants, and what is made of parts alone, are parts,
-    unless they are put together to a sparse tensor; with a tensor they make a tensor."""
+    """Whether a node gives a part of a sparse tensor, or a constant, instead of a whole value.
+
+    What is computed from parts alone is a part too, unless it is a new sparse tensor.
+    """
     if isinstance(node.target, type) and issubclass(node.target, SparseTensor):
         return False
     if node.op == "call_module" and isinstance(
@@ -200,16 +221,20 @@ def _is_part(model: nn.Module, node: fx.Node, parts: set[fx.Node]) -> bool:
     ):
         return True
     accesses = node.target is getattr or node.op == "call_method"
-    return (accesses and _operation(node) in PARTS) or parts.issuperset(node.all_input_nodes)
+    return (accesses and _operation(node) in SPARSE_TENSOR_PARTS) or parts.issuperset(
+        node.all_input_nodes
+    )
 
 
 def _operation(node: fx.Node) -> str:
+    """The name of the function, method or attribute that a node stands for."""
     if node.target is getattr:
         return str(node.args[1])
     return getattr(node.target, "__name__", str(node.target))
 
 
 def _layer(model: nn.Module, group: Sequence[fx.Node], owner: dict[fx.Node, str]) -> Layer:
+    """The description of the layer that a group of nodes is; `owner` names the layer of a node."""
     name = group[-1].name
     read = (owner.get(source) for node in group for source in node.all_input_nodes)
     modules = {n: model.get_submodule(str(n.target)) for n in group if n.op == "call_module"}
@@ -224,7 +249,7 @@ def _layer(model: nn.Module, group: Sequence[fx.Node], owner: dict[fx.Node, str]
 
 
 def _refuse_shared_parameters(model: nn.Module, nodes: Sequence[fx.Node]) -> None:
-    """They could come to lie in two stages, be trained in both, and drift apart."""
+    """Refuse layers that share parameters: in two stages these would be trained apart."""
     owner: dict[int, str] = {}
     for node in nodes:
         if node.op != "call_module":

@@ -3,13 +3,19 @@
     reduction.begin(leaves)            # before the last backward pass of a mini-batch
     output.backward(...)
     reduction.end()
-    ...                                # other passes may come in between, and their exchanges
+    ...                                # passes of later mini-batches may come in between
     reduction.wait()
     gradients = reduction.finish()
 
-Gradients are of a sum of losses divided by the whole mini-batch's count: summing them over the
-replicas, whatever samples each has had, is the gradient of the mini-batch's mean. Narrow gradients
-are summed in float32, and rounded once.
+Every replica's loss is a sum over its samples, divided by the size of the whole mini-batch. So the
+sum of the gradients over the replicas is the gradient of the mini-batch's mean loss, whatever
+samples each replica had. Gradients narrower than float32 are summed in float32 and rounded once.
+
+The gradients are exchanged in parts, in the order in which a backward pass computes them, and each
+part as soon as it is complete; only the last part is not hidden:
+
+    backward     [layer 9][layer 8][ ... ][layer 0]
+    all-reduce           [part 0][part 1]  ...     [last part]
 """
 
 from collections import deque
@@ -28,7 +34,7 @@ from systems.processes.waiting import waiting
 
 
 class Reduction:
-    """The all-reduce of one stage; with one replica it only hands the gradients over."""
+    """The all-reduce of one stage's gradients; with one replica it only hands them over."""
 
     def __init__(
         self,
@@ -39,6 +45,7 @@ class Reduction:
         ranks: Sequence[int],
         group: dist.ProcessGroup | None,
     ) -> None:
+        """`parameters` by name; `group` joins the `ranks` of the stage, None if there is one."""
         self._world, self._group = world, group
         self._others = [rank for rank in ranks if rank != world.rank]
         names = ", ".join(map(str, ranks))
@@ -55,7 +62,7 @@ class Reduction:
         self._own: deque[dict[str, Tensor]] = deque()
 
     def begin(self, leaves: Mapping[str, Tensor]) -> None:
-        """From now on a part is exchanged as soon as all its gradients are there, in order."""
+        """From now on, exchange each part as soon as all of its gradients are there, in order."""
         self._leaves, self._started = leaves, []
         if self._group is None:
             return
@@ -66,7 +73,7 @@ class Reduction:
         ]
 
     def end(self) -> None:
-        """The backward pass is over: take the gradients from the leaves."""
+        """The backward pass is over: start the remaining parts, and clear the leaves' gradients."""
         for hook in self._hooks:
             hook.remove()
         if self._group is None:
@@ -95,7 +102,7 @@ class Reduction:
                 raise TransportError(f"{me}: {self._what} failed ({reason})") from error
 
     def finish(self) -> dict[str, Tensor]:
-        """The oldest gradients by name, summed over the replicas; zero where there is none."""
+        """Take the gradients of the oldest exchange, by name, summed over the replicas."""
         if self._group is None:
             return self._own.popleft()
         gradients: dict[str, Tensor] = {}
@@ -107,11 +114,13 @@ class Reduction:
         return gradients
 
     def _ready(self, name: str) -> None:
+        """The gradient of one parameter is there: start all parts that are complete, in order."""
         self._missing[self._part_of[name]] -= 1
         while len(self._started) < len(self._parts) and not self._missing[len(self._started)]:
             self._start()
 
     def _start(self) -> None:
+        """Start the all-reduce of the next part."""
         part = self._parts[len(self._started)]
         buffer = torch.cat([widened(_gradient(self._leaves[name])).flatten() for name in part])
         work = dist.all_reduce(buffer, group=self._group, async_op=True)
@@ -120,11 +129,12 @@ class Reduction:
 
 
 def _gradient(leaf: Tensor) -> Tensor:
+    """The gradient that a leaf has gathered; zeros where there is none."""
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
 def _parts(size_bytes: Mapping[str, int]) -> list[list[str]]:
-    """Names in the order in which a backward pass comes to them, cut at equal bytes."""
+    """Divide the parameters, last first as in a backward pass, into parts of about equal bytes."""
     names = list(size_bytes)[::-1]
     total = sum(size_bytes.values())
     parts: list[list[str]] = [[] for _ in range(ALL_REDUCE_PARTS)]

@@ -1,17 +1,17 @@
-"""A rank's part of a pipeline: all steps of its list, one after the other.
+"""A rank's part of a pipeline: it executes all actions of its list, one after the other.
 
     for step in run_pipeline(schedule, stages, speeds, world, batches=..., loss_sum=..., ...):
         ...                                   # one systems.runs.record.Step a mini-batch
     collect_weights(schedule, stages, world)  # the trained network, whole again on rank 0
 
-Whatever the schedule, the loss is the mean over the whole mini-batch: every replica's sum is
-divided by the mini-batch's count, and gradients are summed. Flushing schedules thus make the
-updates of one process, up to rounding.
+Whatever the schedule, the loss is the mean over the whole mini-batch: every replica divides its sum
+of losses by the size of the mini-batch, and gradients are summed. So flushing schedules make the
+same updates as one process, up to rounding.
 
-Batch normalisation knows only what a replica has of a micro-batch. `frozen` uses the running
-statistics and leaves them as they are: every sample is then by itself, and a schedule can equal one
-process exactly. `part` takes the statistics of the replica's part, as GPipe and DDP do; it equals
-one process that goes through the same parts one by one.
+Batch normalisation sees only a replica's part of a micro-batch. `frozen` uses the running
+statistics and leaves them as they are: samples then do not influence each other, and a pipeline can
+equal one process exactly. `part` takes the statistics of the replica's part, as GPipe and DDP do;
+it equals one process that goes through the same parts one by one.
 """
 
 import time
@@ -40,9 +40,12 @@ from systems.runs.record import Step
 from systems.runs.trace import Tracer
 
 NormMode = Literal["frozen", "part"]
+"""Whose statistics batch normalisation uses, see above."""
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 STATE = "state"
+"""The channel of `collect_weights`."""
 COMPUTATION = (ActionKind.FORWARD, ActionKind.BACKWARD, ActionKind.UPDATE)
+"""The actions whose time counts as computation."""
 
 
 class StageMemoryError(MemoryError):
@@ -50,12 +53,12 @@ class StageMemoryError(MemoryError):
 
 
 def roles(schedule: Schedule) -> list[str]:
-    """What to start every rank as, so that errors name its stage: "stage 1", "stages 0 and 2"."""
+    """A name for every rank by its stages, for errors: "stage 1", "stages 0 and 2", "idle"."""
     names = []
     for rank in range(len(schedule.ranks)):
-        held = [str(stage) for stage, ranks in enumerate(schedule.stages) if rank in ranks]
-        plural = "s" if len(held) > 1 else ""
-        names.append(f"stage{plural} {' and '.join(held)}" if held else "idle")
+        numbers = [str(stage) for stage, ranks in enumerate(schedule.stages) if rank in ranks]
+        plural = "s" if len(numbers) > 1 else ""
+        names.append(f"stage{plural} {' and '.join(numbers)}" if numbers else "idle")
     return names
 
 
@@ -73,20 +76,26 @@ def run_pipeline(
     transport: str = "torch",
     tracer: Tracer | None = None,
 ) -> Iterator[Step]:
-    """Execute this rank's list; yield every mini-batch when this rank is done with it.
+    """Execute this rank's list; yield a step for every mini-batch that this rank is done with.
 
     Args:
-        stages: every stage's module: takes and returns a tuple of values. Only this rank's are run.
-            One in training mode keeps its frozen layers in evaluation mode; one in evaluation mode
-            is put in training mode. Every layer has its own mode again afterwards.
-        speeds: of each stage's replicas: what a micro-batch's samples are shared out by.
-        loss_sum: of the last stage's output and the targets of the same samples.
-        optimizer: makes one for a stage's parameters; None for the schedule `forward`.
-        on_output: for `forward`: gets the last stage's mini-batch, samples and output.
+        stages: the module of every stage, which takes and returns a tuple of values. Only those of
+            this rank are run. A module in training mode keeps its frozen layers in evaluation mode;
+            one in evaluation mode is put in training mode. Afterwards every layer has its own mode
+            again.
+        speeds: the speed of each replica of each stage; the samples of a micro-batch are shared out
+            in proportion.
+        batches: the mini-batches; all ranks give the same ones.
+        loss_sum: computes the sum of the losses of some samples from the last stage's output for
+            them and their targets.
+        optimizer: makes an optimizer for the parameters of a stage; None for a `forward` schedule.
+        norm: whose statistics batch normalisation uses.
+        on_output: for a `forward` schedule, gets (mini-batch, samples, output of the last stage).
 
-    Metrics of a step: `step_s` since the last one, `compute_s` of it spent on forward, backward and
-    update, `samples` of the mini-batch, `voxels` of its own, `began_s` and `ended_s` (this host's
-    clock), `versions` of weights in memory, and at the last stage `loss_sum` of its own samples.
+    The metrics of a step are `step_s` (seconds since the step before), `compute_s` (those of them
+    that were spent on forward, backward and update), `samples` (of the whole mini-batch), `voxels`
+    (of this rank's samples), `began_s` and `ended_s` (on the clock of this host), `versions` (of
+    weights in memory), and at the last stage `loss_sum` (of this rank's samples).
 
     Raises:
         TransportError: a peer is gone or silent.
@@ -105,11 +114,11 @@ def run_pipeline(
         outbox=outbox,
     )
     groups = [world.group(ranks) for ranks in schedule.stages]
-    held = [number for number, ranks in enumerate(schedule.stages) if world.rank in ranks]
-    with modes_restored(*(stages[number] for number in held)):
+    numbers = [number for number, ranks in enumerate(schedule.stages) if world.rank in ranks]
+    with modes_restored(*(stages[number] for number in numbers)):
         mine = {
             number: _stage(number, stages[number], around, opened, groups[number], optimizer, norm)
-            for number in held
+            for number in numbers
         }
         world.barrier("the first mini-batch")
         yield from _play(schedule, mine, world, tracer or Tracer.off())
@@ -122,24 +131,33 @@ def run_pipeline(
 
 
 def _channels(schedule: Schedule) -> list[str]:
-    """A rank with several stages may have several crossings with one peer: they are kept apart."""
-    crossings = len(schedule.stages) - 1 if _virtual(schedule) else 1
-    return [f"{_prefix(schedule, i)}{name}" for i in range(crossings) for name in CHANNELS]
+    """The names of all channels.
+
+    With virtual stages two ranks may exchange messages over several cuts, so each cut has channels
+    of its own.
+    """
+    cuts = len(schedule.stages) - 1 if _virtual(schedule) else 1
+    return [f"{_prefix(schedule, i)}{name}" for i in range(cuts) for name in CHANNELS]
 
 
 def _virtual(schedule: Schedule) -> bool:
+    """Whether a rank holds several stages."""
     return sum(map(len, schedule.stages)) > sum(map(bool, schedule.ranks))
 
 
-def _prefix(schedule: Schedule, crossing: int) -> str:
-    return f"{crossing}>{crossing + 1} " if _virtual(schedule) else ""
+def _prefix(schedule: Schedule, cut: int) -> str:
+    """What the channels of the cut after stage `cut` begin with, such as "0>1 "."""
+    return f"{cut}>{cut + 1} " if _virtual(schedule) else ""
 
 
 def sample_ranges(
     schedule: Schedule, speeds: Sequence[Sequence[float]], batches: Batches
 ) -> Callable[[int, int], Sequence[range]]:
-    """The samples of every replica: micro-batches of about equal numbers of samples, each of them
-    shared out by voxels and speed."""
+    """A function from (stage, micro-batch) to the samples that each replica of the stage takes.
+
+    A mini-batch is cut into micro-batches of about equally many samples; the samples of each are
+    shared out by their voxels and the speeds of the replicas.
+    """
 
     @cache
     def ranges(stage: int, micro_batch: int) -> Sequence[range]:
@@ -161,6 +179,7 @@ def _stage(
     optimizer: Optimizer | None,
     norm: NormMode,
 ) -> StageRuntime:
+    """Put the module of one stage in its mode, and make its runtime."""
     schedule = around.schedule
     if schedule.kind == "forward":
         module.eval()
@@ -189,10 +208,10 @@ def _stage(
 def _play(
     schedule: Schedule, stages: dict[int, StageRuntime], world: World, tracer: Tracer
 ) -> Iterator[Step]:
-    """The list, and what each mini-batch took."""
+    """Execute the list; yield what each mini-batch took."""
     if not stages:
         return
-    last_here = schedule.ranks[world.rank][-1]  # of every mini-batch, this ends it
+    last_here = schedule.ranks[world.rank][-1]  # an action like this one ends every mini-batch
     finished = time.perf_counter()
     compute_s, began_s = 0.0, dict[int, float]()
     for action in schedule.ranks[world.rank]:
@@ -230,7 +249,7 @@ def _play(
 
 @contextmanager
 def _memory(stage: StageRuntime, action: Action, world: World, mini_batch: int) -> Iterator[None]:
-    """Say what did not fit, where memory ran out."""
+    """Turn an error for lack of memory into one that says what did not fit."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
@@ -249,7 +268,7 @@ def _memory(stage: StageRuntime, action: Action, world: World, mini_batch: int) 
 
 
 def collect_weights(schedule: Schedule, stages: Sequence[nn.Module], world: World) -> None:
-    """Bring every stage's parameters and buffers to rank 0, from its first replica."""
+    """Copy the parameters and buffers of every stage from its first replica to rank 0."""
     transport = open_transport("torch", world, [STATE])
     for module, ranks in zip(stages, schedule.stages, strict=True):
         if 0 in ranks or world.rank not in (0, ranks[0]):

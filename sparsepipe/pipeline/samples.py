@@ -1,29 +1,29 @@
-"""Which samples of a mini-batch each replica of a stage takes, and from whom it gets them.
+"""Which samples of a mini-batch each replica of a stage takes, and which replica it gets them from.
 
-Clouds differ several-fold in size and devices in speed, so samples are split by voxels and speed.
-Every replica takes consecutive samples, whose rows are a slice.
+Point clouds differ several-fold in size and devices in speed, so samples are split by voxels and
+speed. Every replica takes consecutive samples, so that its rows of a tensor are a slice.
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
 
 from systems.schema import InputError
 
 _PRECISION = 1e-12
-"""Relative, of the slowest replica's time; voxels are whole numbers, so shares are exact."""
+"""The search for the slowest replica's time ends at this relative error. Voxels are whole numbers,
+so the split is exact."""
 
 
 def split_by_speed(voxels: Sequence[float], speeds: Sequence[float]) -> list[range]:
-    """Consecutive samples for each replica: the slowest replica's time is the smallest possible.
+    """Split samples into consecutive ranges, one a replica, so that the slowest is done soonest.
 
-    Replicas keep their order; one may get no samples, at least where there are fewer samples than
-    replicas.
+    Replicas keep their order. A replica may get no samples, always so where there are fewer samples
+    than replicas.
 
     Args:
-        voxels: of each sample, or what else its cost is proportional to; 0 or more.
-        speeds: of each replica, in voxels per second, or relative to the others'; more than 0.
+        voxels: the voxels of each sample, or whatever its cost is proportional to; 0 or more.
+        speeds: the speed of each replica, in voxels per second or relative to the others; above 0.
 
     Raises:
         InputError: a speed or a number of voxels out of range, or no replicas.
@@ -34,6 +34,7 @@ def split_by_speed(voxels: Sequence[float], speeds: Sequence[float]) -> list[ran
             "counts of 0 or more"
         )
     ends = [0.0, *accumulate(map(float, voxels))]
+    # Bisect for the smallest time within which the replicas can take all samples.
     low, high = 0.0, ends[-1] / max(speeds) * (1 + _PRECISION)  # all on the fastest
     while high - low > _PRECISION * high:
         middle = (low + high) / 2
@@ -45,7 +46,7 @@ def split_by_speed(voxels: Sequence[float], speeds: Sequence[float]) -> list[ran
 
 
 def _filled(ends: Sequence[float], speeds: Sequence[float], limit: float) -> list[range]:
-    """Each replica in turn takes as many samples as it can do within `limit`."""
+    """The ranges if each replica in turn takes as many samples as it can do in `limit` seconds."""
     ranges, first = [], 0
     for speed in speeds:
         end = bisect_right(ends, ends[first] + limit * speed) - 1
@@ -54,35 +55,20 @@ def _filled(ends: Sequence[float], speeds: Sequence[float], limit: float) -> lis
     return ranges
 
 
-class Passage(NamedTuple):
-    """Samples that go from a replica of one stage to a replica of the next, or back."""
+def shared_samples(own: range, others: Sequence[range]) -> list[tuple[int, range]]:
+    """The samples that a replica has in common with each replica of a neighbouring stage.
 
-    source: int
-    """The replica's number in its stage, as `target`."""
-    target: int
-    samples: range
-    """Numbered in the mini-batch."""
+    Args:
+        own: the samples of the replica.
+        others: the samples of each replica of the other stage.
 
-
-def passages(before: Sequence[range], after: Sequence[range]) -> list[Passage]:
-    """What goes where between two stages that split one mini-batch; nothing empty, in order.
-
-    Raises:
-        ValueError: the two do not split the same number of samples.
+    Returns:
+        (number of the other replica, samples) where there are any, in order.
     """
-    if before[-1].stop != after[-1].stop:
-        raise ValueError(f"{before[-1].stop} samples before, {after[-1].stop} after")
-    pairs = [(i, j) for i in range(len(before)) for j in range(len(after))]
-    found = [Passage(i, j, intersection(before[i], after[j])) for i, j in pairs]
-    return [passage for passage in found if passage.samples]
-
-
-def intersection(first: range, second: range) -> range:
-    """The samples in both; empty if there are none."""
-    start = max(first.start, second.start)
-    return range(start, max(start, min(first.stop, second.stop)))
+    ranges = (range(max(own.start, r.start), min(own.stop, r.stop)) for r in others)
+    return [(number, samples) for number, samples in enumerate(ranges) if samples]
 
 
 def within(samples: range, of: range) -> range:
-    """The same samples numbered from the first of `of`, as the replica that holds `of` does."""
+    """Renumber `samples`, which lie in the range `of`, from the first of `of`."""
     return range(samples.start - of.start, samples.stop - of.start)

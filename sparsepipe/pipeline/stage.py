@@ -1,13 +1,19 @@
-"""The runtime of a stage: executes its part of a rank's list, step by step.
+"""The runtime of a stage: it executes the stage's actions in the list of a rank.
 
-Activations are received ahead of need by a thread (`mailbox.Inbox`); the gradients that come back
-for them are awaited from the moment they are sent; sends are only started (`mailbox.Outbox`); the
-gradients of replicas are summed while the backward pass still runs (`reduction`). What is left of
-communication in the list is waiting for what has not arrived yet.
+Communication overlaps computation. A thread receives activations ahead of need (`mailbox.Inbox`);
+the receives of gradients are posted as soon as the activations have left; sends are only started
+(`mailbox.Outbox`); the gradients of replicas are summed while the backward pass still runs
+(`reduction`). So an action of the list that communicates only waits for what is not there yet.
 
-A replica has consecutive samples of a micro-batch. Neighbouring stages split the samples in their
-own ways: a replica's may come from several and go to several. A replica without samples computes
-nothing, and takes part in the all-reduce with zeros.
+[Unequal shares] Each replica of a stage takes consecutive samples of a micro-batch, more of them if
+its device is faster. Neighbouring stages split the samples in their own ways, so a replica may get
+its samples from several replicas and send them to several (`samples.shared_samples`):
+
+    samples            0  1  2  3  4  5  6  7
+    stage 0 of 2 ranks [---- rank 0 ---][1  1]      rank 0 sends 0-2 to rank 2, 3-5 to rank 3;
+    stage 1 of 2 ranks [rank 2][--- rank 3 --]      rank 1 sends 6-7 to rank 3
+
+A replica without samples computes nothing, and takes part in the all-reduce with zeros.
 """
 
 import itertools
@@ -21,7 +27,7 @@ from torch import Tensor, nn
 
 from sparsepipe.pipeline.mailbox import Inbox, Outbox
 from sparsepipe.pipeline.reduction import Reduction
-from sparsepipe.pipeline.samples import passages, within
+from sparsepipe.pipeline.samples import shared_samples, within
 from sparsepipe.pipeline.transfer import (
     Receiving,
     ReceivingGradients,
@@ -44,49 +50,51 @@ from systems.network.transport import Transport
 
 
 class Batches(Protocol):
-    """The mini-batches. Every rank asks for the sizes, those at the ends for what is in them."""
+    """The mini-batches, by number. All ranks ask for `voxels`, the first stage for inputs, and the
+    last stage for targets."""
 
     def voxels(self, mini_batch: int) -> Sequence[int]:
-        """Of each sample: what the samples are shared out by. The same on all ranks."""
+        """The voxels of each sample, by which samples are shared out; the same on all ranks."""
         ...
 
     def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
-        """What the network takes, of these samples."""
+        """The values that the network takes, for these samples of the mini-batch."""
         ...
 
     def targets(self, mini_batch: int, samples: range) -> Tensor:
-        """What the loss takes, of these samples."""
+        """The targets that the loss takes, for these samples of the mini-batch."""
         ...
 
     def count(self, mini_batch: int) -> int:
-        """What the sum of all losses is divided by, such as the number of samples."""
+        """The number that the sum of all losses is divided by, such as that of the samples."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankContext:
-    """What the stages of a rank have in common."""
+    """What all stages of one rank have in common."""
 
     schedule: Schedule
     world: World
     batches: Batches
     ranges: Callable[[int, int], Sequence[range]]
-    """The samples of each replica, numbered in the mini-batch, by stage and micro-batch."""
+    """Given a stage and a micro-batch, the samples of each replica, numbered in the mini-batch."""
     loss_sum: Callable[[Value, Tensor], Tensor]
-    """Of the last stage's output and the targets of the same samples."""
+    """The sum of the losses, from the last stage's output and the targets of the same samples."""
     on_output: Callable[[int, range, Value], None] | None
-    """Gets what inference computes: mini-batch, samples, value."""
+    """Gets what inference computes: (mini-batch, samples, output)."""
     outbox: Outbox
+    """Keeps messages that are on their way out."""
 
 
 class StageRuntime:
-    """One stage on one rank; `do` has a method for every action."""
+    """One stage on one rank. `do` holds a method for every kind of action."""
 
     def __init__(
         self,
         number: int,
         module: nn.Module,
-        surroundings: RankContext,
+        context: RankContext,
         *,
         arity: int,
         before: Transport,
@@ -94,27 +102,30 @@ class StageRuntime:
         weights: WeightVersions,
         reduction: Reduction,
     ) -> None:
-        """Begin to receive.
+        """Begin to receive activations.
 
         Args:
             module: takes and returns the tuples of values that cross its ends.
             arity: how many values it takes.
-            before: carries what crosses to this stage and its gradients; `after`, from it.
+            before: carries activations from the stage before, and their gradients back.
+            after: carries activations to the stage after, and their gradients back.
+            weights: the weight versions of the module.
+            reduction: sums the module's gradients over the replicas.
         """
-        self.number, self._module, self._arity, self._around = number, module, arity, surroundings
+        self.number, self._module, self._arity, self._context = number, module, arity, context
         self._before, self._after = before, after
         self._weights, self._reduction = weights, reduction
-        schedule, rank = surroundings.schedule, surroundings.world.rank
+        schedule, rank = context.schedule, context.world.rank
         self._replica = schedule.stages[number].index(rank)
         self._last = number == len(schedule.stages) - 1
         self._training = schedule.kind != "forward"
-        self._senders: dict[int, list[range]] = {}
+        # By micro-batch, for those in flight.
         self._inputs: dict[int, tuple[Value, ...]] = {}
         self._outputs: dict[int, tuple[Value, ...]] = {}
         self._awaited: dict[int, list[ReceivingGradients]] = {}
         self._arrived: dict[int, list[Tensor]] = {}
         self.losses: defaultdict[int, float] = defaultdict(float)
-        """By mini-batch, the sum over its own samples: at the last stage."""
+        """By mini-batch, the sum of this replica's losses; at the last stage only."""
         self.do: dict[ActionKind, Callable[[int], None]] = {
             ActionKind.RECEIVE_ACTIVATION: self._receive_activation,
             ActionKind.FORWARD: self._forward,
@@ -130,52 +141,40 @@ class StageRuntime:
 
     @property
     def kept_versions(self) -> int:
-        """How many versions of its weights are in memory."""
+        """How many versions of the stage's weights are in memory."""
         return self._weights.kept
 
     def samples(self, micro_batch: int) -> range:
-        """Its own ones, numbered in the mini-batch."""
-        return self._around.ranges(self.number, micro_batch)[self._replica]
+        """The samples that this replica takes, numbered in the mini-batch."""
+        return self._context.ranges(self.number, micro_batch)[self._replica]
 
     def mini_batch_size(self, mini_batch: int) -> int:
-        """Samples of all replicas."""
-        return len(self._around.batches.voxels(mini_batch))
+        """The number of samples of all replicas together."""
+        return len(self._context.batches.voxels(mini_batch))
 
     def voxels(self, micro_batch: int) -> int:
-        """What its own samples have in the network's input."""
+        """The voxels that this replica's samples have in the input of the network."""
         samples = self.samples(micro_batch)
-        mini_batch = micro_batch // self._around.schedule.micro_batches
-        return sum(self._around.batches.voxels(mini_batch)[samples.start : samples.stop])
+        mini_batch = micro_batch // self._context.schedule.micro_batches
+        return sum(self._context.batches.voxels(mini_batch)[samples.start : samples.stop])
 
     def held_bytes(self) -> int:
-        """Of the values that it has received or made, of all micro-batches on their way."""
-        held = [value for values in self._inputs.values() for value in values]
-        held += [value for values in self._outputs.values() for value in values]
-        return sum(features_of(value).nbytes for value in held)
+        """Bytes of the values at the stage's ends, of all micro-batches in flight."""
+        tuples = (*self._inputs.values(), *self._outputs.values())
+        return sum(features_of(value).nbytes for values in tuples for value in values)
 
-    def _sources(self, micro_batch: int) -> list[tuple[int, range]]:
-        """Who sends which of its own samples, numbered from its first."""
-        ranges = self._around.ranges
-        found = passages(ranges(self.number - 1, micro_batch), ranges(self.number, micro_batch))
-        ranks = self._around.schedule.stages[self.number - 1]
-        own = self.samples(micro_batch)
-        return [
-            (ranks[p.source], within(p.samples, own)) for p in found if p.target == self._replica
-        ]
+    def _peers(self, stage: int, micro_batch: int) -> list[tuple[int, range]]:
+        """The ranks of a neighbouring stage that this replica shares samples with, and which.
 
-    def _targets(self, micro_batch: int) -> list[tuple[int, range]]:
-        """To whom it sends which of its own samples, numbered from its first."""
-        ranges = self._around.ranges
-        found = passages(ranges(self.number, micro_batch), ranges(self.number + 1, micro_batch))
-        ranks = self._around.schedule.stages[self.number + 1]
-        own = self.samples(micro_batch)
-        return [
-            (ranks[p.target], within(p.samples, own)) for p in found if p.source == self._replica
-        ]
+        The samples are numbered from this replica's first.
+        """
+        own, ranks = self.samples(micro_batch), self._context.schedule.stages[stage]
+        shared = shared_samples(own, self._context.ranges(stage, micro_batch))
+        return [(ranks[number], within(samples, own)) for number, samples in shared]
 
     def _arrivals(self) -> Iterator[tuple[Value, ...]]:
-        """On the inbox's thread: the inputs of each micro-batch of which it has samples."""
-        schedule = self._around.schedule
+        """Receive the inputs of this replica's micro-batches; runs on the inbox's thread."""
+        schedule = self._context.schedule
         total = schedule.mini_batches * schedule.micro_batches
         # One ahead, and no further: sizes of later mini-batches may not be known for long.
         mine = (micro_batch for micro_batch in range(total) if self.samples(micro_batch))
@@ -191,9 +190,11 @@ class StageRuntime:
                 yield join_samples([receiving.wait() for receiving in arriving])
 
     def _receivings(self, micro_batch: int) -> list[Receiving]:
-        return [
-            Receiving(self._before, rank, self._arity) for rank, _ in self._sources(micro_batch)
-        ]
+        """Post the receives of a micro-batch's headers."""
+        peers = self._peers(self.number - 1, micro_batch)
+        return [Receiving(self._before, rank, self._arity) for rank, _ in peers]
+
+    # One method for each kind of action.
 
     def _receive_activation(self, micro_batch: int) -> None:
         if self.samples(micro_batch):
@@ -201,8 +202,8 @@ class StageRuntime:
             self._inputs[micro_batch] = as_leaves(values) if self._training else values
 
     def _forward(self, micro_batch: int) -> None:
-        samples, batches = self.samples(micro_batch), self._around.batches
-        mini_batch = micro_batch // self._around.schedule.micro_batches
+        samples, batches = self.samples(micro_batch), self._context.batches
+        mini_batch = micro_batch // self._context.schedule.micro_batches
         if self._training:
             self._weights.keep(micro_batch)
         if not samples:
@@ -213,12 +214,12 @@ class StageRuntime:
             with torch.no_grad():
                 outputs = self._module(*self._inputs[micro_batch])
             del self._inputs[micro_batch]
-            if self._last and self._around.on_output is not None:
-                self._around.on_output(mini_batch, samples, outputs[0])
+            if self._last and self._context.on_output is not None:
+                self._context.on_output(mini_batch, samples, outputs[0])
         else:
             outputs = self._weights.forward(micro_batch, self._inputs[micro_batch])
             if self._last:
-                loss = self._around.loss_sum(outputs[0], batches.targets(mini_batch, samples))
+                loss = self._context.loss_sum(outputs[0], batches.targets(mini_batch, samples))
                 self.losses[mini_batch] += loss.item()
                 outputs = (loss / batches.count(mini_batch),)
         if self._training or not self._last:
@@ -229,18 +230,18 @@ class StageRuntime:
             return
         outputs = self._outputs[micro_batch] if self._training else self._outputs.pop(micro_batch)
         self._awaited[micro_batch] = []
-        for rank, samples in self._targets(micro_batch):
+        for rank, samples in self._peers(self.number + 1, micro_batch):
             part = take_samples(outputs, samples)
             if self._training:  # receives first: gloo may serialise a pair's directions otherwise
                 self._awaited[micro_batch].append(ReceivingGradients(self._after, rank, part))
-            self._around.outbox.put(send_values(self._after, rank, part))
+            self._context.outbox.put(send_values(self._after, rank, part))
 
     def _receive_gradient(self, micro_batch: int) -> None:
         parts = [awaited.wait() for awaited in self._awaited.pop(micro_batch, [])]
         self._arrived[micro_batch] = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
 
     def _backward(self, micro_batch: int) -> None:
-        last = (micro_batch + 1) % self._around.schedule.micro_batches == 0
+        last = (micro_batch + 1) % self._context.schedule.micro_batches == 0
         if last:
             self._reduction.begin(self._weights.leaves(micro_batch))
         arrived = self._arrived.pop(micro_batch, [])
@@ -257,9 +258,9 @@ class StageRuntime:
 
     def _send_gradient(self, micro_batch: int) -> None:
         of_inputs = leaf_gradients(self._inputs.pop(micro_batch, ()))
-        for rank, samples in self._sources(micro_batch):
+        for rank, samples in self._peers(self.number - 1, micro_batch):
             part = take_samples(of_inputs, samples)
-            self._around.outbox.put(send_gradients(self._before, rank, part))
+            self._context.outbox.put(send_gradients(self._before, rank, part))
 
     def _update(self, micro_batch: int) -> None:
         self._weights.update(self._reduction.finish())

@@ -1,20 +1,28 @@
-"""Values between two ranks: a header, int32 coordinates, features; and gradients back.
+"""How values travel between two ranks: a header, int32 coordinates, features; gradients go back.
 
     sending = send(transport, peer, values)
     receiving = Receiving(transport, peer, count=len(stage.inputs))     # may be posted far ahead
     values = receiving.wait()
     ...
-    returning = send_gradients(transport, peer, gradients(values))      # no header: sizes are known
+    returning = send_gradients(transport, peer, leaf_gradients(values)) # no header: sizes are known
     of_values = ReceivingGradients(transport, peer, values).wait()
 
 Sizes differ in every mini-batch, so a header of fixed size goes first. All sparse values of one
 message share coordinate maps on both sides; a transposed convolution finds the finer voxels there,
 since the skip that it is joined with comes in the same message.
+
+    channel       message of two values at tensor strides 2 and 4, and one at 4
+    header        [3 rows of numbers: dtype, stride, batch size, ..., shape]
+    coordinates   [voxels at stride 2] [voxels at stride 4]          once for every stride
+    features      [value 0] [value 1] [value 2]
+
+The voxels of every stride are sent, though coarse ones could be derived from finer ones: deriving
+strides 2 to 16 of 11,000 and 42,000 voxels took 1.8 and 19 ms on a core (medians of 9), sending
+them takes 1.1 and 4 ms at 1 Gb/s. Deriving is faster only over links below 0.2 to 0.6 Gb/s.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,43 +32,35 @@ from sparsepipe.engine.coordinates import pack
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.pipeline.values import Value, features_of, shared_maps
 from systems.network.transport import Transfer, Transport
-from systems.schema import InputError
 
 HEADER, COORDINATES, FEATURES, GRADIENT = "header", "coordinates", "features", "gradient"
 CHANNELS = (HEADER, COORDINATES, FEATURES, GRADIENT)
-"""What the transport must have been opened with."""
-
-Coordinates = Literal["all", "finest", "none"]
-"""Which voxels are sent: those of every tensor stride; only those that cannot be derived from finer
-ones of the same message; or none, where the receiver has maps of the mini-batch already.
-
-The pipeline sends all: deriving strides 2 to 16 of 11,000 and 42,000 voxels took 1.8 and 19 ms on a
-core (medians of 9), sending them takes 1.1 and 4 ms at 1 Gb/s, a tenth of that at 10. Deriving is
-faster over links slower than 0.2 to 0.6 Gb/s only."""
+"""The channels that the transport must have been opened with."""
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32)
 _PLAIN = -1
-"""A plain tensor's tensor stride, in the header."""
+"""What the header gives as the tensor stride of a plain tensor."""
 _SIZES = 5
-"""A dense volume has so many dimensions, and no tensor has more."""
+"""The most dimensions that a tensor may have; a dense volume has as many."""
 _FIELDS = 5 + _SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """One value, as a row of the header, int64: its fields, and its shape filled up with zeros."""
+    """What a row of the header says of one value. A row is int64: the fields, then the shape padded
+    with zeros."""
 
     dtype: torch.dtype
     tensor_stride: int
     """-1 for a plain tensor."""
     batch_size: int
-    """Of a sparse tensor."""
+    """The number of samples of a sparse tensor; 0 for a plain one."""
     with_coordinates: bool
-    """Whether the voxels at this stride are sent; so they are with one value of each stride."""
+    """Whether the voxels at this stride come with this value: the first one of each stride."""
     shape: tuple[int, ...]
 
     def row(self) -> list[int]:
-        """The numbers that `described` reads."""
+        """The row of the header; `described` reads it again."""
         sizes = [*self.shape, *[0] * (_SIZES - len(self.shape))]
         kind = _DTYPES.index(self.dtype)
         fields = [kind, self.tensor_stride, self.batch_size, int(self.with_coordinates)]
@@ -68,7 +68,7 @@ class Description:
 
 
 def described(row: Sequence[int]) -> Description:
-    """The inverse of `Description.row`."""
+    """Read a row of the header: the inverse of `Description.row`."""
     kind, stride, batch_size, with_coordinates, dimensions, *sizes = row
     return Description(
         dtype=_DTYPES[kind],
@@ -79,8 +79,8 @@ def described(row: Sequence[int]) -> Description:
     )
 
 
-def describe(values: Sequence[Value], coordinates: Coordinates = "all") -> list[Description]:
-    """What the header says of the values.
+def describe(values: Sequence[Value]) -> list[Description]:
+    """What the header says of the values of one message.
 
     Raises:
         ValueError: sparse values that do not share coordinate maps, or whose rows are not sorted,
@@ -91,7 +91,9 @@ def describe(values: Sequence[Value], coordinates: Coordinates = "all") -> list[
         isinstance(value, SparseTensor) and value.rows is not value.features for value in values
     ):
         raise ValueError("rows of sparse values travel sorted: send what values.take returns")
-    descriptions, unsent = [], _strides_to_send(values, coordinates)
+    descriptions: list[Description] = []
+    unsent = {v.tensor_stride for v in values if isinstance(v, SparseTensor)}
+    unsent.discard(0)  # after global pooling there are no voxels to send
     for value in values:
         tensor, stride, batch_size = features_of(value), _PLAIN, 0
         if isinstance(value, SparseTensor):
@@ -111,18 +113,8 @@ def describe(values: Sequence[Value], coordinates: Coordinates = "all") -> list[
     return descriptions
 
 
-def _strides_to_send(values: Sequence[Value], coordinates: Coordinates) -> set[int]:
-    """Never 0: the rows of global pooling are known from the batch size."""
-    strides = {v.tensor_stride for v in values if isinstance(v, SparseTensor)} - {0}
-    if coordinates == "all":
-        return strides
-    if coordinates == "none":
-        return set()
-    return {s for s in strides if not any(s > finer and s % finer == 0 for finer in strides)}
-
-
 class Sending:
-    """Messages on their way; keeps their tensors."""
+    """The messages of one mini-batch on their way to `peer`; keeps their tensors until then."""
 
     def __init__(self, transport: Transport, peer: int) -> None:
         self._transport, self._peer = transport, peer
@@ -130,7 +122,7 @@ class Sending:
         self._tensors: list[Tensor] = []
 
     def add(self, tensor: Tensor, channel: str) -> None:
-        """Start sending; a tensor without elements is not sent."""
+        """Start sending one tensor; one without elements is not sent."""
         if tensor.numel():
             self._tensors.append(tensor.detach().contiguous())
             self._transfers.append(
@@ -148,11 +140,9 @@ class Sending:
         self._transfers, self._tensors = [], []
 
 
-def send_values(
-    transport: Transport, peer: int, values: Sequence[Value], coordinates: Coordinates = "all"
-) -> Sending:
+def send_values(transport: Transport, peer: int, values: Sequence[Value]) -> Sending:
     """Start sending the values of one mini-batch; leave their tensors unchanged until `wait`."""
-    descriptions = describe(values, coordinates)
+    descriptions = describe(values)
     sending = Sending(transport, peer)
     rows = [description.row() for description in descriptions]
     sending.add(torch.tensor(rows, device=transport.world.device), HEADER)
@@ -165,7 +155,7 @@ def send_values(
 
 
 def send_gradients(transport: Transport, peer: int, gradients: Sequence[Value]) -> Sending:
-    """Start sending back the gradients of the values that came from `peer`, in their order."""
+    """Start sending back the gradients of values that came from `peer`, in the same order."""
     sending = Sending(transport, peer)
     for gradient in gradients:
         sending.add(features_of(gradient), GRADIENT)
@@ -173,18 +163,17 @@ def send_gradients(transport: Transport, peer: int, gradients: Sequence[Value]) 
 
 
 class Receiving:
-    """The values of one mini-batch, on their way from `peer`; those of the next one are another.
+    """The values of one mini-batch on their way from `peer`.
 
-    The receive of the header is posted at once. `post` waits for it and posts the rest, so that it
-    arrives while something else is computed; `wait` does that too if need be. Of several that were
-    made for one peer, `post` must be called in the order in which they were made.
+    The receive of the header is posted at once. `post` waits for the header and posts the receives
+    that it announces, so that they arrive while something else is computed; `wait` does that too
+    where `post` was not called. Where several objects were made for one peer, `post` must be called
+    in the order in which they were made.
     """
 
-    def __init__(
-        self, transport: Transport, peer: int, count: int, maps: CoordinateMaps | None = None
-    ) -> None:
-        """`count` values; `maps` of the same samples, where coordinates were left out."""
-        self._transport, self._peer, self._maps = transport, peer, maps
+    def __init__(self, transport: Transport, peer: int, count: int) -> None:
+        """Post the receive of the header of `count` values."""
+        self._transport, self._peer = transport, peer
         device = transport.world.device
         self._header = torch.empty(count, _FIELDS, dtype=torch.int64, device=device)
         self._header_transfer = transport.irecv(self._header, peer, HEADER)
@@ -210,13 +199,12 @@ class Receiving:
         """The values, in the order in which they were sent, without gradients.
 
         Raises:
-            InputError: coordinates were left out, and cannot be derived from what is there.
             TransportError: see `systems.network.transport`.
         """
         self.post()
         for transfer in self._transfers:
             transfer.wait()
-        return assemble(self._descriptions, self._coordinates, self._features, self._maps)
+        return assemble(self._descriptions, self._coordinates, self._features)
 
     def _expect(self, shape: tuple[int, ...], dtype: torch.dtype, channel: str) -> Tensor:
         buffer = torch.empty(shape, dtype=dtype, device=self._transport.world.device)
@@ -226,9 +214,9 @@ class Receiving:
 
 
 class ReceivingGradients:
-    """The gradients of values that were sent to `peer`, on their way back; may be posted far ahead.
+    """The gradients of values that were sent to `peer`, on their way back.
 
-    Their sizes are those of `values`.
+    Their sizes are those of `values`, so that the receives can be posted far ahead.
     """
 
     def __init__(self, transport: Transport, peer: int, values: Sequence[Value]) -> None:
@@ -239,7 +227,7 @@ class ReceivingGradients:
         ]
 
     def wait(self) -> tuple[Tensor, ...]:
-        """Of each value the gradient of its features, or of the plain tensor that it is."""
+        """The gradient of each value's features (of a plain tensor: its own gradient), in order."""
         for transfer in self._transfers:
             transfer.wait()
         return tuple(self._buffers)
@@ -249,17 +237,14 @@ def assemble(
     descriptions: Sequence[Description],
     coordinates: Sequence[Tensor],
     features: Sequence[Tensor],
-    maps: CoordinateMaps | None = None,
 ) -> tuple[Value, ...]:
-    """The values of a message, the sparse ones with shared coordinate maps.
+    """Put the values of a message together; the sparse ones share their coordinate maps.
 
     Args:
         coordinates: int32 [N, 4] for each description `with_coordinates`, in order.
-        maps: what the receiver knows of the mini-batch already; it is added to.
-
-    Raises:
-        InputError: voxels that are neither there nor derivable.
+        features: for each description, features [N, channels] or a plain tensor.
     """
+    maps: CoordinateMaps | None = None
     arrived = iter(coordinates)
     for one, tensor in zip(descriptions, features, strict=True):
         if one.with_coordinates:
@@ -275,6 +260,7 @@ def assemble(
 def _with_keys(
     maps: CoordinateMaps | None, stride: int, keys: Tensor, batch_size: int
 ) -> CoordinateMaps:
+    """The maps with the voxels at one more stride; new ones where there are none yet."""
     if maps is None:
         return CoordinateMaps(keys, stride, batch_size)
     maps.add(stride, keys)
@@ -282,10 +268,6 @@ def _with_keys(
 
 
 def _on(maps: CoordinateMaps | None, stride: int, features: Tensor) -> SparseTensor:
-    if maps is None:
-        raise InputError(
-            f"features at tensor stride {stride} came without coordinates: send them, or give the "
-            "coordinate maps of the mini-batch"
-        )
-    maps.derive(stride)
+    """A sparse tensor on the voxels that came with the message."""
+    assert maps is not None  # every stride's voxels are sent with the first value that has it
     return SparseTensor.on(maps, stride, features)

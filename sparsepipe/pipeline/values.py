@@ -1,6 +1,7 @@
-"""What passes from layer to layer: sparse tensors, or plain ones whose first dimension is samples.
+"""Values, which pass from layer to layer.
 
-Plain are the dense twins' volumes, and what stands in for a tensor in an emulated run.
+A value is a sparse tensor, or a plain tensor whose first dimension is the samples. Plain are the
+volumes of a dense twin and the stand-ins of an emulated run.
 """
 
 from collections.abc import Sequence
@@ -20,48 +21,48 @@ def features_of(value: Value) -> Tensor:
 
 
 def with_features(value: Value, new: Tensor) -> Value:
-    """`value` on the same voxels with other features; `new` itself in place of a plain tensor."""
+    """The value with other features on the same voxels; for a plain tensor, `new` itself."""
     return value.replace(new) if isinstance(value, SparseTensor) else new
 
 
 def as_leaves(values: Sequence[Value]) -> tuple[Value, ...]:
-    """The same values as the start of a new graph, which asks for their gradients."""
+    """The same values, cut off from the graph that made them, as leaves that gather gradients."""
     return tuple(
         with_features(value, features_of(value).detach().requires_grad_()) for value in values
     )
 
 
 def leaf_gradients(values: Sequence[Value]) -> tuple[Value, ...]:
-    """The gradients that `as_leaves` have got, on their voxels; zeros where there are none."""
-    grads = ((value, features_of(value).grad) for value in values)
+    """The gradients that values from `as_leaves` have gathered; zeros where there are none."""
+    pairs = ((value, features_of(value).grad) for value in values)
     return tuple(
         with_features(value, torch.zeros_like(features_of(value)) if grad is None else grad)
-        for value, grad in grads
+        for value, grad in pairs
     )
 
 
 def backward_through(outputs: Sequence[Value], gradients: Sequence[Tensor | None]) -> None:
-    """Backward through a stage from the gradients of its outputs; None where there is none."""
+    """Go backward through a stage from the gradients of its outputs, None where there is none."""
     pairs = [
         (features_of(output), gradient)
         for output, gradient in zip(outputs, gradients, strict=True)
         if gradient is not None and features_of(output).requires_grad
     ]
-    if not pairs:  # layers without parameters on the network's input
+    if not pairs:  # the stage has no parameters, and its input needs no gradient
         return
     torch.autograd.backward([tensor for tensor, _ in pairs], [gradient for _, gradient in pairs])
 
 
 def samples_of(value: Value) -> int:
-    """How many samples there are."""
+    """The number of samples of a value."""
     return value.batch_size if isinstance(value, SparseTensor) else len(value)
 
 
 def take_samples(values: Sequence[Value], samples: range) -> tuple[Value, ...]:
-    """Some consecutive samples of every value, differentiably, numbered from 0 on.
+    """Take consecutive samples of every value, differentiably, and number them from 0.
 
-    Sparse values come sorted, whatever the order of their rows was, and are views if they were
-    sorted before. They must share their coordinate maps; what is taken does too.
+    The rows of the sparse values that are returned are sorted; they are views where the rows were
+    sorted before. Sparse values must share their coordinate maps, and those returned do too.
 
     Raises:
         ValueError: no such samples, or maps that are not shared.
@@ -91,7 +92,7 @@ def join_samples(parts: Sequence[Sequence[Value]]) -> tuple[Value, ...]:
     """
     if len(parts) == 1:
         return tuple(parts[0])
-    maps = [found for part in parts if (found := shared_maps(part)) is not None]
+    maps = [of_part for part in parts if (of_part := shared_maps(part)) is not None]
     joined = CoordinateMaps.join(maps) if maps else None
     values: list[Value] = []
     for pieces in zip(*parts, strict=True):
@@ -107,7 +108,7 @@ def join_samples(parts: Sequence[Sequence[Value]]) -> tuple[Value, ...]:
 
 
 def shared_maps(values: Sequence[Value]) -> CoordinateMaps | None:
-    """The coordinate maps of all sparse values; None where all are plain.
+    """The coordinate maps that all sparse values share; None where all values are plain.
 
     Raises:
         ValueError: they are not the same object.

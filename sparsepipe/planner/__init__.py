@@ -1,1 +1,15 @@
-"""The heterogeneous partition planner; `sparsepipe.planner.plan` is its public side."""
+"""The heterogeneous planner: from profiles and a cluster to a `Plan` with the shortest step.
+
+`plan.partition` is the public side. Below it, in the order in which a plan comes about:
+
+    costs       profiles and cluster as arrays
+    predict     the cost model: what any stages, shares and schedule take
+    shares      the best unequal shares of a stage's replicas
+    contiguous  the best plan with one stage a device, by dynamic programming
+    virtual     a search for plans in which a device holds several stages
+    order       how many mini-batches an asynchronous schedule has in flight
+    bound       a lower bound on the step of any plan
+    baselines   the plans to beat
+
+The terms are defined in `sparsepipe.schedule`.
+"""

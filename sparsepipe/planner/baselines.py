@@ -1,4 +1,4 @@
-"""The plans to beat, as stages: without a planner, and as planners before this one answer."""
+"""The plans to beat: what one does without a planner, and what earlier planners answer."""
 
 import dataclasses
 import functools
@@ -13,19 +13,19 @@ from systems.clusters.cluster import Link
 
 
 def one_device(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...]:
-    """The fastest device takes everything."""
+    """One stage: the fastest device takes everything."""
     fastest = int(costs.layer_s.sum(axis=1).argmin())
     return (_stage(costs, 0, costs.layers, costs.classes[fastest].ranks[:1], [1.0]),)
 
 
 def equal_data_parallel(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...]:
-    """Every device has the whole model and an equal share, as with DistributedDataParallel."""
+    """One stage: every device has the whole model and an equal share, as in PyTorch's DDP."""
     ranks = sorted(costs.class_of)
     return (_stage(costs, 0, costs.layers, ranks, [1 / len(ranks)] * len(ranks)),)
 
 
 def proportional_data_parallel(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...]:
-    """Every device has the whole model and a share in proportion to its speed."""
+    """One stage: every device has the whole model and a share in proportion to its speed."""
     ranks = sorted(costs.class_of)
     total = costs.layer_s.sum(axis=1)
     speed = np.array([1 / max(total[costs.class_of[rank]], 1e-300) for rank in ranks])
@@ -33,7 +33,7 @@ def proportional_data_parallel(costs: Costs, schedule: ScheduleChoice) -> tuple[
 
 
 def equal_split(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...]:
-    """A stage for every device, by rank, with as many layers as any other (one more at most)."""
+    """A stage for every device, by rank; all have equally many layers, or one more."""
     ranks = sorted(costs.class_of)[: costs.layers]
     edges = [round(i * costs.layers / len(ranks)) for i in range(len(ranks) + 1)]
     return tuple(
@@ -43,11 +43,15 @@ def equal_split(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, .
 
 
 def homogeneous(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...] | None:
-    """The best plan for devices that are all like the mean device, with equal shares, run on the
-    real ones in the order of their ranks. None where the mean device's memory does not suffice."""
+    """The answer of a planner that takes all devices for equal.
+
+    It is the best plan for devices that are all like the mean device, executed on the real devices
+    in the order of their ranks. None where the memory of the mean device does not suffice.
+    """
     sizes = [len(group.ranks) for group in costs.classes]
 
     def mean(times: Floats) -> Floats:
+        """[1, L + 1]: the times of the mean device."""
         return np.average(times, axis=0, weights=sizes)[None]
 
     alike = DeviceClass(
@@ -59,7 +63,7 @@ def homogeneous(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, .
         ),
         ranks=tuple(sorted(costs.class_of)),
     )
-    imagined = dataclasses.replace(
+    equal_devices = dataclasses.replace(
         costs,
         classes=(alike,),
         forward_s=mean(costs.forward_s),
@@ -67,20 +71,19 @@ def homogeneous(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, .
         fixed_forward_s=mean(costs.fixed_forward_s),
         fixed_backward_s=mean(costs.fixed_backward_s),
     )
-    stages = best_contiguous(imagined, schedule)
+    stages = best_contiguous(equal_devices, schedule)
     if stages is None:
         return None
-    return tuple(
-        _stage(costs, s.first, s.end, [r.rank for r in s.replicas], [r.share for r in s.replicas])
-        for s in stages
-    )
+    return tuple(_stage(costs, s.first, s.end, s.ranks, s.shares) for s in stages)
 
 
 def authors(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...]:
-    """The answer of SparsePipe's published planner (its hybrid optimizer): all devices, in one
-    fixed order, the kind with most devices first; equal shares, of which the slowest counts; a
-    stage behind the first has 1 or an even number of replicas, fewer than there are devices before
-    it; transfers do not count."""
+    """The answer of SparsePipe's published planner (its hybrid optimizer).
+
+    It uses all devices, in one fixed order: the kind with most devices first. Replicas have equal
+    shares, and the slowest one decides. A stage behind the first has 1 or an even number of
+    replicas, fewer than there are devices before it. Transfers between stages are ignored.
+    """
     groups = sorted(costs.classes, key=lambda group: -len(group.ranks))
     ranks = [rank for group in groups for rank in group.ranks]
     of_rank = [costs.class_of[rank] for rank in ranks]
@@ -88,6 +91,7 @@ def authors(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...]:
     per_byte = max(group.seconds_per_byte for group in groups)
 
     def stage_s(i: int, j: int, start: int, end: int) -> float:
+        """The seconds of the layers i .. j - 1 as a stage on the devices start .. end - 1."""
         many = end - start
         compute = max(seconds[c, j] - seconds[c, i] for c in set(of_rank[start:end]))
         weights = costs.parameter_bytes[j] - costs.parameter_bytes[i]
@@ -95,19 +99,22 @@ def authors(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...]:
 
     @functools.cache
     def best(j: int, devices: int) -> tuple[float, tuple[tuple[int, int], ...]]:
-        """Of the layers before j on the first devices: seconds, and where stages begin."""
-        found: tuple[float, tuple[tuple[int, int], ...]] = (stage_s(0, j, 0, devices), ())
+        """The best plan for the layers before j on the first `devices` devices.
+
+        Returns its seconds, and (first layer, first device) of every stage but the first.
+        """
+        fastest: tuple[float, tuple[tuple[int, int], ...]] = (stage_s(0, j, 0, devices), ())
         for many in range(1, (devices - 1) // 2 + 1):
             if many > 1 and many % 2:
                 continue
             for i in reversed(range(1, j)):
                 last_s = stage_s(i, j, devices - many, devices)
-                if last_s >= found[0]:
+                if last_s >= fastest[0]:  # longer last stages only take longer
                     break
                 before_s, before = best(i, devices - many)
-                if max(before_s, last_s) < found[0]:
-                    found = (max(before_s, last_s), (*before, (i, devices - many)))
-        return found
+                if max(before_s, last_s) < fastest[0]:
+                    fastest = (max(before_s, last_s), (*before, (i, devices - many)))
+        return fastest
 
     starts = [(0, 0), *best(costs.layers, len(ranks))[1]]
     ends = [*starts[1:], (costs.layers, len(ranks))]
@@ -118,6 +125,7 @@ def authors(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...]:
 
 
 Baseline = Callable[[Costs, ScheduleChoice], tuple[PlannedStage, ...] | None]
+"""A function that answers with stages, or with None if it has no answer."""
 BASELINES: dict[str, Baseline] = {
     "one device": one_device,
     "data parallel, equal shares": equal_data_parallel,
@@ -131,6 +139,7 @@ BASELINES: dict[str, Baseline] = {
 def _stage(
     costs: Costs, first: int, end: int, ranks: Sequence[int], shares: Sequence[float]
 ) -> PlannedStage:
+    """The layers first, ..., end - 1 on `ranks` with these shares."""
     replicas = tuple(
         Replica(rank=rank, device=costs.classes[costs.class_of[rank]].kind, share=float(share))
         for rank, share in zip(ranks, shares, strict=True)

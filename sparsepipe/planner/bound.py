@@ -1,8 +1,13 @@
-"""The fractional bound: no plan on these devices can be faster.
+"""The fractional bound: a step time that no plan on these devices can beat.
 
-Layers are divided at will among the devices, nothing is communicated, memory is no limit; the
-device that is done last decides. A linear programme, solved for classes: equal devices take equal
-parts.
+It drops all constraints but one: every layer must be computed. Each layer may be divided at will
+among the devices, nothing is communicated, and memory is no limit; the device that is done last
+decides. That is a linear programme. Interchangeable devices take equal parts, so it has a variable
+for each class of devices and each layer:
+
+    layer       0     1     2     3          x[c, l]: the part that one device of class c takes
+    fast GPUs  .30   .30   .10   .00
+    slow GPUs  .20   .20   .40   .50         with 2 of each, every column sums to 1
 """
 
 import numpy as np
@@ -11,13 +16,13 @@ from sparsepipe.planner.costs import Costs
 
 
 def fractional_bound(costs: Costs) -> float:
-    """Seconds per mini-batch.
+    """The bound, in seconds per mini-batch.
 
-    Variables x[c, l], the part of layer l that one device of class c takes, and T. Least T with
-    sum over l of x[c, l] time[c, l] <= T for every c, sum over c of devices[c] x[c, l] = 1 for
-    every l.
+    Find the smallest T and the parts x[c, l] >= 0 such that
+    - no device is busy for longer: sum over l of x[c, l] time[c, l] <= T for every class c,
+    - every layer is computed: sum over c of devices[c] x[c, l] = 1 for every layer l.
     """
-    # Slow to import, so only where it is used.
+    # SciPy is slow to import, so it is imported only where it is used.
     from scipy.optimize import linprog  # type: ignore[import-untyped]
     from scipy.sparse import block_diag, csr_matrix, hstack  # type: ignore[import-untyped]
 

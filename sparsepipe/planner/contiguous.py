@@ -1,9 +1,26 @@
-"""The best contiguous plan: every device in at most one stage. Exact, by dynamic programming.
+"""The best contiguous plan: every device is in at most one stage. Exact, by dynamic programming.
 
-Devices of a class are interchangeable, so a state is (first layer of the rest, how many devices of
-each class the rest may use), and where memory binds also the number of stages of the rest, on which
-stashed versions and mini-batches in flight depend. A stage's cost does not depend on its neighbours
-(`sparsepipe.planner.predict`), so the best rest is the same whatever comes before it.
+[The dynamic programme] What a stage costs does not depend on its neighbours (see
+`sparsepipe.planner.predict`). So once the first stages are chosen, the best way to go on depends
+only on the layers and devices that are left, and can be tabulated once for all beginnings. Devices
+of a class are interchangeable, so it is enough to count them:
+
+    rest[i, counts] = the best value of the layers i .. L - 1 on at most `counts` devices
+                    = best over j > i and used <= counts of
+                          stage(i, j, used)  combined with  rest[j, counts - used]
+
+    layers      0 . . . . i . . . . j . . . . L
+                |  before | stage   |  rest   |
+    devices     |         |  used   | counts - used
+
+"Combined" is the maximum, where the busiest stage decides a step, or the sum, for the time in which
+a flushing schedule fills. The table is computed from the last layer to the first, and the stages
+are read off by walking it from the front (`_walk`).
+
+Memory depends on one thing more: a stage keeps more weight versions and activations the more stages
+come after it (its depth). The search first takes every stage as the last one, which needs least
+memory; if the plan that is best then fits, it is the best of all. Otherwise `rest` gets a third
+index, the number of stages that are left.
 """
 
 import itertools
@@ -27,26 +44,26 @@ from systems.schema import InputError
 
 Counts = tuple[int, ...]
 Pieces = list[tuple[int, int, Counts]]
-"""First layer, end, devices of each class."""
+"""The stages of a plan, each as (first layer, end, number of devices of each class)."""
 LARGEST = 5000
-"""States per layer above which the search would take minutes."""
+"""The most states per layer: above it the search would take minutes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-    """Every run as a stage on given devices, [L + 1, L + 1, depths]; infinite where impossible."""
+    """Every range of layers as a stage on some devices, by (first layer, end, depth).
+
+    The arrays are [L + 1, L + 1, depths]; they are infinite where no such stage is possible.
+    """
 
     fill_s: Floats
-    """Its part of the sum over stages; 0 if the schedule does not flush."""
+    """What the stage adds to the sum over stages; 0 if the schedule does not flush."""
     busy_s: Floats
-    """Its candidate for the maximum over stages."""
+    """What the stage gives to the maximum over stages."""
 
 
 def best_contiguous(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...] | None:
-    """The fastest plan; None if none fits into memory.
-
-    First as if every stage were the last, which asks for least memory: what is best then and fits
-    is the best of all. Only otherwise with the depth of every stage.
+    """The stages of the fastest plan with one stage a device; None if none fits into memory.
 
     Raises:
         InputError: more classes of devices than can be searched.
@@ -58,43 +75,44 @@ def best_contiguous(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStag
             f"cluster: {len(sizes)} classes of devices (kind, memory, link) with {sizes} devices "
             f"are {states} choices a layer, more than {LARGEST}; plan for fewer classes"
         )
-    runs = layer_ranges(costs, schedule)
+    ranges = layer_ranges(costs, schedule)
     depths = min(sum(sizes), costs.layers)
-    for by_depth in (False, True):
-        kept = range(1, depths + 1) if by_depth else range(1, 2)
+    for by_depth in (False, True):  # first as if every stage were the last
+        tabulated = range(1, depths + 1) if by_depth else range(1, 2)
         tables = {
-            counts: _table(costs, runs, counts, schedule, kept)
+            counts: _table(costs, ranges, counts, schedule, tabulated)
             for counts in itertools.product(*(range(n + 1) for n in sizes))
             if any(counts)
         }
         pieces = _best_pieces(tables, sizes, costs.layers, schedule)
         if pieces is None:
             return None
-        stages = as_stages(costs, runs, pieces, schedule, by_depth=by_depth)
+        stages = as_stages(costs, ranges, pieces, schedule, by_depth=by_depth)
         if not devices_lacking_memory(predict(costs, stages, schedule)):
             return stages
     return None
 
 
 def _table(
-    costs: Costs, runs: LayerRanges, counts: Counts, schedule: ScheduleChoice, depths: range
+    costs: Costs, ranges: LayerRanges, counts: Counts, schedule: ScheduleChoice, depths: range
 ) -> Table:
-    tables = [_at_depth(costs, runs, counts, schedule, depth) for depth in depths]
+    """The table of stages on `counts` devices of each class, at each of `depths`."""
+    tables = [_at_depth(costs, ranges, counts, schedule, depth) for depth in depths]
     fill, busy = (np.stack(arrays, axis=-1) for arrays in zip(*tables, strict=True))
     return Table(fill_s=fill, busy_s=busy)
 
 
 def _at_depth(
-    costs: Costs, runs: LayerRanges, counts: Counts, schedule: ScheduleChoice, depth: int
+    costs: Costs, ranges: LayerRanges, counts: Counts, schedule: ScheduleChoice, depth: int
 ) -> tuple[Floats, Floats]:
-    """Fill and busy time of every run on `counts` devices, `depth` stages before the end."""
+    """Fill and busy time of every range on `counts` devices, as stage `depth` from the end."""
     present = [c for c, n in enumerate(counts) if n]
-    share = best_shares(runs, counts, schedule, depth)[present]
+    share = best_shares(ranges, counts, schedule, depth)[present]
     replicas = sum(counts)
-    forward = runs.fixed_forward_s[present] + runs.forward_s[present] * share
-    backward = runs.fixed_backward_s[present] + runs.backward_s[present] * share
-    transfer = runs.transfer_s[present] * share
-    all_reduce = runs.ring_s[present] * (2 * (replicas - 1) / replicas)
+    forward = ranges.fixed_forward_s[present] + ranges.forward_s[present] * share
+    backward = ranges.fixed_backward_s[present] + ranges.backward_s[present] * share
+    transfer = ranges.transfer_s[present] * share
+    all_reduce = ranges.ring_s[present] * (2 * (replicas - 1) / replicas)
     if schedule.flushes:
         m = schedule.micro_batches
         exposed = exposed_s(all_reduce, backward.max(axis=0) / m)
@@ -111,11 +129,18 @@ def _at_depth(
 def _best_pieces(
     tables: Mapping[Counts, Table], sizes: Counts, layers: int, schedule: ScheduleChoice
 ) -> Pieces | None:
-    """The plan with the least sum of fill + maximum of busy.
+    """The stages with the smallest (sum of fill times) + (maximum of busy times).
 
-    Without fill, of the equally fast plans the one with the fewest stages: it stashes least. With
-    fill, walk along the plans that no other beats in both, from
-    the least sum, asking for a smaller maximum each time, until none can be better.
+    If the schedule does not flush, there are no fill times; among equally fast plans take the one
+    with the fewest stages, which stashes least. Otherwise two searches are combined: find the plan
+    with the smallest fill among those whose busy time is below a ceiling, lower the ceiling, and
+    repeat. That walks along the plans that no other beats in both, until none can be better:
+
+        busy |  x  least fill
+             |     x
+             |         x       <- each search finds the next x to the right
+             |               x least busy
+             +------------------ fill
     """
     busy = {counts: table.busy_s for counts, table in tables.items()}
     quickest = _search(busy, sizes, layers, "max")
@@ -128,19 +153,19 @@ def _best_pieces(
     best, best_s, ceiling = quickest, sum(_objective(tables, quickest)), np.inf
     while True:
         fill = {n: np.where(t.busy_s < ceiling, t.fill_s, np.inf) for n, t in tables.items()}
-        found = _search(fill, sizes, layers, "sum")
-        if found is None:
+        pieces = _search(fill, sizes, layers, "sum")
+        if pieces is None:
             return best
-        fill_s, busy_s = _objective(tables, found)
+        fill_s, busy_s = _objective(tables, pieces)
         if fill_s + busy_s < best_s:
-            best, best_s = found, fill_s + busy_s
+            best, best_s = pieces, fill_s + busy_s
         if fill_s + least_busy >= best_s:
             return best
         ceiling = min(busy_s, best_s - fill_s)  # a better plan fills no sooner than this one
 
 
 def _objective(tables: Mapping[Counts, Table], pieces: Pieces) -> tuple[float, float]:
-    """Sum of fill and maximum of busy."""
+    """The sum of the stages' fill times, and the maximum of their busy times."""
     depths = next(iter(tables.values())).busy_s.shape[-1]
     places = [
         (counts, (i, j, min(len(pieces) - s, depths) - 1))
@@ -153,19 +178,26 @@ def _objective(tables: Mapping[Counts, Table], pieces: Pieces) -> tuple[float, f
 def _search(
     stage_s: Mapping[Counts, Floats], sizes: Counts, layers: int, combine: Literal["max", "sum"]
 ) -> Pieces | None:
-    """The cheapest sequence of stages.
+    """The stages with the smallest cost, by the dynamic programme above.
 
-    rest[i, counts, depth] is the cost of layers i to the end in `depth` stages on at most `counts`
-    devices; with a single depth in the tables, in any number of stages.
+    rest[i, counts, depth] is the cost of the layers from i on in `depth` stages on at most `counts`
+    devices. If the tables have a single depth, it is that of any number of stages.
+
+    Args:
+        stage_s: for each choice of devices, [L + 1, L + 1, depths] the cost of every stage.
+        sizes: the number of devices in each class.
+        combine: how the costs of stages are combined.
     """
     add = np.maximum if combine == "max" else np.add
     depths = next(iter(stage_s.values())).shape[-1]
     rest = np.full((layers + 1, *(n + 1 for n in sizes), depths + (depths > 1)), np.inf)
     rest[layers, ..., 0] = 0.0
+    # A stage at depth d is followed by a rest of d - 1 stages.
     tails, heads = (rest, rest) if depths == 1 else (rest[..., :-1], rest[..., 1:])
     ones = (1,) * len(sizes)
     for i in reversed(range(layers)):
         for counts, table in stage_s.items():
+            # For all counts at once: with `k` devices of a class in this stage, n - k are left.
             fewer = tuple(slice(0, n + 1 - k) for n, k in zip(sizes, counts, strict=True))
             enough = tuple(slice(k, None) for k in counts)
             stage = table[i, i + 1 :].reshape(-1, *ones, depths)
@@ -178,7 +210,7 @@ def _search(
 def _walk(
     stage_s: Mapping[Counts, Floats], rest: Floats, sizes: Counts, add: np.ufunc
 ) -> Pieces | None:
-    """The stages behind the best value of `rest`, by finding again which choice led to it."""
+    """Read the stages off `rest`: find again which choices led to its best value."""
     layers, by_depth = len(rest) - 1, rest.shape[-1] > 1
     depth = int(rest[0][sizes].argmin())
     if np.isinf(rest[0][sizes][depth]):
@@ -202,13 +234,13 @@ def _walk(
 
 
 def as_stages(
-    costs: Costs, runs: LayerRanges, pieces: Pieces, schedule: ScheduleChoice, *, by_depth: bool
+    costs: Costs, ranges: LayerRanges, pieces: Pieces, schedule: ScheduleChoice, *, by_depth: bool
 ) -> tuple[PlannedStage, ...]:
-    """The pieces with ranks, lowest first, and shares."""
+    """Give each stage its ranks, the lowest of a class first, and their best shares."""
     free = [list(group.ranks) for group in costs.classes]
     stages = []
     for s, (i, j, counts) in enumerate(pieces):
-        share = best_shares(runs, counts, schedule, len(pieces) - s if by_depth else 1)[:, i, j]
+        share = best_shares(ranges, counts, schedule, len(pieces) - s if by_depth else 1)[:, i, j]
         replicas = tuple(
             Replica(rank=free[c].pop(0), device=costs.classes[c].kind, share=float(share[c]))
             for c, many in enumerate(counts)

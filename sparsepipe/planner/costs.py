@@ -1,7 +1,7 @@
 """Profiles and a cluster as the arrays that planning works on.
 
-Layers are numbered in the profile's order; cut i lies before layer i. Sums over a run of layers are
-differences of running sums [layers + 1].
+Layers are numbered in the order of the profile; cut i lies before layer i. Most arrays are running
+sums [layers + 1], so that the sum over the layers i, ..., j - 1 is `sums[j] - sums[i]`.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from systems.schema import InputError
 
 Floats = NDArray[np.float64]
 STATE_COPIES = 2
-"""Beside its weights, a stage keeps their gradients and one momentum (SGD)."""
+"""Beside its weight versions, a stage keeps two more copies: gradients and a momentum (SGD)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,54 +28,58 @@ class DeviceClass:
     memory_bytes: float
     """Infinite where the cluster states no limit."""
     link: Link
-    """The device's own way to the others, see `planned_link`."""
+    """The link from a device to the others, see `planned_link`."""
     ranks: tuple[int, ...]
+    """The ranks of the class, ascending."""
 
     @property
     def seconds_per_byte(self) -> float:
-        """Of its link, in one direction."""
+        """The seconds that its link takes for a byte in one direction."""
         return self.link.seconds(1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Costs:
-    """Everything that a plan's prediction is computed from, C classes of devices, L layers.
+    """Everything that a plan's prediction is computed from, for C classes of devices and L layers.
 
-    Times are seconds for a whole mini-batch on one device; `fixed` is the part of them that does
-    not shrink with the share. The four are running sums [C, L + 1].
+    Times are seconds for a whole mini-batch on one device.
     """
 
     batch_size: int
     classes: tuple[DeviceClass, ...]
     forward_s: Floats
+    """[C, L + 1], running sum: the forward pass of each layer."""
     backward_s: Floats
+    """[C, L + 1], running sum: the backward pass of each layer."""
     fixed_forward_s: Floats
+    """[C, L + 1], running sum: the part of `forward_s` that does not shrink with the share."""
     fixed_backward_s: Floats
+    """[C, L + 1], running sum: the part of `backward_s` that does not shrink with the share."""
     cut_bytes: Floats
-    """[L + 1]: outputs that layers behind the cut read from layers before it."""
+    """[L + 1]: the outputs that layers behind a cut read from layers before it."""
     output_bytes: Floats
-    """[L + 1], running sum: outputs of the layers."""
+    """[L + 1], running sum: the outputs of the layers."""
     parameter_bytes: Floats
-    """[L + 1], running sum."""
+    """[L + 1], running sum: the parameters of the layers."""
 
     @property
     def layers(self) -> int:
-        """L."""
+        """The number of layers, L."""
         return len(self.cut_bytes) - 1
 
     @property
     def layer_s(self) -> Floats:
-        """[C, L]: forward and backward seconds of every layer."""
+        """[C, L]: the seconds of every layer, forward and backward together."""
         return np.diff(self.forward_s + self.backward_s, axis=1)
 
     @cached_property
     def class_of(self) -> dict[int, int]:
-        """The class of every rank."""
+        """The number of the class that each rank belongs to."""
         return {rank: c for c, group in enumerate(self.classes) for rank in group.ranks}
 
 
 def costs_of(profiles: dict[str, ModelProfile], cluster: Cluster) -> Costs:
-    """The arrays for `profiles` (by device kind, one batch size) on `cluster`.
+    """The arrays for `profiles` (by kind of device, all at one batch size) on `cluster`.
 
     Raises:
         InputError: a kind without a profile, profiles of different models or batch sizes, or a
@@ -94,7 +98,7 @@ def costs_of(profiles: dict[str, ModelProfile], cluster: Cluster) -> Costs:
     def running(values: list[list[float]]) -> Floats:
         return np.cumsum([[0.0, *row] for row in values], axis=1)
 
-    # Two devices were profiled on different mini-batches: the larger output counts.
+    # Kinds of devices may have been profiled on different mini-batches: the larger output counts.
     outputs = [max(x.activation_bytes for x in same) for same in zip(*_layers(used), strict=True)]
     weights = [max(x.parameter_bytes for x in same) for same in zip(*_layers(used), strict=True)]
     return Costs(
@@ -111,6 +115,7 @@ def costs_of(profiles: dict[str, ModelProfile], cluster: Cluster) -> Costs:
 
 
 def _layers(profiles: list[ModelProfile]) -> list[tuple[LayerProfile, ...]]:
+    """The layers of each profile."""
     return [p.layers for p in profiles]
 
 
@@ -134,8 +139,11 @@ def check_alike(profiles: list[ModelProfile]) -> None:
 
 
 def _cut_bytes(layers: tuple[LayerProfile, ...], outputs: list[float]) -> Floats:
-    """[L + 1] bytes that cross each cut. Every edge over a cut counts, skips included; an output
-    that several layers behind a cut read crosses it once."""
+    """[L + 1]: the bytes that cross each cut.
+
+    Every output that is read behind a cut crosses it, skips included; it crosses once, however many
+    layers read it.
+    """
     place = {layer.name: i for i, layer in enumerate(layers)}
     last_reader = list(range(len(layers)))
     for i, layer in enumerate(layers):
@@ -152,7 +160,7 @@ def _cut_bytes(layers: tuple[LayerProfile, ...], outputs: list[float]) -> Floats
 
 
 def device_classes(cluster: Cluster) -> tuple[DeviceClass, ...]:
-    """The cluster's devices in classes of interchangeable ones, ranks in order."""
+    """The devices of a cluster in classes of interchangeable ones, their ranks in order."""
     groups: dict[tuple[str, float, Link], list[int]] = {}
     ranks = itertools.count()
     for node in cluster.nodes:
@@ -169,10 +177,10 @@ def device_classes(cluster: Cluster) -> tuple[DeviceClass, ...]:
 def planned_link(cluster: Cluster, node: Node) -> Link:
     """The link that a device of `node` is planned with.
 
-    Alone in its node: the node's interface. In a cluster of one node: the link between its devices.
-    Else a device may talk to either, and gets its even part of the interface, or the link between
-    devices if that is slower. That never promises too much; a plan whose neighbours share a node
-    does better.
+    A device that is alone in its node gets the node's network interface. In a cluster of one node a
+    device gets the link between the node's devices. Elsewhere a device may talk to both, and gets
+    an even part of the interface, or the link between devices if that is slower. That never
+    promises too much; a plan in which neighbouring stages share a node does better.
 
     Raises:
         InputError: the rate is not known.

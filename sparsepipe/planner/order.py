@@ -1,8 +1,10 @@
-"""How many mini-batches are in flight, and whether updates are late: what `1f1b-async` leaves open.
+"""Chooses how many mini-batches `1f1b-async` has in flight, and whether updates are late.
 
-The planner takes an asynchronous step for the longest of computation and messages. That needs more
-mini-batches in flight than the fewest that a pipeline can have, and what each of them holds takes
-memory. `best_order` plays those for which there is memory.
+The planner predicts that an asynchronous step takes as long as the busiest device or link. That is
+reached only if messages hide behind computation, for which a stage needs more mini-batches in
+flight than the smallest possible number. Each of them takes memory for its activations and its
+weight version. So `best_order` simulates several numbers for which there is memory, and takes the
+fastest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +25,11 @@ from systems.clusters.cluster import Link
 from systems.profiles.profile import ModelProfile
 
 InFlight = tuple[int, ...]
-"""Mini-batches at each stage."""
+"""The mini-batches in flight at each stage."""
 SAME = 0.005
-"""Relative: schedules this close are equally fast."""
+"""Schedules whose steps differ by less than this part are equally fast."""
 PLAYED_STEPS = 24
-"""Mini-batches of the steady state that are simulated."""
+"""The number of mini-batches of the steady state that are simulated."""
 
 
 def best_order(
@@ -36,20 +38,20 @@ def best_order(
     schedule: ScheduleChoice,
     profiles: Mapping[str, ModelProfile],
 ) -> tuple[ScheduleChoice, float]:
-    """The order in which these stages are fastest within their devices' memory.
+    """The order with which these stages are fastest within the memory of their devices.
 
-    Where they do not fit in any, the one that asks for least.
+    If none fits, it is the one that needs least memory.
 
     Returns:
-        The schedule with the order; and where there is no memory for one that hides all messages
-        the seconds of its step, played, else 0.
+        The schedule with that order, and a number of seconds: 0 if there is memory enough to hide
+        all messages, otherwise the simulated step, which is then longer than the predicted one.
     """
-    ranks = tuple(tuple(r.rank for r in stage.replicas) for stage in stages)
+    ranks = tuple(stage.ranks for stage in stages)
     each = stage_costs(
         profiles_of_ranks(costs, profiles),
         [(stage.first, stage.end) for stage in stages],
         ranks,
-        [[r.share for r in stage.replicas] for stage in stages],
+        [stage.shares for stage in stages],
         costs.cut_bytes.tolist(),
     )
     link = slowest_link(costs)
@@ -73,12 +75,17 @@ def fastest_schedule(
     mini_batches: int,
     fits: Callable[[InFlight, bool], bool] = lambda in_flight, late_updates: True,
 ) -> PlayedSchedule:
-    """The fastest of some asynchronous schedules, played; of equals, the one with the fewest
-    mini-batches in flight and without late updates.
+    """Simulate some asynchronous schedules and return the fastest.
+
+    Among equally fast ones it is that with the fewest mini-batches in flight, without late updates.
 
     Args:
-        fits: whether there is memory for so many mini-batches in flight, and for late updates.
-            Where there is for none, the answer is the schedule that asks for least.
+        stages: the ranks that hold each stage.
+        costs: what a micro-batch costs at each stage.
+        link: the link of every rank.
+        mini_batches: how many to simulate.
+        fits: tells whether there is memory for (mini-batches in flight, late updates). If it is
+            never true, the answer is the schedule that needs least memory.
 
     Raises:
         InputError: too few mini-batches for a steady state with as many in flight as would help.
@@ -88,7 +95,7 @@ def fastest_schedule(
     crossing_s = [link.seconds(cost.output_bytes) + link.latency_s for cost in costs[:-1]]
     least = tuple(range(count, 0, -1))
     enough = enough_in_flight(costs, stages, link)
-    more = tuple(held + count - 1 - stage for stage, held in enumerate(enough))
+    more = tuple(n + count - 1 - stage for stage, n in enumerate(enough))
     best: PlayedSchedule | None = None
     replicated = any(len(ranks) > 1 for ranks in stages)  # else no update can be late
     for late_updates in (False, True) if replicated and fits(least, True) else (False,):
@@ -118,12 +125,15 @@ def _that_fit(
     late_updates: bool,
     fits: Callable[[InFlight, bool], bool],
 ) -> list[InFlight]:
-    """Those to play: where there is no memory for enough, the most between it and the least."""
-    found = [in_flight for in_flight in (enough, more) if fits(in_flight, late_updates)]
-    if enough in found:
-        return list(dict.fromkeys((least, *found)))
-    steps = range(max(a - b for a, b in zip(enough, least, strict=True)) - 1, 0, -1)
-    between = (tuple(min(n, few + k) for n, few in zip(enough, least, strict=True)) for k in steps)
+    """The numbers in flight to simulate: the least, enough, and more, where they fit.
+
+    Where there is no memory for enough, it is the least and the largest that fits in between.
+    """
+    fitting = [in_flight for in_flight in (enough, more) if fits(in_flight, late_updates)]
+    if enough in fitting:
+        return list(dict.fromkeys((least, *fitting)))
+    extra = range(max(a - b for a, b in zip(enough, least, strict=True)) - 1, 0, -1)
+    between = (tuple(min(n, few + k) for n, few in zip(enough, least, strict=True)) for k in extra)
     return [least, *[n for n in between if fits(n, late_updates)][:1]]
 
 
@@ -135,6 +145,6 @@ def profiles_of_ranks(
 
 
 def slowest_link(costs: Costs) -> Link:
-    """The simulator gives all ranks one."""
+    """The slowest link of all devices: the simulator gives all ranks the same."""
     links = (group.link for group in costs.classes)
     return min(links, key=lambda link: link.bandwidth_bits_per_s or 0)

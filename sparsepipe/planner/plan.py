@@ -1,17 +1,20 @@
-"""The planner: a profile for every kind of device + cluster -> stages, devices, shares, times.
+"""The planner: from a profile of every kind of device and a cluster to a `Plan`.
 
     python -m launch plan sparsepipe --profiles tv,txp --cluster titan-8
 
-The cost model is in `sparsepipe.planner.predict`. What is exact: with one stage a device, `1f1b`
-and `1f1b-async` plans are the best of all partitions into runs of layers and all assignments of
-devices (`sparsepipe.planner.contiguous`), for links as `sparsepipe.planner.costs.port` takes them,
-which is the whole truth in a cluster of one node or of one device a node, and where memory suffices
-for as many mini-batches in flight as hide all messages (`sparsepipe.planner.order`). What is not:
-where it does not, the plan is the best of those that were found without such a limit; `gpipe` takes
-the best `1f1b` plan; shares within a stage of a flushing schedule balance its steady state, not its
-fill (`sparsepipe.planner.shares`); and plans with virtual stages come from a search that may miss
-the best (`sparsepipe.planner.virtual`). No plan is predicted slower than data parallelism or one
-device.
+The cost model is in `sparsepipe.planner.predict`. The answer is exact in this sense: with one stage
+a device, a plan for `1f1b` or `1f1b-async` is the best of all divisions into stages and all
+assignments of devices (`contiguous`). That holds
+
+- for links as `costs.planned_link` takes them, which is the whole truth in a cluster of one node or
+  of one device a node;
+- where memory suffices for so many mini-batches in flight that all messages are hidden (`order`).
+  Where it does not, the plan is the best of those that were found without such a limit.
+
+The answer is not exact in these cases: `gpipe` takes the best `1f1b` plan; the shares within a
+stage of a flushing schedule balance its steady state and not its fill (`shares`); plans with
+virtual stages come from a search that may miss the best (`virtual`). No plan is predicted to be
+slower than data parallelism or one device.
 """
 
 import dataclasses
@@ -65,31 +68,35 @@ __all__ = [
 ]
 
 PROFILES = Path(__file__).parents[1] / "profiles"
+"""The folder of the measured profiles that ship with the testbed."""
 SHORT_NAMES = {"tv": "titanv", "txp": "titanxp"}
 MICRO_BATCHES = (1, 2, 4, 8, 16)
-"""What a flushing schedule is tried with where the number is not given."""
+"""The numbers that are tried for a flushing schedule if none is given."""
 PLAIN = ("one device", "data parallel, equal shares", "data parallel, shares by speed")
+"""The baselines that the planner considers too, so that none of them beats it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Who computes what, and what that is predicted to take. A JSON file holds one."""
+    """Who computes what, and what that is predicted to take; it can be written to a JSON file."""
 
     planner: str
-    """Which planner or baseline answered."""
+    """The planner or baseline that answered."""
     model: str
+    """The model's name in the profiles."""
     batch_size: int
+    """The samples of a mini-batch."""
     schedule: ScheduleChoice
     stages: tuple[PlannedStage, ...]
-    """In the order of the layers, all layers once. A device is in one of them; with virtual
-    stages, in several."""
+    """In the order of the layers; every layer is in one. A device is in one stage at most, or with
+    virtual stages in several."""
     prediction: Prediction
     bound_s: float
-    """The fractional bound on a step, see `sparsepipe.planner.bound`."""
+    """The lower bound on the seconds of a step, see `sparsepipe.planner.bound`."""
     cluster: Cluster
-    """As planned with: links, memory limits."""
+    """The cluster that it was made for, with its links and memory limits."""
     profiles: dict[str, str]
-    """SHA-256 of the profile of every device kind, see `profile_digest`."""
+    """The `profile_digest` of the profile of every kind of device."""
 
     def __post_init__(self) -> None:
         if self.schedule.order is None and not self.schedule.flushes:
@@ -97,12 +104,12 @@ class Plan:
 
     @property
     def samples_per_s(self) -> float:
-        """Predicted throughput."""
+        """The predicted throughput."""
         return self.batch_size / self.prediction.step_s
 
     @property
     def above_bound(self) -> float:
-        """How much longer a step is than the bound, relative; 0 is the limit."""
+        """By what part a step is longer than the bound; 0 is the smallest possible."""
         return self.prediction.step_s / self.bound_s - 1
 
 
@@ -117,17 +124,17 @@ def partition(
     """The plan with the shortest predicted step.
 
     Args:
-        profiles: for every device kind of `cluster`, of one model at one batch size, which is that
-            of the plan (`ModelProfile.at_batch_size` changes it: linear in the samples, beside the
-            fixed parts).
+        profiles: for every kind of device in `cluster`, the profile of one model. All are at one
+            batch size, which is that of the plan (`ModelProfile.at_batch_size` changes it).
         cluster: a rank is one of its devices: nodes in order, the devices of each in order.
         schedule: `1f1b-async`, `1f1b` or `gpipe`, see `ScheduleChoice`.
-        micro_batches: of a flushing schedule; None: the best of `MICRO_BATCHES`.
-        virtual_stages: above 1, devices may hold several stages, and the plan has at most so many.
+        micro_batches: the number for a flushing schedule; None: the best of `MICRO_BATCHES`.
+        virtual_stages: above 1, devices may hold several stages, and this is the most that the plan
+            may have.
 
     Raises:
-        InputError: a device kind without a profile, profiles that do not match, a link of unknown
-            rate, or too little memory: then which device lacks how many bytes.
+        InputError: a kind of device has no profile, profiles do not match, the rate of a link is
+            not known, or memory does not suffice; the message names the device and the bytes.
     """
     if virtual_stages < 1:
         raise InputError(f"--virtual-stages {virtual_stages}: give 1 or more")
@@ -151,19 +158,20 @@ def partition(
 def _candidates(
     costs: Costs, schedule: ScheduleChoice, virtual_stages: int
 ) -> list[tuple[str, tuple[PlannedStage, ...]]]:
-    """Stages to choose from, the better ones of equals first."""
+    """The stages to choose from, as (planner, stages); of equally fast ones the first is taken."""
     contiguous = best_contiguous(costs, schedule)
-    found: list[tuple[str, tuple[PlannedStage, ...] | None]] = [
+    answers: list[tuple[str, tuple[PlannedStage, ...] | None]] = [
         ("one stage a device", contiguous),
         *((name, BASELINES[name](costs, schedule)) for name in PLAIN),
     ]
     if virtual_stages > 1:
         virtual = best_virtual(costs, schedule, contiguous, virtual_stages)
-        found.append(("virtual stages", virtual))
-    return [(planner, stages) for planner, stages in found if stages is not None]
+        answers.append(("virtual stages", virtual))
+    return [(planner, stages) for planner, stages in answers if stages is not None]
 
 
 def _schedules(name: str, micro_batches: int | None, batch_size: int) -> list[ScheduleChoice]:
+    """The schedules to try: one, or one for each of `MICRO_BATCHES`."""
     first = ScheduleChoice(name=cast(ScheduleName, name), micro_batches=micro_batches or 1)
     if micro_batches is not None and micro_batches > batch_size:
         raise InputError(
@@ -183,8 +191,9 @@ def _plan(
     profiles: dict[str, ModelProfile],
     cluster: Cluster,
 ) -> Plan:
+    """Complete a plan from its stages: choose the order of mini-batches, and predict the step."""
     kinds = sorted({group.kind for group in costs.classes})
-    limited_s = 0.0
+    limited_s = 0.0  # the step if memory does not suffice to hide all messages
     if not schedule.flushes:
         schedule, limited_s = best_order(costs, stages, schedule, profiles)
     prediction = predict(costs, stages, schedule)
@@ -203,10 +212,10 @@ def _plan(
 
 
 def _does_not_fit(costs: Costs, schedule: ScheduleChoice) -> InputError:
-    """The refusal: what is missing in the plan that would be best if memory were no limit."""
+    """The error that says which memory the plan lacks that is best where memory is no limit."""
     groups = tuple(dataclasses.replace(group, memory_bytes=float("inf")) for group in costs.classes)
     stages = best_contiguous(dataclasses.replace(costs, classes=groups), schedule)
-    assert stages is not None  # nothing else can be in the way
+    assert stages is not None  # without memory limits there always is a plan
     try:
         check_memory(
             predict(costs, stages, schedule),
@@ -225,9 +234,13 @@ def baseline_plan(
     schedule: str = "1f1b-async",
     micro_batches: int | None = None,
 ) -> Plan | None:
-    """The plan of a baseline, one of `sparsepipe.planner.baselines.BASELINES`.
+    """The plan of the baseline `name`, one of `BASELINES`; None where it has no answer.
 
-    None where it has no answer. Its memory is predicted, and may be more than there is.
+    The other arguments are those of `partition`. The plan may need more memory than there is, see
+    `fits_memory`.
+
+    Raises:
+        InputError: no such baseline, or what `partition` refuses, memory aside.
     """
     if name not in BASELINES:
         raise InputError(f"baseline {name}: {schema.remedy(name, BASELINES)}")
@@ -248,7 +261,7 @@ def baseline_plans(
     schedule: str = "1f1b-async",
     micro_batches: int | None = None,
 ) -> tuple[Plan, ...]:
-    """The plans of all baselines that have an answer."""
+    """The plans of all baselines that have an answer; the arguments are those of `partition`."""
     every = (
         baseline_plan(name, profiles, cluster, schedule=schedule, micro_batches=micro_batches)
         for name in BASELINES
@@ -257,39 +270,39 @@ def baseline_plans(
 
 
 def fits_memory(plan: Plan) -> bool:
-    """Whether every device's memory suffices."""
+    """Whether the memory of every device suffices for a plan."""
     return not devices_lacking_memory(plan.prediction)
 
 
 def profile_digest(profile: ModelProfile) -> str:
-    """SHA-256 of a profile's contents, whatever file it came from."""
+    """The SHA-256 of the contents of a profile, whatever file it came from."""
     return hashlib.sha256(schema.to_json(schema.dump(profile), sort_keys=True).encode()).hexdigest()
 
 
 def save_plan(plan: Plan, path: Path) -> None:
-    """Write `plan` as JSON."""
+    """Write a plan to a file as JSON."""
     record.write_json(path, schema.dump(plan))
 
 
 def load_plan(path: Path) -> Plan:
-    """The plan in a file written by `save_plan`.
+    """Read a plan from a file that `save_plan` wrote.
 
     Raises:
-        InputError: no such file, or not a plan.
+        InputError: there is no such file, or it does not hold a plan.
     """
     return schema.load(Plan, path, "plan", "launch plan sparsepipe --out")
 
 
 def shipped_profiles() -> dict[str, Path]:
-    """The measured profiles that ship with the testbed, by name, and by short name."""
+    """The files of the measured profiles that ship with the testbed, by name and by short name."""
     shipped = {path.stem: path for path in sorted(PROFILES.glob("*.json"))}
     return shipped | {short: shipped[name] for short, name in SHORT_NAMES.items()}
 
 
 def load_profile(name: str) -> ModelProfile:
-    """The profile `name`: a shipped one, or a JSON file.
+    """Load the profile `name`: a shipped one, or a JSON file.
 
     Raises:
-        InputError: neither.
+        InputError: it is neither.
     """
     return profile_files.named(name, shipped_profiles(), "--profiles")

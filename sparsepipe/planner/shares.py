@@ -1,15 +1,22 @@
-"""The shares of a stage's replicas: the split of its mini-batch that is done soonest.
+"""Unequal shares: how a stage's replicas divide a mini-batch so that they are done soonest.
 
-A device with share x is busy max(F + V x, R + A x) seconds: fixed and proportional computing, its
-all-reduce and its transfers (both full-duplex directions carry as much). Its memory allows at most
-some share. The best shares are those with which all that are not at their limit are done at the
-same time T, the root of
+A device that takes the share x is busy for max(F + V x, R + A x) seconds: it computes for F + V x
+(a fixed part and one in proportion), and meanwhile its link is busy for R + A x (the all-reduce,
+and transfers; both directions of a full-duplex link carry equally much). Its memory allows at most
+some share, its limit. The best shares make all devices that are not at their limit finish at the
+same time T:
+
+    fast device   |=================== 0.6 ==================|
+    slow device   |============ 0.3 =========================|
+    small memory  |====== 0.1 (its limit) ======|            T
+
+So T solves
 
     sum over devices of min((T - F) / V, (T - R) / A, limit) = 1,
 
-a concave, increasing, piecewise linear function of T; Newton's method from 0 climbs to the root in
-no more steps than there are pieces. With links that do not
-matter and no fixed part, shares are proportional to speed.
+whose left side is a concave, increasing, piecewise linear function of T. Newton's method climbs
+from 0 to the root in no more steps than there are pieces. Where links do not matter and nothing is
+fixed, shares are proportional to speed.
 """
 
 from dataclasses import dataclass
@@ -20,33 +27,36 @@ from sparsepipe.planner.costs import STATE_COPIES, Costs, Floats
 from sparsepipe.planner.stages import ScheduleChoice
 
 FLAT = 1e-9
-"""A cost that grows by less than this part of the stage's whole time does not decide shares."""
+"""A cost that grows with the share by less than this part of the stage's whole time is taken as
+constant."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerRanges:
-    """Every run of layers at once, [C, L + 1, L + 1]: by class, first layer and end."""
+    """The costs of all ranges of layers: arrays [C, L + 1, L + 1] by class, first layer and end."""
 
     forward_s: Floats
-    """Proportional to the share."""
+    """The part of the forward pass that grows with the share, for the share 1."""
     backward_s: Floats
+    """The same for the backward pass."""
     fixed_forward_s: Floats
-    """All micro-batches'."""
+    """The fixed part of the forward pass, of all micro-batches together."""
     fixed_backward_s: Floats
+    """The same for the backward pass."""
     transfer_s: Floats
-    """One direction, of a device that takes everything."""
+    """Activations and gradients in one direction, for the share 1."""
     ring_s: Floats
-    """One direction, all parameters once."""
+    """All parameters sent once, in one direction."""
     memory_bytes: Floats
-    """[C, 1, 1]: what a device has."""
+    """[C, 1, 1]: the memory of a device."""
     weight_bytes: Floats
-    """[1, L + 1, L + 1], one version."""
+    """[1, L + 1, L + 1]: one version of the weights."""
     activation_bytes: Floats
-    """[1, L + 1, L + 1], of a whole mini-batch."""
+    """[1, L + 1, L + 1]: the activations of a whole mini-batch."""
 
 
 def layer_ranges(costs: Costs, schedule: ScheduleChoice) -> LayerRanges:
-    """The arrays for every run; those that are empty or end before they begin mean nothing."""
+    """The arrays for all ranges; entries whose end is not behind the first layer mean nothing."""
 
     def between(sums: Floats) -> Floats:
         difference: Floats = sums[..., None, :] - sums[..., :, None]
@@ -71,32 +81,36 @@ def layer_ranges(costs: Costs, schedule: ScheduleChoice) -> LayerRanges:
 
 
 def best_shares(
-    runs: LayerRanges, counts: tuple[int, ...], schedule: ScheduleChoice, stages_left: int
+    ranges: LayerRanges, counts: tuple[int, ...], schedule: ScheduleChoice, stages_left: int
 ) -> Floats:
-    """[C, L + 1, L + 1] shares of one device of each class, for every run as a stage on `counts`
-    devices of the classes; nan where that is impossible, or a device would have nothing to do.
+    """The best shares for every range of layers as a stage on `counts` devices of each class.
 
     Under a flushing schedule the all-reduce comes after the last micro-batch and does not count.
+
+    Returns:
+        [C, L + 1, L + 1]: the share of one device of each class; nan where the stage does not fit
+        into memory, or where a device would have nothing to do.
     """
     present = [c for c, n in enumerate(counts) if n]
     many = np.array([counts[c] for c in present], dtype=float)[:, None]
-    room = _largest_share(runs, schedule, stages_left)[present]
-    # Only runs of at least one layer that fit, [K] of them: the others need no solving.
+    room = _largest_share(ranges, schedule, stages_left)[present]
+    # Solve only for the ranges that have a layer and fit into memory; K is their number.
     fitting = (room > 0).all(axis=0) & (np.tensordot(many[:, 0], room, 1) > 1 - 1e-6)
     fitting &= np.triu(np.ones(fitting.shape, dtype=bool), 1)
     ring = 0.0 if schedule.flushes else 2 * (many.sum() - 1) / many.sum()
     starts = np.stack(
         [
-            (runs.fixed_forward_s + runs.fixed_backward_s)[present],
-            runs.ring_s[present] * ring,
+            (ranges.fixed_forward_s + ranges.fixed_backward_s)[present],
+            ranges.ring_s[present] * ring,
         ]
-    )[:, :, fitting]
-    slopes = np.stack([(runs.forward_s + runs.backward_s)[present], runs.transfer_s[present]])
-    slopes, limit = slopes[:, :, fitting], room[:, fitting]
-    latest = (starts + slopes).max(axis=(0, 1))  # every one of them could take everything by then
+    )[:, :, fitting]  # [2, classes present, K]: F and R above
+    slopes = np.stack([(ranges.forward_s + ranges.backward_s)[present], ranges.transfer_s[present]])
+    slopes, limit = slopes[:, :, fitting], room[:, fitting]  # V and A above
+    latest = (starts + slopes).max(axis=(0, 1))  # by then each device could take everything
     flat = slopes <= FLAT * latest
 
     def shares_at(until: Floats) -> tuple[Floats, Floats]:
+        """What each device can take until then, and the rate at which that grows."""
         lines = np.divide(until - starts, slopes, out=np.full_like(slopes, np.inf), where=~flat)
         line = lines.argmin(axis=0)[None]
         reached = np.take_along_axis(lines, line, 0)[0]
@@ -105,6 +119,7 @@ def best_shares(
         rate = np.divide(1.0, slope, out=np.zeros_like(slope), where=~capped)
         return np.where(capped, limit, reached), rate
 
+    # Newton's method on the sum of all shares, from 0 upwards.
     until = np.zeros_like(latest)
     for _ in range(2 * (3 * len(present) + 1)):
         shares, rates = shares_at(until)
@@ -116,16 +131,19 @@ def best_shares(
     shares, _ = shares_at(until)
     total = (many * shares).sum(axis=0)
     possible = (shares > 0).all(axis=0) & (total > 1 - 1e-6)
-    found = np.full((len(counts), *fitting.shape), np.nan)
+    best = np.full((len(counts), *fitting.shape), np.nan)
     solved = np.zeros((len(counts), *total.shape))
     solved[present] = shares / np.where(possible, total, 1.0)
     solved[:, ~possible] = np.nan
-    found[:, fitting] = solved
-    return found
+    best[:, fitting] = solved
+    return best
 
 
-def _largest_share(runs: LayerRanges, schedule: ScheduleChoice, stages_left: int) -> Floats:
-    """[C, L + 1, L + 1]: what memory allows, at most 1; negative where not even the weights fit."""
-    state = runs.weight_bytes * (schedule.versions(stages_left) + STATE_COPIES)
-    activations = runs.activation_bytes * schedule.in_flight(stages_left)
-    return np.minimum(1.0, (runs.memory_bytes - state) / np.maximum(activations, 1.0))
+def _largest_share(ranges: LayerRanges, schedule: ScheduleChoice, stages_left: int) -> Floats:
+    """[C, L + 1, L + 1]: the largest share that memory allows, 1 at most.
+
+    It is negative where not even the weights fit.
+    """
+    state = ranges.weight_bytes * (schedule.versions(stages_left) + STATE_COPIES)
+    activations = ranges.activation_bytes * schedule.in_flight(stages_left)
+    return np.minimum(1.0, (ranges.memory_bytes - state) / np.maximum(activations, 1.0))

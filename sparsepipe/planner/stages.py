@@ -1,4 +1,4 @@
-"""What a plan is made of: stages, their replicas, and what is predicted of them. Data only."""
+"""What a plan is made of: stages, their replicas, a schedule, and predictions. Data only."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -11,48 +11,60 @@ ScheduleName = Literal["gpipe", "1f1b", "1f1b-async"]
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
-    """One device of a stage."""
+    """One device that holds a stage, and its share of the samples."""
 
     rank: int
     """The device's place in the cluster: nodes in order, the devices of each in order."""
     device: str
-    """Its kind."""
+    """The kind of device, such as TitanV."""
     share: float
     """The part of every mini-batch that it takes, in (0, 1]; a stage's shares sum to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStage:
-    """The layers `first` to `end` - 1, on the devices that share their mini-batches."""
+    """A stage with the layers `first`, ..., `end` - 1, and the devices that hold it."""
 
     first: int
     end: int
     replicas: tuple[Replica, ...]
 
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks of the replicas."""
+        return tuple(replica.rank for replica in self.replicas)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The shares of the replicas."""
+        return tuple(replica.share for replica in self.replicas)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageTimes:
-    """Of one stage and mini-batch, seconds: the largest of its replicas, for each part."""
+    """The seconds of one stage for a mini-batch; each is that of the slowest replica in it."""
 
     forward_s: float
     backward_s: float
     transfer_s: float
-    """Activations and gradients, in one direction; both directions carry as much."""
+    """The transfer of activations and gradients in one direction; both carry equally much."""
     all_reduce_s: float
-    """Of the stage's gradients among its replicas."""
+    """The all-reduce of the stage's gradients among its replicas."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceTimes:
-    """Of one device and mini-batch, all its stages together."""
+    """The seconds and bytes of one device for a mini-batch, all of its stages together."""
 
     rank: int
     device: str
     compute_s: float
     transfer_s: float
-    """Link, one direction, all-reduce included; both directions carry as much."""
+    """The time of its link in one direction, all-reduces included; both carry equally much."""
     memory_bytes: int
+    """The bytes that it needs."""
     memory_limit_bytes: int | None
+    """The bytes that it has; None where there is no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,37 +75,38 @@ class Prediction:
     """Seconds per mini-batch in the steady state."""
     stages: tuple[StageTimes, ...]
     devices: tuple[DeviceTimes, ...]
-    """Those that the plan uses, by rank."""
+    """The devices that the plan uses, by rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What `1f1b-async` leaves open; `sparsepipe.planner.order` chooses it."""
+    """What the schedule `1f1b-async` leaves open; `sparsepipe.planner.order` chooses it."""
 
     in_flight: tuple[int, ...]
-    """Mini-batches at each stage, of which each holds its activations and its weights."""
+    """The mini-batches in flight at each stage. For each, the stage keeps its activations and a
+    weight version."""
     late_updates: bool
-    """Whether stages of several replicas apply updates one mini-batch late."""
+    """Whether stages of several replicas apply their updates one mini-batch late."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleChoice:
-    """How mini-batches follow one another.
+    """Which schedule a plan uses: how mini-batches follow one another.
 
-    `1f1b-async`: mini-batches enter one after another, weights are stashed (PipeDream). `gpipe`
-    and `1f1b`: a mini-batch is split into `micro_batches`, the pipeline runs empty before weights
-    are updated.
+    With `1f1b-async` mini-batches enter one after another, and weights are stashed (PipeDream).
+    With `gpipe` and `1f1b` a mini-batch is split into `micro_batches`, and the pipeline is flushed
+    before the weights are updated. `sparsepipe.schedule.lists` explains them.
     """
 
     name: ScheduleName
     micro_batches: int = 1
     order: Order | None = None
-    """Of `1f1b-async`, in plans. None: not chosen, and as few in flight as there can be."""
+    """For `1f1b-async` in a plan. None: not chosen yet, and as few in flight as possible."""
 
     def __post_init__(self) -> None:
         if self.name not in get_args(ScheduleName):
-            known = get_args(ScheduleName)
-            raise InputError(f"--schedule {self.name}: {schema.remedy(self.name, known)}")
+            names = get_args(ScheduleName)
+            raise InputError(f"--schedule {self.name}: {schema.remedy(self.name, names)}")
         if self.micro_batches < 1:
             raise InputError(f"--micro-batches {self.micro_batches}: give 1 or more")
         if not self.flushes and self.micro_batches != 1:
@@ -104,16 +117,21 @@ class ScheduleChoice:
 
     @property
     def flushes(self) -> bool:
-        """Whether the pipeline runs empty after every mini-batch."""
+        """Whether the pipeline runs empty before every update."""
         return self.name != "1f1b-async"
 
     def versions(self, stages_left: int) -> int:
-        """Weight versions of a stage with `stages_left` stages from it to the end, itself too: the
-        fewest, see `Order`."""
+        """The smallest number of weight versions that a stage must keep.
+
+        `stages_left` counts the stages from this one to the last, this one included.
+        """
         return 1 if self.flushes else stages_left
 
     def in_flight(self, stages_left: int) -> float:
-        """Mini-batches whose activations such a stage holds at once, the fewest."""
+        """The smallest number of mini-batches whose activations such a stage holds at once.
+
+        Micro-batches count as fractions.
+        """
         if self.name == "gpipe":
             return 1.0
         if self.name == "1f1b":

@@ -1,4 +1,4 @@
-"""The cluster that a pipeline is planned for: with other devices or rates, and with equal links."""
+"""The cluster that a pipeline is planned for: `--devices` and `--bandwidth` change a named one."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from systems.schema import InputError
 
 
 def device_counts(cluster: Cluster) -> dict[str, int]:
-    """How many devices of each kind a cluster has."""
+    """The number of devices of each kind in a cluster."""
     counts = dict.fromkeys(cluster.kinds, 0)
     for node in cluster.nodes:
         for device in node.devices:
@@ -17,15 +17,15 @@ def device_counts(cluster: Cluster) -> dict[str, int]:
 
 
 def device_counts_text(counts: Mapping[str, int]) -> str:
-    """Numbers of devices as `--devices` takes them: TitanV=1,TitanXp=3."""
+    """The counts in the form that `--devices` takes: TitanV=1,TitanXp=3."""
     return ",".join(f"{kind}={count}" for kind, count in sorted(counts.items()) if count)
 
 
 def check_links(cluster: Cluster, file: str | None = None) -> None:
-    """Refuse devices with unlike ways to each other: pipelines are played with one for all.
+    """Refuse a cluster whose devices have different links: the simulator gives all ranks one link.
 
     Args:
-        file: what the user calls the cluster, for messages.
+        file: what the user calls the cluster, for error messages.
 
     Raises:
         InputError: naming the first node whose devices have another link; a rate is not known.
@@ -45,10 +45,10 @@ def check_links(cluster: Cluster, file: str | None = None) -> None:
 def target_cluster(
     cluster: Cluster, devices: str | None, bandwidth_bits_per_s: float | None
 ) -> Cluster:
-    """The cluster with other numbers of devices, and another rate of all links.
+    """The cluster with other numbers of devices, or another rate of all links; None keeps them.
 
     Raises:
-        InputError: not numbers of its devices.
+        InputError: `devices` does not name numbers of the cluster's devices.
     """
     if devices is not None:
         cluster = cluster.with_devices(parse_device_counts(devices))
@@ -58,10 +58,10 @@ def target_cluster(
 
 
 def parse_device_counts(text: str) -> dict[str, int]:
-    """The numbers of devices that `--devices` names.
+    """Read the counts in the text of `--devices`, such as TitanV=1,TitanXp=3.
 
     Raises:
-        InputError: not kind=number between commas, or no device at all.
+        InputError: the text is not kind=number between commas, or leaves no device at all.
     """
     counts = {}
     for word in text.split(","):

@@ -1,7 +1,8 @@
-"""What a micro-batch costs at each stage of a pipeline: from profiles, for
-`sparsepipe.schedule.play`.
+"""What a micro-batch costs at each stage of a pipeline, computed from profiles of the layers.
 
-costs = stage_costs(profiles, bounds, stages, shares, cut_bytes, micro_batches=1)
+    costs = stage_costs(profiles, bounds, stages, shares, cut_bytes, micro_batches=1)
+
+`sparsepipe.schedule.play` simulates a schedule with these costs.
 """
 
 from collections import defaultdict
@@ -17,19 +18,20 @@ from systems.profiles.profile import ModelProfile
 
 @dataclass(frozen=True, kw_only=True)
 class StageCost:
-    """What one micro-batch costs at a stage."""
+    """What one micro-batch costs at a stage: seconds and bytes."""
 
     forward_s: tuple[float, ...]
-    """Of each replica, for its share of the samples."""
+    """The seconds that each replica's forward pass takes, for its share of the samples."""
     backward_s: tuple[float, ...]
+    """The same for the backward pass."""
     shares: tuple[float, ...]
-    """Of each replica, of the samples; they sum to 1."""
+    """The part of the samples that each replica takes; they sum to 1."""
     output_bytes: float = 0.0
-    """What crosses to the next stage, of all samples."""
+    """The activations of all samples that cross to the next stage."""
     gradient_bytes: float = 0.0
-    """What comes back for it."""
+    """The gradients that come back for them."""
     parameter_bytes: float = 0.0
-    """What the replicas reduce."""
+    """The stage's parameters: as many bytes of gradients are summed over the replicas."""
 
 
 def stage_costs(
@@ -40,16 +42,18 @@ def stage_costs(
     cut_bytes: Sequence[float],
     micro_batches: int = 1,
 ) -> list[StageCost]:
-    """The costs of stages made of layers first, ..., end - 1.
+    """The costs of all stages of a pipeline.
 
     Args:
-        profiles: of every rank's device, all at the mini-batch's size.
-        bounds: (first, end) of every stage.
-        shares: of each stage's replicas, of the samples.
-        cut_bytes: [layers + 1], what crosses a cut before each layer, for the mini-batch.
+        profiles: for each rank, the profile of its device, all at the size of the mini-batch.
+        bounds: (first, end) of each stage: it has the layers first, ..., end - 1.
+        stages: the ranks that hold each stage.
+        shares: for each stage, the shares of its replicas.
+        cut_bytes: [layers + 1] what crosses a cut before each layer, for the mini-batch.
     """
 
     def seconds(rank: int, stage: int, share: float, *, backward: bool) -> float:
+        """One pass of a micro-batch: a fixed part, and a part that grows with the samples."""
         first, end = bounds[stage]
         layers = profiles[rank].layers[first:end]
         if backward:
@@ -84,7 +88,7 @@ def stage_costs(
 
 
 def busiest_s(costs: Sequence[StageCost], stages: StageRanks) -> float:
-    """What the rank with most to compute takes for a micro-batch: no schedule is faster."""
+    """The seconds that the busiest rank computes for a micro-batch. No schedule can be faster."""
     busy_s: defaultdict[int, float] = defaultdict(float)
     for cost, ranks in zip(costs, stages, strict=True):
         for rank, forward_s, backward_s in zip(ranks, cost.forward_s, cost.backward_s, strict=True):
@@ -93,29 +97,42 @@ def busiest_s(costs: Sequence[StageCost], stages: StageRanks) -> float:
 
 
 def enough_in_flight(costs: Sequence[StageCost], stages: StageRanks, link: Link) -> tuple[int, ...]:
-    """About the fewest mini-batches in flight at each stage that keep the slowest rank busy.
+    """About the smallest number of mini-batches in flight at each stage that hides all messages.
 
-    From a stage's forward to the end of its backward passes a round trip: all computation and
-    messages behind it. A stage that must begin one mini-batch every `period` seconds holds
-    round trip / period of them (Little's law), and S - s at least. Exact where every rank has one
-    stage; ranks with several make others wait, see `sparsepipe.planner.order.fastest_schedule`.
+    A mini-batch is in flight at a stage for a round trip: the computation of this stage and all
+    later ones, and the messages between them. The slowest rank begins a mini-batch every `period`
+    seconds; to keep up, a stage must hold round trip / period mini-batches (Little's law). It holds
+    S - s at least.
+
+        |<-------- round trip of mini-batch 0 at stage 0 -------->|
+        forward, message, forward, ..., backward, message, backward
+        |<- period ->|<- period ->|<- period ->|<- period ->|        5 in flight
+
+    The number is exact where every rank holds one stage. Ranks with several stages make others
+    wait, so `sparsepipe.planner.order.fastest_schedule` tries larger numbers too.
     """
     period_s = busiest_s(costs, stages)
-    trip_s, held = 0.0, [1]
+    trip_s, in_flight = 0.0, [1]  # at the last stage nothing is behind
     for stage in reversed(range(len(costs) - 1)):
         cost, behind = costs[stage], costs[stage + 1]
         trip_s += max(behind.forward_s) + max(behind.backward_s)
         trip_s += link.seconds(cost.output_bytes + cost.gradient_bytes) + 2 * link.latency_s
         own_s = max(cost.forward_s) + max(cost.backward_s)
-        wanted = ceil((trip_s + own_s) / period_s - 1e-9)
-        held.append(max(wanted, len(costs) - stage))
-    return tuple(reversed(held))
+        needed = ceil((trip_s + own_s) / period_s - 1e-9)
+        in_flight.append(max(needed, len(costs) - stage))
+    return tuple(reversed(in_flight))
 
 
 def overlaps(ours: Sequence[float], theirs: Sequence[float]) -> list[list[float]]:
-    """The part of all samples that each of our replicas has in common with each of theirs: both
-    sides cut the samples into contiguous ranges, in their order."""
-    least = 1e-9  # rounding is no message
+    """The part of all samples that each replica of one stage has in common with each of another.
+
+    Both stages cut the samples into consecutive ranges, as long as the replicas' shares. So the
+    replicas of two stages exchange what their ranges have in common:
+
+        ours    |----- 0.5 -----|----- 0.5 -----|
+        theirs  |--- 0.4 ---|-------- 0.6 ------|      [[0.4, 0.1], [0.0, 0.5]]
+    """
+    least = 1e-9  # less is a rounding error, for which no message is sent
     return [
         [
             overlap if (overlap := min(b, d) - max(a, c)) > least else 0.0

@@ -1,28 +1,52 @@
-"""Pipeline schedules as data: for every rank, the list of steps that it executes in order.
+"""Pipeline schedules as data: for every rank, the list of actions that it executes in order.
 
-    schedule = build("1f1b-async", stages=((0,), (1, 2), (3,)), mini_batches=100)
+    schedule = build_schedule("1f1b-async", stages=((0,), (1, 2), (3,)), mini_batches=100)
     for action in schedule.ranks[1]:
         ...
 
-A stage is a run of consecutive layers, held by one rank or several replicas; a rank that holds
-several stages (virtual stages) interleaves them. Kinds:
+There are four kinds. The pictures show two ranks with one stage each, and forward and backward
+passes that last equally long. Time runs to the right, `0` is the forward pass of micro-batch 0, `a`
+its backward pass (`b` that of micro-batch 1, and so on), and `.` means that the rank waits.
 
-- `gpipe`: every mini-batch is cut into micro-batches; all go forward, then all backward, then the
-  weights are updated once (Y. Huang et al., GPipe, NeurIPS 2019).
-- `1f1b`: the same update, but a stage goes backward as early as it can, so that it holds at most
-  S - s micro-batches at a time (D. Narayanan et al., PipeDream-Flush, ICML 2021).
-- `1f1b-async`: no flush; several mini-batches are in flight, each whole, and every one updates the
-  weights (PipeDream's weight stashing, SOSP 2019). Stage s admits n_s mini-batches at a time, by
-  default n_s = S - s for s = 0 .. S - 1. With w_m the weights after the updates of mini-batches
-  0 .. m - 1, mini-batch m goes forward and backward with w_v, v = max(0, m - n_s + 1), and
-  w_{m+1} = update(w_m, gradient of mini-batch m at w_v). The last stage (n = 1) has no delay.
-  Stages see one mini-batch with weights of different ages (no vertical synchronisation).
-- `forward`: inference; no backward, no update.
+`gpipe`: a mini-batch is cut into micro-batches; all of them go forward, then all go backward, then
+the weights are updated once, here after `c` (Y. Huang et al., GPipe, NeurIPS 2019).
 
-With n_s = S - s a stage has no time to hide messages in: two equal stages take their computation
-plus one crossing. `in_flight` admits more. With `late_updates`, stages of several replicas apply
-update m only after the backward pass of mini-batch m + 1: its all-reduce hides behind that, and
-their weights are one update older, v = max(0, m - n_s).
+    stage 0    0 1 2 . . a b c 3 4 5 . . d e f
+    stage 1    . 0 1 2 a b c . . 3 4 5 d e f .
+
+`1f1b`: the same update, but a stage goes backward as early as it can, so that stage s of S holds at
+most S - s micro-batches at a time (D. Narayanan et al., PipeDream-Flush, ICML 2021).
+
+    stage 0    0 1 . a 2 b . c 3 4 . d 5 e . f
+    stage 1    . 0 a 1 b 2 c . . 3 d 4 e 5 f .
+
+`1f1b-async`: there is no flush. Whole mini-batches follow one another, and the weights are updated
+after every backward pass (weight stashing of D. Narayanan et al., PipeDream, SOSP 2019).
+
+    stage 0    0 1 . a 2 b 3 c 4 d 5 e 6 f 7 g
+    stage 1    . 0 a 1 b 2 c 3 d 4 e 5 f 6 g 7
+
+`forward`: inference. There is no backward pass and no update.
+
+[Weight stashing and delayed updates] In the last picture stage 0 goes forward with mini-batch 1
+before mini-batch 0 has updated its weights. Stage s admits n_s mini-batches at a time, so
+mini-batch m meets weights in which the updates of the n_s - 1 mini-batches before it are missing.
+Write w_m for the weights of a stage after the updates of mini-batches 0 .. m - 1. Mini-batch m goes
+forward with w_v, v = max(0, m - n_s + 1). Its gradient is right for those weights only, so the
+stage stashes w_v until the backward pass of m has used it too; then w_{m+1} = update(w_m, gradient
+of mini-batch m at w_v).
+
+    mini-batch                     0   1   2   3   4
+    its weights at stage 0, n = 2  w0  w0  w1  w2  w3
+    its weights at stage 1, n = 1  w0  w1  w2  w3  w4
+
+By default n_s = S - s, so the last stage has no delay. Stages see one mini-batch with weights of
+different ages: there is no vertical synchronisation. With n_s = S - s a stage has no time to hide
+messages in: two equal stages take their computation plus one crossing. `in_flight` admits more.
+
+Replicas can apply the update of mini-batch m only once their all-reduce has summed its gradients.
+With `late_updates` a stage of several replicas applies it after the backward pass of mini-batch
+m + 1, behind which the all-reduce hides. Its weights are one update older: v = max(0, m - n_s).
 """
 
 from collections.abc import Sequence
@@ -38,11 +62,14 @@ ScheduleKind = Literal["gpipe", "1f1b", "1f1b-async", "forward"]
 SCHEDULE_KINDS: tuple[ScheduleKind, ...] = get_args(ScheduleKind)
 FLUSHING: tuple[ScheduleKind, ...] = ("gpipe", "1f1b")
 StageRanks = tuple[tuple[int, ...], ...]
-"""The ranks of every stage."""
+"""The ranks that hold each stage, from the first stage to the last."""
+ALL_REDUCE_PARTS = 8
+"""The gradients of a stage are summed in this many all-reduces of about equal bytes, one after the
+other, so that the first can begin while the backward pass still runs."""
 
 
 class ActionKind(StrEnum):
-    """What a step does. A receive waits for its message, a send only starts it."""
+    """What an action does. A receive waits for its message, a send only starts it."""
 
     RECEIVE_ACTIVATION = "receive activation"
     FORWARD = "forward"
@@ -51,20 +78,22 @@ class ActionKind(StrEnum):
     BACKWARD = "backward"
     SEND_GRADIENT = "send gradient"
     REDUCE = "reduce"
-    """All-reduce of the stage's gradients among its replicas."""
+    """Wait for the all-reduce of the stage's gradients among its replicas."""
     UPDATE = "update"
+    """One step of the optimizer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One step of a rank's list."""
+    """One entry in the list of a rank."""
 
     kind: ActionKind
     stage: int
     micro_batch: int
-    """Counted over the whole run; for REDUCE and UPDATE the last one of the mini-batch."""
+    """Its number, counted over the whole run. REDUCE and UPDATE name the last micro-batch of their
+    mini-batch."""
     version: int | None = None
-    """Of the stage's weights: what FORWARD and BACKWARD use, what UPDATE makes."""
+    """The version of the stage's weights that FORWARD and BACKWARD use, or that UPDATE makes."""
 
     def __str__(self) -> str:
         version = "" if self.version is None else f" (weights {self.version})"
@@ -73,37 +102,42 @@ class Action:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The lists of all ranks."""
+    """The lists of all ranks, and what they were built from."""
 
     kind: ScheduleKind
     stages: StageRanks
+    """The ranks that hold each stage."""
     mini_batches: int
+    """The number of mini-batches in the whole run."""
     micro_batches: int
-    """Of each mini-batch; 1 for `1f1b-async`."""
+    """The number of micro-batches in each mini-batch; 1 for `1f1b-async`."""
     in_flight: tuple[int, ...]
-    """How many micro-batches every stage holds between forward and backward, at most."""
+    """For each stage, the most micro-batches that it holds between their forward and backward."""
     late: tuple[int, ...]
-    """By how many mini-batches every stage's updates are late."""
+    """For each stage, by how many mini-batches its updates are late: 0 or 1."""
     ranks: tuple[tuple[Action, ...], ...]
-    """By rank; empty for one that no stage is on."""
+    """The list of each rank; it is empty where the rank holds no stage."""
 
     @property
     def lags(self) -> tuple[int, ...]:
-        """How many updates every stage's weights are behind, in the steady state."""
+        """For each stage, how many updates its weights are behind in the steady state."""
         if self.kind != "1f1b-async":
             return (0,) * len(self.stages)
         return tuple(n - 1 + late for n, late in zip(self.in_flight, self.late, strict=True))
 
     def receivers(self, action: Action) -> tuple[int, ...]:
-        """The ranks that a send's message may go to: a replica gets the samples that it shares."""
+        """The ranks that may get the message of a send.
+
+        A replica gets one only if it takes some of the sender's samples.
+        """
         return self.stages[action.stage + (1 if action.kind is ActionKind.SEND_ACTIVATION else -1)]
 
     def senders(self, action: Action) -> tuple[int, ...]:
-        """The ranks that a receive's message may come from."""
+        """The ranks that may send the message that a receive waits for."""
         return self.stages[action.stage + (1 if action.kind is ActionKind.RECEIVE_GRADIENT else -1)]
 
     def version(self, stage: int, micro_batch: int) -> int:
-        """The weights that a micro-batch must meet at a stage, in both directions."""
+        """The version of the weights that a micro-batch uses at a stage, forward and backward."""
         if self.kind == "forward":
             return 0
         return max(0, micro_batch // self.micro_batches - self.lags[stage])
@@ -120,16 +154,19 @@ def build_schedule(
     seconds: Sequence[tuple[float, float]] | None = None,
     crossing_s: Sequence[float] | None = None,
 ) -> Schedule:
-    """The schedule of a kind.
+    """Build the lists of all ranks for one kind of schedule.
 
     Args:
-        stages: the ranks of every stage, from the first to the last.
-        micro_batches: of each mini-batch, for `gpipe` and `1f1b`.
-        in_flight: for `1f1b-async`, another n_s for every stage: never rising, 1 at the last.
-        late_updates: for `1f1b-async`, whether replicas apply updates one mini-batch late.
-        seconds: forward and backward of each stage: the order in which ranks with several stages
+        stages: the ranks that hold each stage, from the first to the last.
+        micro_batches: the number in each mini-batch, for `gpipe` and `1f1b`.
+        in_flight: for `1f1b-async`, the n_s of each stage, if not S - s: never rising, 1 at the
+            last stage.
+        late_updates: for `1f1b-async`, whether stages of several replicas update one mini-batch
+            late.
+        seconds: (forward, backward) of each stage. They decide how ranks that hold several stages
             interleave them. By default, backward takes twice as long as forward.
-        crossing_s: likewise of a message from every stage but the last to the next, or back.
+        crossing_s: the seconds of a message from each stage but the last to the next, or back;
+            they serve the same purpose. By default 0.
 
     Raises:
         InputError: an option that does not fit the others.
@@ -147,15 +184,19 @@ def build_schedule(
         late=tuple(int(late_updates and len(ranks) > 1) for ranks in stages),
         ranks=(),
     )
-    lists = [_items(empty, stage) for stage in range(count)]
+    lists = [_computations(empty, stage) for stage in range(count)]
     ordered = interleave(
         lists, stages, seconds or [(1.0, 2.0)] * count, crossing_s or [0.0] * (count - 1)
     )
-    ranks = tuple(tuple(s for item in items for s in _actions(empty, item)) for items in ordered)
+    ranks = tuple(
+        tuple(action for one in computations for action in _actions(empty, one))
+        for computations in ordered
+    )
     return replace(empty, ranks=ranks)
 
 
 def _check(kind: ScheduleKind, stages: StageRanks, mini_batches: int, micro_batches: int) -> None:
+    """Refuse what no schedule can be built from."""
     if kind not in SCHEDULE_KINDS:
         raise InputError(f"--schedule {kind}: give one of {', '.join(SCHEDULE_KINDS)}")
     if not stages or not all(stages) or min(map(min, stages)) < 0:
@@ -174,16 +215,17 @@ def _check(kind: ScheduleKind, stages: StageRanks, mini_batches: int, micro_batc
 
 
 def _in_flight(
-    kind: ScheduleKind, stages: int, micro_batches: int, given: Sequence[int] | None
+    kind: ScheduleKind, stages: int, micro_batches: int, asked: Sequence[int] | None
 ) -> tuple[int, ...]:
-    if given is not None:
-        falling = all(a >= b for a, b in pairwise(given))
-        if kind != "1f1b-async" or len(given) != stages or not falling or given[-1] != 1:
+    """For each stage, the most micro-batches in flight: `asked`, or what the kind implies."""
+    if asked is not None:
+        falling = all(a >= b for a, b in pairwise(asked))
+        if kind != "1f1b-async" or len(asked) != stages or not falling or asked[-1] != 1:
             raise InputError(
-                f"--in-flight {list(given)}: for 1f1b-async, give {stages} numbers, one a stage, "
+                f"--in-flight {list(asked)}: for 1f1b-async, give {stages} numbers, one a stage, "
                 "never rising, 1 at the last"
             )
-        return tuple(given)
+        return tuple(asked)
     if kind == "gpipe":
         return (micro_batches,) * stages
     if kind == "forward":
@@ -192,46 +234,52 @@ def _in_flight(
     return tuple(least if kind == "1f1b-async" else [min(n, micro_batches) for n in least])
 
 
-def _items(schedule: Schedule, stage: int) -> list[Computation]:
-    """A stage's computations in their order."""
+def _computations(schedule: Schedule, stage: int) -> list[Computation]:
+    """The computations of one stage in the order in which every replica does them."""
     total, micro_batches = schedule.mini_batches * schedule.micro_batches, schedule.micro_batches
     if schedule.kind == "forward":
         return [Computation("forward", stage, micro) for micro in range(total)]
     if schedule.kind == "1f1b-async":
-        return _round(schedule, stage, range(total))
+        return _alternate(schedule, stage, range(total))
     starts = range(0, total, micro_batches)
-    rounds = [_round(schedule, stage, range(first, first + micro_batches)) for first in starts]
-    return [item for items in rounds for item in items]
+    # Each mini-batch begins with an empty pipeline.
+    rounds = [_alternate(schedule, stage, range(first, first + micro_batches)) for first in starts]
+    return [computation for one in rounds for computation in one]
 
 
-def _round(schedule: Schedule, stage: int, micros: range) -> list[Computation]:
-    """Forward until enough micro-batches are held; then one backward, one forward, ..."""
-    items: list[Computation] = []
+def _alternate(schedule: Schedule, stage: int, micros: range) -> list[Computation]:
+    """The computations of a stage between two flushes: one forward, one backward (1F1B).
+
+    `gpipe` is the case in which all micro-batches may be in flight.
+    """
+    computations: list[Computation] = []
     updates: list[Computation] = []
-    ahead = iter(micros)
+    ahead = iter(micros)  # the micro-batches that have not gone forward yet
     for micro in micros:
-        wanted = schedule.in_flight[stage] if micro == micros[0] else 1
-        items += [Computation("forward", stage, later) for later in islice(ahead, wanted)]
-        items.append(Computation("backward", stage, micro))
+        # Before the first backward, fill the stage; then one forward replaces each backward.
+        forwards = schedule.in_flight[stage] if micro == micros[0] else 1
+        computations += [Computation("forward", stage, later) for later in islice(ahead, forwards)]
+        computations.append(Computation("backward", stage, micro))
         if (micro + 1) % schedule.micro_batches == 0:
             together = len(schedule.stages[stage]) > 1
             updates.append(Computation("update", stage, micro, together=together))
+        # An update waits until `late` more mini-batches have gone backward.
         if len(updates) > schedule.late[stage]:
-            items.append(updates.pop(0))
-    return items + updates
+            computations.append(updates.pop(0))
+    return computations + updates
 
 
-def _actions(schedule: Schedule, item: Computation) -> list[Action]:
-    """A computation with its messages."""
-    stage, micro, stages = item.stage, item.micro_batch, len(schedule.stages)
+def _actions(schedule: Schedule, computation: Computation) -> list[Action]:
+    """A computation with the messages that it needs before it and sends after it."""
+    stage, micro, stages = computation.stage, computation.micro_batch, len(schedule.stages)
     version = schedule.version(stage, micro)
-    if item.phase == "update":
-        reduce = [Action(ActionKind.REDUCE, stage, micro)] if item.together else []
+    if computation.phase == "update":
+        reduce = [Action(ActionKind.REDUCE, stage, micro)] if computation.together else []
         return [
             *reduce,
             Action(ActionKind.UPDATE, stage, micro, micro // schedule.micro_batches + 1),
         ]
-    if item.phase == "forward":
+    if computation.phase == "forward":
         work, receive, send = (
             ActionKind.FORWARD,
             ActionKind.RECEIVE_ACTIVATION,
@@ -248,7 +296,3 @@ def _actions(schedule: Schedule, item: Computation) -> list[Action]:
     actions = [Action(receive, stage, micro)] if source else []
     actions.append(Action(work, stage, micro, version))
     return [*actions, Action(send, stage, micro)] if target else actions
-
-
-ALL_REDUCE_PARTS = 8
-"""As many all-reduces, of about equal bytes, one after the other."""

@@ -1,10 +1,10 @@
-"""A schedule played by `systems.simulate`: what a plan's pipeline reaches, without processes.
+"""Simulate a schedule: how fast a pipeline is, found without starting any process.
 
     pipeline = play(schedule, costs, Link(bandwidth_bits_per_s=10e9, latency_s=50e-6))
     pipeline.step_s, pipeline.utilisation(rank)
 
-Sends and receives overlap computation; the all-reduce of a stage's gradients overlaps its backward
-pass in equal parts, as the runtime's does in buckets.
+Sends and receives overlap computation. A backward pass that an all-reduce follows is cut into equal
+parts: the gradients of one part are exchanged while the next part is computed, as in the runtime.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from systems.simulate import Program, Timeline, simulate
 
 @dataclass(frozen=True)
 class Span:
-    """A step of a rank's list, in time."""
+    """A computation of a rank and when it took place, in seconds from the beginning."""
 
     rank: int
     action: str
@@ -31,12 +31,12 @@ class Span:
 
 @dataclass(frozen=True)
 class PlayedSchedule:
-    """A played schedule."""
+    """A schedule and the times at which everything in it happened."""
 
     schedule: Schedule
     timeline: Timeline
     spans: tuple[Span, ...]
-    """Of computation, in the order of the lists."""
+    """The computations of all ranks, each rank's in the order of its list."""
     window: tuple[int, int]
     """The mini-batches [first, end) of the steady state."""
 
@@ -48,17 +48,16 @@ class PlayedSchedule:
 
     @property
     def latency_s(self) -> float:
-        """Seconds from the beginning of a mini-batch at the first stage to its end, averaged over
-        the steady state."""
+        """Mean seconds from the beginning of a mini-batch to its end, in the steady state."""
         first, end = self.window
         return sum(self._end_s(m) - self._start_s(m) for m in range(first, end)) / (end - first)
 
     def steady_s(self) -> tuple[float, float]:
-        """When the steady state begins and ends."""
+        """When the steady state begins and when it ends, in seconds."""
         return self._end_s(self.window[0] - 1), self._end_s(self.window[1] - 1)
 
     def utilisation(self, rank: int) -> float:
-        """The part of the steady state in which a rank computes."""
+        """The part of the steady state during which a rank computes, from 0 to 1."""
         start_s, end_s = self.steady_s()
         busy_s = sum(
             max(0.0, min(span.end_s, end_s) - max(span.start_s, start_s))
@@ -67,23 +66,23 @@ class PlayedSchedule:
         )
         return busy_s / (end_s - start_s)
 
-    def _of(self, mini_batch: int) -> Iterator[Span]:
+    def _spans_of(self, mini_batch: int) -> Iterator[Span]:
         micro = self.schedule.micro_batches
         return (span for span in self.spans if span.micro_batch // micro == mini_batch)
 
     def _end_s(self, mini_batch: int) -> float:
-        return max((span.end_s for span in self._of(mini_batch)), default=0.0)
+        return max((span.end_s for span in self._spans_of(mini_batch)), default=0.0)
 
     def _start_s(self, mini_batch: int) -> float:
-        return min(span.start_s for span in self._of(mini_batch))
+        return min(span.start_s for span in self._spans_of(mini_batch))
 
 
 def play(schedule: Schedule, costs: Sequence[StageCost], link: Link) -> PlayedSchedule:
-    """Simulate a schedule of enough mini-batches to have a steady state.
+    """Simulate a schedule that has enough mini-batches for a steady state.
 
     Args:
-        costs: of every stage.
-        link: of every rank.
+        costs: what a micro-batch costs at each stage.
+        link: the link of every rank to the others.
 
     Raises:
         InputError: too few mini-batches, or costs that do not fit the stages.
@@ -99,7 +98,7 @@ def play(schedule: Schedule, costs: Sequence[StageCost], link: Link) -> PlayedSc
         if not len(cost.forward_s) == len(cost.backward_s) == len(cost.shares) == len(ranks):
             raise InputError(f"stage {stage}: costs for {len(cost.shares)} of {len(ranks)} ranks")
     tasks = _Tasks(schedule, costs, link)
-    numbers = tasks.run()
+    computed = tasks.add_all()
     timeline = simulate(tasks.program, link)
     spans = tuple(
         Span(
@@ -110,25 +109,33 @@ def play(schedule: Schedule, costs: Sequence[StageCost], link: Link) -> PlayedSc
             timeline.starts_s[parts[0]],
             timeline.ends_s[parts[-1]],
         )
-        for rank, action, parts in numbers
+        for rank, action, parts in computed
     )
     return PlayedSchedule(schedule, timeline, spans, window)
 
 
 class _Tasks:
-    """The lists of all ranks as tasks, in an order in which every task's needs come first."""
+    """Turns the lists of all ranks into tasks of a `Program` of the simulator.
+
+    A task can only name earlier tasks as those that it waits for. So the lists are walked side by
+    side, and a rank whose next action needs a task that is not there yet is left until it is.
+    """
 
     def __init__(self, schedule: Schedule, costs: Sequence[StageCost], link: Link) -> None:
         self.program = Program(link.latency_s)
         self._schedule, self._costs = schedule, costs
-        self._last: list[list[int]] = [[] for _ in schedule.ranks]  # what a rank's next step awaits
+        # For each rank, the tasks that its next action must wait for.
+        self._last: list[list[int]] = [[] for _ in schedule.ranks]
+        # The messages by (kind, sending stage, micro-batch, receiver), and all-reduces likewise.
         self._arrived: dict[tuple[ActionKind, int, int, int], list[int]] = {}
-        self._wire: dict[tuple[ActionKind, int, int, int], int] = {}  # a channel keeps its order
-        self._parts: dict[tuple[int, int, int], list[int]] = {}  # of backward, to be reduced
+        # The last message of each channel, which keeps its messages in order.
+        self._wire: dict[tuple[ActionKind, int, int, int], int] = {}
+        # The parts of a backward pass that an all-reduce follows, by (stage, micro-batch, rank).
+        self._parts: dict[tuple[int, int, int], list[int]] = {}
         self._work: list[tuple[int, Action, list[int]]] = []
 
-    def run(self) -> list[tuple[int, Action, list[int]]]:
-        """The computations: their rank, step and tasks."""
+    def add_all(self) -> list[tuple[int, Action, list[int]]]:
+        """Add the tasks of all actions; returns each computation's rank, action and tasks."""
         position = [0] * len(self._schedule.ranks)
         moved = True
         while moved:
@@ -140,7 +147,7 @@ class _Tasks:
         return self._work
 
     def _add(self, rank: int, action: Action) -> bool:
-        """Add a step's tasks; False if something that it needs is not there yet."""
+        """Add the tasks of one action; False if a task that it waits for is not there yet."""
         if action.kind in (ActionKind.FORWARD, ActionKind.BACKWARD):
             self._compute(rank, action)
         elif action.kind in (ActionKind.SEND_ACTIVATION, ActionKind.SEND_GRADIENT):
@@ -152,6 +159,7 @@ class _Tasks:
         return True
 
     def _compute(self, rank: int, action: Action) -> None:
+        """Add a forward or backward pass; in parts if an all-reduce follows it."""
         cost, replica = self._costs[action.stage], self._schedule.stages[action.stage].index(rank)
         backward = action.kind is ActionKind.BACKWARD
         seconds = (cost.backward_s if backward else cost.forward_s)[replica]
@@ -171,6 +179,7 @@ class _Tasks:
         self._work.append((rank, action, parts))
 
     def _send(self, rank: int, action: Action) -> None:
+        """Add a message to each replica of the other stage that shares samples with this one."""
         forward = action.kind is ActionKind.SEND_ACTIVATION
         target = action.stage + (1 if forward else -1)
         cut = self._costs[min(action.stage, target)]
@@ -193,20 +202,24 @@ class _Tasks:
             self._arrived.setdefault(key, []).append(number)
 
     def _receive(self, rank: int, action: Action) -> bool:
+        """Make the rank wait for its messages; False if not all of them have been added."""
         gradient = action.kind is ActionKind.RECEIVE_GRADIENT
         sent = ActionKind.SEND_GRADIENT if gradient else ActionKind.SEND_ACTIVATION
         source = action.stage + (1 if gradient else -1)
         replica = self._schedule.stages[action.stage].index(rank)
         common = overlaps(self._costs[action.stage].shares, self._costs[source].shares)
-        wanted = sum(part > 0 for part in common[replica])
+        expected = sum(part > 0 for part in common[replica])
         arrived = self._arrived.get((sent, source, action.micro_batch, rank), [])
-        if len(arrived) < wanted:
+        if len(arrived) < expected:
             return False
         self._last[rank] = [*self._last[rank], *arrived]
         return True
 
     def _reduce(self, rank: int, action: Action) -> bool:
-        """The first replica that can adds the exchange of all parts, for everyone."""
+        """Make the rank wait for the all-reduce; False if not all replicas went backward.
+
+        The first replica that gets here adds the exchanges of all parts, for all replicas.
+        """
         ranks = self._schedule.stages[action.stage]
         parts = [self._parts.get((action.stage, action.micro_batch, peer)) for peer in ranks]
         if any(part is None for part in parts):

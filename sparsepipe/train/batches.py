@@ -1,4 +1,4 @@
-"""A workload's mini-batches by number, for the threads of a pipeline's rank."""
+"""The mini-batches of a workload by number, for the threads of a pipeline's rank."""
 
 import threading
 from collections.abc import Sequence
@@ -11,27 +11,31 @@ from sparsepipe.pipeline.values import Value, take_samples
 from sparsepipe.train.workload import MiniBatch, Workload
 
 KEPT = 32
-"""Mini-batches in memory: more than are ever in flight."""
+"""The number of mini-batches that are kept in memory: more than are ever in flight."""
 
 
 class CloudBatches:
-    """A workload's mini-batches by number; two threads of a rank ask for them, ever later ones."""
+    """The mini-batches of a workload by number, as `sparsepipe.pipeline.stage.Batches`.
+
+    Two threads of a rank ask for them, always for later ones.
+    """
 
     def __init__(self, workload: Workload, device: torch.device, first: int = 0) -> None:
-        """From the workload's number `first` on, counted from 0."""
+        """Number 0 here is the mini-batch `first` of the workload."""
         self._made, self._device = workload.mini_batches(first), device
         self._lock = threading.Lock()
         self._voxels: list[list[int]] = []
         self._kept: dict[int, MiniBatch] = {}
 
     def voxels(self, mini_batch: int) -> Sequence[int]:
-        """Of each cloud."""
+        """The number of voxels of each cloud."""
         with self._lock:
             while len(self._voxels) <= mini_batch:
                 self._make()
             return self._voxels[mini_batch]
 
     def _make(self) -> None:
+        """Take the next mini-batch from the workload, and forget one that is long past."""
         batch, number = next(self._made), len(self._voxels)
         samples = batch.inputs.coordinates[:, 0].long()
         self._voxels.append(torch.bincount(samples, minlength=len(batch.labels)).tolist())
@@ -39,46 +43,47 @@ class CloudBatches:
         self._kept.pop(number - KEPT, None)
 
     def _batch(self, mini_batch: int) -> MiniBatch:
+        """One mini-batch, on the device of this rank."""
         self.voxels(mini_batch)
         with self._lock:
             return self._kept[mini_batch].to(self._device)
 
     def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
-        """The voxels of these clouds."""
+        """These clouds as one sparse tensor."""
         return take_samples((self._batch(mini_batch).inputs,), samples)
 
     def targets(self, mini_batch: int, samples: range) -> Tensor:
-        """Their labels."""
+        """The labels of these clouds, int64 [clouds]."""
         return self._batch(mini_batch).labels[samples.start : samples.stop]
 
     def count(self, mini_batch: int) -> int:
-        """How many clouds."""
+        """The number of clouds."""
         return len(self.voxels(mini_batch))
 
     def close(self) -> None:
-        """End what makes them."""
+        """End the threads that make mini-batches."""
         self._made.close()
 
 
 @dataclass(frozen=True)
 class BatchesFrom:
-    """Mini-batches from number `first` on, counted from 0."""
+    """The same mini-batches, where number 0 is the mini-batch `first` of `batches`."""
 
     batches: CloudBatches
     first: int
 
     def voxels(self, mini_batch: int) -> Sequence[int]:
-        """Of each cloud."""
+        """The number of voxels of each cloud."""
         return self.batches.voxels(self.first + mini_batch)
 
     def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
-        """The voxels of these clouds."""
+        """These clouds as one sparse tensor."""
         return self.batches.inputs(self.first + mini_batch, samples)
 
     def targets(self, mini_batch: int, samples: range) -> Tensor:
-        """Their labels."""
+        """The labels of these clouds, int64 [clouds]."""
         return self.batches.targets(self.first + mini_batch, samples)
 
     def count(self, mini_batch: int) -> int:
-        """How many clouds."""
+        """The number of clouds."""
         return self.batches.count(self.first + mini_batch)

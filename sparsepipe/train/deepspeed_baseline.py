@@ -1,8 +1,8 @@
-"""A baseline: DeepSpeed's PipelineModule around the dense twin, on the sparse pipeline's clouds.
+"""A baseline: DeepSpeed's PipelineModule trains the network's dense twin on the same clouds.
 
-It sends tensors of one shape, so every cloud becomes a volume that holds the whole unit cube,
-occupied or not. Micro-batches, loss, optimizer and learning rate are those of a flushing pipeline;
-DeepSpeed cuts the layers by their parameters, as it does unless told otherwise.
+DeepSpeed sends tensors of one shape, so every cloud becomes a volume of the whole unit cube,
+occupied or not. Micro-batches, loss, optimizer and learning rate are those of a flushing pipeline.
+DeepSpeed cuts the layers by their parameters, which is its default.
 """
 
 import contextlib
@@ -21,23 +21,22 @@ from sparsepipe.options import Options
 from sparsepipe.pipeline.network import Network, StageModule
 from sparsepipe.train.one_process import make_optimizer
 from sparsepipe.train.stages import MICRO_BATCHES
+from sparsepipe.train.summary import summarize_one_rank
 from sparsepipe.train.workload import Workload
-from systems import schema
 from systems.deepspeed import check_installed, import_deepspeed
-from systems.measure import spread
 from systems.network.distributed import World
 from systems.runs.record import Step
 from systems.schema import InputError
 
 HALVINGS = 5
-"""Poolings of MinkVGG16-BN."""
+"""How often MinkVGG16-BN halves a volume: the number of its poolings."""
 
 
 def check_deepspeed(options: Options) -> None:
     """Refuse what the baseline cannot train.
 
     Raises:
-        InputError: mini-batches that do not divide, or no DeepSpeed.
+        InputError: DeepSpeed is not installed, or mini-batches cannot be divided evenly.
     """
     check_installed("--sparsepipe.scheme deepspeed")
     if options.batch_size % micro_batches(options):
@@ -48,21 +47,21 @@ def check_deepspeed(options: Options) -> None:
 
 
 def micro_batches(options: Options) -> int:
-    """Of a mini-batch."""
+    """The number of micro-batches in a mini-batch."""
     return options.micro_batches or MICRO_BATCHES
 
 
 def cells_per_side(voxel_size: float) -> int:
-    """Cells along each side of a volume that holds the unit cube and can be halved."""
+    """The cells along each side of a volume that holds the unit cube and can be halved."""
     block = 2**HALVINGS
     return block * ceil(1 / voxel_size / block)
 
 
 def volumes(sparse: SparseTensor, cells: int) -> Tensor:
-    """The samples as float [B, C, cells, cells, cells], zero where there is no voxel.
+    """The samples of a sparse tensor as volumes [B, C, cells, cells, cells], zero outside voxels.
 
     Raises:
-        InputError: a voxel outside of the volume.
+        InputError: a voxel lies outside of the volume.
     """
     coordinates = sparse.coordinates.long()
     if len(sparse) and not 0 <= coordinates[:, 1:].min() <= coordinates[:, 1:].max() < cells:
@@ -77,23 +76,23 @@ def volumes(sparse: SparseTensor, cells: int) -> Tensor:
 
 
 class OneValue(nn.Module):
-    """A layer of the network that takes and returns a tensor, instead of a tuple of one."""
+    """A stage of one layer that takes and returns a tensor instead of a tuple of one."""
 
     def __init__(self, layer: StageModule) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, value: Tensor) -> Tensor:
-        """Run it."""
+        """Run the layer."""
         (output,) = self.layer(value)
-        assert isinstance(output, Tensor)  # of a dense twin all values are
+        assert isinstance(output, Tensor)  # all values of a dense twin are plain
         return output.contiguous()  # DeepSpeed sends nothing else
 
 
 def train_with_deepspeed(options: Options, world: World, workload: Workload) -> Iterator[Step]:
-    """Train the dense twin; yields every mini-batch.
+    """Train the dense twin; yields a step for every mini-batch.
 
-    Metrics of a step: `step_s`, `samples`, `voxels` of the clouds, and `loss_sum`.
+    The metrics of a step are `step_s`, `samples`, `voxels` (of the clouds) and `loss_sum`.
     """
     deepspeed = import_deepspeed(world.device)
     deepspeed.init_distributed(dist_backend=world.backend, verbose=False)
@@ -111,7 +110,7 @@ def train_with_deepspeed(options: Options, world: World, workload: Workload) -> 
     parts = micro_batches(options)
     engine, *_ = deepspeed.initialize(
         model=module,
-        make_optimizer=make_optimizer(options, [p for p in module.parameters() if p.requires_grad]),
+        optimizer=make_optimizer(options, [p for p in module.parameters() if p.requires_grad]),
         config={
             "train_batch_size": options.batch_size,
             "train_micro_batch_size_per_gpu": options.batch_size // parts,
@@ -134,17 +133,11 @@ def train_with_deepspeed(options: Options, world: World, workload: Workload) -> 
 
 
 def summarize_deepspeed(options: Options, steps: list[Step]) -> dict[str, Any]:
-    """The result of a run from rank 0's steps, of which the first one is not counted in times."""
-    counted = steps[min(1, len(steps) - 1) :]
-    seconds = [step.metrics["step_s"] for step in counted]
-    cells = cells_per_side(options.voxel_size)
+    """The result of a run from the steps of rank 0; the first step is not counted in times."""
     return {
         "scheme": "deepspeed",
         "model": f"{options.model}, dense twin",
         "micro_batches": micro_batches(options),
-        "step_s": schema.dump(spread(seconds)),
-        "samples_per_s": sum(step.metrics["samples"] for step in counted) / sum(seconds),
-        "voxels_per_step": sum(step.metrics["voxels"] for step in counted) / len(counted),
-        "cells_per_step": options.batch_size * cells**3,
-        "loss": [step.metrics["loss_sum"] / step.metrics["samples"] for step in steps],
+        "cells_per_step": options.batch_size * cells_per_side(options.voxel_size) ** 3,
+        **summarize_one_rank(steps, warm_up=1),
     }

@@ -1,12 +1,13 @@
-"""A pipeline's stand-ins for an emulated cluster: stages that wait as a profile says.
+"""A pipeline on an emulated cluster: stages that wait for as long as a profile says.
 
-The schedule, transfers, all-reduces and the runtime around them are those of a real run; values are
-plain tensors of zeros, of the sizes that would cross. See systems.profiles.emulated for what a
-layer does.
+The schedule, the transfers, the all-reduces and the runtime around them are those of a real run.
+Values are plain tensors of zeros of the sizes that would cross. `systems.profiles.emulated`
+explains what a layer does.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from statistics import mean
 from typing import Any
 
 import torch
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from sparsepipe.pipeline.run import run_pipeline
 from sparsepipe.pipeline.values import Value, features_of
 from sparsepipe.schedule.lists import ALL_REDUCE_PARTS
-from sparsepipe.train import infer
+from sparsepipe.train.infer import summarize_inference
 from sparsepipe.train.planned import ProfiledPlan
-from sparsepipe.train.summary import step_times, utilisation
+from sparsepipe.train.summary import steady_state
 from systems import schema
 from systems.measure import spread
 from systems.network.distributed import World
@@ -35,14 +36,14 @@ from systems.runs.trace import Tracer
 
 
 class EmulatedStage(nn.Module):
-    """[b, in] to [b, out], scaled: what crosses a cut is one tensor."""
+    """A stage that waits, and turns a tensor [b, in] into a tuple of one tensor [b, out]."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
         self.layers = layers
 
     def forward(self, value: Tensor) -> tuple[Tensor]:
-        """Wait for all layers."""
+        """Wait for as long as all layers take."""
         return (self.layers(value),)
 
 
@@ -52,15 +53,17 @@ def emulated_stages(
     cut_bytes: Sequence[float],
     emulation: Emulation,
 ) -> list[nn.Module]:
-    """All stages on one device, which runs one at a time.
+    """Stand-ins for all stages on one device, which runs one of them at a time.
 
-    Layers with few parameters join the one before them: thousands of short waits would cost more
-    than they stand for. Between the layers of a stage nothing is sent, so nothing has a size.
+    Layers with few parameters are joined to the one before them: thousands of short waits would
+    cost more than they stand for. Nothing is sent between the layers of a stage, so only its output
+    has a size.
 
     Args:
-        profile: of this rank's device, at the mini-batch's size.
-        bounds: (first, end) of every stage.
-        cut_bytes: [layers + 1], what crosses a cut before each layer, for the mini-batch.
+        profile: the profile of this rank's device, at the size of the mini-batch.
+        bounds: (first, end) of each stage: it has the layers first, ..., end - 1.
+        cut_bytes: [layers + 1] what crosses a cut before each layer, for the mini-batch.
+        emulation: how times and sizes are scaled.
     """
     device, stages = EmulatedDevice(), list[nn.Module]()
     for first, end in bounds:
@@ -80,21 +83,21 @@ def emulated_stages(
 
 
 class EmulatedBatches:
-    """Mini-batches of samples that are a single zero each, all of one size."""
+    """Mini-batches of `batch_size` samples, each a single zero and counted as one voxel."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
 
     def voxels(self, mini_batch: int) -> list[int]:
-        """One for each sample."""
+        """The voxels of each sample: one."""
         return [1] * self._batch_size
 
     def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
-        """[b, 1]."""
+        """Zeros [b, 1]."""
         return (torch.zeros(len(samples), 1),)
 
     def targets(self, mini_batch: int, samples: range) -> Tensor:
-        """[b]."""
+        """Zeros [b]."""
         return torch.zeros(len(samples))
 
     def count(self, mini_batch: int) -> int:
@@ -103,16 +106,19 @@ class EmulatedBatches:
 
 
 def emulated_loss(output: Value, targets: Tensor) -> Tensor:
-    """Something whose backward pass takes no time."""
+    """A loss whose backward pass takes no time."""
     return features_of(output)[:, 0].sum()
 
 
 def emulate_pipeline(
     planned: ProfiledPlan, steady: int, world: World, emulation: Emulation, tracer: Tracer
 ) -> Iterator[Step]:
-    """This rank's part of a plan, with so many mini-batches in the steady state."""
+    """Emulate this rank's part of a plan; yields a step for every mini-batch.
+
+    `steady` is the number of mini-batches in the steady state.
+    """
     modules = emulated_stages(
-        planned.of_rank[world.rank], planned.bounds, planned.cut_bytes, emulation
+        planned.profile_of_rank[world.rank], planned.bounds, planned.cut_bytes, emulation
     )
     yield from run_pipeline(
         planned.schedule(steady),
@@ -129,36 +135,33 @@ def emulate_pipeline(
 def summarize_emulation(
     planned: ProfiledPlan, steady: int, everyone: list[list[Step]], emulation: Emulation
 ) -> dict[str, Any]:
-    """The steady state of all ranks' steps, undilated, beside what the planner predicted.
+    """The result of a run from the steps of all ranks, beside what the planner predicted.
 
-    `step_s` is the spread of single steps, `mean_step_s` their mean, which throughput is counted
-    by: asynchronous mini-batches may end in pairs. By rank: `compute_s` in a step,
-    `predicted_compute_s` (0 of an idle rank), `utilisation`.
+    Times are those of the emulated cluster. `step_s` is the spread of single steps, `mean_step_s`
+    their mean, from which the throughput is computed: asynchronous mini-batches may end in pairs.
+    For each rank there are `compute_s` in a step, `predicted_compute_s` and `utilisation`, 0 where
+    it is idle.
     """
     if planned.mode == "infer":
-        found = infer.summarize_inference(planned.schedule(steady), everyone, emulation.dilate)
-        return {**describe_plan(planned), **found}
-    schedule, edge = planned.schedule(steady), planned.warm_up
-    seconds = [s / emulation.dilate for s in step_times(schedule, everyone, edge)]
-    mean_s = sum(seconds) / len(seconds)
-    window = range(edge, schedule.mini_batches - edge)
+        measured = summarize_inference(planned.schedule(steady), everyone, emulation.dilate)
+        return {**describe_plan(planned), **measured}
+    times = steady_state(planned.schedule(steady), everyone, planned.warm_up, emulation.dilate)
+    computed_s = (
+        [steps[m].metrics["compute_s"] / emulation.dilate for m in times.window] if steps else [0.0]
+        for steps in everyone
+    )
     return {
         **describe_plan(planned),
-        "step_s": schema.dump(spread(seconds)),
-        "mean_step_s": mean_s,
-        "samples_per_s": planned.plan.batch_size / mean_s,
-        "utilisation": utilisation(everyone, window),
-        "compute_s": [
-            sum(steps[m].metrics["compute_s"] for m in window) / len(window) / emulation.dilate
-            if steps
-            else 0.0
-            for steps in everyone
-        ],
+        "step_s": schema.dump(spread(times.step_s)),
+        "mean_step_s": times.mean_step_s,
+        "samples_per_s": times.samples_per_s,
+        "utilisation": times.utilisation,
+        "compute_s": [mean(seconds) for seconds in computed_s],
     }
 
 
 def describe_plan(planned: ProfiledPlan) -> dict[str, Any]:
-    """What a plan is, and what training with it was predicted to take."""
+    """The part of a result that a plan alone decides: what it is, and its predictions."""
     plan, prediction = planned.plan, planned.plan.prediction
     computing = {device.rank: device.compute_s for device in prediction.devices}
     common = {"planner": plan.planner, "model": plan.model, "samples_per_step": plan.batch_size}

@@ -1,6 +1,6 @@
-"""Inference in a pipeline: the stages and mini-batches of training, forward only.
+"""Inference in a pipeline: the stages and mini-batches of training, with forward passes only.
 
-Weights are those that training would begin with; throughput and latency do not depend on them.
+The weights are those that training would begin with; throughput and latency do not depend on them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,9 +10,9 @@ from sparsepipe.pipeline.network import Network
 from sparsepipe.pipeline.run import run_pipeline
 from sparsepipe.planner.stages import PlannedStage
 from sparsepipe.schedule.lists import Schedule, build_schedule
-from sparsepipe.train import summary
 from sparsepipe.train.batches import CloudBatches
 from sparsepipe.train.pipelined import loss_sum
+from sparsepipe.train.summary import steady_state
 from sparsepipe.train.workload import Workload
 from systems import schema
 from systems.measure import spread
@@ -22,21 +22,21 @@ from systems.runs.trace import Tracer
 
 
 def inference_schedule(stages: Sequence[PlannedStage], steady: int) -> Schedule:
-    """The lists of all ranks: `steady` mini-batches between those that fill and drain."""
-    ranks = tuple(tuple(replica.rank for replica in stage.replicas) for stage in stages)
+    """The lists of all ranks, with `steady` mini-batches between those that fill and drain."""
+    ranks = tuple(stage.ranks for stage in stages)
     return build_schedule("forward", ranks, mini_batches=steady + 2 * len(stages))
 
 
 def infer_in_pipeline(
     stages: Sequence[PlannedStage], world: World, workload: Workload, tracer: Tracer
 ) -> Iterator[Step]:
-    """This rank's part; yields every mini-batch."""
+    """Do this rank's part; yields a step for every mini-batch."""
     network = Network(workload.network().to(world.device))
     batches = CloudBatches(workload, world.device)
     yield from run_pipeline(
         inference_schedule(stages, workload.options.steps),
         [network.stage(stage.first, stage.end) for stage in stages],
-        [[replica.share for replica in stage.replicas] for stage in stages],
+        [stage.shares for stage in stages],
         world,
         batches=batches,
         loss_sum=loss_sum,
@@ -48,16 +48,16 @@ def infer_in_pipeline(
 def summarize_inference(
     schedule: Schedule, everyone: list[list[Step]], dilate: float = 1
 ) -> dict[str, Any]:
-    """Throughput and latency of the steady state, with durations divided by `dilate`."""
-    edge = len(schedule.stages)
-    found = summary.summarize_steady_state(schedule, everyone, warm_up=edge)
-    seconds = [s / dilate for s in summary.step_times(schedule, everyone, edge)]
-    window = range(edge, schedule.mini_batches - edge)
+    """The result of a run from the steps of all ranks: throughput and latency in the steady state.
+
+    An emulation stretches time by `dilate`; all durations are divided by it.
+    """
+    steady = steady_state(schedule, everyone, warm_up=len(schedule.stages), dilate=dilate)
     return {
         "scheme": schedule.kind,
-        "step_s": schema.dump(spread(seconds)),
-        "mean_step_s": found["step_s"] / dilate,
-        "samples_per_s": found["samples_per_s"] * dilate,
-        "latency_s": found["latency_s"] / dilate,
-        "utilisation": summary.utilisation(everyone, window),
+        "step_s": schema.dump(spread(steady.step_s)),
+        "mean_step_s": steady.mean_step_s,
+        "samples_per_s": steady.samples_per_s,
+        "latency_s": steady.latency_s,
+        "utilisation": steady.utilisation,
     }

@@ -1,4 +1,4 @@
-"""Training in one process: the network learns to classify clouds; pipelines are held against it."""
+"""Training in one process: the network learns to classify clouds. Pipelines are held against it."""
 
 import hashlib
 import itertools
@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from sparsepipe.options import Options
+from sparsepipe.train.summary import summarize_one_rank
 from sparsepipe.train.workload import Workload, accuracy
-from systems import schema
-from systems.measure import spread
 from systems.network.distributed import World
 from systems.runs.checkpoint import Checkpoints
 from systems.runs.record import Step
@@ -21,9 +20,9 @@ from systems.runs.state import State
 from systems.runs.trace import Tracer
 
 RISE = 20
-"""Steps over which the learning rate rises; afterwards it falls along a cosine."""
+"""The steps over which the learning rate rises, before it falls along a cosine."""
 WARM_UP = 2
-"""Steps that are not counted in times: buffers grow to their size."""
+"""The first steps are not counted in times, since buffers still grow to their size."""
 
 
 def train_in_one_process(
@@ -33,11 +32,10 @@ def train_in_one_process(
     tracer: Tracer,
     checkpoints: Checkpoints | None = None,
 ) -> Iterator[Step]:
-    """Train; yields every step, then a last one with the run's totals.
+    """Train; yields a step for every mini-batch, then a last one with the totals of the run.
 
-    Metrics of a step: `step_s`, `samples`, `voxels`, `loss_sum` over its samples. The last one:
-    `train_s` and `test_s`, `test_accuracy`, `bad_files`, and `digest`, the first 48 bits of the
-    parameters' SHA-256; `resumed_step`, which is not 0 in a run that went on from a checkpoint.
+    The metrics of a step are `step_s`, `samples`, `voxels`, and `loss_sum` over its samples. The
+    last step is explained at `last_step`.
     """
     if world.device.type == "cpu":  # one core is left to the threads that make mini-batches
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))
@@ -77,8 +75,15 @@ def train_in_one_process(
 def last_step(
     network: nn.Module, workload: Workload, world: World, began: float, first: int
 ) -> Step:
-    """Test what was trained since `began`, on the clock of time.perf_counter, and from step `first`
-    on: the run's totals."""
+    """Test the trained network; the step that this returns has the totals of the run.
+
+    Its metrics are `train_s`, `test_s`, `test_accuracy`, `bad_files`, `digest` (see
+    `weights_digest`), and `resumed_step`, which is not 0 in a run that continued a checkpoint.
+
+    Args:
+        began: when training began, on the clock of time.perf_counter.
+        first: the first step that was trained.
+    """
     trained = time.perf_counter()
     tested = accuracy(network, workload, world.device, workload.options.test_clouds)
     totals = {
@@ -95,7 +100,7 @@ def last_step(
 def make_optimizer(
     options: Options, parameters: Iterable[nn.Parameter], first: int = 0
 ) -> torch.optim.Optimizer:
-    """SGD as the options say; its steps take the learning rates of the run's, from `first` on."""
+    """SGD as the options say; its steps use the learning rates of the steps from `first` on."""
     made = torch.optim.SGD(
         parameters,
         lr=options.learning_rate,
@@ -114,12 +119,12 @@ def make_optimizer(
 
 
 def learning_rate_share(index: int, steps: int) -> float:
-    """The learning rate of a step as a share of the highest."""
+    """The learning rate of step `index`, as a part of the highest one."""
     return min(1.0, (index + 1) / RISE) * 0.5 * (1 + math.cos(math.pi * index / steps))
 
 
 def weights_digest(network: nn.Module) -> int:
-    """The first 48 bits of the parameters' and buffers' SHA-256: equal for equal networks."""
+    """The first 48 bits of the SHA-256 of parameters and buffers: equal for equal networks."""
     sha = hashlib.sha256()
     for tensor in network.state_dict().values():
         sha.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -129,15 +134,5 @@ def weights_digest(network: nn.Module) -> int:
 def summarize_one_process(options: Options, steps: Sequence[Step]) -> dict[str, Any]:
     """The result of a run from its steps: times, losses, accuracy."""
     *trained, totals = steps
-    counted = trained[min(WARM_UP, len(trained) - 1) :]
-    step_s = spread([step.metrics["step_s"] for step in counted])
-    lasted_s = sum(step.metrics["step_s"] for step in counted)
-    return {
-        "scheme": "single",
-        "model": options.model,
-        "step_s": schema.dump(step_s),
-        "samples_per_s": sum(step.metrics["samples"] for step in counted) / lasted_s,
-        "voxels_per_step": sum(step.metrics["voxels"] for step in counted) / len(counted),
-        "loss": [step.metrics["loss_sum"] / step.metrics["samples"] for step in trained],
-        **totals.metrics,
-    }
+    summary = summarize_one_rank(trained, WARM_UP)
+    return {"scheme": "single", "model": options.model, **summary, **totals.metrics}

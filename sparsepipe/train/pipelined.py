@@ -1,10 +1,9 @@
-"""Training in a pipeline: `sparsepipe.train.one_process`'s network and data, a stage or several on
-every rank.
+"""Training in a pipeline: the network and data of `one_process`, with stages on several ranks.
 
-Batch normalisation takes the statistics of what a replica has of a micro-batch (`part`, see
+Batch normalisation takes the statistics of a replica's part of a micro-batch (`part`, see
 `sparsepipe.pipeline.run`). Every rank makes the mini-batches, which are the same on all of them:
-the first stage reads the clouds, the last the labels, and all of them how many voxels each cloud
-has.
+the first stage reads the clouds, the last stage the labels, and all stages the number of voxels of
+each cloud.
 """
 
 import itertools
@@ -24,7 +23,7 @@ from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
 from sparsepipe.train.batches import BatchesFrom, CloudBatches
 from sparsepipe.train.one_process import last_step, make_optimizer
 from sparsepipe.train.stages import schedule_of
-from sparsepipe.train.summary import fill_mini_batches, step_times, utilisation
+from sparsepipe.train.summary import fill_mini_batches, steady_state
 from sparsepipe.train.workload import Workload
 from systems import schema
 from systems.measure import spread
@@ -37,17 +36,17 @@ from systems.runs.trace import Tracer
 
 def train_in_pipeline(
     stages: Sequence[PlannedStage],
-    kind: ScheduleChoice,
+    choice: ScheduleChoice,
     world: World,
     workload: Workload,
     tracer: Tracer,
     checkpoints: Checkpoints | None = None,
 ) -> Iterator[Step]:
-    """Train; yields every mini-batch, on rank 0 then a last step with
-    `sparsepipe.train.one_process.train_in_one_process`'s totals, of the whole network.
+    """Train; yields a step for every mini-batch, then on rank 0 the `last_step` of the network.
 
-    The pipeline runs empty wherever a checkpoint is made, in a run that nothing interrupts too: an
-    asynchronous one then has no older weights to save, and goes on as it would have.
+    The pipeline runs empty wherever a checkpoint is made, also in a run that nothing interrupts.
+    So an asynchronous one has no older weight versions to save, and a resumed run goes on exactly
+    as one without interruption.
     """
     options, checkpoints = workload.options, checkpoints or Checkpoints.off(world)
     first, first_batch = checkpoints.first_step, checkpoints.first_batch(options.batch_size)
@@ -55,11 +54,8 @@ def train_in_pipeline(
     model = workload.network().to(world.device)
     network = Network(model)
     modules = [network.stage(stage.first, stage.end) for stage in stages]
-    shares = [[replica.share for replica in stage.replicas] for stage in stages]
     mine = [
-        module
-        for stage, module in zip(stages, modules, strict=True)
-        if world.rank in (replica.rank for replica in stage.replicas)
+        module for stage, module in zip(stages, modules, strict=True) if world.rank in stage.ranks
     ]
     state = State(model, world.rank)
     optimizers = _optimizers(options, mine, first, state)
@@ -69,13 +65,13 @@ def train_in_pipeline(
     began = time.perf_counter()
     for begin, end in segments:
         steps = run_pipeline(
-            schedule_of(stages, kind, end - begin),
+            schedule_of(stages, choice, end - begin),
             modules,
-            shares,
+            [stage.shares for stage in stages],
             world,
             batches=BatchesFrom(batches, begin - first),
             loss_sum=loss_sum,
-            make_optimizer=lambda parameters: optimizers[id(next(iter(parameters)))],
+            optimizer=lambda parameters: optimizers[id(next(iter(parameters)))],
             tracer=tracer,
         )
         for step in steps:
@@ -83,7 +79,7 @@ def train_in_pipeline(
         seen = (first_batch + end - first) * options.batch_size
         checkpoints.save(end, options.steps, state, seen)
     batches.close()
-    collect_weights(schedule_of(stages, kind, 1), modules, world)
+    collect_weights(schedule_of(stages, choice, 1), modules, world)
     if world.rank == 0:
         yield last_step(model, workload, world, began, first)
 
@@ -91,7 +87,10 @@ def train_in_pipeline(
 def _optimizers(
     options: Options, modules: Sequence[nn.Module], first_step: int, state: State
 ) -> dict[int, torch.optim.Optimizer]:
-    """One for each module with parameters, by the id of the first of them; all go into `state`."""
+    """An optimizer for each module that has parameters, by the id of the first of them.
+
+    All modules and optimizers are added to `state`, so that checkpoints contain them.
+    """
     made: dict[int, torch.optim.Optimizer] = {}
     for module in modules:
         own, parameters = None, list(module.parameters())
@@ -109,35 +108,32 @@ def loss_sum(output: Value, labels: Tensor) -> Tensor:
 def summarize_pipeline(
     options: Options,
     stages: Sequence[PlannedStage],
-    kind: ScheduleChoice,
+    choice: ScheduleChoice,
     everyone: list[list[Step]],
 ) -> dict[str, Any]:
-    """The result of a run from all ranks' steps: times, losses, how busy ranks were, accuracy.
+    """The result of a run from the steps of all ranks: times, losses, utilisation, accuracy.
 
-    Of a run that went on from a checkpoint, times are of the steps since then.
+    If the run continued a checkpoint, times are those of the steps since then.
     """
     *trained, totals = everyone[0]
     first = int(totals.metrics["resumed_step"])
     timed = [[s for s in steps if s.index >= first] for steps in (trained, *everyone[1:])]
-    schedule = schedule_of(stages, kind, options.steps - first)
-    edge = min(fill_mini_batches(schedule), (schedule.mini_batches - 1) // 2)
-    window = range(edge, schedule.mini_batches - edge)
-    seconds = step_times(schedule, timed, edge)
+    schedule = schedule_of(stages, choice, options.steps - first)
+    warm_up = min(fill_mini_batches(schedule), (schedule.mini_batches - 1) // 2)
+    steady = steady_state(schedule, timed, warm_up)
+    first_stage = [step for rank in stages[0].ranks for step in timed[rank]]
     loss_sums: defaultdict[int, float] = defaultdict(float)
     for step in itertools.chain(trained, *everyone[1:]):
         loss_sums[step.index] += step.metrics.get("loss_sum", 0.0)
     return {
-        "scheme": kind.name,
+        "scheme": choice.name,
         "model": options.model,
         "stages": [schema.dump(stage) for stage in stages],
-        "micro_batches": kind.micro_batches,
-        "step_s": schema.dump(spread(seconds)),
-        "samples_per_s": sum(timed[0][m].metrics["samples"] for m in window) / sum(seconds),
-        "voxels_per_step": sum(
-            step.metrics["voxels"] for replica in stages[0].replicas for step in timed[replica.rank]
-        )
-        / schedule.mini_batches,
-        "utilisation": utilisation(timed, window),
+        "micro_batches": choice.micro_batches,
+        "step_s": schema.dump(spread(steady.step_s)),
+        "samples_per_s": steady.samples_per_s,
+        "voxels_per_step": sum(s.metrics["voxels"] for s in first_stage) / schedule.mini_batches,
+        "utilisation": steady.utilisation,
         "loss": [loss_sums[step.index] / step.metrics["samples"] for step in trained],
         **totals.metrics,
     }

@@ -1,4 +1,4 @@
-"""A plan that is read from a file, held against what the job says that it is run with.
+"""Reads a plan from a file, and refuses one that does not fit the job that it is to run with.
 
 plan = load_plan(options)                                   # --sparsepipe.plan
 check_planned_for(plan, "titan-8", cluster.load("titan-8"), options)
@@ -20,15 +20,17 @@ from systems.schema import InputError
 
 
 def load_checked_plan(options: Options) -> Plan:
-    """The plan in the file that the options name, which must say what they say.
+    """Load the plan in the file that the options name.
 
     Raises:
-        InputError: no such file, not a plan, or an option that says something else.
+        InputError: there is no such file, it holds no plan or an impossible one, or an option says
+            something else than the plan.
     """
-    assert options.plan is not None  # the caller has looked
+    assert options.plan is not None  # callers ask for a plan only if the options name one
     plan = planner.load_plan(Path(options.plan))
-    given, of_plan = _given(options), _planned(plan)
-    for name, ours in given.items():
+    _check_stages(plan, options.plan)
+    of_plan = _said_by_plan(plan)
+    for name, ours in _said_by_options(options).items():
         theirs = of_plan[name]
         if ours != theirs:
             flag = f"--sparsepipe.{name.replace('_', '-')}"
@@ -39,9 +41,30 @@ def load_checked_plan(options: Options) -> Plan:
     return plan
 
 
-def _given(options: Options) -> dict[str, object]:
-    """What options say that a plan says too; those that are left open are not there."""
-    given = {
+def _check_stages(plan: Plan, file: str) -> None:
+    """Refuse stages that are not a division of layers and samples, as in a file edited by hand."""
+    end = 0
+    if not plan.stages:
+        raise InputError(f"--sparsepipe.plan {file}: has no stages; plan again")
+    for number, stage in enumerate(plan.stages):
+        where = f"--sparsepipe.plan {file}: stage {number}"
+        if not end == stage.first < stage.end:
+            raise InputError(
+                f"{where} has the layers from {stage.first} to before {stage.end}: give it one or "
+                f"more, from {end} on"
+            )
+        if len(set(stage.ranks)) < max(1, len(stage.ranks)):
+            raise InputError(f"{where} is on the ranks {list(stage.ranks)}: give each rank once")
+        if min(stage.shares) <= 0 or abs(sum(stage.shares) - 1) > 1e-6:
+            raise InputError(
+                f"{where} has the shares {list(stage.shares)}: give positive ones whose sum is 1"
+            )
+        end = stage.end
+
+
+def _said_by_options(options: Options) -> dict[str, object]:
+    """What the options say that a plan says too; options that are left open are not there."""
+    values = {
         "model": options.model,
         "batch_size": options.batch_size,
         "schedule": options.schedule,
@@ -53,11 +76,11 @@ def _given(options: Options) -> dict[str, object]:
         "bandwidth_bits_per_s": options.bandwidth_bits_per_s,
         "planner": None if options.planner == PLANNERS[0] else options.planner,
     }
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _planned(plan: Plan) -> dict[str, object]:
-    """The same of a plan. None: links of several rates."""
+def _said_by_plan(plan: Plan) -> dict[str, object]:
+    """What a plan says that options may say too; the rate is None where links have several."""
     links = [link for node in plan.cluster.nodes for link in (node.link, node.device_link)]
     rates = {link.bandwidth_bits_per_s for link in links if link is not None}
     return {
@@ -73,12 +96,14 @@ def _planned(plan: Plan) -> dict[str, object]:
 
 
 def _remedies(flag: str, theirs: object) -> str:
+    """How to make an option agree with a plan."""
     if theirs is None or theirs == () or flag.endswith("planner"):
         return f"leave {flag} out"
     return f"give {flag} {_shown(theirs)}"
 
 
 def _shown(value: object) -> str:
+    """A value as one writes it on the command line."""
     if value is None:
         return "several"
     if isinstance(value, tuple):
@@ -89,13 +114,13 @@ def _shown(value: object) -> str:
 
 
 def check_planned_for(plan: Plan, name: str, cluster: Cluster, options: Options) -> None:
-    """Refuse a plan for other devices or links than those of the job's cluster.
+    """Refuse a plan that was made for other devices or links than those of the job's cluster.
 
     Args:
         name: what the user calls the cluster.
 
     Raises:
-        InputError: saying what differs.
+        InputError: they differ; the message says in what.
     """
     target = target_cluster(cluster, options.devices, options.bandwidth_bits_per_s)
     ours, theirs = (

@@ -1,4 +1,4 @@
-"""A pipeline before it runs: its plan, what each stage costs, its schedule, and that one played.
+"""A pipeline before it runs: its plan, what its stages cost, its schedule, and a simulation.
 
 planned = plan_pipeline(options, cluster.load("titan-8"))
 planned.plan.prediction.step_s, planned.played.step_s
@@ -26,88 +26,84 @@ from systems.schema import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class ProfiledPlan:
-    """A plan, and the profiles that it was made from."""
+    """A plan with the profiles that it was made from, and all that follows from the two."""
 
     plan: Plan
     profiles: Mapping[str, ModelProfile]
-    """By kind of device, at the plan's batch size."""
+    """The profile of each kind of device, at the batch size of the plan."""
     mode: Literal["train", "infer"] = "train"
 
     @property
     def stages(self) -> StageRanks:
-        """The ranks of every stage."""
-        return tuple(tuple(r.rank for r in stage.replicas) for stage in self.plan.stages)
+        """The ranks that hold each stage."""
+        return tuple(stage.ranks for stage in self.plan.stages)
 
     @property
     def shares(self) -> tuple[tuple[float, ...], ...]:
-        """Of each stage's replicas."""
-        return tuple(tuple(r.share for r in stage.replicas) for stage in self.plan.stages)
+        """The shares of the replicas of each stage."""
+        return tuple(stage.shares for stage in self.plan.stages)
 
     @property
     def bounds(self) -> list[tuple[int, int]]:
-        """(first, end) layer of every stage."""
+        """(first, end) of each stage: it has the layers first, ..., end - 1."""
         return [(stage.first, stage.end) for stage in self.plan.stages]
 
     @cached_property
     def planner_costs(self) -> Costs:
-        """What the plan was made from."""
+        """The arrays that the plan was made from."""
         used = {kind: self.profiles[kind] for kind in self.plan.profiles}
         return costs_of(used, self.plan.cluster)
 
     @cached_property
-    def of_rank(self) -> dict[int, ModelProfile]:
-        """The profile of every rank's device, those without a stage too."""
+    def profile_of_rank(self) -> dict[int, ModelProfile]:
+        """The profile of the device of every rank, also of ranks without a stage."""
         return profiles_of_ranks(self.planner_costs, self.profiles)
 
     @cached_property
     def links(self) -> tuple[Link, ...]:
-        """The link of every rank, as the planner takes it."""
+        """The link that every rank is planned with, by rank."""
         groups = self.planner_costs.classes
         by_rank = {rank: group.link for group in groups for rank in group.ranks}
         return tuple(by_rank[rank] for rank in sorted(by_rank))
 
     @property
     def link(self) -> Link:
-        """What the simulator gives all ranks."""
+        """The link that the simulator gives all ranks: the slowest one."""
         return slowest_link(self.planner_costs)
 
     @cached_property
     def cut_bytes(self) -> tuple[float, ...]:
-        """[layers + 1]: what crosses a cut before each layer, for a mini-batch."""
+        """[layers + 1]: the bytes that cross a cut before each layer, for a mini-batch."""
         return tuple(self.planner_costs.cut_bytes.tolist())
 
     @cached_property
     def costs(self) -> list[StageCost]:
-        """Of every stage and micro-batch."""
+        """What a micro-batch costs at each stage."""
         micro_batches = self.plan.schedule.micro_batches
         return stage_costs(
-            *(self.of_rank, self.bounds, self.stages, self.shares, self.cut_bytes, micro_batches)
+            self.profile_of_rank,
+            self.bounds,
+            self.stages,
+            self.shares,
+            self.cut_bytes,
+            micro_batches,
         )
 
     @property
     def order(self) -> Order | None:
-        """Of an asynchronous schedule; None for one that flushes."""
+        """The order of an asynchronous schedule; None for one that flushes."""
         return self.plan.schedule.order
 
     @property
     def warm_up(self) -> int:
-        """Mini-batches in which the pipeline fills, and as many in which it drains."""
+        """The number of mini-batches in which the pipeline fills; it drains in as many."""
         if self.mode == "infer":
             return len(self.stages)
         return 1 if self.order is None else max(self.order.in_flight)
 
     def schedule(self, steady: int) -> Schedule:
-        """The lists, with so many mini-batches between the first and the last `warm_up` ones."""
-        return self._built(2 * self.warm_up + steady)
-
-    @cached_property
-    def played(self) -> PlayedSchedule:
-        """The schedule, simulated."""
-        flushes = self.mode == "train" and self.plan.schedule.flushes
-        steady = 1 if flushes else PLAYED_STEPS
-        return play(self.schedule(steady), self.costs, self.link)
-
-    def _built(self, mini_batches: int) -> Schedule:
+        """The lists of all ranks, with `steady` mini-batches between filling and draining."""
+        mini_batches = 2 * self.warm_up + steady
         if self.mode == "infer":
             return build_schedule("forward", self.stages, mini_batches=mini_batches)
         costs, order = self.costs, self.order
@@ -124,12 +120,19 @@ class ProfiledPlan:
             ],
         )
 
+    @cached_property
+    def played(self) -> PlayedSchedule:
+        """A simulation of the schedule, with a few mini-batches in the steady state."""
+        flushes = self.mode == "train" and self.plan.schedule.flushes
+        steady = 1 if flushes else PLAYED_STEPS
+        return play(self.schedule(steady), self.costs, self.link)
+
 
 def plan_pipeline(options: Options, cluster: Cluster) -> ProfiledPlan:
-    """Plan what the options say, or read their plan.
+    """Plan what the options say for a cluster, or read the plan that they name.
 
     Raises:
-        InputError: whatever is wrong with them, or a baseline that has no answer.
+        InputError: something is wrong with the options, or a baseline has no answer.
     """
     if options.plan is not None:
         return with_profiles(load_checked_plan(options), options)
@@ -137,9 +140,9 @@ def plan_pipeline(options: Options, cluster: Cluster) -> ProfiledPlan:
     check_links(target)
     profiles = profiles_by_kind(options.profiles, options.batch_size)
     schedule, micro_batches = options.schedule, options.micro_batches
-    found: Plan | None
+    plan: Plan | None
     if options.planner == "planner":
-        found = planner.partition(
+        plan = planner.partition(
             profiles,
             target,
             schedule=schedule,
@@ -147,26 +150,26 @@ def plan_pipeline(options: Options, cluster: Cluster) -> ProfiledPlan:
             virtual_stages=options.virtual_stages,
         )
     else:
-        found = planner.baseline_plan(
+        plan = planner.baseline_plan(
             options.planner, profiles, target, schedule=schedule, micro_batches=micro_batches
         )
-    if found is None:
+    if plan is None:
         raise InputError(
             f"--sparsepipe.planner {options.planner}: has no answer for {target.name}; "
             "give another one"
         )
-    return ProfiledPlan(plan=found, profiles=profiles, mode=options.mode)
+    return ProfiledPlan(plan=plan, profiles=profiles, mode=options.mode)
 
 
 def with_profiles(plan: Plan, options: Options) -> ProfiledPlan:
-    """A plan with the profiles that the options name, which must be those that it was made from.
+    """A plan with the profiles that the options name.
 
     Raises:
-        InputError: they are not.
+        InputError: the plan was made from other profiles.
     """
     profiles = profiles_by_kind(options.profiles, plan.batch_size)
-    for kind, known in plan.profiles.items():
-        if kind not in profiles or profile_digest(profiles[kind]) != known:
+    for kind, digest in plan.profiles.items():
+        if kind not in profiles or profile_digest(profiles[kind]) != digest:
             raise InputError(
                 f"--sparsepipe.profiles {options.profiles}: the plan was made from another profile "
                 f"of {kind}; give that one, or plan again"
@@ -175,10 +178,12 @@ def with_profiles(plan: Plan, options: Options) -> ProfiledPlan:
 
 
 def profiles_by_kind(names: str, batch_size: int | None) -> dict[str, ModelProfile]:
-    """The profiles between commas by their devices, at a batch size; None: at their own.
+    """Load the profiles that `names` lists between commas, by the kind of device.
+
+    They are brought to a batch size; None leaves them at their own.
 
     Raises:
-        InputError: no such profile, or two of one device.
+        InputError: there is no such profile, or there are two of one kind.
     """
     profiles: dict[str, ModelProfile] = {}
     for name in names.split(","):

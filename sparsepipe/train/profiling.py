@@ -1,8 +1,8 @@
-"""What each layer of a network costs on this machine, on real mini-batches of point clouds.
+"""Measures what each layer of a network costs on this machine, on real mini-batches of clouds.
 
-A mini-batch passes through the network layer by layer, forward and back, and each is timed where it
-is: the first layer at a tensor stride makes the voxels and the kernel map that later ones share, as
-in training. So every pass starts from coordinates alone.
+A mini-batch passes through the network layer by layer, forward and back, and each layer is timed in
+its place: the first layer at a tensor stride makes the voxels and the kernel map that later ones
+share, as in training. So every pass starts from coordinates alone.
 """
 
 import statistics
@@ -28,14 +28,14 @@ from systems.profiles.profile import LayerProfile, ModelProfile
 from systems.schema import InputError
 
 COORDINATE_BYTES = 16
-"""A voxel's coordinates on the wire: int32, batch, x, y and z."""
+"""The bytes of a voxel's coordinates in a message: batch, x, y and z as int32."""
 
 
 def first_mini_batch(split: Split, batch_size: int, voxel_size: float) -> SparseTensor:
-    """The first clouds of `split`, whose longest side is about 1, as voxels.
+    """The first `batch_size` clouds of `split`, whose longest side is about 1, as voxels.
 
     Raises:
-        InputError: fewer clouds than that, or a voxel size that makes no sense.
+        InputError: there are fewer clouds, or the voxel size makes no sense.
     """
     if not 1 <= batch_size <= len(split):
         raise InputError(f"batch size {batch_size}: give 1 to {len(split)}, the clouds")
@@ -56,12 +56,13 @@ def profile_network(
     repetitions: int = 5,
     warm_up: int = 1,
 ) -> ModelProfile:
-    """Medians over passes of `inputs` through the network in its current mode, on their device.
+    """Profile a network in its current mode: medians over passes of `inputs`, on their device.
 
-    Layer i of the profile is layer i of the network. Backward is that of the parameters and of what
-    the layer read; the network's input needs none. `activation_bytes` are a layer's features and,
-    at tensor strides above 0, its voxels' coordinates, once for each value: where several values
-    cross a cut, coordinates that they share are counted more often than they are sent.
+    Layer i of the profile is layer i of the network. Its backward time is that of the gradients of
+    its parameters and of its inputs; the network's own input needs no gradient. `activation_bytes`
+    of a layer are its features and, at tensor strides above 0, the coordinates of its voxels. They
+    are counted for each value: where several values cross a cut, coordinates that they share are
+    counted more often than they are sent.
     """
     stages = network.stages(range(1, len(network.layers)))
     passes = [_pass(stages, _fresh(inputs)) for _ in range(warm_up + repetitions)][warm_up:]
@@ -92,24 +93,26 @@ def profile_network(
 
 @dataclass(kw_only=True)
 class _Cost:
+    """What one layer cost in one pass."""
+
     forward_s: float
     backward_s: float
     activation_bytes: int
 
 
 _Record = tuple[tuple[Value, ...], tuple[Value, ...]]
-"""What a stage of one layer took and returned."""
+"""The values that a stage of one layer took, and those that it returned."""
 
 
 def _fresh(inputs: SparseTensor) -> SparseTensor:
-    """The same voxels, of which nothing else is known yet."""
+    """The same voxels without any kernel maps that earlier passes have made."""
     return SparseTensor(
         features_of(inputs), inputs.coordinates, inputs.tensor_stride, batch_size=inputs.batch_size
     )
 
 
 def _pass(stages: Sequence[StageModule], inputs: SparseTensor) -> list[_Cost]:
-    """Forward and backward of one mini-batch, a layer at a time."""
+    """Time the forward and backward pass of one mini-batch, a layer at a time."""
     device = features_of(inputs).device
     records: list[_Record] = []
     costs = []
@@ -122,22 +125,23 @@ def _pass(stages: Sequence[StageModule], inputs: SparseTensor) -> list[_Cost]:
         made = [value for value in values if not any(value is other for other in taken)]
         size = sum(map(activation_bytes, made))
         costs.append(_Cost(forward_s=forward_s, backward_s=0.0, activation_bytes=size))
-    wanted = [torch.ones_like(features_of(value)) for value in values]
+    grads = [torch.ones_like(features_of(value)) for value in values]
     for number in reversed(range(len(stages))):
         taken, outputs = records.pop()
         stages[number].zero_grad()
-        once = partial(backward_through, outputs, wanted)
+        once = partial(backward_through, outputs, grads)
         costs[number].backward_s = timed(once, warm_up=0, repetitions=1, device=device).median
-        wanted = [features_of(gradient) for gradient in leaf_gradients(taken)] if number else []
+        grads = [features_of(gradient) for gradient in leaf_gradients(taken)] if number else []
     return costs
 
 
 def _forward(stage: StageModule, taken: tuple[Value, ...], records: list[_Record]) -> None:
+    """Run a stage and record what it took and returned."""
     records.append((taken, stage(*taken)))
 
 
 def activation_bytes(value: Value) -> int:
-    """Bytes of a value on the wire, its header left out."""
+    """The bytes of a value in a message, without the header."""
     with_coordinates = isinstance(value, SparseTensor) and value.tensor_stride > 0
     return features_of(value).nbytes + (
         len(features_of(value)) * COORDINATE_BYTES if with_coordinates else 0

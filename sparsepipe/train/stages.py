@@ -1,4 +1,4 @@
-"""The stages of a pipeline that trains on this machine, and the schedule that it plays."""
+"""The stages and the schedule of a pipeline that trains on this machine."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,8 +13,9 @@ from sparsepipe.train.workload import Workload
 from systems.schema import InputError
 
 MICRO_BATCHES = 4
-"""The number of micro-batches of a flushing schedule for which nobody gives a number."""
+"""The number of micro-batches of a flushing schedule if none is given."""
 HERE = "this machine"
+"""The kind of device in stages that were not planned for a cluster."""
 
 
 def schedule_choice_of(options: Options) -> ScheduleChoice:
@@ -27,10 +28,10 @@ def schedule_choice_of(options: Options) -> ScheduleChoice:
 
 
 def stages_at_cuts(options: Options, workload: Workload, ranks: int) -> tuple[PlannedStage, ...]:
-    """Where nothing is measured: at the options' cuts, or with equally many layers, a stage a rank.
+    """A stage for each rank: at the cuts of the options, or with equally many layers.
 
     Raises:
-        InputError: cuts that do not fit the network or the ranks.
+        InputError: the cuts do not fit the network or the ranks.
     """
     count = len(Network(workload.network()).layers)
     if options.cuts is None:
@@ -47,8 +48,10 @@ def stages_at_cuts(options: Options, workload: Workload, ranks: int) -> tuple[Pl
 
 
 def balanced_cuts(workload: Workload, ranks: int) -> tuple[int, ...] | None:
-    """Cuts after which the slowest of `ranks` stages is as fast as possible, by the layers' times
-    for a mini-batch on this machine. None where a stage would be empty."""
+    """The cuts with which the slowest of `ranks` stages is as fast as possible.
+
+    The layers are timed with a mini-batch on this machine. None where a stage would be empty.
+    """
     batches = workload.mini_batches()
     inputs = next(batches).inputs
     batches.close()
@@ -60,6 +63,7 @@ def balanced_cuts(workload: Workload, ranks: int) -> tuple[int, ...] | None:
 
 
 def _stages(edges: Sequence[int]) -> tuple[PlannedStage, ...]:
+    """A stage for each rank, between neighbouring edges."""
     return tuple(
         PlannedStage(first=i, end=j, replicas=(Replica(rank=rank, device=HERE, share=1.0),))
         for rank, (i, j) in enumerate(pairwise(edges))
@@ -67,10 +71,10 @@ def _stages(edges: Sequence[int]) -> tuple[PlannedStage, ...]:
 
 
 def check_stages(stages: Sequence[PlannedStage], workload: Workload, ranks: int) -> None:
-    """Refuse stages of another network, or for more ranks than there are.
+    """Refuse the stages of a plan that do not fit the workload's network or the number of ranks.
 
     Raises:
-        InputError: they are.
+        InputError: the stages have another number of layers, or need more ranks.
     """
     options, count = workload.options, len(Network(workload.network()).layers)
     if stages[-1].end != count:
@@ -78,7 +82,7 @@ def check_stages(stages: Sequence[PlannedStage], workload: Workload, ranks: int)
             f"--sparsepipe.plan {options.plan}: is of {stages[-1].end} layers, and {options.model} "
             f"has {count}; plan from a profile made with `launch profile sparsepipe`"
         )
-    needed = 1 + max(replica.rank for stage in stages for replica in stage.replicas)
+    needed = 1 + max(max(stage.ranks) for stage in stages)
     if needed > ranks:
         raise InputError(
             f"--world-size {ranks}: the plan {options.plan} is for {needed} ranks; give {needed}"
@@ -86,14 +90,14 @@ def check_stages(stages: Sequence[PlannedStage], workload: Workload, ranks: int)
 
 
 def schedule_of(
-    stages: Sequence[PlannedStage], kind: ScheduleChoice, mini_batches: int
+    stages: Sequence[PlannedStage], choice: ScheduleChoice, mini_batches: int
 ) -> Schedule:
-    """The lists of all ranks."""
+    """The lists of all ranks for these stages."""
     return build_schedule(
-        kind.name,
-        tuple(tuple(replica.rank for replica in stage.replicas) for stage in stages),
+        choice.name,
+        tuple(stage.ranks for stage in stages),
         mini_batches=mini_batches,
-        micro_batches=kind.micro_batches,
-        in_flight=None if kind.order is None else kind.order.in_flight,
-        late_updates=kind.order is not None and kind.order.late_updates,
+        micro_batches=choice.micro_batches,
+        in_flight=None if choice.order is None else choice.order.in_flight,
+        late_updates=choice.order is not None and choice.order.late_updates,
     )

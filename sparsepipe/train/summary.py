@@ -1,91 +1,93 @@
-"""What a pipeline's steps amount to: throughput, latency, how busy every rank was.
+"""What the steps of a run amount to: times, throughput, latency, and how busy every rank was.
 
-Clocks of ranks on different hosts are as close as their hosts': latency across hosts is no closer.
+Latency across hosts is only as exact as their clocks agree.
 """
 
 from collections.abc import Sequence
-from statistics import median
+from dataclasses import dataclass
+from statistics import mean, median
+from typing import Any
 
 from sparsepipe.schedule.lists import Schedule
+from systems import schema
+from systems.measure import spread
 from systems.runs.record import Step
-from systems.schema import InputError
 
 
-def summarize_steady_state(
-    schedule: Schedule, everyone: Sequence[Sequence[Step]], *, warm_up: int
-) -> dict[str, float]:
-    """Of the mini-batches between the first and the last `warm_up` ones, in which it fills and
-    drains.
+@dataclass(frozen=True, kw_only=True)
+class SteadyState:
+    """The mini-batches of a pipeline between those in which it fills and drains."""
+
+    window: range
+    """Their numbers."""
+    step_s: list[float]
+    """For each, the seconds from the end of the mini-batch before it to its own end."""
+    samples_per_s: float
+    """The throughput."""
+    latency_s: float
+    """The median seconds from the beginning of a mini-batch at the first stage to its end."""
+    utilisation: list[float]
+    """For each rank, the part of the time in which it computes; 0 where it holds no stage."""
+
+    @property
+    def mean_step_s(self) -> float:
+        """The mean of `step_s`; asynchronous mini-batches may end in pairs, so single ones vary."""
+        return mean(self.step_s)
+
+
+def steady_state(
+    schedule: Schedule, everyone: Sequence[Sequence[Step]], warm_up: int, dilate: float = 1
+) -> SteadyState:
+    """Measure the mini-batches between the first and the last `warm_up` ones.
+
+    The first mini-batch of a run never counts, unless it is the only one: nothing ends before it.
 
     Args:
-        everyone: the steps of `sparsepipe.pipeline.run.run_pipeline`, by rank.
-
-    Returns:
-        `step_s`, the mean time from the end of one mini-batch to the end of the next, and
-        `step_median_s`; `samples_per_s`; `latency_s`, the median time from a mini-batch's beginning
-        at the first stage to its end on the last rank; `utilisation_rank_N`, the part of the time
-        in which a rank went forward, backward or updated.
-
-    Raises:
-        InputError: too few mini-batches.
+        everyone: for each rank, its steps of `sparsepipe.pipeline.run.run_pipeline`.
+        dilate: the factor by which an emulation stretched time; durations are divided by it.
     """
-    first, end = warm_up, schedule.mini_batches - warm_up
-    if first < 1 or end - first < 1:
-        raise InputError(
-            f"--warm-up {warm_up} of {schedule.mini_batches} mini-batches: give at least 1 and "
-            "leave some to be measured"
-        )
+    window = range(max(1, warm_up), schedule.mini_batches - warm_up)
+    if schedule.mini_batches == 1:
+        window = range(1)
     working = {rank: steps for rank, steps in enumerate(everyone) if steps}
-    seconds = step_times(schedule, everyone, warm_up)
-    ended_s = _ended_s(schedule, everyone)
+    ended_s = [max(s[m].metrics["ended_s"] for s in working.values()) for m in range(window.stop)]
     began_s = [
-        min(working[rank][mini_batch].metrics["began_s"] for rank in schedule.stages[0])
-        for mini_batch in range(schedule.mini_batches)
+        min(working[rank][m].metrics["began_s"] for rank in schedule.stages[0])
+        for m in range(window.stop)
     ]
-    window_s = sum(seconds)
+    step_s = [(ended_s[m] - (ended_s[m - 1] if m else began_s[0])) / dilate for m in window]
     anyone = next(iter(working.values()))
-    samples = sum(anyone[mini_batch].metrics["samples"] for mini_batch in range(first, end))
-    summary = {
-        "step_s": window_s / len(seconds),
-        "step_median_s": median(seconds),
-        "samples_per_s": samples / window_s,
-        "latency_s": median(ended_s[m] - began_s[m] for m in range(first, end)),
-    }
-    for rank, busy in enumerate(utilisation(everyone, range(first, end))):
-        if everyone[rank]:
-            summary[f"utilisation_rank_{rank}"] = busy
-    return summary
+    return SteadyState(
+        window=window,
+        step_s=step_s,
+        samples_per_s=sum(anyone[m].metrics["samples"] for m in window) / sum(step_s),
+        latency_s=median((ended_s[m] - began_s[m]) / dilate for m in window),
+        utilisation=[_utilisation(steps, window) for steps in everyone],
+    )
+
+
+def _utilisation(steps: Sequence[Step], window: range) -> float:
+    """The part of the time in which one rank went forward, backward or updated; 0 if idle."""
+    chosen = [steps[m].metrics for m in window] if steps else []
+    lasted_s = sum(metrics["step_s"] for metrics in chosen)
+    return sum(metrics["compute_s"] for metrics in chosen) / lasted_s if lasted_s else 0.0
 
 
 def fill_mini_batches(schedule: Schedule) -> int:
-    """Mini-batches in which a pipeline fills, and as many in which it drains."""
+    """The number of mini-batches in which a pipeline fills; it drains in as many."""
     return max(schedule.in_flight) if schedule.kind == "1f1b-async" else 1
 
 
-def step_times(schedule: Schedule, everyone: Sequence[Sequence[Step]], warm_up: int) -> list[float]:
-    """Seconds from the end of one mini-batch to that of the next, without the first and the last
-    `warm_up` ones. Of a single one, from its beginning."""
-    ended_s = _ended_s(schedule, everyone)
-    if schedule.mini_batches == 1:
-        return [ended_s[0] - min(steps[0].metrics["began_s"] for steps in everyone if steps)]
-    window = range(max(1, warm_up), schedule.mini_batches - warm_up)
-    return [ended_s[m] - ended_s[m - 1] for m in window]
+def summarize_one_rank(steps: Sequence[Step], warm_up: int) -> dict[str, Any]:
+    """Times, throughput and losses from the steps of one rank that takes part in all samples.
 
-
-def _ended_s(schedule: Schedule, everyone: Sequence[Sequence[Step]]) -> list[float]:
-    """When the last rank was done with each mini-batch."""
-    return [
-        max(steps[mini_batch].metrics["ended_s"] for steps in everyone if steps)
-        for mini_batch in range(schedule.mini_batches)
-    ]
-
-
-def utilisation(everyone: Sequence[Sequence[Step]], window: range) -> list[float]:
-    """By rank, the part of the time in which it went forward, backward or updated; 0 if idle."""
-    found = []
-    for steps in everyone:
-        chosen = [steps[m].metrics for m in window] if steps else []
-        lasted_s = sum(metrics["step_s"] for metrics in chosen)
-        busy_s = sum(metrics["compute_s"] for metrics in chosen)
-        found.append(busy_s / lasted_s if lasted_s else 0.0)
-    return found
+    The first `warm_up` steps are not counted in times, unless there are no others.
+    """
+    counted = [step.metrics for step in steps[min(warm_up, len(steps) - 1) :]]
+    seconds = [metrics["step_s"] for metrics in counted]
+    return {
+        "step_s": schema.dump(spread(seconds)),
+        "samples_per_s": sum(metrics["samples"] for metrics in counted) / sum(seconds),
+        "voxels_per_step": sum(metrics["voxels"] for metrics in counted) / len(counted),
+        "loss": [step.metrics["loss_sum"] / step.metrics["samples"] for step in steps],
+    }

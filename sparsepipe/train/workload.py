@@ -1,4 +1,4 @@
-"""What is trained on: voxels of a data set's clouds in mini-batches, and accuracy on its tests."""
+"""What is trained: a network on mini-batches of voxels, and its accuracy on test clouds."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -20,17 +20,18 @@ from systems.modes import evaluating
 from systems.schema import InputError
 
 TEST_BATCH = 64
+"""The number of clouds in a batch of tests."""
 
 
 @dataclass(frozen=True, eq=False)
 class MiniBatch:
-    """Clouds as voxels, and a label int64 [batch size] for each."""
+    """The voxels of some clouds, and their labels, int64 [batch size]."""
 
     inputs: SparseTensor
     labels: Tensor
 
     def to(self, device: torch.device) -> "MiniBatch":
-        """The same on a device."""
+        """The same mini-batch on a device."""
         if device == self.labels.device:
             return self
         return MiniBatch(self.inputs.to(device), self.labels.to(device))
@@ -38,7 +39,7 @@ class MiniBatch:
 
 @dataclass(frozen=True)
 class Workload:
-    """Data and network of one run; mini-batch t is the same on every rank."""
+    """The data and the network of one run. Mini-batch t is the same on every rank."""
 
     options: Options
     data: Clouds
@@ -46,11 +47,11 @@ class Workload:
 
     @property
     def channels(self) -> int:
-        """Of the clouds' features."""
+        """The number of features of a voxel."""
         return self.data.train.cloud(0).features.shape[1]
 
     def network(self) -> nn.Module:
-        """With fresh weights, from the seed."""
+        """A new network with the initial weights that the seed gives."""
         torch.manual_seed(self.seed)
         build = NETWORKS[self.options.model]
         network = build(self.channels, len(self.data.class_names), width=self.options.width)
@@ -60,18 +61,19 @@ class Workload:
         return network
 
     def mini_batches(self, first: int = 0) -> Generator[MiniBatch, None, None]:
-        """From number `first` on, endless, made ahead by threads."""
+        """The mini-batches from number `first` on, without end; threads make them ahead of need."""
         length, size = len(self.data.train), self.options.batch_size
         epoch, position = divmod(first, max(1, length // size))
         order = shuffled(length, size, seed=self.seed, epoch=epoch)
         return prefetch(self.data.train, islice(order, position, None), self._voxels)
 
     def tests(self, most: int | None = None) -> Generator[MiniBatch, None, None]:
-        """All test clouds, or the first `most`, in order."""
+        """The test clouds in their order, all or the first `most`."""
         count = min(len(self.data.test), most or len(self.data.test))
         return prefetch(self.data.test, in_order(count, TEST_BATCH), self._voxels)
 
     def _voxels(self, clouds: Sequence[Cloud]) -> MiniBatch:
+        """Make a mini-batch of clouds."""
         samples = [
             sparse_quantize(cloud.points, self.options.voxel_size, cloud.features)
             for cloud in clouds
@@ -82,10 +84,10 @@ class Workload:
 
 
 def open_workload(options: Options, seed: int) -> Workload:
-    """Find the data.
+    """Open the data that the options name.
 
     Raises:
-        InputError: there is none, or it has no classes to learn.
+        InputError: there is no such data, or it has no classes to learn.
     """
     data = load(
         options.data,

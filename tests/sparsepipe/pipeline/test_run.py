@@ -45,7 +45,7 @@ from sparsepipe.pipeline.values import (
     take_samples,
 )
 from sparsepipe.schedule import lists as schedules
-from sparsepipe.train.summary import summarize_steady_state
+from sparsepipe.train.summary import steady_state
 from systems.environment import environment
 from systems.network.distributed import World, start, stop
 from systems.network.transport import TransportError
@@ -234,17 +234,18 @@ def test_inference_equals_the_network() -> None:
         (inputs,) = INFERENCE.batches.inputs(mini_batch, samples)
         with torch.no_grad():
             assert torch.allclose(output, features_of(network(inputs)), rtol=1e-4, atol=1e-5)
-    summary = summarize_steady_state(INFERENCE.schedule, steps, warm_up=2)
-    assert summary["latency_s"] > 0
-    assert summary["samples_per_s"] > 0
+    steady = steady_state(INFERENCE.schedule, steps, warm_up=2)
+    assert steady.latency_s > 0
+    assert steady.samples_per_s > 0
 
 
 def test_a_summary_counts_every_sample_and_second_once() -> None:
     for name in ("1f1b, 2 stages of 1 and 3", "async, ranks with 2 stages"):
         steps, _, _ = outcome(CASES[name])
-        summary = summarize_steady_state(CASES[name].schedule, steps, warm_up=2)
-        assert summary["samples_per_s"] * summary["step_s"] == pytest.approx(SAMPLES)
-        assert all(0 < summary[f"utilisation_rank_{rank}"] <= 1 for rank in range(RANKS))
+        steady = steady_state(CASES[name].schedule, steps, warm_up=2)
+        assert steady.samples_per_s * steady.mean_step_s == pytest.approx(SAMPLES)
+        assert len(steady.utilisation) == RANKS
+        assert all(0 < busy <= 1 for busy in steady.utilisation)
 
 
 def test_a_users_network_of_any_type_trains_in_a_pipeline() -> None:

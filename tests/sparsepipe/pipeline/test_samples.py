@@ -6,7 +6,7 @@ from itertools import combinations_with_replacement, pairwise
 import pytest
 from hypothesis import given, strategies as st
 
-from sparsepipe.pipeline.samples import passages, split_by_speed, within
+from sparsepipe.pipeline.samples import shared_samples, split_by_speed, within
 from systems.schema import InputError
 
 SPEEDS = st.lists(st.floats(0.1, 10), min_size=1, max_size=4)
@@ -66,14 +66,9 @@ def test_every_sample_passes_once(
     voxels: list[int], before: list[float], after: list[float]
 ) -> None:
     sources, targets = split_by_speed(voxels, before), split_by_speed(voxels, after)
-    found = passages(sources, targets)
-    assert [i for passage in found for i in passage.samples] == list(range(len(voxels)))
+    found = [(i, j, x) for i, own in enumerate(sources) for j, x in shared_samples(own, targets)]
+    assert [i for _, _, samples in found for i in samples] == list(range(len(voxels)))
     for source, target, samples in found:
         assert len(samples)
         assert set(samples) <= set(sources[source]) & set(targets[target])
         assert sources[source][within(samples, sources[source])[0]] == samples[0]
-
-
-def test_splittings_of_different_mini_batches_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 samples before, 4 after"):
-        passages([range(3)], [range(4)])

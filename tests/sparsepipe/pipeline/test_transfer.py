@@ -13,10 +13,9 @@ from sparsepipe.engine.layers import GlobalMaxPooling, MaxPooling
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import DENSE, MinkUNet, MinkVGG16
 from sparsepipe.pipeline.network import Network, StageModule
-from sparsepipe.pipeline.samples import passages, within
+from sparsepipe.pipeline.samples import shared_samples, within
 from sparsepipe.pipeline.transfer import (
     CHANNELS,
-    Coordinates,
     Receiving,
     ReceivingGradients,
     describe,
@@ -36,7 +35,6 @@ from sparsepipe.pipeline.values import (
 from systems.environment import environment
 from systems.network.distributed import World, start, stop
 from systems.network.transport import Transport, open_transport
-from systems.schema import InputError
 from tests.ranks import run_ranks
 from tests.sparsepipe.clouds import assert_close, random_tensor
 
@@ -75,10 +73,10 @@ def at_strides() -> tuple[SparseTensor, ...]:
     return fine, middle, coarse, middle.replace(middle.features[:, :1]), GlobalMaxPooling()(coarse)
 
 
-def passed(values: Sequence[Value], coordinates: Coordinates = "all") -> tuple[Value, ...]:
+def passed(values: Sequence[Value]) -> tuple[Value, ...]:
     transport = Loopback()
     receiving = Receiving(transport, 0, len(values))
-    send_values(transport, 0, values, coordinates).wait()
+    send_values(transport, 0, values).wait()
     return receiving.wait()
 
 
@@ -93,11 +91,10 @@ def expect(arrived: Sequence[Value], sent: Sequence[Value]) -> None:
             assert ours.batch_size == theirs.batch_size
 
 
-@pytest.mark.parametrize("coordinates", ["all", "finest"])
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1), slice(4, 5), slice(2, 4)])
-def test_what_arrives_is_what_was_sent(order: slice, coordinates: Coordinates) -> None:
+def test_what_arrives_is_what_was_sent(order: slice) -> None:
     values = at_strides()[order]
-    arrived = passed(values, coordinates)
+    arrived = passed(values)
     expect(arrived, values)
     maps = {id(value.maps) for value in arrived if isinstance(value, SparseTensor)}
     assert len(maps) == 1
@@ -114,29 +111,10 @@ def test_a_mini_batch_without_voxels_travels() -> None:
     expect(passed([empty, MaxPooling()(empty)]), [empty, MaxPooling()(empty)])
 
 
-def test_coordinates_of_every_stride_are_sent_once_and_fewer_if_derived() -> None:
+def test_coordinates_of_every_stride_are_sent_once() -> None:
     values = at_strides()
     flags = [one.with_coordinates for one in describe(values)]
     assert flags == [True, True, True, False, False]
-    flags = [one.with_coordinates for one in describe(values, "finest")]
-    assert flags == [True, False, False, False, False]
-    assert not any(one.with_coordinates for one in describe(values, "none"))
-
-
-def test_coordinates_that_the_receiver_has_are_not_sent() -> None:
-    values, transport = at_strides(), Loopback()
-    (known,) = passed(values[:1])
-    assert isinstance(known, SparseTensor)
-    for maps in (known.maps, None):
-        receiving = Receiving(transport, 0, 3, maps)
-        send_values(transport, 0, values[1:4], "none").wait()
-        if maps is None:
-            with pytest.raises(InputError, match="without coordinates"):
-                receiving.wait()
-            continue
-        arrived = receiving.wait()
-        expect(arrived, values[1:4])
-        assert all(v.maps is maps for v in arrived if isinstance(v, SparseTensor))
 
 
 def test_a_row_of_the_header_is_read_as_it_was_written() -> None:
@@ -179,15 +157,13 @@ def cotangent(output: Tensor) -> Tensor:
     return torch.randn(output.shape, generator=generator, dtype=output.dtype)
 
 
-def piped_step(
-    stages: Sequence[StageModule], inputs: Value, coordinates: Coordinates
-) -> tuple[Tensor, dict[str, Tensor]]:
+def piped_step(stages: Sequence[StageModule], inputs: Value) -> tuple[Tensor, dict[str, Tensor]]:
     """The same through stages, all that passes between them being sent and received."""
     values: tuple[Value, ...] = (inputs,)
     records = []
     for number, stage in enumerate(stages):
         if number:
-            values = as_leaves(passed(values, coordinates))
+            values = as_leaves(passed(values))
         outputs = stage(*values)
         records.append((values, outputs))
         values = outputs
@@ -204,15 +180,13 @@ def piped_step(
     return output.detach(), gradients_of(stages)
 
 
-def expect_equal_steps(
-    model: nn.Module, inputs: Value, cuts: Sequence[Sequence[int]], coordinates: Coordinates
-) -> None:
+def expect_equal_steps(model: nn.Module, inputs: Value, cuts: Sequence[Sequence[int]]) -> None:
     output, wanted = trained_step(model, inputs)
     network = Network(model)
     for places in cuts:
         model.zero_grad()
         stages = network.stages(places)
-        ours, found = piped_step(stages, inputs, coordinates)
+        ours, found = piped_step(stages, inputs)
         assert_close(ours, output)
         assert found.keys() == wanted.keys()
         for name, gradient in found.items():
@@ -228,17 +202,16 @@ LAYERS = 102
 
 
 def test_unet_in_two_stages_cut_at_every_position() -> None:
-    expect_equal_steps(unet(), random_tensor(3), [[cut] for cut in range(1, LAYERS)], "finest")
+    expect_equal_steps(unet(), random_tensor(3), [[cut] for cut in range(1, LAYERS)])
 
 
 def test_unet_in_three_stages() -> None:
     pairs = [sorted(random.Random(seed).sample(range(1, LAYERS), 2)) for seed in range(20)]
-    expect_equal_steps(unet(), random_tensor(3), pairs, "all")
+    expect_equal_steps(unet(), random_tensor(3), pairs)
 
 
-@pytest.mark.parametrize("coordinates", ["all", "finest"])
-def test_unet_in_as_many_stages_as_layers(coordinates: Coordinates) -> None:
-    expect_equal_steps(unet(), random_tensor(3), [range(1, LAYERS)], coordinates)
+def test_unet_in_as_many_stages_as_layers() -> None:
+    expect_equal_steps(unet(), random_tensor(3), [range(1, LAYERS)])
 
 
 @pytest.mark.parametrize("kit", ["sparse", "dense"])
@@ -252,7 +225,7 @@ def test_vgg_in_as_many_stages_as_layers(kit: str) -> None:
     volume = torch.randn(2, 3, 32, 32, 32, dtype=torch.float64)
     inputs: Value = volume if kit == "dense" else random_tensor(3, voxels=1500)
     model.eval()  # too few voxels at the last strides for statistics
-    expect_equal_steps(model, inputs, [range(1, 52), [26]], "finest")
+    expect_equal_steps(model, inputs, [range(1, 52), [26]])
 
 
 REPLICAS = (
@@ -273,17 +246,18 @@ def test_replicas_that_split_the_mini_batch_differently(
     wanted_output, wanted = trained_step(model, inputs)
     before, after = Network(model).stages([cut])
     outputs = [before(*take_samples([inputs], samples)) for samples in first]
+    passages = [(i, j, x) for i, own in enumerate(first) for j, x in shared_samples(own, second)]
     arriving: list[list[tuple[Value, ...]]] = [[] for _ in second]
-    for source, target, samples in passages(first, second):
+    for source, target, samples in passages:
         part = take_samples(outputs[source], within(samples, first[source]))
-        arriving[target].append(passed(part, "finest"))
+        arriving[target].append(passed(part))
     taken = [as_leaves(join_samples(parts)) for parts in arriving]
     results = [after(*values)[0] for values in taken]
     output = torch.cat([features_of(result) for result in results])
     assert_close(output.detach(), wanted_output)
     (output * cotangent(output)).sum().backward()
     returned: list[list[tuple[Value, ...]]] = [[] for _ in first]
-    for source, target, samples in passages(first, second):
+    for source, target, samples in passages:
         part = take_samples(leaf_gradients(taken[target]), within(samples, second[target]))
         sent, transport = take_samples(outputs[source], within(samples, first[source])), Loopback()
         receiving = ReceivingGradients(transport, 0, sent)
@@ -311,7 +285,7 @@ def talk() -> list[tuple[Tensor, ...]]:
     batches = [at_strides()[:3], at_strides()[2:], (random_tensor(2, voxels=5), torch.ones(4, 3))]
     returned: list[tuple[Tensor, ...]] = []
     if world.rank == 0:
-        sendings = [send_values(transport, 1, values, "finest") for values in batches]
+        sendings = [send_values(transport, 1, values) for values in batches]
         receivings = [ReceivingGradients(transport, 1, values) for values in batches]
         returned = [receiving.wait() for receiving in receivings]
         for sending in sendings:

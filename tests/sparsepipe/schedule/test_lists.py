@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from sparsepipe.schedule.check import most_in_flight, schedule_faults
 from sparsepipe.schedule.lists import (
     SCHEDULE_KINDS,
     Action,
@@ -18,6 +17,7 @@ from sparsepipe.schedule.lists import (
     build_schedule,
 )
 from systems.schema import InputError
+from tests.sparsepipe.schedule.faults import most_in_flight, schedule_faults
 
 ASYNC: ScheduleKind = "1f1b-async"
 

@@ -7,13 +7,13 @@ import pytest
 
 from sparsepipe.experiments.gantt import draw, traced_spans, two_steps
 from sparsepipe.planner.order import fastest_schedule
-from sparsepipe.schedule.check import schedule_faults
 from sparsepipe.schedule.costs import StageCost, enough_in_flight
 from sparsepipe.schedule.lists import ScheduleKind, StageRanks, build_schedule
 from sparsepipe.schedule.play import PlayedSchedule, play
 from systems.clusters.cluster import Link
 from systems.runs.trace import Tracer, join
 from systems.schema import InputError
+from tests.sparsepipe.schedule.faults import schedule_faults
 
 LINK = Link(bandwidth_bits_per_s=8e9)  # 1 GB/s
 CHAIN: StageRanks = ((0,), (1,), (2,))

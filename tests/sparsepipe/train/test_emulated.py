@@ -7,13 +7,14 @@ from tests.emulation import needs_emulation
 
 PROGRAM = """
 import json
+from statistics import median
 import torch
 from sparsepipe.train.emulated import EmulatedBatches, emulated_loss, emulated_stages
-from sparsepipe.pipeline.run import roles, run
-from sparsepipe.schedule.lists import build
+from sparsepipe.pipeline.run import roles, run_pipeline
+from sparsepipe.schedule.lists import build_schedule
 from sparsepipe.schedule.play import play
 from sparsepipe.schedule.costs import enough_in_flight, stage_costs
-from sparsepipe.train.summary import summarize
+from sparsepipe.train.summary import steady_state
 from systems.clusters.cluster import Link
 from systems.network.distributed import start, stop
 from systems.profiles.emulated import EmulatedOptimizer, Emulation
@@ -51,15 +52,15 @@ def main(place):
         costs = stage_costs(PROFILES, bounds, stages, shares, CUTS, options.get("micro_batches", 1))
         if "in_flight" in options:
             options = dict(in_flight=enough_in_flight(costs, stages, LINK))
-        schedule = build(kind, stages, mini_batches=STEPS, **options)
+        schedule = build_schedule(kind, stages, mini_batches=STEPS, **options)
         modules = emulated_stages(PROFILES[place.rank], bounds, CUTS, Emulation())
-        steps = list(run(schedule, modules, shares, world.with_roles(roles(schedule)),
-                         batches=EmulatedBatches(BATCH), loss_sum=emulated_loss,
-                         optimizer=EmulatedOptimizer))
+        steps = list(run_pipeline(schedule, modules, shares, world.with_roles(roles(schedule)),
+                                  batches=EmulatedBatches(BATCH), loss_sum=emulated_loss,
+                                  optimizer=EmulatedOptimizer))
         everyone = [None] * RANKS
         dist.gather_object(steps, everyone if place.rank == 0 else None, dst=0)
         if place.rank == 0:
-            emulated = summarize(schedule, everyone, warm_up=3)["step_median_s"]
+            emulated = median(steady_state(schedule, everyone, warm_up=3).step_s)
             print(json.dumps([name, emulated, play(schedule, costs, LINK).step_s]), flush=True)
     stop(world)
 

@@ -15,7 +15,7 @@ from sparsepipe.train.stages import (
     schedule_of,
     stages_at_cuts,
 )
-from sparsepipe.train.summary import step_times
+from sparsepipe.train.summary import steady_state
 from sparsepipe.train.workload import open_workload
 from systems.runs.record import Step
 from systems.schema import InputError
@@ -85,5 +85,11 @@ def test_mini_batches_are_those_of_one_process() -> None:
 def test_a_single_mini_batch_has_a_time(name: ScheduleName) -> None:
     kind = schedule_choice_of(replace(SMALL, schedule=name))
     schedule = schedule_of(stages_at_cuts(SMALL, WORKLOAD, 2), kind, 1)
-    everyone = [[Step(0, {"began_s": 1.0 + rank, "ended_s": 4.0 - rank})] for rank in range(2)]
-    assert step_times(schedule, everyone, 0) == [3.0]
+    busy = {"step_s": 2.0, "compute_s": 1.0, "samples": 6}
+    everyone = [
+        [Step(0, {"began_s": 1.0 + rank, "ended_s": 4.0 - rank, **busy})] for rank in range(2)
+    ]
+    steady = steady_state(schedule, everyone, 0)
+    assert steady.step_s == [3.0]
+    assert steady.samples_per_s == 2.0
+    assert steady.utilisation == [0.5, 0.5]

@@ -100,6 +100,29 @@ def test_another_model_than_the_plans_is_named(pair_file: Path, tmp_path: Path) 
         load_checked_plan(replace(PAIR, plan=str(path)))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"first": 1},
+            "stage 0 has the layers from 1 to before .*: give it one or more, from 0 on",
+        ),
+        ({"replicas": ()}, r"stage 0 is on the ranks \[\]: give each rank once"),
+        ({"share": 0.5}, r"stage 0 has the shares \[0.5\]: give positive ones whose sum is 1"),
+    ],
+)
+def test_stages_that_were_edited_wrongly_are_named(
+    change: dict[str, Any], message: str, pair_file: Path, tmp_path: Path
+) -> None:
+    plan, path = planner.load_plan(pair_file), tmp_path / "plan.json"
+    stage = plan.stages[0]
+    if "share" in change:
+        change = {"replicas": (replace(stage.replicas[0], **change),)}
+    planner.save_plan(replace(plan, stages=(replace(stage, **change), *plan.stages[1:])), path)
+    with pytest.raises(InputError, match=message):
+        load_checked_plan(replace(PAIR, plan=str(path)))
+
+
 def test_options_that_agree_with_a_plan_file_are_taken(pair_file: Path) -> None:
     plan = planner.load_plan(pair_file)
     cuts = tuple(stage.first for stage in plan.stages[1:])

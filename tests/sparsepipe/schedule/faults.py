@@ -1,10 +1,10 @@
-"""What is wrong with a schedule, found without processes.
+"""Finds what is wrong with a schedule: the oracle that `build_schedule` is tested with.
 
     assert not faults(schedule)
 
-The lists are executed symbolically: a receive blocks until every sender's message is there, a
+The lists are executed symbolically: a receive blocks until the messages of all senders are there, a
 reduce until all replicas are at it; everything else goes on at once. (Replicas that share no sample
-exchange no message: fewer messages than here, never others.)
+exchange no message, so a real run has fewer messages than this one, never others.)
 """
 
 from collections import defaultdict
@@ -21,11 +21,11 @@ _BEFORE = {
     ActionKind.SEND_GRADIENT: ActionKind.BACKWARD,
     ActionKind.BACKWARD: ActionKind.FORWARD,
 }
-"""Steps that must come later in a list than another of the same stage and micro-batch."""
+"""Kinds of actions that must come after another kind, for the same stage and micro-batch."""
 
 
 def schedule_faults(schedule: Schedule) -> list[str]:
-    """Everything that is wrong, in words; empty if nothing is."""
+    """Everything that is wrong, a sentence each; empty if nothing is."""
     return [
         *_unmatched(schedule),
         *_deadlock(schedule),
@@ -35,21 +35,21 @@ def schedule_faults(schedule: Schedule) -> list[str]:
 
 
 def most_in_flight(schedule: Schedule, rank: int, stage: int) -> int:
-    """The most micro-batches that a rank holds at a stage between forward and backward."""
-    held = most = 0
+    """The most micro-batches that a rank holds at a stage between their forward and backward."""
+    count = most = 0
     for action in schedule.ranks[rank]:
         if action.stage == stage and action.kind in (ActionKind.FORWARD, ActionKind.BACKWARD):
-            held += 1 if action.kind is ActionKind.FORWARD else -1
-            most = max(most, held)
+            count += 1 if action.kind is ActionKind.FORWARD else -1
+            most = max(most, count)
     return most
 
 
 Messages = defaultdict[tuple[ActionKind, int, int, int], list[int]]
-"""By send action, sending stage, sender and receiver: micro-batches in their order."""
+"""The micro-batches in their order, by (kind of send, sending stage, sender, receiver)."""
 
 
 def _messages(schedule: Schedule) -> tuple[Messages, Messages]:
-    """What is sent, in the order of sending, and what is received, in that of receiving."""
+    """All messages in the order in which they are sent, and in the order of their receives."""
     sent: Messages = defaultdict(list)
     received: Messages = defaultdict(list)
     for rank, actions in enumerate(schedule.ranks):
@@ -66,6 +66,7 @@ def _messages(schedule: Schedule) -> tuple[Messages, Messages]:
 
 
 def _unmatched(schedule: Schedule) -> Iterator[str]:
+    """Messages that are sent or received only, twice, or in different orders."""
     sent, received = _messages(schedule)
     for key in sorted(sent.keys() | received.keys()):
         kind, stage, sender, receiver = key
@@ -82,7 +83,7 @@ def _unmatched(schedule: Schedule) -> Iterator[str]:
 
 
 def _deadlock(schedule: Schedule) -> Iterator[str]:
-    """Go on with every rank until it blocks; whoever does not reach its end is named."""
+    """Advance every rank until it blocks; name each that does not reach the end of its list."""
     position = [0] * len(schedule.ranks)
     sent: set[tuple[ActionKind, int, int, int]] = set()  # action, stage, rank, micro-batch
 
@@ -118,7 +119,7 @@ def _at(schedule: Schedule, rank: int, position: int) -> Action | None:
 
 
 def _order(schedule: Schedule, rank: int) -> Iterator[str]:
-    """Steps before what they need, steps that are missing or there twice."""
+    """Actions that come before what they need, are missing, or are there twice."""
     seen: set[tuple[ActionKind, int, int]] = set()
     stages = [stage for stage, ranks in enumerate(schedule.stages) if rank in ranks]
     for action in schedule.ranks[rank]:
@@ -139,6 +140,7 @@ def _order(schedule: Schedule, rank: int) -> Iterator[str]:
 
 
 def _needs(schedule: Schedule, action: Action) -> ActionKind | None:
+    """The kind of action that must come before this one, at its stage and micro-batch."""
     last = len(schedule.stages) - 1
     if action.kind is ActionKind.FORWARD and action.stage > 0:
         return ActionKind.RECEIVE_ACTIVATION
@@ -148,7 +150,7 @@ def _needs(schedule: Schedule, action: Action) -> ActionKind | None:
 
 
 def _every(schedule: Schedule, stage: int, micro: int) -> Iterator[ActionKind]:
-    """What must be done with a micro-batch at a stage, whatever its messages."""
+    """The kinds of actions that every micro-batch needs at a stage, its receives left out."""
     yield ActionKind.FORWARD
     if stage < len(schedule.stages) - 1:
         yield ActionKind.SEND_ACTIVATION
@@ -164,7 +166,7 @@ def _every(schedule: Schedule, stage: int, micro: int) -> Iterator[ActionKind]:
 
 
 def _weights(schedule: Schedule, rank: int) -> Iterator[str]:
-    """Versions: those of the semantics, those that exist, and none that is kept for ever."""
+    """Wrong versions of weights, and versions that are never dropped."""
     weights = _Weights(schedule)
     check = {
         ActionKind.FORWARD: weights.forward,
@@ -176,9 +178,9 @@ def _weights(schedule: Schedule, rank: int) -> Iterator[str]:
         if action.kind in check:
             for fault in check[action.kind](action):
                 yield f"rank {rank}: {action}: {fault}"
-    for stage, held in weights.users.items():
-        if held:
-            yield f"rank {rank}: stage {stage} never drops weights {sorted(set(held.values()))}"
+    for stage, users in weights.users.items():
+        if users:
+            yield f"rank {rank}: stage {stage} never drops weights {sorted(set(users.values()))}"
 
 
 class _Weights:
