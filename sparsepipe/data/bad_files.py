@@ -23,14 +23,14 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""The exceptions that damaged files cause in the readers of numpy, h5py and this package. InputError
-and UnicodeDecodeError are among them, since they are ValueErrors."""
+"""The exceptions that damaged files cause in the readers of numpy, h5py and this package.
+InputError and UnicodeDecodeError are among them, since they are ValueErrors."""
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Within this context, turn what a damaged file raises into an InputError of one line that begins
-    with the path of the file."""
+    """Within this context, turn what a damaged file raises into an InputError of one line that
+    begins with the path of the file."""
     try:
         yield
     except UNREADABLE as error:
@@ -41,7 +41,8 @@ def naming(path: Path) -> Iterator[None]:
 
 
 class BadFiles:
-    """The files of a data set that could not be read so far. All splits and threads share one list."""
+    """The files of a data set that could not be read so far. All splits and threads share one
+    list."""
 
     def __init__(self) -> None:
         self.paths: list[Path] = []
@@ -54,8 +55,8 @@ class BadFiles:
         return path in self.paths
 
     def report(self, path: Path, error: InputError, instead: str) -> None:
-        """Add a file to the list and print one line to stderr: what is wrong (`error`) and what happens
-        `instead`. A file that is in the list already is not reported again."""
+        """Add a file to the list and print one line to stderr: what is wrong (`error`) and what
+        happens `instead`. A file that is in the list already is not reported again."""
         with self._lock:
             if path not in self.paths:
                 self.paths.append(path)

@@ -50,8 +50,8 @@ class Cloud:
 
 
 def check_finite(points: np.ndarray, word: str) -> None:
-    """Raise InputError if one of the points [N, 3] is not finite or beyond `LARGEST`. The message names
-    the first such row; `word` says what a row is, such as 'vertex'."""
+    """Raise InputError if one of the points [N, 3] is not finite or beyond `LARGEST`. The message
+    names the first such row; `word` says what a row is, such as 'vertex'."""
     usable = np.abs(points) <= LARGEST  # false for NaN
     if not usable.all():
         row = int(np.flatnonzero(~usable.all(axis=1))[0])
@@ -114,7 +114,11 @@ def fit(points: np.ndarray, size: float) -> np.ndarray:
 
 
 def rotation_matrix(rotation: Rotation, generator: np.random.Generator) -> np.ndarray:
-    """Draw a rotation of this kind, uniformly over all of them. Returns its matrix, float64 [3, 3]."""
+    """Draw a rotation of this kind, uniformly over all of them.
+
+    Returns:
+        Its matrix, float64 [3, 3].
+    """
     if rotation == "none":
         return np.eye(3)
     if rotation == "vertical":
@@ -141,8 +145,8 @@ def cut(points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def view(points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Look at points [N, 3] from far away, from a random side near the horizon. Returns the rows of the
-    points that are seen, int64 [M]."""
+    """Look at points [N, 3] from far away, from a random side near the horizon. Returns the rows of
+    the points that are seen, int64 [M]."""
     towards = _direction(generator.uniform(-ELEVATION, ELEVATION), generator)
     return np.flatnonzero(visible(points, towards))
 

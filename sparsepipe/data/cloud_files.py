@@ -1,4 +1,5 @@
-"""Clouds that are stored as points: LiDAR frames (KITTI's .bin) and arrays (.npy, .npz) in folders."""
+"""Clouds that are stored as points: LiDAR frames (KITTI's .bin) and arrays (.npy, .npz) in
+folders."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,8 @@ class LabelledFiles:
 
 
 def read_kitti(path: Path, label: int = -1) -> Cloud:
-    """Read a LiDAR frame, float32 [N, 4] = (x, y, z, reflectance). The cloud's features [N, 1] are the
-    reflectance.
+    """Read a LiDAR frame, float32 [N, 4] = (x, y, z, reflectance). The cloud's features [N, 1] are
+    the reflectance.
 
     Raises:
         InputError: the file cannot be read or is truncated.
@@ -48,8 +49,9 @@ def read_kitti(path: Path, label: int = -1) -> Cloud:
 
 
 def read_points(path: Path, label: int = -1) -> Cloud:
-    """Read a cloud from an array [N, 3 + F] in an .npy file, or from the arrays `points` [N, 3] and,
-    if it is there, `features` [N, F] of an .npz file. Without features, each point gets the feature 1.
+    """Read a cloud from an array [N, 3 + F] in an .npy file, or from the arrays `points` [N, 3]
+    and, if it is there, `features` [N, F] of an .npz file. Without features, each point gets the
+    feature 1.
 
     Raises:
         InputError: the file cannot be read, or its arrays have other shapes.
@@ -69,8 +71,8 @@ def read_points(path: Path, label: int = -1) -> Cloud:
 
 
 def read_label(path: Path) -> int:
-    """Read the label of a cloud: the one number in the array `labels` of an .npz file. It is -1 for an
-    .npz file without that array and for an .npy file.
+    """Read the label of a cloud: the one number in the array `labels` of an .npz file. It is -1 for
+    an .npz file without that array and for an .npy file.
 
     Raises:
         InputError: the file cannot be read, or `labels` is not one whole number from 0 on.
@@ -89,8 +91,8 @@ def read_label(path: Path) -> int:
 
 
 def files(folder: Path, suffixes: tuple[str, ...], *, deep: bool = False) -> list[Path]:
-    """The files in a folder whose names end in one of the suffixes, sorted. With `deep`, the files in
-    folders inside it as well."""
+    """The files in a folder whose names end in one of the suffixes, sorted. With `deep`, the files
+    in folders inside it as well."""
     paths = folder.rglob("*") if deep else folder.glob("*")
     return sorted(path for path in paths if path.suffix.lower() in suffixes and path.is_file())
 
@@ -126,9 +128,9 @@ def _labelled(
 ) -> tuple[Samples, tuple[str, ...]]:
     """The files in a folder with their labels, and the names of the classes.
 
-    KITTI's frames have no labels. Other files get theirs from the folder that they are in, or, where
-    they are in none, from what they say themselves. `train_names` are the classes of the training
-    files, if these were listed before; the folder may not have others.
+    KITTI's frames have no labels. Other files get theirs from the folder that they are in, or,
+    where they are in none, from what they say themselves. `train_names` are the classes of the
+    training files, if these were listed before; the folder may not have others.
     """
     if name == "kitti":
         return tuple((path, -1) for path in files(folder, SUFFIXES[name], deep=True)), ()
@@ -148,8 +150,8 @@ def _labelled(
 
 
 def _own_labels(folder: Path, bad_files: BadFiles) -> tuple[Samples, tuple[str, ...]]:
-    """The files in a folder with the labels that they contain, and the labels' names, which are their
-    numbers."""
+    """The files in a folder with the labels that they contain, and the labels' names, which are
+    their numbers."""
     samples = []
     for path in files(folder, SUFFIXES["points"]):
         try:
