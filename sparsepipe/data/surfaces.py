@@ -1,14 +1,19 @@
 """Curved surfaces that can be sampled uniformly: the same expected number of points everywhere.
 
-A surface is a set of patches. A patch is a smooth map from the unit square into space, and bends
-and stretches it:
+A surface is a set of patches. A patch is a smooth map p from the unit square into space, which
+bends and stretches the square:
 
-    v                                The small square at (u, v) becomes a small parallelogram of
-    1 +-----+        .---.           area |dp/du x dp/dv| du dv. This factor, the area element,
-      |  #  |  p    /  ## \          tells how many points belong there, and its vector is the
-      |     |  ->  |       |         normal. Points are drawn by rejection: a candidate (patch, u,
-    0 +-----+       '-----'          v) is kept with a probability in proportion to its area
-      0     1 u                      element. Nothing but the map must be known of a patch.
+    v                               y
+    1 +-----+                       |   .----.
+      |  #  |   (x, y, z) = p(u, v) |  (   ## )
+      |     |   ------------------> |   `.___'
+    0 +-----+                       |
+      0     1 u                     +----------- x
+
+The small square at (u, v) becomes a small parallelogram of area |dp/du x dp/dv| du dv. That factor,
+the area element, tells how many points belong there, and the vector inside it is the normal. Points
+are drawn by rejection: a candidate (patch, u, v) is kept with a probability in proportion to its
+area element. Nothing must be known of a patch but the map.
 """
 
 from collections.abc import Callable

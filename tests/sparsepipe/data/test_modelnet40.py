@@ -68,7 +68,7 @@ def test_modelnet40_text(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         ("", "no points"),
-        ("1,2,3\n", "found '1,2,3' where"),
+        ("1,2,3\n", "the line '1,2,3' is not"),
         ("1,2,3,0,0,nan\n", "normal 0"),
         ("1,inf,3,0,0,1\n", "point 0"),
         ("1,a,3,0,0,1\n", "'a'"),
