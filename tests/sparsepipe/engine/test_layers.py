@@ -467,8 +467,11 @@ def test_map_is_made_once_and_shared(monkeypatch: pytest.MonkeyPatch) -> None:
             "BatchNorm in training on 1 voxels",
         ),
         (lambda x: ConvolutionTranspose(3, 4, 2, 2)(_doubled(x)), "stride 1 (there are: 2)"),
-        (lambda x: Pruning()(x, x.features[:, 0]), "a mask torch.float64 [120] for 120 voxels"),
-        (lambda x: Pruning()(x, x.features > 0), "a mask torch.bool [120, 3] for 120 voxels"),
+        (
+            lambda x: Pruning()(x, x.features[:, 0]),
+            "the mask is torch.float64 [120] for 120 voxels",
+        ),
+        (lambda x: Pruning()(x, x.features > 0), "the mask is torch.bool [120, 3] for 120 voxels"),
         (lambda x: Pruning()(x, (x.features[:, 0] > 0).to("meta")), "on cpu, mask on meta"),
     ],
 )
