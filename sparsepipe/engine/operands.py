@@ -49,6 +49,19 @@ def _on_same_voxels(one: "SparseTensor", other: "SparseTensor") -> bool:
     return one.keys is other.keys or torch.equal(one.keys, other.keys)
 
 
+def refuse_other_channels(features: Tensor, other: Tensor) -> None:
+    """Check that features [N, C] and [N, C'] have as many channels.
+
+    Raises:
+        InputError: they have not.
+    """
+    if features.shape[1] != other.shape[1]:
+        raise InputError(
+            f"{features.shape[1]} and {other.shape[1]} channels cannot be added or multiplied: "
+            "use cat"
+        )
+
+
 def check_broadcast(features: Tensor, other: Tensor) -> None:
     """Check that a plain tensor broadcasts to features [N, C] without making them larger.
 

@@ -11,13 +11,8 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 from torch.utils import _pytree as pytree
 
+from sparsepipe.engine import operands
 from sparsepipe.engine.coordinate_maps import CoordinateMaps, Duplicates, maps_of
-from sparsepipe.engine.operands import (
-    check_broadcast,
-    check_mask,
-    features_as_in,
-    refuse_other_voxels,
-)
 from sparsepipe.engine.row_order import RowOrder
 from sparsepipe.engine.traceable import traceable
 from systems.schema import InputError
@@ -27,9 +22,8 @@ from systems.schema import InputError
 class SparseTensor:
     """Features, one row for each voxel, in the order in which they were given.
 
-    Whatever lies beside the rows, such as a label for each voxel, therefore fits the features, and
-    the features of every tensor that layers return on the same voxels. The voxels that a layer
-    makes, at larger tensor strides, are sorted by (batch, x, y, z).
+    So whatever lies beside the rows, such as labels, fits the features of every tensor that layers
+    return on the same voxels. The voxels that a layer makes are sorted by (batch, x, y, z).
     """
 
     features: Tensor
@@ -70,8 +64,7 @@ class SparseTensor:
             batch_size: the number of samples, by default the largest batch index + 1. Give it if
                 the last samples are empty.
             duplicates: what happens to rows of equal coordinates: "refuse" raises an error, "mean"
-                and "first" keep one row with their mean or the first of them, at the place of the
-                first. `order` and `inverse` then lead from rows to given rows and back.
+                and "first" keep one row in place of the first of them. See `order` and `inverse`.
             maps: the maps of a tensor on the same voxels, instead of coordinates and batch size.
 
         Raises:
@@ -123,15 +116,15 @@ class SparseTensor:
         Raises:
             InputError: the mask has another shape, dtype or device.
         """
-        check_mask(self.features, mask)
+        operands.check_mask(self.features, mask)
         maps = self.maps.keep(self.tensor_stride, mask)
         return SparseTensor(self.features[mask], None, self.tensor_stride, maps=maps)
 
     @property
     def rows(self) -> Tensor:
-        """The features [N, C] in the order of the voxels' keys, which is the order in which kernel
-        maps number them. The rows of one sample follow each other. Where the features are sorted
-        already, this is the same tensor."""
+        """The features [N, C] in the order of the voxels' keys, in which kernel maps number them.
+        The rows of one sample follow each other. Features that are sorted are returned as they
+        are."""
         return self.maps.sorted(self.tensor_stride, self.features)
 
     @property
@@ -241,17 +234,13 @@ class SparseTensor:
         number or a plain tensor that broadcasts to [N, C]. Places without a voxel stay empty,
         whatever is added."""
         if isinstance(other, SparseTensor):
-            refuse_other_voxels([self, other])
-            if self.channels != other.channels:
-                raise InputError(
-                    f"{self.channels} and {other.channels} channels cannot be added or multiplied: "
-                    "use cat"
-                )
-            return self.replace(operation(self.features, features_as_in(self, other)))
-        if not isinstance(other, (Real, Tensor)):
-            return NotImplemented
+            operands.refuse_other_voxels([self, other])
+            operands.refuse_other_channels(self.features, other.features)
+            return self.replace(operation(self.features, operands.features_as_in(self, other)))
         if isinstance(other, Tensor):
-            check_broadcast(self.features, other)
+            operands.check_broadcast(self.features, other)
+        elif not isinstance(other, Real):
+            return NotImplemented
         return self.replace(operation(self.features, other))
 
     def dense(self) -> tuple[Tensor, Tensor]:
@@ -288,9 +277,11 @@ def cat(tensors: Sequence[SparseTensor]) -> SparseTensor:
     """
     if not tensors:
         raise InputError("cat of no tensors: give at least one")
-    refuse_other_voxels(tensors)
+    operands.refuse_other_voxels(tensors)
     first = tensors[0]
-    return first.replace(torch.cat([features_as_in(first, tensor) for tensor in tensors], 1))
+    return first.replace(
+        torch.cat([operands.features_as_in(first, tensor) for tensor in tensors], 1)
+    )
 
 
 def _parts(tensor: SparseTensor) -> tuple[list[Tensor], tuple[CoordinateMaps, int]]:
