@@ -3,10 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from sparsepipe.engine.arrays import (
+    Numbers,
+    as_tensor,
+    features_tensor,
+    labels_tensor,
+)
 from sparsepipe.engine.coordinates import (
     LIMIT,
     distinct,
@@ -14,12 +19,6 @@ from sparsepipe.engine.coordinates import (
     unpack,
 )
 from systems.schema import InputError
-
-Numbers = Tensor | np.ndarray | Sequence[Any]
-"""A tensor, or anything that numpy.asarray turns into numbers."""
-
-_HARDLY_SUPPORTED = (torch.uint16, torch.uint32, torch.uint64)
-"""Dtypes that most of torch's functions refuse."""
 
 
 class Voxels(NamedTuple):
@@ -90,10 +89,10 @@ def sparse_quantize(
     _check_points(points, duplicates)
     if features is None:
         features = torch.ones(len(points), 1, device=points.device)
-    features = _features("features", features)
+    features = features_tensor("features", features)
     if features.ndim != 2:
         raise InputError(f"features are {features.dtype} {list(features.shape)}: give [N, C]")
-    labels = None if labels is None else _labels("labels", labels)
+    labels = None if labels is None else labels_tensor("labels", labels)
     if labels is not None and labels.ndim != 1:
         raise InputError(f"labels are {labels.dtype} {list(labels.shape)}: give whole numbers [N]")
     for name, values in (("features", features), ("labels", labels)):
@@ -154,34 +153,6 @@ def merged(features: Tensor, index: Tensor, inverse: Tensor, mean: bool) -> Tens
     return (total / counts[:, None]).to(features.dtype)
 
 
-def as_tensor(name: str, values: Numbers) -> Tensor:
-    """Turn numbers into a tensor. Arrays of any layout and byte order, and lists, are copied;
-    tensors are returned as they are. `name` says in errors what they are.
-
-    Raises:
-        InputError: they are not real numbers.
-    """
-    if not isinstance(values, Tensor):
-        values = _copied(name, values)
-    if values.is_complex():
-        raise InputError(
-            f"{name}: {values.dtype} is no type of real numbers: give a tensor or an array of them"
-        )
-    return values.long() if values.dtype in _HARDLY_SUPPORTED else values
-
-
-def _copied(name: str, values: np.ndarray | Sequence[Any]) -> Tensor:
-    """A tensor with a copy of an array or a list, or InputError if they are not real numbers."""
-    try:
-        array = np.asarray(values)
-        if array.dtype.kind not in "buif":
-            raise TypeError(f"{array.dtype} is no type of real numbers")
-        kind = np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
-        return torch.tensor(np.asarray(array, kind, order="C"))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: {error}: give a tensor or an array of numbers") from None
-
-
 def _check_points(points: Tensor, duplicates: str) -> None:
     """Raise InputError if points are not finite numbers [N, 3], or `duplicates` is unknown."""
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype == torch.bool:
@@ -206,27 +177,6 @@ def _keys(points: Tensor, voxel_size: float | Sequence[float]) -> Tensor:
             "the origin: centre the cloud or take larger voxels"
         )
     return pack(torch.nn.functional.pad(cells.long(), (1, 0)))
-
-
-def _features(name: str, features: Numbers) -> Tensor:
-    """Features as a tensor: tensors of floating point keep their dtype, all others become torch's
-    default dtype."""
-    values = as_tensor(name, features)
-    keeps = isinstance(features, Tensor) and values.is_floating_point()
-    return values if keeps else values.to(torch.get_default_dtype())
-
-
-def _labels(name: str, values: Numbers) -> Tensor:
-    """Labels of any dtype and shape as int64, or InputError if they are not whole numbers."""
-    labels = as_tensor(name, values)
-    if labels.is_floating_point():
-        whole = labels.isfinite() & (labels == labels.trunc())
-        if not bool(whole.all()):
-            raise InputError(
-                f"{name} are {labels.dtype} {list(labels.shape)}, {int((~whole).sum())} of them "
-                "not whole: give whole numbers"
-            )
-    return labels.long()
 
 
 def _voxel_labels(
@@ -270,8 +220,8 @@ def _cloud(
         )
     if voxels.dtype == torch.int64 and bool((voxels != voxels.int()).any()):
         raise InputError(f"sample {number}: coordinates that int32 cannot hold: centre the cloud")
-    whole = None if labels is None else _labels(f"sample {number}: labels", labels)
-    return Voxels(voxels.int(), _features(f"sample {number}: features", features), whole)
+    whole = None if labels is None else labels_tensor(f"sample {number}: labels", labels)
+    return Voxels(voxels.int(), features_tensor(f"sample {number}: features", features), whole)
 
 
 def _check_alike(number: int, cloud: Voxels, first: Voxels) -> None:

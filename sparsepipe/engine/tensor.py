@@ -122,9 +122,8 @@ class SparseTensor:
 
     @property
     def rows(self) -> Tensor:
-        """The features [N, C] in the order of the voxels' keys, in which kernel maps number them.
-        The rows of one sample follow each other. Features that are sorted are returned as they
-        are."""
+        """The features [N, C] in the order of the keys, in which kernel maps number them. The rows
+        of one sample follow each other. Features that are sorted are returned as they are."""
         return self.maps.sorted(self.tensor_stride, self.features)
 
     @property
@@ -168,7 +167,7 @@ class SparseTensor:
 
     @property
     def _row_order(self) -> RowOrder:
-        """The order in which the rows were given, or InputError where a layer made them."""
+        """The order of the rows as they were given, or InputError where a layer made them."""
         order = self.maps.order(self.tensor_stride)
         if order is None:
             raise InputError(

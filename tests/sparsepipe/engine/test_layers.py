@@ -318,7 +318,7 @@ def test_autocast_does_to_convolutions_what_it_does_to_those_of_torch(
     for mine, other in zip([output, *gradients[0]], [expected, *gradients[1]], strict=True):
         assert mine.dtype == other.dtype
         error = float((mine.float() - other.float()).detach().abs().max())
-        # Products are rounded to autocast's type, gradients of the input to the type it was given in.
+        # Products are rounded to autocast's type, the input's gradient to the type of the input.
         eps = max(torch.finfo(dtype).eps, torch.finfo(mine.dtype).eps)
         assert error <= 2 * eps * float(other.detach().float().abs().max())
 
