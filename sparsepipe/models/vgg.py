@@ -10,16 +10,15 @@ from torch import nn
 
 from sparsepipe.models.kit import SPARSE, Kit
 
-PLANES: tuple[int | None, ...] = (64, 64, None, 128, 128, None, 256, 256, 256, None) + (
-    512,
-    512,
-    512,
-    None,
-    512,
-    512,
-    512,
-    None,
+# fmt: off
+PLANES: tuple[int | None, ...] = (
+    64, 64, None,
+    128, 128, None,
+    256, 256, 256, None,
+    512, 512, 512, None,
+    512, 512, 512, None,
 )
+# fmt: on
 """The channels of the convolutions in their order; None is a max pooling that halves the
 resolution."""
 HIDDEN = 4096
