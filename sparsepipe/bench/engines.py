@@ -84,6 +84,7 @@ def _native(task: Task) -> Prepared:
     """Prepare this package's own engine."""
 
     def tensor() -> SparseTensor:
+        """The task as a new tensor, with no kernel map yet."""
         return SparseTensor(features, task.coordinates, batch_size=task.batch_size)
 
     features = task.features
@@ -103,9 +104,11 @@ def _minkowski(task: Task) -> Prepared:
     import MinkowskiEngine as engine
 
     def tensor() -> Any:
+        """The task as a new tensor of the library, with no kernel map yet."""
         return engine.SparseTensor(features=features.detach(), coordinates=task.coordinates)
 
     def make_map() -> None:
+        """Make the library's kernel map from the coordinates."""
         manager = engine.CoordinateManager(D=3)
         key, _ = manager.insert_and_map(task.coordinates, 1)
         manager.kernel_map(key, key, kernel_size=3)
@@ -203,6 +206,7 @@ def _layer_pass(
     """What makes a pass through a layer: `forward` and the gradients of `inputs` and parameters."""
 
     def run() -> None:
+        """Make one pass, and drop its gradients."""
         output = forward()
         output.backward(output.detach())  # any gradient will do, and this one costs nothing
         for tensor in (inputs, *layer.parameters()):
@@ -218,6 +222,7 @@ def _network(kit: Kit, tensor: Callable[[], Any], batch_size: int) -> Prepared:
     labels = torch.arange(batch_size) % CLASSES
 
     def run() -> None:
+        """Make one training step without the optimizer."""
         logits = network(tensor())
         rows = logits.features if isinstance(logits, SparseTensor) else logits.F
         nn.functional.cross_entropy(rows, labels).backward()

@@ -103,8 +103,8 @@ def _check_source(source: str) -> tuple[str, Path]:
     means nothing for shapes."""
     name, colon, folder = source.partition(":")
     if name not in SOURCES:
-        known = "; ".join(SOURCES.values())
-        raise InputError(f"--sparsepipe.data {source}: unknown data; give {known}")
+        forms = "; ".join(SOURCES.values())
+        raise InputError(f"--sparsepipe.data {source}: unknown data; give {forms}")
     root = Path(folder).expanduser()
     if bool(colon) != (name != "shapes") or (colon and not (folder and root.is_dir())):
         problem = "no such folder" if folder and name != "shapes" else "unknown data"

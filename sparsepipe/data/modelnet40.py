@@ -11,6 +11,7 @@ import numpy as np
 
 from sparsepipe.data.bad_files import BadFiles, naming
 from sparsepipe.data.cloud import check_finite
+from sparsepipe.data.cloud_files import LabelledFiles, Samples
 from sparsepipe.data.mesh_files import read_mesh
 from systems.schema import InputError
 
@@ -18,19 +19,8 @@ LAYOUTS = (
     "give DIR with <class>/train/*.off and <class>/test/*.off, with ply_data_train*.h5 and "
     "ply_data_test*.h5, or with modelnet40_train.txt and <class>/<class>_0001.txt"
 )
-Samples = tuple[tuple[Path, int], ...]
-"""Files, each with the label of its object."""
 Stack = tuple[np.ndarray, np.ndarray]
 """The points, float32 [M, N, 3], and the labels, int64 [M], of M objects."""
-
-
-@dataclass(frozen=True)
-class Files:
-    """The data set in one of the two layouts that have a file for every object."""
-
-    train: Samples
-    test: Samples
-    class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +32,7 @@ class Arrays:
     class_names: tuple[str, ...]
 
 
-def find(root: Path, bad_files: BadFiles) -> Files | Arrays:
+def find(root: Path, bad_files: BadFiles) -> LabelledFiles | Arrays:
     """Find the data set in a folder, in whichever layout it is there. HDF5 files that cannot be
     read are added to `bad_files`.
 
@@ -98,7 +88,7 @@ def z_up(points: np.ndarray) -> np.ndarray:
     return np.stack([points[..., 0], -points[..., 2], points[..., 1]], axis=-1)
 
 
-def _find_meshes(root: Path) -> Files:
+def _find_meshes(root: Path) -> LabelledFiles:
     """List the files of the layout of OFF meshes. A folder that contains `train` is a class."""
     class_names = sorted(path.name for path in root.iterdir() if (path / "train").is_dir())
     train, test = (
@@ -109,16 +99,17 @@ def _find_meshes(root: Path) -> Files:
         )
         for split in ("train", "test")
     )
-    return Files(train, test, tuple(class_names))
+    return LabelledFiles(train, test, tuple(class_names))
 
 
-def _find_texts(root: Path) -> Files:
+def _find_texts(root: Path) -> LabelledFiles:
     """List the files of the layout of texts, which names its classes and objects in text files."""
     names_file = root / "modelnet40_shape_names.txt"
     class_names = _lines(names_file)
     labels = {name: label for label, name in enumerate(class_names)}
 
     def samples(listing: Path) -> Samples:
+        """The files that a listing of objects names, with their labels."""
         files = []
         for object_name in _lines(listing):
             class_name = object_name.rpartition("_")[0]  # night_stand_0001 is a night_stand
@@ -130,7 +121,7 @@ def _find_texts(root: Path) -> Files:
         return tuple(files)
 
     train, test = (samples(root / f"modelnet40_{split}.txt") for split in ("train", "test"))
-    return Files(train, test, tuple(class_names))
+    return LabelledFiles(train, test, tuple(class_names))
 
 
 def _lines(path: Path) -> list[str]:

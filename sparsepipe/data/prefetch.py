@@ -94,6 +94,7 @@ def _prefetch(
     closed = threading.Event()
 
     def make(epoch: int, indices: Sequence[int]) -> Batch:
+        """Make one mini-batch, in a thread."""
         clouds = []
         for index in indices:
             if closed.is_set():

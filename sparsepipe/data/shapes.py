@@ -33,6 +33,7 @@ def torus(tube_radius: float) -> Surface:
     """The torus (sqrt(x^2 + y^2) - 1)^2 + z^2 = tube_radius^2."""
 
     def profile(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The circle that is turned about the z axis."""
         angle = 2 * np.pi * v
         return 1 + tube_radius * np.cos(angle), tube_radius * np.sin(angle)
 
@@ -74,6 +75,7 @@ def helix(turns: float, height: float, tube_radius: float) -> Surface:
     """A tube about the helix (cos t, sin t, height t / (2 pi turns)), 0 <= t <= 2 pi turns."""
 
     def curve(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The helix and its tangents for u in [0, 1]."""
         rate = 2 * np.pi * turns
         cos, sin = np.cos(rate * u), np.sin(rate * u)
         tangent = np.stack([-rate * sin, rate * cos, np.full_like(u, height)], axis=1)
@@ -86,6 +88,7 @@ def trefoil(tube_radius: float) -> Surface:
     """A tube about the knot (sin t + 2 sin 2t, cos t - 2 cos 2t, -sin 3t), 0 <= t <= 2 pi."""
 
     def curve(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The knot and its tangents for u in [0, 1]."""
         cos, sin = np.cos(2 * np.pi * u), np.sin(2 * np.pi * u)
         cos_2, sin_2 = cos * cos - sin * sin, 2 * sin * cos
         cos_3, sin_3 = cos * cos_2 - sin * sin_2, sin * cos_2 + cos * sin_2
@@ -100,6 +103,7 @@ def moebius(half_width: float) -> Surface:
     / 2), |w| <= half_width."""
 
     def patch(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """The strip, once round for u in [0, 1], across for v."""
         t, w = 2 * np.pi * u, half_width * (2 * v - 1)
         radius = 1 + w * np.cos(t / 2)
         return np.stack([radius * np.cos(t), radius * np.sin(t), w * np.sin(t / 2)], axis=1)
@@ -112,6 +116,7 @@ def dumbbell(radius: float, bar_radius: float) -> Surface:
     start = np.arcsin(bar_radius / radius)  # where the bar enters a sphere
 
     def end(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The profile of the sphere about z = 1, without the part inside the bar."""
         angle = start + (np.pi - start) * v
         return radius * np.sin(angle), 1 - radius * np.cos(angle)
 
@@ -126,6 +131,7 @@ def saddle(curvature: float) -> Surface:
     """The saddle z = curvature (x^2 - y^2), |x| <= 1, |y| <= 1."""
 
     def patch(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """The saddle over the square."""
         x, y = 2 * u - 1, 2 * v - 1
         return np.stack([x, y, curvature * (x * x - y * y)], axis=1)
 

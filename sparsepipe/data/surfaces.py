@@ -103,6 +103,7 @@ def revolved(profile: Profile) -> Patch:
     """The surface that a profile sweeps when it is turned about the z axis."""
 
     def patch(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """The profile's point v, turned by u of a full turn."""
         radius, height = profile(v)
         angle = 2 * np.pi * u
         return np.stack([radius * np.cos(angle), radius * np.sin(angle), height], axis=1)
@@ -120,6 +121,7 @@ def tube(curve: Curve, radius: float) -> Patch:
     open."""
 
     def patch(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """The point at v of a full turn on the circle about the curve's point u."""
         centre, tangent = curve(u)
         tangent = tangent / np.linalg.norm(tangent, axis=1, keepdims=True)
         across = np.stack([tangent[:, 1], -tangent[:, 0], np.zeros_like(u)], axis=1)

@@ -70,6 +70,7 @@ class _Largest(Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, rows: Tensor, starts: Tensor) -> Tensor:
+        """Take the largest values, and remember which rows they came from."""
         output, winners = _largest(features, rows, starts)
         empty = (starts.diff() == 0)[:, None]
         # embedding_bag skips NaN, so outputs that have one are found in a second pass: the largest
@@ -88,6 +89,7 @@ class _Largest(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Add the gradient of each output to the row that its value came from."""
         (winners,) = ctx.saved_tensors
         wide = widened(gradient)
         # The extra row at the end takes the gradients of outputs without inputs.
@@ -110,12 +112,14 @@ class _SumPool(Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, kernel_map: KernelMap) -> Tensor:
+        """Sum the inputs of each output."""
         ctx.kernel_map = kernel_map
         return _sum(features, kernel_map)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Sum the gradients of the outputs that each input went into."""
         return _sum(gradient.contiguous(), ctx.kernel_map.transpose), None
 
 

@@ -131,6 +131,7 @@ class _Convolution(Function):
     def forward(
         ctx: Any, features: Tensor, weight: Tensor, kernel_map: KernelMap, backend: Backend
     ) -> Tensor:
+        """The output of the backend; what its backward pass needs is saved."""
         ctx.save_for_backward(features, weight)
         ctx.kernel_map, ctx.backend = kernel_map, backend
         return backend.forward(features, weight, kernel_map)
@@ -138,6 +139,7 @@ class _Convolution(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """The gradients of features and weight, as far as they are needed."""
         features, weight = ctx.saved_tensors
         needed = ctx.needs_input_grad[:2]
         feature_gradient, weight_gradient = ctx.backend.backward(

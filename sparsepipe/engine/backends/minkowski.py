@@ -63,7 +63,7 @@ def forward(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
         features[place.input_order],
         weight.contiguous(),
         *place.kernel,
-        False,  # the output's voxels are given, not to be generated
+        False,  # do not generate the output's voxels: they are in the manager
         engine.ConvolutionMode.DEFAULT,
         place.inputs,
         place.outputs,

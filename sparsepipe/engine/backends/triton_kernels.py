@@ -271,9 +271,7 @@ def _arithmetic(dtype: torch.dtype) -> dict[str, Any]:
 def _precision() -> str:
     """Whether float32 is rounded to TF32 in products ("tf32") or not ("ieee"), as in PyTorch."""
     matmul = torch.backends.cuda.matmul
-    if hasattr(
-        matmul, "fp32_precision"
-    ):  # since PyTorch 2.9, where allow_tf32 may raise
+    if hasattr(matmul, "fp32_precision"):  # since PyTorch 2.9, where allow_tf32 may raise
         return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
     return "tf32" if matmul.allow_tf32 else "ieee"
 
