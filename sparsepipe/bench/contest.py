@@ -1,7 +1,7 @@
-"""A contest: the same work for several engines, taking turns pass by pass.
+"""A contest: several engines do the same task and take turns pass by pass.
 
-Each engine has a process of its own, so that its peak of memory is its own; the processes wait for
-each other, so that whatever else the machine does falls on all of them alike.
+Each engine has a process of its own, so its peak of memory is its own. The processes wait for each
+other, so whatever else the machine does slows all of them alike.
 """
 
 import statistics
@@ -22,28 +22,32 @@ from sparsepipe.engine.tensor import SparseTensor
 from systems.measure import timed
 
 DENSE_OPERATIONS = 1e12
-"""Dense volumes that take more floating-point operations for one pass are left out."""
+"""The largest number of floating-point operations of a pass for which the dense engine takes
+part."""
 WARM_UP = 2
+"""The passes at the start that are not counted."""
 PATIENCE_S = 8.0
-"""An engine that has taken this long, and been timed once, sits out the remaining rounds."""
+"""An engine that has been timed at least once and has taken this long sits out the remaining
+rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """What is done, and by whom."""
+    """The task, and the engines that compete."""
 
     cloud: str
-    """See `sparsepipe.bench.clouds.task`."""
+    """The cloud, as `sparsepipe.bench.clouds.task` names it."""
     channels: int
-    """Of a 3x3x3 convolution; 0: a step of MinkVGG16-BN, without the optimizer."""
+    """Input and output channels of a 3x3x3 convolution; 0: a training step of MinkVGG16-BN, without
+    the optimizer."""
     threads: int = 1
     engines: tuple[str, ...] = tuple(ENGINES)
     memory_limit_bytes: float | None = None
-    """What an engine may take beyond what its process holds at the start."""
+    """How much memory an engine may take beyond what its process has at the start. None: any."""
 
     @property
     def name(self) -> str:
-        """Fit for a file."""
+        """A name of the contest that can be part of a file's name."""
         work = f"{self.channels}-channels" if self.channels else "minkvgg16"
         limited = "" if self.memory_limit_bytes is None else "-limited"
         return f"{self.cloud.replace(':', '-')}-{work}-{self.threads}-threads{limited}"
@@ -51,45 +55,50 @@ class Contest:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one engine did."""
+    """The result of one engine in a contest."""
 
     contest: Contest
     engine: str
     voxels: int
     pass_s: tuple[float, ...]
-    """Forward and backward, round by round, a layer's kernel map made before; none if it failed."""
+    """Seconds of each pass, round by round. The kernel map of a layer was made before. Empty if the
+    engine failed."""
     map_s: float | None = None
-    """Making the kernel map, median."""
+    """Seconds to make the kernel map, the median; None if the engine has none."""
     peak_bytes: int
-    """Most memory above what the process held before."""
+    """The largest amount of memory beyond what the process had before."""
     operations: float
-    """Floating-point operations of one pass over the occupied sites; 0 for a network."""
+    """Floating-point operations of one pass over the pairs of voxels; 0 for a network."""
     matrix_operations_per_s: float
-    """Of a matrix product of as many channels, measured just before; 0 for a network."""
+    """The rate of a matrix product of as many channels, measured just before; 0 for a network."""
     failure: str | None = None
-    """Why there is no time."""
+    """The reason why the engine has no times; None if it has."""
 
     @property
     def seconds(self) -> float:
-        """Median of `pass_s`."""
+        """The median of `pass_s`."""
         return statistics.median(self.pass_s)
 
     @property
     def of_matrix_rate(self) -> float:
-        """The rate of a pass over that of a matrix product."""
+        """The rate of a pass divided by the rate of a matrix product."""
         return self.operations / self.seconds / self.matrix_operations_per_s
 
 
 def run(contest: Contest, repetitions: int = 7) -> list[Row]:
-    """Let the engines compete. Those that cannot have no times, and the reason as `failure`."""
+    """Let the engines compete for some rounds. An engine that cannot take part has no times, and
+    its row has the reason as `failure`."""
     work = task(contest.cloud, contest.channels)
     operations = 3 * 2.0 * _pairs(work) * contest.channels**2
     rate = matrix_rate(contest.channels, contest.threads) if contest.channels else 0.0
     reasons = {engine: _reason(engine, contest, work) for engine in contest.engines}
     contestants = {
         engine: Contestant(
-            *(engine, contest.cloud, contest.channels),
-            *(contest.threads, contest.memory_limit_bytes),
+            engine,
+            contest.cloud,
+            contest.channels,
+            contest.threads,
+            contest.memory_limit_bytes,
         )
         for engine, reason in reasons.items()
         if reason is None
@@ -123,25 +132,28 @@ def run(contest: Contest, repetitions: int = 7) -> list[Row]:
 
 
 def dense_operations(work: Task) -> float:
-    """Floating-point operations of the dense convolution, forward and backward."""
+    """The floating-point operations of the dense convolution, forward and backward: three products
+    of as many operations, of 27 offsets each."""
     return 3 * 2 * 27 * work.channels**2 * float(work.side) ** 3 * work.batch_size
 
 
 def _pairs(work: Task) -> int:
+    """The number of pairs in the kernel map of the task's convolution."""
     tensor = SparseTensor(torch.zeros(len(work.coordinates), 1), work.coordinates)
     return sum(tensor.maps.kernel_map(KERNEL).counts)
 
 
 def _reason(engine: str, contest: Contest, work: Task) -> str | None:
-    """Why an engine does not take part."""
-    lasting = dense_operations(work) > DENSE_OPERATIONS and contest.memory_limit_bytes is None
-    if engine == "dense" and lasting:
+    """The reason why an engine does not take part, or None."""
+    too_long = dense_operations(work) > DENSE_OPERATIONS and contest.memory_limit_bytes is None
+    if engine == "dense" and too_long:
         return "a pass would take minutes"
     return unavailable(engine, contest.threads)
 
 
 def matrix_rate(channels: int, threads: int, rows: int = 8192) -> float:
-    """Floating-point operations per second of [rows, channels] x [channels, channels]."""
+    """Measure the floating-point operations per second of the matrix product [rows, channels] x
+    [channels, channels]."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     left, right = torch.randn(rows, channels), torch.randn(channels, channels)
@@ -152,7 +164,8 @@ def matrix_rate(channels: int, threads: int, rows: int = 8192) -> float:
 
 
 def ratios(rows: Sequence[Row], engine: str, over: str = "native") -> list[float]:
-    """How many times longer `engine` took than `over`, round by round; none if one has no times."""
+    """How many times longer `engine` took than the engine `over`, round by round; empty if one of
+    them has no times. Where they sat out different rounds, it is the one ratio of the medians."""
     times = {row.engine: row.pass_s for row in rows}
     theirs, ours = times.get(engine, ()), times.get(over, ())
     if not theirs or not ours:
@@ -163,7 +176,7 @@ def ratios(rows: Sequence[Row], engine: str, over: str = "native") -> list[float
 
 
 def sweep(sides: Sequence[int], channels: Sequence[int], threads: int) -> list[Contest]:
-    """Spheres of several sizes, all engines."""
+    """Contests of all engines on spheres of several sizes, with several numbers of channels."""
     return [
         Contest(cloud=f"sphere:{side}", channels=width, threads=threads)
         for side in sides

@@ -1,7 +1,7 @@
-"""The libraries that are compared, each with the same work: native, MinkowskiEngine, spconv, dense.
+"""The engines that are compared on the same task: ours, MinkowskiEngine, spconv and dense PyTorch.
 
-An engine turns a task (voxels, features, channels) into two functions: one pass, forward and
-backward, and the making of the kernel map, from unsorted knowledge of nothing but coordinates.
+An engine turns a task (voxels, features, channels) into two functions: one makes a pass, forward
+and backward; the other makes the kernel map from nothing but the coordinates.
 """
 
 import functools
@@ -20,24 +20,29 @@ from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import SPARSE, Kit, MinkVGG16
 from systems.schema import InputError
 
-KERNEL = Kernel(3, 1, 1, 1)
+KERNEL = Kernel(size=3, dilation=1, fine_stride=1, coarse_stride=1)
+"""The kernel of every task's convolution."""
 CLASSES = 40
+"""The classes that the network of a task tells apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Voxels int32 [N, 4] of clouds in a cube, and what is computed on them."""
+    """The voxels of clouds in a cube, and what is computed on them."""
 
     coordinates: Tensor
+    """int32 [N, 4]."""
     batch_size: int
     side: int
-    """Voxels along an edge of the cube."""
+    """The number of voxels along an edge of the cube."""
     channels: int
-    """Of the 3x3x3 convolution; 0: one training step of MinkVGG16-BN instead, optimizer apart."""
+    """Input and output channels of a 3x3x3 convolution; 0: a training step of MinkVGG16-BN instead,
+    without the optimizer."""
 
     @property
     def features(self) -> Tensor:
-        """float32 [N, channels], or ones [N, 1] for the network; the same for every engine."""
+        """float32 [N, channels], or ones [N, 1] for the network. They are the same for every
+        engine."""
         if not self.channels:
             return torch.ones(len(self.coordinates), 1)
         generator = torch.Generator().manual_seed(0)
@@ -46,16 +51,18 @@ class Task:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is timed."""
+    """The functions of an engine that are timed."""
 
     run: Callable[[], object]
-    """A pass. A layer's kernel map is made before; a network makes its own each time."""
+    """Makes a pass. The kernel map of a layer was made before; a network makes its own each
+    time."""
     make_map: Callable[[], object] | None = None
-    """From coordinates to the map of the convolution; None where there is none."""
+    """Makes the kernel map of the convolution from coordinates; None for an engine that has
+    none."""
 
 
 def unavailable(engine: str, threads: int) -> str | None:
-    """Why an engine cannot be measured here, or None."""
+    """The reason why an engine cannot be measured with this many threads here, or None."""
     try:
         if engine == "minkowski":
             backend("minkowski")
@@ -69,12 +76,15 @@ def unavailable(engine: str, threads: int) -> str | None:
 
 
 def prepare(engine: str, task: Task) -> Prepared:
-    """Set an engine up for a task."""
+    """Prepare an engine for a task."""
     return ENGINES[engine](task)
 
 
 def _native(task: Task) -> Prepared:
+    """Prepare this package's own engine."""
+
     def tensor() -> SparseTensor:
+        """The task as a new tensor, with no kernel map yet."""
         return SparseTensor(features, task.coordinates, batch_size=task.batch_size)
 
     features = task.features
@@ -89,13 +99,16 @@ def _native(task: Task) -> Prepared:
 
 
 def _minkowski(task: Task) -> Prepared:
-    backend("minkowski")  # imports it as it wants to be
+    """Prepare MinkowskiEngine."""
+    backend("minkowski")  # imports it in the way that it needs
     import MinkowskiEngine as engine
 
     def tensor() -> Any:
+        """The task as a new tensor of the library, with no kernel map yet."""
         return engine.SparseTensor(features=features.detach(), coordinates=task.coordinates)
 
     def make_map() -> None:
+        """Make the library's kernel map from the coordinates."""
         manager = engine.CoordinateManager(D=3)
         key, _ = manager.insert_and_map(task.coordinates, 1)
         manager.kernel_map(key, key, kernel_size=3)
@@ -117,7 +130,7 @@ def _minkowski(task: Task) -> Prepared:
 
 
 def _minkowski_kit(engine: Any) -> Kit:
-    """The library's own layers, for whole networks."""
+    """The kit of MinkowskiEngine's own layers, for whole networks."""
     return Kit(
         convolution=functools.partial(engine.MinkowskiConvolution, dimension=3),
         convolution_transpose=functools.partial(engine.MinkowskiConvolutionTranspose, dimension=3),
@@ -132,6 +145,7 @@ def _minkowski_kit(engine: Any) -> Kit:
 
 
 def _spconv_pass(task: Task) -> Prepared:
+    """Prepare spconv."""
     if not task.channels:
         raise InputError("spconv has no MinkVGG16 here: compare it on single layers")
     spconv = _spconv()
@@ -140,24 +154,32 @@ def _spconv_pass(task: Task) -> Prepared:
 
     features = task.features.requires_grad_()
     layer = spconv.SubMConv3d(
-        *(task.channels, task.channels, 3), bias=False, indice_key="map", algo=ConvAlgo.Native
+        task.channels, task.channels, 3, bias=False, indice_key="map", algo=ConvAlgo.Native
     )
     shape, threes, ones, zeros = [task.side] * 3, [3] * 3, [1] * 3, [0] * 3
-    kept = spconv.SparseConvTensor(features, task.coordinates, shape, task.batch_size)
-    layer(kept)  # leaves its kernel map in `kept`, under the key
+    inputs = spconv.SparseConvTensor(features, task.coordinates, shape, task.batch_size)
+    layer(inputs)  # leaves its kernel map in `inputs`, under the key
     return Prepared(
-        _layer_pass(layer, lambda: layer(kept.replace_feature(features)).features, features),
+        _layer_pass(layer, lambda: layer(inputs.replace_feature(features)).features, features),
         lambda: get_indice_pairs(
-            *(task.coordinates, task.batch_size, shape, ConvAlgo.Native),
-            *(threes, ones, ones, ones, zeros),
+            task.coordinates,
+            task.batch_size,
+            shape,
+            ConvAlgo.Native,
+            threes,
+            ones,
+            ones,
+            ones,
+            zeros,
             subm=True,
         ),
     )
 
 
 def _spconv() -> Any:
-    """spconv, its backward pass mended: on a CPU it asks for the stream of a CUDA device."""
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # of no use here
+    """Import spconv and repair its backward pass, which asks for the stream of a CUDA device on a
+    CPU."""
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # its warnings are noise
     import spconv.pytorch
     from spconv.pytorch import ops
 
@@ -167,6 +189,7 @@ def _spconv() -> Any:
 
 
 def _dense(task: Task) -> Prepared:
+    """Prepare PyTorch's dense convolution of the whole cube."""
     if not task.channels:
         raise InputError("the dense twin of MinkVGG16 is compared layer by layer")
     layer = nn.Conv3d(task.channels, task.channels, 3, padding=1, bias=False)
@@ -180,9 +203,12 @@ def _dense(task: Task) -> Prepared:
 def _layer_pass(
     layer: nn.Module, forward: Callable[[], Tensor], inputs: Tensor
 ) -> Callable[[], None]:
+    """What makes a pass through a layer: `forward` and the gradients of `inputs` and parameters."""
+
     def run() -> None:
+        """Make one pass, and drop its gradients."""
         output = forward()
-        output.backward(output.detach())  # some gradient, at no cost
+        output.backward(output.detach())  # any gradient will do, and this one costs nothing
         for tensor in (inputs, *layer.parameters()):
             tensor.grad = None
 
@@ -190,11 +216,13 @@ def _layer_pass(
 
 
 def _network(kit: Kit, tensor: Callable[[], Any], batch_size: int) -> Prepared:
+    """Prepare a training step of MinkVGG16 that is built of a kit's layers."""
     torch.manual_seed(0)
     network = MinkVGG16(1, CLASSES, kit=kit)
     labels = torch.arange(batch_size) % CLASSES
 
     def run() -> None:
+        """Make one training step without the optimizer."""
         logits = network(tensor())
         rows = logits.features if isinstance(logits, SparseTensor) else logits.F
         nn.functional.cross_entropy(rows, labels).backward()
@@ -209,4 +237,4 @@ ENGINES: Mapping[str, Callable[[Task], Prepared]] = {
     "spconv": _spconv_pass,
     "dense": _dense,
 }
-"""Name to what sets it up."""
+"""The function that prepares each engine."""

@@ -1,4 +1,4 @@
-"""Damaged files: what is wrong becomes one line that names the file; each is told once, counted."""
+"""Damaged files: what is wrong with one becomes an error of one line, which is reported once."""
 
 import struct
 import sys
@@ -11,8 +11,6 @@ from pathlib import Path
 
 from systems.schema import InputError
 
-# What damaged files raise in numpy's readers, h5py and ours. UnicodeDecodeError is a ValueError,
-# and so is InputError.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -25,11 +23,14 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+"""The exceptions that damaged files cause in the readers of numpy, h5py and this package.
+InputError and UnicodeDecodeError are among them, since they are ValueErrors."""
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn what a damaged file raises into an InputError of one line that names the file."""
+    """Within this context, turn what a damaged file raises into an InputError of one line that
+    begins with the path of the file."""
     try:
         yield
     except UNREADABLE as error:
@@ -40,7 +41,8 @@ def naming(path: Path) -> Iterator[None]:
 
 
 class BadFiles:
-    """The files that could not be read so far, shared by all splits and threads of a data set."""
+    """The files of a data set that could not be read so far. All splits and threads share one
+    list."""
 
     def __init__(self) -> None:
         self.paths: list[Path] = []
@@ -53,7 +55,8 @@ class BadFiles:
         return path in self.paths
 
     def report(self, path: Path, error: InputError, instead: str) -> None:
-        """Count this file and tell stderr why, unless that was done before."""
+        """Add a file to the list and print one line to stderr: what is wrong (`error`) and what
+        happens `instead`. A file that is in the list already is not reported again."""
         with self._lock:
             if path not in self.paths:
                 self.paths.append(path)

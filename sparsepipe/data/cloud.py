@@ -1,6 +1,6 @@
-"""One point cloud, and what is done to one: rotate, cut, view from a side, add noise, fit.
+"""One point cloud, and what is done to it: rotate it, cut it, hide its far side, add noise, fit it.
 
-z points up everywhere. `Pose.place` turns the samples of a surface into a cloud in the unit cube.
+z points up everywhere. `Pose.place` turns points of a surface into a cloud in the unit cube.
 """
 
 from dataclasses import dataclass
@@ -12,21 +12,28 @@ from systems.schema import InputError
 
 Rotation = Literal["none", "vertical", "full"]
 
-ELEVATION = np.radians(35)  # of a viewer above or below the horizon, at most
-CUT = (0.05, 0.4)  # share of the points that a half-space takes away
-LARGEST = 1e18  # metres or any unit: squares of larger coordinates overflow float32
+ELEVATION = np.radians(35)
+"""How far above or below the horizon a viewer may be, in radians."""
+CUT = (0.05, 0.4)
+"""The smallest and the largest share of the points that a cutting plane takes away."""
+LARGEST = 1e18
+"""The largest coordinate, in any unit. Squares of larger ones overflow float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cloud:
-    """Points float32 [N, 3] with features float32 [N, F], N and F >= 1; label -1 says unknown.
+    """Points of one object or scan, with features and a label.
 
-    Raises InputError if there are no points, lengths differ, or a value is not finite.
+    Raises:
+        InputError: there are no points, the lengths differ, or a value is not finite.
     """
 
     points: np.ndarray
+    """float32 [N, 3], N >= 1: x, y and z."""
     features: np.ndarray
+    """float32 [N, F], F >= 1."""
     label: int
+    """The number of the class, or -1 where it is unknown."""
 
     def __post_init__(self) -> None:
         points, features = self.points, self.features
@@ -43,7 +50,8 @@ class Cloud:
 
 
 def check_finite(points: np.ndarray, word: str) -> None:
-    """Raise InputError for the first row of points [N, 3] that is not finite or overflows."""
+    """Raise InputError if one of the points [N, 3] is not finite or beyond `LARGEST`. The message
+    names the first such row; `word` says what a row is, such as 'vertex'."""
     usable = np.abs(points) <= LARGEST  # false for NaN
     if not usable.all():
         row = int(np.flatnonzero(~usable.all(axis=1))[0])
@@ -52,34 +60,35 @@ def check_finite(points: np.ndarray, word: str) -> None:
 
 
 def make_cloud(points: np.ndarray, features: np.ndarray | None, label: int) -> Cloud:
-    """A cloud of any real dtype; features of ones [N, 1] where there are none."""
+    """Make a cloud of points [N, 3] and features [N, F] of any real dtype, converted to float32.
+    Without features, each point gets the feature 1."""
     if features is None:
         features = np.ones((len(points), 1))
-    with np.errstate(over="ignore"):  # becomes infinite, which Cloud refuses
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, which Cloud refuses
         return Cloud(points.astype(np.float32), features.astype(np.float32), label)
 
 
 @dataclass(frozen=True)
 class Pose:
-    """How clouds of one class vary.
-
-    rotation  about the vertical axis, about any axis, or none
-    size      range of the longest side in the unit cube
-    noise     largest standard deviation of Gaussian noise on points, as a share of the longest side
-    partial   probability that a part is missing: cut off by a plane, or hidden from a viewer
-    """
+    """How the clouds of one class vary at random."""
 
     rotation: Rotation = "vertical"
+    """The rotations: about the vertical axis, about any axis ("full"), or none."""
     size: tuple[float, float] = (0.7, 1.0)
+    """The range of a cloud's longest side; the cube that it is put into has sides of 1."""
     noise: float = 0.01
+    """The largest standard deviation of the Gaussian noise that is added to points, as a share of
+    the longest side."""
     partial: float = 0.5
+    """The probability that a part is missing: cut off by a plane, or hidden from a viewer."""
 
     def place(
         self, points: np.ndarray, normals: np.ndarray | None, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Points float64 [N, 3] in a random pose in the unit cube, with normals [N, 3] if any.
+        """Put points float64 [N, 3], with their normals [N, 3] if any, into the unit cube in a
+        random pose.
 
-        Fewer points come back where a part is missing: their density on the surface stays.
+        Fewer points come back where a part is missing; those that are left are as dense as before.
         """
         turn = rotation_matrix(self.rotation, generator)
         points = fit(points @ turn.T, 1.0)
@@ -97,23 +106,26 @@ AS_STORED = Pose(rotation="none", size=(1.0, 1.0), noise=0.0, partial=0.0)
 
 
 def fit(points: np.ndarray, size: float) -> np.ndarray:
-    """Points [N, 3] moved to the middle of the unit cube, their longest side scaled to `size`.
-
-    Points that all coincide come to lie in the middle.
-    """
+    """Move points [N, 3] to the middle of the unit cube and scale their longest side to `size`.
+    Points that all coincide come to lie in the middle."""
     low, high = points.min(axis=0), points.max(axis=0)
     longest = (high - low).max()
     return (points - (low + high) / 2) * (size / longest if longest > 0 else 0.0) + 0.5
 
 
 def rotation_matrix(rotation: Rotation, generator: np.random.Generator) -> np.ndarray:
-    """float64 [3, 3], uniform over the rotations of this kind."""
+    """Draw a rotation of this kind, uniformly over all of them.
+
+    Returns:
+        Its matrix, float64 [3, 3].
+    """
     if rotation == "none":
         return np.eye(3)
     if rotation == "vertical":
         w, z = _unit_circle(generator.uniform(0, np.pi))
         x = y = 0.0
     else:
+        # Four normal numbers, scaled to length 1, are a uniform unit quaternion.
         quaternion = generator.standard_normal(4)
         w, x, y, z = quaternion / np.linalg.norm(quaternion)
     return np.array(
@@ -126,42 +138,50 @@ def rotation_matrix(rotation: Rotation, generator: np.random.Generator) -> np.nd
 
 
 def cut(points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Rows int64 of the points that stay when a plane in a random direction cuts some off."""
+    """Cut some points [N, 3] off with a plane in a random direction. Returns the rows of the points
+    that stay, int64 [M]."""
     height = points @ _direction(np.arcsin(generator.uniform(-1, 1)), generator)
     return np.flatnonzero(height <= np.quantile(height, 1 - generator.uniform(*CUT)))
 
 
 def view(points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Rows int64 of the points that someone far away sees, near the horizon on a random side."""
+    """Look at points [N, 3] from far away, from a random side near the horizon. Returns the rows of
+    the points that are seen, int64 [M]."""
     towards = _direction(generator.uniform(-ELEVATION, ELEVATION), generator)
     return np.flatnonzero(visible(points, towards))
 
 
 def visible(points: np.ndarray, towards: np.ndarray) -> np.ndarray:
-    """bool [N]: which points [N, 3] of a surface are not hidden, seen from the direction [3].
+    """Tell which points [N, 3] of a surface a viewer sees from the direction `towards` [3]. Returns
+    bool [N].
 
-    A depth buffer whose cells hold some five samples of the side in front, so that less than 1 % of
-    the far side shows through. A point may lie two cells behind the nearest one of its own cell:
-    steep sides are seen, but so is the far side of what is thinner than that.
+    This is a depth buffer: the picture is divided into square cells, and a point is seen if it is
+    about as near as the nearest point in its cell. Cells hold some five points of the side in
+    front, so that less than 1 % of the far side shows through. A point may lie two cells' widths
+    behind the nearest one: steep sides are seen, but so is the far side of what is thinner.
     """
-    cells = max(3, int(np.sqrt(len(points)) / 4))
+    cells = max(3, int(np.sqrt(len(points)) / 4))  # along a side of the picture
+    # 1. Two axes across the line of sight; `across` is each point's place in the picture.
     right = np.cross(towards, np.eye(3)[np.abs(towards).argmin()])
     right /= np.linalg.norm(right)
     across = points @ np.stack([right, np.cross(towards, right)], axis=1)
     across -= across.min(axis=0)
+    # 2. The cell of each point, and how near it is to the viewer.
     width = max(across.max() / cells, np.finfo(float).tiny)
     column, row = np.minimum((across / width).astype(np.int64), cells - 1).T
     cell, nearness = column * cells + row, points @ towards
+    # 3. The nearest point in each cell, and the points not far behind it.
     nearest = np.full(cells * cells, -np.inf)
     np.maximum.at(nearest, cell, nearness)
     return nearness >= nearest[cell] - 2 * width
 
 
 def _direction(elevation: float, generator: np.random.Generator) -> np.ndarray:
-    """A unit vector [3] at this elevation, with any azimuth."""
+    """A unit vector [3] at this elevation in radians, in a random compass direction."""
     (level, up), (x, y) = _unit_circle(elevation), _unit_circle(generator.uniform(0, 2 * np.pi))
     return np.array([level * x, level * y, up])
 
 
 def _unit_circle(angle: float) -> tuple[float, float]:
+    """The cosine and the sine of an angle in radians."""
     return float(np.cos(angle)), float(np.sin(angle))

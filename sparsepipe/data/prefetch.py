@@ -1,4 +1,4 @@
-"""The order in which clouds are seen, and making mini-batches ahead of training."""
+"""The order in which training sees the clouds, and threads that make mini-batches ahead of it."""
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -14,23 +14,29 @@ from systems.processes.beside import in_advance
 from systems.schema import InputError
 
 Batch = TypeVar("Batch")
-# An epoch and the numbers of the clouds of one mini-batch.
+"""What a mini-batch is made into, such as a sparse tensor and labels."""
 Step = tuple[int, Sequence[int]]
+"""The epoch of one mini-batch, and the numbers of its clouds."""
 
 
 def shuffled(length: int, batch_size: int, *, seed: int, epoch: int = 0) -> Iterator[Step]:
-    """Endless mini-batches from the start of `epoch`, each epoch in its own permutation.
+    """Yield mini-batches without end, from the start of `epoch` on. Each epoch has all `length`
+    clouds in a random order of its own, which depends on the seed and the epoch alone.
 
-    The clouds at an epoch's end that do not fill a mini-batch are left out.
+    The clouds at the end of an epoch that do not fill a mini-batch are left out.
 
-    Raises InputError if the data cannot fill one mini-batch.
+    Raises:
+        InputError: there are fewer clouds than a mini-batch has.
     """
     if not 1 <= batch_size <= length:
-        raise InputError(f"mini-batch of {batch_size} clouds: give 1 to {length}, the clouds")
+        raise InputError(
+            f"mini-batch of {batch_size} clouds: give 1 to {length}, the number of clouds"
+        )
     return _shuffled(length, batch_size, seed, epoch)
 
 
 def _shuffled(length: int, batch_size: int, seed: int, epoch: int) -> Iterator[Step]:
+    """The generator behind `shuffled`, which checks its arguments at once."""
     while True:
         order = np.random.default_rng((seed, epoch)).permutation(length).tolist()
         for start in range(0, length - batch_size + 1, batch_size):
@@ -39,7 +45,8 @@ def _shuffled(length: int, batch_size: int, seed: int, epoch: int) -> Iterator[S
 
 
 def in_order(length: int, batch_size: int) -> Iterator[Step]:
-    """Every cloud once, in mini-batches of which the last may be smaller: for testing."""
+    """Yield mini-batches that have each of the `length` clouds once, in order, for testing. The
+    last one may be smaller."""
     for start in range(0, length, batch_size):
         yield 0, range(start, min(start + batch_size, length))
 
@@ -52,13 +59,24 @@ def prefetch(
     workers: int = 2,
     ahead: int = 4,
 ) -> Generator[Batch, None, None]:
-    """Yield transform(clouds) for each mini-batch of `order`, in order, up to `ahead` in advance.
+    """Make mini-batches in threads, ahead of whoever uses them.
 
-    Mini-batches are made in `workers` threads (NumPy and PyTorch release the interpreter while
-    they compute) and do not depend on their number. An error is raised where its mini-batch is
-    due. `order` may be endless: close the generator, or drop it, and the threads have ended.
+    The result does not depend on the number of threads. (Threads help, since NumPy and PyTorch
+    release the interpreter while they compute.) An error in making a mini-batch is raised where
+    that mini-batch is due. Where the generator is closed or dropped, its threads end.
 
-    Raises InputError if there are no workers or nothing may be ahead.
+    Args:
+        split: the clouds.
+        order: the clouds of each mini-batch; it may be endless.
+        transform: makes a mini-batch of its clouds.
+        workers: the number of threads.
+        ahead: how many mini-batches may be made in advance.
+
+    Yields:
+        transform(clouds) for each mini-batch of `order`, in order.
+
+    Raises:
+        InputError: `workers` or `ahead` is less than 1.
     """
     if workers < 1 or ahead < 1:
         raise InputError(f"{workers} workers, {ahead} mini-batches ahead: give 1 or more of each")
@@ -72,9 +90,11 @@ def _prefetch(
     workers: int,
     ahead: int,
 ) -> Generator[Batch, None, None]:
+    """The generator behind `prefetch`, which checks its arguments at once."""
     closed = threading.Event()
 
     def make(epoch: int, indices: Sequence[int]) -> Batch:
+        """Make one mini-batch, in a thread."""
         clouds = []
         for index in indices:
             if closed.is_set():

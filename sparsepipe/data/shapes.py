@@ -1,7 +1,7 @@
-"""Twelve classes of generated surfaces, told apart by their form alone, and their proportions.
+"""Twelve classes of generated surfaces, which differ in their form and their proportions alone.
 
-A class is a function of its proportions; `CLASSES` draws these at random. Sizes are about 1; where
-a cloud lies, how large it is and what of it can be seen is decided in `sparsepipe.data.cloud`.
+Each class is a function of its proportions, and `CLASSES` draws these at random. Sizes are about 1.
+`sparsepipe.data.cloud` decides where a cloud lies, how large it is and which part of it is visible.
 """
 
 from collections.abc import Callable
@@ -19,20 +19,21 @@ from sparsepipe.data.surfaces import (
 
 
 def sphere() -> Surface:
-    """x^2 + y^2 + z^2 = 1."""
+    """The sphere x^2 + y^2 + z^2 = 1."""
     return Surface((revolved(lambda v: (np.sin(np.pi * v), np.cos(np.pi * v))),))
 
 
 def ellipsoid(b: float, c: float) -> Surface:
-    """x^2 + (y / b)^2 + (z / c)^2 = 1."""
+    """The ellipsoid x^2 + (y / b)^2 + (z / c)^2 = 1."""
     (unit,) = sphere().patches
     return Surface((lambda u, v: unit(u, v) * (1, b, c),))
 
 
 def torus(tube_radius: float) -> Surface:
-    """(sqrt(x^2 + y^2) - 1)^2 + z^2 = tube_radius^2."""
+    """The torus (sqrt(x^2 + y^2) - 1)^2 + z^2 = tube_radius^2."""
 
     def profile(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The circle that is turned about the z axis."""
         angle = 2 * np.pi * v
         return 1 + tube_radius * np.cos(angle), tube_radius * np.sin(angle)
 
@@ -40,7 +41,7 @@ def torus(tube_radius: float) -> Surface:
 
 
 def box(b: float, c: float) -> Surface:
-    """The surface of |x| <= 1, |y| <= b, |z| <= c."""
+    """The surface of the box |x| <= 1, |y| <= b, |z| <= c."""
     x, y, z = (2.0, 0.0, 0.0), (0.0, 2 * b, 0.0), (0.0, 0.0, 2 * c)
     low, high = (-1.0, -b, -c), (1.0, b, c)
     edges = ((x, y), (y, z), (z, x))
@@ -52,18 +53,18 @@ def box(b: float, c: float) -> Surface:
 
 
 def cylinder(radius: float) -> Surface:
-    """The surface of x^2 + y^2 <= radius^2, |z| <= 1."""
+    """The surface of the cylinder x^2 + y^2 <= radius^2, |z| <= 1."""
     side = revolved(lambda v: (np.full_like(v, radius), 2 * v - 1))
     return Surface((side, disc(radius, -1), disc(radius, 1)))
 
 
 def cone(radius: float) -> Surface:
-    """The surface of sqrt(x^2 + y^2) <= radius (1 - z), 0 <= z <= 1."""
+    """The surface of the cone sqrt(x^2 + y^2) <= radius (1 - z), 0 <= z <= 1."""
     return Surface((revolved(lambda v: (radius * (1 - v), v)), disc(radius, 0)))
 
 
 def pyramid(half_base: float) -> Surface:
-    """The surface of max(|x|, |y|) <= half_base (1 - z), 0 <= z <= 1."""
+    """The surface of the pyramid max(|x|, |y|) <= half_base (1 - z), 0 <= z <= 1."""
     a = half_base
     corners = [(a, a, 0.0), (-a, a, 0.0), (-a, -a, 0.0), (a, -a, 0.0)]
     sides = [triangle((0.0, 0.0, 1.0), corners[i - 1], corners[i]) for i in range(4)]
@@ -71,9 +72,10 @@ def pyramid(half_base: float) -> Surface:
 
 
 def helix(turns: float, height: float, tube_radius: float) -> Surface:
-    """A tube about (cos t, sin t, height t / (2 pi turns)), 0 <= t <= 2 pi turns."""
+    """A tube about the helix (cos t, sin t, height t / (2 pi turns)), 0 <= t <= 2 pi turns."""
 
     def curve(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The helix and its tangents for u in [0, 1]."""
         rate = 2 * np.pi * turns
         cos, sin = np.cos(rate * u), np.sin(rate * u)
         tangent = np.stack([-rate * sin, rate * cos, np.full_like(u, height)], axis=1)
@@ -86,6 +88,7 @@ def trefoil(tube_radius: float) -> Surface:
     """A tube about the knot (sin t + 2 sin 2t, cos t - 2 cos 2t, -sin 3t), 0 <= t <= 2 pi."""
 
     def curve(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The knot and its tangents for u in [0, 1]."""
         cos, sin = np.cos(2 * np.pi * u), np.sin(2 * np.pi * u)
         cos_2, sin_2 = cos * cos - sin * sin, 2 * sin * cos
         cos_3, sin_3 = cos * cos_2 - sin * sin_2, sin * cos_2 + cos * sin_2
@@ -96,9 +99,11 @@ def trefoil(tube_radius: float) -> Surface:
 
 
 def moebius(half_width: float) -> Surface:
-    """A strip of half twist: r = 1 + w cos(t / 2), z = w sin(t / 2), |w| <= half_width."""
+    """A Moebius strip, which makes half a twist on its way round: r = 1 + w cos(t / 2), z = w sin(t
+    / 2), |w| <= half_width."""
 
     def patch(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """The strip, once round for u in [0, 1], across for v."""
         t, w = 2 * np.pi * u, half_width * (2 * v - 1)
         radius = 1 + w * np.cos(t / 2)
         return np.stack([radius * np.cos(t), radius * np.sin(t), w * np.sin(t / 2)], axis=1)
@@ -111,6 +116,7 @@ def dumbbell(radius: float, bar_radius: float) -> Surface:
     start = np.arcsin(bar_radius / radius)  # where the bar enters a sphere
 
     def end(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The profile of the sphere about z = 1, without the part inside the bar."""
         angle = start + (np.pi - start) * v
         return radius * np.sin(angle), 1 - radius * np.cos(angle)
 
@@ -122,16 +128,16 @@ def dumbbell(radius: float, bar_radius: float) -> Surface:
 
 
 def saddle(curvature: float) -> Surface:
-    """z = curvature (x^2 - y^2), |x| <= 1, |y| <= 1."""
+    """The saddle z = curvature (x^2 - y^2), |x| <= 1, |y| <= 1."""
 
     def patch(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """The saddle over the square."""
         x, y = 2 * u - 1, 2 * v - 1
         return np.stack([x, y, curvature * (x * x - y * y)], axis=1)
 
     return Surface((patch,))
 
 
-# Proportions are drawn so that no class comes near another one.
 CLASSES: dict[str, Callable[[np.random.Generator], Surface]] = {
     "box": lambda g: box(*g.uniform(0.4, 1, 2)),
     "cone": lambda g: cone(g.uniform(0.4, 0.7)),
@@ -146,8 +152,14 @@ CLASSES: dict[str, Callable[[np.random.Generator], Surface]] = {
     "torus": lambda g: torus(g.uniform(0.2, 0.4)),
     "trefoil": lambda g: trefoil(g.uniform(0.25, 0.4)),
 }
+"""For each class, what makes a surface of random proportions from a random generator. The ranges
+are such that no class comes near another one."""
 
 
 def sample(name: str, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Points and unit normals, both float64 [count, 3], of one surface of this class."""
+    """Make one surface of a class and draw points from it.
+
+    Returns:
+        Points and unit normals, both float64 [count, 3].
+    """
     return CLASSES[name](generator).sample(count, generator)

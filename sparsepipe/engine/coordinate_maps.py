@@ -1,4 +1,22 @@
-"""What all tensors of one forward pass share: their voxels at every stride, and the kernel maps."""
+"""Coordinate maps: the voxels at every tensor stride of one forward pass, and the kernel maps
+between.
+
+A coordinate map is the sorted list of the keys of all voxels at one tensor stride. A voxel's place
+in the list is the number of its row, so the list maps rows to coordinates, and a search in it maps
+coordinates to rows. A strided layer makes the list of the next stride by rounding coordinates down,
+and a transposed layer goes back to the list that the strided one came from. Therefore all tensors
+of a forward pass share one object, which keeps the lists, and the kernel maps between them:
+
+    stride 1    (0,0,0)  (0,0,1)  (0,0,2)  (0,3,2)      rows 0 1 2 3: the user's voxels
+                   |        |        |        |
+                   +--------+        |        |
+                   |                 |        |
+    stride 2    (0,0,0)           (0,0,2)  (0,2,2)      rows 0 1 2: made by the first strided layer
+                   |                 |        |
+                   +-----------------+--------+
+                   |
+    stride 4    (0,0,0)                                 row 0: made by the second
+"""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -21,10 +39,12 @@ from sparsepipe.engine.row_order import RowOrder, row_order
 from systems.schema import InputError
 
 Duplicates = Literal["refuse", "mean", "first"]
+"""What happens to rows of equal coordinates: an error, or one row with their mean or the first."""
 
 
 class CoordinateMaps:
-    """One set of voxels per tensor stride: those of the first tensor, and what is derived from it.
+    """The voxels of some samples at every tensor stride: those of a first tensor, and those that
+    layers derive from them, with the kernel maps between them.
 
     Stride 0 is what global pooling leaves: one row for each sample, at (batch, 0, 0, 0).
     """
@@ -32,8 +52,14 @@ class CoordinateMaps:
     def __init__(
         self, keys: Tensor, stride: int, batch_size: int, order: RowOrder | None = None
     ) -> None:
-        """`keys` int64 [N], sorted and distinct, at tensor stride `stride`; and the order in which
-        somebody gave their rows, if anybody did."""
+        """Begin with the voxels at one stride.
+
+        Args:
+            keys: int64 [N], sorted and distinct.
+            stride: their tensor stride.
+            batch_size: the number of samples, empty ones included.
+            order: the order in which a user gave the rows; None if they were given sorted.
+        """
         self.batch_size = batch_size
         self._keys = {stride: keys}
         self._orders = {} if order is None else {stride: order}
@@ -42,109 +68,115 @@ class CoordinateMaps:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """The tensor strides at which there are voxels, ascending."""
+        """The tensor strides at which voxels have been made, ascending."""
         return tuple(sorted(self._keys))
 
     def add(self, stride: int, keys: Tensor) -> None:
-        """The same clouds' voxels at a stride, as somebody else made them, unless they are there:
-        tensors of one stride share the very object."""
+        """Add voxels of the same samples at a stride, which somebody else has made. If there are
+        voxels at that stride already, these stay, since tensors of one stride share the object."""
         self._keys.setdefault(stride, keys)
 
     def keys(self, stride: int) -> Tensor:
-        """int64 [N], sorted and distinct.
+        """The keys of the voxels at a stride, int64 [N], sorted and distinct.
 
         Raises:
-            InputError: no tensor of this stride was made yet.
+            InputError: no voxels have been made at this stride.
         """
         if stride not in self._keys:
-            known = ", ".join(map(str, sorted(self._keys)))
+            made = ", ".join(map(str, self.strides))
             raise InputError(
-                f"no voxels at tensor stride {stride} (there are: {known}): a transposed "
+                f"no voxels at tensor stride {stride} (there are: {made}): a transposed "
                 "convolution returns to voxels that a strided layer came from"
             )
         return self._keys[stride]
 
     def check(self, stride: int, features: Tensor) -> None:
-        """Refuse features that are not [voxels at `stride`, C] with InputError."""
+        """Raise InputError if features are not [N, C] for the N voxels at a stride."""
         rows = len(self.keys(stride))
         if features.ndim != 2 or len(features) != rows:
             raise InputError(f"features {list(features.shape)} for {rows} voxels: give [{rows}, C]")
 
     def coordinates(self, stride: int) -> Tensor:
-        """int32 [N, 4] = (batch, x, y, z), sorted."""
+        """The coordinates of the voxels at a stride, int32 [N, 4] = (batch, x, y, z), sorted."""
         return unpack(self.keys(stride))
 
     def order(self, stride: int) -> RowOrder | None:
-        """The order in which somebody gave the rows at `stride`; None for rows that layers made,
+        """The order in which a user gave the rows at a stride; None for rows that layers made,
         which are sorted."""
         return self._orders.get(stride)
 
     def sorted(self, stride: int, features: Tensor) -> Tensor:
-        """The rows of a tensor's features in the order of the keys."""
+        """Bring the features [N, C] of a tensor at a stride into the order of the keys."""
         order = self.order(stride)
         return features if order is None else order.sorted(features)
 
     def unsorted(self, stride: int, rows: Tensor) -> Tensor:
-        """Rows in the order of the keys in that of a tensor's features: undoes `sorted`."""
+        """Bring rows [N, C] from the order of the keys into that of a tensor's features. It undoes
+        `sorted`."""
         order = self.order(stride)
         return rows if order is None else order.unsorted(rows)
 
     def coarsen(self, stride: int, factor: int) -> int:
-        """Make the voxels at `stride` x `factor`, at floor(c / t) * t; return that stride."""
+        """Make the voxels at the coarser stride t = `stride` x `factor`, which are floor(c / t) * t
+        for the voxels c at `stride`. Returns t."""
         coarse = stride * factor
         if coarse not in self._keys:
             self._keys[coarse] = coarsened(self.keys(stride), coarse)
         return coarse
 
     def pool(self, stride: int) -> int:
-        """Make the rows of global pooling, one for each sample; return their stride, 0."""
+        """Make the rows of global pooling, one for each sample. Returns their stride, 0."""
         if 0 not in self._keys:
             self._keys[0] = pooled_keys(self.batch_size, self.keys(stride).device)
         return 0
 
     def derive(self, stride: int) -> None:
-        """Make the voxels at `stride`, as `coarsen` does, of the finer ones that there are.
+        """Make the voxels at a stride, as `coarsen` does, from finer ones that have been made.
 
         Raises:
-            InputError: there are none that they could be made of.
+            InputError: there are no finer ones whose stride divides this one.
         """
-        finer = [known for known in self.strides if known and stride % known == 0]
+        finer = [made for made in self.strides if made and stride % made == 0]
         if stride not in self._keys and finer:
             self.coarsen(finer[-1], stride // finer[-1])
         self.keys(stride)
 
     def starts(self, stride: int) -> Tensor:
-        """int32 [batch size + 1]: sample b has the rows from starts[b] to before starts[b + 1]."""
+        """Where the rows of each sample start at a stride, int32 [batch size + 1]: sample b has the
+        rows from starts[b] to before starts[b + 1]."""
         keys = self.keys(stride)
         edges = sample_starts(self.batch_size, keys.device)
         return torch.searchsorted(keys, edges, out_int32=True)
 
     def sizes(self, stride: int) -> list[int]:
-        """Rows of each sample, [batch_size]; 0 for an empty one."""
+        """The number of rows of each sample at a stride, [batch_size]; 0 for an empty sample."""
         if stride not in self._sizes:
             self._sizes[stride] = self.starts(stride).diff().tolist()
         return self._sizes[stride]
 
     def rows(self, stride: int, samples: range) -> slice:
-        """Where the rows of some consecutive samples are."""
+        """The slice of the rows at a stride that belong to some consecutive samples."""
         sizes = self.sizes(stride)
         first = sum(sizes[: samples.start])
         return slice(first, first + sum(sizes[samples.start : samples.stop]))
 
     def take(self, samples: range) -> "CoordinateMaps":
-        """The voxels of some consecutive samples, which are numbered from 0 on."""
+        """The maps of some consecutive samples alone, which are numbered from 0 again."""
         earlier = sample_displacement(samples.start)
         parts = {s: self._keys[s][self.rows(s, samples)] - earlier for s in self._keys}
         return _of_keys(parts, len(samples))
 
     def keep(self, stride: int, mask: Tensor) -> "CoordinateMaps":
-        """The voxels at `stride` for which `mask`, bool [N] in the order of a tensor's features, is
-        true, and all finer ones, with the kernel maps between these. Coarser ones are made anew of
-        what was kept."""
-        keys, order = row_order(self.unsorted(stride, self.keys(stride))[mask])
-        given = self.order(stride)
-        named = None if given is None else given.kept(mask, order.sorting)
-        kept = CoordinateMaps(keys, stride, self.batch_size, named)
+        """The maps after pruning at a stride.
+
+        They have the voxels at `stride` for which `mask`, bool [N] in the order of a tensor's
+        features, is true; all finer voxels; and the kernel maps between finer ones. Coarser voxels
+        are left out: later layers make them from what was kept.
+        """
+        keys, sorted_order = row_order(self.unsorted(stride, self.keys(stride))[mask])
+        order = self.order(stride)
+        order = None if order is None else order.kept(mask, sorted_order.sorting)
+        kept = CoordinateMaps(keys, stride, self.batch_size, order)
         for finer in self.strides:
             if 0 < finer < stride and stride % finer == 0:
                 kept.add(finer, self._keys[finer])
@@ -158,7 +190,7 @@ class CoordinateMaps:
         return kept
 
     def to(self, device: torch.device) -> "CoordinateMaps":
-        """The same voxels on a device; kernel maps are made there when they are needed."""
+        """Move the voxels to a device. Kernel maps are made there again when they are needed."""
         keys = {stride: keys.to(device) for stride, keys in self._keys.items()}
         moved = _of_keys(keys, self.batch_size)
         moved._orders = {stride: order.to(device) for stride, order in self._orders.items()}
@@ -166,7 +198,8 @@ class CoordinateMaps:
 
     @staticmethod
     def join(parts: Sequence["CoordinateMaps"]) -> "CoordinateMaps":
-        """The samples of all parts, one after the other, at the strides that all parts have."""
+        """Join the samples of several maps, one after the other, at the strides that all of them
+        have."""
         strides = set.intersection(*(set(part.strides) for part in parts))
         keys: dict[int, list[Tensor]] = {stride: [] for stride in sorted(strides)}
         samples = 0
@@ -177,10 +210,11 @@ class CoordinateMaps:
         return _of_keys({stride: torch.cat(pieces) for stride, pieces in keys.items()}, samples)
 
     def kernel_map(self, kernel: Kernel, *, transposed: bool = False) -> KernelMap:
-        """The map from fine to coarse voxels, or, transposed, from coarse to fine ones.
+        """The kernel map from fine to coarse voxels, or from coarse to fine ones if `transposed`.
+        It is made on first use and kept.
 
         Raises:
-            InputError: see `keys`.
+            InputError: no voxels have been made at one of the kernel's strides.
         """
         if kernel not in self._kernel_maps:
             fine, coarse = self.keys(kernel.fine_stride), self.keys(kernel.coarse_stride)
@@ -190,15 +224,16 @@ class CoordinateMaps:
 
 
 def pooled_keys(batch_size: int, device: torch.device) -> Tensor:
-    """int64 [batch_size]: the rows of global pooling, at (batch, 0, 0, 0)."""
+    """The keys of the rows of global pooling, which lie at (batch, 0, 0, 0): int64 [batch_size]."""
     return torch.arange(batch_size, device=device) * sample_displacement(1)
 
 
 def _of_keys(keys: dict[int, Tensor], batch_size: int) -> CoordinateMaps:
+    """Maps with these keys at each stride, and no order of rows."""
     (stride, first), *others = keys.items()
     maps = CoordinateMaps(first, stride, batch_size)
-    for other, of_other in others:
-        maps.add(other, of_other)
+    for other_stride, other_keys in others:
+        maps.add(other_stride, other_keys)
     return maps
 
 
@@ -209,14 +244,17 @@ def maps_of(
     batch_size: int | None,
     duplicates: Duplicates,
 ) -> tuple[Tensor, CoordinateMaps]:
-    """Features [N, C] and their voxels, of what `SparseTensor` takes.
+    """Check the arguments of `SparseTensor` and merge rows of equal coordinates.
+
+    Returns:
+        The features [N, C] and the maps of their voxels.
 
     Raises:
-        InputError: see there.
+        InputError: as `SparseTensor` does.
     """
     if duplicates not in get_args(Duplicates):
         raise InputError(f"duplicates = {duplicates!r}: give 'refuse', 'mean' or 'first'")
-    coordinates = _check_given(features, coordinates)
+    coordinates = _checked(features, coordinates)
     keys, order = row_order(pack(coordinates))
     check_stride(coordinates, stride)
     batch_size = batch_size_of(coordinates, batch_size)
@@ -232,7 +270,8 @@ def maps_of(
     return features, CoordinateMaps(keys, stride, batch_size, order)
 
 
-def _check_given(features: Tensor, coordinates: Tensor | None) -> Tensor:
+def _checked(features: Tensor, coordinates: Tensor | None) -> Tensor:
+    """The coordinates, or InputError if they or the features have a wrong type, shape or device."""
     for name, values in (("features", features), ("coordinates", coordinates)):
         if not isinstance(values, Tensor):
             raise InputError(f"{name} are a {type(values).__name__}: give a torch.Tensor")

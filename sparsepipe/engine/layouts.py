@@ -1,4 +1,14 @@
-"""A kernel map cut into blocks of output rows, each with all that is summed into them."""
+"""Two arrangements of a kernel map's pairs, which the backends compute in: blocks and a table.
+
+A kernel map lists its pairs by offset. The same pairs seen by output row, for three offsets and
+four outputs (a number is an input row, a dot means that no voxel is there):
+
+    offset      0  1  2                     Blocks of two output rows: each has the pairs by
+    output 0    .  0  1   |                 offset, to multiply them at once, and the order in
+    output 1    0  1  .   | block 0         which their products are summed by output row.
+    output 2    .  2  3   |
+    output 3    2  3  .   | block 1         The table is the picture itself (`Neighbours`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,37 +20,42 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """The p pairs of a run of output rows, by offset, then by row, and how to sum them by row."""
+    """The p pairs of some consecutive output rows, sorted by offset and then by row, and the order
+    in which their products are summed."""
 
     rows: slice
+    """The output rows."""
     inputs: Tensor
-    """int32 [p], rows of the input."""
+    """int32 [p]: the input row of each pair."""
     outputs: Tensor
-    """int32 [p], rows of the output."""
+    """int32 [p]: the output row of each pair."""
     offsets: list[int]
-    """The numbers of the offsets that have pairs here."""
+    """The numbers of the offsets that have pairs in this block."""
     counts: list[int]
-    """How many, for each of `offsets`."""
+    """How many pairs each of `offsets` has."""
     order: Tensor
-    """int32 [p], this block's pairs sorted by output row, then by offset."""
+    """int32 [p]: the numbers of the pairs, sorted by output row and then by offset."""
     starts: Tensor
-    """int32 [rows + 1], where each row's pairs start in `order`."""
+    """int32 [rows + 1]: where the pairs of each output row start in `order`."""
 
 
 def cut(
     inputs: Tensor, outputs: Tensor, counts: Sequence[int], starts: Tensor, rows: int
 ) -> list[Block]:
-    """Blocks of `rows` output rows.
+    """Cut a kernel map into blocks of output rows.
 
     Args:
-        inputs, outputs: int32 [P], pairs by offset, then by row.
-        counts: the pairs of each offset.
-        starts: int32 [outputs + 1], where each output's pairs start when sorted by output row.
-        rows: of a block; the last may have fewer.
+        inputs, outputs: int32 [P], the pairs, sorted by offset and then by row.
+        counts: the number of pairs of each offset.
+        starts: int32 [M + 1], where the pairs of each of M output rows start when they are sorted
+            by output row.
+        rows: the number of output rows in a block. The last block may have fewer.
     """
+    # 1. Bring the pairs into the order of blocks, and of offsets inside a block.
     sizes = _sizes(outputs, counts, len(starts) - 1, rows)
     blocks = len(sizes[0])
     inputs, outputs = (_by_block(values, sizes) for values in (inputs, outputs))
+    # 2. The order by output row. Rows ascend from block to block, so it stays inside the blocks.
     order = outputs.argsort(stable=True).int()
     firsts = [min(block * rows, len(starts) - 1) for block in range(blocks + 1)]
     pairs = starts[firsts].tolist()
@@ -64,8 +79,11 @@ def cut(
 
 
 def _sizes(outputs: Tensor, counts: Sequence[int], height: int, rows: int) -> list[list[int]]:
-    """Pairs of each offset in each block: their keys offset x `height` + row ascend, so that each
-    block's start among them is searched, not counted."""
+    """The number of pairs of each offset in each block of `rows` out of `height` output rows.
+
+    The numbers offset x `height` + output row ascend over all pairs, so the start of each block
+    under each offset is found by a search among them.
+    """
     number = torch.arange(len(counts), device=outputs.device) * height
     repeats = torch.tensor(counts, device=outputs.device)
     keys = number.repeat_interleave(repeats, output_size=len(outputs)) + outputs
@@ -76,42 +94,47 @@ def _sizes(outputs: Tensor, counts: Sequence[int], height: int, rows: int) -> li
 
 
 def _by_block(values: Tensor, sizes: list[list[int]]) -> Tensor:
-    """Values of pairs by offset, brought into the order of blocks, then offsets."""
-    parts = values.split([size for of_offset in sizes for size in of_offset])
+    """Bring values of the pairs from the order by offset into the order by block and then offset.
+    `sizes` are those of `_sizes`."""
+    parts = values.split([size for sizes_of_offset in sizes for size in sizes_of_offset])
     blocks = len(sizes[0])
     return torch.cat([values[:0], *(part for b in range(blocks) for part in parts[b::blocks])])
 
 
 MASK_BITS = 63
+"""The bits of an int64 that a set of offsets can use."""
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """M outputs, those that meet inputs under the same of K offsets side by side.
+    """The table of the input row of each of M outputs under each of K offsets. Outputs that have
+    inputs under the same offsets stand side by side.
 
-    A tile of outputs does work for every offset under which any of them has an input. Sorted, tiles
-    of 64 do 2.6 times the work that there is on a LiDAR frame with kernel 3, not 3.5 to 5.5 times;
-    from stride 2 back to 1 with kernel 2, where each output has one input, 1.1 instead of 8 times.
+    A GPU computes tiles of outputs, and a tile does work for every offset under which any of its
+    outputs has an input. Sorted like this, tiles of 64 outputs do 2.6 times the necessary work on a
+    LiDAR frame with kernel size 3, instead of 3.5 to 5.5 times; and from stride 2 back to 1 with
+    kernel size 2, where each output has one input, 1.1 instead of 8 times.
     """
 
     outputs: Tensor
-    """int32 [M], the rows of the output in this order."""
+    """int32 [M]: the output row of each column of the table."""
     inputs: Tensor
-    """int32 [K, M], the row of the input under each offset; -1 where there is none."""
+    """int32 [K, M]: the input row under each offset; -1 where there is none."""
 
 
 def tabulate(inputs: Tensor, outputs: Tensor, counts: Sequence[int], height: int) -> Neighbours:
-    """The table of a kernel map with `height` outputs.
+    """Make the table of a kernel map with `height` output rows.
 
     Args:
-        inputs, outputs: int32 [P], pairs by offset, then by row.
-        counts: the pairs of each offset.
+        inputs, outputs: int32 [P], the pairs, sorted by offset and then by row.
+        counts: the number of pairs of each offset.
     """
     table = inputs.new_full((len(counts), height), -1)
     mask = torch.zeros(height, dtype=torch.int64, device=inputs.device)
     parts = zip(inputs.split(list(counts)), outputs.split(list(counts)), strict=True)
     for offset, (from_rows, to_rows) in enumerate(parts):
-        # Neighbouring offsets of a kernel of more than 63 share bits: it is but an order.
+        # Bit k says that the output has an input under offset k. Where there are more than 63
+        # offsets, neighbouring ones share a bit, which only makes the order a little worse.
         bit = offset if len(counts) <= MASK_BITS else offset * MASK_BITS // len(counts)
         table[offset].index_copy_(0, to_rows.long(), from_rows)
         mask |= (table[offset] >= 0).long() << bit

@@ -1,6 +1,11 @@
-"""A table of the box around a cloud: the row of the voxel in every cell, -1 where there is none.
+"""Finding neighbours with a table: the row of the voxel in every cell of the box around a cloud.
 
-Three times as fast as searching sorted keys, where the box is not too empty to afford it.
+    -1 -1 -1 -1 -1      The voxels 0, 1 and 2 in their box, with a margin as wide as the kernel
+    -1  0  1 -1 -1      reaches. A cell's number is linear in its coordinates, so one addition leads
+    -1 -1 -1  2 -1      from the cells of all outputs to their neighbours under an offset, and the
+    -1 -1 -1 -1 -1      margin keeps that inside the table. -1 says that there is no voxel.
+
+It is three times as fast as searching sorted keys, where the box is not too empty to afford it.
 """
 
 from collections.abc import Iterable
@@ -13,25 +18,30 @@ from sparsepipe.engine.coordinates import unpack
 
 Offset = tuple[int, int, int]
 Pairs = dict[Offset, tuple[Tensor, Tensor]]
-"""By offset: the rows of inputs and of outputs, int32, both ascending."""
+"""For each offset, the input rows and the output rows of its pairs, int32, both ascending."""
 CELLS_PER_VOXEL = 128
-"""Emptier boxes are not tabulated."""
+"""The largest number of cells for each voxel for which a table is made."""
 MOST_CELLS = 2**31 - 1
-"""Cells are numbered in int32."""
+"""The largest number of cells, since they are numbered in int32."""
 
 
 def look_up(
     fine: Tensor, coarse: Tensor, offsets: Iterable[Offset], step: int, reach: int
 ) -> Pairs | None:
-    """For each offset o, the pairs of rows (v, u) with v = u + o. None where a table is too large.
+    """Find, for each offset o, the pairs (input row v, output row u) with voxel v = voxel u + o.
 
     Args:
-        fine, coarse: keys, int64, sorted and distinct; those of inputs and of outputs.
-        step: what all coordinates and offsets are multiples of.
-        reach: the longest offset along an axis.
+        fine, coarse: the keys of inputs and outputs, int64, sorted and distinct.
+        offsets: the offsets, in voxels of the finest grid.
+        step: a number that divides all coordinates and offsets; a cell is that wide.
+        reach: at least the longest offset along an axis.
+
+    Returns:
+        The pairs, or None where the table would be too large.
     """
     if not len(fine) or not len(coarse):
         return None
+    # 1. The box around all voxels, widened by the reach of the kernel; batch is its first axis.
     inputs, outputs = (_cells(keys, step) for keys in (fine, coarse))
     margin = torch.tensor([0, *3 * [reach // step]], dtype=torch.int32, device=fine.device)
     low = torch.minimum(inputs.amin(0), outputs.amin(0)) - margin
@@ -39,22 +49,24 @@ def look_up(
     cells = prod(sizes)
     if cells > min(CELLS_PER_VOXEL * len(fine), MOST_CELLS):
         return None
+    # 2. The table: each input's row in its cell.
     strides = [prod(sizes[axis + 1 :]) for axis in range(4)]
     table = torch.full((cells,), -1, dtype=torch.int32, device=fine.device)
     rows = torch.arange(len(fine), dtype=torch.int32, device=fine.device)
     table.index_copy_(0, _numbers(inputs - low, strides).long(), rows)
+    # 3. For each offset, read the cell that lies there from every output's cell.
     places = _numbers(outputs - low, strides)
     pairs = {}
     for offset in offsets:
         shift = sum(o // step * s for o, s in zip(offset, strides[1:], strict=True))
-        found = table.index_select(0, places + shift)
-        present = (found >= 0).nonzero().view(-1).int()
-        pairs[offset] = found.index_select(0, present), present
+        neighbours = table.index_select(0, places + shift)
+        present = (neighbours >= 0).nonzero().view(-1).int()
+        pairs[offset] = neighbours.index_select(0, present), present
     return pairs
 
 
 def _cells(keys: Tensor, step: int) -> Tensor:
-    """int32 [N, 4]: batch, and x, y, z in steps."""
+    """The cells of voxels, int32 [N, 4]: batch, and x, y and z divided by `step`."""
     cells = unpack(keys)
     if step > 1:
         cells[:, 1:].div_(step, rounding_mode="floor")
@@ -62,6 +74,6 @@ def _cells(keys: Tensor, step: int) -> Tensor:
 
 
 def _numbers(cells: Tensor, strides: list[int]) -> Tensor:
-    """int32 [N]."""
+    """The numbers of cells [N, 4] in a table with these strides, int32 [N]."""
     batch, x, y, z = cells.unbind(1)
     return batch * strides[0] + x * strides[1] + y * strides[2] + z

@@ -1,4 +1,4 @@
-"""The types in which layers multiply and sum: wide sums, torch.autocast, mixed types."""
+"""The dtypes in which layers multiply and sum: wide sums, torch.autocast, and mixed dtypes."""
 
 import torch
 from torch import Tensor
@@ -7,20 +7,22 @@ from systems.schema import InputError
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """The tensor in the type that sums are taken in: float32, or float64 if it is that."""
+    """Convert a tensor to the dtype in which sums are taken: float64 stays, all others become
+    float32."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors as torch.autocast hands them to PyTorch's own convolutions and linear layers.
+    """Convert tensors as torch.autocast does for PyTorch's own convolutions and linear layers.
 
-    Where autocast is on for a tensor's device, it comes back in autocast's type, differentiably;
-    float64 stays what it is, as it does in PyTorch. Elsewhere tensors come back unchanged.
+    Where autocast is on for a tensor's device, the tensor is converted to autocast's dtype,
+    differentiably; float64 stays, as it does in PyTorch. Elsewhere tensors come back unchanged.
     """
     return tuple(tensor.to(_autocast_type(tensor)) for tensor in tensors)
 
 
 def _autocast_type(tensor: Tensor) -> torch.dtype:
+    """The dtype to which `autocast` converts a tensor."""
     device = tensor.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return tensor.dtype
@@ -28,10 +30,10 @@ def _autocast_type(tensor: Tensor) -> torch.dtype:
 
 
 def refuse_mixed(features: Tensor, parameter: Tensor, name: str = "weight") -> None:
-    """Refuse a layer whose parameters have another type than the features.
+    """Check that a layer's parameter, called `name`, has the dtype of the features.
 
     Raises:
-        InputError: they have.
+        InputError: it has another one.
     """
     if features.dtype != parameter.dtype:
         raise InputError(
@@ -41,11 +43,10 @@ def refuse_mixed(features: Tensor, parameter: Tensor, name: str = "weight") -> N
 
 
 def refuse_mixed_products(features: Tensor, parameter: Tensor, name: str = "weight") -> None:
-    """Refuse them where `autocast` leaves them in different types, as `refuse_mixed` does; the
-    error names the types that they were given in.
+    """Check that a parameter and the features have one dtype after `autocast` has converted them.
 
     Raises:
-        InputError: see above.
+        InputError: they have not. The message names the dtypes before the conversion.
     """
     if _autocast_type(features) != _autocast_type(parameter):
         refuse_mixed(features, parameter, name)

@@ -1,12 +1,17 @@
-"""From points to voxels, and from voxels of several clouds to a batch."""
+"""Cutting points into voxels, and joining the voxels of several clouds into a batch."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from sparsepipe.engine.arrays import (
+    Numbers,
+    as_tensor,
+    features_tensor,
+    labels_tensor,
+)
 from sparsepipe.engine.coordinates import (
     LIMIT,
     distinct,
@@ -15,39 +20,36 @@ from sparsepipe.engine.coordinates import (
 )
 from systems.schema import InputError
 
-Numbers = Tensor | np.ndarray | Sequence[Any]
-"""A tensor, or what numpy.asarray makes numbers of."""
-
-
-_HARDLY_SUPPORTED = (torch.uint16, torch.uint32, torch.uint64)
-"""Most of torch's functions refuse these types."""
-
 
 class Voxels(NamedTuple):
-    """One cloud, its rows sorted by (x, y, z)."""
+    """The voxels of one cloud, sorted by (x, y, z)."""
 
     coordinates: Tensor
     """int32 [M, 3], distinct."""
     features: Tensor
-    """[M, C]."""
+    """Floating point [M, C]."""
     labels: Tensor | None
-    """int64 [M], one for each voxel; [] (no dimension), the cloud's; or None."""
+    """int64: [M], a label for each voxel, or [] (no dimension), the label of the cloud. None: no
+    labels."""
     index: Tensor | None = None  # type: ignore[assignment]  # a tuple's method
-    """int64 [M]: the first point in each voxel."""
+    """int64 [M]: the number of the first point in each voxel."""
     inverse: Tensor | None = None
-    """int64 [N]: the voxel of each point. predictions[inverse] are the points' predictions."""
+    """int64 [N]: the voxel of each point. So predictions[inverse] are the predictions for the
+    points."""
 
 
 class Batch(NamedTuple):
-    """Several clouds; `SparseTensor(features, coordinates, batch_size=batch_size)` takes them."""
+    """The voxels of several clouds, as `SparseTensor(features, coordinates, batch_size=batch_size)`
+    takes them."""
 
     coordinates: Tensor
     """int32 [N, 4] = (batch, x, y, z)."""
     features: Tensor
-    """[N, C]."""
+    """Floating point [N, C]."""
     labels: Tensor | None
-    """int64 [N], or [batch size] where each cloud has one."""
+    """int64 [N], or [batch size] where each cloud has one label. None: no labels."""
     batch_size: int
+    """The number of clouds, empty ones included."""
 
 
 def sparse_quantize(
@@ -61,33 +63,36 @@ def sparse_quantize(
     return_index: bool = True,
     return_inverse: bool = True,
 ) -> Voxels:
-    """Voxels floor(point / voxel_size), sorted, each once; the same in every run on a CPU.
+    """Cut points into voxels: the point p lies in the voxel floor(p / voxel_size).
+
+    The result has each voxel once, sorted. On a CPU it is the same in every run.
 
     Args:
-        points: numbers [N, 3] of any real type; N may be 0.
-        voxel_size: edge of a voxel, in the points' unit; or three, along x, y and z.
-        features: [N, C]; by default a column of ones, for occupancy. Tensors of floating point keep
-            their type. All others become torch.get_default_dtype(), float32, as networks want it:
-            numpy makes float64 without being asked.
-        labels: whole numbers [N]. A voxel gets its points' most frequent one, the smallest of
-            several such.
-        duplicates: what a voxel's features are: the mean of its points', or those of the first.
+        points: numbers [N, 3] of any real dtype; N may be 0.
+        voxel_size: the edge of a voxel in the unit of the points, or three edges along x, y and z.
+        features: [N, C]; by default ones [N, 1], which say that a voxel is occupied. Tensors of
+            floating point keep their dtype. All others become torch.get_default_dtype(), since
+            networks want float32 and numpy makes float64 without being asked.
+        labels: whole numbers [N]. A voxel gets the most frequent label of its points, the smallest
+            of several such.
+        duplicates: the features of a voxel with several points: their "mean", or those of the
+            "first".
         ignore_label: the label of a voxel whose points have different labels, as in
-            MinkowskiEngine; torch's cross_entropy leaves out -100, or what its ignore_index says.
-        return_index, return_inverse: False leaves `index` or `inverse` out of the result.
+            MinkowskiEngine. torch's cross_entropy leaves out -100, or what its ignore_index says.
+        return_index, return_inverse: whether the result has `index` and `inverse`.
 
     Raises:
-        InputError: points that are not finite or too far out, complex numbers, labels that are not
-            whole, lengths that differ, a bad option.
+        InputError: points are not finite or too far out, numbers are complex, labels are not whole,
+            lengths differ, or an option is wrong.
     """
     points = as_tensor("points", points)
     _check_points(points, duplicates)
     if features is None:
         features = torch.ones(len(points), 1, device=points.device)
-    features = _features("features", features)
+    features = features_tensor("features", features)
     if features.ndim != 2:
         raise InputError(f"features are {features.dtype} {list(features.shape)}: give [N, C]")
-    labels = None if labels is None else _labels("labels", labels)
+    labels = None if labels is None else labels_tensor("labels", labels)
     if labels is not None and labels.ndim != 1:
         raise InputError(f"labels are {labels.dtype} {list(labels.shape)}: give whole numbers [N]")
     for name, values in (("features", features), ("labels", labels)):
@@ -95,7 +100,7 @@ def sparse_quantize(
             raise InputError(f"{len(points)} points, {len(values)} {name}: give one for each point")
         if values is not None and values.device != points.device:
             raise InputError(f"points on {points.device}, {name} on {values.device}: move one")
-    keys, index, inverse = distinct(_keys(points, voxel_size))
+    keys, index, inverse = distinct(_keys(points, voxel_size))  # rows with one key share a voxel
     return Voxels(
         unpack(keys)[:, 1:],
         merged(features, index, inverse, duplicates == "mean"),
@@ -106,16 +111,20 @@ def sparse_quantize(
 
 
 def collate(samples: Sequence[Sequence[Any]]) -> Batch:
-    """A batch of clouds in their order: `Voxels`, or (coordinates, features, labels) of each; a
-    pair has no labels.
+    """Join clouds into a batch, in their order.
 
-    Coordinates are integers [N, 3] in any order, features [N, C] of one type, labels whole numbers,
-    one for each voxel, one for the cloud, or None, alike in all samples. Clouds may be empty. No
-    row is moved, here or by SparseTensor: labels fit the tensor's features, also where clouds were
-    mirrored, turned or shuffled after they were quantized.
+    No row is moved, here or by SparseTensor. So labels fit the tensor's features, even if clouds
+    were mirrored, turned or shuffled after they were quantized.
+
+    Args:
+        samples: each is a `Voxels`, or a tuple (coordinates, features, labels), or a pair without
+            labels. Coordinates are integers [N, 3] in any order; N may be 0. Features are [N, C]
+            of one dtype. Labels are whole numbers, one for each voxel or one for the cloud, or
+            None, in the same way in all samples.
 
     Raises:
-        InputError: no samples; lengths, channels, types or labels that differ, naming the sample.
+        InputError: there are no samples, or their lengths, channels, dtypes or labels differ. The
+            message names the sample.
     """
     if not samples:
         raise InputError("collate of no samples: give at least one cloud")
@@ -133,8 +142,9 @@ def collate(samples: Sequence[Sequence[Any]]) -> Batch:
 
 
 def merged(features: Tensor, index: Tensor, inverse: Tensor, mean: bool) -> Tensor:
-    """Features [M, C] of [N, C]: of each voxel the mean of its rows, summed in float64, or the
-    first one's. `index` int64 [M] and `inverse` int64 [N] are as in `Voxels`."""
+    """Merge features [N, C] of points to those of voxels, [M, C]: the mean over the points of a
+    voxel, summed in float64, or else the features of its first point. `index` int64 [M] and
+    `inverse` int64 [N] are those of `Voxels`."""
     if not mean or len(index) == len(features):
         return features.index_select(0, index)
     total = features.new_zeros((len(index), features.shape[1]), dtype=torch.float64)
@@ -143,33 +153,8 @@ def merged(features: Tensor, index: Tensor, inverse: Tensor, mean: bool) -> Tens
     return (total / counts[:, None]).to(features.dtype)
 
 
-def as_tensor(name: str, values: Numbers) -> Tensor:
-    """A tensor of numbers; arrays of any layout and byte order, and lists, are copied into one.
-
-    Raises:
-        InputError: they are no real numbers.
-    """
-    if not isinstance(values, Tensor):
-        values = _copied(name, values)
-    if values.is_complex():
-        raise InputError(
-            f"{name}: {values.dtype} is no type of real numbers: give a tensor or an array of them"
-        )
-    return values.long() if values.dtype in _HARDLY_SUPPORTED else values
-
-
-def _copied(name: str, values: np.ndarray | Sequence[Any]) -> Tensor:
-    try:
-        array = np.asarray(values)
-        if array.dtype.kind not in "buif":
-            raise TypeError(f"{array.dtype} is no type of real numbers")
-        kind = np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
-        return torch.tensor(np.asarray(array, kind, order="C"))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: {error}: give a tensor or an array of numbers") from None
-
-
 def _check_points(points: Tensor, duplicates: str) -> None:
+    """Raise InputError if points are not finite numbers [N, 3], or `duplicates` is unknown."""
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype == torch.bool:
         raise InputError(f"points are {points.dtype} {list(points.shape)}: give numbers [N, 3]")
     if duplicates not in ("mean", "first"):
@@ -180,7 +165,7 @@ def _check_points(points: Tensor, duplicates: str) -> None:
 
 
 def _keys(points: Tensor, voxel_size: float | Sequence[float]) -> Tensor:
-    """The packed coordinates of the points' voxels, int64 [N]."""
+    """The keys of the voxels in which points [N, 3] lie, int64 [N]."""
     edges = torch.as_tensor(voxel_size, dtype=torch.float64, device=points.device)
     if edges.shape not in ((), (3,)) or not bool(((edges > 0) & edges.isfinite()).all()):
         raise InputError(f"voxel size {voxel_size}: give a length above 0, or three")
@@ -194,64 +179,54 @@ def _keys(points: Tensor, voxel_size: float | Sequence[float]) -> Tensor:
     return pack(torch.nn.functional.pad(cells.long(), (1, 0)))
 
 
-def _features(name: str, features: Numbers) -> Tensor:
-    """Tensors of floating point as they are, all others in torch's default type."""
-    given = as_tensor(name, features)
-    keeps = isinstance(features, Tensor) and given.is_floating_point()
-    return given if keeps else given.to(torch.get_default_dtype())
-
-
-def _labels(name: str, given: Numbers) -> Tensor:
-    """Whole numbers of any type and shape, in int64."""
-    labels = as_tensor(name, given)
-    if labels.is_floating_point():
-        whole = labels.isfinite() & (labels == labels.trunc())
-        if not bool(whole.all()):
-            raise InputError(
-                f"{name} are {labels.dtype} {list(labels.shape)}, {int((~whole).sum())} of them "
-                "not whole: give whole numbers"
-            )
-    return labels.long()
-
-
 def _voxel_labels(
     labels: Tensor, index: Tensor, inverse: Tensor, ignore_label: int | None
 ) -> Tensor:
-    """int64 [M] of the points' labels, int64 [N]."""
+    """The label of each voxel, int64 [M], from the labels of its points, int64 [N]."""
     if ignore_label is None:
         return _majority(inverse, labels, len(index))
-    first = labels[index]
-    differing = inverse[labels != first[inverse]]
-    return first.index_fill(0, differing, ignore_label)
+    first = labels[index]  # the label of the first point in each voxel
+    mixed_voxels = inverse[labels != first[inverse]]
+    return first.index_fill(0, mixed_voxels, ignore_label)
 
 
 def _majority(voxel: Tensor, labels: Tensor, voxels: int) -> Tensor:
-    """The most frequent label of each voxel, int64 [voxels]; the smallest of several such."""
+    """The most frequent label of each voxel, int64 [voxels]; the smallest of several such.
+
+    `voxel` is the voxel of each point, int64 [N], and `labels` its label, int64 [N].
+    """
     names, label = labels.unique(return_inverse=True)
-    pairs, counts = (voxel * len(names) + label).unique(return_counts=True)
+    kinds = max(len(names), 1)
+    # 1. Count how often each pair (voxel, label) occurs. A pair is one number, voxel * kinds +
+    # label.
+    pairs, counts = (voxel * kinds + label).unique(return_counts=True)
+    # 2. Sort the pairs by voxel, then by falling count, then by label.
     order = counts.argsort(descending=True, stable=True)
-    owner = pairs[order] // max(len(names), 1)
-    order = order[owner.argsort(stable=True)]  # by voxel, then count, then label
-    sizes = torch.bincount(pairs // max(len(names), 1), minlength=voxels)
-    return names[pairs[order[sizes.cumsum(0) - sizes]] % max(len(names), 1)]
+    order = order[(pairs[order] // kinds).argsort(stable=True)]
+    # 3. Take the first pair of each voxel.
+    sizes = torch.bincount(pairs // kinds, minlength=voxels)
+    return names[pairs[order[sizes.cumsum(0) - sizes]] % kinds]
 
 
 def _cloud(
     number: int, coordinates: Numbers, features: Numbers, labels: Numbers | None = None
 ) -> Voxels:
-    """Sample `number`, with coordinates int32."""
-    places = as_tensor(f"sample {number}: coordinates", coordinates)
-    if places.is_floating_point() or places.dtype == torch.bool:
+    """Sample `number` of `collate` with coordinates int32 and labels int64, or InputError if they
+    cannot be that."""
+    voxels = as_tensor(f"sample {number}: coordinates", coordinates)
+    if voxels.is_floating_point() or voxels.dtype == torch.bool:
         raise InputError(
-            f"sample {number}: coordinates are {places.dtype}: quantize them, give integers [N, 3]"
+            f"sample {number}: coordinates are {voxels.dtype}: quantize them, give integers [N, 3]"
         )
-    if places.dtype == torch.int64 and bool((places != places.int()).any()):
+    if voxels.dtype == torch.int64 and bool((voxels != voxels.int()).any()):
         raise InputError(f"sample {number}: coordinates that int32 cannot hold: centre the cloud")
-    named = None if labels is None else _labels(f"sample {number}: labels", labels)
-    return Voxels(places.int(), _features(f"sample {number}: features", features), named)
+    whole = None if labels is None else labels_tensor(f"sample {number}: labels", labels)
+    return Voxels(voxels.int(), features_tensor(f"sample {number}: features", features), whole)
 
 
 def _check_alike(number: int, cloud: Voxels, first: Voxels) -> None:
+    """Raise InputError if sample `number` has wrong shapes, or differs from sample 0 in its
+    channels, dtype or kind of labels."""
     rows = len(cloud.coordinates)
     if cloud.coordinates.ndim != 2 or cloud.coordinates.shape[1] != 3:
         raise InputError(

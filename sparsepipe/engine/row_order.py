@@ -1,8 +1,13 @@
-"""The order of the rows that a user gave; layers work in sorted order.
+"""The order of the rows that a user gave, beside the sorted order in which layers work.
 
 Kernel maps number voxels in the order of their keys. Users number them as their labels are. A
-tensor's features stay in the user's order, and layers that look at neighbours sort them on their
-way in and put them back on their way out. Rows that came sorted are not moved at all.
+tensor's features stay in the user's order: layers that look at neighbours sort them on their way in
+and put them back on their way out. Rows that came sorted are not moved at all.
+
+    given rows (G)       features (N)        rows in the order of the keys (N)
+      c  a  b  a   --->   c  a  b     --->    a  b  c
+                 order             sorting
+           (the second a is merged into the first)
 """
 
 from dataclasses import dataclass
@@ -16,46 +21,56 @@ from sparsepipe.engine.coordinates import distinct
 
 @dataclass(frozen=True, eq=False)
 class RowOrder:
-    """N rows of features, made of G >= N given rows; more than N where duplicates were merged or
-    rows were pruned."""
+    """How the N rows of a tensor's features lie to the G given rows and to the sorted rows. G is
+    larger than N where duplicates were merged or rows were pruned."""
 
     order: Tensor
-    """int64 [N], ascending: the given row that each row of the features is, or came from first."""
+    """int64 [N], ascending: the given row that each row of the features is. For merged duplicates
+    it is the first of them."""
     inverse: Tensor | None
-    """int64 [G]: the row of the features that each given row is, or went into; None after pruning,
-    where some given rows are in no row of the features."""
+    """int64 [G]: the row of the features that each given row is, or was merged into. None after
+    pruning, since some given rows are then in no row of the features."""
     sorting: Tensor | None
-    """int64 [N]: features[sorting] are in the order of the keys; None where the features are."""
+    """int64 [N]: features[sorting] are in the order of the keys. None where the features are so
+    already."""
 
     @cached_property
     def _unsorting(self) -> Tensor | None:
+        """The inverse of `sorting`."""
         return None if self.sorting is None else self.sorting.argsort()
 
     def sorted(self, features: Tensor) -> Tensor:
-        """Rows in the order of the keys, differentiably."""
+        """Bring features [N, C] into the order of the keys, differentiably."""
         return features if self.sorting is None else features.index_select(0, self.sorting)
 
     def unsorted(self, rows: Tensor) -> Tensor:
-        """Rows in the order of the keys in the order of the features: undoes `sorted`."""
+        """Bring rows [N, C] from the order of the keys into that of the features; it undoes
+        `sorted`."""
         return rows if self._unsorting is None else rows.index_select(0, self._unsorting)
 
     def to(self, device: torch.device) -> "RowOrder":
-        """The same on a device."""
+        """Move the order to a device."""
         sorting = None if self.sorting is None else self.sorting.to(device)
         inverse = None if self.inverse is None else self.inverse.to(device)
         return RowOrder(self.order.to(device), inverse, sorting)
 
     def kept(self, mask: Tensor, sorting: Tensor | None) -> "RowOrder":
-        """The order of those rows for which `mask`, bool [N], is true; `sorting` sorts them."""
+        """The order of the rows that are left when those where `mask`, bool [N], is false are
+        dropped. `sorting` brings what is left into the order of the keys."""
         return RowOrder(self.order[mask], None, sorting)
 
 
-def row_order(given: Tensor) -> tuple[Tensor, RowOrder]:
-    """Sorted distinct keys, int64 [N], of given ones, int64 [G], and the order of their rows."""
-    if bool((given[1:] > given[:-1]).all()):
-        rows = torch.arange(len(given), device=given.device)
-        return given, RowOrder(rows, rows, None)
-    keys, index, places = distinct(given)
-    order, voxels = index.sort()
+def row_order(given_keys: Tensor) -> tuple[Tensor, RowOrder]:
+    """Sort the keys of given rows, int64 [G], in any order and with duplicates.
+
+    Returns:
+        The distinct keys, int64 [N], sorted; and the order of the rows.
+    """
+    if bool((given_keys[1:] > given_keys[:-1]).all()):  # they are sorted and distinct already
+        rows = torch.arange(len(given_keys), device=given_keys.device)
+        return given_keys, RowOrder(rows, rows, None)
+    keys, first_rows, places = distinct(given_keys)
+    # The features' rows are the first rows of all voxels, in the order in which they were given.
+    order, voxels = first_rows.sort()
     sorting = voxels.argsort()
     return keys, RowOrder(order, sorting[places], sorting)

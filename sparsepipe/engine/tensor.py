@@ -1,4 +1,4 @@
-"""Sparse tensors: features of the occupied voxels of a batch of grids."""
+"""Sparse tensors: the features of those voxels of a batch of grids that are occupied."""
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 from torch.utils import _pytree as pytree
 
+from sparsepipe.engine import operands
 from sparsepipe.engine.coordinate_maps import CoordinateMaps, Duplicates, maps_of
 from sparsepipe.engine.row_order import RowOrder
 from sparsepipe.engine.traceable import traceable
@@ -19,27 +20,27 @@ from systems.schema import InputError
 
 @dataclass(init=False, eq=False, repr=False)  # torch's DDP and FSDP find tensors in dataclasses
 class SparseTensor:
-    """Features [N, C], one row for each voxel, in the order in which they were given.
+    """Features, one row for each voxel, in the order in which they were given.
 
-    Whatever lies beside the rows, such as a label for each voxel, therefore fits the features, and
-    the features of every tensor that layers return on the same voxels. The voxels that a layer
-    makes, at larger tensor strides, are sorted by (batch, x, y, z).
-
-    `tensor_stride` is the distance of neighbouring voxels on the finest grid; 0 after global
-    pooling. `maps` is shared by all tensors made from this one.
+    So whatever lies beside the rows, such as labels, fits the features of every tensor that layers
+    return on the same voxels. The voxels that a layer makes are sorted by (batch, x, y, z).
     """
 
     features: Tensor
+    """Floating point [N, C]."""
     tensor_stride: int
+    """The distance between neighbouring voxels, in voxels of the finest grid; 0 after global
+    pooling."""
     maps: CoordinateMaps
+    """The voxels at every stride. All tensors that layers make from this one share the object."""
 
     __array_ufunc__ = None  # numpy's numbers leave 2 * tensor to the tensor
 
-    def __new__(cls, *given: Any, **named: Any) -> "SparseTensor":
-        """torch.fx records it as one call, as it does the functions that are `traceable`."""
-        values = (*given, *named.values())
+    def __new__(cls, *args: Any, **kwargs: Any) -> "SparseTensor":
+        """Let torch.fx record the construction as one call, as it does `traceable` functions."""
+        values = (*args, *kwargs.values())
         if has_torch_function(values):
-            traced: SparseTensor = handle_torch_function(cls, values, *given, **named)
+            traced: SparseTensor = handle_torch_function(cls, values, *args, **kwargs)
             return traced
         return super().__new__(cls)
 
@@ -53,114 +54,111 @@ class SparseTensor:
         duplicates: Duplicates = "refuse",
         maps: CoordinateMaps | None = None,
     ) -> None:
-        """Check.
+        """Make a tensor of features and the coordinates of their voxels.
 
         Args:
-            features: floating point [N, C]; they stay in their order. Layers are up to a fifth
-                faster on sorted rows, as those of `sparse_quantize` and `collate` are.
+            features: floating point [N, C]. They stay in their order. Layers are up to a fifth
+                faster on sorted rows, such as those of `sparse_quantize` and `collate`.
             coordinates: integers [N, 4] = (batch, x, y, z), multiples of `tensor_stride`.
-            tensor_stride: 1 for clouds; else what a tensor that is sent on had.
-            batch_size: by default the largest batch index + 1; more if the last samples are empty.
-            duplicates: what happens to rows of equal coordinates. They are refused, or their mean
-                or the first of them stays, in the place of the first: see `order` and `inverse`.
-            maps: in place of coordinates and batch size, those of a tensor on the same voxels.
+            tensor_stride: 1 for clouds. A tensor that comes from another process keeps its own.
+            batch_size: the number of samples, by default the largest batch index + 1. Give it if
+                the last samples are empty.
+            duplicates: what happens to rows of equal coordinates: "refuse" raises an error, "mean"
+                and "first" keep one row in place of the first of them. See `order` and `inverse`.
+            maps: the maps of a tensor on the same voxels, instead of coordinates and batch size.
 
         Raises:
-            InputError: lengths, devices, shapes or types that do not fit, duplicates, overflow.
+            InputError: lengths, devices, shapes or dtypes do not fit, there are duplicates, or a
+                coordinate is too large.
         """
         if maps is None:
             features, maps = maps_of(features, coordinates, tensor_stride, batch_size, duplicates)
         elif coordinates is not None or batch_size is not None:
             raise InputError(
-                "coordinates or batch_size beside maps, which have them: leave one out"
+                "maps contain the coordinates and the batch size: leave either these or maps out"
             )
         maps.check(tensor_stride, features)
         self.features, self.tensor_stride, self.maps = features, tensor_stride, maps
 
     @classmethod
     def on(cls, maps: CoordinateMaps, tensor_stride: int, rows: Tensor) -> "SparseTensor":
-        """A tensor on voxels that exist in `maps`, of rows [N, C] in the order of their keys.
+        """Make a tensor on voxels that exist in `maps`, from `rows` [N, C] in the order of the
+        keys.
 
         Raises:
-            InputError: the number of rows is not that of the voxels.
+            InputError: there are more or fewer rows than voxels.
         """
         maps.check(tensor_stride, rows)
         return cls(maps.unsorted(tensor_stride, rows), None, tensor_stride, maps=maps)
 
     def replace(self, features: Tensor) -> "SparseTensor":
-        """The same voxels with other features [N, C'], in the order of these."""
+        """Make a tensor on the same voxels with other features [N, C'], in the same order."""
         return SparseTensor(features, None, self.tensor_stride, maps=self.maps)
 
     def to(self, *args: Any, **kwargs: Any) -> "SparseTensor":
-        """This tensor on a device, in a dtype, or both, given as to torch.Tensor.to.
+        """Move the tensor to a device, convert it to a dtype, or both. The arguments are those of
+        torch.Tensor.to.
 
         Raises:
-            InputError: the dtype is no floating point.
+            InputError: the dtype is not a floating point type.
         """
         features = self.features.to(*args, **kwargs)
         if not features.is_floating_point():
             raise InputError(f"features cannot become {features.dtype}: give a floating point type")
-        here = features.device == self.features.device
-        maps = self.maps if here else self.maps.to(features.device)
+        stays = features.device == self.features.device
+        maps = self.maps if stays else self.maps.to(features.device)
         return SparseTensor(features, None, self.tensor_stride, maps=maps)
 
     def keep(self, mask: Tensor) -> "SparseTensor":
-        """The voxels for which `mask`, bool [N], is true: see `sparsepipe.engine.layers.Pruning`.
+        """Keep the voxels for which `mask`, bool [N], is true, as
+        `sparsepipe.engine.layers.Pruning` does.
 
         Raises:
-            InputError: a mask of another shape, type or device.
+            InputError: the mask has another shape, dtype or device.
         """
-        if not isinstance(mask, Tensor):
-            raise InputError(f"the mask is a {type(mask).__name__}: give a torch.Tensor")
-        if mask.dtype != torch.bool or mask.shape != (len(self),):
-            raise InputError(
-                f"a mask {mask.dtype} {list(mask.shape)} for {len(self)} voxels: give "
-                f"torch.bool [{len(self)}], true for voxels to keep"
-            )
-        if mask.device != self.features.device:
-            raise InputError(f"features on {self.features.device}, mask on {mask.device}: move one")
+        operands.check_mask(self.features, mask)
         maps = self.maps.keep(self.tensor_stride, mask)
         return SparseTensor(self.features[mask], None, self.tensor_stride, maps=maps)
 
     @property
     def rows(self) -> Tensor:
-        """The features [N, C] in the order of the voxels' keys: batch first, a sample's rows are a
-        slice. Kernel maps number rows so. The features themselves where they are sorted."""
+        """The features [N, C] in the order of the keys, in which kernel maps number them. The rows
+        of one sample follow each other. Features that are sorted are returned as they are."""
         return self.maps.sorted(self.tensor_stride, self.features)
 
     @property
     def coordinates(self) -> Tensor:
-        """int32 [N, 4] = (batch, x, y, z), a row for each row of the features."""
+        """int32 [N, 4] = (batch, x, y, z): the voxel of each row of the features."""
         return self.maps.unsorted(self.tensor_stride, self.maps.coordinates(self.tensor_stride))
 
     @property
     def keys(self) -> Tensor:
-        """The packed coordinates, int64 [N], sorted, as `rows` are."""
+        """int64 [N]: the packed coordinates, sorted; the voxel of each row of `rows`."""
         return self.maps.keys(self.tensor_stride)
 
     @property
     def order(self) -> Tensor:
-        """int64 [N], ascending: of the G rows that were given, the one that each row is.
+        """int64 [N], ascending: which of the G given rows each row of the features is.
 
-        features == given[order], and labels[order] are the labels of the rows. 0, 1, ..., N - 1
-        unless duplicates were merged or rows were pruned. Of merged duplicates it is the first
-        (and with their mean, coordinates == given[order] alone).
+        So features == given[order], and labels[order] are the labels of the rows. It is 0, 1, ...,
+        N - 1 unless duplicates were merged or rows were pruned. A row of merged duplicates has the
+        number of the first of them (and its features may be their mean).
 
         Raises:
-            InputError: nobody gave the rows: a layer made these voxels.
+            InputError: nobody gave the rows, since a layer made these voxels.
         """
-        return self._given.order
+        return self._row_order.order
 
     @property
     def inverse(self) -> Tensor:
-        """int64 [G]: of each row that was given, the row that it is or went into.
+        """int64 [G]: the row of the features that each of the G given rows is, or was merged into.
 
-        features[inverse] has a row for each given one, such as a prediction for each label.
+        So features[inverse] has a row for each given row, such as a prediction for each label.
 
         Raises:
-            InputError: nobody gave the rows: a layer made these voxels; or some were pruned.
+            InputError: nobody gave the rows, since a layer made these voxels; or some were pruned.
         """
-        inverse = self._given.inverse
+        inverse = self._row_order.inverse
         if inverse is None:
             raise InputError(
                 "rows were pruned: index with the mask, or take inverse of the tensor that went in"
@@ -168,7 +166,8 @@ class SparseTensor:
         return inverse
 
     @property
-    def _given(self) -> RowOrder:
+    def _row_order(self) -> RowOrder:
+        """The order of the rows as they were given, or InputError where a layer made them."""
         order = self.maps.order(self.tensor_stride)
         if order is None:
             raise InputError(
@@ -179,20 +178,18 @@ class SparseTensor:
 
     @property
     def batch_size(self) -> int:
-        """How many samples there are, empty ones included."""
+        """The number of samples, empty ones included."""
         return self.maps.batch_size
 
     @property
     def channels(self) -> int:
-        """C."""
+        """C, the number of features of each voxel."""
         return self.features.shape[1]
 
     @property
     def decomposed(self) -> tuple[Tensor, ...]:
-        """Each sample's features [N_b, C], in the order of the features; [0, C] for an empty one.
-
-        They are views where the features are sorted.
-        """
+        """The features of each sample, [N_b, C], in their order; [0, C] for an empty sample. They
+        are views of `features` where these are sorted."""
         sizes, order = self.maps.sizes(self.tensor_stride), self.maps.order(self.tensor_stride)
         if order is None or order.sorting is None:
             return self.features.split(sizes)
@@ -232,32 +229,25 @@ class SparseTensor:
         return self.replace(-self.features)
 
     def _with(self, other: "Operand", operation: Callable[[Tensor, Any], Tensor]) -> "SparseTensor":
-        """Row by row with a tensor on the same voxels; or with a number, or a plain tensor that
-        broadcasts to the features. Voxels that do not exist stay so, whatever is added to them."""
+        """Combine the features, row by row, with those of a tensor on the same voxels, or with a
+        number or a plain tensor that broadcasts to [N, C]. Places without a voxel stay empty,
+        whatever is added."""
         if isinstance(other, SparseTensor):
-            _refuse_other_voxels([self, other])
-            if self.channels != other.channels:
-                raise InputError(
-                    f"{self.channels} and {other.channels} channels cannot be added or multiplied: "
-                    "use cat"
-                )
-            return self.replace(operation(self.features, _features_as_in(self, other)))
-        if not isinstance(other, (Real, Tensor)):
+            operands.refuse_other_voxels([self, other])
+            operands.refuse_other_channels(self.features, other.features)
+            return self.replace(operation(self.features, operands.features_as_in(self, other)))
+        if isinstance(other, Tensor):
+            operands.check_broadcast(self.features, other)
+        elif not isinstance(other, Real):
             return NotImplemented
-        shape = other.shape if isinstance(other, Tensor) else ()
-        sizes = zip(reversed(shape), reversed(self.features.shape), strict=False)
-        if len(shape) > 2 or any(size not in (1, ours) for size, ours in sizes):
-            raise InputError(
-                f"a tensor of shape {list(shape)} and features {list(self.features.shape)}: give a "
-                "number, [C], or a row for each voxel"
-            )
         return self.replace(operation(self.features, other))
 
     def dense(self) -> tuple[Tensor, Tensor]:
-        """The smallest grid around all samples, zero where there is no voxel, and its first corner.
+        """Write the features into the smallest grid that contains the voxels of all samples.
 
         Returns:
-            [B, C, X, Y, Z] in steps of the tensor stride, differentiable; int32 [3] = (x, y, z).
+            The grid [B, C, X, Y, Z], differentiable, with zeros where there is no voxel; its cells
+            are a tensor stride apart. And the coordinates of its first cell, int32 [3].
 
         Raises:
             InputError: there is no voxel at all.
@@ -273,58 +263,38 @@ class SparseTensor:
 
 
 Operand = SparseTensor | float | Tensor
+"""What a sparse tensor can be added to or multiplied with."""
 
 
 @traceable
 def cat(tensors: Sequence[SparseTensor]) -> SparseTensor:
-    """The channels of tensors on the same voxels, one after the other.
+    """Join the channels of tensors on the same voxels: [N, C1], [N, C2], ... become [N, C1 + C2 +
+    ...].
 
     Raises:
-        InputError: no tensors, or they are on different voxels.
+        InputError: there are no tensors, or they are on different voxels.
     """
     if not tensors:
         raise InputError("cat of no tensors: give at least one")
-    _refuse_other_voxels(tensors)
+    operands.refuse_other_voxels(tensors)
     first = tensors[0]
-    return first.replace(torch.cat([_features_as_in(first, tensor) for tensor in tensors], 1))
+    return first.replace(
+        torch.cat([operands.features_as_in(first, tensor) for tensor in tensors], 1)
+    )
 
 
 def _parts(tensor: SparseTensor) -> tuple[list[Tensor], tuple[CoordinateMaps, int]]:
-    """What torch's functions on nested structures see: the features alone."""
+    """What torch's functions on nested structures see of a sparse tensor: the features, and beside
+    them what they do not touch."""
     return [tensor.features], (tensor.maps, tensor.tensor_stride)
 
 
 def _of_parts(parts: Iterable[Any], voxels: tuple[CoordinateMaps, int]) -> SparseTensor:
-    tensor = SparseTensor.__new__(SparseTensor)  # torch may put anything in the features' place
+    """Put a sparse tensor together from its `_parts`. Nothing is checked, since torch may put
+    anything in the place of the features."""
+    tensor = SparseTensor.__new__(SparseTensor)
     (tensor.features,), (tensor.maps, tensor.tensor_stride) = parts, voxels
     return tensor
 
 
 pytree.register_pytree_node(SparseTensor, _parts, _of_parts)
-
-
-def _features_as_in(first: SparseTensor, tensor: SparseTensor) -> Tensor:
-    """The features in the order of those of `first`, which is on the same voxels."""
-    if tensor.maps is first.maps:
-        return tensor.features
-    return first.maps.unsorted(first.tensor_stride, tensor.rows)
-
-
-def _refuse_other_voxels(tensors: Sequence[SparseTensor]) -> None:
-    first = tensors[0]
-    for tensor in tensors[1:]:
-        if tensor.features.device != first.features.device:
-            raise InputError(
-                f"tensors on {first.features.device} and {tensor.features.device}: move one"
-            )
-        if not _on_same_voxels(tensor, first) or tensor.batch_size != first.batch_size:
-            raise InputError(
-                f"{first} and {tensor} are on different voxels: bring them to the same stride of "
-                "the same clouds first"
-            )
-
-
-def _on_same_voxels(one: SparseTensor, other: SparseTensor) -> bool:
-    if one.tensor_stride != other.tensor_stride:
-        return False
-    return one.keys is other.keys or torch.equal(one.keys, other.keys)

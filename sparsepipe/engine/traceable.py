@@ -1,4 +1,4 @@
-"""Functions of sparse tensors that torch.fx records as one call, however they were imported."""
+"""Functions on sparse tensors that torch.fx records as one call, however they were imported."""
 
 import functools
 from collections.abc import Callable
@@ -11,20 +11,21 @@ Result = TypeVar("Result")
 
 
 def traceable(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """The function, as PyTorch's own functions are: it hands itself to the `__torch_function__` of
-    an argument that has one. While torch.fx traces a network, values are `fx.Proxy` objects, which
-    have one that puts the call into the graph.
+    """Decorate a function so that torch.fx records a call of it, as it records PyTorch's functions.
 
-    Arguments are looked at, and the members of those that are lists or tuples.
+    While torch.fx traces a network, values are `fx.Proxy` objects. These have a method
+    `__torch_function__`, which puts a call into the graph instead of making it. The decorated
+    function looks for that method on its arguments, and on the members of lists and tuples among
+    them, and hands itself over to it.
     """
 
     @functools.wraps(function)
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        given: list[Any] = []
+        values: list[Any] = []
         for argument in (*args, *kwargs.values()):
-            given += argument if isinstance(argument, list | tuple) else [argument]
-        if has_torch_function(given):
-            result: Result = handle_torch_function(wrapper, given, *args, **kwargs)
+            values += argument if isinstance(argument, list | tuple) else [argument]
+        if has_torch_function(values):
+            result: Result = handle_torch_function(wrapper, values, *args, **kwargs)
             return result
         return function(*args, **kwargs)
 

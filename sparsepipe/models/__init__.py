@@ -1,4 +1,10 @@
-"""SparsePipe's networks. Single-device code; whatever runs them in parallel is elsewhere."""
+"""SparsePipe's networks, written for one device. `sparsepipe.pipeline` divides them over several.
+
+kit          the layers that a network is built of: sparse ones, or their dense twins
+dense twin   the same network on nn.Conv3d, which computes every cell of the volume
+width        a factor on all channels of a network, for small runs
+classifier   a network that returns a row for every cloud; others return one for every voxel
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +21,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "minkvgg16-bn": MinkVGG16,
     **{f"minkunet{depth}": partial(MinkUNet, depth=depth) for depth in (14, 18, 34)},
 }
-"""By the names of the command line: NETWORKS[name](in_channels, classes, width=1.0, kit=SPARSE)."""
+"""What makes each network, by its name on the command line:
+NETWORKS[name](in_channels, classes, width=1.0, kit=SPARSE)."""
 CLASSIFIERS = ("minkvgg16-bn",)
-"""Those that give a row for every cloud; the others give one for every voxel."""
+"""The names of the networks that return a row for every cloud."""

@@ -1,7 +1,13 @@
-"""MinkUNet: semantic segmentation with skips over four resolutions.
+"""MinkUNet: a network that labels every voxel, with skips over four resolutions.
 
 Layers and names are those of MinkowskiEngine's MinkUNet family (C. Choy et al., 4D Spatio-Temporal
 ConvNets, CVPR 2019), so that its checkpoints load.
+
+    tensor stride 1    conv0 ------------------------------- skip ---> block8 - final
+                  2      conv1, block1 -------------- skip ---> block7
+                  4        conv2, block2 ------ skip ---> block6
+                  8          conv3, block3 - skip -> block5
+                 16            conv4, block4 --'
 """
 
 from typing import Any
@@ -11,13 +17,15 @@ from torch import nn
 from sparsepipe.models.kit import SPARSE, Kit
 
 FIRST = 32
+"""The channels of the first convolution."""
 PLANES = (32, 64, 128, 256, 256, 128, 96, 96)
+"""The channels of the eight groups of residual blocks: four on the way down, four on the way up."""
 BLOCKS = {14: (1,) * 8, 18: (2,) * 8, 34: (2, 3, 4, 6, 2, 2, 2, 2)}
-"""Residual blocks of the eight groups, by the depth that the family counts."""
+"""The number of residual blocks in each group, for each depth as the family counts it."""
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3x3 convolutions and a shortcut."""
+    """A residual block: two 3x3x3 convolutions, and a shortcut around both."""
 
     def __init__(self, in_channels: int, channels: int, kit: Kit) -> None:
         super().__init__()
@@ -30,14 +38,15 @@ class BasicBlock(nn.Module):
             self.downsample = nn.Sequential(shortcut, kit.batch_norm(channels))
 
     def forward(self, inputs: Any) -> Any:
-        """[N, in_channels] to [N, channels], on the same voxels."""
+        """Turn features [N, in_channels] into [N, channels] on the same voxels."""
         out = self.relu(self.norm1(self.conv1(inputs)))
         out = self.norm2(self.conv2(out))
         return self.relu(out + (inputs if self.downsample is None else self.downsample(inputs)))
 
 
 class MinkUNet(nn.Module):
-    """Four strided convolutions down, four transposed ones up, each joined by a skip."""
+    """Four strided convolutions lead down, and four transposed ones up again. Each of these is
+    joined with the features of the same resolution on the way down."""
 
     def __init__(
         self,
@@ -48,7 +57,15 @@ class MinkUNet(nn.Module):
         width: float = 1.0,
         kit: Kit = SPARSE,
     ) -> None:
-        """Build it with fresh weights; `width` is a factor on all channels."""
+        """Build the network with fresh weights.
+
+        Args:
+            in_channels: the features of each voxel.
+            classes: the number of labels.
+            depth: 14, 18 or 34.
+            width: a factor on all channels, for small runs.
+            kit: sparse layers, or dense ones for the twin.
+        """
         super().__init__()
         self._kit = kit
         first, *planes = (round(channels * width) for channels in (FIRST, *PLANES))
@@ -75,8 +92,8 @@ class MinkUNet(nn.Module):
         self.relu = kit.relu()
 
     def forward(self, inputs: Any) -> Any:
-        """Voxels [N, in_channels] to logits [N, classes] on the same voxels."""
-        part = self.get_submodule
+        """Turn voxels [N, in_channels] into logits [N, classes] on the same voxels."""
+        part = self.get_submodule  # layers are named as in the checkpoints: conv1p1s2, ...
         out = self.relu(self.bn0(self.conv0p1s1(inputs)))
         skips = [out]
         for level in range(4):
@@ -92,5 +109,6 @@ class MinkUNet(nn.Module):
 
 
 def _group(in_channels: int, channels: int, blocks: int, kit: Kit) -> nn.Sequential:
+    """A group of residual blocks, of which the first changes the number of channels."""
     first = BasicBlock(in_channels, channels, kit)
     return nn.Sequential(first, *(BasicBlock(channels, channels, kit) for _ in range(blocks - 1)))

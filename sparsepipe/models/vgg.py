@@ -1,6 +1,6 @@
 """MinkVGG16 with batch normalisation: the classifier of the SparsePipe paper (arXiv 2012.13846).
 
-Layers, channels and their order are those of the authors' profiles; names are those of a
+Layers, channels and their order are those of the authors' profiles. Names are those of a
 MinkowskiEngine model of the same layers, so that its checkpoints load.
 """
 
@@ -10,12 +10,19 @@ from torch import nn
 
 from sparsepipe.models.kit import SPARSE, Kit
 
+# fmt: off
 PLANES: tuple[int | None, ...] = (
-    *(64, 64, None, 128, 128, None, 256, 256, 256, None),
-    *(512, 512, 512, None, 512, 512, 512, None),
+    64, 64, None,
+    128, 128, None,
+    256, 256, 256, None,
+    512, 512, 512, None,
+    512, 512, 512, None,
 )
-"""Channels of the convolutions; None is a max pooling that halves the resolution."""
+# fmt: on
+"""The channels of the convolutions in their order; None is a max pooling that halves the
+resolution."""
 HIDDEN = 4096
+"""The hidden units of the fully connected layers."""
 
 
 class MinkVGG16(nn.Module):
@@ -24,10 +31,12 @@ class MinkVGG16(nn.Module):
     def __init__(
         self, in_channels: int, classes: int, *, width: float = 1.0, kit: Kit = SPARSE
     ) -> None:
-        """Build it with fresh weights.
+        """Build the network with fresh weights.
 
         Args:
-            width: factor on all channels and hidden units, for small runs.
+            in_channels: the features of each voxel.
+            classes: the number of labels.
+            width: a factor on all channels and hidden units, for small runs.
             kit: sparse layers, or dense ones for the twin.
         """
         super().__init__()
@@ -44,11 +53,16 @@ class MinkVGG16(nn.Module):
         self.features = nn.Sequential(*layers)
         self.pool = kit.global_max_pooling()
         self.classifier = nn.Sequential(
-            *(kit.linear(channels, hidden), kit.relu(), kit.dropout(0.5)),
-            *(kit.linear(hidden, hidden), kit.relu(), kit.dropout(0.5)),
+            kit.linear(channels, hidden),
+            kit.relu(),
+            kit.dropout(0.5),
+            kit.linear(hidden, hidden),
+            kit.relu(),
+            kit.dropout(0.5),
             kit.linear(hidden, classes),
         )
 
     def forward(self, inputs: Any) -> Any:
-        """Voxels [N, in_channels] to one row of logits [batch, classes]."""
+        """Turn voxels [N, in_channels] into logits [batch size, classes], one row for each
+        cloud."""
         return self.classifier(self.pool(self.features(inputs)))

@@ -144,9 +144,8 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Our own layers, and classes that somebody derived from them, are leaves too."""
         homes = {base.__module__ for base in type(m).__mro__}
-        return bool(homes & {layers.__name__, kit.__name__}) or super().is_leaf_module(
-            m, module_qualified_name
-        )
+        ours = any(home == kit.__name__ or home.startswith(f"{layers.__name__}.") for home in homes)
+        return ours or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None

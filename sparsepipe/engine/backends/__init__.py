@@ -1,8 +1,12 @@
-"""Who computes convolutions. A backend is a module with the two functions of `Backend`.
+"""Backends: whoever computes convolutions. A backend is a module with the functions of `Backend`.
 
-Backends are imported when first used. `native` is always there: the fastest of this package's own
-for the device, which are C++ kernels on a CPU and Triton's on CUDA, or PyTorch's operators where
-there is no compiler for them. `minkowski` is MinkowskiEngine, where it is installed.
+    compiled    C++ kernels for CPUs, built on first use
+    triton      Triton's kernels for CUDA
+    pytorch     PyTorch's operators, which run everywhere
+    native      the fastest of these three that runs on the device
+    minkowski   MinkowskiEngine, where it is installed
+
+A backend is imported when it is first used.
 """
 
 import importlib
@@ -25,22 +29,26 @@ MODULES = {
     "pytorch": "sparsepipe.engine.backends.pytorch",
     "minkowski": "sparsepipe.engine.backends.minkowski",
 }
+"""The module of each backend."""
 BACKENDS = ("native", *MODULES)
-"""All names; `native` is one of the next three."""
+"""The names of all backends."""
 INSTALL = {"triton": "pip install triton", "minkowski": "make minkowski"}
+"""How to install what a backend needs."""
 LEAST_CAPABILITY = (8, 0)
-"""Of a GPU that `native` uses Triton's kernels on: older ones lack bfloat16 or go unsupported."""
+"""The lowest compute capability of a GPU on which `native` uses Triton's kernels. Older GPUs lack
+bfloat16, or Triton does not support them."""
 
 
 class Backend(Protocol):
-    """Convolution with x [N, Cin], weight [K, Cin, Cout], N inputs and M outputs in the map.
+    """Computes convolutions over a kernel map with N inputs, M outputs and K offsets.
 
-    Both have one type, and results have it too; sums are taken in float32 or wider. The same
-    function serves strided, dilated and transposed ones: the kernel map is all there is.
+    Features and weight have one dtype, and so do results. Sums are taken in float32 or wider.
+    Strided, dilated and transposed convolutions differ in the kernel map alone.
     """
 
     def forward(self, features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
-        """y [M, Cout]; 0 where an output has no input."""
+        """The output [M, Cout] for features [N, Cin] and weight [K, Cin, Cout]. An output without
+        inputs is 0."""
 
     def backward(
         self,
@@ -50,15 +58,16 @@ class Backend(Protocol):
         kernel_map: KernelMap,
         needed: tuple[bool, bool],
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of the features [N, Cin] and the weight, those that are `needed`, from that of
-        the output [M, Cout]."""
+        """The gradients of the features [N, Cin] and of the weight [K, Cin, Cout] for the gradient
+        of the output [M, Cout]. `needed` says which of the two are needed; None replaces the
+        other."""
 
 
 def backend(name: str, device: torch.device | str = "cpu") -> Backend:
-    """The backend of this name, for tensors on this device.
+    """Import the backend of this name, for tensors on this device.
 
     Raises:
-        InputError: there is none, or its library is not installed.
+        InputError: there is no such backend, or its library is not installed.
     """
     if name not in BACKENDS:
         raise InputError(f"backend {name!r}: {remedy(name, BACKENDS)}")
@@ -71,7 +80,7 @@ def backend(name: str, device: torch.device | str = "cpu") -> Backend:
 
 
 def _native(device: torch.device) -> str:
-    """This package's fastest backend that runs on the device."""
+    """The name of this package's fastest backend that runs on the device."""
     if device.type == "cuda":
         return "triton" if _runs_triton(device) else "pytorch"
     compiled = importlib.import_module(MODULES["compiled"])
@@ -80,13 +89,13 @@ def _native(device: torch.device) -> str:
 
 @cache
 def _runs_triton(device: torch.device) -> bool:
-    """Whether Triton is installed, finds what it builds launchers with and knows the GPU."""
+    """Whether Triton is installed, finds the compiler that it needs, and supports the GPU."""
     try:
         if torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
             return False
         triton = importlib.import_module("triton")
         triton.runtime.driver.active.get_current_target()
-    except Exception as error:  # whatever it is, PyTorch's operators do not need it
+    except Exception as error:  # whatever is missing, PyTorch's operators do not need it
         warnings.warn(
             f"convolutions on {device} run with PyTorch's operators, without Triton's kernels: "
             f"{error}",
@@ -100,12 +109,12 @@ def _runs_triton(device: torch.device) -> bool:
 def convolve(
     features: Tensor, weight: Tensor, kernel_map: KernelMap, name: str = "native"
 ) -> Tensor:
-    """Differentiable (once) convolution: [N, Cin] x [K, Cin, Cout] to [M, Cout].
+    """Convolve features [N, Cin] with weight [K, Cin, Cout] to [M, Cout], differentiably (once).
 
-    Under torch.autocast features and weight are cast to its type first.
+    Under torch.autocast, features and weight are converted to its dtype first.
 
     Raises:
-        InputError: shapes, types or devices that do not fit, or an unknown backend.
+        InputError: shapes, dtypes or devices do not fit, or the backend `name` is unknown.
     """
     _check(features, weight, kernel_map)
     features, weight = autocast(features, weight)
@@ -116,10 +125,13 @@ def convolve(
 
 
 class _Convolution(Function):
+    """The differentiable function that hands its forward and backward passes to a backend."""
+
     @staticmethod
     def forward(
         ctx: Any, features: Tensor, weight: Tensor, kernel_map: KernelMap, backend: Backend
     ) -> Tensor:
+        """The output of the backend; what its backward pass needs is saved."""
         ctx.save_for_backward(features, weight)
         ctx.kernel_map, ctx.backend = kernel_map, backend
         return backend.forward(features, weight, kernel_map)
@@ -127,15 +139,17 @@ class _Convolution(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """The gradients of features and weight, as far as they are needed."""
         features, weight = ctx.saved_tensors
         needed = ctx.needs_input_grad[:2]
-        of_features, of_weight = ctx.backend.backward(
+        feature_gradient, weight_gradient = ctx.backend.backward(
             gradient.contiguous(), features, weight, ctx.kernel_map, needed
         )
-        return of_features, of_weight, None, None
+        return feature_gradient, weight_gradient, None, None
 
 
 def _check(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> None:
+    """Raise InputError if shapes, dtypes or devices do not fit together."""
     inputs, offsets = len(kernel_map.input_keys), len(kernel_map.counts)
     if features.shape != (inputs, weight.shape[1]) or len(weight) != offsets:
         raise InputError(

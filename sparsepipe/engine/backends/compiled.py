@@ -1,7 +1,8 @@
-"""Convolution on a CPU with the C++ kernels of `csrc/convolution.cpp`, built on first use.
+"""Convolution on a CPU with the C++ kernels of `csrc/convolution.cpp`, which are built on first
+use.
 
-They multiply gathered rows without writing them down first, in float32 and float64; float16 and
-bfloat16 are computed in float32, and the results rounded once.
+They multiply the input rows of pairs where these lie, without copying them together first. They
+have float32 and float64. float16 and bfloat16 are computed in float32, and results rounded once.
 """
 
 import ctypes
@@ -20,23 +21,28 @@ from systems.build import library
 from systems.schema import InputError
 
 SOURCE = Path(__file__).parents[1] / "csrc" / "convolution.cpp"
-FLAGS = ("-fno-tree-vectorize",)  # vectors are written out; the compiler's own would gather rows
+FLAGS = ("-fno-tree-vectorize",)
+"""Vectors are written out in the source. The compiler's own would gather numbers from many rows."""
 TYPES = {torch.float32: "float32", torch.float64: "float64"}
+"""How the names of the kernels for each dtype end."""
 
 
 class Map(ctypes.Structure):
-    """`Map` of csrc/convolution.cpp, field by field."""
+    """The struct `Map` of csrc/convolution.cpp, field by field."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("inputs", "outputs", "firsts")),
-        *((name, c_int64) for name in ("offsets", "rows")),
+        ("inputs", c_void_p),
+        ("outputs", c_void_p),
+        ("firsts", c_void_p),
+        ("offsets", c_int64),
+        ("rows", c_int64),
         ("threads", c_int),
     )
 
 
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
-    """The kernels; None, with a warning, where they cannot be built or loaded."""
+    """Build and load the kernels. Returns None, with a warning, where that fails."""
     return library(SOURCE, "sparse convolutions run with PyTorch's operators, slower", FLAGS)
 
 
@@ -59,57 +65,72 @@ def backward(
     """See `sparsepipe.engine.backends.Backend`."""
     if not _serves(features):
         return pytorch.backward(gradient, features, weight, kernel_map, needed)
-    of_features = of_weight = None
-    if needed[0]:
-        of_features = _convolved(gradient, weight, kernel_map.transpose, transpose=True)
+    feature_gradient = weight_gradient = None
+    if needed[0]:  # a convolution over the same pairs, with inputs and outputs swapped
+        feature_gradient = _convolved(gradient, weight, kernel_map.transpose, transpose=True)
     if needed[1]:
         features, gradient = features.contiguous(), gradient.contiguous()
-        of_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        weight_gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
         _function("weight_gradient", features)(
-            *(_address(tensor) for tensor in (features, gradient, of_weight)),
+            _address(features),
+            _address(gradient),
+            _address(weight_gradient),
             ctypes.byref(_map(kernel_map)),
-            *(c_int64(channels) for channels in weight.shape[1:]),
+            c_int64(weight.shape[1]),
+            c_int64(weight.shape[2]),
         )
-    return of_features, of_weight
+    return feature_gradient, weight_gradient
 
 
 def _serves(features: Tensor) -> bool:
+    """Whether the kernels have the dtype and device of the features."""
     return features.dtype in TYPES and features.device.type == "cpu"
 
 
 def _convolved(
     features: Tensor, weight: Tensor, kernel_map: KernelMap, *, transpose: bool
 ) -> Tensor:
-    """[N, inner] to [M, outer]; the weight is [K, outer, inner] if `transpose`."""
+    """Convolve [N, inner] to [M, outer]. The weight is [K, inner, outer], or [K, outer, inner] if
+    `transpose`."""
     features, weight = features.contiguous(), weight.contiguous()
     inner, outer = weight.shape[1:][::-1] if transpose else weight.shape[1:]
     output = features.new_empty((len(kernel_map.output_keys), outer))
     _function("convolve", features)(
-        *(_address(tensor) for tensor in (features, weight, output)),
+        _address(features),
+        _address(weight),
+        _address(output),
         ctypes.byref(_map(kernel_map)),
-        *(c_int64(inner), c_int64(outer), c_int(transpose)),
+        c_int64(inner),
+        c_int64(outer),
+        c_int(transpose),
     )
     return output
 
 
 def _function(name: str, features: Tensor) -> Callable[..., None]:
+    """The kernel `name` for the dtype of the features, or InputError where there are no kernels."""
     loaded = kernels()
     if loaded is None:
         raise InputError(
             "backend 'compiled': its kernels could not be built or loaded, and a warning has said "
-            "why; take 'native', which runs PyTorch's operators then"
+            "why; take 'native', which uses PyTorch's operators then"
         )
     function: Callable[..., None] = loaded[f"{name}_{TYPES[features.dtype]}"]
     return function
 
 
 def _map(kernel_map: KernelMap) -> Map:
+    """The kernel map as the kernels take it. It points into the tensors of `kernel_map`."""
     return Map(
-        *(kernel_map.input_rows.data_ptr(), kernel_map.output_rows.data_ptr()),
-        *(kernel_map.firsts.data_ptr(), len(kernel_map.counts), len(kernel_map.output_keys)),
-        torch.get_num_threads(),
+        inputs=kernel_map.input_rows.data_ptr(),
+        outputs=kernel_map.output_rows.data_ptr(),
+        firsts=kernel_map.firsts.data_ptr(),
+        offsets=len(kernel_map.counts),
+        rows=len(kernel_map.output_keys),
+        threads=torch.get_num_threads(),
     )
 
 
 def _address(tensor: Tensor) -> c_void_p:
+    """The address of a tensor's first number."""
     return c_void_p(tensor.data_ptr())

@@ -1,8 +1,8 @@
 """Convolution by MinkowskiEngine 0.5.4, the library that the SparsePipe paper builds on.
 
-`make minkowski` builds it for CPU. It is given the voxels and makes kernel maps of its own, so that
-a layer on this backend is the library's throughout: its maps, its products, its gradients. It has
-float32 and float64; float16 and bfloat16 are computed in float32, and the results rounded once.
+`make minkowski` builds it for CPUs. The library gets the voxels and makes kernel maps of its own,
+so that everything about a layer on this backend is the library's: maps, products and gradients. It
+has float32 and float64. float16 and bfloat16 are computed in float32, and results rounded once.
 """
 
 import collections
@@ -20,28 +20,34 @@ from sparsepipe.engine.coordinates import unpack
 from sparsepipe.engine.kernel_map import KernelMap
 from systems.schema import InputError
 
-collections.Sequence = collections.abc.Sequence  # type: ignore[attr-defined]  # it wants this
+collections.Sequence = collections.abc.Sequence  # type: ignore[attr-defined]  # the name that it still uses
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # that it was built for CPU only, which is known
+    warnings.simplefilter("ignore")  # it warns that it was built for CPUs only
     import MinkowskiEngine
     import MinkowskiEngineBackend._C as engine
 
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """Where the library keeps the voxels of a kernel map, and the kernel as it names it."""
+    """A kernel map as the library has it."""
 
     manager: Any
+    """The library's object that keeps voxels and kernel maps."""
     inputs: Any
+    """The name under which the manager keeps the input's voxels."""
     outputs: Any
+    """The name under which the manager keeps the output's voxels."""
     input_order: Tensor
+    """int64 [N]: our row of the input for each of the library's rows."""
     output_order: Tensor
-    """int64: the library's rows as ours."""
+    """int64 [M]: our row of the output for each of the library's rows."""
     kernel: tuple[Any, ...]
+    """Size, stride, dilation and shape of the kernel, as the library's functions take them."""
     transposed: bool
 
 
 _places: WeakKeyDictionary[KernelMap, _Place] = WeakKeyDictionary()
+"""What has been made for each kernel map, for as long as the map lives."""
 
 
 @in_wide_types
@@ -54,8 +60,14 @@ def forward(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
         engine.ConvolutionTransposeForwardCPU if place.transposed else engine.ConvolutionForwardCPU
     )
     output = compute(
-        *(features[place.input_order], weight.contiguous(), *place.kernel, False),
-        *(engine.ConvolutionMode.DEFAULT, place.inputs, place.outputs, place.manager),
+        features[place.input_order],
+        weight.contiguous(),
+        *place.kernel,
+        False,  # do not generate the output's voxels: they are in the manager
+        engine.ConvolutionMode.DEFAULT,
+        place.inputs,
+        place.outputs,
+        place.manager,
     )
     return features.new_empty(output.shape).index_copy_(0, place.output_order, output)
 
@@ -77,16 +89,22 @@ def backward(
         if place.transposed
         else engine.ConvolutionBackwardCPU
     )
-    of_features, of_weight = compute(
-        *(features[place.input_order], gradient[place.output_order], weight.contiguous()),
-        *(*place.kernel, engine.ConvolutionMode.DEFAULT),
-        *(place.inputs, place.outputs, place.manager),
+    rows, weight_gradient = compute(
+        features[place.input_order],
+        gradient[place.output_order],
+        weight.contiguous(),
+        *place.kernel,
+        engine.ConvolutionMode.DEFAULT,
+        place.inputs,
+        place.outputs,
+        place.manager,
     )
-    of_features = features.new_empty(features.shape).index_copy_(0, place.input_order, of_features)
-    return of_features if needed[0] else None, of_weight if needed[1] else None
+    feature_gradient = features.new_empty(features.shape).index_copy_(0, place.input_order, rows)
+    return feature_gradient if needed[0] else None, weight_gradient if needed[1] else None
 
 
 def _place(kernel_map: KernelMap, features: Tensor) -> _Place:
+    """The library's side of a kernel map, made on first use, or InputError on a GPU."""
     if features.device.type != "cpu":
         raise InputError(
             f"backend 'minkowski' on {features.device}: PyPI's version builds for CPU only with "
@@ -98,6 +116,7 @@ def _place(kernel_map: KernelMap, features: Tensor) -> _Place:
 
 
 def _made(kernel_map: KernelMap) -> _Place:
+    """Hand the voxels of a kernel map to the library, and describe its kernel."""
     kernel = kernel_map.kernel
     fine, coarse = kernel.fine_stride, kernel.coarse_stride
     strides = (coarse, fine) if kernel_map.transposed else (fine, coarse)
@@ -110,7 +129,7 @@ def _made(kernel_map: KernelMap) -> _Place:
         outputs, (output_order, _) = manager.insert_and_map(
             unpack(kernel_map.output_keys), strides[1]
         )
-    made = MinkowskiEngine.KernelGenerator(
+    generator = MinkowskiEngine.KernelGenerator(
         kernel.size, coarse // fine, kernel.dilation, dimension=3
     )
     return _Place(
@@ -120,8 +139,11 @@ def _made(kernel_map: KernelMap) -> _Place:
         input_order=input_order.long(),
         output_order=output_order.long(),
         kernel=(
-            *(made.kernel_size, made.kernel_stride, made.kernel_dilation),
-            *(made.region_type, made.region_offsets),
+            generator.kernel_size,
+            generator.kernel_stride,
+            generator.kernel_dilation,
+            generator.region_type,
+            generator.region_offsets,
         ),
         transposed=kernel_map.transposed,
     )

@@ -1,4 +1,4 @@
-"""float16 and bfloat16 for backends that have float32 and float64 only."""
+"""float16 and bfloat16 for backends that have only float32 and float64."""
 
 import functools
 from collections.abc import Callable
@@ -11,8 +11,11 @@ from sparsepipe.engine.precision import widened
 
 
 def in_wide_types(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A backend's forward or backward function, with narrow tensors among its arguments converted
-    to float32 and its results, a tensor or a tuple of tensors and None, rounded to their type."""
+    """Decorate the forward or backward function of a backend so that it takes float16 and bfloat16.
+
+    The tensors among its arguments are converted to float32, and its results, a tensor or a tuple
+    of tensors and None, are rounded to the dtype of the first argument.
+    """
 
     @functools.wraps(function)
     def wrapper(*args: Any) -> Any:

@@ -1,14 +1,26 @@
-"""Convolution with Triton: gather, multiply and sum in one kernel, without rows in between.
+"""Convolution with Triton: gather, multiply and sum in one kernel, with nothing stored in between.
 
-A program computes a tile of outputs: offset by offset, it gathers the tile's input rows, multiplies
-them with the offset's weight and sums in registers; every output is written once. The gradient of
-the features is the same with the map and the weight transposed. That of the weight is summed in
-two steps: parts of each offset's pairs, then the parts. Nothing is added atomically and tiles
-depend on shapes and types alone (nothing is tuned while it runs), so results are the same in every
-run. float16 and bfloat16 are summed in float32; float32 is rounded to TF32 only if PyTorch's own
-products are (`torch.backends.cuda.matmul.allow_tf32`).
+Forward. A program (a block of GPU threads) computes a tile of ROWS outputs x COLUMNS channels:
 
-For CUDA; for a CPU only with TRITON_INTERPRET=1, which is slow and for tests.
+    for each offset k:                       neighbours [K, M], one input row for each output
+        gather the tile's input rows         x [ROWS, DEPTH], DEPTH input channels at a time
+        load the offset's weight             w [DEPTH, COLUMNS]
+        total += x @ w                       in registers
+    store total                              every output is written once
+
+Outputs are sorted so that those of a tile have inputs under the same offsets
+(`sparsepipe.engine.layouts.Neighbours`), and a tile skips the offsets under which it has none.
+
+Backward. The gradient of the features is the same computation with the map and the weight
+transposed. The gradient of the weight is summed in two steps: a program sums a part of the pairs of
+one offset, and the sums of the parts are added afterwards.
+
+Nothing is added atomically, and tiles depend on shapes and dtypes alone, since nothing is tuned
+while it runs. So results are the same in every run. float16 and bfloat16 are summed in float32.
+float32 is rounded to TF32 only if PyTorch's own products are
+(`torch.backends.cuda.matmul.allow_tf32`).
+
+The kernels run on CUDA, and on a CPU only with TRITON_INTERPRET=1, which is slow and for tests.
 """
 
 from typing import Any
@@ -27,22 +39,23 @@ TILES = {
     torch.float32: (64, 64, 32),
     torch.float64: (32, 32, 16),
 }
-"""The most rows, columns and inner products of a tile: what fits registers with 4 warps."""
+"""The largest rows, columns and depth of a tile for each dtype: what fits into registers with 4
+warps."""
 LEAST_CHANNELS = 16
-"""Of a tile: what the hardware multiplies at once."""
+"""The smallest side of a tile, since the hardware multiplies 16 x 16 numbers at once."""
 PROGRAMS = 1024
-"""For the weight's gradient, where pairs suffice: several for each multiprocessor of any GPU, so
-that all of them add up in the same order."""
+"""How many programs compute the gradient of a weight, where there are enough pairs. It is several
+for each multiprocessor of any GPU. The number is fixed so that all GPUs add in the same order."""
 
 
 def forward(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
     """See `sparsepipe.engine.backends.Backend`.
 
     Raises:
-        InputError: a type or device that these kernels do not serve.
+        InputError: the kernels do not serve the dtype or device of the features.
     """
     _check(features)
-    return _multiplied(features, weight, kernel_map)
+    return _convolved(features, weight, kernel_map)
 
 
 def backward(
@@ -53,16 +66,16 @@ def backward(
     needed: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
     """See `sparsepipe.engine.backends.Backend`."""
-    of_features = of_weight = None
+    feature_gradient = weight_gradient = None
     if needed[0]:
-        of_features = _multiplied(gradient, weight.transpose(1, 2), kernel_map.transpose)
+        feature_gradient = _convolved(gradient, weight.transpose(1, 2), kernel_map.transpose)
     if needed[1]:
-        of_weight = _weight_gradient(gradient, features, weight, kernel_map)
-    return of_features, of_weight
+        weight_gradient = _weight_gradient(gradient, features, weight, kernel_map)
+    return feature_gradient, weight_gradient
 
 
-def _multiplied(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
-    """[N, Cin] to [M, Cout]."""
+def _convolved(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+    """Convolve features [N, Cin] with weight [K, Cin, Cout], of any strides, to [M, Cout]."""
     offsets, inner, outer = weight.shape
     neighbours = kernel_map.neighbours
     height = len(neighbours.outputs)
@@ -73,8 +86,16 @@ def _multiplied(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tens
     grid = triton.cdiv(height, tile["ROWS"]), triton.cdiv(outer, tile["COLUMNS"])
     with torch.cuda.device_of(features):
         convolution_kernel[grid](
-            *(features.contiguous(), weight, output, neighbours.inputs, neighbours.outputs),
-            *(height, offsets, inner, outer, *weight.stride()),
+            features.contiguous(),
+            weight,
+            output,
+            neighbours.inputs,
+            neighbours.outputs,
+            height,
+            offsets,
+            inner,
+            outer,
+            *weight.stride(),
             **tile,
         )
     return output
@@ -83,10 +104,11 @@ def _multiplied(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tens
 def _weight_gradient(
     gradient: Tensor, features: Tensor, weight: Tensor, kernel_map: KernelMap
 ) -> Tensor:
-    """[K, Cin, Cout]."""
+    """The gradient of the weight [K, Cin, Cout], for the gradient [M, Cout] of the output."""
     offsets, inner, outer = weight.shape
     tile = weight_gradient_tile(features.dtype, inner, outer)
     tiles = triton.cdiv(inner, tile["ROWS"]) * triton.cdiv(outer, tile["COLUMNS"])
+    # As many parts as keep the GPU busy, but none without pairs for at least one step of its loop.
     useful = triton.cdiv(max(kernel_map.counts), tile["DEPTH"])
     parts = max(min(triton.cdiv(PROGRAMS, offsets * tiles), useful), 1)
     wide = torch.promote_types(weight.dtype, torch.float32)
@@ -94,9 +116,16 @@ def _weight_gradient(
     if partial.numel():
         with torch.cuda.device_of(features):
             weight_gradient_kernel[offsets, parts, tiles](
-                *(features.contiguous(), gradient.contiguous(), partial),
-                *(kernel_map.input_rows, kernel_map.output_rows, kernel_map.firsts),
-                *(offsets, parts, inner, outer),
+                features.contiguous(),
+                gradient.contiguous(),
+                partial,
+                kernel_map.input_rows,
+                kernel_map.output_rows,
+                kernel_map.firsts,
+                offsets,
+                parts,
+                inner,
+                outer,
                 **tile,
             )
     return partial.sum(0).to(weight.dtype)
@@ -122,16 +151,25 @@ def convolution_kernel(
     PRECISION: tl.constexpr,
     SUM_TYPE: tl.constexpr,
 ) -> None:
-    """output[order[m], :] = sum over offsets k of features[neighbours[k, m], :] @ weight[k]."""
+    """Compute output[order[m], :] = sum over offsets k of features[neighbours[k, m], :] @
+    weight[k].
+
+    The grid is (tiles of outputs, tiles of output channels). `height` is the number of outputs,
+    `inner` and `outer` are Cin and Cout. A neighbour of -1 says that there is no input.
+    """
+    # This program's tile: columns m of the table, and output channels.
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     depth = tl.arange(0, DEPTH)
     total = tl.zeros((ROWS, COLUMNS), dtype=SUM_TYPE)
     for _ in range(offsets):
+        # The input row of each output of the tile under this offset. Skip the offset if none has.
         sources = tl.load(neighbours + rows, mask=rows < height, other=-1)
         if tl.max(sources, 0) >= 0:
             x = features + sources.to(tl.int64)[:, None] * inner
             w = weight + columns[None, :] * weight_outer_stride
+            # Gather DEPTH input channels at a time, multiply them by the weight, add to the tile.
+            # Masked numbers are 0: outputs without an input, and channels beyond the last.
             for start in range(0, inner, DEPTH):
                 channels = start + depth
                 x_mask = (sources >= 0)[:, None] & (channels < inner)[None, :]
@@ -141,8 +179,9 @@ def convolution_kernel(
                     w + channels[:, None] * weight_inner_stride, mask=w_mask, other=0.0
                 )
                 total = tl.dot(x_tile, w_tile, total, input_precision=PRECISION)
-        neighbours += height
+        neighbours += height  # the next row of the table
         weight += weight_offset_stride
+    # Put the rows, which were sorted for the tiles' sake, where they belong.
     targets = tl.load(order + rows, mask=rows < height, other=0).to(tl.int64)
     mask = (rows < height)[:, None] & (columns < outer)[None, :]
     tl.store(output + targets[:, None] * outer + columns[None, :], total, mask=mask)
@@ -166,12 +205,19 @@ def weight_gradient_kernel(
     PRECISION: tl.constexpr,
     SUM_TYPE: tl.constexpr,
 ) -> None:
-    """partial[p, k] = the sum of features[input]^T @ gradient[output] over part p of k's pairs."""
+    """Compute partial[p, k] = the sum of features[input]^T @ gradient[output] over part p of the
+    pairs of offset k.
+
+    The grid is (offsets, parts, tiles of the weight [Cin, Cout]). Pair i is (input_rows[i],
+    output_rows[i]), and those of offset k are from firsts[k] to before firsts[k + 1].
+    """
+    # This program's tile: rows are input channels and columns are output channels.
     offset = tl.program_id(0)
     part = tl.program_id(1)
     across = tl.cdiv(outer, COLUMNS)
     rows = tl.program_id(2) // across * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(2) % across * COLUMNS + tl.arange(0, COLUMNS)
+    # This program's share of the offset's pairs: from `low` to before `high`.
     first = tl.load(firsts + offset)
     end = tl.load(firsts + offset + 1)
     length = tl.cdiv(end - first, parts)
@@ -179,6 +225,7 @@ def weight_gradient_kernel(
     high = tl.minimum(low + length, end)
     total = tl.zeros((ROWS, COLUMNS), dtype=SUM_TYPE)
     for start in range(low, high, DEPTH):
+        # Gather both rows of DEPTH pairs, and add the sum of their outer products to the tile.
         pairs = start + tl.arange(0, DEPTH)
         sources = tl.load(input_rows + pairs, mask=pairs < high, other=0).to(tl.int64)
         targets = tl.load(output_rows + pairs, mask=pairs < high, other=0).to(tl.int64)
@@ -187,44 +234,50 @@ def weight_gradient_kernel(
         x = tl.load(features + sources[:, None] * inner + rows[None, :], mask=x_mask, other=0.0)
         y = tl.load(gradient + targets[:, None] * outer + columns[None, :], mask=y_mask, other=0.0)
         total = tl.dot(tl.trans(x), y, total, input_precision=PRECISION)
-    at = (part.to(tl.int64) * offsets + offset) * inner * outer
-    at += rows[:, None] * outer + columns[None, :]
+    places = (part.to(tl.int64) * offsets + offset) * inner * outer
+    places += rows[:, None] * outer + columns[None, :]
     mask = (rows < inner)[:, None] & (columns < outer)[None, :]
-    tl.store(partial + at, total, mask=mask)
+    tl.store(partial + places, total, mask=mask)
 
 
 def convolution_tile(dtype: torch.dtype, inner: int, outer: int) -> dict[str, Any]:
-    """The constants of `convolution_kernel`: a tile of outputs, and the channels summed at once."""
+    """The constants of `convolution_kernel`: ROWS outputs x COLUMNS output channels in a tile, and
+    DEPTH input channels that are summed at once."""
     rows, columns, depth = TILES[dtype]
     shape = {"ROWS": rows, "COLUMNS": _part(outer, columns), "DEPTH": _part(inner, depth)}
     return shape | _arithmetic(dtype)
 
 
 def weight_gradient_tile(dtype: torch.dtype, inner: int, outer: int) -> dict[str, Any]:
-    """The constants of `weight_gradient_kernel`: a tile of the weight, and the pairs summed at
-    once."""
+    """The constants of `weight_gradient_kernel`: ROWS input channels x COLUMNS output channels in a
+    tile, and DEPTH pairs that are summed at once."""
     rows, columns, pairs = TILES[dtype]
     shape = {"ROWS": _part(inner, rows), "COLUMNS": _part(outer, columns), "DEPTH": pairs}
     return shape | _arithmetic(dtype)
 
 
 def _part(channels: int, most: int) -> int:
+    """The side of a tile over some channels: the next power of 2, at least 16 and at most
+    `most`."""
     return min(max(triton.next_power_of_2(channels), LEAST_CHANNELS), most)
 
 
 def _arithmetic(dtype: torch.dtype) -> dict[str, Any]:
+    """The constants of both kernels that say how numbers are multiplied and summed."""
     sum_type = tl.float64 if dtype == torch.float64 else tl.float32
     return {"PRECISION": _precision(), "SUM_TYPE": sum_type, "enable_fp_fusion": True}
 
 
 def _precision() -> str:
+    """Whether float32 is rounded to TF32 in products ("tf32") or not ("ieee"), as in PyTorch."""
     matmul = torch.backends.cuda.matmul
-    if hasattr(matmul, "fp32_precision"):  # from PyTorch 2.9 on; the older name may refuse to tell
+    if hasattr(matmul, "fp32_precision"):  # since PyTorch 2.9, where allow_tf32 may raise
         return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
     return "tf32" if matmul.allow_tf32 else "ieee"
 
 
 def _check(features: Tensor) -> None:
+    """Raise InputError if the kernels do not serve the dtype or device of the features."""
     if features.dtype not in TILES:
         raise InputError(
             f"features are {features.dtype}: backend 'triton' has float16, bfloat16, float32 and "

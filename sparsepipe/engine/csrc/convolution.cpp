@@ -1,9 +1,22 @@
-// Sparse convolution on CPUs: products of gathered rows in registers, no rows in between.
+// Sparse convolution on CPUs: gather, multiply and add in registers, with no rows stored between.
 //
-// A tile is ROWS pairs of one offset x one panel of output channels. Its sums live in registers
-// over all input channels; rows are read where they lie, and each tile is added to its outputs at
-// once. Panels of weights are packed, so that a tile reads them in one stream. Every sum has one
-// order, whatever the blocks and the threads, so results are the same in every run.
+// A convolution is, for every offset k and every pair (v, u) of input and output rows under it,
+//
+//     y[u] += x[v] W[k]            x[v] [inner], W[k] [inner, outer], y[u] [outer]
+//
+// and is computed in tiles. A tile is ROWS pairs of one offset x one panel of output channels:
+//
+//                  W[k]  inner  +-------+
+//                        x      | panel |    PANEL channels, copied ("packed") so that the loop
+//                        outer  |       |    over input channels reads them in one stream
+//                               +-------+
+//     x[v0] |------- inner ----| | sums | -> added to y[u0]
+//     x[v1] |------------------| | sums | -> added to y[u1]      ROWS x PANEL sums in registers
+//      ...    read where they lie           (v0, u0), (v1, u1), ... are pairs of the offset
+//
+// Every sum is taken in one order, whatever the blocks and the number of threads, so results are
+// the same in every run. Each task writes numbers that no other task writes, so threads never wait
+// for each other.
 
 #include <algorithm>
 #include <cstdint>
@@ -13,42 +26,47 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int BYTES = 64, ROWS = 8;  // of a vector; ROWS x VECTORS sums and a panel fit registers
+constexpr int BYTES = 64, ROWS = 8;  // the bytes of a vector; the rows of a tile: ROWS x VECTORS
+                                     // sums and VECTORS weights fit into the registers
 #elif defined(__AVX__)
 constexpr int BYTES = 32, ROWS = 6;
 #else
 constexpr int BYTES = 16, ROWS = 6;
 #endif
-constexpr int VECTORS = 2;      // of a panel: two products for each value that is broadcast
-constexpr int64_t BLOCK = 1024;  // rows of outputs: few enough for the L2 cache
-constexpr int64_t TASKS = 8;     // for each thread, at least, so that all end together
-constexpr int64_t CHUNK = 128;   // pairs whose gradients are packed: few enough for the L2 cache
-constexpr int64_t GROUP = 4;     // panels that are packed together
+constexpr int VECTORS = 2;       // vectors in a panel's width: each input value is multiplied twice
+constexpr int64_t BLOCK = 1024;  // output rows of a task: few enough for the L2 cache
+constexpr int64_t TASKS = 8;     // tasks for each thread, at least, so that all end at one time
+constexpr int64_t CHUNK = 128;   // pairs whose gradients are packed at once: fit into the L2 cache
+constexpr int64_t GROUP = 4;     // panels that are packed at once
 constexpr int LINE = 64;         // bytes of a cache line
 
 template <typename T>
 using Vector __attribute__((vector_size(BYTES), aligned(alignof(T)))) = T;
 template <typename T>
-constexpr int LANES = BYTES / sizeof(T);
+constexpr int LANES = BYTES / sizeof(T);  // numbers in a vector
 template <typename T>
-constexpr int PANEL = VECTORS* LANES<T>;
+constexpr int PANEL = VECTORS* LANES<T>;  // output channels in a panel
 
-// P pairs of rows by offset; within one, both ascend. `firsts` [offsets + 1]: where each begins.
+// A kernel map: pair i is (inputs[i], outputs[i]), and those of offset k are from firsts[k] to
+// before firsts[k + 1]. Under one offset, input and output rows both ascend.
 struct Map {
   const int32_t *inputs, *outputs;
-  const int64_t* firsts;
-  int64_t offsets, rows;  // rows of the output
-  int threads;
+  const int64_t* firsts;  // [offsets + 1]
+  int64_t offsets, rows;  // `rows` is the number of rows of the output
+  int threads;            // how many threads to use
 };
 
+// How many parts of a size make up the whole, the last one perhaps smaller.
 int64_t parts(int64_t whole, int64_t part) { return part ? (whole + part - 1) / part : 0; }
 
+// A vector of numbers from any address.
 template <typename T>
 Vector<T> load(const T* from) {
   return *reinterpret_cast<const Vector<T>*>(from);
 }
 
-// Adds a tile's row; the last panel may be narrower than its vectors.
+// Adds one row of a tile's sums to memory. The last panel of a matrix may be narrower than PANEL;
+// then only `width` numbers are added.
 template <typename T>
 void add(T* to, const Vector<T>* sums, int64_t width) {
   if (width >= PANEL<T>) {
@@ -62,12 +80,14 @@ void add(T* to, const Vector<T>* sums, int64_t width) {
   for (int64_t c = 0; c < width; ++c) to[c] += values[c];
 }
 
-// COUNT pairs: sums += input row x packed panel [inner, PANEL]. Never inlined: registers suffice.
+// The tile of a convolution: for COUNT pairs, multiplies the input row [inner] by the packed panel
+// [inner, PANEL] and adds the result to the output row. It is never inlined, so that the compiler
+// gives all registers to it.
 template <typename T, int COUNT>
 __attribute__((noinline)) void multiply(const T* const* inputs, const T* panel, int64_t inner,
                                         T* const* outputs, int64_t width) {
   Vector<T> sums[COUNT][VECTORS] = {};
-  for (int64_t c = 0; c < inner; ++c) {
+  for (int64_t c = 0; c < inner; ++c) {  // one input channel: its weights, and COUNT input values
     Vector<T> weights[VECTORS];
     for (int v = 0; v < VECTORS; ++v) weights[v] = load(panel + c * PANEL<T> + v * LANES<T>);
 #pragma GCC unroll 16
@@ -79,13 +99,15 @@ __attribute__((noinline)) void multiply(const T* const* inputs, const T* panel, 
   for (int r = 0; r < COUNT; ++r) add<T>(outputs[r], sums[r], width);
 }
 
-// COUNT input channels: gradient [COUNT, PANEL] += input channels x packed rows [pairs, PANEL].
+// The tile of a weight's gradient: for COUNT input channels from `channel` on, multiplies the
+// channels of all pairs' input rows by the packed gradients [pairs, PANEL] of their output rows and
+// adds the result to gradient [COUNT, PANEL], whose rows are `stride` numbers apart.
 template <typename T, int COUNT>
 __attribute__((noinline)) void multiply_outer(const T* const* inputs, int64_t channel,
                                               const T* packed, int64_t pairs, T* gradient,
                                               int64_t stride, int64_t width) {
   Vector<T> sums[COUNT][VECTORS] = {};
-  for (int64_t i = 0; i < pairs; ++i) {
+  for (int64_t i = 0; i < pairs; ++i) {  // one pair: its output's gradient, and COUNT input values
     const T* row = inputs[i] + channel;
     Vector<T> values[VECTORS];
     for (int v = 0; v < VECTORS; ++v) values[v] = load(packed + i * PANEL<T> + v * LANES<T>);
@@ -98,7 +120,8 @@ __attribute__((noinline)) void multiply_outer(const T* const* inputs, int64_t ch
   for (int r = 0; r < COUNT; ++r) add<T>(gradient + r * stride, sums[r], width);
 }
 
-// The tile functions for `count` rows, known when it runs, at most COUNT.
+// Calls the tile function for `count` rows, at most COUNT, a number that is known only at run time.
+// (Each number of rows has a function of its own, whose sums are in registers.)
 template <typename T, int COUNT = ROWS, typename... Arguments>
 void multiply_some(int64_t count, Arguments... arguments) {
   if constexpr (COUNT > 1) {
@@ -115,8 +138,9 @@ void multiply_outer_some(int64_t count, Arguments... arguments) {
   multiply_outer<T, COUNT>(arguments...);
 }
 
-// The panel of a matrix [inner, outer] that begins at column `first`, to [inner, PANEL]. The matrix
-// is given as [outer, inner] if `transpose`. What is beyond its columns stays what it was.
+// Packs the panel of a matrix [inner, outer] that begins at column `first`: copies it to [inner,
+// PANEL]. The matrix lies in memory as [outer, inner] if `transpose`. Numbers of the panel beyond
+// the last column keep whatever value they had; their sums are never added.
 template <typename T>
 void pack(const T* matrix, int64_t inner, int64_t outer, bool transpose, int64_t first, T* to) {
   const int64_t width = std::min<int64_t>(PANEL<T>, outer - first);
@@ -126,7 +150,7 @@ void pack(const T* matrix, int64_t inner, int64_t outer, bool transpose, int64_t
     }
     return;
   }
-  constexpr int64_t STEP = LINE / sizeof(T);
+  constexpr int64_t STEP = LINE / sizeof(T);  // reads whole cache lines, one from each column
   for (int64_t start = 0; start < inner; start += STEP) {
     const int64_t end = std::min(inner, start + STEP);
     for (int64_t d = 0; d < width; ++d) {
@@ -136,12 +160,14 @@ void pack(const T* matrix, int64_t inner, int64_t outer, bool transpose, int64_t
   }
 }
 
-// y [rows, outer] = sum over offsets of x [., inner] W [offsets, inner, outer]; W is given as
-// [offsets, outer, inner] if `transpose`. A task is a block of rows and some of the panels.
+// The convolution y [rows, outer] = sum over offsets of x [., inner] W [offsets, inner, outer],
+// where W lies in memory as [offsets, outer, inner] if `transpose`. A task is a block of output rows
+// and a part of the panels, so that no two tasks write the same numbers.
 template <typename T>
 void convolve(const T* x, const T* weight, T* y, const Map& map, int64_t inner, int64_t outer,
               bool transpose) {
   const int64_t blocks = parts(map.rows, BLOCK), count = parts(outer, PANEL<T>);
+  // Where there are too few blocks to keep all threads busy, the panels are split as well.
   const int64_t split = std::clamp<int64_t>(parts(TASKS * map.threads, blocks), 1, count);
 #pragma omp parallel num_threads(map.threads)
   {
@@ -152,14 +178,17 @@ void convolve(const T* x, const T* weight, T* y, const Map& map, int64_t inner, 
         const int64_t low = block * BLOCK, high = std::min(map.rows, low + BLOCK);
         const int64_t begin = part * count / split * PANEL<T>;
         const int64_t end = std::min(outer, (part + 1) * count / split * PANEL<T>);
+        // 1. Set the task's outputs to 0.
         for (int64_t row = low; row < high; ++row) {
           std::fill(y + row * outer + begin, y + row * outer + end, T(0));
         }
         for (int64_t k = 0; k < map.offsets; ++k) {
+          // 2. Find the offset's pairs whose outputs lie in the block: output rows ascend.
           const int32_t *from = map.outputs + map.firsts[k], *to = map.outputs + map.firsts[k + 1];
           from = std::lower_bound(from, to, static_cast<int32_t>(low));
           to = std::lower_bound(from, to, static_cast<int32_t>(high));
           for (int64_t first = begin; first < end && from < to; first += PANEL<T>) {
+            // 3. Pack a panel of the weight, and go through the pairs with it, tile by tile.
             pack(weight + k * inner * outer, inner, outer, transpose, first, panel.data());
             for (const int32_t* at = from; at < to; at += ROWS) {
               const int64_t n = std::min<int64_t>(ROWS, to - at);
@@ -178,7 +207,9 @@ void convolve(const T* x, const T* weight, T* y, const Map& map, int64_t inner, 
   }
 }
 
-// W' [offsets, inner, outer] = sum over each offset's pairs of x^T y'.
+// The gradient of the weight: gradient[k] [inner, outer] = sum over the pairs (v, u) of offset k of
+// the outer products of x[v] and y[u], where y is the gradient of the output. A task is an offset
+// and a group of panels.
 template <typename T>
 void weight_gradient(const T* x, const T* y, T* gradient, const Map& map, int64_t inner,
                      int64_t outer) {
@@ -196,6 +227,7 @@ void weight_gradient(const T* x, const T* y, T* gradient, const Map& map, int64_
         const int64_t end = std::min(outer, begin + group);
         for (int64_t at = map.firsts[k]; at < map.firsts[k + 1]; at += CHUNK) {
           const int64_t n = std::min<int64_t>(CHUNK, map.firsts[k + 1] - at);
+          // 1. For a chunk of pairs: look up the input rows, and pack the gradients of the outputs.
           for (int64_t i = 0; i < n; ++i) {
             rows[i] = x + map.inputs[at + i] * inner;
             for (int64_t c = 0; c < inner; c += LINE / sizeof(T)) __builtin_prefetch(rows[i] + c);
@@ -205,6 +237,7 @@ void weight_gradient(const T* x, const T* y, T* gradient, const Map& map, int64_
               std::copy_n(row + first, width, packed.data() + (first - begin) * CHUNK + i * PANEL<T>);
             }
           }
+          // 2. Add their outer products to the gradient, tile by tile.
           for (int64_t c = 0; c < inner; c += ROWS) {
             for (int64_t first = begin; first < end; first += PANEL<T>) {
               multiply_outer_some<T>(std::min<int64_t>(ROWS, inner - c), rows, c,

@@ -68,7 +68,7 @@ def test_modelnet40_text(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         ("", "no points"),
-        ("1,2,3\n", "found '1,2,3' where"),
+        ("1,2,3\n", "the line '1,2,3' is not"),
         ("1,2,3,0,0,nan\n", "normal 0"),
         ("1,inf,3,0,0,1\n", "point 0"),
         ("1,a,3,0,0,1\n", "'a'"),
@@ -87,7 +87,7 @@ def test_modelnet40_bad_text(
 def test_modelnet40_text_of_an_unknown_class(tmp_path: Path) -> None:
     write_text_layout(tmp_path)
     write(tmp_path / "modelnet40_test.txt", "sofa_0001\n")
-    with pytest.raises(InputError, match="'sofa_0001' is of no class"):
+    with pytest.raises(InputError, match="'sofa_0001' is not of a class"):
         load(f"modelnet40:{tmp_path}")
 
 

@@ -318,7 +318,9 @@ def test_autocast_does_to_convolutions_what_it_does_to_those_of_torch(
     for mine, other in zip([output, *gradients[0]], [expected, *gradients[1]], strict=True):
         assert mine.dtype == other.dtype
         error = float((mine.float() - other.float()).detach().abs().max())
-        assert error <= 2 * torch.finfo(dtype).eps * float(other.detach().float().abs().max())
+        # Products are rounded to autocast's type, the input's gradient to the type of the input.
+        eps = max(torch.finfo(dtype).eps, torch.finfo(mine.dtype).eps)
+        assert error <= 2 * eps * float(other.detach().float().abs().max())
 
 
 def _gradients(
@@ -467,8 +469,11 @@ def test_map_is_made_once_and_shared(monkeypatch: pytest.MonkeyPatch) -> None:
             "BatchNorm in training on 1 voxels",
         ),
         (lambda x: ConvolutionTranspose(3, 4, 2, 2)(_doubled(x)), "stride 1 (there are: 2)"),
-        (lambda x: Pruning()(x, x.features[:, 0]), "a mask torch.float64 [120] for 120 voxels"),
-        (lambda x: Pruning()(x, x.features > 0), "a mask torch.bool [120, 3] for 120 voxels"),
+        (
+            lambda x: Pruning()(x, x.features[:, 0]),
+            "the mask is torch.float64 [120] for 120 voxels",
+        ),
+        (lambda x: Pruning()(x, x.features > 0), "the mask is torch.bool [120, 3] for 120 voxels"),
         (lambda x: Pruning()(x, (x.features[:, 0] > 0).to("meta")), "on cpu, mask on meta"),
     ],
 )

@@ -322,7 +322,7 @@ def _tensor(features: Tensor, coordinates: list[list[int]], *rest: int) -> Spars
         (lambda: SparseTensor(ONE), "coordinates are a NoneType: give a torch.Tensor"),
         (
             lambda: SparseTensor(ONE, ORIGIN, maps=SparseTensor(ONE, ORIGIN).maps),
-            "coordinates or batch_size beside maps",
+            "maps contain the coordinates and the batch size",
         ),
         (
             lambda: SparseTensor(ONE, maps=SparseTensor(ONE[:0], ORIGIN[:0], batch_size=1).maps),
@@ -352,10 +352,13 @@ def _tensor(features: Tensor, coordinates: list[list[int]], *rest: int) -> Spars
             lambda: SparseTensor(ONE, ORIGIN, duplicates="avg"),  # type: ignore[arg-type]
             "duplicates = 'avg': give 'refuse', 'mean' or 'first'",
         ),
-        (lambda: SparseTensor(ONE, ORIGIN).keep(ONE[:, 0].int()), "a mask torch.int32 [1] for 1"),
+        (
+            lambda: SparseTensor(ONE, ORIGIN).keep(ONE[:, 0].int()),
+            "the mask is torch.int32 [1] for 1",
+        ),
         (
             lambda: SparseTensor(ONE.repeat(2, 1), torch.eye(2, 4).int()).keep(ONE[:, 0] > 0),
-            "a mask torch.bool [1] for 2 voxels: give torch.bool [2]",
+            "the mask is torch.bool [1] for 2 voxels: give torch.bool [2]",
         ),
         (
             lambda: SparseTensor(ONE, ORIGIN).keep([True]),  # type: ignore[arg-type]
