@@ -67,7 +67,7 @@ class Layout:
         return ", ".join(parts) + columns
 
 
-def layout(options: Options, world_size: int, fc_workers: int, micro_batches: int) -> Layout:
+def layout_of(options: Options, world_size: int, fc_workers: int, micro_batches: int) -> Layout:
     """The layout of `options` on `world_size` ranks, with the planner's answers filled in.
 
     Raises:
@@ -87,7 +87,7 @@ def layout(options: Options, world_size: int, fc_workers: int, micro_batches: in
                 f"left of {world_size} ranks; give at most {world_size // 2}"
             )
         _check_batch(options, conv_workers, micro_batches)
-        return separated(
+        return separated_layout(
             conv_workers,
             fc_workers,
             micro_batches,
@@ -106,7 +106,7 @@ def layout(options: Options, world_size: int, fc_workers: int, micro_batches: in
     return Layout(scheme=scheme, roles=roles)
 
 
-def separated(
+def separated_layout(
     conv_workers: int,
     fc_workers: int,
     micro_batches: int,

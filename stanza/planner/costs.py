@@ -9,7 +9,7 @@ from systems.profiles.profile import LayerProfile, ModelProfile
 
 
 @dataclass(frozen=True)
-class FcStage:
+class FcLayer:
     """A Linear and what comes between the Linear before it (or the cut) and it."""
 
     forward_s: float
@@ -30,7 +30,7 @@ class Costs:
     cut_bytes: float
     """Activations of the whole local batch at the cut, as they travel."""
     batch_size: int
-    fc_stages: tuple[FcStage, ...] = ()
+    fc_layers: tuple[FcLayer, ...] = ()
     """The FC part Linear by Linear; empty where it is no chain, and cannot be split by columns."""
 
     @property
@@ -87,17 +87,17 @@ def _costs(profile: ModelProfile, cut: Cut, batch_size: int, wire_bytes_per_valu
         fc_backward=_backward(fc),
         cut_bytes=crossing_bytes * wire_bytes_per_value / 4,
         batch_size=batch_size,
-        fc_stages=_fc_stages(fc, cut),
+        fc_layers=_fc_layers(fc, cut),
     )
 
 
 _CHAIN = ("Linear", "ReLU", "Tanh", "Sigmoid", "Dropout", "Identity", "Flatten", "View")
 
 
-def _fc_stages(layers: Sequence[LayerProfile], cut: Cut) -> tuple[FcStage, ...]:
+def _fc_layers(layers: Sequence[LayerProfile], cut: Cut) -> tuple[FcLayer, ...]:
     """The FC part's `layers` as stages; none if one reads more than the layer before it."""
     sizes = {layer.name for layer in layers if layer.operation.startswith("Size")}
-    previous, stages, pending = cut.crossing, list[FcStage](), list[LayerProfile]()
+    previous, fc_layers, pending = cut.crossing, list[FcLayer](), list[LayerProfile]()
     for layer in layers:
         if layer.name in sizes:
             continue
@@ -107,13 +107,13 @@ def _fc_stages(layers: Sequence[LayerProfile], cut: Cut) -> tuple[FcStage, ...]:
         previous = (layer.name,)
         pending.append(layer)
         if layer.operation.startswith("Linear"):
-            stages.append(_stage(pending))
+            fc_layers.append(_fc_layer(pending))
             pending = []
-    return tuple(stages)
+    return tuple(fc_layers)
 
 
-def _stage(layers: Sequence[LayerProfile]) -> FcStage:
-    return FcStage(
+def _fc_layer(layers: Sequence[LayerProfile]) -> FcLayer:
+    return FcLayer(
         forward_s=sum(layer.forward_s for layer in layers),
         backward_s=sum(layer.backward_s for layer in layers),
         output_bytes=layers[-1].activation_bytes,

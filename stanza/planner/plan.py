@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stanza.layout import Layout, layout
+from stanza.layout import Layout, layout_of, separated_layout
 from stanza.options import FcParallel, FcPlacement, Options
-from stanza.planner import predict, simulated as schedule
+from stanza.planner import predict, simulated
 from stanza.planner.costs import Costs, CostsAt, costs_at as profiled_costs
 from stanza.planner.predict import Prediction
 from systems.clusters.cluster import Cluster, Link, check_uniform
@@ -87,11 +87,11 @@ def plan(
             _refuse_auto(options)
         given = 1 if options.fc_workers == "auto" else options.fc_workers
         micro = 1 if options.micro_batches == "auto" else options.micro_batches
-        return Plan(layout=layout(options, world_size, given, micro), reason="as given")
+        return Plan(layout=layout_of(options, world_size, given, micro), reason="as given")
     predictions = predict_all(options, world_size, cluster, profile)
     if options.scheme != "stanza":
         chosen = next((p for p in predictions if p.scheme == options.scheme_name), None)
-        resolved, reason = layout(options, world_size, 0, 1), "as given"
+        resolved, reason = layout_of(options, world_size, 0, 1), "as given"
     else:
         chosen, reason = _choose(options, world_size, predictions)
         _, resolved = as_run(options, chosen, world_size)
@@ -134,7 +134,7 @@ def as_run(options: Options, prediction: Prediction, world_size: int) -> tuple[O
         fc_placement=prediction.fc_placement,
         **baseline_options(prediction.scheme),
     )
-    return changed, layout(changed, world_size, prediction.fc_workers, prediction.micro_batches)
+    return changed, layout_of(changed, world_size, prediction.fc_workers, prediction.micro_batches)
 
 
 def costs_at(options: Options, profile: ModelProfile) -> CostsAt:
@@ -187,7 +187,7 @@ def _modes(options: Options, at: CostsAt) -> list[tuple[FcParallel, FcPlacement]
     placement: list[FcPlacement] = ["dedicated", "colocated"]
     if options.fc_parallel != "auto":
         parallel = [options.fc_parallel]
-    elif not at(1).fc_stages:
+    elif not at(1).fc_layers:
         parallel = ["replicas"]
     if options.fc_placement != "auto":
         placement = [options.fc_placement]
@@ -226,10 +226,9 @@ def _separated(
 ) -> Prediction:
     """Stanza's prediction in one mode: the recurrence's, or else the simulator's."""
     if (parallel, placement) == ("replicas", "dedicated"):
-        return predict.stanza(at, batch, conv, f, micro_batches, link)
-    played = schedule.stanza(
-        at, batch, conv, f, micro_batches, link, fc_parallel=parallel, fc_placement=placement
-    )
+        return predict.separated(at, batch, conv, f, micro_batches, link)
+    layout = separated_layout(conv, f, micro_batches, fc_parallel=parallel, fc_placement=placement)
+    played = simulated.separated(at, batch, layout, link)
     return Prediction(
         scheme="stanza",
         fc_workers=f,

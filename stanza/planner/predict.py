@@ -152,7 +152,7 @@ def ps_sharded(cost: Costs, workers: int, link: Link) -> Prediction:
     )
 
 
-def stanza(
+def separated(
     at: CostsAt,
     local_batch: int,
     conv_workers: int,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stanza.cut.split import split
+from stanza.cut.separate import separate
 from stanza.layout import Layout
 from stanza.models import ARCHITECTURES, build_model
 from stanza.options import Options
@@ -41,7 +41,7 @@ def sizes_of(options: Options) -> Sizes:
         model = build_model(options.model)
     if options.scheme != "stanza":
         return Sizes(conv_bytes=sum(p.nbytes for p in model.parameters()), fc_bytes=0, cut_bytes=0)
-    parts = split(model, ARCHITECTURES[options.model].image_shape)
+    parts = separate(model, ARCHITECTURES[options.model].image_shape)
     outputs = 0
     if options.fc_parallel == "columns":
         outputs = sum(layer.out_features for layer in linears(parts).values())
@@ -61,7 +61,7 @@ class Traffic:
     received: float
 
 
-def traffic(plan: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]:
+def traffic(layout: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]:
     """The traffic table of the paper, by rank.
 
     Args:
@@ -74,13 +74,13 @@ def traffic(plan: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]
     which scatter gradients and gather parameters; ZeRO-3 gathers them twice.
     """
     model_bytes = sizes.conv_bytes + sizes.fc_bytes
-    workers, servers = plan.data_ranks, plan.ranks("server")
-    if plan.scheme == "stanza":
-        return _stanza_traffic(plan, sizes, samples)
-    if plan.scheme == "single":
-        return [Traffic(0, 0)] * len(plan.roles)
+    workers, servers = layout.data_ranks, layout.ranks("server")
+    if layout.scheme == "stanza":
+        return _stanza_traffic(layout, sizes, samples)
+    if layout.scheme == "single":
+        return [Traffic(0, 0)] * len(layout.roles)
     if not servers:
-        crossings = 3 if plan.scheme == "zero3" else 2
+        crossings = 3 if layout.scheme == "zero3" else 2
         ring = crossings * model_bytes * (len(workers) - 1) / len(workers)
         return [Traffic(ring, ring)] * len(workers)
     server = len(workers) * model_bytes / len(servers)
@@ -89,20 +89,20 @@ def traffic(plan: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]
     )
 
 
-def _stanza_traffic(plan: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]:
-    conv, fc = plan.ranks("conv"), plan.ranks("fc")
+def _stanza_traffic(layout: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]:
+    conv, fc = layout.ranks("conv"), layout.ranks("fc")
     conv_ring = 2 * sizes.conv_bytes * (len(conv) - 1) / len(conv)
-    if plan.fc_parallel == "columns":
+    if layout.fc_parallel == "columns":
         fc_exchange = 2 * sizes.fc_output_bytes * sum(samples) * (len(fc) - 1) / len(fc)
     else:
         fc_exchange = 2 * sizes.fc_bytes * (len(fc) - 1) / len(fc)
-    rows = [0.0] * len(plan.roles)
+    rows = [0.0] * len(layout.roles)
     for rank in conv:
         rows[rank] += conv_ring
     for rank in fc:
         rows[rank] += fc_exchange
     for rank, size in zip(conv, samples, strict=True):
-        targets = plan.fc_of(rank)
+        targets = layout.fc_of(rank)
         for target in targets:
             if target != rank:
                 rows[rank] += sizes.cut_bytes * size / len(targets)

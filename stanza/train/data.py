@@ -144,7 +144,7 @@ class FolderSplit:
             print(f"unreadable image {path}: {error}; using the next one instead", file=sys.stderr)
 
 
-def load(source: str, *, image_shape: ImageShape, classes: int, seed: int = 0) -> Data:
+def open_data(source: str, *, image_shape: ImageShape, classes: int, seed: int = 0) -> Data:
     """Open the data set that the option --stanza.data names.
 
     image_shape (C, H, W) and classes are what the model takes. The samples and their split into

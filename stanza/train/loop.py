@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from stanza.cut.split import Split, split
+from stanza.cut.separate import Parts, separate
 from stanza.layout import Layout
 from stanza.options import Options
 from stanza.train.roles import Training, step_function
@@ -33,7 +33,7 @@ STATE = "state"
 CHANNELS = (ACTIVATION, GRADIENT, LABEL, COLUMNS, PUSH, PULL, STATE)
 
 
-def run(
+def training_steps(
     options: Options,
     layout: Layout,
     world: World,
@@ -112,12 +112,12 @@ def _prepare(
     return Training(*shared, first_batch, state)
 
 
-def _separated(training: Training) -> Split | None:
+def _separated(training: Training) -> Parts | None:
     """The network's parts, where the scheme separates them."""
     layout = training.layout
     if layout.scheme != "stanza":
         return None
-    parts = split(training.model, training.workload.data.image_shape)
+    parts = separate(training.model, training.workload.data.image_shape)
     if layout.fc_parallel == "columns":
         linears(parts, len(layout.ranks("fc")))  # every rank refuses a network, or none
     return parts
@@ -154,7 +154,7 @@ def _since(start: _Reading, end: _Reading, window_steps: int) -> dict[str, float
     return totals
 
 
-def _tested(training: Training, parts: Split | None) -> dict[str, float]:
+def _tested(training: Training, parts: Parts | None) -> dict[str, float]:
     """`test_accuracy` of the whole trained model, on rank 0, if there are samples for testing."""
     world, workload = training.world, training.workload
     if not len(workload.data.test):
@@ -169,7 +169,7 @@ def _tested(training: Training, parts: Split | None) -> dict[str, float]:
     return {"test_accuracy": accuracy(model, workload.data.test, world.device)}
 
 
-def _collect_fc(training: Training, parts: Split) -> None:
+def _collect_fc(training: Training, parts: Parts) -> None:
     """Bring the trained FC part to rank 0, whose model is then complete."""
     ranks, target = training.layout.ranks("fc"), 0
     if training.layout.fc_parallel == "columns":

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stanza.cut.split import Split
+from stanza.cut.separate import Parts
 from stanza.layout import BOTH, Layout
 from stanza.options import Options
 from stanza.train.batches import global_batch, prefetch, share
@@ -82,7 +82,7 @@ class Training:
 
 def step_function(
     training: Training,
-    parts: Split | None,
+    parts: Parts | None,
     conv_group: dist.ProcessGroup | None,
     fc_group: dist.ProcessGroup | None,
 ) -> StepFunction:
@@ -91,8 +91,8 @@ def step_function(
     Raises:
         InputError: FC workers in columns or beside CONV workers, on GPUs.
     """
-    plan, world = training.layout, training.world
-    role = plan.roles[world.rank]
+    layout, world = training.layout, training.world
+    role = layout.roles[world.rank]
     _refuse_gpus(training)
     if role == "conv":
         assert parts is not None
@@ -107,7 +107,7 @@ def step_function(
     if role == "worker":
         return _worker_step(training, conv_group)
     if role == "server":
-        server = _server(training, training.model, plan.ranks("server"))
+        server = _server(training, training.model, layout.ranks("server"))
 
         def serve(index: int) -> dict[str, float]:
             server.serve_step()
@@ -120,10 +120,10 @@ def step_function(
 def _refuse_gpus(training: Training) -> None:
     """One NCCL stream would carry both directions of a pair, and one CUDA stream both roles: each
     would wait for what is queued behind it."""
-    plan = training.layout
-    if training.world.device.type == "cpu" or plan.scheme != "stanza":
+    layout = training.layout
+    if training.world.device.type == "cpu" or layout.scheme != "stanza":
         return
-    for flag, value in (("parallel", plan.fc_parallel), ("placement", plan.fc_placement)):
+    for flag, value in (("parallel", layout.fc_parallel), ("placement", layout.fc_placement)):
         if value in ("columns", "colocated"):
             raise InputError(f"--stanza.fc-{flag} {value}: runs on CPUs only; add --device cpu")
 
@@ -143,7 +143,7 @@ def _both(conv_step: StepFunction, fc_step: StepFunction) -> StepFunction:
     return step
 
 
-def _conv_step(training: Training, parts: Split, group: dist.ProcessGroup | None) -> StepFunction:
+def _conv_step(training: Training, parts: Parts, group: dist.ProcessGroup | None) -> StepFunction:
     colocated = training.options.conv_exchange == "ps"
     worker = ConvWorker(
         _exchange(training, parts.conv, group, colocated),
@@ -164,10 +164,10 @@ def _conv_step(training: Training, parts: Split, group: dist.ProcessGroup | None
     return step
 
 
-def _fc_step(training: Training, parts: Split, group: dist.ProcessGroup | None) -> StepFunction:
-    plan, rank = training.layout, training.world.rank
-    conv_ranks, columns = plan.conv_of(rank), plan.fc_parallel == "columns"
-    peers = Peers(training.transport, plan.ranks("fc") if columns else (rank,))
+def _fc_step(training: Training, parts: Parts, group: dist.ProcessGroup | None) -> StepFunction:
+    layout, rank = training.layout, training.world.rank
+    conv_ranks, columns = layout.conv_of(rank), layout.fc_parallel == "columns"
+    peers = Peers(training.transport, layout.ranks("fc") if columns else (rank,))
     held = peers.own(parts.cut_values)
     worker = FcWorker(
         _columns(training, parts, peers)
@@ -185,7 +185,7 @@ def _fc_step(training: Training, parts: Split, group: dist.ProcessGroup | None) 
     return lambda index: {"loss_sum": worker.step(sizes, training.global_batch_size)}
 
 
-def _columns(training: Training, parts: Split, peers: Peers) -> Exchange:
+def _columns(training: Training, parts: Parts, peers: Peers) -> Exchange:
     """This rank's columns of the FC layers, which it trains alone."""
     module = columns_of(parts, peers)
     alone = Alone(module, training.workload.optimizer)

@@ -18,7 +18,7 @@ from systems.runs.record import Step
 COUNTERS = ("payload_sent", "payload_received", "tcp_sent", "tcp_received")
 
 
-def summarize(
+def summarize_training(
     options: Options,
     plan: Plan,
     ranks: Sequence[Sequence[Step]],

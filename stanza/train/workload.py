@@ -13,7 +13,7 @@ from torch import nn
 from stanza.layout import Layout
 from stanza.models import ARCHITECTURES, build_model
 from stanza.options import Options
-from stanza.train.data import Data, Split, load
+from stanza.train.data import Data, Split, open_data
 from stanza.workers.exchange import OptimizerFactory
 from stanza.workers.loss import check_outputs, logits_of
 from systems.modes import evaluating
@@ -39,7 +39,7 @@ def real_workload(options: Options, layout: Layout, seed: int) -> Workload:
     Raises:
         InputError: no such data, or data that does not fit the model or fill a batch.
     """
-    data = load_data(options, layout, seed)
+    data = data_for(options, layout, seed)
     optimizer = partial(
         torch.optim.SGD,
         lr=options.learning_rate,
@@ -56,14 +56,14 @@ def _model(name: str, data: Data) -> nn.Module:
     return model
 
 
-def load_data(options: Options, layout: Layout, seed: int) -> Data:
+def data_for(options: Options, layout: Layout, seed: int) -> Data:
     """The data set of a run.
 
     Raises:
         InputError: no such data, or data that does not fit the model or fill a batch.
     """
     architecture = ARCHITECTURES[options.model]
-    data = load(
+    data = open_data(
         options.data,
         image_shape=architecture.image_shape,
         classes=architecture.classes,

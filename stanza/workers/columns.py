@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from stanza.cut.network import is_size
-from stanza.cut.split import Split
+from stanza.cut.separate import Parts
 from stanza.layout import even_slice
 from systems.network.transport import Transport
 from systems.runs.state import Place, box
@@ -161,7 +161,7 @@ def held(layer: nn.Linear, index: int, count: int) -> tuple[Tensor, Tensor | Non
     return weight, layer.bias.detach()[even_slice(layer.out_features, index, count)]
 
 
-def columns_of(parts: Split, peers: Peers) -> nn.Module:
+def columns_of(parts: Parts, peers: Peers) -> nn.Module:
     """This worker's share of the FC part: [B, A_j] to the logits of its share of the samples.
 
     Raises:
@@ -181,7 +181,7 @@ def columns_of(parts: Split, peers: Peers) -> nn.Module:
     return fx.GraphModule(modules, graph)
 
 
-def linears(parts: Split, workers: int = 1) -> dict[str, Any]:
+def linears(parts: Parts, workers: int = 1) -> dict[str, Any]:
     """The FC part's Linears (or what stands for them), by name, in order.
 
     Raises:
@@ -198,7 +198,7 @@ def linears(parts: Split, workers: int = 1) -> dict[str, Any]:
     return layers
 
 
-def collect(parts: Split, transport: Transport, ranks: Sequence[int], target: int, on: str) -> None:
+def collect(parts: Parts, transport: Transport, ranks: Sequence[int], target: int, on: str) -> None:
     """Bring the trained columns of `ranks` into the model of rank `target`, over channel `on`."""
     me = transport.world.rank
     for layer in linears(parts).values():
@@ -227,7 +227,7 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or callable(getattr(module, "columns", None))
 
 
-def _chain(parts: Split) -> tuple[list[fx.Node], dict[str, Any]]:
+def _chain(parts: Parts) -> tuple[list[fx.Node], dict[str, Any]]:
     """The FC part's nodes in order, without reshapes, which flat activations do not need; and its
     Linears by name."""
     layers: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from stanza.layout import Layout
 from stanza.options import Options
 from stanza.planner.costs import CostsAt
 from stanza.planner.simulated.baselines import ddp, ps_dedicated, ps_sharded
-from stanza.planner.simulated.separation import play, stanza
+from stanza.planner.simulated.separation import separated
 from stanza.planner.simulated.steps import STEPS, Simulated, segments
 from stanza.workers.zero import SCHEMES
 from systems.clusters.cluster import Link
@@ -19,12 +19,11 @@ __all__ = [
     "STEPS",
     "Simulated",
     "ddp",
-    "play",
     "played_plan",
     "ps_dedicated",
     "ps_sharded",
     "segments",
-    "stanza",
+    "separated",
 ]
 
 
@@ -37,7 +36,7 @@ def played_plan(options: Options, layout: Layout, at: CostsAt, link: Link) -> Si
     workers, servers = len(layout.data_ranks), len(layout.ranks("server"))
     batch = options.local_batch(workers)
     if layout.scheme == "stanza":
-        return play(at, batch, layout, link)
+        return separated(at, batch, layout, link)
     if layout.scheme == "ps" and servers:
         pipelined = options.ps_mode == "pipelined"
         return ps_dedicated(at(batch), workers, servers, link, pipelined=pipelined)

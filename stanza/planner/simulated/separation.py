@@ -6,8 +6,7 @@ node with both roles has one compute stream, which takes the two workers' tasks 
 
 from collections.abc import Mapping, Sequence
 
-from stanza.layout import Layout, separated
-from stanza.options import FcParallel, FcPlacement
+from stanza.layout import Layout
 from stanza.planner.costs import Costs, CostsAt
 from stanza.planner.simulated.steps import (
     STEPS,
@@ -24,36 +23,14 @@ SHARED_SLICES = 8
 """On a node with both roles the device takes the FC worker's tasks between the layers of a pass."""
 
 
-def stanza(
-    at: CostsAt,
-    local_batch: int,
-    conv_workers: int,
-    fc_workers: int,
-    micro_batches: int,
-    link: Link,
-    *,
-    fc_parallel: FcParallel = "replicas",
-    fc_placement: FcPlacement = "dedicated",
-) -> Simulated:
-    """Layer separation over so many workers; colocated ones share nodes.
+def separated(at: CostsAt, local_batch: int, layout: Layout, link: Link) -> Simulated:
+    """Layer separation in a layout, with `local_batch` samples a CONV worker.
 
     Raises:
         InputError: columns of an FC part that is no chain of Linears.
     """
-    layout = separated(
-        conv_workers,
-        fc_workers,
-        micro_batches,
-        fc_parallel=fc_parallel,
-        fc_placement=fc_placement,
-    )
-    return play(at, local_batch, layout, link)
-
-
-def play(at: CostsAt, local_batch: int, layout: Layout, link: Link) -> Simulated:
-    """Layer separation in a resolved layout, `local_batch` samples a CONV worker; see `stanza`."""
     program, ends = Program(link.latency_s), list[int]()
-    if layout.fc_parallel == "columns" and not at(1).fc_stages:
+    if layout.fc_parallel == "columns" and not at(1).fc_layers:
         raise InputError(
             "--stanza.fc-parallel columns: the profile's fully connected part is no chain of "
             "Linear and elementwise layers; give --stanza.fc-parallel replicas"
@@ -212,10 +189,10 @@ def _columns(
         done = program.exchange(fc, moved, messages=1, name=name, after=tasks)
         now.update({rank: [done] for rank in fc})
 
-    for stage in gathered.fc_stages:
-        work(stage.forward_s)
-        swap(stage.output_bytes, "reduce-scatter")
-    for stage in reversed(gathered.fc_stages):
-        swap(stage.output_bytes, "all-gather")
-        work(stage.backward_s)
+    for layer in gathered.fc_layers:
+        work(layer.forward_s)
+        swap(layer.output_bytes, "reduce-scatter")
+    for layer in reversed(gathered.fc_layers):
+        swap(layer.output_bytes, "all-gather")
+        work(layer.backward_s)
     return {rank: tasks[0] for rank, tasks in now.items()}

@@ -25,7 +25,7 @@ from systems.schema import InputError
 
 
 @dataclass(frozen=True)
-class Split:
+class Parts:
     """The two parts of a network. Parameters and buffers are the original's own objects."""
 
     conv: nn.Module
@@ -56,7 +56,7 @@ class ByMode(nn.Module):
         return (self.in_training if self.training else self.in_evaluation)(inputs)
 
 
-def split(model: nn.Module, image_shape: Sequence[int]) -> Split:
+def separate(model: nn.Module, image_shape: Sequence[int]) -> Parts:
     """Cut `model`, whose images have the shape `image_shape` = (C, H, W), at its classifier.
 
     Lazy layers get their shapes first. Forward arguments besides the images keep their defaults.
@@ -75,12 +75,12 @@ def split(model: nn.Module, image_shape: Sequence[int]) -> Split:
         if graph.python_code("self").src != code:
             other = _cut_graph(model, graph, image_shape)
             conv, fc = ByMode(parts.conv, other.conv), ByMode(parts.fc, other.fc)
-            parts = Split(conv=conv, fc=fc, cut_shape=parts.cut_shape)
+            parts = Parts(conv=conv, fc=fc, cut_shape=parts.cut_shape)
     parts.conv.training = parts.fc.training = model.training  # layers keep theirs
     return parts
 
 
-def _cut_graph(model: nn.Module, graph: fx.Graph, image_shape: Sequence[int]) -> Split:
+def _cut_graph(model: nn.Module, graph: fx.Graph, image_shape: Sequence[int]) -> Parts:
     network = Network(model, graph, image_shape)
     nodes = [network.cut_node(node) for node in network.layers]
     cut = find_cut(nodes, network.name, network.outputs)
@@ -92,7 +92,7 @@ def _cut_graph(model: nn.Module, graph: fx.Graph, image_shape: Sequence[int]) ->
     conv = _conv_graph(network, cut, shapes, pack=pack)
     fc = _fc_graph(network, cut, shapes, pack=pack)
     packed = (sum(map(prod, shapes)),) if pack else shapes[0]
-    return Split(fx.GraphModule(model, conv), fx.GraphModule(model, fc), packed)
+    return Parts(fx.GraphModule(model, conv), fx.GraphModule(model, fc), packed)
 
 
 def _refuse_shared_tensors(network: Network, cut: Cut) -> None:
