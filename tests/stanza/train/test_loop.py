@@ -173,10 +173,6 @@ STANZA = {
     f"{conv} conv, {fc} fc, {micro} micro-batch": stanza_case(conv, fc, micro)
     for conv, fc, micro in [(1, 1, 4), (2, 1, 1), (3, 1, 4), (3, 2, 1), (3, 2, 4), (5, 2, 4)]
 }
-STANZA |= {
-    "CONV gradients over ps": stanza_case(3, 1, 2, conv_exchange="ps"),
-    "CONV gradients over pipelined ps": stanza_case(3, 2, conv_exchange="ps", ps_mode="pipelined"),
-}
 BASELINES = {
     "ps blocking": baseline(4, scheme="ps"),
     "ps pipelined": baseline(4, scheme="ps", ps_mode="pipelined"),
@@ -204,8 +200,7 @@ def expected_bytes(case: Case, *, payload: bool) -> list[Traffic]:
     if payload and layout.scheme == "ddp":
         return [Traffic(0, 0)] * case.ranks
     if payload and layout.scheme == "stanza":
-        by_servers = case.options.conv_exchange == "ps"
-        sizes = replace(sizes, conv_bytes=sizes.conv_bytes if by_servers else 0, fc_bytes=0)
+        sizes = replace(sizes, conv_bytes=0, fc_bytes=0)
     workers = len(layout.data_ranks)
     parts = [share(case.batch, workers, index) for index in range(workers)]
     return traffic(layout, sizes, [part.stop - part.start for part in parts])

@@ -73,9 +73,6 @@ CASES |= {
     "unequal shares, colocated columns": colocated(
         3, 3, 2, global_batch_size=50, fc_parallel="columns"
     ),
-    "colocated columns beside servers": colocated(
-        3, 3, fc_parallel="columns", conv_exchange="ps", ps_mode="pipelined"
-    ),
 }
 FEW = [columns(3, 2, 4), colocated(3, 3, fc_parallel="columns"), colocated(3, 2)]
 
