@@ -1,7 +1,7 @@
-"""The traffic table of the paper: bytes that every rank sends and receives in one step.
+"""The paper's traffic table: how many bytes every rank sends and receives in one step.
 
-The transport counts what is really sent, and the kernel counts what TCP really carries; tests and
-reports hold both against this table.
+The transport counts the bytes that are really sent, and the kernel those that TCP really carries.
+Tests and reports compare both with this table.
 """
 
 from collections.abc import Sequence
@@ -18,24 +18,23 @@ from stanza.workers.columns import linears
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What a model moves: bytes of its parts' parameters, and of one sample's activations.
-
-    Without separation the whole model counts as convolutional.
-    """
+    """The sizes of a model that decide how many bytes travel."""
 
     conv_bytes: float
+    """The bytes of the convolutional part's parameters. Without separation all count as such."""
     fc_bytes: float
+    """The bytes of the FC part's parameters."""
     cut_bytes: float
-    """Activations of one sample at the cut, in the dtype on the wire."""
+    """The bytes of one sample's activations at the cut, in the dtype in which they travel."""
     fc_output_bytes: float = 0
-    """Outputs of all FC Linears for one sample, where FC workers hold columns and exchange them."""
+    """The bytes of one sample's outputs of all FC layers, where FC workers hold columns."""
 
 
 def sizes_of(options: Options) -> Sizes:
-    """The sizes of the options' model, without allocating it.
+    """The sizes of the model that the options name. Its parameters take no memory.
 
     Raises:
-        InputError: Stanza on a model that cannot be separated, or not by columns.
+        InputError: the scheme is stanza, and the model cannot be separated, or not by columns.
     """
     with torch.device("meta"):
         model = build_model(options.model)
@@ -55,28 +54,27 @@ def sizes_of(options: Options) -> Sizes:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes that one rank sends and receives in one step."""
+    """The bytes that one rank moves in one step."""
 
     sent: float
     received: float
 
 
 def traffic(layout: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]:
-    """The traffic table of the paper, by rank.
+    """The bytes of every rank of `layout`, by the paper's table.
+
+    A ring all-reduce moves 2 * P * (n - 1) / n bytes in each direction, for P bytes of parameters.
+    So do colocated parameter servers, and ZeRO-1 and 2, which scatter gradients and gather
+    parameters; ZeRO-3 gathers them twice. Labels (4 bytes a sample) are left out, as in the paper,
+    and so is what a rank with two roles sends to itself.
 
     Args:
-        samples: local batch of every rank with data, in order.
-
-    Labels (4 bytes a sample) are left out, as in the paper, and so is what a rank with two roles
-    sends to itself. FC workers in columns exchange the outputs of their Linears forward and their
-    gradients backward, (f - 1) / f of them each way. A colocated parameter server and a
-    ring all-reduce move the same bytes: 2 * P * (n - 1) / n in each direction. So do ZeRO-1 and 2,
-    which scatter gradients and gather parameters; ZeRO-3 gathers them twice.
+        samples: the local batch of every rank that has data, in order.
     """
     model_bytes = sizes.conv_bytes + sizes.fc_bytes
     workers, servers = layout.data_ranks, layout.ranks("server")
     if layout.scheme == "stanza":
-        return _stanza_traffic(layout, sizes, samples)
+        return _separated_traffic(layout, sizes, samples)
     if layout.scheme == "single":
         return [Traffic(0, 0)] * len(layout.roles)
     if not servers:
@@ -84,12 +82,16 @@ def traffic(layout: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffi
         ring = crossings * model_bytes * (len(workers) - 1) / len(workers)
         return [Traffic(ring, ring)] * len(workers)
     server = len(workers) * model_bytes / len(servers)
-    return [Traffic(model_bytes, model_bytes)] * len(workers) + [Traffic(server, server)] * len(
-        servers
-    )
+    of_workers = [Traffic(model_bytes, model_bytes)] * len(workers)
+    return of_workers + [Traffic(server, server)] * len(servers)
 
 
-def _stanza_traffic(layout: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]:
+def _separated_traffic(layout: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]:
+    """The bytes of CONV workers and FC workers.
+
+    FC workers that hold columns exchange the outputs of every layer forward and their gradients
+    backward, (f - 1) / f of them each way. Replicas all-reduce their gradients.
+    """
     conv, fc = layout.ranks("conv"), layout.ranks("fc")
     conv_ring = 2 * sizes.conv_bytes * (len(conv) - 1) / len(conv)
     if layout.fc_parallel == "columns":

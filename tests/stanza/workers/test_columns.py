@@ -115,8 +115,8 @@ def skip_the_sum() -> None:
 
 
 def take_the_next_workers_columns() -> None:
-    held = stanza.workers.columns.held
-    stanza.workers.columns.held = lambda layer, index, count: held(
+    held = stanza.workers.columns.columns_of_linear
+    stanza.workers.columns.columns_of_linear = lambda layer, index, count: held(
         layer, (index + 1) % count, count
     )
 
