@@ -185,6 +185,8 @@ def _fc_graph(
     for node, shape, dtype in zip(outside, shapes, dtypes, strict=True):
         if pack:
             part = graph.call_function(torch.narrow, (packed, 1, start, prod(shape)))
+            # A copy: kernels round differently on rows that are not next to each other in memory.
+            part = graph.call_method("contiguous", (part,))
             copies[node] = graph.call_method("reshape", (part, (-1, *shape)))
             start += prod(shape)
         if len(set(dtypes)) > 1:  # torch.cat has widened them
