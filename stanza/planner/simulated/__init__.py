@@ -1,8 +1,9 @@
-"""Every scheme's step as tasks for `systems.simulate`: the third way to know a step time.
+"""Writes every scheme's step as tasks for the simulator: the third way to know a step time.
 
-The planner (stanza.planner.predict) writes a step as a recurrence, the run measures it; here it is
-a graph of tasks on every node, and the simulator finds out what waits for what. The schedules are
-those of the code in this package. Nodes are numbered as ranks: those with data first.
+A run measures the step time, and the planner (`stanza.planner.predict`) computes it by a
+recurrence. Here a step is a graph of tasks on all nodes, and the simulator (`systems.simulate`)
+finds out what waits for what. The order of the tasks is that of the workers' code. A node has the
+number of its rank: those that have data come first.
 """
 
 from stanza.layout import Layout
@@ -28,10 +29,10 @@ __all__ = [
 
 
 def played_plan(options: Options, layout: Layout, at: CostsAt, link: Link) -> Simulated:
-    """The simulated run of a resolved layout.
+    """Play the steps of a run with these options and this layout.
 
     Raises:
-        InputError: a variant that is not simulated.
+        InputError: the simulator does not know this variant of the scheme.
     """
     workers, servers = len(layout.data_ranks), len(layout.ranks("server"))
     batch = options.local_batch(workers)
