@@ -1,6 +1,6 @@
 """What a run trains: a model, its data and its optimizer.
 
-Real ones are made here, emulated ones in stanza.train.emulated.
+Real ones are made here, and those of emulated runs in `stanza.train.emulated`.
 """
 
 from collections.abc import Callable
@@ -22,22 +22,22 @@ from systems.schema import InputError
 
 @dataclass(frozen=True)
 class Workload:
-    """What every rank builds for itself, alike."""
+    """The model, the data and the optimizer of a run. Every rank builds the same for itself."""
 
     data: Data
     build: Callable[[], nn.Module]
-    """Makes the model, with weights from torch's generator."""
+    """Builds the model. Its weights are drawn from torch's generator."""
     optimizer: OptimizerFactory
     message_scale: float = 1.0
-    """The model's parameters and activations are this many times smaller than those that they stand
-    for; bucket sizes, which are given in bytes, shrink alike."""
+    """The parameters and activations of an emulated model are this many times smaller than those
+    that they stand for. Bucket sizes, which are in bytes, are divided by it too."""
 
 
 def real_workload(options: Options, layout: Layout, seed: int) -> Workload:
-    """The options' model on real data.
+    """Make the workload that the options name, with real data.
 
     Raises:
-        InputError: no such data, or data that does not fit the model or fill a batch.
+        InputError: there are no such data, or they do not fit the model, or do not fill a batch.
     """
     data = data_for(options, layout, seed)
     optimizer = partial(
@@ -50,17 +50,20 @@ def real_workload(options: Options, layout: Layout, seed: int) -> Workload:
 
 
 def _model(name: str, data: Data) -> nn.Module:
-    """The model, if its outputs can be trained: every rank refuses it before training, or none."""
+    """Build a model, and refuse it if its outputs cannot be trained.
+
+    Every rank does so before training, so that none waits for another that has refused.
+    """
     model = build_model(name, data.classes)
     check_outputs(model, data.image_shape)
     return model
 
 
 def data_for(options: Options, layout: Layout, seed: int) -> Data:
-    """The data set of a run.
+    """Open the data set of a run with this layout.
 
     Raises:
-        InputError: no such data, or data that does not fit the model or fill a batch.
+        InputError: there are no such data, or they do not fit the model, or do not fill a batch.
     """
     architecture = ARCHITECTURES[options.model]
     data = open_data(
@@ -72,10 +75,10 @@ def data_for(options: Options, layout: Layout, seed: int) -> Data:
     workers = len(layout.data_ranks)
     samples = options.samples_per_step(workers)
     if samples > len(data.train):
-        given = "global" if options.global_batch_size else "local"
+        option = "global" if options.global_batch_size else "local"
         size = options.global_batch_size or options.local_batch(workers)
         raise InputError(
-            f"--stanza.{given}-batch-size {size}: a step of {workers} workers needs {samples} "
+            f"--stanza.{option}-batch-size {size}: a step of {workers} workers needs {samples} "
             f"samples, {options.data} has {len(data.train)}; give a smaller batch"
         )
     return data
@@ -83,7 +86,7 @@ def data_for(options: Options, layout: Layout, seed: int) -> Data:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Split, device: torch.device, batch_size: int = 256) -> float:
-    """Fraction of `data` that `model` classifies correctly, in evaluation mode."""
+    """The fraction of `data` that `model` classifies correctly in evaluation mode."""
     correct = 0
     with evaluating(model):
         for start in range(0, len(data), batch_size):
