@@ -1,41 +1,51 @@
-"""Who does what: the role of every rank under a scheme."""
+"""Who does what: the role of every rank under a scheme (the terms are in `stanza.workers`).
+
+The layouts of four ranks, by their roles:
+
+    --stanza.scheme stanza, one FC worker        conv      conv  conv  fc
+    the same, colocated                          conv+fc   conv  conv  conv
+    --stanza.scheme ps, one server               worker  worker  worker  server
+    --stanza.scheme ddp, zero1 to 3, or ps       worker  worker  worker  worker
+      with colocated servers
+    --stanza.scheme single                       worker  idle  idle  idle
+"""
 
 from dataclasses import dataclass
 
-from stanza.options import (
-    FcParallel,
-    FcPlacement,
-    Options,
-    Scheme,
-)
+from stanza.options import FcParallel, FcPlacement, Options, Scheme
 from systems.schema import InputError
 
 BOTH = "conv+fc"
-"""The role of a CONV worker with an FC worker beside it."""
+"""The role of a rank that is a CONV worker and an FC worker."""
 
 
 def even_slice(size: int, index: int, count: int) -> slice:
-    """Slice number `index` of `count` even ones of `size` values; they differ by at most one."""
+    """The slice with number `index` when `size` values are cut into `count` slices.
+
+    The lengths of the slices differ by at most one.
+    """
     return slice(size * index // count, size * (index + 1) // count)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The resolved distribution of one run. Ranks with data come first, in data order."""
+    """Who has which role in one run. The ranks that have data come first, in the order of the
+    data."""
 
     scheme: Scheme
     roles: tuple[str, ...]
-    """By rank: conv, fc, conv+fc, worker, server, or idle (a single process in a larger world)."""
+    """The role of each rank: conv, fc, conv+fc, worker, server, or idle, which is every other rank
+    beside a single process."""
     micro_batches: int = 1
     fc_parallel: FcParallel = "replicas"
 
     @property
     def fc_placement(self) -> FcPlacement:
-        """Whether FC workers are CONV workers as well."""
+        """Whether FC workers have ranks of their own or are CONV workers as well."""
         return "colocated" if BOTH in self.roles else "dedicated"
 
     def ranks(self, role: str) -> tuple[int, ...]:
-        """The ranks with this role, alone or beside another."""
+        """The ranks that have this role, alone or beside another."""
         return tuple(rank for rank, name in enumerate(self.roles) if role in name.split("+"))
 
     @property
@@ -44,19 +54,22 @@ class Layout:
         return self.ranks("conv") + self.ranks("worker")
 
     def fc_of(self, conv_rank: int) -> tuple[int, ...]:
-        """The FC workers of a CONV worker. Replicas: one, which neighbours share; shares differ by
-        at most one. Columns: all, each for its slice."""
+        """The FC workers to which a CONV worker sends its activations.
+
+        Where they are replicas it is one, which serves neighbouring CONV workers. Where they hold
+        columns it is all of them.
+        """
         conv, fc = self.ranks("conv"), self.ranks("fc")
         if self.fc_parallel == "columns":
             return fc
         return (fc[conv.index(conv_rank) * len(fc) // len(conv)],)
 
     def conv_of(self, fc_rank: int) -> tuple[int, ...]:
-        """The CONV workers of an FC worker, in rank order."""
+        """The CONV workers that an FC worker serves, in rank order."""
         return tuple(rank for rank in self.ranks("conv") if fc_rank in self.fc_of(rank))
 
     def describe(self) -> str:
-        """ "3 conv (0-2), 1 fc (3)"."""
+        """Describe the layout in words, such as "3 conv (0-2), 1 fc (3)"."""
         parts = []
         for role in dict.fromkeys(self.roles):
             ranks = [rank for rank, name in enumerate(self.roles) if name == role]
@@ -67,11 +80,15 @@ class Layout:
         return ", ".join(parts) + columns
 
 
-def layout(options: Options, world_size: int, fc_workers: int, micro_batches: int) -> Layout:
-    """The layout of `options` on `world_size` ranks, with the planner's answers filled in.
+def layout_of(options: Options, world_size: int, fc_workers: int, micro_batches: int) -> Layout:
+    """The layout of a run on `world_size` ranks.
+
+    Args:
+        fc_workers: the number of FC workers, as given or as planned. 0 makes it a run of DDP.
+        micro_batches: the number of micro-batches, likewise.
 
     Raises:
-        InputError: too few ranks for the roles, or batches too small for the micro-batches.
+        InputError: there are too few ranks for the roles, or a batch has too few samples.
     """
     scheme = options.scheme
     if scheme == "stanza" and fc_workers == 0:
@@ -87,7 +104,7 @@ def layout(options: Options, world_size: int, fc_workers: int, micro_batches: in
                 f"left of {world_size} ranks; give at most {world_size // 2}"
             )
         _check_batch(options, conv_workers, micro_batches)
-        return separated(
+        return separated_layout(
             conv_workers,
             fc_workers,
             micro_batches,
@@ -106,7 +123,7 @@ def layout(options: Options, world_size: int, fc_workers: int, micro_batches: in
     return Layout(scheme=scheme, roles=roles)
 
 
-def separated(
+def separated_layout(
     conv_workers: int,
     fc_workers: int,
     micro_batches: int,
@@ -114,8 +131,11 @@ def separated(
     fc_parallel: FcParallel = "replicas",
     fc_placement: FcPlacement = "dedicated",
 ) -> Layout:
-    """Layer separation. A colocated FC worker sits beside the first of the CONV workers that it
-    serves as a replica, so that those activations stay at home."""
+    """The layout of layer separation with so many workers.
+
+    A colocated FC worker shares the rank of the first CONV worker that it would serve as a replica,
+    so that this one's activations need not travel.
+    """
     if fc_placement == "dedicated":
         roles = ("conv",) * conv_workers + ("fc",) * fc_workers
     else:
@@ -127,6 +147,7 @@ def separated(
 
 
 def _need_ranks(world_size: int, needed: int, flag: str) -> None:
+    """Refuse a world that is too small for what `flag` asks."""
     if world_size < needed:
         raise InputError(
             f"--world-size {world_size}: {flag} needs at least {needed} ranks, one of them with "
@@ -135,6 +156,7 @@ def _need_ranks(world_size: int, needed: int, flag: str) -> None:
 
 
 def _check_batch(options: Options, workers: int, micro_batches: int) -> None:
+    """Refuse a batch that leaves a worker without a sample for every micro-batch."""
     smallest = options.samples_per_step(workers) // workers
     if smallest < micro_batches:
         raise InputError(

@@ -1,4 +1,7 @@
-"""Stanza's own flags and job-file keys: `--stanza.fc-workers 1` is `fc_workers = 1` in [stanza]."""
+"""The options of a Stanza job. `--stanza.fc-workers 1` is `fc_workers = 1` in a file's [stanza].
+
+The text below each field is its help text. `stanza.workers` explains the terms.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,8 +10,11 @@ from stanza.models import ARCHITECTURES
 from systems.schema import InputError, remedy
 
 Scheme = Literal["stanza", "ps", "ddp", "zero1", "zero2", "zero3", "single"]
+"""How training is distributed."""
 FcParallel = Literal["replicas", "columns"]
+"""How several FC workers share the FC part."""
 FcPlacement = Literal["dedicated", "colocated"]
+"""Whether FC workers have ranks of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,52 +22,58 @@ class Options:
     """One training run: what is trained, on what, and how it is distributed."""
 
     scheme: Scheme = "stanza"
-    """stanza: layer separation. Baselines: ps (parameter server), ddp (all-reduce), zero1 to
-    zero3 (DeepSpeed's ZeRO), single (one process)."""
+    """How training is distributed. stanza separates the layers. The others are baselines: ps uses
+    parameter servers, ddp all-reduces gradients, zero1 to zero3 are DeepSpeed's ZeRO, and single
+    is one process."""
     model: str = "digits-cnn"
-    """alexnet, vgg16, resnet50, resnet152, inception-v3 or digits-cnn."""
+    """The network: alexnet, vgg16, resnet50, resnet152, inception-v3 or digits-cnn."""
     data: str = "digits"
-    """digits (scikit-learn, ships with it), folder:PATH (ImageNet layout) or random (synthetic)."""
+    """The data: digits (they come with scikit-learn), folder:PATH (laid out as ImageNet is) or
+    random (noise, to measure speed)."""
     steps: int = 200
-    """Steps to train."""
+    """The number of steps to train."""
     warm_up_steps: int = 3
-    """Steps before the measured window; at least one step is measured."""
+    """The number of steps before the measured window. At least one step is measured."""
     local_batch_size: int | None = None
-    """Samples per step and worker with data (the paper's b). None: the model's own, 32 to 256."""
+    """Samples in one step for each worker with data (the paper's b). None takes the model's own
+    number, 32 to 256."""
     global_batch_size: int | None = None
-    """Samples per step over all workers, instead of local_batch_size. The same for every scheme,
-    it makes them compute the same updates."""
+    """Samples in one step over all workers, instead of local_batch_size. Schemes that are given the
+    same number compute the same updates."""
     fc_workers: int | Literal["auto"] = "auto"
-    """Ranks that train the FC part (the paper's f); 0 separates nothing. auto: the planner's."""
+    """The number of ranks that train the FC part (the paper's f). 0 separates nothing; auto lets
+    the planner choose."""
     micro_batches: int | Literal["auto"] = "auto"
-    """Parts of a local batch that cross the cut one by one. auto: the planner's."""
+    """The number of parts in which a local batch crosses the cut. auto lets the planner choose."""
     fc_parallel: Literal["replicas", "columns", "auto"] = "replicas"
-    """replicas: FC workers hold all FC layers and all-reduce their gradients. columns: each holds a
-    slice of every FC layer's inputs, and they exchange outputs. auto: the planner's."""
+    """How several FC workers share the FC layers. replicas: each holds all of them, and they
+    all-reduce their gradients. columns: each holds a slice of every layer's inputs, and they
+    exchange outputs. auto lets the planner choose."""
     fc_placement: Literal["dedicated", "colocated", "auto"] = "dedicated"
-    """dedicated: FC workers are ranks of their own. colocated: they are CONV workers as well;
-    dropout masks are then not reproducible. auto: the planner's."""
-    conv_exchange: Literal["allreduce", "ps"] = "allreduce"
-    """How CONV workers exchange their gradients: DDP, or parameter servers beside them."""
+    """Where FC workers run. dedicated: on ranks of their own. colocated: on ranks that are CONV
+    workers as well, where dropout masks are not reproducible. auto lets the planner choose."""
     cut_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of activations and their gradients on the wire."""
+    """The precision in which activations and their gradients travel."""
     ps_servers: int = 1
-    """Parameter servers, when dedicated; the model is sliced evenly over them."""
+    """The number of parameter servers, where they are dedicated. Each holds an even slice of the
+    model."""
     ps_placement: Literal["dedicated", "colocated"] = "dedicated"
-    """dedicated: servers are ranks of their own. colocated: one beside every worker."""
+    """Where parameter servers run. dedicated: on ranks of their own. colocated: one beside every
+    worker."""
     ps_mode: Literal["blocking", "pipelined"] = "blocking"
-    """blocking: push after the backward pass, then pull. pipelined: layer by layer."""
+    """When gradients are sent to the servers. blocking: all after the backward pass, and then all
+    parameters are pulled. pipelined: layer by layer, during the backward pass."""
     learning_rate: float = 0.05
-    """SGD's step size; constant."""
+    """The step size of SGD. It stays constant."""
     momentum: float = 0.9
-    """SGD's momentum."""
+    """The momentum of SGD."""
     weight_decay: float = 0.0
-    """SGD's weight decay."""
+    """The weight decay of SGD."""
 
     def __post_init__(self) -> None:
         if self.model not in ARCHITECTURES:
-            known = remedy(self.model, ARCHITECTURES)
-            raise InputError(f"--stanza.model {self.model}: unknown model; {known}")
+            suggestion = remedy(self.model, ARCHITECTURES)
+            raise InputError(f"--stanza.model {self.model}: unknown model; {suggestion}")
         for name in ("steps", "local_batch_size", "global_batch_size", "ps_servers"):
             _at_least(1, name, getattr(self, name))
         _at_least(0, "fc_workers", self.fc_workers)
@@ -81,8 +93,8 @@ class Options:
 
     @property
     def scheme_name(self) -> str:
-        """The scheme with what distinguishes its variants: stanza, ddp, zero1, single, ps-blocking,
-        ps-pipelined, or ps-sharded (colocated; with -blocking if it does not pipeline)."""
+        """The scheme, told apart from its variants: stanza, ddp, zero1, single, ps-blocking,
+        ps-pipelined, or ps-sharded, whose servers are colocated (with -blocking if they block)."""
         if self.scheme != "ps":
             return self.scheme
         if self.ps_placement == "dedicated":
@@ -90,22 +102,25 @@ class Options:
         return "ps-sharded" if self.ps_mode == "pipelined" else "ps-sharded-blocking"
 
     def window_start(self, first_step: int = 0) -> int:
-        """The first step of the measured window, in a run that begins with `first_step` and may be
-        shorter than its warm-up."""
+        """The first step of the measured window of a run that begins with `first_step`.
+
+        A run that is shorter than its warm-up measures its last step.
+        """
         return min(first_step + self.warm_up_steps, self.steps - 1)
 
     def local_batch(self, workers: int) -> int:
-        """Samples of the largest share when `workers` ranks hold data."""
+        """The number of samples in the largest share when `workers` ranks have data."""
         if self.global_batch_size is not None:
             return -(-self.global_batch_size // workers)
         return self.local_batch_size or ARCHITECTURES[self.model].batch_size
 
     def samples_per_step(self, workers: int) -> int:
-        """Samples of one step over all `workers`."""
+        """The number of samples in one step over all `workers`."""
         return self.global_batch_size or self.local_batch(workers) * workers
 
 
 def _at_least(least: int, name: str, value: int | str | None) -> None:
+    """Refuse a number below `least`. None and "auto" are no numbers, and pass."""
     if isinstance(value, int) and value < least:
         flag = name.replace("_", "-")
         raise InputError(f"--stanza.{flag} {value}: give {least} or more")

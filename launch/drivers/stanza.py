@@ -15,7 +15,7 @@ from launch.drivers.stanza_planning import (
     resolved,
 )
 from launch.job import Job
-from stanza.layout import layout
+from stanza.layout import layout_of
 from stanza.planner.plan import (
     Plan,
     costs_at,
@@ -25,8 +25,8 @@ from stanza.planner.plan import (
 from stanza.planner.simulated import played_plan
 from stanza.train import loop as train
 from stanza.train.emulated import emulated_workload
-from stanza.train.summary import summarize as summary
-from stanza.train.workload import load_data, real_workload
+from stanza.train.summary import summarize_training
+from stanza.train.workload import data_for, real_workload
 from stanza.workers import zero
 from systems import schema
 from systems.clusters import cluster
@@ -112,7 +112,7 @@ def batch_size(job: Job) -> int | None:
     if options.scheme == "stanza" and "auto" in (options.fc_workers, options.fc_placement):
         return None
     given = 0 if options.fc_workers == "auto" else options.fc_workers
-    with_data = layout(options, job.world_size, given, 1).data_ranks
+    with_data = layout_of(options, job.world_size, given, 1).data_ranks
     return options.samples_per_step(len(with_data))
 
 
@@ -120,7 +120,7 @@ def check(job: Job, plan: Plan) -> None:
     """Load the images; is DeepSpeed there, if it is needed?"""
     if job.stanza.scheme in zero.SCHEMES:
         check_installed(f"--stanza.scheme {job.stanza.scheme}")
-    load_data(job.stanza, plan.layout, job.seed)
+    data_for(job.stanza, plan.layout, job.seed)
 
 
 def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
@@ -132,7 +132,7 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
         workload = emulated_workload(job.stanza, plan.layout, profile, emulation)
 
     def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
-        return train.run(
+        return train.training_steps(
             *(job.stanza, plan.layout, world, workload),
             seed=job.seed,
             transport=job.transport,
@@ -154,7 +154,7 @@ def summarize(
     job: Job, plan: Plan, everyone: list[list[Step]], emulation: Emulation | None
 ) -> dict[str, Any]:
     """See `stanza.train.summary`."""
-    return summary(job.stanza, plan, everyone, emulation or Emulation())
+    return summarize_training(job.stanza, plan, everyone, emulation or Emulation())
 
 
 def samples(metrics: Sequence[Mapping[str, float]]) -> float | None:

@@ -1,1 +1,5 @@
-"""Where a CNN is cut between its convolutional part and its fully-connected part."""
+"""Finds where a CNN is cut, and cuts it, between its convolutional part and its FC part.
+
+`tracing` gets the network's graph from torch.fx, `network` finds out what each node of it does,
+`rule` decides where the cut is, and `separate` makes a module of each side.
+"""

@@ -1,4 +1,8 @@
-"""A traced network: what each of its operations is, and what it returns for images of a shape."""
+"""Finds out what each node of a traced network does, and what it returns for images of a shape.
+
+The network is run twice without computing (on the meta device), with 5 and with 11 images. What
+differs between the two runs depends on the number of images.
+"""
 
 import operator
 from collections.abc import Sequence
@@ -29,17 +33,29 @@ _RESHAPE_FUNCTIONS = {
 
 
 _MORE_SAMPLES = 2 * SAMPLES + 1
-"""Images in a second dry run, which tells what depends on the number of images."""
+"""The number of images in the second dry run. The first has SAMPLES."""
 
 
 class Network:
     """A traced network, with what each of its nodes returns for SAMPLES images.
 
-    Sizes that do not depend on the number of images become numbers in the graph, so that neither
-    part needs a tensor of the other for them.
+    Attributes:
+        layers: the nodes that compute something, in order. The number of images is none of them.
+        outputs: the names of the nodes that the network returns.
+        from_images: the nodes that depend on the images.
+        values: what each node returns in the first dry run, by name.
+        bases: the node whose memory each node's result shares, by name.
+        overwritten: the bases that each node changes in place, by name.
     """
 
     def __init__(self, model: nn.Module, graph: fx.Graph, image_shape: Sequence[int]) -> None:
+        """Run `graph` dry, and write constant sizes into it as numbers.
+
+        Neither part then needs a tensor of the other to know a size.
+
+        Raises:
+            InputError: the network does not run on images of this shape.
+        """
         self.model, self.graph, self.name = model, graph, type(model).__name__
         self._drop_unread()
         recorded = _Recorded(fx.GraphModule(model, graph))
@@ -60,11 +76,11 @@ class Network:
         self.outputs = {node.name for node in read if not self.is_batch_size(node)}
 
     def _drop_unread(self) -> None:
-        """Drop sizes that nobody reads, as in `samples, channels, height, width = x.shape`."""
+        """Remove sizes that nobody reads, as in `samples, channels, height, width = x.shape`."""
         self.graph.eliminate_dead_code(lambda node: _operation(node, self.model) != "reshape")
 
     def _write_known_sizes(self) -> None:
-        """Write sizes that are the same for any number of images as numbers into the graph."""
+        """Replace sizes that are the same for any number of images by numbers."""
         for node in self.graph.nodes:
             size, of_more = self._size(node)
             if size is None or size != of_more:
@@ -73,17 +89,17 @@ class Network:
         self._drop_unread()
 
     def is_batch_size(self, node: fx.Node) -> bool:
-        """Whether a node is the number of images, as `x.shape[0]` is: both parts know it."""
+        """Whether a node is the number of images, as `x.shape[0]` is. Both parts know it."""
         return self._size(node) == (SAMPLES, _MORE_SAMPLES)
 
     def _size(self, node: fx.Node) -> tuple[Any, Any]:
-        """What a node that is a size, or sizes, is in the two dry runs; None for other nodes."""
-        found = self.values[node.name], self._values_of_more[node.name]
+        """The values in the two dry runs of a node that is a size or sizes, or else None twice."""
+        values = self.values[node.name], self._values_of_more[node.name]
         kinds = (int, float, torch.Size)
-        return found if is_size(node) and isinstance(found[0], kinds) else (None, None)
+        return values if is_size(node) and isinstance(values[0], kinds) else (None, None)
 
     def cut_node(self, node: fx.Node) -> CutNode:
-        """What the rule of the cut asks of a node."""
+        """What the rule of the cut needs to know of a node."""
         kind = str(getattr(node.target, "__name__", node.target))
         if node.op == "call_module":
             kind = f"{node.target} ({type(self.model.get_submodule(str(node.target))).__name__})"
@@ -92,6 +108,7 @@ class Network:
         return CutNode(node.name, kind, self._operation(node), inputs, features)
 
     def _operation(self, node: fx.Node) -> Operation:
+        """What a node does, judged by its code and by the shapes of what it reads and returns."""
         if node not in self.from_images:
             return "reshape"  # computed from parameters alone: belongs to the part that reads it
         operation = _operation(node, self.model)
@@ -100,16 +117,18 @@ class Network:
             return "pointwise" if prod(inputs.shape[:-1]) > SAMPLES else "linear"
         if operation == "reshape" and isinstance(self.values[node.name], Tensor):
             source = self.values[node.all_input_nodes[0].name]
-            # Whoever takes a part of it, as `tokens[:, 0]`, sends that part alone.
+            # A node that takes a part of its input, as `tokens[:, 0]`, is no mere reshape: it stays
+            # in the convolutional part, so that only this part crosses.
             whole = isinstance(source, Tensor) and source.numel() == self.values[node.name].numel()
             return "reshape" if whole and not self.overwritten[node.name] else "other"
         return operation
 
     def crossing_shape(self, node: fx.Node) -> tuple[int, ...]:
-        """Shape of one sample of a value that crosses the cut.
+        """The shape of one sample of a node's result, which crosses the cut.
 
         Raises:
-            InputError: the value cannot cross.
+            InputError: it cannot cross, because it is no floating-point tensor with a row for every
+                sample.
         """
         value, problem = self.values[node.name], ""
         more = self._values_of_more[node.name]
@@ -133,47 +152,48 @@ class Network:
 
 
 def _has_positions(value: Any) -> bool:
-    """Whether a value is more than a vector for every sample."""
+    """Whether a value has more than one vector for every sample."""
     return isinstance(value, Tensor) and (value.dim() > 2 or _rows(value) > SAMPLES)
 
 
 def _rows(value: Tensor) -> int:
+    """The length of a tensor's first dimension; 0 if it has none."""
     return len(value) if value.dim() else 0
 
 
 class _Recorded(nn.Module):
-    """Runs a graph and notes what every node does, by the node's name."""
+    """Runs a traced network and notes, by each node's name, what the node does."""
 
     def __init__(self, network: fx.GraphModule) -> None:
         super().__init__()
         self.network, self.training = network, network.training
         self.values: dict[str, Any] = {}
-        """What the node returns. Tensors are on the meta device."""
+        """What each node returns. Tensors are on the meta device."""
         self.bases: dict[str, str] = {}
-        """The earliest node whose memory this node's result shares: itself, if it is no view."""
+        """The earliest node whose memory each node's result shares: itself, if it is no view."""
         self.overwritten: dict[str, set[str]] = {}
-        """The bases of the inputs that the node changes in place."""
+        """The bases of the inputs that each node changes in place."""
 
     def forward(self, images: Tensor) -> None:
-        """Run on images [b, C, H, W]."""
+        """Run the network on images [b, C, H, W]."""
         recorded = self
 
         class Recorder(fx.Interpreter):
             def run_node(self, n: fx.Node) -> Any:
-                """Run a node and note what it did with its inputs."""
+                """Run a node, and note what it has done with its inputs."""
                 inputs = {source.name: self.env[source] for source in n.all_input_nodes}
                 versions = {name: _versions(value) for name, value in inputs.items()}
                 value = super().run_node(n)
                 recorded.note(n.name, value, inputs, versions)
                 return value
 
-        with torch.inference_mode(False):  # where PyTorch counts no changes
+        with torch.inference_mode(False):  # in inference mode PyTorch counts no changes
             Recorder(self.network).run(images.clone())
 
     def note(
         self, name: str, value: Any, inputs: dict[str, Any], versions: dict[str, list[int]]
     ) -> None:
-        """Note what a node has done with its inputs, which had these versions before it ran."""
+        """Note what a node has done. Its inputs had these versions before it ran."""
         memory = _memory(value)
         shared = (self.bases[source] for source, one in inputs.items() if _memory(one) & memory)
         self.bases[name] = next(shared, name)
@@ -186,23 +206,23 @@ class _Recorded(nn.Module):
 
 
 def _strided(value: Any) -> list[Tensor]:
-    """The tensors in a value that have memory of the usual kind."""
+    """The tensors in a value that have ordinary, strided memory."""
     leaves = tree_leaves(value)
     return [one for one in leaves if isinstance(one, Tensor) and one.layout == torch.strided]
 
 
 def _versions(value: Any) -> list[int]:
-    """PyTorch counts how often each tensor, or a view of it, has been changed in place."""
+    """How often each tensor in a value, or a view of it, has been changed in place so far."""
     return [tensor._version for tensor in _strided(value) if not tensor.is_inference()]
 
 
 def _memory(value: Any) -> set[int]:
-    """The identities of the storages in which a value lies, which hold on the meta device too."""
+    """The identities of the storages in which a value lies. The meta device has them too."""
     return {tensor.untyped_storage()._cdata for tensor in _strided(value)}
 
 
 def _replace(node: fx.Node, value: Any) -> None:
-    """Give all who read `node` the value itself."""
+    """Write `value` into all nodes that read `node`."""
 
     def replaced(source: fx.Node) -> Any:
         return value if source is node else source
@@ -212,7 +232,7 @@ def _replace(node: fx.Node, value: Any) -> None:
 
 
 def is_size(node: fx.Node) -> bool:
-    """A tensor's sizes, one of them, or what is computed from nothing else: `channels * 16`."""
+    """Whether a node is a tensor's sizes, one of them, or computed from sizes alone."""
     if node.target == "size" or (node.target is getattr and node.args[1] == "shape"):
         return True
     sources = node.all_input_nodes
@@ -220,6 +240,7 @@ def is_size(node: fx.Node) -> bool:
 
 
 def _operation(node: fx.Node, model: nn.Module) -> Operation:
+    """What a node does, judged by its code alone."""
     if node.op == "get_attr":
         return "reshape"
     if node.op == "call_method":
@@ -236,12 +257,13 @@ def _operation(node: fx.Node, model: nn.Module) -> Operation:
         return "linear"
     if isinstance(module, _ConvNd):
         return "convolution"
-    # A dropout that overwrites what crosses the cut cannot begin the FC part.
+    # A dropout in place cannot begin the FC part: it would overwrite what crosses the cut.
     in_place = bool(getattr(module, "inplace", False))
     return "reshape" if isinstance(module, _RESHAPES) and not in_place else "other"
 
 
 def _function_operation(function: Any) -> Operation:
+    """What a node that calls this function does."""
     if function is F.linear:
         return "linear"
     if getattr(function, "__name__", "").startswith("conv"):

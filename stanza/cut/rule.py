@@ -1,11 +1,17 @@
-"""Where a CNN is cut: one rule, for a traced network and for a profile of one alike.
+"""The rule by which a CNN is cut, the same for a traced network and for a network's profile.
 
-The FC part is the classifier: every fully connected layer whose outputs do not become convolutional
-features again, and all that depends on one. Fully connected layers inside the convolutional part
-stay there: those of squeeze-and-excitation, or a 1 x 1 convolution that is written as a Linear.
-Reshapes and dropout just before the FC part move into it, since they cost nothing and dropout is
-the classifier's. The rest is the convolutional part. What the FC part or the network's output reads
-from it crosses the network.
+The FC part is the classifier: the fully connected layers whose outputs do not become convolutional
+features again, and everything that depends on one of them.
+
+    conv -> relu -> pool -> flatten -> dropout -> linear -> relu -> linear -> output
+    |------------------|   |-----------------------------------------------------|
+    convolutional part     FC part
+
+Fully connected layers inside the convolutional part stay there: those of squeeze-and-excitation,
+which scale the channels, or a 1 x 1 convolution that is written as a Linear. Reshapes and dropouts
+just before the classifier belong to the FC part, because they cost nothing and dropout is the
+classifier's. All the rest is the convolutional part. What the FC part or the network's output reads
+from the convolutional part crosses the cut.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,40 +22,49 @@ from systems.profiles.profile import ModelProfile
 from systems.schema import InputError
 
 Operation = Literal["convolution", "linear", "pointwise", "pooling", "reshape", "other"]
-"""`pointwise`: a fully connected layer that is applied at every position of a sample. `pooling`: a
-layer of a profile, which does not tell shapes, that surely reads features."""
+"""What a node does, as far as the rule asks. `pointwise` is a fully connected layer that is applied
+at every position of a sample. `pooling` is a layer of a profile which surely reads features; a
+profile does not tell shapes."""
 
 
 @dataclass(frozen=True)
 class CutNode:
-    """One operation of a network; `inputs` are names of earlier nodes."""
+    """One operation of a network."""
 
     name: str
     description: str
-    """What messages call it, such as "classifier.1 (Conv2d)"."""
+    """The operation's name in errors, such as "classifier.1 (Conv2d)"."""
     operation: Operation
     inputs: tuple[str, ...]
+    """The names of the nodes whose results it reads."""
     features: bool = False
-    """Whether its result has positions besides samples and channels. A profile does not tell."""
+    """Whether its result has positions besides samples and channels. A profile does not tell, so
+    that this is always False."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The FC part's nodes, and the nodes of the convolutional part that it reads, in order."""
+    """Where a network is cut."""
 
     fc: frozenset[str]
+    """The names of the FC part's nodes."""
     crossing: tuple[str, ...]
+    """The names of the convolutional part's nodes whose results cross the cut, in order."""
 
 
 def find_cut(nodes: Sequence[CutNode], network: str, outputs: Collection[str] = ()) -> Cut:
-    """Cut `network`, whose nodes are given in an order in which they can run.
+    """Find where a network is cut.
 
     Args:
-        outputs: nodes that the network returns; the FC part returns them.
+        nodes: the network's operations, in an order in which they can run.
+        network: its name, for errors.
+        outputs: the names of the nodes that the network returns. The FC part will return them.
 
     Raises:
-        InputError: no convolution, or no fully connected layer after the convolutions.
+        InputError: the network has no convolution, or no fully connected layer after its
+            convolutions.
     """
+    # The FC part: the classifier's fully connected layers, and all that depends on one.
     classifier = _classifier(nodes, network)
     if all(node.operation != "convolution" for node in nodes):
         raise InputError(
@@ -61,6 +76,7 @@ def find_cut(nodes: Sequence[CutNode], network: str, outputs: Collection[str] = 
         if not fc.isdisjoint(node.inputs):
             fc.add(node.name)
     inside = _with_reshapes(nodes, fc, outputs)
+    # What it reads from the other nodes crosses the cut.
     read = {name for node in nodes if node.name in inside for name in node.inputs}
     read.update(outputs)
     crossing = tuple(n.name for n in nodes if n.name in read and n.name not in inside)
@@ -70,7 +86,10 @@ def find_cut(nodes: Sequence[CutNode], network: str, outputs: Collection[str] = 
 def _classifier(nodes: Sequence[CutNode], network: str) -> list[CutNode]:
     """The fully connected layers that are not inside the convolutional part.
 
-    Those at every position are the classifier only where no layer is for whole samples.
+    Layers that are applied at every position only count if no layer is applied to whole samples.
+
+    Raises:
+        InputError: there is none.
     """
     layers = [node for node in nodes if node.operation in ("linear", "pointwise")]
     convolutions = [node.description for node in nodes if node.operation == "convolution"]
@@ -96,18 +115,25 @@ def _classifier(nodes: Sequence[CutNode], network: str) -> list[CutNode]:
 
 
 def _features(nodes: Sequence[CutNode]) -> set[str]:
-    """Nodes that have kept positions since the images or the last convolution."""
-    found: set[str] = set()
+    """The names of the nodes whose results are features.
+
+    Features have had positions all the way from the images or from a convolution. A vector that is
+    reshaped to have positions is none.
+    """
+    features: set[str] = set()
     for node in nodes:
         begins = node.operation == "convolution" or not node.inputs
-        if node.features and (begins or not found.isdisjoint(node.inputs)):
-            found.add(node.name)
-    return found
+        if node.features and (begins or not features.isdisjoint(node.inputs)):
+            features.add(node.name)
+    return features
 
 
 def _feature_reader(layer: CutNode, nodes: Sequence[CutNode], features: set[str]) -> CutNode | None:
-    """What makes features of the layer's outputs: a convolution that depends on them, or an
-    operation that joins them with features that do not."""
+    """The first node that makes features of a fully connected layer's outputs, if there is one.
+
+    It is a convolution or a pooling that depends on them, or an operation that joins them with
+    features that do not depend on them, as squeeze-and-excitation does.
+    """
     dependent = {layer.name}
     for node in nodes:
         if dependent.isdisjoint(node.inputs):
@@ -121,7 +147,7 @@ def _feature_reader(layer: CutNode, nodes: Sequence[CutNode], features: set[str]
 
 
 def _with_reshapes(nodes: Sequence[CutNode], fc: set[str], outputs: Collection[str]) -> set[str]:
-    """`fc` and the reshapes and dropouts that only it and the network's output read."""
+    """Add to the FC part the reshapes and dropouts that only it and the network's output read."""
     users: dict[str, list[str]] = {node.name: [] for node in nodes}
     for node in nodes:
         for name in node.inputs:
@@ -148,12 +174,12 @@ _PREFIXES: tuple[tuple[str, Operation], ...] = (
 
 
 def operation_of(text: str) -> Operation:
-    """What a profile's layer does, by how PyTorch prints it."""
+    """What a layer of a profile does, by its name in PyTorch, such as "Conv2d(3, 64, ...)"."""
     return next((kind for prefix, kind in _PREFIXES if text.startswith(prefix)), "other")
 
 
 def cut_profile(profile: ModelProfile) -> Cut:
-    """The cut of a profiled network, by the names of its layers."""
+    """Find where a profiled network is cut. The cut's names are those of the profile's layers."""
     nodes = [
         CutNode(
             name=layer.name,

@@ -1,4 +1,4 @@
-"""A network's graph, traced by torch.fx, or the line of its code that torch.fx cannot follow."""
+"""Traces a network with torch.fx, or says which line of its code torch.fx cannot follow."""
 
 import inspect
 import traceback
@@ -16,12 +16,12 @@ _TORCH = str(Path(torch.__file__).parent)
 
 
 def trace(model: nn.Module) -> fx.Graph:
-    """The graph of `model` in its present mode, from images alone to what it returns.
+    """The graph of `model` in its present mode, from the images to what it returns.
 
-    Arguments besides the images get their defaults.
+    Arguments of `forward` besides the images get their defaults.
 
     Raises:
-        InputError: an argument without a default, or code that torch.fx cannot follow.
+        InputError: an argument has no default, or torch.fx cannot follow the code.
     """
     name = type(model).__name__
     if needed := _needed_arguments(model):
@@ -40,20 +40,26 @@ def trace(model: nn.Module) -> fx.Graph:
 
 
 class _Tracer(fx.Tracer):
-    """Emulated layers are leaves, as torch's own are. The network itself never is."""
+    """Traces a network down to torch's own layers and emulated ones, which stay whole."""
 
-    proxy_buffer_attributes = True  # else what reads or changes a buffer runs now, and never again
+    # Without this, code that reads or changes a buffer would run now, and never again.
+    proxy_buffer_attributes = True
 
     def __init__(self) -> None:
         super().__init__()
         self.surroundings = _surroundings()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module stays whole. The network itself never does."""
         leaf = isinstance(m, EmulatedLayer) or super().is_leaf_module(m, module_qualified_name)
         return leaf and m is not self.root
 
     def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
-        """Note an operation, if the graph will do it as the network does."""
+        """Add an operation to the graph, unless the graph could not repeat it.
+
+        Raises:
+            TypeError: a mode is on here that graphs do not keep, such as torch.no_grad.
+        """
         if _surroundings() != self.surroundings:
             raise TypeError("a graph forgets torch.no_grad and torch.autocast, which are on here")
         return super().create_proxy(*args, **kwargs)
@@ -61,8 +67,10 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """Only the images are traced. The network is called as its users call it: with its hooks,
-        and Python fills in the defaults."""
+        """Trace a call of the network with images alone.
+
+        It is called as its users call it, so that its hooks run and Python fills in the defaults.
+        """
 
         def network(images: fx.Proxy) -> Any:
             return self.root(images)
@@ -71,7 +79,10 @@ class _Tracer(fx.Tracer):
 
 
 def _with_own_reads(graph: fx.Graph) -> fx.Graph:
-    """Give each user of a parameter or buffer a node of its own that reads it."""
+    """Give every user of a parameter or buffer a node of its own that reads it.
+
+    Each user can then be on either side of the cut.
+    """
     for node in graph.find_nodes(op="get_attr"):
         for user in tuple(node.users)[1:]:
             with graph.inserting_before(node):
@@ -80,20 +91,20 @@ def _with_own_reads(graph: fx.Graph) -> fx.Graph:
 
 
 def _surroundings() -> tuple[bool, ...]:
-    """Modes of PyTorch that change what operations do, and that no graph keeps."""
+    """The modes of PyTorch that change what operations do and that no graph keeps."""
     autocast = (torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
     return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *autocast)
 
 
 def _needed_arguments(model: nn.Module) -> list[str]:
-    """Arguments of `forward` after the first that have no default."""
+    """The arguments of `forward`, after the first, that have no default."""
     arguments = list(inspect.signature(model.forward).parameters.values())[1:]
     collecting = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [a.name for a in arguments if a.default is a.empty and a.kind not in collecting]
 
 
 def _place(error: Exception) -> str:
-    """The innermost line that belongs neither to PyTorch nor to this module."""
+    """Say where an error arose: the innermost line that is neither PyTorch's nor this file's."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith(_TORCH) and frame.filename != __file__:
             code = f": {frame.line}" if frame.line else ""

@@ -1,8 +1,9 @@
-"""The networks to train, written for one device, and the registry that names them.
+"""The networks to train, and the registry that names them.
 
-Parallel execution is not their concern: every model is a plain `nn.Module` which
-`torch.fx.symbolic_trace` can trace, in training and in evaluation. The ImageNet models have the
-parameter names and shapes of torchvision's, so that its checkpoints load.
+They know nothing of parallel execution: every model is a plain `nn.Module` that torch.fx can trace
+in training and in evaluation. The ImageNet models have the parameter names and shapes of
+torchvision's, so that its checkpoints load. (torchvision itself is not used, because it cannot be
+imported beside the CPU build of the pinned torch.)
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ class Architecture:
     """How to build a network, and the inputs it is published or measured with."""
 
     build: Callable[[int], nn.Module]
-    """Number of classes to model."""
+    """Builds the network for a number of classes."""
     image_shape: tuple[int, int, int]
     """Channels, height and width of one image."""
     classes: int
-    """Number of classes of the data set the network is meant for."""
+    """The number of classes of the data set that the network is meant for."""
     batch_size: int
-    """Samples per worker and step: that of the measured profile."""
+    """Samples in a step for each worker: the number with which its profile was measured."""
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -66,13 +67,16 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def build_model(name: str, classes: int | None = None) -> nn.Module:
-    """Build the architecture called `name` with fresh weights, in training mode.
+    """Build the network called `name` with fresh weights, in training mode.
 
-    `classes` defaults to the architecture's own number. The model maps images
-    (samples, *image_shape) to logits (samples, classes); Inception-V3 in training mode maps them
-    to InceptionOutputs. Lazy layers get their shapes here.
+    It maps images (samples, *image_shape) to logits (samples, classes). Inception-V3 in training
+    mode maps them to InceptionOutputs.
 
-    Raises InputError if no architecture has that name or `classes` is below 1.
+    Args:
+        classes: None takes the number of the data set that the network is meant for.
+
+    Raises:
+        InputError: no network has this name, or `classes` is below 1.
     """
     if name not in ARCHITECTURES:
         raise InputError(f"--stanza.model {name}: unknown model; {remedy(name, ARCHITECTURES)}")
@@ -82,5 +86,5 @@ def build_model(name: str, classes: int | None = None) -> nn.Module:
     if classes < 1:
         raise InputError(f"model {name!r} needs at least 1 class, not {classes}")
     model = architecture.build(classes)
-    materialise(model, architecture.image_shape)
+    materialise(model, architecture.image_shape)  # lazy layers get their shapes
     return model

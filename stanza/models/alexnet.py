@@ -32,7 +32,7 @@ class AlexNet(nn.Module):
             nn.ReLU(inplace=True),
             nn.MaxPool2d(kernel_size=3, stride=2),
         )
-        # The identity at the published 224 x 224; lets other sizes reach the same classifier.
+        # At the published 224 x 224 this changes nothing. Other sizes reach the same classifier.
         self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
         self.classifier = nn.Sequential(
             nn.Dropout(0.5),

@@ -1,7 +1,7 @@
 """A small network for 8 x 8 grey images, such as the UCI handwritten digits.
 
-Quick enough to train on a processor within seconds, and of the shape of AlexNet and VGG in small:
-few parameters and most of the arithmetic in `features`, most parameters in `classifier`.
+It trains on a CPU within seconds, and it is a small AlexNet or VGG: most of the arithmetic is in
+`features`, and most parameters are in `classifier`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class DigitsCNN(nn.Module):
     """Two convolutions and two fully connected layers; 548,746 parameters.
 
-    Deterministic in training too: it has neither dropout nor batch statistics, so runs of
-    different layout can be compared number by number.
+    It has neither dropout nor batch statistics, so that runs with different layouts can be compared
+    number by number.
 
     Shapes: images (samples, 1, 8, 8) to logits (samples, classes).
     """

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 class NormalisedConvolution(nn.Module):
-    """Convolution without bias, batch normalisation and ReLU.
+    """A convolution without bias, batch normalisation and ReLU.
 
-    Shapes: (samples, channels, height, width) to (samples, width, ...), of the same height and
-    width if `padded` and `stride` is 1.
+    Shapes: (samples, channels, h, w) to (samples, width, ...), with the same h and w if it is
+    `padded` and its `stride` is 1.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class NormalisedConvolution(nn.Module):
         super().__init__()
         padding = (kernel[0] // 2, kernel[1] // 2) if padded else (0, 0)
         self.conv = nn.Conv2d(channels, width, kernel, stride, padding, bias=False)
-        # The epsilon of the published weights; PyTorch's default is 1e-5.
+        # This is the epsilon of the published weights. PyTorch's default is 1e-5.
         self.bn = nn.BatchNorm2d(width, eps=0.001)
         self.relu = nn.ReLU(inplace=True)
 
@@ -47,7 +47,7 @@ class Unit:
     stride: int = 1
 
     def build(self, channels: int) -> NormalisedConvolution:
-        """The module over `channels` input channels; one that strides is never padded."""
+        """Build it for `channels` input channels. A convolution that strides is never padded."""
         return NormalisedConvolution(
             channels, self.width, self.kernel, self.stride, padded=self.stride == 1
         )
@@ -55,22 +55,23 @@ class Unit:
 
 @dataclass(frozen=True)
 class Branch:
-    """A chain of convolutions, whose end may fork into parallel ones that are concatenated."""
+    """A branch of a block: a chain of convolutions, whose end may fork into parallel ones."""
 
     name: str
     chain: tuple[Unit, ...]
     fork: tuple[Unit, ...] = ()
+    """The parallel convolutions, whose outputs are concatenated."""
 
 
 class Mixed(nn.Module):
-    """Branches over one input and a pooling of it, concatenated by channel.
+    """A block: several branches and a pooling of the same input, concatenated by channel.
 
-    A branch of one convolution is stored under the branch's name, the steps of a longer one under
-    `name_1`, `name_2`, ..., a fork at step 3 under `name_3a` and `name_3b`: the names of the
-    checkpoints in circulation.
+    Its modules have the names that the published checkpoints use: a branch of one convolution has
+    the branch's name, the steps of a longer one are `name_1`, `name_2`, ..., and a fork at step 3
+    is `name_3a` and `name_3b`.
 
-    Shapes: (samples, channels, height, width) to the same height and width, or, of a block that
-    strides, to (height - 1) // 2 and (width - 1) // 2.
+    Shapes: (samples, channels, h, w) to (samples, ..., h, w), or, in a block that strides, to
+    (samples, ..., (h - 1) // 2, (w - 1) // 2).
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Mixed(nn.Module):
             self.branch_pool = NormalisedConvolution(channels, pooled_width)
 
     def _add_branch(self, branch: Branch, channels: int) -> tuple[list[str], list[str]]:
+        """Add a branch's modules, and return the names of its chain and of its fork."""
         steps = len(branch.chain)
         chain = [f"{branch.name}_{step}" for step in range(1, steps + 1)]
         if steps == 1 and not branch.fork:
@@ -104,7 +106,7 @@ class Mixed(nn.Module):
         return chain, fork
 
     def forward(self, block_input: Tensor) -> Tensor:
-        """The paths' outputs, joined along the channels."""
+        """Run all branches on [b, C, H, W], and join their outputs along the channels."""
         outputs: list[Tensor] = []
         for chain, fork in self.paths:
             activation = block_input
@@ -116,18 +118,20 @@ class Mixed(nn.Module):
 
 
 def _average_pooling() -> nn.AvgPool2d:
+    """Build a pooling that keeps height and width."""
     return nn.AvgPool2d(kernel_size=3, stride=1, padding=1)
 
 
 def _halving() -> nn.MaxPool2d:
+    """Build a pooling that halves height and width."""
     return nn.MaxPool2d(kernel_size=3, stride=2)
 
 
 def _mixed_35(channels: int, pooled_width: int) -> Mixed:
-    """The block at 35 x 35 (arXiv:1512.00567, figure 5): to 224 + pooled_width channels."""
+    """Build the block at 35 x 35 (arXiv:1512.00567, figure 5), with 224 + pooled_width outputs."""
     branches = [
         Branch("branch1x1", (Unit(64),)),
-        # 5 x 5 where the figure has two 3 x 3: what the published weights use.
+        # The published weights have 5 x 5 here, where the figure has two 3 x 3.
         Branch("branch5x5", (Unit(48), Unit(64, (5, 5)))),
         Branch("branch3x3dbl", (Unit(64), Unit(96, (3, 3)), Unit(96, (3, 3)))),
     ]
@@ -135,7 +139,7 @@ def _mixed_35(channels: int, pooled_width: int) -> Mixed:
 
 
 def _reduction_35_to_17(channels: int) -> Mixed:
-    """Grid reduction (figure 10): to channels + 480 channels."""
+    """Build the reduction from 35 to 17 (figure 10), with channels + 480 output channels."""
     branches = [
         Branch("branch3x3", (Unit(384, (3, 3), stride=2),)),
         Branch("branch3x3dbl", (Unit(64), Unit(96, (3, 3)), Unit(96, (3, 3), stride=2))),
@@ -144,7 +148,10 @@ def _reduction_35_to_17(channels: int) -> Mixed:
 
 
 def _mixed_17(channels: int, inner: int) -> Mixed:
-    """The block at 17 x 17 with 7 x 7 factorised to 1 x 7 and 7 x 1 (figure 6): to 768 channels."""
+    """Build the block at 17 x 17 (figure 6), with 768 output channels.
+
+    A 7 x 7 convolution is made of one of 1 x 7 and one of 7 x 1.
+    """
     row, column = (1, 7), (7, 1)
     branches = [
         Branch("branch1x1", (Unit(192),)),
@@ -164,7 +171,7 @@ def _mixed_17(channels: int, inner: int) -> Mixed:
 
 
 def _reduction_17_to_8(channels: int) -> Mixed:
-    """Grid reduction: to channels + 512 channels."""
+    """Build the reduction from 17 to 8, with channels + 512 output channels."""
     branches = [
         Branch("branch3x3", (Unit(192), Unit(320, (3, 3), stride=2))),
         Branch(
@@ -176,7 +183,7 @@ def _reduction_17_to_8(channels: int) -> Mixed:
 
 
 def _mixed_8(channels: int) -> Mixed:
-    """The block at 8 x 8 with forked branches (figure 7): to 2048 channels."""
+    """Build the block at 8 x 8 with forked branches (figure 7), with 2048 output channels."""
     fork = (Unit(384, (1, 3)), Unit(384, (3, 1)))
     branches = [
         Branch("branch1x1", (Unit(320),)),
@@ -187,7 +194,10 @@ def _mixed_8(channels: int) -> Mixed:
 
 
 class AuxiliaryClassifier(nn.Module):
-    """The side head that training adds (section 4): (samples, channels, 17, 17) to logits."""
+    """The side head that is trained as well (section 4).
+
+    Shapes: (samples, channels, 17, 17) to logits (samples, classes).
+    """
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -205,12 +215,12 @@ class AuxiliaryClassifier(nn.Module):
 
 
 class InceptionOutputs(NamedTuple):
-    """What a network with an auxiliary classifier returns in training."""
+    """The outputs of a network with an auxiliary classifier, in training."""
 
     logits: Tensor
     """[b, classes]"""
     auxiliary_logits: Tensor
-    """[b, classes], of the side head, whose loss counts less."""
+    """[b, classes], from the side head, whose loss counts less."""
 
 
 class InceptionV3(nn.Module):
@@ -218,9 +228,9 @@ class InceptionV3(nn.Module):
 
     Source: "Rethinking the Inception architecture for computer vision", arXiv:1512.00567.
 
-    Shapes: images (samples, 3, height, width) to logits (samples, classes) in evaluation, at least
-    75 pixels a side; in training to InceptionOutputs of logits and auxiliary logits, each (samples,
-    classes), at least 299 pixels a side, which the auxiliary head needs.
+    Shapes, in evaluation: images (samples, 3, h, w), with at least 75 pixels a side, to logits
+    (samples, classes). In training: images with at least 299 pixels a side, which the auxiliary
+    classifier needs, to InceptionOutputs of two logits (samples, classes).
     """
 
     def __init__(self, classes: int = 1000) -> None:
@@ -249,13 +259,14 @@ class InceptionV3(nn.Module):
         self.fc = nn.Linear(2048, classes)
 
     def forward(self, images: Tensor) -> Tensor | InceptionOutputs:
-        """Images [b, 3, 299, 299] to logits [b, classes], in training with the auxiliary ones."""
+        """Images [b, 3, 299, 299] to logits [b, classes]; in training, to auxiliary ones as
+        well."""
         activation = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))
         activation = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(self.maxpool1(activation)))
         activation = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(self.maxpool2(activation))))
         activation = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(activation)))
         activation = self.Mixed_6e(self.Mixed_6d(activation))
-        # Before the last blocks, so that a trace keeps the auxiliary head where it branches off.
+        # It comes before the last blocks, so that a trace has it where it branches off.
         auxiliary_logits = self.AuxLogits(activation) if self.training else None
         activation = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(activation)))
         logits: Tensor = self.fc(self.dropout(self.avgpool(activation)).flatten(1))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-# A block's output has this many times the channels of its 3 x 3 convolution.
 _EXPANSION = 4
+"""A block's output has this many times the channels of its 3 x 3 convolution."""
 
 
 class Bottleneck(nn.Module):
@@ -49,7 +49,7 @@ class Bottleneck(nn.Module):
 
 
 def _stage(channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
-    """`blocks` bottlenecks, of which the first changes resolution and channels."""
+    """Build `blocks` bottlenecks, of which the first changes resolution and channels."""
     expanded = width * _EXPANSION
     return nn.Sequential(
         Bottleneck(channels, width, stride),
@@ -58,7 +58,7 @@ def _stage(channels: int, width: int, blocks: int, stride: int) -> nn.Sequential
 
 
 class ResNet(nn.Module):
-    """A residual network of bottleneck blocks, `blocks` giving their number in each stage.
+    """A residual network of bottlenecks. `blocks` has their number in each of its four stages.
 
     Source: "Deep residual learning for image recognition", arXiv:1512.03385, table 1.
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-# Output channels of the 3 x 3 convolutions of each stage; every stage ends in a 2 x 2 pooling.
-_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+# The output channels of the 3 x 3 convolutions between two poolings.
+_WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
 def _features() -> nn.Sequential:
-    """The convolutional part: (samples, 3, height, width) to (samples, 512, h / 32, w / 32)."""
+    """Build the convolutional part: (samples, 3, h, w) to (samples, 512, h / 32, w / 32)."""
     layers: list[nn.Module] = []
     channels = 3
-    for stage in _STAGES:
-        for width in stage:
+    for widths in _WIDTHS:
+        for width in widths:
             layers += [
                 nn.Conv2d(channels, width, kernel_size=3, padding=1),
                 nn.ReLU(inplace=True),
@@ -36,7 +36,7 @@ class VGG16(nn.Module):
     def __init__(self, classes: int = 1000) -> None:
         super().__init__()
         self.features = _features()
-        # The identity at the published 224 x 224; lets other sizes reach the same classifier.
+        # At the published 224 x 224 this changes nothing. Other sizes reach the same classifier.
         self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
         self.classifier = nn.Sequential(
             nn.Linear(512 * 7 * 7, 4096),

@@ -1,10 +1,23 @@
-"""Predicted step times: what one step costs under each scheme, overlap included.
+"""Predicts how long one step takes under each scheme, with computing and sending overlapped.
 
-The schedules are those of the code in this package, written as recurrences over a few resources:
-a worker's compute, each direction of a network interface, an FC worker's compute. Links are
-full-duplex; the switch does not block. Not modelled, because no profile has them: a server's
-optimizer, copies, and, unless the profile was taken at two batch sizes, the fixed cost of a kernel,
-which small micro-batches pay more often.
+Each prediction is a recurrence over a few resources, each of which does one thing at a time: the
+compute of a worker, the compute of an FC worker, and each direction of a network interface. A task
+starts when what it needs is there and its resource is free, so for each task
+
+    end = max(end of what it needs, end of the resource's task before) + its seconds
+
+The bytes come from the paper's traffic table (`stanza.planner.traffic`); its rows by the functions
+that use them, with n ranks, c CONV workers, f FC workers, b samples and A activations a sample:
+
+    one parameter server     (n - 1) * 4 * (P_conv + P_fc), in and out    ps_blocking, ps_pipelined
+    a server on every node   4 * (P_conv + P_fc) * (n - 1) / n, twice     ps_sharded
+    ring all-reduce          2 * 4 * (P_conv + P_fc) * (n - 1) / n        ddp, through _ring_s
+    Stanza, FC worker        4 * b * A * c / f in, the same out           separated
+    Stanza, CONV worker      4 * b * A, + 2 * 4 * P_conv * (c - 1) / c    separated
+
+Links carry both directions at once, and the switch does not block. Three costs are left out because
+no profile has them: the optimizer of a server, copies in memory, and, unless the profile was taken
+at two batch sizes, the fixed cost of a kernel, which small micro-batches pay more often.
 """
 
 from collections.abc import Sequence
@@ -16,14 +29,14 @@ from stanza.workers.exchange import BUCKET_MEBIBYTES
 from systems.clusters.cluster import Link
 
 BUCKET_BYTES = BUCKET_MEBIBYTES * 1024**2
-"""Of an all-reduce that overlaps the backward pass."""
+"""The size of a bucket of gradients, whose all-reduce overlaps the backward pass."""
 STEADY_STEPS = 6
-"""Steps that a schedule is repeated before its period is read off."""
+"""The number of steps after which the step time no longer changes from step to step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One scheme's predicted step."""
+    """The predicted step of one scheme."""
 
     scheme: str
     """stanza, ps-blocking, ps-pipelined, ps-sharded or ddp."""
@@ -32,30 +45,35 @@ class Prediction:
     fc_parallel: FcParallel = "replicas"
     fc_placement: FcPlacement = "dedicated"
     step_s: float
+    """Seconds from one step to the next."""
     samples: int
-    """Samples of one step over all workers."""
+    """The number of samples in one step over all workers."""
     resources: dict[str, float]
-    """Busy seconds of each resource in one step; the largest is what the step cannot go below."""
+    """The seconds for which each resource is busy in one step. No step is shorter than the largest
+    of them."""
 
     @property
     def mode(self) -> str:
-        """How FC workers differ from the paper's, for people: "", " columns" or " colocated"."""
+        """How FC workers differ from the paper's, in words that follow the scheme's name.
+
+        It is "", " columns", " colocated" or " columns colocated".
+        """
         columns = " columns" if self.fc_parallel == "columns" else ""
         return columns + (" colocated" if self.fc_placement == "colocated" else "")
 
     @property
     def samples_per_s(self) -> float:
-        """Throughput."""
+        """The predicted throughput, over all workers."""
         return self.samples / self.step_s
 
     @property
     def busiest(self) -> str:
-        """The resource with the most busy seconds."""
+        """The name of the resource with the most busy seconds."""
         return max(self.resources, key=lambda name: self.resources[name])
 
 
 def ddp(cost: Costs, workers: int, link: Link) -> Prediction:
-    """Ring all-reduce of buckets that overlaps the backward pass."""
+    """Predict DDP: buckets of gradients are all-reduced while the backward pass goes on."""
     forward_s = cost.conv_forward_s + cost.fc_forward_s
     finish = _ring_finish(cost.backward, forward_s, workers, link)
     return Prediction(
@@ -70,7 +88,7 @@ def ddp(cost: Costs, workers: int, link: Link) -> Prediction:
 
 
 def _ring_s(size_bytes: float, ranks: int, link: Link) -> float:
-    """One ring all-reduce: 2 (n - 1) steps of 1/n of the bytes."""
+    """Seconds of one ring all-reduce: 2 (n - 1) messages, each of 1/n of the bytes."""
     if ranks == 1:
         return 0.0
     return link.seconds(2 * size_bytes * (ranks - 1) / ranks) + 2 * (ranks - 1) * link.latency_s
@@ -79,9 +97,12 @@ def _ring_s(size_bytes: float, ranks: int, link: Link) -> float:
 def _ring_finish(
     backward: Sequence[tuple[float, float]], start_s: float, ranks: int, link: Link
 ) -> float:
-    """When the last bucket is reduced, if the backward pass begins at `start_s`.
+    """When the last bucket has been all-reduced, if the backward pass begins at `start_s`.
 
-    Buckets are filled in backward order to DDP's sizes and reduced one after the other.
+    The backward pass fills buckets of DDP's size. They are reduced one after the other.
+
+    Args:
+        backward: the seconds and the parameter bytes of each layer, in backward order.
     """
     now, wire_free, pending = start_s, start_s, 0.0
     for seconds, size in backward:
@@ -96,7 +117,10 @@ def _ring_finish(
 
 
 def ps_blocking(cost: Costs, workers: int, servers: int, link: Link) -> Prediction:
-    """Dedicated servers; push everything after the backward pass, then pull everything."""
+    """Predict dedicated servers that take all gradients after the backward pass.
+
+    Workers push everything, and then pull everything. Nothing overlaps.
+    """
     one_way_s = _server_s(cost.conv_bytes + cost.fc_bytes, workers, servers, link)
     return Prediction(
         scheme="ps-blocking",
@@ -107,13 +131,15 @@ def ps_blocking(cost: Costs, workers: int, servers: int, link: Link) -> Predicti
 
 
 def _server_s(size_bytes: float, workers: int, servers: int, link: Link) -> float:
-    """One direction of a push or pull by all workers: the busier of a server's and a worker's
-    network interface."""
+    """Seconds in which all workers push, or pull, so many bytes each.
+
+    The busier interface decides: a worker's, or a server's, which has a shard for every worker.
+    """
     return link.seconds(size_bytes * max(1.0, workers / servers))
 
 
 def ps_pipelined(cost: Costs, workers: int, servers: int, link: Link) -> Prediction:
-    """Dedicated servers; each layer is pushed, updated and pulled as soon as it can be."""
+    """Predict dedicated servers, where each layer is pushed and pulled as soon as possible."""
     now = cost.conv_forward_s + cost.fc_forward_s
     in_free = out_free = now
     for seconds, size in cost.backward:
@@ -132,7 +158,10 @@ def ps_pipelined(cost: Costs, workers: int, servers: int, link: Link) -> Predict
 
 
 def ps_sharded(cost: Costs, workers: int, link: Link) -> Prediction:
-    """One server beside every worker, pipelined: pushes and pulls share each direction."""
+    """Predict pipelined servers, one beside every worker.
+
+    A node's pushes and its server's answers share each direction of its interface.
+    """
     now = cost.conv_forward_s + cost.fc_forward_s
     wire_free = now
     for seconds, size in cost.backward:
@@ -152,7 +181,7 @@ def ps_sharded(cost: Costs, workers: int, link: Link) -> Prediction:
     )
 
 
-def stanza(
+def separated(
     at: CostsAt,
     local_batch: int,
     conv_workers: int,
@@ -160,7 +189,12 @@ def stanza(
     micro_batches: int,
     link: Link,
 ) -> Prediction:
-    """Layer separation, in the steady state (`_steady_step_s`)."""
+    """Predict layer separation with dedicated FC workers that are replicas.
+
+    Args:
+        at: the model's costs as a function of the batch.
+        local_batch: the number of samples of a CONV worker in a step (the paper's b).
+    """
     served = -(-conv_workers // fc_workers)  # the busiest FC worker sets the pace
     m = micro_batches
     part = at(-(-local_batch // m))  # one micro-batch at a CONV worker
@@ -204,36 +238,52 @@ def _steady_step_s(
     fc_s: float,
     fc_exchange_s: float,
 ) -> float:
-    """The period of the schedule of ConvWorker and FcWorker.
+    """The seconds from one step to the next, once they no longer change.
 
-    All micro-batches go forward, then all backward; the FC worker takes them in order; the last
-    backward pass overlaps the CONV exchange. An FC worker may still be exchanging its gradients
-    while CONV workers have begun the next step.
+    This follows one CONV worker and its FC worker (pictured in `stanza.workers.conv_worker`). Four
+    times say when each resource is next free: the CONV worker (`conv_free`), the FC worker
+    (`fc_free`), and the two directions of the FC worker's interface (`in_free`, `out_free`). For
+    micro-batch k of m, each end follows from those before it:
+
+        forward_k   = conv_free + k * forward_s         the CONV worker runs all forward passes
+        arrival_k   = max(forward_k, in_free) + cut_s   the activations reach the FC worker
+        fc_k        = max(arrival_k, fc_free) + fc_s    it runs them forward and backward
+        gradient_k  = max(fc_k, out_free) + cut_s       their gradients are back
+        backward_k  = max(gradient_k, conv_free) + backward_s
+
+    The all-reduce of the CONV gradients overlaps the last backward pass. The FC workers exchange
+    their gradients while the CONV workers may have begun the next step.
 
     Args:
-        part: one micro-batch of a CONV worker.
-        cut_s: a micro-batch's activations, or their gradient, at an FC worker's network interface.
-        fc_s: a micro-batch at an FC worker, forward and backward.
+        part: the costs of one micro-batch on a CONV worker.
+        cut_s: the seconds in which an FC worker receives one micro-batch's activations from all its
+            CONV workers, or sends their gradients.
+        fc_s: the seconds in which an FC worker runs one micro-batch forward and backward.
+        fc_exchange_s: the seconds in which the FC workers all-reduce their gradients.
     """
     forward_s, backward_s = part.conv_forward_s, part.conv_backward_s
     conv_free = fc_free = in_free = out_free = 0.0
     ends: list[float] = []
     for _ in range(STEADY_STEPS):
+        # The CONV worker runs all micro-batches forward; each is sent when it is done.
         forward_ends = [conv_free + (k + 1) * forward_s for k in range(micro_batches)]
         conv_free = forward_ends[-1]
         arrivals = []
         for forward_end in forward_ends:
             in_free = max(in_free, forward_end) + cut_s
             arrivals.append(in_free)
+        # Before it computes, the FC worker ends the exchange of the step before.
         if ends:
             begun = max(fc_free, out_free)
             busy_s = micro_batches * cut_s
             fc_free = _exchange_end(begun, fc_exchange_s, forward_ends[0], in_free, busy_s)
+        # The FC worker takes the micro-batches in the order in which they arrive.
         gradients = []
         for arrival in arrivals:
             fc_free = max(fc_free, arrival) + fc_s
             out_free = max(out_free, fc_free) + cut_s
             gradients.append(out_free)
+        # The CONV worker runs them backward; the last one overlaps the CONV exchange.
         for gradient in gradients[:-1]:
             conv_free = max(conv_free, gradient) + backward_s
         start = max(conv_free, gradients[-1])
@@ -246,10 +296,17 @@ def _steady_step_s(
 def _exchange_end(
     start_s: float, lasts_s: float, cut_from_s: float, cut_until_s: float, cut_busy_s: float
 ) -> float:
-    """When the FC workers have exchanged their gradients, begun as their last cut gradient left.
+    """When the FC workers have exchanged their gradients.
 
-    Their ring is one flow beside those of many CONV workers and gets next to nothing while
-    activations arrive (`cut_busy_s` between the two times): it has the rest, and goes on after.
+    Activations of the next step arrive meanwhile. The ring is then one flow beside those of many
+    CONV workers and gets next to nothing, so it advances only while no activations arrive.
+
+    Args:
+        start_s: when the exchange begins.
+        lasts_s: how long it would last alone.
+        cut_from_s: when the next step's first activations are sent.
+        cut_until_s: when the last of them have arrived.
+        cut_busy_s: for how long activations arrive between these two times.
     """
     end_s = start_s + lasts_s
     if end_s <= cut_from_s or start_s >= cut_until_s:

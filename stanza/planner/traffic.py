@@ -1,7 +1,7 @@
-"""The traffic table of the paper: bytes that every rank sends and receives in one step.
+"""The paper's traffic table: how many bytes every rank sends and receives in one step.
 
-The transport counts what is really sent, and the kernel counts what TCP really carries; tests and
-reports hold both against this table.
+The transport counts the bytes that are really sent, and the kernel those that TCP really carries.
+Tests and reports compare both with this table.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stanza.cut.split import split
+from stanza.cut.separate import separate
 from stanza.layout import Layout
 from stanza.models import ARCHITECTURES, build_model
 from stanza.options import Options
@@ -18,30 +18,29 @@ from stanza.workers.columns import linears
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What a model moves: bytes of its parts' parameters, and of one sample's activations.
-
-    Without separation the whole model counts as convolutional.
-    """
+    """The sizes of a model that decide how many bytes travel."""
 
     conv_bytes: float
+    """The bytes of the convolutional part's parameters. Without separation all count as such."""
     fc_bytes: float
+    """The bytes of the FC part's parameters."""
     cut_bytes: float
-    """Activations of one sample at the cut, in the dtype on the wire."""
+    """The bytes of one sample's activations at the cut, in the dtype in which they travel."""
     fc_output_bytes: float = 0
-    """Outputs of all FC Linears for one sample, where FC workers hold columns and exchange them."""
+    """The bytes of one sample's outputs of all FC layers, where FC workers hold columns."""
 
 
 def sizes_of(options: Options) -> Sizes:
-    """The sizes of the options' model, without allocating it.
+    """The sizes of the model that the options name. Its parameters take no memory.
 
     Raises:
-        InputError: Stanza on a model that cannot be separated, or not by columns.
+        InputError: the scheme is stanza, and the model cannot be separated, or not by columns.
     """
     with torch.device("meta"):
         model = build_model(options.model)
     if options.scheme != "stanza":
         return Sizes(conv_bytes=sum(p.nbytes for p in model.parameters()), fc_bytes=0, cut_bytes=0)
-    parts = split(model, ARCHITECTURES[options.model].image_shape)
+    parts = separate(model, ARCHITECTURES[options.model].image_shape)
     outputs = 0
     if options.fc_parallel == "columns":
         outputs = sum(layer.out_features for layer in linears(parts).values())
@@ -55,54 +54,57 @@ def sizes_of(options: Options) -> Sizes:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes that one rank sends and receives in one step."""
+    """The bytes that one rank moves in one step."""
 
     sent: float
     received: float
 
 
-def traffic(plan: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]:
-    """The traffic table of the paper, by rank.
+def traffic(layout: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]:
+    """The bytes of every rank of `layout`, by the paper's table.
+
+    A ring all-reduce moves 2 * P * (n - 1) / n bytes in each direction, for P bytes of parameters.
+    So do colocated parameter servers, and ZeRO-1 and 2, which scatter gradients and gather
+    parameters; ZeRO-3 gathers them twice. Labels (4 bytes a sample) are left out, as in the paper,
+    and so is what a rank with two roles sends to itself.
 
     Args:
-        samples: local batch of every rank with data, in order.
-
-    Labels (4 bytes a sample) are left out, as in the paper, and so is what a rank with two roles
-    sends to itself. FC workers in columns exchange the outputs of their Linears forward and their
-    gradients backward, (f - 1) / f of them each way. A colocated parameter server and a
-    ring all-reduce move the same bytes: 2 * P * (n - 1) / n in each direction. So do ZeRO-1 and 2,
-    which scatter gradients and gather parameters; ZeRO-3 gathers them twice.
+        samples: the local batch of every rank that has data, in order.
     """
     model_bytes = sizes.conv_bytes + sizes.fc_bytes
-    workers, servers = plan.data_ranks, plan.ranks("server")
-    if plan.scheme == "stanza":
-        return _stanza_traffic(plan, sizes, samples)
-    if plan.scheme == "single":
-        return [Traffic(0, 0)] * len(plan.roles)
+    workers, servers = layout.data_ranks, layout.ranks("server")
+    if layout.scheme == "stanza":
+        return _separated_traffic(layout, sizes, samples)
+    if layout.scheme == "single":
+        return [Traffic(0, 0)] * len(layout.roles)
     if not servers:
-        crossings = 3 if plan.scheme == "zero3" else 2
+        crossings = 3 if layout.scheme == "zero3" else 2
         ring = crossings * model_bytes * (len(workers) - 1) / len(workers)
         return [Traffic(ring, ring)] * len(workers)
     server = len(workers) * model_bytes / len(servers)
-    return [Traffic(model_bytes, model_bytes)] * len(workers) + [Traffic(server, server)] * len(
-        servers
-    )
+    of_workers = [Traffic(model_bytes, model_bytes)] * len(workers)
+    return of_workers + [Traffic(server, server)] * len(servers)
 
 
-def _stanza_traffic(plan: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]:
-    conv, fc = plan.ranks("conv"), plan.ranks("fc")
+def _separated_traffic(layout: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffic]:
+    """The bytes of CONV workers and FC workers.
+
+    FC workers that hold columns exchange the outputs of every layer forward and their gradients
+    backward, (f - 1) / f of them each way. Replicas all-reduce their gradients.
+    """
+    conv, fc = layout.ranks("conv"), layout.ranks("fc")
     conv_ring = 2 * sizes.conv_bytes * (len(conv) - 1) / len(conv)
-    if plan.fc_parallel == "columns":
+    if layout.fc_parallel == "columns":
         fc_exchange = 2 * sizes.fc_output_bytes * sum(samples) * (len(fc) - 1) / len(fc)
     else:
         fc_exchange = 2 * sizes.fc_bytes * (len(fc) - 1) / len(fc)
-    rows = [0.0] * len(plan.roles)
+    rows = [0.0] * len(layout.roles)
     for rank in conv:
         rows[rank] += conv_ring
     for rank in fc:
         rows[rank] += fc_exchange
     for rank, size in zip(conv, samples, strict=True):
-        targets = plan.fc_of(rank)
+        targets = layout.fc_of(rank)
         for target in targets:
             if target != rank:
                 rows[rank] += sizes.cut_bytes * size / len(targets)

@@ -1,1 +1,1 @@
-"""Trains a CNN with any scheme: the data, the roles of the ranks, and the loop."""
+"""Trains a CNN under any scheme: the data, what each rank does in a step, and the loop."""

@@ -1,8 +1,8 @@
-"""The order in which every scheme sees the data: global batches, shares, and reading ahead.
+"""Decides which samples each worker trains on in which step, and reads them ahead.
 
-`global_batch` says which training samples step number `step` uses, and `share` says which
-contiguous part of them each worker takes. Both depend on their arguments only, so every scheme and
-every number of workers trains on the same samples in the same order.
+`global_batch` says which training samples a step uses, and `share` which contiguous part of them a
+worker takes. Both depend on their arguments alone, so every scheme and every number of workers
+trains on the same samples in the same order.
 """
 
 from collections.abc import Generator, Iterable
@@ -21,10 +21,10 @@ from systems.schema import InputError
 def prefetch(
     split: Split, batches: Iterable[Indices], *, ahead: int = 2
 ) -> Generator[Batch, None, None]:
-    """Yield split.batch(indices) for each of `batches` in order, reading `ahead` in advance.
+    """Yield `split.batch(indices)` for each of `batches`, and read `ahead` batches in advance.
 
-    Reading happens in a background thread; an error there is raised where its batch is due.
-    `batches` may be endless: close the iterator, or drop it, to stop reading.
+    A background thread reads. What it raises is raised here, in the place of its batch. `batches`
+    may be endless: close the generator, or drop it, to stop reading.
     """
     pool = ThreadPoolExecutor(1)
     reads = (partial(split.batch, indices) for indices in batches)
@@ -35,12 +35,13 @@ def prefetch(
 
 
 def global_batch(size: int, dataset_length: int, *, seed: int, step: int) -> Tensor:
-    """Sample indices int64 [size] of the batch that all workers together train on at `step`.
+    """The indices int64 [size] of the samples that all workers together train on in a step.
 
-    Each epoch walks its own permutation, seeded by (seed, epoch), in order. The samples at its
-    end that do not fill a batch are dropped. Steps count from 0.
+    Every epoch goes through a permutation of its own, which (seed, epoch) decides. The samples at
+    its end that do not fill a batch are left out. Steps count from 0.
 
-    Raises InputError if the data cannot fill one batch, or if step is negative.
+    Raises:
+        InputError: the data cannot fill one batch, or `step` is negative.
     """
     if not 1 <= size <= dataset_length:
         raise InputError(
@@ -55,15 +56,18 @@ def global_batch(size: int, dataset_length: int, *, seed: int, step: int) -> Ten
 
 @lru_cache(maxsize=2)
 def _permutation(length: int, seed: int, epoch: int) -> Tensor:
+    """The order of the samples in one epoch: int64 [length]."""
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(length))
 
 
 def share(size: int, workers: int, index: int) -> slice:
-    """The part of a global batch of `size` samples that worker number `index` takes.
+    """The part of a global batch of `size` samples that worker `index` takes.
 
-    Shares are contiguous, in worker order, and differ by at most one sample, first ones larger.
+    Shares are contiguous and in the order of the workers. They differ by at most one sample; the
+    larger ones come first.
 
-    Raises InputError if there is no such worker.
+    Raises:
+        InputError: there is no such worker.
     """
     if not 0 <= index < workers:
         raise InputError(f"worker {index}: give 0 to {workers - 1}, as there are {workers} workers")

@@ -1,7 +1,7 @@
-"""Image classification data: digits that ship with scikit-learn, image folders, noise.
+"""Data sets of images with labels: scikit-learn's digits, folders of image files, and noise.
 
-`load` opens the data set that `--stanza.data` names. Which samples a step uses is decided in
-`stanza.train.batches`.
+`open_data` opens the data set that `--stanza.data` names. `stanza.train.batches` decides which
+samples a step uses.
 """
 
 import importlib.util
@@ -28,7 +28,9 @@ from stanza.train.pixels import (
 from systems.schema import InputError
 
 Indices = Sequence[int] | Tensor
+"""The numbers of some samples: int64 [B]."""
 Batch = tuple[Tensor, Tensor]
+"""Images float32 [B, C, H, W] and labels int64 [B]."""
 
 SOURCES = "digits, folder:PATH or random"
 FOLDER_LAYOUTS = (
@@ -52,28 +54,31 @@ _report_lock = threading.Lock()
 
 
 class Split(Protocol):
-    """The samples of one split, numbered from 0 to len - 1."""
+    """The training samples or the test samples of a data set, numbered from 0 to len - 1."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """The number of samples."""
+        ...
 
     def batch(self, indices: Indices) -> Batch:
-        """Normalised images float32 [B, C, H, W] and labels int64 [B] of the B samples named."""
+        """Read the samples with these numbers; images are normalised."""
         ...
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set: `kind` describes it in records, labels lie in [0, classes).
-
-    `corrupt` grows while training: the files that could not be read so far, each once.
-    """
+    """A data set."""
 
     kind: str
+    """What the data are, for people and records."""
     train: Split
     test: Split
     image_shape: tuple[int, ...]
+    """Channels, height and width."""
     classes: int
+    """The number of classes. Labels lie in [0, classes)."""
     corrupt: list[Path] = field(default_factory=list)
+    """The files that could not be read so far. The list grows while samples are read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,29 +92,30 @@ class TensorSplit:
         return len(self.labels)
 
     def batch(self, indices: Indices) -> Batch:
-        """The samples of these indices: see `Split`."""
+        """Pick the samples with these numbers."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         return self.images[chosen], self.labels[chosen]
 
 
 @dataclass(frozen=True, eq=False)
 class FolderSplit:
-    """Image files, decoded when a batch asks for them.
+    """Image files, which are decoded when a batch asks for them.
 
-    A file that cannot be read is named once on stderr, with the reason, and added to `corrupt`.
-    The next readable file takes its place, so that batches keep their size and do not depend on who
-    reads them.
+    A file that cannot be read is named on stderr once, with the reason. The next file that can be
+    read takes its place, so that batches keep their size and do not depend on who reads them.
     """
 
-    samples: tuple[tuple[str, int], ...]  # file and label
+    samples: tuple[tuple[str, int], ...]
+    """The path and the label of every sample."""
     image_shape: ImageShape
     corrupt: list[Path]
+    """The list to which files that cannot be read are added."""
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def batch(self, indices: Indices) -> Batch:
-        """The samples of these indices: see `Split`."""
+        """Read and decode the samples with these numbers, in several threads."""
         # Pillow registers its formats on first use, and threads that race there fail to see some.
         Image.init()
         chosen = torch.as_tensor(indices, dtype=torch.int64).tolist()
@@ -126,6 +132,7 @@ class FolderSplit:
         return images, labels
 
     def _read(self, index: int) -> tuple[np.ndarray, int]:
+        """The pixels float32 [H, W, C] and the label of a sample, or of the next readable one."""
         for candidate in range(index, index + len(self)):
             path, label = self.samples[candidate % len(self)]
             try:
@@ -137,6 +144,7 @@ class FolderSplit:
         )
 
     def _report(self, path: Path, error: Exception) -> None:
+        """Name an unreadable file on stderr, unless that has been done."""
         with _report_lock:
             if path in self.corrupt:
                 return
@@ -144,30 +152,35 @@ class FolderSplit:
             print(f"unreadable image {path}: {error}; using the next one instead", file=sys.stderr)
 
 
-def load(source: str, *, image_shape: ImageShape, classes: int, seed: int = 0) -> Data:
+def open_data(source: str, *, image_shape: ImageShape, classes: int, seed: int = 0) -> Data:
     """Open the data set that the option --stanza.data names.
-
-    image_shape (C, H, W) and classes are what the model takes. The samples and their split into
-    train and test do not depend on `seed`, except for "random".
 
     digits       1,797 real grey images of 1x8x8 that scikit-learn ships: 1,437 train, 360 test.
     folder:PATH  PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*, where every 5th
-                 file of each class is for testing. Classes are numbered in order of their names.
+                 file of each class is for testing. Classes are numbered in the order of their
+                 names.
     random       noise with random labels, for measuring speed.
 
-    Raises InputError, in one line, if there is no such data or it does not fit the model.
+    Args:
+        image_shape: the (C, H, W) that the model takes.
+        classes: the number of classes that the model tells apart.
+        seed: decides the noise. It changes nothing in the other data sets.
+
+    Raises:
+        InputError: there are no such data, or they do not fit the model.
     """
     name, _, path = source.partition(":")
     if source == "digits":
-        return _load_digits(image_shape, classes)
+        return _digits(image_shape, classes)
     if source == "random":
-        return _load_random(image_shape, classes, seed)
+        return _random(image_shape, classes, seed)
     if name == "folder" and path:
-        return _load_folder(source, Path(path).expanduser(), image_shape, classes)
+        return _folder(source, Path(path).expanduser(), image_shape, classes)
     raise InputError(f"--stanza.data {source}: unknown data; give {SOURCES}")
 
 
-def _load_digits(image_shape: ImageShape, classes: int) -> Data:
+def _digits(image_shape: ImageShape, classes: int) -> Data:
+    """Open scikit-learn's digits."""
     if image_shape != (1, 8, 8):
         wanted = "x".join(map(str, image_shape))
         raise InputError(
@@ -180,7 +193,7 @@ def _load_digits(image_shape: ImageShape, classes: int) -> Data:
     labels = torch.tensor(rows[:, -1])
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))
     train, test = order[:DIGITS_TRAIN], order[DIGITS_TRAIN:]
-    # The test images say nothing about the statistics: mean 0.305, standard deviation 0.376.
+    # The statistics are those of the training images alone: mean 0.305, deviation 0.376.
     images = (images - images[train].mean()) / images[train].std()
     kind = f"digits ({len(labels):,} real images, scikit-learn)"
     return Data(
@@ -193,14 +206,15 @@ def _load_digits(image_shape: ImageShape, classes: int) -> Data:
 
 
 def _digits_file() -> Path:
-    """Where scikit-learn keeps the digits; the package itself takes a second to import."""
+    """The file of the digits in scikit-learn, found without importing it, which takes a second."""
     package = importlib.util.find_spec("sklearn")
     assert package is not None
     assert package.origin is not None
     return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
-def _load_random(image_shape: ImageShape, classes: int, seed: int) -> Data:
+def _random(image_shape: ImageShape, classes: int, seed: int) -> Data:
+    """Make noise with random labels."""
     generator = np.random.default_rng(seed)
     train = _noise(RANDOM_TRAIN, image_shape, classes, generator)
     test = _noise(RANDOM_TEST, image_shape, classes, generator)
@@ -210,14 +224,18 @@ def _load_random(image_shape: ImageShape, classes: int, seed: int) -> Data:
 def _noise(
     length: int, image_shape: ImageShape, classes: int, generator: np.random.Generator
 ) -> TensorSplit:
-    # Images are overlapping windows on one strip of noise: a few megabytes whatever their shape.
+    """Make `length` images of noise with random labels.
+
+    The images are overlapping windows on one strip of noise, which takes a few megabytes.
+    """
     size = int(np.prod(image_shape))
     strip = generator.standard_normal(size + (length - 1) * RANDOM_STRIDE, dtype=np.float32)
     images = torch.from_numpy(strip).unfold(0, size, RANDOM_STRIDE).view(length, *image_shape)
     return TensorSplit(images, torch.from_numpy(generator.integers(classes, size=length)))
 
 
-def _load_folder(source: str, path: Path, image_shape: ImageShape, classes: int) -> Data:
+def _folder(source: str, path: Path, image_shape: ImageShape, classes: int) -> Data:
+    """Open the image files below a folder. `source` is the option's value, for errors."""
     if image_shape[0] not in IMAGENET_STATISTICS:
         raise InputError(
             f"--stanza.data {source}: images have 1 or 3 channels but the model takes "
@@ -259,12 +277,13 @@ def _load_folder(source: str, path: Path, image_shape: ImageShape, classes: int)
 
 
 def _class_names(root: Path) -> list[str]:
+    """The names of the folders in `root`, sorted, except hidden ones."""
     with os.scandir(root) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
 def _image_files(root: Path, names: list[str]) -> list[list[str]]:
-    """Image files of each class, sorted; none where the class has no folder."""
+    """List the image files of each class, sorted. A class without a folder has none."""
     folders = [root / name for name in names]
     listing = [sorted(os.listdir(folder)) if folder.is_dir() else [] for folder in folders]
     return [
@@ -274,12 +293,14 @@ def _image_files(root: Path, names: list[str]) -> list[list[str]]:
 
 
 def _labelled(files: list[list[str]]) -> tuple[tuple[str, int], ...]:
+    """Join the files of all classes, each with its class's number."""
     return tuple((path, label) for label, paths in enumerate(files) for path in paths)
 
 
-def _check_classes(source: str, found: int, classes: int) -> None:
-    if found > classes:
+def _check_classes(source: str, in_data: int, classes: int) -> None:
+    """Refuse data with more classes than the model tells apart."""
+    if in_data > classes:
         raise InputError(
-            f"--stanza.data {source}: {found} classes but the model has {classes}; "
+            f"--stanza.data {source}: {in_data} classes but the model has {classes}; "
             "choose a model with more classes"
         )

@@ -1,7 +1,8 @@
-"""A model's stand-in for an emulated cluster, made from its profile.
+"""Makes the network that stands for a model on an emulated cluster, from the model's profile.
 
-The layers of the profile, in order, with a part before the cut and one behind it, so that the
-trainer splits it as it splits the real model. See systems.profiles.emulated for what a layer does.
+It has the layers of the profile in order, in one part before the cut and one after it, so that it
+is separated as the real model is. Its layers wait instead of computing (see
+`systems.profiles.emulated`).
 """
 
 from collections.abc import Sequence
@@ -30,23 +31,26 @@ from systems.profiles.profile import LayerProfile, ModelProfile
 
 
 class EmulatedNetwork(nn.Module):
-    """The convolutional part, then the FC part: [b, 1] to logits [b, classes], scaled."""
+    """Runs the convolutional part and then the FC part.
+
+    Samples [b, 1] become logits [b, classes]; the sizes in between are scaled down.
+    """
 
     def __init__(self, conv: nn.Module, fc: nn.Module) -> None:
         super().__init__()
         self.conv, self.fc = conv, fc
 
     def forward(self, images: Tensor) -> Tensor:
-        """Run both parts."""
+        """Run both parts on samples [b, 1]."""
         logits: Tensor = self.fc(self.conv(images))
         return logits
 
 
 def emulated_network(profile: ModelProfile, emulation: Emulation) -> EmulatedNetwork:
-    """Layers that cost what the profile says, on a device of their own.
+    """Build a network whose layers take the time that the profile says, on one emulated device.
 
-    Layers without parameters, or with less than fill a message, join the one before them: nothing
-    is sent on their account, and thousands of short waits would cost more than they stand for.
+    A layer with fewer parameters than fill a message joins the one before it: nothing is sent
+    because of it, and thousands of short waits would take longer than they should.
     """
     cut = cut_profile(profile)
     conv = [layer for layer in profile.layers if layer.name not in cut.fc]
@@ -70,7 +74,7 @@ def emulated_network(profile: ModelProfile, emulation: Emulation) -> EmulatedNet
 def emulated_workload(
     options: Options, layout: Layout, profile: ModelProfile, emulation: Emulation
 ) -> Workload:
-    """The profile's model on samples that are a single zero each; nothing is tested."""
+    """Make the workload of an emulated run: each sample is a single zero, and nothing is tested."""
     samples = options.samples_per_step(len(layout.data_ranks))
     data = Data(
         kind=f"none (waits of {profile.name} on {profile.device})",

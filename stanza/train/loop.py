@@ -1,8 +1,8 @@
-"""The training loop that every scheme and role shares.
+"""The training loop, which is the same for every scheme and role.
 
-Each rank builds the same model from the same seed, takes its role's part of it, and yields one
-`Step` at a time. The first steps are warm-up: buckets settle and caches fill; then all ranks meet
-at a barrier and the measured window begins.
+Each rank builds the same model from the same seed, takes the part that belongs to its role, and
+yields one `Step` at a time. In the first steps, the warm-up, caches fill. Then all ranks meet at a
+barrier, and the measured window begins.
 """
 
 import time
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from stanza.cut.split import Split, split
+from stanza.cut.separate import Parts, separate
 from stanza.layout import Layout
 from stanza.options import Options
 from stanza.train.roles import Training, step_function
+from stanza.train.summary import COUNTERS
 from stanza.train.workload import Workload, accuracy
 from stanza.workers.columns import COLUMNS, collect, linears
 from stanza.workers.conv_worker import ACTIVATION, GRADIENT, LABEL
@@ -30,10 +31,11 @@ from systems.runs.state import State
 from systems.runs.trace import Tracer
 
 STATE = "state"
+"""The transport's channel for trained parameters, which are collected after training."""
 CHANNELS = (ACTIVATION, GRADIENT, LABEL, COLUMNS, PUSH, PULL, STATE)
 
 
-def run(
+def training_steps(
     options: Options,
     layout: Layout,
     world: World,
@@ -44,16 +46,16 @@ def run(
     tracer: Tracer,
     checkpoints: Checkpoints | None = None,
 ) -> Iterator[Step]:
-    """Train this rank's part; yields every step, then a last one with the run's totals.
+    """Train this rank's part. Yields every step, and then one more with the run's totals.
 
-    The last step's metrics: `window_s` and `window_steps` (the measured window), payload bytes of
-    the transport and TCP bytes of the kernel per step, `resumed_step` (0 in a run from its
-    beginning), and on rank 0 `test_accuracy` if the data has samples for testing.
+    The totals are the seconds and the number of steps of the measured window (`window_s`,
+    `window_steps`), the bytes per step by the transport's counters and the kernel's, the step from
+    which the run was resumed (`resumed_step`, or 0), the number of unreadable images, and on rank 0
+    `test_accuracy`, if there are test samples.
 
     Raises:
-        InputError: the model returns more than logits, or it cannot be separated, or not in this
-            way.
-        TransportError: a peer is gone or silent.
+        InputError: the model cannot be separated, or not in this way.
+        TransportError: another rank is gone, or does not answer.
     """
     checkpoints = checkpoints or Checkpoints.off(world)
     segments = list(checkpoints.segments(options.steps))
@@ -62,7 +64,7 @@ def run(
     replicas = layout.fc_parallel == "replicas"
     groups = [
         world.group(layout.data_ranks),
-        world.group(layout.ranks("fc") if replicas else ()),  # columns exchange no gradients
+        world.group(layout.ranks("fc") if replicas else ()),  # columns have no gradients to sum
     ]
     step = step_function(training, parts, *groups)
     checkpoints.restore(training.state)
@@ -78,7 +80,7 @@ def run(
             yield Step(index, {"step_s": time.perf_counter() - started, **metrics})
         samples_seen = (training.first_batch + end - first) * training.global_batch_size
         checkpoints.save(end, options.steps, training.state, samples_seen)
-    assert window is not None  # there is at least one step
+    assert window is not None  # at least one step is measured
     counters = _counters(training, "the end of the measured window")
     totals = _since(window, counters, options.steps - warm)
     totals["resumed_step"] = first
@@ -101,6 +103,7 @@ def _prepare(
     tracer: Tracer,
     checkpoints: Checkpoints,
 ) -> Training:
+    """Build this rank's model and open its transport."""
     torch.manual_seed(seed)
     model = workload.build().to(world.device)
     checkpoints.restore_model(model)
@@ -112,50 +115,51 @@ def _prepare(
     return Training(*shared, first_batch, state)
 
 
-def _separated(training: Training) -> Split | None:
-    """The network's parts, where the scheme separates them."""
+def _separated(training: Training) -> Parts | None:
+    """Separate the network, if that is the scheme."""
     layout = training.layout
     if layout.scheme != "stanza":
         return None
-    parts = split(training.model, training.workload.data.image_shape)
+    parts = separate(training.model, training.workload.data.image_shape)
     if layout.fc_parallel == "columns":
-        linears(parts, len(layout.ranks("fc")))  # every rank refuses a network, or none
+        linears(parts, len(layout.ranks("fc")))  # if one rank refuses the network, all do
     return parts
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """The byte counters, at a moment when nothing is on its way on any rank."""
+    """The values of the byte counters at a moment when no rank has anything on its way."""
 
     counters: list[int]
     before_s: float
     after_s: float
-    """The clock just before and just after reading."""
+    """The times just before and just after reading."""
 
 
 def _counters(training: Training, when: str) -> _Reading:
+    """Read the byte counters while all ranks stand still. `when` names the barrier in errors."""
     training.world.barrier(when)
     before_s = time.perf_counter()
     tcp_sent, tcp_received = tcp_bytes() or (-1, -1)
     transport = training.transport
     payload = [sum(transport.sent_bytes), sum(transport.received_bytes)]
-    # Nobody sends on, or closes a connection and its counter, before all have read.
+    # No rank goes on, or closes a connection with its counter, before all have read.
     training.world.barrier(f"{when}, bytes counted")
     return _Reading([*payload, tcp_sent, tcp_received], before_s, time.perf_counter())
 
 
 def _since(start: _Reading, end: _Reading, window_steps: int) -> dict[str, float]:
-    names = ("payload_sent", "payload_received", "tcp_sent", "tcp_received")
+    """The totals of a window: its seconds, its steps, and the bytes per step of each counter."""
     window_s = end.before_s - start.after_s
     totals: dict[str, float] = {"window_s": window_s, "window_steps": window_steps}
-    for name, before, after in zip(names, start.counters, end.counters, strict=True):
-        if after >= 0:  # the kernel may not tell
+    for name, before, after in zip(COUNTERS, start.counters, end.counters, strict=True):
+        if after >= 0:  # -1: this kernel does not count
             totals[f"{name}_bytes_per_step"] = (after - before) / window_steps
     return totals
 
 
-def _tested(training: Training, parts: Split | None) -> dict[str, float]:
-    """`test_accuracy` of the whole trained model, on rank 0, if there are samples for testing."""
+def _tested(training: Training, parts: Parts | None) -> dict[str, float]:
+    """Test the whole trained model on rank 0, if there are test samples. All ranks call this."""
     world, workload = training.world, training.workload
     if not len(workload.data.test):
         return {}
@@ -169,8 +173,8 @@ def _tested(training: Training, parts: Split | None) -> dict[str, float]:
     return {"test_accuracy": accuracy(model, workload.data.test, world.device)}
 
 
-def _collect_fc(training: Training, parts: Split) -> None:
-    """Bring the trained FC part to rank 0, whose model is then complete."""
+def _collect_fc(training: Training, parts: Parts) -> None:
+    """Send the trained FC part to rank 0, whose model is then complete. All ranks call this."""
     ranks, target = training.layout.ranks("fc"), 0
     if training.layout.fc_parallel == "columns":
         collect(parts, training.transport, ranks, target, on=STATE)

@@ -1,7 +1,7 @@
-"""Image files to pixels, in whichever of Pillow's modes they are stored.
+"""Decodes image files into pixels, whichever of Pillow's modes they are stored in.
 
-Eight bits a channel say what is black and what is white. Deeper images (16 bits, 32 bits, floats)
-are scaled where the file says how, and refused where nobody can know.
+With eight bits a channel it is clear which value is white. Deeper images (16 bits, 32 bits, floats)
+are scaled where the file says which, and refused where it does not.
 """
 
 import struct
@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin
 
 ImageShape = tuple[int, int, int]
+"""Channels, height and width."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-"""What a file may hold, whatever its name is: for others, such as EPS, Pillow starts programs."""
-# What Pillow raises on damaged files; UnidentifiedImageError is an OSError.
+"""The formats that are read, whatever a file's name is. For others, such as EPS, Pillow would start
+programs."""
 UNREADABLE = (
     OSError,
     EOFError,
@@ -27,24 +28,26 @@ UNREADABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+"""What Pillow raises on damaged files. (Its UnidentifiedImageError is an OSError.)"""
 WHITE = 255
 SIXTEEN_BITS = 65535
-# Formats whose 32-bit integers Pillow itself has scaled to 16 bits.
 _SCALED_FORMATS = ("PNG", "PPM")
+"""The formats whose 32-bit integers Pillow itself has scaled to 16 bits."""
 
 
 def decode(path: str, image_shape: ImageShape) -> np.ndarray:
-    """Pixels float32 [H, W, C] of an image file, 0 (black) to 255 (white).
+    """Read the pixels of an image file: float32 [H, W, C], from 0 (black) to 255 (white).
 
-    The shorter side is resized to fit, then the centre is cut out. Colours are taken as they are
-    stored: transparency is ignored.
+    The image is resized until its shorter side fits, and the centre is cut out. Transparency is
+    ignored: colours are taken as they are stored.
 
-    Raises one of UNREADABLE if the file is damaged, or if it does not say what is white.
+    Raises:
+        one of UNREADABLE: the file is damaged, or does not say which value is white.
     """
     channels, height, width = image_shape
     mode = "L" if channels == 1 else "RGB"
     with Image.open(path, formats=FORMATS) as image:
-        # JPEG can decode straight to a smaller size, no smaller than this: much faster.
+        # JPEG can decode to a smaller size at once (no smaller than this), which is much faster.
         image.draft(mode, (width, height))
         deep = image.mode == "F" or image.mode.startswith("I")
         converted = Image.fromarray(_shades(image)) if deep else _eight_bits(image, mode)
@@ -54,6 +57,7 @@ def decode(path: str, image_shape: ImageShape) -> np.ndarray:
 
 
 def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
+    """Convert an image to `mode`: "L" (grey) or "RGB", with eight bits a channel."""
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns about the direct way
     if image.mode == "LAB":
@@ -62,7 +66,7 @@ def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _shades(image: Image.Image) -> np.ndarray:
-    """Grey pixels float32 [H, W], 0 to 255, of an image with more than eight bits."""
+    """The grey pixels of an image with more than eight bits: float32 [H, W], from 0 to 255."""
     values = np.asarray(image).astype(np.float64)
     shades = values * (WHITE / _white(image, values))
     if _tag(image, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, default=1) == 0:
@@ -71,7 +75,11 @@ def _shades(image: Image.Image) -> np.ndarray:
 
 
 def _white(image: Image.Image, values: np.ndarray) -> float:
-    """The value that is white; 0 is black."""
+    """The value of white in an image in which 0 is black.
+
+    Raises:
+        ValueError: nothing says which value it is.
+    """
     if not np.isfinite(values).all():
         raise ValueError("some of its pixels are NaN or infinite")
     lowest, highest = values.min(), values.max()
@@ -85,7 +93,7 @@ def _white(image: Image.Image, values: np.ndarray) -> float:
     if image.mode != "I":
         bits = _tag(image, TiffImagePlugin.BITSPERSAMPLE, default=16)
         return float(2**bits - 1)
-    # Values that need 16 bits are taken to have 16 bits. Smaller ones may as well have 8.
+    # Values that need 16 bits are taken to have 16. Smaller values may have 8 or 16: who knows?
     needs_sixteen_bits = lowest >= 0 and (highest == 0 or WHITE < highest <= SIXTEEN_BITS)
     if image.format not in _SCALED_FORMATS and not needs_sixteen_bits:
         raise ValueError(
@@ -96,7 +104,10 @@ def _white(image: Image.Image, values: np.ndarray) -> float:
 
 
 def _tag(image: Image.Image, tag: int, default: int) -> int:
-    """A number that only TIFF files state; the first of them if there is one for every channel."""
+    """A number that only TIFF files state, or `default`.
+
+    Where the file states it for every channel, it is that of the first.
+    """
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return default
     value = image.tag_v2.get(tag, default)

@@ -1,6 +1,7 @@
-"""What each role does in a step: CONV worker, FC worker, whole-model worker, server.
+"""Builds what a rank does in a step, from its role in the layout.
 
-`step_function` gives a rank its step; the loop in stanza.train.loop calls it.
+`step_function` returns the step of a CONV worker, an FC worker, a whole-model worker or a server.
+The training loop (`stanza.train.loop`) calls it once per step.
 """
 
 import itertools
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stanza.cut.split import Split
+from stanza.cut.separate import Parts
 from stanza.layout import BOTH, Layout
 from stanza.options import Options
 from stanza.train.batches import global_batch, prefetch, share
@@ -32,12 +33,12 @@ from systems.runs.trace import Tracer
 from systems.schema import InputError
 
 StepFunction = Callable[[int], dict[str, float]]
-"""Runs the step of this index; returns its metrics, with units in their names."""
+"""Runs the step with this number and returns its metrics, with units in their names."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What all roles of one run share on one rank."""
+    """Everything about a run that a rank needs, whatever its role."""
 
     options: Options
     layout: Layout
@@ -45,31 +46,34 @@ class Training:
     transport: Transport
     model: nn.Module
     workload: Workload
-    """Its data, its optimizer, and the scale of its messages."""
+    """The data, the optimizer, and the scale of the messages."""
     seed: int
     tracer: Tracer
     first_batch: int
-    """Of the global batches, the first that this run takes."""
+    """The number of the global batch that the run's first step takes."""
     state: State
-    """What a checkpoint must hold of this rank: every part of a role adds its own."""
+    """The tensors of this rank that a checkpoint must hold. Every part of a role adds its own."""
 
     @property
     def global_batch_size(self) -> int:
-        """Samples of one step over all workers."""
+        """The number of samples in one step over all workers."""
         return self.options.samples_per_step(len(self.layout.data_ranks))
 
     def share_of(self, rank: int) -> slice:
-        """The part of the global batch that a rank with data takes."""
+        """The samples of a global batch that `rank`, which has data, takes."""
         ranks = self.layout.data_ranks
         return share(self.global_batch_size, len(ranks), ranks.index(rank))
 
     def batch_size_of(self, rank: int) -> int:
-        """Local batch of a rank with data."""
+        """The number of samples in the share of `rank`, which has data."""
         part = self.share_of(rank)
         return int(part.stop - part.start)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """This rank's images and labels, step by step, read ahead in the background."""
+        """Yield this rank's images [b, C, H, W] and labels int64 [b] of every step, without end.
+
+        A background thread reads ahead.
+        """
         part = self.share_of(self.world.rank)
         size, length = self.global_batch_size, len(self.workload.data.train)
         indices = (
@@ -82,17 +86,22 @@ class Training:
 
 def step_function(
     training: Training,
-    parts: Split | None,
+    parts: Parts | None,
     conv_group: dist.ProcessGroup | None,
     fc_group: dist.ProcessGroup | None,
 ) -> StepFunction:
-    """What this rank does in a step, by its role.
+    """Build what this rank does in a step.
+
+    Args:
+        parts: the separated network, where the scheme is stanza.
+        conv_group: the ranks that have data, or None if this rank is alone among them.
+        fc_group: the FC workers that are replicas, or None likewise.
 
     Raises:
-        InputError: FC workers in columns or beside CONV workers, on GPUs.
+        InputError: FC workers hold columns or are colocated, on GPUs.
     """
-    plan, world = training.layout, training.world
-    role = plan.roles[world.rank]
+    layout, world = training.layout, training.world
+    role = layout.roles[world.rank]
     _refuse_gpus(training)
     if role == "conv":
         assert parts is not None
@@ -107,7 +116,7 @@ def step_function(
     if role == "worker":
         return _worker_step(training, conv_group)
     if role == "server":
-        server = _server(training, training.model, plan.ranks("server"))
+        server = _server(training, training.model, layout.ranks("server"))
 
         def serve(index: int) -> dict[str, float]:
             server.serve_step()
@@ -118,20 +127,23 @@ def step_function(
 
 
 def _refuse_gpus(training: Training) -> None:
-    """One NCCL stream would carry both directions of a pair, and one CUDA stream both roles: each
-    would wait for what is queued behind it."""
-    plan = training.layout
-    if training.world.device.type == "cpu" or plan.scheme != "stanza":
+    """Refuse columns and colocated FC workers on GPUs, where they would deadlock.
+
+    NCCL sends both directions of a pair on one stream, and both roles of a rank share one CUDA
+    stream: each would wait for work that is queued behind it.
+    """
+    layout = training.layout
+    if training.world.device.type == "cpu" or layout.scheme != "stanza":
         return
-    for flag, value in (("parallel", plan.fc_parallel), ("placement", plan.fc_placement)):
+    for flag, value in (("parallel", layout.fc_parallel), ("placement", layout.fc_placement)):
         if value in ("columns", "colocated"):
             raise InputError(f"--stanza.fc-{flag} {value}: runs on CPUs only; add --device cpu")
 
 
 def _both(conv_step: StepFunction, fc_step: StepFunction) -> StepFunction:
-    """A CONV worker with an FC worker beside it, each in a thread.
+    """Run a CONV worker's step and an FC worker's step in two threads of this rank.
 
-    The process has one random state: whose dropout mask is drawn first is not reproducible.
+    They share the random numbers of the process, so dropout masks are not reproducible.
     """
 
     def step(index: int) -> dict[str, float]:
@@ -143,10 +155,10 @@ def _both(conv_step: StepFunction, fc_step: StepFunction) -> StepFunction:
     return step
 
 
-def _conv_step(training: Training, parts: Split, group: dist.ProcessGroup | None) -> StepFunction:
-    colocated = training.options.conv_exchange == "ps"
+def _conv_step(training: Training, parts: Parts, group: dist.ProcessGroup | None) -> StepFunction:
+    """Build a CONV worker's step, on this rank's share of every batch."""
     worker = ConvWorker(
-        _exchange(training, parts.conv, group, colocated),
+        _exchange(training, parts.conv, group),
         transport=training.transport,
         fc_ranks=training.layout.fc_of(training.world.rank),
         cut_shape=parts.cut_shape,
@@ -164,18 +176,17 @@ def _conv_step(training: Training, parts: Split, group: dist.ProcessGroup | None
     return step
 
 
-def _fc_step(training: Training, parts: Split, group: dist.ProcessGroup | None) -> StepFunction:
-    plan, rank = training.layout, training.world.rank
-    conv_ranks, columns = plan.conv_of(rank), plan.fc_parallel == "columns"
-    peers = Peers(training.transport, plan.ranks("fc") if columns else (rank,))
-    held = peers.own(parts.cut_values)
+def _fc_step(training: Training, parts: Parts, group: dist.ProcessGroup | None) -> StepFunction:
+    """Build an FC worker's step: it holds all FC layers, or this rank's columns of them."""
+    layout, rank = training.layout, training.world.rank
+    conv_ranks, columns = layout.conv_of(rank), layout.fc_parallel == "columns"
+    peers = Peers(training.transport, layout.ranks("fc") if columns else (rank,))
+    inputs = peers.own(parts.cut_values)
     worker = FcWorker(
-        _columns(training, parts, peers)
-        if columns
-        else _exchange(training, parts.fc, group, colocated_servers=False),
+        _columns(training, parts, peers) if columns else _exchange(training, parts.fc, group),
         transport=training.transport,
         conv_ranks=conv_ranks,
-        input_shape=(held.stop - held.start,) if columns else parts.cut_shape,
+        input_shape=(inputs.stop - inputs.start,) if columns else parts.cut_shape,
         own_samples=peers.own,
         micro_batches=training.layout.micro_batches,
         cut_dtype=getattr(torch, training.options.cut_dtype),
@@ -185,8 +196,8 @@ def _fc_step(training: Training, parts: Split, group: dist.ProcessGroup | None) 
     return lambda index: {"loss_sum": worker.step(sizes, training.global_batch_size)}
 
 
-def _columns(training: Training, parts: Split, peers: Peers) -> Exchange:
-    """This rank's columns of the FC layers, which it trains alone."""
+def _columns(training: Training, parts: Parts, peers: Peers) -> Exchange:
+    """Build this rank's columns of the FC layers. Only this rank holds and updates them."""
     module = columns_of(parts, peers)
     alone = Alone(module, training.workload.optimizer)
     for layer in module.modules():
@@ -198,8 +209,8 @@ def _columns(training: Training, parts: Split, peers: Peers) -> Exchange:
 
 
 def _worker_step(training: Training, group: dist.ProcessGroup | None) -> StepFunction:
-    colocated = training.layout.scheme == "ps" and not training.layout.ranks("server")
-    worker = WholeModelWorker(_exchange(training, training.model, group, colocated))
+    """Build a baseline worker's step: the whole model on this rank's share of every batch."""
+    worker = WholeModelWorker(_exchange(training, training.model, group))
     batches = training.batches()
 
     def step(index: int) -> dict[str, float]:
@@ -211,20 +222,16 @@ def _worker_step(training: Training, group: dist.ProcessGroup | None) -> StepFun
     return step
 
 
-def _exchange(
-    training: Training,
-    module: nn.Module,
-    group: dist.ProcessGroup | None,
-    colocated_servers: bool,
-) -> Exchange:
-    """How this rank's copy of `module` is kept equal to the others'."""
-    stage = SCHEMES.get(training.layout.scheme)
+def _exchange(training: Training, module: nn.Module, group: dist.ProcessGroup | None) -> Exchange:
+    """Choose how this rank's copy of `module` is kept equal to the copies of `group`."""
+    layout = training.layout
+    stage = SCHEMES.get(layout.scheme)
     if stage is not None:
         return Zero(module, stage, training.workload.optimizer, training.world)
-    dedicated = training.layout.ranks("server")
-    if dedicated or (colocated_servers and group is not None):
+    dedicated = layout.ranks("server")
+    if dedicated or (layout.scheme == "ps" and group is not None):
         training.state.add(module)
-        servers = dedicated or training.layout.data_ranks
+        servers = dedicated or layout.data_ranks
         return ParameterServer(
             module,
             transport=training.transport,
@@ -244,6 +251,7 @@ def _exchange(
 
 
 def _server(training: Training, module: nn.Module, servers: Sequence[int]) -> Server:
+    """Build this rank's parameter server, one of `servers`, for the parameters of `module`."""
     return Server(
         module,
         transport=training.transport,

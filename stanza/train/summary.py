@@ -1,4 +1,4 @@
-"""What a Stanza run amounts to: throughput, step time, loss curve, accuracy, bytes."""
+"""Summarizes a run from its steps: throughput, step time, losses, accuracy and bytes."""
 
 import dataclasses
 import itertools
@@ -16,22 +16,25 @@ from systems.profiles.emulated import Emulation
 from systems.runs.record import Step
 
 COUNTERS = ("payload_sent", "payload_received", "tcp_sent", "tcp_received")
+"""The byte counters of every rank: those of the transport, and those of the kernel."""
 
 
-def summarize(
+def summarize_training(
     options: Options,
     plan: Plan,
     ranks: Sequence[Sequence[Step]],
     emulation: Emulation,
 ) -> dict[str, Any]:
-    """The summary of one run from every rank's steps, the last of which holds its totals.
+    """Summarize a run.
 
-    After the world's own ranks may come earlier ones, from before a checkpoint that it went on
-    from: losses are of all steps, times and bytes of those since then.
+    The names of the results carry their units. Bytes and seconds are those of the cluster that an
+    emulation stands for. `bytes_per_step` has for every rank the bytes of the traffic table and
+    those that were counted; a counter that does not exist here (that of TCP off Linux) is None.
 
-    Keys carry their units; what the emulation has scaled and dilated is undone. `bytes_per_step`
-    has the traffic table's and the counters' figures for every rank; counters that do not exist
-    here (TCP off Linux) are None.
+    Args:
+        ranks: every rank's steps, the last of which has the rank's totals. They may be followed by
+            the steps of ranks before a checkpoint, from which the run was resumed: they add their
+            losses, but no times and bytes.
     """
     layout = plan.layout
     totals = ranks[0][-1].metrics
@@ -47,14 +50,17 @@ def summarize(
         "resumed_step": int(totals.get("resumed_step", 0)),
         "loss": _losses(ranks),
         "test_accuracy": totals.get("test_accuracy"),
-        # A file that several ranks came upon counts for each of them.
+        # A file that several ranks have tried to read counts once for each.
         "corrupt_images": int(sum(steps[-1].metrics.get("corrupt_images", 0) for steps in here)),
         "bytes_per_step": _bytes_per_step(options, layout, here, emulation.scale),
     }
 
 
 def _step_s(ranks: Sequence[Sequence[Step]], steps: int, emulation: Emulation) -> Spread:
-    """Seconds of a step on the rank that takes longest: the others run ahead of it at times."""
+    """The seconds of the last `steps` steps, on the rank whose median is the longest.
+
+    The other ranks may run ahead of it for a while.
+    """
     spreads = [
         spread([step.metrics["step_s"] / emulation.dilate for step in rank[-1 - steps : -1]])
         for rank in ranks
@@ -63,7 +69,7 @@ def _step_s(ranks: Sequence[Sequence[Step]], steps: int, emulation: Emulation) -
 
 
 def _losses(ranks: Sequence[Sequence[Step]]) -> list[float]:
-    """Mean training loss of every step that rank 0 did, over the samples of all ranks."""
+    """The training loss of every step that rank 0 did: the mean over the samples of all ranks."""
     sums, samples = defaultdict[int, float](float), defaultdict[int, float](float)
     for step in itertools.chain(*ranks):
         sums[step.index] += step.metrics.get("loss_sum", 0.0)
@@ -74,6 +80,11 @@ def _losses(ranks: Sequence[Sequence[Step]]) -> list[float]:
 def _bytes_per_step(
     options: Options, layout: Layout, ranks: Sequence[Sequence[Step]], scale: float
 ) -> list[dict[str, float | str | None]]:
+    """A row for each rank: its role, its bytes by the traffic table, and those counted.
+
+    Args:
+        scale: an emulation's messages are this many times smaller than real ones.
+    """
     resolved = dataclasses.replace(options, scheme=layout.scheme, fc_parallel=layout.fc_parallel)
     workers = len(layout.data_ranks)
     parts = [share(options.samples_per_step(workers), workers, i) for i in range(workers)]

@@ -1,6 +1,6 @@
 """What a run trains: a model, its data and its optimizer.
 
-Real ones are made here, emulated ones in stanza.train.emulated.
+Real ones are made here, and those of emulated runs in `stanza.train.emulated`.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import nn
 from stanza.layout import Layout
 from stanza.models import ARCHITECTURES, build_model
 from stanza.options import Options
-from stanza.train.data import Data, Split, load
+from stanza.train.data import Data, Split, open_data
 from stanza.workers.exchange import OptimizerFactory
 from stanza.workers.loss import check_outputs, logits_of
 from systems.modes import evaluating
@@ -22,24 +22,24 @@ from systems.schema import InputError
 
 @dataclass(frozen=True)
 class Workload:
-    """What every rank builds for itself, alike."""
+    """The model, the data and the optimizer of a run. Every rank builds the same for itself."""
 
     data: Data
     build: Callable[[], nn.Module]
-    """Makes the model, with weights from torch's generator."""
+    """Builds the model. Its weights are drawn from torch's generator."""
     optimizer: OptimizerFactory
     message_scale: float = 1.0
-    """The model's parameters and activations are this many times smaller than those that they stand
-    for; bucket sizes, which are given in bytes, shrink alike."""
+    """The parameters and activations of an emulated model are this many times smaller than those
+    that they stand for. Bucket sizes, which are in bytes, are divided by it too."""
 
 
 def real_workload(options: Options, layout: Layout, seed: int) -> Workload:
-    """The options' model on real data.
+    """Make the workload that the options name, with real data.
 
     Raises:
-        InputError: no such data, or data that does not fit the model or fill a batch.
+        InputError: there are no such data, or they do not fit the model, or do not fill a batch.
     """
-    data = load_data(options, layout, seed)
+    data = data_for(options, layout, seed)
     optimizer = partial(
         torch.optim.SGD,
         lr=options.learning_rate,
@@ -50,20 +50,23 @@ def real_workload(options: Options, layout: Layout, seed: int) -> Workload:
 
 
 def _model(name: str, data: Data) -> nn.Module:
-    """The model, if its outputs can be trained: every rank refuses it before training, or none."""
+    """Build a model, and refuse it if its outputs cannot be trained.
+
+    Every rank does so before training, so that none waits for another that has refused.
+    """
     model = build_model(name, data.classes)
     check_outputs(model, data.image_shape)
     return model
 
 
-def load_data(options: Options, layout: Layout, seed: int) -> Data:
-    """The data set of a run.
+def data_for(options: Options, layout: Layout, seed: int) -> Data:
+    """Open the data set of a run with this layout.
 
     Raises:
-        InputError: no such data, or data that does not fit the model or fill a batch.
+        InputError: there are no such data, or they do not fit the model, or do not fill a batch.
     """
     architecture = ARCHITECTURES[options.model]
-    data = load(
+    data = open_data(
         options.data,
         image_shape=architecture.image_shape,
         classes=architecture.classes,
@@ -72,10 +75,10 @@ def load_data(options: Options, layout: Layout, seed: int) -> Data:
     workers = len(layout.data_ranks)
     samples = options.samples_per_step(workers)
     if samples > len(data.train):
-        given = "global" if options.global_batch_size else "local"
+        option = "global" if options.global_batch_size else "local"
         size = options.global_batch_size or options.local_batch(workers)
         raise InputError(
-            f"--stanza.{given}-batch-size {size}: a step of {workers} workers needs {samples} "
+            f"--stanza.{option}-batch-size {size}: a step of {workers} workers needs {samples} "
             f"samples, {options.data} has {len(data.train)}; give a smaller batch"
         )
     return data
@@ -83,7 +86,7 @@ def load_data(options: Options, layout: Layout, seed: int) -> Data:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Split, device: torch.device, batch_size: int = 256) -> float:
-    """Fraction of `data` that `model` classifies correctly, in evaluation mode."""
+    """The fraction of `data` that `model` classifies correctly in evaluation mode."""
     correct = 0
     with evaluating(model):
         for start in range(0, len(data), batch_size):

@@ -1,14 +1,22 @@
-"""FC layers split over FC workers by the columns of their weights: `--stanza.fc-parallel columns`.
+"""Splits the FC layers over FC workers by columns: `--stanza.fc-parallel columns`.
 
-Worker j of f holds, of every Linear with the weight W [out, in], the columns W[:, in_j] of its
-slice of the inputs and the bias of its slice of the outputs. For B gathered samples:
+Each of f workers holds a slice of the inputs of every Linear layer, which is to say some columns of
+its weight W [out, in]. From its slice x_j of the inputs, worker j can compute one summand of the
+outputs y. The workers exchange the summands so that worker j gets the sums for its slice of the
+outputs, which are its slice of the next layer's inputs (a reduce-scatter). With two workers and B
+gathered samples:
 
-    forward    x_j [B, in_j] @ W[:, in_j].T    a part of the sum that is y [B, out]
-               reduce-scatter by features      y_j [B, out_j]: the next Linear's inputs
-    backward   all-gather by features          the gradient of y [B, out]
+                x_0        x_1
+              +------+   +------+
+    worker 0  | W_0  |   |      |   x_0 [B, in_0] @ W_0.T = a summand of y [B, out] --+-> y_0
+    worker 1  |      |   | W_1  |   x_1 [B, in_1] @ W_1.T = a summand of y [B, out] --+-> y_1
+              +------+   +------+
 
-The last Linear's outputs are scattered by samples instead: every worker computes the loss of its
-share of them. No gradient of an FC parameter leaves its worker.
+Backward, the workers exchange the gradients of their slices of y, so that each has the gradient of
+all of y (an all-gather), and computes the gradients of its own columns and inputs. The bias is held
+by outputs: worker j has the bias of y_j. The sums of the last layer are scattered by samples
+instead, and every worker computes the loss of its share of the samples. No gradient of an FC
+parameter ever leaves its worker.
 """
 
 from collections.abc import Sequence
@@ -20,18 +28,26 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from stanza.cut.network import is_size
-from stanza.cut.split import Split
+from stanza.cut.separate import Parts
 from stanza.layout import even_slice
 from systems.network.transport import Transport
 from systems.runs.state import Place, box
 from systems.schema import InputError
 
 COLUMNS = "columns"
-"""The channel of the workers' exchanges."""
+"""The transport's channel for what these workers exchange."""
 
 _ELEMENTWISE: tuple[type[nn.Module], ...] = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid),
-    *(nn.Dropout, nn.Identity),
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.Dropout,
+    nn.Identity,
 )
 _ELEMENTWISE_FUNCTIONS = {F.relu, torch.relu, F.gelu, F.silu, torch.tanh, torch.sigmoid, F.dropout}
 _ELEMENTWISE_METHODS = {"relu", "relu_", "tanh", "sigmoid", "contiguous"}
@@ -40,27 +56,27 @@ _RESHAPES = {torch.flatten, torch.reshape, torch.squeeze, "flatten", "reshape", 
 
 @dataclass(frozen=True)
 class Peers:
-    """The FC workers that hold the columns of one FC part, and this rank among them."""
+    """The FC workers that together hold the columns of one FC part; this rank is one of them."""
 
     transport: Transport
     ranks: Sequence[int]
 
     @property
     def count(self) -> int:
-        """How many they are."""
+        """The number of these workers."""
         return len(self.ranks)
 
     @property
     def index(self) -> int:
-        """This rank's place among them."""
+        """This rank's number among them, from 0."""
         return self.ranks.index(self.transport.world.rank)
 
     def own(self, size: int) -> slice:
-        """This rank's slice of `size` features or samples."""
+        """The slice of `size` features or samples that belongs to this rank."""
         return even_slice(size, self.index, self.count)
 
     def reduce_scatter(self, partial: Tensor, dimension: int) -> Tensor:
-        """This rank's slice, along `dimension`, of the sum of everyone's `partial` [B, out]."""
+        """Sum everyone's `partial` [B, out] and return this rank's slice along `dimension`."""
         size = partial.shape[dimension]
         slices = [even_slice(size, i, self.count) for i in range(self.count)]
         outgoing = [partial.narrow(dimension, s.start, s.stop - s.start) for s in slices]
@@ -74,19 +90,21 @@ class Peers:
         return total
 
     def all_gather(self, own: Tensor, dimension: int, size: int) -> Tensor:
-        """Everyone's slices of a tensor that has `size` values along `dimension`, joined."""
+        """Join everyone's slices of a tensor that has `size` values along `dimension`."""
         incoming = []
         for index in range(self.count):
-            held, shape = even_slice(size, index, self.count), list(own.shape)
-            shape[dimension] = held.stop - held.start
+            theirs, shape = even_slice(size, index, self.count), list(own.shape)
+            shape[dimension] = theirs.stop - theirs.start
             incoming.append(own.new_empty(shape))
         incoming[self.index] = own.contiguous()
         self._swap([incoming[self.index]] * self.count, incoming)
         return torch.cat(incoming, dimension)
 
     def _swap(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor]) -> None:
-        """A message to and from every other worker. Point-to-point, since gloo's reduce-scatter
-        moves twice the bytes."""
+        """Send worker i `outgoing[i]` and receive `incoming[i]` from it, for all other workers.
+
+        The messages go from point to point, because gloo's reduce-scatter moves twice the bytes.
+        """
         others = [(i, rank) for i, rank in enumerate(self.ranks) if i != self.index]
         transfers = [self.transport.irecv(incoming[i], rank, COLUMNS) for i, rank in others]
         transfers += [self.transport.isend(outgoing[i], rank, COLUMNS) for i, rank in others]
@@ -95,7 +113,10 @@ class Peers:
 
 
 class _ReduceScatter(torch.autograd.Function):
-    """Partial sums [B, out] to this worker's slice of the sum, by samples (0) or features (1)."""
+    """Reduce-scatters summands [B, out] along `dimension`: 0 by samples, 1 by features.
+
+    Its backward pass all-gathers the gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, partial: Tensor, peers: Peers, dimension: int) -> Tensor:
@@ -108,11 +129,12 @@ class _ReduceScatter(torch.autograd.Function):
 
 
 class ColumnLinear(nn.Module):
-    """One worker's columns of a Linear: [B, in_j] to [B, out_j], or to [B_j, out] by samples.
+    """One worker's columns of a Linear layer.
 
-    Its parameters are views of the Linear's own, whose model is thus trained in place. A layer that
-    is no nn.Linear but has `in_features`, `out_features` and `columns(index, count)` gives its own
-    module for the part, which maps [B, in_j] to partial sums [B, out] without bias.
+    It maps inputs [B, in_j] to outputs [B, out_j], or, if `by_samples`, to [B_j, out]. Its
+    parameters are views of the Linear's, so that training them trains the model in place. A layer
+    that is no nn.Linear but has `in_features`, `out_features` and `columns(index, count)` is split
+    by itself: `columns` returns a module that maps [B, in_j] to summands [B, out], without bias.
     """
 
     def __init__(self, layer: Any, peers: Peers, *, by_samples: bool) -> None:
@@ -121,9 +143,9 @@ class ColumnLinear(nn.Module):
         self.bias: nn.Parameter | None = None
         outputs = peers.own(layer.out_features)
         self.places: list[tuple[Place, nn.Parameter]] = []
-        """Of a Linear: its parameters here, and where they belong in the Linear's own."""
+        """The parameters here, and where in those of the nn.Linear each belongs."""
         if isinstance(layer, nn.Linear):
-            weight, bias = held(layer, peers.index, peers.count)
+            weight, bias = columns_of_linear(layer, peers.index, peers.count)
             product = _Product(nn.Parameter(weight, layer.weight.requires_grad))
             self.partial: nn.Module = product
             first = peers.own(layer.in_features).start
@@ -136,7 +158,7 @@ class ColumnLinear(nn.Module):
         self._padding = (outputs.start, layer.out_features - outputs.stop)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Multiply, exchange partial sums. The bias joins before the sum, which holds it once."""
+        """Multiply and exchange the summands. One worker's summand includes each output's bias."""
         partial: Tensor = self.partial(inputs)
         if self.bias is not None:
             partial = partial + F.pad(self.bias, self._padding)
@@ -145,6 +167,8 @@ class ColumnLinear(nn.Module):
 
 
 class _Product(nn.Module):
+    """Multiplies inputs [B, in_j] by a weight [out, in_j], without a bias."""
+
     def __init__(self, weight: nn.Parameter) -> None:
         super().__init__()
         self.weight = weight
@@ -153,19 +177,22 @@ class _Product(nn.Module):
         return F.linear(inputs, self.weight)
 
 
-def held(layer: nn.Linear, index: int, count: int) -> tuple[Tensor, Tensor | None]:
-    """Views of the weight's columns and of the bias that worker number `index` holds."""
+def columns_of_linear(layer: nn.Linear, index: int, count: int) -> tuple[Tensor, Tensor | None]:
+    """Return views of the parts of the weight and of the bias that worker `index` holds."""
     weight = layer.weight.detach()[:, even_slice(layer.in_features, index, count)]
     if layer.bias is None:
         return weight, None
     return weight, layer.bias.detach()[even_slice(layer.out_features, index, count)]
 
 
-def columns_of(parts: Split, peers: Peers) -> nn.Module:
-    """This worker's share of the FC part: [B, A_j] to the logits of its share of the samples.
+def columns_of(parts: Parts, peers: Peers) -> nn.Module:
+    """Build this worker's columns of the FC part.
+
+    They map activations [B, A_j] to the logits [B_j, classes] of this worker's share of the
+    samples.
 
     Raises:
-        InputError: see `linears`.
+        InputError: the FC part cannot be split by columns (see `linears`).
     """
     nodes, layers = _chain(parts)
     graph, modules, last = fx.Graph(), dict[str, nn.Module](), list(layers)[-1]
@@ -181,12 +208,14 @@ def columns_of(parts: Split, peers: Peers) -> nn.Module:
     return fx.GraphModule(modules, graph)
 
 
-def linears(parts: Split, workers: int = 1) -> dict[str, Any]:
-    """The FC part's Linears (or what stands for them), by name, in order.
+def linears(parts: Parts, workers: int = 1) -> dict[str, Any]:
+    """Return the Linear layers of the FC part, by name, in order.
+
+    Layers that split themselves (see `ColumnLinear`) count as such.
 
     Raises:
-        InputError: the FC part is no chain of them, there is more than elementwise between them, or
-            one has fewer inputs than there are `workers` to hold them.
+        InputError: the FC part is not a chain of Linear and elementwise layers, or a layer has
+            fewer inputs than there are `workers`.
     """
     layers = _chain(parts)[1]
     for name, layer in layers.items():
@@ -198,14 +227,17 @@ def linears(parts: Split, workers: int = 1) -> dict[str, Any]:
     return layers
 
 
-def collect(parts: Split, transport: Transport, ranks: Sequence[int], target: int, on: str) -> None:
-    """Bring the trained columns of `ranks` into the model of rank `target`, over channel `on`."""
+def collect(parts: Parts, transport: Transport, ranks: Sequence[int], target: int, on: str) -> None:
+    """Send the trained columns of `ranks` into the model of rank `target`, over the channel `on`.
+
+    Every one of these ranks calls this; any other returns at once.
+    """
     me = transport.world.rank
     for layer in linears(parts).values():
         for index, rank in enumerate(ranks):
             if rank == target or me not in (rank, target) or not isinstance(layer, nn.Linear):
                 continue
-            for values in held(layer, index, len(ranks)):
+            for values in columns_of_linear(layer, index, len(ranks)):
                 if values is None or not values.numel():
                     continue
                 message = values.contiguous()
@@ -217,19 +249,25 @@ def collect(parts: Split, transport: Transport, ranks: Sequence[int], target: in
 
 
 class _Tracer(fx.Tracer):
-    """Layers that split themselves are leaves as well."""
+    """Traces the FC part, without going into the layers that split themselves."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return _is_linear(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _is_linear(module: nn.Module) -> bool:
+    """Whether a module can be held in columns: a Linear, or a layer that splits itself."""
     return isinstance(module, nn.Linear) or callable(getattr(module, "columns", None))
 
 
-def _chain(parts: Split) -> tuple[list[fx.Node], dict[str, Any]]:
-    """The FC part's nodes in order, without reshapes, which flat activations do not need; and its
-    Linears by name."""
+def _chain(parts: Parts) -> tuple[list[fx.Node], dict[str, Any]]:
+    """Check that the FC part is a chain, and return its nodes in order and its Linears by name.
+
+    The reshapes at its beginning are left out: the activations arrive flat.
+
+    Raises:
+        InputError: it is no chain of Linear and elementwise layers.
+    """
     layers: dict[str, Any] = {}
     nodes: list[fx.Node] = []
     previous, width = None, parts.cut_values
@@ -258,18 +296,21 @@ def _chain(parts: Split) -> tuple[list[fx.Node], dict[str, Any]]:
 
 
 def _reshapes(node: fx.Node, fc: nn.Module) -> bool:
+    """Whether a node only changes the shape of its input."""
     if node.op == "call_module":
         return isinstance(fc.get_submodule(str(node.target)), nn.Flatten)
     return node.target in _RESHAPES
 
 
 def _elementwise(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a node, which calls `module` if that is not None, computes value by value."""
     if module is not None:
         return isinstance(module, _ELEMENTWISE)
     return node.target in _ELEMENTWISE_FUNCTIONS | _ELEMENTWISE_METHODS
 
 
 def _refusal(node: fx.Node | None, fc: nn.Module, why: str) -> InputError:
+    """Make the error that names the node, and the next layer if the node is none itself."""
     assert node is not None
     name = str(getattr(node.target, "__name__", node.target))
     layer = node

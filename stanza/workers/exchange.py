@@ -1,13 +1,25 @@
-"""How the ranks that hold copies of one module agree on its update, once per step.
+"""Keeps the copies of one module on several ranks equal: once per step they agree on an update.
 
-A worker runs its module through the exchange and does not know which one it has:
+A worker runs its module through an `Exchange` and does not know which kind it has:
 
     outputs = exchange.forward(inputs)          # any number of micro-batches
     exchange.expect_gradients(outputs)          # before the last backward pass of the step
     outputs.backward(gradient)
     exchange.update()                           # parameters are now those of the next step
 
-Gradients are summed over the workers, so every worker's loss is its share of the global mean.
+Gradients are summed over the workers, not averaged: every worker divides its loss by the global
+batch size, so the sum is the gradient of the mean over the global batch.
+
+`AllReduce` sums by a ring. The n ranks stand in a circle, and each cuts its gradient into n pieces.
+In n - 1 rounds every rank adds its own values to the piece that it receives and passes it on; then
+each rank has the complete sum of one piece. In n - 1 more rounds the sums go around once:
+
+    rank 0 --> rank 1 --> rank 2       2 (n - 1) messages of 1/n of the bytes for each rank,
+       ^                    |          whatever n is: about twice the gradient's bytes out,
+       +--------------------+          and as many in
+
+This happens bucket by bucket: as soon as the backward pass has filled a bucket, its ring starts,
+while the backward pass goes on with the layers before.
 """
 
 import inspect
@@ -24,30 +36,33 @@ from torch.nn.parallel.distributed import _find_tensors
 from systems.processes.waiting import waiting
 
 BUCKET_MEBIBYTES = 25
-"""DDP's default. Given explicitly, it is the first bucket's size too, which else is 1 MiB."""
+"""The size of a bucket: DDP's default. Stated explicitly it holds for the first bucket too, which
+DDP would otherwise make 1 MiB."""
 OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+"""Makes an optimizer for some parameters."""
 
 
 class Exchange(Protocol):
-    """What a worker needs of an exchange."""
+    """What a worker asks of an exchange. The module's docstring says in which order."""
 
     def forward(self, inputs: Tensor) -> Any:
-        """Run the module; gradients of its outputs will be accumulated."""
+        """Run the module. Its parameters' gradients add up over the step's backward passes."""
         ...
 
     def expect_gradients(self, outputs: Any) -> None:
-        """The next backward pass, from `outputs`, is the last one of this step: exchange in it."""
+        """Announce the last backward pass of this step, from `outputs`: gradients may travel."""
         ...
 
     def update(self) -> None:
-        """Finish the exchange and apply the optimizer; gradients are cleared."""
+        """Finish the exchange, apply the optimizer, and clear the gradients."""
         ...
 
 
 class Alone:
-    """A single worker: nothing to exchange."""
+    """The exchange of a module that no other rank holds: nothing is sent."""
 
     def __init__(self, module: nn.Module, optimizer: OptimizerFactory) -> None:
+        """Train the parameters of `module` that require a gradient."""
         self.module = module
         self.optimizer = optimizer(p for p in module.parameters() if p.requires_grad)
 
@@ -56,7 +71,7 @@ class Alone:
         return self.module(inputs)
 
     def expect_gradients(self, outputs: Any) -> None:
-        """Nothing to prepare."""
+        """Do nothing."""
 
     def update(self) -> None:
         """Apply the optimizer."""
@@ -65,7 +80,10 @@ class Alone:
 
 
 class AllReduce:
-    """DistributedDataParallel: bucketed all-reduce that overlaps the last backward pass."""
+    """The exchange by torch's DistributedDataParallel (DDP), which all-reduces in buckets.
+
+    The all-reduce of a bucket overlaps the rest of the step's last backward pass.
+    """
 
     def __init__(
         self,
@@ -75,10 +93,11 @@ class AllReduce:
         *,
         message_scale: float = 1.0,
     ) -> None:
-        """Wrap `module`, whose messages are `message_scale` times smaller than real ones."""
-        # Batch-norm statistics stay local, as the paper's; DDP would broadcast rank 0's each step.
-        known = inspect.signature(DistributedDataParallel).parameters
-        broadcast = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
+        """Wrap `module`. In an emulation its messages are `message_scale` times smaller."""
+        # Batch-norm statistics stay local, as in the paper; DDP would broadcast those of rank 0.
+        # torch has renamed the argument that says so.
+        arguments = inspect.signature(DistributedDataParallel).parameters
+        broadcast = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in arguments)
         options: dict[str, Any] = {broadcast: False, "gradient_as_bucket_view": True}
         options["bucket_cap_mb"] = BUCKET_MEBIBYTES / message_scale
         self._sum = _Sum(group)
@@ -88,20 +107,20 @@ class AllReduce:
         self.optimizer = optimizer(p for p in module.parameters() if p.requires_grad)
 
     def forward(self, inputs: Tensor) -> Any:
-        """Run the module; DDP stays out of it until `expect_gradients`."""
+        """Run the module. DDP does nothing before `expect_gradients`."""
         with self._module.no_sync():
             return self._module(inputs)
 
     def expect_gradients(self, outputs: Any) -> None:
-        """Arm DDP for the last of several backward passes.
+        """Make DDP all-reduce during the next backward pass, which is the last of the step.
 
-        DDP arms itself in the forward pass, which with micro-batches is too early: it would reduce
-        during the first backward pass. torch.distributed.pipelining arms it in the same way.
+        DDP prepares itself in the forward pass, which is too early with micro-batches: it would
+        reduce during the first backward pass. torch.distributed.pipelining does the same as here.
         """
         self._module.reducer.prepare_for_backward(list(_find_tensors(outputs)))
 
     def update(self) -> None:
-        """Apply the optimizer; DDP has reduced by the end of the backward pass."""
+        """Apply the optimizer. DDP has summed the gradients by the end of the backward pass."""
         self._sum.wait.close()
         self.optimizer.step()
         # Keep the memory: with gradient_as_bucket_view gradients live in DDP's buckets.
@@ -109,8 +128,11 @@ class AllReduce:
 
 
 class _Sum:
-    """What the hook needs. It must not know the exchange: DDP keeps it where Python's collector
-    does not look, and a ring of references would keep the group and its threads for ever."""
+    """What DDP's hook needs to sum a bucket over a group.
+
+    It has no reference to the exchange. DDP keeps it where Python's garbage collector does not
+    look, and a cycle of references would keep the group and its threads alive for ever.
+    """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         ranks = dist.get_process_group_ranks(group)
@@ -119,11 +141,11 @@ class _Sum:
         self.wait = ExitStack()
 
 
-def _sum_hook(of: _Sum, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """All-reduce a bucket with a sum; DDP's own hook divides by the number of workers."""
-    work = dist.all_reduce(bucket.buffer(), group=of.group, async_op=True)
+def _sum_hook(state: _Sum, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """Start to sum a bucket over the group. DDP's own hook divides by the number of workers."""
+    work = dist.all_reduce(bucket.buffer(), group=state.group, async_op=True)
     assert work is not None  # this rank is in the group
     if bucket.is_last():  # the backward pass has nothing left to do but wait
-        of.wait.enter_context(waiting(of.what, of.others))
+        state.wait.enter_context(waiting(state.what, state.others))
     future = work.get_future()
     return future.then(lambda done: done.value()[0])

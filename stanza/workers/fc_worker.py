@@ -1,9 +1,10 @@
 """An FC worker: trains the FC part for its CONV workers (paper, section 3).
 
-It concatenates what they send, in rank order, runs the FC part forward and backward, and sends each
-its slice of the activations' gradient. The FC workers exchange FC gradients among themselves; or
-each holds columns of the FC layers (stanza.workers.columns), gets columns of the activations, and
-computes the loss of its share of the samples.
+It concatenates the activations that they send, in rank order, runs the FC part forward and
+backward, and returns to each the gradient of its samples. Several FC workers share the work in one
+of two ways. Replicas hold all FC layers, serve some of the CONV workers each, and all-reduce the FC
+gradients. Or each FC worker holds columns of the FC layers (`stanza.workers.columns`), receives its
+columns of everyone's activations, and computes the loss of its share of the samples.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from systems.runs.trace import Tracer
 
 
 class FcWorker:
-    """The FC part's side of the cut."""
+    """Trains the FC part on the activations of its CONV workers."""
 
     def __init__(
         self,
@@ -39,8 +40,14 @@ class FcWorker:
         cut_dtype: torch.dtype,
         tracer: Tracer,
     ) -> None:
-        """`input_shape` is that of one sample; `fc` returns the logits of `own_samples(B)` of B
-        gathered samples."""
+        """Serve the CONV workers `conv_ranks`.
+
+        Args:
+            fc: the FC part, and how its gradients are exchanged.
+            input_shape: the shape of one sample's activations, as they arrive here.
+            own_samples: tells of B gathered samples those whose logits `fc` returns: all of them in
+                a replica, this worker's share where it holds columns.
+        """
         self._fc, self._transport, self._conv_ranks = fc, transport, list(conv_ranks)
         self._input_shape, self._own_samples = input_shape, own_samples
         self._micro_batches = micro_batches
@@ -48,11 +55,12 @@ class FcWorker:
         self._device = transport.world.device
 
     def step(self, batch_sizes: Sequence[int], global_batch_size: int) -> float:
-        """One step on the activations of CONV workers with these local batches.
+        """Train one step on the activations of CONV workers with these local batches.
 
         Returns:
-            The sum of its own samples' losses.
+            The sum of the losses of this worker's own samples.
         """
+        # Post all receives at once: CONV workers send as soon as they can.
         labels = [torch.empty(b, dtype=torch.int32, device=self._device) for b in batch_sizes]
         receives = self._receive_all(labels, LABEL)
         activations = [
@@ -89,13 +97,15 @@ class FcWorker:
         global_batch_size: int,
         sends: list[tuple[Transfer, Tensor]],
     ) -> Tensor:
-        """Forward and backward on one micro-batch, in pieces, one from each CONV worker.
+        """Run one micro-batch forward and backward, and send the cut gradients back.
 
         Args:
-            sends: gets the gradients on their way, each with the buffer that must outlive it.
+            activations: one piece from each CONV worker.
+            labels: likewise.
+            sends: receives the messages on their way, each with its buffer, which must outlive it.
 
         Returns:
-            The sum of its own samples' losses.
+            The sum of the losses of this worker's own samples.
         """
         gathered = torch.cat(activations).to(torch.get_default_dtype())
         inputs = gathered.view(-1, *self._input_shape).requires_grad_()
@@ -103,13 +113,14 @@ class FcWorker:
         shares = [len(piece) for piece in activations]
 
         def send_back(ready: Tensor) -> None:
+            """Send each CONV worker its samples' part of the gradient."""
             assert ready.grad is not None
             slices = ready.grad.flatten(1).split(shares)
             for rank, gradient in zip(self._conv_ranks, slices, strict=True):
                 wire = to_wire(gradient, self._cut_dtype, global_batch_size)
                 sends.append((self._transport.isend(wire, rank, GRADIENT), wire))
 
-        # At once: the backward pass returns only when FC gradients are exchanged.
+        # From a hook, because the backward pass only returns when FC gradients are exchanged.
         inputs.register_post_accumulate_grad_hook(send_back)
         with self._tracer.span("fc forward and backward", micro_batch=micro_batch):
             own = targets[self._own_samples(len(targets))]
@@ -120,5 +131,6 @@ class FcWorker:
         return loss.detach()
 
     def _receive_all(self, buffers: Sequence[Tensor], channel: str) -> list[Transfer]:
+        """Start to receive one message from each CONV worker."""
         pairs = zip(buffers, self._conv_ranks, strict=True)
         return [self._transport.irecv(buffer, rank, channel) for buffer, rank in pairs]

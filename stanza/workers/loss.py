@@ -12,14 +12,18 @@ from systems.modes import evaluating
 from systems.schema import InputError
 
 AUXILIARY_WEIGHT = 0.4
-"""Weight of Inception-V3's auxiliary loss, as in torchvision's reference training."""
+"""The weight of Inception-V3's auxiliary loss, as in torchvision's reference training."""
 
 
 def loss_sum(outputs: Tensor | InceptionOutputs, labels: Tensor) -> Tensor:
-    """Cross entropy summed over the samples: logits [b, classes], labels int64 [b].
+    """The cross entropy, summed over the samples.
+
+    Args:
+        outputs: logits [b, classes], alone or with auxiliary ones, whose loss counts 0.4.
+        labels: int64 [b].
 
     Raises:
-        InputError: see `logits_of`.
+        InputError: the outputs are something else (see `logits_of`).
     """
     loss = F.cross_entropy(logits_of(outputs), labels, reduction="sum")
     if isinstance(outputs, InceptionOutputs):
@@ -32,7 +36,7 @@ def logits_of(outputs: Any) -> Tensor:
     """The logits [b, classes] that a network returns, alone or as InceptionOutputs.
 
     Raises:
-        InputError: it returns something else, whose loss nobody has defined.
+        InputError: the network returns something else, for which there is no loss.
     """
     heads = tuple(outputs) if isinstance(outputs, InceptionOutputs) else (outputs,)
     wrong = [head for head in heads if not (isinstance(head, Tensor) and head.dim() == 2)]
@@ -49,7 +53,7 @@ def check_outputs(model: nn.Module, image_shape: Sequence[int]) -> None:
     """Refuse a network that returns anything but logits, in training or in evaluation.
 
     Raises:
-        InputError: see `logits_of`; or the network does not take images [C, H, W] of this shape.
+        InputError: it does so, or it does not take images [C, H, W] of this shape.
     """
     name = type(model).__name__
     logits_of(trial_run(model, image_shape, name, samples=2))
@@ -58,6 +62,7 @@ def check_outputs(model: nn.Module, image_shape: Sequence[int]) -> None:
 
 
 def _described(outputs: Any) -> str:
+    """Say in an error what a network returns."""
     kind = type(outputs).__name__
     if isinstance(outputs, Tensor):
         return f"values of the shape {list(outputs.shape)}"

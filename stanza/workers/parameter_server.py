@@ -1,14 +1,20 @@
-"""A parameter server: servers hold the parameters, workers push gradients and pull parameters.
+"""The exchange by parameter servers: they hold the parameters, and update them for the workers.
 
-The model's layers are packed into buckets in the order in which the backward pass reaches them,
-and each bucket is sliced evenly over the servers (one server: the whole bucket). Both sides walk
-the same list of buckets, so messages need no header.
+    worker 0 --- push gradients ----> +----------+     the server sums the gradients of all
+    worker 1 --- push gradients ----> |  server  |     workers, applies the optimizer, and
+    worker 2 --- push gradients ----> +----------+     answers with the new parameters
+    worker 0, 1, 2 <-- pull parameters ---+
 
-- blocking: a worker pushes after its backward pass, then pulls; a server answers when it has all.
-- pipelined: a bucket is pushed as soon as the backward pass has it, and comes back as soon as the
-  server has it from all workers.
+The model's layers are packed into buckets, in the order in which the backward pass reaches them. Of
+several servers, each holds an even slice of every bucket (its shard). Both sides go through the
+same list of buckets in the same order, so messages need no header.
 
-A server is a process of its own (dedicated) or a thread beside a worker (colocated).
+- blocking: a worker pushes all buckets after its backward pass, and then pulls them; a server
+  answers when it has the gradients of all buckets.
+- pipelined: a worker pushes each bucket as soon as the backward pass has filled it; a server
+  answers as soon as it has that bucket from all workers.
+
+A dedicated server is a rank of its own; a colocated one is a thread beside a worker.
 """
 
 import weakref
@@ -28,42 +34,46 @@ from systems.processes.waiting import waiting
 from systems.runs.state import Place, State, stretch
 
 PUSH, PULL = "push", "pull"
+"""The transport's channels for gradients and for parameters."""
 SMALLEST_MESSAGE_BYTES = 256 * 1024
-"""Layers that would travel in smaller messages travel with the next one: a message has a fixed
-cost. With several servers a bucket is that many messages."""
+"""A layer that would make a smaller message joins the next layer's, since every message has a fixed
+cost. A bucket is one message for each server."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Parameters of neighbouring layers, in one flat message."""
+    """Parameters of neighbouring layers, which travel together as one flat vector."""
 
     parameters: tuple[nn.Parameter, ...]
 
     @property
     def size(self) -> int:
-        """Number of values."""
+        """The number of values."""
         return sum(p.numel() for p in self.parameters)
 
     def slice(self, servers: int, index: int) -> slice:
-        """The values that server number `index` holds; sizes differ by at most one."""
+        """The slice of the values that server `index` of `servers` holds."""
         return even_slice(self.size, index, servers)
 
     def places(self, servers: int, index: int) -> list[Place]:
-        """Where in the parameters the values of that slice belong."""
-        held, places, begin = self.slice(servers, index), [], 0
+        """Where in the model's parameters the values of server `index` of `servers` belong."""
+        shard, places, begin = self.slice(servers, index), [], 0
         for parameter in self.parameters:
-            first, end = max(held.start, begin), min(held.stop, begin + parameter.numel())
+            first, end = max(shard.start, begin), min(shard.stop, begin + parameter.numel())
             if first < end:
-                places.append(stretch(parameter, first - begin, first - held.start, end - first))
+                places.append(stretch(parameter, first - begin, first - shard.start, end - first))
             begin += parameter.numel()
         return places
 
     def flat_parameters(self) -> Tensor:
-        """A copy of the parameters, float [size]."""
+        """Copy the parameters into one vector, float [size]."""
         return torch.cat([p.detach().reshape(-1) for p in self.parameters])
 
     def flat_gradients(self) -> Tensor:
-        """The gradients, float [size]; zero where there is none. Of a single parameter no copy."""
+        """Return the gradients as one vector, float [size], with zeros where there is none.
+
+        It is a copy, unless the bucket has a single parameter.
+        """
         only = self.parameters[0].grad if len(self.parameters) == 1 else None
         if only is not None:
             return only.reshape(-1)
@@ -84,9 +94,9 @@ class Bucket:
 
 
 def buckets_of(module: nn.Module, least_bytes: float = SMALLEST_MESSAGE_BYTES) -> list[Bucket]:
-    """The module's trainable parameters, last layer first, a layer's parameters never parted.
+    """Pack the module's trainable parameters into buckets, the last layer first.
 
-    Buckets hold `least_bytes` or more, but for the last one.
+    The parameters of one layer stay together. Every bucket but the last has at least `least_bytes`.
     """
     layers = [
         [p for p in layer.parameters(recurse=False) if p.requires_grad]
@@ -108,7 +118,7 @@ def buckets_of(module: nn.Module, least_bytes: float = SMALLEST_MESSAGE_BYTES) -
 
 
 class Server:
-    """One server: its slices of all buckets, and the optimizer's state for them."""
+    """One server: it holds its slice of every bucket, with the optimizer's state for it."""
 
     def __init__(
         self,
@@ -122,7 +132,13 @@ class Server:
         state: State | None = None,
         smallest_message_bytes: float = SMALLEST_MESSAGE_BYTES,
     ) -> None:
-        """`state` learns what is trained here."""
+        """Serve `workers`, as one of `servers`.
+
+        Args:
+            module: the model, whose parameters' values are copied.
+            optimizer: makes an optimizer for one slice.
+            state: is told which values are trained here, so that a checkpoint saves them.
+        """
         index = list(servers).index(transport.world.rank)
         self._transport, self._workers, self._pipelined = transport, list(workers), pipelined
         self._slices: list[Tensor] = []
@@ -138,7 +154,7 @@ class Server:
         self._pushed = [[torch.zeros_like(s) for _ in self._workers] for s in self._slices]
 
     def serve_step(self) -> None:
-        """Receive every worker's gradients, update, send the parameters back."""
+        """Serve one step: receive every worker's gradients, update, and send the parameters."""
         receives = [
             [
                 self._transport.irecv(buffer, worker, PUSH)
@@ -160,6 +176,7 @@ class Server:
             transfer.wait()
 
     def _update(self, index: int, receives: Sequence[Transfer]) -> list[Transfer]:
+        """Wait for one bucket's gradients, update this server's slice, and start to send it."""
         for transfer in receives:
             transfer.wait()
         values, pushed = self._slices[index], self._pushed[index]
@@ -172,7 +189,7 @@ class Server:
 
 
 class ParameterServer:
-    """A worker's side: an `Exchange` (see stanza.workers.exchange) through servers."""
+    """The worker's side: an `Exchange` (see `stanza.workers.exchange`) through servers."""
 
     def __init__(
         self,
@@ -184,13 +201,18 @@ class ParameterServer:
         colocated: Server | None = None,
         smallest_message_bytes: float = SMALLEST_MESSAGE_BYTES,
     ) -> None:
+        """Exchange the gradients of `module` through `servers`.
+
+        Args:
+            colocated: the server that runs in a thread beside this worker, if there is one.
+        """
         self._module, self._transport, self._servers = module, transport, list(servers)
         self._pipelined, self._colocated = pipelined, colocated
         self._buckets = buckets_of(module, smallest_message_bytes * len(servers))
         self._pulled = [bucket.flat_parameters() for bucket in self._buckets]
         self._owner = {p: i for i, b in enumerate(self._buckets) for p in b.parameters}
-        # Weakly: parameters keep their hooks where Python's collector does not look, and through a
-        # hook that knew this object they would keep the transport and its threads for ever.
+        # The hooks hold this object weakly. Parameters keep their hooks where Python's garbage
+        # collector does not look, so a strong reference would keep the transport alive for ever.
         ready = weakref.WeakMethod(self._gradient_ready)
 
         def hook(parameter: Tensor) -> None:
@@ -212,7 +234,7 @@ class ParameterServer:
         return self._module(inputs)
 
     def expect_gradients(self, outputs: Any) -> None:
-        """Post the receives, wake the colocated server, and push buckets as they get ready."""
+        """Start to receive, wake the colocated server, and from now on push buckets that fill."""
         self._receives = [
             [
                 self._transport.irecv(flat[bucket.slice(len(self._servers), i)], server, PULL)
@@ -225,6 +247,10 @@ class ParameterServer:
         self._armed, self._next, self._ready = True, 0, [0] * len(self._buckets)
 
     def _gradient_ready(self, parameter: Tensor) -> None:
+        """Note that a parameter's gradient is complete, and push the buckets that are full.
+
+        Buckets are pushed in order: one that fills early waits for those before it.
+        """
         if not self._armed:
             return
         self._ready[self._owner[parameter]] += 1  # type: ignore[index]
@@ -234,6 +260,7 @@ class ParameterServer:
             self._push(self._next)
 
     def _push(self, index: int) -> None:
+        """Start to send a bucket's gradients, a slice to each server."""
         flat = self._buckets[index].flat_gradients()
         for i, server in enumerate(self._servers):
             part = flat[self._buckets[index].slice(len(self._servers), i)]
@@ -241,7 +268,7 @@ class ParameterServer:
         self._next = index + 1
 
     def update(self) -> None:
-        """Push what is left, wait for the new parameters of every bucket."""
+        """Push the buckets that are left, and wait for the new parameters of all."""
         try:
             self._finish()
         except TransportError as error:
@@ -249,9 +276,10 @@ class ParameterServer:
             cause = serving.exception() if serving is not None and serving.done() else None
             if cause is None:
                 raise
-            raise cause from error  # why nothing came from the server beside
+            raise cause from error  # the server beside has failed, which is why nothing came
 
     def _finish(self) -> None:
+        """Do what `update` says; see there for what is raised."""
         self._armed = False
         for index in range(self._next, len(self._buckets)):
             self._push(index)

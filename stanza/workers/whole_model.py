@@ -1,6 +1,7 @@
-"""What Stanza must beat: data parallelism with the whole model on every worker.
+"""The baselines' worker: it holds the whole model, as in ordinary data parallelism.
 
-The exchange makes the scheme: none (one process), DDP, or a parameter server.
+Which baseline it is depends on the exchange alone: nothing to exchange in a single process,
+all-reduce, parameter servers, or ZeRO.
 """
 
 from torch import Tensor
@@ -13,13 +14,14 @@ class WholeModelWorker:
     """Trains all layers on its share of the batch."""
 
     def __init__(self, model: Exchange) -> None:
+        """Train `model`, whose exchange keeps it equal to the other workers' copies."""
         self._model = model
 
     def step(self, images: Tensor, labels: Tensor, global_batch_size: int) -> float:
-        """One step on images [b, C, H, W] and labels int64 [b].
+        """Train one step on images [b, C, H, W] and labels int64 [b].
 
         Returns:
-            The sum of the samples' losses.
+            The sum of the losses of these samples.
         """
         outputs = self._model.forward(images)
         loss = loss_sum(outputs, labels)

@@ -1,7 +1,8 @@
-"""ZeRO-1 to 3 by DeepSpeed: data parallelism whose optimizer states, gradients and parameters are
-partitioned over the workers. A baseline; the update is plain SGD's, as every scheme's.
+"""The exchange by DeepSpeed's ZeRO, a baseline, which spares memory by partitioning.
 
-Needs the extra `deepspeed`, which is imported when a run asks for it.
+Every worker keeps only its part of the optimizer's states (ZeRO-1), of the gradients too (ZeRO-2),
+or also of the parameters (ZeRO-3). The update is that of plain SGD, as in every scheme. DeepSpeed
+is the extra `deepspeed`, which is imported only when a run asks for it.
 """
 
 from typing import Any
@@ -15,13 +16,13 @@ from systems.deepspeed import check_installed, import_deepspeed
 from systems.network.distributed import World
 
 SCHEMES = {"zero1": 1, "zero2": 2, "zero3": 3}
-"""Scheme to ZeRO stage: optimizer states, and gradients, and parameters are partitioned."""
+"""The ZeRO stage of each scheme."""
 BUCKET_VALUES = 6_553_600
-"""25 MiB of float32, as DDP's buckets."""
+"""The number of values in a bucket: 25 MiB of float32, as in DDP."""
 
 
 class Zero:
-    """The exchange of a whole-model worker, over the default process group of all workers."""
+    """The exchange of a whole-model worker, over torch's default group of all workers."""
 
     def __init__(
         self, module: nn.Module, stage: int, optimizer: OptimizerFactory, world: World
@@ -30,7 +31,7 @@ class Zero:
 
         Args:
             stage: 1, 2 or 3.
-            optimizer: a torch optimizer: DeepSpeed's own are compiled first, for minutes.
+            optimizer: makes a torch optimizer. DeepSpeed's own would be compiled for minutes.
 
         Raises:
             InputError: DeepSpeed is not installed.
@@ -56,29 +57,29 @@ class Zero:
         )[0]
 
     def forward(self, inputs: Tensor) -> Any:
-        """Run the module; stage 3 gathers each layer's parameters just before."""
+        """Run the module. Stage 3 gathers each layer's parameters just before it runs."""
         return self._engine(inputs)
 
     def expect_gradients(self, outputs: Any) -> None:
-        """DeepSpeed averages gradients over the workers: make it a sum."""
+        """Multiply the gradients by the number of workers, because DeepSpeed averages them."""
         for tensor in _find_tensors(outputs):
             tensor.register_hook(lambda gradient: gradient * self._workers)
 
     def update(self) -> None:
-        """Finish the exchange and apply the optimizer, each worker to its partition."""
+        """Finish the exchange. Each worker applies the optimizer to its partition."""
         self._engine.step()
 
 
 def gathered(partitioned: nn.Module, whole: nn.Module) -> nn.Module:
-    """Copy the parameters that stage 3 has partitioned, and the buffers, into a module alike.
+    """Copy the parameters that stage 3 has partitioned, and the buffers, into `whole`.
 
-    All ranks call this.
+    Every rank must call this, since every rank has a part. Returns `whole`.
     """
     import deepspeed
 
     with torch.no_grad(), deepspeed.zero.GatheredParameters(list(partitioned.parameters())):
         for ours, theirs in zip(whole.parameters(), partitioned.parameters(), strict=True):
             ours.copy_(theirs)
-    for kept, found in zip(whole.buffers(), partitioned.buffers(), strict=True):
-        kept.copy_(found)
+    for ours, theirs in zip(whole.buffers(), partitioned.buffers(), strict=True):
+        ours.copy_(theirs)
     return whole

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from stanza.layout import Layout, layout
+from stanza.layout import Layout, layout_of
 from stanza.options import FcParallel, Options
 from systems.schema import InputError
 
 
 def roles(world_size: int, fc: int = 1, **changes: Any) -> str:
     """The roles of a run, as their first letters."""
-    made = layout(Options(**changes), world_size, fc, 1)
+    made = layout_of(Options(**changes), world_size, fc, 1)
     return "".join(role[0] for role in made.roles)
 
 
@@ -38,12 +38,12 @@ def test_roles(found: str, expected: str) -> None:
 
 
 def test_nothing_to_separate_is_ddp() -> None:
-    made = layout(Options(), 3, 0, 4)
+    made = layout_of(Options(), 3, 0, 4)
     assert (made.scheme, made.micro_batches) == ("ddp", 1)
 
 
 def test_the_planners_answers_are_kept() -> None:
-    made = layout(Options(), 5, 2, 4)
+    made = layout_of(Options(), 5, 2, 4)
     assert (made.scheme, made.micro_batches) == ("stanza", 4)
     assert made.ranks("conv") == made.data_ranks == (0, 1, 2)
     assert made.ranks("fc") == (3, 4)
@@ -52,7 +52,7 @@ def test_the_planners_answers_are_kept() -> None:
 @given(st.integers(1, 40), st.data())
 def test_fc_workers_share_the_conv_workers_evenly(conv: int, data: st.DataObject) -> None:
     fc = data.draw(st.integers(1, conv))
-    made = layout(Options(), conv + fc, fc, 1)
+    made = layout_of(Options(), conv + fc, fc, 1)
     assert len(made.ranks("conv")) == conv
     served = [made.conv_of(rank) for rank in made.ranks("fc")]
     assert [rank for part in served for rank in part] == list(made.ranks("conv"))
@@ -67,7 +67,7 @@ def test_every_rank_has_one_role_and_ranks_with_data_come_first(
     world_size: int, scheme: str, fc: int
 ) -> None:
     try:
-        made = layout(Options(scheme=scheme, global_batch_size=64), world_size, fc, 1)  # type: ignore[arg-type]
+        made = layout_of(Options(scheme=scheme, global_batch_size=64), world_size, fc, 1)  # type: ignore[arg-type]
     except InputError:
         return
     assert len(made.roles) == world_size
@@ -81,7 +81,7 @@ def test_colocated_fc_workers_are_conv_workers_as_well(
 ) -> None:
     fc = data.draw(st.integers(1, nodes))
     options = Options(fc_placement="colocated", fc_parallel=parallel)
-    made = layout(options, nodes, fc, 1)
+    made = layout_of(options, nodes, fc, 1)
     assert made.fc_placement == "colocated"
     assert made.ranks("conv") == made.data_ranks == tuple(range(nodes))
     assert len(made.ranks("fc")) == made.roles.count("conv+fc") == fc
@@ -93,14 +93,14 @@ def test_colocated_fc_workers_are_conv_workers_as_well(
 
 
 def test_columns_are_every_conv_workers() -> None:
-    made = layout(Options(fc_parallel="columns"), 5, 2, 1)
+    made = layout_of(Options(fc_parallel="columns"), 5, 2, 1)
     assert made.fc_placement == "dedicated"
     assert [made.fc_of(rank) for rank in range(3)] == [(3, 4)] * 3
     assert [made.conv_of(rank) for rank in (3, 4)] == [(0, 1, 2)] * 2
 
 
 def test_description() -> None:
-    both = layout(Options(fc_placement="colocated", fc_parallel="columns"), 3, 2, 1)
+    both = layout_of(Options(fc_placement="colocated", fc_parallel="columns"), 3, 2, 1)
     assert both.describe() == "2 conv+fc (0, 2), 1 conv (1); FC layers in columns"
     made = Layout(scheme="stanza", roles=("conv", "conv", "conv", "fc"))
     assert made.describe() == "3 conv (0-2), 1 fc (3)"
@@ -154,12 +154,12 @@ def test_refuses_with_one_clear_line(
     options: Options, world_size: int, fc: int, micro: int, words: list[str]
 ) -> None:
     with pytest.raises(InputError) as error:
-        layout(options, world_size, fc, micro)
+        layout_of(options, world_size, fc, micro)
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words)
 
 
 def test_the_largest_numbers_that_are_offered_are_accepted() -> None:
-    assert layout(Options(), 5, 2, 1).roles.count("fc") == 2
-    assert layout(Options(local_batch_size=4), 3, 1, 4).micro_batches == 4
-    assert layout(Options(global_batch_size=3), 4, 1, 1).scheme == "stanza"
+    assert layout_of(Options(), 5, 2, 1).roles.count("fc") == 2
+    assert layout_of(Options(local_batch_size=4), 3, 1, 4).micro_batches == 4
+    assert layout_of(Options(global_batch_size=3), 4, 1, 1).scheme == "stanza"

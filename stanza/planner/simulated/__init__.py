@@ -1,15 +1,16 @@
-"""Every scheme's step as tasks for `systems.simulate`: the third way to know a step time.
+"""Writes every scheme's step as tasks for the simulator: the third way to know a step time.
 
-The planner (stanza.planner.predict) writes a step as a recurrence, the run measures it; here it is
-a graph of tasks on every node, and the simulator finds out what waits for what. The schedules are
-those of the code in this package. Nodes are numbered as ranks: those with data first.
+A run measures the step time, and the planner (`stanza.planner.predict`) computes it by a
+recurrence. Here a step is a graph of tasks on all nodes, and the simulator (`systems.simulate`)
+finds out what waits for what. The order of the tasks is that of the workers' code. A node has the
+number of its rank: those that have data come first.
 """
 
 from stanza.layout import Layout
 from stanza.options import Options
 from stanza.planner.costs import CostsAt
 from stanza.planner.simulated.baselines import ddp, ps_dedicated, ps_sharded
-from stanza.planner.simulated.separation import play, stanza
+from stanza.planner.simulated.separation import separated
 from stanza.planner.simulated.steps import STEPS, Simulated, segments
 from stanza.workers.zero import SCHEMES
 from systems.clusters.cluster import Link
@@ -19,25 +20,24 @@ __all__ = [
     "STEPS",
     "Simulated",
     "ddp",
-    "play",
     "played_plan",
     "ps_dedicated",
     "ps_sharded",
     "segments",
-    "stanza",
+    "separated",
 ]
 
 
 def played_plan(options: Options, layout: Layout, at: CostsAt, link: Link) -> Simulated:
-    """The simulated run of a resolved layout.
+    """Play the steps of a run with these options and this layout.
 
     Raises:
-        InputError: a variant that is not simulated.
+        InputError: the simulator does not know this variant of the scheme.
     """
     workers, servers = len(layout.data_ranks), len(layout.ranks("server"))
     batch = options.local_batch(workers)
     if layout.scheme == "stanza":
-        return play(at, batch, layout, link)
+        return separated(at, batch, layout, link)
     if layout.scheme == "ps" and servers:
         pipelined = options.ps_mode == "pipelined"
         return ps_dedicated(at(batch), workers, servers, link, pipelined=pipelined)

@@ -1,4 +1,4 @@
-"""The baselines' steps as tasks: DDP and parameter servers."""
+"""Writes the steps of the baselines as tasks: DDP, and parameter servers."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from systems.simulate import Program
 
 
 def ddp(cost: Costs, workers: int, link: Link) -> Simulated:
-    """Forward, then backward with a ring all-reduce of every DDP bucket as it fills."""
+    """Play DDP: forward passes, then backward passes in which full buckets are all-reduced."""
     program, ends = Program(link.latency_s), list[int]()
     for _ in range(STEPS):
         starts = _forward(program, cost, workers, ends[-1:])
@@ -26,6 +26,7 @@ def ddp(cost: Costs, workers: int, link: Link) -> Simulated:
 
 
 def _forward(program: Program, cost: Costs, workers: int, after: Sequence[int]) -> list[int]:
+    """Add every worker's forward pass of the whole model, which starts after these tasks."""
     seconds = cost.conv_forward_s + cost.fc_forward_s
     return [
         program.compute(stream(rank), seconds, name="forward", after=after)
@@ -36,8 +37,11 @@ def _forward(program: Program, cost: Costs, workers: int, after: Sequence[int]) 
 def ps_dedicated(
     cost: Costs, workers: int, servers: int, link: Link, *, pipelined: bool
 ) -> Simulated:
-    """Servers of their own. Blocking: one bucket, pushed after the backward pass. Pipelined: every
-    bucket as soon as the backward pass has it, back as soon as the server has it from all."""
+    """Play dedicated servers.
+
+    If `pipelined`, every bucket is pushed as soon as the backward pass has filled it, and pulled as
+    soon as the server has it from all workers. Otherwise the whole model is one bucket.
+    """
     least = SMALLEST_MESSAGE_BYTES * servers if pipelined else float("inf")
     buckets = segments(cost.backward, least)
     program, ends = Program(link.latency_s), list[int]()
@@ -64,7 +68,14 @@ def _serve(
     pushed: dict[tuple[int, int], int],
     pulled: dict[tuple[int, int], int],
 ) -> None:
-    """All workers push one slice to a server, and pull it when the server has it from all."""
+    """Add one bucket's messages between all workers and one server.
+
+    Args:
+        ready: each worker's task after which it may push.
+        pushed: the last push of every pair of worker and server, which the next one must follow;
+            is updated.
+        pulled: the same for pulls.
+    """
     for rank, before in enumerate(ready):
         earlier = [pushed[rank, server]] if (rank, server) in pushed else []
         pushed[rank, server] = program.flow(
@@ -79,7 +90,7 @@ def _serve(
 
 
 def ps_sharded(cost: Costs, workers: int, link: Link) -> Simulated:
-    """One server beside every worker, pipelined: pushes and pulls share the interfaces."""
+    """Play pipelined servers, one beside every worker. Pushes and pulls share the interfaces."""
     buckets = segments(cost.backward, SMALLEST_MESSAGE_BYTES * workers)
     program, ends, ranks = Program(link.latency_s), list[int](), range(workers)
     for _ in range(STEPS):

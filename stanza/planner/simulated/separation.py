@@ -1,13 +1,13 @@
-"""Layer separation's step as tasks: ConvWorker's and FcWorker's schedules, in every mode.
+"""Writes the step of layer separation as tasks, in the order of ConvWorker's and FcWorker's code.
 
-FC workers may be replicas or hold columns, and sit on nodes of their own or beside CONV workers. A
-node with both roles has one compute stream, which takes the two workers' tasks as they get ready.
+FC workers may be replicas or hold columns, and may be dedicated or colocated with CONV workers. A
+node with both roles has one compute stream, which takes the tasks of both as they get ready.
+`stanza.workers.conv_worker` has a picture of a step.
 """
 
 from collections.abc import Mapping, Sequence
 
-from stanza.layout import Layout, separated
-from stanza.options import FcParallel, FcPlacement
+from stanza.layout import Layout
 from stanza.planner.costs import Costs, CostsAt
 from stanza.planner.simulated.steps import (
     STEPS,
@@ -21,39 +21,18 @@ from systems.schema import InputError
 from systems.simulate import Interface, Program
 
 SHARED_SLICES = 8
-"""On a node with both roles the device takes the FC worker's tasks between the layers of a pass."""
+"""The number of tasks that make a pass on a node with both roles. Between them the device can take
+the FC worker's tasks, as it does between the layers of a pass."""
 
 
-def stanza(
-    at: CostsAt,
-    local_batch: int,
-    conv_workers: int,
-    fc_workers: int,
-    micro_batches: int,
-    link: Link,
-    *,
-    fc_parallel: FcParallel = "replicas",
-    fc_placement: FcPlacement = "dedicated",
-) -> Simulated:
-    """Layer separation over so many workers; colocated ones share nodes.
+def separated(at: CostsAt, local_batch: int, layout: Layout, link: Link) -> Simulated:
+    """Play layer separation in this layout, with `local_batch` samples on every CONV worker.
 
     Raises:
-        InputError: columns of an FC part that is no chain of Linears.
+        InputError: the layout has columns, and the FC part is no chain of Linear layers.
     """
-    layout = separated(
-        conv_workers,
-        fc_workers,
-        micro_batches,
-        fc_parallel=fc_parallel,
-        fc_placement=fc_placement,
-    )
-    return play(at, local_batch, layout, link)
-
-
-def play(at: CostsAt, local_batch: int, layout: Layout, link: Link) -> Simulated:
-    """Layer separation in a resolved layout, `local_batch` samples a CONV worker; see `stanza`."""
     program, ends = Program(link.latency_s), list[int]()
-    if layout.fc_parallel == "columns" and not at(1).fc_stages:
+    if layout.fc_parallel == "columns" and not at(1).fc_layers:
         raise InputError(
             "--stanza.fc-parallel columns: the profile's fully connected part is no chain of "
             "Linear and elementwise layers; give --stanza.fc-parallel replicas"
@@ -67,12 +46,15 @@ def play(at: CostsAt, local_batch: int, layout: Layout, link: Link) -> Simulated
     both = layout.fc_placement == "colocated"
     slices = SHARED_SLICES if both else 1
     for _ in range(STEPS):
+        # All micro-batches go forward, and their activations travel to the FC workers.
         forward = _forward(program, part, conv, layout.micro_batches, ends[-1:], slices)
         sent = [[[task] for task in row] for row in forward]
         arrived = _chained(program, sent, activations, "activations")
+        # The FC workers run them forward and backward, and send the gradients back.
         computed, fc_done = _fc_step(program, at, part, layout, fc_of, arrived, fc_done)
         ready = [[[row[fc] for fc in fc_of[rank]] for rank in conv] for row in computed]
         returned = _chained(program, ready, gradients, "cut gradient")
+        # The CONV workers run them backward. The all-reduce overlaps the last of these passes.
         now = forward[-1]
         for row in returned[:-1]:
             now = [
@@ -89,7 +71,10 @@ def play(at: CostsAt, local_batch: int, layout: Layout, link: Link) -> Simulated
 def _pass(
     program: Program, rank: int, seconds: float, name: str, after: Sequence[int], slices: int
 ) -> int:
-    """A pass through the convolutional part, in slices between which others may compute."""
+    """Add one pass through the convolutional part on a rank, as a chain of `slices` tasks.
+
+    Between them the rank's compute stream may take other tasks. Returns the last task.
+    """
     tasks = list(after)
     for _ in range(slices):
         tasks = [program.compute(stream(rank), seconds / slices, name=name, after=tasks)]
@@ -104,7 +89,11 @@ def _forward(
     after: Sequence[int],
     slices: int,
 ) -> list[list[int]]:
-    """All micro-batches forward, one after the other: tasks by micro-batch and CONV worker."""
+    """Add the forward passes of all micro-batches, one after the other on each CONV worker.
+
+    Returns:
+        A row for each micro-batch, with the last task of every CONV worker.
+    """
     rows: list[list[int]] = []
     for _ in range(micro_batches):
         before = [[task] for task in rows[-1]] if rows else [list(after)] * len(conv)
@@ -120,8 +109,14 @@ def _forward(
 def _loads(
     rank: int, fc_ranks: Sequence[int], cut_bytes: float, own_way: str, their_way: str
 ) -> dict[Interface, float]:
-    """A CONV worker's micro-batch at the cut: an even slice for each of its FC workers; what is for
-    the FC worker beside it crosses no interface."""
+    """The bytes that one micro-batch of a CONV worker puts on each network interface.
+
+    Each of its FC workers has an even slice. A slice for an FC worker on the same rank loads none.
+
+    Args:
+        own_way: "out" where the CONV worker sends, "in" where it receives.
+        their_way: the other of the two.
+    """
     others = [fc for fc in fc_ranks if fc != rank]
     slice_bytes = cut_bytes / len(fc_ranks)
     loads: dict[Interface, float] = {(fc, their_way): slice_bytes for fc in others}
@@ -134,8 +129,15 @@ def _chained(
     loads: Sequence[Mapping[Interface, float]],
     name: str,
 ) -> list[list[int]]:
-    """Every CONV worker's messages of every micro-batch, which follow one another: by micro-batch
-    and CONV worker, as what they wait for is in `ready`."""
+    """Add one message for each micro-batch and CONV worker; those of a worker follow one another.
+
+    Args:
+        ready: the tasks that each message waits for, by micro-batch and CONV worker.
+        loads: the bytes that a message of each CONV worker puts on the interfaces.
+
+    Returns:
+        The messages' tasks, by micro-batch and CONV worker.
+    """
     rows: list[list[int]] = []
     for row in ready:
         before = [[task] for task in rows[-1]] if rows else [[]] * len(row)
@@ -159,8 +161,17 @@ def _fc_step(
     arrived: Sequence[Sequence[int]],
     after: Sequence[int],
 ) -> tuple[list[dict[int, int]], list[int]]:
-    """Forward and backward of every micro-batch on every FC worker; returns the last task of each
-    by micro-batch and FC worker, and what the next step must wait for."""
+    """Add the FC workers' passes over every micro-batch, and the exchange of their gradients.
+
+    Args:
+        fc_of: the FC workers of each CONV worker.
+        arrived: the activations' messages, by micro-batch and CONV worker.
+        after: the tasks that must have ended first.
+
+    Returns:
+        The last task of every micro-batch on every FC worker, and the tasks that the next step on
+        the FC workers must wait for.
+    """
     conv, fc = list(fc_of), layout.ranks("fc")
     served = {rank: [i for i, c in enumerate(conv) if rank in fc_of[c]] for rank in fc}
     before = {rank: list(after) for rank in fc}
@@ -188,6 +199,8 @@ def _fc_step(
 def _compute(
     program: Program, seconds: Mapping[int, float], ready: Mapping[int, Sequence[int]]
 ) -> dict[int, int]:
+    """Add one task of so many seconds on each FC worker, which starts after the tasks in
+    `ready`."""
     return {
         rank: program.compute(stream(rank), seconds[rank], name="fc", after=tasks)
         for rank, tasks in ready.items()
@@ -197,25 +210,30 @@ def _compute(
 def _columns(
     program: Program, gathered: Costs, ready: Mapping[int, Sequence[int]]
 ) -> dict[int, int]:
-    """One gathered micro-batch on FC workers that hold columns: 1/f of every stage's work each, and
-    outputs that are reduce-scattered forward, whose gradients are all-gathered backward."""
+    """Add the passes of FC workers that hold columns over one gathered micro-batch.
+
+    Each does 1/f of every layer's work. Outputs are reduce-scattered forward, and their gradients
+    all-gathered backward. Returns the last task of each worker.
+    """
     fc, f = list(ready), len(ready)
     now = {rank: list(tasks) for rank, tasks in ready.items()}
 
     def work(seconds: float) -> None:
+        """Every worker computes its part of `seconds`."""
         tasks = _compute(program, dict.fromkeys(fc, seconds / f), now)
         now.update({rank: [task] for rank, task in tasks.items()})
 
     def swap(size_bytes: float, name: str) -> None:
+        """Every worker exchanges its part of `size_bytes` with all others."""
         tasks = [task for rank in fc for task in now[rank]]
         moved = size_bytes * (f - 1) / f
         done = program.exchange(fc, moved, messages=1, name=name, after=tasks)
         now.update({rank: [done] for rank in fc})
 
-    for stage in gathered.fc_stages:
-        work(stage.forward_s)
-        swap(stage.output_bytes, "reduce-scatter")
-    for stage in reversed(gathered.fc_stages):
-        swap(stage.output_bytes, "all-gather")
-        work(stage.backward_s)
+    for layer in gathered.fc_layers:
+        work(layer.forward_s)
+        swap(layer.output_bytes, "reduce-scatter")
+    for layer in reversed(gathered.fc_layers):
+        swap(layer.output_bytes, "all-gather")
+        work(layer.backward_s)
     return {rank: tasks[0] for rank, tasks in now.items()}

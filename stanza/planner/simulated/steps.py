@@ -1,4 +1,4 @@
-"""What all schedules are made of: steps repeated until they are steady, buckets, rings."""
+"""What the tasks of all schemes have in common: repeated steps, buckets, rings."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,29 +14,31 @@ from systems.simulate import (
 )
 
 STEPS = 5
-"""A step is repeated this often; the period of the last two is the step time."""
+"""The number of steps that are played. The time between the ends of the last two is the step
+time."""
 
 Segment = tuple[float, float]
-"""Backward seconds and then parameter bytes that are ready to be exchanged."""
+"""A piece of the backward pass: its seconds, and the gradient bytes that it makes ready to send."""
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """A scheme's steps, played out."""
+    """The steps of a scheme, as the simulator has played them."""
 
     step_s: float
+    """Seconds from one step to the next."""
     samples: int
-    """Samples of one step over all workers."""
+    """The number of samples in one step over all workers."""
     timeline: Timeline
+    """When each task began and ended."""
 
     @property
     def samples_per_s(self) -> float:
-        """Throughput."""
+        """The simulated throughput, over all workers."""
         return self.samples / self.step_s
 
     def resources(self, link: Link) -> dict[str, float]:
-        """Busy seconds of the busiest node's compute, and of the busiest network interface, in one
-        step."""
+        """The busy seconds in one step of the busiest compute and the busiest network interface."""
         streams: defaultdict[str, float] = defaultdict(float)
         interfaces: defaultdict[Interface, float] = defaultdict(float)
         for task in self.timeline.tasks:
@@ -51,7 +53,7 @@ class Simulated:
 
 
 def segments(backward: Sequence[Segment], least_bytes: float) -> list[Segment]:
-    """Layers in backward order, joined into buckets of at least this size."""
+    """Join layers, in backward order, into buckets of at least `least_bytes`."""
     joined: list[Segment] = []
     seconds = size = 0.0
     for layer_s, layer_bytes in backward:
@@ -65,7 +67,7 @@ def segments(backward: Sequence[Segment], least_bytes: float) -> list[Segment]:
 
 
 def stream(rank: int) -> str:
-    """The compute stream of a rank, which all its roles share."""
+    """The name of a rank's compute stream, which all its roles share."""
     return f"rank {rank}"
 
 
@@ -76,8 +78,14 @@ def ring_backward(
     after: Sequence[int],
     name: str,
 ) -> int:
-    """Backward passes of `ranks` (each after its own task of `after`), their gradients all-reduced
-    bucket by bucket; returns the end of both."""
+    """Add the backward passes of `ranks`, with a ring all-reduce of every bucket that fills.
+
+    Args:
+        after: for each rank the task after which its backward pass starts.
+
+    Returns:
+        The task with which all passes and all-reduces have ended.
+    """
     n, now, wire = len(ranks), list(after), list[int]()
     for seconds, size in segments(backward, BUCKET_BYTES):
         now = [
@@ -94,7 +102,12 @@ def ring_backward(
 
 
 def played(program: Program, ends: Sequence[int], samples: int, link: Link) -> Simulated:
-    """Play steps that end with the tasks `ends`, each of `samples` over all workers."""
+    """Play the program and read off the step time.
+
+    Args:
+        ends: the task with which each step ends.
+        samples: the number of samples in one step over all workers.
+    """
     timeline = simulate(program, link)
     period_s = timeline.ends_s[ends[-1]] - timeline.ends_s[ends[-2]]
     return Simulated(step_s=period_s, samples=samples, timeline=timeline)

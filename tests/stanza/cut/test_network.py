@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
-from stanza.cut.split import Split, split
+from stanza.cut.separate import Parts, separate
 from stanza.models.dry_run import materialise
 from systems.schema import InputError
 
@@ -98,9 +98,9 @@ class Network(nn.Module):
         return out
 
 
-def assert_the_parts_are_the_network(model: nn.Module, classifier: nn.Module) -> Split:
+def assert_the_parts_are_the_network(model: nn.Module, classifier: nn.Module) -> Parts:
     """Its values and its gradients; the FC part holds the classifier's parameters alone."""
-    parts = split(model, SHAPE)
+    parts = separate(model, SHAPE)
     held = [{id(p) for p in part.parameters()} for part in (parts.conv, parts.fc)]
     assert held[1] == {id(p) for p in classifier.parameters()}
     assert held[0] | held[1] == {id(p) for p in model.parameters()}
@@ -109,7 +109,7 @@ def assert_the_parts_are_the_network(model: nn.Module, classifier: nn.Module) ->
     return parts
 
 
-def assert_same_values_and_gradients(model: nn.Module, parts: Split) -> None:
+def assert_same_values_and_gradients(model: nn.Module, parts: Parts) -> None:
     images = torch.randn(3, *SHAPE, dtype=next(model.parameters()).dtype)
     for module in (model, parts.conv, parts.fc):
         module.eval()
@@ -301,7 +301,7 @@ def test_an_output_that_the_fc_part_does_not_read_crosses_as_well(kind: str) -> 
     torch.manual_seed(0)
     returned, cut_shape = OUTPUTS[kind]
     model = TwoOutputs(returned)
-    parts = split(model, SHAPE)
+    parts = separate(model, SHAPE)
     assert parts.cut_shape == cut_shape
     assert type(parts.fc(parts.conv(torch.randn(2, *SHAPE)))) is type(
         returned(*[torch.ones(1, 1, 1, 1)] * 2)
@@ -312,7 +312,7 @@ def test_an_output_that_the_fc_part_does_not_read_crosses_as_well(kind: str) -> 
 def test_values_of_two_dtypes_keep_them_across_the_cut() -> None:
     torch.manual_seed(0)
     model = TwoOutputs(OUTPUTS["an embedding"][0], narrow=True)
-    assert_same_values_and_gradients(model, split(model, SHAPE))
+    assert_same_values_and_gradients(model, separate(model, SHAPE))
 
 
 # What is refused
@@ -390,9 +390,9 @@ OVERWRITES: dict[str, Callable[[Tensor], Tensor]] = {
 def test_a_value_that_is_overwritten_through_a_view_does_not_cross_unnoticed(kind: str) -> None:
     torch.manual_seed(0)
     with pytest.raises(InputError, match=r"overwrites conv in place \("):
-        split(OverwrittenView(OVERWRITES[kind], first=False), SHAPE)
+        separate(OverwrittenView(OVERWRITES[kind], first=False), SHAPE)
     model = OverwrittenView(OVERWRITES[kind], first=True)
-    assert_same_values_and_gradients(model, split(model, SHAPE))
+    assert_same_values_and_gradients(model, separate(model, SHAPE))
 
 
 @pytest.mark.parametrize(
@@ -415,7 +415,7 @@ def test_a_value_that_is_overwritten_through_a_view_does_not_cross_unnoticed(kin
 )
 def test_refuses_by_name(network: Callable[[], nn.Module], words: list[str]) -> None:
     with pytest.raises(InputError) as error:
-        split(network(), SHAPE)
+        separate(network(), SHAPE)
     message = str(error.value)
     assert " cannot be separated: " in message
     assert message.endswith("train it with ddp or ps")

@@ -9,7 +9,7 @@ from stanza.cut.rule import (
     cut_profile,
     find_cut,
 )
-from stanza.cut.split import split
+from stanza.cut.separate import separate
 from stanza.models import ARCHITECTURES, build_model
 from stanza.planner.plan import load_profile, shipped_profiles
 from systems.profiles.profile import LayerProfile, ModelProfile
@@ -103,7 +103,7 @@ def test_a_profile_is_cut_as_the_network_itself(name: str) -> None:
     cut = cut_profile(profile)
     layers = {layer.name: layer for layer in profile.layers}
     with torch.device("meta"):
-        parts = split(build_model(name), ARCHITECTURES[name].image_shape)
+        parts = separate(build_model(name), ARCHITECTURES[name].image_shape)
     crossing = sum(layers[layer].activation_bytes for layer in cut.crossing)
     assert crossing == parts.cut_values * 4 * profile.batch_size
     fc_bytes = sum(layers[layer].parameter_bytes for layer in cut.fc)

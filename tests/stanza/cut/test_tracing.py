@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from stanza.cut.split import split
+from stanza.cut.separate import separate
 from stanza.cut.tracing import trace
 from systems.schema import InputError
 
@@ -64,7 +64,7 @@ def patched() -> nn.Module:
 @pytest.mark.parametrize("network", [Optional, hooked, patched])
 def test_the_parts_are_the_network_as_it_is_called(network: Callable[[], nn.Module]) -> None:
     model = network()
-    parts = split(model, SHAPE)
+    parts = separate(model, SHAPE)
     images = torch.randn(2, *SHAPE)
     assert torch.equal(parts.fc(parts.conv(images)), model(images))
 
@@ -145,7 +145,7 @@ def test_code_that_cannot_be_traced_is_named_with_its_line(
     network: type[nn.Module], reason: str, where: type[nn.Module]
 ) -> None:
     with pytest.raises(InputError) as error:
-        split(network(), SHAPE)
+        separate(network(), SHAPE)
     message = str(error.value)
     assert f"{network.__name__} cannot be separated: torch.fx cannot trace it ({reason}" in (
         message.replace("(symbolically traced variables cannot be used as inputs to ", "(").replace(
@@ -158,14 +158,14 @@ def test_code_that_cannot_be_traced_is_named_with_its_line(
 
 def test_arguments_that_are_needed_are_named() -> None:
     with pytest.raises(InputError, match="besides the images its forward needs mask, scale; give"):
-        split(Needs(), SHAPE)
+        separate(Needs(), SHAPE)
 
 
 def test_the_callers_own_modes_are_no_obstacle() -> None:
     with torch.no_grad():
-        split(Network(), SHAPE)
+        separate(Network(), SHAPE)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        split(Network(), SHAPE)
+        separate(Network(), SHAPE)
 
 
 class Counting(nn.Module):

@@ -10,12 +10,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, strategies as st
 
-from stanza.layout import layout
+from stanza.layout import layout_of, separated_layout
 from stanza.options import Options
-from stanza.planner import costs, predict, simulated as schedule
-from stanza.planner.costs import Costs, CostsAt, FcStage
+from stanza.planner import costs, predict
+from stanza.planner.costs import Costs, CostsAt, FcLayer
 from stanza.planner.plan import load_profile, shipped_profiles
 from stanza.planner.predict import Prediction
+from stanza.planner.simulated import separated
 from stanza.planner.traffic import Sizes, traffic
 from systems.clusters.cluster import Link
 from systems.profiles.profile import LayerProfile, ModelProfile
@@ -63,7 +64,7 @@ def without_compute(cost: Costs) -> Costs:
 
 
 def stanza(cost: Costs, conv: int, fc: int, micro: int, link: Link) -> Prediction:
-    return predict.stanza(linear(cost), cost.batch_size, conv, fc, micro, link)
+    return predict.separated(linear(cost), cost.batch_size, conv, fc, micro, link)
 
 
 SCHEMES: dict[str, Callable[[Costs, Link], Prediction]] = {
@@ -119,7 +120,7 @@ def test_micro_batches_overlap_both_parts_compute() -> None:
 def table_s(name: str, options: Options, cost: Costs, fc: int = 1) -> dict[str, float]:
     """Seconds that the busiest rank of each role sends in one direction."""
     ranks = 6 if fc == 2 else 4
-    made = layout(options, ranks, fc, 1)
+    made = layout_of(options, ranks, fc, 1)
     table_sizes = Sizes(
         conv_bytes=cost.conv_bytes, fc_bytes=cost.fc_bytes, cut_bytes=cost.cut_bytes / BATCH
     )
@@ -181,7 +182,7 @@ def test_the_exchange_of_fc_workers_shares_their_interfaces_with_the_cut() -> No
     fc_ring_s = table["fc"] - cut_s
     assert fc_ring_s == pytest.approx(5.0)  # it is what the next step waits for
     assert stanza(idle, 4, 2, 1, LINK).step_s == pytest.approx(fc_ring_s + 2 * cut_s)
-    simulated = schedule.stanza(linear(idle), idle.batch_size, 4, 2, 1, LINK)
+    simulated = separated(linear(idle), idle.batch_size, separated_layout(4, 2, 1), LINK)
     assert simulated.step_s == pytest.approx(fc_ring_s + 2 * cut_s)
 
 
@@ -274,7 +275,7 @@ def test_the_period_is_read_off_in_the_steady_state(
     def periods(steps: int) -> list[float]:
         monkeypatch.setattr(predict, "STEADY_STEPS", steps)
         return [
-            predict.stanza(at, 128, 10 - fc, fc, micro, Link(bandwidth_bits_per_s=rate)).step_s
+            predict.separated(at, 128, 10 - fc, fc, micro, Link(bandwidth_bits_per_s=rate)).step_s
             for fc in range(1, 6)
             for rate in (1e9, 1e10, 1e11)
         ]
@@ -293,7 +294,7 @@ def test_the_period_is_read_off_in_the_steady_state(
 def test_fc_time_grows_with_the_conv_workers_of_an_fc_worker(name: str, conv: int, fc: int) -> None:
     at = costs.costs_at(load_profile(name))
     own_s = at(64).fc_forward_s + at(64).fc_backward_s
-    predicted = predict.stanza(at, 64, conv, fc, 1, LINK)
+    predicted = predict.separated(at, 64, conv, fc, 1, LINK)
     assert predicted.resources["FC compute"] == pytest.approx(own_s * math.ceil(conv / fc))
     cut_s = LINK.seconds(at(64).cut_bytes) * math.ceil(conv / fc)
     assert predicted.resources["cut in"] == pytest.approx(cut_s)
@@ -343,7 +344,7 @@ def test_costs_are_parted_by_the_cut() -> None:
         fc_backward=((2.0, 300),),
         cut_bytes=400,
         batch_size=10,
-        fc_stages=(FcStage(forward_s=1.0, backward_s=2.0, output_bytes=400),),
+        fc_layers=(FcLayer(forward_s=1.0, backward_s=2.0, output_bytes=400),),
     )
 
 
@@ -359,8 +360,8 @@ def test_a_narrow_cut_halves_what_crosses() -> None:
 
 
 def test_micro_batches_pay_fixed_costs_each() -> None:
-    one = predict.stanza(costs.costs_at(SMALL), 10, 1, 1, 1, ENDLESS)
-    five = predict.stanza(costs.costs_at(SMALL), 10, 1, 1, 5, ENDLESS)
+    one = predict.separated(costs.costs_at(SMALL), 10, 1, 1, 1, ENDLESS)
+    five = predict.separated(costs.costs_at(SMALL), 10, 1, 1, 5, ENDLESS)
     assert one.resources["FC compute"] == pytest.approx(3.0)
     assert five.resources["FC compute"] == pytest.approx(5 * 0.3 + 2.7)
 

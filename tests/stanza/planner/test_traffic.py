@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from stanza.layout import Layout, layout
+from stanza.layout import Layout, layout_of
 from stanza.options import Options
 from stanza.planner.traffic import Sizes, sizes_of, traffic
 from stanza.train.batches import share
@@ -18,7 +18,7 @@ SIZES = Sizes(conv_bytes=120, fc_bytes=600, cut_bytes=10)
 
 def table(world_size: int, fc: int = 1, samples: list[int] | None = None, **changes: Any) -> Any:
     """Bytes sent and received, by rank."""
-    made = layout(Options(**changes), world_size, fc, 1)
+    made = layout_of(Options(**changes), world_size, fc, 1)
     rows = traffic(made, SIZES, samples or [4] * len(made.data_ranks))
     return [(row.sent, row.received) for row in rows]
 
@@ -58,7 +58,7 @@ def test_stanza_with_two_fc_workers_and_unequal_shares() -> None:
 def test_columns_halve_what_an_fc_worker_takes_and_exchange_outputs() -> None:
     # Three CONV workers send 40 bytes, 20 to each FC worker; these exchange the outputs of twelve
     # samples, 5 bytes each, and their gradients: half of 60 twice.
-    made = layout(Options(fc_parallel="columns"), 5, 2, 1)
+    made = layout_of(Options(fc_parallel="columns"), 5, 2, 1)
     rows = traffic(made, replace(SIZES, fc_output_bytes=5), [4] * 3)
     assert [row.sent for row in rows] == [40 + 160] * 3 + [60 + 60] * 2
     assert [row.received for row in rows] == [row.sent for row in rows]
@@ -67,14 +67,14 @@ def test_columns_halve_what_an_fc_worker_takes_and_exchange_outputs() -> None:
 def test_a_colocated_fc_worker_takes_its_own_activations_for_nothing() -> None:
     # Rank 0 is the FC worker of ranks 0 and 1, rank 2 its own: a ring of 120 over three each, and
     # one of 600 over the two.
-    made = layout(Options(fc_placement="colocated"), 3, 2, 1)
+    made = layout_of(Options(fc_placement="colocated"), 3, 2, 1)
     rows = traffic(made, SIZES, [4] * 3)
     assert [row.sent for row in rows] == [160 + 40 + 600, 160 + 40, 160 + 600]
 
 
 def test_colocated_columns_leave_a_slice_at_home() -> None:
     # Each sends two thirds of its 40 bytes away, and as an FC worker as many gradients.
-    made = layout(Options(fc_placement="colocated", fc_parallel="columns"), 3, 3, 1)
+    made = layout_of(Options(fc_placement="colocated", fc_parallel="columns"), 3, 3, 1)
     rows = traffic(made, SIZES, [4] * 3)
     assert [row.sent for row in rows] == pytest.approx([160 + 2 * 40 * 2 / 3] * 3)
 
@@ -95,7 +95,7 @@ def test_what_is_sent_is_received(
         scheme=name, ps_placement=placement, ps_servers=servers, global_batch_size=batch
     )
     try:
-        made = layout(options, world_size, fc, 1)
+        made = layout_of(options, world_size, fc, 1)
     except InputError:
         return
     rows = traffic(made, SIZES, shares(made, batch))
@@ -140,8 +140,8 @@ def test_without_separation_the_whole_model_moves() -> None:
 def test_stanza_moves_less_than_the_parameter_server_of_the_paper() -> None:
     """Ten nodes, AlexNet, a batch of 256 a worker: the busiest interface of each scheme."""
     sizes = sizes_of(Options(model="alexnet"))
-    stanza = traffic(layout(Options(), 10, 1, 1), sizes, [256] * 9)
-    server = traffic(layout(Options(scheme="ps"), 10, 0, 1), sizes, [256] * 9)
+    stanza = traffic(layout_of(Options(), 10, 1, 1), sizes, [256] * 9)
+    server = traffic(layout_of(Options(scheme="ps"), 10, 0, 1), sizes, [256] * 9)
     busiest = max(row.sent for row in stanza)
     assert busiest == 9 * 256 * 9216 * 4
     assert max(row.sent for row in server) == 9 * 4 * 61_100_840

@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from PIL import EpsImagePlugin, Image
 
 from stanza.train.batches import global_batch, prefetch, share
-from stanza.train.data import load
+from stanza.train.data import open_data
 from tests.pickles import pickled
 
 RGB = (3, 16, 16)
@@ -92,7 +92,7 @@ def test_impossible_batches(size: int, step: int) -> None:
 
 
 def test_digits() -> None:
-    data = load("digits", image_shape=(1, 8, 8), classes=10)
+    data = open_data("digits", image_shape=(1, 8, 8), classes=10)
     assert (data.kind, data.classes) == ("digits (1,797 real images, scikit-learn)", 10)
     assert (len(data.train), len(data.test)) == (1437, 360)
     images, labels = data.train.batch(range(1437))
@@ -105,7 +105,7 @@ def test_digits() -> None:
 
 def test_digits_do_not_depend_on_the_seed() -> None:
     first, second = (
-        load("digits", image_shape=(1, 8, 8), classes=10, seed=seed).test.batch([0, 7, 3])
+        open_data("digits", image_shape=(1, 8, 8), classes=10, seed=seed).test.batch([0, 7, 3])
         for seed in (0, 1)
     )
     assert torch.equal(first[0], second[0])
@@ -114,7 +114,7 @@ def test_digits_do_not_depend_on_the_seed() -> None:
 
 def test_random_is_seeded_and_small() -> None:
     def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        data = load("random", image_shape=(3, 224, 224), classes=1000, seed=seed)
+        data = open_data("random", image_shape=(3, 224, 224), classes=1000, seed=seed)
         assert "synthetic" in data.kind
         return data.train.batch(torch.tensor([5, len(data.train) - 1, 5]))
 
@@ -134,7 +134,7 @@ def test_random_is_seeded_and_small() -> None:
 
 def test_folder_with_train_and_val(tmp_path: Path) -> None:
     write_split_folder(tmp_path)
-    data = load(f"folder:{tmp_path}", image_shape=RGB, classes=5)
+    data = open_data(f"folder:{tmp_path}", image_shape=RGB, classes=5)
     assert data.kind == f"folder {tmp_path} (8 train and 4 test images)"
     assert data.classes == 2
     images, labels = data.train.batch([7, 0])
@@ -151,7 +151,7 @@ def test_folder_without_train_and_val_tests_on_every_fifth_file(tmp_path: Path) 
     write_images(tmp_path / "a", 11)
     write_images(tmp_path / "b", 3)
     (tmp_path / "a" / "README.txt").write_text("not an image, and not named as one")
-    data = load(f"folder:{tmp_path}", image_shape=RGB, classes=2)
+    data = open_data(f"folder:{tmp_path}", image_shape=RGB, classes=2)
     assert (len(data.train), len(data.test)) == (12, 2)
     assert "every 5th file of each class" in data.kind
     assert data.train.batch(range(12))[1].tolist() == [0] * 9 + [1] * 3
@@ -160,7 +160,7 @@ def test_folder_without_train_and_val_tests_on_every_fifth_file(tmp_path: Path) 
 def test_grey_model_gets_grey_images(tmp_path: Path) -> None:
     write_split_folder(tmp_path)
     Image.new("L", (9, 30), 255).save(tmp_path / "train" / "red" / "0.png")
-    data = load(f"folder:{tmp_path}", image_shape=(1, 8, 12), classes=2)
+    data = open_data(f"folder:{tmp_path}", image_shape=(1, 8, 12), classes=2)
     images, _ = data.train.batch([4])
     torch.testing.assert_close(images, torch.full((1, 1, 8, 12), (1 - 0.449) / 0.226))
 
@@ -170,7 +170,7 @@ def test_colour_model_gets_the_centre_of_wide_grey_images(tmp_path: Path) -> Non
     pixels = np.zeros((16, 48), dtype=np.uint8)
     pixels[:, 16:32] = 255
     Image.fromarray(pixels).save(tmp_path / "train" / "red" / "0.png")
-    images, _ = load(f"folder:{tmp_path}", image_shape=RGB, classes=2).train.batch([4])
+    images, _ = open_data(f"folder:{tmp_path}", image_shape=RGB, classes=2).train.batch([4])
     assert (images > 2).all()
 
 
@@ -185,7 +185,7 @@ def test_corrupt_files_are_named_once_and_replaced(
     text = tmp_path / "train" / "red" / "3.png"
     text.write_bytes(pickled(tmp_path / "trace"))
 
-    data = load(f"folder:{tmp_path}", image_shape=RGB, classes=2)
+    data = open_data(f"folder:{tmp_path}", image_shape=RGB, classes=2)
     first, second = data.train.batch(range(8)), data.train.batch(range(8))
     # File 3 gives way to file 4, the first red one; the last file to file 0, a blue one.
     assert first[1].tolist() == [0, 0, 0, 1, 1, 1, 1, 0]
@@ -206,7 +206,7 @@ def test_no_program_is_started_for_a_picture(
     picture = tmp_path / "train" / "red" / "3.png"
     Image.new("RGB", (8, 8)).save(picture, "EPS")
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("it was started"))
-    data = load(f"folder:{tmp_path}", image_shape=RGB, classes=2)
+    data = open_data(f"folder:{tmp_path}", image_shape=RGB, classes=2)
     data.train.batch(range(8))
     assert data.corrupt == [picture]
     assert str(picture) in capsys.readouterr().err
@@ -216,14 +216,14 @@ def test_folder_of_corrupt_files_only(tmp_path: Path) -> None:
     write_split_folder(tmp_path)
     for path in (tmp_path / "val").rglob("*.png"):
         path.write_bytes(b"")
-    data = load(f"folder:{tmp_path}", image_shape=RGB, classes=2)
+    data = open_data(f"folder:{tmp_path}", image_shape=RGB, classes=2)
     with pytest.raises(ValueError, match="none of the 4 images can be read"):
         data.test.batch([0])
 
 
 def test_prefetch_keeps_order_and_passes_errors_on(tmp_path: Path) -> None:
     write_split_folder(tmp_path)
-    train = load(f"folder:{tmp_path}", image_shape=RGB, classes=2).train
+    train = open_data(f"folder:{tmp_path}", image_shape=RGB, classes=2).train
     orders = [[0, 4], [5, 1, 6], [2], [7]]
     labels = [batch[1].tolist() for batch in prefetch(train, orders)]
     assert labels == [[0, 1], [1, 0, 1], [0], [1]]
@@ -232,7 +232,7 @@ def test_prefetch_keeps_order_and_passes_errors_on(tmp_path: Path) -> None:
     assert [len(next(endless)[1]) for _ in range(6)] == [2, 3, 1, 1, 2, 3]
     endless.close()
 
-    digits = load("digits", image_shape=(1, 8, 8), classes=10).train
+    digits = open_data("digits", image_shape=(1, 8, 8), classes=10).train
     batches = prefetch(digits, [[0], [9999]])
     assert next(batches)[0].shape == (1, 1, 8, 8)
     with pytest.raises(IndexError):
@@ -273,6 +273,6 @@ def test_errors_take_one_line_and_name_the_option(
         source = source.replace(f"{{{folder.name}}}", str(folder))
 
     with pytest.raises(ValueError, match=message) as error:
-        load(source, image_shape=image_shape, classes=classes)
+        open_data(source, image_shape=image_shape, classes=classes)
     assert str(error.value).startswith(f"--stanza.data {source}: ")
     assert "\n" not in str(error.value)

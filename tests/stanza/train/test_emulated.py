@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from stanza.cut.rule import cut_profile
-from stanza.cut.split import split
-from stanza.layout import layout
+from stanza.cut.separate import separate
+from stanza.layout import layout_of
 from stanza.options import Options
 from stanza.planner.plan import load_profile, shipped_profiles
 from stanza.planner.traffic import sizes_of
@@ -23,7 +23,7 @@ def layers_of(module: torch.nn.Module) -> list[EmulatedLayer]:
 @pytest.mark.parametrize("scale", [1, 12.5])
 def test_parts_have_the_profiles_bytes_and_times(model: str, scale: float) -> None:
     profile, emulation = load_profile(model), Emulation(scale=scale, dilate=2)
-    parts = split(emulated_network(profile, emulation), (1,))
+    parts = separate(emulated_network(profile, emulation), (1,))
     cut = cut_profile(profile)
     for part, inside in ((parts.conv, False), (parts.fc, True)):
         expected = [layer for layer in profile.layers if (layer.name in cut.fc) == inside]
@@ -38,7 +38,7 @@ def test_parts_have_the_profiles_bytes_and_times(model: str, scale: float) -> No
 
 @pytest.mark.parametrize("model", shipped_profiles())
 def test_what_crosses_the_cut_is_as_large_as_the_real_models(model: str) -> None:
-    parts = split(emulated_network(load_profile(model), Emulation(scale=10)), (1,))
+    parts = separate(emulated_network(load_profile(model), Emulation(scale=10)), (1,))
     real = sizes_of(Options(model=model))
     assert parts.cut_values * 4 * 10 == pytest.approx(real.cut_bytes, rel=0.01)
     total = sum(p.nbytes for part in (parts.conv, parts.fc) for p in part.parameters())
@@ -57,7 +57,7 @@ def test_buckets_do_not_depend_on_the_scale(model: str) -> None:
 
 
 def test_the_fc_part_can_be_split_by_columns() -> None:
-    parts = split(emulated_network(load_profile("alexnet"), Emulation(scale=10)), (1,))
+    parts = separate(emulated_network(load_profile("alexnet"), Emulation(scale=10)), (1,))
     chain = list(linears(parts, 3).values())
     assert [layer.in_features for layer in chain] == [922, 410, 410]
     assert [layer.out_features for layer in chain] == [410, 410, 100]
@@ -65,8 +65,8 @@ def test_the_fc_part_can_be_split_by_columns() -> None:
 
 def test_a_workload_fills_every_batch_and_tests_nothing() -> None:
     options = Options(model="alexnet", fc_workers=1, local_batch_size=8)
-    plan = layout(options, 4, 1, 1)
-    workload = emulated_workload(options, plan, load_profile("alexnet"), Emulation(scale=3))
+    layout = layout_of(options, 4, 1, 1)
+    workload = emulated_workload(options, layout, load_profile("alexnet"), Emulation(scale=3))
     assert len(workload.data.train) == 24
     assert len(workload.data.test) == 0
     assert workload.message_scale == 3

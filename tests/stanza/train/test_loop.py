@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 import stanza.train.loop
-from stanza.layout import Layout, layout
+from stanza.layout import Layout, layout_of
 from stanza.options import Options
 from stanza.planner.traffic import Traffic, sizes_of, traffic
 from stanza.train.batches import share
-from stanza.train.loop import run
+from stanza.train.loop import training_steps
 from stanza.train.roles import Training
 from stanza.train.workload import real_workload
 from stanza.workers.conv_worker import from_wire, to_wire
@@ -55,7 +55,7 @@ class Case:
 
     @property
     def layout(self) -> Layout:
-        return layout(self.options, self.ranks, self.fc, self.micro)
+        return layout_of(self.options, self.ranks, self.fc, self.micro)
 
     @property
     def batch(self) -> int:
@@ -97,7 +97,7 @@ def train(case: Case) -> tuple[list[Step], State | None]:
         return models[-1]
 
     world = start(environment(), case.layout.roles, timeout_s=60, device="cpu")
-    steps = run(
+    steps = training_steps(
         case.options,
         case.layout,
         world,
@@ -173,10 +173,6 @@ STANZA = {
     f"{conv} conv, {fc} fc, {micro} micro-batch": stanza_case(conv, fc, micro)
     for conv, fc, micro in [(1, 1, 4), (2, 1, 1), (3, 1, 4), (3, 2, 1), (3, 2, 4), (5, 2, 4)]
 }
-STANZA |= {
-    "CONV gradients over ps": stanza_case(3, 1, 2, conv_exchange="ps"),
-    "CONV gradients over pipelined ps": stanza_case(3, 2, conv_exchange="ps", ps_mode="pipelined"),
-}
 BASELINES = {
     "ps blocking": baseline(4, scheme="ps"),
     "ps pipelined": baseline(4, scheme="ps", ps_mode="pipelined"),
@@ -200,15 +196,14 @@ ALL = EXACT | NARROW
 def expected_bytes(case: Case, *, payload: bool) -> list[Traffic]:
     """The traffic table of a run, by rank; for `payload` only what goes through the transport."""
     sizes = sizes_of(case.options)
-    plan = case.layout
-    if payload and plan.scheme == "ddp":
+    layout = case.layout
+    if payload and layout.scheme == "ddp":
         return [Traffic(0, 0)] * case.ranks
-    if payload and plan.scheme == "stanza":
-        by_servers = case.options.conv_exchange == "ps"
-        sizes = replace(sizes, conv_bytes=sizes.conv_bytes if by_servers else 0, fc_bytes=0)
-    workers = len(plan.data_ranks)
+    if payload and layout.scheme == "stanza":
+        sizes = replace(sizes, conv_bytes=0, fc_bytes=0)
+    workers = len(layout.data_ranks)
     parts = [share(case.batch, workers, index) for index in range(workers)]
-    return traffic(plan, sizes, [part.stop - part.start for part in parts])
+    return traffic(layout, sizes, [part.stop - part.start for part in parts])
 
 
 def about(values: list[float]) -> Any:

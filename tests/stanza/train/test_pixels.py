@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from stanza.train.data import load
+from stanza.train.data import open_data
 from stanza.train.pixels import decode
 
 SIDE = 16
@@ -178,7 +178,7 @@ def test_what_does_not_say_its_white_is_listed_with_the_reason(
         (tmp_path / split / "a").mkdir(parents=True)
         saved(tmp_path / split / "a" / "0.tif", pixels)
         saved(tmp_path / split / "a" / "1.png", BYTES)
-    data = load(f"folder:{tmp_path}", image_shape=(3, SIDE, SIDE), classes=1)
+    data = open_data(f"folder:{tmp_path}", image_shape=(3, SIDE, SIDE), classes=1)
     images, _ = data.train.batch([0, 1])
     assert (images[0] == images[1]).all()  # the next one in its place
     assert data.corrupt == [tmp_path / "train" / "a" / "0.tif"]

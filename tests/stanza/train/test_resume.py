@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stanza.layout import Layout, layout
+from stanza.layout import Layout, layout_of
 from stanza.options import Options
-from stanza.train.loop import run
+from stanza.train.loop import training_steps
 from stanza.train.workload import real_workload
 from systems.environment import environment
 from systems.network.distributed import start, stop
@@ -39,7 +39,7 @@ class Case:
 
     @property
     def layout(self) -> Layout:
-        return layout(self.options, self.ranks, self.fc, 2 if self.fc > 1 else 1)
+        return layout_of(self.options, self.ranks, self.fc, 2 if self.fc > 1 else 1)
 
 
 SEPARATED, SERVERS = Case(4, fc=2), Case(4, replace(PS, ps_servers=2))
@@ -55,7 +55,9 @@ def _train(case: Case, folder: Path, resume: str) -> list[Step]:
     )
     workload = real_workload(case.options, case.layout, 5)
     arguments = (case.options, case.layout, world, workload)
-    steps = run(*arguments, seed=5, transport="torch", tracer=Tracer.off(), checkpoints=checkpoints)
+    steps = training_steps(
+        *arguments, seed=5, transport="torch", tracer=Tracer.off(), checkpoints=checkpoints
+    )
     done = list(steps)
     stop(world)
     return done

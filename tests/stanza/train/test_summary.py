@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from stanza.cut.split import split
-from stanza.layout import layout
+from stanza.cut.separate import separate
+from stanza.layout import layout_of
 from stanza.models import build_model
 from stanza.options import Options
 from stanza.planner.plan import Plan, load_profile, plan
-from stanza.train.summary import summarize
+from stanza.train.summary import summarize_training
 from systems.clusters.cluster import load
 from systems.profiles.emulated import Emulation
 from systems.runs.record import Step
@@ -43,8 +43,8 @@ def stanza_run(**counters: float) -> list[list[Step]]:
 
 
 def summary(**counters: float) -> dict[str, Any]:
-    found = Plan(layout=layout(OPTIONS, 3, 1, 1), reason="as given")
-    return summarize(OPTIONS, found, stanza_run(**counters), Emulation())
+    found = Plan(layout=layout_of(OPTIONS, 3, 1, 1), reason="as given")
+    return summarize_training(OPTIONS, found, stanza_run(**counters), Emulation())
 
 
 def test_throughput_is_that_of_the_window() -> None:
@@ -75,11 +75,11 @@ def test_losses_of_several_ranks_add_up() -> None:
     ]
     workers = [steps(one, test_accuracy=1.0, corrupt_images=0), steps(two)]
     lost = [Step(0, {"loss_sum": 1.0, "samples": 2})]
-    plan = Plan(layout=layout(options, 2, 0, 1), reason="")
-    found = summarize(options, plan, workers, Emulation())
+    made = Plan(layout=layout_of(options, 2, 0, 1), reason="")
+    found = summarize_training(options, made, workers, Emulation())
     assert found["loss"] == [2.0, 1.0]
     assert found["scheme"] == "ddp"
-    found = summarize(options, plan, [*workers, lost], Emulation())
+    found = summarize_training(options, made, [*workers, lost], Emulation())
     assert found["loss"] == [21 / 12, 1.0]
 
 
@@ -90,7 +90,7 @@ def test_rank_0_tells_accuracy_and_corrupt_images() -> None:
 
 def test_every_rank_has_a_row_of_bytes() -> None:
     rows = summary(**COUNTED)["bytes_per_step"]
-    parts = split(build_model("digits-cnn"), (1, 8, 8))
+    parts = separate(build_model("digits-cnn"), (1, 8, 8))
     cut, ring = 5 * 4 * parts.cut_values, sum(p.nbytes for p in parts.conv.parameters())
     counted = {key.removesuffix("_bytes_per_step"): value for key, value in COUNTED.items()}
     conv = {"role": "conv", "table_sent": cut + ring, "table_received": cut + ring, **counted}
@@ -108,8 +108,8 @@ def test_bytes_are_those_of_the_scheme_that_ran() -> None:
     """Stanza was asked for, and the planner separated nothing."""
     options = Options(steps=4, global_batch_size=12, fc_workers=0)
     workers = [stanza_run()[0]] * 3
-    found = summarize(
-        options, Plan(layout=layout(options, 3, 0, 1), reason=""), workers, Emulation()
+    found = summarize_training(
+        options, Plan(layout=layout_of(options, 3, 0, 1), reason=""), workers, Emulation()
     )
     assert found["scheme"] == "ddp"
     model_bytes = sum(p.nbytes for p in build_model("digits-cnn").parameters())
@@ -121,7 +121,7 @@ def test_the_prediction_comes_along() -> None:
     assert summary()["predicted_step_s"] is None
     options = Options(model="alexnet", steps=4, local_batch_size=5, fc_workers=1)
     made = plan(options, 3, load("ec2-p3-10g").with_size(3), load_profile("alexnet"))
-    found = summarize(options, made, stanza_run(), Emulation())
+    found = summarize_training(options, made, stanza_run(), Emulation())
     assert made.chosen is not None
     assert found["predicted_step_s"] == made.chosen.step_s
     assert found["samples_per_step"] == 2 * 5

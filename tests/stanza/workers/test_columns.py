@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import stanza.train.loop
 import stanza.workers.columns
-from stanza.cut.split import Split, split
+from stanza.cut.separate import Parts, separate
 from stanza.layout import even_slice
 from stanza.models import ARCHITECTURES, build_model
 from stanza.workers.columns import Peers, columns_of, linears
@@ -73,9 +73,6 @@ CASES |= {
     "unequal shares, colocated columns": colocated(
         3, 3, 2, global_batch_size=50, fc_parallel="columns"
     ),
-    "colocated columns beside servers": colocated(
-        3, 3, fc_parallel="columns", conv_exchange="ps", ps_mode="pipelined"
-    ),
 }
 FEW = [columns(3, 2, 4), colocated(3, 3, fc_parallel="columns"), colocated(3, 2)]
 
@@ -118,8 +115,8 @@ def skip_the_sum() -> None:
 
 
 def take_the_next_workers_columns() -> None:
-    held = stanza.workers.columns.held
-    stanza.workers.columns.held = lambda layer, index, count: held(
+    held = stanza.workers.columns.columns_of_linear
+    stanza.workers.columns.columns_of_linear = lambda layer, index, count: held(
         layer, (index + 1) % count, count
     )
 
@@ -191,7 +188,7 @@ def alone() -> Peers:
 def test_one_worker_has_the_models_own_fc_part(name: str) -> None:
     with torch.device("meta"):
         model = build_model(name)
-    parts = split(model, ARCHITECTURES[name].image_shape)
+    parts = separate(model, ARCHITECTURES[name].image_shape)
     share = columns_of(parts, alone())
     outputs = share(torch.empty(2, parts.cut_values, device="meta"))
     assert outputs.shape == (2, ARCHITECTURES[name].classes)
@@ -199,7 +196,7 @@ def test_one_worker_has_the_models_own_fc_part(name: str) -> None:
 
 
 def test_parameters_are_views_of_the_models_own() -> None:
-    parts = split(build_model("digits-cnn"), (1, 8, 8))
+    parts = separate(build_model("digits-cnn"), (1, 8, 8))
     share = columns_of(parts, alone())
     activations = torch.randn(3, parts.cut_values)
     torch.testing.assert_close(share(activations), parts.fc(activations.view(3, *parts.cut_shape)))
@@ -227,7 +224,7 @@ class StandIn(nn.Module):
 
 def test_a_layer_that_splits_itself_may_stand_for_a_linear() -> None:
     fc = nn.Sequential(nn.Flatten(), StandIn(12, 5), nn.ReLU(), nn.Linear(5, 3))
-    share = columns_of(Split(nn.Identity(), fc, (3, 4)), alone())
+    share = columns_of(Parts(nn.Identity(), fc, (3, 4)), alone())
     assert isinstance(share.get_submodule("1.partial"), StandIn)
     torch.testing.assert_close(share(torch.ones(2, 12)), fc(torch.ones(2, 3, 4)))
 
@@ -265,7 +262,7 @@ class Residual(nn.Module):
 )
 def test_what_is_no_chain_is_refused(fc: nn.Module, words: str) -> None:
     with pytest.raises(InputError) as error:
-        linears(Split(nn.Identity(), fc, (4,)))
+        linears(Parts(nn.Identity(), fc, (4,)))
     assert str(error.value).startswith("--stanza.fc-parallel columns: ")
     assert "give --stanza.fc-parallel replicas" in str(error.value)
     assert words in str(error.value)
@@ -274,7 +271,7 @@ def test_what_is_no_chain_is_refused(fc: nn.Module, words: str) -> None:
 
 def test_inception_is_refused() -> None:
     with torch.device("meta"):
-        parts = split(build_model("inception-v3"), (3, 299, 299))
+        parts = separate(build_model("inception-v3"), (3, 299, 299))
     with pytest.raises(
         InputError, match=r"AuxLogits.fc \(Linear\) .*; give --stanza\.fc-parallel replicas"
     ):
@@ -282,6 +279,6 @@ def test_inception_is_refused() -> None:
 
 
 def test_more_workers_than_features_are_refused() -> None:
-    parts = Split(nn.Identity(), nn.Sequential(nn.Linear(4, 2)), (4,))
+    parts = Parts(nn.Identity(), nn.Sequential(nn.Linear(4, 2)), (4,))
     with pytest.raises(InputError, match=r"--stanza\.fc-workers 5: 0 has 4 inputs .* at most 4"):
         linears(parts, 5)

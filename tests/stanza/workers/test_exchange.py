@@ -7,9 +7,9 @@ from typing import Literal
 
 import pytest
 
-from stanza.layout import layout
+from stanza.layout import layout_of
 from stanza.options import Options
-from stanza.train.loop import run
+from stanza.train.loop import training_steps
 from stanza.train.workload import real_workload
 from systems.environment import environment
 from systems.network.distributed import start, stop
@@ -28,13 +28,15 @@ def test_groups_and_their_threads_end_with_the_run(scheme: Literal["ddp", "ps"])
 def _threads_after_runs(scheme: Literal["ddp", "ps"]) -> list[int]:
     """Gloo's threads in this process after each of two runs."""
     options = Options(steps=2, global_batch_size=20, scheme=scheme)
-    plan = layout(options, 2, 1, 1)
-    world = start(environment(), plan.roles, timeout_s=30, device="cpu")
+    layout = layout_of(options, 2, 1, 1)
+    world = start(environment(), layout.roles, timeout_s=30, device="cpu")
     counts = []
     for _ in range(2):
-        workload = real_workload(options, plan, 0)
+        workload = real_workload(options, layout, 0)
         tracer = Tracer.off()
-        steps = run(options, plan, world, workload, seed=0, transport="torch", tracer=tracer)
+        steps = training_steps(
+            options, layout, world, workload, seed=0, transport="torch", tracer=tracer
+        )
         assert len(list(steps)) == 3
         del steps
         gc.collect()

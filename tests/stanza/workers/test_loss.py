@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
-from stanza.layout import layout
+from stanza.layout import layout_of
 from stanza.models import (
     ARCHITECTURES,
     Architecture,
@@ -20,7 +20,7 @@ from stanza.models import (
     build_model,
 )
 from stanza.options import Options
-from stanza.train.data import Split, load
+from stanza.train.data import Split, open_data
 from stanza.train.workload import accuracy, real_workload
 from stanza.workers.loss import AUXILIARY_WEIGHT, check_outputs, loss_sum
 from systems.schema import InputError
@@ -116,7 +116,7 @@ def test_other_outputs_are_no_logits(kind: str) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="the network returns"):
         loss_sum(returned(torch.randn(5, 10)), torch.arange(5))
-    test = load("digits", image_shape=(1, 8, 8), classes=10).test
+    test = open_data("digits", image_shape=(1, 8, 8), classes=10).test
     if kind != "auxiliary map":
         with pytest.raises(InputError, match="the network returns"):
             accuracy(Returning(returned, training=False), test, torch.device("cpu"))
@@ -131,7 +131,7 @@ def test_a_registered_network_is_refused_before_it_trains(monkeypatch: pytest.Mo
     )
     monkeypatch.setitem(ARCHITECTURES, "two-heads", row)
     options = Options(model="two-heads", scheme="single")
-    workload = real_workload(options, layout(options, 1, 0, 1), seed=0)
+    workload = real_workload(options, layout_of(options, 1, 0, 1), seed=0)
     with pytest.raises(InputError, match="the network returns a tuple of 2, and"):
         workload.build()
 
@@ -154,7 +154,7 @@ class Constant(nn.Module):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 256, 1000])
 def test_accuracy_counts_all_of_the_data(batch_size: int) -> None:
-    test: Split = load("digits", image_shape=(1, 8, 8), classes=10).test
+    test: Split = open_data("digits", image_shape=(1, 8, 8), classes=10).test
     labels = test.batch(range(len(test)))[1]
     model = Constant()
     found = accuracy(model, test, torch.device("cpu"), batch_size)
@@ -164,7 +164,7 @@ def test_accuracy_counts_all_of_the_data(batch_size: int) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_accuracy_leaves_every_module_its_mode(channels: int) -> None:
     """Also when the network fails, as one for 3 channels does on these images."""
-    test = load("digits", image_shape=(1, 8, 8), classes=10).test
+    test = open_data("digits", image_shape=(1, 8, 8), classes=10).test
     model = nn.Sequential(nn.Conv2d(channels, 2, 8), nn.BatchNorm2d(2).eval(), nn.Flatten())
     before = [module.training for module in model.modules()]
     with nullcontext() if channels == 1 else pytest.raises(RuntimeError):

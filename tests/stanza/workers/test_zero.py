@@ -6,7 +6,7 @@ import pytest
 
 from launch.drivers import driver
 from launch.job import Job
-from stanza.layout import layout
+from stanza.layout import layout_of
 from stanza.options import Options
 from stanza.planner.traffic import sizes_of, traffic
 from stanza.workers.zero import SCHEMES
@@ -54,7 +54,7 @@ def test_no_stage_moves_less_than_the_traffic_table(case: Case) -> None:
 def test_stage_3_gathers_parameters_twice() -> None:
     sizes = sizes_of(Options())
     sent = {
-        scheme: traffic(layout(Options(scheme=scheme), 4, 0, 1), sizes, [1] * 4)[0].sent
+        scheme: traffic(layout_of(Options(scheme=scheme), 4, 0, 1), sizes, [1] * 4)[0].sent
         for scheme in ("ddp", "zero1", "zero2", "zero3")
     }
     assert sent["zero1"] == sent["zero2"] == sent["ddp"]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
-from stanza.cut.split import Split, split
+from stanza.cut.separate import Parts, separate
 from stanza.models import ARCHITECTURES, build_model
 from stanza.models.dry_run import SAMPLES
 from systems.schema import InputError
@@ -238,13 +238,13 @@ NETWORKS: dict[type[nn.Module], int] = {
 """Small networks, and the values that cross their cut for one sample."""
 
 
-def evaluation(model: nn.Module, parts: Split) -> None:
+def evaluation(model: nn.Module, parts: Parts) -> None:
     for module in (model, parts.conv, parts.fc):
         module.eval()
 
 
 @torch.no_grad()
-def assert_same_bits(model: nn.Module, parts: Split, images: Tensor) -> None:
+def assert_same_bits(model: nn.Module, parts: Parts, images: Tensor) -> None:
     expected = model(images)
     activations = parts.conv(images)
     outputs = parts.fc(activations)
@@ -274,7 +274,7 @@ def by_identity(module: nn.Module) -> set[int]:
 def test_what_crosses_the_cut_of_the_architectures(name: str, shape: tuple[int, ...]) -> None:
     with torch.device("meta"):
         model = build_model(name)
-        parts = split(model, ARCHITECTURES[name].image_shape)
+        parts = separate(model, ARCHITECTURES[name].image_shape)
         images = torch.empty(2, *ARCHITECTURES[name].image_shape)
     assert parts.cut_shape == shape
     assert parts.cut_values == torch.Size(shape).numel()
@@ -288,7 +288,7 @@ def test_the_parts_of_an_architecture_give_its_very_bits(name: str) -> None:
     torch.manual_seed(0)
     model = build_model(name, classes=10)
     shape = ARCHITECTURES[name].image_shape
-    parts = split(model, shape)
+    parts = separate(model, shape)
     evaluation(model, parts)
     assert_same_bits(model, parts, torch.randn(1, *shape))
 
@@ -300,7 +300,7 @@ def test_the_parts_of_an_architecture_give_its_very_bits(name: str) -> None:
 def test_no_size_brings_its_tensor_across_the_cut(head: str) -> None:
     torch.manual_seed(0)
     model = Sizes(HEADS[head])
-    parts = split(model, SHAPE)
+    parts = separate(model, SHAPE)
     assert parts.cut_shape == (4, 1, 1)
     evaluation(model, parts)
     for samples in (1, 3, SAMPLES):
@@ -310,7 +310,7 @@ def test_no_size_brings_its_tensor_across_the_cut(head: str) -> None:
 def test_both_parts_read_a_constant() -> None:
     torch.manual_seed(0)
     model = Temperature()
-    parts = split(model, SHAPE)
+    parts = separate(model, SHAPE)
     assert parts.cut_shape == (4, 4, 4)
     assert parts.conv.temperature is parts.fc.temperature is model.temperature
     evaluation(model, parts)
@@ -319,7 +319,7 @@ def test_both_parts_read_a_constant() -> None:
 
 def test_splits_in_inference_mode_as_well() -> None:
     with torch.inference_mode():
-        assert split(InPlaceDropout(), SHAPE).cut_shape == (64,)
+        assert separate(InPlaceDropout(), SHAPE).cut_shape == (64,)
 
 
 def test_a_size_that_both_parts_read_is_a_number() -> None:
@@ -333,7 +333,7 @@ def test_a_size_that_both_parts_read_is_a_number() -> None:
 
     torch.manual_seed(0)
     model = Side()
-    parts = split(model, SHAPE)
+    parts = separate(model, SHAPE)
     assert parts.cut_shape == (4, 4, 4)
     evaluation(model, parts)
     assert_same_bits(model, parts, torch.randn(3, *SHAPE))
@@ -343,7 +343,7 @@ def test_a_size_that_both_parts_read_is_a_number() -> None:
 def test_the_parts_give_the_networks_very_bits(network: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model = network()
-    parts = split(model, SHAPE)
+    parts = separate(model, SHAPE)
     evaluation(model, parts)
     assert_same_bits(model, parts, torch.randn(3, *SHAPE))
     assert_same_bits(model, parts, torch.randn(1, *SHAPE))
@@ -354,7 +354,7 @@ def test_the_parts_give_the_networks_gradients(network: type[nn.Module]) -> None
     """In training mode, over a cut that no graph crosses, as between two processes."""
     torch.manual_seed(0)
     model = network()
-    parts = split(model, SHAPE)
+    parts = separate(model, SHAPE)
     assert parts.cut_values == NETWORKS[network]
     images = torch.randn(3, *SHAPE)
 
@@ -379,7 +379,7 @@ def test_every_parameter_is_the_networks_own_and_in_one_part(
     network: Callable[[], nn.Module],
 ) -> None:
     model = network()
-    parts = split(model, SHAPE)
+    parts = separate(model, SHAPE)
     assert not by_identity(parts.conv) & by_identity(parts.fc)
     assert by_identity(parts.conv) | by_identity(parts.fc) == by_identity(model)
 
@@ -390,7 +390,7 @@ def test_parts_follow_their_mode_where_the_graphs_differ(
 ) -> None:
     torch.manual_seed(0)
     model = network()
-    parts = split(model, SHAPE)
+    parts = separate(model, SHAPE)
     images = torch.randn(4, *SHAPE)
 
     def outputs() -> tuple[Tensor, ...]:
@@ -413,14 +413,14 @@ def test_modes_are_as_they_were(network: Callable[[], nn.Module], training: bool
     model = network().train(training)
     model.get_submodule("conv").train(not training)
     before = [module.training for module in model.modules()]
-    split(model, SHAPE)
+    separate(model, SHAPE)
     assert [module.training for module in model.modules()] == before
 
 
 def test_the_functional_dropout_of_a_frozen_part_stays_off() -> None:
     model = nn.Sequential(FunctionalDropout(), nn.Linear(10, 10)).train()
     model[0].eval()
-    parts, images = split(model, SHAPE), torch.randn(3, *SHAPE)
+    parts, images = separate(model, SHAPE), torch.randn(3, *SHAPE)
     assert parts.conv.training
     assert parts.fc.training
     assert torch.equal(parts.fc(parts.conv(images)), model(images))
@@ -429,7 +429,7 @@ def test_the_functional_dropout_of_a_frozen_part_stays_off() -> None:
 def test_splitting_leaves_state_alone() -> None:
     model = Normalised()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    split(model, SHAPE)
+    separate(model, SHAPE)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
@@ -586,7 +586,7 @@ class FcReadsSimilarities(Network):
 def test_refuses_with_one_clear_line(network: Callable[[], nn.Module], words: list[str]) -> None:
     model = network()
     with pytest.raises(InputError) as error:
-        split(model, SHAPE)
+        separate(model, SHAPE)
     message = str(error.value)
     assert message.startswith(f"{type(model).__name__} cannot be separated: ")
     assert message.endswith("train it with ddp or ps")
@@ -598,7 +598,7 @@ def test_refuses_with_one_clear_line(network: Callable[[], nn.Module], words: li
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 1, 1)])
 def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"Flattened does not take images of \dx\dx\d") as error:
-        split(Flattened(), shape)
+        separate(Flattened(), shape)
     assert "\n" not in str(error.value)
 
 
@@ -667,7 +667,7 @@ def test_random_networks_are_the_sum_of_their_parts(
 ) -> None:
     torch.manual_seed(0)
     model = Random(body, ends)
-    parts = split(model, SHAPE)
+    parts = separate(model, SHAPE)
     evaluation(model, parts)
     assert_same_bits(model, parts, torch.randn(samples, *SHAPE))
     assert not by_identity(parts.conv) & by_identity(parts.fc)

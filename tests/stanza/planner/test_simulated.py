@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from stanza.layout import Layout, separated
+from stanza.layout import Layout, separated_layout
 from stanza.options import FcParallel
-from stanza.planner import costs, predict, simulated as schedule
+from stanza.planner import costs, predict, simulated as played
 from stanza.planner.costs import Costs, CostsAt
 from stanza.planner.plan import load_profile, shipped_profiles
 from stanza.planner.predict import Prediction
-from stanza.planner.simulated import STEPS, Simulated, play
+from stanza.planner.simulated import STEPS, Simulated, separated
 from stanza.planner.traffic import Sizes, traffic
 from systems.clusters.cluster import Link
 from systems.schema import InputError
@@ -25,18 +25,18 @@ FC_PARALLEL: tuple[FcParallel, ...] = ("replicas", "columns")
 Pair = tuple[Prediction, Simulated]
 
 SCHEMES: dict[str, Callable[[Costs, int], Pair]] = {
-    "ddp": lambda cost, n: (predict.ddp(cost, n, LINK), schedule.ddp(cost, n, LINK)),
+    "ddp": lambda cost, n: (predict.ddp(cost, n, LINK), played.ddp(cost, n, LINK)),
     "ps-blocking": lambda cost, n: (
         predict.ps_blocking(cost, n - 1, 1, LINK),
-        schedule.ps_dedicated(cost, n - 1, 1, LINK, pipelined=False),
+        played.ps_dedicated(cost, n - 1, 1, LINK, pipelined=False),
     ),
     "ps-pipelined": lambda cost, n: (
         predict.ps_pipelined(cost, n - 1, 1, LINK),
-        schedule.ps_dedicated(cost, n - 1, 1, LINK, pipelined=True),
+        played.ps_dedicated(cost, n - 1, 1, LINK, pipelined=True),
     ),
     "ps-sharded": lambda cost, n: (
         predict.ps_sharded(cost, n, LINK),
-        schedule.ps_sharded(cost, n, LINK),
+        played.ps_sharded(cost, n, LINK),
     ),
 }
 
@@ -59,8 +59,8 @@ def test_baselines_take_the_predicted_time(model: str, scheme: str, nodes: int) 
 @pytest.mark.parametrize("nodes", NODES)
 def test_one_fc_worker_takes_the_predicted_time(model: str, micro: int, nodes: int) -> None:
     at = costs_at(model)
-    predicted = predict.stanza(at, BATCH, nodes - 1, 1, micro, LINK)
-    simulated = schedule.stanza(at, BATCH, nodes - 1, 1, micro, LINK)
+    predicted = predict.separated(at, BATCH, nodes - 1, 1, micro, LINK)
+    simulated = separated(at, BATCH, separated_layout(nodes - 1, 1, micro), LINK)
     assert simulated.step_s == pytest.approx(predicted.step_s, rel=0.01)
 
 
@@ -72,8 +72,8 @@ def test_several_fc_workers_take_about_the_predicted_time(
 ) -> None:
     """The recurrence knows only roughly how a ring and the cut share an interface."""
     at = costs_at(model)
-    predicted = predict.stanza(at, BATCH, conv, fc, micro, LINK)
-    simulated = schedule.stanza(at, BATCH, conv, fc, micro, LINK)
+    predicted = predict.separated(at, BATCH, conv, fc, micro, LINK)
+    simulated = separated(at, BATCH, separated_layout(conv, fc, micro), LINK)
     assert simulated.step_s == pytest.approx(predicted.step_s, rel=0.1)
 
 
@@ -84,7 +84,9 @@ def test_stanza_moves_the_bytes_of_the_table(conv_fc: tuple[int, int], micro: in
     at = costs_at("alexnet")
     roles = ("conv",) * conv + ("fc",) * fc
     expected = table("stanza", roles, at(BATCH))
-    assert moved(schedule.stanza(at, BATCH, conv, fc, micro, LINK)) == pytest.approx(expected)
+    assert moved(separated(at, BATCH, separated_layout(conv, fc, micro), LINK)) == pytest.approx(
+        expected
+    )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -97,18 +99,22 @@ def test_baselines_move_the_bytes_of_the_table(scheme: str) -> None:
 
 
 MODES: dict[str, Layout] = {
-    "columns": separated(4, 3, 1, fc_parallel="columns"),
-    "columns, colocated": separated(4, 4, 2, fc_parallel="columns", fc_placement="colocated"),
-    "columns, some colocated": separated(5, 2, 1, fc_parallel="columns", fc_placement="colocated"),
-    "one replica, colocated": separated(4, 1, 4, fc_placement="colocated"),
-    "three replicas, colocated": separated(5, 3, 1, fc_placement="colocated"),
+    "columns": separated_layout(4, 3, 1, fc_parallel="columns"),
+    "columns, colocated": separated_layout(
+        4, 4, 2, fc_parallel="columns", fc_placement="colocated"
+    ),
+    "columns, some colocated": separated_layout(
+        5, 2, 1, fc_parallel="columns", fc_placement="colocated"
+    ),
+    "one replica, colocated": separated_layout(4, 1, 4, fc_placement="colocated"),
+    "three replicas, colocated": separated_layout(5, 3, 1, fc_placement="colocated"),
 }
 
 
 @pytest.mark.parametrize("layout", MODES.values(), ids=MODES.keys())
 def test_every_mode_moves_the_bytes_of_the_table(layout: Layout) -> None:
     at = costs_at("alexnet")
-    assert moved(play(at, BATCH, layout, LINK)) == pytest.approx(bytes_of(layout, at(BATCH)))
+    assert moved(separated(at, BATCH, layout, LINK)) == pytest.approx(bytes_of(layout, at(BATCH)))
 
 
 @pytest.mark.parametrize("model", ["alexnet", "vgg16", "resnet50"])
@@ -117,7 +123,12 @@ def test_every_mode_moves_the_bytes_of_the_table(layout: Layout) -> None:
 def test_one_worker_with_all_columns_is_a_replica(model: str, micro: int, placement: Any) -> None:
     at = costs_at(model)
     replica, columns = (
-        schedule.stanza(at, BATCH, 4, 1, micro, LINK, fc_parallel=parallel, fc_placement=placement)
+        separated(
+            at,
+            BATCH,
+            separated_layout(4, 1, micro, fc_parallel=parallel, fc_placement=placement),
+            LINK,
+        )
         for parallel in FC_PARALLEL
     )
     assert columns.step_s == pytest.approx(replica.step_s, rel=0.01)
@@ -128,17 +139,18 @@ def test_one_worker_with_all_columns_is_a_replica(model: str, micro: int, placem
 def test_colocated_workers_share_a_compute_stream(model: str, parallel: Any) -> None:
     """All work is there, and nobody's step is shorter than its work and its bytes."""
     at = costs_at(model)
-    played = schedule.stanza(
-        at, BATCH, 4, 4, 1, LINK, fc_parallel=parallel, fc_placement="colocated"
-    )
-    busy_s = sum(played.timeline.busy_s(f"rank {rank}") for rank in range(4)) / STEPS
+    layout = separated_layout(4, 4, 1, fc_parallel=parallel, fc_placement="colocated")
+    simulated = separated(at, BATCH, layout, LINK)
+    busy_s = sum(simulated.timeline.busy_s(f"rank {rank}") for rank in range(4)) / STEPS
     assert busy_s == pytest.approx(4 * at(BATCH).compute_s)
-    assert played.step_s >= max(played.resources(LINK).values())
+    assert simulated.step_s >= max(simulated.resources(LINK).values())
 
 
 def test_columns_of_what_is_no_chain_are_refused() -> None:
     with pytest.raises(InputError, match=r"give --stanza\.fc-parallel replicas"):
-        schedule.stanza(costs_at("inception-v3"), BATCH, 4, 2, 1, LINK, fc_parallel="columns")
+        separated(
+            costs_at("inception-v3"), BATCH, separated_layout(4, 2, 1, fc_parallel="columns"), LINK
+        )
 
 
 def table(scheme: str, roles: tuple[str, ...], cost: Costs) -> dict[tuple[int, str], float]:
@@ -151,7 +163,7 @@ def bytes_of(layout: Layout, cost: Costs) -> dict[tuple[int, str], float]:
         conv_bytes=cost.conv_bytes,
         fc_bytes=cost.fc_bytes,
         cut_bytes=cost.cut_bytes / cost.batch_size,
-        fc_output_bytes=sum(stage.output_bytes for stage in cost.fc_stages) / cost.batch_size,
+        fc_output_bytes=sum(layer.output_bytes for layer in cost.fc_layers) / cost.batch_size,
     )
     rows = traffic(layout, sizes, (cost.batch_size,) * len(layout.data_ranks))
     ways = {"out": [row.sent for row in rows], "in": [row.received for row in rows]}
@@ -169,8 +181,8 @@ def moved(simulated: Simulated) -> dict[tuple[int, str], float]:
 
 def test_layers_join_into_buckets_that_lose_nothing() -> None:
     backward = [(1.0, 10.0), (2.0, 0.0), (3.0, 50.0), (4.0, 5.0)]
-    assert schedule.segments(backward, 10) == [(1.0, 10.0), (5.0, 50.0), (4.0, 5.0)]
-    assert schedule.segments(backward, float("inf")) == [(10.0, 65.0)]
+    assert played.segments(backward, 10) == [(1.0, 10.0), (5.0, 50.0), (4.0, 5.0)]
+    assert played.segments(backward, float("inf")) == [(10.0, 65.0)]
 
 
 def test_a_thousand_nodes_of_any_scheme() -> None:
@@ -178,5 +190,5 @@ def test_a_thousand_nodes_of_any_scheme() -> None:
     for scheme in ("ddp", "ps-blocking", "ps-sharded"):
         predicted, simulated = SCHEMES[scheme](at(BATCH), 1000)
         assert simulated.step_s == pytest.approx(predicted.step_s, rel=0.01)
-    simulated = schedule.stanza(at, BATCH, 900, 100, 4, LINK)
+    simulated = separated(at, BATCH, separated_layout(900, 100, 4), LINK)
     assert simulated.samples == 900 * BATCH

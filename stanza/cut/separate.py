@@ -1,9 +1,15 @@
-"""Cut any CNN in two: a convolutional part and an FC part that share the original's parameters.
+"""Separates a CNN into a convolutional part and an FC part, which share the original's parameters.
 
-    parts = split(model, image_shape=(3, 224, 224))
+    parts = separate(model, image_shape=(3, 224, 224))
     logits = parts.fc(parts.conv(images))        # the very bits of model(images), in eval mode
 
-The network's graph is traced with torch.fx and cut by the rule of `stanza.cut.rule`.
+torch.fx traces the network's graph, and `stanza.cut.rule` says where to cut it. This works for the
+networks that torch.fx can trace, that have a fully connected layer after their convolutions, and
+whose two parts share no parameters and overwrite nothing of each other. Others are refused with the
+reason. If several values cross the cut, they are packed into one tensor:
+
+    conv part  -> [b, C, H, W] --reshape--+                +--narrow, reshape--> [b, C, H, W] -> FC
+               -> [b, D] -----------------+--cat--[b, A]---+--narrow-----------> [b, D] ------> part
 """
 
 import operator
@@ -25,26 +31,27 @@ from systems.schema import InputError
 
 
 @dataclass(frozen=True)
-class Split:
-    """The two parts of a network. Parameters and buffers are the original's own objects."""
+class Parts:
+    """The two parts of a network. Their parameters and buffers are the original's own objects."""
 
     conv: nn.Module
-    """Images [b, C, H, W] to activations [b, *cut_shape]."""
+    """Maps images [b, C, H, W] to activations [b, *cut_shape]."""
     fc: nn.Module
-    """Activations to what the network returns."""
+    """Maps activations to what the network returns."""
     cut_shape: tuple[int, ...]
-    """Shape of one sample's activations at the cut, in training mode."""
+    """The shape of one sample's activations at the cut, in training mode."""
 
     @property
     def cut_values(self) -> int:
-        """Values that cross the cut for one sample (the paper's A)."""
+        """The number of values that cross the cut for one sample (the paper's A)."""
         return prod(self.cut_shape)
 
 
 class ByMode(nn.Module):
-    """One graph for training and one for evaluation, where the network computes differently.
+    """Runs one graph in training and another in evaluation.
 
-    Inception-V3, for one, has its auxiliary classifier in training only.
+    It is needed where a network computes differently in the two modes: Inception-V3 has an
+    auxiliary classifier in training only.
     """
 
     def __init__(self, training: nn.Module, evaluation: nn.Module) -> None:
@@ -56,14 +63,15 @@ class ByMode(nn.Module):
         return (self.in_training if self.training else self.in_evaluation)(inputs)
 
 
-def split(model: nn.Module, image_shape: Sequence[int]) -> Split:
-    """Cut `model`, whose images have the shape `image_shape` = (C, H, W), at its classifier.
+def separate(model: nn.Module, image_shape: Sequence[int]) -> Parts:
+    """Separate `model`, whose images have the shape `image_shape` = (C, H, W), at its classifier.
 
-    Lazy layers get their shapes first. Forward arguments besides the images keep their defaults.
+    Lazy layers get their shapes first. Arguments of `forward` besides the images keep their
+    defaults.
 
     Raises:
-        InputError: no fully connected layer after the convolutions, a network that torch.fx cannot
-            trace or that does not take such images, or parts that are not independent.
+        InputError: torch.fx cannot trace the network, it does not take such images, it has no fully
+            connected layer after its convolutions, or its parts are not independent.
     """
     materialise(model, image_shape)
     with modes_restored(model):
@@ -75,12 +83,14 @@ def split(model: nn.Module, image_shape: Sequence[int]) -> Split:
         if graph.python_code("self").src != code:
             other = _cut_graph(model, graph, image_shape)
             conv, fc = ByMode(parts.conv, other.conv), ByMode(parts.fc, other.fc)
-            parts = Split(conv=conv, fc=fc, cut_shape=parts.cut_shape)
-    parts.conv.training = parts.fc.training = model.training  # layers keep theirs
+            parts = Parts(conv=conv, fc=fc, cut_shape=parts.cut_shape)
+    # The parts get the model's mode; their layers keep their own.
+    parts.conv.training = parts.fc.training = model.training
     return parts
 
 
-def _cut_graph(model: nn.Module, graph: fx.Graph, image_shape: Sequence[int]) -> Split:
+def _cut_graph(model: nn.Module, graph: fx.Graph, image_shape: Sequence[int]) -> Parts:
+    """Separate a model by its graph in the mode that it is in."""
     network = Network(model, graph, image_shape)
     nodes = [network.cut_node(node) for node in network.layers]
     cut = find_cut(nodes, network.name, network.outputs)
@@ -92,13 +102,14 @@ def _cut_graph(model: nn.Module, graph: fx.Graph, image_shape: Sequence[int]) ->
     conv = _conv_graph(network, cut, shapes, pack=pack)
     fc = _fc_graph(network, cut, shapes, pack=pack)
     packed = (sum(map(prod, shapes)),) if pack else shapes[0]
-    return Split(fx.GraphModule(model, conv), fx.GraphModule(model, fc), packed)
+    return Parts(fx.GraphModule(model, conv), fx.GraphModule(model, fc), packed)
 
 
 def _refuse_shared_tensors(network: Network, cut: Cut) -> None:
-    """Refuse parameters and changing buffers that both parts use, since they would drift apart.
+    """Refuse a parameter or a changing buffer that both parts use.
 
-    Both parts may read a constant.
+    The parts are on different ranks, where the two copies would drift apart. A constant may be read
+    by both.
     """
     model = network.model
     names = {id(p): key for key, p in (*model.named_parameters(), *model.named_buffers())}
@@ -121,7 +132,10 @@ def _refuse_shared_tensors(network: Network, cut: Cut) -> None:
 
 
 def _uses(network: Network) -> Iterator[tuple[fx.Node, Tensor, fx.Node]]:
-    """The nodes with parameters and buffers, each with one of them and the node that uses it."""
+    """Yield every use of a parameter or buffer: the node that reads it, it, and the node's user.
+
+    A module reads and uses its parameters itself.
+    """
     for node in network.layers:
         if node.op not in ("call_module", "get_attr"):
             continue
@@ -135,7 +149,10 @@ def _uses(network: Network) -> Iterator[tuple[fx.Node, Tensor, fx.Node]]:
 
 
 def _refuse_overwritten(network: Network, cut: Cut) -> None:
-    """The FC part sees what crosses as the convolutional part leaves it at its end."""
+    """Refuse a network that overwrites in place what the FC part has already read.
+
+    In the separated network the FC part runs later, and would read the new values.
+    """
     read: set[str] = set()
     for node in network.layers:
         if node.name in cut.fc:
@@ -151,7 +168,12 @@ def _refuse_overwritten(network: Network, cut: Cut) -> None:
 def _conv_graph(
     network: Network, cut: Cut, shapes: Sequence[tuple[int, ...]], *, pack: bool
 ) -> fx.Graph:
-    """The nodes outside the FC part; returns what crosses, packed into one tensor [b, values]."""
+    """Build the graph of the convolutional part, which returns what crosses the cut.
+
+    Args:
+        shapes: the shapes of one sample of the values that cross.
+        pack: whether they are joined into one tensor [b, values].
+    """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     images = None
@@ -175,7 +197,10 @@ def _conv_graph(
 def _fc_graph(
     network: Network, cut: Cut, shapes: Sequence[tuple[int, ...]], *, pack: bool
 ) -> fx.Graph:
-    """The nodes of the FC part and the output, fed by one tensor that holds all that crosses."""
+    """Build the graph of the FC part, from what crosses the cut to the network's output.
+
+    The arguments are those of `_conv_graph`.
+    """
     graph = fx.Graph()
     packed = graph.placeholder("activations")
     outside = [node for node in network.layers if node.name in cut.crossing]
@@ -185,6 +210,8 @@ def _fc_graph(
     for node, shape, dtype in zip(outside, shapes, dtypes, strict=True):
         if pack:
             part = graph.call_function(torch.narrow, (packed, 1, start, prod(shape)))
+            # A copy: kernels round differently on rows that are not next to each other in memory.
+            part = graph.call_method("contiguous", (part,))
             copies[node] = graph.call_method("reshape", (part, (-1, *shape)))
             start += prod(shape)
         if len(set(dtypes)) > 1:  # torch.cat has widened them
