@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speculative.verification.calibration import Calibration, Observed
+from speculative.verification.calibration import Observed
+from speculative.verification.rules import Calibrated, Exact, Rule, Sigmoid
 from speculative.verification.verify import verify
 from systems.measure import Spread, spread, timed
 from systems.schema import InputError
@@ -137,15 +138,14 @@ def _call(method: str, case: Case) -> Call:
     if method == "transformers":
         region = transformers_region()
         return lambda given, _: (torch.cat([region(*one) for one in _sequences(given)]),)
-    options: dict[str, Any] = {"method": method}
-    if method == "calibrated":
-        options["calibration"] = _calibration(case.vocabulary)
-    return lambda given, seed: verify(*given, **options, seed=seed)
+    rules: dict[str, Rule] = {"exact": Exact(), "sigmoid": Sigmoid()}
+    rule = rules[method] if method in rules else _calibrated(case.vocabulary)
+    return lambda given, seed: verify(*given, rule=rule, seed=seed)
 
 
 @lru_cache
-def _calibration(vocabulary: int) -> Calibration:
-    """Fitted to other drafts of the same kind."""
+def _calibrated(vocabulary: int) -> Calibrated:
+    """The calibrated rule, fitted to other drafts of the same kind."""
     seen = Observed()
     seen.add(*inputs(replace(CALIBRATED_ON, vocabulary=vocabulary), seed=DRAFTS))
     return seen.fit()

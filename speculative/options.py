@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from speculative.decoding.sampling import Sampling
-from speculative.verification.calibration import CAUTION
+from speculative.verification.calibration import CAUTION, Observed
+from speculative.verification.rules import Exact, Rule, Sigmoid
 from systems.schema import InputError, filled_in
 
 Task = Literal["summarize", "transcribe"]
@@ -86,6 +87,19 @@ class Options:
         return Sampling(
             temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, **suppressed
         )
+
+    def rule(self, observed: Observed) -> Rule:
+        """The rule that drafts are verified by: the target alone needs none, so exact's stands.
+
+        Args:
+            observed: draft tokens of the pair. Only the calibrated method reads them: it is fitted
+                to them.
+        """
+        if self.method == "sigmoid":
+            return Sigmoid(alpha=self.alpha, beta=self.beta)
+        if self.method == "calibrated":
+            return observed.fit(self.caution)
+        return Exact()
 
     @property
     def target_path(self) -> str:

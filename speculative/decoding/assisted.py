@@ -2,7 +2,7 @@
 
     from speculative.decoding.assisted import assisted
 
-    with assisted(model, method="exact"):
+    with assisted(model):  # or assisted(model, rule=Sigmoid())
         model.generate(**inputs, assistant_model=draft, do_sample=True)
 
 Inside the context the model is of a subclass of its class, whose assisted decoding calls our
@@ -29,9 +29,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speculative.verification.calibration import Calibration
+from speculative.verification.rules import EXACT, Rule, check_rule
 from speculative.verification.status import LogitsError, explain
-from speculative.verification.verify import Method, check_method, verify
+from speculative.verification.verify import verify
 from speculative.verification.vocabulary import vocabulary
 from systems.schema import InputError
 
@@ -48,17 +48,14 @@ REFUSED = ("prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate"
 def assisted(
     model: Any,
     *,
-    method: Method = "exact",
-    alpha: float = -1e4,
-    beta: float = 1e4,
-    calibration: Calibration | None = None,
+    rule: Rule = EXACT,
     seed: int | None = None,
 ) -> Iterator[Any]:
     """Let `model.generate(..., assistant_model=draft, do_sample=True)` verify with `verify`.
 
     Args:
         model: the target, a transformers model that can generate.
-        method, alpha, beta, calibration: see `speculative.verification.verify.verify`.
+        rule: when a draft token is accepted (`speculative.verification.rules`).
         seed: of the verification; None: drawn from torch's generator, so that
             `torch.manual_seed` decides all. The draft samples with that generator in any case.
 
@@ -71,7 +68,7 @@ def assisted(
             another vocabulary.
         LogitsError: inside generate(), NaN or infinite logits.
     """
-    check_method(method, 1.0, alpha, beta, calibration)
+    check_rule(rule)
     if seed is not None and not hasattr(seed, "__index__"):
         raise InputError(f"seed {seed!r}: give an integer, or None for torch's generator")
     cls = type(model)
@@ -84,9 +81,7 @@ def assisted(
         )
     if seed is None:
         seed = int(torch.randint(2**62, ()).item())
-    how = {"method": method, "alpha": alpha, "beta": beta, "calibration": calibration}
-    verifier = _verifier(replaced, how, seed)
-    decoding = _rebuilt(original, {REPLACED: verifier})
+    decoding = _rebuilt(original, {REPLACED: _verifier(replaced, rule, seed)})
     model.__class__ = _subclass(cls, decoding)
     try:
         yield model
@@ -95,7 +90,7 @@ def assisted(
 
 
 def _verifier(
-    replaced: Callable[..., Any], how: dict[str, Any], seed: int
+    replaced: Callable[..., Any], rule: Rule, seed: int
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """A stand-in for transformers' function, whatever order its version gives arguments in."""
     signature = inspect.signature(replaced)
@@ -120,7 +115,7 @@ def _verifier(
             target.to(common),
             draft.to(common),
             drafted,
-            **how,
+            rule=rule,
             seed=seed,
             offset=offset,
         )

@@ -31,14 +31,9 @@ from speculative.decoding.inputs import (
 from speculative.decoding.reading import reader, reading
 from speculative.decoding.sampling import Sampling
 from speculative.verification import philox
-from speculative.verification.calibration import Calibration
+from speculative.verification.rules import EXACT, Rule, check_rule
 from speculative.verification.status import LogitsError, explain
-from speculative.verification.verify import (
-    Method,
-    check_method,
-    sample,
-    verify,
-)
+from speculative.verification.verify import sample, verify
 from speculative.verification.vocabulary import fitted, vocabulary
 from systems.modes import evaluating
 
@@ -53,12 +48,9 @@ def generate(
     inputs: Mapping[str, Tensor],
     *,
     gamma: int = 4,
-    method: Method = "exact",
+    rule: Rule = EXACT,
     max_new_tokens: int = 64,
     sampling: Sampling | None = None,
-    alpha: float = -1e4,
-    beta: float = 1e4,
-    calibration: Calibration | None = None,
     observe: Observer | None = None,
     seed: int = 0,
     requests: Sequence[int] | None = None,
@@ -66,11 +58,11 @@ def generate(
 ) -> Generation:
     """Sample continuations from `target`, helped by `draft`.
 
-    With method "exact" they are distributed as if sampled from the target alone, whatever the
-    draft; "sigmoid" is the approximation of arXiv 2406.11016, section 3.2, "calibrated" is ours
-    (`speculative.verification.calibration`). The tokens of a request depend on the seed and its
-    number, not on the batch around it, up to rounding in the models. How a model is read, and how
-    fast that is, depends on what it can do (`speculative.decoding.reading`).
+    With the rule `Exact()` they are distributed as if sampled from the target alone, whatever the
+    draft; other rules are approximations (`speculative.verification.rules`). The tokens of a
+    request depend on the seed and its number, not on the batch around it, up to rounding in the
+    models. How a model is read, and how fast that is, depends on what it can do
+    (`speculative.decoding.reading`).
 
     Args:
         target: a transformers causal model or encoder-decoder model (T5, Whisper and the like), of
@@ -81,10 +73,9 @@ def generate(
             `input_features`; `decoder_input_ids` to start an encoder-decoder model with. Other
             names are refused.
         gamma: draft tokens a step; fewer where fewer are left to generate.
+        rule: when a draft token is accepted.
         max_new_tokens: longest continuation.
         sampling: temperature, top-k, top-p; None: plain sampling.
-        alpha, beta: of the sigmoid.
-        calibration: of the calibrated method.
         observe: is shown every step's logits, as they go into verification.
         seed: of all random numbers.
         requests: a number for every sequence; None: 0 to B - 1.
@@ -104,16 +95,13 @@ def generate(
         sampling=sampling,
         end_token_ids=end_token_ids,
     )
-    check_method(method, sampling.temperature, alpha, beta, calibration)
+    check_rule(rule)
     check_tensors(target, draft, inputs)
     check_names(target, inputs)
     job = _Job(
         gamma=gamma if draft is not None else 0,
-        method=method,
+        rule=rule,
         sampling=sampling,
-        alpha=alpha,
-        beta=beta,
-        calibration=calibration,
         observe=observe,
         limit=max_new_tokens,
         ends=frozenset(end_tokens(target) if end_token_ids is None else end_token_ids),
@@ -133,11 +121,8 @@ class _Job:
     """The options of one call."""
 
     gamma: int
-    method: Method
+    rule: Rule
     sampling: Sampling
-    alpha: float
-    beta: float
-    calibration: Calibration | None
     observe: Observer | None
     limit: int
     ends: frozenset[int]
@@ -250,11 +235,8 @@ class _Step:
             decided = list(
                 verify(
                     *given,
-                    method=self.job.method,
+                    rule=self.job.rule,
                     temperature=self.job.sampling.temperature,
-                    alpha=self.job.alpha,
-                    beta=self.job.beta,
-                    calibration=self.job.calibration,
                     seed=self.seeds,
                     offset=self.offsets,
                 )

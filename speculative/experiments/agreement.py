@@ -1,13 +1,12 @@
 """Random logits and drafts, and how many are decided unlike the float64 reference."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from speculative.verification import philox, pytorch, reference
-from speculative.verification.calibration import CONSTANT, Calibration
+from speculative.verification.rules import EXACT, Calibrated, Rule, Sigmoid
 from speculative.verification.verify import Verification
 
 Case = tuple[Tensor, Tensor, Tensor]
@@ -15,7 +14,12 @@ Decide = Callable[..., Verification]
 """Takes what `speculative.verification.verify.verify` takes."""
 TIE = 1e-4
 """Decisions closer than this, relative, may go either way in float32."""
-CALIBRATION = Calibration(0.1, 0.9, -0.9)  # accepts where both models agree
+RULES: tuple[Rule, ...] = (
+    EXACT,
+    Sigmoid(),
+    Calibrated(0.1, 0.9, -0.9),  # accepts where both models agree
+)
+"""A rule of every method."""
 
 
 def drafted(batch: int, gamma: int, vocabulary: int, seed: int = 0, *, spread: float = 3.0) -> Case:
@@ -47,11 +51,8 @@ def with_operators(
     draft: Tensor,
     tokens: Tensor,
     *,
-    method: str = "exact",
+    rule: Rule = EXACT,
     temperature: float = 1.0,
-    alpha: float = -1e4,
-    beta: float = 1e4,
-    calibration: Calibration | None = None,
     lengths: Tensor | None = None,
     seed: int | Tensor = 0,
     offset: int | Tensor = 0,
@@ -61,11 +62,8 @@ def with_operators(
     requests = philox.requests(len(tokens), seed, offset, target.device)
     decided = pytorch.verify(
         *(target, draft, tokens, lengths, uniforms, requests),
-        method=method,
+        rule=rule,
         temperature=temperature,
-        alpha=alpha,
-        beta=beta,
-        calibration=calibration or CONSTANT,
     )
     return Verification(*decided.unbind())
 
@@ -98,8 +96,3 @@ def unlike_on_flat_rows(decide: Callable[..., tuple[Tensor, Tensor]]) -> int:
     accepted, token = decide(target, draft, tokens, u)
     found = zip(accepted.tolist(), token.tolist(), expected, strict=True)
     return sum((n, x) != b[:2] for n, x, b in found if b.margin >= TIE)
-
-
-def options_of(method: str) -> dict[str, Any]:
-    """Of `verify`: a method, with a calibration where it needs one."""
-    return {"method": method, "calibration": CALIBRATION if method == "calibrated" else None}

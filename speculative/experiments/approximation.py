@@ -20,6 +20,7 @@ from speculative.options import Options
 from speculative.tasks.checkpoint import load_model
 from speculative.tasks.evaluate import Split, observe
 from speculative.verification.calibration import Observed
+from speculative.verification.rules import Exact, Rule, Sigmoid
 from systems.figures.claims import Claim, Target, claim
 from systems.figures.experiment import Outcome, Results
 from systems.runs import record
@@ -99,16 +100,16 @@ def _distances(
     draft = torch.cat([y.flatten(0, 1) for _, y, _ in unseen])
     rows = target[:MOST_POSITIONS], draft[:MOST_POSITIONS]
 
-    def row(method: str, setting: float | None, **options: Any) -> dict[str, Any]:
-        found: Distance = distance(*rows, method=method, temperature=temperature, **options)
+    def row(rule: Rule, setting: float | None) -> dict[str, Any]:
+        found: Distance = distance(*rows, rule=rule, temperature=temperature)
         means = {name: float(values.mean()) for name, values in found._asdict().items()}
-        return {"method": method, "setting": setting, "positions": len(rows[0]), **means}
+        return {"method": rule.name, "setting": setting, "positions": len(rows[0]), **means}
 
-    yield row("exact", None)
+    yield row(Exact(), None)
     for beta in LIMITS:
-        yield row("sigmoid", beta, alpha=-beta, beta=beta)
+        yield row(Sigmoid(alpha=-beta, beta=beta), beta)
     for caution in CAUTIONS:
-        yield row("calibrated", caution, calibration=observed.fit(caution))
+        yield row(observed.fit(caution), caution)
 
 
 def _claims(name: str, rows: Iterable[Mapping[str, Any]]) -> Iterable[Claim]:

@@ -21,7 +21,8 @@ from speculative.experiments.chi_square import (
     outputs,
     p_value_of,
 )
-from speculative.verification.verify import METHODS, verify
+from speculative.verification.rules import METHODS, Rule
+from speculative.verification.verify import verify
 from systems.figures.claims import Claim, Target, claim
 from systems.figures.experiment import Outcome, Results
 from systems.runs import record
@@ -51,7 +52,7 @@ def _trials(level: str) -> Results:
         "samplers": [*_samplers(), _assisted(GENERATED[level])],
         "mutants": list(_mutants()),
         "agreement": list(_agreement(VOCABULARIES[level])),
-        "batches": [_batches(method) for method in METHODS],
+        "batches": [_batches(rule) for rule in agreement.RULES],
     }
 
 
@@ -129,37 +130,34 @@ def _agreement(vocabularies: Sequence[int]) -> Iterable[dict[str, Any]]:
         "operators": agreement.with_operators,
     }
     for name, decide in implementations.items():
-        for method in METHODS:
+        for rule in agreement.RULES:
             compared = unlike = ties = 0
             for vocabulary in vocabularies:
                 target, draft, tokens = agreement.drafted(BATCH, GAMMA, vocabulary, vocabulary)
                 for dtype in DTYPES:
                     case = target.to(dtype), draft.to(dtype), tokens
-                    wrong, tied = agreement.differences(
-                        case, decide, 1, **agreement.options_of(method)
-                    )
+                    wrong, tied = agreement.differences(case, decide, 1, rule=rule)
                     compared, unlike, ties = compared + BATCH, unlike + wrong, ties + tied
             yield {
                 "implementation": name,
-                "method": method,
+                "method": rule.name,
                 "sequences": compared,
                 "unlike": unlike,
                 "ties": ties,
             }
 
 
-def _batches(method: str) -> dict[str, Any]:
+def _batches(rule: Rule) -> dict[str, Any]:
     """Requests whose outcome another batch around them, or another order, changes."""
     case = agreement.drafted(BATCH, GAMMA, 4099, seed=2)
-    options = agreement.options_of(method)
     seeds, offsets = torch.arange(BATCH) * 7 + 1, torch.arange(BATCH) * 5
-    together = torch.stack(verify(*case, seed=seeds, offset=offsets, **options))
+    together = torch.stack(verify(*case, rule=rule, seed=seeds, offset=offsets))
     order = torch.randperm(BATCH, generator=torch.Generator().manual_seed(0))
     changed = 0
     for rows in (order, *order.split(5), *order.split(1)):
-        some = verify(*(x[rows] for x in case), seed=seeds[rows], offset=offsets[rows], **options)
+        some = verify(*(x[rows] for x in case), rule=rule, seed=seeds[rows], offset=offsets[rows])
         changed += int((torch.stack(some) != together[:, rows]).any(0).sum())
-    return {"method": method, "compared": 3 * BATCH, "changed": changed}
+    return {"method": rule.name, "compared": 3 * BATCH, "changed": changed}
 
 
 def _claims(results: Results) -> Iterable[Claim]:

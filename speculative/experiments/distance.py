@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from speculative.verification.calibration import Calibration
-from speculative.verification.reference import Float, sigmoid, softmax
+from speculative.verification.reference import Float, acceptance, residual, softmax, weights
+from speculative.verification.rules import EXACT, Rule
 
 
 class Distance(NamedTuple):
@@ -30,37 +30,25 @@ def distance(
     target_logits: npt.ArrayLike,
     draft_logits: npt.ArrayLike,
     *,
-    method: str = "exact",
+    rule: Rule = EXACT,
     temperature: float = 1.0,
-    alpha: float = -1e4,
-    beta: float = 1e4,
-    calibration: Calibration | None = None,
 ) -> Distance:
     """Acceptance and total variation at N positions.
 
     Args:
         target_logits, draft_logits: [N, V]; -inf excludes a token.
-        method, temperature, alpha, beta, calibration: see `speculative.verification.verify.verify`.
+        rule, temperature: see `speculative.verification.verify.verify`.
     """
     z, y = (np.asarray(x, np.float64) / temperature for x in (target_logits, draft_logits))
     p, q = softmax(z), softmax(y)
-    bonus = p
+    bonus = _normalised(weights(rule, z))
     with np.errstate(invalid="ignore", divide="ignore"):
-        if calibration is not None:
-            accept = np.where(p > 0, calibration.ratio(z, y), 0)
-            residual = p - q * calibration.ratio(z, y)
-        elif method == "exact":
-            accept = np.where(p > 0, np.minimum(1, np.where(q > 0, p / q, 1)), 0)
-            residual = p - q
-        else:
-            s, t = (sigmoid((x - alpha) / (beta - alpha)) for x in (z, y))
-            accept = np.where(z > -np.inf, np.minimum(1, np.where(t > 0, s / t, 1)), 0)
-            residual = s - t
-            bonus = _normalised(s)
-    residual = np.maximum(residual, 0)
-    residual = np.where(residual.any(-1, keepdims=True), residual, bonus)
+        above, below = acceptance(rule, z, y)
+        accept = np.where(above > 0, np.minimum(1, np.where(below > 0, above / below, 1)), 0)
+    left = residual(rule, z, y)
+    left = np.where(left.any(-1, keepdims=True), left, bonus)
     accepted = (q * accept).sum(-1)
-    output = q * accept + (1 - accepted)[:, None] * _normalised(residual)
+    output = q * accept + (1 - accepted)[:, None] * _normalised(left)
     return Distance(accepted, _variation(output, p), _variation(bonus, p))
 
 

@@ -13,7 +13,8 @@ from speculative.options import Options
 from speculative.tasks.checkpoint import load_model
 from speculative.tasks.summarize import Summaries
 from speculative.tasks.transcribe import Transcripts
-from speculative.verification.calibration import Calibration, Observed
+from speculative.verification.calibration import Observed
+from speculative.verification.rules import Calibrated, Rule
 
 Split = Literal["train", "test"]
 WARM_UP_TOKENS = 4
@@ -48,12 +49,11 @@ def evaluate(
     if options.method != "none":
         draft = load_model(options.task, options.draft_path, device, "--speculative.draft")
     samples = _samples(options, target, "test")
-    calibration = None
+    observed = Observed(options.temperature)
     if options.method == "calibrated":
-        seen = Observed(options.temperature)
-        observe(options, target, draft, seen.add, seed=seed)
-        calibration = seen.fit(options.caution)
-    record, texts = _decode(options, target, draft, samples, calibration, seed)
+        observe(options, target, draft, observed.add, seed=seed)
+    rule = options.rule(observed)
+    record, texts = _decode(options, target, draft, samples, rule, seed)
     scored = {name: dataclasses.asdict(score) for name, score in samples.score(texts).items()}
     return {
         "task": options.task,
@@ -63,7 +63,7 @@ def evaluate(
         **scored,
         "target_parameters": target.num_parameters(),
         "draft_parameters": None if draft is None else draft.num_parameters(),
-        "calibration": None if calibration is None else calibration._asdict(),
+        "calibration": dataclasses.asdict(rule) if isinstance(rule, Calibrated) else None,
         "examples": [
             {"output": texts[i], "reference": samples.reference(i)}
             for i in range(min(SHOWN, len(samples)))
@@ -101,16 +101,13 @@ def _decode(
     target: Any,
     draft: Any | None,
     samples: Summaries | Transcripts,
-    calibration: Calibration | None,
+    rule: Rule,
     seed: int,
 ) -> tuple[Record, list[str]]:
     """The texts of all samples, and what they took."""
     arguments: dict[str, Any] = {
-        "method": "exact" if options.method == "none" else options.method,
         "gamma": options.gamma,
-        "alpha": options.alpha,
-        "beta": options.beta,
-        "calibration": calibration,
+        "rule": rule,
         "sampling": options.sampling(**suppression(target)),
         "seed": seed,
     }

@@ -16,42 +16,17 @@ acceptance lost. `fit` weighs the one against the other. It is not exact: the es
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from speculative.verification.rules import Calibrated
 from systems.schema import InputError
 
 CAUTION = 4.0
 """How much worse a wrong distribution is than a lost acceptance of the same size."""
 FEWEST_TOKENS = 16
-
-
-class Calibration(NamedTuple):
-    """An estimate of p(x) / q(x) for a pair of models."""
-
-    intercept: float
-    target_slope: float
-    draft_slope: float
-
-    def ratio(self, z: Any, y: Any) -> Any:
-        """The estimate, at most 1, float64, of logits that temperature has divided.
-
-        Where -inf meets -inf, or a slope of 0, it is 1.
-        """
-        with np.errstate(invalid="ignore"):
-            x = (
-                self.intercept
-                + self.target_slope * np.asarray(z)
-                + self.draft_slope * np.asarray(y)
-            )
-        return np.exp(np.minimum(np.where(np.isnan(x), 0.0, x), 0.0))
-
-
-CONSTANT = Calibration(0.0, 1.0, -1.0)
-"""Both models have the same normaliser."""
 
 
 class Observed:
@@ -72,7 +47,7 @@ class Observed:
         log_ratio = (z - target.logsumexp(-1)) - (y - draft.logsumexp(-1))
         self._parts.append(np.stack([x.flatten().cpu().numpy() for x in (z, y, log_ratio)]))
 
-    def fit(self, caution: float = CAUTION) -> Calibration:
+    def fit(self, caution: float = CAUTION) -> Calibrated:
         """The calibration of what was seen: see `fit`."""
         parts = self._parts or [np.empty((3, 0))]
         return fit(*np.concatenate(parts, 1), caution=caution)
@@ -84,7 +59,7 @@ def fit(
     log_ratios: npt.NDArray[np.float64],
     *,
     caution: float = CAUTION,
-) -> Calibration:
+) -> Calibrated:
     """The calibration with the least caution x total variation + lost acceptance.
 
     Args:
@@ -111,7 +86,7 @@ def fit(
 
     gaps = log_ratios[finite] - features[1] + features[2]
     starts = [np.array([gap, 1.0, -1.0]) for gap in np.quantile(gaps, [0.1, 0.3, 0.5])]
-    return Calibration(*map(float, _least(cost, starts)))
+    return Calibrated(*map(float, _least(cost, starts)))
 
 
 def _least(

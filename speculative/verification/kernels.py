@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from speculative.verification import build, philox, pytorch
+from speculative.verification.rules import Exact, decoded
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-METHODS = {"exact": 0, "sigmoid": 1, "calibrated": 2}
+Parameters = c_double * 4
+"""`speculative::Parameters`: the numbers of a rule, the rest 0."""
 
 
 class Problem(ctypes.Structure):
@@ -25,8 +27,8 @@ class Problem(ctypes.Structure):
         *((name, c_void_p) for name in ("uniforms", "seeds", "offsets", "out")),
         *((f"{name}_strides", c_int64 * 2) for name in ("target", "draft", "token")),
         *((name, c_int64) for name in ("seed", "offset")),
-        *((name, c_double) for name in ("alpha", "beta", "temperature")),
-        *((name, c_double) for name in ("intercept", "target_slope", "draft_slope")),
+        ("temperature", c_double),
+        ("parameters", Parameters),
         *((name, c_int32) for name in ("batch", "gamma", "vocabulary", "type", "method", "stream")),
     )
 
@@ -58,29 +60,24 @@ def verify(
     offsets: Tensor | None,
     seed: int,
     offset: int,
-    method: str,
+    code: int,
+    parameters: Sequence[float],
     temperature: float,
-    alpha: float,
-    beta: float,
-    calibration: Sequence[float],
 ) -> Tensor:
     """`speculative.verification.verify.verify` on checked arguments: int64 [3, B], its fields
     stacked.
 
     Args:
         seeds, offsets: instead of `seed` and `offset` where given.
-        calibration: intercept, target_slope, draft_slope.
+        code, parameters: of the rule (`speculative.verification.rules`).
     """
     library = _library(target_logits.device)
     if library is None:
         requests = _requests(draft_tokens, seed, offset, seeds, offsets)
         return pytorch.verify(
             *(target_logits, draft_logits, draft_tokens, lengths, uniforms, requests),
-            method=method,
+            rule=decoded(code, parameters),
             temperature=temperature,
-            alpha=alpha,
-            beta=beta,
-            calibration=calibration,
         )
     target, draft = _dense(target_logits), _dense(draft_logits)
     batch, gamma, vocabulary = draft.shape
@@ -89,8 +86,8 @@ def verify(
     problem = Problem(
         *(_address(x) for x in (target, draft, draft_tokens, *optional, out)),
         *(_strides(x) for x in (target, draft, draft_tokens)),
-        *(seed, offset, alpha, beta, temperature, *calibration),
-        *(batch, gamma, vocabulary, TYPES[target.dtype], METHODS[method], philox.NEXT),
+        *(seed, offset, temperature, Parameters(*parameters)),
+        *(batch, gamma, vocabulary, TYPES[target.dtype], code, philox.NEXT),
     )
     _run(library, problem, out)
     return out
@@ -125,8 +122,8 @@ def sample(
     problem = Problem(
         *(_address(x) for x in (rows, None, None, None, *given, out)),
         *(pair(rows.stride(0), 0), pair(), pair()),
-        *(seed, offset, -1.0, 1.0, temperature, 0.0, 0.0, 0.0),
-        *(batch, 0, vocabulary, TYPES[rows.dtype], METHODS["exact"], stream),
+        *(seed, offset, temperature, Parameters()),
+        *(batch, 0, vocabulary, TYPES[rows.dtype], Exact.code, stream),
     )
     _run(library, problem, out)
     return out[1].clone()

@@ -5,13 +5,13 @@ exponentials, draft tokens are accepted on gathered logits, and only the row pai
 token comes from becomes weights. The kernels in `csrc` do the same, faster.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from speculative.verification import philox
+from speculative.verification.rules import Calibrated, Exact, Rule, Sigmoid
 from speculative.verification.status import (
     DRAFT_LOGITS,
     DRAFT_TOKEN,
@@ -31,16 +31,12 @@ def verify(
     uniforms: Tensor | None,
     requests: Tensor,
     *,
-    method: str,
+    rule: Rule,
     temperature: float,
-    alpha: float,
-    beta: float,
-    calibration: Sequence[float],
 ) -> Tensor:
     """See `speculative.verification.verify.verify`.
 
     Args:
-        calibration: intercept, target_slope, draft_slope.
         requests: int64 [3, B]: seeds, request numbers, first positions (`philox.requests`).
 
     Returns:
@@ -49,21 +45,16 @@ def verify(
     batch, gamma, _ = draft_logits.shape
     if lengths is None:
         lengths = draft_tokens.new_full((batch,), gamma)
-    rule: _Rule
-    if method == "exact":
-        reduced = _reduced(target_logits, temperature), _reduced(draft_logits, temperature)
-        rule = _Exact(temperature, *reduced)
-    elif method == "sigmoid":
-        rule = _Sigmoid(temperature, alpha, beta)
-    else:
-        rule = _Calibrated(temperature, *calibration)
+    arithmetic = _arithmetic(rule, target_logits, draft_logits, temperature)
     drawn = _accept_uniforms(requests, gamma) if uniforms is None else uniforms[:, :gamma]
-    accepted, faults = _accept(rule, target_logits, draft_logits, draft_tokens, lengths, drawn)
+    accepted, faults = _accept(
+        arithmetic, target_logits, draft_logits, draft_tokens, lengths, drawn
+    )
 
     complete = accepted >= lengths
     n, m = accepted[:, None], accepted.clamp(max=gamma - 1)[:, None]
     fault = torch.where(complete, 0, faults.gather(1, m)[:, 0])
-    left = rule.left(_pick(target_logits, n), _pick(draft_logits, m), n, m)
+    left = arithmetic.left(_pick(target_logits, n), _pick(draft_logits, m), n, m)
     seen = left.bad_target * TARGET_LOGITS | (left.bad_draft & ~complete) * DRAFT_LOGITS
     fault |= seen * (fault == 0)
     rejected = ~complete & (left.residual > 0).any(-1)
@@ -163,8 +154,7 @@ class _Sigmoid(NamedTuple):
     """sigmoid((z / temperature - alpha) / (beta - alpha)), arXiv 2406.11016, section 3.2."""
 
     temperature: float
-    alpha: float
-    beta: float
+    limits: Sigmoid
 
     def ratios(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """As `_Exact.ratios`; faults of these logits alone."""
@@ -183,21 +173,20 @@ class _Sigmoid(NamedTuple):
         Between large alpha and beta the two agree in four digits, so they must not be subtracted:
         s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)).
         """
-        gap = (z - y) / (self.temperature * (self.beta - self.alpha))
+        gap = (z - y) / (self.temperature * (self.limits.beta - self.limits.alpha))
         gap = torch.where(z == -torch.inf, 0, gap).clamp(min=0)
         return self._squash(z) * (-self._argument(y)).sigmoid() * -torch.expm1(-gap)
 
     def _argument(self, z: Tensor) -> Tensor:
-        return (z / self.temperature - self.alpha) / (self.beta - self.alpha)
+        alpha, beta = self.limits.alpha, self.limits.beta
+        return (z / self.temperature - alpha) / (beta - alpha)
 
 
 class _Calibrated(NamedTuple):
     """p / q estimated from two logits (`speculative.verification.calibration`)."""
 
     temperature: float
-    intercept: float
-    target_slope: float
-    draft_slope: float
+    fit: Calibrated
 
     def ratios(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """As `_Exact.ratios`; faults of these logits alone."""
@@ -213,16 +202,31 @@ class _Calibrated(NamedTuple):
 
     def _estimate(self, z: Tensor, y: Tensor) -> Tensor:
         """At most 1."""
-        a, b = self.target_slope / self.temperature, self.draft_slope / self.temperature
-        x = self.intercept + a * z + b * y
+        a = self.fit.target_slope / self.temperature
+        b = self.fit.draft_slope / self.temperature
+        x = self.fit.intercept + a * z + b * y
         return torch.nan_to_num(x, nan=0.0, posinf=0.0).clamp(max=0).exp()  # -inf stays below all
 
 
-_Rule = _Exact | _Sigmoid | _Calibrated
+_Arithmetic = _Exact | _Sigmoid | _Calibrated
+
+
+def _arithmetic(
+    rule: Rule, target_logits: Tensor, draft_logits: Tensor, temperature: float
+) -> _Arithmetic:
+    """What computes the rule's ratios and weights on these logits."""
+    match rule:
+        case Exact():
+            target = _reduced(target_logits, temperature)
+            return _Exact(temperature, target, _reduced(draft_logits, temperature))
+        case Sigmoid():
+            return _Sigmoid(temperature, rule)
+        case Calibrated():
+            return _Calibrated(temperature, rule)
 
 
 def _accept(
-    rule: _Rule,
+    arithmetic: _Arithmetic,
     target_logits: Tensor,
     draft_logits: Tensor,
     draft_tokens: Tensor,
@@ -235,7 +239,7 @@ def _accept(
     places = draft_tokens.clamp(0, vocabulary - 1)[..., None]
     x_target = target_logits[:, :gamma].gather(-1, places)[..., 0]
     x_draft = draft_logits.gather(-1, places)[..., 0]
-    ratios, faults = rule.ratios(x_target, x_draft)
+    ratios, faults = arithmetic.ratios(x_target, x_draft)
     faults = torch.where(outside, DRAFT_TOKEN, faults)
     within = torch.arange(gamma, device=lengths.device) < lengths[:, None]
     passed = within & (faults == 0) & (uniforms.double() < ratios) & (x_target > -torch.inf)

@@ -4,11 +4,11 @@
 
     accepted, next_token, status = verify(target_logits, draft_logits, draft_tokens, seed=7)
 
-`method="exact"` emits tokens distributed exactly as sampling from the target (Leviathan et al.
-2023; arXiv 2406.11016). Two methods are approximations that accept a token on its two logits alone:
-`method="sigmoid"` is the paper's, mostly the draft's distribution; `method="calibrated"` stays
-close to the target's, with estimates fitted to a pair of models
-(`speculative.verification.calibration`).
+The rule (`speculative.verification.rules`) says when a draft token is accepted. `Exact()` emits
+tokens distributed exactly as sampling from the target (Leviathan et al. 2023; arXiv 2406.11016).
+Two rules are approximations that accept a token on its two logits alone: `Sigmoid()` is the
+paper's, mostly the draft's distribution; `Calibrated(...)` stays close to the target's, with
+estimates fitted to a pair of models (`speculative.verification.calibration`).
 
 Random numbers are counted, not drawn in order (`speculative.verification.philox`): equal seeds and
 offsets give equal tokens in every run and on every device. Give every request its own seed, as a
@@ -16,17 +16,15 @@ tensor, and its tokens do not depend on the batch that it is in.
 """
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from speculative.verification import kernels, philox
-from speculative.verification.calibration import CONSTANT, Calibration
+from speculative.verification.rules import EXACT, Rule, check_rule
 from systems.schema import InputError
 
-Method = Literal["exact", "sigmoid", "calibrated"]
-METHODS: tuple[Method, ...] = get_args(Method)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -46,11 +44,8 @@ def verify(
     draft_logits: Tensor,
     draft_tokens: Tensor,
     *,
-    method: Method = "exact",
+    rule: Rule = EXACT,
     temperature: float = 1.0,
-    alpha: float = -1e4,
-    beta: float = 1e4,
-    calibration: Calibration | None = None,
     lengths: Tensor | None = None,
     seed: int | Tensor = 0,
     offset: int | Tensor = 0,
@@ -66,10 +61,8 @@ def verify(
             strides.
         draft_logits: the same dtype [B, G, V]: what the draft tokens were sampled from.
         draft_tokens: int64 [B, G].
-        method: "exact", "sigmoid" or "calibrated".
+        rule: when a draft token is accepted.
         temperature: divides the logits of both models.
-        alpha, beta: of the sigmoid, sigmoid((z / temperature - alpha) / (beta - alpha)).
-        calibration: of the calibrated method, from `speculative.verification.calibration.fit`.
         lengths: int64 [B], draft tokens of each sequence, 0 to G; None: G everywhere.
         seed: 64 bits; or int64 [B], a seed per request.
         offset: tokens that the request had before `draft_tokens`, so that no random number serves
@@ -85,7 +78,8 @@ def verify(
         InputError: shapes, dtypes or devices do not fit, or an option is out of range. Faults in
             the values (NaN, a token outside the vocabulary, a length) are in `status`.
     """
-    check_method(method, temperature, alpha, beta, calibration)
+    check_rule(rule)
+    _check_temperature(temperature)
     _check_logits(target_logits, draft_logits, draft_tokens)
     batch, gamma, vocabulary = draft_logits.shape
     device = target_logits.device
@@ -95,7 +89,7 @@ def verify(
     decided = kernels.verify(
         *(target_logits, draft_logits, draft_tokens, lengths, uniforms),
         *_split(seed, offset),
-        *(method, temperature, alpha, beta, [*(calibration or CONSTANT)]),
+        *(rule.code, rule.parameters, temperature),
     )
     return Verification(*decided.unbind())
 
@@ -121,7 +115,7 @@ def sample(
     Returns:
         int64 [B]; -1 for a row with NaN or +inf or without any finite logit.
     """
-    check_method("exact", temperature, -1, 1, None)
+    _check_temperature(temperature)
     _check_tensor("logits", logits)
     if stream not in (philox.NEXT, philox.DRAFT):
         raise InputError(f"stream {stream!r}: give philox.DRAFT or philox.NEXT")
@@ -146,37 +140,11 @@ def _split(
     )
 
 
-def check_method(
-    method: str, temperature: float, alpha: float, beta: float, calibration: Calibration | None
-) -> None:
-    """Refuse options of `verify` that are out of range or do not go together.
-
-    Raises:
-        InputError: names the option, its value and the remedy.
-    """
-    if method not in METHODS:
-        raise InputError(f"method {method!r}: write one of {', '.join(METHODS)}")
-    for name, value in (("temperature", temperature), ("alpha", alpha), ("beta", beta)):
-        if not isinstance(value, (int, float)):
-            raise InputError(f"{name} {value!r}: give a number")
+def _check_temperature(temperature: object) -> None:
+    if not isinstance(temperature, (int, float)):
+        raise InputError(f"temperature {temperature!r}: give a number")
     if not 0 < temperature < math.inf:
         raise InputError(f"temperature {temperature}: give a number above 0; for greedy, argmax")
-    if not -math.inf < alpha < beta < math.inf:
-        raise InputError(f"alpha {alpha}, beta {beta}: alpha must be below beta, both finite")
-
-    if (method == "calibrated") != (calibration is not None):
-        raise InputError(
-            f"calibration {calibration}: give one with method calibrated, and with no other; "
-            "speculative.verification.calibration.fit makes it"
-        )
-    if calibration is None:
-        return
-    if not isinstance(calibration, tuple) or len(calibration) != len(CONSTANT):
-        raise InputError(
-            f"calibration {calibration!r}: give what speculative.verification.calibration.fit makes"
-        )
-    if not all(map(math.isfinite, calibration)):
-        raise InputError(f"calibration {calibration}: give finite numbers")
 
 
 def _check_tensor(name: str, value: object) -> None:

@@ -23,6 +23,15 @@ enum Stream { ACCEPT = 0 };
 enum Type { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };
 enum Method { EXACT = 0, SIGMOID = 1, CALIBRATED = 2 };
 
+// The numbers of a rule, as its `parameters` in speculative/verification/rules.py lists them.
+struct SigmoidParameters { double alpha, beta; };
+struct CalibratedParameters { double intercept, target_slope, draft_slope; };
+union Parameters {
+    double all[4];
+    SigmoidParameters sigmoid;
+    CalibratedParameters calibrated;
+};
+
 // What is to be verified. speculative/verification/kernels.py fills it in: keep both alike. Strides in elements;
 // the last dimension of logits is dense.
 struct Problem {
@@ -36,8 +45,8 @@ struct Problem {
     int64_t* out;             // [3, batch]: accepted, next token, status
     int64_t target_strides[2], draft_strides[2], token_strides[2];
     int64_t seed, offset;
-    double alpha, beta, temperature;
-    double intercept, target_slope, draft_slope;  // speculative/verification/calibration.py
+    double temperature;
+    Parameters parameters;
     int32_t batch, gamma, vocabulary, type, method, stream;
 };
 
@@ -203,12 +212,15 @@ struct Verdict {
 };
 
 HD double squashed(const Problem& p, double z) {
-    return 1 / (1 + exp(-(z / p.temperature - p.alpha) / (p.beta - p.alpha)));
+    const SigmoidParameters& limits = p.parameters.sigmoid;
+    return 1 / (1 + exp(-(z / p.temperature - limits.alpha) / (limits.beta - limits.alpha)));
 }
 
 // The calibrated estimate of p(x) / q(x), at most 1; where -inf meets -inf or a slope of 0, 1.
 HD double estimated(const Problem& p, double z, double y) {
-    double x = p.intercept + p.target_slope * (z / p.temperature) + p.draft_slope * (y / p.temperature);
+    const CalibratedParameters& fit = p.parameters.calibrated;
+    double x = fit.intercept + fit.target_slope * (z / p.temperature) +
+               fit.draft_slope * (y / p.temperature);
     return exp(x < 0 ? x : 0);
 }
 
@@ -285,11 +297,28 @@ struct Weights {
     }
 };
 
+// The constants of a method's weights; those that the method does not use stay 0.
+template <Method METHOD>
 HD Weights weights_of(const Problem& p, const Normaliser& target, const Normaliser& draft) {
-    double width = p.beta - p.alpha, bits = 1.4426950408889634;
-    return {scale_of(p), target.maximum, 1 / target.total, draft.maximum, 1 / draft.total,
-            float(1 / (p.temperature * width)), float(-p.alpha / width), float(bits * p.intercept),
-            float(bits * p.target_slope / p.temperature), float(bits * p.draft_slope / p.temperature)};
+    Weights weights = {};
+    if (METHOD == SIGMOID) {
+        const SigmoidParameters& limits = p.parameters.sigmoid;
+        const double width = limits.beta - limits.alpha;
+        weights.slope = float(1 / (p.temperature * width));
+        weights.shift = float(-limits.alpha / width);
+        return weights;
+    }
+    weights.scale = scale_of(p);
+    weights.target_maximum = target.maximum, weights.target_inverse = 1 / target.total;
+    weights.draft_maximum = draft.maximum, weights.draft_inverse = 1 / draft.total;
+    if (METHOD == CALIBRATED) {
+        const CalibratedParameters& fit = p.parameters.calibrated;
+        const double bits = 1.4426950408889634;  // log2(e)
+        weights.intercept = float(bits * fit.intercept);
+        weights.target_slope = float(bits * fit.target_slope / p.temperature);
+        weights.draft_slope = float(bits * fit.draft_slope / p.temperature);
+    }
+    return weights;
 }
 
 // A race's best token: larger is better, at equal rates the lower index; 0 is nobody.

@@ -155,7 +155,7 @@ void verify_sequence(const Problem& p, int64_t b, int threads) {
     *accepted = n, *status = fault;
     if (fault) return;
 
-    const Weights weights = weights_of(p, found[0], found[1]);
+    const Weights weights = weights_of<METHOD>(p, found[0], found[1]);
     const float* given = draws.given ? draws.given + p.gamma : nullptr;
     Race race;
     if (!complete)

@@ -160,7 +160,7 @@ __device__ void race(const Problem& p, const Workspace& w, int64_t b, const Deci
     const T* z_row = row_at<T>(p, b, decision.accepted);
     const T* y_row = RESIDUAL ? row_at<T>(p, b, p.gamma + 1 + decision.accepted) : z_row;
     const bool wide = aligned<4>(z_row) && aligned<4>(y_row);
-    const Weights weights = weights_of(p, decision.target, decision.draft);
+    const Weights weights = weights_of<METHOD>(p, decision.target, decision.draft);
     const Draws draws = draws_of(p, b);
     const float* given = draws.given ? draws.given + p.gamma : nullptr;
     unsigned long long best = 0;

@@ -8,6 +8,7 @@ pytest.importorskip("transformers")
 from speculative.decoding.assisted import assisted
 from speculative.decoding.inputs import decoder_prompts
 from speculative.experiments.enumeration import continuations, draft_always, p_value
+from speculative.verification.rules import Sigmoid
 from speculative.verification.status import LogitsError
 from systems.schema import InputError
 from tests.speculative import models
@@ -57,7 +58,7 @@ def test_generate_follows_the_target(kind: str) -> None:
         assert p_value(expected, many(target, draft, given)) > 1e-3
     if kind == "t5":
         return
-    with assisted(target, method="sigmoid"):  # an approximation: mostly the draft's distribution
+    with assisted(target, rule=Sigmoid()):  # an approximation: mostly the draft's distribution
         assert p_value(expected, many(target, draft, given)) < 1e-4
 
 
@@ -129,10 +130,7 @@ def test_refused_options(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, "method 'magic'"),
-        ({"method": "calibrated"}, "calibration None: give one"),
-        ({"alpha": float("nan")}, "alpha nan"),
-        ({"beta": -1e4}, "alpha must be below beta"),
+        ({"rule": "magic"}, "rule 'magic': give"),
         ({"seed": 0.5}, "seed 0.5: give an integer"),
     ],
 )

@@ -13,6 +13,7 @@ from speculative.decoding.generation import Record
 from speculative.decoding.inputs import decoder_prompts
 from speculative.decoding.sampling import Sampling
 from speculative.experiments.enumeration import continuations, p_value
+from speculative.verification.rules import Sigmoid
 from speculative.verification.status import LogitsError
 from systems.schema import InputError
 from tests.speculative import models
@@ -138,7 +139,7 @@ def test_sigmoid_does_not_follow_the_target() -> None:
     target, draft = pair("llama", vocabulary=4)
     given = {"input_ids": torch.tensor([[1, 2]])}
     tokens, record = many(
-        target, draft, given, method="sigmoid", max_new_tokens=3, gamma=2, end_token_ids=[]
+        target, draft, given, rule=Sigmoid(), max_new_tokens=3, gamma=2, end_token_ids=[]
     )
     assert p_value(continuations(target, given, [1, 2], 3), tokens) < 1e-6
     assert (record.acceptance_rate or 0) > 0.99
@@ -266,8 +267,7 @@ def test_float64_models_give_the_same_texts(drafted: bool) -> None:
         ({"draft": models.make("t5", seed=2)}, "two of a kind"),
         ({"inputs": {"input_features": torch.zeros(1, 2)}}, "perhaps 'input_ids'"),
         ({"inputs": {"input_ids": torch.zeros(1, 0, dtype=torch.int64)}}, "prompt is empty"),
-        ({"method": "magic"}, "method 'magic'"),
-        ({"alpha": 1.0, "beta": 0.0}, "alpha must be below beta"),
+        ({"rule": "magic"}, "rule 'magic': give"),
     ],
 )
 def test_bad_input(change: dict[str, Any], message: str) -> None:

@@ -9,6 +9,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from ctypes import byref, c_void_p
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ import torch
 from torch import Tensor
 
 from speculative.experiments.agreement import (
+    RULES,
     TIE,
     drafted,
-    options_of,
     referred,
 )
 from speculative.verification import build, kernels, philox
+from speculative.verification.rules import Rule, Sigmoid
 from speculative.verification.verify import Verification, sample, verify
 
 EMULATION = Path(__file__).parents[1] / "cuda_on_cpu"
@@ -76,30 +78,29 @@ def rows(found: Verification) -> list[tuple[int, ...]]:
     return [tuple(column) for column in torch.stack(found).t().tolist()]
 
 
-@pytest.mark.parametrize("method", ["exact", "sigmoid", "calibrated"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     ("batch", "gamma", "vocabulary"), [(2, 3, 5), (1, 2, 4099), (3, 1, 8192), (16, 2, 2050)]
 )
 def test_emulated_decisions_are_the_reference_s(
-    emulated: None, method: str, dtype: torch.dtype, batch: int, gamma: int, vocabulary: int
+    emulated: None, rule: Rule, dtype: torch.dtype, batch: int, gamma: int, vocabulary: int
 ) -> None:
     target, draft, tokens = drafted(batch, gamma, vocabulary, seed=vocabulary)
     case = target.to(dtype), draft.to(dtype), tokens
     lengths = torch.arange(batch) % (gamma + 1)
     u = philox.verification_uniforms(batch, gamma, vocabulary, 5, 2)
-    options = {**options_of(method), "lengths": lengths, "temperature": 0.9}
-    found = rows(verify(*case, seed=5, offset=2, **options))
-    assert found == rows(verify(*case, uniforms=u, **options))
-    del options["lengths"]
-    expected = referred(case, u, lengths, **options)
+    decide = partial(verify, *case, rule=rule, lengths=lengths, temperature=0.9)
+    found = rows(decide(seed=5, offset=2))
+    assert found == rows(decide(uniforms=u))
+    expected = referred(case, u, lengths, rule=rule, temperature=0.9)
     for mine, theirs in zip(found, expected, strict=True):
         assert mine == theirs[:3] or theirs.margin < TIE
 
 
-@pytest.mark.parametrize("method", ["exact", "sigmoid", "calibrated"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("repeat", [1, 4])  # few sequences and many
-def test_emulated_faults(emulated: None, method: str, repeat: int) -> None:
+def test_emulated_faults(emulated: None, rule: Rule, repeat: int) -> None:
     target, draft, _ = drafted(7, 2, 2100, seed=1)
     draft = target[:, :2].clone()
     tokens = torch.zeros(7, 2, dtype=torch.int64)
@@ -108,7 +109,7 @@ def test_emulated_faults(emulated: None, method: str, repeat: int) -> None:
     target[6, 2] = -torch.inf
     lengths = torch.tensor([2, 2, 2, 2, 2, 3, 2]).repeat(repeat)
     case = target.repeat(repeat, 1, 1), draft.repeat(repeat, 1, 1), tokens.repeat(repeat, 1)
-    found = rows(verify(*case, **options_of(method), lengths=lengths, seed=1))
+    found = rows(verify(*case, rule=rule, lengths=lengths, seed=1))
     assert [(n, fault) for n, _, fault in found] == (
         [(2, 0), (1, 1), (1, 2), (0, 4), (1, 4), (0, 8), (2, 1)] * repeat
     )
@@ -129,7 +130,7 @@ def test_emulated_zero_residual_and_views(emulated: None) -> None:
     target[..., 41] = 2e4
     u = torch.full((1, 71), 0.5)
     u[0, 0] = 0.999
-    decided = verify(target, draft, torch.tensor([[0]]), method="sigmoid", uniforms=u)
+    decided = verify(target, draft, torch.tensor([[0]]), rule=Sigmoid(), uniforms=u)
     assert rows(decided) == [(0, 41, 0)]
     target, draft, tokens = drafted(2, 2, 1003, seed=4)
     expected = rows(verify(target, draft, tokens, seed=5))
@@ -151,40 +152,40 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @on_gpu
-@pytest.mark.parametrize("method", ["exact", "sigmoid", "calibrated"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("batch", "vocabulary"), [(1, 128_256), (5, 51_865), (64, 32_001)])
 def test_a_gpu_decides_as_the_reference(
-    method: str, dtype: torch.dtype, batch: int, vocabulary: int
+    rule: Rule, dtype: torch.dtype, batch: int, vocabulary: int
 ) -> None:
     target, draft, tokens = drafted(batch, 4, vocabulary, seed=batch)
     case = target.to(dtype), draft.to(dtype), tokens
     u = philox.verification_uniforms(batch, 4, vocabulary, 7, 0)
     there = [tensor.cuda() for tensor in case]
-    found = rows(verify(*there, **options_of(method), seed=7))
-    for mine, theirs in zip(found, referred(case, u, **options_of(method)), strict=True):
+    found = rows(verify(*there, rule=rule, seed=7))
+    for mine, theirs in zip(found, referred(case, u, rule=rule), strict=True):
         assert mine == theirs[:3] or theirs.margin < TIE
 
 
 @on_gpu
-@pytest.mark.parametrize("method", ["exact", "sigmoid", "calibrated"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("batch", [2, 40])
-def test_a_graph_replays_the_same_decisions(method: str, batch: int) -> None:
+def test_a_graph_replays_the_same_decisions(rule: Rule, batch: int) -> None:
     case = [tensor.cuda() for tensor in drafted(batch, 4, 32_000, seed=1)]
     offsets = torch.zeros(batch, dtype=torch.int64, device="cuda")
-    options = {**options_of(method), "seed": offsets + 3, "offset": offsets}
+    decide = partial(verify, *case, rule=rule, seed=offsets + 3, offset=offsets)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        verify(*case, **options)
+        decide()
     side.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = verify(*case, **options)
+        captured = decide()
     for position in (0, 1000):
         offsets.fill_(position)
         graph.replay()
-        assert rows(captured) == rows(verify(*case, **options))
+        assert rows(captured) == rows(decide())
 
 
 @on_gpu
@@ -193,7 +194,7 @@ def test_no_call_waits_for_the_gpu() -> None:
     verify(*case)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        verify(*case, method="sigmoid")
+        verify(*case, rule=Sigmoid())
         verify(*case, seed=torch.arange(3, device="cuda"))
     finally:
         torch.cuda.set_sync_debug_mode("default")

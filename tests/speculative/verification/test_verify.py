@@ -21,6 +21,7 @@ from speculative.verification import (
     pytorch,
     status,
 )
+from speculative.verification.rules import EXACT, Rule, Sigmoid
 from speculative.verification.verify import Verification, sample, verify
 from systems.schema import InputError
 
@@ -37,18 +38,18 @@ def test_the_kernels_are_under_test() -> None:
 
 
 @both
-@pytest.mark.parametrize("method", ["exact", "sigmoid"])
+@pytest.mark.parametrize("rule", [EXACT, Sigmoid()])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("vocabulary", "batch"), [(2, 64), (5, 64), (67, 64), (4099, 16), (51865, 4)]
 )
 def test_decisions_are_the_reference_s(
-    decide: Verify, method: str, dtype: torch.dtype, vocabulary: int, batch: int
+    decide: Verify, rule: Rule, dtype: torch.dtype, vocabulary: int, batch: int
 ) -> None:
     target, draft, tokens = drafted(batch, 3, vocabulary, seed=vocabulary)
     case = target.to(dtype), draft.to(dtype), tokens
     lengths = torch.arange(batch) % 4
-    wrong, ties = differences(case, decide, 1, method=method, lengths=lengths, temperature=0.8)
+    wrong, ties = differences(case, decide, 1, rule=rule, lengths=lengths, temperature=0.8)
     assert wrong == 0
     assert ties <= batch // 16
 
@@ -59,8 +60,7 @@ def test_sigmoid_of_any_limits_is_the_reference_s(
     decide: Verify, limits: tuple[float, float]
 ) -> None:
     case = drafted(32, 4, 1000, seed=5, spread=6.0)
-    alpha, beta = limits
-    wrong, ties = differences(case, decide, 2, method="sigmoid", alpha=alpha, beta=beta)
+    wrong, ties = differences(case, decide, 2, rule=Sigmoid(*limits))
     assert wrong == 0
     assert ties <= 2
 
@@ -81,10 +81,10 @@ def test_adversarial_logits(data: st.DataObject) -> None:
         draft = target[:, :gamma].clone()
     tokens = torch.tensor([[data.draw(st.integers(0, vocabulary - 1)) for _ in range(gamma)]])
     lengths = torch.tensor([data.draw(st.integers(0, gamma))])
-    method = data.draw(st.sampled_from(["exact", "sigmoid"]))
+    rule = data.draw(st.sampled_from([EXACT, Sigmoid()]))
     seed = data.draw(st.integers(0, 2**32))
     for decide in (verify, with_operators):
-        options = {"method": method, "lengths": lengths}
+        options = {"rule": rule, "lengths": lengths}
         assert differences((target, draft, tokens), decide, seed, **options)[0] == 0
 
 
@@ -93,8 +93,8 @@ def test_a_token_of_no_probability_is_rejected_even_at_0(decide: Verify) -> None
     target = torch.tensor([[[0.0, -INF, 0.0], [0.0, 0.0, 0.0]]])
     draft, tokens = torch.zeros(1, 1, 3), torch.tensor([[1]])
     u = torch.zeros(1, 4)
-    for method in ("exact", "sigmoid"):
-        decided = decide(target, draft, tokens, method=method, uniforms=u)
+    for rule in (EXACT, Sigmoid()):
+        decided = decide(target, draft, tokens, rule=rule, uniforms=u)
         assert int(decided.accepted) == 0
         assert int(decided.next_token) in (0, 2)
 
@@ -105,7 +105,7 @@ def test_no_residual_means_the_target(decide: Verify) -> None:
     target, draft = torch.full((1, 2, 4), -3e4), torch.full((1, 1, 4), 3e4)
     target[..., 2] = 2e4
     u = torch.tensor([[0.99, 0.3, 0.3, 0.3, 0.3]])
-    decided = decide(target, draft, torch.tensor([[0]]), method="sigmoid", uniforms=u)
+    decided = decide(target, draft, torch.tensor([[0]]), rule=Sigmoid(), uniforms=u)
     assert rows(decided) == [(0, 2, 0)]
 
 
@@ -122,9 +122,9 @@ def test_disjoint_and_one_hot_rows(decide: Verify) -> None:
 
 
 @both
-@pytest.mark.parametrize("method", ["exact", "sigmoid"])
+@pytest.mark.parametrize("rule", [EXACT, Sigmoid()])
 @pytest.mark.parametrize("bad", [torch.nan, INF])
-def test_faults_have_a_status_and_no_token(decide: Verify, method: str, bad: float) -> None:
+def test_faults_have_a_status_and_no_token(decide: Verify, rule: Rule, bad: float) -> None:
     """Of sequences: sound, target's fault, draft's, token below and above, length, unseen fault."""
     target, draft, _ = drafted(8, 2, 50, seed=1)
     draft = target[:, :2].clone()  # accepted always
@@ -135,7 +135,7 @@ def test_faults_have_a_status_and_no_token(decide: Verify, method: str, bad: flo
     target[6, 2, 7] = bad
     target[7, 0] = -INF
     lengths = torch.tensor([2, 2, 2, 2, 2, 3, 1, 2])
-    found = rows(decide(target, draft, tokens, method=method, lengths=lengths, seed=1))
+    found = rows(decide(target, draft, tokens, rule=rule, lengths=lengths, seed=1))
     assert [(a, c) for a, _, c in found] == [
         (2, 0),
         (1, status.TARGET_LOGITS),
@@ -172,30 +172,30 @@ def test_a_request_s_tokens_do_not_depend_on_its_batch(decide: Verify) -> None:
     assert rows(alone) == [together[4]]
 
 
-@pytest.mark.parametrize("method", ["exact", "sigmoid"])
-def test_threads_change_nothing(method: str) -> None:
+@pytest.mark.parametrize("rule", [EXACT, Sigmoid()])
+def test_threads_change_nothing(rule: Rule) -> None:
     case = drafted(2, 3, 51865, seed=3)
     before = torch.get_num_threads()
     found = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
-        found.append(rows(verify(*case, method=method, seed=1)))  # type: ignore[arg-type]
+        found.append(rows(verify(*case, rule=rule, seed=1)))
     torch.set_num_threads(before)
     assert found[0] == found[1] == found[2]
 
 
 @both
-@pytest.mark.parametrize("method", ["exact", "sigmoid"])
-def test_strides_change_nothing_and_inputs_stay(decide: Verify, method: str) -> None:
+@pytest.mark.parametrize("rule", [EXACT, Sigmoid()])
+def test_strides_change_nothing_and_inputs_stay(decide: Verify, rule: Rule) -> None:
     target, draft, tokens = drafted(3, 2, 1003, seed=4)
-    expected = rows(decide(target, draft, tokens, method=method, seed=5))
+    expected = rows(decide(target, draft, tokens, rule=rule, seed=5))
     wide = torch.full((5, 3, 2 * 1003), torch.nan)
     wide[1:4, :, ::2] = target
     rowwise = torch.full((2, 3, 1010), torch.nan)
     rowwise[..., 7:] = draft.transpose(0, 1)
     views = wide[1:4, :, ::2], rowwise[..., 7:].transpose(0, 1), tokens.t().contiguous().t()
     copies = [view.clone() for view in views]
-    assert rows(decide(*views, method=method, seed=5)) == expected
+    assert rows(decide(*views, rule=rule, seed=5)) == expected
     for view, copy in zip(views, copies, strict=True):
         assert torch.equal(view, copy)
 
@@ -224,13 +224,13 @@ def test_sampling_is_the_same_in_operators_and_marks_faults() -> None:
 
 def test_torch_compile_keeps_the_operator() -> None:
     def step(target: Tensor, draft: Tensor, tokens: Tensor) -> Tensor:
-        decided = verify(target * 2, draft * 2, tokens, seed=3, method="exact")
+        decided = verify(target * 2, draft * 2, tokens, seed=3)
         return decided.accepted + decided.next_token
 
     case = drafted(2, 3, 100, seed=6)
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(*case), step(*case))
-    arguments = (*case, None, None, None, None, 3, 0, "exact", 1.0, -1e4, 1e4, [0.0, 1.0, -1.0])
+    arguments: tuple[object, ...] = (*case, None, None, None, None, 3, 0, EXACT.code, [], 1.0)
     torch.library.opcheck(torch.ops.speculative.verify.default, arguments)
 
 
@@ -240,20 +240,17 @@ ONE = drafted(1, 2, 8)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"method": "softmax"}, "method 'softmax'"),
+        ({"rule": "exact"}, "rule 'exact': give Exact()"),
+        ({"rule": Sigmoid}, "rule <class"),
         ({"temperature": 0.0}, "temperature 0"),
         ({"temperature": float("nan")}, "temperature nan"),
         ({"temperature": None}, "temperature None: give a number"),
-        ({"beta": "1"}, "beta '1': give a number"),
-        ({"alpha": float("nan")}, "alpha nan"),
-        ({"method": "calibrated", "calibration": (1.0,)}, "calibration (1.0,): give what"),
         ({"target_logits": ONE[0].numpy()}, "target_logits is a ndarray; give a tensor"),
         ({"draft_tokens": [[1, 2]]}, "draft_tokens is a list; give a tensor"),
         ({"lengths": [1]}, "lengths is a list; give a tensor"),
         ({"seed": 1.5}, "seed 1.5: give an integer"),
         ({"seed": None}, "seed None: give an integer"),
         ({"offset": float("nan")}, "offset nan: give an integer"),
-        ({"alpha": 1.0, "beta": 1.0}, "alpha 1.0, beta 1.0"),
         ({"target_logits": ONE[0][..., :7]}, "vocabulary"),
         ({"target_logits": ONE[0][:, :2]}, "G + 1"),
         ({"target_logits": ONE[0][0]}, "G + 1"),
