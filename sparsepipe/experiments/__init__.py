@@ -17,7 +17,7 @@ from systems.figures.experiment import Experiment, Outcome, Results
 
 
 def _conclude_training(results: Results, folder: Path) -> Outcome:
-    """Both parts of it, which share the run of one process on shapes."""
+    """Conclude both parts of training, which share the run of one process on shapes."""
     parts = (training.conclude(results, folder), pipeline_training.conclude(results, folder))
     return Outcome(
         figures=tuple(figure for part in parts for figure in part.figures),
@@ -32,7 +32,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         id="parity",
         title="Sparse convolution against dense convolution and MinkowskiEngine: equal results",
         tier="measured",
-        repeats={"quick": 1, "full": 1},
         measure=parity.measure,
         conclude=parity.conclude,
     ),
@@ -41,7 +40,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         id="engine",
         title="SparsePipe's sparse engine against other engines and against dense convolution",
         tier="measured",
-        repeats={"quick": 1, "full": 1},
         measure=engine.measure,
         conclude=engine.conclude,
     ),
@@ -59,7 +57,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         id="equivalence",
         title="Pipelines against one process, step for step",
         tier="measured",
-        repeats={"quick": 1, "full": 1},
         measure=equivalence.measure,
         conclude=equivalence.conclude,
     ),
@@ -68,7 +65,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         id="planner",
         title="SparsePipe's planner against brute force, and its time",
         tier="simulated",
-        repeats={"quick": 1, "full": 1},
         measure=planner.measure,
         conclude=planner.conclude,
     ),
@@ -79,7 +75,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         tier="emulated",
         cluster=pipeline_grid.CLUSTER,
         cases=pipeline_grid.CASES,
-        repeats={"quick": 1, "full": 1},
         conclude=pipeline.conclude,
     ),
 )
