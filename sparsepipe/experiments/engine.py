@@ -97,8 +97,7 @@ def _layer_claims(contest: Contest, rows: Sequence[Row]) -> Iterator[Claim]:
         f"sparsepipe.share-of-matrix-rate.{case}.measured",
         f"floating-point rate of a pass over a matrix product's, {where}",
         [native.of_matrix_rate],
-        "fraction",
-        Target(least=LEAST_OF_MATRIX_RATE[contest.channels]),
+        Target(least=LEAST_OF_MATRIX_RATE[contest.channels], unit="fraction"),
     )
     if native.map_s is None or contest.threads > 1:
         return
@@ -106,8 +105,7 @@ def _layer_claims(contest: Contest, rows: Sequence[Row]) -> Iterator[Claim]:
         f"sparsepipe.kernel-map-share.{case}.measured",
         f"time of the kernel map over that of map and pass, {where}",
         [native.map_s / (native.map_s + native.seconds)],
-        "fraction",
-        Target(most=MOST_FOR_MAP),
+        Target(most=MOST_FOR_MAP, unit="fraction"),
     )
     for peer, row in by_engine.items():
         if peer != "native" and row.map_s is not None:
@@ -115,8 +113,7 @@ def _layer_claims(contest: Contest, rows: Sequence[Row]) -> Iterator[Claim]:
                 f"sparsepipe.kernel-map-over-{peer}.{case}.measured",
                 f"{peer}'s time for a kernel map over ours, {where}",
                 [row.map_s / native.map_s],
-                "x",
-                Target(least=1.0),
+                Target(least=1.0, unit="x"),
             )
 
 
@@ -128,8 +125,7 @@ def _speed_claims(rows: Sequence[Row], case: str, where: str, least: float) -> I
                 f"sparsepipe.speed-over-{row.engine}.{case}.measured",
                 f"{row.engine}'s time over ours, forward and backward, {where}",
                 ratios(rows, row.engine),
-                "x",
-                Target(least=least),
+                Target(least=least, unit="x"),
             )
 
 
@@ -141,22 +137,19 @@ def _dense_claims(contested: dict[str, list[Row]]) -> Iterator[Claim]:
         f"dense Conv3d's time over ours, {ours.voxels:,} voxels of {DENSE.cloud} in 50^3, batch 4, "
         "64 channels, 1 thread",
         ratios([ours, dense], "dense"),
-        "x",
-        Target(least=50.0),
+        Target(least=50.0, unit="x"),
     )
     ours, dense = contested[LARGE.name]
     yield claim(
         "sparsepipe.memory-over-dense.128-cubed.measured",
         "dense Conv3d's peak memory over ours, sphere in 128^3, 32 channels",
         [dense.peak_bytes / ours.peak_bytes],
-        "x",
-        Target(least=10.0),
+        Target(least=10.0, unit="x"),
     )
     ours, dense = contested[LARGEST.name]
     yield claim(
         "sparsepipe.peak-memory.256-cubed.measured",
         f"our peak memory, sphere in 256^3, 64 channels; dense: {dense.failure or 'runs as well'}",
         [ours.peak_bytes / 1e9],
-        "GB",
-        Target(most=8.0),
+        Target(most=8.0, unit="GB"),
     )

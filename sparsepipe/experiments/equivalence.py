@@ -245,6 +245,5 @@ def _equal(kind: str, reference: str, results: Results, names: list[str]) -> Cla
         f"largest relative difference of a parameter after {STEPS} steps of {kind} pipelines "
         f"from {reference}, of {len(names)}",
         [max(float(results[name][0]["difference"]) for name in names)],
-        "",
         Target(most=TOLERANCE),
     )

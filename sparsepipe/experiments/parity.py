@@ -116,7 +116,6 @@ def conclude(results: Results, folder: Path) -> Outcome:
                 f"{dtype}: sizes 1, 2, 3, 5, strides 1 to 3, dilations 1 and 2, transposed, on "
                 f"{CLOUD}",
                 [row["error"] for row in rows],
-                "",
                 Target(most=MOST[getattr(torch, dtype)]),
                 judged_by="largest",
             )

@@ -68,8 +68,7 @@ def _gains(tier: Tier, step_s: StepTime) -> Iterator[Claim]:
                         f"throughput of the plan over {who}, TitanV + TitanXp {cluster}, {rate} "
                         "Gb/s",
                         [theirs / ours],
-                        "x",
-                        Target(least=least),
+                        Target(least=least, unit="x"),
                     )
     over_best = []
     for cluster in COMPARED:
@@ -83,8 +82,7 @@ def _gains(tier: Tier, step_s: StepTime) -> Iterator[Claim]:
         f"throughput of the plan over the best baseline, the least of {len(over_best)} clusters "
         "and rates",
         [min(over_best)],
-        "x",
-        Target(least=AS_FAST, source=f"{OWN}: never slower, within 2 %"),
+        Target(least=AS_FAST, source=f"{OWN}: never slower, within 2 %", unit="x"),
     )
 
 
@@ -96,16 +94,14 @@ def _of_the_bound() -> Iterator[Claim]:
             "predicted step of the plan over the best of two contiguous stages and data "
             f"parallelism by speed, {best_s * 1e3:.0f} ms, TitanV + TitanXp {cluster}, 10 GB/s",
             [grid.predicted_s(cluster, PLAN, FAST) / best_s],
-            "x",
-            Target(most=COMMUNICATION, source=f"{OWN}: 2 % for messages"),
+            Target(most=COMMUNICATION, source=f"{OWN}: 2 % for messages", unit="x"),
         )
     for cluster in ("1 + 1", "2 + 2"):
         yield claim(
             f"sparsepipe.virtual-stages-above-bound.{cluster}.simulated",
             f"predicted step with virtual stages above the fractional bound, {cluster}, 10 GB/s",
             [grid.point(cluster, VIRTUAL, FAST).plan.above_bound],
-            "fraction",
-            Target(most=ABOVE_BOUND),
+            Target(most=ABOVE_BOUND, unit="fraction"),
         )
 
 
@@ -121,16 +117,14 @@ def _of_the_emulation(results: Results) -> Iterator[Claim]:
         "sparsepipe.emulated-agrees-with-predicted.grid.emulated",
         f"part of {len(points)} plans whose emulated step is within 10 % of the predicted one",
         [sum(within) / len(within)],
-        "fraction",
-        Target(least=0.9),
+        Target(least=0.9, unit="fraction"),
     )
     yield claim(
         "sparsepipe.utilisation-of-slowest-stage.grid.emulated",
         "part of the steady state in which the device with the most work computes, the least of "
         "all plans",
         [min(_busiest(results, *where) for where in points if where[1] in (PLAN, VIRTUAL))],
-        "fraction",
-        Target(least=BUSY),
+        Target(least=BUSY, unit="fraction"),
     )
     for cluster, who, rate in points:
         if rate == FAST:
@@ -146,16 +140,14 @@ def _at_ten_gigabytes(cluster: str, who: str, over_predicted: float) -> Iterator
         f"emulated step of the {who} over its prediction, {cluster}, 10 GB/s; {above:.1%} above "
         "the fractional bound",
         [over_predicted],
-        "x",
-        Target(least=1 - AGREE, most=1 + AGREE, source=f"{OWN}: within 10 %"),
+        Target(least=1 - AGREE, most=1 + AGREE, source=f"{OWN}: within 10 %", unit="x"),
     )
     if who == VIRTUAL:
         yield claim(
             f"sparsepipe.virtual-stages-above-bound.{cluster}.emulated",
             f"emulated step with virtual stages above the fractional bound, {cluster}, 10 GB/s",
             [above],
-            "fraction",
-            Target(most=ABOVE_BOUND),
+            Target(most=ABOVE_BOUND, unit="fraction"),
         )
 
 

@@ -176,11 +176,7 @@ def gantts(results: Results, folder: Path) -> list[Figure]:
 
 
 def _gantt(
-    path: Path,
-    where: grid.Place,
-    tier: Tier,
-    spans: Iterable[Span],
-    window_s: tuple[float, float],
+    path: Path, where: grid.Place, tier: Tier, spans: Iterable[Span], window_s: tuple[float, float]
 ) -> Figure:
     """Draw the steps of one tier inside a window of time."""
     cluster, who, rate = where

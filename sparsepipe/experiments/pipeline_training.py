@@ -93,8 +93,7 @@ def _loss_of_accuracy(runs: Results, length: str, than: str) -> Claim:
         f"test accuracy of {than} minus that of asynchronous training, {length}: "
         f"{LENGTHS[length].steps} steps on the same mini-batches",
         [first["test_accuracy"] - second["test_accuracy"] for first, second in pairs],
-        "fraction",
-        Target(most=POINT, source="this project's target: within 1 point"),
+        Target(most=POINT, source="this project's target: within 1 point", unit="fraction"),
     )
 
 
@@ -107,8 +106,7 @@ def _over_dense(results: Results) -> Claim:
         f"throughput of the flushing sparse pipeline over DeepSpeed's PipelineModule on the "
         f"dense twin, the same clouds, {RANKS} ranks, {cells:.0f} cells a voxel",
         [sparse["samples_per_s"] / dense["samples_per_s"] for sparse, dense in pairs],
-        "x",
-        Target(least=1.0, source="this project's target: faster than dense"),
+        Target(least=1.0, source="this project's target: faster than dense", unit="x"),
     )
 
 

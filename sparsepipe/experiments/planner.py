@@ -99,16 +99,14 @@ def conclude(results: Results, folder: Path) -> Outcome:
         f"({compared['possible']} of them with an answer) in which the plan is as fast as the best "
         f"of all, largest relative difference {compared['largest_difference']:.1e}",
         [compared["equal"] / compared["cases"]],
-        "fraction",
-        Target(least=1.0),
+        Target(least=1.0, unit="fraction"),
     )
     times = [
         claim(
             f"sparsepipe.planning-time.{name}.measured",
             WHAT[name],
             [run["seconds"] for run in results[name]],
-            "s",
-            Target(most=most_s),
+            Target(most=most_s, unit="s"),
         )
         for name, most_s in MOST_S.items()
     ]

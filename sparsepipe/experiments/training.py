@@ -67,8 +67,7 @@ def _accuracy(name: str, runs: Sequence[Mapping[str, Any]]) -> Claim:
         f"sparsepipe.accuracy.{name}.measured",
         f"test accuracy on {name}, MinkVGG16-BN an eighth as wide, one process",
         [run["test_accuracy"] for run in runs],
-        "fraction",
-        Target(least=LEAST_ACCURACY[name]),
+        Target(least=LEAST_ACCURACY[name], unit="fraction"),
     )
 
 
@@ -80,14 +79,12 @@ def _claims(results: Results) -> tuple[Claim, Claim]:
             "sparsepipe.training-time.shapes.measured",
             "seconds of that training on shapes, on this machine",
             [run["train_s"] for run in results["shapes"]],
-            "s",
-            Target(most=300.0, source=f"{OWN}, on 2 cores"),
+            Target(most=300.0, source=f"{OWN}, on 2 cores", unit="s"),
         ),
         claim(
             "sparsepipe.same-parameters-twice.shapes.measured",
             "1 if two runs of 20 steps with one seed end with equal parameters, bit by bit",
             [float(first == again)],
-            "",
             Target(least=1.0),
         ),
     )

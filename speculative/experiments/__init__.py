@@ -1,13 +1,6 @@
 """What `launch reproduce speculative` runs, in order."""
 
-from speculative.experiments import (
-    approximation,
-    compiled,
-    correctness,
-    gpu,
-    quality,
-    verification,
-)
+from speculative.experiments import approximation, compiled, correctness, gpu, quality, verification
 from speculative.experiments.paper import PAPER as PAPER
 from systems.figures.experiment import Experiment
 

@@ -124,13 +124,11 @@ def _claims(name: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[Claim]:
             f"total variation of the next token's distribution of {what} from the target, mean, "
             f"{name}",
             [row["total_variation"]],
-            "",
             target,
         )
     yield claim(
         f"speculative.calibrated-acceptance-kept.{name}.measured",
         f"acceptance rate of calibrated over exact's, {name}",
         [calibrated["acceptance"] / exact["acceptance"]],
-        "",
         Target(least=0.9),
     )

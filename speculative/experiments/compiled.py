@@ -39,8 +39,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
             f"speculative.spilled-bytes.{name}.measured",
             f"bytes of registers that {len(rows)} CUDA kernels spill, compiled for {name}",
             [sum(row["spilled_bytes"] for row in rows)],
-            "bytes",
-            Target(most=0),
+            Target(most=0, unit="bytes"),
         )
         for name, rows in results.items()
     )

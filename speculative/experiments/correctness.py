@@ -169,14 +169,12 @@ def _claims(results: Results) -> Iterator[Claim]:
             f"p of {rows[0]['outputs']:,} complete outputs following the target, the smallest of "
             f"{len(rows)} pairs of models, exact verification, {name}",
             [min(row["p"] for row in rows)],
-            "",
             Target(least=LEAST_P),
         )
     yield claim(
         "speculative.mutants-caught.all.measured",
         f"wrong verifiers that a trial catches, of {len(caught)}",
         [sum(row["caught"] for row in caught)],
-        "",
         Target(least=len(caught)),
     )
     for method in METHODS:
@@ -186,7 +184,6 @@ def _claims(results: Results) -> Iterator[Claim]:
             f"sequences that kernels or operators decide unlike the float64 reference of {method}, "
             f"ties left out, of {sum(row['sequences'] for row in rows)}",
             [sum(row["unlike"] for row in rows)],
-            "",
             Target(most=0),
         )
     compared = results["batches"]
@@ -195,7 +192,6 @@ def _claims(results: Results) -> Iterator[Claim]:
         "requests whose outcome the batch around them changes, at equal seed and offset, of "
         f"{sum(row['compared'] for row in compared)}",
         [sum(row["changed"] for row in compared)],
-        "",
         Target(most=0),
     )
 

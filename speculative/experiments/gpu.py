@@ -101,30 +101,26 @@ def _claims(judged: Judged, rows: list[Row], copy: float) -> Iterator[Claim]:
                 f"speculative.exact-bandwidth.{case}",
                 f"floor's bytes per second over a copy's, {what}",
                 [ours.bandwidth() / copy],
-                "of copy",
-                Target(least=0.85),
+                Target(least=0.85, unit="of copy"),
             )
         else:
             yield claim(
                 f"speculative.exact-over-transformers.{case}",
                 f"time of transformers' function over exact's, {what}",
                 [theirs.call_s.median / ours.call_s.median],
-                "x",
-                Target(least=10.0),
+                Target(least=10.0, unit="x"),
             )
             yield claim(
                 f"speculative.exact-over-two-softmaxes.{case}",
                 f"time of two softmaxes, a gather and a race over exact's, in CUDA graphs, {what}",
                 [_graph_s(by["two softmaxes"]) / _graph_s(ours)],
-                "x",
-                Target(least=2.0),
+                Target(least=2.0, unit="x"),
             )
         yield claim(
             f"speculative.sigmoid-less-time.{case}",
             f"time that the approximation sigmoid saves of transformers' function, {what}",
             [1e2 * (1 - by["sigmoid"].call_s.median / theirs.call_s.median)],
-            "%",
-            Target(least=94, source="arXiv 2406.11016, best of its range"),
+            Target(least=94, source="arXiv 2406.11016, best of its range", unit="%"),
         )
     replayed = [row.graph_equal for row in rows if row.graph_equal is not None]
     if replayed:
@@ -132,7 +128,6 @@ def _claims(judged: Judged, rows: list[Row], copy: float) -> Iterator[Claim]:
             "speculative.graph-replays-unlike.gpu.measured",
             f"replays unlike calls, of {len(replayed)}, GPU",
             [replayed.count(False)],
-            "",
             Target(most=0),
         )
 

@@ -74,7 +74,6 @@ def _claims(task: Task, runs: Mapping[str, Runs]) -> Iterator[Claim]:
             f"{name_of_score} of {name} less the target alone's, over the half width of the 95 % "
             "interval of such a difference",
             [apart(*both, score) for both in _beside(runs, name)],
-            "",
             Target(most=1.0),
         )
     for name in ("calibrated", PAPER_LIMITS):
@@ -82,8 +81,11 @@ def _claims(task: Task, runs: Mapping[str, Runs]) -> Iterator[Claim]:
             f"speculative.{name.split()[0]}-{score}-lost.{task}.measured",
             f"{name_of_score} that {name} loses of the target alone's",
             [lost(*both, score) for both in _beside(runs, name)],
-            "fraction",
-            Target(most=SLIGHT, source="our reading of arXiv 2406.11016: a slight loss"),
+            Target(
+                most=SLIGHT,
+                source="our reading of arXiv 2406.11016: a slight loss",
+                unit="fraction",
+            ),
             paper="slight accuracy loss (of the sigmoid)",
         )
     for name in ("calibrated", PAPER_LIMITS):
@@ -94,15 +96,13 @@ def _claims(task: Task, runs: Mapping[str, Runs]) -> Iterator[Claim]:
                 abs(run["acceptance_rate"] - exact["acceptance_rate"])
                 for run, exact in zip(runs[name], runs["exact"], strict=True)
             ],
-            "fraction",
-            Target(most=0.05),
+            Target(most=0.05, unit="fraction"),
         )
     yield claim(
         f"speculative.exact-tokens-per-s-over-target-alone.{task}.measured",
         f"tokens per second, end to end, of exact over the target alone's, {task}",
         [run["tokens_per_s"] / alone["tokens_per_s"] for run, alone in _beside(runs, "exact")],
-        "x",
-        Target(least=1.0),
+        Target(least=1.0, unit="x"),
     )
 
 

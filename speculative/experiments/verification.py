@@ -14,10 +14,7 @@ from systems.figures.claims import Claim, Target, claim
 from systems.figures.experiment import Outcome, Results, measure_once
 
 THREADS = 1
-VOCABULARIES = {
-    "quick": (32_000, 51_865, 128_256),
-    "full": (32_000, 51_865, 128_256, 256_000),
-}
+VOCABULARIES = {"quick": (32_000, 51_865, 128_256), "full": (32_000, 51_865, 128_256, 256_000)}
 GAMMAS = {"quick": (1, 4, 8), "full": (1, 4, 8, 16)}
 REPETITIONS = {"quick": 15, "full": 31}
 
@@ -74,30 +71,26 @@ def _claims(timed: Timed) -> Iterator[Claim]:
             f"speculative.{method}-over-transformers.v-{vocabulary}-gamma-{gamma}.measured",
             f"time of transformers' function over {method}'s, V = {vocabulary:,}, gamma {gamma}",
             [timed.speedup(method, vocabulary, gamma)],
-            "x",
-            Target(least=least),
+            Target(least=least, unit="x"),
         )
     for method in METHODS:
         yield claim(
             f"speculative.{method}-over-transformers.slowest-point.measured",
             f"the same of {method} at the point of the grid where it gains least: no regression",
             [min(timed.speedup(method, *point) for point in timed.grid())],
-            "x",
-            Target(least=1.0),
+            Target(least=1.0, unit="x"),
         )
     yield claim(
         "speculative.calibrated-over-exact.v-128256-gamma-8.measured",
         "exact's time over the calibrated method's, V = 128,256, gamma 8",
         [timed.speedup("calibrated", 128_256, 8, over="exact")],
-        "x",
-        Target(least=1.0),
+        Target(least=1.0, unit="x"),
     )
     for method, (low, high) in figures.PAPER.items():
         yield claim(
             f"speculative.{method}-less-time.grid.measured",
             f"time that {method} saves of transformers' function, median over V and gamma",
             [1e2 * (1 - 1 / timed.speedup(method, *point)) for point in timed.grid()],
-            "%",
-            Target(least=low, source=f"{SOURCE}, least of its range"),
+            Target(least=low, source=f"{SOURCE}, least of its range", unit="%"),
             paper=f"{low} to {high} % (GPU, profiling time)",
         )

@@ -70,15 +70,13 @@ def _accuracy_claims(results: Results) -> list[Claim]:
             "stanza.accuracy.digits.measured",
             "test accuracy on 360 digits, 3 CONV + 1 FC worker",
             accuracies,
-            "fraction",
-            Target(least=0.97),
+            Target(least=0.97, unit="fraction"),
         ),
         claim(
             "stanza.accuracy-gap.digits.measured",
             "difference of test accuracy between Stanza (3+1) and one process, same seed",
             [abs(a - b) for a, b in zip(accuracies, alone, strict=True)],
-            "fraction",
-            Target(most=LARGEST_GAP_OF_ACCURACY),
+            Target(most=LARGEST_GAP_OF_ACCURACY, unit="fraction"),
             judged_by="largest",
         ),
     ]
@@ -96,25 +94,22 @@ def _loss_claims(results: Results) -> Iterator[Claim]:
                 max(relative_gaps(run["loss"][:20], alone["loss"][:20]))
                 for run, alone in zip(runs, results["single"], strict=True)
             ],
-            "fraction",
-            Target(most=EQUAL, source="synchronous schemes compute one SGD step"),
+            Target(most=EQUAL, source="synchronous schemes compute one SGD step", unit="fraction"),
             judged_by="largest",
         )
 
 
 def _throughput_claims(throughput: Mapping[str, Sequence[float]]) -> Iterator[Claim]:
     """Stanza's throughput over that of every other scheme."""
-    not_slower = Target(least=1.0, source="Stanza should not lose to a baseline")
-    as_in_paper = Target(
-        least=PAPER_RANGE[0], source=f"{PAPER}: the least gain on a 10 Gb/s cluster"
-    )
+    not_slower = Target(least=1.0, unit="x", source="Stanza should not lose to a baseline")
+    source = f"{PAPER}: the least gain on a 10 Gb/s cluster"
+    as_in_paper = Target(least=PAPER_RANGE[0], unit="x", source=source)
     for name in (*BASELINES, "ps-2-servers", "single"):
         of_paper = "1.34x to 13.9x over parameter servers (V100, 10 Gb/s)"
         yield claim(
             f"stanza.speedup-over-{name}.digits.measured",
             f"throughput of Stanza (3+1) over {name}, 4 ranks of one machine, digits",
             [a / b for a, b in zip(throughput["stanza"], throughput[name], strict=True)],
-            "x",
             as_in_paper if name == "ps-blocking" else not_slower,
             paper=of_paper if name.startswith("ps") else None,
         )
@@ -134,8 +129,7 @@ def _byte_claims(results: Results) -> Iterator[Claim]:
                 f"stanza.bytes-over-table.{name}.measured",
                 f"TCP bytes per step of {name}'s busiest rank over the paper's traffic table",
                 ratios,
-                "x",
-                Target(least=0.98, most=1.02, source="this project's target: within 2 %"),
+                Target(least=0.98, most=1.02, source="this project's target: within 2 %", unit="x"),
             )
 
 
@@ -147,8 +141,7 @@ def _prediction_claims(planned: Results) -> Iterator[Claim]:
             f"measured over predicted step time of {name}, from a profile and a link rate measured "
             "just before",
             [run["step_s"]["median"] / run["predicted_step_s"] for run in runs],
-            "x",
-            Target(least=0.9, most=1.1, source="a plan should come true within 10 %"),
+            Target(least=0.9, most=1.1, source="a plan should come true within 10 %", unit="x"),
         )
 
 

@@ -183,14 +183,7 @@ def points_table(results: Results) -> str:
             )
         )
     return table(
-        (
-            "model, scheme, nodes",
-            "simulated",
-            "emulated [quartiles]",
-            "ratio",
-            "scale",
-            "dilate",
-        ),
+        ("model, scheme, nodes", "simulated", "emulated [quartiles]", "ratio", "scale", "dilate"),
         rows,
         "Step times of the grid, milliseconds; `off` marks more than 10 % between the two tiers:",
     )

@@ -30,8 +30,7 @@ def claims(results: Results) -> Iterator[Claim]:
         f"part of {len(pairs)} points (model x scheme x nodes, 10 Gb/s) whose emulated and "
         "simulated step times are within 10 % of each other",
         [sum(within) / len(within)],
-        "fraction",
-        Target(least=AGREEING),
+        Target(least=AGREEING, unit="fraction"),
     )
     for model in MODELS:
         yield from _least_over_ddp(model, results)
@@ -47,7 +46,6 @@ def _least_over_ddp(model: str, results: Results) -> Iterator[Claim]:
             f"stanza.least-speedup-over-ddp.{model}.emulated",
             f"the least of auto over DDP at {rates} Gb/s, {grid.NODES} nodes",
             [min(by_rate.values())],
-            "x",
             AS_FAST,
         )
 
@@ -55,10 +53,10 @@ def _least_over_ddp(model: str, results: Results) -> Iterator[Claim]:
 def _speedups(model: str, results: Results) -> Iterator[Claim]:
     """The planner's choice over every baseline, at the paper's scale."""
     targets = {
-        "ps-blocking": Target(least=SPEEDUP_TARGETS[model], source=SPEEDUP_SOURCE),
-        "ps-pipelined": Target(least=OVER_PIPELINED[model]),
+        "ps-blocking": Target(least=SPEEDUP_TARGETS[model], unit="x", source=SPEEDUP_SOURCE),
+        "ps-pipelined": Target(least=OVER_PIPELINED[model], unit="x"),
         "ps-sharded": AS_FAST,
-        "ddp": Target(least=OVER_DDP[model]),
+        "ddp": Target(least=OVER_DDP[model], unit="x"),
     }
     for scheme, target in targets.items():
         yield claim(
@@ -66,7 +64,6 @@ def _speedups(model: str, results: Results) -> Iterator[Claim]:
             f"throughput of the planner's choice over {scheme}, {grid.NODES} nodes, 10 Gb/s, "
             "float32",
             grid.speedups(results, model, scheme),
-            "x",
             target,
             paper=RANGE_WORDS if scheme.startswith("ps") else None,
         )

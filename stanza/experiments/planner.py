@@ -112,25 +112,23 @@ def _claims(model: str, row: Mapping[str, float]) -> Iterator[Claim]:
         f"stanza.speedup-with-micro-batches-over-ps-blocking.{model}.simulated",
         "Stanza with micro-batches over one blocking parameter server, 10 nodes, 10 Gb/s",
         [row[MICRO_BATCHES] / row["ps-blocking"]],
-        "x",
-        Target(least=SPEEDUP_TARGETS[model], source=SPEEDUP_SOURCE),
+        Target(least=SPEEDUP_TARGETS[model], source=SPEEDUP_SOURCE, unit="x"),
         paper=RANGE_WORDS,
     )
     yield claim(
         f"stanza.speedup-as-published-over-ps-blocking.{model}.simulated",
         "Stanza without micro-batches over one blocking parameter server",
         [row[PUBLISHED] / row["ps-blocking"]],
-        "x",
-        Target(least=PAPER_RANGE[0], most=PAPER_RANGE[1], source=PAPER),
+        Target(least=PAPER_RANGE[0], most=PAPER_RANGE[1], source=PAPER, unit="x"),
         paper=RANGE_WORDS,
     )
     yield claim(
         f"stanza.auto-over-best-baseline.{model}.simulated",
         "the planner's choice over the best of PS blocking, pipelined, sharded, and DDP",
         [row["auto"] / _best_baseline(row)],
-        "x",
         Target(
             least=1 / WORTH_IT,
+            unit="x",
             source="f = 0 is among the choices; the simpler scheme where it costs little",
         ),
     )

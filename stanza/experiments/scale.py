@@ -47,14 +47,12 @@ def _claims(model: str, target: Cluster, clusters: Sequence[Cluster]) -> Iterato
         f"stanza.speedup-over-ddp.{model}.simulated",
         "the planner's choice over DDP with overlap, 10 nodes, 10 Gb/s, float32",
         [over_ddp(target)],
-        "x",
-        Target(least=OVER_DDP[model]),
+        Target(least=OVER_DDP[model], unit="x"),
     )
     yield claim(
         f"stanza.least-speedup-over-ddp.{model}.simulated",
         "the least of auto over DDP from 1 to 100 Gb/s, 10 nodes",
         [min(over_ddp(at) for at in clusters)],
-        "x",
         AS_FAST,
     )
     agreement = [
@@ -67,6 +65,5 @@ def _claims(model: str, target: Cluster, clusters: Sequence[Cluster]) -> Iterato
         "the planner's step time over the simulator's, all schemes and scales: the one furthest "
         "from 1",
         [max(agreement, key=lambda ratio: abs(ratio - 1))],
-        "x",
-        Target(least=0.9, most=1.1, source="two models of one schedule, within 10 %"),
+        Target(least=0.9, most=1.1, source="two models of one schedule, within 10 %", unit="x"),
     )

@@ -2,8 +2,12 @@
 
 Every claim is made by one function, from its id to its status:
 
-    claim("stanza.accuracy.digits.measured", "test accuracy", [0.98], "fraction",
-          Target(least=0.97))
+    claim(
+        "stanza.accuracy.digits.measured",
+        "test accuracy on 360 digits",
+        [0.975, 0.98, 0.97],
+        Target(least=0.97, unit="fraction"),
+    )
 
 A target stands in the code beside its source. A claim that misses its target is reported as off;
 no command fails because of it.
@@ -29,10 +33,11 @@ NEAR = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The bounds that a figure should keep, both optional, and who asks for them."""
+    """The bounds that a figure should keep, both optional, their unit, and who asks for them."""
 
     least: float | None = None
     most: float | None = None
+    unit: str = ""
     source: str = OWN
 
     def judge(self, ours: float) -> Literal["pass", "near", "off"]:
@@ -90,7 +95,6 @@ def claim(
     id: str,
     what: str,
     values: Sequence[float],
-    unit: str,
     target: Target,
     *,
     paper: str | None = None,
@@ -119,7 +123,7 @@ def claim(
         what=what,
         paper=paper,
         ours=ours,
-        unit=unit,
+        unit=target.unit,
         tier=cast(Tier, tier),
         n=summary.n,
         spread=(summary.low, summary.high) if summary.n > 1 else None,

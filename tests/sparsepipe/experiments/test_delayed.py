@@ -11,21 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsepipe.engine.tensor import SparseTensor
-from sparsepipe.experiments.delayed import (
-    Delayed,
-    Synchronous,
-    in_flight,
-    version,
-)
+from sparsepipe.experiments.delayed import Delayed, Synchronous, in_flight, version
 from sparsepipe.models import MinkUNet, MinkVGG16
 from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.values import (
-    Value,
-    backward,
-    data,
-    gradients,
-    leaves,
-)
+from sparsepipe.pipeline.values import Value, backward, data, gradients, leaves
 from tests.sparsepipe.clouds import random_tensor
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
