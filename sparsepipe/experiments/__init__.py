@@ -13,7 +13,7 @@ from sparsepipe.experiments import (
     training,
 )
 from sparsepipe.experiments.paper import PAPER as PAPER
-from systems.figures.experiment import Experiment, Outcome, Results
+from systems.figures.experiment import Experiment, Outcome, Results, measured_here
 
 
 def _conclude_training(results: Results, folder: Path) -> Outcome:
@@ -27,21 +27,18 @@ def _conclude_training(results: Results, folder: Path) -> Outcome:
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
-    Experiment(
-        system="sparsepipe",
-        id="parity",
-        title="Sparse convolution against dense convolution and MinkowskiEngine: equal results",
-        tier="measured",
-        measure=parity.measure,
-        conclude=parity.conclude,
-    ),
-    Experiment(
-        system="sparsepipe",
-        id="engine",
-        title="SparsePipe's sparse engine against other engines and against dense convolution",
-        tier="measured",
-        measure=engine.measure,
-        conclude=engine.conclude,
+    *measured_here(
+        "sparsepipe",
+        {
+            "parity": (
+                "Sparse convolution against dense convolution and MinkowskiEngine: equal results",
+                parity,
+            ),
+            "engine": (
+                "SparsePipe's sparse engine against other engines and against dense convolution",
+                engine,
+            ),
+        },
     ),
     Experiment(
         system="sparsepipe",
@@ -52,13 +49,9 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         repeats={"quick": 1, "full": 3},
         conclude=_conclude_training,
     ),
-    Experiment(
-        system="sparsepipe",
-        id="equivalence",
-        title="Pipelines against one process, step for step",
-        tier="measured",
-        measure=equivalence.measure,
-        conclude=equivalence.conclude,
+    *measured_here(
+        "sparsepipe",
+        {"equivalence": ("Pipelines against one process, step for step", equivalence)},
     ),
     Experiment(
         system="sparsepipe",

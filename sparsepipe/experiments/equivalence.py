@@ -6,17 +6,16 @@ numbers of voxels, one of them a single voxel; batch normalisation keeps its sta
 so that a sample does not depend on the others.
 """
 
-import multiprocessing
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sparsepipe.experiments.delayed import Delayed, Synchronous
+from sparsepipe.experiments.delayed import Delayed
 from sparsepipe.experiments.small_pipelines import (
     STEPS,
     Clouds,
@@ -41,7 +40,6 @@ from systems.runs import record
 
 RANKS = 4
 TOLERANCE = 1e-5
-PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -115,9 +113,8 @@ def one_process(case: Case) -> tuple[list[float], dict[str, Tensor]]:
     def mean(output: Value, targets: Tensor) -> Tensor:
         return loss_sum(output, targets) / next(counts)
 
-    training: Delayed | Synchronous = Synchronous(stages, momentum, mean)
-    if case.kind == "1f1b-async":
-        training = Delayed(stages, momentum, mean, case.schedule.lags)
+    lags = case.schedule.lags if case.kind == "1f1b-async" else [0] * len(stages)
+    training = Delayed(stages, momentum, mean, lags)
     losses = []
     for mini_batch in range(STEPS):
         samples = range(len(batches.voxels(mini_batch)))
@@ -143,33 +140,17 @@ def differences(names: Sequence[str]) -> dict[str, dict[str, float]]:
         equal (`from_synchronous`).
 
     Raises:
-        RuntimeError: a rank failed.
+        torch.multiprocessing.ProcessRaisedException: a rank failed.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    port = free_port()
-    processes = [
-        context.Process(target=_main, args=(rank, port, names, theirs), daemon=True)
-        for rank in range(RANKS)
-    ]
-    for process in processes:
-        process.start()
-    theirs.close()
-    try:
-        result: dict[str, dict[str, float]] = ours.recv() if ours.poll(PATIENCE_S) else {}
-    except EOFError:  # all ranks ended without a result
-        result = {}
-    finally:
-        for process in processes:
-            process.join(timeout=10)
-            process.kill()
-    if not result:
-        raise RuntimeError("the pipelines of the comparison failed, the error is above")
-    return result
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder, "differences.json")
+        torch.multiprocessing.spawn(_main, (free_port(), names, result), nprocs=RANKS)
+        compared: dict[str, dict[str, float]] = record.read_json(result)
+    return compared
 
 
-def _main(rank: int, port: int, names: Sequence[str], result: Connection) -> None:
-    """What one rank's process does: train all cases; rank 0 compares and sends the result."""
+def _main(rank: int, port: int, names: Sequence[str], result: Path) -> None:
+    """What one rank's process does: train all cases; rank 0 compares, and writes the result."""
     torch.set_num_threads(1)
     place = Environment(
         launcher="none",
@@ -204,7 +185,7 @@ def _main(rank: int, port: int, names: Sequence[str], result: Connection) -> Non
             compared[name] = _compared(case, network.state_dict())
     stop(world)
     if rank == 0:
-        result.send(compared)
+        record.write_json(result, compared)
 
 
 def _compared(case: Case, ours: dict[str, Tensor]) -> dict[str, float]:

@@ -6,12 +6,12 @@ was run, emulated: the runtime over shaped links, around layers that wait.
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from sparsepipe.options import Options
 from sparsepipe.train.planned import Planned, plan_pipeline
 from systems.clusters.cluster import load
-from systems.figures.experiment import Case, Comparison, Results, compare_step_times
+from systems.figures.experiment import Case, Comparison, Level, Results, compare_step_times
 from systems.figures.text import table
 
 Place = tuple[str, str, float]
@@ -85,14 +85,14 @@ def devices(cluster: str) -> int:
     return sum(int(word.partition("=")[2]) for word in named.split(","))
 
 
-def _level(cluster: str, who: str, rate: float) -> Literal["quick", "full"]:
+def _level(cluster: str, who: str, rate: float) -> Level:
     """Points that speed-ups are claimed of are quick ones; eight ranks take longest."""
     small = cluster in ("1 + 1", "2 + 2") and who in (PLAN, DDP, EQUAL_SPLIT)
     large = cluster == "4 + 4" and rate == RATES[0] and who in (PLAN, DDP)
     return "quick" if small or large else "full"
 
 
-EMULATED_POINTS: dict[Place, Literal["quick", "full"]] = {
+EMULATED_POINTS: dict[Place, Level] = {
     **{(c, who, r): _level(c, who, r) for c in COMPARED for r in RATES for who in EMULATED},
     **{(c, who, FAST): "quick" for c in ("1 + 1", "2 + 2") for who in (PLAN, VIRTUAL)},
     **{(c, PLAN, FAST): "full" for c in ("1 + 3", "2 + 6", "4 + 4")},

@@ -10,13 +10,13 @@ import dataclasses
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 from sparsepipe.experiments.training import SHAPES
 from sparsepipe.experiments.training_figures import curves
 from sparsepipe.options import Options
 from systems.figures.claims import Claim, Target, claim
-from systems.figures.experiment import Case, Outcome, Results, sweep
+from systems.figures.experiment import Case, Level, Outcome, Results, sweep
 from systems.figures.text import table
 
 RANKS = 2
@@ -28,7 +28,7 @@ WAYS: dict[str, dict[str, Any]] = {
     ASYNCHRONOUS: {"scheme": "pipeline", "schedule": "1f1b-async"},
 }
 LENGTHS: dict[str, Options] = {"short": SHAPES, "long": dataclasses.replace(SHAPES, steps=1500)}
-LEVELS: dict[str, Literal["quick", "full"]] = {"short": "quick", "long": "full"}
+LEVELS: dict[str, Level] = {"short": "quick", "long": "full"}
 POINT = 0.01
 """One point of accuracy."""
 DENSE_STEPS = 4

@@ -5,7 +5,7 @@ links. This file says what is run and reads the results; `grid_claims` judges th
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
@@ -13,7 +13,7 @@ from stanza.experiments.simulated import at_rate
 from stanza.experiments.targets import AUTO, CLUSTER, MODELS
 from stanza.options import Options
 from systems.clusters.cluster import load
-from systems.figures.experiment import Case, Comparison, Results, compare_step_times
+from systems.figures.experiment import Case, Comparison, Level, Results, compare_step_times
 from systems.figures.text import table
 
 NODES = 10
@@ -59,7 +59,7 @@ def case_name(model: str, scheme: str, nodes: int, gigabits: float | None = None
     return f"{model} {scheme} {nodes}" + ("" if gigabits is None else f" at {gigabits:g}g")
 
 
-def _case(model: str, scheme: str, nodes: int, level: Any, gigabits: float | None = None) -> Case:
+def _case(model: str, scheme: str, nodes: int, level: Level, gigabits: float | None = None) -> Case:
     """A point of the grid; a scheme "stanza f=5" that has no entry has that many FC workers."""
     named = SCHEMES | MODES
     changes = named[scheme] if scheme in named else {"fc_workers": int(scheme.split("=")[1])}
@@ -74,33 +74,23 @@ def _case(model: str, scheme: str, nodes: int, level: Any, gigabits: float | Non
     )
 
 
-CASES = (
-    *(_case(model, scheme, NODES, "quick") for model in MODELS for scheme in SCHEMES),
-    *(_case(model, scheme, FEWER_NODES, "full") for model in MODELS for scheme in SCHEMES),
-    *(
-        _case(model, scheme, nodes, "full")
-        for model in MODELS
-        for scheme in OVER_NODES
-        for nodes in SWEEP_NODES
-    ),
-    *(
-        _case(model, f"stanza f={f}", NODES, "full")
-        for model in MODELS
-        for f in range(3, MOST_FC_WORKERS + 1)
-    ),
-    *(
-        _case(model, mode, NODES, "full")
-        for model in MODELS
-        for mode in MODES
-        if model != "inception-v3" or "columns" not in mode  # its FC part is no chain
-    ),
-    *(
-        _case(model, scheme, NODES, "full", gigabits)
-        for model in MODELS
-        for scheme in ("ddp", "auto")
-        for gigabits in GIGABITS
-    ),
-)
+def _cases(model: str) -> Iterator[Case]:
+    """All points of a model."""
+    for scheme in SCHEMES:
+        yield _case(model, scheme, NODES, "quick")
+        yield _case(model, scheme, FEWER_NODES, "full")
+    for scheme in OVER_NODES:
+        yield from (_case(model, scheme, nodes, "full") for nodes in SWEEP_NODES)
+    for scheme in ("ddp", "auto"):
+        yield from (_case(model, scheme, NODES, "full", gigabits) for gigabits in GIGABITS)
+    for f in range(3, MOST_FC_WORKERS + 1):
+        yield _case(model, f"stanza f={f}", NODES, "full")
+    for mode in MODES:
+        if model != "inception-v3" or "columns" not in mode:  # its FC part is no chain
+            yield _case(model, mode, NODES, "full")
+
+
+CASES = tuple(case for model in MODELS for case in _cases(model))
 
 
 def emulated_s(run: Mapping[str, Any]) -> float:

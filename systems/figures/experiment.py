@@ -17,6 +17,7 @@ from systems.figures.claims import Claim, slug
 from systems.runs import record
 from systems.runs.record import Tier
 
+Level = Literal["quick", "full"]
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """The results of each case's repetitions, in order, by the case's name; `record` in each is its
 folder."""
@@ -32,7 +33,7 @@ class Case:
     """How many nodes of the emulated cluster; None stands for the experiment's world size."""
     cluster: Cluster | None = None
     """What an emulated case runs on; None stands for the experiment's cluster."""
-    level: Literal["quick", "full"] = "quick"
+    level: Level = "quick"
     """The least level at which it is run."""
     trace: bool = False
     """Whether an emulated run leaves a trace of its steps."""
@@ -151,3 +152,24 @@ class Experiment:
     those that are there."""
     conclude: Callable[[Results, Path], Outcome]
     """Draws figures into a folder and judges claims."""
+
+
+def measured_here(system: str, modules: Mapping[str, tuple[str, Any]]) -> tuple[Experiment, ...]:
+    """Experiments that are measured in this process.
+
+    Args:
+        system: the system that they are about.
+        modules: the title of each experiment and the module whose functions `measure` and
+            `conclude` are its own, by the experiment's id.
+    """
+    return tuple(
+        Experiment(
+            system=system,
+            id=id,
+            title=title,
+            tier="measured",
+            measure=module.measure,
+            conclude=module.conclude,
+        )
+        for id, (title, module) in modules.items()
+    )
