@@ -12,8 +12,9 @@ from pathlib import Path
 
 from launch import job as jobs
 from sparsepipe.bench.contest import Row, run, sweep
-from sparsepipe.experiments.engine_figures import cells, machine, sparse_against_dense
+from sparsepipe.experiments.engine_figures import cells, sparse_against_dense
 from systems import schema
+from systems.figures.text import machine
 from systems.runs import record
 
 

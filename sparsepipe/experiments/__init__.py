@@ -13,11 +13,11 @@ from sparsepipe.experiments import (
     training,
 )
 from sparsepipe.experiments.paper import PAPER as PAPER
-from systems.figures.experiment import Experiment, Outcome, Results
+from systems.figures.experiment import Experiment, Outcome, Results, measured_here
 
 
 def _conclude_training(results: Results, folder: Path) -> Outcome:
-    """Both parts of it, which share the run of one process on shapes."""
+    """Conclude both parts of training, which share the run of one process on shapes."""
     parts = (training.conclude(results, folder), pipeline_training.conclude(results, folder))
     return Outcome(
         figures=tuple(figure for part in parts for figure in part.figures),
@@ -27,23 +27,18 @@ def _conclude_training(results: Results, folder: Path) -> Outcome:
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (
-    Experiment(
-        system="sparsepipe",
-        id="parity",
-        title="Sparse convolution against dense convolution and MinkowskiEngine: equal results",
-        tier="measured",
-        repeats={"quick": 1, "full": 1},
-        measure=parity.measure,
-        conclude=parity.conclude,
-    ),
-    Experiment(
-        system="sparsepipe",
-        id="engine",
-        title="SparsePipe's sparse engine against other engines and against dense convolution",
-        tier="measured",
-        repeats={"quick": 1, "full": 1},
-        measure=engine.measure,
-        conclude=engine.conclude,
+    *measured_here(
+        "sparsepipe",
+        {
+            "parity": (
+                "Sparse convolution against dense convolution and MinkowskiEngine: equal results",
+                parity,
+            ),
+            "engine": (
+                "SparsePipe's sparse engine against other engines and against dense convolution",
+                engine,
+            ),
+        },
     ),
     Experiment(
         system="sparsepipe",
@@ -54,21 +49,15 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         repeats={"quick": 1, "full": 3},
         conclude=_conclude_training,
     ),
-    Experiment(
-        system="sparsepipe",
-        id="equivalence",
-        title="Pipelines against one process, step for step",
-        tier="measured",
-        repeats={"quick": 1, "full": 1},
-        measure=equivalence.measure,
-        conclude=equivalence.conclude,
+    *measured_here(
+        "sparsepipe",
+        {"equivalence": ("Pipelines against one process, step for step", equivalence)},
     ),
     Experiment(
         system="sparsepipe",
         id="planner",
         title="SparsePipe's planner against brute force, and its time",
         tier="simulated",
-        repeats={"quick": 1, "full": 1},
         measure=planner.measure,
         conclude=planner.conclude,
     ),
@@ -79,7 +68,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         tier="emulated",
         cluster=pipeline_grid.CLUSTER,
         cases=pipeline_grid.CASES,
-        repeats={"quick": 1, "full": 1},
         conclude=pipeline.conclude,
     ),
 )

@@ -12,12 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sparsepipe.schedule.lists import ALL_REDUCE_PARTS
-from systems.clusters.cluster import (
-    Cluster,
-    Device,
-    Link,
-    Node,
-)
+from systems.clusters.cluster import Cluster, Device, Link, Node
 from systems.profiles.profile import LayerProfile, ModelProfile
 
 
@@ -85,11 +80,7 @@ def random_cluster(rng: random.Random, kinds: list[str], most_devices: int) -> C
         shared = Node(name="n", devices=devices, link=link(), device_link=link())
         return Cluster(name="one node", source="drawn", nodes=(shared,))
     nodes = tuple(
-        Node(
-            name=f"n{i}",
-            devices=(Device(kind=kind, memory_bytes=limits[kind]),),
-            link=link(),
-        )
+        Node(name=f"n{i}", devices=(Device(kind=kind, memory_bytes=limits[kind]),), link=link())
         for i, kind in enumerate(chosen)
     )
     return Cluster(name="nodes", source="drawn", nodes=nodes)

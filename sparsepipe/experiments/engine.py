@@ -1,21 +1,15 @@
 """The sparse engine against MinkowskiEngine, spconv and dense convolution: time and memory."""
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from sparsepipe.bench.contest import (
-    Contest,
-    Row,
-    ratios,
-    run,
-    sweep,
-)
+from sparsepipe.bench.contest import Contest, Row, ratios, run, sweep
 from sparsepipe.experiments import engine_figures as figures
 from systems import schema
 from systems.figures.claims import Claim, Target, claim
-from systems.figures.experiment import Outcome, Results
-from systems.runs import record
+from systems.figures.experiment import Outcome, Results, measure_once
 
 SURFACES = {"0.02": "shapes:0.02x4", "0.01": "shapes:0.01x2"}
 """Generated shapes at the two voxel sizes, some 20 and 30 thousand voxels."""
@@ -29,13 +23,12 @@ LARGEST = Contest(
 )
 REPETITIONS = {"quick": 5, "full": 9}
 
-OWN = "this project's target"
 LEAST_OVER_PEER = {1: 1.1, 2: 1.5}
-"""Times faster than MinkowskiEngine (and spconv on one thread), by threads."""
+"""How many times faster than MinkowskiEngine (and spconv on one thread), by threads."""
 LEAST_OF_MATRIX_RATE = {64: 0.5, 128: 0.65}
-"""Of the rate of a matrix product, by channels."""
+"""The part of a matrix product's rate that a convolution reaches, by channels."""
 MOST_FOR_MAP = 0.25
-"""Of a layer's time."""
+"""The part of a layer's time that making its kernel map takes."""
 
 
 def layers(voxel_size: str) -> list[Contest]:
@@ -57,140 +50,106 @@ def contests(level: str) -> list[Contest]:
 
 def measure(level: str, folder: Path) -> Results:
     """Let the engines compete; a contest that an earlier, interrupted run has written stays."""
-    folder.mkdir(parents=True, exist_ok=True)
-    results = {}
-    for contest in contests(level):
-        path = folder / f"{contest.name}.json"
-        if not path.is_file():
-            print(f"  {contest.name}", flush=True)
-            rows = run(contest, REPETITIONS[level])
-            record.write_json(path, [schema.dump(row) for row in rows])
-        results[contest.name] = json.loads(path.read_text())
-    return results
+
+    def rows(contest: Contest) -> list[Any]:
+        return [schema.dump(row) for row in run(contest, REPETITIONS[level])]
+
+    return measure_once(folder, {c.name: partial(rows, c) for c in contests(level)})
 
 
 def conclude(results: Results, folder: Path) -> Outcome:
     """The figure, the table and the claims."""
-    found = {
+    contested = {
         name: [schema.read(Row, dict(row), name) for row in rows] for name, rows in results.items()
     }
-    every = [row for rows in found.values() for row in rows]
+    every = [row for rows in contested.values() for row in rows]
     spheres = [row for row in every if row.contest.cloud.startswith("sphere")]
-    known = [contest for size in SURFACES for contest in layers(size) if contest.name in found]
-    claims = [c for contest in known for c in _layer_claims(contest, found[contest.name])]
     return Outcome(
         figures=(figures.sparse_against_dense(spheres, folder),),
-        claims=(*claims, *_network_claims(found[NETWORK.name]), *_dense_claims(found)),
-        notes=(figures.table(every),),
+        claims=tuple(_claims(contested)),
+        notes=(figures.summary(every),),
     )
 
 
-def _layer_claims(contest: Contest, rows: Sequence[Row]) -> list[Claim]:
-    case = f"{contest.cloud.partition('x')[0].replace(':', '-')}-{contest.channels}"
-    case += f"-threads-{contest.threads}"
+def _claims(contested: dict[str, list[Row]]) -> Iterator[Claim]:
+    """What is claimed of layers, of the network and against dense convolution."""
+    for contest in (contest for size in SURFACES for contest in layers(size)):
+        if contest.name in contested:
+            yield from _layer_claims(contest, contested[contest.name])
+    rows = contested[NETWORK.name]
+    where = f"MinkVGG16-BN, {rows[0].voxels:,} voxels of {NETWORK.cloud}, 2 threads"
+    yield from _speed_claims(rows, "minkvgg16", where, LEAST_OVER_PEER[2])
+    yield from _dense_claims(contested)
+
+
+def _layer_claims(contest: Contest, rows: Sequence[Row]) -> Iterator[Claim]:
+    """One layer's speed over the other engines, its share of a matrix product's rate, and, on one
+    thread, what its kernel map costs."""
+    case = f"{contest.cloud.partition('x')[0]} {contest.channels} threads {contest.threads}"
     where = (
         f"{contest.channels} to {contest.channels} channels, {rows[0].voxels:,} voxels of "
         f"{contest.cloud}, {contest.threads} thread(s)"
     )
     by_engine = {row.engine: row for row in rows}
     native = by_engine["native"]
-    claims = _speed_claims(rows, case, where, LEAST_OVER_PEER[contest.threads])
-    claims.append(
-        _claim(
-            "share-of-matrix-rate",
-            case,
-            f"floating-point rate of a pass over a matrix product's, {where}",
-            [native.of_matrix_rate],
-            "fraction",
-            Target(least=LEAST_OF_MATRIX_RATE[contest.channels], source=OWN),
-        )
+    yield from _speed_claims(rows, case, where, LEAST_OVER_PEER[contest.threads])
+    yield claim(
+        f"sparsepipe.share-of-matrix-rate.{case}.measured",
+        f"floating-point rate of a pass over a matrix product's, {where}",
+        [native.of_matrix_rate],
+        Target(least=LEAST_OF_MATRIX_RATE[contest.channels], unit="fraction"),
     )
     if native.map_s is None or contest.threads > 1:
-        return claims
-    claims.append(
-        _claim(
-            "kernel-map-share",
-            case,
-            f"time of the kernel map over that of map and pass, {where}",
-            [native.map_s / (native.map_s + native.seconds)],
-            "fraction",
-            Target(most=MOST_FOR_MAP, source=OWN),
-        )
+        return
+    yield claim(
+        f"sparsepipe.kernel-map-share.{case}.measured",
+        f"time of the kernel map over that of map and pass, {where}",
+        [native.map_s / (native.map_s + native.seconds)],
+        Target(most=MOST_FOR_MAP, unit="fraction"),
     )
     for peer, row in by_engine.items():
         if peer != "native" and row.map_s is not None:
-            claims.append(
-                _claim(
-                    f"kernel-map-over-{peer}",
-                    case,
-                    f"{peer}'s time for a kernel map over ours, {where}",
-                    [row.map_s / native.map_s],
-                    "x",
-                    Target(least=1.0, source=OWN),
-                )
+            yield claim(
+                f"sparsepipe.kernel-map-over-{peer}.{case}.measured",
+                f"{peer}'s time for a kernel map over ours, {where}",
+                [row.map_s / native.map_s],
+                Target(least=1.0, unit="x"),
             )
-    return claims
 
 
-def _speed_claims(rows: Sequence[Row], case: str, where: str, least: float) -> list[Claim]:
-    return [
-        _claim(
-            f"speed-over-{row.engine}",
-            case,
-            f"{row.engine}'s time over ours, forward and backward, {where}",
-            ratios(rows, row.engine),
-            "x",
-            Target(least=least, source=OWN),
-        )
-        for row in rows
-        if row.engine != "native" and row.pass_s
-    ]
+def _speed_claims(rows: Sequence[Row], case: str, where: str, least: float) -> Iterator[Claim]:
+    """Our speed over every other engine that ran the same work."""
+    for row in rows:
+        if row.engine != "native" and row.pass_s:
+            yield claim(
+                f"sparsepipe.speed-over-{row.engine}.{case}.measured",
+                f"{row.engine}'s time over ours, forward and backward, {where}",
+                ratios(rows, row.engine),
+                Target(least=least, unit="x"),
+            )
 
 
-def _network_claims(rows: Sequence[Row]) -> list[Claim]:
-    where = f"MinkVGG16-BN, {rows[0].voxels:,} voxels of {rows[0].contest.cloud}, 2 threads"
-    return _speed_claims(rows, "minkvgg16", where, LEAST_OVER_PEER[2])
-
-
-def _dense_claims(found: dict[str, list[Row]]) -> Iterable[Claim]:
-    ours, dense = found[DENSE.name]
-    yield _claim(
-        "speed-over-dense",
-        "50-cubed",
+def _dense_claims(contested: dict[str, list[Row]]) -> Iterator[Claim]:
+    """Speed and memory against dense convolution on volumes of three sizes."""
+    ours, dense = contested[DENSE.name]
+    yield claim(
+        "sparsepipe.speed-over-dense.50-cubed.measured",
         f"dense Conv3d's time over ours, {ours.voxels:,} voxels of {DENSE.cloud} in 50^3, batch 4, "
         "64 channels, 1 thread",
-        ratios(found[DENSE.name], "dense"),
-        "x",
-        Target(least=50.0, source=OWN),
+        ratios([ours, dense], "dense"),
+        Target(least=50.0, unit="x"),
     )
-    ours, dense = found[LARGE.name]
-    yield _claim(
-        "memory-over-dense",
-        "128-cubed",
+    ours, dense = contested[LARGE.name]
+    yield claim(
+        "sparsepipe.memory-over-dense.128-cubed.measured",
         "dense Conv3d's peak memory over ours, sphere in 128^3, 32 channels",
         [dense.peak_bytes / ours.peak_bytes],
-        "x",
-        Target(least=10.0, source=OWN),
+        Target(least=10.0, unit="x"),
     )
-    ours, dense = found[LARGEST.name]
-    failed = dense.failure or "runs as well"
-    yield _claim(
-        "peak-memory",
-        "256-cubed",
-        f"our peak memory, sphere in 256^3, 64 channels; dense: {failed}",
+    ours, dense = contested[LARGEST.name]
+    yield claim(
+        "sparsepipe.peak-memory.256-cubed.measured",
+        f"our peak memory, sphere in 256^3, 64 channels; dense: {dense.failure or 'runs as well'}",
         [ours.peak_bytes / 1e9],
-        "GB",
-        Target(most=8.0, source=OWN),
-    )
-
-
-def _claim(
-    quantity: str, case: str, what: str, values: Sequence[float], unit: str, target: Target
-) -> Claim:
-    return claim(
-        *("sparsepipe", quantity, case, "measured"),
-        what=what,
-        values=values,
-        unit=unit,
-        target=target,
+        Target(most=8.0, unit="GB"),
     )

@@ -6,18 +6,16 @@ numbers of voxels, one of them a single voxel; batch normalisation keeps its sta
 so that a sample does not depend on the others.
 """
 
-import multiprocessing
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsepipe.experiments.delayed import Delayed, Synchronous
+from sparsepipe.experiments.delayed import Delayed
 from sparsepipe.experiments.small_pipelines import (
     STEPS,
     Clouds,
@@ -46,12 +44,12 @@ from sparsepipe.schedule.lists import (
 from systems.environment import Environment, free_port
 from systems.figures.claims import Claim, Target, claim
 from systems.figures.experiment import Outcome, Results
+from systems.figures.text import table
 from systems.network.distributed import start, stop
 from systems.runs import record
 
 RANKS = 4
 TOLERANCE = 1e-5
-PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -69,17 +67,17 @@ class Case:
 
     @property
     def batches(self) -> Clouds:
-        """Statistics of a part need voxels in it."""
+        """The mini-batches; with more voxels where batch normalisation takes statistics of them."""
         return Clouds(self.model, more=0 if self.norm == "frozen" else 50)
 
     @property
     def shares(self) -> tuple[tuple[float, ...], ...]:
-        """Of each stage's replicas."""
+        """The shares of each stage's replicas; equal ones where the case has no speeds."""
         return self.speeds or tuple((1.0,) * len(ranks) for ranks in self.stages)
 
     @property
     def schedule(self) -> Schedule:
-        """The lists of all ranks."""
+        """The lists of actions of all ranks."""
         return schedules.build_schedule(
             self.kind,
             self.stages,
@@ -90,7 +88,7 @@ class Case:
         )
 
     def cuts(self, layers: int) -> list[int]:
-        """Layers in equal numbers."""
+        """Where stages begin, so that they have equal numbers of layers."""
         count = len(self.stages)
         return [layers * k // count for k in range(1, count)]
 
@@ -110,15 +108,13 @@ CASES = {
     ),
     "async, ranks with 2 stages": Case("1f1b-async", ((0,), (1, 2), (0,), (3,))),
 }
-
-
 QUICK = ("1f1b, 2 stages of 1 and 3", "async, 4 stages", "async, 2 stages of 2, more in flight")
-"""Those of level quick; the tests train all."""
+"""The cases of level quick; the tests train all."""
 
 
 @cache
 def one_process(case: Case) -> tuple[list[float], dict[str, Tensor]]:
-    """Losses and the network after the same mini-batches, whole, without processes."""
+    """Train a case's mini-batches in this process; losses (sums), and the network afterwards."""
     network, batches = frozen(build(case.model)), case.batches
     cut = Network(network)
     stages = cut.stages(case.cuts(len(cut.layers)))
@@ -127,9 +123,8 @@ def one_process(case: Case) -> tuple[list[float], dict[str, Tensor]]:
     def mean(output: Value, targets: Tensor) -> Tensor:
         return loss_sum(output, targets) / next(counts)
 
-    training: Delayed | Synchronous = Synchronous(stages, momentum, mean)
-    if case.kind == "1f1b-async":
-        training = Delayed(stages, momentum, mean, case.schedule.lags)
+    lags = case.schedule.lags if case.kind == "1f1b-async" else [0] * len(stages)
+    training = Delayed(stages, momentum, mean, lags)
     losses = []
     for mini_batch in range(STEPS):
         samples = range(len(batches.voxels(mini_batch)))
@@ -141,44 +136,31 @@ def one_process(case: Case) -> tuple[list[float], dict[str, Tensor]]:
 
 def measure(level: str, folder: Path) -> Results:
     """Train cases on 4 ranks of this machine and in one process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "differences.json"
-    if not path.is_file():
-        record.write_json(path, differences(QUICK if level == "quick" else tuple(CASES)))
-    return {name: [found] for name, found in record.read_json(path).items()}
+    names = QUICK if level == "quick" else tuple(CASES)
+    compared = record.once(folder / "differences.json", lambda: differences(names))
+    return {name: [result] for name, result in compared.items()}
 
 
 def differences(names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Of each case the largest relative difference of a parameter from what it must equal, and
-    from synchronous training, which an asynchronous pipeline does not equal.
+    """Train the named cases on processes of this machine, and compare their parameters.
+
+    Returns:
+        for each case, the largest relative difference of a parameter from what it must equal
+        (`difference`), and from synchronous training, which an asynchronous pipeline does not
+        equal (`from_synchronous`).
 
     Raises:
-        RuntimeError: a rank failed.
+        torch.multiprocessing.ProcessRaisedException: a rank failed.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    port = free_port()
-    processes = [
-        context.Process(target=_main, args=(rank, port, names, theirs), daemon=True)
-        for rank in range(RANKS)
-    ]
-    for process in processes:
-        process.start()
-    theirs.close()
-    try:
-        found: dict[str, dict[str, float]] = ours.recv() if ours.poll(PATIENCE_S) else {}
-    except EOFError:
-        found = {}
-    finally:
-        for process in processes:
-            process.join(timeout=10)
-            process.kill()
-    if not found:
-        raise RuntimeError("the pipelines of the comparison failed, the error is above")
-    return found
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder, "differences.json")
+        torch.multiprocessing.spawn(_main, (free_port(), names, result), nprocs=RANKS)
+        compared: dict[str, dict[str, float]] = record.read_json(result)
+    return compared
 
 
-def _main(rank: int, port: int, names: Sequence[str], result: Connection) -> None:
+def _main(rank: int, port: int, names: Sequence[str], result: Path) -> None:
+    """What one rank's process does: train all cases; rank 0 compares, and writes the result."""
     torch.set_num_threads(1)
     place = Environment(
         launcher="none",
@@ -190,7 +172,7 @@ def _main(rank: int, port: int, names: Sequence[str], result: Connection) -> Non
         master_port=port,
     )
     world = start(place, ["stage"] * RANKS, timeout_s=60, device="cpu")
-    found: dict[str, dict[str, float]] = {}
+    compared: dict[str, dict[str, float]] = {}
     for name in names:
         case = CASES[name]
         here = world.with_roles(roles(case.schedule))
@@ -210,13 +192,14 @@ def _main(rank: int, port: int, names: Sequence[str], result: Connection) -> Non
         assert len(list(steps)) == STEPS
         collect_weights(case.schedule, stages, here)
         if rank == 0:
-            found[name] = _compared(case, network.state_dict())
+            compared[name] = _compared(case, network.state_dict())
     stop(world)
     if rank == 0:
-        result.send(found)
+        record.write_json(result, compared)
 
 
 def _compared(case: Case, ours: dict[str, Tensor]) -> dict[str, float]:
+    """How far the parameters of a pipeline are from those of the same training in one process."""
     plain = replace(case, kind="gpipe", in_flight=None, late_updates=False)
     return {
         "difference": difference(ours, one_process(case)[1]),
@@ -229,40 +212,29 @@ def conclude(results: Results, folder: Path) -> Outcome:
     flushing = [name for name in results if CASES[name].kind in FLUSHING]
     asynchronous = [name for name in results if name not in flushing]
     apart = min(results[name][0]["from_synchronous"] for name in asynchronous)
+    simulation = f"the simulation of its delayed updates ({apart:.2g} and more from synchronous)"
     claims = (
         _equal("flushing", "one process", results, flushing),
-        _equal(
-            "asynchronous",
-            f"the simulation of its delayed updates ({apart:.2g} and more from synchronous)",
-            results,
-            asynchronous,
-        ),
+        _equal("asynchronous", simulation, results, asynchronous),
     )
-    return Outcome(figures=(), claims=claims, notes=(_table(results),))
-
-
-def _equal(what: str, reference: str, results: Results, names: list[str]) -> Claim:
-    return claim(
-        *("sparsepipe", f"{what}-differs-from-one-process", "20-steps", "measured"),
-        what=f"largest relative difference of a parameter after {STEPS} steps of {what} pipelines "
-        f"from {reference}, of {len(names)}",
-        values=[max(float(results[name][0]["difference"]) for name in names)],
-        unit="",
-        target=Target(most=TOLERANCE, source="this project's target"),
-    )
-
-
-def _table(results: Results) -> str:
-    lines = [
+    columns = ("pipeline", "from what it must equal", "from synchronous training")
+    rows = [
+        (name, f"{compared['difference']:.1e}", f"{compared['from_synchronous']:.1e}")
+        for name, (compared,) in results.items()
+    ]
+    above = (
         f"Pipelines on {RANKS} ranks after {STEPS} steps, float32, largest relative difference of "
-        "a parameter (measured):",
-        "",
-        "| pipeline | from what it must equal | from synchronous training |",
-        "| --- | --- | --- |",
-    ]
-    rows: list[tuple[str, Any]] = [(name, runs[0]) for name, runs in results.items()]
-    lines += [
-        f"| {name} | {found['difference']:.1e} | {found['from_synchronous']:.1e} |"
-        for name, found in rows
-    ]
-    return "\n".join(lines)
+        "a parameter (measured):"
+    )
+    return Outcome(figures=(), claims=claims, notes=(table(columns, rows, above),))
+
+
+def _equal(kind: str, reference: str, results: Results, names: list[str]) -> Claim:
+    """The claim that pipelines of a kind end with the reference's parameters."""
+    return claim(
+        f"sparsepipe.{kind}-differs-from-one-process.20-steps.measured",
+        f"largest relative difference of a parameter after {STEPS} steps of {kind} pipelines "
+        f"from {reference}, of {len(names)}",
+        [max(float(results[name][0]["difference"]) for name in names)],
+        Target(most=TOLERANCE),
+    )

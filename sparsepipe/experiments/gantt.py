@@ -25,7 +25,7 @@ COLOUR_OF = {
     ActionKind.UPDATE: COLOURS[3],
 }
 HATCHES = ("", "///", "...", "xxx", "+++", "ooo")
-"""Of a rank's first, second, ... stage."""
+"""The hatches of a rank's first, second, ... stage."""
 NARROWEST_LABEL = 0.012
 """Boxes narrower than this part of the window have no number."""
 
@@ -97,6 +97,7 @@ def draw(
 
 
 def _row(axis: Axes, row: int, spans: Sequence[Span], window_s: tuple[float, float]) -> None:
+    """Draw one rank's boxes, cut off at the window, in a row of the chart."""
     start_s, end_s = window_s
     stages = sorted({span.stage for span in spans})
     for span in spans:
@@ -113,14 +114,12 @@ def _row(axis: Axes, row: int, spans: Sequence[Span], window_s: tuple[float, flo
         )
         if right_s - left_s > NARROWEST_LABEL * (end_s - start_s):
             middle_ms = ((left_s + right_s) / 2 - start_s) * 1e3
-            axis.text(
-                middle_ms, row, str(span.micro_batch), ha="center", va="center", fontsize=7,
-                color="white", fontweight="bold", clip_on=True,
-            )  # fmt: skip
+            style = {"fontsize": 7, "color": "white", "fontweight": "bold", "clip_on": True}
+            axis.text(middle_ms, row, str(span.micro_batch), ha="center", va="center", **style)
 
 
 def _legend(spans: Sequence[Span]) -> list[Patch]:
-    """The kinds of step, and how a rank's stages differ where one has several."""
+    """The legend: kinds of step, and the hatches of a rank's stages where one has several."""
     present = {span.action for span in spans}
     handles = [
         Patch(color=COLOUR_OF[action], label=action) for action in COLOUR_OF if action in present
@@ -137,6 +136,7 @@ def _legend(spans: Sequence[Span]) -> list[Patch]:
 
 
 def _rows(spans: Sequence[Span], start_s: float) -> Iterator[list[str | float]]:
+    """The rows of the CSV; times are in ms from the window's start."""
     yield ["rank", "stage", "step", "micro_batch", "start_ms", "end_ms"]
     for span in spans:
         times = ((span.start_s - start_s) * 1e3, (span.end_s - start_s) * 1e3)

@@ -1,13 +1,12 @@
-"""Sparse convolution equals dense nn.Conv3d at the voxels, and MinkowskiEngine where it is there.
+"""Sparse convolution equals dense nn.Conv3d at the voxels, and MinkowskiEngine where installed.
 
-Every kernel of the sweep on generated surfaces, in two precisions: outputs and both gradients, the
-largest error over the largest value.
+The experiment runs every kernel of a sweep on generated surfaces, in two precisions. An error is
+the largest difference over the largest value, of the output and of both gradients.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from sparsepipe.engine.backends import backend, convolve
 from sparsepipe.engine.kernel_map import Kernel
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.experiments.dense_reference import dense_convolution, dense_transposed
-from systems.figures.claims import Claim, Target, claim
+from systems.figures.claims import Target, claim
 from systems.figures.experiment import Outcome, Results
 from systems.runs import record
 from systems.schema import InputError
@@ -32,27 +31,31 @@ KERNELS = [
     for transposed in (False, True)
 ]
 MOST = {torch.float32: 1e-5, torch.float64: 1e-12}
-"""Error that sums in another order may make."""
+"""The largest error that sums in another order may make."""
 Function = Callable[[Tensor, Tensor], Tensor]
 
 
 def measure(level: str, folder: Path) -> Results:
     """The errors, kernel by kernel; the same at every level."""
+    results: Results = record.once(folder / "errors.json", _all_errors)
+    return results
+
+
+def _all_errors() -> Results:
+    """The errors of all kernels, by peer and precision."""
     results: dict[str, list[dict[str, float]]] = {}
     for dtype in MOST:
         for kernel in KERNELS:
             for peer, error in _errors(*kernel, dtype).items():
                 name = f"{peer}-{str(dtype).partition('.')[2]}"
                 results.setdefault(name, []).append({"error": error})
-    folder.mkdir(parents=True, exist_ok=True)
-    record.write_json(folder / "errors.json", results)
     return results
 
 
 def _errors(
     size: int, stride: int, dilation: int, transposed: bool, dtype: torch.dtype
 ) -> dict[str, float]:
-    """Of one kernel, by what it is held against."""
+    """The error of one kernel against each peer: dense convolution, and MinkowskiEngine."""
     work = task(CLOUD, 1)
     generator = torch.Generator().manual_seed(size)
     fine = SparseTensor(torch.zeros(len(work.coordinates), 1), work.coordinates)
@@ -71,18 +74,17 @@ def _errors(
 
     functions: dict[str, Function] = {"conv3d": dense}
     if _minkowski():
-        functions["minkowski"] = functools.partial(
-            convolve, kernel_map=kernel_map, name="minkowski"
-        )
-    ours = _pass(functools.partial(convolve, kernel_map=kernel_map), x, weight)
+        functions["minkowski"] = partial(convolve, kernel_map=kernel_map, name="minkowski")
+    ours = _pass(partial(convolve, kernel_map=kernel_map), x, weight)
     return {
         peer: max(_distance(a, b) for a, b in zip(ours, _pass(function, x, weight), strict=True))
         for peer, function in functions.items()
     }
 
 
-@functools.cache
+@cache
 def _minkowski() -> bool:
+    """Whether MinkowskiEngine is installed."""
     try:
         backend("minkowski")
     except InputError:
@@ -91,29 +93,31 @@ def _minkowski() -> bool:
 
 
 def _pass(function: Function, x: Tensor, weight: Tensor) -> list[Tensor]:
-    """Output and both gradients."""
+    """The function's output, and the gradients of a loss of it by both arguments."""
     x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
     output = function(x, weight)
     return [output.detach(), *torch.autograd.grad(output.sin().sum(), [x, weight])]
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference, as a fraction of their largest value."""
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 def conclude(results: Results, folder: Path) -> Outcome:
     """A claim for each peer and precision."""
-    return Outcome(figures=(), claims=tuple(_claim(name, rows) for name, rows in results.items()))
-
-
-def _claim(name: str, rows: Sequence[Mapping[str, Any]]) -> Claim:
-    peer, _, dtype = name.partition("-")
-    return claim(
-        *("sparsepipe", "parity", name, "measured"),
-        what=f"largest error over the largest value, outputs and gradients, against {peer}, "
-        f"{dtype}: sizes 1, 2, 3, 5, strides 1 to 3, dilations 1 and 2, transposed, on {CLOUD}",
-        values=[row["error"] for row in rows],
-        unit="",
-        target=Target(most=MOST[getattr(torch, dtype)], source="this project's target"),
-        judged_by="largest",
-    )
+    claims = []
+    for name, rows in results.items():
+        peer, _, dtype = name.partition("-")
+        claims.append(
+            claim(
+                f"sparsepipe.parity.{name}.measured",
+                f"largest error over the largest value, outputs and gradients, against {peer}, "
+                f"{dtype}: sizes 1, 2, 3, 5, strides 1 to 3, dilations 1 and 2, transposed, on "
+                f"{CLOUD}",
+                [row["error"] for row in rows],
+                Target(most=MOST[getattr(torch, dtype)]),
+                judged_by="largest",
+            )
+        )
+    return Outcome(figures=(), claims=tuple(claims))

@@ -1,10 +1,11 @@
 """Plans for unequal devices against data parallelism, equal splits and the bound."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sparsepipe.experiments import pipeline_figures as figures, pipeline_grid as grid
 from sparsepipe.experiments.pipeline_grid import (
+    AGREE,
     BASELINES,
     COMPARED,
     DDP,
@@ -15,14 +16,12 @@ from sparsepipe.experiments.pipeline_grid import (
     RATES,
     VIRTUAL,
 )
-from systems.figures.claims import Claim, Target, claim
+from systems.figures.claims import OWN, Claim, Target, claim
 from systems.figures.experiment import Outcome, Results
 from systems.runs.record import Tier
 
-OWN = "this project's target"
-AGREE = 0.10
 OVER_DDP = {10: 1.2, 1: 2.0}
-"""By Gb/s."""
+"""The least throughput over DDP, by Gb/s."""
 OVER_EQUAL_SPLIT = 1.3
 AS_FAST = 0.98
 BUSY = 0.9
@@ -30,9 +29,10 @@ ABOVE_BOUND = 0.10
 BEST_KNOWN_S = {"1 + 1": 1.175, "1 + 3": 0.662, "2 + 2": 0.588, "2 + 6": 0.331, "4 + 4": 0.294}
 """The best of two contiguous stages and data parallelism by speed, from the same profiles."""
 COMMUNICATION = 1.02
-"""What a plan may lose to messages beyond them."""
+"""The most that a plan may take over those, as it also sends messages."""
 
 StepTime = Callable[[str, str, float], float | None]
+"""The seconds of a step by cluster, planner and link rate, if they are known."""
 
 
 def conclude(results: Results, folder: Path) -> Outcome:
@@ -43,107 +43,69 @@ def conclude(results: Results, folder: Path) -> Outcome:
         *figures.gantts(results, folder),
         figures.scaling(results, folder),
     ]
-    if results:
-        drawn.append(figures.agreement(results, folder))
     claims = [*_gains("simulated", grid.simulated_s), *_of_the_bound()]
     if results:
+        drawn.append(figures.agreement(results, folder))
         claims += _gains("emulated", lambda *where: grid.emulated_s(results, *where))
         claims += _of_the_emulation(results)
     return Outcome(
         figures=tuple(drawn),
         claims=tuple(claims),
-        notes=(grid.table(results),),
+        notes=(grid.points_table(results),),
         comparisons=tuple(grid.comparisons(results)),
     )
 
 
-def _one(
-    quantity: str, case: str, tier: Tier, what: str, value: float, unit: str, target: Target
-) -> Claim:
-    return claim(
-        *("sparsepipe", quantity, case.replace(" + ", "+").replace(" ", "-"), tier),
-        what=what,
-        values=[value],
-        unit=unit,
-        target=target,
-    )
-
-
-def _gains(tier: Tier, step_s: StepTime) -> list[Claim]:
+def _gains(tier: Tier, step_s: StepTime) -> Iterator[Claim]:
     """What the plan gains over the baselines, wherever both are known."""
-    claims = []
     for cluster in MIXED:
         for rate in RATES:
-            least = {DDP: OVER_DDP[rate], EQUAL_SPLIT: OVER_EQUAL_SPLIT}
-            for who, target in least.items():
+            for who, least in ((DDP, OVER_DDP[rate]), (EQUAL_SPLIT, OVER_EQUAL_SPLIT)):
                 ours, theirs = step_s(cluster, PLAN, rate), step_s(cluster, who, rate)
-                if ours is None or theirs is None:
-                    continue
-                claims.append(
-                    _one(
-                        f"over-{who.lower().replace(' ', '-')}",
-                        f"{cluster} {rate}g",
-                        tier,
+                if ours is not None and theirs is not None:
+                    yield claim(
+                        f"sparsepipe.over-{who}.{cluster} {rate}g.{tier}",
                         f"throughput of the plan over {who}, TitanV + TitanXp {cluster}, {rate} "
                         "Gb/s",
-                        theirs / ours,
-                        "x",
-                        Target(least=target, source=OWN),
+                        [theirs / ours],
+                        Target(least=least, unit="x"),
                     )
-                )
     over_best = []
     for cluster in COMPARED:
         for rate in RATES:
             ours = step_s(cluster, PLAN, rate)
-            known = [step_s(cluster, who, rate) for who in BASELINES]
+            baselines = [step_s(cluster, who, rate) for who in BASELINES]
             if ours is not None:
-                over_best.append(min(s for s in known if s is not None) / ours)
-    claims.append(
-        _one(
-            "over-the-best-baseline",
-            "grid",
-            tier,
-            f"throughput of the plan over the best baseline, the least of {len(over_best)} "
-            "clusters and rates",
-            min(over_best),
-            "x",
-            Target(least=AS_FAST, source=f"{OWN}: never slower, within 2 %"),
-        )
+                over_best.append(min(s for s in baselines if s is not None) / ours)
+    yield claim(
+        f"sparsepipe.over-the-best-baseline.grid.{tier}",
+        f"throughput of the plan over the best baseline, the least of {len(over_best)} clusters "
+        "and rates",
+        [min(over_best)],
+        Target(least=AS_FAST, source=f"{OWN}: never slower, within 2 %", unit="x"),
     )
-    return claims
 
 
-def _of_the_bound() -> list[Claim]:
-    """At 10 GB/s: the plan against the best that is known by hand, virtual stages against the
-    bound."""
-    claims = [
-        _one(
-            "plan-over-best-known",
-            cluster,
-            "simulated",
-            f"predicted step of the plan over the best of two contiguous stages and data "
+def _of_the_bound() -> Iterator[Claim]:
+    """At 10 GB/s: the plan against the best plan made by hand, virtual stages against the bound."""
+    for cluster, best_s in BEST_KNOWN_S.items():
+        yield claim(
+            f"sparsepipe.plan-over-best-known.{cluster}.simulated",
+            "predicted step of the plan over the best of two contiguous stages and data "
             f"parallelism by speed, {best_s * 1e3:.0f} ms, TitanV + TitanXp {cluster}, 10 GB/s",
-            grid.predicted_s(cluster, PLAN, FAST) / best_s,
-            "x",
-            Target(most=COMMUNICATION, source=f"{OWN}: 2 % for messages"),
+            [grid.predicted_s(cluster, PLAN, FAST) / best_s],
+            Target(most=COMMUNICATION, source=f"{OWN}: 2 % for messages", unit="x"),
         )
-        for cluster, best_s in BEST_KNOWN_S.items()
-    ]
-    return claims + [
-        _one(
-            "virtual-stages-above-bound",
-            cluster,
-            "simulated",
+    for cluster in ("1 + 1", "2 + 2"):
+        yield claim(
+            f"sparsepipe.virtual-stages-above-bound.{cluster}.simulated",
             f"predicted step with virtual stages above the fractional bound, {cluster}, 10 GB/s",
-            grid.point(cluster, VIRTUAL, FAST).plan.above_bound,
-            "fraction",
-            Target(most=ABOVE_BOUND, source=OWN),
+            [grid.point(cluster, VIRTUAL, FAST).plan.above_bound],
+            Target(most=ABOVE_BOUND, unit="fraction"),
         )
-        for cluster in ("1 + 1", "2 + 2")
-    ]
 
 
-def _of_the_emulation(results: Results) -> list[Claim]:
+def _of_the_emulation(results: Results) -> Iterator[Claim]:
     """How well predictions come true."""
     points = grid.ran(results)
     ratios = {
@@ -151,64 +113,46 @@ def _of_the_emulation(results: Results) -> list[Claim]:
         for where in points
     }
     within = [abs(ratio - 1) <= AGREE for ratio in ratios.values()]
-    claims = [
-        _one(
-            "emulated-agrees-with-predicted",
-            "grid",
-            "emulated",
-            f"part of {len(points)} plans whose emulated step is within 10 % of the predicted one",
-            sum(within) / len(within),
-            "fraction",
-            Target(least=0.9, source=OWN),
-        ),
-        _one(
-            "utilisation-of-slowest-stage",
-            "grid",
-            "emulated",
-            "part of the steady state in which the device with the most work computes, the least "
-            "of all plans",
-            min(_busiest(results, *where) for where in points if where[1] in (PLAN, VIRTUAL)),
-            "fraction",
-            Target(least=BUSY, source=OWN),
-        ),
-    ]
+    yield claim(
+        "sparsepipe.emulated-agrees-with-predicted.grid.emulated",
+        f"part of {len(points)} plans whose emulated step is within 10 % of the predicted one",
+        [sum(within) / len(within)],
+        Target(least=0.9, unit="fraction"),
+    )
+    yield claim(
+        "sparsepipe.utilisation-of-slowest-stage.grid.emulated",
+        "part of the steady state in which the device with the most work computes, the least of "
+        "all plans",
+        [min(_busiest(results, *where) for where in points if where[1] in (PLAN, VIRTUAL))],
+        Target(least=BUSY, unit="fraction"),
+    )
     for cluster, who, rate in points:
         if rate == FAST:
-            claims += _at_ten_gigabytes(cluster, who, ratios[cluster, who, rate])
-    return claims
+            yield from _at_ten_gigabytes(cluster, who, ratios[cluster, who, rate])
 
 
-def _at_ten_gigabytes(cluster: str, who: str, over_predicted: float) -> list[Claim]:
+def _at_ten_gigabytes(cluster: str, who: str, over_predicted: float) -> Iterator[Claim]:
+    """An emulated step against its prediction and, for virtual stages, against the bound."""
     plan = grid.point(cluster, who, FAST).plan
     above = over_predicted * plan.prediction.step_s / plan.bound_s - 1
-    claims = [
-        _one(
-            "emulated-over-predicted",
-            f"{who} {cluster}",
-            "emulated",
-            f"emulated step of the {who} over its prediction, {cluster}, 10 GB/s; {above:.1%} "
-            "above the fractional bound",
-            over_predicted,
-            "x",
-            Target(least=1 - AGREE, most=1 + AGREE, source=f"{OWN}: within 10 %"),
-        )
-    ]
+    yield claim(
+        f"sparsepipe.emulated-over-predicted.{who} {cluster}.emulated",
+        f"emulated step of the {who} over its prediction, {cluster}, 10 GB/s; {above:.1%} above "
+        "the fractional bound",
+        [over_predicted],
+        Target(least=1 - AGREE, most=1 + AGREE, source=f"{OWN}: within 10 %", unit="x"),
+    )
     if who == VIRTUAL:
-        claims.append(
-            _one(
-                "virtual-stages-above-bound",
-                cluster,
-                "emulated",
-                f"emulated step with virtual stages above the fractional bound, {cluster}, 10 GB/s",
-                above,
-                "fraction",
-                Target(most=ABOVE_BOUND, source=OWN),
-            )
+        yield claim(
+            f"sparsepipe.virtual-stages-above-bound.{cluster}.emulated",
+            f"emulated step with virtual stages above the fractional bound, {cluster}, 10 GB/s",
+            [above],
+            Target(most=ABOVE_BOUND, unit="fraction"),
         )
-    return claims
 
 
 def _busiest(results: Results, cluster: str, who: str, rate: float) -> float:
+    """The utilisation of the device with the most work."""
     run = grid.run_of(results, cluster, who, rate)
     assert run is not None  # it is one of those that ran
     work = run["predicted_compute_s"]

@@ -6,17 +6,22 @@ was run, emulated: the runtime over shaped links, around layers that wait.
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from sparsepipe.options import Options
 from sparsepipe.train.planned import ProfiledPlan, plan_pipeline
 from systems.clusters.cluster import load
-from systems.figures.experiment import Case, Comparison, Results
+from systems.figures.experiment import Case, Comparison, Level, Results, compare_step_times
+from systems.figures.text import table
 
+Place = tuple[str, str, float]
+"""A point of the grid: the cluster's devices, who plans, and the link rate in Gb/s."""
 CLUSTER = "titan-8"
 BATCH_SIZE = 128
 STEADY = 6
 """Emulated mini-batches of the steady state."""
+AGREE = 0.1
+"""Predicted and emulated times should agree this well."""
 CLUSTERS = {
     "1 + 1": "TitanV=1,TitanXp=1",
     "2 + 2": "TitanV=2,TitanXp=2",
@@ -27,11 +32,11 @@ CLUSTERS = {
 }
 """Numbers of TitanV + TitanXp."""
 COMPARED = ("1 + 1", "2 + 2", "1 + 3", "4 + 4", "4 + 0")
-"""On these the plan is held against its baselines."""
+"""The clusters on which the plan is compared with its baselines."""
 MIXED = ("1 + 1", "2 + 2", "4 + 4")
-"""Those that speed-ups are claimed on."""
+"""The clusters that speed-ups are claimed on."""
 RATES = (10, 1)
-"""Gb/s."""
+"""Link rates in Gb/s."""
 FAST = 80
 """Gb/s: the 10 GB/s that the authors plan with."""
 PLAN, VIRTUAL = "plan", "virtual stages"
@@ -52,7 +57,7 @@ EMULATED = (PLAN, *BASELINES)
 
 
 def options(cluster: str, who: str, rate: float) -> Options:
-    """A point of the grid; `cluster` is one of `CLUSTERS` or numbers of devices as they have."""
+    """The options of a point; `cluster` is one of `CLUSTERS`, or numbers like "TitanV=1"."""
     return Options(
         scheme="pipeline",
         batch_size=BATCH_SIZE,
@@ -65,7 +70,7 @@ def options(cluster: str, who: str, rate: float) -> Options:
 
 @functools.cache
 def point(cluster: str, who: str, rate: float) -> ProfiledPlan:
-    """Its plan."""
+    """The plan of a point, made and played once."""
     return plan_pipeline(options(cluster, who, rate), load(CLUSTER))
 
 
@@ -75,26 +80,26 @@ def case_name(cluster: str, who: str, rate: float) -> str:
 
 
 def devices(cluster: str) -> int:
-    """How many."""
+    """The number of devices of a cluster."""
     named = CLUSTERS.get(cluster, cluster)
     return sum(int(word.partition("=")[2]) for word in named.split(","))
 
 
-def _level(cluster: str, who: str, rate: float) -> Literal["quick", "full"]:
-    """Quick is what speed-ups are claimed of; eight ranks take longest."""
+def _level(cluster: str, who: str, rate: float) -> Level:
+    """Points that speed-ups are claimed of are quick ones; eight ranks take longest."""
     small = cluster in ("1 + 1", "2 + 2") and who in (PLAN, DDP, EQUAL_SPLIT)
     large = cluster == "4 + 4" and rate == RATES[0] and who in (PLAN, DDP)
     return "quick" if small or large else "full"
 
 
-EMULATED_POINTS: dict[tuple[str, str, float], Literal["quick", "full"]] = {
+EMULATED_POINTS: dict[Place, Level] = {
     **{(c, who, r): _level(c, who, r) for c in COMPARED for r in RATES for who in EMULATED},
     **{(c, who, FAST): "quick" for c in ("1 + 1", "2 + 2") for who in (PLAN, VIRTUAL)},
     **{(c, PLAN, FAST): "full" for c in ("1 + 3", "2 + 6", "4 + 4")},
 }
-"""With the least level at which they are run."""
-DRAWN: tuple[tuple[str, str, float], ...] = (("2 + 2", PLAN, 10), ("1 + 1", VIRTUAL, FAST))
-"""Those whose steps are drawn."""
+"""The points that are emulated, with the least level at which they are."""
+DRAWN: tuple[Place, ...] = (("2 + 2", PLAN, 10), ("1 + 1", VIRTUAL, FAST))
+"""The points whose steps are drawn."""
 CASES = tuple(
     Case(
         name=case_name(*where),
@@ -108,74 +113,75 @@ CASES = tuple(
 
 
 def predicted_s(cluster: str, who: str, rate: float) -> float:
-    """Seconds of a step, by the planner."""
+    """The seconds of a step that the planner predicts."""
     return point(cluster, who, rate).plan.prediction.step_s
 
 
 def simulated_s(cluster: str, who: str, rate: float) -> float:
-    """Likewise, by the simulator."""
+    """The seconds of a step that the simulator finds."""
     return point(cluster, who, rate).played.step_s
 
 
 def run_of(results: Results, cluster: str, who: str, rate: float) -> Mapping[str, Any] | None:
-    """The emulated run, if there is one."""
+    """The result of a point's emulated run, if there is one."""
     runs = results.get(case_name(cluster, who, rate))
     return runs[0] if runs else None
 
 
 def emulated_s(results: Results, cluster: str, who: str, rate: float) -> float | None:
-    """Likewise, in the emulated steady state."""
+    """The seconds of a step in the emulated steady state, if the point was run."""
     run = run_of(results, cluster, who, rate)
     return None if run is None else float(run["mean_step_s"])
 
 
-def ran(results: Results) -> list[tuple[str, str, float]]:
+def ran(results: Results) -> list[Place]:
     """The points that were emulated."""
     return [where for where in EMULATED_POINTS if run_of(results, *where) is not None]
 
 
 def comparisons(results: Results) -> list[Comparison]:
-    """Predicted and emulated step time of those points."""
+    """Predicted and emulated step time of the points that were emulated."""
     return [
-        Comparison(
-            what=f"TitanV + TitanXp {cluster}, {rate:g} Gb/s, {who}: step time",
-            predicted=predicted_s(cluster, who, rate) * 1e3,
+        compare_step_times(
+            f"TitanV + TitanXp {cluster}, {rate:g} Gb/s, {who}",
+            predicted_s(cluster, who, rate),
+            [emulated_s(results, cluster, who, rate) or 0.0],
             predicted_by="planner",
-            found=(emulated_s(results, cluster, who, rate) or 0.0) * 1e3,
-            unit="ms",
             tier="emulated",
-            n=1,
         )
         for cluster, who, rate in ran(results)
     ]
 
 
-def table(results: Results) -> str:
-    """All points, with their schedules."""
-    lines = [
-        "Milliseconds a step of 128 samples; `off` marks more than 10 % between predicted and "
-        "emulated:",
-        "",
-        "| V + Xp | Gb/s | who plans | stages' replicas | in flight | predicted | simulated "
-        "| emulated | above the bound |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    grid: list[tuple[str, str, float]] = [
+def points_table(results: Results) -> str:
+    """All points with their schedules, in Markdown."""
+    compared: list[Place] = [
         (c, who, r) for c in COMPARED for r in RATES for who in (PLAN, *BASELINES)
     ]
-    grid += [where for where in EMULATED_POINTS if where not in grid]
-    for cluster, who, rate in grid:
-        planned = point(cluster, who, rate)
-        plan = planned.plan
-        emulated = emulated_s(results, cluster, who, rate)
-        ratio = None if emulated is None else emulated / plan.prediction.step_s
-        told = "" if emulated is None else f"{emulated * 1e3:.0f}"
-        mark = " **off**" if ratio is not None and abs(ratio - 1) > 0.1 else ""
-        order = planned.order
-        flight = f"{plan.schedule.micro_batches} micro" if order is None else str(order.in_flight)
-        lines.append(
-            f"| {cluster} | {rate:g} | {who} | {[len(stage) for stage in planned.stages]} "
-            f"| {flight} | {plan.prediction.step_s * 1e3:.0f} | {planned.played.step_s * 1e3:.0f} "
-            f"| {told}{mark} | {plan.above_bound:.1%} |"
-        )
-    return "\n".join(lines)
+    others = [where for where in EMULATED_POINTS if where not in compared]
+    columns = "V + Xp, Gb/s, who plans, stages' replicas, in flight, predicted, simulated, "
+    return table(
+        f"{columns}emulated, above the bound".split(", "),
+        [_row(results, *where) for where in (*compared, *others)],
+        "Milliseconds a step of 128 samples; `off` marks more than 10 % between predicted and "
+        "emulated:",
+    )
+
+
+def _row(results: Results, cluster: str, who: str, rate: float) -> tuple[object, ...]:
+    """A point's row of the table."""
+    planned = point(cluster, who, rate)
+    plan, order = planned.plan, planned.order
+    step_s = emulated_s(results, cluster, who, rate)
+    off = step_s is not None and abs(step_s / plan.prediction.step_s - 1) > AGREE
+    return (
+        cluster,
+        f"{rate:g}",
+        who,
+        [len(stage) for stage in planned.stages],
+        f"{plan.schedule.micro_batches} micro" if order is None else order.in_flight,
+        f"{plan.prediction.step_s * 1e3:.0f}",
+        f"{planned.played.step_s * 1e3:.0f}",
+        "" if step_s is None else f"{step_s * 1e3:.0f}" + (" **off**" if off else ""),
+        f"{plan.above_bound:.1%}",
+    )

@@ -10,13 +10,14 @@ import dataclasses
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 from sparsepipe.experiments.training import SHAPES
 from sparsepipe.experiments.training_figures import curves
 from sparsepipe.options import Options
 from systems.figures.claims import Claim, Target, claim
-from systems.figures.experiment import Case, Outcome, Results
+from systems.figures.experiment import Case, Level, Outcome, Results, sweep
+from systems.figures.text import table
 
 RANKS = 2
 ONE, FLUSHING, ASYNCHRONOUS = "one process", "flushing", "asynchronous"
@@ -27,9 +28,11 @@ WAYS: dict[str, dict[str, Any]] = {
     ASYNCHRONOUS: {"scheme": "pipeline", "schedule": "1f1b-async"},
 }
 LENGTHS: dict[str, Options] = {"short": SHAPES, "long": dataclasses.replace(SHAPES, steps=1500)}
+LEVELS: dict[str, Level] = {"short": "quick", "long": "full"}
 POINT = 0.01
+"""One point of accuracy."""
 DENSE_STEPS = 4
-"""The twin takes seconds for each."""
+"""The dense twin takes seconds for each step."""
 DENSE, SPARSE = "DeepSpeed, dense twin", "sparse pipeline beside it"
 BESIDE: dict[str, dict[str, Any]] = {
     SPARSE: WAYS[FLUSHING],
@@ -45,29 +48,20 @@ def case_name(length: str, way: str) -> str:
 def cases() -> tuple[Case, ...]:
     """Every length and way but the one that the training experiment has, and DeepSpeed's pipeline
     beside the sparse one."""
-    levels: dict[str, Literal["quick", "full"]] = {"short": "quick", "long": "full"}
-    found = [
-        Case(
-            name=case_name(length, way),
-            options=dataclasses.replace(options, **changes),
-            nodes=1 if way == ONE else RANKS,
-            level=levels[length],
-        )
-        for length, options in LENGTHS.items()
-        for way, changes in WAYS.items()
-        if case_name(length, way) != "shapes"
-    ]
+    found: list[Case] = []
+    for length, options in LENGTHS.items():
+        for way, changes in WAYS.items():
+            name, nodes = case_name(length, way), 1 if way == ONE else RANKS
+            if name != "shapes":
+                found += sweep(options, {name: changes}, nodes=nodes, level=LEVELS[length])
     if find_spec("deepspeed") is not None:
         few = dataclasses.replace(SHAPES, batch_size=8, steps=DENSE_STEPS, test_clouds=8)
-        found += [
-            Case(name=name, options=dataclasses.replace(few, **changes), nodes=RANKS)
-            for name, changes in BESIDE.items()
-        ]
+        found += sweep(few, BESIDE, nodes=RANKS)
     return tuple(found)
 
 
 def conclude(results: Results, folder: Path) -> Outcome:
-    """Curves and accuracies, of every length that was run; sparse over dense."""
+    """Draw and judge every length that was run; judge sparse over dense."""
     figures, claims, notes = [], list[Claim](), []
     for length in LENGTHS:
         named = {way: case_name(length, way) for way in WAYS}
@@ -92,41 +86,42 @@ def conclude(results: Results, folder: Path) -> Outcome:
 
 
 def _loss_of_accuracy(runs: Results, length: str, than: str) -> Claim:
+    """What asynchronous training loses against another way."""
     pairs = zip(runs[than], runs[ASYNCHRONOUS], strict=True)
     return claim(
-        *("sparsepipe", f"asynchronous-below-{than.replace(' ', '-')}", f"shapes-{length}"),
-        "measured",
-        what=f"test accuracy of {than} minus that of asynchronous training, {length}: "
+        f"sparsepipe.asynchronous-below-{than}.shapes-{length}.measured",
+        f"test accuracy of {than} minus that of asynchronous training, {length}: "
         f"{LENGTHS[length].steps} steps on the same mini-batches",
-        values=[first["test_accuracy"] - second["test_accuracy"] for first, second in pairs],
-        unit="fraction",
-        target=Target(most=POINT, source="this project's target: within 1 point"),
+        [first["test_accuracy"] - second["test_accuracy"] for first, second in pairs],
+        Target(most=POINT, source="this project's target: within 1 point", unit="fraction"),
     )
 
 
 def _over_dense(results: Results) -> Claim:
+    """The sparse pipeline's throughput over that of DeepSpeed's pipeline of the dense twin."""
     pairs = list(zip(results[SPARSE], results[DENSE], strict=True))
     cells = pairs[0][1]["cells_per_step"] / pairs[0][1]["voxels_per_step"]
     return claim(
-        *("sparsepipe", "over-deepspeed-dense", "shapes", "measured"),
-        what=f"throughput of the flushing sparse pipeline over DeepSpeed's PipelineModule on the "
+        "sparsepipe.over-deepspeed-dense.shapes.measured",
+        f"throughput of the flushing sparse pipeline over DeepSpeed's PipelineModule on the "
         f"dense twin, the same clouds, {RANKS} ranks, {cells:.0f} cells a voxel",
-        values=[sparse["samples_per_s"] / dense["samples_per_s"] for sparse, dense in pairs],
-        unit="x",
-        target=Target(least=1.0, source="this project's target: faster than dense"),
+        [sparse["samples_per_s"] / dense["samples_per_s"] for sparse, dense in pairs],
+        Target(least=1.0, source="this project's target: faster than dense", unit="x"),
     )
 
 
 def _table(runs: Results, length: str) -> str:
-    lines = [
+    """Accuracies, step time and utilisation of every way, in Markdown."""
+    return table(
+        ("", "test accuracy", "step, ms", "busy"),
+        [
+            (
+                way,
+                ", ".join(f"{run['test_accuracy']:.1%}" for run in repeated),
+                f"{median(run['step_s']['median'] for run in repeated) * 1e3:.0f}",
+                ", ".join(f"{part:.0%}" for part in repeated[0].get("utilisation", ())),
+            )
+            for way, repeated in runs.items()
+        ],
         f"Training on shapes, {length}, {len(runs[ONE])} repetitions (measured):",
-        "",
-        "| | test accuracy | step, ms | busy |",
-        "| --- | --- | --- | --- |",
-    ]
-    for way, repeated in runs.items():
-        accuracies = ", ".join(f"{run['test_accuracy']:.1%}" for run in repeated)
-        step_ms = median(run["step_s"]["median"] for run in repeated) * 1e3
-        busy = ", ".join(f"{part:.0%}" for part in repeated[0].get("utilisation", ()))
-        lines.append(f"| {way} | {accuracies} | {step_ms:.0f} | {busy} |")
-    return "\n".join(lines)
+    )

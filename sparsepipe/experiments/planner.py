@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,15 @@ from sparsepipe.planner.predict import predict
 from sparsepipe.planner.stages import ScheduleChoice
 from sparsepipe.train.planned import profiles_by_kind
 from systems.clusters import cluster
-from systems.clusters.cluster import (
-    Cluster,
-    Device,
-    Link,
-    Node,
-)
-from systems.figures.claims import Claim, Target, claim
-from systems.figures.experiment import Outcome, Results
+from systems.clusters.cluster import Cluster, Device, Link, Node
+from systems.figures.claims import Target, claim
+from systems.figures.experiment import Outcome, Results, measure_once
 from systems.measure import timed
 from systems.profiles.profile import LayerProfile, ModelProfile
-from systems.runs import record
 
 CASES = {"quick": 250, "full": 4000}
-"""Random ones, of up to 8 layers and 4 devices."""
+"""The number of random planning problems, of up to 8 layers and 4 devices."""
 ROUNDING = 1e-9
-OWN = "this project's target"
 LAYERS = 60
 KINDS = {"A": 6, "B": 5, "C": 5}
 EIGHT, SIXTEEN, BRUTE = "8 devices", "16 devices", "brute force"
@@ -42,19 +34,14 @@ WHAT = {
 
 def measure(level: str, folder: Path) -> Results:
     """Plan random cases both ways, and time two large ones."""
-    folder.mkdir(parents=True, exist_ok=True)
-    results: dict[str, list[dict[str, Any]]] = {}
-    found: dict[str, Callable[[], dict[str, Any]]] = {
-        BRUTE: lambda: against_brute_force(CASES[level]),
-        EIGHT: lambda: {"seconds": timed(_plan_eight, repetitions=3).median},
-        SIXTEEN: lambda: {"seconds": timed(_plan_sixteen, warm_up=0, repetitions=1).median},
-    }
-    for name, find in found.items():
-        path = folder / f"{name.replace(' ', '-')}.json"
-        if not path.is_file():
-            record.write_json(path, find())
-        results[name] = [record.read_json(path)]
-    return results
+    return measure_once(
+        folder,
+        {
+            BRUTE: lambda: [against_brute_force(CASES[level])],
+            EIGHT: lambda: [{"seconds": timed(_plan_eight, repetitions=3).median}],
+            SIXTEEN: lambda: [{"seconds": timed(_plan_sixteen, warm_up=0, repetitions=1).median}],
+        },
+    )
 
 
 def against_brute_force(cases: int) -> dict[str, Any]:
@@ -104,25 +91,23 @@ def _random_profile(kind: str, rng: random.Random) -> ModelProfile:
 
 
 def conclude(results: Results, folder: Path) -> Outcome:
-    """Claims alone."""
-    (found,) = results[BRUTE]
+    """Judge the plans and the time that planning takes; there is no figure."""
+    (compared,) = results[BRUTE]
     equal = claim(
-        *("sparsepipe", "planner-equals-brute-force", "random", "simulated"),
-        what=f"part of {found['cases']} random cases of up to 8 layers and 4 devices "
-        f"({found['possible']} of them with an answer) in which the plan is as fast as the best of "
-        f"all, largest relative difference {found['largest_difference']:.1e}",
-        values=[found["equal"] / found["cases"]],
-        unit="fraction",
-        target=Target(least=1.0, source=OWN),
+        "sparsepipe.planner-equals-brute-force.random.simulated",
+        f"part of {compared['cases']} random cases of up to 8 layers and 4 devices "
+        f"({compared['possible']} of them with an answer) in which the plan is as fast as the best "
+        f"of all, largest relative difference {compared['largest_difference']:.1e}",
+        [compared["equal"] / compared["cases"]],
+        Target(least=1.0, unit="fraction"),
     )
-    return Outcome(figures=(), claims=(equal, *(_time(results, name) for name in MOST_S)))
-
-
-def _time(results: Results, name: str) -> Claim:
-    return claim(
-        *("sparsepipe", "planning-time", name.replace(" ", "-"), "measured"),
-        what=WHAT[name],
-        values=[run["seconds"] for run in results[name]],
-        unit="s",
-        target=Target(most=MOST_S[name], source=OWN),
-    )
+    times = [
+        claim(
+            f"sparsepipe.planning-time.{name}.measured",
+            WHAT[name],
+            [run["seconds"] for run in results[name]],
+            Target(most=most_s, unit="s"),
+        )
+        for name, most_s in MOST_S.items()
+    ]
+    return Outcome(figures=(), claims=(equal, *times))

@@ -8,8 +8,8 @@ from typing import Any
 
 from sparsepipe.experiments.training_figures import curves
 from sparsepipe.options import Options
-from systems.figures.claims import Claim, Target, claim
-from systems.figures.experiment import Case, Outcome, Results
+from systems.figures.claims import OWN, Claim, Target, claim
+from systems.figures.experiment import Case, Outcome, Results, sweep
 
 SHAPES = Options(
     width=0.125,
@@ -21,13 +21,15 @@ SHAPES = Options(
     steps=320,
     learning_rate=0.06,
 )
-Runs = Sequence[Mapping[str, Any]]
+LEAST_ACCURACY = {"shapes": 0.95, "meshes": 0.90}
 TWICE = ("the same", "the same again")
-OWN = "this project's target"
 
 
 def mesh_options() -> Options | None:
-    """A class for every mesh in the folder that TESTBED_DATA names; None where there is none."""
+    """Options for training on meshes, a class for every mesh in the folder that TESTBED_DATA names.
+
+    None where there is no such folder.
+    """
     folder = Path(os.environ.get("TESTBED_DATA", ""), "meshes")
     if not os.environ.get("TESTBED_DATA") or not folder.is_dir():
         return None
@@ -44,56 +46,45 @@ def mesh_options() -> Options | None:
 
 
 def cases() -> tuple[Case, ...]:
-    """Shapes; twice the same; and meshes, where there are any."""
-    short = dataclasses.replace(SHAPES, steps=20, test_clouds=64)
-    found = [Case(name="shapes", options=SHAPES)]
-    found += [Case(name=name, options=short) for name in TWICE]
+    """Shapes, a short training twice, and meshes where there are any."""
+    short = {"steps": 20, "test_clouds": 64}
+    found = sweep(SHAPES, {"shapes": {}, **dict.fromkeys(TWICE, short)})
     meshes = mesh_options()
-    if meshes is not None:
-        found.append(Case(name="meshes", options=meshes, level="full"))
-    return tuple(found)
+    return found if meshes is None else (*found, Case(name="meshes", options=meshes, level="full"))
 
 
 def conclude(results: Results, folder: Path) -> Outcome:
-    """Curves, accuracies, and whether two runs are one."""
-    trained = {name: results[name] for name in ("shapes", "meshes") if name in results}
-    claims = [_accuracy("shapes", results["shapes"], 0.95)]
-    if "meshes" in results:
-        claims.append(_accuracy("meshes", results["meshes"], 0.90))
+    """Draw the loss; judge accuracies, time, and whether two equal runs end alike."""
+    trained = {name: results[name] for name in LEAST_ACCURACY if name in results}
     return Outcome(
         figures=(curves(trained, folder),),
-        claims=(*claims, *_duration(results["shapes"]), _repeated(results)),
+        claims=(*(_accuracy(name, runs) for name, runs in trained.items()), *_claims(results)),
     )
 
 
-def _accuracy(name: str, runs: Runs, least: float) -> Claim:
+def _accuracy(name: str, runs: Sequence[Mapping[str, Any]]) -> Claim:
     return claim(
-        *("sparsepipe", "accuracy", name, "measured"),
-        what=f"test accuracy on {name}, MinkVGG16-BN an eighth as wide, one process",
-        values=[run["test_accuracy"] for run in runs],
-        unit="fraction",
-        target=Target(least=least, source=OWN),
+        f"sparsepipe.accuracy.{name}.measured",
+        f"test accuracy on {name}, MinkVGG16-BN an eighth as wide, one process",
+        [run["test_accuracy"] for run in runs],
+        Target(least=LEAST_ACCURACY[name], unit="fraction"),
     )
 
 
-def _duration(runs: Runs) -> list[Claim]:
-    return [
-        claim(
-            *("sparsepipe", "training-time", "shapes", "measured"),
-            what="seconds of that training on shapes, on this machine",
-            values=[run["train_s"] for run in runs],
-            unit="s",
-            target=Target(most=300.0, source=f"{OWN}, on 2 cores"),
-        )
-    ]
-
-
-def _repeated(results: Results) -> Claim:
+def _claims(results: Results) -> tuple[Claim, Claim]:
+    """How long training on shapes takes, and that training is deterministic."""
     first, again = (results[name][0]["digest"] for name in TWICE)
-    return claim(
-        *("sparsepipe", "same-parameters-twice", "shapes", "measured"),
-        what="1 if two runs of 20 steps with one seed end with equal parameters, bit by bit",
-        values=[float(first == again)],
-        unit="",
-        target=Target(least=1.0, source=OWN),
+    return (
+        claim(
+            "sparsepipe.training-time.shapes.measured",
+            "seconds of that training on shapes, on this machine",
+            [run["train_s"] for run in results["shapes"]],
+            Target(most=300.0, source=f"{OWN}, on 2 cores", unit="s"),
+        ),
+        claim(
+            "sparsepipe.same-parameters-twice.shapes.measured",
+            "1 if two runs of 20 steps with one seed end with equal parameters, bit by bit",
+            [float(first == again)],
+            Target(least=1.0),
+        ),
     )

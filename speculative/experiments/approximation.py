@@ -4,7 +4,7 @@ In closed form, float64, on logits that are given: made-up ones of a language mo
 those of trained pairs where there are any.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,46 +21,41 @@ from speculative.tasks.checkpoint import load_model
 from speculative.tasks.evaluate import Split, observe
 from speculative.verification.calibration import Observed
 from speculative.verification.rules import Exact, Rule, Sigmoid
-from systems.figures.claims import Claim, Target, claim
-from systems.figures.experiment import Outcome, Results
-from systems.runs import record
+from systems.figures.claims import OWN, Claim, Target, claim
+from systems.figures.experiment import Outcome, Results, measure_once
 
 LIMITS = (1e0, 1e1, 1e2, 1e3, 1e4, 1e5)
-"""beta of the sigmoid; alpha is its negative."""
+"""The sigmoid's beta; alpha is its negative."""
 CAUTIONS = (1.0, 4.0, 16.0)
 MADE_UP = replace(bench.CALIBRATED_ON, vocabulary=32_000, gamma=8, batch=8)
 POSITIONS = {"quick": 64, "full": 256}
-"""Of made-up logits."""
+"""The number of positions of made-up logits."""
 MOST_POSITIONS = 1000
-"""Of a pair's."""
-OWN = "this project's target"
+"""The number of positions of a pair's logits at the most."""
+MOST_VARIATION = 0.05
 Logits = tuple[Tensor, Tensor, Tensor]
 
 
 def measure(level: str, folder: Path) -> Results:
     """Distances of every method on every kind of logits."""
-    results: dict[str, list[Any]] = {}
     decoded: dict[str, Options | None] = {"normal logits": None}
     for task, pair in pairs.trained(level, folder.parent).items():
         decoded[task] = pairs.options(task, pair, level)
-    for name, options in decoded.items():
-        path = folder / f"{name.replace(' ', '-')}.json"
-        results[name] = record.once(path, partial(_rows, level, options), told=name)
-    return results
+    parts = {name: partial(_rows, level, options) for name, options in decoded.items()}
+    return measure_once(folder, parts)
 
 
 def conclude(results: Results, folder: Path) -> Outcome:
     """Figure (d), a table and the claims."""
-    claims = [c for name, rows in results.items() for c in _claims(name, rows)]
     return Outcome(
         figures=(figures.distances(results, folder),),
-        claims=tuple(claims),
-        notes=(figures.table(results),),
+        claims=tuple(c for name, rows in results.items() for c in _claims(name, rows)),
+        notes=(figures.summary(results),),
     )
 
 
 def _rows(level: str, options: Options | None) -> list[dict[str, Any]]:
-    """Of the pair that `options` names; None: of made-up logits."""
+    """Distances on the logits of the pair that `options` names, or on made-up ones if None."""
     if options is None:
         return list(_distances(*_made_up(level), temperature=1.0))
     return list(_distances(*_of_pair(options), options.temperature))
@@ -82,9 +77,9 @@ def _of_pair(options: Options) -> tuple[list[Logits], list[Logits]]:
     draft = load_model(options.task, options.draft_path, device, "--speculative.draft")
 
     def logits(split: Split) -> list[Logits]:
-        found: list[Logits] = []
-        observe(options, target, draft, lambda *step: found.append(step), split=split)
-        return found
+        steps: list[Logits] = []
+        observe(options, target, draft, lambda *step: steps.append(step), split=split)
+        return steps
 
     return logits("train"), logits("test")
 
@@ -92,7 +87,10 @@ def _of_pair(options: Options) -> tuple[list[Logits], list[Logits]]:
 def _distances(
     seen: list[Logits], unseen: list[Logits], temperature: float
 ) -> Iterable[dict[str, Any]]:
-    """A row per method and setting: means over positions."""
+    """A row for every method and setting, with means over the positions of `unseen` logits.
+
+    The calibrated method is calibrated on the logits `seen`.
+    """
     observed = Observed(temperature)
     for step in seen:
         observed.add(*step)
@@ -112,37 +110,26 @@ def _distances(
         yield row(observed.fit(caution), caution)
 
 
-def _claims(name: str, rows: Iterable[Mapping[str, Any]]) -> Iterable[Claim]:
+def _claims(name: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[Claim]:
+    """What is claimed of the distances on one kind of logits."""
     by = {(row["method"], row["setting"]): row for row in rows}
     exact, sigmoid, calibrated = by["exact", None], by["sigmoid", 1e4], by["calibrated", 4.0]
-    where = name.replace(" ", "-")
-    figures_of_merit = (
-        ("exact-total-variation", "of exact from the target", exact, Target(most=1e-6, source=OWN)),
-        (
-            "sigmoid-total-variation",
-            "of sigmoid, beta 1e4, from the target",
-            sigmoid,
-            Target(most=0.05, source=f"{OWN} for a slight accuracy loss, as arXiv 2406.11016 says"),
-        ),
-        (
-            "calibrated-total-variation",
-            "of calibrated from the target",
-            calibrated,
-            Target(most=0.05, source=OWN),
-        ),
-    )
-    for quantity, what, row, target in figures_of_merit:
+    slight = f"{OWN} for a slight accuracy loss, as arXiv 2406.11016 says"
+    for method, what, row, target in (
+        ("exact", "exact", exact, Target(most=1e-6)),
+        ("sigmoid", "sigmoid, beta 1e4,", sigmoid, Target(most=MOST_VARIATION, source=slight)),
+        ("calibrated", "calibrated", calibrated, Target(most=MOST_VARIATION)),
+    ):
         yield claim(
-            *("speculative", quantity, where, "measured"),
-            what=f"total variation of the next token's distribution {what}, mean, {name}",
-            values=[row["total_variation"]],
-            unit="",
-            target=target,
+            f"speculative.{method}-total-variation.{name}.measured",
+            f"total variation of the next token's distribution of {what} from the target, mean, "
+            f"{name}",
+            [row["total_variation"]],
+            target,
         )
     yield claim(
-        *("speculative", "calibrated-acceptance-kept", where, "measured"),
-        what=f"acceptance rate of calibrated over exact's, {name}",
-        values=[calibrated["acceptance"] / exact["acceptance"]],
-        unit="",
-        target=Target(least=0.9, source=OWN),
+        f"speculative.calibrated-acceptance-kept.{name}.measured",
+        f"acceptance rate of calibrated over exact's, {name}",
+        [calibrated["acceptance"] / exact["acceptance"]],
+        Target(least=0.9),
     )

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from systems.figures.draw import Lines, draw
+from systems.figures.draw import Curve, Lines, draw
 from systems.figures.experiment import Figure, Results
+from systems.figures.text import table
 
-Row = Mapping[str, Any]
-Curve = tuple[Sequence[float], Sequence[float]]
 QUANTITIES = {
     "acceptance": "probability that a draft token is accepted",
     "total_variation": "total variation from the target",
@@ -16,7 +15,7 @@ QUANTITIES = {
 
 
 def distances(results: Results, folder: Path) -> Figure:
-    """Figure (d)."""
+    """Draw figure (d)."""
     panels = [
         Lines(
             series=_curves(rows, quantity),
@@ -32,9 +31,10 @@ def distances(results: Results, folder: Path) -> Figure:
     counts = ", ".join(
         f"{name}: {rows[0]['positions']} positions" for name, rows in results.items()
     )
-    note = f"closed form in float64, means over positions ({counts}); calibrated on others"
-    return Figure(
-        path=draw(folder / "approximation-distance", panels, note),
+    return draw(
+        folder / "approximation-distance",
+        panels,
+        f"closed form in float64, means over positions ({counts}); calibrated on others",
         title="(d) Acceptance, and distance from the target's distribution",
         tier="measured",
         caption="Of the token that a draft position gives. Exact and calibrated do not depend on "
@@ -42,23 +42,28 @@ def distances(results: Results, folder: Path) -> Figure:
     )
 
 
-def table(results: Results) -> str:
+def summary(results: Results) -> str:
     """All rows, in Markdown."""
-    lines = [
-        "| logits | method | beta or caution | acceptance | total variation | after all accepted |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, rows in results.items():
-        for row in rows:
-            setting = "" if row["setting"] is None else f"{row['setting']:g}"
-            lines.append(
-                f"| {name} | {row['method']} | {setting} | {row['acceptance']:.3f} "
-                f"| {row['total_variation']:.4f} | {row['bonus_total_variation']:.4f} |"
+    columns = "logits, method, beta or caution, acceptance, total variation, after all accepted"
+    return table(
+        columns.split(", "),
+        [
+            (
+                name,
+                row["method"],
+                "" if row["setting"] is None else f"{row['setting']:g}",
+                f"{row['acceptance']:.3f}",
+                f"{row['total_variation']:.4f}",
+                f"{row['bonus_total_variation']:.4f}",
             )
-    return "\n".join(lines)
+            for name, rows in results.items()
+            for row in rows
+        ],
+    )
 
 
-def _curves(rows: Sequence[Row], quantity: str) -> dict[str, Curve]:
+def _curves(rows: Sequence[Mapping[str, Any]], quantity: str) -> dict[str, Curve]:
+    """A quantity over the sigmoid's beta; methods without one are horizontal lines."""
     sigmoid = [row for row in rows if row["method"] == "sigmoid"]
     limits = [row["setting"] for row in sigmoid]
     curves: dict[str, Curve] = {"sigmoid": (limits, [row[quantity] for row in sigmoid])}

@@ -14,8 +14,7 @@ from systems.figures.experiment import Outcome, Results
 from systems.runs import record
 
 ARCHITECTURES = {"quick": (90,), "full": (80, 90, 100)}
-"""90 for sm_90; each takes ten seconds."""
-OWN = "this project's target"
+"""What is compiled for; 90 stands for sm_90. Each takes ten seconds."""
 
 
 def measure(level: str, folder: Path) -> Results:
@@ -37,11 +36,10 @@ def conclude(results: Results, folder: Path) -> Outcome:
     """A claim per architecture."""
     claims = tuple(
         claim(
-            *("speculative", "spilled-bytes", name.replace("_", "-"), "measured"),
-            what=f"bytes of registers that {len(rows)} CUDA kernels spill, compiled for {name}",
-            values=[sum(row["spilled_bytes"] for row in rows)],
-            unit="bytes",
-            target=Target(most=0, source=OWN),
+            f"speculative.spilled-bytes.{name}.measured",
+            f"bytes of registers that {len(rows)} CUDA kernels spill, compiled for {name}",
+            [sum(row["spilled_bytes"] for row in rows)],
+            Target(most=0, unit="bytes"),
         )
         for name, rows in results.items()
     )
@@ -65,10 +63,10 @@ def kernels(nvcc: str, architecture: int) -> list[dict[str, int]]:
     return read(done.stderr)
 
 
-def read(said: str) -> list[dict[str, int]]:
-    """Kernels from the lines of `ptxas -v`."""
-    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
-    registers = re.findall(r"Used (\d+) registers", said)
+def read(output: str) -> list[dict[str, int]]:
+    """The registers and spilled bytes of every kernel in what `ptxas -v` has printed."""
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", output)
+    registers = re.findall(r"Used (\d+) registers", output)
     return [
         {"registers": int(used), "spilled_bytes": int(stored) + int(loaded)}
         for used, (stored, loaded) in zip(registers, spills, strict=True)

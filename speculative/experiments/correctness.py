@@ -3,7 +3,7 @@
 The same trials as in the tests, with fixed seeds; here their outcome is written down.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,14 @@ from torch import Tensor
 from speculative.decoding.assisted import assisted
 from speculative.experiments import agreement, enumeration, mutants
 from speculative.experiments.agreement import Decide
-from speculative.experiments.chi_square import (
-    N,
-    TableModel,
-    Verify,
-    outputs,
-    p_value_of,
-)
+from speculative.experiments.chi_square import N, TableModel, Verify, outputs, p_value_of
 from speculative.verification.rules import METHODS, Rule
 from speculative.verification.verify import verify
 from systems.figures.claims import Claim, Target, claim
 from systems.figures.experiment import Outcome, Results
+from systems.figures.text import table
 from systems.runs import record
 
-OWN = "this project's target"
 UNLIKELY = 1e-6
 """A p-value that says a verifier is wrong."""
 LEAST_P = 1e-3
@@ -43,11 +37,12 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 def measure(level: str, folder: Path) -> Results:
     """Every trial, once."""
-    found: Results = record.once(folder / "trials.json", partial(_trials, level))
-    return found
+    results: Results = record.once(folder / "trials.json", partial(_trials, level))
+    return results
 
 
 def _trials(level: str) -> Results:
+    """Run every kind of trial at a level's size."""
     return {
         "samplers": [*_samplers(), _assisted(GENERATED[level])],
         "mutants": list(_mutants()),
@@ -61,7 +56,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
     return Outcome(figures=(), claims=tuple(_claims(results)), notes=tuple(_tables(results)))
 
 
-def _samplers() -> Iterable[dict[str, Any]]:
+def _samplers() -> Iterator[dict[str, Any]]:
     """Exact verification on table models, by where its random numbers come from."""
     seeds = torch.arange(N)
     sources: Mapping[str, dict[str, Any]] = {
@@ -80,6 +75,7 @@ def _samplers() -> Iterable[dict[str, Any]]:
 def _exact(
     z: Tensor, y: Tensor, tokens: Tensor, u: Tensor, source: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
+    """Exact verification, with random numbers from `source`, or the uniforms `u` if it is empty."""
     decided = verify(z, y, tokens, **source or {"uniforms": u})
     return decided.accepted, decided.next_token
 
@@ -102,16 +98,16 @@ def _assisted(samples: int) -> dict[str, Any]:
     return {"name": "transformers' loop", "outputs": samples, "p": p}
 
 
-def _mutants() -> Iterable[dict[str, Any]]:
-    """Wrong verifiers, and whether the trial that is made for them tells."""
+def _mutants() -> Iterator[dict[str, Any]]:
+    """Wrong verifiers, and whether the trial that is made for each catches it."""
     target, draft = TableModel(1), TableModel(101)
     trials: list[tuple[str, Verify, bool]] = [(m.__name__, m, False) for m in mutants.SAMPLING]
     trials.append(("greedy_draft", partial(_exact, source={}), True))
     for name, decide, greedy in trials:
         p = p_value_of(outputs(target, draft, decide, seed=1, greedy=greedy), target)
         yield _trial(name, "chi-square, p", p, caught=p < UNLIKELY)
-    for table in target.tables:
-        table[..., 3] = -torch.inf
+    for logits in target.tables:
+        logits[..., 3] = -torch.inf  # the target excludes token 3
     out = outputs(target, draft, mutants.residual_floor, seed=5)
     impossible = int((out == 3).any(1).sum())
     yield _trial("residual_floor", "impossible outputs", impossible, caught=impossible > 0)
@@ -120,10 +116,11 @@ def _mutants() -> Iterable[dict[str, Any]]:
 
 
 def _trial(name: str, how: str, found: float, *, caught: bool) -> dict[str, Any]:
+    """A row of the results: the wrong verifier, the trial's kind and outcome."""
     return {"name": name.replace("_", " "), "how": how, "found": found, "caught": caught}
 
 
-def _agreement(vocabularies: Sequence[int]) -> Iterable[dict[str, Any]]:
+def _agreement(vocabularies: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Kernels and PyTorch operators against the float64 reference, at equal uniforms."""
     implementations: Mapping[str, Decide] = {
         "kernels": verify,
@@ -148,7 +145,7 @@ def _agreement(vocabularies: Sequence[int]) -> Iterable[dict[str, Any]]:
 
 
 def _batches(rule: Rule) -> dict[str, Any]:
-    """Requests whose outcome another batch around them, or another order, changes."""
+    """How many requests change their outcome in another batch, or in another order."""
     case = agreement.drafted(BATCH, GAMMA, 4099, seed=2)
     seeds, offsets = torch.arange(BATCH) * 7 + 1, torch.arange(BATCH) * 5
     together = torch.stack(verify(*case, rule=rule, seed=seeds, offset=offsets))
@@ -160,73 +157,61 @@ def _batches(rule: Rule) -> dict[str, Any]:
     return {"method": rule.name, "compared": 3 * BATCH, "changed": changed}
 
 
-def _claims(results: Results) -> Iterable[Claim]:
+def _claims(results: Results) -> Iterator[Claim]:
+    """What is claimed of every kind of trial."""
     samplers, caught = results["samplers"], results["mutants"]
     for name in dict.fromkeys(row["name"] for row in samplers):
         rows = [row for row in samplers if row["name"] == name]
-        yield _claim(
-            "exact-chi-square-p",
-            name.replace("'", "").replace(" ", "-"),
+        yield claim(
+            f"speculative.exact-chi-square-p.{name}.measured",
             f"p of {rows[0]['outputs']:,} complete outputs following the target, the smallest of "
             f"{len(rows)} pairs of models, exact verification, {name}",
             [min(row["p"] for row in rows)],
-            Target(least=LEAST_P, source=OWN),
+            Target(least=LEAST_P),
         )
-    yield _claim(
-        "mutants-caught",
-        "all",
+    yield claim(
+        "speculative.mutants-caught.all.measured",
         f"wrong verifiers that a trial catches, of {len(caught)}",
         [sum(row["caught"] for row in caught)],
-        Target(least=len(caught), source=OWN),
+        Target(least=len(caught)),
     )
     for method in METHODS:
         rows = [row for row in results["agreement"] if row["method"] == method]
-        yield _claim(
-            "decisions-unlike-reference",
-            method,
+        yield claim(
+            f"speculative.decisions-unlike-reference.{method}.measured",
             f"sequences that kernels or operators decide unlike the float64 reference of {method}, "
             f"ties left out, of {sum(row['sequences'] for row in rows)}",
             [sum(row["unlike"] for row in rows)],
-            Target(most=0, source=OWN),
+            Target(most=0),
         )
     compared = results["batches"]
-    yield _claim(
-        "tokens-changed-by-batch",
-        "all-methods",
+    yield claim(
+        "speculative.tokens-changed-by-batch.all-methods.measured",
         "requests whose outcome the batch around them changes, at equal seed and offset, of "
         f"{sum(row['compared'] for row in compared)}",
         [sum(row["changed"] for row in compared)],
-        Target(most=0, source=OWN),
+        Target(most=0),
     )
 
 
-def _claim(quantity: str, case: str, what: str, values: list[float], target: Target) -> Claim:
-    return claim(
-        *("speculative", quantity, case, "measured"),
-        what=what,
-        values=values,
-        unit="",
-        target=target,
+def _tables(results: Results) -> Iterator[str]:
+    """The trials of samplers, of wrong verifiers and of implementations, in Markdown."""
+    samplers, caught, agreeing = (results[kind] for kind in ("samplers", "mutants", "agreement"))
+    yield table(
+        ("exact verification", "outputs", "p"),
+        [(row["name"], f"{row['outputs']:,}", f"{row['p']:.3f}") for row in samplers],
     )
-
-
-def _tables(results: Results) -> Iterable[str]:
-    lines = ["| exact verification | outputs | p |", "| --- | --- | --- |"]
-    for row in results["samplers"]:
-        lines.append(f"| {row['name']} | {row['outputs']:,} | {row['p']:.3f} |")
-    yield "\n".join(lines)
-    lines = ["| wrong verifier | trial | found | caught |", "| --- | --- | --- | --- |"]
-    for row in results["mutants"]:
-        verdict = "yes" if row["caught"] else "no"
-        lines.append(f"| {row['name']} | {row['how']} | {row['found']:.2g} | {verdict} |")
-    yield "\n".join(lines)
-    lines = [
-        "| implementation | method | sequences | unlike the reference | ties, left out |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for row in results["agreement"]:
-        lines.append(
-            f"| {row['implementation']} | {row['method']} | {row['sequences']} | {row['unlike']} "
-            f"| {row['ties']} |"
-        )
-    yield "\n".join(lines)
+    yield table(
+        ("wrong verifier", "trial", "found", "caught"),
+        [
+            (row["name"], row["how"], f"{row['found']:.2g}", "yes" if row["caught"] else "no")
+            for row in caught
+        ],
+    )
+    yield table(
+        ("implementation", "method", "sequences", "unlike the reference", "ties, left out"),
+        [
+            [row[key] for key in ("implementation", "method", "sequences", "unlike", "ties")]
+            for row in agreeing
+        ],
+    )

@@ -5,7 +5,7 @@ benchmark's file, if it lies in the current folder. Rows of a call are what a Py
 rows of a CUDA graph are the kernels alone.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,17 @@ from systems import schema
 from systems.figures.claims import Claim, Target, claim
 from systems.figures.draw import Bars, draw
 from systems.figures.experiment import Figure, Outcome, Results
+from systems.figures.text import table
 from systems.runs import record
 from systems.schema import InputError
 
 VOCABULARY, GAMMA = 128_256, 8
 """What the claims are about."""
 REPETITIONS = {"quick": 15, "full": 31}
-OWN = "this project's target"
 COMMAND = "launch bench speculative --device cuda"
 
-ByMethod = dict[str, Row]
+Judged = dict[tuple[int, str], dict[str, Row]]
+"""Rows by method, by batch and dtype."""
 
 
 def measure(level: str, folder: Path) -> Results:
@@ -80,78 +81,65 @@ def _measured(level: str) -> dict[str, Any]:
     }
 
 
-def _judged(rows: Iterable[Row]) -> dict[tuple[int, str], ByMethod]:
-    """Rows of the vocabulary and gamma of the claims, by batch and dtype."""
-    found: dict[tuple[int, str], ByMethod] = {}
+def _judged(rows: Iterable[Row]) -> Judged:
+    """The rows of the vocabulary and gamma that the claims are about."""
+    judged: Judged = {}
     for row in rows:
         if (row.case.vocabulary, row.case.gamma) == (VOCABULARY, GAMMA):
-            found.setdefault((row.case.batch, row.case.dtype), {})[row.method] = row
-    return found
+            judged.setdefault((row.case.batch, row.case.dtype), {})[row.method] = row
+    return judged
 
 
-def _claims(
-    judged: Mapping[tuple[int, str], ByMethod], rows: list[Row], copy: float
-) -> Iterable[Claim]:
+def _claims(judged: Judged, rows: list[Row], copy: float) -> Iterator[Claim]:
+    """What is claimed of every batch and dtype; `copy` is a copy's bytes per second."""
     for (batch, dtype), by in judged.items():
-        where = f"gpu-b-{batch}-{dtype}"
+        case = f"gpu-b-{batch}-{dtype}.measured"
         what = f"V = {VOCABULARY:,}, gamma {GAMMA}, batch {batch}, {dtype}, GPU"
-        ours = by["exact"]
+        ours, theirs = by["exact"], by["transformers"]
         if batch > 1:
-            share = ours.bandwidth() / copy
-            yield _claim(
-                *("exact-bandwidth", where, f"floor's bytes per second over a copy's, {what}"),
-                *(share, "of copy", Target(least=0.85, source=OWN)),
+            yield claim(
+                f"speculative.exact-bandwidth.{case}",
+                f"floor's bytes per second over a copy's, {what}",
+                [ours.bandwidth() / copy],
+                Target(least=0.85, unit="of copy"),
             )
         else:
-            gain = by["transformers"].call_s.median / ours.call_s.median
-            yield _claim(
-                *(
-                    "exact-over-transformers",
-                    where,
-                    f"time of transformers' function over exact's, {what}",
-                ),
-                *(gain, "x", Target(least=10.0, source=OWN)),
+            yield claim(
+                f"speculative.exact-over-transformers.{case}",
+                f"time of transformers' function over exact's, {what}",
+                [theirs.call_s.median / ours.call_s.median],
+                Target(least=10.0, unit="x"),
             )
-            gain = _graph_s(by["two softmaxes"]) / _graph_s(ours)
-            yield _claim(
-                "exact-over-two-softmaxes",
-                where,
+            yield claim(
+                f"speculative.exact-over-two-softmaxes.{case}",
                 f"time of two softmaxes, a gather and a race over exact's, in CUDA graphs, {what}",
-                *(gain, "x", Target(least=2.0, source=OWN)),
+                [_graph_s(by["two softmaxes"]) / _graph_s(ours)],
+                Target(least=2.0, unit="x"),
             )
-        saved = 1 - by["sigmoid"].call_s.median / by["transformers"].call_s.median
-        yield _claim(
-            "sigmoid-less-time",
-            where,
+        yield claim(
+            f"speculative.sigmoid-less-time.{case}",
             f"time that the approximation sigmoid saves of transformers' function, {what}",
-            *(1e2 * saved, "%", Target(least=94, source="arXiv 2406.11016, best of its range")),
+            [1e2 * (1 - by["sigmoid"].call_s.median / theirs.call_s.median)],
+            Target(least=94, source="arXiv 2406.11016, best of its range", unit="%"),
         )
     replayed = [row.graph_equal for row in rows if row.graph_equal is not None]
     if replayed:
-        yield _claim(
-            *("graph-replays-unlike", "gpu", f"replays unlike calls, of {len(replayed)}, GPU"),
-            *(replayed.count(False), "", Target(most=0, source=OWN)),
+        yield claim(
+            "speculative.graph-replays-unlike.gpu.measured",
+            f"replays unlike calls, of {len(replayed)}, GPU",
+            [replayed.count(False)],
+            Target(most=0),
         )
 
 
 def _graph_s(row: Row) -> float:
+    """The median time of a replay of the CUDA graph, or of a call where there is none."""
     return (row.graph_s or row.call_s).median
 
 
-def _claim(quantity: str, case: str, what: str, value: float, unit: str, target: Target) -> Claim:
-    return claim(
-        *("speculative", quantity, case, "measured"),
-        what=what,
-        values=[value],
-        unit=unit,
-        target=target,
-    )
-
-
-def _bandwidth(
-    judged: Mapping[tuple[int, str], ByMethod], machine: Mapping[str, Any], folder: Path
-) -> Figure:
-    methods: tuple[str, ...] = ("two softmaxes", "exact", "sigmoid", "calibrated")
+def _bandwidth(judged: Judged, machine: Mapping[str, Any], folder: Path) -> Figure:
+    """Draw the bandwidth that every method achieves."""
+    methods = ("two softmaxes", "exact", "sigmoid", "calibrated")
     panel = Bars(
         groups=[f"batch {batch}\n{dtype}" for batch, dtype in judged],
         series={m: [[by[m].bandwidth() / 1e9] for by in judged.values()] for m in methods},
@@ -159,9 +147,10 @@ def _bandwidth(
         title=f"V = {VOCABULARY:,}, gamma {GAMMA} (measured)",
         reference=machine["copy"] / 1e9,
     )
-    note = f"CUDA graphs, medians; dashed: a large copy; {machine['gpu']}"
-    return Figure(
-        path=draw(folder / "verification-gpu", [panel], note),
+    return draw(
+        folder / "verification-gpu",
+        [panel],
+        f"CUDA graphs, medians; dashed: a large copy; {machine['gpu']}",
         title="(b) Achieved bandwidth on a GPU",
         tier="measured",
         caption="Bytes of the logits that a method must read, each once, over its time. Large "
@@ -170,18 +159,23 @@ def _bandwidth(
 
 
 def _table(rows: Iterable[Row], machine: Mapping[str, Any]) -> str:
-    lines = [
+    """All rows, in Markdown."""
+    case = ("dtype", "batch", "V", "gamma", "method", "accepted")
+    return table(
+        (*case, "call, us", "graph, us", "of copy"),
+        [
+            (
+                row.case.dtype,
+                row.case.batch,
+                f"{row.case.vocabulary:,}",
+                row.case.gamma,
+                row.method,
+                f"{row.acceptance:.2f}",
+                f"{row.call_s.median * 1e6:.1f}",
+                "" if row.graph_s is None else f"{row.graph_s.median * 1e6:.1f}",
+                f"{row.bandwidth() / machine['copy']:.0%}",
+            )
+            for row in rows
+        ],
         f"{machine['gpu']}, copy {machine['copy'] / 1e9:.0f} GB/s.",
-        "",
-        "| dtype | batch | V | gamma | method | accepted | call, us | graph, us | of copy |",
-        "| --- " * 9 + "|",
-    ]
-    for row in rows:
-        case = row.case
-        graph = "" if row.graph_s is None else f"{row.graph_s.median * 1e6:.1f}"
-        lines.append(
-            f"| {case.dtype} | {case.batch} | {case.vocabulary:,} | {case.gamma} | {row.method} "
-            f"| {row.acceptance:.2f} | {row.call_s.median * 1e6:.1f} | {graph} "
-            f"| {row.bandwidth() / machine['copy']:.0%} |"
-        )
-    return "\n".join(lines)
+    )

@@ -1,7 +1,7 @@
 """What verification does to the output: WER and ROUGE, acceptance, tokens per second by phase."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +15,7 @@ from systems.runs import record
 
 SEEDS = {"quick": 1, "full": 3}
 LIMITS = (1e1, 1e2, 1e3, 1e4, 1e5)
-"""beta of the sigmoid, alpha its negative; the paper takes 1e3 to 1e5."""
+"""The sigmoid's beta, alpha being its negative; the paper takes 1e3 to 1e5."""
 RUNS: Mapping[str, Mapping[str, Any]] = {
     "target alone": {"method": "none"},
     "exact": {"method": "exact"},
@@ -23,11 +23,9 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
     **{f"sigmoid {b:.0e}": {"method": "sigmoid", "alpha": -b, "beta": b} for b in LIMITS},
 }
 PAPER_LIMITS = "sigmoid 1e+04"
-"""The published code's."""
+"""The limits that the published code has."""
 SCORES: Mapping[Task, str] = {"transcribe": "word_error_rate", "summarize": "rouge_1"}
 NAMES = {"word_error_rate": "word error rate", "rouge_1": "ROUGE-1"}
-OWN = "this project's target"
-PAPER = "arXiv 2406.11016"
 SLIGHT = 0.1
 """What we take the paper's "slight accuracy loss" to be at most, of the target alone's score."""
 
@@ -62,56 +60,54 @@ def conclude(results: Results, folder: Path) -> Outcome:
     return Outcome(
         figures=(figures.scores(by_task, scores, folder), figures.phases(by_task, folder)),
         claims=tuple(c for task in tasks for c in _claims(task, by_task[task])),
-        notes=tuple(figures.table(task, by_task[task], scores[task]) for task in tasks),
+        notes=tuple(figures.summary(task, by_task[task], scores[task]) for task in tasks),
     )
 
 
-def _claims(task: Task, runs: Mapping[str, Runs]) -> Iterable[Claim]:
+def _claims(task: Task, runs: Mapping[str, Runs]) -> Iterator[Claim]:
+    """What is claimed of a task's scores, acceptance rates and speed."""
     score = SCORES[task]
-    quantity, name_of_score = score.replace("_", "-"), NAMES[score]
+    name_of_score = NAMES[score]
     for name in ("exact", "calibrated"):
         yield claim(
-            *("speculative", f"{name}-{quantity}-apart", task, "measured"),
-            what=f"{name_of_score} of {name} less the target alone's, over the half width of the "
-            "95 % interval of such a difference",
-            values=[apart(*both, score) for both in _beside(runs, name)],
-            unit="",
-            target=Target(most=1.0, source=OWN),
+            f"speculative.{name}-{score}-apart.{task}.measured",
+            f"{name_of_score} of {name} less the target alone's, over the half width of the 95 % "
+            "interval of such a difference",
+            [apart(*both, score) for both in _beside(runs, name)],
+            Target(most=1.0),
         )
     for name in ("calibrated", PAPER_LIMITS):
         yield claim(
-            *("speculative", f"{name.split()[0]}-{quantity}-lost", task, "measured"),
-            what=f"{name_of_score} that {name} loses of the target alone's",
+            f"speculative.{name.split()[0]}-{score}-lost.{task}.measured",
+            f"{name_of_score} that {name} loses of the target alone's",
+            [lost(*both, score) for both in _beside(runs, name)],
+            Target(
+                most=SLIGHT,
+                source="our reading of arXiv 2406.11016: a slight loss",
+                unit="fraction",
+            ),
             paper="slight accuracy loss (of the sigmoid)",
-            values=[lost(*both, score) for both in _beside(runs, name)],
-            unit="fraction",
-            target=Target(most=SLIGHT, source=f"our reading of {PAPER}: a slight loss"),
         )
     for name in ("calibrated", PAPER_LIMITS):
-        rates = [
-            abs(run["acceptance_rate"] - exact["acceptance_rate"])
-            for run, exact in zip(runs[name], runs["exact"], strict=True)
-        ]
         yield claim(
-            *("speculative", f"{name.split()[0]}-acceptance-apart", task, "measured"),
-            what=f"acceptance rate of {name} less exact's, absolute; near 0: it decides alike",
-            values=rates,
-            unit="fraction",
-            target=Target(most=0.05, source=OWN),
+            f"speculative.{name.split()[0]}-acceptance-apart.{task}.measured",
+            f"acceptance rate of {name} less exact's, absolute; near 0: it decides alike",
+            [
+                abs(run["acceptance_rate"] - exact["acceptance_rate"])
+                for run, exact in zip(runs[name], runs["exact"], strict=True)
+            ],
+            Target(most=0.05, unit="fraction"),
         )
-
     yield claim(
-        *("speculative", "exact-tokens-per-s-over-target-alone", task, "measured"),
-        what=f"tokens per second, end to end, of exact over the target alone's, {task}",
-        values=[
-            run["tokens_per_s"] / alone["tokens_per_s"] for run, alone in _beside(runs, "exact")
-        ],
-        unit="x",
-        target=Target(least=1.0, source=OWN),
+        f"speculative.exact-tokens-per-s-over-target-alone.{task}.measured",
+        f"tokens per second, end to end, of exact over the target alone's, {task}",
+        [run["tokens_per_s"] / alone["tokens_per_s"] for run, alone in _beside(runs, "exact")],
+        Target(least=1.0, unit="x"),
     )
 
 
 def _beside(runs: Mapping[str, Runs], name: str) -> list[tuple[Run, Run]]:
+    """A method's runs, each with the target alone's run of the same seed."""
     return list(zip(runs[name], runs["target alone"], strict=True))
 
 

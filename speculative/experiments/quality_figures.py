@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from speculative.experiments.verification_figures import machine
 from systems.figures.draw import Bars, Panel, draw
 from systems.figures.experiment import Figure
+from systems.figures.text import machine, table
 
 Runs = Sequence[Mapping[str, Any]]
 ByTask = Mapping[str, Mapping[str, Runs]]
@@ -15,7 +15,7 @@ SHOWN = ("target alone", "exact", "calibrated", "sigmoid 1e+04")
 
 
 def scores(by_task: ByTask, score_of: Mapping[str, str], folder: Path) -> Figure:
-    """Figure (c): the task's score and the acceptance rate of every method."""
+    """Draw figure (c): the task's score and the acceptance rate of every method."""
     panels: list[Panel] = []
     for task, runs in by_task.items():
         score = score_of[task]
@@ -34,8 +34,10 @@ def scores(by_task: ByTask, score_of: Mapping[str, str], folder: Path) -> Figure
             ),
         ]
     note = "dots: ends of the 95 % bootstrap interval, and further seeds; sigmoid: beta"
-    return Figure(
-        path=draw(folder / "task-scores", panels, f"{note}, alpha = -beta; {machine()}"),
+    return draw(
+        folder / "task-scores",
+        panels,
+        f"{note}, alpha = -beta; {machine()}",
         title="(c) Word error rate and ROUGE-1",
         tier="measured",
         caption="The target alone, exact verification, and the two approximations. What the "
@@ -44,7 +46,7 @@ def scores(by_task: ByTask, score_of: Mapping[str, str], folder: Path) -> Figure
 
 
 def phases(by_task: ByTask, folder: Path) -> Figure:
-    """Figure (e): tokens per second end to end, and seconds by phase."""
+    """Draw figure (e): tokens per second end to end, and seconds by phase."""
     panels: list[Panel] = []
     for task, runs in by_task.items():
         shown = {name: runs[name] for name in SHOWN}
@@ -70,8 +72,10 @@ def phases(by_task: ByTask, folder: Path) -> Figure:
                 title=f"{task} (measured): by phase",
             ),
         ]
-    return Figure(
-        path=draw(folder / "decoding-phases", panels, f"small trained pairs; {machine()}"),
+    return draw(
+        folder / "decoding-phases",
+        panels,
+        f"small trained pairs; {machine()}",
         title="(e) Decoding, end to end and by phase",
         tier="measured",
         caption=f"Batches of 16; {'; '.join(_gain(*item) for item in by_task.items())}. The models "
@@ -81,7 +85,7 @@ def phases(by_task: ByTask, folder: Path) -> Figure:
 
 
 def _gain(task: str, runs: Mapping[str, Runs]) -> str:
-    """What speculation does to the speed, plainly."""
+    """What exact speculation does to a task's speed, in words."""
     exact, alone = runs["exact"][0], runs["target alone"][0]
     gain = exact["tokens_per_s"] / alone["tokens_per_s"]
     verdict = "slower" if gain < 1 else "faster"
@@ -90,38 +94,47 @@ def _gain(task: str, runs: Mapping[str, Runs]) -> str:
     )
 
 
-def table(task: str, runs: Mapping[str, Runs], score: str) -> str:
+def summary(task: str, runs: Mapping[str, Runs], score: str) -> str:
     """Every method, first seed, in Markdown."""
     (alone, *_), (exact, *_) = runs["target alone"], runs["exact"]
-    lines = [
-        f"{task}: a target of {alone['target_parameters']:,} parameters, a draft of "
-        f"{exact['draft_parameters']:,}, {alone['samples']} test samples.",
-        "",
-        f"| {task} | {score.replace('_', ' ')} | 95 % | acceptance | tokens per target step "
-        "| tokens/s | verify ms per token |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for name, (run, *_) in runs.items():
         value, accepted = run[score], run["acceptance_rate"]
-        lines.append(
-            f"| {name} | {value['value']:.4f} | {value['low']:.4f} to {value['high']:.4f} "
-            f"| {'' if accepted is None else f'{accepted:.3f}'} "
-            f"| {run['tokens_per_target_step']:.2f} | {run['tokens_per_s']:.0f} "
-            f"| {1e3 * run['verify_s'] / run['new_tokens']:.3f} |"
+        rows.append(
+            (
+                name,
+                f"{value['value']:.4f}",
+                f"{value['low']:.4f} to {value['high']:.4f}",
+                "" if accepted is None else f"{accepted:.3f}",
+                f"{run['tokens_per_target_step']:.2f}",
+                f"{run['tokens_per_s']:.0f}",
+                f"{1e3 * run['verify_s'] / run['new_tokens']:.3f}",
+            )
         )
-    return "\n".join(lines)
+    columns = "95 %, acceptance, tokens per target step, tokens/s, verify ms per token"
+    return table(
+        (task, score.replace("_", " "), *columns.split(", ")),
+        rows,
+        f"{task}: a target of {alone['target_parameters']:,} parameters, a draft of "
+        f"{exact['draft_parameters']:,}, {alone['samples']} test samples.",
+    )
 
 
 def _short(name: str) -> str:
+    """A method's name in two lines, for the axis."""
     return name.replace("target alone", "target\nalone").replace("sigmoid ", "sigmoid\n")
 
 
 def _ends(runs: Runs, score: str) -> list[float]:
-    """Values of all seeds between the ends of the first one's interval: the median is a value."""
+    """The values of all seeds between the ends of the first seed's interval.
+
+    As the ends lie outside, the median, which bars show, is a value.
+    """
     first, *others = (run[score] for run in runs)
     values = [first["value"], *(other["value"] for other in others)]
     return [first["low"], *values, first["high"]]
 
 
 def _accepted(runs: Runs) -> list[float]:
+    """The acceptance rates of a method's runs; none where nothing is drafted."""
     return [run["acceptance_rate"] for run in runs if run["acceptance_rate"] is not None]

@@ -13,11 +13,11 @@ COPY = "copy-bandwidth"
 
 @dataclass(frozen=True)
 class Timed:
-    """What was measured."""
+    """The times of all methods over the grid, and the bandwidth of a copy."""
 
     copy_bytes_per_s: float
     rows: Mapping[tuple[str, int, int], Row]
-    """By method, V and gamma."""
+    """The rows by method, V and gamma."""
 
     def speedup(
         self, method: str, vocabulary: int, gamma: int, over: str = "transformers"
@@ -33,11 +33,7 @@ class Timed:
 
 def read(results: Results) -> Timed:
     """Measured rows from what `measure` returned."""
-    rows = [
-        schema.read(Row, dict(row), name)
-        for name, found in results.items()
-        if name != COPY
-        for row in found
-    ]
+    cases = {name: rows for name, rows in results.items() if name != COPY}
+    rows = [schema.read(Row, dict(r), name) for name, rows in cases.items() for r in rows]
     by_point = {(row.method, row.case.vocabulary, row.case.gamma): row for row in rows}
     return Timed(results[COPY][0]["bytes_per_s"], by_point)

@@ -1,6 +1,6 @@
 """Time of the verification region, ours against transformers', over V and gamma; one thread."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,13 @@ from speculative.experiments import verification_figures as figures
 from speculative.experiments.timed import COPY, Timed, read
 from systems import schema
 from systems.figures.claims import Claim, Target, claim
-from systems.figures.experiment import Outcome, Results
-from systems.runs import record
+from systems.figures.experiment import Outcome, Results, measure_once
 
 THREADS = 1
-VOCABULARIES = {
-    "quick": (32_000, 51_865, 128_256),
-    "full": (32_000, 51_865, 128_256, 256_000),
-}
+VOCABULARIES = {"quick": (32_000, 51_865, 128_256), "full": (32_000, 51_865, 128_256, 256_000)}
 GAMMAS = {"quick": (1, 4, 8), "full": (1, 4, 8, 16)}
 REPETITIONS = {"quick": 15, "full": 31}
 
-OWN = "this project's target"
 LEAST_FASTER: Mapping[tuple[str, int, int], float] = {
     ("exact", 32_000, 4): 2.0,
     ("exact", 128_256, 8): 3.0,
@@ -30,7 +25,7 @@ LEAST_FASTER: Mapping[tuple[str, int, int], float] = {
     ("sigmoid", 128_256, 4): 20.0,
     ("sigmoid", 128_256, 8): 20.0,
 }
-"""Times faster than transformers' function, by method, V and gamma."""
+"""How many times faster than transformers' function, by method, V and gamma."""
 METHODS = ("exact", "sigmoid", "calibrated")
 SOURCE = "arXiv 2406.11016"
 
@@ -42,19 +37,20 @@ def cases(level: str) -> Iterable[Case]:
 
 def measure(level: str, folder: Path) -> Results:
     """Time every case; one that an earlier, interrupted run has written stays."""
-    results = {COPY: record.once(folder / f"{COPY}.json", _copy)}
-    for case in cases(level):
-        name = f"v-{case.vocabulary}-gamma-{case.gamma}"
-        find = partial(_rows, case, REPETITIONS[level])
-        results[name] = record.once(folder / f"{name}.json", find, told=name)
-    return results
+    parts = {
+        f"v-{case.vocabulary}-gamma-{case.gamma}": partial(_rows, case, REPETITIONS[level])
+        for case in cases(level)
+    }
+    return measure_once(folder, {COPY: _copy, **parts})
 
 
 def _copy() -> list[dict[str, float]]:
+    """The bandwidth of a copy on this machine."""
     return [{"bytes_per_s": bench.copy_bandwidth("cpu", THREADS)}]
 
 
 def _rows(case: Case, repetitions: int) -> Any:
+    """The times of every method on one case."""
     return schema.dump(bench.measure(case, repetitions))
 
 
@@ -64,51 +60,37 @@ def conclude(results: Results, folder: Path) -> Outcome:
     return Outcome(
         figures=(figures.improvement(timed, folder), figures.bandwidth(timed, folder)),
         claims=tuple(_claims(timed)),
-        notes=(figures.table(timed),),
+        notes=(figures.summary(timed),),
     )
 
 
-def _claims(timed: Timed) -> Iterable[Claim]:
+def _claims(timed: Timed) -> Iterator[Claim]:
+    """What is claimed of single points, of the slowest point and of the whole grid."""
     for (method, vocabulary, gamma), least in LEAST_FASTER.items():
-        yield _claim(
-            f"{method}-over-transformers",
-            f"v-{vocabulary}-gamma-{gamma}",
+        yield claim(
+            f"speculative.{method}-over-transformers.v-{vocabulary}-gamma-{gamma}.measured",
             f"time of transformers' function over {method}'s, V = {vocabulary:,}, gamma {gamma}",
             [timed.speedup(method, vocabulary, gamma)],
-            Target(least=least, source=OWN),
+            Target(least=least, unit="x"),
         )
     for method in METHODS:
-        yield _claim(
-            f"{method}-over-transformers",
-            "slowest-point",
+        yield claim(
+            f"speculative.{method}-over-transformers.slowest-point.measured",
             f"the same of {method} at the point of the grid where it gains least: no regression",
             [min(timed.speedup(method, *point) for point in timed.grid())],
-            Target(least=1.0, source=OWN),
+            Target(least=1.0, unit="x"),
         )
-    yield _claim(
-        "calibrated-over-exact",
-        "v-128256-gamma-8",
+    yield claim(
+        "speculative.calibrated-over-exact.v-128256-gamma-8.measured",
         "exact's time over the calibrated method's, V = 128,256, gamma 8",
         [timed.speedup("calibrated", 128_256, 8, over="exact")],
-        Target(least=1.0, source=OWN),
+        Target(least=1.0, unit="x"),
     )
     for method, (low, high) in figures.PAPER.items():
-        gains = [1e2 * (1 - 1 / timed.speedup(method, *point)) for point in timed.grid()]
         yield claim(
-            *("speculative", f"{method}-less-time", "grid", "measured"),
-            what=f"time that {method} saves of transformers' function, median over V and gamma",
+            f"speculative.{method}-less-time.grid.measured",
+            f"time that {method} saves of transformers' function, median over V and gamma",
+            [1e2 * (1 - 1 / timed.speedup(method, *point)) for point in timed.grid()],
+            Target(least=low, source=f"{SOURCE}, least of its range", unit="%"),
             paper=f"{low} to {high} % (GPU, profiling time)",
-            values=gains,
-            unit="%",
-            target=Target(least=low, source=f"{SOURCE}, least of its range"),
         )
-
-
-def _claim(quantity: str, case: str, what: str, values: Sequence[float], target: Target) -> Claim:
-    return claim(
-        *("speculative", quantity, case, "measured"),
-        what=what,
-        values=values,
-        unit="x",
-        target=target,
-    )

@@ -5,7 +5,7 @@ from pathlib import Path
 from speculative.experiments.timed import Timed
 from systems.figures.draw import Bars, draw
 from systems.figures.experiment import Figure
-from systems.runs import record
+from systems.figures.text import machine, table
 
 PAPER = {"exact": (6, 13), "sigmoid": (37, 94)}
 """Percent less profiling time than the plain implementation, on GPUs."""
@@ -13,7 +13,7 @@ SETTING = "batch 1, float32, one thread; self time, median; methods take turns"
 
 
 def improvement(timed: Timed, folder: Path) -> Figure:
-    """Figure (a): percent less time than transformers' function, over V and gamma."""
+    """Draw figure (a): percent less time than transformers' function, over V and gamma."""
     vocabularies, gammas = _axes(timed)
     panels = [
         Bars(
@@ -30,8 +30,10 @@ def improvement(timed: Timed, folder: Path) -> Figure:
         )
         for method in ("exact", "sigmoid", "calibrated")
     ]
-    return Figure(
-        path=draw(folder / "verification-improvement", panels, f"{SETTING}; {machine()}"),
+    return draw(
+        folder / "verification-improvement",
+        panels,
+        f"{SETTING}; {machine()}",
         title="(a) Verification against transformers' function",
         tier="measured",
         caption="Percent of transformers' time that is saved; bands are what the paper reports for "
@@ -41,7 +43,7 @@ def improvement(timed: Timed, folder: Path) -> Figure:
 
 
 def bandwidth(timed: Timed, folder: Path) -> Figure:
-    """Figure (b): bytes that must move per second, against a copy's."""
+    """Draw figure (b): bytes that must move per second, against a copy's."""
     vocabularies, gammas = _axes(timed)
     gamma = 8 if 8 in gammas else gammas[-1]
     floors = {
@@ -62,8 +64,10 @@ def bandwidth(timed: Timed, folder: Path) -> Figure:
         for floor, methods in floors.items()
     ]
     note = f"dashed: a large copy, read and written, {timed.copy_bytes_per_s / 1e9:.1f} GB/s"
-    return Figure(
-        path=draw(folder / "verification-bandwidth", panels, f"{note}; {SETTING}; {machine()}"),
+    return draw(
+        folder / "verification-bandwidth",
+        panels,
+        f"{note}; {SETTING}; {machine()}",
         title="(b) Achieved bandwidth",
         tier="measured",
         caption="Bytes of the logits that a method must read, each once, over its time. Exact "
@@ -71,26 +75,18 @@ def bandwidth(timed: Timed, folder: Path) -> Figure:
     )
 
 
-def table(timed: Timed) -> str:
+def summary(timed: Timed) -> str:
     """Every time, in Markdown."""
     names = list(dict.fromkeys(method for method, _, _ in timed.rows))
-    lines = [
-        f"| V | gamma | {' | '.join(f'{name}, us' for name in names)} | accepted |",
-        "| --- " * (len(names) + 3) + "|",
-    ]
-    for v, g in timed.grid():
-        times = [f"{timed.rows[name, v, g].call_s.median * 1e6:.0f}" for name in names]
-        accepted = timed.rows["exact", v, g].acceptance
-        lines.append(f"| {v:,} | {g} | {' | '.join(times)} | {accepted:.2f} |")
-    return "\n".join(lines)
-
-
-def machine() -> str:
-    """What the measurements were taken on."""
-    here = record.environment()
-    return f"{here['processor']}, {here['cores']} cores, torch {here['packages']['torch']}"
+    rows = []
+    for v, gamma in timed.grid():
+        times = [f"{timed.rows[name, v, gamma].call_s.median * 1e6:.0f}" for name in names]
+        accepted = f"{timed.rows['exact', v, gamma].acceptance:.2f}"
+        rows.append((f"{v:,}", gamma, *times, accepted))
+    return table(("V", "gamma", *(f"{name}, us" for name in names), "accepted"), rows)
 
 
 def _axes(timed: Timed) -> tuple[list[int], list[int]]:
+    """All vocabularies and all gammas that were timed, in order."""
     vocabularies, gammas = zip(*timed.grid(), strict=True)
     return sorted(set(vocabularies)), sorted(set(gammas))

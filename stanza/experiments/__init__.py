@@ -3,12 +3,7 @@
 Targets stand in the code beside their sources.
 """
 
-from stanza.experiments import (
-    digits,
-    grid,
-    planner,
-    scale,
-)
+from stanza.experiments import digits, grid, planner, scale
 from stanza.experiments.paper import PAPER as PAPER
 from stanza.experiments.targets import CLUSTER
 from systems.figures.experiment import Experiment

@@ -7,12 +7,19 @@ from typing import Any
 
 from systems.figures.draw import Bars, Lines, draw
 from systems.figures.experiment import Figure, Results
+from systems.figures.text import table
 
 SHARED = "4 ranks on one machine share its cores and talk over loopback"
+SMALLEST_DRAWN = 1e-9
+"""Smaller differences of the loss are drawn at this one, as the axis is logarithmic."""
 
 
 def busiest(run: Mapping[str, Any], kind: str) -> float | None:
-    """Bytes per step of the busiest rank in one direction: the "table"'s, or "tcp" as counted."""
+    """The bytes per step of the busiest rank in one direction.
+
+    `kind` is "table" for those of the traffic table, or "tcp" for those that the kernel counted,
+    which are None where it does not count.
+    """
     values = [row[f"{kind}_{way}"] for row in run["bytes_per_step"] for way in ("sent", "received")]
     return None if None in values else max(values)
 
@@ -23,22 +30,18 @@ def relative_gaps(ours: Sequence[float], theirs: Sequence[float]) -> list[float]
 
 
 def throughput(values: Mapping[str, Sequence[float]], folder: Path) -> Figure:
-    """Samples per second of every scheme, every repetition shown."""
-    path = draw(
-        folder / "digits-throughput",
-        [
-            Bars(
-                groups=list(values),
-                series={"throughput": list(values.values())},
-                unit="samples/s",
-                title="Digits, global batch 96, 4 ranks (measured)",
-                value_format="{:,.0f}",
-            )
-        ],
-        f"bars: median over repetitions, dots: each; cases alternate; {SHARED}",
+    """Draw the samples per second of every scheme, every repetition shown."""
+    bars = Bars(
+        groups=list(values),
+        series={"throughput": list(values.values())},
+        unit="samples/s",
+        title="Digits, global batch 96, 4 ranks (measured)",
+        value_format="{:,.0f}",
     )
-    return Figure(
-        path=path,
+    return draw(
+        folder / "digits-throughput",
+        [bars],
+        f"bars: median over repetitions, dots: each; cases alternate; {SHARED}",
         title="Throughput on digits",
         tier="measured",
         caption=f"Samples per second in the measured window. {SHARED}: this is no cluster, the "
@@ -47,38 +50,35 @@ def throughput(values: Mapping[str, Sequence[float]], folder: Path) -> Figure:
 
 
 def losses(results: Results, folder: Path) -> Figure:
-    """Training loss of every scheme, and its difference to one process's."""
+    """Draw the training loss of every scheme, and its difference from one process's."""
     curves = {name: runs[0]["loss"] for name, runs in results.items()}
     alone = curves["single"]
-    steps = range(len(alone))
+    smooth = {name: (range(len(alone)), _smooth(loss)) for name, loss in curves.items()}
+    gaps = {
+        name: (range(60), [max(g, SMALLEST_DRAWN) for g in relative_gaps(loss[:60], alone[:60])])
+        for name, loss in curves.items()
+        if name != "single"
+    }
     panels = [
-        Lines(
-            series={name: (list(steps), _smooth(losses)) for name, losses in curves.items()},
-            x_label="step",
-            y_label="training loss (mean of 10 steps)",
-            title="Digits, global batch 96, seed 0 (measured)",
-            logarithmic=True,
-        ),
-        Lines(
-            series={
-                name: (list(range(60)), [max(g, 1e-9) for g in relative_gaps(c[:60], alone[:60])])
-                for name, c in curves.items()
-                if name != "single"
-            },
-            x_label="step",
-            y_label="relative difference of the loss",
-            title="Against one process on the whole batch (measured)",
-            logarithmic=True,
-        ),
+        Lines(series=series, x_label="step", y_label=label, title=title, logarithmic=True)
+        for series, label, title in (
+            (
+                smooth,
+                "training loss (mean of 10 steps)",
+                "Digits, global batch 96, seed 0 (measured)",
+            ),
+            (
+                gaps,
+                "relative difference of the loss",
+                "Against one process on the whole batch (measured)",
+            ),
+        )
     ]
-    path = draw(
+    return draw(
         folder / "digits-loss",
         panels,
         "same data order, same seed, same learning rate for every scheme; differences below 1e-9 "
         "are drawn at 1e-9",
-    )
-    return Figure(
-        path=path,
         title="Loss curves",
         tier="measured",
         caption="All schemes compute the same synchronous SGD steps: left, the curves lie over "
@@ -88,31 +88,28 @@ def losses(results: Results, folder: Path) -> Figure:
 
 
 def _smooth(values: Sequence[float], width: int = 10) -> list[float]:
+    """The mean of every value and the `width` - 1 values before it, as far as there are any."""
     windows = (values[max(0, i - width + 1) : i + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]
 
 
 def bytes_per_step(results: Results, folder: Path) -> Figure:
-    """Bytes of the busiest rank: the traffic table's, and those that the kernel counted."""
+    """Draw the bytes of the busiest rank: the traffic table's, and those the kernel counted."""
     names = [name for name in results if name != "single"]
-    table = [[(busiest(results[name][0], "table") or 0.0) / 1e6] for name in names]
+    by_table = [[(busiest(results[name][0], "table") or 0.0) / 1e6] for name in names]
     counted = [[(busiest(run, "tcp") or 0.0) / 1e6 for run in results[name]] for name in names]
-    path = draw(
+    bars = Bars(
+        groups=names,
+        series={"traffic table": by_table, "counted by the kernel (TCP)": counted},
+        unit="MB per step, busiest rank, one direction",
+        title="Bytes on the wire, digits, 4 ranks (measured)",
+        value_format="{:.2f}",
+    )
+    return draw(
         folder / "digits-bytes",
-        [
-            Bars(
-                groups=names,
-                series={"traffic table": table, "counted by the kernel (TCP)": counted},
-                unit="MB per step, busiest rank, one direction",
-                title="Bytes on the wire, digits, 4 ranks (measured)",
-                value_format="{:.2f}",
-            )
-        ],
+        [bars],
         "table: the paper's, from parameter and activation sizes; count: TCP_INFO of every rank's "
         "sockets over the measured window",
-    )
-    return Figure(
-        path=path,
         title="Bytes per step",
         tier="measured",
         caption="The network traffic that layer separation saves, counted where it happens. "
@@ -120,32 +117,33 @@ def bytes_per_step(results: Results, folder: Path) -> Figure:
     )
 
 
-def table(results: Results) -> str:
-    """Throughput, step time, prediction and accuracy of every scheme, in Markdown."""
-    lines = [
-        "| scheme | samples/s | step ms, median | predicted ms | test accuracy | n |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+def summary(results: Results) -> str:
+    """The throughput, step time, prediction and accuracy of every scheme, in Markdown."""
+    rows = []
     for name, runs in results.items():
-        predicted = runs[0]["predicted_step_s"]
-        lines.append(
-            f"| {name} | {median(r['samples_per_s'] for r in runs):,.0f} "
-            f"| {median(r['step_s']['median'] for r in runs) * 1e3:.2f} "
-            f"| {'n/a' if predicted is None else f'{predicted * 1e3:.2f}'} "
-            f"| {median(r['test_accuracy'] for r in runs):.2%} | {len(runs)} |"
+        predicted_s = runs[0]["predicted_step_s"]
+        rows.append(
+            (
+                name,
+                f"{median(r['samples_per_s'] for r in runs):,.0f}",
+                f"{median(r['step_s']['median'] for r in runs) * 1e3:.2f}",
+                "n/a" if predicted_s is None else f"{predicted_s * 1e3:.2f}",
+                f"{median(r['test_accuracy'] for r in runs):.2%}",
+                len(runs),
+            )
         )
-    return "\n".join(lines)
+    columns = ("scheme", "samples/s", "step ms, median", "predicted ms", "test accuracy", "n")
+    return table(columns, rows)
 
 
-def orders(results: Results) -> str:
-    """Schemes from fast to slow, as predicted and as measured."""
-    planned = {n: runs for n, runs in results.items() if runs[0]["predicted_step_s"]}
-
-    def order(seconds: Mapping[str, float]) -> str:
-        return ", ".join(sorted(seconds, key=lambda name: seconds[name]))
-
-    predicted = order({n: runs[0]["predicted_step_s"] for n, runs in planned.items()})
-    measured = order({n: median(r["step_s"]["median"] for r in v) for n, v in planned.items()})
+def orders(planned: Results) -> str:
+    """The schemes that have a prediction, from fast to slow, as predicted and as measured."""
+    predicted_s = {name: runs[0]["predicted_step_s"] for name, runs in planned.items()}
+    measured_s = {n: median(r["step_s"]["median"] for r in runs) for n, runs in planned.items()}
+    predicted, measured = (
+        ", ".join(sorted(seconds, key=lambda name: seconds[name]))
+        for seconds in (predicted_s, measured_s)
+    )
     return (
         f"From fast to slow, predicted: {predicted}. Measured: {measured}. The planner knows "
         "nodes of their own; where ranks share cores, moving bytes costs compute, which it does "

@@ -1,41 +1,30 @@
 """The grid of emulated runs: the paper's models by every scheme, on emulated nodes at 10 Gb/s.
 
-Every point is known twice: played by the simulator, and run by the trainer over shaped links. Here
-is what is run, and what is claimed of it.
+Every point of the grid is known twice: played by the simulator, and run by the trainer over shaped
+links. This file says what is run and reads the results; `grid_claims` judges them.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
 from stanza.experiments.simulated import at_rate
-from stanza.experiments.targets import (
-    AUTO,
-    CLUSTER,
-    MODELS,
-    OVER_DDP,
-    SPEEDUP_SOURCE,
-    SPEEDUP_TARGETS,
-)
+from stanza.experiments.targets import AUTO, CLUSTER, MODELS
 from stanza.options import Options
 from systems.clusters.cluster import load
-from systems.figures.claims import Claim, Target, claim
-from systems.figures.experiment import Case, Comparison, Results
+from systems.figures.experiment import Case, Comparison, Level, Results, compare_step_times
+from systems.figures.text import table
 
 NODES = 10
-"""Of the paper's cluster."""
+"""The nodes of the paper's cluster."""
 FEWER_NODES = 4
 SWEEP_NODES = (2, 6, 8)
 """More sizes at which the schemes of the figure over nodes are emulated."""
 MOST_FC_WORKERS = 5
 WARM_UP_STEPS, MEASURED_STEPS = 2, 3
 AGREE = 0.1
-"""Simulation and emulation should agree this well ..."""
-AGREEING = 0.9
-"""... on this part of the grid."""
-OVER_PIPELINED = {"alexnet": 10.0, "vgg16": 4.5, "resnet50": 1.2, "inception-v3": 1.2}
-"""Against one-server pipelined PS: this project's targets."""
+"""Simulation and emulation should agree this well."""
 
 _PS = {"scheme": "ps", "ps_mode": "pipelined"}
 SCHEMES: dict[str, dict[str, Any]] = {
@@ -70,47 +59,38 @@ def case_name(model: str, scheme: str, nodes: int, gigabits: float | None = None
     return f"{model} {scheme} {nodes}" + ("" if gigabits is None else f" at {gigabits:g}g")
 
 
-def _case(model: str, scheme: str, nodes: int, level: Any, gigabits: float | None = None) -> Case:
-    known = SCHEMES | MODES
-    chosen = known[scheme] if scheme in known else {"fc_workers": int(scheme.split("=")[1])}
+def _case(model: str, scheme: str, nodes: int, level: Level, gigabits: float | None = None) -> Case:
+    """A point of the grid; a scheme "stanza f=5" that has no entry has that many FC workers."""
+    named = SCHEMES | MODES
+    changes = named[scheme] if scheme in named else {"fc_workers": int(scheme.split("=")[1])}
     steps = WARM_UP_STEPS + MEASURED_STEPS
     options = Options(model=model, steps=steps, warm_up_steps=WARM_UP_STEPS)
     return Case(
         name=case_name(model, scheme, nodes, gigabits),
-        options=dataclasses.replace(options, **chosen),
+        options=dataclasses.replace(options, **changes),
         nodes=nodes,
         cluster=None if gigabits is None else at_rate(load(CLUSTER), gigabits),
         level=level,
     )
 
 
-CASES = (
-    *(_case(model, scheme, NODES, "quick") for model in MODELS for scheme in SCHEMES),
-    *(_case(model, scheme, FEWER_NODES, "full") for model in MODELS for scheme in SCHEMES),
-    *(
-        _case(model, scheme, nodes, "full")
-        for model in MODELS
-        for scheme in OVER_NODES
-        for nodes in SWEEP_NODES
-    ),
-    *(
-        _case(model, f"stanza f={f}", NODES, "full")
-        for model in MODELS
-        for f in range(3, MOST_FC_WORKERS + 1)
-    ),
-    *(
-        _case(model, mode, NODES, "full")
-        for model in MODELS
-        for mode in MODES
-        if model != "inception-v3" or "columns" not in mode  # its FC part is no chain
-    ),
-    *(
-        _case(model, scheme, NODES, "full", gigabits)
-        for model in MODELS
-        for scheme in ("ddp", "auto")
-        for gigabits in GIGABITS
-    ),
-)
+def _cases(model: str) -> Iterator[Case]:
+    """All points of a model."""
+    for scheme in SCHEMES:
+        yield _case(model, scheme, NODES, "quick")
+        yield _case(model, scheme, FEWER_NODES, "full")
+    for scheme in OVER_NODES:
+        yield from (_case(model, scheme, nodes, "full") for nodes in SWEEP_NODES)
+    for scheme in ("ddp", "auto"):
+        yield from (_case(model, scheme, NODES, "full", gigabits) for gigabits in GIGABITS)
+    for f in range(3, MOST_FC_WORKERS + 1):
+        yield _case(model, f"stanza f={f}", NODES, "full")
+    for mode in MODES:
+        if model != "inception-v3" or "columns" not in mode:  # its FC part is no chain
+            yield _case(model, mode, NODES, "full")
+
+
+CASES = tuple(case for model in MODELS for case in _cases(model))
 
 
 def emulated_s(run: Mapping[str, Any]) -> float:
@@ -142,85 +122,17 @@ def compared(results: Results) -> dict[str, tuple[float, float]]:
 
 
 def comparisons(results: Results) -> list[Comparison]:
-    """The same points, for the report."""
+    """Simulated and emulated step time of the same points, for the report."""
     return [
-        Comparison(
-            what=f"{name} nodes: step time",
-            predicted=simulated_s * 1e3,
+        compare_step_times(
+            f"{name} nodes",
+            simulated_s,
+            [emulated_s(run) for run in results[name]],
             predicted_by="simulator",
-            found=step_s * 1e3,
-            unit="ms",
             tier="emulated",
-            n=len(results[name]),
         )
-        for name, (simulated_s, step_s) in compared(results).items()
+        for name, (simulated_s, _) in compared(results).items()
     ]
-
-
-def claims(results: Results) -> list[Claim]:
-    """Agreement of the two tiers, and emulated speed-ups."""
-    points = compared(results)
-    if not points:
-        return []
-    agreeing = [abs(emulated / simulated - 1) <= AGREE for simulated, emulated in points.values()]
-    agreement = claim(
-        "stanza",
-        "emulated-agrees-with-simulated",
-        "grid",
-        "emulated",
-        what=f"part of {len(points)} points (model x scheme x nodes, 10 Gb/s) whose emulated and "
-        "simulated step times are within 10 % of each other",
-        values=[sum(agreeing) / len(agreeing)],
-        unit="fraction",
-        target=Target(least=AGREEING, source="this project's target"),
-    )
-    return [agreement, *(c for model in MODELS for c in _speedups(model, results))]
-
-
-def _speedups(model: str, results: Results) -> list[Claim]:
-    targets = {
-        "ps-blocking": Target(least=SPEEDUP_TARGETS[model], source=SPEEDUP_SOURCE),
-        "ps-pipelined": Target(least=OVER_PIPELINED[model], source="this project's target"),
-        "ps-sharded": Target(least=0.98, source="f = 0 is among the choices; within 2 %"),
-        "ddp": Target(least=OVER_DDP[model], source="this project's target"),
-    }
-    return [
-        *_least_over_ddp(model, results),
-        *(_speedup(model, results, scheme, target) for scheme, target in targets.items()),
-    ]
-
-
-def _least_over_ddp(model: str, results: Results) -> list[Claim]:
-    by_rate = over_rates(results, model, "ddp")
-    if len(by_rate) < 2:
-        return []
-    rates = ", ".join(f"{rate:g}" for rate in by_rate)
-    return [
-        claim(
-            "stanza",
-            "least-speedup-over-ddp",
-            model,
-            "emulated",
-            what=f"the least of auto over DDP at {rates} Gb/s, {NODES} nodes",
-            values=[min(by_rate.values())],
-            unit="x",
-            target=Target(least=0.98, source="f = 0 is among the choices; within 2 %"),
-        )
-    ]
-
-
-def _speedup(model: str, results: Results, scheme: str, target: Target) -> Claim:
-    return claim(
-        "stanza",
-        f"speedup-over-{scheme}",
-        model,
-        "emulated",
-        what=f"throughput of the planner's choice over {scheme}, {NODES} nodes, 10 Gb/s, float32",
-        values=speedups(results, model, scheme),
-        unit="x",
-        target=target,
-        paper="1.34x to 13.9x" if scheme.startswith("ps") else None,
-    )
 
 
 def speedups(
@@ -234,72 +146,70 @@ def speedups(
 
 def over_rates(results: Results, model: str, over: str) -> dict[float, float]:
     """Emulated speed-up of the planner's choice by link rate in Gb/s, as far as it was run."""
-    rates: dict[float, float | None] = {10: None, **{rate: rate for rate in GIGABITS}}
+    in_names: dict[float, float | None] = {10: None, **{rate: rate for rate in GIGABITS}}
     return {
-        rate: median(speedups(results, model, over, gigabits=given))
-        for rate, given in sorted(rates.items())
-        if case_name(model, over, NODES, given) in results
+        rate: median(speedups(results, model, over, gigabits=in_name))
+        for rate, in_name in sorted(in_names.items())
+        if case_name(model, over, NODES, in_name) in results
     }
 
 
-def table(results: Results) -> str:
-    """The grid, point by point; a point that is off is marked."""
-    lines = [
-        "Step times of the grid, milliseconds; `off` marks more than 10 % between the two tiers:",
-        "",
-        "| model, scheme, nodes | simulated | emulated [quartiles] | ratio | scale | dilate |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+def points_table(results: Results) -> str:
+    """The grid in Markdown, point by point; a point where the tiers disagree is marked."""
+    rows = []
     for name, (simulated_s, step_s) in compared(results).items():
         run = results[name][0]
-        step, emulation = run["step_s"], run["emulation"]
+        low, high = (run["step_s"][end] * 1e3 for end in ("low", "high"))
         ratio = step_s / simulated_s
-        mark = " **off**" if abs(ratio - 1) > AGREE else ""
-        lines.append(
-            f"| {name} | {simulated_s * 1e3:.1f} | {step_s * 1e3:.1f} "
-            f"[{step['low'] * 1e3:.1f}, {step['high'] * 1e3:.1f}] | {ratio:.3f}{mark} "
-            f"| {emulation.get('scale', 1):.3g} | {emulation.get('dilate', 1):.3g} |"
+        scale, dilate = (run["emulation"].get(factor, 1) for factor in ("scale", "dilate"))
+        rows.append(
+            (
+                name,
+                f"{simulated_s * 1e3:.1f}",
+                f"{step_s * 1e3:.1f} [{low:.1f}, {high:.1f}]",
+                f"{ratio:.3f}" + (" **off**" if abs(ratio - 1) > AGREE else ""),
+                f"{scale:.3g}",
+                f"{dilate:.3g}",
+            )
         )
-    return "\n".join(lines)
+    return table(
+        ("model, scheme, nodes", "simulated", "emulated [quartiles]", "ratio", "scale", "dilate"),
+        rows,
+        "Step times of the grid, milliseconds; `off` marks more than 10 % between the two tiers:",
+    )
 
 
 def modes_table(results: Results) -> str:
-    """What every mode gains over DDP, by both tiers."""
-    lines = [
+    """What every mode gains over DDP, by both tiers, in Markdown."""
+    modes = ("as published", "stanza f=1", "stanza f=2", *MODES, "auto")
+    rows = [(mode, *(_gain(results, model, mode) for model in MODELS)) for mode in modes]
+    return table(
+        ("mode", *MODELS),
+        [row for row in rows if any(row[1:])],
         "What Stanza's modes gain over DDP, 10 nodes, 10 Gb/s (emulated; simulated):",
-        "",
-        "| mode | " + " | ".join(MODELS) + " |",
-        "| --- " * (len(MODELS) + 1) + "|",
-    ]
-    for mode in ("as published", "stanza f=1", "stanza f=2", *MODES, "auto"):
-        cells = [_gain(results, model, mode) for model in MODELS]
-        if any(cells):
-            lines.append(f"| {mode} | " + " | ".join(cell or "" for cell in cells) + " |")
-    return "\n".join(lines)
+    )
 
 
-def _gain(results: Results, model: str, mode: str) -> str | None:
+def _gain(results: Results, model: str, mode: str) -> str:
+    """The throughput of a mode over DDP's, emulated and simulated; empty if it was not run."""
     runs, ddp = (results.get(case_name(model, name, NODES)) for name in (mode, "ddp"))
     if not runs or not ddp:
-        return None
+        return ""
     played = [run["samples_per_step"] / run["simulated_step_s"] for run in (runs[0], ddp[0])]
     emulated = throughput(runs[0]) / throughput(ddp[0])
     return f"{emulated:.2f}x; {played[0] / played[1]:.2f}x"
 
 
 def calibration(results: Results) -> str:
-    """What the emulated links gave, for the report."""
-    found: dict[int, Mapping[str, Any]] = {}
+    """What the emulated links gave, in a sentence for each size of the cluster."""
+    by_nodes: dict[int, Mapping[str, Any]] = {}
     for runs in results.values():
         measured = runs[0]["calibration"]
-        found[len(measured["rate_bits_per_s"])] = measured
-    return " ".join(_calibrated(nodes, found[nodes]) for nodes in sorted(found))
-
-
-def _calibrated(nodes: int, measured: Mapping[str, Any]) -> str:
-    ratios: Sequence[float] = measured["send_receive"]
-    return (
+        by_nodes[len(measured["rate_bits_per_s"])] = measured
+    return " ".join(
         f"Links of {nodes} nodes at {measured['rate_bits_per_s'][0] / 1e9:.3g} Gb/s, measured over "
-        f"ideal time: send and receive {min(ratios):.3f} to {max(ratios):.3f}, all-reduce "
-        f"{measured['all_reduce']:.3f}; latency {measured['latency_s'] * 1e3:.2f} ms."
+        f"ideal time: send and receive {min(measured['send_receive']):.3f} to "
+        f"{max(measured['send_receive']):.3f}, all-reduce {measured['all_reduce']:.3f}; latency "
+        f"{measured['latency_s'] * 1e3:.2f} ms."
+        for nodes, measured in sorted(by_nodes.items())
     )

@@ -1,7 +1,7 @@
 """The paper's models on the paper's cluster, as the planner predicts them: nothing is run."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stanza.experiments.targets import (
@@ -11,87 +11,78 @@ from stanza.experiments.targets import (
     MODELS,
     PAPER,
     PAPER_RANGE,
+    RANGE_WORDS,
     SPEEDUP_SOURCE,
     SPEEDUP_TARGETS,
 )
 from stanza.options import Options
-from stanza.planner.plan import (
-    WORTH_IT,
-    load_profile,
-    plan,
-    predict_all,
-)
+from stanza.planner.plan import WORTH_IT, load_profile, plan, predict_all
 from stanza.planner.predict import Prediction
 from systems.clusters import cluster
 from systems.figures.claims import Claim, Target, claim
 from systems.figures.draw import Bars, draw
 from systems.figures.experiment import Figure, Outcome, Results
+from systems.figures.text import table
+
+PUBLISHED, MICRO_BATCHES = "Stanza as published (m=1)", "Stanza with micro-batches"
 
 
 def conclude(results: Results, folder: Path) -> Outcome:
-    """The planner's predictions on the paper's cluster, from measured V100-like profiles."""
+    """Draw and judge the planner's predictions on the paper's cluster, from its GPUs' profiles."""
     del results  # nothing was run
     target = cluster.load(CLUSTER)
     rows = {name: _planned(name, target) for name in MODELS}
-    path = _draw(rows, folder)
-    claims: list[Claim] = []
-    for name in MODELS:
-        claims += _planner_claims(name, rows[name])
     return Outcome(
-        figures=(
-            Figure(
-                path=path,
-                title="The planner's speed-ups at paper scale",
-                tier="simulated",
-                caption="Predicted throughput ratios; the hatched band is the paper's range, to "
-                "be compared with Stanza as published. Micro-batches are this project's addition, "
-                "and the profiles, taken at one batch size, charge nothing for small ones: read "
-                "those bars as upper bounds.",
-            ),
-        ),
-        claims=tuple(claims),
-        notes=(_planner_table(rows),),
+        figures=(_draw(rows, folder),),
+        claims=tuple(c for name, row in rows.items() for c in _claims(name, row)),
+        notes=(_table(rows),),
     )
 
 
-def _draw(rows: Mapping[str, Mapping[str, float]], folder: Path) -> Path:
-    """Speed-ups from every model's row of `_planned`."""
-    columns = ("Stanza as published (m=1)", "Stanza with micro-batches", "auto")
+def _draw(rows: Mapping[str, Mapping[str, float]], folder: Path) -> Figure:
+    """Draw the speed-ups of every model's row of `_planned`."""
+    columns = (PUBLISHED, MICRO_BATCHES, "auto")
     over_ps = {
-        column: [[rows[name][column] / rows[name]["ps-blocking"]] for name in MODELS]
-        for column in columns
+        column: [[row[column] / row["ps-blocking"]] for row in rows.values()] for column in columns
     }
     over_best = {
-        column: [[rows[name][column] / _best_baseline(rows[name])] for name in MODELS]
-        for column in columns
+        column: [[row[column] / _best_baseline(row)] for row in rows.values()] for column in columns
     }
+    panels = [
+        Bars(
+            groups=MODELS,
+            series=over_ps,
+            unit="speed-up (x)",
+            title="Over one parameter server, blocking (simulated)",
+            paper_range=PAPER_RANGE,
+            reference=1.0,
+            logarithmic=True,
+        ),
+        Bars(
+            groups=MODELS,
+            series=over_best,
+            unit="speed-up (x)",
+            title="Over the best baseline (simulated)",
+            reference=1.0,
+        ),
+    ]
     return draw(
         folder / "planner-speedup",
-        [
-            Bars(
-                groups=MODELS,
-                series=over_ps,
-                unit="speed-up (x)",
-                title="Over one parameter server, blocking (simulated)",
-                paper_range=PAPER_RANGE,
-                reference=1.0,
-                logarithmic=True,
-            ),
-            Bars(
-                groups=MODELS,
-                series=over_best,
-                unit="speed-up (x)",
-                title="Over the best baseline (simulated)",
-                reference=1.0,
-            ),
-        ],
+        panels,
         "10 nodes, 10 Gb/s; planner's recurrences, no processes; layer times measured by "
         "PipeDream's authors; best baseline: of PS blocking, pipelined, sharded, DDP",
+        title="The planner's speed-ups at paper scale",
+        tier="simulated",
+        caption="Predicted throughput ratios; the hatched band is the paper's range, to "
+        "be compared with Stanza as published. Micro-batches are this project's addition, "
+        "and the profiles, taken at one batch size, charge nothing for small ones: read "
+        "those bars as upper bounds.",
     )
 
 
 def _planned(model: str, target: cluster.Cluster) -> dict[str, float]:
-    """Predicted samples/s of every scheme, as published, with micro-batches, and `auto`'s."""
+    """The predicted samples/s of the baselines, of Stanza as published and with micro-batches, and
+    of the planner's choice."""
     profile = load_profile(model)
     options = Options(model=model)
     predictions = predict_all(options, target.size, target, profile)
@@ -101,8 +92,8 @@ def _planned(model: str, target: cluster.Cluster) -> dict[str, float]:
     chosen = plan(dataclasses.replace(options, **AUTO), target.size, target, profile).chosen
     assert chosen is not None  # with a cluster and a profile there is always a prediction
     row = {p.scheme: p.samples_per_s for p in predictions if p.scheme != "stanza"}
-    row["Stanza as published (m=1)"] = _best_separated(published)
-    row["Stanza with micro-batches"] = _best_separated(predictions)
+    row[PUBLISHED] = _best_separated(published)
+    row[MICRO_BATCHES] = _best_separated(predictions)
     row["auto"] = chosen.samples_per_s
     return row
 
@@ -115,55 +106,42 @@ def _best_baseline(row: Mapping[str, float]) -> float:
     return max(row[name] for name in BASELINES)
 
 
-def _planner_claims(model: str, row: Mapping[str, float]) -> list[Claim]:
-    return [
-        claim(
-            "stanza",
-            "speedup-with-micro-batches-over-ps-blocking",
-            model,
-            "simulated",
-            what="Stanza with micro-batches over one blocking parameter server, 10 nodes, 10 Gb/s",
-            values=[row["Stanza with micro-batches"] / row["ps-blocking"]],
+def _claims(model: str, row: Mapping[str, float]) -> Iterator[Claim]:
+    """What is claimed of a model's row of `_planned`."""
+    yield claim(
+        f"stanza.speedup-with-micro-batches-over-ps-blocking.{model}.simulated",
+        "Stanza with micro-batches over one blocking parameter server, 10 nodes, 10 Gb/s",
+        [row[MICRO_BATCHES] / row["ps-blocking"]],
+        Target(least=SPEEDUP_TARGETS[model], source=SPEEDUP_SOURCE, unit="x"),
+        paper=RANGE_WORDS,
+    )
+    yield claim(
+        f"stanza.speedup-as-published-over-ps-blocking.{model}.simulated",
+        "Stanza without micro-batches over one blocking parameter server",
+        [row[PUBLISHED] / row["ps-blocking"]],
+        Target(least=PAPER_RANGE[0], most=PAPER_RANGE[1], source=PAPER, unit="x"),
+        paper=RANGE_WORDS,
+    )
+    yield claim(
+        f"stanza.auto-over-best-baseline.{model}.simulated",
+        "the planner's choice over the best of PS blocking, pipelined, sharded, and DDP",
+        [row["auto"] / _best_baseline(row)],
+        Target(
+            least=1 / WORTH_IT,
             unit="x",
-            target=Target(least=SPEEDUP_TARGETS[model], source=SPEEDUP_SOURCE),
-            paper="1.34x to 13.9x",
+            source="f = 0 is among the choices; the simpler scheme where it costs little",
         ),
-        claim(
-            "stanza",
-            "speedup-as-published-over-ps-blocking",
-            model,
-            "simulated",
-            what="Stanza without micro-batches over one blocking parameter server",
-            values=[row["Stanza as published (m=1)"] / row["ps-blocking"]],
-            unit="x",
-            target=Target(least=PAPER_RANGE[0], most=PAPER_RANGE[1], source=PAPER),
-            paper="1.34x to 13.9x",
-        ),
-        claim(
-            "stanza",
-            "auto-over-best-baseline",
-            model,
-            "simulated",
-            what="the planner's choice over the best of PS blocking, pipelined, sharded, and DDP",
-            values=[row["auto"] / _best_baseline(row)],
-            unit="x",
-            target=Target(
-                least=1 / WORTH_IT,
-                source="f = 0 is among the choices; the simpler scheme where it costs little",
-            ),
-        ),
-    ]
+    )
 
 
-def _planner_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+def _table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """The predicted samples/s of every model and scheme, in Markdown."""
     names = list(next(iter(rows.values())))
-    lines = [
+    return table(
+        ("model", *names),
+        [
+            (model, *(f"{row[n]:,.0f} ({row[n] / row['ps-blocking']:.2f}x)" for n in names))
+            for model, row in rows.items()
+        ],
         "Predicted samples/s (and ratio to PS blocking):",
-        "",
-        "| model | " + " | ".join(names) + " |",
-        "| --- " * (len(names) + 1) + "|",
-    ]
-    for model, row in rows.items():
-        cells = [f"{row[n]:,.0f} ({row[n] / row['ps-blocking']:.2f}x)" for n in names]
-        lines.append(f"| {model} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    )

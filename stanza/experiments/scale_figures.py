@@ -4,68 +4,51 @@ Lines are simulated, crosses emulated; bars say which they are.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from stanza.experiments import grid
 from stanza.experiments.simulated import play, point
-from stanza.experiments.targets import (
-    AUTO,
-    BASELINES,
-    MODELS,
-    PAPER_RANGE,
-)
+from stanza.experiments.targets import AUTO, BASELINES, MODELS, PAPER_RANGE
 from stanza.options import Options
 from stanza.planner.plan import load_profile, plan, predict_all
 from systems.clusters.cluster import Cluster
-from systems.figures.draw import (
-    Agreement,
-    Bars,
-    Lines,
-    Panel,
-    draw,
-)
+from systems.figures.draw import Agreement, Bars, Curve, Lines, Panel, draw
 from systems.figures.experiment import Figure, Results
 
 NODES = (2, 4, 8, 16, 32, 64)
 GIGABITS = (1, 2, 5, 10, 25, 50, 100)
 SCHEMES = ("ps-blocking", "ps-sharded", "ddp", "auto")
-Curve = tuple[Sequence[float], Sequence[float]]
-
-
-def _footnote(results: Results) -> str:
-    simulated = "simulated: discrete events, no processes"
-    emulated = "; emulated: the trainer over shaped links between network namespaces, layers wait"
-    return (
-        f"{simulated}{emulated if results else ''}; layer times measured by PipeDream's authors "
-        "(speeds of a V100)"
-    )
 
 
 def _tiers(results: Results) -> str:
+    """The tiers that a figure shows, for the panels' titles."""
     return "simulated, emulated" if results else "simulated"
 
 
 def _figure(
     path: Path, panels: Sequence[Panel], results: Results, *, title: str, caption: str
 ) -> Figure:
-    return Figure(
-        path=draw(path, panels, _footnote(results)),
-        title=title,
-        tier="emulated" if results else "simulated",
-        caption=caption,
+    """Draw panels with the footnote and the tier that all figures of the experiment have."""
+    emulated = "; emulated: the trainer over shaped links between network namespaces, layers wait"
+    footnote = (
+        f"simulated: discrete events, no processes{emulated if results else ''}; layer times "
+        "measured by PipeDream's authors (speeds of a V100)"
     )
+    tier = "emulated" if results else "simulated"
+    return draw(path, panels, footnote, title=title, tier=tier, caption=caption)
+
+
+def _speedup(model: str, over: str, at: Cluster) -> float:
+    """The simulated throughput of the planner's choice over another scheme's."""
+    return point(model, "auto", at).samples_per_s / point(model, over, at).samples_per_s
 
 
 def speedups(results: Results, target: Cluster, folder: Path) -> Figure:
-    """What the planner's choice gains over the baselines, by both tiers."""
+    """Draw what the planner's choice gains over the baselines, by both tiers."""
     panels = []
     for scheme in BASELINES:
-        simulated = [
-            [point(m, "auto", target).samples_per_s / point(m, scheme, target).samples_per_s]
-            for m in MODELS
-        ]
-        series: dict[str, list[list[float]]] = {"simulated": simulated}
+        series = {"simulated": [[_speedup(model, scheme, target)] for model in MODELS]}
         if results:
             for label, mode in (("emulated", "auto"), ("emulated, as published", "as published")):
                 series[label] = [grid.speedups(results, m, scheme, of=mode) for m in MODELS]
@@ -94,26 +77,31 @@ def speedups(results: Results, target: Cluster, folder: Path) -> Figure:
 
 
 def over_nodes(results: Results, target: Cluster, folder: Path) -> Figure:
-    """Throughput against the number of nodes."""
-    panels = [
-        Lines(
-            series={
-                scheme: (
-                    NODES,
-                    [point(model, scheme, target.with_size(n)).samples_per_s for n in NODES],
-                )
-                for scheme in SCHEMES
-            },
-            points=_emulated_over_nodes(model, results),
-            points_label="emulated",
-            x_label="nodes",
-            y_label="samples/s",
-            title=f"{model}, 10 Gb/s ({_tiers(results)})",
-            logarithmic=True,
-            logarithmic_x=True,
+    """Draw the throughput of every scheme against the number of nodes."""
+    clusters = {n: target.with_size(n) for n in NODES}
+    emulated_sizes = sorted({grid.NODES, grid.FEWER_NODES, *grid.SWEEP_NODES})
+    panels = []
+    for model in MODELS:
+        simulated = {
+            scheme: (NODES, [point(model, scheme, at).samples_per_s for at in clusters.values()])
+            for scheme in SCHEMES
+        }
+        emulated: dict[str, Iterable[tuple[float, float]]] = {}
+        for scheme in SCHEMES:
+            runs = {n: results.get(grid.case_name(model, scheme, n)) for n in emulated_sizes}
+            emulated[scheme] = [(n, grid.throughput(run[0])) for n, run in runs.items() if run]
+        panels.append(
+            Lines(
+                series=simulated,
+                points=_curves(emulated),
+                points_label="emulated",
+                x_label="nodes",
+                y_label="samples/s",
+                title=f"{model}, 10 Gb/s ({_tiers(results)})",
+                logarithmic=True,
+                logarithmic_x=True,
+            )
         )
-        for model in MODELS
-    ]
     return _figure(
         folder / "scale-nodes",
         panels,
@@ -124,34 +112,24 @@ def over_nodes(results: Results, target: Cluster, folder: Path) -> Figure:
     )
 
 
-def _emulated_over_nodes(model: str, results: Results) -> dict[str, Curve]:
-    sizes = sorted({grid.NODES, grid.FEWER_NODES, *grid.SWEEP_NODES})
-    found: dict[str, Curve] = {}
-    for scheme in SCHEMES:
-        runs = {n: results.get(grid.case_name(model, scheme, n)) for n in sizes}
-        points = [(n, grid.throughput(run[0])) for n, run in runs.items() if run]
-        if points:
-            found[scheme] = ([n for n, _ in points], [rate for _, rate in points])
-    return found
-
-
 def over_rates(results: Results, clusters: dict[int, Cluster], folder: Path) -> Figure:
-    """Speed-up against bandwidth."""
+    """Draw the speed-up of the planner's choice over every baseline against the link rate."""
+    baselines = [scheme for scheme in SCHEMES if scheme != "auto"]
     panels = [
         Lines(
             series={
                 f"over {scheme}": (
                     GIGABITS,
-                    [
-                        point(model, "auto", at).samples_per_s
-                        / point(model, scheme, at).samples_per_s
-                        for at in clusters.values()
-                    ],
+                    [_speedup(model, scheme, at) for at in clusters.values()],
                 )
-                for scheme in SCHEMES
-                if scheme != "auto"
+                for scheme in baselines
             },
-            points=_emulated_over_rates(model, results),
+            points=_curves(
+                {
+                    f"over {scheme}": grid.over_rates(results, model, scheme).items()
+                    for scheme in baselines
+                }
+            ),
             points_label="emulated",
             x_label="bandwidth, Gb/s",
             y_label="speed-up of auto (x)",
@@ -172,17 +150,18 @@ def over_rates(results: Results, clusters: dict[int, Cluster], folder: Path) -> 
     )
 
 
-def _emulated_over_rates(model: str, results: Results) -> dict[str, Curve]:
-    found: dict[str, Curve] = {}
-    for scheme in SCHEMES:
-        by_rate = grid.over_rates(results, model, scheme) if scheme != "auto" else {}
-        if by_rate:
-            found[f"over {scheme}"] = (list(by_rate), list(by_rate.values()))
-    return found
+def _curves(points: Mapping[str, Iterable[tuple[float, float]]]) -> dict[str, Curve]:
+    """Lists of points (x, y) as curves; a series without points is left out."""
+    lists = {name: list(pairs) for name, pairs in points.items()}
+    return {
+        name: ([x for x, _ in pairs], [y for _, y in pairs])
+        for name, pairs in lists.items()
+        if pairs
+    }
 
 
 def over_f(results: Results, target: Cluster, folder: Path) -> Figure:
-    """Step time against the number of FC workers, the planner's choice marked."""
+    """Draw the step time against the number of FC workers, the planner's choice marked."""
     panels = [_over_f(model, results, target) for model in MODELS]
     return _figure(
         folder / "scale-fc-workers",
@@ -197,6 +176,7 @@ def over_f(results: Results, target: Cluster, folder: Path) -> Figure:
 
 
 def _over_f(model: str, results: Results, target: Cluster) -> Lines:
+    """The step time of a model by the planner, the simulator and, as crosses, emulation."""
     numbers = range(1, grid.MOST_FC_WORKERS + 1)
     options, profile = Options(model=model), load_profile(model)
     predictions = predict_all(options, target.size, target, profile)
@@ -204,16 +184,14 @@ def _over_f(model: str, results: Results, target: Cluster) -> Lines:
     chosen = plan(dataclasses.replace(options, **AUTO), target.size, target, profile).chosen
     assert chosen is not None  # with a cluster and a profile there is always a prediction
     runs = {f: results.get(grid.case_name(model, f"stanza f={f}", target.size)) for f in numbers}
-    emulated = [(f, grid.emulated_s(run[0]) * 1e3) for f, run in runs.items() if run]
+    emulated = {"simulated": [(f, grid.emulated_s(run[0]) * 1e3) for f, run in runs.items() if run]}
     return Lines(
         series={
             "planner": (numbers, [by_f[f].step_s * 1e3 for f in numbers]),
             "simulated": (numbers, [play(options, by_f[f], target).step_s * 1e3 for f in numbers]),
             f"chosen: {chosen.scheme}{chosen.mode}": ([chosen.fc_workers], [chosen.step_s * 1e3]),
         },
-        points={"simulated": ([f for f, _ in emulated], [ms for _, ms in emulated])}
-        if emulated
-        else {},
+        points=_curves(emulated),
         points_label="emulated",
         x_label="FC workers (0: no separation)",
         y_label="step time, ms",
@@ -223,12 +201,12 @@ def _over_f(model: str, results: Results, target: Cluster) -> Lines:
 
 
 def agreement(results: Results, folder: Path) -> Figure:
-    """Emulated against simulated step time, every point of the grid."""
+    """Draw emulated over simulated step time, every point of the grid."""
     points = grid.compared(results)
     series: dict[str, Curve] = {}
     for scheme in grid.SCHEMES:
-        mine = [pair for name, pair in points.items() if f" {scheme} " in name]
-        series[scheme] = ([s * 1e3 for s, _ in mine], [e * 1e3 for _, e in mine])
+        pairs = [pair for name, pair in points.items() if f" {scheme} " in name]
+        series[scheme] = ([s * 1e3 for s, _ in pairs], [e * 1e3 for _, e in pairs])
     panel = Agreement(
         series=series,
         x="simulated step time",
@@ -237,10 +215,11 @@ def agreement(results: Results, folder: Path) -> Figure:
         title="Every point of the grid (simulated against emulated)",
         band=grid.AGREE,
     )
-    return Figure(
-        path=draw(folder / "scale-agreement", [panel], _footnote(results)),
+    return _figure(
+        folder / "scale-agreement",
+        [panel],
+        results,
         title="Two ways to the same step time",
-        tier="emulated",
         caption="A point in the band: simulator and emulated cluster, which share the profile and "
         "nothing else, agree within 10 %.",
     )

@@ -10,13 +10,7 @@ from dataclasses import dataclass
 
 from stanza.experiments.targets import AUTO
 from stanza.options import Options
-from stanza.planner.plan import (
-    as_run,
-    costs_at,
-    load_profile,
-    plan,
-    predict_all,
-)
+from stanza.planner.plan import as_run, costs_at, load_profile, plan, predict_all
 from stanza.planner.predict import Prediction
 from stanza.planner.simulated import Simulated, played_plan
 from systems.clusters.cluster import Cluster
@@ -46,12 +40,12 @@ def point(model: str, scheme: str, target: Cluster) -> Point:
 
 @functools.cache
 def _predictions(model: str, target: Cluster) -> tuple[Prediction, ...]:
-    """Of every scheme as Stanza has it by default."""
+    """The predictions of every scheme, with Stanza's default options."""
     return predict_all(Options(model=model), target.size, target, load_profile(model))
 
 
 def play(options: Options, planned: Prediction, target: Cluster) -> Simulated:
-    """Play what was predicted."""
+    """Let the simulator play the schedule that a prediction is about."""
     run, layout = as_run(options, planned, target.size)
     at = costs_at(run, load_profile(run.model))
     return played_plan(run, layout, at, target.slowest_link)

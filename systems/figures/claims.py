@@ -1,14 +1,24 @@
-"""Figures of merit, held against targets: the rows of `claims.json`, `.jsonl` and `.csv`.
+"""Claims: figures of merit, judged by targets. They are the rows of `claims.json` and `.csv`.
 
-A target stands in code beside its source. A claim that misses it is reported as off; it fails no
-command.
+Every claim is made by one function, from its id to its status:
+
+    claim(
+        "stanza.accuracy.digits.measured",
+        "test accuracy on 360 digits",
+        [0.975, 0.98, 0.97],
+        Target(least=0.97, unit="fraction"),
+    )
+
+A target stands in the code beside its source. A claim that misses its target is reported as off;
+no command fails because of it.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from systems import disk
 from systems.measure import spread
@@ -16,17 +26,19 @@ from systems.runs import record
 from systems.runs.record import Tier
 from systems.schema import to_json
 
+OWN = "this project's target"
 NEAR = 0.1
 """A miss by less than this fraction of the target is near, not off."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Bounds that a figure should keep, and who says so."""
+    """The bounds that a figure should keep, both optional, their unit, and who asks for them."""
 
     least: float | None = None
     most: float | None = None
-    source: str
+    unit: str = ""
+    source: str = OWN
 
     def judge(self, ours: float) -> Literal["pass", "near", "off"]:
         """Whether `ours` keeps the bounds, misses them by little, or misses them."""
@@ -58,7 +70,7 @@ class Claim:
     tier: Tier
     n: int
     spread: tuple[float, float] | None
-    """Quartiles of the n values; None for a single one."""
+    """The quartiles of the n values; None for a single one."""
     status: Literal["pass", "near", "off"]
     target: str
 
@@ -69,37 +81,50 @@ class Claim:
 
     @property
     def case(self) -> str:
-        """Of what it is claimed: the third part of the id, which may contain dots."""
+        """What it is claimed of: the third part of the id, which may contain dots."""
         return self.id.removeprefix(f"{self.system}.{self.quantity}.").removesuffix(f".{self.tier}")
 
 
+def slug(words: str) -> str:
+    """The words in the form that ids and file names have: "Stanza m=4" becomes "stanza-m4"."""
+    joined = re.sub(r"[ _:]", "-", words.lower().replace(" + ", "+"))
+    return re.sub(r"[=',]", "", joined)
+
+
 def claim(
-    system: str,
-    quantity: str,
-    case: str,
-    tier: Tier,
-    *,
+    id: str,
     what: str,
     values: Sequence[float],
-    unit: str,
     target: Target,
+    *,
     paper: str | None = None,
     judged_by: Literal["median", "largest"] = "median",
 ) -> Claim:
     """The claim that the median (or the largest) of `values` keeps `target`.
 
-    The largest is for errors: a median would hide the one run that is wrong.
+    Args:
+        id: system.quantity.case.tier; words in it may be separated by spaces (see `slug`).
+        what: names the quantity in words, with its setting.
+        paper: what the paper reports, if it does.
+        judged_by: the largest value is for errors, where a median would hide the one run that is
+            wrong.
+
+    Raises:
+        ValueError: the id does not have four parts, or its last part is no tier.
     """
+    system, *middle, tier = slug(id).split(".")
+    if len(middle) < 2 or tier not in get_args(Tier):
+        raise ValueError(f"claim {id!r}: an id is system.quantity.case.tier")
     summary = spread(values)
     ours = summary.median if judged_by == "median" else max(values)
     return Claim(
-        id=f"{system}.{quantity}.{case}.{tier}",
+        id=slug(id),
         system=system,
         what=what,
         paper=paper,
         ours=ours,
-        unit=unit,
-        tier=tier,
+        unit=target.unit,
+        tier=cast(Tier, tier),
         n=summary.n,
         spread=(summary.low, summary.high) if summary.n > 1 else None,
         status=target.judge(ours),

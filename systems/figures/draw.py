@@ -15,7 +15,11 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from systems import disk
+from systems.figures.experiment import Figure
+from systems.runs.record import Tier
 
+Curve = tuple[Sequence[float], Sequence[float]]
+"""The x and the y of a curve's points."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette: distinct for colour-blind readers."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "*")
@@ -51,11 +55,11 @@ class Bars:
 class Lines:
     """Curves y over x."""
 
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    series: Mapping[str, Curve]
     x_label: str
     y_label: str
     title: str
-    points: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    points: Mapping[str, Curve] = field(default_factory=dict)
     """More values of the same series, drawn as crosses in their colours: another tier's."""
     points_label: str = ""
     """What the crosses are, such as "emulated"."""
@@ -71,7 +75,7 @@ class Lines:
 class Agreement:
     """Two ways to know one quantity, x and y: their ratio over x, with a band around 1."""
 
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    series: Mapping[str, Curve]
     x: str
     """What x is called, such as "simulated step time"."""
     y: str
@@ -84,8 +88,16 @@ class Agreement:
 Panel = Bars | Lines | Agreement
 
 
-def draw(path: Path, panels: Sequence[Panel], footnote: str) -> Path:
-    """Draw panels, two in a row, into `path`.png, .pdf and .csv; returns the PNG's path."""
+def draw(
+    path: Path, panels: Sequence[Panel], footnote: str, *, title: str, tier: Tier, caption: str
+) -> Figure:
+    """Draw panels, two in a row, into `path`.png, .pdf and .csv.
+
+    Args:
+        path: the files' common path, without a suffix.
+        footnote: small print below the panels, such as the machine.
+        title, tier, caption: of the figure in a report; every panel has a title of its own.
+    """
     width, height = SIZE_INCHES
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
@@ -103,7 +115,8 @@ def draw(path: Path, panels: Sequence[Panel], footnote: str) -> Path:
         axis.spines[["top", "right"]].set_visible(False)
     note = textwrap.fill(footnote, FOOTNOTE_COLUMNS * columns)
     canvas.supxlabel(note, fontsize=7, color="#555555")
-    return save(canvas, path, [["panel", "series", "x", "value", "unit"], *rows])
+    png = save(canvas, path, [["panel", "series", "x", "value", "unit"], *rows])
+    return Figure(path=png, title=title, tier=tier, caption=caption)
 
 
 def save(canvas: Canvas, path: Path, rows: Iterable[Sequence[Any]]) -> Path:

@@ -1,16 +1,26 @@
-"""What `launch reproduce` runs: an experiment is a sweep of runs, its figures and its claims."""
+"""What `launch reproduce` runs: an experiment is a sweep of runs, its figures and its claims.
 
+A launcher runs the cases of a sweep (`sweep`); what needs no launcher is measured in this process
+(`measure_once`). Then the experiment concludes: it draws figures (`systems.figures.draw`), judges
+claims (`systems.figures.claims`) and writes notes.
+"""
+
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from systems.clusters.cluster import Cluster
-from systems.figures.claims import Claim
+from systems.figures.claims import Claim, slug
+from systems.runs import record
 from systems.runs.record import Tier
 
+Level = Literal["quick", "full"]
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Case name -> the results of its repetitions, in order; `record` in each is its folder."""
+"""The results of each case's repetitions, in order, by the case's name; `record` in each is its
+folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +30,41 @@ class Case:
     name: str
     options: Any
     nodes: int | None = None
-    """Of the emulated cluster. None: the experiment's world size."""
+    """How many nodes of the emulated cluster; None stands for the experiment's world size."""
     cluster: Cluster | None = None
-    """What an emulated case runs on. None: the experiment's cluster."""
-    level: Literal["quick", "full"] = "quick"
+    """What an emulated case runs on; None stands for the experiment's cluster."""
+    level: Level = "quick"
     """The least level at which it is run."""
     trace: bool = False
     """Whether an emulated run leaves a trace of its steps."""
+
+
+def sweep(
+    options: Any, variants: Mapping[str, Mapping[str, Any]], **fields: Any
+) -> tuple[Case, ...]:
+    """A case for every variant: its name, and the options with the variant's changes.
+
+    Args:
+        options: a frozen dataclass, the options that all variants share.
+        variants: the options that a variant changes, by the variant's name.
+        fields: further fields of the cases, such as `nodes` and `level`.
+    """
+    return tuple(
+        Case(name=name, options=dataclasses.replace(options, **changes), **fields)
+        for name, changes in variants.items()
+    )
+
+
+def measure_once(folder: Path, parts: Mapping[str, Callable[[], Any]]) -> Results:
+    """Call every function and keep what it returns as JSON in a file of the part's name.
+
+    A part whose file is there, from an earlier run that was interrupted, is read and not measured
+    again. The names are those of the results.
+    """
+    return {
+        name: record.once(folder / f"{slug(name)}.json", measure, told=name)
+        for name, measure in parts.items()
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +88,33 @@ class Comparison:
     """The median of n values."""
     unit: str
     tier: Tier
-    """Of what was found."""
+    """How the found value was obtained."""
     n: int
 
     @property
     def ratio(self) -> float:
         """Found over predicted."""
         return self.found / self.predicted
+
+
+def compare_step_times(
+    what: str,
+    predicted_s: float,
+    found_s: Sequence[float],
+    *,
+    predicted_by: Literal["planner", "simulator"],
+    tier: Tier,
+) -> Comparison:
+    """A predicted step time beside the median of those that runs of `tier` found, in ms."""
+    return Comparison(
+        what=f"{what}: step time",
+        predicted=predicted_s * 1e3,
+        predicted_by=predicted_by,
+        found=median(found_s) * 1e3,
+        unit="ms",
+        tier=tier,
+        n=len(found_s),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +132,15 @@ class Outcome:
 class Experiment:
     """A sweep and what it shows.
 
-    It has cases, which the launcher runs, or a `measure` that runs here; or neither. Then, or where
-    nothing can be emulated, nothing is run and `conclude` gets no results.
+    An experiment has cases, which the launcher runs, or a `measure` that runs in this process, or
+    neither. Without either, or where nothing can be emulated, `conclude` gets no results.
     """
 
     id: str
     title: str
     tier: Tier
     system: str
-    """Whose it is, by the launcher's name."""
+    """The system that the experiment is about, by the launcher's name."""
     world_size: int = 1
     cluster: str = "local"
     """What emulated cases run on."""
@@ -90,6 +148,28 @@ class Experiment:
     repeats: Mapping[str, int] = field(default_factory=lambda: {"quick": 1, "full": 1})
     """Repetitions by level; each has its own seed, and cases alternate within a repetition."""
     measure: Callable[[str, Path], Results] | None = None
-    """Measures at a level, in this process; keeps what it finds in a folder, and goes on there."""
+    """Measures at a level, in this process. It keeps its results in a folder, and goes on from
+    those that are there."""
     conclude: Callable[[Results, Path], Outcome]
-    """Draws into a folder and judges."""
+    """Draws figures into a folder and judges claims."""
+
+
+def measured_here(system: str, modules: Mapping[str, tuple[str, Any]]) -> tuple[Experiment, ...]:
+    """Experiments that are measured in this process.
+
+    Args:
+        system: the system that they are about.
+        modules: the title of each experiment and the module whose functions `measure` and
+            `conclude` are its own, by the experiment's id.
+    """
+    return tuple(
+        Experiment(
+            system=system,
+            id=id,
+            title=title,
+            tier="measured",
+            measure=module.measure,
+            conclude=module.conclude,
+        )
+        for id, (title, module) in modules.items()
+    )

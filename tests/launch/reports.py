@@ -6,7 +6,7 @@ from launch.reproduction.report import Concluded, Section
 from stanza.experiments import EXPERIMENTS
 from systems.figures.claims import Target, claim
 from systems.figures.draw import Lines, draw
-from systems.figures.experiment import Comparison, Figure, Outcome
+from systems.figures.experiment import Comparison, Outcome
 from systems.figures.paper import Paper, Statement
 
 PLANNER = next(e for e in EXPERIMENTS if e.id == "planner")
@@ -16,26 +16,27 @@ TITLE = "A line <script>alert(1)</script>"
 def example_section(folder: Path) -> Section:
     """One experiment: a figure, a wide table, claims with and without spread, a prediction."""
     curve = Lines(series={"y": ([0, 1], [0, 1])}, x_label="x", y_label="y", title="test")
-    path = draw(folder / "figures" / "line", [curve], "a test's figure")
+    figure = draw(
+        folder / "figures" / "line",
+        [curve],
+        "a test's figure",
+        title=TITLE,
+        tier="simulated",
+        caption="A caption.",
+    )
+    target = Target(least=3.0, unit="x", source="test")
     wide = " | ".join(f"column {i}" for i in range(30))
     outcome = Outcome(
-        figures=(Figure(path=path, title=TITLE, tier="simulated", caption="A caption."),),
+        figures=(figure,),
         claims=(
             claim(
-                *("stanza", "speed", "a-b+c.1", "measured"),
-                what="speed with <brackets> & more",
-                values=[1.0, 1.5, 2.0],
-                unit="x",
-                target=Target(least=3.0, source="test"),
+                "stanza.speed.a-b+c.1.measured",
+                "speed with <brackets> & more",
+                [1.0, 1.5, 2.0],
+                target,
                 paper="3x",
             ),
-            claim(
-                *("stanza", "speed", "d", "simulated"),
-                what="another speed",
-                values=[4.0],
-                unit="x",
-                target=Target(least=3.0, source="test"),
-            ),
+            claim("stanza.speed.d.simulated", "another speed", [4.0], target),
         ),
         notes=(f"| {wide} |\n|{' --- |' * 30}\n| {wide} |",),
         comparisons=(

@@ -6,13 +6,7 @@ from typing import Any
 
 import pytest
 
-from stanza.experiments import (
-    EXPERIMENTS,
-    PAPER,
-    digits,
-    planner,
-    scale,
-)
+from stanza.experiments import EXPERIMENTS, PAPER, digits, planner, scale
 from systems.figures.claims import Claim
 from systems.figures.experiment import Outcome
 
@@ -40,9 +34,7 @@ def concluded(folder: Path, **changes: Any) -> dict[str, Claim]:
     results = {
         case.name: [
             fake_run(
-                case.name,
-                speeds.get(case.name, 1200.0),
-                changes if case.name == "stanza" else {},
+                case.name, speeds.get(case.name, 1200.0), changes if case.name == "stanza" else {}
             )
             for _ in range(REPEATS)
         ]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stanza.experiments import grid, scale
+from stanza.experiments import grid, grid_claims, scale
 from stanza.experiments.targets import MODELS
 from systems.figures.claims import Claim
 from systems.figures.experiment import Results
@@ -42,7 +42,7 @@ def results(**ratios: float) -> Results:
 
 
 def claims(results: Results) -> dict[str, Claim]:
-    return {claim.id: claim for claim in grid.claims(results)}
+    return {claim.id: claim for claim in grid_claims.claims(results)}
 
 
 def test_every_point_is_compared_with_its_simulation() -> None:
@@ -75,10 +75,10 @@ def test_good_results_pass_and_every_point_is_drawn(few_scales: None, tmp_path: 
 
 def test_tiers_that_disagree_are_off() -> None:
     disagreeing = results(ddp=1.2)
-    agreement = claims(disagreeing)["stanza.train.emulated-agrees-with-simulated.grid.emulated"]
+    agreement = claims(disagreeing)["stanza.emulated-agrees-with-simulated.grid.emulated"]
     assert agreement.status == "near"  # 7 of 8 schemes
     assert agreement.ours == pytest.approx(7 / 8)
-    assert "1.200 **off**" in grid.table(disagreeing)
+    assert "1.200 **off**" in grid.points_table(disagreeing)
 
 
 def test_a_choice_that_loses_is_off() -> None:

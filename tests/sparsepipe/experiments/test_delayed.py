@@ -11,12 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsepipe.engine.tensor import SparseTensor
-from sparsepipe.experiments.delayed import (
-    Delayed,
-    Synchronous,
-    in_flight,
-    version,
-)
+from sparsepipe.experiments.delayed import Delayed
 from sparsepipe.models import MinkUNet, MinkVGG16
 from sparsepipe.pipeline.network import Network
 from sparsepipe.pipeline.values import (
@@ -61,12 +56,6 @@ def network(kind: str = "unet") -> nn.Module:
     if kind == "vgg":
         return MinkVGG16(3, 5, width=1 / 32).double().eval()
     return MinkUNet(3, 5, depth=14, width=1 / 16).double().eval()
-
-
-def test_the_last_stage_is_never_behind_and_the_first_one_most() -> None:
-    assert [version(step, 2, 3) for step in range(5)] == [0, 1, 2, 3, 4]
-    assert [version(step, 0, 3) for step in range(5)] == [0, 0, 0, 1, 2]
-    assert [version(step, 1, 3) for step in range(5)] == [0, 0, 1, 2, 3]
 
 
 def test_two_stages_follow_the_recurrence_on_paper() -> None:
@@ -160,20 +149,12 @@ def test_the_simulation_is_what_1f1b_computes(kind: str, cuts: list[int]) -> Non
             )
 
 
-def test_a_stage_holds_as_many_mini_batches_as_1f1b_puts_in_flight() -> None:
-    for warm_up in (1, 2, 4):
-        held, most = 0, 0
-        for kind, _ in one_forward_one_backward(in_flight(4 - warm_up, 4), 10):
-            held += 1 if kind == "forward" else -1
-            most = max(most, held)
-        assert most == warm_up
-
-
 @pytest.mark.parametrize("cuts", [[], [30], [20, 60, 80]])
-def test_synchronous_steps_are_plain_training(cuts: list[int]) -> None:
+def test_steps_without_lag_are_plain_training(cuts: list[int]) -> None:
     model = network()
     plain = copy.deepcopy(model)
-    pipeline = Synchronous(Network(model).stages(cuts), SGD, loss_of)
+    stages = Network(model).stages(cuts)
+    pipeline = Delayed(stages, SGD, loss_of, lags=[0] * len(stages))
     optimizer = SGD(plain.parameters())
     for inputs, targets in batches(4):
         optimizer.zero_grad()
@@ -187,14 +168,10 @@ def test_synchronous_steps_are_plain_training(cuts: list[int]) -> None:
 
 def test_delays_change_the_course_and_one_stage_has_none() -> None:
     losses = {}
-    for name, cuts, kind in (
-        ("plain", [], Synchronous),
-        ("one", [], Delayed),
-        ("two", [50], Delayed),
-    ):
-        pipeline = kind(Network(network()).stages(cuts), SGD, loss_of)
+    for name, cuts, lags in (("plain", [50], [0, 0]), ("one", [], None), ("two", [50], None)):
+        pipeline = Delayed(Network(network()).stages(cuts), SGD, loss_of, lags)
         losses[name] = [pipeline.step(*batch) for batch in batches(5)]
-    assert losses["one"] == losses["plain"]
+    assert losses["one"] == pytest.approx(losses["plain"], rel=1e-12)
     assert losses["two"][0] == pytest.approx(losses["plain"][0])
     assert losses["two"][2:] != pytest.approx(losses["plain"][2:], rel=1e-6)
 

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from systems.figures.claims import Target, claim
+from systems.figures.claims import Target, claim, slug
 
 
 @pytest.mark.parametrize(
@@ -21,40 +21,38 @@ def test_only_a_value_within_the_bounds_passes(bound: float, ours: float) -> Non
 
 
 def test_a_claim_is_judged_by_its_median() -> None:
-    row = claim(
+    target = Target(least=2.0, unit="x", source="test")
+    row = claim("stanza.speedup.alexnet.measured", "test", [1.0, 3.0, 100.0], target)
+    assert (row.id, row.system, row.tier) == (
+        "stanza.speedup.alexnet.measured",
         "stanza",
-        "speedup",
-        "alexnet",
         "measured",
-        what="test",
-        values=[1.0, 3.0, 100.0],
-        unit="x",
-        target=Target(least=2.0, source="test"),
     )
-    assert row.id == "stanza.speedup.alexnet.measured"
-    assert (row.ours, row.n, row.status) == (3.0, 3, "pass")
+    assert (row.ours, row.unit, row.n, row.status) == (3.0, "x", 3, "pass")
     assert row.spread == (2.0, 51.5)
     assert ">= 2" in row.target
 
 
 def test_a_single_value_has_no_spread() -> None:
-    target = Target(most=1.0, source="test")
-    row = claim("a", "b", "c", "simulated", what="t", values=[5.0], unit="x", target=target)
+    row = claim("a.b.c.simulated", "t", [5.0], Target(most=1.0))
     assert row.spread is None
     assert row.status == "off"
+    assert row.target == "<= 1 (this project's target)"
 
 
 def test_an_error_can_be_judged_by_its_largest_value() -> None:
-    target = Target(most=1.0, source="test")
-    row = claim(
-        "a",
-        "gap",
-        "c",
-        "measured",
-        what="t",
-        values=[0.1, 0.2, 9.0],
-        unit="x",
-        target=target,
-        judged_by="largest",
-    )
+    row = claim("a.gap.c.measured", "t", [0.1, 0.2, 9.0], Target(most=1.0), judged_by="largest")
     assert (row.ours, row.n, row.status) == (9.0, 3, "off")
+
+
+def test_words_become_an_id() -> None:
+    row = claim("sparsepipe.over-GPipe, equal split.1 + 1 10g.emulated", "t", [1.0], Target())
+    assert row.id == "sparsepipe.over-gpipe-equal-split.1+1-10g.emulated"
+    assert (row.quantity, row.case) == ("over-gpipe-equal-split", "1+1-10g")
+    assert slug("transformers' loop m=4 sm_90") == "transformers-loop-m4-sm-90"
+
+
+@pytest.mark.parametrize("id", ["a.b.measured", "a.b.c.guessed"])
+def test_an_id_has_four_parts_and_ends_with_a_tier(id: str) -> None:
+    with pytest.raises(ValueError, match="an id is system"):
+        claim(id, "t", [1.0], Target())

@@ -5,10 +5,7 @@ from systems.figures.paper import Statement
 
 
 def _claim(quantity: str, case: str = "a") -> Claim:
-    target = Target(least=1.0, source="test")
-    return claim(
-        *("stanza", quantity, case, "measured"), what="t", values=[1.0], unit="x", target=target
-    )
+    return claim(f"stanza.{quantity}.{case}.measured", "t", [1.0], Target(least=1.0, unit="x"))
 
 
 def test_a_statement_is_answered_by_quantities_and_patterns() -> None:
