@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from launch import job as jobs
-from launch.records import save
+from launch.records import save_profile
 from sparsepipe.data import load as clouds
 from sparsepipe.models import NETWORKS
 from sparsepipe.pipeline.network import Network
@@ -67,4 +67,4 @@ def main(arguments: Sequence[str]) -> None:
         device_kind=torch.cuda.get_device_name() if on_gpu else "cpu",
         repetitions=flags.repetitions,
     )
-    save(measured, path, "sparsepipe")
+    save_profile(measured, path, "sparsepipe")

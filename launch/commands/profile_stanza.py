@@ -11,7 +11,7 @@ from pathlib import Path
 from launch import job as jobs
 from launch.commands.plan_stanza import NAMED_HERE
 from launch.drivers.stanza_planning import measure_profile
-from launch.records import save
+from launch.records import save_profile
 from stanza.options import Options
 from systems.runs.record import check_new_file
 from systems.schema import InputError
@@ -40,4 +40,4 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"--batch-size {flags.batch_size}: give 1 or more")
     with jobs.named_as_given(NAMED_HERE):
         measured = measure_profile(Options(model=flags.model), flags.batch_size)
-    save(measured, path, "stanza")
+    save_profile(measured, path, "stanza")

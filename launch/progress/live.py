@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from launch.drivers import driver
-from launch.records import read_emulation, read_plan
+from launch import drivers
+from launch.records import read_emulation, read_job_and_plan
 from systems.runs import record
 from systems.runs.record import Step
 
@@ -77,8 +77,8 @@ class LiveRecord:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._job, plan = read_plan(folder)
-        self.roles = driver(self._job).roles(self._job, plan)
+        self._job, plan = read_job_and_plan(folder)
+        self.roles = drivers.roles(self._job, plan)
         emulation = read_emulation(folder)
         self._tier = "measured" if emulation is None else "emulated"
         self._dilate = 1.0 if emulation is None else emulation.dilate
@@ -124,7 +124,8 @@ class LiveRecord:
     def _of_step(self, index: int) -> tuple[float | None, float | None]:
         """Samples and mean loss of one step, from all ranks."""
         metrics = [s.metrics for steps in self._steps for s in steps if s.index == index]
-        samples = driver(self._job).samples(metrics)
+        training = drivers.driver(self._job).training
+        samples = None if training is None else training.samples(metrics)
         losses = [m["loss_sum"] for m in metrics if "loss_sum" in m]
         return samples, sum(losses) / samples if samples and losses else None
 

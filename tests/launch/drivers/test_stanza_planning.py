@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.drivers import stanza as driver, stanza_planning as planning
+from launch.drivers import stanza_planning as planning
+from launch.drivers.stanza import DRIVER
 from launch.drivers.stanza_planning import plan_job, planning_basis
 from launch.job import Job
 from stanza.options import Options
@@ -86,8 +87,9 @@ def test_a_profile_of_this_machine_is_taken_for_it(measured: list[int], tmp_path
 def test_what_is_not_planned_for_is_not_emulated(name: str, said: str) -> None:
     path = str(FILES / f"cluster-{name}.toml")
     size = cluster.load(path).size
+    assert DRIVER.emulating is not None
     with pytest.raises(InputError, match=said):
-        driver.plan_emulated(Job(cluster=path, world_size=size, stanza=VGG16))
+        DRIVER.emulating.plan(Job(cluster=path, world_size=size, stanza=VGG16))
 
 
 def test_a_measurement_is_announced_with_what_it_takes(
