@@ -160,8 +160,8 @@ def _run_point(job: Job, world_size: int, batch_size: int, folder: Path) -> Poin
         return dataclasses.replace(point, error=str(error))
     code = run_ranks(sized, [path], quiet=True)
     if code:
-        error = f"{job.launcher} ended with code {code}, see above"
-        return dataclasses.replace(point, error=error)
+        reason = f"{job.launcher} ended with code {code}, see above"
+        return dataclasses.replace(point, error=reason)
     return _with_figures(point)
 
 

@@ -1,12 +1,11 @@
-"""SparsePipe under the launcher. Every way to run a sparse network is one `Scheme`, in a file of
-its own; what all of them share is here."""
+"""SparsePipe under the launcher. Every way to run a sparse network is one `Scheme` in `schemes`
+(`emulated`, for clusters that are not here); what all of them share is here."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launch.drivers import Driver, Emulating, Planning, Training, training_line
-from launch.drivers.sparsepipe.deepspeed import DEEPSPEED
 from launch.drivers.sparsepipe.emulated import (
     EMULATED,
     check_cluster,
@@ -17,16 +16,11 @@ from launch.drivers.sparsepipe.emulated import (
     simulate,
     simulated_step_s,
 )
-from launch.drivers.sparsepipe.pipelines import INFERRED, TRAINED
 from launch.drivers.sparsepipe.scheme import NAMED_HERE, Plan, Scheme
-from launch.drivers.sparsepipe.single import SINGLE
+from launch.drivers.sparsepipe.schemes import SCHEMES
 from launch.job import Job, named_as_given
 from sparsepipe.engine.backends import backend
 from sparsepipe.train.workload import open_workload
-
-SCHEMES = {"single": SINGLE, "pipeline": TRAINED, "infer": INFERRED, "deepspeed": DEEPSPEED}
-"""The ways to run a network on this machine, by --sparsepipe.scheme; `infer` is the pipeline's
-other mode."""
 
 
 def _scheme(job: Job) -> Scheme:

@@ -6,7 +6,6 @@ from typing import Any
 
 from launch.drivers import Opened, Steps
 from launch.job import Job
-from sparsepipe.options import Options
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
 from sparsepipe.train.workload import Workload, open_workload
@@ -15,7 +14,6 @@ from systems.profiles.emulated import Emulation
 from systems.runs.checkpoint import Checkpoints
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
-from systems.schema import InputError
 
 NAMED_HERE = {
     name: f"sparsepipe.{name}"
@@ -44,10 +42,6 @@ class Plan:
     """The plan of a pipeline on another cluster, which is emulated or simulated here."""
 
 
-Run = Callable[[World, Workload, Tracer, Checkpoints], Iterator[Step]]
-"""Does what one rank has to do, and yields every step."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
     """One way to run a sparse network: everything in which it differs from the other ways."""
@@ -69,30 +63,36 @@ class Scheme:
     """Why the result holds no predicted step time."""
 
 
-def opened(job: Job, run: Run, *, name: str, roles: str, shows_loss: bool = False) -> Opened:
-    """The part of this rank in a run that computes on real clouds.
+def opener(
+    title: Callable[[Job, Plan], str],
+    run: Callable[[Job, Plan, World, Workload, Tracer, Checkpoints], Iterator[Step]],
+    *,
+    who: str = "",
+    shows_loss: bool = False,
+) -> Callable[[Job, Plan, Emulation | None], Opened]:
+    """A `Scheme.open` for computation on real clouds.
 
     Args:
-        name: the scheme in words.
-        roles: which rank does what, in words.
+        title: names the way in words, for the first line of a run.
+        run: does the part of one rank, and yields every step.
+        who: which rank does what, in words, where the plan has no stages.
         shows_loss: see `launch.drivers.Steps`.
     """
-    workload = open_workload(job.sparsepipe, job.seed)
 
-    def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
-        return run(world, workload, tracer, checkpoints)
+    def open_part(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
+        workload = open_workload(job.sparsepipe, job.seed)
 
-    return Opened(
-        scheme=name,
-        roles=roles,
-        data=workload.data.kind,
-        work=Steps(run=steps, last=job.sparsepipe.steps, shows_loss=shows_loss),
-    )
+        def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
+            return run(job, plan, world, workload, tracer, checkpoints)
 
+        return Opened(
+            scheme=title(job, plan),
+            roles=stages_in_words(plan.stages) or who,
+            data=workload.data.kind,
+            work=Steps(run=steps, last=job.sparsepipe.steps, shows_loss=shows_loss),
+        )
 
-def network_in_words(options: Options) -> str:
-    """The network, its width and what computes its convolutions."""
-    return f"{options.model} x {options.width:g}, {options.backend} backend"
+    return open_part
 
 
 def stages_in_words(stages: Sequence[PlannedStage]) -> str:
@@ -102,13 +102,3 @@ def stages_in_words(stages: Sequence[PlannedStage]) -> str:
         + ",".join(str(replica.rank) for replica in stage.replicas)
         for number, stage in enumerate(stages)
     )
-
-
-def check_several_ranks(job: Job) -> None:
-    """Refuse a pipeline of one rank.
-
-    Raises:
-        InputError: the job has one rank.
-    """
-    if job.world_size < 2:
-        raise InputError(f"--world-size {job.world_size}: a pipeline needs ranks; give 2 or more")
