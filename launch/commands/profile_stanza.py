@@ -19,14 +19,14 @@ from systems.schema import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileArguments:
-    """Measure a model's layers."""
+    """Measure the layers of a model."""
 
     model: str = "digits-cnn"
-    """alexnet, vgg16, resnet50, resnet152, inception-v3 or digits-cnn."""
+    """The model: alexnet, vgg16, resnet50, resnet152, inception-v3 or digits-cnn."""
     batch_size: int | None = None
-    """Samples; None: the model's own."""
+    """The samples in a batch. None takes the batch size of the model."""
     out: str = "profile.json"
-    """Where the profile is written."""
+    """A new JSON file for the profile."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from launch.drivers.stanza_planning import (
     link_rates_of,
     measure_link,
     measure_shared,
-    plan_job,
+    plan_stanza_job,
     planning_basis,
     resolved,
 )
@@ -230,7 +230,7 @@ DRIVER = Driver(
     with_batch_size=_with_batch_size,
     planning=Planning(
         plan_type=Plan,
-        plan=lambda job, may_measure: plan_job(job, may_measure=may_measure),
+        plan=lambda job, may_measure: plan_stanza_job(job, may_measure=may_measure),
         plan_measured=_plan_measured,
         resized=_resized,
         resolved=resolved,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch import records
-from launch.drivers.stanza_planning import plan_job
+from launch.drivers import plan_job
 from launch.job import Job
 from stanza.options import Options
 from systems.schema import InputError

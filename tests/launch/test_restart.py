@@ -13,8 +13,7 @@ import pytest
 
 from launch import records
 from launch.__main__ import main
-from launch.drivers import driver
-from launch.drivers.stanza_planning import plan_job
+from launch.drivers import driver, plan_job
 from launch.job import Job
 from sparsepipe.options import Options as SparsePipeOptions
 from stanza.options import Options

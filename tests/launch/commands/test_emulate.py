@@ -12,7 +12,7 @@ import pytest
 from launch.__main__ import main
 from launch.commands.emulate import EmulatedJob, choose_emulation, prepare_emulated
 from launch.drivers.stanza import DRIVER
-from launch.drivers.stanza_planning import link_rates_of, plan_job
+from launch.drivers.stanza_planning import link_rates_of, plan_stanza_job
 from stanza.options import Options
 from systems.profiles.emulated import Emulation
 from systems.schema import InputError
@@ -128,7 +128,7 @@ def test_a_slow_cluster_is_not_scaled_up() -> None:
     options = Options(model="alexnet", fc_workers=1)
     job = EmulatedJob(cluster="ec2-p3-10g", world_size=3, stanza=options, dilate=400.0)
     assert DRIVER.emulating is not None
-    plan = plan_job(job, may_measure=False)
+    plan = plan_stanza_job(job, may_measure=False)
     found = choose_emulation(job, plan, DRIVER.emulating)
     assert found == Emulation(scale=1.0, dilate=400.0)
 

@@ -59,9 +59,9 @@ def test_an_interrupted_sweep_keeps_all_points_in_the_table(
     def run(job: Job, world_size: int, batch_size: int, folder: Path) -> Point:
         if batch_size == 96:
             raise KeyboardInterrupt
-        return Point(world_size=world_size, batch_size=batch_size, record="new")
+        return Point(world_size=world_size, batch_size=batch_size, steps=3, record="new")
 
-    earlier = Point(world_size=1, batch_size=192, samples_per_s=1.0, record="earlier")
+    earlier = Point(world_size=1, batch_size=192, steps=3, record="earlier")
     monkeypatch.setattr(throughput, "_run_point", run)
     monkeypatch.setattr(throughput, "_recorded", lambda folder: iter([earlier]))
     sizes = ["--world-sizes", "1", "--batch-sizes", "48", "96", "192"]

@@ -7,7 +7,7 @@ import pytest
 
 from launch.drivers import stanza_planning as planning
 from launch.drivers.stanza import DRIVER
-from launch.drivers.stanza_planning import plan_job, planning_basis
+from launch.drivers.stanza_planning import plan_stanza_job, planning_basis
 from launch.job import Job
 from stanza.options import Options
 from stanza.planner import plan as stanza_plan
@@ -40,14 +40,14 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_this_machine_is_not_planned_with_another_devices_profile(measured: list[int]) -> None:
     """A profile of VGG-16 on a V100 ships; this machine is measured instead."""
-    plan = plan_job(Job(world_size=2, stanza=VGG16), may_measure=True)
+    plan = plan_stanza_job(Job(world_size=2, stanza=VGG16), may_measure=True)
     assert measured == [2]
     assert plan.profile == "vgg16, batch 128, cpu: made up"
 
 
 def test_nothing_is_predicted_where_nothing_may_be_measured(measured: list[int]) -> None:
     job = Job(world_size=2, stanza=replace(VGG16, fc_workers=1))
-    assert plan_job(job, may_measure=False).chosen is None
+    assert plan_stanza_job(job, may_measure=False).chosen is None
     assert measured == []
 
 
@@ -58,7 +58,7 @@ def test_nodes_of_this_machines_kind_are_measured_alone(
     path = tmp_path / "cpus.toml"
     path.write_text(cluster.to_toml(target))
     monkeypatch.setattr(stanza_plan, "shipped_profiles", dict)  # as of a model without any
-    plan_job(Job(world_size=10, cluster=str(path), stanza=VGG16), may_measure=True)
+    plan_stanza_job(Job(world_size=10, cluster=str(path), stanza=VGG16), may_measure=True)
     assert measured == [1]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.drivers.stanza_planning import plan_job
+from launch.drivers import plan_job
 from launch.job import Job
 from launch.progress.live import LiveRecord, Tail
 from launch.progress.progress import _look, draw, progress_line
