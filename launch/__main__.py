@@ -36,6 +36,7 @@ COMMANDS = {
     "reproduce": "launch.reproduction.reproduce",
     "doctor": "launch.commands.doctor",
 }
+"""The module of every command. `ranks` is started by other commands, not by users."""
 SUBJECTS = {
     "plan": {
         "stanza": "launch.commands.plan_stanza",
@@ -50,11 +51,11 @@ SUBJECTS = {
         "speculative": "launch.commands.bench_speculative",
     },
 }
-"""Commands whose next word is a system, or a part of one."""
+"""Commands whose next word, the subject, is a system or a part of one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that `arguments` (default: the process's) name."""
+    """Run the command that `arguments` name; without any, the arguments of this process."""
     if arguments is None:
         outlive_readers()
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(__doc__)
         return
     foreign = foreign_packages()
-    if foreign and words[0] == "doctor":  # it says so, and imports nothing else
+    if foreign and words[0] == "doctor":  # which reports foreign packages and imports none
         return importlib.import_module("launch.commands.doctor").main(words[1:])
     for name, origin in foreign.items():
         print(
@@ -93,27 +94,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _dispatch(words: list[str]) -> None:
+    """Run the command whose name comes first.
+
+    Raises:
+        InputError: there is no such command, or none for this subject.
+    """
     from systems.schema import InputError, remedy
 
     command = words.pop(0)
     if command in COMMANDS:
-        module = COMMANDS[command]
-    elif command in SUBJECTS:
-        subject, known = words.pop(0) if words else "", SUBJECTS[command]
-        if subject not in known:
-            given = f"{command} {subject}".strip()
-            raise InputError(
-                f"{given}: names no system of this version; write: launch {command} "
-                f"{' or '.join(known)}"
-            )
-        module = known[subject]
-    else:
-        raise InputError(f"{command}: no such command; {remedy(command, {**COMMANDS, **SUBJECTS})}")
-    importlib.import_module(module).main(words)
+        return importlib.import_module(COMMANDS[command]).main(words)
+    if command not in SUBJECTS:
+        known = remedy(command, {**COMMANDS, **SUBJECTS})
+        raise InputError(f"{command}: no such command; {known}")
+    subject, modules = words.pop(0) if words else "", SUBJECTS[command]
+    if subject in ("-h", "--help"):
+        return _print_subjects(command)
+    if subject not in modules:
+        wrong = f"{command} {subject}".strip()
+        raise InputError(
+            f"{wrong}: names no system of this version; write: launch {command} "
+            f"{' or '.join(modules)}"
+        )
+    importlib.import_module(modules[subject]).main(words)
+
+
+def _print_subjects(command: str) -> None:
+    """Print the help of a command that needs a subject."""
+    described = (__doc__ or "").splitlines()
+    lines = [line for line in described if line.startswith(f"    {command} ")]
+    subjects = " or ".join(SUBJECTS[command])
+    print("\n".join([f"launch {command} SUBJECT [flags]", "", *lines, ""]))
+    print(f"SUBJECT is {subjects}. launch {command} SUBJECT --help lists its flags.")
 
 
 def program() -> None:
-    """Run the command of this process's arguments, and end the process."""
+    """Run the command that the arguments of this process name, and end the process."""
     if foreign_packages():
         return main()
     from systems.processes import background

@@ -1,9 +1,10 @@
-"""A job: everything that determines a run. Defaults < job file (TOML) < flags.
+"""A job: everything that determines a run. Flags win over the job file (TOML), which wins over the
+defaults.
 
     python -m launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1 --world-size 4
 
-A relative path in a job file is looked for beside the file, then in the working directory; one in a
-flag in the working directory. `out` is always below the working directory.
+A relative path in a job file is looked for beside the file first, then in the working directory. A
+relative path in a flag, and `out` wherever it stands, are relative to the working directory.
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ from systems.clusters import cluster
 from systems.schema import InputError, filled_in
 
 LONGEST_TIMEOUT_S = 86400.0
+"""A day."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +36,9 @@ class SlurmOptions:
     """What a job asks of SLURM."""
 
     nodes: int = 1
-    """The number of nodes, over which the ranks are spread evenly."""
+    """The number of nodes. The ranks are spread evenly over them."""
     options: tuple[str, ...] = ()
-    """More of sbatch's long options, without dashes: partition=gpu time=30 gres=gpu:4."""
+    """More long options of sbatch, without dashes: partition=gpu time=30 gres=gpu:4."""
 
     def __post_init__(self) -> None:
         if self.nodes < 1:
@@ -51,52 +53,55 @@ class SlurmOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A run of one system."""
+    """Run one system."""
 
     name: str = "stanza"
-    """What its record is called."""
+    """The name of the job. The folder of its record is named after it."""
     system: Literal["stanza", "sparsepipe", "speculative"] = "stanza"
-    """Which system runs."""
+    """The system to run. The options of the other systems are then not used."""
     world_size: int = 4
-    """Ranks, one a node of the cluster. A launcher's own number wins."""
+    """The number of ranks, one for each node of the cluster. torchrun, mpirun or srun overrule it
+    where they start the ranks themselves."""
     cluster: str = "local"
-    """A preset (`launch doctor` lists them) or a TOML file; what the planner plans for."""
+    """The cluster to plan for: the name of a preset (`launch doctor` lists them) or a TOML file."""
     profile: str | None = None
-    """A measured profile, by the model's name or as a JSON file. None: the model's, if there is
-    one."""
+    """The measured profile to plan with: a model's name or a JSON file. None means the profile of
+    the job's model, if one ships."""
     launcher: Literal["torchrun", "local", "mpirun", "deepspeed", "slurm"] = "torchrun"
-    """What starts the ranks. local: as plain processes. slurm: a script for sbatch is written."""
+    """The program that starts the ranks. "local" starts plain processes on this machine. "slurm"
+    writes a script and hands it to sbatch."""
     transport: Literal["torch", "mpi"] = "torch"
-    """What carries point-to-point messages: torch.distributed or mpi4py."""
+    """The library that carries messages between two ranks: torch.distributed or mpi4py."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU for every rank where there are enough, else the CPU."""
+    """The device to compute on. "auto" takes GPUs if there is one for every rank, else the CPU."""
     seed: int = 0
-    """Of the initial weights and of the order of samples."""
+    """The seed of the initial weights and of the order of samples."""
     timeout_s: float = 120.0
-    """Longest wait for another rank."""
+    """The longest time in seconds that a rank waits for another one."""
     checkpoint_every: int = 0
-    """Save a checkpoint after so many steps, and the trained model at the end. 0: neither."""
+    """Save a checkpoint every so many steps, and the trained model at the end. 0 saves neither."""
     checkpoint_keep: int = 3
-    """The last checkpoints to keep."""
+    """How many checkpoints to keep. Older ones are removed."""
     resume: str = "auto"
-    """auto: go on from the newest sound checkpoint of the run's own record, if there is one. never:
-    begin anew. Or a path: where the run has none, from the record or the checkpoint of another."""
+    """Where to begin. "auto" goes on from the newest sound checkpoint in the record of this run, if
+    there is one. "never" begins anew. The path of another record or checkpoint goes on from that
+    one, if this run has none of its own."""
     max_restarts: int = 0
-    """How often torchrun starts all ranks again after one of them is lost."""
+    """How often torchrun may start all ranks again after it has lost one."""
     trace: bool = False
-    """Write a Chrome/Perfetto trace of every rank."""
+    """Write a trace of every rank for Chrome or Perfetto."""
     torch_profiler: bool = False
-    """Write torch.profiler's trace of a few steps, for every rank."""
+    """Write a trace of torch.profiler over a few steps of every rank."""
     out: str | None = None
-    """Folder of the record. None: a new one under runs/."""
+    """The folder of the record. None makes a new one under runs/."""
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
     """What `--launcher slurm` asks for."""
     stanza: StanzaOptions = field(default_factory=StanzaOptions)
-    """Stanza's options."""
+    """The options of Stanza."""
     sparsepipe: SparsePipeOptions = field(default_factory=SparsePipeOptions)
-    """SparsePipe's options."""
+    """The options of SparsePipe."""
     speculative: SpeculativeOptions = field(default_factory=SpeculativeOptions)
-    """Speculative sampling's options."""
+    """The options of speculative sampling."""
 
     def __post_init__(self) -> None:
         if self.world_size < 1:
@@ -117,13 +122,14 @@ J = TypeVar("J", bound=Job)
 
 
 def check_seed(seed: int) -> None:
-    """Raise an InputError for a `--seed` that NumPy or torch does not take."""
+    """Raise an InputError for a seed that NumPy or torch does not accept."""
     if not 0 <= seed < 2**32:
         raise InputError(f"--seed {seed}: give 0 to {2**32 - 1}")
 
 
 def _check_survival(job: Job) -> None:
-    """Refuse checkpoints and restarts that cannot be."""
+    """Raise an InputError for numbers of checkpoints or restarts that cannot be, and for restarts
+    with a launcher that does not restart ranks."""
     if job.checkpoint_every < 0:
         raise InputError(f"--checkpoint-every {job.checkpoint_every}: give steps, or 0: never")
     if job.checkpoint_keep < 1:
@@ -135,32 +141,14 @@ def _check_survival(job: Job) -> None:
             f"--max-restarts {job.max_restarts}: {job.launcher} does not start lost ranks again; "
             "add --launcher torchrun"
         )
-    unsaved = _unsaved(job)
-    if job.checkpoint_every and unsaved:
-        raise InputError(
-            f"--checkpoint-every {job.checkpoint_every}: {unsaved} saves no checkpoints; leave it "
-            "out"
-        )
 
 
-def _unsaved(job: Job) -> str | None:
-    """The flag that says what has no checkpoints, if there is one."""
-    if job.system == "speculative":
-        return "--system speculative"
-    if job.system == "stanza" and job.stanza.scheme.startswith("zero"):
-        return f"--stanza.scheme {job.stanza.scheme}"
-    if job.system == "sparsepipe" and job.sparsepipe.scheme == "deepspeed":
-        return "--sparsepipe.scheme deepspeed"
-    if job.system == "sparsepipe" and job.sparsepipe.mode == "infer":
-        return "--sparsepipe.mode infer"
-    return None
-
-
-def load(path: Path) -> Job:
+def load_job(path: Path) -> Job:
     """The job in a TOML file.
 
     Raises:
-        InputError: no such file, not TOML, or a key or value that no option has.
+        InputError: there is no such file, it is not TOML, or it holds a key or a value that no
+            option has.
     """
     if not path.is_file():
         ready = sorted(p.name for p in (Path(__file__).parent / "jobs").glob("*.toml"))
@@ -168,17 +156,17 @@ def load(path: Path) -> Job:
     return with_absolute_paths(schema.load_toml(Job, path), path.parent, Path())
 
 
-def save(job: Job, path: Path) -> None:
-    """Write a job as TOML that `load` reads back as an equal job, from whatever folder."""
+def save_job(job: Job, path: Path) -> None:
+    """Write a job as TOML. `load_job` reads an equal job from it, in whatever working directory."""
     disk.write_text(path, tomli_w.dumps(schema.dump(with_absolute_paths(job, Path()))))
 
 
 def with_absolute_paths(job: J, *folders: Path) -> J:
-    """The job with the files that it reads named by absolute paths.
+    """The job with absolute paths instead of relative ones, for all files that it reads.
 
     Args:
-        folders: where a relative path is looked for, the first one that has it wins. A path that
-            none of them has stays as it is, and so does `out`, which is written.
+        folders: where to look for a relative path; the first folder that has it wins. A path that
+            none of them has stays as it is, and so does `out`, which is written and not read.
     """
     names: dict[str, Any] = {}
     if job.cluster not in cluster.presets():
@@ -206,52 +194,57 @@ def with_absolute_paths(job: J, *folders: Path) -> J:
 
 
 def _absolute(name: str, folders: Sequence[Path], **filled: str) -> str:
-    """A path as it is in the first folder that has it; `filled` is what its braces stand for."""
+    """The absolute path of a file in the first folder that has it, or the name as it is. `filled`
+    gives the values of words in braces, such as `{task}`."""
     for folder in folders:
-        there = folder / filled_in(name, **filled)
-        if name and os.path.exists(there):  # unlike Path's, it raises nothing
+        path = folder / filled_in(name, **filled)
+        if name and os.path.exists(path):  # unlike Path's, it raises nothing
             return os.path.abspath(folder / name)
     return name
 
 
 def _absolute_file(name: str, folders: Sequence[Path]) -> str:
-    """The same of a profile, which is a JSON file or the name of one that ships."""
+    """The absolute path of a profile in a JSON file. The name of a shipped one stays as it is."""
     return _absolute(name, folders) if name.endswith(".json") else name
 
 
 def _absolute_data(data: str, folders: Sequence[Path]) -> str:
-    """The same of data such as folder:PATH, or jsonl:PATH,DOCUMENT,SUMMARY."""
+    """Data such as folder:PATH, or jsonl:PATH,DOCUMENT,SUMMARY, with an absolute path."""
     kind, colon, path = data.partition(":")
     path, comma, keys = path.partition(",") if kind == "jsonl" else (path, "", "")
     return f"{kind}{colon}{_absolute(path, folders)}{comma}{keys}"
 
 
 def without_flags_of_command(job: Job) -> Job:
-    """The job alone, of what a command with flags of its own has parsed."""
-    return Job(**{f.name: getattr(job, f.name) for f in dataclasses.fields(Job)})
+    """The job alone, without the flags of its own that a command adds to it."""
+    return Job(**job_fields(job))
 
 
-def parse(command: str, arguments: Sequence[str], default: J) -> J:
+def job_fields(job: Job) -> dict[str, Any]:
+    """The fields of a job by name, without those of a subclass."""
+    return {f.name: getattr(job, f.name) for f in dataclasses.fields(Job)}
+
+
+def parse_job(command: str, arguments: Sequence[str], default: J) -> J:
     """The job that a command line means: an optional job file, then flags.
 
     Args:
-        default: the job without either; a command with flags of its own gives a subclass.
+        default: the job without either. A command with flags of its own gives a subclass of Job.
 
     Raises:
-        InputError: a flag that does not exist, or a value that it does not take.
+        InputError: there is no such flag, or it does not accept the value.
     """
     flags = list(arguments)
     if flags and not flags[0].startswith("-"):
-        job = load(Path(flags.pop(0)))
-        changes = {f.name: getattr(job, f.name) for f in dataclasses.fields(Job)}
-        default = dataclasses.replace(default, **changes)
-    given = parse_flags(type(default), flags, f"launch {command} [JOB.toml]", default)
-    return with_absolute_paths(given, Path())
+        job = load_job(Path(flags.pop(0)))
+        default = dataclasses.replace(default, **job_fields(job))
+    parsed = parse_flags(type(default), flags, f"launch {command} [JOB.toml]", default)
+    return with_absolute_paths(parsed, Path())
 
 
-def refuse_below_one(given: Mapping[str, Sequence[int]]) -> None:
+def refuse_below_one(numbers: Mapping[str, Sequence[int]]) -> None:
     """Raise an InputError for the first flag, by name, that has no values or one below 1."""
-    for name, values in given.items():
+    for name, values in numbers.items():
         if not values or min(values) < 1:
             shown = " ".join(map(str, values)) or "(none)"
             raise InputError(f"--{name} {shown}: give whole numbers from 1 on")
@@ -259,25 +252,29 @@ def refuse_below_one(given: Mapping[str, Sequence[int]]) -> None:
 
 @contextmanager
 def named_as_given(names: Mapping[str, str]) -> Iterator[None]:
-    """Let errors of the block name the options that the user has given to this command.
+    """Rewrite errors that are raised in the block, so that they name the options of this command.
 
     Args:
-        names: what an option is called elsewhere, and here, without the dashes:
-            {"stanza.model": "model"} for a command whose --model is a job's --stanza.model.
+        names: the name of an option elsewhere, and its name here, without dashes: for a command
+            whose --model is the --stanza.model of a job, {"stanza.model": "model"}.
     """
     try:
         yield
     except InputError as error:
-        known = "|".join(map(re.escape, names))
-        option = rf"(?<![\w-])--({known})(?![\w-])"
-        text = re.sub(option, lambda found: f"--{names[found[1]]}", str(error))
+        elsewhere = "|".join(map(re.escape, names))
+        option = rf"(?<![\w-])--({elsewhere})(?![\w-])"
+        text = re.sub(option, lambda match: f"--{names[match[1]]}", str(error))
         raise InputError(text) from None
 
 
 def parse_flags(
     cls: type[schema.T], flags: Sequence[str], program: str, default: schema.T
 ) -> schema.T:
-    """A `cls` from flags alone; tyro's report of an error becomes one line."""
+    """A `cls` made from flags alone. `--help` among them prints the options and ends the process.
+
+    Raises:
+        InputError: the flags cannot be parsed; tyro's report of it, as one line.
+    """
     if {"-h", "--help"} & set(flags):
         tyro.cli(cls, args=["--help"], prog=program, default=default)
     try:

@@ -1,6 +1,6 @@
-"""Whether the packages that Python finds are this testbed's: PyPI has a stanza, launch and systems.
+"""Finds foreign packages that shadow ours: PyPI has others called stanza, launch and systems.
 
-Standard library only: it must run where a foreign package shadows ours.
+Only the standard library is imported: this must run where a foreign package shadows ours.
 """
 
 import importlib.util
@@ -10,12 +10,12 @@ PACKAGES = ("systems", "stanza", "sparsepipe", "speculative", "launch")
 
 
 def foreign_packages() -> dict[str, str]:
-    """Names of our packages that another distribution shadows, and the file found instead."""
+    """Our packages that another distribution shadows, by name, with the file found instead."""
     home = Path(__file__).resolve().parent.parent
-    found = {}
+    foreign = {}
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
         origin = "nowhere" if spec is None or spec.origin is None else spec.origin
         if Path(origin).resolve().parent.parent != home:
-            found[name] = origin
-    return found
+            foreign[name] = origin
+    return foreign

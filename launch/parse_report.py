@@ -1,4 +1,9 @@
-"""tyro's report of a bad command line, a framed text of several lines, as one line."""
+"""Turns tyro's report of a bad command line, a framed text of several lines, into one line.
+
+tyro has no public way to get at its errors but this text. Its hook `tyro._errors.on_parse_error` is
+private, younger than the oldest tyro that the testbed accepts, and leaves the messages about values
+as text too. A message of another version that no pattern here knows is shown as tyro wrote it.
+"""
 
 import contextlib
 import io
@@ -7,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 WIDE = "10000"
-"""Columns: nothing is broken into lines, in words least of all."""
+"""A terminal of so many columns, on which tyro breaks no message into lines."""
 PLAINER = (
     (r"Error parsing [\w.]+: (--.*)", r"\1"),  # our own error, from a dataclass
     (
@@ -28,13 +33,14 @@ PLAINER = (
     ),
     (r"Missing value for argument '(\S+)'\..*", r"\1: its value is missing; see --help"),
 )
-"""What tyro says, and what we say."""
+"""Patterns of what tyro says, and what we say instead."""
 END = ("For full helptext", "Argument helptext", "Got errors", "Perhaps you meant")
+"""What a line begins with that comes after the message itself."""
 
 
 @contextlib.contextmanager
 def captured_report() -> Iterator[io.StringIO]:
-    """What tyro prints to stderr meanwhile, in lines of any length."""
+    """Catch what tyro prints to stderr in the block; no message is broken into lines."""
     columns, report = os.environ.get("COLUMNS"), io.StringIO()
     os.environ["COLUMNS"] = WIDE
     try:
@@ -47,7 +53,11 @@ def captured_report() -> Iterator[io.StringIO]:
 
 
 def one_line(report: str, flags: Sequence[str]) -> str:
-    """The gist of a report: its message, and what it proposes instead."""
+    """The message of a report, with what tyro proposes instead, as one line.
+
+    Args:
+        flags: the command line, which is named if the report holds no message.
+    """
     # A frame of box-drawing characters, or, where the terminal has none, rulers of dashes.
     lines = [line.strip("│╭╮╰╯─ \t") for line in report.splitlines()]
     words = [line for line in lines if line.strip("-")]

@@ -1,4 +1,4 @@
-"""Makes the record folder of a run, and reads it back."""
+"""Makes the record folder of a run, and reads it back. `systems.runs.record` lists its files."""
 
 import itertools
 import shlex
@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch import job as jobs
-from launch.drivers import driver
+from launch import drivers, job as jobs
 from launch.job import Job
 from systems import schema
 from systems.environment import Environment
@@ -20,6 +19,7 @@ from systems.runs.record import Tier
 from systems.schema import InputError
 
 RUNS = Path("runs")
+"""Where records go whose job names no folder."""
 
 
 def create_record(
@@ -29,7 +29,11 @@ def create_record(
     emulation: Emulation | None = None,
     run_id: str = "",
 ) -> Path:
-    """Make the folder and write what is known before the first step.
+    """Make the folder and write what is known before the first step; returns the folder.
+
+    Args:
+        emulation: how the cluster is emulated; None for other runs.
+        run_id: the name that torchrun gives a run, which all attempts at it share.
 
     Raises:
         InputError: `--out` names a folder that holds files already.
@@ -51,16 +55,16 @@ def create_record(
         _go_on(folder, job, plan)
     else:
         record.write_json(folder / "run.json", run)
-        jobs.save(job, folder / "job.toml")
+        jobs.save_job(job, folder / "job.toml")
     return folder
 
 
 def _claimed(job: Job) -> Path:
-    """A folder that is this run's alone, of all that start at once."""
+    """Take a folder for this run alone, even if another run starts at the same moment."""
     if job.out is None:
         return _fresh_folder(job.name)
     folder = Path(job.out)
-    claim(job, folder)
+    claim_record(job, folder)
     if not (folder / "run.json").is_file():
         try:
             (folder / "job.toml").touch(exist_ok=False)
@@ -71,20 +75,21 @@ def _claimed(job: Job) -> Path:
     return folder
 
 
-def claim(job: Job, folder: Path) -> None:
-    """Take a folder for a job's record: a new one, or that of the same run, cut short.
+def claim_record(job: Job, folder: Path) -> None:
+    """Take a folder for the record of a job: a new one, or one that a run of the job has left when
+    it was cut short, if there are checkpoints to go on from.
 
     Raises:
-        InputError: it holds something else.
+        InputError: the folder holds something else.
     """
     if not (job.resume == "auto" and _cut_short(folder) and (folder / CHECKPOINTS).is_dir()):
         record.claim_folder(folder)
 
 
 def earlier_attempt(job: Job, plan: Any, place: Environment) -> Path | None:
-    """The record that an earlier attempt of this run of torchrun has left, with this attempt's
-    plan; None if there is none."""
-    first = place.attempt == "0"  # so it is as well where an agent has restarted for a lost node
+    """The record that an earlier attempt at this run has left, if there is one. torchrun starts
+    all ranks again after one was lost; the record then goes on, with the plan of this attempt."""
+    first = place.attempt == "0"  # also where an agent has started anew because a node was lost
     if not place.run_id or (first and place.run_id == "none"):
         return None
     for folder in [Path(job.out)] if job.out else sorted(RUNS.glob("*"), reverse=True):
@@ -95,6 +100,7 @@ def earlier_attempt(job: Job, plan: Any, place: Environment) -> Path | None:
 
 
 def _is_run(folder: Path, job: Job, run_id: str) -> bool:
+    """Whether a folder is the record of a run of the job's system with this id."""
     if not (folder / "run.json").is_file():
         return False
     run = record.read_json(folder / "run.json")
@@ -102,31 +108,33 @@ def _is_run(folder: Path, job: Job, run_id: str) -> bool:
 
 
 def _cut_short(folder: Path) -> bool:
+    """Whether a folder is the record of a run that has no result."""
     return (folder / "run.json").is_file() and not (folder / "result.json").exists()
 
 
 def _go_on(folder: Path, job: Job, plan: Any) -> None:
-    """A record goes on, perhaps with another plan."""
+    """Let a record go on, with this job and this plan; earlier plans are kept beside it."""
     run, planned = record.read_json(folder / "run.json"), schema.dump(plan)
     if run["plan"] != planned:
         run["earlier_plans"] = [*run.get("earlier_plans", []), run["plan"]]
         run["plan"] = planned
         record.write_json(folder / "run.json", run)
-    jobs.save(job, folder / "job.toml")
+    jobs.save_job(job, folder / "job.toml")
 
 
 def _again(folder: Path, tier: Tier, emulation: Emulation | None) -> str:
     """The command that repeats a run."""
     if emulation is not None:
-        ways = f"--scale {emulation.scale} --dilate {emulation.dilate}"
-        return f"python -m launch emulate {folder}/job.toml {ways}"
+        flags = f"--scale {emulation.scale} --dilate {emulation.dilate}"
+        return f"python -m launch emulate {folder}/job.toml {flags}"
     if tier == "simulated":
         return f"python -m launch simulate {folder}/job.toml"
     return f"python -m launch run --again {folder}"
 
 
 def _fresh_folder(name: str) -> Path:
-    """Make a folder that nobody has: one that exists belongs to a run that started just before."""
+    """Make a new folder, named after the time and the job. If it exists already, it belongs to a
+    run that started in the same second, and a number is added."""
     try:
         RUNS.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -144,8 +152,8 @@ def _fresh_folder(name: str) -> Path:
     raise AssertionError("numbers do not end")
 
 
-def kept(folder: Path) -> str:
-    """What a run that cannot write leaves in its record, and how to go on from there."""
+def what_is_kept(folder: Path) -> str:
+    """Say what is in the record of a run that can write no more, and how to go on from there."""
     checkpoint = newest_name(folder / CHECKPOINTS)
     if checkpoint is None:
         return f"kept: the steps so far in {folder / 'steps'}; make room and run it again"
@@ -160,25 +168,27 @@ def kept(folder: Path) -> str:
     )
 
 
-def read_plan(folder: Path) -> tuple[Job, Any]:
+def read_job_and_plan(folder: Path) -> tuple[Job, Any]:
     """The job of a record, and its plan."""
-    job = jobs.load(folder / "job.toml")
-    return job, driver(job).read_plan(record.read_json(folder / "run.json")["plan"], str(folder))
+    job = jobs.load_job(folder / "job.toml")
+    table = record.read_json(folder / "run.json")["plan"]
+    return job, drivers.read_plan(job, table, str(folder))
 
 
 def name_of(rank: int, folders: Sequence[Path]) -> str:
-    """ "rank 2 (fc)": a rank with its role in the first of these records that has no result yet."""
-    job, plan = read_plan(unfinished(folders))
-    return f"rank {rank} ({driver(job).roles(job, plan)[rank]})"
+    """A rank with its role, such as "rank 2 (worker)", in the record that is being written."""
+    job, plan = read_job_and_plan(unfinished(folders))
+    return f"rank {rank} ({drivers.roles(job, plan)[rank]})"
 
 
 def unfinished(folders: Sequence[Path]) -> Path:
-    """The first record that has no result yet, where runs follow each other."""
+    """The record that is being written, of runs that follow each other: the first without a
+    result."""
     return next((folder for folder in folders if _cut_short(folder)), folders[-1])
 
 
 def read_emulation(folder: Path) -> Emulation | None:
-    """How an emulated run's cluster is emulated; None for other runs."""
+    """How the cluster of an emulated run is emulated; None for other runs."""
     table = record.read_json(folder / "run.json").get("emulation")
     return None if table is None else schema.read(Emulation, table, str(folder))
 
@@ -197,8 +207,8 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
-def save(measured: profile.ModelProfile, path: Path, system: str) -> None:
-    """Write a profile and print its summary."""
+def save_profile(measured: profile.ModelProfile, path: Path, system: str) -> None:
+    """Write a profile that a system's `launch profile` has measured, and print its summary."""
     profile.save(measured, path)
     print(
         f"profile {system} | tier measured | {measured.name}, batch {measured.batch_size} on "

@@ -1,7 +1,7 @@
-"""Output whose reader has gone: what is printed after goes nowhere, and the program goes on.
+"""Lets a program go on when the reader of its output has gone; what it prints then is lost.
 
-`launch run ... | head -1` must not end a training. Standard library only: it must run where a
-foreign package shadows ours.
+`launch run ... | head -1` must not end a training. Only the standard library is imported: this must
+run where a foreign package shadows ours.
 """
 
 import io
@@ -11,8 +11,9 @@ from typing import Any, TextIO
 
 
 def outlive_readers() -> None:
-    """Let this process's stdout and stderr, and those of what it starts, outlive their readers."""
-    for descriptor in (0, 1, 2):  # one that the caller has closed would become some file's number
+    """Make stdout and stderr safe against readers that end early, in this process and in those that
+    it starts."""
+    for descriptor in (0, 1, 2):  # the number of a closed one would go to the next file opened
         try:
             os.fstat(descriptor)
         except OSError:
@@ -22,10 +23,10 @@ def outlive_readers() -> None:
 
 
 class _Descriptor(io.FileIO):
-    """A file descriptor that turns into the null device once its reader has gone."""
+    """A file descriptor that becomes the null device when its reader has gone."""
 
     def write(self, data: Any, /) -> int:
-        """Write all or a part of `data`; returns how many bytes."""
+        """Write all or a part of `data`; returns the number of bytes."""
         try:
             return super().write(data) or 0
         except BrokenPipeError:
@@ -36,7 +37,8 @@ class _Descriptor(io.FileIO):
 
 
 def _text(stream: TextIO | None, descriptor: int) -> io.TextIOWrapper:
-    """The stream that Python has made of a descriptor, on one that outlives its reader."""
+    """A stream like the one that Python has made of a descriptor, with the same encoding, which
+    outlives its reader."""
     encoding, errors, at_once = "utf-8", "backslashreplace", False
     if isinstance(stream, io.TextIOWrapper):
         stream.flush()

@@ -1,1 +1,1 @@
-"""The commands of `python -m launch`, a file each."""
+"""The commands of `python -m launch`, one file each; `main(arguments)` runs one."""

@@ -1,9 +1,9 @@
-"""`launch bench sparse`: one sparse convolution, ours against other engines and against dense.
+"""`launch bench sparse`: time a sparse convolution, ours against other engines and against dense.
 
 python -m launch bench sparse                                          # minutes
 python -m launch bench sparse --resolutions 64 128 256 --channels 64 128 --threads 2
 
-Leaves rows.json, and a figure with its CSV, in a folder.
+It leaves rows.json, and a figure with its CSV, in a folder.
 """
 
 from collections.abc import Sequence
@@ -20,27 +20,29 @@ from systems.runs import record
 
 @dataclass(frozen=True, kw_only=True)
 class BenchArguments:
-    """Time and memory of a 3x3x3 convolution, forward and backward, on a sphere's surface."""
+    """Measure time and memory of a 3x3x3 convolution, forward and backward, on the surface of a
+    sphere."""
 
     resolutions: tuple[int, ...] = (32, 64, 128)
-    """Voxels along a side of the cube that the sphere fills."""
+    """The numbers of voxels along a side of the cube that the sphere fills."""
     channels: tuple[int, ...] = (32, 64, 128)
-    """Input and output channels."""
+    """The numbers of input channels, which are those of output channels too."""
     threads: int = 1
-    """Of every engine. Two or more are only meaningful on cores that nothing else uses."""
+    """The threads of every engine. More than one means something only on cores that nothing else
+    uses."""
     repetitions: int = 7
-    """Passes that are timed, after two that are not."""
+    """How many passes are timed, after two that are not."""
     out: str = "bench-sparse"
     """A new folder for the rows and the figure."""
 
     def __post_init__(self) -> None:
-        given = {
+        numbers = {
             "resolutions": self.resolutions,
             "channels": self.channels,
             "threads": (self.threads,),
             "repetitions": (self.repetitions,),
         }
-        jobs.refuse_below_one(given)
+        jobs.refuse_below_one(numbers)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -56,9 +58,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     rows: list[Row] = []
     for contest in sweep(flags.resolutions, flags.channels, flags.threads):
-        found = run(contest, flags.repetitions)
-        rows += found
-        for row in found:
+        measured = run(contest, flags.repetitions)
+        rows += measured
+        for row in measured:
             print(_line(row), flush=True)
         described = {"environment": record.environment(), "rows": schema.dump(rows)}
         record.write_json(folder / "rows.json", described)
@@ -66,6 +68,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _line(row: Row) -> str:
+    """A row as a line of the table."""
     step, made, peak, share = cells(row)
     start = f"{row.contest.cloud:>12}{row.contest.channels:>9}{row.voxels:>9,} {row.engine:10}"
     if not row.pass_s:

@@ -1,10 +1,11 @@
-"""`launch bench speculative`: verification of drafts, against transformers and the byte floor.
+"""`launch bench speculative`: time the verification of drafts, ours against transformers and
+against a copy of the same bytes.
 
 python -m launch bench speculative                                     # a minute on a laptop
 python -m launch bench speculative --device cuda                       # ten minutes on a GPU
 
-Leaves one JSON file: rows, the copy bandwidth, environment and command. `launch reproduce
-speculative` judges a GPU's file that it finds in the folder it is called in.
+It leaves one JSON file with the rows, the copy bandwidth, the environment and the command. `launch
+reproduce speculative` judges such a file of a GPU if it lies in the working directory.
 """
 
 from collections.abc import Sequence
@@ -24,34 +25,35 @@ from systems.schema import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class BenchArguments:
-    """Time of the verification region for every vocabulary, gamma, batch and dtype."""
+    """Measure how long verification takes, for every vocabulary, gamma, batch and dtype."""
 
     vocabularies: tuple[int, ...] = (32_000, 51_865, 128_256, 256_000)
-    """Tokens of the vocabulary."""
+    """The sizes of the vocabulary, in tokens."""
     gammas: tuple[int, ...] = (1, 4, 8, 16)
-    """Drafted tokens."""
+    """The numbers of drafted tokens."""
     batches: tuple[int, ...] | None = None
-    """Sequences; transformers verifies one at a time. None: 1, on a GPU 1 and 64."""
+    """The numbers of sequences. transformers verifies one at a time. None takes 1 on a CPU, 1 and
+    64 on a GPU."""
     dtypes: tuple[Literal["float32", "float16", "bfloat16"], ...] | None = None
-    """Of the logits. None: float32, on a GPU float32 and bfloat16."""
+    """The dtypes of the logits. None takes float32 on a CPU, float32 and bfloat16 on a GPU."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where."""
+    """The device to measure on."""
     threads: int = 1
-    """Of the CPU."""
+    """The threads of the CPU."""
     repetitions: int = 15
-    """Turns that are timed, after two that are not."""
+    """How many calls are timed, after two that are not."""
     out: str | None = None
-    """A new file for the rows. None: bench-speculative-DEVICE.json."""
+    """A new file for the rows. None takes bench-speculative-DEVICE.json."""
 
     def __post_init__(self) -> None:
-        given = {
+        numbers = {
             "vocabularies": self.vocabularies,
             "gammas": self.gammas,
             "batches": (1,) if self.batches is None else self.batches,
             "threads": (self.threads,),
             "repetitions": (self.repetitions,),
         }
-        jobs.refuse_below_one(given)
+        jobs.refuse_below_one(numbers)
         if self.dtypes == ():
             raise InputError(f"--dtypes (none): give some of {', '.join(bench.DTYPES)}")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -78,10 +80,10 @@ def main(arguments: Sequence[str]) -> None:
     dtypes = flags.dtypes or bench.LOGITS[flags.device]
     grid = flags.vocabularies, flags.gammas, batches, dtypes
     for case in bench.cases(*grid, flags.device, flags.threads):
-        found = bench.measure(case, flags.repetitions)
-        rows += found
-        for row in found:
-            print(_line(row, found[0], copy), flush=True)
+        measured = bench.measure(case, flags.repetitions)
+        rows += measured
+        for row in measured:
+            print(_line(row, measured[0], copy), flush=True)
     record.write_json(
         out,
         {
@@ -96,6 +98,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _line(row: Row, transformers: Row, copy: float) -> str:
+    """A row as a line of the table, beside the row of transformers for the same case and the copy
+    bandwidth in bytes per second."""
     case, call = row.case, row.call_s.median
     graph = "" if row.graph_s is None else f"{row.graph_s.median * 1e6:.1f}"
     replay = {None: "", True: "  equal", False: "  UNLIKE"}[row.graph_equal]

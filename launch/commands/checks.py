@@ -1,4 +1,4 @@
-"""What `launch doctor` looks at on a machine where the base packages are installed."""
+"""The checks of `launch doctor` on a machine where the base packages are installed."""
 
 import importlib.metadata
 import ipaddress
@@ -35,15 +35,17 @@ EXTRAS = {
     "h5py": ("h5py", "ModelNet40 in HDF5"),
     "tensorboard": ("tensorboard", "--tensorboard"),
 }
-"""Distribution -> our extra, and what needs it."""
+"""Distributions that are optional, each with our extra that installs it and with what needs it."""
 LEAST_WORK_BYTES, LEAST_CACHE_BYTES = 2**30, 2**26
+"""How much space must be free for records and for compiled kernels."""
 GIBIBYTE = 2**30
+"""Bytes."""
 INSTALL_MPI = "python -m pip install 'systems-testbed[mpi]'"
 MPI_PROGRAM = "from mpi4py import MPI; print(MPI.Get_library_version().splitlines()[0])"
 
 
 def all_checks() -> list[Finding]:
-    """Every finding beyond the base packages."""
+    """Everything that is found beyond the base packages."""
     return [
         _torch(),
         _processor(),
@@ -65,6 +67,7 @@ def all_checks() -> list[Finding]:
 
 
 def _torch() -> Finding:
+    """Whether torch is new enough."""
     major, minor = (int(part) for part in torch.__version__.split(".")[:2])
     return Finding(
         name="torch",
@@ -77,6 +80,7 @@ def _torch() -> Finding:
 
 
 def _processor() -> Finding:
+    """Which processor this machine has."""
     here = record.environment()
     return Finding(
         name="processor",
@@ -87,6 +91,7 @@ def _processor() -> Finding:
 
 
 def _gpus() -> Finding:
+    """Which GPUs torch can use."""
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     driver = shutil.which("nvidia-smi") is not None
     found, command = f"{', '.join(names)}; CUDA {torch.version.cuda}", ""
@@ -108,7 +113,8 @@ def _gpus() -> Finding:
 def _disk(
     name: str, folder: Path, least_bytes: int, needed_for: str, *, required: bool = False
 ) -> Finding:
-    """Free space where `folder` is or will be, and whether it can be written."""
+    """Whether the disk of a folder has enough space, and whether files can be written there. The
+    folder itself need not exist yet."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free_bytes, writable = shutil.disk_usage(there).free, os.access(there, os.W_OK)
     free = f"{free_bytes / GIBIBYTE:.1f} GiB free in {folder}"
@@ -126,6 +132,7 @@ def _disk(
 
 
 def _kernel_cache() -> Finding:
+    """Whether compiled kernels can be kept."""
     needed_for = "kernels built on first use"
     try:
         return _disk("kernel cache", cache_folder(), LEAST_CACHE_BYTES, needed_for)
@@ -140,9 +147,10 @@ def _kernel_cache() -> Finding:
 
 
 def _own_name() -> Finding:
-    """Runs on one machine do without; torchrun itself waits ten minutes for its own node's name.
+    """Whether the name of this machine resolves.
 
-    Nodes tell each other the address of their own name, which must not be a loopback address then.
+    Nodes tell each other the address of their own name, which must not be a loopback address. Runs
+    on one machine do without, but torchrun itself waits ten minutes for the name to resolve.
     """
     name, address = socket.gethostname(), own_address()
     found, here = f"{name} does not resolve", False
@@ -161,7 +169,7 @@ def _own_name() -> Finding:
 
 
 def _program(name: str, path: str | None, *, needed_for: str, command: str) -> Finding:
-    """`path` is where it was found; None: nowhere."""
+    """Whether a program is installed. `path` is where it was found, if it was."""
     return Finding(
         name=name,
         works=path is not None,
@@ -172,6 +180,7 @@ def _program(name: str, path: str | None, *, needed_for: str, command: str) -> F
 
 
 def _gxx() -> Finding:
+    """Whether there is a C++ compiler."""
     return _program(
         "g++",
         os.environ.get("CXX") or shutil.which("g++"),
@@ -181,6 +190,7 @@ def _gxx() -> Finding:
 
 
 def _nvcc() -> Finding:
+    """Whether there is a CUDA compiler."""
     return _program(
         "nvcc",
         find_nvcc(),
@@ -190,23 +200,26 @@ def _nvcc() -> Finding:
 
 
 def _mpirun() -> Finding:
+    """Whether there is mpirun."""
     return _program("mpirun", find_mpirun(), needed_for="--launcher mpirun", command=INSTALL_MPI)
 
 
 def _mpi4py() -> Finding:
-    """In a process of its own: MPI that does not start may end the process."""
+    """Whether mpi4py loads. A process of its own tries it: MPI that does not start may end the
+    process."""
     done = subprocess.run([sys.executable, "-c", MPI_PROGRAM], capture_output=True, text=True)
-    said = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    output = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     return Finding(
         name="mpi4py",
         works=done.returncode == 0,
-        found=said[-1].strip("\0 ") if said else f"ended with code {done.returncode}",
+        found=output[-1].strip("\0 ") if output else f"ended with code {done.returncode}",
         needed_for="--transport mpi",
         command=INSTALL_MPI,
     )
 
 
 def _sbatch() -> Finding:
+    """Whether SLURM is here."""
     return _program(
         "sbatch",
         shutil.which("sbatch"),
@@ -216,6 +229,7 @@ def _sbatch() -> Finding:
 
 
 def _emulation() -> Finding:
+    """Whether clusters can be emulated, and whether earlier ones have left processes."""
     reason, left = unavailable(), len(leftovers())
     found = f"{left} processes of killed clusters are left over" if left else ""
     command = "python -m launch doctor --clean" if left else ""
@@ -234,6 +248,7 @@ def _emulation() -> Finding:
 
 
 def _tcp() -> Finding:
+    """Whether the kernel counts the bytes of TCP connections."""
     return Finding(
         name="TCP_INFO",
         works=tcp_bytes() is not None,
@@ -243,6 +258,7 @@ def _tcp() -> Finding:
 
 
 def _backend(name: str) -> Finding:
+    """Whether a backend of the sparse engine loads."""
     try:
         backend(name)
         reason = None
@@ -258,6 +274,7 @@ def _backend(name: str) -> Finding:
 
 
 def _extra(name: str) -> Finding:
+    """Whether an optional distribution is installed."""
     extra, purpose = EXTRAS[name]
     try:
         version = importlib.metadata.version(name)
@@ -273,7 +290,7 @@ def _extra(name: str) -> Finding:
 
 
 def _data() -> list[Finding]:
-    """What ships with the testbed."""
+    """The clusters and profiles that ship with the testbed."""
     shipped = {"clusters": cluster.presets(), "measured profiles": shipped_profiles()}
     return [
         Finding(name=name, works=True, found=", ".join(found), needed_for="plans")

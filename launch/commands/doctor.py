@@ -1,10 +1,11 @@
-"""`launch doctor`: what this machine has, what it lacks, what for, and the command that mends it.
+"""`launch doctor`: what this machine has and lacks, and which command mends what is missing.
 
 python -m launch doctor             # a line for each finding; exit code 0 if the base works
 python -m launch doctor --json      # the same for programs
-python -m launch doctor --clean     # end what a killed emulation has left
+python -m launch doctor --clean     # end the processes that a killed emulation has left
 
-Standard library only up to the first findings: it must run where packages are missing or shadowed.
+Until the first findings are made, only the standard library is imported: the doctor must run where
+packages are missing or shadowed.
 """
 
 import importlib.util
@@ -26,16 +27,21 @@ BASE = {
     "sklearn": "scikit-learn",
     "scipy": "scipy",
     "PIL": "pillow",
+    "jinja2": "jinja2",
+    "markdown_it": "markdown-it-py",
 }
-"""Modules that everything needs, and their distributions."""
+"""The modules that everything needs, and the distributions that have them."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the findings; exit code 1 if something that everything needs is broken."""
+    """Print the findings; exit with code 1 if something that everything needs is broken."""
     flags = list(arguments)
-    found = [python(), *(own_package(name) for name in PACKAGES), base_packages()]
-    if any(not one.works for one in found):  # nothing else can be imported
-        _print_findings(found, flags == ["--json"])
+    if {"-h", "--help"} & set(flags):
+        print(__doc__)
+        return
+    findings = [python(), *(own_package(name) for name in PACKAGES), base_packages()]
+    if any(not one.works for one in findings):  # nothing else can be imported
+        _print_findings(findings, flags == ["--json"])
         raise SystemExit(1)
 
     from launch.commands import checks
@@ -46,20 +52,21 @@ def main(arguments: Sequence[str]) -> None:
         return
     if flags not in ([], ["--json"]):
         raise InputError(f"doctor {' '.join(flags)}: give --json or --clean, or nothing")
-    found += checks.all_checks()
-    _print_findings(found, flags == ["--json"])
-    if any(one.required and not one.works for one in found):
+    findings += checks.all_checks()
+    _print_findings(findings, flags == ["--json"])
+    if any(one.required and not one.works for one in findings):
         raise SystemExit(1)
 
 
-def _print_findings(found: Sequence[Finding], as_json: bool) -> None:
-    broken = [one.name for one in found if one.required and not one.works]
+def _print_findings(findings: Sequence[Finding], as_json: bool) -> None:
+    """Print a line for each finding and a summary, or all of them as JSON."""
+    broken = [one.name for one in findings if one.required and not one.works]
     if as_json:
-        print(json.dumps({"works": not broken, "findings": [asdict(one) for one in found]}))
+        print(json.dumps({"works": not broken, "findings": [asdict(one) for one in findings]}))
         return
-    for one in found:
+    for one in findings:
         print(one)
-    missing = sum(not one.works for one in found)
+    missing = sum(not one.works for one in findings)
     if broken:
         print(f"the base does not work: mend {', '.join(broken)} first")
     else:
@@ -67,7 +74,7 @@ def _print_findings(found: Sequence[Finding], as_json: bool) -> None:
 
 
 def python() -> Finding:
-    """3.11 or newer."""
+    """Whether Python is 3.11 or newer."""
     return Finding(
         name="python",
         works=sys.version_info >= (3, 11),
@@ -79,7 +86,7 @@ def python() -> Finding:
 
 
 def own_package(name: str) -> Finding:
-    """Whether `name` is ours: PyPI has foreign packages called stanza, launch and systems."""
+    """Whether a package is ours: PyPI has other ones called stanza, launch and systems."""
     origin = foreign_packages().get(name)
     return Finding(
         name=f"package {name}",
@@ -92,7 +99,7 @@ def own_package(name: str) -> Finding:
 
 
 def base_packages() -> Finding:
-    """What the distribution depends on."""
+    """Whether all packages are installed on which the testbed depends."""
     missing = [name for module, name in BASE.items() if importlib.util.find_spec(module) is None]
     return Finding(
         name="packages",

@@ -2,10 +2,9 @@
 
     python -m launch emulate launch/jobs/stanza-vgg16-random.toml --cluster ec2-p3-10g --dilate 2
 
-The same job files and flags as `launch run`: the same program runs, one rank a node (with
-sparsepipe, one a device), over links shaped to the cluster's rate; computation is replaced by waits
-as long as the model's profile says.
-Needs Linux, root and iproute2.
+It takes the job files and flags of `launch run`, and the same program runs: one rank for each node
+(with sparsepipe, for each device), over links that are shaped to the rate of the cluster. Waits as
+long as the model's profile says replace the computation. This needs Linux, root and iproute2.
 """
 
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import job as jobs
-from launch.drivers import driver
+from launch.drivers import Emulating, driver, required
 from launch.job import Job
 from launch.launchers.start import run_command
 from launch.progress.progress import ProgressFlags, shown
@@ -28,34 +27,36 @@ from systems.runs import record
 from systems.schema import InputError
 
 LINK_BITS_PER_S = 0.25e9
-"""Rate of an emulated link where the user says nothing: ten nodes at this rate leave two cores time
-for the ranks themselves."""
+"""The rate of an emulated link if the user gives no scale. With ten nodes at this rate, two cores
+still have time for the ranks themselves."""
 DILATIONS = (0.15, 16.0)
-"""Bounds of the dilation that is chosen here."""
+"""The least and the greatest dilation that is chosen if the user gives none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmulatedJob(Job, ProgressFlags):
-    """A run of one system on an emulated cluster."""
+    """Run one system on an emulated cluster."""
 
     scale: float | None = None
-    """Divides message sizes and link rates. None: so that links have 0.25 Gb/s."""
+    """The factor that divides message sizes and link rates. None chooses it so that the fastest
+    link has 0.25 Gb/s."""
     dilate: float | None = None
-    """Stretches all durations; results are reported undone. None: to steps of about a second."""
+    """The factor that stretches all durations; results are reported as if it were 1. None chooses
+    it so that a step lasts about a second."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = {"scale": self.scale, "dilate": self.dilate}
-        Emulation(**{name: value for name, value in given.items() if value is not None})
+        factors = {"scale": self.scale, "dilate": self.dilate}
+        Emulation(**{name: value for name, value in factors.items() if value is not None})
 
 
 def main(arguments: Sequence[str]) -> None:
     """Plan, emulate, leave a record."""
     check_available()
-    given = jobs.parse("emulate", arguments, EmulatedJob())
-    given.apply()
-    folder = prepare(given)
-    code = run_emulated([folder], tensorboard=given.tensorboard)
+    wanted = jobs.parse_job("emulate", arguments, EmulatedJob())
+    wanted.apply()
+    folder = prepare_emulated(wanted)
+    code = run_emulated([folder], tensorboard=wanted.tensorboard)
     if code:
         print(f"error: the emulated run ended with code {code}, see above", file=sys.stderr)
         raise SystemExit(code if code > 0 else 128 - code)
@@ -71,38 +72,40 @@ def run_emulated(folders: Sequence[Path], *, tensorboard: bool = False) -> int:
         return run_command(command, {**keep, LAUNCHER: str(os.getpid())}, folders)
 
 
-def prepare(given: EmulatedJob) -> Path:
+def prepare_emulated(wanted: EmulatedJob) -> Path:
     """Check, plan, and make the record.
 
     Raises:
         InputError: whatever is wrong with the job.
     """
-    if given.transport != "torch" or given.launcher != "torchrun":
+    emulating = required(driver(wanted).emulating, wanted, "emulate")
+    if wanted.transport != "torch" or wanted.launcher != "torchrun":
         raise InputError(
-            f"--launcher {given.launcher}, --transport {given.transport}: emulated ranks are "
+            f"--launcher {wanted.launcher}, --transport {wanted.transport}: emulated ranks are "
             "started here and talk over gloo; leave both out"
         )
-    if given.world_size < 2:
+    if wanted.world_size < 2:
         raise InputError(
-            f"--world-size {given.world_size}: a single node has no link to emulate; give 2 or more"
+            f"--world-size {wanted.world_size}: a single node has no link to emulate; give 2 or "
+            "more"
         )
-    if given.out:
-        record.claim_folder(Path(given.out))
-    system = driver(given)
-    plan = system.plan_emulated(given)
-    emulation = choose(given, plan)
-    job = jobs.without_flags_of_command(given)
-    return create_record(system.resolved(job, plan), plan, "emulated", emulation)
+    if wanted.out:
+        record.claim_folder(Path(wanted.out))
+    plan = emulating.plan(wanted)
+    emulation = choose_emulation(wanted, plan, emulating)
+    job = jobs.without_flags_of_command(wanted)
+    resolved = driver(job).planning.resolved(job, plan)
+    return create_record(resolved, plan, "emulated", emulation)
 
 
-def choose(given: EmulatedJob, plan: Any) -> Emulation:
-    """The scale and dilation of a run, where the user has left them open."""
-    system, scale, dilate = driver(given), given.scale, given.dilate
+def choose_emulation(wanted: EmulatedJob, plan: Any, emulating: Emulating) -> Emulation:
+    """The scale and the dilation of a run: those that the user gives, or else fitting ones."""
+    scale, dilate = wanted.scale, wanted.dilate
     if dilate is None:
-        step_s = system.emulated_step_s(plan)
-        dilate = step_s / (system.predicted_step_s(plan) or step_s)
+        step_s = emulating.emulated_step_s(plan)
+        dilate = step_s / (emulating.predicted_step_s(plan) or step_s)
         dilate = min(max(dilate, DILATIONS[0]), DILATIONS[1])
     if scale is None:
-        fastest = max(system.link_rates(given, plan, Emulation(dilate=dilate)))
+        fastest = max(emulating.link_rates(wanted, plan, Emulation(dilate=dilate)))
         scale = max(1.0, fastest / LINK_BITS_PER_S)
     return Emulation(scale=scale, dilate=dilate)

@@ -1,8 +1,9 @@
-"""A line of the doctor's: one thing that is here and works, or not. Standard library only."""
+"""What the doctor finds, one thing at a time. Only the standard library is imported here."""
 
 from dataclasses import dataclass
 
 INSTALL = "python -m pip install -c constraints.txt -e '.[mpi,test]'"
+"""The command that installs everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,13 +13,13 @@ class Finding:
     name: str
     works: bool
     found: str
-    """What is here."""
+    """What was found, in words."""
     needed_for: str
     """What does not work, or not as well, without it."""
     command: str = ""
-    """Mends it; empty where nothing can."""
+    """The command that mends it; empty if none can."""
     required: bool = False
-    """Whether everything needs it."""
+    """Whether nothing works without it."""
 
     def __str__(self) -> str:
         if self.works:

@@ -1,4 +1,4 @@
-"""`launch plan sparsepipe`: device profiles + cluster -> stages, and what the baselines would take.
+"""`launch plan sparsepipe`: plan a pipeline for a cluster from profiles of its devices.
 
 python -m launch plan sparsepipe --profiles tv,txp --cluster titan-8
 python -m launch plan sparsepipe --profiles tv,txp --devices TitanV=1,TitanXp=3 --virtual-stages 4
@@ -25,27 +25,30 @@ class PlanArguments:
     """Partition a model over unequal devices."""
 
     profiles: str = "tv,txp"
-    """One for every kind of device: shipped ones (tv, txp, rtx) or JSON files, between commas."""
+    """The profiles, one for every kind of device: shipped ones (tv, txp, rtx) or JSON files, with
+    commas between them."""
     cluster: str = "titan-8"
-    """A preset or a TOML file."""
+    """The cluster to plan for: a preset or a TOML file."""
     devices: str | None = None
-    """Other numbers of the cluster's devices, such as TitanV=1,TitanXp=3."""
+    """How many devices to use instead of all of the cluster, such as TitanV=1,TitanXp=3."""
     bandwidth_bits_per_s: float | None = None
-    """Another rate of all the cluster's links."""
+    """The rate of all links, instead of the rates that the cluster states."""
     batch_size: int | None = None
-    """Samples per mini-batch. None: the profiles'."""
+    """The samples in a mini-batch. None takes the batch size of the profiles."""
     schedule: planner.ScheduleName = "1f1b-async"
-    """How mini-batches follow one another."""
+    """The schedule, by which mini-batches follow one another."""
     micro_batches: int | None = None
-    """Of a flushing schedule. None: the best number."""
+    """The micro-batches in a mini-batch, for a schedule that flushes. None takes the best
+    number."""
     virtual_stages: int = 1
-    """Above 1: a device may hold several stages, and the plan has at most so many."""
+    """The largest number of stages in a plan whose devices may hold several. With 1, every device
+    holds one stage."""
     out: str | None = None
-    """Also write the plan as JSON."""
+    """A new JSON file to which the plan is written as well."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the plan."""
+    """Plan, print the plan beside the baselines, write it if a file is named."""
     flags = jobs.parse_flags(PlanArguments, arguments, "launch plan sparsepipe", PlanArguments())
     if flags.out is not None:
         record.check_new_file(Path(flags.out))
@@ -73,11 +76,12 @@ def main(arguments: Sequence[str]) -> None:
     )
     if flags.out is not None:
         planner.save_plan(plan, Path(flags.out))
-    print(describe(plan, profiles, others))
+    print(describe_plan(plan, profiles, others))
 
 
-def describe(plan: Plan, profiles: dict[str, ModelProfile], others: Sequence[Plan]) -> str:
-    """The plan as text: figures used, stages, devices, the step and the baselines beside it."""
+def describe_plan(plan: Plan, profiles: dict[str, ModelProfile], others: Sequence[Plan]) -> str:
+    """The plan as text: the figures that it was made from, a table of the stages and one of the
+    devices, the predicted step, and a table of the baselines."""
     schedule, prediction = plan.schedule, plan.prediction
     order = schedule.order
     micro = f", micro-batches {schedule.micro_batches}"
@@ -128,7 +132,7 @@ def describe(plan: Plan, profiles: dict[str, ModelProfile], others: Sequence[Pla
 
 
 def _links(target: Cluster) -> str:
-    """The rates of the links, as planned with."""
+    """The nodes of a cluster, with the rates of the links that the planner has used."""
     rates = []
     for node in target.nodes:
         devices = ", ".join(f"{device.count} {device.kind}" for device in node.devices)

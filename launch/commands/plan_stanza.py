@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from launch import job as jobs
-from launch.drivers.stanza_planning import plan_job, sized_cluster
+from launch.drivers.stanza_planning import plan_stanza_job, sized_cluster
 from launch.job import Job
 from stanza.options import Options
 from stanza.planner import plan as stanza_plan
@@ -24,35 +24,38 @@ NAMED_HERE = {
     f"stanza.{name}": name
     for name in ("model", "local-batch-size", "fc-parallel", "fc-placement", "cut-dtype")
 }
-"""Options of a job that commands of their own have as well, without the system's name."""
+"""The options of a job that `launch plan stanza` and `launch profile stanza` have too: the name in
+a job, and the name here."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanArguments:
-    """Predict every scheme's step time and choose."""
+    """Predict the step time of every scheme, and choose a scheme."""
 
     model: str = "digits-cnn"
-    """alexnet, vgg16, resnet50, inception-v3: measured profiles ship. Others are measured here."""
+    """The model. Measured profiles of alexnet, vgg16, resnet50 and inception-v3 ship; other models
+    are measured here."""
     cluster: str = "local"
-    """A preset or a TOML file."""
+    """The cluster to plan for: a preset or a TOML file."""
     nodes: int | None = None
-    """Plan for this many nodes instead of the cluster's own number."""
+    """The number of nodes to plan for. None takes the number of the cluster."""
     profile: str | None = None
-    """A shipped profile's name or a JSON file. None: the model's, or one measured now."""
+    """The profile to plan with: the name of a shipped one or a JSON file. None takes the shipped
+    profile of the model, or measures one now."""
     local_batch_size: int | None = None
-    """Samples per worker. None: those that the profile was taken with."""
+    """The samples of a worker in a step. None takes the batch size of the profile."""
     fc_parallel: Literal["replicas", "columns", "auto"] = "replicas"
     """How several FC workers share the FC layers."""
     fc_placement: Literal["dedicated", "colocated", "auto"] = "dedicated"
     """Whether FC workers are CONV workers as well."""
     cut_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of activations and their gradients on the wire."""
+    """The precision of activations and of their gradients on the links."""
     out: str | None = None
-    """Also write the plan as JSON."""
+    """A new JSON file to which the plan is written as well."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the plan."""
+    """Plan, print the plan, write it if a file is named."""
     flags = jobs.parse_flags(PlanArguments, arguments, "launch plan stanza", PlanArguments())
     if flags.out is not None:
         record.check_new_file(Path(flags.out))
@@ -60,15 +63,15 @@ def main(arguments: Sequence[str]) -> None:
         jobs.refuse_below_one({"nodes": (flags.nodes,)})
     with jobs.named_as_given({"world-size": "nodes", **NAMED_HERE}):
         job = _job(flags)
-        plan = plan_job(job, may_measure=True)
+        plan = plan_stanza_job(job, may_measure=True)
         target = sized_cluster(job.cluster, job.world_size)
     if flags.out is not None:
         record.write_json(Path(flags.out), schema.dump(plan))
-    print(describe(plan, flags.model, target))
+    print(describe_plan(plan, flags.model, target))
 
 
 def _job(flags: PlanArguments) -> Job:
-    """The job that is planned."""
+    """The job to plan: the one with the options of these flags."""
     size = cluster.load(flags.cluster).size if flags.nodes is None else flags.nodes
     options = Options(
         model=flags.model,
@@ -83,12 +86,14 @@ def _job(flags: PlanArguments) -> Job:
 
 
 def _profiled_batch(name: str | None) -> int | None:
-    """The batch size of a profile that the user names; a model's own profile has the model's."""
+    """The batch size of a profile that the user names; None without one: the profile that ships was
+    taken at the batch size of the model."""
     return None if name is None else stanza_plan.load_profile(name).batch_size
 
 
-def describe(plan: Plan, model: str, target: Cluster) -> str:
-    """The plan as text: figures used, a table of predictions, the choice and why."""
+def describe_plan(plan: Plan, model: str, target: Cluster) -> str:
+    """The plan as text: the figures that it was made from, a table of predictions, the choice and
+    the reason for it."""
     assert plan.chosen is not None  # `launch plan` always predicts
     assert plan.bandwidth_bits_per_s is not None
     lines = [
@@ -113,6 +118,6 @@ def describe(plan: Plan, model: str, target: Cluster) -> str:
 
 
 def _local_batch(plan: Plan) -> int:
-    """Samples of one worker and step, of those that DDP would have."""
-    everyone = next(p for p in plan.predictions if p.scheme == "ddp")
-    return everyone.samples // len(plan.layout.roles)
+    """The samples of one worker in a step, if all ranks were workers, as with DDP."""
+    ddp = next(p for p in plan.predictions if p.scheme == "ddp")
+    return ddp.samples // len(plan.layout.roles)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from launch import job as jobs
-from launch.records import save
+from launch.records import save_profile
 from sparsepipe.data import load as clouds
 from sparsepipe.models import NETWORKS
 from sparsepipe.pipeline.network import Network
@@ -25,17 +25,17 @@ class ProfileArguments:
     """Measure a sparse network's layers on a mini-batch of point clouds."""
 
     model: str = "minkvgg16-bn"
-    """minkvgg16-bn, minkunet14, minkunet18 or minkunet34."""
+    """The network: minkvgg16-bn, minkunet14, minkunet18 or minkunet34."""
     voxel_size: float = 0.02
-    """Edge of a voxel; clouds are about 1 long."""
+    """The edge of a voxel. Clouds are about 1 long."""
     batch_size: int = 128
-    """Clouds."""
+    """The clouds in a mini-batch."""
     data: str = "shapes"
-    """Where the clouds come from, as --sparsepipe.data: shapes, or modelnet40:DIR and others."""
+    """Where the clouds come from, as in --sparsepipe.data: shapes, modelnet40:DIR and others."""
     repetitions: int = 5
-    """Mini-batches that are timed, after one that is not."""
+    """How often a mini-batch is timed, after one pass that is not timed."""
     out: str = "profile.json"
-    """Where the profile is written."""
+    """A new JSON file for the profile."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -67,4 +67,4 @@ def main(arguments: Sequence[str]) -> None:
         device_kind=torch.cuda.get_device_name() if on_gpu else "cpu",
         repetitions=flags.repetitions,
     )
-    save(measured, path, "sparsepipe")
+    save_profile(measured, path, "sparsepipe")

@@ -11,7 +11,7 @@ from pathlib import Path
 from launch import job as jobs
 from launch.commands.plan_stanza import NAMED_HERE
 from launch.drivers.stanza_planning import measure_profile
-from launch.records import save
+from launch.records import save_profile
 from stanza.options import Options
 from systems.runs.record import check_new_file
 from systems.schema import InputError
@@ -19,14 +19,14 @@ from systems.schema import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileArguments:
-    """Measure a model's layers."""
+    """Measure the layers of a model."""
 
     model: str = "digits-cnn"
-    """alexnet, vgg16, resnet50, resnet152, inception-v3 or digits-cnn."""
+    """The model: alexnet, vgg16, resnet50, resnet152, inception-v3 or digits-cnn."""
     batch_size: int | None = None
-    """Samples; None: the model's own."""
+    """The samples in a batch. None takes the batch size of the model."""
     out: str = "profile.json"
-    """Where the profile is written."""
+    """A new JSON file for the profile."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -40,4 +40,4 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"--batch-size {flags.batch_size}: give 1 or more")
     with jobs.named_as_given(NAMED_HERE):
         measured = measure_profile(Options(model=flags.model), flags.batch_size)
-    save(measured, path, "stanza")
+    save_profile(measured, path, "stanza")

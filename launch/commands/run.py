@@ -4,7 +4,6 @@ python -m launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1 --worl
 python -m launch run --again runs/20260101-120000-stanza-digits
 """
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from launch import job as jobs
+from launch import drivers, job as jobs
 from launch.drivers import driver
 from launch.job import Job
 from launch.launchers import slurm
 from launch.launchers.start import run_ranks, start_command
 from launch.progress.progress import ProgressFlags, shown
-from launch.records import claim, create_record
+from launch.records import claim_record, create_record
 from systems.network.transport import import_mpi
 from systems.runs import record
 from systems.runs.manifest import find
@@ -27,24 +26,24 @@ from systems.schema import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class RunJob(Job, ProgressFlags):
-    """A run of one system on this machine."""
+    """Run one system on this machine."""
+
+    again: str | None = None
+    """The folder of a record whose job is run again, in a new record. It stands first, instead of
+    a job file; other flags change the job."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run a job, or a record's job again."""
-    given = (
-        _again(arguments[1:])
-        if arguments[:1] == ["--again"]
-        else jobs.parse("run", arguments, RunJob())
-    )
-    given.apply()
-    job = jobs.without_flags_of_command(given)
-    folder = prepare(job)
+    """Run a job, or the job of a record again."""
+    wanted = _parsed(arguments)
+    wanted.apply()
+    job = jobs.without_flags_of_command(wanted)
+    folder = prepare_run(job)
     if job.launcher == "slurm":
         script = slurm.write_script(job.slurm, job.name, job.world_size, folder, job.max_restarts)
         print(f"{slurm.submit(script)}\n  record: {folder}")
         return
-    with shown([folder], tensorboard=given.tensorboard):
+    with shown([folder], tensorboard=wanted.tensorboard):
         code = run_ranks(job, [folder])
     if code:
         print(
@@ -55,40 +54,49 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(code if code > 0 else 128 - code)
 
 
-def prepare(given: Job) -> Path:
+def _parsed(arguments: Sequence[str]) -> RunJob:
+    """The job that the command line means: of a record after --again, else of a job file."""
+    if arguments[:1] != ["--again"]:
+        wanted = jobs.parse_job("run", arguments, RunJob())
+        if wanted.again is not None:
+            raise InputError(
+                f"--again {wanted.again}: stands first; write: launch run --again "
+                f"{wanted.again} [flags]"
+            )
+        return wanted
+    if len(arguments) < 2:
+        raise InputError("--again: names no record; give the folder of a run")
+    folder = Path(arguments[1])
+    record.read_json(folder / "run.json")
+    of_record = jobs.job_fields(jobs.load_job(folder / "job.toml"))
+    default = RunJob(**of_record | {"out": None})
+    return jobs.parse_flags(RunJob, arguments[2:], "launch run --again RECORD", default)
+
+
+def prepare_run(job: Job) -> Path:
     """Check everything that can be checked before ranks start, plan, and make the record.
 
     Raises:
         InputError: whatever is wrong with the job.
     """
-    here = given.launcher != "slurm"
+    here = job.launcher != "slurm"
     if here:
-        start_command(given, [])  # is the launcher there?
+        start_command(job, [])  # raises if the launcher is missing
     else:
-        slurm.ranks_per_node(given.slurm, given.world_size)
-    if here and given.device == "cuda" and torch.cuda.device_count() < given.world_size:
+        slurm.ranks_per_node(job.slurm, job.world_size)
+    if here and job.device == "cuda" and torch.cuda.device_count() < job.world_size:
         raise InputError(
-            f"--device cuda: {given.world_size} ranks and {torch.cuda.device_count()} GPUs here; "
+            f"--device cuda: {job.world_size} ranks and {torch.cuda.device_count()} GPUs here; "
             "give a smaller --world-size or --device cpu"
         )
-    if given.transport == "mpi":
+    if job.transport == "mpi":
         import_mpi()
-    if given.out:
-        claim(given, Path(given.out))  # before anything is measured
-    if given.resume not in ("auto", "never"):
-        find(Path(given.resume))
-    system = driver(given)
-    plan = system.plan_job(given, may_measure=here)
-    system.check(given, plan)
-    return create_record(system.resolved(given, plan), plan)
-
-
-def _again(arguments: Sequence[str]) -> RunJob:
-    if not arguments:
-        raise InputError("--again: names no record; give the folder of a run")
-    folder = Path(arguments[0])
-    record.read_json(folder / "run.json")
-    again = jobs.load(folder / "job.toml")
-    fields = {f.name: getattr(again, f.name) for f in dataclasses.fields(Job)}
-    job = RunJob(**fields | {"out": None})
-    return jobs.parse_flags(RunJob, arguments[1:], "launch run --again RECORD", job)
+    drivers.check_checkpoints(job)
+    if job.out:
+        claim_record(job, Path(job.out))  # before anything is measured
+    if job.resume not in ("auto", "never"):
+        find(Path(job.resume))
+    plan = drivers.plan_job(job, may_measure=here)
+    system = driver(job)
+    system.check(job, plan)
+    return create_record(system.planning.resolved(job, plan), plan)

@@ -2,14 +2,14 @@
 
     python -m launch simulate launch/jobs/stanza-vgg16-random.toml --world-size 64
 
-The same job files and flags as `launch run`; the record holds a trace of every node's compute and
-network interface (open trace.json in ui.perfetto.dev).
+It takes the job files and flags of `launch run`. The record holds a trace of the compute and the
+network interface of every node (open trace.json in ui.perfetto.dev).
 """
 
 from collections.abc import Sequence
 
 from launch import job as jobs
-from launch.drivers import driver
+from launch.drivers import driver, required
 from launch.job import Job
 from launch.records import create_record
 from systems.runs import record, trace
@@ -17,8 +17,8 @@ from systems.runs import record, trace
 
 def main(arguments: Sequence[str]) -> None:
     """Plan, play, write the record, print the step time beside the planner's."""
-    given = jobs.parse("simulate", arguments, Job())
-    simulated = driver(given).simulate(given)
+    wanted = jobs.parse_job("simulate", arguments, Job())
+    simulated = required(driver(wanted).simulate, wanted, "simulate")(wanted)
     job, result = simulated.job, simulated.result
     folder = create_record(job, simulated.plan, tier="simulated")
     trace.write_timeline(folder / "trace.json", simulated.spans)

@@ -3,8 +3,8 @@
 python -m launch train-pair transcribe
 python -m launch train-pair summarize --data stdlib --out runs/pairs/summarize
 
-Minutes on two cores, `--size tiny` half a minute. Interrupted, the same command goes on where it
-stopped.
+This takes minutes on two cores; `--size tiny` takes half a minute. If it is interrupted, the same
+command goes on where it stopped.
 """
 
 import os
@@ -33,20 +33,22 @@ class TrainPairArguments(ProgressFlags):
     """Train a target and a draft."""
 
     out: str | None = None
-    """Folder of both. None: runs/pairs/TASK, where the job files look for them."""
+    """The folder of both models. None takes runs/pairs/TASK, where the job files look for them."""
     size: Size = "small"
-    """small: useful models. tiny: such as show how verification differs, for short speech."""
+    """The size of the models. "small" ones are useful. "tiny" ones suffice to see how verification
+    differs, and know only short speech."""
     data: str | None = None
-    """summarize: stdlib, installed or jsonl:PATH. transcribe: recordings[:PATH], espeak or
-    folder:PATH. None: installed (tiny: stdlib), or recordings."""
+    """The data to train on. To summarize: stdlib, installed or jsonl:PATH; None takes installed, or
+    stdlib for tiny models. To transcribe: recordings[:PATH], espeak or folder:PATH; None takes
+    recordings."""
     target_steps: int | None = None
-    """Training steps. None: enough for the default data."""
+    """The training steps of the target. None takes enough for the default data."""
     draft_steps: int | None = None
-    """The same for the draft."""
+    """The training steps of the draft. None takes enough for the default data."""
     seed: int = 0
-    """Of the initial weights and of the order of samples."""
+    """The seed of the initial weights and of the order of samples."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU if there is one."""
+    """The device to train on. "auto" takes a GPU if there is one."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -55,8 +57,8 @@ def main(arguments: Sequence[str]) -> None:
     task = words.pop(0) if words and not words[0].startswith("-") else ""
     if task not in get_args(Task) and not {"-h", "--help"} & set(words):
         known = " or ".join(get_args(Task))
-        said = f"train-pair {task}".strip()
-        raise InputError(f"{said}: no such task; write: launch train-pair {known}")
+        wrong = f"train-pair {task}".strip()
+        raise InputError(f"{wrong}: no such task; write: launch train-pair {known}")
     flags = jobs.parse_flags(
         TrainPairArguments, words, f"launch train-pair {task or 'TASK'}", TrainPairArguments()
     )
@@ -66,9 +68,9 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError("--device cuda: there is no GPU here; give cpu or auto")
     device = torch.device("cuda" if has_gpu and flags.device != "cpu" else "cpu")
     chosen = cast(Task, task)
-    given: dict[Role, int | None] = {"target": flags.target_steps, "draft": flags.draft_steps}
+    wanted: dict[Role, int | None] = {"target": flags.target_steps, "draft": flags.draft_steps}
     steps = {
-        role: default if given[role] is None else cast(int, given[role])
+        role: default if wanted[role] is None else cast(int, wanted[role])
         for role, default in RECIPES[flags.size][chosen].steps.items()
     }
     folder = Path(flags.out or f"runs/pairs/{task}")
@@ -90,8 +92,11 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _follow(task: Task, training: Iterator[Progress], events: Path | None) -> bool:
-    """Show how training goes, and write TensorBoard's files into `events`; whether it went at
-    all."""
+    """Do the training and show how it goes. Returns whether anything was left to train.
+
+    Args:
+        events: where files for TensorBoard are written; None writes none.
+    """
     reached: dict[Role, Progress] = {}
     view = partial(_view, task, reached)
     with ExitStack() as stack:
@@ -111,6 +116,7 @@ def _follow(task: Task, training: Iterator[Progress], events: Path | None) -> bo
 
 
 def _line(task: str, at: Progress) -> str:
+    """Where training is, as a line of progress."""
     return (
         f"{task} {at.role} | step {at.step} of {at.steps} | loss {at.loss:.3f} nats per token "
         f"| {at.elapsed_s:.0f} s"
@@ -118,7 +124,7 @@ def _line(task: str, at: Progress) -> str:
 
 
 def _view(task: Task, reached: Mapping[Role, Progress]) -> View:
-    """Where training is: the model that was heard of last, and a line for each."""
+    """Where training is, for the live table: the model that trains now, and a line for each."""
     rows = [
         Row(
             name=str(number),

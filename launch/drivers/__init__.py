@@ -1,35 +1,59 @@
-"""How the launcher runs each system: everything in `launch` that knows one is in its driver."""
+"""What the launcher knows of the systems: one `Driver` each, found by name with `driver(job)`.
+
+A driver is a record of functions, made once, as `DRIVER` in the module that `DRIVERS` names. Its
+parts `training`, `emulating` and `simulate` are optional: a system says what it cannot do by not
+having the part, and `required` turns that into the one line that the user reads.
+
+This file is the place where a registry of systems would begin. Outside it, a system is named in
+three places only: its options are a field of `launch.job.Job`, its own words on the command line
+stand in `launch.__main__.SUBJECTS`, its experiments in `launch.reproduction.reproduce`.
+"""
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, TypeVar, cast
 
 from launch.job import Job
+from systems import schema
 from systems.network.distributed import World
 from systems.profiles.emulated import Emulation
 from systems.runs.checkpoint import Checkpoints
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
+from systems.schema import InputError
 
 DRIVERS = {name: f"launch.drivers.{name}" for name in ("stanza", "sparsepipe", "speculative")}
-"""System to module."""
+"""The module of every system, by the system's name."""
+
+Part = TypeVar("Part")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Work that one rank does in steps, such as training."""
+
+    run: Callable[[World, Tracer, Checkpoints], Iterator[Step]]
+    """Does the steps that are left and yields each of them."""
+    last: int
+    """The number of the last step, which holds the totals of the run."""
+    shows_loss: bool = False
+    """Whether `loss_sum` in the steps of rank 0 is the loss of rank 0's own `samples`, so that
+    lines of progress can show their mean."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Opened:
-    """One rank's part of a job, ready to start."""
+    """One rank's part of a job: models and data are loaded, nothing has run yet."""
 
     scheme: str
-    """How it is distributed, for the first line of a run."""
+    """How the work is distributed, in words, for the first line of a run."""
     roles: str
-    """Who does what, for the same."""
+    """Which rank does what, in words, for the same line."""
     data: str
     """The kind of data."""
-    last: int
-    """Number of the last step, which holds the run's totals."""
-    steps: Callable[[World, Tracer, Checkpoints], Iterator[Step]]
-    """Does the work that is left, yields every step of it."""
+    work: Steps | Callable[[World], dict[str, Any]]
+    """Steps, or a function that does all of the work at once and returns the result of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,114 +61,181 @@ class Simulated:
     """A job that was played by the simulator."""
 
     job: Job
-    """As it was given, with the plan's answers written in."""
+    """The job, with the answers of the planner written in."""
     plan: Any
+    """The plan that was played."""
     spans: Iterable[tuple[str, str, float, float]]
-    """Of the timeline, for its trace."""
+    """What every resource did when, for the trace: resource, name, start and end in seconds."""
     result: dict[str, Any]
-    """`step_s`, `predicted_step_s` (None: nothing predicts), `samples_per_s` and more."""
+    """`step_s`, `predicted_step_s` (None: no planner predicts it), `samples_per_s` and more."""
     what: str
-    """Who does what, on which cluster, for the first line."""
+    """Which rank does what on which cluster, in words, for the first line."""
 
 
-class Driver(Protocol):
-    """A module with these functions. Plans are dataclasses that JSON can hold.
+@dataclass(frozen=True, kw_only=True)
+class NoPlan:
+    """The plan of a job that leaves nothing to decide."""
 
-    Of a system that is not emulated, `plan_emulated` and `simulate` say so, and what is only asked
-    for afterwards is not there.
-    """
 
-    def plan_job(self, job: Job, *, may_measure: bool) -> Any:
-        """Who does what. With `may_measure`, figures that are missing are measured first.
+@dataclass(frozen=True, kw_only=True)
+class Planning:
+    """How a system decides which rank does what. Plans are dataclasses that JSON can hold."""
 
-        Raises:
-            InputError: whatever is wrong with the job.
-        """
+    plan_type: type
+    """The class of the plans."""
+    plan: Callable[[Job, bool], Any]
+    """Makes the plan of a job. The flag says whether figures that are missing may be measured
+    here first. Raises an InputError for whatever is wrong with the job."""
+    plan_measured: Callable[[Sequence[Job]], list[Any]]
+    """Makes the plans of several jobs of one world size, all from one measurement of this
+    machine."""
+    resized: Callable[[Job, int], Job]
+    """Fits a job to another number of ranks. What was planned for the old number is left open."""
+    resolved: Callable[[Job, Any], Job]
+    """Writes the answers of a plan into the job, so that it runs again without planning."""
+    roles: Callable[[Job, Any], Sequence[str]]
+    """Names the role of every rank, for messages."""
 
-    def for_world(self, job: Job, world_size: int) -> Job:
-        """The job on so many ranks, where these are not the job's own: what was planned for those
-        is left to be planned anew."""
 
-    def plan_measured(self, alike: Sequence[Job]) -> list[Any]:
-        """Plans of jobs of one world size, from what is measured here once, for all of them."""
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is made of the steps of a system that works in steps."""
 
-    def read_plan(self, table: Any, where: str) -> Any:
-        """A plan from its JSON, out of the file `where`."""
+    summarize: Callable[[Job, Any, list[list[Step]], Emulation | None], dict[str, Any]]
+    """Makes the result of a run (`samples_per_s`, `step_s` and more) from a plan and the steps of
+    every rank. Steps of earlier attempts may follow those of the ranks of this world; see
+    `systems.runs.record.former_steps`."""
+    samples: Callable[[Sequence[Mapping[str, float]]], float | None]
+    """Counts the samples of one step from the metrics of the ranks; None if they do not say."""
+    without_checkpoints: Callable[[Job], str | None]
+    """Names the flag of the job that rules out checkpoints; None if it can have them."""
+    no_prediction: Callable[[Job], str]
+    """Says why no planner has predicted the step time of such a job."""
 
-    def resolved(self, job: Job, plan: Any) -> Job:
-        """The job with the plan's answers written in, so that it runs again without planning."""
 
-    def roles(self, job: Job, plan: Any) -> Sequence[str]:
-        """The role of every rank, which errors name."""
+@dataclass(frozen=True, kw_only=True)
+class Emulating:
+    """How a system runs on an emulated cluster."""
 
-    def with_batch_size(self, job: Job, samples: int) -> Job:
-        """The job with so many samples in a step, over all ranks."""
+    plan: Callable[[Job], Any]
+    """Makes the plan of a job from a profile of the devices. Raises an InputError for whatever is
+    wrong with the job, and for links of unknown rate."""
+    link_rates: Callable[[Job, Any, Emulation], tuple[float, ...]]
+    """Gives the rate of the emulated link of every rank, in bits per second."""
+    predicted_step_s: Callable[[Any], float | None]
+    """Gives the step time of a plan on the real cluster in seconds, if the planner knows it."""
+    emulated_step_s: Callable[[Any], float]
+    """Says how many seconds an emulated step of a plan should last. The Python of the ranks
+    themselves must take little time beside it."""
+    simulated_step_s: Callable[[Job, Any], float]
+    """Plays a plan on the job's cluster in the simulator and gives the step time in seconds."""
 
-    def batch_size(self, job: Job) -> int | None:
-        """The samples of a step over all ranks; None where that is the planner's to say."""
 
-    def check(self, job: Job, plan: Any) -> None:
-        """Load what every rank will load.
+def _plan_one_process(job: Job, may_measure: bool) -> NoPlan:
+    """Refuse more than one rank: nothing would say what the others do."""
+    if job.world_size != 1:
+        raise InputError(f"--world-size {job.world_size}: {job.system} runs in one process; give 1")
+    return NoPlan()
 
-        Raises:
-            InputError: the data are not there.
-        """
 
-    def open(self, job: Job, plan: Any, emulation: Emulation | None) -> Opened:
-        """Prepare this rank's part."""
+ONE_PROCESS = Planning(
+    plan_type=NoPlan,
+    plan=_plan_one_process,
+    plan_measured=lambda jobs: [_plan_one_process(job, False) for job in jobs],
+    resized=lambda job, world_size: job,
+    resolved=lambda job, plan: job,
+    roles=lambda job, plan: ["worker"],
+)
+"""The planning of a system that has none of its own: one process, which is called a worker."""
 
-    def summarize(
-        self, job: Job, plan: Any, everyone: list[list[Step]], emulation: Emulation | None
-    ) -> dict[str, Any]:
-        """The result of a run from every rank's steps: `samples_per_s`, `step_s` and more. After
-        the world's own ranks may come earlier ones, see `systems.runs.record.former_steps`."""
 
-    def samples(self, metrics: Sequence[Mapping[str, float]]) -> float | None:
-        """The samples of one step, from what the ranks tell of it; None if they do not."""
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """How the launcher runs one system."""
 
-    def line(self, result: dict[str, Any]) -> str:
-        """A result in one line."""
-
-    def simulated_step_s(self, job: Job, plan: Any) -> float:
-        """The step time of the plan on the job's cluster, played by the simulator."""
-
-    def simulate(self, job: Job) -> Simulated:
-        """Plan a job and play it.
-
-        Raises:
-            InputError: whatever is wrong with the job.
-        """
-
-    def plan_emulated(self, job: Job) -> Any:
-        """Who does what on an emulated cluster, from a profile of the devices.
-
-        Raises:
-            InputError: whatever is wrong with the job; links of unknown rate.
-        """
-
-    def link_rates(self, job: Job, plan: Any, emulation: Emulation) -> tuple[float, ...]:
-        """By rank, the rates of the links that stand for those of the job's cluster, bits/s."""
-
-    def predicted_step_s(self, plan: Any) -> float | None:
-        """A step on the real cluster, as far as the planner knows."""
-
-    def emulated_step_s(self, plan: Any) -> float:
-        """How long an emulated step should last, so that the ranks' own Python is small beside
-        it."""
+    open: Callable[[Job, Any, Emulation | None], Opened]
+    """Prepares the part of this rank in a job with a plan."""
+    check: Callable[[Job, Any], None]
+    """Looks for everything that the ranks will load. Raises an InputError if it is not there."""
+    line: Callable[[dict[str, Any]], str]
+    """Says the result of a run in one line."""
+    batch_size_option: str
+    """The option that `with_batch_size` sets, without its dashes."""
+    batch_size: Callable[[Job], int | None]
+    """Counts the samples of a step over all ranks; None where the planner decides the number."""
+    with_batch_size: Callable[[Job, int], Job]
+    """Sets the number of samples of a step over all ranks."""
+    planning: Planning = ONE_PROCESS
+    training: Training | None = None
+    """None: the system does all of its work at once and has no steps."""
+    emulating: Emulating | None = None
+    simulate: Callable[[Job], Simulated] | None = None
+    """Plans a job and plays the plan."""
 
 
 def driver(job: Job) -> Driver:
     """The driver of a job's system."""
-    return cast(Driver, importlib.import_module(DRIVERS[job.system]))
+    return cast(Driver, importlib.import_module(DRIVERS[job.system]).DRIVER)
 
 
-def training_line(result: dict[str, Any]) -> str:
-    """A training run's result in one line: throughput, step time, accuracy if it was tested."""
+def required(part: Part | None, job: Job, command: str) -> Part:
+    """The part of a driver that a command needs.
+
+    Raises:
+        InputError: the job's system does not have it.
+    """
+    if part is None:
+        raise InputError(
+            f"--system {job.system}: has no `launch {command}`; `launch run` runs it here"
+        )
+    return part
+
+
+def plan_job(job: Job, *, may_measure: bool) -> Any:
+    """The plan of a job that runs on this machine or under a foreign launcher.
+
+    Args:
+        may_measure: whether figures that are missing are measured here first.
+
+    Raises:
+        InputError: whatever is wrong with the job.
+    """
+    check_checkpoints(job)
+    return driver(job).planning.plan(job, may_measure)
+
+
+def check_checkpoints(job: Job) -> None:
+    """Raise an InputError if the job asks for checkpoints and its system can save none of it."""
+    training = driver(job).training
+    flag: str | None = f"--system {job.system}"
+    if training is not None:
+        flag = training.without_checkpoints(job)
+    if job.checkpoint_every and flag is not None:
+        raise InputError(
+            f"--checkpoint-every {job.checkpoint_every}: {flag} saves no checkpoints; leave it out"
+        )
+
+
+def read_plan(job: Job, table: Any, where: str) -> Any:
+    """The plan of a job from its JSON in the file `where`."""
+    return schema.read(driver(job).planning.plan_type, table, where)
+
+
+def roles(job: Job, plan: Any) -> Sequence[str]:
+    """The role of every rank."""
+    return driver(job).planning.roles(job, plan)
+
+
+def training_line(result: Mapping[str, Any]) -> str:
+    """The result of a training run in one line: throughput, step time beside what was predicted
+    or simulated, and accuracy if it was tested."""
+    step = result["step_s"]
+    known = {way: result.get(f"{way}_step_s") for way in ("simulated", "predicted")}
+    beside = [f"{way}: {s * 1e3:.2f} ms" for way, s in known.items() if s is not None]
     tested = result.get("test_accuracy")
     accuracy = "" if tested is None else f", test accuracy {tested:.2%}"
-    step, simulated_s = result["step_s"], result.get("simulated_step_s")
-    beside = "" if simulated_s is None else f" (simulated: {simulated_s * 1e3:.2f} ms)"
     return (
         f"{result['samples_per_s']:,.0f} samples/s, step {step['median'] * 1e3:.2f} ms "
-        f"[{step['low'] * 1e3:.2f}, {step['high'] * 1e3:.2f}] n={step['n']}{beside}{accuracy}"
+        f"[{step['low'] * 1e3:.2f}, {step['high'] * 1e3:.2f}] n={step['n']} "
+        f"({', '.join(beside) or 'predicted: n/a'}){accuracy}"
     )

@@ -1,79 +1,21 @@
-"""Speculative sampling under the launcher: see `launch.drivers.Driver`. One process, no plan."""
+"""Speculative sampling under the launcher: one process evaluates a pair of models, in one piece.
+
+There is no plan, no emulation and no simulation of it, so its driver has none of these parts.
+"""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from launch.drivers import Opened, Simulated
+from launch.drivers import Driver, NoPlan, Opened
 from launch.job import Job
-from systems import schema
 from systems.network.distributed import World
 from systems.profiles.emulated import Emulation
-from systems.runs.checkpoint import Checkpoints
-from systems.runs.record import Step
-from systems.runs.trace import Tracer
-from systems.schema import InputError
 
 SCORES = ("word_error_rate", "rouge_1", "rouge_2", "rouge_l")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """One process does all."""
-
-
-def plan_job(job: Job, *, may_measure: bool) -> Plan:
-    """Nothing is left to decide.
-
-    Raises:
-        InputError: more than one rank.
-    """
-    if job.world_size != 1:
-        raise InputError(
-            f"--world-size {job.world_size}: speculative sampling runs in one process; give 1"
-        )
-    return Plan()
-
-
-def for_world(job: Job, world_size: int) -> Job:
-    """The job as it is: one process."""
-    return job
-
-
-def plan_measured(alike: Sequence[Job]) -> list[Plan]:
-    """Nothing is measured."""
-    return [plan_job(job, may_measure=False) for job in alike]
-
-
-def read_plan(table: Any, where: str) -> Plan:
-    """A plan from its JSON."""
-    return schema.read(Plan, table, where)
-
-
-def resolved(job: Job, plan: Plan) -> Job:
-    """The job as it is."""
-    return job
-
-
-def roles(job: Job, plan: Plan) -> Sequence[str]:
-    """A worker."""
-    return ["worker"]
-
-
-def with_batch_size(job: Job, samples: int) -> Job:
-    """Samples that are decoded together."""
-    options = dataclasses.replace(job.speculative, batch_size=samples)
-    return dataclasses.replace(job, speculative=options)
-
-
-def batch_size(job: Job) -> int | None:
-    """Samples that are decoded together."""
-    return job.speculative.batch_size
-
-
-def check(job: Job, plan: Plan) -> None:
-    """Are the models there?
+def _check(job: Job, plan: NoPlan) -> None:
+    """Look for the models.
 
     Raises:
         InputError: a folder without a model, or a name that neither the hub nor its cache has.
@@ -86,69 +28,53 @@ def check(job: Job, plan: Plan) -> None:
         checkpoint.check(options.task, options.draft_path, "--speculative.draft")
 
 
-def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
-    """The pair and the task."""
+def _open(job: Job, plan: NoPlan, emulation: Emulation | None) -> Opened:
+    """Prepare the evaluation of the pair on the test samples of the task."""
     from speculative.tasks.evaluate import evaluate
 
     options = job.speculative
 
-    def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
-        result: Any = evaluate(options, seed=job.seed, device=world.device)
-        yield Step(0, result)
+    def evaluate_all(world: World) -> dict[str, Any]:
+        result = evaluate(options, seed=job.seed, device=world.device)
+        return {**result, "samples_per_s": result["samples"] / result["total_s"]}
 
+    scheme = f"{options.method} verification, gamma {options.gamma}"
     return Opened(
-        scheme=f"{options.method} verification, gamma {options.gamma}"
-        if options.method != "none"
-        else "target alone",
+        scheme="target alone" if options.method == "none" else scheme,
         roles="1 worker",
         data=f"{options.task}: {options.data or 'as the pair was trained on'}",
-        last=0,
-        steps=steps,
+        work=evaluate_all,
     )
 
 
-def summarize(
-    job: Job, plan: Plan, everyone: list[list[Step]], emulation: Emulation | None
-) -> dict[str, Any]:
-    """What `speculative.tasks.evaluate.evaluate` found, and its speed in samples."""
-    found: dict[str, Any] = dict(everyone[0][0].metrics)
-    return {**found, "samples_per_s": found["samples"] / found["total_s"]}
-
-
-def samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
-    """There is one step, which is the whole run."""
-    return None
-
-
-def line(result: dict[str, Any]) -> str:
+def _line(result: dict[str, Any]) -> str:
     """Scores with their intervals, acceptance and speed."""
-    found = {name: result[name] for name in SCORES if name in result}
     scores = [
-        f"{name} {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
-        for name, score in found.items()
+        f"{name} {result[name]['value']:.3f} "
+        f"[{result[name]['low']:.3f}, {result[name]['high']:.3f}]"
+        for name in SCORES
+        if name in result
     ]
-    accepted = result["acceptance_rate"]
-    helped = "" if accepted is None else f"acceptance rate {accepted:.3f}, "
+    rate = result["acceptance_rate"]
+    accepted = "" if rate is None else f"acceptance rate {rate:.3f}, "
     return (
-        f"{', '.join(scores)} (95 %, {result['samples']} samples); {helped}"
+        f"{', '.join(scores)} (95 %, {result['samples']} samples); {accepted}"
         f"{result['tokens_per_target_step']:.2f} tokens per target step, "
         f"{result['tokens_per_s']:,.0f} tokens/s"
     )
 
 
-def plan_emulated(job: Job) -> Plan:
-    """Nothing to emulate.
-
-    Raises:
-        InputError: always.
-    """
-    raise InputError(f"--system {job.system}: runs in one process, and is not emulated")
+def _with_batch_size(job: Job, samples: int) -> Job:
+    """The job with so many samples decoded together."""
+    options = dataclasses.replace(job.speculative, batch_size=samples)
+    return dataclasses.replace(job, speculative=options)
 
 
-def simulate(job: Job) -> Simulated:
-    """Nothing to simulate.
-
-    Raises:
-        InputError: always.
-    """
-    raise InputError(f"--system {job.system}: runs in one process, and is not simulated")
+DRIVER = Driver(
+    open=_open,
+    check=_check,
+    line=_line,
+    batch_size_option="speculative.batch-size",
+    batch_size=lambda job: job.speculative.batch_size,
+    with_batch_size=_with_batch_size,
+)

@@ -1,34 +1,37 @@
-"""Stanza under the launcher: see `launch.drivers.Driver`."""
+"""Stanza under the launcher; `launch.drivers.stanza_planning` finds what a job is planned with."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from launch.drivers import Opened, Simulated, training_line as line
+from launch.drivers import (
+    Driver,
+    Emulating,
+    Opened,
+    Planning,
+    Simulated,
+    Steps,
+    Training,
+    training_line,
+)
 from launch.drivers.stanza_planning import (
     HERE,
     link_rates_of,
     measure_link,
     measure_shared,
-    plan_job,
+    plan_stanza_job,
     planning_basis,
     resolved,
 )
 from launch.job import Job
 from stanza.layout import layout_of
-from stanza.planner.plan import (
-    Plan,
-    costs_at,
-    load_profile,
-    plan,
-)
+from stanza.planner.plan import Plan, costs_at, load_profile, plan as plan_stanza
 from stanza.planner.simulated import played_plan
 from stanza.train import loop as train
 from stanza.train.emulated import emulated_workload
 from stanza.train.summary import summarize_training
 from stanza.train.workload import data_for, real_workload
 from stanza.workers import zero
-from systems import schema
 from systems.clusters import cluster
 from systems.deepspeed import check_installed
 from systems.network.distributed import World
@@ -38,93 +41,62 @@ from systems.runs.record import Step
 from systems.runs.trace import Tracer
 from systems.schema import InputError
 
-__all__ = [
-    "batch_size",
-    "check",
-    "emulated_step_s",
-    "for_world",
-    "line",
-    "link_rates",
-    "open",
-    "plan_emulated",
-    "plan_job",
-    "plan_measured",
-    "predicted_step_s",
-    "read_plan",
-    "resolved",
-    "roles",
-    "samples",
-    "simulate",
-    "simulated_step_s",
-    "summarize",
-    "with_batch_size",
-]
-
 STEP_S = 0.7
-"""How long an emulated step should last: the ranks' own Python is then small beside it."""
+"""Seconds that an emulated step should last; the Python of the ranks takes little beside it."""
 MANY_MESSAGES = 2.0
-"""Steps last this many times longer where every rank sends to every other: servers beside all
-workers, and columns. Their messages take the host's cores most time."""
+"""Emulated steps last this many times longer where every rank sends to every other one, as with
+servers beside all workers and with columns: so many messages keep the cores here busy."""
 
 
-def for_world(job: Job, world_size: int) -> Job:
-    """As many FC workers or servers as the job says, or as can be."""
+def _resized(job: Job, world_size: int) -> Job:
+    """Keep the number of FC workers and servers, or take as many as the new world allows."""
     options = job.stanza
-    most = {"fc_workers": world_size // 2, "ps_servers": max(1, world_size - 1)}
+    limits = {"fc_workers": world_size // 2, "ps_servers": max(1, world_size - 1)}
     if options.fc_placement == "colocated":
-        most["fc_workers"] = world_size
-    given = {name: getattr(options, name) for name in most}
-    fitting = {k: min(v, most[k]) for k, v in given.items() if v != "auto"}
+        limits["fc_workers"] = world_size
+    numbers = {name: getattr(options, name) for name in limits}
+    fitting = {k: min(v, limits[k]) for k, v in numbers.items() if v != "auto"}
     fitted = dataclasses.replace(options, **fitting)
     return dataclasses.replace(job, world_size=world_size, stanza=fitted)
 
 
-def plan_measured(alike: Sequence[Job]) -> list[Plan]:
-    """From the loopback link and a profile of the first job's model, shared by all ranks."""
-    size = alike[0].world_size
+def _plan_measured(jobs: Sequence[Job]) -> list[Plan]:
+    """Plan from the loopback link and from a profile of the first job's model, which all ranks
+    share."""
+    size = jobs[0].world_size
     target = cluster.load(HERE).with_size(size).with_link(measure_link(size))
-    measured = measure_shared(alike[0].stanza, size)
+    measured = measure_shared(jobs[0].stanza, size)
     target = target.with_kind(measured.device)
-    return [plan(job.stanza, size, target, measured) for job in alike]
+    return [plan_stanza(job.stanza, size, target, measured) for job in jobs]
 
 
-def read_plan(table: Any, where: str) -> Plan:
-    """A plan from its JSON."""
-    return schema.read(Plan, table, where)
-
-
-def roles(job: Job, plan: Plan) -> Sequence[str]:
-    """conv, fc, conv+fc, worker or server."""
-    return plan.layout.roles
-
-
-def with_batch_size(job: Job, samples: int) -> Job:
-    """The same for every scheme, over all ranks with data."""
+def _with_batch_size(job: Job, samples: int) -> Job:
+    """The job with so many samples in a step over all ranks with data, whatever its scheme."""
     options = dataclasses.replace(job.stanza, global_batch_size=samples, local_batch_size=None)
     return dataclasses.replace(job, stanza=options)
 
 
-def batch_size(job: Job) -> int | None:
+def _batch_size(job: Job) -> int | None:
     """The samples of a step over all ranks; None where the planner chooses how many have data."""
     options = job.stanza
     if options.global_batch_size is not None:
         return options.global_batch_size
     if options.scheme == "stanza" and "auto" in (options.fc_workers, options.fc_placement):
         return None
-    given = 0 if options.fc_workers == "auto" else options.fc_workers
-    with_data = layout_of(options, job.world_size, given, 1).data_ranks
+    fc_workers = 0 if options.fc_workers == "auto" else options.fc_workers
+    with_data = layout_of(options, job.world_size, fc_workers, 1).data_ranks
     return options.samples_per_step(len(with_data))
 
 
-def check(job: Job, plan: Plan) -> None:
-    """Load the images; is DeepSpeed there, if it is needed?"""
+def _check(job: Job, plan: Plan) -> None:
+    """Load the images, and look for DeepSpeed if the scheme needs it."""
     if job.stanza.scheme in zero.SCHEMES:
         check_installed(f"--stanza.scheme {job.stanza.scheme}")
     data_for(job.stanza, plan.layout, job.seed)
 
 
-def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
-    """Real layers and data, or stand-ins that wait as the profile says."""
+def _open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
+    """Prepare real layers and data, or stand-ins that wait as long as the profile says."""
     if emulation is None:
         workload = real_workload(job.stanza, plan.layout, job.seed)
     else:
@@ -133,101 +105,151 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
 
     def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
         return train.training_steps(
-            *(job.stanza, plan.layout, world, workload),
+            job.stanza,
+            plan.layout,
+            world,
+            workload,
             seed=job.seed,
             transport=job.transport,
             tracer=tracer,
             checkpoints=checkpoints,
         )
 
-    narrow = job.stanza.cut_dtype
+    precision = job.stanza.cut_dtype
+    cut = "" if precision == "float32" else f", cut in {precision}"
     return Opened(
-        scheme=job.stanza.scheme_name + ("" if narrow == "float32" else f", cut in {narrow}"),
+        scheme=job.stanza.scheme_name + cut,
         roles=plan.layout.describe(),
         data=workload.data.kind,
-        last=job.stanza.steps,
-        steps=steps,
+        # Only a worker with the whole model has the loss of its own samples.
+        work=Steps(run=steps, last=job.stanza.steps, shows_loss=plan.layout.roles[0] == "worker"),
     )
 
 
-def summarize(
+def _summarize(
     job: Job, plan: Plan, everyone: list[list[Step]], emulation: Emulation | None
 ) -> dict[str, Any]:
-    """See `stanza.train.summary`."""
+    """The result of a run; see `stanza.train.summary`."""
     return summarize_training(job.stanza, plan, everyone, emulation or Emulation())
 
 
-def samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
-    """Every rank with data has its own."""
+def _samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
+    """Every rank with data tells its own samples."""
     return sum(of_rank.get("samples", 0) for of_rank in metrics) or None
 
 
-def simulated_step_s(job: Job, plan: Plan) -> float:
-    """The schedule's model, played."""
-    basis = planning_basis(job, measure=False)
-    assert basis is not None  # an emulated run has a profile and link rates
-    target, profile = basis
-    at = costs_at(job.stanza, profile)
-    return played_plan(job.stanza, plan.layout, at, target.slowest_link).step_s
+def _without_checkpoints(job: Job) -> str | None:
+    """The schemes of DeepSpeed save no checkpoints."""
+    scheme = job.stanza.scheme
+    return f"--stanza.scheme {scheme}" if scheme in zero.SCHEMES else None
 
 
-def simulate(job: Job) -> Simulated:
-    """Measures what is not known of cluster and model."""
+def _no_prediction(job: Job) -> str:
+    """Why the plan of a job holds no step time."""
+    if job.stanza.scheme == "single":
+        return "one process has no schedule to predict"
+    return (
+        "the planner was not needed, and no figures of this machine were there: give a profile "
+        "made with `launch profile stanza` and a --cluster that states its link, or "
+        "--stanza.fc-workers auto, which measures both"
+    )
+
+
+def _simulate(job: Job) -> Simulated:
+    """Plan a job and play the plan. What is not known of cluster and model is measured first."""
     basis = planning_basis(job, measure=True)
     assert basis is not None  # measured if need be
     target, profile = basis
-    found = plan(job.stanza, job.world_size, target, profile)
-    job = resolved(job, found)
-    at = costs_at(job.stanza, profile)
-    played = played_plan(job.stanza, found.layout, at, target.slowest_link)
+    plan = plan_stanza(job.stanza, job.world_size, target, profile)
+    job = resolved(job, plan)
+    costs = costs_at(job.stanza, profile)
+    played = played_plan(job.stanza, plan.layout, costs, target.slowest_link)
     return Simulated(
         job=job,
-        plan=found,
+        plan=plan,
         spans=played.timeline.spans(),
         result={
             "scheme": job.stanza.scheme_name,
             "step_s": played.step_s,
             "samples_per_step": played.samples,
             "samples_per_s": played.samples_per_s,
-            "predicted_step_s": predicted_step_s(found),
+            "predicted_step_s": _predicted_step_s(plan),
             "cluster": dataclasses.asdict(target),
         },
-        what=f"{job.stanza.scheme_name} | world size {job.world_size}: {found.layout.describe()} "
+        what=f"{job.stanza.scheme_name} | world size {job.world_size}: {plan.layout.describe()} "
         f"| {job.stanza.model}, profile {profile.device}, cluster {target.name}",
     )
 
 
-def plan_emulated(job: Job) -> Plan:
-    """From the model's profile.
+def _plan_emulated(job: Job) -> Plan:
+    """Plan from the profile of the model.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no profile, or DeepSpeed would have to be emulated.
     """
     if job.stanza.scheme in zero.SCHEMES:
         raise InputError(f"--stanza.scheme {job.stanza.scheme}: is not emulated; use launch run")
-    link_rates_of(job.cluster, job.world_size, Emulation())  # are they known?
+    link_rates_of(job.cluster, job.world_size, Emulation())  # raises if they are not known
     basis = planning_basis(job, measure=False)
     if basis is None:
         raise InputError(
             f"--stanza.model {job.stanza.model}: no profile says how long its layers wait; make "
             "one with `launch profile stanza` and give it with --profile"
         )
-    return plan(job.stanza, job.world_size, *basis)
+    return plan_stanza(job.stanza, job.world_size, *basis)
 
 
-def link_rates(job: Job, plan: Plan, emulation: Emulation) -> tuple[float, ...]:
-    """One rank a node."""
-    return link_rates_of(job.cluster, job.world_size, emulation)
+def _simulated_step_s(job: Job, plan: Plan) -> float:
+    """The step time of the plan in the simulator, in seconds."""
+    basis = planning_basis(job, measure=False)
+    assert basis is not None  # an emulated run has a profile and link rates
+    target, profile = basis
+    costs = costs_at(job.stanza, profile)
+    return played_plan(job.stanza, plan.layout, costs, target.slowest_link).step_s
 
 
-def predicted_step_s(plan: Plan) -> float | None:
-    """Of what the planner chose."""
+def _predicted_step_s(plan: Plan) -> float | None:
+    """The step time that the planner predicts, in seconds."""
     return plan.chosen.step_s if plan.chosen else None
 
 
-def emulated_step_s(plan: Plan) -> float:
-    """Longer where there are many messages."""
+def _emulated_step_s(plan: Plan) -> float:
+    """How many seconds an emulated step should last; longer where there are many messages."""
     layout = plan.layout
-    beside = layout.scheme == "ps" and not layout.ranks("server")
-    many = beside or layout.fc_parallel == "columns"
-    return STEP_S * (MANY_MESSAGES if many else 1.0)
+    servers_beside_workers = layout.scheme == "ps" and not layout.ranks("server")
+    many_messages = servers_beside_workers or layout.fc_parallel == "columns"
+    return STEP_S * (MANY_MESSAGES if many_messages else 1.0)
+
+
+DRIVER = Driver(
+    open=_open,
+    check=_check,
+    line=training_line,
+    batch_size_option="stanza.global-batch-size",
+    batch_size=_batch_size,
+    with_batch_size=_with_batch_size,
+    planning=Planning(
+        plan_type=Plan,
+        plan=lambda job, may_measure: plan_stanza_job(job, may_measure=may_measure),
+        plan_measured=_plan_measured,
+        resized=_resized,
+        resolved=resolved,
+        roles=lambda job, plan: plan.layout.roles,
+    ),
+    training=Training(
+        summarize=_summarize,
+        samples=_samples,
+        without_checkpoints=_without_checkpoints,
+        no_prediction=_no_prediction,
+    ),
+    emulating=Emulating(
+        plan=_plan_emulated,
+        link_rates=lambda job, plan, emulation: link_rates_of(
+            job.cluster, job.world_size, emulation
+        ),
+        predicted_step_s=_predicted_step_s,
+        emulated_step_s=_emulated_step_s,
+        simulated_step_s=_simulated_step_s,
+    ),
+    simulate=_simulate,
+)

@@ -1,5 +1,5 @@
-"""What a Stanza job is planned with: cluster, profile and link, measured here where they are
-unknown."""
+"""Finds what a Stanza job is planned with: the cluster with its link, and a profile of the model.
+What is not known is measured on this machine."""
 
 import dataclasses
 import os
@@ -17,36 +17,41 @@ from systems.clusters import cluster
 from systems.clusters.cluster import Cluster, Link
 from systems.environment import threads_per_rank
 from systems.network.loopback import measure_loopback
-from systems.profiles import measured_profile, profile
+from systems.profiles import measured_profile
 from systems.profiles.emulated import Emulation
-from systems.profiles.profile import ModelProfile
+from systems.profiles.profile import ModelProfile, with_fixed_parts
 from systems.schema import InputError
 
 HERE = "local"
 """The preset that stands for this machine; its devices and its link are measured."""
 REPETITIONS = 9
-"""Times that each layer is timed."""
+"""How often each layer is timed."""
 
 
-def plan_job(job: Job, *, may_measure: bool) -> Plan:
-    """The plan of a job. With `may_measure`, "auto" on a cluster or model without figures measures
-    them first; nothing is measured where the answer would not be used.
+def plan_stanza_job(job: Job, *, may_measure: bool) -> Plan:
+    """The plan of a job.
+
+    Args:
+        may_measure: whether figures of the cluster or the model that are missing are measured
+            first. They are measured only if the job leaves a choice ("auto") to the planner.
 
     Raises:
         InputError: see stanza.planner.plan.plan.
     """
     options = job.stanza
     auto = "auto" in (options.fc_workers, options.fc_parallel, options.fc_placement)
-    wanted = options.scheme == "stanza" and auto
-    basis = planning_basis(job, measure=wanted and may_measure)
+    needs_figures = options.scheme == "stanza" and auto
+    basis = planning_basis(job, measure=needs_figures and may_measure)
     if basis is None:
         return stanza_plan.plan(job.stanza, job.world_size, None, None)
     return stanza_plan.plan(job.stanza, job.world_size, *basis)
 
 
 def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] | None:
-    """The cluster and the profile that a job is planned with; None if one has no figures yet and
-    they are not to be measured.
+    """The cluster and the profile that a job is planned with; None if one of them is not known.
+
+    Args:
+        measure: whether what is not known is measured, so that the answer is never None.
 
     Raises:
         InputError: nodes that are not alike, links of unknown rate, no profile of the cluster's
@@ -59,23 +64,29 @@ def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] |
             f"--cluster {job.cluster}: bandwidth_bits_per_s of a link is not known, and only "
             "this machine's loopback can be measured; state it in the file"
         )
-    known = _known_profile(job, target)
-    if (known is None or not has_link) and not measure:
+    profile = _profile_at_hand(job, target)
+    if (profile is None or not has_link) and not measure:
         return None
-    if known is None:
+    if profile is None:
         _check_measurable(job, target)
-        known = measure_shared(job.stanza, job.world_size if job.cluster == HERE else 1)
+        profile = measure_shared(job.stanza, job.world_size if job.cluster == HERE else 1)
     if job.cluster == HERE:
-        target = target.with_kind(known.device)
-    return target if has_link else target.with_link(measure_link(job.world_size)), known
+        target = target.with_kind(profile.device)
+    if not has_link:
+        target = target.with_link(measure_link(job.world_size))
+    return target, profile
 
 
 def measure_profile(
     options: Options, batch_size: int | None = None, *, spared: str = ""
 ) -> ModelProfile:
-    """Profile the options' model on this machine's CPU or GPU, one device, nothing beside it.
+    """Profile a model on one device of this machine, a GPU if there is one, with nothing beside it.
 
-    Says before what it takes, and then `spared`: how to do without.
+    Before it starts, it prints how long that will take.
+
+    Args:
+        batch_size: the samples in a batch; None takes the batch size of the model.
+        spared: how to do without the measurement, which is printed too.
     """
     architecture = ARCHITECTURES[options.model]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -93,7 +104,8 @@ def measure_profile(
 
 
 def measure_shared(options: Options, world_size: int) -> ModelProfile:
-    """The profile that one of `world_size` ranks of this machine sees while all of them compute."""
+    """A profile of a model as one of `world_size` ranks of this machine sees it, while all of them
+    compute. On CPUs it is measured alone, and slowed as far as the ranks share cores."""
     cores = os.cpu_count() or 1
     threads = threads_per_rank(world_size)
     spared = "; a profile made before with `launch profile stanza` spares it: --profile FILE"
@@ -102,7 +114,7 @@ def measure_shared(options: Options, world_size: int) -> ModelProfile:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     large = ARCHITECTURES[options.model].batch_size
-    alone = profile.with_fixed_parts(
+    alone = with_fixed_parts(
         measure_profile(options, large, spared=spared),
         measure_profile(options, max(1, large // 8)),
     )
@@ -112,13 +124,13 @@ def measure_shared(options: Options, world_size: int) -> ModelProfile:
 
 
 def measure_link(world_size: int) -> Link:
-    """What each of `world_size` ranks of this machine gets from the loopback link."""
+    """The link that each of `world_size` ranks of this machine has over loopback, as measured."""
     print(f"measuring the loopback link with {world_size} processes over gloo", file=sys.stderr)
     return measure_loopback(world_size)
 
 
 def link_rates_of(name: str, world_size: int, emulation: Emulation) -> tuple[float, ...]:
-    """The rates of the links that stand for those of a cluster.
+    """The rate of the emulated link of every rank that stands for one of a cluster, in bits/s.
 
     Raises:
         InputError: too small a cluster, nodes that are not alike, or links of unknown rate.
@@ -132,7 +144,7 @@ def link_rates_of(name: str, world_size: int, emulation: Emulation) -> tuple[flo
 
 
 def resolved(job: Job, plan: Plan) -> Job:
-    """The job with the planner's answers written in, so that it runs again without planning."""
+    """The job with the answers of its plan written in, so that it runs again without planning."""
     changes: dict[str, Any] = {
         "micro_batches": plan.layout.micro_batches,
         "fc_parallel": plan.layout.fc_parallel,
@@ -164,41 +176,42 @@ def sized_cluster(name: str, world_size: int) -> Cluster:
     return target
 
 
-def _known_profile(job: Job, target: Cluster) -> ModelProfile | None:
-    """The profile that the job names, or the one that ships of its model, if there is one.
+def _profile_at_hand(job: Job, target: Cluster) -> ModelProfile | None:
+    """The profile that the job names, or the one of its model that ships, if there is one.
 
     Raises:
-        InputError: it is of another model, or of another kind of device than the cluster's.
+        InputError: it is of another model, or of another kind of device than the cluster has.
     """
     model, shipped = job.stanza.model, stanza_plan.shipped_profiles()
     if job.profile is None and model not in shipped:
         return None
-    known = stanza_plan.load_profile(job.profile or model)
-    if known.name != model:
+    profile = stanza_plan.load_profile(job.profile or model)
+    if profile.name != model:
         raise InputError(
-            f"--profile {job.profile}: is of {known.name}, the model is {model}; "
+            f"--profile {job.profile}: is of {profile.name}, the model is {model}; "
             "give a profile of that model"
         )
     kind = target.kinds[0]
-    if known.device == kind or (job.cluster == HERE and known.device == device_here()):
-        return known
+    if profile.device == kind or (job.cluster == HERE and profile.device == device_here()):
+        return profile
     if job.profile is not None:
         raise InputError(
-            f"--profile {job.profile}: was taken on {known.device}, and the devices of --cluster "
+            f"--profile {job.profile}: was taken on {profile.device}, and the devices of --cluster "
             f"{job.cluster} are {kind}; give a profile of that device, or write kind = "
-            f'"{known.device}" in a cluster file if it is the same'
+            f'"{profile.device}" in a cluster file if it is the same'
         )
     if job.cluster == HERE:
         return None
     raise InputError(
         f"--cluster {job.cluster}: its devices are {kind}, and the profile of {model} that ships "
-        f"was taken on {known.device}; make one on {kind} with `launch profile stanza` and give "
+        f"was taken on {profile.device}; make one on {kind} with `launch profile stanza` and give "
         "it with --profile"
     )
 
 
 def _check_measurable(job: Job, target: Cluster) -> None:
-    """Refuse to measure on this machine's device what the cluster's is to be planned with."""
+    """Raise an InputError if a profile is missing and this machine cannot measure it, because the
+    devices of the cluster are of another kind."""
     kind = target.kinds[0]
     if job.cluster != HERE and kind != device_here():
         raise InputError(
@@ -209,5 +222,5 @@ def _check_measurable(job: Job, target: Cluster) -> None:
 
 
 def device_here() -> str:
-    """The kind of this machine's devices, as profiles that are taken here name it."""
+    """The kind of device that this machine has, as profiles that are measured here name it."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -1,1 +1,1 @@
-"""What starts the ranks of a run: torchrun, plain processes, MPI, DeepSpeed, SLURM."""
+"""The programs that start the ranks of a run: torchrun, plain processes, MPI, DeepSpeed, SLURM."""

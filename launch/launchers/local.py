@@ -1,8 +1,9 @@
-"""Ranks as plain processes of this machine: `python -m launch.launchers.local WORLD_SIZE worker
-...`.
+"""Starts ranks as plain processes of this machine, for `launch run --launcher local`:
 
-No agent, no rendezvous: every rank gets torchrun's variables, and the first that fails ends them
-all. `launch run --launcher local` starts this.
+    python -m launch.launchers.local WORLD_SIZE worker ...
+
+There is no agent and no rendezvous. Every rank gets the environment variables that torchrun would
+set, and the first rank that fails ends all of them.
 """
 
 import os
@@ -17,17 +18,17 @@ from systems.processes.supervise import wait_for_ranks
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Start the ranks and wait; exits with the code of the rank that failed first."""
+    """Start the ranks and wait for them; exit with the code of the rank that failed first."""
     size, *worker = arguments
-    code = run_ranks(int(size), [sys.executable, "-m", "launch", *worker])
+    code = run_processes(int(size), [sys.executable, "-m", "launch", *worker])
     if code:
         raise SystemExit(code if code > 0 else 128 - code)
 
 
-def run_ranks(world_size: int, command: Sequence[str]) -> int:
+def run_processes(world_size: int, command: Sequence[str]) -> int:
     """Run a command once for every rank; returns the exit code of the rank that failed first.
 
-    SIGTERM to this process, or Ctrl-C, ends them all.
+    SIGTERM to this process and Ctrl-C end all of them.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -44,11 +45,12 @@ def run_ranks(world_size: int, command: Sequence[str]) -> int:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    """End this process because of a signal, with the exit code that a shell gives."""
     raise SystemExit(128 + number)
 
 
 def variables(rank: int, world_size: int, port: int) -> Mapping[str, str]:
-    """What torchrun would set, but for its own agent's."""
+    """The environment variables that torchrun would set for a rank, without those of its agent."""
     return {
         "RANK": str(rank),
         "WORLD_SIZE": str(world_size),

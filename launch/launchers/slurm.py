@@ -1,4 +1,4 @@
-"""SLURM: a script that starts one torchrun agent a node, handed to sbatch.
+"""Writes a script that starts one agent of torchrun on every node, and hands it to sbatch.
 
 python -m launch run JOB.toml --launcher slurm --slurm.nodes 2 --slurm.options partition=gpu time=30
 """
@@ -13,11 +13,11 @@ from launch.job import SlurmOptions
 from systems.schema import InputError
 
 SCRIPT = "slurm.sh"
-"""Of a record."""
+"""The name of the script in a record."""
 
 
 def ranks_per_node(options: SlurmOptions, world_size: int) -> int:
-    """How many ranks a node runs.
+    """The number of ranks on every node.
 
     Raises:
         InputError: the ranks cannot be spread evenly.
@@ -33,7 +33,8 @@ def ranks_per_node(options: SlurmOptions, world_size: int) -> int:
 def write_script(
     options: SlurmOptions, name: str, world_size: int, folder: Path, max_restarts: int = 0
 ) -> Path:
-    """The record's script: it runs the record's job when SLURM gives it nodes that see `folder`."""
+    """Write a script into the record `folder`; returns its path. The script runs the job of the
+    record as soon as SLURM gives it nodes. They must all see the folder."""
     ranks, where = ranks_per_node(options, world_size), folder.absolute()
     directives = [
         f"job-name={shlex.quote(name)}",
@@ -66,15 +67,16 @@ def write_script(
 
 
 def _threads(ranks: int) -> str:
-    """In bash: the cores that SLURM gives on a node, shared out; 1 where it does not say."""
+    """The threads of a rank, as an expression of bash: the cores that SLURM grants on a node,
+    divided among its ranks; 1 where SLURM does not say."""
     return f"$((SLURM_CPUS_ON_NODE > {ranks} ? SLURM_CPUS_ON_NODE / {ranks} : 1))"
 
 
 def submit(script: Path) -> str:
-    """Hand the script to sbatch; returns what it says.
+    """Hand the script to sbatch; returns what sbatch answers.
 
     Raises:
-        InputError: no sbatch here, or it refuses the script, which stays.
+        InputError: there is no sbatch here, or it refuses the script. The script stays.
     """
     sbatch = shutil.which("sbatch")
     if sbatch is None:
@@ -84,6 +86,6 @@ def submit(script: Path) -> str:
         )
     done = subprocess.run([sbatch, str(script)], capture_output=True, text=True)
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())
-        raise InputError(f"--launcher slurm: sbatch refuses {script}: {said}")
+        answer = " ".join((done.stderr or done.stdout).split())
+        raise InputError(f"--launcher slurm: sbatch refuses {script}: {answer}")
     return done.stdout.strip()

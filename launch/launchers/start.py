@@ -1,6 +1,7 @@
-"""Starts the ranks of a run on this machine, and sees that none outlives it.
+"""Starts the ranks of a run on this machine, and makes sure that none of them outlives it.
 
-Every launcher starts the same `launch worker`, which reads its rank from the launcher's variables.
+Every launcher starts the same `launch worker`, which reads its rank from the environment variables
+that the launcher sets.
 """
 
 import base64
@@ -27,14 +28,14 @@ from systems.processes.supervise import TOLD, how_it_ended, told
 from systems.schema import InputError
 
 FAILED = "failed-rank"
-"""Of a record while its ranks run."""
+"""The file in a record that names the rank that failed first; it is there while ranks run."""
 
 
 def start_command(job: Job, worker: Sequence[str]) -> list[str]:
     """The command that starts `job.world_size` ranks of `python -m launch worker ...`.
 
     Raises:
-        InputError: the launcher that is asked for is missing.
+        InputError: the launcher of the job is not installed.
     """
     size = job.world_size
     if job.launcher == "local":
@@ -49,6 +50,7 @@ def start_command(job: Job, worker: Sequence[str]) -> list[str]:
 
 
 def _mpirun(size: int, command: Sequence[str]) -> list[str]:
+    """The command with which mpirun starts another one once for every rank."""
     mpirun = find_mpirun()
     if mpirun is None:
         raise InputError(
@@ -60,28 +62,34 @@ def _mpirun(size: int, command: Sequence[str]) -> list[str]:
 
 
 def _deepspeed(size: int, module: Sequence[str]) -> list[str]:
-    """What `deepspeed --num_gpus SIZE --module ...` starts on one machine; itself it would first
-    ask for as many GPUs, and not end its ranks when it is killed."""
+    """The command that `deepspeed --num_gpus SIZE --module ...` runs on one machine. The program
+    `deepspeed` itself is left out: it asks for as many GPUs first, and when it is killed its ranks
+    go on."""
     check_installed("--launcher deepspeed")
     ranks = json.dumps({"localhost": list(range(size))})
     return [
-        *(sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error"),
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.launch",
+        "--log_level",
+        "error",
         f"--world_info={base64.urlsafe_b64encode(ranks.encode()).decode()}",
         f"--master_port={free_port()}",
-        *("--no_local_rank", "--module"),
+        "--no_local_rank",
+        "--module",
         *module,
     ]
 
 
 def find_mpirun() -> str | None:
-    """mpirun on PATH, or the one that pip installed beside this python."""
+    """The path of mpirun: on PATH, or where pip installed it beside this Python."""
     beside = Path(sys.executable).parent / "mpirun"
     return shutil.which("mpirun") or (str(beside) if beside.is_file() else None)
 
 
 def run_ranks(job: Job, folders: Sequence[Path], *, quiet: bool = False) -> int:
-    """Start the ranks that do the jobs of records, one after the other in one world of the first
-    job's; wait for them, and return the launcher's exit code."""
+    """Start the ranks that do the jobs of records, one job after the other in one world, which has
+    the size of the first job. Wait for them, and return the exit code of the launcher."""
     command = start_command(job, ["worker", "--records", *map(str, folders)])
     return run_command(command, _variables(job), folders, quiet=quiet)
 
@@ -93,14 +101,18 @@ def run_command(
     *,
     quiet: bool = False,
 ) -> int:
-    """Run what starts the ranks of records, with these variables; returns its exit code, and says
-    which rank has failed first, and why.
+    """Run a command that starts ranks, and wait for it; returns its exit code. If a rank fails, say
+    which one failed first, and why.
 
-    With `quiet`, only what goes to stderr is shown. A signal to this process ends the ranks, and
-    then this process; so does its death.
+    A signal to this process ends the ranks and then this process. If this process dies, so do they.
+
+    Args:
+        variables: environment variables for the command, beside those of this process.
+        folders: the records that the ranks write.
+        quiet: show only what goes to stderr.
 
     Raises:
-        SystemExit: a signal came; its code is the shell's, 130 for Ctrl-C.
+        SystemExit: a signal came. The exit code is that of a shell, 130 for Ctrl-C.
     """
     file = folders[0].absolute() / FAILED
     with writing(file):
@@ -122,10 +134,11 @@ def run_command(
 def _say_who_failed(
     rank: int, code: int, kept: Sequence[Mapping[str, Any]], folders: Sequence[Path]
 ) -> None:
-    """Name the rank that failed first and its reason, which the record keeps."""
+    """Name the rank that failed first, and its reason. A rank that was killed could not write the
+    reason into the record, so it is written here."""
     text = f"{name_of(rank, folders)} {how_it_ended(code)}"
     reasons = [line["reason"] for line in kept if line["rank"] == rank]
-    if code == -signal.SIGKILL or not reasons:  # it could not keep its own
+    if code == -signal.SIGKILL or not reasons:
         failures.write(unfinished(folders), rank, text)
     else:
         text += f": {reasons[-1]}"
@@ -133,6 +146,7 @@ def _say_who_failed(
 
 
 def _wait(command: Sequence[str], variables: Mapping[str, str], *, quiet: bool) -> int:
+    """Run a command to its end, and pass signals on to it; returns its exit code."""
     received: list[int] = []
     process = subprocess.Popen(
         command,
@@ -161,12 +175,13 @@ def _wait(command: Sequence[str], variables: Mapping[str, str], *, quiet: bool) 
 
 
 def _variables(job: Job) -> dict[str, str]:
-    """The ranks' environment: cores are shared out, the user's to override."""
+    """The environment variables of the ranks, among which the cores are divided. What the user has
+    set stays."""
     defaults = {
         "OMP_NUM_THREADS": str(threads_per_rank(job.world_size)),
-        # Ranks that are all here need no TCP, for which Open MPI would listen on every interface.
+        # Open MPI would listen for TCP on every interface; ranks on one machine need none.
         "OMPI_MCA_btl": "^tcp",
-        # Open MPI's shared-memory files and Unix sockets belong to a run, not to the machine.
+        # Do not let Open MPI warn that its session folder lies on a shared file system.
         "PRTE_MCA_prte_silence_shared_fs": "1",
     }
     on_cpu = job.device == "cpu" or torch.cuda.device_count() < job.world_size
@@ -176,4 +191,5 @@ def _variables(job: Job) -> dict[str, str]:
 
 
 def _die_with_parent() -> None:
+    """Let the kernel end the launcher if this process dies."""
     die_with_parent(signal.SIGTERM)

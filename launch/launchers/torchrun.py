@@ -1,9 +1,9 @@
-"""torchrun that keeps to itself and tells which rank failed first, and why.
+"""torchrun, made to stay on one machine, and to say which rank failed first, and why.
 
     python -m launch.launchers.torchrun --nproc-per-node 4 -m launch worker JOB.toml
 
-It takes torchrun's flags. On one machine its agent listens on loopback only, and the machine's name
-need not resolve. torchrun prints its own report all the same. `launch run` starts this.
+`launch run` starts this. It takes the flags of torchrun. On one machine, the agent listens on
+loopback only, and the name of the machine need not resolve. torchrun prints its own report as well.
 """
 
 import signal
@@ -34,13 +34,14 @@ from systems.processes.supervise import tell
 from systems.schema import InputError
 
 AT_ONCE_S = 15
-"""torchrun's own SIGKILL comes later, to ranks that its SIGTERM has not ended."""
+"""A rank killed within so many seconds of the first failure died by itself. torchrun sends SIGKILL
+only later, to ranks that its SIGTERM has not ended."""
 ALONE = "loopback"
-"""What torchrun calls the rendezvous below."""
+"""The name of the rendezvous below in torchrun."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run torchrun; exits with its code."""
+    """Run torchrun; exit with its code."""
     flags = run.parse_args(list(arguments))
     try:
         if _on_one_machine(flags):
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _on_one_machine(flags: Namespace) -> bool:
+    """Whether the flags of torchrun mean a run on this machine alone."""
     try:
         _, nodes = run.parse_min_max_nnodes(flags.nnodes)
     except (ValueError, RuntimeError):
@@ -84,7 +86,7 @@ def _on_one_machine(flags: Namespace) -> bool:
 
 
 def _stay_here(flags: Namespace) -> None:
-    """Let torchrun's agent meet nobody: the ranks of this run are all on this machine."""
+    """Change the flags so that the agent meets no other agent, and listens on loopback."""
     endpoint = "" if flags.standalone else flags.rdzv_endpoint
     port = str(flags.master_port or 0) if flags.rdzv_backend == "static" else "0"
     if ":" in endpoint:
@@ -99,10 +101,11 @@ def _stay_here(flags: Namespace) -> None:
 
 
 class Alone(RendezvousHandler):
-    """The rendezvous of the only agent of a run; the store of its ranks listens on loopback."""
+    """The rendezvous of an agent that is alone. The store in which its ranks meet listens on
+    loopback."""
 
     def __init__(self, parameters: RendezvousParameters) -> None:
-        """Start the store.
+        """Start the store of the ranks.
 
         Raises:
             InputError: the port of the endpoint is taken.
@@ -120,7 +123,8 @@ class Alone(RendezvousHandler):
         return True
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """A room of its own in the store for every attempt."""
+        """The agent's place in the world: it is the only one. Every attempt gets a part of the
+        store to itself."""
         self._round += 1
         room = dist.PrefixStore(f"agent/{self._round}", self._store)
         return RendezvousInfo(room, 0, 1, RendezvousStoreInfo(LOOPBACK, self._store.port))
@@ -146,10 +150,11 @@ class Alone(RendezvousHandler):
 
 
 def first_failed(failures: Mapping[int, ProcessFailure]) -> int:
-    """The rank to blame, of all that failed or were ended, in the order in which torchrun saw them.
+    """The rank that failed first, and made the other ones fail or be ended.
 
-    A rank that was killed goes first. Others fail for want of it, and have written down when, which
-    is earlier than torchrun's own time for the killed one if it looked late.
+    Ranks note the time when they fail. A killed rank cannot: its time is when torchrun looked, and
+    others may have failed for want of it before. So a killed rank counts as the first, unless it
+    was killed so late that torchrun itself may have done it.
     """
     earliest = min(failure.timestamp for failure in failures.values())
 
@@ -162,7 +167,7 @@ def first_failed(failures: Mapping[int, ProcessFailure]) -> int:
 
 
 def reason(rank: int, failures: Mapping[int, ProcessFailure]) -> str:
-    """What a rank has left as the reason of its end; empty where it has left nothing."""
+    """The reason that a rank has left for its end; empty if it has left none."""
     message = failures[rank].message
     return message["message"].partition("\n")[0] if isinstance(message, dict) else ""
 

@@ -1,6 +1,6 @@
-"""A rank, watched by the process above it: `python -m launch.launchers.watched worker ...`.
+"""Starts one rank and watches it: `python -m launch.launchers.watched worker ...`.
 
-For launchers that do not tell which rank has failed first: every rank's watcher does.
+It serves launchers that do not say which rank failed first: the watcher of that rank does.
 """
 
 import os
@@ -14,7 +14,7 @@ from systems.processes.supervise import wait_for_ranks
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run `python -m launch` with these arguments; exits with its code."""
+    """Run `python -m launch` with these arguments; exit with its code."""
     die_with_parent(signal.SIGKILL)
     command = [sys.executable, "-m", "launch", *arguments]
     process = os.spawnv(os.P_NOWAIT, sys.executable, command)

@@ -1,1 +1,1 @@
-"""What a run shows while it goes: a table of the ranks, a bar, TensorBoard."""
+"""Shows how a run goes: a table of the ranks on the terminal, and curves for TensorBoard."""

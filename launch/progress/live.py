@@ -1,6 +1,6 @@
-"""What a run's record says while it is written: where every rank is, throughput, loss, time left.
+"""Reads a record while it is written: where every rank is, throughput, loss, time left.
 
-Read by the process that started the ranks; ranks only write their steps (systems.runs.record).
+The process that started the ranks reads; the ranks only write their steps (systems.runs.record).
 """
 
 import os
@@ -11,48 +11,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from launch.drivers import driver
-from launch.records import read_emulation, read_plan
+from launch import drivers
+from launch.records import read_emulation, read_job_and_plan
 from systems.runs import record
 from systems.runs.record import Step
 
 RECENT = 20
-"""Throughput and time left are of so many steps."""
+"""Throughput and time left are computed from so many steps."""
 KEPT = 200
-"""Steps of a rank in memory: ranks run ahead of each other."""
+"""So many steps of a rank stay in memory, because ranks run ahead of each other."""
 PATIENCE_S = 5.0
+"""A rank that has done no step for so many seconds is shown as idle."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One rank."""
+    """One rank, as a line of the table."""
 
     name: str
     role: str
     step: int | None
-    """The last one that it has finished."""
+    """The last step that the rank has finished."""
     step_s: float | None
-    """Of the last steps; an emulation's dilation is undone."""
+    """The median time of its last steps in seconds; the dilation of an emulation is undone."""
     state: str
-    """starting, running, done, or for how long there was no step."""
+    """starting, running, done, or how long it has done no step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A run at a moment; what is not known (yet) is None."""
+    """A run at one moment. What is not known, or not yet, is None."""
 
     title: str
     rows: Sequence[Row]
     step: int | None = None
-    """The last one that all ranks have finished."""
+    """The last step that all ranks have finished."""
     last: int | None = None
+    """The last step of the run."""
     samples_per_s: float | None = None
     loss: float | None = None
+    """The mean loss of that step over all samples."""
     left_s: float | None = None
 
 
 class Tail:
-    """The lines that are added to a rank's steps file; one that is replaced is read anew."""
+    """Reads the lines that are added to the steps file of a rank. A file that is replaced is read
+    anew."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._offset, self._inode = path, 0, -1
@@ -73,12 +77,12 @@ class Tail:
 
 
 class LiveRecord:
-    """One record: `poll` reads what is new, `view` says where the run is."""
+    """A record that is being written: `poll` reads what is new, `view` says where the run is."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._job, plan = read_plan(folder)
-        self.roles = driver(self._job).roles(self._job, plan)
+        self._job, plan = read_job_and_plan(folder)
+        self.roles = drivers.roles(self._job, plan)
         emulation = read_emulation(folder)
         self._tier = "measured" if emulation is None else "emulated"
         self._dilate = 1.0 if emulation is None else emulation.dilate
@@ -94,7 +98,7 @@ class LiveRecord:
         return (self.folder / "result.json").exists()
 
     def poll(self) -> list[tuple[int, Step]]:
-        """The ranks' new steps."""
+        """Read the new steps; returns them with the ranks that did them."""
         new = []
         for rank, tail in enumerate(self._tails):
             for step in tail.read():
@@ -104,7 +108,7 @@ class LiveRecord:
         return new
 
     def view(self) -> View:
-        """Where the run is, by the last `poll`."""
+        """Where the run was at the last `poll`."""
         last = record.read_last(self.folder)
         reached = [steps[-1].index for steps in self._steps if steps]
         step = min(reached, default=None)
@@ -122,18 +126,21 @@ class LiveRecord:
         )
 
     def _of_step(self, index: int) -> tuple[float | None, float | None]:
-        """Samples and mean loss of one step, from all ranks."""
+        """The samples and the mean loss of one step, from the metrics of all ranks."""
         metrics = [s.metrics for steps in self._steps for s in steps if s.index == index]
-        samples = driver(self._job).samples(metrics)
+        training = drivers.driver(self._job).training
+        samples = None if training is None else training.samples(metrics)
         losses = [m["loss_sum"] for m in metrics if "loss_sum" in m]
         return samples, sum(losses) / samples if samples and losses else None
 
     def _step_s(self, rank: int) -> float | None:
+        """The median time of a rank's last steps in seconds, with the dilation still in it."""
         recent = [s.metrics.get("step_s") for s in list(self._steps[rank])[-RECENT:]]
         seconds = [s for s in recent if s is not None]
         return median(seconds) if seconds else None
 
     def _row(self, rank: int, last: int | None) -> Row:
+        """Where one rank is."""
         index = self._steps[rank][-1].index if self._steps[rank] else None
         step_s, state = self._step_s(rank), "running"
         idle_s = time.monotonic() - self._changed[rank]

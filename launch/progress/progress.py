@@ -1,9 +1,9 @@
-"""Shows how long commands go: a live table on a terminal, else the lines that rank 0 prints.
+"""Shows how a long command goes: a live table on a terminal, else lines that rank 0 prints.
 
     with shown([record]):
         run_ranks(...)
 
-The table is drawn by the process that started the ranks. What they print appears above it.
+The process that started the ranks draws the table. What the ranks print appears above it.
 """
 
 import os
@@ -29,19 +29,20 @@ from systems.processes import background
 from systems.runs.record import QUIET
 
 PERIOD_S = 0.5
+"""The table is drawn anew every so many seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressFlags:
-    """What a long command tells of itself."""
+    """The flags with which a long command says how much it shows."""
 
     quiet: bool = False
-    """No live table and no lines of progress: results and errors alone."""
+    """Show no live table and no lines of progress, only results and errors."""
     tensorboard: bool = False
-    """Also write every rank's steps for TensorBoard, to the record's folder tensorboard/."""
+    """Also write the steps of every rank for TensorBoard, into tensorboard/ in the record."""
 
     def apply(self) -> None:
-        """For this process and the ranks that it starts.
+        """Make the flags hold for this process and for the ranks that it starts.
 
         Raises:
             InputError: TensorBoard is not installed.
@@ -53,13 +54,13 @@ class ProgressFlags:
 
 
 def is_live() -> bool:
-    """Whether a table is drawn: on a terminal, and not with --quiet."""
+    """Whether a live table is drawn: on a terminal, without --quiet."""
     return sys.stdout.isatty() and QUIET not in os.environ and os.environ.get("TERM") != "dumb"
 
 
 @contextmanager
 def shown(folders: Sequence[Path], *, tensorboard: bool = False) -> Iterator[None]:
-    """Follow the records of runs that are run one after the other, until the block ends."""
+    """Show how runs go while the block lasts. They follow each other, a record each."""
     if not is_live() and not tensorboard:
         yield
         return
@@ -74,7 +75,13 @@ def shown(folders: Sequence[Path], *, tensorboard: bool = False) -> Iterator[Non
 
 
 def _look(left: deque[tuple[int, LiveRecord]], count: int, sinks: Sequence[Sink]) -> View:
-    """Read what is new in the record that is being written, the first of those `left`."""
+    """Read what is new in the record that is being written; returns where its run is.
+
+    Args:
+        left: the records of runs that have not ended, numbered. Those that have are taken off.
+        count: the number of all records.
+        sinks: writers for TensorBoard, one a record, or none.
+    """
     while True:
         number, record = left[0]
         ended, new, view = record.ended, record.poll(), record.view()
@@ -89,7 +96,7 @@ def _look(left: deque[tuple[int, LiveRecord]], count: int, sinks: Sequence[Sink]
 
 @contextmanager
 def _every(period_s: float, work: Callable[[], object]) -> Iterator[None]:
-    """Call `work` again and again on a thread, and a last time when the block has ended."""
+    """Call `work` on a thread every `period_s` seconds, and once more when the block has ended."""
     ended = threading.Event()
 
     def loop() -> None:
@@ -107,7 +114,8 @@ def _every(period_s: float, work: Callable[[], object]) -> Iterator[None]:
 
 @contextmanager
 def live_table(look: Callable[[], View]) -> Iterator[None]:
-    """Draw what `look` sees, again and again; ranks print no lines of progress meanwhile."""
+    """Draw the view that `look` returns, again and again, while the block lasts. Ranks that start
+    in it print no lines of progress."""
     os.environ[QUIET] = "1"
     try:
         with (
@@ -126,7 +134,8 @@ def live_table(look: Callable[[], View]) -> Iterator[None]:
 
 @contextmanager
 def _printed_above() -> Iterator[Console]:
-    """A console on the terminal; what this process and its children print goes through it."""
+    """A console on the terminal. What this process and its children print in the block goes
+    through it, so that it appears above the table."""
     captured = [stream for stream in (1, 2) if os.isatty(stream)]
     _flush()
     kept = {stream: os.dup(stream) for stream in captured}
@@ -153,14 +162,15 @@ def _printed_above() -> Iterator[Console]:
 
 
 def _flush() -> None:
+    """Hand everything that was printed to the operating system."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(ValueError):  # closed
             stream.flush()
 
 
 def draw(view: View) -> Group:
-    """A view as a table: what the run as a whole does, below it a line for each rank, of which a
-    low terminal shows the first ones."""
+    """A view to draw: two lines about the run as a whole, then a table with a line for each rank. A
+    low terminal shows the first ranks only."""
     table = Table(box=box.SIMPLE)
     for name in ("rank", "role", "step", "step time", "state"):
         table.add_column(name, justify="right" if "step" in name else "left")
@@ -168,11 +178,11 @@ def draw(view: View) -> Group:
         step_s = "" if row.step_s is None else f"{row.step_s * 1e3:,.1f} ms"
         step = "" if row.step is None else str(row.step)
         table.add_row(row.name, row.role, step, step_s, row.state)
-    return Group(Text(view.title), Text(summary(view)), table)
+    return Group(Text(view.title), Text(progress_line(view)), table)
 
 
-def summary(view: View) -> str:
-    """Step, throughput, loss and time left, as far as they are known."""
+def progress_line(view: View) -> str:
+    """Step, throughput, loss and time left in one line, as far as they are known."""
     if view.step is None:
         return "no step yet"
     of = "" if view.last is None else f" of {view.last}"

@@ -1,4 +1,4 @@
-"""Steps of a run for TensorBoard: `tensorboard --logdir runs`. Needs the extra `tensorboard`."""
+"""Writes the steps of a run for TensorBoard (`tensorboard --logdir runs`), an optional package."""
 
 import importlib.util
 import sys
@@ -24,10 +24,14 @@ def check_tensorboard() -> None:
 
 
 class Sink:
-    """Writes one run's events into a folder."""
+    """Writes the curves of one run into a folder."""
 
     def __init__(self, folder: Path, roles: Sequence[str]) -> None:
-        """Open it; `roles` are those of the ranks, for the names of their curves."""
+        """Open the folder. `roles` are the roles of the ranks, for the names of their curves.
+
+        Raises:
+            InputError: TensorBoard is not installed.
+        """
         check_tensorboard()
         from torch.utils.tensorboard import SummaryWriter
 
@@ -39,12 +43,13 @@ class Sink:
             self._writer = SummaryWriter(str(folder))
 
     def write(self, steps: Iterable[tuple[int, Step]], view: View) -> None:
-        """Add the metrics of ranks' steps, and what is known of the run as a whole."""
+        """Add the metrics of steps, each with its rank, and what is known of the run as a whole."""
         if self._writer is not None:
             with self._ending_where_it_fails():
                 self._add(steps, view)
 
     def _add(self, steps: Iterable[tuple[int, Step]], view: View) -> None:
+        """The same, where errors are raised."""
         for rank, step in steps:
             for name, value in step.metrics.items():
                 if isinstance(value, int | float):
@@ -66,7 +71,7 @@ class Sink:
 
     @contextmanager
     def _ending_where_it_fails(self) -> Iterator[None]:
-        """Curves that cannot be written end with a warning, and the run goes on."""
+        """End the curves with a warning if they cannot be written in the block; the run goes on."""
         try:
             yield
         except OSError as error:
@@ -79,6 +84,7 @@ class Sink:
             )
 
     def _quiet_where_the_disk_is_full(self, arguments: threading.ExceptHookArgs) -> None:
-        """The writer's own thread would print a traceback; `write` raises the same error."""
+        """Print no traceback of the writer's own thread if the disk is full: `write` raises the
+        same error. Other errors go to the hook that was there before."""
         if not (arguments.exc_value and disk.is_full(arguments.exc_value)):
             self._hook(arguments)

@@ -1,1 +1,1 @@
-"""What the launched processes do: the worker of a run, and the ranks of an emulation."""
+"""What the processes do that a launcher starts: workers, on real links and on emulated ones."""

@@ -1,7 +1,8 @@
-"""The ranks of emulated runs: `python -m launch ranks --records FOLDER ...`, started by others.
+"""The ranks of emulated runs: `python -m launch ranks --records FOLDER ...`.
 
-A process of its own imports what the ranks need, builds the network, forks them into it and waits.
-All records are of one cluster and follow each other in one world.
+`launch emulate` and `launch reproduce` start this process. It imports what the ranks need, builds
+the network, forks the ranks into it and waits for them. All records must be of one cluster; their
+jobs run one after the other in one world.
 """
 
 from collections.abc import Sequence
@@ -11,14 +12,14 @@ import torch
 
 from launch.drivers import driver
 from launch.ranks import worker
-from launch.records import read_emulation, read_plan
+from launch.records import read_emulation, read_job_and_plan
 from systems.network.emulate import emulate
 from systems.network.namespaces import Network
 from systems.schema import InputError
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run all the records' jobs; exits with the code of the rank that failed first."""
+    """Run the jobs of all records; exits with the code of the rank that failed first."""
     folders = [Path(name) for name in arguments[1:]]
     networks = {emulated_rates(folder) for folder in folders}
     if len(networks) != 1:
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def emulated_rates(folder: Path) -> tuple[float, ...]:
-    """The link rate of every rank of a record's emulated cluster, in bits per second."""
-    (job, plan), emulation = read_plan(folder), read_emulation(folder)
-    assert emulation is not None  # whoever starts this has made the record
-    return driver(job).link_rates(job, plan, emulation)
+    """The rate of every rank's link in the emulated cluster of a record, in bits per second."""
+    (job, plan), emulation = read_job_and_plan(folder), read_emulation(folder)
+    emulating = driver(job).emulating
+    assert emulation is not None  # whoever starts this has made
+    assert emulating is not None  # the record of an emulated run
+    return emulating.link_rates(job, plan, emulation)

@@ -1,4 +1,4 @@
-"""What watches a rank while it runs a job: spans, torch's profiler, and its use of the machine."""
+"""Watches a rank while it runs a job: spans, the profiler of torch, and its use of the machine."""
 
 import sys
 from pathlib import Path
@@ -16,14 +16,15 @@ from systems.runs.trace import Tracer
 from systems.runs.usage import Reading, reading, usage
 
 PROFILED_STEPS = 5
-"""Of torch's profiler, after as many that it does not keep: its traces grow by megabytes a step."""
+"""torch's profiler keeps so many steps, after as many that it drops. A step takes megabytes."""
 
 
 class Instruments:
-    """All ranks make and close theirs together."""
+    """The instruments of one rank. All ranks must make and close them together."""
 
     def __init__(self, job: Job, world: World, folder: Path, last: int) -> None:
-        """`last` is the number of the last step, which has the totals."""
+        """Start to watch a run in the record `folder`. `last` is the number of the last step, which
+        holds the totals; 0 in a run without steps."""
         ahead_ns = behind_rank_0_ns(world) if job.trace else 0
         self.tracer = Tracer(folder if job.trace else None, world.rank, ahead_ns)
         self._world, self._last = world, last
@@ -32,7 +33,7 @@ class Instruments:
         self._end: Reading | None = None
 
     def after(self, step: int) -> None:
-        """Step number `step` is done."""
+        """Note that a step is done, by its number."""
         if self._profiler is not None and step < self._last:
             self._profiler.step()
         if step == 0 and self._last > 1:
@@ -41,19 +42,19 @@ class Instruments:
             self._end = reading()
 
     def close(self) -> list[dict[str, Any]]:
-        """Write what is left to write; returns every rank's `systems.runs.usage.Usage`."""
-        found = usage(self._start, self._end or reading(), self._world.device)
+        """Write what is left to write; returns the `systems.runs.usage.Usage` of every rank."""
+        own_usage = usage(self._start, self._end or reading(), self._world.device)
         if self._profiler is not None:
             self._profiler.stop()
         self.tracer.close()
         everyone: list[Any] = [None] * self._world.world_size
         with self._world.meeting("the gathering of what they used"):
-            dist.all_gather_object(everyone, schema.dump(found))
+            dist.all_gather_object(everyone, schema.dump(own_usage))
         return everyone
 
 
 def _started(folder: Path, world: World, last: int) -> profiler.profile:
-    """torch's profiler of this rank; its trace goes to `torch-profiler/rank-N.json`."""
+    """Start the profiler of torch for this rank. Its trace goes to `torch-profiler/rank-N.json`."""
     path = folder / "torch-profiler" / f"rank-{world.rank}.json"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,8 @@ def _started(folder: Path, world: World, last: int) -> profiler.profile:
 
 
 def _export(done: profiler.profile, path: Path) -> None:
-    """Write the profiler's trace; it says itself why it cannot, but not where."""
+    """Write the trace of the profiler. If it cannot be written, the profiler says why, and this
+    function where."""
     done.export_chrome_trace(str(path))
     if not path.is_file():
         print(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import job as jobs
-from launch.commands.emulate import EmulatedJob, prepare, run_emulated
+from launch.commands.emulate import EmulatedJob, prepare_emulated, run_emulated
 from launch.drivers import driver
 from launch.job import Job
 from launch.launchers.start import run_ranks
@@ -61,9 +61,9 @@ def run_measured_cases(
         job = _measured_job(experiment, run)
         worlds.setdefault(job.world_size, []).append(job)
     for _, alike in sorted(worlds.items()):
-        system = driver(alike[0])
-        for job, plan in zip(alike, system.plan_measured(alike), strict=True):
-            create_record(system.resolved(job, plan), plan)
+        planning = driver(alike[0]).planning
+        for job, plan in zip(alike, planning.plan_measured(alike), strict=True):
+            create_record(planning.resolved(job, plan), plan)
         folders = [Path(str(job.out)) for job in alike]
         with shown(folders):
             code = run_ranks(alike[0], folders)
@@ -100,8 +100,8 @@ def run_emulated_cases(
     same: dict[Job, Path] = {}
     for index, run in enumerate(runs):
         if run.folder not in done:
-            prepare(_emulated_job(experiment, run, records))
-        job = replace(jobs.load(run.folder / "job.toml"), name="", out=None)
+            prepare_emulated(_emulated_job(experiment, run, records))
+        job = replace(jobs.load_job(run.folder / "job.toml"), name="", out=None)
         first = same.setdefault(job, run.folder)
         if first != run.folder:
             shutil.rmtree(run.folder)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 #SBATCH --ntasks-per-node=1
-# Any of the other scripts as a batch job, one agent of torchrun a node; JOB, NPROC and LOG_RANK go through.
+# Runs one of the other scripts as a batch job, with an agent of torchrun on every node. It passes on
+# JOB, NPROC and LOG_RANK.
 #   NPROC=4 sbatch --nodes 2 launch/scripts/slurm.sh launch/scripts/stanza.sh --stanza.steps 50
 set -euo pipefail
 MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)"

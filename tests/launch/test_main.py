@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.__main__ import main
+from launch.__main__ import SUBJECTS, main
 
 DIGITS = "launch/jobs/stanza-digits.toml"
 
@@ -42,6 +42,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ),
         (["run", "--again", "nowhere"], ["nowhere", "no record"]),
         (["run", "--again"], ["--again"]),
+        (["run", DIGITS, "--again", "runs/one"], ["--again runs/one: stands first"]),
         (["run", DIGITS, "--device", "cuda", "--world-size", "99"], ["--device cuda", "GPUs"]),
         (["run", DIGITS, "--timeout-s", "inf"], ["--timeout-s inf", "a day"]),
         (["run", DIGITS, "--profile", "nope"], ["--profile nope"]),
@@ -139,6 +140,22 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     text = capsys.readouterr().out
     assert all(name in text for name in ("run", "worker", "plan", "profile", "reproduce", "doctor"))
+
+
+@pytest.mark.parametrize("command", ["plan", "profile", "bench"])
+def test_help_of_a_command_lists_its_subjects(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([command, "--help"])
+    text = capsys.readouterr().out
+    assert all(subject in text for subject in SUBJECTS[command])
+
+
+def test_help_of_run_lists_again(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "--help"])
+    assert stop.value.code == 0
+    assert "--again" in capsys.readouterr().out
 
 
 def test_ctrl_c_is_one_line(

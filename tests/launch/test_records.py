@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch import records
-from launch.drivers.stanza_planning import plan_job
+from launch.drivers import plan_job
 from launch.job import Job
 from stanza.options import Options
 from systems.schema import InputError
@@ -44,7 +44,7 @@ def test_of_two_runs_that_were_given_one_folder_the_second_is_refused(
     folder = records.create_record(job, plan)
     kept = (folder / "job.toml").read_text()
     (folder / "run.json").unlink()
-    monkeypatch.setattr(records, "claim", lambda *_: None)  # both have seen an empty folder
+    monkeypatch.setattr(records, "claim_record", lambda *_: None)  # both have seen an empty folder
     with pytest.raises(InputError, match="another run has taken it"):
         records.create_record(job, plan)
     assert (folder / "job.toml").read_text() == kept
@@ -64,9 +64,9 @@ def test_a_place_where_no_folder_can_be_made_is_named(
 
 
 def test_what_is_kept_is_said_with_a_way_to_go_on(tmp_path: Path) -> None:
-    assert "run it again" in records.kept(tmp_path)
+    assert "run it again" in records.what_is_kept(tmp_path)
     (tmp_path / "checkpoints" / "step-00000004").mkdir(parents=True)
-    assert f"--resume {tmp_path}" in records.kept(tmp_path)
+    assert f"--resume {tmp_path}" in records.what_is_kept(tmp_path)
     (tmp_path / "checkpoints" / "final").mkdir()
-    assert "the trained model" in records.kept(tmp_path)
-    assert "--resume" not in records.kept(tmp_path)  # it has no steps left
+    assert "the trained model" in records.what_is_kept(tmp_path)
+    assert "--resume" not in records.what_is_kept(tmp_path)  # it has no steps left

@@ -13,8 +13,7 @@ import pytest
 
 from launch import records
 from launch.__main__ import main
-from launch.drivers import driver
-from launch.drivers.stanza_planning import plan_job
+from launch.drivers import driver, plan_job
 from launch.job import Job
 from sparsepipe.options import Options as SparsePipeOptions
 from stanza.options import Options
@@ -84,12 +83,12 @@ def test_a_checkpoint_of_a_stranger_is_refused_before_ranks_start(
 
 def test_jobs_for_other_worlds_leave_open_what_was_planned_for_theirs() -> None:
     many = Job(stanza=Options(fc_workers=2, scheme="stanza"))
-    fewer = driver(many).for_world(many, 3)
+    fewer = driver(many).planning.resized(many, 3)
     assert (fewer.world_size, fewer.stanza.fc_workers) == (3, 1)
     servers = Job(stanza=Options(scheme="ps", ps_servers=3))
-    assert driver(servers).for_world(servers, 2).stanza.ps_servers == 1
+    assert driver(servers).planning.resized(servers, 2).stanza.ps_servers == 1
     cut = Job(system="sparsepipe", sparsepipe=SparsePipeOptions(scheme="pipeline", cuts=(3, 9)))
-    assert driver(cut).for_world(cut, 2).sparsepipe.cuts is None
+    assert driver(cut).planning.resized(cut, 2).sparsepipe.cuts is None
 
 
 def test_torchrun_says_whether_it_restarts() -> None:

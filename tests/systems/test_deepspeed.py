@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from launch.drivers import driver
+from launch.drivers import driver, plan_job
 from launch.job import Job
 from launch.launchers.start import start_command
 from sparsepipe.options import Options as SparseOptions
@@ -25,7 +25,7 @@ def test_without_deepspeed_every_option_names_the_way_to_it(
         check_installed("--stanza.scheme zero2")
     job = Job(world_size=2, stanza=StanzaOptions(scheme="zero1"))
     with pytest.raises(InputError, match=f"--stanza.scheme zero1{way}"):
-        driver(job).check(job, driver(job).plan_job(job, may_measure=False))
+        driver(job).check(job, plan_job(job, may_measure=False))
     with pytest.raises(InputError, match=f"--sparsepipe.scheme deepspeed{way}"):
         check_deepspeed(SparseOptions(scheme="deepspeed", batch_size=8, micro_batches=2))
     with pytest.raises(InputError, match=f"--launcher deepspeed{way}"):

@@ -3,9 +3,12 @@
 import importlib.metadata
 import importlib.util
 import json
+import re
 import shutil
 import socket
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,6 +112,17 @@ def test_a_missing_base_package_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not found.works
     assert found.found == "missing: scikit-learn"
     assert found.command == finding.INSTALL
+
+
+def test_the_base_is_what_the_distribution_depends_on() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    needed = {re.split("[<>=]", requirement)[0] for requirement in project["dependencies"]}
+    assert set(doctor.BASE.values()) == needed
+
+
+def test_help_is_no_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "--help"])
+    assert "--clean" in capsys.readouterr().out
 
 
 def test_clean_stays(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from launch.__main__ import main
-from launch.commands.emulate import EmulatedJob, choose, prepare
-from launch.drivers.stanza_planning import link_rates_of, plan_job
+from launch.commands.emulate import EmulatedJob, choose_emulation, prepare_emulated
+from launch.drivers.stanza import DRIVER
+from launch.drivers.stanza_planning import link_rates_of, plan_stanza_job
 from stanza.options import Options
 from systems.profiles.emulated import Emulation
 from systems.schema import InputError
@@ -109,7 +110,7 @@ def test_what_the_user_leaves_open_is_chosen(tmp_path: Path) -> None:
     job = EmulatedJob(
         cluster="ec2-p3-10g", world_size=10, stanza=Options(model="vgg16"), out=str(tmp_path / "r")
     )
-    run = read(prepare(job) / "run.json")
+    run = read(prepare_emulated(job) / "run.json")
     step_s = run["plan"]["chosen"]["step_s"] * run["emulation"]["dilate"]
     assert step_s == pytest.approx(0.7)
     rates = link_rates_of("ec2-p3-10g", 10, Emulation(**run["emulation"]))
@@ -119,14 +120,16 @@ def test_what_the_user_leaves_open_is_chosen(tmp_path: Path) -> None:
 def test_many_messages_get_more_time(tmp_path: Path) -> None:
     options = Options(model="vgg16", scheme="ps", ps_mode="pipelined", ps_placement="colocated")
     job = EmulatedJob(cluster="ec2-p3-10g", world_size=4, stanza=options, out=str(tmp_path / "r"))
-    run = read(prepare(job) / "run.json")
+    run = read(prepare_emulated(job) / "run.json")
     assert run["plan"]["chosen"]["step_s"] * run["emulation"]["dilate"] == pytest.approx(1.4)
 
 
 def test_a_slow_cluster_is_not_scaled_up() -> None:
     options = Options(model="alexnet", fc_workers=1)
     job = EmulatedJob(cluster="ec2-p3-10g", world_size=3, stanza=options, dilate=400.0)
-    found = choose(job, plan_job(job, may_measure=False))
+    assert DRIVER.emulating is not None
+    plan = plan_stanza_job(job, may_measure=False)
+    found = choose_emulation(job, plan, DRIVER.emulating)
     assert found == Emulation(scale=1.0, dilate=400.0)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
-from launch.commands.throughput import step_times_s
+from launch.commands import throughput
+from launch.commands.throughput import Point, step_times_s
+from launch.job import Job
 from systems.runs.record import Step, StepWriter
 
 JOB = ["throughput", "launch/jobs/stanza-digits.toml"]
@@ -49,6 +51,27 @@ def test_points_are_measured_once(tmp_path: Path, capfd: pytest.CaptureFixture[s
     kept = list(csv.DictReader((folder / "throughput.csv").open()))
     assert kept == rows[:2]  # a point of an earlier sweep stays, as its record does
     assert "with 1 points of earlier sweeps" in capfd.readouterr().out
+
+
+def test_an_interrupted_sweep_keeps_all_points_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(job: Job, world_size: int, batch_size: int, folder: Path) -> Point:
+        if batch_size == 96:
+            raise KeyboardInterrupt
+        return Point(world_size=world_size, batch_size=batch_size, steps=3, record="new")
+
+    earlier = Point(world_size=1, batch_size=192, steps=3, record="earlier")
+    monkeypatch.setattr(throughput, "_run_point", run)
+    monkeypatch.setattr(throughput, "_recorded", lambda folder: iter([earlier]))
+    sizes = ["--world-sizes", "1", "--batch-sizes", "48", "96", "192"]
+    with pytest.raises(SystemExit):
+        main([*JOB, *sizes, "--out", str(tmp_path / "sweep")])
+    rows = list(csv.DictReader((tmp_path / "sweep" / "throughput.csv").open()))
+    assert [(row["batch_size"], row["record"]) for row in rows] == [
+        ("48", "new"),
+        ("192", "earlier"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.drivers import stanza as driver, stanza_planning as planning
-from launch.drivers.stanza_planning import plan_job, planning_basis
+from launch.drivers import stanza_planning as planning
+from launch.drivers.stanza import DRIVER
+from launch.drivers.stanza_planning import plan_stanza_job, planning_basis
 from launch.job import Job
 from stanza.options import Options
 from stanza.planner import plan as stanza_plan
@@ -39,14 +40,14 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_this_machine_is_not_planned_with_another_devices_profile(measured: list[int]) -> None:
     """A profile of VGG-16 on a V100 ships; this machine is measured instead."""
-    plan = plan_job(Job(world_size=2, stanza=VGG16), may_measure=True)
+    plan = plan_stanza_job(Job(world_size=2, stanza=VGG16), may_measure=True)
     assert measured == [2]
     assert plan.profile == "vgg16, batch 128, cpu: made up"
 
 
 def test_nothing_is_predicted_where_nothing_may_be_measured(measured: list[int]) -> None:
     job = Job(world_size=2, stanza=replace(VGG16, fc_workers=1))
-    assert plan_job(job, may_measure=False).chosen is None
+    assert plan_stanza_job(job, may_measure=False).chosen is None
     assert measured == []
 
 
@@ -57,7 +58,7 @@ def test_nodes_of_this_machines_kind_are_measured_alone(
     path = tmp_path / "cpus.toml"
     path.write_text(cluster.to_toml(target))
     monkeypatch.setattr(stanza_plan, "shipped_profiles", dict)  # as of a model without any
-    plan_job(Job(world_size=10, cluster=str(path), stanza=VGG16), may_measure=True)
+    plan_stanza_job(Job(world_size=10, cluster=str(path), stanza=VGG16), may_measure=True)
     assert measured == [1]
 
 
@@ -86,8 +87,9 @@ def test_a_profile_of_this_machine_is_taken_for_it(measured: list[int], tmp_path
 def test_what_is_not_planned_for_is_not_emulated(name: str, said: str) -> None:
     path = str(FILES / f"cluster-{name}.toml")
     size = cluster.load(path).size
+    assert DRIVER.emulating is not None
     with pytest.raises(InputError, match=said):
-        driver.plan_emulated(Job(cluster=path, world_size=size, stanza=VGG16))
+        DRIVER.emulating.plan(Job(cluster=path, world_size=size, stanza=VGG16))
 
 
 def test_a_measurement_is_announced_with_what_it_takes(

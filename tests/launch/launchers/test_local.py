@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.launchers.local import run_ranks, variables
+from launch.launchers.local import run_processes, variables
 from systems.environment import environment
 from systems.processes import supervise
 
@@ -31,7 +31,7 @@ def test_every_rank_reads_its_place() -> None:
 
 
 def test_all_ranks_run() -> None:
-    assert run_ranks(3, [*PYTHON, SLEEP]) == 0
+    assert run_processes(3, [*PYTHON, SLEEP]) == 0
     assert sorted(path.name for path in Path().iterdir()) == ["rank-0", "rank-1", "rank-2"]
 
 
@@ -43,7 +43,7 @@ def test_the_first_rank_that_fails_ends_the_others_and_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     program = SLEEP + "os.environ['RANK'] == '1' and exit(3); time.sleep(600)"
-    assert run_ranks(3, [*PYTHON, program]) == 3
+    assert run_processes(3, [*PYTHON, program]) == 3
     assert "error: rank 1 ended with code 3" in capsys.readouterr().err
     for path in Path().glob("rank-*"):
         process = int(path.read_text())
@@ -53,7 +53,7 @@ def test_the_first_rank_that_fails_ends_the_others_and_is_named(
 
 def test_a_signal_ends_all_ranks(tmp_path: Path) -> None:
     command = [*PYTHON, SLEEP + "time.sleep(600)"]
-    program = f"from launch.launchers.local import run_ranks; run_ranks(2, {command!r})"
+    program = f"from launch.launchers.local import run_processes; run_processes(2, {command!r})"
     starter = subprocess.Popen([*PYTHON, program])
     ranks = [tmp_path / "rank-0", tmp_path / "rank-1"]
     while not all(path.is_file() and path.read_text() for path in ranks):

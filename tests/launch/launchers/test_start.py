@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from launch.drivers.stanza_planning import plan_job
+from launch.drivers import plan_job
 from launch.job import Job
 from launch.launchers.start import find_mpirun, run_command, start_command
 from launch.records import create_record

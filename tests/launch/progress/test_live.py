@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from launch.drivers.stanza_planning import plan_job
+from launch.drivers import plan_job
 from launch.job import Job
 from launch.progress.live import LiveRecord, Tail
-from launch.progress.progress import _look, draw, summary
+from launch.progress.progress import _look, draw, progress_line
 from launch.records import create_record
 from stanza.options import Options
 from systems.profiles.emulated import Emulation
@@ -44,7 +44,7 @@ def test_a_run_without_steps_is_starting(folder: Path) -> None:
     assert [row.state for row in view.rows] == ["starting"] * 3
     assert [row.role for row in view.rows] == ["conv", "conv", "fc"]
     assert (view.step, view.loss, view.left_s) == (None, None, None)
-    assert summary(view) == "no step yet"
+    assert progress_line(view) == "no step yet"
 
 
 def test_throughput_loss_and_time_left_are_of_the_whole_run(folder: Path) -> None:
@@ -61,7 +61,7 @@ def test_throughput_loss_and_time_left_are_of_the_whole_run(folder: Path) -> Non
     assert view.left_s == 10 * 0.5
     assert [row.step for row in view.rows] == [9, 11, 10]
     assert {row.state for row in view.rows} == {"running"}
-    assert summary(view) == "step 9 of 20, 128 samples/s, loss 2.0000, 00:00:05 left"
+    assert progress_line(view) == "step 9 of 20, 128 samples/s, loss 2.0000, 00:00:05 left"
 
 
 def test_an_emulations_dilation_is_undone_but_for_the_time_left(tmp_path: Path) -> None:

@@ -64,5 +64,8 @@ def test_stage_3_gathers_parameters_twice() -> None:
 @pytest.mark.parametrize("command", ["emulate", "simulate"])
 def test_only_real_runs_are_offered(command: str) -> None:
     job = Job(cluster="ec2-p3-10g", world_size=4, stanza=Options(model="vgg16", scheme="zero1"))
+    emulating, simulate = driver(job).emulating, driver(job).simulate
+    assert emulating is not None
+    assert simulate is not None
     with pytest.raises(InputError, match=rf"zero1: is not {command[:-1]}"):
-        driver(job).plan_emulated(job) if command == "emulate" else driver(job).simulate(job)
+        emulating.plan(job) if command == "emulate" else simulate(job)

@@ -1,0 +1,142 @@
+"""SparsePipe under the launcher. Every way to run a sparse network is one `Scheme` in `schemes`
+(`emulated`, for clusters that are not here); what all of them share is here."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from launch.drivers import Driver, Emulating, Planning, Training, training_line
+from launch.drivers.sparsepipe.emulated import (
+    EMULATED,
+    check_cluster,
+    emulated_step_s,
+    link_rates,
+    plan_emulated,
+    predicted_step_s,
+    simulate,
+    simulated_step_s,
+)
+from launch.drivers.sparsepipe.scheme import NAMED_HERE, Plan, Scheme
+from launch.drivers.sparsepipe.schemes import SCHEMES
+from launch.job import Job, named_as_given
+from sparsepipe.engine.backends import backend
+from sparsepipe.train.workload import open_workload
+
+
+def _scheme(job: Job) -> Scheme:
+    """The way in which a job runs on this machine."""
+    options = job.sparsepipe
+    return SCHEMES["infer" if options.mode == "infer" else options.scheme]
+
+
+def _scheme_of_plan(job: Job, plan: Plan) -> Scheme:
+    """The way in which a plan runs: a plan for a cluster is emulated."""
+    return EMULATED if plan.pipeline is not None else _scheme(job)
+
+
+@named_as_given(NAMED_HERE)
+def _plan(job: Job, may_measure: bool) -> Plan:
+    """The plan of a job that runs on this machine.
+
+    Raises:
+        InputError: the wrong number of ranks, or stages that do not fit the network.
+    """
+    check_cluster(job)
+    return _scheme(job).plan(job, may_measure)
+
+
+def _with_options(job: Job, **changes: Any) -> Job:
+    """The job with other options of SparsePipe."""
+    return dataclasses.replace(job, sparsepipe=dataclasses.replace(job.sparsepipe, **changes))
+
+
+def _resized(job: Job, world_size: int) -> Job:
+    """Leave out cuts, plan and cluster, which are for another number of ranks."""
+    job = dataclasses.replace(job, world_size=world_size, cluster=Job.cluster)
+    return _with_options(job, cuts=None, plan=None)
+
+
+def _plan_measured(jobs: Sequence[Job]) -> list[Plan]:
+    """Plans that cut the network alike: by layer times that are measured for the first of them."""
+    plans: list[Plan] = []
+    for job in jobs:
+        first = next((plan for plan in plans if plan.stages), None)
+        if first is not None and job.sparsepipe.cuts is None:
+            job = _with_options(job, cuts=_cuts(first))
+        plans.append(_plan(job, True))
+    return plans
+
+
+def _cuts(plan: Plan) -> tuple[int, ...]:
+    """The layers at which the stages of a plan begin, but for the first stage."""
+    return tuple(stage.first for stage in plan.stages[1:])
+
+
+def _resolved(job: Job, plan: Plan) -> Job:
+    """The job with the cuts that were chosen."""
+    if not plan.stages or job.sparsepipe.plan is not None:
+        return job
+    return _with_options(job, cuts=_cuts(plan))
+
+
+def _roles(job: Job, plan: Plan) -> Sequence[str]:
+    """A worker, or the stages of every rank; ranks without any are idle."""
+    names = _scheme_of_plan(job, plan).roles(job, plan)
+    return [*names, *["idle"] * (job.world_size - len(names))]
+
+
+def _check(job: Job, plan: Plan) -> None:
+    """Find the data and the backend."""
+    backend(job.sparsepipe.backend)
+    open_workload(job.sparsepipe, job.seed)
+
+
+def _samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
+    """Every rank tells the samples of the whole mini-batch."""
+    return max((of_rank.get("samples", 0) for of_rank in metrics), default=0) or None
+
+
+def _line(result: dict[str, Any]) -> str:
+    """The result in one line, with how busy the ranks were."""
+    text = training_line(result)
+    if "mean_step_s" in result:
+        text += f", mean {result['mean_step_s'] * 1e3:.2f} ms"
+    if "latency_s" in result:
+        text += f", latency {result['latency_s'] * 1e3:.2f} ms"
+    if "utilisation" in result:
+        text += ", utilisation " + " ".join(f"{busy:.0%}" for busy in result["utilisation"])
+    return text
+
+
+DRIVER = Driver(
+    open=lambda job, plan, emulation: _scheme_of_plan(job, plan).open(job, plan, emulation),
+    check=_check,
+    line=_line,
+    batch_size_option="sparsepipe.batch-size",
+    batch_size=lambda job: job.sparsepipe.batch_size,
+    with_batch_size=lambda job, samples: _with_options(job, batch_size=samples),
+    planning=Planning(
+        plan_type=Plan,
+        plan=_plan,
+        plan_measured=_plan_measured,
+        resized=_resized,
+        resolved=_resolved,
+        roles=_roles,
+    ),
+    training=Training(
+        summarize=lambda job, plan, everyone, emulation: _scheme_of_plan(job, plan).summarize(
+            job, plan, everyone, emulation
+        ),
+        samples=_samples,
+        without_checkpoints=lambda job: _scheme(job).without_checkpoints,
+        no_prediction=lambda job: _scheme(job).no_prediction,
+    ),
+    emulating=Emulating(
+        plan=plan_emulated,
+        link_rates=link_rates,
+        predicted_step_s=predicted_step_s,
+        emulated_step_s=emulated_step_s,
+        simulated_step_s=simulated_step_s,
+    ),
+    simulate=simulate,
+)

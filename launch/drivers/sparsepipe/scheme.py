@@ -1,0 +1,104 @@
+"""What the ways to run a sparse network have in common: their plan, and what each has to offer."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from launch.drivers import Opened, Steps
+from launch.job import Job
+from sparsepipe.planner import plan as planner
+from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
+from sparsepipe.train.workload import Workload, open_workload
+from systems.network.distributed import World
+from systems.profiles.emulated import Emulation
+from systems.runs.checkpoint import Checkpoints
+from systems.runs.record import Step
+from systems.runs.trace import Tracer
+
+NAMED_HERE = {
+    name: f"sparsepipe.{name}"
+    for name in (
+        "profiles",
+        "devices",
+        "bandwidth-bits-per-s",
+        "batch-size",
+        "schedule",
+        "micro-batches",
+        "virtual-stages",
+    )
+}
+"""What a job calls the options of `launch plan sparsepipe`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which rank does what. One process does everything where there are no stages."""
+
+    stages: tuple[PlannedStage, ...] = ()
+    """The stages of a pipeline that computes on this machine."""
+    schedule: ScheduleChoice | None = None
+    """The schedule of the same pipeline."""
+    pipeline: planner.Plan | None = None
+    """The plan of a pipeline on another cluster, which is emulated or simulated here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """One way to run a sparse network: everything in which it differs from the other ways."""
+
+    plan: Callable[[Job, bool], Plan]
+    """Plans a job. The flag says whether layers may be timed on this machine first."""
+    roles: Callable[[Job, Plan], list[str]]
+    """Names the role of every rank that works, for messages."""
+    open: Callable[[Job, Plan, Emulation | None], Opened]
+    """Prepares the part of this rank."""
+    summarize: Callable[[Job, Plan, list[list[Step]], Emulation | None], dict[str, Any]]
+    """Makes the result of a run from the steps of every rank."""
+    without_checkpoints: str | None = None
+    """The flag that chooses this way, if it saves no checkpoints."""
+    no_prediction: str = (
+        "what runs here is cut by layer times of this machine, and no planner predicts its step; "
+        "`launch plan sparsepipe` predicts one for a cluster"
+    )
+    """Why the result holds no predicted step time."""
+
+
+def opener(
+    title: Callable[[Job, Plan], str],
+    run: Callable[[Job, Plan, World, Workload, Tracer, Checkpoints], Iterator[Step]],
+    *,
+    who: str = "",
+    shows_loss: bool = False,
+) -> Callable[[Job, Plan, Emulation | None], Opened]:
+    """A `Scheme.open` for computation on real clouds.
+
+    Args:
+        title: names the way in words, for the first line of a run.
+        run: does the part of one rank, and yields every step.
+        who: which rank does what, in words, where the plan has no stages.
+        shows_loss: see `launch.drivers.Steps`.
+    """
+
+    def open_part(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
+        workload = open_workload(job.sparsepipe, job.seed)
+
+        def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
+            return run(job, plan, world, workload, tracer, checkpoints)
+
+        return Opened(
+            scheme=title(job, plan),
+            roles=stages_in_words(plan.stages) or who,
+            data=workload.data.kind,
+            work=Steps(run=steps, last=job.sparsepipe.steps, shows_loss=shows_loss),
+        )
+
+    return open_part
+
+
+def stages_in_words(stages: Sequence[PlannedStage]) -> str:
+    """The layers and the ranks of every stage."""
+    return "; ".join(
+        f"stage {number}, layers {stage.first}-{stage.end - 1}, on "
+        + ",".join(str(replica.rank) for replica in stage.replicas)
+        for number, stage in enumerate(stages)
+    )
