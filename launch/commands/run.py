@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from launch import job as jobs
 from launch.drivers import driver
 from launch.job import Job
@@ -19,7 +17,8 @@ from launch.launchers import slurm
 from launch.launchers.start import run_ranks, start_command
 from launch.progress.progress import ProgressFlags, shown
 from launch.records import claim, create_record
-from systems.network.transport import import_mpi
+from systems.gpus import gpu_names
+from systems.mpi import import_mpi
 from systems.runs import record
 from systems.runs.manifest import find
 from systems.schema import InputError
@@ -66,9 +65,9 @@ def prepare(given: Job) -> Path:
         start_command(given, [])  # is the launcher there?
     else:
         slurm.ranks_per_node(given.slurm, given.world_size)
-    if here and given.device == "cuda" and torch.cuda.device_count() < given.world_size:
+    if here and given.device == "cuda" and len(gpu_names()) < given.world_size:
         raise InputError(
-            f"--device cuda: {given.world_size} ranks and {torch.cuda.device_count()} GPUs here; "
+            f"--device cuda: {given.world_size} ranks and {len(gpu_names())} GPUs here; "
             "give a smaller --world-size or --device cpu"
         )
     if given.transport == "mpi":

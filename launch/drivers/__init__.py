@@ -3,14 +3,16 @@
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from launch.job import Job
-from systems.network.distributed import World
-from systems.profiles.emulated import Emulation
-from systems.runs.checkpoint import Checkpoints
+from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
+
+if TYPE_CHECKING:  # torch is for ranks; who plans and starts them does without
+    from systems.network.distributed import World
+    from systems.runs.checkpoint import Checkpoints
 
 DRIVERS = {name: f"launch.drivers.{name}" for name in ("stanza", "sparsepipe", "speculative")}
 """System to module."""
@@ -28,7 +30,7 @@ class Opened:
     """The kind of data."""
     last: int
     """Number of the last step, which holds the run's totals."""
-    steps: Callable[[World, Tracer, Checkpoints], Iterator[Step]]
+    steps: Callable[["World", Tracer, "Checkpoints"], Iterator[Step]]
     """Does the work that is left, yields every step of it."""
 
 

@@ -3,35 +3,27 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.drivers import Opened, Simulated, training_line
 from launch.job import Job, named_as_given
-from sparsepipe.engine.backends import backend
 from sparsepipe.options import Options
-from sparsepipe.pipeline import run as pipeline
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
 from sparsepipe.planner.target import check_links, target_cluster
-from sparsepipe.train import (
-    deepspeed_baseline as deepspeed_pipeline,
-    emulated,
-    infer,
-    one_process as train,
-    pipelined as train_pipeline,
-    stages as pipeline_stages,
-)
+from sparsepipe.train.clouds import load_clouds
 from sparsepipe.train.plan_file import check_planned_for, load_plan
-from sparsepipe.train.planned import Planned, plan_pipeline, with_profiles
-from sparsepipe.train.workload import open_workload
+from sparsepipe.train.planned import Planned, described, plan_pipeline, with_profiles
 from systems import schema
 from systems.clusters import cluster
-from systems.network.distributed import World
-from systems.profiles.emulated import Emulation
-from systems.runs.checkpoint import Checkpoints
+from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
 from systems.schema import InputError
+
+if TYPE_CHECKING:
+    from systems.network.distributed import World
+    from systems.runs.checkpoint import Checkpoints
 
 STEP_S = 0.3
 """How long an emulated step should last: the ranks' own Python is then small beside it."""
@@ -76,6 +68,10 @@ def plan_job(job: Job, *, may_measure: bool) -> Plan:
         return Plan()
     if job.world_size < 2:
         raise InputError(f"--world-size {job.world_size}: a pipeline needs ranks; give 2 or more")
+    from sparsepipe.engine.backends import backend
+    from sparsepipe.train import deepspeed_baseline as deepspeed_pipeline, stages as pipeline_stages
+    from sparsepipe.train.workload import open_workload
+
     if options.scheme == "deepspeed":
         deepspeed_pipeline.check(options)
         return Plan()
@@ -145,14 +141,17 @@ def resolved(job: Job, plan: Plan) -> Job:
 
 def roles(job: Job, plan: Plan) -> Sequence[str]:
     """A worker, or each rank's stages."""
+    if job.sparsepipe.scheme == "single":
+        return ["worker"]
+    from sparsepipe.pipeline import run as pipeline
+    from sparsepipe.train import stages as pipeline_stages
+
     if plan.pipeline is not None:
         named = pipeline.roles(_planned(job, plan).schedule(1))
     elif plan.schedule is not None:
         named = pipeline.roles(pipeline_stages.schedule_of(plan.stages, plan.schedule, 1))
-    elif job.sparsepipe.scheme == "deepspeed":
-        named = [f"stage {rank}" for rank in range(job.world_size)]
     else:
-        return ["worker"]
+        named = [f"stage {rank}" for rank in range(job.world_size)]
     return [*named, *["idle"] * (job.world_size - len(named))]
 
 
@@ -174,19 +173,30 @@ def batch_size(job: Job) -> int | None:
 
 def check(job: Job, plan: Plan) -> None:
     """Find the data and the backend."""
-    backend(job.sparsepipe.backend)
-    open_workload(job.sparsepipe, job.seed)
+    if job.sparsepipe.backend != "native":  # which is always there
+        from sparsepipe.engine.backends import backend
+
+        backend(job.sparsepipe.backend)
+    load_clouds(job.sparsepipe, job.seed)
 
 
 def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
     """Network and data; or a pipeline's stand-ins that wait as the profiles say."""
     if emulation is not None:
         return _open_emulated(job, _planned(job, plan), emulation)
+    from sparsepipe.train import (
+        deepspeed_baseline as deepspeed_pipeline,
+        infer,
+        one_process as train,
+        pipelined as train_pipeline,
+    )
+    from sparsepipe.train.workload import open_workload
+
     options = job.sparsepipe
     workload = open_workload(options, job.seed)
     schedule, stages = plan.schedule, plan.stages
 
-    def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
+    def steps(world: "World", tracer: Tracer, checkpoints: "Checkpoints") -> Iterator[Step]:
         if options.scheme == "deepspeed":
             return deepspeed_pipeline.run(options, world, workload)
         if schedule is None:
@@ -208,6 +218,8 @@ def _scheme(options: Options, schedule: ScheduleChoice | None) -> str:
     """What trains, in words."""
     network = f"{options.model} x {options.width:g}"
     if options.scheme == "deepspeed":
+        from sparsepipe.train import deepspeed_baseline as deepspeed_pipeline
+
         cells = deepspeed_pipeline.side(options.voxel_size)
         return f"DeepSpeed's PipelineModule, dense twin of {network}, {cells}^3 cells"
     name = "forward" if options.mode == "infer" else "single" if schedule is None else schedule.name
@@ -215,9 +227,11 @@ def _scheme(options: Options, schedule: ScheduleChoice | None) -> str:
 
 
 def _open_emulated(job: Job, planned: Planned, emulation: Emulation) -> Opened:
+    from sparsepipe.train import emulated
+
     steady = job.sparsepipe.steps
 
-    def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
+    def steps(world: "World", tracer: Tracer, checkpoints: "Checkpoints") -> Iterator[Step]:
         return emulated.run(planned, steady, world, emulation, tracer)
 
     return Opened(
@@ -243,6 +257,14 @@ def summarize(
 ) -> dict[str, Any]:
     """See `summarize` of `sparsepipe.train.one_process`, `train_pipeline`, `infer` and
     `emulated`."""
+    from sparsepipe.train import (
+        deepspeed_baseline as deepspeed_pipeline,
+        emulated,
+        infer,
+        one_process as train,
+        pipelined as train_pipeline,
+    )
+
     options = job.sparsepipe
     if emulation is not None:
         return emulated.summarize(_planned(job, plan), options.steps, everyone, emulation)
@@ -291,7 +313,7 @@ def simulate(job: Job) -> Simulated:
         spans=played.timeline.spans(),
         result={
             "predicted_step_s": None,
-            **emulated.described(planned),
+            **described(planned),
             "step_s": played.step_s,
             "samples_per_s": planned.plan.batch_size / played.step_s,
             "utilisation": [

@@ -3,17 +3,19 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.drivers import Opened, Simulated
 from launch.job import Job
 from systems import schema
-from systems.network.distributed import World
-from systems.profiles.emulated import Emulation
-from systems.runs.checkpoint import Checkpoints
+from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
 from systems.schema import InputError
+
+if TYPE_CHECKING:
+    from systems.network.distributed import World
+    from systems.runs.checkpoint import Checkpoints
 
 SCORES = ("word_error_rate", "rouge_1", "rouge_2", "rouge_l")
 
@@ -92,7 +94,7 @@ def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
 
     options = job.speculative
 
-    def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
+    def steps(world: "World", tracer: Tracer, checkpoints: "Checkpoints") -> Iterator[Step]:
         result: Any = evaluate(options, seed=job.seed, device=world.device)
         yield Step(0, result)
 

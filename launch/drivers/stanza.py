@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.drivers import Opened, Simulated, training_line as line
 from launch.drivers.stanza_planning import (
@@ -16,6 +16,7 @@ from launch.drivers.stanza_planning import (
 )
 from launch.job import Job
 from stanza.layout import layout
+from stanza.options import ZERO_STAGES
 from stanza.planner.plan import (
     Plan,
     costs_at,
@@ -23,20 +24,18 @@ from stanza.planner.plan import (
     plan,
 )
 from stanza.planner.simulated import played_plan
-from stanza.train import loop as train
-from stanza.train.emulated import emulated_workload
-from stanza.train.summary import summarize as summary
-from stanza.train.workload import load_data, real_workload
-from stanza.workers import zero
+from stanza.train.data import load_data
 from systems import schema
 from systems.clusters import cluster
 from systems.deepspeed import check_installed
-from systems.network.distributed import World
-from systems.profiles.emulated import Emulation
-from systems.runs.checkpoint import Checkpoints
+from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
 from systems.schema import InputError
+
+if TYPE_CHECKING:
+    from systems.network.distributed import World
+    from systems.runs.checkpoint import Checkpoints
 
 __all__ = [
     "batch_size",
@@ -118,20 +117,24 @@ def batch_size(job: Job) -> int | None:
 
 def check(job: Job, plan: Plan) -> None:
     """Load the images; is DeepSpeed there, if it is needed?"""
-    if job.stanza.scheme in zero.SCHEMES:
+    if job.stanza.scheme in ZERO_STAGES:
         check_installed(f"--stanza.scheme {job.stanza.scheme}")
     load_data(job.stanza, plan.layout, job.seed)
 
 
 def open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
     """Real layers and data, or stand-ins that wait as the profile says."""
+    from stanza.train import loop as train
+    from stanza.train.emulated import emulated_workload
+    from stanza.train.workload import real_workload
+
     if emulation is None:
         workload = real_workload(job.stanza, plan.layout, job.seed)
     else:
         profile = load_profile(job.profile or job.stanza.model)
         workload = emulated_workload(job.stanza, plan.layout, profile, emulation)
 
-    def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
+    def steps(world: "World", tracer: Tracer, checkpoints: "Checkpoints") -> Iterator[Step]:
         return train.run(
             *(job.stanza, plan.layout, world, workload),
             seed=job.seed,
@@ -154,6 +157,8 @@ def summarize(
     job: Job, plan: Plan, everyone: list[list[Step]], emulation: Emulation | None
 ) -> dict[str, Any]:
     """See `stanza.train.summary`."""
+    from stanza.train.summary import summarize as summary
+
     return summary(job.stanza, plan, everyone, emulation or Emulation())
 
 
@@ -203,7 +208,7 @@ def plan_emulated(job: Job) -> Plan:
     Raises:
         InputError: there is none.
     """
-    if job.stanza.scheme in zero.SCHEMES:
+    if job.stanza.scheme in ZERO_STAGES:
         raise InputError(f"--stanza.scheme {job.stanza.scheme}: is not emulated; use launch run")
     link_rates_of(job.cluster, job.world_size, Emulation())  # are they known?
     basis = planning_basis(job, measure=False)

@@ -6,8 +6,6 @@ import os
 import sys
 from typing import Any
 
-import torch
-
 from launch.job import Job
 from stanza.models import ARCHITECTURES, build_model
 from stanza.options import Options
@@ -16,9 +14,8 @@ from stanza.planner.plan import Plan
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster, Link
 from systems.environment import threads_per_rank
-from systems.network.loopback import measure_loopback
-from systems.profiles import measured_profile, profile
-from systems.profiles.emulated import Emulation
+from systems.profiles import profile
+from systems.profiles.emulation import Emulation
 from systems.profiles.profile import ModelProfile
 from systems.schema import InputError
 
@@ -77,6 +74,10 @@ def measure_profile(
 
     Says before what it takes, and then `spared`: how to do without.
     """
+    import torch
+
+    from systems.profiles import measured_profile
+
     architecture = ARCHITECTURES[options.model]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = torch.randn(batch_size or architecture.batch_size, *architecture.image_shape)
@@ -94,6 +95,8 @@ def measure_profile(
 
 def measure_shared(options: Options, world_size: int) -> ModelProfile:
     """The profile that one of `world_size` ranks of this machine sees while all of them compute."""
+    import torch
+
     cores = os.cpu_count() or 1
     threads = threads_per_rank(world_size)
     spared = "; a profile made before with `launch profile stanza` spares it: --profile FILE"
@@ -113,6 +116,8 @@ def measure_shared(options: Options, world_size: int) -> ModelProfile:
 
 def measure_link(world_size: int) -> Link:
     """What each of `world_size` ranks of this machine gets from the loopback link."""
+    from systems.network.loopback import measure_loopback
+
     print(f"measuring the loopback link with {world_size} processes over gloo", file=sys.stderr)
     return measure_loopback(world_size)
 
@@ -210,4 +215,6 @@ def _check_measurable(job: Job, target: Cluster) -> None:
 
 def device_here() -> str:
     """The kind of this machine's devices, as profiles that are taken here name it."""
+    import torch
+
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -39,7 +39,7 @@ from systems.network.links import Calibration, calibrate
 from systems.network.transport import TransportError
 from systems.processes import failures
 from systems.processes.lifetime import die_with_parent
-from systems.profiles.emulated import Emulation
+from systems.profiles.emulation import Emulation
 from systems.runs import record, trace
 from systems.runs.checkpoint import Checkpoints, open_checkpoints
 from systems.runs.manifest import FOLDER as CHECKPOINTS

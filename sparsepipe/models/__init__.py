@@ -9,12 +9,11 @@ from sparsepipe.models.kit import DENSE, SPARSE, Kit
 from sparsepipe.models.unet import MinkUNet
 from sparsepipe.models.vgg import MinkVGG16
 
-__all__ = ["CLASSIFIERS", "DENSE", "NETWORKS", "SPARSE", "Kit", "MinkUNet", "MinkVGG16"]
+__all__ = ["DENSE", "NETWORKS", "SPARSE", "Kit", "MinkUNet", "MinkVGG16"]
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "minkvgg16-bn": MinkVGG16,
     **{f"minkunet{depth}": partial(MinkUNet, depth=depth) for depth in (14, 18, 34)},
 }
-"""By the names of the command line: NETWORKS[name](in_channels, classes, width=1.0, kit=SPARSE)."""
-CLASSIFIERS = ("minkvgg16-bn",)
-"""Those that give a row for every cloud; the others give one for every voxel."""
+"""By the names of the command line: NETWORKS[name](in_channels, classes, width=1.0, kit=SPARSE).
+The names stand in `sparsepipe.names` too."""

@@ -16,7 +16,7 @@ from sparsepipe.pipeline.run import run as run_pipeline
 from sparsepipe.pipeline.values import Value, data
 from sparsepipe.schedule.lists import PARTS
 from sparsepipe.train import infer
-from sparsepipe.train.planned import Planned
+from sparsepipe.train.planned import Planned, described
 from sparsepipe.train.summary import step_times, utilisation
 from systems import schema
 from systems.measure import spread
@@ -24,11 +24,11 @@ from systems.network.distributed import World
 from systems.profiles.emulated import (
     EmulatedDevice,
     EmulatedOptimizer,
-    Emulation,
     emulated_layers,
     joined,
     scaled,
 )
+from systems.profiles.emulation import Emulation
 from systems.profiles.profile import ModelProfile
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
@@ -154,23 +154,4 @@ def summarize(
             else 0.0
             for steps in everyone
         ],
-    }
-
-
-def described(planned: Planned) -> dict[str, Any]:
-    """What a plan is, and what training with it was predicted to take."""
-    plan, prediction = planned.plan, planned.plan.prediction
-    computing = {device.rank: device.compute_s for device in prediction.devices}
-    common = {"planner": plan.planner, "model": plan.model, "samples_per_step": plan.batch_size}
-    if planned.mode == "infer":
-        return {"scheme": "forward", **common}
-    return {
-        "scheme": plan.schedule.name,
-        **common,
-        "micro_batches": plan.schedule.micro_batches,
-        "in_flight": None if planned.order is None else planned.order.in_flight,
-        "late_updates": None if planned.order is None else planned.order.late_updates,
-        "predicted_step_s": prediction.step_s,
-        "bound_s": plan.bound_s,
-        "predicted_compute_s": [computing.get(r, 0.0) for r in range(len(planned.links))],
     }

@@ -7,7 +7,7 @@ planned.plan.prediction.step_s, planned.played.step_s
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from sparsepipe.options import Options
 from sparsepipe.planner import plan as planner
@@ -123,6 +123,25 @@ class Planned:
                 self.link.seconds(cost.output_bytes) + self.link.latency_s for cost in costs[:-1]
             ],
         )
+
+
+def described(planned: Planned) -> dict[str, Any]:
+    """What a plan is, and what training with it was predicted to take."""
+    plan, prediction = planned.plan, planned.plan.prediction
+    computing = {device.rank: device.compute_s for device in prediction.devices}
+    common = {"planner": plan.planner, "model": plan.model, "samples_per_step": plan.batch_size}
+    if planned.mode == "infer":
+        return {"scheme": "forward", **common}
+    return {
+        "scheme": plan.schedule.name,
+        **common,
+        "micro_batches": plan.schedule.micro_batches,
+        "in_flight": None if planned.order is None else planned.order.in_flight,
+        "late_updates": None if planned.order is None else planned.order.late_updates,
+        "predicted_step_s": prediction.step_s,
+        "bound_s": plan.bound_s,
+        "predicted_compute_s": [computing.get(r, 0.0) for r in range(len(planned.links))],
+    }
 
 
 def plan_pipeline(options: Options, cluster: Cluster) -> Planned:

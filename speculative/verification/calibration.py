@@ -16,13 +16,15 @@ acceptance lost. `fit` weighs the one against the other. It is not exact: the es
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from systems.schema import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CAUTION = 4.0
 """How much worse a wrong distribution is than a lost acceptance of the same size."""
@@ -61,7 +63,7 @@ class Observed:
         self._temperature = temperature
         self._parts: list[npt.NDArray[np.float64]] = []
 
-    def add(self, target_logits: Tensor, draft_logits: Tensor, draft_tokens: Tensor) -> None:
+    def add(self, target_logits: "Tensor", draft_logits: "Tensor", draft_tokens: "Tensor") -> None:
         """Look at a step: [B, G + 1, V], [B, G, V] and int64 [B, G], as for `verify`."""
         gamma = draft_tokens.shape[1]
         target, draft = (

@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parallel.distributed import _find_tensors
 
+from stanza.workers.messages import BUCKET_MEBIBYTES
 from systems.processes.waiting import waiting
 
-BUCKET_MEBIBYTES = 25
-"""DDP's default. Given explicitly, it is the first bucket's size too, which else is 1 MiB."""
 OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
 

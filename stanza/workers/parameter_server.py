@@ -22,15 +22,13 @@ from torch import Tensor, nn
 
 from stanza.layout import even_slice
 from stanza.workers.exchange import OptimizerFactory
+from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from systems.network.transport import Transfer, Transport, TransportError
 from systems.processes.beside import beside
 from systems.processes.waiting import waiting
 from systems.runs.state import Place, State, stretch
 
 PUSH, PULL = "push", "pull"
-SMALLEST_MESSAGE_BYTES = 256 * 1024
-"""Layers that would travel in smaller messages travel with the next one: a message has a fixed
-cost. With several servers a bucket is that many messages."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from stanza.workers.exchange import OptimizerFactory
 from systems.deepspeed import check_installed, import_deepspeed
 from systems.network.distributed import World
 
-SCHEMES = {"zero1": 1, "zero2": 2, "zero3": 3}
-"""Scheme to ZeRO stage: optimizer states, and gradients, and parameters are partitioned."""
 BUCKET_VALUES = 6_553_600
 """25 MiB of float32, as DDP's buckets."""
 

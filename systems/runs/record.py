@@ -23,9 +23,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from systems import disk
+from systems.gpus import gpu_names
 from systems.schema import InputError, count_not_finite, to_json
 
 Tier = Literal["measured", "emulated", "simulated"]
@@ -212,14 +211,13 @@ def once(path: Path, find: Callable[[], Any], *, told: str | None = None) -> Any
 
 def environment() -> dict[str, Any]:
     """Software and hardware of this process, as far as they bear on a measurement."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in ("systems-testbed", "torch", "numpy")},
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "gpus": gpus,
+        "gpus": gpu_names(),
         "git_commit": _git_commit(),
     }
 

@@ -13,7 +13,7 @@ from launch.__main__ import main
 from launch.commands.emulate import EmulatedJob, choose, prepare
 from launch.drivers.stanza_planning import link_rates_of, plan_job
 from stanza.options import Options
-from systems.profiles.emulated import Emulation
+from systems.profiles.emulation import Emulation
 from systems.schema import InputError
 from tests.emulation import needs_emulation
 from tests.kills_emulated import How, disturb

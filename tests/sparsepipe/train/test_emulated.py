@@ -16,7 +16,8 @@ from sparsepipe.schedule.costs import enough_in_flight, stage_costs
 from sparsepipe.train.summary import summarize
 from systems.clusters.cluster import Link
 from systems.network.distributed import start, stop
-from systems.profiles.emulated import EmulatedOptimizer, Emulation
+from systems.profiles.emulated import EmulatedOptimizer
+from systems.profiles.emulation import Emulation
 from systems.profiles.profile import LayerProfile, ModelProfile
 import torch.distributed as dist
 
