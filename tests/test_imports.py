@@ -14,7 +14,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["processes"],
         ["clusters", "profiles"],
         ["network"],
-        ["simulate"],
+        ["fair_links", "simulate"],
         ["runs"],
         ["figures"],
     ],

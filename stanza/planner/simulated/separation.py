@@ -17,8 +17,9 @@ from stanza.planner.simulated.steps import (
     stream,
 )
 from systems.clusters.cluster import Link
+from systems.fair_links import Interface
 from systems.schema import InputError
-from systems.simulate import Interface, Program
+from systems.simulate import Program
 
 SHARED_SLICES = 8
 """On a node with both roles the device takes the FC worker's tasks between the layers of a pass."""
