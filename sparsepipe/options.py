@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsepipe.data.cloud import Rotation
-from sparsepipe.names import BACKENDS, CLASSIFIERS, NETWORKS
-from sparsepipe.planner.baselines import BASELINES
+from sparsepipe.names import BACKENDS, BASELINES, CLASSIFIERS, NETWORKS, Rotation
 from sparsepipe.planner.stages import ScheduleName
 from systems.schema import InputError, remedy
 

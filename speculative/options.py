@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from speculative.decoding.sampling import Sampling
-from speculative.verification.calibration import CAUTION
+from speculative.verification import CAUTION
 from systems.schema import InputError, filled_in
 
 Task = Literal["summarize", "transcribe"]

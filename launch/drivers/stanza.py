@@ -24,7 +24,6 @@ from stanza.planner.plan import (
     plan,
 )
 from stanza.planner.simulated import played_plan
-from stanza.train.data import load_data
 from systems import schema
 from systems.clusters import cluster
 from systems.deepspeed import check_installed
@@ -119,6 +118,8 @@ def check(job: Job, plan: Plan) -> None:
     """Load the images; is DeepSpeed there, if it is needed?"""
     if job.stanza.scheme in ZERO_STAGES:
         check_installed(f"--stanza.scheme {job.stanza.scheme}")
+    from stanza.train.data import load_data
+
     load_data(job.stanza, plan.layout, job.seed)
 
 

@@ -4,13 +4,11 @@ z points up everywhere. `Pose.place` turns the samples of a surface into a cloud
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from sparsepipe.names import Rotation
 from systems.schema import InputError
-
-Rotation = Literal["none", "vertical", "full"]
 
 ELEVATION = np.radians(35)  # of a viewer above or below the horizon, at most
 CUT = (0.05, 0.4)  # share of the points that a half-space takes away

@@ -16,7 +16,6 @@ from sparsepipe.data.cloud import (
     AS_STORED,
     Cloud,
     Pose,
-    Rotation,
 )
 from sparsepipe.data.mesh_files import SUFFIXES, read_mesh
 from sparsepipe.data.splits import (
@@ -30,6 +29,7 @@ from sparsepipe.data.splits import (
     Sampler,
     Split,
 )
+from sparsepipe.names import Rotation
 from systems.schema import InputError
 
 SOURCES = {

@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from speculative.verification import CAUTION
 from systems.schema import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CAUTION = 4.0
-"""How much worse a wrong distribution is than a lost acceptance of the same size."""
 FEWEST_TOKENS = 16
 
 
