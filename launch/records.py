@@ -12,7 +12,7 @@ from launch.job import Job
 from systems import schema
 from systems.environment import Environment
 from systems.profiles import profile
-from systems.profiles.emulated import Emulation
+from systems.profiles.emulation import Emulation
 from systems.runs import record
 from systems.runs.manifest import FINAL, FOLDER as CHECKPOINTS, newest_name
 from systems.runs.record import Tier

@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsepipe.data.cloud import Rotation
-from sparsepipe.engine.backends import BACKENDS
-from sparsepipe.models import CLASSIFIERS, NETWORKS
-from sparsepipe.planner.baselines import BASELINES
+from sparsepipe.names import BACKENDS, BASELINES, CLASSIFIERS, NETWORKS, Rotation
 from sparsepipe.planner.stages import ScheduleName
 from systems.schema import InputError, remedy
 

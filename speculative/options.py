@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from speculative.decoding.sampling import Sampling
-from speculative.verification.calibration import CAUTION, Observed
+from speculative.verification import CAUTION
+from speculative.verification.calibration import Observed
 from speculative.verification.rules import Exact, Rule, Sigmoid
 from systems.schema import InputError, filled_in
 

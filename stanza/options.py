@@ -11,6 +11,9 @@ from systems.schema import InputError, remedy
 
 Scheme = Literal["stanza", "ps", "ddp", "zero1", "zero2", "zero3", "single"]
 """How training is distributed."""
+ZERO_STAGES: dict[str, int] = {"zero1": 1, "zero2": 2, "zero3": 3}
+"""DeepSpeed's ZeRO, scheme to stage: 1 partitions the optimizer's states, 2 gradients as well, 3
+parameters as well."""
 FcParallel = Literal["replicas", "columns"]
 """How several FC workers share the FC part."""
 FcPlacement = Literal["dedicated", "colocated"]

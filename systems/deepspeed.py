@@ -4,11 +4,12 @@ import importlib.util
 import logging
 import os
 import warnings
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from systems.schema import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def check_installed(option: str) -> None:
@@ -24,7 +25,7 @@ def check_installed(option: str) -> None:
         )
 
 
-def import_deepspeed(device: torch.device) -> Any:
+def import_deepspeed(device: "torch.device") -> Any:
     """DeepSpeed for this device, without its messages.
 
     On CPUs it would compile a kernel for all-reduces through shared memory when it is first used.

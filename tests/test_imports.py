@@ -9,11 +9,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = {  # of every package, bottom first; wings of one floor may import those named before them
     "systems": [
-        ["schema", "disk", "build", "measure", "modes", "dynamo", "deepspeed", "environment"],
+        ["schema", "disk", "build", "measure", "modes", "dynamo", "deepspeed", "mpi", "gpus"],
+        ["environment"],
         ["processes"],
         ["clusters", "profiles"],
         ["network"],
-        ["simulate"],
+        ["fair_links", "simulate"],
         ["runs"],
         ["figures"],
     ],
@@ -27,7 +28,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["experiments"],
     ],
     "sparsepipe": [
-        ["engine", "data", "schedule"],
+        ["names", "engine", "data", "schedule"],
         ["models", "planner"],
         ["pipeline", "options"],
         ["train", "bench"],

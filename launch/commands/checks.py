@@ -13,7 +13,8 @@ import torch
 
 from launch.commands.finding import Finding
 from launch.launchers.start import find_mpirun
-from sparsepipe.engine.backends import BACKENDS, INSTALL, backend
+from sparsepipe.engine.backends import INSTALL, backend
+from sparsepipe.names import BACKENDS
 from speculative.verification.build import find_nvcc
 from stanza.planner.plan import shipped_profiles
 from systems.build import CacheError, cache_folder

@@ -44,14 +44,15 @@ def main(arguments: Sequence[str]) -> None:
         _print_findings(findings, flags == ["--json"])
         raise SystemExit(1)
 
-    from launch.commands import checks
     from systems.schema import InputError
+
+    if flags not in ([], ["--json"], ["--clean"]):
+        raise InputError(f"doctor {' '.join(flags)}: give --json or --clean, or nothing")
+    from launch.commands import checks
 
     if flags == ["--clean"]:
         print(f"{checks.clean()} processes of emulated clusters were left over, and are ended")
         return
-    if flags not in ([], ["--json"]):
-        raise InputError(f"doctor {' '.join(flags)}: give --json or --clean, or nothing")
     findings += checks.all_checks()
     _print_findings(findings, flags == ["--json"])
     if any(one.required and not one.works for one in findings):

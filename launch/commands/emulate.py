@@ -22,7 +22,7 @@ from launch.progress.progress import ProgressFlags, shown
 from launch.records import create_record
 from systems.network.emulate import LAUNCHER
 from systems.network.namespaces import check_available
-from systems.profiles.emulated import Emulation
+from systems.profiles.emulation import Emulation
 from systems.runs import record
 from systems.schema import InputError
 

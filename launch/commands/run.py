@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from launch import drivers, job as jobs
 from launch.drivers import driver
 from launch.job import Job
@@ -18,7 +16,8 @@ from launch.launchers import slurm
 from launch.launchers.start import run_ranks, start_command
 from launch.progress.progress import ProgressFlags, shown
 from launch.records import claim_record, create_record
-from systems.network.transport import import_mpi
+from systems.gpus import gpu_names
+from systems.mpi import import_mpi
 from systems.runs import record
 from systems.runs.manifest import find
 from systems.schema import InputError
@@ -84,9 +83,9 @@ def prepare_run(job: Job) -> Path:
         start_command(job, [])  # raises if the launcher is missing
     else:
         slurm.ranks_per_node(job.slurm, job.world_size)
-    if here and job.device == "cuda" and torch.cuda.device_count() < job.world_size:
+    if here and job.device == "cuda" and len(gpu_names()) < job.world_size:
         raise InputError(
-            f"--device cuda: {job.world_size} ranks and {torch.cuda.device_count()} GPUs here; "
+            f"--device cuda: {job.world_size} ranks and {len(gpu_names())} GPUs here; "
             "give a smaller --world-size or --device cpu"
         )
     if job.transport == "mpi":

@@ -12,16 +12,18 @@ stand in `launch.__main__.SUBJECTS`, its experiments in `launch.reproduction.rep
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from launch.job import Job
 from systems import schema
-from systems.network.distributed import World
-from systems.profiles.emulated import Emulation
-from systems.runs.checkpoint import Checkpoints
+from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
 from systems.schema import InputError
+
+if TYPE_CHECKING:  # torch is for ranks; who plans and starts them does without
+    from systems.network.distributed import World
+    from systems.runs.checkpoint import Checkpoints
 
 DRIVERS = {name: f"launch.drivers.{name}" for name in ("stanza", "sparsepipe", "speculative")}
 """The module of every system, by the system's name."""
@@ -33,7 +35,7 @@ Part = TypeVar("Part")
 class Steps:
     """Work that one rank does in steps, such as training."""
 
-    run: Callable[[World, Tracer, Checkpoints], Iterator[Step]]
+    run: Callable[["World", Tracer, "Checkpoints"], Iterator[Step]]
     """Does the steps that are left and yields each of them."""
     last: int
     """The number of the last step, which holds the totals of the run."""
@@ -52,7 +54,7 @@ class Opened:
     """Which rank does what, in words, for the same line."""
     data: str
     """The kind of data."""
-    work: Steps | Callable[[World], dict[str, Any]]
+    work: Steps | Callable[["World"], dict[str, Any]]
     """Steps, or a function that does all of the work at once and returns the result of the run."""
 
 

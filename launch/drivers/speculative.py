@@ -4,12 +4,14 @@ There is no plan, no emulation and no simulation of it, so its driver has none o
 """
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.drivers import Driver, NoPlan, Opened
 from launch.job import Job
-from systems.network.distributed import World
-from systems.profiles.emulated import Emulation
+from systems.profiles.emulation import Emulation
+
+if TYPE_CHECKING:
+    from systems.network.distributed import World
 
 SCORES = ("word_error_rate", "rouge_1", "rouge_2", "rouge_l")
 
@@ -34,7 +36,7 @@ def _open(job: Job, plan: NoPlan, emulation: Emulation | None) -> Opened:
 
     options = job.speculative
 
-    def evaluate_all(world: World) -> dict[str, Any]:
+    def evaluate_all(world: "World") -> dict[str, Any]:
         result = evaluate(options, seed=job.seed, device=world.device)
         return {**result, "samples_per_s": result["samples"] / result["total_s"]}
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.drivers import (
     Driver,
@@ -25,21 +25,19 @@ from launch.drivers.stanza_planning import (
 )
 from launch.job import Job
 from stanza.layout import layout_of
+from stanza.options import ZERO_STAGES
 from stanza.planner.plan import Plan, costs_at, load_profile, plan as plan_stanza
 from stanza.planner.simulated import played_plan
-from stanza.train import loop as train
-from stanza.train.emulated import emulated_workload
-from stanza.train.summary import summarize_training
-from stanza.train.workload import data_for, real_workload
-from stanza.workers import zero
 from systems.clusters import cluster
 from systems.deepspeed import check_installed
-from systems.network.distributed import World
-from systems.profiles.emulated import Emulation
-from systems.runs.checkpoint import Checkpoints
+from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
 from systems.schema import InputError
+
+if TYPE_CHECKING:
+    from systems.network.distributed import World
+    from systems.runs.checkpoint import Checkpoints
 
 STEP_S = 0.7
 """Seconds that an emulated step should last; the Python of the ranks takes little beside it."""
@@ -90,20 +88,26 @@ def _batch_size(job: Job) -> int | None:
 
 def _check(job: Job, plan: Plan) -> None:
     """Load the images, and look for DeepSpeed if the scheme needs it."""
-    if job.stanza.scheme in zero.SCHEMES:
+    if job.stanza.scheme in ZERO_STAGES:
         check_installed(f"--stanza.scheme {job.stanza.scheme}")
+    from stanza.train.data import data_for
+
     data_for(job.stanza, plan.layout, job.seed)
 
 
 def _open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
     """Prepare real layers and data, or stand-ins that wait as long as the profile says."""
+    from stanza.train import loop as train
+    from stanza.train.emulated import emulated_workload
+    from stanza.train.workload import real_workload
+
     if emulation is None:
         workload = real_workload(job.stanza, plan.layout, job.seed)
     else:
         profile = load_profile(job.profile or job.stanza.model)
         workload = emulated_workload(job.stanza, plan.layout, profile, emulation)
 
-    def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
+    def steps(world: "World", tracer: Tracer, checkpoints: "Checkpoints") -> Iterator[Step]:
         return train.training_steps(
             job.stanza,
             plan.layout,
@@ -130,6 +134,8 @@ def _summarize(
     job: Job, plan: Plan, everyone: list[list[Step]], emulation: Emulation | None
 ) -> dict[str, Any]:
     """The result of a run; see `stanza.train.summary`."""
+    from stanza.train.summary import summarize_training
+
     return summarize_training(job.stanza, plan, everyone, emulation or Emulation())
 
 
@@ -141,7 +147,7 @@ def _samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
 def _without_checkpoints(job: Job) -> str | None:
     """The schemes of DeepSpeed save no checkpoints."""
     scheme = job.stanza.scheme
-    return f"--stanza.scheme {scheme}" if scheme in zero.SCHEMES else None
+    return f"--stanza.scheme {scheme}" if scheme in ZERO_STAGES else None
 
 
 def _no_prediction(job: Job) -> str:
@@ -187,7 +193,7 @@ def _plan_emulated(job: Job) -> Plan:
     Raises:
         InputError: there is no profile, or DeepSpeed would have to be emulated.
     """
-    if job.stanza.scheme in zero.SCHEMES:
+    if job.stanza.scheme in ZERO_STAGES:
         raise InputError(f"--stanza.scheme {job.stanza.scheme}: is not emulated; use launch run")
     link_rates_of(job.cluster, job.world_size, Emulation())  # raises if they are not known
     basis = planning_basis(job, measure=False)

@@ -6,8 +6,6 @@ import os
 import sys
 from typing import Any
 
-import torch
-
 from launch.job import Job
 from stanza.models import ARCHITECTURES, build_model
 from stanza.options import Options
@@ -16,9 +14,7 @@ from stanza.planner.plan import Plan
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster, Link
 from systems.environment import threads_per_rank
-from systems.network.loopback import measure_loopback
-from systems.profiles import measured_profile
-from systems.profiles.emulated import Emulation
+from systems.profiles.emulation import Emulation
 from systems.profiles.profile import ModelProfile, with_fixed_parts
 from systems.schema import InputError
 
@@ -88,6 +84,10 @@ def measure_profile(
         batch_size: the samples in a batch; None takes the batch size of the model.
         spared: how to do without the measurement, which is printed too.
     """
+    import torch
+
+    from systems.profiles import measured_profile
+
     architecture = ARCHITECTURES[options.model]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = torch.randn(batch_size or architecture.batch_size, *architecture.image_shape)
@@ -106,6 +106,8 @@ def measure_profile(
 def measure_shared(options: Options, world_size: int) -> ModelProfile:
     """A profile of a model as one of `world_size` ranks of this machine sees it, while all of them
     compute. On CPUs it is measured alone, and slowed as far as the ranks share cores."""
+    import torch
+
     cores = os.cpu_count() or 1
     threads = threads_per_rank(world_size)
     spared = "; a profile made before with `launch profile stanza` spares it: --profile FILE"
@@ -125,6 +127,8 @@ def measure_shared(options: Options, world_size: int) -> ModelProfile:
 
 def measure_link(world_size: int) -> Link:
     """The link that each of `world_size` ranks of this machine has over loopback, as measured."""
+    from systems.network.loopback import measure_loopback
+
     print(f"measuring the loopback link with {world_size} processes over gloo", file=sys.stderr)
     return measure_loopback(world_size)
 
@@ -223,4 +227,6 @@ def _check_measurable(job: Job, target: Cluster) -> None:
 
 def device_here() -> str:
     """The kind of device that this machine has, as profiles that are measured here name it."""
+    import torch
+
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -15,13 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from launch.job import Job
 from launch.records import name_of, unfinished
 from systems.deepspeed import check_installed
 from systems.disk import writing
 from systems.environment import free_port, threads_per_rank
+from systems.gpus import gpu_names
 from systems.processes import failures
 from systems.processes.lifetime import die_with_parent
 from systems.processes.supervise import TOLD, how_it_ended, told
@@ -184,7 +183,7 @@ def _variables(job: Job) -> dict[str, str]:
         # Do not let Open MPI warn that its session folder lies on a shared file system.
         "PRTE_MCA_prte_silence_shared_fs": "1",
     }
-    on_cpu = job.device == "cpu" or torch.cuda.device_count() < job.world_size
+    on_cpu = job.device == "cpu" or len(gpu_names()) < job.world_size
     if job.launcher == "deepspeed" and on_cpu:
         defaults["DS_ACCELERATOR"] = "cpu"
     return {name: os.environ.get(name, value) for name, value in defaults.items()}

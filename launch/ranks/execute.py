@@ -22,7 +22,7 @@ from systems.disk import DiskError
 from systems.network.distributed import World
 from systems.network.links import Calibration
 from systems.processes import failures
-from systems.profiles.emulated import Emulation
+from systems.profiles.emulation import Emulation
 from systems.runs import record, trace
 from systems.runs.checkpoint import Checkpoints, open_checkpoints
 from systems.runs.manifest import FOLDER as CHECKPOINTS

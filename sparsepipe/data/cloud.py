@@ -4,13 +4,11 @@ z points up everywhere. `Pose.place` turns points of a surface into a cloud in t
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from sparsepipe.names import Rotation
 from systems.schema import InputError
-
-Rotation = Literal["none", "vertical", "full"]
 
 ELEVATION = np.radians(35)
 """How far above or below the horizon a viewer may be, in radians."""

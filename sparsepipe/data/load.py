@@ -17,7 +17,6 @@ from sparsepipe.data.cloud import (
     AS_STORED,
     Cloud,
     Pose,
-    Rotation,
 )
 from sparsepipe.data.mesh_files import SUFFIXES, read_mesh
 from sparsepipe.data.splits import (
@@ -31,6 +30,7 @@ from sparsepipe.data.splits import (
     Sampler,
     Split,
 )
+from sparsepipe.names import Rotation
 from systems.schema import InputError
 
 SOURCES = {

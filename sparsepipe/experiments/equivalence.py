@@ -30,7 +30,6 @@ from sparsepipe.pipeline.network import Network
 from sparsepipe.pipeline.run import (
     NormMode,
     collect_weights,
-    roles,
     run_pipeline,
 )
 from sparsepipe.pipeline.values import Value
@@ -40,6 +39,7 @@ from sparsepipe.schedule.lists import (
     Schedule,
     ScheduleKind,
     StageRanks,
+    roles,
 )
 from systems.environment import Environment, free_port
 from systems.figures.claims import Claim, Target, claim

@@ -15,13 +15,14 @@ from sparsepipe.models.kit import DENSE, SPARSE, Kit
 from sparsepipe.models.unet import MinkUNet
 from sparsepipe.models.vgg import MinkVGG16
 
-__all__ = ["CLASSIFIERS", "DENSE", "NETWORKS", "SPARSE", "Kit", "MinkUNet", "MinkVGG16"]
+__all__ = ["DENSE", "NETWORKS", "SPARSE", "Kit", "MinkUNet", "MinkVGG16"]
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "minkvgg16-bn": MinkVGG16,
     **{f"minkunet{depth}": partial(MinkUNet, depth=depth) for depth in (14, 18, 34)},
 }
 """What makes each network, by its name on the command line:
-NETWORKS[name](in_channels, classes, width=1.0, kit=SPARSE)."""
+NETWORKS[name](in_channels, classes, width=1.0, kit=SPARSE).
+The names stand in `sparsepipe.names` too."""
 CLASSIFIERS = ("minkvgg16-bn",)
 """The names of the networks that return a row for every cloud."""

@@ -52,16 +52,6 @@ class StageMemoryError(MemoryError):
     """A mini-batch does not fit into a device's memory."""
 
 
-def roles(schedule: Schedule) -> list[str]:
-    """A name for every rank by its stages, for errors: "stage 1", "stages 0 and 2", "idle"."""
-    names = []
-    for rank in range(len(schedule.ranks)):
-        numbers = [str(stage) for stage, ranks in enumerate(schedule.stages) if rank in ranks]
-        plural = "s" if len(numbers) > 1 else ""
-        names.append(f"stage{plural} {' and '.join(numbers)}" if numbers else "idle")
-    return names
-
-
 def run_pipeline(
     schedule: Schedule,
     stages: Sequence[nn.Module],

@@ -296,3 +296,13 @@ def _actions(schedule: Schedule, computation: Computation) -> list[Action]:
     actions = [Action(receive, stage, micro)] if source else []
     actions.append(Action(work, stage, micro, version))
     return [*actions, Action(send, stage, micro)] if target else actions
+
+
+def roles(schedule: Schedule) -> list[str]:
+    """A name for every rank by its stages, for errors: "stage 1", "stages 0 and 2", "idle"."""
+    names = []
+    for rank in range(len(schedule.ranks)):
+        numbers = [str(stage) for stage, ranks in enumerate(schedule.stages) if rank in ranks]
+        plural = "s" if len(numbers) > 1 else ""
+        names.append(f"stage{plural} {' and '.join(numbers)}" if numbers else "idle")
+    return names

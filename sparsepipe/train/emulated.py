@@ -17,7 +17,7 @@ from sparsepipe.pipeline.run import run_pipeline
 from sparsepipe.pipeline.values import Value, features_of
 from sparsepipe.schedule.lists import ALL_REDUCE_PARTS
 from sparsepipe.train.infer import summarize_inference
-from sparsepipe.train.planned import ProfiledPlan
+from sparsepipe.train.planned import ProfiledPlan, describe_plan
 from sparsepipe.train.summary import steady_state
 from systems import schema
 from systems.measure import spread
@@ -25,11 +25,11 @@ from systems.network.distributed import World
 from systems.profiles.emulated import (
     EmulatedDevice,
     EmulatedOptimizer,
-    Emulation,
     emulated_layers,
     joined,
     scaled,
 )
+from systems.profiles.emulation import Emulation
 from systems.profiles.profile import ModelProfile
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
@@ -157,23 +157,4 @@ def summarize_emulation(
         "samples_per_s": times.samples_per_s,
         "utilisation": times.utilisation,
         "compute_s": [mean(seconds) for seconds in computed_s],
-    }
-
-
-def describe_plan(planned: ProfiledPlan) -> dict[str, Any]:
-    """The part of a result that a plan alone decides: what it is, and its predictions."""
-    plan, prediction = planned.plan, planned.plan.prediction
-    computing = {device.rank: device.compute_s for device in prediction.devices}
-    common = {"planner": plan.planner, "model": plan.model, "samples_per_step": plan.batch_size}
-    if planned.mode == "infer":
-        return {"scheme": "forward", **common}
-    return {
-        "scheme": plan.schedule.name,
-        **common,
-        "micro_batches": plan.schedule.micro_batches,
-        "in_flight": None if planned.order is None else planned.order.in_flight,
-        "late_updates": None if planned.order is None else planned.order.late_updates,
-        "predicted_step_s": prediction.step_s,
-        "bound_s": plan.bound_s,
-        "predicted_compute_s": [computing.get(r, 0.0) for r in range(len(planned.links))],
     }

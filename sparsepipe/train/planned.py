@@ -7,7 +7,7 @@ planned.plan.prediction.step_s, planned.played.step_s
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from sparsepipe.options import Options
 from sparsepipe.planner import plan as planner
@@ -126,6 +126,25 @@ class ProfiledPlan:
         flushes = self.mode == "train" and self.plan.schedule.flushes
         steady = 1 if flushes else PLAYED_STEPS
         return play(self.schedule(steady), self.costs, self.link)
+
+
+def describe_plan(planned: ProfiledPlan) -> dict[str, Any]:
+    """The part of a result that a plan alone decides: what it is, and its predictions."""
+    plan, prediction = planned.plan, planned.plan.prediction
+    computing = {device.rank: device.compute_s for device in prediction.devices}
+    common = {"planner": plan.planner, "model": plan.model, "samples_per_step": plan.batch_size}
+    if planned.mode == "infer":
+        return {"scheme": "forward", **common}
+    return {
+        "scheme": plan.schedule.name,
+        **common,
+        "micro_batches": plan.schedule.micro_batches,
+        "in_flight": None if planned.order is None else planned.order.in_flight,
+        "late_updates": None if planned.order is None else planned.order.late_updates,
+        "predicted_step_s": prediction.step_s,
+        "bound_s": plan.bound_s,
+        "predicted_compute_s": [computing.get(r, 0.0) for r in range(len(planned.links))],
+    }
 
 
 def plan_pipeline(options: Options, cluster: Cluster) -> ProfiledPlan:

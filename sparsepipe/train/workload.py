@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from sparsepipe.data.cloud import Cloud
-from sparsepipe.data.load import load
 from sparsepipe.data.prefetch import in_order, prefetch, shuffled
 from sparsepipe.data.splits import Clouds
 from sparsepipe.engine.layers import Convolution
@@ -16,8 +15,8 @@ from sparsepipe.engine.quantize import collate, sparse_quantize
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import NETWORKS
 from sparsepipe.options import Options
+from sparsepipe.train.clouds import load_clouds
 from systems.modes import evaluating
-from systems.schema import InputError
 
 TEST_BATCH = 64
 """The number of clouds in a batch of tests."""
@@ -89,19 +88,7 @@ def open_workload(options: Options, seed: int) -> Workload:
     Raises:
         InputError: there is no such data, or it has no classes to learn.
     """
-    data = load(
-        options.data,
-        points=options.points,
-        normals=options.normals,
-        rotation=options.rotation,
-        seed=seed,
-    )
-    if not data.class_names:
-        raise InputError(
-            f"--sparsepipe.data {options.data}: has no classes, and training learns to classify; "
-            "give labelled clouds"
-        )
-    return Workload(options, data, seed)
+    return Workload(options, load_clouds(options, seed), seed)
 
 
 @torch.no_grad()

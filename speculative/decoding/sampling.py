@@ -4,13 +4,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from systems.schema import InputError
+
+if TYPE_CHECKING:  # options, which need no torch, are checked with this file
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ class Sampling:
         for name in ("suppressed", "begin_suppressed"):
             check_tokens(name, getattr(self, name), vocabulary)
 
-    def restrict(self, logits: Tensor, *, begins: bool = False) -> Tensor:
+    def restrict(self, logits: "Tensor", *, begins: bool = False) -> "Tensor":
         """Logits with -inf for tokens that may not be sampled; not yet tempered.
 
         Args:
@@ -69,9 +68,9 @@ class Sampling:
         self.check(logits.shape[-1])
         if self.suppressed or (begins and self.begin_suppressed):
             logits = logits.clone()
-            logits[..., list(self.suppressed)] = -torch.inf
+            logits[..., list(self.suppressed)] = -math.inf
             if begins:
-                logits[:, 0, list(self.begin_suppressed)] = -torch.inf
+                logits[:, 0, list(self.begin_suppressed)] = -math.inf
         if 0 < self.top_k < logits.shape[-1]:
             logits = _likeliest(logits, self.top_k)
         if self.top_p < 1:
@@ -105,20 +104,25 @@ def suppression(model: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _likeliest(logits: Tensor, k: int) -> Tensor:
+def _likeliest(logits: "Tensor", k: int) -> "Tensor":
     """Exactly k tokens a row, the lower numbers first where logits are equal."""
+    import torch
+
     least = logits.topk(k).values[..., -1:]
     equal = logits == least
     wanted = k - (logits > least).sum(-1, keepdim=True)
     late = equal & (equal.cumsum(-1, dtype=torch.int32) > wanted)
-    return logits.masked_fill((logits < least) | late, -torch.inf)
+    return logits.masked_fill((logits < least) | late, -math.inf)
 
 
-def _most_probable(logits: Tensor, p: float, temperature: float) -> Tensor:
+def _most_probable(logits: "Tensor", p: float, temperature: float) -> "Tensor":
     """The fewest likeliest tokens a row whose probabilities, at this temperature, sum to p."""
+    import torch
+    import torch.nn.functional as F
+
     widened = logits.float()
     scaled = (widened - widened.amax(-1, keepdim=True)) / temperature
     ordered, tokens = scaled.sort(dim=-1, descending=True, stable=True)
     likelier = F.pad(ordered.softmax(-1).cumsum(-1)[..., :-1], (1, 0))
     dropped = torch.zeros_like(likelier, dtype=torch.bool).scatter(-1, tokens, likelier >= p)
-    return logits.masked_fill(dropped, -torch.inf)
+    return logits.masked_fill(dropped, -math.inf)

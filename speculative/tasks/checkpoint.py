@@ -1,12 +1,13 @@
 """Models and what prepares their inputs, from a folder or, where there is a network, the hub."""
 
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from speculative.options import Task
 from systems.schema import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def check(task: Task, name: str, flag: str) -> None:
@@ -19,7 +20,7 @@ def check(task: Task, name: str, flag: str) -> None:
         _load(_transformers().AutoConfig, name, flag, task)
 
 
-def load_model(task: Task, name: str, device: torch.device, flag: str) -> Any:
+def load_model(task: Task, name: str, device: "torch.device", flag: str) -> Any:
     """A causal, T5-like or Whisper model, in evaluation mode.
 
     Args:

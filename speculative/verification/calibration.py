@@ -16,16 +16,18 @@ acceptance lost. `fit` weighs the one against the other. It is not exact: the es
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
+from speculative.verification import CAUTION
 from speculative.verification.rules import Calibrated
 from systems.schema import InputError
 
-CAUTION = 4.0
-"""How much worse a wrong distribution is than a lost acceptance of the same size."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FEWEST_TOKENS = 16
 
 
@@ -36,7 +38,7 @@ class Observed:
         self._temperature = temperature
         self._parts: list[npt.NDArray[np.float64]] = []
 
-    def add(self, target_logits: Tensor, draft_logits: Tensor, draft_tokens: Tensor) -> None:
+    def add(self, target_logits: "Tensor", draft_logits: "Tensor", draft_tokens: "Tensor") -> None:
         """Look at a step: [B, G + 1, V], [B, G, V] and int64 [B, G], as for `verify`."""
         gamma = draft_tokens.shape[1]
         target, draft = (

@@ -6,42 +6,23 @@ torchvision's, so that its checkpoints load. (torchvision itself is not used, be
 imported beside the CPU build of the pinned torch.)
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
+import importlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from stanza.models.alexnet import AlexNet
-from stanza.models.digits import DigitsCNN
-from stanza.models.dry_run import materialise
-from stanza.models.inception import InceptionOutputs, InceptionV3
-from stanza.models.resnet import ResNet, resnet50, resnet152
-from stanza.models.vgg import VGG16
 from systems.schema import InputError, remedy
 
-__all__ = [
-    "ARCHITECTURES",
-    "VGG16",
-    "AlexNet",
-    "Architecture",
-    "DigitsCNN",
-    "InceptionOutputs",
-    "InceptionV3",
-    "ResNet",
-    "build_model",
-    "resnet50",
-    "resnet152",
-]
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """How to build a network, and the inputs it is published or measured with."""
 
-    build: Callable[[int], nn.Module]
-    """Builds the network for a number of classes."""
+    build: str
+    """What builds the network for a number of classes, as "module:name". It is imported only when a
+    network is built, so reading the numbers below needs no torch."""
     image_shape: tuple[int, int, int]
     """Channels, height and width of one image."""
     classes: int
@@ -51,22 +32,40 @@ class Architecture:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "alexnet": Architecture(build=AlexNet, image_shape=(3, 224, 224), classes=1000, batch_size=256),
-    "vgg16": Architecture(build=VGG16, image_shape=(3, 224, 224), classes=1000, batch_size=128),
+    "alexnet": Architecture(
+        build="stanza.models.alexnet:AlexNet",
+        image_shape=(3, 224, 224),
+        classes=1000,
+        batch_size=256,
+    ),
+    "vgg16": Architecture(
+        build="stanza.models.vgg:VGG16", image_shape=(3, 224, 224), classes=1000, batch_size=128
+    ),
     "resnet50": Architecture(
-        build=resnet50, image_shape=(3, 224, 224), classes=1000, batch_size=128
+        build="stanza.models.resnet:resnet50",
+        image_shape=(3, 224, 224),
+        classes=1000,
+        batch_size=128,
     ),
     "resnet152": Architecture(
-        build=resnet152, image_shape=(3, 224, 224), classes=1000, batch_size=128
+        build="stanza.models.resnet:resnet152",
+        image_shape=(3, 224, 224),
+        classes=1000,
+        batch_size=128,
     ),
     "inception-v3": Architecture(
-        build=InceptionV3, image_shape=(3, 299, 299), classes=1000, batch_size=128
+        build="stanza.models.inception:InceptionV3",
+        image_shape=(3, 299, 299),
+        classes=1000,
+        batch_size=128,
     ),
-    "digits-cnn": Architecture(build=DigitsCNN, image_shape=(1, 8, 8), classes=10, batch_size=32),
+    "digits-cnn": Architecture(
+        build="stanza.models.digits:DigitsCNN", image_shape=(1, 8, 8), classes=10, batch_size=32
+    ),
 }
 
 
-def build_model(name: str, classes: int | None = None) -> nn.Module:
+def build_model(name: str, classes: int | None = None) -> "nn.Module":
     """Build the network called `name` with fresh weights, in training mode.
 
     It maps images (samples, *image_shape) to logits (samples, classes). Inception-V3 in training
@@ -85,6 +84,9 @@ def build_model(name: str, classes: int | None = None) -> nn.Module:
         classes = architecture.classes
     if classes < 1:
         raise InputError(f"model {name!r} needs at least 1 class, not {classes}")
-    model = architecture.build(classes)
+    from stanza.models.dry_run import materialise
+
+    module, _, attribute = architecture.build.partition(":")
+    model: nn.Module = getattr(importlib.import_module(module), attribute)(classes)
     materialise(model, architecture.image_shape)  # lazy layers get their shapes
     return model

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from stanza.options import FcParallel, FcPlacement
 from stanza.planner.costs import Costs, CostsAt
-from stanza.workers.exchange import BUCKET_MEBIBYTES
+from stanza.workers.messages import BUCKET_MEBIBYTES
 from systems.clusters.cluster import Link
 
 BUCKET_BYTES = BUCKET_MEBIBYTES * 1024**2

@@ -8,17 +8,19 @@ import importlib.util
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
+from stanza.layout import Layout
+from stanza.models import ARCHITECTURES
+from stanza.options import Options
 from stanza.train.pixels import (
     UNREADABLE,
     WHITE,
@@ -27,9 +29,12 @@ from stanza.train.pixels import (
 )
 from systems.schema import InputError
 
-Indices = Sequence[int] | Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Indices: TypeAlias = "Sequence[int] | Tensor"
 """The numbers of some samples: int64 [B]."""
-Batch = tuple[Tensor, Tensor]
+Batch: TypeAlias = "tuple[Tensor, Tensor]"
 """Images float32 [B, C, H, W] and labels int64 [B]."""
 
 SOURCES = "digits, folder:PATH or random"
@@ -45,7 +50,7 @@ IMAGENET_STATISTICS = {
 }
 DECODE_THREADS = min(8, os.cpu_count() or 1)
 
-DIGITS_TRAIN = 1437
+DIGITS, DIGITS_TRAIN = 1797, 1437
 RANDOM_TRAIN = 8192
 RANDOM_TEST = 256
 RANDOM_STRIDE = 499
@@ -83,18 +88,28 @@ class Data:
 
 @dataclass(frozen=True, eq=False)
 class TensorSplit:
-    """Samples in memory: images float32 [N, C, H, W], labels int64 [N]."""
+    """Samples in memory, made when the first batch is asked for: whoever only checks that the data
+    are there needs no torch."""
 
-    images: Tensor
-    labels: Tensor
+    length: int
+    make: Callable[[], Batch]
+    """Makes images float32 [N, C, H, W] and labels int64 [N]."""
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.length
+
+    @cached_property
+    def samples(self) -> Batch:
+        """All images and labels."""
+        return self.make()
 
     def batch(self, indices: Indices) -> Batch:
         """Pick the samples with these numbers."""
+        import torch
+
+        images, labels = self.samples
         chosen = torch.as_tensor(indices, dtype=torch.int64)
-        return self.images[chosen], self.labels[chosen]
+        return images[chosen], labels[chosen]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +131,8 @@ class FolderSplit:
 
     def batch(self, indices: Indices) -> Batch:
         """Read and decode the samples with these numbers, in several threads."""
+        import torch
+
         # Pillow registers its formats on first use, and threads that race there fail to see some.
         Image.init()
         chosen = torch.as_tensor(indices, dtype=torch.int64).tolist()
@@ -150,6 +167,31 @@ class FolderSplit:
                 return
             self.corrupt.append(path)
             print(f"unreadable image {path}: {error}; using the next one instead", file=sys.stderr)
+
+
+def data_for(options: Options, layout: Layout, seed: int) -> Data:
+    """Open the data set of a run with this layout.
+
+    Raises:
+        InputError: there are no such data, or they do not fit the model, or do not fill a batch.
+    """
+    architecture = ARCHITECTURES[options.model]
+    data = open_data(
+        options.data,
+        image_shape=architecture.image_shape,
+        classes=architecture.classes,
+        seed=seed,
+    )
+    workers = len(layout.data_ranks)
+    samples = options.samples_per_step(workers)
+    if samples > len(data.train):
+        option = "global" if options.global_batch_size else "local"
+        size = options.global_batch_size or options.local_batch(workers)
+        raise InputError(
+            f"--stanza.{option}-batch-size {size}: a step of {workers} workers needs {samples} "
+            f"samples, {options.data} has {len(data.train)}; give a smaller batch"
+        )
+    return data
 
 
 def open_data(source: str, *, image_shape: ImageShape, classes: int, seed: int = 0) -> Data:
@@ -188,18 +230,25 @@ def _digits(image_shape: ImageShape, classes: int) -> Data:
             "choose a model for 1x8x8 or other data"
         )
     _check_classes("digits", 10, classes)
-    rows = np.loadtxt(_digits_file(), delimiter=",", dtype=np.int64)  # 64 pixels and the label
-    images = torch.tensor(rows[:, :-1] / 16, dtype=torch.float32).view(-1, 1, 8, 8)
-    labels = torch.tensor(rows[:, -1])
-    order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))
-    train, test = order[:DIGITS_TRAIN], order[DIGITS_TRAIN:]
-    # The statistics are those of the training images alone: mean 0.305, deviation 0.376.
-    images = (images - images[train].mean()) / images[train].std()
-    kind = f"digits ({len(labels):,} real images, scikit-learn)"
+    file = _digits_file()
+
+    @cache
+    def parts() -> tuple[Batch, Batch]:
+        import torch
+
+        rows = np.loadtxt(file, delimiter=",", dtype=np.int64)  # 64 pixels and the label
+        images = torch.tensor(rows[:, :-1] / 16, dtype=torch.float32).view(-1, 1, 8, 8)
+        labels = torch.tensor(rows[:, -1])
+        order = torch.from_numpy(np.random.default_rng(0).permutation(DIGITS))
+        train, test = order[:DIGITS_TRAIN], order[DIGITS_TRAIN:]
+        # The statistics are those of the training images alone: mean 0.305, deviation 0.376.
+        images = (images - images[train].mean()) / images[train].std()
+        return (images[train], labels[train]), (images[test], labels[test])
+
     return Data(
-        kind,
-        TensorSplit(images[train], labels[train]),
-        TensorSplit(images[test], labels[test]),
+        f"digits ({DIGITS:,} real images, scikit-learn)",
+        TensorSplit(DIGITS_TRAIN, lambda: parts()[0]),
+        TensorSplit(DIGITS - DIGITS_TRAIN, lambda: parts()[1]),
         image_shape,
         classes=10,
     )
@@ -215,23 +264,31 @@ def _digits_file() -> Path:
 
 def _random(image_shape: ImageShape, classes: int, seed: int) -> Data:
     """Make noise with random labels."""
-    generator = np.random.default_rng(seed)
-    train = _noise(RANDOM_TRAIN, image_shape, classes, generator)
-    test = _noise(RANDOM_TEST, image_shape, classes, generator)
+
+    @cache
+    def parts() -> tuple[Batch, Batch]:
+        generator = np.random.default_rng(seed)
+        train = _noise(RANDOM_TRAIN, image_shape, classes, generator)
+        return train, _noise(RANDOM_TEST, image_shape, classes, generator)
+
+    train = TensorSplit(RANDOM_TRAIN, lambda: parts()[0])
+    test = TensorSplit(RANDOM_TEST, lambda: parts()[1])
     return Data("random (synthetic)", train, test, image_shape, classes)
 
 
 def _noise(
     length: int, image_shape: ImageShape, classes: int, generator: np.random.Generator
-) -> TensorSplit:
+) -> Batch:
     """Make `length` images of noise with random labels.
 
     The images are overlapping windows on one strip of noise, which takes a few megabytes.
     """
+    import torch
+
     size = int(np.prod(image_shape))
     strip = generator.standard_normal(size + (length - 1) * RANDOM_STRIDE, dtype=np.float32)
     images = torch.from_numpy(strip).unfold(0, size, RANDOM_STRIDE).view(length, *image_shape)
-    return TensorSplit(images, torch.from_numpy(generator.integers(classes, size=length)))
+    return images, torch.from_numpy(generator.integers(classes, size=length))
 
 
 def _folder(source: str, path: Path, image_shape: ImageShape, classes: int) -> Data:

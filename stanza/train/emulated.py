@@ -18,15 +18,15 @@ from stanza.models import ARCHITECTURES
 from stanza.options import Options
 from stanza.train.data import Data, TensorSplit
 from stanza.train.workload import Workload
-from stanza.workers.parameter_server import SMALLEST_MESSAGE_BYTES
+from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from systems.profiles.emulated import (
     EmulatedDevice,
     EmulatedOptimizer,
-    Emulation,
     emulated_layers,
     joined,
     scaled,
 )
+from systems.profiles.emulation import Emulation
 from systems.profiles.profile import LayerProfile, ModelProfile
 
 
@@ -78,8 +78,8 @@ def emulated_workload(
     samples = options.samples_per_step(len(layout.data_ranks))
     data = Data(
         kind=f"none (waits of {profile.name} on {profile.device})",
-        train=TensorSplit(torch.zeros(samples, 1), torch.zeros(samples, dtype=torch.int64)),
-        test=TensorSplit(torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64)),
+        train=_zeros(samples),
+        test=_zeros(0),
         image_shape=(1,),
         classes=ARCHITECTURES[options.model].classes,
     )
@@ -88,4 +88,11 @@ def emulated_workload(
         partial(emulated_network, profile, emulation),
         EmulatedOptimizer,
         message_scale=emulation.scale,
+    )
+
+
+def _zeros(samples: int) -> TensorSplit:
+    """So many samples, each a single zero."""
+    return TensorSplit(
+        samples, lambda: (torch.zeros(samples, 1), torch.zeros(samples, dtype=torch.int64))
     )

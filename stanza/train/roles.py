@@ -15,16 +15,17 @@ from torch import Tensor, nn
 
 from stanza.cut.separate import Parts
 from stanza.layout import BOTH, Layout
-from stanza.options import Options
+from stanza.options import ZERO_STAGES, Options
 from stanza.train.batches import global_batch, prefetch, share
 from stanza.train.workload import Workload
 from stanza.workers.columns import ColumnLinear, Peers, columns_of
 from stanza.workers.conv_worker import ConvWorker
 from stanza.workers.exchange import AllReduce, Alone, Exchange
 from stanza.workers.fc_worker import FcWorker
-from stanza.workers.parameter_server import SMALLEST_MESSAGE_BYTES, ParameterServer, Server
+from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
+from stanza.workers.parameter_server import ParameterServer, Server
 from stanza.workers.whole_model import WholeModelWorker
-from stanza.workers.zero import SCHEMES, Zero
+from stanza.workers.zero import Zero
 from systems.network.distributed import World
 from systems.network.transport import Transport
 from systems.processes.beside import together
@@ -225,7 +226,7 @@ def _worker_step(training: Training, group: dist.ProcessGroup | None) -> StepFun
 def _exchange(training: Training, module: nn.Module, group: dist.ProcessGroup | None) -> Exchange:
     """Choose how this rank's copy of `module` is kept equal to the copies of `group`."""
     layout = training.layout
-    stage = SCHEMES.get(layout.scheme)
+    stage = ZERO_STAGES.get(layout.scheme)
     if stage is not None:
         return Zero(module, stage, training.workload.optimizer, training.world)
     dedicated = layout.ranks("server")

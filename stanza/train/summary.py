@@ -12,7 +12,7 @@ from stanza.planner.plan import Plan
 from stanza.planner.traffic import sizes_of, traffic
 from stanza.train.batches import share
 from systems.measure import Spread, spread
-from systems.profiles.emulated import Emulation
+from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 
 COUNTERS = ("payload_sent", "payload_received", "tcp_sent", "tcp_received")

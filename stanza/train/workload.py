@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from stanza.layout import Layout
-from stanza.models import ARCHITECTURES, build_model
+from stanza.models import build_model
 from stanza.options import Options
-from stanza.train.data import Data, Split, open_data
+from stanza.train.data import Data, Split, data_for
 from stanza.workers.exchange import OptimizerFactory
 from stanza.workers.loss import check_outputs, logits_of
 from systems.modes import evaluating
-from systems.schema import InputError
 
 
 @dataclass(frozen=True)
@@ -57,31 +56,6 @@ def _model(name: str, data: Data) -> nn.Module:
     model = build_model(name, data.classes)
     check_outputs(model, data.image_shape)
     return model
-
-
-def data_for(options: Options, layout: Layout, seed: int) -> Data:
-    """Open the data set of a run with this layout.
-
-    Raises:
-        InputError: there are no such data, or they do not fit the model, or do not fill a batch.
-    """
-    architecture = ARCHITECTURES[options.model]
-    data = open_data(
-        options.data,
-        image_shape=architecture.image_shape,
-        classes=architecture.classes,
-        seed=seed,
-    )
-    workers = len(layout.data_ranks)
-    samples = options.samples_per_step(workers)
-    if samples > len(data.train):
-        option = "global" if options.global_batch_size else "local"
-        size = options.global_batch_size or options.local_batch(workers)
-        raise InputError(
-            f"--stanza.{option}-batch-size {size}: a step of {workers} workers needs {samples} "
-            f"samples, {options.data} has {len(data.train)}; give a smaller batch"
-        )
-    return data
 
 
 @torch.no_grad()

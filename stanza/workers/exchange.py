@@ -33,11 +33,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parallel.distributed import _find_tensors
 
+from stanza.workers.messages import BUCKET_MEBIBYTES
 from systems.processes.waiting import waiting
 
-BUCKET_MEBIBYTES = 25
-"""The size of a bucket: DDP's default. Stated explicitly it holds for the first bucket too, which
-DDP would otherwise make 1 MiB."""
 OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 """Makes an optimizer for some parameters."""
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stanza.models import InceptionOutputs
 from stanza.models.dry_run import trial_run
+from stanza.models.inception import InceptionOutputs
 from systems.modes import evaluating
 from systems.schema import InputError
 
@@ -44,8 +44,8 @@ def logits_of(outputs: Any) -> Tensor:
         return heads[0]
     raise InputError(
         f"the network returns {_described(wrong[0])}, and training takes logits [samples, classes] "
-        "alone; return them alone, or as stanza.models.InceptionOutputs with those of an auxiliary "
-        "classifier"
+        "alone; return them alone, or as stanza.models.inception.InceptionOutputs with those of "
+        "an auxiliary classifier"
     )
 
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from stanza.layout import even_slice
 from stanza.workers.exchange import OptimizerFactory
+from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from systems.network.transport import Transfer, Transport, TransportError
 from systems.processes.beside import beside
 from systems.processes.waiting import waiting
@@ -35,9 +36,6 @@ from systems.runs.state import Place, State, stretch
 
 PUSH, PULL = "push", "pull"
 """The transport's channels for gradients and for parameters."""
-SMALLEST_MESSAGE_BYTES = 256 * 1024
-"""A layer that would make a smaller message joins the next layer's, since every message has a fixed
-cost. A bucket is one message for each server."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from stanza.workers.exchange import OptimizerFactory
 from systems.deepspeed import check_installed, import_deepspeed
 from systems.network.distributed import World
 
-SCHEMES = {"zero1": 1, "zero2": 2, "zero3": 3}
-"""The ZeRO stage of each scheme."""
 BUCKET_VALUES = 6_553_600
 """The number of values in a bucket: 25 MiB of float32, as in DDP."""
 

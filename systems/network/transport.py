@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from systems.mpi import import_mpi
 from systems.network.distributed import World
 from systems.processes.waiting import waiting
 from systems.schema import InputError
@@ -260,21 +261,6 @@ def open_transport(kind: str, world: World, channels: Sequence[str]) -> Transpor
     if world.device.type != "cpu":
         raise InputError("--transport mpi: CPU tensors only; add --device cpu")
     return MpiTransport(world, channels)
-
-
-def import_mpi() -> Any:
-    """mpi4py's MPI module.
-
-    Raises:
-        InputError: mpi4py or an MPI library is missing.
-    """
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise InputError(
-            f"--transport mpi: {error}; install it with: pip install 'systems-testbed[mpi]'"
-        ) from None
-    return MPI
 
 
 def void(_: object) -> None:

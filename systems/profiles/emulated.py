@@ -15,36 +15,17 @@ dilate).
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from systems.profiles.emulation import Emulation
 from systems.profiles.profile import LayerProfile
-from systems.schema import InputError
 
 SHORTEST_SLEEP_S = 5e-5
 """The system sleeps no shorter than this; what is left over is made up for by the next wait."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Emulation:
-    """How an emulated cluster differs from the one it stands for."""
-
-    scale: float = 1.0
-    """Message sizes and link rates are divided by this."""
-    dilate: float = 1.0
-    """Durations are multiplied by this, and link rates divided."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("scale", self.scale), ("dilate", self.dilate)):
-            if not 0 < value < float("inf"):
-                raise InputError(f"--{name} {value:g}: give more than 0")
-
-    def rate_bits_per_s(self, bandwidth_bits_per_s: float) -> float:
-        """The rate of the link that stands for one of this bandwidth."""
-        return float(round(bandwidth_bits_per_s / (self.scale * self.dilate)))
 
 
 class EmulatedDevice:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from systems import schema
-from systems.runs.part_files import FILES, OLD, written
 from systems.schema import InputError
 
 FOLDER, MANIFEST, FINAL = "checkpoints", "manifest.json", "final"
@@ -106,6 +105,8 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         ValueError: saying what is wrong.
     """
+    from systems.runs.part_files import FILES, OLD, written  # torch, which names alone do not need
+
     try:
         table = json.loads((path / MANIFEST).read_text())
         content, digest = table["checkpoint"], table["sha256"]
@@ -151,6 +152,8 @@ def commit(partial: Path, path: Path, *, step: int, samples_seen: int, layout: s
 
 
 def _files(folder: Path) -> dict[str, File]:
+    from systems.runs.part_files import FILES
+
     return {
         path.name: File(bytes=path.stat().st_size, sha256=_sha256(path))
         for path in sorted(folder.glob(FILES))

@@ -2,12 +2,28 @@
 
 job.toml             the resolved job; `launch run --again FOLDER` runs it again
 run.json             command, tier, roles, plan, environment; written before the first step
-steps/rank-0.jsonl   one line a step and rank, flushed at once: readable when a rank dies; a number
-                     that is NaN or infinite is null
+steps/rank-0.jsonl   one line for every step of a rank. It is written at once, so that it can be
+                     read when the rank dies. A number that is NaN or infinite is null
 steps/last           number of the last step, known once the ranks have opened their data
 trace.json           spans for chrome://tracing or ui.perfetto.dev, if asked for
-failures.jsonl       why ranks failed, if any did, a line each (systems.processes.failures)
+failures.jsonl       why ranks failed, one line each (systems.processes.failures)
 result.json          the summary; only a run that ended well has one
+
+What a tier means
+-----------------
+Every number of the testbed says how it came about:
+
+                computation           messages                  what its seconds are
+    measured    real                  real, on real links       those of this very machine
+    emulated    waits from a profile  real, on links held to    those of devices that are not here
+                                      a chosen rate
+    simulated   none                  none                      those of a model of the schedule
+
+An emulated run is the program itself: the same processes, buffers and messages, around layers that
+wait as long as a profile says. It finds what a model of the program leaves out, such as contention
+and the order of messages, but its losses mean nothing. A simulated run has no processes at all:
+`systems.simulate` plays the tasks of the schedule. Numbers of two tiers are never drawn as one
+series.
 """
 
 import itertools
@@ -23,29 +39,35 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from systems import disk
+from systems.gpus import gpu_names
 from systems.schema import InputError, count_not_finite, to_json
 
 Tier = Literal["measured", "emulated", "simulated"]
+"""How a number came about, see above."""
 QUIET = "TESTBED_QUIET"
-"""A variable; where it is set, ranks print no lines of progress."""
+"""The environment variable that keeps ranks from printing lines of progress, if it is set."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one rank measured in one step; units are in the names."""
+    """What one rank measured in one step."""
 
     index: int
+    """The number of the step, from 0."""
     metrics: Mapping[str, float]
+    """What was measured, by a name that ends with its unit, such as `step_s`."""
 
 
 class StepWriter:
     """Appends this rank's steps to `steps/rank-N.jsonl`."""
 
     def __init__(self, folder: Path, rank: int, first_step: int = 0) -> None:
-        """Keep what an earlier attempt has written of the steps before `first_step`."""
+        """Open the file of `rank` in the record `folder`.
+
+        What an earlier attempt has written there stays as far as it is about steps before
+        `first_step`; it is read into `earlier`. The rest is removed.
+        """
         path = steps_file(folder, rank)
         with disk.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,10 +76,10 @@ class StepWriter:
         self._path, self._file = path, path.open("ab", buffering=0)
 
     def write(self, step: Step) -> None:
-        """Write one line and hand it to the operating system.
+        """Write one step as one line, without a buffer: it stays if this process dies.
 
         Raises:
-            DiskError: the disk is full, say; earlier lines stay.
+            DiskError: the line could not be written, such as on a full disk; earlier lines stay.
         """
         with disk.writing(self._path):
             line = _line(step).encode()
@@ -72,12 +94,12 @@ class StepWriter:
 
 
 def steps_file(folder: Path, rank: int) -> Path:
-    """Where a rank's steps are."""
+    """The path of a rank's steps in the record `folder`."""
     return folder / "steps" / f"rank-{rank}.jsonl"
 
 
 def write_last(folder: Path, last: int) -> None:
-    """Note the number of the last step."""
+    """Write down the number of the last step that the run will do."""
     path = folder / "steps" / "last"
     with disk.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,52 +107,59 @@ def write_last(folder: Path, last: int) -> None:
 
 
 def read_last(folder: Path) -> int | None:
-    """The number of the last step, if it is known already."""
+    """The number of the last step that the run will do; None if it is not known yet."""
     path = folder / "steps" / "last"
     text = path.read_text().strip() if path.is_file() else ""
     return int(text) if text else None
 
 
 def _line(step: Step) -> str:
+    """One step as a line of JSON."""
     return to_json({"step": step.index, **step.metrics}) + "\n"
 
 
 def read_step(line: str | bytes) -> Step:
-    """The step in one line of a steps file. A metric that is null there was not finite: NaN.
+    """The step in one line of a steps file.
+
+    A metric that is null there was no finite number; here it is NaN.
 
     Raises:
-        json.JSONDecodeError: half a line.
+        json.JSONDecodeError: the line was cut off.
     """
     table = json.loads(line)
     return Step(table.pop("step"), {k: math.nan if v is None else v for k, v in table.items()})
 
 
 def numbers(values: Iterable[float | None]) -> list[float]:
-    """A list of numbers from JSON, where null stands for one that was not finite: NaN."""
+    """A list of numbers from JSON; null, which stands for a number that was not finite, is NaN."""
     return [math.nan if value is None else value for value in values]
 
 
 def not_finite(everyone: Sequence[Sequence[Step]], summary: Any) -> dict[str, int]:
-    """What a run's result says of numbers that are null in its JSON; nothing if there are none.
+    """Count the numbers of a run that are NaN or infinite, and that are null in its JSON.
 
     Args:
-        everyone: every rank's steps.
-        summary: what was made of them.
+        everyone: the steps of every rank.
+        summary: what was made of them: plain data.
 
     Returns:
-        `not_finite_values`, how many there are in the steps and the summary, and
-        `first_not_finite_step`, the first step that has one.
+        Entries for the result of the run: `not_finite_values`, how many there are in the steps and
+        the summary, and `first_not_finite_step`, the first step that has one. Empty if there are
+        none.
     """
-    of_step = [(s.index, count_not_finite(s.metrics)) for steps in everyone for s in steps]
-    found = sum(count for _, count in of_step) + count_not_finite(summary)
-    steps = [index for index, count in of_step if count]
+    counts = [(s.index, count_not_finite(s.metrics)) for steps in everyone for s in steps]
+    total = sum(count for _, count in counts) + count_not_finite(summary)
+    steps = [index for index, count in counts if count]
     first = {"first_not_finite_step": min(steps)} if steps else {}
-    return {"not_finite_values": found, **first} if found else {}
+    return {"not_finite_values": total, **first} if total else {}
 
 
 def former_steps(folder: Path, world_size: int, first_step: int) -> list[list[Step]]:
-    """The steps before `first_step` of ranks that a smaller world of `world_size` no longer has;
-    later ones, which it does again, are removed."""
+    """The steps of ranks that are no longer there, because the world has shrunk to `world_size`.
+
+    Only steps before `first_step` are returned. Later ones are removed from the record: the smaller
+    world does them again.
+    """
     former: list[list[Step]] = []
     for rank in itertools.count(world_size):
         if not steps_file(folder, rank).is_file():
@@ -141,7 +170,7 @@ def former_steps(folder: Path, world_size: int, first_step: int) -> list[list[St
 
 
 def read_steps(folder: Path, rank: int) -> list[Step]:
-    """The steps of one rank; a last line cut off by a killed process is left out."""
+    """The steps of one rank; a last line that was cut off when the rank was killed is left out."""
     steps: list[Step] = []
     if not steps_file(folder, rank).is_file():
         return steps
@@ -154,10 +183,10 @@ def read_steps(folder: Path, rank: int) -> list[Step]:
 
 
 def claim_folder(folder: Path) -> None:
-    """Make a run's folder.
+    """Make the folder of a run.
 
     Raises:
-        InputError: it holds something already; nothing is overwritten.
+        InputError: the folder holds files already (nothing is overwritten), or cannot be made.
     """
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"--out {folder}: holds files already; give an empty or new folder")
@@ -170,7 +199,11 @@ def claim_folder(folder: Path) -> None:
 
 
 def check_new_file(path: Path) -> None:
-    """Raise an InputError if `--out` names a file that exists, or one in no folder."""
+    """Refuse a value of `--out` at which no new file can be written.
+
+    Raises:
+        InputError: the file exists already, or its folder does not exist.
+    """
     if path.exists():
         raise InputError(f"--out {path}: exists already; give another name")
     if not path.parent.is_dir():
@@ -178,15 +211,15 @@ def check_new_file(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, whole or not at all; see `systems.schema.to_json`."""
+    """Write plain data as JSON, whole or not at all; NaN and infinity become null."""
     disk.write_text(path, to_json(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read one of a record's files.
+    """Read a JSON file of a record.
 
     Raises:
-        InputError: no such file, or not JSON.
+        InputError: there is no such file, or it is not JSON.
     """
     if not path.is_file():
         raise InputError(f"{path.parent}: no record there ({path.name} is missing)")
@@ -197,10 +230,12 @@ def read_json(path: Path) -> Any:
 
 
 def once(path: Path, find: Callable[[], Any], *, told: str | None = None) -> Any:
-    """What `find` gives, as JSON at `path`; read from there if an earlier run has got so far.
+    """Call `find` and keep what it returns as JSON at `path`; if the file exists, only read it.
+
+    So an experiment that was interrupted goes on without repeating what it has found already.
 
     Args:
-        told: what is printed before it is found.
+        told: a line to print before `find` is called.
     """
     if not path.is_file():
         if told is not None:
@@ -211,20 +246,20 @@ def once(path: Path, find: Callable[[], Any], *, told: str | None = None) -> Any
 
 
 def environment() -> dict[str, Any]:
-    """Software and hardware of this process, as far as they bear on a measurement."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    """The software and hardware under this process that may change a measurement."""
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in ("systems-testbed", "torch", "numpy")},
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "gpus": gpus,
+        "gpus": gpu_names(),
         "git_commit": _git_commit(),
     }
 
 
 def _version(package: str) -> str | None:
+    """The version of an installed distribution; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -232,7 +267,7 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> str:
-    """The processor's name, where the system tells it."""
+    """The name of this machine's processor, as Linux or Python know it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -242,7 +277,8 @@ def _processor() -> str:
 
 
 def _git_commit() -> str | None:
-    """The source's commit, marked where files differ from it; None outside a repository."""
+    """The git commit of the testbed's source, with "-dirty" where files differ from it; None where
+    the source is in no repository."""
     here = Path(__file__).parent
     try:
         result = subprocess.run(
@@ -258,5 +294,5 @@ def _git_commit() -> str | None:
 
 
 def command_line() -> list[str]:
-    """This process's command, as a user can type it again."""
+    """The words of this process's command, as a user can type them again."""
     return ["python", "-m", "launch", *sys.argv[1:]]

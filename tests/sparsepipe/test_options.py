@@ -1,6 +1,8 @@
 import pytest
 
+from sparsepipe import models, names
 from sparsepipe.options import Options
+from sparsepipe.planner import baselines
 from systems.schema import InputError
 
 
@@ -20,3 +22,8 @@ from systems.schema import InputError
 def test_bad_values_are_named(values: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
         Options(**values)  # type: ignore[arg-type]
+
+
+def test_the_names_are_those_of_what_is_behind_them() -> None:
+    assert tuple(models.NETWORKS) == names.NETWORKS
+    assert tuple(baselines.BASELINES) == names.BASELINES

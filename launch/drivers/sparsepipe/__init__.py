@@ -1,5 +1,5 @@
-"""SparsePipe under the launcher. Every way to run a sparse network is one `Scheme` in `schemes`
-(`emulated`, for clusters that are not here); what all of them share is here."""
+"""SparsePipe under the launcher. Every way to run a sparse network is one `Scheme`: in `single`, in
+`pipelines`, or in `emulated` for clusters that are not here. What all of them share is here."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,15 +17,18 @@ from launch.drivers.sparsepipe.emulated import (
     simulated_step_s,
 )
 from launch.drivers.sparsepipe.scheme import NAMED_HERE, Plan, Scheme
-from launch.drivers.sparsepipe.schemes import SCHEMES
+from launch.drivers.sparsepipe.single import SINGLE
 from launch.job import Job, named_as_given
-from sparsepipe.engine.backends import backend
-from sparsepipe.train.workload import open_workload
+from sparsepipe.train.clouds import load_clouds
 
 
 def _scheme(job: Job) -> Scheme:
     """The way in which a job runs on this machine."""
     options = job.sparsepipe
+    if options.mode == "train" and options.scheme == "single":
+        return SINGLE
+    from launch.drivers.sparsepipe.pipelines import SCHEMES
+
     return SCHEMES["infer" if options.mode == "infer" else options.scheme]
 
 
@@ -87,8 +90,11 @@ def _roles(job: Job, plan: Plan) -> Sequence[str]:
 
 def _check(job: Job, plan: Plan) -> None:
     """Find the data and the backend."""
-    backend(job.sparsepipe.backend)
-    open_workload(job.sparsepipe, job.seed)
+    if job.sparsepipe.backend != "native":  # which is always there
+        from sparsepipe.engine.backends import backend
+
+        backend(job.sparsepipe.backend)
+    load_clouds(job.sparsepipe, job.seed)
 
 
 def _samples(metrics: Sequence[Mapping[str, float]]) -> float | None:

@@ -2,23 +2,24 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.drivers import Opened, Simulated, Steps
 from launch.drivers.sparsepipe.scheme import NAMED_HERE, Plan, Scheme, stages_in_words
 from launch.job import Job, named_as_given
-from sparsepipe.pipeline import run as pipeline
 from sparsepipe.planner.target import check_links, target_cluster
-from sparsepipe.train import emulated
+from sparsepipe.schedule.lists import roles
 from sparsepipe.train.plan_file import check_planned_for, load_checked_plan
-from sparsepipe.train.planned import ProfiledPlan, plan_pipeline, with_profiles
+from sparsepipe.train.planned import ProfiledPlan, describe_plan, plan_pipeline, with_profiles
 from systems.clusters import cluster
-from systems.network.distributed import World
-from systems.profiles.emulated import Emulation
-from systems.runs.checkpoint import Checkpoints
+from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
 from systems.schema import InputError
+
+if TYPE_CHECKING:
+    from systems.network.distributed import World
+    from systems.runs.checkpoint import Checkpoints
 
 STEP_S = 0.3
 """Seconds that an emulated step should last; the Python of the ranks takes little beside it."""
@@ -82,15 +83,17 @@ def _planned(job: Job, plan: Plan) -> ProfiledPlan:
 
 def _roles(job: Job, plan: Plan) -> list[str]:
     """The stages of every rank."""
-    return pipeline.roles(_planned(job, plan).schedule(1))
+    return roles(_planned(job, plan).schedule(1))
 
 
 def _open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
     """Prepare stand-ins for the stages, which wait as long as the profiles say."""
     assert emulation is not None  # a plan for a cluster only runs on an emulated one
+    from sparsepipe.train import emulated
+
     planned, steady, how = _planned(job, plan), job.sparsepipe.steps, emulation
 
-    def run(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
+    def run(world: "World", tracer: Tracer, checkpoints: "Checkpoints") -> Iterator[Step]:
         return emulated.emulate_pipeline(planned, steady, world, how, tracer)
 
     schedule = planned.schedule(steady)
@@ -106,6 +109,8 @@ def _summarize(
     job: Job, plan: Plan, everyone: list[list[Step]], emulation: Emulation | None
 ) -> dict[str, Any]:
     """The steady state, with the stretching of time undone, beside what the planner predicted."""
+    from sparsepipe.train import emulated
+
     assert emulation is not None
     return emulated.summarize_emulation(
         _planned(job, plan), job.sparsepipe.steps, everyone, emulation
@@ -155,7 +160,7 @@ def simulate(job: Job) -> Simulated:
         spans=played.timeline.spans(),
         result={
             "predicted_step_s": None,
-            **emulated.describe_plan(planned),
+            **describe_plan(planned),
             "step_s": played.step_s,
             "samples_per_s": planned.plan.batch_size / played.step_s,
             "utilisation": [

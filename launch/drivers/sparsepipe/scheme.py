@@ -2,18 +2,21 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.drivers import Opened, Steps
 from launch.job import Job
+from sparsepipe.options import Options
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
-from sparsepipe.train.workload import Workload, open_workload
-from systems.network.distributed import World
-from systems.profiles.emulated import Emulation
-from systems.runs.checkpoint import Checkpoints
+from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
+
+if TYPE_CHECKING:  # torch is for ranks; the process that plans and starts them does without
+    from sparsepipe.train.workload import Workload
+    from systems.network.distributed import World
+    from systems.runs.checkpoint import Checkpoints
 
 NAMED_HERE = {
     name: f"sparsepipe.{name}"
@@ -65,7 +68,7 @@ class Scheme:
 
 def opener(
     title: Callable[[Job, Plan], str],
-    run: Callable[[Job, Plan, World, Workload, Tracer, Checkpoints], Iterator[Step]],
+    run: Callable[[Job, Plan, "World", "Workload", Tracer, "Checkpoints"], Iterator[Step]],
     *,
     who: str = "",
     shows_loss: bool = False,
@@ -80,9 +83,11 @@ def opener(
     """
 
     def open_part(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
+        from sparsepipe.train.workload import open_workload
+
         workload = open_workload(job.sparsepipe, job.seed)
 
-        def steps(world: World, tracer: Tracer, checkpoints: Checkpoints) -> Iterator[Step]:
+        def steps(world: "World", tracer: Tracer, checkpoints: "Checkpoints") -> Iterator[Step]:
             return run(job, plan, world, workload, tracer, checkpoints)
 
         return Opened(
@@ -102,3 +107,8 @@ def stages_in_words(stages: Sequence[PlannedStage]) -> str:
         + ",".join(str(replica.rank) for replica in stage.replicas)
         for number, stage in enumerate(stages)
     )
+
+
+def network_in_words(options: Options) -> str:
+    """The network, its width and what computes its convolutions, in words."""
+    return f"{options.model} x {options.width:g}, {options.backend} backend"

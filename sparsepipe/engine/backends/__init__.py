@@ -21,17 +21,9 @@ from torch.autograd.function import Function, once_differentiable
 from sparsepipe.engine.kernel_map import KernelMap
 from sparsepipe.engine.precision import autocast, refuse_mixed_products
 from sparsepipe.engine.traceable import traceable
+from sparsepipe.names import BACKEND_MODULES, BACKENDS
 from systems.schema import InputError, remedy
 
-MODULES = {
-    "compiled": "sparsepipe.engine.backends.compiled",
-    "triton": "sparsepipe.engine.backends.triton_kernels",
-    "pytorch": "sparsepipe.engine.backends.pytorch",
-    "minkowski": "sparsepipe.engine.backends.minkowski",
-}
-"""The module of each backend."""
-BACKENDS = ("native", *MODULES)
-"""The names of all backends."""
 INSTALL = {"triton": "pip install triton", "minkowski": "make minkowski"}
 """How to install what a backend needs."""
 LEAST_CAPABILITY = (8, 0)
@@ -74,7 +66,7 @@ def backend(name: str, device: torch.device | str = "cpu") -> Backend:
     if name == "native":
         name = _native(torch.device(device))
     try:
-        return cast(Backend, importlib.import_module(MODULES[name]))
+        return cast(Backend, importlib.import_module(BACKEND_MODULES[name]))
     except ImportError as error:
         raise InputError(f"backend {name!r}: {error}; {INSTALL[name]}") from None
 
@@ -83,7 +75,7 @@ def _native(device: torch.device) -> str:
     """The name of this package's fastest backend that runs on the device."""
     if device.type == "cuda":
         return "triton" if _runs_triton(device) else "pytorch"
-    compiled = importlib.import_module(MODULES["compiled"])
+    compiled = importlib.import_module(BACKEND_MODULES["compiled"])
     return "compiled" if device.type == "cpu" and compiled.kernels() else "pytorch"
 
 

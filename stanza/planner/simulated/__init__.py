@@ -7,12 +7,11 @@ number of its rank: those that have data come first.
 """
 
 from stanza.layout import Layout
-from stanza.options import Options
+from stanza.options import ZERO_STAGES, Options
 from stanza.planner.costs import CostsAt
 from stanza.planner.simulated.baselines import ddp, ps_dedicated, ps_sharded
 from stanza.planner.simulated.separation import separated
 from stanza.planner.simulated.steps import STEPS, Simulated, segments
-from stanza.workers.zero import SCHEMES
 from systems.clusters.cluster import Link
 from systems.schema import InputError
 
@@ -48,6 +47,6 @@ def played_plan(options: Options, layout: Layout, at: CostsAt, link: Link) -> Si
             "--stanza.ps-mode blocking: colocated servers are simulated pipelined only; "
             "add --stanza.ps-mode pipelined"
         )
-    if layout.scheme in SCHEMES:
+    if layout.scheme in ZERO_STAGES:
         raise InputError(f"--stanza.scheme {layout.scheme}: is not simulated; use launch run")
     return ddp(at(batch), workers, link)  # a single process is a ring of one

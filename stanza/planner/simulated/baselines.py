@@ -11,7 +11,7 @@ from stanza.planner.simulated.steps import (
     segments,
     stream,
 )
-from stanza.workers.parameter_server import SMALLEST_MESSAGE_BYTES
+from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from systems.clusters.cluster import Link
 from systems.simulate import Program
 

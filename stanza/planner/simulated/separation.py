@@ -17,8 +17,9 @@ from stanza.planner.simulated.steps import (
     stream,
 )
 from systems.clusters.cluster import Link
+from systems.fair_links import Interface
 from systems.schema import InputError
-from systems.simulate import Interface, Program
+from systems.simulate import Program
 
 SHARED_SLICES = 8
 """The number of tasks that make a pass on a node with both roles. Between them the device can take

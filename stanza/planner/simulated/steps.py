@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from stanza.planner.predict import BUCKET_BYTES
 from systems.clusters.cluster import Link
+from systems.fair_links import Interface
 from systems.simulate import (
-    Interface,
     Program,
     Timeline,
     simulate,

@@ -14,7 +14,7 @@ from launch.commands.emulate import EmulatedJob, choose_emulation, prepare_emula
 from launch.drivers.stanza import DRIVER
 from launch.drivers.stanza_planning import link_rates_of, plan_stanza_job
 from stanza.options import Options
-from systems.profiles.emulated import Emulation
+from systems.profiles.emulation import Emulation
 from systems.schema import InputError
 from tests.emulation import needs_emulation
 from tests.kills_emulated import How, disturb

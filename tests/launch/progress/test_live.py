@@ -14,7 +14,7 @@ from launch.progress.live import LiveRecord, Tail
 from launch.progress.progress import _look, draw, progress_line
 from launch.records import create_record
 from stanza.options import Options
-from systems.profiles.emulated import Emulation
+from systems.profiles.emulation import Emulation
 from systems.runs.record import (
     Step,
     StepWriter,

@@ -20,9 +20,9 @@ from sparsepipe.experiments.small_pipelines import (
 )
 from sparsepipe.models import DENSE, MinkVGG16
 from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.run import roles, run_pipeline
+from sparsepipe.pipeline.run import run_pipeline
 from sparsepipe.pipeline.values import Value
-from sparsepipe.schedule.lists import ActionKind, ScheduleKind, build_schedule
+from sparsepipe.schedule.lists import ActionKind, ScheduleKind, build_schedule, roles
 from systems.environment import environment
 from systems.network.distributed import World, start, stop
 from tests.ranks import run_ranks

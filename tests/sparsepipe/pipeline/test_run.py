@@ -33,7 +33,6 @@ from sparsepipe.pipeline.network import Network
 from sparsepipe.pipeline.run import (
     StageMemoryError,
     collect_weights,
-    roles,
     run_pipeline,
     sample_ranges,
 )
@@ -45,6 +44,7 @@ from sparsepipe.pipeline.values import (
     take_samples,
 )
 from sparsepipe.schedule import lists as schedules
+from sparsepipe.schedule.lists import roles
 from sparsepipe.train.summary import steady_state
 from systems.environment import environment
 from systems.network.distributed import World, start, stop

@@ -10,14 +10,16 @@ import json
 from statistics import median
 import torch
 from sparsepipe.train.emulated import EmulatedBatches, emulated_loss, emulated_stages
-from sparsepipe.pipeline.run import roles, run_pipeline
+from sparsepipe.pipeline.run import run_pipeline
+from sparsepipe.schedule.lists import roles
 from sparsepipe.schedule.lists import build_schedule
 from sparsepipe.schedule.play import play
 from sparsepipe.schedule.costs import enough_in_flight, stage_costs
 from sparsepipe.train.summary import steady_state
 from systems.clusters.cluster import Link
 from systems.network.distributed import start, stop
-from systems.profiles.emulated import EmulatedOptimizer, Emulation
+from systems.profiles.emulated import EmulatedOptimizer
+from systems.profiles.emulation import Emulation
 from systems.profiles.profile import LayerProfile, ModelProfile
 import torch.distributed as dist
 

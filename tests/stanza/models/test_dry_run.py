@@ -33,9 +33,13 @@ class MakesTensors(nn.Module):
         return torch.cat([x, torch.zeros(x.shape[0], 1, 8, 8), x.new_ones(x.shape[0], 1, 8, 8)], 1)
 
 
-def lazy() -> nn.Sequential:
+def lazy(classes: int = 5) -> nn.Sequential:
     return nn.Sequential(
-        nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.Dropout(0.5), nn.LazyLinear(5)
+        nn.LazyConv2d(4, 3),
+        nn.LazyBatchNorm2d(),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.LazyLinear(classes),
     )
 
 
@@ -93,7 +97,7 @@ def test_a_registered_network_has_its_shapes_when_it_is_built(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every rank draws its first weights from the run's seed, whichever scheme it runs."""
-    row = Architecture(build=lambda classes: lazy(), image_shape=SHAPE, classes=5, batch_size=2)
+    row = Architecture(build=f"{__name__}:lazy", image_shape=SHAPE, classes=5, batch_size=2)
     monkeypatch.setitem(ARCHITECTURES, "lazy", row)
     assert sum(p.numel() for p in build_model("lazy").parameters()) == 112 + 8 + 725
 

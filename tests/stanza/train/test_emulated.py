@@ -11,8 +11,10 @@ from stanza.planner.plan import load_profile, shipped_profiles
 from stanza.planner.traffic import sizes_of
 from stanza.train.emulated import emulated_network, emulated_workload
 from stanza.workers.columns import linears
-from stanza.workers.parameter_server import SMALLEST_MESSAGE_BYTES, buckets_of
-from systems.profiles.emulated import EmulatedLayer, EmulatedOptimizer, Emulation
+from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
+from stanza.workers.parameter_server import buckets_of
+from systems.profiles.emulated import EmulatedLayer, EmulatedOptimizer
+from systems.profiles.emulation import Emulation
 
 
 def layers_of(module: torch.nn.Module) -> list[EmulatedLayer]:

@@ -14,7 +14,7 @@ from stanza.options import Options
 from stanza.planner.plan import Plan, load_profile, plan
 from stanza.train.summary import summarize_training
 from systems.clusters.cluster import load
-from systems.profiles.emulated import Emulation
+from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 
 COUNTED = {

@@ -16,9 +16,9 @@ from stanza.layout import layout_of
 from stanza.models import (
     ARCHITECTURES,
     Architecture,
-    InceptionOutputs,
     build_model,
 )
+from stanza.models.inception import InceptionOutputs
 from stanza.options import Options
 from stanza.train.data import Split, open_data
 from stanza.train.workload import accuracy, real_workload
@@ -106,6 +106,10 @@ class Returning(nn.Module):
         return self.returned(logits) if self.training == self.when else logits
 
 
+def two_heads(classes: int) -> Returning:
+    return Returning(KINDS["two heads"][0], training=False)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_outputs_are_no_logits(kind: str) -> None:
     returned, words = KINDS[kind]
@@ -124,7 +128,7 @@ def test_other_outputs_are_no_logits(kind: str) -> None:
 
 def test_a_registered_network_is_refused_before_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     row = Architecture(
-        build=lambda classes: Returning(KINDS["two heads"][0], training=False),
+        build=f"{__name__}:two_heads",
         image_shape=(1, 8, 8),
         classes=10,
         batch_size=8,

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from stanza.models import ARCHITECTURES, build_model
 from stanza.workers.exchange import OptimizerFactory
+from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from stanza.workers.parameter_server import (
     PULL,
     PUSH,
-    SMALLEST_MESSAGE_BYTES,
     Bucket,
     ParameterServer,
     Server,

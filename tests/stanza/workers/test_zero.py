@@ -7,9 +7,8 @@ import pytest
 from launch.drivers import driver
 from launch.job import Job
 from stanza.layout import layout_of
-from stanza.options import Options
+from stanza.options import ZERO_STAGES, Options
 from stanza.planner.traffic import sizes_of, traffic
-from stanza.workers.zero import SCHEMES
 from systems.schema import InputError
 from tests.stanza.train.test_loop import (
     STEPS,
@@ -26,7 +25,7 @@ needs_deepspeed = pytest.mark.skipif(
 )
 UNEQUAL = 50
 """A batch that three workers cannot share evenly."""
-CASES = {scheme: baseline(3, scheme=scheme, global_batch_size=UNEQUAL) for scheme in SCHEMES}
+CASES = {scheme: baseline(3, scheme=scheme, global_batch_size=UNEQUAL) for scheme in ZERO_STAGES}
 
 
 @needs_deepspeed

@@ -10,10 +10,10 @@ from systems.profiles.emulated import (
     EmulatedDevice,
     EmulatedLayer,
     EmulatedOptimizer,
-    Emulation,
     emulated_layers,
     joined,
 )
+from systems.profiles.emulation import Emulation
 from systems.profiles.profile import LayerProfile
 from systems.schema import InputError
 

@@ -1,39 +1,22 @@
-"""The ways to run a sparse network on this machine: in one process, in a pipeline that trains or
-one that only infers, and in the pipeline of DeepSpeed."""
+"""The ways to run a sparse network on several ranks of this machine: a pipeline that trains, one
+that only infers, and the pipeline of DeepSpeed. Planning them traces the network with torch."""
 
 import dataclasses
 
-from launch.drivers.sparsepipe.scheme import Plan, Scheme, opener
+from launch.drivers.sparsepipe.scheme import Plan, Scheme, network_in_words, opener
 from launch.job import Job
 from sparsepipe.engine.backends import backend
-from sparsepipe.options import Options
-from sparsepipe.pipeline import run as pipeline
 from sparsepipe.planner.stages import ScheduleChoice
+from sparsepipe.schedule.lists import roles
 from sparsepipe.train import (
     deepspeed_baseline,
     infer,
-    one_process,
     pipelined,
     stages as pipeline_stages,
 )
 from sparsepipe.train.plan_file import load_checked_plan
 from sparsepipe.train.workload import open_workload
 from systems.schema import InputError
-
-
-def _network(options: Options) -> str:
-    """The network, its width and what computes its convolutions, in words."""
-    return f"{options.model} x {options.width:g}, {options.backend} backend"
-
-
-def _plan_single(job: Job, may_measure: bool) -> Plan:
-    """Refuse more than one rank; nothing is left to plan."""
-    if job.world_size != 1:
-        raise InputError(
-            f"--world-size {job.world_size}: one process trains with --sparsepipe.scheme "
-            "single; give 1, or --sparsepipe.scheme pipeline"
-        )
-    return Plan()
 
 
 def _check_several_ranks(job: Job) -> None:
@@ -77,7 +60,7 @@ def _schedule(plan: Plan) -> ScheduleChoice:
 
 def _pipeline_roles(job: Job, plan: Plan) -> list[str]:
     """The stages of every rank."""
-    return pipeline.roles(pipeline_stages.schedule_of(plan.stages, _schedule(plan), 1))
+    return roles(pipeline_stages.schedule_of(plan.stages, _schedule(plan), 1))
 
 
 def _deepspeed_title(job: Job, plan: Plan) -> str:
@@ -90,27 +73,11 @@ def _deepspeed_title(job: Job, plan: Plan) -> str:
     )
 
 
-SINGLE = Scheme(
-    plan=_plan_single,
-    roles=lambda job, plan: ["worker"],
-    open=opener(
-        lambda job, plan: f"single, {_network(job.sparsepipe)}",
-        lambda job, plan, world, workload, tracer, checkpoints: one_process.train_in_one_process(
-            job.sparsepipe, world, workload, tracer, checkpoints
-        ),
-        who="1 worker",
-        shows_loss=True,
-    ),
-    summarize=lambda job, plan, everyone, emulation: one_process.summarize_one_process(
-        job.sparsepipe, everyone[0]
-    ),
-    no_prediction="one process has no schedule to predict",
-)
 TRAINED = Scheme(
     plan=_plan_pipeline,
     roles=_pipeline_roles,
     open=opener(
-        lambda job, plan: f"{_schedule(plan).name}, {_network(job.sparsepipe)}",
+        lambda job, plan: f"{_schedule(plan).name}, {network_in_words(job.sparsepipe)}",
         lambda job, plan, world, workload, tracer, checkpoints: pipelined.train_in_pipeline(
             plan.stages, _schedule(plan), world, workload, tracer, checkpoints
         ),
@@ -123,7 +90,7 @@ INFERRED = Scheme(
     plan=_plan_pipeline,
     roles=_pipeline_roles,
     open=opener(
-        lambda job, plan: f"forward, {_network(job.sparsepipe)}",
+        lambda job, plan: f"forward, {network_in_words(job.sparsepipe)}",
         lambda job, plan, world, workload, tracer, checkpoints: infer.infer_in_pipeline(
             plan.stages, world, workload, tracer
         ),
@@ -150,5 +117,5 @@ DEEPSPEED = Scheme(
     without_checkpoints="--sparsepipe.scheme deepspeed",
     no_prediction="the planner knows no pipelines of DeepSpeed",
 )
-SCHEMES = {"single": SINGLE, "pipeline": TRAINED, "infer": INFERRED, "deepspeed": DEEPSPEED}
+SCHEMES = {"pipeline": TRAINED, "infer": INFERRED, "deepspeed": DEEPSPEED}
 """The ways by --sparsepipe.scheme; `infer` is the other mode of the pipeline."""
