@@ -50,9 +50,9 @@ class Concluded:
 
     @property
     def command(self) -> str:
-        """What runs it again and redraws its figures."""
+        """The command that runs the experiment again, in a folder of its own."""
         what = f"{self.experiment.system} --experiment {self.experiment.id} --level {self.level}"
-        return f"python -m launch reproduce {what}"
+        return f"testbed reproduce {what}"
 
 
 @dataclass(frozen=True)

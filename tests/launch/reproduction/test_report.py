@@ -11,7 +11,7 @@ import pytest
 from launch.__main__ import main
 from launch.reproduction.report import Concluded, Section, write_report
 from stanza.experiments import EXPERIMENTS, PAPER
-from systems.figures.experiment import Experiment
+from systems.figures.experiment import Experiment, Outcome
 from tests.launch.reports import example_section
 
 PLANNER = next(e for e in EXPERIMENTS if e.id == "planner")
@@ -62,7 +62,7 @@ def test_the_page_shows_every_claim_with_its_spread_and_status(folder: Path) -> 
     for text in ("stanza.speed.a-b+c.1.measured", "1.5 x", "1.25 to 1.75", ">off<", ">pass<"):
         assert text in table
     assert "[1.25 to 1.75] n=3" in page
-    assert "python -m launch reproduce stanza --experiment planner --level quick" in page
+    assert "testbed reproduce stanza --experiment planner --level quick" in page
     assert "Nothing in this reproduction answers it." in page
 
 
@@ -111,6 +111,21 @@ def test_reproduce_writes_claims_and_keeps_an_earlier_run(
     main(["reproduce", "stanza", "--experiment", "planner", "--out", str(out)])
     (kept,) = [path for path in tmp_path.iterdir() if path != out]
     assert (kept / "report.md").read_text() == "mine"
+
+
+def test_a_repeated_experiment_leaves_the_report_of_all_where_it_is(
+    tmp_path: Path, only_the_planner: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["reproduce"])
+    (tmp_path / "reproduction" / "report.md").write_text("of all experiments")
+    again = Concluded(PLANNER, Outcome(figures=(), claims=()), 1.0, "quick").command
+    main(again.split()[1:])
+    assert (tmp_path / "reproduction" / "report.md").read_text() == "of all experiments"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "reproduction",
+        "reproduction-stanza-planner",
+    }
 
 
 def test_an_unknown_experiment_is_refused(
