@@ -51,7 +51,7 @@ def _claims(model: str, target: Cluster, clusters: Sequence[Cluster]) -> list[Cl
     return [
         claim(
             "stanza",
-            "speedup-over-ddp",
+            "chosen-over-ddp",
             model,
             "simulated",
             what="the planner's choice over DDP with overlap, 10 nodes, 10 Gb/s, float32",
@@ -61,7 +61,7 @@ def _claims(model: str, target: Cluster, clusters: Sequence[Cluster]) -> list[Cl
         ),
         claim(
             "stanza",
-            "least-speedup-over-ddp",
+            "least-chosen-over-ddp",
             model,
             "simulated",
             what="the least of auto over DDP from 1 to 100 Gb/s, 10 nodes",

@@ -8,10 +8,10 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 from systems import disk
-from systems.measure import spread
 from systems.runs import record
 from systems.runs.record import Tier
 from systems.schema import to_json
@@ -58,7 +58,7 @@ class Claim:
     tier: Tier
     n: int
     spread: tuple[float, float] | None
-    """Quartiles of the n values; None for a single one."""
+    """The least and the largest of the n values; None for a single one."""
     status: Literal["pass", "near", "off"]
     target: str
 
@@ -90,8 +90,8 @@ def claim(
 
     The largest is for errors: a median would hide the one run that is wrong.
     """
-    summary = spread(values)
-    ours = summary.median if judged_by == "median" else max(values)
+    least, largest = min(values), max(values)
+    ours = median(values) if judged_by == "median" else largest
     return Claim(
         id=f"{system}.{quantity}.{case}.{tier}",
         system=system,
@@ -100,8 +100,8 @@ def claim(
         ours=ours,
         unit=unit,
         tier=tier,
-        n=summary.n,
-        spread=(summary.low, summary.high) if summary.n > 1 else None,
+        n=len(values),
+        spread=(least, largest) if len(values) > 1 else None,
         status=target.judge(ours),
         target=str(target),
     )
