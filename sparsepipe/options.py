@@ -32,7 +32,7 @@ class Options:
     """Who computes convolutions: native (the fastest of compiled, triton, pytorch for the device),
     one of these three, or minkowski where it is installed."""
     data: str = "shapes"
-    """shapes (generated), meshes:DIR, modelnet40:DIR, kitti:DIR or points:DIR."""
+    """shapes (generated), meshes:DIR, modelnet40:DIR or points:DIR with labels."""
     points: int = 2048
     """At most so many in a cloud, before it is cut into voxels."""
     normals: bool = False

@@ -1,4 +1,4 @@
-"""Cut any CNN in two: a convolutional part and an FC part that share the original's parameters.
+"""Cut a CNN in two: a convolutional part and an FC part that share the original's parameters.
 
     parts = split(model, image_shape=(3, 224, 224))
     logits = parts.fc(parts.conv(images))        # the very bits of model(images), in eval mode
