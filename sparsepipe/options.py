@@ -30,7 +30,7 @@ class Options:
     """What computes convolutions: native (the fastest of compiled, triton, pytorch for the device),
     one of these three, or minkowski where it is installed."""
     data: str = "shapes"
-    """The data: shapes (generated), meshes:DIR, modelnet40:DIR or points:DIR."""
+    """The data: shapes (generated), meshes:DIR, modelnet40:DIR or points:DIR with labels."""
     points: int = 2048
     """The most points of a cloud, before it is cut into voxels."""
     normals: bool = False

@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from systems.network.namespaces import unavailable
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-LAUNCH = ".venv/bin/python -m launch "
+LAUNCH = (".venv/bin/testbed ", ".venv/bin/python -m launch ")
+"""How the pages call the command line, whose script is the same as the module."""
 PACKAGES = ("launch", "stanza", "sparsepipe", "speculative", "systems")
 RECORD = "runs/20260101-120000-stanza-digits"
 NOTHING_TO_MEASURE = "--cluster my.toml --profile digits.json"
@@ -48,28 +50,28 @@ class Small:
 
 SMALL = {
     # In this order: later ones read what earlier ones write.
-    "launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1": Small(
+    "testbed run launch/jobs/stanza-digits.toml --stanza.fc-workers 1": Small(
         f"{NOTHING_TO_MEASURE} --out {RECORD}", planned=True
     ),
-    "launch run launch/jobs/stanza-digits.toml": Small(NOTHING_TO_MEASURE, planned=True),
-    "launch profile stanza": Small("--batch-size 1"),
-    "launch train-pair summarize": Small(f"{PAIR_OF_ONE_STEP} --data stdlib"),
-    "launch train-pair transcribe": Small(PAIR_OF_ONE_STEP),
-    "launch run launch/jobs/summarize.toml": Small(
+    "testbed run launch/jobs/stanza-digits.toml": Small(NOTHING_TO_MEASURE, planned=True),
+    "testbed profile stanza": Small("--batch-size 1"),
+    "testbed train-pair summarize": Small(f"{PAIR_OF_ONE_STEP} --data stdlib"),
+    "testbed train-pair transcribe": Small(PAIR_OF_ONE_STEP),
+    "testbed run launch/jobs/summarize.toml": Small(
         f"{FEW_SAMPLES} --speculative.data stdlib", True
     ),
-    "launch run launch/jobs/transcribe.toml --speculative.data folder:DIR": Small("--help"),
-    "launch run launch/jobs/transcribe.toml": Small(FEW_SAMPLES, planned=True),
-    "launch run launch/jobs/": Small(planned=True),
-    "launch run --again": Small(planned=True),
-    "launch emulate": Small(planned=True),
-    "launch profile sparsepipe": Small("--batch-size 1 --repetitions 1"),
-    "launch bench sparse": Small("--resolutions 8 --channels 1 --repetitions 1"),
-    "launch bench speculative": Small("--vocabularies 100 --gammas 1 --repetitions 1"),
-    "launch reproduce stanza --experiment planner": Small(),
-    "launch reproduce": Small("--help"),  # minutes: its flags are read, its tests run the rest
-    "launch throughput": Small("--help"),  # a run for every point: likewise
-    "launch simulate": Small(),
+    "testbed run launch/jobs/transcribe.toml --speculative.data folder:DIR": Small("--help"),
+    "testbed run launch/jobs/transcribe.toml": Small(FEW_SAMPLES, planned=True),
+    "testbed run launch/jobs/": Small(planned=True),
+    "testbed run --again": Small(planned=True),
+    "testbed emulate": Small(planned=True),
+    "testbed profile sparsepipe": Small("--batch-size 1 --repetitions 1"),
+    "testbed bench sparse": Small("--resolutions 8 --channels 1 --repetitions 1"),
+    "testbed bench speculative": Small("--vocabularies 100 --gammas 1 --repetitions 1"),
+    "testbed reproduce stanza --experiment planner": Small(),
+    "testbed reproduce": Small("--help"),  # minutes: its flags are read, its tests run the rest
+    "testbed throughput": Small("--help"),  # a run for every point: likewise
+    "testbed simulate": Small(),
     "torchrun": Small(TWO_SMALL_STEPS),
     "launch.launchers.torchrun": Small(TWO_SMALL_STEPS),
 }
@@ -77,7 +79,7 @@ NOT_RUN = (
     "python3 -m venv",  # how .venv is made
     ".venv/bin/python -m pip",
     ".venv/bin/ruff",  # what `make test` runs
-    ".venv/bin/python -m launch run --again RECORD",  # needs checkpoints: its tests make some
+    ".venv/bin/testbed run --again RECORD",  # needs checkpoints: its tests make some
 )
 
 
@@ -100,8 +102,18 @@ def _order(command: str) -> tuple[int, str]:
 
 def _prefix(command: str) -> str | None:
     """The first entry of SMALL that a command begins with."""
-    bare = command.removeprefix(".venv/bin/").removeprefix("python -m ")
+    words = _words(command)
+    if words is None:
+        bare = command.removeprefix(".venv/bin/").removeprefix("python -m ")
+    else:
+        bare = f"testbed {words}"
     return next((prefix for prefix in SMALL if bare.startswith(prefix)), None)
+
+
+def _words(command: str) -> str | None:
+    """What a command gives to this testbed's command line; None for another program."""
+    called = next((start for start in LAUNCH if command.startswith(start)), None)
+    return None if called is None else command.removeprefix(called)
 
 
 SHOWN = sorted({command for page in PAGES for command in shown_commands(page)}, key=_order)
@@ -127,7 +139,7 @@ def test_a_command_works(command: str, checkout: Path, monkeypatch: pytest.Monke
         pytest.skip(reason)
     monkeypatch.chdir(checkout)
     small = SMALL.get(_prefix(command) or "", Small())
-    words = shlex.split(f"{command} {small.add}")
+    words = shlex.split(f"{_words(command) or command} {small.add}")
     if "torchrun" in command.partition("--nproc-per-node")[0]:
         words[words.index("--nproc-per-node") + 1] = "2"
         flags = words[words.index("--nproc-per-node") :]
@@ -139,16 +151,16 @@ def test_a_command_works(command: str, checkout: Path, monkeypatch: pytest.Monke
         torchrun = [sys.executable, "-m", module, "--standalone", *flags]
         subprocess.run(torchrun, check=True, timeout=300)
         return
-    assert command.startswith(LAUNCH), "an unknown kind of command: say in this file how to run it"
+    assert _words(command) is not None, "an unknown kind of command: say in this file how to run it"
     if small.planned:
         for name in ("launch.commands.run.run_ranks", "launch.commands.emulate.run_emulated"):
             monkeypatch.setattr(name, lambda *_, **__: 0)
-    assert _exit_code(words[3:]) == 0
+    assert _exit_code(words) == 0
 
 
 def _missing(command: str) -> str | None:
     """What this machine lacks to run a command; None: nothing."""
-    if "launch emulate" in command:
+    if "testbed emulate" in command:
         return unavailable()
     if "--device cuda" in command and not torch.cuda.is_available():
         return "no GPU"
@@ -175,8 +187,13 @@ def test_a_command_that_fails_is_noticed(capsys: pytest.CaptureFixture[str]) -> 
     assert "no such file" in capsys.readouterr().err
 
 
+def test_the_script_is_the_module() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"testbed": "launch.__main__:program"}
+
+
 def test_commands_are_found() -> None:
-    assert f"{LAUNCH}doctor" in SHOWN
+    assert ".venv/bin/testbed doctor" in SHOWN
     assert len(TO_RUN) > 30
 
 

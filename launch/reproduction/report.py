@@ -22,8 +22,8 @@ from markupsafe import Markup
 from systems import disk
 from systems.figures import claims as claim_files
 from systems.figures.claims import Claim
-from systems.figures.experiment import Comparison, Experiment, Outcome
-from systems.figures.paper import Paper, Statement
+from systems.figures.experiment import Comparison, Experiment, Figure, Outcome
+from systems.figures.paper import Answer, Paper, Statement
 from systems.runs import record
 
 TIERS = {
@@ -36,6 +36,8 @@ STATUSES = {
     "near": "misses it by less than 10 %",
     "off": "misses it by more",
 }
+MOST_LISTED = 4
+"""Cases of one quantity that the report lists one by one; of more it gives the range."""
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
@@ -50,9 +52,18 @@ class Concluded:
 
     @property
     def command(self) -> str:
-        """What runs it again and redraws its figures."""
+        """The command that runs the experiment again, in a folder of its own."""
         what = f"{self.experiment.system} --experiment {self.experiment.id} --level {self.level}"
-        return f"python -m launch reproduce {what}"
+        return f"testbed reproduce {what}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A quantity that was found, with its sentence and its claims by tier."""
+
+    quantity: str
+    sentence: str
+    by_tier: Mapping[str, Sequence[Claim]]
 
 
 @dataclass(frozen=True)
@@ -65,16 +76,47 @@ class Section:
 
     @property
     def claims(self) -> list[Claim]:
-        """Of all its experiments."""
+        """The claims of all its experiments."""
         return [claim for each in self.concluded for claim in each.outcome.claims]
 
-    def answers(self, statement: Statement) -> dict[str, dict[str, list[Claim]]]:
-        """The claims that answer a statement of the paper, by quantity, then by tier."""
-        found: dict[str, dict[str, list[Claim]]] = {}
-        for claim in statement.answers(self.claims):
-            by_tier = found.setdefault(claim.quantity.replace("-", " "), {})
-            by_tier.setdefault(claim.tier, []).append(claim)
-        return found
+    @property
+    def figure(self) -> Figure | None:
+        """The figure for the first screen: the paper's, or else the first one that was drawn."""
+        drawn = [figure for each in self.concluded for figure in each.outcome.figures]
+        best = (figure for figure in drawn if figure.path.stem == self.paper.figure)
+        return next(best, drawn[0] if drawn else None)
+
+    def found(self, statement: Statement) -> list[Found]:
+        """What answers a statement of the paper, the most direct answer first."""
+        return [
+            Found(answer.quantity, answer.sentence, _by_tier(claims))
+            for answer in statement.answers
+            if (claims := self._first_answered(answer, statement))
+        ]
+
+    def _first_answered(self, answer: Answer, statement: Statement) -> list[Claim]:
+        """The claims of an answer that no earlier answer of the statement has taken."""
+        earlier = statement.answers[: statement.answers.index(answer)]
+        taken = {claim.id for other in earlier for claim in other.claims(self.claims)}
+        return [claim for claim in answer.claims(self.claims) if claim.id not in taken]
+
+    @property
+    def off(self) -> list[Found]:
+        """The quantities of which some claim is off, with those claims alone."""
+        by_quantity: dict[str, list[Claim]] = {}
+        for claim in self.claims:
+            if claim.status == "off":
+                by_quantity.setdefault(claim.quantity, []).append(claim)
+        return [
+            Found(quantity, self.paper.sentence(quantity) or claims[0].what, _by_tier(claims))
+            for quantity, claims in by_quantity.items()
+        ]
+
+
+def _by_tier(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
+    """Claims by their tier, in the order of `TIERS`."""
+    by_tier = {tier: [claim for claim in claims if claim.tier == tier] for tier in TIERS}
+    return {tier: those for tier, those in by_tier.items() if those}
 
 
 @dataclass(frozen=True)
@@ -90,7 +132,7 @@ class Report:
 
     @property
     def claims(self) -> list[Claim]:
-        """Of all systems."""
+        """The claims of all systems."""
         return [claim for section in self.sections for claim in section.claims]
 
     @property
@@ -123,7 +165,7 @@ def write_report(folder: Path, sections: Sequence[Section], level: str) -> Path:
 
 
 def _render(template: str, report: Report) -> str:
-    """A report from its template; text is escaped in HTML alone."""
+    """Fill a template with the report; text is escaped in HTML alone."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=jinja2.select_autoescape(["html"]),
@@ -134,10 +176,31 @@ def _render(template: str, report: Report) -> str:
     )
     templates.filters["markdown"] = _from_markdown
     templates.filters["embedded"] = _embedded
+    templates.filters["number"] = _number
+    templates.filters["values"] = _values
     templates.filters["beside"] = lambda path: os.path.relpath(path, report.folder)
     return templates.get_template(template).render(
         report=report, here=report.environment, tiers=TIERS, statuses=STATUSES
     )
+
+
+def _number(value: float) -> str:
+    """A number with so many digits as matter."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _values(claims: Sequence[Claim]) -> str:
+    """The values of one quantity in one tier: case by case where they are few, else their range."""
+    unit = claims[0].unit
+    space = "" if unit in ("x", "%") else " "
+    unit = "" if unit == "fraction" else unit
+    if len(claims) == 1:
+        return f"{_number(claims[0].ours)}{space}{unit}".strip()
+    if len(claims) <= MOST_LISTED:
+        return ", ".join(f"{c.case} {_number(c.ours)}{space}{unit}".strip() for c in claims)
+    values = sorted(claim.ours for claim in claims)
+    least, largest = _number(values[0]), _number(values[-1])
+    return f"{least}{space}{unit} to {largest}{space}{unit} ({len(claims)} cases)"
 
 
 def _from_markdown(text: str) -> Markup:

@@ -1,11 +1,12 @@
 """`launch reproduce`: run the experiments, draw the figures, judge the claims, write the report.
 
-    python -m launch reproduce                        # everything, quick level, to reproduction/
-    python -m launch reproduce stanza --level full --out results/full
-    python -m launch reproduce stanza --experiment scale
+    testbed reproduce                             # everything, quick level, to reproduction/
+    testbed reproduce stanza --level full --out results/full
+    testbed reproduce stanza --experiment scale   # one experiment, to reproduction-stanza-scale/
 
-A reproduction that was interrupted goes on where it stopped. Where no cluster can be emulated, the
-figures have the simulated tier alone.
+A part of the reproduction goes to a folder of its own, so that repeating one experiment leaves the
+report of all of them where it is. A reproduction that was interrupted goes on where it stopped.
+Where no cluster can be emulated, the figures have the simulated tier alone.
 """
 
 import time
@@ -49,8 +50,9 @@ class ReproduceArguments:
     """quick: minutes. full: more repetitions."""
     experiment: str | None = None
     """One experiment alone, by its id. None: all of them."""
-    out: str = "reproduction"
-    """Where everything goes. An earlier reproduction there is kept, under a name with its time."""
+    out: str | None = None
+    """Where everything goes. None: `reproduction`, or for a part `reproduction-SYSTEM-EXPERIMENT`.
+    An earlier reproduction there is kept, under a name with its time."""
     quiet: bool = False
     """No progress: results and errors alone."""
 
@@ -58,18 +60,15 @@ class ReproduceArguments:
 def main(arguments: Sequence[str]) -> None:
     """Reproduce one system, or all of them."""
     words = list(arguments)
-    systems = list(SYSTEMS)
-    if words and not words[0].startswith("-"):
-        systems = [words.pop(0)]
-        if systems[0] not in SYSTEMS:
-            raise InputError(f"reproduce {systems[0]}: no such system; give {' or '.join(SYSTEMS)}")
-    program = f"launch reproduce [{'|'.join(SYSTEMS)}]"
+    system = words.pop(0) if words and not words[0].startswith("-") else None
+    if system is not None and system not in SYSTEMS:
+        raise InputError(f"reproduce {system}: no such system; give {' or '.join(SYSTEMS)}")
+    program = f"testbed reproduce [{'|'.join(SYSTEMS)}]"
     flags = jobs.parse_flags(ReproduceArguments, words, program, ReproduceArguments())
     ProgressFlags(quiet=flags.quiet).apply()
-    chosen = _choose({name: SYSTEMS[name] for name in systems}, flags.experiment)
-    folder = Path(flags.out)
-    if not folder.name:
-        raise InputError(f"--out {flags.out}: give a folder of its own")
+    systems = {name: SYSTEMS[name] for name in SYSTEMS if system in (None, name)}
+    chosen = _choose(systems, flags.experiment)
+    folder = _folder(flags.out, system, flags.experiment)
     _keep_earlier(folder)
     started = time.monotonic()
     sections = [
@@ -92,6 +91,16 @@ def _choose(
         for name, experiments in systems.items()
     }
     return {name: experiments for name, experiments in chosen.items() if experiments}
+
+
+def _folder(out: str | None, system: str | None, experiment: str | None) -> Path:
+    """The folder of `--out`, or one that is named after the part that is reproduced."""
+    if out is None:
+        part = [name for name in (system, experiment) if name is not None]
+        return Path("-".join(["reproduction", *part]))
+    if not Path(out).name:
+        raise InputError(f"--out {out}: give a folder of its own")
+    return Path(out)
 
 
 def _conclude(experiment: Experiment, level: str, folder: Path) -> Concluded:

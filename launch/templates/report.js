@@ -17,3 +17,11 @@ for (const button of document.querySelectorAll(".sortable th button")) {
 for (const frame of document.querySelectorAll(".zoom")) {
   frame.addEventListener("click", () => frame.classList.toggle("large"));
 }
+// A link to something that is folded opens the fold.
+function unfold() {
+  const place = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let fold = place?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  place?.scrollIntoView();
+}
+addEventListener("hashchange", unfold);
+if (location.hash) unfold();

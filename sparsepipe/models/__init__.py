@@ -24,5 +24,3 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 """What makes each network, by its name on the command line:
 NETWORKS[name](in_channels, classes, width=1.0, kit=SPARSE).
 The names stand in `sparsepipe.names` too."""
-CLASSIFIERS = ("minkvgg16-bn",)
-"""The names of the networks that return a row for every cloud."""

@@ -92,7 +92,9 @@ def _planned(model: str, target: cluster.Cluster) -> dict[str, float]:
     chosen = plan(dataclasses.replace(options, **AUTO), target.size, target, profile).chosen
     assert chosen is not None  # with a cluster and a profile there is always a prediction
     row = {p.scheme: p.samples_per_s for p in predictions if p.scheme != "stanza"}
-    row[PUBLISHED] = _best_separated(published)
+    row[PUBLISHED] = next(
+        p.samples_per_s for p in published if p.scheme == "stanza" and p.fc_workers == 1
+    )
     row[MICRO_BATCHES] = _best_separated(predictions)
     row["auto"] = chosen.samples_per_s
     return row
@@ -109,15 +111,16 @@ def _best_baseline(row: Mapping[str, float]) -> float:
 def _claims(model: str, row: Mapping[str, float]) -> Iterator[Claim]:
     """What is claimed of a model's row of `_planned`."""
     yield claim(
-        f"stanza.speedup-with-micro-batches-over-ps-blocking.{model}.simulated",
-        "Stanza with micro-batches over one blocking parameter server, 10 nodes, 10 Gb/s",
-        [row[MICRO_BATCHES] / row["ps-blocking"]],
+        f"stanza.chosen-over-ps-blocking.{model}.simulated",
+        "throughput of the planner's choice over one blocking parameter server, 10 nodes, 10 Gb/s",
+        [row["auto"] / row["ps-blocking"]],
         Target(least=SPEEDUP_TARGETS[model], source=SPEEDUP_SOURCE, unit="x"),
         paper=RANGE_WORDS,
     )
     yield claim(
         f"stanza.speedup-as-published-over-ps-blocking.{model}.simulated",
-        "Stanza without micro-batches over one blocking parameter server",
+        "throughput of Stanza as published (one FC worker, no micro-batches) over one blocking "
+        "parameter server, 10 nodes, 10 Gb/s",
         [row[PUBLISHED] / row["ps-blocking"]],
         Target(least=PAPER_RANGE[0], most=PAPER_RANGE[1], source=PAPER, unit="x"),
         paper=RANGE_WORDS,

@@ -44,13 +44,13 @@ def _claims(model: str, target: Cluster, clusters: Sequence[Cluster]) -> Iterato
         return point(model, "auto", at).samples_per_s / point(model, "ddp", at).samples_per_s
 
     yield claim(
-        f"stanza.speedup-over-ddp.{model}.simulated",
+        f"stanza.chosen-over-ddp.{model}.simulated",
         "the planner's choice over DDP with overlap, 10 nodes, 10 Gb/s, float32",
         [over_ddp(target)],
         Target(least=OVER_DDP[model], unit="x"),
     )
     yield claim(
-        f"stanza.least-speedup-over-ddp.{model}.simulated",
+        f"stanza.least-chosen-over-ddp.{model}.simulated",
         "the least of auto over DDP from 1 to 100 Gb/s, 10 nodes",
         [min(over_ddp(at) for at in clusters)],
         AS_FAST,

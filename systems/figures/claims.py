@@ -18,10 +18,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Literal, cast, get_args
 
 from systems import disk
-from systems.measure import spread
 from systems.runs import record
 from systems.runs.record import Tier
 from systems.schema import to_json
@@ -70,7 +70,7 @@ class Claim:
     tier: Tier
     n: int
     spread: tuple[float, float] | None
-    """The quartiles of the n values; None for a single one."""
+    """The least and the largest of the n values; None for a single one."""
     status: Literal["pass", "near", "off"]
     target: str
 
@@ -115,8 +115,8 @@ def claim(
     system, *middle, tier = slug(id).split(".")
     if len(middle) < 2 or tier not in get_args(Tier):
         raise ValueError(f"claim {id!r}: an id is system.quantity.case.tier")
-    summary = spread(values)
-    ours = summary.median if judged_by == "median" else max(values)
+    least, largest = min(values), max(values)
+    ours = median(values) if judged_by == "median" else largest
     return Claim(
         id=slug(id),
         system=system,
@@ -125,8 +125,8 @@ def claim(
         ours=ours,
         unit=target.unit,
         tier=cast(Tier, tier),
-        n=summary.n,
-        spread=(summary.low, summary.high) if summary.n > 1 else None,
+        n=len(values),
+        spread=(least, largest) if len(values) > 1 else None,
         status=target.judge(ours),
         target=str(target),
     )

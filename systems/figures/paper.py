@@ -8,17 +8,27 @@ from systems.figures.claims import Claim
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A quantity that was found here, and what it means."""
+
+    quantity: str
+    """The quantity in the ids of our claims; `*` stands for any text."""
+    sentence: str
+    """What the quantity is, for readers who see nothing but this sentence and its values."""
+
+    def claims(self, claims: Iterable[Claim]) -> list[Claim]:
+        """Those of `claims` that are of this quantity, in their order."""
+        return [claim for claim in claims if fnmatchcase(claim.quantity, self.quantity)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Statement:
     """One sentence of a paper's claim."""
 
     text: str
-    """With the paper's numbers and setting."""
-    answered_by: tuple[str, ...]
-    """Quantities of our claims; `*` stands for any text."""
-
-    def answers(self, claims: Iterable[Claim]) -> list[Claim]:
-        """Those of `claims` that answer the statement, in their order."""
-        return [c for c in claims if any(fnmatchcase(c.quantity, q) for q in self.answered_by)]
+    """The sentence, with the paper's numbers and setting."""
+    answers: tuple[Answer, ...]
+    """What answers it: the first one with claims stands on the report's first screen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,5 +39,13 @@ class Paper:
     arxiv: str
     """Its number, such as 1812.10624."""
     idea: str
-    """In two sentences."""
+    """The idea, in one sentence."""
+    figure: str
+    """The name of the figure that shows best what was found, such as "scale-speedup"."""
     statements: tuple[Statement, ...]
+
+    def sentence(self, quantity: str) -> str | None:
+        """What a quantity of our claims means; None where it answers no statement."""
+        answers = (answer for statement in self.statements for answer in statement.answers)
+        matching = (a.sentence for a in answers if fnmatchcase(quantity, a.quantity))
+        return next(matching, None)

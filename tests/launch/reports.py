@@ -7,7 +7,7 @@ from stanza.experiments import EXPERIMENTS
 from systems.figures.claims import Target, claim
 from systems.figures.draw import Lines, draw
 from systems.figures.experiment import Comparison, Outcome
-from systems.figures.paper import Paper, Statement
+from systems.figures.paper import Answer, Paper, Statement
 
 PLANNER = next(e for e in EXPERIMENTS if e.id == "planner")
 TITLE = "A line <script>alert(1)</script>"
@@ -55,9 +55,14 @@ def example_section(folder: Path) -> Section:
         title="A paper",
         arxiv="0000.00000",
         idea="An idea.",
+        figure="line",
         statements=(
-            Statement(text="It is fast.", answered_by=("sp*",)),
-            Statement(text="It is small.", answered_by=("size",)),
+            Statement(
+                text="It is fast.", answers=(Answer(quantity="sp*", sentence="How fast it is."),)
+            ),
+            Statement(
+                text="It is small.", answers=(Answer(quantity="size", sentence="How large it is."),)
+            ),
         ),
     )
     return Section("stanza", paper, [Concluded(PLANNER, outcome, 1.0, "quick")])

@@ -46,9 +46,10 @@ def concluded(folder: Path, **changes: Any) -> dict[str, Claim]:
 def test_good_results_pass_every_claim(tmp_path: Path) -> None:
     claims = concluded(tmp_path)
     assert {claim.status for claim in claims.values()} == {"pass"}
-    assert claims["stanza.speedup-over-ps-blocking.digits.measured"].ours == 1.5
+    assert claims["stanza.speedup-as-published-over-ps-blocking.digits.measured"].ours == 1.5
     assert all(claim.n == REPEATS for claim in claims.values())
-    assert all(statement.answers(claims.values()) for statement in PAPER.statements)
+    for statement in PAPER.statements:
+        assert any(answer.claims(claims.values()) for answer in statement.answers)
 
 
 @pytest.mark.parametrize(
@@ -57,13 +58,21 @@ def test_good_results_pass_every_claim(tmp_path: Path) -> None:
         ({"test_accuracy": 0.5}, "accuracy.digits"),
         ({"test_accuracy": 0.5}, "accuracy-gap.digits"),
         ({"loss": [2.4] * 100}, "loss-gap.stanza"),
-        ({"samples_per_s": 900.0}, "speedup-over-ddp.digits"),
+        ({"samples_per_s": 900.0}, "speedup-as-published-over-ddp.digits"),
         ({"predicted_step_s": 1e-3}, "measured-over-predicted-step.digits-stanza"),
     ],
 )
 def test_a_bad_result_is_off(changes: dict[str, Any], claim: str, tmp_path: Path) -> None:
     claims = concluded(tmp_path, **changes)
     assert claims[f"stanza.{claim}.measured"].status == "off"
+
+
+def test_the_bytes_that_separation_saves_are_a_claim(tmp_path: Path) -> None:
+    quarter = {f"{kind}_{way}": 2.5e5 for kind in ("table", "tcp") for way in ("sent", "received")}
+    saved = concluded(tmp_path, bytes_per_step=[quarter])
+    for name in ("ps-blocking", "ddp"):
+        claim = saved[f"stanza.bytes-of-{name}-over-stanza.digits.measured"]
+        assert (claim.ours, claim.status) == (4.0, "pass")
 
 
 def test_missing_bytes_make_no_claim_and_wrong_ones_fail(tmp_path: Path) -> None:
@@ -83,7 +92,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 def test_the_planner_claims_every_model_of_the_paper(planned: Outcome) -> None:
     claims = {claim.id: claim for claim in planned.claims}
     for model in ("alexnet", "vgg16", "resnet50", "inception-v3"):
-        over_ps = claims[f"stanza.speedup-with-micro-batches-over-ps-blocking.{model}.simulated"]
+        over_ps = claims[f"stanza.chosen-over-ps-blocking.{model}.simulated"]
         assert over_ps.paper == "1.34x to 13.9x"
         assert claims[f"stanza.auto-over-best-baseline.{model}.simulated"].status == "pass"
 
@@ -115,7 +124,7 @@ def test_planner_and_simulator_agree_at_these_scales(scaled: Outcome) -> None:
 
 
 def test_auto_never_loses_to_ddp_in_simulation(scaled: Outcome) -> None:
-    least = [c.ours for c in scaled.claims if ".least-speedup-over-ddp." in c.id]
+    least = [c.ours for c in scaled.claims if ".least-chosen-over-ddp." in c.id]
     assert len(least) == 4
     assert min(least) >= 0.98
 

@@ -10,7 +10,13 @@ from stanza.experiments.targets import MODELS
 from systems.figures.claims import Claim
 from systems.figures.experiment import Results
 
-STEP_S = {"ps-blocking": 20.0, "ps-pipelined": 15.0, "ps-sharded": 4.0, "ddp": 4.0}
+STEP_S = {
+    "ps-blocking": 20.0,
+    "ps-pipelined": 15.0,
+    "ps-sharded": 4.0,
+    "ddp": 4.0,
+    "as published": 2.0,
+}
 
 
 def run(scheme: str, nodes: int, ratio: float = 1.0) -> dict[str, Any]:
@@ -21,6 +27,7 @@ def run(scheme: str, nodes: int, ratio: float = 1.0) -> dict[str, Any]:
         "step_s": {"median": median, "low": median, "high": median, "n": 3},
         "simulated_step_s": simulated_s,
         "samples_per_step": 100,
+        "bytes_per_step": [{f"tcp_{way}": 1e6 * simulated_s for way in ("sent", "received")}],
         "emulation": {"scale": 4.0, "dilate": 10.0},
         "calibration": {
             "rate_bits_per_s": [2.5e8] * nodes,
@@ -63,8 +70,10 @@ def test_good_results_pass_and_every_point_is_drawn(few_scales: None, tmp_path: 
     outcome = scale.conclude(results(), tmp_path)
     found = {c.id: c for c in outcome.claims if c.tier == "emulated"}
     assert {claim.status for claim in found.values()} == {"pass"}
-    assert found["stanza.speedup-over-ps-blocking.alexnet.emulated"].ours == 20
-    assert len(found) == 1 + len(MODELS) * 5
+    assert found["stanza.chosen-over-ps-blocking.alexnet.emulated"].ours == 20
+    assert found["stanza.speedup-as-published-over-ps-blocking.alexnet.emulated"].ours == 10
+    assert found["stanza.bytes-of-ps-blocking-over-stanza.alexnet.emulated"].ours == 10
+    assert len(found) == 1 + len(MODELS) * 7
     assert len(outcome.comparisons) == len(grid.compared(results()))
     agreement = next(f for f in outcome.figures if f.path.stem == "scale-agreement")
     rows = agreement.path.with_suffix(".csv").read_text().splitlines()
@@ -83,13 +92,13 @@ def test_tiers_that_disagree_are_off() -> None:
 
 def test_a_choice_that_loses_is_off() -> None:
     found = claims(results(auto=5.0))
-    assert found["stanza.speedup-over-ddp.resnet50.emulated"].status == "off"
+    assert found["stanza.chosen-over-ddp.resnet50.emulated"].status == "off"
 
 
 def test_a_link_rate_at_which_the_choice_loses_is_off() -> None:
     slow = dict(results())
     slow["vgg16 auto 10 at 25g"] = [run("auto", 10, ratio=5.0)]
-    least = claims(slow)["stanza.least-speedup-over-ddp.vgg16.emulated"]
+    least = claims(slow)["stanza.least-chosen-over-ddp.vgg16.emulated"]
     assert (least.ours, least.status) == (pytest.approx(0.8), "off")
     assert "1, 10, 25, 100 Gb/s" in least.what
 

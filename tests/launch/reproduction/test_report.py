@@ -11,7 +11,7 @@ import pytest
 from launch.__main__ import main
 from launch.reproduction.report import Concluded, Section, write_report
 from stanza.experiments import EXPERIMENTS, PAPER
-from systems.figures.experiment import Experiment
+from systems.figures.experiment import Experiment, Outcome
 from tests.launch.reports import example_section
 
 PLANNER = next(e for e in EXPERIMENTS if e.id == "planner")
@@ -59,11 +59,25 @@ def test_links_within_the_page_resolve(folder: Path) -> None:
 def test_the_page_shows_every_claim_with_its_spread_and_status(folder: Path) -> None:
     page = (folder / "report.html").read_text()
     table = page.partition('<section id="claims">')[2].partition("</section>")[0]
-    for text in ("stanza.speed.a-b+c.1.measured", "1.5 x", "1.25 to 1.75", ">off<", ">pass<"):
+    for text in ("stanza.speed.a-b+c.1.measured", "1.5 x", "1 to 2", ">off<", ">pass<"):
         assert text in table
-    assert "[1.25 to 1.75] n=3" in page
-    assert "python -m launch reproduce stanza --experiment planner --level quick" in page
+    assert "1 to 2, n=3" in page
+    assert "testbed reproduce stanza --experiment planner --level quick" in page
     assert "Nothing in this reproduction answers it." in page
+
+
+def test_the_first_screen_has_the_answers_and_the_rest_is_folded(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    first = page.partition("<main>")[2].partition("<details")[0]
+    for text in ("An idea.", "It is fast.", "How fast it is.", "<b>1.5x</b>", "<b>4x</b>", ">off<"):
+        assert text in first
+    off = page.partition('<details class="off">')[2].partition("</details>")[0]
+    assert "1 of 2 claims" in off
+    assert "How fast it is." in off
+    folded = re.sub(r"<details.*?</details>", "", page, flags=re.S)
+    for text in ("A caption.", "column 29", 'id="stanza.speed.d.simulated"', "torch"):
+        assert text in page
+        assert text not in folded
 
 
 def test_text_of_experiments_is_escaped(folder: Path) -> None:
@@ -88,7 +102,7 @@ def test_claims_are_also_lines_and_a_table(folder: Path) -> None:
         table = list(csv.DictReader(file))
     assert [row["id"] for row in table] == [row["id"] for row in rows]
     assert [float(row["ours"]) for row in table] == [row["ours"] for row in rows]
-    assert (table[0]["spread_low"], table[0]["spread_high"]) == ("1.25", "1.75")
+    assert (table[0]["spread_low"], table[0]["spread_high"]) == ("1.0", "2.0")
     assert table[1]["spread_low"] == ""
 
 
@@ -111,6 +125,21 @@ def test_reproduce_writes_claims_and_keeps_an_earlier_run(
     main(["reproduce", "stanza", "--experiment", "planner", "--out", str(out)])
     (kept,) = [path for path in tmp_path.iterdir() if path != out]
     assert (kept / "report.md").read_text() == "mine"
+
+
+def test_a_repeated_experiment_leaves_the_report_of_all_where_it_is(
+    tmp_path: Path, only_the_planner: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["reproduce"])
+    (tmp_path / "reproduction" / "report.md").write_text("of all experiments")
+    again = Concluded(PLANNER, Outcome(figures=(), claims=()), 1.0, "quick").command
+    main(again.split()[1:])
+    assert (tmp_path / "reproduction" / "report.md").read_text() == "of all experiments"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "reproduction",
+        "reproduction-stanza-planner",
+    }
 
 
 def test_an_unknown_experiment_is_refused(

@@ -29,7 +29,7 @@ def test_a_claim_is_judged_by_its_median() -> None:
         "measured",
     )
     assert (row.ours, row.unit, row.n, row.status) == (3.0, "x", 3, "pass")
-    assert row.spread == (2.0, 51.5)
+    assert row.spread == (1.0, 100.0)
     assert ">= 2" in row.target
 
 
@@ -43,6 +43,7 @@ def test_a_single_value_has_no_spread() -> None:
 def test_an_error_can_be_judged_by_its_largest_value() -> None:
     row = claim("a.gap.c.measured", "t", [0.1, 0.2, 9.0], Target(most=1.0), judged_by="largest")
     assert (row.ours, row.n, row.status) == (9.0, 3, "off")
+    assert row.spread == (0.1, 9.0)  # the value lies within its own range
 
 
 def test_words_become_an_id() -> None:

@@ -1,7 +1,7 @@
 """A paper's statements find the claims that answer them."""
 
 from systems.figures.claims import Claim, Target, claim
-from systems.figures.paper import Statement
+from systems.figures.paper import Answer, Paper, Statement
 
 
 def _claim(quantity: str, case: str = "a") -> Claim:
@@ -10,9 +10,17 @@ def _claim(quantity: str, case: str = "a") -> Claim:
 
 def test_a_statement_is_answered_by_quantities_and_patterns() -> None:
     claims = [_claim(name) for name in ("speedup-over-ps-blocking", "speedup-over-ddp", "bytes")]
-    statement = Statement(text="fast", answered_by=("speedup-over-ps-*", "bytes"))
-    assert statement.answers(claims) == [claims[0], claims[2]]
-    assert Statement(text="fast", answered_by=("speedup",)).answers(claims) == []
+    assert Answer(quantity="speedup-over-ps-*", sentence="").claims(claims) == [claims[0]]
+    assert Answer(quantity="bytes", sentence="").claims(claims) == [claims[2]]
+    assert Answer(quantity="speedup", sentence="").claims(claims) == []
+
+
+def test_a_paper_says_what_a_quantity_means() -> None:
+    answer = Answer(quantity="speedup-over-*", sentence="Throughput over a baseline.")
+    statement = Statement(text="It is fast.", answers=(answer,))
+    paper = Paper(title="", arxiv="", idea="", figure="", statements=(statement,))
+    assert paper.sentence("speedup-over-ddp") == "Throughput over a baseline."
+    assert paper.sentence("bytes") is None
 
 
 def test_quantity_and_case_are_parts_of_the_id() -> None:
