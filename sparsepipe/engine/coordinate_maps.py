@@ -1,5 +1,4 @@
-"""Coordinate maps: the voxels at every tensor stride of one forward pass, and the kernel maps
-between.
+"""Coordinate maps: the voxels at every tensor stride, and the kernel maps between them.
 
 A coordinate map is the sorted list of the keys of all voxels at one tensor stride. A voxel's place
 in the list is the number of its row, so the list maps rows to coordinates, and a search in it maps
@@ -58,7 +57,7 @@ class CoordinateMaps:
             keys: int64 [N], sorted and distinct.
             stride: their tensor stride.
             batch_size: the number of samples, empty ones included.
-            order: the order in which a user gave the rows; None if they were given sorted.
+            order: the order in which a user gave the rows; None if a layer made them.
         """
         self.batch_size = batch_size
         self._keys = {stride: keys}

@@ -7,7 +7,8 @@ four outputs (a number is an input row, a dot means that no voxel is there):
     output 0    .  0  1   |                 offset, to multiply them at once, and the order in
     output 1    0  1  .   | block 0         which their products are summed by output row.
     output 2    .  2  3   |
-    output 3    2  3  .   | block 1         The table is the picture itself (`Neighbours`).
+    output 3    2  3  .   | block 1         The table is this picture with an output in each
+                                            column, outputs of the same offsets side by side.
 """
 
 from collections.abc import Sequence

@@ -21,8 +21,8 @@ from sparsepipe.engine.coordinates import distinct
 
 @dataclass(frozen=True, eq=False)
 class RowOrder:
-    """How the N rows of a tensor's features lie to the G given rows and to the sorted rows. G is
-    larger than N where duplicates were merged or rows were pruned."""
+    """How to get from the G given rows to the N rows of a tensor's features, and from these to the
+    sorted rows. G is larger than N where duplicates were merged or rows were pruned."""
 
     order: Tensor
     """int64 [N], ascending: the given row that each row of the features is. For merged duplicates

@@ -16,7 +16,7 @@ from systems.schema import InputError
 from tests.sparsepipe.clouds import assert_close, random_tensor
 from tests.sparsepipe.engine.backends.values import random_values
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 KERNELS = [Kernel(3, 1, 1, 1), Kernel(3, 2, 1, 1), Kernel(2, 1, 1, 2), Kernel(1, 1, 1, 1)]
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")

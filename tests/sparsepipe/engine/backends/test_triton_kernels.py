@@ -17,7 +17,7 @@ from sparsepipe.engine.tensor import SparseTensor
 from systems.schema import InputError
 from tests.sparsepipe.clouds import random_tensor
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 KERNELS = [Kernel(3, 1, 1, 1), Kernel(3, 2, 1, 1), Kernel(2, 1, 1, 2), Kernel(1, 1, 1, 1)]
 NAMES = {
