@@ -11,6 +11,7 @@ from pathlib import Path
 from launch import job as jobs
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.plan import Plan
+from sparsepipe.planner.stages import ScheduleName
 from sparsepipe.planner.target import check_links, target_cluster
 from sparsepipe.train.planned import profiles_by_kind
 from systems.clusters import cluster
@@ -34,7 +35,7 @@ class PlanArguments:
     """Another rate of all the cluster's links."""
     batch_size: int | None = None
     """Samples per mini-batch. None: the profiles'."""
-    schedule: planner.ScheduleName = "1f1b-async"
+    schedule: ScheduleName = "1f1b-async"
     """How mini-batches follow one another."""
     micro_batches: int | None = None
     """Of a flushing schedule. None: the best number."""

@@ -161,6 +161,7 @@ def sample_ranges(
 
     @cache
     def ranges(stage: int, micro_batch: int) -> Sequence[range]:
+        """The samples of each replica of a stage, numbered in the mini-batch."""
         mini_batch, part = divmod(micro_batch, schedule.micro_batches)
         voxels = batches.voxels(mini_batch)
         first, end = (len(voxels) * k // schedule.micro_batches for k in (part, part + 1))

@@ -59,6 +59,7 @@ def layer_ranges(costs: Costs, schedule: ScheduleChoice) -> LayerRanges:
     """The arrays for all ranges; entries whose end is not behind the first layer mean nothing."""
 
     def between(sums: Floats) -> Floats:
+        """[..., L + 1, L + 1]: the part of running sums between each first layer and end."""
         difference: Floats = sums[..., None, :] - sums[..., :, None]
         return np.maximum(0.0, difference)
 

@@ -88,9 +88,11 @@ class Action:
     """One entry in the list of a rank."""
 
     kind: ActionKind
+    """What the action does."""
     stage: int
+    """The number of the stage that it belongs to."""
     micro_batch: int
-    """Its number, counted over the whole run. REDUCE and UPDATE name the last micro-batch of their
+    """Its number in the whole run; REDUCE and UPDATE name the last micro-batch of their
     mini-batch."""
     version: int | None = None
     """The version of the stage's weights that FORWARD and BACKWARD use, or that UPDATE makes."""
@@ -105,6 +107,7 @@ class Schedule:
     """The lists of all ranks, and what they were built from."""
 
     kind: ScheduleKind
+    """The kind of schedule."""
     stages: StageRanks
     """The ranks that hold each stage."""
     mini_batches: int

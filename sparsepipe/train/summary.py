@@ -19,9 +19,9 @@ class SteadyState:
     """The mini-batches of a pipeline between those in which it fills and drains."""
 
     window: range
-    """Their numbers."""
+    """The numbers of these mini-batches."""
     step_s: list[float]
-    """For each, the seconds from the end of the mini-batch before it to its own end."""
+    """For each of them, the seconds from the end of the mini-batch before it to its own end."""
     samples_per_s: float
     """The throughput."""
     latency_s: float

@@ -13,7 +13,6 @@ from sparsepipe.planner.contiguous import best_contiguous
 from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.plan import (
     Plan,
-    ScheduleChoice,
     baseline_plan,
     baseline_plans,
     fits_memory,
@@ -25,6 +24,7 @@ from sparsepipe.planner.plan import (
     shipped_profiles,
 )
 from sparsepipe.planner.predict import predict
+from sparsepipe.planner.stages import ScheduleChoice
 from sparsepipe.train.planned import ProfiledPlan
 from systems.clusters import cluster as clusters
 from systems.clusters.cluster import Cluster
