@@ -166,10 +166,10 @@ def build_schedule(
             last stage.
         late_updates: for `1f1b-async`, whether stages of several replicas update one mini-batch
             late.
-        seconds: (forward, backward) of each stage. They decide how ranks that hold several stages
+        seconds: (forward, backward) of each stage, by which ranks that hold several stages
             interleave them. By default, backward takes twice as long as forward.
-        crossing_s: the seconds of a message from each stage but the last to the next, or back;
-            they serve the same purpose. By default 0.
+        crossing_s: for the same purpose, the seconds of a message from each stage but the last to
+            the next, or back. By default 0.
 
     Raises:
         InputError: an option that does not fit the others.

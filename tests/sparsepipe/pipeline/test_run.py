@@ -111,7 +111,10 @@ def run_own(world: World) -> list[dict[str, Tensor]]:
         cut = Network(network)
         stages = cut.stages(OWN.cuts(len(cut.layers)))
         steps = run_pipeline(
-            *(schedule, stages, OWN.shares, world.with_roles(roles(schedule))),
+            schedule,
+            stages,
+            OWN.shares,
+            world.with_roles(roles(schedule)),
             batches=Typed(dtype),
             loss_sum=loss_sum,
             optimizer=quick,
