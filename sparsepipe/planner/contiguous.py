@@ -227,7 +227,7 @@ def _walk(
             fewer = tuple(n - k for n, k in zip(left, counts, strict=True))
             if min(fewer) < 0:
                 continue
-            # The value of every end j, in the same arithmetic as in `_search`, so that one is equal.
+            # The value of every end j, computed as in `_search`: one of them is equal.
             candidates = add(table[i, i + 1 :, depth], rest[i + 1 :][(slice(None), *fewer, depth)])
             if (candidates == value).any():
                 j = i + 1 + int((candidates == value).argmax())
