@@ -104,7 +104,7 @@ def run_pipeline(
     opened = open_transport(transport, world, _channels(schedule))
     # Without gradients to wait for, a quick stage would run ahead of the next one without end.
     outbox = Outbox("sends", most=int(schedule.kind == "forward" and not _virtual(schedule)))
-    around = RankContext(
+    context = RankContext(
         schedule=schedule,
         world=world,
         batches=batches,
@@ -117,7 +117,7 @@ def run_pipeline(
     numbers = [number for number, ranks in enumerate(schedule.stages) if world.rank in ranks]
     with modes_restored(*(stages[number] for number in numbers)):
         mine = {
-            number: _stage(number, stages[number], around, opened, groups[number], optimizer, norm)
+            number: _stage(number, stages[number], context, opened, groups[number], optimizer, norm)
             for number in numbers
         }
         world.barrier("the first mini-batch")
@@ -174,14 +174,14 @@ def sample_ranges(
 def _stage(
     number: int,
     module: nn.Module,
-    around: RankContext,
+    context: RankContext,
     transport: Transport,
     group: dist.ProcessGroup | None,
     optimizer: Optimizer | None,
     norm: NormMode,
 ) -> StageRuntime:
     """Put the module of one stage in its mode, and make its runtime."""
-    schedule = around.schedule
+    schedule = context.schedule
     if schedule.kind == "forward":
         module.eval()
     elif not module.training:
@@ -195,13 +195,13 @@ def _stage(
     return StageRuntime(
         number,
         module,
-        around,
+        context,
         arity=len(getattr(module, "inputs", ("value",))),
         before=Prefixed(transport, _prefix(schedule, number - 1)),
         after=Prefixed(transport, _prefix(schedule, number)),
         weights=WeightVersions(module, made),
         reduction=Reduction(
-            trained, around.world, stage=number, ranks=schedule.stages[number], group=group
+            trained, context.world, stage=number, ranks=schedule.stages[number], group=group
         ),
     )
 

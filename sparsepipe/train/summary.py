@@ -34,6 +34,15 @@ class SteadyState:
         """The mean of `step_s`; asynchronous mini-batches may end in pairs, so single ones vary."""
         return mean(self.step_s)
 
+    def summary(self) -> dict[str, Any]:
+        """The part of a result that emulated pipelines and inference have in common."""
+        return {
+            "step_s": schema.dump(spread(self.step_s)),
+            "mean_step_s": self.mean_step_s,
+            "samples_per_s": self.samples_per_s,
+            "utilisation": self.utilisation,
+        }
+
 
 def steady_state(
     schedule: Schedule, everyone: Sequence[Sequence[Step]], warm_up: int, dilate: float = 1
