@@ -270,7 +270,7 @@ def test_a_users_network_of_any_type_trains_in_a_pipeline() -> None:
 
 
 def _distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """Of all the values in `theirs`, in the Euclidean norm."""
+    """The Euclidean distance of all the values that are in `theirs`."""
     squares = [(ours[name].double() - theirs[name].double()).square().sum() for name in theirs]
     return float(torch.stack(squares).sum().sqrt())
 
