@@ -36,7 +36,7 @@ class Options:
     normals: bool = False
     """Use the normals of the surface as features, instead of ones."""
     rotation: Rotation = "vertical"
-    """How clouds are rotated in training, scans aside: none, vertical (about z) or full."""
+    """The random rotation of shapes, meshes and ModelNet40 in training: none, vertical or full."""
     voxel_size: float = 0.02
     """The edge of a voxel; a cloud is about 1 long."""
     batch_size: int = 32

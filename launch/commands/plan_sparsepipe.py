@@ -11,6 +11,7 @@ from pathlib import Path
 from launch import job as jobs
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.plan import Plan
+from sparsepipe.planner.stages import ScheduleName
 from sparsepipe.planner.target import check_links, target_cluster
 from sparsepipe.train.planned import profiles_by_kind
 from systems.clusters import cluster
@@ -35,7 +36,7 @@ class PlanArguments:
     """The rate of all links, instead of the rates that the cluster states."""
     batch_size: int | None = None
     """The samples in a mini-batch. None takes the batch size of the profiles."""
-    schedule: planner.ScheduleName = "1f1b-async"
+    schedule: ScheduleName = "1f1b-async"
     """The schedule, by which mini-batches follow one another."""
     micro_batches: int | None = None
     """The micro-batches in a mini-batch, for a schedule that flushes. None takes the best

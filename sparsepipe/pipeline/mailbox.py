@@ -48,6 +48,7 @@ class Inbox(Generic[T]):
         return arrived
 
     def _run(self) -> None:
+        """Run the iterator, on the thread."""
         try:
             for arrived in self._arrivals:
                 self._arrived.put(arrived)
@@ -94,10 +95,12 @@ class Outbox:
         self._raise()
 
     def _raise(self) -> None:
+        """Raise what went wrong on the thread, if anything did."""
         if self._error is not None:
             raise self._error
 
     def _run(self) -> None:
+        """Wait for one message after the other, on the thread."""
         try:
             while not self._abandoned and (sent := self._sent.get()) is not None:
                 sent.wait()

@@ -47,6 +47,7 @@ class Layer:
     """One layer of a network. A module that runs several times is a layer each time."""
 
     name: str
+    """The name that torch.fx gives it."""
     inputs: tuple[str, ...]
     """The names of the layers whose outputs it reads; the network's input is not among them."""
     operation: str

@@ -62,7 +62,7 @@ class Reduction:
         self._own: deque[dict[str, Tensor]] = deque()
 
     def begin(self, leaves: Mapping[str, Tensor]) -> None:
-        """From now on, exchange each part as soon as all of its gradients are there, in order."""
+        """Begin to exchange each part as soon as all of its gradients are there, in order."""
         self._leaves, self._started = leaves, []
         if self._group is None:
             return

@@ -94,7 +94,7 @@ def run_pipeline(
     opened = open_transport(transport, world, _channels(schedule))
     # Without gradients to wait for, a quick stage would run ahead of the next one without end.
     outbox = Outbox("sends", most=int(schedule.kind == "forward" and not _virtual(schedule)))
-    around = RankContext(
+    context = RankContext(
         schedule=schedule,
         world=world,
         batches=batches,
@@ -107,7 +107,7 @@ def run_pipeline(
     numbers = [number for number, ranks in enumerate(schedule.stages) if world.rank in ranks]
     with modes_restored(*(stages[number] for number in numbers)):
         mine = {
-            number: _stage(number, stages[number], around, opened, groups[number], optimizer, norm)
+            number: _stage(number, stages[number], context, opened, groups[number], optimizer, norm)
             for number in numbers
         }
         world.barrier("the first mini-batch")
@@ -151,6 +151,7 @@ def sample_ranges(
 
     @cache
     def ranges(stage: int, micro_batch: int) -> Sequence[range]:
+        """The samples of each replica of a stage, numbered in the mini-batch."""
         mini_batch, part = divmod(micro_batch, schedule.micro_batches)
         voxels = batches.voxels(mini_batch)
         first, end = (len(voxels) * k // schedule.micro_batches for k in (part, part + 1))
@@ -163,14 +164,14 @@ def sample_ranges(
 def _stage(
     number: int,
     module: nn.Module,
-    around: RankContext,
+    context: RankContext,
     transport: Transport,
     group: dist.ProcessGroup | None,
     optimizer: Optimizer | None,
     norm: NormMode,
 ) -> StageRuntime:
     """Put the module of one stage in its mode, and make its runtime."""
-    schedule = around.schedule
+    schedule = context.schedule
     if schedule.kind == "forward":
         module.eval()
     elif not module.training:
@@ -184,13 +185,13 @@ def _stage(
     return StageRuntime(
         number,
         module,
-        around,
+        context,
         arity=len(getattr(module, "inputs", ("value",))),
         before=Prefixed(transport, _prefix(schedule, number - 1)),
         after=Prefixed(transport, _prefix(schedule, number)),
         weights=WeightVersions(module, made),
         reduction=Reduction(
-            trained, around.world, stage=number, ranks=schedule.stages[number], group=group
+            trained, context.world, stage=number, ranks=schedule.stages[number], group=group
         ),
     )
 

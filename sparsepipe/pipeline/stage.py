@@ -75,8 +75,11 @@ class RankContext:
     """What all stages of one rank have in common."""
 
     schedule: Schedule
+    """The schedule, with the lists of all ranks."""
     world: World
+    """This rank and its connections to the others."""
     batches: Batches
+    """The mini-batches."""
     ranges: Callable[[int, int], Sequence[range]]
     """Given a stage and a micro-batch, the samples of each replica, numbered in the mini-batch."""
     loss_sum: Callable[[Value, Tensor], Tensor]
@@ -197,11 +200,13 @@ class StageRuntime:
     # One method for each kind of action.
 
     def _receive_activation(self, micro_batch: int) -> None:
+        """Wait for the inputs of this replica's samples."""
         if self.samples(micro_batch):
             values = self._inbox.get()
             self._inputs[micro_batch] = as_leaves(values) if self._training else values
 
     def _forward(self, micro_batch: int) -> None:
+        """Compute the outputs, at the last stage the loss; keep what the backward pass needs."""
         samples, batches = self.samples(micro_batch), self._context.batches
         mini_batch = micro_batch // self._context.schedule.micro_batches
         if self._training:
@@ -226,6 +231,7 @@ class StageRuntime:
             self._outputs[micro_batch] = outputs
 
     def _send_activation(self, micro_batch: int) -> None:
+        """Start sending the outputs, and post the receives of their gradients."""
         if not self.samples(micro_batch):
             return
         outputs = self._outputs[micro_batch] if self._training else self._outputs.pop(micro_batch)
@@ -237,10 +243,12 @@ class StageRuntime:
             self._context.outbox.put(send_values(self._after, rank, part))
 
     def _receive_gradient(self, micro_batch: int) -> None:
+        """Wait for the gradients of the outputs, and join those from several ranks."""
         parts = [awaited.wait() for awaited in self._awaited.pop(micro_batch, [])]
         self._arrived[micro_batch] = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
 
     def _backward(self, micro_batch: int) -> None:
+        """Compute gradients; those of a mini-batch's last micro-batch go into the all-reduce."""
         last = (micro_batch + 1) % self._context.schedule.micro_batches == 0
         if last:
             self._reduction.begin(self._weights.leaves(micro_batch))
@@ -257,10 +265,12 @@ class StageRuntime:
         self._weights.drop(micro_batch)
 
     def _send_gradient(self, micro_batch: int) -> None:
+        """Start sending the gradients of the inputs back."""
         of_inputs = leaf_gradients(self._inputs.pop(micro_batch, ()))
         for rank, samples in self._peers(self.number - 1, micro_batch):
             part = take_samples(of_inputs, samples)
             self._context.outbox.put(send_gradients(self._before, rank, part))
 
     def _update(self, micro_batch: int) -> None:
+        """Update the weights with the oldest gradients that have been summed."""
         self._weights.update(self._reduction.finish())

@@ -51,6 +51,7 @@ class Description:
     with zeros."""
 
     dtype: torch.dtype
+    """The type of the features."""
     tensor_stride: int
     """-1 for a plain tensor."""
     batch_size: int
@@ -58,6 +59,7 @@ class Description:
     with_coordinates: bool
     """Whether the voxels at this stride come with this value: the first one of each stride."""
     shape: tuple[int, ...]
+    """The shape of the features, or of the plain tensor."""
 
     def row(self) -> list[int]:
         """The row of the header; `described` reads it again."""
@@ -207,6 +209,7 @@ class Receiving:
         return assemble(self._descriptions, self._coordinates, self._features)
 
     def _expect(self, shape: tuple[int, ...], dtype: torch.dtype, channel: str) -> Tensor:
+        """Start receiving a tensor, which is returned; one without elements is not sent."""
         buffer = torch.empty(shape, dtype=dtype, device=self._transport.world.device)
         if buffer.numel():
             self._transfers.append(self._transport.irecv(buffer, self._peer, channel))

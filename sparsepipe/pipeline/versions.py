@@ -75,6 +75,7 @@ class WeightVersions:
         self._leaves = self._new_leaves()
 
     def _new_leaves(self) -> Leaves:
+        """Leaves that share the memory of the parameters as they are now."""
         # `.data` and not `.detach()`: a version counter of its own, since a later update of the
         # parameter in place must not look like one of the leaf.
         return {name: p.data.requires_grad_() for name, p in self._parameters.items()}

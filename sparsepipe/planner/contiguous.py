@@ -87,7 +87,7 @@ def best_contiguous(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStag
         pieces = _best_pieces(tables, sizes, costs.layers, schedule)
         if pieces is None:
             return None
-        stages = as_stages(costs, ranges, pieces, schedule, by_depth=by_depth)
+        stages = _as_stages(costs, ranges, pieces, schedule, by_depth=by_depth)
         if not devices_lacking_memory(predict(costs, stages, schedule)):
             return stages
     return None
@@ -114,11 +114,12 @@ def _at_depth(
     transfer = ranges.transfer_s[present] * share
     all_reduce = ranges.ring_s[present] * (2 * (replicas - 1) / replicas)
     if schedule.flushes:
+        # The formulas of `sparsepipe.planner.predict`, for all ranges at once.
         m = schedule.micro_batches
         exposed = exposed_s(all_reduce, backward.max(axis=0) / m)
         busy = (m - 1) / m * np.maximum(forward + backward, transfer) + exposed
         fill = ((forward + backward).max(axis=0) + transfer.max(axis=0)) / m
-        fill[1:] += 2 * latency_s(costs)
+        fill[1:] += 2 * latency_s(costs)  # the first stage receives no message
     else:
         busy = np.maximum(forward + backward, transfer + all_reduce)
         fill = np.zeros(busy.shape[1:])
@@ -148,10 +149,12 @@ def _best_pieces(
         return None
     least_busy = _objective(tables, quickest)[1]
     if not schedule.flushes:
+        # Every stage that is not busier than in the quickest plan costs 1: the sum counts stages.
         once = {n: np.where(x <= least_busy, 1.0, np.inf) for n, x in busy.items()}
         return _search(once, sizes, layers, "sum")
     best, best_s, ceiling = quickest, sum(_objective(tables, quickest)), np.inf
     while True:
+        # The plan with the smallest fill among those that are less busy than the ceiling.
         fill = {n: np.where(t.busy_s < ceiling, t.fill_s, np.inf) for n, t in tables.items()}
         pieces = _search(fill, sizes, layers, "sum")
         if pieces is None:
@@ -216,7 +219,7 @@ def _walk(
     if np.isinf(rest[0][sizes][depth]):
         return None
     pieces: Pieces = []
-    i, left = 0, sizes
+    i, left = 0, sizes  # the first layer and the devices that are not yet used
     while i < layers:
         value = rest[i][left][depth]
         depth -= by_depth
@@ -224,6 +227,7 @@ def _walk(
             fewer = tuple(n - k for n, k in zip(left, counts, strict=True))
             if min(fewer) < 0:
                 continue
+            # The value of every end j, computed as in `_search`: one of them is equal.
             candidates = add(table[i, i + 1 :, depth], rest[i + 1 :][(slice(None), *fewer, depth)])
             if (candidates == value).any():
                 j = i + 1 + int((candidates == value).argmax())
@@ -233,7 +237,7 @@ def _walk(
     return pieces
 
 
-def as_stages(
+def _as_stages(
     costs: Costs, ranges: LayerRanges, pieces: Pieces, schedule: ScheduleChoice, *, by_depth: bool
 ) -> tuple[PlannedStage, ...]:
     """Give each stage its ranks, the lowest of a class first, and their best shares."""

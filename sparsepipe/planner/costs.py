@@ -25,6 +25,7 @@ class DeviceClass:
     """Interchangeable devices: of one kind, with equal memory and equal links."""
 
     kind: str
+    """The kind of device, such as TitanV."""
     memory_bytes: float
     """Infinite where the cluster states no limit."""
     link: Link
@@ -46,7 +47,9 @@ class Costs:
     """
 
     batch_size: int
+    """The samples of a mini-batch."""
     classes: tuple[DeviceClass, ...]
+    """The classes of devices, in the order of the arrays."""
     forward_s: Floats
     """[C, L + 1], running sum: the forward pass of each layer."""
     backward_s: Floats
@@ -96,6 +99,7 @@ def costs_of(profiles: dict[str, ModelProfile], cluster: Cluster) -> Costs:
     check_alike(used)
 
     def running(values: list[list[float]]) -> Floats:
+        """Running sums of each row, from 0."""
         return np.cumsum([[0.0, *row] for row in values], axis=1)
 
     # Kinds of devices may have been profiled on different mini-batches: the larger output counts.

@@ -57,6 +57,7 @@ def best_order(
     link = slowest_link(costs)
 
     def fits(in_flight: tuple[int, ...], late_updates: bool) -> bool:
+        """Whether the stages fit into memory with this order."""
         order = Order(in_flight=in_flight, late_updates=late_updates)
         return not devices_lacking_memory(predict(costs, stages, replace(schedule, order=order)))
 

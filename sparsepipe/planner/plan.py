@@ -30,14 +30,10 @@ from sparsepipe.planner.costs import Costs, costs_of
 from sparsepipe.planner.order import best_order
 from sparsepipe.planner.predict import check_memory, devices_lacking_memory, predict
 from sparsepipe.planner.stages import (
-    DeviceTimes,
-    Order,
     PlannedStage,
     Prediction,
-    Replica,
     ScheduleChoice,
     ScheduleName,
-    StageTimes,
 )
 from sparsepipe.planner.virtual import best_virtual
 from systems import schema
@@ -47,29 +43,10 @@ from systems.profiles.profile import ModelProfile
 from systems.runs import record
 from systems.schema import InputError
 
-__all__ = [
-    "DeviceTimes",
-    "Order",
-    "Plan",
-    "PlannedStage",
-    "Prediction",
-    "Replica",
-    "ScheduleChoice",
-    "ScheduleName",
-    "StageTimes",
-    "baseline_plan",
-    "baseline_plans",
-    "fits_memory",
-    "load_plan",
-    "load_profile",
-    "partition",
-    "save_plan",
-    "shipped_profiles",
-]
-
 PROFILES = Path(__file__).parents[1] / "profiles"
 """The folder of the measured profiles that ship with the testbed."""
 SHORT_NAMES = {"tv": "titanv", "txp": "titanxp"}
+"""Short names of some of them."""
 MICRO_BATCHES = (1, 2, 4, 8, 16)
 """The numbers that are tried for a flushing schedule if none is given."""
 PLAIN = ("one device", "data parallel, equal shares", "data parallel, shares by speed")
@@ -87,10 +64,12 @@ class Plan:
     batch_size: int
     """The samples of a mini-batch."""
     schedule: ScheduleChoice
+    """The schedule that it is for."""
     stages: tuple[PlannedStage, ...]
     """In the order of the layers; every layer is in one. A device is in one stage at most, or with
     virtual stages in several."""
     prediction: Prediction
+    """The predicted time and memory."""
     bound_s: float
     """The lower bound on the seconds of a step, see `sparsepipe.planner.bound`."""
     cluster: Cluster
@@ -109,7 +88,7 @@ class Plan:
 
     @property
     def above_bound(self) -> float:
-        """By what part a step is longer than the bound; 0 is the smallest possible."""
+        """The part by which a step is longer than the bound; 0 is the smallest possible."""
         return self.prediction.step_s / self.bound_s - 1
 
 

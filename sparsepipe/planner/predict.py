@@ -62,15 +62,20 @@ class StageLoads:
     """What each rank does for each stage, [stages, ranks]; zero where it does not hold it."""
 
     shares: Floats
+    """The part of the samples that the rank takes."""
     forward_s: Floats
+    """The forward pass of a mini-batch."""
     backward_s: Floats
+    """The backward pass of a mini-batch."""
     transfer_s: Floats
     """Activations and gradients in one direction, without the all-reduce."""
     crossing_s: Floats
     """The longer direction of the messages of all forward passes; it is as long in all backward
     passes."""
     all_reduce_s: Floats
+    """The all-reduce of the gradients, in one direction."""
     memory_bytes: Floats
+    """The memory for weight versions, optimizer state and activations."""
 
 
 def predict(costs: Costs, stages: tuple[PlannedStage, ...], schedule: ScheduleChoice) -> Prediction:

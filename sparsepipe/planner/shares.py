@@ -59,6 +59,7 @@ def layer_ranges(costs: Costs, schedule: ScheduleChoice) -> LayerRanges:
     """The arrays for all ranges; entries whose end is not behind the first layer mean nothing."""
 
     def between(sums: Floats) -> Floats:
+        """[..., L + 1, L + 1]: the part of running sums between each first layer and end."""
         difference: Floats = sums[..., None, :] - sums[..., :, None]
         return np.maximum(0.0, difference)
 
@@ -103,9 +104,34 @@ def best_shares(
             (ranges.fixed_forward_s + ranges.fixed_backward_s)[present],
             ranges.ring_s[present] * ring,
         ]
-    )[:, :, fitting]  # [2, classes present, K]: F and R above
+    )[:, :, fitting]
     slopes = np.stack([(ranges.forward_s + ranges.backward_s)[present], ranges.transfer_s[present]])
-    slopes, limit = slopes[:, :, fitting], room[:, fitting]  # V and A above
+    slopes, limit = slopes[:, :, fitting], room[:, fitting]
+    shares = _balanced_shares(starts, slopes, limit, many)
+    total = (many * shares).sum(axis=0)
+    possible = (shares > 0).all(axis=0) & (total > 1 - 1e-6)
+    best = np.full((len(counts), *fitting.shape), np.nan)
+    solved = np.zeros((len(counts), *total.shape))
+    solved[present] = shares / np.where(possible, total, 1.0)
+    solved[:, ~possible] = np.nan
+    best[:, fitting] = solved
+    return best
+
+
+def _balanced_shares(starts: Floats, slopes: Floats, limit: Floats, many: Floats) -> Floats:
+    """The shares with which all devices that are not at their memory limit finish together.
+
+    Newton's method solves the equation at the top of this file, for K ranges of layers at once.
+
+    Args:
+        starts: [2, P, K] for P classes of devices, the fixed seconds of computing and of the link.
+        slopes: [2, P, K] the seconds of both that grow with the share, for the share 1.
+        limit: [P, K] the largest share that memory allows.
+        many: [P, 1] the number of devices in each class.
+
+    Returns:
+        [P, K]: the share of one device of each class. Their sum is 1, or less where it cannot be.
+    """
     latest = (starts + slopes).max(axis=(0, 1))  # by then each device could take everything
     flat = slopes <= FLAT * latest
 
@@ -119,24 +145,15 @@ def best_shares(
         rate = np.divide(1.0, slope, out=np.zeros_like(slope), where=~capped)
         return np.where(capped, limit, reached), rate
 
-    # Newton's method on the sum of all shares, from 0 upwards.
     until = np.zeros_like(latest)
-    for _ in range(2 * (3 * len(present) + 1)):
+    for _ in range(2 * (3 * len(many) + 1)):
         shares, rates = shares_at(until)
         excess, rate = (many * shares).sum(axis=0) - 1, (many * rates).sum(axis=0)
         step = np.divide(excess, rate, out=np.zeros_like(excess), where=rate > 0)
         if not np.any(np.abs(step) > 1e-14 * latest):
             break
         until = until - step
-    shares, _ = shares_at(until)
-    total = (many * shares).sum(axis=0)
-    possible = (shares > 0).all(axis=0) & (total > 1 - 1e-6)
-    best = np.full((len(counts), *fitting.shape), np.nan)
-    solved = np.zeros((len(counts), *total.shape))
-    solved[present] = shares / np.where(possible, total, 1.0)
-    solved[:, ~possible] = np.nan
-    best[:, fitting] = solved
-    return best
+    return shares_at(until)[0]
 
 
 def _largest_share(ranges: LayerRanges, schedule: ScheduleChoice, stages_left: int) -> Floats:

@@ -11,7 +11,7 @@ ScheduleName = Literal["gpipe", "1f1b", "1f1b-async"]
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
-    """One device that holds a stage, and its share of the samples."""
+    """A device that holds a stage, and its share of the samples."""
 
     rank: int
     """The device's place in the cluster: nodes in order, the devices of each in order."""
@@ -26,8 +26,11 @@ class PlannedStage:
     """A stage with the layers `first`, ..., `end` - 1, and the devices that hold it."""
 
     first: int
+    """The number of its first layer."""
     end: int
+    """One more than the number of its last layer."""
     replicas: tuple[Replica, ...]
+    """The devices that hold it, in the order in which they take samples."""
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -45,7 +48,9 @@ class StageTimes:
     """The seconds of one stage for a mini-batch; each is that of the slowest replica in it."""
 
     forward_s: float
+    """The forward pass."""
     backward_s: float
+    """The backward pass."""
     transfer_s: float
     """The transfer of activations and gradients in one direction; both carry equally much."""
     all_reduce_s: float
@@ -57,8 +62,11 @@ class DeviceTimes:
     """The seconds and bytes of one device for a mini-batch, all of its stages together."""
 
     rank: int
+    """The rank of the device."""
     device: str
+    """The kind of device."""
     compute_s: float
+    """All forward and backward passes."""
     transfer_s: float
     """The time of its link in one direction, all-reduces included; both carry equally much."""
     memory_bytes: int
@@ -74,6 +82,7 @@ class Prediction:
     step_s: float
     """Seconds per mini-batch in the steady state."""
     stages: tuple[StageTimes, ...]
+    """The stages, in the order of the layers."""
     devices: tuple[DeviceTimes, ...]
     """The devices that the plan uses, by rank."""
 
@@ -99,7 +108,9 @@ class ScheduleChoice:
     """
 
     name: ScheduleName
+    """The kind of schedule."""
     micro_batches: int = 1
+    """The micro-batches in a mini-batch; 1 for `1f1b-async`."""
     order: Order | None = None
     """For `1f1b-async` in a plan. None: not chosen yet, and as few in flight as possible."""
 

@@ -44,6 +44,7 @@ class Team:
     device_class: int
     """The number of the class in `Costs.classes`."""
     ranks: tuple[int, ...]
+    """The ranks of its members."""
 
 
 def best_virtual(

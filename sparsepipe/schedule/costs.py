@@ -56,16 +56,8 @@ def stage_costs(
         """One pass of a micro-batch: a fixed part, and a part that grows with the samples."""
         first, end = bounds[stage]
         layers = profiles[rank].layers[first:end]
-        if backward:
-            whole, fixed = (
-                sum(x.backward_s for x in layers),
-                sum(x.fixed_backward_s for x in layers),
-            )
-        else:
-            whole, fixed = (
-                sum(x.forward_s for x in layers),
-                sum(x.fixed_forward_s for x in layers),
-            )
+        whole = sum(x.backward_s if backward else x.forward_s for x in layers)
+        fixed = sum(x.fixed_backward_s if backward else x.fixed_forward_s for x in layers)
         return fixed + (whole - fixed) * share / micro_batches
 
     costs = []

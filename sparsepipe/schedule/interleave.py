@@ -26,8 +26,11 @@ class Computation:
     """A forward pass, a backward pass or an update of one stage."""
 
     phase: Phase
+    """What is computed."""
     stage: int
+    """The number of the stage."""
     micro_batch: int
+    """The number of the micro-batch in the whole run."""
     together: bool = False
     """Whether all replicas must begin it at once: an update for which they exchange gradients."""
 

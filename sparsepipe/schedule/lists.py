@@ -88,9 +88,11 @@ class Action:
     """One entry in the list of a rank."""
 
     kind: ActionKind
+    """What the action does."""
     stage: int
+    """The number of the stage that it belongs to."""
     micro_batch: int
-    """Its number, counted over the whole run. REDUCE and UPDATE name the last micro-batch of their
+    """Its number in the whole run; REDUCE and UPDATE name the last micro-batch of their
     mini-batch."""
     version: int | None = None
     """The version of the stage's weights that FORWARD and BACKWARD use, or that UPDATE makes."""
@@ -105,6 +107,7 @@ class Schedule:
     """The lists of all ranks, and what they were built from."""
 
     kind: ScheduleKind
+    """The kind of schedule."""
     stages: StageRanks
     """The ranks that hold each stage."""
     mini_batches: int
@@ -163,10 +166,10 @@ def build_schedule(
             last stage.
         late_updates: for `1f1b-async`, whether stages of several replicas update one mini-batch
             late.
-        seconds: (forward, backward) of each stage. They decide how ranks that hold several stages
+        seconds: (forward, backward) of each stage, by which ranks that hold several stages
             interleave them. By default, backward takes twice as long as forward.
-        crossing_s: the seconds of a message from each stage but the last to the next, or back;
-            they serve the same purpose. By default 0.
+        crossing_s: for the same purpose, the seconds of a message from each stage but the last to
+            the next, or back. By default 0.
 
     Raises:
         InputError: an option that does not fit the others.

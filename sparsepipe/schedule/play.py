@@ -22,11 +22,17 @@ class Span:
     """A computation of a rank and when it took place, in seconds from the beginning."""
 
     rank: int
+    """The rank that computes."""
     action: str
+    """The kind of action, such as "forward"."""
     stage: int
+    """The number of the stage."""
     micro_batch: int
+    """The number of the micro-batch in the whole run."""
     start_s: float
+    """When it begins."""
     end_s: float
+    """When it ends."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,9 @@ class PlayedSchedule:
     """A schedule and the times at which everything in it happened."""
 
     schedule: Schedule
+    """The schedule that was simulated."""
     timeline: Timeline
+    """All tasks of the simulation, messages included."""
     spans: tuple[Span, ...]
     """The computations of all ranks, each rank's in the order of its list."""
     window: tuple[int, int]
@@ -67,13 +75,16 @@ class PlayedSchedule:
         return busy_s / (end_s - start_s)
 
     def _spans_of(self, mini_batch: int) -> Iterator[Span]:
+        """The computations of one mini-batch."""
         micro = self.schedule.micro_batches
         return (span for span in self.spans if span.micro_batch // micro == mini_batch)
 
     def _end_s(self, mini_batch: int) -> float:
+        """When a mini-batch ends on all ranks; 0 for the one before the first."""
         return max((span.end_s for span in self._spans_of(mini_batch)), default=0.0)
 
     def _start_s(self, mini_batch: int) -> float:
+        """When a mini-batch begins."""
         return min(span.start_s for span in self._spans_of(mini_batch))
 
 

@@ -49,11 +49,11 @@ class CloudBatches:
             return self._kept[mini_batch].to(self._device)
 
     def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
-        """These clouds as one sparse tensor."""
+        """The voxels of some clouds, as one sparse tensor."""
         return take_samples((self._batch(mini_batch).inputs,), samples)
 
     def targets(self, mini_batch: int, samples: range) -> Tensor:
-        """The labels of these clouds, int64 [clouds]."""
+        """The labels of some clouds, int64 [clouds]."""
         return self._batch(mini_batch).labels[samples.start : samples.stop]
 
     def count(self, mini_batch: int) -> int:
@@ -70,18 +70,20 @@ class BatchesFrom:
     """The same mini-batches, where number 0 is the mini-batch `first` of `batches`."""
 
     batches: CloudBatches
+    """The mini-batches to take from."""
     first: int
+    """The number there of mini-batch 0 here."""
 
     def voxels(self, mini_batch: int) -> Sequence[int]:
         """The number of voxels of each cloud."""
         return self.batches.voxels(self.first + mini_batch)
 
     def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
-        """These clouds as one sparse tensor."""
+        """The voxels of some clouds, as one sparse tensor."""
         return self.batches.inputs(self.first + mini_batch, samples)
 
     def targets(self, mini_batch: int, samples: range) -> Tensor:
-        """The labels of these clouds, int64 [clouds]."""
+        """The labels of some clouds, int64 [clouds]."""
         return self.batches.targets(self.first + mini_batch, samples)
 
     def count(self, mini_batch: int) -> int:

@@ -19,8 +19,6 @@ from sparsepipe.schedule.lists import ALL_REDUCE_PARTS
 from sparsepipe.train.infer import summarize_inference
 from sparsepipe.train.planned import ProfiledPlan, describe_plan
 from sparsepipe.train.summary import steady_state
-from systems import schema
-from systems.measure import spread
 from systems.network.distributed import World
 from systems.profiles.emulated import (
     EmulatedDevice,
@@ -150,11 +148,5 @@ def summarize_emulation(
         [steps[m].metrics["compute_s"] / emulation.dilate for m in times.window] if steps else [0.0]
         for steps in everyone
     )
-    return {
-        **describe_plan(planned),
-        "step_s": schema.dump(spread(times.step_s)),
-        "mean_step_s": times.mean_step_s,
-        "samples_per_s": times.samples_per_s,
-        "utilisation": times.utilisation,
-        "compute_s": [mean(seconds) for seconds in computed_s],
-    }
+    compute_s = [mean(seconds) for seconds in computed_s]
+    return {**describe_plan(planned), **times.summary(), "compute_s": compute_s}

@@ -14,8 +14,6 @@ from sparsepipe.train.batches import CloudBatches
 from sparsepipe.train.pipelined import loss_sum
 from sparsepipe.train.summary import steady_state
 from sparsepipe.train.workload import Workload
-from systems import schema
-from systems.measure import spread
 from systems.network.distributed import World
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
@@ -53,11 +51,4 @@ def summarize_inference(
     An emulation stretches time by `dilate`; all durations are divided by it.
     """
     steady = steady_state(schedule, everyone, warm_up=len(schedule.stages), dilate=dilate)
-    return {
-        "scheme": schedule.kind,
-        "step_s": schema.dump(spread(steady.step_s)),
-        "mean_step_s": steady.mean_step_s,
-        "samples_per_s": steady.samples_per_s,
-        "latency_s": steady.latency_s,
-        "utilisation": steady.utilisation,
-    }
+    return {"scheme": schedule.kind, **steady.summary(), "latency_s": steady.latency_s}

@@ -110,6 +110,7 @@ def make_optimizer(
     steps = itertools.count(first)
 
     def set_rate(*_: object) -> None:
+        """Set the learning rate of the next step."""
         rate = options.learning_rate * learning_rate_share(next(steps), options.steps)
         for group in made.param_groups:
             group["lr"] = rate

@@ -13,7 +13,8 @@ from sparsepipe.options import Options
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.costs import Costs, costs_of
 from sparsepipe.planner.order import PLAYED_STEPS, profiles_of_ranks, slowest_link
-from sparsepipe.planner.plan import Order, Plan, profile_digest
+from sparsepipe.planner.plan import Plan, profile_digest
+from sparsepipe.planner.stages import Order
 from sparsepipe.planner.target import check_links, target_cluster
 from sparsepipe.schedule.costs import StageCost, stage_costs
 from sparsepipe.schedule.lists import Schedule, StageRanks, build_schedule
@@ -29,9 +30,11 @@ class ProfiledPlan:
     """A plan with the profiles that it was made from, and all that follows from the two."""
 
     plan: Plan
+    """The plan."""
     profiles: Mapping[str, ModelProfile]
     """The profile of each kind of device, at the batch size of the plan."""
     mode: Literal["train", "infer"] = "train"
+    """Whether the pipeline trains, or only goes forward."""
 
     @property
     def stages(self) -> StageRanks:

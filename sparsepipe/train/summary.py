@@ -19,9 +19,9 @@ class SteadyState:
     """The mini-batches of a pipeline between those in which it fills and drains."""
 
     window: range
-    """Their numbers."""
+    """The numbers of these mini-batches."""
     step_s: list[float]
-    """For each, the seconds from the end of the mini-batch before it to its own end."""
+    """For each of them, the seconds from the end of the mini-batch before it to its own end."""
     samples_per_s: float
     """The throughput."""
     latency_s: float
@@ -33,6 +33,15 @@ class SteadyState:
     def mean_step_s(self) -> float:
         """The mean of `step_s`; asynchronous mini-batches may end in pairs, so single ones vary."""
         return mean(self.step_s)
+
+    def summary(self) -> dict[str, Any]:
+        """The part of a result that emulated pipelines and inference have in common."""
+        return {
+            "step_s": schema.dump(spread(self.step_s)),
+            "mean_step_s": self.mean_step_s,
+            "samples_per_s": self.samples_per_s,
+            "utilisation": self.utilisation,
+        }
 
 
 def steady_state(

@@ -27,7 +27,9 @@ class MiniBatch:
     """The voxels of some clouds, and their labels, int64 [batch size]."""
 
     inputs: SparseTensor
+    """The voxels of all clouds."""
     labels: Tensor
+    """The class of each cloud."""
 
     def to(self, device: torch.device) -> "MiniBatch":
         """The same mini-batch on a device."""
@@ -41,8 +43,11 @@ class Workload:
     """The data and the network of one run. Mini-batch t is the same on every rank."""
 
     options: Options
+    """The options of the run."""
     data: Clouds
+    """The clouds to train on and to test with."""
     seed: int
+    """The seed of weights and order."""
 
     @property
     def channels(self) -> int:

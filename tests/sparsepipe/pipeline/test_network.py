@@ -87,7 +87,10 @@ def test_skips_cross_every_cut_up_to_where_they_are_read() -> None:
     names = [layer.name for layer in network.layers]
     crossing = network.crossing(names.index("convtr4p16s2"))
     assert crossing == (
-        *("relu", "block1_0_relu_1", "block2_0_relu_1", "block3_0_relu_1"),
+        "relu",
+        "block1_0_relu_1",
+        "block2_0_relu_1",
+        "block3_0_relu_1",
         "block4_0_relu_1",
     )
 

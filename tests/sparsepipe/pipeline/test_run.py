@@ -111,7 +111,10 @@ def run_own(world: World) -> list[dict[str, Tensor]]:
         cut = Network(network)
         stages = cut.stages(OWN.cuts(len(cut.layers)))
         steps = run_pipeline(
-            *(schedule, stages, OWN.shares, world.with_roles(roles(schedule))),
+            schedule,
+            stages,
+            OWN.shares,
+            world.with_roles(roles(schedule)),
             batches=Typed(dtype),
             loss_sum=loss_sum,
             optimizer=quick,
@@ -267,7 +270,7 @@ def test_a_users_network_of_any_type_trains_in_a_pipeline() -> None:
 
 
 def _distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """Of all the values in `theirs`, in the Euclidean norm."""
+    """The Euclidean distance of all the values that are in `theirs`."""
     squares = [(ours[name].double() - theirs[name].double()).square().sum() for name in theirs]
     return float(torch.stack(squares).sum().sqrt())
 

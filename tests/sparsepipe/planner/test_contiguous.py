@@ -89,33 +89,33 @@ def one_node(**counts: int) -> Cluster:
 
 def test_of_equally_fast_plans_the_one_with_fewest_stages() -> None:
     """Free links: two equal devices share one stage as well as they pipeline two."""
-    found = partition({"A": chain("A", [1.0, 1.0])}, one_node(A=2))
-    assert len(found.stages) == 1
-    assert found.prediction.step_s == pytest.approx(1.0)
+    plan = partition({"A": chain("A", [1.0, 1.0])}, one_node(A=2))
+    assert len(plan.stages) == 1
+    assert plan.prediction.step_s == pytest.approx(1.0)
 
 
 def test_each_device_gets_what_it_does_best() -> None:
     profiles = {"A": chain("A", [1.0, 9.0]), "B": chain("B", [9.0, 1.0])}
-    found = partition(profiles, one_node(A=1, B=1))
-    assert [stage.replicas[0].device for stage in found.stages] == ["A", "B"]
-    assert found.prediction.step_s == pytest.approx(1.0)
+    plan = partition(profiles, one_node(A=1, B=1))
+    assert [stage.replicas[0].device for stage in plan.stages] == ["A", "B"]
+    assert plan.prediction.step_s == pytest.approx(1.0)
 
 
 def test_sixteen_devices_of_three_kinds_and_sixty_layers() -> None:
     rng = random.Random(0)
     profiles = {kind: chain(kind, [rng.random() for _ in range(60)]) for kind in "ABC"}
     cluster = one_node(A=6, B=5, C=5)
-    found = partition(profiles, cluster)
-    assert [s.first for s in found.stages[1:]] == [s.end for s in found.stages[:-1]]
-    assert (found.stages[0].first, found.stages[-1].end) == (0, 60)
-    ranks = [replica.rank for stage in found.stages for replica in stage.replicas]
+    plan = partition(profiles, cluster)
+    assert [s.first for s in plan.stages[1:]] == [s.end for s in plan.stages[:-1]]
+    assert (plan.stages[0].first, plan.stages[-1].end) == (0, 60)
+    ranks = [replica.rank for stage in plan.stages for replica in stage.replicas]
     assert len(set(ranks)) == len(ranks) <= 16
     costs = costs_of(profiles, cluster)
     schedule = ScheduleChoice(name="1f1b-async")
     others = [answer(costs, schedule) for answer in BASELINES.values()]
     steps = [predict(costs, stages, schedule).step_s for stages in others if stages]
     assert len(steps) == 6
-    assert all(found.prediction.step_s <= step_s for step_s in steps)
+    assert all(plan.prediction.step_s <= step_s for step_s in steps)
 
 
 def test_too_many_classes_are_refused() -> None:

@@ -13,7 +13,6 @@ from sparsepipe.planner.contiguous import best_contiguous
 from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.plan import (
     Plan,
-    ScheduleChoice,
     baseline_plan,
     baseline_plans,
     fits_memory,
@@ -25,6 +24,7 @@ from sparsepipe.planner.plan import (
     shipped_profiles,
 )
 from sparsepipe.planner.predict import predict
+from sparsepipe.planner.stages import ScheduleChoice
 from sparsepipe.train.planned import ProfiledPlan
 from systems.clusters import cluster as clusters
 from systems.clusters.cluster import Cluster
@@ -63,11 +63,11 @@ def test_data_parallel_and_the_bound(
     mix: tuple[int, int], equal: int, by_speed: int, bound: int
 ) -> None:
     cluster = titans(*mix)
-    found = baseline_plan("data parallel, equal shares", PROFILES, cluster)
-    assert found is not None
-    assert stepped(found) == equal
+    plan = baseline_plan("data parallel, equal shares", PROFILES, cluster)
+    assert plan is not None
+    assert stepped(plan) == equal
     assert stepped(baseline_plan("data parallel, shares by speed", PROFILES, cluster)) == by_speed
-    assert round(found.bound_s * 1e3) == bound
+    assert round(plan.bound_s * 1e3) == bound
 
 
 @pytest.mark.parametrize(("mix", "two_stages"), [((1, 1), 1175), ((2, 2), 588), ((4, 4), 294)])
@@ -82,8 +82,8 @@ def test_two_stages_one_of_each_kind(mix: tuple[int, int], two_stages: int) -> N
         for cut in range(53)
     )
     assert round(best * 1e3) == two_stages
-    found = partition(PROFILES, titans(*mix))
-    assert found.prediction.step_s <= best * 1.0001
+    plan = partition(PROFILES, titans(*mix))
+    assert plan.prediction.step_s <= best * 1.0001
 
 
 def _layer_s(kind: str) -> list[float]:
@@ -100,18 +100,18 @@ def test_the_plan_of_every_mix(mix: tuple[int, int], step_ms: int) -> None:
 
 @pytest.mark.parametrize("mix", [(1, 1), (2, 2)])
 def test_virtual_stages_come_within_a_tenth_of_the_bound(mix: tuple[int, int]) -> None:
-    found = partition(PROFILES, titans(*mix), virtual_stages=2)
-    assert found.planner == "virtual stages"
-    assert len(found.stages) == 2
-    assert 0 < found.above_bound < 0.1
+    plan = partition(PROFILES, titans(*mix), virtual_stages=2)
+    assert plan.planner == "virtual stages"
+    assert len(plan.stages) == 2
+    assert 0 < plan.above_bound < 0.1
 
 
 def test_the_published_planner_answers_data_parallel_for_two_devices() -> None:
     """1468 ms, says its own model: its all-reduce is added, not overlapped."""
-    found = baseline_plan("authors' planner", PROFILES, titans(1, 1))
-    assert found is not None
-    assert len(found.stages) == 1
-    assert stepped(found) == 1464
+    plan = baseline_plan("authors' planner", PROFILES, titans(1, 1))
+    assert plan is not None
+    assert len(plan.stages) == 1
+    assert stepped(plan) == 1464
 
 
 # plans against baselines
@@ -121,13 +121,13 @@ def test_the_published_planner_answers_data_parallel_for_two_devices() -> None:
 @pytest.mark.parametrize("schedule", ["1f1b-async", "1f1b", "gpipe"])
 def test_no_baseline_that_fits_is_faster(schedule: str, rate: float) -> None:
     cluster = titans(2, 2, rate)
-    found = partition(PROFILES, cluster, schedule=schedule)
+    plan = partition(PROFILES, cluster, schedule=schedule)
     others = baseline_plans(PROFILES, cluster, schedule=schedule)
     assert len(others) == len(BASELINES)
     if schedule == "gpipe":  # is not searched exactly
         others = tuple(o for o in others if "data parallel" in o.planner or "one d" in o.planner)
-    assert all(found.prediction.step_s <= o.prediction.step_s * (1 + 1e-9) for o in others)
-    assert all(plan.above_bound > -1e-9 for plan in (found, *others))
+    assert all(plan.prediction.step_s <= o.prediction.step_s * (1 + 1e-9) for o in others)
+    assert all(other.above_bound > -1e-9 for other in (plan, *others))
 
 
 def test_more_devices_or_faster_links_are_never_slower() -> None:
@@ -149,12 +149,12 @@ def test_a_flushing_schedule_takes_the_best_number_of_micro_batches() -> None:
 
 @pytest.mark.parametrize("virtual_stages", [1, 3])
 def test_a_plan_covers_the_layers_and_gives_away_whole_mini_batches(virtual_stages: int) -> None:
-    found = partition(PROFILES, titans(2, 2), virtual_stages=virtual_stages)
-    edges = [stage.first for stage in found.stages] + [found.stages[-1].end]
+    plan = partition(PROFILES, titans(2, 2), virtual_stages=virtual_stages)
+    edges = [stage.first for stage in plan.stages] + [plan.stages[-1].end]
     assert edges[0] == 0
     assert edges[-1] == 52
     assert edges == sorted(set(edges))
-    for stage in found.stages:
+    for stage in plan.stages:
         assert sum(replica.share for replica in stage.replicas) == pytest.approx(1)
         assert all(0 < replica.share <= 1 for replica in stage.replicas)
         assert all(r.device == ("TitanV" if r.rank < 2 else "TitanXp") for r in stage.replicas)
@@ -298,8 +298,8 @@ def test_the_bound_of_two_kinds_sorts_layers_by_advantage() -> None:
         before, behind = v[:k].sum(), x[k + 1 :].sum()
         part = np.clip((behind + x[k] - before) / (v[k] + x[k]), 0, 1) if v[k] + x[k] else 0.0
         steps.append(max(before + part * v[k], behind + (1 - part) * x[k]))
-    found = fractional_bound(costs_of(PROFILES, titans(1, 1)))
-    assert found == pytest.approx(min(steps), rel=1e-6)
+    bound_s = fractional_bound(costs_of(PROFILES, titans(1, 1)))
+    assert bound_s == pytest.approx(min(steps), rel=1e-6)
 
 
 def test_contiguous_never_gives_a_device_two_stages() -> None:

@@ -68,9 +68,9 @@ def test_the_slower_of_computing_and_link_decides() -> None:
 
 def test_replicas_all_reduce_in_a_ring() -> None:
     costs = costs_of(TWO, cluster(4, bytes_per_s=10))
-    found = predict(costs, (stage(0, 2, r0=0.4, r1=0.2, r2=0.2, r3=0.2),), ASYNC)
-    assert found.stages[0].all_reduce_s == pytest.approx(2 * 3 / 4 * 80 / 10)
-    assert found.step_s == pytest.approx(12.0)  # longer than 0.4 of 6 s
+    prediction = predict(costs, (stage(0, 2, r0=0.4, r1=0.2, r2=0.2, r3=0.2),), ASYNC)
+    assert prediction.stages[0].all_reduce_s == pytest.approx(2 * 3 / 4 * 80 / 10)
+    assert prediction.step_s == pytest.approx(12.0)  # longer than 0.4 of 6 s
 
 
 def test_a_skip_over_a_cut_is_traffic_and_one_tensor_crosses_once() -> None:
@@ -80,9 +80,9 @@ def test_a_skip_over_a_cut_is_traffic_and_one_tensor_crosses_once() -> None:
 
 def test_a_share_that_stays_on_its_device_is_no_traffic() -> None:
     stages = (stage(0, 1, r0=1.0), stage(1, 2, r0=0.7, r1=0.3))
-    found = predict(costs_of(TWO, cluster(2)), stages, ASYNC)
-    assert found.stages[0].transfer_s == pytest.approx(0.3)
-    by_rank = {device.rank: device for device in found.devices}
+    prediction = predict(costs_of(TWO, cluster(2)), stages, ASYNC)
+    assert prediction.stages[0].transfer_s == pytest.approx(0.3)
+    by_rank = {device.rank: device for device in prediction.devices}
     assert by_rank[0].compute_s == pytest.approx(3 + 0.7 * 3)
     assert by_rank[1].transfer_s == pytest.approx(0.3 + 0.4)  # and the all-reduce of 40 bytes
 
@@ -102,18 +102,18 @@ def test_stashed_versions_and_activations_in_flight_take_memory() -> None:
 def test_more_in_flight_and_late_updates_take_more_memory() -> None:
     stages = (stage(0, 1, r0=0.75, r1=0.25), stage(1, 2, r2=1.0))
     order = Order(in_flight=(5, 1), late_updates=True)
-    found = predict(costs_of(TWO, cluster(3)), stages, dataclasses.replace(ASYNC, order=order))
+    prediction = predict(costs_of(TWO, cluster(3)), stages, dataclasses.replace(ASYNC, order=order))
     # Late are the updates of replicas only: gradients that wait.
     weights = 40 * (5 + 2 + 1)
     expected = [weights + 0.75 * 500, weights + 0.25 * 500, 40 * (1 + 2) + 200]
-    assert [device.memory_bytes for device in found.devices] == expected
+    assert [device.memory_bytes for device in prediction.devices] == expected
 
 
 def test_a_flushing_schedule_fills_and_drains() -> None:
     stages = (stage(0, 1, r0=1.0), stage(1, 2, r1=1.0))
     costs = costs_of(TWO, cluster(2, bytes_per_s=1e9, latency_s=0.25))
-    found = predict(costs, stages, ScheduleChoice(name="1f1b", micro_batches=4))
-    assert found.step_s == pytest.approx(3.0 * (4 + 2 - 1) / 4 + 2 * 0.25)
+    prediction = predict(costs, stages, ScheduleChoice(name="1f1b", micro_batches=4))
+    assert prediction.step_s == pytest.approx(3.0 * (4 + 2 - 1) / 4 + 2 * 0.25)
 
 
 def test_gpipe_waits_for_the_slowest_forward_and_the_slowest_backward() -> None:
@@ -132,9 +132,9 @@ def test_gpipe_waits_for_the_slowest_forward_and_the_slowest_backward() -> None:
 def test_gpipe_waits_for_what_crosses_once_forward_and_once_backward() -> None:
     stages = (stage(0, 1, r0=1.0), stage(1, 2, r1=1.0))
     costs = costs_of(TWO, cluster(2, bytes_per_s=10))
-    found = predict(costs, stages, ScheduleChoice(name="gpipe", micro_batches=2))
+    prediction = predict(costs, stages, ScheduleChoice(name="gpipe", micro_batches=2))
     # Forward 1 s, backward 2 s, and 10 s over the link each way, in halves one after another.
-    assert found.step_s == pytest.approx(0.5 + 10 + 0.5 + 1 + 10 + 1)
+    assert prediction.step_s == pytest.approx(0.5 + 10 + 0.5 + 1 + 10 + 1)
 
 
 def test_data_parallel_hides_its_all_reduce_behind_the_backward_pass() -> None:

@@ -21,18 +21,18 @@ def test_plans_are_valid_and_no_slower_than_without(seed: int) -> None:
         plain = partition(case.profiles, case.cluster, schedule=case.schedule, micro_batches=micro)
     except InputError:
         return
-    found = partition(
+    plan = partition(
         case.profiles,
         case.cluster,
         schedule=case.schedule,
         micro_batches=micro,
         virtual_stages=3,
     )
-    assert fits_memory(found)
-    assert -1e-9 < found.above_bound <= plain.above_bound + 1e-9
+    assert fits_memory(plan)
+    assert -1e-9 < plan.above_bound <= plain.above_bound + 1e-9
     layers = len(case.profiles["A"].layers)
-    assert [s.end for s in found.stages] == [*(s.first for s in found.stages[1:]), layers]
-    for stage in found.stages:
+    assert [s.end for s in plan.stages] == [*(s.first for s in plan.stages[1:]), layers]
+    for stage in plan.stages:
         assert sum(replica.share for replica in stage.replicas) == pytest.approx(1)
 
 
@@ -42,10 +42,10 @@ def test_every_device_takes_what_it_is_best_at_although_that_is_in_several_place
     profiles = {"A": chain("A", quick), "B": chain("B", quick[::-1])}
     cluster = one_node(A=1, B=1)
     assert partition(profiles, cluster).prediction.step_s > 3
-    found = partition(profiles, cluster, virtual_stages=4)
-    assert found.prediction.step_s == pytest.approx(2.0)
-    assert found.above_bound == pytest.approx(0.0, abs=1e-6)
-    assert [stage.replicas[0].device for stage in found.stages] == ["A", "B", "A", "B"]
+    plan = partition(profiles, cluster, virtual_stages=4)
+    assert plan.prediction.step_s == pytest.approx(2.0)
+    assert plan.above_bound == pytest.approx(0.0, abs=1e-6)
+    assert [stage.replicas[0].device for stage in plan.stages] == ["A", "B", "A", "B"]
 
 
 def test_never_more_stages_than_allowed() -> None:

@@ -198,9 +198,9 @@ class _Weights:
         current = self._current[action.stage]
         if action.version != current:
             yield f"the weights there are {current}"
-        wanted = self._schedule.version(action.stage, action.micro_batch)
-        if action.version != wanted:
-            yield f"stale, {self._schedule.kind} asks for weights {wanted}"
+        expected = self._schedule.version(action.stage, action.micro_batch)
+        if action.version != expected:
+            yield f"stale, {self._schedule.kind} asks for weights {expected}"
         if self._schedule.kind != "forward":
             self.users[action.stage][action.micro_batch] = current
 
@@ -217,15 +217,15 @@ class _Weights:
         yield from ()
 
     def update(self, action: Action) -> Iterator[str]:
-        wanted, gathered = self._mini_batch(action), self._gathered[action.stage]
-        if missing := sorted(wanted - gathered):
+        expected, gathered = self._mini_batch(action), self._gathered[action.stage]
+        if missing := sorted(expected - gathered):
             yield f"before the backward of micro-batches {missing}"
-        if earlier := sorted(micro for micro in gathered if micro < min(wanted)):
+        if earlier := sorted(micro for micro in gathered if micro < min(expected)):
             yield f"before that of the mini-batch of micro-batches {earlier}"
         replicated = len(self._schedule.stages[action.stage]) > 1
         if replicated and (action.stage, action.micro_batch) not in self._reduced:
             yield "before its gradients are reduced among the replicas"
-        gathered -= wanted
+        gathered -= expected
         self._current[action.stage] += 1
         if action.version != self._current[action.stage]:
             yield f"this update makes weights {self._current[action.stage]}"

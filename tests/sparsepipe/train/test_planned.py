@@ -1,4 +1,4 @@
-"""From options to a plan, its schedule and that one played."""
+"""Options become a plan, its schedule, and a simulation of that."""
 
 import re
 from dataclasses import replace

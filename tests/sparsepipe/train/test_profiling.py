@@ -28,9 +28,10 @@ def test_layer_i_of_the_profile_is_layer_i_of_the_network(name: str) -> None:
     network, profile = profiled(name, inputs)
     assert profile.batch_size == inputs.batch_size
     for layer, cost in zip(network.layers, profile.layers, strict=True):
-        assert (cost.name, cost.inputs, cost.operation, cost.parameter_bytes) == (
-            *(layer.name, layer.inputs, layer.operation, layer.parameter_bytes),
-        )
+        assert cost.name == layer.name
+        assert cost.inputs == layer.inputs
+        assert cost.operation == layer.operation
+        assert cost.parameter_bytes == layer.parameter_bytes
         assert cost.forward_s > 0
         assert cost.backward_s > 0
 
