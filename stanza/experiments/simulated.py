@@ -18,7 +18,8 @@ from stanza.planner.plan import (
     predict_all,
 )
 from stanza.planner.predict import Prediction
-from stanza.planner.simulated import Simulated, played_plan
+from stanza.planner.simulated import played_plan
+from stanza.planner.simulated.steps import Simulated
 from systems.clusters.cluster import Cluster
 
 

@@ -15,16 +15,17 @@ VGG-16 on 10. A single colocated FC worker wins for AlexNet at 1 Gb/s on 4 nodes
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stanza.layout import Layout, layout_of, separated_layout
 from stanza.options import FcParallel, FcPlacement, Options
-from stanza.planner import predict, simulated
-from stanza.planner.costs import Costs, CostsAt, costs_at as profiled_costs
+from stanza.planner import predict
+from stanza.planner.costs import CostsAt, costs_at as profiled_costs
 from stanza.planner.predict import Prediction
+from stanza.planner.simulated import separation
 from systems.clusters.cluster import Cluster, Link, check_uniform
 from systems.profiles import profile as profiles
 from systems.profiles.profile import ModelProfile
@@ -35,8 +36,12 @@ MICRO_BATCHES = (1, 2, 4, 8, 16)
 """The numbers of micro-batches that "auto" chooses from."""
 WORTH_IT = 1.005
 """More FC workers or micro-batches are only chosen if they are predicted to be this much faster."""
-KEPT_MODES = (("replicas", "dedicated"), ("columns", "colocated"))
-"""The ways to share and place the FC part that "auto" chooses from where both are "auto"."""
+Mode = tuple[FcParallel, FcPlacement]
+"""How FC workers share the FC part, and where they run."""
+PUBLISHED_MODE: Mode = ("replicas", "dedicated")
+"""The mode of the paper."""
+KEPT_MODES: tuple[Mode, ...] = (PUBLISHED_MODE, ("columns", "colocated"))
+"""The modes to choose from where both options are "auto"."""
 WIRE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """The bytes of one value of each dtype in which activations may travel."""
 
@@ -159,39 +164,37 @@ def predict_all(
 ) -> tuple[Prediction, ...]:
     """Predict the baselines, and Stanza for every mode asked for and every fitting number of FC
     workers, each with its best number of micro-batches."""
-    link = cluster.slowest_link
-    at = costs_at(options, profile)
-
-    def costs(workers: int) -> Costs:
-        return at(options.local_batch(workers))
-
-    dedicated = max(1, world_size - options.ps_servers)
-    baselines: list[Prediction] = [predict.ddp(costs(world_size), world_size, link)]
-    if world_size > 1:
-        both: Sequence[Callable[[Costs, int, int, Link], Prediction]] = (
-            predict.ps_blocking,
-            predict.ps_pipelined,
-        )
-        baselines = [
-            *(f(costs(dedicated), dedicated, options.ps_servers, link) for f in both),
-            predict.ps_sharded(costs(world_size), world_size, link),
-            *baselines,
-        ]
+    link, at = cluster.slowest_link, costs_at(options, profile)
     separated = []
-    for parallel, placement in _modes(options, at):
-        for f in _fc_workers(options, world_size, parallel, placement):
-            conv = world_size if placement == "colocated" else world_size - f
-            batch = options.local_batch(conv)
-            candidates = [
-                _separated(at, batch, conv, f, m, link, parallel, placement)
-                for m in _micro_batches(options, conv)
-            ]
-            if candidates:
-                separated.append(_fastest(candidates))
-    return (*baselines, *separated)
+    for mode in _modes(options, at):
+        for fc_workers in _fc_workers(options, world_size, mode):
+            layouts = _layouts(options, world_size, mode, fc_workers)
+            if layouts:
+                separated.append(
+                    _fastest([_separated(options, at, each, link) for each in layouts])
+                )
+    return (*_baselines(options, at, world_size, link), *separated)
 
 
-def _modes(options: Options, at: CostsAt) -> list[tuple[FcParallel, FcPlacement]]:
+def _baselines(
+    options: Options, at: CostsAt, world_size: int, link: Link
+) -> tuple[Prediction, ...]:
+    """Predict the baselines. DDP comes last; on one rank there is no other."""
+    everywhere = at(options.local_batch(world_size))
+    ddp = predict.ddp(everywhere, world_size, link)
+    if world_size == 1:
+        return (ddp,)
+    workers, servers = max(1, world_size - options.ps_servers), options.ps_servers
+    beside_servers = at(options.local_batch(workers))
+    return (
+        predict.ps_blocking(beside_servers, workers, servers, link),
+        predict.ps_pipelined(beside_servers, workers, servers, link),
+        predict.ps_sharded(everywhere, world_size, link),
+        ddp,
+    )
+
+
+def _modes(options: Options, at: CostsAt) -> list[Mode]:
     """The modes that the options ask for: how FC workers share the FC part, and where they run.
 
     "auto" leaves columns out where the FC part cannot be split. Where both options are "auto", it
@@ -212,14 +215,13 @@ def _modes(options: Options, at: CostsAt) -> list[tuple[FcParallel, FcPlacement]
     return modes
 
 
-def _fc_workers(
-    options: Options, world_size: int, parallel: FcParallel, placement: FcPlacement
-) -> Sequence[int]:
+def _fc_workers(options: Options, world_size: int, mode: Mode) -> Sequence[int]:
     """The numbers of FC workers to predict in a mode.
 
     Where a mode is tried because of "auto", colocated columns are spread over all nodes, and
     dedicated columns are at least two, since a single one is a replica.
     """
+    parallel, placement = mode
     if placement == "dedicated":
         least = 2 if parallel == "columns" and options.fc_parallel == "auto" else 1
         most = world_size // 2
@@ -227,44 +229,46 @@ def _fc_workers(
         chosen = parallel == "columns" and "auto" in (options.fc_parallel, options.fc_placement)
         least, most = world_size if chosen else 1, world_size
     every = range(least, most + 1)
-    if (parallel, placement) == ("replicas", "dedicated") or options.fc_workers == "auto":
+    if mode == PUBLISHED_MODE or options.fc_workers == "auto":
         return every
     return [f for f in every if f == options.fc_workers]  # a simulation takes its time
 
 
-def _separated(
-    at: CostsAt,
-    batch: int,
-    conv: int,
-    f: int,
-    micro_batches: int,
-    link: Link,
-    parallel: FcParallel,
-    placement: FcPlacement,
-) -> Prediction:
-    """Predict Stanza in one mode, by the recurrence if there is one, or else by the simulator."""
-    if (parallel, placement) == ("replicas", "dedicated"):
-        return predict.separated(at, batch, conv, f, micro_batches, link)
-    layout = separated_layout(conv, f, micro_batches, fc_parallel=parallel, fc_placement=placement)
-    played = simulated.separated(at, batch, layout, link)
+def _layouts(options: Options, world_size: int, mode: Mode, fc_workers: int) -> list[Layout]:
+    """The layouts to predict in a mode, one for each number of micro-batches that fits."""
+    parallel, placement = mode
+    conv_workers = world_size if placement == "colocated" else world_size - fc_workers
+    numbers: Sequence[int]
+    if options.micro_batches == "auto":
+        smallest = options.samples_per_step(conv_workers) // conv_workers
+        numbers = [number for number in MICRO_BATCHES if number <= smallest]
+    else:
+        numbers = [options.micro_batches]
+    return [
+        separated_layout(
+            conv_workers, fc_workers, number, fc_parallel=parallel, fc_placement=placement
+        )
+        for number in numbers
+    ]
+
+
+def _separated(options: Options, at: CostsAt, layout: Layout, link: Link) -> Prediction:
+    """Predict layer separation, by the recurrence if there is one, or else by the simulator."""
+    conv_workers, fc_workers = len(layout.ranks("conv")), len(layout.ranks("fc"))
+    micro_batches, batch = layout.micro_batches, options.local_batch(conv_workers)
+    if (layout.fc_parallel, layout.fc_placement) == PUBLISHED_MODE:
+        return predict.separated(at, batch, conv_workers, fc_workers, micro_batches, link)
+    played = separation.separated(at, batch, layout, link)
     return Prediction(
         scheme="stanza",
-        fc_workers=f,
+        fc_workers=fc_workers,
         micro_batches=micro_batches,
-        fc_parallel=parallel,
-        fc_placement=placement,
+        fc_parallel=layout.fc_parallel,
+        fc_placement=layout.fc_placement,
         step_s=played.step_s,
         samples=played.samples,
         resources=played.resources(link),
     )
-
-
-def _micro_batches(options: Options, conv_workers: int) -> Sequence[int]:
-    """The numbers of micro-batches to predict, none of more than a CONV worker's samples."""
-    if options.micro_batches != "auto":
-        return (options.micro_batches,)
-    smallest = options.samples_per_step(conv_workers) // conv_workers
-    return [m for m in MICRO_BATCHES if m <= smallest]
 
 
 def _fastest(candidates: Sequence[Prediction]) -> Prediction:

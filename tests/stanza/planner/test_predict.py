@@ -16,7 +16,7 @@ from stanza.planner import costs, predict
 from stanza.planner.costs import Costs, CostsAt, FcLayer
 from stanza.planner.plan import load_profile, shipped_profiles
 from stanza.planner.predict import Prediction
-from stanza.planner.simulated import separated
+from stanza.planner.simulated.separation import separated
 from stanza.planner.traffic import Sizes, traffic
 from systems.clusters.cluster import Link
 from systems.profiles.profile import LayerProfile, ModelProfile
