@@ -4,17 +4,11 @@
 
 Where an option is "auto", the fastest prediction decides. No separation (f = 0) is one of the
 choices, so "auto" is never predicted to be slower than the best baseline. Stanza as published is
-predicted by a recurrence (`stanza.planner.predict`). There is none for columns and colocated FC
+predicted by a recurrence (`stanza.planner.recurrence`). There is none for columns and colocated FC
 workers, which are played in the simulator instead (`stanza.planner.simulated`).
-
-They stay because they win on small clusters. Predicted in float32 at 10 Gb/s, columns on
-all nodes beat the best of dedicated replicas by 16 % for AlexNet on 4 nodes (3.39x against 2.92x
-the best baseline's throughput), by 31 % for VGG-16 on 4 nodes (1.33x against 1.01x), and by 9 % for
-VGG-16 on 10. A single colocated FC worker wins for AlexNet at 1 Gb/s on 4 nodes, 8.1x against 6.3x.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +16,7 @@ from typing import Any
 
 from stanza.layout import Layout, layout_of, separated_layout
 from stanza.options import FcParallel, FcPlacement, Options
-from stanza.planner import predict
+from stanza.planner import predict, recurrence
 from stanza.planner.costs import CostsAt, costs_at as profiled_costs
 from stanza.planner.predict import Prediction
 from stanza.planner.simulated import separation
@@ -40,6 +34,13 @@ Mode = tuple[FcParallel, FcPlacement]
 """How FC workers share the FC part, and where they run."""
 PUBLISHED_MODE: Mode = ("replicas", "dedicated")
 """The mode of the paper."""
+MODES: tuple[Mode, ...] = (
+    PUBLISHED_MODE,
+    ("replicas", "colocated"),
+    ("columns", "dedicated"),
+    ("columns", "colocated"),
+)
+"""All modes."""
 KEPT_MODES: tuple[Mode, ...] = (PUBLISHED_MODE, ("columns", "colocated"))
 """The modes to choose from where both options are "auto"."""
 WIRE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -56,8 +57,7 @@ class Plan:
     chosen: Prediction | None = None
     """The prediction of this layout. It is None where nothing was predicted."""
     predictions: tuple[Prediction, ...] = ()
-    """The predictions of the baselines, and then Stanza's best for every mode and number of FC
-    workers."""
+    """Those of the baselines, and then Stanza's best for every mode and number of FC workers."""
     profile: str = ""
     """The profile that was planned with: its model, batch, device and source."""
     bandwidth_bits_per_s: float | None = None
@@ -70,11 +70,7 @@ def shipped_profiles() -> dict[str, Path]:
 
 
 def load_profile(name: str) -> ModelProfile:
-    """Read the profile called `name`, a shipped one or a JSON file.
-
-    Raises:
-        InputError: there is neither.
-    """
+    """Read the profile called `name`: a shipped one or a JSON file, or else an InputError."""
     return profiles.named(name, shipped_profiles(), "--profile")
 
 
@@ -87,9 +83,8 @@ def plan(
     `micro_batches` may be "auto", which is 1.
 
     Raises:
-        InputError: there are too few ranks, a batch is too small, an option is "auto" without a
-            profile, the profile is of another kind of device than the cluster's, or the nodes
-            differ.
+        InputError: there are too few ranks or samples, "auto" lacks a profile, the profile is of
+            another kind of device than the cluster's, or the nodes differ.
     """
     if cluster is not None:
         check_uniform(cluster)
@@ -162,8 +157,8 @@ def costs_at(options: Options, profile: ModelProfile) -> CostsAt:
 def predict_all(
     options: Options, world_size: int, cluster: Cluster, profile: ModelProfile
 ) -> tuple[Prediction, ...]:
-    """Predict the baselines, and Stanza for every mode asked for and every fitting number of FC
-    workers, each with its best number of micro-batches."""
+    """Predict the baselines, and then Stanza for every mode that is asked for and every number of
+    FC workers that fits, each with its best number of micro-batches."""
     link, at = cluster.slowest_link, costs_at(options, profile)
     separated = []
     for mode in _modes(options, at):
@@ -201,18 +196,15 @@ def _modes(options: Options, at: CostsAt) -> list[Mode]:
     also leaves out two modes: colocated replicas, and columns on dedicated ranks. In emulation, at
     10 nodes and 10 Gb/s, neither has won.
     """
-    parallel: list[FcParallel] = ["replicas", "columns"]
-    placement: list[FcPlacement] = ["dedicated", "colocated"]
-    if options.fc_parallel != "auto":
-        parallel = [options.fc_parallel]
-    elif not at(1).fc_layers:
-        parallel = ["replicas"]
-    if options.fc_placement != "auto":
-        placement = [options.fc_placement]
-    modes = list(itertools.product(parallel, placement))
-    if options.fc_parallel == options.fc_placement == "auto":
-        modes = [mode for mode in modes if mode in KEPT_MODES]
-    return modes
+    both = options.fc_parallel == options.fc_placement == "auto"
+    unsplittable = options.fc_parallel == "auto" and not at(1).fc_layers
+    return [
+        (parallel, placement)
+        for parallel, placement in (KEPT_MODES if both else MODES)
+        if options.fc_parallel in (parallel, "auto")
+        and options.fc_placement in (placement, "auto")
+        and not (parallel == "columns" and unsplittable)
+    ]
 
 
 def _fc_workers(options: Options, world_size: int, mode: Mode) -> Sequence[int]:
@@ -238,17 +230,13 @@ def _layouts(options: Options, world_size: int, mode: Mode, fc_workers: int) -> 
     """The layouts to predict in a mode, one for each number of micro-batches that fits."""
     parallel, placement = mode
     conv_workers = world_size if placement == "colocated" else world_size - fc_workers
-    numbers: Sequence[int]
-    if options.micro_batches == "auto":
-        smallest = options.samples_per_step(conv_workers) // conv_workers
-        numbers = [number for number in MICRO_BATCHES if number <= smallest]
-    else:
-        numbers = [options.micro_batches]
+    smallest_batch = options.samples_per_step(conv_workers) // conv_workers
+    fitting = [number for number in MICRO_BATCHES if number <= smallest_batch]
     return [
         separated_layout(
             conv_workers, fc_workers, number, fc_parallel=parallel, fc_placement=placement
         )
-        for number in numbers
+        for number in (fitting if options.micro_batches == "auto" else [options.micro_batches])
     ]
 
 
@@ -257,7 +245,7 @@ def _separated(options: Options, at: CostsAt, layout: Layout, link: Link) -> Pre
     conv_workers, fc_workers = len(layout.ranks("conv")), len(layout.ranks("fc"))
     micro_batches, batch = layout.micro_batches, options.local_batch(conv_workers)
     if (layout.fc_parallel, layout.fc_placement) == PUBLISHED_MODE:
-        return predict.separated(at, batch, conv_workers, fc_workers, micro_batches, link)
+        return recurrence.separated(at, batch, conv_workers, fc_workers, micro_batches, link)
     played = separation.separated(at, batch, layout, link)
     return Prediction(
         scheme="stanza",

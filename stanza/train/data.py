@@ -19,12 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stanza.train.pixels import (
-    UNREADABLE,
-    WHITE,
-    ImageShape,
-    decode,
-)
+from stanza.train.pixels import UNREADABLE, WHITE, ImageShape, decode
 from systems.schema import InputError
 
 Indices = Sequence[int] | Tensor

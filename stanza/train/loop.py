@@ -18,8 +18,9 @@ from stanza.options import Options
 from stanza.train.roles import Training, step_function
 from stanza.train.summary import COUNTERS
 from stanza.train.workload import Workload, accuracy
-from stanza.workers.columns import COLUMNS, collect, linears
+from stanza.workers.columns import COLUMNS, collect
 from stanza.workers.conv_worker import ACTIVATION, GRADIENT, LABEL
+from stanza.workers.fc_chain import linears
 from stanza.workers.parameter_server import PULL, PUSH
 from stanza.workers.zero import gathered
 from systems.network.distributed import World

@@ -8,7 +8,7 @@ import pytest
 
 from stanza.layout import Layout, separated_layout
 from stanza.options import FcParallel
-from stanza.planner import costs, predict
+from stanza.planner import costs, predict, recurrence
 from stanza.planner.costs import Costs, CostsAt
 from stanza.planner.plan import load_profile, shipped_profiles
 from stanza.planner.predict import Prediction
@@ -61,7 +61,7 @@ def test_baselines_take_the_predicted_time(model: str, scheme: str, nodes: int) 
 @pytest.mark.parametrize("nodes", NODES)
 def test_one_fc_worker_takes_the_predicted_time(model: str, micro: int, nodes: int) -> None:
     at = costs_at(model)
-    predicted = predict.separated(at, BATCH, nodes - 1, 1, micro, LINK)
+    predicted = recurrence.separated(at, BATCH, nodes - 1, 1, micro, LINK)
     simulated = separated(at, BATCH, separated_layout(nodes - 1, 1, micro), LINK)
     assert simulated.step_s == pytest.approx(predicted.step_s, rel=0.01)
 
@@ -74,7 +74,7 @@ def test_several_fc_workers_take_about_the_predicted_time(
 ) -> None:
     """The recurrence knows only roughly how a ring and the cut share an interface."""
     at = costs_at(model)
-    predicted = predict.separated(at, BATCH, conv, fc, micro, LINK)
+    predicted = recurrence.separated(at, BATCH, conv, fc, micro, LINK)
     simulated = separated(at, BATCH, separated_layout(conv, fc, micro), LINK)
     assert simulated.step_s == pytest.approx(predicted.step_s, rel=0.1)
 
