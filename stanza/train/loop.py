@@ -111,9 +111,18 @@ def _prepare(
     torch.manual_seed(seed * 1000 + world.rank + 1)  # dropout masks differ between ranks
     opened = open_transport(transport, world, CHANNELS)
     first_batch = checkpoints.first_batch(options.samples_per_step(len(layout.data_ranks)))
-    state = State(model, world.rank)
-    shared = (options, layout, world, opened, model, workload, seed, tracer)
-    return Training(*shared, first_batch, state)
+    return Training(
+        options=options,
+        layout=layout,
+        world=world,
+        transport=opened,
+        model=model,
+        workload=workload,
+        seed=seed,
+        tracer=tracer,
+        first_batch=first_batch,
+        state=State(model, world.rank),
+    )
 
 
 def _separated(training: Training) -> Parts | None:
