@@ -12,7 +12,8 @@ from stanza.experiments.targets import AUTO
 from stanza.options import Options
 from stanza.planner.plan import as_run, costs_at, load_profile, plan, predict_all
 from stanza.planner.predict import Prediction
-from stanza.planner.simulated import Simulated, played_plan
+from stanza.planner.simulated import played_plan
+from stanza.planner.simulated.steps import Simulated
 from systems.clusters.cluster import Cluster
 
 

@@ -4,27 +4,22 @@
 
 Where an option is "auto", the fastest prediction decides. No separation (f = 0) is one of the
 choices, so "auto" is never predicted to be slower than the best baseline. Stanza as published is
-predicted by a recurrence (`stanza.planner.predict`). There is none for columns and colocated FC
+predicted by a recurrence (`stanza.planner.recurrence`). There is none for columns and colocated FC
 workers, which are played in the simulator instead (`stanza.planner.simulated`).
-
-They stay because they win on small clusters. Predicted in float32 at 10 Gb/s, columns on
-all nodes beat the best of dedicated replicas by 16 % for AlexNet on 4 nodes (3.39x against 2.92x
-the best baseline's throughput), by 31 % for VGG-16 on 4 nodes (1.33x against 1.01x), and by 9 % for
-VGG-16 on 10. A single colocated FC worker wins for AlexNet at 1 Gb/s on 4 nodes, 8.1x against 6.3x.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stanza.layout import Layout, layout_of, separated_layout
 from stanza.options import FcParallel, FcPlacement, Options
-from stanza.planner import predict, simulated
-from stanza.planner.costs import Costs, CostsAt, costs_at as profiled_costs
+from stanza.planner import predict, recurrence
+from stanza.planner.costs import CostsAt, costs_at as profiled_costs
 from stanza.planner.predict import Prediction
+from stanza.planner.simulated import separation
 from systems.clusters.cluster import Cluster, Link, check_uniform
 from systems.profiles import profile as profiles
 from systems.profiles.profile import ModelProfile
@@ -35,8 +30,19 @@ MICRO_BATCHES = (1, 2, 4, 8, 16)
 """The numbers of micro-batches that "auto" chooses from."""
 WORTH_IT = 1.005
 """More FC workers or micro-batches are only chosen if they are predicted to be this much faster."""
-KEPT_MODES = (("replicas", "dedicated"), ("columns", "colocated"))
-"""The ways to share and place the FC part that "auto" chooses from where both are "auto"."""
+Mode = tuple[FcParallel, FcPlacement]
+"""How FC workers share the FC part, and where they run."""
+PUBLISHED_MODE: Mode = ("replicas", "dedicated")
+"""The mode of the paper."""
+MODES: tuple[Mode, ...] = (
+    PUBLISHED_MODE,
+    ("replicas", "colocated"),
+    ("columns", "dedicated"),
+    ("columns", "colocated"),
+)
+"""All modes."""
+KEPT_MODES: tuple[Mode, ...] = (PUBLISHED_MODE, ("columns", "colocated"))
+"""The modes to choose from where both options are "auto"."""
 WIRE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """The bytes of one value of each dtype in which activations may travel."""
 
@@ -51,8 +57,7 @@ class Plan:
     chosen: Prediction | None = None
     """The prediction of this layout. It is None where nothing was predicted."""
     predictions: tuple[Prediction, ...] = ()
-    """The predictions of the baselines, and then Stanza's best for every mode and number of FC
-    workers."""
+    """Those of the baselines, and then Stanza's best for every mode and number of FC workers."""
     profile: str = ""
     """The profile that was planned with: its model, batch, device and source."""
     bandwidth_bits_per_s: float | None = None
@@ -65,11 +70,7 @@ def shipped_profiles() -> dict[str, Path]:
 
 
 def load_profile(name: str) -> ModelProfile:
-    """Read the profile called `name`, a shipped one or a JSON file.
-
-    Raises:
-        InputError: there is neither.
-    """
+    """Read the profile called `name`: a shipped one or a JSON file, or else an InputError."""
     return profiles.named(name, shipped_profiles(), "--profile")
 
 
@@ -82,9 +83,8 @@ def plan(
     `micro_batches` may be "auto", which is 1.
 
     Raises:
-        InputError: there are too few ranks, a batch is too small, an option is "auto" without a
-            profile, the profile is of another kind of device than the cluster's, or the nodes
-            differ.
+        InputError: there are too few ranks or samples, "auto" lacks a profile, the profile is of
+            another kind of device than the cluster's, or the nodes differ.
     """
     if cluster is not None:
         check_uniform(cluster)
@@ -157,69 +157,63 @@ def costs_at(options: Options, profile: ModelProfile) -> CostsAt:
 def predict_all(
     options: Options, world_size: int, cluster: Cluster, profile: ModelProfile
 ) -> tuple[Prediction, ...]:
-    """Predict the baselines, and Stanza for every mode asked for and every fitting number of FC
-    workers, each with its best number of micro-batches."""
-    link = cluster.slowest_link
-    at = costs_at(options, profile)
-
-    def costs(workers: int) -> Costs:
-        return at(options.local_batch(workers))
-
-    dedicated = max(1, world_size - options.ps_servers)
-    baselines: list[Prediction] = [predict.ddp(costs(world_size), world_size, link)]
-    if world_size > 1:
-        both: Sequence[Callable[[Costs, int, int, Link], Prediction]] = (
-            predict.ps_blocking,
-            predict.ps_pipelined,
-        )
-        baselines = [
-            *(f(costs(dedicated), dedicated, options.ps_servers, link) for f in both),
-            predict.ps_sharded(costs(world_size), world_size, link),
-            *baselines,
-        ]
+    """Predict the baselines, and then Stanza for every mode that is asked for and every number of
+    FC workers that fits, each with its best number of micro-batches."""
+    link, at = cluster.slowest_link, costs_at(options, profile)
     separated = []
-    for parallel, placement in _modes(options, at):
-        for f in _fc_workers(options, world_size, parallel, placement):
-            conv = world_size if placement == "colocated" else world_size - f
-            batch = options.local_batch(conv)
-            candidates = [
-                _separated(at, batch, conv, f, m, link, parallel, placement)
-                for m in _micro_batches(options, conv)
-            ]
-            if candidates:
-                separated.append(_fastest(candidates))
-    return (*baselines, *separated)
+    for mode in _modes(options, at):
+        for fc_workers in _fc_workers(options, world_size, mode):
+            layouts = _layouts(options, world_size, mode, fc_workers)
+            if layouts:
+                separated.append(
+                    _fastest([_separated(options, at, each, link) for each in layouts])
+                )
+    return (*_baselines(options, at, world_size, link), *separated)
 
 
-def _modes(options: Options, at: CostsAt) -> list[tuple[FcParallel, FcPlacement]]:
+def _baselines(
+    options: Options, at: CostsAt, world_size: int, link: Link
+) -> tuple[Prediction, ...]:
+    """Predict the baselines. DDP comes last; on one rank there is no other."""
+    everywhere = at(options.local_batch(world_size))
+    ddp = predict.ddp(everywhere, world_size, link)
+    if world_size == 1:
+        return (ddp,)
+    workers, servers = max(1, world_size - options.ps_servers), options.ps_servers
+    beside_servers = at(options.local_batch(workers))
+    return (
+        predict.ps_blocking(beside_servers, workers, servers, link),
+        predict.ps_pipelined(beside_servers, workers, servers, link),
+        predict.ps_sharded(everywhere, world_size, link),
+        ddp,
+    )
+
+
+def _modes(options: Options, at: CostsAt) -> list[Mode]:
     """The modes that the options ask for: how FC workers share the FC part, and where they run.
 
     "auto" leaves columns out where the FC part cannot be split. Where both options are "auto", it
     also leaves out two modes: colocated replicas, and columns on dedicated ranks. In emulation, at
     10 nodes and 10 Gb/s, neither has won.
     """
-    parallel: list[FcParallel] = ["replicas", "columns"]
-    placement: list[FcPlacement] = ["dedicated", "colocated"]
-    if options.fc_parallel != "auto":
-        parallel = [options.fc_parallel]
-    elif not at(1).fc_layers:
-        parallel = ["replicas"]
-    if options.fc_placement != "auto":
-        placement = [options.fc_placement]
-    modes = list(itertools.product(parallel, placement))
-    if options.fc_parallel == options.fc_placement == "auto":
-        modes = [mode for mode in modes if mode in KEPT_MODES]
-    return modes
+    both = options.fc_parallel == options.fc_placement == "auto"
+    unsplittable = options.fc_parallel == "auto" and not at(1).fc_layers
+    return [
+        (parallel, placement)
+        for parallel, placement in (KEPT_MODES if both else MODES)
+        if options.fc_parallel in (parallel, "auto")
+        and options.fc_placement in (placement, "auto")
+        and not (parallel == "columns" and unsplittable)
+    ]
 
 
-def _fc_workers(
-    options: Options, world_size: int, parallel: FcParallel, placement: FcPlacement
-) -> Sequence[int]:
+def _fc_workers(options: Options, world_size: int, mode: Mode) -> Sequence[int]:
     """The numbers of FC workers to predict in a mode.
 
     Where a mode is tried because of "auto", colocated columns are spread over all nodes, and
     dedicated columns are at least two, since a single one is a replica.
     """
+    parallel, placement = mode
     if placement == "dedicated":
         least = 2 if parallel == "columns" and options.fc_parallel == "auto" else 1
         most = world_size // 2
@@ -227,44 +221,42 @@ def _fc_workers(
         chosen = parallel == "columns" and "auto" in (options.fc_parallel, options.fc_placement)
         least, most = world_size if chosen else 1, world_size
     every = range(least, most + 1)
-    if (parallel, placement) == ("replicas", "dedicated") or options.fc_workers == "auto":
+    if mode == PUBLISHED_MODE or options.fc_workers == "auto":
         return every
     return [f for f in every if f == options.fc_workers]  # a simulation takes its time
 
 
-def _separated(
-    at: CostsAt,
-    batch: int,
-    conv: int,
-    f: int,
-    micro_batches: int,
-    link: Link,
-    parallel: FcParallel,
-    placement: FcPlacement,
-) -> Prediction:
-    """Predict Stanza in one mode, by the recurrence if there is one, or else by the simulator."""
-    if (parallel, placement) == ("replicas", "dedicated"):
-        return predict.separated(at, batch, conv, f, micro_batches, link)
-    layout = separated_layout(conv, f, micro_batches, fc_parallel=parallel, fc_placement=placement)
-    played = simulated.separated(at, batch, layout, link)
+def _layouts(options: Options, world_size: int, mode: Mode, fc_workers: int) -> list[Layout]:
+    """The layouts to predict in a mode, one for each number of micro-batches that fits."""
+    parallel, placement = mode
+    conv_workers = world_size if placement == "colocated" else world_size - fc_workers
+    smallest_batch = options.samples_per_step(conv_workers) // conv_workers
+    fitting = [number for number in MICRO_BATCHES if number <= smallest_batch]
+    return [
+        separated_layout(
+            conv_workers, fc_workers, number, fc_parallel=parallel, fc_placement=placement
+        )
+        for number in (fitting if options.micro_batches == "auto" else [options.micro_batches])
+    ]
+
+
+def _separated(options: Options, at: CostsAt, layout: Layout, link: Link) -> Prediction:
+    """Predict layer separation, by the recurrence if there is one, or else by the simulator."""
+    conv_workers, fc_workers = len(layout.ranks("conv")), len(layout.ranks("fc"))
+    micro_batches, batch = layout.micro_batches, options.local_batch(conv_workers)
+    if (layout.fc_parallel, layout.fc_placement) == PUBLISHED_MODE:
+        return recurrence.separated(at, batch, conv_workers, fc_workers, micro_batches, link)
+    played = separation.separated(at, batch, layout, link)
     return Prediction(
         scheme="stanza",
-        fc_workers=f,
+        fc_workers=fc_workers,
         micro_batches=micro_batches,
-        fc_parallel=parallel,
-        fc_placement=placement,
+        fc_parallel=layout.fc_parallel,
+        fc_placement=layout.fc_placement,
         step_s=played.step_s,
         samples=played.samples,
         resources=played.resources(link),
     )
-
-
-def _micro_batches(options: Options, conv_workers: int) -> Sequence[int]:
-    """The numbers of micro-batches to predict, none of more than a CONV worker's samples."""
-    if options.micro_batches != "auto":
-        return (options.micro_batches,)
-    smallest = options.samples_per_step(conv_workers) // conv_workers
-    return [m for m in MICRO_BATCHES if m <= smallest]
 
 
 def _fastest(candidates: Sequence[Prediction]) -> Prediction:

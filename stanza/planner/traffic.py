@@ -13,7 +13,7 @@ from stanza.cut.separate import separate
 from stanza.layout import Layout
 from stanza.models import ARCHITECTURES, build_model
 from stanza.options import Options
-from stanza.workers.columns import linears
+from stanza.workers.fc_chain import linears
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,12 +21,7 @@ from PIL import Image
 from stanza.layout import Layout
 from stanza.models import ARCHITECTURES
 from stanza.options import Options
-from stanza.train.pixels import (
-    UNREADABLE,
-    WHITE,
-    ImageShape,
-    decode,
-)
+from stanza.train.pixels import UNREADABLE, WHITE, ImageShape, decode
 from systems.schema import InputError
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from stanza.options import Options
 from stanza.train.roles import Training, step_function
 from stanza.train.summary import COUNTERS
 from stanza.train.workload import Workload, accuracy
-from stanza.workers.columns import COLUMNS, collect, linears
+from stanza.workers.columns import COLUMNS, collect
 from stanza.workers.conv_worker import ACTIVATION, GRADIENT, LABEL
+from stanza.workers.fc_chain import linears
 from stanza.workers.parameter_server import PULL, PUSH
 from stanza.workers.zero import gathered
 from systems.network.distributed import World
@@ -110,9 +111,18 @@ def _prepare(
     torch.manual_seed(seed * 1000 + world.rank + 1)  # dropout masks differ between ranks
     opened = open_transport(transport, world, CHANNELS)
     first_batch = checkpoints.first_batch(options.samples_per_step(len(layout.data_ranks)))
-    state = State(model, world.rank)
-    shared = (options, layout, world, opened, model, workload, seed, tracer)
-    return Training(*shared, first_batch, state)
+    return Training(
+        options=options,
+        layout=layout,
+        world=world,
+        transport=opened,
+        model=model,
+        workload=workload,
+        seed=seed,
+        tracer=tracer,
+        first_batch=first_batch,
+        state=State(model, world.rank),
+    )
 
 
 def _separated(training: Training) -> Parts | None:

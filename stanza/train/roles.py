@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stanza.cut.separate import Parts
-from stanza.layout import BOTH, Layout
+from stanza.layout import Layout
 from stanza.options import ZERO_STAGES, Options
 from stanza.train.batches import global_batch, prefetch, share
 from stanza.train.workload import Workload
@@ -101,30 +101,20 @@ def step_function(
     Raises:
         InputError: FC workers hold columns or are colocated, on GPUs.
     """
-    layout, world = training.layout, training.world
-    role = layout.roles[world.rank]
     _refuse_gpus(training)
-    if role == "conv":
-        assert parts is not None
-        return _conv_step(training, parts, conv_group)
-    if role == "fc":
-        assert parts is not None
-        return _fc_step(training, parts, fc_group)
-    if role == BOTH:
-        assert parts is not None
-        conv_step = _conv_step(training, parts, conv_group)
-        return _both(conv_step, _fc_step(training, parts, fc_group))
+    role = training.layout.roles[training.world.rank]
     if role == "worker":
         return _worker_step(training, conv_group)
     if role == "server":
-        server = _server(training, training.model, layout.ranks("server"))
-
-        def serve(index: int) -> dict[str, float]:
-            server.serve_step()
-            return {}
-
-        return serve
-    return lambda index: {}
+        return _server_step(training)
+    if role == "idle":
+        return lambda index: {}
+    assert parts is not None  # the other roles are those of layer separation
+    if role == "conv":
+        return _conv_step(training, parts, conv_group)
+    if role == "fc":
+        return _fc_step(training, parts, fc_group)
+    return _both(_conv_step(training, parts, conv_group), _fc_step(training, parts, fc_group))
 
 
 def _refuse_gpus(training: Training) -> None:
@@ -219,6 +209,17 @@ def _worker_step(training: Training, group: dist.ProcessGroup | None) -> StepFun
         with training.tracer.span("step"):
             loss_sum = worker.step(images, labels, training.global_batch_size)
         return {"samples": len(labels), "loss_sum": loss_sum}
+
+    return step
+
+
+def _server_step(training: Training) -> StepFunction:
+    """Build a dedicated parameter server's step."""
+    server = _server(training, training.model, training.layout.ranks("server"))
+
+    def step(index: int) -> dict[str, float]:
+        server.serve_step()
+        return {}
 
     return step
 

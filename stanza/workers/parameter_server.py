@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -160,16 +161,12 @@ class Server:
             ]
             for buffers in self._pushed
         ]
-        sends: list[Transfer] = []
-        order = range(len(self._slices))
-        if self._pipelined:
-            for index in order:
-                sends += self._update(index, receives[index])
-        else:
-            for transfer in (transfer for row in receives for transfer in row):
+        if not self._pipelined:  # answer nobody before all gradients have arrived
+            for transfer in chain.from_iterable(receives):
                 transfer.wait()
-            for index in order:
-                sends += self._update(index, receives[index])
+        sends: list[Transfer] = []
+        for index in range(len(self._slices)):
+            sends += self._update(index, receives[index])
         for transfer in sends:
             transfer.wait()
 

@@ -78,6 +78,6 @@ def gathered(partitioned: nn.Module, whole: nn.Module) -> nn.Module:
     with torch.no_grad(), deepspeed.zero.GatheredParameters(list(partitioned.parameters())):
         for ours, theirs in zip(whole.parameters(), partitioned.parameters(), strict=True):
             ours.copy_(theirs)
-    for ours, theirs in zip(whole.buffers(), partitioned.buffers(), strict=True):
-        ours.copy_(theirs)
+    for buffer, trained in zip(whole.buffers(), partitioned.buffers(), strict=True):
+        buffer.copy_(trained)
     return whole

@@ -11,20 +11,9 @@ from stanza.options import ZERO_STAGES, Options
 from stanza.planner.costs import CostsAt
 from stanza.planner.simulated.baselines import ddp, ps_dedicated, ps_sharded
 from stanza.planner.simulated.separation import separated
-from stanza.planner.simulated.steps import STEPS, Simulated, segments
+from stanza.planner.simulated.steps import Simulated
 from systems.clusters.cluster import Link
 from systems.schema import InputError
-
-__all__ = [
-    "STEPS",
-    "Simulated",
-    "ddp",
-    "played_plan",
-    "ps_dedicated",
-    "ps_sharded",
-    "segments",
-    "separated",
-]
 
 
 def played_plan(options: Options, layout: Layout, at: CostsAt, link: Link) -> Simulated:

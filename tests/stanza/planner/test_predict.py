@@ -12,11 +12,11 @@ from hypothesis import given, strategies as st
 
 from stanza.layout import layout_of, separated_layout
 from stanza.options import Options
-from stanza.planner import costs, predict
+from stanza.planner import costs, predict, recurrence
 from stanza.planner.costs import Costs, CostsAt, FcLayer
 from stanza.planner.plan import load_profile, shipped_profiles
 from stanza.planner.predict import Prediction
-from stanza.planner.simulated import separated
+from stanza.planner.simulated.separation import separated
 from stanza.planner.traffic import Sizes, traffic
 from systems.clusters.cluster import Link
 from systems.profiles.profile import LayerProfile, ModelProfile
@@ -64,7 +64,7 @@ def without_compute(cost: Costs) -> Costs:
 
 
 def stanza(cost: Costs, conv: int, fc: int, micro: int, link: Link) -> Prediction:
-    return predict.separated(linear(cost), cost.batch_size, conv, fc, micro, link)
+    return recurrence.separated(linear(cost), cost.batch_size, conv, fc, micro, link)
 
 
 SCHEMES: dict[str, Callable[[Costs, Link], Prediction]] = {
@@ -273,14 +273,16 @@ def test_the_period_is_read_off_in_the_steady_state(
     at = costs.costs_at(load_profile(profile))
 
     def periods(steps: int) -> list[float]:
-        monkeypatch.setattr(predict, "STEADY_STEPS", steps)
+        monkeypatch.setattr(recurrence, "STEADY_STEPS", steps)
         return [
-            predict.separated(at, 128, 10 - fc, fc, micro, Link(bandwidth_bits_per_s=rate)).step_s
+            recurrence.separated(
+                at, 128, 10 - fc, fc, micro, Link(bandwidth_bits_per_s=rate)
+            ).step_s
             for fc in range(1, 6)
             for rate in (1e9, 1e10, 1e11)
         ]
 
-    steps = predict.STEADY_STEPS
+    steps = recurrence.STEADY_STEPS
     settled = periods(50)
     assert periods(steps) == pytest.approx(settled)
     assert periods(steps - 1) == pytest.approx(settled)
@@ -294,7 +296,7 @@ def test_the_period_is_read_off_in_the_steady_state(
 def test_fc_time_grows_with_the_conv_workers_of_an_fc_worker(name: str, conv: int, fc: int) -> None:
     at = costs.costs_at(load_profile(name))
     own_s = at(64).fc_forward_s + at(64).fc_backward_s
-    predicted = predict.separated(at, 64, conv, fc, 1, LINK)
+    predicted = recurrence.separated(at, 64, conv, fc, 1, LINK)
     assert predicted.resources["FC compute"] == pytest.approx(own_s * math.ceil(conv / fc))
     cut_s = LINK.seconds(at(64).cut_bytes) * math.ceil(conv / fc)
     assert predicted.resources["cut in"] == pytest.approx(cut_s)
@@ -360,8 +362,8 @@ def test_a_narrow_cut_halves_what_crosses() -> None:
 
 
 def test_micro_batches_pay_fixed_costs_each() -> None:
-    one = predict.separated(costs.costs_at(SMALL), 10, 1, 1, 1, ENDLESS)
-    five = predict.separated(costs.costs_at(SMALL), 10, 1, 1, 5, ENDLESS)
+    one = recurrence.separated(costs.costs_at(SMALL), 10, 1, 1, 1, ENDLESS)
+    five = recurrence.separated(costs.costs_at(SMALL), 10, 1, 1, 5, ENDLESS)
     assert one.resources["FC compute"] == pytest.approx(3.0)
     assert five.resources["FC compute"] == pytest.approx(5 * 0.3 + 2.7)
 

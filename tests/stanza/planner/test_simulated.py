@@ -8,11 +8,13 @@ import pytest
 
 from stanza.layout import Layout, separated_layout
 from stanza.options import FcParallel
-from stanza.planner import costs, predict, simulated as played
+from stanza.planner import costs, predict, recurrence
 from stanza.planner.costs import Costs, CostsAt
 from stanza.planner.plan import load_profile, shipped_profiles
 from stanza.planner.predict import Prediction
-from stanza.planner.simulated import STEPS, Simulated, separated
+from stanza.planner.simulated import baselines
+from stanza.planner.simulated.separation import separated
+from stanza.planner.simulated.steps import STEPS, Simulated, segments
 from stanza.planner.traffic import Sizes, traffic
 from systems.clusters.cluster import Link
 from systems.schema import InputError
@@ -25,18 +27,18 @@ FC_PARALLEL: tuple[FcParallel, ...] = ("replicas", "columns")
 Pair = tuple[Prediction, Simulated]
 
 SCHEMES: dict[str, Callable[[Costs, int], Pair]] = {
-    "ddp": lambda cost, n: (predict.ddp(cost, n, LINK), played.ddp(cost, n, LINK)),
+    "ddp": lambda cost, n: (predict.ddp(cost, n, LINK), baselines.ddp(cost, n, LINK)),
     "ps-blocking": lambda cost, n: (
         predict.ps_blocking(cost, n - 1, 1, LINK),
-        played.ps_dedicated(cost, n - 1, 1, LINK, pipelined=False),
+        baselines.ps_dedicated(cost, n - 1, 1, LINK, pipelined=False),
     ),
     "ps-pipelined": lambda cost, n: (
         predict.ps_pipelined(cost, n - 1, 1, LINK),
-        played.ps_dedicated(cost, n - 1, 1, LINK, pipelined=True),
+        baselines.ps_dedicated(cost, n - 1, 1, LINK, pipelined=True),
     ),
     "ps-sharded": lambda cost, n: (
         predict.ps_sharded(cost, n, LINK),
-        played.ps_sharded(cost, n, LINK),
+        baselines.ps_sharded(cost, n, LINK),
     ),
 }
 
@@ -59,7 +61,7 @@ def test_baselines_take_the_predicted_time(model: str, scheme: str, nodes: int) 
 @pytest.mark.parametrize("nodes", NODES)
 def test_one_fc_worker_takes_the_predicted_time(model: str, micro: int, nodes: int) -> None:
     at = costs_at(model)
-    predicted = predict.separated(at, BATCH, nodes - 1, 1, micro, LINK)
+    predicted = recurrence.separated(at, BATCH, nodes - 1, 1, micro, LINK)
     simulated = separated(at, BATCH, separated_layout(nodes - 1, 1, micro), LINK)
     assert simulated.step_s == pytest.approx(predicted.step_s, rel=0.01)
 
@@ -72,7 +74,7 @@ def test_several_fc_workers_take_about_the_predicted_time(
 ) -> None:
     """The recurrence knows only roughly how a ring and the cut share an interface."""
     at = costs_at(model)
-    predicted = predict.separated(at, BATCH, conv, fc, micro, LINK)
+    predicted = recurrence.separated(at, BATCH, conv, fc, micro, LINK)
     simulated = separated(at, BATCH, separated_layout(conv, fc, micro), LINK)
     assert simulated.step_s == pytest.approx(predicted.step_s, rel=0.1)
 
@@ -181,8 +183,8 @@ def moved(simulated: Simulated) -> dict[tuple[int, str], float]:
 
 def test_layers_join_into_buckets_that_lose_nothing() -> None:
     backward = [(1.0, 10.0), (2.0, 0.0), (3.0, 50.0), (4.0, 5.0)]
-    assert played.segments(backward, 10) == [(1.0, 10.0), (5.0, 50.0), (4.0, 5.0)]
-    assert played.segments(backward, float("inf")) == [(10.0, 65.0)]
+    assert segments(backward, 10) == [(1.0, 10.0), (5.0, 50.0), (4.0, 5.0)]
+    assert segments(backward, float("inf")) == [(10.0, 65.0)]
 
 
 def test_a_thousand_nodes_of_any_scheme() -> None:

@@ -20,7 +20,8 @@ import stanza.workers.columns
 from stanza.cut.separate import Parts, separate
 from stanza.layout import even_slice
 from stanza.models import ARCHITECTURES, build_model
-from stanza.workers.columns import Peers, columns_of, linears
+from stanza.workers.columns import Peers, columns_of
+from stanza.workers.fc_chain import linears
 from stanza.workers.fc_worker import FcWorker
 from systems.runs.record import Step
 from systems.schema import InputError
