@@ -169,6 +169,7 @@ def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
     """Draw bars at the median and every single value as a dot; returns the rows of the CSV."""
     rows: list[list[Any]] = []
     width = 0.8 / len(panel.series)
+    upright = len(panel.series) * len(panel.groups) > FEW_BARS
     if panel.paper_range is not None:
         low, high = (panel.paper_format.format(end) for end in panel.paper_range)
         band = {"fill": False, "hatch": "//", "edgecolor": "#bbbbbb"}
@@ -183,7 +184,7 @@ def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
                 x = g + (i - (len(panel.series) - 1) / 2) * width
                 median = sorted(values)[len(values) // 2]
                 axis.bar(x, median, width * 0.92, color=COLOURS[i % len(COLOURS)], label=label)
-                _annotate(axis, panel, x, values, panel.value_format.format(median))
+                _annotate(axis, x, values, panel.value_format.format(median), upright)
                 label = None  # one entry of the legend for the whole series
             rows += [[panel.title, name, panel.groups[g], value, panel.unit] for value in values]
     axis.set_xticks(range(len(panel.groups)), list(panel.groups), fontsize=8)
@@ -191,17 +192,16 @@ def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
     axis.set_ylabel(panel.unit)
     if panel.logarithmic:
         axis.set_yscale("log")
-    axis.margins(y=0.12)
+    axis.margins(y=0.2 if upright else 0.12)
     if len(panel.series) > 1 or panel.paper_range is not None:
         _legend_below(axis, max(name.count("\n") for name in panel.groups) + 1)
     return rows
 
 
-def _annotate(axis: Axes, panel: Bars, x: float, values: Sequence[float], text: str) -> None:
+def _annotate(axis: Axes, x: float, values: Sequence[float], text: str, upright: bool) -> None:
     """Write a bar's value at its end, above a positive bar and below a negative one.
 
-    The repetitions are dots, which the text keeps clear of. Where there are many bars the text
-    stands upright, so that neighbours do not overlap.
+    Draws the repetitions as dots, which the text keeps clear of.
     """
     if len(values) > 1:
         axis.plot([x] * len(values), values, ".", color="black", markersize=3)
@@ -212,7 +212,7 @@ def _annotate(axis: Axes, panel: Bars, x: float, values: Sequence[float], text: 
         ha="center",
         va="bottom" if upwards else "top",
         fontsize=7,
-        rotation=90 if len(panel.series) * len(panel.groups) > FEW_BARS else 0,
+        rotation=90 if upright else 0,
         xytext=(0, 2 if upwards else -2),
         textcoords="offset points",
     )
