@@ -1,7 +1,7 @@
 """Small planning problems, and their answer by trying everything.
 
-The reference is written from the cost model's words (sparsepipe.planner.predict), device by device
-and layer by layer, and shares no code with the planner.
+The reference follows the description of the cost model in `sparsepipe.planner.predict`, device by
+device and layer by layer, and shares no code with the planner.
 """
 
 import functools
@@ -18,7 +18,7 @@ from systems.profiles.profile import LayerProfile, ModelProfile
 
 @dataclass(frozen=True)
 class Case:
-    """A model's profiles, devices and a schedule."""
+    """A planning problem: a model's profiles by kind of device, the devices, and a schedule."""
 
     profiles: dict[str, ModelProfile]
     cluster: Cluster
@@ -27,7 +27,10 @@ class Case:
 
 
 def random_case(rng: random.Random, most_layers: int = 8, most_devices: int = 4) -> Case:
-    """Layers with skips, devices of up to three kinds, links alike or not, scarce memory or not."""
+    """A random problem: layers with skip connections, and devices of up to three kinds.
+
+    Links may be equal or not, memory scarce or not, and layers may have a fixed part of time.
+    """
     count = rng.randint(1, most_layers)
     sizes = [(rng.randint(0, 400), rng.randint(0, 300)) for _ in range(count)]
     reads = []
@@ -87,8 +90,10 @@ def random_cluster(rng: random.Random, kinds: list[str], most_devices: int) -> C
 
 
 def brute_force(case: Case) -> float:
-    """The step of the best of all plans with every device in at most one stage; infinite if none
-    fits into memory."""
+    """The step time of the best of all plans in which every device has at most one stage.
+
+    Infinite if no plan fits into memory.
+    """
     layers = len(next(iter(case.profiles.values())).layers)
     devices = _devices(case.cluster)
     flushes = case.schedule != "1f1b-async"
@@ -103,24 +108,24 @@ def brute_force(case: Case) -> float:
         s = len(members)
         for inner in itertools.combinations(range(1, layers), s - 1):
             edges = [0, *inner, layers]
-            found = [times(edges[k], edges[k + 1], members[k], s - k) for k in range(s)]
-            if None in found:
+            stages = [times(edges[k], edges[k + 1], members[k], s - k) for k in range(s)]
+            if None in stages:
                 continue
-            fill = sum(stage[0] for stage in found if stage) + 2 * latency * (s - 1)
-            busy = max(stage[1] for stage in found if stage)
+            fill = sum(stage[0] for stage in stages if stage) + 2 * latency * (s - 1)
+            busy = max(stage[1] for stage in stages if stage)
             best = min(best, fill + busy if flushes else busy)
     return best
 
 
 def _devices(cluster: Cluster) -> list[tuple[str, float, Link]]:
-    """Kind, memory and link of every device."""
-    found = []
+    """The kind, the memory in bytes (infinite where unlimited) and the link of every device."""
+    listed = []
     for node in cluster.nodes:
         for device in node.devices:
             alone = len(cluster.nodes) > 1 or len(node.devices) == 1
             link = node.link if alone else (node.device_link or node.link)
-            found.append((device.kind, device.memory_bytes or math.inf, link))
-    return found
+            listed.append((device.kind, device.memory_bytes or math.inf, link))
+    return listed
 
 
 def _assignments(devices: int, layers: int) -> Iterator[tuple[tuple[int, ...], ...]]:
@@ -140,7 +145,12 @@ def _stage(
     members: tuple[int, ...],
     left: int,
 ) -> tuple[float, float] | None:
-    """Fill and busy seconds of layers i to j - 1 on `members`, `left` stages before the end."""
+    """The fill and the busy seconds of a stage; None if it does not fit into memory.
+
+    The stage has the layers i to j - 1, replicated on the devices `members`; it is the `left`-th
+    stage from the end. "Fill" is what the first micro-batch adds to the step while the pipeline
+    fills and drains, and "busy" is the time in which the slowest replica or link has work.
+    """
     m, flushes, r = case.micro_batches, case.schedule != "1f1b-async", len(members)
     layers = next(iter(case.profiles.values())).layers
     weights = sum(layer.parameter_bytes for layer in layers[i:j])
@@ -148,6 +158,8 @@ def _stage(
     in_flight = min(m, left) / m if flushes else left
     activations = in_flight * (sum(layer.activation_bytes for layer in layers[i:j]) + into)
     state = weights * ((1 if flushes else left) + 2)
+    # A line for each replica: forward and backward seconds per share, their fixed parts, seconds
+    # of messages per share, seconds of the all-reduce, and the largest share that fits in memory.
     lines: list[tuple[float, ...]] = []
     for d in members:
         kind, memory, link = devices[d]
@@ -182,16 +194,20 @@ def _stage(
 
 
 def _crossing(layers: tuple[LayerProfile, ...], cut: int) -> float:
-    """Bytes of the layers before the cut that are read behind it."""
+    """The bytes of the activations that cross a cut: layers before it that layers after it read."""
     read = {name for layer in layers[cut:] for name in layer.inputs}
     return sum(layer.activation_bytes for layer in layers[:cut] if layer.name in read)
 
 
 def _shares(lines: list[tuple[float, ...]], flushes: bool) -> list[float] | None:
-    """Shares with which all are done soonest, by bisection; None if someone has nothing to do or
-    memory does not allow it."""
+    """The replicas' shares of a mini-batch with which all are done soonest, by bisection.
+
+    None if a replica has nothing to do, or memory does not allow the shares. Every line describes a
+    replica as `_stage` lists it.
+    """
 
     def at(until: float) -> list[float]:
+        """The share that every replica can do until a time."""
         shares = []
         for forward, backward, fixed_f, fixed_b, transfer, ring, limit in lines:
             x = (until - fixed_f - fixed_b) / (forward + backward)

@@ -1,6 +1,7 @@
-"""Dense convolution at a sparse tensor's voxels: the reference that sparse convolution is held to.
+"""Dense convolution at a sparse tensor's voxels: the reference for sparse convolution.
 
-The tensor is written into a volume with a margin, and nn.Conv3d's rows are read where voxels are.
+The tensor is written into a dense volume with a margin; nn.Conv3d runs on the volume, and its
+output is read where voxels are.
 """
 
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from sparsepipe.engine.tensor import SparseTensor
 def dense_convolution(
     tensor: SparseTensor, kernel: Tensor, size: int, stride: int, dilation: int, sites: Tensor
 ) -> Tensor:
-    """nn.Conv3d's rows at the voxels `sites`, for a tensor at stride 1."""
+    """What nn.Conv3d gives at the voxels `sites` [M, 4], for a tensor of stride 1: [M, Cout]."""
     lead = size // 2 * dilation if size % 2 else 0
     cells, origin = _grid(tensor, 1, stride, size * dilation, lead)
     output = F.conv3d(
@@ -24,7 +25,7 @@ def dense_convolution(
 def dense_transposed(
     tensor: SparseTensor, kernel: Tensor, size: int, dilation: int, sites: Tensor
 ) -> Tensor:
-    """nn.ConvTranspose3d's rows at the voxels `sites` of stride 1."""
+    """What nn.ConvTranspose3d gives at the voxels `sites` [M, 4] of stride 1: [M, Cout]."""
     stride = tensor.tensor_stride
     lead = size // 2 * dilation if size % 2 else 0
     cells, origin = _grid(tensor, stride, stride, size * dilation, 0)
@@ -35,8 +36,10 @@ def dense_transposed(
 def _grid(
     tensor: SparseTensor, step: int, align: int, margin: int, lead: int
 ) -> tuple[Tensor, Tensor]:
-    """The tensor as [B, C, X, Y, Z] with a margin, and its first corner, int32 [3] = a multiple of
-    `align`, less `lead`."""
+    """The tensor as a volume [B, C, X, Y, Z] with a margin, and the coordinates of its corner.
+
+    The corner, int32 [3], is a multiple of `align` less `lead`; cells are `step` apart.
+    """
     coordinates = tensor.coordinates
     low = coordinates[:, 1:].amin(0) - margin
     low = low - low.remainder(align) - lead
@@ -48,10 +51,11 @@ def _grid(
 
 
 def _weight(kernel: Tensor, size: int) -> Tensor:
-    """[K, Cin, Cout], x fastest, to [Cin, Cout, x, y, z]."""
+    """A kernel [K, Cin, Cout], in which x varies fastest, in the form [Cin, Cout, x, y, z]."""
     return kernel.reshape(size, size, size, *kernel.shape[-2:]).permute(3, 4, 2, 1, 0)
 
 
 def _rows(cells: Tensor, sites: Tensor, origin: Tensor, step: int) -> Tensor:
+    """The volume's features at the voxels `sites`; cells are `step` apart from `origin` on."""
     index = (sites[:, 1:] - origin).div(step, rounding_mode="floor").long()
     return cells.movedim(1, -1)[(sites[:, 0].long(), *index.unbind(1))]

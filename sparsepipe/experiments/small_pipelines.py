@@ -18,14 +18,14 @@ CLASSES = 5
 SAMPLES = 6
 STEPS = 20
 SIZES = (1, 40, 300, 12, 90, 5)
-"""Voxels of a mini-batch's samples, rotated from one mini-batch to the next."""
+"""The voxels of each of a mini-batch's samples, rotated from one mini-batch to the next."""
 NEARLY_EMPTY = (3, 11)
 """Mini-batches with one voxel in all, and samples without any."""
 
 
 @cache
 def cloud(mini_batch: int, more: int = 0) -> SparseTensor:
-    """The inputs of a mini-batch: features [N, 2]; `more` voxels in every sample."""
+    """The inputs of a mini-batch, with features [N, 2] and `more` extra voxels in every sample."""
     generator = torch.Generator().manual_seed(mini_batch)
     shift = mini_batch % SAMPLES
     sizes = (*SIZES[shift:], *SIZES[:shift])
@@ -43,21 +43,21 @@ def cloud(mini_batch: int, more: int = 0) -> SparseTensor:
 
 
 class Clouds:
-    """The mini-batches of `model`: a class for each sample, or for each voxel."""
+    """The mini-batches of a model: "vgg" has a class for each sample, "unet" for each voxel."""
 
     def __init__(self, model: Model, more: int = 0) -> None:
         self._model, self._more = model, more
 
     def voxels(self, mini_batch: int) -> list[int]:
-        """Of each sample."""
+        """The number of voxels of each sample."""
         return [len(sample) for sample in cloud(mini_batch, self._more).decomposed]
 
     def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
-        """The voxels of these samples."""
+        """The voxels and features of these samples, as the pipeline's first stage takes them."""
         return take_samples((cloud(mini_batch, self._more),), samples)
 
     def targets(self, mini_batch: int, samples: range) -> Tensor:
-        """Their classes."""
+        """The classes of these samples, or of their voxels."""
         if self._model == "vgg":
             return torch.arange(samples.start, samples.stop).add(mini_batch) % CLASSES
         (taken,) = take_samples((cloud(mini_batch, self._more),), samples)
@@ -65,7 +65,7 @@ class Clouds:
         return (taken.coordinates[:, 1:].sum(1) % CLASSES).long()
 
     def count(self, mini_batch: int) -> int:
-        """Samples, or voxels."""
+        """How many targets a mini-batch has: samples, or voxels."""
         return SAMPLES if self._model == "vgg" else len(cloud(mini_batch, self._more))
 
 
@@ -89,7 +89,7 @@ def build(model: Model) -> nn.Module:
 
 
 def frozen(network: nn.Module) -> nn.Module:
-    """In training, but for the statistics of batch normalisation."""
+    """The network in training mode, except that batch normalisation keeps its statistics."""
     network.train()
     for layer in network.modules():
         if isinstance(layer, BatchNorm):
@@ -98,7 +98,7 @@ def frozen(network: nn.Module) -> nn.Module:
 
 
 def loss_sum(output: Value, targets: Tensor) -> Tensor:
-    """Cross-entropy, summed."""
+    """The sum of the cross-entropy over samples or voxels."""
     return nn.functional.cross_entropy(features_of(output), targets, reduction="sum")
 
 

@@ -1,4 +1,4 @@
-"""Random logits and drafts, and how many are decided unlike the float64 reference."""
+"""How often a verifier decides unlike the float64 reference, on random logits and drafts."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,9 @@ from speculative.verification.verify import Verification
 
 Case = tuple[Tensor, Tensor, Tensor]
 Decide = Callable[..., Verification]
-"""Takes what `speculative.verification.verify.verify` takes."""
+"""A verifier; takes what `speculative.verification.verify.verify` takes."""
 TIE = 1e-4
-"""Decisions closer than this, relative, may go either way in float32."""
+"""Decisions whose relative margin is smaller may go either way in float32."""
 RULES: tuple[Rule, ...] = (
     EXACT,
     Sigmoid(),
@@ -36,14 +36,14 @@ def referred(
     case: Case, uniforms: Tensor, lengths: Tensor | None = None, **options: object
 ) -> list[reference.Decision]:
     """The reference's decision for every sequence."""
-    found = []
+    decisions = []
     for b, (target, draft, tokens) in enumerate(zip(*case, strict=True)):
         gamma = len(draft)
         n = gamma if lengths is None else int(lengths[b])
         u = torch.cat([uniforms[b, :n], uniforms[b, gamma:]])
         rows = target[: n + 1].double(), draft[:n].double(), tokens[:n]
-        found.append(reference.verify(*rows, u, **options))  # type: ignore[arg-type]
-    return found
+        decisions.append(reference.verify(*rows, u, **options))  # type: ignore[arg-type]
+    return decisions
 
 
 def with_operators(
@@ -68,13 +68,16 @@ def with_operators(
     return Verification(*decided.unbind())
 
 
-def rows(found: Verification) -> list[tuple[int, int, int]]:
-    """Accepted, next token and status of every sequence."""
-    return [(int(a), int(b), int(c)) for a, b, c in torch.stack(found).t()]
+def rows(decided: Verification) -> list[tuple[int, int, int]]:
+    """The accepted number, the next token and the status of every sequence."""
+    return [(int(a), int(b), int(c)) for a, b, c in torch.stack(decided).t()]
 
 
 def differences(case: Case, decide: Decide, seed: int, **options: object) -> tuple[int, int]:
-    """Sequences decided unlike the reference, apart from ties; and ties."""
+    """The number of sequences that are decided unlike the reference, and the number of ties.
+
+    Ties do not count as unlike. Checks as well that uniforms and the seed they come from agree.
+    """
     lengths = options.pop("lengths", None)
     gamma, vocabulary = case[1].shape[1:]
     u = philox.verification_uniforms(len(case[0]), gamma, vocabulary, seed, 0)
@@ -87,7 +90,10 @@ def differences(case: Case, decide: Decide, seed: int, **options: object) -> tup
 
 
 def unlike_on_flat_rows(decide: Callable[..., tuple[Tensor, Tensor]]) -> int:
-    """Of 32 sequences: a draft near the target's flat rows, and all that can be rejected is."""
+    """How many of 32 sequences a verifier decides unlike the reference on nearly flat rows.
+
+    The draft is near the target, and the uniforms reject whatever can be rejected.
+    """
     target, draft, tokens = drafted(32, 1, 128_256, seed=9, spread=0.1)
     draft = target[:, :1] + (draft - target[:, :1]) * 0.02
     u = philox.verification_uniforms(32, 1, 128_256, 4, 0)

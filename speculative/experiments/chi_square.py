@@ -1,8 +1,8 @@
-"""Do emitted tokens follow the target? Joint chi-square over complete outputs.
+"""Do emitted tokens follow the target? A joint chi-square test over complete outputs answers.
 
-A model here is a table: logits of the next token given all tokens before. Outputs are the accepted
-draft tokens and the token after them, completed to gamma + 1 tokens by sampling from the target;
-then they must be distributed as the target alone.
+A model here is a table: the logits of the next token given all tokens before. An output is the
+accepted draft tokens and the token after them, completed to gamma + 1 tokens by sampling from the
+target. With exact verification such outputs are distributed as the target's own.
 """
 
 from collections.abc import Callable
@@ -15,27 +15,28 @@ from torch import Tensor
 
 V, GAMMA, N = 4, 2, 200_000
 RARE = 5
-"""Cells that expect fewer share one."""
+"""Cells whose expected count is smaller are united."""
 
 Verify = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From target logits, draft logits, draft tokens and uniforms to accepted and next token [B]."""
+"""Takes target logits, draft logits, draft tokens and uniforms to the accepted number and the next
+token, [B] each."""
 
 
 class TableModel:
-    """Logits [V] after nothing, [V, V] after one token, [V, V, V] after two."""
+    """A random model: logits [V] after no token, [V, V] after one token, [V, V, V] after two."""
 
     def __init__(self, seed: int, spread: float = 1.0) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.tables = [torch.randn(*[V] * (t + 1), generator=generator) * spread for t in range(3)]
 
     def rows(self, tokens: Tensor) -> Tensor:
-        """Logits after each prefix of `tokens` [N, G]: [N, G + 1, V]."""
+        """The logits after each prefix of `tokens` [N, G]: [N, G + 1, V]."""
         first = self.tables[0].expand(len(tokens), V)
         after_one = self.tables[1][tokens[:, 0]]
         return torch.stack([first, after_one, self.tables[2][tokens[:, 0], tokens[:, 1]]], 1)
 
     def joint(self) -> Tensor:
-        """Probability of every output, float64 [V, V, V]."""
+        """The probability of every output, float64 [V, V, V]."""
         a, b, c = (table.double().softmax(-1) for table in self.tables)
         return a[:, None, None] * b[:, :, None] * c
 
@@ -43,7 +44,10 @@ class TableModel:
 def outputs(
     target: TableModel, draft: TableModel, decide: Verify, seed: int, *, greedy: bool = False
 ) -> Tensor:
-    """N outputs, [N, GAMMA + 1]. `greedy`: the draft's best tokens instead of sampled ones."""
+    """N outputs, [N, GAMMA + 1], of speculative decoding with the verifier `decide`.
+
+    `greedy`: whether the draft proposes its best tokens instead of sampled ones.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(logits: Tensor) -> Tensor:
@@ -65,17 +69,17 @@ def outputs(
 
 
 def p_value_of(out: Tensor, target: TableModel) -> float:
-    """Of outputs [N, GAMMA + 1], by the hypothesis that they follow the target."""
+    """The p-value of outputs [N, GAMMA + 1] under the hypothesis that they follow the target."""
     cells = (out[:, 0] * V + out[:, 1]) * V + out[:, 2]
     counts = torch.bincount(cells, minlength=V**3)
     return p_value(counts.numpy(), target.joint().flatten().numpy() * len(out))
 
 
 def p_value(observed: npt.ArrayLike, expected: npt.ArrayLike) -> float:
-    """Chi-square over cells; 0 if an impossible one was seen.
+    """The p-value of a chi-square test over cells; 0 if an impossible cell was seen.
 
     Args:
-        observed, expected: counts of every cell, with one sum.
+        observed, expected: the counts of every cell; both have the same sum.
     """
     seen, hoped = np.asarray(observed, np.float64), np.asarray(expected, np.float64)
     if (seen[hoped == 0] > 0).any():

@@ -16,14 +16,14 @@ from speculative.verification.rules import EXACT, Rule
 
 
 class Distance(NamedTuple):
-    """Of every position, float64 [N]."""
+    """The distances at every position, float64 [N] each."""
 
     acceptance: Float
-    """Probability that the draft token is accepted."""
+    """The probability that the draft token is accepted."""
     total_variation: Float
-    """Of the next token from the target's distribution."""
+    """The total variation between the next token's and the target's distribution."""
     bonus_total_variation: Float
-    """Of a token that follows when all draft tokens are accepted."""
+    """The same for the token that follows when all draft tokens are accepted."""
 
 
 def distance(
@@ -53,8 +53,10 @@ def distance(
 
 
 def _variation(a: Float, b: Float) -> Float:
+    """The total variation between distributions, over the last dimension."""
     return np.asarray(np.abs(a - b).sum(-1) / 2)
 
 
 def _normalised(weights: Float) -> Float:
+    """The weights divided by their sum over the last dimension."""
     return np.asarray(weights / weights.sum(-1, keepdims=True))

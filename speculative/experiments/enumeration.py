@@ -19,14 +19,16 @@ def continuations(
     sampling: Sampling | None = None,
     end: int | None = None,
 ) -> dict[tuple[int, ...], float]:
-    """Probability of every continuation of `length` tokens, or up to the end token.
+    """The probability of every continuation of `length` tokens, or up to the end token.
 
     Args:
-        given: inputs of one sequence.
-        prompt: what the (decoder's) tokens start with.
+        given: the model's inputs for one sequence, besides the decoder's tokens.
+        prompt: the tokens that the (decoder's) sequence starts with.
+        sampling: temperature and restrictions; plain sampling by default.
+        end: the token that ends a continuation, if there is one.
     """
     sampling = sampling or Sampling()
-    found: dict[tuple[int, ...], float] = {}
+    ended: dict[tuple[int, ...], float] = {}
     open_: dict[tuple[int, ...], float] = {(): 1.0}
     for position in range(length):
         grown: dict[tuple[int, ...], float] = {}
@@ -39,15 +41,15 @@ def continuations(
             kept = sampling.restrict(logits[:, -1:], begins=position == 0)
             row = (kept[0, 0].double() / sampling.temperature).softmax(-1).tolist()
             for token, p in enumerate(row):
-                into = found if token == end else grown
+                into = ended if token == end else grown
                 if p > 0:
                     into[(*prefix, token)] = probability * p
         open_ = grown
-    return found | open_
+    return ended | open_
 
 
 def p_value(expected: Mapping[tuple[int, ...], float], seen: Sequence[Sequence[int]]) -> float:
-    """Chi-square over complete outputs; 0 if an impossible one was seen."""
+    """The p-value of a chi-square test over complete outputs; 0 if an impossible one was seen."""
     counts = Counter(map(tuple, seen))
     if counts.keys() - expected.keys():
         return 0.0
@@ -56,7 +58,7 @@ def p_value(expected: Mapping[tuple[int, ...], float], seen: Sequence[Sequence[i
 
 
 def tiny_llama(seed: int, vocabulary: int = 3) -> Any:
-    """Two layers of random weights, large enough for two seeds to disagree."""
+    """A Llama of two layers with random weights, so large that models of two seeds disagree."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(

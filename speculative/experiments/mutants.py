@@ -1,9 +1,9 @@
-"""Verifiers that are wrong in the ways that verifiers are: negative controls of the tests.
+"""Verifiers with typical errors ("mutants"): negative controls, which a good test must catch.
 
-Each takes target logits, draft logits, draft tokens and uniforms as
-`speculative.verification.verify.verify` does and returns accepted and next_token [B]; written apart
-from it, in float64, with probabilities [B, G, V]. A greedy draft, verified as if it had been
-sampled, is a mutant of drafting and stands in its test.
+Each takes target logits z, draft logits y, draft tokens and uniforms u as
+`speculative.verification.verify.verify` does, and returns the accepted number and the next token
+[B]. They share no code with it and compute in float64, with probabilities [B, G, V]. A greedy
+draft that is verified as if it had been sampled is a mutant of drafting; it stands in its test.
 """
 
 from collections.abc import Callable
@@ -59,6 +59,7 @@ SAMPLING = (wrong_residual, reused_uniform, wrong_bonus_row, temperature_mismatc
 
 
 def _positive_part(p: Tensor, q: Tensor) -> Tensor:
+    """The residual of the textbook's verifier: what the target has beyond the draft."""
     return (p - q).clamp(min=0)
 
 
@@ -69,6 +70,7 @@ def _verify(
     u: Tensor,
     residual: Callable[[Tensor, Tensor], Tensor] = _positive_part,
 ) -> tuple[Tensor, Tensor]:
+    """The textbook's verifier, with a residual of one's own (unnormalised [B, V])."""
     gamma = tokens.shape[1]
     p, q = z.double().softmax(-1), y.double().softmax(-1)
     ratio = (p[:, :gamma] / q).gather(-1, tokens[..., None])[..., 0]

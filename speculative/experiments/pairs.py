@@ -14,29 +14,29 @@ from speculative.tasks.train_pair import train_pair
 
 HOME = Path("runs/pairs")
 SIZES: dict[str, Size] = {"quick": "tiny", "full": "small"}
-"""Of the pairs that a reproduction trains."""
+"""The size of the pairs that a reproduction trains, by level."""
 SAMPLES = {"quick": 400, "full": 800}
-"""Test samples."""
+"""The number of test samples, by level."""
 
 
 def trained(level: str, folder: Path) -> dict[Task, Path]:
-    """Folders of pairs that are there already, by task: of HOME, else those of a reproduction."""
-    found: dict[Task, Path] = {}
+    """The folders of existing pairs, by task: those in HOME, else those of a reproduction."""
+    folders: dict[Task, Path] = {}
     for task in get_args(Task):
-        there = [pair for pair in (HOME / task, _own(level, folder, task)) if _both(pair)]
-        if there and _usable(task):
-            found[task] = there[0]
-    return found
+        complete = [pair for pair in (HOME / task, _own(level, folder, task)) if _both(pair)]
+        if complete and _usable(task):
+            folders[task] = complete[0]
+    return folders
 
 
 def obtain(level: str, folder: Path) -> dict[Task, Path]:
-    """Folders of pairs, trained in a reproduction's `folder` of records where there are none.
+    """The folders of pairs by task, trained in a reproduction's `folder` where there are none.
 
-    An interrupted training goes on. A task that is left out is said to be.
+    An interrupted training goes on. A line is printed for a task that is left out.
     """
-    found = trained(level, folder)
+    folders = trained(level, folder)
     for task in get_args(Task):
-        if task in found:
+        if task in folders:
             continue
         if not _usable(task):
             print(f"  {task}: left out; set TESTBED_DATA to the folder of the recordings")
@@ -44,8 +44,8 @@ def obtain(level: str, folder: Path) -> dict[Task, Path]:
         pair = _own(level, folder, task)
         for at in train_pair(task, pair, size=SIZES[level]):
             print(f"  {task} {at.role}: step {at.step} of {at.steps}, {at.elapsed_s:.0f} s")
-        found[task] = pair
-    return found
+        folders[task] = pair
+    return folders
 
 
 def options(task: Task, pair: Path, level: str, **more: object) -> Options:
@@ -54,8 +54,8 @@ def options(task: Task, pair: Path, level: str, **more: object) -> Options:
     usual = tempered if task == "summarize" else {"max_new_tokens": 10}
     folders = {"target": str(pair.resolve() / "target"), "draft": str(pair.resolve() / "draft")}
     data = None if pair == HOME / task else RECIPES[SIZES[level]][task].data
-    given = {"task": task, "samples": SAMPLES[level], "data": data, **folders, **usual, **more}
-    return Options(**given)  # type: ignore[arg-type]
+    values = {"task": task, "samples": SAMPLES[level], "data": data, **folders, **usual, **more}
+    return Options(**values)  # type: ignore[arg-type]
 
 
 def _own(level: str, folder: Path, task: Task) -> Path:
@@ -64,9 +64,11 @@ def _own(level: str, folder: Path, task: Task) -> Path:
 
 
 def _usable(task: Task) -> bool:
+    """Whether a task's data are there: speech needs recordings."""
     recordings = Path(os.environ.get("TESTBED_DATA", ""), "speech", "recordings")
     return task == "summarize" or ("TESTBED_DATA" in os.environ and recordings.is_dir())
 
 
 def _both(pair: Path) -> bool:
+    """Whether a folder has both models of a pair."""
     return all((pair / role / "config.json").is_file() for role in get_args(Role))

@@ -25,9 +25,9 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "*")
 SIZE_INCHES = (8.0, 4.5)
 FOOTNOTE_COLUMNS = 120
-"""Characters that fit below one panel."""
-FEW_BARS = 4
-"""In a group; the values of more stand upright, so that they do not overlap."""
+"""The number of characters that fit below one panel."""
+FEW_BARS = 16
+"""In a panel; the values of more stand upright, so that they do not overlap."""
 LEGEND_COLUMNS = 4
 FEW_POINTS = 12
 """Curves of so few points show each of them."""
@@ -35,7 +35,7 @@ FEW_POINTS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Bars:
-    """Grouped bars: for each series, one list of repeated values for every group."""
+    """Grouped bars: every series has a list of repeated values for each of the groups."""
 
     groups: Sequence[str]
     series: Mapping[str, Sequence[Sequence[float]]]
@@ -44,7 +44,7 @@ class Bars:
     paper_range: tuple[float, float] | None = None
     """Drawn as a hatched band labelled "paper"."""
     paper_format: str = "{}x"
-    """Of the ends of that range."""
+    """The format of the ends of that range."""
     reference: float | None = None
     """A horizontal line, such as 1.0 for "as fast"."""
     logarithmic: bool = False
@@ -120,7 +120,8 @@ def draw(
 
 
 def save(canvas: Canvas, path: Path, rows: Iterable[Sequence[Any]]) -> Path:
-    """Write a drawing and the rows of its CSV as `path`.png, .pdf and .csv; the PNG's path."""
+    """Write a drawing and the rows of its CSV as `path`.png, .pdf and .csv; returns the PNG's
+    path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     png = path.with_name(f"{path.name}.png")
     canvas.savefig(png, dpi=150)
@@ -137,6 +138,7 @@ def _drawn(axis: Axes, panel: Panel) -> list[list[Any]]:
 
 
 def _agreement(axis: Axes, panel: Agreement) -> list[list[Any]]:
+    """Draw the ratios y / x over x, with the band; returns the rows of the CSV."""
     axis.axhspan(1 - panel.band, 1 + panel.band, color="#eeeeee", label=f"within {panel.band:.0%}")
     axis.axhline(1.0, color="#555555", linewidth=0.8)
     rows: list[list[Any]] = []
@@ -164,61 +166,71 @@ def _agreement(axis: Axes, panel: Agreement) -> list[list[Any]]:
 
 
 def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
-    """Bars at the median, every single value as a dot."""
+    """Draw bars at the median and every single value as a dot; returns the rows of the CSV."""
     rows: list[list[Any]] = []
     width = 0.8 / len(panel.series)
+    upright = len(panel.series) * len(panel.groups) > FEW_BARS
     if panel.paper_range is not None:
-        low, high = panel.paper_range
-        axis.axhspan(
-            low,
-            high,
-            fill=False,
-            hatch="//",
-            edgecolor="#bbbbbb",
-            label=f"paper: {panel.paper_format.format(low)} to {panel.paper_format.format(high)}",
-        )
+        low, high = (panel.paper_format.format(end) for end in panel.paper_range)
+        band = {"fill": False, "hatch": "//", "edgecolor": "#bbbbbb"}
+        axis.axhspan(*panel.paper_range, **band, label=f"paper: {low} to {high}")
         rows += [[panel.title, "paper", "", value, panel.unit] for value in panel.paper_range]
     if panel.reference is not None:
         axis.axhline(panel.reference, color="#555555", linewidth=0.8, linestyle="--")
     for i, (name, groups) in enumerate(panel.series.items()):
+        label: str | None = name
         for g, values in enumerate(groups):
-            if not values:
-                continue
-            x = g + (i - (len(panel.series) - 1) / 2) * width
-            median = sorted(values)[len(values) // 2]
-            label = name if g == next(k for k, v in enumerate(groups) if v) else None
-            axis.bar(x, median, width * 0.92, color=COLOURS[i % len(COLOURS)], label=label)
-            if len(values) > 1:
-                axis.plot([x] * len(values), values, ".", color="black", markersize=3)
-            axis.annotate(
-                panel.value_format.format(median),
-                (x, max(values)),
-                ha="center",
-                va="bottom",
-                fontsize=7,
-                rotation=90 if len(panel.series) > FEW_BARS else 0,
-                xytext=(0, 2),
-                textcoords="offset points",
-            )
+            if values:
+                x = g + (i - (len(panel.series) - 1) / 2) * width
+                median = sorted(values)[len(values) // 2]
+                axis.bar(x, median, width * 0.92, color=COLOURS[i % len(COLOURS)], label=label)
+                _annotate(axis, x, values, panel.value_format.format(median), upright)
+                label = None  # one entry of the legend for the whole series
             rows += [[panel.title, name, panel.groups[g], value, panel.unit] for value in values]
     axis.set_xticks(range(len(panel.groups)), list(panel.groups), fontsize=8)
     axis.set_xlim(-0.5, len(panel.groups) - 0.5)  # a group without bars has its place too
     axis.set_ylabel(panel.unit)
     if panel.logarithmic:
         axis.set_yscale("log")
-    axis.margins(y=0.12)
+    axis.margins(y=0.2 if upright else 0.12)
     if len(panel.series) > 1 or panel.paper_range is not None:
-        axis.legend(
-            fontsize=7,
-            frameon=False,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.08),
-            ncols=LEGEND_COLUMNS,
-        )
+        _legend_below(axis, max(name.count("\n") for name in panel.groups) + 1)
     return rows
 
 
+def _annotate(axis: Axes, x: float, values: Sequence[float], text: str, upright: bool) -> None:
+    """Write a bar's value at its end, above a positive bar and below a negative one.
+
+    Draws the repetitions as dots, which the text keeps clear of.
+    """
+    if len(values) > 1:
+        axis.plot([x] * len(values), values, ".", color="black", markersize=3)
+    upwards = max(values) >= 0
+    axis.annotate(
+        text,
+        (x, max(values) if upwards else min(values)),
+        ha="center",
+        va="bottom" if upwards else "top",
+        fontsize=7,
+        rotation=90 if upright else 0,
+        xytext=(0, 2 if upwards else -2),
+        textcoords="offset points",
+    )
+
+
+def _legend_below(axis: Axes, lines: int) -> None:
+    """Put the legend below the axis and its groups' names, which have so many lines."""
+    axis.legend(
+        fontsize=7,
+        frameon=False,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.03 - 0.05 * lines),
+        ncols=LEGEND_COLUMNS,
+    )
+
+
 def _lines(axis: Axes, panel: Lines) -> list[list[Any]]:
+    """Draw curves, and crosses over them; returns the rows of the CSV."""
     rows: list[list[Any]] = []
     styles = ("-", "--", "-.", ":")
     for i, (name, (x, y)) in enumerate(panel.series.items()):
@@ -254,7 +266,7 @@ def _lines(axis: Axes, panel: Lines) -> list[list[Any]]:
 
 
 def _points(axis: Axes, panel: Lines) -> list[list[Any]]:
-    """Crosses over the curves of the same names."""
+    """Draw crosses over the curves of the same names; returns the rows of the CSV."""
     rows: list[list[Any]] = []
     names = list(panel.series)
     for name, (x, y) in panel.points.items():
