@@ -178,7 +178,7 @@ def arithmetic_of(
 
 
 def _bad(z: Tensor) -> Tensor:
-    """Where logits are NaN or +inf."""
+    """Whether each logit is NaN or +inf, bool of the same shape."""
     return ~(z < torch.inf)
 
 

@@ -102,8 +102,10 @@ def fit(
 def _least(
     cost: Callable[[npt.NDArray[np.float64]], float], starts: list[npt.NDArray[np.float64]]
 ) -> npt.NDArray[np.float64]:
-    """Where the cost is least, of the minima that a search without derivatives finds from each
-    start: the cost has kinks."""
+    """The coefficients of the least cost among the minima that a search finds, one from each start.
+
+    The search uses no derivatives, since the cost has kinks.
+    """
     from scipy.optimize import minimize  # type: ignore[import-untyped]
 
     options = {"maxiter": 600, "xatol": 1e-4, "fatol": 1e-7}

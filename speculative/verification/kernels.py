@@ -121,6 +121,7 @@ def verify(
 
 @torch.library.register_fake("speculative::verify", lib=OPERATORS)
 def _(target_logits: Tensor, draft_logits: Tensor, draft_tokens: Tensor, *_: object) -> Tensor:
+    """The shape and dtype of `verify`'s result, which torch.compile asks for."""
     return draft_tokens.new_empty((3, draft_tokens.shape[0]))
 
 
@@ -172,14 +173,15 @@ def sample(
 
 @torch.library.register_fake("speculative::sample", lib=OPERATORS)
 def _(logits: Tensor, *_: object) -> Tensor:
+    """The shape and dtype of `sample`'s result."""
     return torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
 
 
 def _requests(
     rows: Tensor, seed: int, offset: int, seeds: Tensor | None, offsets: Tensor | None
 ) -> Tensor:
-    """Where the random numbers of every row come from (`philox.requests`); tensors of seeds and
-    offsets win over the integers."""
+    """The places of every row's random numbers (`philox.requests`); tensors of seeds and offsets
+    win over the integers."""
     return philox.requests(
         len(rows),
         seed if seeds is None else seeds,
@@ -229,5 +231,5 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
 
 
 def _address(tensor: Tensor | None) -> int | None:
-    """Where a tensor's elements begin; None stays None, the null pointer."""
+    """The address of a tensor's first element; None stays None, the null pointer."""
     return None if tensor is None else tensor.data_ptr()

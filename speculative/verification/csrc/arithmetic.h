@@ -113,7 +113,7 @@ HD float uniform(uint32_t word) {
     return u < 1 - 0x1p-24f ? u : 1 - 0x1p-24f;
 }
 
-// Where one sequence's random numbers come from.
+// The key and counter of one sequence's random numbers, or the row of uniforms used instead.
 struct Draws {
     const float* uniforms;  // the sequence's row of Problem::uniforms; null: they are counted
     uint32_t left, right, position, request, stream;
@@ -123,7 +123,7 @@ struct Draws {
     }
 };
 
-// Where the random numbers of sequence b come from.
+// The draws of sequence b.
 HD Draws draws_of(const Problem& p, int64_t b) {
     uint64_t seed = uint64_t(p.seeds ? p.seeds[b] : p.seed);
     const float* uniforms = p.uniforms ? p.uniforms + b * (int64_t(p.gamma) + p.vocabulary) : nullptr;

@@ -43,7 +43,7 @@ Workspace workspace_of(const Problem& p, void* memory) {
 // The bytes at the start of the workspace that must be 0 before `finish` races: all but the parts.
 int64_t cleared_bytes(const Problem& p) { return 16 * int64_t(p.batch); }
 
-// Where the parts of row r of sequence b are kept.
+// The normalisers of the parts of row r of sequence b.
 __device__ Normaliser* parts_at(const Problem& p, const Workspace& w, int64_t b, int r) {
     return w.partial + (b * (2 * p.gamma + 1) + r) * w.parts;
 }
