@@ -1,9 +1,9 @@
-"""Time of the verification region: transformers' function, two softmaxes, and our methods.
+"""Times verification: transformers' function, two softmaxes, and our methods.
 
-Sides take turns within a repetition. On a GPU there are two times: of a call, as a Python program
-sees it, and of a replay of a CUDA graph of several calls on different inputs, which is the kernels'
-own and reads from memory rather than from cache. transformers' function waits for the host and so
-cannot be in a graph; it takes one sequence, so a batch is as many calls.
+The methods take turns within a repetition. On a GPU there are two times: that of a call, as a
+Python program sees it, and that of a replay of a CUDA graph of several calls on different inputs,
+which is the kernels' own and reads from memory rather than from cache. transformers' function waits
+for the host and so cannot be in a graph; it takes one sequence, so a batch is as many calls.
 """
 
 import inspect
@@ -23,28 +23,31 @@ from systems.schema import InputError
 
 METHODS = ("transformers", "two softmaxes", "exact", "sigmoid", "calibrated")
 APPROXIMATIONS = ("sigmoid", "calibrated")
+"""The methods that need not read all rows."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BATCHES = {"cpu": (1,), "cuda": (1, 64)}
 LOGITS = {"cpu": ("float32",), "cuda": ("float32", "bfloat16")}
-"""What is timed on a device unless told otherwise: sequences, and dtypes of the logits."""
+"""The batches and the dtypes of logits that are timed on a device by default."""
 CACHE_BYTES = 256 * 2**20
-"""Inputs of a graph's calls together, more than any GPU's cache."""
+"""The bytes of inputs that the calls of a graph read together, more than any GPU's cache."""
 MOST_COPIES = 64
+"""The most calls of a graph."""
 DRAFTS = 5
-"""Drafts that the turns go round: how many tokens of one are accepted is chance."""
+"""How many drafts take turns, since how many tokens of one draft are accepted is chance."""
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
+"""The size of the tensor whose copy is timed."""
 NOISE = 0.75
-"""Of the draft's logits about the target's, in a vocabulary of normal logits of deviation 3: about
-0.7 of the draft tokens are accepted."""
+"""The standard deviation of the draft's logits from the target's, which have one of 3: about 0.7 of
+the draft tokens are accepted."""
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 Call = Callable[[Inputs, int], tuple[Tensor, ...]]
-"""From inputs and a seed to what is decided, the number of accepted tokens first."""
+"""Takes inputs and a seed, and gives what is decided, the number of accepted tokens first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is timed."""
+    """The sizes of a verification that is timed."""
 
     vocabulary: int
     gamma: int
@@ -55,39 +58,42 @@ class Case:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row of logits of every sequence."""
+        """The bytes of one row of logits of every sequence."""
         return self.batch * self.vocabulary * DTYPES[self.dtype].itemsize
 
     def floor_bytes(self, method: str) -> int:
-        """Bytes that must move: all rows once; of the approximations one row pair alone."""
+        """The bytes that a method must read at least: all rows once, or for an approximation the
+        pair of rows that the next token comes from."""
         return self.row_bytes * (2 if method in APPROXIMATIONS else 2 * self.gamma + 1)
 
 
 CALIBRATED_ON = Case(vocabulary=1, gamma=16, batch=4, dtype="float32", device="cpu", threads=1)
+"""The drafts that the calibrated method is fitted to, at the vocabulary that is timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What was found."""
+    """The outcome of one method on one case."""
 
     case: Case
     method: str
     call_s: Spread
     graph_s: Spread | None = None
-    """A call's share of a CUDA graph's replay."""
+    """A call's share of the replay of a CUDA graph; None: no graph."""
     graph_equal: bool | None = None
-    """Does a replay decide as calls do? None: no graph, or no seeds."""
+    """Whether a replay decides as calls do; None: no graph, or a method without seeds."""
     acceptance: float
-    """Accepted draft tokens over decided ones, which end with the first rejection."""
+    """The accepted draft tokens over the decided ones, of which the first rejection is the last."""
     floor_bytes: int
 
     def bandwidth(self) -> float:
-        """Bytes of the floor per second, of the graph where there is one."""
+        """The bytes of the floor per second, by the graph's time where there is a graph."""
         return self.floor_bytes / (self.graph_s or self.call_s).median
 
 
 def inputs(case: Case, seed: int) -> Inputs:
-    """Normal logits, a draft near the target, and tokens sampled from it."""
+    """Normally distributed logits of a target, those of a draft near it, and tokens that are
+    sampled from the draft."""
     device = torch.device(case.device)
     generator = torch.Generator(device).manual_seed(seed)
     shape = case.batch, case.gamma + 1, case.vocabulary
@@ -101,16 +107,16 @@ def inputs(case: Case, seed: int) -> Inputs:
 
 
 def measure(case: Case, repetitions: int = 15) -> list[Row]:
-    """Time every method on one case; each repetition takes every method once."""
+    """Time every method on one case; each repetition calls every method once."""
     before = torch.get_num_threads()
     torch.set_num_threads(case.threads)
     device = torch.device(case.device)
-    given = [inputs(case, seed) for seed in range(DRAFTS)]
+    drafts = [inputs(case, seed) for seed in range(DRAFTS)]
     calls = {method: _call(method, case) for method in METHODS}
     seconds: dict[str, list[float]] = {method: [] for method in METHODS}
-    for repetition in range(-2, repetitions):  # two that are not counted
+    for repetition in range(-2, repetitions):  # The first two are not counted.
         for method, call in calls.items():
-            once = partial(call, given[repetition % DRAFTS], repetition)
+            once = partial(call, drafts[repetition % DRAFTS], repetition)
             took = timed(once, warm_up=0, repetitions=1, device=device)
             if repetition >= 0:
                 seconds[method].append(took.median)
@@ -124,7 +130,7 @@ def measure(case: Case, repetitions: int = 15) -> list[Row]:
                 call_s=spread(seconds[method]),
                 graph_s=graph_s,
                 graph_equal=graph_equal,
-                acceptance=_acceptance(call, given),
+                acceptance=_acceptance(call, drafts),
                 floor_bytes=case.floor_bytes(method),
             )
         )
@@ -133,14 +139,15 @@ def measure(case: Case, repetitions: int = 15) -> list[Row]:
 
 
 def _call(method: str, case: Case) -> Call:
+    """What calls a method on inputs of a case."""
     if method == "two softmaxes":
-        return lambda given, _: two_softmaxes(*given)
+        return lambda draft, _: two_softmaxes(*draft)
     if method == "transformers":
         region = transformers_region()
-        return lambda given, _: (torch.cat([region(*one) for one in _sequences(given)]),)
+        return lambda draft, _: (torch.cat([region(*one) for one in _sequences(draft)]),)
     rules: dict[str, Rule] = {"exact": Exact(), "sigmoid": Sigmoid()}
     rule = rules[method] if method in rules else _calibrated(case.vocabulary)
-    return lambda given, seed: verify(*given, rule=rule, seed=seed)
+    return lambda draft, seed: verify(*draft, rule=rule, seed=seed)
 
 
 @lru_cache
@@ -151,49 +158,52 @@ def _calibrated(vocabulary: int) -> Calibrated:
     return seen.fit()
 
 
-def _sequences(given: Inputs) -> Iterator[Inputs]:
-    return zip(*(batch.split(1) for batch in given), strict=True)
+def _sequences(draft: Inputs) -> Iterator[Inputs]:
+    """The sequences of a batch, each as a batch of one."""
+    return zip(*(batch.split(1) for batch in draft), strict=True)
 
 
-def _acceptance(call: Call, given: Sequence[Inputs], calls: int = 20) -> float:
-    accepted = torch.cat([call(given[seed % DRAFTS], seed)[0] for seed in range(calls)]).float()
-    decided = (accepted + 1).clamp(max=given[0][2].shape[1])
+def _acceptance(call: Call, drafts: Sequence[Inputs], calls: int = 20) -> float:
+    """`Row.acceptance`, over some calls with different seeds."""
+    accepted = torch.cat([call(drafts[seed % DRAFTS], seed)[0] for seed in range(calls)]).float()
+    decided = (accepted + 1).clamp(max=drafts[0][2].shape[1])
     return float(accepted.sum() / decided.sum())
 
 
 def _in_graph(
     case: Case, method: str, call: Call, repetitions: int
 ) -> tuple[Spread | None, bool | None]:
-    """Seconds of a call in a CUDA graph of several, and whether its replay decides as calls do."""
+    """The seconds of a call in a CUDA graph of several calls, and whether its replay decides as
+    calls do; see `Row`."""
     if case.device != "cuda" or method == "transformers":
         return None, None
     size = (2 * case.gamma + 1) * case.row_bytes
     copies = max(1, min(MOST_COPIES, CACHE_BYTES // size))
-    given = [inputs(case, seed) for seed in range(copies)]
+    drafts = [inputs(case, seed) for seed in range(copies)]
     graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        call(given[0], 0)
+        call(drafts[0], 0)
     torch.cuda.current_stream().wait_stream(side)
     with torch.cuda.graph(graph):
-        captured = [call(one, seed) for seed, one in enumerate(given)]
+        captured = [call(one, seed) for seed, one in enumerate(drafts)]
     device = torch.device(case.device)
     whole = timed(graph.replay, warm_up=3, repetitions=repetitions, device=device)
     share = Spread(
         median=whole.median / copies, low=whole.low / copies, high=whole.high / copies, n=whole.n
     )
-    return share, None if method == "two softmaxes" else _decides_as(captured, call, given)
+    return share, None if method == "two softmaxes" else _decides_as(captured, call, drafts)
 
 
-def _decides_as(captured: Sequence[tuple[Tensor, ...]], call: Call, given: list[Inputs]) -> bool:
-    """Are these what `call` gives, the place in the list its seed?"""
-    again = [call(one, seed) for seed, one in enumerate(given)]
+def _decides_as(captured: Sequence[tuple[Tensor, ...]], call: Call, drafts: list[Inputs]) -> bool:
+    """Whether `call` decides as was captured, with each draft's place in the list as its seed."""
+    again = [call(one, seed) for seed, one in enumerate(drafts)]
     pairs = zip(captured, again, strict=True)
     return all(torch.equal(torch.stack(a), torch.stack(b)) for a, b in pairs)
 
 
 def copy_bandwidth(device: str, threads: int) -> float:
-    """Bytes read and written per second by a copy of a large tensor."""
+    """The bytes that a copy of a large tensor reads and writes per second."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     source = torch.ones(COPY_BYTES[device] // 4, device=device)
@@ -205,7 +215,7 @@ def copy_bandwidth(device: str, threads: int) -> float:
 
 
 def file_name(device: str) -> str:
-    """Where a benchmark of this device is kept unless told otherwise."""
+    """The default name of the file that a benchmark of this device is written to."""
     return f"bench-speculative-{device}.json"
 
 
@@ -217,7 +227,7 @@ def cases(
     device: str,
     threads: int,
 ) -> Iterator[Case]:
-    """The grid."""
+    """A case for every combination of these values."""
     for dtype in dtypes:
         for batch in batches:
             for vocabulary in vocabularies:
@@ -233,10 +243,14 @@ def cases(
 
 
 def transformers_region() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """transformers' verification of one sequence: (target, draft, tokens) -> accepted [1].
+    """transformers' own verification of one sequence.
+
+    Returns:
+        A function of target logits [1, G + 1, V], draft logits [1, G, V] and draft tokens [1, G]
+        that gives the number of accepted tokens, int64 [1].
 
     Raises:
-        InputError: transformers is not installed, or its function takes arguments unknown here.
+        InputError: transformers is not installed, or is of a version with other arguments.
     """
     try:
         from transformers.generation import utils
@@ -249,7 +263,7 @@ def transformers_region() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     start = ["candidate_input_ids", "candidate_logits", "candidate_length", "new_logits"]
     if names[:4] != start:
         raise InputError(f"transformers' _speculative_sampling takes {names}: an unknown version")
-    # older versions want to know whether the draft ended the sequence
+    # Older versions want to know whether the draft has ended the sequence.
     rest = (False,) if names[4:5] == ["is_done_candidate"] else ()
 
     def verify(target: Tensor, draft: Tensor, tokens: Tensor) -> Tensor:
@@ -260,7 +274,7 @@ def transformers_region() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def two_softmaxes(target: Tensor, draft: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """The textbook's verification of a batch, without host synchronisation.
+    """The textbook's exact verification of a batch, which writes both softmaxes out.
 
     Returns:
         accepted, next_token: int64 [B].

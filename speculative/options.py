@@ -16,7 +16,7 @@ DEFAULT_DATA: dict[Task, str] = {"summarize": "installed", "transcribe": "record
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """A pair of models, evaluated on a task."""
+    """Options of the evaluation of a pair of models on a task."""
 
     task: Task = "summarize"
     """summarize (ROUGE) or transcribe (WER)."""
@@ -29,15 +29,15 @@ class Options:
     mostly the draft's distribution. calibrated: an approximation near the target's, fitted to the
     pair on training samples first. none: the target alone."""
     gamma: int = 4
-    """Draft tokens a step."""
+    """How many tokens the draft proposes a step."""
     alpha: float = -1e4
-    """Of the sigmoid: sigmoid((z - alpha) / (beta - alpha))."""
+    """sigmoid: the lower limit; a logit z weighs sigmoid((z - alpha) / (beta - alpha))."""
     beta: float = 1e4
-    """Of the sigmoid."""
+    """sigmoid: the upper limit."""
     caution: float = CAUTION
-    """Of the calibrated method: more of it trades acceptance for closeness to the target."""
+    """calibrated: more of it trades acceptance for closeness to the target."""
     calibration_samples: int = 64
-    """Training samples that the calibrated method is fitted on."""
+    """calibrated: how many training samples the method is fitted on."""
     temperature: float = 1.0
     """Divides the logits of both models."""
     top_k: int = 0
@@ -48,15 +48,15 @@ class Options:
     """summarize: stdlib, installed or jsonl:PATH[,DOCUMENT,SUMMARY]. transcribe: recordings[:PATH],
     espeak or folder:PATH (LibriSpeech layout). None: installed, or recordings."""
     samples: int = 200
-    """Test samples to evaluate on."""
+    """How many test samples to evaluate on."""
     batch_size: int = 16
-    """Sequences that are decoded together."""
+    """How many sequences are decoded together."""
     max_new_tokens: int = 32
-    """Longest output."""
+    """The longest output, in tokens."""
     prompt: str = "{document}"
-    """summarize: what a model reads, e.g. 'summarize: {document}' for Flan-T5."""
+    """summarize: the text that a model reads, e.g. 'summarize: {document}' for Flan-T5."""
     max_document_tokens: int | None = None
-    """summarize: longest prompt, cut at its end. None: the tokenizer's limit."""
+    """summarize: longer prompts are cut at their end. None: the tokenizer's limit."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -84,17 +84,21 @@ class Options:
             raise InputError(f"--speculative.{str(error).replace('_', '-', 1)}") from None
 
     def sampling(self, **suppressed: tuple[int, ...]) -> Sampling:
-        """How tokens are sampled, with what a model suppresses besides."""
+        """How tokens are sampled.
+
+        Args:
+            suppressed: the tokens that a model never samples, as arguments of `Sampling`.
+        """
         return Sampling(
             temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, **suppressed
         )
 
     def rule(self, observed: Observed) -> Rule:
-        """The rule that drafts are verified by: the target alone needs none, so exact's stands.
+        """The rule that verification takes. For method none, which verifies nothing, it is exact.
 
         Args:
-            observed: draft tokens of the pair. Only the calibrated method reads them: it is fitted
-                to them.
+            observed: draft tokens of the pair, to which the calibrated method is fitted. The other
+                methods do not read them.
         """
         if self.method == "sigmoid":
             return Sigmoid(alpha=self.alpha, beta=self.beta)
@@ -104,10 +108,10 @@ class Options:
 
     @property
     def target_path(self) -> str:
-        """The target's folder or name, the task filled in."""
+        """The target's folder or name, with the task filled in."""
         return filled_in(self.target, task=self.task)
 
     @property
     def draft_path(self) -> str:
-        """The draft's."""
+        """The draft's folder or name, with the task filled in."""
         return filled_in(self.draft, task=self.task)

@@ -1,4 +1,4 @@
-"""What `speculative.decoding.decode.generate` is given, checked before anything is computed."""
+"""Checks the arguments of `speculative.decoding.decode.generate` before anything is computed."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
@@ -14,16 +14,17 @@ from speculative.verification.vocabulary import encoder_vocabulary, vocabulary
 from systems.schema import InputError
 
 MASKS = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_mask"}
-"""The mask that tells tokens from padding."""
+"""The masks that tell tokens from padding, by the inputs that they belong to."""
 
 
 def check_options(
     target: Any, *, gamma: Any, max_new_tokens: Any, seed: Any, sampling: Any, end_token_ids: Any
 ) -> None:
-    """Refuse options that are not what `generate` says.
+    """Refuse options that `generate` does not take.
 
     Raises:
-        InputError: another type, out of range, or tokens that the target does not have.
+        InputError: an option is of another type or out of range, or names tokens that the target
+            does not have.
     """
     for name, value in (("gamma", gamma), ("max_new_tokens", max_new_tokens)):
         if not isinstance(value, Integral) or value < 1:
@@ -47,11 +48,12 @@ def check_sequences(
     """Refuse inputs that the models cannot read.
 
     Args:
-        prompts: what the output starts with (`speculative.decoding.inputs.decoder_prompts`).
+        prompts: the tokens that each output starts with
+            (`speculative.decoding.inputs.decoder_prompts`).
 
     Raises:
-        InputError: tokens outside the vocabulary, or not one request, prompt and input for every
-            sequence.
+        InputError: a token is outside the vocabulary, or there is not one request, prompt and
+            input for every sequence.
     """
     check_tokens("prompt", {token for prompt in prompts for token in prompt}, vocabulary(target))
     if requests is not None:
@@ -63,7 +65,7 @@ def check_sequences(
             if not isinstance(number, Integral) or number < 0:
                 raise InputError(f"requests: {number!r} is no number; give integers of 0 or more")
     for name, x in inputs.items():
-        if name in _read(target) and len(x) != len(prompts):
+        if name in _read_inputs(target) and len(x) != len(prompts):
             raise InputError(
                 f"{name} {[*x.shape]}: there are {len(prompts)} prompts; give a row for each"
             )
@@ -75,13 +77,14 @@ def check_tensors(target: Any, draft: Any | None, inputs: Any) -> None:
     """Refuse inputs of other types and shapes than the models take.
 
     Raises:
-        InputError: no mapping of tensors, other dtypes or dimensions, or a mask of another shape.
+        InputError: `inputs` is no mapping of tensors, a tensor has another dtype or other
+            dimensions, or a mask another shape.
     """
     if not isinstance(inputs, Mapping):
         raise InputError(
             f"inputs is a {type(inputs).__name__}; give a mapping such as {{'input_ids': tokens}}"
         )
-    for name in _read(target) & inputs.keys():
+    for name in _read_inputs(target) & inputs.keys():
         x = inputs[name]
         if not isinstance(x, Tensor):
             raise InputError(f"{name} is a {type(x).__name__}; give a tensor")
@@ -95,8 +98,8 @@ def check_tensors(target: Any, draft: Any | None, inputs: Any) -> None:
             check_features(target, draft, x)
 
 
-def _read(target: Any) -> set[str]:
-    """Names of inputs that these checks know and the target reads."""
+def _read_inputs(target: Any) -> set[str]:
+    """The names of inputs that the target reads and that are checked here."""
     names = {target.main_input_name, *MASKS, *MASKS.values()}
     if not target.config.is_encoder_decoder:
         names -= {"decoder_input_ids", "decoder_attention_mask"}
@@ -104,6 +107,7 @@ def _read(target: Any) -> set[str]:
 
 
 def _check_tokens_and_mask(name: str, tokens: Tensor, mask: Any) -> None:
+    """Refuse tokens that are not integers [B, T], and a mask of another shape."""
     if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         raise InputError(f"{name} of {tokens.dtype}: give torch.int64")
     if tokens.dim() != 2 or len(tokens) == 0:
@@ -115,7 +119,10 @@ def _check_tokens_and_mask(name: str, tokens: Tensor, mask: Any) -> None:
 
 
 def _check_encoder_tokens(target: Any, draft: Any | None, tokens: Tensor) -> None:
-    """An encoder reads padding too."""
+    """Refuse tokens [B, T] that an encoder cannot read: too many, or tokens that it does not have.
+
+    Padding is checked too, since an encoder reads it.
+    """
     for name, model in (("target", target), ("draft", draft)):
         limit = None if model is None else encoder_positions(model)
         if limit is not None and tokens.shape[1] > limit:

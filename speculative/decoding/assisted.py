@@ -1,4 +1,4 @@
-"""Our verification inside transformers' own assisted generation.
+"""Puts our verification inside transformers' own assisted generation.
 
     from speculative.decoding.assisted import assisted
 
@@ -37,11 +37,11 @@ from systems.schema import InputError
 
 REPLACED = "_speculative_sampling"
 """The function of transformers that verifies, a global of its `_assisted_decoding`."""
-KNOWN = {"candidate_input_ids", "candidate_logits", "candidate_length", "new_logits"}
+REQUIRED = {"candidate_input_ids", "candidate_logits", "candidate_length", "new_logits"}
 OPTIONAL = {"is_done_candidate", "assistant_ensemble_weight"}
-"""Arguments of that function in all versions, and in some."""
+"""The arguments that the function has in all versions, and those that it has in some."""
 REFUSED = ("prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate", "use_mtp")
-"""Arguments of generate() that make drafts without logits, or leave assisted decoding."""
+"""The arguments of generate() that make drafts without logits, or leave assisted decoding."""
 
 
 @contextlib.contextmanager
@@ -56,17 +56,18 @@ def assisted(
     Args:
         model: the target, a transformers model that can generate.
         rule: when a draft token is accepted (`speculative.verification.rules`).
-        seed: of the verification; None: drawn from torch's generator, so that
-            `torch.manual_seed` decides all. The draft samples with that generator in any case.
+        seed: decides the random numbers of verification. None: the seed is drawn from torch's
+            generator, so that `torch.manual_seed` decides all. The draft samples with that
+            generator in any case.
 
     Yields:
         The model.
 
     Raises:
-        InputError: options out of range, a model or a transformers that this does not fit; later,
-            inside generate(), an option that would leave our verification out, or a draft of
+        InputError: an option is out of range, or the model or the version of transformers does not
+            fit. Inside generate(): an option would leave our verification out, or the draft has
             another vocabulary.
-        LogitsError: inside generate(), NaN or infinite logits.
+        LogitsError: inside generate(), if logits are NaN or infinite.
     """
     check_rule(rule)
     if seed is not None and not hasattr(seed, "__index__"):
@@ -92,29 +93,33 @@ def assisted(
 def _verifier(
     replaced: Callable[..., Any], rule: Rule, seed: int
 ) -> Callable[..., tuple[Tensor, Tensor]]:
-    """A stand-in for transformers' function, whatever order its version gives arguments in."""
+    """Make a stand-in for transformers' function, which takes its arguments in any version's order.
+
+    Raises:
+        InputError: the function has arguments that no version was seen to have.
+    """
     signature = inspect.signature(replaced)
     names = set(signature.parameters)
-    if not KNOWN <= names <= KNOWN | OPTIONAL:
+    if not REQUIRED <= names <= REQUIRED | OPTIONAL:
         raise InputError(
             f"this transformers' {REPLACED}({', '.join(signature.parameters)}) is unknown; "
             "use speculative.decoding.decode.generate, or another version"
         )
-    offset = 0  # random numbers used so far
+    offset = 0  # how many places of the random numbers were used so far
 
     def verified(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
         nonlocal offset
-        given = signature.bind(*arguments, **named).arguments
-        if given.get("assistant_ensemble_weight") is not None:
+        bound = signature.bind(*arguments, **named).arguments
+        if bound.get("assistant_ensemble_weight") is not None:
             raise InputError("assistant_ensemble_weight: our verification has none; leave it out")
-        gamma = given["candidate_length"]
-        drafted = given["candidate_input_ids"][:, -gamma:]
-        target, draft = given["new_logits"], given["candidate_logits"]
+        gamma = bound["candidate_length"]
+        draft_tokens = bound["candidate_input_ids"][:, -gamma:]
+        target, draft = bound["new_logits"], bound["candidate_logits"]
         common = torch.promote_types(target.dtype, draft.dtype)
         accepted, token, status = verify(
             target.to(common),
             draft.to(common),
-            drafted,
+            draft_tokens,
             rule=rule,
             seed=seed,
             offset=offset,
@@ -123,15 +128,15 @@ def _verifier(
         n, fault = int(accepted), int(status)
         if fault:
             raise LogitsError(explain(fault))
-        if given.get("is_done_candidate") and n == gamma:  # the draft has ended the text
-            return drafted, accepted[0] - 1
-        return torch.cat([drafted[:, :n], token[:, None]], 1), accepted[0]
+        if bound.get("is_done_candidate") and n == gamma:  # the draft has ended the text
+            return draft_tokens, accepted[0] - 1
+        return torch.cat([draft_tokens[:, :n], token[:, None]], 1), accepted[0]
 
     return verified
 
 
 def _rebuilt(function: Any, replacements: dict[str, Any]) -> Any:
-    """The same function with globals of its own, some of them replaced."""
+    """A copy of a function that sees other values of some of its module's globals."""
     rebuilt = types.FunctionType(
         function.__code__,
         {**function.__globals__, **replacements},
@@ -144,10 +149,10 @@ def _rebuilt(function: Any, replacements: dict[str, Any]) -> Any:
 
 
 def _subclass(cls: type, decoding: Any) -> type:
-    """A subclass that decodes with `decoding` and refuses what would go past it."""
+    """A subclass that decodes with `decoding` and refuses options that would go past it."""
     signature = inspect.signature(decoding)
 
-    # transformers reads the signatures of both to see what belongs to them: hence wraps.
+    # transformers reads the signatures of both methods to see which options are theirs.
     @functools.wraps(cls.generate)  # type: ignore[attr-defined]
     def generate(self: Any, *arguments: Any, **named: Any) -> Any:
         for name in REFUSED:
@@ -165,13 +170,13 @@ def _subclass(cls: type, decoding: Any) -> type:
 
     @functools.wraps(decoding)
     def _assisted_decoding(self: Any, *arguments: Any, **named: Any) -> Any:
-        given = signature.bind(self, *arguments, **named).arguments
-        if not given["generation_config"].do_sample:
+        bound = signature.bind(self, *arguments, **named).arguments
+        if not bound["generation_config"].do_sample:
             raise InputError(
                 "do_sample=False: greedy decoding verifies nothing; give do_sample=True "
                 "(for Whisper also temperature=1.0)"
             )
-        if given.get("assistant_tokenizer") is not None:
+        if bound.get("assistant_tokenizer") is not None:
             raise InputError(
                 "assistant_tokenizer: target and draft must share one vocabulary; leave it out"
             )

@@ -1,10 +1,14 @@
-"""A transformers model with the keys and values of what it has read, a row for every sequence.
+"""A reader that keeps the keys and values of what a transformers model has read.
 
 Sequences accept different numbers of draft tokens, so their caches grow unevenly. Rows are kept
-aligned at their right end: a rewind moves every row's slots (one gather per layer, a plain crop
-where all rows move alike), so new tokens always come after the last slot, and what is left over is
-padding on the left, which attention masks and position ids hide in most models. In which models
-they do, and how the others are read, `speculative.decoding.reading` finds out.
+aligned at their right end. A rewind moves the slots of every row (one gather per layer, or a plain
+crop where all rows move alike), so that new tokens always come after the last slot:
+
+    after reading      a b c d e      rewind to      . . . a b      read on     . . . a b x y
+    two rows of 5      f g h i j      2 and 4        . f g h i                  . f g h i z u
+
+What is left over is padding on the left (the dots). Attention masks and position ids hide it in
+most models; `speculative.decoding.reading` finds out in which, and how the others are read.
 """
 
 import copy
@@ -21,23 +25,26 @@ from speculative.verification.vocabulary import readable, vocabulary
 from systems.schema import InputError
 
 CACHE_NAMES = ("cache", "past_key_values")
-"""What models call the argument and output that holds keys and values, now and before."""
+"""The names, new and old, of the argument and output in which models keep keys and values."""
 
 
 class CachedModel:
-    """Reads tokens, gives logits, and can go back.
+    """A reader (`speculative.decoding.even_rows.Reader`) with a cache.
 
     Args:
         model: a transformers causal or encoder-decoder model with attention in every layer.
         encoded: what the encoder made of the inputs; None: the model has no encoder.
-        batch: number of sequences.
+        batch: how many rows there are.
+
+    Raises:
+        InputError: the model takes no cache.
     """
 
     def __init__(self, model: Any, encoded: Encoded | None, batch: int) -> None:
         from transformers import DynamicCache, EncoderDecoderCache
 
         self.lengths = [0] * batch
-        """Tokens that each row holds."""
+        """How many tokens each row has read."""
         self._model = model
         self._positions = positions(model)
         self._vocabulary = vocabulary(model)
@@ -53,21 +60,21 @@ class CachedModel:
         self._cache_name = names[0]
 
     def read(self, tokens: Tensor, real: Sequence[int] | None = None, *, keep: int) -> Tensor:
-        """Append tokens to every row.
+        """Read on in every row.
 
         Args:
-            tokens: int64 [B, T]; a draft reads those that it lacks as its last one.
-            real: how many of the last T are tokens, the others before them padding; only the first
-                call may have padding. None: all.
-            keep: logits of so many last tokens are returned.
+            tokens: int64 [B, T]; a token that the model does not have is read as its last one.
+            real: how many of each row's last tokens are read, the others before them being padding,
+                which only the first call may have. None: all.
+            keep: for how many of the last tokens logits are returned.
 
         Returns:
             Logits [B, keep, V].
 
         Raises:
-            InputError: the model keeps what it has read elsewhere, or in another shape.
+            InputError: the model keeps what it has read in another place or shape.
         """
-        count, held = tokens.shape[1], self._width()
+        count, slots_before = tokens.shape[1], self._width()
         added = real or [count] * len(self.lengths)
         self.lengths = [n + m for n, m in zip(self.lengths, added, strict=True)]
         arguments = {
@@ -76,19 +83,19 @@ class CachedModel:
             f"{self._prefix}input_ids": readable(tokens, self._vocabulary),
             self._cache_name: self._cache,
             **({} if self._encoded is None else self._encoded.arguments()),
-            **self._places(held, count),
+            **self._places(slots_before, count),
         }
         if "logits_to_keep" in self._parameters:
             arguments["logits_to_keep"] = keep
         output = self._model(**arguments)
-        self._check(output, held + count)
+        self._check(output, slots_before + count)
         logits: Tensor = output.logits[:, -keep:]
         return logits
 
     def rewind(self, lengths: Sequence[int]) -> None:
-        """Forget all but the first `lengths[b]` tokens of row b."""
-        held, width = self._width(), max(lengths)
-        starts = [held - n for n in self.lengths]
+        """Let every row b forget all but its first `lengths[b]` tokens."""
+        slots_before, width = self._width(), max(lengths)
+        starts = [slots_before - n for n in self.lengths]
         shifts = [start - (width - n) for start, n in zip(starts, lengths, strict=True)]
         self.lengths = list(lengths)
         if len(set(shifts)) == 1 and shifts[0] >= 0:
@@ -96,7 +103,7 @@ class CachedModel:
             return
         device = self._model.device
         slots = torch.arange(width, device=device) + torch.tensor(shifts, device=device)[:, None]
-        slots = slots.clamp(min=0)[:, None, :, None]  # padding may hold anything finite
+        slots = slots.clamp(min=0)[:, None, :, None]  # Padding may hold anything finite.
         self._change(
             self._own_layers(),
             lambda x: x.gather(2, slots.expand(-1, x.shape[1], -1, x.shape[3])),
@@ -116,9 +123,10 @@ class CachedModel:
         self._change(layers, lambda x: x[list(rows)])
         return chosen
 
-    def _places(self, held: int, count: int) -> dict[str, Tensor]:
-        """Attention mask and position ids, where padding makes them needed."""
-        width = held + count
+    def _places(self, slots_before: int, count: int) -> dict[str, Tensor]:
+        """The attention mask and position ids for `count` new tokens, where padding makes them
+        necessary."""
+        width = slots_before + count
         fits = self._positions is None or width <= self._positions
         if min(self.lengths) == width and fits:
             return {}
@@ -127,13 +135,13 @@ class CachedModel:
         places = {f"{self._prefix}attention_mask": (slots >= width - ends).long()}
         if f"{self._prefix}position_ids" in self._parameters:
             numbers = ends - count + torch.arange(count, device=ends.device)
-            # A row near its end is read beyond it, as far as the others are; nobody looks there.
+            # A row near its end is read beyond it as far as the others are. Nobody looks there.
             last = None if self._positions is None else self._positions - 1
             places[f"{self._prefix}position_ids"] = numbers.clamp(min=0, max=last)
         return places
 
     def _check(self, output: Any, width: int) -> None:
-        """Refuse a model that did not add to our cache what it has read."""
+        """Refuse a model that did not add what it has read to our cache, now `width` slots wide."""
         if getattr(output, self._cache_name, None) is not self._cache or self._width() != width:
             raise InputError(
                 f"{type(self._model).__name__}: does not keep what it reads as keys and values in "
@@ -141,13 +149,21 @@ class CachedModel:
             )
 
     def _own_layers(self) -> list[Any]:
+        """The cache's layers for the tokens themselves, without those for the encoder's states."""
         cache = self._cache if self._encoded is None else self._cache.self_attention_cache
         return list(cache.layers)
 
     def _width(self) -> int:
+        """How many slots each row has in the cache."""
         return int(self._cache.get_seq_length())
 
     def _change(self, layers: list[Any], change: Callable[[Tensor], Tensor]) -> None:
+        """Replace the keys and values [B, heads, slots, width] of layers by what `change` makes of
+        them.
+
+        Raises:
+            InputError: a layer does not keep one slot for every token.
+        """
         from transformers.cache_utils import DynamicLayer
 
         for layer in layers:
@@ -162,7 +178,7 @@ class CachedModel:
 
 
 def _copied(cache: Any) -> Any:
-    """A cache whose layers can change without changing these; tensors are shared."""
+    """A copy of a cache whose layers can change without changing the original's layers."""
     copied = copy.copy(cache)
     for name, value in vars(cache).items():
         if name == "layers":

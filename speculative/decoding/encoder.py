@@ -1,4 +1,4 @@
-"""What the encoder of an encoder-decoder model makes of the inputs, kept for all steps."""
+"""Runs the encoder of an encoder-decoder model once, and keeps its states for all steps."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class Encoded:
     """The encoder's states of every sequence, padded on the right."""
 
     states: Tensor
-    """[B, S, H]"""
+    """Floating point [B, S, H]."""
     lengths: tuple[int, ...]
     """How many of its S states belong to each sequence."""
     kind: type
@@ -26,52 +26,53 @@ class Encoded:
 
     @classmethod
     def joined(cls, parts: Sequence["Encoded"]) -> "Encoded":
-        """All sequences of these, one after the other."""
+        """The sequences of all parts, one after the other."""
         rows = [row[:n] for part in parts for row, n in zip(part.states, part.lengths, strict=True)]
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return cls(padded, tuple(map(len, rows)), parts[0].kind)
 
     def select(self, rows: Sequence[int]) -> "Encoded":
-        """These sequences, in this order, without states that are padding in all of them."""
+        """These sequences, in this order; states that are padding in all of them are cut off."""
         lengths = tuple(self.lengths[row] for row in rows)
         return replace(self, states=self.states[list(rows), : max(lengths)], lengths=lengths)
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of the model's forward pass that stand for the encoder."""
-        given: dict[str, Any] = {"encoder_outputs": self.kind(last_hidden_state=self.states)}
+        """The arguments by which the model's forward pass takes these states."""
+        arguments: dict[str, Any] = {"encoder_outputs": self.kind(last_hidden_state=self.states)}
         width = self.states.shape[1]
         if min(self.lengths) < width:
             ends = torch.tensor(self.lengths, device=self.states.device)[:, None]
-            given["attention_mask"] = (torch.arange(width, device=ends.device) < ends).long()
-        return given
+            arguments["attention_mask"] = (torch.arange(width, device=ends.device) < ends).long()
+        return arguments
 
 
 def encode(model: Any, inputs: Mapping[str, Tensor]) -> Encoded:
     """Run the encoder.
 
-    Sequences of tokens are read without their padding, those of one length together: an encoder
-    that counts positions from the first slot would place tokens behind padding elsewhere.
+    Sequences of tokens are read without their padding, those of one length together, since an
+    encoder that counts positions from the first slot would give tokens behind padding other ones.
 
     Args:
         model: an encoder-decoder model of transformers.
-        inputs: what `model.main_input_name` names, and `attention_mask` where it is padded.
+        inputs: the input that `model.main_input_name` names, and `attention_mask` if it is padded.
 
     Raises:
-        InputError: no such input, or padding in an input that is not tokens and that matters.
+        InputError: the input is missing, or it is padded, not made of tokens, and the padding
+            changes the states.
     """
     name = model.main_input_name
     if name not in inputs:
         raise InputError(f"inputs have {', '.join(inputs)}; this model needs {name}")
-    given, mask = inputs[name], inputs.get("attention_mask")
-    floating = given.is_floating_point()
-    given = given.to(model.dtype) if floating else readable(given, encoder_vocabulary(model))
-    if mask is None or bool(mask.all()) or is_whisper(model):  # Whisper reads no mask
-        return _run(model, {name: given})
-    if given.dim() == 2 and not given.is_floating_point():
-        return _without_padding(model, name, given, mask.bool())
-    encoded = _run(model, {name: given})
+    x, mask = inputs[name], inputs.get("attention_mask")
+    floating = x.is_floating_point()
+    x = x.to(model.dtype) if floating else readable(x, encoder_vocabulary(model))
+    if mask is None or bool(mask.all()) or is_whisper(model):  # Whisper reads no mask.
+        return _forward(model, {name: x})
+    if x.dim() == 2 and not floating:
+        return _without_padding(model, name, x, mask.bool())
+    encoded = _forward(model, {name: x})
     if not _takes(model.get_encoder(), "attention_mask") or not torch.equal(
-        encoded.states, _run(model, {name: given, "attention_mask": mask}).states
+        encoded.states, _forward(model, {name: x, "attention_mask": mask}).states
     ):
         raise InputError(
             f"attention_mask: {name} has rows of different lengths, which only inputs of tokens "
@@ -81,21 +82,24 @@ def encode(model: Any, inputs: Mapping[str, Tensor]) -> Encoded:
 
 
 def _without_padding(model: Any, name: str, tokens: Tensor, mask: Tensor) -> Encoded:
+    """Encode tokens int64 [B, T] where mask is true, the rows of each length by themselves."""
     counts = mask.sum(1)
     order: list[int] = []
     parts = []
     for count in counts.unique().tolist():
         rows = (counts == count).nonzero()[:, 0]
-        parts.append(_run(model, {name: tokens[rows][mask[rows]].view(len(rows), count)}))
+        parts.append(_forward(model, {name: tokens[rows][mask[rows]].view(len(rows), count)}))
         order += rows.tolist()
     return Encoded.joined(parts).select([order.index(row) for row in range(len(tokens))])
 
 
 def _takes(module: Any, name: str) -> bool:
+    """Whether a module's forward pass has an argument of this name."""
     return name in inspect.signature(module.forward).parameters
 
 
-def _run(model: Any, given: dict[str, Tensor]) -> Encoded:
-    output = model.get_encoder()(**given, return_dict=True)
+def _forward(model: Any, arguments: dict[str, Tensor]) -> Encoded:
+    """One forward pass of the model's encoder; all its states count."""
+    output = model.get_encoder()(**arguments, return_dict=True)
     states = output.last_hidden_state
     return Encoded(states, (states.shape[1],) * len(states), type(output))

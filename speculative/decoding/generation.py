@@ -1,4 +1,4 @@
-"""What decoding gives: tokens, and the record of what they took."""
+"""The outcome of decoding: the tokens, and the record of what they took."""
 
 import time
 from dataclasses import dataclass, fields
@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What decoding took. Records of several batches add up."""
+    """Steps, tokens and seconds that decoding took. Records of several batches add up."""
 
     new_tokens: int = 0
     """Tokens generated, end tokens included."""
@@ -20,9 +20,13 @@ class Record:
     accepted: int = 0
     """Draft tokens that became output."""
     draft_s: float = 0.0
+    """Seconds of the draft's forward passes and sampling."""
     target_s: float = 0.0
+    """Seconds of the target's forward passes."""
     verify_s: float = 0.0
+    """Seconds of verification, until the host has its outcome."""
     rest_s: float = 0.0
+    """Seconds of everything else."""
 
     @property
     def acceptance_rate(self) -> float | None:
@@ -46,22 +50,21 @@ class Record:
 
 @dataclass(frozen=True)
 class Generation:
-    """What was generated, and what it took."""
+    """The generated tokens, and what they took."""
 
     tokens: list[list[int]]
-    """New tokens of every sequence, its end token included."""
+    """The new tokens of every sequence, its end token included."""
     record: Record
 
 
 Phase = Literal["draft", "target", "verify", "rest"]
-PHASES: tuple[Phase, ...] = ("draft", "target", "verify", "rest")
 
 
 class Phases:
-    """Seconds per phase: time since the last mark belongs to the phase that is marked.
+    """Measures the seconds of every phase: a mark says what the time since the last mark was for.
 
-    On CUDA the marks are events on the current stream: nothing waits for them, and a phase has the
-    time that the device was at it, or idle before it.
+    On CUDA the marks are events on the current stream. Nothing waits for them, and a phase gets the
+    time that the device worked on it or was idle before it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -70,7 +73,7 @@ class Phases:
         self.mark("rest")
 
     def mark(self, phase: Phase) -> None:
-        """What was done since the last mark was this phase's."""
+        """Say that the time since the last mark was spent on this phase."""
         if self._on_cuda:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -78,15 +81,21 @@ class Phases:
         else:
             self._marks.append((phase, time.perf_counter()))
 
-    def seconds(self) -> dict[Phase, float]:
-        """Total of every phase. Waits for the device."""
+    def record(self) -> Record:
+        """The seconds of every phase, as a record. Waits for the device."""
         if self._on_cuda:
             torch.cuda.synchronize()
-        totals = dict.fromkeys(PHASES, 0.0)
+        totals: dict[Phase, float] = {"draft": 0.0, "target": 0.0, "verify": 0.0, "rest": 0.0}
         for (_, start), (phase, end) in zip(self._marks, self._marks[1:], strict=False):
             totals[phase] += _between(start, end)
-        return totals
+        return Record(
+            draft_s=totals["draft"],
+            target_s=totals["target"],
+            verify_s=totals["verify"],
+            rest_s=totals["rest"],
+        )
 
 
 def _between(start: Any, end: Any) -> float:
+    """Seconds between two marks, which are readings of the clock or CUDA events."""
     return float(end - start if isinstance(start, float) else start.elapsed_time(end) / 1e3)

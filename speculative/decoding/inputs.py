@@ -1,4 +1,5 @@
-"""What transformers models need before decoding: prompts, end tokens, and a fitting pair."""
+"""Finds what decoding needs of transformers models: prompts, end tokens, and numbers of
+positions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,17 +15,18 @@ POSITION_LIMITS = (
     "max_target_positions",
     "max_decoder_position_embeddings",
 )
-"""What configs call the number of positions of a decoder."""
+"""The names of the number of a decoder's positions in configs."""
 
 
 def check_pair(target: Any, draft: Any | None, longest: int) -> None:
     """Refuse models that cannot work together.
 
     Args:
-        longest: tokens of the longest prompt and of its output.
+        longest: how many tokens the longest prompt and its output have together.
 
     Raises:
-        InputError: other kinds or devices, or positions that a model does not have.
+        InputError: the models are of different kinds or on different devices, or one has too few
+            positions.
     """
     for name, model in (("target", target), ("draft", draft)):
         limit = None if model is None else positions(model)
@@ -47,15 +49,15 @@ def check_names(model: Any, inputs: Mapping[str, Any]) -> None:
     """Refuse inputs that decoding would not read.
 
     Raises:
-        InputError: naming the input, and the one that was perhaps meant.
+        InputError: names the input, and the one that was perhaps meant.
     """
-    known = ["input_ids", "attention_mask"]
+    names = ["input_ids", "attention_mask"]
     if model.config.is_encoder_decoder:
-        known = [model.main_input_name, "attention_mask", *DECODER_INPUTS]
+        names = [model.main_input_name, "attention_mask", *DECODER_INPUTS]
     for name in inputs:
-        if name not in known:
+        if name not in names:
             raise InputError(
-                f"inputs: {name!r} is not read with {type(model).__name__}; {remedy(name, known)}; "
+                f"inputs: {name!r} is not read with {type(model).__name__}; {remedy(name, names)}; "
                 "leave it out"
             )
     tokens, mask = DECODER_INPUTS
@@ -64,13 +66,14 @@ def check_names(model: Any, inputs: Mapping[str, Any]) -> None:
 
 
 def check_padding(model: Any, misplaced: int | None, texts: Sequence[Sequence[int]]) -> None:
-    """Refuse texts that hold the padding token, if the model takes it for padding (M2M100).
+    """Refuse texts that contain the padding token, if the model takes it for padding (M2M100).
 
     Args:
-        misplaced: see `speculative.decoding.reading.Reading`.
+        misplaced: the padding token of such a model (`speculative.decoding.reading.Reading`), or
+            None.
 
     Raises:
-        InputError: naming the sequence of the batch and the token.
+        InputError: names the sequence of the batch and the token.
     """
     for number, text in enumerate(texts):
         if misplaced in text:
@@ -83,10 +86,11 @@ def check_padding(model: Any, misplaced: int | None, texts: Sequence[Sequence[in
 
 
 def decoder_prompts(model: Any, inputs: Mapping[str, Tensor]) -> list[list[int]]:
-    """The tokens that generation starts after, a list per sequence, padding left out.
+    """The tokens after which generation starts, a list for every sequence without its padding.
 
     Raises:
-        InputError: no inputs that this model understands, or an empty prompt.
+        InputError: an input is missing, a prompt is empty, or nothing says what the output of an
+            encoder-decoder model starts with.
     """
     if not model.config.is_encoder_decoder:
         return _unpadded(inputs, "input_ids", "attention_mask")
@@ -101,14 +105,8 @@ def decoder_prompts(model: Any, inputs: Mapping[str, Tensor]) -> list[list[int]]
     return [[start] for _ in range(len(inputs[name]))]
 
 
-def start_tokens(model: Any) -> list[int]:
-    """What an encoder-decoder model's output starts with: for Whisper its control tokens too."""
-    start = _start_token(model)
-    return whisper.start_tokens(model) if whisper.is_whisper(model) else [start]
-
-
 def end_tokens(model: Any) -> tuple[int, ...]:
-    """The tokens that end a sequence, by the model's generation config; there may be none."""
+    """The tokens that end a sequence, as the model's generation config says; there may be none."""
     ends = model.generation_config.eos_token_id
     if ends is None:
         return ()
@@ -116,6 +114,11 @@ def end_tokens(model: Any) -> tuple[int, ...]:
 
 
 def _start_token(model: Any) -> int:
+    """The token that an encoder-decoder model's output starts with.
+
+    Raises:
+        InputError: the generation config does not say it.
+    """
     start = model.generation_config.decoder_start_token_id
     if start is None:
         raise InputError(
@@ -136,12 +139,19 @@ def encoder_positions(model: Any) -> int | None:
 
 
 def _limit(config: Any, names: Sequence[str]) -> int | None:
-    """The first of these that is given; configs without a limit say -1 or nothing."""
-    found = (getattr(config, name, None) for name in names)
-    return next((int(n) for n in found if n is not None and n > 0), None)
+    """The first of these entries of a config that is a limit: where there is none, configs say -1
+    or nothing."""
+    entries = (getattr(config, name, None) for name in names)
+    return next((int(n) for n in entries if n is not None and n > 0), None)
 
 
 def _unpadded(inputs: Mapping[str, Tensor], name: str, mask_name: str) -> list[list[int]]:
+    """The tokens of an input where its mask is not 0, or without a mask those that are not
+    negative, a list for every row.
+
+    Raises:
+        InputError: the input is missing, or a row is empty.
+    """
     if name not in inputs:
         raise InputError(f"inputs have {', '.join(inputs) or 'nothing'}; this model needs {name}")
     tokens = inputs[name]

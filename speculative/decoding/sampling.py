@@ -1,4 +1,7 @@
-"""How tokens are sampled from logits, the same for target and draft: verification compares both."""
+"""Says how tokens are sampled from logits.
+
+Target and draft must sample alike, since verification compares their distributions.
+"""
 
 import math
 from collections.abc import Iterable
@@ -14,20 +17,24 @@ if TYPE_CHECKING:  # options, which need no torch, are checked with this file
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Temperature, and which tokens may be sampled at all."""
+    """The temperature, and which tokens may be sampled at all.
+
+    Raises:
+        InputError: a value is out of range.
+    """
 
     temperature: float = 1.0
     """Divides the logits."""
     top_k: int = 0
-    """Sample among exactly so many of the likeliest tokens; of equally likely ones those with the
+    """How many of the likeliest tokens may be sampled; among equally likely ones those with the
     lower number come first. 0: all. 1: greedy decoding, torch.argmax of the logits."""
     top_p: float = 1.0
-    """Sample among the fewest likeliest tokens that have this much probability, chosen among
-    equally likely ones as for `top_k`. 1: all."""
+    """Only the fewest likeliest tokens that have this much probability together may be sampled,
+    chosen among equally likely ones as for `top_k`. 1: all."""
     suppressed: tuple[int, ...] = ()
-    """Tokens that are never sampled."""
+    """The tokens that are never sampled."""
     begin_suppressed: tuple[int, ...] = ()
-    """Tokens that are not sampled first."""
+    """The tokens that are not sampled as the first of a text."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "top_p"):
@@ -47,7 +54,7 @@ class Sampling:
             check_tokens(name, getattr(self, name))
 
     def check(self, vocabulary: int) -> None:
-        """Refuse tokens that a model with so many does not have.
+        """Refuse suppressed tokens that a vocabulary of this size does not have.
 
         Raises:
             InputError: one of the suppressed tokens is outside the vocabulary.
@@ -56,11 +63,11 @@ class Sampling:
             check_tokens(name, getattr(self, name), vocabulary)
 
     def restrict(self, logits: "Tensor", *, begins: bool = False) -> "Tensor":
-        """Logits with -inf for tokens that may not be sampled; not yet tempered.
+        """The logits with -inf for tokens that may not be sampled, not divided by the temperature.
 
         Args:
-            logits: floating point [B, T, V]. A row that holds NaN stays one that holds NaN.
-            begins: position 0 of T is the first of the generated text.
+            logits: floating point [B, T, V]. A row that holds NaN still holds NaN afterwards.
+            begins: whether position 0 of T is the first of the generated text.
 
         Raises:
             InputError: one of the suppressed tokens is outside the vocabulary.
@@ -79,10 +86,13 @@ class Sampling:
 
 
 def check_tokens(name: str, tokens: Iterable[int], vocabulary: float = math.inf) -> None:
-    """Refuse what are no tokens of a vocabulary.
+    """Refuse tokens that a vocabulary does not have.
+
+    Args:
+        name: what the tokens are called in messages.
 
     Raises:
-        InputError: not a sequence of integers from 0 to below `vocabulary`.
+        InputError: `tokens` is not a sequence of integers from 0 to below `vocabulary`.
     """
     if not isinstance(tokens, Iterable) or isinstance(tokens, str):
         raise InputError(f"{name} {tokens!r}: give a sequence of tokens, such as ({tokens!r},)")
@@ -96,7 +106,8 @@ def check_tokens(name: str, tokens: Iterable[int], vocabulary: float = math.inf)
 
 
 def suppression(model: Any) -> dict[str, tuple[int, ...]]:
-    """What a model's own generation config suppresses (Whisper), as arguments of `Sampling`."""
+    """The tokens that a model's generation config suppresses (Whisper's does), as arguments of
+    `Sampling`."""
     config = model.generation_config
     return {
         "suppressed": tuple(getattr(config, "suppress_tokens", None) or ()),
@@ -105,7 +116,8 @@ def suppression(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _likeliest(logits: "Tensor", k: int) -> "Tensor":
-    """Exactly k tokens a row, the lower numbers first where logits are equal."""
+    """The logits of exactly the k likeliest tokens of every row, lower numbers first where logits
+    are equal; the others become -inf."""
     import torch
 
     least = logits.topk(k).values[..., -1:]
@@ -116,7 +128,8 @@ def _likeliest(logits: "Tensor", k: int) -> "Tensor":
 
 
 def _most_probable(logits: "Tensor", p: float, temperature: float) -> "Tensor":
-    """The fewest likeliest tokens a row whose probabilities, at this temperature, sum to p."""
+    """The logits of the fewest likeliest tokens of every row whose probabilities at this
+    temperature sum to p; the others become -inf."""
     import torch
     import torch.nn.functional as F
 

@@ -1,9 +1,9 @@
-"""What Whisper's output starts with, and the spectrograms that it takes.
+"""Knows what Whisper's output starts with, and which spectrograms it takes.
 
 The start tokens are those of transformers' own `generate`, which reads the generation config:
 `language` (a code, a token or a name: 'de', '<|de|>', 'German'; a list has one for every sequence),
 `task` (transcribe or translate), and `forced_decoder_ids` of older checkpoints where neither is
-set. Where no language is set, a multilingual model detects it.
+set. A multilingual model whose language is not set detects it.
 """
 
 from typing import Any
@@ -14,16 +14,16 @@ from systems.schema import InputError, remedy
 
 TASKS = ("transcribe", "translate")
 CODE_LENGTH = 2
-"""Letters of most languages' codes; a longer word is a name."""
+"""Most languages' codes have so many letters; a longer word is a name."""
 
 
 def is_whisper(model: Any) -> bool:
-    """Whether this module is about the model."""
+    """Whether a model is a Whisper, which this module is about."""
     return bool(model.config.model_type == "whisper")
 
 
 def prompts(model: Any, features: Tensor) -> list[list[int]]:
-    """What every sequence's output starts with.
+    """The tokens that every sequence's output starts with, in lists.
 
     Args:
         features: log-mel spectrograms [B, mel bins, frames].
@@ -40,29 +40,14 @@ def prompts(model: Any, features: Tensor) -> list[list[int]]:
             )
         return [_start(model, _language(model, each)) for each in language]
     if not _must_detect(model):
-        return [start_tokens(model)] * len(features)
+        token = None if language is None else _language(model, language)
+        return [_start(model, token)] * len(features)
     detected = model.detect_language(
         input_features=features.to(model.device, model.dtype),
         generation_config=model.generation_config,
         num_segment_frames=features.shape[-1],
     )
     return [_start(model, token) for token in detected.tolist()]
-
-
-def start_tokens(model: Any) -> list[int]:
-    """What the output starts with, where the generation config says all: start token, language,
-    task, no timestamps.
-
-    Raises:
-        InputError: a language or task that the model does not have, or no language that is set.
-    """
-    language = getattr(model.generation_config, "language", None)
-    if language is None and _must_detect(model):
-        raise InputError(
-            "generation_config.language is not set, so it is detected from input_features; "
-            "set it, or use speculative.decoding.inputs.decoder_prompts"
-        )
-    return _start(model, None if language is None else _language(model, language))
 
 
 def check_features(target: Any, draft: Any | None, features: Tensor) -> None:
@@ -86,12 +71,13 @@ def check_features(target: Any, draft: Any | None, features: Tensor) -> None:
 
 
 def _taken(model: Any) -> list[int]:
-    """Mel bins and frames; the second convolution halves the frames."""
+    """The mel bins and frames that a model takes; its second convolution halves the frames."""
     return [model.config.num_mel_bins, 2 * model.config.max_source_positions]
 
 
 def _must_detect(model: Any) -> bool:
-    """Neither the config nor the forced tokens of older checkpoints say the language."""
+    """Whether the language must be detected: neither the config nor the forced tokens of older
+    checkpoints say it."""
     config = model.generation_config
     if getattr(config, "language", None) is not None or not _is_multilingual(config):
         return False
@@ -100,7 +86,7 @@ def _must_detect(model: Any) -> bool:
 
 
 def _start(model: Any, language: int | None) -> list[int]:
-    """The start tokens with this language's token; None: what is forced, or no language."""
+    """The start tokens, with this language's token; None: the forced one, or no language."""
     config = model.generation_config
     if getattr(config, "return_timestamps", None):
         raise InputError(
@@ -118,9 +104,10 @@ def _start(model: Any, language: int | None) -> list[int]:
 
 
 def _forced(model: Any) -> list[int | None]:
-    """Tokens that an older checkpoint forces after the start; None stands for the language.
+    """The tokens that an older checkpoint forces after the start; None in the list stands for a
+    language that is to be detected.
 
-    As in transformers, `language` and `task` win over them.
+    As in transformers, `language` and `task` win over them: then the list is empty.
     """
     config = model.generation_config
     if getattr(config, "language", None) is not None or getattr(config, "task", None) is not None:
@@ -140,9 +127,14 @@ def _forced(model: Any) -> list[int | None]:
 
 
 def _is_multilingual(config: Any) -> bool:
-    known = bool(getattr(config, "lang_to_id", None))
-    multilingual = getattr(config, "is_multilingual", known)
-    if multilingual and not known:
+    """Whether a model has several languages, by its generation config.
+
+    Raises:
+        InputError: the config says so, but does not list them.
+    """
+    has_languages = bool(getattr(config, "lang_to_id", None))
+    multilingual = getattr(config, "is_multilingual", has_languages)
+    if multilingual and not has_languages:
         raise InputError(
             "generation_config.is_multilingual True: lang_to_id is missing; load the "
             "generation_config.json of the checkpoint"
@@ -151,7 +143,12 @@ def _is_multilingual(config: Any) -> bool:
 
 
 def _language(model: Any, language: Any) -> int | None:
-    """The token of a language as transformers understands it; None: the model has English only."""
+    """The token of a language that is named as transformers allows it; None: the model has English
+    only.
+
+    Raises:
+        InputError: no word, or a language that the model does not have.
+    """
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
     config = model.generation_config
@@ -173,15 +170,20 @@ def _language(model: Any, language: Any) -> int | None:
         name for name, short in TO_LANGUAGE_CODE.items() if f"<|{short}|>" in config.lang_to_id
     }
     codes = {token.strip("<|>") for token in config.lang_to_id}
-    known = codes if len(word.strip("<|>")) <= CODE_LENGTH else names | codes
+    candidates = codes if len(word.strip("<|>")) <= CODE_LENGTH else names | codes
     raise InputError(
         f"generation_config.language {language!r}: the model does not have it; "
-        f"{remedy(word.strip('<|>'), known)}"
+        f"{remedy(word.strip('<|>'), candidates)}"
     )
 
 
 def _task(config: Any) -> list[int]:
-    """The token of the task. Without one a language that is set is transcribed."""
+    """The task's token in a list, empty for none. Where a language is set and no task, the task is
+    to transcribe.
+
+    Raises:
+        InputError: a task that there is not, or that the model does not have.
+    """
     task, language = getattr(config, "task", None), getattr(config, "language", None)
     if task is not None and task not in TASKS:
         raise InputError(f"generation_config.task {task!r}: {remedy(str(task), TASKS)}")
@@ -192,12 +194,12 @@ def _task(config: Any) -> list[int]:
                 "or give a multilingual model"
             )
         return []
-    known = getattr(config, "task_to_id", None) or {}
+    tokens = getattr(config, "task_to_id", None) or {}
     if task is None:
-        return [known["transcribe"]] if language is not None and "transcribe" in known else []
-    if task not in known:
+        return [tokens["transcribe"]] if language is not None and "transcribe" in tokens else []
+    if task not in tokens:
         raise InputError(
             f"generation_config.task {task!r}: task_to_id has no token for it; load the "
             "generation_config.json of the checkpoint"
         )
-    return [known[task]]
+    return [tokens[task]]

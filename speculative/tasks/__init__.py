@@ -1,1 +1,1 @@
-"""Pairs of a target and a draft, trained and scored on summarization and speech recognition."""
+"""Trains pairs of a target and a draft, and scores them on summarization and speech recognition."""

@@ -1,4 +1,4 @@
-"""Models and what prepares their inputs, from a folder or, where there is a network, the hub."""
+"""Loads models and what prepares their inputs, from a folder or, with a network, from the hub."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,24 +11,27 @@ if TYPE_CHECKING:
 
 
 def check(task: Task, name: str, flag: str) -> None:
-    """Refuse what cannot be loaded, before anything is started for it.
-
-    Raises:
-        InputError: a folder without a model, or a name that the hub and its cache do not have.
-    """
-    if not _is_folder(name, flag, task):
-        _load(_transformers().AutoConfig, name, flag, task)
-
-
-def load_model(task: Task, name: str, device: "torch.device", flag: str) -> Any:
-    """A causal, T5-like or Whisper model, in evaluation mode.
+    """Refuse a model that cannot be loaded, before anything is started for it.
 
     Args:
         name: a folder with a model that was saved, or a name on the hub.
         flag: the option that names it, for messages.
 
     Raises:
-        InputError: nothing there, or not a model for the task.
+        InputError: the folder has no model, or neither the hub nor its cache has the name.
+    """
+    if not _is_folder(name, flag, task):
+        _load(_transformers().AutoConfig, name, flag, task)
+
+
+def load_model(task: Task, name: str, device: "torch.device", flag: str) -> Any:
+    """Load a causal, T5-like or Whisper model, in evaluation mode.
+
+    Args:
+        name, flag: as in `check`.
+
+    Raises:
+        InputError: there is no model, or it is not one for the task.
     """
     transformers = _transformers()
     config = _load(transformers.AutoConfig, name, flag, task)
@@ -42,7 +45,7 @@ def load_model(task: Task, name: str, device: "torch.device", flag: str) -> Any:
 
 
 def load_tokenizer(task: Task, name: str, flag: str) -> Any:
-    """The tokenizer beside a model; it can pad."""
+    """Load the tokenizer beside a model, and let it pad with its end token if it has no other."""
     tokenizer = _load(_transformers().AutoTokenizer, name, flag, task)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -50,13 +53,17 @@ def load_tokenizer(task: Task, name: str, flag: str) -> Any:
 
 
 def load_feature_extractor(name: str, flag: str) -> Any:
-    """The spectrogram beside a speech model."""
+    """Load what makes spectrograms for a speech model, from beside it."""
     return _load(_transformers().AutoFeatureExtractor, name, flag, "transcribe")
 
 
 def _load(auto: Any, name: str, flag: str, task: Task, **options: Any) -> Any:
-    """What transformers load; never code that comes with a model, nor weights that are pickles."""
-    from safetensors import SafetensorError  # as transformers have it
+    """Let a class of transformers load; it never runs code that comes with a model.
+
+    Raises:
+        InputError: with the first line of what transformers say.
+    """
+    from safetensors import SafetensorError
 
     _is_folder(name, flag, task)
     try:
@@ -67,7 +74,11 @@ def _load(auto: Any, name: str, flag: str, task: Task, **options: Any) -> Any:
 
 
 def _is_folder(name: str, flag: str, task: Task) -> bool:
-    """Whether a name is that of a folder, which must then hold a model."""
+    """Whether a name is a folder's, which must then have a model in it.
+
+    Raises:
+        InputError: it looks like a folder, and has no model.
+    """
     holds_model = (Path(name) / "config.json").is_file()
     looks_like_one = Path(name).is_absolute() or name.count("/") > 1 or name.startswith(".")
     if looks_like_one and not holds_model:
@@ -78,6 +89,11 @@ def _is_folder(name: str, flag: str, task: Task) -> bool:
 
 
 def _transformers() -> Any:
+    """The package transformers, made quiet.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import huggingface_hub
         import transformers

@@ -1,7 +1,8 @@
-"""(document, summary) pairs for summarization: a function and the first line of its docstring.
+"""Reads (document, summary) pairs for summarization.
 
-Taken from the standard library and the installed packages, so that there is data without a network;
-or from a JSON-lines file with any two fields, such as an export of CNN/DailyMail or XSum.
+A document is a function and its summary the first line of the function's docstring. They are taken
+from the standard library and the installed packages, so that there is data without a network; or
+from a JSON-lines file with any two fields, such as an export of CNN/DailyMail or XSum.
 """
 
 import ast
@@ -17,12 +18,15 @@ from pathlib import Path
 from systems.schema import InputError
 
 LONGEST_SOURCE_BYTES = 200_000
-"""Larger files are generated tables as a rule."""
-SHORTEST_SUMMARY, LONGEST_SUMMARY = 3, 20  # words
+"""Larger files are skipped: as a rule they are generated tables."""
+SHORTEST_SUMMARY, LONGEST_SUMMARY = 3, 20
+"""Limits of a summary, in words."""
 SKIPPED_FOLDERS = {"test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "__pycache__"}
+"""Modules in folders of these names are not read."""
 TEST_SHARE = 16
 """One module in so many is for testing."""
 
+# The names of the two fields of a JSON-lines file, in the order in which they are looked for.
 DOCUMENT_FIELDS = ("document", "article", "text", "dialogue", "source")
 SUMMARY_FIELDS = ("summary", "highlights", "target", "abstract")
 
@@ -35,17 +39,18 @@ class Pair:
     summary: str
 
 
-def load(data: str, split: str, limit: int | None = None) -> list[Pair]:
+def read_pairs(data: str, split: str, limit: int | None = None) -> list[Pair]:
     """The pairs that `--speculative.data` names, no summary twice.
 
     Args:
         data: stdlib, installed (the standard library and installed packages), or
             jsonl:PATH[,DOCUMENT_FIELD,SUMMARY_FIELD].
-        split: "train" or "test". Modules, or the lines of a file, are in one of them.
-        limit: most pairs; None: all. Reading all that is installed takes minutes.
+        split: "train" or "test". Every module, or line of a file, belongs to one of them.
+        limit: the most pairs to read; None: all. Reading all that is installed takes minutes.
 
     Raises:
-        InputError: another source, a file that cannot be read or lacks the fields, no pairs.
+        InputError: there is no such source, a file cannot be read or lacks the fields, or there are
+            no pairs.
     """
     if data.startswith("jsonl:"):
         pairs = _numbered(_jsonl(data.removeprefix("jsonl:")), split)
@@ -69,8 +74,13 @@ def load(data: str, split: str, limit: int | None = None) -> list[Pair]:
 
 
 def functions(source: str) -> Iterator[Pair]:
-    """Every documented function of a Python module: its source without docstring, and line one."""
-    with warnings.catch_warnings():  # other people's invalid escapes
+    """A pair for every documented function of a Python module: the document is its source without
+    the docstring, the summary the docstring's first line.
+
+    Raises:
+        SyntaxError: the source is no Python.
+    """
+    with warnings.catch_warnings():  # Other people's modules have invalid escapes.
         warnings.simplefilter("ignore")
         tree = ast.parse(source)
     for node in ast.walk(tree):
@@ -87,10 +97,10 @@ def functions(source: str) -> Iterator[Pair]:
 
 
 def _modules(roots: list[Path], split: str) -> Iterator[Pair]:
-    """Pairs of the modules under some folders, in a stable order that mixes packages.
+    """The pairs of the modules under some folders, in a stable order that mixes packages.
 
-    A module is known by its folder and name, so that the copies which packages carry of each other
-    are all in one split.
+    A module's folder and name decide its split, so that the copies which packages carry of each
+    other are all in one split.
     """
     modules = []
     for root in roots:
@@ -105,21 +115,27 @@ def _modules(roots: list[Path], split: str) -> Iterator[Pair]:
             if path.stat().st_size <= LONGEST_SOURCE_BYTES:
                 yield from functions(path.read_text())
         except (SyntaxError, ValueError, OSError, RecursionError):
-            continue  # templates and tests of syntax errors lie among the modules
+            continue  # Templates and tests of syntax errors lie among the modules.
 
 
 def _in_test(digest: bytes) -> bool:
+    """Whether the item with this digest belongs to the test split."""
     return digest[-1] % TEST_SHARE == 0
 
 
 def _numbered(pairs: Iterator[Pair], split: str) -> Iterator[Pair]:
+    """The pairs of a split, where the number of a pair decides which one it belongs to."""
     for number, pair in enumerate(pairs):
         if _in_test(hashlib.sha256(str(number).encode()).digest()) == (split == "test"):
             yield pair
 
 
 def _jsonl(argument: str) -> Iterator[Pair]:
-    """Pairs of a JSON-lines file; the fields are named after the path, or well known."""
+    """The pairs of a JSON-lines file, whose fields are named after the path or have usual names.
+
+    Raises:
+        InputError: the file cannot be read, or a line is no object with both fields.
+    """
     name, *fields = argument.split(",")
     path = Path(name)
     if len(fields) not in (0, 2):
@@ -138,8 +154,8 @@ def _jsonl(argument: str) -> Iterator[Pair]:
             raise InputError(f"{where}: not JSON: {error}") from None
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected an object with two fields")
-        known = (fields[:1], fields[1:]) if fields else (DOCUMENT_FIELDS, SUMMARY_FIELDS)
-        document, summary = (next((n for n in names if n in row), None) for names in known)
+        choices = (fields[:1], fields[1:]) if fields else (DOCUMENT_FIELDS, SUMMARY_FIELDS)
+        document, summary = (next((n for n in names if n in row), None) for names in choices)
         if document is None or summary is None:
             raise InputError(
                 f"{where}: no known fields among {', '.join(row)}; "

@@ -1,4 +1,4 @@
-"""Evaluate a pair of models on a task: `evaluate(options)` gives metrics with units."""
+"""Evaluates a pair of models on a task: `evaluate(options)` gives metrics with units."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 import torch
 
-from speculative.decoding.decode import Observer, generate
+from speculative.decoding.decode import generate
 from speculative.decoding.generation import Record
 from speculative.decoding.sampling import suppression
+from speculative.decoding.step import Observer
 from speculative.options import Options
 from speculative.tasks.checkpoint import load_model
 from speculative.tasks.summarize import Summaries
@@ -18,8 +19,9 @@ from speculative.verification.rules import Calibrated, Rule
 
 Split = Literal["train", "test"]
 WARM_UP_TOKENS = 4
+"""How far the first batch is decoded before the clock counts."""
 SHOWN = 3
-"""Outputs that are kept beside their references, to be looked at."""
+"""How many outputs are kept beside their references, to be looked at."""
 
 
 def evaluate(
@@ -30,18 +32,19 @@ def evaluate(
     The first batch is decoded once, a few tokens far, before the clock counts.
 
     Args:
-        seed: of the sampling; a sample's tokens do not depend on the batch size.
-        device: None: the CPU.
+        seed: decides the random numbers of sampling; a sample's tokens do not depend on the batch
+            size.
+        device: where the models are; None: the CPU.
 
     Returns:
-        Keys with units: acceptance_rate (None without a draft), tokens_per_target_step,
-        tokens_per_s, new_tokens, samples, draft_s, target_s, verify_s, rest_s, total_s; the task's
-        scores, each a table of value, low and high (95 %, bootstrap over samples): rouge_1, rouge_2
-        and rouge_l, or word_error_rate; parameters of both models; calibration (None: not that
-        method); examples.
+        A table whose keys name units: acceptance_rate (None without a draft),
+        tokens_per_target_step, tokens_per_s, new_tokens, samples, draft_s, target_s, verify_s,
+        rest_s and total_s; the task's scores, each a table of value, low and high (95 %, bootstrap
+        over samples): rouge_1, rouge_2 and rouge_l, or word_error_rate; the parameters of both
+        models; the calibration (None with other methods); and examples.
 
     Raises:
-        InputError: models or data that cannot be had, or do not fit.
+        InputError: models or data are missing, or do not fit each other.
     """
     device = device or torch.device("cpu")
     target = load_model(options.task, options.target_path, device, "--speculative.target")
@@ -80,7 +83,7 @@ def observe(
     split: Split = "train",
     seed: int = 0,
 ) -> None:
-    """Decode samples exactly and show the logits of every step to `observer`."""
+    """Decode the samples of a split exactly, and show the logits of every step to `observer`."""
     samples = _samples(options, target, split)
     for numbers in _batches(options, samples):
         generate(
@@ -104,7 +107,7 @@ def _decode(
     rule: Rule,
     seed: int,
 ) -> tuple[Record, list[str]]:
-    """The texts of all samples, and what they took."""
+    """Decode all samples in batches: what that took, and their texts."""
     arguments: dict[str, Any] = {
         "gamma": options.gamma,
         "rule": rule,
@@ -130,18 +133,20 @@ def _decode(
 
 
 def _batches(options: Options, samples: Summaries | Transcripts) -> Iterator[list[int]]:
-    """Numbers of the samples that are decoded together."""
+    """The numbers of the samples that are decoded together, batch after batch."""
     numbers = range(len(samples))
     for start in numbers[:: options.batch_size]:
         yield list(numbers[start : start + options.batch_size])
 
 
 def _samples(options: Options, target: Any, split: Split) -> Summaries | Transcripts:
+    """The samples of the task that the options name."""
     kind = Summaries if options.task == "summarize" else Transcripts
     return kind(options, target, split)
 
 
 def _metrics(record: Record) -> dict[str, float | None]:
+    """The part of the metrics that comes from decoding alone."""
     return {
         "acceptance_rate": record.acceptance_rate,
         "tokens_per_target_step": record.tokens_per_target_step,

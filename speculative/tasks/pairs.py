@@ -1,7 +1,7 @@
-"""Small targets and smaller drafts, with the tokenizer and features that both share.
+"""Makes small targets and smaller drafts, with the tokenizer and features that both share.
 
-Summarization: T5 over a byte-level BPE vocabulary. Transcription: Whisper over the words that are
-said.
+Pairs for summarization are T5s over a byte-level BPE vocabulary, pairs for transcription are
+Whispers over the words that are said.
 """
 
 import errno
@@ -20,28 +20,29 @@ Size = Literal["small", "tiny"]
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A model's size."""
+    """The size of a model."""
 
     width: int
-    """A multiple of 32, a head's width."""
+    """The width of its states, a multiple of 32: every head is 32 wide."""
     encoder_layers: int
     decoder_layers: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The models of a pair, and what they are trained on."""
+    """The sizes of a pair's models, and how they are trained."""
 
     shapes: Mapping[Role, Shape]
     steps: Mapping[Role, int]
-    """Of 32 samples."""
+    """How many steps each is trained, of 32 samples."""
     learning_rate: float
     samples: int
-    """Most training samples."""
+    """The most training samples."""
     data: str
-    """As `docstrings.load` and `speech.load` take it."""
+    """The source of the samples, as `docstrings.read_pairs` and `speech.read_utterances` take
+    it."""
     heard_s: int = 0
-    """Transcription: longest speech."""
+    """The longest speech that a transcribing model hears, in seconds."""
 
 
 SMALL_SHAPES: Mapping[Role, Shape] = {
@@ -90,19 +91,21 @@ RECIPES: Mapping[Size, Mapping[Task, Recipe]] = {
         ),
     },
 }
-"""small: minutes on two cores. tiny: half a minute a task, with targets much deeper than drafts."""
+"""The recipes by size and task. small takes minutes on two cores; tiny takes half a minute a task,
+with targets much deeper than drafts."""
 
 MOST_DOCUMENT_TOKENS = 64
 MOST_SUMMARY_TOKENS = 28
 SUMMARY_VOCABULARY = 2048
 MEL_BINS = 40
 HOP_SAMPLES = 320
-"""20 ms at 16 kHz, twice Whisper's: half the frames to encode."""
+"""Samples from one frame to the next, 20 ms at 16 kHz. Whisper's own hop is half of that, which
+would make twice as many frames to encode."""
 MOST_WORDS = 32
 
 
 def summary_tokenizer(texts: Sequence[str]) -> Any:
-    """A byte-level BPE tokenizer of `SUMMARY_VOCABULARY` tokens that ends texts with </s>."""
+    """Train a byte-level BPE tokenizer of `SUMMARY_VOCABULARY` tokens that ends texts with </s>."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -128,7 +131,7 @@ def summary_tokenizer(texts: Sequence[str]) -> Any:
 
 
 def word_tokenizer(words: Sequence[str]) -> Any:
-    """A tokenizer of whole words, Whisper's control tokens after them, as Whisper expects."""
+    """A tokenizer of whole words, with Whisper's control tokens after them as Whisper expects."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -147,7 +150,7 @@ def word_tokenizer(words: Sequence[str]) -> Any:
 
 
 def feature_extractor(heard_s: int) -> Any:
-    """Log-mel spectrograms of `heard_s` seconds."""
+    """What makes log-mel spectrograms of `heard_s` seconds."""
     from transformers import WhisperFeatureExtractor
 
     return WhisperFeatureExtractor(
@@ -156,10 +159,10 @@ def feature_extractor(heard_s: int) -> Any:
 
 
 def t5(shape: Shape, vocabulary: int) -> Any:
-    """A T5 with random weights."""
+    """A T5 of this size with random weights."""
     from transformers import T5Config, T5ForConditionalGeneration
 
-    t5_config: Any = T5Config  # its type hints lack what every config takes
+    t5_config: Any = T5Config  # Its type hints lack what every config takes.
     width = shape.width
     config = t5_config(
         vocab_size=vocabulary,
@@ -179,7 +182,7 @@ def t5(shape: Shape, vocabulary: int) -> Any:
 
 
 def whisper(shape: Shape, tokenizer: Any, heard_s: int) -> Any:
-    """A Whisper with random weights."""
+    """A Whisper of this size with random weights, for speech of `heard_s` seconds."""
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
     width = shape.width
@@ -206,7 +209,8 @@ def whisper(shape: Shape, tokenizer: Any, heard_s: int) -> Any:
         begin_suppress_tokens=None,
     )
     model = WhisperForConditionalGeneration(config)
-    # A config of its own: one derived from the model's loses what only Whisper knows when loaded.
+    # A generation config that is derived from the model's config loses what only Whisper has when
+    # it is loaded, so the model gets one of its own.
     model.generation_config = GenerationConfig(
         bos_token_id=start,
         eos_token_id=tokenizer.eos_token_id,
@@ -220,11 +224,12 @@ def whisper(shape: Shape, tokenizer: Any, heard_s: int) -> Any:
 
 
 def save(folder: Path, model: Any, *processors: Any) -> None:
-    """Write a model and what prepares its inputs where `from_pretrained` finds them. The file
-    config.json, by which it is known that a model is there, comes last.
+    """Write a model and what prepares its inputs where `from_pretrained` finds them.
+
+    The file config.json, which shows that a model is there, comes last.
 
     Raises:
-        DiskError: the disk is full, say.
+        DiskError: the files cannot be written, for example because the disk is full.
     """
     with disk.writing(folder / "model.safetensors"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -236,7 +241,11 @@ def save(folder: Path, model: Any, *processors: Any) -> None:
 
 
 def _save(part: Any, folder: str) -> None:
-    """Let transformers write; what safetensors say of a write that fails becomes an OSError."""
+    """Let transformers write a model or a tokenizer.
+
+    Raises:
+        OSError: the disk is full, which safetensors report as an error of their own.
+    """
     try:
         part.save_pretrained(folder)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""How good outputs are: word error rate, ROUGE, and intervals by bootstrap over samples."""
+"""Scores outputs: word error rate and ROUGE, with intervals by bootstrap over samples."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,24 +8,30 @@ import numpy as np
 from systems.schema import InputError
 
 RESAMPLES = 1000
+"""How often the samples are drawn anew for an interval."""
 COVERAGE = 0.95
+"""The share of those scores that lies within the interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A metric over a sample of outputs, as a fraction, with its bootstrap interval."""
+    """A score of many outputs, as a fraction, with its bootstrap interval."""
 
     value: float
     low: float
-    """Lower end of the 95 % interval."""
+    """The lower end of the 95 % interval."""
     high: float
-    """Upper end."""
+    """The upper end of the 95 % interval."""
 
 
 def word_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    """Words substituted, deleted and inserted, over the words of the references (jiwer).
+    """The words that are substituted, deleted and inserted, over the words of the references
+    (jiwer).
 
     Case and punctuation do not count.
+
+    Raises:
+        InputError: a reference has no words, or there are no samples.
     """
     import jiwer
 
@@ -42,7 +48,8 @@ def word_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> Sco
 
 
 def rouge(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Score]:
-    """ROUGE-1, ROUGE-2 and ROUGE-L (F-measure with stemming, mean over samples; rouge-score)."""
+    """ROUGE-1, ROUGE-2 and ROUGE-L: means over samples of the F-measure with stemming
+    (rouge-score)."""
     from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
     kinds = {"rouge1": "rouge_1", "rouge2": "rouge_2", "rougeL": "rouge_l"}
@@ -60,10 +67,10 @@ def bootstrap(samples: int, metric: Callable[[np.ndarray], float]) -> Score:
     """The metric of all samples, and the percentile interval over samples drawn anew.
 
     Args:
-        metric: of sample numbers, int64 [samples].
+        metric: takes numbers of samples, int64 [samples], and gives their score.
 
     Raises:
-        InputError: no samples.
+        InputError: there are no samples.
     """
     if samples < 1:
         raise InputError("nothing to score: no samples")
@@ -75,5 +82,6 @@ def bootstrap(samples: int, metric: Callable[[np.ndarray], float]) -> Score:
 
 
 def _words(text: str) -> str:
+    """A text in lower case, without punctuation, with single spaces."""
     kept = "".join(c.lower() if c.isalnum() or c in "' " else " " for c in text)
     return " ".join(kept.split())

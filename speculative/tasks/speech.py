@@ -1,9 +1,8 @@
-"""(waveform, words) utterances for transcription.
+"""Reads or makes utterances, waveforms with their words, for transcription.
 
-`recordings:PATH` strings recordings of single spoken digits together (layout of the
-free-spoken-digit-dataset: `{digit}_{speaker}_{index}.wav`); `espeak` lets espeak-ng say digit
-strings;
-`folder:PATH` reads transcribed speech in LibriSpeech's layout.
+`recordings:PATH` strings recordings of single spoken digits together (in the layout of the
+free-spoken-digit-dataset, `{digit}_{speaker}_{index}.wav`); `espeak` lets espeak-ng say strings of
+digits; `folder:PATH` reads transcribed speech in LibriSpeech's layout.
 """
 
 import itertools
@@ -25,26 +24,28 @@ from systems.schema import InputError
 RATE_HZ = 16000
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FEWEST_DIGITS, MOST_DIGITS = 2, 5
+"""Limits of a string of digits."""
 LONGEST_GAP_S = 0.1
+"""The longest pause before a digit."""
 LONGEST_S = 4.0
 MOST_TRIES = 100
-"""Strings drawn for one that is short enough."""
+"""How many strings may be drawn, on average, for one that is short enough."""
 TEST_RECORDINGS = 5
-"""Recordings with a smaller index are for testing, the data set's own split."""
+"""Recordings with a smaller index are for testing: the data set's own split."""
 VOICES = ("en", "en-us", "en+f3", "en-us+m3", "en+m7", "en-us+f4")
 
 
 @dataclass(frozen=True, eq=False)
 class Utterance:
-    """Speech and what is said."""
+    """A piece of speech, and what is said in it."""
 
     samples: np.ndarray
-    """float32 [N] in [-1, 1], at 16 kHz."""
+    """The waveform, float32 [N] in [-1, 1] at 16 kHz."""
     words: str
 
 
 def default_data() -> str:
-    """Where the digit recordings lie: in the folder that TESTBED_DATA names.
+    """The folder of the digit recordings, below the one that TESTBED_DATA names.
 
     Raises:
         InputError: the variable is not set.
@@ -57,18 +58,19 @@ def default_data() -> str:
     return str(Path(os.environ["TESTBED_DATA"]) / "speech" / "recordings")
 
 
-def load(
+def read_utterances(
     data: str, split: str, count: int, seed: int = 0, *, longest_s: float = LONGEST_S
 ) -> list[Utterance]:
     """`count` utterances, or as many as a folder has.
 
     Args:
         data: recordings, recordings:PATH, espeak or folder:PATH.
-        split: "train" or "test"; a folder is all of either.
-        longest_s: of digit strings; what a folder holds is taken as it is.
+        split: "train" or "test"; all of a folder belongs to both.
+        seed: decides which strings of digits are made.
+        longest_s: the longest string of digits; what a folder has is taken as it is.
 
     Raises:
-        InputError: another source, or one that holds nothing that can be read.
+        InputError: there is no such source, or nothing in it can be read.
     """
     kind, _, path = data.partition(":")
     if kind == "recordings":
@@ -87,7 +89,7 @@ def read_audio(path: Path) -> np.ndarray:
     """A sound file as float32 [N] at 16 kHz, one channel.
 
     Raises:
-        InputError: not a sound file that can be read here; FLAC and others need soundfile.
+        InputError: the file cannot be read here; FLAC and others need the package soundfile.
     """
     try:
         if path.suffix.lower() == ".wav":
@@ -113,7 +115,11 @@ def read_audio(path: Path) -> np.ndarray:
 
 
 def _strings(folder: Path, split: str, count: int, seed: int, longest_s: float) -> list[Utterance]:
-    """Digit strings of one speaker each, with pauses."""
+    """Strings of recorded digits, each by one speaker, with pauses between them.
+
+    Raises:
+        InputError: the folder has no recordings, or too few strings are short enough.
+    """
     recordings: dict[str, dict[int, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.glob("[0-9]_*_*.wav")):
         spoken, speaker, index = path.stem.split("_")
@@ -130,10 +136,10 @@ def _strings(folder: Path, split: str, count: int, seed: int, longest_s: float) 
         if tried > MOST_TRIES * count:
             raise InputError(f"{folder}: too few strings of recordings are within {longest_s:g} s")
         of_speaker = recordings[speakers[generator.integers(len(speakers))]]
-        known = sorted(of_speaker)
+        digits = sorted(of_speaker)
         parts, words = [], []
         for _ in range(generator.integers(FEWEST_DIGITS, MOST_DIGITS + 1)):
-            digit = known[generator.integers(len(known))]
+            digit = digits[generator.integers(len(digits))]
             choices = of_speaker[digit]
             parts += [_pause(generator), choices[generator.integers(len(choices))]]
             words.append(WORDS[digit])
@@ -144,12 +150,17 @@ def _strings(folder: Path, split: str, count: int, seed: int, longest_s: float) 
 
 
 def _pause(generator: np.random.Generator) -> np.ndarray:
+    """A pause of random length: almost silent noise, float32 [N]."""
     length = int(generator.uniform(0, LONGEST_GAP_S) * RATE_HZ)
     return generator.normal(0, 1e-4, length).astype(np.float32)
 
 
 def _spoken(split: str, count: int, seed: int, longest_s: float) -> list[Utterance]:
-    """Digit strings said by espeak-ng in several voices and speeds."""
+    """Strings of digits that espeak-ng says in several voices and at several speeds.
+
+    Raises:
+        InputError: espeak-ng is not installed.
+    """
     program = shutil.which("espeak-ng")
     if program is None:
         raise InputError("--speculative.data espeak: espeak-ng is not installed")
@@ -171,17 +182,22 @@ def _spoken(split: str, count: int, seed: int, longest_s: float) -> list[Utteran
 
 
 def _folder(folder: Path, count: int) -> list[Utterance]:
-    """LibriSpeech: `*.trans.txt` with lines `ID WORDS`, beside `ID.flac` (or .wav)."""
+    """The first `count` utterances of a folder in LibriSpeech's layout: files `*.trans.txt` with
+    lines `ID WORDS`, and beside them `ID.flac` or `ID.wav`.
+
+    Raises:
+        InputError: there are no transcripts, or a sound file is missing.
+    """
     utterances: list[Utterance] = []
     for transcript in sorted(folder.rglob("*.trans.txt")):
         for line in transcript.read_text().splitlines():
             name, _, words = line.partition(" ")
             paths = [transcript.parent / f"{name}{suffix}" for suffix in (".flac", ".wav")]
-            found = next((path for path in paths if path.is_file()), None)
-            if found is None:
+            sound = next((path for path in paths if path.is_file()), None)
+            if sound is None:
                 raise InputError(f"{transcript}: no {paths[0].name} or {paths[1].name} beside it")
             if len(utterances) < count:
-                utterances.append(Utterance(read_audio(found), words.strip()))
+                utterances.append(Utterance(read_audio(sound), words.strip()))
     if not utterances:
         raise InputError(f"{folder}: holds no *.trans.txt with transcripts (LibriSpeech's layout)")
     return utterances

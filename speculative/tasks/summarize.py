@@ -1,4 +1,4 @@
-"""Summarization: test documents, and ROUGE of what was made of them."""
+"""The summarization task: its documents, and ROUGE of the summaries that a model makes."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -14,7 +14,14 @@ from systems.schema import InputError
 
 
 class Summaries:
-    """The task's samples, numbered, prepared for a model."""
+    """The task's samples, numbered from 0 and prepared for a causal or T5-like model.
+
+    Args:
+        split: "test", or "train" for the samples that the calibrated method is fitted on.
+
+    Raises:
+        InputError: there is no tokenizer or no data, or prompts have no room.
+    """
 
     def __init__(
         self, options: Options, model: Any, split: Literal["train", "test"] = "test"
@@ -23,7 +30,7 @@ class Summaries:
         self._tokenizer = load_tokenizer("summarize", name, "--speculative.target")
         data = options.data or DEFAULT_DATA["summarize"]
         count = options.samples if split == "test" else options.calibration_samples
-        self._pairs = docstrings.load(data, split, count)
+        self._pairs = docstrings.read_pairs(data, split, count)
         self._prompt = options.prompt
         self._longest = options.max_document_tokens or self._tokenizer.model_max_length
         limit = positions(model)
@@ -39,25 +46,25 @@ class Summaries:
         return len(self._pairs)
 
     def inputs(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """A model's inputs: int64 input_ids and attention_mask [B, T]."""
+        """The model's inputs for some samples: int64 input_ids and attention_mask [B, T]."""
         texts = [self._prompt.format(document=self._pairs[i].document) for i in numbers]
         encoded = self._tokenizer(
             texts,
             padding=True,
             truncation=True,
-            max_length=min(self._longest, 100_000),  # no limit is a huge number
+            max_length=min(self._longest, 100_000),  # A tokenizer without a limit has a huge one.
             return_tensors="pt",
         )
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def text(self, tokens: Sequence[int]) -> str:
-        """What the tokens say."""
+        """The text of some tokens."""
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
     def reference(self, number: int) -> str:
-        """The right answer."""
+        """The summary that was written for a sample."""
         return self._pairs[number].summary
 
     def score(self, texts: Sequence[str]) -> dict[str, Score]:
-        """ROUGE-1, 2 and L of one text per sample."""
+        """ROUGE-1, 2 and L of texts, one for every sample."""
         return scores.rouge(texts, [pair.summary for pair in self._pairs])

@@ -1,4 +1,4 @@
-"""Train a small target and a smaller draft for a task, where there are no checkpoints to download.
+"""Trains a small target and a smaller draft for a task, where no checkpoints can be downloaded.
 
 python -m launch train-pair transcribe --out runs/pairs/transcribe
 """
@@ -14,18 +14,8 @@ import torch
 from torch import Tensor
 
 from speculative.options import Task
-from speculative.tasks import (
-    docstrings,
-    pairs,
-    speech,
-    training_checkpoint,
-)
-from speculative.tasks.pairs import (
-    RECIPES,
-    Recipe,
-    Role,
-    Size,
-)
+from speculative.tasks import docstrings, pairs, speech, training_checkpoint
+from speculative.tasks.pairs import RECIPES, Recipe, Role, Size
 from speculative.tasks.training_checkpoint import Position
 from systems import disk
 from systems.schema import InputError
@@ -33,17 +23,19 @@ from systems.schema import InputError
 BATCH_SIZE = 32
 WARM_UP_STEPS = 60
 FEATURES_AT_ONCE = 64
+"""How many waveforms become spectrograms together."""
 CHECKPOINT_S = 20.0
+"""Seconds from one checkpoint and progress report to the next."""
 IGNORED = -100
 """The label that transformers leave out of the loss."""
 
 Batches = Callable[[Tensor], dict[str, Tensor]]
-"""From the numbers of samples, int64 [B], to a model's arguments."""
+"""Makes a model's arguments from the numbers of samples, int64 [B]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where training stands."""
+    """How far the training of a model has come."""
 
     role: Role
     step: int
@@ -56,12 +48,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Material:
-    """What both models of a pair are trained on."""
+    """The samples and parts that both models of a pair are trained with."""
 
     samples: int
+    """How many samples there are."""
     batch: Batches
     make: Callable[[Role], Any]
+    """Makes the untrained model."""
     processors: tuple[Any, ...]
+    """What prepares a model's inputs; it is saved beside the model."""
 
 
 def train_pair(
@@ -74,17 +69,19 @@ def train_pair(
     seed: int = 0,
     device: torch.device | None = None,
 ) -> Iterator[Progress]:
-    """Train target and draft; they are then in FOLDER/target and FOLDER/draft.
+    """Train target and draft into FOLDER/target and FOLDER/draft, and report how it goes.
 
     An interrupted training goes on from its last checkpoint, a finished one is left as it is.
 
     Args:
-        size: of models, data and steps: `speculative.tasks.pairs.RECIPES`.
-        data: see `docstrings.load` and `speech.load`; None: the recipe's.
-        steps: for target and draft; None: the recipe's.
+        size: chooses models, data and steps from `speculative.tasks.pairs.RECIPES`.
+        data: a source for `docstrings.read_pairs` or `speech.read_utterances`; None: the recipe's.
+        steps: how many steps target and draft are trained; None: the recipe's.
+        seed: decides the initial weights and the order of samples.
+        device: where to train; None: the CPU.
 
     Raises:
-        InputError: unknown task or data, or fewer than one step.
+        InputError: there is no such task or data, or there is less than one step.
     """
     if task not in get_args(Task):
         raise InputError(f"train-pair {task}: give {' or '.join(get_args(Task))}")
@@ -120,7 +117,10 @@ def _train(
     checkpoint: Path,
     seed: int,
 ) -> Iterator[Progress]:
-    """AdamW, linear warm-up, cosine decay. A step depends on its number alone, so it can resume."""
+    """Train one model with AdamW, and write checkpoints.
+
+    What a step does depends on its number alone, so that training can go on from a checkpoint.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     first, before_s = 0, 0.0
     if checkpoint.is_file():
@@ -146,7 +146,7 @@ def _train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * _rate(step, steps)
+            group["lr"] = learning_rate * _learning_rate_share(step, steps)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.detach())
@@ -160,7 +160,8 @@ def _train(
             reported, losses = now, []
 
 
-def _rate(step: int, steps: int) -> float:
+def _learning_rate_share(step: int, steps: int) -> float:
+    """The share of the learning rate at a step: a linear warm-up, then a cosine down to 2 %."""
     warm_up = min(WARM_UP_STEPS, max(steps // 10, 1))
     if step < warm_up:
         return (step + 1) / warm_up
@@ -168,16 +169,18 @@ def _rate(step: int, steps: int) -> float:
 
 
 def _chosen(material: Material, step: int, seed: int) -> Tensor:
+    """The numbers of the samples of a step, int64 [BATCH_SIZE]."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     return torch.randint(material.samples, (BATCH_SIZE,), generator=generator)
 
 
 def _summaries(recipe: Recipe) -> Material:
-    found = docstrings.load(recipe.data, "train", recipe.samples)
-    tokenizer = pairs.summary_tokenizer([text for p in found for text in (p.document, p.summary)])
-    inputs = tokenizer([p.document for p in found], truncation=True)["input_ids"]
+    """What pairs for summarization are trained with."""
+    samples = docstrings.read_pairs(recipe.data, "train", recipe.samples)
+    tokenizer = pairs.summary_tokenizer([text for p in samples for text in (p.document, p.summary)])
+    inputs = tokenizer([p.document for p in samples], truncation=True)["input_ids"]
     labels = tokenizer(
-        [p.summary for p in found], truncation=True, max_length=pairs.MOST_SUMMARY_TOKENS
+        [p.summary for p in samples], truncation=True, max_length=pairs.MOST_SUMMARY_TOKENS
     )["input_ids"]
 
     def batch(numbers: Tensor) -> dict[str, Tensor]:
@@ -191,14 +194,17 @@ def _summaries(recipe: Recipe) -> Material:
     def make(role: Role) -> Any:
         return pairs.t5(recipe.shapes[role], len(tokenizer))
 
-    return Material(len(found), batch, make, (tokenizer,))
+    return Material(len(samples), batch, make, (tokenizer,))
 
 
 def _transcripts(recipe: Recipe, seed: int) -> Material:
-    found = speech.load(recipe.data, "train", recipe.samples, seed, longest_s=recipe.heard_s)
-    tokenizer = pairs.word_tokenizer([word for u in found for word in u.words.split()])
+    """What pairs for transcription are trained with."""
+    utterances = speech.read_utterances(
+        recipe.data, "train", recipe.samples, seed, longest_s=recipe.heard_s
+    )
+    tokenizer = pairs.word_tokenizer([word for u in utterances for word in u.words.split()])
     extractor = pairs.feature_extractor(recipe.heard_s)
-    waves = [utterance.samples for utterance in found]
+    waves = [utterance.samples for utterance in utterances]
     features = torch.cat(
         [
             extractor(
@@ -207,9 +213,9 @@ def _transcripts(recipe: Recipe, seed: int) -> Material:
             for i in range(0, len(waves), FEATURES_AT_ONCE)
         ]
     )
-    # The prompt of transcription is start and no-timestamps: the model must have seen it.
+    # The prompt of transcription is the start token and this one, which the model must have seen.
     no_timestamps, end = tokenizer.convert_tokens_to_ids(["<|notimestamps|>", "<|endoftext|>"])
-    labels = [[no_timestamps, *tokenizer(u.words)["input_ids"], end] for u in found]
+    labels = [[no_timestamps, *tokenizer(u.words)["input_ids"], end] for u in utterances]
 
     def batch(numbers: Tensor) -> dict[str, Tensor]:
         chosen = _padded([labels[i] for i in numbers], IGNORED)
@@ -218,10 +224,11 @@ def _transcripts(recipe: Recipe, seed: int) -> Material:
     def make(role: Role) -> Any:
         return pairs.whisper(recipe.shapes[role], tokenizer, recipe.heard_s)
 
-    return Material(len(found), batch, make, (tokenizer, extractor))
+    return Material(len(utterances), batch, make, (tokenizer, extractor))
 
 
 def _padded(rows: list[list[int]], padding: int) -> Tensor:
+    """Rows of tokens as int64 [B, T], padded on the right."""
     return torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(row) for row in rows], batch_first=True, padding_value=padding
     )

@@ -1,4 +1,7 @@
-"""Where the training of a pair goes on after an interruption: one file, which can run no code."""
+"""The checkpoint of a pair's training: one file, from which training goes on after an interruption.
+
+Reading the file runs no code that could be in it.
+"""
 
 import json
 from contextlib import suppress
@@ -15,7 +18,9 @@ from systems.runs.tensor_files import TensorFile
 from systems.schema import InputError
 
 NOTE = "training"
-"""The file's note with a `Position`, in JSON."""
+"""The name of the file's note that is a `Position` in JSON."""
+REMEDY = "remove it to train from the beginning"
+"""The end of all messages about a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,19 +28,20 @@ class Position:
     """How far a training has come."""
 
     step: int
-    """Steps that are done."""
+    """How many steps are done."""
     steps: int
-    """Steps that there will be."""
+    """How many steps there will be."""
     elapsed_s: float
+    """Seconds that the steps so far took."""
 
 
 def save(
     path: Path, position: Position, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write a file, whole or not at all: an interruption leaves the one before.
+    """Write a checkpoint. An interruption of the writing leaves the file before it in place.
 
     Raises:
-        DiskError: the disk is full, say.
+        DiskError: the file cannot be written, for example because the disk is full.
     """
     tensors: dict[str, Tensor] = {f"{MODEL}/{n}": t for n, t in named_tensors(model).items()}
     for name, parameter in model.named_parameters():
@@ -54,10 +60,10 @@ def save(
 
 
 def read_position(path: Path) -> Position:
-    """How far the training has come that a file is of.
+    """How far training had come when a checkpoint was written.
 
     Raises:
-        InputError: it is no such file.
+        InputError: the file is no checkpoint of a training.
     """
     note = _file(path).notes.get(NOTE, "")
     try:
@@ -68,10 +74,10 @@ def read_position(path: Path) -> Position:
 
 
 def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Load the parameters, the buffers, and what the optimizer keeps for the parameters.
+    """Load the parameters, the buffers, and the optimizer's state from a checkpoint.
 
     Raises:
-        InputError: the file is of another model.
+        InputError: the checkpoint belongs to another model.
     """
     file = _file(path)
     for name, tensor in named_tensors(model).items():
@@ -83,16 +89,17 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> N
         prefix = f"{OPTIMIZER}/{name}/"
         for key in (entry for entry in file.entries if entry.startswith(prefix)):
             value = file.tensor(key)
-            like = value.shape == parameter.shape  # else a number of steps, which stays on the CPU
-            optimizer.state[parameter][key.removeprefix(prefix)] = (
-                value.to(parameter.device) if like else value
-            )
-
-
-REMEDY = "remove it to train from the beginning"
+            if value.shape == parameter.shape:  # A number of steps stays on the CPU.
+                value = value.to(parameter.device)
+            optimizer.state[parameter][key.removeprefix(prefix)] = value
 
 
 def _file(path: Path) -> TensorFile:
+    """Open a checkpoint.
+
+    Raises:
+        InputError: it is no file of tensors.
+    """
     try:
         return TensorFile(path)
     except InputError as error:

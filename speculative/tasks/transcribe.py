@@ -1,4 +1,4 @@
-"""Transcription: test utterances, and the word error rate of what was heard."""
+"""The transcription task: its utterances, and the word error rate of a model's transcripts."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -13,7 +13,14 @@ from systems.schema import InputError
 
 
 class Transcripts:
-    """The task's samples, numbered, prepared for a Whisper-like model."""
+    """The task's samples, numbered from 0 and prepared for a Whisper-like model.
+
+    Args:
+        split: "test", or "train" for the samples that the calibrated method is fitted on.
+
+    Raises:
+        InputError: there is no tokenizer or no data, or the model wants another sampling rate.
+    """
 
     def __init__(
         self, options: Options, model: Any, split: Literal["train", "test"] = "test"
@@ -29,13 +36,13 @@ class Transcripts:
         data = options.data or DEFAULT_DATA["transcribe"]
         count = options.samples if split == "test" else options.calibration_samples
         longest_s = min(speech.LONGEST_S, self._extractor.chunk_length)
-        self._utterances = speech.load(data, split, count, longest_s=longest_s)
+        self._utterances = speech.read_utterances(data, split, count, longest_s=longest_s)
 
     def __len__(self) -> int:
         return len(self._utterances)
 
     def inputs(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """A model's inputs: float32 input_features [B, mel bins, frames]."""
+        """The model's inputs for some samples: float32 input_features [B, mel bins, frames]."""
         encoded = self._extractor(
             [self._utterances[i].samples for i in numbers],
             sampling_rate=speech.RATE_HZ,
@@ -44,14 +51,14 @@ class Transcripts:
         return {"input_features": encoded["input_features"]}
 
     def text(self, tokens: Sequence[int]) -> str:
-        """What the tokens say."""
+        """The text of some tokens."""
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
     def reference(self, number: int) -> str:
-        """The right answer."""
+        """The words that are said in a sample."""
         return self._utterances[number].words
 
     def score(self, texts: Sequence[str]) -> dict[str, Score]:
-        """The word error rate of one text per sample."""
+        """The word error rate of texts, one for every sample."""
         references = [utterance.words for utterance in self._utterances]
         return {"word_error_rate": scores.word_error_rate(texts, references)}

@@ -1,4 +1,4 @@
-"""The kernels of `csrc`, built with g++ or nvcc on first use: see `systems.build`."""
+"""Builds the kernels of `csrc` with g++ or nvcc when they are first used (`systems.build`)."""
 
 import ctypes
 import functools
@@ -12,9 +12,17 @@ from systems.build import library, loaded, warn
 
 SOURCES = Path(__file__).parent / "csrc"
 INSTEAD = "speculative sampling is verified by PyTorch operators, slower"
+"""The end of the warnings where kernels cannot be built."""
 CUDA_FLAGS = (
-    *("-std=c++17", "-O3", "-shared", "-Xcompiler", "-fPIC", "-cudart", "static"),
-    *("--expt-relaxed-constexpr", "-lineinfo"),
+    "-std=c++17",
+    "-O3",
+    "-shared",
+    "-Xcompiler",
+    "-fPIC",
+    "-cudart",
+    "static",
+    "--expt-relaxed-constexpr",
+    "-lineinfo",
 )
 
 
@@ -42,17 +50,17 @@ def cuda_library(architecture: int) -> ctypes.CDLL | None:
 
 
 def target(architecture: int) -> list[str]:
-    """nvcc's flags for one architecture."""
+    """The flags that make nvcc compile for one architecture, such as 90 for sm_90."""
     return [f"-gencode=arch=compute_{architecture},code=sm_{architecture}"]
 
 
 def find_nvcc() -> str | None:
-    """nvcc on the path, or the one of CUDA_HOME."""
+    """The path of nvcc: the one on PATH, or the one below CUDA_HOME; None: there is none."""
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     return shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
 
 
 def architecture_of(device: torch.device) -> int:
-    """90 for sm_90."""
+    """The number of a GPU's architecture, such as 90 for sm_90."""
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor

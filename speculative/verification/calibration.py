@@ -1,18 +1,20 @@
-"""The calibrated approximation: estimate p(x) / q(x) from the two logits of draft token x.
+"""The calibrated approximation: p(x) / q(x) is estimated from the two logits of draft token x.
 
-Exact verification needs the normalisers of every row pair that it accepts a token from. Here they
-are estimated once for a pair of models: with z and y the logits of x,
+Exact verification needs the normalisers (the sums of exponentials) of every pair of rows that it
+accepts a token from. Here they are estimated once for a pair of models: with z and y the logits of
+x,
 
     log(p(x) / q(x)) = intercept + target_slope z / temperature + draft_slope y / temperature,
 
-so a token is accepted in O(1). Slopes 1 and -1 are a constant difference of the log-normalisers;
-free ones follow rows whose normaliser is mostly their likeliest token.
+so a token is accepted in O(1). Slopes 1 and -1 assume a constant difference of the logarithms of
+both normalisers; free slopes follow rows whose normaliser is mostly their likeliest token.
 
-Only the row pair of a rejection is read, its softmax included, and the next token comes from
-max(0, p - q a), where a = min(1, estimate) is what acceptance took. So the output is the target's
-distribution wherever the estimate is not above the ratio, and in all its total variation from the
-target's is the mean over draft tokens of max(0, a - min(1, p / q)); the mean of the opposite is
-acceptance lost. `fit` weighs the one against the other. It is not exact: the estimate errs.
+Only the pair of rows of a rejection is read and its softmax computed. The next token comes from
+max(0, p - q a), where a = min(1, estimate) is what acceptance took. So the output follows the
+target's distribution wherever the estimate is not above the ratio, and its total variation from the
+target's distribution is the mean over draft tokens of max(0, a - min(1, p / q)). The mean of the
+opposite, max(0, min(1, p / q) - a), is acceptance lost. `fit` weighs the one against the other. The
+rule is not exact, because the estimate errs.
 """
 
 from collections.abc import Callable
@@ -29,17 +31,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FEWEST_TOKENS = 16
+"""A fit to fewer draft tokens is refused."""
 
 
 class Observed:
-    """Draft tokens of calibration prompts: their logits, and log(p / q)."""
+    """Draft tokens of calibration prompts, with their two logits and their log(p / q).
+
+    Args:
+        temperature: divides the logits.
+    """
 
     def __init__(self, temperature: float = 1.0) -> None:
         self._temperature = temperature
         self._parts: list[npt.NDArray[np.float64]] = []
 
     def add(self, target_logits: "Tensor", draft_logits: "Tensor", draft_tokens: "Tensor") -> None:
-        """Look at a step: [B, G + 1, V], [B, G, V] and int64 [B, G], as for `verify`."""
+        """Add the draft tokens of a step, int64 [B, G], with logits [B, G + 1, V] and [B, G, V]."""
         gamma = draft_tokens.shape[1]
         target, draft = (
             x[:, :gamma].double() / self._temperature for x in (target_logits, draft_logits)
@@ -50,7 +57,7 @@ class Observed:
         self._parts.append(np.stack([x.flatten().cpu().numpy() for x in (z, y, log_ratio)]))
 
     def fit(self, caution: float = CAUTION) -> Calibrated:
-        """The calibration of what was seen: see `fit`."""
+        """The rule that `fit` finds for all draft tokens that were added."""
         parts = self._parts or [np.empty((3, 0))]
         return fit(*np.concatenate(parts, 1), caution=caution)
 
@@ -62,11 +69,12 @@ def fit(
     *,
     caution: float = CAUTION,
 ) -> Calibrated:
-    """The calibration with the least caution x total variation + lost acceptance.
+    """The rule with the least caution x total variation + lost acceptance on these draft tokens.
 
     Args:
-        target_logits, draft_logits: of draft tokens, divided by temperature: float64 [N].
-        log_ratios: log(p / q) of the same.
+        target_logits, draft_logits: the two logits of N draft tokens, divided by temperature,
+            float64 [N].
+        log_ratios: log(p / q) of the same tokens, float64 [N].
         caution: more of it trades acceptance for closeness to the target's distribution.
 
     Raises:
@@ -83,9 +91,11 @@ def fit(
         )
 
     def cost(coefficients: npt.NDArray[np.float64]) -> float:
+        # Too high an estimate makes the output wrong, too low a one loses acceptance.
         over = np.exp(np.minimum(coefficients @ features, 0)) - ratios
         return float(np.where(over > 0, caution * over, -over).mean())
 
+    # Begin at constant differences of the log-normalisers, from a careful one to the median.
     gaps = log_ratios[finite] - features[1] + features[2]
     starts = [np.array([gap, 1.0, -1.0]) for gap in np.quantile(gaps, [0.1, 0.3, 0.5])]
     return Calibrated(*map(float, _least(cost, starts)))
@@ -94,8 +104,12 @@ def fit(
 def _least(
     cost: Callable[[npt.NDArray[np.float64]], float], starts: list[npt.NDArray[np.float64]]
 ) -> npt.NDArray[np.float64]:
+    """The coefficients of the least cost among the minima that a search finds, one from each start.
+
+    The search uses no derivatives, since the cost has kinks.
+    """
     from scipy.optimize import minimize  # type: ignore[import-untyped]
 
     options = {"maxiter": 600, "xatol": 1e-4, "fatol": 1e-7}
-    found = [minimize(cost, start, method="Nelder-Mead", options=options) for start in starts]
-    return np.asarray(min(found, key=lambda result: result.fun).x)
+    minima = [minimize(cost, start, method="Nelder-Mead", options=options) for start in starts]
+    return np.asarray(min(minima, key=lambda result: result.fun).x)

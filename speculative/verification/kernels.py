@@ -1,6 +1,6 @@
 """The kernels of `csrc` as torch operators, which torch.compile keeps whole.
 
-Where there is no compiler the operators run `speculative.verification.pytorch` instead.
+Where no kernels can be built the operators run `speculative.verification.pytorch` instead.
 """
 
 import ctypes
@@ -15,12 +15,13 @@ from speculative.verification import build, philox, pytorch
 from speculative.verification.rules import Exact, decoded
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+"""`speculative::Type`: the kernels' numbers of the dtypes of logits."""
 Parameters = c_double * 4
 """`speculative::Parameters`: the numbers of a rule, the rest 0."""
 
 
 class Problem(ctypes.Structure):
-    """`speculative::Problem` of csrc/arithmetic.h, field by field."""
+    """What a kernel is asked to do: `speculative::Problem` of csrc/arithmetic.h, field by field."""
 
     _fields_ = (
         *((name, c_void_p) for name in ("target", "draft", "tokens", "lengths")),
@@ -37,9 +38,10 @@ OPERATORS = torch.library.Library("speculative", "DEF")
 
 
 def operator(function: Callable[..., Tensor]) -> Callable[..., Any]:
-    """A torch operator for every device, with the function's name and arguments.
+    """Make a torch operator for every device of a function, with its name and its arguments.
 
-    A decorator like torch.library.custom_op, whose operators take 15 us longer to call.
+    This decorator does what torch.library.custom_op does, whose operators take 15 us longer to
+    call.
     """
     name = function.__name__
     schema = torch.library.infer_schema(function, mutates_args=())
@@ -64,37 +66,62 @@ def verify(
     parameters: Sequence[float],
     temperature: float,
 ) -> Tensor:
-    """`speculative.verification.verify.verify` on checked arguments: int64 [3, B], its fields
-    stacked.
+    """Verify draft tokens: `speculative.verification.verify.verify` on checked arguments.
 
     Args:
-        seeds, offsets: instead of `seed` and `offset` where given.
-        code, parameters: of the rule (`speculative.verification.rules`).
+        seeds, offsets: used instead of `seed` and `offset` where they are not None.
+        code, parameters: the rule (`speculative.verification.rules`).
+
+    Returns:
+        int64 [3, B]: accepted, next token and status.
     """
     library = _library(target_logits.device)
     if library is None:
         requests = _requests(draft_tokens, seed, offset, seeds, offsets)
         return pytorch.verify(
-            *(target_logits, draft_logits, draft_tokens, lengths, uniforms, requests),
+            target_logits,
+            draft_logits,
+            draft_tokens,
+            lengths,
+            uniforms,
+            requests,
             rule=decoded(code, parameters),
             temperature=temperature,
         )
     target, draft = _dense(target_logits), _dense(draft_logits)
     batch, gamma, vocabulary = draft.shape
     out = draft_tokens.new_empty((3, batch))
-    optional = [None if x is None else x.contiguous() for x in (lengths, uniforms, seeds, offsets)]
+    lengths, uniforms, seeds, offsets = map(_contiguous, (lengths, uniforms, seeds, offsets))
     problem = Problem(
-        *(_address(x) for x in (target, draft, draft_tokens, *optional, out)),
-        *(_strides(x) for x in (target, draft, draft_tokens)),
-        *(seed, offset, temperature, Parameters(*parameters)),
-        *(batch, gamma, vocabulary, TYPES[target.dtype], code, philox.NEXT),
+        target=target.data_ptr(),
+        draft=draft.data_ptr(),
+        tokens=draft_tokens.data_ptr(),
+        lengths=_address(lengths),
+        uniforms=_address(uniforms),
+        seeds=_address(seeds),
+        offsets=_address(offsets),
+        out=out.data_ptr(),
+        target_strides=target.stride()[:2],
+        draft_strides=draft.stride()[:2],
+        token_strides=draft_tokens.stride(),
+        seed=seed,
+        offset=offset,
+        temperature=temperature,
+        parameters=Parameters(*parameters),
+        batch=batch,
+        gamma=gamma,
+        vocabulary=vocabulary,
+        type=TYPES[target.dtype],
+        method=code,
+        stream=philox.NEXT,
     )
-    _run(library, problem, out)
+    _launch(library, problem, out)
     return out
 
 
 @torch.library.register_fake("speculative::verify", lib=OPERATORS)
 def _(target_logits: Tensor, draft_logits: Tensor, draft_tokens: Tensor, *_: object) -> Tensor:
+    """The shape and dtype of `verify`'s result, which torch.compile asks for."""
     return draft_tokens.new_empty((3, draft_tokens.shape[0]))
 
 
@@ -109,35 +136,52 @@ def sample(
     temperature: float,
     stream: int,
 ) -> Tensor:
-    """`speculative.verification.verify.sample` on checked arguments: int64 [B]."""
+    """Sample a token from every row: `speculative.verification.verify.sample` on checked arguments.
+
+    To the kernels this is exact verification without draft tokens.
+
+    Returns:
+        int64 [B].
+    """
     library = _library(logits.device)
     if library is None:
         requests = _requests(logits, seed, offset, seeds, offsets)
-        return pytorch.sample(logits, uniforms, requests, temperature=temperature, stream=stream)[0]
+        return pytorch.sample(logits, uniforms, requests, temperature=temperature, stream=stream)
     rows = _dense(logits)
     batch, vocabulary = rows.shape
     out = torch.empty((3, batch), dtype=torch.int64, device=rows.device)
-    given = [None if x is None else x.contiguous() for x in (uniforms, seeds, offsets)]
-    pair = c_int64 * 2
+    uniforms, seeds, offsets = map(_contiguous, (uniforms, seeds, offsets))
     problem = Problem(
-        *(_address(x) for x in (rows, None, None, None, *given, out)),
-        *(pair(rows.stride(0), 0), pair(), pair()),
-        *(seed, offset, temperature, Parameters()),
-        *(batch, 0, vocabulary, TYPES[rows.dtype], Exact.code, stream),
+        target=rows.data_ptr(),
+        uniforms=_address(uniforms),
+        seeds=_address(seeds),
+        offsets=_address(offsets),
+        out=out.data_ptr(),
+        target_strides=(rows.stride(0), 0),
+        seed=seed,
+        offset=offset,
+        temperature=temperature,
+        batch=batch,
+        vocabulary=vocabulary,
+        type=TYPES[rows.dtype],
+        method=Exact.code,
+        stream=stream,
     )
-    _run(library, problem, out)
+    _launch(library, problem, out)
     return out[1].clone()
 
 
 @torch.library.register_fake("speculative::sample", lib=OPERATORS)
 def _(logits: Tensor, *_: object) -> Tensor:
+    """The shape and dtype of `sample`'s result."""
     return torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
 
 
 def _requests(
     rows: Tensor, seed: int, offset: int, seeds: Tensor | None, offsets: Tensor | None
 ) -> Tensor:
-    """Those of the rows; tensors win over numbers."""
+    """The places of every row's random numbers (`philox.requests`); tensors of seeds and offsets
+    win over the integers."""
     return philox.requests(
         len(rows),
         seed if seeds is None else seeds,
@@ -147,12 +191,18 @@ def _requests(
 
 
 def _library(device: torch.device) -> ctypes.CDLL | None:
+    """The kernels for a device; None: there are none, or they cannot be built."""
     if device.type == "cpu":
         return build.cpu_library()
     return build.cuda_library(build.architecture_of(device)) if device.type == "cuda" else None
 
 
-def _run(library: ctypes.CDLL, problem: Problem, out: Tensor) -> None:
+def _launch(library: ctypes.CDLL, problem: Problem, out: Tensor) -> None:
+    """Solve the problem with the kernels of the device that `out` is on; CUDA's are only queued.
+
+    Raises:
+        RuntimeError: CUDA refuses to start a kernel.
+    """
     if problem.batch == 0:
         return
     if out.device.type == "cpu":
@@ -171,13 +221,15 @@ def _run(library: ctypes.CDLL, problem: Problem, out: Tensor) -> None:
 
 
 def _dense(logits: Tensor) -> Tensor:
-    """`logits` with a dense last dimension; copied only where it is not."""
+    """The logits with a dense last dimension, copied only if it is not dense."""
     return logits if logits.stride(-1) == 1 or logits.shape[-1] == 1 else logits.contiguous()
 
 
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    """The tensor, copied if it is not contiguous; None stays None."""
+    return None if tensor is None else tensor.contiguous()
+
+
 def _address(tensor: Tensor | None) -> int | None:
+    """The address of a tensor's first element; None stays None, the null pointer."""
     return None if tensor is None else tensor.data_ptr()
-
-
-def _strides(tensor: Tensor) -> ctypes.Array[c_int64]:
-    return (c_int64 * 2)(*tensor.stride()[:2])

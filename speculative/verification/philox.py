@@ -1,14 +1,21 @@
 """Counter-based random numbers: Philox4x32-10 (Salmon et al., SC 2011), the same on every device.
 
-A draw is a pure function of where it is used, so it depends neither on the batch around a request
-nor on the order of the work. Key: the seed. Counter: (index // 4, position, request, stream), with
-words index % 4 of the block. `csrc/arithmetic.h` computes the same numbers.
+An ordinary generator hands out its numbers in order, so a number depends on how many were taken
+before: on the batch around a request, on how many draft tokens were accepted, on which thread came
+first. A counter-based generator has no order. It encrypts the coordinates of the place where a
+number is used, with the seed as key, and the cipher text is the random number:
 
-- seed: 64 bits. One integer for a batch, or one per request.
+    (index // 4, position, request, stream) --- 10 rounds, keyed by the seed ---> 4 words of 32 bits
+                                                                    index % 4 chooses one of them
+
+So every number is a pure function of its place: a request gets the same tokens in every batch, and
+CPU and GPU compute the same numbers in any order (`csrc/arithmetic.h` has the same rounds).
+
+- seed: the key, 64 bits. One integer for a batch, or one for every request.
 - request: the row of the batch if the seed is one integer, 0 if every request has its own seed.
-- position: how many tokens the request had before the one decided, modulo 2^32.
-- stream: what the number is for, below.
-- index: 0, or the vocabulary index where every token has its own number.
+- position: how many tokens the request had before the one that is decided, modulo 2^32.
+- stream: what the number is for: `ACCEPT`, `NEXT` or `DRAFT`.
+- index: 0 for an acceptance; in a race, where every token has its own number, the token.
 """
 
 import torch
@@ -28,11 +35,11 @@ LARGEST = 1 - 2.0**-24
 def blocks(
     counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four random words per counter.
+    """The four random words of every counter: the ten rounds of Philox.
 
     Args:
-        counter: four int64 tensors of 32-bit words; they broadcast against each other.
-        key: two more.
+        counter: four int64 tensors that hold 32-bit words; they broadcast against each other.
+        key: two more such tensors, the low and the high word of the seed.
 
     Returns:
         Four int64 tensors of 32-bit words.
@@ -40,9 +47,11 @@ def blocks(
     a, b, c, d = counter
     left, right = key
     for _ in range(ROUNDS):
+        # One round: two products, whose halves are crossed over and mixed with the key.
         high_a, low_a = _multiply(MULTIPLIERS[0], a)
         high_c, low_c = _multiply(MULTIPLIERS[1], c)
         a, b, c, d = high_c ^ b ^ left, low_c, high_a ^ d ^ right, low_a
+        # The key moves on by a constant for the next round.
         left, right = (left + WEYL[0]) & LOW, (right + WEYL[1]) & LOW
     return a, b, c, d
 
@@ -53,7 +62,7 @@ def uniforms(seeds: Tensor, requests: Tensor, positions: Tensor, stream: int, co
     Args:
         seeds, requests, positions: int64, broadcastable to one shape [...].
         stream: `ACCEPT`, `NEXT` or `DRAFT`.
-        count: numbers per element.
+        count: how many numbers each element gets.
 
     Returns:
         float32 [..., count].
@@ -67,7 +76,11 @@ def uniforms(seeds: Tensor, requests: Tensor, positions: Tensor, stream: int, co
 
 
 def requests(batch: int, seed: int | Tensor, offset: int | Tensor, device: torch.device) -> Tensor:
-    """Seeds, request numbers and first positions of a batch, int64 [3, batch]."""
+    """The coordinates of a batch's random numbers, as the PyTorch operators take them.
+
+    Returns:
+        int64 [3, batch]: seeds, request numbers and first positions.
+    """
     rows = torch.arange(batch, device=device)
     seeds = seed if isinstance(seed, Tensor) else torch.full_like(rows, signed(seed))
     numbers = torch.zeros_like(rows) if isinstance(seed, Tensor) else rows
@@ -83,7 +96,7 @@ def signed(seed: int) -> int:
 def verification_uniforms(
     batch: int, gamma: int, vocabulary: int, seed: int | Tensor, offset: int | Tensor
 ) -> Tensor:
-    """What `verify` draws for a seed and an offset, as its `uniforms` argument takes it.
+    """The numbers that `verify` uses for a seed and an offset, as its `uniforms` argument.
 
     Returns:
         float32 [batch, gamma + vocabulary].
@@ -95,7 +108,10 @@ def verification_uniforms(
 
 
 def _multiply(multiplier: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low word of a 64-bit product, in signed 64-bit arithmetic that never overflows."""
+    """The high and the low word of a product of two 32-bit words.
+
+    torch has no unsigned 64-bit product, so the multiplier is split: no sum here overflows.
+    """
     upper = x * (multiplier >> 16)
     lower = x * (multiplier & 0xFFFF)
     middle = upper + (lower >> 16)

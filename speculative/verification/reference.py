@@ -36,7 +36,7 @@ class Decision(NamedTuple):
 
 
 def weights(rule: Rule, z: Float) -> Float:
-    """The weights of a row's tokens: softmax or, of the sigmoid rule, sigmoid.
+    """The weights of a row's tokens: the softmax, or for the sigmoid rule the sigmoid.
 
     Args:
         z: logits [..., V], divided by the temperature.

@@ -7,7 +7,7 @@ A rule is a small frozen value. `verify`, `generate` and `assisted` take one:
     verify(target_logits, draft_logits, draft_tokens, rule=Sigmoid(alpha=-1e3, beta=1e3))
 
 p and q are the softmax of the target's and of the draft's logits, x is the draft token, z and y are
-its two logits, already divided by the temperature.
+its two logits, already divided by the temperature (more terms in `speculative.verification`).
 
     rule        a draft token is accepted with probability    a rejection samples from
     Exact       min(1, p(x) / q(x))                           max(0, p - q)
@@ -15,8 +15,8 @@ its two logits, already divided by the temperature.
     Calibrated  r(z, y), an estimate of p(x) / q(x)           max(0, p - q r)
 
 A new rule is a class here, listed in `Rule`. Its arithmetic stands in `reference` (float64, the
-meaning), `pytorch` and `csrc/arithmetic.h`; `speculative.options` gives it a name on the command
-line. The operator and the decoding loops pass rules on without looking into them.
+meaning), `arithmetic` (PyTorch) and `csrc/arithmetic.h`; `speculative.options` gives it a name on
+the command line. The operator and the decoding loops pass rules on without looking into them.
 """
 
 import math

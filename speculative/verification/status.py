@@ -1,14 +1,13 @@
-"""Why a sequence got no token: bits of `Verification.status`; 0 is a good outcome."""
+"""The bits of `Verification.status`, which say why a sequence got no next token; 0: it got one."""
 
 TARGET_LOGITS = 1
-"""A row of the target that was read holds NaN or +inf, or excludes every token."""
+"""One of the target's rows that were read holds NaN or +inf, or excludes every token."""
 DRAFT_LOGITS = 2
-"""A row of the draft that was read holds NaN or +inf, or (exact) excludes every token."""
+"""The same for one of the draft's rows; only the exact rule minds excluded tokens there."""
 DRAFT_TOKEN = 4
 """A draft token lies outside the vocabulary."""
 LENGTH = 8
-"""A length lies outside 0 to gamma."""
-
+"""A sequence's number of draft tokens lies outside 0 to gamma."""
 
 MEANINGS = {
     TARGET_LOGITS: "the target's logits hold NaN or infinity, or exclude every token",
@@ -23,5 +22,5 @@ class LogitsError(RuntimeError):
 
 
 def explain(bits: int) -> str:
-    """What a status that is not 0 means."""
+    """The meanings of a status that is not 0, in words."""
     return "; ".join(text for bit, text in MEANINGS.items() if bits & bit)

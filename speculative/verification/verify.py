@@ -1,4 +1,4 @@
-"""Verify drafted tokens against a target model's logits, in one operator: `verify`.
+"""Verify draft tokens against a target model's logits, in one operator: `verify`.
 
     from speculative.verification.verify import verify
 
@@ -29,12 +29,13 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Verification(NamedTuple):
-    """What a verification decided, int64 [B] each."""
+    """What a verification decided: three tensors, int64 [B] each."""
 
     accepted: Tensor
-    """How many draft tokens, from the first on, were accepted."""
+    """How many draft tokens, counted from the first, were accepted."""
     next_token: Tensor
-    """The token after them, from the residual or, all accepted, from the target; -1 if in fault."""
+    """The token after the accepted ones: from the residual, or the bonus token if all were
+    accepted; -1 if the sequence has no next token."""
     status: Tensor
     """0, or why there is no next token: bits named in `speculative.verification.status`."""
 
@@ -53,30 +54,31 @@ def verify(
 ) -> Verification:
     """Accept draft tokens in order, then sample the token after them.
 
-    No host synchronisation, no input written, safe in CUDA graphs and torch.compile: there give
-    seed and offset as tensors, since an integer is recorded as it is.
+    The call neither waits for the device nor writes to its inputs, and it may stand in a CUDA graph
+    or under torch.compile. Give seed and offset as tensors there: an integer is recorded as it is.
 
     Args:
         target_logits: float32, float16 or bfloat16 [B, G + 1, V]; -inf excludes a token. Any
             strides.
-        draft_logits: the same dtype [B, G, V]: what the draft tokens were sampled from.
+        draft_logits: the same dtype [B, G, V]; the draft tokens were sampled from them.
         draft_tokens: int64 [B, G].
         rule: when a draft token is accepted.
         temperature: divides the logits of both models.
-        lengths: int64 [B], draft tokens of each sequence, 0 to G; None: G everywhere.
-        seed: 64 bits; or int64 [B], a seed per request.
-        offset: tokens that the request had before `draft_tokens`, so that no random number serves
-            two decisions: add accepted + 1 after every call. An integer, or int64 [B].
-        uniforms: float32 [B, G + V], from 0 to below 1, instead of seed and offset: entry t decides
-            draft token t, entry G + i is token i's in the race for the next token.
+        lengths: how many draft tokens each sequence has, int64 [B] from 0 to G; None: all have G.
+        seed: an integer of 64 bits, or a seed for every request, int64 [B].
+        offset: how many tokens the request had before `draft_tokens`, an integer or int64 [B]. Add
+            accepted + 1 after every call, so that no random number serves two decisions.
+        uniforms: float32 [B, G + V] from 0 to below 1, used instead of seed and offset: entry t
+            decides draft token t, entry G + i belongs to token i in the race for the next token.
 
     Returns:
-        What was decided. Rows are read in order and only as far as needed, so a fault in a row
-        after the first rejection is not seen.
+        The decisions. Rows are read in order and only as far as needed, so a fault in a row after
+        the first rejection is not seen.
 
     Raises:
-        InputError: shapes, dtypes or devices do not fit, or an option is out of range. Faults in
-            the values (NaN, a token outside the vocabulary, a length) are in `status`.
+        InputError: shapes, dtypes or devices do not fit each other, or an option is out of range.
+            Faults in the values (NaN, a token outside the vocabulary, a length) are reported in
+            `status` instead, since finding them here would make the host wait.
     """
     check_rule(rule)
     _check_temperature(temperature)
@@ -87,9 +89,15 @@ def verify(
     _check("uniforms", uniforms, (batch, gamma + vocabulary), torch.float32, device)
     _check_seeds(seed, offset, batch, device)
     decided = kernels.verify(
-        *(target_logits, draft_logits, draft_tokens, lengths, uniforms),
+        target_logits,
+        draft_logits,
+        draft_tokens,
+        lengths,
+        uniforms,
         *_split(seed, offset),
-        *(rule.code, rule.parameters, temperature),
+        rule.code,
+        rule.parameters,
+        temperature,
     )
     return Verification(*decided.unbind())
 
@@ -103,17 +111,21 @@ def sample(
     stream: int = philox.DRAFT,
     uniforms: Tensor | None = None,
 ) -> Tensor:
-    """Sample a token per row: for drafts, whose numbers are apart from those of `verify`.
+    """Sample one token from every row, as a draft does before verification.
 
     Args:
-        logits: [B, V], as in `verify`.
+        logits: [B, V], of the dtypes that `verify` takes.
         temperature, seed: as in `verify`.
-        offset: tokens that the request had before the one sampled.
-        stream: `philox.DRAFT`, or `philox.NEXT` for plain sampling from a target.
-        uniforms: float32 [B, V] instead of seed, offset and stream.
+        offset: how many tokens the request had before the one that is sampled.
+        stream: `philox.DRAFT`, whose random numbers `verify` does not use, or `philox.NEXT` for
+            plain sampling from a target.
+        uniforms: float32 [B, V], used instead of seed, offset and stream.
 
     Returns:
-        int64 [B]; -1 for a row with NaN or +inf or without any finite logit.
+        int64 [B]; -1 for a row that holds NaN or +inf or no finite logit.
+
+    Raises:
+        InputError: shapes, dtypes or devices do not fit each other, or an option is out of range.
     """
     _check_temperature(temperature)
     _check_tensor("logits", logits)
@@ -130,6 +142,7 @@ def sample(
 def _split(
     seed: int | Tensor, offset: int | Tensor
 ) -> tuple[Tensor | None, Tensor | None, int, int]:
+    """Seed and offset as the operators take them: as tensors or None, then as integers or 0."""
     seeds = seed if isinstance(seed, Tensor) else None
     offsets = offset if isinstance(offset, Tensor) else None
     return (
@@ -141,6 +154,7 @@ def _split(
 
 
 def _check_temperature(temperature: object) -> None:
+    """Refuse a temperature that is not a finite number above 0."""
     if not isinstance(temperature, (int, float)):
         raise InputError(f"temperature {temperature!r}: give a number")
     if not 0 < temperature < math.inf:
@@ -148,11 +162,13 @@ def _check_temperature(temperature: object) -> None:
 
 
 def _check_tensor(name: str, value: object) -> None:
+    """Refuse a value that is not a tensor."""
     if not isinstance(value, Tensor):
         raise InputError(f"{name} is a {type(value).__name__}; give a tensor")
 
 
 def _check_logits(target: Tensor, draft: Tensor, tokens: Tensor) -> None:
+    """Refuse logits and draft tokens whose shapes, dtypes or devices do not fit each other."""
     names = ("target_logits", "draft_logits", "draft_tokens")
     for name, value in zip(names, (target, draft, tokens), strict=True):
         _check_tensor(name, value)
@@ -177,6 +193,7 @@ def _check_logits(target: Tensor, draft: Tensor, tokens: Tensor) -> None:
 
 
 def _check_dtype(name: str, logits: Tensor) -> None:
+    """Refuse logits of a dtype that the kernels do not read."""
     if logits.dtype not in DTYPES:
         raise InputError(f"{name} of {logits.dtype}: give float32, float16 or bfloat16")
 
@@ -184,6 +201,7 @@ def _check_dtype(name: str, logits: Tensor) -> None:
 def _check_seeds(
     seed: int | Tensor, offset: int | Tensor, batch: int, device: torch.device
 ) -> None:
+    """Refuse a seed or an offset that is neither an integer nor a tensor int64 [B]."""
     for name, value in (("seed", seed), ("offset", offset)):
         if isinstance(value, Tensor):
             _check(name, value, (batch,), torch.int64, device)
@@ -195,17 +213,18 @@ def _check_seeds(
 
 def _check(
     name: str,
-    given: Tensor | None,
+    tensor: Tensor | None,
     shape: tuple[int, ...],
     dtype: torch.dtype,
     device: torch.device,
 ) -> None:
-    if given is None:
+    """Refuse a tensor of another shape, dtype or device; None is no tensor and passes."""
+    if tensor is None:
         return
-    _check_tensor(name, given)
-    if tuple(given.shape) != shape or given.dtype != dtype:
+    _check_tensor(name, tensor)
+    if tuple(tensor.shape) != shape or tensor.dtype != dtype:
         raise InputError(
-            f"{name}: {given.dtype} {list(given.shape)} does not fit; give {dtype} {list(shape)}"
+            f"{name}: {tensor.dtype} {list(tensor.shape)} does not fit; give {dtype} {list(shape)}"
         )
-    if given.device != device:
-        raise InputError(f"{name} is on {given.device}, target_logits on {device}; move one")
+    if tensor.device != device:
+        raise InputError(f"{name} is on {tensor.device}, target_logits on {device}; move one")

@@ -1,6 +1,7 @@
-// The arithmetic of verification, one element, one position or one row at a time, shared by the CPU
-// and the CUDA kernels: random numbers, exponentials, acceptance, weights. Plain scalar functions
-// without branches where a loop over tokens calls them, so that compilers vectorise them.
+// The arithmetic of verification, which the CPU and the CUDA kernels share: random numbers,
+// exponentials, acceptance and weights, for one element, one position or one row at a time. These
+// are plain scalar functions. Those that a loop over tokens calls have no branches, so that
+// compilers vectorise the loop. The terms are explained in speculative/verification/__init__.py.
 
 #pragma once
 
@@ -17,7 +18,7 @@
 
 namespace speculative {
 
-// As in speculative/verification/status.py and speculative/verification/philox.py.
+// The numbers of speculative/verification/status.py, philox.py, kernels.py and rules.py.
 enum Fault { TARGET_LOGITS = 1, DRAFT_LOGITS = 2, DRAFT_TOKEN = 4, LENGTH = 8 };
 enum Stream { ACCEPT = 0 };
 enum Type { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };
@@ -32,15 +33,15 @@ union Parameters {
     CalibratedParameters calibrated;
 };
 
-// What is to be verified. speculative/verification/kernels.py fills it in: keep both alike. Strides in elements;
-// the last dimension of logits is dense.
+// What is to be verified. speculative/verification/kernels.py fills it in and declares the same
+// fields. Strides count elements; the last dimension of logits is dense.
 struct Problem {
     const void* target;       // [batch, gamma + 1, vocabulary]
     const void* draft;        // [batch, gamma, vocabulary]
     const int64_t* tokens;    // [batch, gamma]
     const int64_t* lengths;   // [batch], or null: gamma everywhere
     const float* uniforms;    // [batch, gamma + vocabulary], or null: counted from seeds
-    const int64_t* seeds;     // [batch], or null: `seed`, and the row as request number
+    const int64_t* seeds;     // [batch], or null: `seed`, with the row as request number
     const int64_t* offsets;   // [batch], or null: `offset`
     int64_t* out;             // [3, batch]: accepted, next token, status
     int64_t target_strides[2], draft_strides[2], token_strides[2];
@@ -67,6 +68,7 @@ HD uint32_t as_bits(float value) {
     return bits;
 }
 
+// An element of any type as a float, exactly.
 HD float widen(float x) { return x; }
 HD float widen(Brain x) { return as_float(uint32_t(x.bits) << 16); }
 
@@ -77,13 +79,15 @@ HD float widen(Half x) {
     return as_float((magnitude >= 0x0f800000 ? infinite : as_bits(finite)) | sign);
 }
 
+// NaN and +inf; -inf is no fault, it excludes a token.
 HD bool is_fault(float x) { return !(x < INFINITY); }
 
 // ------------------------------------------------------------------------------- random numbers
 
 struct Words { uint32_t a, b, c, d; };
 
-// Philox4x32-10 (Salmon et al., SC 2011).
+// Four random words of a counter (a, b, c, d) under a key (left, right): Philox4x32-10 (Salmon et
+// al., SC 2011). speculative/verification/philox.py explains counted random numbers.
 HD Words philox(uint32_t a, uint32_t b, uint32_t c, uint32_t d, uint32_t left, uint32_t right) {
 #ifdef __CUDACC__
 #pragma unroll
@@ -103,14 +107,15 @@ HD Words philox(uint32_t a, uint32_t b, uint32_t c, uint32_t d, uint32_t left, u
     return {a, b, c, d};
 }
 
+// A word as a number strictly between 0 and 1, with full relative precision near 0.
 HD float uniform(uint32_t word) {
     float u = float(word) * 0x1p-32f + 0x1p-33f;
     return u < 1 - 0x1p-24f ? u : 1 - 0x1p-24f;
 }
 
-// Where one sequence's random numbers come from.
+// The key and counter of one sequence's random numbers, or the row of uniforms used instead.
 struct Draws {
-    const float* given;  // its row of Problem::uniforms, or null
+    const float* uniforms;  // the sequence's row of Problem::uniforms; null: they are counted
     uint32_t left, right, position, request, stream;
 
     HD Words block(uint32_t index) const {
@@ -118,16 +123,18 @@ struct Draws {
     }
 };
 
+// The draws of sequence b.
 HD Draws draws_of(const Problem& p, int64_t b) {
     uint64_t seed = uint64_t(p.seeds ? p.seeds[b] : p.seed);
-    const float* given = p.uniforms ? p.uniforms + b * (int64_t(p.gamma) + p.vocabulary) : nullptr;
-    return {given, uint32_t(seed), uint32_t(seed >> 32),
+    const float* uniforms = p.uniforms ? p.uniforms + b * (int64_t(p.gamma) + p.vocabulary) : nullptr;
+    return {uniforms, uint32_t(seed), uint32_t(seed >> 32),
             uint32_t(p.offsets ? p.offsets[b] : p.offset), p.seeds ? 0 : uint32_t(b),
             uint32_t(p.stream)};
 }
 
+// The uniform that decides draft token t.
 HD float accept_uniform(const Draws& draws, int t) {
-    if (draws.given) return draws.given[t];
+    if (draws.uniforms) return draws.uniforms[t];
     return uniform(philox(0, draws.position + uint32_t(t), draws.request, ACCEPT, draws.left,
                           draws.right).a);
 }
@@ -156,8 +163,9 @@ HD float power_of_two(float x) {
 #endif
 }
 
-// -log(1 - v) for v from 0 to 1, with full relative precision near 0: the arrival of a token of
-// weight 1 in an exponential race.
+// -log(1 - v) for v from 0 to 1, with full relative precision near 0. A token of weight w arrives in
+// the exponential race at this time over w, and the first to arrive is the sample
+// (speculative/verification/pytorch.py says why).
 HD float arrival(float v) {
     v = v > 0x1p-33f ? v : 0x1p-33f;
     v = v < 1 - 0x1p-24f ? v : 1 - 0x1p-24f;
@@ -179,7 +187,8 @@ HD float one_minus_exp(float x) {
 
 // ------------------------------------------------------------------------------------------ rows
 
-// What remains of a row, or of a part of it: the sum of 2^(scale (z - maximum)), scale = log2(e) / T.
+// What a row, or a part of one, is reduced to. The total is the sum of 2^(scale (z - maximum)), where
+// scale is log2(e) over the temperature.
 struct Normaliser {
     float maximum;  // at least -FLT_MAX, so that -inf - maximum is a number
     float total;
@@ -188,15 +197,18 @@ struct Normaliser {
     HD bool faulty() const { return fault || !(total > 0); }
 };
 
+// The normaliser of no tokens.
 HD Normaliser nothing() { return {-FLT_MAX, 0, 0}; }
 
-// Faults of the rows that the next token comes from; all accepted, the target's alone.
+// The faults of the rows that the next token comes from. After a complete draft, one whose tokens
+// were all accepted, that is the target's row alone.
 HD int faults_of(const Normaliser& target, const Normaliser& draft, bool complete) {
     return (target.faulty() ? TARGET_LOGITS : 0) | (!complete && draft.faulty() ? DRAFT_LOGITS : 0);
 }
 
 HD float scale_of(const Problem& p) { return float(1.4426950408889634 / p.temperature); }
 
+// The normaliser of two parts together.
 HD Normaliser merged(const Normaliser& a, const Normaliser& b, float scale) {
     float maximum = a.maximum > b.maximum ? a.maximum : b.maximum;
     float total = a.total * power_of_two(scale * (a.maximum - maximum)) +
@@ -211,12 +223,13 @@ struct Verdict {
     int fault;
 };
 
+// The weight of logit z under the sigmoid rule.
 HD double squashed(const Problem& p, double z) {
     const SigmoidParameters& limits = p.parameters.sigmoid;
     return 1 / (1 + exp(-(z / p.temperature - limits.alpha) / (limits.beta - limits.alpha)));
 }
 
-// The calibrated estimate of p(x) / q(x), at most 1; where -inf meets -inf or a slope of 0, 1.
+// The calibrated estimate of p(x) / q(x), at most 1. It is 1 where -inf meets -inf or a slope of 0.
 HD double estimated(const Problem& p, double z, double y) {
     const CalibratedParameters& fit = p.parameters.calibrated;
     double x = fit.intercept + fit.target_slope * (z / p.temperature) +
@@ -224,7 +237,7 @@ HD double estimated(const Problem& p, double z, double y) {
     return exp(x < 0 ? x : 0);
 }
 
-// Is draft token t of sequence b accepted? Its rows' normalisers are used by EXACT alone.
+// Whether draft token t of sequence b is accepted. Only EXACT uses the normalisers of its rows.
 template <class T>
 HD Verdict judge(const Problem& p, const Draws& draws, int64_t b, int t, const Normaliser& target,
                  const Normaliser& draft) {
@@ -251,11 +264,11 @@ HD Verdict judge(const Problem& p, const Draws& draws, int64_t b, int t, const N
 
 // --------------------------------------------------------------------------------------- weights
 
-// What a token's weight is made of, target logit z and draft logit y.
+// The weights of tokens in the race, from a target logit z and a draft logit y each.
 struct Weights {
-    float scale, target_maximum, target_inverse, draft_maximum, draft_inverse;  // a softmax
-    float slope, shift;                                                         // sigmoid
-    float intercept, target_slope, draft_slope;  // calibrated: log2 of the ratio, by logits
+    float scale, target_maximum, target_inverse, draft_maximum, draft_inverse;  // of both softmaxes
+    float slope, shift;                          // SIGMOID: its argument is slope z + shift
+    float intercept, target_slope, draft_slope;  // CALIBRATED: log2 of the estimated ratio
 
     HD float target_exact(float z) const {
         return power_of_two(scale * (z - target_maximum)) * target_inverse;
@@ -264,7 +277,7 @@ struct Weights {
         float w = target_exact(z) - power_of_two(scale * (y - draft_maximum)) * draft_inverse;
         return w > 0 ? w : 0;
     }
-    // p - q min(1, estimate): what acceptance has left over, whether the estimate is right or not
+    // p - q min(1, estimate) is what acceptance left over, whether the estimate is right or not.
     HD float residual_calibrated(float z, float y) const {
         float x = intercept + target_slope * z + draft_slope * y;
         float q = power_of_two(scale * (y - draft_maximum)) * draft_inverse;
@@ -275,7 +288,7 @@ struct Weights {
         float w = 1 / (1 + power_of_two(-1.44269504f * (slope * z + shift)));
         return z > -INFINITY ? w : 0;
     }
-    // s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)): the two may agree in four digits
+    // s(a) - s(b) is taken as s(a) s(-b) (1 - exp(b - a)), since the two may agree in four digits.
     HD float residual_sigmoid(float z, float y) const {
         float gap = slope * (z - y);
         float rest = 1 / (1 + power_of_two(1.44269504f * (slope * y + shift)));
@@ -283,12 +296,13 @@ struct Weights {
         return gap > 0 ? w : 0;  // false where both are -inf
     }
 
-    // No weight is above this; a residual is at most the target's weight.
+    // A bound that no weight exceeds: a residual is at most the target's weight.
     template <Method METHOD>
     HD float largest() const {
         return METHOD == SIGMOID ? 1 : 1.00001f * target_inverse;
     }
 
+    // The weight of a token in a race for the residual, or for the target's own token.
     template <Method METHOD, bool RESIDUAL>
     HD float of(float z, float y) const {
         if (METHOD == SIGMOID) return RESIDUAL ? residual_sigmoid(z, y) : target_sigmoid(z);
@@ -321,7 +335,8 @@ HD Weights weights_of(const Problem& p, const Normaliser& target, const Normalis
     return weights;
 }
 
-// A race's best token: larger is better, at equal rates the lower index; 0 is nobody.
+// A token and its rate in one integer, so that the largest integer is the winner of a race. At equal
+// rates the lower token is larger; 0 stands for nobody.
 HD uint64_t candidate(float rate, uint32_t token) {
     return rate > 0 ? uint64_t(as_bits(rate)) << 32 | (0xffffffffu - token) : 0;
 }

@@ -1,5 +1,6 @@
-// Philox on eight counters at once, for CPUs: compilers do not find the 32 x 32 -> 64 bit multiply
-// of vectors by themselves. Same numbers as `philox` in arithmetic.h, which the tests hold it to.
+// Philox on eight counters at once, for CPUs, since compilers do not find the 32 x 32 -> 64 bit
+// multiply of vectors by themselves. The numbers are those of `philox` in arithmetic.h, to which the
+// tests hold them.
 
 #pragma once
 
@@ -11,9 +12,9 @@
 
 namespace speculative {
 
-typedef uint64_t Lanes __attribute__((vector_size(64)));  // a 32-bit word each, in the low half
+typedef uint64_t Lanes __attribute__((vector_size(64)));  // each holds a word in its low half
 
-// Low words of a times multiplier, whatever the high halves of a hold.
+// The 64-bit products of the low halves of a with the multiplier; the high halves do not matter.
 inline Lanes product(Lanes a, uint32_t multiplier) {
 #if defined(__AVX512F__)
     return Lanes(_mm512_mul_epu32(__m512i(a), _mm512_set1_epi64(multiplier)));
@@ -26,15 +27,16 @@ inline Lanes product(Lanes a, uint32_t multiplier) {
 #endif
 }
 
-// Vectors of counters that are under way at once: a round waits for its products, which others fill.
+// How many vectors of counters are under way at once. A round waits for its products, and the rounds
+// of the other vectors fill that time.
 #ifdef __AVX512F__
 constexpr int VECTORS = 4;
 #else
 constexpr int VECTORS = 1;  // fewer registers
 #endif
-constexpr int WORDS = VECTORS * 32;  // that one call of philox_lanes draws
+constexpr int WORDS = VECTORS * 32;  // how many words one call of philox_lanes draws
 
-// The words of blocks `first` to `first + WORDS / 4 - 1`, block after block.
+// Draw the words of blocks `first` to `first + WORDS / 4 - 1`, block after block.
 inline void philox_lanes(const Draws& draws, uint32_t first, uint32_t* __restrict words) {
     Lanes a[VECTORS], b[VECTORS], c[VECTORS], d[VECTORS];
     for (int i = 0; i < VECTORS; ++i) {

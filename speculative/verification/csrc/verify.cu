@@ -1,12 +1,12 @@
 // Verification on a GPU. Nothing waits for the host, nothing is allocated here, inputs are only read.
 //
-// Few sequences: `reduce_all` reads every row at once, then `finish` merges, decides and samples.
-// Many: `walk`, a cluster of blocks per sequence, reads position after position and stops at the
-// first rejection, so that most rows are never read. Sigmoid needs `finish` alone, calibrated `walk`:
-// it reads the rows that the next token comes from and no others.
+// There are two ways. For few sequences `reduce_all` reads every row at once, then `finish` merges,
+// decides and samples. For many sequences `walk`, a cluster of blocks for each, reads position after
+// position and stops at the first rejection, so that most rows are never read. SIGMOID needs `finish`
+// alone. CALIBRATED takes `walk`, which then reads only the rows that the next token comes from.
 //
-// Rows are reduced in parts of one warp each, the same tokens in the same lanes and the same order
-// of merging either way, so that a sequence's outcome never depends on the batch around it.
+// Rows are reduced in parts of one warp each. Both ways keep the same tokens in the same lanes and
+// merge in the same order, so that a sequence's outcome never depends on the batch around it.
 
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
@@ -16,22 +16,23 @@
 namespace speculative {
 namespace {
 
-constexpr int THREADS = 512;  // of every block
+constexpr int THREADS = 512;  // threads of every block
 constexpr int WARPS = THREADS / 32;
 constexpr int PART = 2048;    // tokens that a warp reduces
 constexpr int ROUND = 1024;   // tokens that a warp holds in registers
-constexpr int MANY = 16;      // sequences from which `walk` is used by EXACT
-constexpr int CLUSTER = 8;    // most blocks of a sequence in `walk`; portable
+constexpr int MANY = 16;      // EXACT uses `walk` from this many sequences on
+constexpr int CLUSTER = 8;    // `walk` has at most so many blocks a sequence, as all GPUs allow
 
 // Device memory that the caller lends for one call.
 struct Workspace {
     unsigned long long* best;  // [batch]: the race's best token
     unsigned* fault;           // [batch]: faults that the race met
-    unsigned* finished;        // [batch]: blocks of `finish` that are through
-    Normaliser* partial;       // [batch, 2 gamma + 1, parts]; rows: the target's, then the draft's
+    unsigned* finished;        // [batch]: how many blocks of `finish` have sampled
+    Normaliser* partial;       // [batch, 2 gamma + 1, parts]: the target's rows, then the draft's
     int parts;
 };
 
+// The lent memory, divided up.
 Workspace workspace_of(const Problem& p, void* memory) {
     auto* best = static_cast<unsigned long long*>(memory);
     auto* fault = reinterpret_cast<unsigned*>(best + p.batch);
@@ -39,13 +40,15 @@ Workspace workspace_of(const Problem& p, void* memory) {
     return {best, fault, fault + p.batch, partial, (p.vocabulary + PART - 1) / PART};
 }
 
+// The bytes at the start of the workspace that must be 0 before `finish` races: all but the parts.
 int64_t cleared_bytes(const Problem& p) { return 16 * int64_t(p.batch); }
 
-// Where the parts of row r of sequence b are kept.
+// The normalisers of the parts of row r of sequence b.
 __device__ Normaliser* parts_at(const Problem& p, const Workspace& w, int64_t b, int r) {
     return w.partial + (b * (2 * p.gamma + 1) + r) * w.parts;
 }
 
+// Row r of sequence b, counted as in `Workspace::partial`.
 template <class T>
 __device__ const T* row_at(const Problem& p, int64_t b, int r) {
     if (r <= p.gamma)
@@ -54,11 +57,13 @@ __device__ const T* row_at(const Problem& p, int64_t b, int r) {
            (r - p.gamma - 1) * p.draft_strides[1];
 }
 
+// Let sequence b begin its race anew.
 __device__ void clear(const Workspace& w, int64_t b) {
     w.best[b] = 0;
     w.fault[b] = w.finished[b] = 0;
 }
 
+// How many draft tokens sequence b has; it may be out of range.
 __device__ int64_t length_of(const Problem& p, int64_t b) {
     return p.lengths ? p.lengths[b] : p.gamma;
 }
@@ -69,7 +74,7 @@ template <int BYTES> struct Word;
 template <> struct Word<16> { using type = uint4; };
 template <> struct Word<8> { using type = uint2; };
 
-// Tokens that one aligned load brings, widened.
+// The N elements that one aligned load brings, widened.
 template <int N, class T>
 __device__ void load(const T* place, float (&x)[N]) {
     using Wide = typename Word<N * sizeof(T)>::type;
@@ -85,7 +90,8 @@ __device__ bool aligned(const T* row) {
     return reinterpret_cast<uintptr_t>(row) % (N * sizeof(T)) == 0;
 }
 
-// NaN and +inf make the total NaN, so `fault` is not used on this side.
+// Merge the normalisers of a warp's lanes; every lane gets the result. NaN and +inf make the total
+// NaN, so `fault` is not used on a GPU.
 __device__ Normaliser merged_in_warp(Normaliser mine, float scale) {
 #pragma unroll
     for (int distance = 16; distance; distance /= 2) {
@@ -99,7 +105,8 @@ __device__ Normaliser merged_in_warp(Normaliser mine, float scale) {
 
 // One warp reduces one part of a row; lane 0 stores it.
 template <class T>
-__device__ void reduce_part(const T* row, int part, int vocabulary, float scale, Normaliser* found) {
+__device__ void reduce_part(const T* row, int part, int vocabulary, float scale,
+                            Normaliser* reduced) {
     constexpr int N = 16 / sizeof(T), STEP = 32 * N, LOADS = ROUND / STEP;
     const int lane = threadIdx.x % 32, end = min(vocabulary, (part + 1) * PART);
     const bool wide = aligned<N>(row);
@@ -118,6 +125,7 @@ __device__ void reduce_part(const T* row, int part, int vocabulary, float scale,
                     x[j][i] = token < end ? widen(row[token]) : -INFINITY;
                 }
         }
+        // Reduce the tokens in registers, then merge them into what this lane has.
         float larger = mine.maximum, sum = 0;
 #pragma unroll
         for (int j = 0; j < LOADS; ++j)
@@ -131,7 +139,7 @@ __device__ void reduce_part(const T* row, int part, int vocabulary, float scale,
         mine.maximum = larger;
     }
     mine = merged_in_warp(mine, scale);
-    if (lane == 0) *found = mine;
+    if (lane == 0) *reduced = mine;
 }
 
 // One warp merges the parts of a row; every lane gets the result.
@@ -143,7 +151,7 @@ __device__ Normaliser merged_row(const Normaliser* parts, int count, float scale
 
 // -------------------------------------------------------------------------------------- sampling
 
-// What a sequence's blocks agree on before they sample.
+// What was decided about a sequence before its next token is sampled. Each of its blocks has the same.
 struct Decision {
     int accepted;
     int fault;
@@ -151,7 +159,7 @@ struct Decision {
     Normaliser target, draft;  // of the rows that the next token comes from
 };
 
-// This block's share of a race: adds its best token and its faults to the workspace.
+// Run this block's share of a race, and add its best token and its faults to the workspace.
 template <class T, Method METHOD, bool RESIDUAL>
 __device__ void race(const Problem& p, const Workspace& w, int64_t b, const Decision& decision,
                      int rank, int ranks) {
@@ -162,7 +170,7 @@ __device__ void race(const Problem& p, const Workspace& w, int64_t b, const Deci
     const bool wide = aligned<4>(z_row) && aligned<4>(y_row);
     const Weights weights = weights_of<METHOD>(p, decision.target, decision.draft);
     const Draws draws = draws_of(p, b);
-    const float* given = draws.given ? draws.given + p.gamma : nullptr;
+    const float* uniforms = draws.uniforms ? draws.uniforms + p.gamma : nullptr;
     unsigned long long best = 0;
     int fault = 0;
     if (threadIdx.x == 0) best_of_block = 0;
@@ -178,9 +186,9 @@ __device__ void race(const Problem& p, const Workspace& w, int64_t b, const Deci
                 if (RESIDUAL) y[i] = start + i < V ? widen(y_row[start + i]) : 0;
             }
         }
-        if (given) {
+        if (uniforms) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) v[i] = start + i < V ? given[start + i] : 1;
+            for (int i = 0; i < 4; ++i) v[i] = start + i < V ? uniforms[start + i] : 1;
         } else {
             Words words = draws.block(uint32_t(start) / 4);
             v[0] = uniform(words.a), v[1] = uniform(words.b);
@@ -195,6 +203,7 @@ __device__ void race(const Problem& p, const Workspace& w, int64_t b, const Deci
         }
     }
     __syncthreads();
+    // The best of the warp, then of the block, then of the sequence.
 #pragma unroll
     for (int distance = 16; distance; distance /= 2) {
         unsigned long long other = __shfl_xor_sync(~0u, best, distance);
@@ -209,6 +218,7 @@ __device__ void race(const Problem& p, const Workspace& w, int64_t b, const Deci
     if (threadIdx.x == 0 && best_of_block) atomicMax(&w.best[b], best_of_block);
 }
 
+// This block's share of sampling the next token: the bonus token, or one of the residual.
 template <class T, Method METHOD>
 __device__ void sample(const Problem& p, const Workspace& w, int64_t b, const Decision& decision,
                        int rank, int ranks) {
@@ -217,10 +227,10 @@ __device__ void sample(const Problem& p, const Workspace& w, int64_t b, const De
     else race<T, METHOD, true>(p, w, b, decision, rank, ranks);
 }
 
-// One block of the sequence, once all have sampled, writes the outcome.
+// Write the outcome of a sequence; one of its blocks does so once all have sampled.
 template <class T, Method METHOD>
 __device__ void conclude(const Problem& p, const Workspace& w, int64_t b, const Decision& decision) {
-    __shared__ bool nothing_left;
+    __shared__ bool nothing_left;  // the residual has no weight: sample from the target instead
     if (threadIdx.x == 0)
         nothing_left = !decision.fault && !decision.complete && !atomicOr(&w.fault[b], 0u) &&
                        !atomicMax(&w.best[b], 0ull);
@@ -240,7 +250,7 @@ __device__ void conclude(const Problem& p, const Workspace& w, int64_t b, const 
 
 // --------------------------------------------------------------------------------- few sequences
 
-// Grid: groups of WARPS parts x rows x batch.
+// Reduce every part of every row. Grid: groups of WARPS parts x rows x batch.
 template <class T>
 __global__ void __launch_bounds__(THREADS, 2)
 reduce_all(const __grid_constant__ Problem p, const Workspace w) {
@@ -252,11 +262,12 @@ reduce_all(const __grid_constant__ Problem p, const Workspace w) {
                     parts_at(p, w, b, row) + part);
 }
 
-// Grid: batch x ranks. Every block of a sequence finds the same decision for itself.
+// Merge the parts, decide, and sample. Grid: batch x ranks. Every block of a sequence comes to the same
+// decision by itself, so that blocks need not wait for each other.
 template <class T, Method METHOD>
 __global__ void __launch_bounds__(THREADS, 2)
 finish(const __grid_constant__ Problem p, const Workspace w, int ranks) {
-    extern __shared__ Normaliser rows[];  // [2 gamma + 1], of EXACT alone
+    extern __shared__ Normaliser rows[];  // [2 gamma + 1], which EXACT alone has
     __shared__ int first_rejection;
     __shared__ Decision decision;
     __shared__ bool last;
@@ -295,7 +306,7 @@ finish(const __grid_constant__ Problem p, const Workspace w, int ranks) {
 
 // -------------------------------------------------------------------------------- many sequences
 
-// Wait for all blocks of the sequence, and see what they wrote.
+// Wait for all blocks of the sequence; then this block sees what they wrote.
 __device__ void sync_sequence(int ranks) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     if (ranks > 1) {
@@ -306,10 +317,11 @@ __device__ void sync_sequence(int ranks) {
     __syncthreads();
 }
 
-// The blocks of a sequence reduce a target's row, and a draft's unless it is -1, into `found`.
+// Reduce a row of the target, and a row of the draft unless its number is -1, with all blocks of the
+// sequence.
 template <class T>
 __device__ void reduce_together(const Problem& p, const Workspace& w, int64_t b, int target, int draft,
-                                int rank, int ranks, Normaliser (&found)[2]) {
+                                int rank, int ranks, Normaliser (&reduced)[2]) {
     const int warp = threadIdx.x / 32, count = draft < 0 ? 1 : 2;
     const float scale = scale_of(p);
     for (int i = rank * WARPS + warp; i < count * w.parts; i += ranks * WARPS) {
@@ -320,16 +332,16 @@ __device__ void reduce_together(const Problem& p, const Workspace& w, int64_t b,
     if (warp < count) {
         const Normaliser* parts = parts_at(p, w, b, warp ? draft : target);
         Normaliser whole = merged_row(parts, w.parts, scale);
-        if (threadIdx.x % 32 == 0) found[warp] = whole;
+        if (threadIdx.x % 32 == 0) reduced[warp] = whole;
     }
     __syncthreads();
 }
 
-// Grid: batch x ranks, `ranks` blocks a cluster.
+// Decide position after position, then sample. Grid: batch x ranks, in clusters of `ranks` blocks.
 template <class T, Method METHOD>
 __global__ void __launch_bounds__(THREADS, METHOD == CALIBRATED ? 1 : 2)  // or it spills
 walk(const __grid_constant__ Problem p, const Workspace w, int ranks) {
-    __shared__ Normaliser found[2];
+    __shared__ Normaliser reduced[2];  // the target's row and the draft's
     __shared__ Verdict verdict;
     const int64_t b = blockIdx.x / ranks;
     const int rank = blockIdx.x % ranks;
@@ -339,19 +351,20 @@ walk(const __grid_constant__ Problem p, const Workspace w, int ranks) {
     if (rank == 0 && threadIdx.x == 0) clear(w, b);
     int n = 0, fault = fits ? 0 : LENGTH;
     for (; fits && n < length; ++n) {
-        if (METHOD == EXACT) reduce_together<T>(p, w, b, n, p.gamma + 1 + n, rank, ranks, found);
-        if (threadIdx.x == 0) verdict = judge<T>(p, draws, b, n, found[0], found[1]);
+        if (METHOD == EXACT) reduce_together<T>(p, w, b, n, p.gamma + 1 + n, rank, ranks, reduced);
+        if (threadIdx.x == 0) verdict = judge<T>(p, draws, b, n, reduced[0], reduced[1]);
         __syncthreads();
         fault = verdict.fault;
         if (!verdict.accepted) break;
         if (METHOD == CALIBRATED) __syncthreads();  // all have read the verdict
     }
     const bool complete = n == length;
+    // Reduce the rows that the next token comes from, where acceptance has not done so.
     if (fits && (METHOD == EXACT ? complete : !fault)) {
-        reduce_together<T>(p, w, b, n, complete ? -1 : p.gamma + 1 + n, rank, ranks, found);
-        fault = faults_of(found[0], found[1], complete);
+        reduce_together<T>(p, w, b, n, complete ? -1 : p.gamma + 1 + n, rank, ranks, reduced);
+        fault = faults_of(reduced[0], reduced[1], complete);
     }
-    const Decision decision = {n, fault, complete, found[0], found[1]};
+    const Decision decision = {n, fault, complete, reduced[0], reduced[1]};
     sync_sequence(ranks);  // the workspace is clear, also where nothing was reduced
     sample<T, METHOD>(p, w, b, decision, rank, ranks);
     sync_sequence(ranks);
@@ -360,6 +373,7 @@ walk(const __grid_constant__ Problem p, const Workspace w, int ranks) {
 
 // ----------------------------------------------------------------------------------------- launch
 
+// A number that describes the current GPU.
 int attribute(cudaDeviceAttr which) {
     int device = 0, value = 0;
     cudaGetDevice(&device);
@@ -367,6 +381,7 @@ int attribute(cudaDeviceAttr which) {
     return value;
 }
 
+// Launch `walk`, with as many blocks a sequence as are resident at once.
 template <class T, Method METHOD>
 cudaError_t walk_all(const Problem& p, const Workspace& w, cudaStream_t stream) {
     const int residents = 2 * attribute(cudaDevAttrMultiProcessorCount);
@@ -384,6 +399,7 @@ cudaError_t walk_all(const Problem& p, const Workspace& w, cudaStream_t stream) 
     return cudaLaunchKernelEx(&launch, walk<T, METHOD>, p, w, ranks);
 }
 
+// Launch `finish`, with as many blocks a sequence as have tokens to race and are resident at once.
 template <class T, Method METHOD>
 cudaError_t finish_all(const Problem& p, const Workspace& w, cudaStream_t stream) {
     const int most = (p.vocabulary + 4 * THREADS - 1) / (4 * THREADS);
@@ -393,6 +409,7 @@ cudaError_t finish_all(const Problem& p, const Workspace& w, cudaStream_t stream
     return cudaGetLastError();
 }
 
+// Launch the kernels that suit the method and the number of sequences.
 template <class T>
 cudaError_t verify_as(const Problem& p, const Workspace& w, cudaStream_t stream) {
     if (p.method == CALIBRATED) return walk_all<T, CALIBRATED>(p, w, stream);
@@ -400,7 +417,7 @@ cudaError_t verify_as(const Problem& p, const Workspace& w, cudaStream_t stream)
         cudaError_t error = cudaMemsetAsync(w.best, 0, cleared_bytes(p), stream);
         return error ? error : finish_all<T, SIGMOID>(p, w, stream);
     }
-    // `finish` keeps its rows in 48 KiB of shared memory
+    // `finish` keeps the normalisers of all rows in 48 KiB of shared memory.
     if (p.batch >= MANY || p.gamma > 1024) return walk_all<T, EXACT>(p, w, stream);
     const dim3 grid((w.parts + WARPS - 1) / WARPS, 2 * p.gamma + 1, p.batch);
     reduce_all<T><<<grid, THREADS, 0, stream>>>(p, w);

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from speculative.tasks.docstrings import functions, load
+from speculative.tasks.docstrings import functions, read_pairs
 from systems.schema import InputError
 
 SOURCE = '''
@@ -35,9 +35,9 @@ def test_functions_lose_their_docstrings() -> None:
 
 
 def test_splits_share_nothing_and_are_stable() -> None:
-    test = load("stdlib", "test", 40)
-    assert load("stdlib", "test", 40) == test
-    train = {pair.document for pair in load("stdlib", "train", 300)}
+    test = read_pairs("stdlib", "test", 40)
+    assert read_pairs("stdlib", "test", 40) == test
+    train = {pair.document for pair in read_pairs("stdlib", "train", 300)}
     assert len(test) == 40
     assert not train & {pair.document for pair in test}
 
@@ -46,10 +46,10 @@ def test_json_lines(tmp_path: Path) -> None:
     path = tmp_path / "news.jsonl"
     lines = [f'{{"article": "long {i}", "highlights": "short {i}", "id": {i}}}' for i in range(50)]
     path.write_text("\n".join(lines) + "\n\n")
-    both = [load(f"jsonl:{path}", split) for split in ("train", "test")]
+    both = [read_pairs(f"jsonl:{path}", split) for split in ("train", "test")]
     assert len(both[0]) + len(both[1]) == 50
     assert both[0][0].document.replace("long", "short") == both[0][0].summary
-    named = load(f"jsonl:{path},id,article", "train")
+    named = read_pairs(f"jsonl:{path},id,article", "train")
     assert named[0].document.isdigit()
 
 
@@ -66,10 +66,10 @@ def test_json_lines(tmp_path: Path) -> None:
 def test_bad_json_lines(tmp_path: Path, text: str, fields: str, message: str) -> None:
     (tmp_path / "bad.jsonl").write_text(text)
     with pytest.raises(InputError, match=message):
-        load(f"jsonl:{tmp_path / 'bad.jsonl'}{fields}", "train")
+        read_pairs(f"jsonl:{tmp_path / 'bad.jsonl'}{fields}", "train")
 
 
 @pytest.mark.parametrize("data", ["pile", "jsonl:/nowhere.jsonl"])
 def test_bad_data(data: str) -> None:
     with pytest.raises(InputError, match=r"give stdlib|cannot be read"):
-        load(data, "train")
+        read_pairs(data, "train")

@@ -9,8 +9,8 @@ from speculative.tasks.speech import (
     LONGEST_S,
     RATE_HZ,
     WORDS,
-    load,
     read_audio,
+    read_utterances,
 )
 from systems.schema import InputError
 
@@ -27,7 +27,7 @@ def recordings(tmp_path: Path) -> Path:
 
 
 def test_strings_say_their_words(recordings: Path) -> None:
-    utterances = load(f"recordings:{recordings}", "test", 30)
+    utterances = read_utterances(f"recordings:{recordings}", "test", 30)
     assert len(utterances) == 30
     for utterance in utterances:
         words = utterance.words.split()
@@ -43,7 +43,8 @@ def test_strings_say_their_words(recordings: Path) -> None:
 
 def test_equal_seeds_give_equal_strings(recordings: Path) -> None:
     first, again, other = (
-        [u.words for u in load(f"recordings:{recordings}", "train", 20, seed)] for seed in (1, 1, 2)
+        [u.words for u in read_utterances(f"recordings:{recordings}", "train", 20, seed)]
+        for seed in (1, 1, 2)
     )
     assert first == again != other
 
@@ -61,11 +62,14 @@ def test_folder(tmp_path: Path) -> None:
     chapter.mkdir(parents=True)
     (chapter / "84-121.trans.txt").write_text("84-121-0000 GO DO YOU HEAR\n84-121-0001 YES\n")
     with pytest.raises(InputError, match=r"no 84-121-0000\.flac"):
-        load(f"folder:{tmp_path}", "test", 5)
+        read_utterances(f"folder:{tmp_path}", "test", 5)
     for name in ("84-121-0000", "84-121-0001"):
         wavfile.write(chapter / f"{name}.wav", RATE_HZ, np.zeros(160, np.int16))
-    assert [u.words for u in load(f"folder:{tmp_path}", "test", 5)] == ["GO DO YOU HEAR", "YES"]
-    assert len(load(f"folder:{tmp_path}", "test", 1)) == 1
+    assert [u.words for u in read_utterances(f"folder:{tmp_path}", "test", 5)] == [
+        "GO DO YOU HEAR",
+        "YES",
+    ]
+    assert len(read_utterances(f"folder:{tmp_path}", "test", 1)) == 1
 
 
 def test_bad_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,14 +82,14 @@ def test_bad_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "radio": "give recordings",
     }.items():
         with pytest.raises(InputError, match=message):
-            load(data, "test", 1)
+            read_utterances(data, "test", 1)
     (tmp_path / "0_ann_0.wav").write_text("no sound")
     with pytest.raises(InputError, match=r"0_ann_0\.wav: no sound file"):
-        load(f"recordings:{tmp_path}", "test", 1)
+        read_utterances(f"recordings:{tmp_path}", "test", 1)
 
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
 def test_espeak_speaks() -> None:
-    (utterance,) = load("espeak", "test", 1)
+    (utterance,) = read_utterances("espeak", "test", 1)
     assert len(utterance.samples) > 0.2 * RATE_HZ
     assert set(utterance.words.split()) <= set(WORDS)

@@ -70,7 +70,7 @@ def emulated(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
     with monkeypatch.context() as patch:
         patch.setattr(kernels, "_library", lambda _: library)
-        patch.setattr(kernels, "_run", run)
+        patch.setattr(kernels, "_launch", run)
         yield
 
 

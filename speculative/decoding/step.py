@@ -1,0 +1,145 @@
+"""One step of decoding: draft some tokens, score them with the target, verify them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from speculative.decoding.even_rows import Reader
+from speculative.decoding.generation import Phases
+from speculative.decoding.sampling import Sampling
+from speculative.verification import philox
+from speculative.verification.rules import Rule
+from speculative.verification.verify import sample, verify
+from speculative.verification.vocabulary import fitted
+
+Observer = Callable[[Tensor, Tensor, Tensor], None]
+"""Takes the target's logits [B, G + 1, V], the draft's [B, G, V] and its tokens [B, G]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options of one call of `speculative.decoding.decode.generate`."""
+
+    gamma: int
+    """Draft tokens a step; 0 without a draft."""
+    rule: Rule
+    sampling: Sampling
+    observe: Observer | None
+    limit: int
+    """The most tokens that a sequence generates."""
+    ends: frozenset[int]
+    """The tokens that end a sequence."""
+    vocabulary: int
+    """The number of the target's tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of all rows of a batch."""
+
+    settings: Settings
+    gamma: int
+    """Draft tokens of this step: no more than the row that has most left to generate."""
+    target: Reader
+    draft: Reader | None
+    histories: list[list[int]]
+    """Every row's prompt and the tokens generated so far."""
+    seeds: Tensor
+    """A seed for every row, int64 [B]."""
+    offsets: Tensor
+    """Tokens generated so far, int64 [B]: with the seeds they name the random numbers."""
+    begins: bool
+    """Whether no row has generated anything yet."""
+    phases: Phases
+    """Is told what the time was spent on."""
+
+    def decide(self) -> list[list[int]]:
+        """For every row: accepted, next token and status, then the draft tokens (-1 where none
+        could be sampled)."""
+        draft_tokens = self.seeds.new_empty(len(self.seeds), 0)
+        if self.draft is not None:
+            draft_tokens, draft_logits = self._propose(self.draft)
+            self.phases.mark("draft")
+        logits = self._score(draft_tokens)
+        if self.draft is None:
+            token = self._sample(logits[:, 0], self.offsets, philox.NEXT)
+            decided = [torch.zeros_like(token), token, (token < 0).long()]
+        else:
+            decided = self._verify(logits, draft_logits, draft_tokens)
+        rows: list[list[int]] = torch.cat([torch.stack(decided, 1), draft_tokens], 1).tolist()
+        self.phases.mark("verify")
+        return rows
+
+    def _propose(self, draft: Reader) -> tuple[Tensor, Tensor]:
+        """Sample gamma draft tokens, one after the other.
+
+        Returns:
+            Draft tokens int64 [B, G], -1 where the draft's logits are at fault, and the logits
+            [B, G, V] that they were sampled from.
+        """
+        tokens, rows = [], []
+        unread, counts = _unread(draft, self.histories)
+        unread = unread.to(self.seeds.device)
+        for t in range(self.gamma):
+            logits = _narrowed(draft.read(unread, counts, keep=1))
+            logits = fitted(logits, self.settings.vocabulary)
+            logits = self.settings.sampling.restrict(logits, begins=self.begins and t == 0)
+            token = self._sample(logits[:, 0], self.offsets + t, philox.DRAFT)
+            tokens.append(token)
+            rows.append(logits)
+            unread, counts = token.clamp(min=0)[:, None], [1] * len(counts)
+        return torch.stack(tokens, 1), torch.cat(rows, 1)
+
+    def _score(self, draft_tokens: Tensor) -> Tensor:
+        """The target's logits [B, G + 1, V] for the draft tokens and the token after them, from one
+        forward pass."""
+        unread, counts = _unread(self.target, self.histories)
+        tokens = torch.cat([unread.to(self.seeds.device), draft_tokens.clamp(min=0)], 1)
+        counts = [count + self.gamma for count in counts]
+        logits = _narrowed(self.target.read(tokens, counts, keep=self.gamma + 1))
+        self.phases.mark("target")
+        logits = self.settings.sampling.restrict(logits, begins=self.begins)
+        self.phases.mark("rest")
+        return logits
+
+    def _verify(self, logits: Tensor, draft_logits: Tensor, draft_tokens: Tensor) -> list[Tensor]:
+        """Accepted, next token and status, int64 [B] each."""
+        common = torch.promote_types(logits.dtype, draft_logits.dtype)
+        case = logits.to(common), draft_logits.to(common), draft_tokens
+        if self.settings.observe is not None:
+            self.settings.observe(*case)
+        return list(
+            verify(
+                *case,
+                rule=self.settings.rule,
+                temperature=self.settings.sampling.temperature,
+                seed=self.seeds,
+                offset=self.offsets,
+            )
+        )
+
+    def _sample(self, logits: Tensor, offset: Tensor, stream: int) -> Tensor:
+        """A token int64 [B] from logits [B, V], at this place of the rows' random numbers."""
+        temperature = self.settings.sampling.temperature
+        return sample(
+            logits, temperature=temperature, seed=self.seeds, offset=offset, stream=stream
+        )
+
+
+def _narrowed(logits: Tensor) -> Tensor:
+    """Logits of a dtype that verification takes: float64 becomes float32."""
+    return logits.float() if logits.dtype == torch.float64 else logits
+
+
+def _unread(model: Reader, histories: list[list[int]]) -> tuple[Tensor, list[int]]:
+    """The tokens that a model has not read yet.
+
+    Returns:
+        The tokens int64 [B, T], padded on the left, and how many of every row's are no padding.
+    """
+    rows = [history[n:] for history, n in zip(histories, model.lengths, strict=True)]
+    width = max(map(len, rows))
+    padded = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    return padded, [len(row) for row in rows]
