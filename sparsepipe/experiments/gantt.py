@@ -9,6 +9,7 @@ and the CSV of exactly what was drawn.
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -114,8 +115,16 @@ def _row(axis: Axes, row: int, spans: Sequence[Span], window_s: tuple[float, flo
         )
         if right_s - left_s > NARROWEST_LABEL * (end_s - start_s):
             middle_ms = ((left_s + right_s) / 2 - start_s) * 1e3
-            style = {"fontsize": 7, "color": "white", "fontweight": "bold", "clip_on": True}
-            axis.text(middle_ms, row, str(span.micro_batch), ha="center", va="center", **style)
+            style: dict[str, Any] = {"fontsize": 7, "color": "white", "fontweight": "bold"}
+            axis.text(
+                middle_ms,
+                row,
+                str(span.micro_batch),
+                ha="center",
+                va="center",
+                clip_on=True,
+                **style,
+            )
 
 
 def _legend(spans: Sequence[Span]) -> list[Patch]:

@@ -15,6 +15,7 @@ from stanza.planner.plan import load_profile, plan, predict_all
 from systems.clusters.cluster import Cluster
 from systems.figures.draw import Agreement, Bars, Curve, Lines, Panel, draw
 from systems.figures.experiment import Figure, Results
+from systems.runs.record import Tier
 
 NODES = (2, 4, 8, 16, 32, 64)
 GIGABITS = (1, 2, 5, 10, 25, 50, 100)
@@ -35,7 +36,7 @@ def _figure(
         f"simulated: discrete events, no processes{emulated if results else ''}; layer times "
         "measured by PipeDream's authors (speeds of a V100)"
     )
-    tier = "emulated" if results else "simulated"
+    tier: Tier = "emulated" if results else "simulated"
     return draw(path, panels, footnote, title=title, tier=tier, caption=caption)
 
 

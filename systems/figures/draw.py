@@ -172,7 +172,7 @@ def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
     upright = len(panel.series) * len(panel.groups) > FEW_BARS
     if panel.paper_range is not None:
         low, high = (panel.paper_format.format(end) for end in panel.paper_range)
-        band = {"fill": False, "hatch": "//", "edgecolor": "#bbbbbb"}
+        band: dict[str, Any] = {"fill": False, "hatch": "//", "edgecolor": "#bbbbbb"}
         axis.axhspan(*panel.paper_range, **band, label=f"paper: {low} to {high}")
         rows += [[panel.title, "paper", "", value, panel.unit] for value in panel.paper_range]
     if panel.reference is not None:
