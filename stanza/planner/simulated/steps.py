@@ -6,12 +6,8 @@ from dataclasses import dataclass
 
 from stanza.planner.predict import BUCKET_BYTES
 from systems.clusters.cluster import Link
-from systems.simulate import (
-    Interface,
-    Program,
-    Timeline,
-    simulate,
-)
+from systems.fair_links import Interface
+from systems.simulate import Program, Timeline, simulate
 
 STEPS = 5
 """A step is repeated this often; the period of the last two is the step time."""
