@@ -8,6 +8,7 @@
     plan stanza [flags]          predict every scheme's step time, choose
     plan sparsepipe [flags]      partition a model over unequal devices
     profile stanza|sparsepipe    measure a model's layers on this machine
+    profile graph FILE           read a profile that others published as graph.txt
     reproduce [SYSTEM] [flags]   the papers' figures, a report, the claims
     train-pair TASK [flags]      a small target and draft for speculative sampling
     bench sparse [flags]         sparse convolution against other engines and dense
@@ -45,6 +46,7 @@ SUBJECTS = {
     "profile": {
         "stanza": "launch.commands.profile_stanza",
         "sparsepipe": "launch.commands.profile_sparsepipe",
+        "graph": "launch.commands.profile_graph",
     },
     "bench": {
         "sparse": "launch.commands.bench_sparse",

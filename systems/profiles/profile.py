@@ -4,8 +4,7 @@ A profile is measured on this machine (`systems.profiles.measured_profile`), or 
 that someone measured: our JSON, or the `graph.txt` format of PipeDream and SparsePipe.
 """
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -152,69 +151,3 @@ def save(profile: ModelProfile, path: Path) -> None:
     layers = ",\n".join("    " + schema.to_json(layer) for layer in table.pop("layers"))
     head = schema.to_json(table, indent=2).removesuffix("\n}")
     disk.write_text(path, f'{head},\n  "layers": [\n{layers}\n  ]\n}}\n')
-
-
-_NODE = re.compile(
-    r"(?P<name>node\d+) -- (?P<operation>.+) -- forward_compute_time=(?P<forward>[\d.]+), "
-    r"backward_compute_time=(?P<backward>[\d.]+), activation_size=(?P<activation>[^,]+), "
-    r"parameter_size=(?P<parameter>[\d.]+)"
-)
-_EDGE = re.compile(r"\s+(?P<source>node\d+) -- (?P<target>node\d+)\s*$")
-
-
-def read_graph(
-    text: str, *, name: str, device_kind: str, batch_size: int, source: str
-) -> ModelProfile:
-    """A profile in PipeDream's and SparsePipe's `graph.txt` format: milliseconds and bytes.
-
-    Its `Input` node times the loading of data, which is no layer, and is left out.
-
-    Raises:
-        InputError: a line that is neither a node nor an edge, or a cycle.
-    """
-    nodes: dict[str, LayerProfile] = {}
-    edges: list[tuple[str, str]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if edge := _EDGE.match(line):
-            edges.append((edge["source"], edge["target"]))
-        elif node := _NODE.match(line):
-            nodes[node["name"]] = _graph_layer(node)
-        elif line.strip():
-            raise InputError(f"graph of {name}, line {number}: neither a node nor an edge: {line}")
-    layers = {n: layer for n, layer in nodes.items() if not layer.operation.startswith("Input")}
-    for start, target in edges:
-        if start in layers and target in layers:
-            reads = (*layers[target].inputs, start)
-            layers[target] = replace(layers[target], inputs=reads)
-    return ModelProfile(
-        name=name,
-        device=device_kind,
-        batch_size=batch_size,
-        source=source,
-        layers=tuple(_sorted(layers.values(), name)),
-    )
-
-
-def _graph_layer(node: re.Match[str]) -> LayerProfile:
-    sizes = re.findall(r"[\d.]+", node["activation"])  # a list where a node has several outputs
-    return LayerProfile(
-        name=node["name"],
-        operation=node["operation"],
-        forward_s=round(float(node["forward"]) / 1e3, 9),
-        backward_s=round(float(node["backward"]) / 1e3, 9),
-        activation_bytes=round(sum(map(float, sizes))),
-        parameter_bytes=round(float(node["parameter"])),
-    )
-
-
-def _sorted(layers: Iterable[LayerProfile], name: str) -> list[LayerProfile]:
-    """Layers after those they read; among free ones by node number, which is execution order."""
-    waiting = sorted(layers, key=lambda layer: int(layer.name.removeprefix("node")))
-    done: dict[str, LayerProfile] = {}
-    while waiting:
-        ready = next((x for x in waiting if all(i in done for i in x.inputs)), None)
-        if ready is None:
-            raise InputError(f"graph of {name}: a cycle among {waiting[0].name} and others")
-        done[ready.name] = ready
-        waiting.remove(ready)
-    return list(done.values())

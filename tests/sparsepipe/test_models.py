@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import DENSE, MinkUNet, MinkVGG16
-from systems.profiles.profile import read_graph
+from systems.profiles.graph_file import read_graph
 
 DATA = os.environ.get("TESTBED_DATA")
 SIDE = 32

@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from stanza.planner.predict import BUCKET_BYTES
 from systems.clusters.cluster import Link
 from systems.fair_links import Interface
-from systems.simulate import (
-    Program,
-    Timeline,
-    simulate,
-)
+from systems.simulate import Program, Timeline, simulate
 
 STEPS = 5
 """The number of steps that are played. The time between the ends of the last two is the step

@@ -22,7 +22,7 @@ from sparsepipe.pipeline.values import join_samples, take_samples
 from sparsepipe.planner import plan
 from sparsepipe.train.profiling import profile_network
 from systems.clusters import cluster
-from systems.profiles.profile import read_graph
+from systems.profiles.graph_file import read_graph
 from systems.schema import InputError
 from tests.sparsepipe.clouds import random_tensor
 from tests.sparsepipe.own_network import OwnUNet

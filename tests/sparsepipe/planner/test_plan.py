@@ -28,7 +28,8 @@ from sparsepipe.planner.stages import ScheduleChoice
 from sparsepipe.train.planned import ProfiledPlan
 from systems.clusters import cluster as clusters
 from systems.clusters.cluster import Cluster
-from systems.profiles.profile import ModelProfile, read_graph
+from systems.profiles.graph_file import read_graph
+from systems.profiles.profile import ModelProfile
 from systems.schema import InputError
 
 PROFILES = {"TitanV": load_profile("tv"), "TitanXp": load_profile("txp")}

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from systems.profiles import profile
+from systems.profiles.graph_file import read_graph
 from systems.profiles.profile import (
     LayerProfile,
     ModelProfile,
-    read_graph,
     with_fixed_parts,
 )
 from systems.schema import InputError
