@@ -32,12 +32,14 @@ TIERS = {
     "simulated": "a model of the schedule, no processes",
 }
 STATUSES = {
-    "pass": "keeps its target",
-    "near": "misses it by less than 10 %",
-    "off": "misses it by more",
+    "pass": "target kept",
+    "near": "missed by less than 10 %",
+    "off": "missed by more",
 }
 MOST_LISTED = 4
 """Cases of one quantity that the report lists one by one; of more it gives the range."""
+ALL_CASES = "grid"
+"""The case of a claim about all points of an experiment at once."""
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
@@ -108,9 +110,15 @@ class Section:
             if claim.status == "off":
                 by_quantity.setdefault(claim.quantity, []).append(claim)
         return [
-            Found(quantity, self.paper.sentence(quantity) or claims[0].what, _by_tier(claims))
+            Found(quantity, self.paper.sentence(quantity) or _described(claims), _by_tier(claims))
             for quantity, claims in by_quantity.items()
         ]
+
+
+def _described(claims: Sequence[Claim]) -> str:
+    """A sentence for claims of a quantity that the paper says nothing about."""
+    first = claims[0].what[0].upper() + claims[0].what[1:]
+    return f"{first}, and {len(claims) - 1} more cases." if len(claims) > 1 else f"{first}."
 
 
 def _by_tier(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
@@ -191,16 +199,22 @@ def _number(value: float) -> str:
 
 def _values(claims: Sequence[Claim]) -> str:
     """The values of one quantity in one tier: case by case where they are few, else their range."""
-    unit = claims[0].unit
-    space = "" if unit in ("x", "%") else " "
-    unit = "" if unit == "fraction" else unit
-    if len(claims) == 1:
-        return f"{_number(claims[0].ours)}{space}{unit}".strip()
-    if len(claims) <= MOST_LISTED:
-        return ", ".join(f"{c.case} {_number(c.ours)}{space}{unit}".strip() for c in claims)
-    values = sorted(claim.ours for claim in claims)
-    least, largest = _number(values[0]), _number(values[-1])
-    return f"{least}{space}{unit} to {largest}{space}{unit} ({len(claims)} cases)"
+    if len(claims) > MOST_LISTED:
+        in_order = sorted(claims, key=lambda claim: claim.ours)
+        return f"{_value(in_order[0])} to {_value(in_order[-1])} ({len(claims)} cases)"
+    named = [
+        f"{claim.case} {_value(claim)}" if claim.case != ALL_CASES else _value(claim)
+        for claim in claims
+    ]
+    return ", ".join(named)
+
+
+def _value(claim: Claim) -> str:
+    """What was found, with its unit: `1.5x`, `80%`, `2.1 GB`, or a bare number."""
+    number = _number(claim.ours)
+    if claim.unit in ("", "fraction"):
+        return number
+    return number + claim.unit if claim.unit in ("x", "%") else f"{number} {claim.unit}"
 
 
 def _from_markdown(text: str) -> Markup:

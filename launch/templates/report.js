@@ -20,7 +20,7 @@ for (const frame of document.querySelectorAll(".zoom")) {
 // A link to something that is folded opens the fold.
 function unfold() {
   const place = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  for (let fold = place?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  for (let fold = place?.querySelector(":scope > details:only-child") ?? place?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
   place?.scrollIntoView();
 }
 addEventListener("hashchange", unfold);
