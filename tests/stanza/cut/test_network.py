@@ -99,7 +99,7 @@ class Network(nn.Module):
 
 
 def assert_the_parts_are_the_network(model: nn.Module, classifier: nn.Module) -> Parts:
-    """Check values and gradients, and that the FC part has the parameters of the classifier alone."""
+    """Check values, gradients, and that the FC part has just the parameters of the classifier."""
     parts = separate(model, SHAPE)
     owned = [{id(p) for p in part.parameters()} for part in (parts.conv, parts.fc)]
     assert owned[1] == {id(p) for p in classifier.parameters()}
