@@ -99,12 +99,12 @@ class Network(nn.Module):
 
 
 def assert_the_parts_are_the_network(model: nn.Module, classifier: nn.Module) -> Parts:
-    """Its values and its gradients; the FC part holds the classifier's parameters alone."""
+    """Check values, gradients, and that the FC part has just the parameters of the classifier."""
     parts = separate(model, SHAPE)
-    held = [{id(p) for p in part.parameters()} for part in (parts.conv, parts.fc)]
-    assert held[1] == {id(p) for p in classifier.parameters()}
-    assert held[0] | held[1] == {id(p) for p in model.parameters()}
-    assert not held[0] & held[1]
+    owned = [{id(p) for p in part.parameters()} for part in (parts.conv, parts.fc)]
+    assert owned[1] == {id(p) for p in classifier.parameters()}
+    assert owned[0] | owned[1] == {id(p) for p in model.parameters()}
+    assert not owned[0] & owned[1]
     assert_same_values_and_gradients(model, parts)
     return parts
 
