@@ -14,6 +14,7 @@ from typing import Annotated
 import tyro
 
 from launch import job as jobs
+from systems.profiles import profile
 from systems.profiles.graph_file import read_graph
 from systems.runs.record import check_new_file
 from systems.schema import InputError
