@@ -1,11 +1,11 @@
-"""Build C++ and CUDA sources on first use; libraries that ctypes can load.
+"""Builds C++ and CUDA sources on first use, into libraries that ctypes can load.
 
-They are kept in a cache, one per source, flags, compiler and processor: the folder that
-TESTBED_CACHE names, else `systems-testbed` in the user's cache folder. They need no header and no
-library of torch, and nvcc needs no GPU.
+The libraries are kept in a cache: the folder that TESTBED_CACHE names, else `systems-testbed` in
+the user's cache folder. There is one for every source, compiler, set of flags and processor. They
+need no header and no library of torch, and nvcc needs no GPU.
 
-A library runs code in whoever loads it, so one is loaded only from a folder that nobody else can
-write, and only if it is whole: its last bytes are the checksum of those before.
+Loading a library runs its code. So it is loaded only from a folder that nobody else can write, and
+only if it is whole: its last bytes are the checksum of those before.
 """
 
 import ctypes
@@ -25,8 +25,14 @@ from pathlib import Path
 from systems import disk
 
 CPU_FLAGS = (
-    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
-    *("-fno-math-errno", "-fno-trapping-math"),  # else comparisons are not vectorised
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+    "-fno-math-errno",  # without this and the next one, comparisons are not vectorised
+    "-fno-trapping-math",
 )
 CACHE = "TESTBED_CACHE"
 """The variable that names the cache's folder."""
@@ -47,8 +53,15 @@ def find_compiler() -> list[str] | None:
 
 
 def library(source: Path, instead: str, flags: Sequence[str] = ()) -> ctypes.CDLL | None:
-    """The library of a C++ source. None, with a warning that says what runs `instead`, where it
-    cannot be built, kept or loaded."""
+    """Build and load the library of a C++ source.
+
+    Args:
+        instead: what runs if there is no library, in words.
+        flags: more of the compiler's flags, after CPU_FLAGS.
+
+    Returns:
+        The library. None, with a warning, if it cannot be built, kept or loaded.
+    """
     compiler = find_compiler()
     if compiler is None:
         warn("no g++ here", instead)
@@ -57,7 +70,7 @@ def library(source: Path, instead: str, flags: Sequence[str] = ()) -> ctypes.CDL
 
 
 def loaded(source: Path, command: Sequence[str], instead: str) -> ctypes.CDLL | None:
-    """The library that a compiler's command makes of a source; see `library`."""
+    """Build and load a library with this compiler and these flags; see `library`."""
     try:
         path = build(source, command)
         return ctypes.CDLL(str(path))
@@ -73,10 +86,13 @@ def loaded(source: Path, command: Sequence[str], instead: str) -> ctypes.CDLL | 
 
 
 def build(source: Path, command: Sequence[str]) -> Path:
-    """Compile `source` unless the cache has it. Processes that build at once do not meet.
+    """Compile a source unless the cache has its library; returns the path of the library.
+
+    Several processes may build the same library at once.
 
     Args:
-        source: its folder's other files may be headers: a change of any is another library.
+        source: the file. Other files of its folder may be headers, so that a change of any of them
+            makes another library.
         command: the compiler and its flags.
 
     Raises:
@@ -99,10 +115,10 @@ def build(source: Path, command: Sequence[str]) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where built libraries are kept.
+    """The folder in which built libraries are kept.
 
     Raises:
-        CacheError: nobody says where.
+        CacheError: there is no home folder, and no variable names another.
     """
     if CACHE in os.environ:
         return Path(os.environ[CACHE])
@@ -114,7 +130,7 @@ def cache_folder() -> Path:
 
 
 def warn(reason: str, instead: str) -> None:
-    """Say in one line why there is no library, and what runs instead."""
+    """Warn in one line that there is no library, why, and what runs instead."""
     warnings.warn(f"{reason}: {instead}", RuntimeWarning, stacklevel=3)
 
 
@@ -137,8 +153,11 @@ def _refuse_others(path: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the cache has a library. Half of one, as a full disk or a crash leaves it, counts as
-    none: the loader would end the process."""
+    """Whether a file of the cache is there and whole.
+
+    Half a library, as a full disk or a crash leaves it, must not be loaded: it would end the
+    process.
+    """
     if not path.is_file():
         return False
     _refuse_others(path)
@@ -148,7 +167,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _compiled(source: Path, command: Sequence[str]) -> bytes:
-    """The library that the compiler makes."""
+    """Run the compiler; returns the bytes of the library that it makes."""
     try:
         with tempfile.TemporaryDirectory() as scratch:
             made = Path(scratch) / "made.so"
@@ -163,8 +182,10 @@ def _compiled(source: Path, command: Sequence[str]) -> bytes:
 
 
 def _keep(content: bytes, path: Path) -> None:
-    """Put a library into the cache, whole or not at all, with its checksum behind it: the loader
-    does not read that far."""
+    """Put a library into the cache, whole or not at all.
+
+    Its checksum is appended; the loader does not read that far.
+    """
     descriptor, partial = tempfile.mkstemp(suffix=".partial", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -178,6 +199,7 @@ def _keep(content: bytes, path: Path) -> None:
 
 
 def _key(source: Path, command: Sequence[str]) -> str:
+    """What distinguishes a library from others of the same source, as 16 hexadecimal digits."""
     digest = hashlib.sha256(repr([source.name, *command]).encode())
     for path in sorted(source.parent.iterdir()):
         digest.update(path.read_bytes())
@@ -192,6 +214,7 @@ def _key(source: Path, command: Sequence[str]) -> str:
 
 
 def _processor() -> str:
+    """What this machine's processor can do, as Linux lists it."""
     lines = (
         Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
     )

@@ -1,4 +1,4 @@
-"""DeepSpeed, whose baselines need it: whether it is there, and an import that compiles nothing."""
+"""DeepSpeed, which some baselines need: a check that it is there, and an import of it."""
 
 import importlib.util
 import logging
@@ -26,10 +26,10 @@ def check_installed(option: str) -> None:
 
 
 def import_deepspeed(device: "torch.device") -> Any:
-    """DeepSpeed for this device, without its messages.
+    """Import DeepSpeed for this device, without its messages.
 
-    On CPUs it would compile a kernel for all-reduces through shared memory when it is first used.
-    That takes half a minute, and waits for ever where an earlier compilation was killed. Messages
+    On CPUs it would first compile a kernel for all-reduces through shared memory. That takes half a
+    minute, and waits for ever where an earlier compilation was killed. It is told not to: messages
     go over gloo here.
     """
     if device.type == "cpu":

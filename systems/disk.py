@@ -1,4 +1,4 @@
-"""Files that a run writes, and the one line that says so when the disk is full."""
+"""Writes files whole or not at all, and says in one line that a disk is full."""
 
 import csv
 import errno
@@ -11,14 +11,18 @@ from typing import Any
 from systems.schema import InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system answers where no byte is left, on the disk or in the user's quota."""
+"""The system's error numbers for a full disk, and for a user's quota that is used up."""
 
 
 class DiskError(InputError):
     """A file could not be written. Its text is one line that names the folder."""
 
     def __init__(self, text: str, *, everywhere: bool = False) -> None:
-        """`everywhere`: all ranks of the run raise it with the same text."""
+        """Make the error with its text.
+
+        Args:
+            everywhere: whether all ranks of the run raise it with the same text.
+        """
         super().__init__(text)
         self.everywhere = everywhere
 
@@ -29,7 +33,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def reason(error: OSError) -> str:
-    """ "disk full", or what the system says."""
+    """Why a file could not be written: "disk full", or what the system says."""
     if is_full(error):
         return "disk full"
     return (error.strerror or str(error) or type(error).__name__).lower()
@@ -37,10 +41,10 @@ def reason(error: OSError) -> str:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Name the file and its folder in the error of a write that fails.
+    """Turn the system's error of a write in the block into one that names the file and its folder.
 
     Raises:
-        DiskError: the system refused a write in the block.
+        DiskError: the system refused a write.
     """
     try:
         yield
@@ -50,17 +54,17 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_table(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows as CSV; see `write_text`."""
+    """Write rows as CSV, whole or not at all; see `write_text`."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     write_text(path, text.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: where it fails, the file that was there stays.
+    """Write a file whole or not at all. If it fails, a file that was there before stays.
 
     Raises:
-        DiskError: see `writing`.
+        DiskError: the file could not be written.
     """
     partial = path.with_name(path.name + ".partial")
     with writing(path):

@@ -2,8 +2,8 @@
 
 Optimizers and DistributedDataParallel import torch._dynamo, and with it sympy, only to tell the
 compiler to leave some functions alone. That takes 2 s of a core on every rank, as long as torch
-itself. `postpone` puts a small module in its place, which has what they ask for, and which makes
-room for the real one as soon as anybody asks for more, as torch.compile does.
+itself. `postpone` puts a small module in its place, which has what they ask for. As soon as
+somebody asks it for more, as torch.compile does, it imports the real one and steps aside.
 """
 
 import importlib
@@ -16,7 +16,7 @@ NAME = "torch._dynamo"
 
 
 class PostponedDynamo(ModuleType):
-    """Stands for torch._dynamo until somebody needs it."""
+    """A module that stands in the place of torch._dynamo until somebody needs the real one."""
 
     def __init__(self) -> None:
         super().__init__(NAME)
@@ -25,11 +25,12 @@ class PostponedDynamo(ModuleType):
 
     @staticmethod
     def graph_break() -> None:
-        """End a graph: there is none."""
+        """Do nothing: nothing is compiled, so there is no graph to break."""
 
     @staticmethod
     def disable(function: Callable[..., Any] | None = None, *arguments: Any, **options: Any) -> Any:
-        """Keep the compiler away from a function: for torch's own this need not be remembered."""
+        """Keep the compiler away from a function. One of torch's own is returned as it is; for any
+        other the real module is imported."""
         if function is not None and str(getattr(function, "__module__", "")).startswith("torch."):
             return function
         return _real().disable(function, *arguments, **options)
@@ -41,7 +42,7 @@ class PostponedDynamo(ModuleType):
 
 
 class _Part(SimpleNamespace):
-    """A few functions of a module of torch._dynamo; any other is the real module's."""
+    """A few functions of a module inside torch._dynamo; others are taken from the real module."""
 
     def __init__(self, name: str, **functions: Callable[[], Any]) -> None:
         super().__init__(**functions)
@@ -52,11 +53,12 @@ class _Part(SimpleNamespace):
 
 
 def _real() -> Any:
+    """The real torch._dynamo, which is imported now if it has not been."""
     if isinstance(sys.modules.get(NAME), PostponedDynamo):
         del sys.modules[NAME]
     return importlib.import_module(NAME)
 
 
 def postpone() -> None:
-    """Import torch._dynamo only once it is needed, unless it is here already."""
+    """Let torch._dynamo be imported only once it is needed; no effect if it is there already."""
     sys.modules.setdefault(NAME, PostponedDynamo())

@@ -1,4 +1,4 @@
-"""Which rank am I: what the launcher's environment variables say.
+"""Reads the launcher's environment variables, which say which rank this process is.
 
 Reads the variables of torchrun, which others set as well, then of MPI (Open MPI, MPICH), then of
 SLURM; without any, this process is a world of one.
@@ -14,36 +14,43 @@ from typing import Literal
 from systems.schema import InputError
 
 LOOPBACK = "127.0.0.1"
-"""The master's address of a run whose ranks are all on one machine, which nobody else can reach."""
+"""The address of the master where all ranks are on one machine; no other machine can reach it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """This process's place in the world, as its launcher told it."""
+    """The place of this process in the world, as its launcher has told it."""
 
     launcher: Literal["torchrun", "deepspeed", "local", "mpirun", "slurm", "emulate", "none"]
+    """What has started this process; "none": no launcher."""
     rank: int
+    """Its number among all ranks."""
     world_size: int
+    """The number of all ranks."""
     local_rank: int
+    """Its number among the ranks of this machine."""
     local_world_size: int
+    """The number of ranks on this machine."""
     master_address: str
+    """The machine that keeps the key-value store."""
     master_port: int
+    """The port at which the store listens there."""
     attempt: str = "0"
     """torchrun's restart count, "0" at first; see `systems.network.distributed` for its name
     later."""
     run_id: str = ""
-    """torchrun's name of the run; the same in all attempts."""
+    """How torchrun calls the run, in all attempts alike."""
     elastic: bool = False
     """Whether torchrun starts the ranks again when one is lost, perhaps fewer of them."""
     agent_store: bool = False
-    """torchrun's agent already serves the store at the master's port."""
+    """Whether torchrun's agent serves the store already."""
 
 
 def environment(variables: Mapping[str, str] = os.environ) -> Environment:
-    """Read the launcher's variables.
+    """Read the variables of the launcher; without any, this process is a world of one.
 
     Raises:
-        InputError: a launcher's variables that are incomplete.
+        InputError: the variables of a launcher are incomplete, or not numbers.
     """
     try:
         if "TORCHELASTIC_RUN_ID" in variables or "LOCAL_RANK" in variables:
@@ -76,6 +83,7 @@ def _master(address: str, *, all_here: bool) -> str:
 
 
 def _torchrun(variables: Mapping[str, str]) -> Environment:
+    """The place that torchrun's variables say; DeepSpeed's launcher and our own set them too."""
     world_size = int(variables["WORLD_SIZE"])
     # DeepSpeed's launcher says LOCAL_SIZE. Where nobody says it, the other ranks may be anywhere.
     local_size = variables.get("LOCAL_WORLD_SIZE") or variables.get("LOCAL_SIZE")
@@ -96,12 +104,14 @@ def _torchrun(variables: Mapping[str, str]) -> Environment:
 
 
 def _who_sets_torchruns(variables: Mapping[str, str]) -> Literal["torchrun", "deepspeed", "local"]:
+    """Which launcher has set torchrun's variables."""
     if "TORCHELASTIC_RUN_ID" in variables:
         return "torchrun"
     return "deepspeed" if "CROSS_RANK" in variables else "local"
 
 
 def _mpi(variables: Mapping[str, str]) -> Environment:
+    """The place that the variables of Open MPI or MPICH say."""
     open_mpi = "OMPI_COMM_WORLD_RANK" in variables
     prefix = "OMPI_COMM_WORLD_" if open_mpi else "PMI_"
     local_rank = "OMPI_COMM_WORLD_LOCAL_RANK" if open_mpi else "MPI_LOCALRANKID"
@@ -133,6 +143,7 @@ def _agree_on_master(rank: int, variables: Mapping[str, str]) -> tuple[str, int]
 
 
 def _slurm(variables: Mapping[str, str]) -> Environment:
+    """The place that SLURM's variables say."""
     world_size = int(variables["SLURM_NTASKS"])
     # "4", "4(x2)" or "4,3": tasks of each node
     local_world_size = int(re.split(r"\D", variables["SLURM_TASKS_PER_NODE"])[0])
@@ -152,7 +163,7 @@ def _slurm(variables: Mapping[str, str]) -> Environment:
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on just now."""
+    """A TCP port at which nothing listens just now."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
@@ -167,5 +178,5 @@ def own_address() -> str | None:
 
 
 def threads_per_rank(world_size: int) -> int:
-    """This machine's cores, shared out over ranks that run on it."""
+    """How many threads each of `world_size` ranks of this machine gets: cores are shared out."""
     return max(1, (os.cpu_count() or 1) // world_size)

@@ -1,7 +1,7 @@
-"""The one timer: warm-up, repetitions, median and spread; CUDA events or a monotonic clock.
+"""The one timer: warm-up, repetitions, median and quartiles.
 
-Every duration that the testbed prints comes through here, so "median of n,
-quartiles" means the same everywhere.
+Every duration that the testbed prints is measured here, so that "median [quartiles] n" means the
+same everywhere.
 """
 
 import resource
@@ -19,21 +19,23 @@ class Spread:
     """A sample of measurements in one unit: its median, quartiles and size."""
 
     median: float
+    """The value in the middle."""
     low: float
-    """Lower quartile."""
+    """The lower quartile."""
     high: float
-    """Upper quartile."""
+    """The upper quartile."""
     n: int
+    """How many values there are."""
 
     def __str__(self) -> str:
         return f"{self.median:.4g} [{self.low:.4g}, {self.high:.4g}] n={self.n}"
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles of `values` (any unit).
+    """The median and the quartiles of values, in their own unit.
 
     Raises:
-        ValueError: no values.
+        ValueError: there are no values.
     """
     if not values:
         raise ValueError("no measurements: nothing to summarise")
@@ -50,9 +52,14 @@ def timed(
     repetitions: int = 5,
     device: torch.device | None = None,
 ) -> Spread:
-    """Seconds that one call of `function` takes, over `repetitions` calls after `warm_up` calls.
+    """Time a function; returns the spread of the seconds that one call takes.
 
-    On a CUDA device the time between two events on the current stream, else a monotonic clock.
+    On a CUDA device the time between two events on the current stream counts, else a clock.
+
+    Args:
+        warm_up: calls before those that are timed.
+        repetitions: calls that are timed.
+        device: what the function computes on; None: the CPU.
     """
     on_cuda = device is not None and device.type == "cuda"
     once = _cuda_seconds if on_cuda else _host_seconds
@@ -62,12 +69,14 @@ def timed(
 
 
 def _host_seconds(function: Callable[[], object]) -> float:
+    """The seconds of one call by the clock."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def _cuda_seconds(function: Callable[[], object]) -> float:
+    """The seconds that the GPU works for one call."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     function()
@@ -77,7 +86,10 @@ def _cuda_seconds(function: Callable[[], object]) -> float:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held so far: the allocator's peak on CUDA, the process's resident peak on CPU."""
+    """The most memory that this process has held so far.
+
+    On CUDA it is what torch's allocator has given out, on the CPU the resident memory.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024

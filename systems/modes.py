@@ -1,7 +1,8 @@
-"""Training or evaluation: a model's modules have a mode each, and keep it.
+"""Changes the mode of a model, training or evaluation, and restores that of every module.
 
-`model.train()` after `model.eval()` also puts the layers in training mode that somebody had frozen
-(`layer.eval()`), so that their dropout and batch norm run again. Whoever changes a mode uses these.
+`model.train()` after `model.eval()` would also put layers into training mode that somebody had
+frozen with `layer.eval()`, and their dropout and batch normalisation would run again. All code that
+changes a mode uses these functions.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from torch import nn
 
 @contextmanager
 def modes_restored(*models: nn.Module) -> Iterator[None]:
-    """Give every module of `models` its own mode back at the end, also after an exception."""
+    """Restore the mode of every module of these models at the end of the block."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:
         yield
@@ -26,7 +27,7 @@ def modes_restored(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode afterwards."""
+    """Put these models into evaluation mode for the block, then restore all modes."""
     with modes_restored(*models):
         for model in models:
             model.eval()

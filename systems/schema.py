@@ -1,7 +1,7 @@
-"""Plain data (TOML, JSON) to frozen dataclasses and back, strictly.
+"""Turns plain data (TOML, JSON) into frozen dataclasses and back, strictly.
 
 A key that no field has, a missing key, or a value of the wrong type is an `InputError`: one line
-that names the place, the value and the remedy. Nothing is guessed or converted silently, except
+that names the place, the value and the remedy. Nothing is guessed, and nothing is converted except
 int to float and list to tuple.
 """
 
@@ -24,7 +24,7 @@ class InputError(ValueError):
 
 
 def remedy(wrong: str, known: typing.Iterable[str]) -> str:
-    """What to write instead of `wrong`: the closest known word, or all of them."""
+    """What a user may write instead of a wrong word: the closest known word, or all known words."""
     names = {name.lower(): name for name in sorted(known)}
     close = difflib.get_close_matches(wrong.lower(), names, n=1)
     return f"perhaps {names[close[0]]!r}" if close else f"known: {', '.join(names.values())}"
@@ -93,7 +93,7 @@ def load_toml(cls: type[T], path: Path) -> T:
 
 
 def dump(value: Any) -> Any:
-    """The inverse of `read`: tables, lists and plain values. Fields that are None are left out."""
+    """A dataclass as plain data: the inverse of `read`. Fields that are None are left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
         return {name: dump(v) for name, v in pairs if v is not None}
@@ -105,7 +105,7 @@ def dump(value: Any) -> Any:
 
 
 def to_json(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
-    """The JSON of plain data; all of the testbed's JSON is written with this.
+    """Plain data as JSON. All JSON of the testbed is written with this.
 
     JSON has neither NaN nor infinities, and strict readers refuse a file that has them: each is
     written as null.
@@ -117,7 +117,7 @@ def to_json(value: Any, *, indent: int | None = None, sort_keys: bool = False) -
 
 
 def count_not_finite(value: Any) -> int:
-    """How many numbers of plain data are NaN or infinite, and null in its JSON."""
+    """How many numbers in plain data are NaN or infinite; they are null in its JSON."""
     if isinstance(value, Mapping):
         return sum(map(count_not_finite, value.values()))
     if isinstance(value, (list, tuple)):
@@ -126,6 +126,7 @@ def count_not_finite(value: Any) -> int:
 
 
 def _finite(value: Any) -> Any:
+    """Plain data with None for every number that is NaN or infinite."""
     if isinstance(value, Mapping):
         return {key: _finite(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -134,12 +135,13 @@ def _finite(value: Any) -> Any:
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field may be missing."""
     missing = dataclasses.MISSING
     return field.default is not missing or field.default_factory is not missing
 
 
 def _remedy(cls: type, key: str) -> str:
-    """The remedy for an unknown key: the table that has it, or a similar key of this one."""
+    """What to do about an unknown key: move it to the table that has it, or write a similar key."""
     hints = typing.get_type_hints(cls)
     for name, hint in hints.items():
         if dataclasses.is_dataclass(hint) and key in {f.name for f in dataclasses.fields(hint)}:
@@ -148,6 +150,7 @@ def _remedy(cls: type, key: str) -> str:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
+    """A value of plain data as its type hint wants it; `where` is its place, for messages."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return _first_match(arguments, value, where)
@@ -169,6 +172,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 
 def _first_match(hints: tuple[Any, ...], value: Any, where: str) -> Any:
+    """The value as the first type of a union wants it that takes it."""
     known = [hint for hint in hints if hint is not type(None)]
     if len(known) == 1 and value is not None:  # its own message says more
         return _value(known[0], value, where)
@@ -182,6 +186,7 @@ def _first_match(hints: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:
+    """The value as a plain type such as int or str; a whole number may stand for a float."""
     if hint is Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -192,13 +197,14 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
 
 
 def _name(hint: Any) -> str:
+    """How messages name a type."""
     if typing.get_origin(hint) is Literal:
         return " or ".join(repr(v) for v in typing.get_args(hint))
     return str(getattr(hint, "__name__", hint))
 
 
 def filled_in(text: str, **values: str) -> str:
-    """The text with `{name}` replaced by the value of that name; other braces stay."""
+    """A text in which every `{name}` is replaced by the value of that name; other braces stay."""
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", value)
     return text

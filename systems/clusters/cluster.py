@@ -1,4 +1,4 @@
-"""A cluster: nodes with devices, joined by links. Frozen data, TOML in and out, presets.
+"""A cluster as frozen data: nodes with devices, joined by links. It is read from TOML files.
 
     python -m launch plan stanza --model vgg16 --cluster ec2-p3-10g     # a preset
     python -m launch plan stanza --model vgg16 --cluster my.toml        # a file of your own
@@ -25,9 +25,9 @@ class Link:
     """A full-duplex link: `bandwidth_bits_per_s` in each direction."""
 
     bandwidth_bits_per_s: float | None = None
-    """None: not known, to be measured before anything is planned on it."""
+    """The rate. None: it is not known, and must be measured before anything is planned with it."""
     latency_s: float = 0.0
-    """One way, for the smallest message."""
+    """How long the smallest message takes, one way."""
 
     def __post_init__(self) -> None:
         if self.bandwidth_bits_per_s is not None and not self.bandwidth_bits_per_s > 0:
@@ -44,7 +44,11 @@ class Link:
         return known + (f" and {self.latency_s * 1e6:g} us" if self.latency_s else "")
 
     def seconds(self, size_bytes: float) -> float:
-        """How long `size_bytes` take in one direction, without latency."""
+        """The seconds that this many bytes take in one direction, without latency.
+
+        Raises:
+            InputError: the rate is not known.
+        """
         if self.bandwidth_bits_per_s is None:
             raise InputError(
                 "bandwidth_bits_per_s of the link is not known; state it in the cluster file"
@@ -54,12 +58,14 @@ class Link:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """Something that computes: a GPU, or a CPU as a whole."""
+    """Something that computes, a GPU or a whole CPU; or several that are alike."""
 
     kind: str
-    """The name that profiles are taken under, such as "V100"."""
+    """What profiles call it, such as "V100"."""
     count: int = 1
+    """How many of them the node has."""
     memory_bytes: int | None = None
+    """The memory of each. None: it is not known, and no plan is refused for it."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -68,15 +74,18 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """`count` equal machines, each with its devices and one network interface."""
+    """One or more equal machines, each with its devices and one network interface."""
 
     name: str
+    """What messages call it."""
     devices: tuple[Device, ...]
+    """The devices of each machine."""
     link: Link
-    """The network interface."""
+    """The network interface of each machine."""
     device_link: Link | None = None
-    """Between the devices inside the node (PCIe, NVLink)."""
+    """The link between the devices inside a machine (PCIe, NVLink)."""
     count: int = 1
+    """How many of these machines there are."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -87,12 +96,14 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Groups of nodes on one non-blocking switch."""
+    """Nodes on one switch that does not block: only their own interfaces limit them."""
 
     name: str
+    """What messages and figures call it."""
     source: str
-    """Where the figures come from."""
+    """Where its rates and sizes come from."""
     nodes: tuple[Node, ...]
+    """Its nodes; an entry may stand for several that are equal."""
 
     def __post_init__(self) -> None:
         if not self.nodes:
@@ -100,24 +111,25 @@ class Cluster:
 
     @property
     def size(self) -> int:
-        """Number of nodes."""
+        """The number of machines."""
         return sum(node.count for node in self.nodes)
 
     @property
     def links(self) -> tuple[Link, ...]:
-        """The network interface of every node, in order."""
+        """The network interface of every machine, in order."""
         return tuple(node.link for node in self.nodes for _ in range(node.count))
 
     @property
     def slowest_link(self) -> Link:
-        """The network interface that a synchronous step waits for."""
+        """The slowest network interface, for which a synchronous step waits. Its rate is None if
+        that of any interface is not known."""
         if any(node.link.bandwidth_bits_per_s is None for node in self.nodes):
             return Link(latency_s=max(node.link.latency_s for node in self.nodes))
         return min((n.link for n in self.nodes), key=lambda link: link.bandwidth_bits_per_s or 0)
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of its devices, each once."""
+        """The kinds of all devices, each once."""
         return tuple(dict.fromkeys(d.kind for node in self.nodes for d in node.devices))
 
     def with_kind(self, kind: str) -> "Cluster":
@@ -128,7 +140,11 @@ class Cluster:
         return dataclasses.replace(self, nodes=nodes)
 
     def with_size(self, size: int) -> "Cluster":
-        """The same cluster with `size` nodes; only where all nodes are alike."""
+        """The same cluster with `size` machines.
+
+        Raises:
+            InputError: the machines are not alike, or there would be none.
+        """
         if len(self.nodes) != 1:
             raise InputError(f"cluster {self.name!r} mixes nodes; its size cannot be changed")
         if size < 1:
@@ -141,8 +157,14 @@ class Cluster:
         return dataclasses.replace(self, nodes=nodes)
 
     def with_devices(self, counts: Mapping[str, int]) -> "Cluster":
-        """The same cluster with other numbers of its devices, 0 of those not named; only where
-        there is one node."""
+        """The same cluster with other numbers of its devices.
+
+        Args:
+            counts: by kind of device; a kind that is not named is left out.
+
+        Raises:
+            InputError: the cluster has several machines, or no device of a kind.
+        """
         known = {device.kind: device for device in self.nodes[0].devices}
         if self.size != 1:
             raise InputError(f"cluster {self.name!r} has several nodes; its devices cannot be set")
@@ -176,15 +198,15 @@ class Cluster:
 
 
 def presets() -> list[str]:
-    """Names of the clusters that ship with the testbed."""
+    """The names of the clusters that ship with the testbed."""
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
 def load(name: str) -> Cluster:
-    """The preset `name`, or the cluster in the TOML file `name`.
+    """Read the cluster that a user names: a preset, or a TOML file.
 
     Raises:
-        InputError: no such preset or file, or a file that does not describe a cluster.
+        InputError: there is no such preset or file, or the file does not describe a cluster.
     """
     path = _path(name)
     if not path.is_file():
@@ -205,7 +227,7 @@ def load(name: str) -> Cluster:
 
 
 def check_uniform(cluster: Cluster, file: str | None = None) -> None:
-    """Refuse a cluster whose nodes are not alike, for a planner that takes them for alike.
+    """Refuse a cluster whose machines differ; for a planner that takes them all to be the same.
 
     Args:
         file: the preset or the TOML file that the cluster was loaded from, for messages.
@@ -237,7 +259,7 @@ def check_equal_links(cluster: Cluster, file: str | None = None) -> None:
     """Refuse a cluster in which some nodes have other network interfaces than the rest.
 
     Raises:
-        InputError: naming the first node that differs; see `check_uniform`.
+        InputError: a node has another link; the text names the first one. See `check_uniform`.
     """
     first = cluster.nodes[0]
     for node in cluster.nodes:
@@ -250,7 +272,7 @@ def check_equal_links(cluster: Cluster, file: str | None = None) -> None:
 
 
 def place(cluster: Cluster, node: Node, file: str | None = None) -> str:
-    """Where a node of a cluster stands, for messages: its name; of a file also the line."""
+    """How messages name a node: by its cluster and name, or by its file, line and name."""
     if file is None:
         return f"cluster {cluster.name!r}: node {node.name!r}"
     heads = [
@@ -264,10 +286,10 @@ def place(cluster: Cluster, node: Node, file: str | None = None) -> str:
 
 
 def _path(name: str) -> Path:
-    """Where the preset or the file of that name is."""
+    """The file of the preset of that name, or the file that the name is the path of."""
     return PRESETS / f"{name}.toml" if name in presets() else Path(name)
 
 
 def to_toml(cluster: Cluster) -> str:
-    """TOML that `load` reads back as an equal cluster."""
+    """The cluster as TOML, which `load` reads back as an equal cluster."""
     return tomli_w.dumps(schema.dump(cluster))

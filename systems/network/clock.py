@@ -1,7 +1,14 @@
-"""One clock for the spans of all ranks: how far each rank's clock is from rank 0's.
+"""One clock for the spans of all ranks: how far the clock of each rank is from that of rank 0.
 
-Ranks of one machine share a clock. Those of others exchange messages with rank 0, as NTP does: the
-exchange that took least time says most, and is off by half of that time at most.
+Ranks of one machine share a clock. The clocks of several machines differ, so every rank asks rank 0
+for its time, as NTP does:
+
+    rank 3    asked ------------------- heard          on its own clock
+                    \\               /
+    rank 0           ---- answered --                  on the clock of rank 0
+
+The answer was most likely given half-way between asked and heard, and the error is at most half of
+the round trip. The exchange with the shortest round trip counts.
 """
 
 import time
@@ -15,9 +22,9 @@ EXCHANGES = 16
 
 
 def behind_rank_0_ns(world: World) -> int:
-    """What to add to this rank's `time.time_ns()` to get rank 0's; 0 if no difference is seen.
+    """What must be added to `time.time_ns()` of this rank to get that of rank 0.
 
-    All ranks call this together.
+    It is 0 where the clocks cannot be told apart. All ranks must call this together.
     """
     mine = 0
     with world.meeting("the comparison of clocks"):
@@ -30,6 +37,7 @@ def behind_rank_0_ns(world: World) -> int:
 
 
 def _answer(world: World, rank: int) -> None:
+    """Answer one rank, as rank 0, with the present time."""
     now = torch.zeros(1, dtype=torch.int64, device=world.device)
     for _ in range(EXCHANGES):
         dist.recv(now, rank)
@@ -37,7 +45,7 @@ def _answer(world: World, rank: int) -> None:
 
 
 def _ask(world: World) -> int:
-    """Rank 0's clock minus this rank's."""
+    """The clock of rank 0 minus that of this rank, in nanoseconds."""
     answer = torch.zeros(1, dtype=torch.int64, device=world.device)
     found: list[tuple[int, int]] = []
     for _ in range(EXCHANGES):

@@ -1,4 +1,4 @@
-"""Start-up of one rank: is everyone here, the process groups; and the way out together."""
+"""The start of one rank, which waits until all others are there, and the end together."""
 
 import dataclasses
 import datetime
@@ -22,7 +22,7 @@ from systems.schema import InputError
 PATIENCE_S = 10.0
 """A wait longer than this is announced."""
 LOBBY = "lobby"
-"""Where ranks meet that do not know yet in which attempt they are."""
+"""The name of the store's part in which ranks meet before they know in which attempt they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,25 +30,32 @@ class World:
     """What a running rank knows of itself and the others."""
 
     rank: int
+    """The number of this rank."""
     roles: tuple[str, ...]
     """The role of every rank, such as "conv" or "fc"."""
     device: torch.device
+    """What this rank computes on."""
     backend: str
+    """What carries messages: "gloo" or "nccl"."""
     launcher: str
+    """What has started the ranks, such as "torchrun"."""
     store: dist.Store
+    """The key-value store of this attempt."""
     timeout_s: float
-    """The watchdog's: a wait of this length is a hang."""
+    """A wait for other ranks of this length is a hang, at which the watchdog ends the run."""
     announcer: Announcer
+    """Prints long waits of this rank."""
     watchdog: Watchdog
+    """Ends this rank where the run hangs."""
 
     @property
     def world_size(self) -> int:
-        """Number of ranks."""
+        """The number of ranks."""
         return len(self.roles)
 
     @property
     def backend_timeout(self) -> datetime.timedelta:
-        """When a backend gives up by itself, if the watchdog has not ended the rank before."""
+        """The time after which a backend gives up by itself; the watchdog ends the rank before."""
         return datetime.timedelta(seconds=SLACK * self.timeout_s)
 
     def with_roles(self, roles: Sequence[str]) -> "World":
@@ -60,9 +67,11 @@ class World:
         return f"rank {rank} ({self.roles[rank]})"
 
     def group(self, ranks: Sequence[int]) -> dist.ProcessGroup | None:
-        """A process group of `ranks`; None on the others. All ranks must call this, in one order.
+        """Make a process group of these ranks. All ranks of the world must call this together.
 
-        A group of one needs no communication and is None as well.
+        Returns:
+            The group. None on ranks that are not in it, and for a group of one, which has nobody to
+            send to.
         """
         if len(ranks) < 2:
             return None
@@ -71,12 +80,16 @@ class World:
         return group if self.rank in ranks else None
 
     def meeting(self, what: str) -> AbstractContextManager[None]:
-        """Mark this rank as waiting for all others, at something that all do together."""
+        """Mark this rank as waiting for all others while the block runs.
+
+        Args:
+            what: what all ranks do together in the block, in words.
+        """
         others = [rank for rank in range(self.world_size) if rank != self.rank]
         return waiting(f"all ranks at {what}", others)
 
     def barrier(self, what: str) -> None:
-        """Wait for every rank; a time-out names those that are missing."""
+        """Wait until every rank has come here. A time-out of gloo names the missing ones."""
         with self.meeting(what):
             if self.backend == "gloo":
                 dist.monitored_barrier(timeout=self.backend_timeout)
@@ -151,7 +164,7 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"], place: Environment) ->
 def _meet(
     place: Environment, roles: Sequence[str], timeout_s: float
 ) -> tuple[dist.Store, Environment]:
-    """Connect to the store and wait until every rank has signed in, saying who is missing.
+    """Connect to the store, and wait until every rank has signed in; long waits are printed.
 
     torchrun's store may have served earlier attempts, of other ranks, and agents that joined later
     count restarts differently. So rank 0 names each attempt anew, and all is in order once it has
@@ -193,7 +206,14 @@ def _meet(
 
 
 def _sign_in(lobby: dist.Store, place: Environment, sign: str) -> tuple[str | None, list[int]]:
-    """Sign in to the newest attempt: its name if this rank is in it with everyone; who is not."""
+    """Sign in to the newest attempt.
+
+    Args:
+        sign: what this rank writes to say that it is there; nobody else writes the same.
+
+    Returns:
+        The name of the attempt once everyone is in it, else None; and the ranks that are missing.
+    """
     if not lobby.check(["attempt"]):
         return None, [0]
     attempt = lobby.get("attempt").decode()
@@ -209,18 +229,22 @@ def _sign_in(lobby: dist.Store, place: Environment, sign: str) -> tuple[str | No
 
 
 def _connect(place: Environment, timeout_s: float, *, serve: bool = False) -> dist.PrefixStore:
-    """A connection to the key-value store at the master; `serve` also starts it."""
+    """Connect to the store at the master, and start the store before if `serve`.
+
+    Returns:
+        The part of the store that belongs to the attempt of `place`.
+    """
     open_store = meeting.serve if serve else meeting.connect
     return _room(place, open_store(place.master_address, place.master_port, timeout_s))
 
 
 def _room(place: Environment, store: dist.Store) -> dist.PrefixStore:
-    """The keys of one attempt."""
+    """The part of the store that belongs to one attempt."""
     return dist.PrefixStore(f"testbed/{place.attempt}", store)
 
 
 def _missing(ranks: Sequence[int], roles: Sequence[str]) -> str:
-    """ "waiting for 1 of 2 fc workers: rank 3; 1 of 3 conv workers: rank 0"."""
+    """Which ranks are missing, such as "waiting for 1 of 2 fc workers: rank 3"."""
     parts = []
     for role in dict.fromkeys(roles[rank] for rank in ranks):
         gone = [rank for rank in ranks if roles[rank] == role]
@@ -230,7 +254,7 @@ def _missing(ranks: Sequence[int], roles: Sequence[str]) -> str:
 
 
 def stop(world: World) -> None:
-    """Leave together, then free what `start` made."""
+    """Wait for all ranks at the end of the run, then free what `start` has made."""
     world.barrier("the end of the run")
     world.announcer.close()
     world.watchdog.close()

@@ -21,14 +21,15 @@ from systems.processes.lifetime import die_with_parent
 from systems.processes.supervise import wait_for_ranks
 
 PORT = 29500
-"""Of the master, in its own namespace: every port is free there."""
+"""The port of the store. It is free: the master has a namespace of its own."""
 PRIORITY = 5
-"""Of ranks among real-time processes (SCHED_FIFO): a message is answered when it comes."""
+"""The priority of ranks as real-time processes (SCHED_FIFO): they answer messages at once."""
 
 LAUNCHER = "SYSTEMS_TESTBED_LAUNCHER"
-"""Variable that all processes of an emulated cluster have: the process id of their launcher."""
+"""The variable that tells processes of an emulated cluster the process id of their launcher."""
 
 RankMain = Callable[[Environment], None]
+"""What a rank does, given its place in the world."""
 
 
 def emulate(network: Network, world_size: int, main: RankMain) -> int:
@@ -59,7 +60,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _rank(network: Network, rank: int, world_size: int, main: RankMain) -> NoReturn:
-    """A rank's whole life, in its own process."""
+    """Run one rank in this process, which was forked for it, and end the process."""
 
     def live() -> None:
         die_with_parent(signal.SIGKILL)
@@ -75,7 +76,7 @@ def _rank(network: Network, rank: int, world_size: int, main: RankMain) -> NoRet
 
 
 def place(network: Network, rank: int, world_size: int) -> Environment:
-    """What a launcher's variables would say: every rank has a node to itself."""
+    """The place of a rank, as a launcher's variables would say it: every rank has its own node."""
     return Environment(
         launcher="emulate",
         rank=rank,
@@ -88,7 +89,7 @@ def place(network: Network, rank: int, world_size: int) -> Environment:
 
 
 def leftovers() -> list[int]:
-    """Processes of emulated clusters whose launcher is gone."""
+    """The process ids of what is left of emulated clusters whose launcher is gone."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -102,7 +103,10 @@ def leftovers() -> list[int]:
 
 
 def clean() -> int:
-    """Kill what is left of emulated clusters, their networks go with them; returns how many."""
+    """Kill the processes that are left of emulated clusters; returns how many there were.
+
+    Their networks end with them.
+    """
     found = leftovers()
     for process in found:
         with suppress(ProcessLookupError):

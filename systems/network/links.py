@@ -1,4 +1,4 @@
-"""What the links between running ranks really give: exchanges timed over the default group.
+"""Times messages between running ranks, to see what their links really give.
 
 All ranks must call these functions together. Every rank sends to the next and receives from the one
 before, all at once, so that each direction of every link is used to the full.
@@ -16,26 +16,31 @@ from systems.processes.waiting import waiting
 
 REPETITIONS = 5
 MOST_OFF = 0.10
-"""A link that is further than this from its rate is not what it is said to be."""
+"""A link that is off its rate by a larger share than this is not what it is said to be."""
 SMALL_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Measured over ideal times of the emulated links, by rank; ideal: payload over rate."""
+    """What the emulated links of all ranks really give.
+
+    Times are divided by the ideal time, which is the payload divided by the rate.
+    """
 
     rate_bits_per_s: tuple[float, ...]
+    """The rate that the link of every rank was given."""
     send_receive: tuple[float, ...]
-    """Neighbour to neighbour, all ranks at once, the median of a few repetitions."""
+    """By rank, the time of sending to one neighbour and receiving from the other, all ranks at
+    once: the median of a few repetitions."""
     all_reduce: float
-    """Of the slowest rank."""
+    """The time of an all-reduce, of the slowest rank."""
     latency_s: float
-    """One way, of a message of 4 bytes."""
+    """Seconds that a message of 4 bytes takes."""
     size_bytes: int
-    """Of each message."""
+    """The size of the other messages."""
 
     def fault(self) -> str | None:
-        """Which link is off by more than 10 %; None if all keep their rate."""
+        """A sentence that names a link that is off by over 10 %; None if all keep their rate."""
         for rank, ratio in enumerate(self.send_receive):
             if abs(ratio - 1) > MOST_OFF:
                 return f"the link of rank {rank} takes {ratio:.2f} of its ideal time"
@@ -52,7 +57,14 @@ class Calibration:
 
 
 def calibrate(rates_bits_per_s: tuple[float, ...], size_bytes: int) -> Calibration:
-    """Measure every rank's link against the rate that it was given; the same on all ranks."""
+    """Measure the link of every rank against the rate that it was given.
+
+    All ranks must call this together, and all get the same answer.
+
+    Args:
+        rates_bits_per_s: the rate of every rank's link.
+        size_bytes: the size of the messages.
+    """
     size = dist.get_world_size()
     seconds = neighbours_s(size_bytes, REPETITIONS).median(0).values
     # A rank is done when it has sent and received; the slower of two links carries a message.
@@ -72,8 +84,11 @@ def calibrate(rates_bits_per_s: tuple[float, ...], size_bytes: int) -> Calibrati
 
 
 def neighbours_s(size_bytes: int, repetitions: int) -> Tensor:
-    """Seconds that sending to the next rank and receiving from the one before took, float64
-    [repetitions, ranks]."""
+    """Time how long each rank takes to send to the next one and receive from the one before.
+
+    Returns:
+        Seconds, float64 [repetitions, ranks].
+    """
     rank, size = dist.get_rank(), dist.get_world_size()
     outgoing = torch.ones(size_bytes, dtype=torch.uint8)
     incoming = torch.ones(size_bytes, dtype=torch.uint8)  # ones: its memory is touched
@@ -89,8 +104,13 @@ def neighbours_s(size_bytes: int, repetitions: int) -> Tensor:
 
 
 def _on_all(function: Callable[[], object], repetitions: int) -> Tensor:
-    """Every rank's seconds, float64 [repetitions, ranks]; a barrier before each repetition, and two
-    more repetitions before the first."""
+    """Time a function on all ranks, with a barrier before each repetition.
+
+    It runs twice before it is timed.
+
+    Returns:
+        Seconds of every rank, float64 [repetitions, ranks], the same on all ranks.
+    """
     rank, size = dist.get_rank(), dist.get_world_size()
     seconds = torch.zeros(repetitions + 2, size, dtype=torch.float64)
     with waiting("all ranks at the calibration", [peer for peer in range(size) if peer != rank]):

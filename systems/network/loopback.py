@@ -1,7 +1,8 @@
-"""The rate of this machine's loopback link, measured with as many processes as a run has ranks.
+"""Measures the rate of this machine's loopback link, with as many processes as a run has ranks.
 
-Ranks of one machine share its cores and its memory, so what one of them gets depends on how many
-send at a time: all send to their neighbours at once, in a ring, and the slowest counts.
+Ranks of one machine share its cores and its memory, so the rate that one of them gets depends on
+how many send at a time. Here all send to their neighbours at once, in a ring, and the slowest
+counts.
 """
 
 import datetime
@@ -22,9 +23,12 @@ PATIENCE_S = 60.0
 
 
 def measure_loopback(ranks: int = 2) -> Link:
-    """What each of `ranks` processes gets in each direction, all of them sending and receiving.
+    """Measure the link that each of `ranks` processes has while all send and receive over gloo.
 
-    8 MiB messages for the bandwidth, 4-byte messages for the latency; over gloo.
+    Messages of 8 MiB give the bandwidth, messages of 4 bytes the latency.
+
+    Raises:
+        RuntimeError: a process failed.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -48,6 +52,7 @@ def measure_loopback(ranks: int = 2) -> Link:
 
 
 def _main(rank: int, ranks: int, port: int, result: Connection | None) -> None:
+    """One of the processes; the first one sends the seconds of both sizes back."""
     torch.set_num_threads(1)
     meeting.stay_on_loopback()
     dist.init_process_group(

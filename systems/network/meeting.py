@@ -15,7 +15,7 @@ from systems.environment import LOOPBACK
 from systems.schema import InputError
 
 PATIENCE_S = 300.0
-"""torch's own: a question to the store is answered by then."""
+"""The longest wait for an answer of the store, as torch has it."""
 
 
 def serve(address: str, port: int, timeout_s: float = PATIENCE_S) -> dist.TCPStore:
@@ -40,7 +40,11 @@ def serve(address: str, port: int, timeout_s: float = PATIENCE_S) -> dist.TCPSto
 
 
 def connect(address: str, port: int, timeout_s: float) -> dist.TCPStore:
-    """A connection to the store that another process, or this one, serves."""
+    """Connect to the store that this or another process serves at an address and port.
+
+    Args:
+        timeout_s: the longest wait for the connection, and for every answer.
+    """
     return dist.TCPStore(
         address,
         port,
@@ -51,6 +55,7 @@ def connect(address: str, port: int, timeout_s: float) -> dist.TCPStore:
 
 
 def _listen(address: str, port: int) -> socket.socket:
+    """A socket that listens: on loopback alone, or on every interface; see `serve`."""
     both = socket.has_dualstack_ipv6()
     try:
         if address == LOOPBACK:
@@ -68,7 +73,7 @@ def _listen(address: str, port: int) -> socket.socket:
 
 
 def stay_on_loopback() -> None:
-    """Let gloo and NCCL, too, listen on loopback alone; the user's own variables stay."""
+    """Let gloo and NCCL listen on loopback alone, unless the user has set their variables."""
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     if loopback is not None:
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):

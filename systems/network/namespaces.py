@@ -25,13 +25,14 @@ MTU_BYTES = 9000
 OFFLOAD_BYTES = 18_000
 """Longest packet that the sender leaves to be cut into frames: two of them."""
 BURST_BYTES = 2 * OFFLOAD_BYTES
-"""Passes unshaped after a pause. Less than the longest packet, and the rate is missed."""
+"""How many bytes pass at full speed after a pause. With less than the longest packet, a link
+would not reach its rate."""
 QUEUE_S = 0.08
 """Length of a queue, in seconds of its link's rate. Shorter ones drop packets when all nodes send
 to all, and every drop is sent again over links that have no room for it."""
 SEND_BUFFER_BYTES = 256 * 1024
-"""Most that a connection has on its way. With less, several that end at one node do not keep its
-link busy while each waits in another node's queue too; with more, queues overflow."""
+"""The most that a connection has on its way. With less, several that end at one node do not keep
+its link busy while each waits in another node's queue too; with more, queues overflow."""
 SHORTEST_RESEND = "20ms"
 """A packet that is lost all the same is sent again after this; the system's default is 200 ms."""
 BARE_ACKNOWLEDGEMENT = (
@@ -51,7 +52,10 @@ class Network:
     """Nodes 0, 1, ... with full-duplex links of these rates, in bits per second."""
 
     def __init__(self, rates_bits_per_s: Sequence[float]) -> None:
-        """Build it.
+        """Make the namespaces and the links between them.
+
+        Args:
+            rates_bits_per_s: the rate of every node's link, in each direction.
 
         Raises:
             InputError: no root, no iproute2, or a kernel that refuses.
@@ -66,6 +70,7 @@ class Network:
             raise
 
     def _build(self, rates_bits_per_s: Sequence[float]) -> None:
+        """Join every node to the bridge, and shape both ends of its link."""
         commands = ["link add br0 type bridge", f"link set br0 mtu {MTU_BYTES} up"]
         shaping: list[str] = []
         for node, rate in enumerate(rates_bits_per_s):
@@ -94,11 +99,11 @@ class Network:
             _limit_send_buffers(self._nodes[node])
 
     def address(self, node: int) -> str:
-        """The node's IPv4 address."""
+        """The IPv4 address of a node."""
         return f"10.77.{(node + 1) // 256}.{(node + 1) % 256}"
 
     def enter(self, node: int) -> None:
-        """Move this thread, and all that it starts from now on, to a node."""
+        """Move this thread to a node, with everything that it starts from now on."""
         _set_namespace(self._nodes[node])
 
     def set_link(self, node: int, *, up: bool) -> None:
@@ -107,7 +112,7 @@ class Network:
         _batch("ip", self._switch, [f"link set port{node} {state}"])
 
     def close(self) -> None:
-        """Let go of the namespaces; the kernel removes those in which no process is left."""
+        """Release the namespaces; the kernel removes those in which no process is left."""
         for descriptor in (self._switch, *self._nodes):
             os.close(descriptor)
         self._nodes = []
@@ -120,7 +125,7 @@ class Network:
 
 
 def unavailable() -> str | None:
-    """Why networks cannot be made here, as far as can be told at once; None if they can."""
+    """The reason why networks cannot be made on this machine; None if none can be seen at once."""
     if not os.path.exists(_OWN):
         return "this system has no network namespaces (Linux has)"
     if os.geteuid() != 0:
@@ -139,6 +144,10 @@ def check_available() -> None:
 
 
 def _shaped(device: str, rate_bits_per_s: float) -> list[str]:
+    """The commands of `tc` that hold what a device sends to a rate.
+
+    Data wait in one queue (class 1:10), bare acknowledgements in another that goes first (1:11).
+    """
     rate, queue = f"{round(rate_bits_per_s)}bit", round(rate_bits_per_s / 8 * QUEUE_S)
     htb = f"htb rate {rate} ceil {rate} burst {BURST_BYTES}b cburst {BURST_BYTES}b quantum 60000"
     return [
@@ -153,6 +162,7 @@ def _shaped(device: str, rate_bits_per_s: float) -> list[str]:
 
 
 def _limit_send_buffers(namespace: int) -> None:
+    """Limit what a connection inside a namespace has on its way to SEND_BUFFER_BYTES."""
     own = os.open(_OWN, os.O_RDONLY)
     try:
         _set_namespace(namespace)
@@ -163,7 +173,7 @@ def _limit_send_buffers(namespace: int) -> None:
 
 
 def _new_namespace() -> int:
-    """A new network namespace, held by the file descriptor that is returned."""
+    """Make a network namespace, which lives as long as the file descriptor that is returned."""
     own = os.open(_OWN, os.O_RDONLY)
     try:
         _call("unshare", _CLONE_NEWNET)
@@ -175,10 +185,16 @@ def _new_namespace() -> int:
 
 
 def _set_namespace(descriptor: int) -> None:
+    """Move this thread into a network namespace."""
     _call("setns", descriptor, _CLONE_NEWNET)
 
 
 def _call(function: str, *arguments: int) -> None:
+    """Call a function of the C library that Python does not have.
+
+    Raises:
+        InputError: the kernel refuses.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if getattr(libc, function)(*arguments):
         reason = os.strerror(ctypes.get_errno())
@@ -186,7 +202,11 @@ def _call(function: str, *arguments: int) -> None:
 
 
 def _batch(tool: str, namespace: int, commands: Sequence[str]) -> None:
-    """Run many commands of `ip` or `tc` inside a namespace, in one process."""
+    """Run many commands of `ip` or `tc` inside a namespace, in one process.
+
+    Raises:
+        InputError: one of them failed.
+    """
     done = subprocess.run(
         ["nsenter", f"--net=/proc/self/fd/{namespace}", tool, "-batch", "-"],
         input="\n".join(commands) + "\n",

@@ -6,11 +6,12 @@ import struct
 
 
 def tcp_bytes() -> tuple[int, int] | None:
-    """Bytes that this process's TCP connections have sent and received, no headers, no repeats.
+    """The bytes that the TCP connections of this process have sent and received.
 
-    The kernel counts them (TCP_INFO), so this sees collectives too, and knows nothing of what we
-    think we send: an independent check of every byte table. None where the kernel does not tell
-    (not Linux). Connections closed since are no longer counted: take differences over a window.
+    Headers and repeated packets are not counted. The kernel counts (TCP_INFO), so collectives are
+    included, and nothing depends on what we think that we send: it is an independent check of our
+    tables of bytes. Connections that are closed are no longer counted, so take the difference over
+    a window in which none closes. None where the kernel does not count (not Linux).
     """
     folder = "/proc/self/fd"
     if not os.path.isdir(folder):
@@ -23,11 +24,12 @@ def tcp_bytes() -> tuple[int, int] | None:
     return sent, received
 
 
-# Offsets in struct tcp_info, include/uapi/linux/tcp.h.
+# Offsets of the counters in struct tcp_info, see include/uapi/linux/tcp.h.
 _BYTES_RECEIVED, _BYTES_SENT, _BYTES_RESENT = 128, 200, 208
 
 
 def _tcp_info(descriptor: int) -> tuple[int, int] | None:
+    """Bytes sent and received by the connection of a file descriptor; None if it is no such."""
     try:
         if not os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:"):
             return None

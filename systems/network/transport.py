@@ -31,7 +31,7 @@ Slot = queue.Queue[Tensor]
 
 
 class TransportError(RuntimeError):
-    """A message that did not come through: its peer is gone, or the time-out has passed."""
+    """A message did not come through: its peer is gone, or the time-out has passed."""
 
 
 class Transfer:
@@ -70,9 +70,10 @@ def _explained(error: Exception, what: str, world: World, lasted_s: float) -> Tr
 
 
 class Transport(ABC):
-    """Messages between this rank and its peers, counted in bytes of payload by peer.
+    """Messages between this rank and others, its peers.
 
-    A message to oneself is handed over in memory and not counted: no wire carries it.
+    `sent_bytes` and `received_bytes` count the payload by peer. A message of a rank to itself is
+    handed over in memory and not counted: no wire carries it.
     """
 
     def __init__(self, world: World, channels: Sequence[str]) -> None:
@@ -136,7 +137,12 @@ class Transport(ABC):
         )
 
     def _slot(self, ready: deque[Slot], new: deque[Slot]) -> Slot:
-        """Where the nth message sent meets the nth awaited, whichever comes first."""
+        """The slot in which the nth message to itself that was sent meets the nth that is awaited.
+
+        Args:
+            ready: slots that the other side has made already; the first one is taken.
+            new: where a new slot is put for the other side, if there is none.
+        """
         with self._lock:
             if ready:
                 return ready.popleft()
@@ -155,7 +161,8 @@ class Transport(ABC):
 
 
 class Prefixed(Transport):
-    """Those channels of another transport whose names begin with `prefix`, by what follows it."""
+    """The channels of another transport whose names begin with `prefix`. Here their names are what
+    follows the prefix."""
 
     def __init__(self, transport: Transport, prefix: str) -> None:
         self.world, self._transport, self._prefix = transport.world, transport, prefix
@@ -170,7 +177,7 @@ class Prefixed(Transport):
         return self._transport.irecv(tensor, peer, self._prefix + channel)
 
     def close(self) -> None:
-        """Leave it to the other transport."""
+        """Do nothing: the other transport closes the channels."""
 
     def _isend(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
         return self._transport._isend(tensor, peer, self._prefix + channel)
@@ -209,10 +216,14 @@ class TorchTransport(Transport):
 
 
 class MpiTransport(Transport):
-    """Over mpi4py, started by mpirun: every channel a communicator. CPU tensors of any dtype."""
+    """Over mpi4py, for ranks that mpirun has started: CPU tensors of any dtype.
+
+    Every channel is a communicator of its own.
+    """
 
     SPIN_S = 2e-4
-    """Poll this long before sleeping between polls: ranks may outnumber cores."""
+    """How long a wait polls without sleeping. Then it sleeps between polls, because there may be
+    more ranks than cores."""
 
     def __init__(self, world: World, channels: Sequence[str]) -> None:
         super().__init__(world, channels)
@@ -251,10 +262,10 @@ class MpiTransport(Transport):
 
 
 def open_transport(kind: str, world: World, channels: Sequence[str]) -> Transport:
-    """The transport `kind`: "torch" or "mpi". All ranks must open it together.
+    """Open the transport of this kind, "torch" or "mpi". All ranks must open it together.
 
     Raises:
-        InputError: MPI without mpi4py or mpirun, or on a GPU.
+        InputError: MPI is asked for on a GPU, or without mpi4py or mpirun.
     """
     if kind == "torch":
         return TorchTransport(world, channels)
@@ -264,9 +275,9 @@ def open_transport(kind: str, world: World, channels: Sequence[str]) -> Transpor
 
 
 def void(_: object) -> None:
-    """Drop a result."""
+    """Ignore a value, where a function must return nothing."""
 
 
 def _as_bytes(tensor: Tensor) -> Any:
-    """The tensor's memory, whatever its dtype: MPI knows no bfloat16."""
+    """The memory of a tensor as bytes: MPI does not know all dtypes, such as bfloat16."""
     return tensor.reshape(-1).view(torch.uint8).numpy()

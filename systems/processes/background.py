@@ -24,9 +24,9 @@ from contextlib import suppress
 from typing import NoReturn
 
 PATIENCE_S = 5.0
-"""How long the end of a thread is waited for: answers of a store are late on a busy machine."""
+"""How long we wait for a thread to end: a store answers late on a busy machine."""
 SHORT_PATIENCE_S = 0.2
-"""The same where the process has failed, and so has perhaps the peer that a thread waits for."""
+"""The same after a failure: the peer that the thread waits for may have failed as well."""
 
 _running: dict[threading.Thread, Callable[[], object]] = {}
 
@@ -37,7 +37,8 @@ def start(
     """Start `work` in a thread called `name`, which does not keep the process alive.
 
     Args:
-        stop: asks the work to end soon; it may be called more than once, and from any thread.
+        stop: a function that asks the work to end soon. It may be called more than once, and from
+            any thread.
     """
 
     def run() -> None:
@@ -53,9 +54,9 @@ def start(
 
 
 def join(thread: threading.Thread, patience_s: float = PATIENCE_S) -> bool:
-    """Wait for the end of a thread that was asked to stop; returns whether it has ended.
+    """Wait for a thread that was asked to stop; returns whether it has ended.
 
-    A thread may close what it belongs to itself: it is not waited for then.
+    A thread that calls this for itself, because it closes what it belongs to, does not wait.
     """
     if thread is not threading.current_thread():
         thread.join(patience_s)
@@ -72,7 +73,10 @@ def finish(patience_s: float = PATIENCE_S) -> bool:
 
 
 def exit_code_of(work: Callable[[], object]) -> int:
-    """Run `work` and return the exit code of a program that consists of it; errors are printed."""
+    """Run `work`; returns the exit code that a program would have that does nothing else.
+
+    Errors are printed as Python prints them at the end of a program.
+    """
     try:
         work()
     except SystemExit as stop:
@@ -89,12 +93,13 @@ def exit_code_of(work: Callable[[], object]) -> int:
 def leave(code: int) -> None:
     """End this program with an exit code that no thread can change.
 
-    Where a thread does not end, and where a run was cut short (its process group is still there,
-    and has threads of its own that may call Python), the process ends at once. So it does after a
-    failure with MPI, whose own end would wait for ranks that wait for this one: mpirun ends them.
+    The process ends at once, without Python's own clearing up, in three cases: a thread does not
+    end; a run was cut short, so that its process group is still there, with threads of its own that
+    may call Python; or a run over MPI has failed, whose own end would wait for ranks that wait for
+    this one (mpirun ends them).
 
     Raises:
-        SystemExit: everywhere else.
+        SystemExit: in all other cases.
     """
     finished = finish(SHORT_PATIENCE_S if code else PATIENCE_S)
     distributed = sys.modules.get("torch.distributed")
@@ -114,7 +119,11 @@ def end_now(code: int) -> NoReturn:
 
 
 def _at_exit() -> None:
-    """The end of a program that does not call `leave`. Its exit code is known if it has raised."""
+    """End the background threads of a program that does not call `leave`.
+
+    If one of them does not end, the process ends at once, but only where an exception was the
+    reason: else its exit code is not known here.
+    """
     if not finish() and getattr(sys, "last_value", None) is not None:
         end_now(1)
 

@@ -1,4 +1,4 @@
-"""Work in threads beside the rank's own, whose errors are not lost.
+"""Work in threads beside the rank's main thread, whose errors are not lost.
 
 serving = beside("parameter server", server.serve_step)
 ...
@@ -21,7 +21,10 @@ T = TypeVar("T")
 
 
 def beside(name: str, work: Callable[[], T]) -> Future[T]:
-    """Start `work` in a thread called `name`, which never keeps the process alive."""
+    """Start `work` in a thread called `name`, which never keeps the process alive.
+
+    The future that is returned gets what the work returns or raises.
+    """
     future: Future[T] = Future()
 
     def run() -> None:
@@ -35,10 +38,11 @@ def beside(name: str, work: Callable[[], T]) -> Future[T]:
 
 
 def together(works: Mapping[str, Callable[[], T]]) -> list[T]:
-    """Run all works at once, each in a thread of that name; returns what they return, in order.
+    """Run all works at once, each in a thread of its name; returns what they return, in order.
 
     Raises:
-        Exception: the first error in time, at once: what the other works wait for may never come.
+        Exception: the first error that a work raises. It is raised at once, without waiting for the
+            other works: what they wait for may never come.
     """
     futures = [beside(name, work) for name, work in works.items()]
     with waiting(" and ".join(works)):
@@ -51,9 +55,9 @@ def together(works: Mapping[str, Callable[[], T]]) -> list[T]:
 def in_advance(
     pool: Executor, works: Iterable[Callable[[], T]], *, ahead: int
 ) -> Generator[T, None, None]:
-    """What `works` return, in order, while the pool does up to `ahead` more of them.
+    """Yield what the works return, in their order, while a pool is up to `ahead` works further.
 
-    `works` may be endless. An error is raised where its result is due.
+    `works` may be endless. The error of a work is raised where its result would be yielded.
     """
     pending: deque[Future[T]] = deque()
     for work in works:

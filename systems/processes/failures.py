@@ -1,7 +1,7 @@
-"""Why ranks failed: said on stderr, told to torchrun's agent, and kept in the run's record.
+"""Why ranks failed: printed on stderr, told to torchrun's agent, and kept in the run's record.
 
-Where a rank's stderr is not shown (torchrun's --local-ranks-filter), its reason is in the agent's
-report; and after the run it is in the record, a line for each rank that had one.
+Where the stderr of a rank is not shown (torchrun's --local-ranks-filter), its reason is in the
+agent's report. After the run the record has a line for each rank that gave a reason.
 """
 
 import json
@@ -18,36 +18,36 @@ from systems.schema import to_json
 FILE = "failures.jsonl"
 """The file of a record that keeps the reasons, a line each."""
 AGENTS_FILE = "TORCHELASTIC_ERROR_FILE"
-"""Variable of torchrun: where a rank writes its error, in the format of
+"""The variable with which torchrun names the file that a rank writes its error to, in the format of
 torch.distributed.elastic.multiprocessing.errors."""
 
 _record: Path | None = None
 
 
 def keep_in(folder: Path) -> None:
-    """From now on this process's failure is kept in this record."""
+    """Keep the failure of this process in this record, from now on."""
     global _record
     _record = folder
 
 
 def tell(rank: int, text: str) -> None:
-    """Say why this rank fails and keep it; the first line is the reason, the others details."""
+    """Print why this rank fails, and keep it. The first line is the reason, others are details."""
     say(text)
     keep(rank, text)
 
 
 def say(text: str) -> None:
-    """Say it on stderr."""
+    """Print an error on stderr."""
     print(f"error: {text}", file=sys.stderr, flush=True)
 
 
 def somebody_tells() -> bool:
-    """Whether whoever started this rank says why it failed, of what it has kept."""
+    """Whether the launcher of this rank will print the reason that the rank keeps."""
     return TOLD in os.environ or AGENTS_FILE in os.environ
 
 
 def keep(rank: int, text: str) -> None:
-    """Keep why this rank fails, just before it ends."""
+    """Write down why this rank fails, for torchrun's agent and in the record. It ends next."""
     if os.environ.get(AGENTS_FILE):
         told = {"py_callstack": text, "timestamp": str(int(time.time()))}
         with suppress(OSError), open(os.environ[AGENTS_FILE], "x") as file:  # the first one counts
@@ -58,7 +58,7 @@ def keep(rank: int, text: str) -> None:
 
 
 def write(folder: Path, rank: int, text: str) -> None:
-    """Add a line to a record, if this machine has it and can write there."""
+    """Add the failure of a rank to a record, if this machine has it and can write there."""
     reason, _, details = text.partition("\n")
     at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     line = to_json({"at": at, "rank": rank, "reason": reason, "details": details})
@@ -67,8 +67,10 @@ def write(folder: Path, rank: int, text: str) -> None:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """What a record says of ranks that failed, in the order in which they did; without what was
-    only half written."""
+    """The failures in a record, in the order in which they were written.
+
+    Each has `at`, `rank`, `reason` and `details`. Lines that are only half written are left out.
+    """
     path = folder / FILE
     found = []
     for line in path.read_text().splitlines() if path.is_file() else []:

@@ -1,4 +1,4 @@
-"""What all ranks of a hanging run do, as one table, and whom they wait for.
+"""A table of what all ranks of a hanging run do, and the rank for which they wait.
 
 rank  role  operation                                  peers  since
 0     conv  gradient (4,000 bytes) from rank 2 (fc)    2      14:03:22 (120 s)
@@ -21,21 +21,27 @@ WHY = {
 
 @dataclass(frozen=True, kw_only=True)
 class Doing:
-    """What one rank does: waits for peers, something else (busy), or nobody knows (silent)."""
+    """What one rank does."""
 
     role: str
+    """Its role in the run."""
     state: State
+    """waiting: for other ranks. busy: with something else. silent: it does not answer."""
     operation: str
+    """What it waits for, or does, in words."""
     peers: tuple[int, ...]
+    """The ranks for which it waits."""
     since: float
-    """Seconds on the clock of time.time(), the rank's own."""
+    """When that began, in seconds on this rank's own clock (time.time)."""
 
 
 def waited_for(ranks: Sequence[Doing]) -> list[int]:
-    """The ranks at the end of every chain of waits; none where they wait for each other.
+    """The ranks for which, in the end, all others wait; none if they wait for each other in a ring.
 
-    Ranks in one operation, such as a barrier, do not wait for each other in it. Silent ones go
-    before busy ones: nothing else can be known of them.
+    Waits form chains: rank 0 waits for rank 1, which waits for rank 2, which computes. Rank 2 is
+    the end of the chain. Ranks that wait in the same operation, such as a barrier, do not wait for
+    each other. If there are silent ranks at the ends of chains, only those are returned: they are
+    probably why the others do not go on.
     """
     reached: set[int] = set()
     pending = [rank for rank, doing in enumerate(ranks) if doing.state == "waiting"]
@@ -54,8 +60,10 @@ def waited_for(ranks: Sequence[Doing]) -> list[int]:
 
 
 def cycle(ranks: Sequence[Doing]) -> list[int]:
-    """Ranks of which each waits for the next, the first one again at the end; none if there is no
-    such ring."""
+    """A ring of ranks of which each waits for the next; empty if there is none.
+
+    The first one stands at the end again.
+    """
     for start in range(len(ranks)):
         path = [start]
         while ranks[path[-1]].state == "waiting" and ranks[path[-1]].peers:
@@ -67,7 +75,11 @@ def cycle(ranks: Sequence[Doing]) -> list[int]:
 
 
 def table(ranks: Sequence[Doing], now: float) -> str:
-    """A line for every rank, and a last one that names whom everybody waits for."""
+    """A table with a line for every rank; its last line names the ranks that all wait for.
+
+    Args:
+        now: the present time, as `Doing.since`.
+    """
     rows = [("rank", "role", "operation", "peers", "since")]
     for rank, doing in enumerate(ranks):
         when = time.strftime("%H:%M:%S", time.localtime(doing.since))
@@ -82,13 +94,14 @@ def table(ranks: Sequence[Doing], now: float) -> str:
 
 
 def _peers(doing: Doing, ranks: Sequence[Doing]) -> str:
+    """The ranks that a rank waits for, as a cell of the table."""
     if len(doing.peers) == len(ranks) - 1 > 2:
         return "all"
     return " ".join(map(str, doing.peers)) or "-"
 
 
 def verdict(ranks: Sequence[Doing]) -> str:
-    """Whom everybody waits for, in a sentence."""
+    """A sentence that names the ranks that all wait for, and what is wrong with them."""
 
     def name(rank: int) -> str:
         return f"rank {rank} ({ranks[rank].role})"

@@ -18,8 +18,11 @@ def die_with_parent(signal_number: int) -> None:
 
 
 def identity(process: int) -> str | None:
-    """A name that no other process has, of this machine or another, now or later; None if there is
-    no such process, or no /proc."""
+    """A name of a process that no other has, on any machine, now or later.
+
+    Process numbers are used again; the name holds the time of the start as well. None if there is
+    no such process, or no /proc.
+    """
     try:
         namespace = os.readlink(f"/proc/{process}/ns/pid")
         started = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
@@ -29,7 +32,7 @@ def identity(process: int) -> str | None:
 
 
 def kill(process: int, name: str | None) -> bool:
-    """Kill a process of this machine, if it is still the one of that identity."""
+    """Kill a process of this machine if its identity is still `name`; returns whether it was."""
     if name is None or identity(process) != name:
         return False
     with suppress(OSError):

@@ -1,4 +1,8 @@
-"""Ranks that are child processes: all end soon after the first that fails, which is told."""
+"""Waits for ranks that are child processes: once one has failed, all end soon.
+
+The launcher that `launch run` started learns by a file which rank was the first; `tell` writes it,
+and `told` reads it.
+"""
 
 import os
 import select
@@ -11,16 +15,23 @@ from pathlib import Path
 GRACE_S = 5.0
 """After the first rank has failed, the others have this long to end by themselves."""
 HANG_EXIT_CODE = 124
-"""Of a rank that ends because the run hangs (systems.processes.watchdog); timeout(1) has the
-same."""
+"""The exit code of a rank that ends because the run hangs (systems.processes.watchdog). It is that
+of timeout(1)."""
 TOLD = "SYSTEMS_TESTBED_FAILED"
-"""Variable: the file by which a launcher's process learns which rank failed first. It has the
-run's plan, and so knows the rank's role."""
+"""The variable that names the file by which `launch run` learns which rank failed first. It knows
+the plan of the run, and thus the rank's role."""
 
 
 def wait_for_ranks(running: dict[int, int]) -> int:
-    """Wait for child processes (process id to rank); once one has failed, for the others only a
-    little. Tells which failed first and returns its exit code; those that ended leave `running`.
+    """Wait for ranks to end. Once one has failed, the others get a few seconds more.
+
+    Which rank failed first is told (see `tell`).
+
+    Args:
+        running: the rank of every child process, by process id. Those that have ended are removed.
+
+    Returns:
+        The exit code of the rank that failed first, negative for a signal; 0 if none has failed.
     """
     failed, deadline = 0, float("inf")
     watched = {os.pidfd_open(process): process for process in running}
@@ -47,11 +58,13 @@ def wait_for_ranks(running: dict[int, int]) -> int:
 
 
 def tell(rank: int, code: int, reason: str = "") -> None:
-    """Tell that a rank has failed: the launcher's process if it asks for it, else the user.
-    So is the user where the file cannot be written, such as on a full disk.
+    """Tell that a rank has failed: to `launch run` by its file, else to the user on stderr.
+
+    The user is told as well where the file cannot be written, such as on a full disk.
 
     Args:
-        reason: what the rank itself has said, where it is known.
+        code: the exit code of the rank; a signal's is negative.
+        reason: why it failed, as far as it has said so itself.
     """
     if TOLD in os.environ:
         with suppress(OSError), open(os.environ[TOLD], "a") as file:
@@ -62,7 +75,10 @@ def tell(rank: int, code: int, reason: str = "") -> None:
 
 
 def told(path: Path) -> tuple[int, int] | None:
-    """Rank and exit code (a signal's is negative) of what was told first; None: nothing."""
+    """The rank that failed first and its exit code, from the file that `tell` writes.
+
+    None if no rank has failed.
+    """
     line, end, _ = path.read_text().partition("\n")
     if not end:  # nothing, or what fitted on a full disk
         return None
@@ -71,7 +87,7 @@ def told(path: Path) -> tuple[int, int] | None:
 
 
 def how_it_ended(code: int) -> str:
-    """ "was killed by SIGKILL", "ended with code 1", or that the run hung."""
+    """How a process ended, in words: "was killed by SIGKILL", "ended with code 1"."""
     if code == HANG_EXIT_CODE:
         return "ended because the run hung, see above"
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

@@ -1,4 +1,4 @@
-"""A rank that waits says for what, for whom, and for how long already.
+"""Marks what a rank waits for, for which ranks, and since when.
 
     with waiting("gradient of micro-batch 2", peers=[3]):
         work.wait()
@@ -22,10 +22,11 @@ class Operation:
     """What a thread waits for, or has waited for last."""
 
     what: str
+    """What it is, in words."""
     peers: tuple[int, ...] = ()
-    """Ranks that have to do something for it to end."""
+    """The ranks that have to do something before it ends."""
     since: float = field(default_factory=time.monotonic)
-    """When it began, or ended; seconds on this process's monotonic clock."""
+    """When it began, or for one that is over, when it ended; in seconds on the monotonic clock."""
 
 
 _current: dict[int, Operation] = {}  # by thread
@@ -49,17 +50,17 @@ def waiting(what: str, peers: Sequence[int] = ()) -> Iterator[None]:
 
 
 def operations() -> list[Operation]:
-    """What the threads of this process are waiting for, the longest wait first."""
+    """What the threads of this process wait for now, the longest wait first."""
     return sorted(list(_current.values()), key=lambda operation: operation.since)
 
 
 def operation_of(thread: int) -> Operation | None:
-    """What a thread is waiting for."""
+    """What the thread of that number waits for now; None if it does not wait."""
     return _current.get(thread)
 
 
 def last_operation_of(thread: int) -> Operation | None:
-    """What a thread has waited for last."""
+    """What the thread of that number has waited for last; None if it never has."""
     return _last.get(thread)
 
 
@@ -67,11 +68,13 @@ class Announcer:
     """A background thread that prints long waits; `close` ends it."""
 
     def __init__(self, who: str, patience_s: float) -> None:
+        """Print waits of more than `patience_s` seconds, in the name of `who`."""
         self._who, self._patience_s = who, patience_s
         self._closed = threading.Event()
         self._thread = background.start("announcer", self._watch, stop=self._closed.set)
 
     def _watch(self) -> None:
+        """Look from time to time whether a wait is long."""
         while not self._closed.wait(self._patience_s):
             now = time.monotonic()
             for operation in operations():

@@ -1,10 +1,10 @@
-"""Ends a run that hangs, and says who hangs: a thread beside every rank, over the key-value store.
+"""Ends a run that hangs, and says which rank is to blame: a thread beside every rank.
 
-Each rank tells the store again and again what it does. If a wait for others lasts longer than the
-run's time-out, one rank prints the table of systems.processes.hangs, and every rank ends, whatever
-its main thread is stuck in: collective backends wait without looking up. Silent ranks of the same
-machine are killed. Where the store itself does not answer (this node is cut off, or the node that
-keeps the store is gone), a rank says so in one line, and ends.
+Every rank writes into the key-value store again and again what it does: a beat. If a wait for other
+ranks lasts longer than the run's time-out, one rank prints the table of systems.processes.hangs,
+and every rank ends, even if its main thread is stuck inside a backend, where nothing else reaches
+it. Silent ranks of the same machine are killed. If the store itself does not answer (this node is
+cut off, or the node that keeps the store is gone), a rank says so in one line, and ends.
 """
 
 import json
@@ -31,22 +31,24 @@ from systems.processes.waiting import (
 )
 
 BEATS = 20
-"""So many times within a time-out a rank tells what it does."""
+"""How many times within a time-out a rank says what it does."""
 LONGEST_BEAT_S = 5.0
 LATE_BEATS, LATE_S = 3, 1.0
-"""A rank that says nothing for so many beats and seconds, while it is asked, is silent."""
+"""A rank that says nothing for this many beats, and for this many seconds, is silent."""
 LINGER_S = 2.0
-"""So long rank 0, which may keep the store, stays for the others to read that the run is over, and
-the others for the launcher to see first who was killed."""
+"""How long a rank stays when the run is over: rank 0, which may keep the store, so that others can
+read it; and the one that has killed others, so that the launcher sees those end first."""
 SLACK = 2.0
-"""The backends' own time-outs are so many times longer: the watchdog says more than they do."""
+"""The time-outs of the backends are longer by this factor, so that the watchdog is first."""
 HOME = str(Path(__file__).resolve().parents[2])
+"""The folder of our own packages."""
 
 
 class Watchdog:
-    """The threads of one rank; `close` ends them.
+    """The watchdog of one rank; `close` ends it.
 
-    Two: one talks to the store, and may be stuck in that; the other only looks at the clock.
+    It has two threads: one talks to the store, and may get stuck in that; the other only looks at
+    the clock, and ends the rank if the first one is stuck.
     """
 
     def __init__(
@@ -60,8 +62,12 @@ class Watchdog:
         """Watch the thread that calls this.
 
         Args:
-            store: a connection of its own: a client blocks while another thread reads from it.
-            end: ends this process, on a hang.
+            rank: the number of this rank.
+            roles: the roles of all ranks, in their order.
+            store: a connection to the store that nobody else uses: one that another thread reads
+                from blocks.
+            timeout_s: a wait of this length is a hang.
+            end: ends this process. By default with the exit code HANG_EXIT_CODE, at once.
         """
         self._rank, self._roles, self._store, self._timeout_s = rank, roles, store, timeout_s
         self._end = end or _exit
@@ -84,6 +90,7 @@ class Watchdog:
             background.join(thread)
 
     def _talk(self) -> None:
+        """Write beats into the store, until this rank closes or some rank finds a hang."""
         try:
             while not self._closed.wait(self._beat_s):
                 over, overdue = self._tell(), self._overdue(1.0)
@@ -100,7 +107,7 @@ class Watchdog:
             return
 
     def _look_at_the_clock(self) -> None:
-        """The way out where the store, or who was to print the table, does not answer."""
+        """End this rank if the store, or the rank that was to print the table, does not answer."""
         # Long: on a busy machine answers are late. A cut was there before the wait that it made.
         patience_s = max(self._late_s, self._timeout_s / 2)
         while not self._closed.wait(self._beat_s):
@@ -120,14 +127,14 @@ class Watchdog:
             self._end()
 
     def _overdue(self, times: float) -> Operation | None:
-        """The longest wait for another rank of any thread, if it has lasted so many time-outs."""
+        """The longest wait of any thread for another rank, if it has lasted `times` time-outs."""
         longest = next((operation for operation in operations() if operation.peers), None)
         if longest is None or time.monotonic() - longest.since < times * self._timeout_s:
             return None
         return longest
 
     def _tell(self) -> bool:
-        """Tell what this rank does; returns whether the run is over."""
+        """Write into the store what this rank does; returns whether the run is over."""
         self._beats += 1
         told = asdict(self._doing()) | {"beats": self._beats, "said": time.time()}
         told |= {"process": os.getpid(), "identity": self._identity}
@@ -137,7 +144,7 @@ class Watchdog:
         return over
 
     def _doing(self) -> Doing:
-        """What this rank does now: what its main thread waits for, or where it is."""
+        """What this rank does now: what its main thread waits for, or where in our code it is."""
         role, now = self._roles[self._rank], time.monotonic()
         operation = operation_of(self._main)
         if operation is None:
@@ -156,7 +163,10 @@ class Watchdog:
         )
 
     def _report(self, overdue: Operation) -> None:
-        """Ask what all ranks do, twice: those who said nothing new in between are silent."""
+        """Print what all ranks do, and kill the silent ones of this machine.
+
+        What the ranks say is read twice. Those that have said nothing new in between are silent.
+        """
         before, asked = self._read_all(), time.monotonic()
         while time.monotonic() - asked < self._late_s:
             time.sleep(self._beat_s)
@@ -181,6 +191,7 @@ class Watchdog:
             time.sleep(LINGER_S)
 
     def _read_all(self) -> list[dict[str, Any] | None]:
+        """The latest beat of every rank, as `_tell` writes it; None of a rank that wrote none."""
         keys = [f"doing/{rank}" for rank in range(len(self._roles))]
         return [
             json.loads(self._store.get(key)) if self._store.check([key]) else None for key in keys
@@ -188,6 +199,7 @@ class Watchdog:
 
 
 def _of(told: dict[str, Any] | None, role: str, *, silent: bool) -> Doing:
+    """What a rank does, from its latest beat."""
     if told is None:
         return Doing(role=role, state="silent", operation="silent", peers=(), since=time.time())
     operation = told["operation"]
@@ -204,7 +216,7 @@ def _of(told: dict[str, Any] | None, role: str, *, silent: bool) -> Doing:
 
 
 def _where(thread: int) -> str:
-    """Where in our own code a thread is: "in step, fc_worker.py:71"."""
+    """Where in our own code a thread is, such as "in step, fc_worker.py:71"."""
     innermost = frame = sys._current_frames().get(thread)
     if innermost is None:
         return "ended"
@@ -216,8 +228,10 @@ def _where(thread: int) -> str:
 
 
 def _is_ours(path: str) -> bool:
+    """Whether a source file belongs to the testbed."""
     return path.startswith(HOME) and "site-packages" not in path  # a .venv may lie in HOME
 
 
 def _exit() -> None:
+    """End this process because the run hangs."""
     background.end_now(HANG_EXIT_CODE)

@@ -5,11 +5,8 @@
     outputs = layer(torch.zeros(32, 922))      # waits a quarter of the profile's time
 
 The trainer, its hooks, buckets and transports run unchanged around them. Values are zeros and mean
-nothing; no arithmetic is done but what the trainer does with gradients and messages.
-
-`scale` divides all message sizes, so that a slow link takes as long for them as a fast one for the
-real ones; `dilate` stretches all durations. A link of R bits/s is emulated by one of R / (scale *
-dilate).
+nothing; no arithmetic is done but what the trainer does with gradients and messages. Sizes and
+durations are changed as `systems.profiles.emulation` says.
 """
 
 import threading
@@ -25,25 +22,32 @@ from systems.profiles.emulation import Emulation
 from systems.profiles.profile import LayerProfile
 
 SHORTEST_SLEEP_S = 5e-5
-"""The system sleeps no shorter than this; what is left over is made up for by the next wait."""
+"""A sleep that is shorter than this takes longer than it should. It is left out, and the next wait
+is longer by as much."""
 
 
 class EmulatedDevice:
-    """What a rank's layers run on: one at a time, in the order in which they come.
+    """The device of a rank, on which its layers run one at a time, in the order of their calls.
 
-    As on a GPU, the layers of one pass are queued and follow each other at once, whatever the host
-    does meanwhile; and the host's own work before a pass (which here competes with all other ranks
-    for this machine's cores) does not count as time in which the device was idle.
+    The layers of one pass are queued, as on a GPU: each follows the one before at once, whatever
+    Python does in between. Nor does the device idle while Python prepares a pass: here all ranks
+    compete for a few cores, which the ranks of a real cluster do not.
     """
 
     def __init__(self) -> None:
+        """A device that is free now."""
         self._lock = threading.Lock()
         self._free_at = time.perf_counter()
         self._thread = threading.local()
         self.busy_s = 0.0
 
     def run(self, seconds: float, *, queued: bool) -> None:
-        """Return when `seconds` of work are done; `queued` behind the same thread's last work."""
+        """Wait until the device has done `seconds` of work.
+
+        Args:
+            queued: whether the work was in the queue when the last work ended, so that it began at
+                once. Else it begins now, less the time that this thread has computed since.
+        """
         host_s = time.thread_time() - getattr(self._thread, "host_at_end_s", time.thread_time())
         with self._lock:
             ready = self._free_at if queued else time.perf_counter() - host_s
@@ -56,7 +60,10 @@ class EmulatedDevice:
 
 
 class EmulatedLayer(nn.Module):
-    """One layer, or several in a row, as a profile describes them."""
+    """A layer that waits as long as a layer of a profile takes, or several layers in a row.
+
+    Its outputs have as many bytes as the profile says, divided by the emulation's scale.
+    """
 
     def __init__(
         self,
@@ -67,18 +74,23 @@ class EmulatedLayer(nn.Module):
         emulation: Emulation,
         device: EmulatedDevice,
     ) -> None:
-        """A layer that takes [b, in_features] and returns [b, out_features], scaled.
+        """Make a layer that takes [samples, in_features] and returns [samples, out_features].
 
         Args:
+            profile: what it costs.
             batch_size: samples that the profile's times and activations are for.
+            in_features: values of one sample in the inputs, divided by the scale already.
+            emulation: the scale of its sizes and the dilation of its times.
+            device: what it runs on.
         """
         super().__init__()
         self.operation = profile.operation
-        """As the profile names it: what the layer stands for."""
+        """The layer that this one stands for, as the profile names it."""
         self.in_features = in_features
         self.out_features = scaled(profile.activation_bytes / batch_size, emulation)
         self.queued = (False, False)
-        """Whether forward and backward follow another layer's at once."""
+        """Whether its forward pass, and whether its backward pass, follows that of another layer at
+        once."""
         self._profile, self._batch_size = profile, batch_size
         self._emulation, self._device = emulation, device
         if profile.parameter_bytes:
@@ -95,18 +107,19 @@ class EmulatedLayer(nn.Module):
         return outputs
 
     def seconds(self, samples: int) -> tuple[float, float]:
-        """Forward and backward seconds for these samples, dilated."""
+        """The seconds of the forward and of the backward pass for these samples, dilated."""
         share, p = samples / self._batch_size, self._profile
         forward_s = p.fixed_forward_s + (p.forward_s - p.fixed_forward_s) * share
         backward_s = p.fixed_backward_s + (p.backward_s - p.fixed_backward_s) * share
         return forward_s * self._emulation.dilate, backward_s * self._emulation.dilate
 
     def run(self, seconds: float, *, backward: bool) -> None:
-        """Wait on the device."""
+        """Wait until the device has done these seconds of work."""
         self._device.run(seconds, queued=self.queued[backward])
 
     def columns(self, index: int, count: int) -> "EmulatedLayer":
-        """The part of a linear layer that holds 1/count of its weight's columns."""
+        """The part of a linear layer that holds the `index`-th of `count` even slices of the
+        columns of its weight, and thus of its inputs."""
         p = self._profile
         bounds = (self.in_features * index // count, self.in_features * (index + 1) // count)
         part = replace(
@@ -127,7 +140,7 @@ class EmulatedLayer(nn.Module):
 
 
 class _Emulate(torch.autograd.Function):
-    """Forward and backward of an EmulatedLayer. Tensors of zeros that take no memory."""
+    """The two passes of an EmulatedLayer: waits, and zeros that take no memory."""
 
     @staticmethod
     def forward(
@@ -152,7 +165,7 @@ class _Emulate(torch.autograd.Function):
 
 
 class EmulatedOptimizer(torch.optim.Optimizer):
-    """Leaves parameters as they are: the profile has no optimizer, and so it takes no time."""
+    """An optimizer that leaves parameters as they are and takes no time: profiles have none."""
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         super().__init__(parameters, {})
@@ -169,7 +182,10 @@ def emulated_layers(
     emulation: Emulation,
     device: EmulatedDevice,
 ) -> nn.Sequential:
-    """A chain of emulated layers; the layers of one pass are queued on the device."""
+    """Emulated layers, one after the other; those of one pass are queued on the device.
+
+    See `EmulatedLayer` for the arguments; `in_features` is that of the first layer.
+    """
     made: list[EmulatedLayer] = []
     for index, layer in enumerate(layers):
         made.append(
@@ -183,9 +199,11 @@ def emulated_layers(
 
 
 def joined(layers: Sequence[LayerProfile], least_bytes: float) -> list[LayerProfile]:
-    """Layers in a row as one: a new one begins where a layer has `least_bytes` of parameters.
+    """Join neighbouring layers, so that fewer and longer waits stand for them.
 
-    Going backward, its gradient is then ready when the gradients of all of them are.
+    Every group but the first begins with a layer that has at least `least_bytes` of parameters. In
+    the backward pass that layer comes last in its group, so that its gradient is ready no earlier
+    than it would be by itself.
     """
     groups: list[list[LayerProfile]] = []
     for layer in layers:
@@ -199,6 +217,7 @@ def joined(layers: Sequence[LayerProfile], least_bytes: float) -> list[LayerProf
 
 
 def _as_one(layers: Sequence[LayerProfile]) -> LayerProfile:
+    """One layer that costs what these layers in a row cost together."""
     return LayerProfile(
         name=layers[0].name,
         operation=max(layers, key=lambda layer: layer.parameter_bytes).operation,
@@ -213,5 +232,5 @@ def _as_one(layers: Sequence[LayerProfile]) -> LayerProfile:
 
 
 def scaled(size_bytes: float, emulation: Emulation) -> int:
-    """Values of float32 that stand for so many bytes; at least one."""
+    """The number of float32 values that stand for so many bytes of the real model, at least one."""
     return max(1, round(size_bytes / 4 / emulation.scale))

@@ -1,4 +1,10 @@
-"""How an emulated cluster differs from the one that it stands for."""
+"""How an emulated cluster differs from the one that it stands for: `scale` and `dilate`.
+
+This machine cannot carry the messages of a fast cluster at their real size in their real time.
+Dividing all message sizes by `scale` makes a slow link take as long for them as the fast one takes
+for the real ones. Multiplying all durations by `dilate` leaves the ranks' own Python small beside
+them. A link of R bits/s is then emulated by one of R / (scale * dilate) bits/s.
+"""
 
 from dataclasses import dataclass
 
@@ -7,7 +13,7 @@ from systems.schema import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Emulation:
-    """How an emulated cluster differs from the one it stands for."""
+    """The two factors between an emulated cluster and the one that it stands for."""
 
     scale: float = 1.0
     """Message sizes and link rates are divided by this."""
@@ -20,5 +26,5 @@ class Emulation:
                 raise InputError(f"--{name} {value:g}: give more than 0")
 
     def rate_bits_per_s(self, bandwidth_bits_per_s: float) -> float:
-        """The rate of the link that stands for one of this bandwidth."""
+        """The rate of the emulated link that stands for a link of this bandwidth."""
         return float(round(bandwidth_bits_per_s / (self.scale * self.dilate)))

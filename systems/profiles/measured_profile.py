@@ -10,21 +10,25 @@ from systems import measure
 from systems.profiles.profile import LayerProfile, ModelProfile
 
 FORWARD_PASSES = 10
-"""Measuring every layer once lasts as long as so many passes through the whole model: layers by
-themselves, with fresh inputs and gradients (measured with ResNet-50 and VGG-16 on a CPU)."""
+"""Measuring every layer once takes as long as this many forward passes through the whole model:
+each layer runs alone, with fresh inputs and gradients (measured with ResNet-50 and VGG-16 on a
+CPU)."""
 SHORT_PASS_S = 0.05
-"""An estimate from so short a pass takes more samples."""
+"""A pass that is shorter than this is mostly Python's own time; the estimate then takes more
+samples."""
 LAYER_COPIES = 4
-"""The largest layer's input and output are in memory so often while it is measured: values,
-gradients, copies, and what the rest of the model holds meanwhile."""
+"""How many times the input and output of the largest layer fit into the memory that measuring
+takes: values, gradients, copies, and what the rest of the model holds meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """What it takes to measure a model with `profile_model`, estimated."""
+    """An estimate of what it takes to measure a model with `profile_model`."""
 
     seconds: float
+    """How long it takes."""
     memory_bytes: float
+    """The memory that it needs."""
 
     def __str__(self) -> str:
         minutes = self.seconds / 60
@@ -33,13 +37,11 @@ class Effort:
 
 
 def effort(model: nn.Module, images: Tensor, *, repetitions: int) -> Effort:
-    """Estimate what `profile_model` with the same arguments takes, from a pass of a few samples.
-
-    Every layer runs forward and backward `repetitions` times, and once more before they count.
-    """
+    """Estimate what `profile_model` with the same arguments takes, from a pass of a few samples."""
     few, largest, pass_s = images[:2], 0, 0.0
 
     def after(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """A layer has run: is it the largest so far?"""
         nonlocal largest
         largest = max(largest, inputs[0].nbytes + output.nbytes)
 
@@ -62,7 +64,7 @@ def effort(model: nn.Module, images: Tensor, *, repetitions: int) -> Effort:
     samples = len(images) / len(few)
     weights = 2 * sum(p.nbytes for p in model.parameters())  # with gradients
     return Effort(
-        seconds=pass_s * samples * FORWARD_PASSES * (repetitions + 1),
+        seconds=pass_s * samples * FORWARD_PASSES * (repetitions + 1),  # one to warm up
         memory_bytes=LAYER_COPIES * largest * samples + weights,
     )
 
@@ -70,19 +72,26 @@ def effort(model: nn.Module, images: Tensor, *, repetitions: int) -> Effort:
 def profile_model(
     model: nn.Module, images: Tensor, *, name: str, device_kind: str, repetitions: int = 5
 ) -> ModelProfile:
-    """Measure every leaf layer of `model` on `images` [B, ...], on the device they are on.
+    """Measure every layer of `model` on `images` [B, ...], on the device that both are on.
 
-    In one forward pass each leaf, when its turn comes, is timed by itself on a copy of what it
-    reads, forward and backward, so that in-place layers and branches are no obstacle, and there is
-    memory for one layer's inputs at a time.
-    Operators that are not modules (additions, concatenations) are not seen. `inputs` is the order
-    of execution. A leaf that runs several times is a layer each time.
+    A layer here is a leaf: a module without modules inside it. In one forward pass each leaf, when
+    its turn comes, is timed by itself, forward and backward, on a copy of what it reads. So layers
+    that work in place and branches are no obstacle, and memory is needed for the inputs of one
+    layer at a time. Operators that are not modules (additions, concatenations) are not seen. Every
+    layer is said to read the one that ran before it. A leaf that runs several times is a layer each
+    time.
+
+    Args:
+        name: what the profile calls the model.
+        device_kind: what the profile calls the device.
+        repetitions: how often each layer is timed; the median counts.
     """
     layers: list[LayerProfile] = []
     buffers = {buffer_name: buffer.clone() for buffer_name, buffer in model.named_buffers()}
     measuring = False
 
     def before(leaf_name: str, leaf: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """A leaf is about to run: measure it first."""
         nonlocal measuring
         if measuring:  # this call is itself a measurement
             return
@@ -120,7 +129,11 @@ def profile_model(
 def _profile_leaf(
     name: str, leaf: nn.Module, inputs: Tensor, previous: tuple[str, ...], repetitions: int
 ) -> LayerProfile:
-    """Forward and backward of one layer; backward includes the gradient of its inputs."""
+    """Time both passes of one leaf; the backward pass includes the gradient of its inputs.
+
+    Args:
+        previous: the name of the layer that ran before, if there is one.
+    """
     data = inputs.requires_grad_(inputs.is_floating_point())
     parameters = list(leaf.parameters())
 

@@ -1,7 +1,8 @@
-"""Per-layer profiles: what every layer of a model costs on one device type.
+"""Per-layer profiles: what every layer of a model costs on one kind of device.
 
 A profile is measured on this machine (`systems.profiles.measured_profile`), or read from a file
-that someone measured: our JSON, or the `graph.txt` format of PipeDream and SparsePipe.
+that someone measured: our JSON, or the `graph.txt` format of PipeDream and SparsePipe
+(`systems.profiles.graph_file`).
 """
 
 from collections.abc import Mapping
@@ -14,21 +15,26 @@ from systems.schema import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class LayerProfile:
-    """One layer on one device at the profile's batch size."""
+    """What one layer costs on one device, for a whole batch of the profile's size."""
 
     name: str
+    """The name of the layer in its model."""
     operation: str
     """The layer as PyTorch prints it, such as "Linear(in_features=9216, ...)"."""
     forward_s: float
+    """Seconds of the forward pass."""
     backward_s: float
+    """Seconds of the backward pass, the gradient of the inputs included."""
     activation_bytes: int
-    """Size of the layer's output for the whole batch."""
+    """Size of the layer's output."""
     parameter_bytes: int
+    """Size of the layer's parameters."""
     inputs: tuple[str, ...] = ()
     """Names of the layers whose outputs this one reads."""
     fixed_forward_s: float = 0.0
     """The part of `forward_s` that does not grow with the batch; known from two batch sizes."""
     fixed_backward_s: float = 0.0
+    """The same part of `backward_s`."""
 
     def __post_init__(self) -> None:
         for name in ("forward_s", "backward_s", "activation_bytes", "parameter_bytes"):
@@ -42,11 +48,15 @@ class ModelProfile:
     """All layers of a model, in an order in which they can run."""
 
     name: str
+    """The name of the model."""
     device: str
+    """The kind of device, as cluster files name it, such as "V100"."""
     batch_size: int
+    """The samples in the batch that was measured."""
     source: str
     """Who measured this, where."""
     layers: tuple[LayerProfile, ...]
+    """Every layer after those whose outputs it reads."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -70,7 +80,13 @@ class ModelProfile:
         return sum(layer.parameter_bytes for layer in self.layers)
 
     def at_batch_size(self, batch_size: int) -> "ModelProfile":
-        """The profile scaled to another batch: linear in the samples, beside the fixed parts."""
+        """The profile for a batch of another size.
+
+        Times and activations grow linearly with the samples, except for the fixed parts of times.
+
+        Raises:
+            InputError: the batch has no samples.
+        """
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: give 1 or more samples")
         factor = batch_size / self.batch_size
@@ -78,7 +94,7 @@ class ModelProfile:
         return replace(self, batch_size=batch_size, layers=layers)
 
     def slowed(self, factor: float, why: str) -> "ModelProfile":
-        """The profile of a device that is `factor` times slower; `why` joins the source."""
+        """The profile of a device that is `factor` times slower; `why` is added to the source."""
         layers = tuple(
             replace(
                 layer,
@@ -93,6 +109,7 @@ class ModelProfile:
 
 
 def _scaled(layer: LayerProfile, factor: float) -> LayerProfile:
+    """The layer for a batch that is `factor` times as large."""
     forward = layer.fixed_forward_s + (layer.forward_s - layer.fixed_forward_s) * factor
     backward = layer.fixed_backward_s + (layer.backward_s - layer.fixed_backward_s) * factor
     activation = round(layer.activation_bytes * factor)
@@ -100,15 +117,24 @@ def _scaled(layer: LayerProfile, factor: float) -> LayerProfile:
 
 
 def with_fixed_parts(large: ModelProfile, small: ModelProfile) -> ModelProfile:
-    """`large` with the fixed part of every layer's time, from a second, smaller batch size.
+    """The profile `large` with the fixed part of every layer's times.
 
-    A straight line through the two times; a negative intercept (noise) counts as zero.
+    The fixed part is what remains at batch size 0 on a straight line through the times at two batch
+    sizes. Noise can make it negative; it then counts as 0.
+
+    Args:
+        large: the profile at the larger batch size.
+        small: the profile of the same model at the smaller one.
+
+    Raises:
+        InputError: the two are not of one model, or not at two batch sizes.
     """
     if small.batch_size >= large.batch_size or len(small.layers) != len(large.layers):
         raise InputError("fixed parts need two profiles of one model, at two batch sizes")
     ratio = small.batch_size / large.batch_size
 
     def intercept(at_large: float, at_small: float) -> float:
+        """The seconds of a batch without samples, from those of the two batches."""
         return min(max(0.0, (at_small - at_large * ratio) / (1 - ratio)), at_small, at_large)
 
     layers = tuple(
@@ -123,19 +149,24 @@ def with_fixed_parts(large: ModelProfile, small: ModelProfile) -> ModelProfile:
 
 
 def load(path: Path) -> ModelProfile:
-    """The profile in a JSON file written by `save`.
+    """Read a profile from a JSON file that `save` has written.
 
     Raises:
-        InputError: no such file, or not a profile.
+        InputError: there is no such file, or it holds no profile.
     """
     return schema.load(ModelProfile, path, "profile", "launch profile")
 
 
 def named(name: str, shipped: Mapping[str, Path], flag: str) -> ModelProfile:
-    """The profile that a flag's value names: one of those that ship, or a JSON file.
+    """Read the profile that a user names, either one that ships or a JSON file.
+
+    Args:
+        name: what the user wrote.
+        shipped: the files of the profiles that ship, by name.
+        flag: the option that the user wrote it for, for messages.
 
     Raises:
-        InputError: neither.
+        InputError: no profile of that name ships, and it is no JSON file.
     """
     if name in shipped or Path(name).suffix == ".json":
         return load(shipped.get(name, Path(name)))

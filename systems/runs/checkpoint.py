@@ -1,4 +1,4 @@
-"""Checkpoints of a run: every so many steps, whole or not there at all; where a run goes on.
+"""Checkpoints of a run: made every so many steps, whole or not at all, and read to go on.
 
 checkpoints/step-00000100/     every rank's tensors (systems.runs.part_files), and a manifest
 checkpoints/final/             the same after the last step: the trained model
@@ -32,7 +32,7 @@ PARTIAL, ASIDE = "partial-", "aside-"
 
 
 class Checkpoints:
-    """Those of one run: the one that it goes on from, and those that it makes."""
+    """The checkpoints of one run: the one that it goes on from, and those that it makes."""
 
     def __init__(
         self,
@@ -44,31 +44,44 @@ class Checkpoints:
         layout: str = "",
         found: Found | None = None,
     ) -> None:
-        """In `folder` every `every` steps (0: none), of which the last `keep` stay; the run goes on
-        from `found`."""
+        """Say what is saved, and where the run goes on.
+
+        Args:
+            folder: where checkpoints are made.
+            every: steps between two checkpoints; 0: none are made.
+            keep: how many of the last checkpoints stay.
+            layout: world size and who does what, in words.
+            found: the checkpoint that the run goes on from; None: it begins at its beginning.
+        """
         self._world, self._folder, self._every, self._keep = world, folder, every, keep
         self._layout, self._found = layout, found
 
     @classmethod
     def off(cls, world: World) -> "Checkpoints":
-        """None are made, and the run begins at its beginning."""
+        """Make no checkpoints, and begin the run at its beginning."""
         return cls(world, Path(), every=0, keep=0)
 
     @property
     def first_step(self) -> int:
-        """The first step to do."""
+        """The first step that is left to do."""
         return self._found.manifest.step if self._found else 0
 
     def first_batch(self, samples_per_step: int) -> int:
-        """The first batch to take: not `first_step` where batches had another size before."""
+        """The number of the first batch to take, so that no sample is seen twice.
+
+        It is not `first_step` where batches had another size before.
+        """
         seen = self._found.manifest.samples_seen if self._found else 0
         return -(-seen // samples_per_step)
 
     def segments(self, steps: int) -> Iterator[tuple[int, int]]:
-        """From the first step to do to before `steps`, cut where checkpoints are made.
+        """The steps that are left, cut where checkpoints are made: (first, end) of each segment.
+
+        Args:
+            steps: the number of steps of the whole run.
 
         Raises:
-            InputError: that many are done already.
+            InputError: that many steps are done already.
         """
         begin = self.first_step
         if begin >= steps:
@@ -82,7 +95,7 @@ class Checkpoints:
             begin = end
 
     def restore_model(self, model: nn.Module) -> None:
-        """Load all parameters and buffers, whoever held them.
+        """Load all parameters and buffers of the whole model, whichever rank has saved them.
 
         Raises:
             InputError: the checkpoint is of another model.
@@ -102,8 +115,11 @@ class Checkpoints:
         fill(named, self._found.path)
 
     def restore(self, state: State) -> None:
-        """Load what optimizers keep; and, where every rank has the part that it had, what it has
-        for itself alone. The model must have been restored when its parts were given out."""
+        """Load the state of the optimizers, after `restore_model`.
+
+        Where every rank has the part of the model that it had, its random state and its statistics
+        of batch normalisation are loaded as well.
+        """
         if self._found is None:
             return
         saved = written(self._found.path)
@@ -114,11 +130,16 @@ class Checkpoints:
             state.set_random_state(own)
 
     def save(self, step: int, steps: int, state: State, samples_seen: int) -> None:
-        """After `step` of `steps`: save, if it is time. All ranks must come, with nothing on its
-        way between them.
+        """Save a checkpoint, if it is time for one.
+
+        All ranks must call this together, with no message on its way between them.
 
         Args:
-            samples_seen: by all ranks, in all steps: the position in the data.
+            step: how many steps are done.
+            steps: how many the whole run has; after the last one the trained model is saved.
+            state: what this rank has to save.
+            samples_seen: the samples that all ranks have seen in all steps: the position in the
+                data.
 
         Raises:
             DiskError: a rank could not write; all ranks raise it.
@@ -137,7 +158,11 @@ class Checkpoints:
                 raise
 
     def _begin(self, step: int) -> Path:
-        """A new temporary folder, the same on all ranks."""
+        """Make a temporary folder on rank 0; returns its path on all ranks.
+
+        Raises:
+            RuntimeError: a rank does not see the folder.
+        """
         told: list[Any] = [None]
 
         def make() -> None:
@@ -156,7 +181,8 @@ class Checkpoints:
         return partial
 
     def _commit(self, partial: Path, step: int, steps: int, samples_seen: int) -> None:
-        """On rank 0: the temporary folder gets its name, and the oldest checkpoints go."""
+        """Give the temporary folder its own name, and remove the oldest checkpoints. Rank 0 does it
+        alone."""
         if self._world.rank:
             return
         path = self._folder / (manifest.name(step) if step < steps else FINAL)
@@ -165,7 +191,11 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def _together(self, step: int, work: Callable[[], None]) -> None:
-        """Do this rank's part of a checkpoint; all ranks raise what went wrong on any of them."""
+        """Do this rank's part of a checkpoint, `work`.
+
+        Raises:
+            DiskError: on all ranks, if any of them could not write.
+        """
         failure = None
         try:
             work()
@@ -184,16 +214,22 @@ class Checkpoints:
 def open_checkpoints(
     world: World, folder: Path, *, every: int, keep: int, layout: str, resume: str
 ) -> Checkpoints:
-    """Find where to go on, on all ranks alike; rank 0 says so.
+    """Open the checkpoints of a run, and find the one to go on from. All ranks must call this.
+
+    Rank 0 looks, prints what it has found, and tells the others.
 
     Args:
-        folder: of the run's checkpoints.
-        layout: world size and who does what.
-        resume: "auto", from the newest sound checkpoint of `folder`; "never"; or, where `folder`
-            has none, from one elsewhere, see `systems.runs.manifest.find`.
+        folder: where the checkpoints of the run are.
+        every: steps between two checkpoints; 0: none are made.
+        keep: how many of the last checkpoints stay.
+        layout: world size and who does what, in words.
+        resume: "never" begins anew. "auto" goes on from the newest sound checkpoint of `folder`, if
+            there is one. A path does the same, and names where to go on from if there is none; see
+            `systems.runs.manifest.find`.
 
     Raises:
-        InputError: no sound checkpoint there.
+        InputError: there is no sound checkpoint at that path.
+        DiskError: `folder` cannot be written.
     """
     told: list[Any] = [None]
     if world.rank == 0:
@@ -217,8 +253,11 @@ def open_checkpoints(
 
 
 def _first(folder: Path, resume: str) -> Found | None:
-    """Where to go on; half written checkpoints are removed, and those that are passed over are set
-    aside: the run will come to their steps again."""
+    """Find the checkpoint to go on from, and tidy up.
+
+    Half written checkpoints are removed. Those after the one that is found, which are not sound,
+    get another name: the run will come to their steps again.
+    """
     own = None if resume == "never" else manifest.newest(folder)
     for path in manifest.steps_in(folder):
         if own is None or path > own.path:
@@ -229,10 +268,10 @@ def _first(folder: Path, resume: str) -> Found | None:
 
 
 def read_model(path: Path) -> dict[str, Tensor]:
-    """The parameters and buffers in a checkpoint, by name; needs no other ranks.
+    """Read the parameters and buffers in a checkpoint, by name; no other rank is needed.
 
     Raises:
-        InputError: no checkpoint there, or not one of this version.
+        InputError: there is no checkpoint, or one of an older version.
     """
     named = written(path).items()
     tensors = {

@@ -1,8 +1,8 @@
-"""Folders of checkpoints: which are sound, which is the newest.
+"""Folders of checkpoints: which of them are sound, and which is the newest.
 
-A checkpoint is written under another name. Its manifest, with the size and SHA-256 of every file,
-comes last; then the folder gets its own name. One that was cut short or changed since does not fit
-its manifest.
+A checkpoint is written into a folder with a temporary name. Its manifest, which lists the size and
+SHA-256 of every file, is written last; then the folder gets its own name. A checkpoint that was cut
+short, or changed since, does not fit its manifest.
 """
 
 import fnmatch
@@ -27,7 +27,9 @@ class File:
     """One file of a checkpoint, as it was written."""
 
     bytes: int
+    """Its size."""
     sha256: str
+    """Its checksum, in hexadecimal digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,27 +37,34 @@ class Manifest:
     """What a checkpoint says of itself."""
 
     step: int
-    """Steps that were done; the next one has this number."""
+    """How many steps were done; the next one has this number."""
     samples_seen: int
-    """By all workers together: the position in the data."""
+    """The samples that all workers together had seen: the position in the data."""
     layout: str
-    """World size and who did what."""
+    """World size and who did what, in words."""
     files: dict[str, File] = field(default_factory=dict)
+    """All files beside the manifest, by name."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A sound checkpoint."""
+    """A sound checkpoint that a search has found."""
 
     path: Path
+    """Its folder."""
     manifest: Manifest
+    """What it says of itself."""
 
 
 def find(path: Path) -> Found:
-    """The checkpoint that a user names: one, or the newest sound one of a run's record.
+    """Find the checkpoint that a user names.
+
+    Args:
+        path: a checkpoint, or the record of a run or its folder of checkpoints, of which the newest
+            sound one is meant.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no sound checkpoint.
     """
     if (path / MANIFEST).is_file():
         try:
@@ -72,7 +81,8 @@ def find(path: Path) -> Found:
 
 
 def newest(folder: Path) -> Found | None:
-    """The last checkpoint of a folder that is sound; others are named on stderr."""
+    """The newest sound checkpoint of a folder, if it has one; newer ones that are not sound are
+    named on stderr."""
     for path in steps_in(folder):
         try:
             return Found(path, read_manifest(path))
@@ -82,7 +92,7 @@ def newest(folder: Path) -> Found | None:
 
 
 def name(step: int) -> str:
-    """The folder's name of the checkpoint after a step."""
+    """What the folder of the checkpoint after `step` steps is called."""
     return f"step-{step:08}"
 
 
@@ -92,18 +102,20 @@ def steps_in(folder: Path) -> list[Path]:
 
 
 def newest_name(folder: Path) -> str | None:
-    """The name of the last checkpoint of a folder, sound or not; None: there is none."""
+    """The name of the newest checkpoint of a folder, sound or not; None if there is none."""
     if (folder / FINAL).is_dir():
         return FINAL
     return next((path.name for path in steps_in(folder)), None)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read the manifest of a checkpoint, compare every file with its checksum, and check the
-    description of the tensors. The manifest must list every file of tensors, and no other file.
+    """Read the manifest of a checkpoint, and check that the checkpoint is sound.
+
+    It is sound if the manifest lists every file of tensors and no other file, if every file has the
+    size and checksum that are listed, and if the tensors in the files are whole.
 
     Raises:
-        ValueError: saying what is wrong.
+        ValueError: the checkpoint is not sound; the text says why.
     """
     from systems.runs.part_files import FILES, OLD, written  # torch, which names alone do not need
 
@@ -135,8 +147,13 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def commit(partial: Path, path: Path, *, step: int, samples_seen: int, layout: str) -> None:
-    """Make a checkpoint of a folder whose files are on the disk: see `Manifest`. One of that path
-    is replaced."""
+    """Make a checkpoint of a temporary folder whose files are on the disk already.
+
+    Args:
+        partial: the temporary folder.
+        path: the name that it gets; a checkpoint of that name is replaced.
+        step, samples_seen, layout: see `Manifest`.
+    """
     table = schema.dump(
         Manifest(step=step, samples_seen=samples_seen, layout=layout, files=_files(partial))
     )
@@ -152,6 +169,7 @@ def commit(partial: Path, path: Path, *, step: int, samples_seen: int, layout: s
 
 
 def _files(folder: Path) -> dict[str, File]:
+    """The files of tensors in a folder, by name."""
     from systems.runs.part_files import FILES
 
     return {
@@ -161,7 +179,7 @@ def _files(folder: Path) -> dict[str, File]:
 
 
 def _sync(folder: Path) -> None:
-    """Put a folder's names on the disk."""
+    """Put the names of a folder's files on the disk, so that they survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -170,10 +188,12 @@ def _sync(folder: Path) -> None:
 
 
 def _digest(table: Any) -> str:
+    """The checksum of a manifest's content."""
     return hashlib.sha256(schema.to_json(table, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
+    """The checksum of a file."""
     sha = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):

@@ -3,9 +3,17 @@
     write({"a": tensor, "b": Parts((8, 4), {(0, 0): rows})}, folder)      # on all ranks
     fill({"a": tensor, "b": Parts((8, 4), {(0, 2): columns})}, folder)            # on any rank
 
-Several ranks may give one tensor, or its parts; what is read may be parted in other ways. Every
-file says of itself what it holds (`systems.runs.tensor_files`); where in which tensor its parts
-belong stands in its notes.
+A tensor may be written in other parts than it is read in:
+
+    written by rank 0, rank 1        read by rank 0 | rank 1
+        +-------------+                  +------+------+
+        |   rank 0    |                  |      |      |
+        +-------------+       ->         |  0   |   1  |
+        |   rank 1    |                  |      |      |
+        +-------------+                  +------+------+
+
+So a run can go on in a world with other ranks or roles. Every file describes its own tensors
+(`systems.runs.tensor_files`); its notes say where in which tensor its parts belong.
 """
 
 import itertools
@@ -28,7 +36,8 @@ from systems.schema import InputError
 
 FILES = "rank-*.safetensors"
 PARTS = "parts"
-"""The note with JSON that gives for the name of every part in the file its `Part`."""
+"""The name of the note in a file that says where its parts belong: JSON with a `Part` for each
+name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +45,7 @@ class Part:
     """The place of a part in its tensor."""
 
     tensor: str
+    """The name of the tensor."""
     shape: tuple[int, ...]
     """The shape of the whole tensor."""
     offsets: Offsets
@@ -44,29 +54,37 @@ class Part:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part, or a whole tensor, that is saved."""
+    """A part, or a whole tensor, in a file."""
 
     file: TensorFile
+    """The file that has it."""
     name: str
+    """Its name in the file."""
     offsets: Offsets
+    """Where in the tensor it begins."""
     sizes: tuple[int, ...]
+    """Its shape."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A tensor that is saved: its shape, its dtype, and the pieces that together are its values."""
+    """A tensor in the files of a folder."""
 
     shape: tuple[int, ...]
+    """The shape of the whole tensor."""
     dtype: torch.dtype
+    """The type of its values."""
     pieces: list[Piece]
+    """The pieces that together are its values."""
 
 
 def write(tensors: Named, folder: Path) -> None:
-    """Write what all ranks have into `folder`, and put it on the disk; all ranks must come.
-    The lowest rank writes what several ranks have.
+    """Write this rank's tensors and parts into its file in `folder`, and put it on the disk.
+
+    All ranks must call this together. Of what several ranks have, the lowest rank writes it.
 
     Raises:
-        OSError: the system refused what this rank wrote; other ranks do not know.
+        OSError: this rank could not write; the other ranks do not know.
     """
     held = {
         Part(tensor=name, shape=whole.shape, offsets=offsets): piece
@@ -91,10 +109,10 @@ def write(tensors: Named, folder: Path) -> None:
 
 
 def fill(tensors: Named, folder: Path) -> None:
-    """Read the tensors in place; no other rank is needed.
+    """Read values from the files in `folder` into these tensors; no other rank is needed.
 
     Raises:
-        InputError: one is not there, or has another shape.
+        InputError: a tensor is not there, or has another shape.
     """
     saved = written(folder)
     for name, value in tensors.items():
@@ -109,10 +127,10 @@ def fill(tensors: Named, folder: Path) -> None:
 
 
 def written(folder: Path) -> Mapping[str, Saved]:
-    """What is there, by name.
+    """The tensors that the files in `folder` describe, by name; values are not read.
 
     Raises:
-        InputError: nothing is there, or not what `write` writes.
+        InputError: there are no such files, or their parts do not make whole tensors.
     """
     paths = sorted(folder.glob(FILES))
     if not paths:
@@ -136,6 +154,7 @@ def written(folder: Path) -> Mapping[str, Saved]:
 
 
 def _overlap(one: Piece, other: Piece) -> bool:
+    """Whether two pieces of one tensor have values in common."""
     sides = zip(one.offsets, one.sizes, other.offsets, other.sizes, strict=True)
     return all(max(a, b) < min(a + m, b + n) for a, m, b, n in sides)
 
@@ -148,7 +167,11 @@ OLD = (
 
 
 def _pieces(file: TensorFile, path: Path) -> Iterator[tuple[Part, Piece]]:
-    """What a file holds."""
+    """The pieces in a file, each with its place in its tensor.
+
+    Raises:
+        InputError: a piece lies outside of its tensor.
+    """
     try:
         parts = json.loads(file.notes.get(PARTS, "{}"))
     except (ValueError, RecursionError):
@@ -168,7 +191,8 @@ def _pieces(file: TensorFile, path: Path) -> Iterator[tuple[Part, Piece]]:
 
 
 def _copy(piece: Piece, wanted: Mapping[Offsets, Tensor]) -> int:
-    """Copy what a saved piece and the wanted ones have in common; the number of values."""
+    """Copy from a saved piece all values that the wanted parts, by offsets, have in common with it;
+    returns their number."""
     copied, values = 0, None
     for offsets, target in wanted.items():
         begin = [max(a, b) for a, b in zip(piece.offsets, offsets, strict=True)]
@@ -189,5 +213,8 @@ def _copy(piece: Piece, wanted: Mapping[Offsets, Tensor]) -> int:
 
 
 def _box(begin: list[int], end: list[int], offsets: Offsets) -> tuple[slice, ...]:
-    """The box from `begin` to `end` of a tensor, within a part of it that begins at `offsets`."""
+    """The slices of a part that cut out the box from `begin` to `end` of the whole tensor.
+
+    The part begins at `offsets` of the tensor.
+    """
     return tuple(slice(a - o, b - o) for a, b, o in zip(begin, end, offsets, strict=True))

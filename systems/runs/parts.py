@@ -7,29 +7,44 @@ from math import prod
 from torch import Tensor
 
 Offsets = tuple[int, ...]
+"""Where in a tensor a part begins: an index for each dimension."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Parts of a tensor of this shape, each where it begins."""
+    """Parts of a tensor, which together need not be the whole."""
 
     shape: tuple[int, ...]
+    """The shape of the whole tensor."""
     pieces: Mapping[Offsets, Tensor]
+    """The parts, by the offsets at which they begin in the tensor."""
 
 
 Named = dict[str, Tensor | Parts]
+"""Whole tensors and parts of tensors, by the names of the tensors."""
 
 
 def as_parts(value: Tensor | Parts) -> Parts:
-    """A whole tensor as its only part."""
+    """The parts of a value; a whole tensor is its own only part."""
     if isinstance(value, Parts):
         return value
     return Parts(tuple(value.shape), {(0,) * value.ndim: value})
 
 
 def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[Offsets, Offsets]]:
-    """The values `start` to before `stop` of a flattened tensor, as offsets and sizes of boxes of
-    it, in order: the end of a row, whole rows, the beginning of a row."""
+    """The values from `start` to before `stop` of a flattened tensor, as boxes of the tensor.
+
+    A stretch of a matrix is at most three boxes: the end of a row, whole rows, and the beginning of
+    a row. With more dimensions, the ends are cut into boxes in the same way. Values 2 to 8 of a
+    tensor of shape (3, 4):
+
+        . . a a        a: offsets (0, 2), sizes (1, 2)
+        b b b b        b: offsets (1, 0), sizes (1, 4)
+        c . . .        c: offsets (2, 0), sizes (1, 1)
+
+    Yields:
+        The offsets and the sizes of every box, in the order of the values.
+    """
     if start >= stop:
         return
     if len(shape) < 2:
@@ -49,6 +64,7 @@ def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[Offsets
 def _in_row(
     shape: Sequence[int], index: int, start: int, stop: int
 ) -> Iterator[tuple[Offsets, Offsets]]:
+    """The same for values that all lie in the row of that index."""
     before = index * prod(shape[1:])
     for offsets, sizes in boxes(shape[1:], start - before, stop - before):
         yield (index, *offsets), (1, *sizes)

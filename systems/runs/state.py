@@ -27,27 +27,31 @@ from systems.runs.parts import (
 )
 
 MODEL, OPTIMIZER, OWN = "model", "optimizer", "own"
-"""First words of names: a parameter or buffer; what an optimizer keeps for a parameter; what a
-rank has for itself."""
+"""The first words of names in a checkpoint: of parameters and buffers; of what an optimizer keeps
+for a parameter, such as its momentum; and of what a rank has for itself alone."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a parameter of the model a tensor belongs that is trained here."""
+    """Where the values of a tensor that is trained here belong in a parameter of the model."""
 
     parameter: Tensor
+    """The parameter."""
     parts: Callable[[Tensor], Mapping[Offsets, Tensor]]
-    """Of a tensor like the trained one (its momentum, say): its pieces of the parameter's."""
+    """Cuts a tensor like the trained one (such as its momentum) into parts of one like the
+    parameter, by the offsets at which they begin there."""
 
 
 def box(parameter: Tensor, offsets: Offsets) -> Place:
-    """The trained tensor is a box of the parameter that begins at `offsets`."""
+    """The place of a trained tensor that is a box of the parameter and begins at `offsets`."""
     return Place(parameter, lambda values: {offsets: values.detach()})
 
 
 def stretch(parameter: Tensor, first: int, start: int, count: int) -> Place:
-    """`count` values of the flat trained tensor, from `start` on, are the values of the flattened
-    parameter from `first` on."""
+    """The place of a stretch of a flat trained tensor, such as a bucket of several parameters.
+
+    Its `count` values from `start` on are the values of the flattened parameter from `first` on.
+    """
 
     def parts(values: Tensor) -> dict[Offsets, Tensor]:
         found, position = {}, start
@@ -60,18 +64,20 @@ def stretch(parameter: Tensor, first: int, start: int, count: int) -> Place:
 
 
 def _whole(values: Tensor) -> dict[Offsets, Tensor]:
+    """A tensor as its own only part."""
     return {(0,) * values.ndim: values}
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Its parameters and buffers."""
+    """The parameters and buffers of a model, by name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 class State:
-    """What this rank holds of a model."""
+    """What this rank holds of a model and must save."""
 
     def __init__(self, model: nn.Module, rank: int) -> None:
+        """Hold nothing yet; names are those of the whole model."""
         self._names = {id(tensor): name for name, tensor in named_tensors(model).items()}
         self._rank = rank
         self._held: Named = {}
@@ -79,7 +85,7 @@ class State:
         self._trained: list[tuple[Tensor, torch.optim.Optimizer, Sequence[Place]]] = []
 
     def add(self, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Hold a part of the model; `optimizer` trains it, unless others do."""
+        """Hold a part of the model, which `optimizer` trains, if this rank trains it."""
         for parameter in module.parameters():
             self._held[self._name(parameter)] = parameter
             if optimizer is not None and parameter.requires_grad:
@@ -90,19 +96,20 @@ class State:
     def train(
         self, tensor: Tensor, optimizer: torch.optim.Optimizer, places: Sequence[Place]
     ) -> None:
-        """Train a tensor that has values of these places in the model's parameters."""
+        """Note that `optimizer` trains a tensor whose values belong to these places."""
         self._trained.append((tensor, optimizer, places))
 
     def hold(self, place: Place, tensor: Tensor) -> None:
-        """Hold the part of a parameter that is `tensor`."""
+        """Hold `tensor`, which is the part of a parameter that `place` says."""
         shape = tuple(place.parameter.shape)
         self._held[self._name(place.parameter)] = Parts(shape, place.parts(tensor))
 
     def _name(self, tensor: Tensor) -> str:
+        """The name of a parameter or buffer of the model."""
         return self._names[id(tensor)]
 
     def tensors(self) -> Named:
-        """All of it, by name: to be saved."""
+        """Everything that this rank must save, by name."""
         named: Named = {f"{MODEL}/{name}": held for name, held in self._held.items()}
         for tensor, optimizer, places in self._trained:
             for key, value in optimizer.state[tensor].items():
@@ -111,11 +118,13 @@ class State:
         return named | self.own()
 
     def optimizer_tensors(self, saved: Mapping[str, Saved]) -> Named:
-        """The tensors of the optimizers' state that are in `saved`, by name. They are new, the
-        optimizers already have them, and their values are still to be read.
+        """Give the optimizers new tensors for the state that a checkpoint has of them.
 
         Args:
-            saved: tensors in a checkpoint, by name.
+            saved: the tensors in the checkpoint, by name.
+
+        Returns:
+            The new tensors, by name. Their values are still to be read.
         """
         named: Named = {}
         for tensor, optimizer, places in self._trained:
@@ -132,7 +141,12 @@ class State:
     def _placed(
         self, key: str, value: Tensor, tensor: Tensor, places: Sequence[Place]
     ) -> dict[str, Parts]:
-        """What an optimizer keeps, by name: values like the trained tensor's, or a scalar."""
+        """A value that an optimizer keeps for a trained tensor, by the names of its parameters.
+
+        Args:
+            key: what the optimizer calls it, such as "momentum_buffer".
+            value: a tensor like the trained one, which is cut into parts, or a scalar.
+        """
         named = {}
         for place in places:
             parts = Parts(tuple(value.shape), _whole(value))
@@ -142,18 +156,19 @@ class State:
         return named
 
     def own(self) -> Named:
-        """What is this rank's alone; its random state is a copy, see `set_random_state`."""
+        """What belongs to this rank alone, by name: buffers, and a copy of its random state."""
         named: Named = {f"{OWN}/{self._rank}/{name}": value for name, value in self._own.items()}
         return named | {f"{OWN}/{self._rank}/{k}": v for k, v in _random_state().items()}
 
     def set_random_state(self, named: Named) -> None:
-        """Go on with the random state of `own`, after it has been filled."""
+        """Go on with the random state in `named`: what `own` has returned, filled with values
+        from a checkpoint."""
         prefix = f"{OWN}/{self._rank}/"
         _set_random_state({name.removeprefix(prefix): value for name, value in named.items()})
 
 
 def _random_state() -> dict[str, Tensor]:
-    """Of torch's generators, uint8."""
+    """The state of torch's random generators, uint8."""
     state = {"random": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         state["random.cuda"] = torch.cuda.get_rng_state()
@@ -161,6 +176,7 @@ def _random_state() -> dict[str, Tensor]:
 
 
 def _set_random_state(state: Mapping[str, Any]) -> None:
+    """Set the state of torch's random generators."""
     torch.set_rng_state(state["random"])
     if "random.cuda" in state:
         torch.cuda.set_rng_state(state["random.cuda"])

@@ -41,27 +41,34 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LENGTH_BYTES = 8
-"""At the beginning of a file: the length of its JSON, little-endian."""
+"""The bytes at the beginning of a file that give the length of its JSON, little-endian."""
 NOTES = "__metadata__"
 """The key of the JSON that describes no tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Where a tensor's bytes are. The names of the fields are the format's."""
+    """Where the bytes of a tensor are. The names of the fields are the format's."""
 
     dtype: str
+    """The format's name of its dtype, a key of DTYPES."""
     shape: tuple[int, ...]
+    """Its shape."""
     data_offsets: tuple[int, ...]
-    """Begin and end, counted from the end of the JSON."""
+    """Where its bytes begin and end, counted from the end of the JSON."""
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
-    """Write a file and put it on the disk.
+    """Write tensors into a file and put it on the disk.
+
+    Args:
+        path: the file.
+        tensors: by name.
+        notes: texts that belong to them, by name.
 
     Raises:
-        OSError: the system refused it, such as on a full disk.
-        InputError: a tensor's dtype has no name in the format.
+        OSError: the file could not be written, such as on a full disk.
+        InputError: the dtype of a tensor has no name in the format.
     """
     table: dict[str, Any] = {NOTES: dict(notes)}
     position = 0
@@ -86,13 +93,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -
 
 
 class TensorFile:
-    """A file of tensors, of which the description has been read and checked."""
+    """A file of tensors whose description has been read; values are read when asked for."""
 
     def __init__(self, path: Path) -> None:
-        """Read the description.
+        """Read and check the description.
 
         Raises:
-            InputError: no such file, or not in the format.
+            InputError: the file cannot be read, or is not in the format.
         """
         self._path = path
         try:
@@ -120,7 +127,7 @@ class TensorFile:
         }
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor's values, on the CPU."""
+        """Read the values of a tensor, to the CPU."""
         entry = self.entries[name]
         values = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
         with self._path.open("rb") as file:
@@ -131,6 +138,7 @@ class TensorFile:
         return values
 
     def _checked(self, name: str, table: Any, most: int) -> Entry:
+        """The entry in a table of the description, checked against `most` bytes of values."""
         entry = schema.read(Entry, table, f"{self._path}: {name}")
         if entry.dtype not in DTYPES:
             raise self._damaged(f"{name} has the dtype {entry.dtype!r}")
@@ -144,6 +152,7 @@ class TensorFile:
         return entry
 
     def _damaged(self, what: str) -> InputError:
+        """The error that says what is wrong with this file."""
         return InputError(f"{self._path}: is not a safetensors file: {what}")
 
 

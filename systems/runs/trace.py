@@ -20,10 +20,15 @@ from systems.schema import to_json
 
 
 class Tracer:
-    """Writes this rank's spans, on one clock with the others' (see systems.network.clock)."""
+    """Writes the spans of this rank, on a clock that all ranks share (systems.network.clock)."""
 
     def __init__(self, folder: Path | None, rank: int, ahead_ns: int = 0) -> None:
-        """`ahead_ns` is added to this rank's clock; None as `folder` writes nothing."""
+        """Open the file of this rank's spans.
+
+        Args:
+            folder: the record of the run; None: nothing is written.
+            ahead_ns: what must be added to this rank's clock to get the clock of rank 0.
+        """
         self._rank = rank
         # A monotonic clock: whoever sets the host's moves no span.
         self._zero_ns = time.time_ns() - time.perf_counter_ns() + ahead_ns
@@ -43,7 +48,11 @@ class Tracer:
 
     @contextmanager
     def span(self, name: str, **details: Any) -> Iterator[None]:
-        """Time the block, on the calling thread's track."""
+        """Write how long the block takes, as a span on the track of the thread that calls this.
+
+        Args:
+            details: what a viewer shows beside the name.
+        """
         if self._file is None:
             yield
             return
@@ -72,6 +81,7 @@ class Tracer:
             self._file = None
 
     def _write(self, line: str) -> None:
+        """Write one line, unless the trace has ended."""
         if self._file is not None:  # else it has ended in another thread
             with self._ending_where_it_fails(self._file):
                 self._file.write(line)
@@ -94,7 +104,7 @@ class Tracer:
 
 
 def write_timeline(path: Path, spans: Iterable[tuple[str, str, float, float]]) -> None:
-    """A Chrome/Perfetto trace of simulated spans: (track, name, start, end), in seconds."""
+    """Write simulated spans, (track, name, start, end) in seconds, as a Chrome/Perfetto trace."""
     tracks: dict[str, int] = {}
     events: list[dict[str, Any]] = []
     for track, name, start_s, end_s in spans:
@@ -109,9 +119,14 @@ def write_timeline(path: Path, spans: Iterable[tuple[str, str, float, float]]) -
 
 
 def join(folder: Path, names: Sequence[str]) -> Path:
-    """One `trace.json` from all ranks' spans; `names` are the ranks', in order.
+    """Join the spans of all ranks into one Chrome/Perfetto trace; returns its path, `trace.json`.
 
-    A process of the trace is a rank and a track a thread of it. Times begin with the first span.
+    A process of the trace is a rank, and a track is one of its threads. Times begin with the first
+    span.
+
+    Args:
+        folder: the record of the run.
+        names: what the trace calls the ranks, in their order.
     """
     spans = [
         json.loads(line)
@@ -133,4 +148,5 @@ def join(folder: Path, names: Sequence[str]) -> Path:
 
 
 def _named(what: str, rank: int, thread: int, name: str) -> dict[str, Any]:
+    """The event of a trace that gives a process or a thread its name."""
     return {"name": what, "ph": "M", "pid": rank, "tid": thread, "args": {"name": name}}

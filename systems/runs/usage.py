@@ -11,35 +11,38 @@ from systems.network.tcp import tcp_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Of one rank, over its steps without the first, in which connections and buffers are made."""
+    """What a rank used over its steps, without the first, which makes connections and buffers."""
 
     utilisation: float | None
-    """Processor time over time and threads; a rank that waits for messages uses none over gloo, all
-    over MPI, which spins. None on a GPU."""
+    """Processor time divided by time and by the number of threads. While it waits for messages, a
+    rank uses no processor over gloo, and a whole one over MPI, which spins. None on a GPU."""
     peak_memory_bytes: int
-    """Since the process began; see `systems.measure`."""
+    """The most memory that the process has held since it began; see `systems.measure`."""
     sent_bytes_per_s: float | None
-    """Over TCP, no headers. None where the kernel does not count."""
+    """What was sent over TCP, without headers. None where the kernel does not count it."""
     received_bytes_per_s: float | None
+    """The same of what was received."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Counters at one moment."""
+    """The counters of a process at one moment."""
 
     clock_s: float
+    """A clock that nobody sets."""
     processor_s: float
+    """Processor time of all threads."""
     tcp: tuple[int, int] | None
-    """Bytes sent and received."""
+    """Bytes sent and received over TCP; None where the kernel does not count them."""
 
 
 def reading() -> Reading:
-    """The counters of this process, now."""
+    """Read the counters of this process."""
     return Reading(time.perf_counter(), time.process_time(), tcp_bytes())
 
 
 def usage(start: Reading, end: Reading, device: torch.device) -> Usage:
-    """What was used between two readings."""
+    """What a rank on this device used between two readings."""
     lasted_s = end.clock_s - start.clock_s
     sent, received = None, None
     if start.tcp is not None and end.tcp is not None:
