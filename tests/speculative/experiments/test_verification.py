@@ -53,7 +53,8 @@ def test_rows_become_claims(measured: list[Case], level: str, tmp_path: Path) ->
     outcome = verification.conclude(results, tmp_path / "figures")
     claims = {c.id: c for c in outcome.claims}
     assert len(claims) == len(outcome.claims)
-    assert all(statement.answers(outcome.claims) for statement in PAPER.statements[:2])
+    for statement in PAPER.statements[:2]:
+        assert any(answer.claims(outcome.claims) for answer in statement.answers)
     exact = claims["speculative.exact-over-transformers.v-128256-gamma-8.measured"]
     assert (exact.ours, exact.status) == (pytest.approx(6.0), "pass")
     sigmoid = claims["speculative.sigmoid-over-transformers.v-128256-gamma-1.measured"]
