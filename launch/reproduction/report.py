@@ -67,6 +67,22 @@ class Found:
     sentence: str
     by_tier: Mapping[str, Sequence[Claim]]
 
+    def label(self, claim: Claim) -> str:
+        """What tells a claim from the others: its case, and its quantity where several answer."""
+        claims = [each for tier in self.by_tier.values() for each in tier]
+        several = len({each.quantity for each in claims}) > 1
+        return f"{claim.quantity.replace('-', ' ')}, {claim.case}" if several else claim.case
+
+    def values(self, claims: Sequence[Claim]) -> str:
+        """The values of one tier, case by case where they are few, else their range."""
+        if len(claims) > MOST_LISTED:
+            in_order = sorted(claims, key=lambda claim: claim.ours)
+            return f"{_value(in_order[0])} to {_value(in_order[-1])} ({len(claims)} cases)"
+        named = (
+            _value(c) if c.case == ALL_CASES else f"{self.label(c)} {_value(c)}" for c in claims
+        )
+        return ", ".join(named)
+
 
 @dataclass(frozen=True)
 class Section:
@@ -185,7 +201,7 @@ def _render(template: str, report: Report) -> str:
     templates.filters["markdown"] = _from_markdown
     templates.filters["embedded"] = _embedded
     templates.filters["number"] = _number
-    templates.filters["values"] = _values
+    templates.filters["value"] = _value
     templates.filters["beside"] = lambda path: os.path.relpath(path, report.folder)
     return templates.get_template(template).render(
         report=report, here=report.environment, tiers=TIERS, statuses=STATUSES
@@ -195,18 +211,6 @@ def _render(template: str, report: Report) -> str:
 def _number(value: float) -> str:
     """A number with so many digits as matter."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def _values(claims: Sequence[Claim]) -> str:
-    """The values of one quantity in one tier: case by case where they are few, else their range."""
-    if len(claims) > MOST_LISTED:
-        in_order = sorted(claims, key=lambda claim: claim.ours)
-        return f"{_value(in_order[0])} to {_value(in_order[-1])} ({len(claims)} cases)"
-    named = [
-        f"{claim.case} {_value(claim)}" if claim.case != ALL_CASES else _value(claim)
-        for claim in claims
-    ]
-    return ", ".join(named)
 
 
 def _value(claim: Claim) -> str:

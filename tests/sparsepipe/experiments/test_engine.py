@@ -52,7 +52,7 @@ def test_contests_become_claims(measured: list[str], level: str, tmp_path: Path)
     claims = {claim.id: claim for claim in outcome.claims}
     assert len(claims) == len(outcome.claims)
     against_dense = [answer.claims(outcome.claims) for answer in PAPER.statements[0].answers]
-    assert [len(claims) for claims in against_dense] == [1, 1, 1]
+    assert [len(answers) for answers in against_dense] == [1, 1, 1]
     fast = claims["sparsepipe.speed-over-minkowski.shapes-0.02-64-threads-1.measured"]
     assert (fast.ours, fast.status, fast.n) == (2.0, "pass", engine.REPETITIONS[level])
     share = claims["sparsepipe.kernel-map-share.shapes-0.02-128-threads-1.measured"]
