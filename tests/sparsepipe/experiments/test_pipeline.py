@@ -30,13 +30,15 @@ def results(factor: float, busy: float = 0.95) -> dict[str, list[dict[str, Any]]
 
 def emulated(factor: float, busy: float = 0.95) -> dict[str, Any]:
     given = results(factor, busy)
-    claims = pipeline._of_the_emulation(given)
-    claims += pipeline._gains("emulated", lambda *where: grid.emulated_s(given, *where))
+    claims = [
+        *pipeline._of_the_emulation(given),
+        *pipeline._gains("emulated", lambda *where: grid.emulated_s(given, *where)),
+    ]
     return {claim.id.removeprefix("sparsepipe."): claim for claim in claims}
 
 
 def test_the_bound_and_the_best_known_plans_are_those_of_the_profiles() -> None:
-    claims = pipeline._of_the_bound()
+    claims = list(pipeline._of_the_bound())
     assert len(claims) == 7
     assert {claim.status for claim in claims} == {"pass"}
     equal_shares = {"1 + 1": 1.464, "1 + 3": 0.732, "2 + 2": 0.732, "2 + 6": 0.366, "4 + 4": 0.366}
