@@ -54,7 +54,10 @@ def measure(level: str, folder: Path) -> Results:
     def rows(contest: Contest) -> list[Any]:
         return [schema.dump(row) for row in run(contest, REPETITIONS[level])]
 
-    return measure_once(folder, {c.name: partial(rows, c) for c in contests(level)})
+    parts: dict[str, partial[list[Any]]] = {}
+    for contest in contests(level):
+        parts.setdefault(contest.name, partial(rows, contest))  # a sweep repeats some of the others
+    return measure_once(folder, parts)
 
 
 def conclude(results: Results, folder: Path) -> Outcome:

@@ -116,15 +116,8 @@ def _row(axis: Axes, row: int, spans: Sequence[Span], window_s: tuple[float, flo
         if right_s - left_s > NARROWEST_LABEL * (end_s - start_s):
             middle_ms = ((left_s + right_s) / 2 - start_s) * 1e3
             style: dict[str, Any] = {"fontsize": 7, "color": "white", "fontweight": "bold"}
-            axis.text(
-                middle_ms,
-                row,
-                str(span.micro_batch),
-                ha="center",
-                va="center",
-                clip_on=True,
-                **style,
-            )
+            style |= {"ha": "center", "va": "center", "clip_on": True}
+            axis.text(middle_ms, row, str(span.micro_batch), **style)
 
 
 def _legend(spans: Sequence[Span]) -> list[Patch]:
