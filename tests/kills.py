@@ -20,12 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from systems.runs.checkpoint import read_model
-from systems.runs.manifest import (
-    FINAL,
-    FOLDER,
-    read_manifest,
-    steps_in,
-)
+from systems.runs.manifest import FINAL, FOLDER, read_manifest, steps_in
 from systems.runs.record import read_steps
 from tests.ranks import ranks_of
 

@@ -56,9 +56,6 @@ def plant(checkpoint: Path, name: str, content: bytes) -> None:
     """Put a file into a checkpoint, and recompute the manifest's checksums."""
     (checkpoint / name).write_bytes(content)
     table = json.loads((checkpoint / MANIFEST).read_text())["checkpoint"]
-    table["files"][name] = {
-        "bytes": len(content),
-        "sha256": manifest._sha256(checkpoint / name),
-    }
+    table["files"][name] = {"bytes": len(content), "sha256": manifest._sha256(checkpoint / name)}
     whole = {"checkpoint": table, "sha256": manifest._digest(table)}
     (checkpoint / MANIFEST).write_text(json.dumps(whole))

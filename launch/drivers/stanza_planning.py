@@ -117,8 +117,7 @@ def measure_shared(options: Options, world_size: int) -> ModelProfile:
     torch.set_num_threads(threads)
     large = ARCHITECTURES[options.model].batch_size
     alone = with_fixed_parts(
-        measure_profile(options, large, spared=spared),
-        measure_profile(options, max(1, large // 8)),
+        measure_profile(options, large, spared=spared), measure_profile(options, max(1, large // 8))
     )
     torch.set_num_threads(before)
     factor = max(1.0, world_size * threads / cores)

@@ -20,12 +20,7 @@ from launch import drivers, job as jobs
 from launch.drivers import driver
 from launch.job import Job
 from launch.ranks.execute import disk_errors_explained, execute
-from launch.records import (
-    create_record,
-    earlier_attempt,
-    read_emulation,
-    read_job_and_plan,
-)
+from launch.records import create_record, earlier_attempt, read_emulation, read_job_and_plan
 from systems import dynamo
 from systems.environment import Environment, environment
 from systems.network.distributed import World, start, stop

@@ -31,11 +31,7 @@ TIERS = {
     "emulated": "real processes over shaped links, computation replaced by timed waits",
     "simulated": "a model of the schedule, no processes",
 }
-STATUSES = {
-    "pass": "target kept",
-    "near": "missed by less than 10 %",
-    "off": "missed by more",
-}
+STATUSES = {"pass": "target kept", "near": "missed by less than 10 %", "off": "missed by more"}
 MOST_LISTED = 4
 """Cases of one quantity that the report lists one by one; of more it gives the range."""
 ALL_CASES = "grid"

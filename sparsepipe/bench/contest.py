@@ -12,12 +12,7 @@ import torch
 
 from sparsepipe.bench.clouds import task
 from sparsepipe.bench.contestant import Contestant
-from sparsepipe.bench.engines import (
-    ENGINES,
-    KERNEL,
-    Task,
-    unavailable,
-)
+from sparsepipe.bench.engines import ENGINES, KERNEL, Task, unavailable
 from sparsepipe.engine.tensor import SparseTensor
 from systems.measure import timed
 
@@ -94,11 +89,7 @@ def run(contest: Contest, repetitions: int = 7) -> list[Row]:
     reasons = {engine: _reason(engine, contest, work) for engine in contest.engines}
     contestants = {
         engine: Contestant(
-            engine,
-            contest.cloud,
-            contest.channels,
-            contest.threads,
-            contest.memory_limit_bytes,
+            engine, contest.cloud, contest.channels, contest.threads, contest.memory_limit_bytes
         )
         for engine, reason in reasons.items()
         if reason is None

@@ -13,11 +13,7 @@ import numpy as np
 
 from sparsepipe.data import cloud_files, modelnet40, shapes
 from sparsepipe.data.bad_files import BadFiles
-from sparsepipe.data.cloud import (
-    AS_STORED,
-    Cloud,
-    Pose,
-)
+from sparsepipe.data.cloud import AS_STORED, Cloud, Pose
 from sparsepipe.data.mesh_files import SUFFIXES, read_mesh
 from sparsepipe.data.splits import (
     TEST,

@@ -8,14 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sparsepipe.data.surfaces import (
-    Surface,
-    disc,
-    parallelogram,
-    revolved,
-    triangle,
-    tube,
-)
+from sparsepipe.data.surfaces import Surface, disc, parallelogram, revolved, triangle, tube
 
 
 def sphere() -> Surface:

@@ -27,12 +27,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from sparsepipe.engine.coordinates import (
-    REACH,
-    displacement,
-    kernel_offsets,
-    kernel_steps,
-)
+from sparsepipe.engine.coordinates import REACH, displacement, kernel_offsets, kernel_steps
 from sparsepipe.engine.layouts import Block, Neighbours, cut, tabulate
 from sparsepipe.engine.lookup import Offset, Pairs, look_up
 from systems.schema import InputError

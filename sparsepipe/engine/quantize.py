@@ -6,18 +6,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from sparsepipe.engine.arrays import (
-    Numbers,
-    as_tensor,
-    features_tensor,
-    labels_tensor,
-)
-from sparsepipe.engine.coordinates import (
-    LIMIT,
-    distinct,
-    pack,
-    unpack,
-)
+from sparsepipe.engine.arrays import Numbers, as_tensor, features_tensor, labels_tensor
+from sparsepipe.engine.coordinates import LIMIT, distinct, pack, unpack
 from systems.schema import InputError
 
 

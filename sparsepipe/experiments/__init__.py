@@ -50,8 +50,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         conclude=_conclude_training,
     ),
     *measured_here(
-        "sparsepipe",
-        {"equivalence": ("Pipelines against one process, step for step", equivalence)},
+        "sparsepipe", {"equivalence": ("Pipelines against one process, step for step", equivalence)}
     ),
     Experiment(
         system="sparsepipe",

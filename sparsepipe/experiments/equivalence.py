@@ -27,20 +27,10 @@ from sparsepipe.experiments.small_pipelines import (
     momentum,
 )
 from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.run import (
-    NormMode,
-    collect_weights,
-    run_pipeline,
-)
+from sparsepipe.pipeline.run import NormMode, collect_weights, run_pipeline
 from sparsepipe.pipeline.values import Value
 from sparsepipe.schedule import lists as schedules
-from sparsepipe.schedule.lists import (
-    FLUSHING,
-    Schedule,
-    ScheduleKind,
-    StageRanks,
-    roles,
-)
+from sparsepipe.schedule.lists import FLUSHING, Schedule, ScheduleKind, StageRanks, roles
 from systems.environment import Environment, free_port
 from systems.figures.claims import Claim, Target, claim
 from systems.figures.experiment import Outcome, Results

@@ -28,12 +28,7 @@ from torch import Tensor, nn
 from sparsepipe.pipeline.mailbox import Inbox, Outbox
 from sparsepipe.pipeline.reduction import Reduction
 from sparsepipe.pipeline.samples import shared_samples, within
-from sparsepipe.pipeline.transfer import (
-    Receiving,
-    ReceivingGradients,
-    send_gradients,
-    send_values,
-)
+from sparsepipe.pipeline.transfer import Receiving, ReceivingGradients, send_gradients, send_values
 from sparsepipe.pipeline.values import (
     Value,
     as_leaves,

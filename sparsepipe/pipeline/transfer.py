@@ -127,9 +127,7 @@ class Sending:
         """Start sending one tensor; one without elements is not sent."""
         if tensor.numel():
             self._tensors.append(tensor.detach().contiguous())
-            self._transfers.append(
-                self._transport.isend(self._tensors[-1], self._peer, channel),
-            )
+            self._transfers.append(self._transport.isend(self._tensors[-1], self._peer, channel))
 
     def wait(self) -> None:
         """Block until all is sent, and let go of the tensors.
@@ -237,9 +235,7 @@ class ReceivingGradients:
 
 
 def assemble(
-    descriptions: Sequence[Description],
-    coordinates: Sequence[Tensor],
-    features: Sequence[Tensor],
+    descriptions: Sequence[Description], coordinates: Sequence[Tensor], features: Sequence[Tensor]
 ) -> tuple[Value, ...]:
     """Put the values of a message together; the sparse ones share their coordinate maps.
 

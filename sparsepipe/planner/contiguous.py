@@ -32,12 +32,7 @@ from typing import Literal
 import numpy as np
 
 from sparsepipe.planner.costs import Costs, Floats
-from sparsepipe.planner.predict import (
-    devices_lacking_memory,
-    exposed_s,
-    latency_s,
-    predict,
-)
+from sparsepipe.planner.predict import devices_lacking_memory, exposed_s, latency_s, predict
 from sparsepipe.planner.shares import LayerRanges, best_shares, layer_ranges
 from sparsepipe.planner.stages import PlannedStage, Replica, ScheduleChoice
 from systems.schema import InputError

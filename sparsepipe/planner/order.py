@@ -13,12 +13,7 @@ from dataclasses import replace
 from sparsepipe.planner.costs import Costs
 from sparsepipe.planner.predict import devices_lacking_memory, predict
 from sparsepipe.planner.stages import Order, PlannedStage, ScheduleChoice
-from sparsepipe.schedule.costs import (
-    StageCost,
-    busiest_s,
-    enough_in_flight,
-    stage_costs,
-)
+from sparsepipe.schedule.costs import StageCost, busiest_s, enough_in_flight, stage_costs
 from sparsepipe.schedule.lists import StageRanks, build_schedule
 from sparsepipe.schedule.play import PlayedSchedule, play
 from systems.clusters.cluster import Link

@@ -29,12 +29,7 @@ from sparsepipe.planner.contiguous import best_contiguous
 from sparsepipe.planner.costs import Costs, costs_of
 from sparsepipe.planner.order import best_order
 from sparsepipe.planner.predict import check_memory, devices_lacking_memory, predict
-from sparsepipe.planner.stages import (
-    PlannedStage,
-    Prediction,
-    ScheduleChoice,
-    ScheduleName,
-)
+from sparsepipe.planner.stages import PlannedStage, Prediction, ScheduleChoice, ScheduleName
 from sparsepipe.planner.virtual import best_virtual
 from systems import schema
 from systems.clusters.cluster import Cluster

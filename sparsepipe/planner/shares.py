@@ -100,10 +100,7 @@ def best_shares(
     fitting &= np.triu(np.ones(fitting.shape, dtype=bool), 1)
     ring = 0.0 if schedule.flushes else 2 * (many.sum() - 1) / many.sum()
     starts = np.stack(
-        [
-            (ranges.fixed_forward_s + ranges.fixed_backward_s)[present],
-            ranges.ring_s[present] * ring,
-        ]
+        [(ranges.fixed_forward_s + ranges.fixed_backward_s)[present], ranges.ring_s[present] * ring]
     )[:, :, fitting]
     slopes = np.stack([(ranges.forward_s + ranges.backward_s)[present], ranges.transfer_s[present]])
     slopes, limit = slopes[:, :, fitting], room[:, fitting]

@@ -45,12 +45,7 @@ REFUSED = ("prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate"
 
 
 @contextlib.contextmanager
-def assisted(
-    model: Any,
-    *,
-    rule: Rule = EXACT,
-    seed: int | None = None,
-) -> Iterator[Any]:
+def assisted(model: Any, *, rule: Rule = EXACT, seed: int | None = None) -> Iterator[Any]:
     """Let `model.generate(..., assistant_model=draft, do_sample=True)` verify with `verify`.
 
     Args:
@@ -117,12 +112,7 @@ def _verifier(
         target, draft = bound["new_logits"], bound["candidate_logits"]
         common = torch.promote_types(target.dtype, draft.dtype)
         accepted, token, status = verify(
-            target.to(common),
-            draft.to(common),
-            draft_tokens,
-            rule=rule,
-            seed=seed,
-            offset=offset,
+            target.to(common), draft.to(common), draft_tokens, rule=rule, seed=seed, offset=offset
         )
         offset = (offset + gamma + 1) % 2**32
         n, fault = int(accepted), int(status)

@@ -105,8 +105,7 @@ class CachedModel:
         slots = torch.arange(width, device=device) + torch.tensor(shifts, device=device)[:, None]
         slots = slots.clamp(min=0)[:, None, :, None]  # Padding may hold anything finite.
         self._change(
-            self._own_layers(),
-            lambda x: x.gather(2, slots.expand(-1, x.shape[1], -1, x.shape[3])),
+            self._own_layers(), lambda x: x.gather(2, slots.expand(-1, x.shape[1], -1, x.shape[3]))
         )
 
     def select(self, rows: Sequence[int]) -> "CachedModel":

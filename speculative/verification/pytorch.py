@@ -30,12 +30,7 @@ from speculative.verification.arithmetic import (
     row_at,
 )
 from speculative.verification.rules import Rule
-from speculative.verification.status import (
-    DRAFT_LOGITS,
-    DRAFT_TOKEN,
-    LENGTH,
-    TARGET_LOGITS,
-)
+from speculative.verification.status import DRAFT_LOGITS, DRAFT_TOKEN, LENGTH, TARGET_LOGITS
 
 
 def verify(

@@ -28,9 +28,7 @@ class DigitsCNN(nn.Module):
             nn.MaxPool2d(kernel_size=2),
         )
         self.classifier = nn.Sequential(
-            nn.Linear(64 * 4 * 4, 512),
-            nn.ReLU(inplace=True),
-            nn.Linear(512, classes),
+            nn.Linear(64 * 4 * 4, 512), nn.ReLU(inplace=True), nn.Linear(512, classes)
         )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -14,10 +14,7 @@ def _features() -> nn.Sequential:
     channels = 3
     for widths in _WIDTHS:
         for width in widths:
-            layers += [
-                nn.Conv2d(channels, width, kernel_size=3, padding=1),
-                nn.ReLU(inplace=True),
-            ]
+            layers += [nn.Conv2d(channels, width, kernel_size=3, padding=1), nn.ReLU(inplace=True)]
             channels = width
         layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
     return nn.Sequential(*layers)

@@ -34,13 +34,7 @@ def separated(
     fc_s = gathered.fc_forward_s + gathered.fc_backward_s
     fc_exchange_s = ring_s(part.fc_bytes, fc_workers, link)
     step_s = _steady_step_s(
-        part,
-        conv_workers,
-        m,
-        link,
-        cut_s=cut_s,
-        fc_s=fc_s,
-        fc_exchange_s=fc_exchange_s,
+        part, conv_workers, m, link, cut_s=cut_s, fc_s=fc_s, fc_exchange_s=fc_exchange_s
     )
     return Prediction(
         scheme="stanza",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stanza.train.data import Batch, Indices, Split
+from stanza.train.dataset import Batch, Indices, Split
 from systems.processes.beside import in_advance
 from systems.schema import InputError
 

@@ -16,7 +16,7 @@ from stanza.cut.rule import cut_profile
 from stanza.layout import Layout
 from stanza.models import ARCHITECTURES
 from stanza.options import Options
-from stanza.train.data import Data, TensorSplit
+from stanza.train.dataset import Data, TensorSplit
 from stanza.train.workload import Workload
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from systems.profiles.emulated import (

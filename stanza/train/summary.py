@@ -20,10 +20,7 @@ COUNTERS = ("payload_sent", "payload_received", "tcp_sent", "tcp_received")
 
 
 def summarize_training(
-    options: Options,
-    plan: Plan,
-    ranks: Sequence[Sequence[Step]],
-    emulation: Emulation,
+    options: Options, plan: Plan, ranks: Sequence[Sequence[Step]], emulation: Emulation
 ) -> dict[str, Any]:
     """Summarize a run.
 

@@ -13,7 +13,8 @@ from torch import nn
 from stanza.layout import Layout
 from stanza.models import build_model
 from stanza.options import Options
-from stanza.train.data import Data, Split, data_for
+from stanza.train.data import data_for
+from stanza.train.dataset import Data, Split
 from stanza.workers.exchange import OptimizerFactory
 from stanza.workers.loss import check_outputs, logits_of
 from systems.modes import evaluating

@@ -13,12 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from stanza.workers.conv_worker import (
-    ACTIVATION,
-    GRADIENT,
-    LABEL,
-    to_wire,
-)
+from stanza.workers.conv_worker import ACTIVATION, GRADIENT, LABEL, to_wire
 from stanza.workers.exchange import Exchange
 from stanza.workers.loss import loss_sum
 from systems.network.transport import Transfer, Transport

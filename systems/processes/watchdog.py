@@ -23,12 +23,7 @@ from systems.processes import background, failures
 from systems.processes.hangs import Doing, table
 from systems.processes.lifetime import identity, kill
 from systems.processes.supervise import HANG_EXIT_CODE
-from systems.processes.waiting import (
-    Operation,
-    last_operation_of,
-    operation_of,
-    operations,
-)
+from systems.processes.waiting import Operation, last_operation_of, operation_of, operations
 
 BEATS = 20
 """How many times within a time-out a rank says what it does."""

@@ -19,12 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from systems.runs.part_files import Saved
-from systems.runs.parts import (
-    Named,
-    Offsets,
-    Parts,
-    boxes,
-)
+from systems.runs.parts import Named, Offsets, Parts, boxes
 
 MODEL, OPTIMIZER, OWN = "model", "optimizer", "own"
 """The first words of names in a checkpoint: of parameters and buffers; of what an optimizer keeps

@@ -36,10 +36,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["run", DIGITS, "--stanza.data", "mnist"], ["--stanza.data mnist", "digits"]),
         (["run", DIGITS, "--stanza.model", "vgg16"], ["digits", "1x8x8"]),
         (["run", DIGITS, "--cluster", "none.toml"], ["--cluster none.toml"]),
-        (
-            ["run", DIGITS, "--stanza.global-batch-size", "2000"],
-            ["batch-size 2000", "1437"],
-        ),
+        (["run", DIGITS, "--stanza.global-batch-size", "2000"], ["batch-size 2000", "1437"]),
         (["run", "--again", "nowhere"], ["nowhere", "no record"]),
         (["run", "--again"], ["--again"]),
         (["run", DIGITS, "--again", "runs/one"], ["--again runs/one: stands first"]),

@@ -21,13 +21,7 @@ from systems.environment import Environment, environment, free_port
 from systems.runs.manifest import FOLDER, MANIFEST
 from systems.runs.record import read_json, read_steps
 from systems.schema import InputError
-from tests.kills import (
-    RUNS,
-    disturb,
-    faults_of,
-    moment,
-    start,
-)
+from tests.kills import RUNS, disturb, faults_of, moment, start
 from tests.pickles import pickled, plant
 from tests.ranks import ranks_of
 

@@ -29,11 +29,7 @@ def variables(tmp_path: Path) -> dict[str, str]:
 
 def start(command: list[str], variables: dict[str, str], **own: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        command,
-        env=variables | own,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        command, env=variables | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 

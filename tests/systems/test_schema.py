@@ -10,14 +10,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from systems.schema import (
-    InputError,
-    count_not_finite,
-    dump,
-    read,
-    remedy,
-    to_json,
-)
+from systems.schema import InputError, count_not_finite, dump, read, remedy, to_json
 
 
 @dataclass(frozen=True, kw_only=True)

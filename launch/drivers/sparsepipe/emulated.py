@@ -118,10 +118,7 @@ def _summarize(
 
 
 EMULATED = Scheme(
-    plan=lambda job, may_measure: plan_emulated(job),
-    roles=_roles,
-    open=_open,
-    summarize=_summarize,
+    plan=lambda job, may_measure: plan_emulated(job), roles=_roles, open=_open, summarize=_summarize
 )
 
 

@@ -8,12 +8,7 @@ from launch.job import Job
 from sparsepipe.engine.backends import backend
 from sparsepipe.planner.stages import ScheduleChoice
 from sparsepipe.schedule.lists import roles
-from sparsepipe.train import (
-    deepspeed_baseline,
-    infer,
-    pipelined,
-    stages as pipeline_stages,
-)
+from sparsepipe.train import deepspeed_baseline, infer, pipelined, stages as pipeline_stages
 from sparsepipe.train.plan_file import load_checked_plan
 from sparsepipe.train.workload import open_workload
 from systems.schema import InputError

@@ -3,14 +3,7 @@
 from collections.abc import Sequence
 
 from stanza.planner.costs import Costs
-from stanza.planner.simulated.steps import (
-    STEPS,
-    Simulated,
-    played,
-    ring_backward,
-    segments,
-    stream,
-)
+from stanza.planner.simulated.steps import STEPS, Simulated, played, ring_backward, segments, stream
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from systems.clusters.cluster import Link
 from systems.simulate import Program

@@ -9,13 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from stanza.layout import Layout
 from stanza.planner.costs import Costs, CostsAt
-from stanza.planner.simulated.steps import (
-    STEPS,
-    Simulated,
-    played,
-    ring_backward,
-    stream,
-)
+from stanza.planner.simulated.steps import STEPS, Simulated, played, ring_backward, stream
 from systems.clusters.cluster import Link
 from systems.fair_links import Interface
 from systems.schema import InputError

@@ -15,12 +15,7 @@ from launch.progress.progress import _look, draw, progress_line
 from launch.records import create_record
 from stanza.options import Options
 from systems.profiles.emulation import Emulation
-from systems.runs.record import (
-    Step,
-    StepWriter,
-    steps_file,
-    write_last,
-)
+from systems.runs.record import Step, StepWriter, steps_file, write_last
 
 
 @pytest.fixture

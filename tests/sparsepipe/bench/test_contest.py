@@ -6,19 +6,8 @@ import pytest
 import torch
 
 from sparsepipe.bench.clouds import shell, task
-from sparsepipe.bench.contest import (
-    Contest,
-    Row,
-    dense_operations,
-    ratios,
-    run,
-)
-from sparsepipe.bench.engines import (
-    ENGINES,
-    Task,
-    prepare,
-    unavailable,
-)
+from sparsepipe.bench.contest import Contest, Row, dense_operations, ratios, run
+from sparsepipe.bench.engines import ENGINES, Task, prepare, unavailable
 from systems.schema import InputError
 
 TINY = Contest(cloud="sphere:12", channels=4, engines=("native", "dense"))

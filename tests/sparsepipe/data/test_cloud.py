@@ -4,15 +4,7 @@ import numpy as np
 import pytest
 
 from sparsepipe.data import shapes
-from sparsepipe.data.cloud import (
-    AS_STORED,
-    Cloud,
-    Pose,
-    fit,
-    make_cloud,
-    rotation_matrix,
-    visible,
-)
+from sparsepipe.data.cloud import AS_STORED, Cloud, Pose, fit, make_cloud, rotation_matrix, visible
 from systems.schema import InputError
 
 POINTS = shapes.torus(0.3).sample(1000, np.random.default_rng(0))

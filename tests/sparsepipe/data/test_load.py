@@ -15,12 +15,7 @@ from sparsepipe.data.cloud_files import read_label, read_points
 from sparsepipe.data.load import load
 from sparsepipe.data.splits import Clouds
 from systems.schema import InputError
-from tests.pickles import (
-    archive,
-    array,
-    pickled,
-    saved_by_torch,
-)
+from tests.pickles import archive, array, pickled, saved_by_torch
 
 TRIANGLE = "OFF\n3 1 0\n0 0 0\n1 0 0\n0 0 2\n3 0 1 2\n"
 

@@ -9,12 +9,7 @@ import pytest
 from sparsepipe.data.load import load
 from systems.schema import InputError
 from tests.pickles import pickled
-from tests.sparsepipe.data.test_load import (
-    TRIANGLE,
-    labels_of,
-    same,
-    write,
-)
+from tests.sparsepipe.data.test_load import TRIANGLE, labels_of, same, write
 
 
 def write_off_layout(root: Path) -> None:

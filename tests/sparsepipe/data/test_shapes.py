@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 
 from sparsepipe.data import shapes
-from sparsepipe.data.surfaces import (
-    MARGIN,
-    Surface,
-    area_element,
-    grid,
-)
+from sparsepipe.data.surfaces import MARGIN, Surface, area_element, grid
 
 XYZ = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -55,27 +50,18 @@ SURFACES: dict[str, tuple[Surface, Callable[[XYZ], np.ndarray]]] = {
         shapes.ellipsoid(0.5, 0.4),
         lambda p: p[0] ** 2 + (p[1] / 0.5) ** 2 + (p[2] / 0.4) ** 2 - 1,
     ),
-    "torus": (
-        shapes.torus(0.3),
-        lambda p: (np.hypot(p[0], p[1]) - 1) ** 2 + p[2] ** 2 - 0.09,
-    ),
+    "torus": (shapes.torus(0.3), lambda p: (np.hypot(p[0], p[1]) - 1) ** 2 + p[2] ** 2 - 0.09),
     "box": (
         shapes.box(0.5, 0.8),
         lambda p: np.abs(np.stack(p) / np.array([[1], [0.5], [0.8]])).max(axis=0) - 1,
     ),
     "cylinder": (shapes.cylinder(0.4), lambda p: cylinder_distance(p, 0.4)),
-    "cone": (
-        shapes.cone(0.6),
-        lambda p: np.minimum(p[2], 0.6 * (1 - p[2]) - np.hypot(p[0], p[1])),
-    ),
+    "cone": (shapes.cone(0.6), lambda p: np.minimum(p[2], 0.6 * (1 - p[2]) - np.hypot(p[0], p[1]))),
     "pyramid": (
         shapes.pyramid(0.6),
         lambda p: np.minimum(p[2], 0.6 * (1 - p[2]) - np.maximum(abs(p[0]), abs(p[1]))),
     ),
-    "helix": (
-        shapes.helix(3, 2, 0.1),
-        lambda p: curve_distance(p, helix_curve, 6 * np.pi) - 0.1,
-    ),
+    "helix": (shapes.helix(3, 2, 0.1), lambda p: curve_distance(p, helix_curve, 6 * np.pi) - 0.1),
     "trefoil": (shapes.trefoil(0.3), lambda p: curve_distance(p, knot, 2 * np.pi) - 0.3),
     "moebius": (shapes.moebius(0.4), moebius_residual),
     "dumbbell": (shapes.dumbbell(0.5, 0.15), lambda p: dumbbell_distance(p, 0.5, 0.15)),

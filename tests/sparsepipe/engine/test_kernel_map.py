@@ -4,12 +4,7 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
 
-from sparsepipe.engine.coordinates import (
-    coarsened,
-    kernel_offsets,
-    pack,
-    unpack,
-)
+from sparsepipe.engine.coordinates import coarsened, kernel_offsets, pack, unpack
 from sparsepipe.engine.kernel_map import Kernel, KernelMap, build
 
 VOXEL = st.tuples(st.integers(0, 2), *3 * [st.integers(-4, 4)])

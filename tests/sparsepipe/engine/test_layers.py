@@ -26,12 +26,7 @@ from sparsepipe.engine.layers import (
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.experiments.dense_reference import dense_convolution, dense_transposed
 from systems.schema import InputError
-from tests.sparsepipe.clouds import (
-    assert_close,
-    full_volume,
-    random_tensor,
-    real_tensor,
-)
+from tests.sparsepipe.clouds import assert_close, full_volume, random_tensor, real_tensor
 
 SHAPES = [
     (size, stride, dilation) for size in (1, 2, 3, 5) for stride in (1, 2, 3) for dilation in (1, 2)
@@ -253,7 +248,7 @@ def test_instance_norm_is_that_of_torch_on_a_full_volume() -> None:
     volume = torch.randn(3, 4, 5, 6, 2, dtype=torch.float64) * 3 + 2
     ours, theirs = InstanceNorm(4).double(), nn.InstanceNorm3d(4, eps=1e-8, affine=True).double()
     assert {name: list(p.shape) for name, p in ours.state_dict().items()} == {
-        **{"weight": [1, 4], "bias": [1, 4]},
+        **{"weight": [1, 4], "bias": [1, 4]}
     }
     with torch.no_grad():
         for parameter, same in zip(ours.parameters(), theirs.parameters(), strict=True):

@@ -12,12 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
-from sparsepipe.experiments.small_pipelines import (
-    CLASSES,
-    difference,
-    loss_sum,
-    momentum,
-)
+from sparsepipe.experiments.small_pipelines import CLASSES, difference, loss_sum, momentum
 from sparsepipe.models import DENSE, MinkVGG16
 from sparsepipe.pipeline.network import Network
 from sparsepipe.pipeline.run import run_pipeline

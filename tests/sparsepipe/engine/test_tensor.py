@@ -13,12 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree as pytree
 
-from sparsepipe.engine.layers import (
-    Convolution,
-    ConvolutionTranspose,
-    MaxPooling,
-    ReLU,
-)
+from sparsepipe.engine.layers import Convolution, ConvolutionTranspose, MaxPooling, ReLU
 from sparsepipe.engine.tensor import SparseTensor, cat
 from systems.schema import InputError
 from tests.ranks import run_ranks

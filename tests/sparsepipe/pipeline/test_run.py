@@ -13,12 +13,7 @@ from torch import Tensor
 
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.experiments import equivalence
-from sparsepipe.experiments.equivalence import (
-    RANKS,
-    TOLERANCE,
-    Case,
-    one_process,
-)
+from sparsepipe.experiments.equivalence import RANKS, TOLERANCE, Case, one_process
 from sparsepipe.experiments.small_pipelines import (
     SAMPLES,
     STEPS,
@@ -30,19 +25,9 @@ from sparsepipe.experiments.small_pipelines import (
     momentum,
 )
 from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.run import (
-    StageMemoryError,
-    collect_weights,
-    run_pipeline,
-    sample_ranges,
-)
+from sparsepipe.pipeline.run import StageMemoryError, collect_weights, run_pipeline, sample_ranges
 from sparsepipe.pipeline.samples import within
-from sparsepipe.pipeline.values import (
-    Value,
-    features_of,
-    join_samples,
-    take_samples,
-)
+from sparsepipe.pipeline.values import Value, features_of, join_samples, take_samples
 from sparsepipe.schedule import lists as schedules
 from sparsepipe.schedule.lists import roles
 from sparsepipe.train.summary import steady_state

@@ -7,12 +7,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from sparsepipe.engine.coordinate_maps import CoordinateMaps
-from sparsepipe.engine.layers import (
-    Convolution,
-    ConvolutionTranspose,
-    GlobalMaxPooling,
-    MaxPooling,
-)
+from sparsepipe.engine.layers import Convolution, ConvolutionTranspose, GlobalMaxPooling, MaxPooling
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.pipeline.values import (
     Value,

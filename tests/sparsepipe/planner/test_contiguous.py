@@ -13,12 +13,7 @@ from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.plan import partition
 from sparsepipe.planner.predict import devices_lacking_memory, predict
 from sparsepipe.planner.stages import ScheduleChoice
-from systems.clusters.cluster import (
-    Cluster,
-    Device,
-    Link,
-    Node,
-)
+from systems.clusters.cluster import Cluster, Device, Link, Node
 from systems.profiles.profile import LayerProfile, ModelProfile
 from systems.schema import InputError, read
 

@@ -92,8 +92,7 @@ def _layer_s(kind: str) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("mix", "step_ms"),
-    [((1, 1), 1175), ((1, 3), 610), ((2, 2), 579), ((2, 6), 305), ((4, 4), 287)],
+    ("mix", "step_ms"), [((1, 1), 1175), ((1, 3), 610), ((2, 2), 579), ((2, 6), 305), ((4, 4), 287)]
 )
 def test_the_plan_of_every_mix(mix: tuple[int, int], step_ms: int) -> None:
     assert stepped(partition(PROFILES, titans(*mix))) == step_ms

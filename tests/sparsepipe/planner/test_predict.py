@@ -6,18 +6,8 @@ import pytest
 
 from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.predict import predict
-from sparsepipe.planner.stages import (
-    Order,
-    PlannedStage,
-    Replica,
-    ScheduleChoice,
-)
-from systems.clusters.cluster import (
-    Cluster,
-    Device,
-    Link,
-    Node,
-)
+from sparsepipe.planner.stages import Order, PlannedStage, Replica, ScheduleChoice
+from systems.clusters.cluster import Cluster, Device, Link, Node
 from systems.profiles.profile import LayerProfile, ModelProfile
 from systems.schema import InputError
 

@@ -22,11 +22,7 @@ def test_plans_are_valid_and_no_slower_than_without(seed: int) -> None:
     except InputError:
         return
     plan = partition(
-        case.profiles,
-        case.cluster,
-        schedule=case.schedule,
-        micro_batches=micro,
-        virtual_stages=3,
+        case.profiles, case.cluster, schedule=case.schedule, micro_batches=micro, virtual_stages=3
     )
     assert fits_memory(plan)
     assert -1e-9 < plan.above_bound <= plain.above_bound + 1e-9

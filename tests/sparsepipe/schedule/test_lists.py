@@ -187,10 +187,7 @@ BROKEN = {
         edited(FLUSH, 0, lambda s: move(s, ActionKind.SEND_ACTIVATION, 0, before=0)),
         "before its forward",
     ),
-    "an action twice": (
-        edited(FLUSH, 0, lambda s: s.insert(1, s[0])),
-        "twice",
-    ),
+    "an action twice": (edited(FLUSH, 0, lambda s: s.insert(1, s[0])), "twice"),
     "a missing update": (
         edited(FLUSH, 0, lambda s: drop(s, ActionKind.UPDATE, 5)),
         "no update of micro-batch 5",

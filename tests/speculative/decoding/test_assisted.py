@@ -129,10 +129,7 @@ def test_refused_options(options: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [
-        ({"rule": "magic"}, "rule 'magic': give"),
-        ({"seed": 0.5}, "seed 0.5: give an integer"),
-    ],
+    [({"rule": "magic"}, "rule 'magic': give"), ({"seed": 0.5}, "seed 0.5: give an integer")],
 )
 def test_options_are_refused_at_once(options: dict[str, Any], message: str) -> None:
     target, _ = pair("llama")

@@ -18,12 +18,7 @@ from speculative.decoding.decode import generate
 from speculative.options import Options, Task
 from speculative.tasks import train_pair as training
 from speculative.tasks.evaluate import evaluate
-from speculative.tasks.pairs import (
-    RECIPES,
-    SUMMARY_VOCABULARY,
-    save,
-    summary_tokenizer,
-)
+from speculative.tasks.pairs import RECIPES, SUMMARY_VOCABULARY, save, summary_tokenizer
 from speculative.tasks.summarize import Summaries
 from speculative.tasks.train_pair import train_pair
 from systems.schema import InputError

@@ -5,13 +5,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile  # type: ignore[import-untyped]
 
-from speculative.tasks.speech import (
-    LONGEST_S,
-    RATE_HZ,
-    WORDS,
-    read_audio,
-    read_utterances,
-)
+from speculative.tasks.speech import LONGEST_S, RATE_HZ, WORDS, read_audio, read_utterances
 from systems.schema import InputError
 
 

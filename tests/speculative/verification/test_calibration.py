@@ -7,12 +7,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from speculative.experiments.agreement import (
-    differences,
-    drafted,
-    rows,
-    with_operators,
-)
+from speculative.experiments.agreement import differences, drafted, rows, with_operators
 from speculative.experiments.distance import distance
 from speculative.verification import status
 from speculative.verification.calibration import Observed, fit

@@ -16,12 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from speculative.experiments.agreement import (
-    RULES,
-    TIE,
-    drafted,
-    referred,
-)
+from speculative.experiments.agreement import RULES, TIE, drafted, referred
 from speculative.verification import build, kernels, philox
 from speculative.verification.rules import Rule, Sigmoid
 from speculative.verification.verify import Verification, sample, verify

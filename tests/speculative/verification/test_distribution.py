@@ -5,14 +5,7 @@ import torch
 from torch import Tensor
 
 from speculative.experiments import mutants
-from speculative.experiments.chi_square import (
-    GAMMA,
-    N,
-    TableModel,
-    Verify,
-    outputs,
-    p_value_of,
-)
+from speculative.experiments.chi_square import GAMMA, N, TableModel, Verify, outputs, p_value_of
 from speculative.verification import philox
 from speculative.verification.verify import sample, verify
 
@@ -82,10 +75,7 @@ def test_the_draft_stream_is_apart_from_the_others() -> None:
     out.scatter_(1, decided.accepted[:, None], decided.next_token[:, None])
     for t in (1, 2):
         fresh = sample(
-            target.rows(out[:, :GAMMA])[:, t].contiguous(),
-            seed=seeds,
-            offset=t,
-            stream=philox.NEXT,
+            target.rows(out[:, :GAMMA])[:, t].contiguous(), seed=seeds, offset=t, stream=philox.NEXT
         )
         out[:, t] = torch.where(decided.accepted < t, fresh, out[:, t])
     assert p_value_of(out, target) > 1e-3

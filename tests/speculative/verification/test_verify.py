@@ -15,12 +15,7 @@ from speculative.experiments.agreement import (
     unlike_on_flat_rows,
     with_operators,
 )
-from speculative.verification import (
-    build,
-    philox,
-    pytorch,
-    status,
-)
+from speculative.verification import build, philox, pytorch, status
 from speculative.verification.rules import EXACT, Rule, Sigmoid
 from speculative.verification.verify import Verification, sample, verify
 from systems.schema import InputError

@@ -3,12 +3,7 @@
 import pytest
 import torch
 
-from stanza.cut.rule import (
-    CutNode,
-    Operation,
-    cut_profile,
-    find_cut,
-)
+from stanza.cut.rule import CutNode, Operation, cut_profile, find_cut
 from stanza.cut.separate import separate
 from stanza.models import ARCHITECTURES, build_model
 from stanza.planner.plan import load_profile, shipped_profiles

@@ -385,9 +385,7 @@ def test_every_parameter_is_the_networks_own_and_in_one_part(
 
 
 @pytest.mark.parametrize("network", [AuxiliaryHead, FunctionalDropout])
-def test_parts_follow_their_mode_where_the_graphs_differ(
-    network: Callable[[], nn.Module],
-) -> None:
+def test_parts_follow_their_mode_where_the_graphs_differ(network: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model = network()
     parts = separate(model, SHAPE)

@@ -234,8 +234,7 @@ def test_a_narrow_cut_is_close_but_not_equal(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"),
-    [(torch.float32, 0.0), (torch.bfloat16, 2**-8), (torch.float16, 2**-11)],
+    ("dtype", "tolerance"), [(torch.float32, 0.0), (torch.bfloat16, 2**-8), (torch.float16, 2**-11)]
 )
 @pytest.mark.parametrize("batch", [1, 7, 4096])
 def test_gradients_cross_the_cut_to_the_precision_of_the_wire(

@@ -13,14 +13,11 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 from stanza.layout import layout_of
-from stanza.models import (
-    ARCHITECTURES,
-    Architecture,
-    build_model,
-)
+from stanza.models import ARCHITECTURES, Architecture, build_model
 from stanza.models.inception import InceptionOutputs
 from stanza.options import Options
-from stanza.train.data import Split, open_data
+from stanza.train.data import open_data
+from stanza.train.dataset import Split
 from stanza.train.workload import accuracy, real_workload
 from stanza.workers.loss import AUXILIARY_WEIGHT, check_outputs, loss_sum
 from systems.schema import InputError
@@ -128,10 +125,7 @@ def test_other_outputs_are_no_logits(kind: str) -> None:
 
 def test_a_registered_network_is_refused_before_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     row = Architecture(
-        build=f"{__name__}:two_heads",
-        image_shape=(1, 8, 8),
-        classes=10,
-        batch_size=8,
+        build=f"{__name__}:two_heads", image_shape=(1, 8, 8), classes=10, batch_size=8
     )
     monkeypatch.setitem(ARCHITECTURES, "two-heads", row)
     options = Options(model="two-heads", scheme="single")

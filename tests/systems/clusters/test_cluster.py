@@ -8,12 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from systems import schema
 from systems.clusters import cluster
-from systems.clusters.cluster import (
-    Cluster,
-    Device,
-    Link,
-    Node,
-)
+from systems.clusters.cluster import Cluster, Device, Link, Node
 from systems.schema import InputError
 
 PLAIN = """
@@ -77,10 +72,7 @@ names = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=8)
 rates = st.floats(min_value=1e-3, max_value=1e15)
 links = st.builds(Link, bandwidth_bits_per_s=st.none() | rates, latency_s=st.floats(0, 1))
 devices = st.builds(
-    Device,
-    kind=names,
-    count=st.integers(1, 16),
-    memory_bytes=st.none() | st.integers(0, 2**40),
+    Device, kind=names, count=st.integers(1, 16), memory_bytes=st.none() | st.integers(0, 2**40)
 )
 nodes = st.builds(
     Node,
@@ -91,10 +83,7 @@ nodes = st.builds(
     count=st.integers(1, 1000),
 )
 clusters = st.builds(
-    Cluster,
-    name=names,
-    source=names,
-    nodes=st.lists(nodes, min_size=1, max_size=3).map(tuple),
+    Cluster, name=names, source=names, nodes=st.lists(nodes, min_size=1, max_size=3).map(tuple)
 )
 
 

@@ -20,13 +20,7 @@ from systems.network.tcp import tcp_bytes
 from systems.network.transport import open_transport
 from systems.schema import InputError
 from tests.ranks import run_ranks
-from tests.systems.network.transport_cases import (
-    NAMES,
-    ROLES,
-    Outcome,
-    meet_death,
-    run_cases,
-)
+from tests.systems.network.transport_cases import NAMES, ROLES, Outcome, meet_death, run_cases
 
 LIMIT_S = 120
 NOTICED_S = 20

@@ -2,14 +2,7 @@
 
 from hypothesis import given, strategies as st
 
-from systems.processes.hangs import (
-    Doing,
-    State,
-    cycle,
-    table,
-    verdict,
-    waited_for,
-)
+from systems.processes.hangs import Doing, State, cycle, table, verdict, waited_for
 
 NOW = 1_700_000_000.0
 

@@ -5,13 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from systems.processes.supervise import (
-    HANG_EXIT_CODE,
-    TOLD,
-    how_it_ended,
-    tell,
-    told,
-)
+from systems.processes.supervise import HANG_EXIT_CODE, TOLD, how_it_ended, tell, told
 
 
 @pytest.mark.parametrize(

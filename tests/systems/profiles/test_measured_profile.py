@@ -7,12 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from systems.profiles.measured_profile import (
-    LAYER_COPIES,
-    Effort,
-    effort,
-    profile_model,
-)
+from systems.profiles.measured_profile import LAYER_COPIES, Effort, effort, profile_model
 from systems.profiles.profile import ModelProfile
 
 BATCH, SIDE = 4, 24

@@ -9,11 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from systems.profiles import profile
 from systems.profiles.graph_file import read_graph
-from systems.profiles.profile import (
-    LayerProfile,
-    ModelProfile,
-    with_fixed_parts,
-)
+from systems.profiles.profile import LayerProfile, ModelProfile, with_fixed_parts
 from systems.schema import InputError
 
 SHIPPED = Path(__file__).parents[3] / "stanza" / "profiles"

@@ -14,20 +14,8 @@ from torch import nn
 from systems.environment import environment
 from systems.network.distributed import start, stop
 from systems.runs import manifest
-from systems.runs.checkpoint import (
-    ASIDE,
-    PARTIAL,
-    open_checkpoints,
-    read_model,
-)
-from systems.runs.manifest import (
-    FINAL,
-    MANIFEST,
-    find,
-    newest,
-    read_manifest,
-    steps_in,
-)
+from systems.runs.checkpoint import ASIDE, PARTIAL, open_checkpoints, read_model
+from systems.runs.manifest import FINAL, MANIFEST, find, newest, read_manifest, steps_in
 from systems.runs.state import State
 from systems.schema import InputError
 from tests.pickles import pickled, plant, saved_by_torch

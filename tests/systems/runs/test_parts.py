@@ -10,12 +10,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from systems.runs import tensor_files
-from systems.runs.part_files import (
-    PARTS,
-    fill,
-    write,
-    written,
-)
+from systems.runs.part_files import PARTS, fill, write, written
 from systems.runs.parts import Named, Parts, boxes
 from systems.runs.state import stretch
 from systems.schema import InputError
@@ -54,10 +49,7 @@ def test_what_servers_hold_is_read_as_columns(tmp_path: Path) -> None:
         torch.distributed.destroy_process_group()
 
     left, right, bias = torch.zeros(7, 2, 2), torch.zeros(7, 3, 2), torch.zeros(3)
-    fill(
-        {"weight": Parts((7, 5, 2), {(0, 0, 0): left, (0, 2, 0): right}), "bias": bias},
-        tmp_path,
-    )
+    fill({"weight": Parts((7, 5, 2), {(0, 0, 0): left, (0, 2, 0): right}), "bias": bias}, tmp_path)
     assert torch.equal(torch.cat([left, right], 1), whole)
     assert torch.equal(bias, torch.ones(3))
 

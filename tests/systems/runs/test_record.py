@@ -9,14 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from systems.runs import record
-from systems.runs.record import (
-    Step,
-    StepWriter,
-    claim_folder,
-    read_json,
-    read_steps,
-    write_json,
-)
+from systems.runs.record import Step, StepWriter, claim_folder, read_json, read_steps, write_json
 from systems.schema import InputError
 
 metrics = st.dictionaries(

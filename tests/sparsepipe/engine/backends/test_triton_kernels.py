@@ -135,12 +135,7 @@ def test_native_goes_on_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
-    [
-        (torch.float64, 1e-12),
-        (torch.float32, 1e-5),
-        (torch.float16, 2e-3),
-        (torch.bfloat16, 2e-2),
-    ],
+    [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)],
 )
 def test_gpu_gives_what_pytorch_gives(kernel: Kernel, dtype: torch.dtype, tolerance: float) -> None:
     pytest.importorskip("triton")
