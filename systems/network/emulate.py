@@ -23,7 +23,12 @@ from systems.processes.supervise import wait_for_ranks
 PORT = 29500
 """The port of the store. It is free: the master has a namespace of its own."""
 PRIORITY = 5
-"""The priority of ranks as real-time processes (SCHED_FIFO): they answer messages at once."""
+"""The priority of ranks as real-time processes, which answer messages at once.
+
+They take turns (SCHED_RR). Under SCHED_FIFO a thread runs until it waits, and gloo's threads do not
+always wait: one that finds a connection locked asks again and again. On the core of the thread that
+holds the lock it would ask for ever, and the watchdog would never run.
+"""
 
 LAUNCHER = "SYSTEMS_TESTBED_LAUNCHER"
 """The variable that tells processes of an emulated cluster the process id of their launcher."""
@@ -68,7 +73,7 @@ def _rank(network: Network, rank: int, world_size: int, main: RankMain) -> NoRet
             signal.signal(number, signal.SIG_DFL)
         network.enter(rank)
         with suppress(PermissionError):  # works without, less precisely
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(PRIORITY))
         os.environ["GLOO_SOCKET_IFNAME"] = INTERFACE
         main(place(network, rank, world_size))
 

@@ -57,6 +57,29 @@ with Network([1e9] * 3) as network:
 
 
 @needs_emulation
+def test_a_rank_that_asks_again_and_again_does_not_stop_the_one_that_would_answer() -> None:
+    """As gloo's threads do while another thread holds a connection's lock."""
+    done = emulation.run(
+        """
+import mmap
+answered = mmap.mmap(-1, 1)
+def main(place):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if place.rank == 1:
+        time.sleep(0.3)
+        answered[0] = 1
+    end = time.monotonic() + 20
+    while not answered[0]:
+        if time.monotonic() > end:
+            raise SystemExit(3)
+with Network([1e9] * 2) as network:
+    print(emulate(network, 2, main))
+"""
+    )
+    assert done.stdout == "0\n", done.stderr
+
+
+@needs_emulation
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_of_a_cluster_whose_launcher_is_stopped(how: signal.Signals) -> None:
     before = emulation.namespaces()
