@@ -75,10 +75,11 @@ def shown(folders: Sequence[Path], *, tensorboard: bool = False) -> Iterator[Non
 
 
 def _look(left: deque[tuple[int, LiveRecord]], count: int, sinks: Sequence[Sink]) -> View:
-    """Read what is new in the record that is being written; returns where its run is.
+    """Read what is new in the record that is being written; returns the progress of its run.
 
     Args:
-        left: the records of runs that have not ended, numbered. Those that have are taken off.
+        left: the records of runs that have not ended, with their numbers. A record whose run has
+            ended since the last look is removed, except for the last one.
         count: the number of all records.
         sinks: writers for TensorBoard, one a record, or none.
     """

@@ -66,8 +66,13 @@ class Surface:
     def _candidates(
         self, count: int, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`count` candidates, uniform over the patches' unit squares: points [count, 3], normals
-        [count, 3] that are as long as the area elements, and the area elements [count]."""
+        """Draw `count` points that are uniform over the unit squares of the patches, not yet over
+        the surface; the rejection that follows makes them so.
+
+        Returns:
+            The points [count, 3], their normals [count, 3] and the area elements [count]. The
+            length of a normal is the area element.
+        """
         u, v = generator.random((2, count))
         points, normals = np.empty((2, count, 3))
         which = generator.integers(len(self.patches), size=count)

@@ -129,17 +129,6 @@ class CoordinateMaps:
             self._keys[0] = pooled_keys(self.batch_size, self.keys(stride).device)
         return 0
 
-    def derive(self, stride: int) -> None:
-        """Make the voxels at a stride, as `coarsen` does, from finer ones that have been made.
-
-        Raises:
-            InputError: there are no finer ones whose stride divides this one.
-        """
-        finer = [made for made in self.strides if made and stride % made == 0]
-        if stride not in self._keys and finer:
-            self.coarsen(finer[-1], stride // finer[-1])
-        self.keys(stride)
-
     def starts(self, stride: int) -> Tensor:
         """Where the rows of each sample start at a stride, int32 [batch size + 1]: sample b has the
         rows from starts[b] to before starts[b + 1]."""

@@ -192,8 +192,9 @@ def _traced(model: nn.Module) -> fx.Graph:
 def _groups(model: nn.Module, nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
     """The nodes of each layer, in order.
 
-    A layer is one node; or, where a sparse tensor is taken apart or a constant is made, all nodes
-    from there to the last one that reads a part.
+    Most layers are one node. A node that gives only a part of a sparse tensor, or a constant,
+    begins a longer layer, since a part cannot cross to another stage. That layer ends with the last
+    node that reads any of the parts in it.
     """
     number = {node: i for i, node in enumerate(nodes)}
     parts: set[fx.Node] = set()

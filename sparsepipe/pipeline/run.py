@@ -210,7 +210,7 @@ def _play(
         started = time.perf_counter()
         with (
             tracer.span(action.kind.value, stage=action.stage, micro_batch=action.micro_batch),
-            _memory(stage, action, world, mini_batch),
+            _naming_what_did_not_fit(stage, action, world, mini_batch),
         ):
             stage.do[action.kind](action.micro_batch)
         if action.kind is ActionKind.FORWARD:
@@ -239,8 +239,10 @@ def _play(
 
 
 @contextmanager
-def _memory(stage: StageRuntime, action: Action, world: World, mini_batch: int) -> Iterator[None]:
-    """Turn an error for lack of memory into one that says what did not fit."""
+def _naming_what_did_not_fit(
+    stage: StageRuntime, action: Action, world: World, mini_batch: int
+) -> Iterator[None]:
+    """Where the block runs out of memory, raise a StageMemoryError that says what did not fit."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:

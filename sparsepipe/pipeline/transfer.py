@@ -207,7 +207,11 @@ class Receiving:
         return assemble(self._descriptions, self._coordinates, self._features)
 
     def _expect(self, shape: tuple[int, ...], dtype: torch.dtype, channel: str) -> Tensor:
-        """Start receiving a tensor, which is returned; one without elements is not sent."""
+        """Start receiving a tensor, and return the buffer that it will fill.
+
+        The buffer holds the tensor once the transfer has been waited for. A tensor without elements
+        is never sent, so nothing is received for it.
+        """
         buffer = torch.empty(shape, dtype=dtype, device=self._transport.world.device)
         if buffer.numel():
             self._transfers.append(self._transport.irecv(buffer, self._peer, channel))

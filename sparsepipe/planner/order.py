@@ -71,9 +71,11 @@ def fastest_schedule(
     mini_batches: int,
     fits: Callable[[InFlight, bool], bool] = lambda in_flight, late_updates: True,
 ) -> PlayedSchedule:
-    """Simulate some asynchronous schedules and return the fastest.
+    """Simulate asynchronous schedules with more and more mini-batches in flight; return the
+    fastest.
 
-    Among equally fast ones it is that with the fewest mini-batches in flight, without late updates.
+    Where a stage has replicas, each is tried with late updates too (`sparsepipe.schedule.lists`).
+    Among equally fast ones the answer has the fewest mini-batches in flight, and no late updates.
 
     Args:
         stages: the ranks that hold each stage.
@@ -84,7 +86,8 @@ def fastest_schedule(
             never true, the answer is the schedule that needs least memory.
 
     Raises:
-        InputError: too few mini-batches for a steady state with as many in flight as would help.
+        InputError: `mini_batches` is too small: the pipeline would be filling or emptying all the
+            time, and no step would be a steady one.
     """
     count = len(stages)
     seconds = [(max(cost.forward_s), max(cost.backward_s)) for cost in costs]

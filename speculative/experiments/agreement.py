@@ -61,7 +61,7 @@ def with_operators(
     """`verify` in PyTorch operators, as where there is no compiler."""
     requests = philox.requests(len(tokens), seed, offset, target.device)
     decided = pytorch.verify(
-        *(target, draft, tokens, lengths, uniforms, requests), rule=rule, temperature=temperature
+        target, draft, tokens, lengths, uniforms, requests, rule=rule, temperature=temperature
     )
     return Verification(*decided.unbind())
 

@@ -158,7 +158,8 @@ def _batches(rule: Rule) -> dict[str, Any]:
 
 
 def _claims(results: Results) -> Iterator[Claim]:
-    """What is claimed of every kind of trial."""
+    """The claims about exactness: outputs that follow the target's distribution, wrong verifiers
+    that are caught, and decisions that equal the reference's, whatever the batch."""
     samplers, caught = results["samplers"], results["mutants"]
     for name in dict.fromkeys(row["name"] for row in samplers):
         rows = [row for row in samplers if row["name"] == name]

@@ -129,9 +129,10 @@ def ps_blocking(cost: Costs, workers: int, servers: int, link: Link) -> Predicti
 
 
 def _server_s(size_bytes: float, workers: int, servers: int, link: Link) -> float:
-    """Seconds in which all workers push, or pull, so many bytes each.
+    """The seconds that all workers take to push (or pull) `size_bytes` each.
 
-    The busier interface decides: a worker's, or a server's, which has a shard for every worker.
+    The busiest network interface decides. A worker's carries `size_bytes`. A server's carries its
+    shard, `size_bytes / servers`, once for every worker.
     """
     return link.seconds(size_bytes * max(1.0, workers / servers))
 

@@ -47,7 +47,11 @@ def somebody_tells() -> bool:
 
 
 def keep(rank: int, text: str) -> None:
-    """Write down why this rank fails, for torchrun's agent and in the record. It ends next."""
+    """Write down why this rank fails, for torchrun's agent and in the record.
+
+    The agent names its file in a variable. The first rank that fails makes that file, and the
+    others leave it as it is. The rank ends after this call.
+    """
     if os.environ.get(AGENTS_FILE):
         told = {"py_callstack": text, "timestamp": str(int(time.time()))}
         with suppress(OSError), open(os.environ[AGENTS_FILE], "x") as file:  # the first one counts
@@ -58,7 +62,11 @@ def keep(rank: int, text: str) -> None:
 
 
 def write(folder: Path, rank: int, text: str) -> None:
-    """Add the failure of a rank to a record, if this machine has it and can write there."""
+    """Add the failure of a rank to the record in `folder`.
+
+    Nothing is written, and nothing is raised, where this machine has no such folder or cannot write
+    to it.
+    """
     reason, _, details = text.partition("\n")
     at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     line = to_json({"at": at, "rank": rank, "reason": reason, "details": details})

@@ -64,7 +64,7 @@ def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[Offsets
 def _in_row(
     shape: Sequence[int], index: int, start: int, stop: int
 ) -> Iterator[tuple[Offsets, Offsets]]:
-    """The same for values that all lie in the row of that index."""
+    """The boxes of the values from `start` to before `stop`, all of which lie in row `index`."""
     before = index * prod(shape[1:])
     for offsets, sizes in boxes(shape[1:], start - before, stop - before):
         yield (index, *offsets), (1, *sizes)

@@ -66,9 +66,10 @@ def separated(at: CostsAt, local_batch: int, layout: Layout, link: Link) -> Simu
 def _pass(
     program: Program, rank: int, seconds: float, name: str, after: Sequence[int], slices: int
 ) -> int:
-    """Add one pass through the convolutional part on a rank, as a chain of `slices` tasks.
+    """Add one pass through the convolutional part on a rank, forward or backward as `name` says.
 
-    Between them the rank's compute stream may take other tasks. Returns the last task.
+    The pass is a chain of `slices` equally long tasks. After each of them the compute stream of the
+    rank may do something else first. Returns the number of the last task.
     """
     tasks = list(after)
     for _ in range(slices):

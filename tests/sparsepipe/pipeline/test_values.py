@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from sparsepipe.engine.coordinate_maps import CoordinateMaps
 from sparsepipe.engine.layers import Convolution, ConvolutionTranspose, GlobalMaxPooling, MaxPooling
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.pipeline.values import (
@@ -18,7 +17,6 @@ from sparsepipe.pipeline.values import (
     leaf_gradients,
     take_samples,
 )
-from systems.schema import InputError
 from tests.sparsepipe.clouds import random_tensor
 
 
@@ -117,13 +115,3 @@ def test_samples_that_are_not_there_are_refused(samples: range) -> None:
 def test_values_of_different_clouds_are_refused() -> None:
     with pytest.raises(ValueError, match="share"):
         take_samples([random_tensor(3), random_tensor(3)], range(0, 1))
-
-
-def test_voxels_are_derived_from_finer_ones_only() -> None:
-    fine, _, coarse, _ = at_all_strides()
-    maps = CoordinateMaps(fine.keys, 1, 4)
-    maps.derive(4)
-    assert torch.equal(maps.keys(4), coarse.keys)
-    assert maps.strides == (1, 4)
-    with pytest.raises(InputError, match="no voxels at tensor stride 2"):
-        CoordinateMaps(coarse.keys, 4, 4).derive(2)
