@@ -1,0 +1,168 @@
+"""Finds a user's own code by its import path: a model, a data set, a loss, a whole system.
+
+    mypackage.networks:Net      the attribute `Net` of a module that Python can import
+    networks.py:Net             the attribute `Net` of a file; relative to the working directory
+
+The working directory is searched as well, as it is by `python -m`. A file is imported under its own
+name, and the modules beside it can be imported from it, as when Python runs the file.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+import zlib
+from collections.abc import Callable, Collection
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from systems.schema import InputError, remedy
+
+
+def is_path(name: str, kinds: Collection[str] = ()) -> bool:
+    """Whether a name is an import path.
+
+    Args:
+        kinds: words that mean something else before a colon, such as "folder" in `folder:PATH`.
+    """
+    module, colon, attribute = name.rpartition(":")
+    return bool(module and colon and attribute.isidentifier()) and name.split(":")[0] not in kinds
+
+
+def absolute(name: str, folders: Collection[Path]) -> str:
+    """The import path with an absolute file, from the first of the folders that has the file.
+    Modules, and files that none has, stay as they are."""
+    module, _, attribute = name.rpartition(":")
+    if module.endswith(".py"):
+        for folder in folders:
+            if (folder / module).is_file():
+                return f"{os.path.abspath(folder / module)}:{attribute}"
+    return name
+
+
+def load(name: str, option: str) -> Any:
+    """Import what an import path names.
+
+    Args:
+        option: the option that holds the path, with its dashes, for errors.
+
+    Raises:
+        InputError: there is no such module or attribute, or the module cannot be imported.
+    """
+    module_name, _, attribute = name.rpartition(":")
+    where = f"{option} {name}"
+    try:
+        module = _import_file(Path(module_name)) if module_name.endswith(".py") else None
+        module = module or _import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and module_name.split(".")[0] == error.name:
+            raise InputError(
+                f"{where}: no module {module_name} in {os.getcwd()} or among the installed "
+                "packages; go to its folder, install it, or give path/to/file.py:attribute"
+            ) from None
+        raise InputError(f"{where}: cannot be imported: {_failure(error)}") from error
+    except FileNotFoundError:
+        raise InputError(f"{where}: no file {module_name}; give an existing one") from None
+    except (Exception, SystemExit) as error:  # the module's own code runs here
+        raise InputError(f"{where}: cannot be imported: {_failure(error)}") from error
+    if not hasattr(module, attribute):
+        own = [key for key in vars(module) if not key.startswith("_")]
+        raise InputError(
+            f"{where}: {module_name} has no attribute {attribute}; {remedy(attribute, own)}"
+        )
+    return getattr(module, attribute)
+
+
+def call(factory: Any, name: str, option: str, **known: Any) -> Any:
+    """Call a factory with those of the known arguments that it takes, by name.
+
+    Args:
+        factory: what `load` has returned for `name` and `option`.
+
+    Raises:
+        InputError: it cannot be called, wants another argument, or fails.
+    """
+    where = f"{option} {name}"
+    if not callable(factory):
+        raise InputError(
+            f"{where}: is a {type(factory).__name__}; give a class or a function that makes it"
+        )
+    known = _taken(factory, known, where)
+    try:
+        return factory(**known)
+    except InputError:
+        raise
+    except Exception as error:  # the factory's own code runs here
+        raise InputError(f"{where}: fails: {_failure(error)}") from error
+
+
+def _taken(factory: Callable[..., Any], known: dict[str, Any], where: str) -> dict[str, Any]:
+    """Those of the known arguments that a factory takes. Refuse one that wants another."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # some built-in callables have no signature
+        return {}
+    taken: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            return known
+        if parameter.name in known and parameter.kind is not parameter.POSITIONAL_ONLY:
+            taken[parameter.name] = known[parameter.name]
+        elif (
+            parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
+        ):
+            given = f"is called with {', '.join(known)} alone" if known else "is called without any"
+            raise InputError(
+                f"{where}: wants the argument {parameter.name}, and {given}; give "
+                f"{parameter.name} a default"
+            )
+    return taken
+
+
+def _import_module(name: str) -> ModuleType:
+    """Import a module, from the working directory too."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    return importlib.import_module(name)
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a file once, under its own name or, where a module has that name already, another."""
+    file = Path(os.path.abspath(path))
+    for module in list(sys.modules.values()):
+        if getattr(module, "__file__", None) == str(file):
+            return module
+    if not file.is_file():
+        raise FileNotFoundError(file)
+    taken = file.stem in sys.modules or importlib.util.find_spec(file.stem) is not None
+    name = f"{file.stem}_{zlib.crc32(str(file).encode()):x}" if taken else file.stem
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _failure(error: BaseException) -> str:
+    """An error of foreign code in one line, with the place in that code."""
+    place = next(
+        (
+            f" ({frame.filename}:{frame.lineno})"
+            for frame in reversed(traceback.extract_tb(error.__traceback__))
+            if frame.filename != __file__ and not frame.filename.startswith("<")
+        ),
+        "",
+    )
+    text = str(error).splitlines()
+    return f"{type(error).__name__}{': ' + text[0] if text else ''}{place}"

@@ -1,0 +1,91 @@
+"""What users name by import path is found, or refused in one line that says what to do."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from systems import by_path
+from systems.schema import InputError
+
+
+@pytest.fixture(autouse=True)
+def _own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_a_file_and_a_module_of_the_working_directory_are_found() -> None:
+    Path("beside.py").write_text("WIDTH = 3\n")
+    Path("own_net.py").write_text("import beside\nclass Net:\n    width = beside.WIDTH\n")
+    assert by_path.load("own_net.py:Net", "--model").width == 3
+    assert by_path.load("own_net:Net", "--model") is by_path.load("own_net.py:Net", "--model")
+
+
+def test_a_file_named_as_a_module_that_is_there_hides_neither() -> None:
+    Path("json.py").write_text("MINE = 1\n")
+    assert by_path.load("json.py:MINE", "--model") == 1
+    assert by_path.load("json:loads", "--model")("2") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere:Net", "no module nowhere"),
+        ("nowhere.py:Net", "no file nowhere.py"),
+        ("broken.py:Net", "SyntaxError"),
+        ("wants.py:Net", "No module named 'absent_package'"),
+        ("raises.py:Net", "ZeroDivisionError: division by zero"),
+        ("leaves.py:Net", "SystemExit"),
+        ("fine.py:Nett", "has no attribute Nett; perhaps 'Net'"),
+    ],
+)
+def test_what_cannot_be_imported_is_one_line(name: str, said: str) -> None:
+    Path("broken.py").write_text("def (:\n")
+    Path("wants.py").write_text("import absent_package\n")
+    Path("raises.py").write_text("1 / 0\n")
+    Path("leaves.py").write_text("raise SystemExit(3)\n")
+    Path("fine.py").write_text("class Net: pass\n")
+    with pytest.raises(InputError) as error:
+        by_path.load(name, "--stanza.model")
+    assert str(error.value).startswith(f"--stanza.model {name}: ")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_factory_gets_the_arguments_that_it_names() -> None:
+    def build(classes: int, width: int = 2) -> tuple[int, int]:
+        return classes, width
+
+    assert by_path.call(build, "m:build", "--model", classes=5, image_shape=(1,)) == (5, 2)
+    assert by_path.call(lambda **options: options, "m:f", "--model", classes=5) == {"classes": 5}
+    assert by_path.call(dict, "m:dict", "--model") == {}
+
+
+def test_a_factory_that_wants_more_or_fails_is_one_line() -> None:
+    with pytest.raises(InputError, match="wants the argument depth, and is called with classes"):
+        by_path.call(lambda depth: depth, "m:f", "--model", classes=5)
+    with pytest.raises(InputError, match=r"--model m:f: fails: ZeroDivisionError.*test_by_path"):
+        by_path.call(lambda: 1 / 0, "m:f", "--model")
+    with pytest.raises(InputError, match="is a int; give a class or a function"):
+        by_path.call(3, "m:f", "--model")
+
+
+def test_names_of_other_kinds_are_no_import_paths() -> None:
+    assert by_path.is_path("package.net:Net")
+    assert by_path.is_path("path/net.py:Net")
+    assert not by_path.is_path("alexnet")
+    assert not by_path.is_path("folder:images", kinds=("folder",))
+    assert not by_path.is_path("folder:/some/where")
+
+
+def test_a_relative_file_becomes_absolute(tmp_path: Path) -> None:
+    Path("net.py").write_text("")
+    assert by_path.absolute("net.py:Net", [tmp_path]) == f"{tmp_path}/net.py:Net"
+    assert by_path.absolute("gone.py:Net", [tmp_path]) == "gone.py:Net"
+    assert by_path.absolute("package:Net", [tmp_path]) == "package:Net"
