@@ -9,7 +9,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = {  # of every package, bottom first; wings of one floor may import those named before them
     "systems": [
-        ["schema", "disk", "build", "measure", "modes", "dynamo", "deepspeed", "mpi", "gpus"],
+        [
+            "schema",
+            "by_path",
+            "disk",
+            "build",
+            "measure",
+            "modes",
+            "dynamo",
+            "deepspeed",
+            "mpi",
+            "gpus",
+        ],
         ["environment"],
         ["processes"],
         ["clusters", "profiles"],
