@@ -4,7 +4,8 @@
     worker JOB.toml [flags]      one rank, started by torchrun, mpirun or srun
     simulate JOB.toml [flags]    play the job's schedule without processes, leave a record
     emulate JOB.toml [flags]     the program itself on a cluster emulated here, leave a record
-    throughput JOB.toml [flags]  sweep batch size and world size, a table and a CSV
+    sweep JOB.toml --over ...    the job at all combinations of some values, a table and a figure
+    throughput JOB.toml [flags]  a sweep of world size and batch size on this machine
     plan stanza [flags]          predict every scheme's step time, choose
     plan sparsepipe [flags]      partition a model over unequal devices
     profile stanza|sparsepipe    measure a model's layers on this machine
@@ -31,6 +32,7 @@ COMMANDS = {
     "worker": "launch.ranks.worker",
     "simulate": "launch.commands.simulate",
     "emulate": "launch.commands.emulate",
+    "sweep": "launch.commands.sweep",
     "throughput": "launch.commands.throughput",
     "train-pair": "launch.commands.train_pair",
     "ranks": "launch.ranks.emulated",

@@ -62,14 +62,18 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(code if code > 0 else 128 - code)
 
 
-def run_emulated(folders: Sequence[Path], *, tensorboard: bool = False) -> int:
-    """Run the jobs of records one after the other on one emulated cluster; returns an exit code."""
+def run_emulated(folders: Sequence[Path], *, tensorboard: bool = False, quiet: bool = False) -> int:
+    """Run the jobs of records one after the other on one emulated cluster; returns an exit code.
+
+    Args:
+        quiet: show only what goes to stderr, and the live table.
+    """
     command = [sys.executable, "-m", "launch", "ranks", "--records", *map(str, folders)]
     # Keep memory that a step frees for the next one, as a device's allocator does: on a busy host
     # the first touch of fresh memory costs more than filling it.
     keep = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_ARENA_MAX": "1"}
     with shown(folders, tensorboard=tensorboard):
-        return run_command(command, {**keep, LAUNCHER: str(os.getpid())}, folders)
+        return run_command(command, {**keep, LAUNCHER: str(os.getpid())}, folders, quiet=quiet)
 
 
 def prepare_emulated(wanted: EmulatedJob) -> Path:

@@ -7,9 +7,10 @@ network interface of every node (open trace.json in ui.perfetto.dev).
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from launch import job as jobs
-from launch.drivers import driver, required
+from launch.drivers import Simulated, driver, required
 from launch.job import Job
 from launch.records import create_record
 from systems.runs import record, trace
@@ -17,12 +18,8 @@ from systems.runs import record, trace
 
 def main(arguments: Sequence[str]) -> None:
     """Plan, play, write the record, print the step time beside the planner's."""
-    wanted = jobs.parse_job("simulate", arguments, Job())
-    simulated = required(driver(wanted).simulate, wanted, "simulate")(wanted)
+    simulated, folder = simulate_job(jobs.parse_job("simulate", arguments, Job()))
     job, result = simulated.job, simulated.result
-    folder = create_record(job, simulated.plan, tier="simulated")
-    trace.write_timeline(folder / "trace.json", simulated.spans)
-    record.write_json(folder / "result.json", {"tier": "simulated", **result})
     predicted_s = result["predicted_step_s"]
     beside = "" if predicted_s is None else f" (planner: {predicted_s * 1e3:.2f} ms)"
     print(
@@ -30,3 +27,16 @@ def main(arguments: Sequence[str]) -> None:
         f"  {result['samples_per_s']:,.0f} samples/s, step {result['step_s'] * 1e3:.2f} ms{beside},"
         f" steady state of a deterministic simulation\n  record: {folder}"
     )
+
+
+def simulate_job(job: Job) -> tuple[Simulated, Path]:
+    """Plan a job, play the plan and write the record; returns its folder too.
+
+    Raises:
+        InputError: whatever is wrong with the job, or its system has no simulation.
+    """
+    simulated = required(driver(job).simulate, job, "simulate")(job)
+    folder = create_record(simulated.job, simulated.plan, tier="simulated")
+    trace.write_timeline(folder / "trace.json", simulated.spans)
+    record.write_json(folder / "result.json", {"tier": "simulated", **simulated.result})
+    return simulated, folder

@@ -63,6 +63,8 @@ class Lines:
     """More values of the same series, drawn as crosses in their colours: another tier's."""
     points_label: str = ""
     """What the crosses are, such as "emulated"."""
+    spread: Mapping[str, Curve] = field(default_factory=dict)
+    """The least and the largest value at every point of a series, drawn as error bars."""
     logarithmic: bool = False
     logarithmic_x: bool = False
     from_zero: bool = False
@@ -245,6 +247,7 @@ def _lines(axis: Axes, panel: Lines) -> list[list[Any]]:
             markersize=16 if len(x) == 1 else 5,
         )
         rows += [[panel.title, name, a, b, panel.y_label] for a, b in zip(x, y, strict=True)]
+        rows += _error_bars(axis, panel, name, COLOURS[i % len(COLOURS)])
     rows += _points(axis, panel)
     axis.set_xlabel(panel.x_label)
     axis.set_ylabel(panel.y_label)
@@ -263,6 +266,21 @@ def _lines(axis: Axes, panel: Lines) -> list[list[Any]]:
         axis.set_ylim(0, axis.get_ylim()[1] * 1.1)
     axis.legend(fontsize=7, edgecolor="none", framealpha=0.85)
     return rows
+
+
+def _error_bars(axis: Axes, panel: Lines, name: str, colour: str) -> list[list[Any]]:
+    """Draw the least and the largest values of a series; returns the rows of the CSV."""
+    if name not in panel.spread:
+        return []
+    (x, y), (least, largest) = panel.series[name], panel.spread[name]
+    low = [value - end for value, end in zip(y, least, strict=True)]
+    high = [end - value for value, end in zip(y, largest, strict=True)]
+    axis.errorbar(x, y, yerr=(low, high), fmt="none", ecolor=colour, capsize=3, linewidth=1)
+    return [
+        [panel.title, f"{name}, {end}", a, b, panel.y_label]
+        for end, values in (("least", least), ("largest", largest))
+        for a, b in zip(x, values, strict=True)
+    ]
 
 
 def _points(axis: Axes, panel: Lines) -> list[list[Any]]:

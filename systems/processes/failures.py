@@ -85,3 +85,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
         with suppress(json.JSONDecodeError):
             found.append(json.loads(line))
     return found
+
+
+def first(folder: Path) -> str | None:
+    """The reason of the failure in a record that was written first; None if there is none."""
+    return next((str(failure["reason"]) for failure in read(folder)), None)

@@ -1,0 +1,139 @@
+"""Runs the points of a sweep, each tier in its way. A point that fails says why, and the others are
+run all the same."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from launch import job as jobs
+from launch.commands.emulate import EmulatedJob, prepare_emulated, run_emulated
+from launch.commands.run import prepare_run
+from launch.commands.simulate import simulate_job
+from launch.drivers import driver, required
+from launch.job import Job
+from launch.launchers.start import run_ranks
+from launch.progress.progress import shown
+from launch.ranks.emulated import emulated_rates
+from launch.sweep.points import Point, Sweep
+from launch.sweep.variables import BANDWIDTH
+from systems.network.namespaces import unavailable
+from systems.processes import failures
+from systems.runs.record import Tier
+from systems.schema import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A sweep that is run, with what its points share beside the job."""
+
+    sweep: Sweep
+    scale: float | None
+    dilate: float | None
+    """The two factors of every emulated point; None chooses them for each."""
+    tensorboard: bool
+    named: Mapping[str, str]
+    """What the command line calls options that errors name; see `launch.job.named_as_given`."""
+
+
+def why_not(job: Job, tier: Tier, names: Sequence[str]) -> str | None:
+    """Why no point of a tier can be run here; None if some can.
+
+    Args:
+        names: what the sweep varies.
+    """
+    try:
+        if tier == "simulated":
+            required(driver(job).simulate, job, "simulate")
+            return None
+        if tier == "emulated":
+            required(driver(job).emulating, job, "emulate")
+            reason = unavailable()
+            return reason and f"--tier emulated: {reason}"
+    except InputError as error:
+        return str(error)
+    if BANDWIDTH in names:
+        return (
+            f"--over {BANDWIDTH}: --tier measured has the links of this machine, at their own "
+            "rate; leave one of them out"
+        )
+    if job.launcher == "slurm":
+        return "--launcher slurm: a sweep waits for its runs; add --elsewhere"
+    return None
+
+
+def run_points(running: Running, tier: Tier, points: Sequence[Point]) -> Iterator[Point]:
+    """Run points of one tier that have no result; yields each of them when it has ended."""
+    return _RUNNERS[tier](running, points)
+
+
+@contextmanager
+def _failing(running: Running, point: Point) -> Iterator[None]:
+    """Begin a point, and keep the error of the block as the reason why it has no result."""
+    running.sweep.begin(point)
+    try:
+        with jobs.named_as_given(running.named):
+            yield
+    except InputError as error:
+        running.sweep.note(point, str(error))
+
+
+def _simulate(running: Running, points: Sequence[Point]) -> Iterator[Point]:
+    """Play every point in this process."""
+    for point in points:
+        with _failing(running, point):
+            simulate_job(running.sweep.job(point))
+        yield point
+
+
+def _measure(running: Running, points: Sequence[Point]) -> Iterator[Point]:
+    """Run every point in ranks of its own, so that its memory is its own too."""
+    sweep = running.sweep
+    for point in points:
+        with _failing(running, point):
+            job = sweep.job(point)
+            folder = prepare_run(job)
+            with shown([folder], tensorboard=running.tensorboard):
+                code = run_ranks(job, [folder], quiet=True)
+            if code:
+                reason = f"{job.launcher} ended with code {code}, see above"
+                sweep.note(point, failures.first(folder) or reason)
+        yield point
+
+
+def _emulate(running: Running, points: Sequence[Point]) -> Iterator[Point]:
+    """Run the points of one world size and one emulated rate in one world, which starts once."""
+    sweep = running.sweep
+    worlds: dict[tuple[float, ...], list[Point]] = {}
+    for point in points:
+        with _failing(running, point):
+            wanted = EmulatedJob(
+                scale=running.scale, dilate=running.dilate, **jobs.job_fields(sweep.job(point))
+            )
+            rates = emulated_rates(prepare_emulated(wanted))
+            worlds.setdefault(rates, []).append(point)
+            continue
+        yield point  # it has failed
+    for rates, alike in sorted(worlds.items(), key=lambda world: len(world[0])):
+        print(f"{len(alike)} runs on {len(rates)} emulated nodes", flush=True)
+        yield from _emulate_world(running, alike)
+
+
+def _emulate_world(running: Running, points: list[Point]) -> Iterator[Point]:
+    """Run points in one world. If one of them ends it, those behind it get another world."""
+    sweep = running.sweep
+    while points:
+        folders = [sweep.record(point) for point in points]
+        code = run_emulated(folders, tensorboard=running.tensorboard, quiet=True)
+        left = [point for point in points if not sweep.has_result(point)]
+        if left:
+            reason = f"the emulated ranks ended with code {code}, see above"
+            sweep.note(left[0], failures.first(sweep.record(left[0])) or reason)
+        yield from (point for point in points if point not in left[1:])
+        points = left[1:]
+
+
+_RUNNERS: dict[Tier, Callable[[Running, Sequence[Point]], Iterator[Point]]] = {
+    "simulated": _simulate,
+    "emulated": _emulate,
+    "measured": _measure,
+}

@@ -1,0 +1,78 @@
+"""The repetitions of a point, taken together and compared with those of a baseline."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from launch.sweep.rows import Row
+from systems.runs.record import Tier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The repetitions of one combination of values, in one tier, that have figures."""
+
+    tier: Tier
+    values: Mapping[str, Any]
+    """The value of everything that the sweep varies."""
+    samples_per_s: tuple[float, ...]
+    speed_ups: tuple[float, ...]
+    """Over the baseline in the same repetition, for those that both have. Empty: no baseline."""
+    efficiencies: tuple[float, ...]
+    """The scaling efficiency of every repetition; empty where the sweep has one world size."""
+
+    def is_of(self, baseline: Mapping[str, Any]) -> bool:
+        """Whether this is a point of the baseline itself."""
+        return bool(baseline) and all(self.values[k] == value for k, value in baseline.items())
+
+
+def group(rows: Sequence[Row], names: Sequence[str], baseline: Mapping[str, Any]) -> list[Group]:
+    """The rows that have figures, by tier and values, in the order of the rows.
+
+    Args:
+        names: what the sweep varies.
+        baseline: the values in which a point's baseline differs from it. Empty: there is none.
+    """
+    groups: dict[tuple[Any, ...], dict[int, Row]] = {}
+    for row in rows:
+        if row.samples_per_s is not None:
+            key = (row.point.tier, *(row.value(name) for name in names))
+            groups.setdefault(key, {})[row.point.repetition] = row
+    return [_group(groups, key, names, baseline) for key in groups]
+
+
+def _group(
+    groups: Mapping[tuple[Any, ...], Mapping[int, Row]],
+    key: tuple[Any, ...],
+    names: Sequence[str],
+    baseline: Mapping[str, Any],
+) -> Group:
+    """The group of that key, beside the group of its baseline."""
+    tier, *values = key
+    named = dict(zip(names, values, strict=True))
+    of_baseline: Mapping[int, Row] = {}
+    if baseline:
+        partner = {**named, **baseline}
+        of_baseline = groups.get((tier, *(partner[name] for name in names)), {})
+    pairs = [
+        (row.samples_per_s, of_baseline[repetition].samples_per_s)
+        for repetition, row in groups[key].items()
+        if repetition in of_baseline
+    ]
+    alone = groups[key].values()
+    return Group(
+        tier=tier,
+        values=named,
+        samples_per_s=tuple(row.samples_per_s for row in alone if row.samples_per_s is not None),
+        speed_ups=tuple(ours / theirs for ours, theirs in pairs if ours and theirs),
+        efficiencies=tuple(r.scaling_efficiency for r in alone if r.scaling_efficiency is not None),
+    )
+
+
+def in_short(values: Sequence[float], form: str) -> str:
+    """The median of values, with the least and the largest if there are several."""
+    middle = format(median(values), form)
+    if len(values) == 1:
+        return middle
+    return f"{middle} [{min(values):{form}}, {max(values):{form}}] n={len(values)}"
