@@ -22,7 +22,7 @@ from launch.commands.sweeping import Asked, SweepFlags, base_of, run_sweep
 from launch.drivers import driver
 from launch.records import RUNS
 from launch.sweep.points import Sweep
-from launch.sweep.variables import BATCH_SIZE, parse_variables
+from launch.sweep.variables import BATCH_SIZE, NODES, parse_variables
 from systems.runs.record import Tier
 from systems.schema import InputError
 
@@ -59,7 +59,10 @@ def main(arguments: Sequence[str]) -> None:
             varied=parse_variables(base, flags.over),
             tiers=tuple(dict.fromkeys(flags.tier)),
             flags=flags,
-            named={driver(base).batch_size_option: f"over {BATCH_SIZE}"},
+            named={
+                "world-size": f"over {NODES}",
+                driver(base).batch_size_option: f"over {BATCH_SIZE}",
+            },
             kind="sweep",
             scale=flags.scale,
             dilate=flags.dilate,

@@ -73,6 +73,4 @@ def _group(
 def in_short(values: Sequence[float], form: str) -> str:
     """The median of values, with the least and the largest if there are several."""
     middle = format(median(values), form)
-    if len(values) == 1:
-        return middle
-    return f"{middle} [{min(values):{form}}, {max(values):{form}}] n={len(values)}"
+    return middle + (f" [{min(values):{form}}, {max(values):{form}}]" if len(values) > 1 else "")

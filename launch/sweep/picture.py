@@ -25,6 +25,8 @@ HOW: dict[Tier, str] = {
     "simulated": "a model of the schedule, which is deterministic, without processes",
 }
 """How the numbers of a tier came about."""
+Series = Mapping[str, Sequence[Group]]
+"""The groups of each series of a panel, by its name."""
 WIDE = 4
 """Axes are logarithmic if the largest value is so many times the least."""
 
@@ -54,15 +56,19 @@ class Picture:
         """What is drawn of a group."""
         return group.speed_ups if self.baseline else group.samples_per_s
 
-    def label(self, group: Group, groups: Sequence[Group]) -> str:
-        """The values of a group that differ in the picture, without that of the x axis."""
-        varied = [
-            name
-            for name in group.values
-            if name != self.x and len({other.values[name] for other in groups}) > 1
-        ]
-        words = [in_words(group.values[n]) if n == "scheme" else _setting(group, n) for n in varied]
-        return " ".join(words) or "all"
+    def labels(self, groups: Sequence[Group]) -> list[str]:
+        """The name of each group's series: the values of what varies beside the x axis."""
+        varied = [n for n in _varied(groups) if n != self.x]
+
+        def words(group: Group, name: str) -> str:
+            return in_words(group.values[name]) if name == "scheme" else _setting(group, name)
+
+        return [" ".join(words(group, name) for name in varied) or "all" for group in groups]
+
+
+def _varied(groups: Sequence[Group]) -> list[str]:
+    """The variables of which the groups have several values."""
+    return [n for n in groups[0].values if len({group.values[n] for group in groups}) > 1]
 
 
 def choose_x(values: Mapping[str, Sequence[Any]], wanted: str | None) -> str | None:
@@ -87,66 +93,84 @@ def choose_x(values: Mapping[str, Sequence[Any]], wanted: str | None) -> str | N
 def draw_sweep(picture: Picture, groups: Sequence[Group], folder: Path) -> Path | None:
     """Draw the groups, a panel for every tier, as PNG, PDF and CSV; returns the PNG's path. None:
     there is nothing to draw."""
-    shown = [g for g in groups if picture.shows(g)]
-    tiers: list[Tier] = list(dict.fromkeys(group.tier for group in shown))
-    if not shown:
+    if not any(map(picture.shows, groups)):
         return None
-    panels = [_panel(picture, [g for g in shown if g.tier == tier], tier) for tier in tiers]
-    path = folder / ("speed-up" if picture.baseline else "samples-per-s")
+    series: dict[str, list[Group]] = {}
+    for label, group in zip(picture.labels(groups), groups, strict=True):
+        if picture.shows(group):
+            series.setdefault(label, []).append(group)
+    tiers: list[Tier] = list(
+        dict.fromkeys(group.tier for alike in series.values() for group in alike)
+    )
+    panels: list[Panel] = []
+    for tier in tiers:
+        # Every panel has all series, so that each has one colour.
+        of_tier = {k: [g for g in alike if g.tier == tier] for k, alike in series.items()}
+        panels.append(
+            _bars(picture, of_tier, tier) if picture.x is None else _lines(picture, of_tier, tier)
+        )
     return draw(
-        path, panels, _footnote(picture, shown), title=picture.y, tier=tiers[0], caption=picture.y
+        folder / ("speed-up" if picture.baseline else "samples-per-s"),
+        panels,
+        _footnote(picture, groups, tiers),
+        title=picture.y,
+        tier=tiers[0],
+        caption=picture.y,
     ).path
 
 
-def _footnote(picture: Picture, groups: Sequence[Group]) -> str:
+def _footnote(picture: Picture, groups: Sequence[Group], tiers: Sequence[Tier]) -> str:
     """How the numbers were obtained, and what is the same for all of them."""
-    tiers = dict.fromkeys(group.tier for group in groups)
     how = "; ".join(f"{tier}: {HOW[tier].format(machine=machine())}" for tier in tiers)
     several = any(len(picture.of(group)) > 1 for group in groups)
     drawn = "; medians, bars from the least to the largest repetition" if several else ""
     if several and picture.baseline:
         drawn += ", each over the baseline in the same repetition"
-    same = [
-        n for n in groups[0].values if n != picture.x and len({g.values[n] for g in groups}) == 1
-    ]
-    settings = "".join(f"; {_setting(groups[0], name)}" for name in same)
-    return f"{how}{drawn}{settings}"
+    varied = _varied(groups)
+    same = [name for name in groups[0].values if name not in (*varied, picture.x)]
+    return how + drawn + "".join(f"; {_setting(groups[0], name)}" for name in same)
 
 
-def _panel(picture: Picture, groups: Sequence[Group], tier: Tier) -> Panel:
-    """What one tier has found."""
-    numbers = sorted({len(picture.of(group)) for group in groups})
+def _title(picture: Picture, series: Series, tier: Tier) -> str:
+    """What a panel shows, with its tier and the number of repetitions."""
+    numbers = sorted({len(picture.of(group)) for alike in series.values() for group in alike})
     n = "-".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
-    title = f"{picture.job.name}: {picture.y}, {tier}, n={n}"
-    reference = 1.0 if picture.baseline else None
-    if picture.x is None:
-        names = [picture.label(group, groups) for group in groups]
-        return Bars(
-            groups=names,
-            series={tier: [picture.of(group) for group in groups]},
-            unit=picture.y,
-            title=title,
-            reference=reference,
-        )
-    series: dict[str, Curve] = {}
+    return f"{picture.job.name}: {picture.y}, {tier}, n={n}"
+
+
+def _bars(picture: Picture, series: Series, tier: Tier) -> Bars:
+    """A bar for every combination of values."""
+    return Bars(
+        groups=list(series),
+        series={tier: [picture.of(alike[0]) if alike else () for alike in series.values()]},
+        unit=picture.y,
+        title=_title(picture, series, tier),
+        reference=1.0 if picture.baseline else None,
+    )
+
+
+def _lines(picture: Picture, series: Series, tier: Tier) -> Lines:
+    """A line for every combination of the values beside the one on the x axis."""
+    name = picture.x
+    assert name is not None  # else there are bars
+    curves: dict[str, Curve] = {}
     spread: dict[str, Curve] = {}
-    for label in dict.fromkeys(picture.label(group, groups) for group in groups):
-        alike = [group for group in groups if picture.label(group, groups) == label]
-        alike.sort(key=lambda group: group.values[picture.x or ""])
-        x = [group.values[picture.x] / UNITS.get(picture.x, 1) for group in alike]
+    for label, alike in series.items():
+        alike = sorted(alike, key=lambda group: group.values[name])
+        x = [group.values[name] / UNITS.get(name, 1) for group in alike]
         found = [picture.of(group) for group in alike]
-        series[label] = (x, [median(values) for values in found])
-        if numbers[-1] > 1:
+        curves[label] = (x, [median(values) for values in found])
+        if any(len(values) > 1 for values in found):
             spread[label] = ([min(values) for values in found], [max(values) for values in found])
-    everywhere = [value for x, _ in series.values() for value in x]
+    everywhere = [value for x, _ in curves.values() for value in x]
     return Lines(
-        series=series,
+        series=curves,
         spread=spread,
-        x_label=LABELS.get(picture.x, picture.x),
+        x_label=LABELS.get(name, name),
         y_label=picture.y,
-        title=title,
+        title=_title(picture, series, tier),
         from_zero=True,
-        reference=reference,
+        reference=1.0 if picture.baseline else None,
         logarithmic_x=min(everywhere) > 0 and max(everywhere) >= WIDE * min(everywhere),
     )
 

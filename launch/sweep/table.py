@@ -14,13 +14,13 @@ the busiest rank sends and receives, over TCP, no headers. busy: processor time 
 threads, mean of the ranks. memory: the largest rank's peak. -: not known here."""
 """What the columns of the table mean."""
 EFFICIENCY = """\
-scaling efficiency: samples per second of a rank, over those of a rank in the smallest world of the
-same sweep with all else the same. With a batch of a fixed size over all ranks it is that of strong
-scaling, with a batch of a fixed size for every rank that of weak scaling."""
+efficiency (of scaling): samples per second of a rank, over those of a rank in the smallest world
+that has run with all else the same. With a batch of a fixed size over all ranks it is that of
+strong scaling, with a batch of a fixed size for every rank that of weak scaling."""
 """What the efficiency in the comparison means."""
 FIGURES = (
     # name in Row, title, factor, width, format
-    ("samples_per_s", "samples/s", 1, 11, ",.4g"),
+    ("samples_per_s", "samples/s", 1, 11, ",.1f"),
     ("step_s", "step p50", 1e3, 10, ".2f"),
     ("step_p90_s", "p90", 1e3, 9, ".2f"),
     ("step_p99_s", "p99", 1e3, 9, ".2f"),
@@ -68,11 +68,12 @@ class Table:
         """The medians over the repetitions: throughput, speed-up, scaling efficiency."""
         lines = []
         for group in groups:
-            parts = [f"{in_short(group.samples_per_s, ',.4g')} samples/s"]
+            parts = [f"{in_short(group.samples_per_s, ',.1f')} samples/s"]
             if group.speed_ups:
                 parts.append(f"{in_short(group.speed_ups, '.3f')} x {baseline}")
             if group.efficiencies:
-                parts.append(f"scaling efficiency {in_short(group.efficiencies, '.0%')}")
+                parts.append(f"efficiency {in_short(group.efficiencies, '.0%')}")
+            parts.append(f"n={len(group.samples_per_s)}")
             lines.append(f"{self._start(group.tier, group.values)}  {', '.join(parts)}")
         return "\n".join(lines)
 
