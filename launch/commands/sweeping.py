@@ -107,7 +107,9 @@ def run_sweep(asked: Asked) -> None:
         print(f"{len(rows)} points are in the table; go on with: {command}", file=sys.stderr)
         raise
     everything = arranged(rows.values())
-    _conclude(asked, everything, Picture(job=sweep.base, x=x, baseline=baseline))
+    failed = sum(bool(row.error) for row in everything)
+    picture = Picture(job=sweep.base, x=x, baseline=baseline, failed=failed)
+    _conclude(asked, everything, picture)
     beside = (
         f", with {len(rows) - len(new)} points of earlier sweeps" if len(rows) > len(new) else ""
     )

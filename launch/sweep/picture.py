@@ -40,6 +40,8 @@ class Picture:
     x: str | None
     """The variable of the x axis; None: there is no numeric one, and bars are drawn."""
     baseline: Mapping[str, Any]
+    failed: int
+    """How many points have no figures."""
 
     @property
     def y(self) -> str:
@@ -57,8 +59,11 @@ class Picture:
         return group.speed_ups if self.baseline else group.samples_per_s
 
     def labels(self, groups: Sequence[Group]) -> list[str]:
-        """The name of each group's series: the values of what varies beside the x axis."""
-        varied = [n for n in _varied(groups) if n != self.x]
+        """The name of each group's series: the values of what varies beside the x axis, if only
+        between the baseline and what is drawn."""
+        shown = list(filter(self.shows, groups))
+        varied = [name for name in _varied(shown) if name != self.x]
+        varied = varied or [name for name in _varied(groups) if name != self.x]
 
         def words(group: Group, name: str) -> str:
             return in_words(group.values[name]) if name == "scheme" else _setting(group, name)
@@ -126,9 +131,11 @@ def _footnote(picture: Picture, groups: Sequence[Group], tiers: Sequence[Tier]) 
     drawn = "; medians, bars from the least to the largest repetition" if several else ""
     if several and picture.baseline:
         drawn += ", each over the baseline in the same repetition"
-    varied = _varied(groups)
-    same = [name for name in groups[0].values if name not in (*varied, picture.x)]
-    return how + drawn + "".join(f"; {_setting(groups[0], name)}" for name in same)
+    if picture.failed:
+        drawn += f"; {picture.failed} points have no figures and are left out"
+    shown = list(filter(picture.shows, groups))
+    same = [name for name in shown[0].values if name not in (*_varied(shown), picture.x)]
+    return how + drawn + "".join(f"; {_setting(shown[0], name)}" for name in same)
 
 
 def _title(picture: Picture, series: Series, tier: Tier) -> str:
@@ -141,9 +148,10 @@ def _title(picture: Picture, series: Series, tier: Tier) -> str:
 def _bars(picture: Picture, series: Series, tier: Tier) -> Bars:
     """A bar for every combination of values."""
     return Bars(
-        groups=list(series),
+        groups=[label.replace(" ", "\n") for label in series],
         series={tier: [picture.of(alike[0]) if alike else () for alike in series.values()]},
         unit=picture.y,
+        value_format="{:.3g}" if picture.baseline else "{:,.0f}",
         title=_title(picture, series, tier),
         reference=1.0 if picture.baseline else None,
     )
@@ -170,6 +178,7 @@ def _lines(picture: Picture, series: Series, tier: Tier) -> Lines:
         y_label=picture.y,
         title=_title(picture, series, tier),
         from_zero=True,
+        legend_below=True,
         reference=1.0 if picture.baseline else None,
         logarithmic_x=min(everywhere) > 0 and max(everywhere) >= WIDE * min(everywhere),
     )

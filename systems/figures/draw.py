@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ FOOTNOTE_COLUMNS = 120
 """The number of characters that fit below one panel."""
 FEW_BARS = 16
 """In a panel; the values of more stand upright, so that they do not overlap."""
-LEGEND_COLUMNS = 4
+LEGEND_COLUMNS, LEGEND_CHARACTERS = 4, 80  # at most, below a panel
 FEW_POINTS = 12
 """Curves of so few points show each of them."""
 
@@ -71,6 +72,8 @@ class Lines:
     """Whether the y axis begins at 0: differences are then seen for what they are."""
     reference: float | None = None
     """A horizontal line, such as 1.0 for "as fast"."""
+    legend_below: bool = False
+    """Whether the legend stands below the axis, where it covers no curve."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,9 +187,9 @@ def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
         for g, values in enumerate(groups):
             if values:
                 x = g + (i - (len(panel.series) - 1) / 2) * width
-                median = sorted(values)[len(values) // 2]
-                axis.bar(x, median, width * 0.92, color=COLOURS[i % len(COLOURS)], label=label)
-                _annotate(axis, x, values, panel.value_format.format(median), upright)
+                middle = median(values)
+                axis.bar(x, middle, width * 0.92, color=COLOURS[i % len(COLOURS)], label=label)
+                _annotate(axis, x, values, panel.value_format.format(middle), upright)
                 label = None  # one entry of the legend for the whole series
             rows += [[panel.title, name, panel.groups[g], value, panel.unit] for value in values]
     axis.set_xticks(range(len(panel.groups)), list(panel.groups), fontsize=8)
@@ -201,10 +204,7 @@ def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
 
 
 def _annotate(axis: Axes, x: float, values: Sequence[float], text: str, upright: bool) -> None:
-    """Write a bar's value at its end, above a positive bar and below a negative one.
-
-    Draws the repetitions as dots, which the text keeps clear of.
-    """
+    """Draw the repetitions of a bar as dots, and write its value beyond them, at the bar's end."""
     if len(values) > 1:
         axis.plot([x] * len(values), values, ".", color="black", markersize=3)
     upwards = max(values) >= 0
@@ -222,12 +222,13 @@ def _annotate(axis: Axes, x: float, values: Sequence[float], text: str, upright:
 
 def _legend_below(axis: Axes, lines: int) -> None:
     """Put the legend below the axis and its groups' names, which have so many lines."""
+    labels = axis.get_legend_handles_labels()[1]
     axis.legend(
         fontsize=7,
         frameon=False,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.03 - 0.05 * lines),
-        ncols=LEGEND_COLUMNS,
+        ncols=max(1, min(LEGEND_COLUMNS, LEGEND_CHARACTERS // max(map(len, labels)))),
     )
 
 
@@ -265,6 +266,8 @@ def _lines(axis: Axes, panel: Lines) -> list[list[Any]]:
     if panel.from_zero:
         axis.set_ylim(0, axis.get_ylim()[1] * 1.1)
     axis.legend(fontsize=7, edgecolor="none", framealpha=0.85)
+    if panel.legend_below:
+        _legend_below(axis, 2)
     return rows
 
 
@@ -272,14 +275,13 @@ def _error_bars(axis: Axes, panel: Lines, name: str, colour: str) -> list[list[A
     """Draw the least and the largest values of a series; returns the rows of the CSV."""
     if name not in panel.spread:
         return []
-    (x, y), (least, largest) = panel.series[name], panel.spread[name]
-    low = [value - end for value, end in zip(y, least, strict=True)]
-    high = [end - value for value, end in zip(y, largest, strict=True)]
-    axis.errorbar(x, y, yerr=(low, high), fmt="none", ecolor=colour, capsize=3, linewidth=1)
+    (x, y), ends = panel.series[name], panel.spread[name]
+    lengths = [[abs(end - value) for end, value in zip(side, y, strict=True)] for side in ends]
+    axis.errorbar(x, y, yerr=lengths, fmt="none", ecolor=colour, capsize=3, linewidth=1)
     return [
-        [panel.title, f"{name}, {end}", a, b, panel.y_label]
-        for end, values in (("least", least), ("largest", largest))
-        for a, b in zip(x, values, strict=True)
+        [panel.title, f"{name}, {end}", *point, panel.y_label]
+        for end, side in zip(("least", "largest"), ends, strict=True)
+        for point in zip(x, side, strict=True)
     ]
 
 
