@@ -102,16 +102,17 @@ def describe_plan(plan: Plan, model: str, target: Cluster) -> str:
         f"  profile: {plan.profile}; each worker takes {_local_batch(plan)} samples a step",
         f"  cluster: {target.source}",
         f"  {'scheme':25}{'f':>3}{'m':>4}{'step ms':>10}{'samples/s':>11}{'x PS 1 blocking':>17}"
-        "   busy ms per resource",
+        f"{'x DDP':>8}   busy ms per resource",
     ]
-    first = plan.predictions[0]
+    first, ddp = plan.predictions[0], next(p for p in plan.predictions if p.scheme == "ddp")
     for p in plan.predictions:
         resources = ", ".join(f"{name} {s * 1e3:.1f}" for name, s in p.resources.items())
         mark = "*" if p == plan.chosen else " "
         lines.append(
             f"{mark} {p.scheme + p.mode:25}{p.fc_workers:>3}{p.micro_batches:>4}"
             f"{p.step_s * 1e3:>10.1f}{p.samples_per_s:>11,.0f}"
-            f"{p.samples_per_s / first.samples_per_s:>16.2f}x   {resources}"
+            f"{p.samples_per_s / first.samples_per_s:>16.2f}x"
+            f"{p.samples_per_s / ddp.samples_per_s:>7.2f}x   {resources}"
         )
     lines.append(f"  chosen: {plan.reason}")
     return "\n".join(lines)

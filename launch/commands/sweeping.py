@@ -107,9 +107,7 @@ def run_sweep(asked: Asked) -> None:
         print(f"{len(rows)} points are in the table; go on with: {command}", file=sys.stderr)
         raise
     everything = arranged(rows.values())
-    failed = sum(bool(row.error) for row in everything)
-    picture = Picture(job=sweep.base, x=x, baseline=baseline, failed=failed)
-    _conclude(asked, everything, picture)
+    _conclude(asked, everything, x, baseline)
     beside = (
         f", with {len(rows) - len(new)} points of earlier sweeps" if len(rows) > len(new) else ""
     )
@@ -240,15 +238,28 @@ def _left_to_others(sweep: Sweep, points: Iterable[Point]) -> Iterator[Point]:
         yield point
 
 
-def _conclude(asked: Asked, rows: Sequence[Row], picture: Picture) -> None:
+def _conclude(
+    asked: Asked, rows: Sequence[Row], x: str | None, baseline: Mapping[str, Any]
+) -> None:
     """Print what the columns mean and how the points compare, and draw the figure."""
     values = values_of(rows)
-    groups = group(rows, list(values), picture.baseline)
+    groups = group(rows, list(values), baseline)
     print(EXPLAINED)
     if NODES in values:
         print(EFFICIENCY)
     if groups:
         print(Table(values).comparison(groups, " ".join(asked.flags.baseline)))
+    ran = [row for row in rows if not row.error]
+    picture = Picture(
+        job=asked.sweep.base,
+        x=x,
+        baseline=baseline,
+        machines={
+            tier: list(dict.fromkeys(row.machine for row in ran if row.point.tier == tier))
+            for tier in dict.fromkeys(row.point.tier for row in ran)
+        },
+        failed=len(rows) - len(ran),
+    )
     drawn = draw_sweep(picture, groups, asked.sweep.folder)
     print(f"figure: {drawn or 'nothing to draw'}")
 

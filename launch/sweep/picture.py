@@ -10,7 +10,6 @@ from launch.job import Job
 from launch.sweep.groups import Group
 from launch.sweep.variables import BANDWIDTH, NODES, in_words
 from systems.figures.draw import Bars, Curve, Lines, Panel, draw
-from systems.figures.text import machine
 from systems.runs.record import Tier
 from systems.schema import InputError
 
@@ -40,6 +39,8 @@ class Picture:
     x: str | None
     """The variable of the x axis; None: there is no numeric one, and bars are drawn."""
     baseline: Mapping[str, Any]
+    machines: Mapping[Tier, Sequence[str]]
+    """What the points of each tier ran on."""
     failed: int
     """How many points have no figures."""
 
@@ -126,7 +127,10 @@ def draw_sweep(picture: Picture, groups: Sequence[Group], folder: Path) -> Path 
 
 def _footnote(picture: Picture, groups: Sequence[Group], tiers: Sequence[Tier]) -> str:
     """How the numbers were obtained, and what is the same for all of them."""
-    how = "; ".join(f"{tier}: {HOW[tier].format(machine=machine())}" for tier in tiers)
+    how = "; ".join(
+        f"{tier}: {HOW[tier].format(machine=' and '.join(picture.machines[tier]))}"
+        for tier in tiers
+    )
     several = any(len(picture.of(group)) > 1 for group in groups)
     drawn = "; medians, bars from the least to the largest repetition" if several else ""
     if several and picture.baseline:

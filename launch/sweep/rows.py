@@ -16,6 +16,7 @@ from launch.records import read_emulation, read_job_and_plan, read_result
 from launch.sweep.points import Point, Sweep
 from launch.sweep.variables import BANDWIDTH, BATCH_SIZE, NODES, own_options, value_at
 from systems import disk
+from systems.figures.text import machine
 from systems.processes import failures
 from systems.profiles.emulation import Emulation
 from systems.runs import record
@@ -59,6 +60,8 @@ class Row:
     of everything else (the median of its repetitions)."""
     record: str = ""
     """The folder of the run."""
+    machine: str = ""
+    """What the ranks ran on, as rank 0 saw it; empty for a simulation."""
     error: str = ""
     """Why there are no figures; empty where there are."""
 
@@ -127,7 +130,7 @@ def read_row(sweep: Sweep, point: Point) -> Row:
         )
     ranks = jobs.load_job(folder / "job.toml").world_size
     if ranks != job.world_size:
-        wrong = f"its record is of {ranks} ranks and not {job.world_size}"
+        wrong = f"its record is of {ranks} ranks and not {job.world_size}; remove {folder}"
         return dataclasses.replace(row, error=wrong)
     return _with_figures(dataclasses.replace(row, error=""), folder)
 
@@ -158,7 +161,13 @@ def _with_figures(row: Row, folder: Path) -> Row:
         received_bytes_per_s=_over_ranks(max, usage, "received_bytes_per_s"),
         utilisation=_over_ranks(mean, usage, "utilisation"),
         peak_memory_bytes=_over_ranks(max, usage, "peak_memory_bytes"),
+        machine="" if row.point.tier == "simulated" else _machine(folder),
     )
+
+
+def _machine(folder: Path) -> str:
+    """The machine of rank 0 of a run."""
+    return machine(record.read_json(folder / "run.json")["environment"])
 
 
 def _bandwidth(tier: Tier, folder: Path) -> float | None:

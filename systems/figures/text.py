@@ -1,6 +1,8 @@
 """The text that stands beside figures: tables in Markdown, and what a machine is called."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from systems.runs import record
 
@@ -16,7 +18,13 @@ def _line(cells: Sequence[object]) -> str:
     return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
-def machine() -> str:
-    """The processor, cores and torch version of the machine that measurements are taken on."""
-    here = record.environment()
-    return f"{here['processor']}, {here['cores']} cores, torch {here['packages']['torch']}"
+def machine(environment: Mapping[str, Any] | None = None) -> str:
+    """The processor, cores, GPUs and torch version of a machine that measurements are taken on.
+
+    Args:
+        environment: what the record of a run says of it. None: this machine.
+    """
+    found = record.environment() if environment is None else environment
+    parts = [found["processor"], f"{found['cores']} cores"]
+    parts += [f"{count} {name}" for name, count in Counter(found["gpus"]).items()]
+    return ", ".join([*parts, f"torch {found['packages']['torch']}"])
