@@ -70,7 +70,10 @@ SMALL = {
     "testbed bench speculative": Small("--vocabularies 100 --gammas 1 --repetitions 1"),
     "testbed reproduce stanza --experiment planner": Small(),
     "testbed reproduce": Small("--help"),  # minutes: its flags are read, its tests run the rest
+    "testbed throughput launch/jobs/stanza-digits.toml --world-sizes 8 16 --elsewhere": Small(),
     "testbed throughput": Small("--help"),  # a run for every point: likewise
+    "testbed sweep launch/jobs/stanza-digits.toml": Small("--help"),
+    "testbed sweep": Small(),
     "testbed simulate": Small(),
     "torchrun": Small(TWO_SMALL_STEPS),
     "launch.launchers.torchrun": Small(TWO_SMALL_STEPS),

@@ -57,6 +57,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["drivers"],
         ["records"],
         ["launchers", "ranks", "progress"],
+        ["sweep"],
         ["commands"],
         ["reproduction", "__main__"],
     ],
