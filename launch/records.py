@@ -193,6 +193,15 @@ def read_emulation(folder: Path) -> Emulation | None:
     return None if table is None else schema.read(Emulation, table, str(folder))
 
 
+def emulated_rates(folder: Path) -> tuple[float, ...]:
+    """The rate of every rank's link in the emulated cluster of a record, in bits per second."""
+    (job, plan), emulation = read_job_and_plan(folder), read_emulation(folder)
+    emulating = drivers.driver(job).emulating
+    assert emulation is not None  # whoever starts this has made
+    assert emulating is not None  # the record of an emulated run
+    return emulating.link_rates(job, plan, emulation)
+
+
 def read_result(folder: Path) -> dict[str, Any]:
     """The summary of a run.
 

@@ -13,7 +13,7 @@ from launch.drivers import driver, required
 from launch.job import Job
 from launch.launchers.start import run_ranks
 from launch.progress.progress import shown
-from launch.ranks.emulated import emulated_rates
+from launch.records import emulated_rates
 from launch.sweep.points import Point, Sweep
 from launch.sweep.variables import BANDWIDTH
 from systems.network.namespaces import unavailable

@@ -91,8 +91,8 @@ def run_sweep(asked: Asked) -> None:
     _check_values(asked)
     x = _check_drawn(asked, baseline)
     reasons = _reasons(asked)
-    sweep.claim()
     flags.apply()
+    sweep.claim()
     rows = {point.name: read_row(sweep, point) for point in sweep.points()}
     table = Table({variable.name: variable.values for variable in asked.varied})
     print(f"{sweep.base.name} | tier {', '.join(asked.tiers)} | {sweep.folder}\n{table.header()}")

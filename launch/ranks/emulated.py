@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 
-from launch.drivers import driver
 from launch.ranks import worker
-from launch.records import read_emulation, read_job_and_plan
+from launch.records import emulated_rates
 from systems.network.emulate import emulate
 from systems.network.namespaces import Network
 from systems.schema import InputError
@@ -30,12 +29,3 @@ def main(arguments: Sequence[str]) -> None:
         code = emulate(network, len(rates), lambda place: worker.work(arguments, place))
     if code:
         raise SystemExit(code if code > 0 else 128 - code)
-
-
-def emulated_rates(folder: Path) -> tuple[float, ...]:
-    """The rate of every rank's link in the emulated cluster of a record, in bits per second."""
-    (job, plan), emulation = read_job_and_plan(folder), read_emulation(folder)
-    emulating = driver(job).emulating
-    assert emulation is not None  # whoever starts this has made
-    assert emulating is not None  # the record of an emulated run
-    return emulating.link_rates(job, plan, emulation)

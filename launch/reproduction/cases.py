@@ -17,8 +17,7 @@ from launch.drivers import driver
 from launch.job import Job
 from launch.launchers.start import run_ranks
 from launch.progress.progress import shown
-from launch.ranks.emulated import emulated_rates
-from launch.records import create_record, read_result
+from launch.records import create_record, emulated_rates, read_result
 from systems import disk
 from systems.clusters import cluster
 from systems.figures.experiment import Case, Experiment, Results

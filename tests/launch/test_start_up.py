@@ -44,6 +44,7 @@ def command(*words: str) -> str:
         "plan sparsepipe",
         f"simulate {JOBS}/stanza-vgg16-random.toml --out",
         f"simulate {JOBS}/sparsepipe-titan8.toml --out",
+        f"sweep {JOBS}/stanza-vgg16-random.toml --over nodes=2 scheme=ddp --baseline nodes=2 --out",
     ],
 )
 def test_planning_and_simulating_need_no_torch(words: str, tmp_path: Path) -> None:

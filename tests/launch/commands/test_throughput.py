@@ -1,4 +1,4 @@
-"""A sweep leaves a record for every point, a table and a CSV, and goes on where it stopped."""
+"""Throughput is a measured sweep over world sizes and batch sizes."""
 
 import csv
 import json
@@ -7,78 +7,61 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
-from launch.commands import throughput
-from launch.commands.throughput import Point, step_times_s
-from launch.job import Job
-from systems.runs.record import Step, StepWriter
 
 JOB = ["throughput", "launch/jobs/stanza-digits.toml"]
-SMALL = ["--launcher", "local", "--stanza.steps", "6", "--stanza.scheme", "single"]
+SMALL = ["--launcher", "local", "--stanza.steps", "6", "--stanza.scheme", "ddp"]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.distributed
 def test_points_are_measured_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "sweep"
-    command = [*JOB, *SMALL, "--world-sizes", "1", "--out", str(folder), "--batch-sizes", "48"]
-    main(command)
-    first = (folder / "world-1-batch-48" / "result.json").stat().st_mtime_ns
-    (folder / "world-1-batch-96").mkdir()  # of a run that was interrupted
-    (folder / "world-1-batch-96" / "job.toml").write_text("")
-    capfd.readouterr()
-    main([*command, "96", "2000"])
-    assert (folder / "world-1-batch-48" / "result.json").stat().st_mtime_ns == first
-
-    rows = list(csv.DictReader((folder / "throughput.csv").open()))
-    assert [(row["world_size"], row["batch_size"]) for row in rows] == [
-        ("1", "48"),
-        ("1", "96"),
-        ("1", "2000"),
-    ]
-    for row in rows[:2]:
-        assert float(row["samples_per_s"]) > 0
-        assert 0 < float(row["step_p50_s"]) <= float(row["step_p90_s"]) <= float(row["step_p99_s"])
-        assert row["steps"] == "3"  # after three of warm-up
-        assert float(row["utilisation"]) > 0
-        assert int(row["peak_memory_bytes"]) > 2**20
-        result = json.loads(Path(row["record"], "result.json").read_text())
-        assert result["samples_per_step"] == int(row["batch_size"])
-    assert "1437" in rows[2]["error"]  # there are not more samples
-    lines = capfd.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[2:5]] == [["1", "48"], ["1", "96"], ["1", "2000"]]
-    assert "--batch-sizes 2000" in rows[2]["error"]
-
-    main([*JOB, *SMALL, "--world-sizes", "1", "--out", str(folder)])  # the job has a batch of 96
-    kept = list(csv.DictReader((folder / "throughput.csv").open()))
-    assert kept == rows[:2]  # a point of an earlier sweep stays, as its record does
-    assert "with 1 points of earlier sweeps" in capfd.readouterr().out
-
-
-def test_an_interrupted_sweep_keeps_all_points_in_the_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def run(job: Job, world_size: int, batch_size: int, folder: Path) -> Point:
-        if batch_size == 96:
-            raise KeyboardInterrupt
-        return Point(world_size=world_size, batch_size=batch_size, steps=3, record="new")
-
-    earlier = Point(world_size=1, batch_size=192, steps=3, record="earlier")
-    monkeypatch.setattr(throughput, "_run_point", run)
-    monkeypatch.setattr(throughput, "_recorded", lambda folder: iter([earlier]))
-    sizes = ["--world-sizes", "1", "--batch-sizes", "48", "96", "192"]
+    half = folder / "records" / "measured-nodes-2-batch-size-48-0"
+    command = [*JOB, *SMALL, "--out", str(folder), "--world-sizes", "2", "--batch-sizes"]
     with pytest.raises(SystemExit):
-        main([*JOB, *sizes, "--out", str(tmp_path / "sweep")])
-    rows = list(csv.DictReader((tmp_path / "sweep" / "throughput.csv").open()))
-    assert [(row["batch_size"], row["record"]) for row in rows] == [
-        ("48", "new"),
-        ("192", "earlier"),
-    ]
+        main([*command, "2000"])
+    half.mkdir()  # of a run that was interrupted
+    (half / "job.toml").write_text("")
+    main([*command, "48"])
+    rows = table(folder / "throughput.csv")
+    assert [(row["nodes"], row["batch_size"]) for row in rows] == [("2", "48"), ("2", "2000")]
+    point, too_large = rows
+    assert "--batch-sizes 2000" in too_large["error"]
+    assert "1437" in too_large["error"]  # there are not more samples
+    assert (point["system"], point["model"], point["scheme"]) == ("stanza", "digits-cnn", "ddp")
+    assert point["measured_steps"] == "3"  # after three of warm-up
+    assert point["scaling_efficiency"] == "1.0"  # of the smallest world itself
+    result = json.loads(Path(point["record"], "result.json").read_text())
+    assert result["samples_per_s"] == float(point["samples_per_s"])
+    (drawn,) = table(folder / "samples-per-s.csv")
+    assert drawn["value"] == point["samples_per_s"]
+    assert "efficiency (of scaling)" in capfd.readouterr().out
+
+    measured = Path(point["record"], "result.json").stat().st_mtime_ns
+    main([*command, "48", "3000"])
+    assert Path(point["record"], "result.json").stat().st_mtime_ns == measured
+    assert [r for r in table(folder / "throughput.csv") if r["batch_size"] != "3000"] == rows
+
+
+def test_a_batch_for_each_worker_needs_no_batch_sizes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = ["--stanza.global-batch-size", "None", "--stanza.local-batch-size", "8"]
+    flags = ["--world-sizes", "2", "4", "--elsewhere", "--out", str(tmp_path)]
+    main([*JOB, "--stanza.fc-workers", "auto", *batch, *flags])
+    assert "2 points are to be run" in capsys.readouterr().out
+    assert [row["nodes"] for row in table(tmp_path / "throughput.csv")] == ["2", "4"]
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--stanza.global-batch-size", "None", "--stanza.fc-workers", "auto"], "-sizes (none)"),
         (["--batch-sizes", "0"], "--batch-sizes 0: give whole numbers from 1 on"),
+        (["--world-sizes", "0", "2"], "--world-sizes 0 2: give whole numbers from 1 on"),
         (["--batch-sizes", "8", "--launcher", "slurm"], "--launcher slurm: a sweep waits"),
     ],
 )
@@ -102,15 +85,5 @@ def test_another_jobs_points_are_not_mixed(
     with pytest.raises(SystemExit) as stop:
         main([*command, "--stanza.momentum", "0.5"])
     assert stop.value.code == 2
-    assert "holds the points of another job" in capsys.readouterr().err
-
-
-def test_a_step_lasts_as_long_as_its_slowest_rank(tmp_path: Path) -> None:
-    for rank, times in enumerate([(9.0, 1.0, 2.0, 3.0), (9.0, 2.0, 1.0, 4.0)]):
-        with StepWriter(tmp_path, rank) as writer:
-            for index, step_s in enumerate(times):
-                writer.write(Step(index, {"step_s": step_s}))
-            writer.write(Step(4, {"window_s": 1.0}))
-    result = {"step_s": {"n": 3}, "usage": [{}, {}]}
-    assert step_times_s(tmp_path, result) == [2.0, 2.0, 4.0]
-    assert step_times_s(tmp_path, {"usage": [{}, {}]}) == []
+    error = capsys.readouterr().err
+    assert "holds the points of another job, with --stanza.momentum 0.9 and not 0.5" in error

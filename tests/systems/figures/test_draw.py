@@ -52,6 +52,15 @@ def test_the_csv_holds_every_value_and_the_papers(tmp_path: Path) -> None:
     assert len(rows) == 1 + 2 + 5
 
 
+def test_the_csv_of_error_bars_holds_their_ends(tmp_path: Path) -> None:
+    spread = {"ddp": ([2.0, 1.0], [2.5, 1.1])}
+    lines = replace(LINES, spread=spread, legend_below=True)
+    rows = rows_of(drawn(tmp_path / "figure", lines).with_suffix(".csv"))
+    assert ["loss (measured)", "ddp, least", "1", "1.0", "loss"] in rows
+    assert ["loss (measured)", "ddp, largest", "0", "2.5", "loss"] in rows
+    assert len(rows) == 1 + 5 + 4
+
+
 def test_the_csv_of_lines_holds_every_point(tmp_path: Path) -> None:
     rows = rows_of(drawn(tmp_path / "figure", LINES).with_suffix(".csv"))
     assert ["loss (measured)", "stanza", "2", "0.5", "loss"] in rows

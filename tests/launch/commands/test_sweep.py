@@ -1,0 +1,316 @@
+"""A sweep keeps a record of every point, one table that only grows, and a figure of it."""
+
+import csv
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from launch.__main__ import main
+from launch.commands import sweep_tiers
+from launch.commands.run import prepare_run
+from launch.commands.simulate import simulate_job
+from launch.job import Job, load_job
+from launch.sweep.points import Point, Sweep
+from tests.emulation import needs_emulation
+
+VGG16 = ["sweep", "launch/jobs/stanza-vgg16-random.toml"]
+DIGITS = ["sweep", "launch/jobs/stanza-digits.toml"]
+SHORT = ["--launcher", "local", "--stanza.steps", "4", "--stanza.warm-up-steps", "1"]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a refused command prints."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2, line
+    return line
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("simulated") / "sweep"
+    over = ["scheme=stanza,ddp,ps", "nodes=1,2,4", "bandwidth=1e9,10e9"]
+    main([*VGG16, "--over", *over, "--baseline", "scheme=ddp", "--out", str(folder)])
+    return folder
+
+
+def test_the_table_has_a_row_for_every_point(simulated: Path) -> None:
+    rows = table(simulated / "sweep.csv")
+    assert len(rows) == 3 * 3 * 2
+    places = [(r["scheme"], float(r["nodes"]), float(r["bandwidth_bits_per_s"])) for r in rows]
+    assert places == sorted(places)
+    assert len(set(places)) == len(rows)
+    for row in rows:
+        assert (row["system"], row["model"], row["tier"]) == ("stanza", "vgg16", "simulated")
+        if row["scheme"] == "ps" and row["nodes"] == "1":  # a server and no worker
+            assert row["error"].startswith("--over nodes 1")
+            assert row["samples_per_s"] == row["record"] == ""
+            continue
+        result = json.loads(Path(row["record"], "result.json").read_text())
+        assert float(row["samples_per_s"]) == result["samples_per_s"]
+        assert float(row["step_s"]) == result["step_s"]
+        assert int(row["batch_size"]) == result["samples_per_step"]
+        (node,) = result["cluster"]["nodes"]
+        assert node["link"]["bandwidth_bits_per_s"] == float(row["bandwidth_bits_per_s"])
+        assert node["count"] == int(row["nodes"])
+
+
+def test_the_figure_is_the_table_over_its_baseline(simulated: Path) -> None:
+    rates = {
+        (r["scheme"], float(r["nodes"]), float(r["bandwidth_bits_per_s"])): float(
+            r["samples_per_s"]
+        )
+        for r in table(simulated / "sweep.csv")
+        if r["samples_per_s"]
+    }
+    expected = {
+        (f"{scheme} bandwidth={bandwidth:.0e}".replace("+0", "").replace("+", ""), nodes): rate
+        / rates["ddp", nodes, bandwidth]
+        for (scheme, nodes, bandwidth), rate in rates.items()
+        if scheme != "ddp"
+    }
+    drawn = table(simulated / "speed-up.csv")
+    found = {(row["series"], float(row["x"])): float(row["value"]) for row in drawn}
+    assert found == pytest.approx(expected)
+    assert {row["unit"] for row in drawn} == {"speed-up over scheme=ddp"}
+    assert all("simulated, n=1" in row["panel"] for row in drawn)
+    assert (simulated / "speed-up.png").is_file()
+    assert (simulated / "speed-up.pdf").is_file()
+
+
+def test_added_values_keep_all_rows_and_run_nothing_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*VGG16, "--out", str(tmp_path), "--over"]
+    main([*command, "scheme=ddp", "nodes=2,4"])
+    before = table(tmp_path / "sweep.csv")
+    times = [Path(row["record"], "result.json").stat().st_mtime_ns for row in before]
+    main([*command, "scheme=ddp,ps", "nodes=4"])
+    after = table(tmp_path / "sweep.csv")
+    assert [row for row in after if row["scheme"] == "ddp"] == before
+    assert [(row["scheme"], row["nodes"]) for row in after] == [
+        ("ddp", "2"),
+        ("ddp", "4"),
+        ("ps", "4"),
+    ]
+    assert [Path(row["record"], "result.json").stat().st_mtime_ns for row in before] == times
+    assert "with 1 points of earlier sweeps" in capsys.readouterr().out
+    assert {row["series"] for row in table(tmp_path / "samples-per-s.csv")} == {"ddp", "ps"}
+
+
+def test_a_variable_that_comes_later_has_a_column_in_all_rows(tmp_path: Path) -> None:
+    command = [*VGG16, "--stanza.fc-workers", "1", "--out", str(tmp_path), "--over"]
+    main([*command, "nodes=4"])
+    main([*command, "nodes=4", "micro-batches=2"])
+    rows = table(tmp_path / "sweep.csv")
+    assert {row["micro_batches"] for row in rows} == {"auto", "2"}
+
+
+def test_where_nothing_has_numbers_there_are_bars(tmp_path: Path) -> None:
+    main([*VGG16, "--over", "scheme=stanza,ddp", "model=vgg16,alexnet", "--out", str(tmp_path)])
+    drawn = table(tmp_path / "samples-per-s.csv")
+    rows = {f"{r['scheme']}\nmodel={r['model']}": r for r in table(tmp_path / "sweep.csv")}
+    assert {row["x"]: row["value"] for row in drawn} == {
+        name: row["samples_per_s"] for name, row in rows.items()
+    }
+
+
+def test_a_sweep_of_failures_ends_with_1(tmp_path: Path) -> None:
+    command = [*VGG16, "--stanza.scheme", "zero1", "--over", "nodes=2,4", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 1
+    errors = {row["error"] for row in table(tmp_path / "sweep.csv")}
+    assert errors == {"--stanza.scheme zero1: is not simulated; use launch run"}
+
+
+@pytest.mark.distributed
+def test_a_measured_point_has_the_figures_of_its_record(tmp_path: Path) -> None:
+    over = ["--over", "batch-size=48,2000", "--world-size", "2", "--stanza.scheme", "ddp"]
+    main([*DIGITS, *SHORT, *over, "--tier", "measured", "--out", str(tmp_path)])
+    row, too_large = table(tmp_path / "sweep.csv")
+    assert (too_large["batch_size"], row["batch_size"], row["nodes"]) == ("2000", "48", "2")
+    assert "1437" in too_large["error"]  # there are not more samples
+    result = json.loads(Path(row["record"], "result.json").read_text())
+    assert float(row["samples_per_s"]) == result["samples_per_s"]
+    assert int(row["batch_size"]) == result["samples_per_step"]
+    assert row["measured_steps"] == "3"
+    assert 0 < float(row["step_s"]) <= float(row["step_p90_s"]) <= float(row["step_p99_s"])
+    assert float(row["utilisation"]) > 0
+    assert int(row["peak_memory_bytes"]) > 2**20
+    assert "cores" in row["machine"]
+
+
+def test_all_points_have_their_turn_before_any_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Speed-ups are those of one repetition: what slows the machine down slows both points."""
+    rates = {("ddp", 0): 10.0, ("single", 0): 20.0, ("ddp", 1): 4.0, ("single", 1): 12.0}
+    turns: list[tuple[str, int]] = []
+
+    def run(job: Job, folders: list[Path], **_: Any) -> int:
+        turns.append((job.stanza.scheme, job.seed))
+        result = {"tier": "measured", "samples_per_s": rates[job.stanza.scheme, job.seed]}
+        (folders[0] / "result.json").write_text(json.dumps({**result, "usage": []}))
+        return 0
+
+    monkeypatch.setattr(sweep_tiers, "run_ranks", run)
+    flags = ["--tier", "measured", "--repetitions", "2", "--baseline", "scheme=ddp"]
+    over = ["--over", "scheme=ddp,single", "nodes=1"]
+    main([*DIGITS, *over, *flags, "--out", str(tmp_path)])
+    assert turns == list(rates)
+    drawn = {row["series"]: float(row["value"]) for row in table(tmp_path / "speed-up.csv")}
+    ratios = [20 / 10, 12 / 4]
+    assert drawn == {
+        "single": median(ratios),
+        "single, least": min(ratios),
+        "single, largest": max(ratios),
+    }
+
+
+@needs_emulation
+@pytest.mark.distributed
+def test_emulated_points_share_a_world_and_are_drawn_beside_simulated_ones(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--stanza.model", "alexnet", "--stanza.steps", "3", "--stanza.warm-up-steps", "1"]
+    over = ["--over", "scheme=stanza,ddp", "nodes=1,2", "--scale", "1000", "--dilate", "0.5"]
+    main([*VGG16, *small, *over, "--tier", "simulated", "emulated", "--out", str(tmp_path)])
+    assert "2 runs on 2 emulated nodes" in capfd.readouterr().out
+    rows = {(r["tier"], r["scheme"], r["nodes"]): r for r in table(tmp_path / "sweep.csv")}
+    assert "a single node has no link" in rows["emulated", "ddp", "1"]["error"]
+    emulated = rows["emulated", "ddp", "2"]
+    assert float(emulated["bandwidth_bits_per_s"]) == 10e9
+    assert float(emulated["step_s"]) > float(rows["simulated", "ddp", "1"]["step_s"])
+    panels = {row["panel"] for row in table(tmp_path / "samples-per-s.csv")}
+    assert len(panels) == 2
+
+
+def test_a_world_that_ends_early_fails_one_point_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(folders: list[Path], **_: Any) -> int:
+        for folder in folders:
+            if "ddp" in folder.name:
+                return 3
+            (folder / "result.json").write_text('{"tier": "emulated", "samples_per_s": 1.0}')
+        return 0
+
+    monkeypatch.setattr(sweep_tiers, "run_emulated", run)
+    monkeypatch.setattr(sweep_tiers, "unavailable", lambda: None)
+    over = ["--over", "scheme=stanza,ddp,ps", "nodes=4", "--tier", "emulated"]
+    main([*VGG16, *over, "--out", str(tmp_path)])
+    rows = {row["scheme"]: row for row in table(tmp_path / "sweep.csv")}
+    assert "ended with code 3" in rows["ddp"]["error"]
+    assert [rows[name]["samples_per_s"] for name in ("stanza", "ps")] == ["1.0", "1.0"]
+
+
+def test_an_interrupted_sweep_keeps_its_rows_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(job: Job) -> Any:
+        if job.world_size == 4:
+            raise KeyboardInterrupt
+        return simulate_job(job)
+
+    command = [*VGG16, "--over", "nodes=2,4,8", "--out", str(tmp_path)]
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep_tiers, "simulate_job", interrupted)
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+    assert stop.value.code == 130
+    assert "1 points are in the table; go on with: python -m launch" in capsys.readouterr().err
+    assert [row["nodes"] for row in table(tmp_path / "sweep.csv")] == ["2"]
+    main(command)
+    assert [row["nodes"] for row in table(tmp_path / "sweep.csv")] == ["2", "4", "8"]
+
+
+def test_a_tier_that_cannot_be_is_a_row_beside_one_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sweep_tiers, "unavailable", lambda: "no network namespaces")
+    command = [*VGG16, "--over", "nodes=2", "--out", str(tmp_path / "sweep"), "--tier", "emulated"]
+    assert "--tier emulated: no network namespaces" in refused(command, capsys)
+    assert not (tmp_path / "sweep").exists()
+    main([*command, "simulated"])
+    emulated, simulated = table(tmp_path / "sweep" / "sweep.csv")
+    assert (emulated["tier"], emulated["error"]) == (
+        "emulated",
+        "--tier emulated: no network namespaces",
+    )
+    assert simulated["error"] == ""
+
+
+def test_points_that_run_elsewhere_are_collected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*DIGITS, "--over", "nodes=2,3", "--tier", "measured", "--elsewhere"]
+    main([*command, "--out", str(tmp_path)])
+    point = Point(tier="measured", repetition=0, values={"nodes": 2})
+    sweep = Sweep(folder=tmp_path, base=Job())
+    assert f"2 ranks: python -m launch worker {sweep.job_file(point)}" in capsys.readouterr().out
+    assert [row["error"] for row in table(tmp_path / "sweep.csv")] == ["not run yet"] * 2
+
+    folder = prepare_run(load_job(sweep.job_file(point)))
+    assert folder.samefile(sweep.record(point))
+    (folder / "result.json").write_text('{"samples_per_s": 5.0, "usage": []}')
+    main([*command, "--out", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "1 points are to be run" in out
+    assert "3 ranks: python -m launch worker" in out
+    done, left = table(tmp_path / "sweep.csv")
+    assert done["samples_per_s"] == "5.0"
+    assert left["error"] == "not run yet"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--over"], "--over (none)"),
+        (["--over", "nodes=0,2"], "--over nodes 0: give 1 or more ranks"),
+        (["--over", "model=vgg61"], "--stanza.model vgg61"),
+        (["--over", "batch-size=0"], "--over batch-size 0: give whole numbers from 1 on"),
+        (["--over", "bandwidth=0"], "--over bandwidth=0"),
+        (["--over", "seed=0,1", "--repetitions", "2"], "--repetitions 2: each has a seed"),
+        (["--over", "nodes=2", "--repetitions", "0"], "--repetitions 0"),
+        (
+            ["--over", "nodes=2", "--baseline", "nodes=4"],
+            "--baseline nodes=4: this sweep varies it",
+        ),
+        (["--over", "nodes=2", "--baseline", "scheme=ddp"], "does not vary it"),
+        (["--over", "nodes=2", "--baseline", "ddp"], "--baseline ddp: write NAME=VALUE"),
+        (["--over", "nodes=2", "--x", "scheme"], "--x scheme: is not varied"),
+        (["--over", "nodes=2", "--tier", "simulatd"], "--tier 'simulatd'"),
+        (["--over", "nodes=2", "--scale", "2"], "--scale 2: is a factor of emulated clusters"),
+        (["--over", "nodes=2", "--elsewhere"], "--elsewhere: real ranks run there"),
+        (["--over", "bandwidth=1e9", "--tier", "measured"], "the links of this machine"),
+        (["--over", "nodes=2", "--tier", "measured", "--launcher", "slurm"], "--launcher slurm"),
+        (
+            ["--over", "gamma=2,4", "--system", "speculative"],
+            "speculative: has no `launch simulate`",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused([*VGG16, *flags, "--out", str(tmp_path / "sweep")], capsys)
+    assert words in line
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_help_explains_the_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("--over", "--baseline", "bandwidth", "--elsewhere"))
