@@ -94,28 +94,41 @@ def run_sweep(asked: Asked) -> None:
     flags.apply()
     sweep.claim()
     rows = {point.name: read_row(sweep, point) for point in sweep.points()}
+    new = _run(asked, reasons, rows)
+    _conclude(asked, arranged(rows.values()), x, baseline)
+    others = len(rows) - len(new)
+    beside = f", with {others} points of earlier sweeps" if others else ""
+    print(f"table: {sweep.folder}/{asked.kind}.csv{beside}")
+    if flags.elsewhere:
+        _say_what_to_start(sweep, new)
+    elif all(row.error for row in new):
+        raise SystemExit(1)
+
+
+def _run(asked: Asked, reasons: Mapping[Tier, str | None], rows: dict[str, Row]) -> list[Row]:
+    """Run the points that have no result, and print the row of every point; returns these rows.
+
+    Args:
+        rows: all rows of the sweep by the names of their points, into which the new ones go. They
+            are written as the table after every point.
+
+    Raises:
+        SystemExit, KeyboardInterrupt: the sweep was interrupted, which has said how it goes on.
+    """
+    sweep, new = asked.sweep, []
     table = Table({variable.name: variable.values for variable in asked.varied})
     print(f"{sweep.base.name} | tier {', '.join(asked.tiers)} | {sweep.folder}\n{table.header()}")
-    new: dict[str, Row] = {}
     try:
         for point in _ended(asked, reasons):
-            new[point.name] = rows[point.name] = read_row(sweep, point)
-            print(table.line(new[point.name]), flush=True)
+            row = rows[point.name] = read_row(sweep, point)
+            new.append(row)
+            print(table.line(row), flush=True)
             write_csv(arranged(rows.values()), sweep.folder / f"{asked.kind}.csv")
     except (KeyboardInterrupt, SystemExit):
         command = shlex.join(record.command_line())
         print(f"{len(rows)} points are in the table; go on with: {command}", file=sys.stderr)
         raise
-    everything = arranged(rows.values())
-    _conclude(asked, everything, x, baseline)
-    beside = (
-        f", with {len(rows) - len(new)} points of earlier sweeps" if len(rows) > len(new) else ""
-    )
-    print(f"table: {sweep.folder}/{asked.kind}.csv{beside}")
-    if flags.elsewhere:
-        _say_what_to_start(sweep, new.values())
-    elif all(row.error for row in new.values()):
-        raise SystemExit(1)
+    return new
 
 
 def _check_values(asked: Asked) -> None:
