@@ -9,16 +9,17 @@ network interface of every node (open trace.json in ui.perfetto.dev).
 from collections.abc import Sequence
 
 from launch import job as jobs
-from launch.drivers import driver, required
-from launch.job import Job
+from launch.installed import system_of
 from launch.records import create_record
+from systems.job import Job
 from systems.runs import record, trace
+from systems.system import required
 
 
 def main(arguments: Sequence[str]) -> None:
     """Plan, play, write the record, print the step time beside the planner's."""
-    wanted = jobs.parse_job("simulate", arguments, Job())
-    simulated = required(driver(wanted).simulate, wanted, "simulate")(wanted)
+    wanted = jobs.parse_job("simulate", arguments, Job)
+    simulated = required(system_of(wanted).simulate, wanted, "simulate")(wanted)
     job, result = simulated.job, simulated.result
     folder = create_record(job, simulated.plan, tier="simulated")
     trace.write_timeline(folder / "trace.json", simulated.spans)

@@ -18,11 +18,12 @@ import numpy as np
 
 from launch import job as jobs
 from launch.commands.run import prepare_run
-from launch.drivers import driver
-from launch.job import Job
+from launch.installed import system_of
 from launch.launchers.start import run_ranks
 from launch.records import RUNS, read_result
 from systems import disk
+from systems.flags import named_as_given, refuse_below_one
+from systems.job import Job, job_alone
 from systems.runs import record
 from systems.schema import InputError
 
@@ -78,13 +79,13 @@ class Point:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the points that have not been run, print the table, write the CSV."""
-    wanted = jobs.parse_job("throughput", arguments, ThroughputJob())
+    wanted = jobs.parse_job("throughput", arguments, ThroughputJob)
     world_sizes = wanted.world_sizes or (wanted.world_size,)
     batch_sizes = wanted.batch_sizes or (_batch_size(wanted),)
-    jobs.refuse_below_one({"world-sizes": world_sizes, "batch-sizes": batch_sizes})
+    refuse_below_one({"world-sizes": world_sizes, "batch-sizes": batch_sizes})
     if wanted.launcher == "slurm":
         raise InputError("--launcher slurm: a sweep waits for its runs; give another launcher")
-    job = dataclasses.replace(jobs.without_flags_of_command(wanted), out=None)
+    job = dataclasses.replace(job_alone(wanted), out=None)
     folder = Path(wanted.out or RUNS / f"throughput-{wanted.name}")
     _claim_sweep(folder, job)
     print(f"{job.name} | tier measured | {job.launcher} | one machine | {folder}\n{_header()}")
@@ -112,7 +113,7 @@ def _batch_size(job: Job) -> int:
     Raises:
         InputError: they depend on what the planner answers.
     """
-    samples = driver(job).batch_size(job)
+    samples = system_of(job).batch_size(job)
     if samples is None:
         raise InputError(
             "--batch-sizes (none): the job gives samples of each worker, and how many workers "
@@ -150,11 +151,11 @@ def _run_point(job: Job, world_size: int, batch_size: int, folder: Path) -> Poin
     path = folder / f"world-{world_size}-batch-{batch_size}"
     point = Point(world_size=world_size, batch_size=batch_size, record=str(path))
     shutil.rmtree(path, ignore_errors=True)  # what an interruption left
-    system = driver(job)
+    system = system_of(job)
     names = {"world-size": "world-sizes", system.batch_size_option: "batch-sizes"}
     try:
         sized = dataclasses.replace(job, world_size=world_size, out=str(path))
-        with jobs.named_as_given(names):
+        with named_as_given(names):
             prepare_run(system.with_batch_size(sized, batch_size))
     except InputError as error:
         return dataclasses.replace(point, error=str(error))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from launch.drivers import driver
+from launch.installed import system_of
 from launch.ranks import worker
 from launch.records import read_emulation, read_job_and_plan
 from systems.network.emulate import emulate
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
 def emulated_rates(folder: Path) -> tuple[float, ...]:
     """The rate of every rank's link in the emulated cluster of a record, in bits per second."""
     (job, plan), emulation = read_job_and_plan(folder), read_emulation(folder)
-    emulating = driver(job).emulating
+    emulating = system_of(job).emulating
     assert emulation is not None  # whoever starts this has made
     assert emulating is not None  # the record of an emulated run
     return emulating.link_rates(job, plan, emulation)

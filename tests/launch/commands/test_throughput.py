@@ -9,7 +9,7 @@ import pytest
 from launch.__main__ import main
 from launch.commands import throughput
 from launch.commands.throughput import Point, step_times_s
-from launch.job import Job
+from systems.job import Job
 from systems.runs.record import Step, StepWriter
 
 JOB = ["throughput", "launch/jobs/stanza-digits.toml"]
