@@ -1,15 +1,16 @@
 """The only command line of the testbed: `python -m launch`, or `testbed`.
 
-How a run goes: a *job* is planned by its system's *driver*; a *launcher* starts the *ranks*; every
-rank is a *worker* process that does its part; what they did is in the *record*.
+How a run goes: a *job* is planned by its *system*; a *launcher* starts the *ranks*; every rank is a
+*worker* process that does its part; what they did is in the *record*.
 
-    launch run -> driver plans -> record folder -> launcher -> worker, worker, ... -> result.json
+    launch run -> system plans -> record folder -> launcher -> worker, worker, ... -> result.json
 
 Words that all files here use in one meaning:
 
-- job: everything that determines a run; a TOML file, flags, or both (`launch.job`).
+- job: everything that determines a run; a TOML file, flags, or both (`systems.job`, `launch.job`).
 - record: the folder that a run leaves: job, plan, steps, result (`launch.records`).
-- driver: how the launcher runs one system; all that `launch` knows of it (`launch.drivers`).
+- system: one published way to train or to decode, as an object with all that `launch` knows of it
+  (`systems.system`). Installed packages offer systems (`launch.installed`).
 - launcher: the program that starts the ranks, such as torchrun or mpirun (`launch.launchers`). A
   foreign launcher is one that the user called, instead of `launch run`.
 - rank: one of the processes that do a job together, and its number, from 0 on.

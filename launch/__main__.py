@@ -6,15 +6,13 @@
     emulate JOB.toml [flags]     the program itself on a cluster emulated here, leave a record
     sweep JOB.toml --over ...    the job at all combinations of some values, a table and a figure
     throughput JOB.toml [flags]  a sweep of world size and batch size on this machine
-    plan stanza [flags]          predict every scheme's step time, choose
-    plan sparsepipe [flags]      partition a model over unequal devices
-    profile stanza|sparsepipe    measure a model's layers on this machine
     profile graph FILE           read a profile that others published as graph.txt
     reproduce [SYSTEM] [flags]   the papers' figures, a report, the claims
-    train-pair TASK [flags]      a small target and draft for speculative sampling
-    bench sparse [flags]         sparse convolution against other engines and dense
-    bench speculative [flags]    verification kernels against transformers and the byte floor
     doctor                       what this machine has and lacks
+
+The systems that are installed have these commands of their own:
+
+SYSTEMS
 
 Bad input is one line on stderr and exit code 2.
 """
@@ -34,28 +32,13 @@ COMMANDS = {
     "emulate": "launch.commands.emulate",
     "sweep": "launch.commands.sweep",
     "throughput": "launch.commands.throughput",
-    "train-pair": "launch.commands.train_pair",
     "ranks": "launch.ranks.emulated",
+    "profile graph": "launch.commands.profile_graph",
     "reproduce": "launch.reproduction.reproduce",
     "doctor": "launch.commands.doctor",
 }
-"""The module of every command. `ranks` is started by other commands, not by users."""
-SUBJECTS = {
-    "plan": {
-        "stanza": "launch.commands.plan_stanza",
-        "sparsepipe": "launch.commands.plan_sparsepipe",
-    },
-    "profile": {
-        "stanza": "launch.commands.profile_stanza",
-        "sparsepipe": "launch.commands.profile_sparsepipe",
-        "graph": "launch.commands.profile_graph",
-    },
-    "bench": {
-        "sparse": "launch.commands.bench_sparse",
-        "speculative": "launch.commands.bench_speculative",
-    },
-}
-"""Commands whose next word, the subject, is a system or a part of one."""
+"""The module of every command that belongs to no system. `ranks` is started by other commands, not
+by users."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,11 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None:
         outlive_readers()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(__doc__)
-        return
     foreign = foreign_packages()
-    if foreign and words[0] == "doctor":  # which reports foreign packages and imports none
+    if foreign and words[:1] == ["doctor"] and "systems" not in foreign:  # all it imports of them
         return importlib.import_module("launch.commands.doctor").main(words[1:])
     for name, origin in foreign.items():
         print(
@@ -80,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from systems.schema import InputError
 
     try:
-        _dispatch(words)
+        if not words or words[0] in ("-h", "--help"):
+            _print_help()
+        else:
+            _dispatch(words)
         sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -98,38 +81,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _dispatch(words: list[str]) -> None:
-    """Run the command whose name comes first.
+    """Run the command whose name comes first: one word, or two where the second is a subject, such
+    as a system.
 
     Raises:
         InputError: there is no such command, or none for this subject.
     """
+    from launch import own_commands
     from systems.schema import InputError, remedy
 
-    command = words.pop(0)
-    if command in COMMANDS:
-        return importlib.import_module(COMMANDS[command]).main(words)
-    if command not in SUBJECTS:
-        known = remedy(command, {**COMMANDS, **SUBJECTS})
-        raise InputError(f"{command}: no such command; {known}")
-    subject, modules = words.pop(0) if words else "", SUBJECTS[command]
-    if subject in ("-h", "--help"):
-        return _print_subjects(command)
-    if subject not in modules:
-        wrong = f"{command} {subject}".strip()
-        raise InputError(
-            f"{wrong}: names no system of this version; write: launch {command} "
-            f"{' or '.join(modules)}"
-        )
-    importlib.import_module(modules[subject]).main(words)
+    for count in (1, 2):
+        if (name := " ".join(words[:count])) in COMMANDS:
+            return importlib.import_module(COMMANDS[name]).main(words[count:])
+    own = own_commands.all_commands(COMMANDS)
+    for count in (1, 2):
+        if (name := " ".join(words[:count])) in own:
+            return own_commands.run(name, own[name], words[count:])
+    known = [*COMMANDS, *own]
+    subjects = [name.partition(" ")[2] for name in known if name.startswith(f"{words[0]} ")]
+    if not subjects:
+        first = {name.partition(" ")[0] for name in known}
+        raise InputError(f"{words[0]}: no such command; {remedy(words[0], first)}")
+    if words[1:2] in (["-h"], ["--help"]):
+        return own_commands.print_subjects(words[0], own, subjects)
+    wrong = " ".join(words[:2])
+    raise InputError(
+        f"{wrong}: names no system that can do it; write: launch {words[0]} {' or '.join(subjects)}"
+    )
 
 
-def _print_subjects(command: str) -> None:
-    """Print the help of a command that needs a subject."""
-    described = (__doc__ or "").splitlines()
-    lines = [line for line in described if line.startswith(f"    {command} ")]
-    subjects = " or ".join(SUBJECTS[command])
-    print("\n".join([f"launch {command} SUBJECT [flags]", "", *lines, ""]))
-    print(f"SUBJECT is {subjects}. launch {command} SUBJECT --help lists its flags.")
+def _print_help() -> None:
+    """Print what all commands do, those of the installed systems too."""
+    from launch import own_commands
+
+    own = own_commands.all_commands(COMMANDS)
+    print((__doc__ or "").strip().replace("SYSTEMS\n", own_commands.described(own)))
 
 
 def program() -> None:

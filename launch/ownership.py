@@ -1,4 +1,5 @@
-"""Finds foreign packages that shadow ours: PyPI has others called stanza, launch and systems.
+"""Which packages are the testbed's own, and which foreign ones shadow them: PyPI has others of the
+same names.
 
 Only the standard library is imported: this must run where a foreign package shadows ours.
 """
@@ -6,7 +7,14 @@ Only the standard library is imported: this must run where a foreign package sha
 import importlib.util
 from pathlib import Path
 
-PACKAGES = ("systems", "stanza", "sparsepipe", "speculative", "launch")
+BUILT_IN = {
+    "stanza": "stanza.system:SYSTEM",
+    "sparsepipe": "sparsepipe.system:SYSTEM",
+    "speculative": "speculative.system:SYSTEM",
+}
+"""The entry points of the systems that belong to the testbed, for a checkout that is not installed.
+The first of them runs where a user names no system."""
+PACKAGES = ("systems", "launch", *(value.partition(".")[0] for value in BUILT_IN.values()))
 
 
 def foreign_packages() -> dict[str, str]:

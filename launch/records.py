@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch import drivers, job as jobs
-from launch.job import Job
+from launch import job as jobs, planning
+from launch.installed import system_of
 from systems import schema
 from systems.environment import Environment
-from systems.profiles import profile
+from systems.job import Job
 from systems.profiles.emulation import Emulation
 from systems.runs import record
 from systems.runs.manifest import FINAL, FOLDER as CHECKPOINTS, newest_name
@@ -172,13 +172,13 @@ def read_job_and_plan(folder: Path) -> tuple[Job, Any]:
     """The job of a record, and its plan."""
     job = jobs.load_job(folder / "job.toml")
     table = record.read_json(folder / "run.json")["plan"]
-    return job, drivers.read_plan(job, table, str(folder))
+    return job, planning.read_plan(job, table, str(folder))
 
 
 def name_of(rank: int, folders: Sequence[Path]) -> str:
     """A rank with its role, such as "rank 2 (worker)", in the record that is being written."""
     job, plan = read_job_and_plan(unfinished(folders))
-    return f"rank {rank} ({drivers.roles(job, plan)[rank]})"
+    return f"rank {rank} ({planning.roles(job, plan)[rank]})"
 
 
 def unfinished(folders: Sequence[Path]) -> Path:
@@ -196,7 +196,7 @@ def read_emulation(folder: Path) -> Emulation | None:
 def emulated_rates(folder: Path) -> tuple[float, ...]:
     """The rate of every rank's link in the emulated cluster of a record, in bits per second."""
     (job, plan), emulation = read_job_and_plan(folder), read_emulation(folder)
-    emulating = drivers.driver(job).emulating
+    emulating = system_of(job).emulating
     assert emulation is not None  # whoever starts this has made
     assert emulating is not None  # the record of an emulated run
     return emulating.link_rates(job, plan, emulation)
@@ -214,14 +214,3 @@ def read_result(folder: Path) -> dict[str, Any]:
     if "loss" in result:
         result["loss"] = record.numbers(result["loss"])
     return result
-
-
-def save_profile(measured: profile.ModelProfile, path: Path, system: str) -> None:
-    """Write a profile that a system's `launch profile` has measured, and print its summary."""
-    profile.save(measured, path)
-    print(
-        f"profile {system} | tier measured | {measured.name}, batch {measured.batch_size} on "
-        f"{measured.device}: forward {measured.forward_s * 1e3:.2f} ms, backward "
-        f"{measured.backward_s * 1e3:.2f} ms, {len(measured.layers)} layers, "
-        f"{measured.parameter_bytes / 1e6:.1f} MB of parameters\n  profile: {path}"
-    )

@@ -85,11 +85,19 @@ def load_toml(cls: type[T], path: Path) -> T:
     Raises:
         InputError: not TOML, or see `read`.
     """
+    return read(cls, load_table(path), str(path))
+
+
+def load_table(path: Path) -> dict[str, Any]:
+    """The plain data in a TOML file, which is there.
+
+    Raises:
+        InputError: not TOML.
+    """
     try:
-        table = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from None
-    return read(cls, table, str(path))
 
 
 def dump(value: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from launch import job as jobs
-from launch.job import Job
+from speculative.system import SYSTEM
 from speculative.tasks import training_checkpoint
 from speculative.tasks.training_checkpoint import Position
 from systems import disk
@@ -39,7 +39,7 @@ def main(folder: Path) -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     position = Position(step=1, steps=2, elapsed_s=0.5)
     _told(lambda: record.write_json(folder / "result.json", {"text": "x" * 9000}))
-    _told(lambda: jobs.save_job(Job(name="x" * 9000), folder / "job.toml"))
+    _told(lambda: jobs.save_job(SYSTEM.job(name="x" * 9000), folder / "job.toml"))
     _told(lambda: disk.write_table(folder / "table.csv", [["x" * 9000]]))
     path = folder / "pair.checkpoint"
     _told(lambda: training_checkpoint.save(path, position, model, optimizer))

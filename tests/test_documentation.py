@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from launch.__main__ import main
-from launch.drivers.stanza_planning import device_here
+from stanza.system.planning import device_here
 from systems.network.namespaces import unavailable
 
 ROOT = Path(__file__).parent.parent

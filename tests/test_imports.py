@@ -20,6 +20,10 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
             "deepspeed",
             "mpi",
             "gpus",
+            "named_files",
+            "parse_report",
+            "flags",
+            "finding",
         ],
         ["environment"],
         ["processes"],
@@ -27,7 +31,8 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["network"],
         ["fair_links", "simulate"],
         ["runs"],
-        ["figures"],
+        ["figures", "progress", "job"],
+        ["system"],
     ],
     "stanza": [
         ["models", "cut"],
@@ -37,6 +42,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["planner"],
         ["train"],
         ["experiments"],
+        ["system"],
     ],
     "sparsepipe": [
         ["names", "engine", "data", "schedule"],
@@ -44,6 +50,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["pipeline", "options"],
         ["train", "bench"],
         ["experiments"],
+        ["system"],
     ],
     "speculative": [
         ["verification"],
@@ -51,10 +58,11 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["options"],
         ["tasks"],
         ["experiments"],
+        ["system"],
     ],
     "launch": [
-        ["ownership", "streams", "parse_report", "job"],
-        ["drivers"],
+        ["ownership", "streams", "trust", "installed"],
+        ["job", "planning", "own_commands"],
         ["records"],
         ["launchers", "ranks", "progress"],
         ["sweep"],
@@ -62,7 +70,9 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["reproduction", "__main__"],
     ],
 }
-BELOW = {"systems": 0, "stanza": 1, "sparsepipe": 1, "speculative": 1, "launch": 2}
+BELOW = {"systems": 0, "stanza": 1, "sparsepipe": 1, "speculative": 1, "launch": 1}
+"""The height of every package: who stands higher may import who stands lower. `launch` imports no
+system, for it finds them by their entry points."""
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -1,25 +1,23 @@
 """The checks of `launch doctor` on a machine where the base packages are installed."""
 
-import importlib.metadata
 import ipaddress
 import os
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from launch.commands.finding import Finding
+from launch import installed
 from launch.launchers.start import find_mpirun
-from sparsepipe.engine.backends import INSTALL, backend
-from sparsepipe.names import BACKENDS
-from speculative.verification.build import find_nvcc
-from stanza.planner.plan import shipped_profiles
+from systems import by_path
 from systems.build import CacheError, cache_folder
 from systems.clusters import cluster
 from systems.environment import own_address
+from systems.finding import Finding, extra, program
 from systems.network.emulate import clean, leftovers
 from systems.network.namespaces import unavailable
 from systems.network.tcp import tcp_bytes
@@ -28,15 +26,6 @@ from systems.schema import InputError
 
 __all__ = ["all_checks", "clean"]
 
-EXTRAS = {
-    "deepspeed": ("deepspeed", "DeepSpeed's launcher and baselines"),
-    "transformers": ("speculative", "speculative sampling on real models"),
-    "jiwer": ("speculative", "word error rates"),
-    "rouge-score": ("speculative", "ROUGE of summaries"),
-    "h5py": ("h5py", "ModelNet40 in HDF5"),
-    "tensorboard": ("tensorboard", "--tensorboard"),
-}
-"""Distributions that are optional, each with our extra that installs it and with what needs it."""
 LEAST_WORK_BYTES, LEAST_CACHE_BYTES = 2**30, 2**26
 """How much space must be free for records and for compiled kernels."""
 GIBIBYTE = 2**30
@@ -55,15 +44,15 @@ def all_checks() -> list[Finding]:
         _kernel_cache(),
         _own_name(),
         _gxx(),
-        _nvcc(),
         _mpirun(),
         _mpi4py(),
         _sbatch(),
         _emulation(),
         _tcp(),
-        *map(_backend, BACKENDS),
-        *map(_extra, EXTRAS),
-        *_data(),
+        extra("deepspeed", "deepspeed", "DeepSpeed's launcher and baselines"),
+        extra("tensorboard", "tensorboard", "--tensorboard"),
+        _clusters(),
+        *_of_systems(),
     ]
 
 
@@ -169,20 +158,9 @@ def _own_name() -> Finding:
     )
 
 
-def _program(name: str, path: str | None, *, needed_for: str, command: str) -> Finding:
-    """Whether a program is installed. `path` is where it was found, if it was."""
-    return Finding(
-        name=name,
-        works=path is not None,
-        found=path or "none",
-        needed_for=needed_for,
-        command=command,
-    )
-
-
 def _gxx() -> Finding:
     """Whether there is a C++ compiler."""
-    return _program(
+    return program(
         "g++",
         os.environ.get("CXX") or shutil.which("g++"),
         needed_for="our kernels on CPUs (PyTorch's operators do the same, slower)",
@@ -190,19 +168,9 @@ def _gxx() -> Finding:
     )
 
 
-def _nvcc() -> Finding:
-    """Whether there is a CUDA compiler."""
-    return _program(
-        "nvcc",
-        find_nvcc(),
-        needed_for="fast verification on GPUs",
-        command="install the CUDA toolkit, and put nvcc on PATH or set CUDA_HOME",
-    )
-
-
 def _mpirun() -> Finding:
     """Whether there is mpirun."""
-    return _program("mpirun", find_mpirun(), needed_for="--launcher mpirun", command=INSTALL_MPI)
+    return program("mpirun", find_mpirun(), needed_for="--launcher mpirun", command=INSTALL_MPI)
 
 
 def _mpi4py() -> Finding:
@@ -221,7 +189,7 @@ def _mpi4py() -> Finding:
 
 def _sbatch() -> Finding:
     """Whether SLURM is here."""
-    return _program(
+    return program(
         "sbatch",
         shutil.which("sbatch"),
         needed_for="submitting what --launcher slurm writes",
@@ -258,42 +226,30 @@ def _tcp() -> Finding:
     )
 
 
-def _backend(name: str) -> Finding:
-    """Whether a backend of the sparse engine loads."""
-    try:
-        backend(name)
-        reason = None
-    except InputError as error:
-        reason = str(error).partition(": ")[2]
-    return Finding(
-        name=f"sparse backend {name}",
-        works=reason is None,
-        found=reason or "loads",
-        needed_for=f"--sparsepipe.backend {name}",
-        command=INSTALL.get(name, ""),
-    )
+def _clusters() -> Finding:
+    """The clusters that ship with the testbed."""
+    found = ", ".join(cluster.presets())
+    return Finding(name="clusters", works=True, found=found, needed_for="plans")
 
 
-def _extra(name: str) -> Finding:
-    """Whether an optional distribution is installed."""
-    extra, purpose = EXTRAS[name]
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        version = ""
-    return Finding(
-        name=name,
-        works=bool(version),
-        found=version or "none",
-        needed_for=purpose,
-        command=f"python -m pip install 'systems-testbed[{extra}]'",
-    )
-
-
-def _data() -> list[Finding]:
-    """The clusters and profiles that ship with the testbed."""
-    shipped = {"clusters": cluster.presets(), "measured profiles": shipped_profiles()}
-    return [
-        Finding(name=name, works=True, found=", ".join(found), needed_for="plans")
-        for name, found in shipped.items()
-    ]
+def _of_systems() -> Iterator[Finding]:
+    """Every system that is installed, with what it finds itself."""
+    for name in installed.names():
+        try:
+            system = installed.system(name)
+            yield Finding(
+                name=f"system {name}",
+                works=True,
+                found=" and ".join(installed.offered()[name]),
+                needed_for=f"--system {name}",
+            )
+            if system.doctor:
+                yield from by_path.load(system.doctor, f"system {name}: its doctor")()
+        except InputError as error:
+            yield Finding(
+                name=f"system {name}",
+                works=False,
+                found=str(error).partition(": ")[2],
+                needed_for=f"--system {name}",
+                command="install its package again, or uninstall it",
+            )

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from launch.commands.finding import INSTALL, Finding
 from launch.ownership import PACKAGES, foreign_packages
+from systems.finding import INSTALL, Finding
 
 BASE = {
     "torch": "torch",
@@ -71,7 +71,7 @@ def _print_findings(findings: Sequence[Finding], as_json: bool) -> None:
     if broken:
         print(f"the base does not work: mend {', '.join(broken)} first")
     else:
-        print(f"the base works: stanza and sparsepipe run here; {missing} other things are missing")
+        print(f"the base works; {missing} other things are missing")
 
 
 def python() -> Finding:
@@ -87,7 +87,7 @@ def python() -> Finding:
 
 
 def own_package(name: str) -> Finding:
-    """Whether a package is ours: PyPI has other ones called stanza, launch and systems."""
+    """Whether a package is ours: PyPI has others of the same names."""
     origin = foreign_packages().get(name)
     return Finding(
         name=f"package {name}",

@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from launch import job as jobs
-from launch.drivers import Emulating, driver, required
-from launch.job import Job
+from launch.installed import system_of
 from launch.launchers.start import run_command
-from launch.progress.progress import ProgressFlags, shown
+from launch.progress.progress import shown
 from launch.records import create_record
+from systems.job import Job, job_alone
 from systems.network.emulate import LAUNCHER
 from systems.network.namespaces import check_available
 from systems.profiles.emulation import Emulation
+from systems.progress.table import ProgressFlags
 from systems.runs import record
 from systems.schema import InputError
+from systems.system import Emulating, required
 
 LINK_BITS_PER_S = 0.25e9
 """The rate of an emulated link if the user gives no scale. With ten nodes at this rate, two cores
@@ -53,7 +55,7 @@ class EmulatedJob(Job, ProgressFlags):
 def main(arguments: Sequence[str]) -> None:
     """Plan, emulate, leave a record."""
     check_available()
-    wanted = jobs.parse_job("emulate", arguments, EmulatedJob())
+    wanted = jobs.parse_job("emulate", arguments, EmulatedJob)
     wanted.apply()
     folder = prepare_emulated(wanted)
     code = run_emulated([folder], tensorboard=wanted.tensorboard)
@@ -82,7 +84,7 @@ def prepare_emulated(wanted: EmulatedJob) -> Path:
     Raises:
         InputError: whatever is wrong with the job.
     """
-    emulating = required(driver(wanted).emulating, wanted, "emulate")
+    emulating = required(system_of(wanted).emulating, wanted, "emulate")
     if wanted.transport != "torch" or wanted.launcher != "torchrun":
         raise InputError(
             f"--launcher {wanted.launcher}, --transport {wanted.transport}: emulated ranks are "
@@ -97,8 +99,8 @@ def prepare_emulated(wanted: EmulatedJob) -> Path:
         record.claim_folder(Path(wanted.out))
     plan = emulating.plan(wanted)
     emulation = choose_emulation(wanted, plan, emulating)
-    job = jobs.without_flags_of_command(wanted)
-    resolved = driver(job).planning.resolved(job, plan)
+    job = job_alone(wanted)
+    resolved = system_of(job).planning.resolved(job, plan)
     return create_record(resolved, plan, "emulated", emulation)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from launch import job as jobs
+from systems.flags import parse_flags
 from systems.profiles import profile
 from systems.profiles.graph_file import read_graph
 from systems.runs.record import check_new_file
@@ -40,7 +40,7 @@ class GraphArguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Read the file, print a summary, write the profile."""
-    flags = jobs.parse_flags(GraphArguments, arguments, "launch profile graph", GraphArguments())
+    flags = parse_flags(GraphArguments, arguments, "launch profile graph", GraphArguments())
     graph, out = Path(flags.graph), Path(flags.out)
     check_new_file(out)
     if not graph.is_file():

@@ -4,20 +4,22 @@ python -m launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1 --worl
 python -m launch run --again runs/20260101-120000-stanza-digits
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch import drivers, job as jobs
-from launch.drivers import driver
-from launch.job import Job
+from launch import job as jobs, planning, trust
+from launch.installed import system_of
 from launch.launchers import slurm
 from launch.launchers.start import run_ranks, start_command
-from launch.progress.progress import ProgressFlags, shown
+from launch.progress.progress import shown
 from launch.records import claim_record, create_record
 from systems.gpus import gpu_names
+from systems.job import Job, job_alone
 from systems.mpi import import_mpi
+from systems.progress.table import ProgressFlags
 from systems.runs import record
 from systems.runs.manifest import find
 from systems.schema import InputError
@@ -30,13 +32,16 @@ class RunJob(Job, ProgressFlags):
     again: str | None = None
     """The folder of a record whose job is run again, in a new record. It stands first, instead of
     a job file; other flags change the job."""
+    trust: bool = False
+    """With --again: run the code that the record names by import path, such as a model's, without
+    a question."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run a job, or the job of a record again."""
     wanted = _parsed(arguments)
     wanted.apply()
-    job = jobs.without_flags_of_command(wanted)
+    job = job_alone(wanted)
     folder = prepare_run(job)
     if job.launcher == "slurm":
         script = slurm.write_script(job.slurm, job.name, job.world_size, folder, job.max_restarts)
@@ -56,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
 def _parsed(arguments: Sequence[str]) -> RunJob:
     """The job that the command line means: of a record after --again, else of a job file."""
     if arguments[:1] != ["--again"]:
-        wanted = jobs.parse_job("run", arguments, RunJob())
+        wanted = jobs.parse_job("run", arguments, RunJob)
         if wanted.again is not None:
             raise InputError(
                 f"--again {wanted.again}: stands first; write: launch run --again "
@@ -67,9 +72,15 @@ def _parsed(arguments: Sequence[str]) -> RunJob:
         raise InputError("--again: names no record; give the folder of a run")
     folder = Path(arguments[1])
     record.read_json(folder / "run.json")
-    of_record = jobs.job_fields(jobs.load_job(folder / "job.toml"))
-    default = RunJob(**of_record | {"out": None})
-    return jobs.parse_flags(RunJob, arguments[2:], "launch run --again RECORD", default)
+    flags = arguments[2:]
+    of_record = jobs.load_job(folder / "job.toml", jobs.wanted_system(flags))
+    default = dataclasses.replace(jobs.with_flags(RunJob, of_record), out=None)
+    wanted = jobs.parse_job_flags("run --again RECORD", flags, default)
+    if not wanted.trust:
+        named = system_of(wanted).code_named
+        theirs = set(named(of_record.options))
+        trust.allow([c for c in named(wanted.options) if c in theirs], f"--again {folder}")
+    return wanted
 
 
 def prepare_run(job: Job) -> Path:
@@ -90,12 +101,12 @@ def prepare_run(job: Job) -> Path:
         )
     if job.transport == "mpi":
         import_mpi()
-    drivers.check_checkpoints(job)
+    planning.check_checkpoints(job)
     if job.out:
         claim_record(job, Path(job.out))  # before anything is measured
     if job.resume not in ("auto", "never"):
         find(Path(job.resume))
-    plan = drivers.plan_job(job, may_measure=here)
-    system = driver(job)
+    plan = planning.plan_job(job, may_measure=here)
+    system = system_of(job)
     system.check(job, plan)
     return create_record(system.planning.resolved(job, plan), plan)

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch import job as jobs
-from launch.drivers import Simulated, driver, required
-from launch.job import Job
+from launch.installed import system_of
 from launch.records import create_record
+from systems.job import Job
 from systems.runs import record, trace
+from systems.system import Simulated, required
 
 
 def main(arguments: Sequence[str]) -> None:
     """Plan, play, write the record, print the step time beside the planner's."""
-    simulated, folder = simulate_job(jobs.parse_job("simulate", arguments, Job()))
+    simulated, folder = simulate_job(jobs.parse_job("simulate", arguments, Job))
     job, result = simulated.job, simulated.result
     predicted_s = result["predicted_step_s"]
     beside = "" if predicted_s is None else f" (planner: {predicted_s * 1e3:.2f} ms)"
@@ -35,7 +36,7 @@ def simulate_job(job: Job) -> tuple[Simulated, Path]:
     Raises:
         InputError: whatever is wrong with the job, or its system has no simulation.
     """
-    simulated = required(driver(job).simulate, job, "simulate")(job)
+    simulated = required(system_of(job).simulate, job, "simulate")(job)
     folder = create_record(simulated.job, simulated.plan, tier="simulated")
     trace.write_timeline(folder / "trace.json", simulated.spans)
     record.write_json(folder / "result.json", {"tier": "simulated", **simulated.result})

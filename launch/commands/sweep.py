@@ -19,7 +19,7 @@ from pathlib import Path
 from launch import job as jobs
 from launch.commands.emulate import EmulatedJob
 from launch.commands.sweeping import Asked, SweepFlags, base_of, run_sweep
-from launch.drivers import driver
+from launch.installed import system_of
 from launch.records import RUNS
 from launch.sweep.points import Sweep
 from launch.sweep.variables import BATCH_SIZE, NODES, parse_variables
@@ -43,7 +43,7 @@ class SweepJob(SweepFlags, EmulatedJob):
 
 def main(arguments: Sequence[str]) -> None:
     """Run the points that have not been run, print the table, write the CSV and the figure."""
-    flags = jobs.parse_job("sweep", arguments, SweepJob())
+    flags = jobs.parse_job("sweep", arguments, SweepJob)
     base = base_of(flags)
     if not flags.tier:
         raise InputError("--tier (none): give measured, emulated or simulated")
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
             flags=flags,
             named={
                 "world-size": f"over {NODES}",
-                driver(base).batch_size_option: f"over {BATCH_SIZE}",
+                system_of(base).batch_size_option: f"over {BATCH_SIZE}",
             },
             kind="sweep",
             scale=flags.scale,

@@ -1,6 +1,7 @@
 """Runs the points of a sweep, each tier in its way. A point that fails says why, and the others are
 run all the same."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,17 +10,19 @@ from launch import job as jobs
 from launch.commands.emulate import EmulatedJob, prepare_emulated, run_emulated
 from launch.commands.run import prepare_run
 from launch.commands.simulate import simulate_job
-from launch.drivers import driver, required
-from launch.job import Job
+from launch.installed import system_of
 from launch.launchers.start import run_ranks
 from launch.progress.progress import shown
 from launch.records import emulated_rates
 from launch.sweep.points import Point, Sweep
 from launch.sweep.variables import BANDWIDTH
+from systems.flags import named_as_given
+from systems.job import Job
 from systems.network.namespaces import unavailable
 from systems.processes import failures
 from systems.runs.record import Tier
 from systems.schema import InputError
+from systems.system import required
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class Running:
     """The two factors of every emulated point; None chooses them for each."""
     tensorboard: bool
     named: Mapping[str, str]
-    """What the command line calls options that errors name; see `launch.job.named_as_given`."""
+    """What the command line calls options that errors name; see `systems.flags.named_as_given`."""
 
 
 def why_not(job: Job, tier: Tier, names: Sequence[str]) -> str | None:
@@ -43,10 +46,10 @@ def why_not(job: Job, tier: Tier, names: Sequence[str]) -> str | None:
     """
     try:
         if tier == "simulated":
-            required(driver(job).simulate, job, "simulate")
+            required(system_of(job).simulate, job, "simulate")
             return None
         if tier == "emulated":
-            required(driver(job).emulating, job, "emulate")
+            required(system_of(job).emulating, job, "emulate")
             reason = unavailable()
             return reason and f"--tier emulated: {reason}"
     except InputError as error:
@@ -71,7 +74,7 @@ def _failing(running: Running, point: Point) -> Iterator[None]:
     """Begin a point, and keep the error of the block as the reason why it has no result."""
     running.sweep.begin(point)
     try:
-        with jobs.named_as_given(running.named):
+        with named_as_given(running.named):
             yield
     except InputError as error:
         running.sweep.note(point, str(error))
@@ -106,8 +109,10 @@ def _emulate(running: Running, points: Sequence[Point]) -> Iterator[Point]:
     worlds: dict[tuple[float, ...], list[Point]] = {}
     for point in points:
         with _failing(running, point):
-            wanted = EmulatedJob(
-                scale=running.scale, dilate=running.dilate, **jobs.job_fields(sweep.job(point))
+            wanted = dataclasses.replace(
+                jobs.with_flags(EmulatedJob, sweep.job(point)),
+                scale=running.scale,
+                dilate=running.dilate,
             )
             rates = emulated_rates(prepare_emulated(wanted))
             worlds.setdefault(rates, []).append(point)

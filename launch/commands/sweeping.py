@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launch import job as jobs
 from launch.commands.sweep_tiers import Running, run_points, why_not
-from launch.job import Job
-from launch.progress.progress import ProgressFlags
 from launch.sweep.groups import group
 from launch.sweep.picture import Picture, choose_x, draw_sweep
 from launch.sweep.points import Point, Sweep
 from launch.sweep.rows import Row, arranged, read_row, values_of, write_csv
 from launch.sweep.table import EFFICIENCY, EXPLAINED, Table
 from launch.sweep.variables import NODES, Variable, in_words, parse_setting
+from systems.flags import named_as_given, refuse_below_one
+from systems.job import Job, job_alone
+from systems.progress.table import ProgressFlags
 from systems.runs import record
 from systems.runs.record import Tier
 from systems.schema import InputError
@@ -44,7 +44,7 @@ class SweepFlags(Job, ProgressFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        jobs.refuse_below_one({"repetitions": [self.repetitions]})
+        refuse_below_one({"repetitions": [self.repetitions]})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Asked:
     tiers: tuple[Tier, ...]
     flags: SweepFlags
     named: Mapping[str, str]
-    """What the command calls options that errors name; see `launch.job.named_as_given`."""
+    """What the command calls options that errors name; see `systems.flags.named_as_given`."""
     kind: str
     """The name of the table."""
     scale: float | None = None
@@ -76,7 +76,7 @@ class Asked:
 
 def base_of(flags: SweepFlags) -> Job:
     """The job that a sweep varies."""
-    return dataclasses.replace(jobs.without_flags_of_command(flags), out=None)
+    return dataclasses.replace(job_alone(flags), out=None)
 
 
 def run_sweep(asked: Asked) -> None:
@@ -148,7 +148,7 @@ def _check_values(asked: Asked) -> None:
     for values in asked.combinations():
         fault = ""
         try:
-            with jobs.named_as_given(asked.named):
+            with named_as_given(asked.named):
                 asked.sweep.job(Point(tier="simulated", repetition=0, values=values))
         except InputError as error:
             fault = str(error)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from launch import job as jobs
 from launch.commands.sweeping import Asked, SweepFlags, base_of, run_sweep
-from launch.drivers import driver
+from launch.installed import system_of
 from launch.records import RUNS
 from launch.sweep.points import Sweep
 from launch.sweep.variables import BATCH_SIZE, NODES, Variable
+from systems.flags import refuse_below_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,22 +31,20 @@ class ThroughputJob(SweepFlags):
 
 def main(arguments: Sequence[str]) -> None:
     """Run the points that have not been run, print the table, write the CSV and the figure."""
-    flags = jobs.parse_job("throughput", arguments, ThroughputJob())
+    flags = jobs.parse_job("throughput", arguments, ThroughputJob)
     base = base_of(flags)
     world_sizes = flags.world_sizes or (flags.world_size,)
     varied = [Variable(name=NODES, values=tuple(dict.fromkeys(world_sizes)))]
     if flags.batch_sizes:
         varied.append(Variable(name=BATCH_SIZE, values=tuple(dict.fromkeys(flags.batch_sizes))))
-    jobs.refuse_below_one(
-        {"world-sizes": varied[0].values, "batch-sizes": flags.batch_sizes or (1,)}
-    )
+    refuse_below_one({"world-sizes": varied[0].values, "batch-sizes": flags.batch_sizes or (1,)})
     run_sweep(
         Asked(
             sweep=Sweep(folder=Path(flags.out or RUNS / f"throughput-{flags.name}"), base=base),
             varied=tuple(varied),
             tiers=("measured",),
             flags=flags,
-            named={"world-size": "world-sizes", driver(base).batch_size_option: "batch-sizes"},
+            named={"world-size": "world-sizes", system_of(base).batch_size_option: "batch-sizes"},
             kind="throughput",
         )
     )

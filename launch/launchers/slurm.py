@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from launch.job import SlurmOptions
+from systems.job import SlurmOptions
 from systems.schema import InputError
 
 SCRIPT = "slurm.sh"

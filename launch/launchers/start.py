@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.job import Job
 from launch.records import name_of, unfinished
 from systems.deepspeed import check_installed
 from systems.disk import writing
 from systems.environment import free_port, threads_per_rank
 from systems.gpus import gpu_names
+from systems.job import Job
 from systems.processes import failures
 from systems.processes.lifetime import die_with_parent
 from systems.processes.supervise import TOLD, how_it_ended, told

@@ -6,13 +6,13 @@ The process that started the ranks reads; the ranks only write their steps (syst
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from launch import drivers
+from launch import planning
+from launch.installed import system_of
 from launch.records import read_emulation, read_job_and_plan
+from systems.progress.view import Row, View
 from systems.runs import record
 from systems.runs.record import Step
 
@@ -22,36 +22,6 @@ KEPT = 200
 """So many steps of a rank stay in memory, because ranks run ahead of each other."""
 PATIENCE_S = 5.0
 """A rank that has done no step for so many seconds is shown as idle."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One rank, as a line of the table."""
-
-    name: str
-    role: str
-    step: int | None
-    """The last step that the rank has finished."""
-    step_s: float | None
-    """The median time of its last steps in seconds; the dilation of an emulation is undone."""
-    state: str
-    """starting, running, done, or how long it has done no step."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """A run at one moment. What is not known, or not yet, is None."""
-
-    title: str
-    rows: Sequence[Row]
-    step: int | None = None
-    """The last step that all ranks have finished."""
-    last: int | None = None
-    """The last step of the run."""
-    samples_per_s: float | None = None
-    loss: float | None = None
-    """The mean loss of that step over all samples."""
-    left_s: float | None = None
 
 
 class Tail:
@@ -82,7 +52,7 @@ class LiveRecord:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._job, plan = read_job_and_plan(folder)
-        self.roles = drivers.roles(self._job, plan)
+        self.roles = planning.roles(self._job, plan)
         emulation = read_emulation(folder)
         self._tier = "measured" if emulation is None else "emulated"
         self._dilate = 1.0 if emulation is None else emulation.dilate
@@ -128,7 +98,7 @@ class LiveRecord:
     def _of_step(self, index: int) -> tuple[float | None, float | None]:
         """The samples and the mean loss of one step, from the metrics of all ranks."""
         metrics = [s.metrics for steps in self._steps for s in steps if s.index == index]
-        training = drivers.driver(self._job).training
+        training = system_of(self._job).training
         samples = None if training is None else training.samples(metrics)
         losses = [m["loss_sum"] for m in metrics if "loss_sum" in m]
         return samples, sum(losses) / samples if samples and losses else None

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from launch.drivers import Opened, Steps, driver
-from launch.job import Job
+from launch.installed import system_of
 from launch.ranks.instruments import Instruments
 from launch.records import read_emulation, what_is_kept
 from systems import disk, schema
 from systems.disk import DiskError
+from systems.job import Job
 from systems.network.distributed import World
 from systems.network.links import Calibration
 from systems.processes import failures
@@ -27,6 +27,7 @@ from systems.runs import record, trace
 from systems.runs.checkpoint import Checkpoints, open_checkpoints
 from systems.runs.manifest import FOLDER as CHECKPOINTS
 from systems.runs.record import Step
+from systems.system import Opened, Steps
 
 PROGRESS_LINES = 5
 """About so many lines of progress are printed in a run."""
@@ -54,7 +55,7 @@ def execute(
         calibration: what emulated links were measured to give; None on real ones.
     """
     emulation = read_emulation(folder)
-    opened = driver(job).open(job, plan, emulation)
+    opened = system_of(job).open(job, plan, emulation)
     run = _Run(job=job, plan=plan, world=world, folder=folder, emulation=emulation, opened=opened)
     if world.rank == 0:
         print(_first_line(run), flush=True)
@@ -79,7 +80,7 @@ def execute(
     record.write_json(folder / "result.json", result)
     if job.trace:
         trace.join(folder, [world.name(rank) for rank in range(world.world_size)])
-    print(f"  {driver(job).line(result)}\n  record: {folder}", flush=True)
+    print(f"  {system_of(job).line(result)}\n  record: {folder}", flush=True)
 
 
 def _summary_of_steps(run: _Run, work: Steps, instruments: Instruments) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def _summary_of_steps(run: _Run, work: Steps, instruments: Instruments) -> dict[
     if world.rank != 0:
         return {}
     everyone += record.former_steps(folder, world.world_size, checkpoints.first_step)
-    training = driver(job).training
+    training = system_of(job).training
     assert training is not None  # its work has steps
     summary = {"first_step": everyone[0][0].index}
     summary |= training.summarize(job, run.plan, everyone, run.emulation)
@@ -143,7 +144,7 @@ def _emulated(
     calibration: Calibration | None,
 ) -> dict[str, Any]:
     """The result without what means nothing for stand-ins, with what the links were."""
-    emulating = driver(job).emulating
+    emulating = system_of(job).emulating
     assert emulating is not None  # the run is emulated
     meaningful = {k: v for k, v in result.items() if k not in ("loss", "test_accuracy", "usage")}
     return meaningful | {

@@ -7,9 +7,9 @@ from typing import Any
 import torch.distributed as dist
 from torch import profiler
 
-from launch.job import Job
 from systems import schema
 from systems.disk import writing
+from systems.job import Job
 from systems.network.clock import behind_rank_0_ns
 from systems.network.distributed import World
 from systems.runs.trace import Tracer

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch import drivers, job as jobs
-from launch.drivers import driver
-from launch.job import Job
+from launch import job as jobs, planning
+from launch.installed import system_of
 from launch.ranks.execute import disk_errors_explained, execute
 from launch.records import create_record, earlier_attempt, read_emulation, read_job_and_plan
 from systems import dynamo
 from systems.environment import Environment, environment
+from systems.job import Job
 from systems.network.distributed import World, start, stop
 from systems.network.links import Calibration, calibrate
 from systems.network.transport import TransportError
@@ -95,9 +95,9 @@ def _run_jobs(arguments: Sequence[str], place: Environment) -> None:
         planned = [read_job_and_plan(folder) for folder in folders]
     else:
         folders = []
-        planned = [_planned(jobs.parse_job("worker", arguments, Job()), place)]
+        planned = [_planned(jobs.parse_job("worker", arguments, Job), place)]
     job, plan = planned[0]
-    world = start(place, drivers.roles(job, plan), timeout_s=job.timeout_s, device=job.device)
+    world = start(place, planning.roles(job, plan), timeout_s=job.timeout_s, device=job.device)
     if not folders:
         folders = [_agree_on_folder(world, job, plan, place)]
         failures.keep_in(folders[0])
@@ -105,7 +105,7 @@ def _run_jobs(arguments: Sequence[str], place: Environment) -> None:
     for (job, plan), folder in zip(planned, folders, strict=True):
         failures.keep_in(folder)
         with disk_errors_explained(folder, world):
-            execute(job, plan, world.with_roles(drivers.roles(job, plan)), folder, calibration)
+            execute(job, plan, world.with_roles(planning.roles(job, plan)), folder, calibration)
     stop(world)
 
 
@@ -114,11 +114,11 @@ def _planned(wanted: Job, place: Environment) -> tuple[Job, Any]:
     for nothing is measured."""
     launcher: Any = wanted.launcher if place.launcher == "none" else place.launcher
     job = dataclasses.replace(wanted, world_size=place.world_size, launcher=launcher)
-    planning = driver(job).planning
+    of_system = system_of(job).planning
     if place.elastic and place.world_size != wanted.world_size:  # a lost node is no mistake
-        job = planning.resized(job, place.world_size)
-    plan = drivers.plan_job(job, may_measure=False)
-    return planning.resolved(job, plan), plan
+        job = of_system.resized(job, place.world_size)
+    plan = planning.plan_job(job, may_measure=False)
+    return of_system.resolved(job, plan), plan
 
 
 def _agree_on_folder(world: World, job: Job, plan: Any, place: Environment) -> Path:
@@ -139,7 +139,7 @@ def _calibrated(place: Environment, folder: Path, job: Job, plan: Any) -> Calibr
     emulation = read_emulation(folder)
     if emulation is None:
         return None
-    emulating = driver(job).emulating
+    emulating = system_of(job).emulating
     assert emulating is not None  # the record is of an emulated run
     rates = emulating.link_rates(job, plan, emulation)
     calibration = calibrate(rates, round(min(rates) / 8 * CALIBRATION_S))

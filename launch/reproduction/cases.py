@@ -9,18 +9,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from launch import job as jobs
 from launch.commands.emulate import EmulatedJob, prepare_emulated, run_emulated
-from launch.drivers import driver
-from launch.job import Job
+from launch.installed import system, system_of
 from launch.launchers.start import run_ranks
 from launch.progress.progress import shown
 from launch.records import create_record, emulated_rates, read_result
 from systems import disk
 from systems.clusters import cluster
 from systems.figures.experiment import Case, Experiment, Results
+from systems.job import Job
 from systems.network.namespaces import unavailable
 
 
@@ -60,7 +59,7 @@ def run_measured_cases(
         job = _measured_job(experiment, run)
         worlds.setdefault(job.world_size, []).append(job)
     for _, alike in sorted(worlds.items()):
-        planning = driver(alike[0]).planning
+        planning = system_of(alike[0]).planning
         for job, plan in zip(alike, planning.plan_measured(alike), strict=True):
             create_record(planning.resolved(job, plan), plan)
         folders = [Path(str(job.out)) for job in alike]
@@ -71,13 +70,12 @@ def run_measured_cases(
 
 
 def _measured_job(experiment: Experiment, run: _Run) -> Job:
-    of_system: Any = {"system": experiment.system, experiment.system: run.case.options}
-    return Job(
+    return system(experiment.system).job(
+        run.case.options,
         name=f"{experiment.id} {run.case.name}, repetition {run.repetition}",
         world_size=run.case.nodes or experiment.world_size,
         seed=run.repetition,
         out=str(run.folder),
-        **of_system,
     )
 
 
@@ -122,15 +120,15 @@ def _emulated_job(experiment: Experiment, run: _Run, records: Path) -> EmulatedJ
         path.parent.mkdir(parents=True, exist_ok=True)
         disk.write_text(path, cluster.to_toml(run.case.cluster))
         name = str(path)
-    of_system: Any = {"system": experiment.system, experiment.system: run.case.options}
-    return EmulatedJob(
+    return system(experiment.system).command_job(
+        EmulatedJob,
+        run.case.options,
         name=run.case.name,
         world_size=run.case.nodes or experiment.world_size,
         cluster=name,
         seed=run.repetition,
         out=str(run.folder),
         trace=run.case.trace,
-        **of_system,
     )
 
 

@@ -85,7 +85,8 @@ class Section:
     """A system: its paper and its experiments."""
 
     system: str
-    paper: Paper
+    paper: Paper | None
+    """None: the system implements none that is published."""
     concluded: Sequence[Concluded]
 
     @property
@@ -97,7 +98,8 @@ class Section:
     def figure(self) -> Figure | None:
         """The figure for the first screen: the paper's, or else the first one that was drawn."""
         drawn = [figure for each in self.concluded for figure in each.outcome.figures]
-        best = (figure for figure in drawn if figure.path.stem == self.paper.figure)
+        of_paper = None if self.paper is None else self.paper.figure
+        best = (figure for figure in drawn if figure.path.stem == of_paper)
         return next(best, drawn[0] if drawn else None)
 
     def found(self, statement: Statement) -> list[Found]:
@@ -114,6 +116,10 @@ class Section:
         taken = {claim.id for other in earlier for claim in other.claims(self.claims)}
         return [claim for claim in answer.claims(self.claims) if claim.id not in taken]
 
+    def _sentence(self, quantity: str) -> str | None:
+        """What the paper's statements say that a quantity means, if they say it."""
+        return None if self.paper is None else self.paper.sentence(quantity)
+
     @property
     def off(self) -> list[Found]:
         """The quantities of which some claim is off, with those claims alone."""
@@ -122,7 +128,7 @@ class Section:
             if claim.status == "off":
                 by_quantity.setdefault(claim.quantity, []).append(claim)
         return [
-            Found(quantity, self.paper.sentence(quantity) or _described(claims), _by_tier(claims))
+            Found(quantity, self._sentence(quantity) or _described(claims), _by_tier(claims))
             for quantity, claims in by_quantity.items()
         ]
 

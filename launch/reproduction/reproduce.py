@@ -15,28 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from launch import job as jobs
-from launch.progress.progress import ProgressFlags
+from launch import installed
 from launch.reproduction.cases import run_emulated_cases, run_measured_cases
 from launch.reproduction.report import Concluded, Section, write_report
-from sparsepipe import experiments as of_sparsepipe
-from speculative import experiments as of_speculative
-from stanza import experiments as of_stanza
+from systems import by_path
 from systems.figures.claims import Claim
 from systems.figures.experiment import Experiment, Results
+from systems.figures.paper import Paper
+from systems.flags import parse_flags
+from systems.progress.table import ProgressFlags
 from systems.runs import record
 from systems.schema import InputError, remedy
+from systems.system import System
 
-SYSTEMS = {
-    "stanza": of_stanza.EXPERIMENTS,
-    "sparsepipe": of_sparsepipe.EXPERIMENTS,
-    "speculative": of_speculative.EXPERIMENTS,
-}
-PAPERS = {
-    "stanza": of_stanza.PAPER,
-    "sparsepipe": of_sparsepipe.PAPER,
-    "speculative": of_speculative.PAPER,
-}
 REPORT = {"claims.json", "claims.jsonl", "claims.csv", "report.md", "report.html"}
 PARTS = {"records", "figures", *REPORT}
 """All that a reproduction leaves in its folder."""
@@ -61,22 +52,42 @@ def main(arguments: Sequence[str]) -> None:
     """Reproduce one system, or all of them."""
     words = list(arguments)
     system = words.pop(0) if words and not words[0].startswith("-") else None
-    if system is not None and system not in SYSTEMS:
-        raise InputError(f"reproduce {system}: no such system; give {' or '.join(SYSTEMS)}")
-    program = f"testbed reproduce [{'|'.join(SYSTEMS)}]"
-    flags = jobs.parse_flags(ReproduceArguments, words, program, ReproduceArguments())
+    if system is not None and system not in installed.names():
+        names = " or ".join(installed.names())
+        raise InputError(f"reproduce {system}: no such system; give {names}")
+    program = f"testbed reproduce [{'|'.join(installed.names())}]"
+    flags = parse_flags(ReproduceArguments, words, program, ReproduceArguments())
     ProgressFlags(quiet=flags.quiet).apply()
-    systems = {name: SYSTEMS[name] for name in SYSTEMS if system in (None, name)}
-    chosen = _choose(systems, flags.experiment)
+    systems = [installed.system(system)] if system else installed.all_systems()
+    experiments = {s.name: experiments_of(s) for s in systems}
+    if system is not None and not experiments[system]:
+        raise InputError(f"reproduce {system}: this system has no experiments")
+    chosen = _choose(experiments, flags.experiment)
+    papers = {s.name: _paper_of(s) for s in systems}
     folder = _folder(flags.out, system, flags.experiment)
     _keep_earlier(folder)
     started = time.monotonic()
     sections = [
-        Section(name, PAPERS[name], [_conclude(e, flags.level, folder) for e in experiments])
+        Section(name, papers[name], [_conclude(e, flags.level, folder) for e in experiments])
         for name, experiments in chosen.items()
     ]
     report = write_report(folder, sections, flags.level)
     _print_end(folder, report, sections, time.monotonic() - started)
+
+
+def experiments_of(system: System) -> tuple[Experiment, ...]:
+    """The experiments of a system."""
+    if not system.experiments:
+        return ()
+    return tuple(by_path.load(system.experiments, f"system {system.name}: its experiments"))
+
+
+def _paper_of(system: System) -> Paper | None:
+    """The paper that a system implements, if it names one."""
+    if not system.paper:
+        return None
+    paper: Paper = by_path.load(system.paper, f"system {system.name}: its paper")
+    return paper
 
 
 def _choose(

@@ -6,10 +6,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from launch.job import Job
 from launch.sweep.groups import Group
 from launch.sweep.variables import BANDWIDTH, NODES, in_words
 from systems.figures.draw import Bars, Curve, Lines, Panel, draw
+from systems.job import Job
 from systems.runs.record import Tier
 from systems.schema import InputError
 

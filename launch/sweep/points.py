@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from launch import job as jobs
-from launch.job import Job
 from launch.sweep.variables import BANDWIDTH, cluster_at, in_words, job_at
 from systems import disk, schema
 from systems.clusters import cluster
+from systems.job import Job
 from systems.runs import record
 from systems.runs.record import Tier
 from systems.schema import InputError

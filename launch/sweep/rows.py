@@ -10,13 +10,13 @@ from typing import Any, get_args
 import numpy as np
 
 from launch import job as jobs
-from launch.drivers import driver
-from launch.job import Job
+from launch.installed import system_of
 from launch.records import read_emulation, read_job_and_plan, read_result
 from launch.sweep.points import Point, Sweep
-from launch.sweep.variables import BANDWIDTH, BATCH_SIZE, NODES, own_options, value_at
+from launch.sweep.variables import BANDWIDTH, BATCH_SIZE, NODES, value_at
 from systems import disk
 from systems.figures.text import machine
+from systems.job import Job
 from systems.processes import failures
 from systems.profiles.emulation import Emulation
 from systems.runs import record
@@ -150,7 +150,7 @@ def _with_figures(row: Row, folder: Path) -> Row:
     return dataclasses.replace(
         row,
         bandwidth_bits_per_s=row.bandwidth_bits_per_s or _bandwidth(row.point.tier, folder),
-        batch_size=result.get("samples_per_step") or driver(job).batch_size(job),
+        batch_size=result.get("samples_per_step") or system_of(job).batch_size(job),
         samples_per_s=result.get("samples_per_s"),
         step_s=percentiles[0],
         step_p90_s=percentiles[1],
@@ -174,7 +174,7 @@ def _bandwidth(tier: Tier, folder: Path) -> float | None:
     """The rate of the slowest link of the cluster that a record stands for; None where the links
     are this machine's own, or the cluster does not state it."""
     job, plan = read_job_and_plan(folder)
-    emulating = driver(job).emulating
+    emulating = system_of(job).emulating
     if tier == "measured" or emulating is None:
         return None
     try:
@@ -235,7 +235,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     table = [
         [
             row.job.system,
-            *(getattr(own_options(row.job), name, "") for name in ("model", "scheme")),
+            *(getattr(row.job.options, name, "") for name in ("model", "scheme")),
             row.point.tier,
             row.job.world_size,
             row.bandwidth_bits_per_s,

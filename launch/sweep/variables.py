@@ -6,7 +6,7 @@
     bandwidth              the rate of all links of the cluster, in bits per second
     batch-size             the samples of a step over all ranks
     scheme                 an option of the job's own system, here `--stanza.scheme`
-    seed, sparsepipe.model any other option of the job, by its name without dashes
+    seed, slurm.nodes      any other option of the job, by its name without dashes
 
 Every option has one name here, the shortest, whatever the user calls it.
 """
@@ -21,17 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from launch import job as jobs
-from launch.drivers import driver
-from launch.job import Job
+from launch.installed import system_of
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster
+from systems.flags import parse_flags, refuse_below_one
+from systems.job import Job
 from systems.schema import InputError, remedy
 
 NODES, BANDWIDTH, BATCH_SIZE = "nodes", "bandwidth", "batch-size"
 HINTS: Mapping[str, Any] = {NODES: int, BANDWIDTH: float, BATCH_SIZE: int}
 """The variables that a word names which is no option, and their types."""
-NOT_SWEPT = ("name", "out")
-"""What a sweep sets itself."""
+NOT_SWEPT = ("name", "out", "system")
+"""What is the same for all points, or set for each of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ def find_name(base: Job, word: str, flag: str) -> str:
     if name in HINTS:
         return name
     if name in NOT_SWEPT:
-        raise InputError(f"--{flag} {word}: the sweep sets it for each point; leave it out")
+        raise InputError(f"--{flag} {word}: a sweep cannot vary it; leave it out")
     own, of_job = _own(base), _options(base)
     if name in own and name in of_job:
         raise InputError(
@@ -119,7 +120,7 @@ def _shortest(base: Job, option: str) -> str:
     """The name of an option without the name of the job's own system."""
     if option == "world-size":
         return NODES
-    if option == driver(base).batch_size_option:
+    if option == system_of(base).batch_size_option:
         return BATCH_SIZE
     short = option.removeprefix(f"{base.system}.")
     return option if short in _options(base) or short in HINTS else short
@@ -159,7 +160,7 @@ def _parsed(hint: Any, text: str, what: str) -> Any:
     holder = dataclasses.make_dataclass("Value", [("value", hint)], frozen=True, kw_only=True)
     words = ["--value", *text.split()] if _is_list(hint) else [f"--value={text}"]
     try:
-        return jobs.parse_flags(holder, words, "", None).value  # type: ignore[attr-defined]
+        return parse_flags(holder, words, "", None).value  # type: ignore[attr-defined]
     except InputError as error:
         reason = str(error).removeprefix("--value").removesuffix("; see --help")
         reason = re.sub(rf"^ '?{re.escape(text)}'?: ", "", reason)
@@ -192,8 +193,8 @@ def job_at(base: Job, values: Mapping[str, Any]) -> Job:
         changes[group] = dataclasses.replace(getattr(base, group), **of_group)
     job = dataclasses.replace(base, **changes)
     if BATCH_SIZE in values:
-        jobs.refuse_below_one({f"over {BATCH_SIZE}": [values[BATCH_SIZE]]})
-        job = driver(job).with_batch_size(job, values[BATCH_SIZE])
+        refuse_below_one({f"over {BATCH_SIZE}": [values[BATCH_SIZE]]})
+        job = system_of(job).with_batch_size(job, values[BATCH_SIZE])
     return jobs.with_absolute_paths(job, Path())
 
 
@@ -215,16 +216,11 @@ def value_at(job: Job, name: str) -> Any:
     if name == NODES:
         return job.world_size
     if name == BATCH_SIZE:
-        return driver(job).batch_size(job)
+        return system_of(job).batch_size(job)
     if name == BANDWIDTH:
         return None
     group, _, field = _option(job, name).replace("-", "_").rpartition(".")
     return getattr(getattr(job, group) if group else job, field)
-
-
-def own_options(job: Job) -> Any:
-    """The options of the job's own system."""
-    return getattr(job, job.system)
 
 
 def in_words(value: Any) -> str:

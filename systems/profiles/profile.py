@@ -182,3 +182,14 @@ def save(profile: ModelProfile, path: Path) -> None:
     layers = ",\n".join("    " + schema.to_json(layer) for layer in table.pop("layers"))
     head = schema.to_json(table, indent=2).removesuffix("\n}")
     disk.write_text(path, f'{head},\n  "layers": [\n{layers}\n  ]\n}}\n')
+
+
+def save_measured(measured: ModelProfile, path: Path, system: str) -> None:
+    """Write a profile that a system's `launch profile` has measured, and print its summary."""
+    save(measured, path)
+    print(
+        f"profile {system} | tier measured | {measured.name}, batch {measured.batch_size} on "
+        f"{measured.device}: forward {measured.forward_s * 1e3:.2f} ms, backward "
+        f"{measured.backward_s * 1e3:.2f} ms, {len(measured.layers)} layers, "
+        f"{measured.parameter_bytes / 1e6:.1f} MB of parameters\n  profile: {path}"
+    )

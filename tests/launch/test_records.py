@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from launch import records
-from launch.drivers import plan_job
-from launch.job import Job
+from launch.planning import plan_job
 from stanza.options import Options
+from stanza.system import SYSTEM as STANZA
 from systems.schema import InputError
 
 RUNS = 8
@@ -39,7 +39,7 @@ def test_runs_of_the_same_second_have_folders_of_their_own(
 def test_of_two_runs_that_were_given_one_folder_the_second_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = Job(world_size=2, stanza=Options(scheme="ddp"), out=str(tmp_path / "record"))
+    job = STANZA.job(Options(scheme="ddp"), world_size=2, out=str(tmp_path / "record"))
     plan = plan_job(job, may_measure=False)
     folder = records.create_record(job, plan)
     kept = (folder / "job.toml").read_text()

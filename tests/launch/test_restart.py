@@ -13,10 +13,11 @@ import pytest
 
 from launch import records
 from launch.__main__ import main
-from launch.drivers import driver, plan_job
-from launch.job import Job
+from launch.planning import plan_job
 from sparsepipe.options import Options as SparsePipeOptions
+from sparsepipe.system import SYSTEM as SPARSEPIPE
 from stanza.options import Options
+from stanza.system import SYSTEM as STANZA
 from systems.environment import Environment, environment, free_port
 from systems.runs.manifest import FOLDER, MANIFEST
 from systems.runs.record import read_json, read_steps
@@ -27,7 +28,7 @@ from tests.ranks import ranks_of
 
 DIGITS = "launch/jobs/stanza-digits.toml"
 PATIENCE_S = 240
-JOB = Job(stanza=Options(fc_workers=1))
+JOB = STANZA.job(Options(fc_workers=1))
 
 
 @pytest.mark.parametrize(
@@ -76,13 +77,13 @@ def test_a_checkpoint_of_a_stranger_is_refused_before_ranks_start(
 
 
 def test_jobs_for_other_worlds_leave_open_what_was_planned_for_theirs() -> None:
-    many = Job(stanza=Options(fc_workers=2, scheme="stanza"))
-    fewer = driver(many).planning.resized(many, 3)
-    assert (fewer.world_size, fewer.stanza.fc_workers) == (3, 1)
-    servers = Job(stanza=Options(scheme="ps", ps_servers=3))
-    assert driver(servers).planning.resized(servers, 2).stanza.ps_servers == 1
-    cut = Job(system="sparsepipe", sparsepipe=SparsePipeOptions(scheme="pipeline", cuts=(3, 9)))
-    assert driver(cut).planning.resized(cut, 2).sparsepipe.cuts is None
+    many = STANZA.job(Options(fc_workers=2, scheme="stanza"))
+    fewer = STANZA.planning.resized(many, 3)
+    assert (fewer.world_size, fewer.options.fc_workers) == (3, 1)
+    servers = STANZA.job(Options(scheme="ps", ps_servers=3))
+    assert STANZA.planning.resized(servers, 2).options.ps_servers == 1
+    cut = SPARSEPIPE.job(SparsePipeOptions(scheme="pipeline", cuts=(3, 9)))
+    assert SPARSEPIPE.planning.resized(cut, 2).options.cuts is None
 
 
 def test_torchrun_says_whether_it_restarts() -> None:
@@ -123,13 +124,13 @@ def test_a_later_attempt_finds_the_record_of_the_run(
 
 
 def test_a_run_that_was_cut_short_goes_on_in_its_folder(tmp_path: Path) -> None:
-    job = Job(stanza=JOB.stanza, out=str(tmp_path / "run"))
+    job = STANZA.job(JOB.options, out=str(tmp_path / "run"))
     plan = plan_job(job, may_measure=False)
     folder = records.create_record(job, plan)
     with pytest.raises(InputError, match="holds files already"):
         records.create_record(job, plan)
     (folder / FOLDER).mkdir()
-    fewer = plan_job(Job(stanza=job.stanza, world_size=3), may_measure=False)
+    fewer = plan_job(STANZA.job(job.options, world_size=3), may_measure=False)
     assert records.create_record(job, fewer) == folder
     run = read_json(folder / "run.json")
     assert run["plan"]["layout"]["roles"] == ["conv", "conv", "fc"]

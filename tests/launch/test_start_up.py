@@ -72,8 +72,9 @@ from pathlib import Path
 from launch.commands.run import prepare_run
 from launch.job import load_job
 job = load_job(Path(sys.argv[1]))
-pair = dataclasses.replace(job.speculative, target=sys.argv[2], draft=sys.argv[2])
-print(prepare_run(dataclasses.replace(job, out=sys.argv[3], speculative=pair)))
+if job.system == "speculative":
+    job = job.with_options(target=sys.argv[2], draft=sys.argv[2])
+print(prepare_run(dataclasses.replace(job, out=sys.argv[3])))
 """
     record = tmp_path / "record"
     printed = refusing(code, str(JOBS / f"{name}.toml"), str(pair), str(record))

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from launch.__main__ import main
-from launch.commands import checks, doctor, finding
-from launch.commands.finding import Finding
+from launch.commands import checks, doctor
+from systems import finding
+from systems.finding import Finding, extra
 
 
 def findings(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
@@ -39,6 +40,7 @@ def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     found = findings(capsys)
     wanted = {"python", "torch", "CUDA", "g++", "nvcc", "mpirun", "mpi4py", "deepspeed"}
     wanted |= {"sparse backend minkowski", "transformers", "emulated clusters", "tensorboard"}
+    wanted |= {"system stanza", "measured profiles", "rouge-score", "clusters"}
     wanted |= {"working folder", "kernel cache", "package systems", "processor"}
     assert wanted <= set(found)
     can_be_mended = [f for f in found.values() if not f["works"] and f["name"] != "CUDA"]
@@ -56,12 +58,12 @@ def test_what_is_missing_comes_with_its_command(monkeypatch: pytest.MonkeyPatch)
     texts: dict[Callable[[], Finding], str] = {
         checks._gxx: "-    g++: none; needed for our kernels on CPUs",
         checks._emulation: "-    emulated clusters: not root; run as root; needed for launch emul",
-        lambda: checks._extra("deepspeed"): "-    deepspeed: none; needed for DeepSpeed",
+        lambda: extra("deepspeed", "deepspeed", "it"): "-    deepspeed: none; needed for it",
     }
     for check, said in texts.items():
         assert str(check()).startswith(said)
     assert checks._gxx().command == "apt-get install g++"
-    assert "systems-testbed[deepspeed]" in checks._extra("deepspeed").command
+    assert "systems-testbed[deepspeed]" in extra("deepspeed", "deepspeed", "it").command
 
 
 def test_a_machine_whose_name_does_not_resolve_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,15 +95,15 @@ def test_a_full_disk_stops_the_base(
 def test_a_shadowed_package_is_found_before_it_is_imported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    foreign = {"systems": "/else/systems/__init__.py"}
+    foreign = {"stanza": "/else/stanza/__init__.py"}
     monkeypatch.setattr("launch.__main__.foreign_packages", lambda: foreign)
     monkeypatch.setattr("launch.commands.doctor.foreign_packages", lambda: foreign)
     with pytest.raises(SystemExit) as stop:
         main(["doctor", "--json"])
     assert stop.value.code == 1
     found = findings(capsys)
-    assert "/else/systems" in found["package systems"]["found"]
-    assert found["package systems"]["command"] == "python -m pip uninstall systems"
+    assert "/else/stanza" in found["package stanza"]["found"]
+    assert found["package stanza"]["command"] == "python -m pip uninstall stanza"
     assert "torch" not in found
 
 

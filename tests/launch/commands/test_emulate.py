@@ -11,9 +11,10 @@ import pytest
 
 from launch.__main__ import main
 from launch.commands.emulate import EmulatedJob, choose_emulation, prepare_emulated
-from launch.drivers.stanza import DRIVER
-from launch.drivers.stanza_planning import link_rates_of, plan_stanza_job
 from stanza.options import Options
+from stanza.system import SYSTEM as STANZA
+from stanza.system.planning import plan_stanza_job
+from systems.clusters.sized import link_rates_of
 from systems.profiles.emulation import Emulation
 from systems.schema import InputError
 from tests.emulation import needs_emulation
@@ -107,8 +108,9 @@ def test_bad_input_is_one_line(
 
 
 def test_what_the_user_leaves_open_is_chosen(tmp_path: Path) -> None:
-    job = EmulatedJob(
-        cluster="ec2-p3-10g", world_size=10, stanza=Options(model="vgg16"), out=str(tmp_path / "r")
+    options = Options(model="vgg16")
+    job = STANZA.command_job(
+        EmulatedJob, options, cluster="ec2-p3-10g", world_size=10, out=str(tmp_path / "r")
     )
     run = read(prepare_emulated(job) / "run.json")
     step_s = run["plan"]["chosen"]["step_s"] * run["emulation"]["dilate"]
@@ -119,17 +121,19 @@ def test_what_the_user_leaves_open_is_chosen(tmp_path: Path) -> None:
 
 def test_many_messages_get_more_time(tmp_path: Path) -> None:
     options = Options(model="vgg16", scheme="ps", ps_mode="pipelined", ps_placement="colocated")
-    job = EmulatedJob(cluster="ec2-p3-10g", world_size=4, stanza=options, out=str(tmp_path / "r"))
+    job = STANZA.command_job(
+        EmulatedJob, options, cluster="ec2-p3-10g", world_size=4, out=str(tmp_path / "r")
+    )
     run = read(prepare_emulated(job) / "run.json")
     assert run["plan"]["chosen"]["step_s"] * run["emulation"]["dilate"] == pytest.approx(1.4)
 
 
 def test_a_slow_cluster_is_not_scaled_up() -> None:
     options = Options(model="alexnet", fc_workers=1)
-    job = EmulatedJob(cluster="ec2-p3-10g", world_size=3, stanza=options, dilate=400.0)
-    assert DRIVER.emulating is not None
+    job = STANZA.command_job(EmulatedJob, options, cluster="ec2-p3-10g", world_size=3, dilate=400.0)
+    assert STANZA.emulating is not None
     plan = plan_stanza_job(job, may_measure=False)
-    found = choose_emulation(job, plan, DRIVER.emulating)
+    found = choose_emulation(job, plan, STANZA.emulating)
     assert found == Emulation(scale=1.0, dilate=400.0)
 
 

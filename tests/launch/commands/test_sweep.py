@@ -12,8 +12,9 @@ from launch.__main__ import main
 from launch.commands import sweep_tiers
 from launch.commands.run import prepare_run
 from launch.commands.simulate import simulate_job
-from launch.job import Job, load_job
+from launch.job import load_job
 from launch.sweep.points import Point, Sweep
+from systems.job import Job
 from tests.emulation import needs_emulation
 
 VGG16 = ["sweep", "launch/jobs/stanza-vgg16-random.toml"]
@@ -158,8 +159,8 @@ def test_all_points_have_their_turn_before_any_is_repeated(
     turns: list[tuple[str, int]] = []
 
     def run(job: Job, folders: list[Path], **_: Any) -> int:
-        turns.append((job.stanza.scheme, job.seed))
-        result = {"tier": "measured", "samples_per_s": rates[job.stanza.scheme, job.seed]}
+        turns.append((job.options.scheme, job.seed))
+        result = {"tier": "measured", "samples_per_s": rates[job.options.scheme, job.seed]}
         (folders[0] / "result.json").write_text(json.dumps({**result, "usage": []}))
         return 0
 
@@ -256,7 +257,7 @@ def test_points_that_run_elsewhere_are_collected(
     command = [*DIGITS, "--over", "nodes=2,3", "--tier", "measured", "--elsewhere"]
     main([*command, "--out", str(tmp_path)])
     point = Point(tier="measured", repetition=0, values={"nodes": 2})
-    sweep = Sweep(folder=tmp_path, base=Job())
+    sweep = Sweep(folder=tmp_path, base=load_job(Path(DIGITS[1])))
     assert f"2 ranks: python -m launch worker {sweep.job_file(point)}" in capsys.readouterr().out
     assert [row["error"] for row in table(tmp_path / "sweep.csv")] == ["not run yet"] * 2
 
@@ -294,10 +295,6 @@ def test_points_that_run_elsewhere_are_collected(
         (["--over", "nodes=2", "--elsewhere"], "--elsewhere: real ranks run there"),
         (["--over", "bandwidth=1e9", "--tier", "measured"], "the links of this machine"),
         (["--over", "nodes=2", "--tier", "measured", "--launcher", "slurm"], "--launcher slurm"),
-        (
-            ["--over", "gamma=2,4", "--system", "speculative"],
-            "speculative: has no `launch simulate`",
-        ),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -306,6 +303,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     line = refused([*VGG16, *flags, "--out", str(tmp_path / "sweep")], capsys)
     assert words in line
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_system_without_a_simulation_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(["sweep", "launch/jobs/summarize.toml", "--over", "gamma=2,4"], capsys)
+    assert "--system speculative: has no `launch simulate`" in line
 
 
 def test_help_explains_the_words(capsys: pytest.CaptureFixture[str]) -> None:

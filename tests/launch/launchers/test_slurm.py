@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.job import SlurmOptions
 from launch.launchers.slurm import ranks_per_node, submit, write_script
+from systems.job import SlurmOptions
 from systems.schema import InputError
 from tests.launch.slurm import JOB_ID, install
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from launch.drivers import plan_job
-from launch.job import Job
 from launch.launchers.start import find_mpirun, run_command, start_command
+from launch.planning import plan_job
 from launch.records import create_record
 from stanza.options import Options
+from stanza.system import SYSTEM as STANZA
 from systems.processes import failures
 from systems.schema import InputError
 
@@ -78,7 +78,7 @@ def test_the_rank_that_failed_first_is_named_with_its_role_in_the_record_that_is
 ) -> None:
     folders = []
     for options in (Options(scheme="ddp"), Options(fc_workers=1)):
-        job = Job(world_size=2, stanza=options, out=str(tmp_path / options.scheme))
+        job = STANZA.job(options, world_size=2, out=str(tmp_path / options.scheme))
         folders.append(create_record(job, plan_job(job, may_measure=False)))
     (folders[0] / "result.json").write_text("{}")  # has ended
     fail = (
@@ -95,4 +95,4 @@ def test_a_missing_launcher_names_the_command_that_installs_it(
     monkeypatch.setattr("launch.launchers.start.find_mpirun", lambda: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=rf"--launcher {launcher}: .*pip install 'systems-testbed"):
-        start_command(Job(launcher=launcher), [])
+        start_command(STANZA.job(launcher=launcher), [])

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from launch.drivers import plan_job
-from launch.job import Job
+from launch.planning import plan_job
 from launch.progress.live import LiveRecord, Tail
-from launch.progress.progress import _look, draw, progress_line
+from launch.progress.progress import _look
 from launch.records import create_record
 from stanza.options import Options
+from stanza.system import SYSTEM as STANZA
 from systems.profiles.emulation import Emulation
+from systems.progress.table import draw, progress_line
 from systems.runs.record import Step, StepWriter, steps_file, write_last
 
 
@@ -22,7 +23,7 @@ from systems.runs.record import Step, StepWriter, steps_file, write_last
 def folder(tmp_path: Path) -> Path:
     """The record of a run of two conv workers and an fc worker that has just been started."""
     options = Options(model="digits-cnn", fc_workers=1)
-    job = Job(name="digits", world_size=3, stanza=options, out=str(tmp_path / "record"))
+    job = STANZA.job(options, name="digits", world_size=3, out=str(tmp_path / "record"))
     return create_record(job, plan_job(job, may_measure=False))
 
 
@@ -61,7 +62,7 @@ def test_throughput_loss_and_time_left_are_of_the_whole_run(folder: Path) -> Non
 
 def test_an_emulations_dilation_is_undone_but_for_the_time_left(tmp_path: Path) -> None:
     options = Options(model="alexnet", fc_workers=1)
-    job = Job(world_size=2, cluster="ec2-p3-10g", stanza=options, out=str(tmp_path / "record"))
+    job = STANZA.job(options, world_size=2, cluster="ec2-p3-10g", out=str(tmp_path / "record"))
     plan = plan_job(job, may_measure=False)
     folder = create_record(job, plan, "emulated", Emulation(dilate=4.0))
     write_last(folder, 20)

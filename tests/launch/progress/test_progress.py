@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
-from launch.progress import progress, tensorboard
-from launch.progress.live import View
+from systems.progress import table, tensorboard
+from systems.progress.view import View
 from systems.runs.record import Step
 
 DIGITS = "launch/jobs/stanza-digits.toml"
@@ -105,4 +105,4 @@ def test_a_missing_tensorboard_is_one_line(
 
 
 def test_nothing_is_drawn_where_there_is_no_terminal() -> None:
-    assert not progress.is_live()
+    assert not table.is_live()

@@ -115,7 +115,10 @@ def test_claims_are_also_lines_and_a_table(folder: Path) -> None:
 
 @pytest.fixture
 def only_the_planner(monkeypatch: pytest.MonkeyPatch) -> Experiment:
-    monkeypatch.setattr("launch.reproduction.reproduce.SYSTEMS", {"stanza": (PLANNER,)})
+    monkeypatch.setattr(
+        "launch.reproduction.reproduce.experiments_of",
+        lambda system: (PLANNER,) if system.name == "stanza" else (),
+    )
     return PLANNER
 
 

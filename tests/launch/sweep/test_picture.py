@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launch.job import Job
+from launch.installed import system
 from launch.sweep.groups import Group, group
 from launch.sweep.picture import Picture, choose_x, draw_sweep
 from launch.sweep.points import Point
@@ -20,7 +20,7 @@ NAMES = ("scheme", "nodes", "seed")
 def row(rate: float | None, repetition: int = 0, tier: Any = "measured", **values: Any) -> Row:
     return Row(
         point=Point(tier=tier, repetition=repetition, values={**values, "seed": 7}),
-        job=Job(world_size=values["nodes"], seed=7),
+        job=system("stanza").job(world_size=values["nodes"], seed=7),
         samples_per_s=rate,
     )
 
@@ -41,7 +41,7 @@ ROWS = [
 
 def drawn(groups: Sequence[Group], folder: Path, **baseline: Any) -> list[dict[str, str]]:
     picture = Picture(
-        job=Job(),
+        job=system("stanza").job(),
         x="nodes",
         baseline=baseline,
         machines={"measured": ["a machine"], "simulated": [""]},

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from launch.job import Job, load_job
+from launch.job import load_job
 from launch.sweep.points import Point, Sweep
 from systems.schema import InputError
 
@@ -57,4 +57,4 @@ def test_a_folder_belongs_to_one_job(tmp_path: Path) -> None:
         Sweep(folder=tmp_path / "sweep", base=other).claim()
     (tmp_path / "thesis.txt").write_text("four years")
     with pytest.raises(InputError, match="holds files already"):
-        Sweep(folder=tmp_path, base=Job()).claim()
+        Sweep(folder=tmp_path, base=BASE).claim()

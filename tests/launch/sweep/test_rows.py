@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from launch.job import Job
+from launch.installed import system
 from launch.sweep.points import Point
 from launch.sweep.rows import Row, arranged, step_times_s
 from systems.runs.record import Step, StepWriter
@@ -14,7 +14,7 @@ from systems.runs.record import Step, StepWriter
 def row(nodes: int, samples_per_s: float | None, repetition: int = 0, **values: Any) -> Row:
     return Row(
         point=Point(tier="measured", repetition=repetition, values={**values, "nodes": nodes}),
-        job=Job(world_size=nodes),
+        job=system("stanza").job(world_size=nodes),
         samples_per_s=samples_per_s,
         error="" if samples_per_s else "why",
     )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from launch.job import Job, load_job
+from launch.job import load_job
 from launch.sweep.variables import (
     cluster_at,
     find_name,
@@ -37,9 +37,13 @@ TITANS = load_job(Path("launch/jobs/sparsepipe-titan8.toml"))
         ("seed=0,7", "seed", (0, 7)),
         ("trace=True,False", "trace", (True, False)),
         ("profile=None,vgg16", "profile", (None, "vgg16")),
-        ("sparsepipe.model=minkvgg16-bn", "sparsepipe.model", ("minkvgg16-bn",)),
-        ("sparsepipe.cuts=3 8,4 9", "sparsepipe.cuts", ((3, 8), (4, 9))),
-        (r"sparsepipe.profiles=tv\,txp,tv", "sparsepipe.profiles", ("tv,txp", "tv")),
+        ("slurm.nodes=1,2", "slurm.nodes", (1, 2)),
+        (
+            "slurm.options=time=30 gpus=4,time=10",
+            "slurm.options",
+            (("time=30", "gpus=4"), ("time=10",)),
+        ),
+        (r"data=folder:a\,b,random", "data", ("folder:a,b", "random")),
     ],
 )
 def test_a_word_names_an_option_and_values_of_its_type(
@@ -52,10 +56,10 @@ def test_a_word_names_an_option_and_values_of_its_type(
 
 def test_short_words_are_options_of_the_jobs_own_system() -> None:
     assert find_name(TITANS, "schedule", "over") == "schedule"
-    assert find_name(TITANS, "stanza.scheme", "over") == "stanza.scheme"
+    (cuts,) = parse_variables(TITANS, ["cuts=3 8,4 9"])
+    assert cuts.values == ((3, 8), (4, 9))
     assert find_name(TITANS, "batch-size", "over") == "batch-size"
-    assert value_at(TITANS, "schedule") == TITANS.sparsepipe.schedule
-    assert value_at(TITANS, "stanza.scheme") == TITANS.stanza.scheme
+    assert value_at(TITANS, "schedule") == TITANS.options.schedule
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,9 @@ def test_short_words_are_options_of_the_jobs_own_system() -> None:
         (["nodes=two"], "--over nodes=two: expected a whole number"),
         (["scheme=dpp"], "--over scheme=dpp: expected one of 'stanza', 'ps', 'ddp'"),
         (["bandwidth=fast"], "--over bandwidth=fast: expected a number"),
-        (["out=here"], "--over out: the sweep sets it"),
+        (["out=here"], "--over out: a sweep cannot vary it"),
+        (["system=sparsepipe"], "--over system: a sweep cannot vary it"),
+        (["sparsepipe.model=a"], "--over sparsepipe.model: is no option of this job"),
         (["nodes=2", "world-size=4"], "--over nodes: is there twice"),
         (["batch-size=2", "global-batch-size=4"], "--over batch-size: is there twice"),
     ],
@@ -92,14 +98,14 @@ def test_a_word_with_two_meanings_names_both(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_job_has_the_values_of_its_point() -> None:
     job = job_at(DIGITS, {"scheme": "ddp", "nodes": 3, "batch-size": 60, "seed": 5})
-    assert (job.stanza.scheme, job.world_size, job.seed) == ("ddp", 3, 5)
-    assert (job.stanza.global_batch_size, job.stanza.local_batch_size) == (60, None)
-    assert job.stanza.model == DIGITS.stanza.model
-    assert job_at(TITANS, {"batch-size": 60}).sparsepipe.batch_size == 60
+    assert (job.options.scheme, job.world_size, job.seed) == ("ddp", 3, 5)
+    assert (job.options.global_batch_size, job.options.local_batch_size) == (60, None)
+    assert job.options.model == DIGITS.options.model
+    assert job_at(TITANS, {"batch-size": 60}).options.batch_size == 60
 
 
 def test_options_that_are_refused_together_say_so() -> None:
-    assert isinstance(job_at(DIGITS, {"transport": "mpi", "launcher": "mpirun"}), Job)
+    job_at(DIGITS, {"transport": "mpi", "launcher": "mpirun"})
     with pytest.raises(InputError, match="--transport mpi"):
         job_at(DIGITS, {"transport": "mpi"})
 

@@ -4,11 +4,10 @@ import importlib.util
 
 import pytest
 
-from launch.drivers import driver
-from launch.job import Job
 from stanza.layout import layout_of
 from stanza.options import ZERO_STAGES, Options
 from stanza.planner.traffic import sizes_of, traffic
+from stanza.system import SYSTEM
 from systems.schema import InputError
 from tests.stanza.train.test_loop import (
     STEPS,
@@ -62,8 +61,8 @@ def test_stage_3_gathers_parameters_twice() -> None:
 
 @pytest.mark.parametrize("command", ["emulate", "simulate"])
 def test_only_real_runs_are_offered(command: str) -> None:
-    job = Job(cluster="ec2-p3-10g", world_size=4, stanza=Options(model="vgg16", scheme="zero1"))
-    emulating, simulate = driver(job).emulating, driver(job).simulate
+    job = SYSTEM.job(Options(model="vgg16", scheme="zero1"), cluster="ec2-p3-10g", world_size=4)
+    emulating, simulate = SYSTEM.emulating, SYSTEM.simulate
     assert emulating is not None
     assert simulate is not None
     with pytest.raises(InputError, match=rf"zero1: is not {command[:-1]}"):

@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator
 import torch.distributed as dist
 
 import systems.processes.watchdog
-from launch.progress.progress import _every
 from sparsepipe.pipeline.mailbox import Inbox, Outbox
 from stanza.train.batches import prefetch
 from systems.environment import free_port
 from systems.processes.beside import beside
 from systems.processes.waiting import Announcer, waiting
 from systems.processes.watchdog import Watchdog
+from systems.progress.table import every
 
 LATEST_S = 0.2
 TIMEOUT = datetime.timedelta(seconds=30)
@@ -116,7 +116,7 @@ def data(store: dist.Store) -> None:
 
 
 def progress(store: dist.Store) -> None:
-    shown = _every(1e-4, AskingForever(store).wait)
+    shown = every(1e-4, AskingForever(store).wait)
     kept.append(shown)
     shown.__enter__()
 

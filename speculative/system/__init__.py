@@ -1,14 +1,19 @@
-"""Speculative sampling under the launcher: one process evaluates a pair of models, in one piece.
+"""Speculative sampling as a system of the testbed: one process evaluates a pair of models, in one
+piece.
 
-There is no plan, no emulation and no simulation of it, so its driver has none of these parts.
+There is no plan, no emulation and no simulation of it, so the system has none of these parts.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.drivers import Driver, NoPlan, Opened
-from launch.job import Job
+from speculative.options import Options
+from systems.job import Job
+from systems.named_files import absolute_data, absolute_path
 from systems.profiles.emulation import Emulation
+from systems.system import Command, NoPlan, Opened, System
 
 if TYPE_CHECKING:
     from systems.network.distributed import World
@@ -24,7 +29,7 @@ def _check(job: Job, plan: NoPlan) -> None:
     """
     from speculative.tasks import checkpoint
 
-    options = job.speculative
+    options = job.options
     checkpoint.check(options.task, options.target_path, "--speculative.target")
     if options.method != "none":
         checkpoint.check(options.task, options.draft_path, "--speculative.draft")
@@ -34,7 +39,7 @@ def _open(job: Job, plan: NoPlan, emulation: Emulation | None) -> Opened:
     """Prepare the evaluation of the pair on the test samples of the task."""
     from speculative.tasks.evaluate import evaluate
 
-    options = job.speculative
+    options = job.options
 
     def evaluate_all(world: "World") -> dict[str, Any]:
         result = evaluate(options, seed=job.seed, device=world.device)
@@ -68,15 +73,40 @@ def _line(result: dict[str, Any]) -> str:
 
 def _with_batch_size(job: Job, samples: int) -> Job:
     """The job with so many samples decoded together."""
-    options = dataclasses.replace(job.speculative, batch_size=samples)
-    return dataclasses.replace(job, speculative=options)
+    return job.with_options(batch_size=samples)
 
 
-DRIVER = Driver(
+def _absolute_paths(options: Options, folders: Sequence[Path]) -> Options:
+    """The options with absolute paths of data and models."""
+    return dataclasses.replace(
+        options,
+        data=options.data and absolute_data(options.data, folders),
+        target=absolute_path(options.target, folders, task=options.task),
+        draft=absolute_path(options.draft, folders, task=options.task),
+    )
+
+
+SYSTEM = System(
+    name="speculative",
+    options=Options,
     open=_open,
     check=_check,
     line=_line,
     batch_size_option="speculative.batch-size",
-    batch_size=lambda job: job.speculative.batch_size,
+    batch_size=lambda job: job.options.batch_size,
     with_batch_size=_with_batch_size,
+    absolute_paths=_absolute_paths,
+    experiments="speculative.experiments:EXPERIMENTS",
+    paper="speculative.experiments:PAPER",
+    commands={
+        "train-pair": Command(
+            main="speculative.system.train_pair_command:main",
+            what="a small target and draft for speculative sampling",
+        ),
+        "bench speculative": Command(
+            main="speculative.system.bench_command:main",
+            what="verification kernels against transformers and the byte floor",
+        ),
+    },
+    doctor="speculative.system.doctor:checks",
 )

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch import job as jobs
-from launch.commands.plan_stanza import NAMED_HERE
-from launch.drivers.stanza_planning import measure_profile
-from launch.records import save_profile
 from stanza.options import Options
+from stanza.system.plan_command import NAMED_HERE
+from stanza.system.planning import measure_profile
+from systems.flags import named_as_given, parse_flags
+from systems.profiles.profile import save_measured
 from systems.runs.record import check_new_file
 from systems.schema import InputError
 
@@ -31,13 +31,11 @@ class ProfileArguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, print a summary, write the file."""
-    flags = jobs.parse_flags(
-        ProfileArguments, arguments, "launch profile stanza", ProfileArguments()
-    )
+    flags = parse_flags(ProfileArguments, arguments, "launch profile stanza", ProfileArguments())
     path = Path(flags.out)
     check_new_file(path)
     if flags.batch_size is not None and flags.batch_size < 1:
         raise InputError(f"--batch-size {flags.batch_size}: give 1 or more")
-    with jobs.named_as_given(NAMED_HERE):
+    with named_as_given(NAMED_HERE):
         measured = measure_profile(Options(model=flags.model), flags.batch_size)
-    save_profile(measured, path, "stanza")
+    save_measured(measured, path, "stanza")

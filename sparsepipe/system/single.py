@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from launch.drivers.sparsepipe.scheme import Plan, Scheme, network_in_words, opener
-from launch.job import Job
+from sparsepipe.system.scheme import Plan, Scheme, network_in_words, opener
+from systems.job import Job
 from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
@@ -37,7 +37,7 @@ def _train(
     """Train, and yield every step."""
     from sparsepipe.train.one_process import train_in_one_process
 
-    return train_in_one_process(job.sparsepipe, world, workload, tracer, checkpoints)
+    return train_in_one_process(job.options, world, workload, tracer, checkpoints)
 
 
 def _summarize(
@@ -46,14 +46,14 @@ def _summarize(
     """The result of the run, from the steps of its only rank."""
     from sparsepipe.train.one_process import summarize_one_process
 
-    return summarize_one_process(job.sparsepipe, everyone[0])
+    return summarize_one_process(job.options, everyone[0])
 
 
 SINGLE = Scheme(
     plan=_plan,
     roles=lambda job, plan: ["worker"],
     open=opener(
-        lambda job, plan: f"single, {network_in_words(job.sparsepipe)}",
+        lambda job, plan: f"single, {network_in_words(job.options)}",
         _train,
         who="1 worker",
         shows_loss=True,

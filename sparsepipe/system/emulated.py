@@ -4,18 +4,19 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from launch.drivers import Opened, Simulated, Steps
-from launch.drivers.sparsepipe.scheme import NAMED_HERE, Plan, Scheme, stages_in_words
-from launch.job import Job, named_as_given
 from sparsepipe.planner.target import check_links, target_cluster
 from sparsepipe.schedule.lists import roles
+from sparsepipe.system.scheme import NAMED_HERE, Plan, Scheme, stages_in_words
 from sparsepipe.train.plan_file import check_planned_for, load_checked_plan
 from sparsepipe.train.planned import ProfiledPlan, describe_plan, plan_pipeline, with_profiles
 from systems.clusters import cluster
+from systems.flags import named_as_given
+from systems.job import Job
 from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
 from systems.schema import InputError
+from systems.system import Opened, Simulated, Steps
 
 if TYPE_CHECKING:
     from systems.network.distributed import World
@@ -35,7 +36,7 @@ def plan_emulated(job: Job) -> Plan:
         InputError: no pipeline, another number of devices than ranks, and what the planner
             refuses.
     """
-    options = job.sparsepipe
+    options = job.options
     if options.scheme != "pipeline":
         raise InputError(
             f"--sparsepipe.scheme {options.scheme}: has no links to emulate or simulate; give "
@@ -66,7 +67,7 @@ def check_cluster(job: Job) -> None:
     """
     if job.cluster == Job.cluster:  # the user has named none
         return
-    options = job.sparsepipe
+    options = job.options
     if options.plan is None:
         raise InputError(
             f"--cluster {job.cluster}: what trains here is cut by layer times of this machine; "
@@ -78,7 +79,7 @@ def check_cluster(job: Job) -> None:
 def _planned(job: Job, plan: Plan) -> ProfiledPlan:
     """The plan with the profiles from which it was made."""
     assert plan.pipeline is not None  # `plan_emulated` made it
-    return with_profiles(plan.pipeline, job.sparsepipe)
+    return with_profiles(plan.pipeline, job.options)
 
 
 def _roles(job: Job, plan: Plan) -> list[str]:
@@ -91,7 +92,7 @@ def _open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
     assert emulation is not None  # a plan for a cluster only runs on an emulated one
     from sparsepipe.train import emulated
 
-    planned, steady, how = _planned(job, plan), job.sparsepipe.steps, emulation
+    planned, steady, how = _planned(job, plan), job.options.steps, emulation
 
     def run(world: "World", tracer: Tracer, checkpoints: "Checkpoints") -> Iterator[Step]:
         return emulated.emulate_pipeline(planned, steady, world, how, tracer)
@@ -112,9 +113,7 @@ def _summarize(
     from sparsepipe.train import emulated
 
     assert emulation is not None
-    return emulated.summarize_emulation(
-        _planned(job, plan), job.sparsepipe.steps, everyone, emulation
-    )
+    return emulated.summarize_emulation(_planned(job, plan), job.options.steps, everyone, emulation)
 
 
 EMULATED = Scheme(

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from launch import job as jobs
-from launch.records import save_profile
 from sparsepipe.data import load as clouds
 from sparsepipe.models import NETWORKS
 from sparsepipe.pipeline.network import Network
 from sparsepipe.train.profiling import first_mini_batch, profile_network
+from systems.flags import named_as_given, parse_flags
+from systems.profiles.profile import save_measured
 from systems.runs.record import check_new_file
 from systems.schema import InputError, remedy
 
@@ -40,7 +40,7 @@ class ProfileArguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, print a summary, write the file."""
-    flags = jobs.parse_flags(
+    flags = parse_flags(
         ProfileArguments, arguments, "launch profile sparsepipe", ProfileArguments()
     )
     path = Path(flags.out)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
             raise InputError(f"--{name} {value}: give 1 or more")
     if not 0 < flags.voxel_size < float("inf"):
         raise InputError(f"--voxel-size {flags.voxel_size:g}: give more than 0")
-    with jobs.named_as_given({"sparsepipe.data": "data"}):
+    with named_as_given({"sparsepipe.data": "data"}):
         opened = clouds.load(flags.data)
     inputs = first_mini_batch(opened.train, flags.batch_size, flags.voxel_size)
     on_gpu = torch.cuda.is_available()
@@ -67,4 +67,4 @@ def main(arguments: Sequence[str]) -> None:
         device_kind=torch.cuda.get_device_name() if on_gpu else "cpu",
         repetitions=flags.repetitions,
     )
-    save_profile(measured, path, "sparsepipe")
+    save_measured(measured, path, "sparsepipe")

@@ -1,20 +1,18 @@
 """Finds what a Stanza job is planned with: the cluster with its link, and a profile of the model.
 What is not known is measured on this machine."""
 
-import dataclasses
 import os
 import sys
 from typing import Any
 
-from launch.job import Job
 from stanza.models import ARCHITECTURES, build_model
 from stanza.options import Options
 from stanza.planner import plan as stanza_plan
 from stanza.planner.plan import Plan
-from systems.clusters import cluster
 from systems.clusters.cluster import Cluster, Link
+from systems.clusters.sized import sized_cluster
 from systems.environment import threads_per_rank
-from systems.profiles.emulation import Emulation
+from systems.job import Job
 from systems.profiles.profile import ModelProfile, with_fixed_parts
 from systems.schema import InputError
 
@@ -34,13 +32,13 @@ def plan_stanza_job(job: Job, *, may_measure: bool) -> Plan:
     Raises:
         InputError: see stanza.planner.plan.plan.
     """
-    options = job.stanza
+    options = job.options
     auto = "auto" in (options.fc_workers, options.fc_parallel, options.fc_placement)
     needs_figures = options.scheme == "stanza" and auto
     basis = planning_basis(job, measure=needs_figures and may_measure)
     if basis is None:
-        return stanza_plan.plan(job.stanza, job.world_size, None, None)
-    return stanza_plan.plan(job.stanza, job.world_size, *basis)
+        return stanza_plan.plan(job.options, job.world_size, None, None)
+    return stanza_plan.plan(job.options, job.world_size, *basis)
 
 
 def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] | None:
@@ -65,7 +63,7 @@ def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] |
         return None
     if profile is None:
         _check_measurable(job, target)
-        profile = measure_shared(job.stanza, job.world_size if job.cluster == HERE else 1)
+        profile = measure_shared(job.options, job.world_size if job.cluster == HERE else 1)
     if job.cluster == HERE:
         target = target.with_kind(profile.device)
     if not has_link:
@@ -132,20 +130,6 @@ def measure_link(world_size: int) -> Link:
     return measure_loopback(world_size)
 
 
-def link_rates_of(name: str, world_size: int, emulation: Emulation) -> tuple[float, ...]:
-    """The rate of the emulated link of every rank that stands for one of a cluster, in bits/s.
-
-    Raises:
-        InputError: too small a cluster, nodes that are not alike, or links of unknown rate.
-    """
-    rates = [link.bandwidth_bits_per_s for link in sized_cluster(name, world_size).links]
-    if None in rates:
-        raise InputError(
-            f"--cluster {name}: the rate of its links is not known; give a cluster that states it"
-        )
-    return tuple(emulation.rate_bits_per_s(rate) for rate in rates if rate is not None)
-
-
 def resolved(job: Job, plan: Plan) -> Job:
     """The job with the answers of its plan written in, so that it runs again without planning."""
     changes: dict[str, Any] = {
@@ -155,28 +139,10 @@ def resolved(job: Job, plan: Plan) -> Job:
     }
     if plan.layout.scheme == "stanza":
         changes["fc_workers"] = len(plan.layout.ranks("fc"))
-    elif job.stanza.scheme == "stanza":  # the planner has chosen not to separate
+    elif job.options.scheme == "stanza":  # the planner has chosen not to separate
         assert plan.chosen is not None
         changes |= stanza_plan.baseline_options(plan.chosen.scheme)
-    return dataclasses.replace(job, stanza=dataclasses.replace(job.stanza, **changes))
-
-
-def sized_cluster(name: str, world_size: int) -> Cluster:
-    """The cluster that `--cluster` names, with a node for every rank.
-
-    Raises:
-        InputError: nodes that are not alike, or another number of them where it is fixed.
-    """
-    target = cluster.load(name)
-    cluster.check_uniform(target, name)
-    if len(target.nodes) == 1:
-        target = target.with_size(world_size)
-    if target.size != world_size:
-        raise InputError(
-            f"--world-size {world_size}: cluster {target.name} mixes {target.size} nodes; give "
-            f"{target.size}, or another --cluster"
-        )
-    return target
+    return job.with_options(**changes)
 
 
 def _profile_at_hand(job: Job, target: Cluster) -> ModelProfile | None:
@@ -185,7 +151,7 @@ def _profile_at_hand(job: Job, target: Cluster) -> ModelProfile | None:
     Raises:
         InputError: it is of another model, or of another kind of device than the cluster has.
     """
-    model, shipped = job.stanza.model, stanza_plan.shipped_profiles()
+    model, shipped = job.options.model, stanza_plan.shipped_profiles()
     if job.profile is None and model not in shipped:
         return None
     profile = stanza_plan.load_profile(job.profile or model)
@@ -218,7 +184,7 @@ def _check_measurable(job: Job, target: Cluster) -> None:
     kind = target.kinds[0]
     if job.cluster != HERE and kind != device_here():
         raise InputError(
-            f"--stanza.model {job.stanza.model}: no profile of it ships, the devices of --cluster "
+            f"--stanza.model {job.options.model}: no profile of it ships, the devices of --cluster "
             f"{job.cluster} are {kind}, and this machine's is {device_here()}; make a profile on "
             f"{kind} with `launch profile stanza` and give it with --profile"
         )

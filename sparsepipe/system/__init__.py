@@ -1,12 +1,14 @@
-"""SparsePipe under the launcher. Every way to run a sparse network is one `Scheme`: in `single`, in
-`pipelines`, or in `emulated` for clusters that are not here. What all of them share is here."""
+"""SparsePipe as a system of the testbed. Every way to run a sparse network is one `Scheme`: in
+`single`, in `pipelines`, or in `emulated` for clusters that are not here. What all of them share is
+here."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from launch.drivers import Driver, Emulating, Planning, Training, training_line
-from launch.drivers.sparsepipe.emulated import (
+from sparsepipe.options import Options
+from sparsepipe.system.emulated import (
     EMULATED,
     check_cluster,
     emulated_step_s,
@@ -16,18 +18,21 @@ from launch.drivers.sparsepipe.emulated import (
     simulate,
     simulated_step_s,
 )
-from launch.drivers.sparsepipe.scheme import NAMED_HERE, Plan, Scheme
-from launch.drivers.sparsepipe.single import SINGLE
-from launch.job import Job, named_as_given
+from sparsepipe.system.scheme import NAMED_HERE, Plan, Scheme
+from sparsepipe.system.single import SINGLE
 from sparsepipe.train.clouds import load_clouds
+from systems.flags import named_as_given
+from systems.job import Job
+from systems.named_files import absolute_data, absolute_path, absolute_profile
+from systems.system import Command, Emulating, Planning, System, Training, training_line
 
 
 def _scheme(job: Job) -> Scheme:
     """The way in which a job runs on this machine."""
-    options = job.sparsepipe
+    options = job.options
     if options.mode == "train" and options.scheme == "single":
         return SINGLE
-    from launch.drivers.sparsepipe.pipelines import SCHEMES
+    from sparsepipe.system.pipelines import SCHEMES
 
     return SCHEMES["infer" if options.mode == "infer" else options.scheme]
 
@@ -48,15 +53,10 @@ def _plan(job: Job, may_measure: bool) -> Plan:
     return _scheme(job).plan(job, may_measure)
 
 
-def _with_options(job: Job, **changes: Any) -> Job:
-    """The job with other options of SparsePipe."""
-    return dataclasses.replace(job, sparsepipe=dataclasses.replace(job.sparsepipe, **changes))
-
-
 def _resized(job: Job, world_size: int) -> Job:
     """Leave out cuts, plan and cluster, which are for another number of ranks."""
     job = dataclasses.replace(job, world_size=world_size, cluster=Job.cluster)
-    return _with_options(job, cuts=None, plan=None)
+    return job.with_options(cuts=None, plan=None)
 
 
 def _plan_measured(jobs: Sequence[Job]) -> list[Plan]:
@@ -64,8 +64,8 @@ def _plan_measured(jobs: Sequence[Job]) -> list[Plan]:
     plans: list[Plan] = []
     for job in jobs:
         first = next((plan for plan in plans if plan.stages), None)
-        if first is not None and job.sparsepipe.cuts is None:
-            job = _with_options(job, cuts=_cuts(first))
+        if first is not None and job.options.cuts is None:
+            job = job.with_options(cuts=_cuts(first))
         plans.append(_plan(job, True))
     return plans
 
@@ -77,9 +77,9 @@ def _cuts(plan: Plan) -> tuple[int, ...]:
 
 def _resolved(job: Job, plan: Plan) -> Job:
     """The job with the cuts that were chosen."""
-    if not plan.stages or job.sparsepipe.plan is not None:
+    if not plan.stages or job.options.plan is not None:
         return job
-    return _with_options(job, cuts=_cuts(plan))
+    return job.with_options(cuts=_cuts(plan))
 
 
 def _roles(job: Job, plan: Plan) -> Sequence[str]:
@@ -90,11 +90,11 @@ def _roles(job: Job, plan: Plan) -> Sequence[str]:
 
 def _check(job: Job, plan: Plan) -> None:
     """Find the data and the backend."""
-    if job.sparsepipe.backend != "native":  # which is always there
+    if job.options.backend != "native":  # which is always there
         from sparsepipe.engine.backends import backend
 
-        backend(job.sparsepipe.backend)
-    load_clouds(job.sparsepipe, job.seed)
+        backend(job.options.backend)
+    load_clouds(job.options, job.seed)
 
 
 def _samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
@@ -114,13 +114,26 @@ def _line(result: dict[str, Any]) -> str:
     return text
 
 
-DRIVER = Driver(
+def _absolute_paths(options: Options, folders: Sequence[Path]) -> Options:
+    """The options with absolute paths of data, plan and profiles."""
+    profiles = options.profiles.split(",")
+    return dataclasses.replace(
+        options,
+        data=absolute_data(options.data, folders),
+        plan=options.plan and absolute_path(options.plan, folders),
+        profiles=",".join(absolute_profile(name, folders) for name in profiles),
+    )
+
+
+SYSTEM = System(
+    name="sparsepipe",
+    options=Options,
     open=lambda job, plan, emulation: _scheme_of_plan(job, plan).open(job, plan, emulation),
     check=_check,
     line=_line,
     batch_size_option="sparsepipe.batch-size",
-    batch_size=lambda job: job.sparsepipe.batch_size,
-    with_batch_size=lambda job, samples: _with_options(job, batch_size=samples),
+    batch_size=lambda job: job.options.batch_size,
+    with_batch_size=lambda job, samples: job.with_options(batch_size=samples),
     planning=Planning(
         plan_type=Plan,
         plan=_plan,
@@ -145,4 +158,22 @@ DRIVER = Driver(
         simulated_step_s=simulated_step_s,
     ),
     simulate=simulate,
+    absolute_paths=_absolute_paths,
+    experiments="sparsepipe.experiments:EXPERIMENTS",
+    paper="sparsepipe.experiments:PAPER",
+    commands={
+        "plan sparsepipe": Command(
+            main="sparsepipe.system.plan_command:main",
+            what="partition a model over unequal devices",
+        ),
+        "profile sparsepipe": Command(
+            main="sparsepipe.system.profile_command:main",
+            what="measure a sparse network's layers on this machine",
+        ),
+        "bench sparse": Command(
+            main="sparsepipe.system.bench_command:main",
+            what="sparse convolution against other engines and dense",
+        ),
+    },
+    doctor="sparsepipe.system.doctor:checks",
 )

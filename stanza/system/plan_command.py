@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from launch import job as jobs
-from launch.drivers.stanza_planning import plan_stanza_job, sized_cluster
-from launch.job import Job
 from stanza.options import Options
 from stanza.planner import plan as stanza_plan
 from stanza.planner.plan import Plan
+from stanza.system import SYSTEM
+from stanza.system.planning import plan_stanza_job
 from systems import schema
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster
+from systems.clusters.sized import sized_cluster
+from systems.flags import named_as_given, parse_flags, refuse_below_one
+from systems.job import Job
 from systems.runs import record
 
 NAMED_HERE = {
@@ -56,12 +58,12 @@ class PlanArguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Plan, print the plan, write it if a file is named."""
-    flags = jobs.parse_flags(PlanArguments, arguments, "launch plan stanza", PlanArguments())
+    flags = parse_flags(PlanArguments, arguments, "launch plan stanza", PlanArguments())
     if flags.out is not None:
         record.check_new_file(Path(flags.out))
     if flags.nodes is not None:
-        jobs.refuse_below_one({"nodes": (flags.nodes,)})
-    with jobs.named_as_given({"world-size": "nodes", **NAMED_HERE}):
+        refuse_below_one({"nodes": (flags.nodes,)})
+    with named_as_given({"world-size": "nodes", **NAMED_HERE}):
         job = _job(flags)
         plan = plan_stanza_job(job, may_measure=True)
         target = sized_cluster(job.cluster, job.world_size)
@@ -82,7 +84,7 @@ def _job(flags: PlanArguments) -> Job:
         fc_placement=flags.fc_placement,
         cut_dtype=flags.cut_dtype,
     )
-    return Job(cluster=flags.cluster, world_size=size, profile=flags.profile, stanza=options)
+    return SYSTEM.job(options, cluster=flags.cluster, world_size=size, profile=flags.profile)
 
 
 def _profiled_batch(name: str | None) -> int | None:

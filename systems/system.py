@@ -1,21 +1,34 @@
-"""What the launcher knows of the systems: one `Driver` each, found by name with `driver(job)`.
+"""What a system is to the testbed: one object of the class `System`, and the parts it is made of.
 
-A driver is a record of functions, made once, as `DRIVER` in the module that `DRIVERS` names. Its
-parts `training`, `emulating` and `simulate` are optional: a system says what it cannot do by not
-having the part, and `required` turns that into the one line that the user reads.
+The testbed's command line knows a system by this object alone. Who adds one writes a package with
+a module such as
 
-This file is the place where a registry of systems would begin. Outside it, a system is named in
-three places only: its options are a field of `launch.job.Job`, its own words on the command line
-stand in `launch.__main__.SUBJECTS`, its experiments in `launch.reproduction.reproduce`.
+    # ring/system.py
+    SYSTEM = System(name="ring", options=Options, open=open_part, check=check, ...)
+
+and names the object in the package's pyproject.toml, where the testbed finds it:
+
+    [project.entry-points."systems_testbed.systems"]
+    ring = "ring.system:SYSTEM"
+
+Then `launch run --system ring --ring.steps 7` works, and so does all else for which the object has
+the parts. What a system cannot do it says by not having the part: without `simulate`, for example,
+`launch simulate` refuses the system in one line. In what follows:
+
+- A job is everything that determines a run (`systems.job.Job`); `job.options` are the options of
+  its system, as the class `System.options` defines them.
+- A plan says which rank does what. A system without a planner has none, and runs in one process.
+- "module:attribute" is a string that names code. It is imported when it is first needed, so that
+  the module of the `System` itself needs to import little. It must not import torch: the process
+  that only plans a run and starts its ranks does without, which saves seconds.
 """
 
-import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from launch.job import Job
-from systems import schema
+from systems.job import J, Job, job_type
 from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
@@ -24,9 +37,6 @@ from systems.schema import InputError
 if TYPE_CHECKING:  # torch is for ranks; who plans and starts them does without
     from systems.network.distributed import World
     from systems.runs.checkpoint import Checkpoints
-
-DRIVERS = {name: f"launch.drivers.{name}" for name in ("stanza", "sparsepipe", "speculative")}
-"""The module of every system, by the system's name."""
 
 Part = TypeVar("Part")
 
@@ -152,36 +162,91 @@ ONE_PROCESS = Planning(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Driver:
-    """How the launcher runs one system."""
+class Command:
+    """A command of a system's own."""
 
+    main: str
+    """"module:attribute" of a function that is called with the words after the command. For bad
+    input it raises an InputError, which the user reads as one line."""
+    what: str
+    """What the command does, in a few words, for `launch --help`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """All that the testbed knows of one system."""
+
+    name: str
+    """The name, a word of small letters, digits and underscores, which is that of the entry point
+    too. It names the table of the options in a job file, and their flags: `--NAME.steps 7`."""
+    options: type
+    """The options of a job: a frozen dataclass, each of whose fields has a default and, below it, a
+    string that is its help text. `__post_init__` raises an InputError for what is wrong."""
     open: Callable[[Job, Any, Emulation | None], Opened]
-    """Prepares the part of this rank in a job with a plan."""
+    """Prepares the part of this rank in a job with a plan. It runs in every rank. The emulation is
+    None unless the system has the part `emulating` and the run is emulated."""
     check: Callable[[Job, Any], None]
-    """Looks for everything that the ranks will load. Raises an InputError if it is not there."""
+    """Looks for everything that the ranks of a job with a plan will load, before any of them is
+    started. Raises an InputError if it is not there."""
     line: Callable[[dict[str, Any]], str]
-    """Says the result of a run in one line."""
+    """Says the result of a run in one line. `training_line` does for most that train."""
     batch_size_option: str
-    """The option that `with_batch_size` sets, without its dashes."""
+    """The option that `with_batch_size` sets, without its dashes: "NAME.batch-size"."""
     batch_size: Callable[[Job], int | None]
     """Counts the samples of a step over all ranks; None where the planner decides the number."""
     with_batch_size: Callable[[Job, int], Job]
     """Sets the number of samples of a step over all ranks."""
+
     planning: Planning = ONE_PROCESS
+    """How it decides which rank does what. Without it, the system runs in one process."""
     training: Training | None = None
-    """None: the system does all of its work at once and has no steps."""
+    """What is made of its steps. None: it does all of its work at once and has no steps."""
     emulating: Emulating | None = None
+    """How it runs on an emulated cluster, for `launch emulate`. None: it does not."""
     simulate: Callable[[Job], Simulated] | None = None
-    """Plans a job and plays the plan."""
+    """Plans a job and plays the plan without processes, for `launch simulate`. None: it cannot."""
 
+    absolute_paths: Callable[[Any, Sequence[Path]], Any] = lambda options, folders: options
+    """Makes the paths of files in options absolute: it gets options, and the folders in which a
+    relative path is looked for, and returns options. `systems.named_files` has the functions for
+    one path. Needed where an option names a file."""
+    code_named: Callable[[Any], Sequence[str]] = lambda options: ()
+    """Lists the import paths (`systems.by_path`) among the options, so that no record of somebody
+    else's runs code that the user has not allowed. Needed where an option names code."""
+    experiments: str = ""
+    """"module:attribute" of its `systems.figures.experiment.Experiment`s, for `launch reproduce`.
+    Empty: it has none."""
+    paper: str = ""
+    """"module:attribute" of the `systems.figures.paper.Paper` that it implements, for the report.
+    Empty: it has none."""
+    commands: Mapping[str, Command] = field(default_factory=dict)
+    """Commands of its own, by the one or two words that call them. `plan NAME`, `profile NAME` and
+    `bench NAME` join the commands of this kind that other systems have."""
+    doctor: str = ""
+    """"module:attribute" of a function that returns a list of `systems.finding.Finding`, which
+    `launch doctor` prints: what this system finds here and what it lacks. Empty: it needs nothing
+    but what the testbed needs."""
+    jobs: Path | None = None
+    """The folder of its ready job files, which the package ships. None: it has none."""
 
-def driver(job: Job) -> Driver:
-    """The driver of a job's system."""
-    return cast(Driver, importlib.import_module(DRIVERS[job.system]).DRIVER)
+    def job(self, options: Any = None, **fields: Any) -> Job:
+        """A job of this system.
+
+        Args:
+            options: an instance of `options`; None takes the defaults.
+            fields: other fields of the job, such as `world_size`.
+        """
+        return self.command_job(Job, options, **fields)
+
+    def command_job(self, base: type[J], options: Any = None, **fields: Any) -> J:
+        """A job of this system with the flags of a command's own, which `base` adds to `Job`."""
+        if options is not None:
+            fields[self.name] = options
+        return job_type(base, self.name, self.options)(**fields)
 
 
 def required(part: Part | None, job: Job, command: str) -> Part:
-    """The part of a driver that a command needs.
+    """The part of a system that a command needs.
 
     Raises:
         InputError: the job's system does not have it.
@@ -191,41 +256,6 @@ def required(part: Part | None, job: Job, command: str) -> Part:
             f"--system {job.system}: has no `launch {command}`; `launch run` runs it here"
         )
     return part
-
-
-def plan_job(job: Job, *, may_measure: bool) -> Any:
-    """The plan of a job that runs on this machine or under a foreign launcher.
-
-    Args:
-        may_measure: whether figures that are missing are measured here first.
-
-    Raises:
-        InputError: whatever is wrong with the job.
-    """
-    check_checkpoints(job)
-    return driver(job).planning.plan(job, may_measure)
-
-
-def check_checkpoints(job: Job) -> None:
-    """Raise an InputError if the job asks for checkpoints and its system can save none of it."""
-    training = driver(job).training
-    flag: str | None = f"--system {job.system}"
-    if training is not None:
-        flag = training.without_checkpoints(job)
-    if job.checkpoint_every and flag is not None:
-        raise InputError(
-            f"--checkpoint-every {job.checkpoint_every}: {flag} saves no checkpoints; leave it out"
-        )
-
-
-def read_plan(job: Job, table: Any, where: str) -> Any:
-    """The plan of a job from its JSON in the file `where`."""
-    return schema.read(driver(job).planning.plan_type, table, where)
-
-
-def roles(job: Job, plan: Any) -> Sequence[str]:
-    """The role of every rank."""
-    return driver(job).planning.roles(job, plan)
 
 
 def training_line(result: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch import job as jobs
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.plan import Plan
 from sparsepipe.planner.stages import ScheduleName
@@ -16,6 +15,7 @@ from sparsepipe.planner.target import check_links, target_cluster
 from sparsepipe.train.planned import profiles_by_kind
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster
+from systems.flags import parse_flags, refuse_below_one
 from systems.profiles.profile import ModelProfile
 from systems.runs import record
 from systems.schema import InputError
@@ -50,7 +50,7 @@ class PlanArguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Plan, print the plan beside the baselines, write it if a file is named."""
-    flags = jobs.parse_flags(PlanArguments, arguments, "launch plan sparsepipe", PlanArguments())
+    flags = parse_flags(PlanArguments, arguments, "launch plan sparsepipe", PlanArguments())
     if flags.out is not None:
         record.check_new_file(Path(flags.out))
     counts = {
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         "micro-batches": flags.micro_batches,
         "virtual-stages": flags.virtual_stages,
     }
-    jobs.refuse_below_one({name: (n,) for name, n in counts.items() if n is not None})
+    refuse_below_one({name: (n,) for name, n in counts.items() if n is not None})
     rate = flags.bandwidth_bits_per_s
     if rate is not None and not 0 < rate < float("inf"):
         raise InputError(f"--bandwidth-bits-per-s {rate:g}: give more than 0; 10 Gb/s is 10e9")

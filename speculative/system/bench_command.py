@@ -15,10 +15,10 @@ from typing import Literal
 
 import torch
 
-from launch import job as jobs
 from speculative import bench
 from speculative.bench import Row
 from systems import schema
+from systems.flags import parse_flags, refuse_below_one
 from systems.runs import record
 from systems.schema import InputError
 
@@ -53,7 +53,7 @@ class BenchArguments:
             "threads": (self.threads,),
             "repetitions": (self.repetitions,),
         }
-        jobs.refuse_below_one(numbers)
+        refuse_below_one(numbers)
         if self.dtypes == ():
             raise InputError(f"--dtypes (none): give some of {', '.join(bench.DTYPES)}")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -63,7 +63,7 @@ class BenchArguments:
 def main(arguments: Sequence[str]) -> None:
     """Measure, print a table, save."""
     program = "launch bench speculative"
-    flags = jobs.parse_flags(BenchArguments, arguments, program, BenchArguments())
+    flags = parse_flags(BenchArguments, arguments, program, BenchArguments())
     out = Path(flags.out or bench.file_name(flags.device))
     record.check_new_file(out)
     here = record.environment()

@@ -3,14 +3,14 @@ that only infers, and the pipeline of DeepSpeed. Planning them traces the networ
 
 import dataclasses
 
-from launch.drivers.sparsepipe.scheme import Plan, Scheme, network_in_words, opener
-from launch.job import Job
 from sparsepipe.engine.backends import backend
 from sparsepipe.planner.stages import ScheduleChoice
 from sparsepipe.schedule.lists import roles
+from sparsepipe.system.scheme import Plan, Scheme, network_in_words, opener
 from sparsepipe.train import deepspeed_baseline, infer, pipelined, stages as pipeline_stages
 from sparsepipe.train.plan_file import load_checked_plan
 from sparsepipe.train.workload import open_workload
+from systems.job import Job
 from systems.schema import InputError
 
 
@@ -23,7 +23,7 @@ def _check_several_ranks(job: Job) -> None:
 def _plan_deepspeed(job: Job, may_measure: bool) -> Plan:
     """Check the job; DeepSpeed itself cuts the network."""
     _check_several_ranks(job)
-    deepspeed_baseline.check_deepspeed(job.sparsepipe)
+    deepspeed_baseline.check_deepspeed(job.options)
     return Plan()
 
 
@@ -31,7 +31,7 @@ def _plan_pipeline(job: Job, may_measure: bool) -> Plan:
     """The stages of the job's plan file, or else a stage a rank: at the cuts that the options
     give, or by layer times where they may be measured."""
     _check_several_ranks(job)
-    options = job.sparsepipe
+    options = job.options
     backend(options.backend)
     workload = open_workload(options, job.seed)
     if options.plan is not None:
@@ -60,7 +60,7 @@ def _pipeline_roles(job: Job, plan: Plan) -> list[str]:
 
 def _deepspeed_title(job: Job, plan: Plan) -> str:
     """The baseline and the size of its dense volumes, in words."""
-    options = job.sparsepipe
+    options = job.options
     cells = deepspeed_baseline.cells_per_side(options.voxel_size)
     return (
         f"DeepSpeed's PipelineModule, dense twin of {options.model} x {options.width:g}, "
@@ -72,26 +72,26 @@ TRAINED = Scheme(
     plan=_plan_pipeline,
     roles=_pipeline_roles,
     open=opener(
-        lambda job, plan: f"{_schedule(plan).name}, {network_in_words(job.sparsepipe)}",
+        lambda job, plan: f"{_schedule(plan).name}, {network_in_words(job.options)}",
         lambda job, plan, world, workload, tracer, checkpoints: pipelined.train_in_pipeline(
             plan.stages, _schedule(plan), world, workload, tracer, checkpoints
         ),
     ),
     summarize=lambda job, plan, everyone, emulation: pipelined.summarize_pipeline(
-        job.sparsepipe, plan.stages, _schedule(plan), everyone
+        job.options, plan.stages, _schedule(plan), everyone
     ),
 )
 INFERRED = Scheme(
     plan=_plan_pipeline,
     roles=_pipeline_roles,
     open=opener(
-        lambda job, plan: f"forward, {network_in_words(job.sparsepipe)}",
+        lambda job, plan: f"forward, {network_in_words(job.options)}",
         lambda job, plan, world, workload, tracer, checkpoints: infer.infer_in_pipeline(
             plan.stages, world, workload, tracer
         ),
     ),
     summarize=lambda job, plan, everyone, emulation: infer.summarize_inference(
-        infer.inference_schedule(plan.stages, job.sparsepipe.steps), everyone
+        infer.inference_schedule(plan.stages, job.options.steps), everyone
     ),
     without_checkpoints="--sparsepipe.mode infer",
     no_prediction="the planner predicts steps of training, not of inference",
@@ -102,12 +102,12 @@ DEEPSPEED = Scheme(
     open=opener(
         _deepspeed_title,
         lambda job, plan, world, workload, tracer, checkpoints: (
-            deepspeed_baseline.train_with_deepspeed(job.sparsepipe, world, workload)
+            deepspeed_baseline.train_with_deepspeed(job.options, world, workload)
         ),
         who="a stage a rank",
     ),
     summarize=lambda job, plan, everyone, emulation: deepspeed_baseline.summarize_deepspeed(
-        job.sparsepipe, everyone[0]
+        job.options, everyone[0]
     ),
     without_checkpoints="--sparsepipe.scheme deepspeed",
     no_prediction="the planner knows no pipelines of DeepSpeed",

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch import job as jobs
 from sparsepipe.bench.contest import Row, run, sweep
 from sparsepipe.experiments.engine_figures import cells, sparse_against_dense
 from systems import schema
 from systems.figures.text import machine
+from systems.flags import parse_flags, refuse_below_one
 from systems.runs import record
 
 
@@ -42,13 +42,13 @@ class BenchArguments:
             "threads": (self.threads,),
             "repetitions": (self.repetitions,),
         }
-        jobs.refuse_below_one(numbers)
+        refuse_below_one(numbers)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, print a table, draw."""
     program = "launch bench sparse"
-    flags = jobs.parse_flags(BenchArguments, arguments, program, BenchArguments())
+    flags = parse_flags(BenchArguments, arguments, program, BenchArguments())
     folder = Path(flags.out)
     record.claim_folder(folder)
     print(f"tier measured | forward and backward, median of {flags.repetitions} | {machine()}")

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from launch.drivers import stanza_planning as planning
-from launch.drivers.stanza import DRIVER
-from launch.drivers.stanza_planning import plan_stanza_job, planning_basis
-from launch.job import Job
 from stanza.options import Options
 from stanza.planner import plan as stanza_plan
 from stanza.planner.plan import load_profile
+from stanza.system import SYSTEM, planning
+from stanza.system.planning import plan_stanza_job, planning_basis
 from systems.clusters import cluster
 from systems.clusters.cluster import Link
 from systems.profiles import measured_profile, profile
@@ -40,13 +38,13 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_this_machine_is_not_planned_with_another_devices_profile(measured: list[int]) -> None:
     """A profile of VGG-16 on a V100 ships; this machine is measured instead."""
-    plan = plan_stanza_job(Job(world_size=2, stanza=VGG16), may_measure=True)
+    plan = plan_stanza_job(SYSTEM.job(VGG16, world_size=2), may_measure=True)
     assert measured == [2]
     assert plan.profile == "vgg16, batch 128, cpu: made up"
 
 
 def test_nothing_is_predicted_where_nothing_may_be_measured(measured: list[int]) -> None:
-    job = Job(world_size=2, stanza=replace(VGG16, fc_workers=1))
+    job = SYSTEM.job(replace(VGG16, fc_workers=1), world_size=2)
     assert plan_stanza_job(job, may_measure=False).chosen is None
     assert measured == []
 
@@ -58,20 +56,20 @@ def test_nodes_of_this_machines_kind_are_measured_alone(
     path = tmp_path / "cpus.toml"
     path.write_text(cluster.to_toml(target))
     monkeypatch.setattr(stanza_plan, "shipped_profiles", dict)  # as of a model without any
-    plan_stanza_job(Job(world_size=10, cluster=str(path), stanza=VGG16), may_measure=True)
+    plan_stanza_job(SYSTEM.job(VGG16, world_size=10, cluster=str(path)), may_measure=True)
     assert measured == [1]
 
 
 def test_a_profile_of_this_machine_is_taken_for_it(measured: list[int], tmp_path: Path) -> None:
     path = tmp_path / "vgg16.json"
     profile.save(replace(load_profile("vgg16"), device="cpu"), path)
-    basis = planning_basis(Job(profile=str(path), stanza=VGG16), measure=True)
+    basis = planning_basis(SYSTEM.job(VGG16, profile=str(path)), measure=True)
     assert basis is not None
     assert basis[0].kinds == (basis[1].device,) == ("cpu",)
     assert measured == []
     with pytest.raises(InputError, match=r"--profile .* was taken on cpu, .* ec2-p3-10g are V100"):
         planning_basis(
-            Job(world_size=10, cluster="ec2-p3-10g", profile=str(path), stanza=VGG16), measure=True
+            SYSTEM.job(VGG16, world_size=10, cluster="ec2-p3-10g", profile=str(path)), measure=True
         )
 
 
@@ -87,9 +85,9 @@ def test_a_profile_of_this_machine_is_taken_for_it(measured: list[int], tmp_path
 def test_what_is_not_planned_for_is_not_emulated(name: str, said: str) -> None:
     path = str(FILES / f"cluster-{name}.toml")
     size = cluster.load(path).size
-    assert DRIVER.emulating is not None
+    assert SYSTEM.emulating is not None
     with pytest.raises(InputError, match=said):
-        DRIVER.emulating.plan(Job(cluster=path, world_size=size, stanza=VGG16))
+        SYSTEM.emulating.plan(SYSTEM.job(VGG16, cluster=path, world_size=size))
 
 
 def test_a_measurement_is_announced_with_what_it_takes(

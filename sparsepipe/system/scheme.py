@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from launch.drivers import Opened, Steps
-from launch.job import Job
 from sparsepipe.options import Options
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
+from systems.job import Job
 from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
+from systems.system import Opened, Steps
 
 if TYPE_CHECKING:  # torch is for ranks; the process that plans and starts them does without
     from sparsepipe.train.workload import Workload
@@ -79,13 +79,13 @@ def opener(
         title: names the way in words, for the first line of a run.
         run: does the part of one rank, and yields every step.
         who: which rank does what, in words, where the plan has no stages.
-        shows_loss: see `launch.drivers.Steps`.
+        shows_loss: see `systems.system.Steps`.
     """
 
     def open_part(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
         from sparsepipe.train.workload import open_workload
 
-        workload = open_workload(job.sparsepipe, job.seed)
+        workload = open_workload(job.options, job.seed)
 
         def steps(world: "World", tracer: Tracer, checkpoints: "Checkpoints") -> Iterator[Step]:
             return run(job, plan, world, workload, tracer, checkpoints)
@@ -94,7 +94,7 @@ def opener(
             scheme=title(job, plan),
             roles=stages_in_words(plan.stages) or who,
             data=workload.data.kind,
-            work=Steps(run=steps, last=job.sparsepipe.steps, shows_loss=shows_loss),
+            work=Steps(run=steps, last=job.options.steps, shows_loss=shows_loss),
         )
 
     return open_part

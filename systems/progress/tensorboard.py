@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launch.progress.live import View
 from systems import disk
+from systems.progress.view import View
 from systems.runs.record import Step
 from systems.schema import InputError
 

@@ -1,39 +1,42 @@
-"""Stanza under the launcher; `launch.drivers.stanza_planning` finds what a job is planned with."""
+"""Stanza as a system of the testbed; `stanza.system.planning` finds what a job is planned with."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.drivers import (
-    Driver,
-    Emulating,
-    Opened,
-    Planning,
-    Simulated,
-    Steps,
-    Training,
-    training_line,
-)
-from launch.drivers.stanza_planning import (
+from stanza.layout import layout_of
+from stanza.options import ZERO_STAGES, Options
+from stanza.planner.plan import Plan, costs_at, load_profile, plan as plan_stanza
+from stanza.planner.simulated import played_plan
+from stanza.system.planning import (
     HERE,
-    link_rates_of,
     measure_link,
     measure_shared,
     plan_stanza_job,
     planning_basis,
     resolved,
 )
-from launch.job import Job
-from stanza.layout import layout_of
-from stanza.options import ZERO_STAGES
-from stanza.planner.plan import Plan, costs_at, load_profile, plan as plan_stanza
-from stanza.planner.simulated import played_plan
 from systems.clusters import cluster
+from systems.clusters.sized import link_rates_of
 from systems.deepspeed import check_installed
+from systems.job import Job
+from systems.named_files import absolute_data
 from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
 from systems.schema import InputError
+from systems.system import (
+    Command,
+    Emulating,
+    Opened,
+    Planning,
+    Simulated,
+    Steps,
+    System,
+    Training,
+    training_line,
+)
 
 if TYPE_CHECKING:
     from systems.network.distributed import World
@@ -48,14 +51,13 @@ servers beside all workers and with columns: so many messages keep the cores her
 
 def _resized(job: Job, world_size: int) -> Job:
     """Keep the number of FC workers and servers, or take as many as the new world allows."""
-    options = job.stanza
+    options = job.options
     limits = {"fc_workers": world_size // 2, "ps_servers": max(1, world_size - 1)}
     if options.fc_placement == "colocated":
         limits["fc_workers"] = world_size
     numbers = {name: getattr(options, name) for name in limits}
     fitting = {k: min(v, limits[k]) for k, v in numbers.items() if v != "auto"}
-    fitted = dataclasses.replace(options, **fitting)
-    return dataclasses.replace(job, world_size=world_size, stanza=fitted)
+    return dataclasses.replace(job, world_size=world_size).with_options(**fitting)
 
 
 def _plan_measured(jobs: Sequence[Job]) -> list[Plan]:
@@ -63,20 +65,19 @@ def _plan_measured(jobs: Sequence[Job]) -> list[Plan]:
     share."""
     size = jobs[0].world_size
     target = cluster.load(HERE).with_size(size).with_link(measure_link(size))
-    measured = measure_shared(jobs[0].stanza, size)
+    measured = measure_shared(jobs[0].options, size)
     target = target.with_kind(measured.device)
-    return [plan_stanza(job.stanza, size, target, measured) for job in jobs]
+    return [plan_stanza(job.options, size, target, measured) for job in jobs]
 
 
 def _with_batch_size(job: Job, samples: int) -> Job:
     """The job with so many samples in a step over all ranks with data, whatever its scheme."""
-    options = dataclasses.replace(job.stanza, global_batch_size=samples, local_batch_size=None)
-    return dataclasses.replace(job, stanza=options)
+    return job.with_options(global_batch_size=samples, local_batch_size=None)
 
 
 def _batch_size(job: Job) -> int | None:
     """The samples of a step over all ranks; None where the planner chooses how many have data."""
-    options = job.stanza
+    options = job.options
     if options.global_batch_size is not None:
         return options.global_batch_size
     if options.scheme == "stanza" and "auto" in (options.fc_workers, options.fc_placement):
@@ -88,11 +89,11 @@ def _batch_size(job: Job) -> int | None:
 
 def _check(job: Job, plan: Plan) -> None:
     """Load the images, and look for DeepSpeed if the scheme needs it."""
-    if job.stanza.scheme in ZERO_STAGES:
-        check_installed(f"--stanza.scheme {job.stanza.scheme}")
+    if job.options.scheme in ZERO_STAGES:
+        check_installed(f"--stanza.scheme {job.options.scheme}")
     from stanza.train.data import data_for
 
-    data_for(job.stanza, plan.layout, job.seed)
+    data_for(job.options, plan.layout, job.seed)
 
 
 def _open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
@@ -102,14 +103,14 @@ def _open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
     from stanza.train.workload import real_workload
 
     if emulation is None:
-        workload = real_workload(job.stanza, plan.layout, job.seed)
+        workload = real_workload(job.options, plan.layout, job.seed)
     else:
-        profile = load_profile(job.profile or job.stanza.model)
-        workload = emulated_workload(job.stanza, plan.layout, profile, emulation)
+        profile = load_profile(job.profile or job.options.model)
+        workload = emulated_workload(job.options, plan.layout, profile, emulation)
 
     def steps(world: "World", tracer: Tracer, checkpoints: "Checkpoints") -> Iterator[Step]:
         return train.training_steps(
-            job.stanza,
+            job.options,
             plan.layout,
             world,
             workload,
@@ -119,14 +120,14 @@ def _open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
             checkpoints=checkpoints,
         )
 
-    precision = job.stanza.cut_dtype
+    precision = job.options.cut_dtype
     cut = "" if precision == "float32" else f", cut in {precision}"
     return Opened(
-        scheme=job.stanza.scheme_name + cut,
+        scheme=job.options.scheme_name + cut,
         roles=plan.layout.describe(),
         data=workload.data.kind,
         # Only a worker with the whole model has the loss of its own samples.
-        work=Steps(run=steps, last=job.stanza.steps, shows_loss=plan.layout.roles[0] == "worker"),
+        work=Steps(run=steps, last=job.options.steps, shows_loss=plan.layout.roles[0] == "worker"),
     )
 
 
@@ -136,7 +137,7 @@ def _summarize(
     """The result of a run; see `stanza.train.summary`."""
     from stanza.train.summary import summarize_training
 
-    return summarize_training(job.stanza, plan, everyone, emulation or Emulation())
+    return summarize_training(job.options, plan, everyone, emulation or Emulation())
 
 
 def _samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
@@ -146,13 +147,13 @@ def _samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
 
 def _without_checkpoints(job: Job) -> str | None:
     """The schemes of DeepSpeed save no checkpoints."""
-    scheme = job.stanza.scheme
+    scheme = job.options.scheme
     return f"--stanza.scheme {scheme}" if scheme in ZERO_STAGES else None
 
 
 def _no_prediction(job: Job) -> str:
     """Why the plan of a job holds no step time."""
-    if job.stanza.scheme == "single":
+    if job.options.scheme == "single":
         return "one process has no schedule to predict"
     return (
         "the planner was not needed, and no figures of this machine were there: give a profile "
@@ -166,24 +167,24 @@ def _simulate(job: Job) -> Simulated:
     basis = planning_basis(job, measure=True)
     assert basis is not None  # measured if need be
     target, profile = basis
-    plan = plan_stanza(job.stanza, job.world_size, target, profile)
+    plan = plan_stanza(job.options, job.world_size, target, profile)
     job = resolved(job, plan)
-    costs = costs_at(job.stanza, profile)
-    played = played_plan(job.stanza, plan.layout, costs, target.slowest_link)
+    costs = costs_at(job.options, profile)
+    played = played_plan(job.options, plan.layout, costs, target.slowest_link)
     return Simulated(
         job=job,
         plan=plan,
         spans=played.timeline.spans(),
         result={
-            "scheme": job.stanza.scheme_name,
+            "scheme": job.options.scheme_name,
             "step_s": played.step_s,
             "samples_per_step": played.samples,
             "samples_per_s": played.samples_per_s,
             "predicted_step_s": _predicted_step_s(plan),
             "cluster": dataclasses.asdict(target),
         },
-        what=f"{job.stanza.scheme_name} | world size {job.world_size}: {plan.layout.describe()} "
-        f"| {job.stanza.model}, profile {profile.device}, cluster {target.name}",
+        what=f"{job.options.scheme_name} | world size {job.world_size}: {plan.layout.describe()} "
+        f"| {job.options.model}, profile {profile.device}, cluster {target.name}",
     )
 
 
@@ -193,16 +194,16 @@ def _plan_emulated(job: Job) -> Plan:
     Raises:
         InputError: there is no profile, or DeepSpeed would have to be emulated.
     """
-    if job.stanza.scheme in ZERO_STAGES:
-        raise InputError(f"--stanza.scheme {job.stanza.scheme}: is not emulated; use launch run")
+    if job.options.scheme in ZERO_STAGES:
+        raise InputError(f"--stanza.scheme {job.options.scheme}: is not emulated; use launch run")
     link_rates_of(job.cluster, job.world_size, Emulation())  # raises if they are not known
     basis = planning_basis(job, measure=False)
     if basis is None:
         raise InputError(
-            f"--stanza.model {job.stanza.model}: no profile says how long its layers wait; make "
+            f"--stanza.model {job.options.model}: no profile says how long its layers wait; make "
             "one with `launch profile stanza` and give it with --profile"
         )
-    return plan_stanza(job.stanza, job.world_size, *basis)
+    return plan_stanza(job.options, job.world_size, *basis)
 
 
 def _simulated_step_s(job: Job, plan: Plan) -> float:
@@ -210,8 +211,8 @@ def _simulated_step_s(job: Job, plan: Plan) -> float:
     basis = planning_basis(job, measure=False)
     assert basis is not None  # an emulated run has a profile and link rates
     target, profile = basis
-    costs = costs_at(job.stanza, profile)
-    return played_plan(job.stanza, plan.layout, costs, target.slowest_link).step_s
+    costs = costs_at(job.options, profile)
+    return played_plan(job.options, plan.layout, costs, target.slowest_link).step_s
 
 
 def _predicted_step_s(plan: Plan) -> float | None:
@@ -227,7 +228,14 @@ def _emulated_step_s(plan: Plan) -> float:
     return STEP_S * (MANY_MESSAGES if many_messages else 1.0)
 
 
-DRIVER = Driver(
+def _absolute_paths(options: Options, folders: Sequence[Path]) -> Options:
+    """The options with an absolute path of the data."""
+    return dataclasses.replace(options, data=absolute_data(options.data, folders))
+
+
+SYSTEM = System(
+    name="stanza",
+    options=Options,
     open=_open,
     check=_check,
     line=training_line,
@@ -258,4 +266,17 @@ DRIVER = Driver(
         simulated_step_s=_simulated_step_s,
     ),
     simulate=_simulate,
+    absolute_paths=_absolute_paths,
+    experiments="stanza.experiments:EXPERIMENTS",
+    paper="stanza.experiments:PAPER",
+    commands={
+        "plan stanza": Command(
+            main="stanza.system.plan_command:main", what="predict every scheme's step time, choose"
+        ),
+        "profile stanza": Command(
+            main="stanza.system.profile_command:main",
+            what="measure a model's layers on this machine",
+        ),
+    },
+    doctor="stanza.system.doctor:checks",
 )

@@ -17,13 +17,14 @@ from typing import Literal, cast, get_args
 
 import torch
 
-from launch import job as jobs
-from launch.progress.live import Row, View
-from launch.progress.progress import ProgressFlags, is_live, live_table
-from launch.progress.tensorboard import Sink
 from speculative.options import Task
 from speculative.tasks.pairs import RECIPES, Role, Size
 from speculative.tasks.train_pair import BATCH_SIZE, Progress, train_pair
+from systems.flags import named_as_given, parse_flags
+from systems.job import check_seed
+from systems.progress.table import ProgressFlags, is_live, live_table
+from systems.progress.tensorboard import Sink
+from systems.progress.view import Row, View
 from systems.runs.record import QUIET
 from systems.schema import InputError
 
@@ -59,11 +60,11 @@ def main(arguments: Sequence[str]) -> None:
         known = " or ".join(get_args(Task))
         wrong = f"train-pair {task}".strip()
         raise InputError(f"{wrong}: no such task; write: launch train-pair {known}")
-    flags = jobs.parse_flags(
+    flags = parse_flags(
         TrainPairArguments, words, f"launch train-pair {task or 'TASK'}", TrainPairArguments()
     )
     has_gpu = torch.cuda.is_available()
-    jobs.check_seed(flags.seed)
+    check_seed(flags.seed)
     if flags.device == "cuda" and not has_gpu:
         raise InputError("--device cuda: there is no GPU here; give cpu or auto")
     device = torch.device("cuda" if has_gpu and flags.device != "cpu" else "cpu")
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str]) -> None:
         seed=flags.seed,
         device=device,
     )
-    with jobs.named_as_given({"speculative.data": "data"}):
+    with named_as_given({"speculative.data": "data"}):
         trained = _follow(chosen, training, folder if flags.tensorboard else None)
     print(f"  pair: {folder}{'' if trained else ' (trained before; remove it to train anew)'}")
 

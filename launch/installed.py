@@ -1,0 +1,92 @@
+"""Finds the systems that are installed, built-in ones and others alike.
+
+A package offers a system by an entry point of the group `systems_testbed.systems`:
+
+    [project.entry-points."systems_testbed.systems"]
+    ring = "ring.system:SYSTEM"
+
+Their names are read from the metadata of the installed packages. A system's own code is imported
+when it is asked for, so that a run imports no other system than its own.
+"""
+
+import sys
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+from launch.ownership import BUILT_IN
+from systems import by_path
+from systems.job import Job
+from systems.schema import InputError, remedy
+from systems.system import System
+
+GROUP = "systems_testbed.systems"
+"""The group of entry points by which packages offer systems."""
+DEFAULT = next(iter(BUILT_IN))
+"""The system that runs where a user names none."""
+
+
+@cache
+def offered() -> dict[str, tuple[str, ...]]:
+    """The entry points of all systems that are installed, by the names of the systems: the built-in
+    ones first, then the others in alphabetical order. A name should have one; see `system`."""
+    found: dict[str, dict[str, None]] = {name: {value: None} for name, value in BUILT_IN.items()}
+    for point in sorted(_entry_points(), key=lambda point: (point.name, point.value)):
+        found.setdefault(point.name, {})[point.value] = None
+    return {name: tuple(values) for name, values in found.items()}
+
+
+def _entry_points() -> Sequence[EntryPoint]:
+    """The entry points in the metadata of the installed packages."""
+    return tuple(entry_points(group=GROUP))
+
+
+def names() -> list[str]:
+    """The names of all systems that are installed."""
+    return list(offered())
+
+
+@cache
+def system(name: str) -> System:
+    """The system of a name.
+
+    Raises:
+        InputError: none of this name is installed, several are, or it cannot be imported.
+    """
+    points = offered().get(name, ())
+    if not points:
+        installed = ", ".join(names())
+        raise InputError(f"--system {name!r}: {remedy(name, names())}; installed: {installed}")
+    if len(points) > 1:
+        raise InputError(
+            f"--system {name}: several installed packages offer a system of this name: "
+            f"{' and '.join(points)}; uninstall one of them"
+        )
+    found = by_path.load(points[0], f"--system {name}: its entry point")
+    if not isinstance(found, System):
+        raise InputError(
+            f"--system {name}: its entry point {points[0]} is a {type(found).__name__}; it must be "
+            "a systems.system.System"
+        )
+    if found.name != name:
+        raise InputError(
+            f"--system {name}: its entry point {points[0]} is a system named {found.name}; the two "
+            "names must be the same"
+        )
+    return found
+
+
+def system_of(job: Job) -> System:
+    """The system of a job."""
+    return system(job.system)
+
+
+def all_systems() -> list[System]:
+    """All systems that are installed and can be imported. The others are warned of."""
+    found = []
+    for name in names():
+        try:
+            found.append(system(name))
+        except InputError as error:
+            print(f"warning: {error}; it is left out", file=sys.stderr)
+    return found

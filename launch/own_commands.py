@@ -1,0 +1,51 @@
+"""The commands of the systems' own, such as `launch plan NAME`, found and run."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from launch import installed
+from systems import by_path
+from systems.schema import InputError
+from systems.system import Command
+
+WIDTH = 28
+"""The columns that the words of a command take in a list of commands."""
+
+
+def all_commands(taken: Collection[str]) -> dict[str, Command]:
+    """The commands of all installed systems, by their words.
+
+    Args:
+        taken: the words of other commands.
+
+    Raises:
+        InputError: two systems have a command of the same words, or the words are taken.
+    """
+    found: dict[str, Command] = {}
+    for system in installed.all_systems():
+        for words, command in system.commands.items():
+            if words in found or words in taken:
+                raise InputError(
+                    f"system {system.name}: its command {words!r} exists already; uninstall its "
+                    "package, or tell its author"
+                )
+            found[words] = command
+    return found
+
+
+def run(words: str, command: Command, arguments: Sequence[str]) -> None:
+    """Import a command and run it with the words that follow its own."""
+    by_path.load(command.main, f"command {words}:")(arguments)
+
+
+def described(commands: Mapping[str, Command]) -> str:
+    """A line for each command: its words, and what it does."""
+    return "".join(
+        f"    {f'{words} [flags]':{WIDTH}} {command.what}\n" for words, command in commands.items()
+    )
+
+
+def print_subjects(first: str, own: Mapping[str, Command], subjects: Sequence[str]) -> None:
+    """Print the help of a command that needs a subject, such as `launch plan`."""
+    print(f"launch {first} SUBJECT [flags]\n")
+    print(described({words: c for words, c in own.items() if words.startswith(f"{first} ")}))
+    print(f"SUBJECT is {' or '.join(subjects)}. launch {first} SUBJECT --help lists its flags.")

@@ -1,0 +1,10 @@
+"""What `launch doctor` looks for on behalf of Stanza."""
+
+from stanza.planner.plan import shipped_profiles
+from systems.finding import Finding
+
+
+def checks() -> list[Finding]:
+    """The measured profiles that ship."""
+    found = ", ".join(shipped_profiles())
+    return [Finding(name="measured profiles", works=True, found=found, needed_for="plans")]
