@@ -6,11 +6,10 @@
     emulate JOB.toml [flags]     the program itself on a cluster emulated here, leave a record
     sweep JOB.toml --over ...    the job at all combinations of some values, a table and a figure
     throughput JOB.toml [flags]  a sweep of world size and batch size on this machine
-    profile graph FILE           read a profile that others published as graph.txt
     reproduce [SYSTEM] [flags]   the papers' figures, a report, the claims
     doctor                       what this machine has and lacks
 
-The systems that are installed have these commands of their own:
+These belong to one system of those that are installed, or to one kind of file:
 
 SYSTEMS
 
@@ -33,12 +32,11 @@ COMMANDS = {
     "sweep": "launch.commands.sweep",
     "throughput": "launch.commands.throughput",
     "ranks": "launch.ranks.emulated",
-    "profile graph": "launch.commands.profile_graph",
     "reproduce": "launch.reproduction.reproduce",
     "doctor": "launch.commands.doctor",
 }
-"""The module of every command that belongs to no system. `ranks` is started by other commands, not
-by users."""
+"""The module of every command for all systems. `ranks` is started by other commands, not by
+users."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,18 +88,16 @@ def _dispatch(words: list[str]) -> None:
     from launch import own_commands
     from systems.schema import InputError, remedy
 
-    for count in (1, 2):
-        if (name := " ".join(words[:count])) in COMMANDS:
-            return importlib.import_module(COMMANDS[name]).main(words[count:])
+    if words[0] in COMMANDS:
+        return importlib.import_module(COMMANDS[words[0]]).main(words[1:])
     own = own_commands.all_commands(COMMANDS)
     for count in (1, 2):
         if (name := " ".join(words[:count])) in own:
             return own_commands.run(name, own[name], words[count:])
-    known = [*COMMANDS, *own]
-    subjects = [name.partition(" ")[2] for name in known if name.startswith(f"{words[0]} ")]
+    subjects = [name.partition(" ")[2] for name in own if name.startswith(f"{words[0]} ")]
     if not subjects:
-        first = {name.partition(" ")[0] for name in known}
-        raise InputError(f"{words[0]}: no such command; {remedy(words[0], first)}")
+        known = {*COMMANDS, *(name.partition(" ")[0] for name in own)}
+        raise InputError(f"{words[0]}: no such command; {remedy(words[0], known)}")
     if words[1:2] in (["-h"], ["--help"]):
         return own_commands.print_subjects(words[0], own, subjects)
     wrong = " ".join(words[:2])

@@ -8,7 +8,8 @@ left unread.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,20 @@ def load_job(path: Path, system: str | None = None) -> Job:
     name = system or table.get("system", installed.DEFAULT)
     if not isinstance(name, str):
         raise InputError(f"{path}: system = {name!r}: expected str")
-    try:
+    with _named_in_file(path) if system is None else nullcontext():
         cls = job_type(Job, name, installed.system(name).options)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
     table = _without_other_systems(table, cls, str(path)) | {"system": name}
     return with_absolute_paths(schema.read(cls, table, str(path)), path.parent, Path())
+
+
+@contextmanager
+def _named_in_file(path: Path) -> Iterator[None]:
+    """Let errors about the flag --system name the key in a job file instead."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error).replace("--system ", "system = ", 1)
+        raise InputError(f"{path}: {text}") from None
 
 
 def _ready_jobs() -> str:
@@ -67,7 +76,7 @@ def _without_other_systems(table: dict[str, Any], cls: type[Job], where: str) ->
     known, others = {f.name for f in dataclasses.fields(cls)}, set(installed.names())
     for key, value in table.items():
         if isinstance(value, dict) and key not in known | others:
-            raise InputError(f"{where}: unknown table [{key}]; {remedy(key, known | others)}")
+            raise InputError(f"{where}: unknown table {key!r}; {remedy(key, known | others)}")
     return {key: value for key, value in table.items() if key in known or key not in others}
 
 

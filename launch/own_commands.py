@@ -1,4 +1,4 @@
-"""The commands of the systems' own, such as `launch plan NAME`, found and run."""
+"""The commands that belong to one system, such as `launch plan NAME`, found and run."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -7,12 +7,19 @@ from systems import by_path
 from systems.schema import InputError
 from systems.system import Command
 
+OF_FILES = {
+    "profile graph": Command(
+        main="launch.commands.profile_graph:main",
+        what="read a profile that others published as graph.txt",
+    )
+}
+"""The command for profiles of other programs, which stands among those of the systems."""
 WIDTH = 28
 """The columns that the words of a command take in a list of commands."""
 
 
 def all_commands(taken: Collection[str]) -> dict[str, Command]:
-    """The commands of all installed systems, by their words.
+    """The commands of all installed systems, and those for files, by their words.
 
     Args:
         taken: the words of other commands.
@@ -20,7 +27,7 @@ def all_commands(taken: Collection[str]) -> dict[str, Command]:
     Raises:
         InputError: two systems have a command of the same words, or the words are taken.
     """
-    found: dict[str, Command] = {}
+    found = dict(OF_FILES)
     for system in installed.all_systems():
         for words, command in system.commands.items():
             if words in found or words in taken:

@@ -27,7 +27,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ],
         ["environment"],
         ["processes"],
-        ["clusters", "profiles"],
+        ["profiles", "clusters"],
         ["network"],
         ["fair_links", "simulate"],
         ["runs"],

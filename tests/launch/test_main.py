@@ -154,7 +154,7 @@ def test_help_of_a_command_lists_its_subjects(
 ) -> None:
     main([command, "--help"])
     text = capsys.readouterr().out
-    assert all(f"launch {command} {subject}" in text for subject in subjects)
+    assert all(f"    {command} {subject} [flags]" in text for subject in subjects)
 
 
 def test_help_of_run_lists_again(capsys: pytest.CaptureFixture[str]) -> None:
