@@ -41,7 +41,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
     "sparsepipe": [
         ["names", "engine", "data", "schedule"],
         ["models", "planner"],
-        ["pipeline", "options"],
+        ["runtime", "options"],
         ["train", "bench"],
         ["experiments"],
     ],

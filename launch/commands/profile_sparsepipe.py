@@ -14,7 +14,7 @@ from launch import job as jobs
 from launch.records import save_profile
 from sparsepipe.data import load as clouds
 from sparsepipe.models import NETWORKS
-from sparsepipe.pipeline.network import Network
+from sparsepipe.runtime.network import Network
 from sparsepipe.train.profiling import first_mini_batch, profile_network
 from systems.runs.record import check_new_file
 from systems.schema import InputError, remedy

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsepipe.pipeline.values import Value, take_samples
+from sparsepipe.runtime.values import Value, take_samples
 from sparsepipe.train.workload import MiniBatch, Workload
 
 KEPT = 32
@@ -15,7 +15,7 @@ KEPT = 32
 
 
 class CloudBatches:
-    """The mini-batches of a workload by number, as `sparsepipe.pipeline.stage.Batches`.
+    """The mini-batches of a workload by number, as `sparsepipe.runtime.stage.Batches`.
 
     Two threads of a rank ask for them, always for later ones.
     """

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import DENSE, NETWORKS
 from sparsepipe.options import Options
-from sparsepipe.pipeline.network import Network, StageModule
+from sparsepipe.runtime.network import Network, StageModule
 from sparsepipe.train.one_process import make_optimizer
 from sparsepipe.train.stages import MICRO_BATCHES
 from sparsepipe.train.summary import summarize_one_rank

@@ -6,9 +6,9 @@ The weights are those that training would begin with; throughput and latency do 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.run import run_pipeline
 from sparsepipe.planner.stages import PlannedStage
+from sparsepipe.runtime.network import Network
+from sparsepipe.runtime.run import run_pipeline
 from sparsepipe.schedule.lists import Schedule, build_schedule
 from sparsepipe.train.batches import CloudBatches
 from sparsepipe.train.pipelined import loss_sum

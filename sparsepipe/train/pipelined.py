@@ -1,7 +1,7 @@
 """Training in a pipeline: the network and data of `one_process`, with stages on several ranks.
 
 Batch normalisation takes the statistics of a replica's part of a micro-batch (`part`, see
-`sparsepipe.pipeline.run`). Every rank makes the mini-batches, which are the same on all of them:
+`sparsepipe.runtime.run`). Every rank makes the mini-batches, which are the same on all of them:
 the first stage reads the clouds, the last stage the labels, and all stages the number of voxels of
 each cloud.
 """
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from sparsepipe.options import Options
-from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.run import collect_weights, run_pipeline
-from sparsepipe.pipeline.values import Value, features_of
 from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
+from sparsepipe.runtime.network import Network
+from sparsepipe.runtime.run import collect_weights, run_pipeline
+from sparsepipe.runtime.values import Value, features_of
 from sparsepipe.train.batches import BatchesFrom, CloudBatches
 from sparsepipe.train.one_process import last_step, make_optimizer
 from sparsepipe.train.stages import schedule_of

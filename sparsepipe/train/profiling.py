@@ -15,8 +15,8 @@ import torch
 from sparsepipe.data.splits import Split
 from sparsepipe.engine.quantize import collate, sparse_quantize
 from sparsepipe.engine.tensor import SparseTensor
-from sparsepipe.pipeline.network import Network, StageModule
-from sparsepipe.pipeline.values import (
+from sparsepipe.runtime.network import Network, StageModule
+from sparsepipe.runtime.values import (
     Value,
     as_leaves,
     backward_through,

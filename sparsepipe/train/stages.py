@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from sparsepipe.options import Options
-from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.samples import split_by_speed
 from sparsepipe.planner.stages import PlannedStage, Replica, ScheduleChoice
+from sparsepipe.runtime.network import Network
+from sparsepipe.runtime.samples import split_by_speed
 from sparsepipe.schedule.lists import Schedule, build_schedule
 from sparsepipe.train.profiling import profile_network
 from sparsepipe.train.workload import Workload

@@ -25,13 +25,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sparsepipe.engine.layers import BatchNorm
-from sparsepipe.pipeline.mailbox import Outbox
-from sparsepipe.pipeline.reduction import Reduction
-from sparsepipe.pipeline.samples import split_by_speed
-from sparsepipe.pipeline.stage import Batches, RankContext, StageRuntime
-from sparsepipe.pipeline.transfer import CHANNELS
-from sparsepipe.pipeline.values import Value
-from sparsepipe.pipeline.versions import WeightVersions
+from sparsepipe.runtime.mailbox import Outbox
+from sparsepipe.runtime.reduction import Reduction
+from sparsepipe.runtime.samples import split_by_speed
+from sparsepipe.runtime.stage import Batches, RankContext, StageRuntime
+from sparsepipe.runtime.transfer import CHANNELS
+from sparsepipe.runtime.values import Value
+from sparsepipe.runtime.versions import WeightVersions
 from sparsepipe.schedule.lists import Action, ActionKind, Schedule
 from systems.modes import modes_restored
 from systems.network.distributed import World

@@ -25,11 +25,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sparsepipe.pipeline.mailbox import Inbox, Outbox
-from sparsepipe.pipeline.reduction import Reduction
-from sparsepipe.pipeline.samples import shared_samples, within
-from sparsepipe.pipeline.transfer import Receiving, ReceivingGradients, send_gradients, send_values
-from sparsepipe.pipeline.values import (
+from sparsepipe.runtime.mailbox import Inbox, Outbox
+from sparsepipe.runtime.reduction import Reduction
+from sparsepipe.runtime.samples import shared_samples, within
+from sparsepipe.runtime.transfer import Receiving, ReceivingGradients, send_gradients, send_values
+from sparsepipe.runtime.values import (
     Value,
     as_leaves,
     backward_through,
@@ -38,7 +38,7 @@ from sparsepipe.pipeline.values import (
     leaf_gradients,
     take_samples,
 )
-from sparsepipe.pipeline.versions import WeightVersions
+from sparsepipe.runtime.versions import WeightVersions
 from sparsepipe.schedule.lists import ActionKind, Schedule
 from systems.network.distributed import World
 from systems.network.transport import Transport
