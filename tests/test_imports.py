@@ -43,7 +43,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["models", "planner"],
         ["runtime", "options"],
         ["train", "bench"],
-        ["experiments"],
+        ["library", "experiments"],
     ],
     "speculative": [
         ["verification"],

@@ -9,7 +9,9 @@ PyTorch's modules, additions and `sparsepipe.engine.tensor.cat`. Layer i here is
 `ModelProfile` of the same network. Code that takes a sparse tensor apart (`x.features`, or an
 `Interpolation`) is one layer together with all that follows, up to the `x.replace(...)` or
 `SparseTensor(...)` that puts one together again: features without their voxels cannot be divided by
-samples, so they must not cross from one stage to the next.
+samples, so they must not cross from one stage to the next. The same holds for sizes of plain
+tensors (`x.view(x.size(0), -1)`). A child of an `nn.Sequential` that torch.fx cannot trace is one
+layer.
 
 A value that is read beyond the next stage (the skips of MinkUNet) is handed through every stage in
 between instead of being sent past it:
@@ -40,6 +42,8 @@ SPARSE_TENSOR_PARTS |= {
     name for name, value in vars(SparseTensor).items() if isinstance(value, property)
 }
 """Attributes and methods of a sparse tensor that do not return one, such as `features`."""
+SIZES = {"shape", "size", "ndim", "dim", "numel", "dtype", "device"}
+"""Attributes and methods of a plain tensor that do not return one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +146,16 @@ class Network:
 class _Tracer(fx.Tracer):
     """Traces a network of one input."""
 
+    def __init__(self, leaves: Sequence[nn.Module] = ()) -> None:
+        """`leaves` are taken as they are, whatever is inside them."""
+        super().__init__()
+        self._leaves = {id(module) for module in leaves}
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Our own layers, and classes that somebody derived from them, are leaves too."""
         homes = {base.__module__ for base in type(m).__mro__}
         ours = any(home == kit.__name__ or home.startswith(f"{layers.__name__}.") for home in homes)
-        return ours or super().is_leaf_module(m, module_qualified_name)
+        return ours or id(m) in self._leaves or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -174,7 +183,7 @@ def _traced(model: nn.Module) -> fx.Graph:
             "network of one input, or defaults to the others"
         )
     try:
-        graph = _Tracer().trace(model)
+        graph = _Tracer(_untraceable_children(model)).trace(model)
     except Exception as error:  # fx raises whatever the network's own code raises on its proxies
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{problem}: torch.fx: {reason}") from error
@@ -187,6 +196,23 @@ def _traced(model: nn.Module) -> fx.Graph:
     if not isinstance(graph.output_node().args[0], fx.Node):
         raise InputError(f"{problem}: it returns several values or none: give one that returns one")
     return graph
+
+
+def _untraceable_children(model: nn.Module) -> list[nn.Module]:
+    """The children of an nn.Sequential, and of those in it, that torch.fx cannot trace: nothing has
+    to be known of the inside of a module that passes on one value."""
+    if type(model).forward is not nn.Sequential.forward:
+        return []
+    found = []
+    for child in model.children():
+        if isinstance(child, nn.Sequential):
+            found += _untraceable_children(child)
+        elif not _Tracer().is_leaf_module(child, ""):
+            try:
+                _Tracer().trace(child)
+            except Exception:  # see `_traced`
+                found.append(child)
+    return found
 
 
 def _groups(model: nn.Module, nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
@@ -211,7 +237,7 @@ def _groups(model: nn.Module, nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
 
 
 def _is_part(model: nn.Module, node: fx.Node, parts: set[fx.Node]) -> bool:
-    """Whether a node gives a part of a sparse tensor, or a constant, instead of a whole value.
+    """Whether a node gives a part of a sparse tensor, a size, or a constant, instead of a value.
 
     What is computed from parts alone is a part too, unless it is a new sparse tensor.
     """
@@ -222,7 +248,7 @@ def _is_part(model: nn.Module, node: fx.Node, parts: set[fx.Node]) -> bool:
     ):
         return True
     accesses = node.target is getattr or node.op == "call_method"
-    return (accesses and _operation(node) in SPARSE_TENSOR_PARTS) or parts.issuperset(
+    return (accesses and _operation(node) in SPARSE_TENSOR_PARTS | SIZES) or parts.issuperset(
         node.all_input_nodes
     )
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -59,7 +59,7 @@ def run_pipeline(
     world: World,
     *,
     batches: Batches,
-    loss_sum: Callable[[Value, Tensor], Tensor],
+    loss_sum: Callable[[Value, Any], Tensor],
     optimizer: Optimizer | None = None,
     norm: NormMode = "part",
     on_output: Callable[[int, range, Value], None] | None = None,
@@ -67,6 +67,42 @@ def run_pipeline(
     tracer: Tracer | None = None,
 ) -> Iterator[Step]:
     """Execute this rank's list; yield a step for every mini-batch that this rank is done with.
+
+    The arguments are those of `open_pipeline`; `OpenPipeline.play` says what a step holds.
+    """
+    with open_pipeline(
+        schedule,
+        stages,
+        speeds,
+        world,
+        batches=batches,
+        loss_sum=loss_sum,
+        optimizer=optimizer,
+        norm=norm,
+        on_output=on_output,
+        transport=transport,
+        tracer=tracer,
+    ) as pipeline:
+        yield from pipeline.play(schedule.ranks[world.rank])
+
+
+@contextmanager
+def open_pipeline(
+    schedule: Schedule,
+    stages: Sequence[nn.Module],
+    speeds: Sequence[Sequence[float]],
+    world: World,
+    *,
+    batches: Batches,
+    loss_sum: Callable[[Value, Any], Tensor],
+    optimizer: Optimizer | None = None,
+    norm: NormMode = "part",
+    on_output: Callable[[int, range, Value], None] | None = None,
+    transport: str = "torch",
+    tracer: Tracer | None = None,
+    ahead: bool = True,
+) -> Iterator["OpenPipeline"]:
+    """This rank's part of a pipeline, ready to execute actions. All ranks open and leave together.
 
     Args:
         stages: the module of every stage, which takes and returns a tuple of values. Only those of
@@ -81,15 +117,10 @@ def run_pipeline(
         optimizer: makes an optimizer for the parameters of a stage; None for a `forward` schedule.
         norm: whose statistics batch normalisation uses.
         on_output: for a `forward` schedule, gets (mini-batch, samples, output of the last stage).
-
-    The metrics of a step are `step_s` (seconds since the step before), `compute_s` (those of them
-    that were spent on forward, backward and update), `samples` (of the whole mini-batch), `voxels`
-    (of this rank's samples), `began_s` and `ended_s` (on the clock of this host), `versions` (of
-    weights in memory), and at the last stage `loss_sum` (of this rank's samples).
+        ahead: whether `batches` knows a mini-batch before its turn, see `RankContext.ahead`.
 
     Raises:
         TransportError: a peer is gone or silent.
-        StageMemoryError: a mini-batch that does not fit.
     """
     opened = open_transport(transport, world, _channels(schedule))
     # Without gradients to wait for, a quick stage would run ahead of the next one without end.
@@ -102,6 +133,7 @@ def run_pipeline(
         loss_sum=loss_sum,
         on_output=on_output,
         outbox=outbox,
+        ahead=ahead,
     )
     groups = [world.group(ranks) for ranks in schedule.stages]
     numbers = [number for number, ranks in enumerate(schedule.stages) if world.rank in ranks]
@@ -111,7 +143,7 @@ def run_pipeline(
             for number in numbers
         }
         world.barrier("the first mini-batch")
-        yield from _play(schedule, mine, world, tracer or Tracer.off())
+        yield OpenPipeline(schedule, mine, world, tracer or Tracer.off())
     outbox.close()
     world.barrier("the last mini-batch")
     opened.close()
@@ -196,46 +228,79 @@ def _stage(
     )
 
 
-def _play(
-    schedule: Schedule, stages: dict[int, StageRuntime], world: World, tracer: Tracer
-) -> Iterator[Step]:
-    """Execute the list; yield what each mini-batch took."""
-    if not stages:
-        return
-    last_here = schedule.ranks[world.rank][-1]  # an action like this one ends every mini-batch
-    finished = time.perf_counter()
-    compute_s, began_s = 0.0, dict[int, float]()
-    for action in schedule.ranks[world.rank]:
-        stage, mini_batch = stages[action.stage], action.micro_batch // schedule.micro_batches
+class OpenPipeline:
+    """The stages of one rank, which execute actions, and the time that they take."""
+
+    def __init__(
+        self, schedule: Schedule, stages: dict[int, StageRuntime], world: World, tracer: Tracer
+    ) -> None:
+        self._schedule, self._stages = schedule, stages
+        self._world, self._tracer = world, tracer
+        self._finished = time.perf_counter()
+        self._compute_s, self._began_s = 0.0, dict[int, float]()
+
+    def play(self, actions: Iterable[Action]) -> Iterator[Step]:
+        """Execute actions of this rank's list, in the order of the list; yield a step for every
+        mini-batch that this rank is done with.
+
+        The metrics of a step are `step_s` (seconds since the step before), `compute_s` (those of
+        them that were spent on forward, backward and update), `samples` (of the whole mini-batch),
+        `voxels` (of this rank's samples), `began_s` and `ended_s` (on the clock of this host),
+        `versions` (of weights in memory), and at the last stage `loss_sum` (of this rank's
+        samples).
+
+        Raises:
+            TransportError: a peer is gone or silent.
+            StageMemoryError: a mini-batch that does not fit.
+        """
+        if not self._stages:
+            return
+        micro_batches = self._schedule.micro_batches
+        # An action like this one ends every mini-batch.
+        last_here = self._schedule.ranks[self._world.rank][-1]
+        for action in actions:
+            self._execute(action)
+            ends = (action.stage, action.kind) == (last_here.stage, last_here.kind)
+            if ends and (action.micro_batch + 1) % micro_batches == 0:
+                yield self._step(action)
+                self._finished, self._compute_s = time.perf_counter(), 0.0
+
+    def _execute(self, action: Action) -> None:
+        """Execute one action, and note the time that it takes."""
+        stage = self._stages[action.stage]
+        mini_batch = action.micro_batch // self._schedule.micro_batches
         started = time.perf_counter()
         with (
-            tracer.span(action.kind.value, stage=action.stage, micro_batch=action.micro_batch),
-            _naming_what_did_not_fit(stage, action, world, mini_batch),
+            self._tracer.span(
+                action.kind.value, stage=action.stage, micro_batch=action.micro_batch
+            ),
+            _naming_what_did_not_fit(stage, action, self._world, mini_batch),
         ):
             stage.do[action.kind](action.micro_batch)
         if action.kind is ActionKind.FORWARD:
-            began_s.setdefault(mini_batch, time.time() - (time.perf_counter() - started))
+            began_s = time.time() - (time.perf_counter() - started)
+            self._began_s.setdefault(mini_batch, began_s)
         if action.kind in COMPUTATION:
-            compute_s += time.perf_counter() - started
-        ends = (action.stage, action.kind) == (last_here.stage, last_here.kind)
-        if not ends or (action.micro_batch + 1) % schedule.micro_batches:
-            continue
-        now = time.perf_counter()
-        micros = range(action.micro_batch + 1 - schedule.micro_batches, action.micro_batch + 1)
+            self._compute_s += time.perf_counter() - started
+
+    def _step(self, last: Action) -> Step:
+        """What the mini-batch that an action ends has taken."""
+        micro_batches, stage = self._schedule.micro_batches, self._stages[last.stage]
+        mini_batch = last.micro_batch // micro_batches
+        micros = range(last.micro_batch + 1 - micro_batches, last.micro_batch + 1)
         metrics = {
-            "step_s": now - finished,
-            "compute_s": compute_s,
+            "step_s": time.perf_counter() - self._finished,
+            "compute_s": self._compute_s,
             "samples": stage.mini_batch_size(mini_batch),
             "voxels": sum(stage.voxels(micro) for micro in micros),
-            "began_s": began_s.pop(mini_batch),
+            "began_s": self._began_s.pop(mini_batch),
             "ended_s": time.time(),
-            "versions": max(one.kept_versions for one in stages.values()),
+            "versions": max(one.kept_versions for one in self._stages.values()),
         }
-        for one in stages.values():
+        for one in self._stages.values():
             if mini_batch in one.losses:
                 metrics["loss_sum"] = one.losses.pop(mini_batch)
-        yield Step(mini_batch, metrics)
-        finished, compute_s = time.perf_counter(), 0.0
+        return Step(mini_batch, metrics)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import DENSE, NETWORKS
 from sparsepipe.options import Options
 from sparsepipe.runtime.network import Network, StageModule
-from sparsepipe.train.one_process import make_optimizer
+from sparsepipe.train.optimizers import make_optimizer
 from sparsepipe.train.stages import MICRO_BATCHES
 from sparsepipe.train.summary import summarize_one_rank
 from sparsepipe.train.workload import Workload

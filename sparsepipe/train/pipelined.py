@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sparsepipe.options import Options
@@ -21,7 +20,8 @@ from sparsepipe.runtime.network import Network
 from sparsepipe.runtime.run import collect_weights, run_pipeline
 from sparsepipe.runtime.values import Value, features_of
 from sparsepipe.train.batches import BatchesFrom, CloudBatches
-from sparsepipe.train.one_process import last_step, make_optimizer
+from sparsepipe.train.one_process import last_step
+from sparsepipe.train.optimizers import first_trained, make_optimizer, optimizers_of
 from sparsepipe.train.stages import schedule_of
 from sparsepipe.train.summary import fill_mini_batches, steady_state
 from sparsepipe.train.workload import Workload
@@ -58,7 +58,9 @@ def train_in_pipeline(
         module for stage, module in zip(stages, modules, strict=True) if world.rank in stage.ranks
     ]
     state = State(model, world.rank)
-    optimizers = _optimizers(options, mine, first, state)
+    optimizers = optimizers_of(mine, lambda parameters: make_optimizer(options, parameters, first))
+    for module in mine:
+        state.add(module, optimizers.get(first_trained(module)))
     checkpoints.restore_model(model)
     checkpoints.restore(state)
     batches = CloudBatches(workload, world.device, first_batch)
@@ -82,22 +84,6 @@ def train_in_pipeline(
     collect_weights(schedule_of(stages, choice, 1), modules, world)
     if world.rank == 0:
         yield last_step(model, workload, world, began, first)
-
-
-def _optimizers(
-    options: Options, modules: Sequence[nn.Module], first_step: int, state: State
-) -> dict[int, torch.optim.Optimizer]:
-    """An optimizer for each module that has parameters, by the id of the first of them.
-
-    All modules and optimizers are added to `state`, so that checkpoints contain them.
-    """
-    made: dict[int, torch.optim.Optimizer] = {}
-    for module in modules:
-        own, parameters = None, list(module.parameters())
-        if parameters:  # a pooling alone has none
-            own = made[id(parameters[0])] = make_optimizer(options, parameters, first_step)
-        state.add(module, own)
-    return made
 
 
 def loss_sum(output: Value, labels: Tensor) -> Tensor:

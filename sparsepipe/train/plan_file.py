@@ -4,11 +4,13 @@ plan = load_plan(options)                                   # --sparsepipe.plan
 check_planned_for(plan, "titan-8", cluster.load("titan-8"), options)
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from sparsepipe.options import PLANNERS, Options
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.plan import Plan
+from sparsepipe.planner.stages import PlannedStage
 from sparsepipe.planner.target import (
     device_counts,
     device_counts_text,
@@ -28,7 +30,7 @@ def load_checked_plan(options: Options) -> Plan:
     """
     assert options.plan is not None  # callers ask for a plan only if the options name one
     plan = planner.load_plan(Path(options.plan))
-    _check_stages(plan, options.plan)
+    check_planned_stages(plan.stages, f"--sparsepipe.plan {options.plan}")
     of_plan = _said_by_plan(plan)
     for name, ours in _said_by_options(options).items():
         theirs = of_plan[name]
@@ -41,23 +43,25 @@ def load_checked_plan(options: Options) -> Plan:
     return plan
 
 
-def _check_stages(plan: Plan, file: str) -> None:
+def check_planned_stages(stages: Sequence[PlannedStage], where: str) -> None:
     """Refuse stages that are not a division of layers and samples, as in a file edited by hand."""
     end = 0
-    if not plan.stages:
-        raise InputError(f"--sparsepipe.plan {file}: has no stages; plan again")
-    for number, stage in enumerate(plan.stages):
-        where = f"--sparsepipe.plan {file}: stage {number}"
+    if not stages:
+        raise InputError(f"{where}: has no stages; plan again")
+    for number, stage in enumerate(stages):
         if not end == stage.first < stage.end:
             raise InputError(
-                f"{where} has the layers from {stage.first} to before {stage.end}: give it one or "
-                f"more, from {end} on"
+                f"{where}: stage {number} has the layers from {stage.first} to before {stage.end}: "
+                f"give it one or more, from {end} on"
             )
         if len(set(stage.ranks)) < max(1, len(stage.ranks)):
-            raise InputError(f"{where} is on the ranks {list(stage.ranks)}: give each rank once")
+            raise InputError(
+                f"{where}: stage {number} is on the ranks {list(stage.ranks)}: give each rank once"
+            )
         if min(stage.shares) <= 0 or abs(sum(stage.shares) - 1) > 1e-6:
             raise InputError(
-                f"{where} has the shares {list(stage.shares)}: give positive ones whose sum is 1"
+                f"{where}: stage {number} has the shares {list(stage.shares)}: give positive ones "
+                "whose sum is 1"
             )
         end = stage.end
 

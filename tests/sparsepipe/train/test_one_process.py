@@ -8,8 +8,8 @@ import torch
 
 from sparsepipe.options import Options
 from sparsepipe.train.one_process import (
-    RISE,
-    learning_rate_share,
+
+
     summarize_one_process,
     train_in_one_process,
 )
