@@ -28,10 +28,15 @@ def cross_entropy(output: Value, labels: Tensor) -> Tensor:
     return nn.functional.cross_entropy(features_of(output), labels)
 
 
+def cross_entropy_sum(output: Value, labels: Tensor) -> Tensor:
+    """The same, summed."""
+    return nn.functional.cross_entropy(features_of(output), labels, reduction="sum")
+
+
 def right(output: Value, labels: Tensor) -> Tensor:
     """The share of rows whose largest logit is that of the label; labels of -100 are left out."""
     hits = features_of(output).argmax(1) == labels
-    return hits.sum() / max(1, count_of(labels))
+    return hits.sum().double() / max(1, count_of(labels))
 
 
 def count_of(targets: Any) -> int:

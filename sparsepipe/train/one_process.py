@@ -1,4 +1,5 @@
-"""Training in one process: the network learns to classify clouds. Pipelines are held against it."""
+"""Training in one process: the network learns to classify clouds, or their voxels. Pipelines are
+held against it."""
 
 import hashlib
 import time
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsepipe.names import short_name
 from sparsepipe.options import Options
 from sparsepipe.train.optimizers import make_optimizer
 from sparsepipe.train.summary import summarize_one_rank
@@ -53,13 +55,13 @@ def train_in_one_process(
             with tracer.span("data"):
                 batch = next(mini_batches).to(world.device)
             with tracer.span("forward"):
-                loss = nn.functional.cross_entropy(network(batch.inputs).features, batch.labels)
+                loss = workload.loss(network(batch.inputs), batch.targets)
             with tracer.span("backward"):
                 update.zero_grad()
                 loss.backward()
             with tracer.span("update"):
                 update.step()
-            samples = len(batch.labels)
+            samples = len(batch)
             metrics = {"loss_sum": loss.item() * samples, "samples": samples}
             metrics |= {"voxels": len(batch.inputs), "step_s": time.perf_counter() - started}
             yield Step(index, metrics)
@@ -106,4 +108,4 @@ def summarize_one_process(options: Options, steps: Sequence[Step]) -> dict[str, 
     """The result of a run from its steps: times, losses, accuracy."""
     *trained, totals = steps
     summary = summarize_one_rank(trained, WARM_UP)
-    return {"scheme": "single", "model": options.model, **summary, **totals.metrics}
+    return {"scheme": "single", "model": short_name(options.model), **summary, **totals.metrics}

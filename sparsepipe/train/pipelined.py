@@ -9,16 +9,14 @@ each cloud.
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
-
+from sparsepipe.names import short_name
 from sparsepipe.options import Options
 from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
 from sparsepipe.runtime.network import Network
 from sparsepipe.runtime.run import collect_weights, run_pipeline
-from sparsepipe.runtime.values import Value, features_of
 from sparsepipe.train.batches import BatchesFrom, CloudBatches
 from sparsepipe.train.one_process import last_step
 from sparsepipe.train.optimizers import first_trained, make_optimizer, optimizers_of
@@ -72,12 +70,13 @@ def train_in_pipeline(
             [stage.shares for stage in stages],
             world,
             batches=BatchesFrom(batches, begin - first),
-            loss_sum=loss_sum,
+            loss_sum=workload.loss_sum,
             optimizer=lambda parameters: optimizers[id(next(iter(parameters)))],
             tracer=tracer,
         )
         for step in steps:
-            yield Step(begin + step.index, step.metrics)
+            number = begin + step.index
+            yield Step(number, _loss_over_samples(step.metrics, batches.count(number - first)))
         seen = (first_batch + end - first) * options.batch_size
         checkpoints.save(end, options.steps, state, seen)
     batches.close()
@@ -86,9 +85,11 @@ def train_in_pipeline(
         yield last_step(model, workload, world, began, first)
 
 
-def loss_sum(output: Value, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits [b, classes], summed over the clouds."""
-    return nn.functional.cross_entropy(features_of(output), labels, reduction="sum")
+def _loss_over_samples(metrics: Mapping[str, float], labels: int) -> Mapping[str, float]:
+    """The metrics of a step whose `loss_sum` is over samples, also where voxels have labels."""
+    if "loss_sum" not in metrics:
+        return metrics
+    return {**metrics, "loss_sum": metrics["loss_sum"] * metrics["samples"] / labels}
 
 
 def summarize_pipeline(
@@ -113,7 +114,7 @@ def summarize_pipeline(
         loss_sums[step.index] += step.metrics.get("loss_sum", 0.0)
     return {
         "scheme": choice.name,
-        "model": options.model,
+        "model": short_name(options.model),
         "stages": [schema.dump(stage) for stage in stages],
         "micro_batches": choice.micro_batches,
         "step_s": schema.dump(spread(steady.step_s)),
