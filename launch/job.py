@@ -20,10 +20,10 @@ import tomli_w
 import tyro
 
 from launch.parse_report import captured_report, one_line
-from sparsepipe.options import Options as SparsePipeOptions
+from sparsepipe.options import OWN as SPARSEPIPE_OWN, Options as SparsePipeOptions
 from speculative.options import Options as SpeculativeOptions
 from stanza.options import Options as StanzaOptions
-from systems import disk, schema
+from systems import by_path, disk, schema
 from systems.clusters import cluster
 from systems.schema import InputError, filled_in
 
@@ -177,9 +177,13 @@ def with_absolute_paths(job: J, *folders: Path) -> J:
         names["resume"] = _absolute(job.resume, folders)
     names["stanza"] = dataclasses.replace(job.stanza, data=_absolute_data(job.stanza.data, folders))
     sparse = job.sparsepipe
+    own: dict[str, Any] = {
+        name: by_path.absolute(getattr(sparse, name), folders) for name in SPARSEPIPE_OWN
+    }
     names["sparsepipe"] = dataclasses.replace(
         sparse,
-        data=_absolute_data(sparse.data, folders),
+        **own,
+        data=_absolute_data(by_path.absolute(sparse.data, folders), folders),
         plan=sparse.plan and _absolute(sparse.plan, folders),
         profiles=",".join(_absolute_file(name, folders) for name in sparse.profiles.split(",")),
     )

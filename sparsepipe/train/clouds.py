@@ -15,33 +15,36 @@ def load_clouds(options: Options, seed: int) -> Clouds:
     Raises:
         InputError: there is none, or it has no classes to learn.
     """
-    return find_clouds(
+    found = find_clouds(
         options.data,
         points=options.points,
         normals=options.normals,
         rotation=options.rotation,
         seed=seed,
     )
+    if not found.class_names:
+        raise InputError(
+            f"--sparsepipe.data {options.data}: has no classes, and training learns to classify; "
+            "give labelled clouds"
+        )
+    return found
 
 
 def find_clouds(
-    data: str, *, points: int, normals: bool, rotation: Rotation, seed: int = 0
+    data: str,
+    *,
+    points: int = 2048,
+    normals: bool = False,
+    rotation: Rotation = "vertical",
+    seed: int = 0,
 ) -> Clouds:
-    """Find labelled clouds, see `sparsepipe.data.load.load` and `sparsepipe.data.own`.
+    """Find clouds by name, or by import path (`sparsepipe.data.own`). The arguments are those of
+    `sparsepipe.data.load.load`.
 
     Raises:
-        InputError: there are none, or they have no classes to learn.
+        InputError: there are none.
     """
+    if not by_path.is_path(data, kinds=DATA):
+        return load(data, points=points, normals=normals, rotation=rotation, seed=seed)
     known = {"points": points, "normals": normals, "rotation": rotation, "seed": seed}
-    own = by_path.is_path(data, kinds=DATA)
-    found = (
-        own_clouds(data, "--sparsepipe.data", **known)
-        if own
-        else load(data, points=points, normals=normals, rotation=rotation, seed=seed)
-    )
-    if not found.class_names:
-        raise InputError(
-            f"--sparsepipe.data {data}: has no classes, and training learns to classify; give "
-            "labelled clouds"
-        )
-    return found
+    return own_clouds(data, "--sparsepipe.data", **known)

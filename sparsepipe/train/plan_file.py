@@ -7,6 +7,7 @@ check_planned_for(plan, "titan-8", cluster.load("titan-8"), options)
 from collections.abc import Sequence
 from pathlib import Path
 
+from sparsepipe.names import short_name
 from sparsepipe.options import PLANNERS, Options
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.plan import Plan
@@ -40,6 +41,12 @@ def load_checked_plan(options: Options) -> Plan:
                 f"{flag} {_shown(ours)}: the plan {options.plan} has {_shown(theirs)}; "
                 f"{_remedies(flag, theirs)}, or plan again with `launch plan sparsepipe`"
             )
+    most = options.virtual_stages
+    if most > 1 and len(plan.stages) > most:
+        raise InputError(
+            f"--sparsepipe.virtual-stages {most}: the plan {options.plan} has {len(plan.stages)} "
+            "stages; leave it out, or plan again with `launch plan sparsepipe`"
+        )
     return plan
 
 
@@ -69,7 +76,7 @@ def check_planned_stages(stages: Sequence[PlannedStage], where: str) -> None:
 def _said_by_options(options: Options) -> dict[str, object]:
     """What the options say that a plan says too; options that are left open are not there."""
     values = {
-        "model": options.model,
+        "model": short_name(options.model),
         "batch_size": options.batch_size,
         "schedule": options.schedule,
         "micro_batches": options.micro_batches,

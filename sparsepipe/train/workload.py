@@ -22,6 +22,7 @@ from sparsepipe.runtime.batch import Batch
 from sparsepipe.runtime.values import Value, features_of
 from sparsepipe.train.clouds import load_clouds
 from sparsepipe.train.loss import Loss, count_of, cross_entropy, cross_entropy_sum, right, summed
+from sparsepipe.train.optimizers import make_optimizer
 from systems import by_path
 from systems.modes import evaluating
 from systems.schema import InputError
@@ -193,6 +194,16 @@ def open_workload(options: Options, seed: int) -> Workload:
     workload = Workload(options, load_clouds(options, seed), seed)
     _ = workload.labels_voxels, workload.loss
     return workload
+
+
+def check_own(options: Options, seed: int) -> None:
+    """Look at all that the options name by import path, before ranks are started.
+
+    Raises:
+        InputError: something is not there, or cannot be used.
+    """
+    workload = open_workload(options, seed)
+    make_optimizer(options, workload.network().parameters())
 
 
 @torch.no_grad()

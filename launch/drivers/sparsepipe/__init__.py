@@ -19,7 +19,9 @@ from launch.drivers.sparsepipe.emulated import (
 from launch.drivers.sparsepipe.scheme import NAMED_HERE, Plan, Scheme
 from launch.drivers.sparsepipe.single import SINGLE
 from launch.job import Job, named_as_given
+from sparsepipe.options import OWN
 from sparsepipe.train.clouds import load_clouds
+from systems import by_path
 
 
 def _scheme(job: Job) -> Scheme:
@@ -89,12 +91,18 @@ def _roles(job: Job, plan: Plan) -> Sequence[str]:
 
 
 def _check(job: Job, plan: Plan) -> None:
-    """Find the data and the backend."""
+    """Find the data, the backend, and what is named by import path."""
     if job.sparsepipe.backend != "native":  # which is always there
         from sparsepipe.engine.backends import backend
 
         backend(job.sparsepipe.backend)
-    load_clouds(job.sparsepipe, job.seed)
+    options = job.sparsepipe
+    if any(by_path.is_path(getattr(options, name)) for name in OWN):
+        from sparsepipe.train.workload import check_own
+
+        check_own(options, job.seed)
+    else:
+        load_clouds(options, job.seed)
 
 
 def _samples(metrics: Sequence[Mapping[str, float]]) -> float | None:

@@ -155,9 +155,9 @@ def test_labels_of_points(tmp_path: Path) -> None:
         write_npz(tmp_path / f"{name}.npz", points=place, labels=np.array(labels))
     data = load(f"points:{tmp_path}")
     assert data.class_names == ("0", "1", "2", "3")
-    labels = data.train.cloud(0).labels
-    assert labels is not None
-    assert labels.tolist() == [0, 3, -100, 1]
+    of_points = data.train.cloud(0).labels
+    assert of_points is not None
+    assert of_points.tolist() == [0, 3, -100, 1]
     write_npz(tmp_path / "c.npz", points=place, labels=2)
     with pytest.raises(InputError, match=r"a\.npz has a label for each point but c\.npz has one"):
         load(f"points:{tmp_path}")

@@ -46,6 +46,8 @@ def test_clouds_that_reach_out_of_the_volume_are_refused(place: int) -> None:
 def test_what_it_cannot_train_is_refused() -> None:
     check_deepspeed(OPTIONS)
     with pytest.raises(InputError, match=r"--sparsepipe.model minkunet14: .* twin of minkvgg"):
-        check_deepspeed(replace(OPTIONS, model="minkunet14"))  # PipelineModule has no layers that read several
+        check_deepspeed(
+            replace(OPTIONS, model="minkunet14")
+        )  # PipelineModule has no layers that read several
     with pytest.raises(InputError, match=r"--sparsepipe.batch-size 9: .* multiple of 2"):
         check_deepspeed(replace(OPTIONS, batch_size=9))
