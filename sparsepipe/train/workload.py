@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 
 import numpy as np
@@ -94,14 +94,14 @@ class Workload:
         length, size = len(self.data.train), self.options.batch_size
         epoch, position = divmod(first, max(1, length // size))
         order = shuffled(length, size, seed=self.seed, epoch=epoch)
-        return prefetch(self.data.train, islice(order, position, None), self._voxels)
+        return prefetch(self.data.train, islice(order, position, None), self.voxels)
 
     def tests(self, most: int | None = None) -> Generator[Batch, None, None]:
         """The test clouds in their order, all or the first `most`."""
         count = min(len(self.data.test), most or len(self.data.test))
-        return prefetch(self.data.test, in_order(count, TEST_BATCH), self._voxels)
+        return prefetch(self.data.test, in_order(count, TEST_BATCH), self.voxels)
 
-    def _voxels(self, clouds: Sequence[Cloud]) -> Batch:
+    def voxels(self, clouds: Sequence[Cloud]) -> Batch:
         """Make a mini-batch of clouds, with a label for each of them or for each voxel."""
         batch = collate([self._quantized(cloud) for cloud in clouds])
         inputs = SparseTensor(batch.features, batch.coordinates, batch_size=batch.batch_size)
@@ -203,7 +203,21 @@ def check_own(options: Options, seed: int) -> None:
         InputError: something is not there, or cannot be used.
     """
     workload = open_workload(options, seed)
-    make_optimizer(options, workload.network().parameters())
+    network = workload.network()
+    make_optimizer(options, network.parameters())
+    if options.loss not in LOSSES:
+        _try_loss(workload, network)
+
+
+def _try_loss(workload: Workload, network: nn.Module) -> None:
+    """Compute a user's loss once, of two clouds."""
+    name, flag = workload.options.loss, "--sparsepipe.loss"
+    few = range(min(2, len(workload.data.train)))
+    batch = workload.voxels([workload.data.train.cloud(index) for index in few])
+    loss = partial(workload.loss, network.eval()(batch.inputs), batch.targets)
+    made = by_path.call(loss, name, flag)
+    if not isinstance(made, Tensor) or made.numel() != 1:
+        raise InputError(f"{flag} {name}: gives no single number; give the mean over the labels")
 
 
 @torch.no_grad()
