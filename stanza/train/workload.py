@@ -6,9 +6,12 @@ Real ones are made here, and those of emulated runs in `stanza.train.emulated`.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from stanza.layout import Layout
 from stanza.models import build_model
@@ -31,6 +34,12 @@ class Workload:
     message_scale: float = 1.0
     """The parameters and activations of an emulated model are this many times smaller than those
     that they stand for. Bucket sizes, which are in bytes, are divided by it too."""
+    scheduler: Callable[[Optimizer], LRScheduler] | None = None
+    """Makes the learning-rate schedule of an optimizer, which is stepped after every step. None:
+    the rate stays constant."""
+    loss: Callable[[Any, Tensor], Tensor] | None = None
+    """The loss of outputs and targets, a mean over the samples. None: the cross entropy, where
+    Inception's auxiliary output counts 0.4."""
 
 
 def real_workload(options: Options, layout: Layout, seed: int) -> Workload:
