@@ -6,20 +6,17 @@ Real ones are made here, and those of emulated runs in `stanza.train.emulated`.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import nn
 
 from stanza.layout import Layout
 from stanza.models import build_model
 from stanza.options import Options
 from stanza.train.data import data_for
 from stanza.train.dataset import Data, Split
-from stanza.workers.exchange import OptimizerFactory
-from stanza.workers.loss import check_outputs, logits_of
+from stanza.workers.loss import Loss, check_outputs, logits_of
+from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory
 from systems.modes import evaluating
 
 
@@ -34,10 +31,10 @@ class Workload:
     message_scale: float = 1.0
     """The parameters and activations of an emulated model are this many times smaller than those
     that they stand for. Bucket sizes, which are in bytes, are divided by it too."""
-    scheduler: Callable[[Optimizer], LRScheduler] | None = None
+    scheduler: SchedulerFactory | None = None
     """Makes the learning-rate schedule of an optimizer, which is stepped after every step. None:
     the rate stays constant."""
-    loss: Callable[[Any, Tensor], Tensor] | None = None
+    loss: Loss | None = None
     """The loss of outputs and targets, a mean over the samples. None: the cross entropy, where
     Inception's auxiliary output counts 0.4."""
 
