@@ -15,8 +15,8 @@ from stanza.models import build_model
 from stanza.options import Options
 from stanza.train.data import data_for
 from stanza.train.dataset import Data, Split
-from stanza.workers.exchange import OptimizerFactory
-from stanza.workers.loss import check_outputs, logits_of
+from stanza.workers.loss import Loss, check_outputs, logits_of
+from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory
 from systems.modes import evaluating
 
 
@@ -31,6 +31,12 @@ class Workload:
     message_scale: float = 1.0
     """The parameters and activations of an emulated model are this many times smaller than those
     that they stand for. Bucket sizes, which are in bytes, are divided by it too."""
+    scheduler: SchedulerFactory | None = None
+    """Makes the learning-rate schedule of an optimizer, which is stepped after every step. None:
+    the rate stays constant."""
+    loss: Loss | None = None
+    """The loss of outputs and targets, a mean over the samples. None: the cross entropy, where
+    Inception's auxiliary output counts 0.4."""
 
 
 def real_workload(options: Options, layout: Layout, seed: int) -> Workload:
