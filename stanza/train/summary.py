@@ -11,6 +11,7 @@ from stanza.options import Options
 from stanza.planner.plan import Plan
 from stanza.planner.traffic import sizes_of, traffic
 from stanza.train.batches import share
+from stanza.train.data import input_of
 from systems.measure import Spread, spread
 from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
@@ -85,7 +86,9 @@ def _bytes_per_step(
     resolved = dataclasses.replace(options, scheme=layout.scheme, fc_parallel=layout.fc_parallel)
     workers = len(layout.data_ranks)
     parts = [share(options.samples_per_step(workers), workers, i) for i in range(workers)]
-    table = traffic(layout, sizes_of(resolved), [part.stop - part.start for part in parts])
+    table = traffic(
+        layout, sizes_of(resolved, *input_of(options)), [part.stop - part.start for part in parts]
+    )
     rows: list[dict[str, float | str | None]] = []
     for rank, (role, expected) in enumerate(zip(layout.roles, table, strict=True)):
         totals = ranks[rank][-1].metrics
