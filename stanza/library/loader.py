@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, default_collate
 
 from stanza.train.batches import permutation, share
@@ -75,7 +74,8 @@ class Loader:
         read: DataLoader[Any] = DataLoader(
             self.dataset,  # type: ignore[arg-type]
             batch_sampler=[part.tolist() for part in own if len(part)],
-            generator=torch.Generator(),  # leaves the random numbers of this process alone
+            # What draws in other processes differs by epoch and rank; nothing is drawn here.
+            generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) * 4096 + rank),
             **self._reading,
         )
         arriving = iter(read)
@@ -100,8 +100,3 @@ class Loader:
         images, targets = batch
         check_targets(targets, len(images))
         return images[:0], rows(targets, slice(0))
-
-
-def moved(values: Any, device: torch.device) -> Any:
-    """Move all tensors of a batch to a device."""
-    return tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, values)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stanza.layout import Layout
 from stanza.library.arguments import as_arguments, named_as_arguments
-from stanza.library.loader import Loader, Samples, moved
+from stanza.library.loader import Loader, Samples
 from stanza.library.planning import lay_out
 from stanza.library.trial import unreached
 from stanza.models.dry_run import materialise
@@ -19,7 +19,7 @@ from stanza.options import Options
 from stanza.train.batches import LocalBatch
 from stanza.train.engine import Engine
 from stanza.train.roles import Recipe
-from stanza.workers.targets import Targets, check_targets
+from stanza.workers.targets import Targets, check_targets, moved
 from systems.modes import evaluating
 from systems.network.distributed import World
 from systems.processes.waiting import waiting
@@ -126,11 +126,13 @@ class Trained:
         self, batches: Iterator[tuple[list[int], Tensor, Targets]]
     ) -> Iterator[tuple[Tensor, Targets]]:
         """Yield batches on this rank's device, and remember how many samples every rank has."""
-        for of_data_ranks, images, targets in batches:
-            of_rank = dict(zip(self.layout.data_ranks, of_data_ranks, strict=True))
-            self._sizes = [of_rank.get(rank, 0) for rank in range(self.world_size)]
-            yield images.to(self.device), moved(targets, self.device)
-        self._sizes = None
+        try:
+            for of_data_ranks, images, targets in batches:
+                of_rank = dict(zip(self.layout.data_ranks, of_data_ranks, strict=True))
+                self._sizes = [of_rank.get(rank, 0) for rank in range(self.world_size)]
+                yield images.to(self.device), moved(targets, self.device)
+        finally:
+            self._sizes = None
 
     def step(self, images: Tensor, targets: Targets) -> float:
         """Train one step; returns the mean loss over the samples of all ranks, on every rank.

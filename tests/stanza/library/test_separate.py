@@ -223,8 +223,8 @@ def difference(dtype: str, name: str, scheme: str) -> float:
     if trained.rank:
         return 0.0
     assert list(state) == list(whole.state_dict())
-    expected = torch.tensor(reference(case, whole, dataset))
-    off = (torch.tensor(losses) - expected).norm() / expected.norm()
+    expected = torch.tensor(reference(case, whole, dataset), dtype=torch.float64)
+    off = (torch.tensor(losses, dtype=torch.float64) - expected).norm() / expected.norm()
     pairs = [(state[key], value) for key, value in whole.state_dict().items()]
     return max(float(off), *(float((a - b).norm() / b.norm().clamp(min=1e-3)) for a, b in pairs))
 
