@@ -179,4 +179,5 @@ def _tested(engine: Engine, workload: Workload) -> dict[str, float]:
         model = gathered(model, workload.build().to(world.device))
     if world.rank != 0:
         return {}
-    return {"test_accuracy": accuracy(model, workload.data.test, world.device)}
+    found = accuracy(model, workload.data.test, world.device)
+    return {} if found is None else {"test_accuracy": found}
