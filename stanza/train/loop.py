@@ -11,16 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from stanza.layout import Layout
 from stanza.options import Options
 from stanza.train.batches import LocalBatch, global_batch, prefetch, share
 from stanza.train.engine import Engine
 from stanza.train.roles import Recipe
-from stanza.train.summary import COUNTERS
+from stanza.train.summary import COUNTERS, NOT_CLASSIFIED
 from stanza.train.workload import Workload, accuracy
 from stanza.workers.loss import summed
 from stanza.workers.optimizers import scheduled
+from stanza.workers.targets import Targets, rows
 from stanza.workers.zero import gathered
 from systems.network.distributed import World
 from systems.network.tcp import tcp_bytes
@@ -45,7 +48,7 @@ def training_steps(
     The totals are the seconds and the number of steps of the measured window (`window_s`,
     `window_steps`), the bytes per step by the transport's counters and the kernel's, the step from
     which the run was resumed (`resumed_step`, or 0), the number of unreadable images, and on rank 0
-    `test_accuracy`, if there are test samples.
+    `test_accuracy`, if there are test samples, or `not_classified` where they have no classes.
 
     Raises:
         InputError: the model cannot be separated, or not in this way.
@@ -108,26 +111,34 @@ def local_batches(
 ) -> Iterator[LocalBatch]:
     """Yield this rank's part of every step's global batch of so many samples, without end.
 
-    On ranks with data a background thread reads ahead. Labels of classes travel as int32.
+    On ranks with data a background thread reads ahead. Labels travel as int32 where the loss is the
+    cross entropy, and targets as they are where it is another.
     """
     ranks = layout.data_ranks
     shares = {rank: share(samples, len(ranks), place) for place, rank in enumerate(ranks)}
     none = slice(0, 0)
     parts = [shares.get(rank, none) for rank in range(world.world_size)]
     sizes = [part.stop - part.start for part in parts]
-    narrow = torch.int32 if workload.loss is None else torch.int64
+    narrow = torch.int32 if workload.loss is None else None
+
+    def placed(images: Tensor, targets: Targets) -> LocalBatch:
+        """A batch on this rank's device."""
+        targets = tree_map(lambda leaf: leaf.to(world.device, narrow or leaf.dtype), targets)
+        return LocalBatch(images.to(world.device), targets, sizes)
+
     if world.rank not in ranks:
         nothing = torch.empty(0, *workload.data.image_shape)
-        labels = torch.empty(0, dtype=narrow)
-        empty = LocalBatch(nothing.to(world.device), labels.to(world.device), sizes)
-        yield from itertools.repeat(empty)
+        labels = torch.empty(0, dtype=torch.int64)
+        if workload.loss is not None:  # only the data know what else their targets are
+            labels = rows(workload.data.train.batch([0])[1], none)
+        yield from itertools.repeat(placed(nothing, labels))
     length = len(workload.data.train)
     indices = (
         global_batch(samples, length, seed=seed, step=step)[parts[world.rank]]
         for step in itertools.count(first_batch)
     )
     for images, labels in prefetch(workload.data.train, indices):
-        yield LocalBatch(images.to(world.device), labels.to(world.device, narrow), sizes)
+        yield placed(images, labels)
 
 
 @dataclass(frozen=True)
@@ -172,4 +183,5 @@ def _tested(engine: Engine, workload: Workload) -> dict[str, float]:
         model = gathered(model, workload.build().to(world.device))
     if world.rank != 0:
         return {}
-    return {"test_accuracy": accuracy(model, workload.data.test, world.device)}
+    found = accuracy(model, workload.data.test, world.device)
+    return {NOT_CLASSIFIED: 1.0} if found is None else {"test_accuracy": found}
