@@ -22,7 +22,6 @@ from typing import Any
 
 from systems.schema import InputError, remedy
 
-
 OF_TORCH = ("torch.nn", "torch.nn.functional", "torch.optim", "torch.optim.lr_scheduler")
 """Modules whose attributes anyone may name: they only make layers, losses and optimizers."""
 
