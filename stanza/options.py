@@ -149,6 +149,11 @@ class Options:
                     f"is given as module:attribute; give --stanza.{option} too"
                 )
             by_path.keywords(arguments, f"--stanza.{option}-options")
+        if self.schedule is not None and self.scheme in ZERO_STAGES:
+            raise InputError(
+                f"--stanza.schedule {self.schedule}: DeepSpeed steps the optimizer of "
+                f"--stanza.scheme {self.scheme} by itself, at a constant rate; give another scheme"
+            )
         if self.optimizer == SGD:
             return
         for name in ("learning_rate", "momentum", "weight_decay"):
@@ -175,8 +180,8 @@ class Options:
         """The import paths of the user's own code, which a run of these options imports."""
         model = (self.model,) if is_own(self.model) else ()
         data = (self.data,) if self.own_data else ()
-        named = (self.optimizer, self.schedule, self.loss)
-        return model + data + tuple(n for n in named if n not in (None, SGD, CROSS_ENTROPY))
+        named = (self.optimizer, self.schedule or SGD, self.loss)
+        return model + data + tuple(name for name in named if by_path.is_path(name))
 
     @property
     def scheme_name(self) -> str:

@@ -22,6 +22,14 @@ from typing import Any
 
 from systems.schema import InputError, remedy
 
+OF_TORCH = ("torch.nn", "torch.nn.functional", "torch.optim", "torch.optim.lr_scheduler")
+"""Modules whose attributes anyone may name: they only make layers, losses and optimizers."""
+
+
+def is_foreign(name: str) -> bool:
+    """Whether an import path names code that is not torch's, which one should know to run it."""
+    return name.rpartition(":")[0] not in OF_TORCH
+
 
 def is_path(name: str, kinds: Collection[str] = ()) -> bool:
     """Whether a name is an import path.

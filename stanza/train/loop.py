@@ -18,7 +18,7 @@ from stanza.train.batches import LocalBatch, global_batch, prefetch, share
 from stanza.train.dataset import Batch, Indices
 from stanza.train.engine import Engine
 from stanza.train.roles import Recipe
-from stanza.train.summary import COUNTERS
+from stanza.train.summary import COUNTERS, NOT_CLASSIFIED
 from stanza.train.workload import Workload, accuracy
 from stanza.workers.loss import summed
 from stanza.workers.optimizers import scheduled
@@ -47,7 +47,7 @@ def training_steps(
     The totals are the seconds and the number of steps of the measured window (`window_s`,
     `window_steps`), the bytes per step by the transport's counters and the kernel's, the step from
     which the run was resumed (`resumed_step`, or 0), the number of unreadable images, and on rank 0
-    `test_accuracy`, if there are test samples.
+    `test_accuracy`, if there are test samples, or `not_classified` where they have no classes.
 
     Raises:
         InputError: the model cannot be separated, or not in this way.
@@ -110,7 +110,8 @@ def local_batches(
 ) -> Iterator[LocalBatch]:
     """Yield this rank's part of every step's global batch of so many samples, without end.
 
-    On ranks with data a background thread reads ahead. Labels of classes travel as int32.
+    On ranks with data a background thread reads ahead. Labels travel as int32 where the loss is the
+    cross entropy, and targets as they are where it is another.
     """
     ranks = layout.data_ranks
     shares = {rank: share(samples, len(ranks), place) for place, rank in enumerate(ranks)}
@@ -122,8 +123,12 @@ def local_batches(
         global_batch(samples, length, seed=seed, step=step)[parts[world.rank]]
         for step in itertools.count(first_batch)
     )
-    own = prefetch(workload.data.train, indices)
-    for images, targets in own if world.rank in ranks else itertools.repeat(_no_samples(workload)):
+    batches: Iterator[Batch] = (
+        prefetch(workload.data.train, indices)
+        if world.rank in ranks
+        else itertools.repeat(_no_samples(workload))
+    )
+    for images, targets in batches:
         if workload.loss is None:
             targets = targets.to(torch.int32)
         yield LocalBatch(images.to(world.device), moved(targets, world.device), sizes)
@@ -180,4 +185,4 @@ def _tested(engine: Engine, workload: Workload) -> dict[str, float]:
     if world.rank != 0:
         return {}
     found = accuracy(model, workload.data.test, world.device)
-    return {} if found is None else {"test_accuracy": found}
+    return {NOT_CLASSIFIED: 1.0} if found is None else {"test_accuracy": found}

@@ -4,7 +4,7 @@ All three may be one's own, named by an import path; each gets the arguments of 
 `--stanza.…-options`. `check` calls each once, so that what is wrong is said before training starts.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from stanza.options import CROSS_ENTROPY, SGD, Options
+from stanza.options import CROSS_ENTROPY, SGD, ZERO_STAGES, Options
+from stanza.workers.loss import Loss
+from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory, check_by_value
 from systems import by_path
 from systems.schema import InputError
 
 
-def optimizer_of(options: Options) -> Callable[[Iterable[Tensor]], Optimizer]:
+def optimizer_of(options: Options) -> OptimizerFactory:
     """What makes the optimizer of some parameters.
 
     Raises:
@@ -34,7 +36,7 @@ def optimizer_of(options: Options) -> Callable[[Iterable[Tensor]], Optimizer]:
     return _factory(options.optimizer, options.optimizer_options, "optimizer", Optimizer)
 
 
-def scheduler_of(options: Options) -> Callable[[Optimizer], LRScheduler] | None:
+def scheduler_of(options: Options) -> SchedulerFactory | None:
     """What makes the learning-rate schedule of an optimizer; None: the rate stays as it is.
 
     Raises:
@@ -45,7 +47,7 @@ def scheduler_of(options: Options) -> Callable[[Optimizer], LRScheduler] | None:
     return _factory(options.schedule, options.schedule_options, "schedule", LRScheduler)
 
 
-def loss_of(options: Options) -> Callable[[Any, Any], Tensor] | None:
+def loss_of(options: Options) -> Loss | None:
     """The loss of outputs and targets, a mean over the samples; None: the cross entropy.
 
     Raises:
@@ -96,12 +98,15 @@ def _factory(name: str, arguments: tuple[str, ...], option: str, kind: type) -> 
 
 
 def check(options: Options) -> None:
-    """Make an optimizer and its schedule once, for a parameter of one number.
+    """Make an optimizer and its schedule once, for a small parameter, and import the loss.
 
     Raises:
-        InputError: they cannot be made.
+        InputError: one of them cannot be made, or the scheme cannot use it.
     """
-    optimizer = optimizer_of(options)([nn.Parameter(torch.zeros(1))])
-    scheduler = scheduler_of(options)
+    parameter, factory = nn.Parameter(torch.zeros(2, 2)), optimizer_of(options)
+    optimizer, scheduler = factory([parameter]), scheduler_of(options)
     if scheduler is not None:
         scheduler(optimizer)
+    if options.scheme in ZERO_STAGES:
+        check_by_value(factory, [parameter], f"--stanza.scheme {options.scheme}")
+    loss_of(options)

@@ -19,6 +19,10 @@ from systems.runs.record import Step
 COUNTERS = ("payload_sent", "payload_received", "tcp_sent", "tcp_received")
 """The byte counters of every rank: those of the transport, and those of the kernel."""
 
+NOT_CLASSIFIED = "not_classified"
+"""The total, on rank 0, of a run whose outputs or targets are no classes."""
+NO_ACCURACY = "the outputs are no logits [samples, classes], or the targets no classes"
+
 
 def summarize_training(
     options: Options, plan: Plan, ranks: Sequence[Sequence[Step]], emulation: Emulation
@@ -48,6 +52,7 @@ def summarize_training(
         "resumed_step": int(totals.get("resumed_step", 0)),
         "loss": _losses(ranks),
         "test_accuracy": totals.get("test_accuracy"),
+        **({"no_test_accuracy": NO_ACCURACY} if NOT_CLASSIFIED in totals else {}),
         # A file that several ranks have tried to read counts once for each.
         "corrupt_images": int(sum(steps[-1].metrics.get("corrupt_images", 0) for steps in here)),
         "bytes_per_step": _bytes_per_step(options, layout, here, emulation.scale),

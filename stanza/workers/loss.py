@@ -75,8 +75,9 @@ def logits_of(outputs: Any) -> Tensor:
     )
 
 
-def check_outputs(model: nn.Module, image_shape: Sequence[int]) -> None:
-    """Refuse a network that returns anything but logits, in training or in evaluation.
+def check_outputs(model: nn.Module, image_shape: Sequence[int]) -> Tensor:
+    """Refuse a network that returns anything but logits, in training or in evaluation. Returns
+    those of two black images in evaluation.
 
     Raises:
         InputError: it does so, or it does not take images [C, H, W] of this shape.
@@ -84,7 +85,7 @@ def check_outputs(model: nn.Module, image_shape: Sequence[int]) -> None:
     name = type(model).__name__
     logits_of(trial_run(model, image_shape, name, samples=2))
     with evaluating(model):
-        logits_of(trial_run(model, image_shape, name, samples=2))
+        return logits_of(trial_run(model, image_shape, name, samples=2))
 
 
 def _described(outputs: Any) -> str:

@@ -224,6 +224,16 @@ def test_every_loss_equals_that_of_one_process(case: Case) -> None:
 
 
 @pytest.mark.distributed
+def test_a_loss_of_ones_own_is_that_of_one_process() -> None:
+    smooth: Any = {"loss": "torch.nn:CrossEntropyLoss", "loss_options": ("label_smoothing=0.2",)}
+    ours = outcome_in_double(stanza_case(3, 1, 2, **smooth))
+    theirs = outcome_in_double(baseline(1, scheme="single", **smooth))
+    assert difference(ours.state, theirs.state) <= DOUBLE_TOLERANCE
+    assert ours.loss_sums == pytest.approx(theirs.loss_sums, rel=DOUBLE_TOLERANCE)
+    assert ours.loss_sums != pytest.approx(single_in_double(baseline(1)).loss_sums, rel=0.01)
+
+
+@pytest.mark.distributed
 @pytest.mark.parametrize("case", NARROW.values(), ids=NARROW.keys())
 def test_a_narrow_cut_is_close_but_not_equal(case: Case) -> None:
     ours, exact = outcome(case), single()
