@@ -22,7 +22,7 @@ import tyro
 from launch.parse_report import captured_report, one_line
 from sparsepipe.options import OWN as SPARSEPIPE_OWN, Options as SparsePipeOptions
 from speculative.options import Options as SpeculativeOptions
-from stanza.options import Options as StanzaOptions
+from stanza.options import DATA_KINDS, Options as StanzaOptions
 from systems import by_path, disk, schema
 from systems.clusters import cluster
 from systems.schema import InputError, filled_in
@@ -175,7 +175,7 @@ def with_absolute_paths(job: J, *folders: Path) -> J:
         names["profile"] = _absolute_file(job.profile, folders)
     if job.resume not in ("auto", "never"):
         names["resume"] = _absolute(job.resume, folders)
-    names["stanza"] = dataclasses.replace(job.stanza, data=_absolute_data(job.stanza.data, folders))
+    names["stanza"] = _with_absolute_code(job.stanza, folders)
     sparse = job.sparsepipe
     own: dict[str, Any] = {
         name: by_path.absolute(getattr(sparse, name), folders) for name in SPARSEPIPE_OWN
@@ -195,6 +195,18 @@ def with_absolute_paths(job: J, *folders: Path) -> J:
         draft=_absolute(pair.draft, folders, task=pair.task),
     )
     return dataclasses.replace(job, **names)
+
+
+def _with_absolute_code(options: StanzaOptions, folders: Sequence[Path]) -> StanzaOptions:
+    """Stanza's options with absolute paths of the user's own files, and of the data."""
+    code = ("model", "data", "optimizer", "schedule", "loss")
+    named = {name: getattr(options, name) for name in code}
+    found: dict[str, Any] = {
+        name: value and by_path.absolute(value, folders) for name, value in named.items()
+    }
+    if not by_path.is_path(options.data, DATA_KINDS):
+        found["data"] = _absolute_data(options.data, folders)
+    return dataclasses.replace(options, **found)
 
 
 def _absolute(name: str, folders: Sequence[Path], **filled: str) -> str:

@@ -30,6 +30,8 @@ class RunJob(Job, ProgressFlags):
     again: str | None = None
     """The folder of a record whose job is run again, in a new record. It stands first, instead of
     a job file; other flags change the job."""
+    trust: bool = False
+    """Run the code of a record's job that is not the testbed's: look at it before."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -69,7 +71,23 @@ def _parsed(arguments: Sequence[str]) -> RunJob:
     record.read_json(folder / "run.json")
     of_record = jobs.job_fields(jobs.load_job(folder / "job.toml"))
     default = RunJob(**of_record | {"out": None})
-    return jobs.parse_flags(RunJob, arguments[2:], "launch run --again RECORD", default)
+    wanted = jobs.parse_flags(RunJob, arguments[2:], "launch run --again RECORD", default)
+    _check_trusted(wanted, default, folder)
+    return jobs.with_absolute_paths(wanted, Path())
+
+
+def _check_trusted(wanted: RunJob, of_record: RunJob, folder: Path) -> None:
+    """Refuse to import code that only a record names: it may come from elsewhere.
+
+    Raises:
+        InputError: the user has not said that it is to be trusted.
+    """
+    foreign = set(drivers.own_code(wanted)) & set(drivers.own_code(of_record))
+    if foreign and not wanted.trust:
+        raise InputError(
+            f"--again {folder}: its job runs code of its own, {', '.join(sorted(foreign))}; look "
+            "at it, and add --trust"
+        )
 
 
 def prepare_run(job: Job) -> Path:

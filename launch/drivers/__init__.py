@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from launch.job import Job
-from systems import schema
+from systems import by_path, schema
 from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
@@ -180,6 +180,11 @@ def driver(job: Job) -> Driver:
     return cast(Driver, importlib.import_module(DRIVERS[job.system]).DRIVER)
 
 
+def own_code(job: Job) -> tuple[str, ...]:
+    """The import paths of foreign code that a job of its system names."""
+    return tuple(filter(by_path.is_foreign, getattr(getattr(job, job.system), "own_code", ())))
+
+
 def required(part: Part | None, job: Job, command: str) -> Part:
     """The part of a driver that a command needs.
 
@@ -236,6 +241,8 @@ def training_line(result: Mapping[str, Any]) -> str:
     beside = [f"{way}: {s * 1e3:.2f} ms" for way, s in known.items() if s is not None]
     tested = result.get("test_accuracy")
     accuracy = "" if tested is None else f", test accuracy {tested:.2%}"
+    if "no_test_accuracy" in result:
+        accuracy = f", no test accuracy: {result['no_test_accuracy']}"
     return (
         f"{result['samples_per_s']:,.0f} samples/s, step {step['median'] * 1e3:.2f} ms "
         f"[{step['low'] * 1e3:.2f}, {step['high'] * 1e3:.2f}] n={step['n']} "

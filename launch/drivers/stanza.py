@@ -25,6 +25,7 @@ from launch.drivers.stanza_planning import (
 )
 from launch.job import Job
 from stanza.layout import layout_of
+from stanza.models import is_own
 from stanza.options import ZERO_STAGES
 from stanza.planner.plan import Plan, costs_at, load_profile, plan as plan_stanza
 from stanza.planner.simulated import played_plan
@@ -87,9 +88,15 @@ def _batch_size(job: Job) -> int | None:
 
 
 def _check(job: Job, plan: Plan) -> None:
-    """Load the images, and look for DeepSpeed if the scheme needs it."""
+    """Look for the data and whatever is the user's own, and for DeepSpeed if the scheme needs it.
+    torch is imported where the user's own code, which wants it, is."""
     if job.stanza.scheme in ZERO_STAGES:
         check_installed(f"--stanza.scheme {job.stanza.scheme}")
+    if job.stanza.own_code:
+        from stanza.train.workload import check_workload
+
+        check_workload(job.stanza, plan.layout, job.seed)
+        return
     from stanza.train.data import data_for
 
     data_for(job.stanza, plan.layout, job.seed)
@@ -196,6 +203,10 @@ def _plan_emulated(job: Job) -> Plan:
     if job.stanza.scheme in ZERO_STAGES:
         raise InputError(f"--stanza.scheme {job.stanza.scheme}: is not emulated; use launch run")
     link_rates_of(job.cluster, job.world_size, Emulation())  # raises if they are not known
+    if is_own(job.stanza.model):
+        from stanza.train.data import input_of
+
+        input_of(job.stanza)  # raises if nobody says, which the summary would otherwise
     basis = planning_basis(job, measure=False)
     if basis is None:
         raise InputError(
