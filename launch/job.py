@@ -20,7 +20,8 @@ import tomli_w
 import tyro
 
 from launch.parse_report import captured_report, one_line
-from sparsepipe.options import OWN as SPARSEPIPE_OWN, Options as SparsePipeOptions
+from sparsepipe.names import DATA as CLOUDS
+from sparsepipe.options import OWN, Options as SparsePipeOptions
 from speculative.options import Options as SpeculativeOptions
 from stanza.options import DATA_KINDS, Options as StanzaOptions
 from systems import by_path, disk, schema
@@ -119,6 +120,7 @@ class Job:
 
 
 J = TypeVar("J", bound=Job)
+WithData = TypeVar("WithData", StanzaOptions, SparsePipeOptions)
 
 
 def check_seed(seed: int) -> None:
@@ -175,15 +177,11 @@ def with_absolute_paths(job: J, *folders: Path) -> J:
         names["profile"] = _absolute_file(job.profile, folders)
     if job.resume not in ("auto", "never"):
         names["resume"] = _absolute(job.resume, folders)
-    names["stanza"] = _with_absolute_code(job.stanza, folders)
-    sparse = job.sparsepipe
-    own: dict[str, Any] = {
-        name: by_path.absolute(getattr(sparse, name), folders) for name in SPARSEPIPE_OWN
-    }
+    code = ("model", "optimizer", "schedule", "loss")
+    names["stanza"] = _with_absolute_code(job.stanza, code, DATA_KINDS, folders)
+    sparse = _with_absolute_code(job.sparsepipe, OWN, CLOUDS, folders)
     names["sparsepipe"] = dataclasses.replace(
         sparse,
-        **own,
-        data=_absolute_data(by_path.absolute(sparse.data, folders), folders),
         plan=sparse.plan and _absolute(sparse.plan, folders),
         profiles=",".join(_absolute_file(name, folders) for name in sparse.profiles.split(",")),
     )
@@ -197,15 +195,21 @@ def with_absolute_paths(job: J, *folders: Path) -> J:
     return dataclasses.replace(job, **names)
 
 
-def _with_absolute_code(options: StanzaOptions, folders: Sequence[Path]) -> StanzaOptions:
-    """Stanza's options with absolute paths of the user's own files, and of the data."""
-    code = ("model", "data", "optimizer", "schedule", "loss")
-    named = {name: getattr(options, name) for name in code}
+def _with_absolute_code(
+    options: WithData, names: Sequence[str], kinds: Sequence[str], folders: Sequence[Path]
+) -> WithData:
+    """A system's options with absolute paths of the user's own files, and of the data.
+
+    Args:
+        names: the options that may name a user's own code.
+        kinds: the kinds of data that have a path after a colon.
+    """
+    named = {name: getattr(options, name) for name in (*names, "data")}
     found: dict[str, Any] = {
         name: value and by_path.absolute(value, folders) for name, value in named.items()
     }
-    if not by_path.is_path(options.data, DATA_KINDS):
-        found["data"] = _absolute_data(options.data, folders)
+    if not by_path.is_path(named["data"], kinds):
+        found["data"] = _absolute_data(named["data"], folders)
     return dataclasses.replace(options, **found)
 
 

@@ -1,7 +1,6 @@
 """What options name: networks, backends, planners, rotations. What is behind a name needs torch or
 NumPy, which take long to import; this file does not."""
 
-from pathlib import PurePath
 from typing import Literal
 
 NETWORKS = ("minkvgg16-bn", "minkunet14", "minkunet18", "minkunet34")
@@ -36,9 +35,3 @@ DATA = ("shapes", "meshes", "modelnet40", "kitti", "points")
 """The data sets; all but the first are followed by a colon and a folder."""
 Rotation = Literal["none", "vertical", "full"]
 """How clouds are rotated in training: not at all, about the z axis, or freely."""
-
-
-def short_name(name: str) -> str:
-    """A network's name in records, plans and profiles: an import path without the file's folder."""
-    module, colon, attribute = name.rpartition(":")
-    return f"{PurePath(module).name}{colon}{attribute}" if module.endswith(".py") else name

@@ -6,6 +6,7 @@ from typing import Literal
 from sparsepipe.names import (
     BACKENDS,
     BASELINES,
+    DATA,
     LOSSES,
     LR_SCHEDULES,
     NETWORKS,
@@ -69,9 +70,13 @@ class Options:
     optimizer: str = "sgd"
     """sgd, or module:attribute or path/to/file.py:attribute, called with params, lr, momentum and
     weight_decay as far as it names them: torch.optim:AdamW."""
+    optimizer_options: tuple[str, ...] = ()
+    """More arguments of an optimizer that is given as module:attribute: betas=(0.9,0.95)."""
     lr_schedule: str = "cosine"
     """How the learning rate changes: cosine (rises, and falls to 0), constant, or an import path
     that is called with optimizer and steps, and makes one of torch's learning-rate schedules."""
+    lr_schedule_options: tuple[str, ...] = ()
+    """More arguments of a schedule that is given as module:attribute: step_size=100 gamma=0.5."""
     learning_rate: float = 0.05
     """The highest learning rate."""
     momentum: float = 0.9
@@ -81,6 +86,8 @@ class Options:
     loss: str = "cross-entropy"
     """cross-entropy, or an import path: a function of what the network returns and its labels, or a
     class that makes one; it gives the mean over the labels."""
+    loss_options: tuple[str, ...] = ()
+    """More arguments of a loss that is given as module:attribute: label_smoothing=0.1."""
     test_clouds: int | None = None
     """The number of test clouds that are classified at the end. None: all of them."""
     schedule: ScheduleName = "1f1b-async"
@@ -131,6 +138,18 @@ class Options:
             if value not in known and not own:
                 other = ", or give module:attribute" if name in OWN else ""
                 raise InputError(f"{_flag(name)} {value}: {remedy(value, known)}{other}")
+            more = getattr(self, f"{name}_options", ())
+            if more and not own:
+                raise InputError(
+                    f"{_flag(name)}-options {' '.join(more)}: {value} takes none; leave them out, "
+                    f"or give module:attribute as {_flag(name)}"
+                )
+
+    @property
+    def own_code(self) -> tuple[str, ...]:
+        """The import paths of a user's own code."""
+        named = [value for name in OWN if by_path.is_path(value := getattr(self, name))]
+        return (*named, *([self.data] if by_path.is_path(self.data, kinds=DATA) else []))
 
     def _check_mode(self) -> None:
         """Refuse inference without a pipeline."""

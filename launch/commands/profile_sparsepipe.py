@@ -14,7 +14,6 @@ import torch
 from launch import job as jobs
 from launch.records import save_profile
 from sparsepipe.models import NETWORKS
-from sparsepipe.names import short_name
 from sparsepipe.runtime.network import Network
 from sparsepipe.train.clouds import find_clouds
 from sparsepipe.train.profiling import first_mini_batch, profile_network
@@ -80,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
     measured = profile_network(
         Network(model),
         inputs,
-        name=short_name(flags.model),
+        name=by_path.short(flags.model),
         device_kind=flags.device_kind or here,
         repetitions=flags.repetitions,
     )

@@ -6,5 +6,4 @@ given       mini-batches by number, which a user gives one after the other
 segment     such mini-batches, played by the runtime as far as they go
 losses      their mean losses, told to all ranks
 tally       the mean of a metric over the outputs of the last stage
-world       how a process that somebody has started becomes a rank
 """

@@ -10,7 +10,7 @@ weights = pipe.state_dict()                         # all ranks call it; rank 0 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch.distributed as dist
 from torch import nn
@@ -21,7 +21,6 @@ from sparsepipe.library.losses import Losses, check_alike
 from sparsepipe.library.placement import Placement, placement
 from sparsepipe.library.segment import LENGTH, Segment
 from sparsepipe.library.tally import Tally
-from sparsepipe.library.world import Device, join
 from sparsepipe.planner.stages import PlannedStage, ScheduleName
 from sparsepipe.runtime.batch import Batch, as_batch
 from sparsepipe.runtime.network import Network, StageModule
@@ -37,6 +36,7 @@ from sparsepipe.train.optimizers import (
 )
 from sparsepipe.train.stages import schedule_of
 from systems.network.distributed import World
+from systems.network.joined import TIMEOUT_S, join
 from systems.schema import InputError
 
 
@@ -63,13 +63,14 @@ def pipeline(
     optimizer: MakeOptimizer | None = None,
     lr_schedule: MakeSchedule | None = None,
     count: Callable[[Any], int] = count_of,
-    device: Device = "auto",
-    timeout_s: float = 120.0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    timeout_s: float = TIMEOUT_S,
 ) -> "Pipeline":
     """Divide a network over the ranks of this run, to train it in a pipeline.
 
-    The ranks are what torchrun, mpirun or srun has started; without a launcher there is one. All of
-    them begin with the weights of rank 0. The layers are placed when the first mini-batch comes.
+    The ranks are those of torch.distributed if the program has initialised it, else what torchrun,
+    mpirun or srun has started; without a launcher there is one. All of them begin with the weights
+    of rank 0. The layers are placed when the first mini-batch comes.
 
     Args:
         network: a network of `sparsepipe.engine.layers`, or a module on tensors whose first
@@ -87,7 +88,8 @@ def pipeline(
         count: takes targets; gives their number, by which a part of a mini-batch counts. By default
             the rows, or the whole numbers that are not -100.
         device: "auto" takes one GPU a rank where the node has enough of them, else the CPU.
-        timeout_s: the longest that a rank waits for another one, in seconds.
+        timeout_s: the longest that a rank waits for another one, in seconds. The first pipeline of
+            a program says it.
 
     Raises:
         InputError: the network cannot be cut, or there is no such device.
@@ -102,7 +104,7 @@ def pipeline(
         lr_schedule=lr_schedule,
         count=count,
     )
-    return Pipeline(network, join(timeout_s, device), settings)
+    return Pipeline(network, join(device, timeout_s), settings)
 
 
 class Pipeline:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsepipe.names import short_name
 from sparsepipe.options import Options
 from sparsepipe.train.optimizers import make_optimizer
 from sparsepipe.train.summary import summarize_one_rank
 from sparsepipe.train.workload import Workload, accuracy
+from systems import by_path
 from systems.network.distributed import World
 from systems.runs.checkpoint import Checkpoints
 from systems.runs.record import Step
@@ -108,4 +108,4 @@ def summarize_one_process(options: Options, steps: Sequence[Step]) -> dict[str, 
     """The result of a run from its steps: times, losses, accuracy."""
     *trained, totals = steps
     summary = summarize_one_rank(trained, WARM_UP)
-    return {"scheme": "single", "model": short_name(options.model), **summary, **totals.metrics}
+    return {"scheme": "single", "model": by_path.short(options.model), **summary, **totals.metrics}

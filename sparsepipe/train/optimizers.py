@@ -3,7 +3,8 @@
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,14 +36,31 @@ def make_optimizer(
         _follow_cosine(made, options.steps, first)
     elif options.lr_schedule != "constant":
         flag, name = "--sparsepipe.lr-schedule", options.lr_schedule
-        factory = by_path.load(name, flag)
+        more, steps = options.lr_schedule_options, options.steps
 
-        def schedule(optimizer: Optimizer) -> LRScheduler:
-            known = {"optimizer": optimizer, "steps": options.steps}
-            return by_path.call(factory, name, flag, **known)
+        def schedule(optimizer: Optimizer) -> Any:
+            return made_by(name, flag, more, optimizer=optimizer, steps=steps)
 
         attach_schedule(made, schedule, f"{flag} {name}", first)
     return made
+
+
+def made_by(name: str, flag: str, more: Collection[str], **known: Any) -> Any:
+    """What an import path makes of those of the known arguments that it names, and of more.
+
+    Args:
+        flag: the option that holds the import path, for errors.
+        more: what its `-options` say, such as "gamma=0.5".
+
+    Raises:
+        InputError: it cannot be imported or called with them.
+    """
+    factory, given = by_path.load(name, flag), by_path.keywords(more, f"{flag}-options")
+    if not given:
+        return by_path.call(factory, name, flag, **known)
+    named = by_path.named_parameters(factory)
+    taken = {key: value for key, value in known.items() if key in named}
+    return by_path.apply(factory, name, flag, **taken | given)
 
 
 def _optimizer(options: Options, parameters: list[nn.Parameter]) -> Optimizer:
@@ -55,10 +73,10 @@ def _optimizer(options: Options, parameters: list[nn.Parameter]) -> Optimizer:
             weight_decay=options.weight_decay,
         )
     flag, name = "--sparsepipe.optimizer", options.optimizer
-    made = by_path.call(
-        by_path.load(name, flag),
+    made = made_by(
         name,
         flag,
+        options.optimizer_options,
         params=parameters,
         lr=options.learning_rate,
         momentum=options.momentum,

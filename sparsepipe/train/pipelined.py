@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sparsepipe.names import short_name
 from sparsepipe.options import Options
 from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
 from sparsepipe.runtime.network import Network
@@ -23,7 +22,7 @@ from sparsepipe.train.optimizers import first_trained, make_optimizer, optimizer
 from sparsepipe.train.stages import schedule_of
 from sparsepipe.train.summary import fill_mini_batches, steady_state
 from sparsepipe.train.workload import Workload
-from systems import schema
+from systems import by_path, schema
 from systems.measure import spread
 from systems.network.distributed import World
 from systems.runs.checkpoint import Checkpoints
@@ -114,7 +113,7 @@ def summarize_pipeline(
         loss_sums[step.index] += step.metrics.get("loss_sum", 0.0)
     return {
         "scheme": choice.name,
-        "model": short_name(options.model),
+        "model": by_path.short(options.model),
         "stages": [schema.dump(stage) for stage in stages],
         "micro_batches": choice.micro_batches,
         "step_s": schema.dump(spread(steady.step_s)),

@@ -7,7 +7,6 @@ check_planned_for(plan, "titan-8", cluster.load("titan-8"), options)
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparsepipe.names import short_name
 from sparsepipe.options import PLANNERS, Options
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.plan import Plan
@@ -18,6 +17,7 @@ from sparsepipe.planner.target import (
     parse_device_counts,
     target_cluster,
 )
+from systems import by_path
 from systems.clusters.cluster import Cluster
 from systems.schema import InputError
 
@@ -76,7 +76,7 @@ def check_planned_stages(stages: Sequence[PlannedStage], where: str) -> None:
 def _said_by_options(options: Options) -> dict[str, object]:
     """What the options say that a plan says too; options that are left open are not there."""
     values = {
-        "model": short_name(options.model),
+        "model": by_path.short(options.model),
         "batch_size": options.batch_size,
         "schedule": options.schedule,
         "micro_batches": options.micro_batches,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from sparsepipe.names import short_name
 from sparsepipe.options import Options
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.costs import Costs, costs_of
@@ -21,6 +20,7 @@ from sparsepipe.schedule.costs import StageCost, stage_costs
 from sparsepipe.schedule.lists import Schedule, StageRanks, build_schedule
 from sparsepipe.schedule.play import PlayedSchedule, play
 from sparsepipe.train.plan_file import load_checked_plan
+from systems import by_path
 from systems.clusters.cluster import Cluster, Link
 from systems.profiles.profile import ModelProfile
 from systems.schema import InputError
@@ -187,7 +187,7 @@ def plan_pipeline(options: Options, cluster: Cluster) -> ProfiledPlan:
 
 def _check_model(profiles: Mapping[str, ModelProfile], options: Options) -> None:
     """Refuse profiles of another network than the options name."""
-    model = short_name(options.model)
+    model = by_path.short(options.model)
     for profile in profiles.values():
         if profile.name != model:
             raise InputError(

@@ -16,7 +16,7 @@ from sparsepipe.engine.layers import Convolution
 from sparsepipe.engine.quantize import collate, sparse_quantize
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import NETWORKS
-from sparsepipe.names import CLASSIFIERS, LOSSES, short_name
+from sparsepipe.names import CLASSIFIERS, LOSSES
 from sparsepipe.options import Options
 from sparsepipe.runtime.batch import Batch
 from sparsepipe.runtime.values import Value, features_of
@@ -73,7 +73,7 @@ class Workload:
         voxels = _labels_voxels(self) if own else model not in CLASSIFIERS
         if self.data.train.cloud(0).labels is not None and not voxels:
             raise InputError(
-                f"--sparsepipe.data {self.options.data}: labels points, and {short_name(model)} "
+                f"--sparsepipe.data {self.options.data}: labels points, and {by_path.short(model)} "
                 "classifies whole clouds; give a network that labels voxels, such as minkunet18"
             )
         return voxels
@@ -150,14 +150,15 @@ def own_loss(options: Options) -> Loss | None:
         return None
     flag = "--sparsepipe.loss"
     found = by_path.load(options.loss, flag)
+    more = by_path.keywords(options.loss_options, f"{flag}-options")
     if isinstance(found, type):
-        found = by_path.call(found, options.loss, flag)
+        found, more = by_path.apply(found, options.loss, flag, **more), {}
     if not callable(found):
         raise InputError(
             f"{flag} {options.loss}: is a {type(found).__name__}; give a function of "
             "output and labels"
         )
-    return found
+    return partial(found, **more)
 
 
 @torch.no_grad()

@@ -53,11 +53,11 @@ class Halves:
 def halves(seed):
     return Halves(24, seed), Halves(8, seed + 1), ("low", "high")
 
-def falling(optimizer, steps):
-    return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.5, steps)
+def falling(optimizer, steps, to):
+    return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, to, steps)
 
-def smooth(output, labels):
-    return nn.functional.cross_entropy(output.features, labels, label_smoothing=0.1)
+def smooth(output, labels, by):
+    return nn.functional.cross_entropy(output.features, labels, label_smoothing=by)
 
 def sideways(output, labels):
     return output.features
@@ -66,6 +66,7 @@ FLAGS = [
     *("--system", "sparsepipe", "--sparsepipe.model", "own_code.py:Net"),
     *("--sparsepipe.data", "own_code.py:halves", "--sparsepipe.optimizer", "torch.optim:AdamW"),
     *("--sparsepipe.learning-rate", "0.01", "--sparsepipe.lr-schedule", "own_code.py:falling"),
+    *("--sparsepipe.lr-schedule-options", "to=0.5", "--sparsepipe.loss-options", "by=0.1"),
     *("--sparsepipe.loss", "own_code.py:smooth", "--sparsepipe.width", "0.25"),
     *("--sparsepipe.voxel-size", "0.1", "--sparsepipe.batch-size", "6", "--sparsepipe.steps", "5"),
 ]
@@ -121,11 +122,19 @@ def test_a_pipeline_of_own_code_equals_one_process(
         (["--sparsepipe.optimizer", "collections:OrderedDict"], "makes a OrderedDict"),
         (["--sparsepipe.optimizer", "adam"], "--sparsepipe.optimizer adam: known: sgd, or give"),
         (
-            ["--sparsepipe.lr-schedule", "torch.optim.lr_scheduler:StepLR"],
+            [
+                *("--sparsepipe.lr-schedule", "torch.optim.lr_scheduler:StepLR"),
+                "--sparsepipe.lr-schedule-options",
+            ],
             "wants the argument step_size",
         ),
+        (["--sparsepipe.lr-schedule-options", "steps"], "options steps: write NAME=VALUE"),
+        (["--sparsepipe.loss", "cross-entropy", "--sparsepipe.loss-options", "a=1"], "takes none"),
         (["--sparsepipe.loss", "torch.nn.functional:cross_entropy"], "cross_entropy: fails: Type"),
-        (["--sparsepipe.loss", "own_code.py:sideways"], "gives no single number"),
+        (
+            ["--sparsepipe.loss", "own_code.py:sideways", "--sparsepipe.loss-options"],
+            "gives no single number",
+        ),
     ],
 )
 def test_bad_input_is_one_line(

@@ -19,9 +19,7 @@ from launch.drivers.sparsepipe.emulated import (
 from launch.drivers.sparsepipe.scheme import NAMED_HERE, Plan, Scheme
 from launch.drivers.sparsepipe.single import SINGLE
 from launch.job import Job, named_as_given
-from sparsepipe.options import OWN
 from sparsepipe.train.clouds import load_clouds
-from systems import by_path
 
 
 def _scheme(job: Job) -> Scheme:
@@ -97,7 +95,7 @@ def _check(job: Job, plan: Plan) -> None:
 
         backend(job.sparsepipe.backend)
     options = job.sparsepipe
-    if any(by_path.is_path(getattr(options, name)) for name in OWN):
+    if options.own_code:
         from sparsepipe.train.workload import check_own
 
         check_own(options, job.seed)

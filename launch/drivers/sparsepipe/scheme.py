@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from launch.drivers import Opened, Steps
 from launch.job import Job
-from sparsepipe.names import short_name
 from sparsepipe.options import Options
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
+from systems import by_path
 from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
@@ -112,4 +112,4 @@ def stages_in_words(stages: Sequence[PlannedStage]) -> str:
 
 def network_in_words(options: Options) -> str:
     """The network, its width and what computes its convolutions, in words."""
-    return f"{short_name(options.model)} x {options.width:g}, {options.backend} backend"
+    return f"{by_path.short(options.model)} x {options.width:g}, {options.backend} backend"

@@ -13,9 +13,9 @@ import sparsepipe
 from sparsepipe.engine.layers import BatchNorm
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import MinkUNet, MinkVGG16
-from systems.network.distributed import stop
+from systems.network.joined import leave
 from systems.schema import InputError
-from tests.ranks import RankError, run_ranks
+from tests.ranks import run_ranks
 
 RANKS = 2
 STEPS = 4
@@ -232,8 +232,7 @@ Everything = tuple[dict[str, Result], Any, list[str]]
 def run_all() -> Everything:
     results = {name: train(case) for name, case in CASES.items()}
     learnt, said = delayed(), mistakes()
-    world = sparsepipe.pipeline(dense(), device="cpu", timeout_s=60).world
-    stop(world)
+    leave()
     return results, learnt, said
 
 
@@ -281,13 +280,3 @@ def test_mistakes_are_one_line_on_every_rank(everyone: list[Everything]) -> None
         for error, expected in zip(errors, said, strict=True):
             assert expected in error
             assert "\n" not in error
-
-
-def one_too_many() -> None:
-    torch.distributed.init_process_group("gloo")
-    sparsepipe.pipeline(dense(), device="cpu")
-
-
-def test_a_process_group_of_the_users_own_is_refused() -> None:
-    with pytest.raises(RankError, match="leave out init_process_group"):
-        run_ranks(1, one_too_many)
