@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -13,6 +14,10 @@ import sparsepipe
 from sparsepipe.engine.layers import BatchNorm
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import MinkUNet, MinkVGG16
+from sparsepipe.planner.plan import partition, save_plan
+from sparsepipe.planner.target import cluster_of
+from sparsepipe.runtime.network import Network
+from sparsepipe.train.profiling import profile_network
 from systems.network.joined import leave
 from systems.schema import InputError
 from tests.ranks import run_ranks
@@ -204,6 +209,49 @@ def refused(call: Callable[[], object]) -> str:
     return str(error.value)
 
 
+PLANNED = Case(
+    Flat, lambda n: (rows(n, 7, 2, 6, 6), torch.arange(7) % CLASSES),
+    nn.functional.cross_entropy, "1f1b", micro_batches=None,
+)  # fmt: skip
+
+
+def make_plan(folder: Path) -> str:
+    """The file with a plan for two kinds of devices, as the command line writes it."""
+    inputs, _ = PLANNED.batch(0)
+    network = Network(PLANNED.network())
+    profiles = {
+        kind: profile_network(network, inputs, name="flat", device_kind=kind, repetitions=1)
+        for kind in ("fast", "slow")
+    }
+    plan = partition(profiles, cluster_of(profiles, None, 1e12), schedule="1f1b", micro_batches=2)
+    save_plan(plan, folder / "plan.json")
+    return str(folder / "plan.json")
+
+
+def planned(plan: str) -> tuple[list[float | None], list[str]]:
+    """Losses with the plan of a file, and what contradicts it."""
+
+    def pipe(**settings: Any) -> sparsepipe.Pipeline:
+        return sparsepipe.pipeline(
+            PLANNED.network(), plan=plan, loss=PLANNED.loss, optimizer=adamw, device="cpu",
+            timeout_s=60, **settings,
+        )  # fmt: skip
+
+    batch = PLANNED.batch(0)
+    with_plan = pipe(lr_schedule=falling)
+    losses = [with_plan.step(PLANNED.batch(number)) for number in range(STEPS)]
+    with_plan.flush()
+    return losses, [
+        refused(lambda: pipe(schedule="1f1b-async").step(batch)),
+        refused(lambda: pipe(micro_batches=4).step(batch)),
+        refused(
+            lambda: sparsepipe.pipeline(dense(), plan=plan, optimizer=adamw, device="cpu").step(
+                (rows(0, 4, 7).float(), torch.zeros(4).long())
+            )
+        ),
+    ]
+
+
 def mistakes() -> list[str]:
     """What users may get wrong, one line each."""
     batch = rows(0, 4, 7), rows(0, 4, 3)
@@ -226,36 +274,57 @@ def mistakes() -> list[str]:
     ]
 
 
-Everything = tuple[dict[str, Result], Any, list[str]]
+@dataclass(frozen=True)
+class Everything:
+    """What one rank has seen."""
+
+    trained: dict[str, Result]
+    delayed: tuple[list[float | None], list[float], float, int]
+    planned: tuple[list[float | None], list[str]]
+    mistakes: list[str]
 
 
-def run_all() -> Everything:
+def run_all(plan: str) -> Everything:
     results = {name: train(case) for name, case in CASES.items()}
-    learnt, said = delayed(), mistakes()
+    seen = Everything(results, delayed(), planned(plan), mistakes())
     leave()
-    return results, learnt, said
+    return seen
 
 
 @pytest.fixture(scope="module")
-def everyone() -> list[Everything]:
-    return run_ranks(RANKS, run_all)
+def everyone(tmp_path_factory: pytest.TempPathFactory) -> list[Everything]:
+    return run_ranks(RANKS, run_all, make_plan(tmp_path_factory.mktemp("plan")))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_pipeline_equals_one_process(name: str, everyone: list[Everything]) -> None:
     losses, weights, tested = alone(CASES[name])
-    for results, _, _ in everyone:
-        assert results[name][0] == pytest.approx(losses, abs=TOLERANCE)
-        assert results[name][2] == pytest.approx(tested, abs=TOLERANCE)
-    ours = everyone[0][0][name][1]
+    for rank in everyone:
+        assert rank.trained[name][0] == pytest.approx(losses, abs=TOLERANCE)
+        assert rank.trained[name][2] == pytest.approx(tested, abs=TOLERANCE)
+    ours = everyone[0].trained[name][1]
     assert ours.keys() == weights.keys()
     for key, value in weights.items():
         torch.testing.assert_close(ours[key], value, rtol=0, atol=TOLERANCE)
-    assert everyone[1][0][name][1] == {}
+    assert everyone[1].trained[name][1] == {}
+
+
+def test_a_plan_file_says_the_schedule_too(everyone: list[Everything]) -> None:
+    losses, _, _ = alone(PLANNED)
+    for rank in everyone:
+        assert rank.planned[0] == pytest.approx(losses, abs=TOLERANCE)
+        said = [
+            "schedule='1f1b-async': the plan ",
+            "micro_batches=4: the plan ",
+            "layers, and the network has 5; plan from a profile of this network",
+        ]
+        for error, expected in zip(rank.planned[1], said, strict=True):
+            assert expected in error
 
 
 def test_an_asynchronous_pipeline_learns_and_tells_losses_later(everyone: list[Everything]) -> None:
-    for rank, (_, (told, before, accuracy, named), _) in enumerate(everyone):
+    for rank, seen in enumerate(everyone):
+        told, before, accuracy, named = seen.delayed
         assert [number for number, loss in enumerate(told) if loss is None] == [0, 10]
         assert len(before) == 1
         losses = [loss for loss in [*told[:10], *before, *told[10:]] if loss is not None]
@@ -276,7 +345,7 @@ def test_mistakes_are_one_line_on_every_rank(everyone: list[Everything]) -> None
         "evaluate: there are no targets",
         "lr_schedule: makes a SGD; give what makes an LRScheduler",
     ]
-    for _, _, errors in everyone:
-        for error, expected in zip(errors, said, strict=True):
+    for seen in everyone:
+        for error, expected in zip(seen.mistakes, said, strict=True):
             assert expected in error
             assert "\n" not in error
