@@ -19,7 +19,7 @@ from itertools import takewhile
 
 from sparsepipe.library.given import GivenBatches
 from sparsepipe.runtime.batch import Batch
-from sparsepipe.runtime.run import OpenPipeline
+from sparsepipe.runtime.play import OpenPipeline
 from sparsepipe.schedule.lists import Action, Schedule
 from systems.runs.record import Step
 

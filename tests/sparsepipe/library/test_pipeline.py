@@ -47,11 +47,12 @@ class Flat(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
         self.head = nn.Linear(4 * 6 * 6, CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
-        first = torch.relu(self.first(images))
-        second = torch.relu(self.second(first)) + first
+        first = self.relu(self.first(images))
+        second = self.relu(self.second(first)) + first
         return self.head(second.view(second.size(0), -1))
 
 

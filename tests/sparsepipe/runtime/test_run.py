@@ -25,7 +25,8 @@ from sparsepipe.experiments.small_pipelines import (
     momentum,
 )
 from sparsepipe.runtime.network import Network
-from sparsepipe.runtime.run import StageMemoryError, collect_weights, run_pipeline, sample_ranges
+from sparsepipe.runtime.play import StageMemoryError
+from sparsepipe.runtime.run import collect_weights, run_pipeline, sample_ranges
 from sparsepipe.runtime.samples import within
 from sparsepipe.runtime.values import Value, features_of, join_samples, take_samples
 from sparsepipe.schedule import lists as schedules
