@@ -39,9 +39,10 @@ def create_record(
         InputError: `--out` names a folder that holds files already.
     """
     folder = _claimed(job)
+    trust = " --trust" if tier == "measured" and system_of(job).code_named(job.options) else ""
     run = {
         "command": shlex.join(record.command_line()),
-        "again": _again(folder, tier, emulation),
+        "again": _again(folder, tier, emulation) + trust,
         "tier": tier,
         **({"launcher": job.launcher} if tier == "measured" else {}),
         **({"emulation": schema.dump(emulation)} if emulation else {}),

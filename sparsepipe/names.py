@@ -25,5 +25,13 @@ BASELINES = (
     "authors' planner",
 )
 """The baselines of the planner, in the order of `sparsepipe.planner.baselines.BASELINES`."""
+OPTIMIZERS = ("sgd",)
+"""The optimizers."""
+LR_SCHEDULES = ("cosine", "constant")
+"""How the learning rate changes."""
+LOSSES = ("cross-entropy",)
+"""The losses."""
+DATA = ("shapes", "meshes", "modelnet40", "kitti", "points")
+"""The data sets; all but the first are followed by a colon and a folder."""
 Rotation = Literal["none", "vertical", "full"]
 """How clouds are rotated in training: not at all, about the z axis, or freely."""

@@ -3,12 +3,33 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsepipe.names import BACKENDS, BASELINES, CLASSIFIERS, NETWORKS, Rotation
+from sparsepipe.names import (
+    BACKENDS,
+    BASELINES,
+    DATA,
+    LOSSES,
+    LR_SCHEDULES,
+    NETWORKS,
+    OPTIMIZERS,
+    Rotation,
+)
 from sparsepipe.planner.stages import ScheduleName
+from systems import by_path
 from systems.schema import InputError, remedy
 
 PLANNERS = ("planner", *BASELINES)
 """What can make a plan: our planner, or a baseline."""
+KNOWN = {
+    "model": NETWORKS,
+    "backend": BACKENDS,
+    "planner": PLANNERS,
+    "optimizer": OPTIMIZERS,
+    "lr_schedule": LR_SCHEDULES,
+    "loss": LOSSES,
+}
+"""The names that options may have."""
+OWN = ("model", "optimizer", "lr_schedule", "loss")
+"""Those of them that may have an import path instead."""
 COUNTS = ("points", "batch_size", "steps", "test_clouds", "micro_batches", "virtual_stages")
 """The options that must be 1 or more."""
 
@@ -23,14 +44,17 @@ class Options:
     mode: Literal["train", "infer"] = "train"
     """train, or infer: a pipeline goes forward only, with the initial weights."""
     model: str = "minkvgg16-bn"
-    """The network: minkvgg16-bn, the paper's classifier."""
+    """The network: minkvgg16-bn (the paper's, which classifies clouds), minkunet14, minkunet18 or
+    minkunet34 (which label voxels); or an import path, called with in_channels, classes and width
+    as far as it names them."""
     width: float = 1.0
     """A factor by which all channels of the network are multiplied; below 1 for small runs."""
     backend: str = "native"
     """What computes convolutions: native (the fastest of compiled, triton, pytorch for the device),
     one of these three, or minkowski where it is installed."""
     data: str = "shapes"
-    """The data: shapes (generated), meshes:DIR, modelnet40:DIR or points:DIR with labels."""
+    """The data: shapes (generated), meshes:DIR, modelnet40:DIR or points:DIR with labels; or an
+    import path, called with points, normals, rotation and seed as far as it names them."""
     points: int = 2048
     """The most points of a cloud, before it is cut into voxels."""
     normals: bool = False
@@ -43,12 +67,27 @@ class Options:
     """The number of clouds in a mini-batch."""
     steps: int = 100
     """The number of mini-batches to train on; if emulated, of those in the steady state."""
+    optimizer: str = "sgd"
+    """sgd, or module:attribute or path/to/file.py:attribute, called with params, lr, momentum and
+    weight_decay as far as it names them: torch.optim:AdamW."""
+    optimizer_options: tuple[str, ...] = ()
+    """More arguments of an optimizer that is given as module:attribute: betas=(0.9,0.95)."""
+    lr_schedule: str = "cosine"
+    """How the learning rate changes: cosine (rises, and falls to 0), constant, or an import path
+    that is called with optimizer and steps, and makes one of torch's learning-rate schedules."""
+    lr_schedule_options: tuple[str, ...] = ()
+    """More arguments of a schedule that is given as module:attribute: step_size=100 gamma=0.5."""
     learning_rate: float = 0.05
-    """The highest learning rate of SGD; it falls to 0 along a cosine."""
+    """The highest learning rate."""
     momentum: float = 0.9
     """The momentum of SGD."""
     weight_decay: float = 1e-4
-    """The weight decay of SGD."""
+    """The weight decay."""
+    loss: str = "cross-entropy"
+    """cross-entropy, or an import path: a function of what the network returns and its labels, or a
+    class that makes one; it gives the mean over the labels."""
+    loss_options: tuple[str, ...] = ()
+    """More arguments of a loss that is given as module:attribute: label_smoothing=0.1."""
     test_clouds: int | None = None
     """The number of test clouds that are classified at the end. None: all of them."""
     schedule: ScheduleName = "1f1b-async"
@@ -92,20 +131,25 @@ class Options:
         self._check_mode()
 
     def _check_names(self) -> None:
-        """Refuse models, backends and planners that do not exist."""
-        if self.model not in NETWORKS:
-            raise InputError(f"--sparsepipe.model {self.model}: {remedy(self.model, NETWORKS)}")
-        if self.model not in CLASSIFIERS:
-            raise InputError(
-                f"--sparsepipe.model {self.model}: labels voxels, and training here classifies "
-                f"whole clouds; give {' or '.join(CLASSIFIERS)}"
-            )
-        if self.backend not in BACKENDS:
-            advice = remedy(self.backend, BACKENDS)
-            raise InputError(f"--sparsepipe.backend {self.backend}: {advice}")
-        if self.planner not in PLANNERS:
-            advice = remedy(self.planner, PLANNERS)
-            raise InputError(f"--sparsepipe.planner {self.planner}: {advice}")
+        """Refuse names that stand for nothing; import paths are looked at when they are used."""
+        for name, known in KNOWN.items():
+            value = getattr(self, name)
+            own = name in OWN and by_path.is_path(value)
+            if value not in known and not own:
+                other = ", or give module:attribute" if name in OWN else ""
+                raise InputError(f"{_flag(name)} {value}: {remedy(value, known)}{other}")
+            more = getattr(self, f"{name}_options", ())
+            if more and not own:
+                raise InputError(
+                    f"{_flag(name)}-options {' '.join(more)}: {value} takes none; leave them out, "
+                    f"or give module:attribute as {_flag(name)}"
+                )
+
+    @property
+    def own_code(self) -> tuple[str, ...]:
+        """The import paths of a user's own code."""
+        named = [value for name in OWN if by_path.is_path(value := getattr(self, name))]
+        return (*named, *([self.data] if by_path.is_path(self.data, kinds=DATA) else []))
 
     def _check_mode(self) -> None:
         """Refuse inference without a pipeline."""

@@ -6,8 +6,9 @@ The text below each field is its help text. `stanza.workers` explains the terms.
 from dataclasses import dataclass
 from typing import Literal
 
-from stanza.models import ARCHITECTURES
-from systems.schema import InputError, remedy
+from stanza.models import Inputs, check_name, inputs_of, is_own
+from systems import by_path
+from systems.schema import InputError
 
 Scheme = Literal["stanza", "ps", "ddp", "zero1", "zero2", "zero3", "single"]
 """How training is distributed."""
@@ -18,6 +19,12 @@ FcParallel = Literal["replicas", "columns"]
 """How several FC workers share the FC part."""
 FcPlacement = Literal["dedicated", "colocated"]
 """Whether FC workers have ranks of their own."""
+DATA_KINDS = ("folder",)
+"""The kinds of data that have a path after a colon, as import paths have an attribute."""
+OWN = ("model", "optimizer", "schedule", "loss")
+"""The options that may name the user's own code, beside the data."""
+SGD, CROSS_ENTROPY = "sgd", "cross-entropy"
+"""The optimizer and the loss that are no import paths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +36,17 @@ class Options:
     parameter servers, ddp all-reduces gradients, zero1 to zero3 are DeepSpeed's ZeRO, and single
     is one process."""
     model: str = "digits-cnn"
-    """The network: alexnet, vgg16, resnet50, resnet152, inception-v3 or digits-cnn."""
+    """The network: alexnet, vgg16, resnet50, resnet152, inception-v3 or digits-cnn; or your own, as
+    package.module:attribute or path/to/file.py:attribute, a class or a function that makes an
+    nn.Module."""
+    image_shape: tuple[int, ...] | None = None
+    """Channels, height and width of one image. None takes what the model says, or else the data."""
+    classes: int | None = None
+    """The number of classes. None takes what the model says, or else the data."""
     data: str = "digits"
-    """The data: digits (they come with scikit-learn), folder:PATH (laid out as ImageNet is) or
-    random (noise, to measure speed)."""
+    """The data: digits (they come with scikit-learn), folder:PATH (laid out as ImageNet is),
+    random (noise, to measure speed); or your own, as module:attribute or file.py:attribute, a
+    function that returns a train and a test data set."""
     steps: int = 200
     """The number of steps to train."""
     warm_up_steps: int = 3
@@ -66,18 +80,40 @@ class Options:
     ps_mode: Literal["blocking", "pipelined"] = "blocking"
     """When gradients are sent to the servers. blocking: all after the backward pass, and then all
     parameters are pulled. pipelined: layer by layer, during the backward pass."""
+    optimizer: str = SGD
+    """The optimizer: sgd, or one as module:attribute, such as torch.optim:AdamW: a class or a
+    function that takes parameters."""
     learning_rate: float = 0.05
-    """The step size of SGD. It stays constant."""
+    """The step size of sgd."""
     momentum: float = 0.9
-    """The momentum of SGD."""
+    """The momentum of sgd."""
     weight_decay: float = 0.0
-    """The weight decay of SGD."""
+    """The weight decay of sgd."""
+    optimizer_options: tuple[str, ...] = ()
+    """More arguments of an optimizer that is given as module:attribute: lr=0.001
+    weight_decay=0.1."""
+    schedule: str | None = None
+    """A learning-rate schedule as module:attribute, such as torch.optim.lr_scheduler:StepLR: a
+    class or a function that takes the optimizer. It is stepped once in every training step. None
+    keeps the rate constant."""
+    schedule_options: tuple[str, ...] = ()
+    """More arguments of the schedule: step_size=100 gamma=0.5."""
+    loss: str = CROSS_ENTROPY
+    """The loss: cross-entropy, or one as module:attribute: a function of outputs and targets that
+    returns their mean over the samples, or a class that makes one, such as
+    torch.nn:CrossEntropyLoss."""
+    loss_options: tuple[str, ...] = ()
+    """More arguments of a loss that is given as module:attribute: label_smoothing=0.1."""
 
     def __post_init__(self) -> None:
-        if self.model not in ARCHITECTURES:
-            suggestion = remedy(self.model, ARCHITECTURES)
-            raise InputError(f"--stanza.model {self.model}: unknown model; {suggestion}")
-        for name in ("steps", "local_batch_size", "global_batch_size", "ps_servers"):
+        check_name(self.model)
+        if self.image_shape is not None and (not self.image_shape or min(self.image_shape) < 1):
+            shown = " ".join(map(str, self.image_shape))
+            raise InputError(
+                f"--stanza.image-shape {shown}: give whole numbers from 1 on, such as 3 32 32"
+            )
+        self._check_own()
+        for name in ("steps", "local_batch_size", "global_batch_size", "ps_servers", "classes"):
             _at_least(1, name, getattr(self, name))
         _at_least(0, "fc_workers", self.fc_workers)
         _at_least(0, "warm_up_steps", self.warm_up_steps)
@@ -93,6 +129,61 @@ class Options:
                 f"--stanza.local-batch-size {self.local_batch_size}: the global batch size is "
                 f"given as {self.global_batch_size}; give one, and None for the other"
             )
+
+    def _check_own(self) -> None:
+        """Refuse an optimizer, schedule or loss that is no import path, and arguments that nothing
+        takes. Nothing is imported."""
+        for option, value, known in (
+            ("optimizer", self.optimizer, SGD),
+            ("schedule", self.schedule, None),
+            ("loss", self.loss, CROSS_ENTROPY),
+        ):
+            arguments = getattr(self, f"{option}_options")
+            if value != known and not by_path.is_path(str(value)):
+                also = f"{known}, or " if known else ""
+                raise InputError(
+                    f"--stanza.{option} {value}: give {also}an import path, module:attribute or "
+                    "path/to/file.py:attribute"
+                )
+            if value == known and arguments:
+                raise InputError(
+                    f"--stanza.{option}-options {' '.join(arguments)}: belong to a {option} that "
+                    f"is given as module:attribute; give --stanza.{option} too"
+                )
+            by_path.keywords(arguments, f"--stanza.{option}-options")
+        if self.schedule is not None and self.scheme in ZERO_STAGES:
+            raise InputError(
+                f"--stanza.schedule {self.schedule}: DeepSpeed steps the optimizer of "
+                f"--stanza.scheme {self.scheme} by itself, at a constant rate; give another scheme"
+            )
+        if self.optimizer == SGD:
+            return
+        for name in ("learning_rate", "momentum", "weight_decay"):
+            if getattr(self, name) != getattr(type(self), name):
+                value = getattr(self, name)
+                raise InputError(
+                    f"--stanza.{name.replace('_', '-')} {value:g}: belongs to sgd, and the "
+                    f"optimizer is {self.optimizer}; give it in --stanza.optimizer-options"
+                )
+
+    @property
+    def inputs(self) -> Inputs:
+        """What is known of the model's inputs before the data are opened. The module of a model of
+        the user's own is imported."""
+        return inputs_of(self.model, self.image_shape, self.classes)
+
+    @property
+    def own_data(self) -> bool:
+        """Whether the data are the user's own code."""
+        return by_path.is_path(self.data, DATA_KINDS)
+
+    @property
+    def own_code(self) -> tuple[str, ...]:
+        """The import paths of the user's own code, which a run of these options imports."""
+        model = (self.model,) if is_own(self.model) else ()
+        data = (self.data,) if self.own_data else ()
+        named = (self.optimizer, self.schedule or SGD, self.loss)
+        return model + data + tuple(name for name in named if by_path.is_path(name))
 
     @property
     def scheme_name(self) -> str:
@@ -115,7 +206,7 @@ class Options:
         """The number of samples in the largest share when `workers` ranks have data."""
         if self.global_batch_size is not None:
             return -(-self.global_batch_size // workers)
-        return self.local_batch_size or ARCHITECTURES[self.model].batch_size
+        return self.local_batch_size or self.inputs.batch_size
 
     def samples_per_step(self, workers: int) -> int:
         """The number of samples in one step over all `workers`."""

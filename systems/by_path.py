@@ -7,6 +7,7 @@ The working directory is searched as well, as it is by `python -m`. A file is im
 name, and the modules beside it can be imported from it, as when Python runs the file.
 """
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -20,6 +21,14 @@ from types import ModuleType
 from typing import Any
 
 from systems.schema import InputError, remedy
+
+OF_TORCH = ("torch.nn", "torch.nn.functional", "torch.optim", "torch.optim.lr_scheduler")
+"""Modules whose attributes anyone may name: they only make layers, losses and optimizers."""
+
+
+def is_foreign(name: str) -> bool:
+    """Whether an import path names code that is not torch's, which one should know to run it."""
+    return name.rpartition(":")[0] not in OF_TORCH
 
 
 def is_path(name: str, kinds: Collection[str] = ()) -> bool:
@@ -43,6 +52,12 @@ def absolute(name: str, folders: Collection[Path]) -> str:
     return name
 
 
+def short(name: str) -> str:
+    """The import path without the folder of its file: a name that is the same on every machine."""
+    module, _, attribute = name.rpartition(":")
+    return f"{os.path.basename(module)}:{attribute}" if module.endswith(".py") else name
+
+
 def load(name: str, option: str) -> Any:
     """Import what an import path names.
 
@@ -53,27 +68,34 @@ def load(name: str, option: str) -> Any:
         InputError: there is no such module or attribute, or the module cannot be imported.
     """
     module_name, _, attribute = name.rpartition(":")
+    module = load_module(name, option)
+    if not hasattr(module, attribute):
+        own = [key for key in vars(module) if not key.startswith("_")]
+        raise InputError(
+            f"{option} {name}: {module_name} has no attribute {attribute}; {remedy(attribute, own)}"
+        )
+    return getattr(module, attribute)
+
+
+def load_module(name: str, option: str) -> ModuleType:
+    """Import the module of an import path; see `load`."""
+    module_name, _, _ = name.rpartition(":")
     where = f"{option} {name}"
     try:
-        module = _import_file(Path(module_name)) if module_name.endswith(".py") else None
-        module = module or _import_module(module_name)
+        if module_name.endswith(".py"):
+            return _import_file(Path(module_name))
+        return _import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and module_name.split(".")[0] == error.name:
             raise InputError(
                 f"{where}: no module {module_name} in {os.getcwd()} or among the installed "
                 "packages; go to its folder, install it, or give path/to/file.py:attribute"
             ) from None
-        raise InputError(f"{where}: cannot be imported: {_failure(error)}") from error
+        raise InputError(f"{where}: cannot be imported: {failure(error)}") from error
     except FileNotFoundError:
         raise InputError(f"{where}: no file {module_name}; give an existing one") from None
     except (Exception, SystemExit) as error:  # the module's own code runs here
-        raise InputError(f"{where}: cannot be imported: {_failure(error)}") from error
-    if not hasattr(module, attribute):
-        own = [key for key in vars(module) if not key.startswith("_")]
-        raise InputError(
-            f"{where}: {module_name} has no attribute {attribute}; {remedy(attribute, own)}"
-        )
-    return getattr(module, attribute)
+        raise InputError(f"{where}: cannot be imported: {failure(error)}") from error
 
 
 def call(factory: Any, name: str, option: str, **known: Any) -> Any:
@@ -86,17 +108,64 @@ def call(factory: Any, name: str, option: str, **known: Any) -> Any:
         InputError: it cannot be called, wants another argument, or fails.
     """
     where = f"{option} {name}"
+    _check_callable(factory, where)
+    return _called(factory, where, **_taken(factory, known, where))
+
+
+def apply(factory: Any, name: str, option: str, *given: Any, **named: Any) -> Any:
+    """Call a factory with all of these arguments; see `call`."""
+    where = f"{option} {name}"
+    _check_callable(factory, where)
+    return _called(factory, where, *given, **named)
+
+
+def keywords(texts: Collection[str], option: str) -> dict[str, Any]:
+    """The keyword arguments that texts such as `lr=0.001` mean. A value is a Python literal, or
+    else the text as it is.
+
+    Raises:
+        InputError: a text is no NAME=VALUE, or a name comes twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name.isidentifier()):
+            raise InputError(f"{option} {text}: write NAME=VALUE, such as lr=0.001")
+        if name in found:
+            raise InputError(f"{option} {text}: {name} is given twice; give it once")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
+def named_parameters(factory: Any) -> dict[str, bool]:
+    """The parameters of a factory that can be given by name; true for those without a default."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # some built-in callables have no signature
+        return {}
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name: p.default is p.empty for p in parameters if p.kind in by_name}
+
+
+def _check_callable(factory: Any, where: str) -> None:
+    """Refuse what cannot be called."""
     if not callable(factory):
         raise InputError(
             f"{where}: is a {type(factory).__name__}; give a class or a function that makes it"
         )
-    known = _taken(factory, known, where)
+
+
+def _called(factory: Any, where: str, *given: Any, **named: Any) -> Any:
+    """Call a factory, and turn whatever it raises into one line."""
     try:
-        return factory(**known)
+        return factory(*given, **named)
     except InputError:
         raise
     except Exception as error:  # the factory's own code runs here
-        raise InputError(f"{where}: fails: {_failure(error)}") from error
+        raise InputError(f"{where}: fails: {failure(error)}") from error
 
 
 def _taken(factory: Callable[..., Any], known: dict[str, Any], where: str) -> dict[str, Any]:
@@ -154,7 +223,7 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _failure(error: BaseException) -> str:
+def failure(error: BaseException) -> str:
     """An error of foreign code in one line, with the place in that code."""
     place = next(
         (

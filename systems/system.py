@@ -266,6 +266,8 @@ def training_line(result: Mapping[str, Any]) -> str:
     beside = [f"{way}: {s * 1e3:.2f} ms" for way, s in known.items() if s is not None]
     tested = result.get("test_accuracy")
     accuracy = "" if tested is None else f", test accuracy {tested:.2%}"
+    if "no_test_accuracy" in result:
+        accuracy = f", no test accuracy: {result['no_test_accuracy']}"
     return (
         f"{result['samples_per_s']:,.0f} samples/s, step {step['median'] * 1e3:.2f} ms "
         f"[{step['low'] * 1e3:.2f}, {step['high'] * 1e3:.2f}] n={step['n']} "

@@ -41,15 +41,16 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["workers"],
         ["planner"],
         ["train"],
+        ["library"],
         ["experiments"],
         ["system"],
     ],
     "sparsepipe": [
         ["names", "engine", "data", "schedule"],
         ["models", "planner"],
-        ["pipeline", "options"],
+        ["runtime", "options"],
         ["train", "bench"],
-        ["experiments"],
+        ["library", "experiments"],
         ["system"],
     ],
     "speculative": [

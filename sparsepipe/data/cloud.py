@@ -31,7 +31,10 @@ class Cloud:
     features: np.ndarray
     """float32 [N, F], F >= 1."""
     label: int
-    """The number of the class, or -1 where it is unknown."""
+    """The number of the class, or -1 where it is unknown or every point has its own."""
+    labels: np.ndarray | None = None
+    """int64 [N]: the number of the class of each point, or -100 where it is unknown and shall not
+    be learnt; None where the whole cloud has one class."""
 
     def __post_init__(self) -> None:
         points, features = self.points, self.features
@@ -45,6 +48,11 @@ class Cloud:
         check_finite(points, "point")
         if not np.isfinite(features).all():
             raise InputError("features are not all finite")
+        if self.labels is not None and self.labels.shape != (len(points),):
+            raise InputError(
+                f"labels of shape {list(self.labels.shape)} for points {list(points.shape)}; give "
+                "[N], one for each point"
+            )
 
 
 def check_finite(points: np.ndarray, word: str) -> None:
@@ -57,13 +65,16 @@ def check_finite(points: np.ndarray, word: str) -> None:
         raise InputError(f"{word} {row} is ({values}), not a finite place")
 
 
-def make_cloud(points: np.ndarray, features: np.ndarray | None, label: int) -> Cloud:
-    """Make a cloud of points [N, 3] and features [N, F] of any real dtype, converted to float32.
-    Without features, each point gets the feature 1."""
+def make_cloud(
+    points: np.ndarray, features: np.ndarray | None, label: int, labels: np.ndarray | None = None
+) -> Cloud:
+    """Make a cloud of points [N, 3] and features [N, F] of any real dtype, converted to float32,
+    and of labels [N] of any whole numbers. Without features, each point gets the feature 1."""
     if features is None:
         features = np.ones((len(points), 1))
     with np.errstate(over="ignore"):  # what overflows becomes infinite, which Cloud refuses
-        return Cloud(points.astype(np.float32), features.astype(np.float32), label)
+        points, features = points.astype(np.float32), features.astype(np.float32)
+    return Cloud(points, features, label, None if labels is None else labels.astype(np.int64))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,10 @@ SUFFIXES = {"kitti": (".bin",), "points": (".npy", ".npz")}
 """The endings of the files of each data set."""
 SPLITS = (("train", "test"), ("training", "testing"), ("train", "val"))
 """Names of the two folders that divide a data set."""
+KINDS = ("no label", "one label", "a label for each point")
+"""What a file may have, by the number of its labels."""
+IGNORED = -100
+"""The label of points that are not learnt; torch's losses leave it out."""
 FRAME_COLUMNS = 4
 """A LiDAR frame has x, y and z in metres, and the reflectance."""
 
@@ -51,7 +55,7 @@ def read_kitti(path: Path, label: int = -1) -> Cloud:
 def read_points(path: Path, label: int = -1) -> Cloud:
     """Read a cloud from an array [N, 3 + F] in an .npy file, or from the arrays `points` [N, 3]
     and, if it is there, `features` [N, F] of an .npz file. Without features, each point gets the
-    feature 1.
+    feature 1. An array `labels` [N] labels the points, unless the cloud has a label already.
 
     Raises:
         InputError: the file cannot be read, or its arrays have other shapes.
@@ -67,27 +71,30 @@ def read_points(path: Path, label: int = -1) -> Cloud:
             if "points" not in stored:
                 raise InputError("the file has no array 'points'; give points [N, 3]")
             features = stored.get("features")
-            return make_cloud(stored["points"], features, label)
+            labels = stored.get("labels") if label == -1 else None
+            return make_cloud(stored["points"], features, label, labels)
 
 
-def read_label(path: Path) -> int:
-    """Read the label of a cloud: the one number in the array `labels` of an .npz file. It is -1 for
-    an .npz file without that array and for an .npy file.
+def read_labels(path: Path) -> np.ndarray:
+    """Read the array `labels` of an .npz file: one label for the cloud, or [N] for its points. It
+    is empty for an .npz file without that array and for an .npy file.
 
     Raises:
-        InputError: the file cannot be read, or `labels` is not one whole number from 0 on.
+        InputError: the file cannot be read, or `labels` are no such numbers.
     """
     with naming(path):
         if path.suffix.lower() != ".npz":
-            return -1
+            return np.zeros(0, np.int64)
         with np.load(path, allow_pickle=False) as stored:
-            if "labels" not in stored:
-                return -1
-            labels = stored["labels"]
-        if labels.size != 1 or labels.dtype.kind not in "iu" or labels.item() < 0:
+            labels: np.ndarray = stored.get("labels", np.zeros(0, np.int64))
+        known = labels[labels != IGNORED] if labels.dtype.kind == "i" else labels
+        if labels.ndim > 1 or labels.dtype.kind not in "iu" or known.min(initial=0) < 0:
             shape, kind = list(labels.shape), labels.dtype
-            raise InputError(f"labels are {kind} of shape {shape}; give one label, 0 or more")
-        return int(labels.item())
+            raise InputError(
+                f"labels are {kind} of shape {shape}; give one label for the cloud, or one for "
+                f"each point: 0 or more, or {IGNORED} for points whose label is unknown"
+            )
+        return labels.reshape(-1)
 
 
 def files(folder: Path, suffixes: tuple[str, ...], *, deep: bool = False) -> list[Path]:
@@ -151,15 +158,20 @@ def _labelled(
 
 def _own_labels(folder: Path, bad_files: BadFiles) -> tuple[Samples, tuple[str, ...]]:
     """The files in a folder with the labels that they contain, and the labels' names, which are
-    their numbers."""
-    samples = []
+    their numbers. A file that labels its points has the label -1 here."""
+    samples, kinds, highest = [], dict[str, Path](), -1
     for path in files(folder, SUFFIXES["points"]):
         try:
-            samples.append((path, read_label(path)))
+            labels = read_labels(path)
         except InputError as error:
             bad_files.report(path, error, "going on without it")
-    labels = {label for _, label in samples}
-    if len(labels) > 1 and -1 in labels:
-        path = next(path for path, label in samples if label == -1)
-        raise InputError(f"{path.name} has no label but others have; give all of them one")
-    return tuple(samples), tuple(map(str, range(max(labels, default=-1) + 1)))
+            continue
+        kinds.setdefault(KINDS[min(len(labels), 2)], path)
+        samples.append((path, int(labels[0]) if len(labels) == 1 else -1))
+        highest = max(highest, int(labels.max(initial=-1)))
+    if len(kinds) > 1:
+        (one, first), (other, second), *_ = kinds.items()
+        raise InputError(
+            f"{first.name} has {one} but {second.name} has {other}; label all of them alike"
+        )
+    return tuple(samples), tuple(map(str, range(highest + 1)))

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sparsepipe.pipeline.values import Value
+from sparsepipe.runtime.values import Value
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Loss = Callable[[Value, Tensor], Tensor]

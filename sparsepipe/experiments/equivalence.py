@@ -26,9 +26,9 @@ from sparsepipe.experiments.small_pipelines import (
     loss_sum,
     momentum,
 )
-from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.run import NormMode, collect_weights, run_pipeline
-from sparsepipe.pipeline.values import Value
+from sparsepipe.runtime.network import Network
+from sparsepipe.runtime.run import NormMode, collect_weights, run_pipeline
+from sparsepipe.runtime.values import Value
 from sparsepipe.schedule import lists as schedules
 from sparsepipe.schedule.lists import FLUSHING, Schedule, ScheduleKind, StageRanks, roles
 from systems.environment import Environment, free_port

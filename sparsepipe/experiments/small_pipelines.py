@@ -11,7 +11,7 @@ from sparsepipe.engine.layers import BatchNorm
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models.unet import MinkUNet
 from sparsepipe.models.vgg import MinkVGG16
-from sparsepipe.pipeline.values import Value, features_of, take_samples
+from sparsepipe.runtime.values import Value, features_of, take_samples
 
 Model = Literal["vgg", "unet"]
 CLASSES = 5

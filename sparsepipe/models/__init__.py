@@ -1,4 +1,4 @@
-"""SparsePipe's networks, written for one device. `sparsepipe.pipeline` divides them over several.
+"""SparsePipe's networks, written for one device. `sparsepipe.runtime` divides them over several.
 
 kit          the layers that a network is built of: sparse ones, or their dense twins
 dense twin   the same network on nn.Conv3d, which computes every cell of the volume

@@ -71,7 +71,7 @@ class DeviceTimes:
     """The time of its link in one direction, all-reduces included; both carry equally much."""
     memory_bytes: int
     """The bytes that it needs."""
-    memory_limit_bytes: int | None
+    memory_limit_bytes: int | None = None
     """The bytes that it has; None where there is no limit."""
 
 

@@ -1,9 +1,9 @@
 """The cluster that a pipeline is planned for: `--devices` and `--bandwidth` change a named one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from sparsepipe.planner.costs import planned_link
-from systems.clusters.cluster import Cluster, place
+from systems.clusters.cluster import Cluster, Device, Link, Node, place
 from systems.schema import InputError
 
 
@@ -55,6 +55,30 @@ def target_cluster(
     if bandwidth_bits_per_s is not None:
         cluster = cluster.with_rate(bandwidth_bits_per_s)
     return cluster
+
+
+def cluster_of(
+    kinds: Iterable[str], devices: str | None, bandwidth_bits_per_s: float | None
+) -> Cluster:
+    """A cluster of devices that are profiled but in no cluster file, all on one switch.
+
+    Args:
+        kinds: the kinds that have profiles; one device of each, unless `devices` counts them.
+
+    Raises:
+        InputError: the rate of the links is not given, or `devices` are no counts.
+    """
+    counts = dict.fromkeys(kinds, 1) if devices is None else parse_device_counts(devices)
+    text = device_counts_text(counts)
+    if bandwidth_bits_per_s is None:
+        raise InputError(
+            f"--bandwidth-bits-per-s (none): no cluster says how {text} are linked; give the rate, "
+            "such as 10e9, or a --cluster file"
+        )
+    link = Link(bandwidth_bits_per_s=bandwidth_bits_per_s)
+    devices_here = tuple(Device(kind=kind, count=n) for kind, n in counts.items() if n)
+    node = Node(name=text, devices=devices_here, link=link, device_link=link)
+    return Cluster(name=text, source="--devices and --bandwidth-bits-per-s", nodes=(node,))
 
 
 def parse_device_counts(text: str) -> dict[str, int]:

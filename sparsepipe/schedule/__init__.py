@@ -1,6 +1,6 @@
 """Schedules as data: the list of actions of every rank, what they cost, and a simulator for them.
 
-Glossary, for this wing, `sparsepipe.planner`, `sparsepipe.pipeline` and `sparsepipe.train`:
+Glossary, for this wing, `sparsepipe.planner`, `sparsepipe.runtime` and `sparsepipe.train`:
 
 - A **stage** is a run of consecutive layers that one rank executes as a unit. Its **cuts** are the
   places before its first layer and after its last.

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsepipe.options import Options
+from sparsepipe.names import DATA
+from sparsepipe.options import OWN, Options
 from sparsepipe.system.emulated import (
     EMULATED,
     check_cluster,
@@ -21,6 +22,7 @@ from sparsepipe.system.emulated import (
 from sparsepipe.system.scheme import NAMED_HERE, Plan, Scheme
 from sparsepipe.system.single import SINGLE
 from sparsepipe.train.clouds import load_clouds
+from systems import by_path
 from systems.flags import named_as_given
 from systems.job import Job
 from systems.named_files import absolute_data, absolute_path, absolute_profile
@@ -89,12 +91,18 @@ def _roles(job: Job, plan: Plan) -> Sequence[str]:
 
 
 def _check(job: Job, plan: Plan) -> None:
-    """Find the data and the backend."""
-    if job.options.backend != "native":  # which is always there
+    """Find the data, the backend, and what is named by import path."""
+    options = job.options
+    if options.backend != "native":  # which is always there
         from sparsepipe.engine.backends import backend
 
-        backend(job.options.backend)
-    load_clouds(job.options, job.seed)
+        backend(options.backend)
+    if options.own_code:
+        from sparsepipe.train.workload import check_own
+
+        check_own(options, job.seed)
+    else:
+        load_clouds(options, job.seed)
 
 
 def _samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
@@ -115,13 +123,19 @@ def _line(result: dict[str, Any]) -> str:
 
 
 def _absolute_paths(options: Options, folders: Sequence[Path]) -> Options:
-    """The options with absolute paths of data, plan and profiles."""
+    """The options with absolute paths of data, plan, profiles and the user's own code."""
+    named = {name: getattr(options, name) for name in OWN}
+    changed: dict[str, Any] = {
+        name: value and by_path.absolute(value, folders) for name, value in named.items()
+    }
+    absolute = by_path.absolute if by_path.is_path(options.data, DATA) else absolute_data
     profiles = options.profiles.split(",")
     return dataclasses.replace(
         options,
-        data=absolute_data(options.data, folders),
+        data=absolute(options.data, folders),
         plan=options.plan and absolute_path(options.plan, folders),
         profiles=",".join(absolute_profile(name, folders) for name in profiles),
+        **changed,
     )
 
 
@@ -159,6 +173,7 @@ SYSTEM = System(
     ),
     simulate=simulate,
     absolute_paths=_absolute_paths,
+    code_named=lambda options: tuple(filter(by_path.is_foreign, options.own_code)),
     experiments="sparsepipe.experiments:EXPERIMENTS",
     paper="sparsepipe.experiments:PAPER",
     commands={

@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sparsepipe.planner.target import check_links, target_cluster
+from sparsepipe.planner.target import check_links, cluster_of, target_cluster
 from sparsepipe.schedule.lists import roles
 from sparsepipe.system.scheme import NAMED_HERE, Plan, Scheme, stages_in_words
 from sparsepipe.train.plan_file import check_planned_for, load_checked_plan
 from sparsepipe.train.planned import ProfiledPlan, describe_plan, plan_pipeline, with_profiles
 from systems.clusters import cluster
+from systems.clusters.cluster import Cluster
 from systems.flags import named_as_given
 from systems.job import Job
 from systems.profiles.emulation import Emulation
@@ -44,7 +45,7 @@ def plan_emulated(job: Job) -> Plan:
         )
     if options.plan is not None:
         check_cluster(job)
-    target = cluster.load(job.cluster)
+    target = _target(job)
     if options.plan is None:
         check_links(
             target_cluster(target, options.devices, options.bandwidth_bits_per_s), job.cluster
@@ -57,6 +58,14 @@ def plan_emulated(job: Job) -> Plan:
             f"devices, each of them a rank; give {devices}, or other --sparsepipe.devices"
         )
     return Plan(pipeline=planned.plan)
+
+
+def _target(job: Job) -> Cluster:
+    """The cluster that the job names; else one of the devices that the options count."""
+    options = job.options
+    if job.cluster != Job.cluster or options.devices is None or options.plan is not None:
+        return cluster.load(job.cluster)
+    return cluster_of((), options.devices, options.bandwidth_bits_per_s)
 
 
 def check_cluster(job: Job) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.plan import Plan
 from sparsepipe.planner.stages import ScheduleName
-from sparsepipe.planner.target import check_links, target_cluster
+from sparsepipe.planner.target import check_links, cluster_of, target_cluster
 from sparsepipe.train.planned import profiles_by_kind
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster
@@ -19,6 +19,9 @@ from systems.flags import parse_flags, refuse_below_one
 from systems.profiles.profile import ModelProfile
 from systems.runs import record
 from systems.schema import InputError
+
+DEFAULT_CLUSTER = "titan-8"
+"""The cluster of the paper, whose devices have the shipped profiles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +31,12 @@ class PlanArguments:
     profiles: str = "tv,txp"
     """The profiles, one for every kind of device: shipped ones (tv, txp, rtx) or JSON files, with
     commas between them."""
-    cluster: str = "titan-8"
-    """The cluster to plan for: a preset or a TOML file."""
+    cluster: str | None = None
+    """The cluster to plan for: a preset or a TOML file. None: titan-8 if the profiles are of its
+    devices, else one device of each profile, on links of --bandwidth-bits-per-s."""
     devices: str | None = None
-    """How many devices to use instead of all of the cluster, such as TitanV=1,TitanXp=3."""
+    """How many devices to use of each kind, such as TitanV=1,TitanXp=3. None: all of the
+    cluster."""
     bandwidth_bits_per_s: float | None = None
     """The rate of all links, instead of the rates that the cluster states."""
     batch_size: int | None = None
@@ -62,9 +67,14 @@ def main(arguments: Sequence[str]) -> None:
     rate = flags.bandwidth_bits_per_s
     if rate is not None and not 0 < rate < float("inf"):
         raise InputError(f"--bandwidth-bits-per-s {rate:g}: give more than 0; 10 Gb/s is 10e9")
-    target = target_cluster(cluster.load(flags.cluster), flags.devices, rate)
-    check_links(target, flags.cluster)
     profiles = profiles_by_kind(flags.profiles, flags.batch_size)
+    name = flags.cluster or DEFAULT_CLUSTER
+    named = cluster.load(name)
+    if flags.cluster is None and not profiles.keys() >= set(named.kinds):
+        target = cluster_of(profiles, flags.devices, rate)
+    else:
+        target = target_cluster(named, flags.devices, rate)
+    check_links(target, name)
     plan = planner.partition(
         profiles,
         target,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sparsepipe.options import Options
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
+from systems import by_path
 from systems.job import Job
 from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
@@ -111,4 +112,4 @@ def stages_in_words(stages: Sequence[PlannedStage]) -> str:
 
 def network_in_words(options: Options) -> str:
     """The network, its width and what computes its convolutions, in words."""
-    return f"{options.model} x {options.width:g}, {options.backend} backend"
+    return f"{by_path.short(options.model)} x {options.width:g}, {options.backend} backend"

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import DENSE, NETWORKS
+from sparsepipe.names import CLASSIFIERS, LOSSES
 from sparsepipe.options import Options
-from sparsepipe.pipeline.network import Network, StageModule
-from sparsepipe.train.one_process import make_optimizer
+from sparsepipe.runtime.network import Network, StageModule
+from sparsepipe.train.optimizers import make_optimizer
 from sparsepipe.train.stages import MICRO_BATCHES
 from sparsepipe.train.summary import summarize_one_rank
 from sparsepipe.train.workload import Workload
@@ -39,6 +40,16 @@ def check_deepspeed(options: Options) -> None:
         InputError: DeepSpeed is not installed, or mini-batches cannot be divided evenly.
     """
     check_installed("--sparsepipe.scheme deepspeed")
+    if options.model not in CLASSIFIERS:
+        raise InputError(
+            f"--sparsepipe.model {options.model}: the deepspeed baseline has the dense twin of "
+            f"{' or '.join(CLASSIFIERS)} alone; give that one"
+        )
+    if options.loss not in LOSSES:
+        raise InputError(
+            f"--sparsepipe.loss {options.loss}: the deepspeed baseline has the cross-entropy "
+            "alone; leave it out"
+        )
     if options.batch_size % micro_batches(options):
         raise InputError(
             f"--sparsepipe.batch-size {options.batch_size}: DeepSpeed's micro-batches have one "
@@ -123,11 +134,12 @@ def train_with_deepspeed(options: Options, world: World, workload: Workload) -> 
     for index in range(options.steps):
         started = time.perf_counter()
         batch = next(made)
+        assert isinstance(batch.inputs, SparseTensor)  # a workload makes no other
         inputs = volumes(batch.inputs, cells).to(world.device).chunk(parts)
-        labels = batch.labels.to(world.device).chunk(parts)
+        labels = batch.targets.to(world.device).chunk(parts)
         loss = float(engine.train_batch(data_iter=iter(zip(inputs, labels, strict=True))))
-        metrics = {"step_s": time.perf_counter() - started, "samples": len(batch.labels)}
-        metrics |= {"voxels": len(batch.inputs), "loss_sum": loss * len(batch.labels)}
+        metrics = {"step_s": time.perf_counter() - started, "samples": len(batch)}
+        metrics |= {"voxels": len(batch.inputs), "loss_sum": loss * len(batch)}
         yield Step(index, metrics)
     made.close()
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsepipe.pipeline.run import run_pipeline
-from sparsepipe.pipeline.values import Value, features_of
+from sparsepipe.runtime.run import run_pipeline
+from sparsepipe.runtime.values import Value, features_of
 from sparsepipe.schedule.lists import ALL_REDUCE_PARTS
 from sparsepipe.train.infer import summarize_inference
 from sparsepipe.train.planned import ProfiledPlan, describe_plan

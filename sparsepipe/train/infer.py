@@ -6,12 +6,11 @@ The weights are those that training would begin with; throughput and latency do 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.run import run_pipeline
 from sparsepipe.planner.stages import PlannedStage
+from sparsepipe.runtime.network import Network
+from sparsepipe.runtime.run import run_pipeline
 from sparsepipe.schedule.lists import Schedule, build_schedule
 from sparsepipe.train.batches import CloudBatches
-from sparsepipe.train.pipelined import loss_sum
 from sparsepipe.train.summary import steady_state
 from sparsepipe.train.workload import Workload
 from systems.network.distributed import World
@@ -37,7 +36,7 @@ def infer_in_pipeline(
         [stage.shares for stage in stages],
         world,
         batches=batches,
-        loss_sum=loss_sum,
+        loss_sum=workload.loss_sum,
         tracer=tracer,
     )
     batches.close()

@@ -1,26 +1,25 @@
-"""Training in one process: the network learns to classify clouds. Pipelines are held against it."""
+"""Training in one process: the network learns to classify clouds, or their voxels. Pipelines are
+held against it."""
 
 import hashlib
-import itertools
-import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from sparsepipe.options import Options
+from sparsepipe.train.optimizers import make_optimizer
 from sparsepipe.train.summary import summarize_one_rank
 from sparsepipe.train.workload import Workload, accuracy
+from systems import by_path
 from systems.network.distributed import World
 from systems.runs.checkpoint import Checkpoints
 from systems.runs.record import Step
 from systems.runs.state import State
 from systems.runs.trace import Tracer
 
-RISE = 20
-"""The steps over which the learning rate rises, before it falls along a cosine."""
 WARM_UP = 2
 """The first steps are not counted in times, since buffers still grow to their size."""
 
@@ -56,13 +55,13 @@ def train_in_one_process(
             with tracer.span("data"):
                 batch = next(mini_batches).to(world.device)
             with tracer.span("forward"):
-                loss = nn.functional.cross_entropy(network(batch.inputs).features, batch.labels)
+                loss = workload.loss(network(batch.inputs), batch.targets)
             with tracer.span("backward"):
                 update.zero_grad()
                 loss.backward()
             with tracer.span("update"):
                 update.step()
-            samples = len(batch.labels)
+            samples = len(batch)
             metrics = {"loss_sum": loss.item() * samples, "samples": samples}
             metrics |= {"voxels": len(batch.inputs), "step_s": time.perf_counter() - started}
             yield Step(index, metrics)
@@ -97,33 +96,6 @@ def last_step(
     return Step(workload.options.steps, totals)
 
 
-def make_optimizer(
-    options: Options, parameters: Iterable[nn.Parameter], first: int = 0
-) -> torch.optim.Optimizer:
-    """SGD as the options say; its steps use the learning rates of the steps from `first` on."""
-    made = torch.optim.SGD(
-        parameters,
-        lr=options.learning_rate,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-    )
-    steps = itertools.count(first)
-
-    def set_rate(*_: object) -> None:
-        """Set the learning rate of the next step."""
-        rate = options.learning_rate * learning_rate_share(next(steps), options.steps)
-        for group in made.param_groups:
-            group["lr"] = rate
-
-    made.register_step_pre_hook(set_rate)
-    return made
-
-
-def learning_rate_share(index: int, steps: int) -> float:
-    """The learning rate of step `index`, as a part of the highest one."""
-    return min(1.0, (index + 1) / RISE) * 0.5 * (1 + math.cos(math.pi * index / steps))
-
-
 def weights_digest(network: nn.Module) -> int:
     """The first 48 bits of the SHA-256 of parameters and buffers: equal for equal networks."""
     sha = hashlib.sha256()
@@ -136,4 +108,4 @@ def summarize_one_process(options: Options, steps: Sequence[Step]) -> dict[str, 
     """The result of a run from its steps: times, losses, accuracy."""
     *trained, totals = steps
     summary = summarize_one_rank(trained, WARM_UP)
-    return {"scheme": "single", "model": options.model, **summary, **totals.metrics}
+    return {"scheme": "single", "model": by_path.short(options.model), **summary, **totals.metrics}

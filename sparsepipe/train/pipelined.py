@@ -1,7 +1,7 @@
 """Training in a pipeline: the network and data of `one_process`, with stages on several ranks.
 
 Batch normalisation takes the statistics of a replica's part of a micro-batch (`part`, see
-`sparsepipe.pipeline.run`). Every rank makes the mini-batches, which are the same on all of them:
+`sparsepipe.runtime.run`). Every rank makes the mini-batches, which are the same on all of them:
 the first stage reads the clouds, the last stage the labels, and all stages the number of voxels of
 each cloud.
 """
@@ -9,23 +9,20 @@ each cloud.
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from sparsepipe.options import Options
-from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.run import collect_weights, run_pipeline
-from sparsepipe.pipeline.values import Value, features_of
 from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
+from sparsepipe.runtime.network import Network
+from sparsepipe.runtime.run import collect_weights, run_pipeline
 from sparsepipe.train.batches import BatchesFrom, CloudBatches
-from sparsepipe.train.one_process import last_step, make_optimizer
+from sparsepipe.train.one_process import last_step
+from sparsepipe.train.optimizers import first_trained, make_optimizer, optimizers_of
 from sparsepipe.train.stages import schedule_of
 from sparsepipe.train.summary import fill_mini_batches, steady_state
 from sparsepipe.train.workload import Workload
-from systems import schema
+from systems import by_path, schema
 from systems.measure import spread
 from systems.network.distributed import World
 from systems.runs.checkpoint import Checkpoints
@@ -58,7 +55,9 @@ def train_in_pipeline(
         module for stage, module in zip(stages, modules, strict=True) if world.rank in stage.ranks
     ]
     state = State(model, world.rank)
-    optimizers = _optimizers(options, mine, first, state)
+    optimizers = optimizers_of(mine, lambda parameters: make_optimizer(options, parameters, first))
+    for module in mine:
+        state.add(module, optimizers.get(first_trained(module)))
     checkpoints.restore_model(model)
     checkpoints.restore(state)
     batches = CloudBatches(workload, world.device, first_batch)
@@ -70,12 +69,13 @@ def train_in_pipeline(
             [stage.shares for stage in stages],
             world,
             batches=BatchesFrom(batches, begin - first),
-            loss_sum=loss_sum,
+            loss_sum=workload.loss_sum,
             optimizer=lambda parameters: optimizers[id(next(iter(parameters)))],
             tracer=tracer,
         )
         for step in steps:
-            yield Step(begin + step.index, step.metrics)
+            number = begin + step.index
+            yield Step(number, _loss_over_samples(step.metrics, batches.count(number - first)))
         seen = (first_batch + end - first) * options.batch_size
         checkpoints.save(end, options.steps, state, seen)
     batches.close()
@@ -84,25 +84,11 @@ def train_in_pipeline(
         yield last_step(model, workload, world, began, first)
 
 
-def _optimizers(
-    options: Options, modules: Sequence[nn.Module], first_step: int, state: State
-) -> dict[int, torch.optim.Optimizer]:
-    """An optimizer for each module that has parameters, by the id of the first of them.
-
-    All modules and optimizers are added to `state`, so that checkpoints contain them.
-    """
-    made: dict[int, torch.optim.Optimizer] = {}
-    for module in modules:
-        own, parameters = None, list(module.parameters())
-        if parameters:  # a pooling alone has none
-            own = made[id(parameters[0])] = make_optimizer(options, parameters, first_step)
-        state.add(module, own)
-    return made
-
-
-def loss_sum(output: Value, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits [b, classes], summed over the clouds."""
-    return nn.functional.cross_entropy(features_of(output), labels, reduction="sum")
+def _loss_over_samples(metrics: Mapping[str, float], labels: int) -> Mapping[str, float]:
+    """The metrics of a step whose `loss_sum` is over samples, also where voxels have labels."""
+    if "loss_sum" not in metrics:
+        return metrics
+    return {**metrics, "loss_sum": metrics["loss_sum"] * metrics["samples"] / labels}
 
 
 def summarize_pipeline(
@@ -127,7 +113,7 @@ def summarize_pipeline(
         loss_sums[step.index] += step.metrics.get("loss_sum", 0.0)
     return {
         "scheme": choice.name,
-        "model": options.model,
+        "model": by_path.short(options.model),
         "stages": [schema.dump(stage) for stage in stages],
         "micro_batches": choice.micro_batches,
         "step_s": schema.dump(spread(steady.step_s)),

@@ -4,17 +4,20 @@ plan = load_plan(options)                                   # --sparsepipe.plan
 check_planned_for(plan, "titan-8", cluster.load("titan-8"), options)
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from sparsepipe.options import PLANNERS, Options
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.plan import Plan
+from sparsepipe.planner.stages import PlannedStage
 from sparsepipe.planner.target import (
     device_counts,
     device_counts_text,
     parse_device_counts,
     target_cluster,
 )
+from systems import by_path
 from systems.clusters.cluster import Cluster
 from systems.schema import InputError
 
@@ -28,7 +31,7 @@ def load_checked_plan(options: Options) -> Plan:
     """
     assert options.plan is not None  # callers ask for a plan only if the options name one
     plan = planner.load_plan(Path(options.plan))
-    _check_stages(plan, options.plan)
+    check_planned_stages(plan.stages, f"--sparsepipe.plan {options.plan}")
     of_plan = _said_by_plan(plan)
     for name, ours in _said_by_options(options).items():
         theirs = of_plan[name]
@@ -38,26 +41,34 @@ def load_checked_plan(options: Options) -> Plan:
                 f"{flag} {_shown(ours)}: the plan {options.plan} has {_shown(theirs)}; "
                 f"{_remedies(flag, theirs)}, or plan again with `launch plan sparsepipe`"
             )
+    most = options.virtual_stages
+    if most > 1 and len(plan.stages) > most:
+        raise InputError(
+            f"--sparsepipe.virtual-stages {most}: the plan {options.plan} has {len(plan.stages)} "
+            "stages; leave it out, or plan again with `launch plan sparsepipe`"
+        )
     return plan
 
 
-def _check_stages(plan: Plan, file: str) -> None:
+def check_planned_stages(stages: Sequence[PlannedStage], where: str) -> None:
     """Refuse stages that are not a division of layers and samples, as in a file edited by hand."""
     end = 0
-    if not plan.stages:
-        raise InputError(f"--sparsepipe.plan {file}: has no stages; plan again")
-    for number, stage in enumerate(plan.stages):
-        where = f"--sparsepipe.plan {file}: stage {number}"
+    if not stages:
+        raise InputError(f"{where}: has no stages; plan again")
+    for number, stage in enumerate(stages):
         if not end == stage.first < stage.end:
             raise InputError(
-                f"{where} has the layers from {stage.first} to before {stage.end}: give it one or "
-                f"more, from {end} on"
+                f"{where}: stage {number} has the layers from {stage.first} to before {stage.end}: "
+                f"give it one or more, from {end} on"
             )
         if len(set(stage.ranks)) < max(1, len(stage.ranks)):
-            raise InputError(f"{where} is on the ranks {list(stage.ranks)}: give each rank once")
+            raise InputError(
+                f"{where}: stage {number} is on the ranks {list(stage.ranks)}: give each rank once"
+            )
         if min(stage.shares) <= 0 or abs(sum(stage.shares) - 1) > 1e-6:
             raise InputError(
-                f"{where} has the shares {list(stage.shares)}: give positive ones whose sum is 1"
+                f"{where}: stage {number} has the shares {list(stage.shares)}: give positive ones "
+                "whose sum is 1"
             )
         end = stage.end
 
@@ -65,7 +76,7 @@ def _check_stages(plan: Plan, file: str) -> None:
 def _said_by_options(options: Options) -> dict[str, object]:
     """What the options say that a plan says too; options that are left open are not there."""
     values = {
-        "model": options.model,
+        "model": by_path.short(options.model),
         "batch_size": options.batch_size,
         "schedule": options.schedule,
         "micro_batches": options.micro_batches,

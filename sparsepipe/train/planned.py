@@ -20,6 +20,7 @@ from sparsepipe.schedule.costs import StageCost, stage_costs
 from sparsepipe.schedule.lists import Schedule, StageRanks, build_schedule
 from sparsepipe.schedule.play import PlayedSchedule, play
 from sparsepipe.train.plan_file import load_checked_plan
+from systems import by_path
 from systems.clusters.cluster import Cluster, Link
 from systems.profiles.profile import ModelProfile
 from systems.schema import InputError
@@ -161,6 +162,7 @@ def plan_pipeline(options: Options, cluster: Cluster) -> ProfiledPlan:
     target = target_cluster(cluster, options.devices, options.bandwidth_bits_per_s)
     check_links(target)
     profiles = profiles_by_kind(options.profiles, options.batch_size)
+    _check_model(profiles, options)
     schedule, micro_batches = options.schedule, options.micro_batches
     plan: Plan | None
     if options.planner == "planner":
@@ -181,6 +183,18 @@ def plan_pipeline(options: Options, cluster: Cluster) -> ProfiledPlan:
             "give another one"
         )
     return ProfiledPlan(plan=plan, profiles=profiles, mode=options.mode)
+
+
+def _check_model(profiles: Mapping[str, ModelProfile], options: Options) -> None:
+    """Refuse profiles of another network than the options name."""
+    model = by_path.short(options.model)
+    for profile in profiles.values():
+        if profile.name != model:
+            raise InputError(
+                f"--sparsepipe.profiles {options.profiles}: the profile of {profile.device} is of "
+                f"{profile.name}, and the model is {model}; give --sparsepipe.model "
+                f"{profile.name}, or make profiles of {model} with `launch profile sparsepipe`"
+            )
 
 
 def with_profiles(plan: Plan, options: Options) -> ProfiledPlan:

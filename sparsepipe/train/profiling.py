@@ -15,13 +15,14 @@ import torch
 from sparsepipe.data.splits import Split
 from sparsepipe.engine.quantize import collate, sparse_quantize
 from sparsepipe.engine.tensor import SparseTensor
-from sparsepipe.pipeline.network import Network, StageModule
-from sparsepipe.pipeline.values import (
+from sparsepipe.runtime.network import Network, StageModule
+from sparsepipe.runtime.values import (
     Value,
     as_leaves,
     backward_through,
     features_of,
     leaf_gradients,
+    samples_of,
 )
 from systems.measure import timed
 from systems.profiles.profile import LayerProfile, ModelProfile
@@ -49,7 +50,7 @@ def first_mini_batch(split: Split, batch_size: int, voxel_size: float) -> Sparse
 
 def profile_network(
     network: Network,
-    inputs: SparseTensor,
+    inputs: Value,
     *,
     name: str,
     device_kind: str,
@@ -84,9 +85,9 @@ def profile_network(
     return ModelProfile(
         name=name,
         device=device_kind,
-        batch_size=inputs.batch_size,
-        source=f"measured on {kind} with torch {torch.__version__}, {len(inputs)} voxels, "
-        f"median of {repetitions}",
+        batch_size=samples_of(inputs),
+        source=f"measured on {kind} with torch {torch.__version__}, {len(features_of(inputs))} "
+        f"{'voxels' if isinstance(inputs, SparseTensor) else 'samples'}, median of {repetitions}",
         layers=tuple(layers),
     )
 
@@ -104,14 +105,16 @@ _Record = tuple[tuple[Value, ...], tuple[Value, ...]]
 """The values that a stage of one layer took, and those that it returned."""
 
 
-def _fresh(inputs: SparseTensor) -> SparseTensor:
+def _fresh(inputs: Value) -> Value:
     """The same voxels without any kernel maps that earlier passes have made."""
+    if not isinstance(inputs, SparseTensor):
+        return inputs
     return SparseTensor(
         features_of(inputs), inputs.coordinates, inputs.tensor_stride, batch_size=inputs.batch_size
     )
 
 
-def _pass(stages: Sequence[StageModule], inputs: SparseTensor) -> list[_Cost]:
+def _pass(stages: Sequence[StageModule], inputs: Value) -> list[_Cost]:
     """Time the forward and backward pass of one mini-batch, a layer at a time."""
     device = features_of(inputs).device
     records: list[_Record] = []

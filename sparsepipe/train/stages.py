@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from sparsepipe.options import Options
-from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.samples import split_by_speed
 from sparsepipe.planner.stages import PlannedStage, Replica, ScheduleChoice
+from sparsepipe.runtime.network import Network
+from sparsepipe.runtime.samples import split_by_speed
+from sparsepipe.runtime.values import Value
 from sparsepipe.schedule.lists import Schedule, build_schedule
 from sparsepipe.train.profiling import profile_network
 from sparsepipe.train.workload import Workload
@@ -37,14 +38,24 @@ def stages_at_cuts(options: Options, workload: Workload, ranks: int) -> tuple[Pl
     if options.cuts is None:
         if ranks > count:
             raise InputError(f"--world-size {ranks}: {options.model} has only {count} layers")
-        return _stages([round(i * count / ranks) for i in range(ranks + 1)])
-    edges = [0, *options.cuts, count]
-    if len(edges) != ranks + 1 or any(b <= a for a, b in pairwise(edges)):
+        return stages_between(equal_cuts(count, ranks), count)
+    if not cuts_fit(options.cuts, count, ranks):
         raise InputError(
             f"--sparsepipe.cuts {list(options.cuts)}: give {ranks - 1} that ascend between 1 and "
             f"{count - 1}, for {ranks} ranks and the {count} layers of {options.model}"
         )
-    return _stages(edges)
+    return stages_between(options.cuts, count)
+
+
+def cuts_fit(cuts: Sequence[int], layers: int, ranks: int) -> bool:
+    """Whether cuts make a stage of one layer or more for each rank."""
+    edges = [0, *cuts, layers]
+    return len(edges) == ranks + 1 and all(a < b for a, b in pairwise(edges))
+
+
+def equal_cuts(layers: int, ranks: int) -> tuple[int, ...]:
+    """The cuts with which stages have equally many layers."""
+    return tuple(round(i * layers / ranks) for i in range(1, ranks))
 
 
 def balanced_cuts(workload: Workload, ranks: int) -> tuple[int, ...] | None:
@@ -55,18 +66,22 @@ def balanced_cuts(workload: Workload, ranks: int) -> tuple[int, ...] | None:
     batches = workload.mini_batches()
     inputs = next(batches).inputs
     batches.close()
-    network = Network(workload.network())
+    return timed_cuts(Network(workload.network()), inputs, ranks)
+
+
+def timed_cuts(network: Network, inputs: Value, ranks: int) -> tuple[int, ...] | None:
+    """The same for any network: its layers are timed in their current mode with `inputs`."""
     profile = profile_network(network, inputs, name="", device_kind=HERE, repetitions=2)
     seconds = [layer.forward_s + layer.backward_s for layer in profile.layers]
     parts = split_by_speed(seconds, [1.0] * ranks)
     return tuple(part.start for part in parts[1:]) if all(parts) else None
 
 
-def _stages(edges: Sequence[int]) -> tuple[PlannedStage, ...]:
-    """A stage for each rank, between neighbouring edges."""
+def stages_between(cuts: Sequence[int], layers: int) -> tuple[PlannedStage, ...]:
+    """A stage for each rank, between neighbouring cuts."""
     return tuple(
         PlannedStage(first=i, end=j, replicas=(Replica(rank=rank, device=HERE, share=1.0),))
-        for rank, (i, j) in enumerate(pairwise(edges))
+        for rank, (i, j) in enumerate(pairwise([0, *cuts, layers]))
     )
 
 

@@ -52,7 +52,7 @@ def steady_state(
     The first mini-batch of a run never counts, unless it is the only one: nothing ends before it.
 
     Args:
-        everyone: for each rank, its steps of `sparsepipe.pipeline.run.run_pipeline`.
+        everyone: for each rank, its steps of `sparsepipe.runtime.run.run_pipeline`.
         dilate: the factor by which an emulation stretched time; durations are divided by it.
     """
     window = range(max(1, warm_up), schedule.mini_batches - warm_up)

@@ -14,7 +14,8 @@ reason. If several values cross the cut, they are packed into one tensor:
 
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import chain
 from math import prod
 from typing import Any
@@ -24,7 +25,7 @@ from torch import Tensor, fx, nn
 
 from stanza.cut.network import Network
 from stanza.cut.rule import Cut, find_cut
-from stanza.cut.tracing import trace
+from stanza.cut.tracing import place_of, trace
 from stanza.models.dry_run import materialise
 from systems.modes import modes_restored
 from systems.schema import InputError
@@ -40,6 +41,8 @@ class Parts:
     """Maps activations to what the network returns."""
     cut_shape: tuple[int, ...]
     """The shape of one sample's activations at the cut, in training mode."""
+    cut_dtype: torch.dtype = torch.float32
+    """What the activations are computed in."""
 
     @property
     def cut_values(self) -> int:
@@ -83,7 +86,7 @@ def separate(model: nn.Module, image_shape: Sequence[int]) -> Parts:
         if graph.python_code("self").src != code:
             other = _cut_graph(model, graph, image_shape)
             conv, fc = ByMode(parts.conv, other.conv), ByMode(parts.fc, other.fc)
-            parts = Parts(conv=conv, fc=fc, cut_shape=parts.cut_shape)
+            parts = replace(parts, conv=conv, fc=fc)
     # The parts get the model's mode; their layers keep their own.
     parts.conv.training = parts.fc.training = model.training
     return parts
@@ -102,7 +105,8 @@ def _cut_graph(model: nn.Module, graph: fx.Graph, image_shape: Sequence[int]) ->
     conv = _conv_graph(network, cut, shapes, pack=pack)
     fc = _fc_graph(network, cut, shapes, pack=pack)
     packed = (sum(map(prod, shapes)),) if pack else shapes[0]
-    return Parts(fx.GraphModule(model, conv), fx.GraphModule(model, fc), packed)
+    dtype = reduce(torch.promote_types, (network.values[node.name].dtype for node in crossing))
+    return Parts(fx.GraphModule(model, conv), fx.GraphModule(model, fc), packed, dtype)
 
 
 def _refuse_shared_tensors(network: Network, cut: Cut) -> None:
@@ -160,8 +164,8 @@ def _refuse_overwritten(network: Network, cut: Cut) -> None:
         elif written := sorted(network.overwritten[node.name] & read):
             raise InputError(
                 f"{network.name} cannot be separated: the convolutional part overwrites "
-                f"{written[0]} in place ({node}) after the fully connected part has read it; give "
-                "inplace=False, or train it with ddp or ps"
+                f"{written[0]} in place ({node}) after the fully connected part has read it"
+                f"{place_of(node)}; give inplace=False, or train it with ddp or ps"
             )
 
 

@@ -1,15 +1,19 @@
-"""The networks to train, and the registry that names them.
+"""The networks to train, and the registry that names them. A network of one's own is named by its
+import path instead (`stanza.models.own`).
 
-They know nothing of parallel execution: every model is a plain `nn.Module` that torch.fx can trace
-in training and in evaluation. The ImageNet models have the parameter names and shapes of
+Those here know nothing of parallel execution: every model is a plain `nn.Module` that torch.fx can
+trace in training and in evaluation. The ImageNet models have the parameter names and shapes of
 torchvision's, so that its checkpoints load. (torchvision itself is not used, because it cannot be
 imported beside the CPU build of the pinned torch.)
 """
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stanza.models import own
+from systems import by_path
 from systems.schema import InputError, remedy
 
 if TYPE_CHECKING:
@@ -65,28 +69,81 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def build_model(name: str, classes: int | None = None) -> "nn.Module":
+BATCH_SIZE = 32
+"""Samples in a step for each worker, for a network of one's own that does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What is known of a network's inputs. None: nobody has said; perhaps the data do."""
+
+    image_shape: tuple[int, ...] | None
+    classes: int | None
+    batch_size: int
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is neither a network's here nor an import path. Nothing is imported."""
+    if name not in ARCHITECTURES and not by_path.is_path(name):
+        raise InputError(
+            f"--stanza.model {name}: unknown model; {remedy(name, ARCHITECTURES)}, or one of your "
+            "own as path/to/file.py:attribute"
+        )
+
+
+def is_own(name: str) -> bool:
+    """Whether a network is the user's own."""
+    return name not in ARCHITECTURES
+
+
+def inputs_of(
+    name: str, image_shape: tuple[int, ...] | None = None, classes: int | None = None
+) -> Inputs:
+    """What the network takes: as given here, else as it says itself.
+
+    Raises:
+        InputError: no network has this name, or one's own cannot be imported.
+    """
+    check_name(name)
+    if name in ARCHITECTURES:
+        known = ARCHITECTURES[name]
+        return Inputs(
+            image_shape=image_shape or known.image_shape,
+            classes=classes or known.classes,
+            batch_size=known.batch_size,
+        )
+    return Inputs(
+        image_shape=image_shape or own.told_shape(name),
+        classes=classes or own.told_count(name, "classes"),
+        batch_size=own.told_count(name, "batch_size") or BATCH_SIZE,
+    )
+
+
+def build_model(
+    name: str, classes: int | None = None, image_shape: Sequence[int] | None = None
+) -> "nn.Module":
     """Build the network called `name` with fresh weights, in training mode.
 
     It maps images (samples, *image_shape) to logits (samples, classes). Inception-V3 in training
-    mode maps them to InceptionOutputs.
+    mode maps them to InceptionOutputs, and one's own network to whatever it likes.
 
     Args:
         classes: None takes the number of the data set that the network is meant for.
+        image_shape: None takes the shape that the network is meant for.
 
     Raises:
         InputError: no network has this name, or `classes` is below 1.
     """
-    if name not in ARCHITECTURES:
-        raise InputError(f"--stanza.model {name}: unknown model; {remedy(name, ARCHITECTURES)}")
-    architecture = ARCHITECTURES[name]
-    if classes is None:
-        classes = architecture.classes
-    if classes < 1:
+    known = inputs_of(name, tuple(image_shape) if image_shape else None, classes)
+    if classes is not None and classes < 1:
         raise InputError(f"model {name!r} needs at least 1 class, not {classes}")
     from stanza.models.dry_run import materialise
 
-    module, _, attribute = architecture.build.partition(":")
-    model: nn.Module = getattr(importlib.import_module(module), attribute)(classes)
-    materialise(model, architecture.image_shape)  # lazy layers get their shapes
+    if is_own(name):
+        model = own.build(name, known.classes, known.image_shape)
+    else:
+        module, _, attribute = ARCHITECTURES[name].build.partition(":")
+        model = getattr(importlib.import_module(module), attribute)(known.classes)
+    if known.image_shape is not None:
+        materialise(model, known.image_shape)  # lazy layers get their shapes
     return model

@@ -5,13 +5,14 @@ Tests and reports compare both with this table.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 
 from stanza.cut.separate import separate
 from stanza.layout import Layout
-from stanza.models import ARCHITECTURES, build_model
+from stanza.models import build_model, is_own
 from stanza.options import Options
 from stanza.workers.fc_chain import linears
 
@@ -30,17 +31,28 @@ class Sizes:
     """The bytes of one sample's outputs of all FC layers, where FC workers hold columns."""
 
 
-def sizes_of(options: Options) -> Sizes:
-    """The sizes of the model that the options name. Its parameters take no memory.
+def sizes_of(
+    options: Options, image_shape: Sequence[int] | None = None, classes: int | None = None
+) -> Sizes:
+    """The sizes of the model that the options name. Its parameters take no memory, unless it is one
+    of the user's own, whose constructor may want to compute.
+
+    Args:
+        image_shape: the shape of an image; None takes what the options or the model say.
+        classes: the number of classes, likewise.
 
     Raises:
         InputError: the scheme is stanza, and the model cannot be separated, or not by columns.
     """
-    with torch.device("meta"):
-        model = build_model(options.model)
+    shape = image_shape or options.inputs.image_shape
+    with nullcontext() if is_own(options.model) else torch.device("meta"):
+        model = build_model(options.model, classes or options.classes, shape)
     if options.scheme != "stanza":
         return Sizes(conv_bytes=sum(p.nbytes for p in model.parameters()), fc_bytes=0, cut_bytes=0)
-    parts = separate(model, ARCHITECTURES[options.model].image_shape)
+    assert (
+        shape is not None
+    )  # whoever calls this for a model that does not say it has asked the data
+    parts = separate(model, shape)
     outputs = 0
     if options.fc_parallel == "columns":
         outputs = sum(layer.out_features for layer in linears(parts).values())

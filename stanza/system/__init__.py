@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stanza.layout import layout_of
-from stanza.options import ZERO_STAGES, Options
+from stanza.models import is_own
+from stanza.options import OWN, ZERO_STAGES, Options
 from stanza.planner.plan import Plan, costs_at, load_profile, plan as plan_stanza
 from stanza.planner.simulated import played_plan
 from stanza.system.planning import (
@@ -17,6 +18,7 @@ from stanza.system.planning import (
     planning_basis,
     resolved,
 )
+from systems import by_path
 from systems.clusters import cluster
 from systems.clusters.sized import link_rates_of
 from systems.deepspeed import check_installed
@@ -88,9 +90,15 @@ def _batch_size(job: Job) -> int | None:
 
 
 def _check(job: Job, plan: Plan) -> None:
-    """Load the images, and look for DeepSpeed if the scheme needs it."""
+    """Look for the data and whatever is the user's own, and for DeepSpeed if the scheme needs it.
+    torch is imported where the user's own code, which wants it, is."""
     if job.options.scheme in ZERO_STAGES:
         check_installed(f"--stanza.scheme {job.options.scheme}")
+    if job.options.own_code:
+        from stanza.train.workload import check_workload
+
+        check_workload(job.options, plan.layout, job.seed)
+        return
     from stanza.train.data import data_for
 
     data_for(job.options, plan.layout, job.seed)
@@ -197,6 +205,10 @@ def _plan_emulated(job: Job) -> Plan:
     if job.options.scheme in ZERO_STAGES:
         raise InputError(f"--stanza.scheme {job.options.scheme}: is not emulated; use launch run")
     link_rates_of(job.cluster, job.world_size, Emulation())  # raises if they are not known
+    if is_own(job.options.model):
+        from stanza.train.data import input_of
+
+        input_of(job.options)  # raises if nobody says, which the summary would otherwise
     basis = planning_basis(job, measure=False)
     if basis is None:
         raise InputError(
@@ -229,8 +241,13 @@ def _emulated_step_s(plan: Plan) -> float:
 
 
 def _absolute_paths(options: Options, folders: Sequence[Path]) -> Options:
-    """The options with an absolute path of the data."""
-    return dataclasses.replace(options, data=absolute_data(options.data, folders))
+    """The options with absolute paths of the data and of the user's own code."""
+    named = {name: getattr(options, name) for name in OWN}
+    changed: dict[str, Any] = {
+        name: value and by_path.absolute(value, folders) for name, value in named.items()
+    }
+    absolute = by_path.absolute if options.own_data else absolute_data
+    return dataclasses.replace(options, data=absolute(options.data, folders), **changed)
 
 
 SYSTEM = System(
@@ -267,6 +284,7 @@ SYSTEM = System(
     ),
     simulate=_simulate,
     absolute_paths=_absolute_paths,
+    code_named=lambda options: tuple(filter(by_path.is_foreign, options.own_code)),
     experiments="stanza.experiments:EXPERIMENTS",
     paper="stanza.experiments:PAPER",
     commands={

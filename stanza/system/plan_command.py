@@ -2,12 +2,13 @@
 
 python -m launch plan stanza --model vgg16 --cluster ec2-p3-10g
 python -m launch plan stanza --model digits-cnn --cluster local --nodes 4     # measures first
+python -m launch plan stanza --model net.py:Net --cluster my.toml --profile net.json
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from stanza.options import Options
 from stanza.planner import plan as stanza_plan
@@ -24,26 +25,57 @@ from systems.runs import record
 
 NAMED_HERE = {
     f"stanza.{name}": name
-    for name in ("model", "local-batch-size", "fc-parallel", "fc-placement", "cut-dtype")
+    for name in (
+        "model",
+        "image-shape",
+        "classes",
+        "data",
+        "local-batch-size",
+        "fc-parallel",
+        "fc-placement",
+        "cut-dtype",
+    )
 }
 """The options of a job that `launch plan stanza` and `launch profile stanza` have too: the name in
 a job, and the name here."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanArguments:
-    """Predict the step time of every scheme, and choose a scheme."""
+class ModelArguments:
+    """The model of a command, and what it takes."""
 
     model: str = "digits-cnn"
-    """The model. Measured profiles of alexnet, vgg16, resnet50 and inception-v3 ship; other models
-    are measured here."""
+    """The network: alexnet, vgg16, resnet50, resnet152, inception-v3 or digits-cnn; or your own, as
+    package.module:attribute or path/to/file.py:attribute."""
+    image_shape: tuple[int, ...] | None = None
+    """Channels, height and width of one image. None takes what the model says, or else the data."""
+    classes: int | None = None
+    """The number of classes. None takes what the model says, or else the data."""
+    data: str | None = None
+    """The data of a job, where the shape and the number of classes are theirs."""
+
+    def options(self, **others: Any) -> Options:
+        """The options of a job with this model."""
+        return Options(
+            model=self.model,
+            image_shape=self.image_shape,
+            classes=self.classes,
+            data=self.data or "",
+            **others,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanArguments(ModelArguments):
+    """Predict the step time of every scheme, and choose a scheme."""
+
     cluster: str = "local"
     """The cluster to plan for: a preset or a TOML file."""
     nodes: int | None = None
     """The number of nodes to plan for. None takes the number of the cluster."""
     profile: str | None = None
     """The profile to plan with: the name of a shipped one or a JSON file. None takes the shipped
-    profile of the model, or measures one now."""
+    profile of the model (of alexnet, vgg16, resnet50 and inception-v3), or measures one now."""
     local_batch_size: int | None = None
     """The samples of a worker in a step. None takes the batch size of the profile."""
     fc_parallel: Literal["replicas", "columns", "auto"] = "replicas"
@@ -75,8 +107,7 @@ def main(arguments: Sequence[str]) -> None:
 def _job(flags: PlanArguments) -> Job:
     """The job to plan: the one with the options of these flags."""
     size = cluster.load(flags.cluster).size if flags.nodes is None else flags.nodes
-    options = Options(
-        model=flags.model,
+    options = flags.options(
         local_batch_size=_profiled_batch(flags.profile)
         if flags.local_batch_size is None
         else flags.local_batch_size,
@@ -98,15 +129,16 @@ def describe_plan(plan: Plan, model: str, target: Cluster) -> str:
     the reason for it."""
     assert plan.chosen is not None  # `launch plan` always predicts
     assert plan.bandwidth_bits_per_s is not None
+    first = plan.predictions[0]  # the weakest parameter server, if there are several ranks
+    ddp = next(p for p in plan.predictions if p.scheme == "ddp")
     lines = [
         f"plan stanza | tier simulated (planner, no processes) | {model} on "
         f"{target.size} nodes of {target.name} at {plan.bandwidth_bits_per_s / 1e9:.3g} Gb/s",
         f"  profile: {plan.profile}; each worker takes {_local_batch(plan)} samples a step",
         f"  cluster: {target.source}",
-        f"  {'scheme':25}{'f':>3}{'m':>4}{'step ms':>10}{'samples/s':>11}{'x PS 1 blocking':>17}"
-        f"{'x DDP':>8}   busy ms per resource",
+        f"  {'scheme':25}{'f':>3}{'m':>4}{'step ms':>10}{'samples/s':>11}"
+        f"{'x ' + first.scheme:>17}{'x DDP':>8}   busy ms per resource",
     ]
-    first, ddp = plan.predictions[0], next(p for p in plan.predictions if p.scheme == "ddp")
     for p in plan.predictions:
         resources = ", ".join(f"{name} {s * 1e3:.1f}" for name, s in p.resources.items())
         mark = "*" if p == plan.chosen else " "

@@ -5,10 +5,11 @@ import os
 import sys
 from typing import Any
 
-from stanza.models import ARCHITECTURES, build_model
+from stanza.models import ARCHITECTURES, build_model, is_own
 from stanza.options import Options
 from stanza.planner import plan as stanza_plan
 from stanza.planner.plan import Plan
+from systems import by_path
 from systems.clusters.cluster import Cluster, Link
 from systems.clusters.sized import sized_cluster
 from systems.environment import threads_per_rank
@@ -84,12 +85,16 @@ def measure_profile(
     """
     import torch
 
+    from stanza.models.dry_run import trial_run
+    from stanza.train.data import input_of
     from systems.profiles import measured_profile
 
-    architecture = ARCHITECTURES[options.model]
+    image_shape, classes = input_of(options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images = torch.randn(batch_size or architecture.batch_size, *architecture.image_shape)
-    model, images = build_model(options.model).to(device), images.to(device)
+    images = torch.randn(batch_size or options.inputs.batch_size, *image_shape).to(device)
+    model = build_model(options.model, classes, image_shape).to(device)
+    if is_own(options.model):
+        trial_run(model, image_shape, by_path.short(options.model), samples=2)
     effort = measured_profile.effort(model, images, repetitions=REPETITIONS)
     print(
         f"measuring {options.model}, batch {len(images)}, on {device}: about {effort}{spared}",
@@ -97,7 +102,11 @@ def measure_profile(
         flush=True,
     )
     return measured_profile.profile_model(
-        model, images, name=options.model, device_kind=device_here(), repetitions=REPETITIONS
+        model,
+        images,
+        name=by_path.short(options.model),
+        device_kind=device_here(),
+        repetitions=REPETITIONS,
     )
 
 
@@ -113,7 +122,7 @@ def measure_shared(options: Options, world_size: int) -> ModelProfile:
         return measure_profile(options, spared=spared)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    large = ARCHITECTURES[options.model].batch_size
+    large = options.inputs.batch_size
     alone = with_fixed_parts(
         measure_profile(options, large, spared=spared), measure_profile(options, max(1, large // 8))
     )
@@ -151,8 +160,8 @@ def _profile_at_hand(job: Job, target: Cluster) -> ModelProfile | None:
     Raises:
         InputError: it is of another model, or of another kind of device than the cluster has.
     """
-    model, shipped = job.options.model, stanza_plan.shipped_profiles()
-    if job.profile is None and model not in shipped:
+    model = by_path.short(job.options.model)
+    if job.profile is None and not _ships(job.options):
         return None
     profile = stanza_plan.load_profile(job.profile or model)
     if profile.name != model:
@@ -175,6 +184,17 @@ def _profile_at_hand(job: Job, target: Cluster) -> ModelProfile | None:
         f"--cluster {job.cluster}: its devices are {kind}, and the profile of {model} that ships "
         f"was taken on {profile.device}; make one on {kind} with `launch profile stanza` and give "
         "it with --profile"
+    )
+
+
+def _ships(options: Options) -> bool:
+    """Whether a profile of the model ships, for the inputs that the options give it."""
+    known = ARCHITECTURES.get(options.model)
+    if known is None or options.model not in stanza_plan.shipped_profiles():
+        return False
+    return (options.inputs.image_shape, options.inputs.classes) == (
+        known.image_shape,
+        known.classes,
     )
 
 

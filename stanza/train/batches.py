@@ -5,8 +5,9 @@ worker takes. Both depend on their arguments alone, so every scheme and every nu
 trains on the same samples in the same order.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
@@ -14,8 +15,26 @@ import torch
 from torch import Tensor
 
 from stanza.train.dataset import Batch, Indices, Split
+from stanza.workers.targets import Targets
 from systems.processes.beside import in_advance
 from systems.schema import InputError
+
+
+@dataclass(frozen=True)
+class LocalBatch:
+    """One step's samples as one rank sees them: its own, and the numbers of all ranks."""
+
+    images: Tensor
+    """Images [b, C, H, W]. On a rank without data b is 0."""
+    targets: Targets
+    """The targets of these images. Without samples they tell structure, dtypes and shapes."""
+    sizes: Sequence[int]
+    """The number of samples of every rank, by rank."""
+
+    @property
+    def global_size(self) -> int:
+        """The number of samples over all ranks."""
+        return sum(self.sizes)
 
 
 def prefetch(
@@ -50,12 +69,12 @@ def global_batch(size: int, dataset_length: int, *, seed: int, step: int) -> Ten
     if step < 0:
         raise InputError(f"step {step}: steps count from 0")
     epoch, position = divmod(step, dataset_length // size)
-    order = _permutation(dataset_length, seed, epoch)
+    order = permutation(dataset_length, seed, epoch)
     return order[position * size : (position + 1) * size].clone()
 
 
 @lru_cache(maxsize=2)
-def _permutation(length: int, seed: int, epoch: int) -> Tensor:
+def permutation(length: int, seed: int, epoch: int) -> Tensor:
     """The order of the samples in one epoch: int64 [length]."""
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(length))
 

@@ -1,4 +1,5 @@
-"""Data sets of images with labels: scikit-learn's digits, folders of image files, and noise.
+"""Data sets of images with labels: scikit-learn's digits, folders of image files, noise, and one's
+own (`stanza.train.own_data`).
 
 `open_data` opens the data set that `--stanza.data` names. `stanza.train.batches` decides which
 samples a step uses.
@@ -11,16 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from stanza.layout import Layout
-from stanza.models import ARCHITECTURES
-from stanza.options import Options
+from stanza.options import CROSS_ENTROPY, DATA_KINDS, Options
 from stanza.train.dataset import Batch, Data, TensorSplit, check_classes
 from stanza.train.folder import open_folder
-from stanza.train.pixels import ImageShape
+from systems import by_path
 from systems.schema import InputError
 
-SOURCES = "digits, folder:PATH or random"
+SOURCES = "digits, folder:PATH, random, or your own as path/to/file.py:attribute"
 
 DIGITS, DIGITS_TRAIN = 1797, 1437
+DIGITS_SHAPE, DIGITS_CLASSES = (1, 8, 8), 10
 RANDOM_TRAIN = 8192
 RANDOM_TEST = 256
 RANDOM_STRIDE = 499
@@ -32,10 +33,13 @@ def data_for(options: Options, layout: Layout, seed: int) -> Data:
     Raises:
         InputError: there are no such data, or they do not fit the model, or do not fill a batch.
     """
-    architecture = ARCHITECTURES[options.model]
-    data = open_data(
-        options.data, image_shape=architecture.image_shape, classes=architecture.classes, seed=seed
-    )
+    known = options.inputs
+    data = open_data(options.data, image_shape=known.image_shape, classes=known.classes, seed=seed)
+    if data.classes is None and options.loss == CROSS_ENTROPY:
+        raise InputError(
+            f"--stanza.data {options.data}: nobody says how many classes there are, or the targets "
+            "are no int64 labels; give --stanza.classes, or a --stanza.loss for other targets"
+        )
     workers = len(layout.data_ranks)
     samples = options.samples_per_step(workers)
     if samples > len(data.train):
@@ -48,7 +52,23 @@ def data_for(options: Options, layout: Layout, seed: int) -> Data:
     return data
 
 
-def open_data(source: str, *, image_shape: ImageShape, classes: int, seed: int = 0) -> Data:
+def input_of(options: Options) -> tuple[tuple[int, ...], int | None]:
+    """The shape of the model's images and its number of classes, as it says itself or else as its
+    data do. The number is None where the targets are no labels, or nobody says.
+
+    Raises:
+        InputError: nobody says the shape.
+    """
+    known = options.inputs
+    if known.image_shape is not None and (known.classes is not None or not options.data):
+        return known.image_shape, known.classes
+    data = open_data(options.data, image_shape=known.image_shape, classes=known.classes)
+    return data.image_shape, data.classes
+
+
+def open_data(
+    source: str, *, image_shape: tuple[int, ...] | None, classes: int | None, seed: int = 0
+) -> Data:
     """Open the data set that the option --stanza.data names.
 
     digits       1,797 real grey images of 1x8x8 that scikit-learn ships: 1,437 train, 360 test.
@@ -56,34 +76,48 @@ def open_data(source: str, *, image_shape: ImageShape, classes: int, seed: int =
                  file of each class is for testing. Classes are numbered in the order of their
                  names.
     random       noise with random labels, for measuring speed.
+    MODULE:NAME  one's own; see `stanza.train.own_data`.
 
     Args:
-        image_shape: the (C, H, W) that the model takes.
-        classes: the number of classes that the model tells apart.
+        image_shape: the (C, H, W) that the model takes; None takes that of the data.
+        classes: the number of classes that the model tells apart; None takes that of the data.
         seed: decides the noise. It changes nothing in the other data sets.
 
     Raises:
         InputError: there are no such data, or they do not fit the model.
     """
     name, _, path = source.partition(":")
+    if by_path.is_path(source, DATA_KINDS):
+        from stanza.train.own_data import open_own
+
+        return open_own(source, image_shape, classes)
     if source == "digits":
-        return _digits(image_shape, classes)
+        return _digits(image_shape or DIGITS_SHAPE, classes or DIGITS_CLASSES)
+    if image_shape is None:
+        raise InputError(
+            "--stanza.image-shape None: neither the model nor the data say it; give channels, "
+            "height and width, such as 3 32 32"
+        )
     if source == "random":
+        if classes is None:
+            raise InputError(
+                "--stanza.classes None: neither the model nor the data say it; give a number"
+            )
         return _random(image_shape, classes, seed)
     if name == "folder" and path:
         return open_folder(source, Path(path).expanduser(), image_shape, classes)
     raise InputError(f"--stanza.data {source}: unknown data; give {SOURCES}")
 
 
-def _digits(image_shape: ImageShape, classes: int) -> Data:
+def _digits(image_shape: tuple[int, ...], classes: int) -> Data:
     """Open scikit-learn's digits."""
-    if image_shape != (1, 8, 8):
+    if image_shape != DIGITS_SHAPE:
         wanted = "x".join(map(str, image_shape))
         raise InputError(
             f"--stanza.data digits: images are 1x8x8 but the model takes {wanted}; "
             "choose a model for 1x8x8 or other data"
         )
-    check_classes("digits", 10, classes)
+    check_classes("digits", DIGITS_CLASSES, classes)
     file = _digits_file()
 
     @cache
@@ -104,7 +138,7 @@ def _digits(image_shape: ImageShape, classes: int) -> Data:
         TensorSplit(DIGITS_TRAIN, lambda: parts()[0]),
         TensorSplit(DIGITS - DIGITS_TRAIN, lambda: parts()[1]),
         image_shape,
-        classes=10,
+        classes=DIGITS_CLASSES,
     )
 
 
@@ -116,7 +150,7 @@ def _digits_file() -> Path:
     return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
-def _random(image_shape: ImageShape, classes: int, seed: int) -> Data:
+def _random(image_shape: tuple[int, ...], classes: int, seed: int) -> Data:
     """Make noise with random labels."""
 
     @cache
@@ -131,7 +165,7 @@ def _random(image_shape: ImageShape, classes: int, seed: int) -> Data:
 
 
 def _noise(
-    length: int, image_shape: ImageShape, classes: int, generator: np.random.Generator
+    length: int, image_shape: tuple[int, ...], classes: int, generator: np.random.Generator
 ) -> Batch:
     """Make `length` images of noise with random labels.
 

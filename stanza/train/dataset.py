@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Indices: TypeAlias = "Sequence[int] | Tensor"
 """The numbers of some samples: int64 [B]."""
 Batch: TypeAlias = "tuple[Tensor, Tensor]"
-"""Images float32 [B, C, H, W] and labels int64 [B]."""
+"""Images float32 [B, C, H, W] and labels int64 [B]; other targets where the loss is one's own."""
 
 
 class Split(Protocol):
@@ -39,8 +39,8 @@ class Data:
     test: Split
     image_shape: tuple[int, ...]
     """Channels, height and width."""
-    classes: int
-    """The number of classes. Labels lie in [0, classes)."""
+    classes: int | None
+    """The number of classes. Labels lie in [0, classes). None: the targets are no labels."""
     corrupt: list[Path] = field(default_factory=list)
     """The files that could not be read so far. The list grows while samples are read."""
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from stanza.cut.rule import cut_profile
 from stanza.layout import Layout
-from stanza.models import ARCHITECTURES
 from stanza.options import Options
 from stanza.train.dataset import Data, TensorSplit
 from stanza.train.workload import Workload
@@ -77,11 +76,11 @@ def emulated_workload(
     """Make the workload of an emulated run: each sample is a single zero, and nothing is tested."""
     samples = options.samples_per_step(len(layout.data_ranks))
     data = Data(
-        kind=f"none (waits of {profile.name} on {profile.device})",
+        kind=f"none (waits of {profile.name} on {profile.device}; no optimizer, schedule or loss)",
         train=_zeros(samples),
         test=_zeros(0),
         image_shape=(1,),
-        classes=ARCHITECTURES[options.model].classes,
+        classes=None,
     )
     return Workload(
         data,

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,12 +83,24 @@ class FolderSplit:
             print(f"unreadable image {path}: {error}; using the next one instead", file=sys.stderr)
 
 
-def open_folder(source: str, path: Path, image_shape: ImageShape, classes: int) -> Data:
-    """Open the image files below a folder. `source` is the option's value, for errors."""
-    if image_shape[0] not in IMAGENET_STATISTICS:
+def open_folder(source: str, path: Path, image_shape: Sequence[int], classes: int | None) -> Data:
+    """Open the image files below a folder.
+
+    Args:
+        source: the option's value, for errors.
+        classes: the number that the model tells apart; None: any number.
+    """
+    if len(image_shape) != 3:
+        given = " ".join(map(str, image_shape))
+        raise InputError(
+            f"--stanza.image-shape {given}: files have channels, height and width; give three "
+            "numbers"
+        )
+    channels, height, width = image_shape
+    if channels not in IMAGENET_STATISTICS:
         raise InputError(
             f"--stanza.data {source}: images have 1 or 3 channels but the model takes "
-            f"{image_shape[0]}; choose another model"
+            f"{channels}; choose another model"
         )
     if not path.is_dir():
         raise InputError(f"--stanza.data {source}: no such folder; {FOLDER_LAYOUTS}")
@@ -103,7 +116,8 @@ def open_folder(source: str, path: Path, image_shape: ImageShape, classes: int) 
             f"--stanza.data {source}: class {unknown[0]} is in val but not in train; "
             "give both the same classes"
         )
-    check_classes(source, len(names), classes)
+    if classes is not None:
+        check_classes(source, len(names), classes)
 
     train_files, test_files = _image_files(train_root, names), _image_files(test_root, names)
     if [] in train_files:
@@ -117,11 +131,12 @@ def open_folder(source: str, path: Path, image_shape: ImageShape, classes: int) 
         raise InputError(f"--stanza.data {source}: no test images; {remedy}")
 
     corrupt: list[Path] = []
-    train = FolderSplit(_labelled(train_files), image_shape, corrupt)
-    test = FolderSplit(_labelled(test_files), image_shape, corrupt)
+    shape = (channels, height, width)
+    train = FolderSplit(_labelled(train_files), shape, corrupt)
+    test = FolderSplit(_labelled(test_files), shape, corrupt)
     note = "" if separate else ", every 5th file of each class is for testing"
     kind = f"folder {path} ({len(train):,} train and {len(test):,} test images{note})"
-    return Data(kind, train, test, image_shape, len(names), corrupt)
+    return Data(kind, train, test, shape, len(names), corrupt)
 
 
 def _class_names(root: Path) -> list[str]:

@@ -5,35 +5,30 @@ yields one `Step` at a time. In the first steps, the warm-up, caches fill. Then 
 barrier, and the measured window begins.
 """
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 
-from stanza.cut.separate import Parts, separate
 from stanza.layout import Layout
 from stanza.options import Options
-from stanza.train.roles import Training, step_function
-from stanza.train.summary import COUNTERS
+from stanza.train.batches import LocalBatch, global_batch, prefetch, share
+from stanza.train.dataset import Batch, Indices
+from stanza.train.engine import Engine
+from stanza.train.roles import Recipe
+from stanza.train.summary import COUNTERS, NOT_CLASSIFIED
 from stanza.train.workload import Workload, accuracy
-from stanza.workers.columns import COLUMNS, collect
-from stanza.workers.conv_worker import ACTIVATION, GRADIENT, LABEL
-from stanza.workers.fc_chain import linears
-from stanza.workers.parameter_server import PULL, PUSH
+from stanza.workers.loss import summed
+from stanza.workers.optimizers import scheduled
+from stanza.workers.targets import moved, rows
 from stanza.workers.zero import gathered
 from systems.network.distributed import World
 from systems.network.tcp import tcp_bytes
-from systems.network.transport import open_transport
 from systems.runs.checkpoint import Checkpoints
 from systems.runs.record import Step
-from systems.runs.state import State
 from systems.runs.trace import Tracer
-
-STATE = "state"
-"""The transport's channel for trained parameters, which are collected after training."""
-CHANNELS = (ACTIVATION, GRADIENT, LABEL, COLUMNS, PUSH, PULL, STATE)
 
 
 def training_steps(
@@ -52,7 +47,7 @@ def training_steps(
     The totals are the seconds and the number of steps of the measured window (`window_s`,
     `window_steps`), the bytes per step by the transport's counters and the kernel's, the step from
     which the run was resumed (`resumed_step`, or 0), the number of unreadable images, and on rank 0
-    `test_accuracy`, if there are test samples.
+    `test_accuracy`, if there are test samples, or `not_classified` where they have no classes.
 
     Raises:
         InputError: the model cannot be separated, or not in this way.
@@ -60,80 +55,91 @@ def training_steps(
     """
     checkpoints = checkpoints or Checkpoints.off(world)
     segments = list(checkpoints.segments(options.steps))
-    training = _prepare(options, layout, world, workload, seed, transport, tracer, checkpoints)
-    parts = _separated(training)
-    replicas = layout.fc_parallel == "replicas"
-    groups = [
-        world.group(layout.data_ranks),
-        world.group(layout.ranks("fc") if replicas else ()),  # columns have no gradients to sum
-    ]
-    step = step_function(training, parts, *groups)
-    checkpoints.restore(training.state)
+    torch.manual_seed(seed)
+    model = workload.build().to(world.device)
+    checkpoints.restore_model(model)
+    torch.manual_seed(seed * 1000 + world.rank + 1)  # dropout masks differ between ranks
     first = checkpoints.first_step
+    engine = Engine(
+        model,
+        layout,
+        world,
+        recipe_of(options, workload, first),
+        image_shape=workload.data.image_shape,
+        transport=transport,
+        tracer=tracer,
+    )
+    checkpoints.restore(engine.state)
+    samples = options.samples_per_step(len(layout.data_ranks))
+    first_batch = checkpoints.first_batch(samples)
+    batches = local_batches(workload, layout, world, samples, seed, first_batch)
     warm = options.window_start(first)
     window: _Reading | None = None
     for begin, end in segments:
         for index in range(begin, end):
             if index == warm:
-                window = _counters(training, "the start of the measured window")
+                window = _counters(engine, "the start of the measured window")
             started = time.perf_counter()
-            metrics = step(index)
+            metrics = engine.step(next(batches))
             yield Step(index, {"step_s": time.perf_counter() - started, **metrics})
-        samples_seen = (training.first_batch + end - first) * training.global_batch_size
-        checkpoints.save(end, options.steps, training.state, samples_seen)
+        samples_seen = (first_batch + end - first) * samples
+        checkpoints.save(end, options.steps, engine.state, samples_seen)
     assert window is not None  # at least one step is measured
-    counters = _counters(training, "the end of the measured window")
+    counters = _counters(engine, "the end of the measured window")
     totals = _since(window, counters, options.steps - warm)
     totals["resumed_step"] = first
-    totals |= _tested(training, parts)
+    totals |= _tested(engine, workload)
     totals["corrupt_images"] = len(workload.data.corrupt)
     yield Step(options.steps, totals)
-    training.transport.close()
-    for group in groups:
-        if group is not None:
-            dist.destroy_process_group(group)
+    engine.close()
 
 
-def _prepare(
-    options: Options,
-    layout: Layout,
-    world: World,
-    workload: Workload,
-    seed: int,
-    transport: str,
-    tracer: Tracer,
-    checkpoints: Checkpoints,
-) -> Training:
-    """Build this rank's model and open its transport."""
-    torch.manual_seed(seed)
-    model = workload.build().to(world.device)
-    checkpoints.restore_model(model)
-    torch.manual_seed(seed * 1000 + world.rank + 1)  # dropout masks differ between ranks
-    opened = open_transport(transport, world, CHANNELS)
-    first_batch = checkpoints.first_batch(options.samples_per_step(len(layout.data_ranks)))
-    return Training(
-        options=options,
-        layout=layout,
-        world=world,
-        transport=opened,
-        model=model,
-        workload=workload,
-        seed=seed,
-        tracer=tracer,
-        first_batch=first_batch,
-        state=State(model, world.rank),
+def recipe_of(options: Options, workload: Workload, steps_done: int) -> Recipe:
+    """How the options say that the workload is trained, after so many steps of its schedule."""
+    return Recipe(
+        optimizer=scheduled(workload.optimizer, workload.scheduler, steps_done),
+        loss_sum=summed(workload.loss),
+        cut_dtype=getattr(torch, options.cut_dtype),
+        ps_pipelined=options.ps_mode == "pipelined",
+        message_scale=workload.message_scale,
     )
 
 
-def _separated(training: Training) -> Parts | None:
-    """Separate the network, if that is the scheme."""
-    layout = training.layout
-    if layout.scheme != "stanza":
-        return None
-    parts = separate(training.model, training.workload.data.image_shape)
-    if layout.fc_parallel == "columns":
-        linears(parts, len(layout.ranks("fc")))  # if one rank refuses the network, all do
-    return parts
+def local_batches(
+    workload: Workload, layout: Layout, world: World, samples: int, seed: int, first_batch: int
+) -> Iterator[LocalBatch]:
+    """Yield this rank's part of every step's global batch of so many samples, without end.
+
+    On ranks with data a background thread reads ahead. Labels travel as int32 where the loss is the
+    cross entropy, and targets as they are where it is another.
+    """
+    ranks = layout.data_ranks
+    shares = {rank: share(samples, len(ranks), place) for place, rank in enumerate(ranks)}
+    none = slice(0, 0)
+    parts = [shares.get(rank, none) for rank in range(world.world_size)]
+    sizes = [part.stop - part.start for part in parts]
+    length = len(workload.data.train)
+    indices: Iterator[Indices] = (
+        global_batch(samples, length, seed=seed, step=step)[parts[world.rank]]
+        for step in itertools.count(first_batch)
+    )
+    batches: Iterator[Batch] = (
+        prefetch(workload.data.train, indices)
+        if world.rank in ranks
+        else itertools.repeat(_no_samples(workload))
+    )
+    for images, targets in batches:
+        if workload.loss is None:
+            targets = targets.to(torch.int32)
+        yield LocalBatch(images.to(world.device), moved(targets, world.device), sizes)
+
+
+def _no_samples(workload: Workload) -> Batch:
+    """A batch of no samples, whose tensors have the shapes and dtypes of the others."""
+    if workload.loss is None:
+        return torch.empty(0, *workload.data.image_shape), torch.empty(0, dtype=torch.int64)
+    images, targets = workload.data.train.batch([0])
+    return images[:0], rows(targets, slice(0))
 
 
 @dataclass(frozen=True)
@@ -146,15 +152,15 @@ class _Reading:
     """The times just before and just after reading."""
 
 
-def _counters(training: Training, when: str) -> _Reading:
+def _counters(engine: Engine, when: str) -> _Reading:
     """Read the byte counters while all ranks stand still. `when` names the barrier in errors."""
-    training.world.barrier(when)
+    engine.world.barrier(when)
     before_s = time.perf_counter()
     tcp_sent, tcp_received = tcp_bytes() or (-1, -1)
-    transport = training.transport
+    transport = engine.transport
     payload = [sum(transport.sent_bytes), sum(transport.received_bytes)]
     # No rank goes on, or closes a connection with its counter, before all have read.
-    training.world.barrier(f"{when}, bytes counted")
+    engine.world.barrier(f"{when}, bytes counted")
     return _Reading([*payload, tcp_sent, tcp_received], before_s, time.perf_counter())
 
 
@@ -168,32 +174,15 @@ def _since(start: _Reading, end: _Reading, window_steps: int) -> dict[str, float
     return totals
 
 
-def _tested(training: Training, parts: Parts | None) -> dict[str, float]:
+def _tested(engine: Engine, workload: Workload) -> dict[str, float]:
     """Test the whole trained model on rank 0, if there are test samples. All ranks call this."""
-    world, workload = training.world, training.workload
+    world, model = engine.world, engine.model
     if not len(workload.data.test):
         return {}
-    if parts is not None:
-        _collect_fc(training, parts)
-    model = training.model
-    if training.layout.scheme == "zero3":
+    engine.collect()
+    if engine.layout.scheme == "zero3":
         model = gathered(model, workload.build().to(world.device))
     if world.rank != 0:
         return {}
-    return {"test_accuracy": accuracy(model, workload.data.test, world.device)}
-
-
-def _collect_fc(training: Training, parts: Parts) -> None:
-    """Send the trained FC part to rank 0, whose model is then complete. All ranks call this."""
-    ranks, target = training.layout.ranks("fc"), 0
-    if training.layout.fc_parallel == "columns":
-        collect(parts, training.transport, ranks, target, on=STATE)
-        return
-    source = ranks[0]
-    if source == target or training.world.rank not in (source, target):
-        return
-    for tensor in (*parts.fc.parameters(), *parts.fc.buffers()):
-        if training.world.rank == source:
-            training.transport.isend(tensor.detach().contiguous(), target, STATE).wait()
-        else:
-            training.transport.irecv(tensor.detach(), source, STATE).wait()
+    found = accuracy(model, workload.data.test, world.device)
+    return {NOT_CLASSIFIED: 1.0} if found is None else {"test_accuracy": found}

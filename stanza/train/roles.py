@@ -1,28 +1,29 @@
 """Builds what a rank does in a step, from its role in the layout.
 
 `step_function` returns the step of a CONV worker, an FC worker, a whole-model worker or a server.
-The training loop (`stanza.train.loop`) calls it once per step.
+`stanza.train.engine` calls it once per step, for the training loop and for the library.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from stanza.cut.separate import Parts
 from stanza.layout import Layout
-from stanza.options import ZERO_STAGES, Options
-from stanza.train.batches import global_batch, prefetch, share
-from stanza.train.workload import Workload
+from stanza.options import ZERO_STAGES
+from stanza.train.batches import LocalBatch
+from stanza.workers.clipping import CONV_NORM, FC_NORM, SERVER_NORM, Clipping
 from stanza.workers.columns import ColumnLinear, Peers, columns_of
 from stanza.workers.conv_worker import ConvWorker
-from stanza.workers.exchange import AllReduce, Alone, Exchange
+from stanza.workers.exchange import AllReduce, Alone, Exchange, trainable
 from stanza.workers.fc_worker import FcWorker
+from stanza.workers.loss import Loss, loss_sum
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
+from stanza.workers.optimizers import OptimizerFactory, check_by_value
 from stanza.workers.parameter_server import ParameterServer, Server
 from stanza.workers.whole_model import WholeModelWorker
 from stanza.workers.zero import Zero
@@ -33,56 +34,39 @@ from systems.runs.state import State
 from systems.runs.trace import Tracer
 from systems.schema import InputError
 
-StepFunction = Callable[[int], dict[str, float]]
-"""Runs the step with this number and returns its metrics, with units in their names."""
+StepFunction = Callable[[LocalBatch], dict[str, float]]
+"""Does this rank's part of a step and returns its metrics, with units in their names."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained, whatever the layout."""
+
+    optimizer: OptimizerFactory
+    loss_sum: Loss = loss_sum
+    """The loss, summed over the samples."""
+    clip_norm: float | None = None
+    """The largest Euclidean norm of the gradients of the whole model; None: any."""
+    cut_dtype: torch.dtype | None = None
+    """What activations and their gradients travel in; None: what the layers compute in."""
+    ps_pipelined: bool = False
+    """Whether parameter servers are pipelined; else they are blocking."""
+    message_scale: float = 1.0
+    """See `stanza.train.workload.Workload`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
-    """Everything about a run that a rank needs, whatever its role."""
+    """Everything about a training that a rank needs, whatever its role."""
 
-    options: Options
     layout: Layout
     world: World
     transport: Transport
     model: nn.Module
-    workload: Workload
-    """The data, the optimizer, and the scale of the messages."""
-    seed: int
+    recipe: Recipe
     tracer: Tracer
-    first_batch: int
-    """The number of the global batch that the run's first step takes."""
     state: State
     """The tensors of this rank that a checkpoint must hold. Every part of a role adds its own."""
-
-    @property
-    def global_batch_size(self) -> int:
-        """The number of samples in one step over all workers."""
-        return self.options.samples_per_step(len(self.layout.data_ranks))
-
-    def share_of(self, rank: int) -> slice:
-        """The samples of a global batch that `rank`, which has data, takes."""
-        ranks = self.layout.data_ranks
-        return share(self.global_batch_size, len(ranks), ranks.index(rank))
-
-    def batch_size_of(self, rank: int) -> int:
-        """The number of samples in the share of `rank`, which has data."""
-        part = self.share_of(rank)
-        return int(part.stop - part.start)
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield this rank's images [b, C, H, W] and labels int64 [b] of every step, without end.
-
-        A background thread reads ahead.
-        """
-        part = self.share_of(self.world.rank)
-        size, length = self.global_batch_size, len(self.workload.data.train)
-        indices = (
-            global_batch(size, length, seed=self.seed, step=step)[part]
-            for step in itertools.count(self.first_batch)
-        )
-        for images, labels in prefetch(self.workload.data.train, indices):
-            yield images.to(self.world.device), labels.to(self.world.device)
 
 
 def step_function(
@@ -99,22 +83,40 @@ def step_function(
         fc_group: the FC workers that are replicas, or None likewise.
 
     Raises:
-        InputError: FC workers hold columns or are colocated, on GPUs.
+        InputError: FC workers hold columns or are colocated, on GPUs; servers cannot clip, or the
+            optimizer cannot train what they hold.
     """
     _refuse_gpus(training)
+    _refuse_optimizer(training)
     role = training.layout.roles[training.world.rank]
     if role == "worker":
         return _worker_step(training, conv_group)
     if role == "server":
         return _server_step(training)
     if role == "idle":
-        return lambda index: {}
+        return lambda batch: {}
     assert parts is not None  # the other roles are those of layer separation
     if role == "conv":
         return _conv_step(training, parts, conv_group)
     if role == "fc":
         return _fc_step(training, parts, fc_group)
     return _both(_conv_step(training, parts, conv_group), _fc_step(training, parts, fc_group))
+
+
+def _refuse_optimizer(training: Training) -> None:
+    """Refuse clipping where servers answer before they have all gradients, and optimizers that
+    cannot train slices of parameters."""
+    layout, recipe = training.layout, training.recipe
+    if layout.scheme == "ps" and recipe.ps_pipelined and recipe.clip_norm is not None:
+        raise InputError(
+            f"clip_norm {recipe.clip_norm:g}: pipelined parameter servers update before they have "
+            "all gradients; give --stanza.ps-mode blocking"
+        )
+    trained = trainable(training.model)
+    if layout.scheme == "ps" and trained:
+        check_by_value(recipe.optimizer, trained, "--stanza.scheme ps")
+    if layout.fc_parallel == "columns" and trained:
+        check_by_value(recipe.optimizer, trained, "--stanza.fc-parallel columns")
 
 
 def _refuse_gpus(training: Training) -> None:
@@ -137,9 +139,9 @@ def _both(conv_step: StepFunction, fc_step: StepFunction) -> StepFunction:
     They share the random numbers of the process, so dropout masks are not reproducible.
     """
 
-    def step(index: int) -> dict[str, float]:
+    def step(batch: LocalBatch) -> dict[str, float]:
         conv, fc = together(
-            {"conv worker": partial(conv_step, index), "fc worker": partial(fc_step, index)}
+            {"conv worker": partial(conv_step, batch), "fc worker": partial(fc_step, batch)}
         )
         return conv | fc
 
@@ -149,20 +151,18 @@ def _both(conv_step: StepFunction, fc_step: StepFunction) -> StepFunction:
 def _conv_step(training: Training, parts: Parts, group: dist.ProcessGroup | None) -> StepFunction:
     """Build a CONV worker's step, on this rank's share of every batch."""
     worker = ConvWorker(
-        _exchange(training, parts.conv, group),
+        _exchange(training, parts.conv, group, _clipping(training, "conv")),
         transport=training.transport,
         fc_ranks=training.layout.fc_of(training.world.rank),
         cut_shape=parts.cut_shape,
         micro_batches=training.layout.micro_batches,
-        cut_dtype=getattr(torch, training.options.cut_dtype),
+        cut_dtype=training.recipe.cut_dtype or parts.cut_dtype,
         tracer=training.tracer,
     )
-    batches = training.batches()
 
-    def step(index: int) -> dict[str, float]:
-        images, labels = next(batches)
-        worker.step(images, labels, training.global_batch_size)
-        return {"samples": len(labels)}
+    def step(batch: LocalBatch) -> dict[str, float]:
+        worker.step(batch.images, batch.targets, batch.global_size)
+        return {"samples": len(batch.images)}
 
     return step
 
@@ -173,42 +173,50 @@ def _fc_step(training: Training, parts: Parts, group: dist.ProcessGroup | None) 
     conv_ranks, columns = layout.conv_of(rank), layout.fc_parallel == "columns"
     peers = Peers(training.transport, layout.ranks("fc") if columns else (rank,))
     inputs = peers.own(parts.cut_values)
+    clipping = _clipping(training, "fc")
     worker = FcWorker(
-        _columns(training, parts, peers) if columns else _exchange(training, parts.fc, group),
+        _columns(training, parts, peers, clipping)
+        if columns
+        else _exchange(training, parts.fc, group, clipping),
+        training.recipe.loss_sum,
         transport=training.transport,
         conv_ranks=conv_ranks,
         input_shape=(inputs.stop - inputs.start,) if columns else parts.cut_shape,
+        input_dtype=parts.cut_dtype,
         own_samples=peers.own,
         micro_batches=training.layout.micro_batches,
-        cut_dtype=getattr(torch, training.options.cut_dtype),
+        cut_dtype=training.recipe.cut_dtype or parts.cut_dtype,
         tracer=training.tracer,
     )
-    sizes = [training.batch_size_of(rank) for rank in conv_ranks]
-    return lambda index: {"loss_sum": worker.step(sizes, training.global_batch_size)}
+
+    def step(batch: LocalBatch) -> dict[str, float]:
+        sizes = [batch.sizes[rank] for rank in conv_ranks]
+        return {"loss_sum": worker.step(sizes, batch.targets, batch.global_size)}
+
+    return step
 
 
-def _columns(training: Training, parts: Parts, peers: Peers) -> Exchange:
+def _columns(training: Training, parts: Parts, peers: Peers, clipping: Clipping | None) -> Exchange:
     """Build this rank's columns of the FC layers. Only this rank holds and updates them."""
     module = columns_of(parts, peers)
-    alone = Alone(module, training.workload.optimizer)
+    alone = Alone(module, training.recipe.optimizer, clipping)
     for layer in module.modules():
         for place, parameter in layer.places if isinstance(layer, ColumnLinear) else ():
             training.state.hold(place, parameter)
-            if parameter.requires_grad:
+            if parameter.requires_grad and alone.optimizer is not None:
                 training.state.train(parameter, alone.optimizer, [place])
     return alone
 
 
 def _worker_step(training: Training, group: dist.ProcessGroup | None) -> StepFunction:
     """Build a baseline worker's step: the whole model on this rank's share of every batch."""
-    worker = WholeModelWorker(_exchange(training, training.model, group))
-    batches = training.batches()
+    exchange = _exchange(training, training.model, group, _clipping(training, "worker"))
+    worker = WholeModelWorker(exchange, training.recipe.loss_sum)
 
-    def step(index: int) -> dict[str, float]:
-        images, labels = next(batches)
+    def step(batch: LocalBatch) -> dict[str, float]:
         with training.tracer.span("step"):
-            loss_sum = worker.step(images, labels, training.global_batch_size)
-        return {"samples": len(labels), "loss_sum": loss_sum}
+            loss = worker.step(batch.images, batch.targets, batch.global_size)
+        return {"samples": len(batch.images), "loss_sum": loss}
 
     return step
 
@@ -217,36 +225,43 @@ def _server_step(training: Training) -> StepFunction:
     """Build a dedicated parameter server's step."""
     server = _server(training, training.model, training.layout.ranks("server"))
 
-    def step(index: int) -> dict[str, float]:
+    def step(batch: LocalBatch) -> dict[str, float]:
         server.serve_step()
         return {}
 
     return step
 
 
-def _exchange(training: Training, module: nn.Module, group: dist.ProcessGroup | None) -> Exchange:
+def _exchange(
+    training: Training,
+    module: nn.Module,
+    group: dist.ProcessGroup | None,
+    clipping: Clipping | None,
+) -> Exchange:
     """Choose how this rank's copy of `module` is kept equal to the copies of `group`."""
-    layout = training.layout
+    layout, recipe = training.layout, training.recipe
     stage = ZERO_STAGES.get(layout.scheme)
     if stage is not None:
-        return Zero(module, stage, training.workload.optimizer, training.world)
+        return Zero(module, stage, recipe.optimizer, training.world)
     dedicated = layout.ranks("server")
-    if dedicated or (layout.scheme == "ps" and group is not None):
+    frozen = not trainable(module)
+    if not frozen and (dedicated or (layout.scheme == "ps" and group is not None)):
         training.state.add(module)
         servers = dedicated or layout.data_ranks
         return ParameterServer(
             module,
             transport=training.transport,
             servers=servers,
-            pipelined=training.options.ps_mode == "pipelined",
+            pipelined=recipe.ps_pipelined,
             colocated=None if dedicated else _server(training, module, servers),
-            smallest_message_bytes=SMALLEST_MESSAGE_BYTES / training.workload.message_scale,
+            smallest_message_bytes=SMALLEST_MESSAGE_BYTES / recipe.message_scale,
         )
-    optimizer, scale = training.workload.optimizer, training.workload.message_scale
     exchange = (
-        Alone(module, optimizer)
-        if group is None
-        else AllReduce(module, group, optimizer, message_scale=scale)
+        Alone(module, recipe.optimizer, clipping)
+        if group is None or frozen
+        else AllReduce(
+            module, group, recipe.optimizer, clipping=clipping, message_scale=recipe.message_scale
+        )
     )
     training.state.add(module, exchange.optimizer)
     return exchange
@@ -259,8 +274,36 @@ def _server(training: Training, module: nn.Module, servers: Sequence[int]) -> Se
         transport=training.transport,
         workers=training.layout.data_ranks,
         servers=servers,
-        pipelined=training.options.ps_mode == "pipelined",
-        optimizer=training.workload.optimizer,
+        pipelined=training.recipe.ps_pipelined,
+        optimizer=training.recipe.optimizer,
+        clipping=_clipping(training, "server", servers),
         state=training.state,
-        smallest_message_bytes=SMALLEST_MESSAGE_BYTES / training.workload.message_scale,
+        smallest_message_bytes=SMALLEST_MESSAGE_BYTES / training.recipe.message_scale,
     )
+
+
+def _clipping(training: Training, role: str, servers: Sequence[int] = ()) -> Clipping | None:
+    """How this rank, in one of its roles, clips gradients; None: not at all.
+
+    Every part of the model has ranks that tell its norm to all others: the first CONV worker, the
+    first FC worker or, where they hold columns, each of them, and every server.
+    """
+    layout, rank, most = training.layout, training.world.rank, training.recipe.clip_norm
+    if most is None:
+        return None
+    clipping = partial(Clipping, most, training.transport)
+    if role == "server":
+        others = [server for server in servers if server != rank]
+        return clipping(others, SERVER_NORM, [(server, SERVER_NORM) for server in others])
+    if role == "worker":  # it has the gradients of all parts
+        return clipping()
+    conv, fc = layout.ranks("conv"), layout.ranks("fc")
+    fc_tellers = fc if layout.fc_parallel == "columns" else fc[:1]
+    if role == "conv":
+        told = fc if rank == conv[0] else ()
+        return clipping(told, CONV_NORM, [(teller, FC_NORM) for teller in fc_tellers])
+    others = [teller for teller in fc_tellers if teller != rank]
+    if layout.fc_parallel != "columns":
+        return clipping(conv if rank == fc[0] else (), FC_NORM, [(conv[0], CONV_NORM)])
+    heard = [(conv[0], CONV_NORM), *((teller, FC_NORM) for teller in others)]
+    return clipping((*conv, *others), FC_NORM, heard)

@@ -11,12 +11,17 @@ from stanza.options import Options
 from stanza.planner.plan import Plan
 from stanza.planner.traffic import sizes_of, traffic
 from stanza.train.batches import share
+from stanza.train.data import input_of
 from systems.measure import Spread, spread
 from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
 
 COUNTERS = ("payload_sent", "payload_received", "tcp_sent", "tcp_received")
 """The byte counters of every rank: those of the transport, and those of the kernel."""
+
+NOT_CLASSIFIED = "not_classified"
+"""The total, on rank 0, of a run whose outputs or targets are no classes."""
+NO_ACCURACY = "the outputs are no logits [samples, classes], or the targets no classes"
 
 
 def summarize_training(
@@ -47,6 +52,7 @@ def summarize_training(
         "resumed_step": int(totals.get("resumed_step", 0)),
         "loss": _losses(ranks),
         "test_accuracy": totals.get("test_accuracy"),
+        **({"no_test_accuracy": NO_ACCURACY} if NOT_CLASSIFIED in totals else {}),
         # A file that several ranks have tried to read counts once for each.
         "corrupt_images": int(sum(steps[-1].metrics.get("corrupt_images", 0) for steps in here)),
         "bytes_per_step": _bytes_per_step(options, layout, here, emulation.scale),
@@ -85,7 +91,9 @@ def _bytes_per_step(
     resolved = dataclasses.replace(options, scheme=layout.scheme, fc_parallel=layout.fc_parallel)
     workers = len(layout.data_ranks)
     parts = [share(options.samples_per_step(workers), workers, i) for i in range(workers)]
-    table = traffic(layout, sizes_of(resolved), [part.stop - part.start for part in parts])
+    table = traffic(
+        layout, sizes_of(resolved, *input_of(options)), [part.stop - part.start for part in parts]
+    )
     rows: list[dict[str, float | str | None]] = []
     for rank, (role, expected) in enumerate(zip(layout.roles, table, strict=True)):
         totals = ranks[rank][-1].metrics

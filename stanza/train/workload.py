@@ -6,18 +6,29 @@ Real ones are made here, and those of emulated runs in `stanza.train.emulated`.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from stanza.cut.separate import separate
 from stanza.layout import Layout
-from stanza.models import build_model
-from stanza.options import Options
+from stanza.models import build_model, is_own
+from stanza.models.dry_run import trial_run
+from stanza.models.inception import InceptionOutputs
+from stanza.options import CROSS_ENTROPY, Options
 from stanza.train.data import data_for
 from stanza.train.dataset import Data, Split
-from stanza.workers.exchange import OptimizerFactory
-from stanza.workers.loss import check_outputs, logits_of
+from stanza.train.optimization import (
+    check as check_optimization,
+    loss_of,
+    optimizer_of,
+    scheduler_of,
+)
+from stanza.workers.loss import Loss, check_outputs
+from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory
 from systems.modes import evaluating
+from systems.schema import InputError
 
 
 @dataclass(frozen=True)
@@ -31,41 +42,86 @@ class Workload:
     message_scale: float = 1.0
     """The parameters and activations of an emulated model are this many times smaller than those
     that they stand for. Bucket sizes, which are in bytes, are divided by it too."""
+    scheduler: SchedulerFactory | None = None
+    """Makes the learning-rate schedule of an optimizer, which is stepped after every step. None:
+    the rate stays constant."""
+    loss: Loss | None = None
+    """The loss of outputs and targets, a mean over the samples. None: the cross entropy, where
+    Inception's auxiliary output counts 0.4."""
 
 
 def real_workload(options: Options, layout: Layout, seed: int) -> Workload:
     """Make the workload that the options name, with real data.
 
     Raises:
-        InputError: there are no such data, or they do not fit the model, or do not fill a batch.
+        InputError: there are no such data, or they do not fit the model, or do not fill a batch;
+            or the optimizer, the schedule or the loss cannot be imported.
     """
     data = data_for(options, layout, seed)
-    optimizer = partial(
-        torch.optim.SGD,
-        lr=options.learning_rate,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
+    return Workload(
+        data,
+        partial(model_of, options, data),
+        optimizer_of(options),
+        scheduler=scheduler_of(options),
+        loss=loss_of(options),
     )
-    return Workload(data, partial(_model, options.model, data), optimizer)
 
 
-def _model(name: str, data: Data) -> nn.Module:
-    """Build a model, and refuse it if its outputs cannot be trained.
+def model_of(options: Options, data: Data) -> nn.Module:
+    """Build the model for some data, and refuse it if its outputs cannot be trained.
 
+    It tells apart as many classes as the options say, or the user's own model, or else the data.
     Every rank does so before training, so that none waits for another that has refused.
     """
-    model = build_model(name, data.classes)
-    check_outputs(model, data.image_shape)
+    classes = options.classes or data.classes
+    if is_own(options.model):
+        classes = options.inputs.classes or classes
+    model = build_model(options.model, classes, data.image_shape)
+    if options.loss != CROSS_ENTROPY:
+        trial_run(model, data.image_shape, type(model).__name__, samples=2)
+        return model
+    logits = check_outputs(model, data.image_shape)
+    if data.classes is not None and logits.shape[1] < data.classes:
+        raise InputError(
+            f"--stanza.model {options.model}: returns {logits.shape[1]} logits for {data.classes} "
+            "classes; let it make one for each class"
+        )
     return model
 
 
+def check_workload(options: Options, layout: Layout, seed: int) -> None:
+    """Make all that is the user's own once, so that what is wrong is said before ranks start.
+
+    Raises:
+        InputError: some of it cannot be imported or made, or does not fit the rest.
+    """
+    check_optimization(options)
+    workload = real_workload(options, layout, seed)
+    model = workload.build()
+    if layout.scheme == "stanza":
+        separate(model, workload.data.image_shape)
+
+
 @torch.no_grad()
-def accuracy(model: nn.Module, data: Split, device: torch.device, batch_size: int = 256) -> float:
-    """The fraction of `data` that `model` classifies correctly in evaluation mode."""
+def accuracy(
+    model: nn.Module, data: Split, device: torch.device, batch_size: int = 256
+) -> float | None:
+    """The fraction of `data` that `model` classifies correctly in evaluation mode. None where it
+    does not return logits [samples, classes], or the targets are no classes int64 [samples]."""
     correct = 0
     with evaluating(model):
         for start in range(0, len(data), batch_size):
             images, labels = data.batch(range(start, min(start + batch_size, len(data))))
-            predicted = logits_of(model(images.to(device))).argmax(1)
-            correct += int((predicted == labels.to(device)).sum())
+            outputs = model(images.to(device))
+            if isinstance(outputs, InceptionOutputs):
+                outputs = outputs.logits
+            if not _classifies(outputs, labels):
+                return None
+            correct += int((outputs.argmax(1) == labels.to(device)).sum())
     return correct / len(data)
+
+
+def _classifies(outputs: Any, labels: Any) -> bool:
+    """Whether these are logits [samples, classes] and classes int64 [samples]."""
+    both = isinstance(outputs, Tensor) and isinstance(labels, Tensor)
+    return both and (outputs.dim(), labels.dim(), labels.dtype) == (2, 1, torch.int64)

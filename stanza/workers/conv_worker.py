@@ -18,9 +18,11 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from stanza.layout import even_slice
 from stanza.workers.exchange import Exchange
+from stanza.workers.targets import Targets
 from systems.network.transport import Transfer, Transport
 from systems.runs.trace import Tracer
 
@@ -51,28 +53,30 @@ class ConvWorker:
         self._conv, self._transport, self._micro_batches = conv, transport, micro_batches
         values = prod(cut_shape)
         slices = [even_slice(values, index, len(fc_ranks)) for index in range(len(fc_ranks))]
-        self._targets = list(zip(fc_ranks, slices, strict=True))
+        self._fc_slices = list(zip(fc_ranks, slices, strict=True))
         self._cut_dtype, self._tracer = cut_dtype, tracer
 
-    def step(self, images: Tensor, labels: Tensor, global_batch_size: int) -> None:
-        """Train one step on images [b, C, H, W] and labels int64 [b].
+    def step(self, images: Tensor, targets: Targets, global_batch_size: int) -> None:
+        """Train one step on images [b, C, H, W] and their targets, which are sent as they are.
 
-        The FC worker divides the loss by the global batch size, so the CONV workers' gradients only
-        have to be summed.
+        Micro-batches without samples are left out. The FC worker divides the loss by the global
+        batch size, so the CONV workers' gradients only have to be summed.
         """
-        parts = images.tensor_split(self._micro_batches)
+        parts = [part for part in images.tensor_split(self._micro_batches) if len(part)]
         gradients = [self._buffers(len(images_k), images.device) for images_k in parts]
         # Post the receives before any send: otherwise gloo may serialise the two directions.
         receives = [self._receive(buffers) for buffers in gradients]
-        wire = [labels.to(torch.int32)]
-        sends = [self._transport.isend(wire[0], rank, LABEL) for rank, _ in self._targets]
+        wire = [leaf.contiguous() for leaf in tree_leaves(targets)] if parts else []
+        sends = [
+            self._transport.isend(leaf, rank, LABEL) for rank, _ in self._fc_slices for leaf in wire
+        ]
         # Forward: compute each micro-batch and send it off, without waiting for an answer.
         outputs: list[Tensor] = []
         for k, images_k in enumerate(parts):
             with self._tracer.span("conv forward", micro_batch=k):
                 outputs.append(self._conv.forward(images_k))
             flat = outputs[-1].detach().to(self._cut_dtype).flatten(1)
-            for rank, features in self._targets:
+            for rank, features in self._fc_slices:
                 wire.append(flat[:, features].contiguous())
                 sends.append(self._transport.isend(wire[-1], rank, ACTIVATION))
         # Backward: take the gradients in the order in which the micro-batches were sent.
@@ -83,9 +87,12 @@ class ConvWorker:
             gradient = torch.cat(gradients[k], dim=1).view(outputs[k].shape)
             if k == len(parts) - 1:  # the exchange overlaps the last backward pass
                 self._conv.expect_gradients(outputs[k])
-            with self._tracer.span("conv backward", micro_batch=k):
-                outputs[k].backward(from_wire(gradient, outputs[k].dtype, global_batch_size))
+            if outputs[k].requires_grad:  # not where all of the part is frozen
+                with self._tracer.span("conv backward", micro_batch=k):
+                    outputs[k].backward(from_wire(gradient, outputs[k].dtype, global_batch_size))
             outputs[k] = outputs[k].detach()  # frees the graph of this micro-batch
+        if not parts:
+            self._conv.expect_gradients(None)
         with self._tracer.span("conv update"):
             self._conv.update()
         for send in sends:
@@ -97,12 +104,12 @@ class ConvWorker:
             torch.empty(
                 samples, features.stop - features.start, dtype=self._cut_dtype, device=device
             )
-            for _, features in self._targets
+            for _, features in self._fc_slices
         ]
 
     def _receive(self, buffers: Sequence[Tensor]) -> list[Transfer]:
         """Start to receive one micro-batch's gradient slices from the FC workers."""
-        pairs = zip(buffers, self._targets, strict=True)
+        pairs = zip(buffers, self._fc_slices, strict=True)
         return [self._transport.irecv(buffer, rank, GRADIENT) for buffer, (rank, _) in pairs]
 
 

@@ -7,6 +7,8 @@ A worker runs its module through an `Exchange` and does not know which kind it h
     outputs.backward(gradient)
     exchange.update()                           # parameters are now those of the next step
 
+A worker without samples in this step calls `expect_gradients(None)` and `update()` alone.
+
 Gradients are summed over the workers, not averaged: every worker divides its loss by the global
 batch size, so the sum is the gradient of the mean over the global batch.
 
@@ -23,7 +25,6 @@ while the backward pass goes on with the layers before.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any, Protocol
 
@@ -33,11 +34,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parallel.distributed import _find_tensors
 
+from stanza.workers.clipping import Clipping
 from stanza.workers.messages import BUCKET_MEBIBYTES
+from stanza.workers.optimizers import OptimizerFactory
 from systems.processes.waiting import waiting
-
-OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
-"""Makes an optimizer for some parameters."""
 
 
 class Exchange(Protocol):
@@ -48,7 +48,10 @@ class Exchange(Protocol):
         ...
 
     def expect_gradients(self, outputs: Any) -> None:
-        """Announce the last backward pass of this step, from `outputs`: gradients may travel."""
+        """Announce the last backward pass of this step, from `outputs`: gradients may travel.
+
+        None says that there is none, because this rank has no samples in this step.
+        """
         ...
 
     def update(self) -> None:
@@ -57,12 +60,15 @@ class Exchange(Protocol):
 
 
 class Alone:
-    """The exchange of a module that no other rank holds: nothing is sent."""
+    """The exchange of a module that no other rank holds, or that is frozen: nothing is sent."""
 
-    def __init__(self, module: nn.Module, optimizer: OptimizerFactory) -> None:
-        """Train the parameters of `module` that require a gradient."""
-        self.module = module
-        self.optimizer = optimizer(p for p in module.parameters() if p.requires_grad)
+    def __init__(
+        self, module: nn.Module, optimizer: OptimizerFactory, clipping: Clipping | None = None
+    ) -> None:
+        """Train the parameters of `module` that require a gradient; there may be none."""
+        self.module, self._clipping = module, clipping
+        self._trained = trainable(module)
+        self.optimizer = optimizer(self._trained) if self._trained else None
 
     def forward(self, inputs: Tensor) -> Any:
         """Run the module."""
@@ -73,8 +79,16 @@ class Alone:
 
     def update(self) -> None:
         """Apply the optimizer."""
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        if self._clipping is not None:
+            self._clipping.clip(self._trained)
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of `module` that require a gradient."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 class AllReduce:
@@ -89,6 +103,7 @@ class AllReduce:
         group: dist.ProcessGroup,
         optimizer: OptimizerFactory,
         *,
+        clipping: Clipping | None = None,
         message_scale: float = 1.0,
     ) -> None:
         """Wrap `module`. In an emulation its messages are `message_scale` times smaller."""
@@ -102,7 +117,8 @@ class AllReduce:
         with waiting(f"set-up of the {self._sum.what}", self._sum.others):
             self._module = DistributedDataParallel(module, process_group=group, **options)
         self._module.register_comm_hook(self._sum, _sum_hook)
-        self.optimizer = optimizer(p for p in module.parameters() if p.requires_grad)
+        self._trained, self._clipping = trainable(module), clipping
+        self.optimizer = optimizer(self._trained)
 
     def forward(self, inputs: Tensor) -> Any:
         """Run the module. DDP does nothing before `expect_gradients`."""
@@ -116,13 +132,34 @@ class AllReduce:
         reduce during the first backward pass. torch.distributed.pipelining does the same as here.
         """
         self._module.reducer.prepare_for_backward(list(_find_tensors(outputs)))
+        if outputs is None:
+            nothing: Tensor = _NoGradients.apply(*self._trained)
+            nothing.backward()
 
     def update(self) -> None:
         """Apply the optimizer. DDP has summed the gradients by the end of the backward pass."""
         self._sum.wait.close()
+        if self._clipping is not None:
+            self._clipping.clip(self._trained)
         self.optimizer.step()
         # Keep the memory: with gradient_as_bucket_view gradients live in DDP's buckets.
         self.optimizer.zero_grad(set_to_none=False)
+
+
+class _NoGradients(torch.autograd.Function):
+    """A zero that depends on parameters and gives none of them a gradient.
+
+    Its backward pass tells DDP that all gradients are there; DDP takes zeros for them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *parameters: Tensor) -> Tensor:
+        ctx.count = len(parameters)
+        return parameters[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
+        return (None,) * int(ctx.count)
 
 
 class _Sum:

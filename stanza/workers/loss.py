@@ -1,18 +1,27 @@
-"""The training loss and the test accuracy, for networks with and without an auxiliary output."""
+"""The training loss: the cross entropy, with and without an auxiliary output, or one's own.
 
-from collections.abc import Mapping, Sequence
+A loss of one's own is a mean over the samples, as torch's losses are. Here it is multiplied by the
+number of samples, and what all ranks compute for their parts of the batch is added up.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from stanza.models.dry_run import trial_run
 from stanza.models.inception import InceptionOutputs
+from stanza.workers.targets import Targets
 from systems.modes import evaluating
 from systems.schema import InputError
 
 AUXILIARY_WEIGHT = 0.4
 """The weight of Inception-V3's auxiliary loss, as in torchvision's reference training."""
+Loss = Callable[[Any, Targets], Tensor]
+"""The mean loss of a network's outputs over the samples, from the outputs and the targets."""
 
 
 def loss_sum(outputs: Tensor | InceptionOutputs, labels: Tensor) -> Tensor:
@@ -20,16 +29,33 @@ def loss_sum(outputs: Tensor | InceptionOutputs, labels: Tensor) -> Tensor:
 
     Args:
         outputs: logits [b, classes], alone or with auxiliary ones, whose loss counts 0.4.
-        labels: int64 [b].
+        labels: int64 [b]. They may be int32, as they travel.
 
     Raises:
         InputError: the outputs are something else (see `logits_of`).
     """
+    labels = labels.long()
     loss = F.cross_entropy(logits_of(outputs), labels, reduction="sum")
     if isinstance(outputs, InceptionOutputs):
         auxiliary = F.cross_entropy(outputs.auxiliary_logits, labels, reduction="sum")
         return loss + AUXILIARY_WEIGHT * auxiliary
     return loss
+
+
+def summed(loss: Loss | None) -> Loss:
+    """Make of a mean over the samples the sum over them; None makes `loss_sum`."""
+    if loss is None:
+        return loss_sum
+
+    def sum_over_samples(outputs: Any, targets: Targets) -> Tensor:
+        """The sum. Without samples it is a zero that depends on the outputs."""
+        samples = len(tree_leaves(targets)[0])
+        if samples == 0:
+            heads = [one for one in tree_leaves(outputs) if isinstance(one, Tensor)]
+            return torch.stack([head.sum() for head in heads]).sum()
+        return loss(outputs, targets) * samples
+
+    return sum_over_samples
 
 
 def logits_of(outputs: Any) -> Tensor:
@@ -49,8 +75,9 @@ def logits_of(outputs: Any) -> Tensor:
     )
 
 
-def check_outputs(model: nn.Module, image_shape: Sequence[int]) -> None:
-    """Refuse a network that returns anything but logits, in training or in evaluation.
+def check_outputs(model: nn.Module, image_shape: Sequence[int]) -> Tensor:
+    """Refuse a network that returns anything but logits, in training or in evaluation. Returns
+    those of two black images in evaluation.
 
     Raises:
         InputError: it does so, or it does not take images [C, H, W] of this shape.
@@ -58,7 +85,7 @@ def check_outputs(model: nn.Module, image_shape: Sequence[int]) -> None:
     name = type(model).__name__
     logits_of(trial_run(model, image_shape, name, samples=2))
     with evaluating(model):
-        logits_of(trial_run(model, image_shape, name, samples=2))
+        return logits_of(trial_run(model, image_shape, name, samples=2))
 
 
 def _described(outputs: Any) -> str:

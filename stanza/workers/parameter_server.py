@@ -28,8 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from stanza.layout import even_slice
-from stanza.workers.exchange import OptimizerFactory
+from stanza.workers.clipping import Clipping
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
+from stanza.workers.optimizers import OptimizerFactory
 from systems.network.transport import Transfer, Transport, TransportError
 from systems.processes.beside import beside
 from systems.processes.waiting import waiting
@@ -128,6 +129,7 @@ class Server:
         servers: Sequence[int],
         pipelined: bool,
         optimizer: OptimizerFactory,
+        clipping: Clipping | None = None,
         state: State | None = None,
         smallest_message_bytes: float = SMALLEST_MESSAGE_BYTES,
     ) -> None:
@@ -136,10 +138,12 @@ class Server:
         Args:
             module: the model, whose parameters' values are copied.
             optimizer: makes an optimizer for one slice.
+            clipping: clips the gradients; needs servers that are blocking.
             state: is told which values are trained here, so that a checkpoint saves them.
         """
         index = list(servers).index(transport.world.rank)
         self._transport, self._workers, self._pipelined = transport, list(workers), pipelined
+        self._clipping = clipping
         self._slices: list[Tensor] = []
         self._optimizers: list[torch.optim.Optimizer] = []
         for bucket in buckets_of(module, smallest_message_bytes * len(servers)):
@@ -164,23 +168,33 @@ class Server:
         if not self._pipelined:  # answer nobody before all gradients have arrived
             for transfer in chain.from_iterable(receives):
                 transfer.wait()
+        if self._clipping is not None:  # their norm needs all gradients, too
+            for index in range(len(self._slices)):
+                self._add_up(index)
+            self._clipping.clip(self._slices)
         sends: list[Transfer] = []
         for index in range(len(self._slices)):
-            sends += self._update(index, receives[index])
+            if self._clipping is None:
+                for transfer in receives[index]:
+                    transfer.wait()
+                self._add_up(index)
+            sends += self._answer(index)
         for transfer in sends:
             transfer.wait()
 
-    def _update(self, index: int, receives: Sequence[Transfer]) -> list[Transfer]:
-        """Wait for one bucket's gradients, update this server's slice, and start to send it."""
-        for transfer in receives:
-            transfer.wait()
-        values, pushed = self._slices[index], self._pushed[index]
+    def _add_up(self, index: int) -> None:
+        """Sum the gradients of one bucket's slice, which have arrived from all workers."""
+        pushed = self._pushed[index]
         total = pushed[0]
         for gradients in pushed[1:]:  # in rank order: the sum is the same in every run
             total += gradients
-        values.grad = total
+        self._slices[index].grad = total
+
+    def _answer(self, index: int) -> list[Transfer]:
+        """Update one bucket's slice, and start to send it to all workers."""
         self._optimizers[index].step()
-        return [self._transport.isend(values.detach(), w, PULL) for w in self._workers]
+        values = self._slices[index].detach()
+        return [self._transport.isend(values, worker, PULL) for worker in self._workers]
 
 
 class ParameterServer:

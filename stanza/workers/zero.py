@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel.distributed import _find_tensors
 
-from stanza.workers.exchange import OptimizerFactory
+from stanza.workers.optimizers import OptimizerFactory
 from systems.deepspeed import check_installed, import_deepspeed
 from systems.network.distributed import World
 
@@ -61,7 +61,8 @@ class Zero:
     def expect_gradients(self, outputs: Any) -> None:
         """Multiply the gradients by the number of workers, because DeepSpeed averages them."""
         for tensor in _find_tensors(outputs):
-            tensor.register_hook(lambda gradient: gradient * self._workers)
+            if tensor.requires_grad:
+                tensor.register_hook(lambda gradient: gradient * self._workers)
 
     def update(self) -> None:
         """Finish the exchange. Each worker applies the optimizer to its partition."""

@@ -11,7 +11,7 @@ import pytest
 
 from sparsepipe.data import load as clouds
 from sparsepipe.data.cloud import Cloud
-from sparsepipe.data.cloud_files import read_label, read_points
+from sparsepipe.data.cloud_files import read_labels, read_points
 from sparsepipe.data.load import load
 from sparsepipe.data.splits import Clouds
 from systems.schema import InputError
@@ -138,7 +138,7 @@ def test_points_with_their_own_labels(tmp_path: Path, capsys: pytest.CaptureFixt
     for split in ("train", "test"):
         write_npz(tmp_path / split / "a.npz", points=place, labels=np.array([2]))
         write_npz(tmp_path / split / "b.npz", points=place, features=place, labels=np.int64(0))
-    write_npz(tmp_path / "train" / "c.npz", points=place, labels=np.zeros(4, dtype=int))
+    write_npz(tmp_path / "train" / "c.npz", points=place, labels=np.zeros((4, 2)))
     write(tmp_path / "train" / "d.npz", b"PK damaged")
     data = load(f"points:{tmp_path}")
     assert data.class_names == ("0", "1", "2")
@@ -147,6 +147,23 @@ def test_points_with_their_own_labels(tmp_path: Path, capsys: pytest.CaptureFixt
     assert data.train.cloud(1).features.shape == (4, 3)
     assert "give one label" in capsys.readouterr().err
     assert len(data.bad_files) == 2
+
+
+def test_labels_of_points(tmp_path: Path) -> None:
+    place = np.arange(12).reshape(4, 3)
+    for name, labels in (("a", [0, 3, -100, 1]), ("b", [1, 1, 1, 1])):
+        write_npz(tmp_path / f"{name}.npz", points=place, labels=np.array(labels))
+    data = load(f"points:{tmp_path}")
+    assert data.class_names == ("0", "1", "2", "3")
+    of_points = data.train.cloud(0).labels
+    assert of_points is not None
+    assert of_points.tolist() == [0, 3, -100, 1]
+    write_npz(tmp_path / "c.npz", points=place, labels=2)
+    with pytest.raises(InputError, match=r"a\.npz has a label for each point but c\.npz has one"):
+        load(f"points:{tmp_path}")
+    write_npz(tmp_path / "c.npz", points=place, labels=np.array([1, 2]))
+    with pytest.raises(InputError, match=r"labels of shape \[2\] for points \[4, 3\]"):
+        read_points(tmp_path / "c.npz")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +210,7 @@ def test_files_of_strangers_run_no_code(
     tmp_path: Path, name: str, make: Callable[[Path], bytes]
 ) -> None:
     write(tmp_path / name, make(tmp_path / "trace"))
-    for read in (read_points, read_label):
+    for read in (read_points, read_labels):
         with suppress(InputError):
             read(tmp_path / name)
     with pytest.raises(InputError, match=r"none of the 1 files can be read|no files \.npy"):
@@ -204,7 +221,7 @@ def test_files_of_strangers_run_no_code(
 def test_labels_in_some_files_only(tmp_path: Path) -> None:
     write_npz(tmp_path / "a.npz", points=np.zeros((1, 3)), labels=1)
     write_npz(tmp_path / "b.npz", points=np.zeros((1, 3)))
-    with pytest.raises(InputError, match=r"b\.npz has no label"):
+    with pytest.raises(InputError, match=r"a\.npz has one label but b\.npz has no label"):
         load(f"points:{tmp_path}")
 
 

@@ -14,9 +14,9 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 
 from sparsepipe.experiments.small_pipelines import CLASSES, difference, loss_sum, momentum
 from sparsepipe.models import DENSE, MinkVGG16
-from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.run import run_pipeline
-from sparsepipe.pipeline.values import Value
+from sparsepipe.runtime.network import Network
+from sparsepipe.runtime.run import run_pipeline
+from sparsepipe.runtime.values import Value
 from sparsepipe.schedule.lists import ActionKind, ScheduleKind, build_schedule, roles
 from systems.environment import environment
 from systems.network.distributed import World, start, stop

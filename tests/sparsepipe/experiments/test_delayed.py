@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.experiments.delayed import Delayed
 from sparsepipe.models import MinkUNet, MinkVGG16
-from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.values import (
+from sparsepipe.runtime.network import Network
+from sparsepipe.runtime.values import (
     Value,
     as_leaves,
     backward_through,

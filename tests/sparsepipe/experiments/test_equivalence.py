@@ -1,4 +1,4 @@
-"""From differences to claims; tests/sparsepipe/pipeline/test_run.py trains the cases themselves."""
+"""From differences to claims; tests/sparsepipe/runtime/test_run.py trains the cases themselves."""
 
 from pathlib import Path
 

@@ -10,7 +10,7 @@ import json
 from statistics import median
 import torch
 from sparsepipe.train.emulated import EmulatedBatches, emulated_loss, emulated_stages
-from sparsepipe.pipeline.run import run_pipeline
+from sparsepipe.runtime.run import run_pipeline
 from sparsepipe.schedule.lists import roles
 from sparsepipe.schedule.lists import build_schedule
 from sparsepipe.schedule.play import play

@@ -7,12 +7,8 @@ import pytest
 import torch
 
 from sparsepipe.options import Options
-from sparsepipe.train.one_process import (
-    RISE,
-    learning_rate_share,
-    summarize_one_process,
-    train_in_one_process,
-)
+from sparsepipe.train.one_process import summarize_one_process, train_in_one_process
+from sparsepipe.train.optimizers import RISE, learning_rate_share
 from sparsepipe.train.workload import open_workload
 from systems.network.distributed import World
 from systems.runs.record import Step

@@ -75,7 +75,7 @@ def test_mini_batches_are_those_of_one_process() -> None:
         whole = expected[number]
         (value,) = batches.inputs(number, range(2, 5))
         assert len(value.features) == sum(batches.voxels(number)[2:5])  # type: ignore[union-attr]
-        assert batches.targets(number, range(2, 5)).tolist() == whole.labels[2:5].tolist()
+        assert batches.targets(number, range(2, 5)).tolist() == whole.targets[2:5].tolist()
         assert sum(batches.voxels(number)) == len(whole.inputs)
         assert batches.count(number) == 6
     batches.close()

@@ -8,7 +8,7 @@ from sparsepipe.data import load as clouds
 from sparsepipe.engine.layers import Convolution
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import NETWORKS
-from sparsepipe.pipeline.network import Network
+from sparsepipe.runtime.network import Network
 from sparsepipe.train.profiling import activation_bytes, first_mini_batch, profile_network
 from systems.profiles.profile import ModelProfile
 from systems.schema import InputError

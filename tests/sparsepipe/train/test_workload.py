@@ -10,6 +10,7 @@ from torch import nn
 
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.options import Options
+from sparsepipe.runtime.batch import Batch
 from sparsepipe.train.workload import accuracy, open_workload
 from systems.schema import InputError
 
@@ -17,14 +18,19 @@ SMALL = Options(width=0.0625, points=128, voxel_size=0.2, batch_size=4)
 CPU = torch.device("cpu")
 
 
+def sparse(batch: Batch) -> SparseTensor:
+    assert isinstance(batch.inputs, SparseTensor)
+    return batch.inputs
+
+
 def test_mini_batches_depend_on_the_seed_alone() -> None:
     first, again, other = (open_workload(SMALL, seed).mini_batches() for seed in (1, 1, 2))
     for _ in range(3):
         a, b, c = next(first), next(again), next(other)
-        assert torch.equal(a.inputs.coordinates, b.inputs.coordinates)
-        assert torch.equal(a.labels, b.labels)
-        assert a.inputs.batch_size == 4
-        assert not torch.equal(a.inputs.keys, c.inputs.keys)
+        assert torch.equal(sparse(a).coordinates, sparse(b).coordinates)
+        assert torch.equal(a.targets, b.targets)
+        assert sparse(a).batch_size == 4
+        assert not torch.equal(sparse(a).keys, sparse(c).keys)
     for batches in (first, again, other):
         batches.close()
 

@@ -13,15 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import stanza.train.loop
 from stanza.layout import Layout, layout_of
 from stanza.options import Options
 from stanza.planner.traffic import Traffic, sizes_of, traffic
-from stanza.train.batches import share
+from stanza.train.batches import LocalBatch, share
 from stanza.train.loop import training_steps
-from stanza.train.roles import Training
 from stanza.train.workload import real_workload
 from stanza.workers.conv_worker import from_wire, to_wire
 from systems.environment import environment
@@ -131,13 +129,13 @@ def single(options: Options = OPTIONS, seed: int = 3) -> Outcome:
 def train_in_double(case: Case) -> tuple[list[Step], State | None]:
     """One rank's run, all in float64; its accuracy, which is measured in float32, is left out."""
     torch.set_default_dtype(torch.float64)
-    batches = Training.batches
+    batches = stanza.train.loop.local_batches
 
-    def in_double(training: Training) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in batches(training):
-            yield images.double(), labels
+    def in_double(*arguments: Any) -> Iterator[LocalBatch]:
+        for batch in batches(*arguments):
+            yield replace(batch, images=batch.images.double())
 
-    Training.batches = in_double  # type: ignore[method-assign, assignment]
+    stanza.train.loop.local_batches = in_double  # type: ignore[assignment]
     stanza.train.loop.accuracy = lambda *_: 0.0  # type: ignore[attr-defined]
     return train(replace(case, options=replace(case.options, cut_dtype="float64")))  # type: ignore[arg-type]
 
@@ -223,6 +221,16 @@ def test_every_loss_equals_that_of_one_process(case: Case) -> None:
     ours, theirs = outcome_in_double(case).loss_sums, single_in_double(case).loss_sums
     assert len(ours) == STEPS
     assert ours == pytest.approx(theirs, rel=DOUBLE_TOLERANCE)
+
+
+@pytest.mark.distributed
+def test_a_loss_of_ones_own_is_that_of_one_process() -> None:
+    smooth: Any = {"loss": "torch.nn:CrossEntropyLoss", "loss_options": ("label_smoothing=0.2",)}
+    ours = outcome_in_double(stanza_case(3, 1, 2, **smooth))
+    theirs = outcome_in_double(baseline(1, scheme="single", **smooth))
+    assert difference(ours.state, theirs.state) <= DOUBLE_TOLERANCE
+    assert ours.loss_sums == pytest.approx(theirs.loss_sums, rel=DOUBLE_TOLERANCE)
+    assert ours.loss_sums != pytest.approx(single_in_double(baseline(1)).loss_sums, rel=0.01)
 
 
 @pytest.mark.distributed

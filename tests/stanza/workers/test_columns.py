@@ -150,11 +150,11 @@ def test_a_fault_is_seen(fault: Callable[[], None]) -> None:
 def train_until_an_fc_worker_fails(case: Case) -> None:
     work, steps = FcWorker.step, list[int]()
 
-    def fail(worker: FcWorker, sizes: list[int], global_batch_size: int) -> float:
+    def fail(worker: FcWorker, *arguments: Any) -> float:
         steps.append(len(steps))
         if len(steps) == 3 and worker._transport.world.rank == case.ranks - 1:
             raise ArithmeticError("the FC worker's own trouble")
-        return work(worker, sizes, global_batch_size)
+        return work(worker, *arguments)
 
     FcWorker.step = fail  # type: ignore[method-assign, assignment]
     train(case)

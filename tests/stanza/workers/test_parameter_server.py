@@ -15,8 +15,8 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 from stanza.models import ARCHITECTURES, build_model
-from stanza.workers.exchange import OptimizerFactory
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
+from stanza.workers.optimizers import OptimizerFactory
 from stanza.workers.parameter_server import PULL, PUSH, Bucket, ParameterServer, Server, buckets_of
 from systems.network.distributed import World
 from systems.network.transport import Transport

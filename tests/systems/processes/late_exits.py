@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 import torch.distributed as dist
 
 import systems.processes.watchdog
-from sparsepipe.pipeline.mailbox import Inbox, Outbox
+from sparsepipe.runtime.mailbox import Inbox, Outbox
 from stanza.train.batches import prefetch
 from systems.environment import free_port
 from systems.processes.beside import beside

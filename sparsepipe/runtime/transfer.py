@@ -30,7 +30,7 @@ from torch import Tensor
 from sparsepipe.engine.coordinate_maps import CoordinateMaps, pooled_keys
 from sparsepipe.engine.coordinates import pack
 from sparsepipe.engine.tensor import SparseTensor
-from sparsepipe.pipeline.values import Value, features_of, shared_maps
+from sparsepipe.runtime.values import Value, features_of, shared_maps
 from systems.network.transport import Transfer, Transport
 
 HEADER, COORDINATES, FEATURES, GRADIENT = "header", "coordinates", "features", "gradient"

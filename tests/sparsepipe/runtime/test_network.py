@@ -17,9 +17,9 @@ from sparsepipe.engine.kernel_map import Kernel
 from sparsepipe.engine.pooling import average_pool
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import DENSE, MinkUNet, MinkVGG16
-from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.values import join_samples, take_samples
 from sparsepipe.planner import plan
+from sparsepipe.runtime.network import Network
+from sparsepipe.runtime.values import join_samples, take_samples
 from sparsepipe.train.profiling import profile_network
 from systems.clusters import cluster
 from systems.profiles.graph_file import read_graph

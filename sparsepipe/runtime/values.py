@@ -26,9 +26,14 @@ def with_features(value: Value, new: Tensor) -> Value:
 
 
 def as_leaves(values: Sequence[Value]) -> tuple[Value, ...]:
-    """The same values, cut off from the graph that made them, as leaves that gather gradients."""
+    """The same values, cut off from the graph that made them, as leaves that gather gradients.
+
+    Whole numbers, such as the words that an embedding reads, gather none.
+    """
+    leaves = [(value, features_of(value).detach()) for value in values]
     return tuple(
-        with_features(value, features_of(value).detach().requires_grad_()) for value in values
+        with_features(value, leaf.requires_grad_(leaf.is_floating_point()))
+        for value, leaf in leaves
     )
 
 

@@ -6,7 +6,7 @@ from itertools import combinations_with_replacement, pairwise
 import pytest
 from hypothesis import given, strategies as st
 
-from sparsepipe.pipeline.samples import shared_samples, split_by_speed, within
+from sparsepipe.runtime.samples import shared_samples, split_by_speed, within
 from systems.schema import InputError
 
 SPEEDS = st.lists(st.floats(0.1, 10), min_size=1, max_size=4)

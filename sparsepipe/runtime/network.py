@@ -9,7 +9,9 @@ PyTorch's modules, additions and `sparsepipe.engine.tensor.cat`. Layer i here is
 `ModelProfile` of the same network. Code that takes a sparse tensor apart (`x.features`, or an
 `Interpolation`) is one layer together with all that follows, up to the `x.replace(...)` or
 `SparseTensor(...)` that puts one together again: features without their voxels cannot be divided by
-samples, so they must not cross from one stage to the next.
+samples, so they must not cross from one stage to the next. The same holds for sizes of plain
+tensors (`x.view(x.size(0), -1)`). A child of an `nn.Sequential` that torch.fx cannot trace is one
+layer.
 
 A value that is read beyond the next stage (the skips of MinkUNet) is handed through every stage in
 between instead of being sent past it:
@@ -22,17 +24,16 @@ are, so that a planner can add up the costs of cuts. And a value always comes wi
 transposed convolution returns to.
 """
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from sparsepipe.engine import layers
 from sparsepipe.engine.tensor import SparseTensor
-from sparsepipe.models import kit
+from sparsepipe.runtime.tracing import traced
+from sparsepipe.runtime.values import Value
 from systems.schema import InputError
 
 SPARSE_TENSOR_PARTS = {"dense", *SparseTensor.__annotations__}
@@ -40,6 +41,10 @@ SPARSE_TENSOR_PARTS |= {
     name for name, value in vars(SparseTensor).items() if isinstance(value, property)
 }
 """Attributes and methods of a sparse tensor that do not return one, such as `features`."""
+SIZES = {"shape", "size", "ndim", "dim", "numel", "dtype", "device"}
+"""Attributes and methods of a plain tensor that do not return one."""
+WRITING = {"iadd", "isub", "imul", "itruediv"}
+"""Python's operators that write into their first operand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +95,7 @@ class Network:
                 share parameters.
         """
         self._model = model
-        self._input, *nodes, output = _traced(model).nodes
+        self._input, *nodes, output = traced(model).nodes
         _refuse_shared_parameters(model, nodes)
         self._groups = _groups(model, nodes)
         owner = {node: group[-1].name for group in self._groups for node in group}
@@ -124,7 +129,10 @@ class Network:
             )
         graph = fx.Graph()
         values = {node: graph.placeholder(node.name) for node in self._crossing(first)}
-        for node in chain.from_iterable(self._groups[first:end]):
+        nodes = list(chain.from_iterable(self._groups[first:end]))
+        if any(_writes(self._model, node) for node in nodes):
+            values = {node: graph.call_function(_copied, (own,)) for node, own in values.items()}
+        for node in nodes:
             values[node] = graph.node_copy(node, values.__getitem__)
         graph.output(tuple(values[node] for node in self._crossing(end)))
         return StageModule(self._model, graph, class_name="StageModule")
@@ -137,56 +145,6 @@ class Network:
     def _crossing(self, position: int) -> list[fx.Node]:
         """The nodes behind `crossing`."""
         return [n for n, last in self._last_use.items() if self._number[n] < position <= last]
-
-
-class _Tracer(fx.Tracer):
-    """Traces a network of one input."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Our own layers, and classes that somebody derived from them, are leaves too."""
-        homes = {base.__module__ for base in type(m).__mro__}
-        ours = any(home == kit.__name__ or home.startswith(f"{layers.__name__}.") for home in homes)
-        return ours or super().is_leaf_module(m, module_qualified_name)
-
-    def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        """Trace the first argument only; Python gives the others their defaults."""
-        (first,) = _inputs(root_fn)
-        return root_fn, [self.root, self.create_proxy("placeholder", first, (), {})]
-
-
-def _inputs(forward: Callable[..., Any]) -> list[str]:
-    """The names of the arguments without a default; if there are none, the first argument."""
-    _, *parameters = inspect.signature(forward).parameters.values()
-    parameters = [p for p in parameters if p.kind != p.VAR_KEYWORD]
-    required = [p for p in parameters if p.default is p.empty and p.kind != p.VAR_POSITIONAL]
-    return [parameter.name for parameter in required or parameters[:1]]
-
-
-def _traced(model: nn.Module) -> fx.Graph:
-    """The graph of a network of one input and one output; refuses others."""
-    problem = f"{type(model).__name__} cannot be cut into layers"
-    inputs = _inputs(type(model).forward)
-    if len(inputs) != 1:
-        raise InputError(
-            f"{problem}: its forward needs {len(inputs)} values ({', '.join(inputs)}): give a "
-            "network of one input, or defaults to the others"
-        )
-    try:
-        graph = _Tracer().trace(model)
-    except Exception as error:  # fx raises whatever the network's own code raises on its proxies
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{problem}: torch.fx: {reason}") from error
-    loose = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
-    if loose:
-        raise InputError(
-            f"{problem}: it reads {', '.join(loose)} outside any layer: give a network whose "
-            "parameters all belong to layers"
-        )
-    if not isinstance(graph.output_node().args[0], fx.Node):
-        raise InputError(f"{problem}: it returns several values or none: give one that returns one")
-    return graph
 
 
 def _groups(model: nn.Module, nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
@@ -211,7 +169,7 @@ def _groups(model: nn.Module, nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
 
 
 def _is_part(model: nn.Module, node: fx.Node, parts: set[fx.Node]) -> bool:
-    """Whether a node gives a part of a sparse tensor, or a constant, instead of a whole value.
+    """Whether a node gives a part of a sparse tensor, a size, or a constant, instead of a value.
 
     What is computed from parts alone is a part too, unless it is a new sparse tensor.
     """
@@ -222,9 +180,26 @@ def _is_part(model: nn.Module, node: fx.Node, parts: set[fx.Node]) -> bool:
     ):
         return True
     accesses = node.target is getattr or node.op == "call_method"
-    return (accesses and _operation(node) in SPARSE_TENSOR_PARTS) or parts.issuperset(
+    return (accesses and _operation(node) in SPARSE_TENSOR_PARTS | SIZES) or parts.issuperset(
         node.all_input_nodes
     )
+
+
+def _writes(model: nn.Module, node: fx.Node) -> bool:
+    """Whether a node writes into its argument, as `nn.ReLU(inplace=True)` and `x += y` do."""
+    if node.op == "call_module":
+        return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
+    name = _operation(node)
+    in_place = name in WRITING or (name.endswith("_") and not name.endswith("__"))
+    return in_place or node.kwargs.get("inplace") is True
+
+
+def _copied(value: Value) -> Value:
+    """A value that a stage may write into: autograd allows no writing into what gathers gradients.
+
+    Layers of sparse tensors write into none.
+    """
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _operation(node: fx.Node) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsepipe.pipeline.reduction import Reduction
+from sparsepipe.runtime.reduction import Reduction
 
 
 def test_narrow_gradients_of_replicas_are_summed_wide(monkeypatch: pytest.MonkeyPatch) -> None:

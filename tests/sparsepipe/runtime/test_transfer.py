@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from sparsepipe.engine.layers import GlobalMaxPooling, MaxPooling
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import DENSE, MinkUNet, MinkVGG16
-from sparsepipe.pipeline.network import Network, StageModule
-from sparsepipe.pipeline.samples import shared_samples, within
-from sparsepipe.pipeline.transfer import (
+from sparsepipe.runtime.network import Network, StageModule
+from sparsepipe.runtime.samples import shared_samples, within
+from sparsepipe.runtime.transfer import (
     CHANNELS,
     Receiving,
     ReceivingGradients,
@@ -23,7 +23,7 @@ from sparsepipe.pipeline.transfer import (
     send_gradients,
     send_values,
 )
-from sparsepipe.pipeline.values import (
+from sparsepipe.runtime.values import (
     Value,
     as_leaves,
     backward_through,

@@ -24,10 +24,11 @@ from sparsepipe.experiments.small_pipelines import (
     loss_sum,
     momentum,
 )
-from sparsepipe.pipeline.network import Network
-from sparsepipe.pipeline.run import StageMemoryError, collect_weights, run_pipeline, sample_ranges
-from sparsepipe.pipeline.samples import within
-from sparsepipe.pipeline.values import Value, features_of, join_samples, take_samples
+from sparsepipe.runtime.network import Network
+from sparsepipe.runtime.play import StageMemoryError
+from sparsepipe.runtime.run import collect_weights, run_pipeline, sample_ranges
+from sparsepipe.runtime.samples import within
+from sparsepipe.runtime.values import Value, features_of, join_samples, take_samples
 from sparsepipe.schedule import lists as schedules
 from sparsepipe.schedule.lists import roles
 from sparsepipe.train.summary import steady_state

@@ -16,20 +16,20 @@ its samples from several replicas and send them to several (`samples.shared_samp
 A replica without samples computes nothing, and takes part in the all-reduce with zeros.
 """
 
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from sparsepipe.pipeline.mailbox import Inbox, Outbox
-from sparsepipe.pipeline.reduction import Reduction
-from sparsepipe.pipeline.samples import shared_samples, within
-from sparsepipe.pipeline.transfer import Receiving, ReceivingGradients, send_gradients, send_values
-from sparsepipe.pipeline.values import (
+from sparsepipe.engine.tensor import SparseTensor
+from sparsepipe.runtime.mailbox import Inbox, Outbox
+from sparsepipe.runtime.reduction import Reduction
+from sparsepipe.runtime.samples import shared_samples, within
+from sparsepipe.runtime.transfer import Receiving, ReceivingGradients, send_gradients, send_values
+from sparsepipe.runtime.values import (
     Value,
     as_leaves,
     backward_through,
@@ -38,10 +38,11 @@ from sparsepipe.pipeline.values import (
     leaf_gradients,
     take_samples,
 )
-from sparsepipe.pipeline.versions import WeightVersions
+from sparsepipe.runtime.versions import WeightVersions
 from sparsepipe.schedule.lists import ActionKind, Schedule
 from systems.network.distributed import World
 from systems.network.transport import Transport
+from systems.schema import InputError
 
 
 class Batches(Protocol):
@@ -56,7 +57,7 @@ class Batches(Protocol):
         """The values that the network takes, for these samples of the mini-batch."""
         ...
 
-    def targets(self, mini_batch: int, samples: range) -> Tensor:
+    def targets(self, mini_batch: int, samples: range) -> Any:
         """The targets that the loss takes, for these samples of the mini-batch."""
         ...
 
@@ -77,12 +78,15 @@ class RankContext:
     """The mini-batches."""
     ranges: Callable[[int, int], Sequence[range]]
     """Given a stage and a micro-batch, the samples of each replica, numbered in the mini-batch."""
-    loss_sum: Callable[[Value, Tensor], Tensor]
+    loss_sum: Callable[[Value, Any], Tensor]
     """The sum of the losses, from the last stage's output and the targets of the same samples."""
     on_output: Callable[[int, range, Value], None] | None
     """Gets what inference computes: (mini-batch, samples, output)."""
     outbox: Outbox
     """Keeps messages that are on their way out."""
+    ahead: bool = True
+    """Whether `batches` knows a mini-batch before its turn. Where it does not, as when a user gives
+    one after the other, no receive is posted for the next one."""
 
 
 class StageRuntime:
@@ -174,18 +178,25 @@ class StageRuntime:
         """Receive the inputs of this replica's micro-batches; runs on the inbox's thread."""
         schedule = self._context.schedule
         total = schedule.mini_batches * schedule.micro_batches
-        # One ahead, and no further: sizes of later mini-batches may not be known for long.
-        mine = (micro_batch for micro_batch in range(total) if self.samples(micro_batch))
-        first = next(mine, None)
-        upcoming = [] if first is None else self._receivings(first)
-        for following in itertools.chain(mine, [None]):
-            arriving = upcoming
+        upcoming: list[Receiving] = []
+        for micro_batch in range(total):
+            if not self.samples(micro_batch):
+                continue
+            arriving = upcoming or self._receivings(micro_batch)
             for receiving in arriving:
                 receiving.post()
-            # The next header travels beside this one's features.
+            # The next header travels beside this one's features. One ahead, and no further: sizes
+            # of later mini-batches may not be known for long.
+            following = self._following(micro_batch, total)
             upcoming = [] if following is None else self._receivings(following)
-            if arriving:
-                yield join_samples([receiving.wait() for receiving in arriving])
+            yield join_samples([receiving.wait() for receiving in arriving])
+
+    def _following(self, micro_batch: int, total: int) -> int | None:
+        """The next micro-batch of which this replica takes samples, if that is known already."""
+        micro_batches = self._context.schedule.micro_batches
+        end = total if self._context.ahead else (micro_batch // micro_batches + 1) * micro_batches
+        later = range(micro_batch + 1, end)
+        return next((micro for micro in later if self.samples(micro)), None)
 
     def _receivings(self, micro_batch: int) -> list[Receiving]:
         """Post the receives of a micro-batch's headers."""
@@ -231,11 +242,26 @@ class StageRuntime:
             return
         outputs = self._outputs[micro_batch] if self._training else self._outputs.pop(micro_batch)
         self._awaited[micro_batch] = []
+        self._check(outputs, micro_batch)
         for rank, samples in self._peers(self.number + 1, micro_batch):
             part = take_samples(outputs, samples)
             if self._training:  # receives first: gloo may serialise a pair's directions otherwise
                 self._awaited[micro_batch].append(ReceivingGradients(self._after, rank, part))
             self._context.outbox.put(send_values(self._after, rank, part))
+
+    def _check(self, outputs: tuple[Value, ...], micro_batch: int) -> None:
+        """Refuse outputs that cannot be divided by samples, as a pipeline divides them."""
+        count = len(self.samples(micro_batch))
+        names = getattr(self._module, "outputs", ("value",) * len(outputs))
+        for name, value in zip(names, outputs, strict=True):
+            if isinstance(value, SparseTensor):
+                continue
+            if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count:
+                given = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value)
+                raise InputError(
+                    f"cut after stage {self.number}: {name}, which crosses it, has {given}, and "
+                    f"only tensors whose first dimension is the {count} samples can; cut elsewhere"
+                )
 
     def _receive_gradient(self, micro_batch: int) -> None:
         """Wait for the gradients of the outputs, and join those from several ranks."""

@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 
 from sparsepipe.engine.layers import Convolution, ConvolutionTranspose, GlobalMaxPooling, MaxPooling
 from sparsepipe.engine.tensor import SparseTensor
-from sparsepipe.pipeline.values import (
+from sparsepipe.runtime.values import (
     Value,
     as_leaves,
     backward_through,

@@ -14,25 +14,25 @@ equal one process exactly. `part` takes the statistics of the replica's part, as
 it equals one process that goes through the same parts one by one.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from sparsepipe.engine.layers import BatchNorm
-from sparsepipe.pipeline.mailbox import Outbox
-from sparsepipe.pipeline.reduction import Reduction
-from sparsepipe.pipeline.samples import split_by_speed
-from sparsepipe.pipeline.stage import Batches, RankContext, StageRuntime
-from sparsepipe.pipeline.transfer import CHANNELS
-from sparsepipe.pipeline.values import Value
-from sparsepipe.pipeline.versions import WeightVersions
-from sparsepipe.schedule.lists import Action, ActionKind, Schedule
+from sparsepipe.runtime.mailbox import Outbox
+from sparsepipe.runtime.play import OpenPipeline
+from sparsepipe.runtime.reduction import Reduction
+from sparsepipe.runtime.samples import split_by_speed
+from sparsepipe.runtime.stage import Batches, RankContext, StageRuntime
+from sparsepipe.runtime.transfer import CHANNELS
+from sparsepipe.runtime.values import Value
+from sparsepipe.runtime.versions import WeightVersions
+from sparsepipe.schedule.lists import Schedule
 from systems.modes import modes_restored
 from systems.network.distributed import World
 from systems.network.transport import Prefixed, Transport, open_transport
@@ -44,12 +44,6 @@ NormMode = Literal["frozen", "part"]
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 STATE = "state"
 """The channel of `collect_weights`."""
-COMPUTATION = (ActionKind.FORWARD, ActionKind.BACKWARD, ActionKind.UPDATE)
-"""The actions whose time counts as computation."""
-
-
-class StageMemoryError(MemoryError):
-    """A mini-batch does not fit into a device's memory."""
 
 
 def run_pipeline(
@@ -59,7 +53,7 @@ def run_pipeline(
     world: World,
     *,
     batches: Batches,
-    loss_sum: Callable[[Value, Tensor], Tensor],
+    loss_sum: Callable[[Value, Any], Tensor],
     optimizer: Optimizer | None = None,
     norm: NormMode = "part",
     on_output: Callable[[int, range, Value], None] | None = None,
@@ -67,6 +61,42 @@ def run_pipeline(
     tracer: Tracer | None = None,
 ) -> Iterator[Step]:
     """Execute this rank's list; yield a step for every mini-batch that this rank is done with.
+
+    The arguments are those of `open_pipeline`; `OpenPipeline.play` says what a step holds.
+    """
+    with open_pipeline(
+        schedule,
+        stages,
+        speeds,
+        world,
+        batches=batches,
+        loss_sum=loss_sum,
+        optimizer=optimizer,
+        norm=norm,
+        on_output=on_output,
+        transport=transport,
+        tracer=tracer,
+    ) as pipeline:
+        yield from pipeline.play(schedule.ranks[world.rank])
+
+
+@contextmanager
+def open_pipeline(
+    schedule: Schedule,
+    stages: Sequence[nn.Module],
+    speeds: Sequence[Sequence[float]],
+    world: World,
+    *,
+    batches: Batches,
+    loss_sum: Callable[[Value, Any], Tensor],
+    optimizer: Optimizer | None = None,
+    norm: NormMode = "part",
+    on_output: Callable[[int, range, Value], None] | None = None,
+    transport: str = "torch",
+    tracer: Tracer | None = None,
+    ahead: bool = True,
+) -> Iterator["OpenPipeline"]:
+    """This rank's part of a pipeline, ready to execute actions. All ranks open and leave together.
 
     Args:
         stages: the module of every stage, which takes and returns a tuple of values. Only those of
@@ -81,15 +111,10 @@ def run_pipeline(
         optimizer: makes an optimizer for the parameters of a stage; None for a `forward` schedule.
         norm: whose statistics batch normalisation uses.
         on_output: for a `forward` schedule, gets (mini-batch, samples, output of the last stage).
-
-    The metrics of a step are `step_s` (seconds since the step before), `compute_s` (those of them
-    that were spent on forward, backward and update), `samples` (of the whole mini-batch), `voxels`
-    (of this rank's samples), `began_s` and `ended_s` (on the clock of this host), `versions` (of
-    weights in memory), and at the last stage `loss_sum` (of this rank's samples).
+        ahead: whether `batches` knows a mini-batch before its turn, see `RankContext.ahead`.
 
     Raises:
         TransportError: a peer is gone or silent.
-        StageMemoryError: a mini-batch that does not fit.
     """
     opened = open_transport(transport, world, _channels(schedule))
     # Without gradients to wait for, a quick stage would run ahead of the next one without end.
@@ -102,6 +127,7 @@ def run_pipeline(
         loss_sum=loss_sum,
         on_output=on_output,
         outbox=outbox,
+        ahead=ahead,
     )
     groups = [world.group(ranks) for ranks in schedule.stages]
     numbers = [number for number, ranks in enumerate(schedule.stages) if world.rank in ranks]
@@ -111,7 +137,7 @@ def run_pipeline(
             for number in numbers
         }
         world.barrier("the first mini-batch")
-        yield from _play(schedule, mine, world, tracer or Tracer.off())
+        yield OpenPipeline(schedule, mine, world, tracer or Tracer.off())
     outbox.close()
     world.barrier("the last mini-batch")
     opened.close()
@@ -194,70 +220,6 @@ def _stage(
             trained, context.world, stage=number, ranks=schedule.stages[number], group=group
         ),
     )
-
-
-def _play(
-    schedule: Schedule, stages: dict[int, StageRuntime], world: World, tracer: Tracer
-) -> Iterator[Step]:
-    """Execute the list; yield what each mini-batch took."""
-    if not stages:
-        return
-    last_here = schedule.ranks[world.rank][-1]  # an action like this one ends every mini-batch
-    finished = time.perf_counter()
-    compute_s, began_s = 0.0, dict[int, float]()
-    for action in schedule.ranks[world.rank]:
-        stage, mini_batch = stages[action.stage], action.micro_batch // schedule.micro_batches
-        started = time.perf_counter()
-        with (
-            tracer.span(action.kind.value, stage=action.stage, micro_batch=action.micro_batch),
-            _naming_what_did_not_fit(stage, action, world, mini_batch),
-        ):
-            stage.do[action.kind](action.micro_batch)
-        if action.kind is ActionKind.FORWARD:
-            began_s.setdefault(mini_batch, time.time() - (time.perf_counter() - started))
-        if action.kind in COMPUTATION:
-            compute_s += time.perf_counter() - started
-        ends = (action.stage, action.kind) == (last_here.stage, last_here.kind)
-        if not ends or (action.micro_batch + 1) % schedule.micro_batches:
-            continue
-        now = time.perf_counter()
-        micros = range(action.micro_batch + 1 - schedule.micro_batches, action.micro_batch + 1)
-        metrics = {
-            "step_s": now - finished,
-            "compute_s": compute_s,
-            "samples": stage.mini_batch_size(mini_batch),
-            "voxels": sum(stage.voxels(micro) for micro in micros),
-            "began_s": began_s.pop(mini_batch),
-            "ended_s": time.time(),
-            "versions": max(one.kept_versions for one in stages.values()),
-        }
-        for one in stages.values():
-            if mini_batch in one.losses:
-                metrics["loss_sum"] = one.losses.pop(mini_batch)
-        yield Step(mini_batch, metrics)
-        finished, compute_s = time.perf_counter(), 0.0
-
-
-@contextmanager
-def _naming_what_did_not_fit(
-    stage: StageRuntime, action: Action, world: World, mini_batch: int
-) -> Iterator[None]:
-    """Where the block runs out of memory, raise a StageMemoryError that says what did not fit."""
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and (
-            "allocate memory" not in reason
-        ):
-            raise
-        raise StageMemoryError(
-            f"{world.name(world.rank)}: mini-batch {mini_batch} does not fit at stage "
-            f"{stage.number}: {action.kind} of {stage.voxels(action.micro_batch):,} voxels in "
-            f"{len(stage.samples(action.micro_batch))} samples, with {stage.held_bytes():,} bytes "
-            f"of activations held at its ends ({reason}); give smaller mini-batches, more "
-            "replicas, or fewer in flight"
-        ) from error
 
 
 def collect_weights(schedule: Schedule, stages: Sequence[nn.Module], world: World) -> None:

@@ -1,0 +1,150 @@
+"""The optimizer of a network or a stage, and how its learning rate changes from step to step."""
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from sparsepipe.options import Options
+from systems import by_path
+from systems.schema import InputError
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+"""Makes the optimizer of some parameters."""
+MakeSchedule = Callable[[Optimizer], LRScheduler]
+"""Makes the learning-rate schedule of an optimizer."""
+RISE = 20
+"""The steps over which the learning rate rises, before it falls along a cosine."""
+
+
+def make_optimizer(
+    options: Options, parameters: Iterable[nn.Parameter], first: int = 0
+) -> Optimizer:
+    """The optimizer that the options name; its steps use the rates of the steps from `first` on.
+
+    Raises:
+        InputError: what an option names by import path cannot be made.
+    """
+    made = _optimizer(options, list(parameters))
+    if options.lr_schedule == "cosine":
+        _follow_cosine(made, options.steps, first)
+    elif options.lr_schedule != "constant":
+        flag, name = "--sparsepipe.lr-schedule", options.lr_schedule
+        more, steps = options.lr_schedule_options, options.steps
+
+        def schedule(optimizer: Optimizer) -> Any:
+            return made_by(name, flag, more, optimizer=optimizer, steps=steps)
+
+        attach_schedule(made, schedule, f"{flag} {name}", first)
+    return made
+
+
+def made_by(name: str, flag: str, more: Collection[str], **known: Any) -> Any:
+    """What an import path makes of those of the known arguments that it names, and of more.
+
+    Args:
+        flag: the option that holds the import path, for errors.
+        more: what its `-options` say, such as "gamma=0.5".
+
+    Raises:
+        InputError: it cannot be imported or called with them.
+    """
+    factory, given = by_path.load(name, flag), by_path.keywords(more, f"{flag}-options")
+    if not given:
+        return by_path.call(factory, name, flag, **known)
+    named = by_path.named_parameters(factory)
+    taken = {key: value for key, value in known.items() if key in named}
+    return by_path.apply(factory, name, flag, **taken | given)
+
+
+def _optimizer(options: Options, parameters: list[nn.Parameter]) -> Optimizer:
+    """The optimizer alone, with the highest learning rate."""
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=options.learning_rate,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+        )
+    flag, name = "--sparsepipe.optimizer", options.optimizer
+    made = made_by(
+        name,
+        flag,
+        options.optimizer_options,
+        params=parameters,
+        lr=options.learning_rate,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+    )
+    return check_optimizer(made, f"{flag} {name}")
+
+
+def check_optimizer(made: object, where: str) -> Optimizer:
+    """Refuse what is no optimizer of torch."""
+    if not isinstance(made, Optimizer):
+        raise InputError(
+            f"{where}: makes a {type(made).__name__}; give what makes a torch.optim.Optimizer"
+        )
+    return made
+
+
+def _follow_cosine(optimizer: Optimizer, steps: int, first: int) -> None:
+    """Let the learning rates rise, and fall to 0 along a cosine until the last of the steps."""
+    highest = [group["lr"] for group in optimizer.param_groups]
+    indices = itertools.count(first)
+
+    def set_rates(*_: object) -> None:
+        """Set the learning rates of the next step."""
+        share = learning_rate_share(next(indices), steps)
+        for group, rate in zip(optimizer.param_groups, highest, strict=True):
+            group["lr"] = rate * share
+
+    optimizer.register_step_pre_hook(set_rates)
+
+
+def learning_rate_share(index: int, steps: int) -> float:
+    """The learning rate of step `index`, as a part of the highest one."""
+    return min(1.0, (index + 1) / RISE) * 0.5 * (1 + math.cos(math.pi * index / steps))
+
+
+def attach_schedule(
+    optimizer: Optimizer, make: MakeSchedule, where: str, first: int = 0
+) -> LRScheduler:
+    """Step a learning-rate schedule after every step of its optimizer.
+
+    Args:
+        where: what the user calls it, for errors.
+        first: the steps that a resumed run has done before.
+
+    Raises:
+        InputError: it is no schedule of torch, or one that needs a metric.
+    """
+    schedule = make(optimizer)
+    if not isinstance(schedule, LRScheduler) or isinstance(schedule, ReduceLROnPlateau):
+        raise InputError(
+            f"{where}: makes a {type(schedule).__name__}; give what makes an LRScheduler of "
+            "torch.optim.lr_scheduler that is stepped without a metric"
+        )
+    with warnings.catch_warnings():  # no optimizer has been stepped in this process
+        warnings.simplefilter("ignore", UserWarning)
+        for _ in range(first):
+            schedule.step()
+    optimizer.register_step_post_hook(lambda *_: schedule.step())
+    return schedule
+
+
+def optimizers_of(modules: Sequence[nn.Module], make: MakeOptimizer) -> dict[int, Optimizer]:
+    """An optimizer for each module that trains parameters, by `first_trained`."""
+    trained = [[p for p in module.parameters() if p.requires_grad] for module in modules]
+    return {id(parameters[0]): make(parameters) for parameters in trained if parameters}
+
+
+def first_trained(module: nn.Module) -> int:
+    """The id of the first parameter that a module trains, or -1 where there is none."""
+    return next((id(p) for p in module.parameters() if p.requires_grad), -1)

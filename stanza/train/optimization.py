@@ -1,0 +1,112 @@
+"""The optimizer, the learning-rate schedule and the loss that the options name.
+
+All three may be one's own, named by an import path; each gets the arguments of its
+`--stanza.…-options`. `check` calls each once, so that what is wrong is said before training starts.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from stanza.options import CROSS_ENTROPY, SGD, ZERO_STAGES, Options
+from stanza.workers.loss import Loss
+from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory, check_by_value
+from systems import by_path
+from systems.schema import InputError
+
+
+def optimizer_of(options: Options) -> OptimizerFactory:
+    """What makes the optimizer of some parameters.
+
+    Raises:
+        InputError: it cannot be imported. When it is called: it cannot be made, or is none.
+    """
+    if options.optimizer == SGD:
+        return partial(
+            torch.optim.SGD,
+            lr=options.learning_rate,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+        )
+    return _factory(options.optimizer, options.optimizer_options, "optimizer", Optimizer)
+
+
+def scheduler_of(options: Options) -> SchedulerFactory | None:
+    """What makes the learning-rate schedule of an optimizer; None: the rate stays as it is.
+
+    Raises:
+        InputError: as for an optimizer.
+    """
+    if options.schedule is None:
+        return None
+    return _factory(options.schedule, options.schedule_options, "schedule", LRScheduler)
+
+
+def loss_of(options: Options) -> Loss | None:
+    """The loss of outputs and targets, a mean over the samples; None: the cross entropy.
+
+    Raises:
+        InputError: it cannot be imported, or is a class that cannot be made.
+    """
+    if options.loss == CROSS_ENTROPY:
+        return None
+    name, option = options.loss, "--stanza.loss"
+    arguments = by_path.keywords(options.loss_options, f"{option}-options")
+    loss = by_path.load(name, option)
+    if isinstance(loss, type):
+        loss, arguments = by_path.apply(loss, name, option, **arguments), {}
+    if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
+        raise InputError(
+            f"{option} {name}: has parameters of its own, which no rank would train; move them "
+            "into the model"
+        )
+    if not callable(loss):
+        raise InputError(
+            f"{option} {name}: is a {type(loss).__name__}; give a function of outputs and targets"
+        )
+
+    def mean_loss(outputs: Any, targets: Any) -> Tensor:
+        value = by_path.apply(loss, name, option, outputs, targets, **arguments)
+        if not isinstance(value, Tensor) or value.dim() != 0:
+            found = f"the shape {list(value.shape)}" if isinstance(value, Tensor) else f"{value!r}"
+            raise InputError(f"{option} {name}: returns {found}; give the mean over the samples")
+        return value
+
+    return mean_loss
+
+
+def _factory(name: str, arguments: tuple[str, ...], option: str, kind: type) -> Callable[..., Any]:
+    """What makes an optimizer or a schedule from what it is given, and checks that it is one."""
+    flag = f"--stanza.{option}"
+    factory, named = by_path.load(name, flag), by_path.keywords(arguments, f"{flag}-options")
+
+    def make(given: Any) -> Any:
+        made = by_path.apply(factory, name, flag, given, **named)
+        if not isinstance(made, kind):
+            raise InputError(
+                f"{flag} {name}: makes a {type(made).__name__}; give what makes a torch "
+                f"{'optimizer' if kind is Optimizer else 'LRScheduler'}"
+            )
+        return made
+
+    return make
+
+
+def check(options: Options) -> None:
+    """Make an optimizer and its schedule once, for a small parameter, and import the loss.
+
+    Raises:
+        InputError: one of them cannot be made, or the scheme cannot use it.
+    """
+    parameter, factory = nn.Parameter(torch.zeros(2, 2)), optimizer_of(options)
+    optimizer, scheduler = factory([parameter]), scheduler_of(options)
+    if scheduler is not None:
+        scheduler(optimizer)
+    if options.scheme in ZERO_STAGES:
+        check_by_value(factory, [parameter], f"--stanza.scheme {options.scheme}")
+    loss_of(options)

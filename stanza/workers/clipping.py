@@ -1,0 +1,49 @@
+"""Clips gradients by the norm over the whole model, whose parts are on different ranks.
+
+    own part's norm --- told to the ranks of the other parts --->
+    <--- the other parts' norms --- heard from them                  norm = sqrt(own^2 + others^2)
+
+Copies of a part have equal gradients by then, so one rank tells for all of them.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from systems.network.transport import Transport
+
+CONV_NORM, FC_NORM, SERVER_NORM = "norm of conv part", "norm of fc part", "norm of a shard"
+"""The transport's channels for the norms of the gradients of each kind of part."""
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """Clips the gradients of one part of the model."""
+
+    max_norm: float
+    """The largest Euclidean norm of all gradients of the model together."""
+    transport: Transport
+    tell: Sequence[int] = ()
+    """The ranks that this one tells the norm of its part."""
+    on: str = ""
+    """The channel over which they are told."""
+    hear: Sequence[tuple[int, str]] = ()
+    """Who tells this rank the norm of another part, and over which channel."""
+
+    def clip(self, parameters: Iterable[Tensor]) -> None:
+        """Scale the gradients of these parameters, if the norm over the model is too large."""
+        trained = [parameter for parameter in parameters if parameter.grad is not None]
+        device = self.transport.world.device
+        own = get_total_norm([p.grad for p in trained if p.grad is not None]).double().to(device)
+        others = [torch.empty_like(own) for _ in self.hear]
+        transfers = [
+            self.transport.irecv(norm, rank, channel)
+            for norm, (rank, channel) in zip(others, self.hear, strict=True)
+        ]
+        transfers += [self.transport.isend(own, rank, self.on) for rank in self.tell]
+        for transfer in transfers:
+            transfer.wait()
+        clip_grads_with_norm_(trained, self.max_norm, torch.stack([own, *others]).norm())

@@ -1,0 +1,91 @@
+"""Optimizers as factories, because every part of a model, on its own rank, gets one of its own."""
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from systems.schema import InputError
+
+OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+"""Makes an optimizer for some parameters."""
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+"""Makes the learning-rate schedule of an optimizer."""
+BY_SHAPE = ("Adafactor", "Muon")
+"""torch's optimizers whose update of one value depends on the shape of the whole parameter."""
+
+
+def scheduled(
+    optimizer: OptimizerFactory, scheduler: SchedulerFactory | None, steps_done: int = 0
+) -> OptimizerFactory:
+    """Make a factory of optimizers that step their learning-rate schedule after every step.
+
+    Args:
+        scheduler: None leaves the rates alone.
+        steps_done: how many steps of the schedule are over already.
+    """
+    if scheduler is None:
+        return optimizer
+
+    def make(parameters: Iterable[Tensor]) -> Optimizer:
+        made = optimizer(parameters)
+        schedule = scheduler(made)
+        if isinstance(schedule, ReduceLROnPlateau):
+            raise InputError(
+                "scheduler: ReduceLROnPlateau wants a metric at every step; give a schedule that "
+                "depends on the number of the step alone"
+            )
+        with warnings.catch_warnings():  # that no step of the optimizer came before
+            warnings.simplefilter("ignore")
+            for _ in range(steps_done):
+                schedule.step()
+        made.register_step_post_hook(lambda *_: schedule.step())
+        return made
+
+    return make
+
+
+def check_optimizer(optimizer: OptimizerFactory, parameters: Sequence[Tensor]) -> Optimizer:
+    """Make an optimizer, and refuse what is none that a step without a closure can use.
+
+    Raises:
+        InputError: it is none, or it is LBFGS.
+    """
+    made = optimizer(parameters) if callable(optimizer) else optimizer
+    if not callable(optimizer) or not isinstance(made, Optimizer):
+        raise InputError(
+            f"optimizer: {type(made).__name__} where a function that makes an optimizer is wanted; "
+            "give one such as `lambda parameters: torch.optim.SGD(parameters, lr=0.1)`"
+        )
+    if isinstance(made, torch.optim.LBFGS):
+        raise InputError(
+            "optimizer: LBFGS computes the loss several times in a step, which no scheme does; "
+            "give another one"
+        )
+    return made
+
+
+def check_by_value(optimizer: OptimizerFactory, parameters: Sequence[Tensor], what: str) -> None:
+    """Refuse an optimizer that cannot train slices of parameters as it trains the whole ones.
+
+    Args:
+        what: what cuts the parameters into slices, as the start of the error.
+
+    Raises:
+        InputError: it sorts parameters into groups, or updates them by their shapes.
+    """
+    made = optimizer(parameters)
+    kind = type(made).__name__
+    if len(made.param_groups) > 1:
+        raise InputError(
+            f"{what}: the optimizer sorts parameters into {len(made.param_groups)} groups, and "
+            "slices of them cannot be sorted so; give one group, or another scheme"
+        )
+    if kind in BY_SHAPE:
+        raise InputError(
+            f"{what}: {kind} updates by the shape of a parameter, and slices have another; give "
+            "an optimizer that updates value by value, or another scheme"
+        )
