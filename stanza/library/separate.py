@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from stanza.library.arguments import named_as_arguments
 from stanza.library.trained import Trained
@@ -90,7 +91,8 @@ def separate(
         raise InputError(f"clip_norm={clip_norm:g}: give more than 0")
     if not trainable(model):
         raise InputError(f"model: no parameter of {type(model).__name__} requires a gradient")
-    check_optimizer(optimizer, trainable(model))
+    if not any(is_lazy(parameter) for parameter in model.parameters()):
+        check_optimizer(optimizer, trainable(model))
     with named_as_arguments():
         options = Options(
             scheme=scheme,

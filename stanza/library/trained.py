@@ -13,12 +13,12 @@ from stanza.layout import Layout
 from stanza.library.arguments import as_arguments, named_as_arguments
 from stanza.library.loader import Loader, Samples
 from stanza.library.planning import lay_out
-from stanza.library.trial import unreached
 from stanza.models.dry_run import materialise
 from stanza.options import Options
 from stanza.train.batches import LocalBatch
 from stanza.train.engine import Engine
 from stanza.train.roles import Recipe
+from stanza.train.trial import freeze, unreached
 from stanza.workers.targets import Targets, check_targets, moved
 from systems.modes import evaluating
 from systems.network.distributed import World
@@ -260,7 +260,7 @@ class Trained:
             )
 
     def _freeze_unreached(self, images: Tensor, targets: Targets) -> None:
-        """Freeze the parameters that the loss does not reach: exchanges wait for all others.
+        """Freeze the parameters that the loss does not reach.
 
         Rank 0, which always has samples, finds out which they are.
         """
@@ -276,5 +276,4 @@ class Trained:
         (names,) = told
         if isinstance(names, str):
             raise InputError(names) from failure
-        for name in names:
-            self.model.get_parameter(name).requires_grad_(False)
+        freeze(self.model, names)

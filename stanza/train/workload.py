@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from stanza.cut.separate import separate
 from stanza.layout import Layout
 from stanza.models import build_model, is_own
-from stanza.models.dry_run import trial_run
 from stanza.models.inception import InceptionOutputs
 from stanza.options import CROSS_ENTROPY, Options
 from stanza.train.data import data_for
@@ -25,7 +24,8 @@ from stanza.train.optimization import (
     optimizer_of,
     scheduler_of,
 )
-from stanza.workers.loss import Loss, check_outputs
+from stanza.train.trial import freeze, unreached
+from stanza.workers.loss import Loss, check_outputs, summed
 from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory
 from systems.modes import evaluating
 from systems.schema import InputError
@@ -71,14 +71,18 @@ def model_of(options: Options, data: Data) -> nn.Module:
     """Build the model for some data, and refuse it if its outputs cannot be trained.
 
     It tells apart as many classes as the options say, or the user's own model, or else the data.
-    Every rank does so before training, so that none waits for another that has refused.
+    Every rank does so before training, so that none waits for another that has refused. In a model
+    of the user's own, parameters that the loss does not reach are frozen.
     """
     classes = options.classes or data.classes
     if is_own(options.model):
         classes = options.inputs.classes or classes
     model = build_model(options.model, classes, data.image_shape)
+    if is_own(options.model) or options.loss != CROSS_ENTROPY:
+        images, targets = data.train.batch(range(min(2, len(data.train))))
+        dtype = next(model.parameters()).dtype
+        freeze(model, unreached(model, images.to(dtype), targets, summed(loss_of(options))))
     if options.loss != CROSS_ENTROPY:
-        trial_run(model, data.image_shape, type(model).__name__, samples=2)
         return model
     logits = check_outputs(model, data.image_shape)
     if data.classes is not None and logits.shape[1] < data.classes:

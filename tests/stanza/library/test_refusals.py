@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import stanza
 from stanza.library.arguments import as_arguments
-from stanza.library.trial import unreached
+from stanza.train.trial import unreached
 from stanza.workers.loss import summed
 from systems.network.joined import leave
 from systems.schema import InputError
