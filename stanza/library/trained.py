@@ -19,6 +19,8 @@ from stanza.train.batches import LocalBatch
 from stanza.train.engine import Engine
 from stanza.train.roles import Recipe
 from stanza.train.trial import freeze, unreached
+from stanza.workers.exchange import trainable
+from stanza.workers.optimizers import check_by_value
 from stanza.workers.targets import Targets, check_targets, moved
 from systems.modes import evaluating
 from systems.network.distributed import World
@@ -238,11 +240,24 @@ class Trained:
         local = (max(1, samples // self.world_size), *image_shape)
         with named_as_arguments():
             options, layout, self.reason = lay_out(
-                options, self._world, self.model, local, self._cluster
+                options,
+                self._world,
+                self.model,
+                local,
+                self._cluster,
+                servers_fit=self._servers_fit(),
             )
         pipelined = options.ps_mode == "pipelined"
         self._recipe = dataclasses.replace(self._recipe, ps_pipelined=pipelined)
         self._layout, self._world = layout, self._world.with_roles(layout.roles)
+
+    def _servers_fit(self) -> bool:
+        """Whether pipelined parameter servers, which hold slices, can train the model."""
+        try:
+            check_by_value(self._recipe.optimizer, trainable(self.model), "servers")
+        except InputError:
+            return False
+        return self._recipe.clip_norm is None
 
     def _open(self, images: Tensor, targets: Targets) -> Engine:
         """Prepare for the first step: equal weights everywhere, and this rank's part of them."""

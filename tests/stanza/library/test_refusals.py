@@ -248,8 +248,8 @@ def test_a_process_group_that_is_there_is_used(backend: str) -> None:
     assert (with_data, without) == ([8, 8, 6], [0, 0, 0])
 
 
-def let_the_planner_choose(cluster: str | None) -> tuple[str, str, float]:
-    arguments: dict[str, Any] = {"optimizer": sgd, "cluster": cluster, "device": "cpu"}
+def let_the_planner_choose(cluster: str | None, clip_norm: float | None) -> tuple[str, str, float]:
+    arguments: dict[str, Any] = {"optimizer": sgd, "cluster": cluster, "clip_norm": clip_norm}
     with stanza.separate(Plain(), **arguments) as trained:
         losses = [trained.step(*batch) for batch in trained.loader(DATA, batch_size=8)]
         described, reason = trained.layout.describe(), trained.reason
@@ -258,9 +258,11 @@ def let_the_planner_choose(cluster: str | None) -> tuple[str, str, float]:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("cluster", [None, "ec2-p3-10g"])
-def test_auto_measures_and_plans_alike_on_every_rank(cluster: str | None) -> None:
-    first, second = run_ranks(2, let_the_planner_choose, cluster)
+@pytest.mark.parametrize(("cluster", "clip_norm"), [(None, None), ("ec2-p3-10g", 0.1)])
+def test_auto_measures_and_plans_alike_on_every_rank(
+    cluster: str | None, clip_norm: float | None
+) -> None:
+    first, second = run_ranks(2, let_the_planner_choose, cluster, clip_norm)
     assert first == second
     assert "predicted" in first[1]
 
