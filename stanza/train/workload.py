@@ -27,6 +27,7 @@ from stanza.train.optimization import (
 )
 from stanza.workers.loss import Loss, check_outputs
 from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory
+from stanza.workers.targets import check_targets
 from systems.modes import evaluating
 from systems.schema import InputError
 
@@ -77,10 +78,14 @@ def model_of(options: Options, data: Data) -> nn.Module:
     if is_own(options.model):
         classes = options.inputs.classes or classes
     model = build_model(options.model, classes, data.image_shape)
-    if options.loss != CROSS_ENTROPY:
-        trial_run(model, data.image_shape, type(model).__name__, samples=2)
-        return model
-    logits = check_outputs(model, data.image_shape)
+    try:
+        if options.loss != CROSS_ENTROPY:
+            trial_run(model, data.image_shape, type(model).__name__, samples=2)
+            return model
+        logits = check_outputs(model, data.image_shape)
+    except InputError as error:
+        flag = "" if options.image_shape is None else f"--stanza.image-shape {options.shape}: "
+        raise InputError(f"{flag}{error}") from None
     if data.classes is not None and logits.shape[1] < data.classes:
         raise InputError(
             f"--stanza.model {options.model}: returns {logits.shape[1]} logits for {data.classes} "
@@ -90,7 +95,8 @@ def model_of(options: Options, data: Data) -> nn.Module:
 
 
 def check_workload(options: Options, layout: Layout, seed: int) -> None:
-    """Make all that is the user's own once, so that what is wrong is said before ranks start.
+    """Make all that is the user's own once, and a loss of the first samples, so that what is wrong
+    is said before ranks start.
 
     Raises:
         InputError: some of it cannot be imported or made, or does not fit the rest.
@@ -100,6 +106,12 @@ def check_workload(options: Options, layout: Layout, seed: int) -> None:
     model = workload.build()
     if layout.scheme == "stanza":
         separate(model, workload.data.image_shape)
+    if workload.loss is not None:
+        train = workload.data.train
+        images, targets = train.batch(range(min(2, len(train))))
+        check_targets(targets, len(images))
+        with torch.no_grad():
+            workload.loss(model(images), targets)
 
 
 @torch.no_grad()
