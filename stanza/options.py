@@ -144,8 +144,8 @@ class Options:
                 )
             if value == known and arguments:
                 raise InputError(
-                    f"--stanza.{option}-options {' '.join(arguments)}: belong to a {option} that "
-                    f"is given as module:attribute; give --stanza.{option} too"
+                    f"--stanza.{option}-options {' '.join(arguments)}: nothing takes them; "
+                    f"give --stanza.{option} as module:attribute too"
                 )
             by_path.keywords(arguments, f"--stanza.{option}-options")
         if self.schedule is not None and self.scheme in ZERO_STAGES:
