@@ -34,6 +34,7 @@ TWO_SMALL_STEPS = (
     "--sparsepipe.steps 2 --sparsepipe.batch-size 4 --sparsepipe.points 64 "
     "--sparsepipe.test-clouds 4"
 )
+SCRIPT = re.MULTILINE | re.DOTALL
 PAIR_OF_ONE_STEP = "--target-steps 1 --draft-steps 1"
 FEW_SAMPLES = "--speculative.samples 2 --speculative.max-new-tokens 2"
 
@@ -129,6 +130,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copied = (ROOT / "systems/clusters/ec2-p3-10g.toml").read_text()
     (folder / "my.toml").write_text(copied.replace('"V100"', f'"{device_here()}"'))
     main(["profile", "stanza", "--out", str(folder / "digits.json")])
+    for page in PAGES:
+        for name, script in re.findall(
+            r"^```python\n# (\w+\.py)\n(.*?)^```", page.read_text(), SCRIPT
+        ):
+            (folder / name).write_text(script)
     return folder
 
 

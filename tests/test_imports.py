@@ -36,6 +36,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["workers"],
         ["planner"],
         ["train"],
+        ["library"],
         ["experiments"],
     ],
     "sparsepipe": [

@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
 from stanza.cut.rule import CutNode, Operation, operation_of
+from stanza.cut.tracing import place_of
 from stanza.models.dry_run import SAMPLES, dry_run
 from systems.profiles.emulated import EmulatedLayer
 from systems.schema import InputError
@@ -135,12 +136,16 @@ class Network:
         if node.op == "placeholder":
             problem = "the images themselves"
         elif not isinstance(value, Tensor):
-            problem = f"{node}, which is no tensor, from the convolutional part"
+            problem = f"{node}, which is no tensor{place_of(node)}, from the convolutional part"
         elif value.shape[:1] != (SAMPLES,) or more.shape != (_MORE_SAMPLES, *value.shape[1:]):
-            problem = f"{node}, which has no row for every sample, from the convolutional part"
+            problem = (
+                f"{node}, which has no row for every sample{place_of(node)}, from the "
+                "convolutional part"
+            )
         elif not value.is_floating_point():
             problem = (
-                f"{node}, of {value.dtype}, which has no gradient, from the convolutional part"
+                f"{node}, of {value.dtype}, which has no gradient{place_of(node)}, from the "
+                "convolutional part"
             )
         if problem:
             reader = "output" if node.name in self.outputs else "fully connected part"

@@ -25,7 +25,7 @@ from torch import Tensor, fx, nn
 
 from stanza.cut.network import Network
 from stanza.cut.rule import Cut, find_cut
-from stanza.cut.tracing import trace
+from stanza.cut.tracing import place_of, trace
 from stanza.models.dry_run import materialise
 from systems.modes import modes_restored
 from systems.schema import InputError
@@ -164,8 +164,8 @@ def _refuse_overwritten(network: Network, cut: Cut) -> None:
         elif written := sorted(network.overwritten[node.name] & read):
             raise InputError(
                 f"{network.name} cannot be separated: the convolutional part overwrites "
-                f"{written[0]} in place ({node}) after the fully connected part has read it; give "
-                "inplace=False, or train it with ddp or ps"
+                f"{written[0]} in place ({node}) after the fully connected part has read it"
+                f"{place_of(node)}; give inplace=False, or train it with ddp or ps"
             )
 
 

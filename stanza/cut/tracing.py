@@ -1,6 +1,7 @@
 """Traces a network with torch.fx, or says which line of its code torch.fx cannot follow."""
 
 import inspect
+import linecache
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from systems.profiles.emulated import EmulatedLayer
 from systems.schema import InputError
 
 _TORCH = str(Path(torch.__file__).parent)
+_LINE = "line of code"
+"""Where nodes keep the file and the number of the line that made them."""
 
 
 def trace(model: nn.Module) -> fx.Graph:
@@ -62,7 +65,9 @@ class _Tracer(fx.Tracer):
         """
         if _surroundings() != self.surroundings:
             raise TypeError("a graph forgets torch.no_grad and torch.autocast, which are on here")
-        return super().create_proxy(*args, **kwargs)
+        proxy = super().create_proxy(*args, **kwargs)
+        proxy.node.meta[_LINE] = _line_of_caller()
+        return proxy
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
@@ -103,10 +108,35 @@ def _needed_arguments(model: nn.Module) -> list[str]:
     return [a.name for a in arguments if a.default is a.empty and a.kind not in collecting]
 
 
+def place_of(node: fx.Node) -> str:
+    """Say which line of the network's code a node comes from, if that is known."""
+    path, number = node.meta.get(_LINE, ("", 0))
+    return f" ({_described(path, number)})" if path else ""
+
+
+def _line_of_caller() -> tuple[str, int]:
+    """The file and the number of the line that runs: the innermost one that is neither PyTorch's
+    nor this file's."""
+    frame = inspect.currentframe()
+    while frame is not None and _foreign(frame.f_code.co_filename):
+        frame = frame.f_back
+    return (frame.f_code.co_filename, frame.f_lineno) if frame is not None else ("", 0)
+
+
 def _place(error: Exception) -> str:
     """Say where an error arose: the innermost line that is neither PyTorch's nor this file's."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(_TORCH) and frame.filename != __file__:
-            code = f": {frame.line}" if frame.line else ""
-            return f"; line {frame.lineno} of {Path(frame.filename).name}{code}"
+        if not _foreign(frame.filename):
+            return f"; {_described(frame.filename, frame.lineno or 0)}"
     return ""
+
+
+def _foreign(path: str) -> bool:
+    """Whether a file is no part of the network's code."""
+    return path.startswith(_TORCH) or path == __file__
+
+
+def _described(path: str, number: int) -> str:
+    """A line of code in words, with its text where the file can be read."""
+    code = linecache.getline(path, number).strip()
+    return f"line {number} of {Path(path).name}{f': {code}' if code else ''}"

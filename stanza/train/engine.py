@@ -27,9 +27,10 @@ from systems.runs.trace import Tracer
 
 STATE = "state"
 """The transport's channel for trained parameters, which are collected after training."""
-CHANNELS = (ACTIVATION, GRADIENT, LABEL, COLUMNS, PUSH, PULL, STATE)
-NORMS = (CONV_NORM, FC_NORM, SERVER_NORM)
-"""The channels that only clipping needs."""
+CHANNELS = {"stanza": (ACTIVATION, GRADIENT, LABEL, COLUMNS, STATE), "ps": (PUSH, PULL)}
+"""The transport's channels by scheme; the others need none."""
+NORMS = {"stanza": (CONV_NORM, FC_NORM), "ps": (SERVER_NORM,)}
+"""Those that are needed for clipping, too."""
 
 
 class Engine:
@@ -56,7 +57,9 @@ class Engine:
             InputError: the model cannot be separated, or not trained in this way.
         """
         self.model, self.layout, self.world = model, layout, world
-        channels = CHANNELS if recipe.clip_norm is None else CHANNELS + NORMS
+        channels = CHANNELS.get(layout.scheme, ())
+        if recipe.clip_norm is not None:
+            channels += NORMS.get(layout.scheme, ())
         self._parts = _separated(model, layout, image_shape)
         self.transport: Transport = open_transport(transport, world, channels)
         self.state = State(model, world.rank)
@@ -102,7 +105,9 @@ class Engine:
             if me == source:
                 self.transport.isend(tensor.detach().contiguous(), target, STATE).wait()
             else:
-                self.transport.irecv(tensor.detach(), source, STATE).wait()
+                message = tensor.detach().contiguous()
+                self.transport.irecv(message, source, STATE).wait()
+                tensor.detach().copy_(message)
 
     def close(self) -> None:
         """Free the connections, once no message is on its way. All ranks close together."""

@@ -11,19 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from stanza.layout import Layout
 from stanza.options import Options
 from stanza.train.batches import LocalBatch, global_batch, prefetch, share
+from stanza.train.dataset import Batch, Indices
 from stanza.train.engine import Engine
 from stanza.train.roles import Recipe
 from stanza.train.summary import COUNTERS, NOT_CLASSIFIED
 from stanza.train.workload import Workload, accuracy
 from stanza.workers.loss import summed
 from stanza.workers.optimizers import scheduled
-from stanza.workers.targets import Targets, rows
+from stanza.workers.targets import moved, rows
 from stanza.workers.zero import gathered
 from systems.network.distributed import World
 from systems.network.tcp import tcp_bytes
@@ -119,26 +118,28 @@ def local_batches(
     none = slice(0, 0)
     parts = [shares.get(rank, none) for rank in range(world.world_size)]
     sizes = [part.stop - part.start for part in parts]
-    narrow = torch.int32 if workload.loss is None else None
-
-    def placed(images: Tensor, targets: Targets) -> LocalBatch:
-        """A batch on this rank's device."""
-        targets = tree_map(lambda leaf: leaf.to(world.device, narrow or leaf.dtype), targets)
-        return LocalBatch(images.to(world.device), targets, sizes)
-
-    if world.rank not in ranks:
-        nothing = torch.empty(0, *workload.data.image_shape)
-        labels = torch.empty(0, dtype=torch.int64)
-        if workload.loss is not None:  # only the data know what else their targets are
-            labels = rows(workload.data.train.batch([0])[1], none)
-        yield from itertools.repeat(placed(nothing, labels))
     length = len(workload.data.train)
-    indices = (
+    indices: Iterator[Indices] = (
         global_batch(samples, length, seed=seed, step=step)[parts[world.rank]]
         for step in itertools.count(first_batch)
     )
-    for images, labels in prefetch(workload.data.train, indices):
-        yield placed(images, labels)
+    batches: Iterator[Batch] = (
+        prefetch(workload.data.train, indices)
+        if world.rank in ranks
+        else itertools.repeat(_no_samples(workload))
+    )
+    for images, targets in batches:
+        if workload.loss is None:
+            targets = targets.to(torch.int32)
+        yield LocalBatch(images.to(world.device), moved(targets, world.device), sizes)
+
+
+def _no_samples(workload: Workload) -> Batch:
+    """A batch of no samples, whose tensors have the shapes and dtypes of the others."""
+    if workload.loss is None:
+        return torch.empty(0, *workload.data.image_shape), torch.empty(0, dtype=torch.int64)
+    images, targets = workload.data.train.batch([0])
+    return images[:0], rows(targets, slice(0))
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,23 @@ def fc_chain(parts: Parts) -> tuple[list[fx.Node], dict[str, Any]]:
         elif not _elementwise(node, module):
             raise _refusal(node, parts.fc, "is no Linear and not elementwise")
         nodes.append(node)
+    _refuse_tied(layers)
     if not layers:
         raise _refusal(previous, parts.fc, "ends a fully connected part without a Linear")
     return nodes, layers
+
+
+def _refuse_tied(layers: dict[str, Any]) -> None:
+    """Refuse a parameter that two Linears share: each would train columns of its own."""
+    owner: dict[int, str] = {}
+    for name, layer in layers.items():
+        for parameter in layer.parameters():
+            first = owner.setdefault(id(parameter), name)
+            if first != name:
+                raise InputError(
+                    f"--stanza.fc-parallel columns: {first} and {name} share a parameter; give "
+                    "--stanza.fc-parallel replicas"
+                )
 
 
 def _reshapes(node: fx.Node, fc: nn.Module) -> bool:

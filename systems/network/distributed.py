@@ -47,6 +47,8 @@ class World:
     """Prints long waits of this rank."""
     watchdog: Watchdog
     """Ends this rank where the run hangs."""
+    everyone: dist.ProcessGroup | None = None
+    """A group of all ranks over `backend`, where the default group is of several backends."""
 
     @property
     def world_size(self) -> int:
@@ -92,9 +94,9 @@ class World:
         """Wait until every rank has come here. A time-out of gloo names the missing ones."""
         with self.meeting(what):
             if self.backend == "gloo":
-                dist.monitored_barrier(timeout=self.backend_timeout)
+                dist.monitored_barrier(self.everyone, timeout=self.backend_timeout)
             else:
-                dist.barrier()
+                dist.barrier(self.everyone)
 
 
 def start(

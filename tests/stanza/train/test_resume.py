@@ -23,7 +23,13 @@ from tests.ranks import run_ranks
 pytestmark = pytest.mark.distributed
 
 STEPS, EVERY = 8, 3
-OPTIONS = Options(steps=STEPS, global_batch_size=120, warm_up_steps=1)
+OPTIONS = Options(
+    steps=STEPS,
+    global_batch_size=120,
+    warm_up_steps=1,
+    schedule="torch.optim.lr_scheduler:StepLR",
+    schedule_options=("step_size=2", "gamma=0.7"),
+)
 PS = replace(OPTIONS, scheme="ps")
 COLOCATED = replace(PS, ps_placement="colocated", ps_mode="pipelined")
 COLUMNS = replace(OPTIONS, fc_parallel="columns", fc_placement="colocated")
