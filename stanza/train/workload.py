@@ -27,6 +27,7 @@ from stanza.train.optimization import (
 from stanza.train.trial import freeze, unreached
 from stanza.workers.loss import Loss, check_outputs, summed
 from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory
+from stanza.workers.targets import check_targets
 from systems.modes import evaluating
 from systems.schema import InputError
 
@@ -78,19 +79,33 @@ def model_of(options: Options, data: Data) -> nn.Module:
     if is_own(options.model):
         classes = options.inputs.classes or classes
     model = build_model(options.model, classes, data.image_shape)
-    if is_own(options.model) or options.loss != CROSS_ENTROPY:
-        images, targets = data.train.batch(range(min(2, len(data.train))))
-        dtype = next(model.parameters()).dtype
-        freeze(model, unreached(model, images.to(dtype), targets, summed(loss_of(options))))
-    if options.loss != CROSS_ENTROPY:
-        return model
+    try:
+        if options.loss == CROSS_ENTROPY:
+            _check_logits(model, data, options.model)
+        if is_own(options.model) or options.loss != CROSS_ENTROPY:
+            _freeze_unreached(model, data, loss_of(options))
+    except InputError as error:
+        flag = "" if options.image_shape is None else f"--stanza.image-shape {options.shape}: "
+        raise InputError(f"{flag}{error}") from None
+    return model
+
+
+def _check_logits(model: nn.Module, data: Data, name: str) -> None:
+    """Refuse a model that does not return a logit for every class."""
     logits = check_outputs(model, data.image_shape)
     if data.classes is not None and logits.shape[1] < data.classes:
         raise InputError(
-            f"--stanza.model {options.model}: returns {logits.shape[1]} logits for {data.classes} "
-            "classes; let it make one for each class"
+            f"--stanza.model {name}: returns {logits.shape[1]} logits for {data.classes} classes; "
+            "let it make one for each class"
         )
-    return model
+
+
+def _freeze_unreached(model: nn.Module, data: Data, loss: Loss | None) -> None:
+    """Try the first samples, and freeze the parameters that the loss does not reach."""
+    images, targets = data.train.batch(range(min(2, len(data.train))))
+    check_targets(targets, len(images))
+    dtype = next((p.dtype for p in model.parameters()), images.dtype)
+    freeze(model, unreached(model, images.to(dtype), targets, summed(loss)))
 
 
 def check_workload(options: Options, layout: Layout, seed: int) -> None:

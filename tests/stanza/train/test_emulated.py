@@ -73,4 +73,4 @@ def test_a_workload_fills_every_batch_and_tests_nothing() -> None:
     assert len(workload.data.test) == 0
     assert workload.message_scale == 3
     assert workload.optimizer is EmulatedOptimizer
-    assert workload.data.kind == "none (waits of alexnet on V100)"
+    assert workload.data.kind == "none (waits of alexnet on V100; no optimizer, schedule or loss)"
