@@ -93,6 +93,11 @@ def separate(
         raise InputError(f"model: no parameter of {type(model).__name__} requires a gradient")
     if not any(is_lazy(parameter) for parameter in model.parameters()):
         check_optimizer(optimizer, trainable(model))
+    if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
+        raise InputError(
+            f"loss: {type(loss).__name__} has parameters of its own, which no rank would train; "
+            "move them into the model"
+        )
     with named_as_arguments():
         options = Options(
             scheme=scheme,
@@ -110,11 +115,14 @@ def separate(
         clip_norm=clip_norm,
         cut_dtype=cut_dtype,
     )
+    world = join(device, timeout_s)
+    if isinstance(loss, nn.Module):
+        loss.to(world.device)  # it may have weights of the classes
     return Trained(
         model,
         options,
         recipe,
-        join(device, timeout_s),
+        world,
         seed=seed,
         image_shape=image_shape,
         cluster=cluster,

@@ -188,6 +188,7 @@ def test_a_batch_that_is_not_the_loaders_share_is_refused() -> None:
             "optimizer: SGD where a function",
         ),
         ({"optimizer": torch.optim.LBFGS}, "LBFGS"),
+        ({"loss": nn.Linear(5, 1)}, "loss: Linear has parameters of its own"),
         ({"scheme": "dpp"}, "scheme=dpp: no scheme; perhaps 'ddp'"),
         ({"clip_norm": 0.0}, "clip_norm=0"),
         ({"ps_servers": 0}, "ps_servers=0: give 1 or more"),
