@@ -4,7 +4,7 @@ All three may be one's own, named by an import path; each gets the arguments of 
 `--stanza.…-options`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -105,15 +105,15 @@ def _factory(name: str, arguments: tuple[str, ...], option: str, kind: type) -> 
     return make
 
 
-def check(options: Options) -> None:
-    """Make an optimizer and its schedule once, for a small parameter.
+def check(options: Options, parameters: Sequence[Tensor]) -> None:
+    """Make an optimizer of the model's parameters and its schedule once.
 
     Raises:
         InputError: one of them cannot be made, or the scheme cannot use it.
     """
-    parameter, factory = nn.Parameter(torch.zeros(2, 2)), optimizer_of(options)
-    optimizer, scheduler = factory([parameter]), scheduler_of(options)
+    factory, scheduler = optimizer_of(options), scheduler_of(options)
+    optimizer = factory(parameters)
     if scheduler is not None:
         scheduler(optimizer)
     if options.scheme in ZERO_STAGES:
-        check_by_value(factory, [parameter], f"--stanza.scheme {options.scheme}")
+        check_by_value(factory, parameters, f"--stanza.scheme {options.scheme}")

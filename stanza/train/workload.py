@@ -25,6 +25,7 @@ from stanza.train.optimization import (
     scheduler_of,
 )
 from stanza.train.trial import freeze, unreached
+from stanza.workers.exchange import trainable
 from stanza.workers.loss import Loss, check_outputs, summed
 from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory
 from stanza.workers.targets import check_targets
@@ -114,9 +115,10 @@ def check_workload(options: Options, layout: Layout, seed: int) -> None:
     Raises:
         InputError: some of it cannot be imported or made, or does not fit the rest.
     """
-    check_optimization(options)
     workload = real_workload(options, layout, seed)
     model = workload.build()
+    if parameters := trainable(model):
+        check_optimization(options, parameters)
     if layout.scheme == "stanza":
         separate(model, workload.data.image_shape)
 
