@@ -138,7 +138,7 @@ CASES = {
     ),
     "clipping": Case(Plain, optimizer=sgd, clip_norm=0.3, leaves_out=("ps, pipelined",)),
     "frozen convolutions": Case(
-        functools.partial(frozen, "features", "more"), clip_norm=1.0, leaves_out=("ps, pipelined",)
+        functools.partial(frozen, "features", "more"), clip_norm=0.2, leaves_out=("ps, pipelined",)
     ),
     "frozen classifier": Case(
         functools.partial(frozen, "features.0", "classifier"), scheduler=halved
