@@ -108,9 +108,8 @@ class Options:
     def __post_init__(self) -> None:
         check_name(self.model)
         if self.image_shape is not None and (not self.image_shape or min(self.image_shape) < 1):
-            shown = " ".join(map(str, self.image_shape))
             raise InputError(
-                f"--stanza.image-shape {shown}: give whole numbers from 1 on, such as 3 32 32"
+                f"--stanza.image-shape {self.shape}: give whole numbers from 1 on, such as 3 32 32"
             )
         self._check_own()
         for name in ("steps", "local_batch_size", "global_batch_size", "ps_servers", "classes"):
@@ -147,8 +146,8 @@ class Options:
                 )
             if value == known and arguments:
                 raise InputError(
-                    f"--stanza.{option}-options {' '.join(arguments)}: belong to a {option} that "
-                    f"is given as module:attribute; give --stanza.{option} too"
+                    f"--stanza.{option}-options {' '.join(arguments)}: nothing takes them; "
+                    f"give --stanza.{option} as module:attribute too"
                 )
             by_path.keywords(arguments, f"--stanza.{option}-options")
         if self.schedule is not None and self.scheme in ZERO_STAGES:
@@ -171,6 +170,11 @@ class Options:
         """What is known of the model's inputs before the data are opened. The module of a model of
         the user's own is imported."""
         return inputs_of(self.model, self.image_shape, self.classes)
+
+    @property
+    def shape(self) -> str:
+        """The image shape as it is written on a command line."""
+        return " ".join(map(str, self.image_shape or ()))
 
     @property
     def own_data(self) -> bool:

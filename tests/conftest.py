@@ -1,6 +1,8 @@
 """No test has a time limit: machines are slow at times."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     reason = unavailable() if item.get_closest_marker("emulated") else None
     if reason is not None:
         pytest.skip(reason)
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A new working directory, of whose modules this process forgets all afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]

@@ -37,12 +37,15 @@ def lay_out(
     model: nn.Module,
     images_shape: tuple[int, ...],
     cluster: str | None,
+    *,
+    servers_fit: bool,
 ) -> tuple[Options, Layout, str]:
     """The options without "auto", the layout, and why it was chosen. All ranks call this together.
 
     Args:
         images_shape: the shape of a local batch of images, [b, C, H, W].
         cluster: the preset or file of the cluster to plan for; None measures the links.
+        servers_fit: whether pipelined parameter servers can train the model, if they are fastest.
 
     Raises:
         InputError: there are too few ranks or samples, or nothing can be predicted for the model.
@@ -58,7 +61,7 @@ def lay_out(
     told: list[tuple[Options, Layout, str] | str] = [""]
     if world.rank == 0:
         try:
-            told = [_planned(options, world, model, images_shape, target)]
+            told = [_planned(options, world, model, images_shape, target, servers_fit)]
         except InputError as error:
             told = [f"fc_workers=auto: {error}; or give a number"]
     with waiting("rank 0, which measures the layers and plans", [0]):
@@ -70,14 +73,24 @@ def lay_out(
 
 
 def _planned(
-    options: Options, world: World, model: nn.Module, shape: tuple[int, ...], target: Cluster
+    options: Options,
+    world: World,
+    model: nn.Module,
+    shape: tuple[int, ...],
+    target: Cluster,
+    servers_fit: bool,
 ) -> tuple[Options, Layout, str]:
     """Measure the model, and plan."""
     profile = _profile(model, shape, world.device)
     answer = plan(options, world.world_size, target.with_kind(profile.device), profile)
-    assert answer.chosen is not None  # there are a cluster and a profile
-    chosen, layout = as_run(options, answer.chosen, world.world_size)
-    return chosen, layout, answer.reason
+    best, reason = answer.chosen, answer.reason
+    assert best is not None  # there are a cluster and a profile
+    if best.scheme.startswith("ps") and not servers_fit:
+        others = [p for p in answer.predictions if not p.scheme.startswith("ps")]
+        best = max(others, key=lambda prediction: prediction.samples_per_s)
+        reason = f"{best.scheme} is predicted fastest without servers, which cannot train this"
+    chosen, layout = as_run(options, best, world.world_size)
+    return chosen, layout, reason
 
 
 def _profile(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> ModelProfile:

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from stanza.library.arguments import named_as_arguments
 from stanza.library.trained import Trained
@@ -90,7 +91,13 @@ def separate(
         raise InputError(f"clip_norm={clip_norm:g}: give more than 0")
     if not trainable(model):
         raise InputError(f"model: no parameter of {type(model).__name__} requires a gradient")
-    check_optimizer(optimizer, trainable(model))
+    if not any(is_lazy(parameter) for parameter in model.parameters()):
+        check_optimizer(optimizer, trainable(model))
+    if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
+        raise InputError(
+            f"loss: {type(loss).__name__} has parameters of its own, which no rank would train; "
+            "move them into the model"
+        )
     with named_as_arguments():
         options = Options(
             scheme=scheme,
@@ -108,11 +115,14 @@ def separate(
         clip_norm=clip_norm,
         cut_dtype=cut_dtype,
     )
+    world = join(device, timeout_s)
+    if isinstance(loss, nn.Module):
+        loss.to(world.device)  # it may have weights of the classes
     return Trained(
         model,
         options,
         recipe,
-        join(device, timeout_s),
+        world,
         seed=seed,
         image_shape=image_shape,
         cluster=cluster,

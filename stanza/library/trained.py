@@ -13,12 +13,14 @@ from stanza.layout import Layout
 from stanza.library.arguments import as_arguments, named_as_arguments
 from stanza.library.loader import Loader, Samples
 from stanza.library.planning import lay_out
-from stanza.library.trial import unreached
 from stanza.models.dry_run import materialise
 from stanza.options import Options
 from stanza.train.batches import LocalBatch
 from stanza.train.engine import Engine
 from stanza.train.roles import Recipe
+from stanza.train.trial import freeze, unreached
+from stanza.workers.exchange import trainable
+from stanza.workers.optimizers import check_by_value
 from stanza.workers.targets import Targets, check_targets, moved
 from systems.modes import evaluating
 from systems.network.distributed import World
@@ -238,11 +240,24 @@ class Trained:
         local = (max(1, samples // self.world_size), *image_shape)
         with named_as_arguments():
             options, layout, self.reason = lay_out(
-                options, self._world, self.model, local, self._cluster
+                options,
+                self._world,
+                self.model,
+                local,
+                self._cluster,
+                servers_fit=self._servers_fit(),
             )
         pipelined = options.ps_mode == "pipelined"
         self._recipe = dataclasses.replace(self._recipe, ps_pipelined=pipelined)
         self._layout, self._world = layout, self._world.with_roles(layout.roles)
+
+    def _servers_fit(self) -> bool:
+        """Whether pipelined parameter servers, which hold slices, can train the model."""
+        try:
+            check_by_value(self._recipe.optimizer, trainable(self.model), "servers")
+        except InputError:
+            return False
+        return self._recipe.clip_norm is None
 
     def _open(self, images: Tensor, targets: Targets) -> Engine:
         """Prepare for the first step: equal weights everywhere, and this rank's part of them."""
@@ -260,7 +275,7 @@ class Trained:
             )
 
     def _freeze_unreached(self, images: Tensor, targets: Targets) -> None:
-        """Freeze the parameters that the loss does not reach: exchanges wait for all others.
+        """Freeze the parameters that the loss does not reach.
 
         Rank 0, which always has samples, finds out which they are.
         """
@@ -276,5 +291,4 @@ class Trained:
         (names,) = told
         if isinstance(names, str):
             raise InputError(names) from failure
-        for name in names:
-            self.model.get_parameter(name).requires_grad_(False)
+        freeze(self.model, names)

@@ -91,10 +91,10 @@ def _batch_size(job: Job) -> int | None:
 
 def _check(job: Job, plan: Plan) -> None:
     """Look for the data and whatever is the user's own, and for DeepSpeed if the scheme needs it.
-    torch is imported where the user's own code, which wants it, is."""
+    torch is imported only to check the user's own code, or a network on images of another shape."""
     if job.options.scheme in ZERO_STAGES:
         check_installed(f"--stanza.scheme {job.options.scheme}")
-    if job.options.own_code:
+    if job.options.own_code or job.options.image_shape:
         from stanza.train.workload import check_workload
 
         check_workload(job.options, plan.layout, job.seed)

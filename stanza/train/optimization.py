@@ -1,23 +1,26 @@
 """The optimizer, the learning-rate schedule and the loss that the options name.
 
 All three may be one's own, named by an import path; each gets the arguments of its
-`--stanza.…-options`. `check` calls each once, so that what is wrong is said before training starts.
+`--stanza.…-options`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from stanza.options import CROSS_ENTROPY, SGD, ZERO_STAGES, Options
 from stanza.workers.loss import Loss
 from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory, check_by_value
 from systems import by_path
 from systems.schema import InputError
+
+STEP_WITH_ARGUMENT = (LBFGS, ReduceLROnPlateau)
+"""Those of torch whose `step` wants an argument: a function that computes the loss, or a metric."""
 
 
 def optimizer_of(options: Options) -> OptimizerFactory:
@@ -92,21 +95,25 @@ def _factory(name: str, arguments: tuple[str, ...], option: str, kind: type) -> 
                 f"{flag} {name}: makes a {type(made).__name__}; give what makes a torch "
                 f"{'optimizer' if kind is Optimizer else 'LRScheduler'}"
             )
+        if isinstance(made, STEP_WITH_ARGUMENT):
+            raise InputError(
+                f"{flag} {name}: makes a {type(made).__name__}, which wants to know more in every "
+                "step than that it is one; give another one"
+            )
         return made
 
     return make
 
 
-def check(options: Options) -> None:
-    """Make an optimizer and its schedule once, for a small parameter, and import the loss.
+def check(options: Options, parameters: Sequence[Tensor]) -> None:
+    """Make an optimizer of the model's parameters and its schedule once.
 
     Raises:
         InputError: one of them cannot be made, or the scheme cannot use it.
     """
-    parameter, factory = nn.Parameter(torch.zeros(2, 2)), optimizer_of(options)
-    optimizer, scheduler = factory([parameter]), scheduler_of(options)
+    factory, scheduler = optimizer_of(options), scheduler_of(options)
+    optimizer = factory(parameters)
     if scheduler is not None:
         scheduler(optimizer)
     if options.scheme in ZERO_STAGES:
-        check_by_value(factory, [parameter], f"--stanza.scheme {options.scheme}")
-    loss_of(options)
+        check_by_value(factory, parameters, f"--stanza.scheme {options.scheme}")

@@ -16,7 +16,7 @@ from stanza.cut.separate import Parts
 from stanza.layout import Layout
 from stanza.options import ZERO_STAGES
 from stanza.train.batches import LocalBatch
-from stanza.workers.clipping import CONV_NORM, FC_NORM, SERVER_NORM, Clipping
+from stanza.workers.clipping import Clipping, clipping_of
 from stanza.workers.columns import ColumnLinear, Peers, columns_of
 from stanza.workers.conv_worker import ConvWorker
 from stanza.workers.exchange import AllReduce, Alone, Exchange, trainable
@@ -283,27 +283,8 @@ def _server(training: Training, module: nn.Module, servers: Sequence[int]) -> Se
 
 
 def _clipping(training: Training, role: str, servers: Sequence[int] = ()) -> Clipping | None:
-    """How this rank, in one of its roles, clips gradients; None: not at all.
-
-    Every part of the model has ranks that tell its norm to all others: the first CONV worker, the
-    first FC worker or, where they hold columns, each of them, and every server.
-    """
-    layout, rank, most = training.layout, training.world.rank, training.recipe.clip_norm
+    """How this rank, in one of its roles, clips gradients; None: not at all."""
+    most = training.recipe.clip_norm
     if most is None:
         return None
-    clipping = partial(Clipping, most, training.transport)
-    if role == "server":
-        others = [server for server in servers if server != rank]
-        return clipping(others, SERVER_NORM, [(server, SERVER_NORM) for server in others])
-    if role == "worker":  # it has the gradients of all parts
-        return clipping()
-    conv, fc = layout.ranks("conv"), layout.ranks("fc")
-    fc_tellers = fc if layout.fc_parallel == "columns" else fc[:1]
-    if role == "conv":
-        told = fc if rank == conv[0] else ()
-        return clipping(told, CONV_NORM, [(teller, FC_NORM) for teller in fc_tellers])
-    others = [teller for teller in fc_tellers if teller != rank]
-    if layout.fc_parallel != "columns":
-        return clipping(conv if rank == fc[0] else (), FC_NORM, [(conv[0], CONV_NORM)])
-    heard = [(conv[0], CONV_NORM), *((teller, FC_NORM) for teller in others)]
-    return clipping((*conv, *others), FC_NORM, heard)
+    return clipping_of(role, training.layout, training.transport, most, servers)

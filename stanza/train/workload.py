@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from stanza.cut.separate import separate
 from stanza.layout import Layout
 from stanza.models import build_model, is_own
-from stanza.models.dry_run import trial_run
 from stanza.models.inception import InceptionOutputs
 from stanza.options import CROSS_ENTROPY, Options
 from stanza.train.data import data_for
@@ -25,8 +24,11 @@ from stanza.train.optimization import (
     optimizer_of,
     scheduler_of,
 )
-from stanza.workers.loss import Loss, check_outputs
+from stanza.train.trial import freeze, unreached
+from stanza.workers.exchange import trainable
+from stanza.workers.loss import Loss, check_outputs, summed
 from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory
+from stanza.workers.targets import check_targets
 from systems.modes import evaluating
 from systems.schema import InputError
 
@@ -71,22 +73,40 @@ def model_of(options: Options, data: Data) -> nn.Module:
     """Build the model for some data, and refuse it if its outputs cannot be trained.
 
     It tells apart as many classes as the options say, or the user's own model, or else the data.
-    Every rank does so before training, so that none waits for another that has refused.
+    Every rank does so before training, so that none waits for another that has refused. In a model
+    of the user's own, parameters that the loss does not reach are frozen.
     """
     classes = options.classes or data.classes
     if is_own(options.model):
         classes = options.inputs.classes or classes
     model = build_model(options.model, classes, data.image_shape)
-    if options.loss != CROSS_ENTROPY:
-        trial_run(model, data.image_shape, type(model).__name__, samples=2)
-        return model
+    try:
+        if options.loss == CROSS_ENTROPY:
+            _check_logits(model, data, options.model)
+        if is_own(options.model) or options.loss != CROSS_ENTROPY:
+            _freeze_unreached(model, data, loss_of(options))
+    except InputError as error:
+        flag = "" if options.image_shape is None else f"--stanza.image-shape {options.shape}: "
+        raise InputError(f"{flag}{error}") from None
+    return model
+
+
+def _check_logits(model: nn.Module, data: Data, name: str) -> None:
+    """Refuse a model that does not return a logit for every class."""
     logits = check_outputs(model, data.image_shape)
     if data.classes is not None and logits.shape[1] < data.classes:
         raise InputError(
-            f"--stanza.model {options.model}: returns {logits.shape[1]} logits for {data.classes} "
-            "classes; let it make one for each class"
+            f"--stanza.model {name}: returns {logits.shape[1]} logits for {data.classes} classes; "
+            "let it make one for each class"
         )
-    return model
+
+
+def _freeze_unreached(model: nn.Module, data: Data, loss: Loss | None) -> None:
+    """Try the first samples, and freeze the parameters that the loss does not reach."""
+    images, targets = data.train.batch(range(min(2, len(data.train))))
+    check_targets(targets, len(images))
+    dtype = next((p.dtype for p in model.parameters()), images.dtype)
+    freeze(model, unreached(model, images.to(dtype), targets, summed(loss)))
 
 
 def check_workload(options: Options, layout: Layout, seed: int) -> None:
@@ -95,9 +115,10 @@ def check_workload(options: Options, layout: Layout, seed: int) -> None:
     Raises:
         InputError: some of it cannot be imported or made, or does not fit the rest.
     """
-    check_optimization(options)
     workload = real_workload(options, layout, seed)
     model = workload.build()
+    if parameters := trainable(model):
+        check_optimization(options, parameters)
     if layout.scheme == "stanza":
         separate(model, workload.data.image_shape)
 

@@ -8,11 +8,13 @@ Copies of a part have equal gradients by then, so one rank tells for all of them
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from stanza.layout import Layout
 from systems.network.transport import Transport
 
 CONV_NORM, FC_NORM, SERVER_NORM = "norm of conv part", "norm of fc part", "norm of a shard"
@@ -47,3 +49,32 @@ class Clipping:
         for transfer in transfers:
             transfer.wait()
         clip_grads_with_norm_(trained, self.max_norm, torch.stack([own, *others]).norm())
+
+
+def clipping_of(
+    role: str, layout: Layout, transport: Transport, max_norm: float, servers: Sequence[int] = ()
+) -> Clipping:
+    """How this rank clips in one of its roles: conv, fc, worker or server.
+
+    Every part of the model has ranks that tell its norm to all others: the first CONV worker, the
+    first FC worker or, where they hold columns, each of them, and every server.
+
+    Args:
+        servers: the ranks of all parameter servers, where the role is server.
+    """
+    rank, clipping = transport.world.rank, partial(Clipping, max_norm, transport)
+    if role == "server":
+        others = [server for server in servers if server != rank]
+        return clipping(others, SERVER_NORM, [(server, SERVER_NORM) for server in others])
+    if role == "worker":  # it has the gradients of all parts
+        return clipping()
+    conv, fc = layout.ranks("conv"), layout.ranks("fc")
+    columns = layout.fc_parallel == "columns"
+    fc_tellers = fc if columns else fc[:1]
+    if role == "conv":
+        told = fc if rank == conv[0] else ()
+        return clipping(told, CONV_NORM, [(teller, FC_NORM) for teller in fc_tellers])
+    others = [teller for teller in fc_tellers if columns and teller != rank]
+    told = (*conv, *others) if rank in fc_tellers else ()
+    heard = [(conv[0], CONV_NORM), *((teller, FC_NORM) for teller in others)]
+    return clipping(told, FC_NORM, heard)

@@ -1,5 +1,6 @@
 """What a run's options accept and what they say of themselves."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +10,51 @@ from stanza.models import ARCHITECTURES
 from stanza.options import Options
 from stanza.train.batches import share
 from systems.schema import InputError, dump, read
+from tests import own_code
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "alexnett"}, "--stanza.model alexnett: unknown model; perhaps 'alexnet'"),
+        (
+            {"model": "alexnett"},
+            "--stanza.model alexnett: unknown model; perhaps 'alexnet', or one of your own as "
+            "path/to/file.py:attribute",
+        ),
+        (
+            {"image_shape": (3, 0)},
+            "--stanza.image-shape 3 0: give whole numbers from 1 on, such as 3 32 32",
+        ),
+        ({"classes": 0}, "--stanza.classes 0: give 1 or more"),
+        (
+            {"optimizer": "adam"},
+            "--stanza.optimizer adam: give sgd, or an import path, module:attribute or "
+            "path/to/file.py:attribute",
+        ),
+        (
+            {"schedule": "cosine"},
+            "--stanza.schedule cosine: give an import path, module:attribute or "
+            "path/to/file.py:attribute",
+        ),
+        (
+            {"optimizer_options": ("nesterov=True",)},
+            "--stanza.optimizer-options nesterov=True: nothing takes them; give "
+            "--stanza.optimizer as module:attribute too",
+        ),
+        (
+            {"loss": "m:f", "loss_options": ("x",)},
+            "--stanza.loss-options x: write NAME=VALUE, such as lr=0.001",
+        ),
+        (
+            {"optimizer": "torch.optim:AdamW", "momentum": 0.5},
+            "--stanza.momentum 0.5: belongs to sgd, and the optimizer is torch.optim:AdamW; give "
+            "it in --stanza.optimizer-options",
+        ),
+        (
+            {"scheme": "zero2", "schedule": "m:f"},
+            "--stanza.schedule m:f: DeepSpeed steps the optimizer of --stanza.scheme zero2 by "
+            "itself, at a constant rate; give another scheme",
+        ),
         ({"steps": 0}, "--stanza.steps 0: give 1 or more"),
         ({"local_batch_size": 0}, "--stanza.local-batch-size 0: give 1 or more"),
         ({"global_batch_size": -3}, "--stanza.global-batch-size -3: give 1 or more"),
@@ -46,6 +86,8 @@ def test_refuses_with_one_clear_line(changes: dict[str, Any], message: str) -> N
         {"fc_workers": "auto", "micro_batches": "auto"},
         {"local_batch_size": 1, "steps": 1},
         {"global_batch_size": 1, "steps": 1},
+        {"model": "nowhere.py:Net", "image_shape": (3, 32, 32), "classes": 10},
+        {"optimizer": "torch.optim:AdamW", "optimizer_options": ("lr=0.001",)},
     ],
 )
 def test_accepts(changes: dict[str, Any]) -> None:
@@ -93,3 +135,24 @@ def test_options_are_a_table_of_a_job_file() -> None:
     assert read(Options, dump(options), "job.toml: stanza") == options
     with pytest.raises(InputError, match="unknown key 'fc_worker'"):
         read(Options, {"fc_worker": 1}, "job.toml: stanza")
+
+
+def test_own_code_is_told_and_nothing_else() -> None:
+    assert Options(model="vgg16", data="folder:images").own_code == ()
+    own = Options(
+        model="net.py:Net", data="data.py:make", optimizer="o:f", schedule="s:f", loss="l:f"
+    )
+    assert own.own_code == ("net.py:Net", "data.py:make", "o:f", "s:f", "l:f")
+    assert read(Options, dump(own), "job.toml") == own
+
+
+@pytest.mark.usefixtures("own_folder")
+def test_what_the_options_say_wins_over_what_the_model_says() -> None:
+    own_code.write(Path())
+    told = Options(model="net.py:Net").inputs
+    assert (told.image_shape, told.classes, told.batch_size) == ((1, 8, 8), None, 8)
+    said = Options(model="net.py:Net", image_shape=(3, 4, 4), classes=7).inputs
+    assert (said.image_shape, said.classes) == ((3, 4, 4), 7)
+    built_in = Options(model="alexnet", image_shape=(3, 64, 64)).inputs
+    assert (built_in.image_shape, built_in.classes) == ((3, 64, 64), 1000)
+    assert Options(model="net.py:Net").local_batch(2) == 8

@@ -1,7 +1,5 @@
 """What users name by import path is found, or refused in one line that says what to do."""
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,15 +7,7 @@ import pytest
 from systems import by_path
 from systems.schema import InputError
 
-
-@pytest.fixture(autouse=True)
-def _own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def test_a_file_and_a_module_of_the_working_directory_are_found() -> None:
@@ -89,3 +79,43 @@ def test_a_relative_file_becomes_absolute(tmp_path: Path) -> None:
     assert by_path.absolute("net.py:Net", [tmp_path]) == f"{tmp_path}/net.py:Net"
     assert by_path.absolute("gone.py:Net", [tmp_path]) == "gone.py:Net"
     assert by_path.absolute("package:Net", [tmp_path]) == "package:Net"
+
+
+def test_a_path_without_its_folder_is_the_same_everywhere() -> None:
+    assert by_path.short("/some/where/net.py:Net") == by_path.short("net.py:Net") == "net.py:Net"
+    assert by_path.short("package.net:Net") == "package.net:Net"
+    assert by_path.short("alexnet") == "alexnet"
+
+
+def test_texts_become_keyword_arguments() -> None:
+    texts = ("lr=0.001", "betas=(0.9, 0.99)", "fused=True", "mode=max", "name=a=b")
+    assert by_path.keywords(texts, "--options") == {
+        "lr": 0.001,
+        "betas": (0.9, 0.99),
+        "fused": True,
+        "mode": "max",
+        "name": "a=b",
+    }
+    for text in ("lr", "=3", "2x=3"):
+        with pytest.raises(InputError, match=r"--options .*: write NAME=VALUE"):
+            by_path.keywords([text], "--options")
+    with pytest.raises(InputError, match="lr is given twice"):
+        by_path.keywords(["lr=1", "lr=2"], "--options")
+
+
+def test_what_a_factory_is_given_reaches_it_or_is_one_line() -> None:
+    assert by_path.apply(lambda a, b: (a, b), "m:f", "--loss", 1, b=2) == (1, 2)
+    with pytest.raises(InputError, match=r"--loss m:f: fails: TypeError.*unexpected.* 'c'"):
+        by_path.apply(lambda a: a, "m:f", "--loss", 1, c=2)
+
+
+def test_parameters_are_told_with_those_that_are_required() -> None:
+    def build(classes: int, /, width: int, *more: int, depth: int = 2, **others: int) -> None: ...
+
+    assert by_path.named_parameters(build) == {"width": True, "depth": False}
+
+
+def test_code_of_torch_that_only_trains_is_not_foreign() -> None:
+    assert not by_path.is_foreign("torch.optim:AdamW")
+    assert by_path.is_foreign("torch.hub:load")
+    assert by_path.is_foreign("net.py:Net")

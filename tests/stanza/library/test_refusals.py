@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import stanza
 from stanza.library.arguments import as_arguments
-from stanza.library.trial import unreached
+from stanza.train.trial import unreached
 from stanza.workers.loss import summed
 from systems.network.joined import leave
 from systems.schema import InputError
@@ -188,6 +188,7 @@ def test_a_batch_that_is_not_the_loaders_share_is_refused() -> None:
             "optimizer: SGD where a function",
         ),
         ({"optimizer": torch.optim.LBFGS}, "LBFGS"),
+        ({"loss": nn.Linear(5, 1)}, "loss: Linear has parameters of its own"),
         ({"scheme": "dpp"}, "scheme=dpp: no scheme; perhaps 'ddp'"),
         ({"clip_norm": 0.0}, "clip_norm=0"),
         ({"ps_servers": 0}, "ps_servers=0: give 1 or more"),
@@ -248,8 +249,8 @@ def test_a_process_group_that_is_there_is_used(backend: str) -> None:
     assert (with_data, without) == ([8, 8, 6], [0, 0, 0])
 
 
-def let_the_planner_choose(cluster: str | None) -> tuple[str, str, float]:
-    arguments: dict[str, Any] = {"optimizer": sgd, "cluster": cluster, "device": "cpu"}
+def let_the_planner_choose(cluster: str | None, clip_norm: float | None) -> tuple[str, str, float]:
+    arguments: dict[str, Any] = {"optimizer": sgd, "cluster": cluster, "clip_norm": clip_norm}
     with stanza.separate(Plain(), **arguments) as trained:
         losses = [trained.step(*batch) for batch in trained.loader(DATA, batch_size=8)]
         described, reason = trained.layout.describe(), trained.reason
@@ -258,9 +259,11 @@ def let_the_planner_choose(cluster: str | None) -> tuple[str, str, float]:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("cluster", [None, "ec2-p3-10g"])
-def test_auto_measures_and_plans_alike_on_every_rank(cluster: str | None) -> None:
-    first, second = run_ranks(2, let_the_planner_choose, cluster)
+@pytest.mark.parametrize(("cluster", "clip_norm"), [(None, None), ("ec2-p3-10g", 0.1)])
+def test_auto_measures_and_plans_alike_on_every_rank(
+    cluster: str | None, clip_norm: float | None
+) -> None:
+    first, second = run_ranks(2, let_the_planner_choose, cluster, clip_norm)
     assert first == second
     assert "predicted" in first[1]
 

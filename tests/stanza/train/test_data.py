@@ -245,7 +245,7 @@ def test_prefetch_keeps_order_and_passes_errors_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "image_shape", "classes", "message"),
     [
-        ("cifar", RGB, 10, "cifar: unknown data; give digits, folder:PATH or random"),
+        ("cifar", RGB, 10, "cifar: unknown data; give digits, folder:PATH, random, or your own"),
         ("folder:", RGB, 10, "folder:: unknown data"),
         ("folder:/does/not/exist", RGB, 10, "no such folder; give folder:PATH"),
         ("digits", RGB, 10, "images are 1x8x8 but the model takes 3x16x16"),

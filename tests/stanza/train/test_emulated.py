@@ -10,9 +10,9 @@ from stanza.options import Options
 from stanza.planner.plan import load_profile, shipped_profiles
 from stanza.planner.traffic import sizes_of
 from stanza.train.emulated import emulated_network, emulated_workload
+from stanza.workers.buckets import buckets_of
 from stanza.workers.fc_chain import linears
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
-from stanza.workers.parameter_server import buckets_of
 from systems.profiles.emulated import EmulatedLayer, EmulatedOptimizer
 from systems.profiles.emulation import Emulation
 
@@ -73,4 +73,4 @@ def test_a_workload_fills_every_batch_and_tests_nothing() -> None:
     assert len(workload.data.test) == 0
     assert workload.message_scale == 3
     assert workload.optimizer is EmulatedOptimizer
-    assert workload.data.kind == "none (waits of alexnet on V100)"
+    assert workload.data.kind == "none (waits of alexnet on V100; no optimizer, schedule or loss)"

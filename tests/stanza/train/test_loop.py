@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import stanza.train.loop
 from stanza.layout import Layout, layout_of
@@ -231,6 +232,28 @@ def test_a_loss_of_ones_own_is_that_of_one_process() -> None:
     assert difference(ours.state, theirs.state) <= DOUBLE_TOLERANCE
     assert ours.loss_sums == pytest.approx(theirs.loss_sums, rel=DOUBLE_TOLERANCE)
     assert ours.loss_sums != pytest.approx(single_in_double(baseline(1)).loss_sums, rel=0.01)
+
+
+class Wasteful(nn.Module):
+    """A layer of it is never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused, self.conv = nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3)
+        self.fc = nn.Linear(72, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.conv(images).relu().flatten(1))
+        return logits
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("scheme", ["ddp", "ps", "stanza"])
+def test_a_layer_that_is_never_used_is_left_alone(scheme: Any) -> None:
+    wasteful: Any = {"model": f"{__name__}:Wasteful", "weight_decay": 0.1}
+    ours = outcome_in_double(Case(3, options=replace(OPTIONS, scheme=scheme, **wasteful)))
+    theirs = outcome_in_double(baseline(1, scheme="single", **wasteful))
+    assert difference(ours.state, theirs.state) <= DOUBLE_TOLERANCE
 
 
 @pytest.mark.distributed

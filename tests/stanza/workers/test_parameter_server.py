@@ -15,9 +15,10 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 from stanza.models import ARCHITECTURES, build_model
+from stanza.workers.buckets import Bucket, buckets_of
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from stanza.workers.optimizers import OptimizerFactory
-from stanza.workers.parameter_server import PULL, PUSH, Bucket, ParameterServer, Server, buckets_of
+from stanza.workers.parameter_server import PULL, PUSH, ParameterServer, Server
 from systems.network.distributed import World
 from systems.network.transport import Transport
 from systems.processes.waiting import Announcer

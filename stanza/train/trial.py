@@ -50,6 +50,12 @@ def unreached(model: nn.Module, images: Tensor, targets: Targets, loss_sum: Loss
     ]
 
 
+def freeze(model: nn.Module, names: Iterable[str]) -> None:
+    """Turn off the gradients of the parameters with these names: exchanges wait for all others."""
+    for name in names:
+        model.get_parameter(name).requires_grad_(False)
+
+
 def _check_mean(loss: Tensor, outputs: object, targets: Targets, loss_sum: Loss) -> None:
     """Refuse a loss that is no number, that has no gradient, or that is a sum over the samples.
 
