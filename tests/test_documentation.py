@@ -29,11 +29,7 @@ LAUNCH = (".venv/bin/testbed ", ".venv/bin/python -m launch ")
 PACKAGES = ("launch", "stanza", "sparsepipe", "speculative", "systems")
 RECORD = "runs/20260101-120000-stanza-digits"
 NOTHING_TO_MEASURE = "--cluster my.toml --profile digits.json"
-TWO_SMALL_STEPS = (
-    "--stanza.steps 2 --stanza.global-batch-size 8 "
-    "--sparsepipe.steps 2 --sparsepipe.batch-size 4 --sparsepipe.points 64 "
-    "--sparsepipe.test-clouds 4"
-)
+TWO_SMALL_STEPS = "--stanza.steps 2 --stanza.global-batch-size 8"
 SCRIPT = re.MULTILINE | re.DOTALL
 PAIR_OF_ONE_STEP = "--target-steps 1 --draft-steps 1"
 FEW_SAMPLES = "--speculative.samples 2 --speculative.max-new-tokens 2"

@@ -8,10 +8,11 @@ import pytest
 
 from launch.__main__ import main
 from launch.commands.run import prepare_run
-from launch.drivers.stanza_planning import planning_basis
-from launch.job import Job, load_job
+from launch.job import load_job
 from stanza.options import Options
 from stanza.planner.plan import load_profile
+from stanza.system import SYSTEM
+from stanza.system.planning import planning_basis
 from systems.profiles import profile
 from systems.schema import InputError
 from tests import own_code
@@ -50,12 +51,12 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_files_beside_a_job_file_are_found_and_stored_with_their_folder(job: Path) -> None:
-    loaded = load_job(job).stanza
+    loaded = load_job(job).options
     assert loaded.model == f"{job.parent}/net.py:Net"
     assert loaded.data == f"{job.parent}/data.py:make"
     assert loaded.loss == f"{job.parent}/net.py:smooth"
     record = prepare_run(load_job(job))
-    assert load_job(record / "job.toml").stanza == replace(loaded, micro_batches=1)
+    assert load_job(record / "job.toml").options == replace(loaded, micro_batches=1)
 
 
 def test_a_record_that_names_code_is_run_again_only_by_who_trusts_it(
@@ -117,12 +118,12 @@ def test_a_plan_tells_the_speed_up_over_ddp_too(capsys: pytest.CaptureFixture[st
 
 
 def test_a_shipped_profile_is_of_the_published_inputs_alone() -> None:
-    at_home = Job(world_size=10, cluster="ec2-p3-10g", stanza=Options(model="alexnet"))
+    at_home = SYSTEM.job(Options(model="alexnet"), world_size=10, cluster="ec2-p3-10g")
     basis = planning_basis(at_home, measure=False)
     assert basis is not None
     assert basis[1] == load_profile("alexnet")
     for changes in ({"image_shape": (3, 64, 64)}, {"classes": 10}):
-        changed = replace(at_home, stanza=Options(model="alexnet", **changes))
+        changed = at_home.with_options(**changes)
         assert planning_basis(changed, measure=False) is None
     with pytest.raises(InputError, match="no profile of it ships"):
         planning_basis(changed, measure=True)
