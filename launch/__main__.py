@@ -13,6 +13,7 @@
     train-pair TASK [flags]      a small target and draft for speculative sampling
     bench sparse [flags]         sparse convolution against other engines and dense
     bench speculative [flags]    verification kernels against transformers and the byte floor
+    validate [--plans DIR]       predictions against jobs that other people measured
     doctor                       what this machine has and lacks
 
 Bad input is one line on stderr and exit code 2.
@@ -35,6 +36,7 @@ COMMANDS = {
     "train-pair": "launch.commands.train_pair",
     "ranks": "launch.ranks.emulated",
     "reproduce": "launch.reproduction.reproduce",
+    "validate": "launch.commands.validate",
     "doctor": "launch.commands.doctor",
 }
 """The module of every command. `ranks` is started by other commands, not by users."""

@@ -28,6 +28,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["fair_links", "simulate"],
         ["runs"],
         ["figures"],
+        ["validation"],
     ],
     "stanza": [
         ["models", "cut"],
