@@ -150,20 +150,17 @@ def _kind_lines(found: Sequence[Summary]) -> Iterator[str]:
 
 def _check_lines(checks: Sequence[CrossValidation]) -> Iterator[str]:
     """The table of the properties that were fitted."""
-    yield "properties that no profile shows, each plan left out of the fit once"
+    yield "properties that no profile shows; each plan was left out of the fit once"
     yield (
-        f"{'property':18}{'used':>9}{'fitted between':>20}  {'to':10}{'plans':>6}{'error':>8}"
-        f"{'left out':>10}"
+        f"{'property':18}{'used':>10}{'fitted from':>13}{'to':>10}   {'fitted to':11}{'plans':>6}"
+        f"{'error':>8}{'left out':>10}"
     )
     for one in checks:
-        between = f"{one.least:.3g} and {one.largest:.3g}"
         yield (
-            f"{one.property:18}{one.used:>9.3g}{between:>20}  {one.quantity:10}{one.plans:>6}"
-            f"{one.error:>8.1%}{one.error_left_out:>10.1%}"
+            f"{one.property:18}{one.used:>10.3g}{one.least:>13.3g}{one.largest:>10.3g}   "
+            f"{one.quantity:11}{one.plans:>6}{one.error:>8.1%}{one.error_left_out:>10.1%}"
         )
-    yield (
-        f"{'eager_bytes':18}{times.PROPERTIES.eager_bytes:>9}  not fitted: NCCL's default buffer"
-    )
+    yield f"{'eager_bytes':18}{times.PROPERTIES.eager_bytes:>10}  not fitted: NCCL's buffer"
 
 
 def _as_json(

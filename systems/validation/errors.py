@@ -17,7 +17,6 @@ from statistics import mean, median
 
 from systems.validation import formula, memory, played, times
 from systems.validation.job import Job
-from systems.validation.times import Properties
 
 COUNTED = 0.2
 """The largest error that counts in a fit; see [Note: cross-validation]."""
@@ -149,7 +148,7 @@ def cross_validate(jobs: Sequence[Job]) -> list[CrossValidation]:
         return Quantity(predicted=predicted, measured=job.measured.iteration_s)
 
     def reduction(job: Job, value: float) -> Quantity:
-        stages = times.stage_times(job, Properties(ring_bytes_per_s=value))
+        stages = times.stage_times(job, replace(times.PROPERTIES, ring_bytes_per_s=value))
         predicted = formula.predict(stages, job.micro_batches).reduction_s
         replicated = len(job.stages[0].replicas) > 1  # else nothing passes through a ring
         measured = job.measured.reduction_s if replicated else None

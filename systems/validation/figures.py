@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from systems.figures.claims import Claim, Target, claim, slug
 from systems.figures.draw import Agreement, Curve, draw
 from systems.figures.experiment import Figure
 from systems.validation.errors import WITHIN, Quantity, Row
@@ -19,21 +18,23 @@ def draw_rows(rows: Sequence[Row], folder: Path, source: str, name: str = "valid
         name: of the files.
     """
 
-    def panel(title: str, unit: str, scale: float, of: Callable[[Row], Quantity]) -> Agreement:
+    def panel(
+        what: str, by: str, unit: str, scale: float, of: Callable[[Row], Quantity]
+    ) -> Agreement:
         return Agreement(
             series=_curves(rows, of, scale),
-            x=f"{title}, measured",
-            y="simulated",
+            x=f"measured {what}",
+            y=by,
             unit=unit,
-            title=f"{title[0].upper()}{title[1:]}: simulated over measured (published)",
+            title=f"{what[0].upper()}{what[1:]}: {by} over measured (published)",
             band=WITHIN,
         )
 
     panels = [
-        panel("iteration", "s", 1.0, lambda row: row.simulator),
-        panel("iteration in closed form", "s", 1.0, lambda row: row.formula),
-        panel("gradient reduction", "s", 1.0, lambda row: row.reduction),
-        panel("peak memory", "GB", GIGA, lambda row: row.memory),
+        panel("iteration", "simulated", "s", 1.0, lambda row: row.simulator),
+        panel("iteration", "closed form", "s", 1.0, lambda row: row.formula),
+        panel("gradient reduction", "simulated", "s", 1.0, lambda row: row.reduction),
+        panel("peak memory", "computed", "GB", GIGA, lambda row: row.memory),
     ]
     return draw(
         folder / name,

@@ -14,15 +14,22 @@ from systems.validation.rates import Network
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replica:
-    """A group of GPUs that holds a stage."""
+class Group:
+    """GPUs of one machine that divide every layer among them."""
 
     kind: str
     """The kind of the GPUs, as profiles call it."""
-    tensor_parallel: int
-    """How many of them divide every layer among them."""
+    degree: int
+    """How many they are: the degree of tensor parallelism."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """One of the groups that hold a stage."""
+
+    group: Group
     machine: int
-    """The number of their machine in the cluster."""
+    """The number of its machine in the cluster."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +82,7 @@ class Job:
     """Samples of a micro-batch, at one replica."""
     micro_batches: int
     """How many of them each replica has in an iteration."""
-    profiles: Mapping[tuple[str, int], GroupProfile]
-    """By kind of GPU and tensor parallelism."""
+    profiles: Mapping[Group, GroupProfile]
     cluster: Cluster
     network: Network
     measured: Measured
@@ -85,7 +91,7 @@ class Job:
 
     def profile_of(self, replica: Replica) -> GroupProfile:
         """The profile of a replica's GPUs."""
-        return self.profiles[replica.kind, replica.tensor_parallel]
+        return self.profiles[replica.group]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,14 +28,14 @@ class MemoryProperties:
 PROPERTIES = MemoryProperties()
 
 
-def stage_bytes(job: Job, properties: MemoryProperties = PROPERTIES) -> tuple[float, ...]:
-    """The memory of the fullest GPU of every stage."""
-    return tuple(_stage_bytes(job, number, properties) for number in range(len(job.stages)))
+def predict(job: Job, properties: MemoryProperties = PROPERTIES) -> float | None:
+    """The memory of the fullest GPU of those whose memory was measured.
 
-
-def predict(job: Job, properties: MemoryProperties = PROPERTIES) -> float:
-    """The memory of the fullest GPU of those whose memory was measured."""
-    stages = stage_bytes(job, properties)
+    None: the sizes of the layers are not known.
+    """
+    if not all(group.kept_bytes for group in job.profiles.values()):
+        return None
+    stages = [_stage_bytes(job, number, properties) for number in range(len(job.stages))]
     return stages[-1] if job.measured.memory_of_last_stage else max(stages)
 
 

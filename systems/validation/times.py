@@ -139,27 +139,27 @@ def _output_bytes(job: Job, number: int) -> int:
 
 def _gather_s(job: Job, replica: Replica, size_bytes: int) -> float:
     """Seconds in which the GPUs of a group give one another their parts of a message."""
-    count = replica.tensor_parallel
+    count = replica.group.degree
     if count == 1:
         return 0.0
     part = size_bytes / count
-    return part * (count - 1) / bytes_per_s(job.network.inside, replica.kind, count, part)
+    return part * (count - 1) / bytes_per_s(job.network.inside, replica.group.kind, count, part)
 
 
 def _message(
     job: Job, source: Replica, target: Replica, size_bytes: int, properties: Properties
 ) -> Message:
     """A message between two replicas; each GPU of the smaller group carries an equal part."""
-    pairs = min(source.tensor_parallel, target.tensor_parallel)
+    pairs = min(source.group.degree, target.group.degree)
     part = size_bytes / pairs
     eager = part <= properties.eager_bytes
     if source.machine == target.machine:
-        seconds = part / bytes_per_s(job.network.inside, source.kind, 2, part)
+        seconds = part / bytes_per_s(job.network.inside, source.group.kind, 2, part)
         return Message(loads_s={(source.machine, "inside"): seconds}, eager=eager)
     between = job.network.between
     loads_s = {
-        (source.machine, "out"): size_bytes / bytes_per_s(between, source.kind, pairs, part),
-        (target.machine, "in"): size_bytes / bytes_per_s(between, target.kind, pairs, part),
+        (source.machine, "out"): size_bytes / bytes_per_s(between, source.group.kind, pairs, part),
+        (target.machine, "in"): size_bytes / bytes_per_s(between, target.group.kind, pairs, part),
     }
     return Message(loads_s=loads_s, eager=eager)
 
@@ -193,12 +193,12 @@ def _ring_loads_s(job: Job, stage: Stage, ring_bytes: float) -> dict[Interface, 
     message = ring_bytes / (2 * (count - 1))
     loads_s: defaultdict[Interface, float] = defaultdict(float)
     for replica in {replica.machine: replica for replica in stage.replicas}.values():
-        here, rings = machines[replica.machine], replica.tensor_parallel
+        here, rings = machines[replica.machine], replica.group.degree
         if here > 1:
-            rate = bytes_per_s(job.network.inside, replica.kind, here, message)
+            rate = bytes_per_s(job.network.inside, replica.group.kind, here, message)
             loads_s[replica.machine, "inside"] = ring_bytes / rate
         if len(machines) > 1:
-            rate = bytes_per_s(job.network.between, replica.kind, rings * here, message)
+            rate = bytes_per_s(job.network.between, replica.group.kind, rings * here, message)
             for way in ("out", "in"):
                 loads_s[replica.machine, way] = rings * ring_bytes / rate
     return dict(loads_s)
