@@ -254,4 +254,4 @@ def _kind(kinds: Sequence[str], micro: int) -> str:
     """The kind of a plan in tables of errors."""
     if len(kinds) > 1:
         return "mixed GPUs"
-    return f"{kinds[0]}, micro-batch {'1' if micro == 1 else '>= 2'}"
+    return f"{kinds[0]}, micro-batch {'1' if micro == 1 else '2+'}"
