@@ -27,6 +27,7 @@ from systems.validation.sailor_costs import (
     read_json,
     read_network,
 )
+from systems.validation.times import stage_times
 
 NETWORK_FILE = "network_coeffs_all_homo.json"
 WRONG_PLANS = {
@@ -156,7 +157,7 @@ class _Library:
         ends = [sum(counts[: number + 1]) for number in range(len(counts))]
         micro = int(table["mbs"])
         mixed = len(cluster.kinds) > 1
-        return Job(
+        job = Job(
             name=name,
             kind=_kind(cluster.kinds, micro),
             stages=tuple(
@@ -171,6 +172,8 @@ class _Library:
             measured=replace(measured, memory_of_last_stage=mixed),
             notes=(*notes, *corrected),
         )
+        stage_times(job)  # which tells whether a rate is missing
+        return job
 
     def _model(self, name: str, layers: int) -> str:
         """The model of a plan: one of as many layers, whose name the plan's path may tell."""

@@ -1,5 +1,6 @@
 """The reader of Sailor's published set, on tiny folders in its format."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,15 @@ def test_what_cannot_be_predicted_is_left_out_with_the_reason(
     assert jobs == []
     assert why in left.why
     assert "\n" not in left.why
+
+
+def test_a_missing_rate_inside_machines_leaves_a_plan_out(tmp_path: Path) -> None:
+    write_costs(tmp_path)
+    path = tmp_path / "network/network_coeffs_all_homo.json"
+    write(path, {**json.loads(path.read_text()), "intra": {}})
+    write(tmp_path / "plans/one.json", plan([[("A", 2)], [("A", 2)]]))
+    _, (left,) = sailor.read_jobs(sailor.find_folders(tmp_path / "plans", None, None))
+    assert left.why == "no network rate of A was measured"
 
 
 def test_one_wrong_layer_number_is_corrected_and_two_are_not(tmp_path: Path) -> None:
