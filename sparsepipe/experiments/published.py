@@ -13,11 +13,12 @@ from systems.figures.text import table
 from systems.validation import sailor
 from systems.validation.errors import WITHIN, Row, compare, cross_validate
 from systems.validation.figures import draw_rows
+from systems.validation.job import MIXED
 
 CASES: dict[str, tuple[float, Callable[[Row], bool]]] = {
     "micro-batch 2+": (5.0, lambda row: row.kind.endswith("2+")),
-    "one kind of GPU": (10.0, lambda row: not row.kind.startswith("mixed")),
-    "mixed GPUs": (15.0, lambda row: row.kind.startswith("mixed")),
+    "one kind of GPU": (10.0, lambda row: row.kind != MIXED),
+    "mixed GPUs": (15.0, lambda row: row.kind == MIXED),
 }
 """The largest median error that is wanted, in per cent, and the plans it is of."""
 

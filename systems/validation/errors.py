@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from statistics import mean, median
 
 from systems.validation import formula, memory, played, times
-from systems.validation.job import Job
+from systems.validation.job import MIXED, Job
 
 COUNTED = 0.2
 """The largest error that counts in a fit; see [Note: cross-validation]."""
@@ -91,10 +91,11 @@ class Summary:
 
 
 def summaries(rows: Sequence[Row]) -> list[Summary]:
-    """The errors of every kind of plan, and of all plans together."""
-    kinds = sorted({row.kind for row in rows})
-    chosen = [(kind, [row for row in rows if row.kind == kind]) for kind in kinds]
-    return [_summary(kind, those) for kind, those in [*chosen, ("all plans", list(rows))]]
+    """The errors of every kind of plan, of those on one kind of GPU, and of all plans."""
+    chosen = {kind: [row for row in rows if row.kind == kind] for kind in {r.kind for r in rows}}
+    alike = [row for row in rows if row.kind != MIXED]
+    parts = [*sorted(chosen.items()), ("one kind of GPU", alike), ("all plans", list(rows))]
+    return [_summary(kind, those) for kind, those in parts]
 
 
 def _summary(kind: str, rows: Sequence[Row]) -> Summary:

@@ -12,6 +12,9 @@ from systems.clusters.cluster import Cluster
 from systems.profiles.profile import ModelProfile
 from systems.validation.rates import Network
 
+MIXED = "mixed GPUs"
+"""The kind of a plan whose GPUs are of several kinds."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Group:

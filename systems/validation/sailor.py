@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from systems.schema import InputError
-from systems.validation.job import Group, GroupProfile, Job, LeftOut, Measured, Stage
+from systems.validation.job import MIXED, Group, GroupProfile, Job, LeftOut, Measured, Stage
 from systems.validation.placement import place
 from systems.validation.sailor_costs import (
     SOURCE as SOURCE,
@@ -256,5 +256,5 @@ def _gpus_of_a_machine(plan: Mapping[str, Any], machines: Any) -> int:
 def _kind(kinds: Sequence[str], micro: int) -> str:
     """The kind of a plan in tables of errors."""
     if len(kinds) > 1:
-        return "mixed GPUs"
+        return MIXED
     return f"{kinds[0]}, micro-batch {'1' if micro == 1 else '2+'}"

@@ -38,6 +38,7 @@ def test_all_plans_are_read_but_the_known_wrong_one(jobs: tuple[list[Job], list[
 def test_errors_of_time_and_memory_keep_their_targets(found: dict[str, Summary]) -> None:
     for error in ("formula", "simulator"):
         assert getattr(found["GH-96, micro-batch 2+"], error) <= 0.02
+        assert getattr(found["one kind of GPU"], error) <= 0.03
         assert getattr(found["mixed GPUs"], error) <= 0.05
         assert getattr(found["all plans"], error) <= 0.03
     assert (found["all plans"].memory_within or 0) >= 0.8
