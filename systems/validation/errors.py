@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from statistics import mean, median
 
 from systems.validation import formula, memory, played, times
-from systems.validation.job import MIXED, Job
+from systems.validation.job import MIXED, MeasuredJob
 
 COUNTED = 0.2
 """The largest error that counts in a fit; see [Note: cross-validation]."""
@@ -56,7 +56,7 @@ class Row:
     notes: tuple[str, ...]
 
 
-def compare(job: Job) -> Row:
+def compare(job: MeasuredJob) -> Row:
     """Predict a plan both ways."""
     stages, measured = times.stage_times(job), job.measured
     closed = formula.predict(stages, job.micro_batches)
@@ -140,27 +140,27 @@ class CrossValidation:
     """The median error of each with the value fitted to the others."""
 
 
-def cross_validate(jobs: Sequence[Job]) -> list[CrossValidation]:
+def cross_validate(jobs: Sequence[MeasuredJob]) -> list[CrossValidation]:
     """Cross-validate every property that was fitted. Without two plans that tell, leave it out."""
 
-    def iteration(job: Job, value: float) -> Quantity:
+    def iteration(job: MeasuredJob, value: float) -> Quantity:
         stages = times.stage_times(job, replace(times.PROPERTIES, host_s=value))
         predicted = formula.predict(stages, job.micro_batches).seconds
         return Quantity(predicted=predicted, measured=job.measured.iteration_s)
 
-    def reduction(job: Job, value: float) -> Quantity:
+    def reduction(job: MeasuredJob, value: float) -> Quantity:
         stages = times.stage_times(job, replace(times.PROPERTIES, ring_bytes_per_s=value))
         predicted = formula.predict(stages, job.micro_batches).reduction_s
         replicated = len(job.stages[0].replicas) > 1  # else nothing passes through a ring
         measured = job.measured.reduction_s if replicated else None
         return Quantity(predicted=predicted, measured=measured)
 
-    def context(job: Job, value: float) -> Quantity:
+    def context(job: MeasuredJob, value: float) -> Quantity:
         properties = replace(memory.PROPERTIES, context_bytes=value)
         predicted = memory.predict(job, properties)
         return Quantity(predicted=predicted, measured=job.measured.memory_bytes)
 
-    def cached(job: Job, value: float) -> Quantity:
+    def cached(job: MeasuredJob, value: float) -> Quantity:
         properties = replace(memory.PROPERTIES, cached_share=value)
         predicted = memory.predict(job, properties)
         return Quantity(predicted=predicted, measured=job.measured.memory_bytes)
@@ -180,8 +180,8 @@ def _left_out(
     name: str,
     used: float,
     quantity: str,
-    predict: Callable[[Job, float], Quantity],
-    jobs: Sequence[Job],
+    predict: Callable[[MeasuredJob, float], Quantity],
+    jobs: Sequence[MeasuredJob],
 ) -> CrossValidation | None:
     """Fit a property to all plans but one, and predict that one with it; every plan in turn."""
     values = [used * step / 10 for step in range(0 if used < 1 else 2, 31)]

@@ -74,7 +74,7 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class MeasuredJob:
     """A measured job."""
 
     name: str

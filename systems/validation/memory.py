@@ -10,7 +10,7 @@ but not in use.
 
 from dataclasses import dataclass
 
-from systems.validation.job import Job
+from systems.validation.job import MeasuredJob
 
 BYTES_PER_PARAMETER = 20
 
@@ -28,7 +28,7 @@ class MemoryProperties:
 PROPERTIES = MemoryProperties()
 
 
-def predict(job: Job, properties: MemoryProperties = PROPERTIES) -> float | None:
+def predict(job: MeasuredJob, properties: MemoryProperties = PROPERTIES) -> float | None:
     """The memory of the fullest GPU of those whose memory was measured.
 
     None: the sizes of the layers are not known.
@@ -39,7 +39,7 @@ def predict(job: Job, properties: MemoryProperties = PROPERTIES) -> float | None
     return stages[-1] if job.measured.memory_of_last_stage else max(stages)
 
 
-def _stage_bytes(job: Job, number: int, properties: MemoryProperties) -> float:
+def _stage_bytes(job: MeasuredJob, number: int, properties: MemoryProperties) -> float:
     """The memory of the fullest GPU of one stage."""
     stage = job.stages[number]
     in_flight = min(len(job.stages) - number, job.micro_batches)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from systems.schema import InputError
-from systems.validation.job import MIXED, Group, GroupProfile, Job, LeftOut, Measured, Stage
+from systems.validation.job import MIXED, Group, GroupProfile, LeftOut, Measured, MeasuredJob, Stage
 from systems.validation.placement import place
 from systems.validation.sailor_costs import (
     SOURCE as SOURCE,
@@ -94,14 +94,14 @@ def _first(places: Sequence[Path], name: str) -> Path | None:
     return next((place / name for place in places if (place / name).exists()), None)
 
 
-def read_jobs(folders: Folders) -> tuple[list[Job], list[LeftOut]]:
+def read_jobs(folders: Folders) -> tuple[list[MeasuredJob], list[LeftOut]]:
     """Read all plans of a folder; those that cannot be predicted are left out, with the reason.
 
     Raises:
         InputError: the rates or the sizes of the layers cannot be read, or there is no plan.
     """
     library = _Library(folders)
-    jobs: list[Job] = []
+    jobs: list[MeasuredJob] = []
     left_out: list[LeftOut] = []
     for path in sorted(folders.plans.rglob("*.json")):
         name = str(path.relative_to(folders.plans).with_suffix(""))
@@ -121,7 +121,7 @@ def read_jobs(folders: Folders) -> tuple[list[Job], list[LeftOut]]:
     return [_with_twins(job, jobs) for job in jobs], left_out
 
 
-def _with_twins(job: Job, jobs: Sequence[Job]) -> Job:
+def _with_twins(job: MeasuredJob, jobs: Sequence[MeasuredJob]) -> MeasuredJob:
     """The job, with a note if its measurements are another's as well."""
     others = [one.name for one in jobs if one is not job and one.measured == job.measured]
     note = f"its measurements are also those of {', '.join(others)}: at most one can be right"
@@ -141,7 +141,7 @@ class _Library:
         self._layers = layers_of_models(folders.profiles)
         self._groups: dict[tuple[str, Group, int], GroupProfile] = {}
 
-    def job(self, name: str, table: Mapping[str, Any]) -> Job:
+    def job(self, name: str, table: Mapping[str, Any]) -> MeasuredJob:
         """The job of a plan's file.
 
         Raises:
@@ -157,7 +157,7 @@ class _Library:
         ends = [sum(counts[: number + 1]) for number in range(len(counts))]
         micro = int(table["mbs"])
         mixed = len(cluster.kinds) > 1
-        job = Job(
+        job = MeasuredJob(
             name=name,
             kind=_kind(cluster.kinds, micro),
             stages=tuple(

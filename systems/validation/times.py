@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from systems.fair_links import Interface
-from systems.validation.job import Job, Replica, Stage
+from systems.validation.job import MeasuredJob, Replica, Stage
 from systems.validation.rates import bytes_per_s
 
 
@@ -85,12 +85,12 @@ class StageTimes:
     """The optimizer's seconds."""
 
 
-def stage_times(job: Job, properties: Properties = PROPERTIES) -> tuple[StageTimes, ...]:
+def stage_times(job: MeasuredJob, properties: Properties = PROPERTIES) -> tuple[StageTimes, ...]:
     """The seconds of every stage of a job."""
     return tuple(_stage_times(job, number, properties) for number in range(len(job.stages)))
 
 
-def _stage_times(job: Job, number: int, properties: Properties) -> StageTimes:
+def _stage_times(job: MeasuredJob, number: int, properties: Properties) -> StageTimes:
     """The seconds of the stage of that number."""
     stage = job.stages[number]
     passes = [_passes(job, number, replica, properties) for replica in stage.replicas]
@@ -112,7 +112,9 @@ def _stage_times(job: Job, number: int, properties: Properties) -> StageTimes:
     )
 
 
-def _passes(job: Job, number: int, replica: Replica, properties: Properties) -> tuple[float, float]:
+def _passes(
+    job: MeasuredJob, number: int, replica: Replica, properties: Properties
+) -> tuple[float, float]:
     """The seconds of a replica's forward and backward pass.
 
     The GPUs of a group have each received a part of a message, and gather the rest from the others.
@@ -130,14 +132,14 @@ def _passes(job: Job, number: int, replica: Replica, properties: Properties) -> 
     return forward_s, backward_s
 
 
-def _output_bytes(job: Job, number: int) -> int:
+def _output_bytes(job: MeasuredJob, number: int) -> int:
     """The activations of a micro-batch after a stage; as many bytes of gradients come back."""
     stage = job.stages[number]
     layers = job.profile_of(stage.replicas[0]).profile.layers
     return layers[stage.end - 1].activation_bytes
 
 
-def _gather_s(job: Job, replica: Replica, size_bytes: int) -> float:
+def _gather_s(job: MeasuredJob, replica: Replica, size_bytes: int) -> float:
     """Seconds in which the GPUs of a group give one another their parts of a message."""
     count = replica.group.degree
     if count == 1:
@@ -147,7 +149,7 @@ def _gather_s(job: Job, replica: Replica, size_bytes: int) -> float:
 
 
 def _message(
-    job: Job, source: Replica, target: Replica, size_bytes: int, properties: Properties
+    job: MeasuredJob, source: Replica, target: Replica, size_bytes: int, properties: Properties
 ) -> Message:
     """A message between two replicas; each GPU of the smaller group carries an equal part."""
     pairs = min(source.group.degree, target.group.degree)
@@ -164,27 +166,27 @@ def _message(
     return Message(loads_s=loads_s, eager=eager)
 
 
-def _update_s(job: Job, stage: Stage, replica: Replica) -> float:
+def _update_s(job: MeasuredJob, stage: Stage, replica: Replica) -> float:
     """The optimizer's seconds at a stage: those of the model by the stage's part of the bytes."""
     group = job.profile_of(replica)
     layers = group.profile.layers[stage.first : stage.end]
     return group.update_s * sum(x.parameter_bytes for x in layers) / group.profile.parameter_bytes
 
 
-def _part_bytes(job: Job, stage: Stage, replica: Replica) -> int:
+def _part_bytes(job: MeasuredJob, stage: Stage, replica: Replica) -> int:
     """The gradients of a stage on one GPU of a replica."""
     layers = job.profile_of(replica).profile.layers[stage.first : stage.end]
     return sum(layer.parameter_bytes for layer in layers)
 
 
-def _ring_bytes(job: Job, stage: Stage) -> float:
+def _ring_bytes(job: MeasuredJob, stage: Stage) -> float:
     """What a ring passes over each of its links; see [Note: rings]."""
     count = len(stage.replicas)
     largest = max(_part_bytes(job, stage, replica) for replica in stage.replicas)
     return 2 * (count - 1) / count * largest
 
 
-def _ring_loads_s(job: Job, stage: Stage, ring_bytes: float) -> dict[Interface, float]:
+def _ring_loads_s(job: MeasuredJob, stage: Stage, ring_bytes: float) -> dict[Interface, float]:
     """The seconds that a stage's rings take each interface alone; see [Note: rings]."""
     count = len(stage.replicas)
     if count == 1:

@@ -7,7 +7,7 @@ import pytest
 
 from systems.validation import sailor
 from systems.validation.errors import Row, Summary, compare, cross_validate, summaries
-from systems.validation.job import Job, LeftOut
+from systems.validation.job import LeftOut, MeasuredJob
 
 DATA = os.environ.get("TESTBED_DATA")
 pytestmark = pytest.mark.skipif(
@@ -16,13 +16,13 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def jobs() -> tuple[list[Job], list[LeftOut]]:
+def jobs() -> tuple[list[MeasuredJob], list[LeftOut]]:
     plans = Path(DATA or "") / "sailor" / "plans"
     return sailor.read_jobs(sailor.find_folders(plans, None, None))
 
 
 @pytest.fixture(scope="module")
-def rows(jobs: tuple[list[Job], list[LeftOut]]) -> list[Row]:
+def rows(jobs: tuple[list[MeasuredJob], list[LeftOut]]) -> list[Row]:
     return [compare(job) for job in jobs[0]]
 
 
@@ -31,7 +31,9 @@ def found(rows: list[Row]) -> dict[str, Summary]:
     return {one.kind: one for one in summaries(rows)}
 
 
-def test_all_plans_are_read_but_the_known_wrong_one(jobs: tuple[list[Job], list[LeftOut]]) -> None:
+def test_all_plans_are_read_but_the_known_wrong_one(
+    jobs: tuple[list[MeasuredJob], list[LeftOut]],
+) -> None:
     assert (len(jobs[0]), [one.name for one in jobs[1]]) == (18, ["mit/N3/N3_D1"])
 
 
@@ -49,7 +51,9 @@ def test_the_closed_form_agrees_with_the_simulator(rows: list[Row]) -> None:
         assert row.formula.predicted == pytest.approx(row.simulator.predicted, rel=0.01), row.plan
 
 
-def test_no_property_is_fitted_to_a_single_plan(jobs: tuple[list[Job], list[LeftOut]]) -> None:
+def test_no_property_is_fitted_to_a_single_plan(
+    jobs: tuple[list[MeasuredJob], list[LeftOut]],
+) -> None:
     for one in cross_validate(jobs[0]):
         assert one.largest <= 1.5 * one.least, one.property
         assert one.error_left_out <= one.error + 0.03, one.property

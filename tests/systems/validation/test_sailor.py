@@ -9,7 +9,7 @@ import pytest
 from systems.schema import InputError
 from systems.validation import memory, sailor
 from systems.validation.errors import compare, cross_validate, summaries
-from systems.validation.job import Group, Job, LeftOut
+from systems.validation.job import Group, LeftOut, MeasuredJob
 from systems.validation.times import Properties, stage_times
 from tests.systems.validation.synthetic import MEGA, plan, write, write_costs
 
@@ -21,7 +21,7 @@ def no_shared_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TESTBED_DATA", raising=False)
 
 
-def read(folder: Path, **plans: dict[str, Any]) -> tuple[list[Job], list[LeftOut]]:
+def read(folder: Path, **plans: dict[str, Any]) -> tuple[list[MeasuredJob], list[LeftOut]]:
     """What is read of these plans, which lie two folders deep beside the costs."""
     write_costs(folder)
     for name, table in plans.items():
