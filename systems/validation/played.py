@@ -7,8 +7,8 @@ first exchanges messages with one neighbour, then computes a forward or a backwa
     before a forward pass     send the gradient of the last backward pass, receive activations
     before a backward pass    receive a gradient, send the activations of the last forward pass
 
-So activations leave only after a gradient of an earlier micro-batch has come in. The lists of
-`sparsepipe.schedule` send as soon as there is something to send; they are not this engine's.
+So activations leave only after a gradient of an earlier micro-batch has come in, and a round trip
+stands in every cycle. An engine that sends at once what it has computed would hide more of it.
 """
 
 from collections import deque
