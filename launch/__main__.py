@@ -7,6 +7,7 @@
     sweep JOB.toml --over ...    the job at all combinations of some values, a table and a figure
     throughput JOB.toml [flags]  a sweep of world size and batch size on this machine
     reproduce [SYSTEM] [flags]   the papers' figures, a report, the claims
+    validate [--plans DIR]       predictions against jobs that other people measured
     doctor                       what this machine has and lacks
 
 These belong to one system of those that are installed, or to one kind of file:
@@ -33,6 +34,7 @@ COMMANDS = {
     "throughput": "launch.commands.throughput",
     "ranks": "launch.ranks.emulated",
     "reproduce": "launch.reproduction.reproduce",
+    "validate": "launch.commands.validate",
     "doctor": "launch.commands.doctor",
 }
 """The module of every command for all systems. `ranks` is started by other commands, not by

@@ -171,6 +171,8 @@ def _missing(command: str) -> str | None:
         return "no GPU"
     if "transcribe" in command and "TESTBED_DATA" not in os.environ:
         return "no recordings: TESTBED_DATA is not set"
+    if "testbed validate" in command and "TESTBED_DATA" not in os.environ:
+        return "no measured jobs: TESTBED_DATA is not set"
     return None
 
 

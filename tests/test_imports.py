@@ -32,7 +32,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["fair_links", "simulate"],
         ["runs"],
         ["figures", "progress", "job"],
-        ["system"],
+        ["system", "validation"],
     ],
     "stanza": [
         ["models", "cut"],

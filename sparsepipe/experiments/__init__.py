@@ -10,6 +10,7 @@ from sparsepipe.experiments import (
     pipeline_grid,
     pipeline_training,
     planner,
+    published,
     training,
 )
 from sparsepipe.experiments.paper import PAPER as PAPER
@@ -68,5 +69,12 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         cluster=pipeline_grid.CLUSTER,
         cases=pipeline_grid.CASES,
         conclude=pipeline.conclude,
+    ),
+    Experiment(
+        system="sparsepipe",
+        id="published",
+        title="Pipelined jobs that others measured, predicted",
+        tier="simulated",
+        conclude=published.conclude,
     ),
 )

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
@@ -30,6 +31,8 @@ FOOTNOTE_COLUMNS = 120
 FEW_BARS = 16
 """In a panel; the values of more stand upright, so that they do not overlap."""
 LEGEND_COLUMNS, LEGEND_CHARACTERS = 4, 80  # at most, below a panel
+MANY_POWERS = 1000
+"""An axis whose ends are further apart than this has no room for labels between powers of ten."""
 FEW_POINTS = 12
 """Curves of so few points show each of them."""
 
@@ -158,16 +161,22 @@ def _agreement(axis: Axes, panel: Agreement) -> list[list[Any]]:
         )
         rows += [[panel.title, name, a, b, panel.unit] for a, b in zip(x, y, strict=True)]
     axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    _label_powers(axis.xaxis)
     if largest > 2:  # else a few points far off would hide what the others do
         axis.set_yscale("log")
-        axis.yaxis.set_major_formatter("{x:g}")
+        _label_powers(axis.yaxis)
     axis.set_xlabel(f"{panel.x}, {panel.unit}")
     axis.set_ylabel(f"{panel.y} / {panel.x}")
     axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return rows
+
+
+def _label_powers(axis: Axis) -> None:
+    """Label 1, 2 and 5 of every power of ten on a logarithmic axis; of many powers, 1 alone."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1,) if high > MANY_POWERS * low else (1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch.job import load_job
+from tests.systems.validation.synthetic import plan, write, write_costs
 
 REFUSING = """
 import sys
@@ -52,6 +53,13 @@ def test_planning_and_simulating_need_no_torch(words: str, tmp_path: Path) -> No
     assert "tier simulated" in command(*words.split(), *out)
 
 
+def test_validating_needs_no_torch(tmp_path: Path) -> None:
+    write_costs(tmp_path)
+    write(tmp_path / "plans/one.json", plan([[("A", 1)]]))
+    words = ["--plans", str(tmp_path / "plans"), "--out", str(tmp_path / "out")]
+    assert "tier simulated" in command("validate", *words)
+
+
 def test_what_starts_ranks_needs_no_torch(tmp_path: Path) -> None:
     job, out = JOBS / "stanza-digits.toml", tmp_path / "record"
     small = ["--stanza.steps", "1", "--stanza.scheme", "single", "--world-size", "1"]
@@ -71,6 +79,7 @@ import dataclasses
 from pathlib import Path
 from launch.commands.run import prepare_run
 from launch.job import load_job
+from tests.systems.validation.synthetic import plan, write, write_costs
 job = load_job(Path(sys.argv[1]))
 if job.system == "speculative":
     job = job.with_options(target=sys.argv[2], draft=sys.argv[2])
