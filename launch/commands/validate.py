@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch import job as jobs
 from launch.records import RUNS
 from systems import schema
+from systems.flags import parse_flags
 from systems.runs import record
 from systems.schema import InputError
 from systems.validation import memory, sailor, times
@@ -49,7 +49,7 @@ class ValidateArguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Predict all plans, print the tables, draw, write the JSON."""
-    flags = jobs.parse_flags(ValidateArguments, arguments, "launch validate", ValidateArguments())
+    flags = parse_flags(ValidateArguments, arguments, "launch validate", ValidateArguments())
     folders = sailor.find_folders(
         _plans(flags.plans),
         None if flags.profiles is None else Path(flags.profiles),

@@ -48,7 +48,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["plan", "stanza", "--model", "vgg16", "--out", "README.md"], ["README.md", "exists"]),
         (["plan", "sparsepipe", "--profiles", "tv,txq"], ["--profiles txq", "'txp'"]),
         (["plan", "sparsepipe", "--profiles", "tv,titanv"], ["--profiles", "TitanV"]),
-        (["plan", "sparsepipe", "--profiles", "tv"], ["TitanXp", "no profile"]),
+        (["plan", "sparsepipe", "--profiles", "tv"], ["TitanV=1", "--bandwidth-bits-per-s"]),
         (["plan", "sparsepipe", "--devices", "TitanV=x"], ["--devices TitanV=x"]),
         (["plan", "sparsepipe", "--devices", "TitanW=1"], ["TitanW", "'TitanV'"]),
         (["plan", "sparsepipe", "--batch-size", "9000"], ["rank", "lacks", "bytes"]),
