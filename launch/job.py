@@ -60,8 +60,9 @@ def _named_in_file(path: Path) -> Iterator[None]:
 def _ready_jobs() -> str:
     """The ready job files, in words."""
     folders = [JOBS, *(s.jobs for s in installed.all_systems() if s.jobs is not None)]
+    here = Path.cwd()
     return "; ".join(
-        f"ready jobs in {folder.parent.name}/{folder.name}: "
+        f"ready jobs in {folder.relative_to(here) if folder.is_relative_to(here) else folder}: "
         + ", ".join(sorted(path.name for path in folder.glob("*.toml")))
         for folder in folders
     )
@@ -133,7 +134,7 @@ def parse_job_flags(command: str, flags: Sequence[str], default: J) -> J:
 def wanted_system(flags: Sequence[str]) -> str | None:
     """The value of the flag --system; None without it."""
     wanted = None
-    for flag, following in zip(flags, [*flags[1:], None], strict=True):
+    for flag, following in zip(flags, [*flags[1:], ""], strict=False):
         if flag == "--system":
             wanted = following
         elif flag.startswith("--system="):
