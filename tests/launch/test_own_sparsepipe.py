@@ -95,7 +95,7 @@ def test_a_pipeline_of_own_code_equals_one_process(
     assert "1f1b, own_code.py:Net x 0.25" in done.stdout
     result = json.loads(Path("record/result.json").read_text())
     assert result["model"] == "own_code.py:Net"
-    assert "and add --trust" in refusal(["run", "--again", "record", "--out", "other"], capsys)
+    assert "add --trust" in refusal(["run", "--again", "record", "--out", "other"], capsys)
     monkeypatch.chdir(ROOT)  # a record is run again from anywhere
     options = jobs.load_job(tmp_path / "record" / "job.toml").options
     assert options.model == f"{tmp_path}/own_code.py:Net"

@@ -65,7 +65,8 @@ def test_a_record_that_names_code_is_run_again_only_by_who_trusts_it(
     monkeypatch.setattr("launch.commands.run.run_ranks", lambda *_, **__: 0)
     record = str(prepare_run(load_job(job)))
     line = refused(["run", "--again", record], capsys)
-    assert f"--again {record}: its job runs code of its own, {job.parent}/data.py:make" in line
+    assert f"--again {record}: runs the code of " in line
+    assert f"{job.parent}/data.py:make" in line
     assert line.endswith("add --trust")
     main(["run", "--again", record, "--trust"])
     built_in = ["--stanza.model", "digits-cnn", "--stanza.data", "digits"]
