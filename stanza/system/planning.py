@@ -82,6 +82,9 @@ def measure_profile(
     Args:
         batch_size: the samples in a batch; None takes the batch size of the model.
         spared: how to do without the measurement, which is printed too.
+
+    Raises:
+        InputError: a model of the user's own cannot be made, or a layer of it cannot run alone.
     """
     import torch
 
@@ -95,19 +98,22 @@ def measure_profile(
     model = build_model(options.model, classes, image_shape).to(device)
     if is_own(options.model):
         trial_run(model, image_shape, by_path.short(options.model), samples=2)
-    effort = measured_profile.effort(model, images, repetitions=REPETITIONS)
-    print(
-        f"measuring {options.model}, batch {len(images)}, on {device}: about {effort}{spared}",
-        file=sys.stderr,
-        flush=True,
-    )
-    return measured_profile.profile_model(
-        model,
-        images,
-        name=by_path.short(options.model),
-        device_kind=device_here(),
-        repetitions=REPETITIONS,
-    )
+    name = by_path.short(options.model)
+    try:
+        effort = measured_profile.effort(model, images, repetitions=REPETITIONS)
+        print(
+            f"measuring {name}, batch {len(images)}, on {device}: about {effort}{spared}",
+            file=sys.stderr,
+            flush=True,
+        )
+        return measured_profile.profile_model(
+            model, images, name=name, device_kind=device_here(), repetitions=REPETITIONS
+        )
+    except (AttributeError, IndexError, TypeError) as error:  # a layer takes or returns no tensor
+        raise InputError(
+            f"--stanza.model {options.model}: a layer cannot be measured alone: "
+            f"{by_path.failure(error)}; a layer takes one tensor and returns one"
+        ) from error
 
 
 def measure_shared(options: Options, world_size: int) -> ModelProfile:

@@ -124,6 +124,11 @@ def _made(source: str, image_shape: tuple[int, ...] | None, classes: int | None)
     return by_path.call(factory, source, OPTION, **given)
 
 
+def forget() -> None:
+    """Free what the user's functions have returned, in a process that has only checked it."""
+    _made.cache_clear()
+
+
 def _split(part: Any, where: str) -> OwnSplit | TensorSplit:
     """The training or the test samples."""
     if part is None:

@@ -24,6 +24,7 @@ from stanza.train.optimization import (
     optimizer_of,
     scheduler_of,
 )
+from stanza.train.own_data import forget
 from stanza.train.trial import freeze, unreached
 from stanza.workers.exchange import trainable
 from stanza.workers.loss import Loss, check_outputs, summed
@@ -121,6 +122,7 @@ def check_workload(options: Options, layout: Layout, seed: int) -> None:
         check_optimization(options, parameters)
     if layout.scheme == "stanza":
         separate(model, workload.data.image_shape)
+    forget()
 
 
 @torch.no_grad()

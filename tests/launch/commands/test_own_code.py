@@ -104,6 +104,18 @@ def test_a_profile_is_called_by_the_path_without_the_folder(
         ["profile", "stanza", "--model", "silent.py:Silent", "--out", "silent.json"], capsys
     )
     assert "--image-shape None: neither the model nor the data say it" in silent
+    Path("odd.py").write_text(
+        "from torch import nn\nimage_shape = (4, 4)\ndef memory(): return nn.LSTM(4, 2)\n"
+    )
+    odd = refused(["profile", "stanza", "--model", "odd.py:memory", "--out", "odd.json"], capsys)
+    assert "--model odd.py:memory: a layer cannot be measured alone" in odd
+
+
+def test_a_profile_takes_the_shape_from_the_data_too(job: Path) -> None:
+    (job.parent / "net.py").write_text(own_code.NET.replace("image_shape, batch_size =", "_ ="))
+    model = ["--model", f"{job.parent}/net.py:Net", "--data", f"{job.parent}/data.py:make"]
+    main(["profile", "stanza", *model, "--batch-size", "2", "--out", "net.json"])
+    assert profile.load(Path("net.json")).batch_size == 2
 
 
 def test_a_plan_tells_the_speed_up_over_ddp_too(capsys: pytest.CaptureFixture[str]) -> None:
