@@ -115,13 +115,13 @@ def test_prompt_and_output_may_just_fill_the_positions(kind: str, gamma: int) ->
     given = models.inputs(kind, 5)
     longest = max(map(len, decoder_prompts(target, given)))
     options: dict[str, Any] = {"gamma": gamma, "max_new_tokens": 10, "end_token_ids": [2]}
-    small, helper = (with_positions(model, longest + 10) for model in (target, draft))
+    small, helper = (with_positions(model, longest + 9) for model in (target, draft))
     for seed in range(4):  # rows end unevenly, each time otherwise
         expected = generate(target, draft, given, seed=seed, **options)
         assert expected.record.tokens_per_target_step > 1
         assert generate(small, helper, given, seed=seed, **options).tokens == expected.tokens
-    few = with_positions(draft, longest + 9)
-    with pytest.raises(InputError, match=f"^draft: .* make {longest + 10} tokens; it has"):
+    few = with_positions(draft, longest + 8)
+    with pytest.raises(InputError, match=f"^draft: .* make {longest + 10} tokens, .*; it has"):
         generate(small, few, given, **options)
 
 
@@ -177,9 +177,10 @@ def test_a_draft_equal_to_the_target_is_always_accepted() -> None:
     target = models.make("t5", seed=1)
     options: dict[str, Any] = {"gamma": 4, "max_new_tokens": 10, "end_token_ids": []}
     record = generate(target, target, models.inputs("t5", 3), **options).record
-    assert record == dataclasses.replace(
-        record, new_tokens=30, target_steps=6, tested=24, accepted=24
-    )
+    counted = {"new_tokens": 30, "target_steps": 6, "proposed": 24}
+    places = {"tested_by_position": [6] * 4, "accepted_by_position": [6] * 4}
+    assert record == dataclasses.replace(record, **counted, **places)
+    assert (record.tested, record.accepted, record.acceptance_rate) == (24, 24, 1)
     assert record.tokens_per_target_step == 5
     assert min(record.draft_s, record.target_s, record.verify_s, record.rest_s) > 0
 
@@ -263,7 +264,7 @@ def test_float64_models_give_the_same_texts(drafted: bool) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_new_tokens": 125}, "it has 128 positions"),
+        ({"max_new_tokens": 126}, "it has 128 positions"),
         ({"draft": models.make("t5", seed=2)}, "two of a kind"),
         ({"inputs": {"input_features": torch.zeros(1, 2)}}, "perhaps 'input_ids'"),
         ({"inputs": {"input_ids": torch.zeros(1, 0, dtype=torch.int64)}}, "prompt is empty"),
