@@ -22,16 +22,7 @@ if TYPE_CHECKING:
     from speculative.verification.rules import Calibrated, Exact, Sigmoid
     from speculative.verification.verify import verify
 
-__all__ = [
-    "Calibrated",
-    "Exact",
-    "Sampling",
-    "Sigmoid",
-    "assisted",
-    "generate",
-    "stream",
-    "verify",
-]
+__all__ = ["Calibrated", "Exact", "Sampling", "Sigmoid", "assisted", "generate", "stream", "verify"]
 _HOMES = {
     "Calibrated": "verification.rules",
     "Exact": "verification.rules",

@@ -59,8 +59,8 @@ def check_processors(processors: Any, batch: int) -> tuple[Processor, ...]:
         name = type(each).__name__
         if name in WITH_A_STATE:
             raise InputError(
-                f"logits_processor: {name} must see every token of the text once, and here it would "
-                "see rejected draft tokens; leave it out"
+                f"logits_processor: {name} must see every token of the text once, and here it "
+                "would see rejected draft tokens; leave it out"
             )
         if name in BY_ROW and batch > 1:
             raise InputError(
@@ -87,9 +87,7 @@ def check_criteria(criteria: Any, stop_strings: Any, tokenizer: Any) -> tuple[Cr
     if stop_strings is None:
         return checked
     strings = [stop_strings] if isinstance(stop_strings, str) else stop_strings
-    if not isinstance(strings, list | tuple) or not all(
-        isinstance(s, str) and s for s in strings
-    ):
+    if not isinstance(strings, list | tuple) or not all(isinstance(s, str) and s for s in strings):
         raise InputError(f"stop_strings {stop_strings!r}: give a string, or a list of strings")
     if tokenizer is None:
         raise InputError(f"stop_strings {stop_strings!r}: give the tokenizer too, tokenizer=...")

@@ -5,7 +5,7 @@ forward pass of the target scores them all, and verification decides how many st
 follows. Then both models forget what was rejected, and sequences that have ended leave the batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -74,7 +74,7 @@ class Stream:
         return Generation(self.tokens, self._record + self._phases.record())
 
     @torch.inference_mode()  # only while a step is computed, not where its tokens are used
-    def _run(self) -> Iterator[list[list[int]]]:
+    def _run(self) -> Generator[list[list[int]], None, None]:
         """Take step after step until all sequences have ended."""
         models = [self._target] if self._draft is None else [self._target, self._draft]
         self._phases.mark("outside")

@@ -1,5 +1,4 @@
 import copy
-import dataclasses
 from typing import Any
 
 import pytest
@@ -177,9 +176,14 @@ def test_a_draft_equal_to_the_target_is_always_accepted() -> None:
     target = models.make("t5", seed=1)
     options: dict[str, Any] = {"gamma": 4, "max_new_tokens": 10, "end_token_ids": []}
     record = generate(target, target, models.inputs("t5", 3), **options).record
-    counted = {"new_tokens": 30, "target_steps": 6, "proposed": 24}
-    places = {"tested_by_position": [6] * 4, "accepted_by_position": [6] * 4}
-    assert record == dataclasses.replace(record, **counted, **places)
+    counted = {
+        "new_tokens": 30,
+        "target_steps": 6,
+        "proposed": 24,
+        "tested_by_position": [6] * 4,
+        "accepted_by_position": [6] * 4,
+    }
+    assert counted.items() <= vars(record).items()
     assert (record.tested, record.accepted, record.acceptance_rate) == (24, 24, 1)
     assert record.tokens_per_target_step == 5
     assert min(record.draft_s, record.target_s, record.verify_s, record.rest_s) > 0
