@@ -18,7 +18,7 @@ from tests.speculative import models
 from tests.speculative.decoding import families
 
 ENDS = {"llama": [2], "gpt2": [2], "t5": [9], "bart": [13], "whisper": []}
-"""A token that ends some of the texts, by the kind of model; transformers cuts ends off Whisper's."""
+"""A token that ends some texts, by the kind of model; transformers cuts it off Whisper's."""
 
 
 def pair(kind: str) -> tuple[Any, Any]:
@@ -138,6 +138,6 @@ def test_no_rule_but_the_exact_one() -> None:
     target, draft = pair("llama")
     for options in ({"do_sample": False}, {"sampling": Sampling(temperature=0)}):
         with pytest.raises(InputError, match="rule sigmoid: greedy decoding compares tokens"):
-            generate(target, draft, models.inputs("llama", 1), rule=Sigmoid(), **options)  # type: ignore[arg-type]
+            generate(target, draft, models.inputs("llama", 1), rule=Sigmoid(), **options)
     with pytest.raises(InputError, match="do_sample 0: give True, or False"):
         generate(target, draft, models.inputs("llama", 1), do_sample=0)  # type: ignore[arg-type]

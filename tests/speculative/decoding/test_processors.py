@@ -183,7 +183,9 @@ def test_a_processor_cannot_change_what_the_models_gave() -> None:
         return scores
 
     options: dict[str, Any] = {"max_new_tokens": 6, "end_token_ids": [], "do_sample": False}
-    done = generate(target.bfloat16(), draft.bfloat16(), given, logits_processor=[spoils], **options)
+    done = generate(
+        target.bfloat16(), draft.bfloat16(), given, logits_processor=[spoils], **options
+    )
     assert done.tokens == [[3] * 6] * 2
     assert {kind for _, kind in seen} == {torch.float32}
     assert min(width for width, _ in seen) == 6
@@ -201,7 +203,7 @@ def test_a_processor_cannot_change_what_the_models_gave() -> None:
             "PrefixConstrainedLogitsProcessor knows rows by their places.*one sequence at a time",
         ),
         (
-            {"logits_processor": [hf.UnbatchedClassifierFreeGuidanceLogitsProcessor(1.5, None)]},  # type: ignore[arg-type]
+            {"logits_processor": [hf.UnbatchedClassifierFreeGuidanceLogitsProcessor(1.5, None)]},
             "UnbatchedClassifierFreeGuidanceLogitsProcessor must see every token",
         ),
         ({"stopping_criteria": stops_at_5}, "stopping_criteria is a function; give a list"),

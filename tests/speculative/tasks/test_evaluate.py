@@ -76,6 +76,10 @@ def test_train_and_evaluate(
     fitted = evaluate(near, seed=3)["calibration"]
     assert set(fitted) == {"intercept", "target_slope", "draft_slope"}
     assert metrics["calibration"] is None
+    assert metrics["acceptance_rate_by_position"][0] > 0
+    greedy = dataclasses.replace(options, temperature=0.0)
+    examples = evaluate(greedy, seed=3)["examples"]
+    assert evaluate(dataclasses.replace(greedy, method="none"))["examples"] == examples
     alone = evaluate(dataclasses.replace(options, method="none", draft="nowhere"), seed=3)
     assert alone["acceptance_rate"] is None
     assert alone["draft_s"] < alone["target_s"]
