@@ -38,10 +38,11 @@ def evaluate(
 
     Returns:
         A table whose keys name units: acceptance_rate (None without a draft), the same by a draft
-        token's position in its step, tokens_per_target_step, tokens_per_s, new_tokens, samples, draft_s, target_s, verify_s,
-        rest_s and total_s; the task's scores, each a table of value, low and high (95 %, bootstrap
-        over samples): rouge_1, rouge_2 and rouge_l, or word_error_rate; the parameters of both
-        models; the calibration (None with other methods); and examples.
+        token's position in its step, tokens_per_target_step, tokens_per_s, new_tokens, samples,
+        draft_s, target_s, verify_s, rest_s and total_s; the task's scores, each a table of value,
+        low and high (95 %, bootstrap over samples): rouge_1, rouge_2 and rouge_l, or
+        word_error_rate; the parameters of both models; the calibration (None with other methods);
+        and examples.
 
     Raises:
         InputError: models or data are missing, or do not fit each other.

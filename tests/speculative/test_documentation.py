@@ -37,7 +37,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = RECIPES["small"]["summarize"]
     few = dataclasses.replace(recipe, samples=40, steps={"target": 1, "draft": 1}, data="stdlib")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(RECIPES["small"], "summarize", few)  # type: ignore[arg-type]
+        patch.setitem(RECIPES["small"], "summarize", few)
         list(train_pair("summarize", folder / "runs" / "pairs" / "summarize"))
     return folder
 
