@@ -1,6 +1,42 @@
 """Speculative sampling (arXiv 2406.11016): a small draft model proposes tokens, a large target
 model verifies them.
 
+    import speculative
+
+    speculative.generate(target, draft, inputs)     # our decoding loop, for batches
+    speculative.stream(target, draft, inputs)       # the same, step by step
+    speculative.assisted(model)                     # our verification in transformers' own loop
+    speculative.verify(target_logits, draft_logits, draft_tokens)    # the operator alone
+
 `verification` has the operator and a glossary, `decoding` the loops around it, `tasks` trains and
 scores pairs of models, `experiments` holds the paper's claims against measurements.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from speculative.decoding.assisted import assisted
+    from speculative.decoding.decode import generate, stream
+    from speculative.decoding.sampling import Sampling
+    from speculative.verification.rules import Calibrated, Exact, Sigmoid
+    from speculative.verification.verify import verify
+
+__all__ = ["Calibrated", "Exact", "Sampling", "Sigmoid", "assisted", "generate", "stream", "verify"]
+_HOMES = {
+    "Calibrated": "verification.rules",
+    "Exact": "verification.rules",
+    "Sampling": "decoding.sampling",
+    "Sigmoid": "verification.rules",
+    "assisted": "decoding.assisted",
+    "generate": "decoding.decode",
+    "stream": "decoding.decode",
+    "verify": "verification.verify",
+}
+"""Where the public names are. They are imported when they are first used, since most need torch."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'speculative' has no attribute {name!r}")
+    return getattr(import_module(f"speculative.{_HOMES[name]}"), name)

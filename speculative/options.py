@@ -39,7 +39,7 @@ class Options:
     calibration_samples: int = 64
     """calibrated: how many training samples the method is fitted on."""
     temperature: float = 1.0
-    """Divides the logits of both models."""
+    """Divides the logits of both models. 0: greedy decoding, for methods exact and none."""
     top_k: int = 0
     """Sample among so many likeliest tokens. 0: all. 1: greedy decoding."""
     top_p: float = 1.0
@@ -79,9 +79,14 @@ class Options:
         if "{document}" not in self.prompt:
             raise InputError(f"--speculative.prompt {self.prompt!r}: must contain {{document}}")
         try:
-            self.sampling()
+            greedy = self.sampling().greedy
         except InputError as error:
             raise InputError(f"--speculative.{str(error).replace('_', '-', 1)}") from None
+        if greedy and self.method in ("sigmoid", "calibrated"):
+            raise InputError(
+                f"--speculative.method {self.method}: greedy decoding (temperature 0 or top-k 1) "
+                "compares tokens and approximates nothing; give exact or none"
+            )
 
     def sampling(self, **suppressed: tuple[int, ...]) -> Sampling:
         """How tokens are sampled.

@@ -10,6 +10,7 @@ from torch import Tensor
 from speculative.decoding.inputs import encoder_positions
 from speculative.decoding.sampling import Sampling, check_tokens
 from speculative.decoding.whisper import check_features, is_whisper
+from speculative.verification.rules import Exact, check_rule
 from speculative.verification.vocabulary import encoder_vocabulary, vocabulary
 from systems.schema import InputError
 
@@ -18,13 +19,21 @@ MASKS = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_
 
 
 def check_options(
-    target: Any, *, gamma: Any, max_new_tokens: Any, seed: Any, sampling: Any, end_token_ids: Any
+    target: Any,
+    *,
+    gamma: Any,
+    rule: Any,
+    max_new_tokens: Any,
+    do_sample: Any,
+    seed: Any,
+    sampling: Any,
+    end_token_ids: Any,
 ) -> None:
     """Refuse options that `generate` does not take.
 
     Raises:
-        InputError: an option is of another type or out of range, or names tokens that the target
-            does not have.
+        InputError: an option is of another type or out of range, names tokens that the target does
+            not have, or does not go with another.
     """
     for name, value in (("gamma", gamma), ("max_new_tokens", max_new_tokens)):
         if not isinstance(value, Integral) or value < 1:
@@ -34,6 +43,14 @@ def check_options(
     if not isinstance(sampling, Sampling):
         raise InputError(f"sampling {sampling!r}: give speculative.decoding.sampling.Sampling(...)")
     sampling.check(vocabulary(target))
+    if not isinstance(do_sample, bool):
+        raise InputError(f"do_sample {do_sample!r}: give True, or False for greedy decoding")
+    check_rule(rule)
+    if not isinstance(rule, Exact) and (sampling.greedy or not do_sample):
+        raise InputError(
+            f"rule {rule.name}: greedy decoding compares tokens, so that no rule is used; leave it "
+            "out, or sample with a temperature above 0"
+        )
     if end_token_ids is not None:
         check_tokens("end_token_ids", end_token_ids, vocabulary(target))
 

@@ -1,14 +1,16 @@
 """Puts our verification inside transformers' own assisted generation.
 
-    from speculative.decoding.assisted import assisted
+    import speculative
 
-    with assisted(model):  # or assisted(model, rule=Sigmoid())
+    with speculative.assisted(model) as statistics:  # or assisted(model, rule=Sigmoid())
         model.generate(**inputs, assistant_model=draft, do_sample=True)
+    statistics.acceptance_rate, statistics.accepted_by_position, statistics.target_steps
 
 Inside the context the model is of a subclass of its class, whose assisted decoding calls our
-verification. Nothing outside the model is changed. Decoder-only, T5-like and Whisper models work,
-with transformers 4.57 or newer. The loop stays transformers': batch 1, and a draft that stops when
-it is unsure, unless `draft.generation_config` says otherwise:
+verification when it samples, and counts what is accepted in any case. Greedy decoding compares
+tokens and stays transformers'. Nothing outside the model is changed. Decoder-only, T5-like and
+Whisper models work, with transformers 4.57 or newer. The loop stays transformers': batch 1, and a
+draft that stops when it is unsure, unless `draft.generation_config` says otherwise:
 
     draft.generation_config.update(
         num_assistant_tokens=4,                    # gamma
@@ -23,14 +25,15 @@ import contextlib
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from speculative.verification.rules import EXACT, Rule, check_rule
-from speculative.verification.status import LogitsError, explain
+from speculative.decoding.generation import Statistics
+from speculative.verification.rules import EXACT, Exact, Rule, check_rule
+from speculative.verification.status import TARGET_LOGITS, LogitsError, explain
 from speculative.verification.verify import verify
 from speculative.verification.vocabulary import vocabulary
 from systems.schema import InputError
@@ -40,28 +43,39 @@ REPLACED = "_speculative_sampling"
 REQUIRED = {"candidate_input_ids", "candidate_logits", "candidate_length", "new_logits"}
 OPTIONAL = {"is_done_candidate", "assistant_ensemble_weight"}
 """The arguments that the function has in all versions, and those that it has in some."""
-REFUSED = ("prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate", "use_mtp")
-"""The arguments of generate() that make drafts without logits, or leave assisted decoding."""
+REFUSED = {
+    "prompt_lookup_num_tokens": "drafts without a draft model",
+    "assistant_early_exit": "drafts with the target itself",
+    "use_mtp": "drafts with the target itself",
+    "custom_generate": "leaves assisted decoding",
+    "assistant_ensemble_weight": "mixes the draft into the target's distribution",
+    "guidance_scale": "keeps a state that rejected draft tokens would spoil",
+}
+"""The arguments of generate(), or entries of a generation config, that would go past our
+verification or that it does not have, with what they do."""
+NEUTRAL: dict[str, Any] = {"guidance_scale": 1}
+"""The values besides None and False that change nothing."""
 
 
 @contextlib.contextmanager
-def assisted(model: Any, *, rule: Rule = EXACT, seed: int | None = None) -> Iterator[Any]:
+def assisted(model: Any, *, rule: Rule = EXACT, seed: int | None = None) -> Iterator[Statistics]:
     """Let `model.generate(..., assistant_model=draft, do_sample=True)` verify with `verify`.
 
     Args:
         model: the target, a transformers model that can generate.
-        rule: when a draft token is accepted (`speculative.verification.rules`).
+        rule: when a draft token is accepted (`speculative.verification.rules`). Greedy decoding
+            compares tokens and takes the exact one only.
         seed: decides the random numbers of verification. None: the seed is drawn from torch's
             generator, so that `torch.manual_seed` decides all. The draft samples with that
             generator in any case.
 
     Yields:
-        The model.
+        How often draft tokens were accepted in all calls inside the context, as it grows.
 
     Raises:
         InputError: an option is out of range, or the model or the version of transformers does not
-            fit. Inside generate(): an option would leave our verification out, or the draft has
-            another vocabulary.
+            fit. Inside generate(): an option would leave our verification out or is not honoured by
+            it, or the draft has another vocabulary.
         LogitsError: inside generate(), if logits are NaN or infinite.
     """
     check_rule(rule)
@@ -78,9 +92,10 @@ def assisted(model: Any, *, rule: Rule = EXACT, seed: int | None = None) -> Iter
     if seed is None:
         seed = int(torch.randint(2**62, ()).item())
     decoding = _rebuilt(original, {REPLACED: _verifier(replaced, rule, seed)})
-    model.__class__ = _subclass(cls, decoding)
+    statistics = Statistics()
+    model.__class__ = _subclass(cls, decoding, rule, statistics)
     try:
-        yield model
+        yield statistics
     finally:
         model.__class__ = cls
 
@@ -98,15 +113,13 @@ def _verifier(
     if not REQUIRED <= names <= REQUIRED | OPTIONAL:
         raise InputError(
             f"this transformers' {REPLACED}({', '.join(signature.parameters)}) is unknown; "
-            "use speculative.decoding.decode.generate, or another version"
+            "use speculative.generate, or another version"
         )
     offset = 0  # how many places of the random numbers were used so far
 
     def verified(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
         nonlocal offset
         bound = signature.bind(*arguments, **named).arguments
-        if bound.get("assistant_ensemble_weight") is not None:
-            raise InputError("assistant_ensemble_weight: our verification has none; leave it out")
         gamma = bound["candidate_length"]
         draft_tokens = bound["candidate_input_ids"][:, -gamma:]
         target, draft = bound["new_logits"], bound["candidate_logits"]
@@ -138,33 +151,34 @@ def _rebuilt(function: Any, replacements: dict[str, Any]) -> Any:
     return rebuilt
 
 
-def _subclass(cls: type, decoding: Any) -> type:
-    """A subclass that decodes with `decoding` and refuses options that would go past it."""
+def _subclass(cls: type, decoding: Any, rule: Rule, statistics: Statistics) -> type:
+    """A subclass that decodes with `decoding`, counts what is accepted, and refuses options that
+    would go past our verification."""
     signature = inspect.signature(decoding)
 
-    # transformers reads the signatures of both methods to see which options are theirs.
+    # transformers reads the signatures of these methods to see which options are theirs.
     @functools.wraps(cls.generate)  # type: ignore[attr-defined]
     def generate(self: Any, *arguments: Any, **named: Any) -> Any:
-        for name in REFUSED:
-            if named.get(name):
-                raise InputError(f"{name}: not with our verification; give assistant_model alone")
+        _refuse(named)
         draft = named.get("assistant_model")
         if draft is None:
             raise InputError("generate: nothing to verify; give assistant_model=draft")
         if vocabulary(draft) != vocabulary(self):
             raise InputError(
                 f"assistant_model: has {vocabulary(draft)} tokens, the target {vocabulary(self)}; "
-                "transformers wants one vocabulary, speculative.decoding.decode.generate takes both"
+                "transformers wants one vocabulary, speculative.generate takes both"
             )
         return cls.generate(self, *arguments, **named)  # type: ignore[attr-defined]
 
     @functools.wraps(decoding)
     def _assisted_decoding(self: Any, *arguments: Any, **named: Any) -> Any:
         bound = signature.bind(self, *arguments, **named).arguments
-        if not bound["generation_config"].do_sample:
+        config = bound["generation_config"]
+        _refuse({name: getattr(config, name, None) for name in REFUSED})
+        if not config.do_sample and not isinstance(rule, Exact):
             raise InputError(
-                "do_sample=False: greedy decoding verifies nothing; give do_sample=True "
-                "(for Whisper also temperature=1.0)"
+                f"do_sample=False: greedy decoding compares tokens and has no rule {rule.name}; "
+                "give do_sample=True (for Whisper also temperature=1.0), or leave the rule out"
             )
         if bound.get("assistant_tokenizer") is not None:
             raise InputError(
@@ -172,5 +186,58 @@ def _subclass(cls: type, decoding: Any) -> type:
             )
         return decoding(self, *arguments, **named)
 
-    methods = {"generate": generate, "_assisted_decoding": _assisted_decoding}
+    @functools.wraps(cls._get_candidate_generator)  # type: ignore[attr-defined]
+    def _get_candidate_generator(self: Any, *arguments: Any, **named: Any) -> Any:
+        return _counted(
+            cls._get_candidate_generator(self, *arguments, **named),  # type: ignore[attr-defined]
+            statistics,
+        )
+
+    methods = {
+        "generate": generate,
+        "_assisted_decoding": _assisted_decoding,
+        "_get_candidate_generator": _get_candidate_generator,
+    }
     return type(cls.__name__, (cls,), {"__module__": cls.__module__, **methods})
+
+
+def _refuse(options: Mapping[str, Any]) -> None:
+    """Refuse options of generate() that our verification does not honour, with their names."""
+    for name, what in REFUSED.items():
+        value = options.get(name)
+        if value is not None and value is not False and value != NEUTRAL.get(name):
+            raise InputError(
+                f"{name}: {what}, which is not with our verification; leave it out and give "
+                "assistant_model alone"
+            )
+
+
+def _counted(generator: Any, statistics: Statistics) -> Any:
+    """transformers' object that makes drafts, which now also counts what becomes of them.
+
+    Raises:
+        LogitsError: from the object, if the token after the accepted ones was chosen by logits that
+            are at fault. Greedy decoding would not notice them.
+    """
+    get, update = generator.get_candidates, generator.update_candidate_strategy
+    before, drafted = 0, torch.empty(0)
+
+    def get_candidates(input_ids: Tensor, *arguments: Any, **named: Any) -> Any:
+        nonlocal before, drafted
+        candidates, logits = get(input_ids, *arguments, **named)
+        before = input_ids.shape[1]
+        drafted = candidates[0, before:]
+        return candidates, logits
+
+    def update_candidate_strategy(input_ids: Tensor, scores: Tensor, num_matches: Any) -> Any:
+        new = input_ids[0, before:]
+        count = min(len(new), len(drafted))
+        accepted = int((new[:count] == drafted[:count].to(new.device)).cumprod(0).sum())
+        statistics.count(new=len(new), proposed=len(drafted), accepted=accepted)
+        if not scores[0, : accepted + 1].amax(-1).isfinite().all():
+            raise LogitsError(explain(TARGET_LOGITS))
+        return update(input_ids, scores, num_matches)
+
+    generator.get_candidates = get_candidates
+    generator.update_candidate_strategy = update_candidate_strategy
+    return generator

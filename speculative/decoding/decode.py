@@ -1,16 +1,18 @@
 """Our decoding loop, which drafts and verifies batches whose sequences accept unevenly.
 
-    from speculative.decoding.decode import generate
+    import speculative
 
     inputs = tokenizer(texts, padding=True, return_tensors="pt")
-    generation = generate(target, draft, inputs, gamma=4, seed=7)
+    generation = speculative.generate(target, draft, inputs, gamma=4, seed=7)
 
-In a step (`speculative.decoding.step`) the draft proposes gamma tokens for every sequence, one
-forward pass of the target scores them all, and `verify` decides how many stay and which token
-follows. Then both models forget what was rejected, and sequences that have ended leave the batch.
-transformers' own loop with our verification is in `speculative.decoding.assisted`.
+    for new in speculative.stream(target, draft, inputs, do_sample=False):
+        ...  # a list of new tokens for every sequence, step after step
+
+The loop is in `speculative.decoding.stream`. transformers' own loop with our verification is in
+`speculative.decoding.assisted`.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,26 +21,25 @@ import torch
 from torch import Tensor
 
 from speculative.decoding.arguments import check_options, check_sequences, check_tensors
-from speculative.decoding.even_rows import Reader
-from speculative.decoding.generation import Generation, Phases, Record
+from speculative.decoding.generation import Generation
 from speculative.decoding.inputs import (
     check_names,
-    check_padding,
     check_pair,
     decoder_prompts,
     end_tokens,
+    paddings,
 )
-from speculative.decoding.reading import make_reader, reading
+from speculative.decoding.processors import Criterion, Processor, check_criteria, check_processors
 from speculative.decoding.sampling import Sampling
-from speculative.decoding.step import Observer, Settings, Step
+from speculative.decoding.step import Observer, Settings
+from speculative.decoding.stream import Stream
 from speculative.verification import philox
-from speculative.verification.rules import EXACT, Rule, check_rule
-from speculative.verification.status import LogitsError, explain
+from speculative.verification.rules import EXACT, Rule
 from speculative.verification.vocabulary import vocabulary
 from systems.modes import evaluating
+from systems.schema import InputError
 
 
-@torch.inference_mode()
 def generate(
     target: Any,
     draft: Any | None,
@@ -47,23 +48,33 @@ def generate(
     gamma: int = 4,
     rule: Rule = EXACT,
     max_new_tokens: int = 64,
+    do_sample: bool = True,
     sampling: Sampling | None = None,
+    logits_processor: Sequence[Processor] | None = None,
+    stopping_criteria: Sequence[Criterion] | None = None,
+    stop_strings: str | Sequence[str] | None = None,
+    tokenizer: Any | None = None,
+    streamer: Any | None = None,
     observe: Observer | None = None,
     seed: int = 0,
     requests: Sequence[int] | None = None,
     end_token_ids: Sequence[int] | None = None,
 ) -> Generation:
-    """Sample continuations from `target`, helped by `draft`.
+    """Decode continuations with `target`, helped by `draft`.
 
-    With the rule `Exact()` they are distributed as if sampled from the target alone, whatever the
-    draft; other rules are approximations (`speculative.verification.rules`). The tokens of a
-    request depend on the seed and its number, not on the batch around it, up to rounding in the
-    models. How a model is read, and how fast that is, depends on what it can do
+    Greedily they are the target's own greedy text. Sampled with the rule `Exact()` they are
+    distributed as if sampled from the target alone, whatever the draft; other rules are
+    approximations (`speculative.verification.rules`). The tokens of a request depend on the seed
+    and its number, not on the batch around it, up to rounding in the models and to processors that
+    look at padding. How a model is read, and how fast that is, depends on what it can do
     (`speculative.decoding.reading`).
+
+    What tokens are chosen by is said here. Of the target's generation config only the start and end
+    tokens are read.
 
     Args:
         target: a transformers causal or encoder-decoder model (T5, Whisper and the like) of any
-            floating dtype; float64 logits are rounded to float32 before tokens are sampled.
+            floating dtype; float64 logits are rounded to float32 before tokens are chosen.
         draft: a smaller one of the same kind and tokenizer; its vocabulary may be padded to another
             width (`speculative.verification.vocabulary`). None: the target decodes alone, one token
             a step.
@@ -71,9 +82,19 @@ def generate(
             `input_features`; `decoder_input_ids` may say what an encoder-decoder model's output
             starts with. Other names are refused.
         gamma: how many tokens the draft proposes a step; fewer where fewer are left to generate.
-        rule: when a draft token is accepted.
+        rule: when a draft token is accepted. Greedy decoding compares tokens and has no rule.
         max_new_tokens: longest continuation.
+        do_sample: False is greedy decoding, as `Sampling(temperature=0)` is.
         sampling: temperature, top-k, top-p; None: plain sampling.
+        logits_processor: transformers' logits processors, or functions like them, which change the
+            scores of both models (`speculative.decoding.processors`); top-k and top-p come after
+            them.
+        stopping_criteria: transformers' stopping criteria, or functions like them; the token after
+            which one is met is a sequence's last.
+        stop_strings: texts after which a sequence ends; they need `tokenizer`.
+        tokenizer: of the target, for `stop_strings`.
+        streamer: transformers' `TextStreamer` or another object with `put` and `end`: gets the
+            prompt, then the tokens of every step. One sequence only; `stream` is for batches.
         observe: is called with the logits and draft tokens of every step as they go into
             verification.
         seed: decides all random numbers, together with the requests.
@@ -88,140 +109,117 @@ def generate(
             them or that are not read, or a model that cannot be read exactly.
         LogitsError: NaN or infinite logits.
     """
+    steps = stream(
+        target,
+        draft,
+        inputs,
+        gamma=gamma,
+        rule=rule,
+        max_new_tokens=max_new_tokens,
+        do_sample=do_sample,
+        sampling=sampling,
+        logits_processor=logits_processor,
+        stopping_criteria=stopping_criteria,
+        stop_strings=stop_strings,
+        tokenizer=tokenizer,
+        observe=observe,
+        seed=seed,
+        requests=requests,
+        end_token_ids=end_token_ids,
+    )
+    if streamer is None:
+        for _ in steps:
+            pass
+    else:
+        _pass_on(steps, streamer)
+    return steps.generation
+
+
+def stream(
+    target: Any,
+    draft: Any | None,
+    inputs: Mapping[str, Tensor],
+    *,
+    gamma: int = 4,
+    rule: Rule = EXACT,
+    max_new_tokens: int = 64,
+    do_sample: bool = True,
+    sampling: Sampling | None = None,
+    logits_processor: Sequence[Processor] | None = None,
+    stopping_criteria: Sequence[Criterion] | None = None,
+    stop_strings: str | Sequence[str] | None = None,
+    tokenizer: Any | None = None,
+    observe: Observer | None = None,
+    seed: int = 0,
+    requests: Sequence[int] | None = None,
+    end_token_ids: Sequence[int] | None = None,
+) -> Stream:
+    """Decode like `generate`, whose options these are, and give the new tokens of every step.
+
+    All is checked before this returns; the models run when the first step is asked for.
+
+    Returns:
+        An iterator of lists [B] of new tokens, empty for sequences that have ended. Together they
+        are `generate`'s tokens; its `generation` has them with the statistics so far.
+    """
     sampling = Sampling() if sampling is None else sampling
     check_options(
         target,
         gamma=gamma,
+        rule=rule,
         max_new_tokens=max_new_tokens,
+        do_sample=do_sample,
         seed=seed,
         sampling=sampling,
         end_token_ids=end_token_ids,
     )
-    check_rule(rule)
     check_tensors(target, draft, inputs)
     check_names(target, inputs)
+    criteria = check_criteria(stopping_criteria, stop_strings, tokenizer)
+    with torch.inference_mode(), evaluating(target, *([] if draft is None else [draft])):
+        prompts = decoder_prompts(target, inputs)  # Whisper may run, to detect a language
+    check_sequences(target, draft, inputs, prompts, requests)
+    check_pair(target, draft, max(map(len, prompts)) + max_new_tokens)
     settings = Settings(
         gamma=gamma if draft is not None else 0,
         rule=rule,
-        sampling=sampling,
+        sampling=sampling if do_sample else dataclasses.replace(sampling, temperature=0.0),
+        processors=check_processors(logits_processor, len(prompts)),
+        criteria=criteria,
         observe=observe,
         limit=max_new_tokens,
         ends=frozenset(end_tokens(target) if end_token_ids is None else end_token_ids),
         vocabulary=vocabulary(target),
     )
-    with evaluating(target, *([] if draft is None else [draft])):
-        prompts = decoder_prompts(target, inputs)
-        check_sequences(target, draft, inputs, prompts, requests)
-        check_pair(target, draft, max(map(len, prompts)) + max_new_tokens)
-        numbers = list(range(len(prompts)) if requests is None else requests)
-        seeds = [_request_seed(seed, number) for number in numbers]
-        return _decode(settings, target, draft, dict(inputs), prompts, seeds)
-
-
-def _decode(
-    settings: Settings,
-    target: Any,
-    draft: Any | None,
-    inputs: dict[str, Tensor],
-    prompts: list[list[int]],
-    seeds: list[int],
-) -> Generation:
-    """Take step after step until all sequences have ended."""
-    device = target.device
-    inputs = {name: x.to(device) for name, x in inputs.items()}
-    phases = Phases(device)
-    lengths = [len(prompt) for prompt in prompts]
-    text_lengths = range(min(lengths), max(lengths) + settings.limit + settings.gamma + 1)
-    target_reader = make_reader(
-        target, inputs, len(prompts), text_lengths=text_lengths, ahead=settings.gamma
+    numbers = list(range(len(prompts)) if requests is None else requests)
+    return Stream(
+        settings,
+        target,
+        draft,
+        dict(inputs),
+        prompts,
+        paddings(target, inputs, len(prompts)),
+        [_request_seed(seed, number) for number in numbers],
     )
-    misplaced = reading(target, inputs).misplaced
-    phases.mark("target")
-    draft_reader = None
-    if draft is not None:
-        draft_reader = make_reader(draft, inputs, len(prompts), text_lengths=text_lengths, ahead=0)
-    phases.mark("draft")
-
-    outputs: list[list[int]] = [[] for _ in prompts]
-    active = list(range(len(prompts)))  # the sequences that have not ended; row i is active[i]
-    record = Record()
-    while active:
-        histories = [prompts[i] + outputs[i] for i in active]
-        check_padding(target, misplaced, histories)
-        step = Step(
-            settings=settings,
-            gamma=min(settings.gamma, settings.limit - min(len(outputs[i]) for i in active)),
-            target=target_reader,
-            draft=draft_reader,
-            histories=histories,
-            seeds=torch.tensor([seeds[i] for i in active], device=device),
-            offsets=torch.tensor([len(outputs[i]) for i in active], device=device),
-            begins=not any(outputs[i] for i in active),
-            phases=phases,
-        )
-        for i, row in zip(active, step.decide(), strict=True):
-            record += _take(settings, i, outputs[i], row)
-
-        # Sequences that have ended leave the batch; the others forget the rejected draft tokens.
-        rows = [row for row, i in enumerate(active) if not _has_ended(outputs[i], settings)]
-        kept = [len(prompts[i]) + len(outputs[i]) for i in active]
-        active = [active[row] for row in rows]
-        if active:
-            target_reader = _go_back(target_reader, rows, kept, behind=1)
-            if draft_reader is not None:
-                draft_reader = _go_back(draft_reader, rows, kept, behind=2)
-        phases.mark("rest")
-    return Generation(outputs, record + phases.record())
 
 
-def _take(settings: Settings, sequence: int, output: list[int], row: list[int]) -> Record:
-    """Add to `output` the tokens that a step gave this sequence.
-
-    Args:
-        row: the sequence's row of `Step.decide`.
+def _pass_on(steps: Stream, streamer: Any) -> None:
+    """Give the prompt and then the tokens of every step to a streamer of transformers.
 
     Raises:
-        LogitsError: the step gave no token.
+        InputError: there are several sequences, or it is no streamer.
     """
-    accepted, next_token, status, *draft_tokens = row
-    if status:
-        raise LogitsError(f"sequence {sequence}, token {len(output)}: {explain(status)}")
-    new = _until_end([*draft_tokens[:accepted], next_token], settings.ends)
-    new = new[: settings.limit - len(output)]
-    output += new
-    return Record(
-        new_tokens=len(new),
-        target_steps=1,
-        tested=min(len(new), settings.gamma),
-        accepted=min(len(new), accepted),
-    )
-
-
-def _go_back(model: Reader, rows: list[int], kept: list[int], *, behind: int) -> Reader:
-    """Let a model forget the rows that have ended, and the rejected draft tokens of the others.
-
-    Args:
-        rows: the rows that go on.
-        kept: the length of every row's text, those that have ended too.
-        behind: how many of the last tokens the model shall not have read. That is 1 for the target,
-            which has not read the next token. The draft has not read its own last token either if
-            all were accepted, so it reads two again in any case, and rows stay of one width.
-    """
-    if len(rows) < len(kept):
-        model = model.select(rows)
-    model.rewind([kept[row] - behind for row in rows])
-    return model
-
-
-def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
-    """The tokens up to the first that ends a sequence, this one included."""
-    first = next((n for n, token in enumerate(tokens) if token in ends), len(tokens))
-    return tokens[: first + 1]
-
-
-def _has_ended(output: list[int], settings: Settings) -> bool:
-    """Whether a sequence has reached its limit or generated an end token."""
-    return len(output) >= settings.limit or output[-1] in settings.ends
+    if len(steps.prompts) != 1:
+        raise InputError(
+            f"streamer: takes one sequence, there are {len(steps.prompts)}; read them from "
+            "speculative.stream(...)"
+        )
+    if not hasattr(streamer, "put") or not hasattr(streamer, "end"):
+        raise InputError(f"streamer {streamer!r}: give an object with put and end")
+    streamer.put(torch.tensor(steps.prompts))
+    for (new,) in steps:
+        streamer.put(torch.tensor(new))
+    streamer.end()
 
 
 def _request_seed(seed: int, request: int) -> int:

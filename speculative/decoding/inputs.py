@@ -22,7 +22,8 @@ def check_pair(target: Any, draft: Any | None, longest: int) -> None:
     """Refuse models that cannot work together.
 
     Args:
-        longest: how many tokens the longest prompt and its output have together.
+        longest: how many tokens the longest prompt and its output have together. Nothing follows
+            the last one, so no model reads it, and it needs no position.
 
     Raises:
         InputError: the models are of different kinds or on different devices, or one has too few
@@ -30,10 +31,10 @@ def check_pair(target: Any, draft: Any | None, longest: int) -> None:
     """
     for name, model in (("target", target), ("draft", draft)):
         limit = None if model is None else positions(model)
-        if limit is not None and longest > limit:
+        if limit is not None and longest - 1 > limit:
             raise InputError(
-                f"{name}: prompt and max_new_tokens make {longest} tokens; "
-                f"it has {limit} positions; shorten one"
+                f"{name}: prompt and max_new_tokens make {longest} tokens, of which all but the "
+                f"last are read; it has {limit} positions; shorten one"
             )
     if draft is None:
         return
@@ -105,6 +106,17 @@ def decoder_prompts(model: Any, inputs: Mapping[str, Tensor]) -> list[list[int]]
     return [[start] for _ in range(len(inputs[name]))]
 
 
+def paddings(model: Any, inputs: Mapping[str, Tensor], count: int) -> list[list[int]]:
+    """The padding of every prompt, whichever side it was on: `count` lists of tokens, all of which
+    make up the width of the batch together with the prompts."""
+    encoder_decoder = model.config.is_encoder_decoder
+    name, mask = DECODER_INPUTS if encoder_decoder else ("input_ids", "attention_mask")
+    if name not in inputs:
+        return [[] for _ in range(count)]
+    real = _real(inputs, name, mask)
+    return [row[~keep].clamp(min=0).tolist() for row, keep in zip(inputs[name], real, strict=True)]
+
+
 def end_tokens(model: Any) -> tuple[int, ...]:
     """The tokens that end a sequence, as the model's generation config says; there may be none."""
     ends = model.generation_config.eos_token_id
@@ -154,10 +166,14 @@ def _unpadded(inputs: Mapping[str, Tensor], name: str, mask_name: str) -> list[l
     """
     if name not in inputs:
         raise InputError(f"inputs have {', '.join(inputs) or 'nothing'}; this model needs {name}")
-    tokens = inputs[name]
-    mask = inputs.get(mask_name)
-    kept = tokens >= 0 if mask is None else mask.bool()
-    prompts = [row[real].tolist() for row, real in zip(tokens, kept, strict=True)]
+    real = _real(inputs, name, mask_name)
+    prompts = [row[keep].tolist() for row, keep in zip(inputs[name], real, strict=True)]
     if not prompts or not all(prompts):
         raise InputError(f"{name}: a prompt is empty; give a token at least")
     return prompts
+
+
+def _real(inputs: Mapping[str, Tensor], name: str, mask_name: str) -> Tensor:
+    """Which tokens of an input are no padding, bool [B, T]."""
+    mask = inputs.get(mask_name)
+    return inputs[name] >= 0 if mask is None else mask.bool()

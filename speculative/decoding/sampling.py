@@ -24,10 +24,10 @@ class Sampling:
     """
 
     temperature: float = 1.0
-    """Divides the logits."""
+    """Divides the logits. 0: greedy decoding, torch.argmax of the logits."""
     top_k: int = 0
     """How many of the likeliest tokens may be sampled; among equally likely ones those with the
-    lower number come first. 0: all. 1: greedy decoding, torch.argmax of the logits."""
+    lower number come first. 0: all. 1: greedy decoding."""
     top_p: float = 1.0
     """Only the fewest likeliest tokens that have this much probability together may be sampled,
     chosen among equally likely ones as for `top_k`. 1: all."""
@@ -41,10 +41,9 @@ class Sampling:
             value = getattr(self, name)
             if not isinstance(value, Real):
                 raise InputError(f"{name} {value!r}: give a number")
-        if not 0 < self.temperature < math.inf:
+        if not 0 <= self.temperature < math.inf:
             raise InputError(
-                f"temperature {self.temperature:g}: give more than 0; for greedy decoding give "
-                "top_k 1, which always takes the likeliest token"
+                f"temperature {self.temperature:g}: give more than 0, or 0 for greedy decoding"
             )
         if not isinstance(self.top_k, Integral) or self.top_k < 0:
             raise InputError(f"top_k {self.top_k!r}: give 1 or more, or 0 for all tokens")
@@ -62,11 +61,16 @@ class Sampling:
         for name in ("suppressed", "begin_suppressed"):
             check_tokens(name, getattr(self, name), vocabulary)
 
-    def restrict(self, logits: "Tensor", *, begins: bool = False) -> "Tensor":
-        """The logits with -inf for tokens that may not be sampled, not divided by the temperature.
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken; nothing is left to chance then."""
+        return self.temperature == 0 or self.top_k == 1
+
+    def suppress(self, logits: "Tensor", *, begins: bool = False) -> "Tensor":
+        """The logits with -inf for the suppressed tokens.
 
         Args:
-            logits: floating point [B, T, V]. A row that holds NaN still holds NaN afterwards.
+            logits: floating point [B, T, V].
             begins: whether position 0 of T is the first of the generated text.
 
         Raises:
@@ -78,9 +82,19 @@ class Sampling:
             logits[..., list(self.suppressed)] = -math.inf
             if begins:
                 logits[:, 0, list(self.begin_suppressed)] = -math.inf
-        if 0 < self.top_k < logits.shape[-1]:
-            logits = _likeliest(logits, self.top_k)
-        if self.top_p < 1:
+        return logits
+
+    def limit(self, logits: "Tensor") -> "Tensor":
+        """The logits with -inf for tokens that temperature 0, top-k or top-p leave out. They are
+        not divided by the temperature.
+
+        Args:
+            logits: floating point [B, T, V]. A row that holds NaN still holds NaN afterwards.
+        """
+        top_k = 1 if self.greedy else self.top_k
+        if 0 < top_k < logits.shape[-1]:
+            logits = _likeliest(logits, top_k)
+        if self.top_p < 1 and not self.greedy:
             logits = _most_probable(logits, self.top_p, self.temperature)
         return logits
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from speculative.decoding.even_rows import Reader
 from speculative.decoding.generation import Phases
+from speculative.decoding.greedy import likeliest, match
+from speculative.decoding.processors import Criterion, Processor, processed
 from speculative.decoding.sampling import Sampling
 from speculative.verification import philox
 from speculative.verification.rules import Rule
@@ -26,6 +28,8 @@ class Settings:
     """Draft tokens a step; 0 without a draft."""
     rule: Rule
     sampling: Sampling
+    processors: tuple[Processor, ...]
+    criteria: tuple[Criterion, ...]
     observe: Observer | None
     limit: int
     """The most tokens that a sequence generates."""
@@ -46,6 +50,8 @@ class Step:
     draft: Reader | None
     histories: list[list[int]]
     """Every row's prompt and the tokens generated so far."""
+    texts: list[list[int]]
+    """The same behind the padding of the prompt, as processors see it; empty without processors."""
     seeds: Tensor
     """A seed for every row, int64 [B]."""
     offsets: Tensor
@@ -59,38 +65,53 @@ class Step:
         """For every row: accepted, next token and status, then the draft tokens (-1 where none
         could be sampled)."""
         draft_tokens = self.seeds.new_empty(len(self.seeds), 0)
+        draft_logits: list[Tensor] = []
         if self.draft is not None:
             draft_tokens, draft_logits = self._propose(self.draft)
             self.phases.mark("draft")
         logits = self._score(draft_tokens)
-        if self.draft is None:
-            token = self._sample(logits[:, 0], self.offsets, philox.NEXT)
+        if self.settings.observe is not None and draft_logits:
+            self.settings.observe(*_alike(logits, draft_logits), draft_tokens)
+        if self.settings.sampling.greedy:
+            decided = match(logits, draft_tokens)
+        elif not draft_logits:
+            token = self._choose(logits[:, 0], self.offsets, philox.NEXT)
             decided = [torch.zeros_like(token), token, (token < 0).long()]
         else:
-            decided = self._verify(logits, draft_logits, draft_tokens)
+            decided = list(
+                verify(
+                    *_alike(logits, draft_logits),
+                    draft_tokens,
+                    rule=self.settings.rule,
+                    temperature=self.settings.sampling.temperature,
+                    seed=self.seeds,
+                    offset=self.offsets,
+                )
+            )
         rows: list[list[int]] = torch.cat([torch.stack(decided, 1), draft_tokens], 1).tolist()
         self.phases.mark("verify")
         return rows
 
-    def _propose(self, draft: Reader) -> tuple[Tensor, Tensor]:
-        """Sample gamma draft tokens, one after the other.
+    def _propose(self, draft: Reader) -> tuple[Tensor, list[Tensor]]:
+        """Choose gamma draft tokens, one after the other.
 
         Returns:
-            Draft tokens int64 [B, G], -1 where the draft's logits are at fault, and the logits
-            [B, G, V] that they were sampled from.
+            Draft tokens int64 [B, G], -1 where the draft's logits are at fault, and for each of
+            them the logits [B, 1, V] that it was chosen by.
         """
-        tokens, rows = [], []
+        tokens = self.seeds.new_empty(len(self.seeds), 0)
+        rows = []
         unread, counts = _unread(draft, self.histories)
         unread = unread.to(self.seeds.device)
         for t in range(self.gamma):
             logits = _narrowed(draft.read(unread, counts, keep=1))
             logits = fitted(logits, self.settings.vocabulary)
-            logits = self.settings.sampling.restrict(logits, begins=self.begins and t == 0)
-            token = self._sample(logits[:, 0], self.offsets + t, philox.DRAFT)
-            tokens.append(token)
+            logits = self._usable(logits, tokens, begins=self.begins and t == 0)
+            token = self._choose(logits[:, 0], self.offsets + t, philox.DRAFT)
             rows.append(logits)
+            tokens = torch.cat([tokens, token[:, None]], 1)
             unread, counts = token.clamp(min=0)[:, None], [1] * len(counts)
-        return torch.stack(tokens, 1), torch.cat(rows, 1)
+        return tokens, rows
 
     def _score(self, draft_tokens: Tensor) -> Tensor:
         """The target's logits [B, G + 1, V] for the draft tokens and the token after them, from one
@@ -100,32 +121,39 @@ class Step:
         counts = [count + self.gamma for count in counts]
         logits = _narrowed(self.target.read(tokens, counts, keep=self.gamma + 1))
         self.phases.mark("target")
-        logits = self.settings.sampling.restrict(logits, begins=self.begins)
+        logits = self._usable(logits, draft_tokens, begins=self.begins)
         self.phases.mark("rest")
         return logits
 
-    def _verify(self, logits: Tensor, draft_logits: Tensor, draft_tokens: Tensor) -> list[Tensor]:
-        """Accepted, next token and status, int64 [B] each."""
-        common = torch.promote_types(logits.dtype, draft_logits.dtype)
-        case = logits.to(common), draft_logits.to(common), draft_tokens
-        if self.settings.observe is not None:
-            self.settings.observe(*case)
-        return list(
-            verify(
-                *case,
-                rule=self.settings.rule,
-                temperature=self.settings.sampling.temperature,
-                seed=self.seeds,
-                offset=self.offsets,
-            )
-        )
+    def _usable(self, logits: Tensor, draft_tokens: Tensor, *, begins: bool) -> Tensor:
+        """What tokens are chosen by: logits [B, T, V] after suppression, the processors, and the
+        limits of sampling, in transformers' order.
 
-    def _sample(self, logits: Tensor, offset: Tensor, stream: int) -> Tensor:
-        """A token int64 [B] from logits [B, V], at this place of the rows' random numbers."""
+        Args:
+            draft_tokens: those before the last of the T places, int64 [B, D].
+            begins: whether the first of the T places is the first of the generated text.
+        """
+        settings = self.settings
+        logits = settings.sampling.suppress(logits, begins=begins)
+        logits = processed(settings.processors, logits, self.texts, draft_tokens)
+        return logits if settings.sampling.greedy else settings.sampling.limit(logits)
+
+    def _choose(self, logits: Tensor, offset: Tensor, stream: int) -> Tensor:
+        """A token int64 [B] from logits [B, V], at this place of the rows' random numbers; -1 for a
+        row at fault."""
+        if self.settings.sampling.greedy:
+            return likeliest(logits)
         temperature = self.settings.sampling.temperature
         return sample(
             logits, temperature=temperature, seed=self.seeds, offset=offset, stream=stream
         )
+
+
+def _alike(logits: Tensor, draft_logits: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The target's logits [B, G + 1, V] and the draft's [B, G, V], of one dtype."""
+    together = torch.cat(draft_logits, 1)
+    common = torch.promote_types(logits.dtype, together.dtype)
+    return logits.to(common), together.to(common)
 
 
 def _narrowed(logits: Tensor) -> Tensor:

@@ -38,8 +38,8 @@ def continuations(
                 logits = model(**given, decoder_input_ids=tokens).logits
             else:
                 logits = model(input_ids=tokens).logits
-            kept = sampling.restrict(logits[:, -1:], begins=position == 0)
-            row = (kept[0, 0].double() / sampling.temperature).softmax(-1).tolist()
+            kept = sampling.limit(sampling.suppress(logits[:, -1:], begins=position == 0))
+            row = (kept[0, 0].double() / (sampling.temperature or 1.0)).softmax(-1).tolist()
             for token, p in enumerate(row):
                 into = ended if token == end else grown
                 if p > 0:

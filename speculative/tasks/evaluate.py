@@ -37,11 +37,12 @@ def evaluate(
         device: where the models are; None: the CPU.
 
     Returns:
-        A table whose keys name units: acceptance_rate (None without a draft),
-        tokens_per_target_step, tokens_per_s, new_tokens, samples, draft_s, target_s, verify_s,
-        rest_s and total_s; the task's scores, each a table of value, low and high (95 %, bootstrap
-        over samples): rouge_1, rouge_2 and rouge_l, or word_error_rate; the parameters of both
-        models; the calibration (None with other methods); and examples.
+        A table whose keys name units: acceptance_rate (None without a draft), the same by a draft
+        token's position in its step, tokens_per_target_step, tokens_per_s, new_tokens, samples,
+        draft_s, target_s, verify_s, rest_s and total_s; the task's scores, each a table of value,
+        low and high (95 %, bootstrap over samples): rouge_1, rouge_2 and rouge_l, or
+        word_error_rate; the parameters of both models; the calibration (None with other methods);
+        and examples.
 
     Raises:
         InputError: models or data are missing, or do not fit each other.
@@ -145,10 +146,11 @@ def _samples(options: Options, target: Any, split: Split) -> Summaries | Transcr
     return kind(options, target, split)
 
 
-def _metrics(record: Record) -> dict[str, float | None]:
+def _metrics(record: Record) -> dict[str, Any]:
     """The part of the metrics that comes from decoding alone."""
     return {
         "acceptance_rate": record.acceptance_rate,
+        "acceptance_rate_by_position": record.acceptance_rate_by_position,
         "tokens_per_target_step": record.tokens_per_target_step,
         "tokens_per_s": record.new_tokens / record.total_s,
         "new_tokens": record.new_tokens,

@@ -1,5 +1,6 @@
 """Tiny transformers models with random weights, large enough to disagree."""
 
+import copy
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from speculative.experiments.enumeration import tiny_llama
 KINDS = ("llama", "gpt2", "t5", "whisper")
 
 
-def make(kind: str, *, seed: int, vocabulary: int = 16, deviation: float = 1.2) -> Any:
+def make(kind: str, seed: int, *, vocabulary: int = 16, deviation: float = 1.2) -> Any:
     """A model of one kind whose logits have about this standard deviation."""
     torch.manual_seed(seed)
     build = {"llama": _llama, "gpt2": _gpt2, "t5": _t5, "whisper": _whisper}[kind]
@@ -107,3 +108,22 @@ def inputs(
 def rows(given: dict[str, torch.Tensor], index: list[int]) -> dict[str, torch.Tensor]:
     """Some sequences of the inputs."""
     return {name: x[index] for name, x in given.items()}
+
+
+def padded_right(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same inputs, padded on the right."""
+    flipped = {name: x.clone() for name, x in given.items()}
+    for row, n in enumerate(given["attention_mask"].sum(1).tolist()):
+        for name, x in given.items():
+            flipped[name][row] = x[row].roll(n)
+    return flipped
+
+
+def with_positions(model: Any, count: int) -> Any:
+    """The same GPT-2 or Whisper, with no more positions than that."""
+    cut = copy.deepcopy(model)
+    base = cut.base_model
+    places = base.decoder.embed_positions if cut.config.is_encoder_decoder else base.wpe
+    places.weight.data = places.weight.data[:count].clone()
+    cut.config.max_position_embeddings = cut.config.max_target_positions = count
+    return cut

@@ -1,3 +1,4 @@
+import copy
 from typing import Any
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 pytest.importorskip("transformers")
 
 from speculative.decoding.assisted import assisted
+from speculative.decoding.decode import generate
 from speculative.decoding.inputs import decoder_prompts
 from speculative.experiments.enumeration import continuations, draft_always, p_value
 from speculative.verification.rules import Sigmoid
@@ -78,8 +80,7 @@ def test_our_verification_is_called_and_nothing_stays(
 
     monkeypatch.setattr("speculative.decoding.assisted.verify", spy)
     torch.manual_seed(0)
-    with assisted(target) as same:
-        assert same is target
+    with assisted(target):
         assert isinstance(target, cls)
         outputs = many(target, draft, one(kind), samples=3)
     assert calls
@@ -114,9 +115,13 @@ def test_bad_logits_end_the_run() -> None:
     ("options", "message"),
     [
         ({}, "give assistant_model"),
-        ({"assistant_model": "draft", "do_sample": False}, "do_sample=False"),
-        ({"prompt_lookup_num_tokens": 2}, "prompt_lookup_num_tokens: not with"),
-        ({"custom_generate": "mine"}, "custom_generate: not with"),
+        ({"prompt_lookup_num_tokens": 2}, "prompt_lookup_num_tokens: drafts without"),
+        ({"custom_generate": "mine"}, "custom_generate: leaves"),
+        (
+            {"assistant_model": "draft", "assistant_ensemble_weight": 0.5},
+            "assistant_ensemble_weight: mixes",
+        ),
+        ({"assistant_model": "draft", "guidance_scale": 1.5}, "guidance_scale: keeps"),
     ],
 )
 def test_refused_options(options: dict[str, Any], message: str) -> None:
@@ -125,6 +130,58 @@ def test_refused_options(options: dict[str, Any], message: str) -> None:
         options = {**options, "assistant_model": draft}
     with assisted(target), pytest.raises(InputError, match=message):
         target.generate(**one("llama"), **options, max_new_tokens=LENGTH)
+
+
+def test_an_option_in_a_generation_config_is_refused_too() -> None:
+    target, draft = pair("llama")
+    target.generation_config.guidance_scale = 1.5
+    for do_sample in (True, False):
+        with assisted(target), pytest.raises(InputError, match="guidance_scale: keeps"):
+            target.generate(**one("llama"), assistant_model=draft, do_sample=do_sample)
+
+
+@pytest.mark.parametrize("kind", models.KINDS)
+def test_greedy_calls_are_counted(kind: str) -> None:
+    target, draft = pair(kind, vocabulary=16)
+    given = one(kind, vocabulary=16)
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 12}
+    alone = target.generate(**given, **options)
+    with assisted(target) as statistics:
+        assert target.generate(**given, assistant_model=draft, **options).equal(alone)
+    assert statistics.new_tokens == 12
+    # transformers' draft leaves the last token to the target
+    assert 0 <= statistics.target_steps - statistics.tested_by_position[0] <= 1
+    ours = generate(target, draft, given, gamma=2, max_new_tokens=12, do_sample=False).record
+    assert statistics.accepted <= ours.accepted <= statistics.accepted + 1
+    same = copy.deepcopy(target)
+    draft_always(same, gamma=2)
+    with assisted(target) as statistics:
+        target.generate(**given, assistant_model=same, **options)
+    assert statistics.acceptance_rate_by_position == [1, 1]
+    assert statistics.target_steps == 4
+    with (
+        assisted(target, rule=Sigmoid()),
+        pytest.raises(InputError, match=r"do_sample=False: .* no rule sigmoid"),
+    ):
+        target.generate(**given, assistant_model=draft, **options)
+
+
+def test_statistics_of_sampled_calls_add_up() -> None:
+    target, draft = pair("llama", vocabulary=16)
+    torch.manual_seed(0)
+    with assisted(target) as statistics:
+        outputs = many(target, draft, one("llama", vocabulary=16), samples=5)
+    assert statistics.new_tokens == sum(map(len, outputs)) == 5 * LENGTH
+    assert statistics.proposed >= statistics.tested >= statistics.accepted
+    assert statistics.new_tokens == statistics.target_steps + statistics.accepted
+    assert len(statistics.acceptance_rate_by_position) == len(statistics.tested_by_position)
+
+
+def test_bad_logits_end_a_greedy_run_too() -> None:
+    target, draft = pair("llama")
+    target.lm_head.weight.data[1] = float("nan")
+    with assisted(target), pytest.raises(LogitsError, match="target's logits"):
+        target.generate(**one("llama"), assistant_model=draft, do_sample=False)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +196,7 @@ def test_options_are_refused_at_once(options: dict[str, Any], message: str) -> N
 
 def test_a_draft_of_another_vocabulary_is_sent_to_our_own_loop() -> None:
     target, draft = pair("llama")[0], models.make("llama", seed=2, vocabulary=4)
-    message = "assistant_model: has 4 tokens, the target 3; .* speculative.decoding.decode.generate"
+    message = "assistant_model: has 4 tokens, the target 3; .* speculative.generate"
     with assisted(target), pytest.raises(InputError, match=message):
         target.generate(**one("llama"), assistant_model=draft, do_sample=True)
 

@@ -16,7 +16,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 def kept(logits: torch.Tensor, **options: Any) -> list[list[int]]:
     """Tokens of every row that are left; their logits are what they were."""
-    restricted = Sampling(**options).restrict(logits[:, None])[:, 0]
+    restricted = Sampling(**options).limit(logits[:, None])[:, 0]
     left = restricted > -INF
     assert torch.equal(restricted[left], logits[left])
     return [row.nonzero()[:, 0].tolist() for row in left]
@@ -46,6 +46,7 @@ def test_one_token_is_argmax_wherever_it_is_tied() -> None:
     assert ((logits == logits.amax(-1, keepdim=True)).sum(-1) > 1).any()
     assert kept(logits, top_k=1) == logits.argmax(-1)[:, None].tolist()
     assert kept(torch.zeros(2, 7), top_k=1) == [[0], [0]]
+    assert kept(torch.zeros(2, 7), temperature=0, top_p=0.1) == [[0], [0]]
 
 
 @given(st.integers(0, 10**6), st.floats(0.01, 1), st.floats(0.2, 5))
@@ -78,7 +79,7 @@ def test_equal_tokens_share_no_more_than_p() -> None:
 def test_faults_stay_visible(options: dict[str, Any]) -> None:
     logits = torch.zeros(4, 1, 5)
     logits[0, 0, 3], logits[1, 0, 1], logits[2] = torch.nan, INF, -INF
-    found = Sampling(**options).restrict(logits)[:, 0]
+    found = Sampling(**options).limit(logits)[:, 0]
     assert found[0].isnan().any()
     assert found[1, 1] == INF
     assert (found[2] == -INF).all()
@@ -88,15 +89,14 @@ def test_faults_stay_visible(options: dict[str, Any]) -> None:
 def test_suppressed_tokens_are_no_candidates() -> None:
     logits = torch.tensor([[[5.0, 4, 3, 2], [5, 4, 3, 2]]])
     sampling = Sampling(top_k=2, suppressed=(0,), begin_suppressed=(1,))
-    found = sampling.restrict(logits, begins=True) > -INF
+    found = sampling.limit(sampling.suppress(logits, begins=True)) > -INF
     assert found.tolist() == [[[False, False, True, True], [False, True, True, False]]]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "temperature 0: give more than 0; for greedy .* top_k 1"),
-        ({"temperature": -1}, "temperature -1: give"),
+        ({"temperature": -1}, "temperature -1: give more than 0, or 0 for greedy decoding"),
         ({"temperature": float("nan")}, "temperature nan: give"),
         ({"temperature": INF}, "temperature inf: give"),
         ({"temperature": "1"}, "temperature '1': give a number"),
@@ -125,4 +125,4 @@ def test_bad_sampling(options: dict[str, Any], message: str) -> None:
 def test_tokens_outside_the_vocabulary_are_refused(name: str, token: int) -> None:
     sampling = Sampling(**{name: (3, token)})  # type: ignore[arg-type]
     with pytest.raises(InputError, match=rf"^{name}: token {token} is outside .* give 0 to 3$"):
-        sampling.restrict(torch.zeros(1, 1, 4))
+        sampling.suppress(torch.zeros(1, 1, 4))

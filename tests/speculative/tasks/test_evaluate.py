@@ -76,6 +76,10 @@ def test_train_and_evaluate(
     fitted = evaluate(near, seed=3)["calibration"]
     assert set(fitted) == {"intercept", "target_slope", "draft_slope"}
     assert metrics["calibration"] is None
+    assert metrics["acceptance_rate_by_position"][0] > 0
+    greedy = dataclasses.replace(options, temperature=0.0)
+    examples = evaluate(greedy, seed=3)["examples"]
+    assert evaluate(dataclasses.replace(greedy, method="none"))["examples"] == examples
     alone = evaluate(dataclasses.replace(options, method="none", draft="nowhere"), seed=3)
     assert alone["acceptance_rate"] is None
     assert alone["draft_s"] < alone["target_s"]
@@ -123,7 +127,9 @@ def test_a_checkpoint_of_a_training_runs_no_code(data: dict[Task, str], tmp_path
         ({"gamma": 0}, "--speculative.gamma 0: give 1"),
         ({"max_new_tokens": 0}, "--speculative.max-new-tokens 0"),
         ({"alpha": 2.0, "beta": 1.0}, "--speculative.alpha 2: give less"),
-        ({"temperature": 0.0}, "--speculative.temperature 0: give more"),
+        ({"temperature": -1.0}, "--speculative.temperature -1: give more"),
+        ({"temperature": 0.0, "method": "sigmoid"}, "--speculative.method sigmoid: greedy"),
+        ({"top_k": 1, "method": "calibrated"}, "--speculative.method calibrated: greedy"),
         ({"top_p": 2.0}, "--speculative.top-p 2: give more"),
         ({"top_k": -1}, "--speculative.top-k -1: give 1"),
         ({"caution": 0.0}, "--speculative.caution 0: give more"),
