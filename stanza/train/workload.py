@@ -17,7 +17,6 @@ from stanza.models import build_model, is_own
 from stanza.models.inception import InceptionOutputs
 from stanza.options import CROSS_ENTROPY, Options
 from stanza.train.data import data_for
-from stanza.train.dataset import Data, Split
 from stanza.train.optimization import (
     check as check_optimization,
     loss_of,
@@ -30,6 +29,7 @@ from stanza.workers.exchange import trainable
 from stanza.workers.loss import Loss, check_outputs, summed
 from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory
 from stanza.workers.targets import check_targets
+from systems.data.dataset import Data, Split
 from systems.modes import evaluating
 from systems.schema import InputError
 

@@ -17,9 +17,9 @@ from stanza.models import ARCHITECTURES, Architecture, build_model
 from stanza.models.inception import InceptionOutputs
 from stanza.options import Options
 from stanza.train.data import open_data
-from stanza.train.dataset import Split
 from stanza.train.workload import accuracy, real_workload
 from stanza.workers.loss import AUXILIARY_WEIGHT, check_outputs, loss_sum
+from systems.data.dataset import Split
 from systems.schema import InputError
 
 LOGITS = torch.tensor([[0.0, math.log(3)], [math.log(7), 0.0]])
