@@ -92,6 +92,9 @@ class Simulated:
 class NoPlan:
     """The plan of a job that leaves nothing to decide."""
 
+    step_s: float | None = None
+    """The predicted seconds of a step; None where nothing predicts them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Planning:
@@ -145,8 +148,9 @@ class Emulating:
     plan: Callable[[Job], Any]
     """Makes the plan of a job from a profile of the devices. Raises an InputError for whatever is
     wrong with the job, and for links of unknown rate."""
-    predicted_step_s: Callable[[Any], float | None]
-    """Gives the step time of a plan on the real cluster in seconds, if the planner knows it."""
+    predicted_step_s: Callable[[Any], float | None] = lambda plan: plan.step_s
+    """Gives the step time of a plan on the real cluster in seconds, if the planner knows it.
+    Without it, plans are `NoPlan`s."""
     simulated_step_s: Callable[[Job, Any], float]
     """Plays a plan on the job's cluster in the simulator and gives the step time in seconds."""
     link_rates: Callable[[Job, Any, Emulation], tuple[float, ...]] = lambda job, plan, emulation: (
@@ -199,8 +203,9 @@ class System:
     check: Callable[[Job, Any], None] = lambda job, plan: None
     """Looks for everything that the ranks of a job with a plan will load, before any of them is
     started. Raises an InputError if it is not there."""
-    line: Callable[[dict[str, Any]], str]
-    """Says the result of a run in one line. `training_line` does for most that train."""
+    line: Callable[[dict[str, Any]], str] = lambda result: training_line(result)
+    """Says the result of a run in one line. Without it, `training_line` does: it needs the
+    `samples_per_s` and the `step_s` of a system that works in steps."""
     batch_size_option: str
     """The option that `with_batch_size` sets, without its dashes: "NAME.batch-size"."""
     batch_size: Callable[[Job], int | None]

@@ -38,7 +38,6 @@ from systems.system import (
     Steps,
     System,
     Training,
-    training_line,
 )
 
 if TYPE_CHECKING:
@@ -249,7 +248,6 @@ SYSTEM = System(
     options=Options,
     open=_open,
     check=_check,
-    line=training_line,
     batch_size_option="stanza.global-batch-size",
     batch_size=_batch_size,
     with_batch_size=_with_batch_size,

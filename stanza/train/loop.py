@@ -18,11 +18,12 @@ from stanza.train.batches import LocalBatch
 from stanza.train.engine import Engine
 from stanza.train.roles import Recipe
 from stanza.train.summary import NOT_CLASSIFIED
-from stanza.train.workload import Workload, accuracy
+from stanza.train.workload import Workload, logits
 from stanza.workers.loss import summed
 from stanza.workers.optimizers import scheduled
 from stanza.workers.targets import moved, rows
 from stanza.workers.zero import gathered
+from systems.data.accuracy import accuracy
 from systems.data.batches import global_batch, prefetch, share
 from systems.data.dataset import Batch, Indices
 from systems.network.distributed import World
@@ -157,5 +158,5 @@ def _tested(engine: Engine, workload: Workload) -> dict[str, float]:
         model = gathered(model, workload.build().to(world.device))
     if world.rank != 0:
         return {}
-    found = accuracy(model, workload.data.test, world.device)
+    found = accuracy(model, workload.data.test, world.device, logits=logits)
     return {NOT_CLASSIFIED: 1.0} if found is None else {"test_accuracy": found}

@@ -35,43 +35,30 @@ def summarize_training(
     totals = ranks[0][-1].metrics
     here = ranks[: len(layout.roles)]
     samples = options.samples_per_step(len(layout.data_ranks))
+    found = window.summarize(ranks, len(layout.roles), samples, emulation)
     return {
         "scheme": layout.scheme,
-        **window.summarize(ranks, len(layout.roles), samples, emulation),
+        **found,
         "predicted_step_s": plan.chosen.step_s if plan.chosen else None,
         "test_accuracy": totals.get("test_accuracy"),
         **({"no_test_accuracy": NO_ACCURACY} if NOT_CLASSIFIED in totals else {}),
         # A file that several ranks have tried to read counts once for each.
         "corrupt_images": int(sum(steps[-1].metrics.get("corrupt_images", 0) for steps in here)),
-        "bytes_per_step": _bytes_per_step(options, layout, here, emulation.scale),
+        "bytes_per_step": _bytes_per_step(options, layout, found["bytes_per_step"]),
     }
 
 
 def _bytes_per_step(
-    options: Options, layout: Layout, ranks: Sequence[Sequence[Step]], scale: float
+    options: Options, layout: Layout, counted: Sequence[dict[str, float | None]]
 ) -> list[dict[str, float | str | None]]:
-    """A row for each rank: its role, its bytes by the traffic table, and those counted.
-
-    Args:
-        scale: an emulation's messages are this many times smaller than real ones.
-    """
+    """A row for each rank: its role, its bytes by the traffic table, and those counted."""
     resolved = dataclasses.replace(options, scheme=layout.scheme, fc_parallel=layout.fc_parallel)
     workers = len(layout.data_ranks)
     parts = [share(options.samples_per_step(workers), workers, i) for i in range(workers)]
     table = traffic(
         layout, sizes_of(resolved, *input_of(options)), [part.stop - part.start for part in parts]
     )
-    rows: list[dict[str, float | str | None]] = []
-    for rank, (role, expected) in enumerate(zip(layout.roles, table, strict=True)):
-        totals = ranks[rank][-1].metrics
-        raw = {name: totals.get(f"{name}_bytes_per_step") for name in window.ALL_COUNTERS}
-        counted = {name: None if value is None else value * scale for name, value in raw.items()}
-        rows.append(
-            {
-                "role": role,
-                "table_sent": expected.sent,
-                "table_received": expected.received,
-                **counted,
-            }
-        )
-    return rows
+    return [
+        {"role": role, "table_sent": by.sent, "table_received": by.received, **of_rank}
+        for role, by, of_rank in zip(layout.roles, table, counted, strict=True)
+    ]

@@ -52,7 +52,7 @@ class Window:
         ended_s, counted, _ = self._read("the end of the measured window")
         totals: dict[str, float] = {"window_s": ended_s - self._began_s, "window_steps": steps}
         for name, after in counted.items():
-            totals[f"{name}_bytes_per_step"] = (after - self._counted[name]) / steps
+            totals[_total(name)] = (after - self._counted[name]) / steps
         return totals
 
     def _read(self, when: str) -> tuple[float, dict[str, int], float]:
@@ -81,27 +81,47 @@ def summarize(
 ) -> dict[str, Any]:
     """The result of a run with a measured window, whose totals are in the last step of every rank.
 
-    Seconds are those of the cluster that an emulation stands for. The names of results carry their
-    units.
+    Seconds and bytes are those of the cluster that an emulation stands for. The names of results
+    carry their units. `bytes_per_step` has for every rank what was counted; None where nothing
+    counts. A `test_accuracy` or `resumed_step` among the totals of rank 0 is taken over.
 
     Args:
         ranks: every rank's steps. They may be followed by the steps of ranks before a checkpoint,
-            from which the run was resumed: they add their losses, but no times.
+            from which the run was resumed: they add their losses, but no times and bytes.
         samples_per_step: the samples of a step over all ranks.
         steps_together: a step time is the mean over so many steps in a row, for a system whose
             steps take turns at being long.
     """
     totals, here = ranks[0][-1].metrics, ranks[:world_size]
-    dilate = (emulation or Emulation()).dilate
-    window_steps = int(totals["window_steps"])
+    emulation = emulation or Emulation()
+    steps, window_s = int(totals["window_steps"]), totals["window_s"] / emulation.dilate
     result = {
-        "samples_per_s": samples_per_step * window_steps / (totals["window_s"] / dilate),
-        "step_s": dataclasses.asdict(_step_s(here, window_steps, dilate, steps_together)),
+        "samples_per_s": samples_per_step * steps / window_s,
+        "step_s": dataclasses.asdict(_step_s(here, steps, emulation.dilate, steps_together)),
         "samples_per_step": samples_per_step,
         "resumed_step": int(totals.get("resumed_step", 0)),
+        "bytes_per_step": [_counted(rank[-1], emulation.scale) for rank in here],
     }
-    losses = _losses(ranks)
-    return {**result, "loss": losses} if losses else result
+    if losses := _losses(ranks):
+        result["loss"] = losses
+    if "test_accuracy" in totals:
+        result["test_accuracy"] = totals["test_accuracy"]
+    return result
+
+
+def _total(counter: str) -> str:
+    """What a counter is called among the totals of a rank."""
+    return f"{counter}_bytes_per_step"
+
+
+def _counted(last: Step, scale: float) -> dict[str, float | None]:
+    """The bytes per step of every counter, from the last step of a rank.
+
+    Args:
+        scale: an emulation's messages are this many times smaller than real ones.
+    """
+    raw = {name: last.metrics.get(_total(name)) for name in ALL_COUNTERS}
+    return {name: None if value is None else value * scale for name, value in raw.items()}
 
 
 def _step_s(ranks: Sequence[Sequence[Step]], steps: int, dilate: float, together: int) -> Spread:

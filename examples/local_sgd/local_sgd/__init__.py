@@ -1,1 +1,1 @@
-"""Local SGD as a system of the testbed: replicas that train alone, and now and then are averaged."""
+"""Local SGD: replicas train alone, and now and then their parameters are averaged."""

@@ -1,6 +1,5 @@
 """The object that the testbed finds, and all that needs no torch: options, plan, simulation."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,8 @@ from systems.profiles.emulation import Emulation
 from systems.profiles.profile import ModelProfile
 from systems.runs.record import Step
 from systems.schema import InputError
-from systems.simulate import Program, Timeline, simulate
-from systems.system import Emulating, Opened, Planning, Simulated, System, Training, training_line
+from systems.simulate import Program, simulate
+from systems.system import Emulating, NoPlan, Opened, Planning, Simulated, System, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +21,6 @@ class Options:
 
     period: int = 1
     """Average after every so many steps. 1 is synchronous data parallelism."""
-    synchronous_steps: int = 0
-    """Average after each of so many first steps, whatever the period: post-local SGD."""
     steps: int = 96
     """The number of steps."""
     batch_size: int = 96
@@ -37,39 +34,25 @@ class Options:
 
     def averages(self, step: int) -> bool:
         """Whether the parameters are averaged after a step. After the last one they are."""
-        local = step + 1 - self.synchronous_steps
-        return local <= 0 or local % self.period == 0 or step + 1 == self.steps
-
-    def measured(self, first_step: int) -> range:
-        """The steps that are measured: whole periods, after the first, where the run has them."""
-        begin = max(first_step, self.synchronous_steps) + self.period
-        return range(min(begin, self.steps - 1), self.steps)
+        return (step + 1) % self.period == 0 or step + 1 == self.steps
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """There is nothing to decide; a plan holds what is predicted."""
-
-    step_s: float | None = None
-    """The mean seconds of a step; None for real runs, whose steps no profile predicts."""
-
-
-def plan(job: Job, may_measure: bool = False) -> Plan:
-    """The plan of a real run. Refuses what the options and the job do not allow together."""
-    options, ranks, every = job.options, job.world_size, job.checkpoint_every
+def plan(job: Job, may_measure: bool = False) -> NoPlan:
+    """Refuse what the options and the job do not allow together."""
+    options, ranks = job.options, job.world_size
     if options.batch_size % ranks:
         raise InputError(
             f"--local_sgd.batch-size {options.batch_size}: the {ranks} ranks take equal parts; "
             f"give a multiple of {ranks}"
         )
-    if every and not all(options.averages(step - 1) for step in range(every, options.steps, every)):
+    if job.checkpoint_every % options.period:
         raise InputError(
-            f"--checkpoint-every {every}: replicas differ between averages; give a multiple of "
-            f"--local_sgd.period {options.period}"
+            f"--checkpoint-every {job.checkpoint_every}: replicas differ between averages; give a "
+            f"multiple of --local_sgd.period {options.period}"
         )
     if job.transport != "torch":
         raise InputError(f"--transport {job.transport}: averages travel by torch; leave it out")
-    return Plan()
+    return NoPlan()
 
 
 def costs(job: Job) -> tuple[ModelProfile, Link]:
@@ -79,37 +62,31 @@ def costs(job: Job) -> tuple[ModelProfile, Link]:
     return profile.at_batch_size(job.options.batch_size // job.world_size), target.slowest_link
 
 
-def predicted(job: Job) -> Plan:
-    """The plan of a run that is emulated or simulated: nothing overlaps."""
+def predicted(job: Job) -> NoPlan:
+    """The plan of a run that is emulated or simulated, with a prediction: nothing overlaps."""
     plan(job)
     profile, link = costs(job)
     average_s = link.all_reduce_s(profile.parameter_bytes, job.world_size)
-    return Plan(step_s=profile.forward_s + profile.backward_s + average_s / job.options.period)
-
-
-def played(job: Job) -> tuple[Timeline, float]:
-    """Play two periods; returns what happened when, and the mean seconds of a step."""
-    (profile, link), ranks = costs(job), range(job.world_size)
-    program, ready = Program(link.latency_s), list[int]()
-    seconds = profile.forward_s + profile.backward_s
-    for _ in range(2):
-        for _ in range(job.options.period):
-            done = [program.compute(f"rank {r}", seconds, name="step", after=ready) for r in ranks]
-        ready = [program.all_reduce(ranks, profile.parameter_bytes, name="average", after=done)]
-    timeline = simulate(program, link)
-    return timeline, timeline.end_s / (2 * job.options.period)
+    return NoPlan(step_s=profile.forward_s + profile.backward_s + average_s / job.options.period)
 
 
 def simulated(job: Job) -> Simulated:
-    """Plan a job and play it."""
-    made, (timeline, step_s), options = predicted(job), played(job), job.options
+    """Play one period: the ranks compute, then their parameters go round the ring."""
+    made, (profile, link), options = predicted(job), costs(job), job.options
+    program, ranks, done = Program(link.latency_s), range(job.world_size), list[int]()
+    seconds = profile.forward_s + profile.backward_s
+    for _ in range(options.period):  # a rank does one step after the other
+        done = [program.compute(f"rank {rank}", seconds, name="step") for rank in ranks]
+    program.all_reduce(ranks, profile.parameter_bytes, name="average", after=done)
+    timeline = simulate(program, link)
+    step_s = timeline.end_s / options.period
     result = {"step_s": step_s, "predicted_step_s": made.step_s}
     result |= {"samples_per_step": options.batch_size, "samples_per_s": options.batch_size / step_s}
     what = f"{job.world_size} replicas, averaged every {options.period} steps, on {job.cluster}"
     return Simulated(job=job, plan=made, spans=timeline.spans(), result=result, what=what)
 
 
-def open_part(job: Job, made: Plan, emulation: Emulation | None) -> Opened:
+def open_part(job: Job, made: NoPlan, emulation: Emulation | None) -> Opened:
     """Prepare this rank's replica."""
     from local_sgd.training import opened
 
@@ -117,43 +94,27 @@ def open_part(job: Job, made: Plan, emulation: Emulation | None) -> Opened:
 
 
 def summarize(
-    job: Job, made: Plan, ranks: list[list[Step]], emulation: Emulation | None
+    job: Job, made: NoPlan, ranks: list[list[Step]], emulation: Emulation | None
 ) -> dict[str, Any]:
-    """The result of a run, with the bytes that every rank has sent, as the kernel counts them."""
+    """The result of a run. A step time is the mean over the steps of a period."""
     from systems.runs import window
 
-    options, scale = job.options, 1.0 if emulation is None else emulation.scale
-    sent = [rank[-1].metrics.get("tcp_sent_bytes_per_step") for rank in ranks[: job.world_size]]
-    return {
-        **window.summarize(
-            ranks, job.world_size, options.batch_size, emulation, steps_together=options.period
-        ),
-        "predicted_step_s": made.step_s,
-        "test_accuracy": ranks[0][-1].metrics.get("test_accuracy"),
-        "sent_bytes_per_step": [value and value * scale for value in sent],
-    }
-
-
-def resized(job: Job, size: int) -> Job:
-    """The job with other ranks, of which each takes as many samples as before."""
-    samples = job.options.batch_size // job.world_size * size
-    return dataclasses.replace(job, world_size=size).with_options(batch_size=samples)
+    size, together = job.options.batch_size, job.options.period
+    found = window.summarize(ranks, job.world_size, size, emulation, steps_together=together)
+    return found | {"predicted_step_s": made.step_s}
 
 
 SYSTEM = System(
     name="local_sgd",
     options=Options,
     open=open_part,
-    line=training_line,
     batch_size_option="local_sgd.batch-size",
     batch_size=lambda job: job.options.batch_size,
     with_batch_size=lambda job, samples: job.with_options(batch_size=samples),
-    planning=Planning(plan=plan, plan_type=Plan, resized=resized),
+    planning=Planning(plan=plan),
     training=Training(summarize=summarize, without_checkpoints=lambda job: None),
     emulating=Emulating(
-        plan=predicted,
-        predicted_step_s=lambda made: made.step_s,
-        simulated_step_s=lambda job, made: played(job)[1],
+        plan=predicted, simulated_step_s=lambda job, made: simulated(job).result["step_s"]
     ),
     simulate=simulated,
     experiments="local_sgd.experiment:EXPERIMENTS",
