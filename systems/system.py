@@ -206,11 +206,13 @@ class System:
     line: Callable[[dict[str, Any]], str] = lambda result: training_line(result)
     """Says the result of a run in one line. Without it, `training_line` does: it needs the
     `samples_per_s` and the `step_s` of a system that works in steps."""
-    batch_size_option: str
-    """The option that `with_batch_size` sets, without its dashes: "NAME.batch-size"."""
-    batch_size: Callable[[Job], int | None]
+    batch_size_option: str = ""
+    """The option that `with_batch_size` sets, without its dashes. Empty: "NAME.batch-size"."""
+    batch_size: Callable[[Job], int | None] = lambda job: job.options.batch_size
     """Counts the samples of a step over all ranks; None where the planner decides the number."""
-    with_batch_size: Callable[[Job, int], Job]
+    with_batch_size: Callable[[Job, int], Job] = lambda job, samples: job.with_options(
+        batch_size=samples
+    )
     """Sets the number of samples of a step over all ranks."""
 
     planning: Planning = ONE_PROCESS
@@ -244,6 +246,10 @@ class System:
     but what the testbed needs."""
     jobs: Path | None = None
     """The folder of its ready job files, which the package ships. None: it has none."""
+
+    def __post_init__(self) -> None:
+        if not self.batch_size_option:
+            object.__setattr__(self, "batch_size_option", f"{self.name}.batch-size")
 
     def job(self, options: Any = None, **fields: Any) -> Job:
         """A job of this system.

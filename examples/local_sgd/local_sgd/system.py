@@ -108,9 +108,6 @@ SYSTEM = System(
     name="local_sgd",
     options=Options,
     open=open_part,
-    batch_size_option="local_sgd.batch-size",
-    batch_size=lambda job: job.options.batch_size,
-    with_batch_size=lambda job, samples: job.with_options(batch_size=samples),
     planning=Planning(plan=plan),
     training=Training(summarize=summarize, without_checkpoints=lambda job: None),
     emulating=Emulating(
