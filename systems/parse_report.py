@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 WIDE = "10000"
 """A terminal of so many columns, on which tyro breaks no message into lines."""
 PLAINER = (
-    (r"Error parsing [\w.]+: (--.*)", r"\1"),  # our own error, from a dataclass
+    (r"Error parsing [\w.-]+: (--.*)", r"\1"),  # our own error, from a dataclass
     (
         r"Error parsing (--[\w.-]+): invalid literal for int\(\) with base 10: (.*)",
         r"\1 \2: expected a whole number; see --help",

@@ -84,11 +84,22 @@ class Program:
         """Add a balanced collective: every node sends and receives `size_bytes`, at one pace.
 
         Args:
-            messages: how many messages follow one another in it, each with its latency; in a ring
-                all-reduce of n nodes 2 (n - 1).
+            messages: how many messages follow one another in it, each with its latency.
         """
         loads = {(node, way): size_bytes for node in nodes for way in ("out", "in")}
         return self.transfer(loads, messages=messages, name=name, after=after)
+
+    def all_reduce(
+        self, nodes: Sequence[int], size_bytes: float, *, name: str = "", after: Iterable[int] = ()
+    ) -> int:
+        """Add a ring all-reduce of `size_bytes`.
+
+        Each of the n nodes cuts its bytes into n parts and hands one on to the next node, 2 (n - 1)
+        times: first the sums of the parts travel, then their results. One node alone does nothing.
+        """
+        n = len(nodes)
+        moved_bytes = 2 * size_bytes * (n - 1) / n
+        return self.exchange(nodes, moved_bytes, messages=2 * (n - 1), name=name, after=after)
 
     def transfer(
         self,

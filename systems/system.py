@@ -23,11 +23,13 @@ the parts. What a system cannot do it says by not having the part: without `simu
   that only plans a run and starts its ranks does without, which saves seconds.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from systems.clusters.sized import link_rates_of
 from systems.job import J, Job, job_type
 from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
@@ -39,6 +41,8 @@ if TYPE_CHECKING:  # torch is for ranks; who plans and starts them does without
     from systems.runs.checkpoint import Checkpoints
 
 Part = TypeVar("Part")
+EMULATED_STEP_S = 0.7
+"""Seconds that an emulated step lasts where a system does not say otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,25 +92,34 @@ class Simulated:
 class NoPlan:
     """The plan of a job that leaves nothing to decide."""
 
+    step_s: float | None = None
+    """The predicted seconds of a step; None where nothing predicts them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Planning:
     """How a system decides which rank does what. Plans are dataclasses that JSON can hold."""
 
-    plan_type: type
-    """The class of the plans."""
     plan: Callable[[Job, bool], Any]
     """Makes the plan of a job. The flag says whether figures that are missing may be measured
     here first. Raises an InputError for whatever is wrong with the job."""
-    plan_measured: Callable[[Sequence[Job]], list[Any]]
-    """Makes the plans of several jobs of one world size, all from one measurement of this
-    machine."""
-    resized: Callable[[Job, int], Job]
+    plan_type: type = NoPlan
+    """The class of the plans."""
+    plan_measured: Callable[[Sequence[Job]], list[Any]] | None = None
+    """Makes the plans of several jobs of one world size, all from one measurement of this machine.
+    None: each of them is planned by itself."""
+    resized: Callable[[Job, int], Job] = lambda job, size: dataclasses.replace(job, world_size=size)
     """Fits a job to another number of ranks. What was planned for the old number is left open."""
-    resolved: Callable[[Job, Any], Job]
+    resolved: Callable[[Job, Any], Job] = lambda job, plan: job
     """Writes the answers of a plan into the job, so that it runs again without planning."""
-    roles: Callable[[Job, Any], Sequence[str]]
+    roles: Callable[[Job, Any], Sequence[str]] = lambda job, plan: ["worker"] * job.world_size
     """Names the role of every rank, for messages."""
+
+    def plans(self, jobs: Sequence[Job]) -> list[Any]:
+        """The plans of several jobs of one world size, with what may be measured here first."""
+        if self.plan_measured is not None:
+            return self.plan_measured(jobs)
+        return [self.plan(job, True) for job in jobs]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +129,15 @@ class Training:
     summarize: Callable[[Job, Any, list[list[Step]], Emulation | None], dict[str, Any]]
     """Makes the result of a run (`samples_per_s`, `step_s` and more) from a plan and the steps of
     every rank. Steps of earlier attempts may follow those of the ranks of this world; see
-    `systems.runs.record.former_steps`."""
-    samples: Callable[[Sequence[Mapping[str, float]]], float | None]
-    """Counts the samples of one step from the metrics of the ranks; None if they do not say."""
-    without_checkpoints: Callable[[Job], str | None]
+    `systems.runs.record.former_steps`. `systems.runs.window.summarize` does most of it."""
+    samples: Callable[[Sequence[Mapping[str, float]]], float | None] = lambda metrics: (
+        sum(of_rank.get("samples", 0) for of_rank in metrics) or None
+    )
+    """Counts the samples of one step from the metrics of the ranks; None if they do not say.
+    Without it, every rank tells its own."""
+    without_checkpoints: Callable[[Job], str | None] = lambda job: f"--system {job.system}"
     """Names the flag of the job that rules out checkpoints; None if it can have them."""
-    no_prediction: Callable[[Job], str]
+    no_prediction: Callable[[Job], str] = lambda job: f"{job.system} predicts no step times"
     """Says why no planner has predicted the step time of such a job."""
 
 
@@ -132,15 +148,19 @@ class Emulating:
     plan: Callable[[Job], Any]
     """Makes the plan of a job from a profile of the devices. Raises an InputError for whatever is
     wrong with the job, and for links of unknown rate."""
-    link_rates: Callable[[Job, Any, Emulation], tuple[float, ...]]
-    """Gives the rate of the emulated link of every rank, in bits per second."""
-    predicted_step_s: Callable[[Any], float | None]
-    """Gives the step time of a plan on the real cluster in seconds, if the planner knows it."""
-    emulated_step_s: Callable[[Any], float]
-    """Says how many seconds an emulated step of a plan should last. The Python of the ranks
-    themselves must take little time beside it."""
+    predicted_step_s: Callable[[Any], float | None] = lambda plan: plan.step_s
+    """Gives the step time of a plan on the real cluster in seconds, if the planner knows it.
+    Without it, plans are `NoPlan`s."""
     simulated_step_s: Callable[[Job, Any], float]
     """Plays a plan on the job's cluster in the simulator and gives the step time in seconds."""
+    link_rates: Callable[[Job, Any, Emulation], tuple[float, ...]] = lambda job, plan, emulation: (
+        link_rates_of(job.cluster, job.world_size, emulation)
+    )
+    """Gives the rate of the emulated link of every rank, in bits per second. Without it, every rank
+    is a node of the job's cluster, whose nodes are alike."""
+    emulated_step_s: Callable[[Any], float] = lambda plan: EMULATED_STEP_S
+    """Says how many seconds an emulated step of a plan should last. The Python of the ranks
+    themselves must take little time beside it."""
 
 
 def _plan_one_process(job: Job, may_measure: bool) -> NoPlan:
@@ -150,15 +170,10 @@ def _plan_one_process(job: Job, may_measure: bool) -> NoPlan:
     return NoPlan()
 
 
-ONE_PROCESS = Planning(
-    plan_type=NoPlan,
-    plan=_plan_one_process,
-    plan_measured=lambda jobs: [_plan_one_process(job, False) for job in jobs],
-    resized=lambda job, world_size: job,
-    resolved=lambda job, plan: job,
-    roles=lambda job, plan: ["worker"],
-)
+ONE_PROCESS = Planning(plan=_plan_one_process)
 """The planning of a system that has none of its own: one process, which is called a worker."""
+EQUAL_RANKS = Planning(plan=lambda job, may_measure: NoPlan())
+"""The planning of a system whose ranks all do the same: any number of workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,16 +200,19 @@ class System:
     open: Callable[[Job, Any, Emulation | None], Opened]
     """Prepares the part of this rank in a job with a plan. It runs in every rank. The emulation is
     None unless the system has the part `emulating` and the run is emulated."""
-    check: Callable[[Job, Any], None]
+    check: Callable[[Job, Any], None] = lambda job, plan: None
     """Looks for everything that the ranks of a job with a plan will load, before any of them is
     started. Raises an InputError if it is not there."""
-    line: Callable[[dict[str, Any]], str]
-    """Says the result of a run in one line. `training_line` does for most that train."""
-    batch_size_option: str
-    """The option that `with_batch_size` sets, without its dashes: "NAME.batch-size"."""
-    batch_size: Callable[[Job], int | None]
+    line: Callable[[dict[str, Any]], str] = lambda result: training_line(result)
+    """Says the result of a run in one line. Without it, `training_line` does: it needs the
+    `samples_per_s` and the `step_s` of a system that works in steps."""
+    batch_size_option: str = ""
+    """The option that `with_batch_size` sets, without its dashes. Empty: "NAME.batch-size"."""
+    batch_size: Callable[[Job], int | None] = lambda job: job.options.batch_size
     """Counts the samples of a step over all ranks; None where the planner decides the number."""
-    with_batch_size: Callable[[Job, int], Job]
+    with_batch_size: Callable[[Job, int], Job] = lambda job, samples: job.with_options(
+        batch_size=samples
+    )
     """Sets the number of samples of a step over all ranks."""
 
     planning: Planning = ONE_PROCESS
@@ -228,6 +246,10 @@ class System:
     but what the testbed needs."""
     jobs: Path | None = None
     """The folder of its ready job files, which the package ships. None: it has none."""
+
+    def __post_init__(self) -> None:
+        if not self.batch_size_option:
+            object.__setattr__(self, "batch_size_option", f"{self.name}.batch-size")
 
     def job(self, options: Any = None, **fields: Any) -> Job:
         """A job of this system.

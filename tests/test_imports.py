@@ -27,6 +27,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ],
         ["environment"],
         ["processes"],
+        ["data"],
         ["profiles", "clusters"],
         ["network"],
         ["fair_links", "simulate"],

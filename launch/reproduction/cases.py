@@ -60,7 +60,7 @@ def run_measured_cases(
         worlds.setdefault(job.world_size, []).append(job)
     for _, alike in sorted(worlds.items()):
         planning = system_of(alike[0]).planning
-        for job, plan in zip(alike, planning.plan_measured(alike), strict=True):
+        for job, plan in zip(alike, planning.plans(alike), strict=True):
             create_record(planning.resolved(job, plan), plan)
         folders = [Path(str(job.out)) for job in alike]
         with shown(folders):

@@ -106,10 +106,10 @@ def find_name(base: Job, word: str, flag: str) -> str:
     if name in own and name in of_job:
         raise InputError(
             f"--{flag} {word}: is an option of the job and of {base.system}; write "
-            f"{base.system}.{name} for the latter, and set the former with --{name}"
+            f"{_prefix(base)}{name} for the latter, and set the former with --{name}"
         )
     if name in own:
-        name = f"{base.system}.{name}"
+        name = f"{_prefix(base)}{name}"
     if name not in of_job:
         known = {*HINTS, *own, *(n for n in of_job if "." not in n)} - {*NOT_SWEPT}
         raise InputError(f"--{flag} {word}: is no option of this job; {remedy(name, known)}")
@@ -120,9 +120,9 @@ def _shortest(base: Job, option: str) -> str:
     """The name of an option without the name of the job's own system."""
     if option == "world-size":
         return NODES
-    if option == system_of(base).batch_size_option:
+    if option == system_of(base).batch_size_option.replace("_", "-"):
         return BATCH_SIZE
-    short = option.removeprefix(f"{base.system}.")
+    short = option.removeprefix(_prefix(base))
     return option if short in _options(base) or short in HINTS else short
 
 
@@ -140,8 +140,13 @@ def _options(base: Job) -> dict[str, Any]:
 
 def _own(base: Job) -> list[str]:
     """The options of the job's own system, without its name."""
-    prefix = f"{base.system}."
+    prefix = _prefix(base)
     return [name.removeprefix(prefix) for name in _options(base) if name.startswith(prefix)]
+
+
+def _prefix(base: Job) -> str:
+    """What the names of the options of the job's own system begin with on the command line."""
+    return f"{base.system}.".replace("_", "-")
 
 
 def _hint(base: Job, name: str) -> Any:
@@ -152,7 +157,7 @@ def _hint(base: Job, name: str) -> Any:
 def _option(base: Job, name: str) -> str:
     """The whole name of the option that a variable is."""
     options = _options(base)
-    return name if name in options else f"{base.system}.{name}"
+    return name if name in options else f"{_prefix(base)}{name}"
 
 
 def _parsed(hint: Any, text: str, what: str) -> Any:

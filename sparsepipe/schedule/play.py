@@ -237,17 +237,13 @@ class _Tasks:
             return False
         key = (ActionKind.REDUCE, action.stage, action.micro_batch, -1)
         if key not in self._arrived:
-            size = 2 * (len(ranks) - 1) / len(ranks) * self._costs[action.stage].parameter_bytes
+            size = self._costs[action.stage].parameter_bytes / ALL_REDUCE_PARTS
             before = (ActionKind.REDUCE, action.stage, -1, -1)
             done = [self._wire[before]] if before in self._wire else []
             for ready in zip(*(part or [] for part in parts), strict=True):
                 done = [
-                    self.program.exchange(
-                        ranks,
-                        size / ALL_REDUCE_PARTS,
-                        messages=2 * (len(ranks) - 1),
-                        name=f"reduce {action.micro_batch}",
-                        after=[*ready, *done],
+                    self.program.all_reduce(
+                        ranks, size, name=f"reduce {action.micro_batch}", after=[*ready, *done]
                     )
                 ]
             self._arrived[key], self._wire[before] = done, done[0]

@@ -145,9 +145,6 @@ SYSTEM = System(
     open=lambda job, plan, emulation: _scheme_of_plan(job, plan).open(job, plan, emulation),
     check=_check,
     line=_line,
-    batch_size_option="sparsepipe.batch-size",
-    batch_size=lambda job: job.options.batch_size,
-    with_batch_size=lambda job, samples: job.with_options(batch_size=samples),
     planning=Planning(
         plan_type=Plan,
         plan=_plan,

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from stanza.train.batches import permutation, share
 from stanza.workers.targets import Targets, check_targets, rows
+from systems.data.batches import permutation, share
 from systems.schema import InputError
 
 

@@ -11,7 +11,7 @@ that use them, with n ranks, c CONV workers, f FC workers, b samples and A activ
 
     one parameter server     (n - 1) * 4 * (P_conv + P_fc), in and out    ps_blocking, ps_pipelined
     a server on every node   4 * (P_conv + P_fc) * (n - 1) / n, twice     ps_sharded
-    ring all-reduce          2 * 4 * (P_conv + P_fc) * (n - 1) / n        ddp, through ring_s
+    ring all-reduce          2 * 4 * (P_conv + P_fc) * (n - 1) / n        ddp
     Stanza, FC worker        4 * b * A * c / f in, the same out           recurrence.separated
     Stanza, CONV worker      4 * b * A, + 2 * 4 * P_conv * (c - 1) / c    recurrence.separated
 
@@ -80,16 +80,9 @@ def ddp(cost: Costs, workers: int, link: Link) -> Prediction:
         samples=workers * cost.batch_size,
         resources={
             "compute": cost.compute_s,
-            "all-reduce": ring_s(cost.conv_bytes + cost.fc_bytes, workers, link),
+            "all-reduce": link.all_reduce_s(cost.conv_bytes + cost.fc_bytes, workers),
         },
     )
-
-
-def ring_s(size_bytes: float, ranks: int, link: Link) -> float:
-    """Seconds of one ring all-reduce: 2 (n - 1) messages, each of 1/n of the bytes."""
-    if ranks == 1:
-        return 0.0
-    return link.seconds(2 * size_bytes * (ranks - 1) / ranks) + 2 * (ranks - 1) * link.latency_s
 
 
 def ring_finish(
@@ -107,10 +100,10 @@ def ring_finish(
         now += seconds
         pending += size
         if pending >= BUCKET_BYTES:
-            wire_free = max(now, wire_free) + ring_s(pending, ranks, link)
+            wire_free = max(now, wire_free) + link.all_reduce_s(pending, ranks)
             pending = 0.0
     if pending:
-        wire_free = max(now, wire_free) + ring_s(pending, ranks, link)
+        wire_free = max(now, wire_free) + link.all_reduce_s(pending, ranks)
     return max(now, wire_free)
 
 

@@ -5,7 +5,7 @@ It knows Stanza as published, with dedicated FC workers that are replicas, and w
 """
 
 from stanza.planner.costs import Costs, CostsAt
-from stanza.planner.predict import Prediction, ring_finish, ring_s
+from stanza.planner.predict import Prediction, ring_finish
 from systems.clusters.cluster import Link
 
 STEADY_STEPS = 6
@@ -32,7 +32,7 @@ def separated(
     gathered = at(part.batch_size * served)  # and at its FC worker
     cut_s = link.seconds(gathered.cut_bytes) + link.latency_s
     fc_s = gathered.fc_forward_s + gathered.fc_backward_s
-    fc_exchange_s = ring_s(part.fc_bytes, fc_workers, link)
+    fc_exchange_s = link.all_reduce_s(part.fc_bytes, fc_workers)
     step_s = _steady_step_s(
         part, conv_workers, m, link, cut_s=cut_s, fc_s=fc_s, fc_exchange_s=fc_exchange_s
     )
@@ -47,7 +47,7 @@ def separated(
             "cut in": cut_s * m,
             "FC compute": fc_s * m,
             "cut out": cut_s * m,
-            "conv exchange": ring_s(part.conv_bytes, conv_workers, link),
+            "conv exchange": link.all_reduce_s(part.conv_bytes, conv_workers),
             "FC exchange": fc_exchange_s,
         },
     )

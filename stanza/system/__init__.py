@@ -1,7 +1,7 @@
 """Stanza as a system of the testbed; `stanza.system.planning` finds what a job is planned with."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from systems.runs.record import Step
 from systems.runs.trace import Tracer
 from systems.schema import InputError
 from systems.system import (
+    EMULATED_STEP_S,
     Command,
     Emulating,
     Opened,
@@ -37,15 +38,12 @@ from systems.system import (
     Steps,
     System,
     Training,
-    training_line,
 )
 
 if TYPE_CHECKING:
     from systems.network.distributed import World
     from systems.runs.checkpoint import Checkpoints
 
-STEP_S = 0.7
-"""Seconds that an emulated step should last; the Python of the ranks takes little beside it."""
 MANY_MESSAGES = 2.0
 """Emulated steps last this many times longer where every rank sends to every other one, as with
 servers beside all workers and with columns: so many messages keep the cores here busy."""
@@ -148,11 +146,6 @@ def _summarize(
     return summarize_training(job.options, plan, everyone, emulation or Emulation())
 
 
-def _samples(metrics: Sequence[Mapping[str, float]]) -> float | None:
-    """Every rank with data tells its own samples."""
-    return sum(of_rank.get("samples", 0) for of_rank in metrics) or None
-
-
 def _without_checkpoints(job: Job) -> str | None:
     """The schemes of DeepSpeed save no checkpoints."""
     scheme = job.options.scheme
@@ -237,7 +230,7 @@ def _emulated_step_s(plan: Plan) -> float:
     layout = plan.layout
     servers_beside_workers = layout.scheme == "ps" and not layout.ranks("server")
     many_messages = servers_beside_workers or layout.fc_parallel == "columns"
-    return STEP_S * (MANY_MESSAGES if many_messages else 1.0)
+    return EMULATED_STEP_S * (MANY_MESSAGES if many_messages else 1.0)
 
 
 def _absolute_paths(options: Options, folders: Sequence[Path]) -> Options:
@@ -255,7 +248,6 @@ SYSTEM = System(
     options=Options,
     open=_open,
     check=_check,
-    line=training_line,
     batch_size_option="stanza.global-batch-size",
     batch_size=_batch_size,
     with_batch_size=_with_batch_size,
@@ -268,16 +260,10 @@ SYSTEM = System(
         roles=lambda job, plan: plan.layout.roles,
     ),
     training=Training(
-        summarize=_summarize,
-        samples=_samples,
-        without_checkpoints=_without_checkpoints,
-        no_prediction=_no_prediction,
+        summarize=_summarize, without_checkpoints=_without_checkpoints, no_prediction=_no_prediction
     ),
     emulating=Emulating(
         plan=_plan_emulated,
-        link_rates=lambda job, plan, emulation: link_rates_of(
-            job.cluster, job.world_size, emulation
-        ),
         predicted_step_s=_predicted_step_s,
         emulated_step_s=_emulated_step_s,
         simulated_step_s=_simulated_step_s,

@@ -1,11 +1,10 @@
 """Data sets of images with labels: scikit-learn's digits, folders of image files, noise, and one's
 own (`stanza.train.own_data`).
 
-`open_data` opens the data set that `--stanza.data` names. `stanza.train.batches` decides which
+`open_data` opens the data set that `--stanza.data` names. `systems.data.batches` decides which
 samples a step uses.
 """
 
-import importlib.util
 from functools import cache
 from pathlib import Path
 
@@ -13,15 +12,15 @@ import numpy as np
 
 from stanza.layout import Layout
 from stanza.options import CROSS_ENTROPY, DATA_KINDS, Options
-from stanza.train.dataset import Batch, Data, TensorSplit, check_classes
+from stanza.train.classes import check_classes
 from stanza.train.folder import open_folder
 from systems import by_path
+from systems.data.dataset import Batch, Data, TensorSplit
+from systems.data.digits import DIGITS_CLASSES, DIGITS_SHAPE, open_digits
 from systems.schema import InputError
 
 SOURCES = "digits, folder:PATH, random, or your own as path/to/file.py:attribute"
 
-DIGITS, DIGITS_TRAIN = 1797, 1437
-DIGITS_SHAPE, DIGITS_CLASSES = (1, 8, 8), 10
 RANDOM_TRAIN = 8192
 RANDOM_TEST = 256
 RANDOM_STRIDE = 499
@@ -110,7 +109,7 @@ def open_data(
 
 
 def _digits(image_shape: tuple[int, ...], classes: int) -> Data:
-    """Open scikit-learn's digits."""
+    """Open scikit-learn's digits, if the model takes them."""
     if image_shape != DIGITS_SHAPE:
         wanted = "x".join(map(str, image_shape))
         raise InputError(
@@ -118,36 +117,7 @@ def _digits(image_shape: tuple[int, ...], classes: int) -> Data:
             "choose a model for 1x8x8 or other data"
         )
     check_classes("digits", DIGITS_CLASSES, classes)
-    file = _digits_file()
-
-    @cache
-    def parts() -> tuple[Batch, Batch]:
-        import torch
-
-        rows = np.loadtxt(file, delimiter=",", dtype=np.int64)  # 64 pixels and the label
-        images = torch.tensor(rows[:, :-1] / 16, dtype=torch.float32).view(-1, 1, 8, 8)
-        labels = torch.tensor(rows[:, -1])
-        order = torch.from_numpy(np.random.default_rng(0).permutation(DIGITS))
-        train, test = order[:DIGITS_TRAIN], order[DIGITS_TRAIN:]
-        # The statistics are those of the training images alone: mean 0.305, deviation 0.376.
-        images = (images - images[train].mean()) / images[train].std()
-        return (images[train], labels[train]), (images[test], labels[test])
-
-    return Data(
-        f"digits ({DIGITS:,} real images, scikit-learn)",
-        TensorSplit(DIGITS_TRAIN, lambda: parts()[0]),
-        TensorSplit(DIGITS - DIGITS_TRAIN, lambda: parts()[1]),
-        image_shape,
-        classes=DIGITS_CLASSES,
-    )
-
-
-def _digits_file() -> Path:
-    """The file of the digits in scikit-learn, found without importing it, which takes a second."""
-    package = importlib.util.find_spec("sklearn")
-    assert package is not None
-    assert package.origin is not None
-    return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    return open_digits()
 
 
 def _random(image_shape: tuple[int, ...], classes: int, seed: int) -> Data:

@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from stanza.cut.rule import cut_profile
 from stanza.layout import Layout
 from stanza.options import Options
-from stanza.train.dataset import Data, TensorSplit
 from stanza.train.workload import Workload
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
+from systems.data.dataset import zeros
 from systems.profiles.emulated import (
     EmulatedDevice,
     EmulatedOptimizer,
@@ -75,23 +74,10 @@ def emulated_workload(
 ) -> Workload:
     """Make the workload of an emulated run: each sample is a single zero, and nothing is tested."""
     samples = options.samples_per_step(len(layout.data_ranks))
-    data = Data(
-        kind=f"none (waits of {profile.name} on {profile.device}; no optimizer, schedule or loss)",
-        train=_zeros(samples),
-        test=_zeros(0),
-        image_shape=(1,),
-        classes=None,
-    )
+    kind = f"none (waits of {profile.name} on {profile.device}; no optimizer, schedule or loss)"
     return Workload(
-        data,
+        zeros(samples, kind),
         partial(emulated_network, profile, emulation),
         EmulatedOptimizer,
         message_scale=emulation.scale,
-    )
-
-
-def _zeros(samples: int) -> TensorSplit:
-    """So many samples, each a single zero."""
-    return TensorSplit(
-        samples, lambda: (torch.zeros(samples, 1), torch.zeros(samples, dtype=torch.int64))
     )

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stanza.train.dataset import Batch, Data, Indices, check_classes
+from stanza.train.classes import check_classes
 from stanza.train.pixels import UNREADABLE, WHITE, ImageShape, decode
+from systems.data.dataset import Batch, Data, Indices
 from systems.schema import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")

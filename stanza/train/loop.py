@@ -8,27 +8,29 @@ barrier, and the measured window begins.
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from stanza.layout import Layout
 from stanza.options import Options
-from stanza.train.batches import LocalBatch, global_batch, prefetch, share
-from stanza.train.dataset import Batch, Indices
+from stanza.train.batches import LocalBatch
 from stanza.train.engine import Engine
 from stanza.train.roles import Recipe
-from stanza.train.summary import COUNTERS, NOT_CLASSIFIED
-from stanza.train.workload import Workload, accuracy
+from stanza.train.summary import NOT_CLASSIFIED
+from stanza.train.workload import Workload, logits
 from stanza.workers.loss import summed
 from stanza.workers.optimizers import scheduled
 from stanza.workers.targets import moved, rows
 from stanza.workers.zero import gathered
+from systems.data.accuracy import accuracy
+from systems.data.batches import global_batch, prefetch, share
+from systems.data.dataset import Batch, Indices
 from systems.network.distributed import World
-from systems.network.tcp import tcp_bytes
 from systems.runs.checkpoint import Checkpoints
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
+from systems.runs.window import Window
 
 
 def training_steps(
@@ -74,19 +76,18 @@ def training_steps(
     first_batch = checkpoints.first_batch(samples)
     batches = local_batches(workload, layout, world, samples, seed, first_batch)
     warm = options.window_start(first)
-    window: _Reading | None = None
+    window: Window | None = None
     for begin, end in segments:
         for index in range(begin, end):
             if index == warm:
-                window = _counters(engine, "the start of the measured window")
+                window = Window(world, partial(_payload_bytes, engine))
             started = time.perf_counter()
             metrics = engine.step(next(batches))
             yield Step(index, {"step_s": time.perf_counter() - started, **metrics})
         samples_seen = (first_batch + end - first) * samples
         checkpoints.save(end, options.steps, engine.state, samples_seen)
     assert window is not None  # at least one step is measured
-    counters = _counters(engine, "the end of the measured window")
-    totals = _since(window, counters, options.steps - warm)
+    totals = window.totals(options.steps - warm)
     totals["resumed_step"] = first
     totals |= _tested(engine, workload)
     totals["corrupt_images"] = len(workload.data.corrupt)
@@ -142,36 +143,9 @@ def _no_samples(workload: Workload) -> Batch:
     return images[:0], rows(targets, slice(0))
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """The values of the byte counters at a moment when no rank has anything on its way."""
-
-    counters: list[int]
-    before_s: float
-    after_s: float
-    """The times just before and just after reading."""
-
-
-def _counters(engine: Engine, when: str) -> _Reading:
-    """Read the byte counters while all ranks stand still. `when` names the barrier in errors."""
-    engine.world.barrier(when)
-    before_s = time.perf_counter()
-    tcp_sent, tcp_received = tcp_bytes() or (-1, -1)
-    transport = engine.transport
-    payload = [sum(transport.sent_bytes), sum(transport.received_bytes)]
-    # No rank goes on, or closes a connection with its counter, before all have read.
-    engine.world.barrier(f"{when}, bytes counted")
-    return _Reading([*payload, tcp_sent, tcp_received], before_s, time.perf_counter())
-
-
-def _since(start: _Reading, end: _Reading, window_steps: int) -> dict[str, float]:
-    """The totals of a window: its seconds, its steps, and the bytes per step of each counter."""
-    window_s = end.before_s - start.after_s
-    totals: dict[str, float] = {"window_s": window_s, "window_steps": window_steps}
-    for name, before, after in zip(COUNTERS, start.counters, end.counters, strict=True):
-        if after >= 0:  # -1: this kernel does not count
-            totals[f"{name}_bytes_per_step"] = (after - before) / window_steps
-    return totals
+def _payload_bytes(engine: Engine) -> tuple[int, int]:
+    """The bytes that the transport has sent and received so far."""
+    return sum(engine.transport.sent_bytes), sum(engine.transport.received_bytes)
 
 
 def _tested(engine: Engine, workload: Workload) -> dict[str, float]:
@@ -184,5 +158,5 @@ def _tested(engine: Engine, workload: Workload) -> dict[str, float]:
         model = gathered(model, workload.build().to(world.device))
     if world.rank != 0:
         return {}
-    found = accuracy(model, workload.data.test, world.device)
+    found = accuracy(model, workload.data.test, world.device, logits=logits)
     return {NOT_CLASSIFIED: 1.0} if found is None else {"test_accuracy": found}

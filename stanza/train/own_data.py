@@ -7,7 +7,7 @@ The path names a function that returns the training samples and the test samples
 
 Either may be a data set in torch's manner (`len(samples)`, and `samples[i]` is an image and its
 target) or a pair of tensors, all images and all targets. The function may also return a `Data` of
-`stanza.train.dataset`. It is called with `image_shape` and `classes` (or `num_classes`), if it has
+`systems.data.dataset`. It is called with `image_shape` and `classes` (or `num_classes`), if it has
 parameters of these names. Every process calls it once, and all must get the same samples in the
 same order; it is called on the machine where the samples are read.
 
@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from stanza.train.dataset import Batch, Data, Indices, TensorSplit, check_classes
+from stanza.train.classes import check_classes
 from systems import by_path
+from systems.data.dataset import Batch, Data, Indices, TensorSplit
 from systems.schema import InputError
 
 OPTION = "--stanza.data"

@@ -1,8 +1,6 @@
 """Summarizes a run from its steps: throughput, step time, losses, accuracy and bytes."""
 
 import dataclasses
-import itertools
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,14 +8,11 @@ from stanza.layout import Layout
 from stanza.options import Options
 from stanza.planner.plan import Plan
 from stanza.planner.traffic import sizes_of, traffic
-from stanza.train.batches import share
 from stanza.train.data import input_of
-from systems.measure import Spread, spread
+from systems.data.batches import share
 from systems.profiles.emulation import Emulation
+from systems.runs import window
 from systems.runs.record import Step
-
-COUNTERS = ("payload_sent", "payload_received", "tcp_sent", "tcp_received")
-"""The byte counters of every rank: those of the transport, and those of the kernel."""
 
 NOT_CLASSIFIED = "not_classified"
 """The total, on rank 0, of a run whose outputs or targets are no classes."""
@@ -34,77 +29,36 @@ def summarize_training(
     those that were counted; a counter that does not exist here (that of TCP off Linux) is None.
 
     Args:
-        ranks: every rank's steps, the last of which has the rank's totals. They may be followed by
-            the steps of ranks before a checkpoint, from which the run was resumed: they add their
-            losses, but no times and bytes.
+        ranks: every rank's steps; see `systems.runs.window.summarize`.
     """
     layout = plan.layout
     totals = ranks[0][-1].metrics
     here = ranks[: len(layout.roles)]
     samples = options.samples_per_step(len(layout.data_ranks))
-    window_s = totals["window_s"] / emulation.dilate
+    found = window.summarize(ranks, len(layout.roles), samples, emulation)
     return {
         "scheme": layout.scheme,
-        "samples_per_s": samples * totals["window_steps"] / window_s,
-        "step_s": dataclasses.asdict(_step_s(here, int(totals["window_steps"]), emulation)),
+        **found,
         "predicted_step_s": plan.chosen.step_s if plan.chosen else None,
-        "samples_per_step": samples,
-        "resumed_step": int(totals.get("resumed_step", 0)),
-        "loss": _losses(ranks),
         "test_accuracy": totals.get("test_accuracy"),
         **({"no_test_accuracy": NO_ACCURACY} if NOT_CLASSIFIED in totals else {}),
         # A file that several ranks have tried to read counts once for each.
         "corrupt_images": int(sum(steps[-1].metrics.get("corrupt_images", 0) for steps in here)),
-        "bytes_per_step": _bytes_per_step(options, layout, here, emulation.scale),
+        "bytes_per_step": _bytes_per_step(options, layout, found["bytes_per_step"]),
     }
 
 
-def _step_s(ranks: Sequence[Sequence[Step]], steps: int, emulation: Emulation) -> Spread:
-    """The seconds of the last `steps` steps, on the rank whose median is the longest.
-
-    The other ranks may run ahead of it for a while.
-    """
-    spreads = [
-        spread([step.metrics["step_s"] / emulation.dilate for step in rank[-1 - steps : -1]])
-        for rank in ranks
-    ]
-    return max(spreads, key=lambda each: each.median)
-
-
-def _losses(ranks: Sequence[Sequence[Step]]) -> list[float]:
-    """The training loss of every step that rank 0 did: the mean over the samples of all ranks."""
-    sums, samples = defaultdict[int, float](float), defaultdict[int, float](float)
-    for step in itertools.chain(*ranks):
-        sums[step.index] += step.metrics.get("loss_sum", 0.0)
-        samples[step.index] += step.metrics.get("samples", 0)
-    return [sums[step.index] / samples[step.index] for step in ranks[0][:-1]]
-
-
 def _bytes_per_step(
-    options: Options, layout: Layout, ranks: Sequence[Sequence[Step]], scale: float
+    options: Options, layout: Layout, counted: Sequence[dict[str, float | None]]
 ) -> list[dict[str, float | str | None]]:
-    """A row for each rank: its role, its bytes by the traffic table, and those counted.
-
-    Args:
-        scale: an emulation's messages are this many times smaller than real ones.
-    """
+    """A row for each rank: its role, its bytes by the traffic table, and those counted."""
     resolved = dataclasses.replace(options, scheme=layout.scheme, fc_parallel=layout.fc_parallel)
     workers = len(layout.data_ranks)
     parts = [share(options.samples_per_step(workers), workers, i) for i in range(workers)]
     table = traffic(
         layout, sizes_of(resolved, *input_of(options)), [part.stop - part.start for part in parts]
     )
-    rows: list[dict[str, float | str | None]] = []
-    for rank, (role, expected) in enumerate(zip(layout.roles, table, strict=True)):
-        totals = ranks[rank][-1].metrics
-        raw = {name: totals.get(f"{name}_bytes_per_step") for name in COUNTERS}
-        counted = {name: None if value is None else value * scale for name, value in raw.items()}
-        rows.append(
-            {
-                "role": role,
-                "table_sent": expected.sent,
-                "table_received": expected.received,
-                **counted,
-            }
-        )
-    return rows
+    return [
+        {"role": role, "table_sent": by.sent, "table_received": by.received, **of_rank}
+        for role, by, of_rank in zip(layout.roles, table, counted, strict=True)
+    ]

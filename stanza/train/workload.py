@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stanza.cut.separate import separate
 from stanza.layout import Layout
@@ -17,7 +16,6 @@ from stanza.models import build_model, is_own
 from stanza.models.inception import InceptionOutputs
 from stanza.options import CROSS_ENTROPY, Options
 from stanza.train.data import data_for
-from stanza.train.dataset import Data, Split
 from stanza.train.optimization import (
     check as check_optimization,
     loss_of,
@@ -30,7 +28,7 @@ from stanza.workers.exchange import trainable
 from stanza.workers.loss import Loss, check_outputs, summed
 from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory
 from stanza.workers.targets import check_targets
-from systems.modes import evaluating
+from systems.data.dataset import Data
 from systems.schema import InputError
 
 
@@ -125,26 +123,6 @@ def check_workload(options: Options, layout: Layout, seed: int) -> None:
     forget()
 
 
-@torch.no_grad()
-def accuracy(
-    model: nn.Module, data: Split, device: torch.device, batch_size: int = 256
-) -> float | None:
-    """The fraction of `data` that `model` classifies correctly in evaluation mode. None where it
-    does not return logits [samples, classes], or the targets are no classes int64 [samples]."""
-    correct = 0
-    with evaluating(model):
-        for start in range(0, len(data), batch_size):
-            images, labels = data.batch(range(start, min(start + batch_size, len(data))))
-            outputs = model(images.to(device))
-            if isinstance(outputs, InceptionOutputs):
-                outputs = outputs.logits
-            if not _classifies(outputs, labels):
-                return None
-            correct += int((outputs.argmax(1) == labels.to(device)).sum())
-    return correct / len(data)
-
-
-def _classifies(outputs: Any, labels: Any) -> bool:
-    """Whether these are logits [samples, classes] and classes int64 [samples]."""
-    both = isinstance(outputs, Tensor) and isinstance(labels, Tensor)
-    return both and (outputs.dim(), labels.dim(), labels.dtype) == (2, 1, torch.int64)
+def logits(outputs: Any) -> Any:
+    """The outputs of a model without those of Inception's auxiliary head."""
+    return outputs.logits if isinstance(outputs, InceptionOutputs) else outputs

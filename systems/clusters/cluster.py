@@ -55,6 +55,17 @@ class Link:
             )
         return size_bytes * 8 / self.bandwidth_bits_per_s
 
+    def all_reduce_s(self, size_bytes: float, nodes: int) -> float:
+        """The seconds of a ring all-reduce between nodes that all have this link: 2 (n - 1)
+        messages follow one another, each of 1/n of the bytes. None are sent by one node alone.
+
+        Raises:
+            InputError: the rate is not known.
+        """
+        if nodes == 1:
+            return 0.0
+        return self.seconds(2 * size_bytes * (nodes - 1) / nodes) + 2 * (nodes - 1) * self.latency_s
+
 
 @dataclass(frozen=True, kw_only=True)
 class Device:

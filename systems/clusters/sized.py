@@ -1,8 +1,11 @@
 """Clusters of nodes that are all alike, with a node for every rank."""
 
+from pathlib import Path
+
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster
 from systems.profiles.emulation import Emulation
+from systems.profiles.profile import ModelProfile, load as load_profile
 from systems.schema import InputError
 
 
@@ -36,3 +39,25 @@ def link_rates_of(name: str, world_size: int, emulation: Emulation) -> tuple[flo
             f"--cluster {name}: the rate of its links is not known; give a cluster that states it"
         )
     return tuple(emulation.rate_bits_per_s(rate) for rate in rates if rate is not None)
+
+
+def profile_of(file: str | None, target: Cluster) -> ModelProfile:
+    """The profile that `--profile` names, which was taken on the devices of a cluster.
+
+    Args:
+        file: a JSON file. None: the user has named none.
+        target: the cluster, whose nodes are alike.
+
+    Raises:
+        InputError: there is no profile, or it is of another kind of device.
+    """
+    (kind,) = target.kinds
+    if file is None:
+        raise InputError(f"--profile None: says not what a step costs; give one taken on {kind}")
+    profile = load_profile(Path(file))
+    if profile.device != kind:
+        raise InputError(
+            f"--profile {file}: was taken on {profile.device}, and cluster {target.name} has "
+            f"{kind}; give a profile of that device"
+        )
+    return profile

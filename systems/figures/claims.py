@@ -112,13 +112,15 @@ def claim(
     Raises:
         ValueError: the id does not have four parts, or its last part is no tier.
     """
-    system, *middle, tier = slug(id).split(".")
+    name, dot, rest = id.partition(".")
+    id = name + dot + slug(rest)  # the name of a system stays as it is
+    system, *middle, tier = id.split(".")
     if len(middle) < 2 or tier not in get_args(Tier):
         raise ValueError(f"claim {id!r}: an id is system.quantity.case.tier")
     least, largest = min(values), max(values)
     ours = median(values) if judged_by == "median" else largest
     return Claim(
-        id=slug(id),
+        id=id,
         system=system,
         what=what,
         paper=paper,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from systems.profiles.emulation import Emulation
-from systems.profiles.profile import LayerProfile
+from systems.profiles.profile import LayerProfile, ModelProfile
 
 SHORTEST_SLEEP_S = 5e-5
 """A sleep that is shorter than this takes longer than it should. It is left out, and the next wait
@@ -196,6 +196,20 @@ def emulated_layers(
         made[-1].queued = (index > 0, index < len(layers) - 1)
         in_features = made[-1].out_features
     return nn.Sequential(*made)
+
+
+def emulated_whole(profile: ModelProfile, emulation: Emulation) -> nn.Module:
+    """One layer that stands for a whole model, where nothing is sent before a pass has ended.
+
+    It takes samples [b, 1], and returns as many values as the last layer of the profile.
+    """
+    return emulated_layers(
+        joined(profile.layers, float("inf")),
+        profile.batch_size,
+        in_features=1,
+        emulation=emulation,
+        device=EmulatedDevice(),
+    )
 
 
 def joined(layers: Sequence[LayerProfile], least_bytes: float) -> list[LayerProfile]:

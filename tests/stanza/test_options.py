@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 
 from stanza.models import ARCHITECTURES
 from stanza.options import Options
-from stanza.train.batches import share
+from systems.data.batches import share
 from systems.schema import InputError, dump, read
 from tests import own_code
 

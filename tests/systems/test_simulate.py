@@ -55,6 +55,17 @@ def test_a_flow_that_ends_leaves_its_share_to_the_others() -> None:
     assert timeline.ends_s[long] == pytest.approx(4.0)
 
 
+def test_an_all_reduce_goes_round_a_ring() -> None:
+    """Each of three nodes sends a third of six bytes four times; a node alone sends nothing."""
+    link = Link(bandwidth_bits_per_s=8.0, latency_s=0.5)
+    program = Program(link.latency_s)
+    program.all_reduce(range(3), 6.0)
+    assert simulate(program, link).end_s == link.all_reduce_s(6.0, 3) == 4 * (2.0 + 0.5)
+    alone = Program(link.latency_s)
+    alone.all_reduce([7], 6.0)
+    assert simulate(alone, link).end_s == link.all_reduce_s(6.0, 1) == 0.0
+
+
 def test_an_exchange_keeps_one_pace_on_all_its_interfaces() -> None:
     """A flow into node 0 takes half of it, so the whole ring runs at half speed meanwhile."""
     program = Program(latency_s=0.5)

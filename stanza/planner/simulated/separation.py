@@ -187,9 +187,7 @@ def _fc_step(
     done = list(rows[-1].values())
     if columns or len(fc) == 1:
         return rows, done
-    ring_bytes, messages = 2 * part.fc_bytes * (len(fc) - 1) / len(fc), 2 * (len(fc) - 1)
-    ring = program.exchange(fc, ring_bytes, messages=messages, name="fc exchange", after=done)
-    return rows, [ring]
+    return rows, [program.all_reduce(fc, part.fc_bytes, name="fc exchange", after=done)]
 
 
 def _compute(

@@ -82,18 +82,15 @@ def ring_backward(
     Returns:
         The task with which all passes and all-reduces have ended.
     """
-    n, now, wire = len(ranks), list(after), list[int]()
+    now, wire = list(after), list[int]()
     for seconds, size in segments(backward, BUCKET_BYTES):
         now = [
             program.compute(stream(rank), seconds, name=name, after=[before])
             for rank, before in zip(ranks, now, strict=True)
         ]
-        if n > 1 and size:
-            ring_bytes, messages = 2 * size * (n - 1) / n, 2 * (n - 1)
+        if len(ranks) > 1 and size:
             ready = [*now, *wire[-1:]]
-            wire.append(
-                program.exchange(ranks, ring_bytes, messages=messages, name=name, after=ready)
-            )
+            wire.append(program.all_reduce(ranks, size, name=name, after=ready))
     return program.join([*now, *wire[-1:]], name="step")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 import stanza
-from stanza.train.batches import permutation
+from systems.data.batches import permutation
 from systems.network.joined import leave
 from tests.ranks import run_ranks
 

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 from stanza.layout import Layout, layout_of
 from stanza.options import Options
 from stanza.planner.traffic import Sizes, sizes_of, traffic
-from stanza.train.batches import share
+from systems.data.batches import share
 from systems.schema import InputError
 
 # P_conv = 120 and P_fc = 600 bytes, 10 bytes of activations a sample.

@@ -19,10 +19,11 @@ import stanza.train.loop
 from stanza.layout import Layout, layout_of
 from stanza.options import Options
 from stanza.planner.traffic import Traffic, sizes_of, traffic
-from stanza.train.batches import LocalBatch, share
+from stanza.train.batches import LocalBatch
 from stanza.train.loop import training_steps
 from stanza.train.workload import real_workload
 from stanza.workers.conv_worker import from_wire, to_wire
+from systems.data.batches import share
 from systems.environment import environment
 from systems.network.distributed import start, stop
 from systems.runs.record import Step

@@ -7,7 +7,7 @@ import torch
 
 from stanza.options import Options
 from stanza.train.data import input_of, open_data
-from stanza.train.dataset import Data
+from systems.data.dataset import Data
 from systems.schema import InputError
 from tests import own_code
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("own_folder")
 
 WRONG = """
 import torch
-from stanza.train.dataset import Data, TensorSplit
+from systems.data.dataset import Data, TensorSplit
 
 IMAGES, LABELS = torch.zeros(10, 1, 8, 8), torch.arange(10) % 3
 

@@ -12,9 +12,9 @@ import torch
 
 from stanza.layout import layout_of
 from stanza.options import Options
-from stanza.train.batches import global_batch
 from stanza.train.loop import training_steps
 from stanza.train.workload import check_workload, real_workload
+from systems.data.batches import global_batch
 from systems.environment import environment
 from systems.network.distributed import start, stop
 from systems.runs.trace import Tracer

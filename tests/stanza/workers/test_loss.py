@@ -1,9 +1,8 @@
-"""Sums over the samples, so that shares of a batch add up; accuracy over all of a data set."""
+"""Sums over the samples, so that shares of a batch add up."""
 
 import math
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,9 @@ from stanza.models import ARCHITECTURES, Architecture, build_model
 from stanza.models.inception import InceptionOutputs
 from stanza.options import Options
 from stanza.train.data import open_data
-from stanza.train.dataset import Split
-from stanza.train.workload import accuracy, real_workload
+from stanza.train.workload import logits, real_workload
 from stanza.workers.loss import AUXILIARY_WEIGHT, check_outputs, loss_sum
+from systems.data.accuracy import accuracy
 from systems.schema import InputError
 
 LOGITS = torch.tensor([[0.0, math.log(3)], [math.log(7), 0.0]])
@@ -120,7 +119,7 @@ def test_other_outputs_are_no_logits(kind: str) -> None:
     test = open_data("digits", image_shape=(1, 8, 8), classes=10).test
     if kind != "auxiliary map":
         network = Returning(returned, training=False)
-        assert accuracy(network, test, torch.device("cpu")) is None
+        assert accuracy(network, test, torch.device("cpu"), logits=logits) is None
 
 
 def test_a_registered_network_is_refused_before_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,31 +139,3 @@ def test_logits_and_inceptions_auxiliary_classifier_are_trained(name: str) -> No
         model = build_model(name)
     check_outputs(model, ARCHITECTURES[name].image_shape)
     assert model.training
-
-
-class Constant(nn.Module):
-    """Says 3 of everything, and another digit in training mode."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        says = torch.tensor(4 if self.training else 3)
-        return nn.functional.one_hot(says, 10).float().expand(len(images), 10)
-
-
-@pytest.mark.parametrize("batch_size", [1, 7, 256, 1000])
-def test_accuracy_counts_all_of_the_data(batch_size: int) -> None:
-    test: Split = open_data("digits", image_shape=(1, 8, 8), classes=10).test
-    labels = test.batch(range(len(test)))[1]
-    model = Constant()
-    found = accuracy(model, test, torch.device("cpu"), batch_size)
-    assert found == int((labels == 3).sum()) / len(test)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_accuracy_leaves_every_module_its_mode(channels: int) -> None:
-    """Also when the network fails, as one for 3 channels does on these images."""
-    test = open_data("digits", image_shape=(1, 8, 8), classes=10).test
-    model = nn.Sequential(nn.Conv2d(channels, 2, 8), nn.BatchNorm2d(2).eval(), nn.Flatten())
-    before = [module.training for module in model.modules()]
-    with nullcontext() if channels == 1 else pytest.raises(RuntimeError):
-        accuracy(model, test, torch.device("cpu"))
-    assert [module.training for module in model.modules()] == before

@@ -53,6 +53,11 @@ def test_words_become_an_id() -> None:
     assert slug("transformers' loop m=4 sm_90") == "transformers-loop-m4-sm-90"
 
 
+def test_the_name_of_a_system_stays_as_it_is() -> None:
+    made = claim("local_sgd.bytes over table.H=4 b_c.measured", "bytes", [1.0], Target())
+    assert (made.id, made.system) == ("local_sgd.bytes-over-table.h4-b-c.measured", "local_sgd")
+
+
 @pytest.mark.parametrize("id", ["a.b.measured", "a.b.c.guessed"])
 def test_an_id_has_four_parts_and_ends_with_a_tier(id: str) -> None:
     with pytest.raises(ValueError, match="an id is system"):

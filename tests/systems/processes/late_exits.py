@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 import systems.processes.watchdog
 from sparsepipe.runtime.mailbox import Inbox, Outbox
-from stanza.train.batches import prefetch
+from systems.data.batches import prefetch
 from systems.environment import free_port
 from systems.processes.beside import beside
 from systems.processes.waiting import Announcer, waiting

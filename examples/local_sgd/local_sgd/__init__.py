@@ -1,0 +1,1 @@
+"""Local SGD: replicas train alone, and now and then their parameters are averaged."""

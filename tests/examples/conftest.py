@@ -1,0 +1,6 @@
+"""Ranks and tests import the examples from where they stand; no test needs them installed here."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / "examples" / "local_sgd"))
