@@ -8,6 +8,7 @@ import torch
 pytest.importorskip("transformers")
 
 from speculative.decoding.decode import generate, stream
+from speculative.decoding.generation import Statistics
 from systems.schema import InputError
 from tests.speculative import models
 
@@ -35,12 +36,19 @@ def test_the_steps_together_are_the_whole(kind: str, do_sample: bool) -> None:
     found, expected = steps.generation.record, whole.record
     assert found.tested_by_position == expected.tested_by_position
     assert found.new_tokens == sum(map(len, joined))
-    assert found.new_tokens == found.target_steps + found.accepted - _cut(found)
+    assert found.target_steps <= found.new_tokens <= found.target_steps + found.accepted
 
 
-def _cut(record: Any) -> int:
-    """Steps whose last new token was a draft token, since the text ended there."""
-    return int(record.target_steps + record.accepted - record.new_tokens)
+def test_statistics_add_up_place_by_place() -> None:
+    short, long = Statistics(), Statistics()
+    short.count(new=1, proposed=1, accepted=0)
+    long.count(new=2, proposed=3, accepted=3)  # the second accepted token ended the text
+    both = short + long
+    assert (both.new_tokens, both.target_steps, both.proposed) == (3, 2, 4)
+    assert both.tested_by_position == [2, 1, 0]
+    assert both.accepted_by_position == [1, 1, 0]
+    assert both.acceptance_rate_by_position == [0.5, 1, None]
+    assert both.acceptance_rate == 2 / 3
 
 
 def test_modes_are_changed_only_while_it_runs() -> None:
