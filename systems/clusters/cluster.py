@@ -57,11 +57,7 @@ class Link:
 
     def all_reduce_s(self, size_bytes: float, nodes: int) -> float:
         """The seconds of a ring all-reduce between nodes that all have this link: 2 (n - 1)
-        messages follow one another, each of 1/n of the bytes. None are sent by one node alone.
-
-        Raises:
-            InputError: the rate is not known.
-        """
+        messages follow one another, each of 1/n of the bytes. See `seconds` for errors."""
         if nodes == 1:
             return 0.0
         return self.seconds(2 * size_bytes * (nodes - 1) / nodes) + 2 * (nodes - 1) * self.latency_s

@@ -138,7 +138,7 @@ def train_in_double(case: Case) -> tuple[list[Step], State | None]:
             yield replace(batch, images=batch.images.double())
 
     stanza.train.loop.local_batches = in_double  # type: ignore[assignment]
-    stanza.train.loop.accuracy = lambda *_: 0.0  # type: ignore[attr-defined]
+    stanza.train.loop.accuracy = lambda *_, **__: 0.0  # type: ignore[attr-defined]
     return train(replace(case, options=replace(case.options, cut_dtype="float64")))  # type: ignore[arg-type]
 
 
