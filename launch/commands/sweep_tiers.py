@@ -15,7 +15,7 @@ from launch.launchers.start import run_ranks
 from launch.progress.progress import shown
 from launch.records import emulated_rates
 from launch.sweep.points import Point, Sweep
-from launch.sweep.variables import BANDWIDTH
+from launch.sweep.variables import BANDWIDTH, counted
 from systems.flags import named_as_given
 from systems.job import Job
 from systems.network.namespaces import unavailable
@@ -119,7 +119,7 @@ def _emulate(running: Running, points: Sequence[Point]) -> Iterator[Point]:
             continue
         yield point  # it has failed
     for rates, alike in sorted(worlds.items(), key=lambda world: len(world[0])):
-        print(f"{len(alike)} runs on {len(rates)} emulated nodes", flush=True)
+        print(f"{counted(len(alike), 'run')} on {len(rates)} emulated nodes", flush=True)
         yield from _emulate_world(running, alike)
 
 

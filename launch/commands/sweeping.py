@@ -16,7 +16,7 @@ from launch.sweep.picture import Picture, choose_x, draw_sweep
 from launch.sweep.points import Point, Sweep
 from launch.sweep.rows import Row, arranged, read_row, values_of, write_csv
 from launch.sweep.table import EFFICIENCY, EXPLAINED, Table
-from launch.sweep.variables import NODES, Variable, in_words, parse_setting
+from launch.sweep.variables import NODES, Variable, counted, in_words, parse_setting
 from systems.flags import named_as_given, refuse_below_one
 from systems.job import Job, job_alone
 from systems.progress.table import ProgressFlags
@@ -97,7 +97,7 @@ def run_sweep(asked: Asked) -> None:
     new = _run(asked, reasons, rows)
     _conclude(asked, arranged(rows.values()), x, baseline)
     others = len(rows) - len(new)
-    beside = f", with {others} points of earlier sweeps" if others else ""
+    beside = f", with {counted(others, 'point')} of earlier sweeps" if others else ""
     print(f"table: {sweep.folder}/{asked.kind}.csv{beside}")
     if flags.elsewhere:
         _say_what_to_start(sweep, new)
@@ -126,7 +126,7 @@ def _run(asked: Asked, reasons: Mapping[Tier, str | None], rows: dict[str, Row])
             write_csv(arranged(rows.values()), sweep.folder / f"{asked.kind}.csv")
     except (KeyboardInterrupt, SystemExit):
         command = shlex.join(record.command_line())
-        print(f"{len(rows)} points are in the table; go on with: {command}", file=sys.stderr)
+        print(f"{counted(len(rows), 'point')} in the table; go on with: {command}", file=sys.stderr)
         raise
     return new
 
@@ -282,7 +282,9 @@ def _say_what_to_start(sweep: Sweep, rows: Iterable[Row]) -> None:
     left = [row for row in rows if row.is_open]
     if not left:
         return
-    print(f"{len(left)} points are to be run. On the nodes of each, as your cluster starts ranks:")
+    print(
+        f"left to run: {counted(len(left), 'point')}. On the nodes of each, as your cluster does it:"
+    )
     for row in left:
         path = sweep.job_file(row.point)
         print(f"  {row.job.world_size} ranks: python -m launch worker {path}")

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from launch.sweep.groups import Group
-from launch.sweep.variables import BANDWIDTH, NODES, in_words
+from launch.sweep.variables import BANDWIDTH, NODES, counted, in_words
 from systems.figures.draw import Bars, Curve, Lines, Panel, draw
 from systems.job import Job
 from systems.runs.record import Tier
@@ -136,7 +136,7 @@ def _footnote(picture: Picture, groups: Sequence[Group], tiers: Sequence[Tier]) 
     if several and picture.baseline:
         drawn += ", each over the baseline in the same repetition"
     if picture.failed:
-        drawn += f"; {picture.failed} points have no figures and are left out"
+        drawn += f"; left out without figures: {counted(picture.failed, 'point')}"
     shown = list(filter(picture.shows, groups))
     same = [name for name in shown[0].values if name not in (*_varied(shown), picture.x)]
     return how + drawn + "".join(f"; {_setting(shown[0], name)}" for name in same)

@@ -101,7 +101,7 @@ def test_added_values_keep_all_rows_and_run_nothing_again(
         ("ps", "4"),
     ]
     assert [Path(row["record"], "result.json").stat().st_mtime_ns for row in before] == times
-    assert "with 1 points of earlier sweeps" in capsys.readouterr().out
+    assert "with 1 point of earlier sweeps" in capsys.readouterr().out
     assert {row["series"] for row in table(tmp_path / "samples-per-s.csv")} == {"ddp", "ps"}
 
 
@@ -145,7 +145,7 @@ def test_an_interrupted_sweep_keeps_its_rows_and_goes_on(
         with pytest.raises(SystemExit) as stop:
             main(command)
     assert stop.value.code == 130
-    assert "1 points are in the table; go on with: python -m launch" in capsys.readouterr().err
+    assert "1 point in the table; go on with: python -m launch" in capsys.readouterr().err
     assert [row["nodes"] for row in table(tmp_path / "sweep.csv")] == ["2"]
     main(command)
     assert [row["nodes"] for row in table(tmp_path / "sweep.csv")] == ["2", "4", "8"]
@@ -166,7 +166,7 @@ def test_points_that_run_elsewhere_are_collected(
     (folder / "result.json").write_text('{"samples_per_s": 5.0, "usage": []}')
     main([*command, "--out", str(tmp_path)])
     out = capsys.readouterr().out
-    assert "1 points are to be run" in out
+    assert "left to run: 1 point." in out
     assert "3 ranks: python -m launch worker" in out
     done, left = table(tmp_path / "sweep.csv")
     assert done["samples_per_s"] == "5.0"
