@@ -72,6 +72,20 @@ def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] |
     return target, profile
 
 
+def unknown_figures(job: Job) -> list[str]:
+    """The options of a job that nobody has given and whose figures would be measured here.
+
+    Raises:
+        InputError: see `planning_basis`.
+    """
+    target = sized_cluster(job.cluster, job.world_size)
+    unknown = {
+        "profile": _profile_at_hand(job, target) is None,
+        "cluster": target.slowest_link.bandwidth_bits_per_s is None,
+    }
+    return [name for name, missing in unknown.items() if missing]
+
+
 def measure_profile(
     options: Options, batch_size: int | None = None, *, spared: str = ""
 ) -> ModelProfile:

@@ -1,6 +1,7 @@
 """A sweep keeps a record of every point, one table that only grows, and a figure of it."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from launch.commands.run import prepare_run
 from launch.commands.simulate import simulate_job
 from launch.job import load_job
 from launch.sweep.points import Point, Sweep
+from stanza.planner.plan import load_profile
 from systems.job import Job
+from systems.profiles import profile
 
 VGG16 = ["sweep", "launch/jobs/stanza-vgg16-random.toml"]
 DIGITS = ["sweep", "launch/jobs/stanza-digits.toml"]
@@ -111,6 +114,42 @@ def test_a_variable_that_comes_later_has_a_column_in_all_rows(tmp_path: Path) ->
     main([*command, "nodes=4", "micro-batches=2"])
     rows = table(tmp_path / "sweep.csv")
     assert {row["micro_batches"] for row in rows} == {"auto", "2"}
+
+
+def test_a_variable_that_changes_nothing_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A simulation knows nothing of the optimizer, and much of the number of nodes."""
+    main([*VGG16, "--over", "momentum=0,0.9", "nodes=2,4", "--out", str(tmp_path)])
+    said = [x for x in capsys.readouterr().out.splitlines() if x.startswith("warning:")]
+    assert said == [
+        "warning: momentum changes nothing here: simulated points are equal at all its values"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("over", "given", "missing"),
+    [
+        (["nodes=2,3"], [], "profile and cluster would"),
+        (["nodes=2,3", "bandwidth=1e9"], [], "profile would"),
+        (["nodes=2,3"], ["--stanza.model", "vgg16", "--profile", "FILE"], "cluster would"),
+    ],
+)
+def test_points_that_each_measure_for_themselves_are_refused(
+    over: list[str],
+    given: list[str],
+    missing: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    profile.save(dataclasses.replace(load_profile("vgg16"), device="cpu"), tmp_path / "vgg16.json")
+    given = [word.replace("FILE", str(tmp_path / "vgg16.json")) for word in given]
+    command = [*DIGITS, *given, "--over", *over, "--out", str(tmp_path / "sweep")]
+    line = refused(command, capsys)
+    assert line.startswith(f"error: --tier simulated: {missing} be measured anew at every point")
+    assert ("--profile FILE" in line) == ("profile" in missing)
+    assert ("--cluster FILE" in line) == ("cluster" in missing)
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_where_nothing_has_numbers_there_are_bars(tmp_path: Path) -> None:
