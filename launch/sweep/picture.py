@@ -8,7 +8,7 @@ from typing import Any
 
 from launch.sweep.groups import Group
 from launch.sweep.variables import BANDWIDTH, NODES, counted, in_words
-from systems.figures.draw import Bars, Curve, Lines, Panel, draw
+from systems.figures.draw import FEW_POINTS, Bars, Curve, Lines, Panel, draw
 from systems.job import Job
 from systems.runs.record import Tier
 from systems.schema import InputError
@@ -122,6 +122,7 @@ def draw_sweep(picture: Picture, groups: Sequence[Group], folder: Path) -> Path 
         title=picture.y,
         tier=tiers[0],
         caption=picture.y,
+        same_y=True,
     ).path
 
 
@@ -152,7 +153,7 @@ def _title(picture: Picture, series: Series, tier: Tier) -> str:
 def _bars(picture: Picture, series: Series, tier: Tier) -> Bars:
     """A bar for every combination of values."""
     return Bars(
-        groups=[label.replace(" ", "\n") for label in series],
+        groups=[label.replace(" ", "\n").replace("\nGb/s", " Gb/s") for label in series],
         series={tier: [picture.of(alike[0]) if alike else () for alike in series.values()]},
         unit=picture.y,
         value_format="{:.3g}" if picture.baseline else "{:,.0f}",
@@ -183,6 +184,7 @@ def _lines(picture: Picture, series: Series, tier: Tier) -> Lines:
         title=_title(picture, series, tier),
         from_zero=True,
         legend_below=True,
+        ticks_at_points=len(set(everywhere)) <= FEW_POINTS,
         reference=1.0 if picture.baseline else None,
         logarithmic_x=min(everywhere) > 0 and max(everywhere) >= WIDE * min(everywhere),
     )
@@ -190,6 +192,8 @@ def _lines(picture: Picture, series: Series, tier: Tier) -> Lines:
 
 def _setting(group: Group, name: str) -> str:
     """A variable with its value in a group."""
+    if name == BANDWIDTH and _is_number(group.values[name]):
+        return f"{group.values[name] / 1e9:g} Gb/s"
     return f"{name}={in_words(group.values[name])}"
 
 

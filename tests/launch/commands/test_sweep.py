@@ -74,8 +74,7 @@ def test_the_figure_is_the_table_over_its_baseline(simulated: Path) -> None:
         if r["samples_per_s"]
     }
     expected = {
-        (f"{scheme} bandwidth={bandwidth:.0e}".replace("+0", "").replace("+", ""), nodes): rate
-        / rates["ddp", nodes, bandwidth]
+        (f"{scheme} {bandwidth / 1e9:g} Gb/s", nodes): rate / rates["ddp", nodes, bandwidth]
         for (scheme, nodes, bandwidth), rate in rates.items()
         if scheme != "ddp"
     }
