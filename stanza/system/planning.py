@@ -15,6 +15,7 @@ from systems.clusters.sized import sized_cluster
 from systems.environment import threads_per_rank
 from systems.job import Job
 from systems.profiles.profile import ModelProfile, with_fixed_parts
+from systems.profiles.steadiness import load_average, warn_if_doubtful
 from systems.schema import InputError
 
 HERE = "local"
@@ -114,15 +115,18 @@ def measure_profile(
         trial_run(model, image_shape, by_path.short(options.model), samples=2)
     name = by_path.short(options.model)
     try:
+        load = load_average()
         effort = measured_profile.effort(model, images, repetitions=REPETITIONS)
         print(
             f"measuring {name}, batch {len(images)}, on {device}: about {effort}{spared}",
             file=sys.stderr,
             flush=True,
         )
-        return measured_profile.profile_model(
+        measured = measured_profile.profile_model(
             model, images, name=name, device_kind=device_here(), repetitions=REPETITIONS
         )
+        warn_if_doubtful(measured, load)
+        return measured
     except (AttributeError, IndexError, TypeError) as error:  # a layer takes or returns no tensor
         raise InputError(
             f"--stanza.model {options.model}: a layer cannot be measured alone: "
