@@ -3,6 +3,7 @@ What is not known is measured on this machine."""
 
 import os
 import sys
+from functools import lru_cache
 from typing import Any
 
 from stanza.models import ARCHITECTURES, build_model, is_own
@@ -193,6 +194,8 @@ def _profile_at_hand(job: Job, target: Cluster) -> ModelProfile | None:
             f"--profile {job.profile}: is of {profile.name}, the model is {model}; "
             "give a profile of that model"
         )
+    if is_own(job.options.model):
+        _check_layers(job, profile)
     kind = target.kinds[0]
     if profile.device == kind or (job.cluster == HERE and profile.device == device_here()):
         return profile
@@ -209,6 +212,35 @@ def _profile_at_hand(job: Job, target: Cluster) -> ModelProfile | None:
         f"was taken on {profile.device}; make one on {kind} with `launch profile stanza` and give "
         "it with --profile"
     )
+
+
+def _check_layers(job: Job, profile: ModelProfile) -> None:
+    """Raise an InputError if a model of the user's own has changed since its profile was taken."""
+    from stanza.train.data import input_of
+
+    inputs = job.options.inputs
+    image_shape, classes = inputs.image_shape, inputs.classes
+    if job.options.data and (image_shape is None or classes is None):
+        image_shape, classes = input_of(job.options)
+    found = _difference(job.options.model, classes, image_shape, profile)
+    if found is not None:
+        raise InputError(
+            f"--profile {job.profile}: is not of --stanza.model {job.options.model} as it is now: "
+            f"{found}; profile it again with `launch profile stanza`"
+        )
+
+
+@lru_cache  # a sweep asks for every point
+def _difference(
+    model: str, classes: int | None, image_shape: tuple[int, ...] | None, profile: ModelProfile
+) -> str | None:
+    """Where a model differs from its profile; see `stanza.models.layers`. It is built for this."""
+    import torch
+
+    from stanza.models.layers import difference
+
+    with torch.random.fork_rng(devices=[]):  # weights are drawn
+        return difference(build_model(model, classes, image_shape), profile, image_shape)
 
 
 def _ships(options: Options) -> bool:

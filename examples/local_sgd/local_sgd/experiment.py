@@ -39,8 +39,14 @@ def conclude(results: Results, folder: Path) -> Outcome:
     ]
     note = "medians over repetitions; all ranks are processes of one machine"
     caption = "Bytes fall as 1/H. Digits are learnt as well: all replicas see all kinds of them."
-    text = {"title": "Averaging every H steps", "caption": caption}
-    figure = draw(folder / "local-sgd-period", panels, note, tier="measured", **text)
+    figure = draw(
+        folder / "local-sgd-period",
+        panels,
+        note,
+        title="Averaging every H steps",
+        tier="measured",
+        caption=caption,
+    )
     in_bytes = claim(
         "local_sgd.bytes-over-table.all.measured",
         "bytes sent per step over those of a ring all-reduce / H, H = 1 to 32",

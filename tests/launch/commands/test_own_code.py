@@ -13,6 +13,7 @@ from stanza.options import Options
 from stanza.planner.plan import load_profile
 from stanza.system import SYSTEM
 from stanza.system.planning import planning_basis
+from systems.clusters import cluster as clusters
 from systems.profiles import profile
 from systems.schema import InputError
 from tests import own_code
@@ -46,7 +47,8 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         main(words)
     assert stop.value.code == 2
     said = capsys.readouterr().err.splitlines()
-    (line,) = [line for line in said if not line.startswith("measuring ")]
+    beside = ("measuring ", "warning: the times ")  # of a busy machine
+    (line,) = [line for line in said if not line.startswith(beside)]
     return line
 
 
@@ -109,6 +111,34 @@ def test_a_profile_is_called_by_the_path_without_the_folder(
     )
     odd = refused(["profile", "stanza", "--model", "odd.py:memory", "--out", "odd.json"], capsys)
     assert "--model odd.py:memory: a layer cannot be measured alone" in odd
+
+
+def test_a_profile_of_an_earlier_network_is_refused(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model", f"{job.parent}/net.py:Net"]
+    main(["profile", "stanza", *model, "--classes", "3", "--out", "net.json"])
+    halved = Path("halved", "net.py")
+    halved.parent.mkdir()
+    halved.write_text(own_code.NET.replace("144, 16", "144, 8").replace("Linear(16", "Linear(8"))
+    capsys.readouterr()
+    cluster = ["--cluster", "ten.toml", "--profile", "net.json"]
+    device = profile.load(Path("net.json")).device
+    ten = clusters.load("ec2-p3-10g").with_kind(device)
+    Path("ten.toml").write_text(clusters.to_toml(ten))
+    said = (
+        "layer classifier.0 has 4,640 bytes of parameters, and 9,280 in the profile; profile it "
+        "again with `launch profile stanza`"
+    )
+    for words in (
+        ["plan", "stanza", *model, "--classes", "3", *cluster],
+        ["simulate", str(job), *cluster],
+    ):
+        main(words)
+        capsys.readouterr()
+        words = [word.replace(model[1], str(halved) + ":Net") for word in words]
+        changed = words if "plan" in words else [*words, "--stanza.model", f"{halved}:Net"]
+        assert refused(changed, capsys).endswith(said)
 
 
 def test_a_profile_takes_the_shape_from_the_data_too(job: Path) -> None:
