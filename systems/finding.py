@@ -29,7 +29,7 @@ class Finding:
             return f"ok   {self.name}: {self.found}"
         mark = "BAD " if self.required else "-   "
         return f"{mark} {self.name}: {self.found}; needed for {self.needed_for}" + (
-            f"; {self.command}" if self.command else ""
+            f"; {self.command}" if self.command and self.command not in self.found else ""
         )
 
 
