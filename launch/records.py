@@ -9,7 +9,7 @@ from typing import Any
 
 from launch import job as jobs, planning
 from launch.installed import system_of
-from systems import schema
+from systems import by_path, schema
 from systems.environment import Environment
 from systems.job import Job
 from systems.profiles.emulation import Emulation
@@ -39,7 +39,9 @@ def create_record(
         InputError: `--out` names a folder that holds files already.
     """
     folder = _claimed(job)
-    trust = " --trust" if tier == "measured" and system_of(job).code_named(job.options) else ""
+    code = system_of(job).code_named(job.options)
+    trust = " --trust" if tier == "measured" and code else ""
+    digests = by_path.digests(code)
     run = {
         "command": shlex.join(record.command_line()),
         "again": _again(folder, tier, emulation) + trust,
@@ -47,6 +49,7 @@ def create_record(
         **({"launcher": job.launcher} if tier == "measured" else {}),
         **({"emulation": schema.dump(emulation)} if emulation else {}),
         "system": job.system,
+        **({"own_code_sha256": digests} if digests else {}),
         "run_id": run_id,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "plan": schema.dump(plan),

@@ -8,6 +8,7 @@ name, and the modules beside it can be imported from it, as when Python runs the
 """
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -64,6 +65,16 @@ def short(name: str) -> str:
     """The import path without the folder of its file: a name that is the same on every machine."""
     module, _, attribute = name.rpartition(":")
     return f"{os.path.basename(module)}:{attribute}" if module.endswith(".py") else name
+
+
+def digests(names: Collection[str]) -> dict[str, str]:
+    """The SHA-256, in hexadecimal, of each file that import paths name and that is there."""
+    files = {name.rpartition(":")[0] for name in names}
+    return {
+        file: hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        for file in sorted(files)
+        if file.endswith(".py") and Path(file).is_file()
+    }
 
 
 def load(name: str, option: str) -> Any:

@@ -71,15 +71,17 @@ def _parsed(arguments: Sequence[str]) -> RunJob:
     if len(arguments) < 2:
         raise InputError("--again: names no record; give the folder of a run")
     folder = Path(arguments[1])
-    record.read_json(folder / "run.json")
+    run = record.read_json(folder / "run.json")
     flags = arguments[2:]
     of_record = jobs.load_job(folder / "job.toml", jobs.wanted_system(flags))
     default = dataclasses.replace(jobs.with_flags(RunJob, of_record), out=None)
     wanted = jobs.parse_job_flags("run --again RECORD", flags, default)
+    named = system_of(wanted).code_named
+    theirs = set(named(of_record.options))
+    code, where = [c for c in named(wanted.options) if c in theirs], f"--again {folder}"
     if not wanted.trust:
-        named = system_of(wanted).code_named
-        theirs = set(named(of_record.options))
-        trust.allow([c for c in named(wanted.options) if c in theirs], f"--again {folder}")
+        trust.allow(code, where)
+    trust.warn_of_changes(code, run.get("own_code_sha256", {}), where)
     return wanted
 
 
