@@ -168,7 +168,7 @@ def what_is_kept(folder: Path) -> str:
         )
     return (
         f"kept: the checkpoint {checkpoint} and the steps so far in {folder / 'steps'}; make room "
-        f"and go on with: launch run --again {folder} --resume {folder}"
+        f"and go on with: testbed run --again {folder} --resume {folder}"
     )
 
 

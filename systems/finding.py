@@ -1,4 +1,4 @@
-"""What `launch doctor` finds, one thing at a time. Only the standard library is imported here: the
+"""What `testbed doctor` finds, one thing at a time. Only the standard library is imported here: the
 doctor must run where packages are missing.
 """
 

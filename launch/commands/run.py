@@ -1,4 +1,4 @@
-"""`launch run JOB.toml [flags]`: plan, start the ranks, leave a record.
+"""`testbed run JOB.toml [flags]`: plan, start the ranks, leave a record.
 
 python -m launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1 --world-size 4
 python -m launch run --again runs/20260101-120000-stanza-digits
@@ -64,7 +64,7 @@ def _parsed(arguments: Sequence[str]) -> RunJob:
         wanted = jobs.parse_job("run", arguments, RunJob)
         if wanted.again is not None:
             raise InputError(
-                f"--again {wanted.again}: stands first; write: launch run --again "
+                f"--again {wanted.again}: stands first; write: testbed run --again "
                 f"{wanted.again} [flags]"
             )
         return wanted

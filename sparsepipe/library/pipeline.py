@@ -83,7 +83,7 @@ def pipeline(
         micro_batches: how many a mini-batch is cut into, if the schedule flushes. None: the number
             of the plan file, else 4.
         plan: "auto" times the layers on this machine and balances one stage a rank; or a file that
-            `launch plan sparsepipe --out` wrote; or the numbers of the layers at which new stages
+            `testbed plan sparsepipe --out` wrote; or the numbers of the layers at which new stages
             begin.
         loss: takes what the network returns and the targets; gives the mean over the targets.
         optimizer: takes the parameters of a stage; gives their optimizer. Only `step` needs it.

@@ -1,4 +1,4 @@
-"""`launch profile stanza`: measure every layer of a model on this machine, write it as JSON.
+"""`testbed profile stanza`: measure every layer of a model on this machine, write it as JSON.
 
 python -m launch profile stanza --model alexnet --batch-size 16 --out alexnet-cpu.json
 python -m launch plan stanza --model alexnet --cluster my.toml --profile alexnet-cpu.json
@@ -31,7 +31,7 @@ class ProfileArguments(ModelArguments):
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, print a summary, write the file."""
-    flags = parse_flags(ProfileArguments, arguments, "launch profile stanza", ProfileArguments())
+    flags = parse_flags(ProfileArguments, arguments, "testbed profile stanza", ProfileArguments())
     path = Path(flags.out)
     check_new_file(path)
     if flags.batch_size is not None and flags.batch_size < 1:

@@ -1,6 +1,7 @@
 """What users name by import path is found, or refused in one line that says what to do."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,10 +137,11 @@ def test_a_wrong_argument_is_named_with_the_option_that_holds_it() -> None:
     def build(size: int, depth: int = 2, *, rate: float = 0.5) -> float:
         return size + depth + rate
 
-    for given, said in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"size": 1, "dept": 3}, "--model-options dept=3: m:f takes no dept; perhaps 'depth'"),
         ({"size": 1, "rate": "fast"}, "--model-options rate=fast: .* a number .* rate=0.5"),
         ({"depth": 1}, "--model m:f: wants size; give --model-options size=..."),
-    ]:
+    ]
+    for given, said in cases:
         with pytest.raises(InputError, match=said):
             by_path.apply(build, "m:f", "--model", **given)

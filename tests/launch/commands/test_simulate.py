@@ -1,4 +1,4 @@
-"""`launch simulate`: the same job files, another tier."""
+"""`testbed simulate`: the same job files, another tier."""
 
 import json
 import tomllib
