@@ -157,7 +157,7 @@ def _need_ranks(world_size: int, needed: int, flag: str) -> None:
 
 def _check_batch(options: Options, workers: int, micro_batches: int) -> None:
     """Refuse a batch that leaves a worker without a sample for every micro-batch."""
-    smallest = options.samples_per_step(workers) // workers
+    smallest = min(options.shares(workers))
     if smallest < micro_batches:
         raise InputError(
             f"--stanza.micro-batches {micro_batches}: the smallest local batch has {smallest} "

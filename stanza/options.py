@@ -8,6 +8,7 @@ from typing import Literal
 
 from stanza.models import Inputs, check_name, inputs_of, is_own
 from systems import by_path
+from systems.data.shares import even_shares
 from systems.schema import InputError
 
 Scheme = Literal["stanza", "ps", "ddp", "zero1", "zero2", "zero3", "single"]
@@ -206,15 +207,14 @@ class Options:
         """
         return min(first_step + self.warm_up_steps, self.steps - 1)
 
-    def local_batch(self, workers: int) -> int:
-        """The number of samples in the largest share when `workers` ranks have data."""
-        if self.global_batch_size is not None:
-            return -(-self.global_batch_size // workers)
-        return self.local_batch_size or self.inputs.batch_size
-
     def samples_per_step(self, workers: int) -> int:
         """The number of samples in one step over all `workers`."""
-        return self.global_batch_size or self.local_batch(workers) * workers
+        each = self.local_batch_size or self.inputs.batch_size
+        return self.global_batch_size or each * workers
+
+    def shares(self, workers: int) -> tuple[int, ...]:
+        """The number of samples of each of `workers` in one step, the larger ones first."""
+        return even_shares(self.samples_per_step(workers), workers)
 
 
 def _at_least(least: int, name: str, value: int | str | None) -> None:

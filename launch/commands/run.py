@@ -15,7 +15,7 @@ from launch.installed import system_of
 from launch.launchers import slurm
 from launch.launchers.start import run_ranks, start_command
 from launch.progress.progress import shown
-from launch.records import claim_record, create_record
+from launch.records import again, claim_record, create_record, read_emulation
 from systems.gpus import gpu_names
 from systems.job import Job, job_alone
 from systems.mpi import import_mpi
@@ -71,6 +71,7 @@ def _parsed(arguments: Sequence[str]) -> RunJob:
     if len(arguments) < 2:
         raise InputError("--again: names no record; give the folder of a run")
     folder = Path(arguments[1])
+    _check_measured(folder)
     run = record.read_json(folder / "run.json")
     flags = arguments[2:]
     of_record = jobs.load_job(folder / "job.toml", jobs.wanted_system(flags))
@@ -83,6 +84,17 @@ def _parsed(arguments: Sequence[str]) -> RunJob:
         trust.allow(code, where)
     trust.warn_of_changes(code, run.get("own_code_sha256", {}), where)
     return wanted
+
+
+def _check_measured(folder: Path) -> None:
+    """Raise an InputError if a record is of another tier: its job is of another cluster, and run
+    here it would be another experiment."""
+    tier = record.read_json(folder / "run.json")["tier"]
+    if tier != "measured":
+        raise InputError(
+            f"--again {folder}: its tier is {tier}, and `testbed run` measures this machine; "
+            f"repeat it with: {again(folder, tier, read_emulation(folder))}"
+        )
 
 
 def prepare_run(job: Job) -> Path:

@@ -175,16 +175,16 @@ def _baselines(
     options: Options, at: CostsAt, world_size: int, link: Link
 ) -> tuple[Prediction, ...]:
     """Predict the baselines. DDP comes last; on one rank there is no other."""
-    everywhere = at(options.local_batch(world_size))
-    ddp = predict.ddp(everywhere, world_size, link)
+    everywhere = options.shares(world_size)
+    ddp = predict.ddp(at, everywhere, link)
     if world_size == 1:
         return (ddp,)
     workers, servers = max(1, world_size - options.ps_servers), options.ps_servers
-    beside_servers = at(options.local_batch(workers))
+    beside_servers = options.shares(workers)
     return (
-        predict.ps_blocking(beside_servers, workers, servers, link),
-        predict.ps_pipelined(beside_servers, workers, servers, link),
-        predict.ps_sharded(everywhere, world_size, link),
+        predict.ps_blocking(at, beside_servers, servers, link),
+        predict.ps_pipelined(at, beside_servers, servers, link),
+        predict.ps_sharded(at, everywhere, link),
         ddp,
     )
 
@@ -230,23 +230,24 @@ def _layouts(options: Options, world_size: int, mode: Mode, fc_workers: int) -> 
     """The layouts to predict in a mode, one for each number of micro-batches that fits."""
     parallel, placement = mode
     conv_workers = world_size if placement == "colocated" else world_size - fc_workers
-    smallest_batch = options.samples_per_step(conv_workers) // conv_workers
-    fitting = [number for number in MICRO_BATCHES if number <= smallest_batch]
+    smallest_batch = min(options.shares(conv_workers))
+    asked = MICRO_BATCHES if options.micro_batches == "auto" else (options.micro_batches,)
     return [
         separated_layout(
             conv_workers, fc_workers, number, fc_parallel=parallel, fc_placement=placement
         )
-        for number in (fitting if options.micro_batches == "auto" else [options.micro_batches])
+        for number in asked
+        if number <= smallest_batch
     ]
 
 
 def _separated(options: Options, at: CostsAt, layout: Layout, link: Link) -> Prediction:
     """Predict layer separation, by the recurrence if there is one, or else by the simulator."""
-    conv_workers, fc_workers = len(layout.ranks("conv")), len(layout.ranks("fc"))
-    micro_batches, batch = layout.micro_batches, options.local_batch(conv_workers)
+    fc_workers, micro_batches = len(layout.ranks("fc")), layout.micro_batches
+    shares = options.shares(len(layout.ranks("conv")))
     if (layout.fc_parallel, layout.fc_placement) == PUBLISHED_MODE:
-        return recurrence.separated(at, batch, conv_workers, fc_workers, micro_batches, link)
-    played = separation.separated(at, batch, layout, link)
+        return recurrence.separated(at, shares, fc_workers, micro_batches, link)
+    played = separation.separated(at, shares, layout, link)
     return Prediction(
         scheme="stanza",
         fc_workers=fc_workers,
@@ -274,19 +275,18 @@ def _choose(
     """Choose among the predictions what the options leave open, and say why.
 
     Raises:
-        InputError: more FC workers are asked for than fit.
+        InputError: more FC workers or micro-batches are asked for than fit.
     """
-    separated = [p for p in predictions if p.scheme == "stanza"]
+    separated = [
+        p
+        for p in predictions
+        if p.scheme == "stanza" and options.fc_workers in ("auto", p.fc_workers)
+    ]
     baselines = [p for p in predictions if p.scheme != "stanza"]
+    if not separated:
+        _check_fits(options, world_size)
     if options.fc_workers not in ("auto", 0):
-        fitting = [p for p in separated if p.fc_workers == options.fc_workers]
-        if not fitting:
-            most = world_size if options.fc_placement == "colocated" else world_size // 2
-            raise InputError(
-                f"--stanza.fc-workers {options.fc_workers}: at most {most} of these "
-                "ranks can be FC workers"
-            )
-        return _fastest(fitting), "as given"
+        return _fastest(separated), "as given"
     best_baseline = _fastest(baselines[::-1])  # DDP comes last: fewer, larger messages than servers
     best = _fastest([best_baseline, *separated]) if options.fc_workers == "auto" else best_baseline
     if best.scheme != "stanza":
@@ -301,3 +301,13 @@ def _choose(
         f"{best.busiest} is busy {best.resources[best.busiest] * 1e3:.3g} ms of "
         f"{best.step_s * 1e3:.3g} ms"
     )
+
+
+def _check_fits(options: Options, world_size: int) -> None:
+    """Raise an InputError if the options ask for numbers of FC workers or micro-batches that do not
+    fit. Where all is left to the planner, it has the baselines to choose from."""
+    fc_workers, micro_batches = options.fc_workers, options.micro_batches
+    if fc_workers == "auto" and (micro_batches == "auto" or world_size == 1):
+        return
+    fewest = 1 if fc_workers == "auto" else fc_workers
+    layout_of(options, world_size, fewest, 1 if micro_batches == "auto" else micro_batches)

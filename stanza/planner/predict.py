@@ -15,6 +15,9 @@ that use them, with n ranks, c CONV workers, f FC workers, b samples and A activ
     Stanza, FC worker        4 * b * A * c / f in, the same out           recurrence.separated
     Stanza, CONV worker      4 * b * A, + 2 * 4 * P_conv * (c - 1) / c    recurrence.separated
 
+Workers' shares of a batch differ by at most one sample. The worker with the largest is the last in
+everything, so it is the one whose compute counts.
+
 Links carry both directions at once, and the switch does not block. Three costs are left out because
 no profile has them: the optimizer of a server, copies in memory, and, unless the profile was taken
 at two batch sizes, the fixed cost of a kernel, which small micro-batches pay more often.
@@ -24,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stanza.options import FcParallel, FcPlacement
-from stanza.planner.costs import Costs
+from stanza.planner.costs import CostsAt
 from stanza.workers.messages import BUCKET_MEBIBYTES
 from systems.clusters.cluster import Link
 
@@ -70,14 +73,20 @@ class Prediction:
         return max(self.resources, key=lambda name: self.resources[name])
 
 
-def ddp(cost: Costs, workers: int, link: Link) -> Prediction:
-    """Predict DDP: buckets of gradients are all-reduced while the backward pass goes on."""
+def ddp(at: CostsAt, shares: Sequence[int], link: Link) -> Prediction:
+    """Predict DDP: buckets of gradients are all-reduced while the backward pass goes on.
+
+    Args:
+        at: the model's costs as a function of the batch.
+        shares: the number of samples of each worker in a step.
+    """
+    cost, workers = at(max(shares)), len(shares)
     forward_s = cost.conv_forward_s + cost.fc_forward_s
     finish = ring_finish(cost.backward, forward_s, workers, link)
     return Prediction(
         scheme="ddp",
         step_s=max(finish, cost.compute_s),
-        samples=workers * cost.batch_size,
+        samples=sum(shares),
         resources={
             "compute": cost.compute_s,
             "all-reduce": link.all_reduce_s(cost.conv_bytes + cost.fc_bytes, workers),
@@ -107,16 +116,17 @@ def ring_finish(
     return max(now, wire_free)
 
 
-def ps_blocking(cost: Costs, workers: int, servers: int, link: Link) -> Prediction:
+def ps_blocking(at: CostsAt, shares: Sequence[int], servers: int, link: Link) -> Prediction:
     """Predict dedicated servers that take all gradients after the backward pass.
 
     Workers push everything, and then pull everything. Nothing overlaps.
     """
+    cost, workers = at(max(shares)), len(shares)
     one_way_s = _server_s(cost.conv_bytes + cost.fc_bytes, workers, servers, link)
     return Prediction(
         scheme="ps-blocking",
         step_s=cost.compute_s + 2 * (one_way_s + link.latency_s),
-        samples=workers * cost.batch_size,
+        samples=sum(shares),
         resources={"compute": cost.compute_s, "push": one_way_s, "pull": one_way_s},
     )
 
@@ -130,8 +140,9 @@ def _server_s(size_bytes: float, workers: int, servers: int, link: Link) -> floa
     return link.seconds(size_bytes * max(1.0, workers / servers))
 
 
-def ps_pipelined(cost: Costs, workers: int, servers: int, link: Link) -> Prediction:
+def ps_pipelined(at: CostsAt, shares: Sequence[int], servers: int, link: Link) -> Prediction:
     """Predict dedicated servers, where each layer is pushed and pulled as soon as possible."""
+    cost, workers = at(max(shares)), len(shares)
     now = cost.conv_forward_s + cost.fc_forward_s
     in_free = out_free = now
     for seconds, size in cost.backward:
@@ -144,16 +155,17 @@ def ps_pipelined(cost: Costs, workers: int, servers: int, link: Link) -> Predict
     return Prediction(
         scheme="ps-pipelined",
         step_s=max(now, out_free + link.latency_s),
-        samples=workers * cost.batch_size,
+        samples=sum(shares),
         resources={"compute": cost.compute_s, "push": one_way_s, "pull": one_way_s},
     )
 
 
-def ps_sharded(cost: Costs, workers: int, link: Link) -> Prediction:
+def ps_sharded(at: CostsAt, shares: Sequence[int], link: Link) -> Prediction:
     """Predict pipelined servers, one beside every worker.
 
     A node's pushes and its server's answers share each direction of its interface.
     """
+    cost, workers = at(max(shares)), len(shares)
     now = cost.conv_forward_s + cost.fc_forward_s
     wire_free = now
     for seconds, size in cost.backward:
@@ -165,7 +177,7 @@ def ps_sharded(cost: Costs, workers: int, link: Link) -> Prediction:
     return Prediction(
         scheme="ps-sharded",
         step_s=max(now, wire_free + 2 * link.latency_s),
-        samples=workers * cost.batch_size,
+        samples=sum(shares),
         resources={
             "compute": cost.compute_s,
             "push and pull": link.seconds(2 * model_bytes * (workers - 1) / workers),

@@ -47,7 +47,7 @@ def data_for(options: Options, layout: Layout, seed: int) -> Data:
     samples = options.samples_per_step(workers)
     if samples > len(data.train):
         option = "global" if options.global_batch_size else "local"
-        size = options.global_batch_size or options.local_batch(workers)
+        size = options.global_batch_size or samples // workers
         raise InputError(
             f"--stanza.{option}-batch-size {size}: a step of {workers} workers needs {samples} "
             f"samples, {options.data} has {len(data.train)}; give a smaller batch"

@@ -9,7 +9,6 @@ from stanza.options import Options
 from stanza.planner.plan import Plan
 from stanza.planner.traffic import sizes_of, traffic
 from stanza.train.data import input_of
-from systems.data.batches import share
 from systems.profiles.emulation import Emulation
 from systems.runs import window
 from systems.runs.record import Step
@@ -54,10 +53,7 @@ def _bytes_per_step(
     """A row for each rank: its role, its bytes by the traffic table, and those counted."""
     resolved = dataclasses.replace(options, scheme=layout.scheme, fc_parallel=layout.fc_parallel)
     workers = len(layout.data_ranks)
-    parts = [share(options.samples_per_step(workers), workers, i) for i in range(workers)]
-    table = traffic(
-        layout, sizes_of(resolved, *input_of(options)), [part.stop - part.start for part in parts]
-    )
+    table = traffic(layout, sizes_of(resolved, *input_of(options)), options.shares(workers))
     return [
         {"role": role, "table_sent": by.sent, "table_received": by.received, **of_rank}
         for role, by, of_rank in zip(layout.roles, table, counted, strict=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from systems.data.dataset import Batch, Indices, Split
+from systems.data.shares import even_shares
 from systems.processes.beside import in_advance
 from systems.schema import InputError
 
@@ -71,6 +72,6 @@ def share(size: int, workers: int, index: int) -> slice:
     """
     if not 0 <= index < workers:
         raise InputError(f"worker {index}: give 0 to {workers - 1}, as there are {workers} workers")
-    base, larger = divmod(size, workers)
-    start = index * base + min(index, larger)
-    return slice(start, start + base + (index < larger))
+    sizes = even_shares(size, workers)
+    start = sum(sizes[:index])
+    return slice(start, start + sizes[index])

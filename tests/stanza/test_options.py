@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, strategies as st
 
 from stanza.models import ARCHITECTURES
@@ -97,20 +98,21 @@ def test_accepts(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("model", ARCHITECTURES)
 def test_a_model_brings_its_own_batch(model: str) -> None:
     options = Options(model=model)
-    assert options.local_batch(3) == ARCHITECTURES[model].batch_size
+    assert options.shares(3) == (ARCHITECTURES[model].batch_size,) * 3
     assert options.samples_per_step(3) == 3 * ARCHITECTURES[model].batch_size
 
 
 def test_a_local_batch_grows_with_the_workers() -> None:
     options = Options(local_batch_size=5)
-    assert (options.local_batch(3), options.samples_per_step(3)) == (5, 15)
+    assert (options.shares(3), options.samples_per_step(3)) == ((5, 5, 5), 15)
 
 
 @given(st.integers(1, 500), st.integers(1, 20))
 def test_a_global_batch_is_shared(batch: int, workers: int) -> None:
     options = Options(global_batch_size=batch)
     parts = [share(batch, workers, index) for index in range(workers)]
-    assert options.local_batch(workers) == max(part.stop - part.start for part in parts)
+    assert options.shares(workers) == tuple(part.stop - part.start for part in parts)
+    assert options.shares(workers) == tuple(map(len, torch.arange(batch).tensor_split(workers)))
     assert options.samples_per_step(workers) == batch
 
 
@@ -155,4 +157,4 @@ def test_what_the_options_say_wins_over_what_the_model_says() -> None:
     assert (said.image_shape, said.classes) == ((3, 4, 4), 7)
     built_in = Options(model="alexnet", image_shape=(3, 64, 64)).inputs
     assert (built_in.image_shape, built_in.classes) == ((3, 64, 64), 1000)
-    assert Options(model="net.py:Net").local_batch(2) == 8
+    assert Options(model="net.py:Net").shares(2) == (8, 8)

@@ -22,15 +22,14 @@ def played_plan(options: Options, layout: Layout, at: CostsAt, link: Link) -> Si
     Raises:
         InputError: the simulator does not know this variant of the scheme.
     """
-    workers, servers = len(layout.data_ranks), len(layout.ranks("server"))
-    batch = options.local_batch(workers)
+    shares, servers = options.shares(len(layout.data_ranks)), len(layout.ranks("server"))
     if layout.scheme == "stanza":
-        return separated(at, batch, layout, link)
+        return separated(at, shares, layout, link)
     if layout.scheme == "ps" and servers:
         pipelined = options.ps_mode == "pipelined"
-        return ps_dedicated(at(batch), workers, servers, link, pipelined=pipelined)
+        return ps_dedicated(at, shares, servers, link, pipelined=pipelined)
     if layout.scheme == "ps" and options.ps_mode == "pipelined":
-        return ps_sharded(at(batch), workers, link)
+        return ps_sharded(at, shares, link)
     if layout.scheme == "ps":
         raise InputError(
             "--stanza.ps-mode blocking: colocated servers are simulated pipelined only; "
@@ -38,4 +37,4 @@ def played_plan(options: Options, layout: Layout, at: CostsAt, link: Link) -> Si
         )
     if layout.scheme in ZERO_STAGES:
         raise InputError(f"--stanza.scheme {layout.scheme}: is not simulated; use testbed run")
-    return ddp(at(batch), workers, link)  # a single process is a ring of one
+    return ddp(at, shares, link)  # a single process is a ring of one

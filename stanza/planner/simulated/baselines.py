@@ -2,33 +2,48 @@
 
 from collections.abc import Sequence
 
-from stanza.planner.costs import Costs
-from stanza.planner.simulated.steps import STEPS, Simulated, played, ring_backward, segments, stream
+from stanza.planner.costs import Costs, CostsAt
+from stanza.planner.simulated.steps import (
+    STEPS,
+    Simulated,
+    backward_tasks,
+    buckets,
+    played,
+    ring_backward,
+    stream,
+)
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from systems.clusters.cluster import Link
 from systems.simulate import Program
 
 
-def ddp(cost: Costs, workers: int, link: Link) -> Simulated:
-    """Play DDP: forward passes, then backward passes in which full buckets are all-reduced."""
-    program, ends = Program(link.latency_s), list[int]()
+def ddp(at: CostsAt, shares: Sequence[int], link: Link) -> Simulated:
+    """Play DDP: forward passes, then backward passes in which full buckets are all-reduced.
+
+    Args:
+        at: the model's costs as a function of the batch.
+        shares: the number of samples of each worker in a step.
+    """
+    program, ends, costs = Program(link.latency_s), list[int](), [at(share) for share in shares]
+    backward, ranks = [cost.backward for cost in costs], range(len(shares))
     for _ in range(STEPS):
-        starts = _forward(program, cost, workers, ends[-1:])
-        ends.append(ring_backward(program, cost.backward, range(workers), starts, "backward"))
-    return played(program, ends, workers * cost.batch_size, link)
+        starts = _forward(program, costs, ends[-1:])
+        ends.append(ring_backward(program, backward, ranks, starts, "backward"))
+    return played(program, ends, sum(shares), link)
 
 
-def _forward(program: Program, cost: Costs, workers: int, after: Sequence[int]) -> list[int]:
+def _forward(program: Program, costs: Sequence[Costs], after: Sequence[int]) -> list[int]:
     """Add every worker's forward pass of the whole model, which starts after these tasks."""
-    seconds = cost.conv_forward_s + cost.fc_forward_s
     return [
-        program.compute(stream(rank), seconds, name="forward", after=after)
-        for rank in range(workers)
+        program.compute(
+            stream(rank), cost.conv_forward_s + cost.fc_forward_s, name="forward", after=after
+        )
+        for rank, cost in enumerate(costs)
     ]
 
 
 def ps_dedicated(
-    cost: Costs, workers: int, servers: int, link: Link, *, pipelined: bool
+    at: CostsAt, shares: Sequence[int], servers: int, link: Link, *, pipelined: bool
 ) -> Simulated:
     """Play dedicated servers.
 
@@ -36,21 +51,19 @@ def ps_dedicated(
     soon as the server has it from all workers. Otherwise the whole model is one bucket.
     """
     least = SMALLEST_MESSAGE_BYTES * servers if pipelined else float("inf")
-    buckets = segments(cost.backward, least)
+    costs, workers = [at(share) for share in shares], len(shares)
+    rows = buckets([cost.backward for cost in costs], least)
     program, ends = Program(link.latency_s), list[int]()
     for _ in range(STEPS):
-        now = _forward(program, cost, workers, ends[-1:])
+        now = _forward(program, costs, ends[-1:])
         pushed: dict[tuple[int, int], int] = {}  # a pair's messages follow one another
         pulled: dict[tuple[int, int], int] = {}
-        for seconds, size in buckets:
-            now = [
-                program.compute(stream(rank), seconds, name="backward", after=[before])
-                for rank, before in enumerate(now)
-            ]
+        for row in rows:
+            now = backward_tasks(program, row, range(workers), now, "backward")
             for server in range(workers, workers + servers):
-                _serve(program, now, server, size / servers, pushed, pulled)
+                _serve(program, now, server, row[0][1] / servers, pushed, pulled)
         ends.append(program.join([*now, *pulled.values()], name="step"))
-    return played(program, ends, workers * cost.batch_size, link)
+    return played(program, ends, sum(shares), link)
 
 
 def _serve(
@@ -82,19 +95,17 @@ def _serve(
         )
 
 
-def ps_sharded(cost: Costs, workers: int, link: Link) -> Simulated:
+def ps_sharded(at: CostsAt, shares: Sequence[int], link: Link) -> Simulated:
     """Play pipelined servers, one beside every worker. Pushes and pulls share the interfaces."""
-    buckets = segments(cost.backward, SMALLEST_MESSAGE_BYTES * workers)
+    costs, workers = [at(share) for share in shares], len(shares)
+    rows = buckets([cost.backward for cost in costs], SMALLEST_MESSAGE_BYTES * workers)
     program, ends, ranks = Program(link.latency_s), list[int](), range(workers)
     for _ in range(STEPS):
-        now = _forward(program, cost, workers, ends[-1:])
+        now = _forward(program, costs, ends[-1:])
         pushes, pulls = list[int](), list[int]()
-        for seconds, size in buckets:
-            now = [
-                program.compute(stream(rank), seconds, name="backward", after=[before])
-                for rank, before in enumerate(now)
-            ]
-            part = size * (workers - 1) / workers
+        for row in rows:
+            now = backward_tasks(program, row, ranks, now, "backward")
+            part = row[0][1] * (workers - 1) / workers
             pushes.append(
                 program.exchange(ranks, part, messages=1, name="push", after=[*now, *pushes[-1:]])
             )
@@ -104,4 +115,4 @@ def ps_sharded(cost: Costs, workers: int, link: Link) -> Simulated:
                 )
             )
         ends.append(program.join([*now, *pulls[-1:]], name="step"))
-    return played(program, ends, workers * cost.batch_size, link)
+    return played(program, ends, sum(shares), link)

@@ -11,6 +11,7 @@ from stanza.layout import Layout
 from stanza.planner.costs import Costs, CostsAt
 from stanza.planner.simulated.steps import STEPS, Simulated, played, ring_backward, stream
 from systems.clusters.cluster import Link
+from systems.data.shares import even_shares
 from systems.fair_links import Interface
 from systems.schema import InputError
 from systems.simulate import Program
@@ -20,8 +21,12 @@ SHARED_SLICES = 8
 the FC worker's tasks, as it does between the layers of a pass."""
 
 
-def separated(at: CostsAt, local_batch: int, layout: Layout, link: Link) -> Simulated:
-    """Play layer separation in this layout, with `local_batch` samples on every CONV worker.
+def separated(at: CostsAt, shares: Sequence[int], layout: Layout, link: Link) -> Simulated:
+    """Play layer separation in this layout.
+
+    Args:
+        at: the model's costs as a function of the batch.
+        shares: the number of samples of each CONV worker in a step.
 
     Raises:
         InputError: the layout has columns, and the FC part is no chain of Linear layers.
@@ -32,35 +37,50 @@ def separated(at: CostsAt, local_batch: int, layout: Layout, link: Link) -> Simu
             "--stanza.fc-parallel columns: the profile's fully connected part is no chain of "
             "Linear and elementwise layers; give --stanza.fc-parallel replicas"
         )
-    part = at(-(-local_batch // layout.micro_batches))
+    parts = _micro_batches(at, shares, layout.micro_batches)
     conv = layout.ranks("conv")
     fc_of = {rank: layout.fc_of(rank) for rank in conv}
-    activations = [_loads(rank, fc_of[rank], part.cut_bytes, "out", "in") for rank in conv]
-    gradients = [_loads(rank, fc_of[rank], part.cut_bytes, "in", "out") for rank in conv]
+    activations, gradients = (
+        [
+            [
+                _loads(rank, fc_of[rank], part.cut_bytes, *ways)
+                for rank, part in zip(conv, row, strict=True)
+            ]
+            for row in parts
+        ]
+        for ways in (("out", "in"), ("in", "out"))
+    )
+    last_backward = [part.conv_backward for part in parts[-1]]
     fc_done: list[int] = []
     both = layout.fc_placement == "colocated"
     slices = SHARED_SLICES if both else 1
     for _ in range(STEPS):
         # All micro-batches go forward, and their activations travel to the FC workers.
-        forward = _forward(program, part, conv, layout.micro_batches, ends[-1:], slices)
+        forward = _forward(program, parts, conv, ends[-1:], slices)
         sent = [[[task] for task in row] for row in forward]
         arrived = _chained(program, sent, activations, "activations")
         # The FC workers run them forward and backward, and send the gradients back.
-        computed, fc_done = _fc_step(program, at, part, layout, fc_of, arrived, fc_done)
+        computed, fc_done = _fc_step(program, at, parts, layout, fc_of, arrived, fc_done)
         ready = [[[row[fc] for fc in fc_of[rank]] for rank in conv] for row in computed]
         returned = _chained(program, ready, gradients, "cut gradient")
         # The CONV workers run them backward. The all-reduce overlaps the last of these passes.
         now = forward[-1]
-        for row in returned[:-1]:
+        for row, costs in zip(returned[:-1], parts[:-1], strict=True):
             now = [
                 _pass(program, rank, part.conv_backward_s, "conv backward", [a, b], slices)
-                for rank, a, b in zip(conv, now, row, strict=True)
+                for rank, part, a, b in zip(conv, costs, now, row, strict=True)
             ]
         last = [program.join(pair) for pair in zip(now, returned[-1], strict=True)]
-        end = ring_backward(program, part.conv_backward, conv, last, "conv backward")
+        end = ring_backward(program, last_backward, conv, last, "conv backward")
         # A node with both roles ends its step when both have.
         ends.append(program.join([end, *fc_done], name="step") if both else end)
-    return played(program, ends, len(conv) * local_batch, link)
+    return played(program, ends, sum(shares), link)
+
+
+def _micro_batches(at: CostsAt, shares: Sequence[int], micro_batches: int) -> list[list[Costs]]:
+    """The costs of every micro-batch on each CONV worker: a row for each micro-batch."""
+    sizes = [even_shares(share, micro_batches) for share in shares]
+    return [[at(size) for size in row] for row in zip(*sizes, strict=True)]
 
 
 def _pass(
@@ -79,24 +99,26 @@ def _pass(
 
 def _forward(
     program: Program,
-    part: Costs,
+    parts: Sequence[Sequence[Costs]],
     conv: Sequence[int],
-    micro_batches: int,
     after: Sequence[int],
     slices: int,
 ) -> list[list[int]]:
     """Add the forward passes of all micro-batches, one after the other on each CONV worker.
 
+    Args:
+        parts: the costs, by micro-batch and CONV worker.
+
     Returns:
         A row for each micro-batch, with the last task of every CONV worker.
     """
     rows: list[list[int]] = []
-    for _ in range(micro_batches):
+    for costs in parts:
         before = [[task] for task in rows[-1]] if rows else [list(after)] * len(conv)
         rows.append(
             [
                 _pass(program, rank, part.conv_forward_s, "conv forward", tasks, slices)
-                for rank, tasks in zip(conv, before, strict=True)
+                for rank, part, tasks in zip(conv, costs, before, strict=True)
             ]
         )
     return rows
@@ -122,27 +144,27 @@ def _loads(
 def _chained(
     program: Program,
     ready: Sequence[Sequence[Sequence[int]]],
-    loads: Sequence[Mapping[Interface, float]],
+    loads: Sequence[Sequence[Mapping[Interface, float]]],
     name: str,
 ) -> list[list[int]]:
     """Add one message for each micro-batch and CONV worker; those of a worker follow one another.
 
     Args:
         ready: the tasks that each message waits for, by micro-batch and CONV worker.
-        loads: the bytes that a message of each CONV worker puts on the interfaces.
+        loads: the bytes that each message puts on the interfaces, likewise.
 
     Returns:
         The messages' tasks, by micro-batch and CONV worker.
     """
     rows: list[list[int]] = []
-    for row in ready:
+    for row, of_row in zip(ready, loads, strict=True):
         before = [[task] for task in rows[-1]] if rows else [[]] * len(row)
         rows.append(
             [
                 program.transfer(load, name=name, after=[*tasks, *earlier])
                 if load
                 else program.join([*tasks, *earlier], name=name)
-                for load, tasks, earlier in zip(loads, row, before, strict=True)
+                for load, tasks, earlier in zip(of_row, row, before, strict=True)
             ]
         )
     return rows
@@ -151,7 +173,7 @@ def _chained(
 def _fc_step(
     program: Program,
     at: CostsAt,
-    part: Costs,
+    parts: Sequence[Sequence[Costs]],
     layout: Layout,
     fc_of: Mapping[int, Sequence[int]],
     arrived: Sequence[Sequence[int]],
@@ -160,6 +182,7 @@ def _fc_step(
     """Add the FC workers' passes over every micro-batch, and the exchange of their gradients.
 
     Args:
+        parts: the costs, by micro-batch and CONV worker.
         fc_of: the FC workers of each CONV worker.
         arrived: the activations' messages, by micro-batch and CONV worker.
         after: the tasks that must have ended first.
@@ -173,21 +196,22 @@ def _fc_step(
     before = {rank: list(after) for rank in fc}
     columns = layout.fc_parallel == "columns" and len(fc) > 1
     rows: list[dict[int, int]] = []
-    for row in arrived:
+    for row, costs in zip(arrived, parts, strict=True):
         ready = {rank: [*(row[i] for i in served[rank]), *before[rank]] for rank in fc}
         if columns:
-            rows.append(_columns(program, at(part.batch_size * len(conv)), ready))
+            gathered = at(sum(part.batch_size for part in costs))
+            rows.append(_columns(program, gathered, ready))
         else:
-            gathered = {rank: at(part.batch_size * len(served[rank])) for rank in fc}
+            of_rank = {rank: at(sum(costs[i].batch_size for i in served[rank])) for rank in fc}
             seconds = {
-                rank: cost.fc_forward_s + cost.fc_backward_s for rank, cost in gathered.items()
+                rank: cost.fc_forward_s + cost.fc_backward_s for rank, cost in of_rank.items()
             }
             rows.append(_compute(program, seconds, ready))
         before = {rank: [task] for rank, task in rows[-1].items()}
     done = list(rows[-1].values())
     if columns or len(fc) == 1:
         return rows, done
-    return rows, [program.all_reduce(fc, part.fc_bytes, name="fc exchange", after=done)]
+    return rows, [program.all_reduce(fc, parts[0][0].fc_bytes, name="fc exchange", after=done)]
 
 
 def _compute(

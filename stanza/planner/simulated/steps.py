@@ -62,6 +62,32 @@ def segments(backward: Sequence[Segment], least_bytes: float) -> list[Segment]:
     return joined
 
 
+def buckets(backward: Sequence[Sequence[Segment]], least_bytes: float) -> list[tuple[Segment, ...]]:
+    """The buckets of at least `least_bytes` of several ranks.
+
+    Returns:
+        A row for each bucket, with that of every rank: they have the same bytes, and each the
+        seconds of the rank's own share.
+    """
+    of_layers = {layers: segments(layers, least_bytes) for layers in map(tuple, backward)}
+    return list(zip(*(of_layers[tuple(layers)] for layers in backward), strict=True))
+
+
+def backward_tasks(
+    program: Program,
+    bucket: Sequence[Segment],
+    ranks: Sequence[int],
+    after: Sequence[int],
+    name: str,
+) -> list[int]:
+    """Add every rank's piece of the backward pass that fills a bucket, after its task in
+    `after`."""
+    return [
+        program.compute(stream(rank), seconds, name=name, after=[before])
+        for rank, (seconds, _), before in zip(ranks, bucket, after, strict=True)
+    ]
+
+
 def stream(rank: int) -> str:
     """The name of a rank's compute stream, which all its roles share."""
     return f"rank {rank}"
@@ -69,7 +95,7 @@ def stream(rank: int) -> str:
 
 def ring_backward(
     program: Program,
-    backward: Sequence[Segment],
+    backward: Sequence[Sequence[Segment]],
     ranks: Sequence[int],
     after: Sequence[int],
     name: str,
@@ -77,17 +103,16 @@ def ring_backward(
     """Add the backward passes of `ranks`, with a ring all-reduce of every bucket that fills.
 
     Args:
+        backward: for each rank its layers, in backward order.
         after: for each rank the task after which its backward pass starts.
 
     Returns:
         The task with which all passes and all-reduces have ended.
     """
     now, wire = list(after), list[int]()
-    for seconds, size in segments(backward, BUCKET_BYTES):
-        now = [
-            program.compute(stream(rank), seconds, name=name, after=[before])
-            for rank, before in zip(ranks, now, strict=True)
-        ]
+    for row in buckets(backward, BUCKET_BYTES):
+        now = backward_tasks(program, row, ranks, now, name)
+        size = row[0][1]
         if len(ranks) > 1 and size:
             ready = [*now, *wire[-1:]]
             wire.append(program.all_reduce(ranks, size, name=name, after=ready))

@@ -110,11 +110,10 @@ def test_more_micro_batches_than_samples_are_not_considered() -> None:
 
 
 def test_a_global_batch_is_shared_by_every_scheme() -> None:
-    """Each worker's largest share is predicted."""
-    found = made(global_batch_size=90)
-    separated = [p for p in found.predictions if p.fc_workers == 1]
-    assert [p.samples for p in separated] == [9 * 10]
-    assert next(p for p in found.predictions if p.scheme == "ddp").samples == 10 * 9
+    """All schemes are predicted with its samples, whether or not their workers divide it."""
+    for samples in (90, 97):
+        found = made(global_batch_size=samples, fc_parallel="auto", fc_placement="auto")
+        assert {p.samples for p in found.predictions} == {samples}
 
 
 def test_a_narrow_cut_makes_separation_faster() -> None:
@@ -271,6 +270,8 @@ def test_baselines_need_neither(scheme: Any) -> None:
             3,
             ["--stanza.micro-batches 8", "give at most 4"],
         ),
+        ({"micro_batches": 8, "global_batch_size": 15}, 3, ["micro-batches 8", "give at most 7"]),
+        ({"fc_workers": 1, "global_batch_size": 3}, 5, ["global-batch-size 3", "at least 4"]),
     ],
 )
 def test_refuses_with_one_clear_line(changes: dict[str, Any], size: int, words: list[str]) -> None:

@@ -53,6 +53,10 @@ def linear(cost: Costs) -> CostsAt:
     return at
 
 
+def shares(cost: Costs, workers: int) -> tuple[int, ...]:
+    return (cost.batch_size,) * workers
+
+
 def without_compute(cost: Costs) -> Costs:
     return replace(
         cost,
@@ -64,14 +68,14 @@ def without_compute(cost: Costs) -> Costs:
 
 
 def stanza(cost: Costs, conv: int, fc: int, micro: int, link: Link) -> Prediction:
-    return recurrence.separated(linear(cost), cost.batch_size, conv, fc, micro, link)
+    return recurrence.separated(linear(cost), (cost.batch_size,) * conv, fc, micro, link)
 
 
 SCHEMES: dict[str, Callable[[Costs, Link], Prediction]] = {
-    "ddp": lambda cost, link: predict.ddp(cost, 4, link),
-    "ps-blocking": lambda cost, link: predict.ps_blocking(cost, 3, 1, link),
-    "ps-pipelined": lambda cost, link: predict.ps_pipelined(cost, 3, 1, link),
-    "ps-sharded": lambda cost, link: predict.ps_sharded(cost, 4, link),
+    "ddp": lambda cost, link: predict.ddp(linear(cost), shares(cost, 4), link),
+    "ps-blocking": lambda cost, link: predict.ps_blocking(linear(cost), shares(cost, 3), 1, link),
+    "ps-pipelined": lambda cost, link: predict.ps_pipelined(linear(cost), shares(cost, 3), 1, link),
+    "ps-sharded": lambda cost, link: predict.ps_sharded(linear(cost), shares(cost, 4), link),
     "stanza": lambda cost, link: stanza(cost, 3, 1, 1, link),
     "stanza, two FC workers": lambda cost, link: stanza(cost, 3, 2, 1, link),
     "stanza, micro-batches": lambda cost, link: stanza(cost, 3, 1, 4, link),
@@ -152,7 +156,9 @@ def test_a_pipelined_server_without_compute_sends_while_it_receives() -> None:
     idle = replace(
         without_compute(COSTS), conv_backward=((0.0, 1e6),) * 3, fc_backward=((0.0, 1e6),)
     )
-    assert predict.ps_pipelined(idle, 3, 1, LINK).step_s == pytest.approx(3 * (4 + 1))
+    assert predict.ps_pipelined(linear(idle), shares(idle, 3), 1, LINK).step_s == pytest.approx(
+        3 * (4 + 1)
+    )
 
 
 def test_stanza_without_compute_takes_the_tables_bytes() -> None:
@@ -182,7 +188,7 @@ def test_the_exchange_of_fc_workers_shares_their_interfaces_with_the_cut() -> No
     fc_ring_s = table["fc"] - cut_s
     assert fc_ring_s == pytest.approx(5.0)  # it is what the next step waits for
     assert stanza(idle, 4, 2, 1, LINK).step_s == pytest.approx(fc_ring_s + 2 * cut_s)
-    simulated = separated(linear(idle), idle.batch_size, separated_layout(4, 2, 1), LINK)
+    simulated = separated(linear(idle), shares(idle, 4), separated_layout(4, 2, 1), LINK)
     assert simulated.step_s == pytest.approx(fc_ring_s + 2 * cut_s)
 
 
@@ -194,7 +200,9 @@ def test_blocking_server_formula(cost: Costs, workers: int, rate: float) -> None
     """The paper's: compute, and all parameters of all workers in and out of one interface."""
     model_bytes = cost.conv_bytes + cost.fc_bytes
     expected = cost.compute_s + 2 * workers * model_bytes * 8 / rate
-    predicted = predict.ps_blocking(cost, workers, 1, Link(bandwidth_bits_per_s=rate))
+    predicted = predict.ps_blocking(
+        linear(cost), shares(cost, workers), 1, Link(bandwidth_bits_per_s=rate)
+    )
     assert predicted.step_s == pytest.approx(expected, rel=1e-12)
     assert predicted.samples == workers * cost.batch_size
 
@@ -220,15 +228,15 @@ def test_ddp_reduces_buckets_during_the_backward_pass() -> None:
     backward = ((1.0, 30.0 * mib), (40.0, 20.0 * mib), (0.5, 0.0))
     cost = replace(COSTS, conv_backward=backward, fc_backward=())
     # Forward 1.25; bucket 1 ready at 2.25 and reduced in 30; bucket 2 at 42.75, reduced in 20.
-    assert predict.ddp(cost, 2, link).step_s == pytest.approx(42.75 + 20)
+    assert predict.ddp(linear(cost), shares(cost, 2), link).step_s == pytest.approx(42.75 + 20)
     # A step cannot end before the backward pass does.
     small = replace(cost, conv_backward=((1.0, 30.0 * mib), (40.0, 0.0)))
-    assert predict.ddp(small, 2, link).step_s == pytest.approx(42.25)
+    assert predict.ddp(linear(small), shares(small, 2), link).step_s == pytest.approx(42.25)
 
 
 def test_one_worker_exchanges_nothing() -> None:
-    assert predict.ddp(COSTS, 1, LINK).step_s == COSTS.compute_s
-    assert predict.ps_sharded(COSTS, 1, LINK).step_s == COSTS.compute_s
+    assert predict.ddp(linear(COSTS), (BATCH,), LINK).step_s == COSTS.compute_s
+    assert predict.ps_sharded(linear(COSTS), (BATCH,), LINK).step_s == COSTS.compute_s
 
 
 # Order
@@ -248,8 +256,9 @@ def test_more_bandwidth_is_never_slower(
 def test_pipelining_a_server_never_hurts(
     cost: Costs, link: Link, workers: int, servers: int
 ) -> None:
-    blocking = predict.ps_blocking(cost, workers, servers, link).step_s
-    assert predict.ps_pipelined(cost, workers, servers, link).step_s <= blocking * (1 + 1e-9)
+    everyone = linear(cost), shares(cost, workers), servers, link
+    blocking = predict.ps_blocking(*everyone).step_s
+    assert predict.ps_pipelined(*everyone).step_s <= blocking * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
@@ -276,7 +285,7 @@ def test_the_period_is_read_off_in_the_steady_state(
         monkeypatch.setattr(recurrence, "STEADY_STEPS", steps)
         return [
             recurrence.separated(
-                at, 128, 10 - fc, fc, micro, Link(bandwidth_bits_per_s=rate)
+                at, (128,) * (10 - fc), fc, micro, Link(bandwidth_bits_per_s=rate)
             ).step_s
             for fc in range(1, 6)
             for rate in (1e9, 1e10, 1e11)
@@ -296,7 +305,7 @@ def test_the_period_is_read_off_in_the_steady_state(
 def test_fc_time_grows_with_the_conv_workers_of_an_fc_worker(name: str, conv: int, fc: int) -> None:
     at = costs.costs_at(load_profile(name))
     own_s = at(64).fc_forward_s + at(64).fc_backward_s
-    predicted = recurrence.separated(at, 64, conv, fc, 1, LINK)
+    predicted = recurrence.separated(at, (64,) * conv, fc, 1, LINK)
     assert predicted.resources["FC compute"] == pytest.approx(own_s * math.ceil(conv / fc))
     cut_s = LINK.seconds(at(64).cut_bytes) * math.ceil(conv / fc)
     assert predicted.resources["cut in"] == pytest.approx(cut_s)
@@ -362,8 +371,8 @@ def test_a_narrow_cut_halves_what_crosses() -> None:
 
 
 def test_micro_batches_pay_fixed_costs_each() -> None:
-    one = recurrence.separated(costs.costs_at(SMALL), 10, 1, 1, 1, ENDLESS)
-    five = recurrence.separated(costs.costs_at(SMALL), 10, 1, 1, 5, ENDLESS)
+    one = recurrence.separated(costs.costs_at(SMALL), (10,), 1, 1, ENDLESS)
+    five = recurrence.separated(costs.costs_at(SMALL), (10,), 1, 5, ENDLESS)
     assert one.resources["FC compute"] == pytest.approx(3.0)
     assert five.resources["FC compute"] == pytest.approx(5 * 0.3 + 2.7)
 
