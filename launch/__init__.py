@@ -3,7 +3,7 @@
 How a run goes: a *job* is planned by its *system*; a *launcher* starts the *ranks*; every rank is a
 *worker* process that does its part; what they did is in the *record*.
 
-    launch run -> system plans -> record folder -> launcher -> worker, worker, ... -> result.json
+    testbed run -> system plans -> record folder -> launcher -> worker, worker, ... -> result.json
 
 Words that all files here use in one meaning:
 
@@ -12,7 +12,7 @@ Words that all files here use in one meaning:
 - system: one published way to train or to decode, as an object with all that `launch` knows of it
   (`systems.system`). Installed packages offer systems (`launch.installed`).
 - launcher: the program that starts the ranks, such as torchrun or mpirun (`launch.launchers`). A
-  foreign launcher is one that the user called, instead of `launch run`.
+  foreign launcher is one that the user called, instead of `testbed run`.
 - rank: one of the processes that do a job together, and its number, from 0 on.
 - worker: the command that a rank runs (`launch.ranks.worker`). In the systems, a worker is also the
   role of a rank that has the whole model.

@@ -1,4 +1,4 @@
-"""`python -m launch COMMAND`, the testbed's command line.
+"""`testbed COMMAND` (or `python -m launch COMMAND`), the testbed's command line.
 
     run JOB.toml [flags]         train; start the ranks here, leave a record
     worker JOB.toml [flags]      one rank, started by torchrun, mpirun or srun
@@ -103,8 +103,9 @@ def _dispatch(words: list[str]) -> None:
     if words[1:2] in (["-h"], ["--help"]):
         return own_commands.print_subjects(words[0], own, subjects)
     wrong = " ".join(words[:2])
+    known_subjects = " or ".join(subjects)
     raise InputError(
-        f"{wrong}: names no system that can do it; write: launch {words[0]} {' or '.join(subjects)}"
+        f"{wrong}: names no system that can do it; write: testbed {words[0]} {known_subjects}"
     )
 
 

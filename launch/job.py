@@ -127,7 +127,7 @@ def parse_job_flags(command: str, flags: Sequence[str], default: J) -> J:
     more_help = f"These are the flags of the system {default.system}."
     if others:
         more_help += f" For those of another one, {others}, add --system NAME."
-    parsed = parse_flags(type(default), flags, f"launch {command}", default, more_help)
+    parsed = parse_flags(type(default), flags, f"testbed {command}", default, more_help)
     return with_absolute_paths(parsed, Path())
 
 

@@ -1,4 +1,4 @@
-"""The commands that belong to one system, such as `launch plan NAME`, found and run."""
+"""The commands that belong to one system, such as `testbed plan NAME`, found and run."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -52,7 +52,7 @@ def described(commands: Mapping[str, Command]) -> str:
 
 
 def print_subjects(first: str, own: Mapping[str, Command], subjects: Sequence[str]) -> None:
-    """Print the help of a command that needs a subject, such as `launch plan`."""
-    print(f"launch {first} SUBJECT [flags]\n")
+    """Print the help of a command that needs a subject, such as `testbed plan`."""
+    print(f"testbed {first} SUBJECT [flags]\n")
     print(described({words: c for words, c in own.items() if words.startswith(f"{first} ")}))
-    print(f"SUBJECT is {' or '.join(subjects)}. launch {first} SUBJECT --help lists its flags.")
+    print(f"SUBJECT is {' or '.join(subjects)}. testbed {first} SUBJECT --help lists its flags.")

@@ -10,7 +10,7 @@ from typing import Any
 
 from launch import job as jobs, planning
 from launch.installed import system_of
-from systems import schema
+from systems import by_path, schema
 from systems.environment import Environment
 from systems.job import Job
 from systems.profiles.emulation import Emulation
@@ -40,7 +40,9 @@ def create_record(
         InputError: `--out` names a folder that holds files already.
     """
     folder = _claimed(job)
-    trust = " --trust" if tier == "measured" and system_of(job).code_named(job.options) else ""
+    code = system_of(job).code_named(job.options)
+    trust = " --trust" if tier == "measured" and code else ""
+    digests = by_path.digests(code)
     run = {
         "command": shlex.join(record.command_line()),
         "again": again(folder, tier, emulation) + trust,
@@ -48,6 +50,7 @@ def create_record(
         **({"launcher": job.launcher} if tier == "measured" else {}),
         **({"emulation": schema.dump(emulation)} if emulation else {}),
         "system": job.system,
+        **({"own_code_sha256": digests} if digests else {}),
         "run_id": run_id,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "plan": schema.dump(plan),
@@ -173,7 +176,7 @@ def what_is_kept(folder: Path) -> str:
         )
     return (
         f"kept: the checkpoint {checkpoint} and the steps so far in {folder / 'steps'}; make room "
-        f"and go on with: launch run --again {folder} --resume {folder}"
+        f"and go on with: testbed run --again {folder} --resume {folder}"
     )
 
 

@@ -1,7 +1,7 @@
 """Lets a program go on when the reader of its output has gone; what it prints then is lost.
 
-`launch run ... | head -1` must not end a training. Only the standard library is imported: this must
-run where a foreign package shadows ours.
+`testbed run ... | head -1` must not end a training. Only the standard library is imported: this
+must run where a foreign package shadows ours.
 """
 
 import io

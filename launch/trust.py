@@ -6,8 +6,9 @@ is imported only if the user allows it.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from systems import by_path
 from systems.schema import InputError
 
 
@@ -29,3 +30,21 @@ def allow(code: Sequence[str], where: str) -> None:
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             return
     raise InputError(f"{where}: runs the code of {names}; if you trust it, add --trust")
+
+
+def warn_of_changes(code: Sequence[str], recorded: Mapping[str, str], where: str) -> None:
+    """Print a line of warning if files with the code have changed since the record was made.
+
+    Args:
+        code: the import paths that will run.
+        recorded: the SHA-256 of each file then; see `systems.by_path.digests`.
+        where: the flag and the record, for the line.
+    """
+    changed = [
+        file
+        for file, digest in by_path.digests(code).items()
+        if recorded.get(file, digest) != digest
+    ]
+    if changed:
+        files, have = ", ".join(changed), "has" if len(changed) == 1 else "have"
+        print(f"warning: {where}: {files} {have} changed since; the new code runs", file=sys.stderr)

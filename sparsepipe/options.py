@@ -98,10 +98,10 @@ class Options:
     that the planner finds; 4 where nothing is planned."""
     cuts: tuple[int, ...] | None = None
     """The layers at which new stages begin, one stage a rank, for a pipeline that trains without a
-    plan. None: `launch run` times the layers and balances the stages; elsewhere stages have equally
-    many layers."""
+    plan. None: `testbed run` times the layers and balances the stages; elsewhere stages have
+    equally many layers."""
     plan: str | None = None
-    """The file with the plan of a pipeline, made by `launch plan sparsepipe --out`. None: emulated
+    """The file with the plan of a pipeline, made by `testbed plan sparsepipe --out`. None: emulated
     and simulated pipelines are planned from the options below."""
     planner: str = "planner"
     """What makes the plan: planner, or a baseline such as "equal split by layers"."""

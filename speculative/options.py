@@ -21,7 +21,7 @@ class Options:
     task: Task = "summarize"
     """summarize (ROUGE) or transcribe (WER)."""
     target: str = "runs/pairs/{task}/target"
-    """A folder that `launch train-pair` has written, or a checkpoint's name on the hub."""
+    """A folder that `testbed train-pair` has written, or a checkpoint's name on the hub."""
     draft: str = "runs/pairs/{task}/draft"
     """The same, for the smaller model with the same tokenizer."""
     method: Helped = "exact"

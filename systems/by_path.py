@@ -8,11 +8,13 @@ name, and the modules beside it can be imported from it, as when Python runs the
 """
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import os
 import sys
+import sysconfig
 import traceback
 import zlib
 from collections.abc import Callable, Collection
@@ -24,6 +26,13 @@ from systems.schema import InputError, remedy
 
 OF_TORCH = ("torch.nn", "torch.nn.functional", "torch.optim", "torch.optim.lr_scheduler")
 """Modules whose attributes anyone may name: they only make layers, losses and optimizers."""
+
+INSTALLED = (f"site-packages{os.sep}", f"dist-packages{os.sep}")
+"""Folders of installed packages."""
+OF_TORCH_ITSELF = f"{os.sep}torch{os.sep}"
+"""The folder of torch, none of whose lines tells a user anything."""
+STANDARD = sysconfig.get_path("stdlib") + os.sep
+"""The folder of Python's own modules."""
 
 
 def is_foreign(name: str) -> bool:
@@ -56,6 +65,16 @@ def short(name: str) -> str:
     """The import path without the folder of its file: a name that is the same on every machine."""
     module, _, attribute = name.rpartition(":")
     return f"{os.path.basename(module)}:{attribute}" if module.endswith(".py") else name
+
+
+def digests(names: Collection[str]) -> dict[str, str]:
+    """The SHA-256, in hexadecimal, of each file that import paths name and that is there."""
+    files = {name.rpartition(":")[0] for name in names}
+    return {
+        file: hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        for file in sorted(files)
+        if file.endswith(".py") and Path(file).is_file()
+    }
 
 
 def load(name: str, option: str) -> Any:
@@ -113,10 +132,19 @@ def call(factory: Any, name: str, option: str, **known: Any) -> Any:
 
 
 def apply(factory: Any, name: str, option: str, *given: Any, **named: Any) -> Any:
-    """Call a factory with all of these arguments; see `call`."""
+    """Call a factory with all of these arguments; see `call`.
+
+    Args:
+        named: most of them come from the option's `-options`, which errors name.
+    """
     where = f"{option} {name}"
     _check_callable(factory, where)
-    return _called(factory, where, *given, **named)
+    try:
+        return _called(factory, where, *given, **named)
+    except InputError as error:
+        if isinstance(error.__cause__, (TypeError, ValueError)):
+            _explain(factory, name, option, given, named)
+        raise
 
 
 def keywords(texts: Collection[str], option: str) -> dict[str, Any]:
@@ -166,6 +194,35 @@ def _called(factory: Any, where: str, *given: Any, **named: Any) -> Any:
         raise
     except Exception as error:  # the factory's own code runs here
         raise InputError(f"{where}: fails: {failure(error)}") from error
+
+
+def _explain(
+    factory: Any, name: str, option: str, given: tuple[Any, ...], named: dict[str, Any]
+) -> None:
+    """Raise an error that names the argument with which, or without which, a call has failed, if
+    it can be told."""
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # some built-in callables have no signature
+        return
+    kinds = {parameter.kind for parameter in parameters.values()}
+    by_name = named_parameters(factory)
+    free = list(by_name)[len(given) :]
+    for key, value in named.items():
+        where = f"{option}-options {key}={value}"
+        if key not in by_name and inspect.Parameter.VAR_KEYWORD not in kinds:
+            raise InputError(f"{where}: {name} takes no {key}; {remedy(key, free)}")
+        default = parameters[key].default if key in by_name else None
+        if isinstance(value, str) and type(default) in (int, float):
+            raise InputError(
+                f"{where}: {name} takes a number there; give one, such as {key}={default}"
+            )
+    missing = [key for key in free if by_name[key] and key not in named]
+    if missing:
+        words = " ".join(f"{key}=..." for key in missing)
+        raise InputError(
+            f"{option} {name}: wants {', '.join(missing)}; give {option}-options {words}"
+        )
 
 
 def _taken(factory: Callable[..., Any], known: dict[str, Any], where: str) -> dict[str, Any]:
@@ -224,14 +281,20 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def failure(error: BaseException) -> str:
-    """An error of foreign code in one line, with the place in that code."""
-    place = next(
-        (
-            f" ({frame.filename}:{frame.lineno})"
-            for frame in reversed(traceback.extract_tb(error.__traceback__))
-            if frame.filename != __file__ and not frame.filename.startswith("<")
-        ),
-        "",
-    )
+    """An error of foreign code in one line, with the place in that code: the user's own line where
+    there is one, rather than that of an installed package that it has called."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)[1:]  # the first is who caught it
+        if frame.filename != __file__ and not frame.filename.startswith("<")
+    ]
+    own = [frame for frame in frames if not _is_installed(frame.filename)]
+    last = (own or [frame for frame in frames if OF_TORCH_ITSELF not in frame.filename])[-1:]
+    place = "".join(f" ({frame.filename}:{frame.lineno})" for frame in last)
     text = str(error).splitlines()
     return f"{type(error).__name__}{': ' + text[0] if text else ''}{place}"
+
+
+def _is_installed(file: str) -> bool:
+    """Whether a file is of Python or of an installed package."""
+    return any(f"{os.sep}{part}" in file for part in INSTALLED) or file.startswith(STANDARD)

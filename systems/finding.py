@@ -1,4 +1,4 @@
-"""What `launch doctor` finds, one thing at a time. Only the standard library is imported here: the
+"""What `testbed doctor` finds, one thing at a time. Only the standard library is imported here: the
 doctor must run where packages are missing.
 """
 
@@ -29,7 +29,7 @@ class Finding:
             return f"ok   {self.name}: {self.found}"
         mark = "BAD " if self.required else "-   "
         return f"{mark} {self.name}: {self.found}; needed for {self.needed_for}" + (
-            f"; {self.command}" if self.command else ""
+            f"; {self.command}" if self.command and self.command not in self.found else ""
         )
 
 

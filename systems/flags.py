@@ -17,7 +17,7 @@ def parse_flags(
     """A `cls` made from flags alone. `--help` among them prints the options and ends the process.
 
     Args:
-        program: the words before the flags, such as "launch profile stanza".
+        program: the words before the flags, such as "testbed profile stanza".
         default: the values of the flags that are not given.
         more_help: what `--help` says after the docstring of `cls`.
 

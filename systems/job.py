@@ -55,7 +55,8 @@ class Job:
     """The number of ranks, one for each node of the cluster. torchrun, mpirun or srun overrule it
     where they start the ranks themselves."""
     cluster: str = "local"
-    """The cluster to plan for: the name of a preset (`launch doctor` lists them) or a TOML file."""
+    """The cluster to plan for: the name of a preset (`testbed doctor` lists them), or a TOML
+    file."""
     profile: str | None = None
     """The measured profile to plan with: a model's name or a JSON file. None means the profile of
     the job's model, if one ships."""

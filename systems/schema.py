@@ -97,7 +97,10 @@ def load_table(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not TOML: {error}") from None
+        raise InputError(
+            f'{path}: not TOML: {error}; write lines such as name = "mine" or steps = 40, and '
+            "tables such as [stanza]"
+        ) from None
 
 
 def dump(value: Any) -> Any:
@@ -201,7 +204,9 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    raise InputError(f"{where} = {value!r}: expected {_name(hint)}")
+    quoted = "; write it without quotes and without a unit, such as 2e9"
+    advice = quoted if hint is float and isinstance(value, str) else ""
+    raise InputError(f"{where} = {value!r}: expected {_name(hint)}{advice}")
 
 
 def _name(hint: Any) -> str:

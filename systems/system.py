@@ -11,9 +11,9 @@ and names the object in the package's pyproject.toml, where the testbed finds it
     [project.entry-points."systems_testbed.systems"]
     ring = "ring.system:SYSTEM"
 
-Then `launch run --system ring --ring.steps 7` works, and so does all else for which the object has
+Then `testbed run --system ring --ring.steps 7` works, and so does all else for which the object has
 the parts. What a system cannot do it says by not having the part: without `simulate`, for example,
-`launch simulate` refuses the system in one line. In what follows:
+`testbed simulate` refuses the system in one line. In what follows:
 
 - A job is everything that determines a run (`systems.job.Job`); `job.options` are the options of
   its system, as the class `System.options` defines them.
@@ -184,7 +184,7 @@ class Command:
     """"module:attribute" of a function that is called with the words after the command. For bad
     input it raises an InputError, which the user reads as one line."""
     what: str
-    """What the command does, in a few words, for `launch --help`."""
+    """What the command does, in a few words, for `testbed --help`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,9 +220,9 @@ class System:
     training: Training | None = None
     """What is made of its steps. None: it does all of its work at once and has no steps."""
     emulating: Emulating | None = None
-    """How it runs on an emulated cluster, for `launch emulate`. None: it does not."""
+    """How it runs on an emulated cluster, for `testbed emulate`. None: it does not."""
     simulate: Callable[[Job], Simulated] | None = None
-    """Plans a job and plays the plan without processes, for `launch simulate`. None: it cannot."""
+    """Plans a job and plays the plan without processes, for `testbed simulate`. None: it cannot."""
 
     measured_first: Callable[[Job], Sequence[str]] = lambda job: ()
     """Lists the options of a job, such as "profile", whose figures are missing, so that `simulate`
@@ -237,7 +237,7 @@ class System:
     """Lists the import paths (`systems.by_path`) among the options, so that no record of somebody
     else's runs code that the user has not allowed. Needed where an option names code."""
     experiments: str = ""
-    """"module:attribute" of its `systems.figures.experiment.Experiment`s, for `launch reproduce`.
+    """"module:attribute" of its `systems.figures.experiment.Experiment`s, for `testbed reproduce`.
     Empty: it has none."""
     paper: str = ""
     """"module:attribute" of the `systems.figures.paper.Paper` that it implements, for the report.
@@ -247,7 +247,7 @@ class System:
     `bench NAME` join the commands of this kind that other systems have."""
     doctor: str = ""
     """"module:attribute" of a function that returns a list of `systems.finding.Finding`, which
-    `launch doctor` prints: what this system finds here and what it lacks. Empty: it needs nothing
+    `testbed doctor` prints: what this system finds here and what it lacks. Empty: it needs nothing
     but what the testbed needs."""
     jobs: Path | None = None
     """The folder of its ready job files, which the package ships. None: it has none."""
@@ -280,17 +280,19 @@ def required(part: Part | None, job: Job, command: str) -> Part:
     """
     if part is None:
         raise InputError(
-            f"--system {job.system}: has no `launch {command}`; `launch run` runs it here"
+            f"--system {job.system}: has no `testbed {command}`; `testbed run` runs it here"
         )
     return part
 
 
 def training_line(result: Mapping[str, Any]) -> str:
     """The result of a training run in one line: throughput, step time beside what was predicted
-    or simulated, and accuracy if it was tested."""
+    or simulated, the loss of the last step, and accuracy if it was tested."""
     step = result["step_s"]
     known = {way: result.get(f"{way}_step_s") for way in ("simulated", "predicted")}
     beside = [f"{way}: {s * 1e3:.2f} ms" for way, s in known.items() if s is not None]
+    losses = result.get("loss")
+    loss = f", loss {losses[-1]:.4f}" if losses else ""
     tested = result.get("test_accuracy")
     accuracy = "" if tested is None else f", test accuracy {tested:.2%}"
     if "no_test_accuracy" in result:
@@ -298,5 +300,5 @@ def training_line(result: Mapping[str, Any]) -> str:
     return (
         f"{result['samples_per_s']:,.0f} samples/s, step {step['median'] * 1e3:.2f} ms "
         f"[{step['low'] * 1e3:.2f}, {step['high'] * 1e3:.2f}] n={step['n']} "
-        f"({', '.join(beside) or 'predicted: n/a'}){accuracy}"
+        f"({', '.join(beside) or 'predicted: n/a'}){loss}{accuracy}"
     )

@@ -21,7 +21,7 @@ from typing import Literal
 from systems.runs.record import read_steps
 
 How = Literal["rank", "SIGINT", "SIGTERM", "SIGKILL"]
-"""A rank gets SIGKILL, or `launch emulate` gets this signal."""
+"""A rank gets SIGKILL, or `testbed emulate` gets this signal."""
 HOWS: tuple[How, ...] = ("rank", "SIGINT", "SIGTERM", "SIGKILL")
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}
 KILLED = ") was killed by SIGKILL"
@@ -81,7 +81,7 @@ def disturb(kind: str, folder: Path, how: How, after_step: int, after_s: float) 
             assert process.poll() is None, folder.with_suffix(".log").read_text()
             time.sleep(0.02)
         time.sleep(after_s)
-        # `launch emulate`, `launch ranks` and the ranks that it forks, in this order.
+        # `testbed emulate`, `launch ranks` and the ranks that it forks, in this order.
         ours = processes_of(folder)
         theirs = namespaces_of(ours)
         running = len(ours) == 3 + victim

@@ -12,6 +12,8 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         [
             "schema",
             "by_path",
+            "arguments",
+            "schedules",
             "disk",
             "build",
             "measure",

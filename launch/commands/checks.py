@@ -1,4 +1,4 @@
-"""The checks of `launch doctor` on a machine where the base packages are installed."""
+"""The checks of `testbed doctor` on a machine where the base packages are installed."""
 
 import ipaddress
 import os
@@ -193,7 +193,7 @@ def _sbatch() -> Finding:
         "sbatch",
         shutil.which("sbatch"),
         needed_for="submitting what --launcher slurm writes",
-        command="run `launch run --launcher slurm` on a machine of the cluster",
+        command="run `testbed run --launcher slurm` on a machine of the cluster",
     )
 
 
@@ -211,7 +211,7 @@ def _emulation() -> Finding:
         name="emulated clusters",
         works=not found,
         found=found or "root, iproute2 and network namespaces are here",
-        needed_for="launch emulate",
+        needed_for="testbed emulate",
         command=command,
     )
 

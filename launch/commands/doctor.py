@@ -1,4 +1,4 @@
-"""`launch doctor`: what this machine has and lacks, and which command mends what is missing.
+"""`testbed doctor`: what this machine has and lacks, and which command mends what is missing.
 
 python -m launch doctor             # a line for each finding; exit code 0 if the base works
 python -m launch doctor --json      # the same for programs

@@ -1,8 +1,8 @@
-"""`launch emulate JOB.toml [flags]`: the job on a cluster emulated by this machine.
+"""`testbed emulate JOB.toml [flags]`: the job on a cluster emulated by this machine.
 
     python -m launch emulate launch/jobs/stanza-vgg16-random.toml --cluster ec2-p3-10g --dilate 2
 
-It takes the job files and flags of `launch run`, and the same program runs: one rank for each node
+It takes the job files and flags of `testbed run`, and the same program runs: one rank for each node
 (with sparsepipe, for each device), over links that are shaped to the rate of the cluster. Waits as
 long as the model's profile says replace the computation. This needs Linux, root and iproute2.
 """

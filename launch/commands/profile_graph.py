@@ -1,4 +1,4 @@
-"""`launch profile graph FILE`: a profile that others published, as JSON that `launch plan` reads.
+"""`testbed profile graph FILE`: a profile that others published, as JSON that `testbed plan` reads.
 
     python -m launch profile graph graph.txt --model vgg16 --device V100 --batch-size 128 \
         --out vgg16-v100.json
@@ -40,7 +40,7 @@ class GraphArguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Read the file, print a summary, write the profile."""
-    flags = parse_flags(GraphArguments, arguments, "launch profile graph", GraphArguments())
+    flags = parse_flags(GraphArguments, arguments, "testbed profile graph", GraphArguments())
     graph, out = Path(flags.graph), Path(flags.out)
     check_new_file(out)
     if not graph.is_file():

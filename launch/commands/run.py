@@ -1,4 +1,4 @@
-"""`launch run JOB.toml [flags]`: plan, start the ranks, leave a record.
+"""`testbed run JOB.toml [flags]`: plan, start the ranks, leave a record.
 
 python -m launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1 --world-size 4
 python -m launch run --again runs/20260101-120000-stanza-digits
@@ -64,7 +64,7 @@ def _parsed(arguments: Sequence[str]) -> RunJob:
         wanted = jobs.parse_job("run", arguments, RunJob)
         if wanted.again is not None:
             raise InputError(
-                f"--again {wanted.again}: stands first; write: launch run --again "
+                f"--again {wanted.again}: stands first; write: testbed run --again "
                 f"{wanted.again} [flags]"
             )
         return wanted
@@ -72,14 +72,17 @@ def _parsed(arguments: Sequence[str]) -> RunJob:
         raise InputError("--again: names no record; give the folder of a run")
     folder = Path(arguments[1])
     _check_measured(folder)
+    run = record.read_json(folder / "run.json")
     flags = arguments[2:]
     of_record = jobs.load_job(folder / "job.toml", jobs.wanted_system(flags))
     default = dataclasses.replace(jobs.with_flags(RunJob, of_record), out=None)
     wanted = jobs.parse_job_flags("run --again RECORD", flags, default)
+    named = system_of(wanted).code_named
+    theirs = set(named(of_record.options))
+    code, where = [c for c in named(wanted.options) if c in theirs], f"--again {folder}"
     if not wanted.trust:
-        named = system_of(wanted).code_named
-        theirs = set(named(of_record.options))
-        trust.allow([c for c in named(wanted.options) if c in theirs], f"--again {folder}")
+        trust.allow(code, where)
+    trust.warn_of_changes(code, run.get("own_code_sha256", {}), where)
     return wanted
 
 
@@ -89,8 +92,8 @@ def _check_measured(folder: Path) -> None:
     tier = record.read_json(folder / "run.json")["tier"]
     if tier != "measured":
         raise InputError(
-            f"--again {folder}: its tier is {tier}, and `launch run` measures this machine; repeat "
-            f"it with: {again(folder, tier, read_emulation(folder))}"
+            f"--again {folder}: its tier is {tier}, and `testbed run` measures this machine; "
+            f"repeat it with: {again(folder, tier, read_emulation(folder))}"
         )
 
 

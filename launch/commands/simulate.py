@@ -1,8 +1,8 @@
-"""`launch simulate JOB.toml [flags]`: the job's schedule played on its cluster, without processes.
+"""`testbed simulate JOB.toml [flags]`: the job's schedule played on its cluster, without processes.
 
     python -m launch simulate launch/jobs/stanza-vgg16-random.toml --world-size 64
 
-It takes the job files and flags of `launch run`. The record holds a trace of the compute and the
+It takes the job files and flags of `testbed run`. The record holds a trace of the compute and the
 network interface of every node (open trace.json in ui.perfetto.dev).
 """
 

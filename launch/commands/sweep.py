@@ -1,4 +1,4 @@
-"""`launch sweep JOB.toml --over NAME=V,V ...`: the job at all combinations of some values.
+"""`testbed sweep JOB.toml --over NAME=V,V ...`: the job at all combinations of some values.
 
     python -m launch sweep launch/jobs/stanza-vgg16-random.toml --tier simulated \\
         --over scheme=stanza,ddp,ps nodes=2,4,8 bandwidth=1e9,10e9 --baseline scheme=ddp
@@ -37,8 +37,8 @@ class SweepJob(SweepFlags, EmulatedJob):
     ranks), bandwidth (bits per second of all links) or batch-size (samples of a step over all
     ranks)."""
     tier: tuple[Tier, ...] = ("simulated",)
-    """How every point is run: measured (`launch run`), emulated (`launch emulate`) or simulated
-    (`launch simulate`), or several of them."""
+    """How every point is run: measured (`testbed run`), emulated (`testbed emulate`) or simulated
+    (`testbed simulate`), or several of them."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ from systems.schema import InputError
 from systems.system import required
 
 REMEDIES = {
-    "profile": "--profile FILE, made with `launch profile`",
+    "profile": "--profile FILE, made with `testbed profile`",
     "cluster": "--cluster FILE, which states the rate of its links",
 }
 """How to do without a measurement, by the option that spares it."""

@@ -39,7 +39,7 @@ class SweepFlags(Job, ProgressFlags):
     """The variable on the x axis of the figure. None takes nodes, else bandwidth, else the first
     one with numbers."""
     elsewhere: bool = False
-    """Run nothing here. Write a job file for every point, which `launch worker` starts under
+    """Run nothing here. Write a job file for every point, which `testbed worker` starts under
     torchrun or srun on several nodes, and make the table of those that have been run."""
 
     def __post_init__(self) -> None:

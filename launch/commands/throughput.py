@@ -1,8 +1,8 @@
-"""`launch throughput JOB.toml [flags]`: the job at several world sizes and batch sizes, measured.
+"""`testbed throughput JOB.toml [flags]`: the job at several world sizes and batch sizes, measured.
 
     python -m launch throughput launch/jobs/stanza-digits.toml --world-sizes 2 4 --batch-sizes 48 96
 
-It is the sweep of the ranks and the batch that `launch sweep` calls `nodes` and `batch-size`.
+It is the sweep of the ranks and the batch that `testbed sweep` calls `nodes` and `batch-size`.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`launch validate`: predictions against training jobs that other people measured.
+"""`testbed validate`: predictions against training jobs that other people measured.
 
     python -m launch validate                                       # the set in $TESTBED_DATA
     python -m launch validate --plans my-plans --out validation     # plans in Sailor's format
@@ -49,7 +49,7 @@ class ValidateArguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Predict all plans, print the tables, draw, write the JSON."""
-    flags = parse_flags(ValidateArguments, arguments, "launch validate", ValidateArguments())
+    flags = parse_flags(ValidateArguments, arguments, "testbed validate", ValidateArguments())
     folders = sailor.find_folders(
         _plans(flags.plans),
         None if flags.profiles is None else Path(flags.profiles),

@@ -1,4 +1,4 @@
-"""Starts ranks as plain processes of this machine, for `launch run --launcher local`:
+"""Starts ranks as plain processes of this machine, for `testbed run --launcher local`:
 
     python -m launch.launchers.local WORLD_SIZE worker ...
 

@@ -1,6 +1,6 @@
 """Starts the ranks of a run on this machine, and makes sure that none of them outlives it.
 
-Every launcher starts the same `launch worker`, which reads its rank from the environment variables
+Every launcher starts the same `testbed worker`, which reads its rank from the environment variables
 that the launcher sets.
 """
 

@@ -2,7 +2,7 @@
 
     python -m launch.launchers.torchrun --nproc-per-node 4 -m launch worker JOB.toml
 
-`launch run` starts this. It takes the flags of torchrun. On one machine, the agent listens on
+`testbed run` starts this. It takes the flags of torchrun. On one machine, the agent listens on
 loopback only, and the name of the machine need not resolve. torchrun prints its own report as well.
 """
 

@@ -1,6 +1,6 @@
 """The ranks of emulated runs: `python -m launch ranks --records FOLDER ...`.
 
-`launch emulate` and `launch reproduce` start this process. It imports what the ranks need, builds
+`testbed emulate` and `testbed reproduce` start this process. It imports what the ranks need, builds
 the network, forks the ranks into it and waits for them. All records must be of one cluster; their
 jobs run one after the other in one world.
 """

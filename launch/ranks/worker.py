@@ -1,9 +1,10 @@
 """One rank of a run: `torchrun ... -m launch worker JOB.toml [flags]`.
 
-`launch run` and `launch reproduce` prepare record folders and start `worker --records FOLDER ...`,
-which runs several jobs one after the other in one world. Either way `launch.ranks.execute` runs the
-jobs. The flags are those of a job alone: `--quiet` and `--tensorboard` belong to the commands that
-start the ranks and watch them. Set the variable TESTBED_QUIET to quiet ranks that others start.
+`testbed run` and `testbed reproduce` prepare record folders and start
+`worker --records FOLDER ...`, which runs several jobs one after the other in one world. Either way
+`launch.ranks.execute` runs the jobs. The flags are those of a job alone: `--quiet` and
+`--tensorboard` belong to the commands that start the ranks and watch them. Set the variable
+TESTBED_QUIET to quiet ranks that others start.
 """
 
 import dataclasses

@@ -1,1 +1,1 @@
-"""`launch reproduce`: all experiments of the papers, and the report about them."""
+"""`testbed reproduce`: all experiments of the papers, and the report about them."""

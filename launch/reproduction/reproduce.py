@@ -1,4 +1,4 @@
-"""`launch reproduce`: run the experiments, draw the figures, judge the claims, write the report.
+"""`testbed reproduce`: run the experiments, draw the figures, judge the claims, write the report.
 
     testbed reproduce                             # everything, quick level, to reproduction/
     testbed reproduce stanza --level full --out results/full

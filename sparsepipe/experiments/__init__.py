@@ -1,4 +1,4 @@
-"""What `launch reproduce sparsepipe` runs, in order."""
+"""What `testbed reproduce sparsepipe` runs, in order."""
 
 from pathlib import Path
 

@@ -25,6 +25,7 @@ from sparsepipe.planner.stages import PlannedStage, ScheduleName
 from sparsepipe.runtime.batch import Batch, as_batch
 from sparsepipe.runtime.network import Network, StageModule
 from sparsepipe.runtime.run import collect_weights, open_pipeline
+from sparsepipe.runtime.values import features_of
 from sparsepipe.schedule.lists import Schedule, build_schedule, roles
 from sparsepipe.train.loss import Loss, count_of, cross_entropy, right, summed
 from sparsepipe.train.optimizers import (
@@ -35,6 +36,8 @@ from sparsepipe.train.optimizers import (
     optimizers_of,
 )
 from sparsepipe.train.stages import schedule_of
+from systems.arguments import named_as_arguments
+from systems.data.dtypes import check_precision
 from systems.network.distributed import World
 from systems.network.joined import TIMEOUT_S, join
 from systems.schema import InputError
@@ -80,7 +83,7 @@ def pipeline(
         micro_batches: how many a mini-batch is cut into, if the schedule flushes. None: the number
             of the plan file, else 4.
         plan: "auto" times the layers on this machine and balances one stage a rank; or a file that
-            `launch plan sparsepipe --out` wrote; or the numbers of the layers at which new stages
+            `testbed plan sparsepipe --out` wrote; or the numbers of the layers at which new stages
             begin.
         loss: takes what the network returns and the targets; gives the mean over the targets.
         optimizer: takes the parameters of a stage; gives their optimizer. Only `step` needs it.
@@ -154,6 +157,7 @@ class Pipeline:
                 "optimizer, such as lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
             )
         given = as_batch(batch)
+        check_precision(features_of(given.inputs), self.network, "inputs")
         if self._segment is not None and self._segment.full:
             self.flush()
         if self._segment is None or self._losses is None:
@@ -217,14 +221,15 @@ class Pipeline:
         if self._placement is None:
             check_alike(batch, self.world)
             asked = self._settings
-            self._placement = placement(
-                self.network,
-                asked.plan,
-                asked.schedule,
-                asked.micro_batches,
-                self.world,
-                batch.inputs,
-            )
+            with named_as_arguments():
+                self._placement = placement(
+                    self.network,
+                    asked.plan,
+                    asked.schedule,
+                    asked.micro_batches,
+                    self.world,
+                    batch.inputs,
+                )
             self._modules = [self._layers.stage(stage.first, stage.end) for stage in self.stages]
             mine = [
                 module

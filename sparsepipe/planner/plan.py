@@ -264,7 +264,7 @@ def load_plan(path: Path) -> Plan:
     Raises:
         InputError: there is no such file, or it does not hold a plan.
     """
-    return schema.load(Plan, path, "plan", "launch plan sparsepipe --out")
+    return schema.load(Plan, path, "plan", "testbed plan sparsepipe --out")
 
 
 def shipped_profiles() -> dict[str, Path]:

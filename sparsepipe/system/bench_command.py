@@ -1,4 +1,4 @@
-"""`launch bench sparse`: time a sparse convolution, ours against other engines and against dense.
+"""`testbed bench sparse`: time a sparse convolution, ours against other engines and against dense.
 
 python -m launch bench sparse                                          # minutes
 python -m launch bench sparse --resolutions 64 128 256 --channels 64 128 --threads 2
@@ -47,7 +47,7 @@ class BenchArguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, print a table, draw."""
-    program = "launch bench sparse"
+    program = "testbed bench sparse"
     flags = parse_flags(BenchArguments, arguments, program, BenchArguments())
     folder = Path(flags.out)
     record.claim_folder(folder)

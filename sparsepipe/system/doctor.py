@@ -1,4 +1,4 @@
-"""What `launch doctor` looks for on behalf of SparsePipe."""
+"""What `testbed doctor` looks for on behalf of SparsePipe."""
 
 from sparsepipe.engine.backends import INSTALL, backend
 from sparsepipe.names import BACKENDS

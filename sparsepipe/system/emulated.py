@@ -80,7 +80,7 @@ def check_cluster(job: Job) -> None:
     if options.plan is None:
         raise InputError(
             f"--cluster {job.cluster}: what trains here is cut by layer times of this machine; "
-            "leave it out, or plan with `launch plan sparsepipe --out` and give --sparsepipe.plan"
+            "leave it out, or plan with `testbed plan sparsepipe --out` and give --sparsepipe.plan"
         )
     check_planned_for(load_checked_plan(options), job.cluster, cluster.load(job.cluster), options)
 

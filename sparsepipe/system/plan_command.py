@@ -1,4 +1,4 @@
-"""`launch plan sparsepipe`: plan a pipeline for a cluster from profiles of its devices.
+"""`testbed plan sparsepipe`: plan a pipeline for a cluster from profiles of its devices.
 
 python -m launch plan sparsepipe --profiles tv,txp --cluster titan-8
 python -m launch plan sparsepipe --profiles tv,txp --devices TitanV=1,TitanXp=3 --virtual-stages 4
@@ -55,7 +55,7 @@ class PlanArguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Plan, print the plan beside the baselines, write it if a file is named."""
-    flags = parse_flags(PlanArguments, arguments, "launch plan sparsepipe", PlanArguments())
+    flags = parse_flags(PlanArguments, arguments, "testbed plan sparsepipe", PlanArguments())
     if flags.out is not None:
         record.check_new_file(Path(flags.out))
     counts = {

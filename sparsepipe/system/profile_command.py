@@ -1,4 +1,4 @@
-"""`launch profile sparsepipe`: measure a sparse network's layers on this machine, as JSON.
+"""`testbed profile sparsepipe`: measure a sparse network's layers on this machine, as JSON.
 
 python -m launch profile sparsepipe --model minkvgg16-bn --voxel-size 0.02 --batch-size 128
 """
@@ -51,7 +51,7 @@ class ProfileArguments:
 def main(arguments: Sequence[str]) -> None:
     """Measure, print a summary, write the file."""
     flags = parse_flags(
-        ProfileArguments, arguments, "launch profile sparsepipe", ProfileArguments()
+        ProfileArguments, arguments, "testbed profile sparsepipe", ProfileArguments()
     )
     path = Path(flags.out)
     check_new_file(path)

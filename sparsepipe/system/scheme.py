@@ -31,7 +31,7 @@ NAMED_HERE = {
         "virtual-stages",
     )
 }
-"""What a job calls the options of `launch plan sparsepipe`."""
+"""What a job calls the options of `testbed plan sparsepipe`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Scheme:
     """The flag that chooses this way, if it saves no checkpoints."""
     no_prediction: str = (
         "what runs here is cut by layer times of this machine, and no planner predicts its step; "
-        "`launch plan sparsepipe` predicts one for a cluster"
+        "`testbed plan sparsepipe` predicts one for a cluster"
     )
     """Why the result holds no predicted step time."""
 

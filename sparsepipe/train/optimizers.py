@@ -11,8 +11,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from sparsepipe.names import LR_SCHEDULES
 from sparsepipe.options import Options
 from systems import by_path
+from systems.schedules import check_lasts
 from systems.schema import InputError
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -56,9 +58,10 @@ def made_by(name: str, flag: str, more: Collection[str], **known: Any) -> Any:
         InputError: it cannot be imported or called with them.
     """
     factory, given = by_path.load(name, flag), by_path.keywords(more, f"{flag}-options")
-    if not given:
-        return by_path.call(factory, name, flag, **known)
     named = by_path.named_parameters(factory)
+    wanted = [key for key, required in named.items() if required and key not in known]
+    if not given and not wanted:
+        return by_path.call(factory, name, flag, **known)
     taken = {key: value for key, value in known.items() if key in named}
     return by_path.apply(factory, name, flag, **taken | given)
 
@@ -86,7 +89,12 @@ def _optimizer(options: Options, parameters: list[nn.Parameter]) -> Optimizer:
 
 
 def check_optimizer(made: object, where: str) -> Optimizer:
-    """Refuse what is no optimizer of torch."""
+    """Refuse what is no optimizer of torch, or needs a closure."""
+    if isinstance(made, torch.optim.LBFGS):
+        raise InputError(
+            f"{where}: LBFGS needs a closure that computes the loss several times in a step; give "
+            "an optimizer that needs none"
+        )
     if not isinstance(made, Optimizer):
         raise InputError(
             f"{where}: makes a {type(made).__name__}; give what makes a torch.optim.Optimizer"
@@ -126,17 +134,41 @@ def attach_schedule(
         InputError: it is no schedule of torch, or one that needs a metric.
     """
     schedule = make(optimizer)
-    if not isinstance(schedule, LRScheduler) or isinstance(schedule, ReduceLROnPlateau):
-        raise InputError(
-            f"{where}: makes a {type(schedule).__name__}; give what makes an LRScheduler of "
-            "torch.optim.lr_scheduler that is stepped without a metric"
-        )
+    _check_schedule(schedule, where)
     with warnings.catch_warnings():  # no optimizer has been stepped in this process
         warnings.simplefilter("ignore", UserWarning)
         for _ in range(first):
             schedule.step()
     optimizer.register_step_post_hook(lambda *_: schedule.step())
     return schedule
+
+
+def _check_schedule(schedule: object, where: str) -> None:
+    """Refuse what is no schedule of torch, or one that needs a metric."""
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise InputError(
+            f"{where}: ReduceLROnPlateau needs a metric at every step; give a schedule that "
+            "depends on the number of the step alone"
+        )
+    if not isinstance(schedule, LRScheduler):
+        raise InputError(
+            f"{where}: makes a {type(schedule).__name__}; give what makes an LRScheduler of "
+            "torch.optim.lr_scheduler"
+        )
+
+
+def check_made(options: Options, parameters: Iterable[nn.Parameter]) -> None:
+    """Make the optimizer once, and its schedule, which must last for all steps.
+
+    Raises:
+        InputError: see `make_optimizer`; or the schedule ends before the run.
+    """
+    flag, name = "--sparsepipe.lr-schedule", options.lr_schedule
+    optimizer, more = _optimizer(options, list(parameters)), options.lr_schedule_options
+    if name not in LR_SCHEDULES:
+        schedule = made_by(name, flag, more, optimizer=optimizer, steps=options.steps)
+        _check_schedule(schedule, f"{flag} {name}")
+        check_lasts(schedule, options.steps, flag, name, more)
 
 
 def optimizers_of(modules: Sequence[nn.Module], make: MakeOptimizer) -> dict[int, Optimizer]:

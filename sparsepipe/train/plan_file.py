@@ -39,13 +39,13 @@ def load_checked_plan(options: Options) -> Plan:
             flag = f"--sparsepipe.{name.replace('_', '-')}"
             raise InputError(
                 f"{flag} {_shown(ours)}: the plan {options.plan} has {_shown(theirs)}; "
-                f"{_remedies(flag, theirs)}, or plan again with `launch plan sparsepipe`"
+                f"{_remedies(flag, theirs)}, or plan again with `testbed plan sparsepipe`"
             )
     most = options.virtual_stages
     if most > 1 and len(plan.stages) > most:
         raise InputError(
             f"--sparsepipe.virtual-stages {most}: the plan {options.plan} has {len(plan.stages)} "
-            "stages; leave it out, or plan again with `launch plan sparsepipe`"
+            "stages; leave it out, or plan again with `testbed plan sparsepipe`"
         )
     return plan
 
@@ -141,11 +141,11 @@ def check_planned_for(plan: Plan, name: str, cluster: Cluster, options: Options)
     if ours != theirs:
         raise InputError(
             f"--cluster {name}: has {ours}, and the plan {options.plan} is for {theirs}; add "
-            f"--sparsepipe.devices {theirs}, or plan again with `launch plan sparsepipe`"
+            f"--sparsepipe.devices {theirs}, or plan again with `testbed plan sparsepipe`"
         )
     if target.nodes != plan.cluster.nodes:
         raise InputError(
             f"--cluster {name}: its links or memory are not those that the plan {options.plan} was "
             f"made with, for {plan.cluster.name}; give that cluster and its rate, or plan again "
-            "with `launch plan sparsepipe`"
+            "with `testbed plan sparsepipe`"
         )

@@ -193,7 +193,7 @@ def _check_model(profiles: Mapping[str, ModelProfile], options: Options) -> None
             raise InputError(
                 f"--sparsepipe.profiles {options.profiles}: the profile of {profile.device} is of "
                 f"{profile.name}, and the model is {model}; give --sparsepipe.model "
-                f"{profile.name}, or make profiles of {model} with `launch profile sparsepipe`"
+                f"{profile.name}, or make profiles of {model} with `testbed profile sparsepipe`"
             )
 
 

@@ -95,7 +95,7 @@ def check_stages(stages: Sequence[PlannedStage], workload: Workload, ranks: int)
     if stages[-1].end != count:
         raise InputError(
             f"--sparsepipe.plan {options.plan}: is of {stages[-1].end} layers, and {options.model} "
-            f"has {count}; plan from a profile made with `launch profile sparsepipe`"
+            f"has {count}; plan from a profile made with `testbed profile sparsepipe`"
         )
     needed = 1 + max(max(stage.ranks) for stage in stages)
     if needed > ranks:

@@ -22,7 +22,7 @@ from sparsepipe.runtime.batch import Batch
 from sparsepipe.runtime.values import Value, features_of
 from sparsepipe.train.clouds import load_clouds
 from sparsepipe.train.loss import Loss, count_of, cross_entropy, cross_entropy_sum, right, summed
-from sparsepipe.train.optimizers import make_optimizer
+from sparsepipe.train.optimizers import check_made
 from systems import by_path
 from systems.modes import evaluating
 from systems.schema import InputError
@@ -205,7 +205,7 @@ def check_own(options: Options, seed: int) -> None:
     """
     workload = open_workload(options, seed)
     network = workload.network()
-    make_optimizer(options, network.parameters())
+    check_made(options, network.parameters())
     if options.loss not in LOSSES:
         _try_loss(workload, network)
 

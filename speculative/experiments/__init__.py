@@ -1,4 +1,4 @@
-"""What `launch reproduce speculative` runs, in order."""
+"""What `testbed reproduce speculative` runs, in order."""
 
 from speculative.experiments import approximation, compiled, correctness, gpu, quality, verification
 from speculative.experiments.paper import PAPER as PAPER

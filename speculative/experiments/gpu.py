@@ -1,4 +1,4 @@
-"""The verification region on a GPU: what `launch bench speculative --device cuda` found, judged.
+"""The verification region on a GPU: what `testbed bench speculative --device cuda` found, judged.
 
 A machine with a GPU measures the points that the claims are about; one without reads the
 benchmark's file, if it lies in the current folder. Rows of a call are what a Python program sees;
@@ -25,7 +25,7 @@ from systems.schema import InputError
 VOCABULARY, GAMMA = 128_256, 8
 """What the claims are about."""
 REPETITIONS = {"quick": 15, "full": 31}
-COMMAND = "launch bench speculative --device cuda"
+COMMAND = "testbed bench speculative --device cuda"
 
 Judged = dict[tuple[int, str], dict[str, Row]]
 """Rows by method, by batch and dtype."""

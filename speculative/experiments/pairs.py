@@ -1,4 +1,4 @@
-"""The trained pairs that experiments decode with: those of `launch train-pair`, or their own.
+"""The trained pairs that experiments decode with: those of `testbed train-pair`, or their own.
 
 Pairs in runs/pairs/TASK are used as they are. Without them a reproduction trains its own, tiny ones
 at level quick. Speech needs the recordings in the folder that TESTBED_DATA names.

@@ -53,7 +53,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
         return Outcome(
             figures=(),
             claims=(),
-            notes=("No pair of models: set TESTBED_DATA, or run `launch train-pair`.",),
+            notes=("No pair of models: set TESTBED_DATA, or run `testbed train-pair`.",),
         )
     by_task = {task: {name: results[f"{task}: {name}"] for name in RUNS} for task in tasks}
     scores = {task: SCORES[task] for task in tasks}

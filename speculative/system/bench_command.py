@@ -1,4 +1,4 @@
-"""`launch bench speculative`: time the verification of drafts, ours against transformers and
+"""`testbed bench speculative`: time the verification of drafts, ours against transformers and
 against a copy of the same bytes.
 
 python -m launch bench speculative                                     # a minute on a laptop
@@ -62,7 +62,7 @@ class BenchArguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, print a table, save."""
-    program = "launch bench speculative"
+    program = "testbed bench speculative"
     flags = parse_flags(BenchArguments, arguments, program, BenchArguments())
     out = Path(flags.out or bench.file_name(flags.device))
     record.check_new_file(out)

@@ -1,4 +1,4 @@
-"""What `launch doctor` looks for on behalf of speculative sampling."""
+"""What `testbed doctor` looks for on behalf of speculative sampling."""
 
 from speculative.verification.build import find_nvcc
 from systems.finding import Finding, extra, program

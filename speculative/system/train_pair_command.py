@@ -1,4 +1,4 @@
-"""`launch train-pair TASK`: train a small target and a smaller draft on this machine.
+"""`testbed train-pair TASK`: train a small target and a smaller draft on this machine.
 
 python -m launch train-pair transcribe
 python -m launch train-pair summarize --data stdlib --out runs/pairs/summarize
@@ -59,9 +59,9 @@ def main(arguments: Sequence[str]) -> None:
     if task not in get_args(Task) and not {"-h", "--help"} & set(words):
         known = " or ".join(get_args(Task))
         wrong = f"train-pair {task}".strip()
-        raise InputError(f"{wrong}: no such task; write: launch train-pair {known}")
+        raise InputError(f"{wrong}: no such task; write: testbed train-pair {known}")
     flags = parse_flags(
-        TrainPairArguments, words, f"launch train-pair {task or 'TASK'}", TrainPairArguments()
+        TrainPairArguments, words, f"testbed train-pair {task or 'TASK'}", TrainPairArguments()
     )
     has_gpu = torch.cuda.is_available()
     check_seed(flags.seed)

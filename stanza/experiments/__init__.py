@@ -1,4 +1,4 @@
-"""Stanza's experiments: what `launch reproduce stanza` runs, draws and claims.
+"""Stanza's experiments: what `testbed reproduce stanza` runs, draws and claims.
 
 Targets stand in the code beside their sources.
 """

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from stanza.library.arguments import named_as_arguments
 from stanza.library.trained import Trained
 from stanza.options import FcParallel, FcPlacement, Options
 from stanza.train.roles import Recipe
 from stanza.workers.exchange import trainable
 from stanza.workers.loss import Loss, summed
 from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory, check_optimizer, scheduled
+from systems.arguments import named_as_arguments
 from systems.network.joined import TIMEOUT_S, join
 from systems.schema import InputError, remedy
 

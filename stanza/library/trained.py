@@ -10,7 +10,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stanza.layout import Layout
-from stanza.library.arguments import as_arguments, named_as_arguments
 from stanza.library.loader import Loader, Samples
 from stanza.library.planning import lay_out
 from stanza.models.dry_run import materialise
@@ -22,6 +21,8 @@ from stanza.train.trial import freeze, unreached
 from stanza.workers.exchange import trainable
 from stanza.workers.optimizers import check_by_value
 from stanza.workers.targets import Targets, check_targets, moved
+from systems.arguments import as_arguments, named_as_arguments
+from systems.data.dtypes import check_precision
 from systems.modes import evaluating
 from systems.network.distributed import World
 from systems.processes.waiting import waiting
@@ -153,6 +154,7 @@ class Trained:
         """
         sizes = self._sizes_of(images)
         check_targets(targets, len(images))
+        check_precision(images, self.model, "images")
         if self._narrow_labels:
             targets = targets.to(torch.int32)
         if self._engine is None:

@@ -159,7 +159,7 @@ def _no_prediction(job: Job) -> str:
         return "one process has no schedule to predict"
     return (
         "the planner was not needed, and no figures of this machine were there: give a profile "
-        "made with `launch profile stanza` and a --cluster that states its link, or "
+        "made with `testbed profile stanza` and a --cluster that states its link, or "
         "--stanza.fc-workers auto, which measures both"
     )
 
@@ -197,7 +197,7 @@ def _plan_emulated(job: Job) -> Plan:
         InputError: there is no profile, or DeepSpeed would have to be emulated.
     """
     if job.options.scheme in ZERO_STAGES:
-        raise InputError(f"--stanza.scheme {job.options.scheme}: is not emulated; use launch run")
+        raise InputError(f"--stanza.scheme {job.options.scheme}: is not emulated; use testbed run")
     link_rates_of(job.cluster, job.world_size, Emulation())  # raises if they are not known
     if is_own(job.options.model):
         from stanza.train.data import input_of
@@ -207,7 +207,7 @@ def _plan_emulated(job: Job) -> Plan:
     if basis is None:
         raise InputError(
             f"--stanza.model {job.options.model}: no profile says how long its layers wait; make "
-            "one with `launch profile stanza` and give it with --profile"
+            "one with `testbed profile stanza` and give it with --profile"
         )
     return plan_stanza(job.options, job.world_size, *basis)
 

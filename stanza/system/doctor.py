@@ -1,4 +1,4 @@
-"""What `launch doctor` looks for on behalf of Stanza."""
+"""What `testbed doctor` looks for on behalf of Stanza."""
 
 from stanza.planner.plan import shipped_profiles
 from systems.finding import Finding

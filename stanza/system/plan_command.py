@@ -1,4 +1,4 @@
-"""`launch plan stanza`: predicts the step time of every scheme on a cluster, and chooses one.
+"""`testbed plan stanza`: predicts the step time of every scheme on a cluster, and chooses one.
 
 python -m launch plan stanza --model vgg16 --cluster ec2-p3-10g
 python -m launch plan stanza --model digits-cnn --cluster local --nodes 4     # measures first
@@ -36,8 +36,8 @@ NAMED_HERE = {
         "cut-dtype",
     )
 }
-"""The options of a job that `launch plan stanza` and `launch profile stanza` have too: the name in
-a job, and the name here."""
+"""The options of a job that `testbed plan stanza` and `testbed profile stanza` have too: the name
+in a job, and the name here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class PlanArguments(ModelArguments):
 
 def main(arguments: Sequence[str]) -> None:
     """Plan, print the plan, write it if a file is named."""
-    flags = parse_flags(PlanArguments, arguments, "launch plan stanza", PlanArguments())
+    flags = parse_flags(PlanArguments, arguments, "testbed plan stanza", PlanArguments())
     if flags.out is not None:
         record.check_new_file(Path(flags.out))
     if flags.nodes is not None:
@@ -127,7 +127,7 @@ def _profiled_batch(name: str | None) -> int | None:
 def describe_plan(plan: Plan, model: str, target: Cluster) -> str:
     """The plan as text: the figures that it was made from, a table of predictions, the choice and
     the reason for it."""
-    assert plan.chosen is not None  # `launch plan` always predicts
+    assert plan.chosen is not None  # `testbed plan` always predicts
     assert plan.bandwidth_bits_per_s is not None
     first = plan.predictions[0]  # the weakest parameter server, if there are several ranks
     ddp = next(p for p in plan.predictions if p.scheme == "ddp")

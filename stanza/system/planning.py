@@ -142,7 +142,7 @@ def measure_shared(options: Options, world_size: int) -> ModelProfile:
 
     cores = os.cpu_count() or 1
     threads = threads_per_rank(world_size)
-    spared = "; a profile made before with `launch profile stanza` spares it: --profile FILE"
+    spared = "; a profile made before with `testbed profile stanza` spares it: --profile FILE"
     if torch.cuda.is_available():
         return measure_profile(options, spared=spared)
     before = torch.get_num_threads()
@@ -209,7 +209,7 @@ def _profile_at_hand(job: Job, target: Cluster) -> ModelProfile | None:
         return None
     raise InputError(
         f"--cluster {job.cluster}: its devices are {kind}, and the profile of {model} that ships "
-        f"was taken on {profile.device}; make one on {kind} with `launch profile stanza` and give "
+        f"was taken on {profile.device}; make one on {kind} with `testbed profile stanza` and give "
         "it with --profile"
     )
 
@@ -262,7 +262,7 @@ def _check_measurable(job: Job, target: Cluster) -> None:
         raise InputError(
             f"--stanza.model {job.options.model}: no profile of it ships, the devices of --cluster "
             f"{job.cluster} are {kind}, and this machine's is {device_here()}; make a profile on "
-            f"{kind} with `launch profile stanza` and give it with --profile"
+            f"{kind} with `testbed profile stanza` and give it with --profile"
         )
 
 

@@ -1,4 +1,4 @@
-"""`launch profile stanza`: measure every layer of a model on this machine, write it as JSON.
+"""`testbed profile stanza`: measure every layer of a model on this machine, write it as JSON.
 
 python -m launch profile stanza --model alexnet --batch-size 16 --out alexnet-cpu.json
 python -m launch plan stanza --model alexnet --cluster my.toml --profile alexnet-cpu.json
@@ -26,15 +26,15 @@ class ProfileArguments(ModelArguments):
     batch_size: int | None = None
     """The samples in a batch. None takes the batch size of the model."""
     threads: int | None = None
-    """The threads to compute with on a CPU. A rank of `launch run` has its share of the cores, such
-    as 1 of 2 ranks on 2 cores. None takes what torch takes: OMP_NUM_THREADS, or all cores."""
+    """The threads to compute with on a CPU. A rank of `testbed run` has its share of the cores,
+    such as 1 of 2 ranks on 2 cores. None takes what torch takes: OMP_NUM_THREADS, or all cores."""
     out: str = "profile.json"
     """A new JSON file for the profile."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, print a summary, write the file."""
-    flags = parse_flags(ProfileArguments, arguments, "launch profile stanza", ProfileArguments())
+    flags = parse_flags(ProfileArguments, arguments, "testbed profile stanza", ProfileArguments())
     path = Path(flags.out)
     check_new_file(path)
     if flags.batch_size is not None and flags.batch_size < 1:

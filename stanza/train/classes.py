@@ -8,5 +8,5 @@ def check_classes(source: str, in_data: int, classes: int) -> None:
     if in_data > classes:
         raise InputError(
             f"--stanza.data {source}: {in_data} classes but the model has {classes}; "
-            "choose a model with more classes"
+            f"give --stanza.classes {in_data}, or a model with more classes"
         )

@@ -35,9 +35,13 @@ def data_for(options: Options, layout: Layout, seed: int) -> Data:
     known = options.inputs
     data = open_data(options.data, image_shape=known.image_shape, classes=known.classes, seed=seed)
     if data.classes is None and options.loss == CROSS_ENTROPY:
+        from stanza.workers.targets import described
+
+        target = described(data.train.batch([0])[1])
         raise InputError(
             f"--stanza.data {options.data}: nobody says how many classes there are, or the targets "
-            "are no int64 labels; give --stanza.classes, or a --stanza.loss for other targets"
+            f"are no int64 labels [samples] (a batch of one has {target}); give --stanza.classes, "
+            "or a --stanza.loss for other targets"
         )
     workers = len(layout.data_ranks)
     samples = options.samples_per_step(workers)

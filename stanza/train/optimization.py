@@ -16,11 +16,18 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from stanza.options import CROSS_ENTROPY, SGD, ZERO_STAGES, Options
 from stanza.workers.loss import Loss
 from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory, check_by_value
+from stanza.workers.targets import described
 from systems import by_path
+from systems.schedules import check_lasts
 from systems.schema import InputError
 
-STEP_WITH_ARGUMENT = (LBFGS, ReduceLROnPlateau)
-"""Those of torch whose `step` wants an argument: a function that computes the loss, or a metric."""
+STEP_WITH_ARGUMENT = {
+    LBFGS: "needs a closure that computes the loss several times in a step, which no scheme has; "
+    "give an optimizer that needs none",
+    ReduceLROnPlateau: "needs a metric at every step, which no scheme has; give a schedule that "
+    "depends on the number of the step alone",
+}
+"""Those of torch whose `step` wants an argument, and what to do about it."""
 
 
 def optimizer_of(options: Options) -> OptimizerFactory:
@@ -74,7 +81,10 @@ def loss_of(options: Options) -> Loss | None:
         )
 
     def mean_loss(outputs: Any, targets: Any) -> Tensor:
-        value = by_path.apply(loss, name, option, outputs, targets, **arguments)
+        try:
+            value = by_path.apply(loss, name, option, outputs, targets, **arguments)
+        except InputError as error:
+            raise InputError(f"{error}; the targets are {described(targets)}") from error
         if not isinstance(value, Tensor) or value.dim() != 0:
             found = f"the shape {list(value.shape)}" if isinstance(value, Tensor) else f"{value!r}"
             raise InputError(f"{option} {name}: returns {found}; give the mean over the samples")
@@ -95,11 +105,9 @@ def _factory(name: str, arguments: tuple[str, ...], option: str, kind: type) -> 
                 f"{flag} {name}: makes a {type(made).__name__}; give what makes a torch "
                 f"{'optimizer' if kind is Optimizer else 'LRScheduler'}"
             )
-        if isinstance(made, STEP_WITH_ARGUMENT):
-            raise InputError(
-                f"{flag} {name}: makes a {type(made).__name__}, which wants to know more in every "
-                "step than that it is one; give another one"
-            )
+        for refused, reason in STEP_WITH_ARGUMENT.items():
+            if isinstance(made, refused):
+                raise InputError(f"{flag} {name}: {refused.__name__} {reason}")
         return made
 
     return make
@@ -109,11 +117,14 @@ def check(options: Options, parameters: Sequence[Tensor]) -> None:
     """Make an optimizer of the model's parameters and its schedule once.
 
     Raises:
-        InputError: one of them cannot be made, or the scheme cannot use it.
+        InputError: one of them cannot be made, the schedule ends before the run, or the scheme
+            cannot use the optimizer.
     """
     factory, scheduler = optimizer_of(options), scheduler_of(options)
     optimizer = factory(parameters)
     if scheduler is not None:
-        scheduler(optimizer)
+        schedule, name = scheduler(optimizer), str(options.schedule)
+        flag, given = "--stanza.schedule", options.schedule_options
+        check_lasts(schedule, options.steps, flag, name, given)
     if options.scheme in ZERO_STAGES:
         check_by_value(factory, parameters, f"--stanza.scheme {options.scheme}")

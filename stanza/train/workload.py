@@ -85,6 +85,8 @@ def model_of(options: Options, data: Data) -> nn.Module:
         if is_own(options.model) or options.loss != CROSS_ENTROPY:
             _freeze_unreached(model, data, loss_of(options))
     except InputError as error:
+        if str(error).startswith("loss: "):
+            error = InputError(f"--stanza.loss {options.loss}{str(error).removeprefix('loss')}")
         flag = "" if options.image_shape is None else f"--stanza.image-shape {options.shape}: "
         raise InputError(f"{flag}{error}") from None
     return model
@@ -119,7 +121,10 @@ def check_workload(options: Options, layout: Layout, seed: int) -> None:
     if parameters := trainable(model):
         check_optimization(options, parameters)
     if layout.scheme == "stanza":
-        separate(model, workload.data.image_shape)
+        try:
+            separate(model, workload.data.image_shape)
+        except InputError as error:
+            raise InputError(f"--stanza.model {options.model}: {error}") from None
     forget()
 
 

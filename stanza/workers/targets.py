@@ -33,6 +33,17 @@ def check_targets(targets: Targets, samples: int) -> None:
             )
 
 
+def described(targets: Targets) -> str:
+    """The dtypes and shapes of targets, for errors."""
+    kinds = [
+        f"{str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}"
+        if isinstance(leaf, Tensor)
+        else type(leaf).__name__
+        for leaf in tree_leaves(targets)
+    ]
+    return ", ".join(kinds)
+
+
 def rows(targets: Targets, part: slice) -> Targets:
     """The targets of a part of the samples."""
     return tree_map(lambda leaf: leaf[part], targets)

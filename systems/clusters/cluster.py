@@ -249,7 +249,7 @@ def check_uniform(cluster: Cluster, file: str | None = None) -> None:
             beside = "" if node is first else f", node {first.name!r} {first.devices[0].kind}"
             raise InputError(
                 f"{place(cluster, node, file)} has {' and '.join(kinds)}{beside}: one kind of "
-                "device is planned for here; leave the others out (`launch plan sparsepipe` plans "
+                "device is planned for here; leave the others out (`testbed plan sparsepipe` plans "
                 "for unequal devices)"
             )
         devices = sum(device.count for device in node.devices)

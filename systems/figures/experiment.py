@@ -1,4 +1,4 @@
-"""What `launch reproduce` runs: an experiment is a sweep of runs, its figures and its claims.
+"""What `testbed reproduce` runs: an experiment is a sweep of runs, its figures and its claims.
 
 A launcher runs the cases of a sweep (`sweep`); what needs no launcher is measured in this process
 (`measure_once`). Then the experiment concludes: it draws figures (`systems.figures.draw`), judges

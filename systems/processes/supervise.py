@@ -1,6 +1,6 @@
 """Waits for ranks that are child processes: once one has failed, all end soon.
 
-The launcher that `launch run` started learns by a file which rank was the first; `tell` writes it,
+The launcher that `testbed run` started learns by a file which rank was the first; `tell` writes it,
 and `told` reads it.
 """
 
@@ -18,7 +18,7 @@ HANG_EXIT_CODE = 124
 """The exit code of a rank that ends because the run hangs (systems.processes.watchdog). It is that
 of timeout(1)."""
 TOLD = "SYSTEMS_TESTBED_FAILED"
-"""The variable that names the file by which `launch run` learns which rank failed first. It knows
+"""The variable that names the file by which `testbed run` learns which rank failed first. It knows
 the plan of the run, and thus the rank's role."""
 
 
@@ -58,7 +58,7 @@ def wait_for_ranks(running: dict[int, int]) -> int:
 
 
 def tell(rank: int, code: int, reason: str = "") -> None:
-    """Tell that a rank has failed: to `launch run` by its file, else to the user on stderr.
+    """Tell that a rank has failed: to `testbed run` by its file, else to the user on stderr.
 
     The user is told as well where the file cannot be written, such as on a full disk.
 

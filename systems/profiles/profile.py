@@ -160,7 +160,7 @@ def load(path: Path) -> ModelProfile:
     Raises:
         InputError: there is no such file, or it holds no profile.
     """
-    return schema.load(ModelProfile, path, "profile", "launch profile")
+    return schema.load(ModelProfile, path, "profile", "testbed profile")
 
 
 def named(name: str, shipped: Mapping[str, Path], flag: str) -> ModelProfile:
@@ -178,7 +178,7 @@ def named(name: str, shipped: Mapping[str, Path], flag: str) -> ModelProfile:
         return load(shipped.get(name, Path(name)))
     raise InputError(
         f"{flag} {name}: no measured profile of that name; "
-        f"{schema.remedy(name, shipped)}, or a file made with `launch profile`"
+        f"{schema.remedy(name, shipped)}, or a file made with `testbed profile`"
     )
 
 
@@ -191,7 +191,7 @@ def save(profile: ModelProfile, path: Path) -> None:
 
 
 def save_measured(measured: ModelProfile, path: Path, system: str) -> None:
-    """Write a profile that a system's `launch profile` has measured, and print its summary."""
+    """Write a profile that a system's `testbed profile` has measured, and print its summary."""
     save(measured, path)
     both_s = measured.forward_s + measured.backward_s
     spread = ""

@@ -1,6 +1,6 @@
 """A run's record: one folder that says what was run, how, and what came out.
 
-job.toml             the resolved job; `launch run --again FOLDER` runs it again
+job.toml             the resolved job; `testbed run --again FOLDER` runs it again
 run.json             command, tier, roles, plan, environment; written before the first step
 steps/rank-0.jsonl   one line for every step of a rank. It is written at once, so that it can be
                      read when the rank dies. A number that is NaN or infinite is null

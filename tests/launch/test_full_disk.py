@@ -29,7 +29,7 @@ def test_a_checkpoint_that_does_not_fit(launcher: str, tmp_path: Path) -> None:
     assert line == (
         f"error: disk full: the checkpoint after step 6 could not be written in "
         f"{disk}/run/checkpoints; kept: the checkpoint step-00000003 and the steps so far in "
-        f"{disk}/run/steps; make room and go on with: launch run --again {disk}/run --resume "
+        f"{disk}/run/steps; make room and go on with: testbed run --again {disk}/run --resume "
         f"{disk}/run"
     )
     assert "Traceback (most" not in done.stderr

@@ -128,7 +128,7 @@ def test_its_flags_its_commands_and_its_checks_are_there(ring: Path, tmp_path: P
     assert "ok   ring finger: one" in found
     refused = launch(ring, "simulate", "--system", "ring", "--out", str(tmp_path / "r"))
     assert refused.stderr == (
-        "error: --system ring: has no `launch simulate`; `launch run` runs it here\n"
+        "error: --system ring: has no `testbed simulate`; `testbed run` runs it here\n"
     )
     refused = launch(ring, "run", "--ring.turns", "7")
     assert "--ring.turns: is an option of ring, and the job runs stanza" in refused.stderr

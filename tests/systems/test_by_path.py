@@ -1,6 +1,7 @@
 """What users name by import path is found, or refused in one line that says what to do."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,7 +106,7 @@ def test_texts_become_keyword_arguments() -> None:
 
 def test_what_a_factory_is_given_reaches_it_or_is_one_line() -> None:
     assert by_path.apply(lambda a, b: (a, b), "m:f", "--loss", 1, b=2) == (1, 2)
-    with pytest.raises(InputError, match=r"--loss m:f: fails: TypeError.*unexpected.* 'c'"):
+    with pytest.raises(InputError, match="--loss-options c=2: m:f takes no c"):
         by_path.apply(lambda a: a, "m:f", "--loss", 1, c=2)
 
 
@@ -119,3 +120,28 @@ def test_code_of_torch_that_only_trains_is_not_foreign() -> None:
     assert not by_path.is_foreign("torch.optim:AdamW")
     assert by_path.is_foreign("torch.hub:load")
     assert by_path.is_foreign("net.py:Net")
+
+
+def test_the_users_own_line_is_named_rather_than_that_of_a_package_that_it_calls() -> None:
+    Path("shapes.py").write_text("import torch, json\ndef make():\n    return torch.zeros(-1)\n")
+    Path("texts.py").write_text("import json\ndef make():\n    return json.loads('{')\n")
+    for file in ("shapes.py", "texts.py"):
+        with pytest.raises(InputError, match=rf"\(.*{file}:3\)"):
+            by_path.apply(by_path.load(f"{file}:make", "--model"), f"{file}:make", "--model")
+    optimizer = by_path.load("torch.optim:SGD", "--optimizer")
+    with pytest.raises(InputError, match=r"no parameters|empty parameter list$"):
+        by_path.apply(optimizer, "torch.optim:SGD", "--optimizer", [], lr=0.1)
+
+
+def test_a_wrong_argument_is_named_with_the_option_that_holds_it() -> None:
+    def build(size: int, depth: int = 2, *, rate: float = 0.5) -> float:
+        return size + depth + rate
+
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"size": 1, "dept": 3}, "--model-options dept=3: m:f takes no dept; perhaps 'depth'"),
+        ({"size": 1, "rate": "fast"}, "--model-options rate=fast: .* a number .* rate=0.5"),
+        ({"depth": 1}, "--model m:f: wants size; give --model-options size=..."),
+    ]
+    for given, said in cases:
+        with pytest.raises(InputError, match=said):
+            by_path.apply(build, "m:f", "--model", **given)

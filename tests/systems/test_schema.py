@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from systems.schema import InputError, count_not_finite, dump, read, remedy, to_json
+from systems.schema import InputError, count_not_finite, dump, load_toml, read, remedy, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,3 +253,15 @@ def test_all_json_files_are_written_by_one_function() -> None:
         if re.search(r"\bjson\.dumps?\(", path.read_text())
     }
     assert found <= others
+
+
+def test_a_number_in_quotes_and_a_file_that_is_no_toml_get_a_remedy(tmp_path: Path) -> None:
+    @dataclass
+    class Link:
+        bandwidth_bits_per_s: float
+
+    with pytest.raises(InputError, match=r"'2 Gb': expected float; write it without .* 2e9"):
+        read(Link, {"bandwidth_bits_per_s": "2 Gb"}, "file")
+    (tmp_path / "a.toml").write_text("name = mine\n")
+    with pytest.raises(InputError, match=r'not TOML: .*; write lines such as name = "mine"'):
+        load_toml(Link, tmp_path / "a.toml")

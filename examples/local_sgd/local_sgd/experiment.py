@@ -1,4 +1,4 @@
-"""What `launch reproduce local_sgd` runs, draws and claims: fewer bytes, and what they cost."""
+"""What `testbed reproduce local_sgd` runs, draws and claims: fewer bytes, and what they cost."""
 
 from pathlib import Path
 from statistics import median

@@ -36,5 +36,5 @@ def played_plan(options: Options, layout: Layout, at: CostsAt, link: Link) -> Si
             "add --stanza.ps-mode pipelined"
         )
     if layout.scheme in ZERO_STAGES:
-        raise InputError(f"--stanza.scheme {layout.scheme}: is not simulated; use launch run")
+        raise InputError(f"--stanza.scheme {layout.scheme}: is not simulated; use testbed run")
     return ddp(at, shares, link)  # a single process is a ring of one

@@ -57,7 +57,7 @@ def test_what_is_missing_comes_with_its_command(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("CXX", raising=False)
     texts: dict[Callable[[], Finding], str] = {
         checks._gxx: "-    g++: none; needed for our kernels on CPUs",
-        checks._emulation: "-    emulated clusters: not root; run as root; needed for launch emul",
+        checks._emulation: "-    emulated clusters: not root; run as root; needed for testbed emul",
         lambda: extra("deepspeed", "deepspeed", "it"): "-    deepspeed: none; needed for it",
     }
     for check, said in texts.items():

@@ -70,7 +70,14 @@ def test_a_record_that_names_code_is_run_again_only_by_who_trusts_it(
     assert f"--again {record}: runs the code of " in line
     assert f"{job.parent}/data.py:make" in line
     assert line.endswith("add --trust")
+    capsys.readouterr()
     main(["run", "--again", record, "--trust"])
+    assert "warning" not in capsys.readouterr().err
+    data = job.parent / "data.py"
+    data.write_text(data.read_text() + "\n# changed\n")
+    main(["run", "--again", record, "--trust"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"warning: --again {record}: {data} has changed since; the new code runs"
     built_in = ["--stanza.model", "digits-cnn", "--stanza.data", "digits"]
     main(["run", "--again", record, *built_in, "--stanza.loss", "cross-entropy"])
 

@@ -1,4 +1,4 @@
-"""`launch profile`: a file that a planner reads, and refusals in one line."""
+"""`testbed profile`: a file that a planner reads, and refusals in one line."""
 
 from pathlib import Path
 

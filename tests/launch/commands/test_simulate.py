@@ -1,4 +1,4 @@
-"""`launch simulate`: the same job files, another tier."""
+"""`testbed simulate`: the same job files, another tier."""
 
 import json
 import shlex
@@ -51,7 +51,7 @@ def test_a_record_says_how_it_is_repeated(
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(
-        f"its tier is simulated, and `launch run` measures this machine; repeat it with: {command}"
+        f"its tier is simulated, and `testbed run` measures this machine; repeat it with: {command}"
     )
 
     monkeypatch.setattr(records, "RUNS", tmp_path / "runs")

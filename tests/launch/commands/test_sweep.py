@@ -166,7 +166,7 @@ def test_a_sweep_of_failures_ends_with_1(tmp_path: Path) -> None:
         main(command)
     assert stop.value.code == 1
     errors = {row["error"] for row in table(tmp_path / "sweep.csv")}
-    assert errors == {"--stanza.scheme zero1: is not simulated; use launch run"}
+    assert errors == {"--stanza.scheme zero1: is not simulated; use testbed run"}
 
 
 def test_an_interrupted_sweep_keeps_its_rows_and_goes_on(
@@ -245,7 +245,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 def test_a_system_without_a_simulation_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(["sweep", "launch/jobs/summarize.toml", "--over", "gamma=2,4"], capsys)
-    assert "--system speculative: has no `launch simulate`" in line
+    assert "--system speculative: has no `testbed simulate`" in line
 
 
 def test_help_explains_the_words(capsys: pytest.CaptureFixture[str]) -> None:

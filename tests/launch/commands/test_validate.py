@@ -1,4 +1,4 @@
-"""`launch validate`: tables, a figure, and the JSON of every plan."""
+"""`testbed validate`: tables, a figure, and the JSON of every plan."""
 
 import json
 from pathlib import Path

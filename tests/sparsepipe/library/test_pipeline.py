@@ -272,6 +272,7 @@ def mistakes() -> list[str]:
         refused(lambda: pipe(plan=[2]).step((batch[0] + rank, batch[1]))),
         refused(lambda: pipe(plan=[2]).evaluate([])),
         refused(lambda: pipe(plan=[2], lr_schedule=lambda optimizer: optimizer).step(batch)),
+        refused(lambda: pipe(plan=[2]).step((batch[0].float(), batch[1]))),
     ]
 
 
@@ -339,12 +340,15 @@ def test_mistakes_are_one_line_on_every_rank(everyone: list[Everything]) -> None
         "optimizer=None: give what takes the parameters",
         "plan [9]: give 1 cuts that ascend between 1 and 4, for 2 ranks and 5 layers",
         "plan none.json: no such file",
-        "--micro-batches 2: 1f1b-async sends whole mini-batches",
+        "micro_batches=2: 1f1b-async sends whole mini-batches; leave it out, or "
+        "choose schedule=1f1b",
         "targets of shape [2, 3]: give 4 rows, one for each sample",
         "a batch of int: give (inputs, targets)",
         "batch: ranks were given different mini-batches",
         "evaluate: there are no targets",
         "lr_schedule: makes a SGD; give what makes an LRScheduler",
+        "inputs are float32 and the network computes in float64; give float64, such as "
+        "inputs.double()",
     ]
     for seen in everyone:
         for error, expected in zip(seen.mistakes, said, strict=True):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.options import Options
 from sparsepipe.runtime.batch import Batch
-from sparsepipe.train.workload import accuracy, open_workload
+from sparsepipe.train.workload import accuracy, check_own, open_workload
 from systems.schema import InputError
 
 SMALL = Options(width=0.0625, points=128, voxel_size=0.2, batch_size=4)
@@ -70,3 +71,33 @@ def test_clouds_without_classes_are_refused(tmp_path: Path) -> None:
     np.zeros((10, 4), "<f4").tofile(tmp_path / "000001.bin")
     with pytest.raises(InputError, match="has no classes"):
         open_workload(replace(SMALL, data=f"kitti:{tmp_path}"), 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {
+                "lr_schedule": "torch.optim.lr_scheduler:OneCycleLR",
+                "lr_schedule_options": ("max_lr=0.1", "total_steps=40"),
+            },
+            "--sparsepipe.lr-schedule .* after 40 of 60 steps: .*options total_steps=60, or "
+            "--sparsepipe.steps 40",
+        ),
+        (
+            {"lr_schedule": "torch.optim.lr_scheduler:StepLR"},
+            "wants step_size; give --sparsepipe.lr-schedule-options step_size=...",
+        ),
+        ({"lr_schedule": "torch.optim.lr_scheduler:ReduceLROnPlateau"}, "needs a metric"),
+        ({"optimizer": "torch.optim:LBFGS"}, "--sparsepipe.optimizer .* needs a closure"),
+        (
+            {"optimizer": "torch.optim:AdamW", "optimizer_options": ("weightdecay=0",)},
+            "--sparsepipe.optimizer-options weightdecay=0: .* perhaps 'weight_decay'",
+        ),
+    ],
+)
+def test_optimizer_and_schedule_are_tried_for_the_whole_run(
+    changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        check_own(replace(SMALL, steps=60, **changes), seed=0)

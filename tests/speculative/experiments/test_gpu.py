@@ -76,7 +76,7 @@ def test_without_a_gpu_the_command_is_named(
     results = gpu.measure("quick", tmp_path / "records")
     outcome = gpu.conclude(results, tmp_path / "figures")
     assert (results, outcome.claims) == ({}, ())
-    assert "launch bench speculative --device cuda" in outcome.notes[0]
+    assert "testbed bench speculative --device cuda" in outcome.notes[0]
 
 
 def test_a_file_of_something_else_is_refused(benchmark: Path, tmp_path: Path) -> None:

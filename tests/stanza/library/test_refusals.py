@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import stanza
-from stanza.library.arguments import as_arguments
 from stanza.train.trial import unreached
 from stanza.workers.loss import summed
+from systems.arguments import as_arguments
 from systems.network.joined import leave
 from systems.schema import InputError
 from tests.ranks import run_ranks
@@ -204,6 +204,15 @@ def test_arguments_are_refused_before_ranks_meet(changes: dict[str, Any], words:
 def test_a_frozen_model_is_refused() -> None:
     with pytest.raises(InputError, match="no parameter of Plain requires a gradient"):
         stanza.separate(Plain().requires_grad_(False), optimizer=sgd)
+
+
+def test_images_in_float64_are_refused_for_a_network_in_float32() -> None:
+    single = stanza.separate(
+        Plain(), optimizer=sgd, scheme="single", fc_workers=1, image_shape=SHAPE
+    )
+    with pytest.raises(InputError, match=r"images are float64 .* float32; give .*images\.float"):
+        single.step(DATA.images.double(), DATA.labels)
+    leave()
 
 
 def test_flags_become_arguments() -> None:

@@ -332,7 +332,7 @@ def test_a_profile_may_be_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("alexnett", ["--profile alexnett", "perhaps 'alexnet'", "launch profile"]),
+        ("alexnett", ["--profile alexnett", "perhaps 'alexnet'", "testbed profile"]),
         ("nowhere.json", ["nowhere.json", "no such file"]),
     ],
 )

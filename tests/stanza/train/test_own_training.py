@@ -24,6 +24,10 @@ from tests.ranks import run_ranks
 
 STEPS, SAMPLES, SEED, RANKS = 8, 24, 3, 3
 ADAM = {"optimizer": "torch.optim:AdamW", "optimizer_options": ("lr=0.01", "weight_decay=0.1")}
+ONE_CYCLE = {
+    "schedule": "torch.optim.lr_scheduler:OneCycleLR",
+    "schedule_options": ("max_lr=0.1", "total_steps=5"),
+}
 COSINE = {
     "schedule": "torch.optim.lr_scheduler:CosineAnnealingLR",
     "schedule_options": (f"T_max={STEPS}",),
@@ -125,19 +129,37 @@ def test_targets_that_are_no_labels_cross_the_cut_as_they_are(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"optimizer": "torch.optim:LBFGS", "optimizer_options": ()}, "optimizer .*a LBFGS, which"),
+        (
+            {"optimizer": "torch.optim:LBFGS", "optimizer_options": ()},
+            "optimizer .* LBFGS needs a closure",
+        ),
         ({"optimizer": "builtins:list", "optimizer_options": ()}, "makes a list; give what makes"),
-        ({"optimizer_options": ("depth=3",)}, "optimizer .* fails: TypeError: .*'depth'"),
-        ({"schedule_options": ()}, "schedule .* fails: TypeError: .*'T_max'"),
+        ({"optimizer_options": ("depth=3",)}, "optimizer-options depth=3: .* takes no"),
+        ({"optimizer_options": ("weightdecay=1",)}, "weightdecay=1: .*perhaps 'weight_decay'"),
+        ({"optimizer_options": ("lr=fast",)}, "optimizer-options lr=fast: .* a number .* lr=0.001"),
+        ({"schedule_options": ()}, "schedule .* give --stanza.schedule-options T_max=..."),
+        (ONE_CYCLE, "schedule .* after 5 of 8 steps: .*total_steps=8, or --stanza.steps 5"),
         (
             {"schedule": "torch.optim.lr_scheduler:ReduceLROnPlateau", "schedule_options": ()},
-            "schedule .* makes a ReduceLROnPlateau, which wants",
+            "schedule .* ReduceLROnPlateau needs a metric",
+        ),
+        (
+            {"loss": "torch.nn:CrossEntropyLoss", "loss_options": ("reduction=sum",)},
+            "--stanza.loss torch.nn:CrossEntropyLoss: is a sum",
+        ),
+        (
+            {"data": "{folder}/data.py:places", "loss": "torch.nn:NLLLoss", "loss_options": ()},
+            r"loss .* the targets are float32 \[2, 2\]",
+        ),
+        (
+            {"model": "{folder}/few.py:Branches"},
+            "--stanza.model .*cannot be separated.*line 5 of few.py",
         ),
         ({"loss": "torch:zeros_like", "loss_options": ()}, "loss .* fails: TypeError"),
         ({"loss": "torch.nn:NLLLoss", "loss_options": ("reduction=none",)}, r"the shape \[2\]"),
         ({"loss": "torch:float32", "loss_options": ()}, "loss .*: is a dtype; give a function"),
         ({"loss": "torch.nn:Linear", "loss_options": ("in_features=1", "out_features=1")}, "own"),
-        ({"classes": 2}, "data .*: 3 classes but the model has 2"),
+        ({"classes": 2}, "data .*: 3 classes but the model has 2; give --stanza.classes 3"),
         ({"image_shape": (1, 9, 9)}, "data .*: images are 1x8x8 but the model takes 1x9x9"),
         ({"data": "digits", "loss": "cross-entropy", "loss_options": (), "classes": 12}, None),
         ({"model": "{folder}/net.py:smooth"}, "wants the argument outputs"),
@@ -150,10 +172,17 @@ def test_all_is_checked_before_ranks_start(
     own_code.write(own_folder)
     (own_folder / "few.py").write_text(
         "from net import Net\nimage_shape, classes = (1, 8, 8), 3\ndef few(): return Net(2)\n"
+        "class Branches(Net):\n"
+        "    def forward(self, images):\n"
+        "        if images.mean() > 0: images = images + 1\n"
+        "        return super().forward(images)\n"
     )
+    changes = {
+        key: value.format(folder=own_folder) if isinstance(value, str) else value
+        for key, value in changes.items()
+    }
     if "model" in changes:
-        model = changes["model"].format(folder=own_folder)
-        changes = {"model": model, "loss": "cross-entropy", "loss_options": ()}
+        changes |= {"loss": "cross-entropy", "loss_options": ()}
     chosen = options(own_folder, **changes)
     layout = layout_of(chosen, RANKS, 1, 1)
     if said is None:

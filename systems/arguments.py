@@ -24,4 +24,4 @@ def as_arguments(text: str) -> str:
         value = f"={match[2]}" if match[2] else ""
         return match[1].replace("-", "_") + value
 
-    return re.sub(r"--(?:stanza\.)?([a-z][a-z-]*)(?: ([\w./-]+))?", argument, text)
+    return re.sub(r"--(?:[a-z_]+\.)?([a-z][a-z-]*)(?: ([\w./-]+))?", argument, text)
