@@ -1,5 +1,6 @@
 """Makes the record folder of a run, and reads it back. `systems.runs.record` lists its files."""
 
+import dataclasses
 import itertools
 import shlex
 import time
@@ -42,7 +43,7 @@ def create_record(
     trust = " --trust" if tier == "measured" and system_of(job).code_named(job.options) else ""
     run = {
         "command": shlex.join(record.command_line()),
-        "again": _again(folder, tier, emulation) + trust,
+        "again": again(folder, tier, emulation) + trust,
         "tier": tier,
         **({"launcher": job.launcher} if tier == "measured" else {}),
         **({"emulation": schema.dump(emulation)} if emulation else {}),
@@ -56,8 +57,14 @@ def create_record(
         _go_on(folder, job, plan)
     else:
         record.write_json(folder / "run.json", run)
-        jobs.save_job(job, folder / "job.toml")
+        _save_job(job, folder)
     return folder
+
+
+def _save_job(job: Job, folder: Path) -> None:
+    """Write the job of a record, without the folder of that record: whoever runs the file again
+    makes a new one."""
+    jobs.save_job(dataclasses.replace(job, out=None), folder / "job.toml")
 
 
 def _claimed(job: Job) -> Path:
@@ -120,17 +127,18 @@ def _go_on(folder: Path, job: Job, plan: Any) -> None:
         run["earlier_plans"] = [*run.get("earlier_plans", []), run["plan"]]
         run["plan"] = planned
         record.write_json(folder / "run.json", run)
-    jobs.save_job(job, folder / "job.toml")
+    _save_job(job, folder)
 
 
-def _again(folder: Path, tier: Tier, emulation: Emulation | None) -> str:
-    """The command that repeats a run."""
+def again(folder: Path, tier: Tier, emulation: Emulation | None) -> str:
+    """The command that repeats a run in its tier, in a new record."""
+    job = shlex.quote(f"{folder}/job.toml")
     if emulation is not None:
         flags = f"--scale {emulation.scale} --dilate {emulation.dilate}"
-        return f"python -m launch emulate {folder}/job.toml {flags}"
+        return f"python -m launch emulate {job} {flags}"
     if tier == "simulated":
-        return f"python -m launch simulate {folder}/job.toml"
-    return f"python -m launch run --again {folder}"
+        return f"python -m launch simulate {job}"
+    return f"python -m launch run --again {shlex.quote(str(folder))}"
 
 
 def _fresh_folder(name: str) -> Path:

@@ -224,6 +224,11 @@ class System:
     simulate: Callable[[Job], Simulated] | None = None
     """Plans a job and plays the plan without processes, for `launch simulate`. None: it cannot."""
 
+    measured_first: Callable[[Job], Sequence[str]] = lambda job: ()
+    """Lists the options of a job, such as "profile", whose figures are missing, so that `simulate`
+    measures them on this machine first. A sweep refuses such points: every one would be played with
+    figures of its own, and they would differ by what else the machine does."""
+
     absolute_paths: Callable[[Any, Sequence[Path]], Any] = lambda options, folders: options
     """Makes the paths of files in options absolute: it gets options, and the folders in which a
     relative path is looked for, and returns options. `systems.named_files` has the functions for

@@ -15,7 +15,7 @@ from launch.installed import system_of
 from launch.launchers import slurm
 from launch.launchers.start import run_ranks, start_command
 from launch.progress.progress import shown
-from launch.records import claim_record, create_record
+from launch.records import again, claim_record, create_record, read_emulation
 from systems.gpus import gpu_names
 from systems.job import Job, job_alone
 from systems.mpi import import_mpi
@@ -71,7 +71,7 @@ def _parsed(arguments: Sequence[str]) -> RunJob:
     if len(arguments) < 2:
         raise InputError("--again: names no record; give the folder of a run")
     folder = Path(arguments[1])
-    record.read_json(folder / "run.json")
+    _check_measured(folder)
     flags = arguments[2:]
     of_record = jobs.load_job(folder / "job.toml", jobs.wanted_system(flags))
     default = dataclasses.replace(jobs.with_flags(RunJob, of_record), out=None)
@@ -81,6 +81,17 @@ def _parsed(arguments: Sequence[str]) -> RunJob:
         theirs = set(named(of_record.options))
         trust.allow([c for c in named(wanted.options) if c in theirs], f"--again {folder}")
     return wanted
+
+
+def _check_measured(folder: Path) -> None:
+    """Raise an InputError if a record is of another tier: its job is of another cluster, and run
+    here it would be another experiment."""
+    tier = record.read_json(folder / "run.json")["tier"]
+    if tier != "measured":
+        raise InputError(
+            f"--again {folder}: its tier is {tier}, and `launch run` measures this machine; repeat "
+            f"it with: {again(folder, tier, read_emulation(folder))}"
+        )
 
 
 def prepare_run(job: Job) -> Path:

@@ -15,7 +15,7 @@ from launch.launchers.start import run_ranks
 from launch.progress.progress import shown
 from launch.records import emulated_rates
 from launch.sweep.points import Point, Sweep
-from launch.sweep.variables import BANDWIDTH
+from launch.sweep.variables import BANDWIDTH, counted
 from systems.flags import named_as_given
 from systems.job import Job
 from systems.network.namespaces import unavailable
@@ -23,6 +23,12 @@ from systems.processes import failures
 from systems.runs.record import Tier
 from systems.schema import InputError
 from systems.system import required
+
+REMEDIES = {
+    "profile": "--profile FILE, made with `launch profile`",
+    "cluster": "--cluster FILE, which states the rate of its links",
+}
+"""How to do without a measurement, by the option that spares it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,25 @@ class Running:
     tensorboard: bool
     named: Mapping[str, str]
     """What the command line calls options that errors name; see `systems.flags.named_as_given`."""
+
+
+def measured_anew(job: Job, names: Sequence[str] = ()) -> str | None:
+    """Why a simulated point cannot be compared with others: figures of its job are missing, and
+    would be measured for it alone. None: all figures are known.
+
+    Args:
+        names: what the sweep varies beside the job; the rate of links is then known.
+    """
+    missing = list(system_of(job).measured_first(job))
+    if BANDWIDTH in names and "cluster" in missing:
+        missing.remove("cluster")
+    if not missing:
+        return None
+    remedies = " and ".join(REMEDIES[name] for name in missing)
+    return (
+        f"--tier simulated: {' and '.join(missing)} would be measured anew at every point, and the "
+        f"points would differ by that; give {remedies}"
+    )
 
 
 def why_not(job: Job, tier: Tier, names: Sequence[str]) -> str | None:
@@ -84,7 +109,10 @@ def _simulate(running: Running, points: Sequence[Point]) -> Iterator[Point]:
     """Play every point in this process."""
     for point in points:
         with _failing(running, point):
-            simulate_job(running.sweep.job(point))
+            job = running.sweep.job(point)
+            if reason := measured_anew(job):
+                raise InputError(reason)
+            simulate_job(job)
         yield point
 
 
@@ -119,7 +147,7 @@ def _emulate(running: Running, points: Sequence[Point]) -> Iterator[Point]:
             continue
         yield point  # it has failed
     for rates, alike in sorted(worlds.items(), key=lambda world: len(world[0])):
-        print(f"{len(alike)} runs on {len(rates)} emulated nodes", flush=True)
+        print(f"{counted(len(alike), 'run')} on {len(rates)} emulated nodes", flush=True)
         yield from _emulate_world(running, alike)
 
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launch.commands.sweep_tiers import Running, run_points, why_not
-from launch.sweep.groups import group
+from launch.commands.sweep_tiers import Running, measured_anew, run_points, why_not
+from launch.sweep.groups import group, without_effect
 from launch.sweep.picture import Picture, choose_x, draw_sweep
 from launch.sweep.points import Point, Sweep
 from launch.sweep.rows import Row, arranged, read_row, values_of, write_csv
 from launch.sweep.table import EFFICIENCY, EXPLAINED, Table
-from launch.sweep.variables import NODES, Variable, in_words, parse_setting
+from launch.sweep.variables import NODES, Variable, counted, in_words, job_at, parse_setting
 from systems.flags import named_as_given, refuse_below_one
 from systems.job import Job, job_alone
 from systems.progress.table import ProgressFlags
@@ -97,7 +97,7 @@ def run_sweep(asked: Asked) -> None:
     new = _run(asked, reasons, rows)
     _conclude(asked, arranged(rows.values()), x, baseline)
     others = len(rows) - len(new)
-    beside = f", with {others} points of earlier sweeps" if others else ""
+    beside = f", with {counted(others, 'point')} of earlier sweeps" if others else ""
     print(f"table: {sweep.folder}/{asked.kind}.csv{beside}")
     if flags.elsewhere:
         _say_what_to_start(sweep, new)
@@ -126,7 +126,7 @@ def _run(asked: Asked, reasons: Mapping[Tier, str | None], rows: dict[str, Row])
             write_csv(arranged(rows.values()), sweep.folder / f"{asked.kind}.csv")
     except (KeyboardInterrupt, SystemExit):
         command = shlex.join(record.command_line())
-        print(f"{len(rows)} points are in the table; go on with: {command}", file=sys.stderr)
+        print(f"{counted(len(rows), 'point')} in the table; go on with: {command}", file=sys.stderr)
         raise
     return new
 
@@ -193,9 +193,22 @@ def _reasons(asked: Asked) -> dict[Tier, str | None]:
             )
         return {"measured": None}
     reasons = {tier: why_not(asked.sweep.base, tier, asked.names) for tier in asked.tiers}
+    if reasons.get("simulated", "") is None:
+        reasons["simulated"] = _never_known(asked)
     if all(reasons.values()):
         raise InputError(str(next(iter(reasons.values()))))
     return reasons
+
+
+def _never_known(asked: Asked) -> str | None:
+    """Why every simulated point would have to be measured first; None if one need not be."""
+    found: list[str | None] = []
+    for values in asked.combinations():
+        try:
+            found.append(measured_anew(job_at(asked.sweep.base, values), asked.names))
+        except InputError:  # the point says so itself
+            continue
+    return found[0] if found and all(found) else None
 
 
 def _ended(asked: Asked, reasons: Mapping[Tier, str | None]) -> Iterator[Point]:
@@ -262,6 +275,8 @@ def _conclude(
         print(EFFICIENCY)
     if groups:
         print(Table(values).comparison(groups, " ".join(asked.flags.baseline)))
+    for name in without_effect(groups):
+        print(f"warning: {name} changes nothing here: simulated points are equal at all its values")
     ran = [row for row in rows if not row.error]
     picture = Picture(
         job=asked.sweep.base,
@@ -282,7 +297,10 @@ def _say_what_to_start(sweep: Sweep, rows: Iterable[Row]) -> None:
     left = [row for row in rows if row.is_open]
     if not left:
         return
-    print(f"{len(left)} points are to be run. On the nodes of each, as your cluster starts ranks:")
+    print(
+        f"left to run: {counted(len(left), 'point')}."
+        "\nOn the nodes of each, as your cluster starts ranks:"
+    )
     for row in left:
         path = sweep.job_file(row.point)
         print(f"  {row.job.world_size} ranks: python -m launch worker {path}")

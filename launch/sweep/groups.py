@@ -70,6 +70,24 @@ def _group(
     )
 
 
+def without_effect(groups: Sequence[Group]) -> list[str]:
+    """The variables that change no simulated point: all that differ in nothing else are exactly
+    equal, as where the simulation knows nothing of an option."""
+    simulated = [group for group in groups if group.tier == "simulated"]
+    names = list(simulated[0].values) if simulated else []
+    return [name for name in names if _is_without_effect(simulated, name)]
+
+
+def _is_without_effect(groups: Sequence[Group], name: str) -> bool:
+    """Whether groups that differ in one variable alone are all equal; False if there are none."""
+    alike: dict[tuple[Any, ...], list[tuple[float, ...]]] = {}
+    for each in groups:
+        others = tuple(value for other, value in each.values.items() if other != name)
+        alike.setdefault(others, []).append(each.samples_per_s)
+    compared = [rates for rates in alike.values() if len(rates) > 1]
+    return bool(compared) and all(len(set(rates)) == 1 for rates in compared)
+
+
 def in_short(values: Sequence[float], form: str) -> str:
     """The median of values, with the least and the largest if there are several."""
     middle = format(median(values), form)

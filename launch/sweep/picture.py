@@ -7,8 +7,8 @@ from statistics import median
 from typing import Any
 
 from launch.sweep.groups import Group
-from launch.sweep.variables import BANDWIDTH, NODES, in_words
-from systems.figures.draw import Bars, Curve, Lines, Panel, draw
+from launch.sweep.variables import BANDWIDTH, NODES, counted, in_words
+from systems.figures.draw import FEW_POINTS, Bars, Curve, Lines, Panel, draw
 from systems.job import Job
 from systems.runs.record import Tier
 from systems.schema import InputError
@@ -122,6 +122,7 @@ def draw_sweep(picture: Picture, groups: Sequence[Group], folder: Path) -> Path 
         title=picture.y,
         tier=tiers[0],
         caption=picture.y,
+        same_y=True,
     ).path
 
 
@@ -136,7 +137,7 @@ def _footnote(picture: Picture, groups: Sequence[Group], tiers: Sequence[Tier]) 
     if several and picture.baseline:
         drawn += ", each over the baseline in the same repetition"
     if picture.failed:
-        drawn += f"; {picture.failed} points have no figures and are left out"
+        drawn += f"; left out without figures: {counted(picture.failed, 'point')}"
     shown = list(filter(picture.shows, groups))
     same = [name for name in shown[0].values if name not in (*_varied(shown), picture.x)]
     return how + drawn + "".join(f"; {_setting(shown[0], name)}" for name in same)
@@ -152,7 +153,7 @@ def _title(picture: Picture, series: Series, tier: Tier) -> str:
 def _bars(picture: Picture, series: Series, tier: Tier) -> Bars:
     """A bar for every combination of values."""
     return Bars(
-        groups=[label.replace(" ", "\n") for label in series],
+        groups=[label.replace(" ", "\n").replace("\nGb/s", " Gb/s") for label in series],
         series={tier: [picture.of(alike[0]) if alike else () for alike in series.values()]},
         unit=picture.y,
         value_format="{:.3g}" if picture.baseline else "{:,.0f}",
@@ -183,6 +184,7 @@ def _lines(picture: Picture, series: Series, tier: Tier) -> Lines:
         title=_title(picture, series, tier),
         from_zero=True,
         legend_below=True,
+        ticks_at_points=len(set(everywhere)) <= FEW_POINTS,
         reference=1.0 if picture.baseline else None,
         logarithmic_x=min(everywhere) > 0 and max(everywhere) >= WIDE * min(everywhere),
     )
@@ -190,6 +192,8 @@ def _lines(picture: Picture, series: Series, tier: Tier) -> Lines:
 
 def _setting(group: Group, name: str) -> str:
     """A variable with its value in a group."""
+    if name == BANDWIDTH and _is_number(group.values[name]):
+        return f"{group.values[name] / 1e9:g} Gb/s"
     return f"{name}={in_words(group.values[name])}"
 
 

@@ -228,6 +228,11 @@ def value_at(job: Job, name: str) -> Any:
     return getattr(getattr(job, group) if group else job, field)
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of something: "1 point", "2 points"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def in_words(value: Any) -> str:
     """A value of a variable as a user writes it."""
     if isinstance(value, tuple):

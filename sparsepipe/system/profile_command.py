@@ -19,6 +19,7 @@ from sparsepipe.train.workload import build_network
 from systems import by_path
 from systems.flags import named_as_given, parse_flags
 from systems.profiles.profile import save_measured
+from systems.profiles.steadiness import load_average, warn_if_doubtful
 from systems.runs.record import check_new_file
 from systems.schema import InputError, remedy
 
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str]) -> None:
         classes = len(opened.class_names)
         model = build_network(flags.model, inputs.channels, classes, flags.width).to(device)
     here = torch.cuda.get_device_name() if on_gpu else "cpu"
+    load = load_average()
     measured = profile_network(
         Network(model),
         inputs,
@@ -83,4 +85,5 @@ def main(arguments: Sequence[str]) -> None:
         device_kind=flags.device_kind or here,
         repetitions=flags.repetitions,
     )
+    warn_if_doubtful(measured, load)
     save_measured(measured, path, "sparsepipe")

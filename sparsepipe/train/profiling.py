@@ -24,7 +24,8 @@ from sparsepipe.runtime.values import (
     leaf_gradients,
     samples_of,
 )
-from systems.measure import timed
+from systems.measure import spread, timed
+from systems.profiles.measured_profile import threads_on
 from systems.profiles.profile import LayerProfile, ModelProfile
 from systems.schema import InputError
 
@@ -82,6 +83,7 @@ def profile_network(
             )
         )
     kind = features_of(inputs).device.type
+    times = spread([sum(cost.forward_s + cost.backward_s for cost in costs) for costs in passes])
     return ModelProfile(
         name=name,
         device=device_kind,
@@ -89,6 +91,9 @@ def profile_network(
         source=f"measured on {kind} with torch {torch.__version__}, {len(features_of(inputs))} "
         f"{'voxels' if isinstance(inputs, SparseTensor) else 'samples'}, median of {repetitions}",
         layers=tuple(layers),
+        threads=threads_on(features_of(inputs).device),
+        low=times.low / times.median,
+        high=times.high / times.median,
     )
 
 

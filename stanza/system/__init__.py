@@ -17,6 +17,7 @@ from stanza.system.planning import (
     plan_stanza_job,
     planning_basis,
     resolved,
+    unknown_figures,
 )
 from systems import by_path
 from systems.clusters import cluster
@@ -269,6 +270,7 @@ SYSTEM = System(
         simulated_step_s=_simulated_step_s,
     ),
     simulate=_simulate,
+    measured_first=unknown_figures,
     absolute_paths=_absolute_paths,
     code_named=lambda options: tuple(filter(by_path.is_foreign, options.own_code)),
     experiments="stanza.experiments:EXPERIMENTS",

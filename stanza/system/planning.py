@@ -15,6 +15,7 @@ from systems.clusters.sized import sized_cluster
 from systems.environment import threads_per_rank
 from systems.job import Job
 from systems.profiles.profile import ModelProfile, with_fixed_parts
+from systems.profiles.steadiness import load_average, warn_if_doubtful
 from systems.schema import InputError
 
 HERE = "local"
@@ -72,6 +73,20 @@ def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] |
     return target, profile
 
 
+def unknown_figures(job: Job) -> list[str]:
+    """The options of a job that nobody has given and whose figures would be measured here.
+
+    Raises:
+        InputError: see `planning_basis`.
+    """
+    target = sized_cluster(job.cluster, job.world_size)
+    unknown = {
+        "profile": _profile_at_hand(job, target) is None,
+        "cluster": target.slowest_link.bandwidth_bits_per_s is None,
+    }
+    return [name for name, missing in unknown.items() if missing]
+
+
 def measure_profile(
     options: Options, batch_size: int | None = None, *, spared: str = ""
 ) -> ModelProfile:
@@ -100,15 +115,18 @@ def measure_profile(
         trial_run(model, image_shape, by_path.short(options.model), samples=2)
     name = by_path.short(options.model)
     try:
+        load = load_average()
         effort = measured_profile.effort(model, images, repetitions=REPETITIONS)
         print(
             f"measuring {name}, batch {len(images)}, on {device}: about {effort}{spared}",
             file=sys.stderr,
             flush=True,
         )
-        return measured_profile.profile_model(
+        measured = measured_profile.profile_model(
             model, images, name=name, device_kind=device_here(), repetitions=REPETITIONS
         )
+        warn_if_doubtful(measured, load)
+        return measured
     except (AttributeError, IndexError, TypeError) as error:  # a layer takes or returns no tensor
         raise InputError(
             f"--stanza.model {options.model}: a layer cannot be measured alone: "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stanza.system.plan_command import NAMED_HERE, ModelArguments
 from stanza.system.planning import measure_profile
-from systems.flags import named_as_given, parse_flags
+from systems.flags import named_as_given, parse_flags, refuse_below_one
 from systems.profiles.profile import save_measured
 from systems.runs.record import check_new_file
 from systems.schema import InputError
@@ -25,6 +25,9 @@ class ProfileArguments(ModelArguments):
 
     batch_size: int | None = None
     """The samples in a batch. None takes the batch size of the model."""
+    threads: int | None = None
+    """The threads to compute with on a CPU. A rank of `launch run` has its share of the cores, such
+    as 1 of 2 ranks on 2 cores. None takes what torch takes: OMP_NUM_THREADS, or all cores."""
     out: str = "profile.json"
     """A new JSON file for the profile."""
 
@@ -36,6 +39,11 @@ def main(arguments: Sequence[str]) -> None:
     check_new_file(path)
     if flags.batch_size is not None and flags.batch_size < 1:
         raise InputError(f"--batch-size {flags.batch_size}: give 1 or more")
+    if flags.threads is not None:
+        refuse_below_one({"threads": [flags.threads]})
+        import torch
+
+        torch.set_num_threads(flags.threads)
     with named_as_given(NAMED_HERE):
         measured = measure_profile(flags.options(), flags.batch_size)
     save_measured(measured, path, "stanza")

@@ -77,6 +77,8 @@ class Lines:
     """A horizontal line, such as 1.0 for "as fast"."""
     legend_below: bool = False
     """Whether the legend stands below the axis, where it covers no curve."""
+    ticks_at_points: bool = False
+    """Whether the x axis is marked at the x of points alone, where something was run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,14 @@ Panel = Bars | Lines | Agreement
 
 
 def draw(
-    path: Path, panels: Sequence[Panel], footnote: str, *, title: str, tier: Tier, caption: str
+    path: Path,
+    panels: Sequence[Panel],
+    footnote: str,
+    *,
+    title: str,
+    tier: Tier,
+    caption: str,
+    same_y: bool = False,
 ) -> Figure:
     """Draw panels, two in a row, into `path`.png, .pdf and .csv.
 
@@ -105,6 +114,7 @@ def draw(
         path: the files' common path, without a suffix.
         footnote: small print below the panels, such as the machine.
         title, tier, caption: of the figure in a report; every panel has a title of its own.
+        same_y: whether all panels have one y range, so that they compare at a glance.
     """
     width, height = SIZE_INCHES
     columns = min(2, len(panels))
@@ -121,6 +131,10 @@ def draw(
         rows += _drawn(axis, panel)
         axis.set_title(panel.title, fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
+    if same_y:
+        low, high = zip(*(axis.get_ylim() for axis in axes[: len(panels)]), strict=True)
+        for axis in axes:
+            axis.set_ylim(min(low), max(high))
     note = textwrap.fill(footnote, FOOTNOTE_COLUMNS * columns)
     canvas.supxlabel(note, fontsize=7, color="#555555")
     png = save(canvas, path, [["panel", "series", "x", "value", "unit"], *rows])
@@ -263,9 +277,9 @@ def _lines(axis: Axes, panel: Lines) -> list[list[Any]]:
     axis.set_ylabel(panel.y_label)
     if panel.logarithmic:
         axis.set_yscale("log")
-    if panel.logarithmic_x:
+    if panel.logarithmic_x or panel.ticks_at_points:
         ticks = sorted({value for x, _ in panel.series.values() for value in x})
-        axis.set_xscale("log")
+        axis.set_xscale("log" if panel.logarithmic_x else "linear")
         axis.set_xticks(ticks, [f"{value:g}" for value in ticks], fontsize=8)
         axis.minorticks_off()
     elif all(value == int(value) for x, _ in panel.series.values() for value in x):

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from systems import measure
+from systems.measure import Spread
 from systems.profiles.profile import LayerProfile, ModelProfile
 
 FORWARD_PASSES = 10
 """Measuring every layer once takes as long as this many forward passes through the whole model:
 each layer runs alone, with fresh inputs and gradients (measured with ResNet-50 and VGG-16 on a
 CPU)."""
-SHORT_PASS_S = 0.05
-"""A pass that is shorter than this is mostly Python's own time; the estimate then takes more
-samples."""
+SHORT_PASS_S = 0.5
+"""A pass that is shorter than this may be mostly what Python and a busy machine add to any pass,
+which does not grow with the samples; the estimate then takes more of them."""
 LAYER_COPIES = 4
 """How many times the input and output of the largest layer fit into the memory that measuring
 takes: values, gradients, copies, and what the rest of the model holds meanwhile."""
@@ -52,7 +53,7 @@ def effort(model: nn.Module, images: Tensor, *, repetitions: int) -> Effort:
     try:
         with torch.no_grad():
             pass_s = measure.timed(partial(model, few), repetitions=1, device=images.device).median
-            while pass_s < SHORT_PASS_S and len(few) < len(images):  # mostly Python's own time
+            while pass_s < SHORT_PASS_S and len(few) < len(images):
                 few = images[: 4 * len(few)]
                 timed = measure.timed(partial(model, few), repetitions=1, device=images.device)
                 pass_s = timed.median
@@ -87,19 +88,22 @@ def profile_model(
         repetitions: how often each layer is timed; the median counts.
     """
     layers: list[LayerProfile] = []
+    low_s = high_s = 0.0
     buffers = {buffer_name: buffer.clone() for buffer_name, buffer in model.named_buffers()}
     measuring = False
 
     def before(leaf_name: str, leaf: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """A leaf is about to run: measure it first."""
-        nonlocal measuring
+        nonlocal measuring, low_s, high_s
         if measuring:  # this call is itself a measurement
             return
         measuring = True
         previous = (layers[-1].name,) if layers else ()
         with torch.enable_grad():
             data = inputs[0].detach().clone()
-            layers.append(_profile_leaf(leaf_name, leaf, data, previous, repetitions))
+            layer, times = _profile_leaf(leaf_name, leaf, data, previous, repetitions)
+        layers.append(layer)
+        low_s, high_s = low_s + times.low, high_s + times.high
         measuring = False
 
     handles = [
@@ -117,19 +121,29 @@ def profile_model(
     finally:
         for handle in handles:
             handle.remove()
+    median_s = sum(layer.forward_s + layer.backward_s for layer in layers)
     return ModelProfile(
         name=name,
         device=device_kind,
         batch_size=images.shape[0],
         source=f"measured on {images.device.type} with torch {torch.__version__}",
         layers=tuple(layers),
+        threads=threads_on(images.device),
+        low=low_s / median_s if median_s else None,
+        high=high_s / median_s if median_s else None,
     )
+
+
+def threads_on(device: torch.device) -> int | None:
+    """The threads with which this process computes on a device; None for a GPU."""
+    return torch.get_num_threads() if device.type == "cpu" else None
 
 
 def _profile_leaf(
     name: str, leaf: nn.Module, inputs: Tensor, previous: tuple[str, ...], repetitions: int
-) -> LayerProfile:
-    """Time both passes of one leaf; the backward pass includes the gradient of its inputs.
+) -> tuple[LayerProfile, Spread]:
+    """Time both passes of one leaf; the backward pass includes the gradient of its inputs. Returns
+    the sum of both passes at the median and the quartiles too.
 
     Args:
         previous: the name of the layer that ran before, if there is one.
@@ -143,7 +157,7 @@ def _profile_leaf(
         return output
 
     copy_s = measure.timed(lambda: data.view_as(data).clone(), repetitions=repetitions).median
-    forward_s = measure.timed(forward, repetitions=repetitions, device=data.device).median
+    forward_pass = measure.timed(forward, repetitions=repetitions, device=data.device)
     output = forward()
     wanted = [t for t in (data, *parameters) if t.requires_grad]
 
@@ -151,15 +165,27 @@ def _profile_leaf(
         gradient = torch.ones_like(output)
         torch.autograd.grad(output, wanted, gradient, retain_graph=True, allow_unused=True)
 
-    backward_s = 0.0
+    backward_pass = measure.spread([0.0])
     if output.requires_grad:
-        backward_s = measure.timed(backward, repetitions=repetitions, device=data.device).median
-    return LayerProfile(
+        backward_pass = measure.timed(backward, repetitions=repetitions, device=data.device)
+
+    def together(forward_s: float, backward_s: float) -> float:
+        """The seconds of both passes, without the copy that the measurement makes."""
+        return max(0.0, forward_s - copy_s) + backward_s
+
+    times = Spread(
+        median=together(forward_pass.median, backward_pass.median),
+        low=together(forward_pass.low, backward_pass.low),
+        high=together(forward_pass.high, backward_pass.high),
+        n=repetitions,
+    )
+    layer = LayerProfile(
         name=name,
         operation=f"{type(leaf).__name__}({leaf.extra_repr()})",
-        forward_s=max(0.0, forward_s - copy_s),
-        backward_s=backward_s,
+        forward_s=together(forward_pass.median, 0.0),
+        backward_s=backward_pass.median,
         activation_bytes=output.numel() * output.element_size(),
         parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
         inputs=previous,
     )
+    return layer, times

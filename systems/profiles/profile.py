@@ -57,6 +57,12 @@ class ModelProfile:
     """Who measured this, where."""
     layers: tuple[LayerProfile, ...]
     """Every layer after those whose outputs it reads."""
+    threads: int | None = None
+    """The threads of the process that was measured on a CPU. None: not known, or on a GPU."""
+    low: float | None = None
+    """The time of both passes at the lower quartile of the repetitions, over that at the median."""
+    high: float | None = None
+    """The same at the upper quartile. None: nobody has said."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -187,9 +193,15 @@ def save(profile: ModelProfile, path: Path) -> None:
 def save_measured(measured: ModelProfile, path: Path, system: str) -> None:
     """Write a profile that a system's `launch profile` has measured, and print its summary."""
     save(measured, path)
+    both_s = measured.forward_s + measured.backward_s
+    spread = ""
+    if measured.low is not None and measured.high is not None:
+        ends = f"{both_s * measured.low * 1e3:.2f}, {both_s * measured.high * 1e3:.2f}"
+        spread = f", together {both_s * 1e3:.2f} [{ends}] ms (median and quartiles)"
+    threads = "" if measured.threads is None else f", threads {measured.threads}"
     print(
         f"profile {system} | tier measured | {measured.name}, batch {measured.batch_size} on "
-        f"{measured.device}: forward {measured.forward_s * 1e3:.2f} ms, backward "
-        f"{measured.backward_s * 1e3:.2f} ms, {len(measured.layers)} layers, "
+        f"{measured.device}{threads}: forward {measured.forward_s * 1e3:.2f} ms, backward "
+        f"{measured.backward_s * 1e3:.2f} ms{spread}, {len(measured.layers)} layers, "
         f"{measured.parameter_bytes / 1e6:.1f} MB of parameters\n  profile: {path}"
     )

@@ -1,12 +1,15 @@
 """`launch simulate`: the same job files, another tier."""
 
 import json
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from launch import records
 from launch.__main__ import main
+from systems.profiles.emulation import Emulation
 
 VGG16 = "launch/jobs/stanza-vgg16-random.toml"
 
@@ -33,6 +36,35 @@ def test_every_scheme_leaves_a_record_of_its_tier(
     assert result["samples_per_s"] > 0
     run = json.loads((out / "run.json").read_text())
     assert run["again"] == f"python -m launch simulate {out}/job.toml"
+
+
+def test_a_record_says_how_it_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command works as it is written, and `run` names it instead of measuring this machine."""
+    first = tmp_path / "a record"
+    main(["simulate", VGG16, "--stanza.scheme", "ddp", "--out", str(first)])
+    command = json.loads((first / "run.json").read_text())["again"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "--again", str(first)])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(
+        f"its tier is simulated, and `launch run` measures this machine; repeat it with: {command}"
+    )
+
+    monkeypatch.setattr(records, "RUNS", tmp_path / "runs")
+    main(shlex.split(command)[3:])
+    (second,) = (tmp_path / "runs").iterdir()
+    assert (second / "result.json").read_bytes() == (first / "result.json").read_bytes()
+
+
+def test_an_emulated_record_names_its_factors(tmp_path: Path) -> None:
+    emulation = Emulation(scale=40.0, dilate=2.0)
+    assert records.again(tmp_path / "record", "emulated", emulation) == (
+        f"python -m launch emulate {tmp_path}/record/job.toml --scale 40.0 --dilate 2.0"
+    )
 
 
 def test_the_trace_shows_compute_and_both_directions(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A sweep keeps a record of every point, one table that only grows, and a figure of it."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from launch.commands.run import prepare_run
 from launch.commands.simulate import simulate_job
 from launch.job import load_job
 from launch.sweep.points import Point, Sweep
+from stanza.planner.plan import load_profile
 from systems.job import Job
+from systems.profiles import profile
 
 VGG16 = ["sweep", "launch/jobs/stanza-vgg16-random.toml"]
 DIGITS = ["sweep", "launch/jobs/stanza-digits.toml"]
@@ -83,8 +86,7 @@ def test_the_figure_is_the_table_over_its_baseline(simulated: Path) -> None:
         if r["samples_per_s"]
     }
     expected = {
-        (f"{scheme} bandwidth={bandwidth:.0e}".replace("+0", "").replace("+", ""), nodes): rate
-        / rates["ddp", nodes, bandwidth]
+        (f"{scheme} {bandwidth / 1e9:g} Gb/s", nodes): rate / rates["ddp", nodes, bandwidth]
         for (scheme, nodes, bandwidth), rate in rates.items()
         if scheme != "ddp"
     }
@@ -113,7 +115,7 @@ def test_added_values_keep_all_rows_and_run_nothing_again(
         ("ps", "4"),
     ]
     assert [Path(row["record"], "result.json").stat().st_mtime_ns for row in before] == times
-    assert "with 1 points of earlier sweeps" in capsys.readouterr().out
+    assert "with 1 point of earlier sweeps" in capsys.readouterr().out
     assert {row["series"] for row in table(tmp_path / "samples-per-s.csv")} == {"ddp", "ps"}
 
 
@@ -123,6 +125,42 @@ def test_a_variable_that_comes_later_has_a_column_in_all_rows(tmp_path: Path) ->
     main([*command, "nodes=4", "micro-batches=2"])
     rows = table(tmp_path / "sweep.csv")
     assert {row["micro_batches"] for row in rows} == {"auto", "2"}
+
+
+def test_a_variable_that_changes_nothing_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A simulation knows nothing of the optimizer, and much of the number of nodes."""
+    main([*VGG16, "--over", "momentum=0,0.9", "nodes=2,4", "--out", str(tmp_path)])
+    said = [x for x in capsys.readouterr().out.splitlines() if x.startswith("warning:")]
+    assert said == [
+        "warning: momentum changes nothing here: simulated points are equal at all its values"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("over", "given", "missing"),
+    [
+        (["nodes=2,3"], [], "profile and cluster would"),
+        (["nodes=2,3", "bandwidth=1e9"], [], "profile would"),
+        (["nodes=2,3"], ["--stanza.model", "vgg16", "--profile", "FILE"], "cluster would"),
+    ],
+)
+def test_points_that_each_measure_for_themselves_are_refused(
+    over: list[str],
+    given: list[str],
+    missing: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    profile.save(dataclasses.replace(load_profile("vgg16"), device="cpu"), tmp_path / "vgg16.json")
+    given = [word.replace("FILE", str(tmp_path / "vgg16.json")) for word in given]
+    command = [*DIGITS, *given, "--over", *over, "--out", str(tmp_path / "sweep")]
+    line = refused(command, capsys)
+    assert line.startswith(f"error: --tier simulated: {missing} be measured anew at every point")
+    assert ("--profile FILE" in line) == ("profile" in missing)
+    assert ("--cluster FILE" in line) == ("cluster" in missing)
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_where_nothing_has_numbers_there_are_bars(tmp_path: Path) -> None:
@@ -157,7 +195,7 @@ def test_an_interrupted_sweep_keeps_its_rows_and_goes_on(
         with pytest.raises(SystemExit) as stop:
             main(command)
     assert stop.value.code == 130
-    assert "1 points are in the table; go on with: python -m launch" in capsys.readouterr().err
+    assert "1 point in the table; go on with: python -m launch" in capsys.readouterr().err
     assert [row["nodes"] for row in table(tmp_path / "sweep.csv")] == ["2"]
     main(command)
     assert [row["nodes"] for row in table(tmp_path / "sweep.csv")] == ["2", "4", "8"]
@@ -178,7 +216,7 @@ def test_points_that_run_elsewhere_are_collected(
     (folder / "result.json").write_text('{"samples_per_s": 5.0, "usage": []}')
     main([*command, "--out", str(tmp_path)])
     out = capsys.readouterr().out
-    assert "1 points are to be run" in out
+    assert "left to run: 1 point." in out
     assert "3 ranks: python -m launch worker" in out
     done, left = table(tmp_path / "sweep.csv")
     assert done["samples_per_s"] == "5.0"

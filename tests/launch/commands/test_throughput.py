@@ -53,7 +53,7 @@ def test_a_batch_for_each_worker_needs_no_batch_sizes(
     batch = ["--stanza.global-batch-size", "None", "--stanza.local-batch-size", "8"]
     flags = ["--world-sizes", "2", "4", "--elsewhere", "--out", str(tmp_path)]
     main([*JOB, "--stanza.fc-workers", "auto", *batch, *flags])
-    assert "2 points are to be run" in capsys.readouterr().out
+    assert "left to run: 2 points." in capsys.readouterr().out
     assert [row["nodes"] for row in table(tmp_path / "throughput.csv")] == ["2", "4"]
 
 

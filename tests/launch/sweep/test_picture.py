@@ -2,16 +2,19 @@
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure as Canvas
 
 from launch.installed import system
 from launch.sweep.groups import Group, group
 from launch.sweep.picture import Picture, choose_x, draw_sweep
 from launch.sweep.points import Point
 from launch.sweep.rows import Row
+from systems.figures import draw
 from systems.schema import InputError
 
 NAMES = ("scheme", "nodes", "seed")
@@ -90,6 +93,32 @@ def test_without_a_baseline_every_series_is_drawn(tmp_path: Path) -> None:
     rows = drawn(group(ROWS, NAMES, {}), tmp_path)
     assert {row["series"].partition(",")[0] for row in rows} == {"ddp", "stanza"}
     assert {row["unit"] for row in rows} == {"samples/s"}
+
+
+def test_panels_compare_at_a_glance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One y range for all tiers, ticks where something ran, and rates with their unit."""
+    canvases: list[Canvas] = []
+    save = draw.save
+
+    def saved(canvas: Canvas, path: Path, rows: Any) -> Path:
+        canvases.append(canvas)
+        return save(canvas, path, rows)
+
+    monkeypatch.setattr(draw, "save", saved)
+    points = [
+        row(rate, tier=tier, scheme="ddp", nodes=nodes, bandwidth=bandwidth)
+        for tier, rate in (("measured", 10.0), ("simulated", 300.0))
+        for nodes in (2, 3, 5)
+        for bandwidth in (5e8, 1e10)
+    ]
+    points = [replace(each, bandwidth_bits_per_s=each.point.values["bandwidth"]) for each in points]
+    rows = drawn(group(points, ("bandwidth", *NAMES), {}), tmp_path)
+    assert {row["series"] for row in rows} == {"0.5 Gb/s", "10 Gb/s"}
+    measured, simulated = canvases[0].axes
+    assert measured.get_ylim() == simulated.get_ylim()
+    assert simulated.get_ylim()[0] == 0
+    assert simulated.get_ylim()[1] > 300
+    assert list(measured.get_xticks()) == list(simulated.get_xticks()) == [2, 3, 5]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from systems import measure
+from systems.measure import Spread
 from systems.profiles.measured_profile import LAYER_COPIES, Effort, effort, profile_model
 from systems.profiles.profile import ModelProfile
 
@@ -61,6 +63,18 @@ def test_measured_times_are_positive(images: Tensor) -> None:
         assert each.backward_s > 0
     assert result.layers[0].forward_s > 0
     assert result.forward_s > 0
+
+
+def test_threads_and_spread_are_in_the_profile(
+    images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every layer of this machine takes 4 s, and 2 s and 6 s at the quartiles; 4 s are a copy."""
+    spread = Spread(median=4.0, low=2.0, high=6.0, n=3)
+    monkeypatch.setattr(measure, "timed", lambda *_, **__: spread)
+    result = measured(nn.Sequential(nn.Conv2d(3, 8, 3)), images)
+    assert (result.forward_s, result.backward_s) == (0.0, 4.0)
+    assert result.threads == torch.get_num_threads()
+    assert (result.low, result.high) == (2 / 4, (2 + 6) / 4)
 
 
 @pytest.mark.parametrize("training", [True, False])
