@@ -16,13 +16,14 @@ that use them, with n ranks, c CONV workers, f FC workers, b samples and A activ
     Stanza, CONV worker      4 * b * A, + 2 * 4 * P_conv * (c - 1) / c    recurrence.separated
 
 Workers' shares of a batch differ by at most one sample. The worker with the largest is the last in
-everything, so it is the one whose compute counts.
+everything, so it is the one that is followed.
 
 Links carry both directions at once, and the switch does not block. Three costs are left out because
 no profile has them: the optimizer of a server, copies in memory, and, unless the profile was taken
 at two batch sizes, the fixed cost of a kernel, which small micro-batches pay more often.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -119,13 +120,19 @@ def ring_finish(
 def ps_blocking(at: CostsAt, shares: Sequence[int], servers: int, link: Link) -> Prediction:
     """Predict dedicated servers that take all gradients after the backward pass.
 
-    Workers push everything, and then pull everything. Nothing overlaps.
+    Workers push everything, and then pull everything. Nothing overlaps, but workers with a sample
+    less push first.
     """
     cost, workers = at(max(shares)), len(shares)
-    one_way_s = _server_s(cost.conv_bytes + cost.fc_bytes, workers, servers, link)
+    size_bytes = cost.conv_bytes + cost.fc_bytes
+    one_way_s = _server_s(size_bytes, workers, servers, link)
+    in_free = 0.0
+    for share, count in sorted(Counter(shares).items()):
+        in_free = max(in_free, at(share).compute_s) + link.seconds(size_bytes * count / servers)
+    pushed_s = max(in_free, cost.compute_s + link.seconds(size_bytes))
     return Prediction(
         scheme="ps-blocking",
-        step_s=cost.compute_s + 2 * (one_way_s + link.latency_s),
+        step_s=pushed_s + one_way_s + 2 * link.latency_s,
         samples=sum(shares),
         resources={"compute": cost.compute_s, "push": one_way_s, "pull": one_way_s},
     )

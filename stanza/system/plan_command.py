@@ -31,6 +31,7 @@ NAMED_HERE = {
         "classes",
         "data",
         "local-batch-size",
+        "global-batch-size",
         "fc-parallel",
         "fc-placement",
         "cut-dtype",
@@ -77,7 +78,10 @@ class PlanArguments(ModelArguments):
     """The profile to plan with: the name of a shipped one or a JSON file. None takes the shipped
     profile of the model (of alexnet, vgg16, resnet50 and inception-v3), or measures one now."""
     local_batch_size: int | None = None
-    """The samples of a worker in a step. None takes the batch size of the profile."""
+    """The samples of a worker in a step, whatever the scheme. None takes the batch size of the
+    profile, unless global_batch_size is given."""
+    global_batch_size: int | None = None
+    """The samples of a step over all workers, instead: those of a job with the same option."""
     fc_parallel: Literal["replicas", "columns", "auto"] = "replicas"
     """How several FC workers share the FC layers."""
     fc_placement: Literal["dedicated", "colocated", "auto"] = "dedicated"
@@ -101,16 +105,16 @@ def main(arguments: Sequence[str]) -> None:
         target = sized_cluster(job.cluster, job.world_size)
     if flags.out is not None:
         record.write_json(Path(flags.out), schema.dump(plan))
-    print(describe_plan(plan, flags.model, target))
+    print(describe_plan(plan, flags.model, target, _batch_in_words(job.options)))
 
 
 def _job(flags: PlanArguments) -> Job:
     """The job to plan: the one with the options of these flags."""
     size = cluster.load(flags.cluster).size if flags.nodes is None else flags.nodes
+    neither = flags.local_batch_size is None and flags.global_batch_size is None
     options = flags.options(
-        local_batch_size=_profiled_batch(flags.profile)
-        if flags.local_batch_size is None
-        else flags.local_batch_size,
+        local_batch_size=_profiled_batch(flags.profile) if neither else flags.local_batch_size,
+        global_batch_size=flags.global_batch_size,
         fc_parallel=flags.fc_parallel,
         fc_placement=flags.fc_placement,
         cut_dtype=flags.cut_dtype,
@@ -124,9 +128,16 @@ def _profiled_batch(name: str | None) -> int | None:
     return None if name is None else stanza_plan.load_profile(name).batch_size
 
 
-def describe_plan(plan: Plan, model: str, target: Cluster) -> str:
+def _batch_in_words(options: Options) -> str:
+    """What the schemes are compared on: a batch for each worker, or one for all of them."""
+    if options.global_batch_size is not None:
+        return f"all workers of a scheme share {options.global_batch_size} samples a step"
+    return f"each worker takes {options.samples_per_step(1)} samples a step"
+
+
+def describe_plan(plan: Plan, model: str, target: Cluster, batch: str) -> str:
     """The plan as text: the figures that it was made from, a table of predictions, the choice and
-    the reason for it."""
+    the reason for it. `batch` says in words what the schemes are compared on."""
     assert plan.chosen is not None  # `testbed plan` always predicts
     assert plan.bandwidth_bits_per_s is not None
     first = plan.predictions[0]  # the weakest parameter server, if there are several ranks
@@ -134,7 +145,7 @@ def describe_plan(plan: Plan, model: str, target: Cluster) -> str:
     lines = [
         f"plan stanza | tier simulated (planner, no processes) | {model} on "
         f"{target.size} nodes of {target.name} at {plan.bandwidth_bits_per_s / 1e9:.3g} Gb/s",
-        f"  profile: {plan.profile}; each worker takes {_local_batch(plan)} samples a step",
+        f"  profile: {plan.profile}; {batch}",
         f"  cluster: {target.source}",
         f"  {'scheme':25}{'f':>3}{'m':>4}{'step ms':>10}{'samples/s':>11}"
         f"{'x ' + first.scheme:>17}{'x DDP':>8}   busy ms per resource",
@@ -150,9 +161,3 @@ def describe_plan(plan: Plan, model: str, target: Cluster) -> str:
         )
     lines.append(f"  chosen: {plan.reason}")
     return "\n".join(lines)
-
-
-def _local_batch(plan: Plan) -> int:
-    """The samples of one worker in a step, if all ranks were workers, as with DDP."""
-    ddp = next(p for p in plan.predictions if p.scheme == "ddp")
-    return ddp.samples // len(plan.layout.roles)

@@ -28,6 +28,10 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["plan", "stanzza"], ["stanzza"]),
         (["plan", "stanza", "--model", "vgg61"], ["vgg61", "'vgg16'"]),
         (["plan", "stanza", "--cluster", "ec2"], ["--cluster ec2", "ec2-p3-10g"]),
+        (
+            ["plan", "stanza", "--global-batch-size", "9", "--local-batch-size", "2"],
+            ["--local-batch-size 2", "give one"],
+        ),
         (["plan", "stanza", "--model", "vgg16", "--profile", "no.json"], ["no.json", "no such"]),
         (["run", DIGITS, "--world-size", "1"], ["--world-size 1", "2 or more"]),
         (["run", DIGITS, "--stanza.fc-workers", "3"], ["--stanza.fc-workers 3", "at most 2"]),
@@ -131,6 +135,16 @@ def test_plan_prints_every_scheme_and_writes_json(
     plan = json.loads(out.read_text())
     assert plan["bandwidth_bits_per_s"] == 10e9
     assert plan["chosen"]["fc_workers"] == 1
+
+
+def test_plan_compares_schemes_at_one_global_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "plan.json"
+    flags = ["--nodes", "6", "--global-batch-size", "42", "--out", str(out)]
+    main(["plan", "stanza", "--model", "alexnet", "--cluster", "ec2-p3-10g", *flags])
+    assert "all workers of a scheme share 42 samples a step" in capsys.readouterr().out
+    assert {p["samples"] for p in json.loads(out.read_text())["predictions"]} == {42}
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,18 @@ def test_the_table_has_a_row_for_every_point(simulated: Path) -> None:
         assert node["count"] == int(row["nodes"])
 
 
+def test_every_scheme_and_size_does_the_jobs_global_batch(tmp_path: Path) -> None:
+    """Also where it does not divide among the workers."""
+    small = ["--stanza.model", "alexnet", "--stanza.fc-workers", "1"]
+    over = ["scheme=stanza,ddp,ps", "nodes=4,6,8", "batch-size=42"]
+    main([*VGG16, *small, "--over", *over, "--out", str(tmp_path)])
+    rows = table(tmp_path / "sweep.csv")
+    assert len(rows) == 3 * 3
+    for row in rows:
+        assert row["batch_size"] == "42"
+        assert float(row["samples_per_s"]) * float(row["step_s"]) == pytest.approx(42)
+
+
 def test_the_figure_is_the_table_over_its_baseline(simulated: Path) -> None:
     rates = {
         (r["scheme"], float(r["nodes"]), float(r["bandwidth_bits_per_s"])): float(

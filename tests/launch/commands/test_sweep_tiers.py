@@ -66,6 +66,7 @@ def test_emulated_points_share_a_world_and_are_drawn_beside_simulated_ones(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     small = ["--stanza.model", "alexnet", "--stanza.steps", "3", "--stanza.warm-up-steps", "1"]
+    small += ["--stanza.local-batch-size", "None", "--stanza.global-batch-size", "101"]
     over = ["--over", "scheme=stanza,ddp", "nodes=1,2", "--scale", "1000", "--dilate", "0.5"]
     main([*VGG16, *small, *over, "--tier", "simulated", "emulated", "--out", str(tmp_path)])
     assert "2 runs on 2 emulated nodes" in capfd.readouterr().out
@@ -73,6 +74,7 @@ def test_emulated_points_share_a_world_and_are_drawn_beside_simulated_ones(
     assert "a single node has no link" in rows["emulated", "ddp", "1"]["error"]
     emulated = rows["emulated", "ddp", "2"]
     assert float(emulated["bandwidth_bits_per_s"]) == 10e9
+    assert {row["batch_size"] for row in rows.values() if not row["error"]} == {"101"}
     assert float(emulated["step_s"]) > float(rows["simulated", "ddp", "1"]["step_s"])
     panels = {row["panel"] for row in table(tmp_path / "samples-per-s.csv")}
     assert len(panels) == 2
