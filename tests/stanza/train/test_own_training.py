@@ -153,7 +153,7 @@ def test_targets_that_are_no_labels_cross_the_cut_as_they_are(tmp_path: Path) ->
         ),
         (
             {"model": "{folder}/few.py:Branches"},
-            "--stanza.model .*cannot be separated.*line 5 of few.py",
+            "--stanza.model .*cannot be separated.*line 6 of few.py",
         ),
         ({"loss": "torch:zeros_like", "loss_options": ()}, "loss .* fails: TypeError"),
         ({"loss": "torch.nn:NLLLoss", "loss_options": ("reduction=none",)}, r"the shape \[2\]"),
