@@ -174,19 +174,21 @@ def predict_all(
 def _baselines(
     options: Options, at: CostsAt, world_size: int, link: Link
 ) -> tuple[Prediction, ...]:
-    """Predict the baselines. DDP comes last; on one rank there is no other."""
+    """Predict the baselines that have a sample for every worker. DDP comes last; on one rank there
+    is no other."""
+    servers, found = options.ps_servers, list[Prediction]()
     everywhere = options.shares(world_size)
-    ddp = predict.ddp(at, everywhere, link)
-    if world_size == 1:
-        return (ddp,)
-    workers, servers = max(1, world_size - options.ps_servers), options.ps_servers
-    beside_servers = options.shares(workers)
-    return (
-        predict.ps_blocking(at, beside_servers, servers, link),
-        predict.ps_pipelined(at, beside_servers, servers, link),
-        predict.ps_sharded(at, everywhere, link),
-        ddp,
-    )
+    beside_servers = options.shares(max(1, world_size - servers))
+    if world_size > 1 and min(beside_servers):
+        found += [
+            predict.ps_blocking(at, beside_servers, servers, link),
+            predict.ps_pipelined(at, beside_servers, servers, link),
+        ]
+    if world_size > 1 and min(everywhere):
+        found.append(predict.ps_sharded(at, everywhere, link))
+    if min(everywhere):
+        found.append(predict.ddp(at, everywhere, link))
+    return tuple(found)
 
 
 def _modes(options: Options, at: CostsAt) -> list[Mode]:
@@ -287,6 +289,8 @@ def _choose(
         _check_fits(options, world_size)
     if options.fc_workers not in ("auto", 0):
         return _fastest(separated), "as given"
+    if not baselines:  # too few samples: the layout of one says so
+        layout_of(dataclasses.replace(options, scheme="ddp"), world_size, 0, 1)
     best_baseline = _fastest(baselines[::-1])  # DDP comes last: fewer, larger messages than servers
     best = _fastest([best_baseline, *separated]) if options.fc_workers == "auto" else best_baseline
     if best.scheme != "stanza":

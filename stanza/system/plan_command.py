@@ -141,7 +141,7 @@ def describe_plan(plan: Plan, model: str, target: Cluster, batch: str) -> str:
     assert plan.chosen is not None  # `testbed plan` always predicts
     assert plan.bandwidth_bits_per_s is not None
     first = plan.predictions[0]  # the weakest parameter server, if there are several ranks
-    ddp = next(p for p in plan.predictions if p.scheme == "ddp")
+    ddp = next((p for p in plan.predictions if p.scheme == "ddp"), None)
     lines = [
         f"plan stanza | tier simulated (planner, no processes) | {model} on "
         f"{target.size} nodes of {target.name} at {plan.bandwidth_bits_per_s / 1e9:.3g} Gb/s",
@@ -153,11 +153,12 @@ def describe_plan(plan: Plan, model: str, target: Cluster, batch: str) -> str:
     for p in plan.predictions:
         resources = ", ".join(f"{name} {s * 1e3:.1f}" for name, s in p.resources.items())
         mark = "*" if p == plan.chosen else " "
+        over_ddp = f"{p.samples_per_s / ddp.samples_per_s:.2f}x" if ddp is not None else "n/a"
         lines.append(
             f"{mark} {p.scheme + p.mode:25}{p.fc_workers:>3}{p.micro_batches:>4}"
             f"{p.step_s * 1e3:>10.1f}{p.samples_per_s:>11,.0f}"
             f"{p.samples_per_s / first.samples_per_s:>16.2f}x"
-            f"{p.samples_per_s / ddp.samples_per_s:>7.2f}x   {resources}"
+            f"{over_ddp:>8}   {resources}"
         )
     lines.append(f"  chosen: {plan.reason}")
     return "\n".join(lines)

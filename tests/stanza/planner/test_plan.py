@@ -272,6 +272,7 @@ def test_baselines_need_neither(scheme: Any) -> None:
         ),
         ({"micro_batches": 8, "global_batch_size": 15}, 3, ["micro-batches 8", "give at most 7"]),
         ({"fc_workers": 1, "global_batch_size": 3}, 5, ["global-batch-size 3", "at least 4"]),
+        ({"fc_workers": "auto", "global_batch_size": 3}, 5, ["global-batch-size 3", "at least 5"]),
     ],
 )
 def test_refuses_with_one_clear_line(changes: dict[str, Any], size: int, words: list[str]) -> None:
@@ -341,3 +342,15 @@ def test_an_unknown_profile_is_refused(name: str, words: list[str]) -> None:
         load_profile(name)
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words)
+
+
+def test_baselines_without_a_sample_for_every_worker_are_left_out() -> None:
+    fits = made(size=5, fc_workers=2, global_batch_size=3)
+    assert baselines(fits.predictions) == []
+    assert fits.chosen is not None
+    assert fits.chosen.samples == 3
+    beside_a_server = made(size=5, fc_workers=1, global_batch_size=4)
+    assert {p.scheme for p in baselines(beside_a_server.predictions)} == {
+        "ps-blocking",
+        "ps-pipelined",
+    }
