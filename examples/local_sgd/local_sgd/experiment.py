@@ -37,16 +37,10 @@ def conclude(results: Results, folder: Path) -> Outcome:
         )
         for label, series in curves.items()
     ]
-    note = "medians over repetitions; all ranks are processes of one machine"
+    title, note = "Averaging every H steps", "medians; all ranks are processes of one machine"
     caption = "Bytes fall as 1/H. Digits are learnt as well: all replicas see all kinds of them."
-    figure = draw(
-        folder / "local-sgd-period",
-        panels,
-        note,
-        title="Averaging every H steps",
-        tier="measured",
-        caption=caption,
-    )
+    path = folder / "local-sgd-period"
+    figure = draw(path, panels, note, title=title, tier="measured", caption=caption)
     in_bytes = claim(
         "local_sgd.bytes-over-table.all.measured",
         "bytes sent per step over those of a ring all-reduce / H, H = 1 to 32",
