@@ -9,6 +9,7 @@ Their names are read from the metadata of the installed packages. A system's own
 when it is asked for, so that a run imports no other system than its own.
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -56,7 +57,9 @@ def system(name: str) -> System:
     points = offered().get(name, ())
     if not points:
         installed = ", ".join(names())
-        raise InputError(f"--system {name!r}: {remedy(name, names())}; installed: {installed}")
+        close = remedy(name, names())
+        hint = close if close.startswith("perhaps") else "install the package that offers it"
+        raise InputError(f"--system {name!r}: {hint}; installed: {installed}")
     if len(points) > 1:
         raise InputError(
             f"--system {name}: several installed packages offer a system of this name: "
@@ -73,7 +76,21 @@ def system(name: str) -> System:
             f"--system {name}: its entry point {points[0]} is a system named {found.name}; the two "
             "names must be the same"
         )
+    _check_options(found)
     return found
+
+
+def _check_options(found: System) -> None:
+    """Refuse options that no job can hold, before a job is made of them."""
+    where = f"--system {found.name}: the class {found.options.__name__} of its options"
+    params = getattr(found.options, "__dataclass_params__", None)
+    if params is None or not params.frozen:
+        raise InputError(
+            f"{where} is no frozen dataclass; add @dataclass(frozen=True, kw_only=True)"
+        )
+    for field in dataclasses.fields(found.options):
+        if field.default is field.default_factory is dataclasses.MISSING:
+            raise InputError(f"{where} has no default for {field.name}; give it one")
 
 
 def system_of(job: Job) -> System:

@@ -53,16 +53,15 @@ def main(arguments: Sequence[str]) -> None:
                 f"--{name} {getattr(flags, name):g}: is a factor of emulated clusters; leave it "
                 "out, or add --tier emulated"
             )
+    varied = parse_variables(base, flags.over)
+    words = {NODES: "world-size", BATCH_SIZE: system_of(base).batch_size_option}
     run_sweep(
         Asked(
             sweep=Sweep(folder=Path(flags.out or RUNS / f"sweep-{flags.name}"), base=base),
-            varied=parse_variables(base, flags.over),
+            varied=varied,
             tiers=tuple(dict.fromkeys(flags.tier)),
             flags=flags,
-            named={
-                "world-size": f"over {NODES}",
-                system_of(base).batch_size_option: f"over {BATCH_SIZE}",
-            },
+            named={words[v.name]: f"over {v.name}" for v in varied if v.name in words},
             kind="sweep",
             scale=flags.scale,
             dilate=flags.dilate,

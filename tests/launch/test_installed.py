@@ -225,3 +225,33 @@ def test_launch_names_no_system() -> None:
             if named.search(text) and path.name != "ownership.py":
                 found.append(f"{path.name}:{node.lineno}: {text}")
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("decorator", "field", "said"),
+    [
+        ("@dataclass(frozen=True, kw_only=True)", "steps: int", "has no default for steps"),
+        ("@dataclass", "steps: int = 1", "is no frozen dataclass"),
+        ("", "steps: int = 1", "is no frozen dataclass"),
+    ],
+)
+def test_options_that_no_job_can_hold_are_one_line(
+    decorator: str,
+    field: str,
+    said: str,
+    offering: list[EntryPoint],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = RING.replace("@dataclass(frozen=True, kw_only=True)\nclass Options:", "class Options:")
+    assert text != RING
+    text = text.replace("class Options:", f"{decorator}\nclass Options:\n    {field}\n", 1)
+    (tmp_path / "ring_with_faults.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "ring_with_faults", raising=False)
+    offering.append(EntryPoint("ring", "ring_with_faults:SYSTEM", installed.GROUP))
+    with pytest.raises(
+        InputError, match="--system ring: the class Options of its options"
+    ) as error:
+        installed.system("ring")
+    assert said in str(error.value)
