@@ -127,7 +127,7 @@ def test_a_pipeline_of_own_code_equals_one_process(
                 *("--sparsepipe.lr-schedule", "torch.optim.lr_scheduler:StepLR"),
                 "--sparsepipe.lr-schedule-options",
             ],
-            "wants the argument step_size",
+            "wants step_size; give --sparsepipe.lr-schedule-options step_size",
         ),
         (["--sparsepipe.lr-schedule-options", "steps"], "options steps: write NAME=VALUE"),
         (["--sparsepipe.loss", "cross-entropy", "--sparsepipe.loss-options", "a=1"], "takes none"),
