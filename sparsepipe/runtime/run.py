@@ -40,7 +40,7 @@ from systems.runs.record import Step
 from systems.runs.trace import Tracer
 
 NormMode = Literal["frozen", "part"]
-"""Whose statistics batch normalisation uses, see above."""
+"""The statistics that batch normalisation uses, see above."""
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 STATE = "state"
 """The channel of `collect_weights`."""

@@ -18,7 +18,8 @@ from math import log2
 from systems.schema import InputError
 
 LEAST_SHARE = 0.01
-"""Of the highest rate: a quadratic falls without end below the smallest message measured."""
+"""The least part of the highest rate: below the smallest message that was measured, a quadratic
+falls without end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class RateFit:
 
 
 Fits = Mapping[str, Mapping[int, RateFit]]
-"""By kind of GPU and number of GPUs that send at once."""
+"""Fits by the kind of GPU and the number of GPUs that send at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +54,9 @@ class Network:
     """The measured rates between the machines of a cluster and inside them."""
 
     between: Fits
-    """Of the network interfaces of a machine."""
+    """The rates of the network interfaces of a machine."""
     inside: Fits
-    """Of the links between the GPUs of a machine."""
+    """The rates of the links between the GPUs of a machine."""
 
 
 def bytes_per_s(fits: Fits, kind: str, count: int, size_bytes: float) -> float:

@@ -13,8 +13,8 @@ from systems.validation.rates import Fits, Network, RateFit
 
 SOURCE = "Sailor's artifact (SOSP 2025), github.com/eth-easl/sailor at cf2c8e3"
 FORWARD_SHARE = 1 / 3
-"""Of the time of both passes, which the profiles give together: a backward pass computes the
-gradients of inputs and of weights, each about as costly as the forward pass."""
+"""The forward pass takes this part of the time of both passes, which the profiles give together: a
+backward pass computes the gradients of inputs and of weights, each about as costly."""
 
 
 def read_json(path: Path) -> Any:
