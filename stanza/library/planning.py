@@ -6,7 +6,6 @@ between the ranks themselves, unless a cluster is given that states them.
 """
 
 import dataclasses
-import os
 
 import torch
 import torch.distributed as dist
@@ -17,6 +16,7 @@ from stanza.options import Options
 from stanza.planner.plan import as_run, plan
 from systems.clusters import cluster as clusters
 from systems.clusters.cluster import Cluster, Link
+from systems.clusters.sized import sized_cluster
 from systems.environment import environment
 from systems.network.distributed import World
 from systems.network.links import SMALL_BYTES, neighbours_s
@@ -115,23 +115,21 @@ def _profile(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> 
             profile = with_fixed_parts(profile, measured(max(1, len(images) // 8)))
     if device.type == "cuda":
         return profile
-    ranks, cores = environment().local_world_size, os.cpu_count() or 1
-    factor = max(1.0, ranks * torch.get_num_threads() / cores)
-    return profile.slowed(factor, f"{ranks} ranks share {cores} cores")
+    return profile.on_shared_cores(environment().local_world_size, torch.get_num_threads())
 
 
 def _cluster(name: str | None, world: World) -> Cluster:
-    """The cluster to plan for: with a node for every rank, and links of known rates."""
+    """The cluster to plan for: with a node for every rank, and links of known rates.
+
+    Raises:
+        InputError: nodes that are not alike, another number of them, or links of unknown rate.
+    """
     if name is None:
         return clusters.load("local").with_size(world.world_size).with_link(_measured_link(world))
-    target = clusters.load(name)
-    clusters.check_uniform(target, name)
-    target = target.with_size(world.world_size) if len(target.nodes) == 1 else target
-    if target.size != world.world_size or target.slowest_link.bandwidth_bits_per_s is None:
+    target = sized_cluster(name, world.world_size)
+    if target.slowest_link.bandwidth_bits_per_s is None:
         raise InputError(
-            f"cluster={name}: has {target.size} nodes and links of {target.slowest_link}, for "
-            f"{world.world_size} ranks; give a cluster of that size that states the rates of its "
-            "links"
+            f"cluster={name}: the rate of its links is not known; give a cluster that states it"
         )
     return target
 

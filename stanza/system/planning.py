@@ -1,7 +1,6 @@
 """Finds what a Stanza job is planned with: the cluster with its link, and a profile of the model.
 What is not known is measured on this machine."""
 
-import os
 import sys
 from functools import lru_cache
 from typing import Any
@@ -140,7 +139,6 @@ def measure_shared(options: Options, world_size: int) -> ModelProfile:
     compute. On CPUs it is measured alone, and slowed as far as the ranks share cores."""
     import torch
 
-    cores = os.cpu_count() or 1
     threads = threads_per_rank(world_size)
     spared = "; a profile made before with `testbed profile stanza` spares it: --profile FILE"
     if torch.cuda.is_available():
@@ -152,8 +150,7 @@ def measure_shared(options: Options, world_size: int) -> ModelProfile:
         measure_profile(options, large, spared=spared), measure_profile(options, max(1, large // 8))
     )
     torch.set_num_threads(before)
-    factor = max(1.0, world_size * threads / cores)
-    return alone.slowed(factor, f"{world_size} ranks share {cores} cores")
+    return alone.on_shared_cores(world_size, threads)
 
 
 def measure_link(world_size: int) -> Link:
