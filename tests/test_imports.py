@@ -13,7 +13,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
             "schema",
             "by_path",
             "arguments",
-            "schedules",
+            "optimizers",
             "disk",
             "build",
             "measure",

@@ -28,18 +28,13 @@ from sparsepipe.runtime.run import collect_weights, open_pipeline
 from sparsepipe.runtime.values import features_of
 from sparsepipe.schedule.lists import Schedule, build_schedule, roles
 from sparsepipe.train.loss import Loss, count_of, cross_entropy, right, summed
-from sparsepipe.train.optimizers import (
-    MakeOptimizer,
-    MakeSchedule,
-    attach_schedule,
-    check_optimizer,
-    optimizers_of,
-)
+from sparsepipe.train.optimizers import MakeOptimizer, MakeSchedule, optimizers_of
 from sparsepipe.train.stages import schedule_of
 from systems.arguments import named_as_arguments
 from systems.data.dtypes import check_precision
 from systems.network.distributed import World
 from systems.network.joined import TIMEOUT_S, join
+from systems.optimizers import attach_schedule, check_optimizer, check_schedule
 from systems.schema import InputError
 
 
@@ -245,7 +240,8 @@ class Pipeline:
         assert self._settings.optimizer is not None  # `_placed` asks first
         made = check_optimizer(self._settings.optimizer(parameters), "optimizer")
         if self._settings.lr_schedule is not None:
-            attach_schedule(made, self._settings.lr_schedule, "lr_schedule")
+            schedule = check_schedule(self._settings.lr_schedule(made), "lr_schedule")
+            attach_schedule(made, schedule)
         return made
 
     def _open(self, schedule: Schedule, tally: Tally | None = None) -> Segment:

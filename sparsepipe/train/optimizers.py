@@ -2,20 +2,18 @@
 
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from sparsepipe.names import LR_SCHEDULES
 from sparsepipe.options import Options
 from systems import by_path
-from systems.schedules import check_lasts
-from systems.schema import InputError
+from systems.optimizers import attach_schedule, check_lasts, check_optimizer, check_schedule
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 """Makes the optimizer of some parameters."""
@@ -39,11 +37,8 @@ def make_optimizer(
     elif options.lr_schedule != "constant":
         flag, name = "--sparsepipe.lr-schedule", options.lr_schedule
         more, steps = options.lr_schedule_options, options.steps
-
-        def schedule(optimizer: Optimizer) -> Any:
-            return made_by(name, flag, more, optimizer=optimizer, steps=steps)
-
-        attach_schedule(made, schedule, f"{flag} {name}", first)
+        schedule = made_by(name, flag, more, optimizer=made, steps=steps)
+        attach_schedule(made, check_schedule(schedule, f"{flag} {name}"), first)
     return made
 
 
@@ -88,20 +83,6 @@ def _optimizer(options: Options, parameters: list[nn.Parameter]) -> Optimizer:
     return check_optimizer(made, f"{flag} {name}")
 
 
-def check_optimizer(made: object, where: str) -> Optimizer:
-    """Refuse what is no optimizer of torch, or needs a closure."""
-    if isinstance(made, torch.optim.LBFGS):
-        raise InputError(
-            f"{where}: LBFGS needs a closure that computes the loss several times in a step; give "
-            "an optimizer that needs none"
-        )
-    if not isinstance(made, Optimizer):
-        raise InputError(
-            f"{where}: makes a {type(made).__name__}; give what makes a torch.optim.Optimizer"
-        )
-    return made
-
-
 def _follow_cosine(optimizer: Optimizer, steps: int, first: int) -> None:
     """Let the learning rates rise, and fall to 0 along a cosine until the last of the steps."""
     highest = [group["lr"] for group in optimizer.param_groups]
@@ -121,42 +102,6 @@ def learning_rate_share(index: int, steps: int) -> float:
     return min(1.0, (index + 1) / RISE) * 0.5 * (1 + math.cos(math.pi * index / steps))
 
 
-def attach_schedule(
-    optimizer: Optimizer, make: MakeSchedule, where: str, first: int = 0
-) -> LRScheduler:
-    """Step a learning-rate schedule after every step of its optimizer.
-
-    Args:
-        where: what the user calls it, for errors.
-        first: the steps that a resumed run has done before.
-
-    Raises:
-        InputError: it is no schedule of torch, or one that needs a metric.
-    """
-    schedule = make(optimizer)
-    _check_schedule(schedule, where)
-    with warnings.catch_warnings():  # no optimizer has been stepped in this process
-        warnings.simplefilter("ignore", UserWarning)
-        for _ in range(first):
-            schedule.step()
-    optimizer.register_step_post_hook(lambda *_: schedule.step())
-    return schedule
-
-
-def _check_schedule(schedule: object, where: str) -> None:
-    """Refuse what is no schedule of torch, or one that needs a metric."""
-    if isinstance(schedule, ReduceLROnPlateau):
-        raise InputError(
-            f"{where}: ReduceLROnPlateau needs a metric at every step; give a schedule that "
-            "depends on the number of the step alone"
-        )
-    if not isinstance(schedule, LRScheduler):
-        raise InputError(
-            f"{where}: makes a {type(schedule).__name__}; give what makes an LRScheduler of "
-            "torch.optim.lr_scheduler"
-        )
-
-
 def check_made(options: Options, parameters: Iterable[nn.Parameter]) -> None:
     """Make the optimizer once, and its schedule, which must last for all steps.
 
@@ -167,7 +112,7 @@ def check_made(options: Options, parameters: Iterable[nn.Parameter]) -> None:
     optimizer, more = _optimizer(options, list(parameters)), options.lr_schedule_options
     if name not in LR_SCHEDULES:
         schedule = made_by(name, flag, more, optimizer=optimizer, steps=options.steps)
-        _check_schedule(schedule, f"{flag} {name}")
+        check_schedule(schedule, f"{flag} {name}")
         check_lasts(schedule, options.steps, flag, name, more)
 
 

@@ -12,7 +12,7 @@ from stanza.options import FcParallel, FcPlacement, Options
 from stanza.train.roles import Recipe
 from stanza.workers.exchange import trainable
 from stanza.workers.loss import Loss, summed
-from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory, check_optimizer, scheduled
+from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory, check_factory, scheduled
 from systems.arguments import named_as_arguments
 from systems.network.joined import TIMEOUT_S, join
 from systems.schema import InputError, remedy
@@ -92,7 +92,7 @@ def separate(
     if not trainable(model):
         raise InputError(f"model: no parameter of {type(model).__name__} requires a gradient")
     if not any(is_lazy(parameter) for parameter in model.parameters()):
-        check_optimizer(optimizer, trainable(model))
+        check_factory(optimizer, trainable(model))
     if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
         raise InputError(
             f"loss: {type(loss).__name__} has parameters of its own, which no rank would train; "

@@ -10,24 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from stanza.options import CROSS_ENTROPY, SGD, ZERO_STAGES, Options
 from stanza.workers.loss import Loss
 from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory, check_by_value
 from stanza.workers.targets import described
 from systems import by_path
-from systems.schedules import check_lasts
+from systems.optimizers import check_lasts, check_optimizer, check_schedule
 from systems.schema import InputError
-
-STEP_WITH_ARGUMENT = {
-    LBFGS: "needs a closure that computes the loss several times in a step, which no scheme has; "
-    "give an optimizer that needs none",
-    ReduceLROnPlateau: "needs a metric at every step, which no scheme has; give a schedule that "
-    "depends on the number of the step alone",
-}
-"""Those of torch whose `step` wants an argument, and what to do about it."""
 
 
 def optimizer_of(options: Options) -> OptimizerFactory:
@@ -43,7 +33,7 @@ def optimizer_of(options: Options) -> OptimizerFactory:
             momentum=options.momentum,
             weight_decay=options.weight_decay,
         )
-    return _factory(options.optimizer, options.optimizer_options, "optimizer", Optimizer)
+    return _factory(options.optimizer, options.optimizer_options, "optimizer", check_optimizer)
 
 
 def scheduler_of(options: Options) -> SchedulerFactory | None:
@@ -54,7 +44,7 @@ def scheduler_of(options: Options) -> SchedulerFactory | None:
     """
     if options.schedule is None:
         return None
-    return _factory(options.schedule, options.schedule_options, "schedule", LRScheduler)
+    return _factory(options.schedule, options.schedule_options, "schedule", check_schedule)
 
 
 def loss_of(options: Options) -> Loss | None:
@@ -93,22 +83,15 @@ def loss_of(options: Options) -> Loss | None:
     return mean_loss
 
 
-def _factory(name: str, arguments: tuple[str, ...], option: str, kind: type) -> Callable[..., Any]:
+def _factory(
+    name: str, arguments: tuple[str, ...], option: str, check_kind: Callable[[object, str], Any]
+) -> Callable[..., Any]:
     """What makes an optimizer or a schedule from what it is given, and checks that it is one."""
     flag = f"--stanza.{option}"
     factory, named = by_path.load(name, flag), by_path.keywords(arguments, f"{flag}-options")
 
     def make(given: Any) -> Any:
-        made = by_path.apply(factory, name, flag, given, **named)
-        if not isinstance(made, kind):
-            raise InputError(
-                f"{flag} {name}: makes a {type(made).__name__}; give what makes a torch "
-                f"{'optimizer' if kind is Optimizer else 'LRScheduler'}"
-            )
-        for refused, reason in STEP_WITH_ARGUMENT.items():
-            if isinstance(made, refused):
-                raise InputError(f"{flag} {name}: {refused.__name__} {reason}")
-        return made
+        return check_kind(by_path.apply(factory, name, flag, given, **named), f"{flag} {name}")
 
     return make
 

@@ -1,13 +1,12 @@
 """Optimizers as factories, because every part of a model, on its own rank, gets one of its own."""
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
+from systems.optimizers import attach_schedule, check_optimizer, check_schedule
 from systems.schema import InputError
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
@@ -32,40 +31,24 @@ def scheduled(
 
     def make(parameters: Iterable[Tensor]) -> Optimizer:
         made = optimizer(parameters)
-        schedule = scheduler(made)
-        if isinstance(schedule, ReduceLROnPlateau):
-            raise InputError(
-                "scheduler: ReduceLROnPlateau wants a metric at every step; give a schedule that "
-                "depends on the number of the step alone"
-            )
-        with warnings.catch_warnings():  # that no step of the optimizer came before
-            warnings.simplefilter("ignore")
-            for _ in range(steps_done):
-                schedule.step()
-        made.register_step_post_hook(lambda *_: schedule.step())
+        attach_schedule(made, check_schedule(scheduler(made), "scheduler"), steps_done)
         return made
 
     return make
 
 
-def check_optimizer(optimizer: OptimizerFactory, parameters: Sequence[Tensor]) -> Optimizer:
-    """Make an optimizer, and refuse what is none that a step without a closure can use.
+def check_factory(optimizer: OptimizerFactory, parameters: Sequence[Tensor]) -> None:
+    """Refuse what makes no optimizer that a step without a closure can use.
 
     Raises:
-        InputError: it is none, or it is LBFGS.
+        InputError: it cannot be called, or see `systems.optimizers.check_optimizer`.
     """
-    made = optimizer(parameters) if callable(optimizer) else optimizer
-    if not callable(optimizer) or not isinstance(made, Optimizer):
+    if not callable(optimizer):
         raise InputError(
-            f"optimizer: {type(made).__name__} where a function that makes an optimizer is wanted; "
-            "give one such as `lambda parameters: torch.optim.SGD(parameters, lr=0.1)`"
+            f"optimizer: {type(optimizer).__name__} where a function that makes an optimizer is "
+            "wanted; give one such as `lambda parameters: torch.optim.SGD(parameters, lr=0.1)`"
         )
-    if isinstance(made, torch.optim.LBFGS):
-        raise InputError(
-            "optimizer: LBFGS computes the loss several times in a step, which no scheme does; "
-            "give another one"
-        )
-    return made
+    check_optimizer(optimizer(parameters), "optimizer")
 
 
 def check_by_value(optimizer: OptimizerFactory, parameters: Sequence[Tensor], what: str) -> None:
