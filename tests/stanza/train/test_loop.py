@@ -7,12 +7,13 @@ float32 runs.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor, nn
 
 import stanza.train.loop
@@ -189,6 +190,15 @@ UNEQUAL = {
     "ps, unequal shares": baseline(4, scheme="ps", global_batch_size=50),
 }
 EXACT = STANZA | BASELINES | UNEQUAL
+SLOW = {
+    "1 conv, 1 fc, 4 micro-batch",
+    "3 conv, 1 fc, 4 micro-batch",
+    "ps, two servers",
+    "ps sharded",
+    "stanza, unequal shares",
+    "ddp, unequal shares",
+}
+"""Cases whose features other cases have as well, in other company."""
 NARROW = {name: stanza_case(3, 1, 2, cut_dtype=name) for name in ("bfloat16", "float16")}
 ALL = EXACT | NARROW
 
@@ -206,19 +216,27 @@ def expected_bytes(case: Case, *, payload: bool) -> list[Traffic]:
     return traffic(layout, sizes, [part.stop - part.start for part in parts])
 
 
+def parameters(cases: dict[str, Case], slow: Collection[str] = SLOW) -> list[ParameterSet]:
+    """The cases by their names; those whose names are in `slow` carry that marker."""
+    return [
+        pytest.param(case, id=name, marks=[pytest.mark.slow] if name in slow else [])
+        for name, case in cases.items()
+    ]
+
+
 def about(values: list[float]) -> Any:
     return pytest.approx(values, rel=BYTES_TOLERANCE, abs=0)
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("case", EXACT.values(), ids=EXACT.keys())
+@pytest.mark.parametrize("case", parameters(EXACT))
 def test_parameters_equal_those_of_one_process(case: Case) -> None:
     ours, theirs = outcome_in_double(case), single_in_double(case)
     assert difference(ours.state, theirs.state) <= DOUBLE_TOLERANCE
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("case", EXACT.values(), ids=EXACT.keys())
+@pytest.mark.parametrize("case", parameters(EXACT))
 def test_every_loss_equals_that_of_one_process(case: Case) -> None:
     ours, theirs = outcome_in_double(case).loss_sums, single_in_double(case).loss_sums
     assert len(ours) == STEPS
@@ -306,7 +324,7 @@ def test_the_criterion_sees_another_global_batch() -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("case", ALL.values(), ids=ALL.keys())
+@pytest.mark.parametrize("case", parameters(ALL))
 def test_payload_is_that_of_the_traffic_table(case: Case) -> None:
     table, done = expected_bytes(case, payload=True), outcome(case)
     assert done.totals("payload_sent_bytes_per_step") == about([row.sent for row in table])
@@ -314,7 +332,7 @@ def test_payload_is_that_of_the_traffic_table(case: Case) -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("case", ALL.values(), ids=ALL.keys())
+@pytest.mark.parametrize("case", parameters(ALL))
 def test_tcp_carries_the_bytes_of_the_traffic_table(case: Case) -> None:
     """The kernel also counts collectives; among sent bytes it counts those sent again as well."""
     table, done = expected_bytes(case, payload=False), outcome(case)

@@ -96,7 +96,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(case: Case, tmp_path: Path) -
 def test_any_world_goes_on_where_any_other_stopped(tmp_path: Path) -> None:
     """Parameters and momentum pass from separated workers to columns, to servers, and so on; all
     schemes compute the updates of one process."""
-    worlds = [SEPARATED, SPREAD, SERVERS, BESIDE, DDP, SINGLE]
+    worlds = [SEPARATED, SPREAD, BESIDE, SINGLE]
     for number, (before, case) in enumerate(pairwise([SINGLE, *worlds])):
         steps = EVERY * number + EVERY
         longer = replace(case, options=replace(case.options, steps=steps))

@@ -39,6 +39,7 @@ from tests.stanza.train.test_loop import (
     expected_bytes,
     outcome,
     outcome_in_double,
+    parameters,
     single,
     single_in_double,
     train,
@@ -75,11 +76,20 @@ CASES |= {
         3, 3, 2, global_batch_size=50, fc_parallel="columns"
     ),
 }
+SLOW = {
+    "2 conv, 2 fc in columns, 1 micro-batch",
+    "3 conv, 3 fc in columns, 4 micro-batch",
+    "2 fc of 3 nodes, replicas, 1 micro-batch",
+    "3 fc of 3 nodes, columns, 1 micro-batch",
+    "3 fc of 3 nodes, columns, 4 micro-batch",
+    "unequal shares in columns",
+}
+"""Cases whose features other cases have as well, in other company."""
 FEW = [columns(3, 2, 4), colocated(3, 3, fc_parallel="columns"), colocated(3, 2)]
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("case", parameters(CASES, SLOW))
 def test_parameters_and_losses_equal_those_of_one_process(case: Case) -> None:
     ours, theirs = outcome_in_double(case), single_in_double(case)
     assert difference(ours.state, theirs.state) <= DOUBLE_TOLERANCE
@@ -138,7 +148,12 @@ def train_with(fault: Callable[[], None], case: Case) -> tuple[list[Step], State
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(
-    "fault", [skip_the_sum, take_the_next_workers_columns, leave_the_gradient_at_home]
+    "fault",
+    [
+        skip_the_sum,
+        pytest.param(take_the_next_workers_columns, marks=pytest.mark.slow),
+        pytest.param(leave_the_gradient_at_home, marks=pytest.mark.slow),
+    ],
 )
 def test_a_fault_is_seen(fault: Callable[[], None]) -> None:
     case = columns(2, 2)

@@ -9,7 +9,7 @@ import pytest
 from systems.processes import background
 from tests.systems.processes.late_exits import KINDS
 
-COUNT = 3
+COUNT = 1
 """Before threads were waited for, four of five such programs aborted."""
 QUICK = ["closed watchdog", "open watchdog", "work beside", "inbox", "outbox", "progress"]
 
