@@ -11,6 +11,7 @@ The layouts of four ranks, by their roles:
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from stanza.options import FcParallel, FcPlacement, Options, Scheme
 from systems.schema import InputError
@@ -46,7 +47,25 @@ class Layout:
 
     def ranks(self, role: str) -> tuple[int, ...]:
         """The ranks that have this role, alone or beside another."""
-        return tuple(rank for rank, name in enumerate(self.roles) if role in name.split("+"))
+        return self._ranks.get(role, ())
+
+    @cached_property
+    def _ranks(self) -> dict[str, tuple[int, ...]]:
+        """The ranks of each role."""
+        found: dict[str, list[int]] = {}
+        parts = {name: name.split("+") for name in set(self.roles)}
+        for rank, name in enumerate(self.roles):
+            for role in parts[name]:
+                found.setdefault(role, []).append(rank)
+        return {role: tuple(ranks) for role, ranks in found.items()}
+
+    @cached_property
+    def _place(self) -> dict[str, dict[int, int]]:
+        """By role: the place of each rank among those that have it."""
+        return {
+            role: {rank: place for place, rank in enumerate(ranks)}
+            for role, ranks in self._ranks.items()
+        }
 
     @property
     def data_ranks(self) -> tuple[int, ...]:
@@ -62,11 +81,17 @@ class Layout:
         conv, fc = self.ranks("conv"), self.ranks("fc")
         if self.fc_parallel == "columns":
             return fc
-        return (fc[conv.index(conv_rank) * len(fc) // len(conv)],)
+        return (fc[self._place["conv"][conv_rank] * len(fc) // len(conv)],)
 
     def conv_of(self, fc_rank: int) -> tuple[int, ...]:
         """The CONV workers that an FC worker serves, in rank order."""
-        return tuple(rank for rank in self.ranks("conv") if fc_rank in self.fc_of(rank))
+        conv, fc = self.ranks("conv"), self.ranks("fc")
+        if self.fc_parallel == "columns":
+            return conv
+        place = self._place["fc"][fc_rank]
+        # The places i with i * f // c = place, for c CONV workers and f FC workers.
+        first, end = (-(-edge * len(conv) // len(fc)) for edge in (place, place + 1))
+        return conv[first:end]
 
     def describe(self) -> str:
         """Describe the layout in words, such as "3 conv (0-2), 1 fc (3)"."""

@@ -14,9 +14,10 @@ keep the rate that they have, the others grow on. With links of 12 Gb/s:
 
 One transfer may load several interfaces with different numbers of bytes (a collective, or a slice
 for each of several servers). Its rate is that of its largest load; the others progress in
-proportion, and count with that proportion, their weight, when a direction is shared.
-Whenever a transfer begins or ends, only those are shared anew that a chain of common interfaces
-joins to it: elsewhere nothing has changed.
+proportion, and count with that proportion, their weight, when a direction is shared. A transfer
+that stands for many equal ones (`systems.rank_classes`) has the rate of one of them, and counts k
+times in a direction that k of them use. Whenever a transfer begins or ends, only those are shared
+anew that a chain of common interfaces joins to it: elsewhere nothing has changed.
 """
 
 import heapq
@@ -33,17 +34,24 @@ class Transfers:
     See [Note: max-min fair links] above.
     """
 
-    def __init__(self, loads: Sequence[Mapping[Interface, float]], bytes_per_s: float) -> None:
+    def __init__(
+        self,
+        loads: Sequence[Mapping[Interface, float]],
+        pace_bytes: Sequence[float],
+        bytes_per_s: float,
+    ) -> None:
         """No transfers yet.
 
         Args:
             loads: by the number of a task, the bytes that it moves through each interface.
+            pace_bytes: likewise, the bytes that its rate is of: its largest load, or that of each
+                of the transfers for which it stands.
             bytes_per_s: the rate of every interface, in each direction.
         """
-        self._loads, self._bytes_per_s = loads, bytes_per_s
-        # By interface: the transfers through it, with their weights (1 for the largest load).
+        self._loads, self._paces, self._bytes_per_s = loads, pace_bytes, bytes_per_s
+        # By interface: the transfers through it, with their weights: load over pace.
         self._users: defaultdict[Interface, dict[int, float]] = defaultdict(dict)
-        # By transfer: bytes of the largest load that were left at `_since`, its rate from then on.
+        # By transfer: bytes of its pace that were left at `_since`, its rate from then on.
         self._left: dict[int, float] = {}
         self._rate: dict[int, float] = {}
         self._since: dict[int, float] = {}
@@ -53,11 +61,10 @@ class Transfers:
 
     def add(self, number: int, now: float) -> None:
         """A transfer begins; it has no rate until `share` is called."""
-        loads = self._loads[number]
-        largest = max(loads.values())
-        self._left[number], self._rate[number], self._since[number] = largest, 0.0, now
-        for interface, size in loads.items():
-            self._users[interface][number] = size / largest
+        pace = self._paces[number]
+        self._left[number], self._rate[number], self._since[number] = pace, 0.0, now
+        for interface, size in self._loads[number].items():
+            self._users[interface][number] = size / pace
             self._touched[interface] = None
 
     def remove(self, number: int) -> None:

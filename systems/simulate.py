@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from systems.clusters.cluster import Link
 from systems.fair_links import Interface, Transfers
 
+NO_LOADS: Mapping[Interface, float] = {}
+"""The loads of what is no transfer: one mapping for all tasks."""
 SAME_TIME_S = 1e-12
 """Events this close happen at once: equal workers stay in step in spite of rounding."""
 
@@ -36,8 +38,11 @@ class Task:
     """The compute stream that a computation runs on, such as "rank 0"."""
     seconds: float = 0.0
     """How long a computation takes, or the latency after the last byte of a transfer."""
-    loads: Mapping[Interface, float] = field(default_factory=dict)
+    loads: Mapping[Interface, float] = field(default_factory=lambda: NO_LOADS)
     """Bytes that a transfer moves through each interface; all of them progress together."""
+    pace_bytes: float = 0.0
+    """The bytes that a transfer's rate is of: its largest load, or that of each of the transfers
+    for which it stands."""
 
 
 class Program:
@@ -65,12 +70,21 @@ class Program:
         target: int,
         size_bytes: float,
         *,
+        sent: int = 1,
+        received: int = 1,
         name: str = "",
         after: Iterable[int] = (),
     ) -> int:
-        """Add a message of `size_bytes` from the node `source` to the node `target`."""
-        loads = {(source, "out"): size_bytes, (target, "in"): size_bytes}
-        return self.transfer(loads, name=name, after=after)
+        """Add a message of `size_bytes` from the node `source` to the node `target`.
+
+        Where the two stand for classes of nodes (`systems.rank_classes`), it is many messages.
+
+        Args:
+            sent: how many such messages each node of the source's class sends.
+            received: how many each node of the target's class receives.
+        """
+        loads = {(source, "out"): sent * size_bytes, (target, "in"): received * size_bytes}
+        return self.transfer(loads, pace_bytes=size_bytes, name=name, after=after)
 
     def exchange(
         self,
@@ -90,14 +104,23 @@ class Program:
         return self.transfer(loads, messages=messages, name=name, after=after)
 
     def all_reduce(
-        self, nodes: Sequence[int], size_bytes: float, *, name: str = "", after: Iterable[int] = ()
+        self,
+        nodes: Sequence[int],
+        size_bytes: float,
+        *,
+        ranks: int | None = None,
+        name: str = "",
+        after: Iterable[int] = (),
     ) -> int:
         """Add a ring all-reduce of `size_bytes`.
 
         Each of the n nodes cuts its bytes into n parts and hands one on to the next node, 2 (n - 1)
         times: first the sums of the parts travel, then their results. One node alone does nothing.
+
+        Args:
+            ranks: how many nodes there are, where `nodes` stand for classes of them.
         """
-        n = len(nodes)
+        n = len(nodes) if ranks is None else ranks
         moved_bytes = 2 * size_bytes * (n - 1) / n
         return self.exchange(nodes, moved_bytes, messages=2 * (n - 1), name=name, after=after)
 
@@ -106,6 +129,7 @@ class Program:
         loads: Mapping[Interface, float],
         *,
         messages: int = 1,
+        pace_bytes: float | None = None,
         name: str = "",
         after: Iterable[int] = (),
     ) -> int:
@@ -114,13 +138,16 @@ class Program:
         Args:
             loads: the bytes that they move through each interface.
             messages: how many messages follow one another, each with its latency.
+            pace_bytes: the largest load of each of the transfers that this one stands for; None: it
+                stands for itself, and that is its largest load.
         """
+        pace = max(loads.values(), default=0.0) if pace_bytes is None else pace_bytes
         seconds = messages * self._latency_s
-        return self._add(Task(name, tuple(after), seconds=seconds, loads=loads))
+        return self._add(Task(name, tuple(after), None, seconds, loads, pace))
 
     def _add(self, task: Task) -> int:
         """Add a task whose predecessors are there already; returns its number."""
-        if any(not 0 <= number < len(self.tasks) for number in task.after):
+        if task.after and not 0 <= min(task.after) <= max(task.after) < len(self.tasks):
             raise ValueError(f"task {task.name!r} depends on one that has not been added yet")
         self.tasks.append(task)
         return len(self.tasks) - 1
@@ -179,13 +206,17 @@ class _Simulation:
 
     def __init__(self, tasks: Sequence[Task], bytes_per_s: float) -> None:
         self._tasks = tasks
-        self._transfers = Transfers([task.loads for task in tasks], bytes_per_s)
+        self._transfers = Transfers(
+            [task.loads for task in tasks], [task.pace_bytes for task in tasks], bytes_per_s
+        )
         self._starts, self._ends = [0.0] * len(tasks), [0.0] * len(tasks)
         # How many tasks each one still waits for, and which tasks wait for it.
-        self._blockers = [len(set(task.after)) for task in tasks]
+        self._blockers: list[int] = []
         self._followers: list[list[int]] = [[] for _ in tasks]
         for number, task in enumerate(tasks):
-            for before in set(task.after):
+            befores = set(task.after)
+            self._blockers.append(len(befores))
+            for before in befores:
                 self._followers[before].append(number)
         # By compute stream: the tasks that are ready for it, first those that were ready first.
         self._queues: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
@@ -236,7 +267,7 @@ class _Simulation:
         if task.stream is not None:
             heapq.heappush(self._queues[task.stream], (self._now, number))
             self._next_on(task.stream)
-        elif task.loads and max(task.loads.values()) > 0:
+        elif task.pace_bytes > 0:
             self._transfers.add(number, self._now)
         else:
             heapq.heappush(self._events, (self._now + task.seconds, number, "end"))

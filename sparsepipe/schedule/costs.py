@@ -115,20 +115,29 @@ def enough_in_flight(costs: Sequence[StageCost], stages: StageRanks, link: Link)
     return tuple(reversed(in_flight))
 
 
-def overlaps(ours: Sequence[float], theirs: Sequence[float]) -> list[list[float]]:
-    """The part of all samples that each replica of one stage has in common with each of another.
+def overlaps(ours: Sequence[float], theirs: Sequence[float]) -> list[list[tuple[int, float]]]:
+    """For each replica of one stage, the replicas of another that it shares samples with, in order,
+    and the part of all samples that it has in common with each.
 
     Both stages cut the samples into consecutive ranges, as long as the replicas' shares. So the
     replicas of two stages exchange what their ranges have in common:
 
         ours    |----- 0.5 -----|----- 0.5 -----|
-        theirs  |--- 0.4 ---|-------- 0.6 ------|      [[0.4, 0.1], [0.0, 0.5]]
+        theirs  |--- 0.4 ---|-------- 0.6 ------|      [[(0, 0.4), (1, 0.1)], [(1, 0.5)]]
     """
     least = 1e-9  # less is a rounding error, for which no message is sent
-    return [
-        [
-            overlap if (overlap := min(b, d) - max(a, c)) > least else 0.0
-            for c, d in pairwise(accumulate(theirs, initial=0.0))
-        ]
-        for a, b in pairwise(accumulate(ours, initial=0.0))
-    ]
+    edges = list(accumulate(theirs, initial=0.0))
+    common: list[list[tuple[int, float]]] = []
+    first = 0  # ranges are in order: what ends before one of ours is not looked at again
+    for start, end in pairwise(accumulate(ours, initial=0.0)):
+        while first < len(theirs) and edges[first + 1] <= start:
+            first += 1
+        peers: list[tuple[int, float]] = []
+        for peer in range(first, len(theirs)):
+            if edges[peer] >= end:
+                break
+            part = min(end, edges[peer + 1]) - max(start, edges[peer])
+            if part > least:
+                peers.append((peer, part))
+        common.append(peers)
+    return common

@@ -40,8 +40,10 @@ def interleave(
     stages: Sequence[Sequence[int]],
     seconds: Sequence[tuple[float, float]],
     crossing_s: Sequence[float],
-) -> list[list[Computation]]:
+) -> list[Sequence[Computation]]:
     """Merge the lists of the stages into one list for every rank.
+
+    Where every rank holds one stage there is nothing to merge, and replicas get the same list.
 
     Args:
         lists: the computations of every stage, the same for all of its replicas.
@@ -53,12 +55,12 @@ def interleave(
     for stage, ranks in enumerate(stages):
         for rank in ranks:
             stages_of[rank].append(stage)
-    if all(len(numbers) == 1 for numbers in stages_of.values()):  # there is nothing to merge
+    if all(len(numbers) == 1 for numbers in stages_of.values()):
         return [
-            [computation for stage in stages_of[rank] for computation in lists[stage]]
+            lists[stages_of[rank][0]] if rank in stages_of else []
             for rank in range(1 + max(stages_of))
         ]
-    return _Merge(lists, stages, seconds, crossing_s).play()
+    return list(_Merge(lists, stages, seconds, crossing_s).play())
 
 
 class _Merge:

@@ -191,11 +191,12 @@ def build_schedule(
     ordered = interleave(
         lists, stages, seconds or [(1.0, 2.0)] * count, crossing_s or [0.0] * (count - 1)
     )
-    ranks = tuple(
-        tuple(action for one in computations for action in _actions(empty, one))
-        for computations in ordered
-    )
-    return replace(empty, ranks=ranks)
+    # Replicas share a list, which is turned into actions once.
+    actions = {
+        id(computations): tuple(action for one in computations for action in _actions(empty, one))
+        for computations in {id(each): each for each in ordered}.values()
+    }
+    return replace(empty, ranks=tuple(actions[id(computations)] for computations in ordered))
 
 
 def _check(kind: ScheduleKind, stages: StageRanks, mini_batches: int, micro_batches: int) -> None:

@@ -5,14 +5,19 @@
 
 Sends and receives overlap computation. A backward pass that an all-reduce follows is cut into equal
 parts: the gradients of one part are exchanged while the next part is computed, as in the runtime.
+Replicas that cannot differ are played once, see `sparsepipe.schedule.pipeline_classes`.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from sparsepipe.schedule.costs import StageCost, overlaps
+from sparsepipe.schedule.costs import StageCost
 from sparsepipe.schedule.lists import ALL_REDUCE_PARTS, Action, ActionKind, Schedule
+from sparsepipe.schedule.pipeline_classes import PipelineClasses, pipeline_classes
 from systems.clusters.cluster import Link
+from systems.rank_classes import RankClass, titled
 from systems.schema import InputError
 from systems.simulate import Program, Timeline, simulate
 
@@ -44,9 +49,11 @@ class PlayedSchedule:
     timeline: Timeline
     """All tasks of the simulation, messages included."""
     spans: tuple[Span, ...]
-    """The computations of all ranks, each rank's in the order of its list."""
+    """The computations of the ranks that were played, each rank's in the order of its list."""
     window: tuple[int, int]
     """The mini-batches [first, end) of the steady state."""
+    classes: Sequence[RankClass]
+    """The classes of interchangeable ranks, of which one rank each was played."""
 
     @property
     def step_s(self) -> float:
@@ -65,35 +72,60 @@ class PlayedSchedule:
         return self._end_s(self.window[0] - 1), self._end_s(self.window[1] - 1)
 
     def utilisation(self, rank: int) -> float:
-        """The part of the steady state during which a rank computes, from 0 to 1."""
+        """The part of the steady state during which a rank computes, from 0 to 1; 0 if it holds no
+        stage."""
         start_s, end_s = self.steady_s()
         busy_s = sum(
             max(0.0, min(span.end_s, end_s) - max(span.start_s, start_s))
-            for span in self.spans
-            if span.rank == rank
+            for span in self._spans_of.get(self._played.get(rank, -1), ())
         )
         return busy_s / (end_s - start_s)
 
-    def _spans_of(self, mini_batch: int) -> Iterator[Span]:
-        """The computations of one mini-batch."""
-        micro = self.schedule.micro_batches
-        return (span for span in self.spans if span.micro_batch // micro == mini_batch)
+    def trace(self) -> Iterator[tuple[str, str, float, float]]:
+        """The spans of a trace, messages included: (track, name, start, end) in seconds."""
+        return titled(self.timeline.spans(), self.classes)
+
+    @cached_property
+    def _played(self) -> dict[int, int]:
+        """For each rank that holds a stage, the one that was played for it."""
+        return {rank: one.played for one in self.classes for rank in one.ranks}
+
+    @cached_property
+    def _spans_of(self) -> dict[int, list[Span]]:
+        """The computations by played rank."""
+        spans: defaultdict[int, list[Span]] = defaultdict(list)
+        for span in self.spans:
+            spans[span.rank].append(span)
+        return spans
+
+    @cached_property
+    def _lasts_s(self) -> dict[int, tuple[float, float]]:
+        """When each mini-batch begins on the first rank, and ends on the last one."""
+        found: dict[int, tuple[float, float]] = {}
+        for span in self.spans:
+            mini_batch = span.micro_batch // self.schedule.micro_batches
+            start_s, end_s = found.get(mini_batch, (span.start_s, span.end_s))
+            found[mini_batch] = min(start_s, span.start_s), max(end_s, span.end_s)
+        return found
 
     def _end_s(self, mini_batch: int) -> float:
         """When a mini-batch ends on all ranks; 0 for the one before the first."""
-        return max((span.end_s for span in self._spans_of(mini_batch)), default=0.0)
+        return self._lasts_s[mini_batch][1] if mini_batch >= 0 else 0.0
 
     def _start_s(self, mini_batch: int) -> float:
         """When a mini-batch begins."""
-        return min(span.start_s for span in self._spans_of(mini_batch))
+        return self._lasts_s[mini_batch][0]
 
 
-def play(schedule: Schedule, costs: Sequence[StageCost], link: Link) -> PlayedSchedule:
+def play(
+    schedule: Schedule, costs: Sequence[StageCost], link: Link, *, every_rank: bool = False
+) -> PlayedSchedule:
     """Simulate a schedule that has enough mini-batches for a steady state.
 
     Args:
         costs: what a micro-batch costs at each stage.
         link: the link of every rank to the others.
+        every_rank: plays each rank, also those that cannot differ; the result is the same.
 
     Raises:
         InputError: too few mini-batches, or costs that do not fit the stages.
@@ -108,7 +140,8 @@ def play(schedule: Schedule, costs: Sequence[StageCost], link: Link) -> PlayedSc
     for stage, (cost, ranks) in enumerate(zip(costs, schedule.stages, strict=True)):
         if not len(cost.forward_s) == len(cost.backward_s) == len(cost.shares) == len(ranks):
             raise InputError(f"stage {stage}: costs for {len(cost.shares)} of {len(ranks)} ranks")
-    tasks = _Tasks(schedule, costs, link)
+    classes = pipeline_classes(schedule.stages, costs, every_rank=every_rank)
+    tasks = _Tasks(schedule, costs, link, classes)
     computed = tasks.add_all()
     timeline = simulate(tasks.program, link)
     spans = tuple(
@@ -122,21 +155,29 @@ def play(schedule: Schedule, costs: Sequence[StageCost], link: Link) -> PlayedSc
         )
         for rank, action, parts in computed
     )
-    return PlayedSchedule(schedule, timeline, spans, window)
+    return PlayedSchedule(schedule, timeline, spans, window, classes.classes)
 
 
 class _Tasks:
-    """Turns the lists of all ranks into tasks of a `Program` of the simulator.
+    """Turns the lists of the played ranks into tasks of a `Program` of the simulator.
 
     A task can only name earlier tasks as those that it waits for. So the lists are walked side by
     side, and a rank whose next action needs a task that is not there yet is left until it is.
     """
 
-    def __init__(self, schedule: Schedule, costs: Sequence[StageCost], link: Link) -> None:
+    def __init__(
+        self, schedule: Schedule, costs: Sequence[StageCost], link: Link, classes: PipelineClasses
+    ) -> None:
         self.program = Program(link.latency_s)
-        self._schedule, self._costs = schedule, costs
-        # For each rank, the tasks that its next action must wait for.
-        self._last: list[list[int]] = [[] for _ in schedule.ranks]
+        self._schedule, self._costs, self._classes = schedule, costs, classes
+        # The place of each played rank among the replicas of each of its stages.
+        self._replica = {
+            (stage, rank): place
+            for stage, ranks in enumerate(schedule.stages)
+            for place, rank in enumerate(ranks)
+        }
+        # For each played rank, the tasks that its next action must wait for.
+        self._last: dict[int, list[int]] = {one.played: [] for one in classes.classes}
         # The messages by (kind, sending stage, micro-batch, receiver), and all-reduces likewise.
         self._arrived: dict[tuple[ActionKind, int, int, int], list[int]] = {}
         # The last message of each channel, which keeps its messages in order.
@@ -147,14 +188,19 @@ class _Tasks:
 
     def add_all(self) -> list[tuple[int, Action, list[int]]]:
         """Add the tasks of all actions; returns each computation's rank, action and tasks."""
-        position = [0] * len(self._schedule.ranks)
+        left = {rank: iter(self._schedule.ranks[rank]) for rank in self._last}
+        following = {rank: next(actions, None) for rank, actions in left.items()}
         moved = True
         while moved:
             moved = False
-            for rank, actions in enumerate(self._schedule.ranks):
-                while position[rank] < len(actions) and self._add(rank, actions[position[rank]]):
-                    position[rank] += 1
+            for rank in list(following):
+                action = following[rank]
+                while action is not None and self._add(rank, action):
+                    action = next(left[rank], None)
                     moved = True
+                following[rank] = action
+                if action is None:
+                    del following[rank]
         return self._work
 
     def _add(self, rank: int, action: Action) -> bool:
@@ -171,7 +217,7 @@ class _Tasks:
 
     def _compute(self, rank: int, action: Action) -> None:
         """Add a forward or backward pass; in parts if an all-reduce follows it."""
-        cost, replica = self._costs[action.stage], self._schedule.stages[action.stage].index(rank)
+        cost, replica = self._costs[action.stage], self._replica[action.stage, rank]
         backward = action.kind is ActionKind.BACKWARD
         seconds = (cost.backward_s if backward else cost.forward_s)[replica]
         last = (action.micro_batch + 1) % self._schedule.micro_batches == 0
@@ -195,21 +241,25 @@ class _Tasks:
         target = action.stage + (1 if forward else -1)
         cut = self._costs[min(action.stage, target)]
         size = cut.output_bytes if forward else cut.gradient_bytes
-        common = overlaps(self._costs[action.stage].shares, self._costs[target].shares)
-        mine = common[self._schedule.stages[action.stage].index(rank)]
-        for peer, part in zip(self._schedule.stages[target], mine, strict=True):
-            if part <= 0:
-                continue
-            channel = (action.kind, action.stage, rank, peer)
+        name = f"{action.kind} {action.micro_batch}"
+        messages = self._classes.messages[action.stage, target, rank]
+        for place, one in enumerate(messages):
+            channel = (action.kind, action.stage, rank, place)
             after = [*self._last[rank], *([self._wire[channel]] if channel in self._wire else [])]
-            if peer == rank:
+            if one.own:
                 number = self.program.join(after)
             else:
                 number = self.program.flow(
-                    rank, peer, part * size, name=f"{action.kind} {action.micro_batch}", after=after
+                    rank,
+                    one.target,
+                    one.part * size,
+                    sent=one.sent,
+                    received=one.received,
+                    name=name,
+                    after=after,
                 )
             self._wire[channel] = number
-            key = (action.kind, action.stage, action.micro_batch, peer)
+            key = (action.kind, action.stage, action.micro_batch, one.target)
             self._arrived.setdefault(key, []).append(number)
 
     def _receive(self, rank: int, action: Action) -> bool:
@@ -217,11 +267,8 @@ class _Tasks:
         gradient = action.kind is ActionKind.RECEIVE_GRADIENT
         sent = ActionKind.SEND_GRADIENT if gradient else ActionKind.SEND_ACTIVATION
         source = action.stage + (1 if gradient else -1)
-        replica = self._schedule.stages[action.stage].index(rank)
-        common = overlaps(self._costs[action.stage].shares, self._costs[source].shares)
-        expected = sum(part > 0 for part in common[replica])
         arrived = self._arrived.get((sent, source, action.micro_batch, rank), [])
-        if len(arrived) < expected:
+        if len(arrived) < self._classes.expected[action.stage, source, rank]:
             return False
         self._last[rank] = [*self._last[rank], *arrived]
         return True
@@ -231,7 +278,7 @@ class _Tasks:
 
         The first replica that gets here adds the exchanges of all parts, for all replicas.
         """
-        ranks = self._schedule.stages[action.stage]
+        ranks = self._classes.of_stage[action.stage]
         parts = [self._parts.get((action.stage, action.micro_batch, peer)) for peer in ranks]
         if any(part is None for part in parts):
             return False
@@ -240,10 +287,14 @@ class _Tasks:
             size = self._costs[action.stage].parameter_bytes / ALL_REDUCE_PARTS
             before = (ActionKind.REDUCE, action.stage, -1, -1)
             done = [self._wire[before]] if before in self._wire else []
+            name, replicas = (
+                f"reduce {action.micro_batch}",
+                len(self._schedule.stages[action.stage]),
+            )
             for ready in zip(*(part or [] for part in parts), strict=True):
                 done = [
                     self.program.all_reduce(
-                        ranks, size, name=f"reduce {action.micro_batch}", after=[*ready, *done]
+                        ranks, size, ranks=replicas, name=name, after=[*ready, *done]
                     )
                 ]
             self._arrived[key], self._wire[before] = done, done[0]

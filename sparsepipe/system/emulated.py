@@ -162,16 +162,13 @@ def simulate(job: Job) -> Simulated:
     return Simulated(
         job=job,
         plan=plan,
-        spans=played.timeline.spans(),
+        spans=played.trace(),
         result={
             "predicted_step_s": None,
             **describe_plan(planned),
             "step_s": played.step_s,
             "samples_per_s": planned.plan.batch_size / played.step_s,
-            "utilisation": [
-                played.utilisation(rank) if rank < len(played.schedule.ranks) else 0.0
-                for rank in range(len(planned.links))
-            ],
+            "utilisation": [played.utilisation(rank) for rank in range(len(planned.links))],
             "cluster": dataclasses.asdict(target),
         },
         what=f"{played.schedule.kind}, {planned.plan.planner} | world size "

@@ -23,6 +23,7 @@ from sparsepipe.train.plan_file import load_checked_plan
 from systems import by_path
 from systems.clusters.cluster import Cluster, Link
 from systems.profiles.profile import ModelProfile
+from systems.rank_classes import PLAYED_ONE_BY_ONE
 from systems.schema import InputError
 
 
@@ -129,7 +130,8 @@ class ProfiledPlan:
         """A simulation of the schedule, with a few mini-batches in the steady state."""
         flushes = self.mode == "train" and self.plan.schedule.flushes
         steady = 1 if flushes else PLAYED_STEPS
-        return play(self.schedule(steady), self.costs, self.link)
+        every_rank = len(self.links) <= PLAYED_ONE_BY_ONE
+        return play(self.schedule(steady), self.costs, self.link, every_rank=every_rank)
 
 
 def describe_plan(planned: ProfiledPlan) -> dict[str, Any]:

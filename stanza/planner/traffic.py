@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from stanza.cut.separate import separate
-from stanza.layout import Layout
+from stanza.layout import BOTH, Layout
 from stanza.models import build_model, is_own
 from stanza.options import Options
 from stanza.workers.fc_chain import linears
@@ -115,10 +115,15 @@ def _separated_traffic(layout: Layout, sizes: Sizes, samples: Sequence[int]) -> 
         rows[rank] += conv_ring
     for rank in fc:
         rows[rank] += fc_exchange
-    for rank, size in zip(conv, samples, strict=True):
-        targets = layout.fc_of(rank)
-        for target in targets:
-            if target != rank:
-                rows[rank] += sizes.cut_bytes * size / len(targets)
-                rows[target] += sizes.cut_bytes * size / len(targets)
+    # One sample's activations are cut into as many parts as FC workers take them.
+    parts = len(fc) if layout.fc_parallel == "columns" else 1
+    part_bytes = {
+        rank: sizes.cut_bytes * size / parts for rank, size in zip(conv, samples, strict=True)
+    }
+    everywhere = sum(part_bytes.values())
+    for rank in fc:
+        taken = everywhere if parts > 1 else sum(part_bytes[r] for r in layout.conv_of(rank))
+        rows[rank] += taken - part_bytes.get(rank, 0)
+    for rank, size in part_bytes.items():
+        rows[rank] += size * (parts - (layout.roles[rank] == BOTH))
     return [Traffic(size, size) for size in rows]

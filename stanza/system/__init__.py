@@ -27,6 +27,7 @@ from systems.deepspeed import check_installed
 from systems.job import Job
 from systems.named_files import absolute_data
 from systems.profiles.emulation import Emulation
+from systems.rank_classes import PLAYED_ONE_BY_ONE
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
 from systems.schema import InputError
@@ -174,11 +175,14 @@ def _simulate(job: Job) -> Simulated:
     plan = plan_stanza(job.options, job.world_size, target, profile)
     job = resolved(job, plan)
     costs = costs_at(job.options, profile)
-    played = played_plan(job.options, plan.layout, costs, target.slowest_link)
+    every_rank = job.world_size <= PLAYED_ONE_BY_ONE
+    played = played_plan(
+        job.options, plan.layout, costs, target.slowest_link, every_rank=every_rank
+    )
     return Simulated(
         job=job,
         plan=plan,
-        spans=played.timeline.spans(),
+        spans=played.spans(),
         result={
             "scheme": job.options.scheme_name,
             "step_s": played.step_s,

@@ -16,20 +16,26 @@ from systems.clusters.cluster import Link
 from systems.schema import InputError
 
 
-def played_plan(options: Options, layout: Layout, at: CostsAt, link: Link) -> Simulated:
+def played_plan(
+    options: Options, layout: Layout, at: CostsAt, link: Link, *, every_rank: bool = False
+) -> Simulated:
     """Play the steps of a run with these options and this layout.
+
+    Args:
+        every_rank: plays each rank, also those that cannot differ (`systems.rank_classes`); the
+            result is the same.
 
     Raises:
         InputError: the simulator does not know this variant of the scheme.
     """
     shares, servers = options.shares(len(layout.data_ranks)), len(layout.ranks("server"))
     if layout.scheme == "stanza":
-        return separated(at, shares, layout, link)
+        return separated(at, shares, layout, link, every_rank=every_rank)
     if layout.scheme == "ps" and servers:
         pipelined = options.ps_mode == "pipelined"
-        return ps_dedicated(at, shares, servers, link, pipelined=pipelined)
+        return ps_dedicated(at, shares, servers, link, pipelined=pipelined, every_rank=every_rank)
     if layout.scheme == "ps" and options.ps_mode == "pipelined":
-        return ps_sharded(at, shares, link)
+        return ps_sharded(at, shares, link, every_rank=every_rank)
     if layout.scheme == "ps":
         raise InputError(
             "--stanza.ps-mode blocking: colocated servers are simulated pipelined only; "
@@ -37,4 +43,4 @@ def played_plan(options: Options, layout: Layout, at: CostsAt, link: Link) -> Si
         )
     if layout.scheme in ZERO_STAGES:
         raise InputError(f"--stanza.scheme {layout.scheme}: is not simulated; use testbed run")
-    return ddp(at, shares, link)  # a single process is a ring of one
+    return ddp(at, shares, link, every_rank=every_rank)  # a single process is a ring of one

@@ -2,13 +2,15 @@
 
 FC workers may be replicas or hold columns, and may be dedicated or colocated with CONV workers. A
 node with both roles has one compute stream, which takes the tasks of both as they get ready.
-`stanza.workers.conv_worker` has a picture of a step.
+`stanza.workers.conv_worker` has a picture of a step. Who cannot differ is played once, see
+`stanza.planner.simulated.cut_classes`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from stanza.layout import Layout
 from stanza.planner.costs import Costs, CostsAt
+from stanza.planner.simulated.cut_classes import CutClasses, cut_classes
 from stanza.planner.simulated.steps import STEPS, Simulated, played, ring_backward, stream
 from systems.clusters.cluster import Link
 from systems.data.shares import even_shares
@@ -19,14 +21,20 @@ from systems.simulate import Program
 SHARED_SLICES = 8
 """The number of tasks that make a pass on a node with both roles. Between them the device can take
 the FC worker's tasks, as it does between the layers of a pass."""
+Message = tuple[dict[Interface, float], float]
+"""One micro-batch of a class of CONV workers on the links: the bytes through each interface, and
+the bytes that a single CONV worker sends or receives."""
 
 
-def separated(at: CostsAt, shares: Sequence[int], layout: Layout, link: Link) -> Simulated:
+def separated(
+    at: CostsAt, shares: Sequence[int], layout: Layout, link: Link, *, every_rank: bool = False
+) -> Simulated:
     """Play layer separation in this layout.
 
     Args:
         at: the model's costs as a function of the batch.
         shares: the number of samples of each CONV worker in a step.
+        every_rank: plays each rank, also those that cannot differ; the result is the same.
 
     Raises:
         InputError: the layout has columns, and the FC part is no chain of Linear layers.
@@ -37,15 +45,11 @@ def separated(at: CostsAt, shares: Sequence[int], layout: Layout, link: Link) ->
             "--stanza.fc-parallel columns: the profile's fully connected part is no chain of "
             "Linear and elementwise layers; give --stanza.fc-parallel replicas"
         )
-    parts = _micro_batches(at, shares, layout.micro_batches)
-    conv = layout.ranks("conv")
-    fc_of = {rank: layout.fc_of(rank) for rank in conv}
+    classes = cut_classes(layout, shares, every_rank=every_rank)
+    parts = _micro_batches(at, classes, layout.micro_batches)
     activations, gradients = (
         [
-            [
-                _loads(rank, fc_of[rank], part.cut_bytes, *ways)
-                for rank, part in zip(conv, row, strict=True)
-            ]
+            [_message(classes, number, part.cut_bytes, *ways) for number, part in enumerate(row)]
             for row in parts
         ]
         for ways in (("out", "in"), ("in", "out"))
@@ -56,30 +60,30 @@ def separated(at: CostsAt, shares: Sequence[int], layout: Layout, link: Link) ->
     slices = SHARED_SLICES if both else 1
     for _ in range(STEPS):
         # All micro-batches go forward, and their activations travel to the FC workers.
-        forward = _forward(program, parts, conv, ends[-1:], slices)
+        forward = _forward(program, parts, classes, ends[-1:], slices)
         sent = [[[task] for task in row] for row in forward]
         arrived = _chained(program, sent, activations, "activations")
         # The FC workers run them forward and backward, and send the gradients back.
-        computed, fc_done = _fc_step(program, at, parts, layout, fc_of, arrived, fc_done)
-        ready = [[[row[fc] for fc in fc_of[rank]] for rank in conv] for row in computed]
+        computed, fc_done = _fc_step(program, at, parts, layout, classes, arrived, fc_done)
+        ready = [[[row[fc] for fc in targets] for targets in classes.fc_of] for row in computed]
         returned = _chained(program, ready, gradients, "cut gradient")
         # The CONV workers run them backward. The all-reduce overlaps the last of these passes.
         now = forward[-1]
         for row, costs in zip(returned[:-1], parts[:-1], strict=True):
             now = [
-                _pass(program, rank, part.conv_backward_s, "conv backward", [a, b], slices)
-                for rank, part, a, b in zip(conv, costs, now, row, strict=True)
+                _pass(program, one.played, part.conv_backward_s, "conv backward", [a, b], slices)
+                for one, part, a, b in zip(classes.conv, costs, now, row, strict=True)
             ]
         last = [program.join(pair) for pair in zip(now, returned[-1], strict=True)]
-        end = ring_backward(program, last_backward, conv, last, "conv backward")
+        end = ring_backward(program, last_backward, classes.conv, last, "conv backward")
         # A node with both roles ends its step when both have.
         ends.append(program.join([end, *fc_done], name="step") if both else end)
-    return played(program, ends, sum(shares), link)
+    return played(program, ends, sum(shares), link, classes.all)
 
 
-def _micro_batches(at: CostsAt, shares: Sequence[int], micro_batches: int) -> list[list[Costs]]:
-    """The costs of every micro-batch on each CONV worker: a row for each micro-batch."""
-    sizes = [even_shares(share, micro_batches) for share in shares]
+def _micro_batches(at: CostsAt, classes: CutClasses, micro_batches: int) -> list[list[Costs]]:
+    """The costs of every micro-batch on a CONV worker of each class: a row for each micro-batch."""
+    sizes = [even_shares(share, micro_batches) for share in classes.shares]
     return [[at(size) for size in row] for row in zip(*sizes, strict=True)]
 
 
@@ -100,71 +104,78 @@ def _pass(
 def _forward(
     program: Program,
     parts: Sequence[Sequence[Costs]],
-    conv: Sequence[int],
+    classes: CutClasses,
     after: Sequence[int],
     slices: int,
 ) -> list[list[int]]:
     """Add the forward passes of all micro-batches, one after the other on each CONV worker.
 
     Args:
-        parts: the costs, by micro-batch and CONV worker.
+        parts: the costs, by micro-batch and class of CONV workers.
 
     Returns:
-        A row for each micro-batch, with the last task of every CONV worker.
+        A row for each micro-batch, with the last task of every class.
     """
     rows: list[list[int]] = []
     for costs in parts:
-        before = [[task] for task in rows[-1]] if rows else [list(after)] * len(conv)
+        before = [[task] for task in rows[-1]] if rows else [list(after)] * len(classes.conv)
         rows.append(
             [
-                _pass(program, rank, part.conv_forward_s, "conv forward", tasks, slices)
-                for rank, part, tasks in zip(conv, costs, before, strict=True)
+                _pass(program, one.played, part.conv_forward_s, "conv forward", tasks, slices)
+                for one, part, tasks in zip(classes.conv, costs, before, strict=True)
             ]
         )
     return rows
 
 
-def _loads(
-    rank: int, fc_ranks: Sequence[int], cut_bytes: float, own_way: str, their_way: str
-) -> dict[Interface, float]:
-    """The bytes that one micro-batch of a CONV worker puts on each network interface.
+def _message(
+    classes: CutClasses, conv: int, cut_bytes: float, own_way: str, their_way: str
+) -> Message:
+    """One micro-batch of a class of CONV workers on the links.
 
-    Each of its FC workers has an even slice. A slice for an FC worker on the same rank loads none.
+    Each FC worker of a CONV worker has an even slice. A slice for an FC worker on the same rank
+    loads none.
 
     Args:
-        own_way: "out" where the CONV worker sends, "in" where it receives.
+        conv: the number of the class.
+        own_way: "out" where the CONV workers send, "in" where they receive.
         their_way: the other of the two.
     """
-    others = [fc for fc in fc_ranks if fc != rank]
-    slice_bytes = cut_bytes / len(fc_ranks)
-    loads: dict[Interface, float] = {(fc, their_way): slice_bytes for fc in others}
-    return {(rank, own_way): slice_bytes * len(others), **loads} if others else {}
+    slice_bytes = cut_bytes / sum(classes.fc_of[conv].values())
+    others = sum(classes.sent[conv].values())
+    if not others:
+        return {}, 0.0
+    loads = {(classes.conv[conv].played, own_way): slice_bytes * others}
+    for fc, received in classes.received[conv].items():
+        loads[classes.fc[fc].played, their_way] = slice_bytes * received
+    return loads, slice_bytes * others
 
 
 def _chained(
     program: Program,
     ready: Sequence[Sequence[Sequence[int]]],
-    loads: Sequence[Sequence[Mapping[Interface, float]]],
+    messages: Sequence[Sequence[Message]],
     name: str,
 ) -> list[list[int]]:
-    """Add one message for each micro-batch and CONV worker; those of a worker follow one another.
+    """Add one message for each micro-batch and class of CONV workers; those of a class follow one
+    another.
 
     Args:
-        ready: the tasks that each message waits for, by micro-batch and CONV worker.
-        loads: the bytes that each message puts on the interfaces, likewise.
+        ready: the tasks that each message waits for, by micro-batch and class.
+        messages: the messages, likewise.
 
     Returns:
-        The messages' tasks, by micro-batch and CONV worker.
+        The messages' tasks, by micro-batch and class.
     """
     rows: list[list[int]] = []
-    for row, of_row in zip(ready, loads, strict=True):
+    for row, of_row in zip(ready, messages, strict=True):
         before = [[task] for task in rows[-1]] if rows else [[]] * len(row)
         rows.append(
             [
-                program.transfer(load, name=name, after=[*tasks, *earlier])
-                if load
+                program.transfer(loads, pace_bytes=pace_bytes, name=name, after=[*tasks, *earlier])
+                if loads
                 else program.join([*tasks, *earlier], name=name)
-                for load, tasks, earlier in zip(of_row, row, before, strict=True)
+                for (loads, pace_bytes), tasks, earlier in zip(of_row, row, before, strict=True)
             ]
         )
     return rows
@@ -175,78 +186,81 @@ def _fc_step(
     at: CostsAt,
     parts: Sequence[Sequence[Costs]],
     layout: Layout,
-    fc_of: Mapping[int, Sequence[int]],
+    classes: CutClasses,
     arrived: Sequence[Sequence[int]],
     after: Sequence[int],
-) -> tuple[list[dict[int, int]], list[int]]:
+) -> tuple[list[list[int]], list[int]]:
     """Add the FC workers' passes over every micro-batch, and the exchange of their gradients.
 
     Args:
-        parts: the costs, by micro-batch and CONV worker.
-        fc_of: the FC workers of each CONV worker.
-        arrived: the activations' messages, by micro-batch and CONV worker.
+        parts: the costs, by micro-batch and class of CONV workers.
+        arrived: the activations' messages, likewise.
         after: the tasks that must have ended first.
 
     Returns:
-        The last task of every micro-batch on every FC worker, and the tasks that the next step on
-        the FC workers must wait for.
+        The last task of every micro-batch for every class of FC workers, and the tasks that the
+        next step on the FC workers must wait for.
     """
-    conv, fc = list(fc_of), layout.ranks("fc")
-    served = {rank: [i for i, c in enumerate(conv) if rank in fc_of[c]] for rank in fc}
-    before = {rank: list(after) for rank in fc}
-    columns = layout.fc_parallel == "columns" and len(fc) > 1
-    rows: list[dict[int, int]] = []
+    fc, workers = classes.fc, sum(one.count for one in classes.fc)
+    before = [list(after) for _ in fc]
+    columns = layout.fc_parallel == "columns" and workers > 1
+    rows: list[list[int]] = []
     for row, costs in zip(arrived, parts, strict=True):
-        ready = {rank: [*(row[i] for i in served[rank]), *before[rank]] for rank in fc}
+        ready = [
+            [*(row[conv] for conv in served), *tasks]
+            for served, tasks in zip(classes.conv_of, before, strict=True)
+        ]
+        gathered = [
+            at(sum(many * costs[conv].batch_size for conv, many in served.items()))
+            for served in classes.conv_of
+        ]
         if columns:
-            gathered = at(sum(part.batch_size for part in costs))
-            rows.append(_columns(program, gathered, ready))
+            rows.append(_columns(program, gathered[0], classes, ready))
         else:
-            of_rank = {rank: at(sum(costs[i].batch_size for i in served[rank])) for rank in fc}
-            seconds = {
-                rank: cost.fc_forward_s + cost.fc_backward_s for rank, cost in of_rank.items()
-            }
-            rows.append(_compute(program, seconds, ready))
-        before = {rank: [task] for rank, task in rows[-1].items()}
-    done = list(rows[-1].values())
-    if columns or len(fc) == 1:
+            seconds = [cost.fc_forward_s + cost.fc_backward_s for cost in gathered]
+            rows.append(_compute(program, seconds, classes, ready))
+        before = [[task] for task in rows[-1]]
+    done = list(rows[-1])
+    if columns or workers == 1:
         return rows, done
-    return rows, [program.all_reduce(fc, parts[0][0].fc_bytes, name="fc exchange", after=done)]
+    nodes = [one.played for one in fc]
+    size = parts[0][0].fc_bytes
+    return rows, [program.all_reduce(nodes, size, ranks=workers, name="fc exchange", after=done)]
 
 
 def _compute(
-    program: Program, seconds: Mapping[int, float], ready: Mapping[int, Sequence[int]]
-) -> dict[int, int]:
-    """Add one task of so many seconds on each FC worker, which starts after the tasks in
+    program: Program, seconds: Sequence[float], classes: CutClasses, ready: Sequence[Sequence[int]]
+) -> list[int]:
+    """Add one task of so many seconds on each class of FC workers, which starts after the tasks in
     `ready`."""
-    return {
-        rank: program.compute(stream(rank), seconds[rank], name="fc", after=tasks)
-        for rank, tasks in ready.items()
-    }
+    return [
+        program.compute(stream(one.played), lasts_s, name="fc", after=tasks)
+        for one, lasts_s, tasks in zip(classes.fc, seconds, ready, strict=True)
+    ]
 
 
 def _columns(
-    program: Program, gathered: Costs, ready: Mapping[int, Sequence[int]]
-) -> dict[int, int]:
+    program: Program, gathered: Costs, classes: CutClasses, ready: Sequence[Sequence[int]]
+) -> list[int]:
     """Add the passes of FC workers that hold columns over one gathered micro-batch.
 
-    Each does 1/f of every layer's work. Outputs are reduce-scattered forward, and their gradients
-    all-gathered backward. Returns the last task of each worker.
+    Each of the f workers does 1/f of every layer's work. Outputs are reduce-scattered forward, and
+    their gradients all-gathered backward. Returns the last task of each class.
     """
-    fc, f = list(ready), len(ready)
-    now = {rank: list(tasks) for rank, tasks in ready.items()}
+    nodes, f = [one.played for one in classes.fc], sum(one.count for one in classes.fc)
+    now = [list(tasks) for tasks in ready]
 
     def work(seconds: float) -> None:
         """Every worker computes its part of `seconds`."""
-        tasks = _compute(program, dict.fromkeys(fc, seconds / f), now)
-        now.update({rank: [task] for rank, task in tasks.items()})
+        tasks = _compute(program, [seconds / f] * len(nodes), classes, now)
+        now[:] = [[task] for task in tasks]
 
     def swap(size_bytes: float, name: str) -> None:
         """Every worker exchanges its part of `size_bytes` with all others."""
-        tasks = [task for rank in fc for task in now[rank]]
+        tasks = [task for of_class in now for task in of_class]
         moved = size_bytes * (f - 1) / f
-        done = program.exchange(fc, moved, messages=1, name=name, after=tasks)
-        now.update({rank: [done] for rank in fc})
+        done = program.exchange(nodes, moved, messages=1, name=name, after=tasks)
+        now[:] = [[done]] * len(nodes)
 
     for layer in gathered.fc_layers:
         work(layer.forward_s)
@@ -254,4 +268,4 @@ def _columns(
     for layer in reversed(gathered.fc_layers):
         swap(layer.output_bytes, "all-gather")
         work(layer.backward_s)
-    return {rank: tasks[0] for rank, tasks in now.items()}
+    return [tasks[0] for tasks in now]

@@ -1,12 +1,16 @@
-"""What the tasks of all schemes have in common: repeated steps, buckets, rings."""
+"""What the tasks of all schemes have in common: repeated steps, buckets, rings.
+
+Tasks are written for classes of interchangeable ranks (`systems.rank_classes`).
+"""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from stanza.planner.predict import BUCKET_BYTES
 from systems.clusters.cluster import Link
 from systems.fair_links import Interface
+from systems.rank_classes import RankClass, rank_classes, titled
 from systems.simulate import Program, Timeline, simulate
 
 STEPS = 5
@@ -26,7 +30,13 @@ class Simulated:
     samples: int
     """The number of samples in one step over all workers."""
     timeline: Timeline
-    """When each task began and ended."""
+    """When each task began and ended, on one rank of each class."""
+    classes: Sequence[RankClass]
+    """The classes of interchangeable ranks."""
+
+    def spans(self) -> Iterator[tuple[str, str, float, float]]:
+        """The spans of a trace, (track, name, start, end) in seconds."""
+        return titled(self.timeline.spans(), self.classes)
 
     @property
     def samples_per_s(self) -> float:
@@ -76,16 +86,26 @@ def buckets(backward: Sequence[Sequence[Segment]], least_bytes: float) -> list[t
 def backward_tasks(
     program: Program,
     bucket: Sequence[Segment],
-    ranks: Sequence[int],
+    classes: Sequence[RankClass],
     after: Sequence[int],
     name: str,
 ) -> list[int]:
-    """Add every rank's piece of the backward pass that fills a bucket, after its task in
-    `after`."""
+    """Add the piece of the backward pass that fills a bucket, for every class of ranks, after its
+    task in `after`."""
     return [
-        program.compute(stream(rank), seconds, name=name, after=[before])
-        for rank, (seconds, _), before in zip(ranks, bucket, after, strict=True)
+        program.compute(stream(one.played), seconds, name=name, after=[before])
+        for one, (seconds, _), before in zip(classes, bucket, after, strict=True)
     ]
+
+
+def worker_classes(shares: Sequence[int], *, every_rank: bool) -> list[RankClass]:
+    """The classes of workers that all have the whole model: those with equally many samples.
+
+    Args:
+        shares: the number of samples of each worker.
+        every_rank: every worker is a class of its own.
+    """
+    return rank_classes(range(len(shares)), lambda rank: rank if every_rank else shares[rank])
 
 
 def stream(rank: int) -> str:
@@ -96,36 +116,41 @@ def stream(rank: int) -> str:
 def ring_backward(
     program: Program,
     backward: Sequence[Sequence[Segment]],
-    ranks: Sequence[int],
+    classes: Sequence[RankClass],
     after: Sequence[int],
     name: str,
 ) -> int:
-    """Add the backward passes of `ranks`, with a ring all-reduce of every bucket that fills.
+    """Add the backward passes of classes of ranks, with a ring all-reduce of every bucket that
+    fills.
 
     Args:
-        backward: for each rank its layers, in backward order.
-        after: for each rank the task after which its backward pass starts.
+        backward: for each class its layers, in backward order.
+        after: for each class the task after which its backward pass starts.
 
     Returns:
         The task with which all passes and all-reduces have ended.
     """
     now, wire = list(after), list[int]()
+    nodes, ranks = [one.played for one in classes], sum(one.count for one in classes)
     for row in buckets(backward, BUCKET_BYTES):
-        now = backward_tasks(program, row, ranks, now, name)
+        now = backward_tasks(program, row, classes, now, name)
         size = row[0][1]
-        if len(ranks) > 1 and size:
+        if ranks > 1 and size:
             ready = [*now, *wire[-1:]]
-            wire.append(program.all_reduce(ranks, size, name=name, after=ready))
+            wire.append(program.all_reduce(nodes, size, ranks=ranks, name=name, after=ready))
     return program.join([*now, *wire[-1:]], name="step")
 
 
-def played(program: Program, ends: Sequence[int], samples: int, link: Link) -> Simulated:
+def played(
+    program: Program, ends: Sequence[int], samples: int, link: Link, classes: Sequence[RankClass]
+) -> Simulated:
     """Play the program and read off the step time.
 
     Args:
         ends: the task with which each step ends.
         samples: the number of samples in one step over all workers.
+        classes: the classes of ranks for which the program was written.
     """
     timeline = simulate(program, link)
     period_s = timeline.ends_s[ends[-1]] - timeline.ends_s[ends[-2]]
-    return Simulated(step_s=period_s, samples=samples, timeline=timeline)
+    return Simulated(step_s=period_s, samples=samples, timeline=timeline, classes=classes)

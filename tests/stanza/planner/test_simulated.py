@@ -156,8 +156,7 @@ def test_colocated_workers_share_a_compute_stream(model: str, parallel: Any) -> 
     at = costs_at(model)
     layout = separated_layout(4, 4, 1, fc_parallel=parallel, fc_placement="colocated")
     simulated = separated(at, (BATCH,) * 4, layout, LINK)
-    busy_s = sum(simulated.timeline.busy_s(f"rank {rank}") for rank in range(4)) / STEPS
-    assert busy_s == pytest.approx(4 * at(BATCH).compute_s)
+    assert sum(busy_s(simulated)) == pytest.approx(4 * at(BATCH).compute_s)
     assert simulated.step_s >= max(simulated.resources(LINK).values())
 
 
@@ -208,14 +207,14 @@ def test_every_micro_batch_is_charged_its_own_samples(micro: int) -> None:
     """42 samples on five workers are 9, 9, 8, 8, 8, in however many parts they cross the cut."""
     at, shares = costs_at("alexnet"), even_shares(42, 5)
     simulated = separated(at, shares, separated_layout(5, 1, micro), LINK)
-    busy_s = [simulated.timeline.busy_s(f"rank {rank}") / STEPS for rank in range(6)]
-    assert busy_s[:5] == pytest.approx(
+    busy = busy_s(simulated)
+    assert busy[:5] == pytest.approx(
         [at(n).conv_forward_s + at(n).conv_backward_s for n in (9, 9, 8, 8, 8)]
     )
-    assert busy_s[5] == pytest.approx(at(42).fc_forward_s + at(42).fc_backward_s)
+    assert busy[5] == pytest.approx(at(42).fc_forward_s + at(42).fc_backward_s)
     predicted = recurrence.separated(at, shares, 1, micro, LINK).resources
-    assert predicted["conv compute"] == pytest.approx(busy_s[0])
-    assert predicted["FC compute"] == pytest.approx(busy_s[5])
+    assert predicted["conv compute"] == pytest.approx(busy[0])
+    assert predicted["FC compute"] == pytest.approx(busy[5])
     cut_s = LINK.seconds(at(42).cut_bytes) + micro * LINK.latency_s
     assert predicted["cut in"] == predicted["cut out"] == pytest.approx(cut_s)
 
@@ -259,12 +258,24 @@ def bytes_of(
 
 
 def moved(simulated: Simulated) -> dict[tuple[int, str], float]:
-    """Bytes of one step by interface."""
+    """Bytes of one step by interface, of every rank."""
+    ranks = {one.played: one.ranks for one in simulated.classes}
     total: Counter[tuple[int, str]] = Counter()
     for task in simulated.timeline.tasks:
-        for interface, size in task.loads.items():
-            total[interface] += size / STEPS  # type: ignore[assignment]
+        for (played, way), size in task.loads.items():
+            for rank in ranks[played]:
+                total[rank, way] += size / STEPS  # type: ignore[assignment]
     return dict(total)
+
+
+def busy_s(simulated: Simulated) -> list[float]:
+    """Busy seconds of every rank in one step."""
+    of_rank = {
+        rank: simulated.timeline.busy_s(f"rank {one.played}") / STEPS
+        for one in simulated.classes
+        for rank in one.ranks
+    }
+    return [of_rank[rank] for rank in sorted(of_rank)]
 
 
 def test_layers_join_into_buckets_that_lose_nothing() -> None:
