@@ -18,7 +18,7 @@ The trace is of a few training steps of one rank. What it takes to make a good o
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -45,6 +45,9 @@ class TraceArguments:
     model: str | None = None
     """The traced model, as package.module:attribute or path/to/file.py:attribute. It tells the
     names of layers, and bytes that the trace does not. None: layers are called as in the trace."""
+    layers: Literal["modules", "ranges"] | None = None
+    """What a layer is: a call of a module, or a range of record_function. None: modules, where the
+    trace names some."""
     model_options: tuple[str, ...] = ()
     """Arguments of the model, such as classes=10."""
     name: str | None = None
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     if flags.batch_size is not None and flags.batch_size < 1:
         raise InputError(f"--batch-size {flags.batch_size}: give 1 or more")
     trace = read_trace(path)
-    traced = find_layers(trace, path)
+    traced = find_layers(trace, path, flags.layers)
     model = TracedModel(
         name=flags.name or by_path.short(flags.model or path.name.partition(".")[0]),
         device=flags.device or trace.device,
@@ -126,6 +129,7 @@ def _print(profile: ModelProfile, traced: TracedLayers) -> None:
     if rest_s:
         outside = [*outside[:SHOWN], (f"{len(outside) - SHOWN} other operators", rest_s)]
     for name, seconds in outside:
-        print(f"  {seconds * 1e3:10.3f} ms  {seconds / step.median:4.0%}  {name}")
+        if seconds:
+            print(f"  {seconds * 1e3:10.3f} ms  {seconds / step.median:4.0%}  {name}")
     for note in traced.notes:
         print(f"  note: {note}")

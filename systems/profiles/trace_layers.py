@@ -8,7 +8,7 @@ none.
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,9 +19,13 @@ from systems.profiles.trace_file import CALL, REMEDY, Event, Trace
 from systems.profiles.trace_work import NODE, Found, Span, Work, find_work
 from systems.schema import InputError
 
+COMPILED = "CompiledFunction"
+"""How the operators begin that run what torch.compile has made of several layers."""
 T = TypeVar("T", Span, Work)
 COMMUNICATION, OPTIMIZER = "communication between ranks", "the optimizer"
-ACCUMULATION, NOTHING = "accumulation of gradients", "no operator ran: Python, waits"
+ACCUMULATION = "accumulation of gradients"
+IDLE = {False: "no operator ran: Python, waits", True: "no kernel ran: the GPU was idle"}
+"""What the rest of a step is called, on a CPU and on a GPU."""
 
 
 @dataclass(kw_only=True)
@@ -91,30 +95,39 @@ class TracedLayers:
         }
 
 
-def find_layers(trace: Trace, path: Path) -> TracedLayers:
+def find_layers(trace: Trace, path: Path, layers: str | None = None) -> TracedLayers:
     """Find the layers of a model in a trace of its training, and what they cost in each step.
 
     The first of several steps is left out, for it warms up.
+
+    Args:
+        path: the file of the trace, for errors.
+        layers: "modules" or "ranges". None takes modules where the trace names some.
 
     Raises:
         InputError: there are no layers, no backward pass or no steps where they are needed, or the
             steps do not have the same layers.
     """
-    of_modules = any(event.kind == CALL for event in trace.events)
+    if layers is None:
+        of_modules = any(event.kind == CALL for event in trace.events)
+    else:
+        of_modules = layers == "modules"
     found = find_work(trace.events, modules=of_modules)
     where = f"trace {path}"
+    if any(event.name.startswith(COMPILED) for event in trace.events):
+        raise InputError(f"{where}: torch.compile has fused its layers; trace the model without it")
     _check(found, where)
-    layers, notes = _layer_spans(found, of_modules)
-    if not layers:
+    spans, notes = _layer_spans(found, of_modules)
+    if not spans:
         raise InputError(f"{where}: no range has a backward pass; name layers, or {REMEDY}")
-    if len({span.thread for span in layers}) > 1:
+    if len({span.thread for span in (found.spans if of_modules else spans)}) > 1:
         raise InputError(
             f"{where}: layers ran in several threads, as those of nn.DataParallel do; give a trace "
             "of one rank that has one model"
         )
     steps = [
-        _cost(window, _within(found.works, window), _within(layers, window), trace.on_gpu)
-        for window in found.steps or [_whole(found.works)]
+        _cost(window, _within(found.works, window), _within(spans, window), trace.on_gpu)
+        for window in found.steps or [_whole(found)]
     ]
     if found.unclaimed_us:
         notes.append(
@@ -132,7 +145,7 @@ def _check(found: Found, where: str) -> None:
     """Refuse a trace that has no spans, or no backward pass of theirs."""
     if not found.spans:
         raise InputError(
-            f"{where}: names no modules, and has no ranges of record_function; {REMEDY}"
+            f"{where}: has neither calls of modules nor ranges of record_function; {REMEDY}"
         )
     if found.again:
         raise InputError(
@@ -165,19 +178,12 @@ def _layer_spans(found: Found, of_modules: bool) -> tuple[list[Span], list[str]]
     return inside, [f"{name} is no layer: {why}" for name in sorted(others)]
 
 
-def _whole(works: Sequence[Work]) -> Event:
-    """The time from the first operator of a trace to the last, as a step."""
-    start = works[0].operator.start_us
-    end = max(work.operator.end_us for work in works)
-    first = works[0].operator
-    return Event(
-        kind=first.kind,
-        name="the whole trace",
-        thread=first.thread,
-        start_us=start,
-        duration_us=end - start,
-        arguments={},
-    )
+def _whole(found: Found) -> Event:
+    """The time from the first span or operator of a trace to its last operator, as a step."""
+    first = found.works[0].operator
+    start_us = min(first.start_us, found.spans[0].start_us)
+    end_us = max(work.operator.end_us for work in found.works)
+    return replace(first, name="the whole trace", start_us=start_us, duration_us=end_us - start_us)
 
 
 def _within(items: Sequence[T], window: Event) -> list[T]:
@@ -215,7 +221,7 @@ def _cost(window: Event, works: list[Work], layers: list[Span], on_gpu: bool) ->
             layer.forward_us += took_us
     busy_us = sum(outside_us.values())
     busy_us += sum(cost.forward_us + cost.backward_us for cost in cost_of.values())
-    outside_us[NOTHING] = max(0.0, window.duration_us - busy_us)
+    outside_us[IDLE[on_gpu]] = max(0.0, window.duration_us - busy_us)
     return StepCost(
         name=window.name,
         duration_us=window.duration_us,
