@@ -11,9 +11,13 @@ OF_FILES = {
     "profile graph": Command(
         main="launch.commands.profile_graph:main",
         what="read a profile that others published as graph.txt",
-    )
+    ),
+    "profile --from-trace": Command(
+        main="launch.commands.profile_trace:main",
+        what="read the layers' times in a trace of torch.profiler",
+    ),
 }
-"""The command for profiles of other programs, which stands among those of the systems."""
+"""The commands for profiles of other programs, which stand among those of the systems."""
 WIDTH = 28
 """The columns that the words of a command take in a list of commands."""
 
