@@ -5,7 +5,8 @@
 Where an option is "auto", the fastest prediction decides. No separation (f = 0) is one of the
 choices, so "auto" is never predicted to be slower than the best baseline. Stanza as published is
 predicted by a recurrence (`stanza.planner.recurrence`). There is none for columns and colocated FC
-workers, which are played in the simulator instead (`stanza.planner.simulated`).
+workers, which are played in the simulator instead (`stanza.planner.simulated`). So is every scheme
+where all ranks share the cores of one machine, for no recurrence knows what is busy at once.
 """
 
 import dataclasses
@@ -19,8 +20,10 @@ from stanza.options import FcParallel, FcPlacement, Options
 from stanza.planner import predict, recurrence
 from stanza.planner.costs import CostsAt, costs_at as profiled_costs
 from stanza.planner.predict import Prediction
-from stanza.planner.simulated import separation
+from stanza.planner.simulated import played_plan, separation
+from stanza.planner.simulated.steps import Network, Simulated
 from systems.clusters.cluster import Cluster, Link, check_uniform
+from systems.clusters.host import Host
 from systems.profiles import profile as profiles
 from systems.profiles.profile import ModelProfile
 from systems.schema import InputError
@@ -61,7 +64,9 @@ class Plan:
     profile: str = ""
     """The profile that was planned with: its model, batch, device and source."""
     bandwidth_bits_per_s: float | None = None
-    """The link rate that was planned with."""
+    """The link rate that was planned with. It is None where all ranks share one machine."""
+    host: Host | None = None
+    """That machine."""
 
 
 def shipped_profiles() -> dict[str, Path]:
@@ -113,6 +118,7 @@ def plan(
         predictions=predictions,
         profile=f"{profile.name}, batch {profile.batch_size}, {profile.device}: {profile.source}",
         bandwidth_bits_per_s=cluster.slowest_link.bandwidth_bits_per_s,
+        host=cluster.host,
     )
 
 
@@ -159,36 +165,64 @@ def predict_all(
 ) -> tuple[Prediction, ...]:
     """Predict the baselines, and then Stanza for every mode that is asked for and every number of
     FC workers that fits, each with its best number of micro-batches."""
-    link, at = cluster.slowest_link, costs_at(options, profile)
+    network, at = cluster.network, costs_at(options, profile)
     separated = []
     for mode in _modes(options, at):
         for fc_workers in _fc_workers(options, world_size, mode):
             layouts = _layouts(options, world_size, mode, fc_workers)
             if layouts:
                 separated.append(
-                    _fastest([_separated(options, at, each, link) for each in layouts])
+                    _fastest([_separated(options, at, each, network) for each in layouts])
                 )
-    return (*_baselines(options, at, world_size, link), *separated)
+    return (*_baselines(options, at, world_size, network), *separated)
 
 
 def _baselines(
-    options: Options, at: CostsAt, world_size: int, link: Link
+    options: Options, at: CostsAt, world_size: int, network: Network
 ) -> tuple[Prediction, ...]:
     """Predict the baselines that have a sample for every worker. DDP comes last; on one rank there
     is no other."""
-    servers, found = options.ps_servers, list[Prediction]()
+    servers, found = options.ps_servers, list[str]()
     everywhere = options.shares(world_size)
     beside_servers = options.shares(max(1, world_size - servers))
     if world_size > 1 and min(beside_servers):
-        found += [
-            predict.ps_blocking(at, beside_servers, servers, link),
-            predict.ps_pipelined(at, beside_servers, servers, link),
-        ]
+        found += ["ps-blocking", "ps-pipelined"]
     if world_size > 1 and min(everywhere):
-        found.append(predict.ps_sharded(at, everywhere, link))
+        found.append("ps-sharded")
     if min(everywhere):
-        found.append(predict.ddp(at, everywhere, link))
-    return tuple(found)
+        found.append("ddp")
+    if isinstance(network, Host):
+        return tuple(_played_baseline(options, at, world_size, name, network) for name in found)
+    predicted = {
+        "ps-blocking": lambda: predict.ps_blocking(at, beside_servers, servers, network),
+        "ps-pipelined": lambda: predict.ps_pipelined(at, beside_servers, servers, network),
+        "ps-sharded": lambda: predict.ps_sharded(at, everywhere, network),
+        "ddp": lambda: predict.ddp(at, everywhere, network),
+    }
+    return tuple(predicted[name]() for name in found)
+
+
+def _played_baseline(
+    options: Options, at: CostsAt, world_size: int, scheme: str, host: Host
+) -> Prediction:
+    """Play a baseline whose ranks share one machine."""
+    changed = dataclasses.replace(options, **baseline_options(scheme))
+    layout = layout_of(changed, world_size, 0, 1)
+    return _as_prediction(scheme, layout, played_plan(changed, layout, at, host), host)
+
+
+def _as_prediction(scheme: str, layout: Layout, played: Simulated, network: Network) -> Prediction:
+    """What the simulator has found, as a prediction."""
+    return Prediction(
+        scheme=scheme,
+        fc_workers=len(layout.ranks("fc")),
+        micro_batches=layout.micro_batches,
+        fc_parallel=layout.fc_parallel,
+        fc_placement=layout.fc_placement,
+        step_s=played.step_s,
+        samples=played.samples,
+        resources=played.resources(network),
+    )
 
 
 def _modes(options: Options, at: CostsAt) -> list[Mode]:
@@ -243,23 +277,15 @@ def _layouts(options: Options, world_size: int, mode: Mode, fc_workers: int) -> 
     ]
 
 
-def _separated(options: Options, at: CostsAt, layout: Layout, link: Link) -> Prediction:
+def _separated(options: Options, at: CostsAt, layout: Layout, network: Network) -> Prediction:
     """Predict layer separation, by the recurrence if there is one, or else by the simulator."""
-    fc_workers, micro_batches = len(layout.ranks("fc")), layout.micro_batches
     shares = options.shares(len(layout.ranks("conv")))
-    if (layout.fc_parallel, layout.fc_placement) == PUBLISHED_MODE:
-        return recurrence.separated(at, shares, fc_workers, micro_batches, link)
-    played = separation.separated(at, shares, layout, link)
-    return Prediction(
-        scheme="stanza",
-        fc_workers=fc_workers,
-        micro_batches=micro_batches,
-        fc_parallel=layout.fc_parallel,
-        fc_placement=layout.fc_placement,
-        step_s=played.step_s,
-        samples=played.samples,
-        resources=played.resources(link),
-    )
+    published = (layout.fc_parallel, layout.fc_placement) == PUBLISHED_MODE
+    if published and isinstance(network, Link):
+        fc_workers = len(layout.ranks("fc"))
+        return recurrence.separated(at, shares, fc_workers, layout.micro_batches, network)
+    played = separation.separated(at, shares, layout, network)
+    return _as_prediction("stanza", layout, played, network)
 
 
 def _fastest(candidates: Sequence[Prediction]) -> Prediction:

@@ -11,6 +11,7 @@ from stanza.planner import plan as stanza_plan
 from stanza.planner.plan import Plan
 from systems import by_path
 from systems.clusters.cluster import Cluster, Link
+from systems.clusters.host import Host
 from systems.clusters.sized import sized_cluster
 from systems.environment import threads_per_rank
 from systems.job import Job
@@ -65,12 +66,18 @@ def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] |
         return None
     if profile is None:
         _check_measurable(job, target)
-        profile = measure_shared(job.options, job.world_size if job.cluster == HERE else 1)
-    if job.cluster == HERE:
-        target = target.with_kind(profile.device)
-    if not has_link:
-        target = target.with_link(measure_link(job.world_size))
-    return target, profile
+        ranks = job.world_size if job.cluster == HERE else 1
+        profile = measure_rank(job.options, ranks)
+    return (target if has_link else measure_here(target, profile)), profile
+
+
+def measure_here(target: Cluster, profile: ModelProfile) -> Cluster:
+    """The cluster whose nodes are ranks of this machine, with what is measured of it: the machine
+    that they share, or, where each has a GPU, the loopback link between them."""
+    target = target.with_kind(profile.device)
+    if profile.device == "cpu":
+        return target.on(measure_host(target.size))
+    return target.with_link(measure_link(target.size))
 
 
 def unknown_figures(job: Job) -> list[str]:
@@ -134,23 +141,29 @@ def measure_profile(
         ) from error
 
 
-def measure_shared(options: Options, world_size: int) -> ModelProfile:
-    """A profile of a model as one of `world_size` ranks of this machine sees it, while all of them
-    compute. On CPUs it is measured alone, and slowed as far as the ranks share cores."""
+def measure_rank(options: Options, world_size: int) -> ModelProfile:
+    """A profile of a model on one of `world_size` ranks of this machine, while the others wait: on
+    CPUs with the threads that each of so many ranks gets."""
     import torch
 
-    threads = threads_per_rank(world_size)
     spared = "; a profile made before with `testbed profile stanza` spares it: --profile FILE"
     if torch.cuda.is_available():
         return measure_profile(options, spared=spared)
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads_per_rank(world_size))
     large = options.inputs.batch_size
     alone = with_fixed_parts(
         measure_profile(options, large, spared=spared), measure_profile(options, max(1, large // 8))
     )
     torch.set_num_threads(before)
-    return alone.on_shared_cores(world_size, threads)
+    return alone
+
+
+def measure_host(world_size: int) -> Host:
+    """This machine, whose cores `world_size` ranks share, as a probe finds it or has found it."""
+    from systems.network.probe import host_here
+
+    return host_here(world_size, threads_per_rank(world_size))
 
 
 def measure_link(world_size: int) -> Link:

@@ -9,10 +9,22 @@ from collections.abc import Mapping, Sequence
 
 from stanza.layout import Layout
 from stanza.planner.costs import Costs, CostsAt
-from stanza.planner.simulated.steps import STEPS, Simulated, played, ring_backward, stream
-from systems.clusters.cluster import Link
+from stanza.planner.simulated.steps import (
+    STEPS,
+    Network,
+    Simulated,
+    memory_of,
+    played,
+    ring_backward,
+    stream,
+    sums_s,
+    update_s,
+    updates,
+    work,
+)
+from systems.clusters.host import Host
 from systems.data.shares import even_shares
-from systems.fair_links import Interface
+from systems.fair_links import Resource
 from systems.schema import InputError
 from systems.simulate import Program
 
@@ -21,7 +33,7 @@ SHARED_SLICES = 8
 the FC worker's tasks, as it does between the layers of a pass."""
 
 
-def separated(at: CostsAt, shares: Sequence[int], layout: Layout, link: Link) -> Simulated:
+def separated(at: CostsAt, shares: Sequence[int], layout: Layout, network: Network) -> Simulated:
     """Play layer separation in this layout.
 
     Args:
@@ -31,7 +43,8 @@ def separated(at: CostsAt, shares: Sequence[int], layout: Layout, link: Link) ->
     Raises:
         InputError: the layout has columns, and the FC part is no chain of Linear layers.
     """
-    program, ends = Program(link.latency_s), list[int]()
+    program, ends = Program(network.latency_s), list[int]()
+    memory = memory_of(network)
     if layout.fc_parallel == "columns" and not at(1).fc_layers:
         raise InputError(
             "--stanza.fc-parallel columns: the profile's fully connected part is no chain of "
@@ -51,6 +64,12 @@ def separated(at: CostsAt, shares: Sequence[int], layout: Layout, link: Link) ->
         for ways in (("out", "in"), ("in", "out"))
     )
     last_backward = [part.conv_backward for part in parts[-1]]
+
+    def backward_s(part: Costs) -> float:
+        """A backward pass, whose gradients are added to those that are there."""
+        copy_s = memory.copy.seconds(part.cut_bytes)
+        return copy_s + part.conv_backward_s + sums_s(memory, part.conv_backward)
+
     fc_done: list[int] = []
     both = layout.fc_placement == "colocated"
     slices = SHARED_SLICES if both else 1
@@ -60,21 +79,22 @@ def separated(at: CostsAt, shares: Sequence[int], layout: Layout, link: Link) ->
         sent = [[[task] for task in row] for row in forward]
         arrived = _chained(program, sent, activations, "activations")
         # The FC workers run them forward and backward, and send the gradients back.
-        computed, fc_done = _fc_step(program, at, parts, layout, fc_of, arrived, fc_done)
+        computed, fc_done = _fc_step(program, memory, at, parts, layout, fc_of, arrived, fc_done)
         ready = [[[row[fc] for fc in fc_of[rank]] for rank in conv] for row in computed]
         returned = _chained(program, ready, gradients, "cut gradient")
         # The CONV workers run them backward. The all-reduce overlaps the last of these passes.
         now = forward[-1]
         for row, costs in zip(returned[:-1], parts[:-1], strict=True):
             now = [
-                _pass(program, rank, part.conv_backward_s, "conv backward", [a, b], slices)
+                _pass(program, rank, backward_s(part), "conv backward", [a, b], slices)
                 for rank, part, a, b in zip(conv, costs, now, row, strict=True)
             ]
         last = [program.join(pair) for pair in zip(now, returned[-1], strict=True)]
-        end = ring_backward(program, last_backward, conv, last, "conv backward")
+        reduced = ring_backward(program, memory, last_backward, conv, last, "conv backward")
+        end = program.join(updates(program, memory, last_backward, conv, [reduced]), name="step")
         # A node with both roles ends its step when both have.
         ends.append(program.join([end, *fc_done], name="step") if both else end)
-    return played(program, ends, sum(shares), link)
+    return played(program, ends, sum(shares), network)
 
 
 def _micro_batches(at: CostsAt, shares: Sequence[int], micro_batches: int) -> list[list[Costs]]:
@@ -126,7 +146,7 @@ def _forward(
 
 def _loads(
     rank: int, fc_ranks: Sequence[int], cut_bytes: float, own_way: str, their_way: str
-) -> dict[Interface, float]:
+) -> dict[Resource, float]:
     """The bytes that one micro-batch of a CONV worker puts on each network interface.
 
     Each of its FC workers has an even slice. A slice for an FC worker on the same rank loads none.
@@ -137,14 +157,14 @@ def _loads(
     """
     others = [fc for fc in fc_ranks if fc != rank]
     slice_bytes = cut_bytes / len(fc_ranks)
-    loads: dict[Interface, float] = {(fc, their_way): slice_bytes for fc in others}
+    loads: dict[Resource, float] = {(fc, their_way): slice_bytes for fc in others}
     return {(rank, own_way): slice_bytes * len(others), **loads} if others else {}
 
 
 def _chained(
     program: Program,
     ready: Sequence[Sequence[Sequence[int]]],
-    loads: Sequence[Sequence[Mapping[Interface, float]]],
+    loads: Sequence[Sequence[Mapping[Resource, float]]],
     name: str,
 ) -> list[list[int]]:
     """Add one message for each micro-batch and CONV worker; those of a worker follow one another.
@@ -172,6 +192,7 @@ def _chained(
 
 def _fc_step(
     program: Program,
+    memory: Host,
     at: CostsAt,
     parts: Sequence[Sequence[Costs]],
     layout: Layout,
@@ -196,22 +217,30 @@ def _fc_step(
     before = {rank: list(after) for rank in fc}
     columns = layout.fc_parallel == "columns" and len(fc) > 1
     rows: list[dict[int, int]] = []
+    layers, holders = parts[0][0].fc_backward, len(fc) if columns else 1
     for row, costs in zip(arrived, parts, strict=True):
         ready = {rank: [*(row[i] for i in served[rank]), *before[rank]] for rank in fc}
+        sum_s = sums_s(memory, layers) / holders if rows or len(fc) > holders else 0.0
         if columns:
             gathered = at(sum(part.batch_size for part in costs))
             rows.append(_columns(program, gathered, ready))
         else:
             of_rank = {rank: at(sum(costs[i].batch_size for i in served[rank])) for rank in fc}
             seconds = {
-                rank: cost.fc_forward_s + cost.fc_backward_s for rank, cost in of_rank.items()
+                rank: memory.copy.seconds(cost.cut_bytes)
+                + cost.fc_forward_s
+                + cost.fc_backward_s
+                + sum_s
+                for rank, cost in of_rank.items()
             }
             rows.append(_compute(program, seconds, ready))
         before = {rank: [task] for rank, task in rows[-1].items()}
     done = list(rows[-1].values())
-    if columns or len(fc) == 1:
-        return rows, done
-    return rows, [program.all_reduce(fc, parts[0][0].fc_bytes, name="fc exchange", after=done)]
+    if len(fc) > holders:
+        size_bytes = parts[0][0].fc_bytes
+        done = [program.all_reduce(fc, size_bytes, name="fc exchange", after=done)]
+    seconds_each = update_s(memory, layers) / holders
+    return rows, [work(program, stream(rank), seconds_each, "fc update", done) for rank in fc]
 
 
 def _compute(

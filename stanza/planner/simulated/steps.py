@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from stanza.planner.predict import BUCKET_BYTES
 from systems.clusters.cluster import Link
-from systems.fair_links import Interface
-from systems.simulate import Program, Timeline, simulate
+from systems.clusters.host import FREE, Host
+from systems.fair_links import CORES, Resource
+from systems.simulate import Program, Timeline, core_seconds, simulate
 
 STEPS = 5
 """The number of steps that are played. The time between the ends of the last two is the step
 time."""
 
+Network = Link | Host
+"""What messages cross: the links of a cluster, or the cores of the one machine of all ranks."""
 Segment = tuple[float, float]
 """A piece of the backward pass: its seconds, and the gradient bytes that it makes ready to send."""
 
@@ -33,10 +36,14 @@ class Simulated:
         """The simulated throughput, over all workers."""
         return self.samples / self.step_s
 
-    def resources(self, link: Link) -> dict[str, float]:
-        """The busy seconds in one step of the busiest compute and the busiest network interface."""
+    def resources(self, network: Network) -> dict[str, float]:
+        """The busy seconds in one step of the busiest compute and the busiest network interface, or
+        of all cores where there is one machine."""
+        if isinstance(network, Host):
+            core_s = sum(core_seconds(task, network).get(CORES, 0) for task in self.timeline.tasks)
+            return {"cores": core_s / network.cores / STEPS}
         streams: defaultdict[str, float] = defaultdict(float)
-        interfaces: defaultdict[Interface, float] = defaultdict(float)
+        interfaces: defaultdict[Resource, float] = defaultdict(float)
         for task in self.timeline.tasks:
             if task.stream is not None:
                 streams[task.stream] += task.seconds
@@ -44,7 +51,7 @@ class Simulated:
                 interfaces[interface] += size_bytes
         return {
             "compute": max(streams.values()) / STEPS,
-            "network": link.seconds(max(interfaces.values(), default=0.0)) / STEPS,
+            "network": network.seconds(max(interfaces.values(), default=0.0)) / STEPS,
         }
 
 
@@ -93,8 +100,46 @@ def stream(rank: int) -> str:
     return f"rank {rank}"
 
 
+def memory_of(network: Network) -> Host:
+    """What a step takes for copies, sums and updates: what a probe has measured of one machine, and
+    nothing on a cluster, of whose devices no profile says it."""
+    return network if isinstance(network, Host) else FREE
+
+
+def update_s(memory: Host, backward: Sequence[Segment]) -> float:
+    """The core seconds in which an optimizer updates these layers, each a weight and a bias."""
+    return sum(memory.update.seconds(size, 2) for _, size in backward if size)
+
+
+def sums_s(memory: Host, backward: Sequence[Segment]) -> float:
+    """The core seconds in which the gradients of these layers are added to others."""
+    return sum(memory.add.seconds(size, 2) for _, size in backward if size)
+
+
+def work(program: Program, stream: str, seconds: float, name: str, after: Sequence[int]) -> int:
+    """Add work on a stream, or a point in time where it takes none."""
+    if seconds:
+        return program.compute(stream, seconds, name=name, after=after)
+    return program.join(after, name=name)
+
+
+def updates(
+    program: Program,
+    memory: Host,
+    backward: Sequence[Sequence[Segment]],
+    ranks: Sequence[int],
+    after: Sequence[int],
+) -> list[int]:
+    """Add every rank's update of its layers."""
+    return [
+        work(program, stream(rank), update_s(memory, layers), "update", after)
+        for rank, layers in zip(ranks, backward, strict=True)
+    ]
+
+
 def ring_backward(
     program: Program,
+    memory: Host,
     backward: Sequence[Sequence[Segment]],
     ranks: Sequence[int],
     after: Sequence[int],
@@ -110,6 +155,8 @@ def ring_backward(
         The task with which all passes and all-reduces have ended.
     """
     now, wire = list(after), list[int]()
+    if len(ranks) > 1:  # gradients are added to those in the buckets
+        backward = [[(s + sums_s(memory, [(s, b)]), b) for s, b in layers] for layers in backward]
     for row in buckets(backward, BUCKET_BYTES):
         now = backward_tasks(program, row, ranks, now, name)
         size = row[0][1]
@@ -119,13 +166,13 @@ def ring_backward(
     return program.join([*now, *wire[-1:]], name="step")
 
 
-def played(program: Program, ends: Sequence[int], samples: int, link: Link) -> Simulated:
+def played(program: Program, ends: Sequence[int], samples: int, network: Network) -> Simulated:
     """Play the program and read off the step time.
 
     Args:
         ends: the task with which each step ends.
         samples: the number of samples in one step over all workers.
     """
-    timeline = simulate(program, link)
+    timeline = simulate(program, network)
     period_s = timeline.ends_s[ends[-1]] - timeline.ends_s[ends[-2]]
     return Simulated(step_s=period_s, samples=samples, timeline=timeline)
