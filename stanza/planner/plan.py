@@ -13,15 +13,15 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stanza.layout import Layout, layout_of, separated_layout
 from stanza.options import FcParallel, FcPlacement, Options
-from stanza.planner import predict, recurrence
+from stanza.planner import baselines, recurrence
+from stanza.planner.baselines import baseline_options
 from stanza.planner.costs import CostsAt, costs_at as profiled_costs
 from stanza.planner.predict import Prediction
-from stanza.planner.simulated import played_plan, separation
-from stanza.planner.simulated.steps import Network, Simulated
+from stanza.planner.simulated import separation
+from stanza.planner.simulated.steps import Network
 from systems.clusters.cluster import Cluster, Link, check_uniform
 from systems.clusters.host import Host
 from systems.profiles import profile as profiles
@@ -133,17 +133,6 @@ def _refuse_auto(options: Options) -> None:
             )
 
 
-def baseline_options(scheme: str) -> dict[str, Any]:
-    """The options that select a predicted scheme, such as ps-sharded."""
-    return {
-        "stanza": {"scheme": "stanza"},
-        "ddp": {"scheme": "ddp"},
-        "ps-blocking": {"scheme": "ps", "ps_placement": "dedicated", "ps_mode": "blocking"},
-        "ps-pipelined": {"scheme": "ps", "ps_placement": "dedicated", "ps_mode": "pipelined"},
-        "ps-sharded": {"scheme": "ps", "ps_placement": "colocated", "ps_mode": "pipelined"},
-    }[scheme]
-
-
 def as_run(options: Options, prediction: Prediction, world_size: int) -> tuple[Options, Layout]:
     """The options and the layout of a run of what was predicted."""
     changed = dataclasses.replace(
@@ -174,55 +163,7 @@ def predict_all(
                 separated.append(
                     _fastest([_separated(options, at, each, network) for each in layouts])
                 )
-    return (*_baselines(options, at, world_size, network), *separated)
-
-
-def _baselines(
-    options: Options, at: CostsAt, world_size: int, network: Network
-) -> tuple[Prediction, ...]:
-    """Predict the baselines that have a sample for every worker. DDP comes last; on one rank there
-    is no other."""
-    servers, found = options.ps_servers, list[str]()
-    everywhere = options.shares(world_size)
-    beside_servers = options.shares(max(1, world_size - servers))
-    if world_size > 1 and min(beside_servers):
-        found += ["ps-blocking", "ps-pipelined"]
-    if world_size > 1 and min(everywhere):
-        found.append("ps-sharded")
-    if min(everywhere):
-        found.append("ddp")
-    if isinstance(network, Host):
-        return tuple(_played_baseline(options, at, world_size, name, network) for name in found)
-    predicted = {
-        "ps-blocking": lambda: predict.ps_blocking(at, beside_servers, servers, network),
-        "ps-pipelined": lambda: predict.ps_pipelined(at, beside_servers, servers, network),
-        "ps-sharded": lambda: predict.ps_sharded(at, everywhere, network),
-        "ddp": lambda: predict.ddp(at, everywhere, network),
-    }
-    return tuple(predicted[name]() for name in found)
-
-
-def _played_baseline(
-    options: Options, at: CostsAt, world_size: int, scheme: str, host: Host
-) -> Prediction:
-    """Play a baseline whose ranks share one machine."""
-    changed = dataclasses.replace(options, **baseline_options(scheme))
-    layout = layout_of(changed, world_size, 0, 1)
-    return _as_prediction(scheme, layout, played_plan(changed, layout, at, host), host)
-
-
-def _as_prediction(scheme: str, layout: Layout, played: Simulated, network: Network) -> Prediction:
-    """What the simulator has found, as a prediction."""
-    return Prediction(
-        scheme=scheme,
-        fc_workers=len(layout.ranks("fc")),
-        micro_batches=layout.micro_batches,
-        fc_parallel=layout.fc_parallel,
-        fc_placement=layout.fc_placement,
-        step_s=played.step_s,
-        samples=played.samples,
-        resources=played.resources(network),
-    )
+    return (*baselines.predicted(options, at, world_size, network), *separated)
 
 
 def _modes(options: Options, at: CostsAt) -> list[Mode]:
@@ -285,7 +226,7 @@ def _separated(options: Options, at: CostsAt, layout: Layout, network: Network) 
         fc_workers = len(layout.ranks("fc"))
         return recurrence.separated(at, shares, fc_workers, layout.micro_batches, network)
     played = separation.separated(at, shares, layout, network)
-    return _as_prediction("stanza", layout, played, network)
+    return baselines.as_prediction("stanza", layout, played, network)
 
 
 def _fastest(candidates: Sequence[Prediction]) -> Prediction:
@@ -310,14 +251,14 @@ def _choose(
         for p in predictions
         if p.scheme == "stanza" and options.fc_workers in ("auto", p.fc_workers)
     ]
-    baselines = [p for p in predictions if p.scheme != "stanza"]
+    without = [p for p in predictions if p.scheme != "stanza"]
     if not separated:
         _check_fits(options, world_size)
     if options.fc_workers not in ("auto", 0):
         return _fastest(separated), "as given"
-    if not baselines:  # too few samples: the layout of one says so
+    if not without:  # too few samples: the layout of one says so
         layout_of(dataclasses.replace(options, scheme="ddp"), world_size, 0, 1)
-    best_baseline = _fastest(baselines[::-1])  # DDP comes last: fewer, larger messages than servers
+    best_baseline = _fastest(without[::-1])  # DDP comes last: fewer, larger messages than servers
     best = _fastest([best_baseline, *separated]) if options.fc_workers == "auto" else best_baseline
     if best.scheme != "stanza":
         return best, (

@@ -8,6 +8,7 @@ from typing import Any
 from stanza.models import ARCHITECTURES, build_model, is_own
 from stanza.options import Options
 from stanza.planner import plan as stanza_plan
+from stanza.planner.baselines import baseline_options
 from stanza.planner.plan import Plan
 from systems import by_path
 from systems.clusters.cluster import Cluster, Link
@@ -185,7 +186,7 @@ def resolved(job: Job, plan: Plan) -> Job:
         changes["fc_workers"] = len(plan.layout.ranks("fc"))
     elif job.options.scheme == "stanza":  # the planner has chosen not to separate
         assert plan.chosen is not None
-        changes |= stanza_plan.baseline_options(plan.chosen.scheme)
+        changes |= baseline_options(plan.chosen.scheme)
     return job.with_options(**changes)
 
 
