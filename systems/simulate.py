@@ -227,11 +227,8 @@ def core_seconds(task: Task, host: Host) -> dict[Resource, float]:
     loads: dict[Resource, float] = {}
     for (node, way), size_bytes in task.loads.items():
         count = task.messages / ways[way]  # every message leaves one node, and reaches another
-        if task.sums:  # two threads of a rank share the ring's work
-            loads[f"node {node}", way] = host.ring.seconds(size_bytes, count) / 2
-        else:
-            cost = host.send if way == "out" else host.receive
-            loads[f"node {node}", way] = cost.seconds(size_bytes, count)
+        cost = host.ring if task.sums else host.message
+        loads[f"node {node}", way] = cost.seconds(size_bytes, count) / 2
     return {**loads, CORES: sum(loads.values())}
 
 

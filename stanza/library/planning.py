@@ -19,8 +19,8 @@ from systems.clusters.cluster import Cluster, Link
 from systems.clusters.sized import sized_cluster
 from systems.environment import environment
 from systems.network.distributed import World
+from systems.network.host_here import shared_host
 from systems.network.links import SMALL_BYTES, neighbours_s
-from systems.network.probe import shared_host
 from systems.processes.waiting import waiting
 from systems.profiles.measured_profile import profile_model
 from systems.profiles.profile import ModelProfile, with_fixed_parts
@@ -126,7 +126,7 @@ def _cluster(name: str | None, world: World) -> Cluster:
     if name is None:
         here = clusters.load("local").with_size(world.world_size)
         if world.device.type == "cpu" and environment().local_world_size == world.world_size:
-            return here.on(shared_host())
+            return here.on(shared_host(world))
         return here.with_link(_measured_link(world))
     target = sized_cluster(name, world.world_size)
     if target.slowest_link.bandwidth_bits_per_s is None:

@@ -142,7 +142,7 @@ def _network_in_words(plan: Plan) -> str:
         assert plan.bandwidth_bits_per_s is not None  # what is planned for has one of them
         return f"at {plan.bandwidth_bits_per_s / 1e9:.3g} Gb/s"
     ring_s = host.ring.seconds(1e6)
-    message_s = host.send.seconds(1e6) + host.receive.seconds(1e6)
+    message_s = host.message.seconds(1e6)
     return (
         f"that share {host.cores:.2f} cores; 1 MB takes {message_s * 1e3:.2f} ms of a core in a "
         f"message, {ring_s * 1e3:.2f} ms in a ring\n  machine: {host.source}"

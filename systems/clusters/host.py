@@ -50,10 +50,10 @@ class Host:
     """How many threads a rank computes with."""
     latency_s: float
     """How long the smallest message takes beyond its core time, one way: until a thread wakes."""
-    send: Cost
-    """What a message takes of its sender."""
-    receive: Cost
-    """What a message takes of its receiver."""
+    step_s: float
+    """What a step takes of a rank whatever its model: to read a batch, the loss, Python."""
+    message: Cost
+    """What a message takes of its sender and its receiver together; each has half of it."""
     ring: Cost
     """What a message of a ring all-reduce takes of a rank that sends and receives one, the sum that
     it adds to included."""
@@ -62,13 +62,14 @@ class Host:
     add: Cost
     """What it takes to add one vector to another, for the bytes of one of them."""
     update: Cost
-    """What an optimizer's step takes for one parameter (SGD with momentum)."""
+    """What an optimizer's step takes for a parameter (SGD with momentum), its gradient cleared."""
 
     def __post_init__(self) -> None:
         if not 0 < self.cores < float("inf"):
             raise InputError(f"cores = {self.cores:g}: give more than 0")
-        if not 0 <= self.latency_s < float("inf"):
-            raise InputError(f"latency_s = {self.latency_s:g}: give 0 or more seconds")
+        for name in ("latency_s", "step_s"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name} = {getattr(self, name):g}: give 0 or more seconds")
 
 
 NOTHING = Cost(fixed_s=0.0, byte_s=0.0)
@@ -77,8 +78,8 @@ FREE = Host(
     source="not measured",
     cores=1.0,
     latency_s=0.0,
-    send=NOTHING,
-    receive=NOTHING,
+    step_s=0.0,
+    message=NOTHING,
     ring=NOTHING,
     copy=NOTHING,
     add=NOTHING,

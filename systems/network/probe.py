@@ -1,258 +1,208 @@
 """Measures what a machine whose ranks share its cores takes for all that a step does: a `Host`.
 
-    host = host_here(ranks=4, threads=1)    # starts four processes, unless an answer is kept
+`systems.network.host_here` starts the ranks for it, and keeps the answer. It takes about two
+seconds on an idle machine.
 
-It takes a second, and as long again for the processes to start. The answer is kept in the cache
-folder (`systems.build.cache_folder`), in one file for every machine, number of ranks and threads,
-and version of torch; whoever wants to measure again deletes it. Core time is the processor's own
-account of a process, so a message's does not include what its ranks wait for.
+Core time is the processor's own account of a process, so nothing that other programs take, and
+nothing that a rank waits for, is in it. Between two repetitions every rank computes for a moment,
+as it does in a step: caches are then as cold, and threads as fast asleep, as they are there.
 """
 
 import datetime
-import hashlib
-import multiprocessing
 import platform
-import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from multiprocessing.connection import Connection
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from statistics import median
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
-from systems import disk, schema
-from systems.build import CacheError, cache_folder
-from systems.clusters.host import Cost, Host
-from systems.environment import LOOPBACK, available_cores
-from systems.network import meeting
-from systems.schema import InputError
+from systems.clusters.host import NOTHING, Cost, Host
+from systems.data.batches import prefetch
+from systems.data.dataset import Batch, TensorSplit
+from systems.environment import available_cores
+from systems.network.distributed import World
+from systems.network.transport import TorchTransport
 
-SMALL_BYTES, LARGE_BYTES = 4, 2 * 1024**2
+SMALL_BYTES, LARGE_BYTES = 32, 2 * 1024**2
 """The sizes of messages and vectors that are measured; a straight line goes through both."""
+PARAMETERS = 4
+"""How many parameters an optimizer updates at a time."""
 ROUNDS = 3
 """How often everything is measured; medians count."""
-REPETITIONS = 12
+REPETITIONS = 6
 """How many messages or passes are measured at a time."""
 COMPUTE_S = 0.1
 """For how long ranks compute, alone and at once, in a round."""
-PATIENCE_S = 60.0
+CHANNEL = "probe"
+"""The transport's channel for the messages."""
+
+Pass = Callable[[], float]
+"""Computes for a moment and returns the core seconds that it took."""
 
 
-def host_here(ranks: int, threads: int) -> Host:
-    """This machine for so many ranks with so many threads each, as it was measured before, or else
-    is measured now.
-
-    Raises:
-        RuntimeError: a process failed.
-    """
-    kept = kept_host(ranks, threads)
-    if kept is not None:
-        return kept
-    print(f"probing this machine with {ranks} processes: a few seconds", file=sys.stderr)
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    store = meeting.serve(LOOPBACK, 0, PATIENCE_S)
-    processes = [
-        context.Process(
-            target=_main, args=(rank, ranks, threads, store.port, None if rank else theirs)
-        )
-        for rank in range(ranks)
-    ]
-    for process in processes:
-        process.start()
-    theirs.close()
-    try:
-        found: Host = ours.recv()
-    except EOFError:
-        raise RuntimeError("the probe of this machine failed, its error is above") from None
-    finally:
-        for process in processes:
-            process.join(timeout=10)
-            process.kill()
-    keep(found, ranks)
-    return found
-
-
-def _main(rank: int, ranks: int, threads: int, port: int, result: Connection | None) -> None:
-    """One of the processes; the first one sends the answer back."""
+def probe(world: World) -> Host:
+    """Measure this machine, which all ranks of the world are on. All of them call this together,
+    with the threads that they compute with, and all get the same answer."""
+    ranks, threads = world.world_size, torch.get_num_threads()
+    compute = _computing()
+    busy = _speed_of_busy_cores(compute)
+    copy, add, update = (_memory(make, compute) for make in (_copying, _adding, _updating))
+    torch.set_num_threads(1)  # what follows takes no more, and a pass's core time is its thread's
+    step_s = median(_on_rank_0(lambda: _step_s(compute)) for _ in range(ROUNDS))
+    message, latency_s = _messages(world, compute) if ranks > 1 else (NOTHING, 0.0)
+    ring = _ring(compute) if ranks > 1 else NOTHING
     torch.set_num_threads(threads)
-    meeting.stay_on_loopback()
-    dist.init_process_group(
-        "gloo",
-        store=meeting.connect(LOOPBACK, port, PATIENCE_S),
-        rank=rank,
-        world_size=ranks,
-        timeout=datetime.timedelta(seconds=PATIENCE_S),
-    )
-    found = probe()
-    if result is not None:
-        result.send(found)
-    dist.destroy_process_group()
-
-
-def probe() -> Host:
-    """Measure this machine. All ranks of the default group, which are all on it, call this
-    together, and all get the same answer."""
-    send, receive, latency_s = _messages() if dist.get_world_size() > 1 else _no_messages()
-    ranks, today = dist.get_world_size(), datetime.date.today()
+    today = datetime.date.today()
     host = Host(
         source=f"a probe of {ranks} ranks on {today}, {platform.node()}, torch {torch.__version__}",
-        cores=_cores(),
-        threads=torch.get_num_threads(),
+        cores=min(ranks * threads, available_cores()) * busy,
+        threads=threads,
         latency_s=latency_s,
-        send=send,
-        receive=receive,
-        ring=_ring(),
-        copy=_memory(lambda values: lambda: values.clone()),
-        add=_memory(_adding),
-        update=_memory(_updating),
+        step_s=step_s,
+        # These were measured while all ranks were busy, and count as of one that is alone.
+        message=_times(message, busy),
+        ring=_times(ring, busy),
+        copy=copy,
+        add=add,
+        update=update,
     )
     told = [host]
     dist.broadcast_object_list(told, src=0)
     return told[0]
 
 
-def shared_host() -> Host:
-    """The same for the ranks that run already, which are all on this machine and call this
-    together, in torch's default group."""
-    ranks = dist.get_world_size()
-    told = [kept_host(ranks, torch.get_num_threads()) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(told, src=0)
-    if told[0] is not None:
-        return told[0]
-    found = probe()
-    if dist.get_rank() == 0:
-        keep(found, ranks)
-    return found
+def _computing() -> Pass:
+    """Makes a pass through a small layer, both ways, whose values fill the caches of a core."""
+    layer, images = nn.Conv2d(16, 32, 3, padding=1), torch.rand(16, 16, 24, 24)
+
+    def compute() -> float:
+        begun = time.thread_time()
+        layer(images).sum().backward()
+        return time.thread_time() - begun
+
+    return compute
 
 
-def kept_host(ranks: int, threads: int) -> Host | None:
-    """What was measured of this machine before and is kept; None: nothing that can be read."""
-    with suppress(CacheError, InputError, OSError):
-        path = _kept(ranks, threads)
-        if path.is_file():
-            return schema.load(Host, path, "probe", "testbed plan stanza")
-    return None
+def _speed_of_busy_cores(compute: Pass) -> float:
+    """The speed of a core while all ranks compute, over that of a core while one rank does.
 
-
-def keep(found: Host, ranks: int) -> None:
-    """Keep what was measured. If that fails, a line on stderr says so, and it is measured again
-    the next time."""
-    try:
-        path = _kept(ranks, found.threads)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        disk.write_text(path, schema.to_json(schema.dump(found), indent=2) + "\n")
-        print(f"  kept in {path}; delete it to probe again", file=sys.stderr)
-    except (CacheError, InputError, OSError) as error:
-        print(f"  the probe is not kept: {error}", file=sys.stderr)
-
-
-def _kept(ranks: int, threads: int) -> Path:
-    """The file of an answer: there is one for everything that it depends on."""
-    machine = [platform.node(), platform.release(), platform.machine(), available_cores()]
-    key = hashlib.sha256(repr([*machine, ranks, threads, torch.__version__]).encode()).hexdigest()
-    return cache_folder() / f"host-{key[:16]}.json"
-
-
-def _cores() -> float:
-    """How many cores all ranks have together; see `Host.cores`.
-
-    By their number alone it would be too many: cores that are all busy are slower, since they share
-    caches, memory and perhaps arithmetic units. So a rank's work in a second of core time is
-    compared, alone and beside all others. What other programs take meanwhile does not count.
+    Cores that are all busy are slower, since they share caches, memory and perhaps arithmetic
+    units, and ranks that take turns on a core find its caches cold.
     """
-    layer, images = nn.Conv2d(16, 32, 3, padding=1), torch.rand(8, 16, 16, 16)
 
     def passes_per_core_s() -> float:
-        """How many passes through a small layer this rank does in a second of core time."""
+        """How many passes this rank does in a second of core time."""
         done, begun, begun_core_s = 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - begun < COMPUTE_S:
-            layer(images).sum().backward()
+            compute()
             done += 1
         return done / (time.process_time() - begun_core_s)
 
-    ranks, threads = dist.get_world_size(), torch.get_num_threads()
     ratios = []
     for _ in range(ROUNDS + 1):
         alone = _on_rank_0(passes_per_core_s)
         dist.barrier()
-        ratios.append(_summed(passes_per_core_s()) / ranks / alone)
-    return min(ranks * threads, available_cores()) * median(ratios[1:])  # caches fill in the first
+        ratios.append(_summed(passes_per_core_s()) / dist.get_world_size() / alone)
+    return median(ratios[1:])  # caches fill in the first
 
 
-def _memory(make: Callable[[Tensor], Callable[[], object]]) -> Cost:
-    """The cost of what `make` makes for a vector, on one rank while the others wait."""
+def _memory(make: Callable[[int], Callable[[], object]], compute: Pass) -> Cost:
+    """The cost of what `make` makes for so many bytes, on one rank while the others wait."""
 
     def seconds(size_bytes: int) -> float:
-        once = make(torch.ones(size_bytes // 4))
+        once = make(size_bytes)
 
         def core_s() -> float:
-            begun = time.process_time()
+            used_s = 0.0
             for _ in range(REPETITIONS):
+                compute()
+                begun = time.process_time()
                 once()
-            return (time.process_time() - begun) / REPETITIONS / torch.get_num_threads()
+                used_s += time.process_time() - begun
+            return used_s / REPETITIONS / torch.get_num_threads()
 
         return median([_on_rank_0(core_s) for _ in range(ROUNDS + 1)][1:])
 
-    return _line(seconds(SMALL_BYTES), seconds(LARGE_BYTES), LARGE_BYTES)
+    pieces = PARAMETERS if make is _updating else 1
+    return _line(seconds(SMALL_BYTES) / pieces, seconds(LARGE_BYTES) / pieces, LARGE_BYTES / pieces)
 
 
-def _updating(values: Tensor) -> Callable[[], object]:
-    """The step of an optimizer for one parameter with these values."""
-    parameter = nn.Parameter(values)
-    parameter.grad = torch.ones_like(values)
-    return torch.optim.SGD([parameter], lr=1e-9, momentum=0.9).step
+def _copying(size_bytes: int) -> Callable[[], object]:
+    """Copies a vector."""
+    values = torch.ones(size_bytes // 4)
+    return values.clone
 
 
-def _adding(values: Tensor) -> Callable[[], object]:
-    """The sum of a vector and another one."""
-    other = torch.ones_like(values)
-    return lambda: values.add_(other)
+def _adding(size_bytes: int) -> Callable[[], object]:
+    """Adds a vector to another one."""
+    values, others = torch.ones(size_bytes // 4), torch.ones(size_bytes // 4)
+    return lambda: values.add_(others)
 
 
-def _messages() -> tuple[Cost, Cost, float]:
-    """The costs of a message of its sender and its receiver, and the latency besides."""
-    small, large = (
-        [median(side) for side in zip(*(_one_way_s(size) for _ in range(ROUNDS)), strict=True)]
-        for size in (SMALL_BYTES, LARGE_BYTES)
-    )
-    send, receive = (_line(a, b, LARGE_BYTES) for a, b in zip(small, large, strict=True))
-    there_s = _ping_s()
-    return send, receive, max(0.0, there_s - send.fixed_s - receive.fixed_s)
+def _updating(size_bytes: int) -> Callable[[], object]:
+    """Takes the step of an optimizer for a few parameters that together have so many bytes, and
+    clears their gradients."""
+    parameters = [
+        nn.Parameter(torch.ones(size_bytes // 4 // PARAMETERS)) for _ in range(PARAMETERS)
+    ]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = torch.optim.SGD(parameters, lr=1e-9, momentum=0.9)
+
+    def update() -> None:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+
+    return update
 
 
-def _no_messages() -> tuple[Cost, Cost, float]:
-    """The same where there is one rank."""
-    return Cost(fixed_s=0, byte_s=0), Cost(fixed_s=0, byte_s=0), 0.0
+def _step_s(compute: Pass) -> float:
+    """The core seconds of a step of almost nothing: a batch is read in advance, goes through a
+    layer of one value, and its loss is computed, forward and backward."""
+    layer = nn.Linear(1, 2)
+    batches = _batches()
+    next(batches)
+    used_s, begun = 0.0, time.process_time()
+    for _ in range(REPETITIONS):
+        used_s -= compute()
+        images, labels = next(batches)
+        loss = nn.functional.cross_entropy(layer(images), labels, reduction="sum")
+        (loss / len(images)).backward()
+        loss.item()
+    return (used_s + time.process_time() - begun) / REPETITIONS
 
 
-def _one_way_s(size_bytes: int) -> tuple[float, float]:
-    """The core seconds of rank 0, which sends, and of rank 1, which receives, for one message."""
-    rank, core_s = dist.get_rank(), 0.0
-    if rank < 2:
-        buffers = [torch.ones(size_bytes, dtype=torch.uint8) for _ in range(REPETITIONS)]
-    for _ in range(2):
-        works, begun = [], time.process_time()
-        if rank == 1:  # receives are posted first, as in a step
-            works = [dist.irecv(buffer, 0) for buffer in buffers]
-        core_s = time.process_time() - begun
-        dist.barrier()
-        begun = time.process_time()
-        if rank == 0:
-            works = [dist.isend(buffer, 1) for buffer in buffers]
-        for work in works:
-            assert work is not None  # every rank is in the default group
-            work.wait()
-        core_s += time.process_time() - begun
-        dist.barrier()
-    both = torch.zeros(dist.get_world_size(), dtype=torch.float64)
-    both[rank] = core_s / REPETITIONS
-    dist.all_reduce(both)
-    return both[0].item(), both[1].item()
+def _batches() -> Iterator[Batch]:
+    """Batches of four samples, without end, which a thread reads in advance."""
+    split = TensorSplit(4, lambda: (torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64)))
+    return prefetch(split, repeat(torch.arange(4)))
+
+
+def _messages(world: World, compute: Pass) -> tuple[Cost, float]:
+    """The cost of a message, and the latency besides."""
+    transport = TorchTransport(world, [CHANNEL])
+    before, after = (world.rank - 1) % world.world_size, (world.rank + 1) % world.world_size
+
+    def core_s(size_bytes: int) -> float:
+        outgoing, incoming = (torch.ones(size_bytes, dtype=torch.uint8) for _ in range(2))
+
+        def exchange() -> float:
+            receive = transport.irecv(incoming, before, CHANNEL)
+            computed_s = compute()
+            send = transport.isend(outgoing, after, CHANNEL)
+            receive.wait()
+            send.wait()
+            return computed_s
+
+        return _core_s(exchange)
+
+    cost = _line(core_s(SMALL_BYTES), core_s(LARGE_BYTES), LARGE_BYTES)
+    latency_s = max(0.0, _ping_s() - cost.fixed_s)
+    transport.close()
+    return cost, latency_s
 
 
 def _ping_s() -> float:
@@ -272,32 +222,47 @@ def _ping_s() -> float:
     return _on_rank_0(lambda: min(round_trips_s) / 2)
 
 
-def _ring() -> Cost:
+def _ring(compute: Pass) -> Cost:
     """The cost of a message of a ring all-reduce; see `Host.ring`."""
     ranks = dist.get_world_size()
-    if ranks == 1:
-        return Cost(fixed_s=0, byte_s=0)
-    small_s, large_s = (
-        median(_all_reduce_s(size) for _ in range(ROUNDS)) for size in (SMALL_BYTES, LARGE_BYTES)
-    )
+
+    def core_s(size_bytes: int) -> float:
+        values = torch.ones(size_bytes // 4)
+
+        def all_reduce() -> float:
+            computed_s = compute()
+            dist.all_reduce(values)
+            return computed_s
+
+        return _core_s(all_reduce)
+
     rounds = 2 * (ranks - 1)
+    small_s, large_s = core_s(SMALL_BYTES), core_s(LARGE_BYTES)
     return _line(small_s / rounds, large_s / rounds, LARGE_BYTES / ranks)
 
 
-def _all_reduce_s(size_bytes: int) -> float:
-    """The core seconds that an all-reduce takes of a rank."""
-    values = torch.ones(size_bytes // 4)
-    dist.all_reduce(values)
-    begun = time.process_time()
-    for _ in range(REPETITIONS):
-        dist.all_reduce(values)
-    core_s = time.process_time() - begun
-    return _summed(core_s) / dist.get_world_size() / REPETITIONS
+def _core_s(once: Pass) -> float:
+    """The core seconds of a rank for something that all ranks do together, without those for which
+    it computes meanwhile, which `once` returns."""
+
+    def used_s() -> float:
+        dist.barrier()
+        begun = time.process_time()
+        computed_s = sum(once() for _ in range(REPETITIONS))
+        return (time.process_time() - begun - computed_s) / REPETITIONS
+
+    once()
+    return median(_summed(used_s()) / dist.get_world_size() for _ in range(ROUNDS))
 
 
 def _line(small_s: float, large_s: float, size_bytes: float) -> Cost:
-    """The cost whose straight line goes through those of nothing and of so many bytes."""
-    return Cost(fixed_s=small_s, byte_s=max(0.0, large_s - small_s) / size_bytes)
+    """The cost whose straight line goes through those of next to nothing and of so many bytes."""
+    return Cost(fixed_s=max(0.0, small_s), byte_s=max(0.0, large_s - small_s) / size_bytes)
+
+
+def _times(cost: Cost, factor: float) -> Cost:
+    """A cost times a factor."""
+    return Cost(fixed_s=cost.fixed_s * factor, byte_s=cost.byte_s * factor)
 
 
 def _on_rank_0(function: Callable[[], float]) -> float:

@@ -13,11 +13,7 @@ from systems.schema import InputError
 from systems.simulate import Program, Timeline, core_seconds, simulate
 
 HOST = replace(
-    FREE,
-    cores=2.0,
-    send=Cost(fixed_s=0.5, byte_s=0.25),
-    receive=Cost(fixed_s=1.0, byte_s=0.5),
-    ring=Cost(fixed_s=0.5, byte_s=1.0),
+    FREE, cores=2.0, message=Cost(fixed_s=1.0, byte_s=0.5), ring=Cost(fixed_s=0.5, byte_s=1.0)
 )
 SECONDS = st.integers(1, 6)
 
@@ -59,24 +55,31 @@ def test_a_rank_of_two_threads_takes_two_cores() -> None:
     assert simulate(program, replace(HOST, threads=2, cores=4.0)).end_s == pytest.approx(1.0)
 
 
-def test_a_message_takes_its_sender_and_its_receiver_a_core_each() -> None:
-    """Two bytes: 1 s of the sender, 2 s of the receiver, at one pace; then the latency."""
+def test_a_message_takes_its_sender_and_its_receiver_the_same_core_time() -> None:
+    """Six bytes: 4 s of core time, half of it of either, at once if there are two cores; then the
+    latency."""
     program = Program(latency_s=0.25)
-    message = program.flow(0, 1, 2.0)
+    message = program.flow(0, 1, 6.0)
     assert simulate(program, HOST).ends_s[message] == pytest.approx(2.0 + 0.25)
-    assert simulate(program, replace(HOST, cores=1.0)).ends_s[message] == pytest.approx(3.0 + 0.25)
+    assert simulate(program, replace(HOST, cores=1.0)).ends_s[message] == pytest.approx(4.0 + 0.25)
 
 
 def test_a_message_slows_those_that_compute_beside_it() -> None:
-    """On two cores three threads have 2 / 3 each, and the message, whose sender is half as busy as
-    its receiver, counts as one and a half: 2 / 3.5 each, until it is there."""
+    """On two cores two threads that compute and the two of a message have half a core each. After
+    4 s the message is there, and the others do the 2 s that they have left at full speed."""
     program = Program()
     ranks = [program.compute(f"rank {rank}", 4.0) for rank in range(2)]
-    message = program.flow(2, 3, 2.0)
+    message = program.flow(2, 3, 6.0)
     timeline = simulate(program, HOST)
-    assert timeline.ends_s[message] == pytest.approx(2.0 / (2 / 3.5))
-    # 3.5 s of the message have left 2 s of work of each rank, which then has a core.
-    assert [timeline.ends_s[rank] for rank in ranks] == pytest.approx([3.5 + 2.0] * 2)
+    assert timeline.ends_s[message] == pytest.approx(4.0)
+    assert [timeline.ends_s[rank] for rank in ranks] == pytest.approx([4.0 + 2.0] * 2)
+
+
+def test_every_message_of_a_transfer_is_paid_for() -> None:
+    """Four ranks send one byte in all to each of three others: 12 messages, one second each."""
+    program = Program()
+    program.exchange(range(4), 3.0, messages=1, peers=3)
+    assert core_seconds(program.tasks[0], HOST)[CORES] == pytest.approx(12 * (1.0 + 0.5))
 
 
 def test_a_ring_takes_every_rank_its_messages() -> None:
@@ -138,9 +141,7 @@ def test_sharing_equals_the_exact_reference_and_keeps_core_time(
 ) -> None:
     """Each job is a message of one byte of a size, whose costs are its two threads' seconds."""
     program = Program()
-    host = replace(
-        HOST, cores=cores, send=Cost(fixed_s=0, byte_s=1), receive=Cost(fixed_s=0, byte_s=1)
-    )
+    host = replace(HOST, cores=cores, message=Cost(fixed_s=0, byte_s=2))
     numbers = []
     for i, (start_s, first_s, second_s) in enumerate(given_jobs):
         clock = program.transfer({}, name="clock")

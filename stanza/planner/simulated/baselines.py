@@ -32,20 +32,21 @@ def ddp(at: CostsAt, shares: Sequence[int], network: Network) -> Simulated:
     backward, ranks = [cost.backward for cost in costs], range(len(shares))
     memory = memory_of(network)
     for _ in range(STEPS):
-        starts = _forward(program, costs, ends[-1:])
+        starts = _forward(program, memory, costs, ends[-1:])
         reduced = ring_backward(program, memory, backward, ranks, starts, "backward")
         updated = updates(program, memory, backward, ranks, [reduced])
         ends.append(program.join(updated, name="step"))
     return played(program, ends, sum(shares), network)
 
 
-def _forward(program: Program, costs: Sequence[Costs], after: Sequence[int]) -> list[int]:
+def _forward(
+    program: Program, memory: Host, costs: Sequence[Costs], after: Sequence[int]
+) -> list[int]:
     """Add every worker's forward pass of the whole model, which starts after these tasks."""
+    seconds = [memory.step_s + cost.conv_forward_s + cost.fc_forward_s for cost in costs]
     return [
-        program.compute(
-            stream(rank), cost.conv_forward_s + cost.fc_forward_s, name="forward", after=after
-        )
-        for rank, cost in enumerate(costs)
+        program.compute(stream(rank), each, name="forward", after=after)
+        for rank, each in enumerate(seconds)
     ]
 
 
@@ -63,7 +64,7 @@ def ps_dedicated(
     memory = memory_of(network)
     program, ends = Program(network.latency_s), list[int]()
     for _ in range(STEPS):
-        now = _forward(program, costs, ends[-1:])
+        now = _forward(program, memory, costs, ends[-1:])
         pushed: dict[tuple[int, int], int] = {}  # a pair's messages follow one another
         pulled: dict[tuple[int, int], int] = {}
         arrived: list[list[int]] = []
@@ -135,7 +136,7 @@ def ps_sharded(at: CostsAt, shares: Sequence[int], network: Network) -> Simulate
     memory, others = memory_of(network), len(shares) - 1
     program, ends, ranks = Program(network.latency_s), list[int](), range(workers)
     for _ in range(STEPS):
-        now = _forward(program, costs, ends[-1:])
+        now = _forward(program, memory, costs, ends[-1:])
         pushes, pulls = list[int](), list[int]()
         for row in rows:
             size_bytes = row[0][1]

@@ -75,7 +75,8 @@ def separated(at: CostsAt, shares: Sequence[int], layout: Layout, network: Netwo
     slices = SHARED_SLICES if both else 1
     for _ in range(STEPS):
         # All micro-batches go forward, and their activations travel to the FC workers.
-        forward = _forward(program, parts, conv, ends[-1:], slices)
+        begun = [work(program, stream(rank), memory.step_s, "batch", ends[-1:]) for rank in conv]
+        forward = _forward(program, parts, conv, begun, slices)
         sent = [[[task] for task in row] for row in forward]
         arrived = _chained(program, sent, activations, "activations")
         # The FC workers run them forward and backward, and send the gradients back.
@@ -128,13 +129,14 @@ def _forward(
 
     Args:
         parts: the costs, by micro-batch and CONV worker.
+        after: each CONV worker's task after which its first one starts.
 
     Returns:
         A row for each micro-batch, with the last task of every CONV worker.
     """
     rows: list[list[int]] = []
     for costs in parts:
-        before = [[task] for task in rows[-1]] if rows else [list(after)] * len(conv)
+        before = [[task] for task in (rows[-1] if rows else after)]
         rows.append(
             [
                 _pass(program, rank, part.conv_forward_s, "conv forward", tasks, slices)
@@ -231,6 +233,7 @@ def _fc_step(
                 + cost.fc_forward_s
                 + cost.fc_backward_s
                 + sum_s
+                + (0.0 if rows else memory.step_s)
                 for rank, cost in of_rank.items()
             }
             rows.append(_compute(program, seconds, ready))
