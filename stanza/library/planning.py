@@ -129,7 +129,7 @@ def _cluster(name: str | None, world: World) -> Cluster:
             return here.on(shared_host(world))
         return here.with_link(_measured_link(world))
     target = sized_cluster(name, world.world_size)
-    if target.slowest_link.bandwidth_bits_per_s is None:
+    if not target.network_is_known:
         raise InputError(
             f"cluster={name}: the rate of its links is not known; give a cluster that states it"
         )

@@ -56,20 +56,20 @@ def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] |
             kind of device, or one of another model.
     """
     target = sized_cluster(job.cluster, job.world_size)
-    has_link = target.slowest_link.bandwidth_bits_per_s is not None
-    if not has_link and job.cluster != HERE:
+    known = target.network_is_known
+    if not known and job.cluster != HERE:
         raise InputError(
             f"--cluster {job.cluster}: bandwidth_bits_per_s of a link is not known, and only "
             "this machine's loopback can be measured; state it in the file"
         )
     profile = _profile_at_hand(job, target)
-    if (profile is None or not has_link) and not measure:
+    if (profile is None or not known) and not measure:
         return None
     if profile is None:
         _check_measurable(job, target)
         ranks = job.world_size if job.cluster == HERE else 1
         profile = measure_rank(job.options, ranks)
-    return (target if has_link else measure_here(target, profile)), profile
+    return (target if known else measure_here(target, profile)), profile
 
 
 def measure_here(target: Cluster, profile: ModelProfile) -> Cluster:
@@ -90,7 +90,7 @@ def unknown_figures(job: Job) -> list[str]:
     target = sized_cluster(job.cluster, job.world_size)
     unknown = {
         "profile": _profile_at_hand(job, target) is None,
-        "cluster": target.slowest_link.bandwidth_bits_per_s is None,
+        "cluster": not target.network_is_known,
     }
     return [name for name, missing in unknown.items() if missing]
 

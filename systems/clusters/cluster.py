@@ -144,6 +144,11 @@ class Cluster:
         return self.slowest_link if self.host is None else self.host
 
     @property
+    def network_is_known(self) -> bool:
+        """Whether there are figures of what messages cross."""
+        return self.host is not None or self.slowest_link.bandwidth_bits_per_s is not None
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of all devices, each once."""
         return tuple(dict.fromkeys(d.kind for node in self.nodes for d in node.devices))
