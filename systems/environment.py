@@ -179,6 +179,13 @@ def own_address() -> str | None:
         return None
 
 
+def available_cores() -> int:
+    """The number of cores of this machine on which this process may run."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def threads_per_rank(world_size: int) -> int:
     """How many threads each of `world_size` ranks of this machine gets: cores are shared out."""
     return max(1, (os.cpu_count() or 1) // world_size)

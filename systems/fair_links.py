@@ -1,4 +1,4 @@
-"""How transfers share the links of a cluster in the simulator.
+"""How tasks share the links of a cluster, or the cores of one machine, in the simulator.
 
 [Note: max-min fair links]
 Every node has one network interface with two directions, "out" and "in", each of the same rate.
@@ -18,14 +18,29 @@ proportion, and count with that proportion, their weight, when a direction is sh
 that stands for many equal ones (`systems.rank_classes`) has the rate of one of them, and counts k
 times in a direction that k of them use. Whenever a transfer begins or ends, only those are shared
 anew that a chain of common interfaces joins to it: elsewhere nothing has changed.
+
+[Note: max-min fair cores]
+The cores of one machine are shared in the same way, with seconds of core time in place of bytes. A
+thread is like an interface: it does one second of work in a second. All threads share CORES, which
+do as many seconds as there are cores. The scheduler of an operating system gives every busy thread
+the same time, so what counts as a task's largest load, to which its weights refer, is that of its
+busiest thread. With two cores, three ranks that compute and a message on its way:
+
+    rank 0 computes ----- one thread -----+
+    rank 1 computes ----- one thread -----+---> CORES: five threads, 2 / 5 of a core each
+    rank 2 computes ----- one thread -----+
+    message --- sender's, receiver's -----+     once it is there, the others have 2 / 3 each
 """
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-Interface = tuple[int, str]
-"""One direction of a node's network interface, such as (3, "out")."""
+Resource = tuple[int | str, str]
+"""What tasks share: one direction of a node's network interface, such as (3, "out"); or a thread or
+all cores, see [Note: max-min fair cores]."""
+CORES: Resource = ("host", "cores")
+"""The cores that all threads of one machine share."""
 
 
 class Transfers:
@@ -36,28 +51,29 @@ class Transfers:
 
     def __init__(
         self,
-        loads: Sequence[Mapping[Interface, float]],
+        loads: Sequence[Mapping[Resource, float]],
         pace_bytes: Sequence[float],
-        bytes_per_s: float,
+        capacity: Callable[[Resource], float],
     ) -> None:
         """No transfers yet.
 
         Args:
-            loads: by the number of a task, the bytes that it moves through each interface.
+            loads: by the number of a task, the bytes that it moves through each interface (or its
+                seconds of core time).
             pace_bytes: likewise, the bytes that its rate is of: its largest load, or that of each
                 of the transfers for which it stands.
-            bytes_per_s: the rate of every interface, in each direction.
+            capacity: what an interface moves in a second.
         """
-        self._loads, self._paces, self._bytes_per_s = loads, pace_bytes, bytes_per_s
+        self._loads, self._paces, self._capacity = loads, pace_bytes, capacity
         # By interface: the transfers through it, with their weights: load over pace.
-        self._users: defaultdict[Interface, dict[int, float]] = defaultdict(dict)
+        self._users: defaultdict[Resource, dict[int, float]] = defaultdict(dict)
         # By transfer: bytes of its pace that were left at `_since`, its rate from then on.
         self._left: dict[int, float] = {}
         self._rate: dict[int, float] = {}
         self._since: dict[int, float] = {}
-        # Interfaces at which a transfer has begun or ended since rates were shared. A dictionary
+        # Resources at which a transfer has begun or ended since rates were shared. A dictionary
         # instead of a set, here and below: its order does not change from run to run.
-        self._touched: dict[Interface, None] = {}
+        self._touched: dict[Resource, None] = {}
 
     def add(self, number: int, now: float) -> None:
         """A transfer begins; it has no rate until `share` is called."""
@@ -92,7 +108,7 @@ class Transfers:
             changed.append((number, now + max(0.0, self._left[number]) / rate))
         return changed
 
-    def _reached(self) -> tuple[dict[int, None], dict[Interface, None]]:
+    def _reached(self) -> tuple[dict[int, None], dict[Resource, None]]:
         """The transfers and interfaces that a chain of common interfaces joins to the touched ones,
         in an order that is the same in every run."""
         interfaces = dict(self._touched)
@@ -109,13 +125,13 @@ class Transfers:
                         waiting.append(interface)
         return numbers, interfaces
 
-    def _fill(self, numbers: Iterable[int], interfaces: Iterable[Interface]) -> dict[int, float]:
+    def _fill(self, numbers: Iterable[int], interfaces: Iterable[Resource]) -> dict[int, float]:
         """The rates, in bytes/s, of these transfers over these interfaces: progressive filling."""
         # 1. All rates are 0: every interface has all of its room. Its level is the rate at which it
         #    would be full if all of its transfers grew together.
-        room = {interface: self._bytes_per_s for interface in interfaces}
+        room = {interface: self._capacity(interface) for interface in interfaces}
         weight = {interface: sum(self._users[interface].values()) for interface in room}
-        queue: list[tuple[float, Interface]] = [
+        queue: list[tuple[float, Resource]] = [
             (room[interface] / weight[interface], interface)
             for interface in room
             if weight[interface] > 0

@@ -9,17 +9,22 @@ A compute stream runs one task at a time, in the order in which tasks become rea
 order in which they were added). Transfers share links as `systems.fair_links` explains; the switch
 between the nodes does not block. A transfer's latency follows its last byte. The simulator is
 deterministic. It knows tasks, not systems.
+
+A program can be played on one machine as well, whose cores all tasks share:
+
+    timeline = simulate(program, host)      # see [Note: ranks that share cores]
 """
 
 import heapq
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from systems.clusters.cluster import Link
-from systems.fair_links import Interface, Transfers
+from systems.clusters.host import Host
+from systems.fair_links import CORES, Resource, Transfers
 
-NO_LOADS: Mapping[Interface, float] = {}
+NO_LOADS: Mapping[Resource, float] = {}
 """The loads of what is no transfer: one mapping for all tasks."""
 SAME_TIME_S = 1e-12
 """Events this close happen at once: equal workers stay in step in spite of rounding."""
@@ -38,11 +43,15 @@ class Task:
     """The compute stream that a computation runs on, such as "rank 0"."""
     seconds: float = 0.0
     """How long a computation takes, or the latency after the last byte of a transfer."""
-    loads: Mapping[Interface, float] = field(default_factory=lambda: NO_LOADS)
+    loads: Mapping[Resource, float] = field(default_factory=lambda: NO_LOADS)
     """Bytes that a transfer moves through each interface; all of them progress together."""
     pace_bytes: float = 0.0
     """The bytes that a transfer's rate is of: its largest load, or that of each of the transfers
     for which it stands."""
+    messages: float = 0
+    """How many messages a transfer consists of, over all nodes."""
+    sums: bool = False
+    """Whether they are those of a ring all-reduce, whose receivers add them up."""
 
 
 class Program:
@@ -83,7 +92,10 @@ class Program:
             sent: how many such messages each node of the source's class sends.
             received: how many each node of the target's class receives.
         """
-        loads = {(source, "out"): sent * size_bytes, (target, "in"): received * size_bytes}
+        loads: dict[Resource, float] = {
+            (source, "out"): sent * size_bytes,
+            (target, "in"): received * size_bytes,
+        }
         return self.transfer(loads, pace_bytes=size_bytes, name=name, after=after)
 
     def exchange(
@@ -92,6 +104,7 @@ class Program:
         size_bytes: float,
         *,
         messages: int,
+        peers: int = 1,
         name: str = "",
         after: Iterable[int] = (),
     ) -> int:
@@ -99,9 +112,11 @@ class Program:
 
         Args:
             messages: how many messages follow one another in it, each with its latency.
+            peers: to how many other nodes each sends one at a time.
         """
-        loads = {(node, way): size_bytes for node in nodes for way in ("out", "in")}
-        return self.transfer(loads, messages=messages, name=name, after=after)
+        loads = _both_ways(nodes, size_bytes)
+        count = messages * peers * len(nodes)
+        return self.transfer(loads, messages=messages, count=count, name=name, after=after)
 
     def all_reduce(
         self,
@@ -121,14 +136,26 @@ class Program:
             ranks: how many nodes there are, where `nodes` stand for classes of them.
         """
         n = len(nodes) if ranks is None else ranks
-        moved_bytes = 2 * size_bytes * (n - 1) / n
-        return self.exchange(nodes, moved_bytes, messages=2 * (n - 1), name=name, after=after)
+        rounds = 2 * (n - 1)
+        moved_bytes = rounds * size_bytes / n
+        return self._add(
+            Task(
+                name,
+                tuple(after),
+                seconds=rounds * self._latency_s,
+                loads=_both_ways(nodes, moved_bytes),
+                pace_bytes=moved_bytes,
+                messages=rounds * n,
+                sums=True,
+            )
+        )
 
     def transfer(
         self,
-        loads: Mapping[Interface, float],
+        loads: Mapping[Resource, float],
         *,
         messages: int = 1,
+        count: int | None = None,
         pace_bytes: float | None = None,
         name: str = "",
         after: Iterable[int] = (),
@@ -138,12 +165,20 @@ class Program:
         Args:
             loads: the bytes that they move through each interface.
             messages: how many messages follow one another, each with its latency.
+            count: how many there are in all; None: no others.
             pace_bytes: the largest load of each of the transfers that this one stands for; None: it
                 stands for itself, and that is its largest load.
         """
-        pace = max(loads.values(), default=0.0) if pace_bytes is None else pace_bytes
-        seconds = messages * self._latency_s
-        return self._add(Task(name, tuple(after), None, seconds, loads, pace))
+        return self._add(
+            Task(
+                name,
+                tuple(after),
+                seconds=messages * self._latency_s,
+                loads=loads,
+                pace_bytes=max(loads.values(), default=0.0) if pace_bytes is None else pace_bytes,
+                messages=messages if count is None else count,
+            )
+        )
 
     def _add(self, task: Task) -> int:
         """Add a task whose predecessors are there already; returns its number."""
@@ -151,6 +186,11 @@ class Program:
             raise ValueError(f"task {task.name!r} depends on one that has not been added yet")
         self.tasks.append(task)
         return len(self.tasks) - 1
+
+
+def _both_ways(nodes: Iterable[int], size_bytes: float) -> dict[Resource, float]:
+    """The loads of a balanced collective."""
+    return {(node, way): size_bytes for node in nodes for way in ("out", "in")}
 
 
 @dataclass(frozen=True)
@@ -186,29 +226,63 @@ class Timeline:
         return sum(task.seconds for task in self.tasks if task.stream == stream)
 
 
-def simulate(program: Program, link: Link) -> Timeline:
-    """Play a program on nodes whose interfaces all have the rate of `link`.
+def simulate(program: Program, network: Link | Host) -> Timeline:
+    """Play a program on nodes whose interfaces all have the rate of a link, or on one machine whose
+    cores all nodes share.
 
-    The latency of `link` is not read: the program has its own.
+    The latency of the network is not read: the program has its own.
 
     Raises:
         InputError: the rate of the link is not known.
     """
-    return _Simulation(program.tasks, 1.0 / link.seconds(1.0)).run()
+    tasks = program.tasks
+    if isinstance(network, Host):
+        loads = [core_seconds(task, network) for task in tasks]
+        paces = [max((size for r, size in of.items() if r != CORES), default=0.0) for of in loads]
+        waits_s = [0.0 if task.stream is not None else task.seconds for task in tasks]
+        cores = network.cores
+        return _Simulation(tasks, loads, paces, waits_s, lambda r: cores if r == CORES else 1).run()
+    bytes_per_s = 1.0 / network.seconds(1.0)
+    loads_bytes = [task.loads for task in tasks]
+    paces, waits_s = [task.pace_bytes for task in tasks], [task.seconds for task in tasks]
+    return _Simulation(tasks, loads_bytes, paces, waits_s, lambda _: bytes_per_s).run()
+
+
+def core_seconds(task: Task, host: Host) -> dict[Resource, float]:
+    """The core time that a task takes on a machine whose ranks share its cores: of every thread
+    that is busy with it, and of CORES, which is their sum. See [Note: max-min fair cores]."""
+    if task.stream is not None:
+        of_threads: dict[Resource, float] = {(task.stream, "thread"): task.seconds}
+        return {**of_threads, CORES: task.seconds * host.threads} if task.seconds else {}
+    if not any(task.loads.values()):
+        return {}
+    ways = Counter(way for _, way in task.loads)
+    loads: dict[Resource, float] = {}
+    for (node, way), size_bytes in task.loads.items():
+        count = task.messages / ways[way]  # every message leaves one node, and reaches another
+        cost = host.ring if task.sums else host.message
+        loads[f"node {node}", way] = cost.seconds(size_bytes, count) / 2
+    return {**loads, CORES: sum(loads.values())}
 
 
 class _Simulation:
     """The event loop: it goes from one end of a task to the next.
 
-    An event is (second, number of a task, kind). "wire": the last byte of a transfer has arrived.
-    "end": the task has ended; of a transfer that is one latency later.
+    A task first moves its loads, if it has any, and then waits for some seconds: a transfer for its
+    latency, a computation that shares nothing for as long as it takes. An event is (second, number
+    of a task, kind). "moved": a task has moved its loads. "end": the task has ended.
     """
 
-    def __init__(self, tasks: Sequence[Task], bytes_per_s: float) -> None:
-        self._tasks = tasks
-        self._transfers = Transfers(
-            [task.loads for task in tasks], [task.pace_bytes for task in tasks], bytes_per_s
-        )
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        loads: Sequence[Mapping[Resource, float]],
+        paces: Sequence[float],
+        waits_s: Sequence[float],
+        capacity: Callable[[Resource], float],
+    ) -> None:
+        self._tasks, self._paces, self._waits_s = tasks, paces, waits_s
+        self._transfers = Transfers(loads, paces, capacity)
         self._starts, self._ends = [0.0] * len(tasks), [0.0] * len(tasks)
         # How many tasks each one still waits for, and which tasks wait for it.
         self._blockers: list[int] = []
@@ -221,9 +295,9 @@ class _Simulation:
         # By compute stream: the tasks that are ready for it, first those that were ready first.
         self._queues: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
         self._running: set[str] = set()
-        # By transfer: when its last byte will arrive at its present rate. A change of the rate
-        # makes a new "wire" event; the older ones, which name another second, are void.
-        self._wire_end: dict[int, float] = {}
+        # By task: when it will have moved its loads at its present rate. A change of the rate makes
+        # a new "moved" event; the older ones, which name another second, are void.
+        self._moved: dict[int, float] = {}
         self._events: list[tuple[float, int, str]] = []
         self._now = 0.0
 
@@ -243,13 +317,13 @@ class _Simulation:
     def _handle(self, time_s: float, number: int, kind: str) -> None:
         """Something has happened to a task: begin what has waited for it."""
         task = self._tasks[number]
-        if kind == "wire":
-            if self._wire_end.get(number) != time_s:  # void: its rate has changed since
+        if kind == "moved":
+            if self._moved.get(number) != time_s:  # void: its rate has changed since
                 return
-            del self._wire_end[number]
+            del self._moved[number]
             self._transfers.remove(number)
-            if task.seconds:
-                heapq.heappush(self._events, (time_s + task.seconds, number, "end"))
+            if self._waits_s[number]:
+                heapq.heappush(self._events, (time_s + self._waits_s[number], number, "end"))
                 return
         if task.stream is not None:
             self._running.discard(task.stream)
@@ -262,15 +336,12 @@ class _Simulation:
 
     def _begin(self, number: int) -> None:
         """All tasks that a task has waited for have ended."""
-        task = self._tasks[number]
-        self._starts[number] = self._now
-        if task.stream is not None:
-            heapq.heappush(self._queues[task.stream], (self._now, number))
-            self._next_on(task.stream)
-        elif task.pace_bytes > 0:
-            self._transfers.add(number, self._now)
-        else:
-            heapq.heappush(self._events, (self._now + task.seconds, number, "end"))
+        stream = self._tasks[number].stream
+        if stream is None:
+            self._start(number)
+            return
+        heapq.heappush(self._queues[stream], (self._now, number))
+        self._next_on(stream)
 
     def _next_on(self, stream: str) -> None:
         """Run the next task of a compute stream, if the stream is free and has one."""
@@ -278,11 +349,18 @@ class _Simulation:
             return
         _, number = heapq.heappop(self._queues[stream])
         self._running.add(stream)
+        self._start(number)
+
+    def _start(self, number: int) -> None:
+        """Let a task move its loads, or wait if it has none."""
         self._starts[number] = self._now
-        heapq.heappush(self._events, (self._now + self._tasks[number].seconds, number, "end"))
+        if self._paces[number] > 0:
+            self._transfers.add(number, self._now)
+        else:
+            heapq.heappush(self._events, (self._now + self._waits_s[number], number, "end"))
 
     def _share(self) -> None:
-        """Share the links anew, and note when transfers will end at their new rates."""
+        """Share links or cores anew, and note when tasks will have moved their loads."""
         for number, end_s in self._transfers.share(self._now):
-            self._wire_end[number] = end_s
-            heapq.heappush(self._events, (end_s, number, "wire"))
+            self._moved[number] = end_s
+            heapq.heappush(self._events, (end_s, number, "moved"))

@@ -49,7 +49,7 @@ def play(options: Options, planned: Prediction, target: Cluster) -> Simulated:
     """Let the simulator play the schedule that a prediction is about."""
     run, layout = as_run(options, planned, target.size)
     at = costs_at(run, load_profile(run.model))
-    return played_plan(run, layout, at, target.slowest_link)
+    return played_plan(run, layout, at, target.network)
 
 
 def at_rate(target: Cluster, gigabits: float) -> Cluster:

@@ -1,8 +1,8 @@
 """Decides who does what, with the planner where an argument is "auto".
 
 What the planner needs is measured before the first step: every layer of the model on rank 0, while
-the other ranks wait (so that times are multiplied by how many ranks share a core), and the links
-between the ranks themselves, unless a cluster is given that states them.
+the other ranks wait, and, unless a cluster is given that states them, the links between the ranks;
+or, where all ranks share the cores of one machine, what that machine takes for all that they do.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from systems.clusters.cluster import Cluster, Link
 from systems.clusters.sized import sized_cluster
 from systems.environment import environment
 from systems.network.distributed import World
+from systems.network.host_here import shared_host
 from systems.network.links import SMALL_BYTES, neighbours_s
 from systems.processes.waiting import waiting
 from systems.profiles.measured_profile import profile_model
@@ -113,9 +114,7 @@ def _profile(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> 
         profile = measured(len(images))
         if len(images) > 1:
             profile = with_fixed_parts(profile, measured(max(1, len(images) // 8)))
-    if device.type == "cuda":
-        return profile
-    return profile.on_shared_cores(environment().local_world_size, torch.get_num_threads())
+    return profile
 
 
 def _cluster(name: str | None, world: World) -> Cluster:
@@ -125,9 +124,12 @@ def _cluster(name: str | None, world: World) -> Cluster:
         InputError: nodes that are not alike, another number of them, or links of unknown rate.
     """
     if name is None:
-        return clusters.load("local").with_size(world.world_size).with_link(_measured_link(world))
+        here = clusters.load("local").with_size(world.world_size)
+        if world.device.type == "cpu" and environment().local_world_size == world.world_size:
+            return here.on(shared_host(world))
+        return here.with_link(_measured_link(world))
     target = sized_cluster(name, world.world_size)
-    if target.slowest_link.bandwidth_bits_per_s is None:
+    if not target.network_is_known:
         raise InputError(
             f"cluster={name}: the rate of its links is not known; give a cluster that states it"
         )

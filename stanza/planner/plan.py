@@ -5,22 +5,25 @@
 Where an option is "auto", the fastest prediction decides. No separation (f = 0) is one of the
 choices, so "auto" is never predicted to be slower than the best baseline. Stanza as published is
 predicted by a recurrence (`stanza.planner.recurrence`). There is none for columns and colocated FC
-workers, which are played in the simulator instead (`stanza.planner.simulated`).
+workers, which are played in the simulator instead (`stanza.planner.simulated`). So is every scheme
+where all ranks share the cores of one machine, for no recurrence knows what is busy at once.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stanza.layout import Layout, layout_of, separated_layout
 from stanza.options import FcParallel, FcPlacement, Options
-from stanza.planner import predict, recurrence
+from stanza.planner import baselines, recurrence
+from stanza.planner.baselines import baseline_options
 from stanza.planner.costs import CostsAt, costs_at as profiled_costs
 from stanza.planner.predict import Prediction
 from stanza.planner.simulated import separation
+from stanza.planner.simulated.steps import Network
 from systems.clusters.cluster import Cluster, Link, check_uniform
+from systems.clusters.host import Host
 from systems.profiles import profile as profiles
 from systems.profiles.profile import ModelProfile
 from systems.schema import InputError
@@ -61,7 +64,9 @@ class Plan:
     profile: str = ""
     """The profile that was planned with: its model, batch, device and source."""
     bandwidth_bits_per_s: float | None = None
-    """The link rate that was planned with."""
+    """The link rate that was planned with. It is None where all ranks share one machine."""
+    host: Host | None = None
+    """That machine."""
 
 
 def shipped_profiles() -> dict[str, Path]:
@@ -113,6 +118,7 @@ def plan(
         predictions=predictions,
         profile=f"{profile.name}, batch {profile.batch_size}, {profile.device}: {profile.source}",
         bandwidth_bits_per_s=cluster.slowest_link.bandwidth_bits_per_s,
+        host=cluster.host,
     )
 
 
@@ -125,17 +131,6 @@ def _refuse_auto(options: Options) -> None:
                 f"--stanza.{name.replace('_', '-')} auto: needs a profile and a cluster with known "
                 f"link rates; give {remedy}, or --cluster and --profile"
             )
-
-
-def baseline_options(scheme: str) -> dict[str, Any]:
-    """The options that select a predicted scheme, such as ps-sharded."""
-    return {
-        "stanza": {"scheme": "stanza"},
-        "ddp": {"scheme": "ddp"},
-        "ps-blocking": {"scheme": "ps", "ps_placement": "dedicated", "ps_mode": "blocking"},
-        "ps-pipelined": {"scheme": "ps", "ps_placement": "dedicated", "ps_mode": "pipelined"},
-        "ps-sharded": {"scheme": "ps", "ps_placement": "colocated", "ps_mode": "pipelined"},
-    }[scheme]
 
 
 def as_run(options: Options, prediction: Prediction, world_size: int) -> tuple[Options, Layout]:
@@ -159,36 +154,16 @@ def predict_all(
 ) -> tuple[Prediction, ...]:
     """Predict the baselines, and then Stanza for every mode that is asked for and every number of
     FC workers that fits, each with its best number of micro-batches."""
-    link, at = cluster.slowest_link, costs_at(options, profile)
+    network, at = cluster.network, costs_at(options, profile)
     separated = []
     for mode in _modes(options, at):
         for fc_workers in _fc_workers(options, world_size, mode):
             layouts = _layouts(options, world_size, mode, fc_workers)
             if layouts:
                 separated.append(
-                    _fastest([_separated(options, at, each, link) for each in layouts])
+                    _fastest([_separated(options, at, each, network) for each in layouts])
                 )
-    return (*_baselines(options, at, world_size, link), *separated)
-
-
-def _baselines(
-    options: Options, at: CostsAt, world_size: int, link: Link
-) -> tuple[Prediction, ...]:
-    """Predict the baselines that have a sample for every worker. DDP comes last; on one rank there
-    is no other."""
-    servers, found = options.ps_servers, list[Prediction]()
-    everywhere = options.shares(world_size)
-    beside_servers = options.shares(max(1, world_size - servers))
-    if world_size > 1 and min(beside_servers):
-        found += [
-            predict.ps_blocking(at, beside_servers, servers, link),
-            predict.ps_pipelined(at, beside_servers, servers, link),
-        ]
-    if world_size > 1 and min(everywhere):
-        found.append(predict.ps_sharded(at, everywhere, link))
-    if min(everywhere):
-        found.append(predict.ddp(at, everywhere, link))
-    return tuple(found)
+    return (*baselines.predicted(options, at, world_size, network), *separated)
 
 
 def _modes(options: Options, at: CostsAt) -> list[Mode]:
@@ -243,23 +218,15 @@ def _layouts(options: Options, world_size: int, mode: Mode, fc_workers: int) -> 
     ]
 
 
-def _separated(options: Options, at: CostsAt, layout: Layout, link: Link) -> Prediction:
+def _separated(options: Options, at: CostsAt, layout: Layout, network: Network) -> Prediction:
     """Predict layer separation, by the recurrence if there is one, or else by the simulator."""
-    fc_workers, micro_batches = len(layout.ranks("fc")), layout.micro_batches
     shares = options.shares(len(layout.ranks("conv")))
-    if (layout.fc_parallel, layout.fc_placement) == PUBLISHED_MODE:
-        return recurrence.separated(at, shares, fc_workers, micro_batches, link)
-    played = separation.separated(at, shares, layout, link)
-    return Prediction(
-        scheme="stanza",
-        fc_workers=fc_workers,
-        micro_batches=micro_batches,
-        fc_parallel=layout.fc_parallel,
-        fc_placement=layout.fc_placement,
-        step_s=played.step_s,
-        samples=played.samples,
-        resources=played.resources(link),
-    )
+    published = (layout.fc_parallel, layout.fc_placement) == PUBLISHED_MODE
+    if published and isinstance(network, Link):
+        fc_workers = len(layout.ranks("fc"))
+        return recurrence.separated(at, shares, fc_workers, layout.micro_batches, network)
+    played = separation.separated(at, shares, layout, network)
+    return baselines.as_prediction("stanza", layout, played, network)
 
 
 def _fastest(candidates: Sequence[Prediction]) -> Prediction:
@@ -284,14 +251,14 @@ def _choose(
         for p in predictions
         if p.scheme == "stanza" and options.fc_workers in ("auto", p.fc_workers)
     ]
-    baselines = [p for p in predictions if p.scheme != "stanza"]
+    without = [p for p in predictions if p.scheme != "stanza"]
     if not separated:
         _check_fits(options, world_size)
     if options.fc_workers not in ("auto", 0):
         return _fastest(separated), "as given"
-    if not baselines:  # too few samples: the layout of one says so
+    if not without:  # too few samples: the layout of one says so
         layout_of(dataclasses.replace(options, scheme="ddp"), world_size, 0, 1)
-    best_baseline = _fastest(baselines[::-1])  # DDP comes last: fewer, larger messages than servers
+    best_baseline = _fastest(without[::-1])  # DDP comes last: fewer, larger messages than servers
     best = _fastest([best_baseline, *separated]) if options.fc_workers == "auto" else best_baseline
     if best.scheme != "stanza":
         return best, (

@@ -13,8 +13,8 @@ from stanza.planner.simulated import played_plan
 from stanza.system import shaping
 from stanza.system.planning import (
     HERE,
-    measure_link,
-    measure_shared,
+    measure_here,
+    measure_rank,
     plan_stanza_job,
     planning_basis,
     resolved,
@@ -65,12 +65,10 @@ def _resized(job: Job, world_size: int) -> Job:
 
 
 def _plan_measured(jobs: Sequence[Job]) -> list[Plan]:
-    """Plan from the loopback link and from a profile of the first job's model, which all ranks
-    share."""
+    """Plan from what is measured of this machine and from a profile of the first job's model."""
     size = jobs[0].world_size
-    target = cluster.load(HERE).with_size(size).with_link(measure_link(size))
-    measured = measure_shared(jobs[0].options, size)
-    target = target.with_kind(measured.device)
+    measured = measure_rank(jobs[0].options, size)
+    target = measure_here(cluster.load(HERE).with_size(size), measured)
     return [plan_stanza(job.options, size, target, measured) for job in jobs]
 
 
@@ -176,9 +174,7 @@ def _simulate(job: Job) -> Simulated:
     job = resolved(job, plan)
     costs = costs_at(job.options, profile)
     every_rank = job.world_size <= PLAYED_ONE_BY_ONE
-    played = played_plan(
-        job.options, plan.layout, costs, target.slowest_link, every_rank=every_rank
-    )
+    played = played_plan(job.options, plan.layout, costs, target.network, every_rank=every_rank)
     return Simulated(
         job=job,
         plan=plan,
@@ -224,7 +220,7 @@ def _simulated_step_s(job: Job, plan: Plan) -> float:
     assert basis is not None  # an emulated run has a profile and link rates
     target, profile = basis
     costs = costs_at(job.options, profile)
-    return played_plan(job.options, plan.layout, costs, target.slowest_link).step_s
+    return played_plan(job.options, plan.layout, costs, target.network).step_s
 
 
 def _predicted_step_s(plan: Plan) -> float | None:

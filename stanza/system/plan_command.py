@@ -135,16 +135,29 @@ def _batch_in_words(options: Options) -> str:
     return f"each worker takes {options.samples_per_step(1)} samples a step"
 
 
+def _network_in_words(plan: Plan) -> str:
+    """The network that was planned with: the rate of the links, or the cores of one machine."""
+    host = plan.host
+    if host is None:
+        assert plan.bandwidth_bits_per_s is not None  # what is planned for has one of them
+        return f"at {plan.bandwidth_bits_per_s / 1e9:.3g} Gb/s"
+    ring_s = host.ring.seconds(1e6)
+    message_s = host.message.seconds(1e6)
+    return (
+        f"that share {host.cores:.2f} cores; 1 MB takes {message_s * 1e3:.2f} ms of a core in a "
+        f"message, {ring_s * 1e3:.2f} ms in a ring\n  machine: {host.source}"
+    )
+
+
 def describe_plan(plan: Plan, model: str, target: Cluster, batch: str) -> str:
     """The plan as text: the figures that it was made from, a table of predictions, the choice and
     the reason for it. `batch` says in words what the schemes are compared on."""
     assert plan.chosen is not None  # `testbed plan` always predicts
-    assert plan.bandwidth_bits_per_s is not None
     first = plan.predictions[0]  # the weakest parameter server, if there are several ranks
     ddp = next((p for p in plan.predictions if p.scheme == "ddp"), None)
     lines = [
         f"plan stanza | tier simulated (planner, no processes) | {model} on "
-        f"{target.size} nodes of {target.name} at {plan.bandwidth_bits_per_s / 1e9:.3g} Gb/s",
+        f"{target.size} nodes of {target.name} {_network_in_words(plan)}",
         f"  profile: {plan.profile}; {batch}",
         f"  cluster: {target.source}",
         f"  {'scheme':25}{'f':>3}{'m':>4}{'step ms':>10}{'samples/s':>11}"

@@ -8,9 +8,11 @@ from typing import Any
 from stanza.models import ARCHITECTURES, build_model, is_own
 from stanza.options import Options
 from stanza.planner import plan as stanza_plan
+from stanza.planner.baselines import baseline_options
 from stanza.planner.plan import Plan
 from systems import by_path
 from systems.clusters.cluster import Cluster, Link
+from systems.clusters.host import Host
 from systems.clusters.sized import sized_cluster
 from systems.environment import threads_per_rank
 from systems.job import Job
@@ -54,23 +56,29 @@ def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] |
             kind of device, or one of another model.
     """
     target = sized_cluster(job.cluster, job.world_size)
-    has_link = target.slowest_link.bandwidth_bits_per_s is not None
-    if not has_link and job.cluster != HERE:
+    known = target.network_is_known
+    if not known and job.cluster != HERE:
         raise InputError(
             f"--cluster {job.cluster}: bandwidth_bits_per_s of a link is not known, and only "
             "this machine's loopback can be measured; state it in the file"
         )
     profile = _profile_at_hand(job, target)
-    if (profile is None or not has_link) and not measure:
+    if (profile is None or not known) and not measure:
         return None
     if profile is None:
         _check_measurable(job, target)
-        profile = measure_shared(job.options, job.world_size if job.cluster == HERE else 1)
-    if job.cluster == HERE:
-        target = target.with_kind(profile.device)
-    if not has_link:
-        target = target.with_link(measure_link(job.world_size))
-    return target, profile
+        ranks = job.world_size if job.cluster == HERE else 1
+        profile = measure_rank(job.options, ranks)
+    return (target if known else measure_here(target, profile)), profile
+
+
+def measure_here(target: Cluster, profile: ModelProfile) -> Cluster:
+    """The cluster whose nodes are ranks of this machine, with what is measured of it: the machine
+    that they share, or, where each has a GPU, the loopback link between them."""
+    target = target.with_kind(profile.device)
+    if profile.device == "cpu":
+        return target.on(measure_host(target.size))
+    return target.with_link(measure_link(target.size))
 
 
 def unknown_figures(job: Job) -> list[str]:
@@ -82,7 +90,7 @@ def unknown_figures(job: Job) -> list[str]:
     target = sized_cluster(job.cluster, job.world_size)
     unknown = {
         "profile": _profile_at_hand(job, target) is None,
-        "cluster": target.slowest_link.bandwidth_bits_per_s is None,
+        "cluster": not target.network_is_known,
     }
     return [name for name, missing in unknown.items() if missing]
 
@@ -134,23 +142,29 @@ def measure_profile(
         ) from error
 
 
-def measure_shared(options: Options, world_size: int) -> ModelProfile:
-    """A profile of a model as one of `world_size` ranks of this machine sees it, while all of them
-    compute. On CPUs it is measured alone, and slowed as far as the ranks share cores."""
+def measure_rank(options: Options, world_size: int) -> ModelProfile:
+    """A profile of a model on one of `world_size` ranks of this machine, while the others wait: on
+    CPUs with the threads that each of so many ranks gets."""
     import torch
 
-    threads = threads_per_rank(world_size)
     spared = "; a profile made before with `testbed profile stanza` spares it: --profile FILE"
     if torch.cuda.is_available():
         return measure_profile(options, spared=spared)
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads_per_rank(world_size))
     large = options.inputs.batch_size
     alone = with_fixed_parts(
         measure_profile(options, large, spared=spared), measure_profile(options, max(1, large // 8))
     )
     torch.set_num_threads(before)
-    return alone.on_shared_cores(world_size, threads)
+    return alone
+
+
+def measure_host(world_size: int) -> Host:
+    """This machine, whose cores `world_size` ranks share, as a probe finds it or has found it."""
+    from systems.network.host_here import host_here
+
+    return host_here(world_size, threads_per_rank(world_size))
 
 
 def measure_link(world_size: int) -> Link:
@@ -172,7 +186,7 @@ def resolved(job: Job, plan: Plan) -> Job:
         changes["fc_workers"] = len(plan.layout.ranks("fc"))
     elif job.options.scheme == "stanza":  # the planner has chosen not to separate
         assert plan.chosen is not None
-        changes |= stanza_plan.baseline_options(plan.chosen.scheme)
+        changes |= baseline_options(plan.chosen.scheme)
     return job.with_options(**changes)
 
 

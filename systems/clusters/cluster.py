@@ -15,6 +15,7 @@ from pathlib import Path
 import tomli_w
 
 from systems import schema
+from systems.clusters.host import Host
 from systems.schema import InputError
 
 PRESETS = Path(__file__).parent
@@ -121,6 +122,9 @@ class Cluster:
     """Where its rates and sizes come from."""
     nodes: tuple[Node, ...]
     """Its nodes; an entry may stand for several that are equal."""
+    host: Host | None = None
+    """The machine whose cores all nodes share, where they are ranks of one; see
+    [Note: ranks that share cores]."""
 
     def __post_init__(self) -> None:
         if not self.nodes:
@@ -143,6 +147,16 @@ class Cluster:
         if any(node.link.bandwidth_bits_per_s is None for node in self.nodes):
             return Link(latency_s=max(node.link.latency_s for node in self.nodes))
         return min((n.link for n in self.nodes), key=lambda link: link.bandwidth_bits_per_s or 0)
+
+    @property
+    def network(self) -> "Link | Host":
+        """What messages cross: the slowest link, or the cores of the one machine."""
+        return self.slowest_link if self.host is None else self.host
+
+    @property
+    def network_is_known(self) -> bool:
+        """Whether there are figures of what messages cross."""
+        return self.host is not None or self.slowest_link.bandwidth_bits_per_s is not None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -172,6 +186,10 @@ class Cluster:
         """The same cluster with every network interface replaced by `link`."""
         nodes = tuple(dataclasses.replace(node, link=link) for node in self.nodes)
         return dataclasses.replace(self, nodes=nodes)
+
+    def on(self, host: Host) -> "Cluster":
+        """The same cluster, whose nodes are ranks of one machine."""
+        return dataclasses.replace(self, host=host)
 
     def with_devices(self, counts: Mapping[str, int]) -> "Cluster":
         """The same cluster with other numbers of its devices.

@@ -5,7 +5,6 @@ that someone measured: our JSON, or the `graph.txt` format of PipeDream and Spar
 (`systems.profiles.graph_file`).
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,13 +112,6 @@ class ModelProfile:
             for layer in self.layers
         )
         return replace(self, layers=layers, source=f"{self.source}; times x {factor:g}: {why}")
-
-    def on_shared_cores(self, ranks: int, threads: int) -> "ModelProfile":
-        """The profile that one of `ranks` of this machine sees while all of them compute with so
-        many threads each: slower as far as they share cores."""
-        cores = os.cpu_count() or 1
-        factor = max(1.0, ranks * threads / cores)
-        return self.slowed(factor, f"{ranks} ranks share {cores} cores")
 
 
 def _scaled(layer: LayerProfile, factor: float) -> LayerProfile:

@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from systems.fair_links import Interface
+from systems.fair_links import Resource
 from systems.validation.times import StageTimes
 
 
@@ -62,7 +62,7 @@ def _chain_s(stages: Sequence[StageTimes], replica: int, micro_batches: int) -> 
 
 def _reductions_s(stages: Sequence[StageTimes]) -> list[float]:
     """The seconds of every stage's reduction; those at one interface follow one another."""
-    busy_s: defaultdict[Interface, float] = defaultdict(float)
+    busy_s: defaultdict[Resource, float] = defaultdict(float)
     for one in stages:
         for interface, load_s in one.ring_loads_s.items():
             busy_s[interface] += load_s

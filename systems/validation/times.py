@@ -25,7 +25,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from systems.fair_links import Interface
+from systems.fair_links import Resource
 from systems.validation.job import MeasuredJob, Replica, Stage
 from systems.validation.rates import bytes_per_s
 
@@ -52,7 +52,7 @@ PROPERTIES = Properties()
 class Message:
     """A message from a stage's replica to that of a neighbour."""
 
-    loads_s: Mapping[Interface, float]
+    loads_s: Mapping[Resource, float]
     """The seconds that it would take each interface alone."""
     eager: bool
     """Whether its sender computes on at once."""
@@ -77,7 +77,7 @@ class StageTimes:
     """What comes back from there."""
     bucket_s: tuple[float, ...]
     """Copying the gradients together for the reduction, and apart after it."""
-    ring_loads_s: Mapping[Interface, float]
+    ring_loads_s: Mapping[Resource, float]
     """The seconds that the reduction takes each interface alone; empty for one replica."""
     ring_s: float
     """The seconds in which a GPU adds and copies what the ring brings."""
@@ -159,7 +159,7 @@ def _message(
         seconds = part / bytes_per_s(job.network.inside, source.group.kind, 2, part)
         return Message(loads_s={(source.machine, "inside"): seconds}, eager=eager)
     between = job.network.between
-    loads_s = {
+    loads_s: dict[Resource, float] = {
         (source.machine, "out"): size_bytes / bytes_per_s(between, source.group.kind, pairs, part),
         (target.machine, "in"): size_bytes / bytes_per_s(between, target.group.kind, pairs, part),
     }
@@ -186,14 +186,14 @@ def _ring_bytes(job: MeasuredJob, stage: Stage) -> float:
     return 2 * (count - 1) / count * largest
 
 
-def _ring_loads_s(job: MeasuredJob, stage: Stage, ring_bytes: float) -> dict[Interface, float]:
+def _ring_loads_s(job: MeasuredJob, stage: Stage, ring_bytes: float) -> dict[Resource, float]:
     """The seconds that a stage's rings take each interface alone; see [Note: rings]."""
     count = len(stage.replicas)
     if count == 1:
         return {}
     machines = Counter(replica.machine for replica in stage.replicas)
     message = ring_bytes / (2 * (count - 1))
-    loads_s: defaultdict[Interface, float] = defaultdict(float)
+    loads_s: defaultdict[Resource, float] = defaultdict(float)
     for replica in {replica.machine: replica for replica in stage.replicas}.values():
         here, rings = machines[replica.machine], replica.group.degree
         if here > 1:

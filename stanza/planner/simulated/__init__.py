@@ -11,31 +11,34 @@ from stanza.options import ZERO_STAGES, Options
 from stanza.planner.costs import CostsAt
 from stanza.planner.simulated.baselines import ddp, ps_dedicated, ps_sharded
 from stanza.planner.simulated.separation import separated
-from stanza.planner.simulated.steps import Simulated
-from systems.clusters.cluster import Link
+from stanza.planner.simulated.steps import Network, Simulated
+from systems.clusters.host import Host
 from systems.schema import InputError
 
 
 def played_plan(
-    options: Options, layout: Layout, at: CostsAt, link: Link, *, every_rank: bool = False
+    options: Options, layout: Layout, at: CostsAt, network: Network, *, every_rank: bool = False
 ) -> Simulated:
     """Play the steps of a run with these options and this layout.
 
     Args:
         every_rank: plays each rank, also those that cannot differ (`systems.rank_classes`); the
-            result is the same.
+            result is the same. Ranks that share the cores of one machine are always played so.
 
     Raises:
         InputError: the simulator does not know this variant of the scheme.
     """
+    every_rank = every_rank or isinstance(network, Host)
     shares, servers = options.shares(len(layout.data_ranks)), len(layout.ranks("server"))
     if layout.scheme == "stanza":
-        return separated(at, shares, layout, link, every_rank=every_rank)
+        return separated(at, shares, layout, network, every_rank=every_rank)
     if layout.scheme == "ps" and servers:
         pipelined = options.ps_mode == "pipelined"
-        return ps_dedicated(at, shares, servers, link, pipelined=pipelined, every_rank=every_rank)
+        return ps_dedicated(
+            at, shares, servers, network, pipelined=pipelined, every_rank=every_rank
+        )
     if layout.scheme == "ps" and options.ps_mode == "pipelined":
-        return ps_sharded(at, shares, link, every_rank=every_rank)
+        return ps_sharded(at, shares, network, every_rank=every_rank)
     if layout.scheme == "ps":
         raise InputError(
             "--stanza.ps-mode blocking: colocated servers are simulated pipelined only; "
@@ -43,4 +46,4 @@ def played_plan(
         )
     if layout.scheme in ZERO_STAGES:
         raise InputError(f"--stanza.scheme {layout.scheme}: is not simulated; use testbed run")
-    return ddp(at, shares, link, every_rank=every_rank)  # a single process is a ring of one
+    return ddp(at, shares, network, every_rank=every_rank)  # a single process is a ring of one

@@ -5,21 +5,27 @@ from collections.abc import Sequence
 from stanza.planner.costs import Costs, CostsAt
 from stanza.planner.simulated.steps import (
     STEPS,
+    Network,
     Simulated,
     backward_tasks,
     buckets,
+    memory_of,
     played,
     ring_backward,
     stream,
+    updates,
+    work,
     worker_classes,
 )
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
-from systems.clusters.cluster import Link
+from systems.clusters.host import Host
 from systems.rank_classes import RankClass
 from systems.simulate import Program
 
 
-def ddp(at: CostsAt, shares: Sequence[int], link: Link, *, every_rank: bool = False) -> Simulated:
+def ddp(
+    at: CostsAt, shares: Sequence[int], network: Network, *, every_rank: bool = False
+) -> Simulated:
     """Play DDP: forward passes, then backward passes in which full buckets are all-reduced.
 
     Args:
@@ -30,22 +36,28 @@ def ddp(at: CostsAt, shares: Sequence[int], link: Link, *, every_rank: bool = Fa
     """
     workers = worker_classes(shares, every_rank=every_rank)
     costs = [at(shares[one.played]) for one in workers]
-    program, ends, backward = Program(link.latency_s), list[int](), [c.backward for c in costs]
+    program, ends, backward = Program(network.latency_s), list[int](), [c.backward for c in costs]
+    memory = memory_of(network)
     for _ in range(STEPS):
-        starts = _forward(program, costs, workers, ends[-1:])
-        ends.append(ring_backward(program, backward, workers, starts, "backward"))
-    return played(program, ends, sum(shares), link, workers)
+        starts = _forward(program, memory, costs, workers, ends[-1:])
+        reduced = ring_backward(program, memory, backward, workers, starts, "backward")
+        updated = updates(program, memory, backward, workers, [reduced])
+        ends.append(program.join(updated, name="step"))
+    return played(program, ends, sum(shares), network, workers)
 
 
 def _forward(
-    program: Program, costs: Sequence[Costs], workers: Sequence[RankClass], after: Sequence[int]
+    program: Program,
+    memory: Host,
+    costs: Sequence[Costs],
+    workers: Sequence[RankClass],
+    after: Sequence[int],
 ) -> list[int]:
     """Add the forward pass of the whole model for each class of workers, after these tasks."""
+    seconds = [memory.step_s + cost.conv_forward_s + cost.fc_forward_s for cost in costs]
     return [
-        program.compute(
-            stream(one.played), cost.conv_forward_s + cost.fc_forward_s, name="forward", after=after
-        )
-        for one, cost in zip(workers, costs, strict=True)
+        program.compute(stream(one.played), each, name="forward", after=after)
+        for one, each in zip(workers, seconds, strict=True)
     ]
 
 
@@ -53,7 +65,7 @@ def ps_dedicated(
     at: CostsAt,
     shares: Sequence[int],
     servers: int,
-    link: Link,
+    network: Network,
     *,
     pipelined: bool,
     every_rank: bool = False,
@@ -71,17 +83,49 @@ def ps_dedicated(
     if every_rank:
         alike = [RankClass((rank,)) for rank in alike[0].ranks]
     rows = buckets([cost.backward for cost in costs], least)
-    program, ends = Program(link.latency_s), list[int]()
+    memory = memory_of(network)
+    program, ends = Program(network.latency_s), list[int]()
     for _ in range(STEPS):
-        now = _forward(program, costs, workers, ends[-1:])
+        now = _forward(program, memory, costs, workers, ends[-1:])
         pushed: dict[tuple[int, int], int] = {}  # a pair's messages follow one another
         pulled: dict[tuple[int, int], int] = {}
+        arrived: list[list[int]] = []
         for row in rows:
             now = backward_tasks(program, row, workers, now, "backward")
+            now = _copies(program, memory, row[0][1], workers, [[task] for task in now], "pack")
             for one in alike:
-                _serve(program, workers, now, one, row[0][1] / servers, pushed, pulled)
+                served_s = _serving_s(memory, row[0][1] / servers, ranks)
+                _serve(program, workers, now, one, row[0][1] / servers, served_s, pushed, pulled)
+            arrived.append(list(pulled.values()))
+        for row, messages in zip(rows, arrived, strict=True):
+            of_class = [messages[number :: len(workers)] for number in range(len(workers))]
+            after = [[task, *theirs] for task, theirs in zip(now, of_class, strict=True)]
+            now = _copies(program, memory, row[0][1], workers, after, "load")
         ends.append(program.join([*now, *pulled.values()], name="step"))
-    return played(program, ends, sum(shares), link, [*workers, *alike])
+    return played(program, ends, sum(shares), network, [*workers, *alike])
+
+
+def _copies(
+    program: Program,
+    memory: Host,
+    size_bytes: float,
+    workers: Sequence[RankClass],
+    after: Sequence[Sequence[int]],
+    name: str,
+) -> list[int]:
+    """Add a copy of a bucket for each class of workers."""
+    seconds = memory.copy.seconds(size_bytes) if size_bytes else 0.0
+    return [
+        work(program, stream(one.played), seconds, name, tasks)
+        for one, tasks in zip(workers, after, strict=True)
+    ]
+
+
+def _serving_s(memory: Host, size_bytes: float, workers: int) -> float:
+    """The core seconds of a server's sum and update of its slice of a bucket."""
+    if not size_bytes:
+        return 0.0
+    return memory.add.seconds(size_bytes) * (workers - 1) + memory.update.seconds(size_bytes)
 
 
 def _serve(
@@ -90,13 +134,16 @@ def _serve(
     ready: Sequence[int],
     servers: RankClass,
     size_bytes: float,
+    served_s: float,
     pushed: dict[tuple[int, int], int],
     pulled: dict[tuple[int, int], int],
 ) -> None:
-    """Add one bucket's messages between all workers and one class of servers.
+    """Add one bucket's messages between all workers and one class of servers, and what the servers
+    do to it.
 
     Args:
         ready: the task of each class of workers after which it may push.
+        served_s: the core seconds in which a server sums and updates its slice.
         pushed: the last push of every pair of classes, by their played ranks, which the next one
             must follow; is updated.
         pulled: the same for pulls.
@@ -114,7 +161,8 @@ def _serve(
             name="push",
             after=[before, *earlier],
         )
-    updated = program.join([pushed[one.played, server] for one in workers], name="update")
+    all_pushed = [pushed[one.played, server] for one in workers]
+    updated = work(program, stream(server), served_s, "update", all_pushed)
     for one in workers:
         rank = one.played
         earlier = [pulled[rank, server]] if (rank, server) in pulled else []
@@ -130,7 +178,7 @@ def _serve(
 
 
 def ps_sharded(
-    at: CostsAt, shares: Sequence[int], link: Link, *, every_rank: bool = False
+    at: CostsAt, shares: Sequence[int], network: Network, *, every_rank: bool = False
 ) -> Simulated:
     """Play pipelined servers, one beside every worker. Pushes and pulls share the interfaces.
 
@@ -139,20 +187,34 @@ def ps_sharded(
     workers = worker_classes(shares, every_rank=every_rank)
     costs, ranks = [at(shares[one.played]) for one in workers], len(shares)
     rows = buckets([cost.backward for cost in costs], SMALLEST_MESSAGE_BYTES * ranks)
-    program, ends, nodes = Program(link.latency_s), list[int](), [one.played for one in workers]
+    program, ends, nodes = Program(network.latency_s), list[int](), [one.played for one in workers]
+    memory, others = memory_of(network), ranks - 1
     for _ in range(STEPS):
-        now = _forward(program, costs, workers, ends[-1:])
+        now = _forward(program, memory, costs, workers, ends[-1:])
         pushes, pulls = list[int](), list[int]()
         for row in rows:
+            size_bytes = row[0][1]
             now = backward_tasks(program, row, workers, now, "backward")
-            part = row[0][1] * (ranks - 1) / ranks
+            now = _copies(program, memory, size_bytes, workers, [[task] for task in now], "pack")
+            part = size_bytes * others / ranks
+            after = [*now, *pushes[-1:]]
             pushes.append(
-                program.exchange(nodes, part, messages=1, name="push", after=[*now, *pushes[-1:]])
+                program.exchange(nodes, part, messages=1, peers=others, name="push", after=after)
             )
+            # What a rank sends to its own server and back is copied four times instead.
+            slice_bytes = size_bytes / ranks
+            served_s = _serving_s(memory, slice_bytes, ranks)
+            served_s += 4 * memory.copy.seconds(slice_bytes) if size_bytes else 0.0
+            served = [
+                work(program, f"server {rank}", served_s, "update", pushes[-1:]) for rank in nodes
+            ]
+            after = [*served, *pulls[-1:]]
             pulls.append(
-                program.exchange(
-                    nodes, part, messages=1, name="pull", after=[pushes[-1], *pulls[-1:]]
-                )
+                program.exchange(nodes, part, messages=1, peers=others, name="pull", after=after)
+            )
+        for row, pull in zip(rows, pulls, strict=True):
+            now = _copies(
+                program, memory, row[0][1], workers, [[task, pull] for task in now], "load"
             )
         ends.append(program.join([*now, *pulls[-1:]], name="step"))
-    return played(program, ends, sum(shares), link, workers)
+    return played(program, ends, sum(shares), network, workers)

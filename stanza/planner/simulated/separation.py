@@ -11,23 +11,40 @@ from collections.abc import Sequence
 from stanza.layout import Layout
 from stanza.planner.costs import Costs, CostsAt
 from stanza.planner.simulated.cut_classes import CutClasses, cut_classes
-from stanza.planner.simulated.steps import STEPS, Simulated, played, ring_backward, stream
-from systems.clusters.cluster import Link
+from stanza.planner.simulated.steps import (
+    STEPS,
+    Network,
+    Simulated,
+    memory_of,
+    played,
+    ring_backward,
+    stream,
+    sums_s,
+    update_s,
+    updates,
+    work,
+)
+from systems.clusters.host import Host
 from systems.data.shares import even_shares
-from systems.fair_links import Interface
+from systems.fair_links import Resource
 from systems.schema import InputError
 from systems.simulate import Program
 
 SHARED_SLICES = 8
 """The number of tasks that make a pass on a node with both roles. Between them the device can take
 the FC worker's tasks, as it does between the layers of a pass."""
-Message = tuple[dict[Interface, float], float]
+Message = tuple[dict[Resource, float], float]
 """One micro-batch of a class of CONV workers on the links: the bytes through each interface, and
 the bytes that a single CONV worker sends or receives."""
 
 
 def separated(
-    at: CostsAt, shares: Sequence[int], layout: Layout, link: Link, *, every_rank: bool = False
+    at: CostsAt,
+    shares: Sequence[int],
+    layout: Layout,
+    network: Network,
+    *,
+    every_rank: bool = False,
 ) -> Simulated:
     """Play layer separation in this layout.
 
@@ -39,7 +56,8 @@ def separated(
     Raises:
         InputError: the layout has columns, and the FC part is no chain of Linear layers.
     """
-    program, ends = Program(link.latency_s), list[int]()
+    program, ends = Program(network.latency_s), list[int]()
+    memory = memory_of(network)
     if layout.fc_parallel == "columns" and not at(1).fc_layers:
         raise InputError(
             "--stanza.fc-parallel columns: the profile's fully connected part is no chain of "
@@ -55,30 +73,42 @@ def separated(
         for ways in (("out", "in"), ("in", "out"))
     )
     last_backward = [part.conv_backward for part in parts[-1]]
+
+    def backward_s(part: Costs) -> float:
+        """A backward pass, whose gradients are added to those that are there."""
+        copy_s = memory.copy.seconds(part.cut_bytes)
+        return copy_s + part.conv_backward_s + sums_s(memory, part.conv_backward)
+
     fc_done: list[int] = []
     both = layout.fc_placement == "colocated"
     slices = SHARED_SLICES if both else 1
     for _ in range(STEPS):
         # All micro-batches go forward, and their activations travel to the FC workers.
-        forward = _forward(program, parts, classes, ends[-1:], slices)
+        begun = [
+            work(program, stream(one.played), memory.step_s, "batch", ends[-1:])
+            for one in classes.conv
+        ]
+        forward = _forward(program, parts, classes, begun, slices)
         sent = [[[task] for task in row] for row in forward]
         arrived = _chained(program, sent, activations, "activations")
         # The FC workers run them forward and backward, and send the gradients back.
-        computed, fc_done = _fc_step(program, at, parts, layout, classes, arrived, fc_done)
+        computed, fc_done = _fc_step(program, memory, at, parts, layout, classes, arrived, fc_done)
         ready = [[[row[fc] for fc in targets] for targets in classes.fc_of] for row in computed]
         returned = _chained(program, ready, gradients, "cut gradient")
         # The CONV workers run them backward. The all-reduce overlaps the last of these passes.
         now = forward[-1]
         for row, costs in zip(returned[:-1], parts[:-1], strict=True):
             now = [
-                _pass(program, one.played, part.conv_backward_s, "conv backward", [a, b], slices)
+                _pass(program, one.played, backward_s(part), "conv backward", [a, b], slices)
                 for one, part, a, b in zip(classes.conv, costs, now, row, strict=True)
             ]
         last = [program.join(pair) for pair in zip(now, returned[-1], strict=True)]
-        end = ring_backward(program, last_backward, classes.conv, last, "conv backward")
+        reduced = ring_backward(program, memory, last_backward, classes.conv, last, "conv backward")
+        updated = updates(program, memory, last_backward, classes.conv, [reduced])
+        end = program.join(updated, name="step")
         # A node with both roles ends its step when both have.
         ends.append(program.join([end, *fc_done], name="step") if both else end)
-    return played(program, ends, sum(shares), link, classes.all)
+    return played(program, ends, sum(shares), network, classes.all)
 
 
 def _micro_batches(at: CostsAt, classes: CutClasses, micro_batches: int) -> list[list[Costs]]:
@@ -112,13 +142,14 @@ def _forward(
 
     Args:
         parts: the costs, by micro-batch and class of CONV workers.
+        after: the task of each class after which its first pass starts.
 
     Returns:
         A row for each micro-batch, with the last task of every class.
     """
     rows: list[list[int]] = []
     for costs in parts:
-        before = [[task] for task in rows[-1]] if rows else [list(after)] * len(classes.conv)
+        before = [[task] for task in (rows[-1] if rows else after)]
         rows.append(
             [
                 _pass(program, one.played, part.conv_forward_s, "conv forward", tasks, slices)
@@ -145,7 +176,7 @@ def _message(
     others = sum(classes.sent[conv].values())
     if not others:
         return {}, 0.0
-    loads = {(classes.conv[conv].played, own_way): slice_bytes * others}
+    loads: dict[Resource, float] = {(classes.conv[conv].played, own_way): slice_bytes * others}
     for fc, received in classes.received[conv].items():
         loads[classes.fc[fc].played, their_way] = slice_bytes * received
     return loads, slice_bytes * others
@@ -183,6 +214,7 @@ def _chained(
 
 def _fc_step(
     program: Program,
+    memory: Host,
     at: CostsAt,
     parts: Sequence[Sequence[Costs]],
     layout: Layout,
@@ -205,7 +237,9 @@ def _fc_step(
     before = [list(after) for _ in fc]
     columns = layout.fc_parallel == "columns" and workers > 1
     rows: list[list[int]] = []
+    layers, holders = parts[0][0].fc_backward, workers if columns else 1
     for row, costs in zip(arrived, parts, strict=True):
+        sum_s = sums_s(memory, layers) / holders if rows or workers > holders else 0.0
         ready = [
             [*(row[conv] for conv in served), *tasks]
             for served, tasks in zip(classes.conv_of, before, strict=True)
@@ -217,15 +251,23 @@ def _fc_step(
         if columns:
             rows.append(_columns(program, gathered[0], classes, ready))
         else:
-            seconds = [cost.fc_forward_s + cost.fc_backward_s for cost in gathered]
+            begin_s = 0.0 if rows else memory.step_s
+            seconds = [
+                memory.copy.seconds(cost.cut_bytes)
+                + cost.fc_forward_s
+                + cost.fc_backward_s
+                + sum_s
+                + begin_s
+                for cost in gathered
+            ]
             rows.append(_compute(program, seconds, classes, ready))
         before = [[task] for task in rows[-1]]
     done = list(rows[-1])
-    if columns or workers == 1:
-        return rows, done
-    nodes = [one.played for one in fc]
-    size = parts[0][0].fc_bytes
-    return rows, [program.all_reduce(nodes, size, ranks=workers, name="fc exchange", after=done)]
+    if workers > holders:
+        nodes, size = [one.played for one in fc], parts[0][0].fc_bytes
+        done = [program.all_reduce(nodes, size, ranks=workers, name="fc exchange", after=done)]
+    seconds_each = update_s(memory, layers) / holders
+    return rows, [work(program, stream(one.played), seconds_each, "fc update", done) for one in fc]
 
 
 def _compute(

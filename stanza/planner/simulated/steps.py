@@ -9,14 +9,17 @@ from dataclasses import dataclass
 
 from stanza.planner.predict import BUCKET_BYTES
 from systems.clusters.cluster import Link
-from systems.fair_links import Interface
+from systems.clusters.host import FREE, Host
+from systems.fair_links import CORES, Resource
 from systems.rank_classes import RankClass, rank_classes, titled
-from systems.simulate import Program, Timeline, simulate
+from systems.simulate import Program, Timeline, core_seconds, simulate
 
 STEPS = 5
 """The number of steps that are played. The time between the ends of the last two is the step
 time."""
 
+Network = Link | Host
+"""What messages cross: the links of a cluster, or the cores of the one machine of all ranks."""
 Segment = tuple[float, float]
 """A piece of the backward pass: its seconds, and the gradient bytes that it makes ready to send."""
 
@@ -43,10 +46,14 @@ class Simulated:
         """The simulated throughput, over all workers."""
         return self.samples / self.step_s
 
-    def resources(self, link: Link) -> dict[str, float]:
-        """The busy seconds in one step of the busiest compute and the busiest network interface."""
+    def resources(self, network: Network) -> dict[str, float]:
+        """The busy seconds in one step of the busiest compute and the busiest network interface, or
+        of all cores where there is one machine."""
+        if isinstance(network, Host):
+            core_s = sum(core_seconds(task, network).get(CORES, 0) for task in self.timeline.tasks)
+            return {"cores": core_s / network.cores / STEPS}
         streams: defaultdict[str, float] = defaultdict(float)
-        interfaces: defaultdict[Interface, float] = defaultdict(float)
+        interfaces: defaultdict[Resource, float] = defaultdict(float)
         for task in self.timeline.tasks:
             if task.stream is not None:
                 streams[task.stream] += task.seconds
@@ -54,7 +61,7 @@ class Simulated:
                 interfaces[interface] += size_bytes
         return {
             "compute": max(streams.values()) / STEPS,
-            "network": link.seconds(max(interfaces.values(), default=0.0)) / STEPS,
+            "network": network.seconds(max(interfaces.values(), default=0.0)) / STEPS,
         }
 
 
@@ -113,8 +120,46 @@ def stream(rank: int) -> str:
     return f"rank {rank}"
 
 
+def memory_of(network: Network) -> Host:
+    """What a step takes for copies, sums and updates: what a probe has measured of one machine, and
+    nothing on a cluster, of whose devices no profile says it."""
+    return network if isinstance(network, Host) else FREE
+
+
+def update_s(memory: Host, backward: Sequence[Segment]) -> float:
+    """The core seconds in which an optimizer updates these layers, each a weight and a bias."""
+    return sum(memory.update.seconds(size, 2) for _, size in backward if size)
+
+
+def sums_s(memory: Host, backward: Sequence[Segment]) -> float:
+    """The core seconds in which the gradients of these layers are added to others."""
+    return sum(memory.add.seconds(size, 2) for _, size in backward if size)
+
+
+def work(program: Program, stream: str, seconds: float, name: str, after: Sequence[int]) -> int:
+    """Add work on a stream, or a point in time where it takes none."""
+    if seconds:
+        return program.compute(stream, seconds, name=name, after=after)
+    return program.join(after, name=name)
+
+
+def updates(
+    program: Program,
+    memory: Host,
+    backward: Sequence[Sequence[Segment]],
+    classes: Sequence[RankClass],
+    after: Sequence[int],
+) -> list[int]:
+    """Add the update of its layers for every class of ranks."""
+    return [
+        work(program, stream(one.played), update_s(memory, layers), "update", after)
+        for one, layers in zip(classes, backward, strict=True)
+    ]
+
+
 def ring_backward(
     program: Program,
+    memory: Host,
     backward: Sequence[Sequence[Segment]],
     classes: Sequence[RankClass],
     after: Sequence[int],
@@ -132,6 +177,8 @@ def ring_backward(
     """
     now, wire = list(after), list[int]()
     nodes, ranks = [one.played for one in classes], sum(one.count for one in classes)
+    if ranks > 1:  # gradients are added to those in the buckets
+        backward = [[(s + sums_s(memory, [(s, b)]), b) for s, b in layers] for layers in backward]
     for row in buckets(backward, BUCKET_BYTES):
         now = backward_tasks(program, row, classes, now, name)
         size = row[0][1]
@@ -142,7 +189,11 @@ def ring_backward(
 
 
 def played(
-    program: Program, ends: Sequence[int], samples: int, link: Link, classes: Sequence[RankClass]
+    program: Program,
+    ends: Sequence[int],
+    samples: int,
+    network: Network,
+    classes: Sequence[RankClass],
 ) -> Simulated:
     """Play the program and read off the step time.
 
@@ -151,6 +202,6 @@ def played(
         samples: the number of samples in one step over all workers.
         classes: the classes of ranks for which the program was written.
     """
-    timeline = simulate(program, link)
+    timeline = simulate(program, network)
     period_s = timeline.ends_s[ends[-1]] - timeline.ends_s[ends[-2]]
     return Simulated(step_s=period_s, samples=samples, timeline=timeline, classes=classes)

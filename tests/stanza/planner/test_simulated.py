@@ -263,6 +263,7 @@ def moved(simulated: Simulated) -> dict[tuple[int, str], float]:
     total: Counter[tuple[int, str]] = Counter()
     for task in simulated.timeline.tasks:
         for (played, way), size in task.loads.items():
+            assert isinstance(played, int)
             for rank in ranks[played]:
                 total[rank, way] += size / STEPS  # type: ignore[assignment]
     return dict(total)

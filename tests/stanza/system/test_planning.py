@@ -11,7 +11,7 @@ from stanza.planner.plan import load_profile
 from stanza.system import SYSTEM, planning
 from stanza.system.planning import plan_stanza_job, planning_basis
 from systems.clusters import cluster
-from systems.clusters.cluster import Link
+from systems.clusters.host import FREE
 from systems.profiles import measured_profile, profile
 from systems.profiles.profile import ModelProfile
 from systems.schema import InputError
@@ -19,6 +19,7 @@ from systems.schema import InputError
 FILES = Path("tests/launch/mistakes")
 VGG16 = Options(model="vgg16")
 SHIPPED = load_profile("vgg16")
+HOST = replace(FREE, cores=2.0, source="a made up probe")
 
 
 @pytest.fixture
@@ -30,8 +31,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ranks.append(world_size)
         return replace(SHIPPED, device="cpu", source="made up")
 
-    monkeypatch.setattr(planning, "measure_shared", measure)
-    monkeypatch.setattr(planning, "measure_link", lambda size: Link(bandwidth_bits_per_s=10e9))
+    monkeypatch.setattr(planning, "measure_rank", measure)
+    monkeypatch.setattr(planning, "measure_host", lambda size: HOST)
     monkeypatch.setattr(planning, "device_here", lambda: "cpu")
     return ranks
 
@@ -41,6 +42,8 @@ def test_this_machine_is_not_planned_with_another_devices_profile(measured: list
     plan = plan_stanza_job(SYSTEM.job(VGG16, world_size=2), may_measure=True)
     assert measured == [2]
     assert plan.profile == "vgg16, batch 128, cpu: made up"
+    assert plan.host == HOST
+    assert plan.bandwidth_bits_per_s is None
 
 
 def test_nothing_is_predicted_where_nothing_may_be_measured(measured: list[int]) -> None:
@@ -100,7 +103,7 @@ def test_a_measurement_is_announced_with_what_it_takes(
 
     monkeypatch.setattr(measured_profile, "profile_model", never)
     with pytest.raises(RuntimeError, match="begun"):
-        planning.measure_shared(Options(model="digits-cnn"), 1)
+        planning.measure_rank(Options(model="digits-cnn"), 1)
     said = capsys.readouterr().err
     assert said.startswith("measuring digits-cnn, batch 32, on c")
     assert " and 0.1 GB of memory" in said

@@ -274,12 +274,3 @@ def test_slowed_multiplies_every_time_and_says_why() -> None:
     assert slow.at_batch_size(4).backward_s == pytest.approx(35.0)
     assert slow.source == "a test; times x 2.5: shared cores"
     assert slow.parameter_bytes == plain.parameter_bytes
-
-
-def test_ranks_that_share_cores_are_slower(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
-    alone = model(layer())
-    forward_s = alone.layers[0].forward_s
-    assert alone.on_shared_cores(6, 2).layers[0].forward_s == pytest.approx(3 * forward_s)
-    assert alone.on_shared_cores(2, 2).layers[0].forward_s == forward_s
-    assert "6 ranks share 4 cores" in alone.on_shared_cores(6, 2).source

@@ -1,0 +1,70 @@
+"""Predicts the baselines: data parallelism and parameter servers, all without separation."""
+
+import dataclasses
+from typing import Any
+
+from stanza.layout import Layout, layout_of
+from stanza.options import Options
+from stanza.planner import predict
+from stanza.planner.costs import CostsAt
+from stanza.planner.predict import Prediction
+from stanza.planner.simulated import played_plan
+from stanza.planner.simulated.steps import Network, Simulated
+from systems.clusters.host import Host
+
+
+def baseline_options(scheme: str) -> dict[str, Any]:
+    """The options that select a predicted scheme, such as ps-sharded."""
+    return {
+        "stanza": {"scheme": "stanza"},
+        "ddp": {"scheme": "ddp"},
+        "ps-blocking": {"scheme": "ps", "ps_placement": "dedicated", "ps_mode": "blocking"},
+        "ps-pipelined": {"scheme": "ps", "ps_placement": "dedicated", "ps_mode": "pipelined"},
+        "ps-sharded": {"scheme": "ps", "ps_placement": "colocated", "ps_mode": "pipelined"},
+    }[scheme]
+
+
+def predicted(
+    options: Options, at: CostsAt, world_size: int, network: Network
+) -> tuple[Prediction, ...]:
+    """Predict the baselines that have a sample for every worker. DDP comes last; on one rank there
+    is no other."""
+    servers, found = options.ps_servers, list[str]()
+    everywhere = options.shares(world_size)
+    beside_servers = options.shares(max(1, world_size - servers))
+    if world_size > 1 and min(beside_servers):
+        found += ["ps-blocking", "ps-pipelined"]
+    if world_size > 1 and min(everywhere):
+        found.append("ps-sharded")
+    if min(everywhere):
+        found.append("ddp")
+    if isinstance(network, Host):
+        return tuple(_played(options, at, world_size, name, network) for name in found)
+    recurrences = {
+        "ps-blocking": lambda: predict.ps_blocking(at, beside_servers, servers, network),
+        "ps-pipelined": lambda: predict.ps_pipelined(at, beside_servers, servers, network),
+        "ps-sharded": lambda: predict.ps_sharded(at, everywhere, network),
+        "ddp": lambda: predict.ddp(at, everywhere, network),
+    }
+    return tuple(recurrences[name]() for name in found)
+
+
+def _played(options: Options, at: CostsAt, world_size: int, scheme: str, host: Host) -> Prediction:
+    """Play a baseline whose ranks share one machine."""
+    changed = dataclasses.replace(options, **baseline_options(scheme))
+    layout = layout_of(changed, world_size, 0, 1)
+    return as_prediction(scheme, layout, played_plan(changed, layout, at, host), host)
+
+
+def as_prediction(scheme: str, layout: Layout, played: Simulated, network: Network) -> Prediction:
+    """What the simulator has found, as a prediction."""
+    return Prediction(
+        scheme=scheme,
+        fc_workers=len(layout.ranks("fc")),
+        micro_batches=layout.micro_batches,
+        fc_parallel=layout.fc_parallel,
+        fc_placement=layout.fc_placement,
+        step_s=played.step_s,
+        samples=played.samples,
+        resources=played.resources(network),
+    )

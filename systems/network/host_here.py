@@ -1,0 +1,129 @@
+"""Finds out what machine this is for ranks that share its cores: a `Host`, measured once and kept.
+
+    host = host_here(ranks=4, threads=1)    # starts four processes, unless an answer is kept
+
+The answer is kept in the cache folder (`systems.build.cache_folder`), in one file for every
+machine, number of ranks and threads, and version of torch, and says when it was measured. Whoever
+wants to measure again deletes it.
+"""
+
+import hashlib
+import multiprocessing
+import platform
+import sys
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from systems import disk, schema
+from systems.build import CacheError, cache_folder
+from systems.clusters.host import Host
+from systems.environment import LOOPBACK, Environment, available_cores, free_port
+from systems.network.distributed import World, start, stop
+from systems.network.probe import probe
+from systems.schema import InputError
+
+PATIENCE_S = 60.0
+"""How long the processes of a probe wait for one another."""
+
+
+def host_here(ranks: int, threads: int) -> Host:
+    """This machine for so many ranks with so many threads each, as it was measured before, or else
+    is measured now.
+
+    Raises:
+        RuntimeError: a process failed.
+    """
+    found = kept_host(ranks, threads)
+    if found is None:
+        print(f"probing this machine with {ranks} processes: a few seconds", file=sys.stderr)
+        found = _probed(ranks, threads)
+        keep(found, ranks)
+    return found
+
+
+def shared_host(world: World) -> Host:
+    """The same for the ranks of a world, which run already, all on this machine. They call this
+    together."""
+    ranks = world.world_size
+    told = [kept_host(ranks, torch.get_num_threads()) if world.rank == 0 else None]
+    dist.broadcast_object_list(told, src=0)
+    if told[0] is not None:
+        return told[0]
+    found = probe(world)
+    if world.rank == 0:
+        keep(found, ranks)
+    return found
+
+
+def _probed(ranks: int, threads: int) -> Host:
+    """Measure this machine with processes that are started for it."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    port = free_port()
+    processes = [
+        context.Process(target=_main, args=(rank, ranks, threads, port, None if rank else theirs))
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    theirs.close()
+    try:
+        found: Host = ours.recv()
+    except EOFError:
+        raise RuntimeError("the probe of this machine failed, its error is above") from None
+    finally:
+        for process in processes:
+            process.join(timeout=10)
+            process.kill()
+    return found
+
+
+def _main(rank: int, ranks: int, threads: int, port: int, result: Connection | None) -> None:
+    """One of the processes; the first one sends the answer back."""
+    torch.set_num_threads(threads)
+    place = Environment(
+        launcher="local",
+        rank=rank,
+        world_size=ranks,
+        local_rank=rank,
+        local_world_size=ranks,
+        master_address=LOOPBACK,
+        master_port=port,
+    )
+    world = start(place, ["probe"] * ranks, timeout_s=PATIENCE_S, device="cpu")
+    found = probe(world)
+    if result is not None:
+        result.send(found)
+    stop(world)
+
+
+def kept_host(ranks: int, threads: int) -> Host | None:
+    """What was measured of this machine before and is kept; None: nothing that can be read."""
+    with suppress(CacheError, InputError, OSError):
+        path = _kept(ranks, threads)
+        if path.is_file():
+            return schema.load(Host, path, "probe", "testbed plan stanza")
+    return None
+
+
+def keep(found: Host, ranks: int) -> None:
+    """Keep what was measured. If that fails, a line on stderr says so, and it is measured again
+    the next time."""
+    try:
+        path = _kept(ranks, found.threads)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        disk.write_text(path, schema.to_json(schema.dump(found), indent=2) + "\n")
+        print(f"  kept in {path}; delete it to probe again", file=sys.stderr)
+    except (CacheError, InputError, OSError) as error:
+        print(f"  the probe is not kept: {error}", file=sys.stderr)
+
+
+def _kept(ranks: int, threads: int) -> Path:
+    """The file of an answer: there is one for everything that it depends on."""
+    machine = [platform.node(), platform.release(), platform.machine(), available_cores()]
+    key = hashlib.sha256(repr([*machine, ranks, threads, torch.__version__]).encode()).hexdigest()
+    return cache_folder() / f"host-{key[:16]}.json"

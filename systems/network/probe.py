@@ -1,0 +1,278 @@
+"""Measures what a machine whose ranks share its cores takes for all that a step does: a `Host`.
+
+`systems.network.host_here` starts the ranks for it, and keeps the answer. It takes about two
+seconds on an idle machine.
+
+Core time is the processor's own account of a process, so nothing that other programs take, and
+nothing that a rank waits for, is in it. Between two repetitions every rank computes for a moment,
+as it does in a step: caches are then as cold, and threads as fast asleep, as they are there.
+"""
+
+import datetime
+import platform
+import time
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from statistics import median
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from systems.clusters.host import NOTHING, Cost, Host
+from systems.data.batches import prefetch
+from systems.data.dataset import Batch, TensorSplit
+from systems.environment import available_cores
+from systems.network.distributed import World
+from systems.network.transport import TorchTransport
+
+SMALL_BYTES, LARGE_BYTES = 32, 2 * 1024**2
+"""The sizes of messages and vectors that are measured; a straight line goes through both."""
+PARAMETERS = 4
+"""How many parameters an optimizer updates at a time."""
+ROUNDS = 3
+"""How often everything is measured; medians count."""
+REPETITIONS = 6
+"""How many messages or passes are measured at a time."""
+COMPUTE_S = 0.1
+"""For how long ranks compute, alone and at once, in a round."""
+CHANNEL = "probe"
+"""The transport's channel for the messages."""
+
+Pass = Callable[[], float]
+"""Computes for a moment and returns the core seconds that it took."""
+
+
+def probe(world: World) -> Host:
+    """Measure this machine, which all ranks of the world are on. All of them call this together,
+    with the threads that they compute with, and all get the same answer."""
+    ranks, threads = world.world_size, torch.get_num_threads()
+    compute = _computing()
+    busy = _speed_of_busy_cores(compute)
+    copy, add, update = (_memory(make, compute) for make in (_copying, _adding, _updating))
+    torch.set_num_threads(1)  # what follows takes no more, and a pass's core time is its thread's
+    step_s = median(_on_rank_0(lambda: _step_s(compute)) for _ in range(ROUNDS))
+    message, latency_s = _messages(world, compute) if ranks > 1 else (NOTHING, 0.0)
+    ring = _ring(compute) if ranks > 1 else NOTHING
+    torch.set_num_threads(threads)
+    today = datetime.date.today()
+    host = Host(
+        source=f"a probe of {ranks} ranks on {today}, {platform.node()}, torch {torch.__version__}",
+        cores=min(ranks * threads, available_cores()) * busy,
+        threads=threads,
+        latency_s=latency_s,
+        step_s=step_s,
+        # These were measured while all ranks were busy, and count as of one that is alone.
+        message=_times(message, busy),
+        ring=_times(ring, busy),
+        copy=copy,
+        add=add,
+        update=update,
+    )
+    told = [host]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
+
+
+def _computing() -> Pass:
+    """Makes a pass through a small layer, both ways, whose values fill the caches of a core."""
+    layer, images = nn.Conv2d(16, 32, 3, padding=1), torch.rand(16, 16, 24, 24)
+
+    def compute() -> float:
+        begun = time.thread_time()
+        layer(images).sum().backward()
+        return time.thread_time() - begun
+
+    return compute
+
+
+def _speed_of_busy_cores(compute: Pass) -> float:
+    """The speed of a core while all ranks compute, over that of a core while one rank does.
+
+    Cores that are all busy are slower, since they share caches, memory and perhaps arithmetic
+    units, and ranks that take turns on a core find its caches cold.
+    """
+
+    def passes_per_core_s() -> float:
+        """How many passes this rank does in a second of core time."""
+        done, begun, begun_core_s = 0, time.perf_counter(), time.process_time()
+        while time.perf_counter() - begun < COMPUTE_S:
+            compute()
+            done += 1
+        return done / (time.process_time() - begun_core_s)
+
+    ratios = []
+    for _ in range(ROUNDS + 1):
+        alone = _on_rank_0(passes_per_core_s)
+        dist.barrier()
+        ratios.append(_summed(passes_per_core_s()) / dist.get_world_size() / alone)
+    return median(ratios[1:])  # caches fill in the first
+
+
+def _memory(make: Callable[[int], Callable[[], object]], compute: Pass) -> Cost:
+    """The cost of what `make` makes for so many bytes, on one rank while the others wait."""
+
+    def seconds(size_bytes: int) -> float:
+        once = make(size_bytes)
+
+        def core_s() -> float:
+            used_s = 0.0
+            for _ in range(REPETITIONS):
+                compute()
+                begun = time.process_time()
+                once()
+                used_s += time.process_time() - begun
+            return used_s / REPETITIONS / torch.get_num_threads()
+
+        return median([_on_rank_0(core_s) for _ in range(ROUNDS + 1)][1:])
+
+    pieces = PARAMETERS if make is _updating else 1
+    return _line(seconds(SMALL_BYTES) / pieces, seconds(LARGE_BYTES) / pieces, LARGE_BYTES / pieces)
+
+
+def _copying(size_bytes: int) -> Callable[[], object]:
+    """Copies a vector."""
+    values = torch.ones(size_bytes // 4)
+    return values.clone
+
+
+def _adding(size_bytes: int) -> Callable[[], object]:
+    """Adds a vector to another one."""
+    values, others = torch.ones(size_bytes // 4), torch.ones(size_bytes // 4)
+    return lambda: values.add_(others)
+
+
+def _updating(size_bytes: int) -> Callable[[], object]:
+    """Takes the step of an optimizer for a few parameters that together have so many bytes, and
+    clears their gradients."""
+    parameters = [
+        nn.Parameter(torch.ones(size_bytes // 4 // PARAMETERS)) for _ in range(PARAMETERS)
+    ]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = torch.optim.SGD(parameters, lr=1e-9, momentum=0.9)
+
+    def update() -> None:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+
+    return update
+
+
+def _step_s(compute: Pass) -> float:
+    """The core seconds of a step of almost nothing: a batch is read in advance, goes through a
+    layer of one value, and its loss is computed, forward and backward."""
+    layer = nn.Linear(1, 2)
+    batches = _batches()
+    next(batches)
+    used_s, begun = 0.0, time.process_time()
+    for _ in range(REPETITIONS):
+        used_s -= compute()
+        images, labels = next(batches)
+        loss = nn.functional.cross_entropy(layer(images), labels, reduction="sum")
+        (loss / len(images)).backward()
+        loss.item()
+    return (used_s + time.process_time() - begun) / REPETITIONS
+
+
+def _batches() -> Iterator[Batch]:
+    """Batches of four samples, without end, which a thread reads in advance."""
+    split = TensorSplit(4, lambda: (torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64)))
+    return prefetch(split, repeat(torch.arange(4)))
+
+
+def _messages(world: World, compute: Pass) -> tuple[Cost, float]:
+    """The cost of a message, and the latency besides."""
+    transport = TorchTransport(world, [CHANNEL])
+    before, after = (world.rank - 1) % world.world_size, (world.rank + 1) % world.world_size
+
+    def core_s(size_bytes: int) -> float:
+        outgoing, incoming = (torch.ones(size_bytes, dtype=torch.uint8) for _ in range(2))
+
+        def exchange() -> float:
+            receive = transport.irecv(incoming, before, CHANNEL)
+            computed_s = compute()
+            send = transport.isend(outgoing, after, CHANNEL)
+            receive.wait()
+            send.wait()
+            return computed_s
+
+        return _core_s(exchange)
+
+    cost = _line(core_s(SMALL_BYTES), core_s(LARGE_BYTES), LARGE_BYTES)
+    latency_s = max(0.0, _ping_s() - cost.fixed_s)
+    transport.close()
+    return cost, latency_s
+
+
+def _ping_s() -> float:
+    """The seconds from one of two ranks to the other, of the smallest message. The shortest counts:
+    whatever else this machine does makes it longer."""
+    rank, message = dist.get_rank(), torch.ones(SMALL_BYTES, dtype=torch.uint8)
+    dist.barrier()
+    round_trips_s = []
+    for _ in range(2 * REPETITIONS if rank < 2 else 0):
+        begun = time.perf_counter()
+        for turn in range(2):
+            if turn == rank:
+                dist.send(message, 1 - rank)
+            else:
+                dist.recv(message, 1 - rank)
+        round_trips_s.append(time.perf_counter() - begun)
+    return _on_rank_0(lambda: min(round_trips_s) / 2)
+
+
+def _ring(compute: Pass) -> Cost:
+    """The cost of a message of a ring all-reduce; see `Host.ring`."""
+    ranks = dist.get_world_size()
+
+    def core_s(size_bytes: int) -> float:
+        values = torch.ones(size_bytes // 4)
+
+        def all_reduce() -> float:
+            computed_s = compute()
+            dist.all_reduce(values)
+            return computed_s
+
+        return _core_s(all_reduce)
+
+    rounds = 2 * (ranks - 1)
+    small_s, large_s = core_s(SMALL_BYTES), core_s(LARGE_BYTES)
+    return _line(small_s / rounds, large_s / rounds, LARGE_BYTES / ranks)
+
+
+def _core_s(once: Pass) -> float:
+    """The core seconds of a rank for something that all ranks do together, without those for which
+    it computes meanwhile, which `once` returns."""
+
+    def used_s() -> float:
+        dist.barrier()
+        begun = time.process_time()
+        computed_s = sum(once() for _ in range(REPETITIONS))
+        return (time.process_time() - begun - computed_s) / REPETITIONS
+
+    once()
+    return median(_summed(used_s()) / dist.get_world_size() for _ in range(ROUNDS))
+
+
+def _line(small_s: float, large_s: float, size_bytes: float) -> Cost:
+    """The cost whose straight line goes through those of next to nothing and of so many bytes."""
+    return Cost(fixed_s=max(0.0, small_s), byte_s=max(0.0, large_s - small_s) / size_bytes)
+
+
+def _times(cost: Cost, factor: float) -> Cost:
+    """A cost times a factor."""
+    return Cost(fixed_s=cost.fixed_s * factor, byte_s=cost.byte_s * factor)
+
+
+def _on_rank_0(function: Callable[[], float]) -> float:
+    """What a function returns on rank 0, while the other ranks wait."""
+    dist.barrier()
+    return _summed(function() if dist.get_rank() == 0 else 0.0)
+
+
+def _summed(value: float) -> float:
+    """The sum of a number over all ranks."""
+    total = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(total)
+    return total.item()

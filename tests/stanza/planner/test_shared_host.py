@@ -1,0 +1,99 @@
+"""Plans for ranks that share one machine: what is busy at once shares its cores."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from stanza.layout import layout_of
+from stanza.options import Options
+from stanza.planner.plan import Plan, costs_at, load_profile, plan, predict_all
+from stanza.planner.simulated import played_plan
+from stanza.system.plan_command import describe_plan
+from systems.clusters.cluster import Cluster, Link, load
+from systems.clusters.host import FREE, Cost, Host
+from systems.schema import dump, read
+
+PROFILE = load_profile("alexnet")
+OPTIONS = Options(
+    model="alexnet", global_batch_size=96, fc_parallel="auto", fc_placement="auto", micro_batches=2
+)
+LAPTOP = replace(
+    FREE,
+    source="a probe of 4 ranks on 2026-01-01, a made up machine",
+    cores=1.8,
+    latency_s=20e-6,
+    step_s=5e-4,
+    message=Cost(fixed_s=1e-4, byte_s=3e-10),
+    ring=Cost(fixed_s=1e-4, byte_s=6e-10),
+    copy=Cost(fixed_s=5e-6, byte_s=1e-10),
+    add=Cost(fixed_s=5e-6, byte_s=1e-10),
+    update=Cost(fixed_s=5e-5, byte_s=2e-10),
+)
+
+
+def here(host: Host, ranks: int = 4) -> Cluster:
+    return load("local").with_size(ranks).with_kind(PROFILE.device).on(host)
+
+
+def step_times(target: Cluster) -> dict[tuple[Any, ...], float]:
+    predictions = predict_all(OPTIONS, target.size, target, PROFILE)
+    return {
+        (p.scheme, p.fc_workers, p.micro_batches, p.mode): p.step_s
+        for p in predictions
+        if p.mode != " columns colocated"  # the recurrences know none
+    }
+
+
+def test_ranks_with_a_core_each_and_free_messages_are_a_cluster_of_infinite_links() -> None:
+    free = step_times(here(replace(FREE, cores=8.0)))
+    fast = load("ec2-p3-10g").with_size(4).with_link(Link(bandwidth_bits_per_s=1e18))
+    assert free == pytest.approx(step_times(fast), rel=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([1.0, 1.8, 3.0]), st.integers(2, 5))
+def test_no_step_is_shorter_than_the_cores_are_busy(cores: float, ranks: int) -> None:
+    target = here(replace(LAPTOP, cores=cores), ranks)
+    for prediction in predict_all(OPTIONS, ranks, target, PROFILE):
+        assert prediction.step_s >= prediction.resources["cores"] * (1 - 1e-9)
+
+
+def test_on_one_core_all_that_is_done_follows_one_another() -> None:
+    """Without latency a core never waits, so the step takes the core time of all ranks."""
+    target = here(replace(LAPTOP, cores=1.0, latency_s=0.0))
+    for prediction in predict_all(OPTIONS, 4, target, PROFILE):
+        if prediction.mode != " columns colocated":  # its ranks wait for one another
+            assert prediction.step_s == pytest.approx(prediction.resources["cores"], rel=0.02)
+
+
+def test_one_process_pays_for_its_layers_its_step_and_its_update() -> None:
+    options = Options(model="alexnet", scheme="single", global_batch_size=96)
+    at = costs_at(options, PROFILE)
+    played = played_plan(options, layout_of(options, 1, 0, 1), at, LAPTOP)
+    parameters = sum(1 for layer in PROFILE.layers if layer.parameter_bytes) * 2
+    update_s = parameters * 5e-5 + PROFILE.parameter_bytes * 2e-10
+    assert played.step_s == pytest.approx(at(96).compute_s + 5e-4 + update_s)
+
+
+def test_servers_pay_for_sums_updates_and_messages() -> None:
+    """One server, three workers, blocking: 6 messages of the model, 2 sums and an update of it; a
+    copy of it each way on every worker."""
+    options = Options(model="alexnet", scheme="ps", global_batch_size=96)
+    at = costs_at(options, PROFILE)
+    played = played_plan(options, layout_of(options, 4, 0, 1), at, LAPTOP)
+    size = PROFILE.parameter_bytes
+    core_s = 3 * (at(32).compute_s + 5e-4) + 6 * (1e-4 + 3e-10 * size)
+    core_s += (2 + 6) * (5e-6 + 1e-10 * size) + 5e-5 + 2e-10 * size
+    assert played.resources(LAPTOP)["cores"] == pytest.approx(core_s / 1.8)
+
+
+def test_a_plan_for_one_machine_says_what_it_was_made_with() -> None:
+    found = plan(replace(OPTIONS, fc_workers="auto"), 4, here(LAPTOP), PROFILE)
+    assert found.host == LAPTOP
+    assert read(Plan, json.loads(json.dumps(dump(found))), "plan.json") == found
+    text = describe_plan(found, "alexnet", here(LAPTOP), "")
+    assert "4 nodes of local that share 1.80 cores" in text
+    assert LAPTOP.source in text
