@@ -52,6 +52,9 @@ class Options:
     """The number of steps to train."""
     warm_up_steps: int = 3
     """The number of steps before the measured window. At least one step is measured."""
+    test_every: int | None = None
+    """Test the model after every so many steps, and at the end; the time of tests is not counted.
+    None tests at the end alone, and 0 never."""
     local_batch_size: int | None = None
     """Samples in one step for each worker with data (the paper's b). None takes the model's own
     number, 32 to 256."""
@@ -117,6 +120,7 @@ class Options:
             _at_least(1, name, getattr(self, name))
         _at_least(0, "fc_workers", self.fc_workers)
         _at_least(0, "warm_up_steps", self.warm_up_steps)
+        _at_least(0, "test_every", self.test_every)
         _at_least(1, "micro_batches", self.micro_batches)
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"--stanza.learning-rate {self.learning_rate:g}: give more than 0")
