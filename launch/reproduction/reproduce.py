@@ -152,6 +152,8 @@ def _run(experiment: Experiment, level: str, folder: Path) -> Results:
         return {}
     if experiment.tier == "emulated":
         return run_emulated_cases(experiment, cases, experiment.repeats[level], records)
+    if experiment.tier == "shaped":
+        return run_shaped_cases(experiment, cases, experiment.repeats[level], records)
     return run_measured_cases(experiment, cases, experiment.repeats[level], records)
 
 

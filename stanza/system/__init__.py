@@ -10,6 +10,7 @@ from stanza.models import is_own
 from stanza.options import OWN, ZERO_STAGES, Options
 from stanza.planner.plan import Plan, costs_at, load_profile, plan as plan_stanza
 from stanza.planner.simulated import played_plan
+from stanza.system import shaping
 from stanza.system.planning import (
     HERE,
     measure_link,
@@ -35,6 +36,7 @@ from systems.system import (
     Emulating,
     Opened,
     Planning,
+    Shaping,
     Simulated,
     Steps,
     System,
@@ -268,6 +270,12 @@ SYSTEM = System(
         predicted_step_s=_predicted_step_s,
         emulated_step_s=_emulated_step_s,
         simulated_step_s=_simulated_step_s,
+    ),
+    shaping=Shaping(
+        profiled=shaping.profiled,
+        profile=shaping.profile,
+        plan=shaping.plan,
+        simulated_step_s=shaping.simulated_step_s,
     ),
     simulate=_simulate,
     measured_first=unknown_figures,
