@@ -19,6 +19,7 @@ from launch.launchers.start import run_ranks, start_command
 from launch.progress.progress import shown
 from launch.records import again, claim_record, create_record, read_emulation
 from systems.clusters.shape import Impairments, shape_of
+from systems.flags import named_as_given
 from systems.gpus import gpu_names
 from systems.job import Job, job_alone
 from systems.mpi import import_mpi
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str]) -> None:
     wanted.apply()
     job = job_alone(wanted)
     if wanted.shape is not None:
-        shape = shape_of(wanted.shape, job.world_size, _impairments(wanted))
+        with named_as_given({"cluster": "shape"}):
+            shape = shape_of(wanted.shape, job.world_size, _impairments(wanted))
         folder = prepare_shaped(job, shape)
         code = run_shaped([folder], tensorboard=wanted.tensorboard)
         _end(code, folder, "the shaped run")

@@ -28,7 +28,8 @@ from systems import schema
 from systems.clusters.shape import Shape, as_measured
 from systems.job import Job
 from systems.network.namespaces import check_available, check_impairments
-from systems.processes import core_shares
+from systems.processes import core_shares, failures
+from systems.processes.supervise import TOLD
 from systems.runs import record
 from systems.runs.manifest import find
 from systems.runs.shaped import Measured, Shaped
@@ -85,8 +86,8 @@ def measure_shaped(job: Job, shape: Shape) -> Measured:
     layers of a job's model on them. Before that, print what is measured.
 
     Raises:
-        InputError: nothing can be shaped here.
-        SystemExit: a rank failed, and has said why.
+        InputError: nothing can be shaped here, or a rank failed.
+        SystemExit: a signal came.
     """
     job = _checked(job, shape)
     print(f"measuring {shape}, with all ranks at work ({held_in_words(shape)})", file=sys.stderr)
@@ -95,11 +96,13 @@ def measure_shaped(job: Job, shape: Shape) -> Measured:
         jobs.save_job(dataclasses.replace(job, out=None), folder / files.JOB)
         record.write_json(folder / files.SHAPE, schema.dump(shape))
         try:
-            code = wait_for_end([*RANKS, "--measure", name], rank_variables())
+            told = {TOLD: str(folder / files.FAILED)}
+            code = wait_for_end([*RANKS, "--measure", name], {**rank_variables(), **told})
         finally:
             core_shares.clean()
         if code:
-            raise SystemExit(code if code > 0 else 128 - code)
+            reason = f"the ranks ended with code {code}, see above"
+            raise InputError(failures.first(folder) or f"{shape} could not be measured: {reason}")
         return schema.read(Measured, record.read_json(folder / files.MEASURED), name)
 
 

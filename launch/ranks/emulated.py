@@ -17,6 +17,7 @@ from systems.clusters.shape import Shape
 from systems.environment import Environment
 from systems.network.emulate import emulate
 from systems.network.namespaces import Network
+from systems.processes import failures
 from systems.processes.core_shares import CoreShares
 from systems.schema import InputError
 
@@ -56,6 +57,12 @@ def _run_shaped(shape: Shape, main: Callable[[Environment], None]) -> int:
 
 
 def _measure(folder: Path, place: Environment) -> None:
-    """Measure the cluster as the rank that `place` says."""
+    """Measure the cluster as the rank that `place` says. What is wrong with the input is left in
+    the folder, for whoever has started this to say."""
+    failures.keep_in(folder)
     with worker.failure_explained(place.rank):
-        shaped.measure(folder, place)
+        try:
+            shaped.measure(folder, place)
+        except InputError as error:
+            failures.keep(place.rank, str(error))
+            raise SystemExit(2) from None

@@ -2,5 +2,7 @@
 
 JOB, SHAPE = "job.toml", "shape.json"
 """What is measured."""
+FAILED = "failed-rank"
+"""Which rank failed first."""
 MEASURED = "measured.json"
 """What was found; rank 0 writes it."""

@@ -13,12 +13,7 @@ from typing import Any, TypeVar
 
 from launch import job as jobs
 from launch.commands.emulate import EmulatedJob, prepare_emulated, run_emulated
-from launch.commands.shape import (
-    measure_shaped,
-    prepare_shaped,
-    profiled_alike,
-    run_shaped,
-)
+from launch.commands.shape import measure_shaped, prepare_shaped, profiled_alike, run_shaped
 from launch.installed import system, system_of
 from launch.launchers.start import run_ranks
 from launch.progress.progress import shown

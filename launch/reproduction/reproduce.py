@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from launch import installed
-from launch.reproduction.cases import run_emulated_cases, run_measured_cases
+from launch.reproduction.cases import run_emulated_cases, run_measured_cases, run_shaped_cases
 from launch.reproduction.report import Concluded, Section, write_report
 from systems import by_path
 from systems.figures.claims import Claim

@@ -90,10 +90,10 @@ def _each_once(words: Sequence[str]) -> str:
 
 
 def shape_of(name: str, world_size: int, impairments: Impairments = UNIMPAIRED) -> Shape:
-    """The shape that `--shape` names, with a node for every rank.
+    """The shape that a cluster gives a run, with a node for every rank.
 
     Args:
-        name: a preset, or a TOML file.
+        name: a preset, or a TOML file, which `--cluster` names.
 
     Raises:
         InputError: another number of nodes, several devices in a node, two shares for one kind of
@@ -108,7 +108,7 @@ def shape_of(name: str, world_size: int, impairments: Impairments = UNIMPAIRED) 
             )
         if node.link.bandwidth_bits_per_s is None:
             raise InputError(
-                f"--shape {name}: the rate of the link of node {node.name!r} is not known; state "
+                f"--cluster {name}: the rate of the link of node {node.name!r} is not known; state "
                 "its bandwidth_bits_per_s"
             )
     shares = {node.devices[0].kind: node.devices[0].core_share for node in target.nodes}

@@ -30,7 +30,7 @@ class Case:
     name: str
     options: Any
     nodes: int | None = None
-    """How many nodes of the emulated or shaped cluster; None stands for the experiment's world size."""
+    """How many nodes of the emulated or shaped cluster; None: the experiment's world size."""
     cluster: Cluster | None = None
     """What an emulated or shaped case runs on; None stands for the experiment's cluster."""
     level: Level = "quick"
