@@ -6,6 +6,7 @@ costs the training all the same is that no rank runs ahead of the others across 
 """
 
 import time
+from contextlib import nullcontext
 
 from stanza.options import Options
 from stanza.train.engine import Engine
@@ -38,11 +39,8 @@ class Evaluation:
         world.barrier("a test")
         stopped_s = time.perf_counter()
         found = {"trained_s": stopped_s - self._began_s}
-        if window is None:
-            found |= self._tested()
-        else:
-            with window.paused("a test"):
-                found |= self._tested()
+        with nullcontext() if window is None else window.paused("a test"):
+            found |= self._tested(self._options.test_samples)
         world.barrier("the end of a test")
         self._began_s += time.perf_counter() - stopped_s
         return found if world.rank == 0 else {}
@@ -56,7 +54,7 @@ class Evaluation:
         """
         trained_s = time.perf_counter() - self._began_s
         wanted = self._testable and self._options.test_every != 0
-        found = self._tested() if wanted else {}
+        found = self._tested(None) if wanted else {}
         return {"trained_s": trained_s, **found} if self._engine.world.rank == 0 else {}
 
     @property
@@ -64,8 +62,8 @@ class Evaluation:
         """Whether there are test samples; emulated runs have none."""
         return len(self._workload.data.test) > 0
 
-    def _tested(self) -> dict[str, float]:
-        """Test the whole model on rank 0. All ranks call this."""
+    def _tested(self, samples: int | None) -> dict[str, float]:
+        """Test the whole model on rank 0, on so many samples or all. All ranks call this."""
         engine, workload = self._engine, self._workload
         world, model = engine.world, engine.model
         engine.collect()
@@ -73,5 +71,6 @@ class Evaluation:
             model = gathered(model, workload.build().to(world.device))
         if world.rank != 0:
             return {}
-        found = accuracy(model, workload.data.test, world.device, logits=logits)
+        test = workload.data.test
+        found = accuracy(model, test, world.device, logits=logits, samples=samples)
         return {NOT_CLASSIFIED: 1.0} if found is None else {"test_accuracy": found}

@@ -149,4 +149,3 @@ def _no_samples(workload: Workload) -> Batch:
 def _payload_bytes(engine: Engine) -> tuple[int, int]:
     """The bytes that the transport has sent and received so far."""
     return sum(engine.transport.sent_bytes), sum(engine.transport.received_bytes)
-

