@@ -87,7 +87,7 @@ def job(options: Options, out: Path, ranks: int = 2) -> Job:
 def main() -> None:
     """Run one that lasts for the given steps."""
     folder, steps = Path(sys.argv[1]), int(sys.argv[2])
-    on = shape(3, share=0.3)
+    on = shape(3, share=0.3, rate_bits_per_s=1e8)
     options = Options(**{**vars(DIGITS), "steps": steps})
     ready = prepare_shaped(job(options, folder, 3), on, measured(on))
     code = run_shaped([ready])

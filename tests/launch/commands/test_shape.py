@@ -27,7 +27,7 @@ from tests import shaped
 from tests.emulation import needs_emulation
 from tests.kills_emulated import How, disturb
 
-RANKS = 2
+RANKS, RATE = 2, 3e8
 SCHEMES: dict[str, dict[str, Any]] = {
     "stanza": {},
     "ddp": {"scheme": "ddp"},
@@ -43,7 +43,10 @@ def options(scheme: str) -> Options:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The records of one shaped world, by scheme."""
-    parent, on = tmp_path_factory.mktemp("shaped"), shaped.shape(RANKS, share=0.5)
+    parent, on = (
+        tmp_path_factory.mktemp("shaped"),
+        shaped.shape(RANKS, share=0.5, rate_bits_per_s=RATE),
+    )
     found = {
         scheme: prepare_shaped(
             shaped.job(options(scheme), parent / scheme), on, shaped.measured(on)
@@ -93,7 +96,7 @@ def test_the_record_says_how_its_numbers_were_obtained(folders: dict[str, Path])
         assert max(result["throttled"]) > 0
     shape = folders["stanza"] / "shape.toml"
     assert run["again"].endswith(f"job.toml --shape {shape}")
-    assert shape_of(str(shape), RANKS) == shaped.shape(RANKS, share=0.5)
+    assert shape_of(str(shape), RANKS) == shaped.shape(RANKS, share=0.5, rate_bits_per_s=RATE)
 
 
 @needs_emulation
