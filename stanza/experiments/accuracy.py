@@ -3,8 +3,9 @@
 Small relatives of AlexNet, VGG-16 and ResNet-50 learn Fashion-MNIST on four ranks (and eight at
 level full), behind links that give each the ratio of computing to communicating that its model has
 on the paper's cluster (`stanza.experiments.box`). Every scheme takes the same steps on the same
-samples with the same rates, so they differ in how long a step takes. At level quick a scheme runs
-a few steps, and some run to the end; at level full all run to the end.
+samples with the same rates, so they differ in how long a step takes. At level quick one scheme in
+the setting of AlexNet runs to the end, and all others a few steps; at level full all run to the
+end.
 
 This file says what is run. `accuracy_curves` reads the results, `accuracy_claims` judges them, and
 `accuracy_figures` draws them.
@@ -13,6 +14,7 @@ This file says what is run. `accuracy_curves` reads the results, `accuracy_claim
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +76,10 @@ SCHEMES: dict[str, dict[str, Any]] = {
 }
 """What is compared: Stanza as published, with as many micro-batches as the planner likes, and as
 the planner likes; and the baselines."""
-TO_THE_END = {"alexnet-like": ("auto", 3), "vgg16-like": ("auto", 1), "resnet50-like": ("auto", 1)}
-"""At level quick, the scheme of each setting that runs to the end, and with how many seeds."""
+QUICK_END = ("alexnet-like", "auto")
+"""The setting and the scheme that run to the end at level quick."""
+QUICK_SCHEMES = ("auto", "ddp", "ps-pipelined", "ps-sharded")
+"""The schemes of the other settings at level quick."""
 
 
 def source() -> Source:
@@ -96,11 +100,10 @@ def prepare(level: Level, folder: Path) -> tuple[Case, ...]:
         print(f"Fashion-MNIST is not here; the networks learn {taken.data}", flush=True)
     cases: list[Case] = []
     for ranks in RANKS[level]:
+        networks = {setting.network: _options(setting, taken) for setting in SETTINGS}
         timed = record.once(
             folder / f"steps-of-{ranks}.json",
-            lambda ranks=ranks: box.steps_s(
-                {s.network: _options(s, taken) for s in SETTINGS}, ranks, GLOBAL_BATCH // ranks
-            ),
+            partial(box.steps_s, networks, ranks, GLOBAL_BATCH // ranks),
             told=f"timing a step of every network on {ranks} processes that share the cores",
         )
         for setting in SETTINGS:
@@ -123,22 +126,15 @@ def _cases(
     short = dataclasses.replace(
         options, steps=WARM_UP_STEPS + MEASURED_STEPS, warm_up_steps=WARM_UP_STEPS, test_every=0
     )
-    chosen, seeds = TO_THE_END[setting.name]
     for scheme, changes in SCHEMES.items():
-        if level == "quick":
+        to_the_end = level == "full" or (setting.name, scheme) == QUICK_END
+        if to_the_end or setting.name == QUICK_END[0] or scheme in QUICK_SCHEMES:
+            name = end_name if to_the_end else case_name
             yield Case(
-                name=case_name(setting, scheme, ranks),
-                options=dataclasses.replace(short, **changes),
+                name=name(setting, scheme, ranks),
+                options=dataclasses.replace(options if to_the_end else short, **changes),
                 nodes=ranks,
                 cluster=cluster,
-            )
-        if level == "full" or scheme == chosen:
-            yield Case(
-                name=end_name(setting, scheme, ranks),
-                options=dataclasses.replace(options, **changes),
-                nodes=ranks,
-                cluster=cluster,
-                repeats=seeds if level == "quick" else None,
             )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from stanza.experiments import accuracy, box
 from stanza.experiments.accuracy_curves import Trained, case_name, crossing, end_name
+from systems.data import fashion_mnist, mnist_5k
 from systems.figures.experiment import Case, Outcome
 
 ALEXNET = accuracy.SETTINGS[0]
@@ -36,11 +37,12 @@ def run(folder: Path, step_s: float, steps: int, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def results(tmp_path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Every scheme's short runs with three seeds in the first setting, and auto's to the end."""
+    """Every scheme's short runs with three seeds in the first setting, but auto's to the end."""
     made: dict[str, list[dict[str, Any]]] = {}
     for scheme in accuracy.SCHEMES:
         step_s, name = PACE_S.get(scheme, 0.4), case_name(ALEXNET, scheme, 4)
-        made[name] = [run(tmp_path / f"{scheme}-{seed}", step_s, 10) for seed in range(3)]
+        if scheme != "auto":
+            made[name] = [run(tmp_path / f"{scheme}-{seed}", step_s, 10) for seed in range(3)]
     tests = [
         {"steps": steps, "trained_s": steps * 0.02, "test_accuracy": found}
         for steps, found in ((100, 0.7), (600, 0.86), (800, 0.9))
@@ -107,6 +109,19 @@ def test_accuracies_of_schemes_that_ran_to_the_end_are_compared(
     assert (apart.ours, apart.status) == (pytest.approx(0.007), "off")
 
 
+def test_where_nobody_ran_to_the_end_step_times_are_compared(
+    results: dict[str, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    other = accuracy.SETTINGS[1]
+    for scheme in ("auto", *accuracy.QUICK_SCHEMES[1:]):
+        step_s = PACE_S.get(scheme, 0.4)
+        results[case_name(other, scheme, 4)] = [run(tmp_path / "vgg" / scheme, step_s, 10)]
+    outcome = concluded(results, tmp_path)
+    over = next(c for c in outcome.claims if c.id.endswith("ddp.vgg16-like-4.shaped"))
+    assert (over.ours, over.n) == (pytest.approx(3), 1)
+    assert "reaches the same number of steps" in over.what
+
+
 def test_the_figure_tells_measured_from_continued_and_predicted(
     results: dict[str, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
@@ -152,11 +167,10 @@ def test_quick_runs_few_to_the_end_and_full_all(
 ) -> None:
     quick = prepared("quick", tmp_path / "quick", monkeypatch)
     ends = [case for case in quick if case.name.endswith("to the end")]
-    assert {case.name: case.repeats for case in ends} == {
-        "alexnet-like auto 4 to the end": 3,
-        "vgg16-like auto 4 to the end": 1,
-        "resnet50-like auto 4 to the end": 1,
-    }
+    assert [case.name for case in ends] == ["alexnet-like auto 4 to the end"]
+    assert {case.options.test_every for case in quick} == {0, accuracy.TEST_EVERY}
+    first = [case for case in quick if case.name.startswith("alexnet-like")]
+    assert len(first) == len(accuracy.SCHEMES)
     full = prepared("full", tmp_path / "full", monkeypatch)
     assert len(full) == len(accuracy.SETTINGS) * len(accuracy.SCHEMES) * 2
     assert {case.options.steps for case in full} == {accuracy.STEPS}
@@ -165,8 +179,8 @@ def test_quick_runs_few_to_the_end_and_full_all(
 def test_other_data_are_taken_and_said_where_fashion_mnist_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(accuracy.fashion_mnist, "folder", lambda: None)
-    monkeypatch.setattr(accuracy.mnist_5k, "file", lambda: None)
+    monkeypatch.setattr(fashion_mnist, "folder", lambda: None)
+    monkeypatch.setattr(mnist_5k, "file", lambda: None)
     cases = prepared("quick", tmp_path, monkeypatch)
     assert "Fashion-MNIST is not here; the networks learn digits" in capsys.readouterr().out
     assert {case.options.data for case in cases} == {"digits"}
