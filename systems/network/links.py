@@ -19,6 +19,9 @@ from systems.processes.waiting import waiting
 
 REPETITIONS = 5
 SMALL_BYTES = 4
+LEAST_BYTES = 1_250_000
+"""A message that measures the rate of a link is at least so long: what a link lets pass at full
+speed after a pause is little beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +94,19 @@ def calibrate_pairs(rates_bits_per_s: tuple[float, ...], message_s: float) -> Pa
 
     Args:
         rates_bits_per_s: the rate of every rank's link.
-        message_s: how many seconds a message should last.
+        message_s: how many seconds a message should last; over a slow link it lasts longer.
     """
     rank, size = dist.get_rank(), dist.get_world_size()
     found: list[Pair] = []
     for meeting in meetings(size):
         peer = next((sum(pair) - rank for pair in meeting if rank in pair), None)
         rate = min(rates_bits_per_s[rank], rates_bits_per_s[rank if peer is None else peer])
-        size_bytes = max(4, round(rate / 8 * message_s))
+        size_bytes = max(LEAST_BYTES, round(rate / 8 * message_s))
         seconds = _on_all(_exchange(peer, peer, size_bytes), REPETITIONS).median(0).values.tolist()
         for one, other in meeting:
-            ratio = max(seconds[one], seconds[other]) / message_s
+            slower = min(rates_bits_per_s[one], rates_bits_per_s[other])
+            ideal_s = max(LEAST_BYTES * 8 / slower, message_s)
+            ratio = max(seconds[one], seconds[other]) / ideal_s
             found.append(Pair(ranks=(one, other), ratio=ratio))
     return PairCalibration(
         rate_bits_per_s=rates_bits_per_s,
