@@ -44,6 +44,7 @@ def _runs(cases: Sequence[Case], repeats: int, records: Path) -> list[_Run]:
         _Run(case, repetition, records / f"{_slug(case.name)}-{repetition}")
         for repetition in range(repeats)
         for case in cases
+        if case.repeats is None or repetition < case.repeats
     ]
 
 
