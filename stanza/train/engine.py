@@ -19,7 +19,7 @@ from stanza.workers.clipping import CONV_NORM, FC_NORM, SERVER_NORM
 from stanza.workers.columns import COLUMNS, collect
 from stanza.workers.conv_worker import ACTIVATION, GRADIENT, LABEL
 from stanza.workers.fc_chain import linears
-from stanza.workers.parameter_server import PULL, PUSH
+from stanza.workers.parameter_server import PULL, PUSH, STALENESS
 from systems.network.distributed import World
 from systems.network.transport import Transport, open_transport
 from systems.runs.state import State
@@ -60,6 +60,8 @@ class Engine:
         channels = CHANNELS.get(layout.scheme, ())
         if recipe.clip_norm is not None:
             channels += NORMS.get(layout.scheme, ())
+        if recipe.ps_consistency != "synchronous":
+            channels += (STALENESS,)
         self._parts = _separated(model, layout, image_shape)
         self.transport: Transport = open_transport(transport, world, channels)
         self.state = State(model, world.rank)
@@ -68,7 +70,7 @@ class Engine:
             world.group(layout.data_ranks),
             world.group(layout.ranks("fc") if replicas else ()),  # columns sum no gradients
         ]
-        training = Training(
+        self._training = Training(
             layout=layout,
             world=world,
             transport=self.transport,
@@ -77,7 +79,7 @@ class Engine:
             tracer=tracer or Tracer.off(),
             state=self.state,
         )
-        self._step = step_function(training, self._parts, *self._groups)
+        self._step = step_function(self._training, self._parts, *self._groups)
 
     def step(self, batch: LocalBatch) -> dict[str, float]:
         """Do this rank's part of a step; returns its metrics, with units in their names.
@@ -91,7 +93,9 @@ class Engine:
         return self._step(batch)
 
     def collect(self) -> None:
-        """Send the trained FC part to rank 0, whose model is then complete."""
+        """Send rank 0 what its model lacks, such as the trained FC part; it is complete then."""
+        for collect_part in self._training.collecting:
+            collect_part()
         if self._parts is None:
             return
         ranks, target, me = self.layout.ranks("fc"), 0, self.world.rank
@@ -111,6 +115,8 @@ class Engine:
 
     def close(self) -> None:
         """Free the connections, once no message is on its way. All ranks close together."""
+        for end in self._training.ending:
+            end()
         self.transport.close()
         for group in self._groups:
             if group is not None:

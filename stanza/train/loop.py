@@ -12,6 +12,8 @@ from functools import partial
 
 import torch
 
+from stanza.exchanges.find import NamedExchange
+from stanza.exchanges.names import PLAIN
 from stanza.layout import Layout
 from stanza.options import Options
 from stanza.train.batches import LocalBatch
@@ -102,8 +104,18 @@ def recipe_of(options: Options, workload: Workload, steps_done: int) -> Recipe:
         loss_sum=summed(workload.loss),
         cut_dtype=getattr(torch, options.cut_dtype),
         ps_pipelined=options.ps_mode == "pipelined",
+        ps_consistency=options.ps_consistency,
+        ps_staleness=options.ps_staleness,
+        exchange=exchange_of(options),
         message_scale=workload.message_scale,
     )
+
+
+def exchange_of(options: Options) -> NamedExchange | None:
+    """The exchange that the options name; None for the plain one."""
+    if options.exchange == PLAIN:
+        return None
+    return NamedExchange(options.exchange, options.exchange_options)
 
 
 def local_batches(
