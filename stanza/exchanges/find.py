@@ -78,8 +78,6 @@ class NamedExchange:
         Raises:
             InputError: see `hook` and `codec`.
         """
-        if self.name == PLAIN:
-            return 1.0
         found = self._load(scheme)
         if _is_hook(found) and scheme == "ddp":
             return None
@@ -121,6 +119,11 @@ class NamedExchange:
         """Refuse arguments that nothing takes."""
         if self.arguments:
             raise InputError(f"{OPTION}-options {' '.join(self.arguments)}: {why}")
+
+
+def named(name: str, arguments: tuple[str, ...] = ()) -> NamedExchange | None:
+    """The exchange with a name and arguments; None for the plain one."""
+    return None if name == PLAIN else NamedExchange(name, arguments)
 
 
 TRIED = 1024

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from systems import by_path
+from systems.clusters.cluster import Link
 from systems.schema import InputError, remedy
 
 OPTION = "--stanza.exchange"
@@ -26,6 +27,25 @@ class Compression:
     """Whether, without servers, every rank's messages go to every other rank (an all-gather), as
     sums of them cannot be encoded; else a ring all-reduces them."""
 
+    def seconds(self, size_bytes: float, ranks: int, link: Link) -> float:
+        """How long ranks with this link take to exchange gradients of so many bytes among them."""
+        if self.gathered:
+            return link.all_gather_s(size_bytes * self.factor, ranks)
+        return link.all_reduce_s(size_bytes * self.factor, ranks)
+
+    def moved_bytes(self, size_bytes: float, ranks: int) -> float:
+        """The bytes that each of them sends, and receives, meanwhile."""
+        shares = ranks - 1 if self.gathered else 2 * (ranks - 1) / ranks
+        return size_bytes * self.factor * shares
+
+    def messages(self, ranks: int) -> int:
+        """How many messages follow one another meanwhile."""
+        return ranks - 1 if self.gathered else 2 * (ranks - 1)
+
+
+WHOLE = Compression()
+"""All gradients travel as they are."""
+
 
 @dataclass(frozen=True)
 class BuiltIn:
@@ -35,6 +55,8 @@ class BuiltIn:
     """Its import path under each scheme that can use it."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """The arguments that it takes, with their defaults."""
+    least: Mapping[str, int] = field(default_factory=dict)
+    """The least values of whole numbers among them, where it is not 1."""
     compression: Callable[..., Compression] | None = None
     """How much it sends, from its arguments; None: that depends on more than them."""
     remembers: bool = True
@@ -66,8 +88,10 @@ BUILT_IN = {
         # A bit for each value, and a scale of float32 for each block.
         compression=lambda block: Compression((1 + 32 / block) / BITS, gathered=True),
     ),
-    "powersgd": BuiltIn({"ddp": f"{_HERE}.hooks:powersgd"}, {"rank": 2, "start": 2}),
-    "post-local-sgd": BuiltIn({"ddp": f"{_HERE}.hooks:PostLocalSgd"}, {"period": 4, "start": 8}),
+    "powersgd": BuiltIn({"ddp": f"{_HERE}.hooks:powersgd"}, {"rank": 2, "start": 2}, {"start": 2}),
+    "post-local-sgd": BuiltIn(
+        {"ddp": f"{_HERE}.hooks:PostLocalSgd"}, {"period": 4, "start": 8}, {"start": 0}
+    ),
 }
 """The exchanges with names, beside `plain`."""
 
@@ -121,7 +145,7 @@ def _check_values(name: str, given: Mapping[str, Any]) -> None:
             if not (isinstance(value, (int, float)) and 0 < value <= 1):
                 raise InputError(f"{where}: give the part of the values to send, such as 0.01")
             continue
-        least = {("powersgd", "start"): 2, (name, "start"): 0}.get((name, key), 1)
+        least = BUILT_IN[name].least.get(key, 1)
         if not (isinstance(value, int) and value >= least):
             raise InputError(f"{where}: give a whole number from {least} on")
 
@@ -135,11 +159,21 @@ def arguments_of(name: str, arguments: tuple[str, ...]) -> dict[str, Any]:
 def compression_of(name: str, arguments: tuple[str, ...]) -> Compression | None:
     """How much an exchange sends, as far as its name and its arguments tell; None: they do not."""
     if name == PLAIN:
-        return Compression()
+        return WHOLE
     built_in = BUILT_IN.get(name)
     if built_in is None or built_in.compression is None:
         return None
     return built_in.compression(**arguments_of(name, arguments))
+
+
+def unpredicted(name: str) -> str:
+    """Why nothing is predicted with an exchange whose compression is not known."""
+    if name in BUILT_IN:
+        return (
+            f"{OPTION} {name}: how many bytes it sends depends on the step or the shapes of the "
+            "layers, which no profile has"
+        )
+    return f"{OPTION} {name}: only a run can tell how many bytes an exchange of your own sends"
 
 
 def remembers(name: str) -> bool:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stanza.exchanges.names import WHOLE, Compression, compression_of
 from stanza.layout import Layout, layout_of, separated_layout
 from stanza.options import FcParallel, FcPlacement, Options
 from stanza.planner import predict, recurrence
 from stanza.planner.costs import CostsAt, costs_at as profiled_costs
-from stanza.planner.predict import Prediction
+from stanza.planner.predict import Prediction, unpredicted
 from stanza.planner.simulated import separation
 from systems.clusters.cluster import Cluster, Link, check_uniform
 from systems.profiles import profile as profiles
@@ -79,8 +80,8 @@ def plan(
 ) -> Plan:
     """Plan a run of `options` on `world_size` ranks, one on each node.
 
-    Without a cluster or a profile, and for a single process, nothing is predicted. Then only
-    `micro_batches` may be "auto", which is 1.
+    Without a cluster or a profile, and for what nobody can predict (`unpredicted`, and a single
+    process), nothing is predicted. Then only `micro_batches` may be "auto", which is 1.
 
     Raises:
         InputError: there are too few ranks or samples, "auto" lacks a profile, the profile is of
@@ -93,7 +94,8 @@ def plan(
             f"profile of {profile.name}: was taken on {profile.device}, and cluster "
             f"{cluster.name!r} has {cluster.kinds[0]}; give a profile of that device"
         )
-    if profile is None or cluster is None or options.scheme == "single":
+    predicted = options.scheme != "single" and unpredicted(options) is None
+    if profile is None or cluster is None or not predicted:
         if options.scheme == "stanza":
             _refuse_auto(options)
         fc_workers = 1 if options.fc_workers == "auto" else options.fc_workers
@@ -177,18 +179,25 @@ def _baselines(
     """Predict the baselines that have a sample for every worker. DDP comes last; on one rank there
     is no other."""
     servers, found = options.ps_servers, list[Prediction]()
+    of_ps, of_ddp = (_compression(options, scheme) for scheme in ("ps", "ddp"))
     everywhere = options.shares(world_size)
     beside_servers = options.shares(max(1, world_size - servers))
     if world_size > 1 and min(beside_servers):
         found += [
-            predict.ps_blocking(at, beside_servers, servers, link),
-            predict.ps_pipelined(at, beside_servers, servers, link),
+            predict.ps_blocking(at, beside_servers, servers, link, of_ps),
+            predict.ps_pipelined(at, beside_servers, servers, link, of_ps),
         ]
     if world_size > 1 and min(everywhere):
-        found.append(predict.ps_sharded(at, everywhere, link))
+        found.append(predict.ps_sharded(at, everywhere, link, of_ps))
     if min(everywhere):
-        found.append(predict.ddp(at, everywhere, link))
+        found.append(predict.ddp(at, everywhere, link, of_ddp))
     return tuple(found)
+
+
+def _compression(options: Options, scheme: str) -> Compression:
+    """How much travels under a scheme: the exchange that the options name belongs to their own."""
+    found = compression_of(options.exchange, options.exchange_options)
+    return found if found is not None and scheme == options.scheme else WHOLE
 
 
 def _modes(options: Options, at: CostsAt) -> list[Mode]:

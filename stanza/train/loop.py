@@ -12,8 +12,7 @@ from functools import partial
 
 import torch
 
-from stanza.exchanges.find import NamedExchange
-from stanza.exchanges.names import PLAIN
+from stanza.exchanges.find import named
 from stanza.layout import Layout
 from stanza.options import Options
 from stanza.train.batches import LocalBatch
@@ -106,16 +105,9 @@ def recipe_of(options: Options, workload: Workload, steps_done: int) -> Recipe:
         ps_pipelined=options.ps_mode == "pipelined",
         ps_consistency=options.ps_consistency,
         ps_staleness=options.ps_staleness,
-        exchange=exchange_of(options),
+        exchange=named(options.exchange, options.exchange_options),
         message_scale=workload.message_scale,
     )
-
-
-def exchange_of(options: Options) -> NamedExchange | None:
-    """The exchange that the options name; None for the plain one."""
-    if options.exchange == PLAIN:
-        return None
-    return NamedExchange(options.exchange, options.exchange_options)
 
 
 def local_batches(

@@ -334,6 +334,7 @@ def _stale_server(training: Training, servers: Sequence[int]) -> StaleServer:
         servers=servers,
         bound=recipe.ps_staleness if recipe.ps_consistency == "stale-synchronous" else None,
         optimizer=recipe.optimizer,
+        state=training.state,
         smallest_message_bytes=SMALLEST_MESSAGE_BYTES / recipe.message_scale,
     )
     training.collecting.append(partial(server.send_parameters, workers[0]))

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from stanza.exchanges.codec import CodecFactory
-from stanza.workers.buckets import buckets_of
+from stanza.workers.buckets import Bucket, buckets_of
 from stanza.workers.clipping import Clipping
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from stanza.workers.optimizers import OptimizerFactory
@@ -41,6 +41,26 @@ PUSH, PULL = "push", "pull"
 """The transport's channels for gradients and for parameters."""
 STALENESS = "staleness"
 """The channel on which a server tells the staleness of a push, int64 [1], where it may be stale."""
+
+
+def held(
+    buckets: Sequence[Bucket],
+    servers: int,
+    index: int,
+    optimizer: OptimizerFactory,
+    state: State | None,
+) -> tuple[list[Tensor], list[torch.optim.Optimizer]]:
+    """What server `index` of `servers` holds: its slice of every bucket, and an optimizer for each,
+    of which the state is told."""
+    slices, optimizers = list[Tensor](), list[torch.optim.Optimizer]()
+    for bucket in buckets:
+        values = bucket.flat_parameters()[bucket.slice(servers, index)].clone()
+        values.requires_grad_()
+        slices.append(values)
+        optimizers.append(optimizer([values]))
+        if state is not None:
+            state.train(values, optimizers[-1], bucket.places(servers, index))
+    return slices, optimizers
 
 
 class Server:
@@ -69,18 +89,11 @@ class Server:
             state: is told which values are trained here, so that a checkpoint saves them.
             codec: makes the codecs by which everything travels; None: as it is.
         """
-        index = list(servers).index(transport.world.rank)
         self._transport, self._workers, self._pipelined = transport, list(workers), pipelined
         self._clipping = clipping
-        self._slices: list[Tensor] = []
-        self._optimizers: list[torch.optim.Optimizer] = []
-        for bucket in buckets_of(module, smallest_message_bytes * len(servers)):
-            values = bucket.flat_parameters()[bucket.slice(len(servers), index)].clone()
-            values.requires_grad_()
-            self._slices.append(values)
-            self._optimizers.append(optimizer([values]))
-            if state is not None:
-                state.train(values, self._optimizers[-1], bucket.places(len(servers), index))
+        index = list(servers).index(transport.world.rank)
+        buckets = buckets_of(module, smallest_message_bytes * len(servers))
+        self._slices, self._optimizers = held(buckets, len(servers), index, optimizer, state)
         self._shards = [shard(values, codec) for values in self._slices]
         # One buffer for each worker and slice: pushes of different workers arrive together.
         self._pushed = [[each.push_buffer() for _ in self._workers] for each in self._shards]

@@ -29,13 +29,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from stanza.workers.buckets import Bucket, buckets_of
+from stanza.workers.buckets import buckets_of
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from stanza.workers.optimizers import OptimizerFactory
-from stanza.workers.parameter_server import PULL, PUSH, STALENESS
+from stanza.workers.parameter_server import PULL, PUSH, STALENESS, held
 from systems.network.transport import Transport
 from systems.processes.beside import beside
 from systems.processes.waiting import waiting
+from systems.runs.state import State
 
 LOOK_S = 1.0
 """How often a thread that waits looks whether another has failed."""
@@ -53,6 +54,7 @@ class StaleServer:
         servers: Sequence[int],
         bound: int | None,
         optimizer: OptimizerFactory,
+        state: State | None = None,
         smallest_message_bytes: float = SMALLEST_MESSAGE_BYTES,
     ) -> None:
         """Serve `workers`, as one of `servers`.
@@ -61,15 +63,12 @@ class StaleServer:
             module: the model, whose parameters' values are copied.
             bound: the largest staleness; None is asynchronous.
             optimizer: makes an optimizer for one slice.
+            state: is told which values are trained here.
         """
-        index = list(servers).index(transport.world.rank)
         self._transport, self._workers, self._bound = transport, list(workers), bound
-        self._slices = slices_of(
-            buckets_of(module, smallest_message_bytes * len(servers)), len(servers), index
-        )
-        for values in self._slices:
-            values.requires_grad_()
-        self._optimizers = [optimizer([values]) for values in self._slices]
+        index = list(servers).index(transport.world.rank)
+        buckets = buckets_of(module, smallest_message_bytes * len(servers))
+        self._slices, self._optimizers = held(buckets, len(servers), index, optimizer, state)
         self._changed = threading.Condition()  # guards all that follows
         self._version = 0
         """The number of updates so far."""
@@ -180,8 +179,3 @@ class StaleServer:
             optimizer.step()
         self._version += 1
         self._changed.notify_all()
-
-
-def slices_of(buckets: Sequence[Bucket], servers: int, index: int) -> list[Tensor]:
-    """Copies of the slices of all buckets that server `index` of `servers` holds."""
-    return [bucket.flat_parameters()[bucket.slice(servers, index)].clone() for bucket in buckets]

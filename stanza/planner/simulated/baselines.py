@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from stanza.exchanges.names import WHOLE, Compression
 from stanza.planner.costs import Costs, CostsAt
 from stanza.planner.simulated.steps import (
     STEPS,
@@ -17,18 +18,21 @@ from systems.clusters.cluster import Link
 from systems.simulate import Program
 
 
-def ddp(at: CostsAt, shares: Sequence[int], link: Link) -> Simulated:
+def ddp(
+    at: CostsAt, shares: Sequence[int], link: Link, compression: Compression = WHOLE
+) -> Simulated:
     """Play DDP: forward passes, then backward passes in which full buckets are all-reduced.
 
     Args:
         at: the model's costs as a function of the batch.
         shares: the number of samples of each worker in a step.
+        compression: how much travels of the gradients.
     """
     program, ends, costs = Program(link.latency_s), list[int](), [at(share) for share in shares]
     backward, ranks = [cost.backward for cost in costs], range(len(shares))
     for _ in range(STEPS):
         starts = _forward(program, costs, ends[-1:])
-        ends.append(ring_backward(program, backward, ranks, starts, "backward"))
+        ends.append(ring_backward(program, backward, ranks, starts, "backward", compression))
     return played(program, ends, sum(shares), link)
 
 
@@ -43,7 +47,13 @@ def _forward(program: Program, costs: Sequence[Costs], after: Sequence[int]) -> 
 
 
 def ps_dedicated(
-    at: CostsAt, shares: Sequence[int], servers: int, link: Link, *, pipelined: bool
+    at: CostsAt,
+    shares: Sequence[int],
+    servers: int,
+    link: Link,
+    *,
+    pipelined: bool,
+    compression: Compression = WHOLE,
 ) -> Simulated:
     """Play dedicated servers.
 
@@ -61,7 +71,8 @@ def ps_dedicated(
         for row in rows:
             now = backward_tasks(program, row, range(workers), now, "backward")
             for server in range(workers, workers + servers):
-                _serve(program, now, server, row[0][1] / servers, pushed, pulled)
+                size = row[0][1] * compression.factor / servers
+                _serve(program, now, server, size, pushed, pulled)
         ends.append(program.join([*now, *pulled.values()], name="step"))
     return played(program, ends, sum(shares), link)
 
@@ -95,7 +106,9 @@ def _serve(
         )
 
 
-def ps_sharded(at: CostsAt, shares: Sequence[int], link: Link) -> Simulated:
+def ps_sharded(
+    at: CostsAt, shares: Sequence[int], link: Link, compression: Compression = WHOLE
+) -> Simulated:
     """Play pipelined servers, one beside every worker. Pushes and pulls share the interfaces."""
     costs, workers = [at(share) for share in shares], len(shares)
     rows = buckets([cost.backward for cost in costs], SMALLEST_MESSAGE_BYTES * workers)
@@ -105,7 +118,7 @@ def ps_sharded(at: CostsAt, shares: Sequence[int], link: Link) -> Simulated:
         pushes, pulls = list[int](), list[int]()
         for row in rows:
             now = backward_tasks(program, row, ranks, now, "backward")
-            part = row[0][1] * (workers - 1) / workers
+            part = row[0][1] * compression.factor * (workers - 1) / workers
             pushes.append(
                 program.exchange(ranks, part, messages=1, name="push", after=[*now, *pushes[-1:]])
             )

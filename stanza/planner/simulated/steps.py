@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stanza.exchanges.names import WHOLE, Compression
 from stanza.planner.predict import BUCKET_BYTES
 from systems.clusters.cluster import Link
 from systems.fair_links import Interface
@@ -99,12 +100,14 @@ def ring_backward(
     ranks: Sequence[int],
     after: Sequence[int],
     name: str,
+    compression: Compression = WHOLE,
 ) -> int:
     """Add the backward passes of `ranks`, with a ring all-reduce of every bucket that fills.
 
     Args:
         backward: for each rank its layers, in backward order.
         after: for each rank the task after which its backward pass starts.
+        compression: how much travels of the gradients; an all-gather may stand for the all-reduce.
 
     Returns:
         The task with which all passes and all-reduces have ended.
@@ -115,7 +118,9 @@ def ring_backward(
         size = row[0][1]
         if len(ranks) > 1 and size:
             ready = [*now, *wire[-1:]]
-            wire.append(program.all_reduce(ranks, size, name=name, after=ready))
+            moved = compression.moved_bytes(size, len(ranks))
+            messages = compression.messages(len(ranks))
+            wire.append(program.exchange(ranks, moved, messages=messages, name=name, after=ready))
     return program.join([*now, *wire[-1:]], name="step")
 
 

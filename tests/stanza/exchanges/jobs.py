@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stanza.layout import layout_of
 from stanza.options import Options
+from stanza.train.batches import LocalBatch
 from stanza.train.engine import Engine
 from stanza.train.loop import training_steps
 from stanza.train.workload import real_workload
@@ -48,7 +49,7 @@ def run_jobs(
     ranks: int, jobs: Mapping[str, Options], *, slow_rank: int | None = None, slow_s: float = 0.0
 ) -> dict[str, Done]:
     """Run jobs by their names; a rank may sleep so many seconds before each of its steps."""
-    everyone = run_ranks(ranks, _run, list(jobs.values()), slow_rank, slow_s)
+    everyone = run_ranks(ranks, _run, list(jobs.values()), slow_rank, slow_s, timeout_s=600)
     return {
         name: Done([done[number][0] for done in everyone], everyone[0][number][1])
         for number, name in enumerate(jobs)
@@ -64,9 +65,9 @@ def _run(
     if world.rank == slow_rank:
         own_step = Engine.step
 
-        def slow_step(*arguments: Any) -> dict[str, float]:
+        def slow_step(self: Engine, batch: LocalBatch) -> dict[str, float]:
             time.sleep(slow_s)
-            return own_step(*arguments)
+            return own_step(self, batch)
 
         Engine.step = slow_step  # type: ignore[method-assign]
     done = []
