@@ -30,8 +30,8 @@ OF_TWO = {
         DDP, exchange="post-local-sgd", exchange_options=("start=12",)
     ),
 }
-EXCHANGED = {
-    f"{scheme} {name}": replace(DDP, scheme=scheme, exchange=name)
+EXCHANGED: dict[str, Options] = {
+    f"{scheme} {name}": replace({"ddp": DDP, "ps": PS}[scheme], exchange=name)
     for name, built_in in BUILT_IN.items()
     for scheme in built_in.paths
 }
