@@ -10,17 +10,22 @@ from typing import Any
 
 from launch import job as jobs, planning
 from launch.installed import system_of
-from systems import by_path, schema
+from systems import by_path, disk, schema
+from systems.clusters import cluster
+from systems.clusters.shape import Shape
 from systems.environment import Environment
 from systems.job import Job
 from systems.profiles.emulation import Emulation
 from systems.runs import record
 from systems.runs.manifest import FINAL, FOLDER as CHECKPOINTS, newest_name
 from systems.runs.record import Tier
+from systems.runs.shaped import Shaped
 from systems.schema import InputError
 
 RUNS = Path("runs")
 """Where records go whose job names no folder."""
+SHAPE = "shape.toml"
+"""The file in the record of a shaped run that holds its cluster, as `--shape` takes it."""
 
 
 def create_record(
@@ -29,12 +34,14 @@ def create_record(
     tier: Tier = "measured",
     emulation: Emulation | None = None,
     run_id: str = "",
+    shaped: Shaped | None = None,
 ) -> Path:
     """Make the folder and write what is known before the first step; returns the folder.
 
     Args:
         emulation: how the cluster is emulated; None for other runs.
         run_id: the name that torchrun gives a run, which all attempts at it share.
+        shaped: what is known of the shaped cluster; None for other runs.
 
     Raises:
         InputError: `--out` names a folder that holds files already.
@@ -45,10 +52,11 @@ def create_record(
     digests = by_path.digests(code)
     run = {
         "command": shlex.join(record.command_line()),
-        "again": again(folder, tier, emulation) + trust,
+        "again": again(folder, tier, emulation, shaped) + trust,
         "tier": tier,
         **({"launcher": job.launcher} if tier == "measured" else {}),
         **({"emulation": schema.dump(emulation)} if emulation else {}),
+        **({"shaped": schema.dump(shaped)} if shaped else {}),
         "system": job.system,
         **({"own_code_sha256": digests} if digests else {}),
         "run_id": run_id,
@@ -61,6 +69,8 @@ def create_record(
     else:
         record.write_json(folder / "run.json", run)
         _save_job(job, folder)
+        if shaped is not None:
+            disk.write_text(folder / SHAPE, cluster.to_toml(shaped.shape.cluster))
     return folder
 
 
@@ -133,9 +143,21 @@ def _go_on(folder: Path, job: Job, plan: Any) -> None:
     _save_job(job, folder)
 
 
-def again(folder: Path, tier: Tier, emulation: Emulation | None) -> str:
+def again(
+    folder: Path, tier: Tier, emulation: Emulation | None, shaped: Shaped | None = None
+) -> str:
     """The command that repeats a run in its tier, in a new record."""
     job = shlex.quote(f"{folder}/job.toml")
+    if shaped is not None:
+        added = shaped.shape.impairments
+        values = {
+            "delay-s": added.delay_s,
+            "jitter-s": added.jitter_s,
+            "packet-loss": added.packet_loss,
+        }
+        words = [f"--{name} {value}" for name, value in values.items() if value]
+        shape = shlex.quote(f"{folder}/{SHAPE}")
+        return " ".join([f"python -m launch run {job} --shape {shape}", *words])
     if emulation is not None:
         flags = f"--scale {emulation.scale} --dilate {emulation.dilate}"
         return f"python -m launch emulate {job} {flags}"
@@ -203,6 +225,19 @@ def read_emulation(folder: Path) -> Emulation | None:
     """How the cluster of an emulated run is emulated; None for other runs."""
     table = record.read_json(folder / "run.json").get("emulation")
     return None if table is None else schema.read(Emulation, table, str(folder))
+
+
+def read_shaped(folder: Path) -> Shaped | None:
+    """What is known of the cluster of a shaped run; None for other runs."""
+    table = record.read_json(folder / "run.json").get("shaped")
+    return None if table is None else schema.read(Shaped, table, str(folder))
+
+
+def shape_of_record(folder: Path) -> Shape:
+    """The cluster of a shaped run."""
+    shaped = read_shaped(folder)
+    assert shaped is not None  # whoever starts this has made the record of a shaped run
+    return shaped.shape
 
 
 def emulated_rates(folder: Path) -> tuple[float, ...]:

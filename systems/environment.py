@@ -21,7 +21,9 @@ LOOPBACK = "127.0.0.1"
 class Environment:
     """The place of this process in the world, as its launcher has told it."""
 
-    launcher: Literal["torchrun", "deepspeed", "local", "mpirun", "slurm", "emulate", "none"]
+    launcher: Literal[
+        "torchrun", "deepspeed", "local", "mpirun", "slurm", "emulate", "shape", "none"
+    ]
     """What has started this process; "none": no launcher."""
     rank: int
     """Its number among all ranks."""

@@ -24,20 +24,23 @@ the parts. What a system cannot do it says by not having the part: without `simu
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from systems.clusters.cluster import Cluster
 from systems.clusters.sized import link_rates_of
 from systems.job import J, Job, job_type
 from systems.profiles.emulation import Emulation
+from systems.profiles.profile import ModelProfile
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
 from systems.schema import InputError
 
 if TYPE_CHECKING:  # torch is for ranks; who plans and starts them does without
     from systems.network.distributed import World
+    from systems.network.together import Timer
     from systems.runs.checkpoint import Checkpoints
 
 Part = TypeVar("Part")
@@ -163,6 +166,24 @@ class Emulating:
     themselves must take little time beside it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shaping:
+    """How the step time of a shaped run is predicted: from what is measured of its cluster."""
+
+    profiled: Callable[[Job], Hashable]
+    """What of a job its profile depends on. Jobs for which it is equal share one."""
+    profile: Callable[[Job, str, "Timer"], ModelProfile]
+    """Measures the layers of a job's model on this rank, while all ranks do the same. It gets the
+    kind of this rank's device, and a function that times another one meanwhile."""
+    plan: Callable[[Job, Cluster, Mapping[str, ModelProfile]], Any]
+    """Makes the plan of a job for a cluster whose links and devices were measured. Raises an
+    InputError for whatever is wrong with the job."""
+    simulated_step_s: Callable[[Job, Any, Cluster, Mapping[str, ModelProfile]], float | None] = (
+        lambda job, plan, cluster, profiles: None
+    )
+    """Plays a plan on such a cluster and gives the step time in seconds; None: it does not."""
+
+
 def _plan_one_process(job: Job, may_measure: bool) -> NoPlan:
     """Refuse more than one rank: nothing would say what the others do."""
     if job.world_size != 1:
@@ -221,6 +242,9 @@ class System:
     """What is made of its steps. None: it does all of its work at once and has no steps."""
     emulating: Emulating | None = None
     """How it runs on an emulated cluster, for `testbed emulate`. None: it does not."""
+    shaping: Shaping | None = None
+    """How the step time of `testbed run --shape` is predicted. None: it runs, without a
+    prediction."""
     simulate: Callable[[Job], Simulated] | None = None
     """Plans a job and plays the plan without processes, for `testbed simulate`. None: it cannot."""
 

@@ -1,8 +1,10 @@
-"""Emulated runs of which a rank, or the command itself, is ended at a random moment.
+"""Emulated and shaped runs of which a rank, or the command itself, is ended at a random moment.
 
-    python -m tests.kills_emulated 8 --seed 1      # a table; exit code 1 if a run is wrong
+    python -m tests.kills_emulated 8 --seed 1           # a table; exit code 1 if a run is wrong
+    python -m tests.kills_emulated 20 --kinds shaped
 
-The run must end, say who was killed, and leave no process, no network namespace, and no interface.
+The run must end, say who was killed, and leave no process, no network namespace, no interface, and
+no control group.
 Needs root and iproute2.
 """
 
@@ -18,11 +20,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from systems.processes import core_shares
 from systems.runs.record import read_steps
 
-How = Literal["rank", "SIGINT", "SIGTERM", "SIGKILL"]
-"""A rank gets SIGKILL, or `testbed emulate` gets this signal."""
-HOWS: tuple[How, ...] = ("rank", "SIGINT", "SIGTERM", "SIGKILL")
+How = Literal["rank", "forker", "SIGINT", "SIGTERM", "SIGKILL"]
+"""A rank or the process that has forked it gets SIGKILL, or `testbed emulate` gets this signal."""
+HOWS: tuple[How, ...] = ("rank", "forker", "SIGINT", "SIGTERM", "SIGKILL")
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}
 KILLED = ") was killed by SIGKILL"
 LAUNCH = [sys.executable, "-m", "launch", "emulate"]
@@ -33,6 +36,7 @@ RUNS = {
         2,
         ["launch/jobs/sparsepipe-titan8.toml", "--sparsepipe.devices", "TitanV=1,TitanXp=1"],
     ),
+    "shaped": (3, []),
 }
 """Ranks and job of every kind of run; it would last for long."""
 MANY = 2000
@@ -68,8 +72,11 @@ def start(kind: str, folder: Path) -> subprocess.Popen[bytes]:
     """A run of this kind that leaves its record in `folder`, and its output beside it."""
     ranks, job = RUNS[kind]
     flags = ["--world-size", str(ranks), f"--{kind}.steps", str(MANY), "--out", str(folder)]
+    command = [*LAUNCH, *job, *flags]
+    if kind == "shaped":
+        command = [sys.executable, "-m", "tests.shaped", str(folder), str(MANY)]
     with folder.with_suffix(".log").open("wb") as log:
-        return subprocess.Popen([*LAUNCH, *job, *flags], stdout=log, stderr=log)
+        return subprocess.Popen(command, stdout=log, stderr=log)
 
 
 def disturb(kind: str, folder: Path, how: How, after_step: int, after_s: float) -> list[str]:
@@ -87,6 +94,8 @@ def disturb(kind: str, folder: Path, how: How, after_step: int, after_s: float) 
         running = len(ours) == 3 + victim
         if how == "rank":
             os.kill(ours[-1], signal.SIGKILL)  # the last one that there is
+        elif how == "forker":
+            os.kill(ours[min(1, len(ours) - 1)], signal.SIGKILL)
         else:
             process.send_signal(signal.Signals[how])
         process.wait(PATIENCE_S)
@@ -95,7 +104,7 @@ def disturb(kind: str, folder: Path, how: How, after_step: int, after_s: float) 
     faults = left_of(folder, theirs, links)
     if process.returncode == 0:
         faults.append("it ended well")
-    if running and how != "rank" and process.returncode != CODES[how]:
+    if running and how in CODES and process.returncode != CODES[how]:
         faults.append(f"exit code {process.returncode}")
     lines = folder.with_suffix(".log").read_text().splitlines()
     named = (line.startswith(f"error: rank {victim} (") and KILLED in line for line in lines)
@@ -114,6 +123,7 @@ def left_of(folder: Path, namespaces: set[str], links: set[str]) -> list[str]:
             "processes": processes_of(folder),
             "namespaces": namespaces & (namespaces_of(everyone) | listed),
             "interfaces": lasting(["ip", "-brief", "link"]) - links,
+            "control groups": [str(group) for group in core_shares.leftovers()],
         }
         faults = [f"{what} {these} are left" for what, these in left.items() if these]
         if not faults:
@@ -127,12 +137,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("runs", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", default=list(RUNS), choices=list(RUNS))
     given = parser.parse_args()
     chance, wrong = random.Random(given.seed), 0
     folder = Path(tempfile.mkdtemp(prefix="kills-emulated-"))
     print("run  kind        killed   after              seconds  faults")
     for number in range(given.runs):
-        kind, how = list(RUNS)[number % len(RUNS)], HOWS[number // len(RUNS) % len(HOWS)]
+        kinds = given.kinds
+        kind, how = kinds[number % len(kinds)], HOWS[number // len(kinds) % len(HOWS)]
         starting = chance.random() < 0.3
         after_step, after_s = -1 if starting else chance.randrange(10), chance.uniform(0, 0.5)
         after_s += chance.uniform(0, 10) if starting else 0

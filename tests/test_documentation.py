@@ -50,6 +50,9 @@ SMALL = {
     "testbed run launch/jobs/stanza-digits.toml --stanza.fc-workers 1": Small(
         f"{NOTHING_TO_MEASURE} --out {RECORD}", planned=True
     ),
+    "testbed run launch/jobs/stanza-digits.toml --shape": Small(
+        "--help"
+    ),  # it measures links first
     "testbed run launch/jobs/stanza-digits.toml": Small(NOTHING_TO_MEASURE, planned=True),
     "testbed profile stanza": Small("--batch-size 1"),
     "testbed train-pair summarize": Small(f"{PAIR_OF_ONE_STEP} --data stdlib"),

@@ -18,9 +18,11 @@ from systems.build import CacheError, cache_folder
 from systems.clusters import cluster
 from systems.environment import own_address
 from systems.finding import Finding, extra, program
-from systems.network.emulate import clean, leftovers
+from systems.network import emulate
+from systems.network.emulate import leftovers
 from systems.network.namespaces import unavailable
 from systems.network.tcp import tcp_bytes
+from systems.processes import core_shares
 from systems.runs import record
 from systems.schema import InputError
 
@@ -48,6 +50,7 @@ def all_checks() -> list[Finding]:
         _mpi4py(),
         _sbatch(),
         _emulation(),
+        _core_shares(),
         _tcp(),
         extra("deepspeed", "deepspeed", "DeepSpeed's launcher and baselines"),
         extra("tensorboard", "tensorboard", "--tensorboard"),
@@ -211,8 +214,32 @@ def _emulation() -> Finding:
         name="emulated clusters",
         works=not found,
         found=found or "root, iproute2 and network namespaces are here",
-        needed_for="testbed emulate",
+        needed_for="testbed emulate, testbed run --shape",
         command=command,
+    )
+
+
+def clean() -> tuple[int, int]:
+    """End what is left of clusters that were killed; returns how many processes were ended and how
+    many control groups were removed."""
+    return emulate.clean(), core_shares.clean()
+
+
+def _core_shares() -> Finding:
+    """Whether ranks can be held to shares of a core, and whether killed runs have left groups."""
+    reason, here, left = core_shares.unavailable(), core_shares.hierarchy(), core_shares.leftovers()
+    if reason is None and here is not None:
+        found = f"cgroup v{here.version} at {here.folder}"
+    else:
+        found = f"{reason}; links alone are shaped"
+    if left:
+        found = f"{len(left)} control groups of killed runs are left over"
+    return Finding(
+        name="shares of a core",
+        works=reason is None and not left,
+        found=found,
+        needed_for="testbed run --shape, with core_share in the cluster",
+        command="python -m launch doctor --clean" if left else "run as root",
     )
 
 

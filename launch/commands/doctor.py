@@ -2,7 +2,7 @@
 
 python -m launch doctor             # a line for each finding; exit code 0 if the base works
 python -m launch doctor --json      # the same for programs
-python -m launch doctor --clean     # end the processes that a killed emulation has left
+python -m launch doctor --clean     # end the processes, remove the groups of killed runs
 
 Until the first findings are made, only the standard library is imported: the doctor must run where
 packages are missing or shadowed.
@@ -51,7 +51,11 @@ def main(arguments: Sequence[str]) -> None:
     from launch.commands import checks
 
     if flags == ["--clean"]:
-        print(f"{checks.clean()} processes of emulated clusters were left over, and are ended")
+        processes, groups = checks.clean()
+        print(
+            f"{processes} processes of emulated clusters were left over, and are ended; "
+            f"{groups} control groups, and are removed"
+        )
         return
     findings += checks.all_checks()
     _print_findings(findings, flags == ["--json"])

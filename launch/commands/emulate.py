@@ -28,6 +28,8 @@ from systems.runs import record
 from systems.schema import InputError
 from systems.system import Emulating, required
 
+RANKS = [sys.executable, "-m", "launch", "ranks"]
+"""The command that forks ranks into a network of this machine's own."""
 LINK_BITS_PER_S = 0.25e9
 """The rate of an emulated link if the user gives no scale. With ten nodes at this rate, two cores
 still have time for the ranks themselves."""
@@ -70,12 +72,19 @@ def run_emulated(folders: Sequence[Path], *, tensorboard: bool = False, quiet: b
     Args:
         quiet: show only what goes to stderr, and the live table.
     """
-    command = [sys.executable, "-m", "launch", "ranks", "--records", *map(str, folders)]
-    # Keep memory that a step frees for the next one, as a device's allocator does: on a busy host
-    # the first touch of fresh memory costs more than filling it.
-    keep = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_ARENA_MAX": "1"}
+    command = [*RANKS, "--records", *map(str, folders)]
     with shown(folders, tensorboard=tensorboard):
-        return run_command(command, {**keep, LAUNCHER: str(os.getpid())}, folders, quiet=quiet)
+        return run_command(command, rank_variables(), folders, quiet=quiet)
+
+
+def rank_variables() -> dict[str, str]:
+    """The environment variables of the process that forks ranks.
+
+    They keep memory that a step frees for the next one, as a device's allocator does: on a busy
+    host the first touch of fresh memory costs more than filling it.
+    """
+    keep = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_ARENA_MAX": "1"}
+    return {**keep, LAUNCHER: str(os.getpid())}
 
 
 def prepare_emulated(wanted: EmulatedJob) -> Path:

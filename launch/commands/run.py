@@ -2,6 +2,7 @@
 
 python -m launch run launch/jobs/stanza-digits.toml --stanza.fc-workers 1 --world-size 4
 python -m launch run --again runs/20260101-120000-stanza-digits
+python -m launch run launch/jobs/stanza-digits.toml --shape four-100m    # a cluster in this machine
 """
 
 import dataclasses
@@ -11,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch import job as jobs, planning, trust
+from launch.commands.shape import prepare_shaped, run_shaped
 from launch.installed import system_of
 from launch.launchers import slurm
 from launch.launchers.start import run_ranks, start_command
 from launch.progress.progress import shown
 from launch.records import again, claim_record, create_record, read_emulation
+from systems.clusters.shape import Impairments, shape_of
+from systems.flags import named_as_given
 from systems.gpus import gpu_names
 from systems.job import Job, job_alone
 from systems.mpi import import_mpi
@@ -32,6 +36,15 @@ class RunJob(Job, ProgressFlags):
     again: str | None = None
     """The folder of a record whose job is run again, in a new record. It stands first, instead of
     a job file; other flags change the job."""
+    shape: str | None = None
+    """Run on a cluster in this machine, behind links and on shares of cores such as the cluster
+    has: the name of a preset, or a TOML file. It needs root."""
+    delay_s: float = 0.0
+    """With --shape: seconds that every packet waits, each way, if the kernel has netem."""
+    jitter_s: float = 0.0
+    """With --shape: how much longer or shorter some packets wait."""
+    packet_loss: float = 0.0
+    """With --shape: the share of packets that are lost."""
     trust: bool = False
     """With --again: run the code that the record names by import path, such as a model's, without
     a question."""
@@ -42,6 +55,18 @@ def main(arguments: Sequence[str]) -> None:
     wanted = _parsed(arguments)
     wanted.apply()
     job = job_alone(wanted)
+    if wanted.shape is not None:
+        with named_as_given({"cluster": "shape"}):
+            shape = shape_of(wanted.shape, job.world_size, _impairments(wanted))
+        folder = prepare_shaped(job, shape)
+        code = run_shaped([folder], tensorboard=wanted.tensorboard)
+        _end(code, folder, "the shaped run")
+        return
+    if _impairments(wanted):
+        raise InputError(
+            "--delay-s, --jitter-s, --packet-loss: are of a shaped cluster; add --shape FILE, or "
+            "leave them out"
+        )
     folder = prepare_run(job)
     if job.launcher == "slurm":
         script = slurm.write_script(job.slurm, job.name, job.world_size, folder, job.max_restarts)
@@ -49,9 +74,21 @@ def main(arguments: Sequence[str]) -> None:
         return
     with shown([folder], tensorboard=wanted.tensorboard):
         code = run_ranks(job, [folder])
+    _end(code, folder, job.launcher)
+
+
+def _impairments(wanted: RunJob) -> Impairments:
+    """What every link of a shaped cluster adds to its messages."""
+    return Impairments(
+        delay_s=wanted.delay_s, jitter_s=wanted.jitter_s, packet_loss=wanted.packet_loss
+    )
+
+
+def _end(code: int, folder: Path, launcher: str) -> None:
+    """Exit with the code of the ranks if they failed."""
     if code:
         print(
-            f"error: {job.launcher} ended with code {code}, what failed is said above; the steps "
+            f"error: {launcher} ended with code {code}, what failed is said above; the steps "
             f"so far are in {folder}/steps",
             file=sys.stderr,
         )

@@ -37,8 +37,9 @@ class SweepJob(SweepFlags, EmulatedJob):
     ranks), bandwidth (bits per second of all links) or batch-size (samples of a step over all
     ranks)."""
     tier: tuple[Tier, ...] = ("simulated",)
-    """How every point is run: measured (`testbed run`), emulated (`testbed emulate`) or simulated
-    (`testbed simulate`), or several of them."""
+    """How every point is run: measured (`testbed run`), shaped (`testbed run --shape`, with the
+    cluster of the job), emulated (`testbed emulate`) or simulated (`testbed simulate`), or several
+    of them."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     flags = jobs.parse_job("sweep", arguments, SweepJob)
     base = base_of(flags)
     if not flags.tier:
-        raise InputError("--tier (none): give measured, emulated or simulated")
+        raise InputError("--tier (none): give measured, shaped, emulated or simulated")
     for name in ("scale", "dilate"):
         if getattr(flags, name) is not None and "emulated" not in flags.tier:
             raise InputError(

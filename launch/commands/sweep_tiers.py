@@ -2,13 +2,14 @@
 run all the same."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from launch import job as jobs
 from launch.commands.emulate import EmulatedJob, prepare_emulated, run_emulated
 from launch.commands.run import prepare_run
+from launch.commands.shape import measure_shaped, prepare_shaped, profiled_alike, run_shaped
 from launch.commands.simulate import simulate_job
 from launch.installed import system_of
 from launch.launchers.start import run_ranks
@@ -16,11 +17,13 @@ from launch.progress.progress import shown
 from launch.records import emulated_rates
 from launch.sweep.points import Point, Sweep
 from launch.sweep.variables import BANDWIDTH, counted
+from systems.clusters.shape import Shape, shape_of
 from systems.flags import named_as_given
 from systems.job import Job
 from systems.network.namespaces import unavailable
 from systems.processes import failures
 from systems.runs.record import Tier
+from systems.runs.shaped import Measured
 from systems.schema import InputError
 from systems.system import required
 
@@ -77,6 +80,9 @@ def why_not(job: Job, tier: Tier, names: Sequence[str]) -> str | None:
             required(system_of(job).emulating, job, "emulate")
             reason = unavailable()
             return reason and f"--tier emulated: {reason}"
+        if tier == "shaped":
+            reason = unavailable()
+            return reason and f"--tier shaped: {reason}"
     except InputError as error:
         return str(error)
     if BANDWIDTH in names:
@@ -148,18 +154,43 @@ def _emulate(running: Running, points: Sequence[Point]) -> Iterator[Point]:
         yield point  # it has failed
     for rates, alike in sorted(worlds.items(), key=lambda world: len(world[0])):
         print(f"{counted(len(alike), 'run')} on {len(rates)} emulated nodes", flush=True)
-        yield from _emulate_world(running, alike)
+        yield from _one_world(running, alike, run_emulated)
 
 
-def _emulate_world(running: Running, points: list[Point]) -> Iterator[Point]:
-    """Run points in one world. If one of them ends it, those behind it get another world."""
+def _shape(running: Running, points: Sequence[Point]) -> Iterator[Point]:
+    """Run the points of one shaped cluster in one world. Every cluster is measured once for all
+    points that its figures hold for."""
+    sweep, measured = running.sweep, dict[Hashable, Measured]()
+    worlds: dict[Shape, list[Point]] = {}
+    for point in points:
+        with _failing(running, point):
+            job = sweep.job(point)
+            shape = shape_of(job.cluster, job.world_size)
+            alike = profiled_alike(job, shape)
+            if alike not in measured:
+                measured[alike] = measure_shaped(job, shape)
+            prepare_shaped(job, shape, measured[alike])
+            worlds.setdefault(shape, []).append(point)
+            continue
+        yield point  # it has failed
+    for shape, alike_points in worlds.items():
+        print(f"{counted(len(alike_points), 'run')} on a shaped cluster: {shape}", flush=True)
+        yield from _one_world(running, alike_points, run_shaped)
+
+
+def _one_world(running: Running, points: list[Point], run: Callable[..., int]) -> Iterator[Point]:
+    """Run points in one world. If one of them ends it, those behind it get another world.
+
+    Args:
+        run: `run_emulated` or `run_shaped`.
+    """
     sweep = running.sweep
     while points:
         folders = [sweep.record(point) for point in points]
-        code = run_emulated(folders, tensorboard=running.tensorboard, quiet=True)
+        code = run(folders, tensorboard=running.tensorboard, quiet=True)
         left = [point for point in points if not sweep.has_result(point)]
         if left:
-            reason = f"the emulated ranks ended with code {code}, see above"
+            reason = f"the ranks ended with code {code}, see above"
             sweep.note(left[0], failures.first(sweep.record(left[0])) or reason)
         yield from (point for point in points if point not in left[1:])
         points = left[1:]
@@ -168,5 +199,6 @@ def _emulate_world(running: Running, points: list[Point]) -> Iterator[Point]:
 _RUNNERS: dict[Tier, Callable[[Running, Sequence[Point]], Iterator[Point]]] = {
     "simulated": _simulate,
     "emulated": _emulate,
+    "shaped": _shape,
     "measured": _measure,
 }

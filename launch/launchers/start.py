@@ -118,7 +118,7 @@ def run_command(
         file.write_text("")
     earlier = {folder: len(failures.read(folder)) for folder in folders}
     try:
-        code = _wait(command, {**variables, TOLD: str(file)}, quiet=quiet)
+        code = wait_for_end(command, {**variables, TOLD: str(file)}, quiet=quiet)
         failed = told(file)
     finally:
         file.unlink(missing_ok=True)
@@ -144,8 +144,11 @@ def _say_who_failed(
     failures.say(text)
 
 
-def _wait(command: Sequence[str], variables: Mapping[str, str], *, quiet: bool) -> int:
-    """Run a command to its end, and pass signals on to it; returns its exit code."""
+def wait_for_end(
+    command: Sequence[str], variables: Mapping[str, str], *, quiet: bool = False
+) -> int:
+    """Run a command to its end, and pass signals on to it; returns its exit code. If this process
+    dies, it ends as well. See `run_command` for the arguments and what is raised."""
     received: list[int] = []
     process = subprocess.Popen(
         command,

@@ -15,18 +15,21 @@ import torch.distributed as dist
 
 from launch.installed import system_of
 from launch.ranks.instruments import Instruments
-from launch.records import read_emulation, what_is_kept
+from launch.ranks.shaped import Watch, shaped_result
+from launch.records import read_emulation, read_shaped, what_is_kept
 from systems import disk, schema
 from systems.disk import DiskError
 from systems.job import Job
 from systems.network.distributed import World
 from systems.network.links import Calibration
+from systems.network.pairs import PairCalibration
 from systems.processes import failures
 from systems.profiles.emulation import Emulation
 from systems.runs import record, trace
 from systems.runs.checkpoint import Checkpoints, open_checkpoints
 from systems.runs.manifest import FOLDER as CHECKPOINTS
 from systems.runs.record import Step
+from systems.runs.shaped import Shaped, busy_words
 from systems.system import Opened, Steps
 
 PROGRESS_LINES = 5
@@ -43,22 +46,37 @@ class _Run:
     folder: Path
     """The record."""
     emulation: Emulation | None
+    shaped: Shaped | None
     opened: Opened
 
 
 def execute(
-    job: Job, plan: Any, world: World, folder: Path, calibration: Calibration | None
+    job: Job,
+    plan: Any,
+    world: World,
+    folder: Path,
+    calibration: Calibration | PairCalibration | None,
 ) -> None:
     """Do this rank's part of a job, and write the record in `folder`.
 
     Args:
-        calibration: what emulated links were measured to give; None on real ones.
+        calibration: what emulated or shaped links were measured to give; None on this machine's
+            own.
     """
-    emulation = read_emulation(folder)
+    emulation, shaped = read_emulation(folder), read_shaped(folder)
     opened = system_of(job).open(job, plan, emulation)
-    run = _Run(job=job, plan=plan, world=world, folder=folder, emulation=emulation, opened=opened)
+    run = _Run(
+        job=job,
+        plan=plan,
+        world=world,
+        folder=folder,
+        emulation=emulation,
+        shaped=shaped,
+        opened=opened,
+    )
     if world.rank == 0:
         print(_first_line(run), flush=True)
+    watch = None if shaped is None else Watch()
     if isinstance(opened.work, Steps):
         instruments = Instruments(job, world, folder, opened.work.last)
         summary = _summary_of_steps(run, opened.work, instruments)
@@ -66,6 +84,7 @@ def execute(
         instruments = Instruments(job, world, folder, 0)
         summary = opened.work(world)
     usage = instruments.close()
+    found = watch.close() if watch is not None else None
     if world.rank != 0:
         return
     result = {
@@ -77,10 +96,13 @@ def execute(
     }
     if emulation is not None:
         result = _emulated(result, job, plan, emulation, calibration)
+    if shaped is not None and found is not None:
+        result |= shaped_result(shaped, found, calibration)
     record.write_json(folder / "result.json", result)
     if job.trace:
         trace.join(folder, [world.name(rank) for rank in range(world.world_size)])
-    print(f"  {system_of(job).line(result)}\n  record: {folder}", flush=True)
+    line = system_of(job).line(result) + busy_words(result)
+    print(f"  {line}\n  record: {folder}", flush=True)
 
 
 def _summary_of_steps(run: _Run, work: Steps, instruments: Instruments) -> dict[str, Any]:
@@ -141,7 +163,7 @@ def _emulated(
     job: Job,
     plan: Any,
     emulation: Emulation,
-    calibration: Calibration | None,
+    calibration: Calibration | PairCalibration | None,
 ) -> dict[str, Any]:
     """The result without what means nothing for stand-ins, with what the links were."""
     emulating = system_of(job).emulating
@@ -158,6 +180,8 @@ def _emulated(
 def _first_line(run: _Run) -> str:
     """Tier, world, roles and data: every number that is printed below depends on them."""
     job, world, emulation, tier = run.job, run.world, run.emulation, "measured"
+    if run.shaped is not None:
+        tier = f"shaped ({run.shaped.shape}; {run.shaped.held})"
     if emulation is not None:
         tier = (
             f"emulated (scale {emulation.scale:.4g}, dilate {emulation.dilate:.4g}, undone below)"

@@ -13,26 +13,33 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from launch import job as jobs, planning
 from launch.installed import system_of
 from launch.ranks.execute import disk_errors_explained, execute
-from launch.records import create_record, earlier_attempt, read_emulation, read_job_and_plan
+from launch.ranks.shaped import CALIBRATION_S, checked_pairs
+from launch.records import (
+    create_record,
+    earlier_attempt,
+    read_emulation,
+    read_job_and_plan,
+    read_shaped,
+)
 from systems import dynamo
 from systems.environment import Environment, environment
 from systems.job import Job
 from systems.network.distributed import World, start, stop
 from systems.network.links import Calibration, calibrate
+from systems.network.pairs import PairCalibration
 from systems.network.transport import TransportError
 from systems.processes import failures
 from systems.processes.lifetime import die_with_parent
 from systems.schema import InputError
 
-CALIBRATION_S = 0.1
-"""How many seconds a message lasts that measures an emulated link."""
 GRACE_S = 1.0
 """A rank that lost its peer waits so many seconds, for the launcher to see first who died first."""
 
@@ -53,10 +60,21 @@ def work(arguments: Sequence[str], place: Environment) -> None:
         SystemExit: the rank failed.
     """
     dynamo.postpone()
-    try:
+    with failure_explained(place.rank):
         _run_jobs(arguments, place)
+
+
+@contextmanager
+def failure_explained(rank: int) -> Iterator[None]:
+    """Let a rank that fails say why, and leave the reason for the record.
+
+    Raises:
+        SystemExit: the rank failed.
+    """
+    try:
+        yield
     except Exception as error:
-        raise SystemExit(_explain_failure(error, place.rank)) from None
+        raise SystemExit(_explain_failure(error, rank)) from None
 
 
 def _explain_failure(error: Exception, rank: int) -> int:
@@ -131,13 +149,17 @@ def _agree_on_folder(world: World, job: Job, plan: Any, place: Environment) -> P
     return Path(world.store.get("record").decode())
 
 
-def _calibrated(place: Environment, folder: Path, job: Job, plan: Any) -> Calibration | None:
-    """What the emulated links really give; None on real ones.
+def _calibrated(
+    place: Environment, folder: Path, job: Job, plan: Any
+) -> Calibration | PairCalibration | None:
+    """What emulated or shaped links really give; None on this machine's own.
 
     Raises:
         InputError: a link is far from its rate, so that nothing measured over it would be true.
     """
-    emulation = read_emulation(folder)
+    shaped, emulation = read_shaped(folder), read_emulation(folder)
+    if shaped is not None:
+        return checked_pairs(shaped.shape)
     if emulation is None:
         return None
     emulating = system_of(job).emulating

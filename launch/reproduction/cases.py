@@ -6,21 +6,28 @@ whatever else the machine does falls on all of them alike.
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from launch import job as jobs
 from launch.commands.emulate import EmulatedJob, prepare_emulated, run_emulated
+from launch.commands.shape import measure_shaped, prepare_shaped, profiled_alike, run_shaped
 from launch.installed import system, system_of
 from launch.launchers.start import run_ranks
 from launch.progress.progress import shown
-from launch.records import create_record, emulated_rates, read_result
+from launch.records import create_record, emulated_rates, read_result, shape_of_record
 from systems import disk
 from systems.clusters import cluster
+from systems.clusters.shape import shape_of
 from systems.figures.experiment import Case, Experiment, Results
-from systems.job import Job
+from systems.job import J, Job
 from systems.network.namespaces import unavailable
+from systems.runs.shaped import Measured
+
+W = TypeVar("W", bound=Hashable)
+"""What tells the worlds apart in which runs follow each other."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ def _runs(cases: Sequence[Case], repeats: int, records: Path) -> list[_Run]:
         _Run(case, repetition, records / f"{_slug(case.name)}-{repetition}")
         for repetition in range(repeats)
         for case in cases
+        if case.repeats is None or repetition < case.repeats
     ]
 
 
@@ -92,19 +100,12 @@ def run_emulated_cases(
         print(f"nothing is emulated here, the figures are simulated alone: {reason}", flush=True)
         return {}
     runs = _runs(cases, repeats, records)
-    done = {run.folder for run in runs} - {run.folder for run in _unfinished(runs)}
-    worlds: dict[tuple[float, ...], list[Path]] = {}
-    same: dict[Job, Path] = {}
-    for index, run in enumerate(runs):
-        if run.folder not in done:
-            prepare_emulated(_emulated_job(experiment, run, records))
-        job = replace(jobs.load_job(run.folder / "job.toml"), name="", out=None)
-        first = same.setdefault(job, run.folder)
-        if first != run.folder:
-            shutil.rmtree(run.folder)
-            runs[index] = replace(run, folder=first)
-        elif run.folder not in done:
-            worlds.setdefault(emulated_rates(run.folder), []).append(run.folder)
+
+    def prepare(run: _Run) -> None:
+        job = _clustered_job(experiment, run, EmulatedJob)
+        prepare_emulated(replace(job, cluster=_cluster_of(experiment, run, records)))
+
+    worlds = _prepared(runs, prepare, emulated_rates)
     for rates, folders in sorted(worlds.items(), key=lambda world: len(world[0])):
         print(f"{len(folders)} runs on {len(rates)} emulated nodes", flush=True)
         if run_emulated(folders):
@@ -113,19 +114,79 @@ def run_emulated_cases(
     return _results(runs)
 
 
-def _emulated_job(experiment: Experiment, run: _Run, records: Path) -> EmulatedJob:
-    name = experiment.cluster
-    if run.case.cluster is not None:
-        path = records / "clusters" / f"{run.case.cluster.name}.toml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        disk.write_text(path, cluster.to_toml(run.case.cluster))
-        name = str(path)
+def run_shaped_cases(
+    experiment: Experiment, cases: Sequence[Case], repeats: int, records: Path
+) -> Results:
+    """Train cases for real on shaped clusters, those of one cluster in one world. Its links, its
+    ranks and the layers are measured first, once for all cases that they are the same for.
+
+    A case that the planner resolves to another one's very job is that one. No results where this
+    machine can shape nothing.
+
+    Raises:
+        SystemExit: a rank failed; what was done before stays.
+    """
+    reason = unavailable()
+    if reason is not None:
+        print(f"nothing is shaped here, and this experiment is left out: {reason}", flush=True)
+        return {}
+    runs, measured = _runs(cases, repeats, records), dict[Hashable, Measured]()
+
+    def prepare(run: _Run) -> None:
+        job = _clustered_job(experiment, run, Job)
+        shape = shape_of(_cluster_of(experiment, run, records), job.world_size)
+        alike = profiled_alike(job, shape)
+        if alike not in measured:
+            measured[alike] = measure_shaped(job, shape)
+        prepare_shaped(job, shape, measured[alike])
+
+    for shape, folders in _prepared(runs, prepare, shape_of_record).items():
+        print(f"{len(folders)} runs on a shaped cluster: {shape}", flush=True)
+        _check(experiment, run_shaped(folders))
+    return _results(runs)
+
+
+def _prepared(
+    runs: list[_Run], prepare: Callable[[_Run], None], world_of: Callable[[Path], W]
+) -> dict[W, list[Path]]:
+    """Prepare the runs that have no results, and sort their records by the world that they need.
+
+    A run whose job is that of an earlier one takes its record, in `runs` too.
+    """
+    done = {run.folder for run in runs} - {run.folder for run in _unfinished(runs)}
+    worlds: dict[W, list[Path]] = {}
+    same: dict[Any, Path] = {}
+    for index, run in enumerate(runs):
+        if run.folder not in done:
+            prepare(run)
+        job = replace(jobs.load_job(run.folder / "job.toml"), name="", out=None)
+        world = world_of(run.folder)
+        first = same.setdefault((job, world), run.folder)
+        if first != run.folder:
+            shutil.rmtree(run.folder)
+            runs[index] = replace(run, folder=first)
+        elif run.folder not in done:
+            worlds.setdefault(world, []).append(run.folder)
+    return worlds
+
+
+def _cluster_of(experiment: Experiment, run: _Run, records: Path) -> str:
+    """The cluster of a run, as `--cluster` names it."""
+    if run.case.cluster is None:
+        return experiment.cluster
+    path = records / "clusters" / f"{run.case.cluster.name}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    disk.write_text(path, cluster.to_toml(run.case.cluster))
+    return str(path)
+
+
+def _clustered_job(experiment: Experiment, run: _Run, base: type[J]) -> J:
+    """The job of a run on a cluster, which is still to be named."""
     return system(experiment.system).command_job(
-        EmulatedJob,
+        base,
         run.case.options,
         name=run.case.name,
         world_size=run.case.nodes or experiment.world_size,
-        cluster=name,
         seed=run.repetition,
         out=str(run.folder),
         trace=run.case.trace,

@@ -28,6 +28,7 @@ from systems.runs import record
 
 TIERS = {
     "measured": "real computation on real devices, real transport",
+    "shaped": "real training on one machine, behind shaped links and on shares of its cores",
     "emulated": "real processes over shaped links, computation replaced by timed waits",
     "simulated": "a model of the schedule, no processes",
 }

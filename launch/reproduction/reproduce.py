@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 from launch import installed
-from launch.reproduction.cases import run_emulated_cases, run_measured_cases
+from launch.reproduction.cases import run_emulated_cases, run_measured_cases, run_shaped_cases
 from launch.reproduction.report import Concluded, Section, write_report
 from systems import by_path
 from systems.figures.claims import Claim
-from systems.figures.experiment import Experiment, Results
+from systems.figures.experiment import Experiment, Level, Results
 from systems.figures.paper import Paper
 from systems.flags import parse_flags
 from systems.progress.table import ProgressFlags
@@ -114,7 +114,7 @@ def _folder(out: str | None, system: str | None, experiment: str | None) -> Path
     return Path(out)
 
 
-def _conclude(experiment: Experiment, level: str, folder: Path) -> Concluded:
+def _conclude(experiment: Experiment, level: Level, folder: Path) -> Concluded:
     """Run an experiment, draw and judge."""
     began = time.monotonic()
     results = _run(experiment, level, folder)
@@ -141,17 +141,22 @@ def _keep_earlier(folder: Path) -> None:
     record.claim_folder(folder)
 
 
-def _run(experiment: Experiment, level: str, folder: Path) -> Results:
+def _run(experiment: Experiment, level: Level, folder: Path) -> Results:
     """Run all cases of an experiment, read their results."""
     print(f"\n== {experiment.title} (tier {experiment.tier})", flush=True)
     records = folder / "records" / experiment.id
     if experiment.measure is not None:
         return experiment.measure(level, records)
-    cases = [case for case in experiment.cases if case.level == "quick" or level == "full"]
+    planned = experiment.cases
+    if experiment.prepare is not None:
+        planned = tuple(experiment.prepare(level, records))
+    cases = [case for case in planned if case.level == "quick" or level == "full"]
     if not cases:
         return {}
     if experiment.tier == "emulated":
         return run_emulated_cases(experiment, cases, experiment.repeats[level], records)
+    if experiment.tier == "shaped":
+        return run_shaped_cases(experiment, cases, experiment.repeats[level], records)
     return run_measured_cases(experiment, cases, experiment.repeats[level], records)
 
 

@@ -19,6 +19,7 @@ UNITS = {BANDWIDTH: 1e9}
 """What the values of a variable are divided by."""
 HOW: dict[Tier, str] = {
     "measured": "real computation and transport, on {machine}",
+    "shaped": "real computation over shaped links, each rank on its share of a core, on {machine}",
     "emulated": "the program itself over shaped links, its computation replaced by waits from a "
     "profile, on {machine}",
     "simulated": "a model of the schedule, which is deterministic, without processes",

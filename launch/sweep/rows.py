@@ -11,7 +11,7 @@ import numpy as np
 
 from launch import job as jobs
 from launch.installed import system_of
-from launch.records import read_emulation, read_job_and_plan, read_result
+from launch.records import read_emulation, read_job_and_plan, read_result, read_shaped
 from launch.sweep.points import Point, Sweep
 from launch.sweep.variables import BANDWIDTH, BATCH_SIZE, NODES, value_at
 from systems import disk
@@ -173,6 +173,9 @@ def _machine(folder: Path) -> str:
 def _bandwidth(tier: Tier, folder: Path) -> float | None:
     """The rate of the slowest link of the cluster that a record stands for; None where the links
     are this machine's own, or the cluster does not state it."""
+    shaped = read_shaped(folder)
+    if shaped is not None:
+        return min(shaped.shape.rates_bits_per_s)
     job, plan = read_job_and_plan(folder)
     emulating = system_of(job).emulating
     if tier == "measured" or emulating is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sparsepipe.names import DATA
 from sparsepipe.options import OWN, Options
+from sparsepipe.system import shaping
 from sparsepipe.system.emulated import (
     EMULATED,
     check_cluster,
@@ -23,10 +24,12 @@ from sparsepipe.system.scheme import NAMED_HERE, Plan, Scheme
 from sparsepipe.system.single import SINGLE
 from sparsepipe.train.clouds import load_clouds
 from systems import by_path
+from systems.clusters.cluster import Cluster
 from systems.flags import named_as_given
 from systems.job import Job
 from systems.named_files import absolute_data, absolute_path, absolute_profile
-from systems.system import Command, Emulating, Planning, System, Training, training_line
+from systems.profiles.profile import ModelProfile
+from systems.system import Command, Emulating, Planning, Shaping, System, Training, training_line
 
 
 def _scheme(job: Job) -> Scheme:
@@ -40,8 +43,8 @@ def _scheme(job: Job) -> Scheme:
 
 
 def _scheme_of_plan(job: Job, plan: Plan) -> Scheme:
-    """The way in which a plan runs: a plan for a cluster is emulated."""
-    return EMULATED if plan.pipeline is not None else _scheme(job)
+    """The way in which a plan runs: a plan for a cluster is emulated, unless it has stages."""
+    return EMULATED if plan.pipeline is not None and not plan.stages else _scheme(job)
 
 
 @named_as_given(NAMED_HERE)
@@ -53,6 +56,13 @@ def _plan(job: Job, may_measure: bool) -> Plan:
     """
     check_cluster(job)
     return _scheme(job).plan(job, may_measure)
+
+
+@named_as_given(NAMED_HERE)
+def _plan_shaped(job: Job, cluster: Cluster, profiles: Mapping[str, ModelProfile]) -> Plan:
+    """The plan of a job on a shaped cluster; without the planner where the job says itself what
+    every rank does."""
+    return shaping.plan(job, cluster, profiles) or _scheme(job).plan(job, False)
 
 
 def _resized(job: Job, world_size: int) -> Job:
@@ -79,7 +89,7 @@ def _cuts(plan: Plan) -> tuple[int, ...]:
 
 def _resolved(job: Job, plan: Plan) -> Job:
     """The job with the cuts that were chosen."""
-    if not plan.stages or job.options.plan is not None:
+    if not plan.stages or plan.pipeline is not None or job.options.plan is not None:
         return job
     return job.with_options(cuts=_cuts(plan))
 
@@ -167,6 +177,12 @@ SYSTEM = System(
         predicted_step_s=predicted_step_s,
         emulated_step_s=emulated_step_s,
         simulated_step_s=simulated_step_s,
+    ),
+    shaping=Shaping(
+        profiled=shaping.profiled,
+        profile=shaping.profile,
+        plan=_plan_shaped,
+        simulated_step_s=shaping.simulated_step_s,
     ),
     simulate=simulate,
     absolute_paths=_absolute_paths,

@@ -2,6 +2,7 @@
 that only infers, and the pipeline of DeepSpeed. Planning them traces the network with torch."""
 
 import dataclasses
+from typing import Any
 
 from sparsepipe.engine.backends import backend
 from sparsepipe.planner.stages import ScheduleChoice
@@ -53,6 +54,14 @@ def _schedule(plan: Plan) -> ScheduleChoice:
     return plan.schedule
 
 
+def _predicted(plan: Plan) -> dict[str, Any]:
+    """What a result says of the plan of a shaped run, which has a prediction."""
+    if plan.pipeline is None:
+        return {}
+    prediction = plan.pipeline.prediction
+    return {"planner": plan.pipeline.planner, "predicted_step_s": prediction.step_s}
+
+
 def _pipeline_roles(job: Job, plan: Plan) -> list[str]:
     """The stages of every rank."""
     return roles(pipeline_stages.schedule_of(plan.stages, _schedule(plan), 1))
@@ -77,9 +86,10 @@ TRAINED = Scheme(
             plan.stages, _schedule(plan), world, workload, tracer, checkpoints
         ),
     ),
-    summarize=lambda job, plan, everyone, emulation: pipelined.summarize_pipeline(
-        job.options, plan.stages, _schedule(plan), everyone
-    ),
+    summarize=lambda job, plan, everyone, emulation: {
+        **pipelined.summarize_pipeline(job.options, plan.stages, _schedule(plan), everyone),
+        **_predicted(plan),
+    },
 )
 INFERRED = Scheme(
     plan=_plan_pipeline,

@@ -36,14 +36,16 @@ NAMED_HERE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which rank does what. One process does everything where there are no stages."""
+    """Which rank does what. One process does everything where there are neither stages nor a
+    pipeline."""
 
     stages: tuple[PlannedStage, ...] = ()
     """The stages of a pipeline that computes on this machine."""
     schedule: ScheduleChoice | None = None
     """The schedule of the same pipeline."""
     pipeline: planner.Plan | None = None
-    """The plan of a pipeline on another cluster, which is emulated or simulated here."""
+    """The plan of a pipeline on another cluster, which is emulated or simulated here. With stages,
+    they are its own: it trains on a shaped cluster."""
 
 
 @dataclass(frozen=True, kw_only=True)

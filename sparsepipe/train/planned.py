@@ -160,9 +160,20 @@ def plan_pipeline(options: Options, cluster: Cluster) -> ProfiledPlan:
     if options.plan is not None:
         return with_profiles(load_checked_plan(options), options)
     target = target_cluster(cluster, options.devices, options.bandwidth_bits_per_s)
-    check_links(target)
     profiles = profiles_by_kind(options.profiles, options.batch_size)
     _check_model(profiles, options)
+    return plan_from_profiles(options, target, profiles)
+
+
+def plan_from_profiles(
+    options: Options, target: Cluster, profiles: dict[str, ModelProfile]
+) -> ProfiledPlan:
+    """Plan what the options say for a cluster, from the profile of each kind of device.
+
+    Raises:
+        InputError: links that differ, or a baseline without an answer.
+    """
+    check_links(target)
     schedule, micro_batches = options.schedule, options.micro_batches
     plan: Plan | None
     if options.planner == "planner":

@@ -67,7 +67,7 @@ def profile_network(
     counted more often than they are sent.
     """
     stages = network.stages(range(1, len(network.layers)))
-    passes = [_pass(stages, _fresh(inputs)) for _ in range(warm_up + repetitions)][warm_up:]
+    passes = [_pass(stages, fresh(inputs)) for _ in range(warm_up + repetitions)][warm_up:]
     layers = []
     for number, layer in enumerate(network.layers):
         costs = [costs_of_pass[number] for costs_of_pass in passes]
@@ -110,7 +110,7 @@ _Record = tuple[tuple[Value, ...], tuple[Value, ...]]
 """The values that a stage of one layer took, and those that it returned."""
 
 
-def _fresh(inputs: Value) -> Value:
+def fresh(inputs: Value) -> Value:
     """The same voxels without any kernel maps that earlier passes have made."""
     if not isinstance(inputs, SparseTensor):
         return inputs

@@ -3,7 +3,7 @@
 Targets stand in the code beside their sources.
 """
 
-from stanza.experiments import digits, grid, planner, scale
+from stanza.experiments import accuracy, digits, grid, planner, scale
 from stanza.experiments.paper import PAPER as PAPER
 from stanza.experiments.targets import CLUSTER
 from systems.figures.experiment import Experiment
@@ -11,13 +11,22 @@ from systems.figures.experiment import Experiment
 EXPERIMENTS = (
     Experiment(
         system="stanza",
-        id="digits",
-        title="Digits: real training, 4 ranks on this machine",
-        tier="measured",
+        id="time-to-accuracy",
+        title="Time to accuracy: real training on a cluster in this machine",
+        tier="shaped",
         world_size=4,
-        cases=digits.CASES,
-        repeats={"quick": 3, "full": 9},
-        conclude=digits.conclude,
+        prepare=accuracy.prepare,
+        repeats={"quick": 3, "full": 3},
+        conclude=accuracy.conclude,
+    ),
+    Experiment(
+        system="stanza",
+        id="scale",
+        title="The paper's models over nodes, bandwidths and FC workers",
+        tier="emulated",
+        cluster=CLUSTER,
+        cases=grid.CASES,
+        conclude=scale.conclude,
     ),
     Experiment(
         system="stanza",
@@ -28,11 +37,12 @@ EXPERIMENTS = (
     ),
     Experiment(
         system="stanza",
-        id="scale",
-        title="The paper's models over nodes, bandwidths and FC workers",
-        tier="emulated",
-        cluster=CLUSTER,
-        cases=grid.CASES,
-        conclude=scale.conclude,
+        id="digits",
+        title="Digits: bytes and equivalence, 4 ranks on this machine",
+        tier="measured",
+        world_size=4,
+        cases=digits.CASES,
+        repeats={"quick": 2, "full": 9},
+        conclude=digits.conclude,
     ),
 )

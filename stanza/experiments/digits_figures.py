@@ -9,7 +9,6 @@ from systems.figures.draw import Bars, Lines, draw
 from systems.figures.experiment import Figure, Results
 from systems.figures.text import table
 
-SHARED = "4 ranks on one machine share its cores and talk over loopback"
 SMALLEST_DRAWN = 1e-9
 """Smaller differences of the loss are drawn at this one, as the axis is logarithmic."""
 
@@ -27,26 +26,6 @@ def busiest(run: Mapping[str, Any], kind: str) -> float | None:
 def relative_gaps(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """|a - b| / |b|, value by value."""
     return [abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True)]
-
-
-def throughput(values: Mapping[str, Sequence[float]], folder: Path) -> Figure:
-    """Draw the samples per second of every scheme, every repetition shown."""
-    bars = Bars(
-        groups=list(values),
-        series={"throughput": list(values.values())},
-        unit="samples/s",
-        title="Digits, global batch 96, 4 ranks (measured)",
-        value_format="{:,.0f}",
-    )
-    return draw(
-        folder / "digits-throughput",
-        [bars],
-        f"bars: median over repetitions, dots: each; cases alternate; {SHARED}",
-        title="Throughput on digits",
-        tier="measured",
-        caption=f"Samples per second in the measured window. {SHARED}: this is no cluster, the "
-        "network costs next to nothing and the ranks' arithmetic competes for the same cores.",
-    )
 
 
 def losses(results: Results, folder: Path) -> Figure:
@@ -118,34 +97,9 @@ def bytes_per_step(results: Results, folder: Path) -> Figure:
 
 
 def summary(results: Results) -> str:
-    """The throughput, step time, prediction and accuracy of every scheme, in Markdown."""
-    rows = []
-    for name, runs in results.items():
-        predicted_s = runs[0]["predicted_step_s"]
-        rows.append(
-            (
-                name,
-                f"{median(r['samples_per_s'] for r in runs):,.0f}",
-                f"{median(r['step_s']['median'] for r in runs) * 1e3:.2f}",
-                "n/a" if predicted_s is None else f"{predicted_s * 1e3:.2f}",
-                f"{median(r['test_accuracy'] for r in runs):.2%}",
-                len(runs),
-            )
-        )
-    columns = ("scheme", "samples/s", "step ms, median", "predicted ms", "test accuracy", "n")
-    return table(columns, rows)
-
-
-def orders(planned: Results) -> str:
-    """The schemes that have a prediction, from fast to slow, as predicted and as measured."""
-    predicted_s = {name: runs[0]["predicted_step_s"] for name, runs in planned.items()}
-    measured_s = {n: median(r["step_s"]["median"] for r in runs) for n, runs in planned.items()}
-    predicted, measured = (
-        ", ".join(sorted(seconds, key=lambda name: seconds[name]))
-        for seconds in (predicted_s, measured_s)
-    )
-    return (
-        f"From fast to slow, predicted: {predicted}. Measured: {measured}. The planner knows "
-        "nodes of their own; where ranks share cores, moving bytes costs compute, which it does "
-        "not model, and its order here is not to be relied on."
-    )
+    """The accuracy of every scheme, in Markdown."""
+    rows = [
+        (name, f"{median(r['test_accuracy'] for r in runs):.2%}", len(runs))
+        for name, runs in results.items()
+    ]
+    return table(("scheme", "test accuracy", "n"), rows)

@@ -66,6 +66,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "digits-cnn": Architecture(
         build="stanza.models.digits:DigitsCNN", image_shape=(1, 8, 8), classes=10, batch_size=32
     ),
+    "alexnet-28": Architecture(
+        build="stanza.models.small:AlexNet28", image_shape=(1, 28, 28), classes=10, batch_size=24
+    ),
+    "vgg-28": Architecture(
+        build="stanza.models.small:VGG28", image_shape=(1, 28, 28), classes=10, batch_size=24
+    ),
+    "resnet-28": Architecture(
+        build="stanza.models.small:ResNet28", image_shape=(1, 28, 28), classes=96, batch_size=24
+    ),
 }
 
 

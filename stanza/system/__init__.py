@@ -12,6 +12,7 @@ from stanza.options import OWN, ZERO_STAGES, Options
 from stanza.planner.plan import Plan, costs_at, load_profile, plan as plan_stanza
 from stanza.planner.predict import unpredicted
 from stanza.planner.simulated import played_plan
+from stanza.system import shaping
 from stanza.system.planning import (
     HERE,
     measure_link,
@@ -37,6 +38,7 @@ from systems.system import (
     Emulating,
     Opened,
     Planning,
+    Shaping,
     Simulated,
     Steps,
     System,
@@ -284,6 +286,12 @@ SYSTEM = System(
         predicted_step_s=_predicted_step_s,
         emulated_step_s=_emulated_step_s,
         simulated_step_s=_simulated_step_s,
+    ),
+    shaping=Shaping(
+        profiled=shaping.profiled,
+        profile=shaping.profile,
+        plan=shaping.plan,
+        simulated_step_s=shaping.simulated_step_s,
     ),
     simulate=_simulate,
     measured_first=unknown_figures,

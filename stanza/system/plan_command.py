@@ -46,7 +46,8 @@ class ModelArguments:
     """The model of a command, and what it takes."""
 
     model: str = "digits-cnn"
-    """The network: alexnet, vgg16, resnet50, resnet152, inception-v3 or digits-cnn; or your own, as
+    """The network: alexnet, vgg16, resnet50, resnet152, inception-v3, digits-cnn, alexnet-28,
+    vgg-28 or resnet-28 (small relatives of the big ones, for images of 28 x 28); or your own, as
     package.module:attribute or path/to/file.py:attribute."""
     image_shape: tuple[int, ...] | None = None
     """Channels, height and width of one image. None takes what the model says, or else the data."""

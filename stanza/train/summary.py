@@ -49,11 +49,27 @@ def summarize_training(
         **({"staleness_updates": _mean_and_largest(staleness)} if staleness else {}),
         "predicted_step_s": plan.chosen.step_s if plan.chosen else None,
         "test_accuracy": totals.get("test_accuracy"),
+        **({"tests": tests} if (tests := _tests(ranks[0])) else {}),
         **({"no_test_accuracy": NO_ACCURACY} if NOT_CLASSIFIED in totals else {}),
         # A file that several ranks have tried to read counts once for each.
         "corrupt_images": int(sum(steps[-1].metrics.get("corrupt_images", 0) for steps in here)),
         "bytes_per_step": _bytes_per_step(options, layout, found["bytes_per_step"]),
     }
+
+
+def _tests(steps: Sequence[Step]) -> list[dict[str, float]]:
+    """Every test of rank 0: the steps that were done, the seconds that they took since the first
+    step of this attempt, without the tests before, and the accuracy."""
+    last = steps[-1]
+    return [
+        {
+            "steps": step.index + (step is not last),
+            "trained_s": step.metrics["trained_s"],
+            "test_accuracy": step.metrics["test_accuracy"],
+        }
+        for step in steps
+        if "test_accuracy" in step.metrics and "trained_s" in step.metrics
+    ]
 
 
 def _bytes_per_step(

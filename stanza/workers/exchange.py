@@ -156,6 +156,11 @@ class AllReduce:
             with waiting("what the exchange does between steps", self._sum.others):
                 self._hook.after_step(self._trained)
 
+    @property
+    def may_differ(self) -> bool:
+        """Whether the copies of the module may differ between steps, as the hook wants it."""
+        return isinstance(self._hook, BetweenSteps)
+
     def collect(self) -> None:
         """Make the parameters those of the trained model, where copies may differ."""
         if isinstance(self._hook, BetweenSteps):

@@ -18,6 +18,8 @@ from systems import schema
 from systems.schema import InputError
 
 PRESETS = Path(__file__).parent
+LEAST_CORE_SHARE = 0.1
+"""The kernel counts in milliseconds; a smaller part of a period of ten is no steady share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +80,18 @@ class Device:
     """How many of them the node has."""
     memory_bytes: int | None = None
     """The memory of each. None: it is not known, and no plan is refused for it."""
+    core_share: float | None = None
+    """The share of one core of this machine that stands for the device in a shaped run, above 0 and
+    up to 1. None: as much as its rank gets. Nothing else heeds it."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise InputError(f"count = {self.count}: give 1 or more devices")
+        if self.core_share is not None and not LEAST_CORE_SHARE <= self.core_share <= 1:
+            raise InputError(
+                f"core_share = {self.core_share:g}: is a share of one core; give "
+                f"{LEAST_CORE_SHARE:g} to 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,15 @@ def sized_cluster(name: str, world_size: int) -> Cluster:
     """
     target = cluster.load(name)
     cluster.check_uniform(target, name)
+    return fitted(target, world_size)
+
+
+def fitted(target: Cluster, world_size: int) -> Cluster:
+    """A cluster with a node for every rank. One that names a single kind of node gets as many.
+
+    Raises:
+        InputError: it has several kinds, and another number of nodes.
+    """
     if len(target.nodes) == 1:
         target = target.with_size(world_size)
     if target.size != world_size:

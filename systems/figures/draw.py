@@ -18,10 +18,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from systems import disk
 from systems.figures.experiment import Figure
+from systems.figures.progress import Curve as Curve, Progress, draw_progress
 from systems.runs.record import Tier
 
-Curve = tuple[Sequence[float], Sequence[float]]
-"""The x and the y of a curve's points."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette: distinct for colour-blind readers."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "*")
@@ -95,7 +94,7 @@ class Agreement:
     """Half the width of the band, as a fraction."""
 
 
-Panel = Bars | Lines | Agreement
+Panel = Bars | Lines | Agreement | Progress
 
 
 def draw(
@@ -156,6 +155,8 @@ def _drawn(axis: Axes, panel: Panel) -> list[list[Any]]:
     """Draw a panel; returns the rows of its CSV."""
     if isinstance(panel, Bars):
         return _bars(axis, panel)
+    if isinstance(panel, Progress):
+        return draw_progress(axis, panel, COLOURS)
     return _lines(axis, panel) if isinstance(panel, Lines) else _agreement(axis, panel)
 
 

@@ -30,13 +30,15 @@ class Case:
     name: str
     options: Any
     nodes: int | None = None
-    """How many nodes of the emulated cluster; None stands for the experiment's world size."""
+    """How many nodes of the emulated or shaped cluster; None: the experiment's world size."""
     cluster: Cluster | None = None
-    """What an emulated case runs on; None stands for the experiment's cluster."""
+    """What an emulated or shaped case runs on; None stands for the experiment's cluster."""
     level: Level = "quick"
     """The least level at which it is run."""
+    repeats: int | None = None
+    """How many of the experiment's repetitions it takes part in, the first ones; None: all."""
     trace: bool = False
-    """Whether an emulated run leaves a trace of its steps."""
+    """Whether an emulated or shaped run leaves a trace of its steps."""
 
 
 def sweep(
@@ -143,10 +145,13 @@ class Experiment:
     """The system that the experiment is about, by the launcher's name."""
     world_size: int = 1
     cluster: str = "local"
-    """What emulated cases run on."""
+    """What emulated and shaped cases run on."""
     cases: tuple[Case, ...] = ()
     repeats: Mapping[str, int] = field(default_factory=lambda: {"quick": 1, "full": 1})
     """Repetitions by level; each has its own seed, and cases alternate within a repetition."""
+    prepare: Callable[[Level, Path], Sequence[Case]] | None = None
+    """Makes the cases at a level, instead of `cases`, from what it measures here first. It keeps
+    that in a folder, and goes on from what is there."""
     measure: Callable[[str, Path], Results] | None = None
     """Measures at a level, in this process. It keeps its results in a folder, and goes on from
     those that are there."""

@@ -1,9 +1,10 @@
-"""An emulated cluster: ranks on this machine, each a node of its own behind a shaped link.
+"""A cluster on this machine: ranks, each a node of its own behind a shaped link.
 
-    code = emulate(network, main)      # main(place) runs on every rank, in a forked process
+    code = emulate(network, 4, main)      # main(place) runs on every rank, in a forked process
 
-The caller has imported what the ranks need, so that eleven of them start in a second. Ranks die
-with the process that started them, and with them the network (see systems.network.namespaces).
+Emulated and shaped runs have their ranks from here. The caller has imported what the ranks need, so
+that eleven of them start in a second. Ranks die with the process that started them, and with them
+the network (see systems.network.namespaces).
 """
 
 import os
@@ -11,8 +12,9 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from systems.environment import Environment
 from systems.network.namespaces import INTERFACE, Network
@@ -31,24 +33,65 @@ holds the lock it would ask for ever, and the watchdog would never run.
 """
 
 LAUNCHER = "SYSTEMS_TESTBED_LAUNCHER"
-"""The variable that tells processes of an emulated cluster the process id of their launcher."""
+"""The variable that tells processes of such a cluster the process id of their launcher."""
 
 RankMain = Callable[[Environment], None]
 """What a rank does, given its place in the world."""
 
 
-def emulate(network: Network, world_size: int, main: RankMain) -> int:
+@dataclass(frozen=True)
+class Beginning:
+    """What a rank has to know before it begins."""
+
+    network: Network
+    world_size: int
+    launcher: Literal["emulate", "shape"]
+    settle: Callable[[int], None]
+
+    def place(self, rank: int) -> Environment:
+        """The place of a rank, as a launcher's variables would say it: every rank has its own
+        node."""
+        return Environment(
+            launcher=self.launcher,
+            rank=rank,
+            world_size=self.world_size,
+            local_rank=0,
+            local_world_size=1,
+            master_address=self.network.address(0),
+            master_port=PORT,
+        )
+
+
+def answer_at_once(rank: int) -> None:
+    """Give this process, a rank, the priority of emulated ones."""
+    with suppress(PermissionError):  # works without, less precisely
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(PRIORITY))
+
+
+def emulate(
+    network: Network,
+    world_size: int,
+    main: RankMain,
+    *,
+    launcher: Literal["emulate", "shape"] = "emulate",
+    settle: Callable[[int], None] = answer_at_once,
+) -> int:
     """Run `main` on every rank, one a node; returns the exit code of the rank that failed first.
 
     A signal to this process ends them all, and is then raised here as KeyboardInterrupt or
     SystemExit.
+
+    Args:
+        launcher: what a rank calls that which has started it.
+        settle: is called with the number of a rank in its process, before `main`.
     """
+    begin = Beginning(network, world_size, launcher, settle)
     previous = {s: signal.signal(s, _interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
     running: dict[int, int] = {}
     try:
         for rank in range(world_size):
             sys.stdout.flush()
-            running[os.fork() or _rank(network, rank, world_size, main)] = rank
+            running[os.fork() or _rank(begin, rank, main)] = rank
         return wait_for_ranks(running)
     finally:
         for process in running:
@@ -64,37 +107,23 @@ def _interrupt(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _rank(network: Network, rank: int, world_size: int, main: RankMain) -> NoReturn:
+def _rank(begin: Beginning, rank: int, main: RankMain) -> NoReturn:
     """Run one rank in this process, which was forked for it, and end the process."""
 
     def live() -> None:
         die_with_parent(signal.SIGKILL)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        network.enter(rank)
-        with suppress(PermissionError):  # works without, less precisely
-            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(PRIORITY))
+        begin.network.enter(rank)
+        begin.settle(rank)
         os.environ["GLOO_SOCKET_IFNAME"] = INTERFACE
-        main(place(network, rank, world_size))
+        main(begin.place(rank))
 
     background.end_now(background.exit_code_of(live))
 
 
-def place(network: Network, rank: int, world_size: int) -> Environment:
-    """The place of a rank, as a launcher's variables would say it: every rank has its own node."""
-    return Environment(
-        launcher="emulate",
-        rank=rank,
-        world_size=world_size,
-        local_rank=0,
-        local_world_size=1,
-        master_address=network.address(0),
-        master_port=PORT,
-    )
-
-
 def leftovers() -> list[int]:
-    """The process ids of what is left of emulated clusters whose launcher is gone."""
+    """The process ids of what is left of clusters whose launcher is gone."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -108,7 +137,7 @@ def leftovers() -> list[int]:
 
 
 def clean() -> int:
-    """Kill the processes that are left of emulated clusters; returns how many there were.
+    """Kill the processes that are left of clusters; returns how many there were.
 
     Their networks end with them.
     """

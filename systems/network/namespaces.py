@@ -17,6 +17,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from systems.clusters.shape import UNIMPAIRED, Impairments
 from systems.schema import InputError
 
 INTERFACE = "eth0"
@@ -33,6 +34,8 @@ to all, and every drop is sent again over links that have no room for it."""
 SEND_BUFFER_BYTES = 256 * 1024
 """The most that a connection has on its way. With less, several that end at one node do not keep
 its link busy while each waits in another node's queue too; with more, queues overflow."""
+SMALL_PACKET_BYTES = 1500
+"""`netem` counts packets and not bytes; its queue holds as many of this size as may wait."""
 SHORTEST_RESEND = "20ms"
 """A packet that is lost all the same is sent again after this; the system's default is 200 ms."""
 BARE_ACKNOWLEDGEMENT = (
@@ -51,16 +54,20 @@ _OWN = "/proc/thread-self/ns/net"
 class Network:
     """Nodes 0, 1, ... with full-duplex links of these rates, in bits per second."""
 
-    def __init__(self, rates_bits_per_s: Sequence[float]) -> None:
+    def __init__(
+        self, rates_bits_per_s: Sequence[float], impairments: Impairments = UNIMPAIRED
+    ) -> None:
         """Make the namespaces and the links between them.
 
         Args:
             rates_bits_per_s: the rate of every node's link, in each direction.
+            impairments: what every link adds to what its node sends.
 
         Raises:
             InputError: no root, no iproute2, or a kernel that refuses.
         """
         check_available()
+        self._impairments = impairments
         self._switch = _new_namespace()
         self._nodes = [_new_namespace() for _ in rates_bits_per_s]
         try:
@@ -95,8 +102,11 @@ class Network:
                 f"congctl cubic rto_min {SHORTEST_RESEND}",
             ]
             _batch("ip", self._nodes[node], addresses)
-            _batch("tc", self._nodes[node], _shaped(INTERFACE, rate))
-            _limit_send_buffers(self._nodes[node])
+            _batch("tc", self._nodes[node], _shaped(INTERFACE, rate, self._impairments))
+            on_its_way_bytes = rate / 8 * 2 * self._impairments.delay_s
+            _limit_send_buffers(
+                self._nodes[node], max(SEND_BUFFER_BYTES, round(2 * on_its_way_bytes))
+            )
 
     def address(self, node: int) -> str:
         """The IPv4 address of a node."""
@@ -140,33 +150,67 @@ def check_available() -> None:
     """Raise an InputError if networks cannot be made here."""
     reason = unavailable()
     if reason is not None:
-        raise InputError(f"emulated clusters need network namespaces: {reason}")
+        raise InputError(f"emulated and shaped runs need network namespaces: {reason}")
 
 
-def _shaped(device: str, rate_bits_per_s: float) -> list[str]:
+def check_impairments(impairments: Impairments) -> None:
+    """Raise an InputError if this kernel cannot delay or lose packets, and shall."""
+    if not impairments:
+        return
+    check_available()
+    namespace = _new_namespace()
+    try:
+        _batch("tc", namespace, [f"qdisc add dev lo root {_netem(impairments, 1e9)}"])
+    except InputError:
+        raise InputError(
+            "--delay-s, --jitter-s, --packet-loss: this kernel has no queue `netem`, which adds "
+            "them to links; load its module (modprobe sch_netem), or leave them out"
+        ) from None
+    finally:
+        os.close(namespace)
+
+
+def _netem(impairments: Impairments, rate_bits_per_s: float) -> str:
+    """The queue of `tc` that adds delay, jitter and loss to a link of a rate."""
+    held_s = QUEUE_S + impairments.delay_s + impairments.jitter_s
+    packets = max(1000, round(rate_bits_per_s / 8 * held_s / SMALL_PACKET_BYTES))
+    return (
+        f"netem limit {packets} delay {impairments.delay_s * 1e6:.0f}us "
+        f"{impairments.jitter_s * 1e6:.0f}us loss {impairments.packet_loss * 100:g}%"
+    )
+
+
+def _shaped(
+    device: str, rate_bits_per_s: float, impairments: Impairments = UNIMPAIRED
+) -> list[str]:
     """The commands of `tc` that hold what a device sends to a rate.
 
     Data wait in one queue (class 1:10), bare acknowledgements in another that goes first (1:11).
+    Where a link has impairments, `netem` takes the place of both queues.
     """
     rate, queue = f"{round(rate_bits_per_s)}bit", round(rate_bits_per_s / 8 * QUEUE_S)
     htb = f"htb rate {rate} ceil {rate} burst {BURST_BYTES}b cburst {BURST_BYTES}b quantum 60000"
+    data = f"bfifo limit {max(queue, 2 * BURST_BYTES)}b"
+    acknowledgements = f"bfifo limit {2 * BURST_BYTES}b"
+    if impairments:
+        data = acknowledgements = _netem(impairments, rate_bits_per_s)
     return [
         f"qdisc add dev {device} root handle 1: htb default 10",
         f"class add dev {device} parent 1: classid 1:1 {htb}",
         f"class add dev {device} parent 1:1 classid 1:10 {htb} prio 1",
         f"class add dev {device} parent 1:1 classid 1:11 {htb} prio 0",
-        f"qdisc add dev {device} parent 1:10 handle 10: bfifo limit {max(queue, 2 * BURST_BYTES)}b",
-        f"qdisc add dev {device} parent 1:11 handle 11: bfifo limit {2 * BURST_BYTES}b",
+        f"qdisc add dev {device} parent 1:10 handle 10: {data}",
+        f"qdisc add dev {device} parent 1:11 handle 11: {acknowledgements}",
         f"filter add dev {device} parent 1: protocol ip u32 {BARE_ACKNOWLEDGEMENT} flowid 1:11",
     ]
 
 
-def _limit_send_buffers(namespace: int) -> None:
-    """Limit what a connection inside a namespace has on its way to SEND_BUFFER_BYTES."""
+def _limit_send_buffers(namespace: int, most_bytes: int) -> None:
+    """Limit what a connection inside a namespace has on its way."""
     own = os.open(_OWN, os.O_RDONLY)
     try:
         _set_namespace(namespace)
-        Path("/proc/sys/net/ipv4/tcp_wmem").write_text(f"4096 16384 {SEND_BUFFER_BYTES}")
+        Path("/proc/sys/net/ipv4/tcp_wmem").write_text(f"4096 16384 {most_bytes}")
     finally:
         _set_namespace(own)
         os.close(own)
@@ -198,7 +242,7 @@ def _call(function: str, *arguments: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if getattr(libc, function)(*arguments):
         reason = os.strerror(ctypes.get_errno())
-        raise InputError(f"emulated clusters need network namespaces: {function}: {reason}")
+        raise InputError(f"emulated and shaped runs need network namespaces: {function}: {reason}")
 
 
 def _batch(tool: str, namespace: int, commands: Sequence[str]) -> None:
@@ -217,5 +261,5 @@ def _batch(tool: str, namespace: int, commands: Sequence[str]) -> None:
     if done.returncode:
         reason = (done.stderr or done.stdout).strip().splitlines()
         raise InputError(
-            f"emulated clusters: {tool} failed: {reason[0] if reason else done.returncode}"
+            f"network namespaces: {tool} failed: {reason[0] if reason else done.returncode}"
         )

@@ -15,9 +15,14 @@ Every number of the testbed says how it came about:
 
                 computation           messages                  what its seconds are
     measured    real                  real, on real links       those of this very machine
+    shaped      real, on a share of   real, on links held to    those of a cluster of such links
+                a core each           a chosen rate             and such shares
     emulated    waits from a profile  real, on links held to    those of devices that are not here
                                       a chosen rate
     simulated   none                  none                      those of a model of the schedule
+
+A shaped run trains as a measured one does, and comes to the same parameters. It shows a cluster's
+ratio of computing to communicating, not a GPU's own behaviour.
 
 An emulated run is the program itself: the same processes, buffers and messages, around layers that
 wait as long as a profile says. It finds what a model of the program leaves out, such as contention
@@ -43,7 +48,7 @@ from systems import disk
 from systems.gpus import gpu_names
 from systems.schema import InputError, count_not_finite, to_json
 
-Tier = Literal["measured", "emulated", "simulated"]
+Tier = Literal["measured", "shaped", "emulated", "simulated"]
 """How a number came about, see above."""
 QUIET = "TESTBED_QUIET"
 """The environment variable that keeps ranks from printing lines of progress, if it is set."""

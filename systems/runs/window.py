@@ -11,7 +11,8 @@ import dataclasses
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from statistics import mean
 from typing import Any
 
@@ -54,6 +55,20 @@ class Window:
         for name, after in counted.items():
             totals[_total(name)] = (after - self._counted[name]) / steps
         return totals
+
+    @contextmanager
+    def paused(self, why: str) -> Iterator[None]:
+        """Leave out what all ranks do together in this context: its seconds and its bytes.
+
+        Args:
+            why: names the barriers in errors.
+        """
+        stopped_s, before, _ = self._read(f"a pause for {why}")
+        yield
+        _, after, resumed_s = self._read(f"the end of a pause for {why}")
+        self._began_s += resumed_s - stopped_s
+        for name, counted in before.items():
+            self._counted[name] += after[name] - counted
 
     def _read(self, when: str) -> tuple[float, dict[str, int], float]:
         """Read the byte counters while all ranks stand still; returns the times just before and

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from stanza.cut.separate import separate
 from stanza.models import ARCHITECTURES, build_model
 
 # Made from torchvision by make_torchvision_golden.py beside this file.
@@ -27,7 +28,12 @@ PUBLISHED_PARAMETERS = {
     "resnet152": 60_192_808,
     "inception-v3": 27_161_264,
     "digits-cnn": 548_746,
+    "alexnet-28": 296_218,
+    "vgg-28": 181_126,
+    "resnet-28": 58_392,
 }
+SMALL = {"alexnet-28": "alexnet", "vgg-28": "vgg16", "resnet-28": "resnet50"}
+"""The small networks, and those for which they stand."""
 
 
 def build_on_meta(name: str, classes: int | None = None) -> nn.Module:
@@ -47,13 +53,25 @@ def shapes(output: Any) -> Any:
 
 def test_registry_covers_the_published_models() -> None:
     assert set(ARCHITECTURES) == set(PUBLISHED_PARAMETERS)
-    assert set(GOLDEN) == set(ARCHITECTURES) - {"digits-cnn"}
+    assert set(GOLDEN) == set(ARCHITECTURES) - {"digits-cnn", *SMALL}
 
 
 @pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
 def test_parameter_count(name: str) -> None:
     counted = sum(parameter.numel() for parameter in build_on_meta(name).parameters())
     assert counted == PUBLISHED_PARAMETERS[name]
+
+
+@pytest.mark.parametrize(("small", "real"), SMALL.items())
+def test_small_networks_have_the_ratio_of_fc_to_conv_parameters_of_the_real_ones(
+    small: str, real: str
+) -> None:
+    def ratio(name: str) -> float:
+        parts = separate(build_on_meta(name), ARCHITECTURES[name].image_shape)
+        conv, fc = (sum(p.numel() for p in part.parameters()) for part in (parts.conv, parts.fc))
+        return fc / conv
+
+    assert ratio(small) == pytest.approx(ratio(real), rel=0.05)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -110,6 +128,9 @@ def test_inception_in_training_gives_a_pair() -> None:
         ("resnet50", (3, 32, 32)),
         ("inception-v3", (3, 75, 75)),
         ("digits-cnn", (1, 8, 8)),
+        ("alexnet-28", (1, 8, 8)),
+        ("vgg-28", (1, 8, 8)),
+        ("resnet-28", (1, 8, 8)),
     ],
 )
 def test_evaluation_is_finite_and_repeatable(name: str, image_shape: tuple[int, int, int]) -> None:

@@ -128,6 +128,8 @@ def test_help_is_no_finding(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_clean_stays(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(checks, "clean", lambda: 3)
+    monkeypatch.setattr(checks, "clean", lambda: (3, 1))
     main(["doctor", "--clean"])
-    assert capsys.readouterr().out.startswith("3 processes of emulated clusters")
+    text = capsys.readouterr().out
+    assert text.startswith("3 processes of emulated clusters")
+    assert "; 1 control groups, and are removed" in text

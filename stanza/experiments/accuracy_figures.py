@@ -1,0 +1,132 @@
+"""The figure and the tables of the time-to-accuracy experiment."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+from stanza.experiments import box
+from stanza.experiments.accuracy_curves import Point, Trained
+from systems.figures.draw import Bars, Panel, draw
+from systems.figures.experiment import Figure
+from systems.figures.progress import Progress
+from systems.figures.text import table
+
+LEAST_DRAWN = 0.6
+"""Where the axis of accuracies begins."""
+
+
+def drawn(trained: Trained, data: str, folder: Path) -> tuple[Figure, ...]:
+    """Draw accuracy over time, a panel for every setting, a figure for every number of ranks."""
+    sizes = sorted({ranks for _, ranks in trained.points})
+    return tuple(_figure(trained, ranks, data, folder) for ranks in sizes)
+
+
+def _figure(trained: Trained, ranks: int, data: str, folder: Path) -> Figure:
+    """Draw the settings on so many ranks. The figure of the fewest is called after the experiment
+    alone."""
+    rows = {name: row for (name, of), row in trained.points.items() if of == ranks}
+    first = ranks == min(of for _, of in trained.points)
+    panels: list[Panel] = [_progress(trained, name, row, ranks) for name, row in rows.items()]
+    panels.append(_times(trained, rows))
+    return draw(
+        folder / ("time-to-accuracy" if first else f"time-to-accuracy-{ranks}"),
+        panels,
+        f"{ranks} network namespaces behind links shaped to the rate in the title, each rank held "
+        f"to {box.core_share(ranks):g} of a core; seconds of training, without the tests; every "
+        "scheme takes the same steps, so where a scheme ran a few of them, its curve is the "
+        "accuracy of a run to the end at the scheme's measured step time (dashed: continued); "
+        "dotted: at the step time that the planner predicted",
+        title=f"Time to accuracy, {ranks} ranks",
+        tier="shaped",
+        caption=f"Test accuracy on {data} over the seconds of training, seed 0, on a cluster in "
+        "this machine whose links give each network the ratio of computing to communicating of "
+        "its model on the paper's V100 nodes at 10 Gb/s. Real layers, gradients and TCP; the "
+        f"line marks {trained.target:.0%}. Bars: seconds to it, every seed a dot.",
+    )
+
+
+def _progress(trained: Trained, name: str, row: Mapping[str, Point], ranks: int) -> Progress:
+    """Accuracy over time of every scheme in one setting."""
+    rate = next(iter(row.values())).rate_bits_per_s
+    return Progress(
+        measured={s: point.curve() for s, point in row.items() if point.to_the_end},
+        continued={s: point.curve() for s, point in row.items() if not point.to_the_end},
+        predicted={
+            s: point.predicted_curve() for s, point in row.items() if point.predicted_step_s
+        },
+        x_label="seconds of training",
+        y_label="test accuracy",
+        title=f"{name}, {ranks} ranks at {rate / 1e6:.0f} Mb/s (shaped)",
+        target=trained.target,
+        least=LEAST_DRAWN,
+    )
+
+
+def _times(trained: Trained, rows: Mapping[str, Mapping[str, Point]]) -> Bars:
+    """The seconds to the target of every scheme, setting by setting."""
+    schemes = list(dict.fromkeys(scheme for row in rows.values() for scheme in row))
+    series: dict[str, Sequence[Sequence[float]]] = {
+        scheme: [
+            row[scheme].seconds_to(trained.target) if scheme in row else [] for row in rows.values()
+        ]
+        for scheme in schemes
+    }
+    return Bars(
+        groups=list(rows),
+        series=series,
+        unit=f"seconds to {trained.target:.0%}",
+        title="Time to the target (shaped)",
+        logarithmic=True,
+        value_format="{:.0f}",
+    )
+
+
+def notes(trained: Trained, data: str) -> tuple[str, ...]:
+    """How the rates came about, and a table of all points."""
+    derived = [
+        box.found(point.setting.model, point.setting.network, point.balance, point.rate_bits_per_s)
+        for (_, _), row in trained.points.items()
+        for point in [next(iter(row.values()))]
+        if point.balance is not None
+    ]
+    busy = [run for point in trained.all_points() for run in point.runs if run["host_busy"]]
+    total = sum(len(point.runs) for point in trained.all_points())
+    return (
+        f"The networks learn {data}. " + " ".join(derived),
+        _table(trained),
+        f"{len(busy)} of {total} runs were marked: the machine was busy with something else, or a "
+        "rank's speed changed by more than 10 %.",
+    )
+
+
+def _table(trained: Trained) -> str:
+    """Step times, their predictions and the time to the target, in Markdown."""
+    rows = []
+    for point in trained.all_points():
+        seconds = point.seconds_to(trained.target)
+        low, high = min(point.steps_s) * 1e3, max(point.steps_s) * 1e3
+        predicted_s = point.predicted_step_s
+        rows.append(
+            (
+                point.name,
+                point.scheme,
+                f"{median(point.steps_s) * 1e3:.1f} [{low:.1f}, {high:.1f}]",
+                "n/a" if predicted_s is None else f"{predicted_s * 1e3:.1f}",
+                f"{median(seconds):.0f}" if seconds else "not reached",
+                "measured" if point.to_the_end else "continued",
+                len(point.runs),
+            )
+        )
+    return table(
+        (
+            "setting, ranks",
+            "scheme",
+            "step ms [least, most]",
+            "predicted ms",
+            f"seconds to {trained.target:.0%}",
+            "curve",
+            "n",
+        ),
+        rows,
+        "Mean step times by scheme, and the time to the target accuracy:",
+    )
