@@ -6,6 +6,7 @@ The text below each field is its help text. `stanza.workers` explains the terms.
 from dataclasses import dataclass
 from typing import Literal
 
+from stanza.exchanges import names as exchanges
 from stanza.models import Inputs, check_name, inputs_of, is_own
 from systems import by_path
 from systems.data.shares import even_shares
@@ -22,7 +23,9 @@ FcPlacement = Literal["dedicated", "colocated"]
 """Whether FC workers have ranks of their own."""
 DATA_KINDS = ("folder",)
 """The kinds of data that have a path after a colon, as import paths have an attribute."""
-OWN = ("model", "optimizer", "schedule", "loss")
+PsConsistency = Literal["synchronous", "stale-synchronous", "asynchronous"]
+"""How far workers of parameter servers may be ahead of each other."""
+OWN = ("model", "exchange", "optimizer", "schedule", "loss")
 """The options that may name the user's own code, beside the data."""
 SGD, CROSS_ENTROPY = "sgd", "cross-entropy"
 """The optimizer and the loss that are no import paths."""
@@ -89,6 +92,19 @@ class Options:
     ps_mode: Literal["blocking", "pipelined"] = "blocking"
     """When gradients are sent to the servers. blocking: all after the backward pass, and then all
     parameters are pulled. pipelined: layer by layer, during the backward pass."""
+    ps_consistency: PsConsistency = "synchronous"
+    """How far workers may be ahead of each other. synchronous: every step waits for all workers.
+    stale-synchronous: a worker may be ps_staleness steps ahead of the slowest. asynchronous: nobody
+    waits, and each push is an update. The staleness of every push is recorded."""
+    ps_staleness: int = 3
+    """How many updates the parameters of a stale-synchronous worker may lack."""
+    exchange: str = exchanges.PLAIN
+    """What travels when ddp or ps exchange gradients: plain, fp16, bf16, top-k or 1-bit; with ddp
+    also powersgd and post-local-sgd; or your own, as module:attribute or file.py:attribute: a codec
+    (an object with encode and decode), or with ddp a communication hook."""
+    exchange_options: tuple[str, ...] = ()
+    """More arguments of the exchange: density=0.01 of top-k, block=256 of 1-bit, rank=2 start=2 of
+    powersgd, period=4 start=8 of post-local-sgd, or those of your own."""
     optimizer: str = SGD
     """The optimizer: sgd, or one as module:attribute, such as torch.optim:AdamW: a class or a
     function that takes parameters."""
@@ -121,12 +137,15 @@ class Options:
                 f"--stanza.image-shape {self.shape}: give whole numbers from 1 on, such as 3 32 32"
             )
         self._check_own()
+        exchanges.check(self.exchange, self.exchange_options, self.scheme)
+        self._check_consistency()
         for name in ("steps", "local_batch_size", "global_batch_size", "ps_servers", "classes"):
             _at_least(1, name, getattr(self, name))
         _at_least(1, "test_samples", self.test_samples)
         _at_least(0, "fc_workers", self.fc_workers)
         _at_least(0, "warm_up_steps", self.warm_up_steps)
         _at_least(0, "test_every", self.test_every)
+        _at_least(0, "ps_staleness", self.ps_staleness)
         _at_least(1, "micro_batches", self.micro_batches)
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"--stanza.learning-rate {self.learning_rate:g}: give more than 0")
@@ -176,6 +195,23 @@ class Options:
                     f"optimizer is {self.optimizer}; give it in --stanza.optimizer-options"
                 )
 
+    def _check_consistency(self) -> None:
+        """Refuse stale gradients where no server of its own could keep them apart."""
+        where = f"--stanza.ps-consistency {self.ps_consistency}"
+        if self.ps_consistency == "synchronous":
+            return
+        if self.scheme != "ps":
+            raise InputError(f"{where}: belongs to parameter servers; give --stanza.scheme ps")
+        if self.ps_placement != "dedicated":
+            raise InputError(
+                f"{where}: servers beside workers wait for each other's; give "
+                "--stanza.ps-placement dedicated"
+            )
+        if self.exchange != exchanges.PLAIN:
+            raise InputError(
+                f"{where}: its servers send parameters as they are; give {exchanges.OPTION} plain"
+            )
+
     @property
     def inputs(self) -> Inputs:
         """What is known of the model's inputs before the data are opened. The module of a model of
@@ -197,15 +233,18 @@ class Options:
         """The import paths of the user's own code, which a run of these options imports."""
         model = (self.model,) if is_own(self.model) else ()
         data = (self.data,) if self.own_data else ()
-        named = (self.optimizer, self.schedule or SGD, self.loss)
+        named = (self.exchange, self.optimizer, self.schedule or SGD, self.loss)
         return model + data + tuple(name for name in named if by_path.is_path(name))
 
     @property
     def scheme_name(self) -> str:
         """The scheme, told apart from its variants: stanza, ddp, zero1, single, ps-blocking,
-        ps-pipelined, or ps-sharded, whose servers are colocated (with -blocking if they block)."""
+        ps-pipelined, ps-sharded, whose servers are colocated (with -blocking if they block), or
+        ps-stale-synchronous and ps-asynchronous."""
         if self.scheme != "ps":
             return self.scheme
+        if self.ps_consistency != "synchronous":
+            return f"ps-{self.ps_consistency}"
         if self.ps_placement == "dedicated":
             return f"ps-{self.ps_mode}"
         return "ps-sharded" if self.ps_mode == "pipelined" else "ps-sharded-blocking"

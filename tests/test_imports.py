@@ -38,7 +38,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["system", "validation"],
     ],
     "stanza": [
-        ["models", "cut"],
+        ["models", "cut", "exchanges"],
         ["options"],
         ["layout"],
         ["workers"],

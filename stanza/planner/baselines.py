@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from stanza.exchanges.names import PLAIN, WHOLE, Compression, compression_of
 from stanza.layout import Layout, layout_of
 from stanza.options import Options
 from stanza.planner import predict
@@ -38,20 +39,30 @@ def predicted(
         found.append("ps-sharded")
     if min(everywhere):
         found.append("ddp")
+    of_ps, of_ddp = (_compression(options, scheme) for scheme in ("ps", "ddp"))
     if isinstance(network, Host):
         return tuple(_played(options, at, world_size, name, network) for name in found)
     recurrences = {
-        "ps-blocking": lambda: predict.ps_blocking(at, beside_servers, servers, network),
-        "ps-pipelined": lambda: predict.ps_pipelined(at, beside_servers, servers, network),
-        "ps-sharded": lambda: predict.ps_sharded(at, everywhere, network),
-        "ddp": lambda: predict.ddp(at, everywhere, network),
+        "ps-blocking": lambda: predict.ps_blocking(at, beside_servers, servers, network, of_ps),
+        "ps-pipelined": lambda: predict.ps_pipelined(at, beside_servers, servers, network, of_ps),
+        "ps-sharded": lambda: predict.ps_sharded(at, everywhere, network, of_ps),
+        "ddp": lambda: predict.ddp(at, everywhere, network, of_ddp),
     }
     return tuple(recurrences[name]() for name in found)
 
 
+def _compression(options: Options, scheme: str) -> Compression:
+    """How much travels under a scheme: the exchange that the options name belongs to their own."""
+    found = compression_of(options.exchange, options.exchange_options)
+    return found if found is not None and scheme == options.scheme else WHOLE
+
+
 def _played(options: Options, at: CostsAt, world_size: int, scheme: str, host: Host) -> Prediction:
     """Play a baseline whose ranks share one machine."""
-    changed = dataclasses.replace(options, **baseline_options(scheme))
+    of_scheme = baseline_options(scheme)
+    if of_scheme["scheme"] != options.scheme:  # their exchange is not this scheme's
+        of_scheme |= {"exchange": PLAIN, "exchange_options": ()}
+    changed = dataclasses.replace(options, **of_scheme)
     layout = layout_of(changed, world_size, 0, 1)
     return as_prediction(scheme, layout, played_plan(changed, layout, at, host), host)
 

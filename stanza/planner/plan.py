@@ -19,7 +19,7 @@ from stanza.options import FcParallel, FcPlacement, Options
 from stanza.planner import baselines, recurrence
 from stanza.planner.baselines import baseline_options
 from stanza.planner.costs import CostsAt, costs_at as profiled_costs
-from stanza.planner.predict import Prediction
+from stanza.planner.predict import Prediction, unpredicted
 from stanza.planner.simulated import separation
 from stanza.planner.simulated.steps import Network
 from systems.clusters.cluster import Cluster, Link, check_uniform
@@ -84,8 +84,8 @@ def plan(
 ) -> Plan:
     """Plan a run of `options` on `world_size` ranks, one on each node.
 
-    Without a cluster or a profile, and for a single process, nothing is predicted. Then only
-    `micro_batches` may be "auto", which is 1.
+    Without a cluster or a profile, and for what nobody can predict (`unpredicted`, and a single
+    process), nothing is predicted. Then only `micro_batches` may be "auto", which is 1.
 
     Raises:
         InputError: there are too few ranks or samples, "auto" lacks a profile, the profile is of
@@ -98,7 +98,8 @@ def plan(
             f"profile of {profile.name}: was taken on {profile.device}, and cluster "
             f"{cluster.name!r} has {cluster.kinds[0]}; give a profile of that device"
         )
-    if profile is None or cluster is None or options.scheme == "single":
+    predicted = options.scheme != "single" and unpredicted(options) is None
+    if profile is None or cluster is None or not predicted:
         if options.scheme == "stanza":
             _refuse_auto(options)
         fc_workers = 1 if options.fc_workers == "auto" else options.fc_workers

@@ -27,13 +27,32 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stanza.options import FcParallel, FcPlacement
+from stanza.exchanges.names import (
+    WHOLE,
+    Compression,
+    compression_of,
+    unpredicted as unpredicted_exchange,
+)
+from stanza.options import FcParallel, FcPlacement, Options
 from stanza.planner.costs import CostsAt
 from stanza.workers.messages import BUCKET_MEBIBYTES
 from systems.clusters.cluster import Link
 
 BUCKET_BYTES = BUCKET_MEBIBYTES * 1024**2
 """The size of a bucket of gradients, whose all-reduce overlaps the backward pass."""
+
+
+def unpredicted(options: Options) -> str | None:
+    """Why nobody can predict the steps of a run with these options; None: given a profile, they are
+    predicted, as are those of the simulator."""
+    if options.ps_consistency != "synchronous":
+        return (
+            f"--stanza.ps-consistency {options.ps_consistency}: the planner and the simulator know "
+            "only steps in which all workers wait for each other"
+        )
+    if compression_of(options.exchange, options.exchange_options) is None:
+        return unpredicted_exchange(options.exchange)
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,29 +93,37 @@ class Prediction:
         return max(self.resources, key=lambda name: self.resources[name])
 
 
-def ddp(at: CostsAt, shares: Sequence[int], link: Link) -> Prediction:
+def ddp(
+    at: CostsAt, shares: Sequence[int], link: Link, compression: Compression = WHOLE
+) -> Prediction:
     """Predict DDP: buckets of gradients are all-reduced while the backward pass goes on.
 
     Args:
         at: the model's costs as a function of the batch.
         shares: the number of samples of each worker in a step.
+        compression: how much travels of the gradients; that it takes time itself is not known.
     """
     cost, workers = at(max(shares)), len(shares)
     forward_s = cost.conv_forward_s + cost.fc_forward_s
-    finish = ring_finish(cost.backward, forward_s, workers, link)
+    finish = ring_finish(cost.backward, forward_s, workers, link, compression)
+    model_bytes = cost.conv_bytes + cost.fc_bytes
     return Prediction(
         scheme="ddp",
         step_s=max(finish, cost.compute_s),
         samples=sum(shares),
         resources={
             "compute": cost.compute_s,
-            "all-reduce": link.all_reduce_s(cost.conv_bytes + cost.fc_bytes, workers),
+            "all-reduce": compression.seconds(model_bytes, workers, link),
         },
     )
 
 
 def ring_finish(
-    backward: Sequence[tuple[float, float]], start_s: float, ranks: int, link: Link
+    backward: Sequence[tuple[float, float]],
+    start_s: float,
+    ranks: int,
+    link: Link,
+    compression: Compression = WHOLE,
 ) -> float:
     """When the last bucket has been all-reduced, if the backward pass begins at `start_s`.
 
@@ -110,21 +137,23 @@ def ring_finish(
         now += seconds
         pending += size
         if pending >= BUCKET_BYTES:
-            wire_free = max(now, wire_free) + link.all_reduce_s(pending, ranks)
+            wire_free = max(now, wire_free) + compression.seconds(pending, ranks, link)
             pending = 0.0
     if pending:
-        wire_free = max(now, wire_free) + link.all_reduce_s(pending, ranks)
+        wire_free = max(now, wire_free) + compression.seconds(pending, ranks, link)
     return max(now, wire_free)
 
 
-def ps_blocking(at: CostsAt, shares: Sequence[int], servers: int, link: Link) -> Prediction:
+def ps_blocking(
+    at: CostsAt, shares: Sequence[int], servers: int, link: Link, compression: Compression = WHOLE
+) -> Prediction:
     """Predict dedicated servers that take all gradients after the backward pass.
 
     Workers push everything, and then pull everything. Nothing overlaps, but workers with a sample
     less push first.
     """
     cost, workers = at(max(shares)), len(shares)
-    size_bytes = cost.conv_bytes + cost.fc_bytes
+    size_bytes = (cost.conv_bytes + cost.fc_bytes) * compression.factor
     one_way_s = _server_s(size_bytes, workers, servers, link)
     in_free = 0.0
     for share, count in sorted(Counter(shares).items()):
@@ -147,18 +176,21 @@ def _server_s(size_bytes: float, workers: int, servers: int, link: Link) -> floa
     return link.seconds(size_bytes * max(1.0, workers / servers))
 
 
-def ps_pipelined(at: CostsAt, shares: Sequence[int], servers: int, link: Link) -> Prediction:
+def ps_pipelined(
+    at: CostsAt, shares: Sequence[int], servers: int, link: Link, compression: Compression = WHOLE
+) -> Prediction:
     """Predict dedicated servers, where each layer is pushed and pulled as soon as possible."""
     cost, workers = at(max(shares)), len(shares)
     now = cost.conv_forward_s + cost.fc_forward_s
     in_free = out_free = now
     for seconds, size in cost.backward:
         now += seconds
-        wire_s = _server_s(size, workers, servers, link)
+        wire_s = _server_s(size * compression.factor, workers, servers, link)
         if size:
             in_free = max(now, in_free) + wire_s
             out_free = max(in_free + link.latency_s, out_free) + wire_s
-    one_way_s = _server_s(cost.conv_bytes + cost.fc_bytes, workers, servers, link)
+    model_bytes = (cost.conv_bytes + cost.fc_bytes) * compression.factor
+    one_way_s = _server_s(model_bytes, workers, servers, link)
     return Prediction(
         scheme="ps-pipelined",
         step_s=max(now, out_free + link.latency_s),
@@ -167,7 +199,9 @@ def ps_pipelined(at: CostsAt, shares: Sequence[int], servers: int, link: Link) -
     )
 
 
-def ps_sharded(at: CostsAt, shares: Sequence[int], link: Link) -> Prediction:
+def ps_sharded(
+    at: CostsAt, shares: Sequence[int], link: Link, compression: Compression = WHOLE
+) -> Prediction:
     """Predict pipelined servers, one beside every worker.
 
     A node's pushes and its server's answers share each direction of its interface.
@@ -178,9 +212,9 @@ def ps_sharded(at: CostsAt, shares: Sequence[int], link: Link) -> Prediction:
     for seconds, size in cost.backward:
         now += seconds
         if size:
-            both_s = link.seconds(2 * size * (workers - 1) / workers)
+            both_s = link.seconds(2 * size * compression.factor * (workers - 1) / workers)
             wire_free = max(now, wire_free) + both_s
-    model_bytes = cost.conv_bytes + cost.fc_bytes
+    model_bytes = (cost.conv_bytes + cost.fc_bytes) * compression.factor
     return Prediction(
         scheme="ps-sharded",
         step_s=max(now, wire_free + 2 * link.latency_s),

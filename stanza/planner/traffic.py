@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from stanza.cut.separate import separate
+from stanza.exchanges.find import named
+from stanza.exchanges.names import WHOLE, Compression
+from stanza.exchanges.of_run import compression_of_run
 from stanza.layout import BOTH, Layout
 from stanza.models import build_model, is_own
 from stanza.options import Options
@@ -29,6 +32,8 @@ class Sizes:
     """The bytes of one sample's activations at the cut, in the dtype in which they travel."""
     fc_output_bytes: float = 0
     """The bytes of one sample's outputs of all FC layers, where FC workers hold columns."""
+    compression: Compression | None = WHOLE
+    """How much travels of the gradients of ddp and ps; None: nobody knows before they do."""
 
 
 def sizes_of(
@@ -48,7 +53,18 @@ def sizes_of(
     with nullcontext() if is_own(options.model) else torch.device("meta"):
         model = build_model(options.model, classes or options.classes, shape)
     if options.scheme != "stanza":
-        return Sizes(conv_bytes=sum(p.nbytes for p in model.parameters()), fc_bytes=0, cut_bytes=0)
+        trained = [tuple(p.shape) for p in model.parameters() if p.requires_grad]
+        return Sizes(
+            conv_bytes=sum(p.nbytes for p in model.parameters()),
+            fc_bytes=0,
+            cut_bytes=0,
+            compression=compression_of_run(
+                named(options.exchange, options.exchange_options),
+                options.scheme,
+                trained,
+                range(options.window_start(), options.steps),
+            ),
+        )
     assert (
         shape is not None
     )  # whoever calls this for a model that does not say it has asked the data
@@ -77,18 +93,25 @@ def traffic(layout: Layout, sizes: Sizes, samples: Sequence[int]) -> list[Traffi
 
     A ring all-reduce moves 2 * P * (n - 1) / n bytes in each direction, for P bytes of parameters.
     So do colocated parameter servers, and ZeRO-1 and 2, which scatter gradients and gather
-    parameters; ZeRO-3 gathers them twice. Labels (4 bytes a sample) are left out, as in the paper,
-    and so is what a rank with two roles sends to itself.
+    parameters; ZeRO-3 gathers them twice. An exchange of encoded gradients (`stanza.exchanges`)
+    moves as much less as it compresses them. Labels (4 bytes a sample) are left out, as in the
+    paper, and so is what a rank with two roles sends to itself.
 
     Args:
         samples: the local batch of every rank that has data, in order.
     """
     model_bytes = sizes.conv_bytes + sizes.fc_bytes
-    workers, servers = layout.data_ranks, layout.ranks("server")
+    workers, servers, compression = layout.data_ranks, layout.ranks("server"), sizes.compression
+    assert compression is not None  # whoever calls this has looked
     if layout.scheme == "stanza":
         return _separated_traffic(layout, sizes, samples)
     if layout.scheme == "single":
         return [Traffic(0, 0)] * len(layout.roles)
+    if layout.scheme == "ddp":
+        moved = compression.moved_bytes(model_bytes, len(workers))
+        return [Traffic(moved, moved)] * len(workers)
+    if layout.scheme == "ps":
+        model_bytes *= compression.factor
     if not servers:
         crossings = 3 if layout.scheme == "zero3" else 2
         ring = crossings * model_bytes * (len(workers) - 1) / len(workers)

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stanza.exchanges import names as exchanges
 from stanza.layout import layout_of
 from stanza.models import is_own
 from stanza.options import OWN, ZERO_STAGES, Options
 from stanza.planner.plan import Plan, costs_at, load_profile, plan as plan_stanza
+from stanza.planner.predict import unpredicted
 from stanza.planner.simulated import played_plan
 from stanza.system import shaping
 from stanza.system.planning import (
@@ -128,10 +130,11 @@ def _open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
             checkpoints=checkpoints,
         )
 
-    precision = job.options.cut_dtype
-    cut = "" if precision == "float32" else f", cut in {precision}"
+    options = job.options
+    cut = "" if options.cut_dtype == "float32" else f", cut in {options.cut_dtype}"
+    exchange = "" if options.exchange == exchanges.PLAIN else f", {options.exchange}"
     return Opened(
-        scheme=job.options.scheme_name + cut,
+        scheme=options.scheme_name + cut + exchange,
         roles=plan.layout.describe(),
         data=workload.data.kind,
         # Only a worker with the whole model has the loss of its own samples.
@@ -149,15 +152,25 @@ def _summarize(
 
 
 def _without_checkpoints(job: Job) -> str | None:
-    """The schemes of DeepSpeed save no checkpoints."""
-    scheme = job.options.scheme
-    return f"--stanza.scheme {scheme}" if scheme in ZERO_STAGES else None
+    """The schemes of DeepSpeed save no checkpoints, and neither do ranks whose copies of the model
+    differ, nor exchanges that keep what they have lost."""
+    options = job.options
+    if options.scheme in ZERO_STAGES:
+        return f"--stanza.scheme {options.scheme}"
+    if options.ps_consistency != "synchronous":
+        return f"--stanza.ps-consistency {options.ps_consistency}"
+    if exchanges.remembers(options.exchange):
+        return f"--stanza.exchange {options.exchange}"
+    return None
 
 
 def _no_prediction(job: Job) -> str:
     """Why the plan of a job holds no step time."""
     if job.options.scheme == "single":
         return "one process has no schedule to predict"
+    why = unpredicted(job.options)
+    if why is not None:
+        return why
     return (
         "the planner was not needed, and no figures of this machine were there: give a profile "
         "made with `testbed profile stanza` and a --cluster that states its link, or "
@@ -200,6 +213,9 @@ def _plan_emulated(job: Job) -> Plan:
     """
     if job.options.scheme in ZERO_STAGES:
         raise InputError(f"--stanza.scheme {job.options.scheme}: is not emulated; use testbed run")
+    why = unpredicted(job.options)
+    if why is not None:
+        raise InputError(f"{why}; use testbed run")
     link_rates_of(job.cluster, job.world_size, Emulation())  # raises if they are not known
     if is_own(job.options.model):
         from stanza.train.data import input_of

@@ -9,7 +9,7 @@ engine.close()
 from collections.abc import Sequence
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from stanza.cut.separate import Parts, separate
 from stanza.layout import Layout
@@ -19,7 +19,7 @@ from stanza.workers.clipping import CONV_NORM, FC_NORM, SERVER_NORM
 from stanza.workers.columns import COLUMNS, collect
 from stanza.workers.conv_worker import ACTIVATION, GRADIENT, LABEL
 from stanza.workers.fc_chain import linears
-from stanza.workers.parameter_server import PULL, PUSH
+from stanza.workers.parameter_server import PULL, PUSH, STALENESS
 from systems.network.distributed import World
 from systems.network.transport import Transport, open_transport
 from systems.runs.state import State
@@ -60,6 +60,9 @@ class Engine:
         channels = CHANNELS.get(layout.scheme, ())
         if recipe.clip_norm is not None:
             channels += NORMS.get(layout.scheme, ())
+        if recipe.ps_consistency != "synchronous":
+            channels += (STALENESS,)
+        self._aside: list[Tensor] = []
         self._parts = _separated(model, layout, image_shape)
         self.transport: Transport = open_transport(transport, world, channels)
         self.state = State(model, world.rank)
@@ -68,7 +71,7 @@ class Engine:
             world.group(layout.data_ranks),
             world.group(layout.ranks("fc") if replicas else ()),  # columns sum no gradients
         ]
-        training = Training(
+        self._training = Training(
             layout=layout,
             world=world,
             transport=self.transport,
@@ -77,7 +80,7 @@ class Engine:
             tracer=tracer or Tracer.off(),
             state=self.state,
         )
-        self._step = step_function(training, self._parts, *self._groups)
+        self._step = step_function(self._training, self._parts, *self._groups)
 
     def step(self, batch: LocalBatch) -> dict[str, float]:
         """Do this rank's part of a step; returns its metrics, with units in their names.
@@ -91,7 +94,14 @@ class Engine:
         return self._step(batch)
 
     def collect(self) -> None:
-        """Send the trained FC part to rank 0, whose model is then complete."""
+        """Send rank 0 what its model lacks, such as the trained FC part; it is complete then.
+
+        Where the ranks' copies of the model differ, theirs are put aside: `go_on` brings them back.
+        """
+        if self._training.collecting:
+            self._aside = [p.detach().clone() for p in self.model.parameters()]
+        for collect_part in self._training.collecting:
+            collect_part()
         if self._parts is None:
             return
         ranks, target, me = self.layout.ranks("fc"), 0, self.world.rank
@@ -109,8 +119,16 @@ class Engine:
                 self.transport.irecv(message, source, STATE).wait()
                 tensor.detach().copy_(message)
 
+    def go_on(self) -> None:
+        """Train on after `collect`, from this rank's own copy of the model."""
+        for parameter, before in zip(self.model.parameters(), self._aside, strict=False):
+            parameter.detach().copy_(before)
+        self._aside = []
+
     def close(self) -> None:
         """Free the connections, once no message is on its way. All ranks close together."""
+        for end in self._training.ending:
+            end()
         self.transport.close()
         for group in self._groups:
             if group is not None:

@@ -41,6 +41,7 @@ class Evaluation:
         found = {"trained_s": stopped_s - self._began_s}
         with nullcontext() if window is None else window.paused("a test"):
             found |= self._tested(self._options.test_samples)
+            self._engine.go_on()
         world.barrier("the end of a test")
         self._began_s += time.perf_counter() - stopped_s
         return found if world.rank == 0 else {}

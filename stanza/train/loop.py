@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 
+from stanza.exchanges.find import named
 from stanza.layout import Layout
 from stanza.options import Options
 from stanza.train.batches import LocalBatch
@@ -105,6 +106,9 @@ def recipe_of(options: Options, workload: Workload, steps_done: int) -> Recipe:
         loss_sum=summed(workload.loss),
         cut_dtype=getattr(torch, options.cut_dtype),
         ps_pipelined=options.ps_mode == "pipelined",
+        ps_consistency=options.ps_consistency,
+        ps_staleness=options.ps_staleness,
+        exchange=named(options.exchange, options.exchange_options),
         message_scale=workload.message_scale,
     )
 

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -13,8 +13,10 @@ import torch.distributed as dist
 from torch import nn
 
 from stanza.cut.separate import Parts
+from stanza.exchanges.codec import CodecFactory
+from stanza.exchanges.find import NamedExchange
 from stanza.layout import Layout
-from stanza.options import ZERO_STAGES
+from stanza.options import ZERO_STAGES, PsConsistency
 from stanza.train.batches import LocalBatch
 from stanza.workers.clipping import Clipping, clipping_of
 from stanza.workers.columns import ColumnLinear, Peers, columns_of
@@ -24,7 +26,8 @@ from stanza.workers.fc_worker import FcWorker
 from stanza.workers.loss import Loss, loss_sum
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from stanza.workers.optimizers import OptimizerFactory, check_by_value
-from stanza.workers.parameter_server import ParameterServer, Server
+from stanza.workers.parameter_server import STALENESS, ParameterServer, Server
+from stanza.workers.stale_server import StaleServer
 from stanza.workers.whole_model import WholeModelWorker
 from stanza.workers.zero import Zero
 from systems.network.distributed import World
@@ -51,8 +54,18 @@ class Recipe:
     """What activations and their gradients travel in; None: what the layers compute in."""
     ps_pipelined: bool = False
     """Whether parameter servers are pipelined; else they are blocking."""
+    ps_consistency: PsConsistency = "synchronous"
+    """How far workers of parameter servers may be ahead of each other."""
+    ps_staleness: int = 0
+    """By how many updates at most, where it is stale-synchronous."""
+    exchange: NamedExchange | None = None
+    """What travels when gradients are exchanged; None: all of them as they are."""
     message_scale: float = 1.0
     """See `stanza.train.workload.Workload`."""
+
+    def codec(self) -> CodecFactory | None:
+        """What makes the codecs of parameter servers; None: all travels as it is."""
+        return None if self.exchange is None else self.exchange.codec()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +80,16 @@ class Training:
     tracer: Tracer
     state: State
     """The tensors of this rank that a checkpoint must hold. Every part of a role adds its own."""
+    collecting: list[Callable[[], None]] = field(default_factory=list)
+    """What this rank has to do, with the others, before rank 0 has the trained model. Parts of a
+    role whose copies of the model may differ add it."""
+    ending: list[Callable[[], None]] = field(default_factory=list)
+    """What this rank has to do before connections are closed, likewise."""
+
+    @property
+    def stale(self) -> bool:
+        """Whether parameter servers serve each worker at its own pace."""
+        return self.recipe.ps_consistency != "synchronous"
 
 
 def step_function(
@@ -216,14 +239,21 @@ def _worker_step(training: Training, group: dist.ProcessGroup | None) -> StepFun
     def step(batch: LocalBatch) -> dict[str, float]:
         with training.tracer.span("step"):
             loss = worker.step(batch.images, batch.targets, batch.global_size)
-        return {"samples": len(batch.images), "loss_sum": loss}
+        metrics = {"samples": len(batch.images), "loss_sum": loss}
+        staleness = exchange.staleness if isinstance(exchange, ParameterServer) else None
+        return metrics if staleness is None else {**metrics, STALENESS: staleness}
 
     return step
 
 
 def _server_step(training: Training) -> StepFunction:
     """Build a dedicated parameter server's step."""
-    server = _server(training, training.model, training.layout.ranks("server"))
+    servers = training.layout.ranks("server")
+    server = (
+        _stale_server(training, servers)
+        if training.stale
+        else _server(training, training.model, servers)
+    )
 
     def step(batch: LocalBatch) -> dict[str, float]:
         server.serve_step()
@@ -248,23 +278,35 @@ def _exchange(
     if not frozen and (dedicated or (layout.scheme == "ps" and group is not None)):
         training.state.add(module)
         servers = dedicated or layout.data_ranks
-        return ParameterServer(
+        through_servers = ParameterServer(
             module,
             transport=training.transport,
             servers=servers,
             pipelined=recipe.ps_pipelined,
             colocated=None if dedicated else _server(training, module, servers),
+            codec=recipe.codec(),
+            stale=training.stale,
             smallest_message_bytes=SMALLEST_MESSAGE_BYTES / recipe.message_scale,
         )
-    exchange = (
-        Alone(module, recipe.optimizer, clipping)
-        if group is None or frozen
-        else AllReduce(
-            module, group, recipe.optimizer, clipping=clipping, message_scale=recipe.message_scale
-        )
+        if training.stale and training.world.rank == 0:
+            training.collecting.append(through_servers.collect)
+        return through_servers
+    if group is None or frozen:
+        alone = Alone(module, recipe.optimizer, clipping)
+        training.state.add(module, alone.optimizer)
+        return alone
+    all_reduce = AllReduce(
+        module,
+        group,
+        recipe.optimizer,
+        clipping=clipping,
+        hook=None if recipe.exchange is None else recipe.exchange.hook(group),
+        message_scale=recipe.message_scale,
     )
-    training.state.add(module, exchange.optimizer)
-    return exchange
+    training.state.add(module, all_reduce.optimizer)
+    if all_reduce.may_differ:
+        training.collecting.append(all_reduce.collect)
+    return all_reduce
 
 
 def _server(training: Training, module: nn.Module, servers: Sequence[int]) -> Server:
@@ -278,8 +320,27 @@ def _server(training: Training, module: nn.Module, servers: Sequence[int]) -> Se
         optimizer=training.recipe.optimizer,
         clipping=_clipping(training, "server", servers),
         state=training.state,
+        codec=training.recipe.codec(),
         smallest_message_bytes=SMALLEST_MESSAGE_BYTES / training.recipe.message_scale,
     )
+
+
+def _stale_server(training: Training, servers: Sequence[int]) -> StaleServer:
+    """Build this rank's parameter server, one of `servers`, that serves each worker by itself."""
+    recipe, workers = training.recipe, training.layout.data_ranks
+    server = StaleServer(
+        training.model,
+        transport=training.transport,
+        workers=workers,
+        servers=servers,
+        bound=recipe.ps_staleness if recipe.ps_consistency == "stale-synchronous" else None,
+        optimizer=recipe.optimizer,
+        state=training.state,
+        smallest_message_bytes=SMALLEST_MESSAGE_BYTES / recipe.message_scale,
+    )
+    training.collecting.append(partial(server.send_parameters, workers[0]))
+    training.ending.append(server.finish)
+    return server
 
 
 def _clipping(training: Training, role: str, servers: Sequence[int] = ()) -> Clipping | None:

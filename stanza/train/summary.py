@@ -2,13 +2,16 @@
 
 import dataclasses
 from collections.abc import Sequence
+from statistics import mean
 from typing import Any
 
+from stanza.exchanges.names import PLAIN
 from stanza.layout import Layout
 from stanza.options import Options
 from stanza.planner.plan import Plan
 from stanza.planner.traffic import sizes_of, traffic
 from stanza.train.data import input_of
+from stanza.workers.parameter_server import STALENESS
 from systems.profiles.emulation import Emulation
 from systems.runs import window
 from systems.runs.record import Step
@@ -25,7 +28,10 @@ def summarize_training(
 
     The names of the results carry their units. Bytes and seconds are those of the cluster that an
     emulation stands for. `bytes_per_step` has for every rank the bytes of the traffic table and
-    those that were counted; a counter that does not exist here (that of TCP off Linux) is None.
+    those that were counted. A counter that does not exist here (that of TCP off Linux) is None, and
+    so is the table of an exchange whose bytes nobody knows. `staleness_updates` is there where
+    parameter servers may be stale: how many updates the parameters lacked on which a gradient was
+    computed, over all pushes of the run.
 
     Args:
         ranks: every rank's steps; see `systems.runs.window.summarize`.
@@ -35,9 +41,12 @@ def summarize_training(
     here = ranks[: len(layout.roles)]
     samples = options.samples_per_step(len(layout.data_ranks))
     found = window.summarize(ranks, len(layout.roles), samples, emulation)
+    staleness = [step.metrics[STALENESS] for of in here for step in of if STALENESS in step.metrics]
     return {
         "scheme": layout.scheme,
         **found,
+        **({"exchange": options.exchange} if options.exchange != PLAIN else {}),
+        **({"staleness_updates": _mean_and_largest(staleness)} if staleness else {}),
         "predicted_step_s": plan.chosen.step_s if plan.chosen else None,
         "test_accuracy": totals.get("test_accuracy"),
         **({"tests": tests} if (tests := _tests(ranks[0])) else {}),
@@ -69,8 +78,20 @@ def _bytes_per_step(
     """A row for each rank: its role, its bytes by the traffic table, and those counted."""
     resolved = dataclasses.replace(options, scheme=layout.scheme, fc_parallel=layout.fc_parallel)
     workers = len(layout.data_ranks)
-    table = traffic(layout, sizes_of(resolved, *input_of(options)), options.shares(workers))
+    sizes = sizes_of(resolved, *input_of(options))
+    if sizes.compression is None:
+        unknown = {"table_sent": None, "table_received": None}
+        return [
+            {"role": role, **unknown, **of_rank}
+            for role, of_rank in zip(layout.roles, counted, strict=True)
+        ]
+    table = traffic(layout, sizes, options.shares(workers))
     return [
         {"role": role, "table_sent": by.sent, "table_received": by.received, **of_rank}
         for role, by, of_rank in zip(layout.roles, table, counted, strict=True)
     ]
+
+
+def _mean_and_largest(values: Sequence[float]) -> dict[str, float]:
+    """The mean and the largest of some values."""
+    return {"mean": mean(values), "largest": max(values)}

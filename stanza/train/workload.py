@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from stanza.cut.separate import separate
+from stanza.exchanges.find import named
 from stanza.layout import Layout
 from stanza.models import build_model, is_own
 from stanza.models.inception import InceptionOutputs
@@ -120,6 +121,9 @@ def check_workload(options: Options, layout: Layout, seed: int) -> None:
     model = workload.build()
     if parameters := trainable(model):
         check_optimization(options, parameters)
+    exchange = named(options.exchange, options.exchange_options)
+    if exchange is not None:
+        exchange.check(options.scheme)
     if layout.scheme == "stanza":
         try:
             separate(model, workload.data.image_shape)

@@ -34,10 +34,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parallel.distributed import _find_tensors
 
+from stanza.exchanges.find import BetweenSteps, Hook
 from stanza.workers.clipping import Clipping
 from stanza.workers.messages import BUCKET_MEBIBYTES
 from stanza.workers.optimizers import OptimizerFactory
 from systems.processes.waiting import waiting
+from systems.schema import InputError
 
 
 class Exchange(Protocol):
@@ -104,19 +106,25 @@ class AllReduce:
         optimizer: OptimizerFactory,
         *,
         clipping: Clipping | None = None,
+        hook: Hook | None = None,
         message_scale: float = 1.0,
     ) -> None:
-        """Wrap `module`. In an emulation its messages are `message_scale` times smaller."""
+        """Wrap `module`.
+
+        Args:
+            hook: exchanges a bucket; None sums it by a ring.
+            message_scale: in an emulation messages are so many times smaller.
+        """
         # Batch-norm statistics stay local, as in the paper; DDP would broadcast those of rank 0.
         # torch has renamed the argument that says so.
         arguments = inspect.signature(DistributedDataParallel).parameters
         broadcast = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in arguments)
         options: dict[str, Any] = {broadcast: False, "gradient_as_bucket_view": True}
         options["bucket_cap_mb"] = BUCKET_MEBIBYTES / message_scale
-        self._sum = _Sum(group)
+        self._sum, self._hook = _Sum(group, hook), hook
         with waiting(f"set-up of the {self._sum.what}", self._sum.others):
             self._module = DistributedDataParallel(module, process_group=group, **options)
-        self._module.register_comm_hook(self._sum, _sum_hook)
+        self._module.register_comm_hook(self._sum, _sum_hook if hook is None else _other_hook)
         self._trained, self._clipping = trainable(module), clipping
         self.optimizer = optimizer(self._trained)
 
@@ -144,6 +152,20 @@ class AllReduce:
         self.optimizer.step()
         # Keep the memory: with gradient_as_bucket_view gradients live in DDP's buckets.
         self.optimizer.zero_grad(set_to_none=False)
+        if isinstance(self._hook, BetweenSteps):
+            with waiting("what the exchange does between steps", self._sum.others):
+                self._hook.after_step(self._trained)
+
+    @property
+    def may_differ(self) -> bool:
+        """Whether the copies of the module may differ between steps, as the hook wants it."""
+        return isinstance(self._hook, BetweenSteps)
+
+    def collect(self) -> None:
+        """Make the parameters those of the trained model, where copies may differ."""
+        if isinstance(self._hook, BetweenSteps):
+            with waiting("what the exchange does at the end", self._sum.others):
+                self._hook.collect(self._trained)
 
 
 class _NoGradients(torch.autograd.Function):
@@ -163,15 +185,16 @@ class _NoGradients(torch.autograd.Function):
 
 
 class _Sum:
-    """What DDP's hook needs to sum a bucket over a group.
+    """What DDP's hook needs to sum a bucket over a group, by another hook if there is one.
 
     It has no reference to the exchange. DDP keeps it where Python's garbage collector does not
     look, and a cycle of references would keep the group and its threads alive for ever.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, group: dist.ProcessGroup, hook: Hook | None) -> None:
         ranks = dist.get_process_group_ranks(group)
-        self.group, self.others = group, [rank for rank in ranks if rank != dist.get_rank()]
+        self.group, self.hook, self.ranks = group, hook, len(ranks)
+        self.others = [rank for rank in ranks if rank != dist.get_rank()]
         self.what = f"all-reduce of gradients among ranks {', '.join(map(str, ranks))}"
         self.wait = ExitStack()
 
@@ -184,3 +207,22 @@ def _sum_hook(state: _Sum, bucket: dist.GradBucket) -> torch.futures.Future[torc
         state.wait.enter_context(waiting(state.what, state.others))
     future = work.get_future()
     return future.then(lambda done: done.value()[0])
+
+
+def _other_hook(state: _Sum, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """Let another hook exchange a bucket.
+
+    It gets what hooks of DDP get everywhere, the gradient of the mean over this rank's samples, and
+    returns the mean over the ranks: the sum of what is in the bucket now.
+    """
+    assert state.hook is not None  # else `_sum_hook` is registered
+    bucket.buffer().mul_(state.ranks)
+    future = state.hook(bucket)
+    if not isinstance(future, torch._C.Future):  # what torch.futures.Future is made of
+        raise InputError(
+            f"--stanza.exchange: the hook returns a {type(future).__name__}; give a "
+            "torch.futures.Future of the mean gradient"
+        )
+    if bucket.is_last():
+        state.wait.enter_context(waiting(state.what, state.others))
+    return future

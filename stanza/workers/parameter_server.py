@@ -26,10 +26,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stanza.workers.buckets import buckets_of
+from stanza.exchanges.codec import CodecFactory
+from stanza.workers.buckets import Bucket, buckets_of
 from stanza.workers.clipping import Clipping
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from stanza.workers.optimizers import OptimizerFactory
+from stanza.workers.shards import shard
 from systems.network.transport import Transfer, Transport, TransportError
 from systems.processes.beside import beside
 from systems.processes.waiting import waiting
@@ -37,6 +39,28 @@ from systems.runs.state import State
 
 PUSH, PULL = "push", "pull"
 """The transport's channels for gradients and for parameters."""
+STALENESS = "staleness"
+"""The channel on which a server tells the staleness of a push, int64 [1], where it may be stale."""
+
+
+def held(
+    buckets: Sequence[Bucket],
+    servers: int,
+    index: int,
+    optimizer: OptimizerFactory,
+    state: State | None,
+) -> tuple[list[Tensor], list[torch.optim.Optimizer]]:
+    """What server `index` of `servers` holds: its slice of every bucket, and an optimizer for each,
+    of which the state is told."""
+    slices, optimizers = list[Tensor](), list[torch.optim.Optimizer]()
+    for bucket in buckets:
+        values = bucket.flat_parameters()[bucket.slice(servers, index)].clone()
+        values.requires_grad_()
+        slices.append(values)
+        optimizers.append(optimizer([values]))
+        if state is not None:
+            state.train(values, optimizers[-1], bucket.places(servers, index))
+    return slices, optimizers
 
 
 class Server:
@@ -53,6 +77,7 @@ class Server:
         optimizer: OptimizerFactory,
         clipping: Clipping | None = None,
         state: State | None = None,
+        codec: CodecFactory | None = None,
         smallest_message_bytes: float = SMALLEST_MESSAGE_BYTES,
     ) -> None:
         """Serve `workers`, as one of `servers`.
@@ -62,21 +87,16 @@ class Server:
             optimizer: makes an optimizer for one slice.
             clipping: clips the gradients; needs servers that are blocking.
             state: is told which values are trained here, so that a checkpoint saves them.
+            codec: makes the codecs by which everything travels; None: as it is.
         """
-        index = list(servers).index(transport.world.rank)
         self._transport, self._workers, self._pipelined = transport, list(workers), pipelined
         self._clipping = clipping
-        self._slices: list[Tensor] = []
-        self._optimizers: list[torch.optim.Optimizer] = []
-        for bucket in buckets_of(module, smallest_message_bytes * len(servers)):
-            values = bucket.flat_parameters()[bucket.slice(len(servers), index)].clone()
-            values.requires_grad_()
-            self._slices.append(values)
-            self._optimizers.append(optimizer([values]))
-            if state is not None:
-                state.train(values, self._optimizers[-1], bucket.places(len(servers), index))
+        index = list(servers).index(transport.world.rank)
+        buckets = buckets_of(module, smallest_message_bytes * len(servers))
+        self._slices, self._optimizers = held(buckets, len(servers), index, optimizer, state)
+        self._shards = [shard(values, codec) for values in self._slices]
         # One buffer for each worker and slice: pushes of different workers arrive together.
-        self._pushed = [[torch.zeros_like(s) for _ in self._workers] for s in self._slices]
+        self._pushed = [[each.push_buffer() for _ in self._workers] for each in self._shards]
 
     def serve_step(self) -> None:
         """Serve one step: receive every worker's gradients, update, and send the parameters."""
@@ -106,17 +126,17 @@ class Server:
 
     def _add_up(self, index: int) -> None:
         """Sum the gradients of one bucket's slice, which have arrived from all workers."""
-        pushed = self._pushed[index]
-        total = pushed[0]
-        for gradients in pushed[1:]:  # in rank order: the sum is the same in every run
-            total += gradients
+        first, *others = self._pushed[index]
+        total = self._shards[index].gradients(first)
+        for message in others:  # in rank order: the sum is the same in every run
+            total += self._shards[index].gradients(message)
         self._slices[index].grad = total
 
     def _answer(self, index: int) -> list[Transfer]:
         """Update one bucket's slice, and start to send it to all workers."""
         self._optimizers[index].step()
-        values = self._slices[index].detach()
-        return [self._transport.isend(values, worker, PULL) for worker in self._workers]
+        message = self._shards[index].pull()
+        return [self._transport.isend(message, worker, PULL) for worker in self._workers]
 
 
 class ParameterServer:
@@ -130,17 +150,25 @@ class ParameterServer:
         servers: Sequence[int],
         pipelined: bool,
         colocated: Server | None = None,
+        codec: CodecFactory | None = None,
+        stale: bool = False,
         smallest_message_bytes: float = SMALLEST_MESSAGE_BYTES,
     ) -> None:
         """Exchange the gradients of `module` through `servers`.
 
         Args:
             colocated: the server that runs in a thread beside this worker, if there is one.
+            codec: see `Server`.
+            stale: whether the servers tell how stale gradients are (`stanza.workers.stale_server`).
         """
         self._module, self._transport, self._servers = module, transport, list(servers)
         self._pipelined, self._colocated = pipelined, colocated
         self._buckets = buckets_of(module, smallest_message_bytes * len(servers))
-        self._pulled = [bucket.flat_parameters() for bucket in self._buckets]
+        self._flat = [bucket.flat_parameters() for bucket in self._buckets]
+        self._shards = [
+            [shard(flat[bucket.slice(len(servers), i)], codec) for i in range(len(servers))]
+            for bucket, flat in zip(self._buckets, self._flat, strict=True)
+        ]
         self._owner = {p: i for i, b in enumerate(self._buckets) for p in b.parameters}
         # The hooks hold this object weakly. Parameters keep their hooks where Python's garbage
         # collector does not look, so a strong reference would keep the transport alive for ever.
@@ -157,8 +185,17 @@ class ParameterServer:
         self._next = 0
         self._ready = [0] * len(self._buckets)
         self._sends: list[tuple[Transfer, Tensor]] = []
-        self._receives: list[list[Transfer]] = []
+        self._receives: list[list[tuple[Transfer, Tensor]]] = []
         self._serving: Future[None] | None = None
+        device, telling = transport.world.device, servers if stale else ()
+        self._told = [torch.zeros(1, dtype=torch.int64, device=device) for _ in telling]
+        self._telling: list[Transfer] = []
+
+    @property
+    def staleness(self) -> int | None:
+        """How many updates the parameters lacked on which the gradients of the last step were
+        computed; None where servers are synchronous. Of several servers the largest counts."""
+        return max((int(told) for told in self._told), default=None)
 
     def forward(self, inputs: Tensor) -> Any:
         """Run the module."""
@@ -166,12 +203,17 @@ class ParameterServer:
 
     def expect_gradients(self, outputs: Any) -> None:
         """Start to receive, wake the colocated server, and from now on push buckets that fill."""
+        buffers = [[each.pull_buffer() for each in shards] for shards in self._shards]
         self._receives = [
             [
-                self._transport.irecv(flat[bucket.slice(len(self._servers), i)], server, PULL)
-                for i, server in enumerate(self._servers)
+                (self._transport.irecv(buffer, server, PULL), buffer)
+                for server, buffer in zip(self._servers, row, strict=True)
             ]
-            for bucket, flat in zip(self._buckets, self._pulled, strict=True)
+            for row in buffers
+        ]
+        self._telling = [
+            self._transport.irecv(told, server, STALENESS)
+            for told, server in zip(self._told, self._servers, strict=False)
         ]
         if self._colocated is not None:
             self._serving = beside("parameter server", self._colocated.serve_step)
@@ -195,7 +237,8 @@ class ParameterServer:
         flat = self._buckets[index].flat_gradients()
         for i, server in enumerate(self._servers):
             part = flat[self._buckets[index].slice(len(self._servers), i)]
-            self._sends.append((self._transport.isend(part, server, PUSH), part))
+            message = self._shards[index][i].push(part)
+            self._sends.append((self._transport.isend(message, server, PUSH), message))
         self._next = index + 1
 
     def update(self) -> None:
@@ -217,14 +260,29 @@ class ParameterServer:
         for transfer, _ in self._sends:
             transfer.wait()
         self._sends.clear()
-        for bucket, flat, transfers in zip(
-            self._buckets, self._pulled, self._receives, strict=True
+        for bucket, flat, shards, receives in zip(
+            self._buckets, self._flat, self._shards, self._receives, strict=True
         ):
-            for transfer in transfers:
+            for each, (transfer, message) in zip(shards, receives, strict=True):
                 transfer.wait()
+                each.pulled(message)
             bucket.load(flat)
+        for transfer in self._telling:
+            transfer.wait()
         for parameter in self._owner:
             parameter.grad = None
         if self._serving is not None:
             with waiting("the parameter server beside"):
                 self._serving.result()
+
+    def collect(self) -> None:
+        """Receive the parameters that training has led to; stale servers send them at the end."""
+        slices = [
+            (flat[bucket.slice(len(self._servers), i)], server)
+            for bucket, flat in zip(self._buckets, self._flat, strict=True)
+            for i, server in enumerate(self._servers)
+        ]
+        for receive in [self._transport.irecv(part, server, PULL) for part, server in slices]:
+            receive.wait()
+        for bucket, flat in zip(self._buckets, self._flat, strict=True):
+            bucket.load(flat)

@@ -65,6 +65,11 @@ class Link:
             return 0.0
         return self.seconds(2 * size_bytes * (nodes - 1) / nodes) + 2 * (nodes - 1) * self.latency_s
 
+    def all_gather_s(self, size_bytes: float, nodes: int) -> float:
+        """The seconds in which nodes that all have this link get the message of `size_bytes` of
+        every other: n - 1 messages follow one another around a ring. See `seconds` for errors."""
+        return self.seconds(size_bytes * (nodes - 1)) + (nodes - 1) * self.latency_s
+
 
 @dataclass(frozen=True, kw_only=True)
 class Device:

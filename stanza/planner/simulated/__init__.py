@@ -6,9 +6,11 @@ finds out what waits for what. The order of the tasks is that of the workers' co
 number of its rank: those that have data come first.
 """
 
+from stanza.exchanges.names import compression_of
 from stanza.layout import Layout
 from stanza.options import ZERO_STAGES, Options
 from stanza.planner.costs import CostsAt
+from stanza.planner.predict import unpredicted
 from stanza.planner.simulated.baselines import ddp, ps_dedicated, ps_sharded
 from stanza.planner.simulated.separation import separated
 from stanza.planner.simulated.steps import Network, Simulated
@@ -30,15 +32,25 @@ def played_plan(
     """
     every_rank = every_rank or isinstance(network, Host)
     shares, servers = options.shares(len(layout.data_ranks)), len(layout.ranks("server"))
+    compression = compression_of(options.exchange, options.exchange_options)
+    why = unpredicted(options)
+    if why is not None or compression is None:
+        raise InputError(f"{why}; use testbed run")
     if layout.scheme == "stanza":
         return separated(at, shares, layout, network, every_rank=every_rank)
     if layout.scheme == "ps" and servers:
         pipelined = options.ps_mode == "pipelined"
         return ps_dedicated(
-            at, shares, servers, network, pipelined=pipelined, every_rank=every_rank
+            at,
+            shares,
+            servers,
+            network,
+            pipelined=pipelined,
+            compression=compression,
+            every_rank=every_rank,
         )
     if layout.scheme == "ps" and options.ps_mode == "pipelined":
-        return ps_sharded(at, shares, network, every_rank=every_rank)
+        return ps_sharded(at, shares, network, compression, every_rank=every_rank)
     if layout.scheme == "ps":
         raise InputError(
             "--stanza.ps-mode blocking: colocated servers are simulated pipelined only; "
@@ -46,4 +58,5 @@ def played_plan(
         )
     if layout.scheme in ZERO_STAGES:
         raise InputError(f"--stanza.scheme {layout.scheme}: is not simulated; use testbed run")
-    return ddp(at, shares, network, every_rank=every_rank)  # a single process is a ring of one
+    # A single process is a ring of one.
+    return ddp(at, shares, network, compression, every_rank=every_rank)

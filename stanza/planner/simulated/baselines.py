@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from stanza.exchanges.names import WHOLE, Compression
 from stanza.planner.costs import Costs, CostsAt
 from stanza.planner.simulated.steps import (
     STEPS,
@@ -24,13 +25,19 @@ from systems.simulate import Program
 
 
 def ddp(
-    at: CostsAt, shares: Sequence[int], network: Network, *, every_rank: bool = False
+    at: CostsAt,
+    shares: Sequence[int],
+    network: Network,
+    compression: Compression = WHOLE,
+    *,
+    every_rank: bool = False,
 ) -> Simulated:
     """Play DDP: forward passes, then backward passes in which full buckets are all-reduced.
 
     Args:
         at: the model's costs as a function of the batch.
         shares: the number of samples of each worker in a step.
+        compression: how much travels of the gradients.
         every_rank: plays each rank. Otherwise workers with equally many samples, which cannot
             differ, are played once; the result is the same.
     """
@@ -40,7 +47,7 @@ def ddp(
     memory = memory_of(network)
     for _ in range(STEPS):
         starts = _forward(program, memory, costs, workers, ends[-1:])
-        reduced = ring_backward(program, memory, backward, workers, starts, "backward")
+        reduced = ring_backward(program, memory, backward, workers, starts, "backward", compression)
         updated = updates(program, memory, backward, workers, [reduced])
         ends.append(program.join(updated, name="step"))
     return played(program, ends, sum(shares), network, workers)
@@ -68,6 +75,7 @@ def ps_dedicated(
     network: Network,
     *,
     pipelined: bool,
+    compression: Compression = WHOLE,
     every_rank: bool = False,
 ) -> Simulated:
     """Play dedicated servers, all of which have equal parts of the model and cannot differ.
@@ -91,11 +99,13 @@ def ps_dedicated(
         pulled: dict[tuple[int, int], int] = {}
         arrived: list[list[int]] = []
         for row in rows:
+            size_bytes = row[0][1]
             now = backward_tasks(program, row, workers, now, "backward")
-            now = _copies(program, memory, row[0][1], workers, [[task] for task in now], "pack")
+            now = _copies(program, memory, size_bytes, workers, [[task] for task in now], "pack")
+            served_s = _serving_s(memory, size_bytes / servers, ranks)
             for one in alike:
-                served_s = _serving_s(memory, row[0][1] / servers, ranks)
-                _serve(program, workers, now, one, row[0][1] / servers, served_s, pushed, pulled)
+                sent = size_bytes * compression.factor / servers
+                _serve(program, workers, now, one, sent, served_s, pushed, pulled)
             arrived.append(list(pulled.values()))
         for row, messages in zip(rows, arrived, strict=True):
             of_class = [messages[number :: len(workers)] for number in range(len(workers))]
@@ -178,7 +188,12 @@ def _serve(
 
 
 def ps_sharded(
-    at: CostsAt, shares: Sequence[int], network: Network, *, every_rank: bool = False
+    at: CostsAt,
+    shares: Sequence[int],
+    network: Network,
+    compression: Compression = WHOLE,
+    *,
+    every_rank: bool = False,
 ) -> Simulated:
     """Play pipelined servers, one beside every worker. Pushes and pulls share the interfaces.
 
@@ -196,7 +211,7 @@ def ps_sharded(
             size_bytes = row[0][1]
             now = backward_tasks(program, row, workers, now, "backward")
             now = _copies(program, memory, size_bytes, workers, [[task] for task in now], "pack")
-            part = size_bytes * others / ranks
+            part = size_bytes * compression.factor * others / ranks
             after = [*now, *pushes[-1:]]
             pushes.append(
                 program.exchange(nodes, part, messages=1, peers=others, name="push", after=after)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from stanza.exchanges.names import WHOLE, Compression
 from stanza.planner.predict import BUCKET_BYTES
 from systems.clusters.cluster import Link
 from systems.clusters.host import FREE, Host
@@ -164,6 +165,7 @@ def ring_backward(
     classes: Sequence[RankClass],
     after: Sequence[int],
     name: str,
+    compression: Compression = WHOLE,
 ) -> int:
     """Add the backward passes of classes of ranks, with a ring all-reduce of every bucket that
     fills.
@@ -171,6 +173,7 @@ def ring_backward(
     Args:
         backward: for each class its layers, in backward order.
         after: for each class the task after which its backward pass starts.
+        compression: how much travels of the gradients; an all-gather may stand for the all-reduce.
 
     Returns:
         The task with which all passes and all-reduces have ended.
@@ -184,7 +187,13 @@ def ring_backward(
         size = row[0][1]
         if ranks > 1 and size:
             ready = [*now, *wire[-1:]]
-            wire.append(program.all_reduce(nodes, size, ranks=ranks, name=name, after=ready))
+            if compression.gathered:
+                moved, rounds = compression.moved_bytes(size, ranks), compression.messages(ranks)
+                task = program.exchange(nodes, moved, messages=rounds, name=name, after=ready)
+            else:
+                sent = size * compression.factor
+                task = program.all_reduce(nodes, sent, ranks=ranks, name=name, after=ready)
+            wire.append(task)
     return program.join([*now, *wire[-1:]], name="step")
 
 
