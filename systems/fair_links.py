@@ -1,7 +1,7 @@
 """How transfers share the links of a cluster in the simulator.
 
 [Note: max-min fair links]
-Every node has one network interface with two directions, "out" and "in", each of the same rate.
+Every node has one network interface with two directions, "out" and "in", both of its own rate.
 Transfers that use the same direction share its rate. The share is max-min fair: no transfer can get
 more without taking from one that has no more than it. TCP comes close to that. Progressive filling
 finds it: the rates of all transfers grow together until a direction is full; transfers through it
@@ -33,12 +33,14 @@ class Transfers:
     See [Note: max-min fair links] above.
     """
 
-    def __init__(self, loads: Sequence[Mapping[Interface, float]], bytes_per_s: float) -> None:
+    def __init__(
+        self, loads: Sequence[Mapping[Interface, float]], bytes_per_s: float | Sequence[float]
+    ) -> None:
         """No transfers yet.
 
         Args:
             loads: by the number of a task, the bytes that it moves through each interface.
-            bytes_per_s: the rate of every interface, in each direction.
+            bytes_per_s: the rate of every interface, in each direction; or those of every node.
         """
         self._loads, self._bytes_per_s = loads, bytes_per_s
         # By interface: the transfers through it, with their weights (1 for the largest load).
@@ -102,11 +104,16 @@ class Transfers:
                         waiting.append(interface)
         return numbers, interfaces
 
+    def _room(self, interface: Interface) -> float:
+        """The bytes/s of an interface in one direction."""
+        rates = self._bytes_per_s
+        return rates if isinstance(rates, float) else rates[interface[0]]
+
     def _fill(self, numbers: Iterable[int], interfaces: Iterable[Interface]) -> dict[int, float]:
         """The rates, in bytes/s, of these transfers over these interfaces: progressive filling."""
         # 1. All rates are 0: every interface has all of its room. Its level is the rate at which it
         #    would be full if all of its transfers grew together.
-        room = {interface: self._bytes_per_s for interface in interfaces}
+        room = {interface: self._room(interface) for interface in interfaces}
         weight = {interface: sum(self._users[interface].values()) for interface in room}
         queue: list[tuple[float, Interface]] = [
             (room[interface] / weight[interface], interface)

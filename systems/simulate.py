@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from systems.clusters.cluster import Link
+from systems.clusters.links import Links
 from systems.fair_links import Interface, Transfers
 
 SAME_TIME_S = 1e-12
@@ -159,15 +160,16 @@ class Timeline:
         return sum(task.seconds for task in self.tasks if task.stream == stream)
 
 
-def simulate(program: Program, link: Link) -> Timeline:
-    """Play a program on nodes whose interfaces all have the rate of `link`.
+def simulate(program: Program, link: Link | Links) -> Timeline:
+    """Play a program on nodes whose interfaces all have the rate of `link`, or each its own.
 
     The latency of `link` is not read: the program has its own.
 
     Raises:
         InputError: the rate of the link is not known.
     """
-    return _Simulation(program.tasks, 1.0 / link.seconds(1.0)).run()
+    rates = link.bytes_per_s if isinstance(link, Links) else 1.0 / link.seconds(1.0)
+    return _Simulation(program.tasks, rates).run()
 
 
 class _Simulation:
@@ -177,7 +179,7 @@ class _Simulation:
     "end": the task has ended; of a transfer that is one latency later.
     """
 
-    def __init__(self, tasks: Sequence[Task], bytes_per_s: float) -> None:
+    def __init__(self, tasks: Sequence[Task], bytes_per_s: float | Sequence[float]) -> None:
         self._tasks = tasks
         self._transfers = Transfers([task.loads for task in tasks], bytes_per_s)
         self._starts, self._ends = [0.0] * len(tasks), [0.0] * len(tasks)

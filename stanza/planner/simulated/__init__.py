@@ -8,15 +8,18 @@ number of its rank: those that have data come first.
 
 from stanza.layout import Layout
 from stanza.options import ZERO_STAGES, Options
-from stanza.planner.costs import CostsAt
+from stanza.planner.costs import RanksCostsAt
 from stanza.planner.simulated.baselines import ddp, ps_dedicated, ps_sharded
 from stanza.planner.simulated.separation import separated
 from stanza.planner.simulated.steps import Simulated
 from systems.clusters.cluster import Link
+from systems.clusters.links import Links
 from systems.schema import InputError
 
 
-def played_plan(options: Options, layout: Layout, at: CostsAt, link: Link) -> Simulated:
+def played_plan(
+    options: Options, layout: Layout, at: RanksCostsAt, link: Link | Links
+) -> Simulated:
     """Play the steps of a run with these options and this layout.
 
     Raises:

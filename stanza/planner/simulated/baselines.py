@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from stanza.planner.costs import Costs, CostsAt
+from stanza.planner.costs import Costs, RanksCostsAt, costs_of
 from stanza.planner.simulated.steps import (
     STEPS,
     Simulated,
@@ -14,22 +14,28 @@ from stanza.planner.simulated.steps import (
 )
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from systems.clusters.cluster import Link
+from systems.clusters.links import Links
 from systems.simulate import Program
 
 
-def ddp(at: CostsAt, shares: Sequence[int], link: Link) -> Simulated:
+def ddp(at: RanksCostsAt, shares: Sequence[int], link: Link | Links) -> Simulated:
     """Play DDP: forward passes, then backward passes in which full buckets are all-reduced.
 
     Args:
-        at: the model's costs as a function of the batch.
+        at: the model's costs as a function of the batch, on all devices or on each rank's.
         shares: the number of samples of each worker in a step.
     """
-    program, ends, costs = Program(link.latency_s), list[int](), [at(share) for share in shares]
+    program, ends, costs = Program(link.latency_s), list[int](), _costs(at, shares)
     backward, ranks = [cost.backward for cost in costs], range(len(shares))
     for _ in range(STEPS):
         starts = _forward(program, costs, ends[-1:])
         ends.append(ring_backward(program, backward, ranks, starts, "backward"))
     return played(program, ends, sum(shares), link)
+
+
+def _costs(at: RanksCostsAt, shares: Sequence[int]) -> list[Costs]:
+    """What the share of every worker costs on its device; workers are the first ranks."""
+    return [costs_of(at, rank, share) for rank, share in enumerate(shares)]
 
 
 def _forward(program: Program, costs: Sequence[Costs], after: Sequence[int]) -> list[int]:
@@ -43,7 +49,7 @@ def _forward(program: Program, costs: Sequence[Costs], after: Sequence[int]) -> 
 
 
 def ps_dedicated(
-    at: CostsAt, shares: Sequence[int], servers: int, link: Link, *, pipelined: bool
+    at: RanksCostsAt, shares: Sequence[int], servers: int, link: Link | Links, *, pipelined: bool
 ) -> Simulated:
     """Play dedicated servers.
 
@@ -51,7 +57,7 @@ def ps_dedicated(
     soon as the server has it from all workers. Otherwise the whole model is one bucket.
     """
     least = SMALLEST_MESSAGE_BYTES * servers if pipelined else float("inf")
-    costs, workers = [at(share) for share in shares], len(shares)
+    costs, workers = _costs(at, shares), len(shares)
     rows = buckets([cost.backward for cost in costs], least)
     program, ends = Program(link.latency_s), list[int]()
     for _ in range(STEPS):
@@ -95,9 +101,9 @@ def _serve(
         )
 
 
-def ps_sharded(at: CostsAt, shares: Sequence[int], link: Link) -> Simulated:
+def ps_sharded(at: RanksCostsAt, shares: Sequence[int], link: Link | Links) -> Simulated:
     """Play pipelined servers, one beside every worker. Pushes and pulls share the interfaces."""
-    costs, workers = [at(share) for share in shares], len(shares)
+    costs, workers = _costs(at, shares), len(shares)
     rows = buckets([cost.backward for cost in costs], SMALLEST_MESSAGE_BYTES * workers)
     program, ends, ranks = Program(link.latency_s), list[int](), range(workers)
     for _ in range(STEPS):

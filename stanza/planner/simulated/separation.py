@@ -8,9 +8,10 @@ node with both roles has one compute stream, which takes the tasks of both as th
 from collections.abc import Mapping, Sequence
 
 from stanza.layout import Layout
-from stanza.planner.costs import Costs, CostsAt
+from stanza.planner.costs import Costs, RanksCostsAt, costs_of
 from stanza.planner.simulated.steps import STEPS, Simulated, played, ring_backward, stream
 from systems.clusters.cluster import Link
+from systems.clusters.links import Links
 from systems.data.shares import even_shares
 from systems.fair_links import Interface
 from systems.schema import InputError
@@ -21,24 +22,26 @@ SHARED_SLICES = 8
 the FC worker's tasks, as it does between the layers of a pass."""
 
 
-def separated(at: CostsAt, shares: Sequence[int], layout: Layout, link: Link) -> Simulated:
+def separated(
+    at: RanksCostsAt, shares: Sequence[int], layout: Layout, link: Link | Links
+) -> Simulated:
     """Play layer separation in this layout.
 
     Args:
-        at: the model's costs as a function of the batch.
+        at: the model's costs as a function of the batch, on all devices or on each rank's.
         shares: the number of samples of each CONV worker in a step.
 
     Raises:
         InputError: the layout has columns, and the FC part is no chain of Linear layers.
     """
     program, ends = Program(link.latency_s), list[int]()
-    if layout.fc_parallel == "columns" and not at(1).fc_layers:
+    if layout.fc_parallel == "columns" and not costs_of(at, 0, 1).fc_layers:
         raise InputError(
             "--stanza.fc-parallel columns: the profile's fully connected part is no chain of "
             "Linear and elementwise layers; give --stanza.fc-parallel replicas"
         )
-    parts = _micro_batches(at, shares, layout.micro_batches)
     conv = layout.ranks("conv")
+    parts = _micro_batches(at, dict(zip(conv, shares, strict=True)), layout.micro_batches)
     fc_of = {rank: layout.fc_of(rank) for rank in conv}
     activations, gradients = (
         [
@@ -77,10 +80,15 @@ def separated(at: CostsAt, shares: Sequence[int], layout: Layout, link: Link) ->
     return played(program, ends, sum(shares), link)
 
 
-def _micro_batches(at: CostsAt, shares: Sequence[int], micro_batches: int) -> list[list[Costs]]:
+def _micro_batches(
+    at: RanksCostsAt, shares: Mapping[int, int], micro_batches: int
+) -> list[list[Costs]]:
     """The costs of every micro-batch on each CONV worker: a row for each micro-batch."""
-    sizes = [even_shares(share, micro_batches) for share in shares]
-    return [[at(size) for size in row] for row in zip(*sizes, strict=True)]
+    sizes = [
+        [costs_of(at, rank, size) for size in even_shares(share, micro_batches)]
+        for rank, share in shares.items()
+    ]
+    return [list(row) for row in zip(*sizes, strict=True)]
 
 
 def _pass(
@@ -172,7 +180,7 @@ def _chained(
 
 def _fc_step(
     program: Program,
-    at: CostsAt,
+    at: RanksCostsAt,
     parts: Sequence[Sequence[Costs]],
     layout: Layout,
     fc_of: Mapping[int, Sequence[int]],
@@ -199,10 +207,14 @@ def _fc_step(
     for row, costs in zip(arrived, parts, strict=True):
         ready = {rank: [*(row[i] for i in served[rank]), *before[rank]] for rank in fc}
         if columns:
-            gathered = at(sum(part.batch_size for part in costs))
+            samples = sum(part.batch_size for part in costs)
+            gathered = {rank: costs_of(at, rank, samples) for rank in fc}
             rows.append(_columns(program, gathered, ready))
         else:
-            of_rank = {rank: at(sum(costs[i].batch_size for i in served[rank])) for rank in fc}
+            of_rank = {
+                rank: costs_of(at, rank, sum(costs[i].batch_size for i in served[rank]))
+                for rank in fc
+            }
             seconds = {
                 rank: cost.fc_forward_s + cost.fc_backward_s for rank, cost in of_rank.items()
             }
@@ -226,9 +238,10 @@ def _compute(
 
 
 def _columns(
-    program: Program, gathered: Costs, ready: Mapping[int, Sequence[int]]
+    program: Program, gathered: Mapping[int, Costs], ready: Mapping[int, Sequence[int]]
 ) -> dict[int, int]:
-    """Add the passes of FC workers that hold columns over one gathered micro-batch.
+    """Add the passes of FC workers that hold columns over one gathered micro-batch, whose costs on
+    each of them are given.
 
     Each does 1/f of every layer's work. Outputs are reduce-scattered forward, and their gradients
     all-gathered backward. Returns the last task of each worker.
@@ -236,9 +249,9 @@ def _columns(
     fc, f = list(ready), len(ready)
     now = {rank: list(tasks) for rank, tasks in ready.items()}
 
-    def work(seconds: float) -> None:
-        """Every worker computes its part of `seconds`."""
-        tasks = _compute(program, dict.fromkeys(fc, seconds / f), now)
+    def work(seconds: Mapping[int, float]) -> None:
+        """Every worker computes its part of the seconds of all on its device."""
+        tasks = _compute(program, {rank: seconds[rank] / f for rank in fc}, now)
         now.update({rank: [task] for rank, task in tasks.items()})
 
     def swap(size_bytes: float, name: str) -> None:
@@ -248,10 +261,11 @@ def _columns(
         done = program.exchange(fc, moved, messages=1, name=name, after=tasks)
         now.update({rank: [done] for rank in fc})
 
-    for layer in gathered.fc_layers:
-        work(layer.forward_s)
-        swap(layer.output_bytes, "reduce-scatter")
-    for layer in reversed(gathered.fc_layers):
-        swap(layer.output_bytes, "all-gather")
-        work(layer.backward_s)
+    sizes_bytes = [layer.output_bytes for layer in gathered[fc[0]].fc_layers]
+    for index, size_bytes in enumerate(sizes_bytes):
+        work({rank: gathered[rank].fc_layers[index].forward_s for rank in fc})
+        swap(size_bytes, "reduce-scatter")
+    for index, size_bytes in reversed(list(enumerate(sizes_bytes))):
+        swap(size_bytes, "all-gather")
+        work({rank: gathered[rank].fc_layers[index].backward_s for rank in fc})
     return {rank: tasks[0] for rank, tasks in now.items()}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from stanza.planner.predict import BUCKET_BYTES
 from systems.clusters.cluster import Link
+from systems.clusters.links import Links
 from systems.fair_links import Interface
 from systems.simulate import Program, Timeline, simulate
 
@@ -33,7 +34,7 @@ class Simulated:
         """The simulated throughput, over all workers."""
         return self.samples / self.step_s
 
-    def resources(self, link: Link) -> dict[str, float]:
+    def resources(self, link: Link | Links) -> dict[str, float]:
         """The busy seconds in one step of the busiest compute and the busiest network interface."""
         streams: defaultdict[str, float] = defaultdict(float)
         interfaces: defaultdict[Interface, float] = defaultdict(float)
@@ -42,10 +43,11 @@ class Simulated:
                 streams[task.stream] += task.seconds
             for interface, size_bytes in task.loads.items():
                 interfaces[interface] += size_bytes
-        return {
-            "compute": max(streams.values()) / STEPS,
-            "network": link.seconds(max(interfaces.values(), default=0.0)) / STEPS,
-        }
+        if isinstance(link, Links):
+            busy = [link.of_node[i[0]].seconds(size) for i, size in interfaces.items()]
+        else:
+            busy = [link.seconds(max(interfaces.values(), default=0.0))]
+        return {"compute": max(streams.values()) / STEPS, "network": max(busy, default=0.0) / STEPS}
 
 
 def segments(backward: Sequence[Segment], least_bytes: float) -> list[Segment]:
@@ -119,7 +121,7 @@ def ring_backward(
     return program.join([*now, *wire[-1:]], name="step")
 
 
-def played(program: Program, ends: Sequence[int], samples: int, link: Link) -> Simulated:
+def played(program: Program, ends: Sequence[int], samples: int, link: Link | Links) -> Simulated:
     """Play the program and read off the step time.
 
     Args:
