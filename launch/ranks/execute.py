@@ -21,6 +21,7 @@ from systems.disk import DiskError
 from systems.job import Job
 from systems.network.distributed import World
 from systems.network.links import Calibration
+from systems.network.pairs import PairCalibration
 from systems.processes import failures
 from systems.profiles.emulation import Emulation
 from systems.runs import record, trace
@@ -47,7 +48,11 @@ class _Run:
 
 
 def execute(
-    job: Job, plan: Any, world: World, folder: Path, calibration: Calibration | None
+    job: Job,
+    plan: Any,
+    world: World,
+    folder: Path,
+    calibration: Calibration | PairCalibration | None,
 ) -> None:
     """Do this rank's part of a job, and write the record in `folder`.
 
@@ -141,7 +146,7 @@ def _emulated(
     job: Job,
     plan: Any,
     emulation: Emulation,
-    calibration: Calibration | None,
+    calibration: Calibration | PairCalibration | None,
 ) -> dict[str, Any]:
     """The result without what means nothing for stand-ins, with what the links were."""
     emulating = system_of(job).emulating

@@ -1,7 +1,9 @@
 """Times messages between running ranks, to see what their links really give.
 
-All ranks must call these functions together. Every rank sends to the next and receives from the one
-before, all at once, so that each direction of every link is used to the full.
+All ranks must call these functions together. In `calibrate` every rank sends to the next and
+receives from the one before, all at once, so that each direction of every link is used to the full.
+Where links have several rates, the faster ones would never be seen at theirs: `calibrate_pairs`
+lets two ranks at a time exchange.
 """
 
 import time
@@ -12,12 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from systems.network.pairs import MOST_OFF, Pair, PairCalibration, meetings
 from systems.processes.waiting import waiting
 
 REPETITIONS = 5
-MOST_OFF = 0.10
-"""A link that is off its rate by a larger share than this is not what it is said to be."""
 SMALL_BYTES = 4
+LEAST_BYTES = 1_250_000
+"""A message that measures the rate of a link is at least so long: what a link lets pass at full
+speed after a pause is little beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +82,42 @@ def calibrate(rates_bits_per_s: tuple[float, ...], size_bytes: int) -> Calibrati
             s / (size_bytes * 8 / rate) for s, rate in zip(seconds.tolist(), slower, strict=True)
         ),
         all_reduce=reduce_s / (ring_bytes * 8 / min(rates_bits_per_s)),
-        latency_s=neighbours_s(SMALL_BYTES, REPETITIONS).amax(1).median().item(),
+        latency_s=_latency_s(),
         size_bytes=size_bytes,
     )
+
+
+def calibrate_pairs(rates_bits_per_s: tuple[float, ...], message_s: float) -> PairCalibration:
+    """Measure what every two ranks get from each other against the slower of their links.
+
+    All ranks must call this together, and all get the same answer.
+
+    Args:
+        rates_bits_per_s: the rate of every rank's link.
+        message_s: how many seconds a message should last; over a slow link it lasts longer.
+    """
+    rank, size = dist.get_rank(), dist.get_world_size()
+    found: list[Pair] = []
+    for meeting in meetings(size):
+        peer = next((sum(pair) - rank for pair in meeting if rank in pair), None)
+        rate = min(rates_bits_per_s[rank], rates_bits_per_s[rank if peer is None else peer])
+        size_bytes = max(LEAST_BYTES, round(rate / 8 * message_s))
+        seconds = _on_all(_exchange(peer, peer, size_bytes), REPETITIONS).median(0).values.tolist()
+        for one, other in meeting:
+            slower = min(rates_bits_per_s[one], rates_bits_per_s[other])
+            ideal_s = max(LEAST_BYTES * 8 / slower, message_s)
+            ratio = max(seconds[one], seconds[other]) / ideal_s
+            found.append(Pair(ranks=(one, other), ratio=ratio))
+    return PairCalibration(
+        rate_bits_per_s=rates_bits_per_s,
+        pairs=tuple(sorted(found, key=lambda pair: pair.ranks)),
+        latency_s=_latency_s() if size > 1 else 0.0,
+    )
+
+
+def _latency_s() -> float:
+    """Seconds that a message of 4 bytes takes between neighbours, on the slowest rank."""
+    return neighbours_s(SMALL_BYTES, REPETITIONS).amax(1).median().item()
 
 
 def neighbours_s(size_bytes: int, repetitions: int) -> Tensor:
@@ -90,17 +127,24 @@ def neighbours_s(size_bytes: int, repetitions: int) -> Tensor:
         Seconds, float64 [repetitions, ranks].
     """
     rank, size = dist.get_rank(), dist.get_world_size()
+    return _on_all(_exchange((rank - 1) % size, (rank + 1) % size, size_bytes), repetitions)
+
+
+def _exchange(source: int | None, target: int | None, size_bytes: int) -> Callable[[], None]:
+    """A function that receives a message from one rank while it sends one to another. It does
+    nothing without a source and a target."""
     outgoing = torch.ones(size_bytes, dtype=torch.uint8)
     incoming = torch.ones(size_bytes, dtype=torch.uint8)  # ones: its memory is touched
 
     def exchange() -> None:
-        receive = dist.irecv(incoming, (rank - 1) % size)
-        send = dist.isend(outgoing, (rank + 1) % size)
+        if source is None or target is None:
+            return
+        receive, send = dist.irecv(incoming, source), dist.isend(outgoing, target)
         for work in (receive, send):
             assert work is not None  # every rank is in the default group
             work.wait()
 
-    return _on_all(exchange, repetitions)
+    return exchange
 
 
 def _on_all(function: Callable[[], object], repetitions: int) -> Tensor:
