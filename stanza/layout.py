@@ -13,7 +13,7 @@ The layouts of four ranks, by their roles:
 from dataclasses import dataclass
 from functools import cached_property
 
-from stanza.options import FcParallel, FcPlacement, Options, Scheme
+from stanza.options import EQUAL, FcParallel, FcPlacement, Options, Scheme
 from systems.schema import InputError
 
 BOTH = "conv+fc"
@@ -115,6 +115,7 @@ def layout_of(options: Options, world_size: int, fc_workers: int, micro_batches:
     Raises:
         InputError: there are too few ranks for the roles, or a batch has too few samples.
     """
+    options.check_world_size(world_size)
     scheme = options.scheme
     if scheme == "stanza" and fc_workers == 0:
         scheme = "ddp"
@@ -183,6 +184,11 @@ def _need_ranks(world_size: int, needed: int, flag: str) -> None:
 def _check_batch(options: Options, workers: int, micro_batches: int) -> None:
     """Refuse a batch that leaves a worker without a sample for every micro-batch."""
     smallest = min(options.shares(workers))
+    if smallest == 0 and options.batch_shares != EQUAL:
+        raise InputError(
+            f"--stanza.batch-shares {options.batch_shares}: leaves a worker without samples of "
+            f"{options.samples_per_step(workers)}; give a larger batch, or leave that rank out"
+        )
     if smallest < micro_batches:
         raise InputError(
             f"--stanza.micro-batches {micro_batches}: the smallest local batch has {smallest} "

@@ -9,7 +9,7 @@ from typing import Literal
 from stanza.exchanges import names as exchanges
 from stanza.models import Inputs, check_name, inputs_of, is_own
 from systems import by_path
-from systems.data.shares import even_shares
+from systems.data.shares import even_shares, weighted_shares
 from systems.schema import InputError
 
 Scheme = Literal["stanza", "ps", "ddp", "zero1", "zero2", "zero3", "single"]
@@ -27,6 +27,8 @@ PsConsistency = Literal["synchronous", "stale-synchronous", "asynchronous"]
 """How far workers of parameter servers may be ahead of each other."""
 OWN = ("model", "exchange", "optimizer", "schedule", "loss")
 """The options that may name the user's own code, beside the data."""
+EQUAL, AUTO = "equal", "auto"
+"""The shares of a batch that are no numbers."""
 SGD, CROSS_ENTROPY = "sgd", "cross-entropy"
 """The optimizer and the loss that are no import paths."""
 
@@ -69,6 +71,10 @@ class Options:
     global_batch_size: int | None = None
     """Samples in one step over all workers, instead of local_batch_size. Schemes that are given the
     same number compute the same updates."""
+    batch_shares: str = "equal"
+    """How the samples of a step are shared among the workers with data. equal: they differ by at
+    most one sample. 3,1,1: in proportion to these numbers, by rank; those of ranks without data are
+    not read. auto: so that all ranks compute equally long, by the profile of each one's device."""
     fc_workers: int | Literal["auto"] = "auto"
     """The number of ranks that train the FC part (the paper's f). 0 separates nothing; auto lets
     the planner choose."""
@@ -139,6 +145,7 @@ class Options:
         self._check_own()
         exchanges.check(self.exchange, self.exchange_options, self.scheme)
         self._check_consistency()
+        self._check_shares()
         for name in ("steps", "local_batch_size", "global_batch_size", "ps_servers", "classes"):
             _at_least(1, name, getattr(self, name))
         _at_least(1, "test_samples", self.test_samples)
@@ -157,6 +164,20 @@ class Options:
             raise InputError(
                 f"--stanza.local-batch-size {self.local_batch_size}: the global batch size is "
                 f"given as {self.global_batch_size}; give one, and None for the other"
+            )
+
+    def _check_shares(self) -> None:
+        """Refuse shares of the batch that are no positive numbers."""
+        if self.batch_shares in (EQUAL, AUTO):
+            return
+        try:
+            sound = all(0 < weight < float("inf") for weight in self._numbers)
+        except ValueError:
+            sound = False
+        if not sound:
+            raise InputError(
+                f"--stanza.batch-shares {self.batch_shares}: give equal, auto, or a number above 0 "
+                "for every rank, such as 3,1,1"
             )
 
     def _check_own(self) -> None:
@@ -261,9 +282,53 @@ class Options:
         each = self.local_batch_size or self.inputs.batch_size
         return self.global_batch_size or each * workers
 
+    @property
+    def _numbers(self) -> tuple[float, ...]:
+        """The numbers in `batch_shares`, by rank."""
+        return tuple(float(word) for word in self.batch_shares.split(","))
+
     def shares(self, workers: int) -> tuple[int, ...]:
-        """The number of samples of each of `workers` in one step, the larger ones first."""
-        return even_shares(self.samples_per_step(workers), workers)
+        """The number of samples of each of `workers` in one step, in their order. Where they are to
+        be equal, the larger ones come first.
+
+        Raises:
+            InputError: `batch_shares` says too few numbers, or is still "auto".
+        """
+        samples = self.samples_per_step(workers)
+        weights = self.weights(workers)
+        return (
+            even_shares(samples, workers) if weights is None else weighted_shares(samples, weights)
+        )
+
+    def weights(self, workers: int) -> tuple[float, ...] | None:
+        """What the samples of the first `workers` ranks, which have data, are in proportion to;
+        None: they are equal.
+
+        Raises:
+            InputError: `batch_shares` says too few numbers, or is still "auto".
+        """
+        if self.batch_shares == EQUAL:
+            return None
+        if self.batch_shares == AUTO:
+            raise InputError(
+                "--stanza.batch-shares auto: the speeds of the devices are not known; give a "
+                "--cluster file that names the kind of every device, and a --profile of each kind"
+            )
+        numbers = self._numbers
+        if len(numbers) < workers:
+            raise InputError(
+                f"--stanza.batch-shares {self.batch_shares}: says {len(numbers)} shares for "
+                f"{workers} workers with data; give one for every rank"
+            )
+        return numbers[:workers]
+
+    def check_world_size(self, world_size: int) -> None:
+        """Raise an InputError if `batch_shares` names more ranks than there are."""
+        if self.batch_shares not in (EQUAL, AUTO) and len(self._numbers) > world_size:
+            raise InputError(
+                f"--stanza.batch-shares {self.batch_shares}: says {len(self._numbers)} shares for "
+                f"{world_size} ranks; give one for every rank"
+            )
 
 
 def _at_least(least: int, name: str, value: int | str | None) -> None:

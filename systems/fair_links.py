@@ -1,7 +1,7 @@
 """How tasks share the links of a cluster, or the cores of one machine, in the simulator.
 
 [Note: max-min fair links]
-Every node has one network interface with two directions, "out" and "in", each of the same rate.
+Every node has one network interface with two directions, "out" and "in", both of its own rate.
 Transfers that use the same direction share its rate. The share is max-min fair: no transfer can get
 more without taking from one that has no more than it. TCP comes close to that. Progressive filling
 finds it: the rates of all transfers grow together until a direction is full; transfers through it

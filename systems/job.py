@@ -58,8 +58,9 @@ class Job:
     """The cluster to plan for: the name of a preset (`testbed doctor` lists them), or a TOML
     file."""
     profile: str | None = None
-    """The measured profile to plan with: a model's name or a JSON file. None means the profile of
-    the job's model, if one ships."""
+    """The measured profile to plan with: a model's name or a JSON file; where devices differ, one
+    for each kind, as in V100=a.json,T4=b.json. None means the profile of the job's model, if one
+    ships."""
     launcher: Literal["torchrun", "local", "mpirun", "deepspeed", "slurm"] = "torchrun"
     """The program that starts the ranks. "local" starts plain processes on this machine. "slurm"
     writes a script and hands it to sbatch."""

@@ -22,7 +22,11 @@ def absolute_path(name: str, folders: Sequence[Path], **filled: str) -> str:
 
 
 def absolute_profile(name: str, folders: Sequence[Path]) -> str:
-    """The absolute path of a profile in a JSON file. The name of a shipped one stays as it is."""
+    """The absolute path of a profile in a JSON file, or of one for each kind of device, as in
+    V100=a.json,T4=b.json. The name of a shipped one stays as it is."""
+    if "=" in name and not os.path.exists(name):
+        words = [word.partition("=") for word in name.split(",")]
+        return ",".join(f"{kind}{sign}{absolute_profile(f, folders)}" for kind, sign, f in words)
     return absolute_path(name, folders) if name.endswith(".json") else name
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 from systems.clusters.cluster import Link
 from systems.clusters.host import Host
+from systems.clusters.links import Links
 from systems.fair_links import CORES, Resource, Transfers
 
 NO_LOADS: Mapping[Resource, float] = {}
@@ -226,9 +227,9 @@ class Timeline:
         return sum(task.seconds for task in self.tasks if task.stream == stream)
 
 
-def simulate(program: Program, network: Link | Host) -> Timeline:
-    """Play a program on nodes whose interfaces all have the rate of a link, or on one machine whose
-    cores all nodes share.
+def simulate(program: Program, network: Link | Links | Host) -> Timeline:
+    """Play a program on nodes whose interfaces all have the rate of a link, or each its own, or on
+    one machine whose cores all nodes share.
 
     The latency of the network is not read: the program has its own.
 
@@ -237,15 +238,25 @@ def simulate(program: Program, network: Link | Host) -> Timeline:
     """
     tasks = program.tasks
     if isinstance(network, Host):
-        loads = [core_seconds(task, network) for task in tasks]
+        loads: list[Mapping[Resource, float]] = [core_seconds(task, network) for task in tasks]
         paces = [max((size for r, size in of.items() if r != CORES), default=0.0) for of in loads]
         waits_s = [0.0 if task.stream is not None else task.seconds for task in tasks]
+    else:
+        loads = [task.loads for task in tasks]
+        paces, waits_s = [task.pace_bytes for task in tasks], [task.seconds for task in tasks]
+    return _Simulation(tasks, loads, paces, waits_s, _capacity(network)).run()
+
+
+def _capacity(network: Link | Links | Host) -> Callable[[Resource], float]:
+    """What a resource moves in a second: bytes over an interface, or core time of a thread."""
+    if isinstance(network, Host):
         cores = network.cores
-        return _Simulation(tasks, loads, paces, waits_s, lambda r: cores if r == CORES else 1).run()
+        return lambda resource: cores if resource == CORES else 1.0
+    if isinstance(network, Links):
+        rates = dict(enumerate(network.bytes_per_s))
+        return lambda interface: rates[int(interface[0])]
     bytes_per_s = 1.0 / network.seconds(1.0)
-    loads_bytes = [task.loads for task in tasks]
-    paces, waits_s = [task.pace_bytes for task in tasks], [task.seconds for task in tasks]
-    return _Simulation(tasks, loads_bytes, paces, waits_s, lambda _: bytes_per_s).run()
+    return lambda _: bytes_per_s
 
 
 def core_seconds(task: Task, host: Host) -> dict[Resource, float]:

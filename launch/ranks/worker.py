@@ -33,7 +33,7 @@ from systems import dynamo
 from systems.environment import Environment, environment
 from systems.job import Job
 from systems.network.distributed import World, start, stop
-from systems.network.links import Calibration, calibrate
+from systems.network.links import Calibration, calibrate, calibrate_pairs
 from systems.network.pairs import PairCalibration
 from systems.network.transport import TransportError
 from systems.processes import failures
@@ -152,7 +152,8 @@ def _agree_on_folder(world: World, job: Job, plan: Any, place: Environment) -> P
 def _calibrated(
     place: Environment, folder: Path, job: Job, plan: Any
 ) -> Calibration | PairCalibration | None:
-    """What emulated or shaped links really give; None on this machine's own.
+    """What emulated or shaped links really give; None on this machine's own. Where links have
+    several rates, every two ranks are measured at the slower of theirs.
 
     Raises:
         InputError: a link is far from its rate, so that nothing measured over it would be true.
@@ -165,9 +166,15 @@ def _calibrated(
     emulating = system_of(job).emulating
     assert emulating is not None  # the record is of an emulated run
     rates = emulating.link_rates(job, plan, emulation)
-    calibration = calibrate(rates, round(min(rates) / 8 * CALIBRATION_S))
+    calibration: Calibration | PairCalibration
+    if len(set(rates)) == 1:
+        calibration = calibrate(rates, round(min(rates) / 8 * CALIBRATION_S))
+        words = f"{min(rates) / 1e9:.3g}"
+    else:
+        calibration = calibrate_pairs(rates, CALIBRATION_S)
+        words = f"{min(rates) / 1e9:.3g} to {max(rates) / 1e9:.3g}"
     if place.rank == 0:
-        print(f"links at {min(rates) / 1e9:.3g} Gb/s: {calibration}", flush=True)
+        print(f"links at {words} Gb/s: {calibration}", flush=True)
     fault = calibration.fault()
     if fault is not None:
         raise InputError(f"{fault}: nothing is reported; give a larger --scale or --dilate")

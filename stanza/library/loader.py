@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from stanza.workers.targets import Targets, check_targets, rows
-from systems.data.batches import permutation, share
+from systems.data.batches import consecutive, permutation
+from systems.data.shares import even_shares, weighted_shares
 from systems.schema import InputError
 
 
@@ -28,8 +29,8 @@ class Loader:
     """Yields, in every pass, all batches of an epoch: images [b, C, H, W] and their targets.
 
     A global batch is the same whatever the scheme and the number of ranks. Ranks with data take
-    even shares of it; the others, and some ranks at the end of an epoch, get batches of no samples,
-    whose tensors have the shapes and dtypes of the others.
+    even shares of it, or others that they were given; ranks without data, and some at the end of an
+    epoch, get batches of no samples, whose tensors have the shapes and dtypes of the others.
     """
 
     def __init__(
@@ -55,20 +56,31 @@ class Loader:
         return whole + (rest > 0 and not self._drop_last)
 
     def batches(
-        self, ranks: Sequence[int], rank: int, *, seed: int, epoch: int
+        self,
+        ranks: Sequence[int],
+        rank: int,
+        *,
+        weights: Sequence[float] | None = None,
+        seed: int,
+        epoch: int,
     ) -> Iterator[tuple[list[int], Tensor, Targets]]:
         """Yield the batches of one epoch: the samples of each of `ranks`, the images, the targets.
 
         Args:
             ranks: those that have data.
             rank: the one whose share is read.
+            weights: how the samples of a batch are shared among `ranks`; None: evenly.
         """
         length, size = len(self.dataset), self.batch_size
         order = permutation(length, seed, epoch) if self._shuffle else torch.arange(length)
         sizes, own = [], []
         for start in range(0, len(self) * size, size):
             batch = order[start : start + size]
-            parts = [share(len(batch), len(ranks), place) for place in range(len(ranks))]
+            parts = consecutive(
+                even_shares(len(batch), len(ranks))
+                if weights is None
+                else weighted_shares(len(batch), weights)
+            )
             sizes.append([part.stop - part.start for part in parts])
             own.append(batch[parts[ranks.index(rank)]] if rank in ranks else batch[:0])
         read: DataLoader[Any] = DataLoader(

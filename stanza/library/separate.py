@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from stanza.library.trained import Trained
-from stanza.options import FcParallel, FcPlacement, Options
+from stanza.options import EQUAL, FcParallel, FcPlacement, Options
 from stanza.train.roles import Recipe
 from stanza.workers.exchange import trainable
 from stanza.workers.loss import Loss, summed
@@ -35,6 +35,7 @@ def separate(
     ps_servers: int = 1,
     ps_mode: Literal["blocking", "pipelined"] = "blocking",
     ps_placement: Literal["dedicated", "colocated"] = "dedicated",
+    batch_shares: Sequence[float] | None = None,
     cut_dtype: torch.dtype | None = None,
     clip_norm: float | None = None,
     seed: int = 0,
@@ -68,6 +69,8 @@ def separate(
         ps_servers: the number of parameter servers, where they are dedicated.
         ps_mode: whether gradients are pushed after the backward pass or during it.
         ps_placement: whether servers have ranks of their own or are beside every worker.
+        batch_shares: a number for every rank; the samples of a batch are shared in proportion to
+            them. Those of ranks without data are not read. None shares evenly.
         cut_dtype: what activations travel in. None is what the layers compute in.
         clip_norm: the largest Euclidean norm of the gradients of the whole model.
         seed: decides the order of the samples, and from the first step on the random numbers of
@@ -108,6 +111,7 @@ def separate(
             ps_servers=ps_servers,
             ps_mode=ps_mode,
             ps_placement=ps_placement,
+            batch_shares=EQUAL if batch_shares is None else ",".join(map(str, batch_shares)),
         )
     recipe = Recipe(
         optimizer=scheduled(optimizer, scheduler),

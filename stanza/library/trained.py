@@ -123,7 +123,10 @@ class Trained:
             self._lay_out(tuple(loader.images.shape[1:]), batch_size)
         ranks, epoch = self.layout.data_ranks, self._epochs
         self._epochs += 1
-        return self._batches(loader.batches(ranks, self.rank, seed=self._seed, epoch=epoch))
+        weights = self._options.weights(len(ranks))
+        return self._batches(
+            loader.batches(ranks, self.rank, weights=weights, seed=self._seed, epoch=epoch)
+        )
 
     def _batches(
         self, batches: Iterator[tuple[list[int], Tensor, Targets]]

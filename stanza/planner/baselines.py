@@ -10,7 +10,8 @@ from stanza.planner import predict
 from stanza.planner.costs import CostsAt
 from stanza.planner.predict import Prediction
 from stanza.planner.simulated import played_plan
-from stanza.planner.simulated.steps import Network, Simulated
+from stanza.planner.simulated.steps import Simulated
+from systems.clusters.cluster import Link
 from systems.clusters.host import Host
 
 
@@ -26,7 +27,7 @@ def baseline_options(scheme: str) -> dict[str, Any]:
 
 
 def predicted(
-    options: Options, at: CostsAt, world_size: int, network: Network
+    options: Options, at: CostsAt, world_size: int, network: Link | Host
 ) -> tuple[Prediction, ...]:
     """Predict the baselines that have a sample for every worker. DDP comes last; on one rank there
     is no other."""
@@ -67,7 +68,9 @@ def _played(options: Options, at: CostsAt, world_size: int, scheme: str, host: H
     return as_prediction(scheme, layout, played_plan(changed, layout, at, host), host)
 
 
-def as_prediction(scheme: str, layout: Layout, played: Simulated, network: Network) -> Prediction:
+def as_prediction(
+    scheme: str, layout: Layout, played: Simulated, network: Link | Host
+) -> Prediction:
     """What the simulator has found, as a prediction."""
     return Prediction(
         scheme=scheme,

@@ -73,6 +73,15 @@ CostsAt = Callable[[int], Costs]
 profile that was taken at two batch sizes."""
 
 
+RanksCostsAt = CostsAt | tuple[CostsAt, ...]
+"""What a batch costs on the device of a rank: the same on all, or a function for every rank."""
+
+
+def costs_of(at: RanksCostsAt, rank: int, samples: int) -> Costs:
+    """The costs of so many samples on the device of a rank."""
+    return (at[rank] if isinstance(at, tuple) else at)(samples)
+
+
 def costs_at(profile: ModelProfile, wire_bytes_per_value: int = 4) -> CostsAt:
     """Make the function that gives the costs of a profiled model at any batch.
 

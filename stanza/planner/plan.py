@@ -21,7 +21,6 @@ from stanza.planner.baselines import baseline_options
 from stanza.planner.costs import CostsAt, costs_at as profiled_costs
 from stanza.planner.predict import Prediction, unpredicted
 from stanza.planner.simulated import separation
-from stanza.planner.simulated.steps import Network
 from systems.clusters.cluster import Cluster, Link, check_uniform
 from systems.clusters.host import Host
 from systems.profiles import profile as profiles
@@ -64,9 +63,16 @@ class Plan:
     profile: str = ""
     """The profile that was planned with: its model, batch, device and source."""
     bandwidth_bits_per_s: float | None = None
-    """The link rate that was planned with. It is None where all ranks share one machine."""
+    """The link rate that was planned with. Where links differ, it is that of the
+    slowest; where all ranks share one machine, None."""
     host: Host | None = None
     """That machine."""
+    order: tuple[int, ...] = ()
+    """Where nodes differ: by rank, the number of its node in the order of the cluster's file."""
+    devices: tuple[str, ...] = ()
+    """The same: by rank, the kind of its device."""
+    shares: tuple[int, ...] = ()
+    """The same: the samples of each rank with data in one step."""
 
 
 def shipped_profiles() -> dict[str, Path]:
@@ -110,7 +116,7 @@ def plan(
         chosen = next((p for p in predictions if p.scheme == options.scheme_name), None)
         resolved, reason = layout_of(options, world_size, 0, 1), "as given"
     else:
-        chosen, reason = _choose(options, world_size, predictions)
+        chosen, reason = choose(options, world_size, predictions)
         _, resolved = as_run(options, chosen, world_size)
     return Plan(
         layout=resolved,
@@ -121,6 +127,13 @@ def plan(
         bandwidth_bits_per_s=cluster.slowest_link.bandwidth_bits_per_s,
         host=cluster.host,
     )
+
+
+def shared(options: Options, plan: Plan) -> Options:
+    """The options with the shares of the batch that a plan has found."""
+    if not plan.shares:
+        return options
+    return dataclasses.replace(options, batch_shares=",".join(map(str, plan.shares)))
 
 
 def _refuse_auto(options: Options) -> None:
@@ -157,8 +170,8 @@ def predict_all(
     FC workers that fits, each with its best number of micro-batches."""
     network, at = cluster.network, costs_at(options, profile)
     separated = []
-    for mode in _modes(options, at):
-        for fc_workers in _fc_workers(options, world_size, mode):
+    for mode in modes(options, at):
+        for fc_workers in fc_workers_tried(options, world_size, mode):
             layouts = _layouts(options, world_size, mode, fc_workers)
             if layouts:
                 separated.append(
@@ -167,7 +180,7 @@ def predict_all(
     return (*baselines.predicted(options, at, world_size, network), *separated)
 
 
-def _modes(options: Options, at: CostsAt) -> list[Mode]:
+def modes(options: Options, at: CostsAt) -> list[Mode]:
     """The modes that the options ask for: how FC workers share the FC part, and where they run.
 
     "auto" leaves columns out where the FC part cannot be split. Where both options are "auto", it
@@ -185,7 +198,7 @@ def _modes(options: Options, at: CostsAt) -> list[Mode]:
     ]
 
 
-def _fc_workers(options: Options, world_size: int, mode: Mode) -> Sequence[int]:
+def fc_workers_tried(options: Options, world_size: int, mode: Mode) -> Sequence[int]:
     """The numbers of FC workers to predict in a mode.
 
     Where a mode is tried because of "auto", colocated columns are spread over all nodes, and
@@ -219,7 +232,7 @@ def _layouts(options: Options, world_size: int, mode: Mode, fc_workers: int) -> 
     ]
 
 
-def _separated(options: Options, at: CostsAt, layout: Layout, network: Network) -> Prediction:
+def _separated(options: Options, at: CostsAt, layout: Layout, network: Link | Host) -> Prediction:
     """Predict layer separation, by the recurrence if there is one, or else by the simulator."""
     shares = options.shares(len(layout.ranks("conv")))
     published = (layout.fc_parallel, layout.fc_placement) == PUBLISHED_MODE
@@ -239,7 +252,7 @@ def _fastest(candidates: Sequence[Prediction]) -> Prediction:
     return best
 
 
-def _choose(
+def choose(
     options: Options, world_size: int, predictions: Sequence[Prediction]
 ) -> tuple[Prediction, str]:
     """Choose among the predictions what the options leave open, and say why.

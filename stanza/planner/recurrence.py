@@ -129,7 +129,7 @@ def _steady_step_s(
         if ends:
             begun = max(fc_free, out_free)
             first_s = min(ends_s[0] for ends_s in forward_ends)
-            fc_free = _exchange_end(begun, fc_exchange_s, first_s, in_free, sum(cuts_s))
+            fc_free = exchange_end(begun, fc_exchange_s, first_s, in_free, sum(cuts_s))
         # The FC worker takes the micro-batches in the order in which they arrive.
         gradients = []
         for arrival, cost, cut_s in zip(arrivals, gathered, cuts_s, strict=True):
@@ -146,7 +146,7 @@ def _steady_step_s(
     return ends[-1] - ends[-2]
 
 
-def _exchange_end(
+def exchange_end(
     start_s: float, lasts_s: float, cut_from_s: float, cut_until_s: float, cut_busy_s: float
 ) -> float:
     """When the FC workers have exchanged their gradients.

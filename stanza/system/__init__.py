@@ -9,10 +9,20 @@ from stanza.exchanges import names as exchanges
 from stanza.layout import layout_of
 from stanza.models import is_own
 from stanza.options import OWN, ZERO_STAGES, Options
-from stanza.planner.plan import Plan, costs_at, load_profile, plan as plan_stanza
+from stanza.planner.mixed.plan import plan_mixed
+from stanza.planner.plan import Plan, costs_at, plan as plan_stanza, shared
 from stanza.planner.predict import unpredicted
 from stanza.planner.simulated import played_plan
 from stanza.system import shaping
+from stanza.system.mixed import (
+    equal_if_alike,
+    mixed_basis,
+    mixed_link_rates,
+    on_mixed_cluster,
+    plan_mixed_job,
+    play_mixed,
+    profile_of_rank,
+)
 from stanza.system.planning import (
     HERE,
     measure_here,
@@ -110,20 +120,24 @@ def _open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
     """Prepare real layers and data, or stand-ins that wait as long as the profile says."""
     from stanza.train import loop as train
     from stanza.train.emulated import emulated_workload
-    from stanza.train.workload import real_workload
+    from stanza.train.workload import Workload, real_workload
 
-    if emulation is None:
-        workload = real_workload(job.options, plan.layout, job.seed)
-    else:
-        profile = load_profile(job.profile or job.options.model)
-        workload = emulated_workload(job.options, plan.layout, profile, emulation)
+    options = shared(job.options, plan)
+
+    def workload_of(rank: int) -> Workload:
+        if emulation is None:
+            return real_workload(options, plan.layout, job.seed)
+        profile = profile_of_rank(job, plan, rank)
+        return emulated_workload(options, plan.layout, profile, emulation)
+
+    workload = workload_of(0)
 
     def steps(world: "World", tracer: Tracer, checkpoints: "Checkpoints") -> Iterator[Step]:
         return train.training_steps(
-            job.options,
+            options,
             plan.layout,
             world,
-            workload,
+            workload_of(world.rank) if plan.devices else workload,
             seed=job.seed,
             transport=job.transport,
             tracer=tracer,
@@ -148,7 +162,8 @@ def _summarize(
     """The result of a run; see `stanza.train.summary`."""
     from stanza.train.summary import summarize_training
 
-    return summarize_training(job.options, plan, everyone, emulation or Emulation())
+    options = shared(job.options, plan)
+    return summarize_training(options, plan, everyone, emulation or Emulation())
 
 
 def _without_checkpoints(job: Job) -> str | None:
@@ -180,14 +195,21 @@ def _no_prediction(job: Job) -> str:
 
 def _simulate(job: Job) -> Simulated:
     """Plan a job and play the plan. What is not known of cluster and model is measured first."""
-    basis = planning_basis(job, measure=True)
-    assert basis is not None  # measured if need be
-    target, profile = basis
-    plan = plan_stanza(job.options, job.world_size, target, profile)
-    job = resolved(job, plan)
-    costs = costs_at(job.options, profile)
-    every_rank = job.world_size <= PLAYED_ONE_BY_ONE
-    played = played_plan(job.options, plan.layout, costs, target.network, every_rank=every_rank)
+    if on_mixed_cluster(job):
+        target, profiles = mixed_basis(job)
+        plan, kinds = plan_mixed(job.options, target, profiles), ", ".join(profiles)
+        job = resolved(job, plan)
+        played = play_mixed(job, plan)
+    else:
+        job = equal_if_alike(job)
+        basis = planning_basis(job, measure=True)
+        assert basis is not None  # measured if need be
+        (target, profile), kinds = basis, basis[1].device
+        plan = plan_stanza(job.options, job.world_size, target, profile)
+        job = resolved(job, plan)
+        costs = costs_at(job.options, profile)
+        every_rank = job.world_size <= PLAYED_ONE_BY_ONE
+        played = played_plan(job.options, plan.layout, costs, target.network, every_rank=every_rank)
     return Simulated(
         job=job,
         plan=plan,
@@ -201,7 +223,7 @@ def _simulate(job: Job) -> Simulated:
             "cluster": dataclasses.asdict(target),
         },
         what=f"{job.options.scheme_name} | world size {job.world_size}: {plan.layout.describe()} "
-        f"| {job.options.model}, profile {profile.device}, cluster {target.name}",
+        f"| {job.options.model}, profile {kinds}, cluster {target.name}",
     )
 
 
@@ -216,11 +238,16 @@ def _plan_emulated(job: Job) -> Plan:
     why = unpredicted(job.options)
     if why is not None:
         raise InputError(f"{why}; use testbed run")
-    link_rates_of(job.cluster, job.world_size, Emulation())  # raises if they are not known
+    mixed = on_mixed_cluster(job)
+    if not mixed:
+        link_rates_of(job.cluster, job.world_size, Emulation())  # raises if they are not known
     if is_own(job.options.model):
         from stanza.train.data import input_of
 
         input_of(job.options)  # raises if nobody says, which the summary would otherwise
+    if mixed:
+        return plan_mixed_job(job)
+    job = equal_if_alike(job)
     basis = planning_basis(job, measure=False)
     if basis is None:
         raise InputError(
@@ -232,11 +259,20 @@ def _plan_emulated(job: Job) -> Plan:
 
 def _simulated_step_s(job: Job, plan: Plan) -> float:
     """The step time of the plan in the simulator, in seconds."""
+    if plan.devices:
+        return play_mixed(job, plan).step_s
     basis = planning_basis(job, measure=False)
     assert basis is not None  # an emulated run has a profile and link rates
     target, profile = basis
     costs = costs_at(job.options, profile)
     return played_plan(job.options, plan.layout, costs, target.network).step_s
+
+
+def _link_rates(job: Job, plan: Plan, emulation: Emulation) -> tuple[float, ...]:
+    """The rate of the emulated link of every rank, in bits per second."""
+    if plan.devices:
+        return mixed_link_rates(job, plan, emulation)
+    return link_rates_of(job.cluster, job.world_size, emulation)
 
 
 def _predicted_step_s(plan: Plan) -> float | None:
@@ -286,6 +322,7 @@ SYSTEM = System(
         predicted_step_s=_predicted_step_s,
         emulated_step_s=_emulated_step_s,
         simulated_step_s=_simulated_step_s,
+        link_rates=_link_rates,
     ),
     shaping=Shaping(
         profiled=shaping.profiled,

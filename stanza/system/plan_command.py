@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stanza.options import Options
+from stanza.options import EQUAL, Options
 from stanza.planner import plan as stanza_plan
 from stanza.planner.plan import Plan
 from stanza.system import SYSTEM
+from stanza.system.mixed import describe_devices, rates_in_words
 from stanza.system.planning import plan_stanza_job
 from systems import schema
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster
+from systems.clusters.mixed import mixed_cluster
 from systems.clusters.sized import sized_cluster
 from systems.flags import named_as_given, parse_flags, refuse_below_one
 from systems.job import Job
@@ -34,6 +36,7 @@ NAMED_HERE = {
         "global-batch-size",
         "fc-parallel",
         "fc-placement",
+        "batch-shares",
         "cut-dtype",
     )
 }
@@ -76,8 +79,9 @@ class PlanArguments(ModelArguments):
     nodes: int | None = None
     """The number of nodes to plan for. None takes the number of the cluster."""
     profile: str | None = None
-    """The profile to plan with: the name of a shipped one or a JSON file. None takes the shipped
-    profile of the model (of alexnet, vgg16, resnet50 and inception-v3), or measures one now."""
+    """The profile to plan with: the name of a shipped one or a JSON file; where devices differ, one
+    for each kind, as in V100=a.json,T4=b.json. None takes the shipped profile of the model (of
+    alexnet, vgg16, resnet50 and inception-v3), or measures one now."""
     local_batch_size: int | None = None
     """The samples of a worker in a step, whatever the scheme. None takes the batch size of the
     profile, unless global_batch_size is given."""
@@ -87,6 +91,9 @@ class PlanArguments(ModelArguments):
     """How several FC workers share the FC layers."""
     fc_placement: Literal["dedicated", "colocated", "auto"] = "dedicated"
     """Whether FC workers are CONV workers as well."""
+    batch_shares: str = "equal"
+    """How the samples of a step are shared: equal; in proportion to numbers, by rank, such as
+    3,1,1; or auto, so that all ranks compute equally long."""
     cut_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """The precision of activations and of their gradients on the links."""
     out: str | None = None
@@ -103,7 +110,7 @@ def main(arguments: Sequence[str]) -> None:
     with named_as_given({"world-size": "nodes", **NAMED_HERE}):
         job = _job(flags)
         plan = plan_stanza_job(job, may_measure=True)
-        target = sized_cluster(job.cluster, job.world_size)
+        target = (mixed_cluster if plan.devices else sized_cluster)(job.cluster, job.world_size)
     if flags.out is not None:
         record.write_json(Path(flags.out), schema.dump(plan))
     print(describe_plan(plan, flags.model, target, _batch_in_words(job.options)))
@@ -118,30 +125,35 @@ def _job(flags: PlanArguments) -> Job:
         global_batch_size=flags.global_batch_size,
         fc_parallel=flags.fc_parallel,
         fc_placement=flags.fc_placement,
+        batch_shares=flags.batch_shares,
         cut_dtype=flags.cut_dtype,
     )
     return SYSTEM.job(options, cluster=flags.cluster, world_size=size, profile=flags.profile)
 
 
 def _profiled_batch(name: str | None) -> int | None:
-    """The batch size of a profile that the user names; None without one: the profile that ships was
-    taken at the batch size of the model."""
-    return None if name is None else stanza_plan.load_profile(name).batch_size
+    """The batch size of a profile that the user names, of several that of the first; None without
+    one: the profile that ships was taken at the batch size of the model."""
+    if name is None:
+        return None
+    first = name.partition(",")[0].partition("=")[2] if "=" in name else name
+    return stanza_plan.load_profile(first).batch_size
 
 
 def _batch_in_words(options: Options) -> str:
     """What the schemes are compared on: a batch for each worker, or one for all of them."""
     if options.global_batch_size is not None:
         return f"all workers of a scheme share {options.global_batch_size} samples a step"
+    if options.batch_shares != EQUAL:
+        return f"workers take {options.samples_per_step(1)} samples a step each on average"
     return f"each worker takes {options.samples_per_step(1)} samples a step"
 
 
-def _network_in_words(plan: Plan) -> str:
+def _network_in_words(target: Cluster, plan: Plan) -> str:
     """The network that was planned with: the rate of the links, or the cores of one machine."""
     host = plan.host
     if host is None:
-        assert plan.bandwidth_bits_per_s is not None  # what is planned for has one of them
-        return f"at {plan.bandwidth_bits_per_s / 1e9:.3g} Gb/s"
+        return f"at {rates_in_words(target, plan)}"
     ring_s = host.ring.seconds(1e6)
     message_s = host.message.seconds(1e6)
     return (
@@ -158,9 +170,10 @@ def describe_plan(plan: Plan, model: str, target: Cluster, batch: str) -> str:
     ddp = next((p for p in plan.predictions if p.scheme == "ddp"), None)
     lines = [
         f"plan stanza | tier simulated (planner, no processes) | {model} on "
-        f"{target.size} nodes of {target.name} {_network_in_words(plan)}",
+        f"{target.size} nodes of {target.name} {_network_in_words(target, plan)}",
         f"  profile: {plan.profile}; {batch}",
         f"  cluster: {target.source}",
+        *describe_devices(target, plan),
         f"  {'scheme':25}{'f':>3}{'m':>4}{'step ms':>10}{'samples/s':>11}"
         f"{'x ' + first.scheme:>17}{'x DDP':>8}   busy ms per resource",
     ]

@@ -10,13 +10,14 @@ from stanza.options import Options
 from stanza.planner import plan as stanza_plan
 from stanza.planner.baselines import baseline_options
 from stanza.planner.plan import Plan
+from stanza.system.mixed import equal_if_alike, on_mixed_cluster, plan_mixed_job
 from systems import by_path
 from systems.clusters.cluster import Cluster, Link
 from systems.clusters.host import Host
 from systems.clusters.sized import sized_cluster
 from systems.environment import threads_per_rank
 from systems.job import Job
-from systems.profiles.profile import ModelProfile, with_fixed_parts
+from systems.profiles.profile import ModelProfile, files_by_kind, with_fixed_parts
 from systems.profiles.steadiness import load_average, warn_if_doubtful
 from systems.schema import InputError
 
@@ -36,6 +37,9 @@ def plan_stanza_job(job: Job, *, may_measure: bool) -> Plan:
     Raises:
         InputError: see stanza.planner.plan.plan.
     """
+    if on_mixed_cluster(job):
+        return plan_mixed_job(job)
+    job = equal_if_alike(job)
     options = job.options
     auto = "auto" in (options.fc_workers, options.fc_parallel, options.fc_placement)
     needs_figures = options.scheme == "stanza" and auto
@@ -87,6 +91,8 @@ def unknown_figures(job: Job) -> list[str]:
     Raises:
         InputError: see `planning_basis`.
     """
+    if on_mixed_cluster(job):
+        return []  # what is not known of it is refused
     target = sized_cluster(job.cluster, job.world_size)
     unknown = {
         "profile": _profile_at_hand(job, target) is None,
@@ -177,10 +183,15 @@ def measure_link(world_size: int) -> Link:
 
 def resolved(job: Job, plan: Plan) -> Job:
     """The job with the answers of its plan written in, so that it runs again without planning."""
+    if not plan.shares:
+        job = equal_if_alike(job)
     changes: dict[str, Any] = {
         "micro_batches": plan.layout.micro_batches,
         "fc_parallel": plan.layout.fc_parallel,
         "fc_placement": plan.layout.fc_placement,
+        "batch_shares": job.options.batch_shares
+        if plan.shares
+        else equal_if_alike(job).options.batch_shares,
     }
     if plan.layout.scheme == "stanza":
         changes["fc_workers"] = len(plan.layout.ranks("fc"))
@@ -199,7 +210,11 @@ def _profile_at_hand(job: Job, target: Cluster) -> ModelProfile | None:
     model = by_path.short(job.options.model)
     if job.profile is None and not _ships(job.options):
         return None
-    profile = stanza_plan.load_profile(job.profile or model)
+    profile = stanza_plan.load_profile(
+        files_by_kind(job.profile, target.kinds).get(target.kinds[0], model)
+        if job.profile is None or "=" in job.profile
+        else job.profile
+    )
     if profile.name != model:
         raise InputError(
             f"--profile {job.profile}: is of {profile.name}, the model is {model}; "

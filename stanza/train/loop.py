@@ -7,7 +7,7 @@ barrier, and the measured window begins.
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -23,7 +23,7 @@ from stanza.train.workload import Workload
 from stanza.workers.loss import summed
 from stanza.workers.optimizers import scheduled
 from stanza.workers.targets import moved, rows
-from systems.data.batches import global_batch, prefetch, share
+from systems.data.batches import consecutive, global_batch, prefetch
 from systems.data.dataset import Batch, Indices
 from systems.network.distributed import World
 from systems.runs.checkpoint import Checkpoints
@@ -72,9 +72,10 @@ def training_steps(
         tracer=tracer,
     )
     checkpoints.restore(engine.state)
-    samples = options.samples_per_step(len(layout.data_ranks))
+    shares = options.shares(len(layout.data_ranks))
+    samples = sum(shares)
     first_batch = checkpoints.first_batch(samples)
-    batches = local_batches(workload, layout, world, samples, seed, first_batch)
+    batches = local_batches(workload, layout, world, shares, seed, first_batch)
     warm = options.window_start(first)
     window: Window | None = None
     evaluation = Evaluation(options, engine, workload)
@@ -114,17 +115,23 @@ def recipe_of(options: Options, workload: Workload, steps_done: int) -> Recipe:
 
 
 def local_batches(
-    workload: Workload, layout: Layout, world: World, samples: int, seed: int, first_batch: int
+    workload: Workload,
+    layout: Layout,
+    world: World,
+    shares: Sequence[int],
+    seed: int,
+    first_batch: int,
 ) -> Iterator[LocalBatch]:
-    """Yield this rank's part of every step's global batch of so many samples, without end.
+    """Yield this rank's part of every step's global batch, without end.
 
-    On ranks with data a background thread reads ahead. Labels travel as int32 where the loss is the
-    cross entropy, and targets as they are where it is another.
+    `shares` says how many samples each rank with data takes, in the order of the data. On ranks
+    with data a background thread reads ahead. Labels travel as int32 where the loss is the cross
+    entropy, and targets as they are where it is another.
     """
-    ranks = layout.data_ranks
-    shares = {rank: share(samples, len(ranks), place) for place, rank in enumerate(ranks)}
+    ranks, samples = layout.data_ranks, sum(shares)
+    of_rank = dict(zip(ranks, consecutive(shares), strict=True))
     none = slice(0, 0)
-    parts = [shares.get(rank, none) for rank in range(world.world_size)]
+    parts = [of_rank.get(rank, none) for rank in range(world.world_size)]
     sizes = [part.stop - part.start for part in parts]
     length = len(workload.data.train)
     indices: Iterator[Indices] = (

@@ -285,14 +285,19 @@ def check_uniform(cluster: Cluster, file: str | None = None) -> None:
                 "device is planned for here; leave the others out (`testbed plan sparsepipe` plans "
                 "for unequal devices)"
             )
-        devices = sum(device.count for device in node.devices)
-        if devices > 1:
-            raise InputError(
-                f"{place(cluster, node, file)} has {devices} devices: every rank is planned as a "
-                f"node with one device and its own link; give count = {node.count * devices} nodes "
-                "of one device, each with its part of the link's rate"
-            )
+        check_one_device(cluster, node, file)
     check_equal_links(cluster, file)
+
+
+def check_one_device(cluster: Cluster, node: Node, file: str | None = None) -> None:
+    """Raise an InputError if a node has several devices. See `check_uniform`."""
+    devices = sum(device.count for device in node.devices)
+    if devices > 1:
+        raise InputError(
+            f"{place(cluster, node, file)} has {devices} devices: every rank is planned as a "
+            f"node with one device and its own link; give count = {node.count * devices} nodes "
+            "of one device, each with its part of the link's rate"
+        )
 
 
 def check_equal_links(cluster: Cluster, file: str | None = None) -> None:

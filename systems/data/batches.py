@@ -5,9 +5,10 @@ worker takes. Both depend on their arguments alone, so every scheme and every nu
 trains on the same samples in the same order.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -72,6 +73,10 @@ def share(size: int, workers: int, index: int) -> slice:
     """
     if not 0 <= index < workers:
         raise InputError(f"worker {index}: give 0 to {workers - 1}, as there are {workers} workers")
-    sizes = even_shares(size, workers)
-    start = sum(sizes[:index])
-    return slice(start, start + sizes[index])
+    return consecutive(even_shares(size, workers))[index]
+
+
+def consecutive(sizes: Sequence[int]) -> list[slice]:
+    """Parts of a batch that follow one another, of these sizes."""
+    ends = list(accumulate(sizes))
+    return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]

@@ -5,7 +5,7 @@ that someone measured: our JSON, or the `graph.txt` format of PipeDream and Spar
 (`systems.profiles.graph_file`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -180,6 +180,29 @@ def named(name: str, shipped: Mapping[str, Path], flag: str) -> ModelProfile:
         f"{flag} {name}: no measured profile of that name; "
         f"{schema.remedy(name, shipped)}, or a file made with `testbed profile`"
     )
+
+
+def files_by_kind(text: str | None, kinds: Sequence[str]) -> dict[str, str]:
+    """What `--profile` names for each kind of device: V100=a.json,T4=b.json, or one for the only
+    kind; nothing where it is not given.
+
+    Raises:
+        InputError: it names a kind that the cluster does not have, or not every kind.
+    """
+    if text is None:
+        return {}
+    words = {kind: file for kind, _, file in (word.partition("=") for word in text.split(","))}
+    example = ",".join(f"{kind}=FILE.json" for kind in kinds)
+    if len(kinds) == 1 and "=" not in text:
+        return {kinds[0]: text}
+    unknown = next((kind for kind, file in words.items() if kind not in kinds or not file), None)
+    missing = next((kind for kind in kinds if kind not in words), None)
+    if unknown is not None or missing is not None:
+        said = f"no {missing}" if unknown is None else f"{unknown!r} is no kind of device there"
+        raise InputError(
+            f"--profile {text}: {said}; the cluster has {' and '.join(kinds)}, give {example}"
+        )
+    return words
 
 
 def save(profile: ModelProfile, path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a run's options accept and what they say of themselves."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,11 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
+from stanza.layout import layout_of
 from stanza.models import ARCHITECTURES
 from stanza.options import Options
 from systems.data.batches import share
+from systems.data.shares import weighted_shares
 from systems.schema import InputError, dump, read
 from tests import own_code
 
@@ -114,6 +117,42 @@ def test_a_global_batch_is_shared(batch: int, workers: int) -> None:
     assert options.shares(workers) == tuple(part.stop - part.start for part in parts)
     assert options.shares(workers) == tuple(map(len, torch.arange(batch).tensor_split(workers)))
     assert options.samples_per_step(workers) == batch
+
+
+@given(
+    st.integers(1, 5000), st.lists(st.floats(0.01, 100, allow_nan=False), min_size=1, max_size=12)
+)
+def test_a_batch_is_shared_in_proportion(batch: int, weights: list[float]) -> None:
+    shares = weighted_shares(batch, weights)
+    assert sum(shares) == batch
+    for part, weight in zip(shares, weights, strict=True):
+        assert abs(part - batch * weight / sum(weights)) < 1 + 1e-9
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=12))
+def test_shares_that_fit_are_taken_as_they_are(parts: list[int]) -> None:
+    """So that a plan's shares can be written into a job."""
+    options = Options(global_batch_size=sum(parts), batch_shares=",".join(map(str, parts)))
+    assert options.shares(len(parts)) == tuple(parts)
+
+
+def test_shares_are_those_of_the_ranks_with_data() -> None:
+    options = Options(global_batch_size=30, batch_shares="4,1,1,7")
+    assert (options.shares(3), options.shares(2)) == ((20, 5, 5), (24, 6))
+    with pytest.raises(InputError, match="says 4 shares for 5 workers"):
+        options.shares(5)
+    with pytest.raises(InputError, match="says 4 shares for 3 ranks"):
+        layout_of(options, 3, 1, 1)
+    with pytest.raises(InputError, match="auto: the speeds of the devices are not known"):
+        Options(batch_shares="auto").shares(2)
+    with pytest.raises(InputError, match="4,1,1,700: leaves a worker without samples of 30"):
+        layout_of(replace(options, scheme="ddp", batch_shares="4,1,1,700"), 4, 0, 1)
+
+
+@pytest.mark.parametrize("shares", ["", "3,", "3,0", "3,-1", "evenly", "nan,1", "inf,1"])
+def test_refuses_shares_that_are_no_numbers(shares: str) -> None:
+    with pytest.raises(InputError, match=r"--stanza\.batch-shares"):
+        Options(batch_shares=shares)
 
 
 @pytest.mark.parametrize(

@@ -9,28 +9,35 @@ number of its rank: those that have data come first.
 from stanza.exchanges.names import compression_of
 from stanza.layout import Layout
 from stanza.options import ZERO_STAGES, Options
-from stanza.planner.costs import CostsAt
+from stanza.planner.costs import RanksCostsAt
 from stanza.planner.predict import unpredicted
 from stanza.planner.simulated.baselines import ddp, ps_dedicated, ps_sharded
 from stanza.planner.simulated.separation import separated
 from stanza.planner.simulated.steps import Network, Simulated
 from systems.clusters.host import Host
+from systems.clusters.links import Links
 from systems.schema import InputError
 
 
 def played_plan(
-    options: Options, layout: Layout, at: CostsAt, network: Network, *, every_rank: bool = False
+    options: Options,
+    layout: Layout,
+    at: RanksCostsAt,
+    network: Network,
+    *,
+    every_rank: bool = False,
 ) -> Simulated:
     """Play the steps of a run with these options and this layout.
 
     Args:
         every_rank: plays each rank, also those that cannot differ (`systems.rank_classes`); the
-            result is the same. Ranks that share the cores of one machine are always played so.
+            result is the same. Ranks that share the cores of one machine, and nodes with links of
+            their own, are always played so.
 
     Raises:
         InputError: the simulator does not know this variant of the scheme.
     """
-    every_rank = every_rank or isinstance(network, Host)
+    every_rank = every_rank or isinstance(network, Host | Links)
     shares, servers = options.shares(len(layout.data_ranks)), len(layout.ranks("server"))
     compression = compression_of(options.exchange, options.exchange_options)
     why = unpredicted(options)

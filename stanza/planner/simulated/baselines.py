@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from stanza.exchanges.names import WHOLE, Compression
-from stanza.planner.costs import Costs, CostsAt
+from stanza.planner.costs import Costs, RanksCostsAt, costs_of
 from stanza.planner.simulated.steps import (
     STEPS,
     Network,
@@ -25,7 +25,7 @@ from systems.simulate import Program
 
 
 def ddp(
-    at: CostsAt,
+    at: RanksCostsAt,
     shares: Sequence[int],
     network: Network,
     compression: Compression = WHOLE,
@@ -35,14 +35,14 @@ def ddp(
     """Play DDP: forward passes, then backward passes in which full buckets are all-reduced.
 
     Args:
-        at: the model's costs as a function of the batch.
+        at: the model's costs as a function of the batch, on all devices or on each rank's.
         shares: the number of samples of each worker in a step.
         compression: how much travels of the gradients.
         every_rank: plays each rank. Otherwise workers with equally many samples, which cannot
             differ, are played once; the result is the same.
     """
     workers = worker_classes(shares, every_rank=every_rank)
-    costs = [at(shares[one.played]) for one in workers]
+    costs = _costs(at, workers, shares)
     program, ends, backward = Program(network.latency_s), list[int](), [c.backward for c in costs]
     memory = memory_of(network)
     for _ in range(STEPS):
@@ -51,6 +51,11 @@ def ddp(
         updated = updates(program, memory, backward, workers, [reduced])
         ends.append(program.join(updated, name="step"))
     return played(program, ends, sum(shares), network, workers)
+
+
+def _costs(at: RanksCostsAt, workers: Sequence[RankClass], shares: Sequence[int]) -> list[Costs]:
+    """What the share of a worker of each class costs on its device; workers are the first ranks."""
+    return [costs_of(at, one.played, shares[one.played]) for one in workers]
 
 
 def _forward(
@@ -69,7 +74,7 @@ def _forward(
 
 
 def ps_dedicated(
-    at: CostsAt,
+    at: RanksCostsAt,
     shares: Sequence[int],
     servers: int,
     network: Network,
@@ -86,7 +91,7 @@ def ps_dedicated(
     """
     least = SMALLEST_MESSAGE_BYTES * servers if pipelined else float("inf")
     workers = worker_classes(shares, every_rank=every_rank)
-    costs, ranks = [at(shares[one.played]) for one in workers], len(shares)
+    costs, ranks = _costs(at, workers, shares), len(shares)
     alike = [RankClass(tuple(range(ranks, ranks + servers)))]
     if every_rank:
         alike = [RankClass((rank,)) for rank in alike[0].ranks]
@@ -188,7 +193,7 @@ def _serve(
 
 
 def ps_sharded(
-    at: CostsAt,
+    at: RanksCostsAt,
     shares: Sequence[int],
     network: Network,
     compression: Compression = WHOLE,
@@ -200,7 +205,7 @@ def ps_sharded(
     For the arguments see `ddp`.
     """
     workers = worker_classes(shares, every_rank=every_rank)
-    costs, ranks = [at(shares[one.played]) for one in workers], len(shares)
+    costs, ranks = _costs(at, workers, shares), len(shares)
     rows = buckets([cost.backward for cost in costs], SMALLEST_MESSAGE_BYTES * ranks)
     program, ends, nodes = Program(network.latency_s), list[int](), [one.played for one in workers]
     memory, others = memory_of(network), ranks - 1

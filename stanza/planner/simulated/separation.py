@@ -9,7 +9,7 @@ node with both roles has one compute stream, which takes the tasks of both as th
 from collections.abc import Sequence
 
 from stanza.layout import Layout
-from stanza.planner.costs import Costs, CostsAt
+from stanza.planner.costs import Costs, RanksCostsAt, costs_of
 from stanza.planner.simulated.cut_classes import CutClasses, cut_classes
 from stanza.planner.simulated.steps import (
     STEPS,
@@ -39,7 +39,7 @@ the bytes that a single CONV worker sends or receives."""
 
 
 def separated(
-    at: CostsAt,
+    at: RanksCostsAt,
     shares: Sequence[int],
     layout: Layout,
     network: Network,
@@ -49,7 +49,7 @@ def separated(
     """Play layer separation in this layout.
 
     Args:
-        at: the model's costs as a function of the batch.
+        at: the model's costs as a function of the batch, on all devices or on each rank's.
         shares: the number of samples of each CONV worker in a step.
         every_rank: plays each rank, also those that cannot differ; the result is the same.
 
@@ -58,7 +58,7 @@ def separated(
     """
     program, ends = Program(network.latency_s), list[int]()
     memory = memory_of(network)
-    if layout.fc_parallel == "columns" and not at(1).fc_layers:
+    if layout.fc_parallel == "columns" and not costs_of(at, 0, 1).fc_layers:
         raise InputError(
             "--stanza.fc-parallel columns: the profile's fully connected part is no chain of "
             "Linear and elementwise layers; give --stanza.fc-parallel replicas"
@@ -111,10 +111,13 @@ def separated(
     return played(program, ends, sum(shares), network, classes.all)
 
 
-def _micro_batches(at: CostsAt, classes: CutClasses, micro_batches: int) -> list[list[Costs]]:
+def _micro_batches(at: RanksCostsAt, classes: CutClasses, micro_batches: int) -> list[list[Costs]]:
     """The costs of every micro-batch on a CONV worker of each class: a row for each micro-batch."""
     sizes = [even_shares(share, micro_batches) for share in classes.shares]
-    return [[at(size) for size in row] for row in zip(*sizes, strict=True)]
+    return [
+        [costs_of(at, one.played, size) for one, size in zip(classes.conv, row, strict=True)]
+        for row in zip(*sizes, strict=True)
+    ]
 
 
 def _pass(
@@ -215,7 +218,7 @@ def _chained(
 def _fc_step(
     program: Program,
     memory: Host,
-    at: CostsAt,
+    at: RanksCostsAt,
     parts: Sequence[Sequence[Costs]],
     layout: Layout,
     classes: CutClasses,
@@ -245,11 +248,13 @@ def _fc_step(
             for served, tasks in zip(classes.conv_of, before, strict=True)
         ]
         gathered = [
-            at(sum(many * costs[conv].batch_size for conv, many in served.items()))
-            for served in classes.conv_of
+            costs_of(
+                at, one.played, sum(many * costs[conv].batch_size for conv, many in served.items())
+            )
+            for one, served in zip(fc, classes.conv_of, strict=True)
         ]
         if columns:
-            rows.append(_columns(program, gathered[0], classes, ready))
+            rows.append(_columns(program, gathered, classes, ready))
         else:
             begin_s = 0.0 if rows else memory.step_s
             seconds = [
@@ -282,9 +287,10 @@ def _compute(
 
 
 def _columns(
-    program: Program, gathered: Costs, classes: CutClasses, ready: Sequence[Sequence[int]]
+    program: Program, gathered: Sequence[Costs], classes: CutClasses, ready: Sequence[Sequence[int]]
 ) -> list[int]:
-    """Add the passes of FC workers that hold columns over one gathered micro-batch.
+    """Add the passes of FC workers that hold columns over one gathered micro-batch, whose costs on
+    a worker of each class are given.
 
     Each of the f workers does 1/f of every layer's work. Outputs are reduce-scattered forward, and
     their gradients all-gathered backward. Returns the last task of each class.
@@ -292,9 +298,9 @@ def _columns(
     nodes, f = [one.played for one in classes.fc], sum(one.count for one in classes.fc)
     now = [list(tasks) for tasks in ready]
 
-    def work(seconds: float) -> None:
-        """Every worker computes its part of `seconds`."""
-        tasks = _compute(program, [seconds / f] * len(nodes), classes, now)
+    def work(seconds: Sequence[float]) -> None:
+        """Every worker computes its part of the seconds of all on its device."""
+        tasks = _compute(program, [each / f for each in seconds], classes, now)
         now[:] = [[task] for task in tasks]
 
     def swap(size_bytes: float, name: str) -> None:
@@ -304,10 +310,11 @@ def _columns(
         done = program.exchange(nodes, moved, messages=1, name=name, after=tasks)
         now[:] = [[done]] * len(nodes)
 
-    for layer in gathered.fc_layers:
-        work(layer.forward_s)
-        swap(layer.output_bytes, "reduce-scatter")
-    for layer in reversed(gathered.fc_layers):
-        swap(layer.output_bytes, "all-gather")
-        work(layer.backward_s)
+    sizes_bytes = [layer.output_bytes for layer in gathered[0].fc_layers]
+    for index, size_bytes in enumerate(sizes_bytes):
+        work([costs.fc_layers[index].forward_s for costs in gathered])
+        swap(size_bytes, "reduce-scatter")
+    for index, size_bytes in reversed(list(enumerate(sizes_bytes))):
+        swap(size_bytes, "all-gather")
+        work([costs.fc_layers[index].backward_s for costs in gathered])
     return [tasks[0] for tasks in now]

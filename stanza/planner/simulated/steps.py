@@ -11,6 +11,7 @@ from stanza.exchanges.names import WHOLE, Compression
 from stanza.planner.predict import BUCKET_BYTES
 from systems.clusters.cluster import Link
 from systems.clusters.host import FREE, Host
+from systems.clusters.links import Links
 from systems.fair_links import CORES, Resource
 from systems.rank_classes import RankClass, rank_classes, titled
 from systems.simulate import Program, Timeline, core_seconds, simulate
@@ -19,8 +20,9 @@ STEPS = 5
 """The number of steps that are played. The time between the ends of the last two is the step
 time."""
 
-Network = Link | Host
-"""What messages cross: the links of a cluster, or the cores of the one machine of all ranks."""
+Network = Link | Links | Host
+"""What messages cross: links that are all alike, those of each node, or the cores of the one
+machine of all ranks."""
 Segment = tuple[float, float]
 """A piece of the backward pass: its seconds, and the gradient bytes that it makes ready to send."""
 
@@ -60,10 +62,11 @@ class Simulated:
                 streams[task.stream] += task.seconds
             for interface, size_bytes in task.loads.items():
                 interfaces[interface] += size_bytes
-        return {
-            "compute": max(streams.values()) / STEPS,
-            "network": network.seconds(max(interfaces.values(), default=0.0)) / STEPS,
-        }
+        if isinstance(network, Links):
+            busy = [network.seconds_at(node, size) for (node, _), size in interfaces.items()]
+        else:
+            busy = [network.seconds(max(interfaces.values(), default=0.0))]
+        return {"compute": max(streams.values()) / STEPS, "network": max(busy, default=0.0) / STEPS}
 
 
 def segments(backward: Sequence[Segment], least_bytes: float) -> list[Segment]:

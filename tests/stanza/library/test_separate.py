@@ -35,6 +35,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "ps, colocated": {"scheme": "ps", "ps_placement": "colocated"},
     "ps, pipelined": {"scheme": "ps", "ps_mode": "pipelined"},
     "ddp": {"scheme": "ddp"},
+    "ddp, unequal shares": {"scheme": "ddp", "batch_shares": (4, 1, 2, 1)},
     "single": {"scheme": "single"},
 }
 

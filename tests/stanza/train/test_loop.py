@@ -25,7 +25,6 @@ from stanza.train.batches import LocalBatch
 from stanza.train.loop import training_steps
 from stanza.train.workload import real_workload
 from stanza.workers.conv_worker import from_wire, to_wire
-from systems.data.batches import share
 from systems.environment import environment
 from systems.network.distributed import start, stop
 from systems.runs.record import Step
@@ -190,7 +189,12 @@ UNEQUAL = {
     "ddp, unequal shares": baseline(3, scheme="ddp", global_batch_size=50),
     "ps, unequal shares": baseline(4, scheme="ps", global_batch_size=50),
 }
-EXACT = STANZA | BASELINES | UNEQUAL
+WEIGHTED = {
+    "stanza, shares 4,1,1": stanza_case(3, 2, 2, global_batch_size=50, batch_shares="4,1,1"),
+    "ddp, shares 5,2,1": baseline(3, scheme="ddp", global_batch_size=50, batch_shares="5,2,1"),
+    "ps, shares 1,0.5,3": baseline(4, scheme="ps", global_batch_size=50, batch_shares="1,0.5,3"),
+}
+EXACT = STANZA | BASELINES | UNEQUAL | WEIGHTED
 SLOW = {
     "1 conv, 1 fc, 4 micro-batch",
     "3 conv, 1 fc, 4 micro-batch",
@@ -213,8 +217,7 @@ def expected_bytes(case: Case, *, payload: bool) -> list[Traffic]:
     if payload and layout.scheme == "stanza":
         sizes = replace(sizes, conv_bytes=0, fc_bytes=0)
     workers = len(layout.data_ranks)
-    parts = [share(case.batch, workers, index) for index in range(workers)]
-    return traffic(layout, sizes, [part.stop - part.start for part in parts])
+    return traffic(layout, sizes, case.options.shares(workers))
 
 
 def parameters(cases: dict[str, Case], slow: Collection[str] = SLOW) -> list[ParameterSet]:
