@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     _keep_earlier(folder)
     started = time.monotonic()
     sections = [
-        Section(name, papers[name], [_conclude(e, flags.level, folder) for e in experiments])
+        Section(name, papers[name], [_conclude(name, e, flags.level, folder) for e in experiments])
         for name, experiments in chosen.items()
     ]
     report = write_report(folder, sections, flags.level)
@@ -114,10 +114,10 @@ def _folder(out: str | None, system: str | None, experiment: str | None) -> Path
     return Path(out)
 
 
-def _conclude(experiment: Experiment, level: Level, folder: Path) -> Concluded:
+def _conclude(system: str, experiment: Experiment, level: Level, folder: Path) -> Concluded:
     """Run an experiment, draw and judge."""
     began = time.monotonic()
-    results = _run(experiment, level, folder)
+    results = _run(experiment, level, folder / "records" / system / experiment.id)
     outcome = experiment.conclude(results, folder / "figures")
     return Concluded(experiment, outcome, time.monotonic() - began, level)
 
@@ -141,10 +141,9 @@ def _keep_earlier(folder: Path) -> None:
     record.claim_folder(folder)
 
 
-def _run(experiment: Experiment, level: Level, folder: Path) -> Results:
-    """Run all cases of an experiment, read their results."""
+def _run(experiment: Experiment, level: Level, records: Path) -> Results:
+    """Run all cases of an experiment, whose records have a folder of their own; read the results."""
     print(f"\n== {experiment.title} (tier {experiment.tier})", flush=True)
-    records = folder / "records" / experiment.id
     if experiment.measure is not None:
         return experiment.measure(level, records)
     planned = experiment.cases
