@@ -142,7 +142,7 @@ def _keep_earlier(folder: Path) -> None:
 
 
 def _run(experiment: Experiment, level: Level, records: Path) -> Results:
-    """Run all cases of an experiment, whose records have a folder of their own; read the results."""
+    """Run all cases of an experiment, whose records have their own folder; read the results."""
     print(f"\n== {experiment.title} (tier {experiment.tier})", flush=True)
     if experiment.measure is not None:
         return experiment.measure(level, records)
