@@ -62,9 +62,6 @@ class Options:
     test_every: int | None = None
     """Test the model after every so many steps, and at the end; the time of tests is not counted.
     None tests at the end alone, and 0 never."""
-    test_samples: int | None = None
-    """The number of test samples, the first ones, of a test between steps. None takes all, as the
-    test at the end does."""
     local_batch_size: int | None = None
     """Samples in one step for each worker with data (the paper's b). None takes the model's own
     number, 32 to 256."""
@@ -148,7 +145,6 @@ class Options:
         self._check_shares()
         for name in ("steps", "local_batch_size", "global_batch_size", "ps_servers", "classes"):
             _at_least(1, name, getattr(self, name))
-        _at_least(1, "test_samples", self.test_samples)
         _at_least(0, "fc_workers", self.fc_workers)
         _at_least(0, "warm_up_steps", self.warm_up_steps)
         _at_least(0, "test_every", self.test_every)

@@ -2,8 +2,8 @@
 
 A run to the end has its own curve: what the tests found, over the seconds of training without the
 tests. A short run has a measured step time. As every scheme takes the same steps, its accuracy
-after so many steps is that of a run to the end with the same seed. Its curve is then that run's,
-at its own pace: continued, not measured. Where no scheme ran to the end there are no curves.
+after so many steps is that of another scheme's run to the end. Its curve is then that run's, at its
+own pace: continued, not measured. Where no scheme ran to the end there are no curves.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,17 +60,18 @@ def crossing(xs: Sequence[float], ys: Sequence[float], target: float) -> float |
 
 @dataclass(frozen=True)
 class Point:
-    """One scheme in one setting on so many ranks: all its runs, by seed."""
+    """One scheme in one setting on so many ranks."""
 
     setting: Setting
     scheme: str
     ranks: int
     runs: tuple[Run, ...]
-    to_the_end: bool
-    """Whether the runs went to the end."""
+    """Those that tell the step time, by seed: the short ones, or else those to the end."""
+    ends: tuple[Run, ...]
+    """Those to the end, by seed."""
     learned: tuple[Run, ...]
-    """The runs to the end from which the accuracy after so many steps is known, by seed: its own,
-    another scheme's, or none."""
+    """Runs to the end from which the accuracy after so many steps is known, by seed; the first one
+    stands for seeds that are missing. They are its own, another scheme's, or none."""
 
     @property
     def name(self) -> str:
@@ -79,15 +80,19 @@ class Point:
 
     def seconds_to(self, target: float) -> list[float]:
         """The seconds to the target, by seed; none where a seed does not reach it."""
-        found = [crossing(*self.curve(seed), target) for seed in range(len(self.learned))]
+        if not self.learned:
+            return []
+        found = [crossing(*self.curve(seed), target) for seed in range(len(self.runs))]
         reached = [seconds for seconds in found if seconds is not None]
-        return reached if len(reached) == len(self.runs) else []
+        return reached if len(reached) == len(found) else []
 
     def curve(self, seed: int = 0) -> Curve:
-        """The accuracy over the seconds of training, measured or continued."""
-        tests = self.learned[seed]["tests"]
+        """The accuracy over the seconds of training: measured where this scheme ran to the end with
+        the seed, else continued."""
+        measured = seed < len(self.ends)
+        tests = self.learned[seed if seed < len(self.learned) else 0]["tests"]
         pace_s = step_s(self.runs[seed])
-        seconds = [t["trained_s"] if self.to_the_end else t["steps"] * pace_s for t in tests]
+        seconds = [t["trained_s"] if measured else t["steps"] * pace_s for t in tests]
         return seconds, [t["test_accuracy"] for t in tests]
 
     @property
@@ -150,13 +155,11 @@ class Trained:
 
     def _point(self, setting: Setting, scheme: str, ranks: int) -> Point | None:
         """One scheme's runs; None where it was not run."""
-        ends = self.results.get(end_name(setting, scheme, ranks), ())
-        runs = ends or self.results.get(case_name(setting, scheme, ranks), ())
+        ends = tuple(self.results.get(end_name(setting, scheme, ranks), ()))
+        runs = tuple(self.results.get(case_name(setting, scheme, ranks), ends))
         others = self.ends(setting, ranks)
-        learned = ends or (others[0][1] if others else ())
-        return (
-            Point(setting, scheme, ranks, tuple(runs), bool(ends), tuple(learned)) if runs else None
-        )
+        learned = ends or tuple(others[0][1] if others else ())
+        return Point(setting, scheme, ranks, runs, ends, learned) if runs else None
 
     def ends(self, setting: Setting, ranks: int) -> list[tuple[str, Sequence[Run]]]:
         """The schemes that ran to the end, and their runs."""

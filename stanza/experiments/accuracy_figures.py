@@ -52,8 +52,8 @@ def _progress(trained: Trained, name: str, row: Mapping[str, Point]) -> Progress
     """Accuracy over time of every scheme in one setting."""
     ranks = next(iter(row.values())).ranks
     return Progress(
-        measured={s: point.curve() for s, point in row.items() if point.to_the_end},
-        continued={s: point.curve() for s, point in row.items() if not point.to_the_end},
+        measured={s: point.curve() for s, point in row.items() if point.ends},
+        continued={s: point.curve() for s, point in row.items() if not point.ends},
         predicted={
             s: point.predicted_curve() for s, point in row.items() if point.predicted_step_s
         },
@@ -107,6 +107,13 @@ def notes(trained: Trained, data: str) -> tuple[str, ...]:
     )
 
 
+def _curve(point: Point) -> str:
+    """How the accuracy of a point over time is known."""
+    if point.ends:
+        return "measured" if len(point.ends) == len(point.runs) else "measured with one seed"
+    return "continued" if point.learned else "none"
+
+
 def _table(trained: Trained) -> str:
     """Step times, their predictions and the time to the target, in Markdown."""
     rows = []
@@ -121,7 +128,7 @@ def _table(trained: Trained) -> str:
                 f"{median(point.steps_s) * 1e3:.1f} [{low:.1f}, {high:.1f}]",
                 "n/a" if predicted_s is None else f"{predicted_s * 1e3:.1f}",
                 f"{median(seconds):.0f}" if seconds else "not reached",
-                "measured" if point.to_the_end else "continued",
+                _curve(point),
                 len(point.runs),
             )
         )

@@ -72,6 +72,15 @@ def test_cases_that_are_one_job_run_once(ran: list[list[str]], tmp_path: Path) -
     assert "ec2-p3-10g-at-25g.toml" in job
 
 
+def test_a_case_takes_part_in_as_many_repetitions_as_it_wants(
+    ran: list[list[str]], tmp_path: Path
+) -> None:
+    once = (CASES[0], replace(CASES[1], repeats=1))
+    results = cases.run_emulated_cases(experiment(), once, 3, tmp_path)
+    assert ran == [["ddp-10-0", "f1-10-0", "ddp-10-1", "ddp-10-2"]]
+    assert {name: len(runs) for name, runs in results.items()} == {"ddp 10": 3, "f=1 10": 1}
+
+
 def test_a_sweep_goes_on_where_it_stopped(
     ran: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
