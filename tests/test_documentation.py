@@ -6,8 +6,10 @@ says what is added to make one small; what has no entry there runs as it stands.
 `planned`, all is done but starting the ranks: the tests of `launch` start them.
 """
 
+import contextlib
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -137,6 +139,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             r"^```python\n# (\w+\.py)\n(.*?)^```", page.read_text(), SCRIPT
         ):
             (folder / name).write_text(script)
+    with contextlib.chdir(folder):
+        runpy.run_path("traced.py")  # writes the trace that a command reads
     return folder
 
 

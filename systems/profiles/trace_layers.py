@@ -6,7 +6,7 @@ none.
 """
 
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,10 +125,11 @@ def find_layers(trace: Trace, path: Path, layers: str | None = None) -> TracedLa
             f"{where}: layers ran in several threads, as those of nn.DataParallel do; give a trace "
             "of one rank that has one model"
         )
-    steps = [
-        _cost(window, _within(found.works, window), _within(spans, window), trace.on_gpu)
-        for window in found.steps or [_whole(found)]
-    ]
+    steps = []
+    for window in found.steps or [_whole(found)]:
+        works, layer_spans = _within(found.works, window), _within(spans, window)
+        _check_passes(window, works, layer_spans, where)
+        steps.append(_cost(window, works, layer_spans, trace.on_gpu))
     if found.unclaimed_us:
         notes.append(
             f"no operator is known to have started kernels of {found.unclaimed_us / 1e3:.3f} ms in "
@@ -191,6 +192,21 @@ def _within(items: Sequence[T], window: Event) -> list[T]:
     return [item for item in items if window.start_us <= item.start_us < window.end_us]
 
 
+def _check_passes(window: Event, works: list[Work], layers: list[Span], where: str) -> None:
+    """Refuse a step in which a backward pass does not follow the forward pass of all its layers."""
+    backward = next((work.start_us for work in works if work.answers is not None), None)
+    if layers and backward is None:
+        raise InputError(
+            f"{where}: {window.name} has layers and no backward pass; trace training steps alone"
+        )
+    again = [span for span in layers if backward is not None and span.start_us > backward]
+    if again:
+        raise InputError(
+            f"{where}: {again[0].name} runs after a backward pass in {window.name}, which is more "
+            f"than one batch; call p.step() after every batch, or {REMEDY}"
+        )
+
+
 def _cost(window: Event, works: list[Work], layers: list[Span], on_gpu: bool) -> StepCost:
     """Sum up one step: the work that began in it, for the layers that began in it."""
     cost_of = {span: LayerCost(name=span.name) for span in layers}
@@ -245,11 +261,6 @@ def _alike(steps: list[StepCost], notes: list[str], *, marked: bool, where: str)
     if len(with_layers) < len(steps):
         notes.append(f"{len(steps) - len(with_layers)} steps have no layers and are left out")
     if not marked:
-        name, calls = Counter(layer.name for layer in with_layers[0].layers).most_common(1)[0]
-        if calls > 1:
-            raise InputError(
-                f"{where}: {name} ran {calls} times, and no steps are marked; {REMEDY}"
-            )
         notes.append("no steps are marked: the whole trace is taken for one, its warm-up included")
     elif len(with_layers) > 1:
         notes.append(f"{with_layers[0].name} is left out: the first step warms up")

@@ -162,6 +162,15 @@ def without(events: list[Json], *words: str) -> list[Json]:
     return [one for one in events if not any(word in one["name"] for word in words)]
 
 
+def two_batches() -> list[Json]:
+    (mark, *first), second = step(1), unmarked(step(2))
+    return [mark | {"dur": 2e5}, *first, *second]
+
+
+def evaluation() -> list[Json]:
+    return without(step(2), "Backward0", "AccumulateGrad")
+
+
 def with_again(events: list[Json]) -> list[Json]:
     return _shifted(events, event("python_function", "nn.Module: ReLU_0", 701, 702))
 
@@ -177,7 +186,9 @@ def compiled(events: list[Json]) -> list[Json]:
 WRONG: list[tuple[Callable[[], list[Json]], list[str]]] = [
     (lambda: without(step(1), "nn.Module"), ["neither calls of modules nor ranges", "with_stack"]),
     (lambda: without(step(1), "Backward0", "AccumulateGrad"), ["no backward pass", "p.step()"]),
-    (lambda: [*unmarked(step(1)), *unmarked(step(2))], ["ran 2 times, and no steps", "p.step()"]),
+    (lambda: [*unmarked(step(1)), *unmarked(step(2))], ["runs after a backward", "p.step()"]),
+    (lambda: two_batches(), ["Conv2d_0 runs after a backward pass in ProfilerStep#1", "p.step()"]),
+    (lambda: [*step(1), *evaluation()], ["ProfilerStep#2 has layers and no backward pass"]),
     (lambda: [*step(1), *step(2), *without(step(3), "ReLU_0")], ["Step#3 runs Linear_0 where"]),
     (lambda: [*step(1), *step(2), *without(step(3), "Linear_0")], ["Step#3 runs nothing where"]),
     (lambda: with_again(step(1)), ["ReLU_0 ran again", "without activation checkpointing"]),
