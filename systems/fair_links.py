@@ -22,7 +22,7 @@ anew that a chain of common interfaces joins to it: elsewhere nothing has change
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 Interface = tuple[int, str]
 """One direction of a node's network interface, such as (3, "out")."""
@@ -109,8 +109,14 @@ class Transfers:
                         waiting.append(interface)
         return numbers, interfaces
 
-    def _fill(self, numbers: Iterable[int], interfaces: Iterable[Interface]) -> dict[int, float]:
+    def _fill(self, numbers: Collection[int], interfaces: Iterable[Interface]) -> dict[int, float]:
         """The rates, in bytes/s, of these transfers over these interfaces: progressive filling."""
+        if not numbers:
+            return {}
+        if len(numbers) == 1:  # nothing to share: its most loaded interface sets the rate
+            (number,) = numbers
+            weights = (self._users[interface][number] for interface in self._loads[number])
+            return {number: self._bytes_per_s / max(weights)}
         # 1. All rates are 0: every interface has all of its room. Its level is the rate at which it
         #    would be full if all of its transfers grew together.
         room = {interface: self._bytes_per_s for interface in interfaces}
