@@ -34,7 +34,7 @@ busiest thread. With two cores, three ranks that compute and a message on its wa
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 Resource = tuple[int | str, str]
 """What tasks share: one direction of a node's network interface, such as (3, "out"); or a thread or
@@ -125,8 +125,14 @@ class Transfers:
                         waiting.append(interface)
         return numbers, interfaces
 
-    def _fill(self, numbers: Iterable[int], interfaces: Iterable[Resource]) -> dict[int, float]:
+    def _fill(self, numbers: Collection[int], interfaces: Iterable[Resource]) -> dict[int, float]:
         """The rates, in bytes/s, of these transfers over these interfaces: progressive filling."""
+        if not numbers:
+            return {}
+        if len(numbers) == 1:  # nothing to share: its fullest interface sets the rate
+            (number,) = numbers
+            of_number = ((i, self._users[i][number]) for i in self._loads[number])
+            return {number: min(self._capacity(i) / weight for i, weight in of_number if weight)}
         # 1. All rates are 0: every interface has all of its room. Its level is the rate at which it
         #    would be full if all of its transfers grew together.
         room = {interface: self._capacity(interface) for interface in interfaces}

@@ -5,7 +5,9 @@
     costs       profiles and cluster as arrays
     predict     the cost model: what any stages, shares and schedule take
     shares      the best unequal shares of a stage's replicas
-    contiguous  the best plan with one stage a device, by dynamic programming
+    search      stages with every device in at most one, by dynamic programming
+    blocks      the same for more devices and kinds than can be searched exactly
+    contiguous  the best plan with one stage a device: by one of the two
     virtual     a search for plans in which a device holds several stages
     order       how many mini-batches an asynchronous schedule has in flight
     bound       a lower bound on the step of any plan

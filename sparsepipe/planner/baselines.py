@@ -11,6 +11,10 @@ from sparsepipe.planner.costs import Costs, DeviceClass, Floats
 from sparsepipe.planner.stages import PlannedStage, Replica, ScheduleChoice
 from systems.clusters.cluster import Link
 
+AUTHORS_MOST = 256
+"""The most devices for which SparsePipe's published planner is asked: its search grows with their
+square, and would take minutes."""
+
 
 def one_device(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...]:
     """One stage: the fastest device takes everything."""
@@ -77,13 +81,16 @@ def homogeneous(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, .
     return tuple(_stage(costs, s.first, s.end, s.ranks, s.shares) for s in stages)
 
 
-def authors(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...]:
+def authors(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...] | None:
     """The answer of SparsePipe's published planner (its hybrid optimizer).
 
     It uses all devices, in one fixed order: the kind with most devices first. Replicas have equal
     shares, and the slowest one decides. A stage behind the first has 1 or an even number of
-    replicas, fewer than there are devices before it. Transfers between stages are ignored.
+    replicas, fewer than there are devices before it. Transfers between stages are ignored. None for
+    more devices than `AUTHORS_MOST`.
     """
+    if len(costs.class_of) > AUTHORS_MOST:
+        return None
     groups = sorted(costs.classes, key=lambda group: -len(group.ranks))
     ranks = [rank for group in groups for rank in group.ranks]
     of_rank = [costs.class_of[rank] for rank in ranks]

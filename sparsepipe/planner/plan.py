@@ -11,10 +11,11 @@ assignments of devices (`contiguous`). That holds
 - where memory suffices for so many mini-batches in flight that all messages are hidden (`order`).
   Where it does not, the plan is the best of those that were found without such a limit.
 
-The answer is not exact in these cases: `gpipe` takes the best `1f1b` plan; the shares within a
-stage of a flushing schedule balance its steady state and not its fill (`shares`); plans with
-virtual stages come from a search that may miss the best (`virtual`). No plan is predicted to be
-slower than data parallelism or one device.
+The answer is not exact in these cases: many devices of many kinds, such as 16 of each of 4 kinds,
+are searched in blocks (`blocks`), which the name of the plan says; `gpipe` takes the best `1f1b`
+plan; the shares within a stage of a flushing schedule balance its steady state and not its fill
+(`shares`); plans with virtual stages come from a search that may miss the best (`virtual`). No plan
+is predicted to be slower than data parallelism or one device.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from typing import cast
 
 from sparsepipe.planner.baselines import BASELINES
 from sparsepipe.planner.bound import fractional_bound
-from sparsepipe.planner.contiguous import best_contiguous
+from sparsepipe.planner.contiguous import best_contiguous, is_exact
 from sparsepipe.planner.costs import Costs, costs_of
 from sparsepipe.planner.order import best_order
 from sparsepipe.planner.predict import check_memory, devices_lacking_memory, predict
@@ -44,6 +45,10 @@ SHORT_NAMES = {"tv": "titanv", "txp": "titanxp"}
 """Short names of some of them."""
 MICRO_BATCHES = (1, 2, 4, 8, 16)
 """The numbers that are tried for a flushing schedule if none is given."""
+ONE_STAGE = "one stage a device"
+"""What plans of the exact search are called."""
+IN_BLOCKS = "one stage a device, searched in blocks"
+"""What plans are called for more devices and kinds than can be searched exactly."""
 PLAIN = ("one device", "data parallel, equal shares", "data parallel, shares by speed")
 """The baselines that the planner considers too, so that none of them beats it."""
 
@@ -135,7 +140,7 @@ def _candidates(
     """The stages to choose from, as (planner, stages); of equally fast ones the first is taken."""
     contiguous = best_contiguous(costs, schedule)
     answers: list[tuple[str, tuple[PlannedStage, ...] | None]] = [
-        ("one stage a device", contiguous),
+        (ONE_STAGE if is_exact(costs) else IN_BLOCKS, contiguous),
         *((name, BASELINES[name](costs, schedule)) for name in PLAIN),
     ]
     if virtual_stages > 1:

@@ -19,6 +19,7 @@ from 0 to the root in no more steps than there are pieces. Where links do not ma
 fixed, shares are proportional to speed.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,22 @@ class LayerRanges:
     """[1, L + 1, L + 1]: one version of the weights."""
     activation_bytes: Floats
     """[1, L + 1, L + 1]: the activations of a whole mini-batch."""
+
+    @property
+    def layers(self) -> int:
+        """The number of layers, L."""
+        return self.forward_s.shape[-1] - 1
+
+    def between(self, first: int, end: int) -> "LayerRanges":
+        """The ranges of the layers first .. end - 1 alone."""
+        rows = slice(first, end + 1)
+        arrays = {x.name: getattr(self, x.name) for x in dataclasses.fields(self)}
+        return LayerRanges(
+            **{
+                name: array if name == "memory_bytes" else array[:, rows, rows]
+                for name, array in arrays.items()
+            }
+        )
 
 
 def layer_ranges(costs: Costs, schedule: ScheduleChoice) -> LayerRanges:

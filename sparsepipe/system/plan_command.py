@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsepipe.planner import plan as planner
+from sparsepipe.planner.baselines import BASELINES
 from sparsepipe.planner.plan import Plan
 from sparsepipe.planner.stages import ScheduleName
 from sparsepipe.planner.target import check_links, cluster_of, target_cluster
@@ -139,6 +140,12 @@ def describe_plan(plan: Plan, profiles: dict[str, ModelProfile], others: Sequenc
             f"  {other.planner:32}{step_s * 1e3:>9.1f}{other.samples_per_s:>11.1f}"
             f"{other.above_bound:>13.1%}{step_s / prediction.step_s:>7.2f}x{fits}"
         )
+    answered = {other.planner for other in others}
+    lines += [
+        f"  {name:32}      no answer for these devices"
+        for name in BASELINES
+        if name not in answered
+    ]
     return "\n".join(lines)
 
 

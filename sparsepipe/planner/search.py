@@ -1,0 +1,250 @@
+"""The search for stages where every device is in at most one: exact, by dynamic programming.
+
+[The dynamic programme] What a stage costs does not depend on its neighbours (see
+`sparsepipe.planner.predict`). So once the first stages are chosen, the best way to go on depends
+only on the layers and devices that are left, and can be tabulated once for all beginnings. Devices
+of a class are interchangeable, so it is enough to count them:
+
+    rest[i, counts] = the best value of the layers i .. L - 1 on at most `counts` devices
+                    = best over j > i and used <= counts of
+                          stage(i, j, used)  combined with  rest[j, counts - used]
+
+    layers      0 . . . . i . . . . j . . . . L
+                |  before | stage   |  rest   |
+    devices     |         |  used   | counts - used
+
+"Combined" is the maximum, where the busiest stage decides a step, or the sum, for the time in which
+a flushing schedule fills. The table is computed from the last layer to the first, and the stages
+are read off by walking it from the front (`_walk`).
+
+Memory depends on one thing more: a stage keeps more weight versions and activations the more stages
+come after it (its depth). Then `rest` gets a third index, the number of stages that are left.
+"""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from sparsepipe.planner.costs import Costs, Floats
+from sparsepipe.planner.predict import exposed_s, latency_s
+from sparsepipe.planner.shares import LayerRanges, best_shares
+from sparsepipe.planner.stages import PlannedStage, Replica, ScheduleChoice
+
+Counts = tuple[int, ...]
+Pieces = list[tuple[int, int, Counts]]
+"""The stages of a plan, each as (first layer, end, number of devices of each class)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Table:
+    """Every range of layers as a stage on some devices, by (first layer, end, depth).
+
+    The arrays are [L + 1, L + 1, depths]; they are infinite where no such stage is possible.
+    """
+
+    fill_s: Floats
+    """What the stage adds to the sum over stages; 0 if the schedule does not flush."""
+    busy_s: Floats
+    """What the stage gives to the maximum over stages."""
+
+
+def class_sizes(costs: Costs) -> Counts:
+    """The number of devices in each class."""
+    return tuple(len(group.ranks) for group in costs.classes)
+
+
+def best_pieces(
+    costs: Costs,
+    ranges: LayerRanges,
+    sizes: Counts,
+    schedule: ScheduleChoice,
+    depths: range,
+    blocks: Counts | None = None,
+) -> Pieces | None:
+    """The best stages of the layers of `ranges`, as if nothing but memory depended on others.
+
+    Args:
+        sizes: how many devices of each class there are.
+        depths: the depths to tabulate, see `Table`.
+        blocks: how many devices of each class are handed out at a time; None: one.
+    """
+    unit = blocks or (1,) * len(sizes)
+    most = tuple(n // block for n, block in zip(sizes, unit, strict=True))
+    tables = {
+        counts: _table(costs, ranges, _times(counts, unit), schedule, depths)
+        for counts in itertools.product(*(range(n + 1) for n in most))
+        if any(counts)
+    }
+    if not tables:
+        return None
+    pieces = _best_pieces(tables, most, ranges.layers, schedule)
+    return pieces and [(i, j, _times(counts, unit)) for i, j, counts in pieces]
+
+
+def _times(counts: Counts, unit: Counts) -> Counts:
+    """So many blocks of each class, in devices."""
+    return tuple(n * block for n, block in zip(counts, unit, strict=True))
+
+
+def _table(
+    costs: Costs, ranges: LayerRanges, counts: Counts, schedule: ScheduleChoice, depths: range
+) -> Table:
+    """The table of stages on `counts` devices of each class, at each of `depths`."""
+    tables = [_at_depth(costs, ranges, counts, schedule, depth) for depth in depths]
+    fill, busy = (np.stack(arrays, axis=-1) for arrays in zip(*tables, strict=True))
+    return Table(fill_s=fill, busy_s=busy)
+
+
+def _at_depth(
+    costs: Costs, ranges: LayerRanges, counts: Counts, schedule: ScheduleChoice, depth: int
+) -> tuple[Floats, Floats]:
+    """Fill and busy time of every range on `counts` devices, as stage `depth` from the end."""
+    present = [c for c, n in enumerate(counts) if n]
+    share = best_shares(ranges, counts, schedule, depth)[present]
+    replicas = sum(counts)
+    forward = ranges.fixed_forward_s[present] + ranges.forward_s[present] * share
+    backward = ranges.fixed_backward_s[present] + ranges.backward_s[present] * share
+    transfer = ranges.transfer_s[present] * share
+    all_reduce = ranges.ring_s[present] * (2 * (replicas - 1) / replicas)
+    if schedule.flushes:
+        # The formulas of `sparsepipe.planner.predict`, for all ranges at once.
+        m = schedule.micro_batches
+        exposed = exposed_s(all_reduce, backward.max(axis=0) / m)
+        busy = (m - 1) / m * np.maximum(forward + backward, transfer) + exposed
+        fill = ((forward + backward).max(axis=0) + transfer.max(axis=0)) / m
+        fill[1:] += 2 * latency_s(costs)  # the first stage receives no message
+    else:
+        busy = np.maximum(forward + backward, transfer + all_reduce)
+        fill = np.zeros(busy.shape[1:])
+    impossible = np.isnan(share).any(axis=0) | ~np.triu(np.ones(fill.shape, dtype=bool), 1)
+    return np.where(impossible, np.inf, fill), np.where(impossible, np.inf, busy.max(axis=0))
+
+
+def _best_pieces(
+    tables: Mapping[Counts, Table], sizes: Counts, layers: int, schedule: ScheduleChoice
+) -> Pieces | None:
+    """The stages with the smallest (sum of fill times) + (maximum of busy times).
+
+    If the schedule does not flush, there are no fill times; among equally fast plans take the one
+    with the fewest stages, which stashes least. Otherwise two searches are combined: find the plan
+    with the smallest fill among those whose busy time is below a ceiling, lower the ceiling, and
+    repeat. That walks along the plans that no other beats in both, until none can be better:
+
+        busy |  x  least fill
+             |     x
+             |         x       <- each search finds the next x to the right
+             |               x least busy
+             +------------------ fill
+    """
+    busy = {counts: table.busy_s for counts, table in tables.items()}
+    quickest = _search(busy, sizes, layers, "max")
+    if quickest is None:
+        return None
+    least_busy = _objective(tables, quickest)[1]
+    if not schedule.flushes:
+        # Every stage that is not busier than in the quickest plan costs 1: the sum counts stages.
+        once = {n: np.where(x <= least_busy, 1.0, np.inf) for n, x in busy.items()}
+        return _search(once, sizes, layers, "sum")
+    best, best_s, ceiling = quickest, sum(_objective(tables, quickest)), np.inf
+    while True:
+        # The plan with the smallest fill among those that are less busy than the ceiling.
+        fill = {n: np.where(t.busy_s < ceiling, t.fill_s, np.inf) for n, t in tables.items()}
+        pieces = _search(fill, sizes, layers, "sum")
+        if pieces is None:
+            return best
+        fill_s, busy_s = _objective(tables, pieces)
+        if fill_s + busy_s < best_s:
+            best, best_s = pieces, fill_s + busy_s
+        if fill_s + least_busy >= best_s:
+            return best
+        ceiling = min(busy_s, best_s - fill_s)  # a better plan fills no sooner than this one
+
+
+def _objective(tables: Mapping[Counts, Table], pieces: Pieces) -> tuple[float, float]:
+    """The sum of the stages' fill times, and the maximum of their busy times."""
+    depths = next(iter(tables.values())).busy_s.shape[-1]
+    places = [
+        (counts, (i, j, min(len(pieces) - s, depths) - 1))
+        for s, (i, j, counts) in enumerate(pieces)
+    ]
+    fill = sum(float(tables[counts].fill_s[place]) for counts, place in places)
+    return fill, max(float(tables[counts].busy_s[place]) for counts, place in places)
+
+
+def _search(
+    stage_s: Mapping[Counts, Floats], sizes: Counts, layers: int, combine: Literal["max", "sum"]
+) -> Pieces | None:
+    """The stages with the smallest cost, by the dynamic programme above.
+
+    rest[i, counts, depth] is the cost of the layers from i on in `depth` stages on at most `counts`
+    devices. If the tables have a single depth, it is that of any number of stages.
+
+    Args:
+        stage_s: for each choice of devices, [L + 1, L + 1, depths] the cost of every stage.
+        sizes: the number of devices in each class.
+        combine: how the costs of stages are combined.
+    """
+    add = np.maximum if combine == "max" else np.add
+    depths = next(iter(stage_s.values())).shape[-1]
+    rest = np.full((layers + 1, *(n + 1 for n in sizes), depths + (depths > 1)), np.inf)
+    rest[layers, ..., 0] = 0.0
+    # A stage at depth d is followed by a rest of d - 1 stages.
+    tails, heads = (rest, rest) if depths == 1 else (rest[..., :-1], rest[..., 1:])
+    ones = (1,) * len(sizes)
+    for i in reversed(range(layers)):
+        for counts, table in stage_s.items():
+            # For all counts at once: with `k` devices of a class in this stage, n - k are left.
+            fewer = tuple(slice(0, n + 1 - k) for n, k in zip(sizes, counts, strict=True))
+            enough = tuple(slice(k, None) for k in counts)
+            stage = table[i, i + 1 :].reshape(-1, *ones, depths)
+            candidates = add(stage, tails[i + 1 :][(slice(None), *fewer)])
+            target = heads[i][enough]
+            np.minimum(target, candidates.min(axis=0), out=target)
+    return _walk(stage_s, rest, sizes, add)
+
+
+def _walk(
+    stage_s: Mapping[Counts, Floats], rest: Floats, sizes: Counts, add: np.ufunc
+) -> Pieces | None:
+    """Read the stages off `rest`: find again which choices led to its best value."""
+    layers, by_depth = len(rest) - 1, rest.shape[-1] > 1
+    depth = int(rest[0][sizes].argmin())
+    if np.isinf(rest[0][sizes][depth]):
+        return None
+    pieces: Pieces = []
+    i, left = 0, sizes  # the first layer and the devices that are not yet used
+    while i < layers:
+        value = rest[i][left][depth]
+        depth -= by_depth
+        for counts, table in stage_s.items():
+            fewer = tuple(n - k for n, k in zip(left, counts, strict=True))
+            if min(fewer) < 0:
+                continue
+            # The value of every end j, computed as in `_search`: one of them is equal.
+            candidates = add(table[i, i + 1 :, depth], rest[i + 1 :][(slice(None), *fewer, depth)])
+            if (candidates == value).any():
+                j = i + 1 + int((candidates == value).argmax())
+                pieces.append((i, j, counts))
+                i, left = j, fewer
+                break
+    return pieces
+
+
+def as_stages(
+    costs: Costs, ranges: LayerRanges, pieces: Pieces, schedule: ScheduleChoice, *, by_depth: bool
+) -> tuple[PlannedStage, ...]:
+    """Give each stage its ranks, the lowest of a class first, and their best shares."""
+    free = [list(group.ranks) for group in costs.classes]
+    stages = []
+    for s, (i, j, counts) in enumerate(pieces):
+        share = best_shares(ranges, counts, schedule, len(pieces) - s if by_depth else 1)[:, i, j]
+        replicas = tuple(
+            Replica(rank=free[c].pop(0), device=costs.classes[c].kind, share=float(share[c]))
+            for c, many in enumerate(counts)
+            for _ in range(many)
+        )
+        stages.append(PlannedStage(first=i, end=j, replicas=replicas))
+    return tuple(stages)
