@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from stanza.layout import Layout, layout_of, separated_layout
-from stanza.options import FcParallel, FcPlacement, Options
+from stanza.options import ZERO_STAGES, FcParallel, FcPlacement, Options
 from stanza.planner import predict, recurrence
 from stanza.planner.costs import CostsAt, costs_at as profiled_costs
+from stanza.planner.memory import check_memory
 from stanza.planner.predict import Prediction
 from stanza.planner.simulated import separation
 from systems.clusters.cluster import Cluster, Link, check_uniform
+from systems.clusters.mixed import seats_of
 from systems.profiles import profile as profiles
 from systems.profiles.profile import ModelProfile
 from systems.schema import InputError
@@ -112,6 +114,9 @@ def plan(
     else:
         chosen, reason = choose(options, world_size, predictions)
         _, resolved = as_run(options, chosen, world_size)
+    if resolved.scheme not in ZERO_STAGES:  # these spread what they hold over the ranks
+        shares = options.shares(len(resolved.data_ranks))
+        check_memory(options, resolved, profile, shares, seats_of(cluster))
     return Plan(
         layout=resolved,
         reason=reason,

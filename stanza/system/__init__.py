@@ -125,7 +125,7 @@ def _open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
         if emulation is None:
             return real_workload(options, plan.layout, job.seed)
         profile = profile_of_rank(job, plan, rank)
-        return emulated_workload(options, plan.layout, profile, emulation)
+        return emulated_workload(options, plan.layout, profile, emulation, plan.devices)
 
     workload = workload_of(0)
 
@@ -290,7 +290,7 @@ SYSTEM = System(
     with_batch_size=_with_batch_size,
     planning=Planning(
         plan_type=Plan,
-        plan=lambda job, may_measure: plan_stanza_job(job, may_measure=may_measure),
+        plan=lambda job, may_measure: plan_stanza_job(job, may_measure=may_measure, in_order=True),
         plan_measured=_plan_measured,
         resized=_resized,
         resolved=resolved,

@@ -2,7 +2,8 @@
 
 Ranks with data come first in every layout, and FC workers or dedicated servers last. Which nodes
 the last ranks run on is part of the plan: it tries those that the file names last, and then, for
-each kind of node, as many of that kind (not every choice of nodes: equal ones are equal).
+each kind of node, as many of that kind (not every choice of nodes: equal ones are equal). Ranks
+that a launcher starts are on the nodes that it says; there the order of the file stays.
 """
 
 import dataclasses
@@ -74,6 +75,8 @@ class Fleet:
     options: Options
     cluster: Cluster
     profiles: Mapping[str, ModelProfile]
+    in_order: bool = False
+    """Whether rank 0 runs on the first node of the file, and so on."""
 
     def orders(self, last: int) -> Iterator[Placed]:
         """The orders to try where the last ranks, so many, do something else than the others.
@@ -83,7 +86,7 @@ class Fleet:
         seats = seats_of(self.cluster)
         ranks, seen = range(len(seats)), list[list[Seat]]()
         kinds: list[Seat | None] = [None, *dict.fromkeys(seats)]
-        if not last or self.options.batch_shares not in (EQUAL, AUTO):
+        if self.in_order or not last or self.options.batch_shares not in (EQUAL, AUTO):
             kinds = [None]
         for kind in kinds:
             # Those of the kind, and if they are too few the last of the others.
@@ -118,16 +121,23 @@ class Fleet:
         )
 
 
-def plan_mixed(options: Options, cluster: Cluster, profiles: Mapping[str, ModelProfile]) -> Plan:
+def plan_mixed(
+    options: Options,
+    cluster: Cluster,
+    profiles: Mapping[str, ModelProfile],
+    *,
+    in_order: bool = False,
+) -> Plan:
     """Plan a run of `options` with a rank on each node of a mixed cluster.
 
     Args:
         profiles: one for each kind of device of the cluster.
+        in_order: whether ranks run on the nodes in the order of the file.
 
     Raises:
         InputError: there are too few ranks or samples, or no plan fits the memory of the nodes.
     """
-    fleet, size = Fleet(options, cluster, profiles), cluster.size
+    fleet, size = Fleet(options, cluster, profiles, in_order), cluster.size
     if options.scheme != "stanza" and options.scheme_name not in BASELINES:
         return _as_given(fleet, size)
     every = [*_baselines(fleet, size), *_separated(fleet, size)]
