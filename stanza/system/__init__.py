@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stanza.layout import layout_of
 from stanza.models import is_own
-from stanza.options import OWN, ZERO_STAGES, Options
+from stanza.options import EQUAL, OWN, ZERO_STAGES, Options
 from stanza.planner.mixed.plan import plan_mixed
 from stanza.planner.plan import Plan, costs_at, plan as plan_stanza, shared
 from stanza.planner.simulated import played_plan
@@ -88,7 +88,7 @@ def _with_batch_size(job: Job, samples: int) -> Job:
 
 def _batch_size(job: Job) -> int | None:
     """The samples of a step over all ranks; None where the planner chooses how many have data."""
-    options = job.options
+    options = dataclasses.replace(job.options, batch_shares=EQUAL)  # they change no sum
     if options.global_batch_size is not None:
         return options.global_batch_size
     if options.scheme == "stanza" and "auto" in (options.fc_workers, options.fc_placement):
