@@ -129,9 +129,17 @@ def plan(
 
 def shared(options: Options, plan: Plan) -> Options:
     """The options with the shares of the batch that a plan has found."""
-    if not plan.shares:
-        return options
-    return dataclasses.replace(options, batch_shares=",".join(map(str, plan.shares)))
+    return with_shares(options, plan.shares) if plan.shares else options
+
+
+def with_shares(options: Options, shares: Sequence[int]) -> Options:
+    """The options with these samples for each rank with data."""
+    return dataclasses.replace(
+        options,
+        batch_shares=",".join(map(str, shares)),
+        global_batch_size=sum(shares),
+        local_batch_size=None,
+    )
 
 
 def _refuse_auto(options: Options) -> None:

@@ -120,8 +120,6 @@ def test_the_simulator_and_the_emulation_agree_on_eight_points(tmp_path: Path) -
             f"{emulated['median'] * 1e3:8.1f} {spread:20} "
             f"{predicted_s / simulated_s:6.3f} {ratio:6.3f}"
         )
-    print(
-        "\npoint; ms: planner, simulator, emulation [quartiles]; planner and emulation over it"
-    )
+    print("\npoint; ms: planner, simulator, emulation [quartiles]; planner and emulation over it")
     print("\n".join(rows))
     assert near >= 8

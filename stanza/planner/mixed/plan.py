@@ -28,9 +28,10 @@ from stanza.planner.plan import (
     costs_at,
     fc_workers_tried,
     modes,
+    with_shares,
 )
 from stanza.planner.predict import Prediction
-from stanza.planner.simulated import separation
+from stanza.planner.simulated import played_plan
 from systems.clusters.cluster import Cluster
 from systems.clusters.links import Links
 from systems.clusters.mixed import Seat, seats_of
@@ -232,14 +233,17 @@ def _with_micro_batches(
         layout = separated_layout(
             conv_workers, fc_workers, number, fc_parallel=parallel, fc_placement=placement
         )
-        yield fleet.candidate(_prediction(mode, layout, placed, shares), layout, placed, shares)
+        predicted = _prediction(fleet.options, mode, layout, placed, shares)
+        yield fleet.candidate(predicted, layout, placed, shares)
 
 
-def _prediction(mode: Mode, layout: Layout, placed: Placed, shares: Sequence[int]) -> Prediction:
+def _prediction(
+    options: Options, mode: Mode, layout: Layout, placed: Placed, shares: Sequence[int]
+) -> Prediction:
     """Predict layer separation, by the recurrence if there is one, or else by the simulator."""
     if mode == PUBLISHED_MODE:
         return recurrence.separated(placed.at, shares, layout, placed.links)
-    played = separation.separated(placed.at, shares, layout, placed.links)
+    played = played_plan(with_shares(options, shares), layout, placed.at, placed.links)
     return Prediction(
         scheme="stanza",
         fc_workers=len(layout.ranks("fc")),

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from stanza.layout import separated_layout
+from stanza.layout import Layout, layout_of, separated_layout
 from stanza.options import Options
 from stanza.planner import predict as alike, recurrence as alike_recurrence
-from stanza.planner.costs import CostsAt, costs_at as profiled
+from stanza.planner.costs import Costs, CostsAt, RanksCostsAt, costs_at as profiled
 from stanza.planner.mixed import predict, recurrence
 from stanza.planner.mixed.plan import plan_mixed
 from stanza.planner.mixed.shares import balanced
 from stanza.planner.mixed.streams import delivered
-from stanza.planner.plan import Plan, load_profile, plan
+from stanza.planner.plan import Plan, baseline_options, load_profile, plan, with_shares
 from stanza.planner.predict import Prediction
-from stanza.planner.simulated import baselines
-from stanza.planner.simulated.separation import separated
+from stanza.planner.simulated import played_plan
+from stanza.planner.simulated.steps import Simulated
 from systems.clusters.cluster import Cluster, Device, Link, Node, load
 from systems.clusters.links import Links
 from systems.data.shares import even_shares
@@ -99,23 +99,28 @@ def test_the_planner_and_the_simulator_agree(model: str, how: str, point: str) -
         if bool(servers) != (scheme in ("ps-blocking", "ps-pipelined")):
             continue
         shares = shares_of(how, at, n - servers, separated=False)
-        costs = [costs(share) for costs, share in zip(at, shares, strict=False)]
-        predicted = predict.BASELINES[scheme](costs, links)
-        if servers:
-            pipelined = scheme == "ps-pipelined"
-            played = baselines.ps_dedicated(at, shares, servers, links, pipelined=pipelined)
-        else:
-            played = {"ddp": baselines.ddp, "ps-sharded": baselines.ps_sharded}[scheme](
-                at, shares, links
-            )
+        predicted = predict.BASELINES[scheme](costs_of(at, shares), links)
+        options = replace(Options(ps_servers=servers or 1), **baseline_options(scheme))
+        played = play(options, layout_of(options, n, 0, 1), shares, at, links)
         assert played.step_s == pytest.approx(predicted.step_s, rel=0.02), (scheme, servers)
         assert played.samples == predicted.samples
     for fc, micro in product((1, 2), (1, 4)):
         shares = shares_of(how, at, n - fc, separated=True)
         layout = separated_layout(n - fc, fc, micro)
         predicted = recurrence.separated(at, shares, layout, links)
-        played = separated(at, shares, layout, links)
+        played = play(Options(), layout, shares, at, links)
         assert played.step_s == pytest.approx(predicted.step_s, rel=0.05), (fc, micro)
+
+
+def costs_of(at: Sequence[CostsAt], shares: Sequence[int]) -> list[Costs]:
+    """What the share of each worker costs it; workers are the first ranks."""
+    return [costs(share) for costs, share in zip(at, shares, strict=False)]
+
+
+def play(
+    options: Options, layout: Layout, shares: Sequence[int], at: RanksCostsAt, links: Link | Links
+) -> Simulated:
+    return played_plan(with_shares(options, shares), layout, at, links)
 
 
 @given(
@@ -133,13 +138,11 @@ def test_they_agree_on_any_cluster(model: str, nodes: list[tuple[str, float]], m
     if min(shares) >= micro:
         layout = separated_layout(n - 1, 1, micro)
         predicted = recurrence.separated(at, shares, layout, links)
-        assert separated(at, shares, layout, links).step_s == pytest.approx(
-            predicted.step_s, rel=0.05
-        )
-    costs = [costs(32) for costs in at]
-    assert baselines.ddp(at, (32,) * n, links).step_s == pytest.approx(
-        predict.ddp(costs, links).step_s, rel=0.02
-    )
+        played = play(Options(), layout, shares, at, links)
+        assert played.step_s == pytest.approx(predicted.step_s, rel=0.05)
+    options, equal = Options(scheme="ddp"), (32,) * n
+    played = play(options, layout_of(options, n, 0, 1), equal, at, links)
+    assert played.step_s == pytest.approx(predict.ddp(costs_of(at, equal), links).step_s, rel=0.02)
 
 
 @pytest.mark.parametrize("model", ["alexnet", "resnet50"])
@@ -168,17 +171,14 @@ def test_nodes_that_are_alike_are_a_special_case(model: str) -> None:
                 alike_recurrence.separated(at, conv, fc, micro, link),
             )
         )
-        assert (
-            separated(of_rank, conv, layout, links).step_s
-            == separated(at, conv, layout, link).step_s
+        ours_s, theirs_s = (
+            play(Options(), layout, conv, costs, network).step_s
+            for costs, network in ((of_rank, links), (at, link))
         )
+        assert ours_s == theirs_s
     for ours, theirs in pairs:
         assert ours.step_s == pytest.approx(theirs.step_s, rel=0.01), ours.scheme
         assert ours.samples == theirs.samples
-    assert (
-        baselines.ddp(of_rank, everywhere, links).step_s
-        == baselines.ddp(at, everywhere, link).step_s
-    )
 
 
 # Streams
