@@ -9,6 +9,7 @@ that a launcher starts are on the nodes that it says; there the order of the fil
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from stanza.layout import Layout, layout_of, separated_layout
 from stanza.options import AUTO, EQUAL, Options
@@ -100,9 +101,13 @@ class Fleet:
     def placed(self, order: Sequence[int]) -> Placed:
         """The nodes in an order."""
         seats = seats_of(self.cluster)
-        at = {kind: costs_at(self.options, profile) for kind, profile in self.profiles.items()}
         by_rank = [seats[number] for number in order]
-        return Placed(tuple(order), tuple(by_rank), tuple(at[seat.kind] for seat in by_rank))
+        return Placed(tuple(order), tuple(by_rank), tuple(self._at[s.kind] for s in by_rank))
+
+    @cached_property
+    def _at(self) -> dict[str, CostsAt]:
+        """The costs of the model, by the kind of device; they remember what they have answered."""
+        return {kind: costs_at(self.options, profile) for kind, profile in self.profiles.items()}
 
     def shares(self, placed: Placed, workers: int, *, separated: bool) -> tuple[int, ...]:
         """The samples of each of so many workers with data."""
