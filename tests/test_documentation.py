@@ -14,15 +14,17 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from launch.__main__ import main
+from stanza.planner.plan import load_profile
 from stanza.system.planning import device_here
 from systems.network.namespaces import unavailable
+from systems.profiles.profile import save
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -134,9 +136,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copied = (ROOT / "systems/clusters/ec2-p3-10g.toml").read_text()
     (folder / "my.toml").write_text(copied.replace('"V100"', f'"{device_here()}"'))
     main(["profile", "stanza", "--out", str(folder / "digits.json")])
+    save(replace(load_profile("vgg16"), device="T4"), folder / "t4.json")
     for page in PAGES:
         for name, script in re.findall(
-            r"^```python\n# (\w+\.py)\n(.*?)^```", page.read_text(), SCRIPT
+            r"^```(?:python|toml)\n# (\w+\.py|lab\.toml)\n(.*?)^```", page.read_text(), SCRIPT
         ):
             (folder / name).write_text(script)
     with contextlib.chdir(folder):

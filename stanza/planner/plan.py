@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stanza.layout import Layout, layout_of, separated_layout
-from stanza.options import FcParallel, FcPlacement, Options
+from stanza.options import ZERO_STAGES, FcParallel, FcPlacement, Options
 from stanza.planner import baselines, recurrence
 from stanza.planner.baselines import baseline_options
 from stanza.planner.costs import CostsAt, costs_at as profiled_costs
+from stanza.planner.memory import check_memory
 from stanza.planner.predict import Prediction, unpredicted
 from stanza.planner.simulated import separation
 from systems.clusters.cluster import Cluster, Link, check_uniform
 from systems.clusters.host import Host
+from systems.clusters.mixed import seats_of
 from systems.profiles import profile as profiles
 from systems.profiles.profile import ModelProfile
 from systems.schema import InputError
@@ -118,6 +120,9 @@ def plan(
     else:
         chosen, reason = choose(options, world_size, predictions)
         _, resolved = as_run(options, chosen, world_size)
+    if resolved.scheme not in ZERO_STAGES:  # these spread what they hold over the ranks
+        shares = options.shares(len(resolved.data_ranks))
+        check_memory(options, resolved, profile, shares, seats_of(cluster))
     return Plan(
         layout=resolved,
         reason=reason,
@@ -131,9 +136,17 @@ def plan(
 
 def shared(options: Options, plan: Plan) -> Options:
     """The options with the shares of the batch that a plan has found."""
-    if not plan.shares:
-        return options
-    return dataclasses.replace(options, batch_shares=",".join(map(str, plan.shares)))
+    return with_shares(options, plan.shares) if plan.shares else options
+
+
+def with_shares(options: Options, shares: Sequence[int]) -> Options:
+    """The options with these samples for each rank with data."""
+    return dataclasses.replace(
+        options,
+        batch_shares=",".join(map(str, shares)),
+        global_batch_size=sum(shares),
+        local_batch_size=None,
+    )
 
 
 def _refuse_auto(options: Options) -> None:

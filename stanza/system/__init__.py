@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stanza.exchanges import names as exchanges
 from stanza.layout import layout_of
 from stanza.models import is_own
-from stanza.options import OWN, ZERO_STAGES, Options
+from stanza.options import EQUAL, OWN, ZERO_STAGES, Options
 from stanza.planner.mixed.plan import plan_mixed
 from stanza.planner.plan import Plan, costs_at, plan as plan_stanza, shared
 from stanza.planner.predict import unpredicted
@@ -91,7 +91,7 @@ def _with_batch_size(job: Job, samples: int) -> Job:
 
 def _batch_size(job: Job) -> int | None:
     """The samples of a step over all ranks; None where the planner chooses how many have data."""
-    options = job.options
+    options = dataclasses.replace(job.options, batch_shares=EQUAL)  # they change no sum
     if options.global_batch_size is not None:
         return options.global_batch_size
     if options.scheme == "stanza" and "auto" in (options.fc_workers, options.fc_placement):
@@ -128,7 +128,7 @@ def _open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
         if emulation is None:
             return real_workload(options, plan.layout, job.seed)
         profile = profile_of_rank(job, plan, rank)
-        return emulated_workload(options, plan.layout, profile, emulation)
+        return emulated_workload(options, plan.layout, profile, emulation, plan.devices)
 
     workload = workload_of(0)
 
@@ -308,7 +308,7 @@ SYSTEM = System(
     with_batch_size=_with_batch_size,
     planning=Planning(
         plan_type=Plan,
-        plan=lambda job, may_measure: plan_stanza_job(job, may_measure=may_measure),
+        plan=lambda job, may_measure: plan_stanza_job(job, may_measure=may_measure, in_order=True),
         plan_measured=_plan_measured,
         resized=_resized,
         resolved=resolved,

@@ -78,9 +78,19 @@ def _profile(job: Job, file: str | None, kind: str) -> ModelProfile:
     return profile
 
 
-def plan_mixed_job(job: Job) -> Plan:
-    """The plan of a job on a mixed cluster. Nothing is measured for it. See `plan_mixed`."""
-    return plan_mixed(job.options, *mixed_basis(job))
+def plan_mixed_job(job: Job, *, in_order: bool = False) -> Plan:
+    """The plan of a job on a mixed cluster. Nothing is measured for it. See `plan_mixed`.
+
+    A job that leaves no choice to the planner needs no profile.
+    """
+    options = job.options
+    choices = (options.fc_workers, options.fc_parallel, options.fc_placement)
+    free = options.batch_shares == AUTO or (options.scheme == "stanza" and AUTO in choices)
+    shipped = by_path.short(options.model) in stanza_plan.shipped_profiles()
+    if job.profile is None and not shipped and not free:
+        mixed_cluster(job.cluster, job.world_size)  # is refused if it does not fit
+        return stanza_plan.plan(options, job.world_size, None, None)
+    return plan_mixed(options, *mixed_basis(job), in_order=in_order)
 
 
 def mixed_link_rates(job: Job, plan: Plan, emulation: Emulation) -> tuple[float, ...]:

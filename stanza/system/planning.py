@@ -27,10 +27,12 @@ REPETITIONS = 9
 """How often each layer is timed."""
 
 
-def plan_stanza_job(job: Job, *, may_measure: bool) -> Plan:
+def plan_stanza_job(job: Job, *, may_measure: bool, in_order: bool = False) -> Plan:
     """The plan of a job.
 
     Args:
+        in_order: whether ranks run on the nodes in the order of the cluster's file, where these
+            differ; else the plan says who runs where.
         may_measure: whether figures of the cluster or the model that are missing are measured
             first. They are measured only if the job leaves a choice ("auto") to the planner.
 
@@ -38,7 +40,7 @@ def plan_stanza_job(job: Job, *, may_measure: bool) -> Plan:
         InputError: see stanza.planner.plan.plan.
     """
     if on_mixed_cluster(job):
-        return plan_mixed_job(job)
+        return plan_mixed_job(job, in_order=in_order)
     job = equal_if_alike(job)
     options = job.options
     auto = "auto" in (options.fc_workers, options.fc_parallel, options.fc_placement)

@@ -70,11 +70,21 @@ def emulated_network(profile: ModelProfile, emulation: Emulation) -> EmulatedNet
 
 
 def emulated_workload(
-    options: Options, layout: Layout, profile: ModelProfile, emulation: Emulation
+    options: Options,
+    layout: Layout,
+    profile: ModelProfile,
+    emulation: Emulation,
+    devices: Sequence[str] = (),
 ) -> Workload:
-    """Make the workload of an emulated run: each sample is a single zero, and nothing is tested."""
+    """Make the workload of an emulated run: each sample is a single zero, and nothing is tested.
+
+    Args:
+        profile: of the device of this rank.
+        devices: the kinds of device of all ranks, where they differ.
+    """
     samples = options.samples_per_step(len(layout.data_ranks))
-    kind = f"none (waits of {profile.name} on {profile.device}; no optimizer, schedule or loss)"
+    kinds = ", ".join(dict.fromkeys(devices)) or profile.device
+    kind = f"none (waits of {profile.name} on {kinds}; no optimizer, schedule or loss)"
     return Workload(
         zeros(samples, kind),
         partial(emulated_network, profile, emulation),

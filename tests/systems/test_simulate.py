@@ -1,11 +1,13 @@
 """The simulator: against hand-computed cases and a slow, plain reference."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, strategies as st
 
 from systems.clusters.cluster import Link
+from systems.clusters.links import Links
 from systems.schema import InputError
 from systems.simulate import Program, simulate
 
@@ -103,14 +105,19 @@ flows = st.lists(
 )
 
 
-def reference(given_flows: list[Flow]) -> list[Fraction]:
-    """Ends of flows at one byte a second, in exact arithmetic, everything anew at every event."""
+ALIKE = (1,) * 8
+"""One byte a second at every node."""
+
+
+def reference(given_flows: list[Flow], capacities: Sequence[int] = ALIKE) -> list[Fraction]:
+    """Ends of flows in exact arithmetic, everything anew at every event. The nodes have links of
+    these bytes a second."""
     left = {i: Fraction(size) for i, (*_, size) in enumerate(given_flows)}
     ends: dict[int, Fraction] = {}
     now = Fraction(0)
     while left:
         active = [i for i in left if given_flows[i][0] <= now]
-        rates = fair_rates({i: given_flows[i][1:3] for i in active})
+        rates = fair_rates({i: given_flows[i][1:3] for i in active}, capacities)
         horizons = [left[i] / rates[i] for i in active]
         horizons += [f[0] - now for i, f in enumerate(given_flows) if i in left and f[0] > now]
         step = min(horizons)
@@ -123,7 +130,9 @@ def reference(given_flows: list[Flow]) -> list[Fraction]:
     return [ends[i] for i in range(len(given_flows))]
 
 
-def fair_rates(active: dict[int, tuple[int, int]]) -> dict[int, Fraction]:
+def fair_rates(
+    active: dict[int, tuple[int, int]], capacities: Sequence[int]
+) -> dict[int, Fraction]:
     """Water-filling: raise all open rates alike until an interface is full, close its flows."""
     rates = {i: Fraction(0) for i in active}
     open_flows = set(active)
@@ -133,7 +142,7 @@ def fair_rates(active: dict[int, tuple[int, int]]) -> dict[int, Fraction]:
             used = sum(rates[i] for i in active if node in active[i])
             count = sum(node in active[i] for i in open_flows)
             if count:
-                steps[node] = Fraction(1 - used) / count
+                steps[node] = Fraction(capacities[node] - used) / count
         step = min(steps.values())
         for i in open_flows:
             rates[i] += step
@@ -151,6 +160,21 @@ def test_sharing_equals_exact_water_filling(given_flows: list[Flow]) -> None:
     ]
     timeline = simulate(program, LINK)
     expected = [float(end) for end in reference(given_flows)]
+    assert [timeline.ends_s[number] for number in numbers] == pytest.approx(expected)
+
+
+@given(flows, st.lists(st.integers(1, 4), min_size=8, max_size=8))
+def test_links_of_several_rates_are_shared_exactly(
+    given_flows: list[Flow], rates: list[int]
+) -> None:
+    program = Program()
+    numbers = [
+        program.flow(source, target, size, after=[program.compute(f"clock {i}", start)])
+        for i, (start, source, target, size) in enumerate(given_flows)
+    ]
+    links = Links(tuple(Link(bandwidth_bits_per_s=8 * rate) for rate in rates))
+    timeline = simulate(program, links)
+    expected = [float(end) for end in reference(given_flows, rates)]
     assert [timeline.ends_s[number] for number in numbers] == pytest.approx(expected)
 
 

@@ -2,12 +2,14 @@
 
 Ranks with data come first in every layout, and FC workers or dedicated servers last. Which nodes
 the last ranks run on is part of the plan: it tries those that the file names last, and then, for
-each kind of node, as many of that kind (not every choice of nodes: equal ones are equal).
+each kind of node, as many of that kind (not every choice of nodes: equal ones are equal). Ranks
+that a launcher starts are on the nodes that it says; there the order of the file stays.
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from stanza.layout import Layout, layout_of, separated_layout
 from stanza.options import AUTO, EQUAL, Options
@@ -27,9 +29,10 @@ from stanza.planner.plan import (
     costs_at,
     fc_workers_tried,
     modes,
+    with_shares,
 )
 from stanza.planner.predict import Prediction
-from stanza.planner.simulated import separation
+from stanza.planner.simulated import played_plan
 from systems.clusters.cluster import Cluster
 from systems.clusters.links import Links
 from systems.clusters.mixed import Seat, seats_of
@@ -74,6 +77,8 @@ class Fleet:
     options: Options
     cluster: Cluster
     profiles: Mapping[str, ModelProfile]
+    in_order: bool = False
+    """Whether rank 0 runs on the first node of the file, and so on."""
 
     def orders(self, last: int) -> Iterator[Placed]:
         """The orders to try where the last ranks, so many, do something else than the others.
@@ -83,7 +88,7 @@ class Fleet:
         seats = seats_of(self.cluster)
         ranks, seen = range(len(seats)), list[list[Seat]]()
         kinds: list[Seat | None] = [None, *dict.fromkeys(seats)]
-        if not last or self.options.batch_shares not in (EQUAL, AUTO):
+        if self.in_order or not last or self.options.batch_shares not in (EQUAL, AUTO):
             kinds = [None]
         for kind in kinds:
             # Those of the kind, and if they are too few the last of the others.
@@ -96,9 +101,13 @@ class Fleet:
     def placed(self, order: Sequence[int]) -> Placed:
         """The nodes in an order."""
         seats = seats_of(self.cluster)
-        at = {kind: costs_at(self.options, profile) for kind, profile in self.profiles.items()}
         by_rank = [seats[number] for number in order]
-        return Placed(tuple(order), tuple(by_rank), tuple(at[seat.kind] for seat in by_rank))
+        return Placed(tuple(order), tuple(by_rank), tuple(self._at[s.kind] for s in by_rank))
+
+    @cached_property
+    def _at(self) -> dict[str, CostsAt]:
+        """The costs of the model, by the kind of device; they remember what they have answered."""
+        return {kind: costs_at(self.options, profile) for kind, profile in self.profiles.items()}
 
     def shares(self, placed: Placed, workers: int, *, separated: bool) -> tuple[int, ...]:
         """The samples of each of so many workers with data."""
@@ -118,16 +127,23 @@ class Fleet:
         )
 
 
-def plan_mixed(options: Options, cluster: Cluster, profiles: Mapping[str, ModelProfile]) -> Plan:
+def plan_mixed(
+    options: Options,
+    cluster: Cluster,
+    profiles: Mapping[str, ModelProfile],
+    *,
+    in_order: bool = False,
+) -> Plan:
     """Plan a run of `options` with a rank on each node of a mixed cluster.
 
     Args:
         profiles: one for each kind of device of the cluster.
+        in_order: whether ranks run on the nodes in the order of the file.
 
     Raises:
         InputError: there are too few ranks or samples, or no plan fits the memory of the nodes.
     """
-    fleet, size = Fleet(options, cluster, profiles), cluster.size
+    fleet, size = Fleet(options, cluster, profiles, in_order), cluster.size
     if options.scheme != "stanza" and options.scheme_name not in BASELINES:
         return _as_given(fleet, size)
     every = [*_baselines(fleet, size), *_separated(fleet, size)]
@@ -222,14 +238,17 @@ def _with_micro_batches(
         layout = separated_layout(
             conv_workers, fc_workers, number, fc_parallel=parallel, fc_placement=placement
         )
-        yield fleet.candidate(_prediction(mode, layout, placed, shares), layout, placed, shares)
+        predicted = _prediction(fleet.options, mode, layout, placed, shares)
+        yield fleet.candidate(predicted, layout, placed, shares)
 
 
-def _prediction(mode: Mode, layout: Layout, placed: Placed, shares: Sequence[int]) -> Prediction:
+def _prediction(
+    options: Options, mode: Mode, layout: Layout, placed: Placed, shares: Sequence[int]
+) -> Prediction:
     """Predict layer separation, by the recurrence if there is one, or else by the simulator."""
     if mode == PUBLISHED_MODE:
         return recurrence.separated(placed.at, shares, layout, placed.links)
-    played = separation.separated(placed.at, shares, layout, placed.links)
+    played = played_plan(with_shares(options, shares), layout, placed.at, placed.links)
     return Prediction(
         scheme="stanza",
         fc_workers=len(layout.ranks("fc")),
