@@ -111,7 +111,8 @@ def _losses(trained: Trained) -> Iterator[Claim]:
     for row in trained.points.values():
         first = next(iter(row.values()))
         for point in row.values():
-            for runs in (point.runs, point.ends):
+            others = (runs for runs in (point.runs, point.ends) if runs is not first.runs)
+            for runs in others:
                 gaps += [_gap(a, b) for a, b in zip(runs, first.runs, strict=False)]
     yield claim(
         "stanza.loss-gap.grid.shaped",

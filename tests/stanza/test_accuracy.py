@@ -9,6 +9,7 @@ import pytest
 
 from stanza.experiments import accuracy, box
 from stanza.experiments.accuracy_curves import Trained, case_name, crossing, end_name
+from stanza.options import Options
 from systems.data import fashion_mnist, mnist_5k
 from systems.figures.experiment import Case, Outcome
 
@@ -155,6 +156,13 @@ def test_rates_give_the_papers_ratio_of_computing_to_communicating(
     wire_s = 296_218 * 4 * 8 / min(rate for rate in rates if rate is not None)
     assert 0.05 / wire_s == pytest.approx(0.0853 / 0.1955, rel=0.01)
     assert "alexnet on ec2-p3-10g: a step of 256 samples computes 85 ms" in capsys.readouterr().out
+
+
+def test_steps_are_timed_while_all_ranks_compute() -> None:
+    networks = {name: Options(model=name) for name in ("alexnet-28", "resnet-28")}
+    found = box.steps_s(networks, 2, 4, lasting_s=0.05)
+    assert found.keys() == networks.keys()
+    assert all(0 < step_s < 10 for step_s in found.values())
 
 
 def test_quick_runs_few_to_the_end_and_full_all(
