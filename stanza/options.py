@@ -102,12 +102,13 @@ class Options:
     ps_staleness: int = 3
     """How many updates the parameters of a stale-synchronous worker may lack."""
     exchange: str = exchanges.PLAIN
-    """What travels when ddp or ps exchange gradients: plain, fp16, bf16, top-k or 1-bit; with ddp
-    also powersgd and post-local-sgd; or your own, as module:attribute or file.py:attribute: a codec
-    (an object with encode and decode), or with ddp a communication hook."""
+    """What travels when ddp or ps exchange gradients: plain, fp16, bf16, top-k, random-k or
+    1-bit; with ddp also powersgd and post-local-sgd; or your own, as module:attribute or
+    file.py:attribute: a codec (an object with encode and decode), or with ddp a communication
+    hook."""
     exchange_options: tuple[str, ...] = ()
-    """More arguments of the exchange: density=0.01 of top-k, block=256 of 1-bit, rank=2 start=2 of
-    powersgd, period=4 start=8 of post-local-sgd, or those of your own."""
+    """More arguments of the exchange: density=0.01 of top-k and random-k, block=256 of 1-bit,
+    rank=2 start=2 of powersgd, period=4 start=8 of post-local-sgd, or those of your own."""
     optimizer: str = SGD
     """The optimizer: sgd, or one as module:attribute, such as torch.optim:AdamW: a class or a
     function that takes parameters."""
@@ -223,6 +224,11 @@ class Options:
             raise InputError(
                 f"{where}: servers beside workers wait for each other's; give "
                 "--stanza.ps-placement dedicated"
+            )
+        if self.ps_consistency == "asynchronous" and self.schedule is not None:
+            raise InputError(
+                f"{where}: every push would be a step of --stanza.schedule {self.schedule}; give "
+                "None for it"
             )
         if self.exchange != exchanges.PLAIN:
             raise InputError(

@@ -82,6 +82,12 @@ BUILT_IN = {
         # A value of float32 and its place in int32.
         compression=lambda density: Compression(density * (32 + 32) / BITS, gathered=True),
     ),
+    "random-k": BuiltIn(
+        dict.fromkeys(SCHEMES, f"{_HERE}.random_k:RandomK"),
+        {"density": 0.01},
+        # A value of float32; the number that tells all their places is next to nothing.
+        compression=lambda density: Compression(density, gathered=True),
+    ),
     "1-bit": BuiltIn(
         dict.fromkeys(SCHEMES, f"{_HERE}.one_bit:OneBit"),
         {"block": 256},

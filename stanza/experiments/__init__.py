@@ -3,7 +3,7 @@
 Targets stand in the code beside their sources.
 """
 
-from stanza.experiments import accuracy, digits, grid, planner, scale
+from stanza.experiments import accuracy, digits, grid, league, planner, scale
 from stanza.experiments.paper import PAPER as PAPER
 from stanza.experiments.targets import CLUSTER
 from systems.figures.experiment import Experiment
@@ -18,6 +18,16 @@ EXPERIMENTS = (
         prepare=accuracy.prepare,
         repeats={"quick": 3, "full": 3},
         conclude=accuracy.conclude,
+    ),
+    Experiment(
+        system="stanza",
+        id="league",
+        title="The communication league: ways to exchange gradients, by time to accuracy",
+        tier="shaped",
+        world_size=league.RANKS,
+        prepare=league.prepare,
+        repeats={"quick": 1, "full": 3},
+        conclude=league.conclude,
     ),
     Experiment(
         system="stanza",

@@ -251,7 +251,7 @@ def _server_step(training: Training) -> StepFunction:
     servers = training.layout.ranks("server")
     server = (
         _stale_server(training, servers)
-        if training.stale
+        if training.stale and trainable(training.model)
         else _server(training, training.model, servers)
     )
 

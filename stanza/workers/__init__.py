@@ -28,7 +28,8 @@ Glossary:
     cut           the place between the convolutional part and the FC part (`stanza.cut.rule`).
     cut gradient  the gradient of the loss with respect to the activations at the cut.
     exchange      how the ranks that hold copies of the same layers agree on an update: by
-                  all-reduce, by parameter servers, or by ZeRO (`stanza.workers.exchange`).
+                  all-reduce, by parameter servers, or by ZeRO (`stanza.workers.exchange`); and what
+                  travels meanwhile (`stanza.exchanges`).
     FC worker     a rank that trains the FC part on the activations of its CONV workers.
     micro-batch   a part of a local batch that crosses the cut by itself, so that computing and
                   sending overlap (`stanza.workers.conv_worker`).
@@ -39,5 +40,7 @@ Glossary:
                   and serves some of the CONV workers; they all-reduce their gradients.
     share         the samples of a step's global batch that one rank takes.
     shard         the slice of the model that one of several parameter servers holds.
+    staleness     how many updates the parameters lack on which a worker computes a gradient
+                  (`stanza.workers.stale_server`).
     worker        in the baselines, a rank that has data and trains the whole model.
 """

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from stanza.exchanges.casts import BFloat16, Float16
 from stanza.exchanges.codec import Codec, ErrorFeedback, Packer
-from stanza.exchanges.names import SCHEMES, compression_of
+from stanza.exchanges.names import BUILT_IN, compression_of
 from stanza.exchanges.one_bit import OneBit
+from stanza.exchanges.random_k import RandomK
 from stanza.exchanges.top_k import TopK
 from systems.schema import InputError
 from tests.stanza.exchanges import own
@@ -20,6 +21,7 @@ CODECS: dict[str, Callable[[], Codec]] = {
     "fp16": Float16,
     "bf16": BFloat16,
     "top-k": TopK,
+    "random-k": RandomK,
     "1-bit": OneBit,
 }
 
@@ -65,6 +67,17 @@ def test_top_k_keeps_the_largest(values: list[float], density: float) -> None:
     assert codec.decode(codec.encode(vector), len(values)).tolist() == expected
 
 
+@given(st.integers(1, 80), st.sampled_from([0.01, 0.5, 1.0]))
+def test_random_k_keeps_some_and_draws_others_every_time(size: int, density: float) -> None:
+    codec, vector, kept = RandomK(density), torch.arange(1.0, size + 1), set[int]()
+    for _ in range(4):
+        found = RandomK(density).decode(codec.encode(vector), size)
+        kept |= set(found.nonzero().flatten().tolist())
+        assert 1 <= (found != 0).sum() <= ceil(density * size)
+        assert torch.equal(found[found != 0], vector[found != 0])
+    assert len(kept) > 1 or size < 8
+
+
 @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=80), st.integers(1, 40))
 def test_one_bit_keeps_the_sign_and_the_mean_magnitude_of_a_block(
     values: list[float], block: int
@@ -86,7 +99,9 @@ def test_bytes_are_those_of_the_formula(name: str) -> None:
     packed, known = packer.pack(values), compression_of(name, ())
     assert known is not None
     assert packed.nbytes == packer.nbytes == packer.buffer().nbytes
-    assert packer.nbytes / values.nbytes == pytest.approx(known.factor, rel=1e-12)
+    number = 8 if name == "random-k" else 0  # from which places are drawn; not in the formula
+    sent = packer.nbytes - number
+    assert sent / values.nbytes == pytest.approx(known.factor, rel=1e-12)
 
 
 def test_the_formula_knows_the_arguments() -> None:
@@ -150,5 +165,4 @@ def test_what_is_no_codec_is_refused(codec: Callable[[], Codec], message: str) -
 
 
 def test_every_codec_with_a_name_is_tested() -> None:
-    named = {n for scheme in SCHEMES for n in CODECS if compression_of(n, ()) and scheme}
-    assert named == set(CODECS)
+    assert {name for name, built_in in BUILT_IN.items() if "ps" in built_in.paths} == set(CODECS)

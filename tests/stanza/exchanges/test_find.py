@@ -82,6 +82,11 @@ def group() -> Any:
             "--stanza.ps-consistency stale-synchronous: its servers send parameters as they are; "
             "give --stanza.exchange plain",
         ),
+        (
+            {"scheme": "ps", "ps_consistency": "asynchronous", "schedule": "m:f"},
+            "--stanza.ps-consistency asynchronous: every push would be a step of --stanza.schedule "
+            "m:f; give None for it",
+        ),
         ({"ps_staleness": -1}, "--stanza.ps-staleness -1: give 0 or more"),
     ],
 )

@@ -53,7 +53,7 @@ LEARNING = {
 LOSSY = {
     name: replace(options, steps=150)
     for name, options in EXCHANGED.items()
-    if options.exchange in ("top-k", "1-bit", "powersgd", "post-local-sgd")
+    if options.exchange in ("top-k", "random-k", "1-bit", "powersgd", "post-local-sgd")
 }
 
 

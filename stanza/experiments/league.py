@@ -1,0 +1,166 @@
+"""The communication league: ways to exchange gradients, ranked by the time to an accuracy.
+
+A small relative of AlexNet learns on four ranks of a cluster in this machine, with plain SGD at one
+constant rate. At links that are to it what 10 Gb/s are to AlexNet on the paper's nodes, every
+contestant trains to the end. At those of 1 and 0.1 Gb/s it runs a few steps, and the time to the
+accuracy is its measured step time times the steps that it needed at 10 Gb/s. That is exact where
+all workers wait for each other; stale ones might need other steps on slower links.
+
+A contestant is a set of options. One of one's own is `"exchange": "file.py:attribute"`.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stanza.experiments import accuracy, box, league_figures as figures
+from stanza.experiments.league_table import League, end_name, short_name
+from stanza.options import Options
+from stanza.planner.traffic import sizes_of
+from systems.figures.claims import Claim, Target, claim
+from systems.figures.experiment import Case, Level, Outcome, Results
+from systems.network.namespaces import unavailable
+from systems.runs import record
+
+RANKS, GLOBAL_BATCH = 4, 96
+NETWORK, MODEL = "alexnet-28", "alexnet"
+"""The network that is trained, and the model whose ratio of computing to communicating it gets."""
+RATES_GBIT = (10.0, 1.0, 0.1)
+"""What the links are equivalent to; at the first, all train to the end."""
+PAPER_GBIT = 10.0
+"""The rate of the paper's links, at which that ratio is known."""
+STEPS, TEST_EVERY, TEST_SAMPLES = 800, 50, 2000
+PERIOD = 8
+"""The steps between two averages of local SGD."""
+WARM_UP_STEPS, MEASURED_STEPS = 2, 8
+"""Those of a run of a few steps: exchanges begin after two, and a period is measured."""
+EASIER = 0.03
+"""The accuracy to reach is lower by this than that of the time-to-accuracy experiment, whose
+optimizer and schedule are better ones."""
+LOCAL = (f"period={PERIOD}", "start=0")
+CONTESTANTS: dict[str, dict[str, Any]] = {
+    "ddp": {"scheme": "ddp"},
+    "ddp fp16": {"scheme": "ddp", "exchange": "fp16"},
+    "ddp bf16": {"scheme": "ddp", "exchange": "bf16"},
+    "ddp powersgd": {"scheme": "ddp", "exchange": "powersgd"},
+    "ddp top-k": {"scheme": "ddp", "exchange": "top-k"},
+    "ddp 1-bit": {"scheme": "ddp", "exchange": "1-bit"},
+    "local-sgd": {"scheme": "ddp", "exchange": "post-local-sgd", "exchange_options": LOCAL},
+    "post-local-sgd": {
+        "scheme": "ddp",
+        "exchange": "post-local-sgd",
+        "exchange_options": (f"period={PERIOD}", f"start={STEPS // 8}"),
+    },
+    "ps": {"scheme": "ps"},
+    "ps stale": {"scheme": "ps", "ps_consistency": "stale-synchronous", "ps_staleness": 3},
+    "ps asynchronous": {"scheme": "ps", "ps_consistency": "asynchronous"},
+    "ps bf16": {"scheme": "ps", "exchange": "bf16"},
+    "ps top-k": {"scheme": "ps", "exchange": "top-k"},
+    "ps random-k": {"scheme": "ps", "exchange": "random-k"},
+    "ps 1-bit": {"scheme": "ps", "exchange": "1-bit"},
+    "stanza": {"fc_workers": 1, "micro_batches": 1},
+    "stanza bf16": {"fc_workers": 1, "micro_batches": 1, "cut_dtype": "bfloat16"},
+}
+"""Who takes part."""
+
+
+def prepare(level: Level, folder: Path) -> tuple[Case, ...]:
+    """Time the network's step here, and make the cases. None at level quick, for they take hours,
+    and none where this machine can be no cluster."""
+    if level != "full":
+        print("the league takes hours and runs at level full alone", flush=True)
+        return ()
+    reason = unavailable()
+    if reason is not None:
+        print(f"the league is left out, this machine can be no cluster: {reason}", flush=True)
+        return ()
+    timed = record.once(
+        folder / "step.json",
+        lambda: box.steps_s({NETWORK: options()}, RANKS, GLOBAL_BATCH // RANKS),
+        told=f"timing a step of {NETWORK} on {RANKS} processes that share the cores",
+    )
+    return tuple(_cases(timed[NETWORK]))
+
+
+def options() -> Options:
+    """How the network is trained to the end, but for the exchange."""
+    taken = accuracy.source()
+    return Options(
+        model=NETWORK,
+        data=taken.data,
+        image_shape=taken.image_shape,
+        global_batch_size=GLOBAL_BATCH,
+        steps=STEPS,
+        test_every=TEST_EVERY,
+        test_samples=TEST_SAMPLES,
+        learning_rate=0.05,
+        momentum=0.9,
+    )
+
+
+def _cases(step_s: float) -> Iterator[Case]:
+    """All cases, for a network whose step takes so long here."""
+    trained = options()
+    sizes = sizes_of(dataclasses.replace(trained, scheme="ddp"), trained.image_shape)
+    short: dict[str, Any] = {
+        "steps": WARM_UP_STEPS + MEASURED_STEPS,
+        "warm_up_steps": WARM_UP_STEPS,
+        "test_every": 0,
+    }
+    for gbit in RATES_GBIT:
+        ratio = box.of_paper(MODEL).ratio * gbit / PAPER_GBIT
+        rate = box.link_rate_bits_per_s(step_s, sizes.conv_bytes, ratio)
+        first = gbit == RATES_GBIT[0]
+        for name, changes in CONTESTANTS.items():
+            few = {**changes, **short}
+            if changes.get("exchange") == "post-local-sgd":
+                few["exchange_options"] = LOCAL  # no few steps reach a later start
+            yield Case(
+                name=end_name(name) if first else short_name(name, gbit),
+                options=dataclasses.replace(trained, **(changes if first else few)),
+                nodes=RANKS,
+                cluster=box.cluster_of(f"league-{gbit:g}", RANKS, rate),
+                level="full",
+                repeats=None if first else 1,
+            )
+
+
+def conclude(results: Results, folder: Path) -> Outcome:
+    """Rank the contestants, draw the ranking, judge what should hold."""
+    if not results:
+        why = unavailable() or "it takes hours; ask for it with --level full"
+        return Outcome(figures=(), claims=(), notes=(f"The league was not run: {why}.",))
+    taken = accuracy.source()
+    played = League(results, tuple(CONTESTANTS), RATES_GBIT, taken.target - EASIER)
+    return Outcome(
+        figures=(figures.drawn(played, taken.data, folder),),
+        claims=tuple(_claims(played)),
+        notes=(*figures.rankings(played), figures.DIFFERENCES),
+    )
+
+
+def _claims(played: League) -> Iterator[Claim]:
+    """Compression should pay on the slowest links, and send what its formula says."""
+    slowest = RATES_GBIT[-1]
+    for name in played.names:
+        plain = name.split()[0]
+        gains = played.gains(name, plain, slowest)
+        if name != plain and plain in CONTESTANTS and gains:
+            published = figures.PUBLISHED_OVER_PLAIN.get(name)
+            yield claim(
+                f"stanza.sooner-than-plain.{name}-at-{slowest:g}-gbit.shaped",
+                f"how many times sooner {name} reaches {played.target:.0%} than {plain}, at links "
+                f"equivalent to {slowest:g} Gb/s",
+                gains,
+                Target(least=1.0, unit="x", source="compression should pay on slow links"),
+                paper=None if published is None else f"{published:.2f}x ({figures.SOURCE})",
+            )
+        ratios = played.bytes_over_table(name)
+        if ratios:
+            yield claim(
+                f"stanza.bytes-over-table.{name}.shaped",
+                f"TCP bytes per step of {name}'s busiest rank over those of the traffic table",
+                ratios,
+                Target(least=0.95, most=1.05, unit="x"),
+            )

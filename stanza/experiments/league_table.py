@@ -1,0 +1,112 @@
+"""Reads the runs of the league: who reaches the accuracy when, at which links."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from stanza.experiments.accuracy_curves import crossing, step_s
+from stanza.experiments.digits_figures import busiest
+from systems.figures.experiment import Results
+from systems.figures.progress import Curve
+
+Run = Mapping[str, Any]
+"""The result of a run."""
+
+
+def end_name(contestant: str) -> str:
+    """The name of the case in which a contestant trains to the end."""
+    return f"{contestant} to the end"
+
+
+def short_name(contestant: str, gbit: float) -> str:
+    """The name of the case in which it runs a few steps on slower links."""
+    return f"{contestant} at {gbit:g} Gbit"
+
+
+@dataclass(frozen=True)
+class League:
+    """All runs."""
+
+    results: Results
+    contestants: tuple[str, ...]
+    rates_gbit: tuple[float, ...]
+    """What the links were equivalent to; at the first all were trained to the end."""
+    target: float
+    """The test accuracy to reach."""
+
+    @property
+    def names(self) -> list[str]:
+        """The contestants that were trained."""
+        return [name for name in self.contestants if self.results.get(end_name(name))]
+
+    def ends(self, name: str) -> Sequence[Run]:
+        """The runs of a contestant to the end, by seed."""
+        return self.results[end_name(name)]
+
+    def steps_s(self, name: str, gbit: float) -> list[float]:
+        """The mean step times of a contestant's runs at such links."""
+        first = gbit == self.rates_gbit[0]
+        runs = self.ends(name) if first else self.results.get(short_name(name, gbit), ())
+        return [step_s(run) for run in runs]
+
+    def seconds_to(self, name: str, gbit: float) -> list[float]:
+        """The seconds to the target at such links, by seed, without those that do not reach it:
+        those that were measured to the end, or the steps of that run at the pace of a short one."""
+        first, paces = gbit == self.rates_gbit[0], self.steps_s(name, gbit)
+        found = []
+        for run in self.ends(name):
+            reached = self._reached(run, "trained_s" if first else "steps")
+            if reached is not None and paces:
+                found.append(reached if first else reached * median(paces))
+        return found
+
+    def _reached(self, run: Run, key: str) -> float | None:
+        """When the tests of a run first reach the target, on the axis of `key`."""
+        tests = run["tests"]
+        accuracies = [test["test_accuracy"] for test in tests]
+        return crossing([test[key] for test in tests], accuracies, self.target)
+
+    def gains(self, name: str, plain: str, gbit: float) -> list[float]:
+        """How many times sooner a contestant reaches the target than another, by seed; nothing
+        where not every seed of both does."""
+        if plain not in self.names:
+            return []
+        ours, theirs = self.seconds_to(name, gbit), self.seconds_to(plain, gbit)
+        seeds = len(self.ends(name))
+        if not len(ours) == len(theirs) == seeds == len(self.ends(plain)):
+            return []
+        return [b / a for a, b in zip(ours, theirs, strict=True)]
+
+    def ranking(self, gbit: float) -> list[tuple[str, float | None]]:
+        """The contestants and their median seconds to the target, the first first; those of which
+        most seeds do not reach it come last, with None."""
+        rows: list[tuple[str, float | None]] = []
+        for name in self.names:
+            seconds = self.seconds_to(name, gbit)
+            enough = 2 * len(seconds) > len(self.ends(name))
+            rows.append((name, median(seconds) if enough else None))
+        return sorted(rows, key=lambda row: (row[1] is None, row[1] or 0.0))
+
+    def curve(self, name: str) -> Curve:
+        """Accuracy over the seconds of training to the end, of the first seed."""
+        tests = self.ends(name)[0]["tests"]
+        return [t["trained_s"] for t in tests], [t["test_accuracy"] for t in tests]
+
+    def accuracy(self, name: str) -> float:
+        """The median test accuracy at the end."""
+        return median(run["test_accuracy"] for run in self.ends(name))
+
+    def staleness(self, name: str) -> tuple[float, float] | None:
+        """The mean and the largest staleness in the runs to the end, in updates; None where workers
+        wait for each other."""
+        told = [run["staleness_updates"] for run in self.ends(name) if "staleness_updates" in run]
+        if not told:
+            return None
+        return median(t["mean"] for t in told), max(t["largest"] for t in told)
+
+    def bytes_over_table(self, name: str) -> list[float]:
+        """Bytes that the kernel counted over those of the traffic table, of the busiest rank;
+        nothing where one of them is not known."""
+        pairs = [(busiest(run, "tcp"), busiest(run, "table")) for run in self.ends(name)]
+        return [counted / table for counted, table in pairs if counted and table]
