@@ -50,8 +50,8 @@ def node(
     name: str, start: float, end: float, number: int, dims: list[int], **more: Any
 ) -> list[Json]:
     """A node of the backward pass: what runs it, and itself, which takes a gradient of a shape."""
-    tie = {"Sequence number": number, "Fwd thread id": 1} if number >= 0 else {}
-    shapes = {"Input Dims": [dims], "Input type": ["float"]}
+    tie: Json = {"Sequence number": number, "Fwd thread id": 1} if number >= 0 else {}
+    shapes: Json = {"Input Dims": [dims], "Input type": ["float"]}
     outer = event(
         "cpu_op", f"autograd::engine::evaluate_function: {name}", start, end, **tie, **more
     )
