@@ -3,7 +3,8 @@
     python -m launch simulate launch/jobs/stanza-vgg16-random.toml --world-size 64
 
 It takes the job files and flags of `testbed run`. The record holds a trace of the compute and the
-network interface of every node (open trace.json in ui.perfetto.dev).
+network interface of every node (open trace.json in ui.perfetto.dev); in a job of many nodes, of one
+of those that cannot differ (`systems.rank_classes`).
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ Devices of a class are handed out in blocks, as small as `WORK` allows. Then win
 neighbouring stages, those around the busiest first, are planned again with the devices that they
 have and those that no stage has, in smaller blocks or one by one, as long as that helps:
 
-    64 devices of 4 kinds     blocks of 3          [ 3 + 0 + 6 + 0 ] [ 0 + 6 + 3 + 0 ] [ ... ]
+    64 devices of 4 kinds     blocks of 3 or 4     [ 3 + 0 + 6 + 0 ] [ 0 + 6 + 3 + 0 ] [ ... ]
     the first two again       one by one           [ 4 + 0 + 5 + 0 ] [ 0 + 6 + 4 + 0 ] [ ... ]
 
 Each search is exact for its blocks. All together may miss the best plan, so a plan's distance from
@@ -23,10 +23,12 @@ from systems.schema import InputError
 
 MOST_CLASSES = 12
 """The most classes of devices: with one block a class, a search has 2 to this power states."""
-WORK = 3.2e6
+WORK = 2.5e6
 """States per layer, times layers squared, times depths: how much is searched at once in blocks."""
-WINDOW_PART = 4
-"""The search of a window gets one part of so many of `WORK`."""
+STATES = 1000
+"""The most states per layer that are searched at once, for however few layers."""
+WINDOW_PART = 10
+"""The search of a window gets one part of so many of both."""
 WINDOWS = (1, 2, 3)
 """How many neighbouring stages are planned again together."""
 DEPTHS = 12
@@ -55,7 +57,7 @@ def best_in_blocks(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage
             sizes,
             schedule,
             range(1, depths + 1),
-            _blocks(sizes, WORK / (costs.layers**2 * depths)),
+            _blocks(sizes, _states(costs.layers, depths)),
         )
         if pieces is None:
             return None
@@ -65,14 +67,17 @@ def best_in_blocks(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage
     return None
 
 
+def _states(layers: int, depths: int) -> float:
+    """The most states per layer for a search of so many layers at so many depths."""
+    return min(STATES, WORK / (layers**2 * depths))
+
+
 def _blocks(sizes: Counts, states: float) -> Counts:
-    """The devices in a block of each class, so that there are about that many states at most."""
-    blocks = [1] * len(sizes)
-    while math.prod(n // block + 1 for n, block in zip(sizes, blocks, strict=True)) > states:
-        most = max(range(len(sizes)), key=lambda c: sizes[c] // blocks[c])
-        if sizes[most] <= blocks[most]:  # one block a class
-            break
-        blocks[most] = min(sizes[most], blocks[most] + 1)
+    """Into how many blocks the devices of each class are divided, for that many states at most. It
+    is one block a class at least."""
+    blocks = list(sizes)
+    while math.prod(many + 1 for many in blocks) > states and max(blocks) > 1:
+        blocks[blocks.index(max(blocks))] -= 1
     return tuple(blocks)
 
 
@@ -116,7 +121,7 @@ def _replanned(
                 first, end = window[0][0], window[-1][1]
                 devices = tuple(map(sum, zip(free, *(p[2] for p in window), strict=True)))
                 depths = range(after + 1, after + 1 + 2 * width) if by_depth else range(1, 2)
-                states = WORK / ((end - first) ** 2 * len(depths)) / WINDOW_PART
+                states = _states(end - first, len(depths)) / WINDOW_PART
                 found = best_pieces(
                     costs,
                     ranges.between(first, end),

@@ -69,24 +69,27 @@ def best_pieces(
     Args:
         sizes: how many devices of each class there are.
         depths: the depths to tabulate, see `Table`.
-        blocks: how many devices of each class are handed out at a time; None: one.
+        blocks: into how many blocks the devices of each class are divided, of which stages get
+            whole ones; None: every device is one.
     """
-    unit = blocks or (1,) * len(sizes)
-    most = tuple(n // block for n, block in zip(sizes, unit, strict=True))
+    most = blocks or sizes
+
+    def devices(counts: Counts) -> Counts:
+        """The devices in so many blocks of each class; no two stages get more than there are."""
+        return tuple(
+            many * size // of if of else 0
+            for many, size, of in zip(counts, sizes, most, strict=True)
+        )
+
     tables = {
-        counts: _table(costs, ranges, _times(counts, unit), schedule, depths)
+        counts: _table(costs, ranges, devices(counts), schedule, depths)
         for counts in itertools.product(*(range(n + 1) for n in most))
         if any(counts)
     }
     if not tables:
         return None
     pieces = _best_pieces(tables, most, ranges.layers, schedule)
-    return pieces and [(i, j, _times(counts, unit)) for i, j, counts in pieces]
-
-
-def _times(counts: Counts, unit: Counts) -> Counts:
-    """So many blocks of each class, in devices."""
-    return tuple(n * block for n, block in zip(counts, unit, strict=True))
+    return pieces and [(i, j, devices(counts)) for i, j, counts in pieces]
 
 
 def _table(

@@ -32,6 +32,8 @@ NAMED_HERE = {
     )
 }
 """What a job calls the options of `testbed plan sparsepipe`."""
+MANY = 8
+"""More ranks than these in a row are written as the first and the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +108,16 @@ def opener(
 def stages_in_words(stages: Sequence[PlannedStage]) -> str:
     """The layers and the ranks of every stage."""
     return "; ".join(
-        f"stage {number}, layers {stage.first}-{stage.end - 1}, on "
-        + ",".join(str(replica.rank) for replica in stage.replicas)
+        f"stage {number}, layers {stage.first}-{stage.end - 1}, on {_in_words(stage.ranks)}"
         for number, stage in enumerate(stages)
     )
+
+
+def _in_words(ranks: Sequence[int]) -> str:
+    """Ranks between commas, or many that follow one another as 0-511."""
+    if len(ranks) > MANY and ranks == tuple(range(ranks[0], ranks[-1] + 1)):
+        return f"{ranks[0]}-{ranks[-1]}"
+    return ",".join(map(str, ranks))
 
 
 def network_in_words(options: Options) -> str:
