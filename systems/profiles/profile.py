@@ -191,14 +191,16 @@ def files_by_kind(text: str | None, kinds: Sequence[str]) -> dict[str, str]:
     """
     if text is None:
         return {}
-    words = {kind: file for kind, _, file in (word.partition("=") for word in text.split(","))}
-    example = ",".join(f"{kind}=FILE.json" for kind in kinds)
-    if len(kinds) == 1 and "=" not in text:
+    if "=" not in text and len(kinds) == 1:
         return {kinds[0]: text}
+    words = {kind: file for kind, _, file in (word.partition("=") for word in text.split(","))}
     unknown = next((kind for kind, file in words.items() if kind not in kinds or not file), None)
     missing = next((kind for kind in kinds if kind not in words), None)
     if unknown is not None or missing is not None:
         said = f"no {missing}" if unknown is None else f"{unknown!r} is no kind of device there"
+        if "=" not in text:
+            said = "is one profile for devices of several kinds"
+        example = ",".join(f"{kind}=FILE.json" for kind in kinds)
         raise InputError(
             f"--profile {text}: {said}; the cluster has {' and '.join(kinds)}, give {example}"
         )
