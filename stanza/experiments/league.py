@@ -30,7 +30,7 @@ RATES_GBIT = (10.0, 1.0, 0.1)
 """What the links are equivalent to; at the first, all train to the end."""
 PAPER_GBIT = 10.0
 """The rate of the paper's links, at which that ratio is known."""
-STEPS, TEST_EVERY, TEST_SAMPLES = 800, 50, 2000
+STEPS, TEST_EVERY = 800, 50
 PERIOD = 8
 """The steps between two averages of local SGD."""
 WARM_UP_STEPS, MEASURED_STEPS = 2, 8
@@ -93,7 +93,6 @@ def options() -> Options:
         global_batch_size=GLOBAL_BATCH,
         steps=STEPS,
         test_every=TEST_EVERY,
-        test_samples=TEST_SAMPLES,
         learning_rate=0.05,
         momentum=0.9,
     )

@@ -13,12 +13,13 @@ from hypothesis import given, settings, strategies as st
 from stanza.layout import Layout, layout_of, separated_layout
 from stanza.options import Options
 from stanza.planner import predict as alike, recurrence as alike_recurrence
+from stanza.planner.baselines import baseline_options
 from stanza.planner.costs import Costs, CostsAt, RanksCostsAt, costs_at as profiled
 from stanza.planner.mixed import predict, recurrence
 from stanza.planner.mixed.plan import plan_mixed
 from stanza.planner.mixed.shares import balanced
 from stanza.planner.mixed.streams import delivered
-from stanza.planner.plan import Plan, baseline_options, load_profile, plan, with_shares
+from stanza.planner.plan import Plan, load_profile, plan, with_shares
 from stanza.planner.predict import Prediction
 from stanza.planner.simulated import played_plan
 from stanza.planner.simulated.steps import Simulated
