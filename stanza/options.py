@@ -86,6 +86,10 @@ class Options:
     ps_mode: Literal["blocking", "pipelined"] = "blocking"
     """When gradients are sent to the servers. blocking: all after the backward pass, and then all
     parameters are pulled. pipelined: layer by layer, during the backward pass."""
+    message_scale: float = 1.0
+    """A small network may stand for one that is this many times larger. The sizes of buckets and of
+    the smallest messages, which suit large networks, are divided by it, so that there are as many
+    of them."""
     optimizer: str = SGD
     """The optimizer: sgd, or one as module:attribute, such as torch.optim:AdamW: a class or a
     function that takes parameters."""
@@ -126,6 +130,8 @@ class Options:
         _at_least(1, "micro_batches", self.micro_batches)
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"--stanza.learning-rate {self.learning_rate:g}: give more than 0")
+        if not 1 <= self.message_scale < float("inf"):
+            raise InputError(f"--stanza.message-scale {self.message_scale:g}: give 1 or more")
         if not 0 <= self.momentum < 1:
             raise InputError(f"--stanza.momentum {self.momentum:g}: give 0 or more, less than 1")
         if not 0 <= self.weight_decay < float("inf"):

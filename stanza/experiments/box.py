@@ -57,6 +57,11 @@ def of_paper(model: str) -> Balance:
     return Balance(costs.compute_s, link.seconds(costs.conv_bytes + costs.fc_bytes))
 
 
+def parameter_bytes(model: str) -> float:
+    """The bytes of the parameters of one of the paper's models."""
+    return sum(layer.parameter_bytes for layer in load_profile(model).layers)
+
+
 def link_rate_bits_per_s(step_s: float, parameter_bytes: float, ratio: float) -> float:
     """The rate at which all parameters pass through a link in `step_s / ratio` seconds."""
     return 8 * parameter_bytes * ratio / step_s
