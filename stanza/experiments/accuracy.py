@@ -116,13 +116,12 @@ def _cases(
 ) -> Iterator[Case]:
     """The cases of a setting on so many ranks, whose step takes so long here."""
     options = _options(setting, taken)
-    sizes = sizes_of(dataclasses.replace(options, scheme="ddp"), taken.image_shape)
-    ratio = box.of_paper(setting.model).ratio
-    rate = box.link_rate_bits_per_s(step_s, sizes.conv_bytes, ratio)
+    small = sizes_of(dataclasses.replace(options, scheme="ddp"), taken.image_shape).conv_bytes
+    rate = box.link_rate_bits_per_s(step_s, small, box.of_paper(setting.model).ratio)
     cluster = box.cluster_of(f"{setting.name}-{ranks}", ranks, rate)
-    print(
-        "  " + box.described(setting.model, setting.network, step_s, sizes.conv_bytes), flush=True
-    )
+    print("  " + box.described(setting.model, setting.network, step_s, small), flush=True)
+    scale = round(box.parameter_bytes(setting.model) / small, 1)
+    options = dataclasses.replace(options, message_scale=scale)
     short = dataclasses.replace(
         options, steps=WARM_UP_STEPS + MEASURED_STEPS, warm_up_steps=WARM_UP_STEPS, test_every=0
     )

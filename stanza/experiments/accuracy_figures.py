@@ -11,7 +11,7 @@ from systems.figures.experiment import Figure
 from systems.figures.progress import Progress
 from systems.figures.text import table
 
-LEAST_DRAWN = 0.6
+LEAST_DRAWN = 0.7
 """Where the axis of accuracies begins."""
 
 

@@ -9,7 +9,8 @@ the paper's cluster:
     rate = 8 * parameter bytes * ratio / seconds of a step here
 
 The seconds of a step here are those of forward and backward passes while as many processes as there
-will be ranks compute at once, each held to the share of a core that its rank will have.
+will be ranks compute at once, each held to the share of a core that its rank will have: processor
+time over the share, which other programs on a busy machine disturb least.
 """
 
 import multiprocessing
@@ -25,6 +26,7 @@ from stanza.experiments.targets import CLUSTER
 from stanza.options import Options
 from stanza.planner.plan import costs_at, load_profile
 from systems.clusters.cluster import Cluster, Device, Link, Node, load
+from systems.processes import core_shares
 from systems.processes.core_shares import CoreShares
 
 USED = 0.8
@@ -55,6 +57,11 @@ def of_paper(model: str) -> Balance:
     profile, link = load_profile(model), load(CLUSTER).slowest_link
     costs = costs_at(Options(model=model), profile)(profile.batch_size)
     return Balance(costs.compute_s, link.seconds(costs.conv_bytes + costs.fc_bytes))
+
+
+def parameter_bytes(model: str) -> float:
+    """The bytes of the parameters of one of the paper's models."""
+    return sum(layer.parameter_bytes for layer in load_profile(model).layers)
 
 
 def link_rate_bits_per_s(step_s: float, parameter_bytes: float, ratio: float) -> float:
@@ -98,15 +105,17 @@ def steps_s(
         RuntimeError: a process that times steps has died.
     """
     context = multiprocessing.get_context("forkserver")
+    share = None if core_shares.unavailable() else core_share(ranks)
     context.set_forkserver_preload(["torch", "stanza.models.small"])
     meet = context.Barrier(ranks)
     pipes: list[Connection] = []
-    with CoreShares([core_share(ranks)] * ranks) as shares:
+    with CoreShares([share] * ranks) as shares:
         processes = []
         for rank in range(ranks):
             ours, theirs = context.Pipe(duplex=False)
             enter = partial(shares.enter, rank)
-            arguments = (enter, meet, theirs, dict(networks), batch_size, lasting_s)
+            clock = time.perf_counter if share is None else time.process_time
+            arguments = (enter, clock, meet, theirs, dict(networks), batch_size, lasting_s)
             process = context.Process(target=_time_steps, args=arguments, daemon=True)
             process.start()
             theirs.close()
@@ -119,7 +128,7 @@ def steps_s(
                 process.join(timeout=1)
                 process.kill()
                 process.join()
-    return {name: sum(of[name] for of in found) / ranks for name in networks}
+    return {name: sum(of[name] for of in found) / ranks / (share or 1.0) for name in networks}
 
 
 def _received(pipe: Connection) -> dict[str, float]:
@@ -135,13 +144,14 @@ def _received(pipe: Connection) -> dict[str, float]:
 
 def _time_steps(
     enter: Callable[[], None],
+    clock: Callable[[], float],
     meet: Barrier,
     pipe: Connection,
     networks: Mapping[str, Options],
     batch_size: int,
     lasting_s: float,
 ) -> None:
-    """Time the passes of every network on one rank, in a process of its own."""
+    """Time the passes of every network on one rank, in a process of its own, by a clock."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -161,9 +171,9 @@ def _time_steps(
             cross_entropy(model(images), labels).backward()
             if passes < 0:
                 meet.wait(PATIENCE_S)
-                began_s = time.perf_counter()
+                began_s, began = time.perf_counter(), clock()
             passes, lasted_s = passes + 1, time.perf_counter() - began_s
-        found[name] = lasted_s / passes
+        found[name] = (clock() - began) / passes
         meet.wait(PATIENCE_S)  # nobody goes on while another is still timing
     pipe.send(found)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stanza.options import ZERO_STAGES
-from stanza.planner.plan import Plan, costs_at, plan as plan_stanza
+from stanza.planner.plan import Plan, costs_at, enlarged, plan as plan_stanza
 from stanza.planner.simulated import played_plan
 from systems import by_path
 from systems.clusters.cluster import Cluster
@@ -112,7 +112,7 @@ def simulated_step_s(
     process."""
     if not _predictable(cluster) or plan.chosen is None:
         return None
-    (measured,) = profiles.values()
+    cluster, measured = enlarged(job.options, cluster, *profiles.values())
     at = costs_at(job.options, measured)
     try:
         return played_plan(job.options, plan.layout, at, cluster.slowest_link).step_s
