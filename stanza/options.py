@@ -60,9 +60,6 @@ class Options:
     test_every: int | None = None
     """Test the model after every so many steps, and at the end; the time of tests is not counted.
     None tests at the end alone, and 0 never."""
-    test_samples: int | None = None
-    """The number of test samples, the first ones, of a test between steps. None takes all, as the
-    test at the end does."""
     local_batch_size: int | None = None
     """Samples in one step for each worker with data (the paper's b). None takes the model's own
     number, 32 to 256."""
@@ -106,6 +103,10 @@ class Options:
     exchange_options: tuple[str, ...] = ()
     """More arguments of the exchange: density=0.01 of top-k and random-k, block=256 of 1-bit,
     rank=2 start=2 of powersgd, period=4 start=8 of post-local-sgd, or those of your own."""
+    message_scale: float = 1.0
+    """A small network may stand for one that is this many times larger. The sizes of buckets and of
+    the smallest messages, which suit large networks, are divided by it, so that there are as many
+    of them."""
     optimizer: str = SGD
     """The optimizer: sgd, or one as module:attribute, such as torch.optim:AdamW: a class or a
     function that takes parameters."""
@@ -142,7 +143,6 @@ class Options:
         self._check_consistency()
         for name in ("steps", "local_batch_size", "global_batch_size", "ps_servers", "classes"):
             _at_least(1, name, getattr(self, name))
-        _at_least(1, "test_samples", self.test_samples)
         _at_least(0, "fc_workers", self.fc_workers)
         _at_least(0, "warm_up_steps", self.warm_up_steps)
         _at_least(0, "test_every", self.test_every)
@@ -150,6 +150,8 @@ class Options:
         _at_least(1, "micro_batches", self.micro_batches)
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"--stanza.learning-rate {self.learning_rate:g}: give more than 0")
+        if not 1 <= self.message_scale < float("inf"):
+            raise InputError(f"--stanza.message-scale {self.message_scale:g}: give 1 or more")
         if not 0 <= self.momentum < 1:
             raise InputError(f"--stanza.momentum {self.momentum:g}: give 0 or more, less than 1")
         if not 0 <= self.weight_decay < float("inf"):

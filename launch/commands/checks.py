@@ -222,7 +222,7 @@ def _emulation() -> Finding:
 def clean() -> tuple[int, int]:
     """End what is left of clusters that were killed; returns how many processes were ended and how
     many control groups were removed."""
-    return emulate.clean(), core_shares.clean()
+    return emulate.clean(), core_shares.clean(core_shares.PATIENCE_S)
 
 
 def _core_shares() -> Finding:

@@ -17,7 +17,7 @@ from launch.installed import system_of
 from launch.launchers import slurm
 from launch.launchers.start import run_ranks, start_command
 from launch.progress.progress import shown
-from launch.records import again, claim_record, create_record, read_emulation
+from launch.records import again, claim_record, create_record, read_emulation, read_shaped
 from systems.clusters.shape import Impairments, shape_of
 from systems.flags import named_as_given
 from systems.gpus import gpu_names
@@ -128,9 +128,10 @@ def _check_measured(folder: Path) -> None:
     here it would be another experiment."""
     tier = record.read_json(folder / "run.json")["tier"]
     if tier != "measured":
+        repeat = again(folder, tier, read_emulation(folder), read_shaped(folder))
         raise InputError(
             f"--again {folder}: its tier is {tier}, and `testbed run` measures this machine; "
-            f"repeat it with: {again(folder, tier, read_emulation(folder))}"
+            f"repeat it with: {repeat}"
         )
 
 

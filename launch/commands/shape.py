@@ -78,7 +78,7 @@ def run_shaped(folders: Sequence[Path], *, tensorboard: bool = False, quiet: boo
         with shown(folders, tensorboard=tensorboard):
             return run_command(command, rank_variables(), folders, quiet=quiet)
     finally:
-        core_shares.clean()  # of a process that was killed
+        core_shares.clean(core_shares.PATIENCE_S)  # of a process that was killed
 
 
 def measure_shaped(job: Job, shape: Shape) -> Measured:
@@ -99,7 +99,7 @@ def measure_shaped(job: Job, shape: Shape) -> Measured:
             told = {TOLD: str(folder / files.FAILED)}
             code = wait_for_end([*RANKS, "--measure", name], {**rank_variables(), **told})
         finally:
-            core_shares.clean()
+            core_shares.clean(core_shares.PATIENCE_S)
         if code:
             reason = f"the ranks ended with code {code}, see above"
             raise InputError(failures.first(folder) or f"{shape} could not be measured: {reason}")

@@ -1,5 +1,6 @@
 """Plans a pipeline for a shaped cluster, from the layers as its ranks run them."""
 
+import time
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,8 @@ def profiled(job: Job) -> Hashable:
 def profile(job: Job, kind: str, together: "Timer") -> ModelProfile:
     """The layers of a job's network on this rank, for one mini-batch.
 
-    A rank that is held to a share of a core runs at full speed or stands still, so the median of a
-    short layer says what part of a step it is, and whole steps say how long they take together.
+    A rank that is held to a share of a core runs at full speed or stands still. So the processor
+    time of a layer says what part of a step it is, and whole steps say how long all of them take.
     They include the making of mini-batches, which every rank does for itself.
 
     Args:
@@ -48,6 +49,7 @@ def profile(job: Job, kind: str, together: "Timer") -> ModelProfile:
         name=by_path.short(job.options.model),
         device_kind=kind,
         repetitions=REPETITIONS,
+        clock=time.process_time,
     )
 
     def step() -> None:

@@ -6,7 +6,8 @@ share, as in training. So every pass starts from coordinates alone.
 """
 
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -57,6 +58,7 @@ def profile_network(
     device_kind: str,
     repetitions: int = 5,
     warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> ModelProfile:
     """Profile a network in its current mode: medians over passes of `inputs`, on their device.
 
@@ -64,10 +66,11 @@ def profile_network(
     its parameters and of its inputs; the network's own input needs no gradient. `activation_bytes`
     of a layer are its features and, at tensor strides above 0, the coordinates of its voxels. They
     are counted for each value: where several values cross a cut, coordinates that they share are
-    counted more often than they are sent.
+    counted more often than they are sent. `clock` is what counts on a CPU, see
+    `systems.measure.timed`.
     """
     stages = network.stages(range(1, len(network.layers)))
-    passes = [_pass(stages, fresh(inputs)) for _ in range(warm_up + repetitions)][warm_up:]
+    passes = [_pass(stages, fresh(inputs), clock) for _ in range(warm_up + repetitions)][warm_up:]
     layers = []
     for number, layer in enumerate(network.layers):
         costs = [costs_of_pass[number] for costs_of_pass in passes]
@@ -119,16 +122,18 @@ def fresh(inputs: Value) -> Value:
     )
 
 
-def _pass(stages: Sequence[StageModule], inputs: Value) -> list[_Cost]:
+def _pass(stages: Sequence[StageModule], inputs: Value, clock: Callable[[], float]) -> list[_Cost]:
     """Time the forward and backward pass of one mini-batch, a layer at a time."""
-    device = features_of(inputs).device
+    once_timed = partial(
+        timed, warm_up=0, repetitions=1, device=features_of(inputs).device, clock=clock
+    )
     records: list[_Record] = []
     costs = []
     values: tuple[Value, ...] = (inputs,)
     for number, stage in enumerate(stages):
         taken = as_leaves(values) if number else values
         once = partial(_forward, stage, taken, records)
-        forward_s = timed(once, warm_up=0, repetitions=1, device=device).median
+        forward_s = once_timed(once).median
         values = records[-1][1]
         made = [value for value in values if not any(value is other for other in taken)]
         size = sum(map(activation_bytes, made))
@@ -138,7 +143,7 @@ def _pass(stages: Sequence[StageModule], inputs: Value) -> list[_Cost]:
         taken, outputs = records.pop()
         stages[number].zero_grad()
         once = partial(backward_through, outputs, grads)
-        costs[number].backward_s = timed(once, warm_up=0, repetitions=1, device=device).median
+        costs[number].backward_s = once_timed(once).median
         grads = [features_of(gradient) for gradient in leaf_gradients(taken)] if number else []
     return costs
 

@@ -3,8 +3,9 @@
 Small relatives of AlexNet, VGG-16 and ResNet-50 learn Fashion-MNIST on four ranks (and eight at
 level full), behind links that give each the ratio of computing to communicating that its model has
 on the paper's cluster (`stanza.experiments.box`). Every scheme takes the same steps on the same
-samples with the same rates, so they differ in how long a step takes. At level quick a scheme runs
-a few steps, and some run to the end; at level full all run to the end.
+samples with the same rates, so they differ in how long a step takes. At level quick all run a few
+steps, with three seeds, and one scheme in the setting of AlexNet runs to the end with one; at level
+full all run to the end with three.
 
 This file says what is run. `accuracy_curves` reads the results, `accuracy_claims` judges them, and
 `accuracy_figures` draws them.
@@ -13,6 +14,7 @@ This file says what is run. `accuracy_curves` reads the results, `accuracy_claim
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,11 @@ RANKS = {"quick": (4,), "full": (4, 8)}
 """The sizes of the cluster, by level."""
 GLOBAL_BATCH = 96
 """Samples in a step of all ranks: 24 for each of four."""
-STEPS = 800
+STEPS = 900
 """Steps of a run to the end."""
 WARM_UP_STEPS, MEASURED_STEPS = 2, 8
 """Those of a short run."""
-TEST_EVERY, TEST_SAMPLES = 100, 2000
+TEST_EVERY = 150
 RATE = 4e-3
 """The largest learning rate of the one cycle (arXiv:1708.07120) of AdamW."""
 
@@ -74,8 +76,10 @@ SCHEMES: dict[str, dict[str, Any]] = {
 }
 """What is compared: Stanza as published, with as many micro-batches as the planner likes, and as
 the planner likes; and the baselines."""
-TO_THE_END = {"alexnet-like": ("auto", 3), "vgg16-like": ("auto", 1), "resnet50-like": ("auto", 1)}
-"""At level quick, the scheme of each setting that runs to the end, and with how many seeds."""
+QUICK_END = ("alexnet-like", "auto")
+"""The setting and the scheme that run to the end at level quick, with one seed."""
+QUICK_SCHEMES = ("auto", "ddp", "ps-pipelined", "ps-sharded")
+"""The schemes of the other settings at level quick."""
 
 
 def source() -> Source:
@@ -96,11 +100,10 @@ def prepare(level: Level, folder: Path) -> tuple[Case, ...]:
         print(f"Fashion-MNIST is not here; the networks learn {taken.data}", flush=True)
     cases: list[Case] = []
     for ranks in RANKS[level]:
+        networks = {setting.network: _options(setting, taken) for setting in SETTINGS}
         timed = record.once(
             folder / f"steps-of-{ranks}.json",
-            lambda ranks=ranks: box.steps_s(
-                {s.network: _options(s, taken) for s in SETTINGS}, ranks, GLOBAL_BATCH // ranks
-            ),
+            partial(box.steps_s, networks, ranks, GLOBAL_BATCH // ranks),
             told=f"timing a step of every network on {ranks} processes that share the cores",
         )
         for setting in SETTINGS:
@@ -113,32 +116,30 @@ def _cases(
 ) -> Iterator[Case]:
     """The cases of a setting on so many ranks, whose step takes so long here."""
     options = _options(setting, taken)
-    sizes = sizes_of(dataclasses.replace(options, scheme="ddp"), taken.image_shape)
-    ratio = box.of_paper(setting.model).ratio
-    rate = box.link_rate_bits_per_s(step_s, sizes.conv_bytes, ratio)
+    small = sizes_of(dataclasses.replace(options, scheme="ddp"), taken.image_shape).conv_bytes
+    rate = box.link_rate_bits_per_s(step_s, small, box.of_paper(setting.model).ratio)
     cluster = box.cluster_of(f"{setting.name}-{ranks}", ranks, rate)
-    print(
-        "  " + box.described(setting.model, setting.network, step_s, sizes.conv_bytes), flush=True
-    )
+    print("  " + box.described(setting.model, setting.network, step_s, small), flush=True)
+    scale = round(box.parameter_bytes(setting.model) / small, 1)
+    options = dataclasses.replace(options, message_scale=scale)
     short = dataclasses.replace(
         options, steps=WARM_UP_STEPS + MEASURED_STEPS, warm_up_steps=WARM_UP_STEPS, test_every=0
     )
-    chosen, seeds = TO_THE_END[setting.name]
     for scheme, changes in SCHEMES.items():
-        if level == "quick":
+        if level == "quick" and (setting.name == QUICK_END[0] or scheme in QUICK_SCHEMES):
             yield Case(
                 name=case_name(setting, scheme, ranks),
                 options=dataclasses.replace(short, **changes),
                 nodes=ranks,
                 cluster=cluster,
             )
-        if level == "full" or scheme == chosen:
+        if level == "full" or (setting.name, scheme) == QUICK_END:
             yield Case(
                 name=end_name(setting, scheme, ranks),
                 options=dataclasses.replace(options, **changes),
                 nodes=ranks,
                 cluster=cluster,
-                repeats=seeds if level == "quick" else None,
+                repeats=1 if level == "quick" else None,
             )
 
 
@@ -152,7 +153,6 @@ def _options(setting: Setting, taken: Source) -> Options:
         global_batch_size=GLOBAL_BATCH,
         steps=STEPS,
         test_every=TEST_EVERY,
-        test_samples=TEST_SAMPLES,
         optimizer="torch.optim:AdamW",
         optimizer_options=(f"lr={RATE}",),
         schedule="torch.optim.lr_scheduler:OneCycleLR",

@@ -2,8 +2,8 @@
 
 A run to the end has its own curve: what the tests found, over the seconds of training without the
 tests. A short run has a measured step time. As every scheme takes the same steps, its accuracy
-after so many steps is that of a run to the end with the same seed; where there is none of that
-seed, of one with another. Its curve is then that run's, at its own pace: continued, not measured.
+after so many steps is that of another scheme's run to the end. Its curve is then that run's, at its
+own pace: continued, not measured. Where no scheme ran to the end there are no curves.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,58 +60,40 @@ def crossing(xs: Sequence[float], ys: Sequence[float], target: float) -> float |
 
 @dataclass(frozen=True)
 class Point:
-    """One scheme in one setting on so many ranks: all its runs, by seed."""
+    """One scheme in one setting on so many ranks."""
 
     setting: Setting
     scheme: str
     ranks: int
     runs: tuple[Run, ...]
-    """Those to the end where there are as many of them as of short ones."""
-    to_the_end: bool
+    """Those that tell the step time, by seed: the short ones, or else those to the end."""
+    ends: tuple[Run, ...]
+    """Those to the end, by seed."""
     learned: tuple[Run, ...]
-    """The runs to the end from which the accuracy after so many steps is known, by seed; the one of
-    the first seed stands for those that are missing."""
+    """Runs to the end from which the accuracy after so many steps is known, by seed; the first one
+    stands for seeds that are missing. They are its own, another scheme's, or none."""
 
     @property
     def name(self) -> str:
         """What the point is called in claims."""
         return f"{self.setting.name}-{self.ranks}"
 
-    def tests_of(self, seed: int) -> Sequence[Mapping[str, float]]:
-        """The tests of the run from which the accuracy with a seed is known."""
-        tests: Sequence[Mapping[str, float]] = self.learned[min(seed, len(self.learned) - 1)][
-            "tests"
-        ]
-        return tests
-
-    def steps_to(self, target: float, seed: int) -> float | None:
-        """How many steps a seed needs to the target; None if it is not reached."""
-        tests = self.tests_of(seed)
-        steps, accuracies = ([test[key] for test in tests] for key in ("steps", "test_accuracy"))
-        return crossing(steps, accuracies, target)
-
     def seconds_to(self, target: float) -> list[float]:
-        """The seconds to the target, by seed; without those that do not reach it."""
-        found = []
-        for seed, run in enumerate(self.runs):
-            if self.to_the_end:
-                tests = run["tests"]
-                xs, ys = ([test[key] for test in tests] for key in ("trained_s", "test_accuracy"))
-                reached = crossing(xs, ys, target)
-            else:
-                steps = self.steps_to(target, seed)
-                reached = None if steps is None else steps * step_s(run)
-            if reached is not None:
-                found.append(reached)
-        return found
+        """The seconds to the target, by seed; none where a seed does not reach it."""
+        if not self.learned:
+            return []
+        found = [crossing(*self.curve(seed), target) for seed in range(len(self.runs))]
+        reached = [seconds for seconds in found if seconds is not None]
+        return reached if len(reached) == len(found) else []
 
     def curve(self, seed: int = 0) -> Curve:
-        """The accuracy over the seconds of training, measured or continued."""
-        tests, run = self.tests_of(seed), self.runs[min(seed, len(self.runs) - 1)]
-        if self.to_the_end:
-            tests = run["tests"]
-            return [t["trained_s"] for t in tests], [t["test_accuracy"] for t in tests]
-        return [t["steps"] * step_s(run) for t in tests], [t["test_accuracy"] for t in tests]
+        """The accuracy over the seconds of training: measured where this scheme ran to the end with
+        the seed, else continued."""
+        measured = seed < len(self.ends)
+        tests = self.learned[seed if seed < len(self.learned) else 0]["tests"]
+        pace_s = step_s(self.runs[seed])
+        seconds = [t["trained_s"] if measured else t["steps"] * pace_s for t in tests]
+        return seconds, [t["test_accuracy"] for t in tests]
 
     @property
     def predicted_step_s(self) -> float | None:
@@ -121,7 +103,7 @@ class Point:
 
     def predicted_curve(self) -> Curve:
         """The accuracy over the seconds that the planner predicted for so many steps."""
-        tests, predicted_s = self.tests_of(0), self.predicted_step_s or 0.0
+        tests, predicted_s = self.learned[0]["tests"], self.predicted_step_s or 0.0
         return [t["steps"] * predicted_s for t in tests], [t["test_accuracy"] for t in tests]
 
     @property
@@ -172,20 +154,17 @@ class Trained:
         return found
 
     def _point(self, setting: Setting, scheme: str, ranks: int) -> Point | None:
-        """One scheme's runs; None where it was not run, or nobody ran to the end."""
-        learned = self.ends(setting, ranks)
-        short = self.results.get(case_name(setting, scheme, ranks), ())
-        ends = self.results.get(end_name(setting, scheme, ranks), ())
-        if not learned or not (short or ends):
-            return None
-        by_end = len(ends) >= len(short)
-        runs = tuple(ends if by_end else short)
-        return Point(setting, scheme, ranks, runs, by_end, tuple(ends or learned[0][1]))
+        """One scheme's runs; None where it was not run."""
+        ends = tuple(self.results.get(end_name(setting, scheme, ranks), ()))
+        runs = tuple(self.results.get(case_name(setting, scheme, ranks), ends))
+        others = self.ends(setting, ranks)
+        learned = ends or tuple(others[0][1] if others else ())
+        return Point(setting, scheme, ranks, runs, ends, learned) if runs else None
 
     def ends(self, setting: Setting, ranks: int) -> list[tuple[str, Sequence[Run]]]:
-        """The schemes that ran to the end, those with most seeds first, and their runs."""
-        found = [(s, self.results.get(end_name(setting, s, ranks), ())) for s in self.schemes]
-        return sorted((pair for pair in found if pair[1]), key=lambda pair: -len(pair[1]))
+        """The schemes that ran to the end, and their runs."""
+        found = ((s, self.results.get(end_name(setting, s, ranks), ())) for s in self.schemes)
+        return [(scheme, runs) for scheme, runs in found if runs]
 
     def all_points(self) -> Iterator[Point]:
         """Every point."""
@@ -196,9 +175,10 @@ class Trained:
 def gain(slow: Point, fast: Point, target: float) -> list[float]:
     """How many times sooner one scheme reaches the target than another, by seed.
 
-    Where the target is not reached it is the ratio of their step times, for they take the same
-    steps."""
+    Where no run was to the end, or a seed does not reach the target, it is the ratio of their step
+    times: both take the same steps.
+    """
     ours, theirs = fast.seconds_to(target), slow.seconds_to(target)
-    if not ours or len(ours) != len(theirs):
+    if not ours or not theirs:
         ours, theirs = fast.steps_s, slow.steps_s
-    return [b / a for a, b in zip(ours, theirs, strict=False)]
+    return [b / a for a, b in zip(ours, theirs, strict=True)]

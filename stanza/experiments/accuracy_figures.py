@@ -1,6 +1,6 @@
 """The figure and the tables of the time-to-accuracy experiment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
@@ -11,7 +11,7 @@ from systems.figures.experiment import Figure
 from systems.figures.progress import Progress
 from systems.figures.text import table
 
-LEAST_DRAWN = 0.6
+LEAST_DRAWN = 0.7
 """Where the axis of accuracies begins."""
 
 
@@ -26,59 +26,67 @@ def _figure(trained: Trained, ranks: int, data: str, folder: Path) -> Figure:
     alone."""
     rows = {name: row for (name, of), row in trained.points.items() if of == ranks}
     first = ranks == min(of for _, of in trained.points)
-    panels: list[Panel] = [_progress(trained, name, row, ranks) for name, row in rows.items()]
-    panels.append(_times(trained, rows))
+    panels: list[Panel] = [
+        _progress(trained, name, row)
+        for name, row in rows.items()
+        if any(point.learned for point in row.values())
+    ]
+    panels.append(_steps(trained, rows))
     return draw(
         folder / ("time-to-accuracy" if first else f"time-to-accuracy-{ranks}"),
         panels,
-        f"{ranks} network namespaces behind links shaped to the rate in the title, each rank held "
-        f"to {box.core_share(ranks):g} of a core; seconds of training, without the tests; every "
-        "scheme takes the same steps, so where a scheme ran a few of them, its curve is the "
-        "accuracy of a run to the end at the scheme's measured step time (dashed: continued); "
-        "dotted: at the step time that the planner predicted",
+        f"{ranks} ranks behind shaped links, each held to {box.core_share(ranks):g} of a core; the "
+        "time of tests is left out; continued: all schemes take the same steps, so the accuracy is "
+        "that of a run to the end, at this scheme's measured step time; predicted: at the step "
+        "time of the plan",
         title=f"Time to accuracy, {ranks} ranks",
         tier="shaped",
         caption=f"Test accuracy on {data} over the seconds of training, seed 0, on a cluster in "
         "this machine whose links give each network the ratio of computing to communicating of "
         "its model on the paper's V100 nodes at 10 Gb/s. Real layers, gradients and TCP; the "
-        f"line marks {trained.target:.0%}. Bars: seconds to it, every seed a dot.",
+        f"line marks {trained.target:.0%}. Bars: what a step takes, every seed a dot.",
     )
 
 
-def _progress(trained: Trained, name: str, row: Mapping[str, Point], ranks: int) -> Progress:
+def _progress(trained: Trained, name: str, row: Mapping[str, Point]) -> Progress:
     """Accuracy over time of every scheme in one setting."""
-    rate = next(iter(row.values())).rate_bits_per_s
+    ranks = next(iter(row.values())).ranks
     return Progress(
-        measured={s: point.curve() for s, point in row.items() if point.to_the_end},
-        continued={s: point.curve() for s, point in row.items() if not point.to_the_end},
+        measured={s: point.curve() for s, point in row.items() if point.ends},
+        continued={s: point.curve() for s, point in row.items() if not point.ends},
         predicted={
             s: point.predicted_curve() for s, point in row.items() if point.predicted_step_s
         },
+        order=trained.schemes,
         x_label="seconds of training",
         y_label="test accuracy",
-        title=f"{name}, {ranks} ranks at {rate / 1e6:.0f} Mb/s (shaped)",
+        title=f"{name}, {ranks} ranks at {_rate(row)} (shaped)",
         target=trained.target,
         least=LEAST_DRAWN,
     )
 
 
-def _times(trained: Trained, rows: Mapping[str, Mapping[str, Point]]) -> Bars:
-    """The seconds to the target of every scheme, setting by setting."""
-    schemes = list(dict.fromkeys(scheme for row in rows.values() for scheme in row))
-    series: dict[str, Sequence[Sequence[float]]] = {
-        scheme: [
-            row[scheme].seconds_to(trained.target) if scheme in row else [] for row in rows.values()
-        ]
-        for scheme in schemes
-    }
+def _steps(trained: Trained, rows: Mapping[str, Mapping[str, Point]]) -> Bars:
+    """The mean step time of every scheme, setting by setting."""
     return Bars(
-        groups=list(rows),
-        series=series,
-        unit=f"seconds to {trained.target:.0%}",
-        title="Time to the target (shaped)",
+        groups=[f"{name}\n{_rate(row)}" for name, row in rows.items()],
+        series={
+            scheme: [
+                [seconds * 1e3 for seconds in row[scheme].steps_s] if scheme in row else []
+                for row in rows.values()
+            ]
+            for scheme in trained.schemes
+        },
+        unit="ms per step",
+        title="What a step takes (shaped)",
         logarithmic=True,
         value_format="{:.0f}",
     )
+
+
+def _rate(row: Mapping[str, Point]) -> str:
+    """The rate of a setting's links, in words."""
+    return f"{next(iter(row.values())).rate_bits_per_s / 1e6:.0f} Mb/s"
 
 
 def notes(trained: Trained, data: str) -> tuple[str, ...]:
@@ -99,6 +107,13 @@ def notes(trained: Trained, data: str) -> tuple[str, ...]:
     )
 
 
+def _curve(point: Point) -> str:
+    """How the accuracy of a point over time is known."""
+    if point.ends:
+        return "measured" if len(point.ends) == len(point.runs) else "measured with one seed"
+    return "continued" if point.learned else "none"
+
+
 def _table(trained: Trained) -> str:
     """Step times, their predictions and the time to the target, in Markdown."""
     rows = []
@@ -113,7 +128,7 @@ def _table(trained: Trained) -> str:
                 f"{median(point.steps_s) * 1e3:.1f} [{low:.1f}, {high:.1f}]",
                 "n/a" if predicted_s is None else f"{predicted_s * 1e3:.1f}",
                 f"{median(seconds):.0f}" if seconds else "not reached",
-                "measured" if point.to_the_end else "continued",
+                _curve(point),
                 len(point.runs),
             )
         )

@@ -15,12 +15,11 @@ will be ranks compute at once, each held to the share of a core that its rank wi
 import multiprocessing
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
-from typing import Any
 
 from stanza.experiments.targets import CLUSTER
 from stanza.options import Options
@@ -58,6 +57,11 @@ def of_paper(model: str) -> Balance:
     return Balance(costs.compute_s, link.seconds(costs.conv_bytes + costs.fc_bytes))
 
 
+def parameter_bytes(model: str) -> float:
+    """The bytes of the parameters of one of the paper's models."""
+    return sum(layer.parameter_bytes for layer in load_profile(model).layers)
+
+
 def link_rate_bits_per_s(step_s: float, parameter_bytes: float, ratio: float) -> float:
     """The rate at which all parameters pass through a link in `step_s / ratio` seconds."""
     return 8 * parameter_bytes * ratio / step_s
@@ -85,12 +89,18 @@ def cluster_of(name: str, ranks: int, rate_bits_per_s: float) -> Cluster:
     )
 
 
-def steps_s(networks: Mapping[str, Options], ranks: int, batch_size: int) -> dict[str, float]:
+def steps_s(
+    networks: Mapping[str, Options], ranks: int, batch_size: int, *, lasting_s: float = PROBE_S
+) -> dict[str, float]:
     """The mean seconds of a forward and backward pass of each network, by its name, while so many
     processes are at it at once, each held to its share of a core.
 
     Args:
         batch_size: the samples in a pass.
+        lasting_s: for how long each network is timed.
+
+    Raises:
+        RuntimeError: a process that times steps has died.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "stanza.models.small"])
@@ -101,7 +111,7 @@ def steps_s(networks: Mapping[str, Options], ranks: int, batch_size: int) -> dic
         for rank in range(ranks):
             ours, theirs = context.Pipe(duplex=False)
             enter = partial(shares.enter, rank)
-            arguments = (enter, meet, theirs, dict(networks), batch_size)
+            arguments = (enter, meet, theirs, dict(networks), batch_size, lasting_s)
             process = context.Process(target=_time_steps, args=arguments, daemon=True)
             process.start()
             theirs.close()
@@ -121,12 +131,20 @@ def _received(pipe: Connection) -> dict[str, float]:
     """What a process has found."""
     if not pipe.poll(PATIENCE_S):
         raise TimeoutError(f"the time of a step was not measured within {PATIENCE_S:g} s")
-    found: dict[str, float] = pipe.recv()
+    try:
+        found: dict[str, float] = pipe.recv()
+    except EOFError:
+        raise RuntimeError("a process that times steps has died; it has said why") from None
     return found
 
 
 def _time_steps(
-    enter: Any, meet: Barrier, pipe: Connection, networks: Mapping[str, Options], batch_size: int
+    enter: Callable[[], None],
+    meet: Barrier,
+    pipe: Connection,
+    networks: Mapping[str, Options],
+    batch_size: int,
+    lasting_s: float,
 ) -> None:
     """Time the passes of every network on one rank, in a process of its own."""
     import torch
@@ -143,7 +161,7 @@ def _time_steps(
         model = build_model(options.model, known.classes, known.image_shape)
         images, labels = torch.randn(batch_size, *known.image_shape), torch.arange(batch_size) % 10
         passes, lasted_s = -1, 0.0  # the first one is a warm-up
-        while lasted_s < PROBE_S:
+        while lasted_s < lasting_s:
             model.zero_grad()
             cross_entropy(model(images), labels).backward()
             if passes < 0:

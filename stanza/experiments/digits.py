@@ -20,7 +20,7 @@ _DIGITS = Options(
     model="digits-cnn",
     data="digits",
     global_batch_size=96,
-    steps=150,
+    steps=40,
     learning_rate=0.05,
     fc_workers=1,
     micro_batches=1,
@@ -28,14 +28,14 @@ _DIGITS = Options(
 CASES = sweep(
     _DIGITS,
     {
-        "stanza": {},
+        "stanza": {"steps": 150},
         "stanza m=4": {"micro_batches": 4},
         "ps-blocking": {"scheme": "ps"},
         "ps-pipelined": {"scheme": "ps", "ps_mode": "pipelined"},
         "ps-sharded": {"scheme": "ps", "ps_mode": "pipelined", "ps_placement": "colocated"},
         "ps-2-servers": {"scheme": "ps", "ps_servers": 2},
         "ddp": {"scheme": "ddp"},
-        "single": {"scheme": "single"},
+        "single": {"scheme": "single", "steps": 150},
     },
 )
 

@@ -32,9 +32,10 @@ def losses(results: Results, folder: Path) -> Figure:
     """Draw the training loss of every scheme, and its difference from one process's."""
     curves = {name: runs[0]["loss"] for name, runs in results.items()}
     alone = curves["single"]
-    smooth = {name: (range(len(alone)), _smooth(loss)) for name, loss in curves.items()}
+    smooth = {name: (range(len(loss)), _smooth(loss)) for name, loss in curves.items()}
+    shortest = min(map(len, curves.values()))
     gaps = {
-        name: (range(60), [max(g, SMALLEST_DRAWN) for g in relative_gaps(loss[:60], alone[:60])])
+        name: (range(shortest), _drawn_gaps(loss[:shortest], alone[:shortest]))
         for name, loss in curves.items()
         if name != "single"
     }
@@ -64,6 +65,11 @@ def losses(results: Results, folder: Path) -> Figure:
         "each other; right, they start apart by float32 rounding, which training then amplifies, "
         "with some seeds by orders of magnitude.",
     )
+
+
+def _drawn_gaps(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Relative gaps that a logarithmic axis can show."""
+    return [max(gap, SMALLEST_DRAWN) for gap in relative_gaps(ours, theirs)]
 
 
 def _smooth(values: Sequence[float], width: int = 10) -> list[float]:

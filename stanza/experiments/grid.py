@@ -50,6 +50,8 @@ MODES: dict[str, dict[str, Any]] = {
 """What goes beyond the paper beside micro-batches; emulated at the full level."""
 GIGABITS = (1, 25, 100)
 """More link rates at which the planner's choice and DDP are emulated."""
+OVER_F = ("stanza f=1", "stanza f=2")
+"""The schemes that only the figure over FC workers needs."""
 OVER_NODES = ("ps-blocking", "ps-sharded", "ddp", "auto")
 """The schemes of the figure over nodes."""
 
@@ -77,7 +79,7 @@ def _case(model: str, scheme: str, nodes: int, level: Level, gigabits: float | N
 def _cases(model: str) -> Iterator[Case]:
     """All points of a model."""
     for scheme in SCHEMES:
-        yield _case(model, scheme, NODES, "quick")
+        yield _case(model, scheme, NODES, "full" if scheme in OVER_F else "quick")
         yield _case(model, scheme, FEWER_NODES, "full")
     for scheme in OVER_NODES:
         yield from (_case(model, scheme, nodes, "full") for nodes in SWEEP_NODES)

@@ -101,6 +101,8 @@ def plan(
         fc_workers = 1 if options.fc_workers == "auto" else options.fc_workers
         micro = 1 if options.micro_batches == "auto" else options.micro_batches
         return Plan(layout=layout_of(options, world_size, fc_workers, micro), reason="as given")
+    rate = cluster.slowest_link.bandwidth_bits_per_s
+    cluster, profile = enlarged(options, cluster, profile)
     predictions = predict_all(options, world_size, cluster, profile)
     if options.scheme != "stanza":
         chosen = next((p for p in predictions if p.scheme == options.scheme_name), None)
@@ -114,8 +116,31 @@ def plan(
         chosen=chosen,
         predictions=predictions,
         profile=f"{profile.name}, batch {profile.batch_size}, {profile.device}: {profile.source}",
-        bandwidth_bits_per_s=cluster.slowest_link.bandwidth_bits_per_s,
+        bandwidth_bits_per_s=rate,
     )
+
+
+def enlarged(
+    options: Options, cluster: Cluster, profile: ModelProfile
+) -> tuple[Cluster, ModelProfile]:
+    """The cluster and the profile as if the network were as large as the one that it stands for.
+
+    All bytes and the link rates are `message_scale` times larger. So every time is what it was, and
+    the buckets of the usual sizes are as many as the small network has of its smaller ones.
+    """
+    scale, link = options.message_scale, cluster.slowest_link
+    if scale == 1 or link.bandwidth_bits_per_s is None:
+        return cluster, profile
+    layers = tuple(
+        dataclasses.replace(
+            layer,
+            activation_bytes=round(layer.activation_bytes * scale),
+            parameter_bytes=round(layer.parameter_bytes * scale),
+        )
+        for layer in profile.layers
+    )
+    faster = dataclasses.replace(link, bandwidth_bits_per_s=link.bandwidth_bits_per_s * scale)
+    return cluster.with_link(faster), dataclasses.replace(profile, layers=layers)
 
 
 def _refuse_auto(options: Options) -> None:

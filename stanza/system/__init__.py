@@ -179,8 +179,19 @@ def _no_prediction(job: Job) -> str:
     )
 
 
+def _refuse_scale(job: Job, command: str) -> None:
+    """Refuse a small network that stands for a large one where the large one's profile can be
+    taken."""
+    if job.options.message_scale != 1:
+        raise InputError(
+            f"--stanza.message-scale {job.options.message_scale:g}: testbed {command} plays the "
+            "network as large as its profile says; leave it out"
+        )
+
+
 def _simulate(job: Job) -> Simulated:
     """Plan a job and play the plan. What is not known of cluster and model is measured first."""
+    _refuse_scale(job, "simulate")
     basis = planning_basis(job, measure=True)
     assert basis is not None  # measured if need be
     target, profile = basis
@@ -211,6 +222,7 @@ def _plan_emulated(job: Job) -> Plan:
     Raises:
         InputError: there is no profile, or DeepSpeed would have to be emulated.
     """
+    _refuse_scale(job, "emulate")
     if job.options.scheme in ZERO_STAGES:
         raise InputError(f"--stanza.scheme {job.options.scheme}: is not emulated; use testbed run")
     why = unpredicted(job.options)

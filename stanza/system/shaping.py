@@ -1,11 +1,12 @@
 """Plans a Stanza job for a shaped cluster, from the layers as its ranks run them."""
 
+import time
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stanza.options import ZERO_STAGES
-from stanza.planner.plan import Plan, costs_at, plan as plan_stanza
+from stanza.planner.plan import Plan, costs_at, enlarged, plan as plan_stanza
 from stanza.planner.simulated import played_plan
 from systems import by_path
 from systems.clusters.cluster import Cluster
@@ -49,9 +50,8 @@ def profile(job: Job, kind: str, together: "Timer") -> ModelProfile:
 def _profile_at(job: Job, kind: str, batch_size: int, together: "Timer") -> ModelProfile:
     """The layers at one number of samples.
 
-    A rank that is held to a share of a core runs at full speed or stands still. A layer is mostly
-    shorter than a period of that, so its median says nothing of the share; it says what part of
-    a step the layer is. How long they all take together is what whole steps take on average.
+    A rank that is held to a share of a core runs at full speed or stands still. So the processor
+    time of a layer says what part of a step it is, and whole steps say how long all of them take.
     """
     import torch
 
@@ -75,6 +75,7 @@ def _profile_at(job: Job, kind: str, batch_size: int, together: "Timer") -> Mode
             name=by_path.short(options.model),
             device_kind=kind,
             repetitions=REPETITIONS,
+            clock=time.process_time,
         )
         loss_sum = summed(loss_of(options))
 
@@ -111,7 +112,7 @@ def simulated_step_s(
     process."""
     if not _predictable(cluster) or plan.chosen is None:
         return None
-    (measured,) = profiles.values()
+    cluster, measured = enlarged(job.options, cluster, *profiles.values())
     at = costs_at(job.options, measured)
     try:
         return played_plan(job.options, plan.layout, at, cluster.slowest_link).step_s

@@ -40,7 +40,7 @@ class Evaluation:
         stopped_s = time.perf_counter()
         found = {"trained_s": stopped_s - self._began_s}
         with nullcontext() if window is None else window.paused("a test"):
-            found |= self._tested(self._options.test_samples)
+            found |= self._tested()
             self._engine.go_on()
         world.barrier("the end of a test")
         self._began_s += time.perf_counter() - stopped_s
@@ -55,7 +55,7 @@ class Evaluation:
         """
         trained_s = time.perf_counter() - self._began_s
         wanted = self._testable and self._options.test_every != 0
-        found = self._tested(None) if wanted else {}
+        found = self._tested() if wanted else {}
         return {"trained_s": trained_s, **found} if self._engine.world.rank == 0 else {}
 
     @property
@@ -63,8 +63,8 @@ class Evaluation:
         """Whether there are test samples; emulated runs have none."""
         return len(self._workload.data.test) > 0
 
-    def _tested(self, samples: int | None) -> dict[str, float]:
-        """Test the whole model on rank 0, on so many samples or all. All ranks call this."""
+    def _tested(self) -> dict[str, float]:
+        """Test the whole model on rank 0. All ranks call this."""
         engine, workload = self._engine, self._workload
         world, model = engine.world, engine.model
         engine.collect()
@@ -72,6 +72,5 @@ class Evaluation:
             model = gathered(model, workload.build().to(world.device))
         if world.rank != 0:
             return {}
-        test = workload.data.test
-        found = accuracy(model, test, world.device, logits=logits, samples=samples)
+        found = accuracy(model, workload.data.test, world.device, logits=logits)
         return {NOT_CLASSIFIED: 1.0} if found is None else {"test_accuracy": found}

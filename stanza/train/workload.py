@@ -64,6 +64,7 @@ def real_workload(options: Options, layout: Layout, seed: int) -> Workload:
         data,
         partial(model_of, options, data),
         optimizer_of(options),
+        message_scale=options.message_scale,
         scheduler=scheduler_of(options),
         loss=loss_of(options),
     )

@@ -17,7 +17,6 @@ def accuracy(
     device: torch.device,
     *,
     logits: Callable[[Any], Any] = lambda outputs: outputs,
-    samples: int | None = None,
     batch_size: int = 256,
 ) -> float | None:
     """The fraction of `data` that `model` classifies correctly in evaluation mode.
@@ -25,21 +24,20 @@ def accuracy(
     Args:
         device: what the model is on.
         logits: takes the logits from what the model returns.
-        samples: how many are classified, the first ones; None: all.
 
     Returns:
         The fraction. None where there are no samples, where these are no logits [samples, classes],
         or where the targets are no classes int64 [samples].
     """
-    correct, length = 0, len(data) if samples is None else min(samples, len(data))
+    correct = 0
     with evaluating(model):
-        for start in range(0, length, batch_size):
-            images, labels = data.batch(range(start, min(start + batch_size, length)))
+        for start in range(0, len(data), batch_size):
+            images, labels = data.batch(range(start, min(start + batch_size, len(data))))
             found = logits(model(images.to(device)))
             if not _classifies(found, labels):
                 return None
             correct += int((found.argmax(1) == labels.to(device)).sum())
-    return correct / length if length else None
+    return correct / len(data) if len(data) else None
 
 
 def _classifies(outputs: Any, labels: Any) -> bool:

@@ -156,7 +156,9 @@ def _drawn(axis: Axes, panel: Panel) -> list[list[Any]]:
     if isinstance(panel, Bars):
         return _bars(axis, panel)
     if isinstance(panel, Progress):
-        return draw_progress(axis, panel, COLOURS)
+        rows = draw_progress(axis, panel, dict(zip(panel.order, COLOURS, strict=False)))
+        _label_powers(axis.xaxis)
+        return rows
     return _lines(axis, panel) if isinstance(panel, Lines) else _agreement(axis, panel)
 
 

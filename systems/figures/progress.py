@@ -20,6 +20,8 @@ class Progress:
     """Whose pace alone was measured: drawn dashed."""
     predicted: Mapping[str, Curve] = field(default_factory=dict)
     """Drawn dotted, in the colour of the series with the same name."""
+    order: Sequence[str]
+    """The names of all series that a figure may have: a name has one colour in all its panels."""
     x_label: str
     y_label: str
     title: str
@@ -29,10 +31,9 @@ class Progress:
     """Where the y axis begins."""
 
 
-def draw_progress(axis: Axes, panel: Progress, colours: Sequence[str]) -> list[list[Any]]:
-    """Draw the curves; returns the rows of the CSV."""
-    names = list(dict.fromkeys([*panel.measured, *panel.continued]))
-    by_name = {name: colours[i % len(colours)] for i, name in enumerate(names)}
+def draw_progress(axis: Axes, panel: Progress, colours: Mapping[str, str]) -> list[list[Any]]:
+    """Draw the curves, each in the colour of its name; returns the rows of the CSV."""
+    names = [name for name in panel.order if name in (*panel.measured, *panel.continued)]
     rows: list[list[Any]] = []
     kinds = (
         ("predicted", panel.predicted, {"linestyle": ":", "linewidth": 1.2}),
@@ -41,12 +42,12 @@ def draw_progress(axis: Axes, panel: Progress, colours: Sequence[str]) -> list[l
     )
     for kind, curves, style in kinds:
         for name, (x, y) in curves.items():
-            axis.plot(x, y, color=by_name[name], **style)  # type: ignore[arg-type]
+            axis.plot(x, y, color=colours[name], **style)  # type: ignore[arg-type]
             label, points = f"{name}, {kind}", zip(x, y, strict=True)
             rows += [[panel.title, label, a, b, panel.y_label] for a, b in points]
     axis.axhline(panel.target, color="#555555", linewidth=0.8, linestyle="-.")
     for name in names:
-        axis.plot([], [], color=by_name[name], linewidth=2.4, label=name)
+        axis.plot([], [], color=colours[name], linewidth=2.4, label=name)
     for kind, curves, style in reversed(kinds):
         if curves:
             axis.plot([], [], color="#555555", label=kind, **style)  # type: ignore[arg-type]

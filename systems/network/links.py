@@ -17,8 +17,12 @@ from torch import Tensor
 from systems.network.pairs import MOST_OFF, Pair, PairCalibration, meetings
 from systems.processes.waiting import waiting
 
-REPETITIONS = 5
+REPETITIONS, SHORT_REPETITIONS = 5, 30
+"""How often messages are sent that measure rates, and those that measure latency."""
 SMALL_BYTES = 4
+LEAST_BYTES = 1_250_000
+"""A message that measures the rate of a link is at least so long: what a link lets pass at full
+speed after a pause is little beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,7 @@ def calibrate(rates_bits_per_s: tuple[float, ...], size_bytes: int) -> Calibrati
             s / (size_bytes * 8 / rate) for s, rate in zip(seconds.tolist(), slower, strict=True)
         ),
         all_reduce=reduce_s / (ring_bytes * 8 / min(rates_bits_per_s)),
-        latency_s=_latency_s(),
+        latency_s=neighbours_s(SMALL_BYTES, REPETITIONS).amax(1).median().item(),
         size_bytes=size_bytes,
     )
 
@@ -91,28 +95,32 @@ def calibrate_pairs(rates_bits_per_s: tuple[float, ...], message_s: float) -> Pa
 
     Args:
         rates_bits_per_s: the rate of every rank's link.
-        message_s: how many seconds a message should last.
+        message_s: how many seconds a message should last; over a slow link it lasts longer.
     """
     rank, size = dist.get_rank(), dist.get_world_size()
     found: list[Pair] = []
     for meeting in meetings(size):
         peer = next((sum(pair) - rank for pair in meeting if rank in pair), None)
         rate = min(rates_bits_per_s[rank], rates_bits_per_s[rank if peer is None else peer])
-        size_bytes = max(4, round(rate / 8 * message_s))
+        size_bytes = max(LEAST_BYTES, round(rate / 8 * message_s))
         seconds = _on_all(_exchange(peer, peer, size_bytes), REPETITIONS).median(0).values.tolist()
         for one, other in meeting:
-            ratio = max(seconds[one], seconds[other]) / message_s
+            slower = min(rates_bits_per_s[one], rates_bits_per_s[other])
+            ideal_s = max(LEAST_BYTES * 8 / slower, message_s)
+            ratio = max(seconds[one], seconds[other]) / ideal_s
             found.append(Pair(ranks=(one, other), ratio=ratio))
     return PairCalibration(
         rate_bits_per_s=rates_bits_per_s,
         pairs=tuple(sorted(found, key=lambda pair: pair.ranks)),
-        latency_s=_latency_s() if size > 1 else 0.0,
+        latency_s=_least_latency_s() if size > 1 else 0.0,
     )
 
 
-def _latency_s() -> float:
-    """Seconds that a message of 4 bytes takes between neighbours, on the slowest rank."""
-    return neighbours_s(SMALL_BYTES, REPETITIONS).amax(1).median().item()
+def _least_latency_s() -> float:
+    """Seconds that a message of 4 bytes takes between neighbours, on the slowest rank, at the best
+    of many times. A rank that is held to a share of a core may stand still just then: that is in
+    the times of its layers, and no property of the link."""
+    return neighbours_s(SMALL_BYTES, SHORT_REPETITIONS).amax(1).min().item()
 
 
 def neighbours_s(size_bytes: int, repetitions: int) -> Tensor:

@@ -26,7 +26,7 @@ class PairCalibration:
     pairs: tuple[Pair, ...]
     """Every two ranks."""
     latency_s: float
-    """Seconds that a message of 4 bytes takes."""
+    """Seconds that a message of 4 bytes takes, at the best of many times."""
 
     @property
     def ratio(self) -> float:

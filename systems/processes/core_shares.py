@@ -158,10 +158,10 @@ def leftovers() -> list[Path]:
     ]
 
 
-def clean() -> int:
+def clean(patience_s: float = 0.0) -> int:
     """Remove the groups whose maker is gone; returns how many were removed. Those in which a
-    process is left stay."""
-    return sum(_remove(folder, 0.0) for folder in leftovers())
+    process is left after so many seconds stay: it ends a moment after its maker."""
+    return sum(_remove(folder, patience_s) for folder in leftovers())
 
 
 def _maker(process: int) -> str:

@@ -1,5 +1,7 @@
 """Measures a profile: the layers of any `nn.Module`, one by one, on the device that it is on."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,7 +73,13 @@ def effort(model: nn.Module, images: Tensor, *, repetitions: int) -> Effort:
 
 
 def profile_model(
-    model: nn.Module, images: Tensor, *, name: str, device_kind: str, repetitions: int = 5
+    model: nn.Module,
+    images: Tensor,
+    *,
+    name: str,
+    device_kind: str,
+    repetitions: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> ModelProfile:
     """Measure every layer of `model` on `images` [B, ...], on the device that both are on.
 
@@ -86,7 +94,9 @@ def profile_model(
         name: what the profile calls the model.
         device_kind: what the profile calls the device.
         repetitions: how often each layer is timed; the median counts.
+        clock: what counts on a CPU, see `systems.measure.timed`.
     """
+    timed = partial(measure.timed, repetitions=repetitions, device=images.device, clock=clock)
     layers: list[LayerProfile] = []
     low_s = high_s = 0.0
     buffers = {buffer_name: buffer.clone() for buffer_name, buffer in model.named_buffers()}
@@ -101,7 +111,7 @@ def profile_model(
         previous = (layers[-1].name,) if layers else ()
         with torch.enable_grad():
             data = inputs[0].detach().clone()
-            layer, times = _profile_leaf(leaf_name, leaf, data, previous, repetitions)
+            layer, times = _profile_leaf(leaf_name, leaf, data, previous, timed)
         layers.append(layer)
         low_s, high_s = low_s + times.low, high_s + times.high
         measuring = False
@@ -140,13 +150,18 @@ def threads_on(device: torch.device) -> int | None:
 
 
 def _profile_leaf(
-    name: str, leaf: nn.Module, inputs: Tensor, previous: tuple[str, ...], repetitions: int
+    name: str,
+    leaf: nn.Module,
+    inputs: Tensor,
+    previous: tuple[str, ...],
+    timed: Callable[[Callable[[], object]], Spread],
 ) -> tuple[LayerProfile, Spread]:
     """Time both passes of one leaf; the backward pass includes the gradient of its inputs. Returns
     the sum of both passes at the median and the quartiles too.
 
     Args:
         previous: the name of the layer that ran before, if there is one.
+        timed: times a function several times.
     """
     data = inputs.requires_grad_(inputs.is_floating_point())
     parameters = list(leaf.parameters())
@@ -156,8 +171,8 @@ def _profile_leaf(
         output: Tensor = leaf(data.view_as(data).clone())
         return output
 
-    copy_s = measure.timed(lambda: data.view_as(data).clone(), repetitions=repetitions).median
-    forward_pass = measure.timed(forward, repetitions=repetitions, device=data.device)
+    copy_s = timed(lambda: data.view_as(data).clone()).median
+    forward_pass = timed(forward)
     output = forward()
     wanted = [t for t in (data, *parameters) if t.requires_grad]
 
@@ -167,7 +182,7 @@ def _profile_leaf(
 
     backward_pass = measure.spread([0.0])
     if output.requires_grad:
-        backward_pass = measure.timed(backward, repetitions=repetitions, device=data.device)
+        backward_pass = timed(backward)
 
     def together(forward_s: float, backward_s: float) -> float:
         """The seconds of both passes, without the copy that the measurement makes."""
@@ -177,7 +192,7 @@ def _profile_leaf(
         median=together(forward_pass.median, backward_pass.median),
         low=together(forward_pass.low, backward_pass.low),
         high=together(forward_pass.high, backward_pass.high),
-        n=repetitions,
+        n=forward_pass.n,
     )
     layer = LayerProfile(
         name=name,

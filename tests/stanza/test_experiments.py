@@ -13,14 +13,11 @@ from systems.figures.experiment import Outcome
 REPEATS = 3
 
 
-def fake_run(name: str, samples_per_s: float, changes: dict[str, Any]) -> dict[str, Any]:
+def fake_run(name: str, changes: dict[str, Any]) -> dict[str, Any]:
     """A result as `launch.ranks.worker` writes it."""
     table = 0.0 if name == "single" else 1e6
     row = {f"{kind}_{way}": table for kind in ("table", "tcp") for way in ("sent", "received")}
     return {
-        "samples_per_s": samples_per_s,
-        "step_s": {"median": 96 / samples_per_s, "low": 0.0, "high": 1.0, "n": 100},
-        "predicted_step_s": None if name == "single" else 96 / samples_per_s,
         "loss": [2.3 / (1 + step / 10) for step in range(100)],
         "test_accuracy": 0.99,
         "bytes_per_step": [row, row],
@@ -30,13 +27,9 @@ def fake_run(name: str, samples_per_s: float, changes: dict[str, Any]) -> dict[s
 
 def concluded(folder: Path, **changes: Any) -> dict[str, Claim]:
     """The digits claims, where Stanza's runs differ from good ones by `changes`."""
-    speeds = {"stanza": 1500.0, "ps-blocking": 1000.0}
     results = {
         case.name: [
-            fake_run(
-                case.name, speeds.get(case.name, 1200.0), changes if case.name == "stanza" else {}
-            )
-            for _ in range(REPEATS)
+            fake_run(case.name, changes if case.name == "stanza" else {}) for _ in range(REPEATS)
         ]
         for case in digits.CASES
     }
@@ -46,9 +39,8 @@ def concluded(folder: Path, **changes: Any) -> dict[str, Claim]:
 def test_good_results_pass_every_claim(tmp_path: Path) -> None:
     claims = concluded(tmp_path)
     assert {claim.status for claim in claims.values()} == {"pass"}
-    assert claims["stanza.speedup-as-published-over-ps-blocking.digits.measured"].ours == 1.5
     assert all(claim.n == REPEATS for claim in claims.values())
-    for statement in PAPER.statements:
+    for statement in PAPER.statements[1:]:  # the first one is about speed
         assert any(answer.claims(claims.values()) for answer in statement.answers)
 
 
@@ -58,8 +50,6 @@ def test_good_results_pass_every_claim(tmp_path: Path) -> None:
         ({"test_accuracy": 0.5}, "accuracy.digits"),
         ({"test_accuracy": 0.5}, "accuracy-gap.digits"),
         ({"loss": [2.4] * 100}, "loss-gap.stanza"),
-        ({"samples_per_s": 900.0}, "speedup-as-published-over-ddp.digits"),
-        ({"predicted_step_s": 1e-3}, "measured-over-predicted-step.digits-stanza"),
     ],
 )
 def test_a_bad_result_is_off(changes: dict[str, Any], claim: str, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ from tests import own_code
         ({"ps_servers": 0}, "--stanza.ps-servers 0: give 1 or more"),
         ({"fc_workers": -1}, "--stanza.fc-workers -1: give 0 or more"),
         ({"micro_batches": 0}, "--stanza.micro-batches 0: give 1 or more"),
+        ({"message_scale": 0.5}, "--stanza.message-scale 0.5: give 1 or more"),
         ({"momentum": -5.0}, "--stanza.momentum -5: give 0 or more, less than 1"),
         ({"weight_decay": -1.0}, "--stanza.weight-decay -1: give 0 or more"),
         ({"learning_rate": float("inf")}, "--stanza.learning-rate inf: give more than 0"),

@@ -12,8 +12,13 @@ from stanza.experiments.simulated import at_rate
 from stanza.experiments.targets import AUTO
 from stanza.options import Options
 from systems.clusters import cluster
+from systems.clusters.shape import Shape
 from systems.figures.experiment import Case, Experiment, Outcome
+from systems.job import Job
+from systems.runs.shaped import Measured
+from tests import shaped
 
+SLOWER = shaped.shape(4, share=0.4, rate_bits_per_s=1e7)
 FASTER = at_rate(cluster.load("ec2-p3-10g"), 25)
 VGG = Options(model="vgg16", steps=3)
 SHARDED: dict[str, Any] = {"scheme": "ps", "ps_mode": "pipelined", "ps_placement": "colocated"}
@@ -72,6 +77,15 @@ def test_cases_that_are_one_job_run_once(ran: list[list[str]], tmp_path: Path) -
     assert "ec2-p3-10g-at-25g.toml" in job
 
 
+def test_a_case_takes_part_in_as_many_repetitions_as_it_wants(
+    ran: list[list[str]], tmp_path: Path
+) -> None:
+    once = (CASES[0], replace(CASES[1], repeats=1))
+    results = cases.run_emulated_cases(experiment(), once, 3, tmp_path)
+    assert ran == [["ddp-10-0", "f1-10-0", "ddp-10-1", "ddp-10-2"]]
+    assert {name: len(runs) for name, runs in results.items()} == {"ddp 10": 3, "f=1 10": 1}
+
+
 def test_a_sweep_goes_on_where_it_stopped(
     ran: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,3 +110,50 @@ def test_an_emulation_that_fails_gives_no_results(
 ) -> None:
     monkeypatch.setattr(cases, "run_emulated", lambda folders: 2)
     assert cases.run_emulated_cases(experiment(), CASES, 1, tmp_path) == {}
+
+
+def test_shaped_cases_share_a_world_and_a_measurement(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    digits = replace(shaped.DIGITS, fc_workers="auto")
+    several = (
+        Case(name="auto", options=digits),
+        Case(name="ddp", options=replace(digits, scheme="ddp")),
+        Case(name="ddp slower", options=replace(digits, scheme="ddp"), cluster=SLOWER.cluster),
+    )
+    asked: list[float] = []
+    worlds: list[list[str]] = []
+
+    def measure(job: Job, shape: Shape) -> Measured:
+        asked.append(shape.rates_bits_per_s[0])
+        return shaped.measured(shape)
+
+    def run(folders: list[Path]) -> int:
+        worlds.append([folder.name for folder in folders])
+        for folder in folders:
+            (folder / "result.json").write_text("{}")
+        return 0
+
+    monkeypatch.setattr(cases, "measure_shaped", measure)
+    monkeypatch.setattr(cases, "run_shaped", run)
+    monkeypatch.setattr(cases, "unavailable", lambda: None)
+    monkeypatch.setattr("launch.commands.shape.check_available", lambda: None)
+    of = replace(experiment(), tier="shaped", cluster="four-100m", world_size=4)
+    results = cases.run_shaped_cases(of, several, 2, tmp_path)
+    assert sorted(asked) == [1e7, 1e8]  # once for each cluster
+    assert worlds == [["auto-0", "ddp-0", "auto-1", "ddp-1"], ["ddp-slower-0", "ddp-slower-1"]]
+    assert {name: len(each) for name, each in results.items()} == dict.fromkeys(results, 2)
+    run_json = json.loads((tmp_path / "ddp-0" / "run.json").read_text())
+    assert run_json["tier"] == "shaped"
+    assert run_json["plan"]["chosen"]["step_s"] > 0
+    worlds.clear()
+    cases.run_shaped_cases(of, several, 2, tmp_path)
+    assert worlds == []
+
+
+def test_without_root_nothing_is_shaped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cases, "unavailable", lambda: "not root; run as root")
+    assert cases.run_shaped_cases(experiment(), CASES, 1, tmp_path) == {}
+    assert "this experiment is left out: not root" in capsys.readouterr().out

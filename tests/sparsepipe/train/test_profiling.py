@@ -18,8 +18,10 @@ from tests.sparsepipe.clouds import random_tensor
 def profiled(name: str, inputs: SparseTensor) -> tuple[Network, ModelProfile]:
     torch.manual_seed(2)
     network = Network(NETWORKS[name](3, 5, width=1 / 16))
-    options = {"name": name, "device_kind": "cpu"}
-    return network, profile_network(network, inputs, repetitions=2, warm_up=0, **options)
+    profile = profile_network(
+        network, inputs, name=name, device_kind="cpu", repetitions=2, warm_up=0
+    )
+    return network, profile
 
 
 @pytest.mark.parametrize("name", ["minkvgg16-bn", "minkunet14"])

@@ -1,5 +1,6 @@
 """The planner never predicts less than the best baseline, does as it is told, and says why."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -354,3 +355,31 @@ def test_baselines_without_a_sample_for_every_worker_are_left_out() -> None:
         "ps-blocking",
         "ps-pipelined",
     }
+
+
+def test_a_small_network_is_predicted_with_as_many_buckets_as_the_one_it_stands_for() -> None:
+    """AlexNet with a hundredth of its bytes behind links of a hundredth of the rate: with messages
+    scaled every scheme takes the real one's time, and DDP takes longer without."""
+    real, target = load_profile("alexnet"), load("ec2-p3-10g").with_size(4)
+    tiny = dataclasses.replace(
+        real,
+        layers=tuple(
+            dataclasses.replace(
+                layer,
+                activation_bytes=round(layer.activation_bytes / 100),
+                parameter_bytes=round(layer.parameter_bytes / 100),
+            )
+            for layer in real.layers
+        ),
+    )
+    slow = target.with_link(Link(bandwidth_bits_per_s=1e8))
+    options = Options(model="alexnet", scheme="ddp")
+    expected = plan(options, 4, target.with_link(Link(bandwidth_bits_per_s=1e10)), real)
+    scaled = plan(dataclasses.replace(options, message_scale=100), 4, slow, tiny)
+    unscaled = plan(options, 4, slow, tiny)
+    for ours, theirs in zip(scaled.predictions, expected.predictions, strict=True):
+        assert ours.step_s == pytest.approx(theirs.step_s, rel=1e-4)
+    assert scaled.bandwidth_bits_per_s == 1e8
+    assert unscaled.chosen is not None
+    assert scaled.chosen is not None
+    assert unscaled.chosen.step_s > scaled.chosen.step_s

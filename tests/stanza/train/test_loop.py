@@ -336,3 +336,23 @@ def test_warm_up_is_outside_the_measured_window() -> None:
     (steps,) = single().steps
     assert steps[-1].metrics["window_steps"] == STEPS - OPTIONS.window_start()
     assert [step.index for step in steps] == list(range(STEPS + 1))
+
+
+def test_tests_between_steps_change_neither_what_is_learned_nor_what_is_counted() -> None:
+    """A test every six steps: after 6, 12 and 18 of 20, and at the end as always."""
+    plain = stanza_case(3, 1, 4)
+    tested = stanza_case(3, 1, 4, test_every=6)
+    found = outcome(tested)
+    assert difference(found.state, outcome(plain).state) < TOLERANCE
+    counted = "payload_sent_bytes_per_step"
+    assert found.totals(counted) == outcome(plain).totals(counted)
+    tests = [step for step in found.steps[0] if "test_accuracy" in step.metrics]
+    assert [step.index for step in tests] == [5, 11, 17, 20]
+    trained_s = [step.metrics["trained_s"] for step in tests]
+    assert trained_s == sorted(trained_s)
+    assert all("test_accuracy" not in step.metrics for steps in found.steps[1:] for step in steps)
+
+
+def test_a_run_need_not_be_tested() -> None:
+    found = outcome(baseline(1, scheme="single", test_every=0, steps=2))
+    assert "test_accuracy" not in found.steps[0][-1].metrics

@@ -88,6 +88,19 @@ def test_rank_0_tells_accuracy_and_corrupt_images() -> None:
     assert (found["test_accuracy"], found["corrupt_images"]) == (0.75, 2)
 
 
+def test_tests_between_steps_are_listed_with_their_time() -> None:
+    options = Options(steps=2, global_batch_size=10, scheme="ddp")
+    rows: list[Mapping[str, float]] = [{"trained_s": 0.5, "test_accuracy": 0.25}, {}]
+    ranks = [steps(rows, trained_s=2.0, test_accuracy=0.75), steps([{}, {}])]
+    found = summarize_training(
+        options, Plan(layout=layout_of(options, 2, 0, 1), reason=""), ranks, Emulation()
+    )
+    assert found["tests"] == [
+        {"steps": 1, "trained_s": 0.5, "test_accuracy": 0.25},
+        {"steps": 2, "trained_s": 2.0, "test_accuracy": 0.75},
+    ]
+
+
 def test_every_rank_has_a_row_of_bytes() -> None:
     rows = summary(**COUNTED)["bytes_per_step"]
     parts = separate(build_model("digits-cnn"), (1, 8, 8))

@@ -40,6 +40,6 @@ def test_all_ranks_find_the_same() -> None:
 
 def _calibrate() -> PairCalibration:
     world = start(environment(), ("worker",) * 3, timeout_s=60, device="cpu")
-    found = calibrate_pairs((1e6, 2e6, 1e6), 1.0)
+    found = calibrate_pairs((1e6, 2e6, 1e6), 0.1)
     stop(world)
     return found

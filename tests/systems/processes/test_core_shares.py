@@ -70,3 +70,20 @@ def test_groups_of_a_maker_that_was_killed_are_removed() -> None:
     assert folder in core_shares.leftovers()
     assert core_shares.clean() == 1
     assert not folder.exists()
+
+
+@needs_groups
+def test_a_group_is_left_alone_until_its_last_process_has_ended() -> None:
+    with CoreShares([0.5]) as shares:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            shares.enter(0)
+            os.write(writer, b"in")
+            signal.pause()
+        os.read(reader, 2)
+        assert shares._folder is not None
+        assert not core_shares._remove(shares._folder, 0.0)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert core_shares._remove(shares._folder, 5.0)
