@@ -108,12 +108,14 @@ def _ranking(played: League, gbit: float) -> str:
     rows = []
     for place, (name, seconds) in enumerate(played.ranking(gbit), start=1):
         paces, stale = played.steps_s(name, gbit), played.staleness(name)
+        sent = played.sent_bytes(name)
         rows.append(
             (
                 place if seconds is not None else "-",
                 name,
                 "not reached" if seconds is None else f"{seconds:.0f}",
                 "n/a" if not paces else f"{min(paces) * 1e3:.0f} to {max(paces) * 1e3:.0f}",
+                "n/a" if sent is None else f"{sent / 1e3:,.0f}",
                 f"{played.accuracy(name):.2%}",
                 "-" if stale is None else f"{stale[0]:.1f}, {stale[1]:.0f}",
                 len(played.ends(name)),
@@ -121,5 +123,5 @@ def _ranking(played: League, gbit: float) -> str:
         )
     how = "measured" if gbit == played.rates_gbit[0] else "continued from a few steps"
     columns = ("place", "contestant", f"seconds to {played.target:.0%}", "step ms")
-    more = ("accuracy at the end", "staleness, mean and largest", "n")
+    more = ("kB a step, busiest rank", "accuracy at the end", "staleness, mean and largest", "n")
     return table((*columns, *more), rows, f"At links equivalent to {gbit:g} Gb/s ({how}):")

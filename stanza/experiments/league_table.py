@@ -105,8 +105,7 @@ class League:
             return None
         return median(t["mean"] for t in told), max(t["largest"] for t in told)
 
-    def bytes_over_table(self, name: str) -> list[float]:
-        """Bytes that the kernel counted over those of the traffic table, of the busiest rank;
-        nothing where one of them is not known."""
-        pairs = [(busiest(run, "tcp"), busiest(run, "table")) for run in self.ends(name)]
-        return [counted / table for counted, table in pairs if counted and table]
+    def sent_bytes(self, name: str) -> float | None:
+        """The bytes per step of the busiest rank in one direction, as the kernel counted them in
+        the first run to the end; None where it does not count."""
+        return busiest(self.ends(name)[0], "tcp")

@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from stanza.library.trained import Trained
 from stanza.options import EQUAL, FcParallel, FcPlacement, Options
-from stanza.train.roles import Recipe
+from stanza.train.recipe import Recipe
 from stanza.workers.exchange import trainable
 from stanza.workers.loss import Loss, summed
 from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory, check_factory, scheduled

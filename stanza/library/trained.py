@@ -16,7 +16,7 @@ from stanza.models.dry_run import materialise
 from stanza.options import Options
 from stanza.train.batches import LocalBatch
 from stanza.train.engine import Engine
-from stanza.train.roles import Recipe
+from stanza.train.recipe import Recipe
 from stanza.train.trial import freeze, unreached
 from stanza.workers.exchange import trainable
 from stanza.workers.optimizers import check_by_value

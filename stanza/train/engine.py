@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from stanza.cut.separate import Parts, separate
 from stanza.layout import Layout
 from stanza.train.batches import LocalBatch
-from stanza.train.roles import Recipe, Training, step_function
+from stanza.train.recipe import Recipe, Training
+from stanza.train.roles import step_function
 from stanza.workers.clipping import CONV_NORM, FC_NORM, SERVER_NORM
 from stanza.workers.columns import COLUMNS, collect
 from stanza.workers.conv_worker import ACTIVATION, GRADIENT, LABEL

@@ -18,7 +18,7 @@ from stanza.options import Options
 from stanza.train.batches import LocalBatch
 from stanza.train.engine import Engine
 from stanza.train.evaluation import Evaluation
-from stanza.train.roles import Recipe
+from stanza.train.recipe import Recipe
 from stanza.train.workload import Workload
 from stanza.workers.loss import summed
 from stanza.workers.optimizers import scheduled
