@@ -50,7 +50,7 @@ def step_times(target: Cluster) -> dict[tuple[Any, ...], float]:
 def test_ranks_with_a_core_each_and_free_messages_are_a_cluster_of_infinite_links() -> None:
     free = step_times(here(replace(FREE, cores=8.0)))
     fast = load("ec2-p3-10g").with_size(4).with_link(Link(bandwidth_bits_per_s=1e18))
-    assert free == pytest.approx(step_times(fast), rel=1e-6)
+    assert free == pytest.approx(step_times(fast), rel=1e-5)
 
 
 @settings(max_examples=20, deadline=None)
