@@ -1,7 +1,8 @@
 """Writes the step of layer separation as tasks, in the order of ConvWorker's and FcWorker's code.
 
 FC workers may be replicas or hold columns, and may be dedicated or colocated with CONV workers. A
-node with both roles has one compute stream, which takes the tasks of both as they get ready.
+node with both roles has one compute stream, which takes the tasks of both as they get ready; ranks
+that share the cores of a host have a thread for each role.
 `stanza.workers.conv_worker` has a picture of a step.
 """
 
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from stanza.layout import Layout
 from stanza.planner.costs import Costs, CostsAt
+from stanza.planner.simulated.fc_workers import fc_step
 from stanza.planner.simulated.steps import (
     STEPS,
     Network,
@@ -18,11 +20,9 @@ from stanza.planner.simulated.steps import (
     ring_backward,
     stream,
     sums_s,
-    update_s,
     updates,
     work,
 )
-from systems.clusters.host import Host
 from systems.data.shares import even_shares
 from systems.fair_links import Resource
 from systems.schema import InputError
@@ -31,6 +31,8 @@ from systems.simulate import Program
 SHARED_SLICES = 8
 """The number of tasks that make a pass on a node with both roles. Between them the device can take
 the FC worker's tasks, as it does between the layers of a pass."""
+ACTIVATIONS = "activations"
+"""The name of the messages that carry activations."""
 
 
 def separated(at: CostsAt, shares: Sequence[int], layout: Layout, network: Network) -> Simulated:
@@ -78,9 +80,9 @@ def separated(at: CostsAt, shares: Sequence[int], layout: Layout, network: Netwo
         begun = [work(program, stream(rank), memory.step_s, "batch", ends[-1:]) for rank in conv]
         forward = _forward(program, parts, conv, begun, slices)
         sent = [[[task] for task in row] for row in forward]
-        arrived = _chained(program, sent, activations, "activations")
+        arrived = _chained(program, sent, activations, ACTIVATIONS)
         # The FC workers run them forward and backward, and send the gradients back.
-        computed, fc_done = _fc_step(program, memory, at, parts, layout, fc_of, arrived, fc_done)
+        computed, fc_done = fc_step(program, memory, at, parts, layout, fc_of, arrived, fc_done)
         ready = [[[row[fc] for fc in fc_of[rank]] for rank in conv] for row in computed]
         returned = _chained(program, ready, gradients, "cut gradient")
         # The CONV workers run them backward. The all-reduce overlaps the last of these passes.
@@ -181,109 +183,15 @@ def _chained(
     rows: list[list[int]] = []
     for row, of_row in zip(ready, loads, strict=True):
         before = [[task] for task in rows[-1]] if rows else [[]] * len(row)
+        messages = 1 if rows or name != ACTIVATIONS else 2  # labels go with the first activations
         rows.append(
             [
-                program.transfer(load, name=name, after=[*tasks, *earlier])
+                program.transfer(
+                    load, count=messages * (len(load) - 1), name=name, after=[*tasks, *earlier]
+                )
                 if load
                 else program.join([*tasks, *earlier], name=name)
                 for load, tasks, earlier in zip(of_row, row, before, strict=True)
             ]
         )
     return rows
-
-
-def _fc_step(
-    program: Program,
-    memory: Host,
-    at: CostsAt,
-    parts: Sequence[Sequence[Costs]],
-    layout: Layout,
-    fc_of: Mapping[int, Sequence[int]],
-    arrived: Sequence[Sequence[int]],
-    after: Sequence[int],
-) -> tuple[list[dict[int, int]], list[int]]:
-    """Add the FC workers' passes over every micro-batch, and the exchange of their gradients.
-
-    Args:
-        parts: the costs, by micro-batch and CONV worker.
-        fc_of: the FC workers of each CONV worker.
-        arrived: the activations' messages, by micro-batch and CONV worker.
-        after: the tasks that must have ended first.
-
-    Returns:
-        The last task of every micro-batch on every FC worker, and the tasks that the next step on
-        the FC workers must wait for.
-    """
-    conv, fc = list(fc_of), layout.ranks("fc")
-    served = {rank: [i for i, c in enumerate(conv) if rank in fc_of[c]] for rank in fc}
-    before = {rank: list(after) for rank in fc}
-    columns = layout.fc_parallel == "columns" and len(fc) > 1
-    rows: list[dict[int, int]] = []
-    layers, holders = parts[0][0].fc_backward, len(fc) if columns else 1
-    for row, costs in zip(arrived, parts, strict=True):
-        ready = {rank: [*(row[i] for i in served[rank]), *before[rank]] for rank in fc}
-        sum_s = sums_s(memory, layers) / holders if rows or len(fc) > holders else 0.0
-        if columns:
-            gathered = at(sum(part.batch_size for part in costs))
-            rows.append(_columns(program, gathered, ready))
-        else:
-            of_rank = {rank: at(sum(costs[i].batch_size for i in served[rank])) for rank in fc}
-            seconds = {
-                rank: memory.copy.seconds(cost.cut_bytes)
-                + cost.fc_forward_s
-                + cost.fc_backward_s
-                + sum_s
-                + (0.0 if rows else memory.step_s)
-                for rank, cost in of_rank.items()
-            }
-            rows.append(_compute(program, seconds, ready))
-        before = {rank: [task] for rank, task in rows[-1].items()}
-    done = list(rows[-1].values())
-    if len(fc) > holders:
-        size_bytes = parts[0][0].fc_bytes
-        done = [program.all_reduce(fc, size_bytes, name="fc exchange", after=done)]
-    seconds_each = update_s(memory, layers) / holders
-    return rows, [work(program, stream(rank), seconds_each, "fc update", done) for rank in fc]
-
-
-def _compute(
-    program: Program, seconds: Mapping[int, float], ready: Mapping[int, Sequence[int]]
-) -> dict[int, int]:
-    """Add one task of so many seconds on each FC worker, which starts after the tasks in
-    `ready`."""
-    return {
-        rank: program.compute(stream(rank), seconds[rank], name="fc", after=tasks)
-        for rank, tasks in ready.items()
-    }
-
-
-def _columns(
-    program: Program, gathered: Costs, ready: Mapping[int, Sequence[int]]
-) -> dict[int, int]:
-    """Add the passes of FC workers that hold columns over one gathered micro-batch.
-
-    Each does 1/f of every layer's work. Outputs are reduce-scattered forward, and their gradients
-    all-gathered backward. Returns the last task of each worker.
-    """
-    fc, f = list(ready), len(ready)
-    now = {rank: list(tasks) for rank, tasks in ready.items()}
-
-    def work(seconds: float) -> None:
-        """Every worker computes its part of `seconds`."""
-        tasks = _compute(program, dict.fromkeys(fc, seconds / f), now)
-        now.update({rank: [task] for rank, task in tasks.items()})
-
-    def swap(size_bytes: float, name: str) -> None:
-        """Every worker exchanges its part of `size_bytes` with all others."""
-        tasks = [task for rank in fc for task in now[rank]]
-        moved = size_bytes * (f - 1) / f
-        done = program.exchange(fc, moved, messages=1, name=name, after=tasks)
-        now.update({rank: [done] for rank in fc})
-
-    for layer in gathered.fc_layers:
-        work(layer.forward_s)
-        swap(layer.output_bytes, "reduce-scatter")
-    for layer in reversed(gathered.fc_layers):
-        swap(layer.output_bytes, "all-gather")
-        work(layer.backward_s)
-    return {rank: tasks[0] for rank, tasks in now.items()}
