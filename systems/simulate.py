@@ -74,12 +74,14 @@ class Program:
         target: int,
         size_bytes: float,
         *,
+        count: int = 1,
         name: str = "",
         after: Iterable[int] = (),
     ) -> int:
-        """Add a message of `size_bytes` from the node `source` to the node `target`."""
+        """Add a message of `size_bytes` from the node `source` to the node `target`, or so many
+        that are sent together."""
         loads: dict[Resource, float] = {(source, "out"): size_bytes, (target, "in"): size_bytes}
-        return self.transfer(loads, name=name, after=after)
+        return self.transfer(loads, count=count, name=name, after=after)
 
     def exchange(
         self,

@@ -58,9 +58,12 @@ def ps_dedicated(
     If `pipelined`, every bucket is pushed as soon as the backward pass has filled it, and pulled as
     soon as the server has it from all workers. Otherwise the whole model is one bucket.
     """
-    least = SMALLEST_MESSAGE_BYTES * servers if pipelined else float("inf")
     costs, workers = [at(share) for share in shares], len(shares)
-    rows = buckets([cost.backward for cost in costs], least)
+    rows = buckets([cost.backward for cost in costs], SMALLEST_MESSAGE_BYTES * servers)
+    messages = 1
+    if not pipelined:  # what are several messages is one bucket
+        messages = sum(1 for row in rows if row[0][1])
+        rows = buckets([cost.backward for cost in costs], float("inf"))
     memory = memory_of(network)
     program, ends = Program(network.latency_s), list[int]()
     for _ in range(STEPS):
@@ -72,10 +75,11 @@ def ps_dedicated(
             now = backward_tasks(program, row, range(workers), now, "backward")
             now = _copies(program, memory, row[0][1], [[task] for task in now], "pack")
             for server in range(workers, workers + servers):
-                _serve(program, memory, now, server, row[0][1] / servers, pushed, pulled)
+                slice_bytes = row[0][1] / servers
+                _serve(program, memory, now, server, slice_bytes, messages, pushed, pulled)
             arrived.append(list(pulled.values()))
-        for row, messages in zip(rows, arrived, strict=True):
-            of_rank = [messages[rank::workers] for rank in range(workers)]
+        for row, last_pulls in zip(rows, arrived, strict=True):
+            of_rank = [last_pulls[rank::workers] for rank in range(workers)]
             after = [[task, *theirs] for task, theirs in zip(now, of_rank, strict=True)]
             now = _copies(program, memory, row[0][1], after, "load")
         ends.append(program.join([*now, *pulled.values()], name="step"))
@@ -103,6 +107,7 @@ def _serve(
     ready: Sequence[int],
     server: int,
     size_bytes: float,
+    messages: int,
     pushed: dict[tuple[int, int], int],
     pulled: dict[tuple[int, int], int],
 ) -> None:
@@ -110,6 +115,7 @@ def _serve(
 
     Args:
         ready: each worker's task after which it may push.
+        messages: how many messages the bucket is.
         pushed: the last push of every pair of worker and server, which the next one must follow;
             is updated.
         pulled: the same for pulls.
@@ -117,7 +123,7 @@ def _serve(
     for rank, before in enumerate(ready):
         earlier = [pushed[rank, server]] if (rank, server) in pushed else []
         pushed[rank, server] = program.flow(
-            rank, server, size_bytes, name="push", after=[before, *earlier]
+            rank, server, size_bytes, count=messages, name="push", after=[before, *earlier]
         )
     all_pushed = [pushed[rank, server] for rank in range(len(ready))]
     seconds = _serving_s(memory, size_bytes, len(ready))
@@ -125,7 +131,7 @@ def _serve(
     for rank in range(len(ready)):
         earlier = [pulled[rank, server]] if (rank, server) in pulled else []
         pulled[rank, server] = program.flow(
-            server, rank, size_bytes, name="pull", after=[updated, *earlier]
+            server, rank, size_bytes, count=messages, name="pull", after=[updated, *earlier]
         )
 
 
