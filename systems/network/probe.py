@@ -200,17 +200,16 @@ def _messages(world: World, compute: Pass) -> tuple[Cost, float]:
         return _core_s(exchange)
 
     cost = _line(core_s(SMALL_BYTES), core_s(LARGE_BYTES), LARGE_BYTES)
-    latency_s = max(0.0, _ping_s() - cost.fixed_s)
     transport.close()
-    return cost, latency_s
+    return cost, _latency_s()
 
 
-def _ping_s() -> float:
-    """The seconds from one of two ranks to the other, of the smallest message. The shortest counts:
-    whatever else this machine does makes it longer."""
+def _latency_s() -> float:
+    """The seconds from one of two ranks to the other, of the smallest message, beyond its core
+    time. The shortest round trip counts: whatever else this machine does makes it longer."""
     rank, message = dist.get_rank(), torch.ones(SMALL_BYTES, dtype=torch.uint8)
     dist.barrier()
-    round_trips_s = []
+    round_trips_s, begun_core_s = [], time.process_time()
     for _ in range(2 * REPETITIONS if rank < 2 else 0):
         begun = time.perf_counter()
         for turn in range(2):
@@ -219,7 +218,9 @@ def _ping_s() -> float:
             else:
                 dist.recv(message, 1 - rank)
         round_trips_s.append(time.perf_counter() - begun)
-    return _on_rank_0(lambda: min(round_trips_s) / 2)
+    core_s = (time.process_time() - begun_core_s) / max(1, len(round_trips_s))
+    of_both_s = _summed(core_s if rank < 2 else 0.0)
+    return max(0.0, _on_rank_0(lambda: min(round_trips_s)) - of_both_s) / 2
 
 
 def _ring(compute: Pass) -> Cost:
