@@ -36,6 +36,8 @@ REPETITIONS = 6
 """How many messages or passes are measured at a time."""
 COMPUTE_S = 0.1
 """For how long ranks compute, alone and at once, in a round."""
+IDLE_S = 0.05
+"""For how long ranks do nothing, to see what that takes."""
 CHANNEL = "probe"
 """The transport's channel for the messages."""
 
@@ -106,7 +108,7 @@ def _speed_of_busy_cores(compute: Pass) -> float:
         alone = _on_rank_0(passes_per_core_s)
         dist.barrier()
         ratios.append(_summed(passes_per_core_s()) / dist.get_world_size() / alone)
-    return median(ratios[1:])  # caches fill in the first
+    return min(1.0, median(ratios[1:]))  # caches fill in the first
 
 
 def _memory(make: Callable[[int], Callable[[], object]], compute: Pass) -> Cost:
@@ -246,14 +248,28 @@ def _core_s(once: Pass) -> float:
     """The core seconds of a rank for something that all ranks do together, without those for which
     it computes meanwhile, which `once` returns."""
 
-    def used_s() -> float:
+    def used_s(act: Callable[[], float]) -> tuple[float, float]:
+        """The core seconds besides those that `act` returns, and the seconds by the clock."""
         dist.barrier()
-        begun = time.process_time()
-        computed_s = sum(once() for _ in range(REPETITIONS))
-        return (time.process_time() - begun - computed_s) / REPETITIONS
+        begun, begun_core_s = time.perf_counter(), time.process_time()
+        computed_s = act()
+        return time.process_time() - begun_core_s - computed_s, time.perf_counter() - begun
+
+    def alone_s() -> float:
+        """The core seconds of a repetition, without those of gloo's threads, which look up a
+        hundred times a second even where nothing comes."""
+        core_s, lasted_s = used_s(lambda: sum(once() for _ in range(REPETITIONS)))
+        idle_core_s, idle_s = used_s(_rest)
+        return max(0.0, core_s - lasted_s * idle_core_s / idle_s) / REPETITIONS
 
     once()
-    return median(_summed(used_s()) / dist.get_world_size() for _ in range(ROUNDS))
+    return median(_summed(alone_s()) / dist.get_world_size() for _ in range(ROUNDS))
+
+
+def _rest() -> float:
+    """Does nothing for a moment, which computes for no seconds."""
+    time.sleep(IDLE_S)
+    return 0.0
 
 
 def _line(small_s: float, large_s: float, size_bytes: float) -> Cost:
