@@ -60,7 +60,11 @@ def test_idx_files_are_read_in_their_order(few_clothes: Path) -> None:
     assert labels.tolist() == [2]
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"\0\0\x08\x01\0\0\0\x03ab")])
+@pytest.mark.parametrize(
+    "content",
+    [b"no gzip", gzip.compress(b"\0\0\x08\x01\0\0\0\x03ab")],
+    ids=["no gzip", "too short"],
+)
 def test_a_damaged_file_is_named(few_clothes: Path, content: bytes) -> None:
     (few_clothes / labels_file("train")).write_bytes(content)
     with pytest.raises(InputError, match=r"train-labels-idx1-ubyte\.gz: .*get the file again"):
