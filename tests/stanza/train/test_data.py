@@ -190,7 +190,7 @@ def test_prefetch_keeps_order_and_passes_errors_on(tmp_path: Path) -> None:
             "cifar",
             RGB,
             10,
-            "cifar: unknown data; give fashion-mnist, mnist-5k, digits, folder:PATH, random, or your own",
+            "cifar: unknown data; give fashion-mnist, mnist-5k, digits, folder:PATH",
         ),
         ("folder:", RGB, 10, "folder:: unknown data"),
         ("folder:/does/not/exist", RGB, 10, "no such folder; give folder:PATH"),
