@@ -7,7 +7,9 @@ import torch
 from PIL import EpsImagePlugin, Image
 
 from stanza.train.data import open_data
+from systems.data import fashion_mnist
 from systems.data.batches import prefetch
+from systems.schema import InputError
 from tests.pickles import pickled
 
 RGB = (3, 16, 16)
@@ -52,6 +54,20 @@ def test_random_is_seeded_and_small() -> None:
     assert not torch.equal(images[0], images[1])
     assert torch.equal(images, batch(0)[0])
     assert not torch.equal(images, batch(1)[0])
+
+
+# Grey images of 28 x 28
+
+
+def test_the_small_networks_take_fashion_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the files' names are looked at: nothing is read before a batch is asked for."""
+    monkeypatch.setattr(fashion_mnist, "folder", lambda: Path("here"))
+    data = open_data("fashion-mnist", image_shape=(1, 28, 28), classes=96)
+    assert (len(data.train), len(data.test), data.classes) == (60_000, 10_000, 10)
+    with pytest.raises(InputError, match="images are 1x28x28 but the model takes 3x224x224"):
+        open_data("fashion-mnist", image_shape=(3, 224, 224), classes=1000)
+    with pytest.raises(InputError, match="10 classes but the model has 5"):
+        open_data("fashion-mnist", image_shape=(1, 28, 28), classes=5)
 
 
 # Folders
@@ -170,7 +186,12 @@ def test_prefetch_keeps_order_and_passes_errors_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "image_shape", "classes", "message"),
     [
-        ("cifar", RGB, 10, "cifar: unknown data; give digits, folder:PATH, random, or your own"),
+        (
+            "cifar",
+            RGB,
+            10,
+            "cifar: unknown data; give fashion-mnist, mnist-5k, digits, folder:PATH",
+        ),
         ("folder:", RGB, 10, "folder:: unknown data"),
         ("folder:/does/not/exist", RGB, 10, "no such folder; give folder:PATH"),
         ("digits", RGB, 10, "images are 1x8x8 but the model takes 3x16x16"),
