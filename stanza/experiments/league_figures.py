@@ -42,6 +42,7 @@ def drawn(played: League, data: str, folder: Path) -> Figure:
         _beside_published(played),
         Progress(
             measured={name: played.curve(name) for name in FEATURED if name in played.names},
+            order=FEATURED,
             x_label="seconds of training",
             y_label="test accuracy",
             title=f"Accuracy, links equivalent to {first:g} Gb/s (shaped)",
