@@ -1,8 +1,9 @@
 """How transfers share the links of a cluster in the simulator.
 
 [Note: max-min fair links]
-Every node has one network interface with two directions, "out" and "in", each of the same rate.
-Transfers that use the same direction share its rate. The share is max-min fair: no transfer can get
+Every node has one network interface with two directions, "out" and "in"; a topology has more links
+(`systems.clusters.topology`), each with its directions and its rate. Transfers that use the same
+direction share its rate. The share is max-min fair: no transfer can get
 more without taking from one that has no more than it. TCP comes close to that. Progressive filling
 finds it: the rates of all transfers grow together until a direction is full; transfers through it
 keep the rate that they have, the others grow on. With links of 12 Gb/s:
@@ -21,10 +22,10 @@ joins to it: elsewhere nothing has changed.
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Interface = tuple[int, str]
-"""One direction of a node's network interface, such as (3, "out")."""
+"""One direction of a node's network interface, such as (3, "out"), or of another link."""
 
 
 class Transfers:
@@ -33,14 +34,17 @@ class Transfers:
     See [Note: max-min fair links] above.
     """
 
-    def __init__(self, loads: Sequence[Mapping[Interface, float]], bytes_per_s: float) -> None:
+    def __init__(
+        self, loads: Sequence[Mapping[Interface, float]], capacity: Callable[[Interface], float]
+    ) -> None:
         """No transfers yet.
 
         Args:
             loads: by the number of a task, the bytes that it moves through each interface.
-            bytes_per_s: the rate of every interface, in each direction.
+            capacity: the rate of an interface in bytes/s, until `set_rate` changes it.
         """
-        self._loads, self._bytes_per_s = loads, bytes_per_s
+        self._loads, self._capacity = loads, capacity
+        self._changed_rates: dict[Interface, float] = {}
         # By interface: the transfers through it, with their weights (1 for the largest load).
         self._users: defaultdict[Interface, dict[int, float]] = defaultdict(dict)
         # By transfer: bytes of the largest load that were left at `_since`, its rate from then on.
@@ -57,7 +61,8 @@ class Transfers:
         largest = max(loads.values())
         self._left[number], self._rate[number], self._since[number] = largest, 0.0, now
         for interface, size in loads.items():
-            self._users[interface][number] = size / largest
+            # An endless transfer has infinite loads, all of them alike.
+            self._users[interface][number] = 1.0 if size == largest else size / largest
             self._touched[interface] = None
 
     def remove(self, number: int) -> None:
@@ -67,11 +72,29 @@ class Transfers:
             self._touched[interface] = None
         del self._left[number], self._rate[number], self._since[number]
 
+    def set_rate(self, interface: Interface, bytes_per_s: float) -> None:
+        """The rate of an interface changes, to 0 if it fails; heeded once `share` is called."""
+        self._changed_rates[interface] = bytes_per_s
+        self._touched[interface] = None
+
+    def is_under_way(self, number: int) -> bool:
+        """Whether a transfer has begun and not ended."""
+        return number in self._rate
+
+    def stopped(self) -> list[int]:
+        """The transfers under way that do not move, as an interface of theirs has failed."""
+        return [number for number, rate in self._rate.items() if rate == 0]
+
+    def has_failed(self, interface: Interface) -> bool:
+        """Whether the rate of an interface is 0."""
+        return self._changed_rates.get(interface) == 0
+
     def share(self, now: float) -> list[tuple[int, float]]:
         """Share the links anew among all transfers that the latest changes can reach.
 
         Returns:
-            (number, second at which it will end) of each transfer whose rate has changed.
+            (number, second at which it will end) of each transfer whose rate has changed; infinity
+            where it stands still.
         """
         numbers, interfaces = self._reached()
         self._touched.clear()
@@ -82,7 +105,8 @@ class Transfers:
             # What it has moved at its old rate is done; the rest takes the new one.
             self._left[number] -= self._rate[number] * (now - self._since[number])
             self._rate[number], self._since[number] = rate, now
-            changed.append((number, now + max(0.0, self._left[number]) / rate))
+            left = max(0.0, self._left[number])
+            changed.append((number, now + left / rate if rate else float("inf")))
         return changed
 
     def _reached(self) -> tuple[dict[int, None], dict[Interface, None]]:
@@ -102,11 +126,17 @@ class Transfers:
                         waiting.append(interface)
         return numbers, interfaces
 
+    def _rate_of(self, interface: Interface) -> float:
+        """The present rate of an interface, in bytes/s."""
+        if interface in self._changed_rates:
+            return self._changed_rates[interface]
+        return self._capacity(interface)
+
     def _fill(self, numbers: Iterable[int], interfaces: Iterable[Interface]) -> dict[int, float]:
         """The rates, in bytes/s, of these transfers over these interfaces: progressive filling."""
         # 1. All rates are 0: every interface has all of its room. Its level is the rate at which it
         #    would be full if all of its transfers grew together.
-        room = {interface: self._bytes_per_s for interface in interfaces}
+        room = {interface: self._rate_of(interface) for interface in interfaces}
         weight = {interface: sum(self._users[interface].values()) for interface in room}
         queue: list[tuple[float, Interface]] = [
             (room[interface] / weight[interface], interface)

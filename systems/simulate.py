@@ -13,7 +13,7 @@ deterministic. It knows tasks, not systems.
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from systems.clusters.cluster import Link
@@ -38,6 +38,10 @@ class Task:
     """How long a computation takes, or the latency after the last byte of a transfer."""
     loads: Mapping[Interface, float] = field(default_factory=dict)
     """Bytes that a transfer moves through each interface; all of them progress together."""
+    rounds: int = 1
+    """How many messages follow one another in a transfer."""
+    sums: bool = False
+    """Whether a transfer is an all-reduce."""
 
 
 class Program:
@@ -98,14 +102,16 @@ class Program:
         times: first the sums of the parts travel, then their results. One node alone does nothing.
         """
         n = len(nodes)
-        moved_bytes = 2 * size_bytes * (n - 1) / n
-        return self.exchange(nodes, moved_bytes, messages=2 * (n - 1), name=name, after=after)
+        moved_bytes, rounds = 2 * size_bytes * (n - 1) / n, 2 * (n - 1)
+        loads = {(node, way): moved_bytes for node in nodes for way in ("out", "in")}
+        return self.transfer(loads, messages=rounds, sums=True, name=name, after=after)
 
     def transfer(
         self,
         loads: Mapping[Interface, float],
         *,
         messages: int = 1,
+        sums: bool = False,
         name: str = "",
         after: Iterable[int] = (),
     ) -> int:
@@ -114,9 +120,10 @@ class Program:
         Args:
             loads: the bytes that they move through each interface.
             messages: how many messages follow one another, each with its latency.
+            sums: whether they are an all-reduce.
         """
         seconds = messages * self._latency_s
-        return self._add(Task(name, tuple(after), seconds=seconds, loads=loads))
+        return self._add(Task(name, tuple(after), None, seconds, loads, messages, sums))
 
     def _add(self, task: Task) -> int:
         """Add a task whose predecessors are there already; returns its number."""
@@ -167,19 +174,25 @@ def simulate(program: Program, link: Link) -> Timeline:
     Raises:
         InputError: the rate of the link is not known.
     """
-    return _Simulation(program.tasks, 1.0 / link.seconds(1.0)).run()
+    bytes_per_s = 1.0 / link.seconds(1.0)
+    return Simulation(program.tasks, lambda interface: bytes_per_s).run()
 
 
-class _Simulation:
+class Simulation:
     """The event loop: it goes from one end of a task to the next.
 
     An event is (second, number of a task, kind). "wire": the last byte of a transfer has arrived.
     "end": the task has ended; of a transfer that is one latency later.
     """
 
-    def __init__(self, tasks: Sequence[Task], bytes_per_s: float) -> None:
+    def __init__(self, tasks: Sequence[Task], capacity: Callable[[Interface], float]) -> None:
+        """Nothing has happened yet.
+
+        Args:
+            capacity: the rate of an interface, in bytes/s.
+        """
         self._tasks = tasks
-        self._transfers = Transfers([task.loads for task in tasks], bytes_per_s)
+        self._transfers = Transfers([task.loads for task in tasks], capacity)
         self._starts, self._ends = [0.0] * len(tasks), [0.0] * len(tasks)
         # How many tasks each one still waits for, and which tasks wait for it.
         self._blockers = [len(set(task.after)) for task in tasks]
@@ -202,12 +215,20 @@ class _Simulation:
             if not blockers:
                 self._begin(number)
         self._share()
-        while self._events:
+        while self._goes_on():
             self._now = self._events[0][0]
             while self._events and self._events[0][0] <= self._now + SAME_TIME_S:
                 self._handle(*heapq.heappop(self._events))
             self._share()
         return Timeline(self._tasks, self._starts, self._ends)
+
+    def _goes_on(self) -> bool:
+        """Whether there is something left to play."""
+        return bool(self._events)
+
+    def _computed_s(self, task: Task) -> float:
+        """The second at which a computation ends that begins now."""
+        return self._now + task.seconds
 
     def _handle(self, time_s: float, number: int, kind: str) -> None:
         """Something has happened to a task: begin what has waited for it."""
@@ -220,9 +241,14 @@ class _Simulation:
             if task.seconds:
                 heapq.heappush(self._events, (time_s + task.seconds, number, "end"))
                 return
-        if task.stream is not None:
-            self._running.discard(task.stream)
-            self._next_on(task.stream)
+        self._end(number, time_s)
+
+    def _end(self, number: int, time_s: float) -> None:
+        """A task has ended."""
+        stream = self._tasks[number].stream
+        if stream is not None:
+            self._running.discard(stream)
+            self._next_on(stream)
         self._ends[number] = time_s
         for follower in self._followers[number]:
             self._blockers[follower] -= 1
@@ -248,7 +274,7 @@ class _Simulation:
         _, number = heapq.heappop(self._queues[stream])
         self._running.add(stream)
         self._starts[number] = self._now
-        heapq.heappush(self._events, (self._now + self._tasks[number].seconds, number, "end"))
+        heapq.heappush(self._events, (self._computed_s(self._tasks[number]), number, "end"))
 
     def _share(self) -> None:
         """Share the links anew, and note when transfers will end at their new rates."""

@@ -32,7 +32,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["data"],
         ["profiles", "clusters"],
         ["network"],
-        ["fair_links", "simulate"],
+        ["fair_links", "simulate", "collectives", "faulty"],
         ["runs"],
         ["figures", "progress", "job"],
         ["system", "validation"],
