@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from sparsepipe.schedule.costs import StageCost, overlaps
 from sparsepipe.schedule.lists import ALL_REDUCE_PARTS, Action, ActionKind, Schedule
 from systems.clusters.cluster import Link
+from systems.clusters.topology import Topology
+from systems.faulty import simulate_on
 from systems.schema import InputError
-from systems.simulate import Program, Timeline, simulate
+from systems.simulate import Program, Timeline
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class PlayedSchedule:
         return (self._end_s(end - 1) - self._end_s(first - 1)) / (end - first)
 
     @property
+    def mean_step_s(self) -> float:
+        """Seconds of all mini-batches, filling and draining included, over their number. There is
+        no steady state where faults come and go."""
+        return self.timeline.end_s / self.schedule.mini_batches
+
+    @property
     def latency_s(self) -> float:
         """Mean seconds from the beginning of a mini-batch to its end, in the steady state."""
         first, end = self.window
@@ -88,12 +96,14 @@ class PlayedSchedule:
         return min(span.start_s for span in self._spans_of(mini_batch))
 
 
-def play(schedule: Schedule, costs: Sequence[StageCost], link: Link) -> PlayedSchedule:
+def play(
+    schedule: Schedule, costs: Sequence[StageCost], network: Link | Topology
+) -> PlayedSchedule:
     """Simulate a schedule that has enough mini-batches for a steady state.
 
     Args:
         costs: what a micro-batch costs at each stage.
-        link: the link of every rank to the others.
+        network: the link of every rank to the others, or the links of a topology.
 
     Raises:
         InputError: too few mini-batches, or costs that do not fit the stages.
@@ -108,9 +118,9 @@ def play(schedule: Schedule, costs: Sequence[StageCost], link: Link) -> PlayedSc
     for stage, (cost, ranks) in enumerate(zip(costs, schedule.stages, strict=True)):
         if not len(cost.forward_s) == len(cost.backward_s) == len(cost.shares) == len(ranks):
             raise InputError(f"stage {stage}: costs for {len(cost.shares)} of {len(ranks)} ranks")
-    tasks = _Tasks(schedule, costs, link)
+    tasks = _Tasks(schedule, costs, network.latency_s)
     computed = tasks.add_all()
-    timeline = simulate(tasks.program, link)
+    timeline = simulate_on(tasks.program, network)
     spans = tuple(
         Span(
             rank,
@@ -132,8 +142,8 @@ class _Tasks:
     side, and a rank whose next action needs a task that is not there yet is left until it is.
     """
 
-    def __init__(self, schedule: Schedule, costs: Sequence[StageCost], link: Link) -> None:
-        self.program = Program(link.latency_s)
+    def __init__(self, schedule: Schedule, costs: Sequence[StageCost], latency_s: float) -> None:
+        self.program = Program(latency_s)
         self._schedule, self._costs = schedule, costs
         # For each rank, the tasks that its next action must wait for.
         self._last: list[list[int]] = [[] for _ in schedule.ranks]

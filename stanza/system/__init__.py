@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from stanza.layout import layout_of
@@ -10,6 +11,7 @@ from stanza.models import is_own
 from stanza.options import OWN, ZERO_STAGES, Options
 from stanza.planner.plan import Plan, costs_at, load_profile, plan as plan_stanza
 from stanza.planner.simulated import played_plan
+from stanza.planner.simulated.steps import STEPS
 from stanza.system.planning import (
     HERE,
     measure_link,
@@ -21,7 +23,9 @@ from stanza.system.planning import (
 )
 from systems import by_path
 from systems.clusters import cluster
-from systems.clusters.sized import link_rates_of
+from systems.clusters.faults import NONE
+from systems.clusters.sized import link_rates_of, simulated_cluster
+from systems.clusters.topology import Topology
 from systems.deepspeed import check_installed
 from systems.job import Job
 from systems.named_files import absolute_data
@@ -166,13 +170,25 @@ def _no_prediction(job: Job) -> str:
 
 def _simulate(job: Job) -> Simulated:
     """Plan a job and play the plan. What is not known of cluster and model is measured first."""
-    basis = planning_basis(job, measure=True)
+    simulated = simulated_cluster(job.cluster, job.world_size)
+    basis = planning_basis(job, measure=True, target=simulated.planned)
     assert basis is not None  # measured if need be
     target, profile = basis
     plan = plan_stanza(job.options, job.world_size, target, profile)
     job = resolved(job, plan)
-    costs = costs_at(job.options, profile)
-    played = played_plan(job.options, plan.layout, costs, target.slowest_link)
+    costs, options, layout = costs_at(job.options, profile), job.options, plan.layout
+    network = simulated.network(target)
+    faults = network.faults if isinstance(network, Topology) else NONE
+    steps = options.steps if faults else STEPS
+    played = played_plan(options, layout, costs, network, steps=steps)
+    with_faults: dict[str, Any] = {}
+    if isinstance(network, Topology) and faults:
+        healthy = played_plan(options, layout, costs, network.without_faults(), steps=steps)
+        with_faults = {
+            "faults": str(faults),
+            "steps_s": played.steps_s,
+            "step_s_without_faults": mean(healthy.steps_s),
+        }
     return Simulated(
         job=job,
         plan=plan,
@@ -183,7 +199,10 @@ def _simulate(job: Job) -> Simulated:
             "samples_per_step": played.samples,
             "samples_per_s": played.samples_per_s,
             "predicted_step_s": _predicted_step_s(plan),
-            "cluster": dataclasses.asdict(target),
+            "cluster": dataclasses.asdict(
+                target if simulated.topology is None else simulated.cluster
+            ),
+            **with_faults,
         },
         what=f"{job.options.scheme_name} | world size {job.world_size}: {plan.layout.describe()} "
         f"| {job.options.model}, profile {profile.device}, cluster {target.name}",

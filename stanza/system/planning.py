@@ -11,7 +11,7 @@ from stanza.planner import plan as stanza_plan
 from stanza.planner.plan import Plan
 from systems import by_path
 from systems.clusters.cluster import Cluster, Link
-from systems.clusters.sized import sized_cluster
+from systems.clusters.sized import simulated_cluster, sized_cluster
 from systems.environment import threads_per_rank
 from systems.job import Job
 from systems.profiles.profile import ModelProfile, with_fixed_parts
@@ -43,17 +43,20 @@ def plan_stanza_job(job: Job, *, may_measure: bool) -> Plan:
     return stanza_plan.plan(job.options, job.world_size, *basis)
 
 
-def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] | None:
+def planning_basis(
+    job: Job, *, measure: bool, target: Cluster | None = None
+) -> tuple[Cluster, ModelProfile] | None:
     """The cluster and the profile that a job is planned with; None if one of them is not known.
 
     Args:
         measure: whether what is not known is measured, so that the answer is never None.
+        target: the cluster, with a node for every rank; None loads the one that the job names.
 
     Raises:
         InputError: nodes that are not alike, links of unknown rate, no profile of the cluster's
             kind of device, or one of another model.
     """
-    target = sized_cluster(job.cluster, job.world_size)
+    target = target or sized_cluster(job.cluster, job.world_size)
     has_link = target.slowest_link.bandwidth_bits_per_s is not None
     if not has_link and job.cluster != HERE:
         raise InputError(
@@ -79,7 +82,7 @@ def unknown_figures(job: Job) -> list[str]:
     Raises:
         InputError: see `planning_basis`.
     """
-    target = sized_cluster(job.cluster, job.world_size)
+    target = simulated_cluster(job.cluster, job.world_size).planned
     unknown = {
         "profile": _profile_at_hand(job, target) is None,
         "cluster": target.slowest_link.bandwidth_bits_per_s is None,

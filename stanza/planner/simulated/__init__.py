@@ -11,25 +11,29 @@ from stanza.options import ZERO_STAGES, Options
 from stanza.planner.costs import CostsAt
 from stanza.planner.simulated.baselines import ddp, ps_dedicated, ps_sharded
 from stanza.planner.simulated.separation import separated
-from stanza.planner.simulated.steps import Simulated
-from systems.clusters.cluster import Link
+from stanza.planner.simulated.steps import STEPS, Network, Simulated
 from systems.schema import InputError
 
 
-def played_plan(options: Options, layout: Layout, at: CostsAt, link: Link) -> Simulated:
+def played_plan(
+    options: Options, layout: Layout, at: CostsAt, network: Network, *, steps: int = STEPS
+) -> Simulated:
     """Play the steps of a run with these options and this layout.
+
+    Args:
+        steps: how many steps are played.
 
     Raises:
         InputError: the simulator does not know this variant of the scheme.
     """
     shares, servers = options.shares(len(layout.data_ranks)), len(layout.ranks("server"))
     if layout.scheme == "stanza":
-        return separated(at, shares, layout, link)
+        return separated(at, shares, layout, network, steps=steps)
     if layout.scheme == "ps" and servers:
         pipelined = options.ps_mode == "pipelined"
-        return ps_dedicated(at, shares, servers, link, pipelined=pipelined)
+        return ps_dedicated(at, shares, servers, network, pipelined=pipelined, steps=steps)
     if layout.scheme == "ps" and options.ps_mode == "pipelined":
-        return ps_sharded(at, shares, link)
+        return ps_sharded(at, shares, network, steps=steps)
     if layout.scheme == "ps":
         raise InputError(
             "--stanza.ps-mode blocking: colocated servers are simulated pipelined only; "
@@ -37,4 +41,4 @@ def played_plan(options: Options, layout: Layout, at: CostsAt, link: Link) -> Si
         )
     if layout.scheme in ZERO_STAGES:
         raise InputError(f"--stanza.scheme {layout.scheme}: is not simulated; use testbed run")
-    return ddp(at, shares, link)  # a single process is a ring of one
+    return ddp(at, shares, network, steps=steps)  # a single process is a ring of one

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from stanza.planner.costs import Costs, CostsAt
 from stanza.planner.simulated.steps import (
     STEPS,
+    Network,
     Simulated,
     backward_tasks,
     buckets,
@@ -13,23 +14,23 @@ from stanza.planner.simulated.steps import (
     stream,
 )
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
-from systems.clusters.cluster import Link
 from systems.simulate import Program
 
 
-def ddp(at: CostsAt, shares: Sequence[int], link: Link) -> Simulated:
+def ddp(at: CostsAt, shares: Sequence[int], network: Network, *, steps: int = STEPS) -> Simulated:
     """Play DDP: forward passes, then backward passes in which full buckets are all-reduced.
 
     Args:
         at: the model's costs as a function of the batch.
         shares: the number of samples of each worker in a step.
+        steps: how many steps are played.
     """
-    program, ends, costs = Program(link.latency_s), list[int](), [at(share) for share in shares]
+    program, ends, costs = Program(network.latency_s), list[int](), [at(share) for share in shares]
     backward, ranks = [cost.backward for cost in costs], range(len(shares))
-    for _ in range(STEPS):
+    for _ in range(steps):
         starts = _forward(program, costs, ends[-1:])
         ends.append(ring_backward(program, backward, ranks, starts, "backward"))
-    return played(program, ends, sum(shares), link)
+    return played(program, ends, sum(shares), network)
 
 
 def _forward(program: Program, costs: Sequence[Costs], after: Sequence[int]) -> list[int]:
@@ -43,7 +44,13 @@ def _forward(program: Program, costs: Sequence[Costs], after: Sequence[int]) -> 
 
 
 def ps_dedicated(
-    at: CostsAt, shares: Sequence[int], servers: int, link: Link, *, pipelined: bool
+    at: CostsAt,
+    shares: Sequence[int],
+    servers: int,
+    network: Network,
+    *,
+    pipelined: bool,
+    steps: int = STEPS,
 ) -> Simulated:
     """Play dedicated servers.
 
@@ -53,8 +60,8 @@ def ps_dedicated(
     least = SMALLEST_MESSAGE_BYTES * servers if pipelined else float("inf")
     costs, workers = [at(share) for share in shares], len(shares)
     rows = buckets([cost.backward for cost in costs], least)
-    program, ends = Program(link.latency_s), list[int]()
-    for _ in range(STEPS):
+    program, ends = Program(network.latency_s), list[int]()
+    for _ in range(steps):
         now = _forward(program, costs, ends[-1:])
         pushed: dict[tuple[int, int], int] = {}  # a pair's messages follow one another
         pulled: dict[tuple[int, int], int] = {}
@@ -63,7 +70,7 @@ def ps_dedicated(
             for server in range(workers, workers + servers):
                 _serve(program, now, server, row[0][1] / servers, pushed, pulled)
         ends.append(program.join([*now, *pulled.values()], name="step"))
-    return played(program, ends, sum(shares), link)
+    return played(program, ends, sum(shares), network)
 
 
 def _serve(
@@ -95,12 +102,14 @@ def _serve(
         )
 
 
-def ps_sharded(at: CostsAt, shares: Sequence[int], link: Link) -> Simulated:
+def ps_sharded(
+    at: CostsAt, shares: Sequence[int], network: Network, *, steps: int = STEPS
+) -> Simulated:
     """Play pipelined servers, one beside every worker. Pushes and pulls share the interfaces."""
     costs, workers = [at(share) for share in shares], len(shares)
     rows = buckets([cost.backward for cost in costs], SMALLEST_MESSAGE_BYTES * workers)
-    program, ends, ranks = Program(link.latency_s), list[int](), range(workers)
-    for _ in range(STEPS):
+    program, ends, ranks = Program(network.latency_s), list[int](), range(workers)
+    for _ in range(steps):
         now = _forward(program, costs, ends[-1:])
         pushes, pulls = list[int](), list[int]()
         for row in rows:
@@ -115,4 +124,4 @@ def ps_sharded(at: CostsAt, shares: Sequence[int], link: Link) -> Simulated:
                 )
             )
         ends.append(program.join([*now, *pulls[-1:]], name="step"))
-    return played(program, ends, sum(shares), link)
+    return played(program, ends, sum(shares), network)

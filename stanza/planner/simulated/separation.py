@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from stanza.layout import Layout
 from stanza.planner.costs import Costs, CostsAt
-from stanza.planner.simulated.steps import STEPS, Simulated, played, ring_backward, stream
-from systems.clusters.cluster import Link
+from stanza.planner.simulated.steps import STEPS, Network, Simulated, played, ring_backward, stream
 from systems.data.shares import even_shares
 from systems.fair_links import Interface
 from systems.schema import InputError
@@ -21,17 +20,20 @@ SHARED_SLICES = 8
 the FC worker's tasks, as it does between the layers of a pass."""
 
 
-def separated(at: CostsAt, shares: Sequence[int], layout: Layout, link: Link) -> Simulated:
+def separated(
+    at: CostsAt, shares: Sequence[int], layout: Layout, network: Network, *, steps: int = STEPS
+) -> Simulated:
     """Play layer separation in this layout.
 
     Args:
         at: the model's costs as a function of the batch.
         shares: the number of samples of each CONV worker in a step.
+        steps: how many steps are played.
 
     Raises:
         InputError: the layout has columns, and the FC part is no chain of Linear layers.
     """
-    program, ends = Program(link.latency_s), list[int]()
+    program, ends = Program(network.latency_s), list[int]()
     if layout.fc_parallel == "columns" and not at(1).fc_layers:
         raise InputError(
             "--stanza.fc-parallel columns: the profile's fully connected part is no chain of "
@@ -54,7 +56,7 @@ def separated(at: CostsAt, shares: Sequence[int], layout: Layout, link: Link) ->
     fc_done: list[int] = []
     both = layout.fc_placement == "colocated"
     slices = SHARED_SLICES if both else 1
-    for _ in range(STEPS):
+    for _ in range(steps):
         # All micro-batches go forward, and their activations travel to the FC workers.
         forward = _forward(program, parts, conv, ends[-1:], slices)
         sent = [[[task] for task in row] for row in forward]
@@ -74,7 +76,7 @@ def separated(at: CostsAt, shares: Sequence[int], layout: Layout, link: Link) ->
         end = ring_backward(program, last_backward, conv, last, "conv backward")
         # A node with both roles ends its step when both have.
         ends.append(program.join([end, *fc_done], name="step") if both else end)
-    return played(program, ends, sum(shares), link)
+    return played(program, ends, sum(shares), network)
 
 
 def _micro_batches(at: CostsAt, shares: Sequence[int], micro_batches: int) -> list[list[Costs]]:

@@ -3,15 +3,21 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from stanza.planner.predict import BUCKET_BYTES
 from systems.clusters.cluster import Link
+from systems.clusters.topology import Topology
 from systems.fair_links import Interface
-from systems.simulate import Program, Timeline, simulate
+from systems.faulty import simulate_on
+from systems.simulate import Program, Timeline
 
 STEPS = 5
-"""The number of steps that are played. The time between the ends of the last two is the step
-time."""
+"""The number of steps that are played, unless faults come and go. The time between the ends of the
+last two is the step time."""
+
+Network = Link | Topology
+"""What messages cross: equal links, or the links of a topology."""
 
 Segment = tuple[float, float]
 """A piece of the backward pass: its seconds, and the gradient bytes that it makes ready to send."""
@@ -27,6 +33,8 @@ class Simulated:
     """The number of samples in one step over all workers."""
     timeline: Timeline
     """When each task began and ended."""
+    steps_s: tuple[float, ...]
+    """Seconds of every step that was played."""
 
     @property
     def samples_per_s(self) -> float:
@@ -119,13 +127,17 @@ def ring_backward(
     return program.join([*now, *wire[-1:]], name="step")
 
 
-def played(program: Program, ends: Sequence[int], samples: int, link: Link) -> Simulated:
-    """Play the program and read off the step time.
+def played(program: Program, ends: Sequence[int], samples: int, network: Network) -> Simulated:
+    """Play the program and read off the step time: that of the steady state, or the mean of all
+    steps where faults come and go.
 
     Args:
         ends: the task with which each step ends.
         samples: the number of samples in one step over all workers.
     """
-    timeline = simulate(program, link)
-    period_s = timeline.ends_s[ends[-1]] - timeline.ends_s[ends[-2]]
-    return Simulated(step_s=period_s, samples=samples, timeline=timeline)
+    timeline = simulate_on(program, network)
+    ends_s = [timeline.ends_s[end] for end in ends]
+    steps_s = tuple(end_s - start_s for start_s, end_s in pairwise([0.0, *ends_s]))
+    faults = isinstance(network, Topology) and bool(network.faults)
+    step_s = ends_s[-1] / len(ends) if faults else steps_s[-1]
+    return Simulated(step_s=step_s, samples=samples, timeline=timeline, steps_s=steps_s)
