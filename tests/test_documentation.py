@@ -131,7 +131,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     main(["profile", "stanza", "--out", str(folder / "digits.json")])
     for page in PAGES:
         for name, script in re.findall(
-            r"^```python\n# (\w+\.py)\n(.*?)^```", page.read_text(), SCRIPT
+            r"^```(?:python|toml)\n# (?!pyproject)(\w+\.(?:py|toml))\n(.*?)^```",
+            page.read_text(),
+            SCRIPT,
         ):
             (folder / name).write_text(script)
     return folder
