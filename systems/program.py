@@ -69,6 +69,7 @@ class Program:
         *,
         sent: int = 1,
         received: int = 1,
+        count: int = 1,
         name: str = "",
         after: Iterable[int] = (),
     ) -> int:
@@ -79,12 +80,13 @@ class Program:
         Args:
             sent: how many such messages each node of the source's class sends.
             received: how many each node of the target's class receives.
+            count: how many messages together have that size.
         """
         loads: dict[Resource, float] = {
             (source, "out"): sent * size_bytes,
             (target, "in"): received * size_bytes,
         }
-        return self.transfer(loads, pace_bytes=size_bytes, name=name, after=after)
+        return self.transfer(loads, count=count, pace_bytes=size_bytes, name=name, after=after)
 
     def exchange(
         self,

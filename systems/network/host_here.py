@@ -4,7 +4,7 @@
 
 The answer is kept in the cache folder (`systems.build.cache_folder`), in one file for every
 machine, number of ranks and threads, and version of torch, and says when it was measured. Whoever
-wants to measure again deletes it.
+wants to measure again deletes it. What was measured on a busy machine is used once, and not kept.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from systems.clusters.host import Host
 from systems.environment import LOOPBACK, Environment, available_cores, free_port
 from systems.network.distributed import World, start, stop
 from systems.network.probe import probe
+from systems.profiles.steadiness import BUSY, load_average
 from systems.schema import InputError
 
 PATIENCE_S = 60.0
@@ -40,8 +41,9 @@ def host_here(ranks: int, threads: int) -> Host:
     found = kept_host(ranks, threads)
     if found is None:
         print(f"probing this machine with {ranks} processes: a few seconds", file=sys.stderr)
+        load = load_average()
         found = _probed(ranks, threads)
-        keep(found, ranks)
+        keep(found, ranks, load)
     return found
 
 
@@ -53,9 +55,10 @@ def shared_host(world: World) -> Host:
     dist.broadcast_object_list(told, src=0)
     if told[0] is not None:
         return told[0]
+    load = load_average()
     found = probe(world)
     if world.rank == 0:
-        keep(found, ranks)
+        keep(found, ranks, load)
     return found
 
 
@@ -110,9 +113,21 @@ def kept_host(ranks: int, threads: int) -> Host | None:
     return None
 
 
-def keep(found: Host, ranks: int) -> None:
-    """Keep what was measured. If that fails, a line on stderr says so, and it is measured again
-    the next time."""
+def keep(found: Host, ranks: int, load: float) -> None:
+    """Keep what was measured, unless the machine was busy before: then, and if it cannot be kept, a
+    line on stderr says so, and it is measured again the next time.
+
+    Args:
+        load: the load average just before.
+    """
+    cores = available_cores()
+    if load + 1 > cores + BUSY:
+        print(
+            f"  the probe is not kept: the machine was busy before (load average {load:.1f}, cores "
+            f"{cores}); what it says of this machine is doubtful",
+            file=sys.stderr,
+        )
+        return
     try:
         path = _kept(ranks, found.threads)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -36,6 +36,8 @@ REPETITIONS = 6
 """How many messages or passes are measured at a time."""
 COMPUTE_S = 0.1
 """For how long ranks compute, alone and at once, in a round."""
+IDLE_S = 0.05
+"""For how long ranks do nothing, to see what that takes."""
 CHANNEL = "probe"
 """The transport's channel for the messages."""
 
@@ -106,7 +108,7 @@ def _speed_of_busy_cores(compute: Pass) -> float:
         alone = _on_rank_0(passes_per_core_s)
         dist.barrier()
         ratios.append(_summed(passes_per_core_s()) / dist.get_world_size() / alone)
-    return median(ratios[1:])  # caches fill in the first
+    return min(1.0, median(ratios[1:]))  # caches fill in the first
 
 
 def _memory(make: Callable[[int], Callable[[], object]], compute: Pass) -> Cost:
@@ -200,17 +202,16 @@ def _messages(world: World, compute: Pass) -> tuple[Cost, float]:
         return _core_s(exchange)
 
     cost = _line(core_s(SMALL_BYTES), core_s(LARGE_BYTES), LARGE_BYTES)
-    latency_s = max(0.0, _ping_s() - cost.fixed_s)
     transport.close()
-    return cost, latency_s
+    return cost, _latency_s()
 
 
-def _ping_s() -> float:
-    """The seconds from one of two ranks to the other, of the smallest message. The shortest counts:
-    whatever else this machine does makes it longer."""
+def _latency_s() -> float:
+    """The seconds from one of two ranks to the other, of the smallest message, beyond its core
+    time. The shortest round trip counts: whatever else this machine does makes it longer."""
     rank, message = dist.get_rank(), torch.ones(SMALL_BYTES, dtype=torch.uint8)
     dist.barrier()
-    round_trips_s = []
+    round_trips_s, begun_core_s = [], time.process_time()
     for _ in range(2 * REPETITIONS if rank < 2 else 0):
         begun = time.perf_counter()
         for turn in range(2):
@@ -219,7 +220,9 @@ def _ping_s() -> float:
             else:
                 dist.recv(message, 1 - rank)
         round_trips_s.append(time.perf_counter() - begun)
-    return _on_rank_0(lambda: min(round_trips_s) / 2)
+    core_s = (time.process_time() - begun_core_s) / max(1, len(round_trips_s))
+    of_both_s = _summed(core_s if rank < 2 else 0.0)
+    return max(0.0, _on_rank_0(lambda: min(round_trips_s)) - of_both_s) / 2
 
 
 def _ring(compute: Pass) -> Cost:
@@ -245,14 +248,28 @@ def _core_s(once: Pass) -> float:
     """The core seconds of a rank for something that all ranks do together, without those for which
     it computes meanwhile, which `once` returns."""
 
-    def used_s() -> float:
+    def used_s(act: Callable[[], float]) -> tuple[float, float]:
+        """The core seconds besides those that `act` returns, and the seconds by the clock."""
         dist.barrier()
-        begun = time.process_time()
-        computed_s = sum(once() for _ in range(REPETITIONS))
-        return (time.process_time() - begun - computed_s) / REPETITIONS
+        begun, begun_core_s = time.perf_counter(), time.process_time()
+        computed_s = act()
+        return time.process_time() - begun_core_s - computed_s, time.perf_counter() - begun
+
+    def alone_s() -> float:
+        """The core seconds of a repetition, without those of gloo's threads, which look up a
+        hundred times a second even where nothing comes."""
+        core_s, lasted_s = used_s(lambda: sum(once() for _ in range(REPETITIONS)))
+        idle_core_s, idle_s = used_s(_rest)
+        return max(0.0, core_s - lasted_s * idle_core_s / idle_s) / REPETITIONS
 
     once()
-    return median(_summed(used_s()) / dist.get_world_size() for _ in range(ROUNDS))
+    return median(_summed(alone_s()) / dist.get_world_size() for _ in range(ROUNDS))
+
+
+def _rest() -> float:
+    """Does nothing for a moment, which computes for no seconds."""
+    time.sleep(IDLE_S)
+    return 0.0
 
 
 def _line(small_s: float, large_s: float, size_bytes: float) -> Cost:

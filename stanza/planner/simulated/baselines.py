@@ -92,13 +92,16 @@ def ps_dedicated(
     soon as the server has it from all workers. Otherwise the whole model is one bucket. For the
     other arguments see `ddp`.
     """
-    least = SMALLEST_MESSAGE_BYTES * servers if pipelined else float("inf")
     workers = worker_classes(shares, every_rank=every_rank)
     costs, ranks = _costs(at, workers, shares), len(shares)
     alike = [RankClass(tuple(range(ranks, ranks + servers)))]
     if every_rank:
         alike = [RankClass((rank,)) for rank in alike[0].ranks]
-    rows = buckets([cost.backward for cost in costs], least)
+    rows = buckets([cost.backward for cost in costs], SMALLEST_MESSAGE_BYTES * servers)
+    messages = 1
+    if not pipelined:  # what are several messages is one bucket
+        messages = sum(1 for row in rows if row[0][1])
+        rows = buckets([cost.backward for cost in costs], float("inf"))
     memory = memory_of(network)
     program, ends = Program(network.latency_s), list[int]()
     for _ in range(steps):
@@ -113,10 +116,10 @@ def ps_dedicated(
             served_s = _serving_s(memory, size_bytes / servers, ranks)
             for one in alike:
                 sent = size_bytes * compression.factor / servers
-                _serve(program, workers, now, one, sent, served_s, pushed, pulled)
+                _serve(program, workers, now, one, sent, messages, served_s, pushed, pulled)
             arrived.append(list(pulled.values()))
-        for row, messages in zip(rows, arrived, strict=True):
-            of_class = [messages[number :: len(workers)] for number in range(len(workers))]
+        for row, last_pulls in zip(rows, arrived, strict=True):
+            of_class = [last_pulls[number :: len(workers)] for number in range(len(workers))]
             after = [[task, *theirs] for task, theirs in zip(now, of_class, strict=True)]
             now = _copies(program, memory, row[0][1], workers, after, "load")
         ends.append(program.join([*now, *pulled.values()], name="step"))
@@ -152,6 +155,7 @@ def _serve(
     ready: Sequence[int],
     servers: RankClass,
     size_bytes: float,
+    messages: int,
     served_s: float,
     pushed: dict[tuple[int, int], int],
     pulled: dict[tuple[int, int], int],
@@ -161,6 +165,7 @@ def _serve(
 
     Args:
         ready: the task of each class of workers after which it may push.
+        messages: how many messages the bucket is.
         served_s: the core seconds in which a server sums and updates its slice.
         pushed: the last push of every pair of classes, by their played ranks, which the next one
             must follow; is updated.
@@ -176,6 +181,7 @@ def _serve(
             size_bytes,
             sent=servers.count,
             received=one.count,
+            count=messages,
             name="push",
             after=[before, *earlier],
         )
@@ -190,6 +196,7 @@ def _serve(
             size_bytes,
             sent=one.count,
             received=servers.count,
+            count=messages,
             name="pull",
             after=[updated, *earlier],
         )

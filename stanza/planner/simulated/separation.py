@@ -1,7 +1,8 @@
 """Writes the step of layer separation as tasks, in the order of ConvWorker's and FcWorker's code.
 
 FC workers may be replicas or hold columns, and may be dedicated or colocated with CONV workers. A
-node with both roles has one compute stream, which takes the tasks of both as they get ready.
+node with both roles has one compute stream, which takes the tasks of both as they get ready; ranks
+that share the cores of a host have a thread for each role.
 `stanza.workers.conv_worker` has a picture of a step. Who cannot differ is played once, see
 `stanza.planner.simulated.cut_classes`.
 """
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from stanza.layout import Layout
 from stanza.planner.costs import Costs, RanksCostsAt, costs_of
 from stanza.planner.simulated.cut_classes import CutClasses, cut_classes
+from stanza.planner.simulated.fc_workers import fc_step
 from stanza.planner.simulated.steps import (
     STEPS,
     Simulated,
@@ -19,11 +21,9 @@ from stanza.planner.simulated.steps import (
     ring_backward,
     stream,
     sums_s,
-    update_s,
     updates,
     work,
 )
-from systems.clusters.host import Host
 from systems.data.shares import even_shares
 from systems.fair_links import Resource
 from systems.faulty import Network
@@ -33,6 +33,8 @@ from systems.schema import InputError
 SHARED_SLICES = 8
 """The number of tasks that make a pass on a node with both roles. Between them the device can take
 the FC worker's tasks, as it does between the layers of a pass."""
+ACTIVATIONS = "activations"
+"""The name of the messages that carry activations."""
 Message = tuple[dict[Resource, float], float]
 """One micro-batch of a class of CONV workers on the links: the bytes through each interface, and
 the bytes that a single CONV worker sends or receives."""
@@ -92,9 +94,9 @@ def separated(
         ]
         forward = _forward(program, parts, classes, begun, slices)
         sent = [[[task] for task in row] for row in forward]
-        arrived = _chained(program, sent, activations, "activations")
+        arrived = _chained(program, sent, activations, ACTIVATIONS)
         # The FC workers run them forward and backward, and send the gradients back.
-        computed, fc_done = _fc_step(program, memory, at, parts, layout, classes, arrived, fc_done)
+        computed, fc_done = fc_step(program, memory, at, parts, layout, classes, arrived, fc_done)
         ready = [[[row[fc] for fc in targets] for targets in classes.fc_of] for row in computed]
         returned = _chained(program, ready, gradients, "cut gradient")
         # The CONV workers run them backward. The all-reduce overlaps the last of these passes.
@@ -206,117 +208,19 @@ def _chained(
     rows: list[list[int]] = []
     for row, of_row in zip(ready, messages, strict=True):
         before = [[task] for task in rows[-1]] if rows else [[]] * len(row)
+        each = 1 if rows or name != ACTIVATIONS else 2  # labels go with the first activations
         rows.append(
             [
-                program.transfer(loads, pace_bytes=pace_bytes, name=name, after=[*tasks, *earlier])
+                program.transfer(
+                    loads,
+                    count=each * (len(loads) - 1),
+                    pace_bytes=pace_bytes,
+                    name=name,
+                    after=[*tasks, *earlier],
+                )
                 if loads
                 else program.join([*tasks, *earlier], name=name)
                 for (loads, pace_bytes), tasks, earlier in zip(of_row, row, before, strict=True)
             ]
         )
     return rows
-
-
-def _fc_step(
-    program: Program,
-    memory: Host,
-    at: RanksCostsAt,
-    parts: Sequence[Sequence[Costs]],
-    layout: Layout,
-    classes: CutClasses,
-    arrived: Sequence[Sequence[int]],
-    after: Sequence[int],
-) -> tuple[list[list[int]], list[int]]:
-    """Add the FC workers' passes over every micro-batch, and the exchange of their gradients.
-
-    Args:
-        parts: the costs, by micro-batch and class of CONV workers.
-        arrived: the activations' messages, likewise.
-        after: the tasks that must have ended first.
-
-    Returns:
-        The last task of every micro-batch for every class of FC workers, and the tasks that the
-        next step on the FC workers must wait for.
-    """
-    fc, workers = classes.fc, sum(one.count for one in classes.fc)
-    before = [list(after) for _ in fc]
-    columns = layout.fc_parallel == "columns" and workers > 1
-    rows: list[list[int]] = []
-    layers, holders = parts[0][0].fc_backward, workers if columns else 1
-    for row, costs in zip(arrived, parts, strict=True):
-        sum_s = sums_s(memory, layers) / holders if rows or workers > holders else 0.0
-        ready = [
-            [*(row[conv] for conv in served), *tasks]
-            for served, tasks in zip(classes.conv_of, before, strict=True)
-        ]
-        gathered = [
-            costs_of(
-                at, one.played, sum(many * costs[conv].batch_size for conv, many in served.items())
-            )
-            for one, served in zip(fc, classes.conv_of, strict=True)
-        ]
-        if columns:
-            rows.append(_columns(program, gathered, classes, ready))
-        else:
-            begin_s = 0.0 if rows else memory.step_s
-            seconds = [
-                memory.copy.seconds(cost.cut_bytes)
-                + cost.fc_forward_s
-                + cost.fc_backward_s
-                + sum_s
-                + begin_s
-                for cost in gathered
-            ]
-            rows.append(_compute(program, seconds, classes, ready))
-        before = [[task] for task in rows[-1]]
-    done = list(rows[-1])
-    if workers > holders:
-        nodes, size = [one.played for one in fc], parts[0][0].fc_bytes
-        done = [program.all_reduce(nodes, size, ranks=workers, name="fc exchange", after=done)]
-    seconds_each = update_s(memory, layers) / holders
-    return rows, [work(program, stream(one.played), seconds_each, "fc update", done) for one in fc]
-
-
-def _compute(
-    program: Program, seconds: Sequence[float], classes: CutClasses, ready: Sequence[Sequence[int]]
-) -> list[int]:
-    """Add one task of so many seconds on each class of FC workers, which starts after the tasks in
-    `ready`."""
-    return [
-        program.compute(stream(one.played), lasts_s, name="fc", after=tasks)
-        for one, lasts_s, tasks in zip(classes.fc, seconds, ready, strict=True)
-    ]
-
-
-def _columns(
-    program: Program, gathered: Sequence[Costs], classes: CutClasses, ready: Sequence[Sequence[int]]
-) -> list[int]:
-    """Add the passes of FC workers that hold columns over one gathered micro-batch, whose costs on
-    a worker of each class are given.
-
-    Each of the f workers does 1/f of every layer's work. Outputs are reduce-scattered forward, and
-    their gradients all-gathered backward. Returns the last task of each class.
-    """
-    nodes, f = [one.played for one in classes.fc], sum(one.count for one in classes.fc)
-    now = [list(tasks) for tasks in ready]
-
-    def work(seconds: Sequence[float]) -> None:
-        """Every worker computes its part of the seconds of all on its device."""
-        tasks = _compute(program, [each / f for each in seconds], classes, now)
-        now[:] = [[task] for task in tasks]
-
-    def swap(size_bytes: float, name: str) -> None:
-        """Every worker exchanges its part of `size_bytes` with all others."""
-        tasks = [task for of_class in now for task in of_class]
-        moved = size_bytes * (f - 1) / f
-        done = program.exchange(nodes, moved, messages=1, name=name, after=tasks)
-        now[:] = [[done]] * len(nodes)
-
-    sizes_bytes = [layer.output_bytes for layer in gathered[0].fc_layers]
-    for index, size_bytes in enumerate(sizes_bytes):
-        work([costs.fc_layers[index].forward_s for costs in gathered])
-        swap(size_bytes, "reduce-scatter")
-    for index, size_bytes in reversed(list(enumerate(sizes_bytes))):
-        swap(size_bytes, "all-gather")
-        work([costs.fc_layers[index].backward_s for costs in gathered])
-    return [tasks[0] for tasks in now]

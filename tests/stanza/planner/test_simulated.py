@@ -21,6 +21,7 @@ from stanza.planner.simulated.steps import STEPS, Simulated, segments
 from stanza.planner.traffic import Sizes, traffic
 from systems.clusters.cluster import Link
 from systems.data.shares import even_shares
+from systems.fair_links import Resource
 from systems.schema import InputError
 
 LINK = Link(bandwidth_bits_per_s=10e9, latency_s=50e-6)
@@ -257,10 +258,10 @@ def bytes_of(
     return {(rank, way): values[rank] for way, values in ways.items() for rank in range(len(rows))}
 
 
-def moved(simulated: Simulated) -> dict[tuple[int, str], float]:
+def moved(simulated: Simulated) -> dict[Resource, float]:
     """Bytes of one step by interface, of every rank."""
     ranks = {one.played: one.ranks for one in simulated.classes}
-    total: Counter[tuple[int, str]] = Counter()
+    total: Counter[Resource] = Counter()
     for task in simulated.timeline.tasks:
         for (played, way), size in task.loads.items():
             assert isinstance(played, int)
