@@ -134,6 +134,24 @@ def test_a_topology_without_bottlenecks_is_the_plain_cluster(
     assert blocked["step_s"] > racks["step_s"]
 
 
+def test_compressed_gradients_cross_racks_where_they_are_summed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An all-gather is known on one switch only; casts are summed as whole gradients are."""
+    racks = PLAIN + "[racks]\nnodes = 2\n"
+    ddp = ["--stanza.scheme", "ddp", "--stanza.exchange"]
+    cast = simulated(tmp_path, racks, *ddp, "fp16")
+    assert cast["step_s"] == pytest.approx(simulated(tmp_path, PLAIN, *ddp, "fp16")["step_s"])
+    with pytest.raises(SystemExit):
+        simulated(tmp_path, racks, *ddp, "top-k")
+    assert "--stanza.exchange top-k" in capsys.readouterr().err
+    on_a_switch = PLAIN + "[[faults.stragglers]]\nrank = 0\nfactor = 1.0\n"
+    gathered = simulated(tmp_path, on_a_switch, *ddp, "top-k", "--stanza.steps", "5")
+    assert gathered["steps_s"][-1] == pytest.approx(
+        simulated(tmp_path, PLAIN, *ddp, "top-k")["step_s"]
+    )
+
+
 def test_two_devices_share_the_interface_of_their_node(tmp_path: Path) -> None:
     """A ring enters a node once, so half of the interface for each device is too little."""
     pairs = PLAIN.replace("count = 4", "count = 2").replace(

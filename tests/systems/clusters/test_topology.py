@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from systems.clusters import cluster
+from systems.clusters.host import FREE
 from systems.clusters.racks import Racks
 from systems.clusters.sized import simulated_cluster
 from systems.clusters.topology import is_plain, one_device_each, plain, topology_of
@@ -87,6 +88,11 @@ def test_only_the_simulator_gets_what_only_it_knows(key: str, full: Path) -> Non
     full.write_text(cluster.to_toml(dataclasses.replace(read, **others)))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=f"{key}: is heeded by `testbed simulate` alone"):
         cluster.load(str(full))
+
+
+def test_ranks_that_share_cores_have_no_racks(full: Path) -> None:
+    with pytest.raises(InputError, match="host: ranks that share the cores of one machine"):
+        topology_of(cluster.load(str(full), simulated=True).on(FREE))
 
 
 def test_presets_are_plain() -> None:
