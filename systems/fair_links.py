@@ -1,7 +1,8 @@
 """How tasks share the links of a cluster, or the cores of one machine, in the simulator.
 
 [Note: max-min fair links]
-Every node has one network interface with two directions, "out" and "in", both of its own rate.
+Every node has one network interface with two directions, "out" and "in", both of its own rate; a
+topology has more links (`systems.clusters.topology`), each with its directions and its rate.
 Transfers that use the same direction share its rate. The share is max-min fair: no transfer can get
 more without taking from one that has no more than it. TCP comes close to that. Progressive filling
 finds it: the rates of all transfers grow together until a direction is full; transfers through it
@@ -62,9 +63,10 @@ class Transfers:
                 seconds of core time).
             pace_bytes: likewise, the bytes that its rate is of: its largest load, or that of each
                 of the transfers for which it stands.
-            capacity: what an interface moves in a second.
+            capacity: what an interface moves in a second, until `set_rate` changes it.
         """
         self._loads, self._paces, self._capacity = loads, pace_bytes, capacity
+        self._changed_rates: dict[Resource, float] = {}
         # By interface: the transfers through it, with their weights: load over pace.
         self._users: defaultdict[Resource, dict[int, float]] = defaultdict(dict)
         # By transfer: bytes of its pace that were left at `_since`, its rate from then on.
@@ -80,7 +82,8 @@ class Transfers:
         pace = self._paces[number]
         self._left[number], self._rate[number], self._since[number] = pace, 0.0, now
         for interface, size in self._loads[number].items():
-            self._users[interface][number] = size / pace
+            # An endless transfer has infinite loads, all of them alike.
+            self._users[interface][number] = 1.0 if size == pace else size / pace
             self._touched[interface] = None
 
     def remove(self, number: int) -> None:
@@ -90,11 +93,29 @@ class Transfers:
             self._touched[interface] = None
         del self._left[number], self._rate[number], self._since[number]
 
+    def set_rate(self, interface: Resource, bytes_per_s: float) -> None:
+        """The rate of an interface changes, to 0 if it fails; heeded once `share` is called."""
+        self._changed_rates[interface] = bytes_per_s
+        self._touched[interface] = None
+
+    def is_under_way(self, number: int) -> bool:
+        """Whether a transfer has begun and not ended."""
+        return number in self._rate
+
+    def stopped(self) -> list[int]:
+        """The transfers under way that do not move, as an interface of theirs has failed."""
+        return [number for number, rate in self._rate.items() if rate == 0]
+
+    def has_failed(self, interface: Resource) -> bool:
+        """Whether the rate of an interface is 0."""
+        return self._changed_rates.get(interface) == 0
+
     def share(self, now: float) -> list[tuple[int, float]]:
         """Share the links anew among all transfers that the latest changes can reach.
 
         Returns:
-            (number, second at which it will end) of each transfer whose rate has changed.
+            (number, second at which it will end) of each transfer whose rate has changed; infinity
+            where it stands still.
         """
         numbers, interfaces = self._reached()
         self._touched.clear()
@@ -105,7 +126,8 @@ class Transfers:
             # What it has moved at its old rate is done; the rest takes the new one.
             self._left[number] -= self._rate[number] * (now - self._since[number])
             self._rate[number], self._since[number] = rate, now
-            changed.append((number, now + max(0.0, self._left[number]) / rate))
+            left = max(0.0, self._left[number])
+            changed.append((number, now + left / rate if rate else float("inf")))
         return changed
 
     def _reached(self) -> tuple[dict[int, None], dict[Resource, None]]:
@@ -125,6 +147,12 @@ class Transfers:
                         waiting.append(interface)
         return numbers, interfaces
 
+    def _rate_of(self, interface: Resource) -> float:
+        """What an interface moves in a second at present."""
+        if interface in self._changed_rates:
+            return self._changed_rates[interface]
+        return self._capacity(interface)
+
     def _fill(self, numbers: Collection[int], interfaces: Iterable[Resource]) -> dict[int, float]:
         """The rates, in bytes/s, of these transfers over these interfaces: progressive filling."""
         if not numbers:
@@ -132,10 +160,10 @@ class Transfers:
         if len(numbers) == 1:  # nothing to share: its fullest interface sets the rate
             (number,) = numbers
             of_number = ((i, self._users[i][number]) for i in self._loads[number])
-            return {number: min(self._capacity(i) / weight for i, weight in of_number if weight)}
+            return {number: min(self._rate_of(i) / weight for i, weight in of_number if weight)}
         # 1. All rates are 0: every interface has all of its room. Its level is the rate at which it
         #    would be full if all of its transfers grew together.
-        room = {interface: self._capacity(interface) for interface in interfaces}
+        room = {interface: self._rate_of(interface) for interface in interfaces}
         weight = {interface: sum(self._users[interface].values()) for interface in room}
         queue: list[tuple[float, Resource]] = [
             (room[interface] / weight[interface], interface)

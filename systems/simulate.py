@@ -17,183 +17,17 @@ A program can be played on one machine as well, whose cores all tasks share:
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from systems.clusters.cluster import Link
 from systems.clusters.host import Host
 from systems.clusters.links import Links
 from systems.fair_links import CORES, Resource, Transfers
+from systems.program import Program, Task
 
-NO_LOADS: Mapping[Resource, float] = {}
-"""The loads of what is no transfer: one mapping for all tasks."""
 SAME_TIME_S = 1e-12
 """Events this close happen at once: equal workers stay in step in spite of rounding."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A computation (it has a `stream`), a transfer (it has `loads`), or a point in time without
-    work, at which other tasks have ended."""
-
-    name: str
-    """What a trace calls it."""
-    after: tuple[int, ...]
-    """The numbers of the tasks that must have ended before this one begins."""
-    stream: str | None = None
-    """The compute stream that a computation runs on, such as "rank 0"."""
-    seconds: float = 0.0
-    """How long a computation takes, or the latency after the last byte of a transfer."""
-    loads: Mapping[Resource, float] = field(default_factory=lambda: NO_LOADS)
-    """Bytes that a transfer moves through each interface; all of them progress together."""
-    pace_bytes: float = 0.0
-    """The bytes that a transfer's rate is of: its largest load, or that of each of the transfers
-    for which it stands."""
-    messages: float = 0
-    """How many messages a transfer consists of, over all nodes."""
-    sums: bool = False
-    """Whether they are those of a ring all-reduce, whose receivers add them up."""
-
-
-class Program:
-    """A list of tasks. Every method adds one task and returns its number, on which later tasks can
-    depend with `after`."""
-
-    def __init__(self, latency_s: float = 0.0) -> None:
-        """An empty program whose messages have this latency, in seconds, one way."""
-        self.tasks: list[Task] = []
-        self._latency_s = latency_s
-
-    def compute(
-        self, stream: str, seconds: float, *, name: str = "", after: Iterable[int] = ()
-    ) -> int:
-        """Add `seconds` of work on a compute stream."""
-        return self._add(Task(name, tuple(after), stream=stream, seconds=seconds))
-
-    def join(self, after: Iterable[int], name: str = "") -> int:
-        """Add a point in time at which all tasks of `after` have ended."""
-        return self._add(Task(name, tuple(after)))
-
-    def flow(
-        self,
-        source: int,
-        target: int,
-        size_bytes: float,
-        *,
-        sent: int = 1,
-        received: int = 1,
-        count: int = 1,
-        name: str = "",
-        after: Iterable[int] = (),
-    ) -> int:
-        """Add a message of `size_bytes` from the node `source` to the node `target`.
-
-        Where the two stand for classes of nodes (`systems.rank_classes`), it is many messages.
-
-        Args:
-            sent: how many such messages each node of the source's class sends.
-            received: how many each node of the target's class receives.
-            count: how many messages together have that size.
-        """
-        loads: dict[Resource, float] = {
-            (source, "out"): sent * size_bytes,
-            (target, "in"): received * size_bytes,
-        }
-        return self.transfer(loads, count=count, pace_bytes=size_bytes, name=name, after=after)
-
-    def exchange(
-        self,
-        nodes: Sequence[int],
-        size_bytes: float,
-        *,
-        messages: int,
-        peers: int = 1,
-        name: str = "",
-        after: Iterable[int] = (),
-    ) -> int:
-        """Add a balanced collective: every node sends and receives `size_bytes`, at one pace.
-
-        Args:
-            messages: how many messages follow one another in it, each with its latency.
-            peers: to how many other nodes each sends one at a time.
-        """
-        loads = _both_ways(nodes, size_bytes)
-        count = messages * peers * len(nodes)
-        return self.transfer(loads, messages=messages, count=count, name=name, after=after)
-
-    def all_reduce(
-        self,
-        nodes: Sequence[int],
-        size_bytes: float,
-        *,
-        ranks: int | None = None,
-        name: str = "",
-        after: Iterable[int] = (),
-    ) -> int:
-        """Add a ring all-reduce of `size_bytes`.
-
-        Each of the n nodes cuts its bytes into n parts and hands one on to the next node, 2 (n - 1)
-        times: first the sums of the parts travel, then their results. One node alone does nothing.
-
-        Args:
-            ranks: how many nodes there are, where `nodes` stand for classes of them.
-        """
-        n = len(nodes) if ranks is None else ranks
-        rounds = 2 * (n - 1)
-        moved_bytes = rounds * size_bytes / n
-        return self._add(
-            Task(
-                name,
-                tuple(after),
-                seconds=rounds * self._latency_s,
-                loads=_both_ways(nodes, moved_bytes),
-                pace_bytes=moved_bytes,
-                messages=rounds * n,
-                sums=True,
-            )
-        )
-
-    def transfer(
-        self,
-        loads: Mapping[Resource, float],
-        *,
-        messages: int = 1,
-        count: int | None = None,
-        pace_bytes: float | None = None,
-        name: str = "",
-        after: Iterable[int] = (),
-    ) -> int:
-        """Add messages that progress together, such as one worker's slices to several servers.
-
-        Args:
-            loads: the bytes that they move through each interface.
-            messages: how many messages follow one another, each with its latency.
-            count: how many there are in all; None: no others.
-            pace_bytes: the largest load of each of the transfers that this one stands for; None: it
-                stands for itself, and that is its largest load.
-        """
-        return self._add(
-            Task(
-                name,
-                tuple(after),
-                seconds=messages * self._latency_s,
-                loads=loads,
-                pace_bytes=max(loads.values(), default=0.0) if pace_bytes is None else pace_bytes,
-                messages=messages if count is None else count,
-            )
-        )
-
-    def _add(self, task: Task) -> int:
-        """Add a task whose predecessors are there already; returns its number."""
-        if task.after and not 0 <= min(task.after) <= max(task.after) < len(self.tasks):
-            raise ValueError(f"task {task.name!r} depends on one that has not been added yet")
-        self.tasks.append(task)
-        return len(self.tasks) - 1
-
-
-def _both_ways(nodes: Iterable[int], size_bytes: float) -> dict[Resource, float]:
-    """The loads of a balanced collective."""
-    return {(node, way): size_bytes for node in nodes for way in ("out", "in")}
 
 
 @dataclass(frozen=True)
@@ -246,7 +80,7 @@ def simulate(program: Program, network: Link | Links | Host) -> Timeline:
     else:
         loads = [task.loads for task in tasks]
         paces, waits_s = [task.pace_bytes for task in tasks], [task.seconds for task in tasks]
-    return _Simulation(tasks, loads, paces, waits_s, _capacity(network)).run()
+    return Simulation(tasks, loads, paces, waits_s, _capacity(network)).run()
 
 
 def _capacity(network: Link | Links | Host) -> Callable[[Resource], float]:
@@ -278,7 +112,7 @@ def core_seconds(task: Task, host: Host) -> dict[Resource, float]:
     return {**loads, CORES: sum(loads.values())}
 
 
-class _Simulation:
+class Simulation:
     """The event loop: it goes from one end of a task to the next.
 
     A task first moves its loads, if it has any, and then waits for some seconds: a transfer for its
@@ -294,6 +128,14 @@ class _Simulation:
         waits_s: Sequence[float],
         capacity: Callable[[Resource], float],
     ) -> None:
+        """Nothing has happened yet.
+
+        Args:
+            loads: what each task moves through every resource, in bytes or seconds of core time.
+            paces: that of its largest load, see `Transfers`.
+            waits_s: the seconds that it waits after that.
+            capacity: what a resource moves in a second.
+        """
         self._tasks, self._paces, self._waits_s = tasks, paces, waits_s
         self._transfers = Transfers(loads, paces, capacity)
         self._starts, self._ends = [0.0] * len(tasks), [0.0] * len(tasks)
@@ -320,16 +162,23 @@ class _Simulation:
             if not blockers:
                 self._begin(number)
         self._share()
-        while self._events:
+        while self._goes_on():
             self._now = self._events[0][0]
             while self._events and self._events[0][0] <= self._now + SAME_TIME_S:
                 self._handle(*heapq.heappop(self._events))
             self._share()
         return Timeline(self._tasks, self._starts, self._ends)
 
+    def _goes_on(self) -> bool:
+        """Whether there is something left to play."""
+        return bool(self._events)
+
+    def _waited_s(self, number: int) -> float:
+        """The second at which a task ends that begins now and moves nothing."""
+        return self._now + self._waits_s[number]
+
     def _handle(self, time_s: float, number: int, kind: str) -> None:
         """Something has happened to a task: begin what has waited for it."""
-        task = self._tasks[number]
         if kind == "moved":
             if self._moved.get(number) != time_s:  # void: its rate has changed since
                 return
@@ -338,9 +187,14 @@ class _Simulation:
             if self._waits_s[number]:
                 heapq.heappush(self._events, (time_s + self._waits_s[number], number, "end"))
                 return
-        if task.stream is not None:
-            self._running.discard(task.stream)
-            self._next_on(task.stream)
+        self._end(number, time_s)
+
+    def _end(self, number: int, time_s: float) -> None:
+        """A task has ended."""
+        stream = self._tasks[number].stream
+        if stream is not None:
+            self._running.discard(stream)
+            self._next_on(stream)
         self._ends[number] = time_s
         for follower in self._followers[number]:
             self._blockers[follower] -= 1
@@ -370,7 +224,7 @@ class _Simulation:
         if self._paces[number] > 0:
             self._transfers.add(number, self._now)
         else:
-            heapq.heappush(self._events, (self._now + self._waits_s[number], number, "end"))
+            heapq.heappush(self._events, (self._waited_s(number), number, "end"))
 
     def _share(self) -> None:
         """Share links or cores anew, and note when tasks will have moved their loads."""

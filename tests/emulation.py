@@ -18,10 +18,10 @@ from systems.network.namespaces import Network
 """
 
 
-def start(source: str) -> "subprocess.Popen[str]":
+def start(source: str, *arguments: str) -> "subprocess.Popen[str]":
     """Start a Python program that may use `emulate` and `Network`."""
     return subprocess.Popen(
-        [sys.executable, "-c", HEADER + source],
+        [sys.executable, "-c", HEADER + source, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -29,9 +29,9 @@ def start(source: str) -> "subprocess.Popen[str]":
     )
 
 
-def run(source: str) -> "subprocess.CompletedProcess[str]":
+def run(source: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run such a program to its end."""
-    process = start(source)
+    process = start(source, *arguments)
     out, errors = process.communicate(timeout=60)
     return subprocess.CompletedProcess(source, process.returncode, out, errors)
 

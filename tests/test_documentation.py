@@ -139,7 +139,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(replace(load_profile("vgg16"), device="T4"), folder / "t4.json")
     for page in PAGES:
         for name, script in re.findall(
-            r"^```(?:python|toml)\n# (\w+\.py|lab\.toml)\n(.*?)^```", page.read_text(), SCRIPT
+            r"^```(?:python|toml)\n# (\w+\.py|(?:lab|racks)\.toml)\n(.*?)^```",
+            page.read_text(),
+            SCRIPT,
         ):
             (folder / name).write_text(script)
     with contextlib.chdir(folder):

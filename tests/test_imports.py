@@ -32,7 +32,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["data"],
         ["profiles", "clusters"],
         ["network"],
-        ["rank_classes", "fair_links", "simulate"],
+        ["rank_classes", "fair_links", "program", "simulate", "collectives", "faulty"],
         ["runs"],
         ["figures", "progress", "job"],
         ["system", "validation"],

@@ -24,10 +24,15 @@ def main(arguments: Sequence[str]) -> None:
     job, result = simulated.job, simulated.result
     predicted_s = result["predicted_step_s"]
     beside = "" if predicted_s is None else f" (planner: {predicted_s * 1e3:.2f} ms)"
+    how = "steady state of a deterministic simulation"
+    if "faults" in result:
+        healthy_s = result["step_s_without_faults"]
+        beside = f" ({result['step_s'] / healthy_s:.2f} of {healthy_s * 1e3:.2f} ms without faults)"
+        how = f"mean of a deterministic simulation with faults\n  faults: {result['faults']}"
     print(
         f"{job.name} | tier simulated | {simulated.what}\n"
         f"  {result['samples_per_s']:,.0f} samples/s, step {result['step_s'] * 1e3:.2f} ms{beside},"
-        f" steady state of a deterministic simulation\n  record: {folder}"
+        f" {how}\n  record: {folder}"
     )
 
 

@@ -212,7 +212,7 @@ def cluster_at(name: str, bandwidth_bits_per_s: float) -> Cluster:
     rate = bandwidth_bits_per_s
     if not 0 < rate < float("inf"):
         raise InputError(f"--over {BANDWIDTH}={rate:g}: give bits per second; 10 Gb/s is 10e9")
-    target = cluster.load(name).with_rate(rate)
+    target = cluster.load(name, simulated=True).with_rate(rate)
     return dataclasses.replace(target, name=f"{target.name} at {rate / 1e9:g} Gb/s")
 
 

@@ -17,9 +17,12 @@ from sparsepipe.schedule.costs import StageCost
 from sparsepipe.schedule.lists import ALL_REDUCE_PARTS, Action, ActionKind, Schedule
 from sparsepipe.schedule.pipeline_classes import PipelineClasses, pipeline_classes
 from systems.clusters.cluster import Link
+from systems.clusters.topology import Topology
+from systems.faulty import simulate_on
+from systems.program import Program
 from systems.rank_classes import RankClass, titled
 from systems.schema import InputError
-from systems.simulate import Program, Timeline, simulate
+from systems.simulate import Timeline
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,12 @@ class PlayedSchedule:
         """Seconds from one mini-batch to the next in the steady state."""
         first, end = self.window
         return (self._end_s(end - 1) - self._end_s(first - 1)) / (end - first)
+
+    @property
+    def mean_step_s(self) -> float:
+        """Seconds of all mini-batches, filling and draining included, over their number. There is
+        no steady state where faults come and go."""
+        return self.timeline.end_s / self.schedule.mini_batches
 
     @property
     def latency_s(self) -> float:
@@ -118,14 +127,19 @@ class PlayedSchedule:
 
 
 def play(
-    schedule: Schedule, costs: Sequence[StageCost], link: Link, *, every_rank: bool = False
+    schedule: Schedule,
+    costs: Sequence[StageCost],
+    network: Link | Topology,
+    *,
+    every_rank: bool = False,
 ) -> PlayedSchedule:
     """Simulate a schedule that has enough mini-batches for a steady state.
 
     Args:
         costs: what a micro-batch costs at each stage.
-        link: the link of every rank to the others.
-        every_rank: plays each rank, also those that cannot differ; the result is the same.
+        network: the link of every rank to the others, or the links of a topology.
+        every_rank: plays each rank, also those that cannot differ; the result is the same. On a
+            topology, where ranks have unequal links, all are always played so.
 
     Raises:
         InputError: too few mini-batches, or costs that do not fit the stages.
@@ -140,10 +154,11 @@ def play(
     for stage, (cost, ranks) in enumerate(zip(costs, schedule.stages, strict=True)):
         if not len(cost.forward_s) == len(cost.backward_s) == len(cost.shares) == len(ranks):
             raise InputError(f"stage {stage}: costs for {len(cost.shares)} of {len(ranks)} ranks")
+    every_rank = every_rank or not isinstance(network, Link)
     classes = pipeline_classes(schedule.stages, costs, every_rank=every_rank)
-    tasks = _Tasks(schedule, costs, link, classes)
+    tasks = _Tasks(schedule, costs, network.latency_s, classes)
     computed = tasks.add_all()
-    timeline = simulate(tasks.program, link)
+    timeline = simulate_on(tasks.program, network)
     spans = tuple(
         Span(
             rank,
@@ -166,9 +181,13 @@ class _Tasks:
     """
 
     def __init__(
-        self, schedule: Schedule, costs: Sequence[StageCost], link: Link, classes: PipelineClasses
+        self,
+        schedule: Schedule,
+        costs: Sequence[StageCost],
+        latency_s: float,
+        classes: PipelineClasses,
     ) -> None:
-        self.program = Program(link.latency_s)
+        self.program = Program(latency_s)
         self._schedule, self._costs, self._classes = schedule, costs, classes
         # The place of each played rank among the replicas of each of its stages.
         self._replica = {

@@ -11,6 +11,7 @@ from sparsepipe.train.plan_file import check_planned_for, load_checked_plan
 from sparsepipe.train.planned import ProfiledPlan, describe_plan, plan_pipeline, with_profiles
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster
+from systems.clusters.topology import Topology, is_plain, plain, topology_of
 from systems.flags import named_as_given
 from systems.job import Job
 from systems.profiles.emulation import Emulation
@@ -30,8 +31,11 @@ FEW_RANKS = 4
 
 
 @named_as_given(NAMED_HERE)
-def plan_emulated(job: Job) -> Plan:
+def plan_emulated(job: Job, *, simulated: bool = False) -> Plan:
     """Plan a pipeline from the profiles that the options name. Every device is a rank.
+
+    Args:
+        simulated: whether it is planned for the simulator, which knows racks and faults.
 
     Raises:
         InputError: no pipeline, another number of devices than ranks, and what the planner
@@ -44,8 +48,8 @@ def plan_emulated(job: Job) -> Plan:
             "pipeline"
         )
     if options.plan is not None:
-        check_cluster(job)
-    target = _target(job)
+        check_cluster(job, simulated=simulated)
+    target = plain(_target(job, simulated=simulated))
     if options.plan is None:
         check_links(
             target_cluster(target, options.devices, options.bandwidth_bits_per_s), job.cluster
@@ -60,15 +64,15 @@ def plan_emulated(job: Job) -> Plan:
     return Plan(pipeline=planned.plan)
 
 
-def _target(job: Job) -> Cluster:
+def _target(job: Job, *, simulated: bool) -> Cluster:
     """The cluster that the job names; else one of the devices that the options count."""
     options = job.options
     if job.cluster != Job.cluster or options.devices is None or options.plan is not None:
-        return cluster.load(job.cluster)
+        return cluster.load(job.cluster, simulated=simulated)
     return cluster_of((), options.devices, options.bandwidth_bits_per_s)
 
 
-def check_cluster(job: Job) -> None:
+def check_cluster(job: Job, *, simulated: bool = False) -> None:
     """Refuse a cluster for which a pipeline was not planned.
 
     Raises:
@@ -82,7 +86,8 @@ def check_cluster(job: Job) -> None:
             f"--cluster {job.cluster}: what trains here is cut by layer times of this machine; "
             "leave it out, or plan with `testbed plan sparsepipe --out` and give --sparsepipe.plan"
         )
-    check_planned_for(load_checked_plan(options), job.cluster, cluster.load(job.cluster), options)
+    named = cluster.load(job.cluster, simulated=simulated)
+    check_planned_for(load_checked_plan(options), job.cluster, named, options)
 
 
 def _planned(job: Job, plan: Plan) -> ProfiledPlan:
@@ -154,11 +159,41 @@ def simulated_step_s(job: Job, plan: Plan) -> float:
     return _planned(job, plan).played.step_s
 
 
+def _named(job: Job, planned: ProfiledPlan) -> Cluster:
+    """The cluster of a plan, with what only the simulator knows of it."""
+    options = job.options
+    if job.cluster == Job.cluster:
+        return planned.plan.cluster
+    named = cluster.load(job.cluster, simulated=True)
+    return target_cluster(named, options.devices, options.bandwidth_bits_per_s)
+
+
+def _topology(named: Cluster) -> Topology | None:
+    """The topology on which a job is simulated; None if the link that it was planned with says all
+    about its cluster."""
+    one_switch = named.size == 1 or is_plain(named)
+    return None if one_switch and plain(named) == named else topology_of(named)
+
+
 def simulate(job: Job) -> Simulated:
     """Plan a job and play its schedule in the simulator."""
-    plan = plan_emulated(job)
+    plan = plan_emulated(job, simulated=True)
     planned = _planned(job, plan)
-    played, target = planned.played, planned.plan.cluster
+    topology, target = _topology(_named(job, planned)), planned.plan.cluster
+    played = planned.played
+    with_faults: dict[str, Any] = {}
+    if topology is not None:
+        target = _named(job, planned)
+        steady = job.options.steps if topology.faults else None
+        played = planned.played_on(topology, steady)
+        if topology.faults:
+            healthy = planned.played_on(topology.without_faults(), steady)
+            with_faults = {
+                "faults": str(topology.faults),
+                "step_s": played.mean_step_s,
+                "samples_per_s": planned.plan.batch_size / played.mean_step_s,
+                "step_s_without_faults": healthy.mean_step_s,
+            }
     return Simulated(
         job=job,
         plan=plan,
@@ -170,6 +205,7 @@ def simulate(job: Job) -> Simulated:
             "samples_per_s": planned.plan.batch_size / played.step_s,
             "utilisation": [played.utilisation(rank) for rank in range(len(planned.links))],
             "cluster": dataclasses.asdict(target),
+            **with_faults,
         },
         what=f"{played.schedule.kind}, {planned.plan.planner} | world size "
         f"{job.world_size}: {stages_in_words(planned.plan.stages)} | {planned.plan.model}, "

@@ -22,6 +22,7 @@ from sparsepipe.schedule.play import PlayedSchedule, play
 from sparsepipe.train.plan_file import load_checked_plan
 from systems import by_path
 from systems.clusters.cluster import Cluster, Link
+from systems.clusters.topology import Topology
 from systems.profiles.profile import ModelProfile
 from systems.rank_classes import PLAYED_ONE_BY_ONE
 from systems.schema import InputError
@@ -128,10 +129,19 @@ class ProfiledPlan:
     @cached_property
     def played(self) -> PlayedSchedule:
         """A simulation of the schedule, with a few mini-batches in the steady state."""
-        flushes = self.mode == "train" and self.plan.schedule.flushes
-        steady = 1 if flushes else PLAYED_STEPS
+        return self.played_on(self.link)
+
+    def played_on(self, network: Link | Topology, steady: int | None = None) -> PlayedSchedule:
+        """A simulation of the schedule on other links.
+
+        Args:
+            steady: the mini-batches in the steady state; None takes a few.
+        """
+        if steady is None:
+            flushes = self.mode == "train" and self.plan.schedule.flushes
+            steady = 1 if flushes else PLAYED_STEPS
         every_rank = len(self.links) <= PLAYED_ONE_BY_ONE
-        return play(self.schedule(steady), self.costs, self.link, every_rank=every_rank)
+        return play(self.schedule(steady), self.costs, network, every_rank=every_rank)
 
 
 def describe_plan(planned: ProfiledPlan) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from stanza.exchanges import names as exchanges
@@ -13,6 +14,7 @@ from stanza.planner.mixed.plan import plan_mixed
 from stanza.planner.plan import Plan, costs_at, plan as plan_stanza, shared
 from stanza.planner.predict import unpredicted
 from stanza.planner.simulated import played_plan
+from stanza.planner.simulated.steps import Simulated as Played
 from stanza.system import shaping
 from stanza.system.mixed import (
     equal_if_alike,
@@ -34,11 +36,14 @@ from stanza.system.planning import (
 )
 from systems import by_path
 from systems.clusters import cluster
-from systems.clusters.sized import link_rates_of
+from systems.clusters.sized import link_rates_of, simulated_cluster
+from systems.clusters.topology import Topology
 from systems.deepspeed import check_installed
+from systems.faulty import Network
 from systems.job import Job
 from systems.named_files import absolute_data
 from systems.profiles.emulation import Emulation
+from systems.profiles.profile import ModelProfile
 from systems.rank_classes import PLAYED_ONE_BY_ONE
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
@@ -206,21 +211,22 @@ def _refuse_scale(job: Job, command: str) -> None:
 def _simulate(job: Job) -> Simulated:
     """Plan a job and play the plan. What is not known of cluster and model is measured first."""
     _refuse_scale(job, "simulate")
-    if on_mixed_cluster(job):
+    with_faults: dict[str, Any] = {}
+    if on_mixed_cluster(job, simulated=True):
         target, profiles = mixed_basis(job)
         plan, kinds = plan_mixed(job.options, target, profiles), ", ".join(profiles)
         job = resolved(job, plan)
         played = play_mixed(job, plan)
     else:
         job = equal_if_alike(job)
-        basis = planning_basis(job, measure=True)
+        simulated = simulated_cluster(job.cluster, job.world_size)
+        basis = planning_basis(job, measure=True, target=simulated.planned)
         assert basis is not None  # measured if need be
         (target, profile), kinds = basis, basis[1].device
         plan = plan_stanza(job.options, job.world_size, target, profile)
         job = resolved(job, plan)
-        costs = costs_at(job.options, profile)
-        every_rank = job.world_size <= PLAYED_ONE_BY_ONE
-        played = played_plan(job.options, plan.layout, costs, target.network, every_rank=every_rank)
+        played, with_faults = _play(job, plan, profile, simulated.network(target))
+        target = target if simulated.topology is None else simulated.cluster
     return Simulated(
         job=job,
         plan=plan,
@@ -232,10 +238,34 @@ def _simulate(job: Job) -> Simulated:
             "samples_per_s": played.samples_per_s,
             "predicted_step_s": _predicted_step_s(plan),
             "cluster": dataclasses.asdict(target),
+            **with_faults,
         },
         what=f"{job.options.scheme_name} | world size {job.world_size}: {plan.layout.describe()} "
         f"| {job.options.model}, profile {kinds}, cluster {target.name}",
     )
+
+
+def _play(
+    job: Job, plan: Plan, profile: ModelProfile, network: Network
+) -> tuple[Played, dict[str, Any]]:
+    """Play a plan for devices that are alike.
+
+    Returns:
+        (the steps as they were played, what the result says besides where faults come and go).
+    """
+    options, layout, costs = job.options, plan.layout, costs_at(job.options, profile)
+    every_rank = job.world_size <= PLAYED_ONE_BY_ONE
+    if not isinstance(network, Topology) or not network.faults:
+        return played_plan(options, layout, costs, network, every_rank=every_rank), {}
+    played, healthy = (
+        played_plan(options, layout, costs, each, steps=options.steps)
+        for each in (network, network.without_faults())
+    )
+    return played, {
+        "faults": str(network.faults),
+        "steps_s": played.steps_s,
+        "step_s_without_faults": mean(healthy.steps_s),
+    }
 
 
 def _plan_emulated(job: Job) -> Plan:

@@ -13,17 +13,36 @@ from stanza.planner.simulated import played_plan
 from stanza.planner.simulated.steps import Simulated
 from systems import by_path
 from systems.clusters import cluster
-from systems.clusters.cluster import Cluster
+from systems.clusters.cluster import SIMULATED_ONLY, Cluster
 from systems.clusters.mixed import is_mixed, mixed_cluster
+from systems.clusters.topology import one_device_each
 from systems.job import Job
 from systems.profiles.emulation import Emulation
 from systems.profiles.profile import ModelProfile, files_by_kind
 from systems.schema import InputError
 
 
-def on_mixed_cluster(job: Job) -> bool:
-    """Whether the nodes of the job's cluster differ."""
-    return is_mixed(cluster.load(job.cluster))
+def on_mixed_cluster(job: Job, *, simulated: bool = False) -> bool:
+    """Whether the nodes of the job's cluster differ.
+
+    Args:
+        simulated: whether the simulator gets it. For that, nodes are alike where each of their
+            devices has an equal part of the interface.
+
+    Raises:
+        InputError: they differ, and there are racks or faults, which are played for equal ones.
+    """
+    target = cluster.load(job.cluster, simulated=simulated)
+    if not simulated:
+        return is_mixed(target)
+    mixed = is_mixed(one_device_each(target))
+    for key in SIMULATED_ONLY if mixed else ():
+        if getattr(target, key) is not None:
+            raise InputError(
+                f"--cluster {job.cluster}: {key}: is simulated for nodes that are alike, and these "
+                "differ; leave it out, or give equal nodes"
+            )
+    return mixed
 
 
 def equal_if_alike(job: Job) -> Job:
@@ -31,7 +50,10 @@ def equal_if_alike(job: Job) -> Job:
 
     This machine stays as it is: its preset does not say what devices its ranks run on.
     """
-    if job.options.batch_shares != AUTO or cluster.load(job.cluster).name == "local":
+    if (
+        job.options.batch_shares != AUTO
+        or cluster.load(job.cluster, simulated=True).name == "local"
+    ):
         return job
     return job.with_options(batch_shares=EQUAL)
 

@@ -14,7 +14,7 @@ from stanza.system.mixed import equal_if_alike, on_mixed_cluster, plan_mixed_job
 from systems import by_path
 from systems.clusters.cluster import Cluster, Link
 from systems.clusters.host import Host
-from systems.clusters.sized import sized_cluster
+from systems.clusters.sized import simulated_cluster, sized_cluster
 from systems.environment import threads_per_rank
 from systems.job import Job
 from systems.profiles.profile import ModelProfile, files_by_kind, with_fixed_parts
@@ -51,17 +51,20 @@ def plan_stanza_job(job: Job, *, may_measure: bool, in_order: bool = False) -> P
     return stanza_plan.plan(job.options, job.world_size, *basis)
 
 
-def planning_basis(job: Job, *, measure: bool) -> tuple[Cluster, ModelProfile] | None:
+def planning_basis(
+    job: Job, *, measure: bool, target: Cluster | None = None
+) -> tuple[Cluster, ModelProfile] | None:
     """The cluster and the profile that a job is planned with; None if one of them is not known.
 
     Args:
         measure: whether what is not known is measured, so that the answer is never None.
+        target: the cluster, with a node for every rank; None loads the one that the job names.
 
     Raises:
         InputError: nodes that are not alike, links of unknown rate, no profile of the cluster's
             kind of device, or one of another model.
     """
-    target = sized_cluster(job.cluster, job.world_size)
+    target = target or sized_cluster(job.cluster, job.world_size)
     known = target.network_is_known
     if not known and job.cluster != HERE:
         raise InputError(
@@ -93,9 +96,9 @@ def unknown_figures(job: Job) -> list[str]:
     Raises:
         InputError: see `planning_basis`.
     """
-    if on_mixed_cluster(job):
+    if on_mixed_cluster(job, simulated=True):
         return []  # what is not known of it is refused
-    target = sized_cluster(job.cluster, job.world_size)
+    target = simulated_cluster(job.cluster, job.world_size).planned
     unknown = {
         "profile": _profile_at_hand(job, target) is None,
         "cluster": not target.network_is_known,

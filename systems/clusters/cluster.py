@@ -15,10 +15,14 @@ from pathlib import Path
 import tomli_w
 
 from systems import schema
+from systems.clusters.faults import Faults
 from systems.clusters.host import Host
+from systems.clusters.racks import AllReduce, Racks
 from systems.schema import InputError
 
 PRESETS = Path(__file__).parent
+SIMULATED_ONLY = ("racks", "all_reduce", "faults")
+"""What a cluster file says for the simulator alone."""
 LEAST_CORE_SHARE = 0.1
 """The kernel counts in milliseconds; a smaller part of a period of ten is no steady share."""
 
@@ -119,7 +123,8 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Nodes on one switch that does not block: only their own interfaces limit them."""
+    """Nodes on one switch that does not block, where only their own interfaces limit them; or in
+    racks."""
 
     name: str
     """What messages and figures call it."""
@@ -130,6 +135,12 @@ class Cluster:
     host: Host | None = None
     """The machine whose cores all nodes share, where they are ranks of one; see
     [Note: ranks that share cores]."""
+    racks: Racks | None = None
+    """Its racks; None: all nodes are on one switch."""
+    all_reduce: AllReduce | None = None
+    """How ranks sum their gradients; None: in a ring."""
+    faults: Faults | None = None
+    """What goes wrong on it; None: nothing."""
 
     def __post_init__(self) -> None:
         if not self.nodes:
@@ -242,11 +253,16 @@ def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
-def load(name: str) -> Cluster:
+def load(name: str, *, simulated: bool = False) -> Cluster:
     """Read the cluster that a user names: a preset, or a TOML file.
 
+    Args:
+        simulated: whether the simulator gets it, which alone knows racks, faults, and other
+            all-reduces than rings.
+
     Raises:
-        InputError: there is no such preset or file, or the file does not describe a cluster.
+        InputError: there is no such preset or file, the file does not describe a cluster, or it
+            says what only the simulator knows.
     """
     path = _path(name)
     if not path.is_file():
@@ -263,6 +279,11 @@ def load(name: str) -> Cluster:
         )
     if any(link.bandwidth_bits_per_s == float("inf") for link in cluster.links):
         raise InputError(f"{path}: bandwidth_bits_per_s = inf: no link is that fast; give its rate")
+    for key in () if simulated else SIMULATED_ONLY:
+        if getattr(cluster, key) is not None:
+            raise InputError(
+                f"--cluster {name}: {key}: is heeded by `testbed simulate` alone; leave it out here"
+            )
     return cluster
 
 

@@ -1,9 +1,12 @@
 """Clusters of nodes that are all alike, with a node for every rank."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from systems.clusters import cluster
-from systems.clusters.cluster import Cluster
+from systems.clusters.cluster import Cluster, Link
+from systems.clusters.host import Host
+from systems.clusters.topology import Topology, device_count, is_plain, one_device_each, topology_of
 from systems.profiles.emulation import Emulation
 from systems.profiles.profile import ModelProfile, load as load_profile
 from systems.schema import InputError
@@ -34,6 +37,47 @@ def fitted(target: Cluster, world_size: int) -> Cluster:
             f"{target.size}, or another --cluster"
         )
     return target
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedCluster:
+    """A cluster that the simulator gets, with a device for every rank."""
+
+    cluster: Cluster
+    """The cluster, with as many nodes as its ranks need."""
+    planned: Cluster
+    """What a planner for equal ranks plans with: a node for every rank."""
+    topology: Topology | None
+    """What is played; None: equal links say all about it."""
+
+    def network(self, target: Cluster) -> Link | Host | Topology:
+        """What is played. `target` is what was planned, its figures measured if need be."""
+        return target.network if self.topology is None else self.topology
+
+
+def simulated_cluster(name: str, world_size: int) -> SimulatedCluster:
+    """The cluster that `--cluster` names, with a device for every rank, for the simulator.
+
+    Raises:
+        InputError: devices that are not alike, another number of them where it is fixed, or what
+            `topology_of` refuses.
+    """
+    target = cluster.load(name, simulated=True)
+    if is_plain(target):
+        sized = sized_cluster(name, world_size)
+        return SimulatedCluster(cluster=sized, planned=sized, topology=None)
+    of_node = device_count(target.nodes[0])
+    if len(target.nodes) == 1 and world_size % of_node == 0:
+        target = target.with_size(world_size // of_node)
+    devices = sum(node.count * device_count(node) for node in target.nodes)
+    if devices != world_size:
+        raise InputError(
+            f"--world-size {world_size}: cluster {target.name} has {devices} devices, "
+            f"{of_node} a node, each of them a rank; give {devices}, or whole nodes"
+        )
+    planned = one_device_each(target)
+    cluster.check_uniform(planned, name)
+    return SimulatedCluster(cluster=target, planned=planned, topology=topology_of(target))
 
 
 def link_rates_of(name: str, world_size: int, emulation: Emulation) -> tuple[float, ...]:

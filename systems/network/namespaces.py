@@ -121,6 +121,15 @@ class Network:
         state = "up" if up else "down"
         _batch("ip", self._switch, [f"link set port{node} {state}"])
 
+    def set_rate(self, node: int, rate_bits_per_s: float) -> None:
+        """Give a node's link another rate, while packets pass; 0 cuts it off."""
+        if not rate_bits_per_s:
+            self.set_link(node, up=False)
+            return
+        self.set_link(node, up=True)
+        _batch("tc", self._switch, _changed(f"port{node}", rate_bits_per_s))
+        _batch("tc", self._nodes[node], _changed(INTERFACE, rate_bits_per_s))
+
     def close(self) -> None:
         """Release the namespaces; the kernel removes those in which no process is left."""
         for descriptor in (self._switch, *self._nodes):
@@ -188,8 +197,7 @@ def _shaped(
     Data wait in one queue (class 1:10), bare acknowledgements in another that goes first (1:11).
     Where a link has impairments, `netem` takes the place of both queues.
     """
-    rate, queue = f"{round(rate_bits_per_s)}bit", round(rate_bits_per_s / 8 * QUEUE_S)
-    htb = f"htb rate {rate} ceil {rate} burst {BURST_BYTES}b cburst {BURST_BYTES}b quantum 60000"
+    htb, queue = _htb(rate_bits_per_s), round(rate_bits_per_s / 8 * QUEUE_S)
     data = f"bfifo limit {max(queue, 2 * BURST_BYTES)}b"
     acknowledgements = f"bfifo limit {2 * BURST_BYTES}b"
     if impairments:
@@ -203,6 +211,26 @@ def _shaped(
         f"qdisc add dev {device} parent 1:11 handle 11: {acknowledgements}",
         f"filter add dev {device} parent 1: protocol ip u32 {BARE_ACKNOWLEDGEMENT} flowid 1:11",
     ]
+
+
+def _changed(device: str, rate_bits_per_s: float) -> list[str]:
+    """The commands of `tc` that hold a device to another rate. Its queues keep their length: what
+    waits in them is not lost."""
+    htb = _htb(rate_bits_per_s)
+    return [
+        f"class change dev {device} parent {parent} classid {name} {htb}{priority}"
+        for parent, name, priority in (
+            ("1:", "1:1", ""),
+            ("1:1", "1:10", " prio 1"),
+            ("1:1", "1:11", " prio 0"),
+        )
+    ]
+
+
+def _htb(rate_bits_per_s: float) -> str:
+    """A class of `tc` that sends at a rate."""
+    rate = f"{round(rate_bits_per_s)}bit"
+    return f"htb rate {rate} ceil {rate} burst {BURST_BYTES}b cburst {BURST_BYTES}b quantum 60000"
 
 
 def _limit_send_buffers(namespace: int, most_bytes: int) -> None:

@@ -55,8 +55,7 @@ def _node(number: int, kind: str, gpus: int, network: Network) -> Node:
 
 
 def _link(fits: Fits, kind: str) -> Link | None:
-    """The highest rate that was measured of a kind; None: there is none."""
+    """The highest rate that was measured of a kind, and its latency; None: there is none."""
     if kind not in fits:
         return None
-    peak = max(fit.peak_bytes_per_s for fit in fits[kind].values())
-    return Link(bandwidth_bits_per_s=peak * 8)
+    return max(fits[kind].values(), key=lambda fit: fit.peak_bytes_per_s).link()

@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from systems.clusters.cluster import Link
-from systems.simulate import Program, simulate
+from systems.program import Program
+from systems.simulate import simulate
 from systems.validation.formula import Iteration
 from systems.validation.times import Message, StageTimes
 

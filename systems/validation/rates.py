@@ -11,10 +11,11 @@ size; the rate is that of all of them together. Where they have one network inte
 hardly changes with their number; where each has its own, it grows with it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import log2
 
+from systems.clusters.cluster import Link
 from systems.schema import InputError
 
 LEAST_SHARE = 0.01
@@ -38,11 +39,24 @@ class RateFit:
     def bytes_per_s(self, size_bytes: float) -> float:
         """The rate of messages of that size, which never falls as they grow."""
         a, b, c = self.quadratic
-        x = log2(max(size_bytes, 1.0) / 1e6)
+        x = math.log2(max(size_bytes, 1.0) / 1e6)
         if a < 0:  # beyond its top the quadratic says nothing
             x = min(x, -b / (2 * a))
         rate = (a * x * x + b * x + c) * 1e9
         return min(max(rate, LEAST_SHARE * self.peak_bytes_per_s), self.peak_bytes_per_s)
+
+    def link(self) -> Link:
+        """The link of this rate: latency A and B bytes/s, with which s bytes take A + s / B.
+
+        B is the highest rate. Half of it is reached where s / B = A (Hockney's n 1/2).
+        """
+        low, high = 1.0, 1e15
+        while high / low > 1 + 1e-9:
+            middle = math.sqrt(low * high)
+            half = self.bytes_per_s(middle) >= self.peak_bytes_per_s / 2
+            low, high = (low, middle) if half else (middle, high)
+        peak = self.peak_bytes_per_s
+        return Link(bandwidth_bits_per_s=peak * 8, latency_s=high / peak)
 
 
 Fits = Mapping[str, Mapping[int, RateFit]]

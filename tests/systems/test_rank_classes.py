@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from systems.clusters.cluster import Link
+from systems.program import Program
 from systems.rank_classes import RankClass, rank_classes, titled
-from systems.simulate import Program, simulate
+from systems.simulate import simulate
 
 LINK = Link(bandwidth_bits_per_s=8.0)
 """One byte a second."""

@@ -8,8 +8,9 @@ from hypothesis import given, strategies as st
 
 from systems.clusters.cluster import Link
 from systems.clusters.links import Links
+from systems.program import Program
 from systems.schema import InputError
-from systems.simulate import Program, simulate
+from systems.simulate import simulate
 
 LINK = Link(bandwidth_bits_per_s=8.0)
 """One byte a second."""

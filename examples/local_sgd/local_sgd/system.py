@@ -9,9 +9,10 @@ from systems.flags import refuse_below_one
 from systems.job import Job
 from systems.profiles.emulation import Emulation
 from systems.profiles.profile import ModelProfile
+from systems.program import Program
 from systems.runs.record import Step
 from systems.schema import InputError
-from systems.simulate import Program, simulate
+from systems.simulate import simulate
 from systems.system import Emulating, NoPlan, Opened, Planning, Simulated, System, Training
 
 

@@ -13,9 +13,10 @@ from stanza.planner.costs import RanksCostsAt
 from stanza.planner.predict import unpredicted
 from stanza.planner.simulated.baselines import ddp, ps_dedicated, ps_sharded
 from stanza.planner.simulated.separation import separated
-from stanza.planner.simulated.steps import Network, Simulated
-from systems.clusters.host import Host
-from systems.clusters.links import Links
+from stanza.planner.simulated.steps import STEPS, Simulated
+from systems.clusters.cluster import Link
+from systems.clusters.topology import Topology
+from systems.faulty import Network
 from systems.schema import InputError
 
 
@@ -26,25 +27,27 @@ def played_plan(
     network: Network,
     *,
     every_rank: bool = False,
+    steps: int = STEPS,
 ) -> Simulated:
     """Play the steps of a run with these options and this layout.
 
     Args:
         every_rank: plays each rank, also those that cannot differ (`systems.rank_classes`); the
-            result is the same. Ranks that share the cores of one machine, and nodes with links of
-            their own, are always played so.
+            result is the same. Ranks that share the cores of one machine, have links of their own,
+            or are on a topology are always played so.
+        steps: how many steps are played.
 
     Raises:
         InputError: the simulator does not know this variant of the scheme.
     """
-    every_rank = every_rank or isinstance(network, Host | Links)
+    every_rank = every_rank or not isinstance(network, Link)
     shares, servers = options.shares(len(layout.data_ranks)), len(layout.ranks("server"))
     compression = compression_of(options.exchange, options.exchange_options)
     why = unpredicted(options)
     if why is not None or compression is None:
         raise InputError(f"{why}; use testbed run")
     if layout.scheme == "stanza":
-        return separated(at, shares, layout, network, every_rank=every_rank)
+        return separated(at, shares, layout, network, every_rank=every_rank, steps=steps)
     if layout.scheme == "ps" and servers:
         pipelined = options.ps_mode == "pipelined"
         return ps_dedicated(
@@ -55,9 +58,10 @@ def played_plan(
             pipelined=pipelined,
             compression=compression,
             every_rank=every_rank,
+            steps=steps,
         )
     if layout.scheme == "ps" and options.ps_mode == "pipelined":
-        return ps_sharded(at, shares, network, compression, every_rank=every_rank)
+        return ps_sharded(at, shares, network, compression, every_rank=every_rank, steps=steps)
     if layout.scheme == "ps":
         raise InputError(
             "--stanza.ps-mode blocking: colocated servers are simulated pipelined only; "
@@ -65,5 +69,10 @@ def played_plan(
         )
     if layout.scheme in ZERO_STAGES:
         raise InputError(f"--stanza.scheme {layout.scheme}: is not simulated; use testbed run")
+    if compression.gathered and isinstance(network, Topology) and not network.is_one_switch:
+        raise InputError(
+            f"--stanza.exchange {options.exchange}: an all-gather of gradients is not simulated "
+            "on racks, nor with several devices a node; give --stanza.scheme ps, or leave them out"
+        )
     # A single process is a ring of one.
-    return ddp(at, shares, network, compression, every_rank=every_rank)
+    return ddp(at, shares, network, compression, every_rank=every_rank, steps=steps)

@@ -6,7 +6,6 @@ from stanza.exchanges.names import WHOLE, Compression
 from stanza.planner.costs import Costs, RanksCostsAt, costs_of
 from stanza.planner.simulated.steps import (
     STEPS,
-    Network,
     Simulated,
     backward_tasks,
     buckets,
@@ -20,8 +19,9 @@ from stanza.planner.simulated.steps import (
 )
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from systems.clusters.host import Host
+from systems.faulty import Network
+from systems.program import Program
 from systems.rank_classes import RankClass
-from systems.simulate import Program
 
 
 def ddp(
@@ -31,6 +31,7 @@ def ddp(
     compression: Compression = WHOLE,
     *,
     every_rank: bool = False,
+    steps: int = STEPS,
 ) -> Simulated:
     """Play DDP: forward passes, then backward passes in which full buckets are all-reduced.
 
@@ -40,12 +41,13 @@ def ddp(
         compression: how much travels of the gradients.
         every_rank: plays each rank. Otherwise workers with equally many samples, which cannot
             differ, are played once; the result is the same.
+        steps: how many steps are played.
     """
     workers = worker_classes(shares, every_rank=every_rank)
     costs = _costs(at, workers, shares)
     program, ends, backward = Program(network.latency_s), list[int](), [c.backward for c in costs]
     memory = memory_of(network)
-    for _ in range(STEPS):
+    for _ in range(steps):
         starts = _forward(program, memory, costs, workers, ends[-1:])
         reduced = ring_backward(program, memory, backward, workers, starts, "backward", compression)
         updated = updates(program, memory, backward, workers, [reduced])
@@ -82,6 +84,7 @@ def ps_dedicated(
     pipelined: bool,
     compression: Compression = WHOLE,
     every_rank: bool = False,
+    steps: int = STEPS,
 ) -> Simulated:
     """Play dedicated servers, all of which have equal parts of the model and cannot differ.
 
@@ -101,7 +104,7 @@ def ps_dedicated(
         rows = buckets([cost.backward for cost in costs], float("inf"))
     memory = memory_of(network)
     program, ends = Program(network.latency_s), list[int]()
-    for _ in range(STEPS):
+    for _ in range(steps):
         now = _forward(program, memory, costs, workers, ends[-1:])
         pushed: dict[tuple[int, int], int] = {}  # a pair's messages follow one another
         pulled: dict[tuple[int, int], int] = {}
@@ -206,6 +209,7 @@ def ps_sharded(
     compression: Compression = WHOLE,
     *,
     every_rank: bool = False,
+    steps: int = STEPS,
 ) -> Simulated:
     """Play pipelined servers, one beside every worker. Pushes and pulls share the interfaces.
 
@@ -216,7 +220,7 @@ def ps_sharded(
     rows = buckets([cost.backward for cost in costs], SMALLEST_MESSAGE_BYTES * ranks)
     program, ends, nodes = Program(network.latency_s), list[int](), [one.played for one in workers]
     memory, others = memory_of(network), ranks - 1
-    for _ in range(STEPS):
+    for _ in range(steps):
         now = _forward(program, memory, costs, workers, ends[-1:])
         pushes, pulls = list[int](), list[int]()
         for row in rows:

@@ -10,7 +10,7 @@ from stanza.planner.costs import Costs, RanksCostsAt, costs_of
 from stanza.planner.simulated.cut_classes import CutClasses
 from stanza.planner.simulated.steps import stream, sums_s, update_s, work
 from systems.clusters.host import FREE, Host
-from systems.simulate import Program
+from systems.program import Program
 
 
 def fc_step(

@@ -15,7 +15,6 @@ from stanza.planner.simulated.cut_classes import CutClasses, cut_classes
 from stanza.planner.simulated.fc_workers import fc_step
 from stanza.planner.simulated.steps import (
     STEPS,
-    Network,
     Simulated,
     memory_of,
     played,
@@ -27,8 +26,9 @@ from stanza.planner.simulated.steps import (
 )
 from systems.data.shares import even_shares
 from systems.fair_links import Resource
+from systems.faulty import Network
+from systems.program import Program
 from systems.schema import InputError
-from systems.simulate import Program
 
 SHARED_SLICES = 8
 """The number of tasks that make a pass on a node with both roles. Between them the device can take
@@ -47,6 +47,7 @@ def separated(
     network: Network,
     *,
     every_rank: bool = False,
+    steps: int = STEPS,
 ) -> Simulated:
     """Play layer separation in this layout.
 
@@ -54,6 +55,7 @@ def separated(
         at: the model's costs as a function of the batch, on all devices or on each rank's.
         shares: the number of samples of each CONV worker in a step.
         every_rank: plays each rank, also those that cannot differ; the result is the same.
+        steps: how many steps are played.
 
     Raises:
         InputError: the layout has columns, and the FC part is no chain of Linear layers.
@@ -84,7 +86,7 @@ def separated(
     fc_done: list[int] = []
     both = layout.fc_placement == "colocated"
     slices = SHARED_SLICES if both else 1
-    for _ in range(STEPS):
+    for _ in range(steps):
         # All micro-batches go forward, and their activations travel to the FC workers.
         begun = [
             work(program, stream(one.played), memory.step_s, "batch", ends[-1:])

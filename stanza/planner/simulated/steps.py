@@ -6,23 +6,24 @@ Tasks are written for classes of interchangeable ranks (`systems.rank_classes`).
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from stanza.exchanges.names import WHOLE, Compression
 from stanza.planner.predict import BUCKET_BYTES
 from systems.clusters.cluster import Link
 from systems.clusters.host import FREE, Host
 from systems.clusters.links import Links
+from systems.clusters.topology import Topology
 from systems.fair_links import CORES, Resource
+from systems.faulty import Network, simulate_on
+from systems.program import Program
 from systems.rank_classes import RankClass, rank_classes, titled
-from systems.simulate import Program, Timeline, core_seconds, simulate
+from systems.simulate import Timeline, core_seconds
 
 STEPS = 5
-"""The number of steps that are played. The time between the ends of the last two is the step
-time."""
+"""The number of steps that are played, unless faults come and go. The time between the ends of the
+last two is the step time."""
 
-Network = Link | Links | Host
-"""What messages cross: links that are all alike, those of each node, or the cores of the one
-machine of all ranks."""
 Segment = tuple[float, float]
 """A piece of the backward pass: its seconds, and the gradient bytes that it makes ready to send."""
 
@@ -37,6 +38,8 @@ class Simulated:
     """The number of samples in one step over all workers."""
     timeline: Timeline
     """When each task began and ended, on one rank of each class."""
+    steps_s: tuple[float, ...]
+    """Seconds of every step that was played."""
     classes: Sequence[RankClass]
     """The classes of interchangeable ranks."""
 
@@ -49,12 +52,13 @@ class Simulated:
         """The simulated throughput, over all workers."""
         return self.samples / self.step_s
 
-    def resources(self, network: Network) -> dict[str, float]:
+    def resources(self, network: Link | Links | Host) -> dict[str, float]:
         """The busy seconds in one step of the busiest compute and the busiest network interface, or
         of all cores where there is one machine."""
+        steps = len(self.steps_s)
         if isinstance(network, Host):
             core_s = sum(core_seconds(task, network).get(CORES, 0) for task in self.timeline.tasks)
-            return {"cores": core_s / network.cores / STEPS}
+            return {"cores": core_s / network.cores / steps}
         streams: defaultdict[str, float] = defaultdict(float)
         interfaces: defaultdict[Resource, float] = defaultdict(float)
         for task in self.timeline.tasks:
@@ -66,7 +70,7 @@ class Simulated:
             busy = [network.seconds_at(node, size) for (node, _), size in interfaces.items()]
         else:
             busy = [network.seconds(max(interfaces.values(), default=0.0))]
-        return {"compute": max(streams.values()) / STEPS, "network": max(busy, default=0.0) / STEPS}
+        return {"compute": max(streams.values()) / steps, "network": max(busy, default=0.0) / steps}
 
 
 def segments(backward: Sequence[Segment], least_bytes: float) -> list[Segment]:
@@ -207,13 +211,22 @@ def played(
     network: Network,
     classes: Sequence[RankClass],
 ) -> Simulated:
-    """Play the program and read off the step time.
+    """Play the program and read off the step time: that of the steady state, or the mean of all
+    steps where faults come and go.
 
     Args:
         ends: the task with which each step ends.
         samples: the number of samples in one step over all workers.
         classes: the classes of ranks for which the program was written.
     """
-    timeline = simulate(program, network)
-    period_s = timeline.ends_s[ends[-1]] - timeline.ends_s[ends[-2]]
-    return Simulated(step_s=period_s, samples=samples, timeline=timeline, classes=classes)
+    timeline = simulate_on(program, network)
+    ends_s = [timeline.ends_s[end] for end in ends]
+    steps_s = tuple(end_s - start_s for start_s, end_s in pairwise([0.0, *ends_s]))
+    faults = isinstance(network, Topology) and bool(network.faults)
+    return Simulated(
+        step_s=ends_s[-1] / len(ends) if faults else steps_s[-1],
+        samples=samples,
+        timeline=timeline,
+        steps_s=steps_s,
+        classes=classes,
+    )

@@ -4,6 +4,7 @@ import json
 import shlex
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from launch import records
 from launch.__main__ import main
 from systems.profiles.emulation import Emulation
 
+ROOT = Path(__file__).parents[3]
 VGG16 = "launch/jobs/stanza-vgg16-random.toml"
 
 
@@ -96,3 +98,113 @@ def test_what_is_not_simulated_is_refused(
         main(["simulate", VGG16, *flags, "--out", str(tmp_path / "record")])
     assert stop.value.code == 2
     assert "--stanza.ps-mode" in capsys.readouterr().err
+
+
+PLAIN = """
+name = "ten"
+source = "invented"
+[[nodes]]
+name = "n"
+count = 4
+devices = [{ kind = "V100" }]
+link = { bandwidth_bits_per_s = 10e9, latency_s = 50e-6 }
+"""
+SCHEMES = (["stanza"], ["ps"], ["ps", "--stanza.ps-mode", "pipelined"], ["ddp"])
+
+
+def simulated(folder: Path, text: str, *flags: str) -> dict[str, Any]:
+    """The result of a job of four ranks on the cluster that a TOML text describes."""
+    (folder / "c.toml").write_text(text)
+    out = folder / f"record-{len(list(folder.iterdir()))}"
+    words = ["simulate", VGG16, "--world-size", "4", "--cluster", str(folder / "c.toml")]
+    main([*words, "--out", str(out), *flags])
+    result: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return result
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_topology_without_bottlenecks_is_the_plain_cluster(
+    scheme: list[str], tmp_path: Path
+) -> None:
+    flags = ["--stanza.scheme", *scheme]
+    plain = simulated(tmp_path, PLAIN, *flags)
+    racks = simulated(tmp_path, PLAIN + "[racks]\nnodes = 2\n", *flags)
+    assert racks["step_s"] == pytest.approx(plain["step_s"])
+    blocked = simulated(tmp_path, PLAIN + "[racks]\nnodes = 2\noversubscription = 8.0\n", *flags)
+    assert blocked["step_s"] > racks["step_s"]
+
+
+def test_compressed_gradients_cross_racks_where_they_are_summed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An all-gather is known on one switch only; casts are summed as whole gradients are."""
+    racks = PLAIN + "[racks]\nnodes = 2\n"
+    ddp = ["--stanza.scheme", "ddp", "--stanza.exchange"]
+    cast = simulated(tmp_path, racks, *ddp, "fp16")
+    assert cast["step_s"] == pytest.approx(simulated(tmp_path, PLAIN, *ddp, "fp16")["step_s"])
+    with pytest.raises(SystemExit):
+        simulated(tmp_path, racks, *ddp, "top-k")
+    assert "--stanza.exchange top-k" in capsys.readouterr().err
+    on_a_switch = PLAIN + "[[faults.stragglers]]\nrank = 0\nfactor = 1.0\n"
+    gathered = simulated(tmp_path, on_a_switch, *ddp, "top-k", "--stanza.steps", "5")
+    assert gathered["steps_s"][-1] == pytest.approx(
+        simulated(tmp_path, PLAIN, *ddp, "top-k")["step_s"]
+    )
+
+
+def test_two_devices_share_the_interface_of_their_node(tmp_path: Path) -> None:
+    """A ring enters a node once, so half of the interface for each device is too little."""
+    pairs = PLAIN.replace("count = 4", "count = 2").replace(
+        '"V100" }]', '"V100", count = 2 }]\ndevice_link = { bandwidth_bits_per_s = 100e9 }'
+    )
+    single = PLAIN.replace("10e9", "5e9")
+    ddp = ["--stanza.scheme", "ddp"]
+    assert (
+        simulated(tmp_path, pairs, *ddp)["step_s"]
+        < 0.8 * simulated(tmp_path, single, *ddp)["step_s"]
+    )
+    assert simulated(tmp_path, pairs, *ddp)["predicted_step_s"] == pytest.approx(
+        simulated(tmp_path, single, *ddp)["predicted_step_s"]
+    )
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_straggler_slows_every_scheme(
+    scheme: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = PLAIN + "[[faults.stragglers]]\nrank = 0\nfactor = 3.0\n"
+    flags = ["--stanza.scheme", *scheme, "--stanza.steps", "6"]
+    result = simulated(tmp_path, slow, *flags)
+    assert len(result["steps_s"]) == 6
+    assert result["step_s"] == pytest.approx(sum(result["steps_s"]) / 6)
+    # Servers have so little room left that a worker is hardly waited for.
+    assert result["step_s"] > 1.02 * result["step_s_without_faults"]
+    assert result["step_s_without_faults"] == pytest.approx(
+        simulated(tmp_path, PLAIN, *flags)["step_s"], rel=0.1
+    )
+    assert "faults: rank 0 x3" in capsys.readouterr().out
+
+
+def test_faults_come_and_go_with_the_steps(tmp_path: Path) -> None:
+    fault = "[[faults.links]]\nnode = 1\nfactor = 0.5\nfrom_s = 1.0\nuntil_s = 2.0\n"
+    flags = ["--stanza.scheme", "ddp", "--stanza.steps", "20"]
+    result = simulated(tmp_path, PLAIN + fault, *flags)
+    healthy_s = result["step_s_without_faults"]
+    slower = [s > healthy_s * 1.01 for s in result["steps_s"]]
+    assert any(slower)
+    assert not slower[0]
+    assert not slower[-1]
+
+
+def test_a_pipeline_takes_them_too(tmp_path: Path) -> None:
+    text = (ROOT / "systems/clusters/titan-8.toml").read_text()
+    job = ["simulate", "launch/jobs/sparsepipe-titan8.toml", "--sparsepipe.steps", "8"]
+    for name, more in (("plain", ""), ("slow", "[[faults.stragglers]]\nrank = 0\nfactor = 2.0\n")):
+        (tmp_path / f"{name}.toml").write_text(text + more)
+        main([*job, "--cluster", str(tmp_path / f"{name}.toml"), "--out", str(tmp_path / name)])
+    plain, slow = (
+        json.loads((tmp_path / name / "result.json").read_text()) for name in ("plain", "slow")
+    )
+    assert slow["step_s"] > 1.1 * plain["step_s"]
+    # Filling and draining count too.
+    assert slow["step_s_without_faults"] == pytest.approx(plain["step_s"], rel=0.3)

@@ -43,6 +43,20 @@ def test_every_link_is_shaped_both_ways() -> None:
 
 
 @needs_emulation
+def test_a_link_gets_another_rate_both_ways() -> None:
+    with Network([1e9] * 2) as network:
+        network.set_rate(1, 25e6)
+        for namespace, device, rate in (
+            (network._nodes[1], namespaces.INTERFACE, "25Mbit"),
+            (network._switch, "port1", "25Mbit"),
+            (network._nodes[0], namespaces.INTERFACE, "1Gbit"),
+        ):
+            shown = _inside(namespace, "tc", "class", "show", "dev", device).splitlines()
+            assert len(shown) == 3
+            assert all(f"rate {rate} ceil {rate}" in line for line in shown)
+
+
+@needs_emulation
 def test_nodes_reach_each_other_until_a_link_is_cut() -> None:
     done = emulation.run(
         CONNECT

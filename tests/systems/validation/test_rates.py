@@ -35,3 +35,15 @@ def test_the_nearest_smaller_number_of_gpus_counts() -> None:
 def test_a_peak_of_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="peak"):
         RateFit(quadratic=(0.0, 0.0, 1.0), peak_bytes_per_s=0.0)
+
+
+def test_a_fit_is_a_link_of_latency_and_rate() -> None:
+    """Half of the peak where the latency takes as long as the bytes; near the fit from 1 MB on."""
+    link = FOUR.link()
+    assert link.bandwidth_bits_per_s == FOUR.peak_bytes_per_s * 8
+    half_bytes = link.latency_s * FOUR.peak_bytes_per_s
+    assert FOUR.bytes_per_s(half_bytes) == pytest.approx(FOUR.peak_bytes_per_s / 2)
+    for size in (2**20, 2**23, 2**26, 2**28):
+        assert link.latency_s + link.seconds(size) == pytest.approx(
+            size / FOUR.bytes_per_s(size), rel=0.15
+        )
