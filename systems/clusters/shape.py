@@ -70,11 +70,6 @@ class Shape:
         """The share of a core that every rank is held to; None: it is not held."""
         return tuple(device.core_share for device in self.devices)
 
-    @property
-    def is_uniform(self) -> bool:
-        """Whether all nodes are alike, as planners for equal ranks need it."""
-        return len({(d.kind, d.core_share) for d in self.devices}) == len(set(self.links)) == 1
-
     def __str__(self) -> str:
         rates = _each_once([f"{rate / 1e9:g}" for rate in self.rates_bits_per_s])
         text = f"{len(self.links)} nodes at {rates} Gb/s"

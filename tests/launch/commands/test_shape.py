@@ -244,7 +244,6 @@ def test_nodes_that_differ_are_run_without_a_prediction(
     two = dataclasses.replace(shaped.shape(1).cluster, nodes=(node, slow))
     on = Shape(cluster=two)
     assert on.rates_bits_per_s == (1e9, 1e8)
-    assert not on.is_uniform
     job = shaped.job(options("ddp"), tmp_path / "r")
     plan = read(prepare_shaped(job, on, shaped.measured(on)) / "run.json")["plan"]
     assert "chosen" not in plan

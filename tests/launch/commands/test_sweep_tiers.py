@@ -10,6 +10,7 @@ import pytest
 from launch.__main__ import main
 from launch.commands import sweep_tiers
 from systems.job import Job
+from tests import shaped
 from tests.emulation import needs_emulation
 from tests.launch.commands.test_sweep import DIGITS, VGG16, refused, table
 
@@ -97,6 +98,30 @@ def test_a_world_that_ends_early_fails_one_point_alone(
     rows = {row["scheme"]: row for row in table(tmp_path / "sweep.csv")}
     assert "ended with code 3" in rows["ddp"]["error"]
     assert [rows[name]["samples_per_s"] for name in ("stanza", "ps")] == ["1.0", "1.0"]
+
+
+def test_shaped_points_of_one_cluster_share_a_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worlds: list[int] = []
+
+    def run(folders: list[Path], **_: Any) -> int:
+        worlds.append(len(folders))
+        for folder in folders:
+            (folder / "result.json").write_text('{"tier": "shaped", "samples_per_s": 1.0}')
+        return 0
+
+    monkeypatch.setattr(sweep_tiers, "run_shaped", run)
+    monkeypatch.setattr(sweep_tiers, "measure_shaped", lambda job, shape: shaped.measured(shape))
+    monkeypatch.setattr(sweep_tiers, "unavailable", lambda: None)
+    monkeypatch.setattr("launch.commands.shape.check_available", lambda: None)
+    digits = ["sweep", "launch/jobs/stanza-digits.toml", "--cluster", "four-100m"]
+    over = ["--over", "scheme=stanza,ddp", "bandwidth=1e8,1e9", "--tier", "shaped"]
+    main([*digits, *over, "--out", str(tmp_path)])
+    assert worlds == [2, 2]
+    rows = table(tmp_path / "sweep.csv")
+    assert sorted(float(row["bandwidth_bits_per_s"]) for row in rows) == [1e8, 1e8, 1e9, 1e9]
+    assert {row["tier"] for row in rows} == {"shaped"}
 
 
 def test_a_tier_that_cannot_be_is_a_row_beside_one_that_can(

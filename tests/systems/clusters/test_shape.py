@@ -31,7 +31,6 @@ def test_every_rank_has_its_link_and_its_share(tmp_path: Path) -> None:
     assert shape.rates_bits_per_s == (1e9, 1e9, 1e8)
     assert shape.core_shares == (0.6, 0.6, 0.2)
     assert [device.kind for device in shape.devices] == ["fast", "fast", "slow"]
-    assert not shape.is_uniform
     assert str(shape) == "3 nodes at 1 1 0.1 Gb/s, shares of a core 0.6 0.6 0.2"
     found = as_measured(shape, ratio=1.25, latency_s=1e-3)
     assert [link.bandwidth_bits_per_s for link in found.links] == [0.8e9, 0.8e9, 0.8e8]
@@ -40,7 +39,6 @@ def test_every_rank_has_its_link_and_its_share(tmp_path: Path) -> None:
 
 def test_nodes_that_are_alike_get_as_many_as_there_are_ranks() -> None:
     assert shape_of("four-100m", 6).core_shares == (0.4,) * 6
-    assert shape_of("four-100m", 6).is_uniform
 
 
 def test_what_makes_no_shape_is_refused(tmp_path: Path) -> None:
