@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterable
-from functools import partial
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -34,7 +33,16 @@ def powersgd(process_group: dist.ProcessGroup, *, rank: int = 2, start: int = 2)
         start_powerSGD_iter=start,
         orthogonalization_epsilon=NO_GRADIENT,
     )
-    return partial(powerSGD_hook, state)
+
+    def hook(bucket: dist.GradBucket) -> "Future[Tensor]":
+        # Each of its three collectives begins when the one before has ended, in a thread of gloo.
+        # Were the next bucket's begun meanwhile, ranks would begin them in different orders: they
+        # would wait for each other for ever.
+        future = powerSGD_hook(state, bucket)
+        future.wait()
+        return future
+
+    return hook
 
 
 class PostLocalSgd:
