@@ -21,7 +21,7 @@ from systems.schema import InputError
 TRAIN, TEST = 60_000, 10_000
 SHAPE, CLASSES = (1, 28, 28), 10
 MEAN, DEVIATION = 0.2860, 0.3530
-"""Of the training images' pixels, where white is 1."""
+"""The mean and the deviation of the training images' pixels, where white is 1."""
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the files."""
 FILES = {"train": TRAIN, "t10k": TEST}

@@ -17,7 +17,7 @@ from systems.schema import InputError
 IMAGES, TRAIN = 5000, 4000
 SHAPE, CLASSES = (1, 28, 28), 10
 MEAN, DEVIATION = 0.1310, 0.3080
-"""Of the pixels of the 4,000 training images, where white is 1."""
+"""The mean and the deviation of the 4,000 training images' pixels, where white is 1."""
 
 
 def file() -> Path | None:

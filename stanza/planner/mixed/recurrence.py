@@ -24,9 +24,9 @@ class Served:
     """One FC worker and the CONV workers that it serves."""
 
     rates_bytes_per_s: tuple[float, ...]
-    """Of the links of these CONV workers."""
+    """The rate of each CONV worker's link."""
     hub_bytes_per_s: float
-    """Of the FC worker's link."""
+    """The rate of the FC worker's link."""
     conv: tuple[int, ...]
     """The places of these CONV workers among all."""
     parts: tuple[tuple[Costs, ...], ...]
