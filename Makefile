@@ -9,15 +9,16 @@ LEVEL ?= quick
 reproduce: .venv/installed
 	$(BIN)/python -m launch reproduce --level $(LEVEL) --out $(OUT)
 
-# Two tests at a time, a thread each; then those that shape links, which nothing may disturb.
+# Three tests at a time, a thread each (many wait for processes); then those that shape links, which
+# nothing may disturb.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not emulated"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not emulated"
 	$(BIN)/pytest -m emulated
 
 # Every test, those that take minutes and those against MinkowskiEngine included: about an hour. The
 # last lines say what was skipped, and why. Chromium and espeak-ng come from the system's packages.
 test-all: lint minkowski
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder \
 		-m "(slow or not slow) and not emulated"
 	$(BIN)/pytest -m "(slow or not slow) and emulated"
 
