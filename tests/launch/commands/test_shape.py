@@ -145,6 +145,7 @@ def test_twenty_runs_that_are_ended_leave_nothing(number: int, tmp_path: Path) -
 
 @needs_emulation
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_two_boxes_side_by_side(tmp_path: Path) -> None:
     both = [
         subprocess.Popen(
