@@ -124,7 +124,7 @@ def test_a_run_is_measured_planned_and_predicted(tmp_path: Path) -> None:
 
 @needs_emulation
 @pytest.mark.distributed
-@pytest.mark.parametrize("how", ["rank", "SIGKILL"])
+@pytest.mark.parametrize("how", [pytest.param("rank", marks=pytest.mark.slow), "SIGKILL"])
 def test_a_run_that_is_ended_leaves_nothing(how: How, tmp_path: Path) -> None:
     """Other ways are slow tests; other moments: `python -m tests.kills_emulated 20 shaped`."""
     assert disturb("shaped", tmp_path / "record", how, after_step=0, after_s=0) == []
