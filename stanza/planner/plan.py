@@ -22,9 +22,10 @@ from stanza.planner.costs import CostsAt, costs_at as profiled_costs
 from stanza.planner.memory import check_memory
 from stanza.planner.predict import Prediction, unpredicted
 from stanza.planner.simulated import separation
-from systems.clusters.cluster import Cluster, Link, check_uniform
+from systems.clusters.cluster import Cluster, Link
 from systems.clusters.host import Host
 from systems.clusters.mixed import seats_of
+from systems.clusters.uniform import check_uniform
 from systems.profiles import profile as profiles
 from systems.profiles.profile import ModelProfile
 from systems.schema import InputError

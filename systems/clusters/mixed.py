@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster, Link
 from systems.clusters.links import Links
+from systems.clusters.uniform import check_one_device
 from systems.schema import InputError
 
 
@@ -49,7 +50,7 @@ def mixed_cluster(name: str, world_size: int) -> Cluster:
     """
     target = cluster.load(name)
     for node in target.nodes:
-        cluster.check_one_device(target, node, name)
+        check_one_device(target, node, name)
         if node.link.bandwidth_bits_per_s is None:
             raise InputError(
                 f"{cluster.place(target, node, name)} has a link of unknown rate; state its "

@@ -7,6 +7,7 @@ from systems.clusters import cluster
 from systems.clusters.cluster import Cluster, Link
 from systems.clusters.host import Host
 from systems.clusters.topology import Topology, device_count, is_plain, one_device_each, topology_of
+from systems.clusters.uniform import check_uniform
 from systems.profiles.emulation import Emulation
 from systems.profiles.profile import ModelProfile, load as load_profile
 from systems.schema import InputError
@@ -19,7 +20,7 @@ def sized_cluster(name: str, world_size: int) -> Cluster:
         InputError: nodes that are not alike, or another number of them where it is fixed.
     """
     target = cluster.load(name)
-    cluster.check_uniform(target, name)
+    check_uniform(target, name)
     return fitted(target, world_size)
 
 
@@ -76,7 +77,7 @@ def simulated_cluster(name: str, world_size: int) -> SimulatedCluster:
             f"{of_node} a node, each of them a rank; give {devices}, or whole nodes"
         )
     planned = one_device_each(target)
-    cluster.check_uniform(planned, name)
+    check_uniform(planned, name)
     return SimulatedCluster(cluster=target, planned=planned, topology=topology_of(target))
 
 

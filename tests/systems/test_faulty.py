@@ -14,9 +14,8 @@ from systems.faulty import simulate_on
 from systems.program import Program
 from systems.schema import InputError
 from tests.systems.topologies import small
+from tests.systems.water_filling import Flow, Resource, exact_ends
 
-Flow = tuple[int, int, int, int]
-"""Start second, source rank, target rank, bytes."""
 LINK = Link(bandwidth_bits_per_s=8.0)
 
 flows = st.lists(
@@ -53,15 +52,10 @@ def ends_of(given_flows: Sequence[Flow], topology: Topology) -> list[float]:
     return [timeline.ends_s[2 * i + 1] for i in range(len(given_flows))]
 
 
-def reference(given_flows: Sequence[Flow], topology: Topology) -> list[Fraction]:
-    """Ends of flows in exact arithmetic, everything anew at every event."""
-    paths = [topology.path(source, target) for _, source, target, _ in given_flows]
-    left = {i: Fraction(size) for i, (*_, size) in enumerate(given_flows)}
-    turns = sorted({int(t) for f in topology.faults.links for t in (f.from_s, f.until_s or 0)})
-    ends: dict[int, Fraction] = {}
-    now = Fraction(0)
+def reference(given_flows: Sequence[Flow], topology: Topology) -> list[float]:
+    """Ends of flows over the links of a topology."""
 
-    def capacity(interface: tuple[int, str]) -> Fraction:
+    def capacity(interface: Resource, now: Fraction) -> Fraction:
         rate = Fraction(topology.bytes_per_s(interface))
         for fault in topology.faults.links:
             own = interface in ((fault.node, "out"), (fault.node, "in"))
@@ -69,39 +63,8 @@ def reference(given_flows: Sequence[Flow], topology: Topology) -> list[Fraction]
                 rate *= Fraction(fault.factor)
         return rate
 
-    while left:
-        active = [i for i in left if given_flows[i][0] <= now]
-        rates = fair_rates({i: paths[i] for i in active}, capacity)
-        horizons = [left[i] / rates[i] for i in active if rates[i]]
-        horizons += [f[0] - now for i, f in enumerate(given_flows) if i in left and f[0] > now]
-        horizons += [t - now for t in turns if t > now]
-        step = min(horizons)
-        now += step
-        for i in active:
-            left[i] -= rates[i] * step
-            if left[i] == 0:
-                ends[i] = now
-                del left[i]
-    return [ends[i] for i in range(len(given_flows))]
-
-
-def fair_rates(paths, capacity) -> dict[int, Fraction]:  # type: ignore[no-untyped-def]
-    """Water-filling: raise all open rates alike until a link is full, close its flows."""
-    rates = {i: Fraction(0) for i in paths}
-    open_flows = set(paths)
-    while open_flows:
-        steps = {}
-        for link in {link for path in paths.values() for link in path}:
-            used = sum(rates[i] for i in paths if link in paths[i])
-            count = sum(link in paths[i] for i in open_flows)
-            if count:
-                steps[link] = (capacity(link) - used) / count
-        step = min(steps.values())
-        for i in open_flows:
-            rates[i] += step
-        full = {link for link, value in steps.items() if value == step}
-        open_flows -= {i for i in open_flows if full & set(paths[i])}
-    return rates
+    turns = sorted({int(t) for f in topology.faults.links for t in (f.from_s, f.until_s or 0)})
+    return exact_ends(given_flows, topology.path, capacity, turns)
 
 
 def two_racks(**more: object) -> Topology:
@@ -114,7 +77,7 @@ def two_racks(**more: object) -> Topology:
 def test_paths_of_links_are_shared_as_exact_water_filling_shares_them(
     given_flows: list[Flow],
 ) -> None:
-    expected = [float(end) for end in reference(given_flows, two_racks())]
+    expected = reference(given_flows, two_racks())
     assert ends_of(given_flows, two_racks()) == pytest.approx(expected)
 
 
@@ -123,7 +86,7 @@ def test_so_are_links_that_degrade_and_fail(
     given_flows: list[Flow], faults: list[LinkFault]
 ) -> None:
     topology = two_racks(faults=Faults(links=tuple(faults)))
-    expected = [float(end) for end in reference(given_flows, topology)]
+    expected = reference(given_flows, topology)
     assert ends_of(given_flows, topology) == pytest.approx(expected)
 
 

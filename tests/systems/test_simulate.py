@@ -11,6 +11,7 @@ from systems.clusters.links import Links
 from systems.program import Program
 from systems.schema import InputError
 from systems.simulate import simulate
+from tests.systems.water_filling import Flow, exact_ends
 
 LINK = Link(bandwidth_bits_per_s=8.0)
 """One byte a second."""
@@ -96,9 +97,6 @@ def test_an_unknown_rate_is_refused() -> None:
         simulate(Program(), Link())
 
 
-Flow = tuple[int, int, int, int]
-"""Start second, source, target, bytes."""
-
 flows = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(4, 7), st.integers(1, 5)),
     min_size=1,
@@ -110,46 +108,13 @@ ALIKE = (1,) * 8
 """One byte a second at every node."""
 
 
-def reference(given_flows: list[Flow], capacities: Sequence[int] = ALIKE) -> list[Fraction]:
-    """Ends of flows in exact arithmetic, everything anew at every event. The nodes have links of
-    these bytes a second."""
-    left = {i: Fraction(size) for i, (*_, size) in enumerate(given_flows)}
-    ends: dict[int, Fraction] = {}
-    now = Fraction(0)
-    while left:
-        active = [i for i in left if given_flows[i][0] <= now]
-        rates = fair_rates({i: given_flows[i][1:3] for i in active}, capacities)
-        horizons = [left[i] / rates[i] for i in active]
-        horizons += [f[0] - now for i, f in enumerate(given_flows) if i in left and f[0] > now]
-        step = min(horizons)
-        now += step
-        for i in active:
-            left[i] -= rates[i] * step
-            if left[i] == 0:
-                ends[i] = now
-                del left[i]
-    return [ends[i] for i in range(len(given_flows))]
-
-
-def fair_rates(
-    active: dict[int, tuple[int, int]], capacities: Sequence[int]
-) -> dict[int, Fraction]:
-    """Water-filling: raise all open rates alike until an interface is full, close its flows."""
-    rates = {i: Fraction(0) for i in active}
-    open_flows = set(active)
-    while open_flows:
-        steps = {}
-        for node in {n for pair in active.values() for n in pair}:
-            used = sum(rates[i] for i in active if node in active[i])
-            count = sum(node in active[i] for i in open_flows)
-            if count:
-                steps[node] = Fraction(capacities[node] - used) / count
-        step = min(steps.values())
-        for i in open_flows:
-            rates[i] += step
-        full = {node for node, value in steps.items() if value == step}
-        open_flows -= {i for i in open_flows if full & set(active[i])}
-    return rates
+def reference(given_flows: list[Flow], capacities: Sequence[int] = ALIKE) -> list[float]:
+    """Ends of flows between nodes with links of these bytes a second."""
+    return exact_ends(
+        given_flows,
+        lambda source, target: [(source, "out"), (target, "in")],
+        lambda interface, _: Fraction(capacities[interface[0]]),
+    )
 
 
 @given(flows)
@@ -160,7 +125,7 @@ def test_sharing_equals_exact_water_filling(given_flows: list[Flow]) -> None:
         for i, (start, source, target, size) in enumerate(given_flows)
     ]
     timeline = simulate(program, LINK)
-    expected = [float(end) for end in reference(given_flows)]
+    expected = reference(given_flows)
     assert [timeline.ends_s[number] for number in numbers] == pytest.approx(expected)
 
 
@@ -175,7 +140,7 @@ def test_links_of_several_rates_are_shared_exactly(
     ]
     links = Links(tuple(Link(bandwidth_bits_per_s=8 * rate) for rate in rates))
     timeline = simulate(program, links)
-    expected = [float(end) for end in reference(given_flows, rates)]
+    expected = reference(given_flows, rates)
     assert [timeline.ends_s[number] for number in numbers] == pytest.approx(expected)
 
 

@@ -70,11 +70,7 @@ def separated(
     classes = cut_classes(layout, shares, every_rank=every_rank)
     parts = _micro_batches(at, classes, layout.micro_batches)
     activations, gradients = (
-        [
-            [_message(classes, number, part.cut_bytes, *ways) for number, part in enumerate(row)]
-            for row in parts
-        ]
-        for ways in (("out", "in"), ("in", "out"))
+        _messages(classes, parts, *ways) for ways in (("out", "in"), ("in", "out"))
     )
     last_backward = [part.conv_backward for part in parts[-1]]
 
@@ -164,6 +160,19 @@ def _forward(
             ]
         )
     return rows
+
+
+def _messages(
+    classes: CutClasses, parts: Sequence[Sequence[Costs]], own_way: str, their_way: str
+) -> list[list[Message]]:
+    """The messages of all micro-batches one way, by micro-batch and class; see `_message`."""
+    return [
+        [
+            _message(classes, number, part.cut_bytes, own_way, their_way)
+            for number, part in enumerate(row)
+        ]
+        for row in parts
+    ]
 
 
 def _message(

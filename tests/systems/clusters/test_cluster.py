@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 from systems import schema
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster, Device, Link, Node
+from systems.clusters.uniform import check_uniform
 from systems.schema import InputError
 
 PLAIN = """
@@ -212,13 +213,13 @@ def titan(rate: float = 10e9, *devices: Device, name: str = "n", latency_s: floa
 )
 def test_nodes_that_are_not_alike_are_named(nodes: tuple[Node, ...], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        cluster.check_uniform(of(*nodes))
+        check_uniform(of(*nodes))
 
 
 def test_nodes_that_are_alike_may_have_several_names() -> None:
-    cluster.check_uniform(of(titan(), titan(name="b")))
+    check_uniform(of(titan(), titan(name="b")))
     for name in ("ec2-p3-10g", "local"):
-        cluster.check_uniform(cluster.load(name), name)
+        check_uniform(cluster.load(name), name)
 
 
 @pytest.mark.parametrize("head", ["[[nodes]]", "  [[ nodes ]]  # the second"])
@@ -226,7 +227,7 @@ def test_a_node_of_a_file_is_named_with_its_line(head: str, tmp_path: Path) -> N
     second = PLAIN.partition("[[nodes]]")[2].replace('"n"', '"m"').replace("10e9", "1e9")
     path = written(tmp_path, f"{PLAIN}{head}{second}")
     with pytest.raises(InputError) as caught:
-        cluster.check_uniform(cluster.load(path), path)
+        check_uniform(cluster.load(path), path)
     line = (PLAIN + head).count("\n") + 1
     assert str(caught.value).startswith(f"--cluster {path}, line {line}: node 'm'")
 
