@@ -23,7 +23,9 @@ def test_a_checkpoint_that_does_not_fit(launcher: str, tmp_path: Path) -> None:
     command = [*RUN, "--launcher", launcher, "--checkpoint-every", "3", "--out", f"{disk}/run"]
     done = in_mounts({disk: "size=7m"}, command, f"cp -r {disk}/run {copy}")
     assert done.returncode not in (0, 120)
-    line, *summary = [line for line in done.stderr.splitlines() if "disk full" in line]
+    told = [line for line in done.stderr.splitlines() if "disk full" in line]
+    # torchrun's own report repeats the reason where its other folder, in /tmp, has room.
+    line, *summary = [line for line in told if not line.strip().startswith("traceback :")]
     assert len(summary) <= 1  # the supervisor's, if the disk had room for the reason
     assert all("ended with code 2: disk full" in line for line in summary)
     assert line == (
