@@ -145,15 +145,14 @@ def family(process: int) -> list[int]:
 
 
 def ranks_of(folder: Path) -> dict[int, int]:
-    """Rank -> process id of the workers of a run."""
+    """Rank -> process id of the workers of a run, by the names that they give themselves."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().split(b"\0")
-            variables = (process / "environ").read_bytes().split(b"\0")
+            name, _, rank = (process / "comm").read_text().strip().partition(" ")
         except OSError:
             continue
-        rank = [v.removeprefix(b"RANK=") for v in variables if v.startswith(b"RANK=")]
-        if {b"launch", str(folder).encode()} <= set(command) and rank:
-            found[int(rank[0])] = int(process.name)
+        if str(folder).encode() in command and name == "rank" and rank.isdecimal():
+            found[int(rank)] = int(process.name)
     return found

@@ -39,7 +39,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
     ],
     "stanza": [
         ["models", "cut", "exchanges"],
-        ["options"],
+        ["own_options", "options"],
         ["layout"],
         ["workers"],
         ["planner"],
@@ -68,7 +68,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["ownership", "streams", "trust", "installed"],
         ["job", "planning", "own_commands"],
         ["records"],
-        ["launchers", "ranks", "progress"],
+        ["ranks", "launchers", "progress"],
         ["sweep"],
         ["commands"],
         ["reproduction", "__main__"],

@@ -2,46 +2,57 @@
 
     python -m launch.launchers.local WORLD_SIZE worker ...
 
-There is no agent and no rendezvous. Every rank gets the environment variables that torchrun would
-set, and the first rank that fails ends all of them.
+There is no agent and no rendezvous. Every rank is forked from this process, which has imported
+torch for all of them, and gets the environment variables that torchrun would set. The first rank
+that fails ends all of them.
 """
 
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+from launch.ranks import worker
 from launch.streams import outlive_readers
 from systems.environment import free_port
+from systems.processes.forked import ENDING, fork_rank, take_variables
 from systems.processes.supervise import wait_for_ranks
 
 
 def main(arguments: Sequence[str]) -> None:
     """Start the ranks and wait for them; exit with the code of the rank that failed first."""
-    size, *worker = arguments
-    code = run_processes(int(size), [sys.executable, "-m", "launch", *worker])
+    size, *words = arguments
+    sys.argv = ["launch", *words]  # the record says what was started
+    code = run_processes(int(size), lambda: worker.main(words[1:]))
     if code:
         raise SystemExit(code if code > 0 else 128 - code)
 
 
-def run_processes(world_size: int, command: Sequence[str]) -> int:
-    """Run a command once for every rank; returns the exit code of the rank that failed first.
+def run_processes(world_size: int, work: Callable[[], object]) -> int:
+    """Call `work` in a forked process for every rank; returns the exit code of the rank that failed
+    first.
 
     SIGTERM to this process and Ctrl-C end all of them.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         signal.signal(number, _interrupt)
     port, running = free_port(), dict[int, int]()
     try:
         for rank in range(world_size):
-            place = {**os.environ, **variables(rank, world_size, port)}
-            running[os.spawnve(os.P_NOWAIT, command[0], list(command), place)] = rank
+            place = variables(rank, world_size, port)
+            running[fork_rank(lambda place=place: _run(place, work))] = rank
         return wait_for_ranks(running)
     finally:
         for process in running:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+
+
+def _run(place: Mapping[str, str], work: Callable[[], object]) -> None:
+    """Be the rank that `place` says."""
+    take_variables(place)
+    work()
 
 
 def _interrupt(number: int, frame: object) -> None:

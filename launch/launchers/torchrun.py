@@ -4,19 +4,26 @@
 
 `testbed run` starts this. It takes the flags of torchrun. On one machine, the agent listens on
 loopback only, and the name of the machine need not resolve. torchrun prints its own report as well.
+
+Ranks that run `-m launch worker` are forked from this process, which has imported torch for all of
+them (systems.processes.forked); those of a later attempt start Python, as torchrun's do.
 """
 
+import os
 import signal
 import socket
 import sys
 import uuid
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch.distributed as dist
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 from torch.distributed.elastic.rendezvous import (
     RendezvousError,
     RendezvousHandler,
@@ -26,10 +33,12 @@ from torch.distributed.elastic.rendezvous import (
     rendezvous_handler_registry,
 )
 
+from launch.ranks import worker
 from launch.streams import outlive_readers
 from systems.environment import LOOPBACK, own_address
 from systems.network import meeting
 from systems.processes.background import end_now
+from systems.processes.forked import Waiting
 from systems.processes.supervise import tell
 from systems.schema import InputError
 
@@ -53,7 +62,9 @@ def main(arguments: Sequence[str]) -> None:
                 f"--local-addr: is not given, and this machine's name {socket.gethostname()} does "
                 "not resolve; give the address at which the other nodes reach it"
             )
-        run.run(flags)
+        forked = int(flags.nproc_per_node) if _runs_workers(flags) else 0
+        with _forked(forked, flags.training_script_args):
+            run.run(flags)
     except ChildFailedError as error:
         print(error, file=sys.stderr, flush=True)
         rank = first_failed(error.failures)
@@ -98,6 +109,44 @@ def _stay_here(flags: Namespace) -> None:
     flags.standalone = False
     flags.rdzv_backend, flags.rdzv_endpoint = ALONE, f"{LOOPBACK}:{port}"
     rendezvous_handler_registry.register(ALONE, Alone)
+
+
+def _runs_workers(flags: Namespace) -> bool:
+    """Whether the flags of torchrun mean so many ranks of `-m launch worker`, in this Python."""
+    return (
+        sys.platform == "linux"
+        and "PYTHON_EXEC" not in os.environ
+        and flags.module
+        and not (flags.no_python or flags.run_path or getattr(flags, "numa_binding", None))
+        and flags.nproc_per_node.isdecimal()
+        and [flags.training_script, *flags.training_script_args[:1]] == ["launch", "worker"]
+    )
+
+
+@contextmanager
+def _forked(count: int, words: Sequence[str]) -> Iterator[None]:
+    """Fork ranks, which run `python -m launch` with these words, before the agent has threads; it
+    lets them begin instead of starting Python anew."""
+
+    def work() -> None:
+        sys.argv = ["launch", *words]  # the record says what was started
+        worker.main(words[1:])
+
+    def begin(handler: Any, command: tuple[str, ...], variables: dict[str, str]) -> Any:
+        if not waiting:  # a later attempt: this process has threads now
+            return start_python(handler, command, variables)
+        files = [file and file.name for file in (handler._stdout, handler._stderr)]
+        return waiting.pop(0).begin(variables, *files)
+
+    waiting = [Waiting(work) for _ in range(count)]
+    start_python = SubprocessHandler._popen
+    SubprocessHandler._popen = begin  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SubprocessHandler._popen = start_python  # type: ignore[method-assign]
+        for one in waiting:
+            one.dismiss()
 
 
 class Alone(RendezvousHandler):

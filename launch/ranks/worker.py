@@ -37,7 +37,7 @@ from systems.network.links import Calibration, calibrate, calibrate_pairs
 from systems.network.pairs import PairCalibration
 from systems.network.transport import TransportError
 from systems.processes import failures
-from systems.processes.lifetime import die_with_parent
+from systems.processes.lifetime import die_with_parent, name_process
 from systems.schema import InputError
 
 GRACE_S = 1.0
@@ -59,6 +59,7 @@ def work(arguments: Sequence[str], place: Environment) -> None:
     Raises:
         SystemExit: the rank failed.
     """
+    name_process(f"rank {place.rank}")
     dynamo.postpone()
     with failure_explained(place.rank):
         _run_jobs(arguments, place)

@@ -9,17 +9,16 @@ the network (see systems.network.namespaces).
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 from systems.environment import Environment
 from systems.network.namespaces import INTERFACE, Network
-from systems.processes import background
-from systems.processes.lifetime import die_with_parent
+from systems.processes.forked import ENDING, fork_rank
 from systems.processes.supervise import wait_for_ranks
 
 PORT = 29500
@@ -86,12 +85,11 @@ def emulate(
         settle: is called with the number of a rank in its process, before `main`.
     """
     begin = Beginning(network, world_size, launcher, settle)
-    previous = {s: signal.signal(s, _interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = {s: signal.signal(s, _interrupt) for s in ENDING}
     running: dict[int, int] = {}
     try:
         for rank in range(world_size):
-            sys.stdout.flush()
-            running[os.fork() or _rank(begin, rank, main)] = rank
+            running[fork_rank(partial(_live, begin, rank, main))] = rank
         return wait_for_ranks(running)
     finally:
         for process in running:
@@ -107,19 +105,12 @@ def _interrupt(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _rank(begin: Beginning, rank: int, main: RankMain) -> NoReturn:
-    """Run one rank in this process, which was forked for it, and end the process."""
-
-    def live() -> None:
-        die_with_parent(signal.SIGKILL)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        begin.network.enter(rank)
-        begin.settle(rank)
-        os.environ["GLOO_SOCKET_IFNAME"] = INTERFACE
-        main(begin.place(rank))
-
-    background.end_now(background.exit_code_of(live))
+def _live(begin: Beginning, rank: int, main: RankMain) -> None:
+    """Be a rank, in a process that was forked for it."""
+    begin.network.enter(rank)
+    begin.settle(rank)
+    os.environ["GLOO_SOCKET_IFNAME"] = INTERFACE
+    main(begin.place(rank))
 
 
 def leftovers() -> list[int]:

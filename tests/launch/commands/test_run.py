@@ -100,11 +100,13 @@ def endless(
         text=True,
     )
     log = folder / "steps" / "rank-0.jsonl"
-    wait_until(lambda: log.is_file() and log.read_text().count("\n") > 3, "the first steps")
-    yield process, folder
-    process.kill()
-    for pid in ranks_of(folder).values():
-        os.kill(pid, signal.SIGKILL)
+    try:
+        wait_until(lambda: log.is_file() and log.read_text().count("\n") > 3, "the first steps")
+        yield process, folder
+    finally:
+        process.kill()
+        for pid in ranks_of(folder).values():
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,9 +11,23 @@ import pytest
 from launch.launchers.local import run_processes, variables
 from systems.environment import environment
 from systems.processes import supervise
+from systems.processes.forked import fork_rank
 
-PYTHON = [sys.executable, "-c"]
-SLEEP = "import os, time; open('rank-' + os.environ['RANK'], 'w').write(str(os.getpid())); "
+
+def leave_a_file() -> None:
+    Path(f"rank-{os.environ['RANK']}").write_text(str(os.getpid()))
+
+
+def sleep() -> None:
+    leave_a_file()
+    time.sleep(600)
+
+
+def fail_as_rank_1() -> None:
+    leave_a_file()
+    if os.environ["RANK"] == "1":
+        sys.exit(3)
+    time.sleep(600)
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +44,7 @@ def test_every_rank_reads_its_place() -> None:
 
 
 def test_all_ranks_run() -> None:
-    assert run_processes(3, [*PYTHON, SLEEP]) == 0
+    assert run_processes(3, leave_a_file) == 0
     assert sorted(path.name for path in Path().iterdir()) == ["rank-0", "rank-1", "rank-2"]
 
 
@@ -42,8 +55,7 @@ def alive(path: Path) -> bool:
 def test_the_first_rank_that_fails_ends_the_others_and_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    program = SLEEP + "os.environ['RANK'] == '1' and exit(3); time.sleep(600)"
-    assert run_processes(3, [*PYTHON, program]) == 3
+    assert run_processes(3, fail_as_rank_1) == 3
     assert "error: rank 1 ended with code 3" in capsys.readouterr().err
     for path in Path().glob("rank-*"):
         process = int(path.read_text())
@@ -52,14 +64,11 @@ def test_the_first_rank_that_fails_ends_the_others_and_is_named(
 
 
 def test_a_signal_ends_all_ranks(tmp_path: Path) -> None:
-    command = [*PYTHON, SLEEP + "time.sleep(600)"]
-    program = f"from launch.launchers.local import run_processes; run_processes(2, {command!r})"
-    starter = subprocess.Popen([*PYTHON, program])
+    starter = fork_rank(lambda: run_processes(2, sleep))
     ranks = [tmp_path / "rank-0", tmp_path / "rank-1"]
     while not all(path.is_file() and path.read_text() for path in ranks):
-        assert starter.poll() is None
         time.sleep(0.02)
-    starter.terminate()
-    assert starter.wait(timeout=60) == 128 + signal.SIGTERM
+    os.kill(starter, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(starter, 0)[1]) == 128 + signal.SIGTERM
     while any(alive(path) for path in ranks):
         time.sleep(0.02)
