@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stanza.exchanges import names as exchanges
-from stanza.models import Inputs, check_name, inputs_of, is_own
-from systems import by_path
+from stanza.models import Inputs, check_name, inputs_of
+from stanza.own_options import CROSS_ENTROPY, SGD, check_own
 from systems.data.shares import even_shares, weighted_shares
 from systems.schema import InputError
 
@@ -21,16 +21,10 @@ FcParallel = Literal["replicas", "columns"]
 """How several FC workers share the FC part."""
 FcPlacement = Literal["dedicated", "colocated"]
 """Whether FC workers have ranks of their own."""
-DATA_KINDS = ("folder",)
-"""The kinds of data that have a path after a colon, as import paths have an attribute."""
 PsConsistency = Literal["synchronous", "stale-synchronous", "asynchronous"]
 """How far workers of parameter servers may be ahead of each other."""
-OWN = ("model", "exchange", "optimizer", "schedule", "loss")
-"""The options that may name the user's own code, beside the data."""
 EQUAL, AUTO = "equal", "auto"
 """The shares of a batch that are no numbers."""
-SGD, CROSS_ENTROPY = "sgd", "cross-entropy"
-"""The optimizer and the loss that are no import paths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,16 +138,19 @@ class Options:
             raise InputError(
                 f"--stanza.image-shape {self.shape}: give whole numbers from 1 on, such as 3 32 32"
             )
-        self._check_own()
+        check_own(self)
+        if self.schedule is not None and self.scheme in ZERO_STAGES:
+            raise InputError(
+                f"--stanza.schedule {self.schedule}: DeepSpeed steps the optimizer of "
+                f"--stanza.scheme {self.scheme} by itself, at a constant rate; give another scheme"
+            )
         exchanges.check(self.exchange, self.exchange_options, self.scheme)
         self._check_consistency()
         self._check_shares()
         for name in ("steps", "local_batch_size", "global_batch_size", "ps_servers", "classes"):
             _at_least(1, name, getattr(self, name))
-        _at_least(0, "fc_workers", self.fc_workers)
-        _at_least(0, "warm_up_steps", self.warm_up_steps)
-        _at_least(0, "test_every", self.test_every)
-        _at_least(0, "ps_staleness", self.ps_staleness)
+        for name in ("fc_workers", "warm_up_steps", "test_every", "ps_staleness"):
+            _at_least(0, name, getattr(self, name))
         _at_least(1, "micro_batches", self.micro_batches)
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"--stanza.learning-rate {self.learning_rate:g}: give more than 0")
@@ -182,42 +179,6 @@ class Options:
                 f"--stanza.batch-shares {self.batch_shares}: give equal, auto, or a number above 0 "
                 "for every rank, such as 3,1,1"
             )
-
-    def _check_own(self) -> None:
-        """Refuse an optimizer, schedule or loss that is no import path, and arguments that nothing
-        takes. Nothing is imported."""
-        for option, value, known in (
-            ("optimizer", self.optimizer, SGD),
-            ("schedule", self.schedule, None),
-            ("loss", self.loss, CROSS_ENTROPY),
-        ):
-            arguments = getattr(self, f"{option}_options")
-            if value != known and not by_path.is_path(str(value)):
-                also = f"{known}, or " if known else ""
-                raise InputError(
-                    f"--stanza.{option} {value}: give {also}an import path, module:attribute or "
-                    "path/to/file.py:attribute"
-                )
-            if value == known and arguments:
-                raise InputError(
-                    f"--stanza.{option}-options {' '.join(arguments)}: nothing takes them; "
-                    f"give --stanza.{option} as module:attribute too"
-                )
-            by_path.keywords(arguments, f"--stanza.{option}-options")
-        if self.schedule is not None and self.scheme in ZERO_STAGES:
-            raise InputError(
-                f"--stanza.schedule {self.schedule}: DeepSpeed steps the optimizer of "
-                f"--stanza.scheme {self.scheme} by itself, at a constant rate; give another scheme"
-            )
-        if self.optimizer == SGD:
-            return
-        for name in ("learning_rate", "momentum", "weight_decay"):
-            if getattr(self, name) != getattr(type(self), name):
-                value = getattr(self, name)
-                raise InputError(
-                    f"--stanza.{name.replace('_', '-')} {value:g}: belongs to sgd, and the "
-                    f"optimizer is {self.optimizer}; give it in --stanza.optimizer-options"
-                )
 
     def _check_consistency(self) -> None:
         """Refuse stale gradients where no server of its own could keep them apart."""
@@ -251,19 +212,6 @@ class Options:
     def shape(self) -> str:
         """The image shape as it is written on a command line."""
         return " ".join(map(str, self.image_shape or ()))
-
-    @property
-    def own_data(self) -> bool:
-        """Whether the data are the user's own code."""
-        return by_path.is_path(self.data, DATA_KINDS)
-
-    @property
-    def own_code(self) -> tuple[str, ...]:
-        """The import paths of the user's own code, which a run of these options imports."""
-        model = (self.model,) if is_own(self.model) else ()
-        data = (self.data,) if self.own_data else ()
-        named = (self.exchange, self.optimizer, self.schedule or SGD, self.loss)
-        return model + data + tuple(name for name in named if by_path.is_path(name))
 
     @property
     def scheme_name(self) -> str:

@@ -22,7 +22,7 @@ import torch
 
 from launch.__main__ import main
 from stanza.planner.plan import load_profile
-from stanza.system.planning import device_here
+from stanza.system.measuring import device_here
 from systems.network.namespaces import unavailable
 from systems.profiles.profile import save
 

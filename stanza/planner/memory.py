@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 
 from stanza.cut.rule import cut_profile
 from stanza.layout import Layout
-from stanza.options import SGD, Options
+from stanza.options import Options
+from stanza.own_options import SGD
 from systems.clusters.mixed import Seat
 from systems.profiles.profile import LayerProfile, ModelProfile
 from systems.schema import InputError

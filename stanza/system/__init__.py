@@ -7,19 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from stanza.exchanges import names as exchanges
 from stanza.layout import layout_of
-from stanza.options import EQUAL, OWN, ZERO_STAGES, Options
+from stanza.options import EQUAL, ZERO_STAGES, Options
+from stanza.own_options import OWN, has_own_data, own_code
 from stanza.planner.plan import Plan, plan as plan_stanza, shared
 from stanza.planner.predict import unpredicted
 from stanza.system import shaping
+from stanza.system.measuring import measure_here, measure_rank
 from stanza.system.mixed import profile_of_rank
-from stanza.system.planning import (
-    HERE,
-    measure_here,
-    measure_rank,
-    plan_stanza_job,
-    resolved,
-    unknown_figures,
-)
+from stanza.system.planning import HERE, plan_stanza_job, resolved, unknown_figures
 from stanza.system.simulation import EMULATING, simulate_job
 from systems import by_path
 from systems.clusters import cluster
@@ -77,7 +72,7 @@ def _check(job: Job, plan: Plan) -> None:
     torch is imported only to check the user's own code, or a network on images of another shape."""
     if job.options.scheme in ZERO_STAGES:
         check_installed(f"--stanza.scheme {job.options.scheme}")
-    if job.options.own_code or job.options.image_shape:
+    if own_code(job.options) or job.options.image_shape:
         from stanza.train.workload import check_workload
 
         check_workload(job.options, plan.layout, job.seed)
@@ -170,7 +165,7 @@ def _absolute_paths(options: Options, folders: Sequence[Path]) -> Options:
     changed: dict[str, Any] = {
         name: value and by_path.absolute(value, folders) for name, value in named.items()
     }
-    absolute = by_path.absolute if options.own_data else absolute_data
+    absolute = by_path.absolute if has_own_data(options) else absolute_data
     return dataclasses.replace(options, data=absolute(options.data, folders), **changed)
 
 
@@ -203,7 +198,7 @@ SYSTEM = System(
     simulate=simulate_job,
     measured_first=unknown_figures,
     absolute_paths=_absolute_paths,
-    code_named=lambda options: tuple(filter(by_path.is_foreign, options.own_code)),
+    code_named=lambda options: tuple(filter(by_path.is_foreign, own_code(options))),
     experiments="stanza.experiments:EXPERIMENTS",
     paper="stanza.experiments:PAPER",
     commands={

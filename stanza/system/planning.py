@@ -1,7 +1,6 @@
 """Finds what a Stanza job is planned with: the cluster with its link, and a profile of the model.
 What is not known is measured on this machine."""
 
-import sys
 from functools import lru_cache
 from typing import Any
 
@@ -10,21 +9,17 @@ from stanza.options import Options
 from stanza.planner import plan as stanza_plan
 from stanza.planner.baselines import baseline_options
 from stanza.planner.plan import Plan
+from stanza.system.measuring import device_here, measure_here, measure_rank
 from stanza.system.mixed import equal_if_alike, on_mixed_cluster, plan_mixed_job
 from systems import by_path
-from systems.clusters.cluster import Cluster, Link
-from systems.clusters.host import Host
+from systems.clusters.cluster import Cluster
 from systems.clusters.sized import simulated_cluster, sized_cluster
-from systems.environment import threads_per_rank
 from systems.job import Job
-from systems.profiles.profile import ModelProfile, files_by_kind, with_fixed_parts
-from systems.profiles.steadiness import load_average, warn_if_doubtful
+from systems.profiles.profile import ModelProfile, files_by_kind
 from systems.schema import InputError
 
 HERE = "local"
 """The preset that stands for this machine; its devices and its link are measured."""
-REPETITIONS = 9
-"""How often each layer is timed."""
 
 
 def plan_stanza_job(job: Job, *, may_measure: bool, in_order: bool = False) -> Plan:
@@ -81,15 +76,6 @@ def planning_basis(
     return (target if known else measure_here(target, profile)), profile
 
 
-def measure_here(target: Cluster, profile: ModelProfile) -> Cluster:
-    """The cluster whose nodes are ranks of this machine, with what is measured of it: the machine
-    that they share, or, where each has a GPU, the loopback link between them."""
-    target = target.with_kind(profile.device)
-    if profile.device == "cpu":
-        return target.on(measure_host(target.size))
-    return target.with_link(measure_link(target.size))
-
-
 def unknown_figures(job: Job) -> list[str]:
     """The options of a job that nobody has given and whose figures would be measured here.
 
@@ -104,86 +90,6 @@ def unknown_figures(job: Job) -> list[str]:
         "cluster": not target.network_is_known,
     }
     return [name for name, missing in unknown.items() if missing]
-
-
-def measure_profile(
-    options: Options, batch_size: int | None = None, *, spared: str = ""
-) -> ModelProfile:
-    """Profile a model on one device of this machine, a GPU if there is one, with nothing beside it.
-
-    Before it starts, it prints how long that will take.
-
-    Args:
-        batch_size: the samples in a batch; None takes the batch size of the model.
-        spared: how to do without the measurement, which is printed too.
-
-    Raises:
-        InputError: a model of the user's own cannot be made, or a layer of it cannot run alone.
-    """
-    import torch
-
-    from stanza.models.dry_run import trial_run
-    from stanza.train.data import input_of
-    from systems.profiles import measured_profile
-
-    image_shape, classes = input_of(options)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images = torch.randn(batch_size or options.inputs.batch_size, *image_shape).to(device)
-    model = build_model(options.model, classes, image_shape).to(device)
-    if is_own(options.model):
-        trial_run(model, image_shape, by_path.short(options.model), samples=2)
-    name = by_path.short(options.model)
-    try:
-        load = load_average()
-        effort = measured_profile.effort(model, images, repetitions=REPETITIONS)
-        print(
-            f"measuring {name}, batch {len(images)}, on {device}: about {effort}{spared}",
-            file=sys.stderr,
-            flush=True,
-        )
-        measured = measured_profile.profile_model(
-            model, images, name=name, device_kind=device_here(), repetitions=REPETITIONS
-        )
-        warn_if_doubtful(measured, load)
-        return measured
-    except (AttributeError, IndexError, TypeError) as error:  # a layer takes or returns no tensor
-        raise InputError(
-            f"--stanza.model {options.model}: a layer cannot be measured alone: "
-            f"{by_path.failure(error)}; a layer takes one tensor and returns one"
-        ) from error
-
-
-def measure_rank(options: Options, world_size: int) -> ModelProfile:
-    """A profile of a model on one of `world_size` ranks of this machine, while the others wait: on
-    CPUs with the threads that each of so many ranks gets."""
-    import torch
-
-    spared = "; a profile made before with `testbed profile stanza` spares it: --profile FILE"
-    if torch.cuda.is_available():
-        return measure_profile(options, spared=spared)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads_per_rank(world_size))
-    large = options.inputs.batch_size
-    alone = with_fixed_parts(
-        measure_profile(options, large, spared=spared), measure_profile(options, max(1, large // 8))
-    )
-    torch.set_num_threads(before)
-    return alone
-
-
-def measure_host(world_size: int) -> Host:
-    """This machine, whose cores `world_size` ranks share, as a probe finds it or has found it."""
-    from systems.network.host_here import host_here
-
-    return host_here(world_size, threads_per_rank(world_size))
-
-
-def measure_link(world_size: int) -> Link:
-    """The link that each of `world_size` ranks of this machine has over loopback, as measured."""
-    from systems.network.loopback import measure_loopback
-
-    print(f"measuring the loopback link with {world_size} processes over gloo", file=sys.stderr)
-    return measure_loopback(world_size)
 
 
 def resolved(job: Job, plan: Plan) -> Job:
@@ -295,10 +201,3 @@ def _check_measurable(job: Job, target: Cluster) -> None:
             f"{job.cluster} are {kind}, and this machine's is {device_here()}; make a profile on "
             f"{kind} with `testbed profile stanza` and give it with --profile"
         )
-
-
-def device_here() -> str:
-    """The kind of device that this machine has, as profiles that are measured here name it."""
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

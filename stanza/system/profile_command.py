@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stanza.system.measuring import measure_profile
 from stanza.system.plan_command import NAMED_HERE, ModelArguments
-from stanza.system.planning import measure_profile
 from systems.flags import named_as_given, parse_flags, refuse_below_one
 from systems.profiles.profile import save_measured
 from systems.runs.record import check_new_file

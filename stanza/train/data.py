@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from stanza.layout import Layout
-from stanza.options import CROSS_ENTROPY, DATA_KINDS, Options
+from stanza.options import Options
+from stanza.own_options import CROSS_ENTROPY, DATA_KINDS
 from stanza.train.classes import check_classes
 from stanza.train.folder import open_folder
 from systems import by_path

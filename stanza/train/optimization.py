@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stanza.options import CROSS_ENTROPY, SGD, ZERO_STAGES, Options
+from stanza.options import ZERO_STAGES, Options
+from stanza.own_options import CROSS_ENTROPY, SGD
 from stanza.workers.loss import Loss
 from stanza.workers.optimizers import OptimizerFactory, SchedulerFactory, check_by_value
 from stanza.workers.targets import described

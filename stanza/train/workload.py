@@ -15,7 +15,8 @@ from stanza.exchanges.find import named
 from stanza.layout import Layout
 from stanza.models import build_model, is_own
 from stanza.models.inception import InceptionOutputs
-from stanza.options import CROSS_ENTROPY, Options
+from stanza.options import Options
+from stanza.own_options import CROSS_ENTROPY
 from stanza.train.data import data_for
 from stanza.train.optimization import (
     check as check_optimization,

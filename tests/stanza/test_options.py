@@ -11,6 +11,7 @@ from hypothesis import given, strategies as st
 from stanza.layout import layout_of
 from stanza.models import ARCHITECTURES
 from stanza.options import Options
+from stanza.own_options import own_code as own_code_of
 from systems.data.batches import share
 from systems.data.shares import weighted_shares
 from systems.schema import InputError, dump, read
@@ -180,11 +181,11 @@ def test_options_are_a_table_of_a_job_file() -> None:
 
 
 def test_own_code_is_told_and_nothing_else() -> None:
-    assert Options(model="vgg16", data="folder:images").own_code == ()
+    assert own_code_of(Options(model="vgg16", data="folder:images")) == ()
     own = Options(
         model="net.py:Net", data="data.py:make", optimizer="o:f", schedule="s:f", loss="l:f"
     )
-    assert own.own_code == ("net.py:Net", "data.py:make", "o:f", "s:f", "l:f")
+    assert own_code_of(own) == ("net.py:Net", "data.py:make", "o:f", "s:f", "l:f")
     assert read(Options, dump(own), "job.toml") == own
 
 

@@ -4,11 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from stanza.options import Options
 from stanza.planner import plan as stanza_plan
 from stanza.planner.plan import load_profile
-from stanza.system import SYSTEM, planning
+from stanza.system import SYSTEM, measuring, planning
 from stanza.system.planning import plan_stanza_job, planning_basis
 from systems.clusters import cluster
 from systems.clusters.host import FREE
@@ -32,7 +33,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return replace(SHIPPED, device="cpu", source="made up")
 
     monkeypatch.setattr(planning, "measure_rank", measure)
-    monkeypatch.setattr(planning, "measure_host", lambda size: HOST)
+    monkeypatch.setattr(measuring, "measure_host", lambda size: HOST)
     monkeypatch.setattr(planning, "device_here", lambda: "cpu")
     return ranks
 
@@ -102,8 +103,17 @@ def test_a_measurement_is_announced_with_what_it_takes(
 
     monkeypatch.setattr(measured_profile, "profile_model", never)
     with pytest.raises(RuntimeError, match="begun"):
-        planning.measure_rank(Options(model="digits-cnn"), 1)
+        measuring.measure_rank(Options(model="digits-cnn"), 1)
     said = capsys.readouterr().err
     assert said.startswith("measuring digits-cnn, batch 32, on c")
     assert " and 0.1 GB of memory" in said
     assert "--profile FILE" in said
+
+
+def test_a_long_measurement_is_not_begun_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile that somebody asks for takes as long as it takes."""
+    monkeypatch.setattr(measuring, "UNASKED_S", 0.0)
+    threads = torch.get_num_threads()
+    with pytest.raises(InputError, match=r"digits-cnn: no profile of it .* --profile FILE"):
+        measuring.measure_rank(Options(model="digits-cnn"), 2)
+    assert torch.get_num_threads() == threads
