@@ -4,7 +4,8 @@ import dataclasses
 import itertools
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,23 @@ def claim_record(job: Job, folder: Path) -> None:
     """
     if not (job.resume == "auto" and _cut_short(folder) and (folder / CHECKPOINTS).is_dir()):
         record.claim_folder(folder)
+
+
+@contextmanager
+def claimed_until_refused(job: Job) -> Iterator[None]:
+    """Take the folder that the job names, if it names one, before anything is measured; if the job
+    is refused after all, a folder that was made for it goes."""
+    folder = None if job.out is None else Path(job.out)
+    is_new = folder is not None and not folder.exists()
+    if folder is not None:
+        claim_record(job, folder)
+    try:
+        yield
+    except InputError:
+        if folder is not None and is_new:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+        raise
 
 
 def earlier_attempt(job: Job, plan: Any, place: Environment) -> Path | None:

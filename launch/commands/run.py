@@ -17,7 +17,7 @@ from launch.installed import system_of
 from launch.launchers import slurm
 from launch.launchers.start import run_ranks, start_command
 from launch.progress.progress import shown
-from launch.records import again, claim_record, create_record, read_emulation, read_shaped
+from launch.records import again, claimed_until_refused, create_record, read_emulation, read_shaped
 from systems.clusters.shape import Impairments, shape_of
 from systems.flags import named_as_given
 from systems.gpus import gpu_names
@@ -154,11 +154,10 @@ def prepare_run(job: Job) -> Path:
     if job.transport == "mpi":
         import_mpi()
     planning.check_checkpoints(job)
-    if job.out:
-        claim_record(job, Path(job.out))  # before anything is measured
-    if job.resume not in ("auto", "never"):
-        find(Path(job.resume))
-    plan = planning.plan_job(job, may_measure=here)
-    system = system_of(job)
-    system.check(job, plan)
-    return create_record(system.planning.resolved(job, plan), plan)
+    with claimed_until_refused(job):
+        if job.resume not in ("auto", "never"):
+            find(Path(job.resume))
+        plan = planning.plan_job(job, may_measure=here)
+        system = system_of(job)
+        system.check(job, plan)
+        return create_record(system.planning.resolved(job, plan), plan)

@@ -23,7 +23,7 @@ from launch.installed import system_of
 from launch.launchers.start import run_command, wait_for_end
 from launch.progress.progress import shown
 from launch.ranks import files
-from launch.records import claim_record, create_record
+from launch.records import claimed_until_refused, create_record
 from systems import schema
 from systems.clusters.shape import Shape, as_measured
 from systems.job import Job
@@ -46,8 +46,12 @@ def prepare_shaped(job: Job, shape: Shape, measured: Measured | None = None) -> 
         InputError: whatever is wrong with the job, or this machine can shape nothing.
     """
     job = _checked(job, shape)
-    if job.out:
-        claim_record(job, Path(job.out))  # before anything is measured
+    with claimed_until_refused(job):
+        return _prepared(job, shape, measured)
+
+
+def _prepared(job: Job, shape: Shape, measured: Measured | None) -> Path:
+    """Measure, plan, and make the record of a job that was checked; returns its folder."""
     if job.resume not in ("auto", "never"):
         find(Path(job.resume))
     if measured is None:

@@ -90,6 +90,16 @@ def test_a_taken_folder_is_refused_and_left_alone(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_refused_job_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new, empty = tmp_path / "new", tmp_path / "empty"
+    empty.mkdir()
+    for out in (new, empty):
+        flags = ["--stanza.scheme", "ddp", "--stanza.global-batch-size", "2000", "--out", str(out)]
+        assert "1437" in refused(["run", DIGITS, *flags], capsys)
+    assert not new.exists()
+    assert empty.exists()  # it is the user's
+
+
 def test_a_folder_that_only_looks_like_a_reproduction_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
