@@ -1,9 +1,13 @@
 """A SLURM of one machine for tests: sbatch runs the script at once, srun a copy of its command for
 every node."""
 
+import random
+import socket
+from contextlib import suppress
 from pathlib import Path
 
-JOB_ID = 4711
+PORTS = range(20000, 40000)
+"""The ports of jobs, by their numbers; see launch/launchers/slurm.py."""
 COMMANDS = {
     "sbatch": """#!/usr/bin/env bash
 set -euo pipefail
@@ -12,7 +16,7 @@ while [[ "${1:-}" == --* ]]; do
     [[ "$1" == --nodes ]] && nodes=$2
     shift 2
 done
-export SLURM_JOB_ID=4711 SLURM_JOB_NODELIST='node[0-1]' SLURM_JOB_NUM_NODES=${nodes:-1}
+export SLURM_JOB_ID=JOB_ID SLURM_JOB_NODELIST='node[0-1]' SLURM_JOB_NUM_NODES=${nodes:-1}
 export SLURM_CPUS_ON_NODE=1
 bash "$@" >&2
 echo "Submitted batch job $SLURM_JOB_ID"
@@ -35,10 +39,19 @@ exit $code
 }
 
 
-def install(folder: Path) -> str:
-    """Write the commands into a new folder; returns it, to be put on PATH."""
+def install(folder: Path) -> tuple[str, int]:
+    """Write the commands into a new folder, to be put on PATH; returns it, and the number of the
+    job that is submitted, whose port is free."""
     folder.mkdir()
+    job_id = _free_port() - PORTS.start
     for name, text in COMMANDS.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text.replace("JOB_ID=JOB_ID", f"JOB_ID={job_id}"))
         (folder / name).chmod(0o755)
-    return str(folder)
+    return str(folder), job_id
+
+
+def _free_port() -> int:
+    """One of the ports of jobs at which nothing listens."""
+    while True:
+        with suppress(OSError), socket.create_server(("", random.choice(PORTS))) as server:
+            return int(server.getsockname()[1])

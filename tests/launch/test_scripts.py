@@ -11,7 +11,7 @@ import pytest
 
 from systems.environment import free_port
 from systems.processes import failures
-from tests.launch.slurm import JOB_ID, install
+from tests.launch.slurm import install
 
 SCRIPTS = Path("launch/scripts")
 STANZA = ["--stanza.steps", "5"]
@@ -23,8 +23,10 @@ PATIENCE_S = 90
 @pytest.fixture
 def variables(tmp_path: Path) -> dict[str, str]:
     """An activated environment, a SLURM, and a port that is free."""
-    path = [install(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
-    return {**os.environ, "PATH": ":".join(path), "MASTER_PORT": str(free_port())}
+    commands, job_id = install(tmp_path / "bin")
+    path = [commands, str(Path(sys.executable).parent), os.environ["PATH"]]
+    own = {"PATH": ":".join(path), "MASTER_PORT": str(free_port()), "EXPECTED_JOB": str(job_id)}
+    return os.environ | own
 
 
 def start(command: list[str], variables: dict[str, str], **own: str) -> "subprocess.Popen[str]":
@@ -111,7 +113,7 @@ def test_slurm_starts_an_agent_on_every_node(tmp_path: Path, variables: dict[str
     inner = [f"{SCRIPTS}/stanza.sh", *STANZA, "--out", str(tmp_path / "record")]
     command = ["sbatch", "--nodes", "2", f"{SCRIPTS}/slurm.sh", *inner]
     text = output(start(command, variables, NPROC="1"))
-    assert f"Submitted batch job {JOB_ID}" in text
+    assert f"Submitted batch job {variables['EXPECTED_JOB']}" in text
     assert len(result_of(tmp_path / "record")["bytes_per_step"]) == 2
 
 

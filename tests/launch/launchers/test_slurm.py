@@ -11,7 +11,7 @@ import pytest
 from launch.launchers.slurm import ranks_per_node, submit, write_script
 from systems.job import SlurmOptions
 from systems.schema import InputError
-from tests.launch.slurm import JOB_ID, install
+from tests.launch.slurm import install
 
 RUN = [sys.executable, "-m", "launch", "run", "launch/jobs/stanza-digits.toml"]
 FLAGS = ["--launcher", "slurm", "--world-size", "2", "--slurm.nodes", "2", "--stanza.steps", "5"]
@@ -40,16 +40,16 @@ def test_the_script_asks_for_nodes_and_whatever_else_is_wanted(tmp_path: Path) -
 @pytest.mark.distributed
 def test_run_submits_a_script_that_trains_on_two_nodes(tmp_path: Path) -> None:
     folder = tmp_path / "record"
-    path = f"{install(tmp_path / 'bin')}:{os.environ['PATH']}"
+    commands, job_id = install(tmp_path / "bin")
     done = subprocess.run(
         [*RUN, *FLAGS, "--out", str(folder)],
-        env={**os.environ, "PATH": path},
+        env={**os.environ, "PATH": f"{commands}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [f"Submitted batch job {JOB_ID}", f"  record: {folder}"]
+    assert done.stdout.splitlines() == [f"Submitted batch job {job_id}", f"  record: {folder}"]
     assert json.loads((folder / "run.json").read_text())["launcher"] == "slurm"
     result = json.loads((folder / "result.json").read_text())
     assert result["launcher"] == "torchrun"  # which SLURM starts on every node
