@@ -69,6 +69,7 @@ def _started(folder: Path, world: World, last: int) -> profiler.profile:
         ),
         on_trace_ready=lambda done: _export(done, path),
         record_shapes=True,
+        with_stack=True,  # the names of modules, which `testbed profile --from-trace` reads
     )
     started.start()
     return started
