@@ -1,12 +1,27 @@
 """Plans jobs through their systems, and reads what their plans say of every rank."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from launch.installed import system_of
 from systems import schema
 from systems.job import Job
 from systems.schema import InputError
+
+Part = TypeVar("Part")
+
+
+def required(part: Part | None, job: Job, command: str) -> Part:
+    """The part of a system that a command needs.
+
+    Raises:
+        InputError: the job's system does not have it.
+    """
+    if part is None:
+        raise InputError(
+            f"--system {job.system}: has no `testbed {command}`; `testbed run` runs it here"
+        )
+    return part
 
 
 def plan_job(job: Job, *, may_measure: bool) -> Any:

@@ -27,7 +27,7 @@ import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from systems.clusters.cluster import Cluster
 from systems.clusters.sized import link_rates_of
@@ -36,6 +36,7 @@ from systems.profiles.emulation import Emulation
 from systems.profiles.profile import ModelProfile
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
+from systems.runs.training_line import training_line
 from systems.schema import InputError
 
 if TYPE_CHECKING:  # torch is for ranks; who plans and starts them does without
@@ -43,7 +44,6 @@ if TYPE_CHECKING:  # torch is for ranks; who plans and starts them does without
     from systems.network.together import Timer
     from systems.runs.checkpoint import Checkpoints
 
-Part = TypeVar("Part")
 EMULATED_STEP_S = 0.7
 """Seconds that an emulated step lasts where a system does not say otherwise."""
 
@@ -294,35 +294,3 @@ class System:
         if options is not None:
             fields[self.name] = options
         return job_type(base, self.name, self.options)(**fields)
-
-
-def required(part: Part | None, job: Job, command: str) -> Part:
-    """The part of a system that a command needs.
-
-    Raises:
-        InputError: the job's system does not have it.
-    """
-    if part is None:
-        raise InputError(
-            f"--system {job.system}: has no `testbed {command}`; `testbed run` runs it here"
-        )
-    return part
-
-
-def training_line(result: Mapping[str, Any]) -> str:
-    """The result of a training run in one line: throughput, step time beside what was predicted
-    or simulated, the loss of the last step, and accuracy if it was tested."""
-    step = result["step_s"]
-    known = {way: result.get(f"{way}_step_s") for way in ("simulated", "predicted")}
-    beside = [f"{way}: {s * 1e3:.2f} ms" for way, s in known.items() if s is not None]
-    losses = result.get("loss")
-    loss = f", loss {losses[-1]:.4f}" if losses else ""
-    tested = result.get("test_accuracy")
-    accuracy = "" if tested is None else f", test accuracy {tested:.2%}"
-    if "no_test_accuracy" in result:
-        accuracy = f", no test accuracy: {result['no_test_accuracy']}"
-    return (
-        f"{result['samples_per_s']:,.0f} samples/s, step {step['median'] * 1e3:.2f} ms "
-        f"[{step['low'] * 1e3:.2f}, {step['high'] * 1e3:.2f}] n={step['n']} "
-        f"({', '.join(beside) or 'predicted: n/a'}){loss}{accuracy}"
-    )

@@ -17,6 +17,7 @@ from typing import Any
 from launch import job as jobs
 from launch.installed import system_of
 from launch.launchers.start import run_command
+from launch.planning import required
 from launch.progress.progress import shown
 from launch.records import create_record
 from systems.job import Job, job_alone
@@ -26,7 +27,7 @@ from systems.profiles.emulation import Emulation
 from systems.progress.table import ProgressFlags
 from systems.runs import record
 from systems.schema import InputError
-from systems.system import Emulating, required
+from systems.system import Emulating
 
 RANKS = [sys.executable, "-m", "launch", "ranks"]
 """The command that forks ranks into a network of this machine's own."""

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from launch import job as jobs
 from launch.installed import system_of
+from launch.planning import required
 from launch.records import create_record
 from systems.job import Job
 from systems.runs import record, trace
-from systems.system import Simulated, required
+from systems.system import Simulated
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from launch.commands.shape import measure_shaped, prepare_shaped, profiled_alike
 from launch.commands.simulate import simulate_job
 from launch.installed import system_of
 from launch.launchers.start import run_ranks
+from launch.planning import required
 from launch.progress.progress import shown
 from launch.records import emulated_rates
 from launch.sweep.points import Point, Sweep
@@ -25,7 +26,6 @@ from systems.processes import failures
 from systems.runs.record import Tier
 from systems.runs.shaped import Measured
 from systems.schema import InputError
-from systems.system import required
 
 REMEDIES = {
     "profile": "--profile FILE, made with `testbed profile`",

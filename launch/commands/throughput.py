@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch import job as jobs
-from launch.commands.sweeping import Asked, SweepFlags, base_of, run_sweep
+from launch.commands.sweep_asked import Asked, SweepFlags, base_of
+from launch.commands.sweeping import run_sweep
 from launch.installed import system_of
 from launch.records import RUNS
 from launch.sweep.points import Sweep

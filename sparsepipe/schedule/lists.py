@@ -128,17 +128,6 @@ class Schedule:
             return (0,) * len(self.stages)
         return tuple(n - 1 + late for n, late in zip(self.in_flight, self.late, strict=True))
 
-    def receivers(self, action: Action) -> tuple[int, ...]:
-        """The ranks that may get the message of a send.
-
-        A replica gets one only if it takes some of the sender's samples.
-        """
-        return self.stages[action.stage + (1 if action.kind is ActionKind.SEND_ACTIVATION else -1)]
-
-    def senders(self, action: Action) -> tuple[int, ...]:
-        """The ranks that may send the message that a receive waits for."""
-        return self.stages[action.stage + (1 if action.kind is ActionKind.RECEIVE_GRADIENT else -1)]
-
     def version(self, stage: int, micro_batch: int) -> int:
         """The version of the weights that a micro-batch uses at a stage, forward and backward."""
         if self.kind == "forward":
@@ -278,11 +267,9 @@ def _actions(schedule: Schedule, computation: Computation) -> list[Action]:
     stage, micro, stages = computation.stage, computation.micro_batch, len(schedule.stages)
     version = schedule.version(stage, micro)
     if computation.phase == "update":
-        reduce = [Action(ActionKind.REDUCE, stage, micro)] if computation.together else []
-        return [
-            *reduce,
-            Action(ActionKind.UPDATE, stage, micro, micro // schedule.micro_batches + 1),
-        ]
+        update = Action(ActionKind.UPDATE, stage, micro, micro // schedule.micro_batches + 1)
+        reduce = Action(ActionKind.REDUCE, stage, micro)
+        return [reduce, update] if computation.together else [update]
     if computation.phase == "forward":
         work, receive, send = (
             ActionKind.FORWARD,

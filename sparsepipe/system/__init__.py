@@ -29,7 +29,8 @@ from systems.flags import named_as_given
 from systems.job import Job
 from systems.named_files import absolute_data, absolute_path, absolute_profile
 from systems.profiles.profile import ModelProfile
-from systems.system import Command, Emulating, Planning, Shaping, System, Training, training_line
+from systems.runs.training_line import training_line
+from systems.system import Command, Emulating, Planning, Shaping, System, Training
 
 
 def _scheme(job: Job) -> Scheme:

@@ -1,6 +1,6 @@
 """What a run says in its last line."""
 
-from systems.system import training_line
+from systems.runs.training_line import training_line
 
 
 def test_the_loss_of_the_last_step_is_in_the_last_line() -> None:

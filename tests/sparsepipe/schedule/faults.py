@@ -44,6 +44,16 @@ def most_in_flight(schedule: Schedule, rank: int, stage: int) -> int:
     return most
 
 
+def _receivers(schedule: Schedule, action: Action) -> tuple[int, ...]:
+    """The ranks that may get the message of a send."""
+    return schedule.stages[action.stage + (1 if action.kind is ActionKind.SEND_ACTIVATION else -1)]
+
+
+def _senders(schedule: Schedule, action: Action) -> tuple[int, ...]:
+    """The ranks that may send the message that a receive waits for."""
+    return schedule.stages[action.stage + (1 if action.kind is ActionKind.RECEIVE_GRADIENT else -1)]
+
+
 Messages = defaultdict[tuple[ActionKind, int, int, int], list[int]]
 """The micro-batches in their order, by (kind of send, sending stage, sender, receiver)."""
 
@@ -55,11 +65,11 @@ def _messages(schedule: Schedule) -> tuple[Messages, Messages]:
     for rank, actions in enumerate(schedule.ranks):
         for action in actions:
             if action.kind in _SENDS.values():
-                for peer in schedule.receivers(action):
+                for peer in _receivers(schedule, action):
                     sent[action.kind, action.stage, rank, peer].append(action.micro_batch)
             elif action.kind in _SENDS:
                 source = action.stage + (1 if action.kind is ActionKind.RECEIVE_GRADIENT else -1)
-                for peer in schedule.senders(action):
+                for peer in _senders(schedule, action):
                     key = (_SENDS[action.kind], source, peer, rank)
                     received[key].append(action.micro_batch)
     return sent, received
@@ -92,7 +102,7 @@ def _deadlock(schedule: Schedule) -> Iterator[str]:
             source = action.stage + (1 if action.kind is ActionKind.RECEIVE_GRADIENT else -1)
             return not all(
                 (_SENDS[action.kind], source, peer, action.micro_batch) in sent
-                for peer in schedule.senders(action)
+                for peer in _senders(schedule, action)
             )
         return action.kind is ActionKind.REDUCE and not all(
             _at(schedule, peer, position[peer]) == action for peer in schedule.stages[action.stage]
