@@ -115,6 +115,7 @@ def _runs_workers(flags: Namespace) -> bool:
     """Whether the flags of torchrun mean so many ranks of `-m launch worker`, in this Python."""
     return (
         sys.platform == "linux"
+        and hasattr(SubprocessHandler, "_popen")  # is torch's own affair
         and "PYTHON_EXEC" not in os.environ
         and flags.module
         and not (flags.no_python or flags.run_path or getattr(flags, "numa_binding", None))
