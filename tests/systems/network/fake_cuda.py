@@ -1,0 +1,134 @@
+"""CUDA's streams on a CPU: what is queued on a stream is done when somebody waits for it.
+
+    with fake_cuda():
+        ...             # streams.on_gpu is True for every device; torch.cuda.Stream and such are these
+
+Copies with `non_blocking=True` are put off, so that data which nobody has waited for is not there.
+All other kernels run at once, but modules, backward passes, updates and reads of a number do first
+what their thread's current stream has queued, as a GPU would.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from systems.network import gpu_transport, streams
+
+_thread = threading.local()
+
+
+class Stream:
+    """A stream, as the list of what it has not done yet."""
+
+    def __init__(self, device: object = None) -> None:
+        self._queued: list[Callable[[], None]] = []
+        self._done, self._lock = 0, threading.RLock()
+
+    def queue(self, work: Callable[[], None]) -> None:
+        with self._lock:
+            self._queued.append(work)
+
+    def record_event(self) -> "Event":
+        return Event(self, len(self._queued))
+
+    def wait_event(self, event: "Event") -> None:
+        self.queue(event.synchronize)
+
+    def wait_stream(self, other: "Stream") -> None:
+        self.wait_event(other.record_event())
+
+    def synchronize(self) -> None:
+        self.record_event().synchronize()
+
+    def do(self, end: int) -> None:
+        """Do what was queued first, up to number `end`."""
+        with self._lock:
+            while self._done < end:
+                self._queued[self._done]()
+                self._done += 1
+
+
+class Event:
+    """A place in the queue of a stream."""
+
+    def __init__(self, stream: Stream, place: int) -> None:
+        self._stream, self._place = stream, place
+
+    def synchronize(self) -> None:
+        self._stream.do(self._place)
+
+
+DEFAULT = Stream()
+"""The stream of all threads that have not chosen another."""
+
+
+def current_stream(device: object = None) -> Stream:
+    return getattr(_thread, "stream", DEFAULT)
+
+
+@contextmanager
+def on(stream: Stream) -> Iterator[None]:
+    before, _thread.stream = current_stream(), stream
+    try:
+        yield
+    finally:
+        _thread.stream = before
+
+
+def gate(*_: object) -> None:
+    """Do what this thread's current stream has queued."""
+    current_stream().synchronize()
+
+
+def gated(call: Callable[..., Any]) -> Callable[..., Any]:
+    def after_the_queue(*arguments: Any, **options: Any) -> Any:
+        gate()
+        return call(*arguments, **options)
+
+    return after_the_queue
+
+
+def put_off(copy: Callable[..., Any]) -> Callable[..., Any]:
+    """`Tensor.copy_`, which with `non_blocking` is queued."""
+
+    def copied(self: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+        if non_blocking:
+            current_stream().queue(lambda: copy(self, source.detach()))
+        else:
+            copy(self, source)
+        return self
+
+    return copied
+
+
+@contextmanager
+def fake_cuda() -> Iterator[None]:
+    """Patch torch's streams, in all threads of this process."""
+    patched: list[tuple[Any, str, Any]] = [
+        (streams, "on_gpu", lambda device: True),
+        (gpu_transport, "_pinned", torch.empty_like),
+        (torch.cuda, "Stream", Stream),
+        (torch.cuda, "current_stream", current_stream),
+        (torch.cuda, "stream", on),
+        (torch.autograd, "backward", gated(torch.autograd.backward)),
+        (Tensor, "copy_", put_off(Tensor.copy_)),
+        (Tensor, "tolist", gated(Tensor.tolist)),
+        (Tensor, "item", gated(Tensor.item)),
+        (Tensor, "record_stream", lambda *_: None),
+    ]
+    with ExitStack() as stack:
+        for one in patched:
+            stack.enter_context(mock.patch.object(*one))
+        hooks = [register_module_forward_pre_hook(gate), register_optimizer_step_pre_hook(gate)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
