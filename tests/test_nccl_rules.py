@@ -32,7 +32,6 @@ STANZA = {
     "stanza, two FC workers": training.stanza_case(3, 2, 4),
     "stanza, columns": training.stanza_case(2, 2, 2, fc_parallel="columns"),
     "stanza, colocated": columns.colocated(3, 2, 2),
-    "stanza, CONV parts over servers": training.stanza_case(3, 1, conv_exchange="ps"),
     "ps": training.baseline(3, scheme="ps"),
     "ps, pipelined": training.baseline(4, scheme="ps", ps_mode="pipelined"),
     "ps, colocated": training.baseline(3, scheme="ps", ps_placement="colocated"),
@@ -101,7 +100,7 @@ def send_before_all_have_met() -> None:
 
 
 def test_a_first_message_blocks_until_both_ranks_have_come() -> None:
-    with pytest.raises(RankError, match="rank . does not come to group"):
+    with pytest.raises(RankError, match="does not come to group"):
         run_ranks(2, send_before_all_have_met)
 
 

@@ -105,7 +105,9 @@ def pipeline(
         lr_schedule=lr_schedule,
         count=count,
     )
-    return Pipeline(network, join(device, timeout_s, "nccl" if transport == "nccl" else "gloo"), settings)
+    return Pipeline(
+        network, join(device, timeout_s, "nccl" if transport == "nccl" else "gloo"), settings
+    )
 
 
 class Pipeline:

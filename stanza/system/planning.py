@@ -16,6 +16,7 @@ from systems.clusters.cluster import Cluster, Link
 from systems.clusters.host import Host
 from systems.clusters.sized import simulated_cluster, sized_cluster
 from systems.environment import threads_per_rank
+from systems.gpus import on_gpus
 from systems.job import Job
 from systems.profiles.profile import ModelProfile, files_by_kind, with_fixed_parts
 from systems.profiles.steadiness import load_average, warn_if_doubtful
@@ -77,7 +78,7 @@ def planning_basis(
     if profile is None:
         _check_measurable(job, target)
         ranks = job.world_size if job.cluster == HERE else 1
-        profile = measure_rank(job.options, ranks)
+        profile = measure_rank(job.options, ranks, job.device)
     return (target if known else measure_here(target, profile)), profile
 
 
@@ -107,15 +108,16 @@ def unknown_figures(job: Job) -> list[str]:
 
 
 def measure_profile(
-    options: Options, batch_size: int | None = None, *, spared: str = ""
+    options: Options, batch_size: int | None = None, *, spared: str = "", device: str = "auto"
 ) -> ModelProfile:
-    """Profile a model on one device of this machine, a GPU if there is one, with nothing beside it.
+    """Profile a model on one device of this machine, with nothing beside it.
 
     Before it starts, it prints how long that will take.
 
     Args:
         batch_size: the samples in a batch; None takes the batch size of the model.
         spared: how to do without the measurement, which is printed too.
+        device: "auto" is a GPU if there is one.
 
     Raises:
         InputError: a model of the user's own cannot be made, or a layer of it cannot run alone.
@@ -127,9 +129,10 @@ def measure_profile(
     from systems.profiles import measured_profile
 
     image_shape, classes = input_of(options)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images = torch.randn(batch_size or options.inputs.batch_size, *image_shape).to(device)
-    model = build_model(options.model, classes, image_shape).to(device)
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    place = torch.device("cuda" if on_gpu else "cpu")
+    images = torch.randn(batch_size or options.inputs.batch_size, *image_shape).to(place)
+    model = build_model(options.model, classes, image_shape).to(place)
     if is_own(options.model):
         trial_run(model, image_shape, by_path.short(options.model), samples=2)
     name = by_path.short(options.model)
@@ -137,12 +140,13 @@ def measure_profile(
         load = load_average()
         effort = measured_profile.effort(model, images, repetitions=REPETITIONS)
         print(
-            f"measuring {name}, batch {len(images)}, on {device}: about {effort}{spared}",
+            f"measuring {name}, batch {len(images)}, on {place}: about {effort}{spared}",
             file=sys.stderr,
             flush=True,
         )
+        kind = device_here() if on_gpu else "cpu"
         measured = measured_profile.profile_model(
-            model, images, name=name, device_kind=device_here(), repetitions=REPETITIONS
+            model, images, name=name, device_kind=kind, repetitions=REPETITIONS
         )
         warn_if_doubtful(measured, load)
         return measured
@@ -153,19 +157,20 @@ def measure_profile(
         ) from error
 
 
-def measure_rank(options: Options, world_size: int) -> ModelProfile:
+def measure_rank(options: Options, world_size: int, device: str = "auto") -> ModelProfile:
     """A profile of a model on one of `world_size` ranks of this machine, while the others wait: on
-    CPUs with the threads that each of so many ranks gets."""
+    what `--device` gives such ranks, and on CPUs with the threads that each of so many gets."""
     import torch
 
     spared = "; a profile made before with `testbed profile stanza` spares it: --profile FILE"
-    if torch.cuda.is_available():
-        return measure_profile(options, spared=spared)
+    if on_gpus(device, world_size):
+        return measure_profile(options, spared=spared, device="cuda")
     before = torch.get_num_threads()
     torch.set_num_threads(threads_per_rank(world_size))
     large = options.inputs.batch_size
     alone = with_fixed_parts(
-        measure_profile(options, large, spared=spared), measure_profile(options, max(1, large // 8))
+        measure_profile(options, large, spared=spared, device="cpu"),
+        measure_profile(options, max(1, large // 8), device="cpu"),
     )
     torch.set_num_threads(before)
     return alone

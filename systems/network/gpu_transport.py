@@ -13,9 +13,9 @@ Several ranks may share a GPU over gloo; NCCL takes one rank a GPU. NCCL's rules
    have come to it, in both directions apart. So all pairs connect when the transport is made.
 2. Messages of two ranks in a group, of both directions, go one after the other. So there is a group
    for each direction: a receive that was posted early then holds back no message.
-3. In a group that was made with a `device_id`, rule 2 holds for all ranks of the group together: the
-   receive of a header that is not sent yet would hold back the one for the next stage. So the
-   groups here are made without it.
+3. In a group that was made with a `device_id`, rule 2 holds for all its ranks together: the receive
+   of a header that is not sent yet would hold back the one for the next stage. So the groups here
+   are made without it.
 """
 
 from collections.abc import Callable, Sequence

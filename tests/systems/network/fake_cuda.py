@@ -1,7 +1,7 @@
 """CUDA's streams on a CPU: what is queued on a stream is done when somebody waits for it.
 
     with fake_cuda():
-        ...             # streams.on_gpu is True for every device; torch.cuda.Stream and such are these
+        ...             # streams.on_gpu is True for every device, torch.cuda.Stream is this one
 
 Copies with `non_blocking=True` are put off, so that data which nobody has waited for is not there.
 All other kernels run at once, but modules, backward passes, updates and reads of a number do first

@@ -1,13 +1,8 @@
 """Messages of GPUs keep the transports' contract: through pinned memory, and under NCCL's rules."""
 
 import pytest
-import torch
 
-from systems.environment import environment
-from systems.network import gpu_transport
-from systems.network.distributed import start, stop
-from systems.network.transport import TorchTransport, open_transport
-from tests.ranks import RankError, run_ranks
+from tests.ranks import run_ranks
 from tests.systems.network.fake_cuda import fake_cuda
 from tests.systems.network.nccl_rules import nccl_rules
 from tests.systems.network.transport_cases import NAMES, ROLES, Outcome, run_cases

@@ -1,0 +1,137 @@
+"""Sparse convolution on the GPU: kernel maps, single convolutions, and a whole training step."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from gpu.parts import Row, Scale
+from sparsepipe.bench.clouds import task
+from sparsepipe.bench.engines import CLASSES, KERNEL
+from sparsepipe.engine.backends import backend
+from sparsepipe.engine.kernel_map import KernelMap
+from sparsepipe.engine.layers import Convolution
+from sparsepipe.engine.tensor import SparseTensor
+from sparsepipe.models.unet import MinkUNet
+from systems.measure import timed
+
+GPU = torch.device("cuda")
+DEPTH = 14
+"""Of the U-Net whose step is timed."""
+REPETITIONS = 7
+
+
+def convolution(scale: Scale) -> Iterator[Row]:
+    """On every cloud: the time of a kernel map, then of the passes of Triton's kernels, beside a
+    product of as many pairs of dense rows, and beside spconv where it is installed."""
+    engine = backend("triton")
+    for cloud in scale.clouds:
+        given = task(cloud, 1)
+        coordinates = given.coordinates.to(GPU)
+        ones = torch.ones(len(coordinates), 1, device=GPU)
+
+        def fresh(features: Tensor = ones, at: Tensor = coordinates) -> SparseTensor:
+            return SparseTensor(features, at)
+
+        kernel_map = fresh().maps.kernel_map(KERNEL)
+        pairs = sum(kernel_map.counts)
+        yield {
+            "cloud": cloud,
+            "voxels": len(coordinates),
+            "pairs": pairs,
+            "tensor_s": _median_s(fresh),
+            "tensor_and_map_s": _median_s(lambda new=fresh: new().maps.kernel_map(KERNEL)),
+            "with_tables_s": _median_s(lambda new=fresh: _tables(new().maps.kernel_map(KERNEL))),
+        }
+        for channels in scale.channels:
+            for dtype in scale.features:
+                sizes = {"cloud": cloud, "channels": channels, "dtype": dtype}
+                yield sizes | _passes(engine, kernel_map, channels, getattr(torch, dtype), pairs)
+                yield from _spconv(sizes, coordinates, given.side, given.batch_size)
+
+
+def _tables(kernel_map: KernelMap) -> object:
+    """What a pass and its gradient need of a kernel map."""
+    return kernel_map.neighbours, kernel_map.transpose.neighbours
+
+
+def _passes(
+    engine: object, kernel_map: KernelMap, channels: int, dtype: torch.dtype, pairs: int
+) -> Row:
+    """The times of the three passes of a layer, and of a dense product of as many pairs."""
+    rows = len(kernel_map.input_keys)
+    x = torch.randn(rows, channels, device=GPU, dtype=dtype)
+    weight = torch.randn(27, channels, channels, device=GPU, dtype=dtype) / (27 * channels) ** 0.5
+    a, b = torch.randn(pairs, channels, device=GPU, dtype=dtype), weight[0]
+    forward_s = _median_s(lambda: engine.forward(x, weight, kernel_map))
+    first, again = (engine.forward(x, weight, kernel_map) for _ in range(2))
+    return {
+        "forward_s": forward_s,
+        "input_gradient_s": _median_s(
+            lambda: engine.backward(x, x, weight, kernel_map, (True, False))
+        ),
+        "weight_gradient_s": _median_s(
+            lambda: engine.backward(x, x, weight, kernel_map, (False, True))
+        ),
+        "gemm_of_as_many_pairs_s": _median_s(lambda: a @ b),
+        "forward_flop_per_s": 2 * pairs * channels**2 / forward_s,
+        "same_again": torch.equal(first, again),
+    }
+
+
+def _spconv(sizes: Row, coordinates: Tensor, side: int, batch_size: int) -> Iterator[Row]:
+    """The time of spconv's forward pass on the same voxels, where it is installed."""
+    try:
+        import spconv.pytorch as spconv
+    except ImportError:
+        return
+    channels, dtype = sizes["channels"], getattr(torch, sizes["dtype"])
+    layer = spconv.SubMConv3d(channels, channels, 3, bias=False, indice_key="map").to(GPU, dtype)
+    features = torch.randn(len(coordinates), channels, device=GPU, dtype=dtype)
+    inputs = spconv.SparseConvTensor(features, coordinates, [side] * 3, batch_size)
+    with torch.no_grad():
+        layer(inputs)  # leaves its kernel map in `inputs`
+        yield sizes | {"engine": "spconv", "forward_s": _median_s(lambda: layer(inputs))}
+
+
+def network(scale: Scale) -> Iterator[Row]:
+    """A training step without the optimizer: its time, that of its kernels, and its launches."""
+    given = task(scale.network_cloud, 0)
+    torch.manual_seed(0)
+    model = MinkUNet(1, CLASSES, depth=DEPTH, width=scale.network_width).to(GPU)
+    for layer in model.modules():
+        if isinstance(layer, Convolution):
+            layer.backend = "triton"
+    coordinates, features = given.coordinates.to(GPU), given.features.to(GPU)
+    labels = torch.arange(len(coordinates), device=GPU) % CLASSES
+
+    def step() -> None:
+        found = model(SparseTensor(features, coordinates, batch_size=given.batch_size)).features
+        nn.functional.cross_entropy(found, labels).backward()
+        model.zero_grad()
+
+    step_s = _median_s(step)
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+        step()
+        torch.cuda.synchronize()
+    events = profiled.key_averages()
+    yield {
+        "network": f"minkunet{DEPTH}",
+        "voxels": len(coordinates),
+        "step_s": step_s,
+        "kernels_s": sum(event.self_device_time_total for event in events) / 1e6,
+        "launches": sum(event.count for event in events if "LaunchKernel" in event.key),
+        "synchronisations": sum(event.count for event in events if "Synchronize" in event.key),
+    }
+    for event in sorted(events, key=lambda one: -one.self_device_time_total)[:20]:
+        yield {
+            "kernel": event.key[:80],
+            "calls": event.count,
+            "device_s": event.self_device_time_total / 1e6,
+        }
+
+
+def _median_s(call: Callable[[], object]) -> float:
+    """The median seconds of a call, by events of the GPU."""
+    return timed(call, warm_up=2, repetitions=REPETITIONS, device=GPU).median

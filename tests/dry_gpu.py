@@ -1,0 +1,122 @@
+"""`make gpu DRY=1`: what `make gpu` runs, on a CPU, with CUDA imitated and small sizes.
+
+Tensors of "cuda" are on the CPU, events are clocks, graphs replay nothing, streams are those of
+`fake_cuda`. The kernels of verification are the emulated ones of `test_cuda`, and Triton's are
+interpreted. What is found is no measurement; it shows that every line runs.
+"""
+
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from gpu.__main__ import main
+from gpu.parts import SMALL
+from systems.network import distributed
+from tests.speculative.verification import test_cuda
+from tests.systems.network.fake_cuda import fake_cuda
+
+MODULE = "tests.dry_gpu"
+LIBRARY = "TESTBED_EMULATED"
+"""The variable that names the emulated kernels, which are built once for all parts."""
+CPU = torch.device("cpu")
+
+
+def on_cpu(value: Any) -> Any:
+    """The CPU instead of a GPU, where a device is meant."""
+    is_gpu = (isinstance(value, torch.device) and value.type == "cuda") or value == "cuda"
+    return CPU if is_gpu else value
+
+
+class OnCpu(TorchFunctionMode):
+    """Whatever is made on a GPU or moved to one is on the CPU."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, given: Any = (), named: Any = None
+    ) -> Any:
+        named = {name: on_cpu(value) for name, value in (named or {}).items()}
+        return function(*map(on_cpu, given), **named)
+
+
+class Event:
+    """An event that is a clock."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self._s = 0.0
+
+    def record(self) -> None:
+        self._s = time.perf_counter()
+
+    def synchronize(self) -> None: ...
+
+    def elapsed_time(self, end: "Event") -> float:
+        return 1e3 * (end._s - self._s)
+
+
+class Graph:
+    """A CUDA graph, whose replay does nothing: what was captured has run then."""
+
+    def replay(self) -> None: ...
+
+
+@contextmanager
+def captured(graph: Graph) -> Iterator[None]:
+    yield
+
+
+PROPERTIES = SimpleNamespace(multi_processor_count=1, total_memory=0)
+IMITATED: list[tuple[Any, str, Any]] = [
+    (torch.cuda, "is_available", lambda: True),
+    (torch.cuda, "device_count", lambda: 1),
+    (torch.cuda, "get_device_name", lambda *_: "an imitated GPU"),
+    (torch.cuda, "get_device_capability", lambda *_: (9, 0)),
+    (torch.cuda, "get_device_properties", lambda *_: PROPERTIES),
+    (torch.cuda, "synchronize", lambda *_: None),
+    (torch.cuda, "Event", Event),
+    (torch.cuda, "CUDAGraph", Graph),
+    (torch.cuda, "graph", captured),
+    (torch.cuda, "set_device", lambda *_: None),
+    (distributed, "choose_device", lambda *_: CPU),
+]
+
+
+@contextmanager
+def imitated() -> Iterator[None]:
+    """Put everything in place for this process."""
+    generator = torch.Generator
+    with ExitStack() as stack:
+        stack.enter_context(fake_cuda())
+        for one in IMITATED:
+            stack.enter_context(mock.patch.object(*one))
+        stack.enter_context(
+            mock.patch.object(torch, "Generator", lambda device=CPU: generator(on_cpu(device)))
+        )
+        stack.enter_context(test_cuda.emulating(test_cuda.load_emulated(Path(os.environ[LIBRARY]))))
+        stack.enter_context(OnCpu())
+        yield
+
+
+def dry_run(words: list[str]) -> int:
+    """Run a part, or all of them, as `gpu.__main__.main` does; returns the exit code."""
+    if words[:1] == ["part"]:
+        with imitated():
+            return main(words, SMALL, MODULE)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[LIBRARY] = str(test_cuda.build_emulated(Path(folder)))
+        return main(words, SMALL, MODULE)
+
+
+if __name__ == "__main__":
+    sys.exit(dry_run(sys.argv[1:]))
