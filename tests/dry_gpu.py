@@ -9,6 +9,8 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 
+import ctypes
+import functools
 import sys
 import tempfile
 import time
@@ -29,8 +31,6 @@ from tests.speculative.verification import test_cuda
 from tests.systems.network.fake_cuda import fake_cuda
 
 MODULE = "tests.dry_gpu"
-LIBRARY = "TESTBED_EMULATED"
-"""The variable that names the emulated kernels, which are built once for all parts."""
 CPU = torch.device("cpu")
 
 
@@ -103,18 +103,22 @@ def imitated() -> Iterator[None]:
         stack.enter_context(
             mock.patch.object(torch, "Generator", lambda device=CPU: generator(on_cpu(device)))
         )
-        stack.enter_context(test_cuda.emulating(test_cuda.load_emulated(Path(os.environ[LIBRARY]))))
+        stack.enter_context(test_cuda.emulating(emulated))
         stack.enter_context(OnCpu())
         yield
 
 
+@functools.cache
+def emulated() -> ctypes.CDLL:
+    """The emulated kernels, built when a part needs them."""
+    return test_cuda.load_emulated(test_cuda.build_emulated(Path(tempfile.mkdtemp())))
+
+
 def dry_run(words: list[str]) -> int:
     """Run a part, or all of them, as `gpu.__main__.main` does; returns the exit code."""
-    if words[:1] == ["part"]:
-        with imitated():
-            return main(words, SMALL, MODULE)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[LIBRARY] = str(test_cuda.build_emulated(Path(folder)))
+    if words[:1] != ["part"]:
+        return main(words, SMALL, MODULE)
+    with imitated():
         return main(words, SMALL, MODULE)
 
 

@@ -44,6 +44,12 @@ def mark(device: torch.device) -> torch.cuda.Event | None:
     return torch.cuda.current_stream(device).record_event() if on_gpu(device) else None
 
 
+def settle(device: torch.device) -> None:
+    """Let the host wait until this thread's current stream has done all that it was given."""
+    if on_gpu(device):
+        torch.cuda.current_stream(device).synchronize()
+
+
 def take_over(event: torch.cuda.Event | None, tensors: Iterable[Tensor]) -> None:
     """Let what this thread queues from now on wait for `event`, and use `tensors` of another
     stream: their memory is given to nobody before this stream is done with it."""

@@ -7,7 +7,7 @@ no concurrency between blocks and no GPU arithmetic: those are tested on a GPU a
 import ctypes
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import byref, c_void_p
 from functools import partial
@@ -63,10 +63,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 @contextmanager
-def emulating(library: ctypes.CDLL) -> Iterator[None]:
+def emulating(emulated: Callable[[], ctypes.CDLL]) -> Iterator[None]:
     """`verify` on CPU tensors runs the emulated kernels, with a workspace that holds rubbish."""
 
-    def run(_: ctypes.CDLL, problem: kernels.Problem, out: Tensor) -> None:
+    def run(library: ctypes.CDLL, problem: kernels.Problem, out: Tensor) -> None:
         size = library.speculative_workspace_bytes(byref(problem))
         guard = 64
         workspace = torch.full((size + guard,), 0xA5, dtype=torch.uint8)
@@ -75,7 +75,7 @@ def emulating(library: ctypes.CDLL) -> Iterator[None]:
         assert bool((workspace[size:] == 0xA5).all())
 
     with (
-        mock.patch.object(kernels, "_library", return_value=library),
+        mock.patch.object(kernels, "_library", lambda device: emulated()),
         mock.patch.object(kernels, "_launch", run),
     ):
         yield
@@ -83,7 +83,7 @@ def emulating(library: ctypes.CDLL) -> Iterator[None]:
 
 @pytest.fixture
 def emulated(library: ctypes.CDLL) -> Iterator[None]:
-    with emulating(library):
+    with emulating(lambda: library):
         yield
 
 
