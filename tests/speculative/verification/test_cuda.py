@@ -74,10 +74,10 @@ def emulating(emulated: Callable[[], ctypes.CDLL]) -> Iterator[None]:
         assert library.speculative_verify_cuda(byref(problem), address, None) == 0
         assert bool((workspace[size:] == 0xA5).all())
 
-    with (
-        mock.patch.object(kernels, "_library", lambda device: emulated()),
-        mock.patch.object(kernels, "_launch", run),
-    ):
+    def found(_: torch.device) -> ctypes.CDLL:
+        return emulated()
+
+    with mock.patch.object(kernels, "_library", found), mock.patch.object(kernels, "_launch", run):
         yield
 
 
