@@ -13,7 +13,6 @@ import ctypes
 import functools
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -50,21 +49,6 @@ class OnCpu(TorchFunctionMode):
         return function(*map(on_cpu, given), **named)
 
 
-class Event:
-    """An event that is a clock."""
-
-    def __init__(self, enable_timing: bool = False) -> None:
-        self._s = 0.0
-
-    def record(self) -> None:
-        self._s = time.perf_counter()
-
-    def synchronize(self) -> None: ...
-
-    def elapsed_time(self, end: "Event") -> float:
-        return 1e3 * (end._s - self._s)
-
-
 class Graph:
     """A CUDA graph, whose replay does nothing: what was captured has run then."""
 
@@ -84,7 +68,6 @@ IMITATED: list[tuple[Any, str, Any]] = [
     (torch.cuda, "get_device_capability", lambda *_: (9, 0)),
     (torch.cuda, "get_device_properties", lambda *_: PROPERTIES),
     (torch.cuda, "synchronize", lambda *_: None),
-    (torch.cuda, "Event", Event),
     (torch.cuda, "CUDAGraph", Graph),
     (torch.cuda, "graph", captured),
     (torch.cuda, "set_device", lambda *_: None),

@@ -69,9 +69,9 @@ class PinnedTransport(TorchTransport):
         staged = _pinned(tensor)
         self._out.wait_stream(torch.cuda.current_stream(tensor.device))
         with torch.cuda.stream(self._out):
-            staged.copy_(tensor, non_blocking=True)
+            staged.copy_(tensor.detach(), non_blocking=True)
         sent: Future[tuple[Callable[[], None], Tensor]] = Future()
-        copied = self._out.record_event()
+        copied = streams.recorded(self._out)
         self._copies.put(_Copied(tensor, staged, copied, peer, channel, sent))
         return lambda: sent.result(self.world.backend_timeout.total_seconds())[0]()
 
@@ -86,8 +86,8 @@ class PinnedTransport(TorchTransport):
             arrived()
             with streams.aside(tensor.device):
                 streams.take_over(posted, [tensor])
-                tensor.copy_(staged, non_blocking=True)
-                torch.cuda.current_stream(tensor.device).synchronize()
+                tensor.detach().copy_(staged, non_blocking=True)
+                streams.settle(tensor.device)
 
         return finish
 
@@ -163,7 +163,7 @@ class NcclTransport(Transport):
         def finish() -> None:
             with streams.aside(self.world.device):
                 work.wait()  # this thread's stream waits
-                torch.cuda.current_stream(tensor.device).synchronize()  # and the host for it
+                streams.settle(tensor.device)  # and the host for it
 
         return finish
 

@@ -41,13 +41,22 @@ def aside(device: torch.device) -> AbstractContextManager[object]:
 
 def mark(device: torch.device) -> torch.cuda.Event | None:
     """An event that comes after all that this thread's current stream has queued; None on a CPU."""
-    return torch.cuda.current_stream(device).record_event() if on_gpu(device) else None
+    return recorded(torch.cuda.current_stream(device)) if on_gpu(device) else None
+
+
+def recorded(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    """An event after all that a stream has queued. Who waits for it sleeps, and does not ask again
+    and again."""
+    event = torch.cuda.Event(blocking=True)
+    event.record(stream)
+    return event
 
 
 def settle(device: torch.device) -> None:
     """Let the host wait until this thread's current stream has done all that it was given."""
-    if on_gpu(device):
-        torch.cuda.current_stream(device).synchronize()
+    event = mark(device)
+    if event is not None:
+        event.synchronize()
 
 
 def take_over(event: torch.cuda.Event | None, tensors: Iterable[Tensor]) -> None:

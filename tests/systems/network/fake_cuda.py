@@ -9,6 +9,7 @@ what their thread's current stream has queued, as a GPU would.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -36,7 +37,13 @@ class Stream:
             self._queued.append(work)
 
     def record_event(self) -> "Event":
-        return Event(self, len(self._queued))
+        event = Event()
+        event.record(self)
+        return event
+
+    def place(self) -> int:
+        """The end of the queue."""
+        return len(self._queued)
 
     def wait_event(self, event: "Event") -> None:
         self.queue(event.synchronize)
@@ -56,13 +63,20 @@ class Stream:
 
 
 class Event:
-    """A place in the queue of a stream."""
+    """A place in the queue of a stream, and the time at which the host has recorded it."""
 
-    def __init__(self, stream: Stream, place: int) -> None:
-        self._stream, self._place = stream, place
+    def __init__(self, enable_timing: bool = False, blocking: bool = False) -> None:
+        self._stream, self._place, self._s = Stream(), 0, 0.0
+
+    def record(self, stream: Stream | None = None) -> None:
+        self._stream, self._s = stream or current_stream(), time.perf_counter()
+        self._place = self._stream.place()
 
     def synchronize(self) -> None:
         self._stream.do(self._place)
+
+    def elapsed_time(self, end: "Event") -> float:
+        return 1e3 * (end._s - self._s)
 
 
 DEFAULT = Stream()
@@ -100,7 +114,7 @@ def put_off(copy: Callable[..., Any]) -> Callable[..., Any]:
 
     def copied(self: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
         if non_blocking:
-            current_stream().queue(lambda: copy(self, source.detach()))
+            current_stream().queue(lambda: copy(self, source))
         else:
             copy(self, source)
         return self
@@ -115,6 +129,7 @@ def fake_cuda() -> Iterator[None]:
         (streams, "on_gpu", lambda device: True),
         (gpu_transport, "_pinned", torch.empty_like),
         (torch.cuda, "Stream", Stream),
+        (torch.cuda, "Event", Event),
         (torch.cuda, "current_stream", current_stream),
         (torch.cuda, "stream", on),
         (torch.autograd, "backward", gated(torch.autograd.backward)),
