@@ -50,7 +50,7 @@ def main(words: Sequence[str], scale: Scale = FULL, module: str = "gpu") -> int:
     flags.out.mkdir(parents=True, exist_ok=True)
     path = flags.out / f"gpu-{flags.name}.json"
     wanted = [part for part in PARTS if part.name in flags.parts]
-    found = run_all(wanted, path, flags.limit_s, dataclasses.asdict(scale), module)
+    found = run_all(wanted, path, flags.limit_s, scale, module)
     return summarize(found, path)
 
 
@@ -73,24 +73,26 @@ def _short(value: Any) -> str:
 
 
 def run_all(
-    parts: Sequence[Part], path: Path, limit_s: float, scale: dict[str, Any], module: str
+    parts: Sequence[Part], path: Path, limit_s: float, scale: Scale, module: str
 ) -> dict[str, Any]:
     """Run the parts that the file has not as done, each in a process of its own, and write what
     they find into the file after each of them."""
     began = time.monotonic()
     found: dict[str, Any] = read_json(path) if path.is_file() else {}
-    if found.get("scale") != json.loads(json.dumps(scale)):
-        found = {"scale": scale, "parts": {}}
+    sizes = json.loads(json.dumps(dataclasses.asdict(scale)))
+    if found.get("scale") != sizes:
+        found = {"scale": sizes, "parts": {}}
     for part in parts:
         if found["parts"].get(part.name, {}).get("end") == "done":
             print(f"{part.name}: done before")
             continue
-        left_s = limit_s - (time.monotonic() - began)
+        left_s = scale.patience * limit_s - (time.monotonic() - began)
         if left_s < SHORTEST_S:
             print(f"{part.name}: no time left; call this again")
             continue
-        print(f"{part.name}: {part.what}, at most {min(part.limit_s, left_s):.0f} s", flush=True)
-        found["parts"][part.name] = in_process(part, min(part.limit_s, left_s), module)
+        most_s = min(scale.patience * part.limit_s, left_s)
+        print(f"{part.name}: {part.what}, at most {most_s:.0f} s", flush=True)
+        found["parts"][part.name] = in_process(part, most_s, module)
         write_json(path, found)
         print(f"{part.name}: {found['parts'][part.name]['end']}", flush=True)
     return found

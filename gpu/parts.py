@@ -31,6 +31,8 @@ class Scale:
     network_width: float
     ranks: tuple[int, ...]
     """The numbers of ranks that share the GPU."""
+    patience: float = 1.0
+    """How many times the limits hold: a busy CPU is no GPU."""
 
 
 FULL = Scale(
@@ -70,6 +72,7 @@ SMALL = Scale(
     network_cloud="sphere:6",
     network_width=1 / 16,
     ranks=(2,),
+    patience=5.0,
 )
 
 

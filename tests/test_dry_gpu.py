@@ -80,7 +80,7 @@ MADE_UP = tuple(Part(name, MODULE, 20, "made up") for name in ("fine", "fails", 
 
 def run(folder: Path, names: list[str], limit_s: float = 60) -> dict[str, Any]:
     chosen = [part for part in MADE_UP if part.name in names]
-    return program.run_all(chosen, folder / "gpu-x.json", limit_s, {"size": 1}, MODULE)
+    return program.run_all(chosen, folder / "gpu-x.json", limit_s, FULL, MODULE)
 
 
 def test_a_part_that_fails_leaves_its_rows_and_the_reason(
