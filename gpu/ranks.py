@@ -34,6 +34,8 @@ from systems.runs.trace import Tracer
 
 LIMIT_S = 30.0
 """That one scheme may take."""
+SILENCE_S = 120.0
+"""That ranks wait for each other."""
 STEPS = 20
 OPTIONS = Options(steps=STEPS, global_batch_size=96)
 KINDS: tuple[ScheduleKind, ...] = ("1f1b", "gpipe", "1f1b-async")
@@ -45,17 +47,18 @@ Trained = tuple[State, float]
 
 def ranks(scale: Scale) -> Iterator[Row]:
     """For every scheme, how far it ends from one process, and its step time."""
-    (alone, alone_s), *_ = run(1, partial(train_images, replace(OPTIONS, scheme="single")))
+    limit_s = scale.patience * LIMIT_S
+    (alone, alone_s), *_ = run(1, partial(train_images, replace(OPTIONS, scheme="single")), limit_s)
     yield {"scheme": "one process", "ranks": 1, "step_s": alone_s}
     for count in scale.ranks:
         for kind in KINDS:
             case = Case(kind, tuple((rank,) for rank in range(count)), micro_batches=_micro(kind))
-            (state, step_s), *_ = run(count, partial(train_clouds, case))
+            (state, step_s), *_ = run(count, partial(train_clouds, case), limit_s)
             apart = difference(state, one_process(case)[1])
             yield {"scheme": kind, "ranks": count, "difference": apart, "step_s": step_s}
         for scheme in ("stanza", "ps", "ddp"):
             options = replace(OPTIONS, scheme=scheme)
-            (state, step_s), *_ = run(count, partial(train_images, options))
+            (state, step_s), *_ = run(count, partial(train_images, options), limit_s)
             apart = max(float((state[k] - v).norm() / v.norm()) for k, v in alone.items())
             yield {"scheme": scheme, "ranks": count, "difference": apart, "step_s": step_s}
 
@@ -138,13 +141,16 @@ def _in_world(
 ) -> float:
     """The median seconds of the steps that a rank does in a world of its own."""
     torch.set_num_threads(1)
-    world = start(place, roles, timeout_s=LIMIT_S, device="cuda")
+    torch.backends.cudnn.allow_tf32 = False  # else ten bits decide what is compared
+    world = start(place, roles, timeout_s=SILENCE_S, device="cuda")
     took_s = steps(world)
     stop(world)
     return statistics.median(took_s)
 
 
-def run(count: int, function: Callable[[Environment], Trained]) -> list[Trained]:
+def run(
+    count: int, function: Callable[[Environment], Trained], limit_s: float = LIMIT_S
+) -> list[Trained]:
     """What every rank returns, each a process of its own, rank 0 first.
 
     Raises:
@@ -169,7 +175,7 @@ def run(count: int, function: Callable[[Environment], Trained]) -> list[Trained]
         theirs.close()
         pipes.append(ours)
     try:
-        return [_heard(rank, pipe) for rank, pipe in enumerate(pipes)]
+        return [_heard(rank, pipe, limit_s) for rank, pipe in enumerate(pipes)]
     finally:
         for process in processes:
             process.join(timeout=2)
@@ -186,10 +192,10 @@ def _rank(function: Callable[[Environment], Trained], place: Environment, pipe: 
         pipe.send(({}, 0.0, traceback.format_exc()))
 
 
-def _heard(rank: int, pipe: Connection) -> Trained:
+def _heard(rank: int, pipe: Connection, limit_s: float) -> Trained:
     """What a rank has returned."""
-    if not wait([pipe], timeout=LIMIT_S):
-        raise RuntimeError(f"rank {rank} did not end within {LIMIT_S:g} s")
+    if not wait([pipe], timeout=limit_s):
+        raise RuntimeError(f"rank {rank} did not end within {limit_s:g} s")
     told, took_s, failure = pipe.recv()
     if failure:
         raise RuntimeError(f"rank {rank}: {failure}")
