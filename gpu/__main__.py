@@ -6,7 +6,10 @@ python -m gpu part verification rows.jsonl          # one part, in this process
 
 import argparse
 import dataclasses
+import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from gpu.parts import FULL, PARTS, Part, Row, Scale
+from gpu.verdict import wrong
 from systems.runs.record import read_json, write_json
 
 LIMIT_S = 480.0
 """That all parts together may take."""
+NEEDED = ("numpy", "scipy", "sklearn", "PIL", "matplotlib", "tomli_w", "pytest", "triton")
+"""What parts import beside torch, where nothing is installed for them."""
 SHORTEST_S = 5.0
 """A part is not begun if there is less time left."""
 LINES = 20
@@ -47,6 +53,9 @@ def main(words: Sequence[str], scale: Scale = FULL, module: str = "gpu") -> int:
     unknown = set(flags.parts) - {part.name for part in PARTS}
     if unknown:
         parser.error(f"--parts {' '.join(sorted(unknown))}: give some of {_names()}")
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"not installed, so some parts will fail: {', '.join(missing)}", flush=True)
     flags.out.mkdir(parents=True, exist_ok=True)
     path = flags.out / f"gpu-{flags.name}.json"
     wanted = [part for part in PARTS if part.name in flags.parts]
@@ -123,20 +132,19 @@ def in_process(part: Part, limit_s: float, module: str) -> dict[str, Any]:
 
 def _ended(process: "subprocess.Popen[str]") -> str:
     """End a process and those that it has started; returns what it had said."""
-    import os
-    import signal
-
     os.killpg(process.pid, signal.SIGKILL)
     return process.communicate()[1]
 
 
 def summarize(found: dict[str, Any], path: Path) -> int:
     """Print what is wrong and where everything lies; returns the exit code, 1 if anything is."""
-    from gpu.figures import draw_all
-    from gpu.verdict import wrong
+    try:
+        from gpu.figures import draw_all
 
-    for figure in draw_all(found, path):
-        print(f"figure: {figure}")
+        for figure in draw_all(found, path):
+            print(f"figure: {figure}")
+    except ImportError as error:
+        print(f"no figures: {error}")
     complaints = wrong(found)
     for complaint in complaints:
         print(f"wrong: {complaint}")
