@@ -1,5 +1,6 @@
 """Programs that check: the tests that need a GPU, and CUDA's own checker over the kernels."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ TESTS = (
 )
 NAMES = "gpu or graph"
 """What the names of the tests have that need a GPU."""
+EVERY_KERNEL = ("gpu.every_kernel",)
+"""The module that runs every kernel, and its arguments."""
 LINES = 40
 """The last lines of a program's output that are kept."""
 
@@ -27,13 +30,20 @@ def tests(scale: Scale) -> Iterator[Row]:
 
 def sanitizer(scale: Scale) -> Iterator[Row]:
     """Run every kernel of verification under the checkers of memory and of races."""
-    program = shutil.which("compute-sanitizer")
+    program = sanitizer_here()
     if program is None:
         yield {"skipped": "compute-sanitizer is not on the path"}
         return
     for tool in ("memcheck", "racecheck"):
         command = [program, "--tool", tool, "--error-exitcode", "1"]
-        yield _run([*command, sys.executable, "-m", "gpu.every_kernel"])
+        yield _run([*command, sys.executable, "-m", *EVERY_KERNEL])
+
+
+def sanitizer_here() -> str | None:
+    """The path of compute-sanitizer, on the path or below CUDA_HOME."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    found = shutil.which("compute-sanitizer")
+    return found or shutil.which("compute-sanitizer", path=f"{home}/bin")
 
 
 def _run(command: Sequence[str]) -> Row:

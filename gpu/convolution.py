@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from gpu.machine import GPU
 from gpu.parts import Row, Scale
 from sparsepipe.bench.clouds import task
 from sparsepipe.bench.engines import CLASSES, KERNEL
@@ -16,7 +17,6 @@ from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models.unet import MinkUNet
 from systems.measure import timed
 
-GPU = torch.device("cuda")
 DEPTH = 14
 """Of the U-Net whose step is timed."""
 REPETITIONS = 7

@@ -35,7 +35,7 @@ def _verification(rows: list[dict[str, Any]]) -> Iterator[Bars]:
         mine = [row for row in rows if row["vocabulary"] == vocabulary]
         shares: dict[str, dict[str, float]] = {}
         for row in mine:
-            if row["method"] != "transformers":
+            if "share_of_copy" in row and row["method"] != "transformers":
                 group = f"B {row['batch']}, {row['gamma']}\n{row['dtype']}"
                 shares.setdefault(row["method"], {})[group] = row["share_of_copy"]
         groups = list(dict.fromkeys(group for one in shares.values() for group in one))

@@ -1,11 +1,11 @@
 """What the machine is, and how fast it moves bytes."""
 
-import shutil
 import sys
 from collections.abc import Iterator
 
 import torch
 
+from gpu.checks import sanitizer_here
 from gpu.parts import Row, Scale
 from speculative.verification.build import find_nvcc
 from systems.measure import timed
@@ -29,7 +29,7 @@ def machine(scale: Scale) -> Iterator[Row]:
         "triton": _triton(),
         "python": sys.version.split()[0],
         "nvcc": find_nvcc(),
-        "compute_sanitizer": shutil.which("compute-sanitizer"),
+        "compute_sanitizer": sanitizer_here(),
     }
     source = torch.ones(scale.copy_bytes // 4, device=GPU)
     into = torch.empty_like(source)

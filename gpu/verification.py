@@ -1,15 +1,18 @@
 """Verification on the GPU: first whether it decides rightly, then how long it takes."""
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from gpu.machine import GPU
 from gpu.parts import Row, Scale
 from speculative import bench
 from speculative.experiments.agreement import RULES, with_operators
 from speculative.verification.verify import verify
+from systems.measure import timed
 
 MOST_BYTES = 4 * 2**30
 """Logits of more bytes than this are checked in bfloat16 alone."""
@@ -46,6 +49,7 @@ def verification(scale: Scale) -> Iterator[Row]:
                 for dtype in scale.logits:
                     case = _case(batch, gamma, vocabulary, dtype)
                     yield from _timed(case, scale.repetitions, copy)
+                    yield from _flashinfer(case, scale.repetitions)
 
 
 def _timed(case: bench.Case, repetitions: int, copy: float) -> Iterator[Row]:
@@ -61,6 +65,26 @@ def _timed(case: bench.Case, repetitions: int, copy: float) -> Iterator[Row]:
             "share_of_copy": row.bandwidth() / copy,
             "transformers_over_this": theirs / row.call_s.median,
         }
+
+
+def _flashinfer(case: bench.Case, repetitions: int) -> Iterator[Row]:
+    """The time of FlashInfer's verification, where it is installed: it takes probabilities, so two
+    softmaxes go before it."""
+    if importlib.util.find_spec("flashinfer") is None:
+        return
+    target, draft, tokens = bench.inputs(case, seed=1)
+    words = tokens.int()
+    try:
+        import flashinfer
+
+        def call() -> object:
+            p, q = target.softmax(-1, torch.float32), draft.softmax(-1, torch.float32)
+            return flashinfer.sampling.chain_speculative_sampling(q, words, p)
+
+        found = timed(call, warm_up=2, repetitions=repetitions, device=GPU)
+        yield {**_sizes(case), "method": "flashinfer", "call_s": asdict(found)}
+    except Exception as error:  # another version, or no kernels for this GPU
+        yield {**_sizes(case), "method": "flashinfer", "failed": repr(error)[:200]}
 
 
 def _case(batch: int, gamma: int, vocabulary: int, dtype: str) -> bench.Case:

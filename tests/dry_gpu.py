@@ -15,14 +15,17 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from gpu import checks, every_kernel
 from gpu.__main__ import main
 from gpu.parts import SMALL
 from systems.network import distributed
@@ -60,6 +63,16 @@ def captured(graph: Graph) -> Iterator[None]:
     yield
 
 
+def accept_nothing(draft: Tensor, tokens: Tensor, target: Tensor) -> Tensor:
+    """FlashInfer's verification, with its arguments."""
+    assert draft.shape == target[:, :-1].shape
+    assert tokens.dtype == torch.int32
+    return tokens
+
+
+FLASHINFER = ModuleType("flashinfer")
+FLASHINFER.sampling = SimpleNamespace(chain_speculative_sampling=accept_nothing)  # type: ignore[attr-defined]
+FLASHINFER.__spec__ = ModuleSpec("flashinfer", None)
 PROPERTIES = SimpleNamespace(multi_processor_count=1, total_memory=0)
 IMITATED: list[tuple[Any, str, Any]] = [
     (torch.cuda, "is_available", lambda: True),
@@ -72,6 +85,8 @@ IMITATED: list[tuple[Any, str, Any]] = [
     (torch.cuda, "graph", captured),
     (torch.cuda, "set_device", lambda *_: None),
     (distributed, "choose_device", lambda *_: CPU),
+    (checks, "sanitizer_here", lambda: sanitizer()),
+    (checks, "EVERY_KERNEL", ("tests.dry_gpu", "kernels")),
 ]
 
 
@@ -81,6 +96,7 @@ def imitated() -> Iterator[None]:
     generator = torch.Generator
     with ExitStack() as stack:
         stack.enter_context(fake_cuda())
+        stack.enter_context(mock.patch.dict(sys.modules, flashinfer=FLASHINFER))
         for one in IMITATED:
             stack.enter_context(mock.patch.object(*one))
         stack.enter_context(
@@ -91,6 +107,14 @@ def imitated() -> Iterator[None]:
         yield
 
 
+def sanitizer() -> str:
+    """A program that takes compute-sanitizer's arguments, and runs what is to be checked."""
+    path = Path(tempfile.mkdtemp(), "compute-sanitizer")
+    path.write_text(f'#!/bin/sh\nwhile [ "$1" != {sys.executable} ]; do shift; done\nexec "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
 @functools.cache
 def emulated() -> ctypes.CDLL:
     """The emulated kernels, built when a part needs them."""
@@ -99,10 +123,13 @@ def emulated() -> ctypes.CDLL:
 
 def dry_run(words: list[str]) -> int:
     """Run a part, or all of them, as `gpu.__main__.main` does; returns the exit code."""
-    if words[:1] != ["part"]:
+    if words[:1] not in (["part"], ["kernels"]):
         return main(words, SMALL, MODULE)
     with imitated():
-        return main(words, SMALL, MODULE)
+        if words[0] == "part":
+            return main(words, SMALL, MODULE)
+        every_kernel.main(["1x2x1003", "16x1x130"])
+        return 0
 
 
 if __name__ == "__main__":

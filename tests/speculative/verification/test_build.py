@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def fake_nvcc(folder: Path, lists: str, says: str = "") -> Path:
 
 
 @pytest.fixture
-def only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A folder below which alone nvcc is looked for; `nvidia` there is pip's."""
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/bin:/usr/bin")
     monkeypatch.setenv("CUDA_HOME", f"{tmp_path}/cuda")
@@ -66,7 +67,8 @@ def only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "nvidia", raising=False)
     build.cuda_library.cache_clear()
-    return tmp_path
+    yield tmp_path
+    build.cuda_library.cache_clear()
 
 
 def test_the_first_nvcc_that_knows_the_gpu_is_taken(only: Path) -> None:
