@@ -10,7 +10,7 @@ from gpu.machine import GPU
 from gpu.parts import Row, Scale
 from sparsepipe.bench.clouds import task
 from sparsepipe.bench.engines import CLASSES, KERNEL
-from sparsepipe.engine.backends import backend
+from sparsepipe.engine.backends import Backend, backend
 from sparsepipe.engine.kernel_map import KernelMap
 from sparsepipe.engine.layers import Convolution
 from sparsepipe.engine.tensor import SparseTensor
@@ -29,51 +29,56 @@ def convolution(scale: Scale) -> Iterator[Row]:
     for cloud in scale.clouds:
         given = task(cloud, 1)
         coordinates = given.coordinates.to(GPU)
-        ones = torch.ones(len(coordinates), 1, device=GPU)
-
-        def fresh(features: Tensor = ones, at: Tensor = coordinates) -> SparseTensor:
-            return SparseTensor(features, at)
-
-        kernel_map = fresh().maps.kernel_map(KERNEL)
-        pairs = sum(kernel_map.counts)
-        yield {
-            "cloud": cloud,
-            "voxels": len(coordinates),
-            "pairs": pairs,
-            "tensor_s": _median_s(fresh),
-            "tensor_and_map_s": _median_s(lambda new=fresh: new().maps.kernel_map(KERNEL)),
-            "with_tables_s": _median_s(lambda new=fresh: _tables(new().maps.kernel_map(KERNEL))),
-        }
+        kernel_map, row = _map(coordinates)
+        yield {"cloud": cloud, **row}
         for channels in scale.channels:
             for dtype in scale.features:
                 sizes = {"cloud": cloud, "channels": channels, "dtype": dtype}
-                yield sizes | _passes(engine, kernel_map, channels, getattr(torch, dtype), pairs)
+                yield sizes | _passes(engine, kernel_map, channels, getattr(torch, dtype))
                 yield from _spconv(sizes, coordinates, given.side, given.batch_size)
 
 
-def _tables(kernel_map: KernelMap) -> object:
-    """What a pass and its gradient need of a kernel map."""
-    return kernel_map.neighbours, kernel_map.transpose.neighbours
+def _map(coordinates: Tensor) -> tuple[KernelMap, Row]:
+    """The kernel map of a 3x3x3 convolution, and the times of a tensor, with its map, and with the
+    tables that a pass and its gradient need."""
+    ones = torch.ones(len(coordinates), 1, device=GPU)
+
+    def tensor() -> SparseTensor:
+        return SparseTensor(ones, coordinates)
+
+    def with_map() -> KernelMap:
+        return tensor().maps.kernel_map(KERNEL)
+
+    def with_tables() -> object:
+        found = with_map()
+        return found.neighbours, found.transpose.neighbours
+
+    kernel_map = with_map()
+    return kernel_map, {
+        "voxels": len(coordinates),
+        "pairs": sum(kernel_map.counts),
+        "tensor_s": _median_s(tensor),
+        "with_map_s": _median_s(with_map),
+        "with_tables_s": _median_s(with_tables),
+    }
 
 
-def _passes(
-    engine: object, kernel_map: KernelMap, channels: int, dtype: torch.dtype, pairs: int
-) -> Row:
+def _passes(engine: Backend, kernel_map: KernelMap, channels: int, dtype: torch.dtype) -> Row:
     """The times of the three passes of a layer, and of a dense product of as many pairs."""
-    rows = len(kernel_map.input_keys)
+    rows, pairs = len(kernel_map.input_keys), sum(kernel_map.counts)
     x = torch.randn(rows, channels, device=GPU, dtype=dtype)
     weight = torch.randn(27, channels, channels, device=GPU, dtype=dtype) / (27 * channels) ** 0.5
     a, b = torch.randn(pairs, channels, device=GPU, dtype=dtype), weight[0]
+
+    def gradients(of_inputs: bool, of_weight: bool) -> object:
+        return engine.backward(x, x, weight, kernel_map, (of_inputs, of_weight))
+
     forward_s = _median_s(lambda: engine.forward(x, weight, kernel_map))
     first, again = (engine.forward(x, weight, kernel_map) for _ in range(2))
     return {
         "forward_s": forward_s,
-        "input_gradient_s": _median_s(
-            lambda: engine.backward(x, x, weight, kernel_map, (True, False))
-        ),
-        "weight_gradient_s": _median_s(
-            lambda: engine.backward(x, x, weight, kernel_map, (False, True))
-        ),
+        "input_gradient_s": _median_s(lambda: gradients(True, False)),
+        "weight_gradient_s": _median_s(lambda: gradients(False, True)),
         "gemm_of_as_many_pairs_s": _median_s(lambda: a @ b),
         "forward_flop_per_s": 2 * pairs * channels**2 / forward_s,
         "same_again": torch.equal(first, again),
