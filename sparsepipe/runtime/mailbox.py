@@ -19,6 +19,7 @@ from systems.processes import background
 from systems.processes.waiting import waiting
 
 T = TypeVar("T")
+CPU = torch.device("cpu")
 AHEAD = 2
 """The most messages of a stream that are received before the first of them is taken."""
 
@@ -39,8 +40,8 @@ class Inbox(Generic[T]):
         arrivals: Iterator[T],
         what: str,
         *,
-        device: torch.device,
-        tensors: Callable[[T], Iterable[Tensor]],
+        device: torch.device = CPU,
+        tensors: Callable[[T], Iterable[Tensor]] = lambda item: (),
     ) -> None:
         """Start the thread.
 

@@ -65,8 +65,8 @@ class Rules:
         self._queues: dict[Any, SimpleQueue[Callable[[], None]]] = {}
         self._met: set[object] = set()
 
-    def new_group(self, *arguments: Any, backend: str | None = None, **options: Any) -> Any:
-        group = self._group(*arguments, backend="gloo", **options)
+    def new_group(self, ranks: Any = None, *, backend: str | None = None, **options: Any) -> Any:
+        group = self._group(ranks, backend="gloo", **options)
         number = next(self._numbers)
         if backend == "nccl":
             self._names[group] = f"group {number}"
