@@ -55,7 +55,9 @@ class Stream:
         self.record_event().synchronize()
 
     def do(self, end: int) -> None:
-        """Do what was queued first, up to number `end`."""
+        """Do what was queued first, up to number `end`, unless it is done."""
+        if self._done >= end:  # another thread may be inside, at something later
+            return
         with self._lock:
             while self._done < end:
                 self._queued[self._done]()
