@@ -36,7 +36,7 @@ STANZA = {
     "ps, pipelined": training.baseline(4, scheme="ps", ps_mode="pipelined"),
     "ps, colocated": training.baseline(3, scheme="ps", ps_placement="colocated"),
 }
-QUICK = {"stanza", "ps", "1f1b, 2 stages of 1 and 3"}
+QUICK = {"ps", "1f1b, 2 stages of 1 and 3"}
 """The others are slow."""
 WAYS: dict[Backend, Callable[[], AbstractContextManager[None]]] = {
     "nccl": nccl_rules,
