@@ -52,6 +52,16 @@ class OnCpu(TorchFunctionMode):
         return function(*map(on_cpu, given), **named)
 
 
+GENERATOR = torch.Generator
+
+
+class Generator:
+    """Makes a generator of the CPU."""
+
+    def __new__(cls, device: Any = CPU) -> Any:
+        return GENERATOR(on_cpu(device))
+
+
 class Graph:
     """A CUDA graph, whose replay does nothing: what was captured has run then."""
 
@@ -81,6 +91,7 @@ IMITATED: list[tuple[Any, str, Any]] = [
     (torch.cuda, "get_device_capability", lambda *_: (9, 0)),
     (torch.cuda, "get_device_properties", lambda *_: PROPERTIES),
     (torch.cuda, "synchronize", lambda *_: None),
+    (torch, "Generator", Generator),
     (torch.cuda, "CUDAGraph", Graph),
     (torch.cuda, "graph", captured),
     (torch.cuda, "set_device", lambda *_: None),
@@ -93,15 +104,11 @@ IMITATED: list[tuple[Any, str, Any]] = [
 @contextmanager
 def imitated() -> Iterator[None]:
     """Put everything in place for this process."""
-    generator = torch.Generator
     with ExitStack() as stack:
         stack.enter_context(fake_cuda())
         stack.enter_context(mock.patch.dict(sys.modules, flashinfer=FLASHINFER))
         for one in IMITATED:
             stack.enter_context(mock.patch.object(*one))
-        stack.enter_context(
-            mock.patch.object(torch, "Generator", lambda device=CPU: generator(on_cpu(device)))
-        )
         stack.enter_context(test_cuda.emulating(emulated))
         stack.enter_context(OnCpu())
         yield
