@@ -17,28 +17,29 @@ from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models.unet import MinkUNet
 from systems.measure import timed
 
+Timer = Callable[[Callable[[], object]], float]
+"""Gives the seconds of a call."""
 DEPTH = 14
 """Of the U-Net whose step is timed."""
-REPETITIONS = 7
 
 
 def convolution(scale: Scale) -> Iterator[Row]:
     """On every cloud: the time of a kernel map, then of the passes of Triton's kernels, beside a
     product of as many pairs of dense rows, and beside spconv where it is installed."""
-    engine = backend("triton")
+    engine, median_s = backend("triton"), _timer(scale)
     for cloud in scale.clouds:
         given = task(cloud, 1)
         coordinates = given.coordinates.to(GPU)
-        kernel_map, row = _map(coordinates)
+        kernel_map, row = _map(coordinates, median_s)
         yield {"cloud": cloud, **row}
         for channels in scale.channels:
             for dtype in scale.features:
                 sizes = {"cloud": cloud, "channels": channels, "dtype": dtype}
-                yield sizes | _passes(engine, kernel_map, channels, getattr(torch, dtype))
-                yield from _spconv(sizes, coordinates, given.side, given.batch_size)
+                yield sizes | _passes(engine, kernel_map, channels, getattr(torch, dtype), median_s)
+                yield from _spconv(sizes, coordinates, given.side, given.batch_size, median_s)
 
 
-def _map(coordinates: Tensor) -> tuple[KernelMap, Row]:
+def _map(coordinates: Tensor, median_s: Timer) -> tuple[KernelMap, Row]:
     """The kernel map of a 3x3x3 convolution, and the times of a tensor, with its map, and with the
     tables that a pass and its gradient need."""
     ones = torch.ones(len(coordinates), 1, device=GPU)
@@ -57,13 +58,15 @@ def _map(coordinates: Tensor) -> tuple[KernelMap, Row]:
     return kernel_map, {
         "voxels": len(coordinates),
         "pairs": sum(kernel_map.counts),
-        "tensor_s": _median_s(tensor),
-        "with_map_s": _median_s(with_map),
-        "with_tables_s": _median_s(with_tables),
+        "tensor_s": median_s(tensor),
+        "with_map_s": median_s(with_map),
+        "with_tables_s": median_s(with_tables),
     }
 
 
-def _passes(engine: Backend, kernel_map: KernelMap, channels: int, dtype: torch.dtype) -> Row:
+def _passes(
+    engine: Backend, kernel_map: KernelMap, channels: int, dtype: torch.dtype, median_s: Timer
+) -> Row:
     """The times of the three passes of a layer, and of a dense product of as many pairs."""
     rows, pairs = len(kernel_map.input_keys), sum(kernel_map.counts)
     x = torch.randn(rows, channels, device=GPU, dtype=dtype)
@@ -73,19 +76,21 @@ def _passes(engine: Backend, kernel_map: KernelMap, channels: int, dtype: torch.
     def gradients(of_inputs: bool, of_weight: bool) -> object:
         return engine.backward(x, x, weight, kernel_map, (of_inputs, of_weight))
 
-    forward_s = _median_s(lambda: engine.forward(x, weight, kernel_map))
+    forward_s = median_s(lambda: engine.forward(x, weight, kernel_map))
     first, again = (engine.forward(x, weight, kernel_map) for _ in range(2))
     return {
         "forward_s": forward_s,
-        "input_gradient_s": _median_s(lambda: gradients(True, False)),
-        "weight_gradient_s": _median_s(lambda: gradients(False, True)),
-        "gemm_of_as_many_pairs_s": _median_s(lambda: a @ b),
+        "input_gradient_s": median_s(lambda: gradients(True, False)),
+        "weight_gradient_s": median_s(lambda: gradients(False, True)),
+        "gemm_of_as_many_pairs_s": median_s(lambda: a @ b),
         "forward_flop_per_s": 2 * pairs * channels**2 / forward_s,
         "same_again": torch.equal(first, again),
     }
 
 
-def _spconv(sizes: Row, coordinates: Tensor, side: int, batch_size: int) -> Iterator[Row]:
+def _spconv(
+    sizes: Row, coordinates: Tensor, side: int, batch_size: int, median_s: Timer
+) -> Iterator[Row]:
     """The time of spconv's forward pass on the same voxels, where it is installed."""
     try:
         import spconv.pytorch as spconv
@@ -97,7 +102,7 @@ def _spconv(sizes: Row, coordinates: Tensor, side: int, batch_size: int) -> Iter
     inputs = spconv.SparseConvTensor(features, coordinates, [side] * 3, batch_size)
     with torch.no_grad():
         layer(inputs)  # leaves its kernel map in `inputs`
-        yield sizes | {"engine": "spconv", "forward_s": _median_s(lambda: layer(inputs))}
+        yield sizes | {"engine": "spconv", "forward_s": median_s(lambda: layer(inputs))}
 
 
 def network(scale: Scale) -> Iterator[Row]:
@@ -116,7 +121,7 @@ def network(scale: Scale) -> Iterator[Row]:
         nn.functional.cross_entropy(found, labels).backward()
         model.zero_grad()
 
-    step_s = _median_s(step)
+    step_s = _timer(scale)(step)
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
         step()
         torch.cuda.synchronize()
@@ -137,6 +142,10 @@ def network(scale: Scale) -> Iterator[Row]:
         }
 
 
-def _median_s(call: Callable[[], object]) -> float:
-    """The median seconds of a call, by events of the GPU."""
-    return timed(call, warm_up=2, repetitions=REPETITIONS, device=GPU).median
+def _timer(scale: Scale) -> Timer:
+    """What gives the median seconds of a call, by events of the GPU."""
+
+    def median_s(call: Callable[[], object]) -> float:
+        return timed(call, repetitions=scale.repetitions, device=GPU).median
+
+    return median_s

@@ -17,7 +17,7 @@ from gpu.verdict import wrong
 
 ROOT = Path(__file__).parents[1]
 MODULE = "tests.test_dry_gpu"
-GOOD = {"cloud": "sphere:8", "channels": 4, "dtype": "float32", "forward_s": 1e-5}
+GOOD = {"cloud": "sphere:4", "channels": 4, "dtype": "float32", "forward_s": 1e-5}
 
 
 def dry_run(out: Path, *names: str) -> dict[str, Any]:
