@@ -29,7 +29,8 @@ from systems.network.distributed import World
 from systems.processes.waiting import waiting
 from systems.schema import InputError
 
-Slot = queue.Queue[Tensor]
+Slot = queue.Queue[tuple[Tensor, "torch.cuda.Event | None"]]
+"""A message of a rank to itself, and what comes when it is there."""
 
 
 class TransportError(RuntimeError):
@@ -101,9 +102,8 @@ class Transport(ABC):
         """
         self._check(tensor, channel)
         if peer == self.world.rank:
-            self._slot(self._own_awaited[channel], self._own_sent[channel]).put(
-                tensor.detach().clone()
-            )
+            slot = self._slot(self._own_awaited[channel], self._own_sent[channel])
+            slot.put((tensor.detach().clone(), streams.mark(tensor.device)))
             return Transfer("message to itself", lambda: None, self.world)
         with self._lock:
             self.sent_bytes[peer] += tensor.nbytes
@@ -140,9 +140,14 @@ class Transport(ABC):
 
     def _take(self, tensor: Tensor, channel: str) -> Callable[[], None]:
         slot = self._slot(self._own_sent[channel], self._own_awaited[channel])
-        return lambda: void(
-            tensor.copy_(slot.get(timeout=self.world.backend_timeout.total_seconds()))
-        )
+
+        def finish() -> None:
+            message, made = slot.get(timeout=self.world.backend_timeout.total_seconds())
+            streams.take_over(made, [message])
+            tensor.copy_(message)
+            streams.settle(tensor.device)
+
+        return finish
 
     def _slot(self, ready: deque[Slot], new: deque[Slot]) -> Slot:
         """The slot in which the nth message to itself that was sent meets the nth that is awaited.
