@@ -21,12 +21,10 @@ from tests.emulation import needs_emulation
 from tests.kills_emulated import How, disturb
 
 BELIEVING = """
-import sys, torch
+import torch
 torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
-from launch.__main__ import main
-main(sys.argv[1:])
 """
-"""A program in which torch believes that there is a GPU. Ranks that took it would fail."""
+"""Every Python that begins with this believes that there is a GPU. Ranks that took it would fail."""
 EMULATE = [sys.executable, "-m", "launch", "emulate"]
 SMALL = ["--cluster", "ec2-p3-10g", "--world-size", "4", "--stanza.model", "alexnet"]
 SHORT = ["--stanza.steps", "3", "--stanza.warm-up-steps", "1", "--scale", "100", "--dilate", "1"]
@@ -37,8 +35,11 @@ PATIENCE_S = 90
 def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("emulated") / "record"
     flags = [*SMALL, *SHORT, "--stanza.fc-workers", "1", "--stanza.micro-batches", "2"]
+    (folder.parent / "sitecustomize.py").write_text(BELIEVING)
+    path = os.pathsep.join([str(folder.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", BELIEVING, "emulate", *flags, "--out", str(folder)],
+        [*EMULATE, *flags, "--out", str(folder)],
+        env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
