@@ -24,7 +24,7 @@ BELIEVING = """
 import torch
 torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
 """
-"""Every Python that begins with this believes that there is a GPU. Ranks that took it would fail."""
+"""A Python that begins with this believes that there is a GPU. Ranks that took it would fail."""
 EMULATE = [sys.executable, "-m", "launch", "emulate"]
 SMALL = ["--cluster", "ec2-p3-10g", "--world-size", "4", "--stanza.model", "alexnet"]
 SHORT = ["--stanza.steps", "3", "--stanza.warm-up-steps", "1", "--scale", "100", "--dilate", "1"]
