@@ -25,13 +25,21 @@ def check_installed(option: str) -> None:
         )
 
 
-def import_deepspeed(device: "torch.device") -> Any:
-    """Import DeepSpeed for this device, without its messages.
+def import_deepspeed(device: "torch.device", backend: str) -> Any:
+    """Import DeepSpeed for this device and this backend of torch.distributed, without its messages.
 
     On CPUs it would first compile a kernel for all-reduces through shared memory. That takes half a
     minute, and waits for ever where an earlier compilation was killed. It is told not to: messages
     go over gloo here.
+
+    Raises:
+        InputError: gloo on a GPU. DeepSpeed sends from its memory, which gloo cannot read.
     """
+    if device.type != "cpu" and backend == "gloo":
+        raise InputError(
+            "--transport torch: DeepSpeed sends from GPUs over NCCL alone; add --transport nccl or "
+            "--device cpu"
+        )
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed

@@ -46,6 +46,8 @@ class Environment:
     """Whether torchrun starts the ranks again when one is lost, perhaps fewer of them."""
     agent_store: bool = False
     """Whether torchrun's agent serves the store already."""
+    own_gpu: bool = False
+    """Whether the launcher shows each rank of this machine GPUs of its own and no others."""
 
 
 def environment(variables: Mapping[str, str] = os.environ) -> Environment:
@@ -150,6 +152,8 @@ def _slurm(variables: Mapping[str, str]) -> Environment:
     # "4", "4(x2)" or "4,3": tasks of each node
     local_world_size = int(re.split(r"\D", variables["SLURM_TASKS_PER_NODE"])[0])
     address = variables.get("MASTER_ADDR") or variables["SLURM_LAUNCH_NODE_IPADDR"]
+    visible = [gpu for gpu in variables.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    on_node = int(variables.get("SLURM_GPUS_ON_NODE", "0"))
     return Environment(
         launcher="slurm",
         rank=int(variables["SLURM_PROCID"]),
@@ -161,6 +165,8 @@ def _slurm(variables: Mapping[str, str]) -> Environment:
         master_port=int(
             variables.get("MASTER_PORT", 20000 + int(variables["SLURM_JOB_ID"]) % 20000)
         ),
+        # Bound tasks (--gpus-per-task, --gpu-bind) see fewer GPUs than the node has for the job.
+        own_gpu=0 < len(visible) < local_world_size <= on_node,
     )
 
 

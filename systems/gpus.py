@@ -6,6 +6,12 @@ DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """The device files of NVIDIA's driver, of the one inside WSL, and of AMD's."""
 
 
+def on_gpus(device: str, ranks: int) -> bool:
+    """Whether so many ranks of this machine compute on GPUs with this `--device`, as
+    `systems.network.distributed.choose_device` decides in each of them."""
+    return device == "cuda" or (device == "auto" and len(gpu_names()) >= max(ranks, 1))
+
+
 def gpu_names() -> list[str]:
     """The names of the GPUs that torch sees here, in torch's order.
 

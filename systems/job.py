@@ -64,10 +64,12 @@ class Job:
     launcher: Literal["torchrun", "local", "mpirun", "deepspeed", "slurm"] = "torchrun"
     """The program that starts the ranks. "local" starts plain processes on this machine. "slurm"
     writes a script and hands it to sbatch."""
-    transport: Literal["torch", "mpi"] = "torch"
-    """The library that carries messages between two ranks: torch.distributed or mpi4py."""
+    transport: Literal["torch", "nccl", "mpi"] = "torch"
+    """What carries messages between two ranks: torch.distributed over gloo (from GPUs through the
+    host's memory), NCCL (one GPU a rank), or mpi4py."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """The device to compute on. "auto" takes GPUs if there is one for every rank, else the CPU."""
+    """The device to compute on. "auto" takes GPUs if there is one for every rank, else the CPU;
+    with "cuda" ranks share the GPUs that there are."""
     seed: int = 0
     """The seed of the initial weights and of the order of samples."""
     timeout_s: float = 120.0
@@ -104,6 +106,13 @@ class Job:
             raise InputError(
                 f"--transport mpi: {self.launcher} starts no MPI; add --launcher mpirun"
             )
+        if self.transport == "nccl" and self.device == "cpu":
+            raise InputError("--transport nccl: sends from GPUs; leave out --device cpu")
+
+    @property
+    def backend(self) -> Literal["gloo", "nccl"]:
+        """The backend of torch.distributed, for messages and collectives alike."""
+        return "nccl" if self.transport == "nccl" else "gloo"
 
     @property
     def options(self) -> Any:

@@ -8,7 +8,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -87,6 +88,47 @@ def _cuda_seconds(function: Callable[[], object]) -> float:
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end)) / 1e3
+
+
+class Laps:
+    """The seconds that a device works in some blocks of a program, summed.
+
+    laps = Laps(device)
+    with laps.one():
+        ...
+    laps.taken_s()                  # since it was called last
+
+    On a GPU they are the times between events on the current stream: the host is then done with a
+    block before the GPU has begun it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Nothing is summed yet."""
+        self._on_gpu = device.type == "cuda"
+        self._seconds = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Add the time of the block."""
+        if not self._on_gpu:
+            started = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - started
+            return
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        yield
+        end.record()
+        self._events.append((start, end))
+
+    def taken_s(self) -> float:
+        """The seconds of all blocks since this was called last; waits for the GPU's end of them."""
+        for start, end in self._events:
+            end.synchronize()
+            self._seconds += float(start.elapsed_time(end)) / 1e3
+        taken_s, self._seconds, self._events = self._seconds, 0.0, []
+        return taken_s
 
 
 def peak_memory_bytes(device: torch.device) -> int:

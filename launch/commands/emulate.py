@@ -100,6 +100,8 @@ def prepare_emulated(wanted: EmulatedJob) -> Path:
             f"--launcher {wanted.launcher}, --transport {wanted.transport}: emulated ranks are "
             "started here and talk over gloo; leave both out"
         )
+    if wanted.device == "cuda":
+        raise InputError("--device cuda: emulated ranks compute nothing; leave it out")
     if wanted.world_size < 2:
         raise InputError(
             f"--world-size {wanted.world_size}: a single node has no link to emulate; give 2 or "

@@ -146,10 +146,13 @@ def prepare_run(job: Job) -> Path:
         start_command(job, [])  # raises if the launcher is missing
     else:
         slurm.ranks_per_node(job.slurm, job.world_size)
-    if here and job.device == "cuda" and len(gpu_names()) < job.world_size:
+    gpus = len(gpu_names()) if here else job.world_size
+    if job.device == "cuda" and not gpus:
+        raise InputError("--device cuda: torch sees no GPU here; give --device cpu")
+    if job.transport == "nccl" and gpus < job.world_size:
         raise InputError(
-            f"--device cuda: {job.world_size} ranks and {len(gpu_names())} GPUs here; "
-            "give a smaller --world-size or --device cpu"
+            f"--transport nccl: {job.world_size} ranks and {gpus} GPUs here, and NCCL takes one "
+            "rank a GPU; give a smaller --world-size, or leave --transport out"
         )
     if job.transport == "mpi":
         import_mpi()

@@ -19,7 +19,7 @@ from launch.records import name_of, unfinished
 from systems.deepspeed import check_installed
 from systems.disk import writing
 from systems.environment import free_port, threads_per_rank
-from systems.gpus import gpu_names
+from systems.gpus import on_gpus
 from systems.job import Job
 from systems.processes import failures
 from systems.processes.lifetime import die_with_parent
@@ -186,8 +186,7 @@ def _variables(job: Job) -> dict[str, str]:
         # Do not let Open MPI warn that its session folder lies on a shared file system.
         "PRTE_MCA_prte_silence_shared_fs": "1",
     }
-    on_cpu = job.device == "cpu" or len(gpu_names()) < job.world_size
-    if job.launcher == "deepspeed" and on_cpu:
+    if job.launcher == "deepspeed" and not on_gpus(job.device, job.world_size):
         defaults["DS_ACCELERATOR"] = "cpu"
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
 

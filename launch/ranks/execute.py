@@ -90,6 +90,7 @@ def execute(
     result = {
         "tier": "measured",
         "launcher": world.launcher,
+        "device": _name_of(world.device),
         "threads_per_rank": torch.get_num_threads(),
         "usage": usage,
         **summary,
@@ -175,6 +176,11 @@ def _emulated(
         "calibration": schema.dump(calibration),
         "simulated_step_s": emulating.simulated_step_s(job, plan),
     }
+
+
+def _name_of(device: torch.device) -> str:
+    """What a record calls a device, such as "cpu" or a GPU's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _first_line(run: _Run) -> str:

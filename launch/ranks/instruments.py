@@ -1,6 +1,7 @@
 """Watches a rank while it runs a job: spans, the profiler of torch, and its use of the machine."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import profiler
 from systems import schema
 from systems.disk import writing
 from systems.job import Job
+from systems.network import streams
 from systems.network.clock import behind_rank_0_ns
 from systems.network.distributed import World
 from systems.runs.trace import Tracer
@@ -26,7 +28,12 @@ class Instruments:
         """Start to watch a run in the record `folder`. `last` is the number of the last step, which
         holds the totals; 0 in a run without steps."""
         ahead_ns = behind_rank_0_ns(world) if job.trace else 0
-        self.tracer = Tracer(folder if job.trace else None, world.rank, ahead_ns)
+        self.tracer = Tracer(
+            folder if job.trace else None,
+            world.rank,
+            ahead_ns,
+            settle=partial(streams.settle, world.device),
+        )
         self._world, self._last = world, last
         self._profiler = _started(folder, world, last) if job.torch_profiler else None
         self._start = reading()

@@ -117,7 +117,13 @@ def _run_jobs(arguments: Sequence[str], place: Environment) -> None:
         folders = []
         planned = [_planned(jobs.parse_job("worker", arguments, Job), place)]
     job, plan = planned[0]
-    world = start(place, planning.roles(job, plan), timeout_s=job.timeout_s, device=job.device)
+    world = start(
+        place,
+        planning.roles(job, plan),
+        timeout_s=job.timeout_s,
+        device=job.device,
+        backend=job.backend,
+    )
     if not folders:
         folders = [_agree_on_folder(world, job, plan, place)]
         failures.keep_in(folders[0])

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from launch import job as jobs
 from launch.commands.emulate import EmulatedJob, prepare_emulated, run_emulated
@@ -53,10 +53,14 @@ def _slug(name: str) -> str:
 
 
 def run_measured_cases(
-    experiment: Experiment, cases: Sequence[Case], repeats: int, records: Path
+    experiment: Experiment,
+    cases: Sequence[Case],
+    repeats: int,
+    records: Path,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> Results:
     """Run cases on this machine's ranks, those of one world size in one world, planned with what is
-    measured just before.
+    measured just before. All compute on one kind of device.
 
     Raises:
         SystemExit: a rank failed; what was done before stays.
@@ -64,7 +68,7 @@ def run_measured_cases(
     runs = _runs(cases, repeats, records)
     worlds: dict[int, list[Job]] = {}
     for run in _unfinished(runs):
-        job = _measured_job(experiment, run)
+        job = replace(_measured_job(experiment, run), device=device)
         worlds.setdefault(job.world_size, []).append(job)
     for _, alike in sorted(worlds.items()):
         planning = system_of(alike[0]).planning

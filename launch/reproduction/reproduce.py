@@ -23,6 +23,7 @@ from systems.figures.claims import Claim
 from systems.figures.experiment import Experiment, Level, Results
 from systems.figures.paper import Paper
 from systems.flags import parse_flags
+from systems.gpus import gpu_names
 from systems.progress.table import ProgressFlags
 from systems.runs import record
 from systems.schema import InputError, remedy
@@ -41,6 +42,8 @@ class ReproduceArguments:
     """quick: minutes. full: more repetitions."""
     experiment: str | None = None
     """One experiment alone, by its id. None: all of them."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """What all ranks of measured training compute on. Emulated and shaped ranks are on the CPU."""
     out: str | None = None
     """Where everything goes. None: `reproduction`, or for a part `reproduction-SYSTEM-EXPERIMENT`.
     An earlier reproduction there is kept, under a name with its time."""
@@ -57,6 +60,8 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"reproduce {system}: no such system; give {names}")
     program = f"testbed reproduce [{'|'.join(installed.names())}]"
     flags = parse_flags(ReproduceArguments, words, program, ReproduceArguments())
+    if flags.device == "cuda" and not gpu_names():
+        raise InputError("--device cuda: torch sees no GPU here; leave it out")
     ProgressFlags(quiet=flags.quiet).apply()
     systems = [installed.system(system)] if system else installed.all_systems()
     experiments = {s.name: experiments_of(s) for s in systems}
@@ -68,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
     _keep_earlier(folder)
     started = time.monotonic()
     sections = [
-        Section(name, papers[name], [_conclude(name, e, flags.level, folder) for e in experiments])
+        Section(name, papers[name], [_conclude(name, e, flags, folder) for e in experiments])
         for name, experiments in chosen.items()
     ]
     report = write_report(folder, sections, flags.level)
@@ -114,12 +119,14 @@ def _folder(out: str | None, system: str | None, experiment: str | None) -> Path
     return Path(out)
 
 
-def _conclude(system: str, experiment: Experiment, level: Level, folder: Path) -> Concluded:
+def _conclude(
+    system: str, experiment: Experiment, flags: ReproduceArguments, folder: Path
+) -> Concluded:
     """Run an experiment, draw and judge."""
     began = time.monotonic()
-    results = _run(experiment, level, folder / "records" / system / experiment.id)
+    results = _run(experiment, flags, folder / "records" / system / experiment.id)
     outcome = experiment.conclude(results, folder / "figures")
-    return Concluded(experiment, outcome, time.monotonic() - began, level)
+    return Concluded(experiment, outcome, time.monotonic() - began, flags.level)
 
 
 def _keep_earlier(folder: Path) -> None:
@@ -141,8 +148,9 @@ def _keep_earlier(folder: Path) -> None:
     record.claim_folder(folder)
 
 
-def _run(experiment: Experiment, level: Level, records: Path) -> Results:
+def _run(experiment: Experiment, flags: ReproduceArguments, records: Path) -> Results:
     """Run all cases of an experiment, whose records have their own folder; read the results."""
+    level: Level = flags.level
     print(f"\n== {experiment.title} (tier {experiment.tier})", flush=True)
     if experiment.measure is not None:
         return experiment.measure(level, records)
@@ -156,7 +164,7 @@ def _run(experiment: Experiment, level: Level, records: Path) -> Results:
         return run_emulated_cases(experiment, cases, experiment.repeats[level], records)
     if experiment.tier == "shaped":
         return run_shaped_cases(experiment, cases, experiment.repeats[level], records)
-    return run_measured_cases(experiment, cases, experiment.repeats[level], records)
+    return run_measured_cases(experiment, cases, experiment.repeats[level], records, flags.device)
 
 
 def _print_end(folder: Path, report: Path, sections: Sequence[Section], lasted_s: float) -> None:

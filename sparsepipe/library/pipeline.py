@@ -62,6 +62,7 @@ def pipeline(
     lr_schedule: MakeSchedule | None = None,
     count: Callable[[Any], int] = count_of,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    transport: Literal["torch", "nccl"] = "torch",
     timeout_s: float = TIMEOUT_S,
 ) -> "Pipeline":
     """Divide a network over the ranks of this run, to train it in a pipeline.
@@ -86,6 +87,8 @@ def pipeline(
         count: takes targets; gives their number, by which a part of a mini-batch counts. By default
             the rows, or the whole numbers that are not -100.
         device: "auto" takes one GPU a rank where the node has enough of them, else the CPU.
+        transport: what carries messages. "torch" is gloo, from GPUs through the host's memory;
+            "nccl" wants a GPU for every rank. Only the first call in a process says it.
         timeout_s: the longest that a rank waits for another one, in seconds. The first pipeline of
             a program says it.
 
@@ -102,7 +105,9 @@ def pipeline(
         lr_schedule=lr_schedule,
         count=count,
     )
-    return Pipeline(network, join(device, timeout_s), settings)
+    return Pipeline(
+        network, join(device, timeout_s, "nccl" if transport == "nccl" else "gloo"), settings
+    )
 
 
 class Pipeline:

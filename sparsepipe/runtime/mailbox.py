@@ -1,18 +1,25 @@
 """Messages that travel while a rank computes: received ahead of need, sent without waiting.
 
 Sizes differ with every mini-batch, so a message can be received only once its header is read. A
-thread for each incoming stream does that; it spends its time waiting, outside of Python's lock.
+thread for each incoming stream of messages does that; it spends its time waiting, outside of
+Python's lock. On a GPU the thread has a CUDA stream of its own, so that nothing which is computed
+waits for a message that is not needed yet (`systems.network.streams`).
 """
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
+import torch
+from torch import Tensor
+
+from systems.network import streams
 from systems.processes import background
 from systems.processes.waiting import waiting
 
 T = TypeVar("T")
+CPU = torch.device("cpu")
 AHEAD = 2
 """The most messages of a stream that are received before the first of them is taken."""
 
@@ -28,10 +35,26 @@ class Sent(Protocol):
 class Inbox(Generic[T]):
     """Runs an iterator on a thread of its own, so that items are there before they are needed."""
 
-    def __init__(self, arrivals: Iterator[T], what: str) -> None:
-        """`what` names the items, for messages that say what a rank waits for."""
+    def __init__(
+        self,
+        arrivals: Iterator[T],
+        what: str,
+        *,
+        device: torch.device = CPU,
+        tensors: Callable[[T], Iterable[Tensor]] = lambda item: (),
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            what: the name of the items, for messages that say what a rank waits for.
+            device: where the items are.
+            tensors: all tensors of an item.
+        """
         self._arrivals, self._what = arrivals, what
-        self._arrived: queue.Queue[T | Exception] = queue.Queue(AHEAD)
+        self._device, self._tensors = device, tensors
+        self._arrived: queue.Queue[tuple[T, torch.cuda.Event | None] | Exception] = queue.Queue(
+            AHEAD
+        )
         self._abandoned = False
         background.start(what, self._run, stop=self._abandon)
 
@@ -45,15 +68,18 @@ class Inbox(Generic[T]):
             arrived = self._arrived.get()
         if isinstance(arrived, Exception):
             raise arrived
-        return arrived
+        item, made = arrived
+        streams.take_over(made, self._tensors(item))
+        return item
 
     def _run(self) -> None:
         """Run the iterator, on the thread."""
         try:
-            for arrived in self._arrivals:
-                self._arrived.put(arrived)
-                if self._abandoned:
-                    return
+            with streams.aside(self._device):
+                for item in self._arrivals:
+                    self._arrived.put((item, streams.mark(self._device)))
+                    if self._abandoned:
+                        return
         except Exception as error:  # `get` raises it
             self._arrived.put(error)
 

@@ -8,6 +8,7 @@ import torch
 
 from sparsepipe.runtime.stage import StageRuntime
 from sparsepipe.schedule.lists import Action, ActionKind, Schedule
+from systems.measure import Laps
 from systems.network.distributed import World
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
@@ -29,7 +30,7 @@ class OpenPipeline:
         self._schedule, self._stages = schedule, stages
         self._world, self._tracer = world, tracer
         self._finished = time.perf_counter()
-        self._compute_s, self._began_s = 0.0, dict[int, float]()
+        self._computing, self._began_s = Laps(world.device), dict[int, float]()
 
     def play(self, actions: Iterable[Action]) -> Iterator[Step]:
         """Execute actions of this rank's list, in the order of the list; yield a step for every
@@ -55,7 +56,7 @@ class OpenPipeline:
             ends = (action.stage, action.kind) == (last_here.stage, last_here.kind)
             if ends and (action.micro_batch + 1) % micro_batches == 0:
                 yield self._step(action)
-                self._finished, self._compute_s = time.perf_counter(), 0.0
+                self._finished = time.perf_counter()
 
     def _execute(self, action: Action) -> None:
         """Execute one action, and note the time that it takes."""
@@ -68,21 +69,24 @@ class OpenPipeline:
             ),
             _naming_what_did_not_fit(stage, action, self._world, mini_batch),
         ):
-            stage.do[action.kind](action.micro_batch)
+            if action.kind in COMPUTATION:
+                with self._computing.one():
+                    stage.do[action.kind](action.micro_batch)
+            else:
+                stage.do[action.kind](action.micro_batch)
         if action.kind is ActionKind.FORWARD:
             began_s = time.time() - (time.perf_counter() - started)
             self._began_s.setdefault(mini_batch, began_s)
-        if action.kind in COMPUTATION:
-            self._compute_s += time.perf_counter() - started
 
     def _step(self, last: Action) -> Step:
         """What the mini-batch that an action ends has taken."""
         micro_batches, stage = self._schedule.micro_batches, self._stages[last.stage]
         mini_batch = last.micro_batch // micro_batches
         micros = range(last.micro_batch + 1 - micro_batches, last.micro_batch + 1)
+        compute_s = self._computing.taken_s()  # on a GPU, this waits for the step's end
         metrics = {
             "step_s": time.perf_counter() - self._finished,
-            "compute_s": self._compute_s,
+            "compute_s": compute_s,
             "samples": stage.mini_batch_size(mini_batch),
             "voxels": sum(stage.voxels(micro) for micro in micros),
             "began_s": self._began_s.pop(mini_batch),

@@ -37,6 +37,7 @@ from sparsepipe.runtime.values import (
     join_samples,
     leaf_gradients,
     take_samples,
+    tensors_of,
 )
 from sparsepipe.runtime.versions import WeightVersions
 from sparsepipe.schedule.lists import ActionKind, Schedule
@@ -139,7 +140,12 @@ class StageRuntime:
             ActionKind.UPDATE: self._update,
         }
         if number:
-            self._inbox = Inbox(self._arrivals(), f"activations for stage {number}")
+            self._inbox = Inbox(
+                self._arrivals(),
+                f"activations for stage {number}",
+                device=context.world.device,
+                tensors=tensors_of,
+            )
 
     @property
     def kept_versions(self) -> int:

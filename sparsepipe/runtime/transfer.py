@@ -145,7 +145,7 @@ def send_values(transport: Transport, peer: int, values: Sequence[Value]) -> Sen
     descriptions = describe(values)
     sending = Sending(transport, peer)
     rows = [description.row() for description in descriptions]
-    sending.add(torch.tensor(rows, device=transport.world.device), HEADER)
+    sending.add(torch.tensor(rows, device=transport.host_device), HEADER)
     for value, description in zip(values, descriptions, strict=True):
         if isinstance(value, SparseTensor) and description.with_coordinates:
             sending.add(value.coordinates, COORDINATES)
@@ -174,7 +174,7 @@ class Receiving:
     def __init__(self, transport: Transport, peer: int, count: int) -> None:
         """Post the receive of the header of `count` values."""
         self._transport, self._peer = transport, peer
-        device = transport.world.device
+        device = transport.host_device
         self._header = torch.empty(count, _FIELDS, dtype=torch.int64, device=device)
         self._header_transfer = transport.irecv(self._header, peer, HEADER)
         self._descriptions: list[Description] = []

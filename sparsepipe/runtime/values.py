@@ -20,6 +20,13 @@ def features_of(value: Value) -> Tensor:
     return value.features if isinstance(value, SparseTensor) else value
 
 
+def tensors_of(values: Sequence[Value]) -> list[Tensor]:
+    """All tensors that hold values: their features, and the voxels at every stride."""
+    features = [features_of(value) for value in values]
+    maps = shared_maps(values)
+    return features if maps is None else features + [maps.keys(s) for s in maps.strides]
+
+
 def with_features(value: Value, new: Tensor) -> Value:
     """The value with other features on the same voxels; for a plain tensor, `new` itself."""
     return value.replace(new) if isinstance(value, SparseTensor) else new

@@ -11,6 +11,7 @@ from sparsepipe.system.scheme import Plan, Scheme, network_in_words, opener
 from sparsepipe.train import deepspeed_baseline, infer, pipelined, stages as pipeline_stages
 from sparsepipe.train.plan_file import load_checked_plan
 from sparsepipe.train.workload import open_workload
+from systems.gpus import on_gpus
 from systems.job import Job
 from systems.schema import InputError
 
@@ -40,7 +41,8 @@ def _plan_pipeline(job: Job, may_measure: bool) -> Plan:
         pipeline_stages.check_stages(plan.stages, workload, job.world_size)
         return Plan(stages=plan.stages, schedule=plan.schedule)
     if may_measure and options.cuts is None:
-        cuts = pipeline_stages.balanced_cuts(workload, job.world_size)
+        device = "cuda" if on_gpus(job.device, job.world_size) else "cpu"
+        cuts = pipeline_stages.balanced_cuts(workload, job.world_size, device)
         options = dataclasses.replace(options, cuts=cuts)
     return Plan(
         stages=pipeline_stages.stages_at_cuts(options, workload, job.world_size),

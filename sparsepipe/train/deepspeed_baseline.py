@@ -105,7 +105,7 @@ def train_with_deepspeed(options: Options, world: World, workload: Workload) -> 
 
     The metrics of a step are `step_s`, `samples`, `voxels` (of the clouds) and `loss_sum`.
     """
-    deepspeed = import_deepspeed(world.device)
+    deepspeed = import_deepspeed(world.device, world.backend)
     deepspeed.init_distributed(dist_backend=world.backend, verbose=False)
     torch.manual_seed(workload.seed)
     twin = NETWORKS[options.model](

@@ -58,15 +58,16 @@ def equal_cuts(layers: int, ranks: int) -> tuple[int, ...]:
     return tuple(round(i * layers / ranks) for i in range(1, ranks))
 
 
-def balanced_cuts(workload: Workload, ranks: int) -> tuple[int, ...] | None:
+def balanced_cuts(workload: Workload, ranks: int, device: str = "cpu") -> tuple[int, ...] | None:
     """The cuts with which the slowest of `ranks` stages is as fast as possible.
 
-    The layers are timed with a mini-batch on this machine. None where a stage would be empty.
+    The layers are timed with a mini-batch on a device of this machine. None where a stage would be
+    empty.
     """
     batches = workload.mini_batches()
-    inputs = next(batches).inputs
+    inputs = next(batches).inputs.to(device)
     batches.close()
-    return timed_cuts(Network(workload.network()), inputs, ranks)
+    return timed_cuts(Network(workload.network().to(device)), inputs, ranks)
 
 
 def timed_cuts(network: Network, inputs: Value, ranks: int) -> tuple[int, ...] | None:

@@ -2,8 +2,10 @@
 
 import ctypes
 import functools
+import importlib.util
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import torch
@@ -36,9 +38,11 @@ def cpu_library() -> ctypes.CDLL | None:
 def cuda_library(architecture: int) -> ctypes.CDLL | None:
     """The CUDA kernels for one architecture, 90 for sm_90; None, with a warning, where they cannot
     be built or loaded."""
-    compiler = find_nvcc()
+    compilers = find_nvccs()
+    compiler = next((one for one in compilers if knows(one, architecture)), None)
     if compiler is None:
-        warn("no nvcc here", INSTEAD)
+        known = f"{', '.join(compilers)} cannot compile for sm_{architecture}"
+        warn(known if compilers else "no nvcc here", INSTEAD)
         return None
     command = [compiler, *CUDA_FLAGS, *target(architecture)]
     kernels = loaded(SOURCES / "verify.cu", command, INSTEAD)
@@ -54,10 +58,28 @@ def target(architecture: int) -> list[str]:
     return [f"-gencode=arch=compute_{architecture},code=sm_{architecture}"]
 
 
-def find_nvcc() -> str | None:
-    """The path of nvcc: the one on PATH, or the one below CUDA_HOME; None: there is none."""
+def find_nvccs() -> list[str]:
+    """The paths of all nvcc: on PATH, below CUDA_HOME, and of packages that pip has installed."""
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
-    return shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
+    packages = importlib.util.find_spec("nvidia")
+    roots = map(Path, packages.submodule_search_locations or () if packages else ())
+    folders = [f"{home}/bin", *(folder for root in roots for folder in sorted(root.glob("*/bin")))]
+    found = [shutil.which("nvcc"), *(shutil.which("nvcc", path=str(folder)) for folder in folders)]
+    return list(dict.fromkeys(path for path in found if path))
+
+
+def find_nvcc() -> str | None:
+    """The path of the first nvcc; None: there is none."""
+    return next(iter(find_nvccs()), None)
+
+
+def knows(compiler: str, architecture: int) -> bool:
+    """Whether an nvcc starts and can compile for an architecture, such as 90 for sm_90."""
+    try:
+        listed = subprocess.run([compiler, "--list-gpu-code"], capture_output=True, text=True)
+    except OSError:
+        return False
+    return f"sm_{architecture}" in listed.stdout.split()
 
 
 def architecture_of(device: torch.device) -> int:

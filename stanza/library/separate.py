@@ -42,6 +42,7 @@ def separate(
     image_shape: Sequence[int] | None = None,
     cluster: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    transport: Literal["torch", "nccl"] = "torch",
     timeout_s: float = TIMEOUT_S,
 ) -> Trained:
     """Take part in the training of `model` by all ranks. Every rank calls this alike.
@@ -80,6 +81,8 @@ def separate(
         cluster: the preset or file of the cluster whose links "auto" plans with, instead of
             measuring.
         device: what this rank computes on. "auto" takes a GPU if there is one for each rank.
+        transport: what carries messages. "torch" is gloo, from GPUs through the host's memory;
+            "nccl" wants a GPU for every rank. Only the first call in a process says it.
         timeout_s: the longest wait for other ranks, at which the run ends. Rank 0 must evaluate
             within this time as well.
 
@@ -119,7 +122,7 @@ def separate(
         clip_norm=clip_norm,
         cut_dtype=cut_dtype,
     )
-    world = join(device, timeout_s)
+    world = join(device, timeout_s, "nccl" if transport == "nccl" else "gloo")
     if isinstance(loss, nn.Module):
         loss.to(world.device)  # it may have weights of the classes
     return Trained(

@@ -45,7 +45,7 @@ def _resized(job: Job, world_size: int) -> Job:
 def _plan_measured(jobs: Sequence[Job]) -> list[Plan]:
     """Plan from what is measured of this machine and from a profile of the first job's model."""
     size = jobs[0].world_size
-    measured = measure_rank(jobs[0].options, size)
+    measured = measure_rank(jobs[0].options, size, jobs[0].device)
     target = measure_here(cluster.load(HERE).with_size(size), measured)
     return [plan_stanza(job.options, size, target, measured) for job in jobs]
 

@@ -11,6 +11,7 @@ from systems import by_path
 from systems.clusters.cluster import Cluster, Link
 from systems.clusters.host import Host
 from systems.environment import threads_per_rank
+from systems.gpus import on_gpus
 from systems.profiles.profile import ModelProfile, with_fixed_parts
 from systems.profiles.steadiness import load_average, warn_if_doubtful
 from systems.schema import InputError
@@ -32,15 +33,20 @@ def measure_here(target: Cluster, profile: ModelProfile) -> Cluster:
 
 
 def measure_profile(
-    options: Options, batch_size: int | None = None, *, at_most_s: float = math.inf
+    options: Options,
+    batch_size: int | None = None,
+    *,
+    at_most_s: float = math.inf,
+    device: str = "auto",
 ) -> ModelProfile:
-    """Profile a model on one device of this machine, a GPU if there is one, with nothing beside it.
+    """Profile a model on one device of this machine, with nothing beside it.
 
     Before it starts, it prints how long that will take.
 
     Args:
         batch_size: the samples in a batch; None takes the batch size of the model.
         at_most_s: how many seconds it may take.
+        device: "auto" is a GPU if there is one.
 
     Raises:
         InputError: it would take longer, a model of the user's own cannot be made, or a layer of it
@@ -53,9 +59,10 @@ def measure_profile(
     from systems.profiles import measured_profile
 
     image_shape, classes = input_of(options)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images = torch.randn(batch_size or options.inputs.batch_size, *image_shape).to(device)
-    model = build_model(options.model, classes, image_shape).to(device)
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    place = torch.device("cuda" if on_gpu else "cpu")
+    images = torch.randn(batch_size or options.inputs.batch_size, *image_shape).to(place)
+    model = build_model(options.model, classes, image_shape).to(place)
     if is_own(options.model):
         trial_run(model, image_shape, by_path.short(options.model), samples=2)
     name = by_path.short(options.model)
@@ -70,12 +77,13 @@ def measure_profile(
             )
         spared = "" if at_most_s == math.inf else "; a profile spares it: --profile FILE"
         print(
-            f"measuring {name}, batch {len(images)}, on {device}: about {effort}{spared}",
+            f"measuring {name}, batch {len(images)}, on {place}: about {effort}{spared}",
             file=sys.stderr,
             flush=True,
         )
+        kind = device_here() if on_gpu else "cpu"
         measured = measured_profile.profile_model(
-            model, images, name=name, device_kind=device_here(), repetitions=REPETITIONS
+            model, images, name=name, device_kind=kind, repetitions=REPETITIONS
         )
         warn_if_doubtful(measured, load)
         return measured
@@ -86,23 +94,24 @@ def measure_profile(
         ) from error
 
 
-def measure_rank(options: Options, world_size: int) -> ModelProfile:
+def measure_rank(options: Options, world_size: int, device: str = "auto") -> ModelProfile:
     """A profile of a model on one of `world_size` ranks of this machine, while the others wait: on
-    CPUs with the threads that each of so many ranks gets.
+    what `--device` gives such ranks, and on CPUs with the threads that each of so many gets.
 
     Raises:
         InputError: see `measure_profile`; nobody has asked for it, so it may not take long.
     """
     import torch
 
-    if torch.cuda.is_available():
-        return measure_profile(options, at_most_s=UNASKED_S)
+    if on_gpus(device, world_size):
+        return measure_profile(options, at_most_s=UNASKED_S, device="cuda")
     before = torch.get_num_threads()
     torch.set_num_threads(threads_per_rank(world_size))
     large = options.inputs.batch_size
     try:
-        whole = measure_profile(options, large, at_most_s=UNASKED_S)
-        return with_fixed_parts(whole, measure_profile(options, max(1, large // 8)))
+        whole = measure_profile(options, large, at_most_s=UNASKED_S, device="cpu")
+        small = measure_profile(options, max(1, large // 8), device="cpu")
+        return with_fixed_parts(whole, small)
     finally:
         torch.set_num_threads(before)
 

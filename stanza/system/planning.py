@@ -72,7 +72,7 @@ def planning_basis(
     if profile is None:
         _check_measurable(job, target)
         ranks = job.world_size if job.cluster == HERE else 1
-        profile = measure_rank(job.options, ranks)
+        profile = measure_rank(job.options, ranks, job.device)
     return (target if known else measure_here(target, profile)), profile
 
 

@@ -25,6 +25,7 @@ from stanza.workers.optimizers import scheduled
 from stanza.workers.targets import moved, rows
 from systems.data.batches import consecutive, global_batch, prefetch
 from systems.data.dataset import Batch, Indices
+from systems.network import streams
 from systems.network.distributed import World
 from systems.runs.checkpoint import Checkpoints
 from systems.runs.record import Step
@@ -85,6 +86,7 @@ def training_steps(
                 window = Window(world, partial(_payload_bytes, engine))
             started = time.perf_counter()
             metrics = engine.step(next(batches))
+            streams.settle(world.device)
             metrics = {"step_s": time.perf_counter() - started, **metrics}
             if evaluation.due(index + 1):
                 metrics |= evaluation.between_steps(window)

@@ -42,10 +42,8 @@ def step_function(
         fc_group: the FC workers that are replicas, or None likewise.
 
     Raises:
-        InputError: FC workers hold columns or are colocated, on GPUs; servers cannot clip, or the
-            optimizer cannot train what they hold.
+        InputError: servers cannot clip, or the optimizer cannot train what they hold.
     """
-    _refuse_gpus(training)
     _refuse_optimizer(training)
     role = training.layout.roles[training.world.rank]
     if role == "worker":
@@ -76,20 +74,6 @@ def _refuse_optimizer(training: Training) -> None:
         check_by_value(recipe.optimizer, trained, "--stanza.scheme ps")
     if layout.fc_parallel == "columns" and trained:
         check_by_value(recipe.optimizer, trained, "--stanza.fc-parallel columns")
-
-
-def _refuse_gpus(training: Training) -> None:
-    """Refuse columns and colocated FC workers on GPUs, where they would deadlock.
-
-    NCCL sends both directions of a pair on one stream, and both roles of a rank share one CUDA
-    stream: each would wait for work that is queued behind it.
-    """
-    layout = training.layout
-    if training.world.device.type == "cpu" or layout.scheme != "stanza":
-        return
-    for flag, value in (("parallel", layout.fc_parallel), ("placement", layout.fc_placement)):
-        if value in ("columns", "colocated"):
-            raise InputError(f"--stanza.fc-{flag} {value}: runs on CPUs only; add --device cpu")
 
 
 def _both(conv_step: StepFunction, fc_step: StepFunction) -> StepFunction:

@@ -35,7 +35,7 @@ class Zero:
             InputError: DeepSpeed is not installed.
         """
         check_installed(f"--stanza.scheme zero{stage}")
-        deepspeed = import_deepspeed(world.device)
+        deepspeed = import_deepspeed(world.device, world.backend)
         self._workers = world.world_size
         self._engine: Any = deepspeed.initialize(
             model=module,

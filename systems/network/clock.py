@@ -28,30 +28,33 @@ def behind_rank_0_ns(world: World) -> int:
     """
     mine = 0
     with world.meeting("the comparison of clocks"):
+        group = world.everyone
+        if world.backend == "nccl":  # over which the host does not know when a message is there
+            group = dist.new_group(backend="gloo", timeout=world.backend_timeout)
         for rank in range(1, world.world_size):
             if world.rank == 0:
-                _answer(world, rank)
+                _answer(group, rank)
             elif world.rank == rank:
-                mine = _ask(world)
+                mine = _ask(group)
     return mine
 
 
-def _answer(world: World, rank: int) -> None:
+def _answer(group: dist.ProcessGroup | None, rank: int) -> None:
     """Answer one rank, as rank 0, with the present time."""
-    now = torch.zeros(1, dtype=torch.int64, device=world.device)
+    now = torch.zeros(1, dtype=torch.int64)
     for _ in range(EXCHANGES):
-        dist.recv(now, rank)
-        dist.send(now.fill_(time.time_ns()), rank)
+        dist.recv(now, rank, group)
+        dist.send(now.fill_(time.time_ns()), rank, group)
 
 
-def _ask(world: World) -> int:
+def _ask(group: dist.ProcessGroup | None) -> int:
     """The clock of rank 0 minus that of this rank, in nanoseconds."""
-    answer = torch.zeros(1, dtype=torch.int64, device=world.device)
+    answer = torch.zeros(1, dtype=torch.int64)
     found: list[tuple[int, int]] = []
     for _ in range(EXCHANGES):
         asked_ns = time.time_ns()
-        dist.send(answer, 0)
-        dist.recv(answer, 0)
+        dist.send(answer, 0, group)
+        dist.recv(answer, 0, group)
         heard_ns = time.time_ns()
         found.append((heard_ns - asked_ns, int(answer.item()) - (asked_ns + heard_ns) // 2))
     round_trip_ns, ahead_ns = min(found)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import os
 import sys
 import time
 import uuid
@@ -19,8 +20,15 @@ from systems.processes.waiting import Announcer, waiting
 from systems.processes.watchdog import SLACK, Watchdog
 from systems.schema import InputError
 
+Backend = Literal["gloo", "nccl"]
+"""What carries messages between ranks."""
 PATIENCE_S = 10.0
 """A wait longer than this is announced."""
+CPU_LAUNCHERS = {
+    "emulate": "emulated ranks compute nothing",
+    "shape": "ranks of a shaped run compute on shares of this machine's cores",
+}
+"""The launchers whose ranks are on the CPU, whatever GPUs there are, and why."""
 LOBBY = "lobby"
 """The name of the store's part in which ranks meet before they know in which attempt they are."""
 
@@ -35,8 +43,8 @@ class World:
     """The role of every rank, such as "conv" or "fc"."""
     device: torch.device
     """What this rank computes on."""
-    backend: str
-    """What carries messages: "gloo" or "nccl"."""
+    backend: Backend
+    """What carries messages. gloo carries those of GPUs through the memory of the host."""
     launcher: str
     """What has started the ranks, such as "torchrun"."""
     store: dist.Store
@@ -105,23 +113,27 @@ def start(
     *,
     timeout_s: float,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    backend: Backend = "gloo",
 ) -> World:
     """Meet the other ranks and set up the default process group.
 
     Args:
         roles: the role of every rank, by rank.
         timeout_s: how long to wait, for the others now and for any message later.
-        device: "auto" takes one GPU a rank where this node has enough of them, else the CPU.
+        device: see `choose_device`.
+        backend: what carries messages and collectives.
 
     Raises:
-        InputError: roles for another world size, no GPU for "cuda", or a master's port that is
-            taken.
+        InputError: roles for another world size, no GPU for "cuda", too few for "nccl", or a
+            master's port that is taken.
         TimeoutError: naming the roles and ranks that did not come.
     """
     if len(roles) != place.world_size:
         raise InputError(f"{len(roles)} roles for a world of {place.world_size} ranks")
-    chosen = choose_device(device, place)
-    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    if backend == "nccl":
+        # A receive that waits fills the hardware queue of its stream; by default there are 8.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
+    chosen = choose_device(device, place, backend)
     if place.master_address == LOOPBACK:
         meeting.stay_on_loopback()
     store, place = _meet(place, roles, timeout_s)
@@ -145,22 +157,39 @@ def start(
     )
 
 
-def choose_device(wanted: Literal["auto", "cpu", "cuda"], place: Environment) -> torch.device:
+def choose_device(
+    wanted: Literal["auto", "cpu", "cuda"], place: Environment, backend: Backend = "gloo"
+) -> torch.device:
     """The device of this rank.
 
+    Args:
+        wanted: "auto" takes a GPU if this node has one for every rank, else the CPU. With "cuda",
+            ranks share the GPUs that there are.
+        backend: NCCL takes one rank a GPU.
+
     Raises:
-        InputError: "cuda" where this node has fewer GPUs than ranks.
+        InputError: "cuda" where there is no GPU, or for emulated or shaped ranks; "nccl" where this
+            node has fewer GPUs than ranks.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "cuda" and count < place.local_world_size:
-        raise InputError(
-            f"--device cuda: {place.local_world_size} ranks on this node and {count} GPUs; "
-            "start fewer ranks or use --device cpu"
-        )
-    if wanted == "cpu" or count < place.local_world_size:
+    if place.launcher in CPU_LAUNCHERS:
+        if wanted == "cuda" or backend == "nccl":
+            raise InputError(f"--device cuda: {CPU_LAUNCHERS[place.launcher]}; leave it out")
         return torch.device("cpu")
-    torch.cuda.set_device(place.local_rank)
-    return torch.device("cuda", place.local_rank)
+    enough = count >= place.local_world_size or (count > 0 and place.own_gpu)
+    if backend == "nccl" and (wanted == "cpu" or not enough):
+        raise InputError(
+            f"--transport nccl: {place.local_world_size} ranks on this node and "
+            f"{0 if wanted == 'cpu' else count} GPUs to use, and NCCL takes one rank a GPU; "
+            "leave --transport out"
+        )
+    if wanted == "cuda" and not count:
+        raise InputError("--device cuda: torch sees no GPU on this node; use --device cpu")
+    if wanted == "cpu" or (wanted == "auto" and not enough):
+        return torch.device("cpu")
+    number = 0 if place.own_gpu else place.local_rank % count
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def _meet(

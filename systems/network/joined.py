@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from systems.environment import LOOPBACK, environment, own_address
 from systems.network import meeting
-from systems.network.distributed import PATIENCE_S, World, start, stop
+from systems.network.distributed import PATIENCE_S, Backend, World, start, stop
 from systems.processes.waiting import Announcer
 from systems.processes.watchdog import Watchdog
 from systems.schema import InputError
@@ -31,14 +31,19 @@ _world: World | None = None
 _ours = False
 
 
-def join(device: Literal["auto", "cpu", "cuda"] = "auto", timeout_s: float = TIMEOUT_S) -> World:
+def join(
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    timeout_s: float = TIMEOUT_S,
+    backend: Backend = "gloo",
+) -> World:
     """Meet the other ranks, unless this process has done so before.
 
     Args:
         device: what this rank computes on. "auto" takes a GPU if there is one for each rank, or if
-            the process group that is there already carries GPU tensors.
+            the process group that is there already has NCCL.
         timeout_s: the longest wait for other ranks, at which the run ends. Only the first call
             says it.
+        backend: what carries messages and collectives. Only the first call says it.
 
     Raises:
         InputError: the variables of the launcher are incomplete, there is no such device, or the
@@ -51,9 +56,9 @@ def join(device: Literal["auto", "cpu", "cuda"] = "auto", timeout_s: float = TIM
         if _ours:
             place = environment()
             roles = (ROLE,) * place.world_size
-            _world = start(place, roles, timeout_s=timeout_s, device=device)
+            _world = start(place, roles, timeout_s=timeout_s, device=device, backend=backend)
         else:
-            _world = _adopted(device, timeout_s)
+            _world = _adopted(device, timeout_s, backend)
         atexit.register(_at_exit)
     return _world
 
@@ -78,11 +83,12 @@ def _at_exit() -> None:
         leave()
 
 
-def _adopted(device: str, timeout_s: float) -> World:
+def _adopted(device: str, timeout_s: float, backend: Backend) -> World:
     """The world of the process group that is there already. Its store stays its own: rank 0 serves
     another one."""
     rank, size = dist.get_rank(), dist.get_world_size()
-    chosen = _device_for(device, str(dist.get_backend_config()))
+    backends = str(dist.get_backend_config())
+    chosen = _device_for(device, backends)
     hosts: list[str] = [""] * size
     dist.all_gather_object(hosts, socket.gethostname())
     alone = len(set(hosts)) == 1
@@ -91,7 +97,11 @@ def _adopted(device: str, timeout_s: float) -> World:
     told = [(address, served.port if served else 0)]
     dist.broadcast_object_list(told, src=0)
     watched = meeting.connect(*told[0], timeout_s)
-    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    if backend == "nccl" and (chosen.type == "cpu" or "nccl" not in backends):
+        raise InputError(
+            f"transport=nccl: the process group that is there has the backends {backends}, and "
+            f"this rank is on {chosen.type}; leave it out"
+        )
     roles = (ROLE,) * size
     return World(
         rank=rank,
@@ -103,17 +113,18 @@ def _adopted(device: str, timeout_s: float) -> World:
         timeout_s=timeout_s,
         announcer=Announcer(f"rank {rank}", PATIENCE_S),
         watchdog=Watchdog(rank, roles, watched, timeout_s),
-        everyone=dist.new_group(backend="gloo") if dist.get_backend() != backend else None,
+        everyone=dist.new_group(backend=backend) if dist.get_backend() != backend else None,
     )
 
 
 def _device_for(wanted: str, backends: str) -> torch.device:
     """The device of this rank in a process group with these backends, such as "cpu:gloo"."""
-    has_gpu = torch.cuda.is_available() and "cuda:nccl" in backends
+    carries = "cuda:nccl" in backends or (wanted == "cuda" and "cuda:gloo" in backends)
+    has_gpu = torch.cuda.is_available() and carries
     if wanted == "cuda" and not has_gpu:
         raise InputError(
             f"device=cuda: the process group that is there has the backends {backends}, and a GPU "
-            "needs nccl; initialise it with that, or let the testbed do it"
+            "needs gloo or nccl for CUDA; initialise it with that, or let the testbed do it"
         )
     if has_gpu and wanted != "cpu":
         return torch.device("cuda", torch.cuda.current_device())

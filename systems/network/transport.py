@@ -7,7 +7,8 @@
 A channel is a stream of messages of its own: within it, messages between two ranks arrive in the
 order they were sent; between channels nothing is ordered, and a large message in one does not hold
 up a small one in another. Every wait has a time-out, and its error names the message and the peer;
-systems.processes.watchdog comes before it, and shows what all ranks do.
+systems.processes.watchdog comes before it, and shows what all ranks do. Tensors of GPUs travel as
+systems.network.gpu_transport says.
 """
 
 import queue
@@ -23,11 +24,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from systems.mpi import import_mpi
+from systems.network import streams
 from systems.network.distributed import World
 from systems.processes.waiting import waiting
 from systems.schema import InputError
 
-Slot = queue.Queue[Tensor]
+Slot = queue.Queue[tuple[Tensor, "torch.cuda.Event | None"]]
+"""A message of a rank to itself, and what comes when it is there."""
 
 
 class TransportError(RuntimeError):
@@ -85,6 +88,12 @@ class Transport(ABC):
         self._own_sent: dict[str, deque[Slot]] = {name: deque() for name in channels}
         self._own_awaited: dict[str, deque[Slot]] = {name: deque() for name in channels}
 
+    @property
+    def host_device(self) -> torch.device:
+        """Where a message lies best that the host itself reads: in its memory, if it can travel
+        from there."""
+        return self.world.device if self.world.backend == "nccl" else torch.device("cpu")
+
     def isend(self, tensor: Tensor, peer: int, channel: str) -> Transfer:
         """Start sending a contiguous tensor; leave it unchanged until `wait` returns.
 
@@ -93,9 +102,8 @@ class Transport(ABC):
         """
         self._check(tensor, channel)
         if peer == self.world.rank:
-            self._slot(self._own_awaited[channel], self._own_sent[channel]).put(
-                tensor.detach().clone()
-            )
+            slot = self._slot(self._own_awaited[channel], self._own_sent[channel])
+            slot.put((tensor.detach().clone(), streams.mark(tensor.device)))
             return Transfer("message to itself", lambda: None, self.world)
         with self._lock:
             self.sent_bytes[peer] += tensor.nbytes
@@ -132,9 +140,14 @@ class Transport(ABC):
 
     def _take(self, tensor: Tensor, channel: str) -> Callable[[], None]:
         slot = self._slot(self._own_sent[channel], self._own_awaited[channel])
-        return lambda: void(
-            tensor.copy_(slot.get(timeout=self.world.backend_timeout.total_seconds()))
-        )
+
+        def finish() -> None:
+            message, made = slot.get(timeout=self.world.backend_timeout.total_seconds())
+            streams.take_over(made, [message])
+            tensor.copy_(message)
+            streams.settle(tensor.device)
+
+        return finish
 
     def _slot(self, ready: deque[Slot], new: deque[Slot]) -> Slot:
         """The slot in which the nth message to itself that was sent meets the nth that is awaited.
@@ -187,7 +200,7 @@ class Prefixed(Transport):
 
 
 class TorchTransport(Transport):
-    """Over torch.distributed: gloo for CPU tensors, NCCL for CUDA tensors.
+    """Over gloo, for CPU tensors.
 
     Each channel is a process group with connections of its own. All ranks must make it together.
     """
@@ -262,16 +275,27 @@ class MpiTransport(Transport):
 
 
 def open_transport(kind: str, world: World, channels: Sequence[str]) -> Transport:
-    """Open the transport of this kind, "torch" or "mpi". All ranks must open it together.
+    """Open the transport of this kind: "torch", "nccl" or "mpi". All ranks must open it together.
+
+    "torch" is what carries this world's messages: NCCL if the world has been started with it, else
+    gloo, for GPUs through the memory of the host.
 
     Raises:
-        InputError: MPI is asked for on a GPU, or without mpi4py or mpirun.
+        InputError: MPI is asked for on a GPU, or without mpi4py or mpirun; NCCL in a world of gloo.
     """
-    if kind == "torch":
+    if kind == "mpi":
+        if world.device.type != "cpu":
+            raise InputError("--transport mpi: CPU tensors only; add --device cpu")
+        return MpiTransport(world, channels)
+    if kind == "nccl" and world.backend != "nccl":
+        raise InputError("--transport nccl: the ranks have been started without NCCL")
+    if world.backend == "gloo" and not streams.on_gpu(world.device):
         return TorchTransport(world, channels)
-    if world.device.type != "cpu":
-        raise InputError("--transport mpi: CPU tensors only; add --device cpu")
-    return MpiTransport(world, channels)
+    from systems.network import gpu_transport  # which builds on this file
+
+    if world.backend == "nccl":
+        return gpu_transport.NcclTransport(world, channels)
+    return gpu_transport.PinnedTransport(world, channels)
 
 
 def void(_: object) -> None:

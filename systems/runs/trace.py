@@ -10,7 +10,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -22,13 +22,21 @@ from systems.schema import to_json
 class Tracer:
     """Writes the spans of this rank, on a clock that all ranks share (systems.network.clock)."""
 
-    def __init__(self, folder: Path | None, rank: int, ahead_ns: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        rank: int,
+        ahead_ns: int = 0,
+        settle: Callable[[], object] = lambda: None,
+    ) -> None:
         """Open the file of this rank's spans.
 
         Args:
             folder: the record of the run; None: nothing is written.
             ahead_ns: what must be added to this rank's clock to get the clock of rank 0.
+            settle: waits for what the thread has begun, on a GPU; else a span would end before it.
         """
+        self._settle = settle
         self._rank = rank
         # A monotonic clock: whoever sets the host's moves no span.
         self._zero_ns = time.time_ns() - time.perf_counter_ns() + ahead_ns
@@ -56,9 +64,11 @@ class Tracer:
         if self._file is None:
             yield
             return
+        self._settle()
         start_ns = time.perf_counter_ns()
         try:
             yield
+            self._settle()
         finally:
             event = {
                 "name": name,

@@ -44,7 +44,10 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["run", "--again", "nowhere"], ["nowhere", "no record"]),
         (["run", "--again"], ["--again"]),
         (["run", DIGITS, "--again", "runs/one"], ["--again runs/one: stands first"]),
-        (["run", DIGITS, "--device", "cuda", "--world-size", "99"], ["--device cuda", "GPUs"]),
+        (
+            ["run", DIGITS, "--transport", "nccl", "--world-size", "99"],
+            ["--transport nccl", "GPUs"],
+        ),
         (["run", DIGITS, "--timeout-s", "inf"], ["--timeout-s inf", "a day"]),
         (["run", DIGITS, "--profile", "nope"], ["--profile nope"]),
         (["plan", "stanza", "--model", "vgg16", "--profile", "alexnet"], ["alexnet", "vgg16"]),

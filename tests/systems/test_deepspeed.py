@@ -34,5 +34,5 @@ def test_without_deepspeed_every_option_names_the_way_to_it(
 
 def test_on_a_cpu_no_kernel_is_compiled() -> None:
     pytest.importorskip("deepspeed")
-    deepspeed = import_deepspeed(torch.device("cpu"))
+    deepspeed = import_deepspeed(torch.device("cpu"), "gloo")
     assert not deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"]

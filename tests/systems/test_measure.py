@@ -1,5 +1,7 @@
 """The one timer: quartiles as numpy's, calls as asked for."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -69,3 +71,43 @@ def test_loopback_has_a_rate_and_a_latency() -> None:
     assert link.bandwidth_bits_per_s is not None
     assert link.bandwidth_bits_per_s > 1e6
     assert 0 < link.latency_s < 1
+
+
+def test_laps_sum_the_blocks_since_they_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    times_s = iter([0.0, 1.0, 5.0, 7.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times_s))
+    laps = measure.Laps(torch.device("cpu"))
+    for _ in range(2):
+        with laps.one():
+            pass
+    assert [laps.taken_s(), laps.taken_s()] == [3.0, 0.0]
+
+
+def test_laps_of_a_gpu_are_between_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host is done at once; the GPU works for 5 ms in each block and for 7 ms between them."""
+    now_ms = [0.0]
+    waited: list[float] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.ms = now_ms[0]
+
+        def synchronize(self) -> None:
+            waited.append(self.ms)
+
+        def elapsed_time(self, end: "Event") -> float:
+            return end.ms - self.ms
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    laps = measure.Laps(torch.device("cuda"))
+    for _ in range(3):
+        with laps.one():
+            now_ms[0] += 5
+        now_ms[0] += 7
+    assert not waited
+    assert laps.taken_s() == pytest.approx(0.015)
+    assert waited == [5, 17, 29]
+    assert laps.taken_s() == 0

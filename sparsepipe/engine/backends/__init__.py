@@ -31,6 +31,10 @@ LEAST_CAPABILITY = (8, 0)
 bfloat16, or Triton does not support them."""
 
 
+LEAST_TRITON = (3, 6)
+"""The oldest Triton that `native` uses: the one that belongs to torch 2.10."""
+
+
 class Backend(Protocol):
     """Computes convolutions over a kernel map with N inputs, M outputs and K offsets.
 
@@ -86,6 +90,7 @@ def _runs_triton(device: torch.device) -> bool:
         if torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
             return False
         triton = importlib.import_module("triton")
+        _refuse_old(triton.__version__)
         triton.runtime.driver.active.get_current_target()
     except Exception as error:  # whatever is missing, PyTorch's operators do not need it
         warnings.warn(
@@ -95,6 +100,13 @@ def _runs_triton(device: torch.device) -> bool:
         )
         return False
     return True
+
+
+def _refuse_old(version: str) -> None:
+    """Raise an InputError for a Triton that the kernels are not known to compile with."""
+    if tuple(map(int, version.split(".")[:2])) < LEAST_TRITON:
+        least = ".".join(map(str, LEAST_TRITON))
+        raise InputError(f"Triton {version} is too old; the kernels need {least} or newer")
 
 
 @traceable

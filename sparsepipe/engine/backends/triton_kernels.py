@@ -178,7 +178,7 @@ def convolution_kernel(
                 w_tile = tl.load(
                     w + channels[:, None] * weight_inner_stride, mask=w_mask, other=0.0
                 )
-                total = tl.dot(x_tile, w_tile, total, input_precision=PRECISION)
+                total = tl.dot(x_tile, w_tile, total, input_precision=PRECISION, out_dtype=SUM_TYPE)
         neighbours += height  # the next row of the table
         weight += weight_offset_stride
     # Put the rows, which were sorted for the tiles' sake, where they belong.
@@ -233,7 +233,7 @@ def weight_gradient_kernel(
         y_mask = (pairs < high)[:, None] & (columns < outer)[None, :]
         x = tl.load(features + sources[:, None] * inner + rows[None, :], mask=x_mask, other=0.0)
         y = tl.load(gradient + targets[:, None] * outer + columns[None, :], mask=y_mask, other=0.0)
-        total = tl.dot(tl.trans(x), y, total, input_precision=PRECISION)
+        total = tl.dot(tl.trans(x), y, total, input_precision=PRECISION, out_dtype=SUM_TYPE)
     places = (part.to(tl.int64) * offsets + offset) * inner * outer
     places += rows[:, None] * outer + columns[None, :]
     mask = (rows < inner)[:, None] & (columns < outer)[None, :]

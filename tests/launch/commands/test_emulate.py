@@ -20,6 +20,11 @@ from systems.schema import InputError
 from tests.emulation import needs_emulation
 from tests.kills_emulated import How, disturb
 
+BELIEVING = """
+import torch
+torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
+"""
+"""A Python that begins with this believes that there is a GPU. Ranks that took it would fail."""
 EMULATE = [sys.executable, "-m", "launch", "emulate"]
 SMALL = ["--cluster", "ec2-p3-10g", "--world-size", "4", "--stanza.model", "alexnet"]
 SHORT = ["--stanza.steps", "3", "--stanza.warm-up-steps", "1", "--scale", "100", "--dilate", "1"]
@@ -30,10 +35,17 @@ PATIENCE_S = 90
 def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("emulated") / "record"
     flags = [*SMALL, *SHORT, "--stanza.fc-workers", "1", "--stanza.micro-batches", "2"]
+    (folder.parent / "sitecustomize.py").write_text(BELIEVING)
+    path = os.pathsep.join([str(folder.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [*EMULATE, *flags, "--out", str(folder)], capture_output=True, text=True, timeout=PATIENCE_S
+        [*EMULATE, *flags, "--out", str(folder)],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert " on cpu, torch transport" in done.stdout
     assert "tier emulated (scale 100, dilate 1, undone below)" in done.stdout
     assert "waits of alexnet on V100" in done.stdout
     assert "(simulated: " in done.stdout

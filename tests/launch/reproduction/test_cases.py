@@ -3,9 +3,11 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from launch.reproduction import cases
 from stanza.experiments.simulated import at_rate
@@ -157,3 +159,33 @@ def test_without_root_nothing_is_shaped(
     monkeypatch.setattr(cases, "unavailable", lambda: "not root; run as root")
     assert cases.run_shaped_cases(experiment(), CASES, 1, tmp_path) == {}
     assert "this experiment is left out: not root" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_measured_cases_compute_on_one_kind_of_device(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With GPUs for some world sizes and not for others, "auto" would mix them in a figure."""
+    devices: dict[str, str] = {}
+    planning = SimpleNamespace(
+        plans=lambda jobs: [None] * len(jobs), resolved=lambda job, plan: job
+    )
+
+    def run(job: Job, folders: list[Path]) -> int:
+        for folder in folders:
+            folder.mkdir(parents=True)
+            (folder / "result.json").write_text("{}")
+        return 0
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(cases, "system_of", lambda job: SimpleNamespace(planning=planning))
+    monkeypatch.setattr(
+        cases, "create_record", lambda job, _: devices.update({job.name: job.device})
+    )
+    monkeypatch.setattr(cases, "run_ranks", run)
+    chosen = [Case(name=str(n), options=Options(steps=2), nodes=n) for n in (1, 2, 4)]
+    cases.run_measured_cases(experiment(), chosen, 1, tmp_path / "default")
+    assert list(devices.values()) == ["cpu"] * 3
+    cases.run_measured_cases(experiment(), chosen, 1, tmp_path / "gpu", "cuda")
+    assert list(devices.values()) == ["cuda"] * 3

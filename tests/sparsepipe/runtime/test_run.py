@@ -119,6 +119,14 @@ def run_all(cases: Sequence[Case]) -> tuple[list[Result], list[dict[str, Tensor]
     """One rank's steps of every case, the trained network on rank 0, what inference computed; and
     the user's network."""
     world = start(environment(), roles(cases[0].schedule), timeout_s=60, device="cpu")
+    results = run_cases(cases, world)
+    of_user = run_own(world)
+    stop(world)
+    return results, of_user
+
+
+def run_cases(cases: Sequence[Case], world: World) -> list[Result]:
+    """One rank's steps of every case, the trained network on rank 0, what inference computed."""
     results = []
     for case in cases:
         network = build(case.model)
@@ -146,9 +154,7 @@ def run_all(cases: Sequence[Case]) -> tuple[list[Result], list[dict[str, Tensor]
         done = list(steps)
         collect_weights(case.schedule, stages, here)
         results.append((done, network.state_dict() if world.rank == 0 else {}, outputs))
-    of_user = run_own(world)
-    stop(world)
-    return results, of_user
+    return results
 
 
 @cache

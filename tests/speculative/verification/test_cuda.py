@@ -7,10 +7,12 @@ no concurrency between blocks and no GPU arithmetic: those are tested on a GPU a
 import ctypes
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ctypes import byref, c_void_p
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -37,25 +39,34 @@ def emulated_source() -> str:
     return text
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    folder = tmp_path_factory.mktemp("emulated")
+def build_emulated(folder: Path) -> Path:
+    """Build the emulated kernels in a folder; returns the library."""
     (folder / "verify.cpp").write_text(emulated_source())
     flags = ["-std=c++17", "-O1", "-shared", "-fPIC", f"-I{build.SOURCES}", f"-I{EMULATION}"]
     path = folder / "emulated.so"
     command = ["g++", *flags, str(folder / "verify.cpp"), "-o", str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return path
+
+
+def load_emulated(path: Path) -> ctypes.CDLL:
+    """Load what `build_emulated` has built."""
     found = ctypes.CDLL(str(path))
     found.speculative_workspace_bytes.restype = ctypes.c_int64
     return found
 
 
-@pytest.fixture
-def emulated(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return load_emulated(build_emulated(tmp_path_factory.mktemp("emulated")))
+
+
+@contextmanager
+def emulating(emulated: Callable[[], ctypes.CDLL]) -> Iterator[None]:
     """`verify` on CPU tensors runs the emulated kernels, with a workspace that holds rubbish."""
 
-    def run(_: ctypes.CDLL, problem: kernels.Problem, out: Tensor) -> None:
+    def run(library: ctypes.CDLL, problem: kernels.Problem, out: Tensor) -> None:
         size = library.speculative_workspace_bytes(byref(problem))
         guard = 64
         workspace = torch.full((size + guard,), 0xA5, dtype=torch.uint8)
@@ -63,9 +74,16 @@ def emulated(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         assert library.speculative_verify_cuda(byref(problem), address, None) == 0
         assert bool((workspace[size:] == 0xA5).all())
 
-    with monkeypatch.context() as patch:
-        patch.setattr(kernels, "_library", lambda _: library)
-        patch.setattr(kernels, "_launch", run)
+    def found(_: torch.device) -> ctypes.CDLL:
+        return emulated()
+
+    with mock.patch.object(kernels, "_library", found), mock.patch.object(kernels, "_launch", run):
+        yield
+
+
+@pytest.fixture
+def emulated(library: ctypes.CDLL) -> Iterator[None]:
+    with emulating(lambda: library):
         yield
 
 

@@ -28,7 +28,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many ranks shared this machine in each of its (made up) measurements."""
     ranks: list[int] = []
 
-    def measure(options: Options, world_size: int) -> ModelProfile:
+    def measure(options: Options, world_size: int, device: str) -> ModelProfile:
         ranks.append(world_size)
         return replace(SHIPPED, device="cpu", source="made up")
 

@@ -26,7 +26,7 @@ from stanza.train.loop import training_steps
 from stanza.train.workload import real_workload
 from stanza.workers.conv_worker import from_wire, to_wire
 from systems.environment import environment
-from systems.network.distributed import start, stop
+from systems.network.distributed import Backend, start, stop
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
 from tests.ranks import run_ranks
@@ -88,7 +88,7 @@ class Outcome:
         return [steps[-1].metrics[name] for steps in self.steps]
 
 
-def train(case: Case) -> tuple[list[Step], State | None]:
+def train(case: Case, backend: Backend = "gloo") -> tuple[list[Step], State | None]:
     """One rank's run: its steps and, on rank 0, the trained parameters."""
     models = []
     workload = real_workload(case.options, case.layout, seed=case.seed)
@@ -97,7 +97,8 @@ def train(case: Case) -> tuple[list[Step], State | None]:
         models.append(workload.build())
         return models[-1]
 
-    world = start(environment(), case.layout.roles, timeout_s=60, device="cpu")
+    place, roles = environment(), case.layout.roles
+    world = start(place, roles, timeout_s=60, device="cpu", backend=backend)
     steps = training_steps(
         case.options,
         case.layout,
@@ -129,7 +130,7 @@ def single(options: Options = OPTIONS, seed: int = 3) -> Outcome:
     return outcome(Case(1, options=whole, seed=seed))
 
 
-def train_in_double(case: Case) -> tuple[list[Step], State | None]:
+def train_in_double(case: Case, backend: Backend = "gloo") -> tuple[list[Step], State | None]:
     """One rank's run, all in float64; its accuracy, which is measured in float32, is left out."""
     torch.set_default_dtype(torch.float64)
     batches = stanza.train.loop.local_batches
@@ -140,7 +141,8 @@ def train_in_double(case: Case) -> tuple[list[Step], State | None]:
 
     stanza.train.loop.local_batches = in_double  # type: ignore[assignment]
     stanza.train.evaluation.accuracy = lambda *_, **__: 0.0  # type: ignore[attr-defined]
-    return train(replace(case, options=replace(case.options, cut_dtype="float64")))  # type: ignore[arg-type]
+    exact: Any = {"cut_dtype": "float64"}
+    return train(replace(case, options=replace(case.options, **exact)), backend)
 
 
 @functools.cache

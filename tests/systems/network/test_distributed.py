@@ -3,7 +3,7 @@
 import dataclasses
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,25 +168,80 @@ def test_slurm_without_any_master_is_refused() -> None:
 # Devices
 
 
-def test_cpu_is_taken_where_it_is_asked_for() -> None:
+@pytest.fixture
+def with_gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """Make torch believe that so many GPUs are here; the list gets those that are chosen."""
+
+    def believe(count: int) -> list[int]:
+        chosen: list[int] = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+        return chosen
+
+    return believe
+
+
+WithGpus = Callable[[int], list[int]]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
+def test_cpu_is_taken_where_it_is_asked_for(count: int, with_gpus: WithGpus) -> None:
+    assert not with_gpus(count)
     assert choose_device("cpu", PLACE) == torch.device("cpu")
 
 
-def test_too_few_gpus_mean_the_cpu_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_too_few_gpus_mean_the_cpu(count: int, with_gpus: WithGpus) -> None:
+    with_gpus(count)
     assert choose_device("auto", PLACE) == torch.device("cpu")
-    with pytest.raises(InputError, match="4 ranks on this node and 3 GPUs"):
+
+
+def test_enough_gpus_give_each_rank_its_own(with_gpus: WithGpus) -> None:
+    chosen = with_gpus(4)
+    assert choose_device("auto", PLACE) == torch.device("cuda", 1)
+    assert choose_device("auto", PLACE, "nccl") == torch.device("cuda", 1)
+    assert chosen == [1, 1]
+
+
+@pytest.mark.parametrize(("count", "number"), [(1, 0), (2, 1), (3, 1)])
+def test_ranks_share_gpus_where_they_are_asked_to(
+    count: int, number: int, with_gpus: WithGpus
+) -> None:
+    with_gpus(count)
+    assert choose_device("cuda", PLACE) == torch.device("cuda", number)
+    with pytest.raises(InputError, match=f"nccl: 4 ranks on this node and {count} GPUs to use"):
+        choose_device("cuda", PLACE, "nccl")
+
+
+def test_cuda_needs_a_gpu(with_gpus: WithGpus) -> None:
+    with_gpus(0)
+    with pytest.raises(InputError, match="--device cuda: torch sees no GPU on this node"):
         choose_device("cuda", PLACE)
 
 
-def test_enough_gpus_give_each_rank_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen: list[int] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    assert choose_device("auto", PLACE) == torch.device("cuda", 1)
-    assert chosen == [1]
+@pytest.mark.parametrize("launcher", ["emulate", "shape"])
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
+def test_emulated_and_shaped_ranks_are_on_the_cpu(
+    count: int, launcher: Any, with_gpus: WithGpus
+) -> None:
+    """Each is a node of its own with one rank, so a GPU would be enough for every one of them."""
+    assert not with_gpus(count)
+    place = dataclasses.replace(PLACE, launcher=launcher, local_rank=0, local_world_size=1)
+    assert choose_device("auto", place) == torch.device("cpu")
+    with pytest.raises(InputError, match=r"--device cuda: .*; leave it out"):
+        choose_device("cuda", place)
+
+
+def test_tasks_of_slurm_that_see_a_gpu_of_their_own_take_it(with_gpus: WithGpus) -> None:
+    bound = environment(SLURM | {"CUDA_VISIBLE_DEVICES": "3", "SLURM_GPUS_ON_NODE": "4"})
+    shared = environment(SLURM | {"CUDA_VISIBLE_DEVICES": "0", "SLURM_GPUS_ON_NODE": "1"})
+    everyone = environment(SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_GPUS_ON_NODE": "4"})
+    assert [place.own_gpu for place in (bound, shared, everyone)] == [True, False, False]
+    with_gpus(1)
+    assert choose_device("auto", bound) == torch.device("cuda", 0)
+    assert choose_device("auto", bound, "nccl") == torch.device("cuda", 0)
+    assert choose_device("auto", shared) == torch.device("cpu")
 
 
 # Meeting

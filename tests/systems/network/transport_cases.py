@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from systems.environment import environment
-from systems.network.distributed import World, start, stop
+from systems.network.distributed import Backend, World, start, stop
 from systems.network.transport import (
     MpiTransport,
     Transfer,
@@ -317,11 +317,14 @@ CASES: tuple[Callable[[Transport, World], None], ...] = (
 NAMES = tuple(case.__name__ for case in CASES)
 
 
-def run_cases(kind: str) -> Outcome:
-    """One rank's part of all cases, each with a transport of its own."""
-    world = start(environment(), ROLES, timeout_s=TIMEOUT_S, device="cpu")
+def run_cases(kind: str, names: Sequence[str] = NAMES) -> Outcome:
+    """One rank's part of the named cases, each with a transport of its own."""
+    backend: Backend = "nccl" if kind == "nccl" else "gloo"
+    world = start(environment(), ROLES, timeout_s=TIMEOUT_S, device="cpu", backend=backend)
     outcome: Outcome = {}
     for name, case in zip(NAMES, CASES, strict=True):
+        if name not in names:
+            continue
         transport = open_transport(kind, world, CHANNELS)
         try:
             case(transport, world)

@@ -47,6 +47,19 @@ def test_join_is_a_chrome_trace_of_all_ranks(tmp_path: Path) -> None:
     assert min(event["ts"] for event in complete) == 0
 
 
+def test_a_span_waits_for_what_the_thread_has_begun(tmp_path: Path) -> None:
+    """On a GPU: before it, so that it holds its own work alone, and at its end."""
+    order: list[str] = []
+    tracer = Tracer(tmp_path, 0, settle=lambda: order.append("settled"))
+    with tracer.span("forward"):
+        order.append("begun")
+    tracer.close()
+    assert order == ["settled", "begun", "settled"]
+    with Tracer(None, 0, settle=lambda: order.append("never")).span("forward"):
+        pass
+    assert "never" not in order
+
+
 def test_spans_nest(tmp_path: Path) -> None:
     tracer = Tracer(tmp_path, 0)
     with tracer.span("step"):

@@ -1,6 +1,7 @@
 """The fused kernels: interpreted on the CPU, compiled ahead of time for a GPU, and run on one."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,11 +52,11 @@ def test_interpreted() -> None:
 @pytest.mark.parametrize(
     ("dtype", "precision", "instruction"),
     [
-        (torch.float16, "ieee", "f32.f16.f16"),
-        (torch.bfloat16, "ieee", "f32.bf16.bf16"),
-        (torch.float32, "ieee", "fma.rn.f32"),
-        (torch.float32, "tf32", "tf32.tf32"),
-        (torch.float64, "ieee", "mma.sync.aligned.m8n8k4.row.col.f64"),
+        (torch.float16, "ieee", r"f32\.f16\.f16"),
+        (torch.bfloat16, "ieee", r"f32\.bf16\.bf16"),
+        (torch.float32, "ieee", r"fma\.rn\.f32"),
+        (torch.float32, "tf32", r"tf32\.tf32"),
+        (torch.float64, "ieee", r"mma\.sync\..*\.f64"),  # of a shape that Triton chooses
     ],
 )
 def test_compiles_for_hopper(
@@ -79,7 +80,7 @@ def test_compiles_for_hopper(
         (fused.weight_gradient_kernel, backward),
     ]:
         compiled = _compiled(kernel, tile, dtype, aligned=channels % 16 == 0)
-        assert instruction in compiled.asm["ptx"]
+        assert re.search(instruction, compiled.asm["ptx"])
         assert compiled.metadata.shared <= SHARED_BYTES
         usage = _resource_usage(compiled.asm["cubin"], tmp_path)
         assert "LOCAL:0 " in usage
