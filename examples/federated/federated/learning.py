@@ -1,0 +1,212 @@
+"""Learning along a schedule: the server's side of every update, and a whole job in one process."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from federated.clients import Trainer, Update, all_samples
+from federated.clock import Wire, durations_of, play
+from federated.coordinator import Coordinator, Flight, Outcome
+from federated.data import opened, spread
+from federated.durations import Durations
+from federated.masks import Masks
+from federated.networks import build
+from federated.options import Options
+from federated.planning import FederatedPlan, durations, policy
+from federated.server import Server
+from federated.uploads import Codec, codec_of
+from systems.data.dataset import Data
+from systems.job import Job
+
+
+class Client(Protocol):
+    """Whoever makes updates."""
+
+    def update(self, start: Tensor, client: int, number: int) -> Update:
+        """Train a client from `start`, in the flight of this number."""
+        ...
+
+
+@dataclass
+class Learner:
+    """The server's side of learning: the models that clients have got, and what arrives."""
+
+    coordinator: Coordinator
+    server: Server
+    codec: Codec
+    masks: Masks | None = None
+    models: dict[int, Tensor] = field(default_factory=dict)
+    """The models that clients who train now have got, by version."""
+    staleness: int = 0
+    """The sum over the updates in the buffer."""
+
+    def __post_init__(self) -> None:
+        self.keep_model()
+
+    def model(self, version: int) -> Tensor:
+        """The model of a version that somebody has got, or of the newest."""
+        return self.models[version]
+
+    def keep_model(self) -> None:
+        """Keep the newest model, and drop those that nobody trains from any more."""
+        needed = {flight.version for flight in self.coordinator.flights.values()}
+        self.models = {version: m for version, m in self.models.items() if version in needed}
+        self.models[self.coordinator.version] = self.server.snapshot()
+
+    def message(self, flight: Flight, update: Update, start: Tensor) -> Tensor:
+        """What the client of a flight uploads."""
+        if self.masks is not None:
+            return self.masks.hide(update.delta, flight.number)
+        return self.codec.encode(update.delta, start, flight.number)
+
+    def receive(
+        self, flight: Flight, message: Tensor, samples: int, outcome: Outcome, stepped: bool
+    ) -> None:
+        """Take what has arrived, as the coordinator says."""
+        if self.masks is not None and outcome == "lost":
+            self.masks.drop(flight.number)
+        if outcome != "taken":
+            return
+        staleness = self.coordinator.version - stepped - flight.version
+        self.staleness += staleness
+        if self.masks is not None:
+            self.masks.add(message, flight.number)
+            if stepped:
+                self.server.sum.copy_(self.masks.total(flight.number, self.server.sum))
+        else:
+            start = self.model(flight.version)
+            delta = self.codec.decode(message, start, flight.number)
+            self.server.take(delta, staleness=staleness, samples=samples, start=start)
+        if stepped:
+            self.server.step()
+            self.keep_model()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a job is made of in one process."""
+
+    data: Data
+    trainer: Trainer
+    learner: Learner
+    durations: Durations
+    speed_ranks: list[float] | None
+    """By client, the share of the clients that are faster, where speed follows the data."""
+
+
+def make_parts(
+    job: Job,
+    plan: FederatedPlan,
+    device: torch.device,
+    data: Data | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Parts:
+    """Read the data, spread them, and make the network, all from the job's seed."""
+    options: Options = job.options
+    data = data or opened(options)
+    images, labels = all_samples(data, device)
+    shards = spread(labels.cpu().numpy(), options, job.seed)
+    torch.manual_seed(job.seed)
+    network = build(options.model, options.data).to(device, dtype)
+    trainer = Trainer(network, (images.to(dtype), labels), shards, options, job.seed)
+    rows = plan.concurrency if job.checkpoint_every and job.world_size == 1 else 0
+    server = Server(trainer.flat.weights, options, plan.goal, shards.mean_samples, rows)
+    return Parts(
+        data=data,
+        trainer=trainer,
+        learner=Learner(
+            coordinator=Coordinator(policy(job, plan), job.seed),
+            server=server.to(device),
+            codec=codec_of(options, network, job.seed),
+            masks=Masks(plan.goal, job.seed) if options.masked else None,
+        ),
+        durations=durations(options),
+        speed_ranks=shards.speed_ranks(job.seed) if options.speed_follows_data else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """What led to one step of the server."""
+
+    clock_s: float
+    """When it was, on the virtual clock."""
+    samples: int
+    """How many samples clients have trained on for it."""
+    loss_sum: float
+    """The sum of their losses."""
+    staleness: float
+    """The mean over its updates."""
+
+    def metrics(self, coordinator: Coordinator) -> dict[str, float]:
+        """What a record says of the step, beside its seconds here."""
+        outcomes = coordinator.outcomes
+        wasted = sum(outcomes.values()) - outcomes["taken"]
+        return {
+            "clock_s": self.clock_s,
+            "samples": self.samples,
+            "loss_sum": self.loss_sum,
+            "staleness": self.staleness,
+            "updates": outcomes["taken"],
+            "wasted_updates": wasted,
+        }
+
+
+def learn(job: Job, parts: Parts, wire: Wire, first: int = 0) -> Iterator[Stepped]:
+    """Do the server steps after the first ones, for ever: clients train for real, one after the
+    other, along a virtual clock.
+
+    Args:
+        first: the steps that are done. The clock plays them again, for what it does follows from
+            the seed; `restored` gives back what clients had got.
+    """
+    learner, options = parts.learner, job.options
+    coordinator = learner.coordinator
+    duration_s = durations_of(
+        parts.durations, job.seed, ranks=parts.speed_ranks, steady=options.steady
+    )
+    samples, loss_sum = 0, 0.0
+    for event in play(coordinator, wire, duration_s):
+        flight = event.flight
+        if coordinator.version - event.stepped < first:
+            if event.stepped and coordinator.version == first:
+                restored(learner)
+            continue
+        if event.outcome == "taken":
+            start = learner.model(flight.version)
+            update = parts.trainer.update(start, flight.client, flight.number)
+            message = learner.message(flight, update, start)
+            samples, loss_sum = samples + update.trained, loss_sum + update.loss_sum
+            learner.receive(flight, message, update.samples, event.outcome, event.stepped)
+        else:
+            learner.receive(flight, torch.empty(0), 0, event.outcome, False)
+        if event.stepped:
+            goal = coordinator.policy.goal
+            yield Stepped(
+                clock_s=event.time_s,
+                samples=samples,
+                loss_sum=loss_sum,
+                staleness=learner.staleness / goal,
+            )
+            samples, loss_sum, learner.staleness = 0, 0.0, 0
+
+
+def keep(learner: Learner) -> None:
+    """Write the models that clients have got into the server's buffer for checkpoints."""
+    for row, flight in zip(learner.server.started, _by_number(learner), strict=False):
+        row.copy_(learner.model(flight.version))
+
+
+def restored(learner: Learner) -> None:
+    """Take them from there; the flights are those of the step at which they were kept."""
+    learner.keep_model()
+    for row, flight in zip(learner.server.started, _by_number(learner), strict=False):
+        learner.models.setdefault(flight.version, row.clone())
+
+
+def _by_number(learner: Learner) -> list[Flight]:
+    flights = learner.coordinator.flights
+    return [flights[number] for number in sorted(flights)]
