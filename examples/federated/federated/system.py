@@ -1,7 +1,7 @@
 """The object that the testbed finds, and all that needs no torch: plans, simulation, results."""
 
 import dataclasses
-from itertools import takewhile
+from collections.abc import Sequence
 from math import ceil
 from statistics import mean
 from typing import Any
@@ -56,12 +56,13 @@ def simulated(job: Job) -> Simulated:
         steady=options.steady,
     )
     coordinator = Coordinator(policy(job, made), job.seed)
-    events: list[Event] = list(
-        takewhile(lambda _: coordinator.version < options.steps, play(coordinator, of, seconds))
-    )
-    times_s = [0.0, *(event.time_s for event in events if event.stepped)]
-    warm = int(WARM * options.steps)
-    step_s = (times_s[-1] - times_s[warm]) / (len(times_s) - 1 - warm)
+    events: list[Event] = []
+    for event in play(coordinator, of, seconds):
+        events.append(event)
+        if coordinator.version == options.steps:
+            break
+    times_s = [event.time_s for event in events if event.stepped]
+    step_s = steady_s(times_s)
     samples = made.goal * options.local_epochs * TRAIN[options.data] / options.clients
     taken = [e.flight.version for e in events if e.outcome == "taken"]
     result = {
@@ -79,6 +80,13 @@ def simulated(job: Job) -> Simulated:
     ]
     what = f"{options.scheme}, {made.concurrency} clients at once, on {job.cluster}"
     return Simulated(job=job, plan=made, spans=spans, result=result, what=what)
+
+
+def steady_s(times_s: Sequence[float]) -> float:
+    """The mean seconds of a step, of those after the first ones."""
+    times_s = [0.0, *times_s]
+    warm = int(WARM * (len(times_s) - 1))
+    return (times_s[-1] - times_s[warm]) / (len(times_s) - 1 - warm)
 
 
 def _mean_staleness(coordinator: Coordinator) -> float:
@@ -118,15 +126,14 @@ def summarize(
         counted = window.summarize([[*server[:-1], rank[-1]]], 1, samples, emulation)
         found["bytes_per_step"] += counted["bytes_per_step"]
     clocks_s = [m["clock_s"] / dilate for m in steps]
-    warm = int(WARM * len(steps))
     tested = [m for m in steps if "test_accuracy" in m]
     return found | {
         "predicted_step_s": made.step_s,
         "clock": "virtual" if job.world_size == 1 else "real",
         "clock_s": clocks_s[-1],
-        "clock_step_s": (clocks_s[-1] - clocks_s[warm]) / max(1, len(clocks_s) - 1 - warm),
+        "clock_step_s": steady_s(clocks_s),
         "closed_form_step_s": closed_form_s(job, made, wire(job)) if job.world_size == 1 else None,
-        "staleness": mean(m["staleness"] for m in steps[warm:]),
+        "staleness": mean(m["staleness"] for m in steps[int(WARM * len(steps)) :]),
         "updates": steps[-1]["updates"],
         "wasted_updates": steps[-1]["wasted_updates"],
         "download_bytes": download_bytes(job.options),

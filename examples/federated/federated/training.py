@@ -12,6 +12,7 @@ from torch import Tensor
 from federated.clients import Update
 from federated.clock import durations_of
 from federated.coordinator import Coordinator, Flight
+from federated.data import TRAIN
 from federated.learning import Client, Learner, Parts, Stepped, keep, learn, make_parts
 from federated.options import Options
 from federated.planning import (
@@ -203,7 +204,9 @@ class Waiting:
         options: Options = job.options
         self._seconds = durations_of(durations(options), job.seed, steady=options.steady)
         self._dies_after, self._dilate = learner.coordinator.dies_after, emulation.dilate
-        self._update = Update(torch.zeros(values), 1, 1, 0.0)
+        samples = TRAIN[options.data] // options.clients
+        trained = samples * options.local_epochs
+        self._update = Update(torch.zeros(values), samples, trained, 0.0)
 
     def update(self, start: Tensor, client: int, number: int) -> Update:
         """Wait as long as the client trains, or until it dies."""
