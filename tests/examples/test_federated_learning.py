@@ -102,7 +102,7 @@ def test_rounds_are_those_of_plain_loops(scheme: str, changes: Any, way: Any) ->
 
 
 def test_a_buffer_for_everybody_whose_clients_are_equally_fast_is_fedavg() -> None:
-    same = {"concurrency": 5, "least_s": 1.0}
+    same: Any = {"concurrency": 5, "least_s": 1.0}
     found = learnt(scheme="fedbuff", buffer_size=5, staleness_weight="polynomial", **same)
     assert torch.equal(found, learnt(scheme="fedavg", **same))
 
@@ -112,7 +112,7 @@ def test_the_order_in_which_a_round_ends_does_not_matter() -> None:
 
 
 def test_one_client_at_a_time_is_sequential_sgd() -> None:
-    one = {"concurrency": 1, "scheme": "fedasync"}
+    one: Any = {"concurrency": 1, "scheme": "fedasync"}
     reference = Reference(**one)
     weights, coordinator = reference.weights, reference.parts.learner.coordinator
     for _ in range(6):
@@ -139,7 +139,7 @@ def test_updates_start_from_the_model_that_their_client_got(
     versions, waiting, largest = [reference.weights], list[Tensor](), 0
     seen = parts.learner.receive
 
-    def watched(flight: Any, message: Any, samples: int, outcome: Any, stepped: bool) -> None:
+    def watched(flight: Any, *received: Any) -> None:
         nonlocal largest
         start, now = versions[flight.version], versions[-1]
         model = reference.trained(start, flight.client, flight.number)
@@ -149,9 +149,9 @@ def test_updates_start_from_the_model_that_their_client_got(
         if len(waiting) == goal:
             versions.append(now - rate * torch.stack(waiting).sum(0) / goal)
             waiting.clear()
-        seen(flight, message, samples, outcome, stepped)
+        seen(flight, *received)
 
-    parts.learner.receive = watched  # type: ignore[method-assign]
+    parts.learner.receive = watched  # type: ignore[method-assign, assignment]
     list(islice(learn(job, parts, wire(job)), 12))
     equal(parts.learner.server.snapshot(), versions[-1])
     assert largest > 1

@@ -78,8 +78,8 @@ def test_nobody_waits_and_every_update_counts_once(tmp_path: Path) -> None:
 
 
 def test_a_server_that_goes_on_ends_as_one_that_nothing_interrupted(tmp_path: Path) -> None:
-    """With momentum, and with clients that die. In rounds nothing is in the air at a checkpoint."""
-    options = replace(SMALL, scheme="fedavgm", server_learning_rate=0.5, lost=0.2)
+    """With momentum. In rounds nothing is in the air at a checkpoint."""
+    options = replace(SMALL, scheme="fedavgm", server_learning_rate=0.5)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run_ranks(3, served, options, whole, 4)
     run_ranks(3, served, replace(options, steps=5), cut, 4)

@@ -127,7 +127,9 @@ def test_masks_hide_every_update_and_cancel_in_the_sum() -> None:
     for i in (2, 0, 3, 1):
         masks.add(messages[i], 8 + i)
     total = masks.total(8, deltas[0].double())
-    torch.testing.assert_close(total, sum(deltas).double(), rtol=0, atol=4 * 2**-21 + 1e-7)
+    torch.testing.assert_close(
+        total, torch.stack(deltas).double().sum(0), rtol=0, atol=4 * 2**-21 + 1e-7
+    )
 
 
 def test_a_masked_job_learns_as_an_open_one_up_to_rounding() -> None:

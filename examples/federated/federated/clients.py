@@ -12,17 +12,24 @@ from systems.data.dataset import Batch, Data
 
 
 @dataclass(frozen=True)
+class Counts:
+    """What a client tells of its training, beside the update."""
+
+    samples: int = 0
+    """How many samples it has."""
+    trained: int = 0
+    """How many it has trained on, over all its epochs."""
+    loss_sum: float = 0.0
+    """The sum of their losses, each before its step."""
+
+
+@dataclass(frozen=True)
 class Update:
     """What comes of a flight."""
 
     delta: Tensor
     """The model that the client has got less the one that it has made, [P]."""
-    samples: int
-    """How many samples the client has."""
-    trained: int
-    """How many samples it has trained on, over all its epochs."""
-    loss_sum: float
-    """The sum of their losses, each before its step."""
+    counts: Counts
 
 
 class Flat:
@@ -83,7 +90,7 @@ class Trainer:
                 flat.weights.sub_(flat.gradient, alpha=options.learning_rate)
                 loss_sum += loss.detach().cpu() * len(batch)
         trained = len(labels) * options.local_epochs
-        return Update(start - flat.weights, len(labels), trained, loss_sum.item())
+        return Update(start - flat.weights, Counts(len(labels), trained, loss_sum.item()))
 
 
 def all_samples(data: Data, device: torch.device) -> Batch:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from federated.coordinator import Coordinator, Flight, Outcome
-from federated.durations import DURATION, SPEEDS, Durations, draws
+from federated.durations import DURATION, SPEEDS, Durations, drawn
 from systems.clusters.cluster import Cluster, Link
 
 
@@ -69,6 +69,8 @@ class Event:
     """Whether the server stepped then."""
     started_s: float
     """When the flight has started."""
+    staleness: int
+    """How many steps the server has done since then, before this one."""
 
 
 def durations_of(
@@ -85,8 +87,8 @@ def durations_of(
         if ranks is not None:
             return durations.quantile_s(ranks[flight.client])
         if steady:
-            return durations.quantile_s(draws(seed, SPEEDS, flight.client).random())
-        return durations.quantile_s(draws(seed, DURATION, flight.number).random())
+            return durations.quantile_s(drawn(seed, SPEEDS, flight.client))
+        return durations.quantile_s(drawn(seed, DURATION, flight.number))
 
     return seconds
 
@@ -117,4 +119,5 @@ def play(
             heapq.heappush(heap, (there_s, number, flight, "arrived"))
             continue
         outcome, stepped = coordinator.arrived(number, alive=what == "arrived")
-        yield Event(now_s, flight, outcome, stepped, began_s.pop(number))
+        staleness = coordinator.version - stepped - flight.version
+        yield Event(now_s, flight, outcome, stepped, began_s.pop(number), staleness)

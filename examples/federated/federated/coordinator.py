@@ -15,9 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-import numpy as np
-
-from federated.durations import CHOICE, LOSS, draws
+from federated.durations import CHOICE, LOSS, drawn
 
 Outcome = Literal["taken", "stale", "late", "lost", "spoilt"]
 """What becomes of a flight: its update goes into the buffer; is too stale; comes after its round
@@ -104,8 +102,8 @@ class Coordinator:
         """The share of its training after which the client of a flight dies; None: it lives."""
         if not self.policy.lost:
             return None
-        chance, share = draws(self.seed, LOSS, flight.number).random(2)
-        return float(share) if chance < self.policy.lost else None
+        draw = drawn(self.seed, LOSS, flight.number)  # below the chance it is even in itself
+        return draw / self.policy.lost if draw < self.policy.lost else None
 
     def arrived(self, number: int, *, alive: bool = True) -> tuple[Outcome, bool]:
         """A flight has ended: says what becomes of it, and whether the server steps now.
@@ -172,10 +170,8 @@ class Coordinator:
 
 def _choose(clients: int, busy: set[int], seed: int, number: int) -> int:
     """A client for a flight, drawn evenly from those that do not train."""
-    generator = draws(seed, CHOICE, number)
-    if 2 * len(busy) < clients:
-        while (client := int(generator.integers(clients))) in busy:
-            pass
-        return client
-    free = np.setdiff1d(np.arange(clients), np.fromiter(busy, dtype=np.int64, count=len(busy)))
-    return int(free[generator.integers(len(free))])
+    again, client = 0, -1
+    while client < 0 or client in busy:
+        client = int(drawn(seed, CHOICE, number, again) * clients)
+        again += 1
+    return client

@@ -9,7 +9,9 @@ Times are least + (mean - least) x, where x >= 0 has mean 1:
 Every time is the quantile of an even draw, so that a distribution is its quantile function alone.
 """
 
+import hashlib
 import math
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -33,6 +35,13 @@ def draws(seed: int, purpose: int, number: int) -> np.random.Generator:
     """The random numbers of one purpose for one flight, client or step. Whoever asks for them, in
     whatever process and order, gets the same."""
     return np.random.default_rng((seed, purpose, number))
+
+
+def drawn(seed: int, purpose: int, number: int, again: int = 0) -> float:
+    """A single even draw in (0, 1), with the same promise: a hash is quicker than a generator."""
+    key = struct.pack("<4Q", seed, purpose, number, again)
+    word = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+    return (word + 0.5) / 2**64
 
 
 @dataclass(frozen=True, kw_only=True)

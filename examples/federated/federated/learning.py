@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from federated.clients import Trainer, Update, all_samples
+from federated.clients import Counts, Trainer, Update, all_samples
 from federated.clock import Wire, durations_of, play
 from federated.coordinator import Coordinator, Flight, Outcome
 from federated.data import opened, spread
@@ -41,7 +41,9 @@ class Learner:
     models: dict[int, Tensor] = field(default_factory=dict)
     """The models that clients who train now have got, by version."""
     staleness: int = 0
-    """The sum over the updates in the buffer."""
+    """The sum over the updates in the buffer; so are the samples and losses below."""
+    samples: int = 0
+    loss_sum: float = 0.0
 
     def __post_init__(self) -> None:
         self.keep_model()
@@ -63,7 +65,7 @@ class Learner:
         return self.codec.encode(update.delta, start, flight.number)
 
     def receive(
-        self, flight: Flight, message: Tensor, samples: int, outcome: Outcome, stepped: bool
+        self, flight: Flight, counts: Counts, message: Tensor, outcome: Outcome, stepped: bool
     ) -> None:
         """Take what has arrived, as the coordinator says."""
         if self.masks is not None and outcome == "lost":
@@ -72,6 +74,8 @@ class Learner:
             return
         staleness = self.coordinator.version - stepped - flight.version
         self.staleness += staleness
+        self.samples += counts.trained
+        self.loss_sum += counts.loss_sum
         if self.masks is not None:
             self.masks.add(message, flight.number)
             if stepped:
@@ -79,10 +83,25 @@ class Learner:
         else:
             start = self.model(flight.version)
             delta = self.codec.decode(message, start, flight.number)
-            self.server.take(delta, staleness=staleness, samples=samples, start=start)
+            self.server.take(delta, staleness=staleness, samples=counts.samples, start=start)
         if stepped:
             self.server.step()
             self.keep_model()
+
+    def metrics(self, clock_s: float) -> dict[str, float]:
+        """What a record says of the step that was done at a second of the clock, beside its
+        seconds here; begins to count for the next."""
+        outcomes = self.coordinator.outcomes
+        found = {
+            "clock_s": clock_s,
+            "samples": self.samples,
+            "loss_sum": self.loss_sum,
+            "staleness": self.staleness / self.coordinator.policy.goal,
+            "updates": outcomes["taken"],
+            "wasted_updates": sum(outcomes.values()) - outcomes["taken"],
+        }
+        self.staleness, self.samples, self.loss_sum = 0, 0, 0.0
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,70 +147,32 @@ def make_parts(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stepped:
-    """What led to one step of the server."""
-
-    clock_s: float
-    """When it was, on the virtual clock."""
-    samples: int
-    """How many samples clients have trained on for it."""
-    loss_sum: float
-    """The sum of their losses."""
-    staleness: float
-    """The mean over its updates."""
-
-    def metrics(self, coordinator: Coordinator) -> dict[str, float]:
-        """What a record says of the step, beside its seconds here."""
-        outcomes = coordinator.outcomes
-        wasted = sum(outcomes.values()) - outcomes["taken"]
-        return {
-            "clock_s": self.clock_s,
-            "samples": self.samples,
-            "loss_sum": self.loss_sum,
-            "staleness": self.staleness,
-            "updates": outcomes["taken"],
-            "wasted_updates": wasted,
-        }
-
-
-def learn(job: Job, parts: Parts, wire: Wire, first: int = 0) -> Iterator[Stepped]:
-    """Do the server steps after the first ones, for ever: clients train for real, one after the
-    other, along a virtual clock.
+def learn(job: Job, parts: Parts, wire: Wire, first: int = 0) -> Iterator[dict[str, float]]:
+    """Do the server steps after the first ones, for ever, and yield the metrics of each: clients
+    train for real, one after the other, along a virtual clock.
 
     Args:
         first: the steps that are done. The clock plays them again, for what it does follows from
             the seed; `restored` gives back what clients had got.
     """
-    learner, options = parts.learner, job.options
-    coordinator = learner.coordinator
+    learner, options, coordinator = parts.learner, job.options, parts.learner.coordinator
     duration_s = durations_of(
         parts.durations, job.seed, ranks=parts.speed_ranks, steady=options.steady
     )
-    samples, loss_sum = 0, 0.0
     for event in play(coordinator, wire, duration_s):
         flight = event.flight
         if coordinator.version - event.stepped < first:
             if event.stepped and coordinator.version == first:
                 restored(learner)
             continue
+        counts, message = Counts(), torch.empty(0)
         if event.outcome == "taken":
             start = learner.model(flight.version)
             update = parts.trainer.update(start, flight.client, flight.number)
-            message = learner.message(flight, update, start)
-            samples, loss_sum = samples + update.trained, loss_sum + update.loss_sum
-            learner.receive(flight, message, update.samples, event.outcome, event.stepped)
-        else:
-            learner.receive(flight, torch.empty(0), 0, event.outcome, False)
+            counts, message = update.counts, learner.message(flight, update, start)
+        learner.receive(flight, counts, message, event.outcome, event.stepped)
         if event.stepped:
-            goal = coordinator.policy.goal
-            yield Stepped(
-                clock_s=event.time_s,
-                samples=samples,
-                loss_sum=loss_sum,
-                staleness=learner.staleness / goal,
-            )
-            samples, loss_sum, learner.staleness = 0, 0.0, 0
+            yield learner.metrics(event.time_s)
 
 
 def keep(learner: Learner) -> None:

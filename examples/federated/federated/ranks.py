@@ -8,13 +8,13 @@ travel over gloo from and to processor memory, whatever the ranks compute on.
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from federated.clients import Update
+from federated.clients import Counts, Update
 from federated.coordinator import Flight
 from federated.learning import Client, Learner
 from systems.network.distributed import World
@@ -34,9 +34,7 @@ class Report:
 
     rank: int
     number: int
-    samples: int
-    trained: int
-    loss_sum: float
+    counts: Counts
     message: Tensor
     """uint8 [bytes]."""
 
@@ -60,7 +58,7 @@ class Post:
         self, rank: int, what: int, flight: Flight | int, model: Tensor | None = None
     ) -> None:
         """Tell a client's rank what to do, without waiting until it has heard."""
-        told = (flight, 0, 0) if isinstance(flight, int) else _of(flight)
+        told = (flight, 0, 0) if isinstance(flight, int) else astuple(flight)
         sent = [torch.tensor([what, *told], dtype=torch.int64)]
         if model is not None:
             sent.append(model.cpu())
@@ -81,7 +79,7 @@ class Post:
 
     def report(self, number: int, update: Update | None, message: Tensor) -> None:
         """Tell the server what has come of a flight; None: its client has died."""
-        told = (0, 0, 0.0) if update is None else (update.samples, update.trained, update.loss_sum)
+        told = astuple(Counts() if update is None else update.counts)
         head = torch.tensor([number, *told, len(message)], dtype=torch.float64)
         with waiting("the server, which takes an update", [SERVER]):
             dist.send(head, SERVER, group=self._group)
@@ -98,7 +96,7 @@ class Post:
             if len(message):
                 dist.recv(message, rank, group=self._group)
         self._finish(rank)
-        return Report(rank, int(number), int(samples), int(trained), loss_sum, message)
+        return Report(rank, int(number), Counts(int(samples), int(trained), loss_sum), message)
 
     def close(self) -> None:
         """Wait until all is sent."""
@@ -111,10 +109,6 @@ class Post:
             for work, _ in self._sending.pop(rank, []):
                 if work is not None:
                     work.wait()
-
-
-def _of(flight: Flight) -> tuple[int, int, int]:
-    return flight.number, flight.client, flight.version
 
 
 class Desk:

@@ -64,7 +64,7 @@ def simulated(job: Job) -> Simulated:
     times_s = [event.time_s for event in events if event.stepped]
     step_s = steady_s(times_s)
     samples = made.goal * options.local_epochs * TRAIN[options.data] / options.clients
-    taken = [e.flight.version for e in events if e.outcome == "taken"]
+    taken = [e.staleness for e in events if e.outcome == "taken"]
     result = {
         "step_s": step_s,
         "predicted_step_s": made.step_s,
@@ -72,7 +72,7 @@ def simulated(job: Job) -> Simulated:
         "samples_per_step": samples,
         "updates": len(taken),
         "wasted_updates": len(events) - len(taken),
-        "staleness": _mean_staleness(coordinator),
+        "staleness": mean(taken[int(WARM * len(taken)) :]),
         "messages": "timed" if of.clients else f"free: --cluster {job.cluster} states no rates",
     }
     spans = [
@@ -87,12 +87,6 @@ def steady_s(times_s: Sequence[float]) -> float:
     times_s = [0.0, *times_s]
     warm = int(WARM * (len(times_s) - 1))
     return (times_s[-1] - times_s[warm]) / (len(times_s) - 1 - warm)
-
-
-def _mean_staleness(coordinator: Coordinator) -> float:
-    """The mean staleness of all updates that were taken."""
-    counts = coordinator.staleness
-    return sum(tau * count for tau, count in counts.items()) / max(1, sum(counts.values()))
 
 
 def open_part(job: Job, made: FederatedPlan, emulation: Emulation | None) -> Opened:
@@ -230,4 +224,6 @@ SYSTEM = System(
     ),
     shaping=Shaping(profiled=measured_alike, profile=shaping_profile, plan=shaped),
     simulate=simulated,
+    experiments="federated.experiments:EXPERIMENTS",
+    paper="federated.experiments:PAPER",
 )

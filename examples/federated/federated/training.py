@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from federated.clients import Update
+from federated.clients import Counts, Update
 from federated.clock import durations_of
 from federated.coordinator import Coordinator, Flight
 from federated.data import TRAIN
-from federated.learning import Client, Learner, Parts, Stepped, keep, learn, make_parts
+from federated.learning import Client, Learner, Parts, keep, learn, make_parts
 from federated.options import Options
 from federated.planning import (
     FederatedPlan,
@@ -109,15 +109,14 @@ def _one_process(
     learner, options, first = parts.learner, job.options, checkpoints.first_step
     segments = list(checkpoints.segments(options.steps))
     stepped = learn(job, parts, wire(job), first)
-    window, seen = Window(world), 0
+    window, seen = Window(world), 0.0
     for begin, end in segments:
         for index in range(begin, end):
             began = time.perf_counter()
             done = next(stepped)
-            metrics = {"step_s": time.perf_counter() - began, **done.metrics(learner.coordinator)}
-            seen += done.samples
-            yield Step(index, metrics | tested(index))
-        save(end, seen)
+            seen += done["samples"]
+            yield Step(index, {"step_s": time.perf_counter() - began, **done, **tested(index)})
+        save(end, int(seen))
     yield _last(job, learner, checkpoints, window, tested)
 
 
@@ -129,31 +128,24 @@ def _served(
     if checkpoints.first_step:
         coordinator.restore(learner.server.numbers.tolist())
         learner.keep_model()
-    seen, started = 0, time.perf_counter()
+    seen, started = 0.0, time.perf_counter()
     for begin, end in checkpoints.segments(options.steps):
         for index in range(begin, end):
-            began, samples, loss_sum = time.perf_counter(), 0, 0.0
+            began = time.perf_counter()
             while coordinator.version == index:
                 report = desk.next()
                 flight = coordinator.flights.get(report.number, Flight(report.number, 0, index))
                 outcome, stepped = coordinator.arrived(report.number, alive=report.alive)
                 message = report.message.to(learner.server.weights.device)
-                learner.receive(flight, message, report.samples, outcome, stepped)
-                if outcome == "taken":
-                    samples, loss_sum = samples + report.trained, loss_sum + report.loss_sum
+                learner.receive(flight, report.counts, message, outcome, stepped)
             now = time.perf_counter()
-            done = Stepped(
-                clock_s=now - started,
-                samples=samples,
-                loss_sum=loss_sum,
-                staleness=learner.staleness / coordinator.policy.goal,
-            )
-            learner.staleness, seen = 0, seen + samples
-            yield Step(index, {"step_s": now - began, **done.metrics(coordinator), **tested(index)})
+            done = learner.metrics(now - started)
+            seen += done["samples"]
+            yield Step(index, {"step_s": now - began, **done, **tested(index)})
         if job.checkpoint_every:
             desk.rest()
             desk.all_do(SAVE, end)
-            save(end, seen)
+            save(end, int(seen))
     desk.rest()
     desk.all_do(STOP, 0)
 
@@ -205,8 +197,8 @@ class Waiting:
         self._seconds = durations_of(durations(options), job.seed, steady=options.steady)
         self._dies_after, self._dilate = learner.coordinator.dies_after, emulation.dilate
         samples = TRAIN[options.data] // options.clients
-        trained = samples * options.local_epochs
-        self._update = Update(torch.zeros(values), samples, trained, 0.0)
+        counts = Counts(samples, samples * options.local_epochs)
+        self._update = Update(torch.zeros(values), counts)
 
     def update(self, start: Tensor, client: int, number: int) -> Update:
         """Wait as long as the client trains, or until it dies."""
