@@ -39,7 +39,7 @@ class Learner:
     codec: Codec
     masks: Masks | None = None
     models: dict[int, Tensor] = field(default_factory=dict)
-    """The models that clients who train now have got, by version."""
+    """By version: the models that clients have got who train now, and the newest."""
     staleness: int = 0
     """The sum over the updates in the buffer; so are the samples and losses below."""
     samples: int = 0
@@ -47,10 +47,6 @@ class Learner:
 
     def __post_init__(self) -> None:
         self.keep_model()
-
-    def model(self, version: int) -> Tensor:
-        """The model of a version that somebody has got, or of the newest."""
-        return self.models[version]
 
     def keep_model(self) -> None:
         """Keep the newest model, and drop those that nobody trains from any more."""
@@ -81,7 +77,7 @@ class Learner:
             if stepped:
                 self.server.sum.copy_(self.masks.total(flight.number, self.server.sum))
         else:
-            start = self.model(flight.version)
+            start = self.models[flight.version]
             delta = self.codec.decode(message, start, flight.number)
             self.server.take(delta, staleness=staleness, samples=counts.samples, start=start)
         if stepped:
@@ -167,7 +163,7 @@ def learn(job: Job, parts: Parts, wire: Wire, first: int = 0) -> Iterator[dict[s
             continue
         counts, message = Counts(), torch.empty(0)
         if event.outcome == "taken":
-            start = learner.model(flight.version)
+            start = learner.models[flight.version]
             update = parts.trainer.update(start, flight.client, flight.number)
             counts, message = update.counts, learner.message(flight, update, start)
         learner.receive(flight, counts, message, event.outcome, event.stepped)
@@ -178,7 +174,7 @@ def learn(job: Job, parts: Parts, wire: Wire, first: int = 0) -> Iterator[dict[s
 def keep(learner: Learner) -> None:
     """Write the models that clients have got into the server's buffer for checkpoints."""
     for row, flight in zip(learner.server.started, _by_number(learner), strict=False):
-        row.copy_(learner.model(flight.version))
+        row.copy_(learner.models[flight.version])
 
 
 def restored(learner: Learner) -> None:

@@ -10,6 +10,15 @@ ROUNDS = ("fedavg", "fedavgm", "fedprox")
 """The synchronous schemes: everybody waits for a round to end."""
 DEFAULT_CONCURRENCY = 10
 LEAST_CLIENTS = 2
+SEEN_MASKED = {
+    "scheme": "fedbuff",
+    "staleness_weight": "constant",
+    "example_weight": "equal",
+    "max_staleness": None,
+    "divide_by": "goal",
+    "upload": "full",
+}
+"""What masked sums need: whatever else would weight, drop or shrink single updates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +110,9 @@ class Options:
     """The server tests its model every so many steps. 0: at the end alone."""
 
     def __post_init__(self) -> None:
-        for name in ("buffer_size", "steps", "local_epochs", "batch_size", "upload_rank"):
+        counts = "buffer_size steps local_epochs batch_size upload_rank synthetic_samples"
+        for name in counts.split():
             refuse_below_one({flag(name): [getattr(self, name)]})
-        refuse_below_one({flag("synthetic_samples"): [self.synthetic_samples]})
         for name, low, high in (
             ("concurrency", 0, None),
             ("clients", LEAST_CLIENTS, None),
@@ -158,22 +167,9 @@ def _check_together(options: Options) -> None:
         )
     if not options.masked:
         return
-    wrong = {
-        "scheme": (options.scheme == "fedbuff", "buffers are summed; give fedbuff"),
-        "staleness_weight": (
-            options.staleness_weight == "constant",
-            "the server cannot weight what it cannot see; give constant",
-        ),
-        "upload": (options.upload == "full", "masks need all values; give full"),
-        "max_staleness": (options.max_staleness is None, "whole buffers are dropped; give None"),
-        "example_weight": (
-            options.example_weight == "equal",
-            "the server cannot weight what it cannot see; give equal",
-        ),
-        "divide_by": (options.divide_by == "goal", "the server knows K alone; give goal"),
-    }
-    for name, (allowed, why) in wrong.items():
-        if not allowed:
+    for name, value in SEEN_MASKED.items():
+        if getattr(options, name) != value:
             raise InputError(
-                f"--{flag(name)} {getattr(options, name)}: with --{flag('masked')}, {why}"
+                f"--{flag(name)} {getattr(options, name)}: with --{flag('masked')} the server sees "
+                f"sums of whole buffers alone; give {value}"
             )

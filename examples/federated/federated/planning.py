@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, prod
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from federated.clock import Wire
@@ -130,13 +131,15 @@ def wire(job: Job, target: Cluster | None = None) -> Wire:
     return Wire.on(on, download_bytes(options), upload_bytes(options))
 
 
-def closed_form_s(job: Job, plan: FederatedPlan, of: Wire) -> float:
-    """The mean seconds of a server step, from formulas alone.
+def closed_form_s(job: Job, plan: FederatedPlan, of: Wire) -> float | None:
+    """The mean seconds of a server step, from formulas alone; None where there are none.
 
     A flight takes its training, a download and an upload. Without rounds C flights give K updates
     in K / C of that time (Little's law). A round takes the K-th of C trainings that begin together.
     Either way, a step is no shorter than its messages on the server's link.
     """
+    if not has_formula(job.options):
+        return None
     k, c = plan.goal, plan.concurrency
     links = range(max(1, len(of.clients)))
     way_s = [of.of_client(i, of.download_bytes) + of.of_client(i, of.upload_bytes) for i in links]
@@ -144,8 +147,7 @@ def closed_form_s(job: Job, plan: FederatedPlan, of: Wire) -> float:
     times = durations(job.options)
     if job.options.in_rounds:
         return max(times.order_statistic_s(k, c) + max(c * down_s + up_s, max(way_s)), c * up_s)
-    rate = sum(1 / (times.mean_s + way) for way in way_s) / len(way_s)  # of one that trains
-    return k * max(1 / (c * rate), down_s, up_s)
+    return k * max((times.mean_s + mean(way_s)) / c, down_s, up_s)
 
 
 def predicted(job: Job) -> FederatedPlan:
@@ -154,23 +156,28 @@ def predicted(job: Job) -> FederatedPlan:
     return dataclasses.replace(plan, step_s=closed_form_s(job, plan, wire(job)))
 
 
+def has_formula(options: Options) -> bool:
+    """Whether formulas say how long a step is: they know no clients that die, and nothing of
+    updates that are dropped."""
+    return not options.lost and options.max_staleness is None
+
+
 def shaped(job: Job, target: Cluster, profiles: "Mapping[str, ModelProfile]") -> FederatedPlan:
     """The plan of a job on a cluster whose clients were timed.
 
     Every rank is a client of its own speed: their rates add up; a round waits for the K-th.
     """
     plan, of = make_plan(job), wire(job, target)
+    if not has_formula(job.options):
+        return plan
     kinds = [node.devices[0].kind for node in target.nodes for _ in range(node.count)]
     flights_s = []
-    for client, kind in enumerate(kinds[1:]):
-        layer = profiles[kind]
+    for client, kind in enumerate(kinds[1:] or kinds):  # one process trains everybody in turn
         way_s = of.of_client(client, of.download_bytes) + of.of_client(client, of.upload_bytes)
-        flights_s.append(layer.forward_s + layer.backward_s + way_s)
-    if not flights_s:  # one process, which trains everybody in turn
-        (layer,) = profiles.values()
-        return dataclasses.replace(plan, step_s=plan.goal * (layer.forward_s + layer.backward_s))
-    if job.options.in_rounds:
-        return dataclasses.replace(plan, step_s=sorted(flights_s)[plan.goal - 1])
+        (layer,) = profiles[kind].layers
+        flights_s.append(layer.backward_s + (way_s if kinds[1:] else 0.0))
     busiest_s = max(of.of_server(of.download_bytes), of.of_server(of.upload_bytes))
     step_s = plan.goal * max(1 / sum(1 / s for s in flights_s), busiest_s)
+    if job.options.in_rounds and kinds[1:]:
+        step_s = sorted(flights_s)[plan.goal - 1]
     return dataclasses.replace(plan, step_s=step_s)

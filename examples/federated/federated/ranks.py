@@ -125,7 +125,7 @@ class Desk:
         if self._held:
             return self._held.popleft()
         for flight in self._learner.coordinator.start(len(self._free)):
-            model = self._learner.model(flight.version)
+            model = self._learner.models[flight.version]
             self._post.order(self._free.popleft(), TRAIN, flight, model)
         return self._take()
 

@@ -6,22 +6,12 @@ from math import ceil
 from statistics import mean
 from typing import Any
 
+from federated import planning
 from federated.clock import Event, durations_of, play
 from federated.coordinator import Coordinator
 from federated.data import TRAIN, opened as open_data
 from federated.options import Options, flag
-from federated.planning import (
-    FederatedPlan,
-    closed_form_s,
-    download_bytes,
-    durations,
-    make_plan,
-    policy,
-    predicted,
-    shaped,
-    upload_bytes,
-    wire,
-)
+from federated.planning import FederatedPlan
 from systems.clusters import cluster
 from systems.clusters.sized import fitted
 from systems.job import Job
@@ -47,15 +37,15 @@ SHOWN = 2000
 
 def simulated(job: Job) -> Simulated:
     """Play the clock of a job on its cluster, without training anything."""
-    made, options, of = predicted(job), job.options, wire(job)
+    made, options, of = planning.predicted(job), job.options, planning.wire(job)
     ranks = [(i + 0.5) / options.clients for i in range(options.clients)]
     seconds = durations_of(
-        durations(options),
+        planning.durations(options),
         job.seed,
         ranks=ranks if options.speed_follows_data else None,
         steady=options.steady,
     )
-    coordinator = Coordinator(policy(job, made), job.seed)
+    coordinator = Coordinator(planning.policy(job, made), job.seed)
     events: list[Event] = []
     for event in play(coordinator, of, seconds):
         events.append(event)
@@ -126,12 +116,14 @@ def summarize(
         "clock": "virtual" if job.world_size == 1 else "real",
         "clock_s": clocks_s[-1],
         "clock_step_s": steady_s(clocks_s),
-        "closed_form_step_s": closed_form_s(job, made, wire(job)) if job.world_size == 1 else None,
+        "closed_form_step_s": planning.closed_form_s(job, made, planning.wire(job))
+        if job.world_size == 1
+        else None,
         "staleness": mean(m["staleness"] for m in steps[int(WARM * len(steps)) :]),
         "updates": steps[-1]["updates"],
         "wasted_updates": steps[-1]["wasted_updates"],
-        "download_bytes": download_bytes(job.options),
-        "upload_bytes": upload_bytes(job.options),
+        "download_bytes": planning.download_bytes(job.options),
+        "upload_bytes": planning.upload_bytes(job.options),
         "tests": {
             "updates": [m["updates"] for m in tested],
             "clock_s": [m["clock_s"] / dilate for m in tested],
@@ -163,7 +155,7 @@ def link_rates(job: Job, made: FederatedPlan, emulation: Emulation) -> tuple[flo
 
 def emulated_plan(job: Job) -> FederatedPlan:
     """The plan of an emulated run, whose clients wait as long as the durations say."""
-    made = predicted(job)
+    made = planning.predicted(job)
     link_rates(job, made, Emulation())
     for name in ("masked", "speed_follows_data"):
         if getattr(job.options, name):
@@ -210,7 +202,7 @@ SYSTEM = System(
     batch_size=lambda job: None,
     with_batch_size=with_batch_size,
     planning=Planning(
-        plan=make_plan,
+        plan=planning.make_plan,
         plan_type=FederatedPlan,
         roles=lambda job, made: ["server"] + ["client"] * (job.world_size - 1),
     ),
@@ -222,7 +214,7 @@ SYSTEM = System(
     emulating=Emulating(
         plan=emulated_plan, simulated_step_s=simulated_step_s, link_rates=link_rates
     ),
-    shaping=Shaping(profiled=measured_alike, profile=shaping_profile, plan=shaped),
+    shaping=Shaping(profiled=measured_alike, profile=shaping_profile, plan=planning.shaped),
     simulate=simulated,
     experiments="federated.experiments:EXPERIMENTS",
     paper="federated.experiments:PAPER",

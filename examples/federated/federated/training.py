@@ -9,21 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from federated import planning
 from federated.clients import Counts, Update
 from federated.clock import durations_of
 from federated.coordinator import Coordinator, Flight
 from federated.data import TRAIN
 from federated.learning import Client, Learner, Parts, keep, learn, make_parts
 from federated.options import Options
-from federated.planning import (
-    FederatedPlan,
-    download_bytes,
-    durations,
-    make_plan,
-    policy,
-    upload_bytes,
-    wire,
-)
+from federated.planning import FederatedPlan
 from federated.ranks import SAVE, SERVER, STOP, Desk, Post, do_orders
 from federated.server import Server
 from systems.data.accuracy import accuracy
@@ -108,7 +101,7 @@ def _one_process(
     """Play the clock, and train along it."""
     learner, options, first = parts.learner, job.options, checkpoints.first_step
     segments = list(checkpoints.segments(options.steps))
-    stepped = learn(job, parts, wire(job), first)
+    stepped = learn(job, parts, planning.wire(job), first)
     window, seen = Window(world), 0.0
     for begin, end in segments:
         for index in range(begin, end):
@@ -194,7 +187,7 @@ class Waiting:
 
     def __init__(self, job: Job, learner: Learner, emulation: Emulation, values: int) -> None:
         options: Options = job.options
-        self._seconds = durations_of(durations(options), job.seed, steady=options.steady)
+        self._seconds = durations_of(planning.durations(options), job.seed, steady=options.steady)
         self._dies_after, self._dilate = learner.coordinator.dies_after, emulation.dilate
         samples = TRAIN[options.data] // options.clients
         counts = Counts(samples, samples * options.local_epochs)
@@ -221,34 +214,30 @@ class _Zeros:
 def _emulated(job: Job, plan: FederatedPlan, emulation: Emulation) -> tuple[Client, Learner]:
     """A client and a server that stand for real ones: their messages are zeros, of their sizes."""
     options = job.options
-    weights = torch.zeros(scaled(download_bytes(options), emulation))
+    weights = torch.zeros(scaled(planning.download_bytes(options), emulation))
     learner = Learner(
-        coordinator=Coordinator(policy(job, plan), job.seed),
+        coordinator=Coordinator(planning.policy(job, plan), job.seed),
         server=Server(weights, options, plan.goal, mean_samples=1),
         codec=_Zeros(),
     )
-    return Waiting(job, learner, emulation, scaled(upload_bytes(options), emulation)), learner
+    return Waiting(
+        job, learner, emulation, scaled(planning.upload_bytes(options), emulation)
+    ), learner
 
 
 def profile(job: Job, kind: str, timer: Timer) -> ModelProfile:
     """The seconds of one client's training on this rank, as one layer's."""
     job = replace(job, checkpoint_every=0)
-    parts = make_parts(job, make_plan(job), torch.device("cpu"))
+    parts = make_parts(job, planning.make_plan(job), torch.device("cpu"))
     start = parts.learner.server.snapshot()
     seconds = timer(lambda: parts.trainer.update(start, 0, 0))
-    size = download_bytes(job.options)
     layer = LayerProfile(
         name="training of a client",
         operation="update",
         forward_s=0.0,
         backward_s=seconds,
-        activation_bytes=size,
-        parameter_bytes=size,
+        activation_bytes=planning.download_bytes(job.options),
+        parameter_bytes=planning.download_bytes(job.options),
     )
-    return ModelProfile(
-        name=job.options.model,
-        device=kind,
-        batch_size=job.options.batch_size,
-        source="measured with all ranks at work",
-        layers=(layer,),
-    )
+    of = {"name": job.options.model, "device": kind, "source": "measured with all ranks at work"}
+    return ModelProfile(batch_size=job.options.batch_size, layers=(layer,), **of)

@@ -7,7 +7,6 @@ Clients are too many, and come too seldom, to keep what a message leaves out for
 there is no error feedback.
 """
 
-from collections.abc import Iterator
 from math import ceil, prod
 from typing import Protocol
 
@@ -127,40 +126,30 @@ class LowRank:
     """
 
     def __init__(self, shapes: list[tuple[int, ...]], rank: int, seed: int) -> None:
-        self._shapes, self._rank, self._seed = shapes, rank, seed
+        self._sizes = [prod(shape) for shape in shapes]
+        self._ranks = [low_rank(shape, rank) for shape in shapes]
+        self._seed = seed
 
     def encode(self, delta: Tensor, start: Tensor, number: int) -> Tensor:
-        sent = []
-        generator = draws(self._seed, CODE, number)
-        for part, (rows, columns, rank) in zip(self._parts(delta), self._ranks(), strict=True):
-            if rank:
-                drawn = torch.from_numpy(generator.standard_normal((columns, rank)))
-                matrix = part.view(rows, columns)
-                left = torch.linalg.qr(matrix @ drawn.to(part)).Q
-                sent += [left.flatten(), (matrix.T @ left).flatten()]
-            else:
+        sent, generator = [], draws(self._seed, CODE, number)
+        parts = delta.split(self._sizes)
+        for part, (rows, columns, rank) in zip(parts, self._ranks, strict=True):
+            if not rank:
                 sent.append(part)
+                continue
+            matrix, drawn = part.view(rows, columns), generator.standard_normal((columns, rank))
+            left = torch.linalg.qr(matrix @ torch.from_numpy(drawn).to(part)).Q
+            sent += [left.flatten(), (matrix.T @ left).flatten()]
         return as_bytes(torch.cat(sent).float())
 
     def decode(self, message: Tensor, start: Tensor, number: int) -> Tensor:
         values, parts = message.view(torch.float32).to(start.dtype), []
-        for (rows, columns, rank), size in zip(self._ranks(), self._sizes(), strict=True):
-            if rank:
-                left, right, values = values.tensor_split([rows * rank, (rows + columns) * rank])
-                parts.append((left.view(rows, rank) @ right.view(columns, rank).T).flatten())
-            else:
-                part, values = values.tensor_split([size])
-                parts.append(part)
+        for (rows, columns, rank), size in zip(self._ranks, self._sizes, strict=True):
+            ends = [rows * rank, (rows + columns) * rank] if rank else [size, size]
+            left, right, values = values.tensor_split(ends)
+            whole = left.view(rows, rank) @ right.view(columns, rank).T if rank else left
+            parts.append(whole.flatten())
         return torch.cat(parts)
-
-    def _sizes(self) -> list[int]:
-        return [prod(shape) for shape in self._shapes]
-
-    def _parts(self, delta: Tensor) -> tuple[Tensor, ...]:
-        return delta.split(self._sizes())
-
-    def _ranks(self) -> Iterator[tuple[int, int, int]]:
-        return (low_rank(shape, self._rank) for shape in self._shapes)
 
 
 def as_bytes(values: Tensor) -> Tensor:
