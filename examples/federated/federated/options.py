@@ -78,8 +78,8 @@ class Options:
     root, or as log10(1 + n); relative to the mean client."""
     divide_by: Literal["goal", "weights", "nothing"] = "goal"
     """What the sum of weighted updates is divided by: K, as the paper of FedBuff does; the sum of
-    their weights, as FedAvg does; or nothing, as FLSim does by default, whose learning rates are K
-    times smaller for that."""
+    their weights, as FedAvg does, where that of a single update cancels; or nothing, as FLSim does
+    by default, whose learning rates are K times smaller for that."""
     upload: Literal["full", "fp16", "top-k", "random-mask", "sign", "low-rank", "synthetic"] = (
         "full"
     )

@@ -165,7 +165,8 @@ def has_formula(options: Options) -> bool:
 def shaped(job: Job, target: Cluster, profiles: "Mapping[str, ModelProfile]") -> FederatedPlan:
     """The plan of a job on a cluster whose clients were timed.
 
-    Every rank is a client of its own speed: their rates add up; a round waits for the K-th.
+    Every rank is a client of its own speed: their rates add up. A round waits for the K-th, and
+    its models leave the server at once.
     """
     plan, of = make_plan(job), wire(job, target)
     if not has_formula(job.options):
@@ -179,5 +180,5 @@ def shaped(job: Job, target: Cluster, profiles: "Mapping[str, ModelProfile]") ->
     busiest_s = max(of.of_server(of.download_bytes), of.of_server(of.upload_bytes))
     step_s = plan.goal * max(1 / sum(1 / s for s in flights_s), busiest_s)
     if job.options.in_rounds and kinds[1:]:
-        step_s = sorted(flights_s)[plan.goal - 1]
+        step_s = sorted(flights_s)[plan.goal - 1] + len(kinds[2:]) * of.of_server(of.download_bytes)
     return dataclasses.replace(plan, step_s=step_s)

@@ -105,7 +105,7 @@ def example_weight(relative: float, mean: float, options: Options) -> float:
 def _optimizer(weights: nn.Parameter, options: Options) -> torch.optim.Optimizer:
     """opt, with the server's learning rate."""
     rate = options.server_learning_rate
-    if options.server_optimizer == "adam":
+    if options.server_optimizer == "adam" and options.scheme != "fedavgm":
         return torch.optim.Adam([weights], lr=rate, betas=(0.9, 0.999), eps=1e-8)
     momentum = options.scheme == "fedavgm" or options.server_optimizer == "momentum"
     return torch.optim.SGD([weights], lr=rate, momentum=options.server_momentum * momentum)

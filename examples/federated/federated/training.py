@@ -102,7 +102,7 @@ def _one_process(
     learner, options, first = parts.learner, job.options, checkpoints.first_step
     segments = list(checkpoints.segments(options.steps))
     stepped = learn(job, parts, planning.wire(job), first)
-    window, seen = Window(world), 0.0
+    window, seen = Window(world), float(checkpoints.first_batch(1))
     for begin, end in segments:
         for index in range(begin, end):
             began = time.perf_counter()
@@ -121,7 +121,7 @@ def _served(
     if checkpoints.first_step:
         coordinator.restore(learner.server.numbers.tolist())
         learner.keep_model()
-    seen, started = 0.0, time.perf_counter()
+    seen, started = float(checkpoints.first_batch(1)), time.perf_counter()
     for begin, end in checkpoints.segments(options.steps):
         for index in range(begin, end):
             began = time.perf_counter()
