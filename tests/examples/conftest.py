@@ -3,4 +3,4 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2] / "examples" / "local_sgd"))
+sys.path += [str(folder) for folder in (Path(__file__).parents[2] / "examples").iterdir()]

@@ -1,0 +1,189 @@
+"""Learning along a schedule: the server's side of every update, and a whole job in one process."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from federated.clients import Counts, Trainer, Update, all_samples
+from federated.clock import Wire, durations_of, play
+from federated.coordinator import Coordinator, Flight, Outcome
+from federated.data import opened, spread
+from federated.durations import Durations
+from federated.masks import Masks
+from federated.networks import build
+from federated.options import Options
+from federated.planning import FederatedPlan, durations, policy
+from federated.server import Server
+from federated.uploads import Codec, codec_of
+from systems.data.dataset import Data
+from systems.job import Job
+
+
+class Client(Protocol):
+    """Whoever makes updates."""
+
+    def update(self, start: Tensor, client: int, number: int) -> Update:
+        """Train a client from `start`, in the flight of this number."""
+        ...
+
+
+@dataclass
+class Learner:
+    """The server's side of learning: the models that clients have got, and what arrives."""
+
+    coordinator: Coordinator
+    server: Server
+    codec: Codec
+    masks: Masks | None = None
+    models: dict[int, Tensor] = field(default_factory=dict)
+    """By version: the models that clients have got who train now, and the newest."""
+    staleness: int = 0
+    """The sum over the updates in the buffer; so are the samples and losses below."""
+    samples: int = 0
+    loss_sum: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.keep_model()
+
+    def keep_model(self) -> None:
+        """Keep the newest model, and drop those that nobody trains from any more."""
+        needed = {flight.version for flight in self.coordinator.flights.values()}
+        self.models = {version: m for version, m in self.models.items() if version in needed}
+        self.models[self.coordinator.version] = self.server.snapshot()
+
+    def message(self, flight: Flight, update: Update, start: Tensor) -> Tensor:
+        """What the client of a flight uploads."""
+        if self.masks is not None:
+            return self.masks.hide(update.delta, flight.number)
+        return self.codec.encode(update.delta, start, flight.number)
+
+    def receive(
+        self, flight: Flight, counts: Counts, message: Tensor, outcome: Outcome, stepped: bool
+    ) -> None:
+        """Take what has arrived, as the coordinator says."""
+        if self.masks is not None and outcome == "lost":
+            self.masks.drop(flight.number)
+        if outcome != "taken":
+            return
+        staleness = self.coordinator.version - stepped - flight.version
+        self.staleness += staleness
+        self.samples += counts.trained
+        self.loss_sum += counts.loss_sum
+        if self.masks is not None:
+            self.masks.add(message, flight.number)
+            if stepped:
+                self.server.sum.copy_(self.masks.total(flight.number, self.server.sum))
+        else:
+            start = self.models[flight.version]
+            delta = self.codec.decode(message, start, flight.number)
+            self.server.take(delta, staleness=staleness, samples=counts.samples, start=start)
+        if stepped:
+            self.server.step()
+            self.keep_model()
+
+    def metrics(self, clock_s: float) -> dict[str, float]:
+        """What a record says of the step that was done at a second of the clock, beside its
+        seconds here; begins to count for the next."""
+        outcomes = self.coordinator.outcomes
+        found = {
+            "clock_s": clock_s,
+            "samples": self.samples,
+            "loss_sum": self.loss_sum,
+            "staleness": self.staleness / self.coordinator.policy.goal,
+            "updates": outcomes["taken"],
+            "wasted_updates": sum(outcomes.values()) - outcomes["taken"],
+        }
+        self.staleness, self.samples, self.loss_sum = 0, 0, 0.0
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a job is made of in one process."""
+
+    data: Data
+    trainer: Trainer
+    learner: Learner
+    durations: Durations
+    speed_ranks: list[float] | None
+    """By client, the share of the clients that are faster, where speed follows the data."""
+
+
+def make_parts(
+    job: Job,
+    plan: FederatedPlan,
+    device: torch.device,
+    data: Data | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Parts:
+    """Read the data, spread them, and make the network, all from the job's seed."""
+    options: Options = job.options
+    data = data or opened(options)
+    images, labels = all_samples(data, device)
+    shards = spread(labels.cpu().numpy(), options, job.seed)
+    torch.manual_seed(job.seed)
+    network = build(options.model, options.data).to(device, dtype)
+    trainer = Trainer(network, (images.to(dtype), labels), shards, options, job.seed)
+    rows = plan.concurrency if job.checkpoint_every and job.world_size == 1 else 0
+    server = Server(trainer.flat.weights, options, plan.goal, shards.mean_samples, rows)
+    return Parts(
+        data=data,
+        trainer=trainer,
+        learner=Learner(
+            coordinator=Coordinator(policy(job, plan), job.seed),
+            server=server.to(device),
+            codec=codec_of(options, network, job.seed),
+            masks=Masks(plan.goal, job.seed) if options.masked else None,
+        ),
+        durations=durations(options),
+        speed_ranks=shards.speed_ranks(job.seed) if options.speed_follows_data else None,
+    )
+
+
+def learn(job: Job, parts: Parts, wire: Wire, first: int = 0) -> Iterator[dict[str, float]]:
+    """Do the server steps after the first ones, for ever, and yield the metrics of each: clients
+    train for real, one after the other, along a virtual clock.
+
+    Args:
+        first: the steps that are done. The clock plays them again, for what it does follows from
+            the seed; `restored` gives back what clients had got.
+    """
+    learner, options, coordinator = parts.learner, job.options, parts.learner.coordinator
+    duration_s = durations_of(
+        parts.durations, job.seed, ranks=parts.speed_ranks, steady=options.steady
+    )
+    for event in play(coordinator, wire, duration_s):
+        flight = event.flight
+        if coordinator.version - event.stepped < first:
+            if event.stepped and coordinator.version == first:
+                restored(learner)
+            continue
+        counts, message = Counts(), torch.empty(0)
+        if event.outcome == "taken":
+            start = learner.models[flight.version]
+            update = parts.trainer.update(start, flight.client, flight.number)
+            counts, message = update.counts, learner.message(flight, update, start)
+        learner.receive(flight, counts, message, event.outcome, event.stepped)
+        if event.stepped:
+            yield learner.metrics(event.time_s)
+
+
+def keep(learner: Learner) -> None:
+    """Write the models that clients have got into the server's buffer for checkpoints."""
+    for row, flight in zip(learner.server.started, _by_number(learner), strict=False):
+        row.copy_(learner.models[flight.version])
+
+
+def restored(learner: Learner) -> None:
+    """Take them from there; the flights are those of the step at which they were kept."""
+    learner.keep_model()
+    for row, flight in zip(learner.server.started, _by_number(learner), strict=False):
+        learner.models.setdefault(flight.version, row.clone())
+
+
+def _by_number(learner: Learner) -> list[Flight]:
+    flights = learner.coordinator.flights
+    return [flights[number] for number in sorted(flights)]

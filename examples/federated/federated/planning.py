@@ -1,0 +1,184 @@
+"""What a job decides before it runs: C and K, bytes of messages, and a predicted step time."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, prod
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from federated.clock import Wire
+from federated.coordinator import Policy
+from federated.data import TRAIN
+from federated.durations import Durations
+from federated.networks import CLASSES, SHAPES, parameter_count, parameter_shapes
+from federated.options import DEFAULT_CONCURRENCY, Options, flag
+from systems.clusters import cluster
+from systems.clusters.cluster import Cluster
+from systems.job import Job
+from systems.schema import InputError
+
+if TYPE_CHECKING:
+    from systems.profiles.profile import ModelProfile
+
+SYNTHETIC_STEPS = 2
+"""The batches into which the images of FedSynth are split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederatedPlan:
+    """Who trains at once, and when the server steps."""
+
+    concurrency: int
+    """C."""
+    goal: int
+    """K."""
+    step_s: float | None = None
+    """The predicted seconds of a server step; None where nothing predicts them."""
+
+
+def policy(job: Job, plan: FederatedPlan) -> Policy:
+    """When the server of a job steps."""
+    options: Options = job.options
+    return Policy(
+        clients=options.clients,
+        concurrency=plan.concurrency,
+        goal=plan.goal,
+        in_rounds=options.in_rounds,
+        max_staleness=options.max_staleness,
+        lost=options.lost,
+        masked=options.masked,
+    )
+
+
+def make_plan(job: Job, may_measure: bool = False) -> FederatedPlan:
+    """C and K of a job, without a prediction: what ranks compute is not known.
+
+    Raises:
+        InputError: the options and the job do not go together.
+    """
+    options: Options = job.options
+    ranks = job.world_size - 1
+    concurrency = options.concurrency or ranks or DEFAULT_CONCURRENCY
+    if ranks and concurrency != ranks:
+        raise InputError(
+            f"--{flag('concurrency')} {concurrency}: {job.world_size} ranks are a server and "
+            f"{ranks} clients; give 0 or {ranks}, or --world-size 1, which plays any number"
+        )
+    if concurrency > options.clients:
+        raise InputError(
+            f"--{flag('concurrency')} {concurrency}: there are {options.clients} clients; give "
+            f"as many at most, or a larger --{flag('clients')}"
+        )
+    if options.clients > TRAIN[options.data]:
+        raise InputError(
+            f"--{flag('clients')} {options.clients}: {options.data} has {TRAIN[options.data]} "
+            "samples to train with; give as many clients at most"
+        )
+    if job.transport != "torch":
+        raise InputError(f"--transport {job.transport}: updates travel by torch; leave it out")
+    goals = {"fedasync": 1, "fedbuff": options.buffer_size}
+    in_a_round = max(1, int(concurrency / (1 + options.over_selection) + 1e-9))
+    return FederatedPlan(concurrency=concurrency, goal=goals.get(options.scheme, in_a_round))
+
+
+def durations(options: Options) -> Durations:
+    """How long clients train on a virtual clock."""
+    return Durations(kind=options.duration, mean_s=options.mean_s, least_s=options.least_s)
+
+
+def download_bytes(options: Options) -> int:
+    """The bytes of the model, in float32."""
+    return 4 * parameter_count(options.model, options.data)
+
+
+def upload_bytes(options: Options) -> int:
+    """The bytes of an update."""
+    shapes = parameter_shapes(options.model, options.data)
+    count = sum(map(prod, shapes))
+    kept = ceil(options.upload_share * count)
+    ranks = [low_rank(shape, options.upload_rank) for shape in shapes]
+    sizes = {
+        "full": 4 * count,
+        "fp16": 2 * count,
+        "top-k": 8 * kept,
+        "random-mask": 4 * kept,
+        "sign": 4 * len(shapes) + -(-count // 8),
+        "low-rank": 4 * sum((m + n) * r if r else m * n for m, n, r in ranks),
+        "synthetic": 4 * (options.synthetic_samples * (prod(SHAPES[options.data]) + CLASSES))
+        + 4 * synthetic_steps(options),
+    }
+    return sizes[options.upload]
+
+
+def synthetic_steps(options: Options) -> int:
+    """The steps in which the images of FedSynth recover an update."""
+    return min(SYNTHETIC_STEPS, options.synthetic_samples)
+
+
+def low_rank(shape: tuple[int, ...], rank: int) -> tuple[int, int, int]:
+    """Rows and columns of a parameter as a matrix, and the rank at which it is sent; 0: as it is,
+    for it is a vector, or its factors would be no smaller."""
+    rows, columns = shape[0], prod(shape[1:])
+    pays = len(shape) > 1 and (rows + columns) * rank < rows * columns
+    return rows, columns, rank if pays else 0
+
+
+def wire(job: Job, target: Cluster | None = None) -> Wire:
+    """What messages cost on the cluster of a job."""
+    options = job.options
+    on = target or cluster.load(job.cluster)
+    return Wire.on(on, download_bytes(options), upload_bytes(options))
+
+
+def closed_form_s(job: Job, plan: FederatedPlan, of: Wire) -> float | None:
+    """The mean seconds of a server step, from formulas alone; None where there are none.
+
+    A flight takes its training, a download and an upload. Without rounds C flights give K updates
+    in K / C of that time (Little's law). A round takes the K-th of C trainings that begin together.
+    Either way, a step is no shorter than its messages on the server's link.
+    """
+    if not has_formula(job.options):
+        return None
+    k, c = plan.goal, plan.concurrency
+    links = range(max(1, len(of.clients)))
+    way_s = [of.of_client(i, of.download_bytes) + of.of_client(i, of.upload_bytes) for i in links]
+    down_s, up_s = of.of_server(of.download_bytes), of.of_server(of.upload_bytes)
+    times = durations(job.options)
+    if job.options.in_rounds:
+        return max(times.order_statistic_s(k, c) + max(c * down_s + up_s, max(way_s)), c * up_s)
+    return k * max((times.mean_s + mean(way_s)) / c, down_s, up_s)
+
+
+def predicted(job: Job) -> FederatedPlan:
+    """The plan of a job whose durations are drawn, with the step time that formulas give."""
+    plan = make_plan(job)
+    return dataclasses.replace(plan, step_s=closed_form_s(job, plan, wire(job)))
+
+
+def has_formula(options: Options) -> bool:
+    """Whether formulas say how long a step is: they know no clients that die, and nothing of
+    updates that are dropped."""
+    return not options.lost and options.max_staleness is None
+
+
+def shaped(job: Job, target: Cluster, profiles: "Mapping[str, ModelProfile]") -> FederatedPlan:
+    """The plan of a job on a cluster whose clients were timed.
+
+    Every rank is a client of its own speed: their rates add up. A round waits for the K-th, and
+    its models leave the server at once.
+    """
+    plan, of = make_plan(job), wire(job, target)
+    if not has_formula(job.options):
+        return plan
+    kinds = [node.devices[0].kind for node in target.nodes for _ in range(node.count)]
+    flights_s = []
+    for client, kind in enumerate(kinds[1:] or kinds):  # one process trains everybody in turn
+        way_s = of.of_client(client, of.download_bytes) + of.of_client(client, of.upload_bytes)
+        (layer,) = profiles[kind].layers
+        flights_s.append(layer.backward_s + (way_s if kinds[1:] else 0.0))
+    busiest_s = max(of.of_server(of.download_bytes), of.of_server(of.upload_bytes))
+    step_s = plan.goal * max(1 / sum(1 / s for s in flights_s), busiest_s)
+    if job.options.in_rounds and kinds[1:]:
+        step_s = sorted(flights_s)[plan.goal - 1] + len(kinds[2:]) * of.of_server(of.download_bytes)
+    return dataclasses.replace(plan, step_s=step_s)

@@ -1,0 +1,182 @@
+"""A server and its clients as processes: rank 0 serves, every other rank is a client at a time.
+
+The server says to a rank what to do (`ORDER`), and sends it the model to train; the rank reports
+(`REPORT`), and sends its update. The server takes reports from whichever rank comes first. Messages
+travel over gloo from and to processor memory, whatever the ranks compute on.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from federated.clients import Counts, Update
+from federated.coordinator import Flight
+from federated.learning import Client, Learner
+from systems.network.distributed import World
+from systems.processes.waiting import waiting
+from systems.runs.trace import Tracer
+
+STOP, TRAIN, SAVE = range(3)
+ORDER, REPORT = 4, 5
+"""The numbers in an order (what to do, flight or step, client, version) and in a report (flight,
+samples of the client, samples trained, sum of losses, bytes of the update: none if it died)."""
+SERVER = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a rank says of a flight, and the update that it has sent."""
+
+    rank: int
+    number: int
+    counts: Counts
+    message: Tensor
+    """uint8 [bytes]."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the client has lived to send anything."""
+        return len(self.message) > 0
+
+
+class Post:
+    """Orders, models, reports and updates between this rank and the others."""
+
+    def __init__(self, world: World) -> None:
+        """All ranks make it together."""
+        self._world = world
+        with world.meeting("the group for updates"):
+            self._group = dist.new_group(backend="gloo", timeout=world.backend_timeout)
+        self._sending: dict[int, list[tuple[dist.Work | None, Tensor]]] = {}
+
+    def order(
+        self, rank: int, what: int, flight: Flight | int, model: Tensor | None = None
+    ) -> None:
+        """Tell a client's rank what to do, without waiting until it has heard."""
+        told = (flight, 0, 0) if isinstance(flight, int) else astuple(flight)
+        sent = [torch.tensor([what, *told], dtype=torch.int64)]
+        if model is not None:
+            sent.append(model.cpu())
+        self._finish(rank)
+        self._sending[rank] = [(dist.isend(t, rank, group=self._group), t) for t in sent]
+
+    def ordered(self, model: Tensor) -> tuple[int, Flight]:
+        """Wait for the next order to this rank; a model that comes with it fills `model`."""
+        head = torch.zeros(ORDER, dtype=torch.int64)
+        with waiting("an order of the server", [SERVER]):
+            dist.recv(head, SERVER, group=self._group)
+            what, *told = head.tolist()
+            if what == TRAIN:
+                got = torch.empty_like(model, device="cpu")
+                dist.recv(got, SERVER, group=self._group)
+                model.copy_(got)
+        return what, Flight(*told)
+
+    def report(self, number: int, update: Update | None, message: Tensor) -> None:
+        """Tell the server what has come of a flight; None: its client has died."""
+        told = astuple(Counts() if update is None else update.counts)
+        head = torch.tensor([number, *told, len(message)], dtype=torch.float64)
+        with waiting("the server, which takes an update", [SERVER]):
+            dist.send(head, SERVER, group=self._group)
+            if len(message):
+                dist.send(message.cpu(), SERVER, group=self._group)
+
+    def reported(self) -> Report:
+        """Wait for the next report of any rank."""
+        head = torch.zeros(REPORT, dtype=torch.float64)
+        with waiting("an update of any client", range(1, self._world.world_size)):
+            rank = dist.recv(head, group=self._group)
+            number, samples, trained, loss_sum, size = head.tolist()
+            message = torch.empty(int(size), dtype=torch.uint8)
+            if len(message):
+                dist.recv(message, rank, group=self._group)
+        self._finish(rank)
+        return Report(rank, int(number), Counts(int(samples), int(trained), loss_sum), message)
+
+    def close(self) -> None:
+        """Wait until all is sent."""
+        for rank in list(self._sending):
+            self._finish(rank)
+
+    def _finish(self, rank: int) -> None:
+        """Wait until a rank has heard what it was told last."""
+        with waiting("a client, which takes its order", [rank]):
+            for work, _ in self._sending.pop(rank, []):
+                if work is not None:
+                    work.wait()
+
+
+class Desk:
+    """The server's desk: which ranks are free, and reports that nobody has looked at yet."""
+
+    def __init__(self, learner: Learner, post: Post, world: World) -> None:
+        self._learner, self._post = learner, post
+        self._free = deque(range(1, world.world_size))
+        self._ranks = world.world_size - 1
+        self._held: deque[Report] = deque()
+
+    def next(self) -> Report:
+        """Start whoever should start, and take the next report."""
+        if self._held:
+            return self._held.popleft()
+        for flight in self._learner.coordinator.start(len(self._free)):
+            model = self._learner.models[flight.version]
+            self._post.order(self._free.popleft(), TRAIN, flight, model)
+        return self._take()
+
+    def rest(self) -> None:
+        """Wait until nobody trains; what they report is looked at later."""
+        while len(self._free) < self._ranks:
+            self._held.append(self._take())
+
+    def all_do(self, what: int, step: int) -> None:
+        """Give all ranks, who are free, one order."""
+        for rank in range(1, self._ranks + 1):
+            self._post.order(rank, what, step)
+
+    def _take(self) -> Report:
+        report = self._post.reported()
+        self._free.append(report.rank)
+        return report
+
+
+def do_orders(
+    post: Post,
+    client: Client,
+    learner: Learner,
+    model: Tensor,
+    save: Callable[[int], None],
+    tracer: Tracer,
+) -> dict[str, float]:
+    """Be a client's rank until the server says stop; returns what it did.
+
+    Args:
+        model: where models are put that come from the server, [P].
+        save: does this rank's part of a checkpoint after a step.
+    """
+    flights, seconds, lived = 0, 0.0, 0
+    while True:
+        what, flight = post.ordered(model)
+        if what == STOP:
+            return {"flights": flights, "lived": lived, "training_s": seconds}
+        if what == SAVE:
+            save(flight.number)
+            continue
+        began = time.perf_counter()
+        with tracer.span("train", client=flight.client, version=flight.version):
+            update: Update | None = client.update(model, flight.client, flight.number)
+        seconds += time.perf_counter() - began
+        message = torch.empty(0, dtype=torch.uint8)
+        if learner.coordinator.dies_after(flight) is not None:
+            update = None
+        else:
+            assert update is not None
+            message, lived = learner.message(flight, update, model), lived + 1
+        flights += 1
+        with tracer.span("upload"):
+            post.report(flight.number, update, message)

@@ -1,0 +1,221 @@
+"""The object that the testbed finds, and all that needs no torch: plans, simulation, results."""
+
+import dataclasses
+from collections.abc import Sequence
+from math import ceil
+from statistics import mean
+from typing import Any
+
+from federated import planning
+from federated.clock import Event, durations_of, play
+from federated.coordinator import Coordinator
+from federated.data import TRAIN, opened as open_data
+from federated.options import Options, flag
+from federated.planning import FederatedPlan
+from systems.clusters import cluster
+from systems.clusters.sized import fitted
+from systems.job import Job
+from systems.profiles.emulation import Emulation
+from systems.runs.record import Step
+from systems.schema import InputError
+from systems.system import (
+    Emulating,
+    Opened,
+    Planning,
+    Shaping,
+    Simulated,
+    System,
+    Training,
+    training_line,
+)
+
+WARM = 0.2
+"""The share of the steps that are left out of means: at first all clients start together."""
+SHOWN = 2000
+"""The flights in the trace of a simulation."""
+
+
+def simulated(job: Job) -> Simulated:
+    """Play the clock of a job on its cluster, without training anything."""
+    made, options, of = planning.predicted(job), job.options, planning.wire(job)
+    ranks = [(i + 0.5) / options.clients for i in range(options.clients)]
+    seconds = durations_of(
+        planning.durations(options),
+        job.seed,
+        ranks=ranks if options.speed_follows_data else None,
+        steady=options.steady,
+    )
+    coordinator = Coordinator(planning.policy(job, made), job.seed)
+    events: list[Event] = []
+    for event in play(coordinator, of, seconds):
+        events.append(event)
+        if coordinator.version == options.steps:
+            break
+    times_s = [event.time_s for event in events if event.stepped]
+    step_s = steady_s(times_s)
+    samples = made.goal * options.local_epochs * TRAIN[options.data] / options.clients
+    taken = [e.staleness for e in events if e.outcome == "taken"]
+    result = {
+        "step_s": step_s,
+        "predicted_step_s": made.step_s,
+        "samples_per_s": samples / step_s,
+        "samples_per_step": samples,
+        "updates": len(taken),
+        "wasted_updates": len(events) - len(taken),
+        "staleness": mean(taken[int(WARM * len(taken)) :]),
+        "messages": "timed" if of.clients else f"free: --cluster {job.cluster} states no rates",
+    }
+    spans = [
+        (f"client {e.flight.client}", e.outcome, e.started_s, e.time_s) for e in events[:SHOWN]
+    ]
+    what = f"{options.scheme}, {made.concurrency} clients at once, on {job.cluster}"
+    return Simulated(job=job, plan=made, spans=spans, result=result, what=what)
+
+
+def steady_s(times_s: Sequence[float]) -> float:
+    """The mean seconds of a step, of those after the first ones."""
+    times_s = [0.0, *times_s]
+    warm = int(WARM * (len(times_s) - 1))
+    return (times_s[-1] - times_s[warm]) / (len(times_s) - 1 - warm)
+
+
+def open_part(job: Job, made: FederatedPlan, emulation: Emulation | None) -> Opened:
+    """Prepare this rank's part."""
+    from federated.training import opened
+
+    return opened(job, made, emulation)
+
+
+def check(job: Job, made: FederatedPlan) -> None:
+    """Look for the data."""
+    open_data(job.options)
+
+
+def summarize(
+    job: Job, made: FederatedPlan, ranks: list[list[Step]], emulation: Emulation | None
+) -> dict[str, Any]:
+    """The result of a run. Its steps are those of the server, and bytes are those of every rank.
+
+    `clock_s` is the second of each step on the virtual clock, or on the real one where clients are
+    processes; an emulated one is that of the cluster that it stands for.
+    """
+    from systems.runs import window
+
+    dilate = emulation.dilate if emulation is not None else 1.0
+    server, *others = ranks
+    steps = [step.metrics for step in server[:-1]]
+    samples = round(mean(m["samples"] for m in steps))
+    found = window.summarize([server], 1, samples, emulation)
+    for rank in others[: job.world_size - 1]:
+        counted = window.summarize([[*server[:-1], rank[-1]]], 1, samples, emulation)
+        found["bytes_per_step"] += counted["bytes_per_step"]
+    clocks_s = [m["clock_s"] / dilate for m in steps]
+    tested = [m for m in steps if "test_accuracy" in m]
+    return found | {
+        "predicted_step_s": made.step_s,
+        "clock": "virtual" if job.world_size == 1 else "real",
+        "clock_s": clocks_s[-1],
+        "clock_step_s": steady_s(clocks_s),
+        "closed_form_step_s": planning.closed_form_s(job, made, planning.wire(job))
+        if job.world_size == 1
+        else None,
+        "staleness": mean(m["staleness"] for m in steps[int(WARM * len(steps)) :]),
+        "updates": steps[-1]["updates"],
+        "wasted_updates": steps[-1]["wasted_updates"],
+        "download_bytes": planning.download_bytes(job.options),
+        "upload_bytes": planning.upload_bytes(job.options),
+        "tests": {
+            "updates": [m["updates"] for m in tested],
+            "clock_s": [m["clock_s"] / dilate for m in tested],
+            "test_accuracy": [m["test_accuracy"] for m in tested],
+        },
+    }
+
+
+def line(result: dict[str, Any]) -> str:
+    """The result of a run in one line."""
+    return (
+        f"{training_line(result)}, {result['updates']:,.0f} updates "
+        f"({result['wasted_updates']:,.0f} more wasted), staleness {result['staleness']:.2f}, "
+        f"{result['clock_s']:,.1f} s on the {result['clock']} clock"
+    )
+
+
+def link_rates(job: Job, made: FederatedPlan, emulation: Emulation) -> tuple[float, ...]:
+    """The rate of the emulated link of the server and of every client."""
+    target = fitted(cluster.load(job.cluster), job.world_size)
+    rates = [link.bandwidth_bits_per_s for link in target.links]
+    if None in rates:
+        raise InputError(
+            f"--cluster {job.cluster}: the rate of its links is not known; give a cluster that "
+            "states it"
+        )
+    return tuple(emulation.rate_bits_per_s(rate) for rate in rates if rate is not None)
+
+
+def emulated_plan(job: Job) -> FederatedPlan:
+    """The plan of an emulated run, whose clients wait as long as the durations say."""
+    made = planning.predicted(job)
+    link_rates(job, made, Emulation())
+    for name in ("masked", "speed_follows_data"):
+        if getattr(job.options, name):
+            raise InputError(
+                f"--{flag(name)}: clients that wait have no data and no updates; leave it out, or "
+                "use testbed run"
+            )
+    return made
+
+
+def simulated_step_s(job: Job, made: FederatedPlan) -> float:
+    """The step time of a job in the simulator, over enough steps for a mean."""
+    enough = max(job.options.steps, ceil(SHOWN / made.goal))
+    return float(simulated(job.with_options(steps=enough)).result["step_s"])
+
+
+def with_batch_size(job: Job, samples: int) -> Job:
+    """Refuse: what a step's samples are follows from the clients' data."""
+    raise InputError(
+        f"--batch-sizes {samples}: the samples of a server step are those of its clients; vary "
+        f"--{flag('buffer_size')}, --{flag('concurrency')} or --{flag('batch_size')}"
+    )
+
+
+def shaping_profile(job: Job, kind: str, timer: Any) -> Any:
+    """Measure what a client's training takes on this rank."""
+    from federated.training import profile
+
+    return profile(job, kind, timer)
+
+
+def measured_alike(job: Job) -> Any:
+    """What a client's training depends on."""
+    fixed = dataclasses.replace(job.options, steps=1, scheme="fedbuff", over_selection=0.0)
+    return fixed, job.seed
+
+
+SYSTEM = System(
+    name="federated",
+    options=Options,
+    open=open_part,
+    check=check,
+    line=line,
+    batch_size=lambda job: None,
+    with_batch_size=with_batch_size,
+    planning=Planning(
+        plan=planning.make_plan,
+        plan_type=FederatedPlan,
+        roles=lambda job, made: ["server"] + ["client"] * (job.world_size - 1),
+    ),
+    training=Training(
+        summarize=summarize,
+        without_checkpoints=lambda job: f"--{flag('masked')}" if job.options.masked else None,
+        no_prediction=lambda job: "what a client computes is measured only by --shape",
+    ),
+    emulating=Emulating(
+        plan=emulated_plan, simulated_step_s=simulated_step_s, link_rates=link_rates
+    ),
+    shaping=Shaping(profiled=measured_alike, profile=shaping_profile, plan=planning.shaped),
+    simulate=simulated,
+    experiments="federated.experiments:EXPERIMENTS",
+    paper="federated.experiments:PAPER",
+)
