@@ -19,12 +19,25 @@ if TYPE_CHECKING:
     from speculative.decoding.assisted import assisted
     from speculative.decoding.decode import generate, stream
     from speculative.decoding.sampling import Sampling
-    from speculative.verification.rules import Calibrated, Exact, Sigmoid
+    from speculative.verification.rules import Block, Calibrated, Coupled, Exact, Sigmoid
     from speculative.verification.verify import verify
 
-__all__ = ["Calibrated", "Exact", "Sampling", "Sigmoid", "assisted", "generate", "stream", "verify"]
+__all__ = [
+    "Block",
+    "Calibrated",
+    "Coupled",
+    "Exact",
+    "Sampling",
+    "Sigmoid",
+    "assisted",
+    "generate",
+    "stream",
+    "verify",
+]
 _HOMES = {
+    "Block": "verification.rules",
     "Calibrated": "verification.rules",
+    "Coupled": "verification.rules",
     "Exact": "verification.rules",
     "Sampling": "decoding.sampling",
     "Sigmoid": "verification.rules",

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from speculative.verification import philox, pytorch, reference
-from speculative.verification.rules import EXACT, Calibrated, Rule, Sigmoid
+from speculative.verification.rules import EXACT, Block, Calibrated, Coupled, Rule, Sigmoid
 from speculative.verification.verify import Verification
 
-Case = tuple[Tensor, Tensor, Tensor]
+Drafted = tuple[Tensor, Tensor, Tensor]
+Case = tuple[Tensor, Tensor | None, Tensor]
+"""Target logits, draft logits (or None) and draft tokens."""
 Decide = Callable[..., Verification]
 """A verifier; takes what `speculative.verification.verify.verify` takes."""
 TIE = 1e-4
@@ -18,11 +20,15 @@ RULES: tuple[Rule, ...] = (
     EXACT,
     Sigmoid(),
     Calibrated(0.1, 0.9, -0.9),  # accepts where both models agree
+    Block(),
+    Coupled(),
 )
 """A rule of every method."""
 
 
-def drafted(batch: int, gamma: int, vocabulary: int, seed: int = 0, *, spread: float = 3.0) -> Case:
+def drafted(
+    batch: int, gamma: int, vocabulary: int, seed: int = 0, *, spread: float = 3.0
+) -> Drafted:
     """Target logits, draft logits near them, and tokens sampled from the draft."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.randn(batch, gamma + 1, vocabulary, generator=generator) * spread
@@ -33,26 +39,44 @@ def drafted(batch: int, gamma: int, vocabulary: int, seed: int = 0, *, spread: f
 
 
 def referred(
-    case: Case, uniforms: Tensor, lengths: Tensor | None = None, **options: object
+    case: Case,
+    uniforms: Tensor,
+    lengths: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    **options: object,
 ) -> list[reference.Decision]:
     """The reference's decision for every sequence."""
     decisions = []
-    for b, (target, draft, tokens) in enumerate(zip(*case, strict=True)):
-        gamma = len(draft)
+    target_logits, draft_logits, draft_tokens = case
+    for b, (target, tokens) in enumerate(zip(target_logits, draft_tokens, strict=True)):
+        gamma = len(tokens)
         n = gamma if lengths is None else int(lengths[b])
-        u = torch.cat([uniforms[b, :n], uniforms[b, gamma:]])
-        rows = target[: n + 1].double(), draft[:n].double(), tokens[:n]
-        decisions.append(reference.verify(*rows, u, **options))  # type: ignore[arg-type]
+        if uniforms.dim() == 3:  # of the rule Coupled
+            u = uniforms[b]
+        else:
+            u = torch.cat([uniforms[b, :n], uniforms[b, gamma:]])
+        draft = None if draft_logits is None else draft_logits[b, :n].double()
+        heat = float(temperature[b] if isinstance(temperature, Tensor) else temperature)
+        rows = target[: n + 1].double(), draft, tokens[:n]
+        decisions.append(reference.verify(*rows, u, temperature=heat, **options))  # type: ignore[arg-type]
     return decisions
+
+
+def uniforms_of(case: Case, rule: object, seed: int, offset: int = 0) -> Tensor:
+    """The numbers that a rule uses for a seed, as `verify` takes them."""
+    target, _, tokens = case
+    batch, gamma = tokens.shape
+    make = philox.coupled_uniforms if isinstance(rule, Coupled) else philox.verification_uniforms
+    return make(batch, gamma, target.shape[-1], seed, offset)
 
 
 def with_operators(
     target: Tensor,
-    draft: Tensor,
+    draft: Tensor | None,
     tokens: Tensor,
     *,
     rule: Rule = EXACT,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     lengths: Tensor | None = None,
     seed: int | Tensor = 0,
     offset: int | Tensor = 0,
@@ -77,8 +101,7 @@ def differences(case: Case, decide: Decide, seed: int, **options: object) -> tup
     Ties do not count as unlike. Checks as well that uniforms and the seed they come from agree.
     """
     lengths = options.pop("lengths", None)
-    gamma, vocabulary = case[1].shape[1:]
-    u = philox.verification_uniforms(len(case[0]), gamma, vocabulary, seed, 0)
+    u = uniforms_of(case, options.get("rule"), seed)
     found = rows(decide(*case, lengths=lengths, uniforms=u, **options))
     expected = referred(case, u, lengths, **options)  # type: ignore[arg-type]
     assert found == rows(decide(*case, lengths=lengths, seed=seed, **options))
@@ -93,7 +116,7 @@ def unlike_on_flat_rows(decide: Callable[..., tuple[Tensor, Tensor]]) -> int:
     The draft is near the target, and the uniforms reject whatever can be rejected.
     """
     target, draft, tokens = drafted(32, 1, 128_256, seed=9, spread=0.1)
-    draft = target[:, :1] + (draft - target[:, :1]) * 0.02
+    draft = target[:, :1] + (draft - target[:, :1]) * 0.01
     u = philox.verification_uniforms(32, 1, 128_256, 4, 0)
     u[:, 0] = 1 - 2.0**-24
     expected = referred((target, draft, tokens), u)

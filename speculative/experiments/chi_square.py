@@ -13,6 +13,8 @@ import scipy.stats  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
+from speculative.verification import philox
+
 V, GAMMA, N = 4, 2, 200_000
 RARE = 5
 """Cells whose expected count is smaller are united."""
@@ -57,7 +59,7 @@ def outputs(
     for t in range(GAMMA):
         logits = draft.rows(tokens)[:, t]
         tokens[:, t] = logits.argmax(-1) if greedy else draw(logits)
-    u = torch.rand(N, GAMMA + V, generator=generator)
+    u = torch.rand(N, GAMMA + V + philox.groups(V), generator=generator)
     z, y = target.rows(tokens), draft.rows(tokens)[:, :GAMMA]
     accepted, following = decide(z, y, tokens, u)
     out = torch.cat([tokens, following[:, None]], 1)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from speculative.verification import philox
+
 
 def correct(z: Tensor, y: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """The textbook's verifier, to show that the mutants differ by their mutation alone."""
@@ -78,4 +80,14 @@ def _verify(
     batch = torch.arange(len(n))
     last = p[batch, n]
     left = torch.where((n < gamma)[:, None], residual(last, q[batch, n.clamp(max=gamma - 1)]), last)
-    return n, (left / -torch.log1p(-u[:, gamma:].double())).argmax(-1)
+    return n, _sampled(left, u[:, gamma:].double())
+
+
+def _sampled(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """The winner of a race of the groups' sums, then of a race of the winning group's tokens."""
+    arrivals = -torch.log1p(-uniforms)
+    count = weights.shape[1]
+    sums = torch.stack([part.sum(-1) for part in weights.split(philox.GROUP, -1)], -1)
+    group = (sums / arrivals[:, count:]).argmax(-1, keepdim=True)
+    others = torch.arange(count) // philox.GROUP != group
+    return (weights / arrivals[:, :count]).masked_fill(others, -1).argmax(-1)

@@ -1,7 +1,8 @@
 """The arithmetic of every rule in PyTorch operators: what `csrc/arithmetic.h` is to the kernels.
 
-Each rule has a class with two methods: `ratios` gives what draft tokens are accepted by, `left` the
-weights that the next token is sampled from.
+The rules that accept in order have a class with two methods each: `ratios` gives what draft tokens
+are accepted by, `left` the weights that the next token is sampled from. Temperatures are float32
+[B, 1], one for every sequence.
 """
 
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from speculative.verification.rules import Calibrated, Exact, Rule, Sigmoid
+from speculative.verification.rules import Calibrated, Rule, Sigmoid
 from speculative.verification.status import DRAFT_LOGITS, TARGET_LOGITS
 
 CHUNK = 8192
@@ -27,7 +28,7 @@ class Row(NamedTuple):
     """Whether the row holds NaN or +inf or nothing finite, bool."""
 
 
-def reduced(logits: Tensor, temperature: float) -> Row:
+def reduced(logits: Tensor, temperature: Tensor) -> Row:
     """Reduce every row of logits [B, rows, V] to what its softmax needs, chunk by chunk."""
     maximum = torch.full(logits.shape[:-1], -torch.inf, device=logits.device)
     total = torch.zeros_like(maximum, dtype=torch.float64)
@@ -39,7 +40,7 @@ def reduced(logits: Tensor, temperature: float) -> Row:
         finite = larger.clamp(min=torch.finfo(torch.float32).min)  # -inf - -inf is no number
         # Bring the total so far to the new maximum, then add the chunk.
         total *= ((maximum - finite) / temperature).exp()
-        total += ((z - finite[..., None]) / temperature).exp().sum(-1)
+        total += ((z - finite[..., None]) / temperature[..., None]).exp().sum(-1)
         maximum = larger
     return Row(maximum, total, bad | (maximum == -torch.inf))
 
@@ -51,7 +52,7 @@ def row_at(rows: Row, index: Tensor | int) -> Row:
     return Row(*(value.gather(1, index)[:, 0] for value in rows))
 
 
-def probabilities(z: Tensor, row: Row, temperature: float) -> Tensor:
+def probabilities(z: Tensor, row: Row, temperature: Tensor) -> Tensor:
     """The softmax of logits z [B, V], of which `row` is what they were reduced to."""
     scaled = (z - row.maximum[:, None]) / temperature
     return scaled.exp() / row.total[:, None].float()
@@ -70,11 +71,11 @@ class Left(NamedTuple):
     """The same for the draft's row."""
 
 
-class _Exact(NamedTuple):
-    """The exact rule: softmax against softmax. Every row is reduced once, for acceptance and for
+class Softmaxes(NamedTuple):
+    """The exact rules: softmax against softmax. Every row is reduced once, for acceptance and for
     the residual."""
 
-    temperature: float
+    temperature: Tensor
     target: Row
     """All rows of the target, [B, G + 1]."""
     draft: Row
@@ -91,27 +92,31 @@ class _Exact(NamedTuple):
         ratios = (difference / self.temperature).exp() * q.total / p.total
         return ratios, p.fault * TARGET_LOGITS | q.fault * DRAFT_LOGITS
 
-    def left(self, z: Tensor, y: Tensor, n: Tensor, m: Tensor) -> Left:
+    def left(self, z: Tensor, y: Tensor, n: Tensor, m: Tensor, share: Tensor) -> Left:
         """What the target's rows z [B, V], which are its rows number n [B, 1], and the draft's rows
-        y, number m, leave for the next token."""
+        y, number m, leave for the next token.
+
+        Args:
+            share: what multiplies the target's probabilities in the residual, float64 [B, 1].
+        """
         p_of, q_of = row_at(self.target, n), row_at(self.draft, m)
         p = probabilities(z, p_of, self.temperature)
         q = probabilities(y, q_of, self.temperature)
-        return Left(p, p - q, p_of.fault, q_of.fault)
+        return Left(p, p * share.float() - q, p_of.fault, q_of.fault)
 
 
 class _Sigmoid(NamedTuple):
     """The sigmoid rule: no row is reduced, since a sigmoid needs no sum."""
 
-    temperature: float
+    temperature: Tensor
     limits: Sigmoid
 
     def ratios(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """As `_Exact.ratios`, with the faults of these logits alone."""
+        """As `Softmaxes.ratios`, with the faults of these logits alone."""
         return self._squash(z.double()) / self._squash(y.double()), _faults(z, y)
 
     def left(self, z: Tensor, y: Tensor, *_: Tensor) -> Left:
-        """As `_Exact.left`, from the rows z and y alone."""
+        """As `Softmaxes.left`, from the rows z and y alone."""
         return Left(self._squash(z), self._difference(z, y), _bad(z).any(-1), _bad(y).any(-1))
 
     def _squash(self, z: Tensor) -> Tensor:
@@ -137,15 +142,15 @@ class _Sigmoid(NamedTuple):
 class _Calibrated(NamedTuple):
     """The calibrated rule: ratios are estimated, and only the rows of a rejection are reduced."""
 
-    temperature: float
+    temperature: Tensor
     fit: Calibrated
 
     def ratios(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """As `_Exact.ratios`, with the faults of these logits alone."""
+        """As `Softmaxes.ratios`, with the faults of these logits alone."""
         return self._estimate(z.double(), y.double()), _faults(z, y)
 
     def left(self, z: Tensor, y: Tensor, *_: Tensor) -> Left:
-        """As `_Exact.left`, from the rows z and y alone."""
+        """As `Softmaxes.left`, from the rows z and y alone."""
         p_of = row_at(reduced(z[:, None], self.temperature), 0)
         q_of = row_at(reduced(y[:, None], self.temperature), 0)
         p = probabilities(z, p_of, self.temperature)
@@ -160,21 +165,19 @@ class _Calibrated(NamedTuple):
         return torch.nan_to_num(x, nan=0.0, posinf=0.0).clamp(max=0).exp()  # -inf stays below all
 
 
-Arithmetic = _Exact | _Sigmoid | _Calibrated
+Arithmetic = Softmaxes | _Sigmoid | _Calibrated
 
 
 def arithmetic_of(
-    rule: Rule, target_logits: Tensor, draft_logits: Tensor, temperature: float
+    rule: Rule, target_logits: Tensor, draft_logits: Tensor, temperature: Tensor
 ) -> Arithmetic:
     """What computes the rule's ratios and weights on these logits."""
-    match rule:
-        case Exact():
-            target = reduced(target_logits, temperature)
-            return _Exact(temperature, target, reduced(draft_logits, temperature))
-        case Sigmoid():
-            return _Sigmoid(temperature, rule)
-        case Calibrated():
-            return _Calibrated(temperature, rule)
+    if isinstance(rule, Sigmoid):
+        return _Sigmoid(temperature, rule)
+    if isinstance(rule, Calibrated):
+        return _Calibrated(temperature, rule)
+    target = reduced(target_logits, temperature)
+    return Softmaxes(temperature, target, reduced(draft_logits, temperature))
 
 
 def _bad(z: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from speculative.verification import build, philox, pytorch
-from speculative.verification.rules import Exact, decoded
+from speculative.verification.rules import Coupled, Exact, decoded
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 """`speculative::Type`: the kernels' numbers of the dtypes of logits."""
@@ -25,7 +25,7 @@ class Problem(ctypes.Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("target", "draft", "tokens", "lengths")),
-        *((name, c_void_p) for name in ("uniforms", "seeds", "offsets", "out")),
+        *((name, c_void_p) for name in ("uniforms", "seeds", "offsets", "temperatures", "out")),
         *((f"{name}_strides", c_int64 * 2) for name in ("target", "draft", "token")),
         *((name, c_int64) for name in ("seed", "offset")),
         ("temperature", c_double),
@@ -54,7 +54,7 @@ def operator(function: Callable[..., Tensor]) -> Callable[..., Any]:
 @operator
 def verify(
     target_logits: Tensor,
-    draft_logits: Tensor,
+    draft_logits: Tensor | None,
     draft_tokens: Tensor,
     lengths: Tensor | None,
     uniforms: Tensor | None,
@@ -65,11 +65,13 @@ def verify(
     code: int,
     parameters: Sequence[float],
     temperature: float,
+    temperatures: Tensor | None,
 ) -> Tensor:
     """Verify draft tokens: `speculative.verification.verify.verify` on checked arguments.
 
     Args:
-        seeds, offsets: used instead of `seed` and `offset` where they are not None.
+        seeds, offsets, temperatures: used instead of `seed`, `offset` and `temperature` where they
+            are not None.
         code, parameters: the rule (`speculative.verification.rules`).
 
     Returns:
@@ -86,23 +88,27 @@ def verify(
             uniforms,
             requests,
             rule=decoded(code, parameters),
-            temperature=temperature,
+            temperature=temperature if temperatures is None else temperatures,
         )
-    target, draft = _dense(target_logits), _dense(draft_logits)
-    batch, gamma, vocabulary = draft.shape
+    target = _dense(target_logits)
+    draft = None if draft_logits is None else _dense(draft_logits)
+    (batch, gamma), vocabulary = draft_tokens.shape, target.shape[2]
     out = draft_tokens.new_empty((3, batch))
-    lengths, uniforms, seeds, offsets = map(_contiguous, (lengths, uniforms, seeds, offsets))
+    lengths, uniforms, seeds, offsets, temperatures = map(
+        _contiguous, (lengths, uniforms, seeds, offsets, temperatures)
+    )
     problem = Problem(
         target=target.data_ptr(),
-        draft=draft.data_ptr(),
+        draft=_address(draft),
         tokens=draft_tokens.data_ptr(),
         lengths=_address(lengths),
         uniforms=_address(uniforms),
         seeds=_address(seeds),
         offsets=_address(offsets),
+        temperatures=_address(temperatures),
         out=out.data_ptr(),
         target_strides=target.stride()[:2],
-        draft_strides=draft.stride()[:2],
+        draft_strides=(0, 0) if draft is None else draft.stride()[:2],
         token_strides=draft_tokens.stride(),
         seed=seed,
         offset=offset,
@@ -113,14 +119,16 @@ def verify(
         vocabulary=vocabulary,
         type=TYPES[target.dtype],
         method=code,
-        stream=philox.NEXT,
+        stream=philox.COUPLED if code == Coupled.code else philox.NEXT,
     )
     _launch(library, problem, out)
     return out
 
 
 @torch.library.register_fake("speculative::verify", lib=OPERATORS)
-def _(target_logits: Tensor, draft_logits: Tensor, draft_tokens: Tensor, *_: object) -> Tensor:
+def _(
+    target_logits: Tensor, draft_logits: Tensor | None, draft_tokens: Tensor, *_: object
+) -> Tensor:
     """The shape and dtype of `verify`'s result, which torch.compile asks for."""
     return draft_tokens.new_empty((3, draft_tokens.shape[0]))
 
@@ -134,11 +142,12 @@ def sample(
     seed: int,
     offset: int,
     temperature: float,
+    temperatures: Tensor | None,
     stream: int,
 ) -> Tensor:
     """Sample a token from every row: `speculative.verification.verify.sample` on checked arguments.
 
-    To the kernels this is exact verification without draft tokens.
+    To the kernels this is verification without draft tokens.
 
     Returns:
         int64 [B].
@@ -146,16 +155,25 @@ def sample(
     library = _library(logits.device)
     if library is None:
         requests = _requests(logits, seed, offset, seeds, offsets)
-        return pytorch.sample(logits, uniforms, requests, temperature=temperature, stream=stream)
+        return pytorch.sample(
+            logits,
+            uniforms,
+            requests,
+            temperature=temperature if temperatures is None else temperatures,
+            stream=stream,
+        )
     rows = _dense(logits)
     batch, vocabulary = rows.shape
     out = torch.empty((3, batch), dtype=torch.int64, device=rows.device)
-    uniforms, seeds, offsets = map(_contiguous, (uniforms, seeds, offsets))
+    uniforms, seeds, offsets, temperatures = map(
+        _contiguous, (uniforms, seeds, offsets, temperatures)
+    )
     problem = Problem(
         target=rows.data_ptr(),
         uniforms=_address(uniforms),
         seeds=_address(seeds),
         offsets=_address(offsets),
+        temperatures=_address(temperatures),
         out=out.data_ptr(),
         target_strides=(rows.stride(0), 0),
         seed=seed,
@@ -164,7 +182,7 @@ def sample(
         batch=batch,
         vocabulary=vocabulary,
         type=TYPES[rows.dtype],
-        method=Exact.code,
+        method=Coupled.code if stream == philox.COUPLED else Exact.code,
         stream=stream,
     )
     _launch(library, problem, out)
@@ -192,9 +210,7 @@ def _requests(
 
 def _library(device: torch.device) -> ctypes.CDLL | None:
     """The kernels for a device; None: there are none, or they cannot be built."""
-    if device.type == "cpu":
-        return build.cpu_library()
-    return build.cuda_library(build.architecture_of(device)) if device.type == "cuda" else None
+    return build.cpu_library() if device.type == "cpu" else None  # CUDA's are being rewritten
 
 
 def _launch(library: ctypes.CDLL, problem: Problem, out: Tensor) -> None:

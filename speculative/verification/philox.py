@@ -14,15 +14,21 @@ CPU and GPU compute the same numbers in any order (`csrc/arithmetic.h` has the s
 - seed: the key, 64 bits. One integer for a batch, or one for every request.
 - request: the row of the batch if the seed is one integer, 0 if every request has its own seed.
 - position: how many tokens the request had before the one that is decided, modulo 2^32.
-- stream: what the number is for: `ACCEPT`, `NEXT` or `DRAFT`.
-- index: 0 for an acceptance; in a race, where every token has its own number, the token.
+- stream: what the number is for: `ACCEPT`, `NEXT`, `DRAFT` or `COUPLED`, or the groups of one.
+- index: 0 for an acceptance; in a race, where every token has its own number, the token; in a race
+  of groups the group.
 """
 
 import torch
 from torch import Tensor
 
-ACCEPT, NEXT, DRAFT = 0, 1, 2
-"""Streams: accept a draft token, sample the next token, sample a draft token."""
+ACCEPT, NEXT, DRAFT, COUPLED = 0, 1, 2, 3
+"""Streams: accept a draft token, sample the next token, sample a draft token, and what target and
+draft share where they are coupled."""
+GROUPS = 4
+"""Added to a stream: the numbers of its groups."""
+GROUP = 2048
+"""Tokens of a group. The next token's group is chosen first, by the groups' sums of weights."""
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -61,7 +67,7 @@ def uniforms(seeds: Tensor, requests: Tensor, positions: Tensor, stream: int, co
 
     Args:
         seeds, requests, positions: int64, broadcastable to one shape [...].
-        stream: `ACCEPT`, `NEXT` or `DRAFT`.
+        stream: `ACCEPT`, `NEXT`, `DRAFT` or `COUPLED`.
         count: how many numbers each element gets.
 
     Returns:
@@ -93,18 +99,43 @@ def signed(seed: int) -> int:
     return (seed + 2**63) % 2**64 - 2**63
 
 
+def groups(vocabulary: int) -> int:
+    """How many groups a vocabulary has."""
+    return -(-vocabulary // GROUP)
+
+
+def race_uniforms(
+    seeds: Tensor, requests: Tensor, positions: Tensor, stream: int, vocabulary: int
+) -> Tensor:
+    """The numbers of a race for one token, float32 [..., V + groups], or with COUPLED [..., V]."""
+    tokens = uniforms(seeds, requests, positions, stream, vocabulary)
+    if stream == COUPLED:
+        return tokens
+    of_groups = uniforms(seeds, requests, positions, stream + GROUPS, groups(vocabulary))
+    return torch.cat([tokens, of_groups], -1)
+
+
 def verification_uniforms(
     batch: int, gamma: int, vocabulary: int, seed: int | Tensor, offset: int | Tensor
 ) -> Tensor:
     """The numbers that `verify` uses for a seed and an offset, as its `uniforms` argument.
 
     Returns:
-        float32 [batch, gamma + vocabulary].
+        float32 [batch, gamma + V + groups].
     """
     seeds, numbers, offsets = requests(batch, seed, offset, torch.device("cpu"))
     positions = offsets[:, None] + torch.arange(gamma)
     accept = uniforms(seeds[:, None], numbers[:, None], positions, ACCEPT, 1)[..., 0]
-    return torch.cat([accept, uniforms(seeds, numbers, offsets, NEXT, vocabulary)], -1)
+    return torch.cat([accept, race_uniforms(seeds, numbers, offsets, NEXT, vocabulary)], -1)
+
+
+def coupled_uniforms(
+    batch: int, gamma: int, vocabulary: int, seed: int | Tensor, offset: int | Tensor
+) -> Tensor:
+    """The same for the rule `Coupled`: float32 [batch, gamma + 1, V]."""
+    seeds, numbers, offsets = requests(batch, seed, offset, torch.device("cpu"))
+    positions = offsets[:, None] + torch.arange(gamma + 1)
+    return uniforms(seeds[:, None], numbers[:, None], positions, COUPLED, vocabulary)
 
 
 def _multiply(multiplier: int, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,12 @@ is the rule's acceptance. At the first rejection n the next token is sampled fro
 residual at position n; after the last draft token it is sampled from the rule's weights of the
 target's next row, as the bonus token. `speculative.verification.rules` has a table of the rules.
 
+`Block` accepts the longest block instead, and `Coupled`, like greedy decoding, accepts what the
+target takes itself.
+
 Sampling from weights w is an exponential race: token i arrives at time -log(1 - v_i) / w_i for a
-uniform v_i, and the first token to arrive wins (`speculative.verification.pytorch` says why).
+uniform v_i, and the first token to arrive wins (`speculative.verification.races` says why). Groups
+of `philox.GROUP` tokens race first, by their sums of weights; then the tokens of the winner.
 """
 
 from typing import NamedTuple
@@ -14,10 +18,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from speculative.verification.rules import EXACT, Calibrated, Exact, Rule, Sigmoid
+from speculative.verification import philox
+from speculative.verification.rules import EXACT, Block, Calibrated, Coupled, Exact, Rule, Sigmoid
 from speculative.verification.status import DRAFT_LOGITS, DRAFT_TOKEN, TARGET_LOGITS
 
 Float = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 RESOLVED = 1e-6
@@ -84,7 +90,7 @@ def estimate(rule: Calibrated, z: npt.ArrayLike, y: npt.ArrayLike) -> Float:
 
 def verify(
     target_logits: npt.ArrayLike,
-    draft_logits: npt.ArrayLike,
+    draft_logits: npt.ArrayLike | None,
     draft_tokens: npt.ArrayLike,
     uniforms: npt.ArrayLike,
     *,
@@ -95,17 +101,33 @@ def verify(
 
     Args:
         target_logits: [G + 1, V].
-        draft_logits: [G, V]. A shorter draft of the same sequence has fewer rows.
+        draft_logits: [G, V]. A shorter draft of the same sequence has fewer rows. None: the draft
+            proposed its tokens for certain.
         draft_tokens: int [G].
-        uniforms: [G + V]: G for acceptance, then one per token of the vocabulary.
+        uniforms: [G + V + groups]: G for acceptance, then one per token of the vocabulary and one
+            per group. For `Coupled` [G + 1, V].
         rule, temperature: see `speculative.verification.verify.verify`.
     """
-    target, draft, u = (np.asarray(x, np.float64) for x in (target_logits, draft_logits, uniforms))
+    target, u = np.asarray(target_logits, np.float64), np.asarray(uniforms, np.float64)
     tokens = np.asarray(draft_tokens, np.int64)
+    if temperature == 0:
+        return _match(target, tokens, None)
+    if draft_logits is None:
+        draft = np.where(np.arange(target.shape[-1]) == tokens[:, None], 0.0, -np.inf)
+    else:
+        draft = np.asarray(draft_logits, np.float64)
     target, draft = target / temperature, draft / temperature
+    if isinstance(rule, Coupled):
+        return _match(target, tokens, u)
+    if isinstance(rule, Block):
+        return _longest_block(target, draft, tokens, u)
+    return _in_order(target, draft, tokens, u, rule)
+
+
+def _in_order(target: Float, draft: Float, tokens: Ints, u: Float, rule: Rule) -> Decision:
+    """Accept draft tokens up to the first rejection."""
     gamma, vocabulary = len(tokens), target.shape[-1]
     exact = isinstance(rule, Exact)
-
     margin = np.inf
     for t, x in enumerate(tokens):
         if not 0 <= x < vocabulary:
@@ -122,8 +144,62 @@ def verify(
     return _sample(rule, gamma, target[gamma], None, u[gamma:], margin)
 
 
+def _longest_block(target: Float, draft: Float, tokens: Ints, u: Float) -> Decision:
+    """Accept the longest block that its number allows (arXiv 2403.10444)."""
+    gamma, vocabulary = len(tokens), target.shape[-1]
+    share, margin = 1.0, np.inf
+    shares, accepted = [1.0], 0
+    for t, x in enumerate(tokens):
+        if not 0 <= x < vocabulary:
+            return Decision(0, -1, DRAFT_TOKEN, margin)
+        fault = _faults(target[t], draft[t], softmax=True)
+        if fault:
+            return Decision(0, -1, fault, margin)
+        p, q = softmax(target[t]), softmax(draft[t])
+        share = min(share * p[x] / q[x], 1.0) if p[x] > 0 else 0.0
+        shares.append(share)
+    for i in range(1, gamma + 1):
+        share = chance = shares[i]
+        if i < gamma and share < 1:
+            left = np.maximum(share * softmax(target[i]) - softmax(draft[i]), 0).sum()
+            chance = left / (left + 1 - share)
+            margin = 0.0 if 0 < left < RESOLVED else margin
+        margin = min(margin, abs(u[i - 1] - chance) / max(u[i - 1], chance))
+        if u[i - 1] < chance:
+            accepted = i
+    if accepted == gamma:
+        return _sample(EXACT, gamma, target[gamma], None, u[gamma:], margin)
+    row = target[accepted], draft[accepted]
+    return _sample(EXACT, accepted, *row, u[gamma:], margin, shares[accepted])
+
+
+def _match(target: Float, tokens: Ints, uniforms: Float | None) -> Decision:
+    """Accept what the target takes itself: with noise [G + 1, V], or its likeliest tokens."""
+    margin = np.inf
+    for t, row in enumerate(target):
+        drafted = tokens[t] if t < len(tokens) else -1
+        if t < len(tokens) and not 0 <= drafted < len(row):
+            return Decision(t, -1, DRAFT_TOKEN, margin)
+        fault = _faults(row, None, softmax=True)
+        if fault:
+            return Decision(t, -1, fault, margin)
+        token, ahead = int(row.argmax()), np.inf
+        if uniforms is not None:
+            token, ahead = _first(softmax(row), uniforms[t])
+        margin = min(margin, ahead)
+        if token != drafted:
+            return Decision(t, token, 0, margin)
+    raise AssertionError("the last row has no draft token, so it differs")
+
+
 def _sample(
-    rule: Rule, accepted: int, target: Float, draft: Float | None, uniforms: Float, margin: float
+    rule: Rule,
+    accepted: int,
+    target: Float,
+    draft: Float | None,
+    uniforms: Float,
+    margin: float,
+    share: float = 1.0,
 ) -> Decision:
     """The decision on the token after `accepted` draft tokens: from the residual of the target's
     and the draft's row [V], or without a draft's row from the target's weights."""
@@ -131,7 +207,12 @@ def _sample(
     fault = _faults(target, draft, has_softmax)
     if fault:
         return Decision(accepted, -1, fault, margin)
-    w = weights(rule, target) if draft is None else residual(rule, target, draft)
+    if draft is None:
+        w = weights(rule, target)
+    elif share < 1:
+        w = np.maximum(0, share * softmax(target) - softmax(draft))
+    else:
+        w = residual(rule, target, draft)
     if has_softmax and draft is not None and w.sum() < RESOLVED:
         margin = 0.0
     if not w.any():  # nothing is left over: p and q agree to the last bit
@@ -143,16 +224,26 @@ def _sample(
 
 
 def race_winner(weights: Float, uniforms: Float) -> tuple[int, float]:
-    """The winner of the exponential race, and by how much it was ahead, relative.
+    """The winner of the race, and by how much it was ahead, relative.
 
     Args:
         weights: [V], of which one at least is above 0.
-        uniforms: [V], a number from 0 to 1 for every token.
+        uniforms: [V + groups], a number from 0 to 1 for every token and every group.
     """
+    vocabulary, size = len(weights), philox.GROUP
+    sums = np.add.reduceat(weights, np.arange(0, vocabulary, size))
+    group, ahead = _first(sums, uniforms[vocabulary:])
+    members = slice(group * size, min((group + 1) * size, vocabulary))
+    token, of_group = _first(weights[members], uniforms[:vocabulary][members])
+    return group * size + token, min(ahead, of_group)
+
+
+def _first(weights: Float, uniforms: Float) -> tuple[int, float]:
+    """Which of these weights arrives first, and by how much it is ahead of the second, relative."""
     rates = weights / -np.log1p(-np.clip(uniforms, 2.0**-33, 1 - 2.0**-24))
-    token = int(rates.argmax())
-    second = np.delete(rates, token).max(initial=0.0)
-    return token, float(1 - second / rates[token])
+    winner = int(rates.argmax())
+    second = np.delete(rates, winner).max(initial=0.0)
+    return winner, float(1 - second / rates[winner])
 
 
 def _faults(target: Float, draft: Float | None, softmax: bool) -> int:

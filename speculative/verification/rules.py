@@ -11,8 +11,13 @@ its two logits, already divided by the temperature (more terms in `speculative.v
 
     rule        a draft token is accepted with probability    a rejection samples from
     Exact       min(1, p(x) / q(x))                           max(0, p - q)
+    Block       (the longest block that a number allows)      max(0, share p - q)
+    Coupled     1 if the target would take x itself, else 0   (the target's own token follows)
     Sigmoid     min(1, s(z) / s(y)), s a wide sigmoid         max(0, s(target) - s(draft))
     Calibrated  r(z, y), an estimate of p(x) / q(x)           max(0, p - q r)
+
+Exact, Block and Coupled emit the target's distribution. At temperature 0 all rules are greedy: a
+draft token is accepted if it is the target's likeliest, the lowest number among equals.
 
 A new rule is a class here, listed in `Rule`. Its arithmetic stands in `reference` (float64, the
 meaning), `arithmetic` (PyTorch) and `csrc/arithmetic.h`; `speculative.options` gives it a name on
@@ -110,7 +115,47 @@ class Calibrated:
         return [self.intercept, self.target_slope, self.draft_slope]
 
 
-Rule = Exact | Sigmoid | Calibrated
+@dataclass(frozen=True)
+class Block:
+    """Block verification (arXiv 2403.10444): as exact as `Exact`, and never accepts fewer draft
+    tokens in expectation, since it decides on all of them together.
+
+    With share(0) = 1 and share(i) = min(1, share(i - 1) p(x_i) / q(x_i)), a block of i tokens is
+    allowed with probability h(i) = S / (S + 1 - share(i)), where S is the total of
+    max(0, share(i) p - q) at the place after it, and h(gamma) = share(gamma). The longest allowed
+    one is accepted. It reads the rows of all draft tokens.
+    """
+
+    name: ClassVar[str] = "block"
+    code: ClassVar[int] = 3
+
+    @property
+    def parameters(self) -> list[float]:
+        """There are none."""
+        return []
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """Target and draft take every token with the same noise, one number for every token at every
+    position of a request (Gumbel-max coupling, arXiv 2408.07978).
+
+    What is emitted are the very tokens that the target alone takes at this seed, whatever the draft
+    and gamma. The draft's logits are not read: any guess can be verified. It accepts somewhat
+    fewer tokens than `Exact`. Sample drafts, and the target alone, with
+    `sample(..., stream=philox.COUPLED)`.
+    """
+
+    name: ClassVar[str] = "coupled"
+    code: ClassVar[int] = 4
+
+    @property
+    def parameters(self) -> list[float]:
+        """There are none."""
+        return []
+
+
+Rule = Exact | Sigmoid | Calibrated | Block | Coupled
 EXACT = Exact()
 RULES: tuple[type[Rule], ...] = get_args(Rule)
 METHODS = tuple(rule.name for rule in RULES)
@@ -131,7 +176,7 @@ def check_rule(rule: object) -> None:
     """
     if not isinstance(rule, RULES):
         raise InputError(
-            f"rule {rule!r}: give Exact(), Sigmoid(...) or Calibrated(...) of "
+            f"rule {rule!r}: give Exact(), Block(), Coupled(), Sigmoid(...) or Calibrated(...) of "
             "speculative.verification.rules"
         )
 

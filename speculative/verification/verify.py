@@ -5,10 +5,12 @@
     accepted, next_token, status = verify(target_logits, draft_logits, draft_tokens, seed=7)
 
 The rule (`speculative.verification.rules`) says when a draft token is accepted. `Exact()` emits
-tokens distributed exactly as sampling from the target (Leviathan et al. 2023; arXiv 2406.11016).
-Two rules are approximations that accept a token on its two logits alone: `Sigmoid()` is the
-paper's, mostly the draft's distribution; `Calibrated(...)` stays close to the target's, with
-estimates fitted to a pair of models (`speculative.verification.calibration`).
+tokens distributed exactly as sampling from the target (Leviathan et al. 2023; arXiv 2406.11016),
+and so do `Block()`, which accepts more of them, and `Coupled()`, whose tokens are the very ones
+that the target alone takes at the same seed. Two rules are approximations that accept a token on
+its two logits alone: `Sigmoid()` is the paper's, mostly the draft's distribution; `Calibrated(...)`
+stays close to the target's, with estimates fitted to a pair of models
+(`speculative.verification.calibration`). A sequence of temperature 0 is decided greedily.
 
 Random numbers are counted, not drawn in order (`speculative.verification.philox`): equal seeds and
 offsets give equal tokens in every run and on every device. Give every request its own seed, as a
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor
 
 from speculative.verification import kernels, philox
-from speculative.verification.rules import EXACT, Rule, check_rule
+from speculative.verification.rules import EXACT, Calibrated, Coupled, Rule, Sigmoid, check_rule
 from systems.schema import InputError
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -42,11 +44,11 @@ class Verification(NamedTuple):
 
 def verify(
     target_logits: Tensor,
-    draft_logits: Tensor,
+    draft_logits: Tensor | None,
     draft_tokens: Tensor,
     *,
     rule: Rule = EXACT,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     lengths: Tensor | None = None,
     seed: int | Tensor = 0,
     offset: int | Tensor = 0,
@@ -60,33 +62,48 @@ def verify(
     Args:
         target_logits: float32, float16 or bfloat16 [B, G + 1, V]; -inf excludes a token. Any
             strides.
-        draft_logits: the same dtype [B, G, V]; the draft tokens were sampled from them.
+        draft_logits: the same dtype [B, G, V]; the draft tokens were sampled from them. None: the
+            draft tokens were not sampled (n-grams, prompt lookup); `Exact` and `Block` take them as
+            certain. `Coupled` and greedy sequences read no logits of a draft.
         draft_tokens: int64 [B, G].
         rule: when a draft token is accepted.
-        temperature: divides the logits of both models.
+        temperature: divides the logits of both models; a number, or float32 [B] for every sequence
+            its own. 0 is greedy: a draft token is accepted if it is the target's likeliest, the
+            lowest number among equals, which is the next token too.
         lengths: how many draft tokens each sequence has, int64 [B] from 0 to G; None: all have G.
         seed: an integer of 64 bits, or a seed for every request, int64 [B].
         offset: how many tokens the request had before `draft_tokens`, an integer or int64 [B]. Add
             accepted + 1 after every call, so that no random number serves two decisions.
-        uniforms: float32 [B, G + V] from 0 to below 1, used instead of seed and offset: entry t
-            decides draft token t, entry G + i belongs to token i in the race for the next token.
+        uniforms: float32 [B, G + V + groups] from 0 to below 1, used instead of seed and offset:
+            entry t decides draft token t, entry G + i belongs to token i in the race for the next
+            token, entry G + V + g to group g of `philox.GROUP` tokens. For `Coupled`
+            [B, G + 1, V]: the noise of every token at every position.
 
     Returns:
         The decisions. Rows are read in order and only as far as needed, so a fault in a row after
-        the first rejection is not seen.
+        the first rejection is not seen. `Block` reads the rows of all draft tokens and accepts
+        none if one is at fault.
 
     Raises:
         InputError: shapes, dtypes or devices do not fit each other, or an option is out of range.
-            Faults in the values (NaN, a token outside the vocabulary, a length) are reported in
-            `status` instead, since finding them here would make the host wait.
+            Faults in the values (NaN, a token outside the vocabulary, a length, a temperature in a
+            tensor) are reported in `status` instead, since finding them here would make the host
+            wait.
     """
     check_rule(rule)
-    _check_temperature(temperature)
     _check_logits(target_logits, draft_logits, draft_tokens)
-    batch, gamma, vocabulary = draft_logits.shape
+    (batch, gamma), vocabulary = draft_tokens.shape, target_logits.shape[-1]
     device = target_logits.device
+    if draft_logits is None and isinstance(rule, (Sigmoid, Calibrated)):
+        raise InputError(
+            f"draft_logits None: the rule {rule.name} compares two logits; give them, or Exact()"
+        )
+    _check_temperature(temperature, batch, device)
     _check("lengths", lengths, (batch,), torch.int64, device)
-    _check("uniforms", uniforms, (batch, gamma + vocabulary), torch.float32, device)
+    numbers = [gamma + vocabulary + philox.groups(vocabulary)]
+    if isinstance(rule, Coupled):
+        numbers = [gamma + 1, vocabulary]
+    _check("uniforms", uniforms, (batch, *numbers), torch.float32, device)
     _check_seeds(seed, offset, batch, device)
     decided = kernels.verify(
         target_logits,
@@ -97,7 +114,7 @@ def verify(
         *_split(seed, offset),
         rule.code,
         rule.parameters,
-        temperature,
+        *_separate(temperature),
     )
     return Verification(*decided.unbind())
 
@@ -105,7 +122,7 @@ def verify(
 def sample(
     logits: Tensor,
     *,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     seed: int | Tensor = 0,
     offset: int | Tensor = 0,
     stream: int = philox.DRAFT,
@@ -118,8 +135,9 @@ def sample(
         temperature, seed: as in `verify`.
         offset: how many tokens the request had before the one that is sampled.
         stream: `philox.DRAFT`, whose random numbers `verify` does not use, or `philox.NEXT` for
-            plain sampling from a target.
-        uniforms: float32 [B, V], used instead of seed, offset and stream.
+            plain sampling from a target. With the rule `Coupled`, `philox.COUPLED` for both.
+        uniforms: float32 [B, V + groups], or [B, V] with `philox.COUPLED`, used instead of seed and
+            offset.
 
     Returns:
         int64 [B]; -1 for a row that holds NaN or +inf or no finite logit.
@@ -127,16 +145,20 @@ def sample(
     Raises:
         InputError: shapes, dtypes or devices do not fit each other, or an option is out of range.
     """
-    _check_temperature(temperature)
     _check_tensor("logits", logits)
-    if stream not in (philox.NEXT, philox.DRAFT):
-        raise InputError(f"stream {stream!r}: give philox.DRAFT or philox.NEXT")
+    if stream not in (philox.NEXT, philox.DRAFT, philox.COUPLED):
+        raise InputError(
+            f"stream {stream!r}: give philox.DRAFT or philox.NEXT, or with Coupled philox.COUPLED"
+        )
     if logits.dim() != 2 or logits.shape[1] == 0:
         raise InputError(f"logits {list(logits.shape)}: give them as [B, V]")
     _check_dtype("logits", logits)
-    _check("uniforms", uniforms, tuple(logits.shape), torch.float32, logits.device)
-    _check_seeds(seed, offset, len(logits), logits.device)
-    return kernels.sample(logits, uniforms, *_split(seed, offset), temperature, stream)
+    batch, vocabulary = logits.shape
+    _check_temperature(temperature, batch, logits.device)
+    drawn = vocabulary + (0 if stream == philox.COUPLED else philox.groups(vocabulary))
+    _check("uniforms", uniforms, (batch, drawn), torch.float32, logits.device)
+    _check_seeds(seed, offset, batch, logits.device)
+    return kernels.sample(logits, uniforms, *_split(seed, offset), *_separate(temperature), stream)
 
 
 def _split(
@@ -153,12 +175,19 @@ def _split(
     )
 
 
-def _check_temperature(temperature: object) -> None:
-    """Refuse a temperature that is not a finite number above 0."""
-    if not isinstance(temperature, (int, float)):
-        raise InputError(f"temperature {temperature!r}: give a number")
-    if not 0 < temperature < math.inf:
-        raise InputError(f"temperature {temperature}: give a number above 0; for greedy, argmax")
+def _separate(temperature: float | Tensor) -> tuple[float, Tensor | None]:
+    """The temperature as the operators take it: a number or 1, then a tensor or None."""
+    return (1.0, temperature) if isinstance(temperature, Tensor) else (temperature, None)
+
+
+def _check_temperature(temperature: object, batch: int, device: torch.device) -> None:
+    """Refuse a temperature that is neither a finite number of 0 or more nor a tensor [B]."""
+    if isinstance(temperature, Tensor):
+        _check("temperature", temperature, (batch,), torch.float32, device)
+    elif not isinstance(temperature, (int, float)):
+        raise InputError(f"temperature {temperature!r}: give a number, or float32 [B]")
+    elif not 0 <= temperature < math.inf:
+        raise InputError(f"temperature {temperature}: give more than 0, or 0 for greedy decoding")
 
 
 def _check_tensor(name: str, value: object) -> None:
@@ -167,29 +196,35 @@ def _check_tensor(name: str, value: object) -> None:
         raise InputError(f"{name} is a {type(value).__name__}; give a tensor")
 
 
-def _check_logits(target: Tensor, draft: Tensor, tokens: Tensor) -> None:
+def _check_logits(target: Tensor, draft: Tensor | None, tokens: Tensor) -> None:
     """Refuse logits and draft tokens whose shapes, dtypes or devices do not fit each other."""
-    names = ("target_logits", "draft_logits", "draft_tokens")
-    for name, value in zip(names, (target, draft, tokens), strict=True):
+    named = {"target_logits": target, "draft_tokens": tokens}
+    if draft is not None:
+        named["draft_logits"] = draft
+    for name, value in named.items():
         _check_tensor(name, value)
     wrong = None
-    if target.dim() != 3 or draft.dim() != 3:
-        wrong = "give them as [B, G + 1, V] and [B, G, V]"
-    elif draft.shape[1] == 0:
+    if target.dim() != 3 or tokens.dim() != 2 or (draft is not None and draft.dim() != 3):
+        wrong = "give them as [B, G + 1, V], [B, G, V] and [B, G]"
+    elif tokens.shape[1] == 0:
         wrong = "gamma is 0; draft a token at least, or use sample"
-    elif target.shape[2] != draft.shape[2] or target.shape[2] == 0:
+    elif target.shape[2] == 0 or (draft is not None and target.shape[2] != draft.shape[2]):
         wrong = (
             "target and draft must share one vocabulary; "
             "see speculative.verification.vocabulary.fitted"
         )
-    elif target.shape[0] != draft.shape[0] or target.shape[1] != draft.shape[1] + 1:
-        wrong = "give them as [B, G + 1, V] and [B, G, V]"
+    else:
+        rows = tokens.shape if draft is None else draft.shape
+        if target.shape[0] != rows[0] or target.shape[1] != rows[1] + 1:
+            wrong = "give them as [B, G + 1, V], [B, G, V] and [B, G]"
     if wrong:
-        shapes = f"target_logits {list(target.shape)}, draft_logits {list(draft.shape)}"
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in named.items())
         raise InputError(f"{shapes}: {wrong}")
     _check_dtype("target_logits", target)
-    _check("draft_logits", draft, tuple(draft.shape), target.dtype, target.device)
-    _check("draft_tokens", tokens, tuple(draft.shape[:2]), torch.int64, target.device)
+    if draft is not None:
+        _check("draft_logits", draft, tuple(draft.shape), target.dtype, target.device)
+    batch, gamma = target.shape[0], target.shape[1] - 1
+    _check("draft_tokens", tokens, (batch, gamma), torch.int64, target.device)
 
 
 def _check_dtype(name: str, logits: Tensor) -> None:

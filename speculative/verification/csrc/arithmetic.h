@@ -20,9 +20,10 @@ namespace speculative {
 
 // The numbers of speculative/verification/status.py, philox.py, kernels.py and rules.py.
 enum Fault { TARGET_LOGITS = 1, DRAFT_LOGITS = 2, DRAFT_TOKEN = 4, LENGTH = 8 };
-enum Stream { ACCEPT = 0 };
+enum Stream { ACCEPT = 0, COUPLED_NOISE = 3, GROUPS = 4 };
 enum Type { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };
-enum Method { EXACT = 0, SIGMOID = 1, CALIBRATED = 2 };
+enum Method { EXACT = 0, SIGMOID = 1, CALIBRATED = 2, BLOCK = 3, COUPLED = 4 };
+constexpr int GROUP = 2048;  // tokens of a group: the next token's group is chosen first
 
 // The numbers of a rule, as its `parameters` in speculative/verification/rules.py lists them.
 struct SigmoidParameters { double alpha, beta; };
@@ -37,12 +38,13 @@ union Parameters {
 // fields. Strides count elements; the last dimension of logits is dense.
 struct Problem {
     const void* target;       // [batch, gamma + 1, vocabulary]
-    const void* draft;        // [batch, gamma, vocabulary]
+    const void* draft;        // [batch, gamma, vocabulary], or null: a token was given, not sampled
     const int64_t* tokens;    // [batch, gamma]
     const int64_t* lengths;   // [batch], or null: gamma everywhere
-    const float* uniforms;    // [batch, gamma + vocabulary], or null: counted from seeds
+    const float* uniforms;    // [batch, uniforms_of(*this)], or null: counted from seeds
     const int64_t* seeds;     // [batch], or null: `seed`, with the row as request number
     const int64_t* offsets;   // [batch], or null: `offset`
+    const float* temperatures;  // [batch], or null: `temperature`; 0 is greedy
     int64_t* out;             // [3, batch]: accepted, next token, status
     int64_t target_strides[2], draft_strides[2], token_strides[2];
     int64_t seed, offset;
@@ -113,36 +115,62 @@ HD float uniform(uint32_t word) {
     return u < 1 - 0x1p-24f ? u : 1 - 0x1p-24f;
 }
 
-// The key and counter of one sequence's random numbers, or the row of uniforms used instead.
+// How many groups the vocabulary has.
+HD int groups_of(const Problem& p) { return (p.vocabulary + GROUP - 1) / GROUP; }
+
+// How many uniforms a sequence is given. COUPLED: one for every token at every position. The others:
+// one for every draft token, then one for every token and every group in the race for the next token.
+HD int64_t uniforms_of(const Problem& p) {
+    if (p.method == COUPLED) return (int64_t(p.gamma) + 1) * p.vocabulary;
+    return int64_t(p.gamma) + p.vocabulary + groups_of(p);
+}
+
+// The numbers of one race: the key and counter they are counted by, or the uniforms used instead.
 struct Draws {
-    const float* uniforms;  // the sequence's row of Problem::uniforms; null: they are counted
+    const float* given;  // null: they are counted
     uint32_t left, right, position, request, stream;
 
     HD Words block(uint32_t index) const {
         return philox(index, position, request, stream, left, right);
     }
+    // Number i of the race.
+    HD float at(int i) const {
+        if (given) return given[i];
+        const Words words = block(uint32_t(i) / 4);
+        const uint32_t by_place[4] = {words.a, words.b, words.c, words.d};
+        return uniform(by_place[i % 4]);
+    }
 };
 
-// The draws of sequence b.
-HD Draws draws_of(const Problem& p, int64_t b) {
-    uint64_t seed = uint64_t(p.seeds ? p.seeds[b] : p.seed);
-    const float* uniforms = p.uniforms ? p.uniforms + b * (int64_t(p.gamma) + p.vocabulary) : nullptr;
-    return {uniforms, uint32_t(seed), uint32_t(seed >> 32),
-            uint32_t(p.offsets ? p.offsets[b] : p.offset), p.seeds ? 0 : uint32_t(b),
-            uint32_t(p.stream)};
+// The numbers of tokens of sequence b: in the race for its next token, or with COUPLED for the token at
+// `position` of the draft.
+HD Draws draws_of(const Problem& p, int64_t b, int position = 0) {
+    const uint64_t seed = uint64_t(p.seeds ? p.seeds[b] : p.seed);
+    const int64_t start = p.method == COUPLED ? int64_t(position) * p.vocabulary : p.gamma;
+    return {p.uniforms ? p.uniforms + b * uniforms_of(p) + start : nullptr, uint32_t(seed),
+            uint32_t(seed >> 32), uint32_t(p.offsets ? p.offsets[b] : p.offset) + uint32_t(position),
+            p.seeds ? 0 : uint32_t(b), uint32_t(p.stream)};
 }
 
-// The uniform that decides draft token t.
-HD float accept_uniform(const Draws& draws, int t) {
-    if (draws.uniforms) return draws.uniforms[t];
-    return uniform(philox(0, draws.position + uint32_t(t), draws.request, ACCEPT, draws.left,
-                          draws.right).a);
+// The numbers of groups of sequence b, in the race for the group of its next token.
+HD Draws group_draws_of(const Problem& p, int64_t b) {
+    Draws draws = draws_of(p, b);
+    if (draws.given) draws.given += p.vocabulary;
+    draws.stream += GROUPS;
+    return draws;
+}
+
+// The uniform that decides draft token t of sequence b.
+HD float accept_uniform(const Problem& p, int64_t b, int t) {
+    if (p.uniforms) return p.uniforms[b * uniforms_of(p) + t];
+    const Draws draws = draws_of(p, b, t);
+    return uniform(philox(0, draws.position, draws.request, ACCEPT, draws.left, draws.right).a);
 }
 
 // ------------------------------------------------------------------------- elementary functions
 
-// 2^x, relative error below 3e-7; 0 below -126 and infinity above 127.
-HD float power_of_two(float x) {
+// 2^x for x <= 0, relative error below 2e-7; 0 below -126.
+HD float power_below_one(float x) {
 #ifdef __CUDA_ARCH__
     float power;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
@@ -150,22 +178,30 @@ HD float power_of_two(float x) {
 #else
     float shifted = x + 0x1.8p23f;  // rounds; the integer is in the low bits
     float f = x - (shifted - 0x1.8p23f);
-    float power = 1.53458116e-4f;
-    power = power * f + 1.33999312e-3f;
-    power = power * f + 9.61848896e-3f;
-    power = power * f + 5.55032878e-2f;
-    power = power * f + 2.40226469e-1f;
-    power = power * f + 6.93147206e-1f;
+    float power = 1.32647272e-3f;
+    power = power * f + 9.67151264e-3f;
+    power = power * f + 5.55073374e-2f;
+    power = power * f + 2.40222421e-1f;
+    power = power * f + 6.93146978e-1f;
     power = power * f + 1.0f;
     power = as_float(as_bits(power) + (as_bits(shifted) << 23));
-    power = x < -126.0f ? 0.0f : power;
+    return x < -126.0f ? 0.0f : power;
+#endif
+}
+
+// 2^x, relative error below 2e-7; 0 below -126 and infinity above 127.
+HD float power_of_two(float x) {
+#ifdef __CUDA_ARCH__
+    return power_below_one(x);
+#else
+    const float power = power_below_one(x < 127.0f ? x : 127.0f);
     return x > 127.0f ? INFINITY : power;
 #endif
 }
 
 // -log(1 - v) for v from 0 to 1, with full relative precision near 0. A token of weight w arrives in
 // the exponential race at this time over w, and the first to arrive is the sample
-// (speculative/verification/pytorch.py says why).
+// (speculative/verification/races.py says why).
 HD float arrival(float v) {
     v = v > 0x1p-33f ? v : 0x1p-33f;
     v = v < 1 - 0x1p-24f ? v : 1 - 0x1p-24f;
@@ -200,66 +236,83 @@ struct Normaliser {
 // The normaliser of no tokens.
 HD Normaliser nothing() { return {-FLT_MAX, 0, 0}; }
 
+// The normaliser of a draft's row whose token was given, not sampled: its logit is 0.
+HD Normaliser certain() { return {0, 1, 0}; }
+
 // The faults of the rows that the next token comes from. After a complete draft, one whose tokens
 // were all accepted, that is the target's row alone.
 HD int faults_of(const Normaliser& target, const Normaliser& draft, bool complete) {
     return (target.faulty() ? TARGET_LOGITS : 0) | (!complete && draft.faulty() ? DRAFT_LOGITS : 0);
 }
 
-HD float scale_of(const Problem& p) { return float(1.4426950408889634 / p.temperature); }
+HD double temperature_of(const Problem& p, int64_t b) {
+    return p.temperatures ? p.temperatures[b] : p.temperature;
+}
+HD float scale_of(const Problem& p, int64_t b) {
+    return float(1.4426950408889634 / temperature_of(p, b));
+}
 
 // The normaliser of two parts together.
 HD Normaliser merged(const Normaliser& a, const Normaliser& b, float scale) {
     float maximum = a.maximum > b.maximum ? a.maximum : b.maximum;
-    float total = a.total * power_of_two(scale * (a.maximum - maximum)) +
-                  b.total * power_of_two(scale * (b.maximum - maximum));
+    float total = a.total * power_below_one(scale * (a.maximum - maximum)) +
+                  b.total * power_below_one(scale * (b.maximum - maximum));
     return {maximum, total, a.fault | b.fault};
 }
 
 // ------------------------------------------------------------------------------------ acceptance
 
 struct Verdict {
-    bool accepted;
+    double ratio;  // accepted with this probability
     int fault;
+
+    HD bool accepts(float uniform) const { return !fault && uniform < ratio; }
 };
 
-// The weight of logit z under the sigmoid rule.
+// The weight of logit z, divided by the temperature, under the sigmoid rule.
 HD double squashed(const Problem& p, double z) {
     const SigmoidParameters& limits = p.parameters.sigmoid;
-    return 1 / (1 + exp(-(z / p.temperature - limits.alpha) / (limits.beta - limits.alpha)));
+    return 1 / (1 + exp(-(z - limits.alpha) / (limits.beta - limits.alpha)));
 }
 
-// The calibrated estimate of p(x) / q(x), at most 1. It is 1 where -inf meets -inf or a slope of 0.
+// The calibrated estimate of p(x) / q(x) from two logits divided by the temperature, at most 1. It is
+// 1 where -inf meets -inf or a slope of 0.
 HD double estimated(const Problem& p, double z, double y) {
     const CalibratedParameters& fit = p.parameters.calibrated;
-    double x = fit.intercept + fit.target_slope * (z / p.temperature) +
-               fit.draft_slope * (y / p.temperature);
+    double x = fit.intercept + fit.target_slope * z + fit.draft_slope * y;
     return exp(x < 0 ? x : 0);
 }
 
-// Whether draft token t of sequence b is accepted. Only EXACT uses the normalisers of its rows.
-template <class T>
-HD Verdict judge(const Problem& p, const Draws& draws, int64_t b, int t, const Normaliser& target,
-                 const Normaliser& draft) {
+// Draft token t of sequence b; -1: there is none, or it is outside the vocabulary.
+HD int token_at(const Problem& p, int64_t b, int t) {
     int64_t token = p.tokens[b * p.token_strides[0] + t * p.token_strides[1]];
-    if (token < 0 || token >= p.vocabulary) return {false, DRAFT_TOKEN};
+    return token < 0 || token >= p.vocabulary ? -1 : int(token);
+}
+
+// What draft token t of sequence b is accepted by. Only EXACT and BLOCK use the normalisers of its rows.
+template <class T>
+HD Verdict judge(const Problem& p, int64_t b, int t, const Normaliser& target, const Normaliser& draft) {
+    const int token = token_at(p, b, t);
+    if (token < 0) return {0, DRAFT_TOKEN};
+    const bool exact = p.method == EXACT || p.method == BLOCK;
     const T* z_row = static_cast<const T*>(p.target) + b * p.target_strides[0] + t * p.target_strides[1];
     const T* y_row = static_cast<const T*>(p.draft) + b * p.draft_strides[0] + t * p.draft_strides[1];
-    float z = widen(z_row[token]), y = widen(y_row[token]);
-    bool bad_target = p.method == EXACT ? target.faulty() : is_fault(z);
-    bool bad_draft = p.method == EXACT ? draft.faulty() : is_fault(y);
+    float z = widen(z_row[token]), y = p.draft ? widen(y_row[token]) : 0;
+    bool bad_target = exact ? target.faulty() : is_fault(z);
+    bool bad_draft = exact ? draft.faulty() : is_fault(y);
     int fault = (bad_target ? TARGET_LOGITS : 0) | (bad_draft ? DRAFT_LOGITS : 0);
-    double ratio;
-    if (p.method == EXACT) {
-        double gap = (double(z) - target.maximum) - (double(y) - draft.maximum);
-        ratio = exp(gap / p.temperature) * (double(draft.total) / target.total);
-    } else if (p.method == SIGMOID) {
-        ratio = squashed(p, z) / squashed(p, y);
-    } else {
-        ratio = estimated(p, z, y);
-    }
-    bool accepted = !fault && z > -INFINITY && accept_uniform(draws, t) < ratio;
-    return {accepted, fault};
+    if (fault || !(z > -INFINITY)) return {0, fault};
+    const double temperature = temperature_of(p, b);
+    if (p.method == SIGMOID) return {squashed(p, z / temperature) / squashed(p, y / temperature), 0};
+    if (p.method == CALIBRATED) return {estimated(p, z / temperature, y / temperature), 0};
+    double gap = (double(z) - target.maximum) - (double(y) - draft.maximum);
+    return {exp(gap / temperature) * (double(draft.total) / target.total), 0};
+}
+
+// BLOCK: the probability that a block of drafts ends here, from the share of the target's probability
+// that its tokens have kept and the total of the residual.
+HD double block_chance(double share, double residual) {
+    return share < 1 ? residual / (residual + 1 - share) : 1;
 }
 
 // --------------------------------------------------------------------------------------- weights
@@ -271,17 +324,17 @@ struct Weights {
     float intercept, target_slope, draft_slope;  // CALIBRATED: log2 of the estimated ratio
 
     HD float target_exact(float z) const {
-        return power_of_two(scale * (z - target_maximum)) * target_inverse;
+        return power_below_one(scale * (z - target_maximum)) * target_inverse;
     }
     HD float residual_exact(float z, float y) const {
-        float w = target_exact(z) - power_of_two(scale * (y - draft_maximum)) * draft_inverse;
+        float w = target_exact(z) - power_below_one(scale * (y - draft_maximum)) * draft_inverse;
         return w > 0 ? w : 0;
     }
     // p - q min(1, estimate) is what acceptance left over, whether the estimate is right or not.
     HD float residual_calibrated(float z, float y) const {
         float x = intercept + target_slope * z + draft_slope * y;
-        float q = power_of_two(scale * (y - draft_maximum)) * draft_inverse;
-        float w = target_exact(z) - q * power_of_two(x < 0 ? x : 0);
+        float q = power_below_one(scale * (y - draft_maximum)) * draft_inverse;
+        float w = target_exact(z) - q * power_below_one(x < 0 ? x : 0);
         return w > 0 ? w : 0;
     }
     HD float target_sigmoid(float z) const {
@@ -307,30 +360,33 @@ struct Weights {
     HD float of(float z, float y) const {
         if (METHOD == SIGMOID) return RESIDUAL ? residual_sigmoid(z, y) : target_sigmoid(z);
         if (!RESIDUAL) return target_exact(z);
-        return METHOD == EXACT ? residual_exact(z, y) : residual_calibrated(z, y);
+        return METHOD == CALIBRATED ? residual_calibrated(z, y) : residual_exact(z, y);
     }
 };
 
-// The constants of a method's weights; those that the method does not use stay 0.
+// The constants of a method's weights for sequence b; those that the method does not use stay 0.
+// `share` multiplies the target's weights.
 template <Method METHOD>
-HD Weights weights_of(const Problem& p, const Normaliser& target, const Normaliser& draft) {
+HD Weights weights_of(const Problem& p, int64_t b, const Normaliser& target, const Normaliser& draft,
+                      double share = 1) {
     Weights weights = {};
+    const double temperature = temperature_of(p, b);
     if (METHOD == SIGMOID) {
         const SigmoidParameters& limits = p.parameters.sigmoid;
         const double width = limits.beta - limits.alpha;
-        weights.slope = float(1 / (p.temperature * width));
+        weights.slope = float(1 / (temperature * width));
         weights.shift = float(-limits.alpha / width);
         return weights;
     }
-    weights.scale = scale_of(p);
-    weights.target_maximum = target.maximum, weights.target_inverse = 1 / target.total;
+    weights.scale = scale_of(p, b);
+    weights.target_maximum = target.maximum, weights.target_inverse = float(share / target.total);
     weights.draft_maximum = draft.maximum, weights.draft_inverse = 1 / draft.total;
     if (METHOD == CALIBRATED) {
         const CalibratedParameters& fit = p.parameters.calibrated;
         const double bits = 1.4426950408889634;  // log2(e)
         weights.intercept = float(bits * fit.intercept);
-        weights.target_slope = float(bits * fit.target_slope / p.temperature);
-        weights.draft_slope = float(bits * fit.draft_slope / p.temperature);
+        weights.target_slope = float(bits * fit.target_slope / temperature);
+        weights.draft_slope = float(bits * fit.draft_slope / temperature);
     }
     return weights;
 }

@@ -87,7 +87,7 @@ def test_adversarial_logits(data: st.DataObject) -> None:
 def test_a_token_of_no_probability_is_rejected_even_at_0(decide: Verify) -> None:
     target = torch.tensor([[[0.0, -INF, 0.0], [0.0, 0.0, 0.0]]])
     draft, tokens = torch.zeros(1, 1, 3), torch.tensor([[1]])
-    u = torch.zeros(1, 4)
+    u = torch.zeros(1, 5)
     for rule in (EXACT, Sigmoid()):
         decided = decide(target, draft, tokens, rule=rule, uniforms=u)
         assert int(decided.accepted) == 0
@@ -99,7 +99,7 @@ def test_no_residual_means_the_target(decide: Verify) -> None:
     """A draft above the target everywhere leaves sigmoid no residual."""
     target, draft = torch.full((1, 2, 4), -3e4), torch.full((1, 1, 4), 3e4)
     target[..., 2] = 2e4
-    u = torch.tensor([[0.99, 0.3, 0.3, 0.3, 0.3]])
+    u = torch.tensor([[0.99, 0.3, 0.3, 0.3, 0.3, 0.3]])
     decided = decide(target, draft, torch.tensor([[0]]), rule=Sigmoid(), uniforms=u)
     assert rows(decided) == [(0, 2, 0)]
 
@@ -213,7 +213,7 @@ def test_sampling_is_the_same_in_operators_and_marks_faults() -> None:
     assert torch.equal(found, other)
     assert [int(token) == -1 for token in found] == [False, False, True, True, False, False]
     seeds, numbers, positions = requests
-    u = philox.uniforms(seeds, numbers, positions, philox.DRAFT, 777)
+    u = philox.race_uniforms(seeds, numbers, positions, philox.DRAFT, 777)
     assert torch.equal(found, sample(logits, uniforms=u, temperature=0.9))
 
 
@@ -225,7 +225,7 @@ def test_torch_compile_keeps_the_operator() -> None:
     case = drafted(2, 3, 100, seed=6)
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(*case), step(*case))
-    arguments: tuple[object, ...] = (*case, None, None, None, None, 3, 0, EXACT.code, [], 1.0)
+    arguments: tuple[object, ...] = (*case, None, None, None, None, 3, 0, EXACT.code, [], 1.0, None)
     torch.library.opcheck(torch.ops.speculative.verify.default, arguments)
 
 
@@ -237,7 +237,7 @@ ONE = drafted(1, 2, 8)
     [
         ({"rule": "exact"}, "rule 'exact': give Exact()"),
         ({"rule": Sigmoid}, "rule <class"),
-        ({"temperature": 0.0}, "temperature 0"),
+        ({"temperature": -1.0}, "temperature -1"),
         ({"temperature": float("nan")}, "temperature nan"),
         ({"temperature": None}, "temperature None: give a number"),
         ({"target_logits": ONE[0].numpy()}, "target_logits is a ndarray; give a tensor"),
@@ -256,7 +256,7 @@ ONE = drafted(1, 2, 8)
         ({"draft_tokens": ONE[2][:, :1]}, "draft_tokens: torch.int64 [1, 1]"),
         ({"draft_logits": ONE[1].to("meta")}, "draft_logits is on meta"),
         ({"lengths": torch.tensor([1, 1])}, "lengths"),
-        ({"uniforms": torch.rand(1, 3)}, "give torch.float32 [1, 10]"),
+        ({"uniforms": torch.rand(1, 3)}, "give torch.float32 [1, 11]"),
         ({"seed": torch.tensor([1, 2])}, "seed"),
         ({"offset": -1}, "offset -1"),
     ],
@@ -280,7 +280,7 @@ def test_bad_input_is_one_line(change: dict[str, object], words: str) -> None:
         ({"seed": 0.5}, "seed 0.5: give an integer"),
         ({"offset": 2**32}, "offset 4294967296"),
         ({"stream": 7}, "stream 7: give philox.DRAFT or philox.NEXT"),
-        ({"uniforms": torch.rand(3, 7)}, "give torch.float32 [3, 8]"),
+        ({"uniforms": torch.rand(3, 7)}, "give torch.float32 [3, 9]"),
     ],
 )
 def test_bad_input_of_sampling_is_one_line(change: dict[str, object], words: str) -> None:
