@@ -144,7 +144,7 @@ def _call(method: str, case: Case) -> Call:
         return lambda draft, _: two_softmaxes(*draft)
     if method == "transformers":
         region = transformers_region()
-        return lambda draft, _: (torch.cat([region(*one) for one in _sequences(draft)]),)
+        return lambda draft, _: (torch.cat([region(*one)[0] for one in _sequences(draft)]),)
     rules: dict[str, Rule] = {"exact": Exact(), "sigmoid": Sigmoid()}
     rule = rules[method] if method in rules else _calibrated(case.vocabulary)
     return lambda draft, seed: verify(*draft, rule=rule, seed=seed)
@@ -242,12 +242,12 @@ def cases(
                     )
 
 
-def transformers_region() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def transformers_region() -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
     """transformers' own verification of one sequence.
 
     Returns:
         A function of target logits [1, G + 1, V], draft logits [1, G, V] and draft tokens [1, G]
-        that gives the number of accepted tokens, int64 [1].
+        that gives the number of accepted tokens and the next token, int64 [1] each.
 
     Raises:
         InputError: transformers is not installed, or is of a version with other arguments.
@@ -266,9 +266,9 @@ def transformers_region() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     # Older versions want to know whether the draft has ended the sequence.
     rest = (False,) if names[4:5] == ["is_done_candidate"] else ()
 
-    def verify(target: Tensor, draft: Tensor, tokens: Tensor) -> Tensor:
-        _, matches = function(tokens, draft, tokens.shape[1], target, *rest)
-        return torch.as_tensor(matches).view(1)
+    def verify(target: Tensor, draft: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        valid, matches = function(tokens, draft, tokens.shape[1], target, *rest)
+        return torch.as_tensor(matches).view(1), valid[:, -1]
 
     return verify
 

@@ -62,6 +62,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["options"],
         ["tasks"],
         ["experiments"],
+        ["auditing"],
         ["system"],
     ],
     "launch": [
