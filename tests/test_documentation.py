@@ -71,6 +71,7 @@ SMALL = {
     "testbed emulate": Small(planned=True),
     "testbed profile sparsepipe": Small("--batch-size 1 --repetitions 1"),
     "testbed bench sparse": Small("--resolutions 8 --channels 1 --repetitions 1"),
+    "testbed audit": Small("--total-variation 0.3 --vocabularies 100 --no-control"),
     "testbed bench speculative": Small("--vocabularies 100 --gammas 1 --repetitions 1"),
     "testbed reproduce stanza --experiment planner": Small(),
     "testbed reproduce": Small("--help"),  # minutes: its flags are read, its tests run the rest

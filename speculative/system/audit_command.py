@@ -27,8 +27,8 @@ class AuditArguments:
     """Hold a verifier to the target's distribution."""
 
     total_variation: float = 0.002
-    """The error of the outputs, as a total variation, that shall be seen with a probability of
-    95 %. Half of it takes four times the time."""
+    """The error of the outputs that shall be seen with a probability of 95 %. Half of it takes four
+    times the time."""
     vocabularies: tuple[int, ...] = VOCABULARIES
     """The large vocabularies, in tokens."""
     one_by_one: bool = False
