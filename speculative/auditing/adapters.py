@@ -22,7 +22,7 @@ from speculative.auditing.pairs import GAMMA
 from speculative.auditing.verifier import Verifier, one_by_one
 from speculative.bench import transformers_region
 from speculative.verification.calibration import Observed
-from speculative.verification.rules import Calibrated, Exact, Rule, Sigmoid
+from speculative.verification.rules import RULES, Calibrated, Rule
 from speculative.verification.verify import verify
 from systems.schema import InputError
 
@@ -139,7 +139,10 @@ def calibrated() -> Calibrated:
     return observed.fit()
 
 
-OURS: dict[str, Callable[[], Rule]] = {"exact": Exact, "sigmoid": Sigmoid, "calibrated": calibrated}
+OURS: dict[str, Callable[[], Rule]] = {
+    **{rule.name: rule for rule in RULES},
+    Calibrated.name: calibrated,  # the one rule with numbers of a pair
+}
 
 
 def _of_ours(name: str) -> Adapter:

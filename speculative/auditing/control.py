@@ -14,6 +14,7 @@ from speculative.auditing.pairs import GAMMA, Pair
 from speculative.auditing.verifier import Verifier
 from speculative.experiments import mutants
 from speculative.experiments.chi_square import Verify
+from speculative.verification import philox
 
 COARSE_BITS = 6
 
@@ -67,11 +68,16 @@ def _drawing(decide: Verify, change: Callable[[Tensor], Tensor] = lambda u: u) -
     def verify(
         z: Tensor, y: Tensor, tokens: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        size = len(tokens), y.shape[1] + y.shape[2]
-        u = torch.rand(size, generator=generator, dtype=torch.float64, device=z.device)
-        return decide(z, y, tokens, change(u))
+        return decide(z, y, tokens, change(_uniforms(y, generator)))
 
     return verify
+
+
+def _uniforms(draft: Tensor, generator: torch.Generator) -> Tensor:
+    """The numbers that verification takes for draft logits [B, G, V], float64."""
+    batch, gamma, vocabulary = draft.shape
+    width = philox.verification_uniforms(1, gamma, vocabulary, 0, 0).shape[1]
+    return torch.rand((batch, width), generator=generator, dtype=torch.float64, device=draft.device)
 
 
 def _same_for_all(u: Tensor) -> Tensor:
@@ -93,10 +99,9 @@ def _off_by(pair: Pair, total_variation: float) -> Verifier:
     def verify(
         z: Tensor, y: Tensor, tokens: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        size = len(tokens), 1 + GAMMA + y.shape[2]
-        u = torch.rand(size, generator=generator, dtype=torch.float64, device=z.device)
-        careless, rest = u[:, :1] < share, u[:, 1:]
-        decisive = torch.where(careless, 0.0, rest[:, :GAMMA])
-        return mutants.correct(z, y, tokens, torch.cat([decisive, rest[:, GAMMA:]], 1))
+        u = _uniforms(y, generator)
+        careless = torch.rand((len(u), 1), generator=generator, device=u.device) < share
+        u[:, :GAMMA].masked_fill_(careless, 0.0)
+        return mutants.correct(z, y, tokens, u)
 
     return verify
