@@ -21,6 +21,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -196,7 +197,8 @@ class _Trie:
         names = self._take("u1", length).tobytes().decode().split("\0")[:size]
 
         # The words of the file are the last of their n-grams; contexts come first here.
-        last = np.repeat(np.arange(size), np.diff(words["next"].astype(np.int64)))
+        starts = words["next"].astype(np.int64)
+        last = np.repeat(np.arange(size), starts[1:] - starts[:-1])
         order = np.argsort(before[:pairs], kind="stable")
         keys = before[order] * size + last[order]
         parents = np.repeat(np.arange(pairs), np.diff(places[: pairs + 1]))
@@ -215,7 +217,7 @@ class _Trie:
             ),
         )
 
-    def _take(self, kind: npt.DTypeLike, count: int) -> npt.NDArray[np.generic]:
+    def _take(self, kind: npt.DTypeLike, count: int) -> npt.NDArray[Any]:
         """The next values of one kind."""
         start = self._at
         self._at += np.dtype(kind).itemsize * count

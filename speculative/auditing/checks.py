@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from speculative.auditing import control, pairs, wide
-from speculative.auditing.counting import CHUNK, LEAST_P, Tally, count, drawn, draws, visible
+from speculative.auditing.counting import LEAST_P, Tally, count, drawn, draws, visible
 from speculative.auditing.pairs import GAMMA, Pair, sequences
 from speculative.auditing.verifier import Verifier, emitted
 from systems import by_path
@@ -78,12 +79,13 @@ def checks(verifier: Verifier, plan: Plan) -> Iterator[Check]:
     yield _neighbours(tally)
     yield _acceptance(tally)
     for pair in pairs.adversarial():
-        yield _tried(pair.name, lambda p=pair: plan.count(plan.pair(p), verifier, some))
+        yield _tried(pair.name, partial(plan.count, plan.pair(pair), verifier, some))
     for dtype in (torch.float16, torch.bfloat16):
         pair = plan.pair(pairs.random(), dtype)
         name = str(dtype).removeprefix("torch.")
-        yield _tried(name, lambda p=pair: plan.count(p, verifier, some), refusable=True)
-    yield _tried("uneven batch", lambda: plan.count(plan.ordinary, _among_others(verifier), some))
+        yield _tried(name, partial(plan.count, pair, verifier, some), refusable=True)
+    others = partial(plan.count, plan.ordinary, _among_others(verifier), some)
+    yield _tried("uneven batch", others)
     for vocabulary in plan.vocabularies:
         yield _wide(verifier, vocabulary, plan)
     if plan.controlled:
@@ -100,8 +102,8 @@ def _manners(verifier: Verifier, plan: Plan) -> Iterator[Check]:
     kept = target.clone(), draft.clone(), tokens.clone()
 
     def decide(seed: int, size: int = FEW) -> Tensor:
-        rows = (x[:size].clone() for x in kept)
-        return emitted(verifier, *rows, torch.Generator(plan.device).manual_seed(seed))
+        z, y, x = (part[:size].clone() for part in kept)
+        return emitted(verifier, z, y, x, torch.Generator(plan.device).manual_seed(seed))
 
     try:
         emitted(verifier, target, draft, tokens, torch.Generator(plan.device).manual_seed(3))
@@ -192,15 +194,11 @@ def _among_others(verifier: Verifier) -> Verifier:
         other = target.new_full(target.shape, -torch.inf)
         other[..., 1] = 1000.0
         other_tokens = torch.ones_like(tokens)
-        batch = [
+        z, y, x = (
             torch.stack([a, b], 1).flatten(0, 1)
             for a, b in ((other, target), (other[:, :GAMMA], draft), (other_tokens, tokens))
-        ]
-        found = [
-            emitted(verifier, *rows, generator)
-            for rows in zip(*(x.split(CHUNK) for x in batch), strict=True)
-        ]
-        return torch.cat(found)[1::2]
+        )
+        return emitted(verifier, z, y, x, generator)[1::2]
 
     return verify
 

@@ -90,8 +90,9 @@ def backed_off(context: tuple[str, ...], word: str) -> float:
         return THREE[*context, word]
     if len(context) == 1 and (*context, word) in TWO:
         return TWO[*context, word][0]
-    weights = {1: {(w,): b for w, (_, b) in ONE.items()}, 2: {k: b for k, (_, b) in TWO.items()}}
-    return weights[len(context)].get(context, 1.0) * backed_off(context[1:], word)
+    weights: dict[tuple[str, ...], float] = {(w,): b for w, (_, b) in ONE.items()}
+    weights.update({pair: b for pair, (_, b) in TWO.items()})
+    return weights.get(context, 1.0) * backed_off(context[1:], word)
 
 
 @pytest.fixture

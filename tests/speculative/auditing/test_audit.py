@@ -11,7 +11,9 @@ from speculative.auditing import control, pairs
 from speculative.auditing.adapters import ADAPTERS, of_rule
 from speculative.auditing.audit import Report, audit
 from speculative.auditing.checks import Check
+from speculative.auditing.counting import count
 from speculative.auditing.verifier import Verifier
+from speculative.experiments import mutants
 from speculative.verification.rules import Exact
 from systems.schema import InputError
 
@@ -19,8 +21,8 @@ OURS = of_rule(Exact())
 
 
 def audited(verifier: Verifier, **options: Any) -> Report:
-    options = {"total_variation": 0.03, "vocabularies": (1500,), "control": False} | options
-    return audit(verifier, **options)
+    quick: dict[str, Any] = {"total_variation": 0.03, "vocabularies": (1500,), "control": False}
+    return audit(verifier, **quick | options)
 
 
 def found(verifier: Verifier, name: str) -> tuple[str, str]:
@@ -53,7 +55,8 @@ def changed(
     """Ours, with other inputs or another answer."""
 
     def verify(z: Tensor, y: Tensor, x: Tensor, generator: torch.Generator) -> Any:
-        return answer(z, y, x, OURS(*inputs(z, y, x), generator))
+        logits = inputs(z, y, x)
+        return answer(z, y, x, OURS(logits[0], logits[1], logits[2], generator))
 
     return verify
 
@@ -97,7 +100,7 @@ def test_an_error_is_found_where_it_shows(verifier: Verifier, check: str) -> Non
 
 
 def test_random_numbers_that_sequences_share_are_found() -> None:
-    shared = control._drawing(control.mutants.correct, control._same_for_all)
+    shared = control._drawing(mutants.correct, control._same_for_all)
     assert found(shared, "independent neighbours")[0] == "WRONG"
     assert found(shared, "random")[0] == "ok"
 
@@ -157,7 +160,7 @@ def test_the_last_of_the_control_is_off_by_what_it_says() -> None:
     *_, (name, verifier) = control.wrong(pair, 0.1)
     assert name == "off by 0.1"
     generator = torch.Generator().manual_seed(0)
-    tally = control.count(pair, verifier, 60_000, generator, 1)
+    tally = count(pair, verifier, 60_000, generator, 1)
     assert tally.total_variation == pytest.approx(0.1, abs=0.01)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from speculative import ngrams
 from speculative.experiments import PAPER, approximation
 
 
@@ -12,7 +13,7 @@ def test_distances_become_a_figure_and_claims(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(approximation, "MADE_UP", replace(approximation.MADE_UP, vocabulary=400))
-    monkeypatch.setattr(approximation.ngrams, "installed", lambda: False)
+    monkeypatch.setattr(ngrams, "installed", lambda: False)
     monkeypatch.chdir(tmp_path)  # no trained pairs here
     results = approximation.measure("quick", tmp_path / "records" / "approximation")
     (name,) = results
