@@ -7,15 +7,18 @@ model verifies them.
     speculative.stream(target, draft, inputs)       # the same, step by step
     speculative.assisted(model)                     # our verification in transformers' own loop
     speculative.verify(target_logits, draft_logits, draft_tokens)    # the operator alone
+    speculative.audit(verifier)                     # is a verifier, ours or another, exact?
 
 `verification` has the operator and a glossary, `decoding` the loops around it, `tasks` trains and
-scores pairs of models, `experiments` holds the paper's claims against measurements.
+scores pairs of models, `experiments` holds the paper's claims against measurements, `auditing`
+holds any verifier to the target's distribution.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from speculative.auditing.audit import audit
     from speculative.decoding.assisted import assisted
     from speculative.decoding.decode import generate, stream
     from speculative.decoding.sampling import Sampling
@@ -30,6 +33,7 @@ __all__ = [
     "Sampling",
     "Sigmoid",
     "assisted",
+    "audit",
     "generate",
     "stream",
     "verify",
@@ -42,6 +46,7 @@ _HOMES = {
     "Sampling": "decoding.sampling",
     "Sigmoid": "verification.rules",
     "assisted": "decoding.assisted",
+    "audit": "auditing.audit",
     "generate": "decoding.decode",
     "stream": "decoding.decode",
     "verify": "verification.verify",

@@ -10,11 +10,12 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from speculative import ngrams
 from speculative.verification.calibration import Observed
 from speculative.verification.rules import Calibrated, Exact, Rule, Sigmoid
 from speculative.verification.verify import verify
@@ -40,6 +41,9 @@ NOISE = 0.75
 """The standard deviation of the draft's logits from the target's, which have one of 3: about 0.7 of
 the draft tokens are accepted."""
 
+Logits = Literal["normal", "ngram"]
+"""Where logits come from: normally distributed ones, or an n-gram model of English
+(`speculative.ngrams`), whose vocabulary is given."""
 Inputs = tuple[Tensor, Tensor, Tensor]
 Call = Callable[[Inputs, int], tuple[Tensor, ...]]
 """Takes inputs and a seed, and gives what is decided, the number of accepted tokens first."""
@@ -55,6 +59,7 @@ class Case:
     dtype: str
     device: str
     threads: int
+    logits: Logits = "normal"
 
     @property
     def row_bytes(self) -> int:
@@ -92,8 +97,26 @@ class Row:
 
 
 def inputs(case: Case, seed: int) -> Inputs:
-    """Normally distributed logits of a target, those of a draft near it, and tokens that are
-    sampled from the draft."""
+    """Logits of a target and of a draft near it, and tokens that are sampled from the draft.
+
+    Raises:
+        InputError: the n-gram model is not installed, or has another vocabulary.
+    """
+    target, draft, tokens = _of_words(case, seed) if case.logits == "ngram" else _normal(case, seed)
+    return target.to(DTYPES[case.dtype]), draft.to(DTYPES[case.dtype]), tokens
+
+
+def _of_words(case: Case, seed: int) -> Inputs:
+    """Trigrams of English as the target's, bigrams as the draft's."""
+    model = ngrams.read()
+    if case.vocabulary != len(model.words):
+        raise InputError(f"vocabulary {case.vocabulary}: the n-gram model has {len(model.words)}")
+    target, draft, tokens = ngrams.drafted(model, case.batch, case.gamma, seed)
+    return target.to(case.device), draft.to(case.device), tokens.to(case.device)
+
+
+def _normal(case: Case, seed: int) -> Inputs:
+    """Normally distributed logits of a target, and those of a draft near it, in float32."""
     device = torch.device(case.device)
     generator = torch.Generator(device).manual_seed(seed)
     shape = case.batch, case.gamma + 1, case.vocabulary
@@ -102,8 +125,7 @@ def inputs(case: Case, seed: int) -> Inputs:
         (case.batch, case.gamma, case.vocabulary), generator=generator, device=device
     )
     race = torch.empty_like(draft).exponential_(generator=generator)
-    tokens = (draft.softmax(-1) / race).argmax(-1)
-    return target.to(DTYPES[case.dtype]), draft.to(DTYPES[case.dtype]), tokens
+    return target, draft, (draft.softmax(-1) / race).argmax(-1)
 
 
 def measure(case: Case, repetitions: int = 15) -> list[Row]:
@@ -144,17 +166,17 @@ def _call(method: str, case: Case) -> Call:
         return lambda draft, _: two_softmaxes(*draft)
     if method == "transformers":
         region = transformers_region()
-        return lambda draft, _: (torch.cat([region(*one) for one in _sequences(draft)]),)
+        return lambda draft, _: (torch.cat([region(*one)[0] for one in _sequences(draft)]),)
     rules: dict[str, Rule] = {"exact": Exact(), "sigmoid": Sigmoid()}
-    rule = rules[method] if method in rules else _calibrated(case.vocabulary)
+    rule = rules[method] if method in rules else _calibrated(case.vocabulary, case.logits)
     return lambda draft, seed: verify(*draft, rule=rule, seed=seed)
 
 
 @lru_cache
-def _calibrated(vocabulary: int) -> Calibrated:
+def _calibrated(vocabulary: int, logits: Logits) -> Calibrated:
     """The calibrated rule, fitted to other drafts of the same kind."""
     seen = Observed()
-    seen.add(*inputs(replace(CALIBRATED_ON, vocabulary=vocabulary), seed=DRAFTS))
+    seen.add(*inputs(replace(CALIBRATED_ON, vocabulary=vocabulary, logits=logits), seed=DRAFTS))
     return seen.fit()
 
 
@@ -226,6 +248,7 @@ def cases(
     dtypes: Sequence[str],
     device: str,
     threads: int,
+    logits: Logits = "normal",
 ) -> Iterator[Case]:
     """A case for every combination of these values."""
     for dtype in dtypes:
@@ -239,15 +262,16 @@ def cases(
                         dtype=dtype,
                         device=device,
                         threads=threads,
+                        logits=logits,
                     )
 
 
-def transformers_region() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def transformers_region() -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
     """transformers' own verification of one sequence.
 
     Returns:
         A function of target logits [1, G + 1, V], draft logits [1, G, V] and draft tokens [1, G]
-        that gives the number of accepted tokens, int64 [1].
+        that gives the number of accepted tokens and the next token, int64 [1] each.
 
     Raises:
         InputError: transformers is not installed, or is of a version with other arguments.
@@ -266,9 +290,9 @@ def transformers_region() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     # Older versions want to know whether the draft has ended the sequence.
     rest = (False,) if names[4:5] == ["is_done_candidate"] else ()
 
-    def verify(target: Tensor, draft: Tensor, tokens: Tensor) -> Tensor:
-        _, matches = function(tokens, draft, tokens.shape[1], target, *rest)
-        return torch.as_tensor(matches).view(1)
+    def verify(target: Tensor, draft: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        valid, matches = function(tokens, draft, tokens.shape[1], target, *rest)
+        return torch.as_tensor(matches).view(1), valid[:, -1]
 
     return verify
 

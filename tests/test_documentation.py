@@ -7,6 +7,7 @@ says what is added to make one small; what has no entry there runs as it stands.
 """
 
 import contextlib
+import importlib.util
 import os
 import re
 import runpy
@@ -71,6 +72,8 @@ SMALL = {
     "testbed emulate": Small(planned=True),
     "testbed profile sparsepipe": Small("--batch-size 1 --repetitions 1"),
     "testbed bench sparse": Small("--resolutions 8 --channels 1 --repetitions 1"),
+    "testbed audit": Small("--total-variation 0.3 --vocabularies 100 --no-control"),
+    "testbed bench speculative --logits ngram": Small("--gammas 1 --repetitions 1"),
     "testbed bench speculative": Small("--vocabularies 100 --gammas 1 --repetitions 1"),
     "testbed reproduce stanza --experiment planner": Small(),
     "testbed reproduce": Small("--help"),  # minutes: its flags are read, its tests run the rest
@@ -181,6 +184,8 @@ def _missing(command: str) -> str | None:
         return unavailable()
     if "--device cuda" in command and not torch.cuda.is_available():
         return "no GPU"
+    if "ngram" in command and importlib.util.find_spec("pocketsphinx") is None:
+        return "no n-grams: pip install 'systems-testbed[ngram]'"
     if "transcribe" in command and "TESTBED_DATA" not in os.environ:
         return "no recordings: TESTBED_DATA is not set"
     if "testbed validate" in command and "TESTBED_DATA" not in os.environ:

@@ -57,11 +57,12 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["system"],
     ],
     "speculative": [
-        ["verification"],
+        ["verification", "ngrams"],
         ["decoding", "bench"],
         ["options"],
         ["tasks"],
         ["experiments"],
+        ["auditing"],
         ["system"],
     ],
     "launch": [

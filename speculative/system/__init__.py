@@ -101,6 +101,10 @@ SYSTEM = System(
             main="speculative.system.train_pair_command:main",
             what="a small target and draft for speculative sampling",
         ),
+        "audit": Command(
+            main="speculative.system.audit_command:main",
+            what="is what a verifier of drafts emits distributed as the target's?",
+        ),
         "bench speculative": Command(
             main="speculative.system.bench_command:main",
             what="verification kernels against transformers and the byte floor",

@@ -15,20 +15,25 @@ from typing import Literal
 
 import torch
 
-from speculative import bench
+from speculative import bench, ngrams
 from speculative.bench import Row
 from systems import schema
 from systems.flags import parse_flags, refuse_below_one
 from systems.runs import record
 from systems.schema import InputError
 
+VOCABULARIES = (32_000, 51_865, 128_256, 256_000)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchArguments:
     """Measure how long verification takes, for every vocabulary, gamma, batch and dtype."""
 
-    vocabularies: tuple[int, ...] = (32_000, 51_865, 128_256, 256_000)
-    """The sizes of the vocabulary, in tokens."""
+    vocabularies: tuple[int, ...] | None = None
+    """The sizes of the vocabulary, in tokens. None takes 32,000, 51,865, 128,256 and 256,000."""
+    logits: bench.Logits = "normal"
+    """Normally distributed logits, or those of an n-gram model of English with 72,547 words, which
+    needs the extra ngram."""
     gammas: tuple[int, ...] = (1, 4, 8, 16)
     """The numbers of drafted tokens."""
     batches: tuple[int, ...] | None = None
@@ -47,13 +52,18 @@ class BenchArguments:
 
     def __post_init__(self) -> None:
         numbers = {
-            "vocabularies": self.vocabularies,
+            "vocabularies": (1,) if self.vocabularies is None else self.vocabularies,
             "gammas": self.gammas,
             "batches": (1,) if self.batches is None else self.batches,
             "threads": (self.threads,),
             "repetitions": (self.repetitions,),
         }
         refuse_below_one(numbers)
+        if self.logits == "ngram" and self.vocabularies is not None:
+            sizes = " ".join(map(str, self.vocabularies))
+            raise InputError(
+                f"--vocabularies {sizes}: --logits ngram has a vocabulary of its own; leave one out"
+            )
         if self.dtypes == ():
             raise InputError(f"--dtypes (none): give some of {', '.join(bench.DTYPES)}")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -69,6 +79,9 @@ def main(arguments: Sequence[str]) -> None:
     here = record.environment()
     machine = here["gpus"][0] if flags.device == "cuda" else here["processor"]
     print(f"tier measured | median of {flags.repetitions} | {machine}, {flags.threads} thread(s)")
+    vocabularies = flags.vocabularies or VOCABULARIES
+    if flags.logits == "ngram":
+        vocabularies = (len(ngrams.read().words),)
     copy = bench.copy_bandwidth(flags.device, flags.threads)
     print(f"copy bandwidth {copy / 1e9:.1f} GB/s, read and written")
     print(
@@ -78,8 +91,8 @@ def main(arguments: Sequence[str]) -> None:
     rows: list[Row] = []
     batches = flags.batches or bench.BATCHES[flags.device]
     dtypes = flags.dtypes or bench.LOGITS[flags.device]
-    grid = flags.vocabularies, flags.gammas, batches, dtypes
-    for case in bench.cases(*grid, flags.device, flags.threads):
+    grid = vocabularies, flags.gammas, batches, dtypes
+    for case in bench.cases(*grid, flags.device, flags.threads, flags.logits):
         measured = bench.measure(case, flags.repetitions)
         rows += measured
         for row in measured:

@@ -11,6 +11,7 @@ def checks() -> list[Finding]:
         extra("transformers", "speculative", "speculative sampling on real models"),
         extra("jiwer", "speculative", "word error rates"),
         extra("rouge-score", "speculative", "ROUGE of summaries"),
+        extra("pocketsphinx", "ngram", "verification on distributions of real words"),
     ]
 
 

@@ -58,3 +58,17 @@ def test_the_blocks_of_a_section_run(
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(block, page, "exec"), names)
     assert len(names["generation"].tokens) == len(names["texts"])
+
+
+def test_the_verifier_of_the_page_is_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (DOCS / "audit.md").read_text()
+    (script,) = re.findall(r"^```python\n# my_verifier.py\n(.*?)^```", page, re.M | re.S)
+    (tmp_path / "my_verifier.py").write_text(script)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (block,) = [b for b in blocks(page) if b.startswith("import speculative")]
+    names: dict[str, Any] = {}
+    exec(compile(block, "audit.md", "exec"), names)
+    assert names["report"].exact
+    assert "**EXACT" in capsys.readouterr().out

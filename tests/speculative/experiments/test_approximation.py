@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from speculative import ngrams
 from speculative.experiments import PAPER, approximation
 
 
@@ -12,6 +13,7 @@ def test_distances_become_a_figure_and_claims(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(approximation, "MADE_UP", replace(approximation.MADE_UP, vocabulary=400))
+    monkeypatch.setattr(ngrams, "installed", lambda: False)
     monkeypatch.chdir(tmp_path)  # no trained pairs here
     results = approximation.measure("quick", tmp_path / "records" / "approximation")
     (name,) = results
@@ -31,3 +33,19 @@ def test_distances_become_a_figure_and_claims(
     assert claims["speculative.sigmoid-total-variation.normal-logits.measured"].status == "off"
     assert outcome.figures[0].path.is_file()
     assert outcome.notes[0].count("\n") == len(results[name]) + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("order", "overlap"), [(2, 0.8), (1, 0.4)])
+def test_on_words_exact_accepts_the_overlap_and_the_sigmoid_everything(
+    order: int, overlap: float
+) -> None:
+    pytest.importorskip("pocketsphinx", reason="pip install 'systems-testbed[ngram]'")
+    seen, unseen = approximation._of_words(order)
+    rows = list(approximation._distances(seen[:1], unseen, 1.0, ()))
+    by = {(row["method"], row["setting"]): row for row in rows}
+    assert by["exact", None]["acceptance"] == pytest.approx(overlap, abs=0.06)
+    assert by["sigmoid", 1e4]["acceptance"] > 0.99
+    assert by["sigmoid", 1e4]["total_variation"] > 0.15
+    ids = {c.id for c in approximation._claims("words", rows)}
+    assert ids == {f"speculative.{m}-total-variation.words.measured" for m in ("exact", "sigmoid")}

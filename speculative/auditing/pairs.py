@@ -1,0 +1,141 @@
+"""Pairs of table models, ordinary and adversarial, whose outputs can be counted.
+
+A table model is a list of logits: [V] for the first token, [V, V] for the second after every first,
+and so on. Its outputs are the V ** (G + 1) sequences of G + 1 tokens.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+V, GAMMA = 4, 2
+"""Tokens of the vocabulary and draft tokens: 64 outputs."""
+Tables = list[Tensor]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A target and a draft."""
+
+    name: str
+    what: str
+    """What is special about it, in words."""
+    target: Tables
+    """Logits after 0, 1 and 2 tokens."""
+    draft: Tables
+    """The same; those after 2 tokens are not read."""
+
+    @cached_property
+    def target_rows(self) -> Tensor:
+        """The target's logits for every draft: [V ** G, G + 1, V]."""
+        return _rows(self.target, GAMMA + 1)
+
+    @cached_property
+    def draft_rows(self) -> Tensor:
+        """The draft's logits for every draft: [V ** G, G, V]."""
+        return _rows(self.draft, GAMMA)
+
+    @cached_property
+    def drafts(self) -> Tensor:
+        """The probability of every draft, float64 [V ** G]."""
+        return joint(self.draft[:GAMMA])
+
+    @cached_property
+    def outputs(self) -> Tensor:
+        """The probability of every output of the target alone, float64 [V ** (G + 1)]."""
+        return joint(self.target)
+
+    @cached_property
+    def cumulative(self) -> Tables:
+        """The target's conditional distributions, summed up, float64 [V ** t, V] each."""
+        return [table.double().softmax(-1).cumsum(-1).view(-1, V) for table in self.target]
+
+    @property
+    def overlap(self) -> float:
+        """The largest share of first draft tokens that an exact verifier can accept."""
+        p, q = (x[0].double().softmax(-1) for x in (self.target, self.draft))
+        return float(p.minimum(q).sum())
+
+    def of(self, dtype: torch.dtype, device: torch.device) -> "Pair":
+        """The same pair, whose logits are rounded to another dtype and lie on a device."""
+        target, draft = (
+            [x.to(dtype=dtype, device=device) for x in y] for y in (self.target, self.draft)
+        )
+        return replace(self, target=target, draft=draft)
+
+
+def random(seed: int = 0) -> Pair:
+    """An ordinary pair: normal logits, of which about two thirds of the mass overlap."""
+    return Pair("random", "normal logits", _normal(2 * seed), _normal(2 * seed + 1))
+
+
+def adversarial(seed: int = 0) -> Iterator[Pair]:
+    """Pairs at the edges of what a verifier may meet."""
+    target, draft = _normal(100 + seed), _normal(200 + seed)
+    yield Pair(
+        "disjoint supports",
+        "no draft token is possible",
+        _excluding(target, 0, 1),
+        _excluding(draft, 2, 3),
+    )
+    yield Pair(
+        "excluded tokens",
+        "-inf for one token of each model",
+        _excluding(target, 3),
+        _excluding(draft, 0),
+    )
+    yield Pair("equal models", "p = q, no residual", target, [x.clone() for x in target])
+    yield Pair("one-hot target", "one possible output", _excluding(target, 0, 1, 3), draft)
+    yield Pair("one-hot draft", "one possible draft", target, _excluding(draft, 0, 1, 3))
+    yield Pair("ties", "equal logits, p = q at some tokens", *_each(torch.round, target, draft))
+    yield Pair("far apart", "logits from -40 to 40", *_each(lambda x: 16 * x, target, draft))
+    yield Pair(
+        "shifted logits", "logits near 10,000", *_each(lambda x: 4 * x + 10_000, target, draft)
+    )
+
+
+def joint(tables: Tables) -> Tensor:
+    """The probability of every sequence of as many tokens as there are tables, float64, flat."""
+    found = torch.ones(1, dtype=torch.float64, device=tables[0].device)
+    for table in tables:
+        found = (found[:, None] * table.double().softmax(-1).view(-1, V)).flatten()
+    return found
+
+
+def number(tokens: Tensor) -> Tensor:
+    """The number of every sequence of tokens [N, T] among all: int64 [N]."""
+    found = torch.zeros_like(tokens[:, 0])
+    for place in tokens.unbind(1):
+        found = found * V + place
+    return found
+
+
+def sequences(numbers: Tensor, length: int) -> Tensor:
+    """The opposite of `number`: int64 [N, length]."""
+    return torch.stack([numbers // V**t % V for t in reversed(range(length))], 1)
+
+
+def _normal(seed: int) -> Tables:
+    """Normal logits of all tables."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn([V] * (t + 1), generator=generator) for t in range(GAMMA + 1)]
+
+
+def _excluding(tables: Tables, *tokens: int) -> Tables:
+    """The tables with -inf for these tokens."""
+    return [x.index_fill(-1, torch.tensor(tokens), -torch.inf) for x in tables]
+
+
+def _each(change: Callable[[Tensor], Tensor], *models: Tables) -> Iterator[Tables]:
+    """Every model with changed tables."""
+    return ([change(table) for table in tables] for tables in models)
+
+
+def _rows(tables: Tables, count: int) -> Tensor:
+    """The logits at `count` places for every draft: [V ** G, count, V]."""
+    drafts = V**GAMMA
+    rows = [table.reshape(-1, V) for table in tables[:count]]
+    return torch.stack([row.repeat_interleave(drafts // len(row), 0) for row in rows], 1)
