@@ -331,7 +331,11 @@ def _tensor(features: Tensor, coordinates: list[list[int]], *rest: int) -> Spars
         (lambda: SparseTensor(ONE[:0], ORIGIN[:0]), "batch size 0 with batch indices up to -1"),
         (lambda: SparseTensor(ONE, ORIGIN + 99999), "batch index 99999 is not in"),
         (lambda: SparseTensor(ONE, ORIGIN).replace(torch.ones(2, 2)), "for 1 voxels: give [1, C]"),
-        (lambda: SparseTensor(ONE, ORIGIN) + SparseTensor(ONE, ORIGIN + 1), "different voxels"),
+        (lambda: SparseTensor(ONE, ORIGIN) * SparseTensor(ONE, ORIGIN + 1), "different voxels"),
+        (
+            lambda: SparseTensor(ONE, ORIGIN) + SparseTensor(ONE, ORIGIN, tensor_stride=2),
+            "different voxels",
+        ),
         (
             lambda: cat([SparseTensor(ONE, ORIGIN), SparseTensor(ONE, ORIGIN, batch_size=2)]),
             "different voxels",
@@ -345,7 +349,7 @@ def _tensor(features: Tensor, coordinates: list[list[int]], *rest: int) -> Spars
         (lambda: torch.ones(1, 1, 2) * SparseTensor(ONE, ORIGIN), "a tensor of shape [1, 1, 2]"),
         (
             lambda: SparseTensor(ONE, ORIGIN, duplicates="avg"),  # type: ignore[arg-type]
-            "duplicates = 'avg': give 'refuse', 'mean' or 'first'",
+            "duplicates = 'avg': give one of refuse, mean, first, sum, max",
         ),
         (
             lambda: SparseTensor(ONE, ORIGIN).keep(ONE[:, 0].int()),
