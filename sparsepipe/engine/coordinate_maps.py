@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsepipe.engine import compiled_maps
 from sparsepipe.engine.axes import Axes, axes, quotient, times
 from sparsepipe.engine.coordinates import (
     coarsened,
@@ -126,7 +127,9 @@ class CoordinateMaps:
         for the voxels c at `stride`. Returns t."""
         coarse = times(axes(stride), factor)
         if coarse not in self._keys:
-            self._keys[coarse] = coarsened(self.keys(stride), coarse, self.dimension)
+            arguments = self.keys(stride), coarse, self.dimension
+            keys = compiled_maps.coarsened(*arguments)
+            self._keys[coarse] = coarsened(*arguments) if keys is None else keys
         return coarse
 
     def pool(self, stride: Any) -> int:

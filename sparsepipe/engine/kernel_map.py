@@ -16,8 +16,9 @@ rows u.
 The picture shows why half of a map is the mirror image of the other half where inputs and outputs
 are the same voxels: (v, u) under o is (u, v) under -o.
 
-Rows are looked up in a table of the box around the cloud (`sparsepipe.engine.lookup`), or, where
-that box is too empty to afford a table, searched in the sorted keys (`search`).
+Rows are looked up in a table of the box around the cloud, on a CPU by C++
+(`sparsepipe.engine.compiled_maps`), elsewhere by PyTorch's operators (`sparsepipe.engine.lookup`);
+or, where that box is too empty to afford a table, searched in the sorted keys (`search`).
 """
 
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from sparsepipe.engine import compiled_maps
 from sparsepipe.engine.axes import each
 from sparsepipe.engine.coordinates import displacement
 from sparsepipe.engine.kernel import Kernel as Kernel, Offset
@@ -72,9 +74,17 @@ class KernelMap:
         return other
 
     @cached_property
+    def _by_output(self) -> tuple[Tensor, Tensor] | None:
+        """`starts` and `inputs_by_output`, where there is C++ for them."""
+        rows = len(self.output_keys)
+        return compiled_maps.sorted_by_output(self.input_rows, self.output_rows, rows)
+
+    @cached_property
     def starts(self) -> Tensor:
         """int32 [M + 1]: where the pairs of each output row start when all pairs are sorted by
         output row."""
+        if self._by_output is not None:
+            return self._by_output[0]
         neighbours = torch.bincount(self.output_rows, minlength=len(self.output_keys))
         return torch.nn.functional.pad(neighbours.cumsum(0), (1, 0)).int()
 
@@ -82,6 +92,8 @@ class KernelMap:
     def inputs_by_output(self) -> Tensor:
         """int32 [P]: the input rows of all pairs, sorted by output row. Those of one output
         ascend."""
+        if self._by_output is not None:
+            return self._by_output[1]
         inputs = max(len(self.input_keys), 1)
         pairs = (self.output_rows.long() * inputs + self.input_rows).sort().values
         return (pairs % inputs).int()
@@ -114,10 +126,26 @@ class KernelMap:
 
 def build(fine: Tensor, coarse: Tensor, kernel: Kernel) -> KernelMap:
     """Make the kernel map from `fine` voxels to `coarse` voxels (keys int64, sorted and
-    distinct). The fine voxels that it is made for need not be those that the coarse ones came
-    from."""
+    distinct). The coarse voxels need not be those that a strided layer makes of the fine ones."""
+    found = compiled_maps.find_pairs(fine, coarse, kernel)
+    if found is None:
+        found = _find_pairs(fine, coarse, kernel)
+    input_rows, output_rows, counts = found
+    return KernelMap(
+        kernel=kernel,
+        transposed=False,
+        input_keys=fine,
+        output_keys=coarse,
+        input_rows=input_rows,
+        output_rows=output_rows,
+        counts=tuple(counts.tolist()),
+    )
+
+
+def _find_pairs(fine: Tensor, coarse: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor]:
+    """What `compiled_maps.find_pairs` returns, by PyTorch's operators on any device."""
     # 1. Find the pairs of all offsets. Where inputs and outputs are the same voxels, an offset
-    #    whose opposite one comes later is left out, and so is the middle.
+    #    whose opposite one came before is left out, and so is the middle.
     wanted = list(kernel.offsets)
     if fine is coarse:
         seen: set[Offset] = set()
@@ -138,14 +166,10 @@ def build(fine: Tensor, coarse: Tensor, kernel: Kernel) -> KernelMap:
             pairs[_opposite(offset)] = outputs, inputs
     # 3. Join them in the order of the kernel's weights.
     ordered = [pairs[offset] for offset in kernel.offsets]
-    return KernelMap(
-        kernel=kernel,
-        transposed=False,
-        input_keys=fine,
-        output_keys=coarse,
-        input_rows=torch.cat([inputs for inputs, _ in ordered]),
-        output_rows=torch.cat([outputs for _, outputs in ordered]),
-        counts=tuple(len(inputs) for inputs, _ in ordered),
+    return (
+        torch.cat([inputs for inputs, _ in ordered]),
+        torch.cat([outputs for _, outputs in ordered]),
+        torch.tensor([len(inputs) for inputs, _ in ordered]),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sparsepipe.engine.backends import pytorch
+from sparsepipe.engine.backends import buffers, pytorch
 from sparsepipe.engine.backends.narrow import in_wide_types
 from sparsepipe.engine.kernel_map import KernelMap
 from systems.build import library
@@ -70,7 +70,7 @@ def backward(
         feature_gradient = _convolved(gradient, weight, kernel_map.transpose, transpose=True)
     if needed[1]:
         features, gradient = features.contiguous(), gradient.contiguous()
-        weight_gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        weight_gradient = buffers.empty(weight.shape, weight.dtype)
         _function("weight_gradient", features)(
             _address(features),
             _address(gradient),
@@ -94,20 +94,24 @@ def _convolved(
     `transpose`."""
     features, weight = features.contiguous(), weight.contiguous()
     inner, outer = weight.shape[1:][::-1] if transpose else weight.shape[1:]
-    output = features.new_empty((len(kernel_map.output_keys), outer))
+    output = buffers.empty((len(kernel_map.output_keys), outer), features.dtype)
+    pairs = _map(kernel_map)
+    sizes = c_int64(inner), c_int64(outer)
+    numbers = _function("packed", features)(ctypes.byref(pairs), *sizes)
+    packed = buffers.empty((numbers,), features.dtype)
     _function("convolve", features)(
         _address(features),
         _address(weight),
         _address(output),
-        ctypes.byref(_map(kernel_map)),
-        c_int64(inner),
-        c_int64(outer),
+        _address(packed),
+        ctypes.byref(pairs),
+        *sizes,
         c_int(transpose),
     )
     return output
 
 
-def _function(name: str, features: Tensor) -> Callable[..., None]:
+def _function(name: str, features: Tensor) -> Callable[..., int]:
     """The kernel `name` for the dtype of the features, or InputError where there are no kernels."""
     loaded = kernels()
     if loaded is None:
@@ -115,7 +119,8 @@ def _function(name: str, features: Tensor) -> Callable[..., None]:
             "backend 'compiled': its kernels could not be built or loaded, and a warning has said "
             "why; take 'native', which uses PyTorch's operators then"
         )
-    function: Callable[..., None] = loaded[f"{name}_{TYPES[features.dtype]}"]
+    function: Callable[..., int] = loaded[f"{name}_{TYPES[features.dtype]}"]
+    function.restype = c_int64 if name == "packed" else None  # type: ignore[attr-defined]
     return function
 
 
