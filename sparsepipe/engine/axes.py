@@ -21,6 +21,8 @@ def axes(value: Any, name: str = "size") -> Axes:
     Raises:
         InputError: these are not whole numbers.
     """
+    if type(value) is int:  # by far the most
+        return value
     try:
         if not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
             return index(value)

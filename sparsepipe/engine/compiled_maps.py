@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sparsepipe.engine import buffers
 from sparsepipe.engine.axes import Axes, each
 from sparsepipe.engine.coordinates import packing
 from sparsepipe.engine.kernel import Kernel
@@ -40,13 +41,12 @@ def coarsened(keys: Tensor, stride: Axes, dimension: int) -> Tensor | None:
     coarse = torch.empty_like(keys)
     steps = _numbers(each(stride, dimension))
     found = function(
-        c_void_p(keys.data_ptr()),
-        c_int64(len(keys)),
+        *_keys(keys),
         c_int(dimension),
         c_int(packing(dimension).bits),
         steps,
         c_int64(_affordable(keys)),
-        c_void_p(coarse.data_ptr()),
+        _address(coarse),
     )
     return None if found < 0 else coarse[:found].clone()
 
@@ -64,14 +64,12 @@ def find_pairs(
     if function is None:
         return None
     offsets = kernel.offsets
-    most = len(offsets) * min(len(fine), len(coarse)) + 1
-    inputs, outputs = (torch.empty(most, dtype=torch.int32) for _ in range(2))
-    counts = torch.empty(len(offsets), dtype=torch.int64)
+    room = min(len(fine), len(coarse)) + 1  # one more is written than is found
+    scratch = [buffers.empty((len(offsets) * room,), torch.int32) for _ in range(2)]
+    counts, origins = (torch.empty(len(offsets), dtype=torch.int64) for _ in range(2))
     found = function(
-        c_void_p(fine.data_ptr()),
-        c_int64(len(fine)),
-        c_void_p(coarse.data_ptr()),
-        c_int64(len(coarse)),
+        *_keys(fine),
+        *_keys(coarse),
         c_int(fine is coarse),
         c_int(kernel.dimension),
         c_int(packing(kernel.dimension).bits),
@@ -79,11 +77,21 @@ def find_pairs(
         _numbers(step for offset in offsets for step in offset),
         c_int64(len(offsets)),
         c_int64(_affordable(fine)),
-        c_void_p(inputs.data_ptr()),
-        c_void_p(outputs.data_ptr()),
-        c_void_p(counts.data_ptr()),
+        c_int64(room),
+        *map(_address, (*scratch, counts, origins)),
     )
-    return None if found < 0 else (inputs[:found], outputs[:found], counts)
+    if found < 0:
+        return None
+    pairs = [buffers.empty((found,), torch.int32) for _ in range(2)]
+    join = _function("join_pairs", fine)
+    assert join is not None
+    join(
+        *map(_address, scratch),
+        c_int64(room),
+        c_int64(len(offsets)),
+        *map(_address, (counts, origins, *pairs)),
+    )
+    return pairs[0], pairs[1], counts
 
 
 def sorted_by_output(inputs: Tensor, outputs: Tensor, rows: int) -> tuple[Tensor, Tensor] | None:
@@ -98,12 +106,12 @@ def sorted_by_output(inputs: Tensor, outputs: Tensor, rows: int) -> tuple[Tensor
         return None
     starts, ordered = torch.empty(rows + 1, dtype=torch.int32), torch.empty_like(inputs)
     function(
-        c_void_p(inputs.data_ptr()),
-        c_void_p(outputs.data_ptr()),
+        _address(inputs),
+        _address(outputs),
         c_int64(len(inputs)),
         c_int64(rows),
-        c_void_p(starts.data_ptr()),
-        c_void_p(ordered.data_ptr()),
+        _address(starts),
+        _address(ordered),
     )
     return starts, ordered
 
@@ -115,9 +123,19 @@ def _function(name: str, values: Tensor) -> Callable[..., int] | None:
     loaded = functions()
     if loaded is None:
         return None
-    function: Callable[..., int] = loaded[name]
+    function: Callable[..., int] = getattr(loaded, name)
     function.restype = c_int64  # type: ignore[attr-defined]
     return function
+
+
+def _address(values: Tensor) -> c_void_p:
+    """The address of a tensor's first number."""
+    return c_void_p(values.data_ptr())
+
+
+def _keys(keys: Tensor) -> tuple[c_void_p, c_int64]:
+    """Keys as the functions take them: their address and their number."""
+    return _address(keys), c_int64(len(keys))
 
 
 def _affordable(keys: Tensor) -> int:

@@ -88,15 +88,15 @@ class _Convolution:
         return super().forward(input, _voxels(self, input, coordinates))  # type: ignore[misc]
 
 
-class MinkowskiConvolution(_Convolution, layers.Convolution):
+class MinkowskiConvolution(_Convolution, layers.Convolution):  # type: ignore[misc]
     """See `sparsepipe.engine.layers.Convolution`."""
 
 
-class MinkowskiConvolutionTranspose(_Convolution, layers.ConvolutionTranspose):
+class MinkowskiConvolutionTranspose(_Convolution, layers.ConvolutionTranspose):  # type: ignore[misc]
     """See `sparsepipe.engine.layers.ConvolutionTranspose`."""
 
 
-class MinkowskiGenerativeConvolutionTranspose(_Convolution, layers.GenerativeConvolutionTranspose):
+class MinkowskiGenerativeConvolutionTranspose(_Convolution, layers.GenerativeConvolutionTranspose):  # type: ignore[misc]
     """See `sparsepipe.engine.layers.GenerativeConvolutionTranspose`."""
 
 
@@ -142,19 +142,19 @@ class _Pooling:
         return super().forward(input, _voxels(self, input, coordinates))  # type: ignore[misc]
 
 
-class MinkowskiMaxPooling(_Pooling, layers.MaxPooling):
+class MinkowskiMaxPooling(_Pooling, layers.MaxPooling):  # type: ignore[misc]
     """See `sparsepipe.engine.layers.MaxPooling`."""
 
 
-class MinkowskiAvgPooling(_Pooling, layers.AveragePooling):
+class MinkowskiAvgPooling(_Pooling, layers.AveragePooling):  # type: ignore[misc]
     """See `sparsepipe.engine.layers.AveragePooling`."""
 
 
-class MinkowskiSumPooling(_Pooling, layers.SumPooling):
+class MinkowskiSumPooling(_Pooling, layers.SumPooling):  # type: ignore[misc]
     """See `sparsepipe.engine.layers.SumPooling`."""
 
 
-class MinkowskiPoolingTranspose(_Pooling, layers.PoolingTranspose):
+class MinkowskiPoolingTranspose(_Pooling, layers.PoolingTranspose):  # type: ignore[misc]
     """See `sparsepipe.engine.layers.PoolingTranspose`."""
 
 
@@ -171,15 +171,15 @@ class _Global:
         return super().forward(input)  # type: ignore[misc]
 
 
-class MinkowskiGlobalMaxPooling(_Global, layers.GlobalMaxPooling):
+class MinkowskiGlobalMaxPooling(_Global, layers.GlobalMaxPooling):  # type: ignore[misc]
     """See `sparsepipe.engine.layers.GlobalMaxPooling`."""
 
 
-class MinkowskiGlobalAvgPooling(_Global, layers.GlobalAveragePooling):
+class MinkowskiGlobalAvgPooling(_Global, layers.GlobalAveragePooling):  # type: ignore[misc]
     """See `sparsepipe.engine.layers.GlobalAveragePooling`."""
 
 
-class MinkowskiGlobalSumPooling(_Global, layers.GlobalSumPooling):
+class MinkowskiGlobalSumPooling(_Global, layers.GlobalSumPooling):  # type: ignore[misc]
     """See `sparsepipe.engine.layers.GlobalSumPooling`."""
 
 

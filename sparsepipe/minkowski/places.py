@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sparsepipe.engine.axes import Axes, axes, each, quotient
 from sparsepipe.engine.coordinate_maps import CoordinateMaps
-from sparsepipe.engine.kernel import Kernel, shape_of
+from sparsepipe.engine.kernel import Kernel, Shape, shape_of
 from sparsepipe.engine.kernel_map import build
 from sparsepipe.engine.tensor import SparseTensor as Sparse
 from systems.schema import InputError
@@ -154,7 +154,7 @@ class CoordinateManager:
                 "divide the second; give is_transpose=True for the other way"
             )
         size = axes(kernel_size, "kernel size")
-        shape = "cube" if size == 1 else shape_from(region_type, region_offset)
+        shape: Shape = "cube" if size == 1 else shape_from(region_type, region_offset)
         kernel = Kernel(size, axes(dilation), fine.stride, coarse.stride, shape, self.D)
         built = build(fine.maps.keys(fine.stride), coarse.maps.keys(coarse.stride), kernel)
         pairs = torch.stack([fine.on_rows(built.input_rows), coarse.on_rows(built.output_rows)])

@@ -9,7 +9,6 @@ class Rows:
     """A base beside the class that has the features."""
 
     features: Tensor
-    batch_size: int
 
     @property
     def F(self) -> Tensor:
@@ -29,8 +28,13 @@ class Rows:
     @property
     def decomposition_permutations(self) -> list[Tensor]:
         """The rows of each sample."""
-        batch = self.C[:, 0].round()
-        return [(batch == sample).nonzero()[:, 0] for sample in range(self.batch_size)]
+        batch, samples = self.C[:, 0].round(), range(self.samples)
+        return [(batch == sample).nonzero()[:, 0] for sample in samples]
+
+    @property
+    def samples(self) -> int:
+        """The number of samples, empty ones included."""
+        raise NotImplementedError
 
     @property
     def decomposed_coordinates(self) -> list[Tensor]:

@@ -100,6 +100,11 @@ class SparseTensor(engine.SparseTensor, Rows):
         return self.coordinates
 
     @property
+    def samples(self) -> int:
+        """The number of samples, empty ones included."""
+        return self.batch_size
+
+    @property
     def coordinate_map_key(self) -> CoordinateMapKey:
         """The coordinates, to make other tensors of."""
         return CoordinateMapKey(self.maps, self._stride)
@@ -211,6 +216,11 @@ class TensorField(field.TensorField, Rows):
         return self.places
 
     coordinates = C
+
+    @property
+    def samples(self) -> int:
+        """The number of samples, empty ones included."""
+        return self.batch_size
 
     @property
     def coordinate_field_map_key(self) -> "TensorField":

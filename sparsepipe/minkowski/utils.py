@@ -58,7 +58,8 @@ def batch_sparse_collate(
     data: Sequence[Any], dtype: torch.dtype = torch.int32, device: Any = None
 ) -> Any:
     """`sparse_collate` for a DataLoader: of tuples (coordinates, features, labels)."""
-    return sparse_collate(*zip(*data, strict=True), dtype=dtype, device=device)
+    coords, feats, *labels = zip(*data, strict=True)
+    return sparse_collate(coords, feats, *labels, dtype=dtype, device=device)
 
 
 class SparseCollation:
@@ -72,7 +73,8 @@ class SparseCollation:
 
     def __call__(self, list_data: Sequence[Any]) -> Any:
         """Join tuples (coordinates, features, labels)."""
-        kept, points = [], 0
+        kept: list[Any] = []
+        points = 0
         for sample in list_data:
             points += len(sample[0])
             if 0 < self.limit_numpoints < points:
@@ -116,9 +118,10 @@ def sparse_quantize(
     if features is not None:
         results.append(features[index.cpu().numpy() if isinstance(features, np.ndarray) else index])
     if labels is not None and voxels.labels is not None:
-        is_array = isinstance(labels, np.ndarray)
-        chosen = voxels.labels.cpu().numpy() if is_array else voxels.labels
-        results.append(chosen.astype(labels.dtype) if is_array else chosen.to(labels.dtype))
+        if isinstance(labels, np.ndarray):
+            results.append(voxels.labels.cpu().numpy().astype(labels.dtype))
+        else:
+            results.append(voxels.labels.to(labels.dtype))
     results += [index] * return_index + [inverse] * return_inverse
     return results[0] if len(results) == 1 else tuple(results)
 

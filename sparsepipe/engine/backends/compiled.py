@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sparsepipe.engine.backends import buffers, pytorch
+from sparsepipe.engine import buffers
+from sparsepipe.engine.backends import pytorch
 from sparsepipe.engine.backends.narrow import in_wide_types
 from sparsepipe.engine.kernel_map import KernelMap
 from systems.build import library
@@ -71,7 +72,7 @@ def backward(
     if needed[1]:
         features, gradient = features.contiguous(), gradient.contiguous()
         weight_gradient = buffers.empty(weight.shape, weight.dtype)
-        _function("weight_gradient", features)(
+        _function("weight_gradient", features.dtype)(
             _address(features),
             _address(gradient),
             _address(weight_gradient),
@@ -97,9 +98,9 @@ def _convolved(
     output = buffers.empty((len(kernel_map.output_keys), outer), features.dtype)
     pairs = _map(kernel_map)
     sizes = c_int64(inner), c_int64(outer)
-    numbers = _function("packed", features)(ctypes.byref(pairs), *sizes)
+    numbers = _function("packed", features.dtype)(ctypes.byref(pairs), *sizes)
     packed = buffers.empty((numbers,), features.dtype)
-    _function("convolve", features)(
+    _function("convolve", features.dtype)(
         _address(features),
         _address(weight),
         _address(output),
@@ -111,15 +112,15 @@ def _convolved(
     return output
 
 
-def _function(name: str, features: Tensor) -> Callable[..., int]:
-    """The kernel `name` for the dtype of the features, or InputError where there are no kernels."""
+def _function(name: str, dtype: torch.dtype) -> Callable[..., int]:
+    """The kernel `name` for a dtype, or InputError where there are no kernels."""
     loaded = kernels()
     if loaded is None:
         raise InputError(
             "backend 'compiled': its kernels could not be built or loaded, and a warning has said "
             "why; take 'native', which uses PyTorch's operators then"
         )
-    function: Callable[..., int] = loaded[f"{name}_{TYPES[features.dtype]}"]
+    function: Callable[..., int] = getattr(loaded, f"{name}_{TYPES[dtype]}")
     function.restype = c_int64 if name == "packed" else None  # type: ignore[attr-defined]
     return function
 

@@ -87,6 +87,18 @@ void add(T* to, const Vector<T>* sums, int64_t width) {
   for (int64_t c = 0; c < width; ++c) to[c] += values[c];
 }
 
+// Copies V vectors, or fewer numbers where there are only `width`.
+template <typename T, int V>
+void copy(const T* from, int64_t width, T* to) {
+  if (width >= V * LANES<T>) {
+    for (int v = 0; v < V; ++v) {
+      *reinterpret_cast<Vector<T>*>(to + v * LANES<T>) = load(from + v * LANES<T>);
+    }
+  } else {
+    for (int64_t c = 0; c < width; ++c) to[c] = from[c];
+  }
+}
+
 // What the tiles of an offset and a panel have in common.
 template <typename T>
 struct Panel {
@@ -163,12 +175,23 @@ __attribute__((noinline)) void multiply_outer(const T* const* inputs, int64_t ch
   for (int r = 0; r < COUNT; ++r) add<T, V>(gradient + r * stride, sums[r], width);
 }
 
-template <typename T, int V, int COUNT = ROWS, typename... Arguments>
+template <typename T, int V, int COUNT, typename... Arguments>
 void multiply_outer_some(int64_t count, Arguments... arguments) {
   if constexpr (COUNT > 1) {
     if (count < COUNT) return multiply_outer_some<T, V, COUNT - 1>(count, arguments...);
   }
   multiply_outer<T, V, COUNT>(arguments...);
+}
+
+// All tiles of a chunk of pairs and a panel. A narrow panel leaves registers for twice the rows.
+template <typename T, int V>
+void multiply_outer_all(const T* const* inputs, int64_t inner, const T* packed, int64_t pairs,
+                        T* gradient, int64_t stride, int64_t width) {
+  constexpr int COUNT = ROWS * VECTORS / V;
+  for (int64_t c = 0; c < inner; c += COUNT) {
+    multiply_outer_some<T, V, COUNT>(std::min<int64_t>(COUNT, inner - c), inputs, c, packed, pairs,
+                                     gradient + c * stride, stride, width);
+  }
 }
 
 // Packs the panel of a matrix [inner, outer] that begins at column `first`: copies it to [inner,
@@ -284,24 +307,21 @@ void weight_gradient(const T* x, const T* y, T* gradient, const Map& map, int64_
             for (int64_t c = 0; c < inner; c += LINE / sizeof(T)) __builtin_prefetch(rows[i] + c);
             const T* row = y + map.outputs[at + i] * outer;
             for (int64_t first = begin; first < end; first += PANEL<T>) {
-              const int64_t stride = vectors<T>(outer - first) * LANES<T>;
-              const int64_t width = std::min<int64_t>(stride, outer - first);
-              std::copy_n(row + first, width, packed.data() + (first - begin) * CHUNK + i * stride);
+              T* to = packed.data() + (first - begin) * CHUNK;
+              if (vectors<T>(outer - first) == 1) {
+                copy<T, 1>(row + first, outer - first, to + i * LANES<T>);
+              } else {
+                copy<T, VECTORS>(row + first, outer - first, to + i * PANEL<T>);
+              }
             }
           }
           // 2. Add their outer products to the gradient, tile by tile.
-          for (int64_t c = 0; c < inner; c += ROWS) {
-            for (int64_t first = begin; first < end; first += PANEL<T>) {
-              const int64_t left = outer - first, some = std::min<int64_t>(ROWS, inner - c);
-              const T* panel = packed.data() + (first - begin) * CHUNK;
-              T* to = gradient + (k * inner + c) * outer + first;
-              const T* const* inputs = rows;
-              if (vectors<T>(left) == 1) {
-                multiply_outer_some<T, 1>(some, inputs, c, panel, n, to, outer, left);
-              } else {
-                multiply_outer_some<T, VECTORS>(some, inputs, c, panel, n, to, outer, left);
-              }
-            }
+          for (int64_t first = begin; first < end; first += PANEL<T>) {
+            const bool narrow = vectors<T>(outer - first) == 1;
+            const T* panel = packed.data() + (first - begin) * CHUNK;
+            T* to = gradient + k * inner * outer + first;
+            (narrow ? multiply_outer_all<T, 1> : multiply_outer_all<T, VECTORS>)(
+                rows, inner, panel, n, to, outer, outer - first);
           }
         }
       }

@@ -1,7 +1,8 @@
 """What convolutions and poolings share: a kernel, and the kernel map that it makes between
 voxels."""
 
-from collections.abc import Sized
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -22,6 +23,12 @@ class Window(NamedTuple):
     kernel_map: KernelMap
 
 
+@functools.lru_cache(maxsize=1024)
+def _kernel(*sizes: Any) -> Kernel:
+    """The kernel of these sizes, which is checked once."""
+    return Kernel(*sizes)
+
+
 class Windowed(nn.Module):
     """The base of the layers that have a kernel size, a stride and a dilation: convolutions and
     poolings. The three are whole numbers from 1 on, or tuples of one for each axis.
@@ -39,7 +46,7 @@ class Windowed(nn.Module):
         self.shape = shape_of(shape)
         sizes = {"kernel size": kernel_size, "stride": stride, "dilation": dilation}
         for name, size in sizes.items():
-            if isinstance(size, Sized) and getattr(size, "ndim", 1):
+            if isinstance(size, Sequence):
                 dimension = dimension or len(size)
                 each(tuple(size), dimension, name)  # raises an error for more or fewer numbers
         if isinstance(self.shape, tuple):
@@ -55,7 +62,7 @@ class Windowed(nn.Module):
                 f"voxels of {dimension} axes into {self}: give coordinates [N, {self.dimension} + "
                 f"1], or dimension={dimension} to the layer"
             )
-        return Kernel(self.kernel_size, self.dilation, fine, coarse, self.shape, dimension)
+        return _kernel(self.kernel_size, self.dilation, fine, coarse, self.shape, dimension)
 
     def stride_of_output(self, tensor: SparseTensor) -> Axes:
         """The tensor stride of the layer's output."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from sparsepipe.engine.layers import ReLU
 from sparsepipe.minkowski import layers, rowwise
 
 
@@ -25,7 +26,7 @@ class _Residual(nn.Module):
     ) -> None:
         """`planes` are the channels inside; `downsample` makes the shortcut fit."""
         super().__init__()
-        self.downsample, self.relu = downsample, rowwise.ELEMENTWISE["MinkowskiReLU"](inplace=True)
+        self.downsample, self.relu = downsample, ReLU(inplace=True)
         steps = self.steps(inplanes, planes, stride, dilation)
         for number, (fan_in, fan_out, options) in enumerate(steps, 1):
             convolution = layers.MinkowskiConvolution(

@@ -67,8 +67,9 @@ def test_a_sliced_field_has_the_row_of_each_points_voxel(stride: int) -> None:
 
 def test_layers_without_neighbours_take_fields() -> None:
     points = field()
-    layer = torch.nn.Sequential(Linear(2, 4), BatchNorm(4), ReLU()).double()
-    plain = torch.nn.Sequential(layer[0].linear, layer[1].bn, torch.nn.ReLU())
+    linear, norm = Linear(2, 4), BatchNorm(4)
+    layer = torch.nn.Sequential(linear, norm, ReLU()).double()
+    plain = torch.nn.Sequential(linear.linear, norm.bn, torch.nn.ReLU())
     output = layer(points)
     assert isinstance(output, TensorField)
     assert_close(output.features, plain(points.features))

@@ -162,6 +162,7 @@ def test_generative_layers_reach_every_voxel_under_the_kernel(
     assert output.batch_size == 3
     found = pairs(output.coordinates, coarse.coordinates, kernel, (1,) * dimension)
     swapped = [(k, u, v) for k, v, u in found]
+    assert layer.bias is not None
     expected = convolved(coarse.features, layer.kernel, swapped, len(output)) + layer.bias
     _assert_same(output.features, expected, features, layer)
     again = layers.MaxPooling(2, 2)(output)  # coarser voxels are made of the new ones

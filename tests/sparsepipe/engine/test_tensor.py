@@ -285,6 +285,7 @@ def test_dense_holds_every_row_and_nothing_else() -> None:
     coarse = MaxPooling(2, 2)(tensor)
     for sparse in (tensor, coarse):
         cells, first = sparse.dense()
+        assert isinstance(sparse.tensor_stride, int)
         index = (sparse.coordinates[:, 1:] - first) // sparse.tensor_stride
         places = (sparse.coordinates[:, 0].long(), *index.long().unbind(1))
         assert torch.equal(cells.movedim(1, -1)[places], sparse.features)

@@ -2,6 +2,7 @@
 that return tensors whose rows are sorted by coordinates."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,12 @@ class Case:
             if parameter.grad is not None:
                 found[f"gradient {name}"] = parameter.grad
         return found | {f"state {name}": value for name, value in before.items()}
+
+
+def _plain(name: str, ME: Any) -> nn.Module:
+    """A layer without arguments, by its name."""
+    module: nn.Module = getattr(ME, f"Minkowski{name}")()
+    return module
 
 
 def _layer(name: str, *args: Any, dimension: int | None = 3, **kwargs: Any) -> Case:
@@ -199,10 +206,7 @@ ACTIVATIONS = [
     *("Softsign", "Tanh", "Tanhshrink", "Dropout", "AlphaDropout"),
 ]
 CASES: dict[str, Case] = {
-    **{
-        name: Case(lambda ME, n=name: getattr(ME, f"Minkowski{n}")(), eval=True)
-        for name in ACTIVATIONS
-    },
+    **{name: Case(partial(_plain, name), eval=True) for name in ACTIVATIONS},
     "Threshold": _layer("MinkowskiThreshold", 0.1, 0.5, dimension=None),
     "Softmax": _layer("MinkowskiSoftmax", dim=1, dimension=None),
     "LogSoftmax": _layer("MinkowskiLogSoftmax", dim=1, dimension=None),

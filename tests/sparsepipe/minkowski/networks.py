@@ -11,7 +11,7 @@ from torch import nn
 def classifier(ME: Any) -> nn.Module:
     """Strided convolutions, a gate for each channel, global pooling: one row for each cloud."""
 
-    class Classifier(ME.MinkowskiNetwork):  # type: ignore[misc,name-defined]
+    class Classifier(ME.MinkowskiNetwork):
         def __init__(self, in_channel: int, out_channel: int, D: int = 3) -> None:
             ME.MinkowskiNetwork.__init__(self, D)
             self.mlp = self.rows(in_channel, 6)

@@ -3,6 +3,9 @@
 The system takes the pages of a large block back when it is freed, and clears every page of the
 next one when it is first written: that takes as long as much of the computing, 28 MB for the
 gradient of a weight of 512 to 512 channels in every step.
+
+Clouds differ from step to step, and so do their results. Blocks have one of eight sizes between a
+power of two and the next, so that a block serves results that are a little smaller, too.
 """
 
 import weakref
@@ -26,12 +29,14 @@ _free: dict[int, list[np.ndarray]] = defaultdict(list)
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A tensor with whatever was in its memory, as torch.empty makes one. Its memory comes back
     when the last tensor on it is gone."""
-    size = prod(shape) * dtype.itemsize
-    if size < LEAST_BYTES:
+    used = prod(shape) * dtype.itemsize
+    if used < LEAST_BYTES:
         return torch.empty(shape, dtype=dtype)
+    step = 1 << (used.bit_length() - 4)
+    size = -(-used // step) * step
     block = _free[size].pop() if _free[size] else np.empty(size + _ALIGNMENT, np.uint8)
     start = -block.ctypes.data % _ALIGNMENT
-    lent = block[start : start + size]  # the tensor keeps this view, and not the block
+    lent = block[start : start + used]  # the tensor keeps this view, and not the block
     weakref.finalize(lent, _take_back, block, size).atexit = False
     return torch.from_numpy(lent).view(dtype).view(shape)
 
