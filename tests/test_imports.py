@@ -50,6 +50,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
     ],
     "sparsepipe": [
         ["names", "engine", "data", "schedule"],
+        ["minkowski"],
         ["models", "planner"],
         ["runtime", "options"],
         ["train", "bench"],

@@ -18,27 +18,25 @@ of a forward pass share one object, which keeps the lists, and the kernel maps b
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparsepipe.engine import compiled_maps
+from sparsepipe.engine.axes import Axes, axes, quotient, times
 from sparsepipe.engine.coordinates import (
-    batch_size_of,
-    check_stride,
     coarsened,
+    displacement,
     pack,
     sample_displacement,
     sample_starts,
     unpack,
 )
-from sparsepipe.engine.kernel_map import Kernel, KernelMap, build
-from sparsepipe.engine.quantize import merged
+from sparsepipe.engine.kernel import Kernel
+from sparsepipe.engine.kernel_map import KernelMap, build
 from sparsepipe.engine.row_order import RowOrder, row_order
 from systems.schema import InputError
-
-Duplicates = Literal["refuse", "mean", "first"]
-"""What happens to rows of equal coordinates: an error, or one row with their mean or the first."""
 
 
 class CoordinateMaps:
@@ -49,38 +47,47 @@ class CoordinateMaps:
     """
 
     def __init__(
-        self, keys: Tensor, stride: int, batch_size: int, order: RowOrder | None = None
+        self,
+        keys: Tensor,
+        stride: Any,
+        batch_size: int,
+        order: RowOrder | None = None,
+        *,
+        dimension: int = 3,
     ) -> None:
         """Begin with the voxels at one stride.
 
         Args:
             keys: int64 [N], sorted and distinct.
-            stride: their tensor stride.
+            stride: their tensor stride, one number or one for each axis, here and in all methods.
             batch_size: the number of samples, empty ones included.
             order: the order in which a user gave the rows; None if a layer made them.
+            dimension: the number of axes of the voxels' grid.
         """
-        self.batch_size = batch_size
-        self._keys = {stride: keys}
-        self._orders = {} if order is None else {stride: order}
+        stride = axes(stride, "tensor stride")
+        self.batch_size, self.dimension = batch_size, dimension
+        self._keys: dict[Axes, Tensor] = {stride: keys}
+        self._orders: dict[Axes, RowOrder] = {} if order is None else {stride: order}
         self._kernel_maps: dict[Kernel, KernelMap] = {}
-        self._sizes: dict[int, list[int]] = {}
+        self._sizes: dict[Axes, list[int]] = {}
 
     @property
-    def strides(self) -> tuple[int, ...]:
+    def strides(self) -> tuple[Axes, ...]:
         """The tensor strides at which voxels have been made, ascending."""
-        return tuple(sorted(self._keys))
+        return tuple(sorted(self._keys, key=lambda s: (s,) if isinstance(s, int) else s))
 
-    def add(self, stride: int, keys: Tensor) -> None:
+    def add(self, stride: Any, keys: Tensor) -> None:
         """Add voxels of the same samples at a stride, which somebody else has made. If there are
         voxels at that stride already, these stay, since tensors of one stride share the object."""
-        self._keys.setdefault(stride, keys)
+        self._keys.setdefault(axes(stride), keys)
 
-    def keys(self, stride: int) -> Tensor:
+    def keys(self, stride: Any) -> Tensor:
         """The keys of the voxels at a stride, int64 [N], sorted and distinct.
 
         Raises:
             InputError: no voxels have been made at this stride.
         """
+        stride = axes(stride)
         if stride not in self._keys:
             made = ", ".join(map(str, self.strides))
             raise InputError(
@@ -89,60 +96,64 @@ class CoordinateMaps:
             )
         return self._keys[stride]
 
-    def check(self, stride: int, features: Tensor) -> None:
+    def check(self, stride: Any, features: Tensor) -> None:
         """Raise InputError if features are not [N, C] for the N voxels at a stride."""
         rows = len(self.keys(stride))
         if features.ndim != 2 or len(features) != rows:
             raise InputError(f"features {list(features.shape)} for {rows} voxels: give [{rows}, C]")
 
-    def coordinates(self, stride: int) -> Tensor:
+    def coordinates(self, stride: Any) -> Tensor:
         """The coordinates of the voxels at a stride, int32 [N, 4] = (batch, x, y, z), sorted."""
-        return unpack(self.keys(stride))
+        return unpack(self.keys(stride), self.dimension)
 
-    def order(self, stride: int) -> RowOrder | None:
+    def order(self, stride: Any) -> RowOrder | None:
         """The order in which a user gave the rows at a stride; None for rows that layers made,
         which are sorted."""
-        return self._orders.get(stride)
+        return self._orders.get(axes(stride))
 
-    def sorted(self, stride: int, features: Tensor) -> Tensor:
+    def sorted(self, stride: Any, features: Tensor) -> Tensor:
         """Bring the features [N, C] of a tensor at a stride into the order of the keys."""
         order = self.order(stride)
         return features if order is None else order.sorted(features)
 
-    def unsorted(self, stride: int, rows: Tensor) -> Tensor:
+    def unsorted(self, stride: Any, rows: Tensor) -> Tensor:
         """Bring rows [N, C] from the order of the keys into that of a tensor's features. It undoes
         `sorted`."""
         order = self.order(stride)
         return rows if order is None else order.unsorted(rows)
 
-    def coarsen(self, stride: int, factor: int) -> int:
+    def coarsen(self, stride: Any, factor: Axes) -> Axes:
         """Make the voxels at the coarser stride t = `stride` x `factor`, which are floor(c / t) * t
         for the voxels c at `stride`. Returns t."""
-        coarse = stride * factor
+        coarse = times(axes(stride), factor)
         if coarse not in self._keys:
-            self._keys[coarse] = coarsened(self.keys(stride), coarse)
+            arguments = self.keys(stride), coarse, self.dimension
+            keys = compiled_maps.coarsened(*arguments)
+            self._keys[coarse] = coarsened(*arguments) if keys is None else keys
         return coarse
 
-    def pool(self, stride: int) -> int:
+    def pool(self, stride: Any) -> int:
         """Make the rows of global pooling, one for each sample. Returns their stride, 0."""
         if 0 not in self._keys:
-            self._keys[0] = pooled_keys(self.batch_size, self.keys(stride).device)
+            device = self.keys(stride).device
+            self._keys[0] = pooled_keys(self.batch_size, device, self.dimension)
         return 0
 
-    def starts(self, stride: int) -> Tensor:
+    def starts(self, stride: Any) -> Tensor:
         """Where the rows of each sample start at a stride, int32 [batch size + 1]: sample b has the
         rows from starts[b] to before starts[b + 1]."""
         keys = self.keys(stride)
-        edges = sample_starts(self.batch_size, keys.device)
+        edges = sample_starts(self.batch_size, keys.device, self.dimension)
         return torch.searchsorted(keys, edges, out_int32=True)
 
-    def sizes(self, stride: int) -> list[int]:
+    def sizes(self, stride: Any) -> list[int]:
         """The number of rows of each sample at a stride, [batch_size]; 0 for an empty sample."""
+        stride = axes(stride)
         if stride not in self._sizes:
             self._sizes[stride] = self.starts(stride).diff().tolist()
         return self._sizes[stride]
 
-    def rows(self, stride: int, samples: range) -> slice:
+    def rows(self, stride: Any, samples: range) -> slice:
         """The slice of the rows at a stride that belong to some consecutive samples."""
         sizes = self.sizes(stride)
         first = sum(sizes[: samples.start])
@@ -150,11 +161,11 @@ class CoordinateMaps:
 
     def take(self, samples: range) -> "CoordinateMaps":
         """The maps of some consecutive samples alone, which are numbered from 0 again."""
-        earlier = sample_displacement(samples.start)
+        earlier = sample_displacement(samples.start, self.dimension)
         parts = {s: self._keys[s][self.rows(s, samples)] - earlier for s in self._keys}
-        return _of_keys(parts, len(samples))
+        return _of_keys(parts, len(samples), self.dimension)
 
-    def keep(self, stride: int, mask: Tensor) -> "CoordinateMaps":
+    def keep(self, stride: Any, mask: Tensor) -> "CoordinateMaps":
         """The maps after pruning at a stride.
 
         They have the voxels at `stride` for which `mask`, bool [N] in the order of a tensor's
@@ -164,23 +175,51 @@ class CoordinateMaps:
         keys, sorted_order = row_order(self.unsorted(stride, self.keys(stride))[mask])
         order = self.order(stride)
         order = None if order is None else order.kept(mask, sorted_order.sorting)
-        kept = CoordinateMaps(keys, stride, self.batch_size, order)
+        return self._begun(axes(stride), keys, order)
+
+    def generate(self, kernel: Kernel) -> tuple["CoordinateMaps", KernelMap]:
+        """Make all voxels that a transposed layer can reach: v = u + o for all coarse voxels u and
+        offsets o of the kernel.
+
+        Returns:
+            The maps with these voxels at the fine stride, and all finer voxels; coarser ones are
+            left out, as after pruning. And the kernel map from the coarse voxels to them.
+        """
+        coarse = self.keys(kernel.coarse_stride)
+        moves = torch.tensor([displacement(*o) for o in kernel.offsets], device=coarse.device)
+        fine = torch.unique(coarse[:, None] + moves)
+        pack(unpack(fine, self.dimension))  # refuses voxels beyond the limits
+        maps = self._begun(kernel.fine_stride, fine, None)
+        return maps, build(fine, coarse, kernel).transpose
+
+    def unite(self, stride: Any, other: "CoordinateMaps") -> "CoordinateMaps":
+        """The maps of the voxels at a stride together with those of other maps there, and of all
+        finer voxels. They have as many samples as the larger of the two."""
+        keys = torch.unique(torch.cat([self.keys(stride), other.keys(stride)]))
+        united = self._begun(axes(stride), keys, None)
+        united.batch_size = max(self.batch_size, other.batch_size)
+        return united
+
+    def _begun(self, stride: Axes, keys: Tensor, order: RowOrder | None) -> "CoordinateMaps":
+        """Maps with other voxels at a stride; all finer voxels, and the kernel maps between finer
+        ones, stay."""
+        begun = CoordinateMaps(keys, stride, self.batch_size, order, dimension=self.dimension)
         for finer in self.strides:
-            if 0 < finer < stride and stride % finer == 0:
-                kept.add(finer, self._keys[finer])
+            if finer != stride and quotient(stride, finer):
+                begun.add(finer, self._keys[finer])
                 if finer in self._orders:
-                    kept._orders[finer] = self._orders[finer]
-        kept._kernel_maps = {
+                    begun._orders[finer] = self._orders[finer]
+        begun._kernel_maps = {
             kernel: kernel_map
             for kernel, kernel_map in self._kernel_maps.items()
-            if {kernel.fine_stride, kernel.coarse_stride} <= set(kept.strides) - {stride}
+            if {kernel.fine_stride, kernel.coarse_stride} <= set(begun.strides) - {stride}
         }
-        return kept
+        return begun
 
     def to(self, device: torch.device) -> "CoordinateMaps":
         """Move the voxels to a device. Kernel maps are made there again when they are needed."""
         keys = {stride: keys.to(device) for stride, keys in self._keys.items()}
-        moved = _of_keys(keys, self.batch_size)
+        moved = _of_keys(keys, self.batch_size, self.dimension)
         moved._orders = {stride: order.to(device) for stride, order in self._orders.items()}
         return moved
 
@@ -188,14 +227,15 @@ class CoordinateMaps:
     def join(parts: Sequence["CoordinateMaps"]) -> "CoordinateMaps":
         """Join the samples of several maps, one after the other, at the strides that all of them
         have."""
-        strides = set.intersection(*(set(part.strides) for part in parts))
-        keys: dict[int, list[Tensor]] = {stride: [] for stride in sorted(strides)}
-        samples = 0
+        dimension, samples = parts[0].dimension, 0
+        common = set.intersection(*(set(part.strides) for part in parts))
+        keys: dict[Axes, list[Tensor]] = {s: [] for s in parts[0].strides if s in common}
         for part in parts:
             for stride in keys:
-                keys[stride].append(part.keys(stride) + sample_displacement(samples))
+                keys[stride].append(part.keys(stride) + sample_displacement(samples, dimension))
             samples += part.batch_size
-        return _of_keys({stride: torch.cat(pieces) for stride, pieces in keys.items()}, samples)
+        joined = {stride: torch.cat(pieces) for stride, pieces in keys.items()}
+        return _of_keys(joined, samples, dimension)
 
     def kernel_map(self, kernel: Kernel, *, transposed: bool = False) -> KernelMap:
         """The kernel map from fine to coarse voxels, or from coarse to fine ones if `transposed`.
@@ -211,70 +251,15 @@ class CoordinateMaps:
         return kernel_map.transpose if transposed else kernel_map
 
 
-def pooled_keys(batch_size: int, device: torch.device) -> Tensor:
+def pooled_keys(batch_size: int, device: torch.device, dimension: int = 3) -> Tensor:
     """The keys of the rows of global pooling, which lie at (batch, 0, 0, 0): int64 [batch_size]."""
-    return torch.arange(batch_size, device=device) * sample_displacement(1)
+    return torch.arange(batch_size, device=device) * sample_displacement(1, dimension)
 
 
-def _of_keys(keys: dict[int, Tensor], batch_size: int) -> CoordinateMaps:
+def _of_keys(keys: dict[Axes, Tensor], batch_size: int, dimension: int) -> CoordinateMaps:
     """Maps with these keys at each stride, and no order of rows."""
     (stride, first), *others = keys.items()
-    maps = CoordinateMaps(first, stride, batch_size)
+    maps = CoordinateMaps(first, stride, batch_size, dimension=dimension)
     for other_stride, other_keys in others:
         maps.add(other_stride, other_keys)
     return maps
-
-
-def maps_of(
-    features: Tensor,
-    coordinates: Tensor | None,
-    stride: int,
-    batch_size: int | None,
-    duplicates: Duplicates,
-) -> tuple[Tensor, CoordinateMaps]:
-    """Check the arguments of `SparseTensor` and merge rows of equal coordinates.
-
-    Returns:
-        The features [N, C] and the maps of their voxels.
-
-    Raises:
-        InputError: as `SparseTensor` does.
-    """
-    if duplicates not in get_args(Duplicates):
-        raise InputError(f"duplicates = {duplicates!r}: give 'refuse', 'mean' or 'first'")
-    coordinates = _checked(features, coordinates)
-    keys, order = row_order(pack(coordinates))
-    check_stride(coordinates, stride)
-    batch_size = batch_size_of(coordinates, batch_size)
-    if len(keys) < len(features):
-        if duplicates == "refuse":
-            raise InputError(
-                f"{len(features) - len(keys)} of {len(features)} coordinates are duplicates: merge "
-                "them with sparsepipe.engine.quantize.sparse_quantize, or give "
-                "duplicates='mean' or 'first'"
-            )
-        assert order.inverse is not None  # nothing was pruned
-        features = merged(features, order.order, order.inverse, duplicates == "mean")
-    return features, CoordinateMaps(keys, stride, batch_size, order)
-
-
-def _checked(features: Tensor, coordinates: Tensor | None) -> Tensor:
-    """The coordinates, or InputError if they or the features have a wrong type, shape or device."""
-    for name, values in (("features", features), ("coordinates", coordinates)):
-        if not isinstance(values, Tensor):
-            raise InputError(f"{name} are a {type(values).__name__}: give a torch.Tensor")
-    assert coordinates is not None
-    if features.ndim != 2 or not features.is_floating_point():
-        raise InputError(
-            f"features are {features.dtype} {list(features.shape)}: give floating point [N, C]"
-        )
-    if len(features) != len(coordinates):
-        raise InputError(
-            f"{len(features)} rows of features, {len(coordinates)} of coordinates: give one each"
-        )
-    if features.device != coordinates.device:
-        raise InputError(
-            f"features on {features.device}, coordinates on {coordinates.device}: "
-            "move them to one device"
-        )
-    return coordinates

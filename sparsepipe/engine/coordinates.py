@@ -8,71 +8,126 @@ Sorting keys sorts voxels by batch, then x, y and z. Packing is linear, so the k
 u + o is the key of u plus a constant, the `displacement` of the offset o. A carry out of a field
 would make it the key of another voxel. This cannot happen as long as coordinates stay within
 `LIMIT` and kernels within `REACH`, since the two together just fill a field.
+
+Grids of one, two and four axes are packed alike, with fields of other widths (`PACKINGS`).
 """
+
+from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
 
+from sparsepipe.engine.axes import Axes, axes, each
 from systems.schema import InputError
 
-FIELD_BITS = 17
-"""The bits of a key that hold x, y or z."""
-REACH = 2**12
-"""How far a kernel may reach from a voxel along an axis, in voxels of the finest grid."""
-LIMIT = 2 ** (FIELD_BITS - 1) - REACH
-"""x, y and z must lie in [-LIMIT, LIMIT)."""
-MAX_BATCH_SIZE = 2 ** (63 - 3 * FIELD_BITS)
-"""The largest number of samples in a batch."""
 
-_UNITS = tuple(1 << FIELD_BITS * place for place in (3, 2, 1, 0))
+@dataclass(frozen=True)
+class Packing:
+    """How the coordinates of a grid of some axes are packed."""
+
+    dimension: int
+    """The number of axes of the grid."""
+    bits: int
+    """The bits of a key that hold the coordinate along an axis."""
+    reach: int
+    """How far a kernel may reach from a voxel along an axis, in voxels of the finest grid."""
+
+    @property
+    def limit(self) -> int:
+        """Coordinates must lie in [-limit, limit)."""
+        return 2 ** (self.bits - 1) - self.reach
+
+    @property
+    def max_batch_size(self) -> int:
+        """The largest number of samples in a batch."""
+        return 2 ** min(63 - self.dimension * self.bits, 31)
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """What one step in each of the fields, the batch first, adds to a key."""
+        return tuple(1 << self.bits * place for place in range(self.dimension, -1, -1))
+
+
+PACKINGS = {
+    1: Packing(1, 32, 2**12),
+    2: Packing(2, 25, 2**12),
+    3: Packing(3, 17, 2**12),
+    4: Packing(4, 13, 2**9),
+}
+"""The packing of the grids of each number of axes."""
+FIELD_BITS, REACH = PACKINGS[3].bits, PACKINGS[3].reach
+LIMIT, MAX_BATCH_SIZE = PACKINGS[3].limit, PACKINGS[3].max_batch_size
+"""Those of grids of three axes."""
+
+
+def packing(dimension: int) -> Packing:
+    """The packing of grids of some axes.
+
+    Raises:
+        InputError: there is none for as many.
+    """
+    if dimension not in PACKINGS:
+        raise InputError(
+            f"coordinates of {dimension} axes beside the batch: give [N, 4] = (batch, x, y, z), or "
+            "1, 2 or 4 axes"
+        )
+    return PACKINGS[dimension]
 
 
 def pack(coordinates: Tensor) -> Tensor:
-    """Pack integer coordinates [N, 4] = (batch, x, y, z) into keys int64 [N].
+    """Pack integer coordinates [N, 4] = (batch, x, y, z), or of 1, 2 or 4 axes, into keys int64
+    [N].
 
     Raises:
         InputError: the shape or dtype is wrong, or a key cannot hold one of the values.
     """
-    if coordinates.ndim != 2 or coordinates.shape[1] != 4:
+    if coordinates.ndim != 2 or coordinates.shape[1] - 1 not in PACKINGS:
         raise InputError(
-            f"coordinates have shape {list(coordinates.shape)}: give [N, 4] = (batch, x, y, z)"
+            f"coordinates have shape {list(coordinates.shape)}: give [N, 4] = (batch, x, y, z), or "
+            "1, 2 or 4 axes beside the batch"
         )
     if coordinates.is_floating_point() or coordinates.dtype == torch.bool:
         raise InputError(f"coordinates are {coordinates.dtype}: quantize them, give torch.int32")
+    form = PACKINGS[coordinates.shape[1] - 1]
     fields = [column.long() for column in coordinates.unbind(1)]
     if len(coordinates):
-        _refuse_overflow(fields)
-    return (
-        fields[0] * _UNITS[0] + fields[1] * _UNITS[1] + fields[2] * _UNITS[2] + fields[3]
-    )  # written out, since CUDA has no matrix product for integers
+        _refuse_overflow(fields, form)
+    keys = fields[-1]  # written out, since CUDA has no matrix product for integers
+    for field, unit in zip(fields[:-1], form.units, strict=False):
+        keys = keys + field * unit
+    return keys
 
 
-def unpack(keys: Tensor) -> Tensor:
-    """Unpack keys int64 [N] into coordinates int32 [N, 4]. It undoes `pack`."""
-    half = 1 << (FIELD_BITS - 1)
+def unpack(keys: Tensor, dimension: int = 3) -> Tensor:
+    """Unpack keys int64 [N] into coordinates int32 [N, 1 + dimension]. It undoes `pack`."""
+    bits = packing(dimension).bits
+    half = 1 << (bits - 1)
     columns = []
-    for _ in range(3):  # z, y and x, from the lowest bits up
-        field = ((keys + half) & ((1 << FIELD_BITS) - 1)) - half
+    for _ in range(dimension):  # z, y and x, from the lowest bits up
+        field = ((keys + half) & ((1 << bits) - 1)) - half
         columns.append(field)
-        keys = (keys - field) >> FIELD_BITS
+        keys = (keys - field) >> bits
     return torch.stack([keys, *reversed(columns)], 1).int()
 
 
-def check_stride(coordinates: Tensor, stride: int) -> None:
+def check_stride(coordinates: Tensor, stride: Axes) -> None:
     """Check that x, y and z of coordinates [N, 4] are multiples of a tensor stride, and 0 if it is
     0.
 
     Raises:
         InputError: some are not, or the stride is negative.
     """
-    if stride < 0:
+    if stride == 1:
+        return
+    strides = each(stride, coordinates.shape[1] - 1, "tensor stride")
+    if min(strides) < 0 or (min(strides) == 0) != (max(strides) == 0):
         raise InputError(
             f"tensor stride {stride}: give 1, or the product of the strides of all earlier layers"
         )
-    if stride == 1:
-        return
     space = coordinates[:, 1:].long()
-    wrong = int((space.remainder(stride) if stride else space).any(1).sum())
+    divisors = torch.tensor(strides, device=coordinates.device)
+    wrong = int((space.remainder(divisors) if stride else space).any(1).sum())
     if wrong:
         raise InputError(
             f"{wrong} of {len(coordinates)} coordinates are no multiples of the tensor stride "
@@ -89,10 +144,11 @@ def batch_size_of(coordinates: Tensor, batch_size: int | None) -> int:
     """
     least = int(coordinates[:, 0].long().amax()) + 1 if len(coordinates) else 0
     size = least if batch_size is None else batch_size
-    if size < max(least, 1) or size > MAX_BATCH_SIZE:
+    most = packing(coordinates.shape[1] - 1).max_batch_size
+    if size < max(least, 1) or size > most:
         raise InputError(
             f"batch size {size} with batch indices up to {least - 1}: "
-            f"give batch_size from {max(least, 1)} to {MAX_BATCH_SIZE}"
+            f"give batch_size from {max(least, 1)} to {most}"
         )
     return size
 
@@ -110,29 +166,32 @@ def distinct(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return unique, first_rows, torch.empty_like(rows).scatter_(0, rows, places)
 
 
-def displacement(x: int, y: int, z: int) -> int:
-    """The number that moves a key by (x, y, z) voxels when it is added to it."""
-    return x * _UNITS[1] + y * _UNITS[2] + z
+def displacement(*offset: int) -> int:
+    """The number that moves a key by an offset (x, y, z) when it is added to it."""
+    units = packing(len(offset)).units[1:]
+    return sum(step * unit for step, unit in zip(offset, units, strict=True))
 
 
-def sample_displacement(samples: int) -> int:
+def sample_displacement(samples: int, dimension: int = 3) -> int:
     """The number that moves a key `samples` samples further when it is added to it."""
-    return samples * _UNITS[0]
+    return samples * packing(dimension).units[0]
 
 
-def coarsened(keys: Tensor, stride: int) -> Tensor:
+def coarsened(keys: Tensor, stride: Axes, dimension: int = 3) -> Tensor:
     """The keys of the voxels floor(c / stride) * stride for all voxels c in `keys`, distinct and
     sorted. As in MinkowskiEngine, it rounds down: -1 becomes -2 at stride 2."""
-    coordinates = unpack(keys)
+    coordinates = unpack(keys, dimension)
     space = coordinates[:, 1:]
-    space.sub_(space.remainder(stride))
+    strides = torch.tensor(each(stride, dimension), dtype=torch.int32, device=keys.device)
+    space.sub_(space.remainder(strides))
     return torch.unique(pack(coordinates))
 
 
-def sample_starts(batch_size: int, device: torch.device) -> Tensor:
+def sample_starts(batch_size: int, device: torch.device, dimension: int = 3) -> Tensor:
     """Bounds between the keys of samples, int64 [batch_size + 1]: the keys of sample b lie in
     [bounds[b], bounds[b + 1])."""
-    batch = torch.arange(batch_size, device=device) * _UNITS[0] - _UNITS[0] // 2
+    unit = packing(dimension).units[0]
+    batch = torch.arange(batch_size, device=device) * unit - unit // 2
     end = torch.full((1,), torch.iinfo(torch.int64).max, device=device)
     return torch.cat([batch, end])
 
@@ -143,28 +202,33 @@ def kernel_steps(size: int) -> range:
     return range(-(size // 2), size // 2 + 1) if size % 2 else range(size)
 
 
-def kernel_offsets(size: int, spacing: int = 1) -> list[tuple[int, int, int]]:
-    """The size^3 offsets (x, y, z) of a kernel, in the order of its weights: x changes fastest.
+def kernel_offsets(size: Axes, spacing: Axes = 1, dimension: int = 3) -> list[tuple[int, ...]]:
+    """The offsets (x, y, z) of a kernel, size^3 of them where all axes are alike, in the order of
+    its weights: x changes fastest.
 
     `spacing` is the distance between neighbouring offsets, in voxels of the finest grid: the
     dilation times the finer tensor stride.
     """
-    steps = [step * spacing for step in kernel_steps(size)]
-    return [(x, y, z) for z in steps for y in steps for x in steps]
+    sizes, spacings = each(axes(size), dimension), each(axes(spacing), dimension)
+    steps = [
+        [step * space for step in kernel_steps(length)]
+        for length, space in zip(sizes, spacings, strict=True)
+    ]
+    return [tuple(reversed(offset)) for offset in product(*reversed(steps))]
 
 
-def _refuse_overflow(fields: list[Tensor]) -> None:
+def _refuse_overflow(fields: list[Tensor], form: Packing) -> None:
     """Raise InputError if a batch index or coordinate does not fit into its field of a key. The
     fields are batch, x, y and z, int64 [N] each."""
     low, high = torch.stack([torch.stack(field.aminmax()) for field in fields]).T.tolist()
-    if low[0] < 0 or high[0] >= MAX_BATCH_SIZE:
+    if low[0] < 0 or high[0] >= form.max_batch_size:
         raise InputError(
-            f"batch index {low[0] if low[0] < 0 else high[0]} is not in [0, {MAX_BATCH_SIZE}): "
-            "number the samples of a batch from 0"
+            f"batch index {low[0] if low[0] < 0 else high[0]} is not in "
+            f"[0, {form.max_batch_size}): number the samples of a batch from 0"
         )
-    for axis, lowest, highest in zip("xyz", low[1:], high[1:], strict=True):
-        if lowest < -LIMIT or highest >= LIMIT:
+    for axis, lowest, highest in zip("xyzt", low[1:], high[1:], strict=False):
+        if lowest < -form.limit or highest >= form.limit:
             raise InputError(
-                f"coordinate {axis} = {lowest if lowest < -LIMIT else highest} is not in "
-                f"[{-LIMIT}, {LIMIT}): centre the cloud or take larger voxels"
+                f"coordinate {axis} = {lowest if lowest < -form.limit else highest} is not in "
+                f"[{-form.limit}, {form.limit}): centre the cloud or take larger voxels"
             )

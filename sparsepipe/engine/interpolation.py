@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsepipe.engine.coordinates import LIMIT, pack
+from sparsepipe.engine.axes import axes, each
+from sparsepipe.engine.coordinates import pack, packing
 from sparsepipe.engine.precision import widened
 from sparsepipe.engine.tensor import SparseTensor
 from systems.schema import InputError
@@ -17,9 +18,9 @@ def interpolate(tensor: SparseTensor, places: Tensor) -> Tensor:
 
     A voxel's value lies at its coordinates, which are its lower corner, so the place of a point is
     point / voxel_size. Each place takes its value from the eight voxels around it, which are a
-    tensor stride apart. Voxels that do not exist count as zeros. A place that lies on a voxel takes
-    that voxel's features alone. Sums are taken in float32 or wider. Gradients go to the features
-    and not to the places.
+    tensor stride apart (2^d voxels in a grid of d axes). Voxels that do not exist count as zeros. A
+    place that lies on a voxel takes that voxel's features alone. Sums are taken in float32 or
+    wider. Gradients go to the features and not to the places.
 
     Args:
         tensor: features [N, C].
@@ -34,12 +35,14 @@ def interpolate(tensor: SparseTensor, places: Tensor) -> Tensor:
             device, are not finite, or belong to samples that do not exist.
     """
     _check(tensor, places)
-    places, stride = places.detach().double(), tensor.tensor_stride
+    places = places.detach().double()
+    strides = each(axes(tensor.tensor_stride), tensor.dimension)
+    stride = torch.tensor(strides, dtype=torch.float64, device=places.device)
     sample, space = places[:, :1].round().long(), places[:, 1:] / stride
     low = space.floor()
     beyond = space - low  # in [0, 1): how far each place lies beyond the lower voxels
     weights, rows = [], []
-    for corner in product((0, 1), repeat=3):  # the eight voxels around each place
+    for corner in product((0, 1), repeat=tensor.dimension):  # the voxels around each place
         upper = torch.tensor(corner, dtype=torch.bool, device=places.device)
         weight = torch.where(upper, beyond, 1 - beyond).prod(1)
         row = _rows(tensor, sample, ((low + upper) * stride))
@@ -64,7 +67,8 @@ def _rows(tensor: SparseTensor, sample: Tensor, space: Tensor) -> Tensor:
         int64 [M]; N, the number of voxels, where there is no voxel.
     """
     keys = tensor.maps.keys(tensor.tensor_stride)
-    inside = ((space >= -LIMIT) & (space < LIMIT)).all(1)
+    limit = packing(tensor.dimension).limit
+    inside = ((space >= -limit) & (space < limit)).all(1)
     queries = pack(torch.cat([sample, space.where(inside[:, None], 0).long()], 1))
     rows = torch.searchsorted(keys, queries)
     sentinel = keys.new_full((1,), torch.iinfo(keys.dtype).max)  # no voxel's key
@@ -74,12 +78,13 @@ def _rows(tensor: SparseTensor, sample: Tensor, space: Tensor) -> Tensor:
 
 def _check(tensor: SparseTensor, places: Tensor) -> None:
     """Raise the errors of `interpolate`."""
-    if tensor.tensor_stride == 0:
+    if axes(tensor.tensor_stride) == 0:
         raise InputError("a globally pooled tensor has no voxels to interpolate between")
-    if places.ndim != 2 or places.shape[1] != 4 or not places.is_floating_point():
+    columns = tensor.dimension + 1
+    if places.ndim != 2 or places.shape[1] != columns or not places.is_floating_point():
         raise InputError(
-            f"places are {places.dtype} {list(places.shape)}: give floating point [M, 4] = "
-            "(batch, x, y, z)"
+            f"places are {places.dtype} {list(places.shape)}: give floating point [M, {columns}] "
+            f"= (batch, {', '.join('xyzt'[: tensor.dimension])})"
         )
     if places.device != tensor.features.device:
         raise InputError(

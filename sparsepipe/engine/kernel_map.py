@@ -16,8 +16,9 @@ rows u.
 The picture shows why half of a map is the mirror image of the other half where inputs and outputs
 are the same voxels: (v, u) under o is (u, v) under -o.
 
-Rows are looked up in a table of the box around the cloud (`sparsepipe.engine.lookup`), or, where
-that box is too empty to afford a table, searched in the sorted keys (`search`).
+Rows are looked up in a table of the box around the cloud, on a CPU by C++
+(`sparsepipe.engine.compiled_maps`), elsewhere by PyTorch's operators (`sparsepipe.engine.lookup`);
+or, where that box is too empty to afford a table, searched in the sorted keys (`search`).
 """
 
 from dataclasses import dataclass, field, replace
@@ -27,56 +28,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from sparsepipe.engine.coordinates import REACH, displacement, kernel_offsets, kernel_steps
+from sparsepipe.engine import compiled_maps
+from sparsepipe.engine.axes import each
+from sparsepipe.engine.coordinates import displacement
+from sparsepipe.engine.kernel import Kernel as Kernel, Offset
 from sparsepipe.engine.layouts import Block, Neighbours, cut, tabulate
-from sparsepipe.engine.lookup import Offset, Pairs, look_up
-from systems.schema import InputError
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """The geometry of a kernel between the voxels at two tensor strides.
-
-    Raises:
-        InputError: one stride does not divide the other, or a number is too small or too large.
-    """
-
-    size: int
-    """The number of weights along each axis."""
-    dilation: int
-    """The distance between neighbouring weights, in steps of the fine stride."""
-    fine_stride: int
-    """The tensor stride of the finer voxels; it divides `coarse_stride`."""
-    coarse_stride: int
-    """The tensor stride of the coarser voxels. It equals `fine_stride` in layers of stride 1."""
-
-    def __post_init__(self) -> None:
-        if min(self.fine_stride, self.coarse_stride) < 1 or self.coarse_stride % self.fine_stride:
-            raise InputError(
-                f"no kernel joins tensor strides {self.fine_stride} and {self.coarse_stride}: "
-                "one must divide the other, and neither be 0 (a globally pooled tensor)"
-            )
-        if self.size < 1 or self.dilation < 1:
-            raise InputError(
-                f"kernel size {self.size}, dilation {self.dilation}: give whole numbers from 1 on"
-            )
-        if self.size * self.spacing > REACH:
-            raise InputError(
-                f"kernel size {self.size} at dilation {self.dilation} and tensor stride "
-                f"{self.fine_stride} reaches beyond {REACH} voxels: take a smaller one"
-            )
-
-    @property
-    def spacing(self) -> int:
-        """The distance between neighbouring weights, in voxels of the finest grid."""
-        return self.dilation * self.fine_stride
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether the map is its own mirror image: for each pair (v, u) under an offset, (u, v) is
-        a pair under the opposite one. Inputs and outputs must be the same voxels, and the size
-        odd."""
-        return self.size % 2 == 1 and self.fine_stride == self.coarse_stride
+from sparsepipe.engine.lookup import Pairs, look_up
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +74,17 @@ class KernelMap:
         return other
 
     @cached_property
+    def _by_output(self) -> tuple[Tensor, Tensor] | None:
+        """`starts` and `inputs_by_output`, where there is C++ for them."""
+        rows = len(self.output_keys)
+        return compiled_maps.sorted_by_output(self.input_rows, self.output_rows, rows)
+
+    @cached_property
     def starts(self) -> Tensor:
         """int32 [M + 1]: where the pairs of each output row start when all pairs are sorted by
         output row."""
+        if self._by_output is not None:
+            return self._by_output[0]
         neighbours = torch.bincount(self.output_rows, minlength=len(self.output_keys))
         return torch.nn.functional.pad(neighbours.cumsum(0), (1, 0)).int()
 
@@ -127,6 +92,8 @@ class KernelMap:
     def inputs_by_output(self) -> Tensor:
         """int32 [P]: the input rows of all pairs, sorted by output row. Those of one output
         ascend."""
+        if self._by_output is not None:
+            return self._by_output[1]
         inputs = max(len(self.input_keys), 1)
         pairs = (self.output_rows.long() * inputs + self.input_rows).sort().values
         return (pairs % inputs).int()
@@ -159,32 +126,56 @@ class KernelMap:
 
 def build(fine: Tensor, coarse: Tensor, kernel: Kernel) -> KernelMap:
     """Make the kernel map from `fine` voxels to `coarse` voxels (keys int64, sorted and
-    distinct)."""
-    offsets = kernel_offsets(kernel.size, kernel.spacing)
-    # 1. Find the pairs of all offsets; for a symmetric kernel, of the first half of them.
-    half = offsets[: len(offsets) // 2] if kernel.symmetric else offsets
-    pairs = look_up(fine, coarse, half, kernel.fine_stride, kernel.size * kernel.spacing)
-    if pairs is None:
-        pairs = search(fine, coarse, kernel, set(half))
-    # 2. The offset in the middle pairs each row with itself, and the second half is the mirror
-    #    image of the first.
-    if kernel.symmetric:
-        rows = torch.arange(len(fine), dtype=torch.int32, device=fine.device)
-        pairs[0, 0, 0] = rows, rows
-        for x, y, z in half:
-            inputs, outputs = pairs[x, y, z]
-            pairs[-x, -y, -z] = outputs, inputs
-    # 3. Join them in the order of the kernel's weights.
-    ordered = [pairs[offset] for offset in offsets]
+    distinct). The coarse voxels need not be those that a strided layer makes of the fine ones."""
+    found = compiled_maps.find_pairs(fine, coarse, kernel)
+    if found is None:
+        found = _find_pairs(fine, coarse, kernel)
+    input_rows, output_rows, counts = found
     return KernelMap(
         kernel=kernel,
         transposed=False,
         input_keys=fine,
         output_keys=coarse,
-        input_rows=torch.cat([inputs for inputs, _ in ordered]),
-        output_rows=torch.cat([outputs for _, outputs in ordered]),
-        counts=tuple(len(inputs) for inputs, _ in ordered),
+        input_rows=input_rows,
+        output_rows=output_rows,
+        counts=tuple(counts.tolist()),
     )
+
+
+def _find_pairs(fine: Tensor, coarse: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor]:
+    """What `compiled_maps.find_pairs` returns, by PyTorch's operators on any device."""
+    # 1. Find the pairs of all offsets. Where inputs and outputs are the same voxels, an offset
+    #    whose opposite one came before is left out, and so is the middle.
+    wanted = list(kernel.offsets)
+    if fine is coarse:
+        seen: set[Offset] = set()
+        for offset in wanted:
+            if any(offset) and _opposite(offset) not in seen:
+                seen.add(offset)
+        wanted = [offset for offset in wanted if offset in seen]
+    pairs = look_up(fine, coarse, wanted, kernel.fine_stride, kernel.reach)
+    if pairs is None:
+        pairs = search(fine, coarse, kernel, set(wanted))
+    # 2. The offset in the middle pairs each row with itself, and opposite offsets have mirror
+    #    images.
+    if fine is coarse:
+        rows = torch.arange(len(fine), dtype=torch.int32, device=fine.device)
+        pairs[(0,) * kernel.dimension] = rows, rows
+        for offset in wanted:
+            inputs, outputs = pairs[offset]
+            pairs[_opposite(offset)] = outputs, inputs
+    # 3. Join them in the order of the kernel's weights.
+    ordered = [pairs[offset] for offset in kernel.offsets]
+    return (
+        torch.cat([inputs for inputs, _ in ordered]),
+        torch.cat([outputs for _, outputs in ordered]),
+        torch.tensor([len(inputs) for inputs, _ in ordered]),
+    )
+
+
+def _opposite(offset: Offset) -> Offset:
+    """The offset to the other side."""
+    return tuple(-step for step in offset)
 
 
 def search(fine: Tensor, coarse: Tensor, kernel: Kernel, wanted: set[Offset]) -> Pairs:
@@ -192,27 +183,27 @@ def search(fine: Tensor, coarse: Tensor, kernel: Kernel, wanted: set[Offset]) ->
 
     Queries, the keys of u + o for all outputs u, ascend as the outputs do. One binary search finds
     their places for the lowest z of each column (x, y) of the kernel. For the next z, every query
-    moves up by the kernel's spacing, and its place moves up past at most `dilation` voxels: that is
-    a short walk instead of another search.
+    moves up, and its place moves up past as many voxels as lie between: that is a short walk
+    instead of another search.
 
         keys     ... 17 18 20 25 ...          query 17 -> place of 17
                       ^                       query 18 -> one step up
     """
-    steps = [step * kernel.spacing for step in kernel_steps(kernel.size)]
+    fine_step = each(kernel.fine_stride, kernel.dimension)[-1]
     sentinel = fine.new_full((1,), torch.iinfo(fine.dtype).max)  # no voxel's key; ends every walk
     keys = torch.cat([fine, sentinel])
+    columns: dict[Offset, list[int]] = {}
+    for offset in sorted(wanted):
+        columns.setdefault(offset[:-1], []).append(offset[-1])
     pairs = {}
-    for x, y in [(x, y) for y in steps for x in steps]:
-        column = [z for z in steps if (x, y, z) in wanted]
-        if not column:
-            continue
-        queries = coarse + displacement(x, y, column[0])
+    for column, heights in columns.items():
+        queries = coarse + displacement(*column, heights[0])
         positions = torch.searchsorted(keys, queries, out_int32=True)
-        for z in column:
+        for height, following in zip(heights, [*heights[1:], heights[-1]], strict=True):
             exists = keys.index_select(0, positions) == queries
             outputs = exists.nonzero().view(-1).int()
-            pairs[x, y, z] = positions.index_select(0, outputs), outputs
-            queries += kernel.spacing
-            for _ in range(kernel.dilation):  # at most that many voxels lie in between
+            pairs[*column, height] = positions.index_select(0, outputs), outputs
+            queries += following - height
+            for _ in range((following - height) // fine_step):  # at most so many lie in between
                 positions += keys.index_select(0, positions) < queries
     return pairs

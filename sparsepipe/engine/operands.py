@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sparsepipe.engine.axes import axes
 from systems.schema import InputError
 
 if TYPE_CHECKING:
+    from sparsepipe.engine.coordinate_maps import CoordinateMaps
     from sparsepipe.engine.tensor import SparseTensor
 
 
@@ -21,6 +23,14 @@ def features_as_in(first: "SparseTensor", tensor: "SparseTensor") -> Tensor:
     if tensor.maps is first.maps:
         return tensor.features
     return first.maps.unsorted(first.tensor_stride, tensor.rows)
+
+
+def rows_in(maps: "CoordinateMaps", tensor: "SparseTensor") -> Tensor:
+    """The rows [M, C] of a tensor on the M voxels of maps that have all of its voxels, in the order
+    of the keys; zeros where it has no voxel."""
+    keys = maps.keys(tensor.tensor_stride)
+    places = torch.searchsorted(keys, tensor.keys)
+    return tensor.features.new_zeros(len(keys), tensor.channels).index_copy(0, places, tensor.rows)
 
 
 def refuse_other_voxels(tensors: Sequence["SparseTensor"]) -> None:
@@ -44,9 +54,21 @@ def refuse_other_voxels(tensors: Sequence["SparseTensor"]) -> None:
 
 def _on_same_voxels(one: "SparseTensor", other: "SparseTensor") -> bool:
     """Whether two tensors have the same tensor stride and the same keys."""
-    if one.tensor_stride != other.tensor_stride:
+    if one.dimension != other.dimension or axes(one.tensor_stride) != axes(other.tensor_stride):
         return False
     return one.keys is other.keys or torch.equal(one.keys, other.keys)
+
+
+def can_be_united(one: "SparseTensor", other: "SparseTensor") -> bool:
+    """Whether two tensors are on different voxels, or of more and fewer samples, of one grid on one
+    device."""
+    alike = (
+        one.device == other.device
+        and one.dimension == other.dimension
+        and axes(one.tensor_stride) == axes(other.tensor_stride)
+    )
+    same = one.batch_size == other.batch_size and _on_same_voxels(one, other)
+    return alike and not same
 
 
 def refuse_other_channels(features: Tensor, other: Tensor) -> None:

@@ -64,6 +64,12 @@ def average_of_samples(features: Tensor, sizes: Sequence[int]) -> Tensor:
     return means.to(features.dtype)
 
 
+def sum_of_samples(features: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Sum the rows of each sample: [N, C] becomes [samples, C]. `sizes` are the numbers of rows."""
+    sums = torch.stack([rows.sum(0) for rows in widened(features).split(sizes)])
+    return sums.to(features.dtype)
+
+
 class _Largest(Function):
     """The differentiable function from [N, C] to [M, C] whose output m is the largest of
     features[rows[starts[m] : starts[m + 1]]]."""

@@ -1,21 +1,25 @@
 """Cutting points into voxels, and joining the voxels of several clouds into a batch."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from sparsepipe.engine.arrays import Numbers, as_tensor, features_tensor, labels_tensor
-from sparsepipe.engine.coordinates import LIMIT, distinct, pack, unpack
+from sparsepipe.engine.coordinates import PACKINGS, distinct, pack, packing, unpack
 from systems.schema import InputError
+
+Merging = Literal["mean", "first", "sum", "max"]
+"""How the rows of one voxel become one: their mean, the first of them, their sum, or the largest
+value of each channel."""
 
 
 class Voxels(NamedTuple):
     """The voxels of one cloud, sorted by (x, y, z)."""
 
     coordinates: Tensor
-    """int32 [M, 3], distinct."""
+    """int32 [M, 3], distinct; other numbers of axes than three as the points have them."""
     features: Tensor
     """Floating point [M, C]."""
     labels: Tensor | None
@@ -47,7 +51,7 @@ def sparse_quantize(
     voxel_size: float | Sequence[float],
     features: Numbers | None = None,
     labels: Numbers | None = None,
-    duplicates: Literal["mean", "first"] = "mean",
+    duplicates: Merging = "mean",
     *,
     ignore_label: int | None = None,
     return_index: bool = True,
@@ -58,15 +62,15 @@ def sparse_quantize(
     The result has each voxel once, sorted. On a CPU it is the same in every run.
 
     Args:
-        points: numbers [N, 3] of any real dtype; N may be 0.
-        voxel_size: the edge of a voxel in the unit of the points, or three edges along x, y and z.
+        points: numbers [N, 3] of any real dtype, or of 1, 2 or 4 axes; N may be 0.
+        voxel_size: the edge of a voxel in the unit of the points, or an edge along each axis.
         features: [N, C]; by default ones [N, 1], which say that a voxel is occupied. Tensors of
             floating point keep their dtype. All others become torch.get_default_dtype(), since
             networks want float32 and numpy makes float64 without being asked.
         labels: whole numbers [N]. A voxel gets the most frequent label of its points, the smallest
             of several such.
-        duplicates: the features of a voxel with several points: their "mean", or those of the
-            "first".
+        duplicates: the features of a voxel with several points: their "mean", those of the
+            "first", their "sum", or the largest of each channel, "max".
         ignore_label: the label of a voxel whose points have different labels, as in
             MinkowskiEngine. torch's cross_entropy leaves out -100, or what its ignore_index says.
         return_index, return_inverse: whether the result has `index` and `inverse`.
@@ -92,8 +96,8 @@ def sparse_quantize(
             raise InputError(f"points on {points.device}, {name} on {values.device}: move one")
     keys, index, inverse = distinct(_keys(points, voxel_size))  # rows with one key share a voxel
     return Voxels(
-        unpack(keys)[:, 1:],
-        merged(features, index, inverse, duplicates == "mean"),
+        unpack(keys, points.shape[1])[:, 1:],
+        merged(features, index, inverse, duplicates),
         None if labels is None else _voxel_labels(labels, index, inverse, ignore_label),
         index if return_index else None,
         inverse if return_inverse else None,
@@ -108,7 +112,8 @@ def collate(samples: Sequence[Sequence[Any]]) -> Batch:
 
     Args:
         samples: each is a `Voxels`, or a tuple (coordinates, features, labels), or a pair without
-            labels. Coordinates are integers [N, 3] in any order; N may be 0. Features are [N, C]
+            labels. Coordinates are integers [N, 3] in any order, or of as many axes as in all
+            other samples; N may be 0. Features are [N, C]
             of one dtype. Labels are whole numbers, one for each voxel or one for the cloud, or
             None, in the same way in all samples.
 
@@ -131,24 +136,28 @@ def collate(samples: Sequence[Sequence[Any]]) -> Batch:
     return Batch(torch.cat(coordinates), features, joined, len(clouds))
 
 
-def merged(features: Tensor, index: Tensor, inverse: Tensor, mean: bool) -> Tensor:
-    """Merge features [N, C] of points to those of voxels, [M, C]: the mean over the points of a
-    voxel, summed in float64, or else the features of its first point. `index` int64 [M] and
-    `inverse` int64 [N] are those of `Voxels`."""
-    if not mean or len(index) == len(features):
+def merged(features: Tensor, index: Tensor, inverse: Tensor, how: Merging) -> Tensor:
+    """Merge features [N, C] of points to those of voxels, [M, C], differentiably. Sums are taken in
+    float64. `index` int64 [M] and `inverse` int64 [N] are those of `Voxels`."""
+    if how == "first" or len(index) == len(features):
         return features.index_select(0, index)
+    if how == "max":
+        places = inverse[:, None].expand_as(features)
+        largest = features.new_zeros(len(index), features.shape[1])
+        return largest.scatter_reduce(0, places, features, "amax", include_self=False)
     total = features.new_zeros((len(index), features.shape[1]), dtype=torch.float64)
     total = total.index_add(0, inverse, features.double())
-    counts = torch.bincount(inverse, minlength=len(index))
-    return (total / counts[:, None]).to(features.dtype)
+    if how == "mean":
+        total = total / torch.bincount(inverse, minlength=len(index))[:, None]
+    return total.to(features.dtype)
 
 
 def _check_points(points: Tensor, duplicates: str) -> None:
     """Raise InputError if points are not finite numbers [N, 3], or `duplicates` is unknown."""
-    if points.ndim != 2 or points.shape[1] != 3 or points.dtype == torch.bool:
+    if points.ndim != 2 or points.shape[1] not in PACKINGS or points.dtype == torch.bool:
         raise InputError(f"points are {points.dtype} {list(points.shape)}: give numbers [N, 3]")
-    if duplicates not in ("mean", "first"):
-        raise InputError(f"duplicates = {duplicates!r}: give 'mean' or 'first'")
+    if duplicates not in get_args(Merging):
+        raise InputError(f"duplicates = {duplicates!r}: give 'mean', 'first', 'sum' or 'max'")
     bad = int((~points.isfinite().all(1)).sum())
     if bad:
         raise InputError(f"{bad} of {len(points)} points are NaN or infinite: remove them")
@@ -157,13 +166,15 @@ def _check_points(points: Tensor, duplicates: str) -> None:
 def _keys(points: Tensor, voxel_size: float | Sequence[float]) -> Tensor:
     """The keys of the voxels in which points [N, 3] lie, int64 [N]."""
     edges = torch.as_tensor(voxel_size, dtype=torch.float64, device=points.device)
-    if edges.shape not in ((), (3,)) or not bool(((edges > 0) & edges.isfinite()).all()):
-        raise InputError(f"voxel size {voxel_size}: give a length above 0, or three")
+    dimension = points.shape[1]
+    limit = packing(dimension).limit
+    if edges.shape not in ((), (dimension,)) or not bool(((edges > 0) & edges.isfinite()).all()):
+        raise InputError(f"voxel size {voxel_size}: give a length above 0, or one for each axis")
     cells = (points.double() / edges).floor()
-    outside = int((~((cells >= -LIMIT) & (cells < LIMIT)).all(1)).sum())
+    outside = int((~((cells >= -limit) & (cells < limit)).all(1)).sum())
     if outside:
         raise InputError(
-            f"{outside} of {len(points)} points are more than {LIMIT} voxels of {voxel_size} from "
+            f"{outside} of {len(points)} points are more than {limit} voxels of {voxel_size} from "
             "the origin: centre the cloud or take larger voxels"
         )
     return pack(torch.nn.functional.pad(cells.long(), (1, 0)))
@@ -218,9 +229,13 @@ def _check_alike(number: int, cloud: Voxels, first: Voxels) -> None:
     """Raise InputError if sample `number` has wrong shapes, or differs from sample 0 in its
     channels, dtype or kind of labels."""
     rows = len(cloud.coordinates)
-    if cloud.coordinates.ndim != 2 or cloud.coordinates.shape[1] != 3:
+    shape = list(cloud.coordinates.shape)
+    if len(shape) != 2 or shape[1] not in PACKINGS:
+        raise InputError(f"sample {number}: coordinates have shape {shape}: give [N, 3]")
+    if shape[1] != first.coordinates.shape[1]:
         raise InputError(
-            f"sample {number}: coordinates have shape {list(cloud.coordinates.shape)}: give [N, 3]"
+            f"sample {number}: coordinates of {shape[1]} axes, sample 0 has "
+            f"{first.coordinates.shape[1]}: give the same"
         )
     if cloud.features.ndim != 2 or len(cloud.features) != rows:
         raise InputError(

@@ -1,18 +1,20 @@
 """Sparse tensors: the features of those voxels of a batch of grids that are occupied."""
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
-from torch.utils import _pytree as pytree
 
 from sparsepipe.engine import operands
-from sparsepipe.engine.coordinate_maps import CoordinateMaps, Duplicates, maps_of
+from sparsepipe.engine.axes import Axes, axes, each
+from sparsepipe.engine.coordinate_maps import CoordinateMaps
+from sparsepipe.engine.given import Duplicates, maps_of
+from sparsepipe.engine.nested import register
 from sparsepipe.engine.row_order import RowOrder
 from sparsepipe.engine.traceable import traceable
 from systems.schema import InputError
@@ -28,9 +30,9 @@ class SparseTensor:
 
     features: Tensor
     """Floating point [N, C]."""
-    tensor_stride: int
-    """The distance between neighbouring voxels, in voxels of the finest grid; 0 after global
-    pooling."""
+    tensor_stride: Axes
+    """The distance between neighbouring voxels, in voxels of the finest grid: one number, or one
+    for each axis where they differ; 0 after global pooling."""
     maps: CoordinateMaps
     """The voxels at every stride. All tensors that layers make from this one share the object."""
 
@@ -48,7 +50,7 @@ class SparseTensor:
         self,
         features: Tensor,
         coordinates: Tensor | None = None,
-        tensor_stride: int = 1,
+        tensor_stride: Any = 1,
         *,
         batch_size: int | None = None,
         duplicates: Duplicates = "refuse",
@@ -59,18 +61,22 @@ class SparseTensor:
         Args:
             features: floating point [N, C]. They stay in their order. Layers are up to a fifth
                 faster on sorted rows, such as those of `sparse_quantize` and `collate`.
-            coordinates: integers [N, 4] = (batch, x, y, z), multiples of `tensor_stride`.
+            coordinates: integers [N, 4] = (batch, x, y, z), multiples of `tensor_stride`; or of 1,
+                2 or 4 axes instead of three.
             tensor_stride: 1 for clouds. A tensor that comes from another process keeps its own.
+                One number, or one for each axis.
             batch_size: the number of samples, by default the largest batch index + 1. Give it if
                 the last samples are empty.
-            duplicates: what happens to rows of equal coordinates: "refuse" raises an error, "mean"
-                and "first" keep one row in place of the first of them. See `order` and `inverse`.
+            duplicates: what happens to rows of equal coordinates: "refuse" raises an error, "mean",
+                "first", "sum" and "max" keep one row in place of the first of them. See `order` and
+                `inverse`.
             maps: the maps of a tensor on the same voxels, instead of coordinates and batch size.
 
         Raises:
             InputError: lengths, devices, shapes or dtypes do not fit, there are duplicates, or a
                 coordinate is too large.
         """
+        tensor_stride = axes(tensor_stride, "tensor stride")
         if maps is None:
             features, maps = maps_of(features, coordinates, tensor_stride, batch_size, duplicates)
         elif coordinates is not None or batch_size is not None:
@@ -81,21 +87,30 @@ class SparseTensor:
         self.features, self.tensor_stride, self.maps = features, tensor_stride, maps
 
     @classmethod
-    def on(cls, maps: CoordinateMaps, tensor_stride: int, rows: Tensor) -> "SparseTensor":
+    def on(cls, maps: CoordinateMaps, tensor_stride: Any, rows: Tensor) -> Self:
         """Make a tensor on voxels that exist in `maps`, from `rows` [N, C] in the order of the
-        keys.
+        keys. Layers call it on their input, so that their output is of its class.
 
         Raises:
             InputError: there are more or fewer rows than voxels.
         """
         maps.check(tensor_stride, rows)
-        return cls(maps.unsorted(tensor_stride, rows), None, tensor_stride, maps=maps)
+        return cls._made(maps.unsorted(tensor_stride, rows), tensor_stride, maps)
 
-    def replace(self, features: Tensor) -> "SparseTensor":
+    @classmethod
+    def _made(cls, features: Tensor, tensor_stride: Any, maps: CoordinateMaps) -> Self:
+        """Make a tensor of its three parts, whatever a derived class is constructed of."""
+        maps.check(tensor_stride, features)
+        tensor: Self = object.__new__(cls)
+        tensor.features, tensor.maps = features, maps
+        tensor.tensor_stride = axes(tensor_stride, "tensor stride")
+        return tensor
+
+    def replace(self, features: Tensor) -> Self:
         """Make a tensor on the same voxels with other features [N, C'], in the same order."""
-        return SparseTensor(features, None, self.tensor_stride, maps=self.maps)
+        return self._made(features, self.tensor_stride, self.maps)
 
-    def to(self, *args: Any, **kwargs: Any) -> "SparseTensor":
+    def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move the tensor to a device, convert it to a dtype, or both. The arguments are those of
         torch.Tensor.to.
 
@@ -107,9 +122,9 @@ class SparseTensor:
             raise InputError(f"features cannot become {features.dtype}: give a floating point type")
         stays = features.device == self.features.device
         maps = self.maps if stays else self.maps.to(features.device)
-        return SparseTensor(features, None, self.tensor_stride, maps=maps)
+        return self._made(features, self.tensor_stride, maps)
 
-    def keep(self, mask: Tensor) -> "SparseTensor":
+    def keep(self, mask: Tensor) -> Self:
         """Keep the voxels for which `mask`, bool [N], is true, as
         `sparsepipe.engine.layers.Pruning` does.
 
@@ -118,7 +133,7 @@ class SparseTensor:
         """
         operands.check_mask(self.features, mask)
         maps = self.maps.keep(self.tensor_stride, mask)
-        return SparseTensor(self.features[mask], None, self.tensor_stride, maps=maps)
+        return self._made(self.features[mask], self.tensor_stride, maps)
 
     @property
     def rows(self) -> Tensor:
@@ -196,6 +211,26 @@ class SparseTensor:
         samples = order.sorting.split(sizes)
         return tuple(self.features.index_select(0, rows.sort().values) for rows in samples)
 
+    @property
+    def dimension(self) -> int:
+        """The number of axes of the voxels' grid: 3 for (x, y, z)."""
+        return self.maps.dimension
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the features, [N, C]."""
+        return self.features.shape
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the features and of the voxels."""
+        return self.features.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the features."""
+        return self.features.dtype
+
     def __len__(self) -> int:
         return len(self.features)
 
@@ -205,36 +240,43 @@ class SparseTensor:
             f"channels, {self.features.dtype}, tensor stride {self.tensor_stride})"
         )
 
-    def __add__(self, other: "Operand") -> "SparseTensor":
-        return self._with(other, operator.add)
+    def __add__(self, other: "Operand") -> Self:
+        return self._with(other, operator.add, unites=True)
 
-    def __sub__(self, other: "Operand") -> "SparseTensor":
-        return self._with(other, operator.sub)
+    def __sub__(self, other: "Operand") -> Self:
+        return self._with(other, operator.sub, unites=True)
 
-    def __mul__(self, other: "Operand") -> "SparseTensor":
+    def __mul__(self, other: "Operand") -> Self:
         return self._with(other, operator.mul)
 
-    def __truediv__(self, other: "Operand") -> "SparseTensor":
+    def __truediv__(self, other: "Operand") -> Self:
         return self._with(other, operator.truediv)
 
-    def __rsub__(self, other: "Operand") -> "SparseTensor":
+    def __rsub__(self, other: "Operand") -> Self:
         return self._with(other, lambda ours, theirs: theirs - ours)
 
-    def __rtruediv__(self, other: "Operand") -> "SparseTensor":
+    def __rtruediv__(self, other: "Operand") -> Self:
         return self._with(other, lambda ours, theirs: theirs / ours)
 
     __radd__, __rmul__ = __add__, __mul__
 
-    def __neg__(self) -> "SparseTensor":
+    def __neg__(self) -> Self:
         return self.replace(-self.features)
 
-    def _with(self, other: "Operand", operation: Callable[[Tensor, Any], Tensor]) -> "SparseTensor":
+    def _with(
+        self, other: "Operand", operation: Callable[[Any, Any], Any], *, unites: bool = False
+    ) -> Self:
         """Combine the features, row by row, with those of a tensor on the same voxels, or with a
         number or a plain tensor that broadcasts to [N, C]. Places without a voxel stay empty,
-        whatever is added."""
+        whatever is added. An operation that `unites` takes a tensor on other voxels too: the result
+        is on those of both, and where one has no voxel it counts as zeros."""
         if isinstance(other, SparseTensor):
-            operands.refuse_other_voxels([self, other])
             operands.refuse_other_channels(self.features, other.features)
+            if unites and operands.can_be_united(self, other):
+                maps = self.maps.unite(self.tensor_stride, other.maps)
+                rows = operation(operands.rows_in(maps, self), operands.rows_in(maps, other))
+                return self.on(maps, self.tensor_stride, rows)
+            operands.refuse_other_voxels([self, other])
             return self.replace(operation(self.features, operands.features_as_in(self, other)))
         if isinstance(other, Tensor):
             operands.check_broadcast(self.features, other)
@@ -256,7 +298,8 @@ class SparseTensor:
             raise InputError("a tensor without voxels has no grid: check len(tensor) first")
         coordinates = self.coordinates
         first = coordinates[:, 1:].amin(0)
-        cells = (coordinates[:, 1:] - first) // max(self.tensor_stride, 1)
+        step = [max(s, 1) for s in each(axes(self.tensor_stride), self.dimension)]
+        cells = (coordinates[:, 1:] - first) // torch.tensor(step, device=coordinates.device)
         shape = (self.batch_size, *(cells.amax(0) + 1).tolist(), self.channels)
         index = (coordinates[:, 0].long(), *cells.long().unbind(1))
         return self.features.new_zeros(shape).index_put(index, self.features).movedim(-1, 1), first
@@ -283,18 +326,20 @@ def cat(tensors: Sequence[SparseTensor]) -> SparseTensor:
     )
 
 
-def _parts(tensor: SparseTensor) -> tuple[list[Tensor], tuple[CoordinateMaps, int]]:
-    """What torch's functions on nested structures see of a sparse tensor: the features, and beside
-    them what they do not touch."""
-    return [tensor.features], (tensor.maps, tensor.tensor_stride)
+@traceable
+def union(tensors: Sequence[SparseTensor]) -> SparseTensor:
+    """Sum tensors of C channels on the voxels of all of them. Where one has no voxel it counts as
+    zeros.
+
+    Raises:
+        InputError: there are no tensors, or they differ in stride, samples, device or channels.
+    """
+    if not tensors:
+        raise InputError("union of no tensors: give at least one")
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total
 
 
-def _of_parts(parts: Iterable[Any], voxels: tuple[CoordinateMaps, int]) -> SparseTensor:
-    """Put a sparse tensor together from its `_parts`. Nothing is checked, since torch may put
-    anything in the place of the features."""
-    tensor = SparseTensor.__new__(SparseTensor)
-    (tensor.features,), (tensor.maps, tensor.tensor_stride) = parts, voxels
-    return tensor
-
-
-pytree.register_pytree_node(SparseTensor, _parts, _of_parts)
+register(SparseTensor)

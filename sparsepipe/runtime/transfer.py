@@ -32,6 +32,7 @@ from sparsepipe.engine.coordinates import pack
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.runtime.values import Value, features_of, shared_maps
 from systems.network.transport import Transfer, Transport
+from systems.schema import InputError
 
 HEADER, COORDINATES, FEATURES, GRADIENT = "header", "coordinates", "features", "gradient"
 CHANNELS = (HEADER, COORDINATES, FEATURES, GRADIENT)
@@ -87,14 +88,22 @@ def describe(values: Sequence[Value]) -> list[Description]:
     Raises:
         ValueError: sparse values that do not share coordinate maps, or whose rows are not sorted,
             as those of `values.take` are; a dtype that does not travel.
+        InputError: voxels that do not travel.
     """
     shared_maps(values)
     if any(
         isinstance(value, SparseTensor) and value.rows is not value.features for value in values
     ):
         raise ValueError("rows of sparse values travel sorted: send what values.take returns")
+    sparse = [value for value in values if isinstance(value, SparseTensor)]
+    for value in sparse:
+        if not isinstance(value.tensor_stride, int) or value.dimension != 3:
+            raise InputError(
+                f"{value}: only voxels of three axes whose strides are equal travel between "
+                "stages: take such layers, or train in one process"
+            )
     descriptions: list[Description] = []
-    unsent = {v.tensor_stride for v in values if isinstance(v, SparseTensor)}
+    unsent = {value.tensor_stride for value in sparse}
     unsent.discard(0)  # after global pooling there are no voxels to send
     for value in values:
         tensor, stride, batch_size = features_of(value), _PLAIN, 0

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sparsepipe.engine import buffers
 from sparsepipe.engine.backends import pytorch
 from sparsepipe.engine.backends.narrow import in_wide_types
 from sparsepipe.engine.kernel_map import KernelMap
@@ -70,8 +71,8 @@ def backward(
         feature_gradient = _convolved(gradient, weight, kernel_map.transpose, transpose=True)
     if needed[1]:
         features, gradient = features.contiguous(), gradient.contiguous()
-        weight_gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
-        _function("weight_gradient", features)(
+        weight_gradient = buffers.empty(weight.shape, weight.dtype)
+        _function("weight_gradient", features.dtype)(
             _address(features),
             _address(gradient),
             _address(weight_gradient),
@@ -94,28 +95,33 @@ def _convolved(
     `transpose`."""
     features, weight = features.contiguous(), weight.contiguous()
     inner, outer = weight.shape[1:][::-1] if transpose else weight.shape[1:]
-    output = features.new_empty((len(kernel_map.output_keys), outer))
-    _function("convolve", features)(
+    output = buffers.empty((len(kernel_map.output_keys), outer), features.dtype)
+    pairs = _map(kernel_map)
+    sizes = c_int64(inner), c_int64(outer)
+    numbers = _function("packed", features.dtype)(ctypes.byref(pairs), *sizes)
+    packed = buffers.empty((numbers,), features.dtype)
+    _function("convolve", features.dtype)(
         _address(features),
         _address(weight),
         _address(output),
-        ctypes.byref(_map(kernel_map)),
-        c_int64(inner),
-        c_int64(outer),
+        _address(packed),
+        ctypes.byref(pairs),
+        *sizes,
         c_int(transpose),
     )
     return output
 
 
-def _function(name: str, features: Tensor) -> Callable[..., None]:
-    """The kernel `name` for the dtype of the features, or InputError where there are no kernels."""
+def _function(name: str, dtype: torch.dtype) -> Callable[..., int]:
+    """The kernel `name` for a dtype, or InputError where there are no kernels."""
     loaded = kernels()
     if loaded is None:
         raise InputError(
             "backend 'compiled': its kernels could not be built or loaded, and a warning has said "
             "why; take 'native', which uses PyTorch's operators then"
         )
-    function: Callable[..., None] = loaded[f"{name}_{TYPES[features.dtype]}"]
+    function: Callable[..., int] = getattr(loaded, f"{name}_{TYPES[dtype]}")
+    function.restype = c_int64 if name == "packed" else None  # type: ignore[attr-defined]
     return function
 
 

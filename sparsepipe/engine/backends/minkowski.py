@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from sparsepipe.engine.axes import each
 from sparsepipe.engine.backends.narrow import in_wide_types
 from sparsepipe.engine.coordinates import unpack
 from sparsepipe.engine.kernel_map import KernelMap
@@ -118,19 +119,28 @@ def _place(kernel_map: KernelMap, features: Tensor) -> _Place:
 def _made(kernel_map: KernelMap) -> _Place:
     """Hand the voxels of a kernel map to the library, and describe its kernel."""
     kernel = kernel_map.kernel
-    fine, coarse = kernel.fine_stride, kernel.coarse_stride
+    if kernel.shape != "cube":
+        raise InputError(
+            "backend 'minkowski' has cubes alone (0.5.4 takes other cells for a cross, and no "
+            "offsets): use the backend 'native'"
+        )
+    d = kernel.dimension
+    fine, coarse = each(kernel.fine_stride, d), each(kernel.coarse_stride, d)
     strides = (coarse, fine) if kernel_map.transposed else (fine, coarse)
     manager = MinkowskiEngine.CoordinateManager(
-        D=3, coordinate_map_type=engine.CoordinateMapType.CPU
+        D=d, coordinate_map_type=engine.CoordinateMapType.CPU
     )
-    inputs, (input_order, _) = manager.insert_and_map(unpack(kernel_map.input_keys), strides[0])
+    inputs, (input_order, _) = manager.insert_and_map(unpack(kernel_map.input_keys, d), strides[0])
     outputs, output_order = inputs, input_order
     if fine != coarse:
         outputs, (output_order, _) = manager.insert_and_map(
-            unpack(kernel_map.output_keys), strides[1]
+            unpack(kernel_map.output_keys, d), strides[1]
         )
     generator = MinkowskiEngine.KernelGenerator(
-        kernel.size, coarse // fine, kernel.dilation, dimension=3
+        each(kernel.size, d),
+        [c // f for c, f in zip(coarse, fine, strict=True)],
+        each(kernel.dilation, d),
+        dimension=d,
     )
     return _Place(
         manager=manager._manager,

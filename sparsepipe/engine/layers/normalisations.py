@@ -19,9 +19,17 @@ class BatchNorm(nn.Module):
             dtype than the features.
     """
 
-    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(
+        self,
+        channels: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+    ) -> None:
+        """Make the layer; the arguments are those of nn.BatchNorm1d."""
         super().__init__()
-        self.bn = nn.BatchNorm1d(channels, eps=eps, momentum=momentum)
+        self.bn = nn.BatchNorm1d(channels, eps, momentum, affine, track_running_stats)
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """Normalise features [N, C] to [N, C]."""
@@ -29,7 +37,7 @@ class BatchNorm(nn.Module):
             raise InputError(
                 f"BatchNorm in training on {len(tensor)} voxels: give larger clouds or batches"
             )
-        if self.bn.weight.dtype != widened(tensor.features).dtype:
+        if self.bn.affine and self.bn.weight.dtype != widened(tensor.features).dtype:
             refuse_mixed(tensor.features, self.bn.weight)
         return tensor.replace(self.bn(tensor.features))
 
@@ -61,7 +69,7 @@ class InstanceNorm(nn.Module):
         samples = features.split(tensor.maps.sizes(tensor.tensor_stride))
         rows = torch.cat([self._standardized(sample) for sample in samples])
         rows = (rows * self.weight + self.bias).to(tensor.features.dtype)
-        return SparseTensor.on(tensor.maps, tensor.tensor_stride, rows)
+        return tensor.on(tensor.maps, tensor.tensor_stride, rows)
 
     def _standardized(self, rows: Tensor) -> Tensor:
         """The rows [n, C] of one sample, shifted to mean 0 and scaled to variance 1."""

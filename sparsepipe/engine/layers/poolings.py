@@ -1,9 +1,11 @@
 """Poolings on sparse tensors: over the window of a kernel, or over all voxels of a sample."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
+from sparsepipe.engine.axes import Axes
 from sparsepipe.engine.kernel_map import KernelMap
 from sparsepipe.engine.layers.windows import Windowed
 from sparsepipe.engine.pooling import (
@@ -11,6 +13,7 @@ from sparsepipe.engine.pooling import (
     average_pool,
     max_of_samples,
     max_pool,
+    sum_of_samples,
     sum_pool,
 )
 from sparsepipe.engine.tensor import SparseTensor
@@ -22,13 +25,24 @@ class _Pooling(Windowed):
     pool: Callable[[Tensor, KernelMap], Tensor]
     """Turns the rows [N, C] of the input into those of the output [M, C]."""
 
-    def __init__(self, kernel_size: int = 2, stride: int = 2, dilation: int = 1) -> None:
-        super().__init__(kernel_size, stride, dilation)
+    def __init__(
+        self,
+        kernel_size: Any = 2,
+        stride: Any = 2,
+        dilation: Any = 1,
+        *,
+        shape: Any = "cube",
+        dimension: int | None = None,
+    ) -> None:
+        """Sizes are whole numbers, or tuples of one for each axis. `shape` is that of a
+        convolution; `dimension` is the number of axes that the input must have, or None."""
+        super().__init__(kernel_size, stride, dilation, shape, dimension)
 
-    def forward(self, tensor: SparseTensor) -> SparseTensor:
-        """Pool features [N, C] to [M, C]."""
-        stride, kernel_map = self.downward(tensor)
-        return SparseTensor.on(tensor.maps, stride, self.pool(tensor.rows, kernel_map))
+    def forward(self, tensor: SparseTensor, at: SparseTensor | None = None) -> SparseTensor:
+        """Pool features [N, C] to [M, C]; with `at`, to the voxels of that tensor."""
+        window = self.downward(tensor, at)
+        rows = self.pool(tensor.rows, window.kernel_map)
+        return tensor.on(window.maps, window.tensor_stride, rows)
 
 
 class MaxPooling(_Pooling):
@@ -62,10 +76,16 @@ class PoolingTranspose(_Pooling):
         InputError: the stride does not divide t, or no earlier layer made voxels at t / stride.
     """
 
-    def forward(self, tensor: SparseTensor) -> SparseTensor:
-        """Copy or sum features [N, C] to [M, C] at the finer voxels."""
-        stride, kernel_map = self.upward(tensor)
-        return SparseTensor.on(tensor.maps, stride, sum_pool(tensor.rows, kernel_map))
+    def stride_of_output(self, tensor: SparseTensor) -> Axes:
+        """The tensor stride of the layer's output."""
+        return self.upward_kernel(tensor).fine_stride
+
+    def forward(self, tensor: SparseTensor, at: SparseTensor | None = None) -> SparseTensor:
+        """Copy or sum features [N, C] to [M, C] at the finer voxels; with `at`, at those of that
+        tensor."""
+        window = self.upward(tensor, at)
+        rows = sum_pool(tensor.rows, window.kernel_map)
+        return tensor.on(window.maps, window.tensor_stride, rows)
 
 
 class GlobalMaxPooling(nn.Module):
@@ -78,7 +98,7 @@ class GlobalMaxPooling(nn.Module):
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """Pool features [N, C] to [batch size, C]."""
         rows = max_of_samples(tensor.rows, tensor.maps.starts(tensor.tensor_stride))
-        return SparseTensor.on(tensor.maps, tensor.maps.pool(tensor.tensor_stride), rows)
+        return tensor.on(tensor.maps, tensor.maps.pool(tensor.tensor_stride), rows)
 
 
 class GlobalAveragePooling(nn.Module):
@@ -89,4 +109,14 @@ class GlobalAveragePooling(nn.Module):
         """Pool features [N, C] to [batch size, C]."""
         sizes = tensor.maps.sizes(tensor.tensor_stride)
         rows = average_of_samples(tensor.rows, sizes)
-        return SparseTensor.on(tensor.maps, tensor.maps.pool(tensor.tensor_stride), rows)
+        return tensor.on(tensor.maps, tensor.maps.pool(tensor.tensor_stride), rows)
+
+
+class GlobalSumPooling(nn.Module):
+    """The sum of each channel in each sample: [N, C] becomes [batch size, C] at tensor stride 0.
+    The row of an empty sample is 0."""
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """Pool features [N, C] to [batch size, C]."""
+        rows = sum_of_samples(tensor.rows, tensor.maps.sizes(tensor.tensor_stride))
+        return tensor.on(tensor.maps, tensor.maps.pool(tensor.tensor_stride), rows)

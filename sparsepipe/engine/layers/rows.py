@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from sparsepipe.engine.interpolation import interpolate
 from sparsepipe.engine.precision import refuse_mixed_products
-from sparsepipe.engine.tensor import SparseTensor
+from sparsepipe.engine.tensor import SparseTensor, union
 
 
 class Linear(nn.Module):
@@ -26,28 +26,31 @@ class Linear(nn.Module):
         return tensor.replace(self.linear(tensor.features))
 
 
-class ReLU(nn.Module):
+class Elementwise(nn.Module):
+    """Any module of torch that works on rows [N, C], such as nn.GELU(), nn.PReLU(C) or
+    nn.Softmax(dim=1). It is named `module`, as in MinkowskiEngine, and so are its parameters."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """Turn features [N, C] into [N, C']."""
+        return tensor.replace(self.module(tensor.features))
+
+
+class ReLU(Elementwise):
     """max(x, 0) of every value x."""
 
     def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-        self.module = nn.ReLU(inplace)
-
-    def forward(self, tensor: SparseTensor) -> SparseTensor:
-        """Turn features [N, C] into [N, C]."""
-        return tensor.replace(self.module(tensor.features))
+        super().__init__(nn.ReLU(inplace))
 
 
-class Dropout(nn.Module):
+class Dropout(Elementwise):
     """nn.Dropout, which drops single values and not whole rows."""
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
-        super().__init__()
-        self.module = nn.Dropout(p, inplace)
-
-    def forward(self, tensor: SparseTensor) -> SparseTensor:
-        """Turn features [N, C] into [N, C]."""
-        return tensor.replace(self.module(tensor.features))
+        super().__init__(nn.Dropout(p, inplace))
 
 
 class Pruning(nn.Module):
@@ -75,3 +78,11 @@ class Interpolation(nn.Module):
         """Interpolate features [N, C] at `places`, floating point [M, 4] = (batch, x, y, z).
         Returns a plain tensor [M, C]."""
         return interpolate(tensor, places)
+
+
+class Union(nn.Module):
+    """The sum of tensors on the voxels of all of them, as `sparsepipe.engine.tensor.union` says."""
+
+    def forward(self, *tensors: SparseTensor) -> SparseTensor:
+        """Sum tensors of C channels."""
+        return union(tensors)

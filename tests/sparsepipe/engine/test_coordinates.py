@@ -67,7 +67,7 @@ def test_sample_starts_part_the_batch() -> None:
         (torch.tensor([[0, 0, 0, -LIMIT - 1]]), f"coordinate z = {-LIMIT - 1} is not in"),
         (torch.tensor([[-1, 0, 0, 0]]), "batch index -1 is not in"),
         (torch.tensor([[MAX_BATCH_SIZE, 0, 0, 0]]), f"batch index {MAX_BATCH_SIZE} is not in"),
-        (torch.tensor([[0, 0, 0]]), r"shape \[1, 3\]: give \[N, 4\]"),
+        (torch.zeros(1, 6).int(), r"shape \[1, 6\]: give \[N, 4\]"),
         (torch.zeros(1, 4), "torch.float32: quantize them"),
     ],
 )

@@ -49,7 +49,7 @@ def test_pooling_is_that_of_a_loop(
 @pytest.mark.parametrize(("size", "stride"), [(1, 2), (2, 2), (3, 1), (3, 2)])
 def test_gradients(pool: Callable[[Tensor, KernelMap], Tensor], size: int, stride: int) -> None:
     tensor = random_tensor(2, voxels=40)
-    _, kernel_map = MaxPooling(size, stride).downward(tensor)
+    kernel_map = MaxPooling(size, stride).downward(tensor).kernel_map
     features = tensor.features.requires_grad_()
     assert torch.autograd.gradcheck(lambda x: pool(x, kernel_map), features)
 

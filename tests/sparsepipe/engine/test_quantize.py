@@ -92,8 +92,8 @@ VOXELS = sparse_quantize(POINTS, 0.5)
         (lambda: sparse_quantize(POINTS, (1, 2)), "voxel size (1, 2): give a length above 0, or"),
         (lambda: sparse_quantize(POINTS, float("nan")), "voxel size nan: give a length above 0"),
         (
-            lambda: sparse_quantize(POINTS[:, :2], 1),
-            "points are torch.float32 [3, 2]: give numbers",
+            lambda: sparse_quantize(POINTS.repeat(1, 2), 1),
+            "points are torch.float32 [3, 6]: give numbers",
         ),
         (lambda: sparse_quantize(POINTS > 0, 1), "points are torch.bool [3, 3]: give numbers"),
         (lambda: sparse_quantize([[0, 0, 0], [1, 2]], 1), "points: setting an array element"),
@@ -112,12 +112,12 @@ VOXELS = sparse_quantize(POINTS, 0.5)
         (lambda: sparse_quantize(POINTS, 1, None, torch.zeros(4)), "3 points, 4 labels"),
         (
             lambda: sparse_quantize(POINTS, 1, duplicates="last"),  # type: ignore[arg-type]
-            "duplicates = 'last': give 'mean' or 'first'",
+            "duplicates = 'last': give 'mean', 'first'",
         ),
         (lambda: collate([]), "collate of no samples"),
         (lambda: collate([VOXELS, (POINTS.int(), POINTS[:1], None)]), "sample 1: features [1, 3]"),
         (
-            lambda: collate([(POINTS[:, :2].int(), POINTS, None)]),
+            lambda: collate([(POINTS.repeat(1, 2).int(), POINTS, None)]),
             "sample 0: coordinates have shape",
         ),
         (lambda: collate([VOXELS, (POINTS.int(), POINTS, None)]), "sample 1 has 3 channels"),

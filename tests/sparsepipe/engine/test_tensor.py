@@ -285,6 +285,7 @@ def test_dense_holds_every_row_and_nothing_else() -> None:
     coarse = MaxPooling(2, 2)(tensor)
     for sparse in (tensor, coarse):
         cells, first = sparse.dense()
+        assert isinstance(sparse.tensor_stride, int)
         index = (sparse.coordinates[:, 1:] - first) // sparse.tensor_stride
         places = (sparse.coordinates[:, 0].long(), *index.long().unbind(1))
         assert torch.equal(cells.movedim(1, -1)[places], sparse.features)
@@ -331,7 +332,11 @@ def _tensor(features: Tensor, coordinates: list[list[int]], *rest: int) -> Spars
         (lambda: SparseTensor(ONE[:0], ORIGIN[:0]), "batch size 0 with batch indices up to -1"),
         (lambda: SparseTensor(ONE, ORIGIN + 99999), "batch index 99999 is not in"),
         (lambda: SparseTensor(ONE, ORIGIN).replace(torch.ones(2, 2)), "for 1 voxels: give [1, C]"),
-        (lambda: SparseTensor(ONE, ORIGIN) + SparseTensor(ONE, ORIGIN + 1), "different voxels"),
+        (lambda: SparseTensor(ONE, ORIGIN) * SparseTensor(ONE, ORIGIN + 1), "different voxels"),
+        (
+            lambda: SparseTensor(ONE, ORIGIN) + SparseTensor(ONE, ORIGIN, tensor_stride=2),
+            "different voxels",
+        ),
         (
             lambda: cat([SparseTensor(ONE, ORIGIN), SparseTensor(ONE, ORIGIN, batch_size=2)]),
             "different voxels",
@@ -345,7 +350,7 @@ def _tensor(features: Tensor, coordinates: list[list[int]], *rest: int) -> Spars
         (lambda: torch.ones(1, 1, 2) * SparseTensor(ONE, ORIGIN), "a tensor of shape [1, 1, 2]"),
         (
             lambda: SparseTensor(ONE, ORIGIN, duplicates="avg"),  # type: ignore[arg-type]
-            "duplicates = 'avg': give 'refuse', 'mean' or 'first'",
+            "duplicates = 'avg': give one of refuse, mean, first, sum, max",
         ),
         (
             lambda: SparseTensor(ONE, ORIGIN).keep(ONE[:, 0].int()),
