@@ -22,7 +22,7 @@ from systems.faulty import simulate_on
 from systems.program import Program
 from systems.rank_classes import RankClass, titled
 from systems.schema import InputError
-from systems.simulate import Timeline
+from systems.simulation import Timeline
 
 
 @dataclass(frozen=True)
