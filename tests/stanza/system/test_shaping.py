@@ -42,7 +42,9 @@ def test_what_messages_take_of_a_rank_is_in_the_prediction() -> None:
     unprobed, _ = planned(None)
     probed, simulated_s = planned(PROBED)
     free, _ = planned(replace(PROBED, message=FREE.message))
-    assert unprobed.chosen and probed.chosen and free.chosen
+    assert unprobed.chosen is not None
+    assert probed.chosen is not None
+    assert free.chosen is not None
     assert probed.chosen.step_s == simulated_s
     assert probed.host == as_measured(ON, 1.0, 1e-4, PROBED).host
     assert unprobed.host is None
