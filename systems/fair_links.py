@@ -98,6 +98,10 @@ class Transfers:
         self._changed_rates[interface] = bytes_per_s
         self._touched[interface] = None
 
+    def used_per_s(self, interface: Resource) -> float:
+        """What all transfers together move through an interface in a second."""
+        return sum(self._rate[n] * weight for n, weight in self._users[interface].items())
+
     def is_under_way(self, number: int) -> bool:
         """Whether a transfer has begun and not ended."""
         return number in self._rate

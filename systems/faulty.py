@@ -23,7 +23,8 @@ from systems.collectives import Phase
 from systems.fair_links import Resource
 from systems.program import Program, Task
 from systems.schema import InputError
-from systems.simulate import Simulation, Timeline, simulate
+from systems.simulate import simulate
+from systems.simulation import Simulation, Timeline
 
 Network = Link | Links | Host | Topology
 """What messages cross: links that are all alike, those of each node, the cores of the one machine

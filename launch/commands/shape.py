@@ -61,7 +61,7 @@ def _prepared(job: Job, shape: Shape, measured: Measured | None) -> Path:
         plan = system.planning.plan(job, False)
     else:
         calibration = measured.calibration
-        target = as_measured(shape, calibration.ratio, calibration.latency_s)
+        target = as_measured(shape, calibration.ratio, calibration.latency_s, measured.host)
         plan = system.shaping.plan(job, target, measured.profiles)
         simulated_step_s = system.shaping.simulated_step_s(job, plan, target, measured.profiles)
     system.check(job, plan)

@@ -4,6 +4,7 @@
 holds the job and the shape, and gets what was measured.
 """
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +16,15 @@ from launch import job as jobs
 from launch.installed import system_of
 from launch.ranks import files
 from systems import schema
+from systems.clusters.host import Host
 from systems.clusters.shape import Shape
 from systems.environment import Environment
-from systems.network.distributed import start, stop
+from systems.network.distributed import World, start, stop
+from systems.network.host_here import shared_host
 from systems.network.links import Calibration, calibrate_pairs
 from systems.network.pairs import PairCalibration
 from systems.network.together import seconds_together, speeds_per_s
+from systems.processes import core_shares
 from systems.processes.core_shares import throttled
 from systems.processes.host import host_reading, host_use
 from systems.profiles.profile import ModelProfile
@@ -42,6 +46,7 @@ def measure(folder: Path, place: Environment) -> None:
     world = start(place, ["rank"] * place.world_size, timeout_s=job.timeout_s, device="cpu")
     calibration = checked_pairs(shape)
     speeds = speeds_per_s()
+    host = probed(world, shape)
     profile, shaping = None, system_of(job).shaping
     if shaping is not None:
         profile = shaping.profile(job, shape.devices[place.rank].kind, seconds_together)
@@ -50,7 +55,9 @@ def measure(folder: Path, place: Environment) -> None:
         dist.gather_object(profile, everyone if place.rank == 0 else None, dst=0)
     if place.rank == 0:
         profiles = {} if profile is None else _by_kind(everyone)
-        measured = Measured(calibration=calibration, speeds_per_s=speeds, profiles=profiles)
+        measured = Measured(
+            calibration=calibration, speeds_per_s=speeds, profiles=profiles, host=host
+        )
         record.write_json(folder / files.MEASURED, schema.dump(measured))
     stop(world)
 
@@ -58,6 +65,20 @@ def measure(folder: Path, place: Environment) -> None:
 def read_shape(folder: Path) -> Shape:
     """The shape of a measurement."""
     return schema.read(Shape, record.read_json(folder / files.SHAPE), str(folder))
+
+
+def probed(world: World, shape: Shape) -> Host | None:
+    """What a probe of ranks that are all alike finds, or has found; None where they differ. All
+    ranks call this together."""
+    if not shape.is_uniform:
+        return None
+    held = core_shares.unavailable() is None
+    found = shared_host(
+        world,
+        share=shape.core_shares[0] if held else None,
+        bandwidth_bits_per_s=shape.rates_bits_per_s[0],
+    )
+    return dataclasses.replace(found, period_s=core_shares.PERIOD_US / 1e6)
 
 
 def _by_kind(profiles: Sequence[ModelProfile]) -> dict[str, ModelProfile]:

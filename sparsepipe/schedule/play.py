@@ -21,7 +21,7 @@ from systems.clusters.topology import Topology
 from systems.faulty import simulate_on
 from systems.rank_classes import RankClass, titled
 from systems.schema import InputError
-from systems.simulate import Timeline
+from systems.simulation import Timeline
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class Point:
             if prediction["scheme"] == "ddp":
                 resources = prediction["resources"]
                 crossings = 2 * (self.ranks - 1) / self.ranks
-                return box.Balance(resources["compute"], resources["all-reduce"] / crossings)
+                return box.Balance(resources["compute"], resources["network"] / crossings)
         return None
 
 

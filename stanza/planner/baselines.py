@@ -1,6 +1,7 @@
 """Predicts the baselines: data parallelism and parameter servers, all without separation."""
 
 import dataclasses
+from functools import lru_cache
 from typing import Any
 
 from stanza.exchanges.names import PLAIN, WHOLE, Compression, compression_of
@@ -13,6 +14,12 @@ from stanza.planner.simulated import played_plan
 from stanza.planner.simulated.steps import Simulated
 from systems.clusters.cluster import Link
 from systems.clusters.host import Host
+
+HEEDED = (
+    *("model", "image_shape", "classes", "local_batch_size", "global_batch_size", "batch_shares"),
+    *("ps_servers", "exchange", "exchange_options"),
+)
+"""The options that the step time of a baseline depends on, beside those that select it."""
 
 
 def baseline_options(scheme: str) -> dict[str, Any]:
@@ -63,9 +70,16 @@ def _played(options: Options, at: CostsAt, world_size: int, scheme: str, host: H
     of_scheme = baseline_options(scheme)
     if of_scheme["scheme"] != options.scheme:  # their exchange is not this scheme's
         of_scheme |= {"exchange": PLAIN, "exchange_options": ()}
-    changed = dataclasses.replace(options, **of_scheme)
-    layout = layout_of(changed, world_size, 0, 1)
-    return as_prediction(scheme, layout, played_plan(changed, layout, at, host), host)
+    alike = Options(**{name: getattr(options, name) for name in HEEDED})
+    return _played_once(dataclasses.replace(alike, **of_scheme), at, world_size, scheme, host)
+
+
+@lru_cache(maxsize=256)  # jobs that differ in other options ask for the same
+def _played_once(
+    options: Options, at: CostsAt, world_size: int, scheme: str, host: Host
+) -> Prediction:
+    layout = layout_of(options, world_size, 0, 1)
+    return as_prediction(scheme, layout, played_plan(options, layout, at, host), host)
 
 
 def as_prediction(

@@ -82,10 +82,12 @@ def costs_of(at: RanksCostsAt, rank: int, samples: int) -> Costs:
     return (at[rank] if isinstance(at, tuple) else at)(samples)
 
 
+@functools.lru_cache(maxsize=64)
 def costs_at(profile: ModelProfile, wire_bytes_per_value: int = 4) -> CostsAt:
     """Make the function that gives the costs of a profiled model at any batch.
 
-    It remembers its answers. `wire_bytes_per_value` is the size of an activation as it travels.
+    It remembers its answers, and is the same for equal profiles. `wire_bytes_per_value` is the size
+    of an activation as it travels.
     """
     cut = cut_profile(profile)
     return functools.cache(lambda batch: _costs(profile, cut, batch, wire_bytes_per_value))

@@ -12,6 +12,7 @@ where all ranks share the cores of one machine, for no recurrence knows what is 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from stanza.layout import Layout, layout_of, separated_layout
@@ -170,7 +171,10 @@ def enlarged(
         for layer in profile.layers
     )
     faster = dataclasses.replace(link, bandwidth_bits_per_s=link.bandwidth_bits_per_s * scale)
-    return cluster.with_link(faster), dataclasses.replace(profile, layers=layers)
+    target = cluster.with_link(faster)
+    if target.host is not None:
+        target = target.on(target.host.enlarged(scale))
+    return target, dataclasses.replace(profile, layers=layers)
 
 
 def _refuse_auto(options: Options) -> None:
@@ -271,11 +275,19 @@ def _layouts(options: Options, world_size: int, mode: Mode, fc_workers: int) -> 
 
 def _separated(options: Options, at: CostsAt, layout: Layout, network: Link | Host) -> Prediction:
     """Predict layer separation, by the recurrence if there is one, or else by the simulator."""
-    shares = options.shares(len(layout.ranks("conv")))
+    shares = tuple(options.shares(len(layout.ranks("conv"))))
     published = (layout.fc_parallel, layout.fc_placement) == PUBLISHED_MODE
     if published and isinstance(network, Link):
         fc_workers = len(layout.ranks("fc"))
         return recurrence.separated(at, shares, fc_workers, layout.micro_batches, network)
+    return _played(at, shares, layout, network)
+
+
+@lru_cache(maxsize=256)  # jobs that differ in other options ask for the same
+def _played(
+    at: CostsAt, shares: tuple[int, ...], layout: Layout, network: Link | Host
+) -> Prediction:
+    """Play layer separation."""
     played = separation.separated(at, shares, layout, network)
     return baselines.as_prediction("stanza", layout, played, network)
 

@@ -102,7 +102,7 @@ def plan(job: Job, cluster: Cluster, profiles: Mapping[str, ModelProfile]) -> Pl
     if not _predictable(cluster):
         return plan_stanza(options, size, None, None)
     (measured,) = profiles.values()
-    return plan_stanza(options, size, _alike(cluster), measured)
+    return plan_stanza(options, size, _alike(cluster), in_core_seconds(measured, cluster))
 
 
 def simulated_step_s(
@@ -112,12 +112,21 @@ def simulated_step_s(
     process."""
     if not _predictable(cluster) or plan.chosen is None:
         return None
-    cluster, measured = enlarged(job.options, cluster, *profiles.values())
+    (measured,) = profiles.values()
+    cluster, measured = enlarged(job.options, cluster, in_core_seconds(measured, cluster))
     at = costs_at(job.options, measured)
     try:
-        return played_plan(job.options, plan.layout, at, cluster.slowest_link).step_s
+        return played_plan(job.options, plan.layout, at, cluster.network).step_s
     except InputError:  # the simulator does not know this variant
         return None
+
+
+def in_core_seconds(measured: ModelProfile, cluster: Cluster) -> ModelProfile:
+    """The profile as a planner wants it of ranks of one machine: in the core seconds of a rank that
+    is alone, where it was taken by the clock while all ranks computed."""
+    if cluster.host is None:
+        return measured
+    return measured.slowed(cluster.host.cores_of_rank(cluster.size), "core seconds of a rank alone")
 
 
 def _predictable(cluster: Cluster) -> bool:

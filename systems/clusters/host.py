@@ -1,4 +1,4 @@
-"""One machine whose ranks share its cores, such as a laptop, with what a probe has measured of it.
+"""One machine whose ranks share its cores, a laptop or a box, with what a probe has measured of it.
 
 [Note: ranks that share cores]
 On a cluster a rank computes as fast as it does alone, and a message takes its time on a link. Where
@@ -8,8 +8,17 @@ what is busy at once shares them: n ranks that compute at once on c cores take n
 that wait take nothing, and messages slow down those that compute beside them. How much core time
 a byte takes, and what else a step does to bytes (sums, copies, updates), a probe measures once
 (`systems.network.probe`).
+
+[Note: ranks that are held]
+A shaped run makes the machine a cluster: each rank is held to a share of a core, and its messages
+cross a link as well. The kernel holds it by a quota. At the beginning of every period a rank gets
+so much core time; it runs at the speed of a core until that is used up, and then all of its threads
+stand still until the next period. So a rank that has waited computes the first milliseconds faster
+than its share says, and a message that comes when the quota is used up is read up to a period late.
+Bytes that are on a link already go on meanwhile: the kernel moves them.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from systems.schema import InputError
@@ -63,6 +72,13 @@ class Host:
     """What it takes to add one vector to another, for the bytes of one of them."""
     update: Cost
     """What an optimizer's step takes for a parameter (SGD with momentum), its gradient cleared."""
+    share: float | None = None
+    """The core seconds that each rank gets in a second, if it is held; see
+    [Note: ranks that are held]. None: all share the cores freely."""
+    period_s: float = 0.01
+    """How often a rank that is held gets its core time."""
+    bandwidth_bits_per_s: float | None = None
+    """The rate of each rank's link, each way. None: messages cross memory alone."""
 
     def __post_init__(self) -> None:
         if not 0 < self.cores < float("inf"):
@@ -70,6 +86,36 @@ class Host:
         for name in ("latency_s", "step_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name} = {getattr(self, name):g}: give 0 or more seconds")
+        for name in ("share", "period_s", "bandwidth_bits_per_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{name} = {value:g}: give more than 0")
+
+    @property
+    def is_shaped(self) -> bool:
+        """Whether ranks are held, or have links."""
+        return self.share is not None or self.bandwidth_bits_per_s is not None
+
+    def seconds(self, size_bytes: float) -> float:
+        """The seconds that this many bytes take over a rank's link, one way, without latency."""
+        return 8 * size_bytes / (self.bandwidth_bits_per_s or float("inf"))
+
+    def cores_of_rank(self, ranks: int) -> float:
+        """The core seconds that each of so many ranks gets in a second while all compute."""
+        freely = min(float(self.threads), self.cores / ranks)
+        return freely if self.share is None else min(self.share, freely)
+
+    def enlarged(self, scale: float) -> "Host":
+        """The host on which all messages and vectors have so many times more bytes, and everything
+        takes as long as here."""
+        rate = self.bandwidth_bits_per_s
+        costs = {
+            name: dataclasses.replace(cost, byte_s=cost.byte_s / scale)
+            for name, cost in vars(self).items()
+            if isinstance(cost, Cost)
+        }
+        faster = None if rate is None else rate * scale
+        return dataclasses.replace(self, bandwidth_bits_per_s=faster, **costs)
 
 
 NOTHING = Cost(fixed_s=0.0, byte_s=0.0)

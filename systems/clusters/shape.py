@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster, Device, Link
+from systems.clusters.host import Host
 from systems.clusters.sized import fitted
 from systems.schema import InputError
 
@@ -70,6 +71,11 @@ class Shape:
         """The share of a core that every rank is held to; None: it is not held."""
         return tuple(device.core_share for device in self.devices)
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all nodes are alike."""
+        return len(set(self.links)) == len(set(self.devices)) == 1
+
     def __str__(self) -> str:
         rates = _each_once([f"{rate / 1e9:g}" for rate in self.rates_bits_per_s])
         text = f"{len(self.links)} nodes at {rates} Gb/s"
@@ -118,12 +124,13 @@ def shape_of(name: str, world_size: int, impairments: Impairments = UNIMPAIRED) 
     return Shape(cluster=sized, impairments=impairments)
 
 
-def as_measured(shape: Shape, ratio: float, latency_s: float) -> Cluster:
+def as_measured(shape: Shape, ratio: float, latency_s: float, host: Host | None = None) -> Cluster:
     """The cluster of a shape with what its links really give.
 
     Args:
         ratio: the time of a message over its ideal time.
         latency_s: how long the smallest message takes.
+        host: what a probe has found of its ranks, all of which are alike.
     """
 
     def measured(link: Link) -> Link:
@@ -133,4 +140,8 @@ def as_measured(shape: Shape, ratio: float, latency_s: float) -> Cluster:
     nodes = tuple(
         dataclasses.replace(node, link=measured(node.link)) for node in shape.cluster.nodes
     )
-    return dataclasses.replace(shape.cluster, nodes=nodes)
+    cluster = dataclasses.replace(shape.cluster, nodes=nodes)
+    if host is None:
+        return cluster
+    rate = cluster.slowest_link.bandwidth_bits_per_s
+    return cluster.on(dataclasses.replace(host, bandwidth_bits_per_s=rate))

@@ -47,18 +47,25 @@ def host_here(ranks: int, threads: int) -> Host:
     return found
 
 
-def shared_host(world: World) -> Host:
+def shared_host(
+    world: World, *, share: float | None = None, bandwidth_bits_per_s: float | None = None
+) -> Host:
     """The same for the ranks of a world, which run already, all on this machine. They call this
-    together."""
-    ranks = world.world_size
-    told = [kept_host(ranks, torch.get_num_threads()) if world.rank == 0 else None]
+    together.
+
+    Args:
+        share: the share of a core that each of them is held to.
+        bandwidth_bits_per_s: the rate of the link that each is behind.
+    """
+    ranks, shape = world.world_size, (share, bandwidth_bits_per_s)
+    told = [kept_host(ranks, torch.get_num_threads(), *shape) if world.rank == 0 else None]
     dist.broadcast_object_list(told, src=0)
     if told[0] is not None:
         return told[0]
     load = load_average()
-    found = probe(world)
+    found = probe(world, share=share, bandwidth_bits_per_s=bandwidth_bits_per_s)
     if world.rank == 0:
-        keep(found, ranks, load)
+        keep(found, ranks, load, *shape)
     return found
 
 
@@ -104,21 +111,26 @@ def _main(rank: int, ranks: int, threads: int, port: int, result: Connection | N
     stop(world)
 
 
-def kept_host(ranks: int, threads: int) -> Host | None:
-    """What was measured of this machine before and is kept; None: nothing that can be read."""
+def kept_host(ranks: int, threads: int, *shape: float | None) -> Host | None:
+    """What was measured of this machine before and is kept; None: nothing that can be read.
+
+    Args:
+        shape: of ranks that are held, or behind links: their share, and the rate.
+    """
     with suppress(CacheError, InputError, OSError):
-        path = _kept(ranks, threads)
+        path = _kept(ranks, threads, *shape)
         if path.is_file():
             return schema.load(Host, path, "probe", "testbed plan stanza")
     return None
 
 
-def keep(found: Host, ranks: int, load: float) -> None:
+def keep(found: Host, ranks: int, load: float, *shape: float | None) -> None:
     """Keep what was measured, unless the machine was busy before: then, and if it cannot be kept, a
     line on stderr says so, and it is measured again the next time.
 
     Args:
         load: the load average just before.
+        shape: see `kept_host`.
     """
     cores = available_cores()
     if load + 1 > cores + BUSY:
@@ -129,7 +141,7 @@ def keep(found: Host, ranks: int, load: float) -> None:
         )
         return
     try:
-        path = _kept(ranks, found.threads)
+        path = _kept(ranks, found.threads, *shape)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         disk.write_text(path, schema.to_json(schema.dump(found), indent=2) + "\n")
         print(f"  kept in {path}; delete it to probe again", file=sys.stderr)
@@ -137,8 +149,9 @@ def keep(found: Host, ranks: int, load: float) -> None:
         print(f"  the probe is not kept: {error}", file=sys.stderr)
 
 
-def _kept(ranks: int, threads: int) -> Path:
+def _kept(ranks: int, threads: int, *shape: float | None) -> Path:
     """The file of an answer: there is one for everything that it depends on."""
     machine = [platform.node(), platform.release(), platform.machine(), available_cores()]
-    key = hashlib.sha256(repr([*machine, ranks, threads, torch.__version__]).encode()).hexdigest()
+    what = [*machine, ranks, threads, torch.__version__, *shape]
+    key = hashlib.sha256(repr(what).encode()).hexdigest()
     return cache_folder() / f"host-{key[:16]}.json"

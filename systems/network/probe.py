@@ -1,7 +1,8 @@
 """Measures what a machine whose ranks share its cores takes for all that a step does: a `Host`.
 
-`systems.network.host_here` starts the ranks for it, and keeps the answer. It takes about two
-seconds on an idle machine.
+`systems.network.host_here` starts the ranks for it, and keeps the answer. A shaped run measures
+its own ranks, in their namespaces and under their quotas. It takes about two seconds on an idle
+machine, and longer where ranks are held.
 
 Core time is the processor's own account of a process, so nothing that other programs take, and
 nothing that a rank waits for, is in it. Between two repetitions every rank computes for a moment,
@@ -28,6 +29,8 @@ from systems.network.transport import TorchTransport
 
 SMALL_BYTES, LARGE_BYTES = 32, 2 * 1024**2
 """The sizes of messages and vectors that are measured; a straight line goes through both."""
+OVER_LINK_BYTES = 256 * 1024
+"""The size of a large message that crosses a slow link."""
 PARAMETERS = 4
 """How many parameters an optimizer updates at a time."""
 ROUNDS = 3
@@ -45,17 +48,25 @@ Pass = Callable[[], float]
 """Computes for a moment and returns the core seconds that it took."""
 
 
-def probe(world: World) -> Host:
+def probe(
+    world: World, *, share: float | None = None, bandwidth_bits_per_s: float | None = None
+) -> Host:
     """Measure this machine, which all ranks of the world are on. All of them call this together,
-    with the threads that they compute with, and all get the same answer."""
+    with the threads that they compute with, and all get the same answer.
+
+    Args:
+        share: the share of a core that each rank is held to just now.
+        bandwidth_bits_per_s: the rate of the link that each is behind.
+    """
     ranks, threads = world.world_size, torch.get_num_threads()
     compute = _computing()
     busy = _speed_of_busy_cores(compute)
     copy, add, update = (_memory(make, compute) for make in (_copying, _adding, _updating))
     torch.set_num_threads(1)  # what follows takes no more, and a pass's core time is its thread's
     step_s = median(_on_rank_0(lambda: _step_s(compute)) for _ in range(ROUNDS))
-    message, latency_s = _messages(world, compute) if ranks > 1 else (NOTHING, 0.0)
-    ring = _ring(compute) if ranks > 1 else NOTHING
+    large_bytes = LARGE_BYTES if bandwidth_bits_per_s is None else OVER_LINK_BYTES
+    message, latency_s = _messages(world, compute, large_bytes) if ranks > 1 else (NOTHING, 0.0)
+    ring = _ring(compute, large_bytes) if ranks > 1 else NOTHING
     torch.set_num_threads(threads)
     today = datetime.date.today()
     host = Host(
@@ -70,6 +81,8 @@ def probe(world: World) -> Host:
         copy=copy,
         add=add,
         update=update,
+        share=None if share is None else share * busy,
+        bandwidth_bits_per_s=bandwidth_bits_per_s,
     )
     told = [host]
     dist.broadcast_object_list(told, src=0)
@@ -183,7 +196,7 @@ def _batches() -> Iterator[Batch]:
     return prefetch(split, repeat(torch.arange(4)))
 
 
-def _messages(world: World, compute: Pass) -> tuple[Cost, float]:
+def _messages(world: World, compute: Pass, large_bytes: int) -> tuple[Cost, float]:
     """The cost of a message, and the latency besides."""
     transport = TorchTransport(world, [CHANNEL])
     before, after = (world.rank - 1) % world.world_size, (world.rank + 1) % world.world_size
@@ -201,7 +214,7 @@ def _messages(world: World, compute: Pass) -> tuple[Cost, float]:
 
         return _core_s(exchange)
 
-    cost = _line(core_s(SMALL_BYTES), core_s(LARGE_BYTES), LARGE_BYTES)
+    cost = _line(core_s(SMALL_BYTES), core_s(large_bytes), large_bytes)
     transport.close()
     return cost, _latency_s()
 
@@ -225,7 +238,7 @@ def _latency_s() -> float:
     return max(0.0, _on_rank_0(lambda: min(round_trips_s)) - of_both_s) / 2
 
 
-def _ring(compute: Pass) -> Cost:
+def _ring(compute: Pass, large_bytes: int) -> Cost:
     """The cost of a message of a ring all-reduce; see `Host.ring`."""
     ranks = dist.get_world_size()
 
@@ -240,8 +253,8 @@ def _ring(compute: Pass) -> Cost:
         return _core_s(all_reduce)
 
     rounds = 2 * (ranks - 1)
-    small_s, large_s = core_s(SMALL_BYTES), core_s(LARGE_BYTES)
-    return _line(small_s / rounds, large_s / rounds, LARGE_BYTES / ranks)
+    small_s, large_s = core_s(SMALL_BYTES), core_s(large_bytes)
+    return _line(small_s / rounds, large_s / rounds, large_bytes / ranks)
 
 
 def _core_s(once: Pass) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from systems.clusters.host import Host
 from systems.clusters.shape import Shape
 from systems.network.pairs import PairCalibration
 from systems.processes.host import HostUse
@@ -24,6 +25,8 @@ class Measured:
     """How often every rank multiplied two small matrices in a second."""
     profiles: dict[str, ModelProfile]
     """The layers of the job's model by kind of device; empty where the system measures none."""
+    host: Host | None = None
+    """What messages, sums and copies take of the ranks' cores; None where their nodes differ."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ PACE_S = {"stanza": 0.03, "micro-batches": 0.025, "auto": 0.02, "ddp": 0.06}
 def run(folder: Path, step_s: float, steps: int, **more: Any) -> dict[str, Any]:
     """A result, with its record."""
     folder.mkdir(parents=True)
-    resources = {"compute": 0.02, "all-reduce": 0.06}
+    resources = {"compute": 0.02, "network": 0.06}
     plan = {"predictions": [{"scheme": "ddp", "resources": resources}]}
     (folder / "run.json").write_text(json.dumps({"plan": plan}))
     return {

@@ -11,7 +11,8 @@ from systems.clusters.host import FREE, Cost
 from systems.fair_links import CORES, Resource
 from systems.program import Program
 from systems.schema import InputError
-from systems.simulate import Timeline, core_seconds, simulate
+from systems.simulate import core_seconds, simulate
+from systems.simulation import Timeline
 
 HOST = replace(
     FREE, cores=2.0, message=Cost(fixed_s=1.0, byte_s=0.5), ring=Cost(fixed_s=0.5, byte_s=1.0)

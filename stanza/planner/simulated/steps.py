@@ -18,7 +18,8 @@ from systems.fair_links import CORES, Resource
 from systems.faulty import Network, simulate_on
 from systems.program import Program
 from systems.rank_classes import RankClass, rank_classes, titled
-from systems.simulate import Timeline, core_seconds
+from systems.simulate import core_seconds
+from systems.simulation import Timeline
 
 STEPS = 5
 """The number of steps that are played, unless faults come and go. The time between the ends of the
@@ -54,9 +55,10 @@ class Simulated:
 
     def resources(self, network: Link | Links | Host) -> dict[str, float]:
         """The busy seconds in one step of the busiest compute and the busiest network interface, or
-        of all cores where there is one machine."""
+        of all cores where ranks share them freely. A rank that is held computes as slowly as its
+        share says."""
         steps = len(self.steps_s)
-        if isinstance(network, Host):
+        if isinstance(network, Host) and not network.is_shaped:
             core_s = sum(core_seconds(task, network).get(CORES, 0) for task in self.timeline.tasks)
             return {"cores": core_s / network.cores / steps}
         streams: defaultdict[str, float] = defaultdict(float)
@@ -66,11 +68,13 @@ class Simulated:
                 streams[task.stream] += task.seconds
             for interface, size_bytes in task.loads.items():
                 interfaces[interface] += size_bytes
+        speed = network.share or 1.0 if isinstance(network, Host) else 1.0
+        compute_s = max(streams.values()) / speed
         if isinstance(network, Links):
             busy = [network.seconds_at(node, size) for (node, _), size in interfaces.items()]
         else:
             busy = [network.seconds(max(interfaces.values(), default=0.0))]
-        return {"compute": max(streams.values()) / steps, "network": max(busy, default=0.0) / steps}
+        return {"compute": compute_s / steps, "network": max(busy, default=0.0) / steps}
 
 
 def segments(backward: Sequence[Segment], least_bytes: float) -> list[Segment]:
@@ -211,8 +215,8 @@ def played(
     network: Network,
     classes: Sequence[RankClass],
 ) -> Simulated:
-    """Play the program and read off the step time: that of the steady state, or the mean of all
-    steps where faults come and go.
+    """Play the program and read off the step time: that of the steady state, or a mean where faults
+    or the quotas of ranks make steps differ.
 
     Args:
         ends: the task with which each step ends.
@@ -222,11 +226,11 @@ def played(
     timeline = simulate_on(program, network)
     ends_s = [timeline.ends_s[end] for end in ends]
     steps_s = tuple(end_s - start_s for start_s, end_s in pairwise([0.0, *ends_s]))
-    faults = isinstance(network, Topology) and bool(network.faults)
+    step_s = steps_s[-1]
+    if isinstance(network, Topology) and network.faults:
+        step_s = ends_s[-1] / len(ends)
+    elif isinstance(network, Host) and network.share is not None and len(ends) > 1:
+        step_s = (ends_s[-1] - ends_s[0]) / (len(ends) - 1)
     return Simulated(
-        step_s=ends_s[-1] / len(ends) if faults else steps_s[-1],
-        samples=samples,
-        timeline=timeline,
-        steps_s=steps_s,
-        classes=classes,
+        step_s=step_s, samples=samples, timeline=timeline, steps_s=steps_s, classes=classes
     )

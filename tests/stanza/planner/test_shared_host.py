@@ -9,7 +9,8 @@ from hypothesis import given, settings, strategies as st
 
 from stanza.layout import layout_of
 from stanza.options import Options
-from stanza.planner.plan import Plan, costs_at, load_profile, plan, predict_all
+from stanza.planner.plan import Plan, costs_at, enlarged, load_profile, plan, predict_all
+from stanza.planner.predict import BUCKET_BYTES
 from stanza.planner.simulated import played_plan
 from stanza.planner.simulated.steps import segments
 from stanza.system.plan_command import describe_plan
@@ -101,3 +102,45 @@ def test_a_plan_for_one_machine_says_what_it_was_made_with() -> None:
     text = describe_plan(found, "alexnet", here(LAPTOP), "")
     assert "4 nodes of local that share 1.80 cores" in text
     assert LAPTOP.source in text
+
+
+def test_held_ranks_whose_messages_are_free_are_a_cluster_of_slow_devices() -> None:
+    """With short periods and as many cores as ranks, a share of a quarter makes every layer four
+    times slower, behind the same links."""
+    link = Link(bandwidth_bits_per_s=10e9)
+    box = replace(FREE, cores=4.0, share=0.25, period_s=1e-4, bandwidth_bits_per_s=10e9)
+    options = replace(OPTIONS, fc_workers=1, fc_parallel="replicas", fc_placement="dedicated")
+    quick = PROFILE.slowed(0.25, "core seconds")
+    held = predict_all(options, 4, here(box), quick)
+    slow = predict_all(options, 4, load("ec2-p3-10g").with_size(4).with_link(link), PROFILE)
+    for ours, theirs in zip(held, slow, strict=True):
+        assert (ours.scheme, ours.fc_workers) == (theirs.scheme, theirs.fc_workers)
+        assert ours.step_s == pytest.approx(theirs.step_s, rel=0.03)
+
+
+def test_messages_take_a_held_rank_from_its_computing() -> None:
+    """A rank's own threads share its quota: what its messages take, its layers do not get."""
+    box = replace(LAPTOP, cores=4.0, share=0.25, bandwidth_bits_per_s=1e12, latency_s=0.0)
+    free = replace(FREE, cores=4.0, share=0.25, bandwidth_bits_per_s=1e12)
+    options = replace(OPTIONS, scheme="ddp")
+    at = costs_at(options, PROFILE)
+    layout = layout_of(options, 4, 0, 1)
+    paid, unpaid = (played_plan(options, layout, at, host).step_s for host in (box, free))
+    rounds = sum(1 for _, size in segments(at(24).backward, BUCKET_BYTES) if size) * 6
+    ring_s = rounds * 1e-4 + 6e-10 * PROFILE.parameter_bytes * 1.5
+    parameters = sum(1 for layer in PROFILE.layers if layer.parameter_bytes)
+    others_s = 5e-4 + parameters * 2 * (5e-6 + 5e-5) + PROFILE.parameter_bytes * (1e-10 + 2e-10)
+    assert paid - unpaid == pytest.approx((ring_s + others_s) / 0.25, rel=0.05)
+
+
+def test_a_host_on_which_all_is_larger_takes_as_long() -> None:
+    box = replace(LAPTOP, share=0.25, bandwidth_bits_per_s=1e9)
+    small = here(box).with_link(Link(bandwidth_bits_per_s=1e9))
+    options = replace(OPTIONS, scheme="ddp", message_scale=10.0)
+    target, profile = enlarged(options, small, PROFILE)
+    assert isinstance(target.network, Host)
+    assert target.network.bandwidth_bits_per_s == 1e10
+    assert profile.parameter_bytes == pytest.approx(10 * PROFILE.parameter_bytes, rel=1e-6)
+    for name in ("message", "ring", "copy", "add", "update"):
+        before, after = getattr(box, name), getattr(target.network, name)
+        assert after.seconds(10e6) == pytest.approx(before.seconds(1e6))

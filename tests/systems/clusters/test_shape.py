@@ -1,7 +1,9 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from systems.clusters.host import FREE
 from systems.clusters.shape import Impairments, as_measured, shape_of
 from systems.schema import InputError
 
@@ -53,3 +55,12 @@ def test_what_makes_no_shape_is_refused(tmp_path: Path) -> None:
 def test_links_without_impairments_add_nothing() -> None:
     assert not Impairments()
     assert Impairments(delay_s=0.01, jitter_s=0.001)
+
+
+def test_what_a_probe_has_found_gets_the_links_as_they_are(tmp_path: Path) -> None:
+    shape = shape_of("four-100m", 4)
+    assert shape.is_uniform
+    assert not shape_of(written(tmp_path), 3).is_uniform
+    host = replace(FREE, share=0.4, bandwidth_bits_per_s=1e8)
+    found = as_measured(shape, ratio=1.25, latency_s=1e-3, host=host)
+    assert found.network == replace(host, bandwidth_bits_per_s=0.8e8)

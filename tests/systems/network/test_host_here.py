@@ -47,6 +47,15 @@ def test_an_answer_is_kept_for_its_ranks_and_threads(capsys: pytest.CaptureFixtu
     assert host_here.kept_host(3, 1) is None
 
 
+def test_an_answer_of_ranks_that_are_held_is_kept_for_their_shape() -> None:
+    held = replace(FOUND, share=0.4, bandwidth_bits_per_s=1e8)
+    host_here.keep(held, 4, 0.0, 0.4, 1e8)
+    assert host_here.kept_host(4, 1, 0.4, 1e8) == held
+    assert host_here.kept_host(4, 1) is None
+    assert host_here.kept_host(4, 1, 0.4, 2e8) is None
+    assert host_here.kept_host(4, 1, None, 1e8) is None
+
+
 def test_a_damaged_answer_is_none(cache: Path) -> None:
     host_here.keep(FOUND, ranks=4, load=0.0)
     (file,) = cache.iterdir()
