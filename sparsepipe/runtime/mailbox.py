@@ -28,12 +28,17 @@ class Sent(Protocol):
 class Inbox(Generic[T]):
     """Runs an iterator on a thread of its own, so that items are there before they are needed."""
 
-    def __init__(self, arrivals: Iterator[T], what: str) -> None:
-        """`what` names the items, for messages that say what a rank waits for."""
+    def __init__(self, arrivals: Iterator[T], what: str, ahead: int = AHEAD) -> None:
+        """Start the thread.
+
+        Args:
+            what: names the items, for messages that say what a rank waits for.
+            ahead: how many items may be there before they are taken; 0 means any number.
+        """
         self._arrivals, self._what = arrivals, what
-        self._arrived: queue.Queue[T | Exception] = queue.Queue(AHEAD)
+        self._arrived: queue.Queue[T | Exception] = queue.Queue(ahead)
         self._abandoned = False
-        background.start(what, self._run, stop=self._abandon)
+        self._thread = background.start(what, self._run, stop=self._abandon)
 
     def get(self) -> T:
         """The next item; waits until it is there.
@@ -46,6 +51,11 @@ class Inbox(Generic[T]):
         if isinstance(arrived, Exception):
             raise arrived
         return arrived
+
+    def close(self) -> bool:
+        """Take no more items; returns whether the thread has ended."""
+        self._abandon()
+        return background.join(self._thread)
 
     def _run(self) -> None:
         """Run the iterator, on the thread."""
