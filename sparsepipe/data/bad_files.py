@@ -5,7 +5,7 @@ import sys
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +53,11 @@ class BadFiles:
 
     def __contains__(self, path: Path) -> bool:
         return path in self.paths
+
+    def add(self, paths: Iterable[Path]) -> None:
+        """Add files that another process has reported."""
+        with self._lock:
+            self.paths += [path for path in dict.fromkeys(paths) if path not in self.paths]
 
     def report(self, path: Path, error: InputError, instead: str) -> None:
         """Add a file to the list and print one line to stderr: what is wrong (`error`) and what

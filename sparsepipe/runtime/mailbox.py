@@ -40,23 +40,25 @@ class Inbox(Generic[T]):
         arrivals: Iterator[T],
         what: str,
         *,
+        ahead: int = AHEAD,
         device: torch.device = CPU,
         tensors: Callable[[T], Iterable[Tensor]] = lambda item: (),
     ) -> None:
         """Start the thread.
 
         Args:
-            what: the name of the items, for messages that say what a rank waits for.
+            what: names the items, for messages that say what a rank waits for.
+            ahead: how many items may be there before they are taken; 0 means any number.
             device: where the items are.
             tensors: all tensors of an item.
         """
         self._arrivals, self._what = arrivals, what
         self._device, self._tensors = device, tensors
         self._arrived: queue.Queue[tuple[T, torch.cuda.Event | None] | Exception] = queue.Queue(
-            AHEAD
+            ahead
         )
         self._abandoned = False
-        background.start(what, self._run, stop=self._abandon)
+        self._thread = background.start(what, self._run, stop=self._abandon)
 
     def get(self) -> T:
         """The next item; waits until it is there.
@@ -71,6 +73,11 @@ class Inbox(Generic[T]):
         item, made = arrived
         streams.take_over(made, self._tensors(item))
         return item
+
+    def close(self) -> bool:
+        """Take no more items; returns whether the thread has ended."""
+        self._abandon()
+        return background.join(self._thread)
 
     def _run(self) -> None:
         """Run the iterator, on the thread."""

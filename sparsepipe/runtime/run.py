@@ -27,7 +27,7 @@ from sparsepipe.engine.layers import BatchNorm
 from sparsepipe.runtime.mailbox import Outbox
 from sparsepipe.runtime.play import OpenPipeline
 from sparsepipe.runtime.reduction import Reduction
-from sparsepipe.runtime.samples import split_by_speed
+from sparsepipe.runtime.samples import shared_out
 from sparsepipe.runtime.stage import Batches, RankContext, StageRuntime
 from sparsepipe.runtime.transfer import CHANNELS
 from sparsepipe.runtime.values import Value
@@ -180,9 +180,7 @@ def sample_ranges(
         """The samples of each replica of a stage, numbered in the mini-batch."""
         mini_batch, part = divmod(micro_batch, schedule.micro_batches)
         voxels = batches.voxels(mini_batch)
-        first, end = (len(voxels) * k // schedule.micro_batches for k in (part, part + 1))
-        shared = split_by_speed(voxels[first:end], speeds[stage])
-        return [range(first + samples.start, first + samples.stop) for samples in shared]
+        return shared_out(voxels, speeds[stage], part, schedule.micro_batches)
 
     return ranges
 

@@ -55,6 +55,24 @@ def _filled(ends: Sequence[float], speeds: Sequence[float], limit: float) -> lis
     return ranges
 
 
+def shared_out(
+    voxels: Sequence[float], speeds: Sequence[float], part: int, parts: int
+) -> list[range]:
+    """The samples that each replica takes of one part of a mini-batch, numbered in the mini-batch.
+
+    The parts, which are micro-batches, have about equally many samples.
+
+    Args:
+        voxels: those of each sample of the mini-batch.
+        speeds: see `split_by_speed`.
+        part: the number of the part, counted from 0.
+        parts: how many there are.
+    """
+    first, end = (len(voxels) * k // parts for k in (part, part + 1))
+    shared = split_by_speed(voxels[first:end], speeds)
+    return [range(first + samples.start, first + samples.stop) for samples in shared]
+
+
 def shared_samples(own: range, others: Sequence[range]) -> list[tuple[int, range]]:
     """The samples that a replica has in common with each replica of a neighbouring stage.
 

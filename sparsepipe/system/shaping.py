@@ -1,7 +1,9 @@
 """Plans a pipeline for a shaped cluster, from the layers as its ranks run them."""
 
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sparsepipe.system.scheme import Plan
@@ -9,20 +11,25 @@ from sparsepipe.train.planned import ProfiledPlan, plan_from_profiles
 from systems import by_path
 from systems.clusters.cluster import Cluster
 from systems.job import Job
-from systems.profiles.profile import ModelProfile
+from systems.profiles.profile import ModelProfile, with_fixed_parts
 
 if TYPE_CHECKING:
+    from sparsepipe.runtime.batch import Batch
     from systems.network.together import Timer
 
 REPETITIONS = 2
 """How often a mini-batch is timed layer by layer."""
+SMALLER, LEAST_SAMPLES = 4, 2
+"""The fixed parts of times are found with a mini-batch of a quarter of the samples, or of two."""
 
 
 def profiled(job: Job) -> Hashable:
     """What of a job its profile depends on."""
     options = job.options
-    of_data = (options.data, options.voxel_size, options.batch_size)
-    return (*of_data, options.model, options.width, options.backend, options.loss)
+    return (
+        *(options.data, options.points, options.normals, options.voxel_size, options.batch_size),
+        *(options.model, options.width, options.backend, options.loss, options.optimizer),
+    )
 
 
 def profile(job: Job, kind: str, together: "Timer") -> ModelProfile:
@@ -30,38 +37,83 @@ def profile(job: Job, kind: str, together: "Timer") -> ModelProfile:
 
     A rank that is held to a share of a core runs at full speed or stands still. So the processor
     time of a layer says what part of a step it is, and whole steps say how long all of them take.
-    They include the making of mini-batches, which every rank does for itself.
+    The samples are made by whoever has the first layer (`sparsepipe.train.batches`): their time
+    counts as part of its forward pass. (Where voxels have labels the last stage makes its samples
+    too, which is not counted.) What an update takes counts as a fixed part of the backward passes.
 
     Args:
         kind: what the profile calls the device.
         together: see `systems.network.together`.
     """
     from sparsepipe.runtime.network import Network
+    from sparsepipe.runtime.values import take_samples
+    from sparsepipe.train.optimizers import make_optimizer
     from sparsepipe.train.profiling import fresh, profile_network
     from sparsepipe.train.workload import open_workload
 
     workload = open_workload(job.options, job.seed)
-    batches = workload.mini_batches()
-    model = workload.network()
-    alone = profile_network(
+    order, model = workload.order(), workload.network()
+    endless = replace(job.options, lr_schedule="constant", lr_schedule_options=())
+    optimizer = make_optimizer(endless, model.parameters())
+
+    def make() -> "Batch":
+        """Make the next mini-batch, without threads, whose processor time would count as ours."""
+        epoch, clouds = next(order)
+        return workload.voxels([workload.data.train.cloud(index, epoch) for index in clouds])
+
+    def step() -> None:
+        """A step of training."""
+        batch = make()
+        model.zero_grad()
+        workload.loss_sum(model(fresh(batch.inputs)), batch.targets).backward()
+        optimizer.step()
+
+    timed = partial(
+        profile_network,
         Network(model),
-        next(batches).inputs,
         name=by_path.short(job.options.model),
         device_kind=kind,
         repetitions=REPETITIONS,
         clock=time.process_time,
     )
-
-    def step() -> None:
-        """A step of training but for the optimizer, which no profile has."""
-        batch = next(batches)
-        model.zero_grad()
-        workload.loss_sum(model(fresh(batch.inputs)), batch.targets).backward()
-
-    step_s = together(step)
-    batches.close()
-    factor = step_s / (alone.forward_s + alone.backward_s)
+    inputs = make().inputs
+    layers, few = timed(inputs), max(LEAST_SAMPLES, job.options.batch_size // SMALLER)
+    if few < job.options.batch_size:
+        layers = with_fixed_parts(layers, timed(*take_samples((inputs,), range(few))))
+    step()  # so that there are gradients
+    alone = _with_samples(_with_updates(layers, _processor_s(optimizer.step)), _processor_s(make))
+    factor = together(step) / (alone.forward_s + alone.backward_s)
     return alone.slowed(factor, "whole steps of all ranks at once")
+
+
+def _processor_s(function: Callable[[], object]) -> float:
+    """The processor time of a call, in seconds."""
+    began_s = time.process_time()
+    for _ in range(REPETITIONS):
+        function()
+    return (time.process_time() - began_s) / REPETITIONS
+
+
+def _with_samples(profile: ModelProfile, making_s: float) -> ModelProfile:
+    """A profile whose first layer makes the samples of a mini-batch in so many seconds."""
+    first, *others = profile.layers
+    first = replace(first, forward_s=first.forward_s + making_s)
+    return replace(profile, layers=(first, *others))
+
+
+def _with_updates(profile: ModelProfile, update_s: float) -> ModelProfile:
+    """A profile whose layers update their parameters after the backward pass, in so many seconds
+    together. That part is fixed: it is the same for a few samples."""
+    each_s = update_s / max(1.0, sum(layer.parameter_bytes for layer in profile.layers))
+    layers = [
+        replace(
+            layer,
+            backward_s=layer.backward_s + layer.parameter_bytes * each_s,
+            fixed_backward_s=layer.fixed_backward_s + layer.parameter_bytes * each_s,
+        )
+        for layer in profile.layers
+    ]
+    return replace(profile, layers=tuple(layers))
 
 
 def plan(job: Job, cluster: Cluster, profiles: Mapping[str, ModelProfile]) -> Plan | None:

@@ -1,19 +1,56 @@
-"""The mini-batches of a workload by number, for the threads of a pipeline's rank."""
+"""The mini-batches of a workload by number; every rank makes only the samples that it needs.
+
+[Note: who makes what]
+To make a sample, to draw, turn and quantize its points, can take as long as to train a small
+network on it. So the ranks of the first stage make samples, each those that it would take if all
+had equally many voxels. Then all ranks tell each other what was made: the voxels, the labels and
+the class of every sample. From that each of them knows how the samples are really shared out, by
+voxels. A rank of the first stage makes the few samples that it still lacks, and the last stage
+knows the classes; where every voxel has a label, it makes its own samples, too. All of this is done
+in threads, ahead of need. A sample depends on the seed, its number and the epoch alone, so it does
+not matter who makes it.
+"""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from sparsepipe.runtime.batch import Batch
+from sparsepipe.engine.quantize import Voxels
+from sparsepipe.planner.stages import PlannedStage
+from sparsepipe.runtime.mailbox import Inbox
+from sparsepipe.runtime.samples import shared_out
 from sparsepipe.runtime.values import Value
 from sparsepipe.train.loss import count_of
-from sparsepipe.train.workload import Workload
+from sparsepipe.train.workload import Workload, joined
+from systems.network.distributed import World
+from systems.processes.waiting import waiting
 
 KEPT = 32
 """The number of mini-batches that are kept in memory: more than are ever in flight."""
+AHEAD = 4
+"""How many mini-batches the first stage makes ahead of need."""
+WORKERS = 2
+"""The threads that make samples."""
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A mini-batch as one rank has it."""
+
+    found: Tensor
+    """int64 [samples, 3]: the voxels of each sample, its labels, and its class where it has one."""
+    samples: dict[int, Future[Voxels]]
+    """By number, the samples that this rank needs."""
+
+    def of(self, samples: range) -> list[Voxels]:
+        """The voxels of some of them."""
+        return [self.samples[number].result() for number in samples]
 
 
 class CloudBatches:
@@ -22,52 +59,125 @@ class CloudBatches:
     Two threads of a rank ask for them, always for later ones.
     """
 
-    def __init__(self, workload: Workload, device: torch.device, first: int = 0) -> None:
-        """Number 0 here is the mini-batch `first` of the workload."""
-        self._made, self._device = workload.mini_batches(first), device
+    def __init__(
+        self,
+        workload: Workload,
+        world: World,
+        stages: Sequence[PlannedStage],
+        micro_batches: int = 1,
+        *,
+        count: int,
+        first: int = 0,
+    ) -> None:
+        """Begin to make mini-batches. All ranks of the world must call this together.
+
+        Args:
+            stages: who has which samples.
+            count: how many mini-batches there will be.
+            first: the mini-batch of the workload that has number 0 here.
+        """
+        self._workload, self._world = workload, world
+        self._stages, self._micro_batches = stages, micro_batches
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="samples")
+        with world.meeting("the group that tells of samples"):
+            self._group = dist.new_group(timeout=world.backend_timeout, backend="gloo")
         self._lock = threading.Lock()
         self._voxels: list[list[int]] = []
         self._labels: list[int] = []
-        self._kept: dict[int, Batch] = {}
+        self._kept: dict[int, _Made] = {}
+        makes = world.rank in stages[0].ranks  # the others never hold up those that do
+        self._inbox = Inbox(
+            self._mini_batches(first, count), "the samples of a mini-batch", AHEAD if makes else 0
+        )
+
+    def _mini_batches(self, first: int, count: int) -> Iterator[_Made]:
+        """Make this rank's part of every mini-batch; runs on the inbox's thread."""
+        even = [1] * self._workload.options.batch_size
+        making = self._stages[:1]
+        makers = [rank for rank in making[0].ranks if rank != self._world.rank]
+        needing = (*making, *(self._stages[-1:] if self._workload.labels_voxels else ()))
+        for _, (epoch, clouds) in zip(range(count), self._workload.order(first), strict=False):
+            begin = partial(self._begin, epoch, clouds)
+            samples = {number: begin(number) for number in self._own(making, even)}
+            found = torch.zeros(len(clouds), 3, dtype=torch.int64)
+            for number, sample in samples.items():
+                found[number] = self._told(sample.result())
+            with waiting("what is told of samples", makers):
+                dist.all_reduce(found, group=self._group)  # every sample was made on one rank
+            needed = self._own(needing, found[:, 0].tolist())
+            yield _Made(found, {n: samples[n] if n in samples else begin(n) for n in needed})
+
+    def _own(self, stages: Sequence[PlannedStage], voxels: Sequence[int]) -> set[int]:
+        """The numbers of the samples that this rank takes at some stages, if samples have so many
+        voxels."""
+        return {
+            number
+            for stage in stages
+            for part in range(self._micro_batches)
+            for rank, samples in zip(
+                stage.ranks,
+                shared_out(voxels, stage.shares, part, self._micro_batches),
+                strict=True,
+            )
+            if rank == self._world.rank
+            for number in samples
+        }
+
+    def _begin(self, epoch: int, clouds: Sequence[int], number: int) -> Future[Voxels]:
+        """Begin to make one sample of a mini-batch, in a thread."""
+
+        def make() -> Voxels:
+            return self._workload.quantized(self._workload.data.train.cloud(clouds[number], epoch))
+
+        return self._pool.submit(make)
+
+    def _told(self, sample: Voxels) -> Tensor:
+        """What all ranks are told of a sample, int64 [3], see `_Made.found`."""
+        labels = sample.labels
+        assert labels is not None  # a workload has some for every cloud
+        of_cloud = 0 if labels.ndim else int(labels)
+        return torch.tensor([len(sample.coordinates), count_of(labels.reshape(-1)), of_cloud])
+
+    def _made(self, mini_batch: int) -> None:
+        """Wait for a mini-batch and those before it, and forget those that are long past."""
+        with self._lock:
+            while (number := len(self._voxels)) <= mini_batch:
+                self._kept[number] = made = self._inbox.get()
+                voxels, labels, _ = made.found.T
+                self._voxels.append(voxels.tolist())
+                self._labels.append(int(labels.sum()))
+                self._kept.pop(number - KEPT, None)
 
     def voxels(self, mini_batch: int) -> Sequence[int]:
         """The number of voxels of each cloud."""
-        with self._lock:
-            while len(self._voxels) <= mini_batch:
-                self._make()
-            return self._voxels[mini_batch]
-
-    def _make(self) -> None:
-        """Take the next mini-batch from the workload, and forget one that is long past."""
-        batch, number = next(self._made), len(self._voxels)
-        self._voxels.append(batch.voxels)
-        self._labels.append(count_of(batch.targets))
-        self._kept[number] = batch
-        self._kept.pop(number - KEPT, None)
-
-    def _batch(self, mini_batch: int) -> Batch:
-        """One mini-batch."""
-        self.voxels(mini_batch)
-        with self._lock:
-            return self._kept[mini_batch]
+        self._made(mini_batch)
+        return self._voxels[mini_batch]
 
     def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
         """The voxels of some clouds, as one sparse tensor."""
-        return (self._batch(mini_batch).inputs_of(samples, self._device),)
+        self._made(mini_batch)
+        return (joined(self._kept[mini_batch].of(samples)).inputs.to(self._world.device),)
 
     def targets(self, mini_batch: int, samples: range) -> Tensor:
         """The labels of some clouds, int64 [clouds], or of their voxels, int64 [voxels]."""
-        labels: Tensor = self._batch(mini_batch).targets_of(samples, self._device)
-        return labels
+        self._made(mini_batch)
+        made = self._kept[mini_batch]
+        if self._workload.labels_voxels:
+            targets: Tensor = joined(made.of(samples)).targets
+        else:
+            targets = made.found[samples.start : samples.stop, 2]
+        return targets.to(self._world.device)
 
     def count(self, mini_batch: int) -> int:
         """The number of labels."""
-        self.voxels(mini_batch)
+        self._made(mini_batch)
         return max(1, self._labels[mini_batch])
 
     def close(self) -> None:
-        """End the threads that make mini-batches."""
-        self._made.close()
+        """End the threads that make mini-batches, once all ranks have all of them."""
+        self._pool.shutdown(cancel_futures=True)
+        if self._inbox.close():
+            dist.destroy_process_group(self._group)
 
 
 @dataclass(frozen=True)

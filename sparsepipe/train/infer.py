@@ -29,9 +29,10 @@ def infer_in_pipeline(
 ) -> Iterator[Step]:
     """Do this rank's part; yields a step for every mini-batch."""
     network = Network(workload.network().to(world.device))
-    batches = CloudBatches(workload, world.device)
+    schedule = inference_schedule(stages, workload.options.steps)
+    batches = CloudBatches(workload, world, stages, count=schedule.mini_batches)
     yield from run_pipeline(
-        inference_schedule(stages, workload.options.steps),
+        schedule,
         [network.stage(stage.first, stage.end) for stage in stages],
         [stage.shares for stage in stages],
         world,

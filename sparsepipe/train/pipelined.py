@@ -1,17 +1,19 @@
 """Training in a pipeline: the network and data of `one_process`, with stages on several ranks.
 
 Batch normalisation takes the statistics of a replica's part of a micro-batch (`part`, see
-`sparsepipe.runtime.run`). Every rank makes the mini-batches, which are the same on all of them:
-the first stage reads the clouds, the last stage the labels, and all stages the number of voxels of
-each cloud.
+`sparsepipe.runtime.run`). Every rank makes the samples that it needs (`sparsepipe.train.batches`).
 """
 
 import itertools
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
+from sparsepipe.data.bad_files import BadFiles
 from sparsepipe.options import Options
 from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
 from sparsepipe.runtime.network import Network
@@ -60,7 +62,14 @@ def train_in_pipeline(
         state.add(module, optimizers.get(first_trained(module)))
     checkpoints.restore_model(model)
     checkpoints.restore(state)
-    batches = CloudBatches(workload, world.device, first_batch)
+    batches = CloudBatches(
+        workload,
+        world,
+        stages,
+        choice.micro_batches,
+        first=first_batch,
+        count=options.steps - first,
+    )
     began = time.perf_counter()
     for begin, end in segments:
         steps = run_pipeline(
@@ -80,8 +89,17 @@ def train_in_pipeline(
         checkpoints.save(end, options.steps, state, seen)
     batches.close()
     collect_weights(schedule_of(stages, choice, 1), modules, world)
+    _collect_bad_files(workload.data.bad_files, world)
     if world.rank == 0:
         yield last_step(model, workload, world, began, first)
+
+
+def _collect_bad_files(bad_files: BadFiles, world: World) -> None:
+    """Tell rank 0 which files the others could not read: nobody has read all of them."""
+    everyone: list[list[Path]] = [[] for _ in range(world.world_size)]
+    with world.meeting("the end of collecting the bad files"):
+        dist.all_gather_object(everyone, bad_files.paths, group=world.everyone)
+    bad_files.add(itertools.chain(*everyone))
 
 
 def _loss_over_samples(metrics: Mapping[str, float], labels: int) -> Mapping[str, float]:

@@ -1,6 +1,6 @@
 """What is trained: a network on mini-batches of voxels, and its accuracy on test clouds."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from sparsepipe.data.cloud import Cloud
-from sparsepipe.data.prefetch import in_order, prefetch, shuffled
+from sparsepipe.data.prefetch import Step, in_order, prefetch, shuffled
 from sparsepipe.data.splits import Clouds
 from sparsepipe.engine.layers import Convolution
-from sparsepipe.engine.quantize import collate, sparse_quantize
+from sparsepipe.engine.quantize import Voxels, collate, sparse_quantize
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import NETWORKS
 from sparsepipe.names import CLASSIFIERS, LOSSES
@@ -91,10 +91,13 @@ class Workload:
 
     def mini_batches(self, first: int = 0) -> Generator[Batch, None, None]:
         """The mini-batches from number `first` on, without end; threads make them ahead of need."""
+        return prefetch(self.data.train, self.order(first), self.voxels)
+
+    def order(self, first: int = 0) -> Iterator[Step]:
+        """The epoch and the clouds of the mini-batches from number `first` on, without end."""
         length, size = len(self.data.train), self.options.batch_size
         epoch, position = divmod(first, max(1, length // size))
-        order = shuffled(length, size, seed=self.seed, epoch=epoch)
-        return prefetch(self.data.train, islice(order, position, None), self.voxels)
+        return islice(shuffled(length, size, seed=self.seed, epoch=epoch), position, None)
 
     def tests(self, most: int | None = None) -> Generator[Batch, None, None]:
         """The test clouds in their order, all or the first `most`."""
@@ -103,12 +106,9 @@ class Workload:
 
     def voxels(self, clouds: Sequence[Cloud]) -> Batch:
         """Make a mini-batch of clouds, with a label for each of them or for each voxel."""
-        batch = collate([self._quantized(cloud) for cloud in clouds])
-        inputs = SparseTensor(batch.features, batch.coordinates, batch_size=batch.batch_size)
-        assert batch.labels is not None
-        return Batch(inputs, batch.labels)
+        return joined([self.quantized(cloud) for cloud in clouds])
 
-    def _quantized(self, cloud: Cloud) -> tuple[Tensor, Tensor, Tensor]:
+    def quantized(self, cloud: Cloud) -> Voxels:
         """The voxels of a cloud, their features, and its label or those of its voxels.
 
         Every voxel of a cloud of one label has that label, where the network labels voxels.
@@ -120,7 +120,15 @@ class Workload:
         voxels = sparse_quantize(cloud.points, size, cloud.features, labels)
         of_cloud = torch.tensor(cloud.label)
         of_voxels = of_cloud if voxels.labels is None else voxels.labels
-        return voxels.coordinates, voxels.features, of_voxels
+        return Voxels(voxels.coordinates, voxels.features, of_voxels)
+
+
+def joined(samples: Sequence[Voxels]) -> Batch:
+    """Make a mini-batch, or some samples of one, from voxels with labels."""
+    batch = collate(samples)
+    assert batch.labels is not None
+    inputs = SparseTensor(batch.features, batch.coordinates, batch_size=batch.batch_size)
+    return Batch(inputs, batch.labels)
 
 
 def build_network(

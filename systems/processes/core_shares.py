@@ -6,7 +6,9 @@
 
 A group has a quota: the CPU time that its processes may use together in a period, which is
 `cpu.cfs_quota_us` in version 1 of control groups and `cpu.max` in version 2. Who has used it up
-stands still until the next period. Real-time processes are not held by it.
+stands still until the next period. Real-time processes are not held by it. A quota is no promise:
+the kernel divides busy cores among all who want them, and takes our groups together for one of
+them. So they get the largest weight, and other programs get what our ranks leave.
 
 A group is a folder. Unlike a network namespace it stays when its processes are gone, and it can
 only be removed when it is empty. So whoever has made the groups removes them at the end. If that
@@ -49,6 +51,11 @@ class Hierarchy:
             return (("cpu.max", f"{quota_us} {PERIOD_US}"),)
         return (("cpu.cfs_period_us", f"{PERIOD_US}"), ("cpu.cfs_quota_us", f"{quota_us}"))
 
+    @property
+    def weight(self) -> tuple[str, str]:
+        """The file of a group that says how much it gets of busy cores, and the most it may say."""
+        return ("cpu.weight", "10000") if self.version == 2 else ("cpu.shares", "262144")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Throttled:
@@ -80,6 +87,8 @@ class CoreShares:
         try:
             self._folder.mkdir()
             _let_groups_have_quotas(here, self._folder)
+            file, weight = here.weight
+            (self._folder / file).write_text(weight)
             for rank, share in enumerate(shares):
                 if share is not None:
                     group = self._groups[rank] = self._folder / f"rank-{rank}"

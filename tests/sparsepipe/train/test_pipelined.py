@@ -3,11 +3,9 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from sparsepipe.options import Options
 from sparsepipe.planner.stages import Order, ScheduleChoice, ScheduleName
-from sparsepipe.train.batches import CloudBatches
 from sparsepipe.train.stages import (
     balanced_cuts,
     check_stages,
@@ -64,21 +62,6 @@ def test_a_plans_mini_batches_in_flight_are_trained_with() -> None:
     kind = ScheduleChoice(name="1f1b-async", order=Order(in_flight=(6, 4, 1), late_updates=False))
     assert schedule_of(stages, kind, 20).in_flight == (6, 4, 1)
     assert schedule_of(stages, schedule_choice_of(SMALL), 20).in_flight == (3, 2, 1)
-
-
-def test_mini_batches_are_those_of_one_process() -> None:
-    batches = CloudBatches(WORKLOAD, torch.device("cpu"))
-    made = WORKLOAD.mini_batches()
-    expected = [next(made) for _ in range(3)]
-    made.close()
-    for number in (2, 0, 1):
-        whole = expected[number]
-        (value,) = batches.inputs(number, range(2, 5))
-        assert len(value.features) == sum(batches.voxels(number)[2:5])  # type: ignore[union-attr]
-        assert batches.targets(number, range(2, 5)).tolist() == whole.targets[2:5].tolist()
-        assert sum(batches.voxels(number)) == len(whole.inputs)
-        assert batches.count(number) == 6
-    batches.close()
 
 
 @pytest.mark.parametrize("name", ["1f1b", "1f1b-async"])

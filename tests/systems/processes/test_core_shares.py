@@ -26,6 +26,16 @@ def test_a_share_is_a_quota_of_a_short_period() -> None:
     )
 
 
+@needs_groups
+def test_ranks_go_before_other_programs() -> None:
+    with CoreShares([0.1]) as shares:
+        here = core_shares.hierarchy()
+        assert here is not None
+        assert shares._folder is not None
+        file, weight = here.weight
+        assert (shares._folder / file).read_text().strip() == weight
+
+
 def test_where_nobody_is_held_nothing_is_made() -> None:
     with CoreShares([None, None]) as shares:
         shares.enter(0)
