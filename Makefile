@@ -52,7 +52,7 @@ gpu: $(READY)
 ifdef DRY
 	OMP_NUM_THREADS=1 $(PY) -m tests.dry_gpu --name dry --out $(or $(GPU_OUT),build/gpu)
 else
-	$(PY) -m gpu --name $(or $(NAME),gpu) --out $(or $(GPU_OUT),results)
+	$(PY) -m tests.gpu --name $(or $(NAME),gpu) --out $(or $(GPU_OUT),results)
 endif
 
 # Set-up runs once, and again only when what is to be installed has changed.

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gpu import checks, every_kernel
-from gpu.__main__ import main
-from gpu.parts import SMALL
 from systems.network import distributed
+from tests.gpu import checks, every_kernel
+from tests.gpu.__main__ import main
+from tests.gpu.parts import SMALL
 from tests.speculative.verification import test_cuda
 from tests.systems.network.fake_cuda import fake_cuda
 
@@ -129,7 +129,7 @@ def emulated() -> ctypes.CDLL:
 
 
 def dry_run(words: list[str]) -> int:
-    """Run a part, or all of them, as `gpu.__main__.main` does; returns the exit code."""
+    """Run a part, or all of them, as `tests.gpu.__main__.main` does; returns the exit code."""
     if words[:1] not in (["part"], ["kernels"]):
         return main(words, SMALL, MODULE)
     with imitated():

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-import gpu.__main__ as program
-from gpu import figures, parts
-from gpu.parts import FULL, PARTS, SMALL, Part, Row, Scale
-from gpu.verdict import wrong
+import tests.gpu.__main__ as program
+from tests.gpu import figures, parts
+from tests.gpu.parts import FULL, PARTS, SMALL, Part, Row, Scale
+from tests.gpu.verdict import wrong
 
 ROOT = Path(__file__).parents[1]
 MODULE = "tests.test_dry_gpu"

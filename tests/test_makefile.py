@@ -47,5 +47,5 @@ def test_a_python_that_is_there_is_taken_as_it_is(target: str) -> None:
 
 
 def test_gpu_runs_the_program_or_walks_it_on_a_cpu() -> None:
-    assert "-m gpu --name h200 --out results" in would_do("gpu", "NAME=h200")
+    assert "-m tests.gpu --name h200 --out results" in would_do("gpu", "NAME=h200")
     assert "-m tests.dry_gpu --name dry --out build/gpu" in would_do("gpu", "DRY=1")

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from gpu.machine import GPU
-from gpu.parts import Row, Scale
 from sparsepipe.bench.clouds import task
 from sparsepipe.bench.engines import CLASSES, KERNEL
 from sparsepipe.engine.backends import Backend, backend
@@ -16,6 +14,8 @@ from sparsepipe.engine.layers import Convolution
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models.unet import MinkUNet
 from systems.measure import timed
+from tests.gpu.machine import GPU
+from tests.gpu.parts import Row, Scale
 
 Timer = Callable[[Callable[[], object]], float]
 """Gives the seconds of a call."""

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from gpu.machine import GPU
-from gpu.parts import Row, Scale
 from speculative import bench
 from speculative.experiments.agreement import RULES, with_operators
 from speculative.verification.verify import verify
 from systems.measure import timed
+from tests.gpu.machine import GPU
+from tests.gpu.parts import Row, Scale
 
 MOST_BYTES = 4 * 2**30
 """Logits of more bytes than this are checked in bfloat16 alone."""

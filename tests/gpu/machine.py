@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import torch
 
-from gpu.checks import sanitizer_here
-from gpu.parts import Row, Scale
 from speculative.verification.build import find_nvcc
 from systems.measure import timed
 from systems.runs.record import environment
+from tests.gpu.checks import sanitizer_here
+from tests.gpu.parts import Row, Scale
 
 GPU = torch.device("cuda")
 

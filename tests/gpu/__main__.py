@@ -1,7 +1,7 @@
-"""`python -m gpu`: run all parts that are not done, keep what they find, draw it.
+"""`python -m tests.gpu`: run all parts that are not done, keep what they find, draw it.
 
-python -m gpu --name h200 --out results
-python -m gpu part verification rows.jsonl          # one part, in this process
+python -m tests.gpu --name h200 --out results
+python -m tests.gpu part verification rows.jsonl          # one part, in this process
 """
 
 import argparse
@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpu.parts import FULL, PARTS, Part, Row, Scale
-from gpu.verdict import wrong
 from systems.runs.record import read_json, write_json
+from tests.gpu.parts import FULL, PARTS, Part, Row, Scale
+from tests.gpu.verdict import wrong
 
 LIMIT_S = 480.0
 """That all parts together may take."""
@@ -32,7 +32,7 @@ LINES = 20
 """The last lines of what a part that failed has printed."""
 
 
-def main(words: Sequence[str], scale: Scale = FULL, module: str = "gpu") -> int:
+def main(words: Sequence[str], scale: Scale = FULL, module: str = "tests.gpu") -> int:
     """Run one part, or all of them; returns the exit code.
 
     Args:
@@ -139,7 +139,7 @@ def _ended(process: "subprocess.Popen[str]") -> str:
 def summarize(found: dict[str, Any], path: Path) -> int:
     """Print what is wrong and where everything lies; returns the exit code, 1 if anything is."""
     try:
-        from gpu.figures import draw_all
+        from tests.gpu.figures import draw_all
 
         for figure in draw_all(found, path):
             print(f"figure: {figure}")

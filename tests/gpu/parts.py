@@ -94,15 +94,26 @@ class Part:
 
 
 PARTS = (
-    Part("machine", "gpu.machine", 30, "versions, compilers, copy and read rates"),
-    Part("agreement", "gpu.verification", 60, "verification decides as PyTorch's operators do"),
-    Part("tests", "gpu.checks", 90, "the tests that need a GPU"),
-    Part("ranks", "gpu.ranks", 60, "ranks that share the GPU end with one process's parameters"),
-    Part("sanitizer", "gpu.checks", 45, "compute-sanitizer over every kernel of verification"),
+    Part("machine", "tests.gpu.machine", 30, "versions, compilers, copy and read rates"),
     Part(
-        "verification", "gpu.verification", 100, "times of verification: calls, graphs, bandwidth"
+        "agreement", "tests.gpu.verification", 60, "verification decides as PyTorch's operators do"
     ),
-    Part("convolution", "gpu.convolution", 60, "times of kernel maps and of convolutions"),
-    Part("network", "gpu.convolution", 30, "a training step of MinkUNet14 under the profiler"),
+    Part("tests", "tests.gpu.checks", 90, "the tests that need a GPU"),
+    Part(
+        "ranks", "tests.gpu.ranks", 60, "ranks that share the GPU end with one process's parameters"
+    ),
+    Part(
+        "sanitizer", "tests.gpu.checks", 45, "compute-sanitizer over every kernel of verification"
+    ),
+    Part(
+        "verification",
+        "tests.gpu.verification",
+        100,
+        "times of verification: calls, graphs, bandwidth",
+    ),
+    Part("convolution", "tests.gpu.convolution", 60, "times of kernel maps and of convolutions"),
+    Part(
+        "network", "tests.gpu.convolution", 30, "a training step of MinkUNet14 under the profiler"
+    ),
 )
 """The most valuable first. Together they may take 475 seconds."""

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
-from gpu.parts import Row, Scale
+from tests.gpu.parts import Row, Scale
 
 TESTS = (
     "tests/speculative/verification/test_cuda.py",
@@ -14,7 +14,7 @@ TESTS = (
 )
 NAMES = "gpu or graph"
 """What the names of the tests have that need a GPU."""
-EVERY_KERNEL = ("gpu.every_kernel",)
+EVERY_KERNEL = ("tests.gpu.every_kernel",)
 """The module that runs every kernel, and its arguments."""
 LINES = 40
 """The last lines of a program's output that are kept."""

@@ -8,7 +8,7 @@ Every part is a process of its own with a time limit of its own, the most valuab
 and keeps each row as it is found, so a part that is cut short or crashes leaves what it had. A
 second call goes on with the parts that are not done.
 
-- part: one subject, such as the times of verification (`gpu.parts`).
+- part: one subject, such as the times of verification (`tests.gpu.parts`).
 - row: one finding of a part, a table of plain values; units stand in the names of its columns.
-- scale: the sizes of everything; `gpu.parts.FULL` for a GPU, `SMALL` for a dry run.
+- scale: the sizes of everything; `tests.gpu.parts.FULL` for a GPU, `SMALL` for a dry run.
 """

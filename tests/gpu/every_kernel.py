@@ -1,7 +1,7 @@
 """Every kernel of verification once, on small inputs: for compute-sanitizer, and for profilers.
 
-compute-sanitizer python -m gpu.every_kernel
-ncu python -m gpu.every_kernel 1x8x128256 64x8x128256       # batch x gamma x vocabulary
+compute-sanitizer python -m tests.gpu.every_kernel
+ncu python -m tests.gpu.every_kernel 1x8x128256 64x8x128256       # batch x gamma x vocabulary
 """
 
 import sys

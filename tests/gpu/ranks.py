@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpu.parts import Row, Scale
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.experiments.equivalence import Case, one_process
 from sparsepipe.experiments.small_pipelines import Clouds, build, difference, loss_sum, momentum
@@ -34,6 +33,7 @@ from stanza.train.workload import real_workload
 from systems.environment import Environment, free_port
 from systems.network.distributed import World, start, stop
 from systems.runs.trace import Tracer
+from tests.gpu.parts import Row, Scale
 
 LIMIT_S = 30.0
 """That one scheme may take."""
