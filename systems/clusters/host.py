@@ -20,6 +20,7 @@ Bytes that are on a link already go on meanwhile: the kernel moves them.
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from systems.schema import InputError
 
@@ -109,7 +110,7 @@ class Host:
         """The host on which all messages and vectors have so many times more bytes, and everything
         takes as long as here."""
         rate = self.bandwidth_bits_per_s
-        costs = {
+        costs: dict[str, Any] = {
             name: dataclasses.replace(cost, byte_s=cost.byte_s / scale)
             for name, cost in vars(self).items()
             if isinstance(cost, Cost)
