@@ -224,6 +224,9 @@ class System:
     check: Callable[[Job, Any], None] = lambda job, plan: None
     """Looks for everything that the ranks of a job with a plan will load, before any of them is
     started. Raises an InputError if it is not there."""
+    rank_modules: tuple[str, ...] = ()
+    """The modules that `open` and its steps import. A launcher that forks its ranks imports them
+    first, so that they are imported once. They may import torch, and must touch no GPU."""
     line: Callable[[dict[str, Any]], str] = lambda result: training_line(result)
     """Says the result of a run in one line. Without it, `training_line` does: it needs the
     `samples_per_s` and the `step_s` of a system that works in steps."""

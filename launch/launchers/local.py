@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from launch.ranks import worker
+from launch.ranks.ahead import import_ahead
 from launch.streams import outlive_readers
 from systems.environment import free_port
 from systems.processes.forked import ENDING, fork_rank, take_variables
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     """Start the ranks and wait for them; exit with the code of the rank that failed first."""
     size, *words = arguments
     sys.argv = ["launch", *words]  # the record says what was started
+    import_ahead(words[1:])
     code = run_processes(int(size), lambda: worker.main(words[1:]))
     if code:
         raise SystemExit(code if code > 0 else 128 - code)

@@ -34,6 +34,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 from launch.ranks import worker
+from launch.ranks.ahead import import_ahead
 from launch.streams import outlive_readers
 from systems.environment import LOOPBACK, own_address
 from systems.network import meeting
@@ -139,6 +140,8 @@ def _forked(count: int, words: Sequence[str]) -> Iterator[None]:
         files = [file and file.name for file in (handler._stdout, handler._stderr)]
         return waiting.pop(0).begin(variables, *files)
 
+    if count:
+        import_ahead(words[1:])
     waiting = [Waiting(work) for _ in range(count)]
     start_python = SubprocessHandler._popen
     SubprocessHandler._popen = begin  # type: ignore[method-assign]

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from launch.ranks import shaped, worker
+from launch.ranks.ahead import import_ahead
 from launch.records import emulated_rates, read_shaped
 from systems.clusters.shape import Shape
 from systems.environment import Environment
@@ -40,6 +41,7 @@ def _run_records(arguments: Sequence[str], folders: Sequence[Path]) -> int:
     shapes = {one.shape for one in known if one is not None}
     if len(shapes) == 1 and None not in known:
         (shape,) = shapes
+        import_ahead(arguments)  # these ranks train; those that wait need little
         return _run_shaped(shape, lambda place: worker.work(arguments, place))
     networks = {emulated_rates(folder) for folder in folders} if not shapes else set()
     if len(networks) != 1:

@@ -154,6 +154,7 @@ SYSTEM = System(
     name="sparsepipe",
     options=Options,
     open=lambda job, plan, emulation: _scheme_of_plan(job, plan).open(job, plan, emulation),
+    rank_modules=("sparsepipe.system.pipelines", "sparsepipe.train.one_process"),
     check=_check,
     line=_line,
     planning=Planning(

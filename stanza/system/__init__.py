@@ -173,6 +173,12 @@ SYSTEM = System(
     name="stanza",
     options=Options,
     open=_open,
+    rank_modules=(
+        "stanza.train.loop",
+        "stanza.train.emulated",
+        "stanza.train.workload",
+        "torch.fx.experimental.symbolic_shapes",  # a dry run on the meta device needs it, and sympy
+    ),
     check=_check,
     batch_size_option="stanza.global-batch-size",
     batch_size=_batch_size,

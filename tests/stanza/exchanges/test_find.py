@@ -11,6 +11,7 @@ from stanza.exchanges.gather import Gathered
 from stanza.exchanges.names import BUILT_IN, PLAIN, SCHEMES, compression_of, remembers, unpredicted
 from stanza.exchanges.of_run import compression_of_run
 from stanza.options import Options
+from stanza.own_options import own_code
 from systems.schema import InputError
 
 OWN = "tests.stanza.exchanges.own:"
@@ -118,7 +119,7 @@ def test_ones_own_may_be_a_hook_a_codec_or_an_object(group: dist.ProcessGroup) -
         assert isinstance(NamedExchange(OWN + name).hook(group), Gathered)
         assert NamedExchange(OWN + name).check("ps") == 1.0
     options = Options(scheme="ps", exchange=f"{OWN}Identity")
-    assert options.own_code == (f"{OWN}Identity",)
+    assert own_code(options) == (f"{OWN}Identity",)
 
 
 @pytest.mark.parametrize(
