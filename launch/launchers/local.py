@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 from launch.ranks import worker
 from launch.ranks.ahead import import_ahead
@@ -43,7 +44,7 @@ def run_processes(world_size: int, work: Callable[[], object]) -> int:
     try:
         for rank in range(world_size):
             place = variables(rank, world_size, port)
-            running[fork_rank(lambda place=place: _run(place, work))] = rank
+            running[fork_rank(partial(_run, place, work))] = rank
         return wait_for_ranks(running)
     finally:
         for process in running:

@@ -143,12 +143,13 @@ def _forked(count: int, words: Sequence[str]) -> Iterator[None]:
     if count:
         import_ahead(words[1:])
     waiting = [Waiting(work) for _ in range(count)]
-    start_python = SubprocessHandler._popen
-    SubprocessHandler._popen = begin  # type: ignore[method-assign]
+    handlers: Any = SubprocessHandler
+    start_python = handlers._popen
+    handlers._popen = begin
     try:
         yield
     finally:
-        SubprocessHandler._popen = start_python  # type: ignore[method-assign]
+        handlers._popen = start_python
         for one in waiting:
             one.dismiss()
 
