@@ -11,7 +11,7 @@ from stanza.planner import predict
 from stanza.planner.costs import CostsAt
 from stanza.planner.predict import Prediction
 from stanza.planner.simulated import played_plan
-from stanza.planner.simulated.steps import Simulated
+from stanza.planner.simulated.steps import Simulated, steps_on
 from systems.clusters.cluster import Link
 from systems.clusters.host import Host
 
@@ -79,7 +79,8 @@ def _played_once(
     options: Options, at: CostsAt, world_size: int, scheme: str, host: Host
 ) -> Prediction:
     layout = layout_of(options, world_size, 0, 1)
-    return as_prediction(scheme, layout, played_plan(options, layout, at, host), host)
+    played = played_plan(options, layout, at, host, steps=steps_on(host))
+    return as_prediction(scheme, layout, played, host)
 
 
 def as_prediction(

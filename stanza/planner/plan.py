@@ -23,6 +23,7 @@ from stanza.planner.costs import CostsAt, costs_at as profiled_costs
 from stanza.planner.memory import check_memory
 from stanza.planner.predict import Prediction, unpredicted
 from stanza.planner.simulated import separation
+from stanza.planner.simulated.steps import steps_on
 from systems.clusters.cluster import Cluster, Link
 from systems.clusters.host import Host
 from systems.clusters.mixed import seats_of
@@ -288,7 +289,7 @@ def _played(
     at: CostsAt, shares: tuple[int, ...], layout: Layout, network: Link | Host
 ) -> Prediction:
     """Play layer separation."""
-    played = separation.separated(at, shares, layout, network)
+    played = separation.separated(at, shares, layout, network, steps=steps_on(network))
     return baselines.as_prediction("stanza", layout, played, network)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stanza.options import ZERO_STAGES
 from stanza.planner.plan import Plan, costs_at, enlarged, plan as plan_stanza
 from stanza.planner.simulated import played_plan
+from stanza.planner.simulated.steps import steps_on
 from systems import by_path
 from systems.clusters.cluster import Cluster
 from systems.job import Job
@@ -116,7 +117,9 @@ def simulated_step_s(
     cluster, measured = enlarged(job.options, cluster, in_core_seconds(measured, cluster))
     at = costs_at(job.options, measured)
     try:
-        return played_plan(job.options, plan.layout, at, cluster.network).step_s
+        network = cluster.network
+        steps = steps_on(network)
+        return played_plan(job.options, plan.layout, at, network, steps=steps).step_s
     except InputError:  # the simulator does not know this variant
         return None
 

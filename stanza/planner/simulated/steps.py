@@ -25,6 +25,9 @@ STEPS = 5
 """The number of steps that are played, unless faults come and go. The time between the ends of the
 last two is the step time."""
 
+HELD_STEPS = 12
+"""The number where ranks are held: quotas make steps differ, and the mean counts."""
+
 Segment = tuple[float, float]
 """A piece of the backward pass: its seconds, and the gradient bytes that it makes ready to send."""
 
@@ -130,6 +133,11 @@ def worker_classes(shares: Sequence[int], *, every_rank: bool) -> list[RankClass
 def stream(rank: int) -> str:
     """The name of a rank's compute stream, which all its roles share."""
     return f"rank {rank}"
+
+
+def steps_on(network: Network) -> int:
+    """How many steps are played to find out how long one takes."""
+    return HELD_STEPS if isinstance(network, Host) and network.share is not None else STEPS
 
 
 def memory_of(network: Network) -> Host:
