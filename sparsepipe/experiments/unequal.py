@@ -28,7 +28,7 @@ OVER_EQUAL_SPLIT = 1.3
 def conclude(results: Results, folder: Path) -> Outcome:
     """Draw the throughputs, and judge what the plan gains and how well it was predicted."""
     if not results:
-        return left_out(unavailable())
+        return left_out(unavailable() or "all its runs are of level full")
     trained = Trained(results)
     return Outcome(
         figures=(figures.drawn(trained, folder),),

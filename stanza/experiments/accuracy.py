@@ -172,7 +172,7 @@ def _options(setting: Setting, taken: Source) -> Options:
 def conclude(results: Results, folder: Path) -> Outcome:
     """Draw accuracy over time, judge how much sooner Stanza reaches the target."""
     if not results:
-        return left_out(unavailable())
+        return left_out(unavailable() or "no case was run")
     taken = source()
     trained = Trained(results, SETTINGS, tuple(SCHEMES), taken.target, STEPS)
     return Outcome(

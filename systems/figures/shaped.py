@@ -10,10 +10,9 @@ AGREE, AGREEING = 0.1, 0.9
 """A predicted step time is this near to the measured one, at this part of the points."""
 
 
-def left_out(reason: str | None) -> Outcome:
-    """What an experiment shows where nothing was run."""
-    why = reason or "no case was run"
-    note = f"Nothing was trained on a cluster in this machine: {why}"
+def left_out(reason: str) -> Outcome:
+    """What an experiment shows where nothing was run, and why that is so."""
+    note = f"Nothing was trained on a cluster in this machine: {reason}"
     return Outcome(figures=(), claims=(), notes=(note,))
 
 
