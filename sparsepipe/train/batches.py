@@ -87,7 +87,9 @@ class CloudBatches:
         self._kept: dict[int, _Made] = {}
         makes = world.rank in stages[0].ranks  # the others never hold up those that do
         self._inbox = Inbox(
-            self._mini_batches(first, count), "the samples of a mini-batch", AHEAD if makes else 0
+            self._mini_batches(first, count),
+            "the samples of a mini-batch",
+            ahead=AHEAD if makes else 0,
         )
 
     def _mini_batches(self, first: int, count: int) -> Iterator[_Made]:
