@@ -12,6 +12,8 @@ from sparsepipe.experiments import (
     planner,
     published,
     training,
+    unequal,
+    unequal_grid,
 )
 from sparsepipe.experiments.paper import PAPER as PAPER
 from systems.figures.experiment import Experiment, Outcome, Results, measured_here
@@ -69,6 +71,15 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         cluster=pipeline_grid.CLUSTER,
         cases=pipeline_grid.CASES,
         conclude=pipeline.conclude,
+    ),
+    Experiment(
+        system="sparsepipe",
+        id="unequal",
+        title="Unequal devices for real: plans and baselines on unequal shares of this machine",
+        tier="shaped",
+        cases=unequal_grid.CASES,
+        repeats={"quick": 1, "full": 3},
+        conclude=unequal.conclude,
     ),
     Experiment(
         system="sparsepipe",

@@ -49,6 +49,11 @@ PAPER = Paper(
                     sentence="Throughput of the plan over stages of equally many layers.",
                 ),
                 Answer(
+                    quantity="over-data-parallel-by-speed",
+                    sentence="Throughput of the plan over data parallelism whose shares follow "
+                    "the devices' speeds.",
+                ),
+                Answer(
                     quantity="plan-over-best-known",
                     sentence="Predicted step of the plan over the best that is known by hand, at "
                     "10 GB/s; 1 is as good.",

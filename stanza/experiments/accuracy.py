@@ -25,6 +25,7 @@ from stanza.options import Options
 from stanza.planner.traffic import sizes_of
 from systems.data import fashion_mnist, mnist_5k
 from systems.figures.experiment import Case, Level, Outcome, Results
+from systems.figures.shaped import left_out
 from systems.network.namespaces import unavailable
 from systems.runs import record
 
@@ -171,12 +172,7 @@ def _options(setting: Setting, taken: Source) -> Options:
 def conclude(results: Results, folder: Path) -> Outcome:
     """Draw accuracy over time, judge how much sooner Stanza reaches the target."""
     if not results:
-        reason = unavailable() or "no case was run"
-        return Outcome(
-            figures=(),
-            claims=(),
-            notes=(f"Nothing was trained on a cluster in this machine: {reason}",),
-        )
+        return left_out(unavailable() or "no case was run")
     taken = source()
     trained = Trained(results, SETTINGS, tuple(SCHEMES), taken.target, STEPS)
     return Outcome(

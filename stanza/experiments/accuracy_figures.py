@@ -9,6 +9,7 @@ from stanza.experiments.accuracy_curves import Point, Trained
 from systems.figures.draw import Bars, Panel, draw
 from systems.figures.experiment import Figure
 from systems.figures.progress import Progress
+from systems.figures.shaped import marked
 from systems.figures.text import table
 
 LEAST_DRAWN = 0.7
@@ -97,13 +98,10 @@ def notes(trained: Trained, data: str) -> tuple[str, ...]:
         for point in [next(iter(row.values()))]
         if point.balance is not None
     ]
-    busy = [run for point in trained.all_points() for run in point.runs if run["host_busy"]]
-    total = sum(len(point.runs) for point in trained.all_points())
     return (
         f"The networks learn {data}. " + " ".join(derived),
         _table(trained),
-        f"{len(busy)} of {total} runs were marked: the machine was busy with something else, or a "
-        "rank's speed changed by more than 10 %.",
+        marked([run for point in trained.all_points() for run in point.runs]),
     )
 
 
