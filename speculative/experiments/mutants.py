@@ -130,7 +130,7 @@ def _block(
     gamma = tokens.shape[1]
     p, q = z.double().softmax(-1), y.double().softmax(-1)
     share = torch.ones_like(p[:, 0, 0])
-    n, kept, stopped = torch.zeros_like(tokens[:, 0]), share, torch.zeros_like(share, dtype=bool)
+    n, kept, stopped = torch.zeros_like(tokens[:, 0]), share, share < 0
     for i in range(1, gamma + 1):
         x = tokens[:, i - 1, None]
         ratio = (p[:, i - 1].gather(-1, x) / q[:, i - 1].gather(-1, x))[:, 0]
@@ -143,6 +143,7 @@ def _block(
         n, kept = torch.where(allowed, i, n), torch.where(allowed, share, kept)
         if not longest:
             stopped |= ~allowed
-    batch, kept = torch.arange(len(n)), kept[:, None] if shared else 1.0
-    left = (kept * p[batch, n] - q[batch, n.clamp(max=gamma - 1)]).clamp(min=0)
+    batch = torch.arange(len(n))
+    scale = kept[:, None] if shared else torch.ones_like(kept[:, None])
+    left = (scale * p[batch, n] - q[batch, n.clamp(max=gamma - 1)]).clamp(min=0)
     return n, _sampled(torch.where((n < gamma)[:, None], left, p[batch, n]), u[:, gamma:].double())
