@@ -15,7 +15,7 @@ from speculative.decoding.assisted import assisted
 from speculative.experiments import agreement, enumeration, mutants
 from speculative.experiments.agreement import Decide
 from speculative.experiments.chi_square import N, TableModel, Verify, outputs, p_value_of
-from speculative.verification.rules import METHODS, Rule
+from speculative.verification.rules import METHODS, Block, Coupled, Rule
 from speculative.verification.verify import verify
 from systems.figures.claims import Claim, Target, claim
 from systems.figures.experiment import Outcome, Results
@@ -57,12 +57,15 @@ def conclude(results: Results, folder: Path) -> Outcome:
 
 
 def _samplers() -> Iterator[dict[str, Any]]:
-    """Exact verification on table models, by where its random numbers come from."""
+    """Exact verification on table models, by where its random numbers come from, and by its
+    other rules."""
     seeds = torch.arange(N)
     sources: Mapping[str, dict[str, Any]] = {
         "given uniforms": {},
         "one seed": {"seed": 20261121, "offset": 3},
         "a seed per request": {"seed": seeds, "offset": 11},
+        "the rule block": {"seed": seeds, "rule": Block()},
+        "the rule coupled": {"seed": seeds, "rule": Coupled()},
     }
     for name, source in sources.items():
         for pair in PAIRS:
@@ -75,7 +78,7 @@ def _samplers() -> Iterator[dict[str, Any]]:
 def _exact(
     z: Tensor, y: Tensor, tokens: Tensor, u: Tensor, source: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """Exact verification, with random numbers from `source`, or the uniforms `u` if it is empty."""
+    """Exact verification with the options `source`, or the uniforms `u` if it is empty."""
     decided = verify(z, y, tokens, **source or {"uniforms": u})
     return decided.accepted, decided.next_token
 
@@ -103,14 +106,18 @@ def _mutants() -> Iterator[dict[str, Any]]:
     target, draft = TableModel(1), TableModel(101)
     trials: list[tuple[str, Verify, bool]] = [(m.__name__, m, False) for m in mutants.SAMPLING]
     trials.append(("greedy_draft", partial(_exact, source={}), True))
+    trials += [(m.__name__, m, False) for m in mutants.BLOCK]
     for name, decide, greedy in trials:
         p = p_value_of(outputs(target, draft, decide, seed=1, greedy=greedy), target)
         yield _trial(name, "chi-square, p", p, caught=p < UNLIKELY)
     for logits in target.tables:
         logits[..., 3] = -torch.inf  # the target excludes token 3
-    out = outputs(target, draft, mutants.residual_floor, seed=5)
+    out = outputs(target, draft, mutants.residual_floor, seed=6)
     impossible = int((out == 3).any(1).sum())
     yield _trial("residual_floor", "impossible outputs", impossible, caught=impossible > 0)
+    for mutant in mutants.FINE:
+        unlike = agreement.unlike_at_large_vocabulary(mutant)
+        yield _trial(mutant.__name__, "decisions unlike float64's", unlike, caught=unlike > 0)
     unlike = agreement.unlike_on_flat_rows(mutants.half_residual)
     yield _trial("half_residual", "decisions unlike float64's", unlike, caught=unlike > 0)
 

@@ -57,6 +57,36 @@ def half_residual(z: Tensor, y: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tens
     )
 
 
+def coarse_uniforms(z: Tensor, y: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws numbers of 6 bits."""
+    return _verify(z, y, tokens, (u * 64).floor() / 64 + 1 / 128)
+
+
+def wrong_normaliser(z: Tensor, y: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Takes the sum of the draft's exponentials for 5 % smaller in the residual."""
+    return _verify(z, y, tokens, u, residual=lambda p, q: (p - q / 0.95).clamp(min=0))
+
+
+def correct_block(z: Tensor, y: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The textbook's block verification."""
+    return _block(z, y, tokens, u)
+
+
+def block_at_first_failure(
+    z: Tensor, y: Tensor, tokens: Tensor, u: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Stops at the first block that is not allowed, instead of taking the longest."""
+    return _block(z, y, tokens, u, longest=False)
+
+
+def block_without_share(z: Tensor, y: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples from the token rule's residual after a block."""
+    return _block(z, y, tokens, u, shared=False)
+
+
+FINE = (coarse_uniforms, wrong_normaliser)
+"""Errors that a chi-square test over a few tokens does not see."""
+BLOCK = (block_at_first_failure, block_without_share)
 SAMPLING = (wrong_residual, reused_uniform, wrong_bonus_row, temperature_mismatch, lenient)
 
 
@@ -91,3 +121,29 @@ def _sampled(weights: Tensor, uniforms: Tensor) -> Tensor:
     group = (sums / arrivals[:, count:]).argmax(-1, keepdim=True)
     others = torch.arange(count) // philox.GROUP != group
     return (weights / arrivals[:, :count]).masked_fill(others, -1).argmax(-1)
+
+
+def _block(
+    z: Tensor, y: Tensor, tokens: Tensor, u: Tensor, *, longest: bool = True, shared: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The textbook's block verification, with one of its steps done wrong."""
+    gamma = tokens.shape[1]
+    p, q = z.double().softmax(-1), y.double().softmax(-1)
+    share = torch.ones_like(p[:, 0, 0])
+    n, kept, stopped = torch.zeros_like(tokens[:, 0]), share, share < 0
+    for i in range(1, gamma + 1):
+        x = tokens[:, i - 1, None]
+        ratio = (p[:, i - 1].gather(-1, x) / q[:, i - 1].gather(-1, x))[:, 0]
+        share = (share * ratio).clamp(max=1)
+        chance = share
+        if i < gamma:
+            left = (share[:, None] * p[:, i] - q[:, i]).clamp(min=0).sum(-1)
+            chance = torch.where(share < 1, left / (left + 1 - share), 1.0)
+        allowed = (u[:, i - 1] < chance) & ~stopped
+        n, kept = torch.where(allowed, i, n), torch.where(allowed, share, kept)
+        if not longest:
+            stopped |= ~allowed
+    batch = torch.arange(len(n))
+    scale = kept[:, None] if shared else torch.ones_like(kept[:, None])
+    left = (scale * p[batch, n] - q[batch, n.clamp(max=gamma - 1)]).clamp(min=0)
+    return n, _sampled(torch.where((n < gamma)[:, None], left, p[batch, n]), u[:, gamma:].double())

@@ -210,7 +210,9 @@ def _requests(
 
 def _library(device: torch.device) -> ctypes.CDLL | None:
     """The kernels for a device; None: there are none, or they cannot be built."""
-    return build.cpu_library() if device.type == "cpu" else None  # CUDA's are being rewritten
+    if device.type == "cpu":
+        return build.cpu_library()
+    return build.cuda_library(build.architecture_of(device)) if device.type == "cuda" else None
 
 
 def _launch(library: ctypes.CDLL, problem: Problem, out: Tensor) -> None:

@@ -137,8 +137,8 @@ struct Draws {
     HD float at(int i) const {
         if (given) return given[i];
         const Words words = block(uint32_t(i) / 4);
-        const uint32_t by_place[4] = {words.a, words.b, words.c, words.d};
-        return uniform(by_place[i % 4]);
+        const uint32_t low = i & 1 ? words.b : words.a, high = i & 1 ? words.d : words.c;
+        return uniform(i & 2 ? high : low);
     }
 };
 
@@ -169,7 +169,7 @@ HD float accept_uniform(const Problem& p, int64_t b, int t) {
 
 // ------------------------------------------------------------------------- elementary functions
 
-// 2^x for x <= 0, relative error below 2e-7; 0 below -126.
+// 2^x for x <= 0, relative error below 2e-7; 0 below -126, NaN for NaN.
 HD float power_below_one(float x) {
 #ifdef __CUDA_ARCH__
     float power;
@@ -194,7 +194,7 @@ HD float power_of_two(float x) {
 #ifdef __CUDA_ARCH__
     return power_below_one(x);
 #else
-    const float power = power_below_one(x < 127.0f ? x : 127.0f);
+    const float power = power_below_one(x > 127.0f ? 127.0f : x);
     return x > 127.0f ? INFINITY : power;
 #endif
 }

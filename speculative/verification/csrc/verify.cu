@@ -3,10 +3,13 @@
 // There are two ways. For few sequences `reduce_all` reads every row at once, then `finish` merges,
 // decides and samples. For many sequences `walk`, a cluster of blocks for each, reads position after
 // position and stops at the first rejection, so that most rows are never read. SIGMOID needs `finish`
-// alone. CALIBRATED takes `walk`, which then reads only the rows that the next token comes from.
+// alone. CALIBRATED takes `walk`, which then reads only the rows that the next token comes from, and
+// BLOCK takes it too. COUPLED and greedy sequences go through `match`, a block for each.
 //
-// Rows are reduced in parts of one warp each. Both ways keep the same tokens in the same lanes and
-// merge in the same order, so that a sequence's outcome never depends on the batch around it.
+// Rows are reduced in groups of tokens of one warp each. Both ways keep the same tokens in the same lanes
+// and merge in the same order, so that a sequence's outcome never depends on the batch around it. For
+// the next token the groups' weights are summed by all blocks; one block then races the groups, and
+// the tokens of the group that won.
 
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
@@ -18,34 +21,33 @@ namespace {
 
 constexpr int THREADS = 512;  // threads of every block
 constexpr int WARPS = THREADS / 32;
-constexpr int PART = 2048;    // tokens that a warp reduces
 constexpr int ROUND = 1024;   // tokens that a warp holds in registers
 constexpr int MANY = 16;      // EXACT uses `walk` from this many sequences on
 constexpr int CLUSTER = 8;    // `walk` has at most so many blocks a sequence, as all GPUs allow
 
 // Device memory that the caller lends for one call.
 struct Workspace {
-    unsigned long long* best;  // [batch]: the race's best token
-    unsigned* fault;           // [batch]: faults that the race met
-    unsigned* finished;        // [batch]: how many blocks of `finish` have sampled
-    Normaliser* partial;       // [batch, 2 gamma + 1, parts]: the target's rows, then the draft's
-    int parts;
+    unsigned* fault;      // [batch]: faults that were met while weights were summed
+    unsigned* finished;   // [batch]: how many blocks of `finish` have summed
+    float* sums;          // [batch, groups]: the weights of every group
+    Normaliser* partial;  // [batch, 2 gamma + 1, groups]: the target's rows, then the draft's
+    int groups;
 };
 
 // The lent memory, divided up.
 Workspace workspace_of(const Problem& p, void* memory) {
-    auto* best = static_cast<unsigned long long*>(memory);
-    auto* fault = reinterpret_cast<unsigned*>(best + p.batch);
-    auto* partial = reinterpret_cast<Normaliser*>(fault + 2 * p.batch);
-    return {best, fault, fault + p.batch, partial, (p.vocabulary + PART - 1) / PART};
+    auto* fault = static_cast<unsigned*>(memory);
+    auto* sums = reinterpret_cast<float*>(fault + 2 * int64_t(p.batch));
+    auto* partial = reinterpret_cast<Normaliser*>(sums + int64_t(p.batch) * groups_of(p));
+    return {fault, fault + p.batch, sums, partial, groups_of(p)};
 }
 
-// The bytes at the start of the workspace that must be 0 before `finish` races: all but the parts.
-int64_t cleared_bytes(const Problem& p) { return 16 * int64_t(p.batch); }
+// The bytes at the start of the workspace that must be 0 before `finish` sums.
+int64_t cleared_bytes(const Problem& p) { return 8 * int64_t(p.batch); }
 
-// The normalisers of the parts of row r of sequence b.
+// The normalisers of the groups of row r of sequence b.
 __device__ Normaliser* parts_at(const Problem& p, const Workspace& w, int64_t b, int r) {
-    return w.partial + (b * (2 * p.gamma + 1) + r) * w.parts;
+    return w.partial + (b * (2 * p.gamma + 1) + r) * w.groups;
 }
 
 // Row r of sequence b, counted as in `Workspace::partial`.
@@ -57,10 +59,19 @@ __device__ const T* row_at(const Problem& p, int64_t b, int r) {
            (r - p.gamma - 1) * p.draft_strides[1];
 }
 
-// Let sequence b begin its race anew.
-__device__ void clear(const Workspace& w, int64_t b) {
-    w.best[b] = 0;
-    w.fault[b] = w.finished[b] = 0;
+// Let sequence b begin anew.
+__device__ void clear(const Workspace& w, int64_t b) { w.fault[b] = w.finished[b] = 0; }
+
+// Whether sequence b is decided by `match` alone.
+__device__ bool matched(const Problem& p, int64_t b) {
+    return p.method == COUPLED || temperature_of(p, b) == 0;
+}
+
+// Write the outcome of sequence b.
+__device__ void write(const Problem& p, int64_t b, int accepted, int64_t token, int fault) {
+    p.out[b] = accepted;
+    p.out[p.batch + b] = fault ? -1 : token;
+    p.out[2 * int64_t(p.batch) + b] = fault;
 }
 
 // How many draft tokens sequence b has; it may be out of range.
@@ -108,10 +119,10 @@ template <class T>
 __device__ void reduce_part(const T* row, int part, int vocabulary, float scale,
                             Normaliser* reduced) {
     constexpr int N = 16 / sizeof(T), STEP = 32 * N, LOADS = ROUND / STEP;
-    const int lane = threadIdx.x % 32, end = min(vocabulary, (part + 1) * PART);
+    const int lane = threadIdx.x % 32, end = min(vocabulary, (part + 1) * GROUP);
     const bool wide = aligned<N>(row);
     Normaliser mine = nothing();
-    for (int base = part * PART; base < end; base += ROUND) {
+    for (int base = part * GROUP; base < end; base += ROUND) {
         float x[LOADS][N];
         if (wide && base + ROUND <= end) {
 #pragma unroll
@@ -134,8 +145,8 @@ __device__ void reduce_part(const T* row, int part, int vocabulary, float scale,
 #pragma unroll
         for (int j = 0; j < LOADS; ++j)
 #pragma unroll
-            for (int i = 0; i < N; ++i) sum += power_of_two(scale * (x[j][i] - larger));
-        mine.total = mine.total * power_of_two(scale * (mine.maximum - larger)) + sum;
+            for (int i = 0; i < N; ++i) sum += power_below_one(scale * (x[j][i] - larger));
+        mine.total = mine.total * power_below_one(scale * (mine.maximum - larger)) + sum;
         mine.maximum = larger;
     }
     mine = merged_in_warp(mine, scale);
@@ -149,6 +160,39 @@ __device__ Normaliser merged_row(const Normaliser* parts, int count, float scale
     return merged_in_warp(mine, scale);
 }
 
+// ------------------------------------------------------------------------------ what a block shares
+
+// The largest value that a thread of the block has.
+__device__ unsigned long long best_of_block(unsigned long long mine) {
+    __shared__ unsigned long long best;
+    if (threadIdx.x == 0) best = 0;
+    __syncthreads();
+#pragma unroll
+    for (int distance = 16; distance; distance /= 2) {
+        unsigned long long other = __shfl_xor_sync(~0u, mine, distance);
+        mine = other > mine ? other : mine;
+    }
+    if (threadIdx.x % 32 == 0 && mine) atomicMax(&best, mine);
+    __syncthreads();
+    mine = best;
+    __syncthreads();
+    return mine;
+}
+
+// The sum of what the threads of the block have, always added in the same order.
+__device__ float sum_of_block(float mine) {
+    __shared__ float of_warp[WARPS];
+#pragma unroll
+    for (int distance = 16; distance; distance /= 2) mine += __shfl_xor_sync(~0u, mine, distance);
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = mine;
+    __syncthreads();
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < WARPS; ++i) sum += of_warp[i];
+    __syncthreads();
+    return sum;
+}
+
 // -------------------------------------------------------------------------------------- sampling
 
 // What was decided about a sequence before its next token is sampled. Each of its blocks has the same.
@@ -157,108 +201,147 @@ struct Decision {
     int fault;
     bool complete;
     Normaliser target, draft;  // of the rows that the next token comes from
+    double share;              // BLOCK: what multiplies the target's weights
 };
 
-// Run this block's share of a race, and add its best token and its faults to the workspace.
-template <class T, Method METHOD, bool RESIDUAL>
-__device__ void race(const Problem& p, const Workspace& w, int64_t b, const Decision& decision,
-                     int rank, int ranks) {
-    __shared__ unsigned long long best_of_block;
-    const int V = p.vocabulary;
-    const T* z_row = row_at<T>(p, b, decision.accepted);
-    const T* y_row = RESIDUAL ? row_at<T>(p, b, p.gamma + 1 + decision.accepted) : z_row;
-    const bool wide = aligned<4>(z_row) && aligned<4>(y_row);
-    const Weights weights = weights_of<METHOD>(p, decision.target, decision.draft);
-    const Draws draws = draws_of(p, b);
-    const float* uniforms = draws.uniforms ? draws.uniforms + p.gamma : nullptr;
-    unsigned long long best = 0;
-    int fault = 0;
-    if (threadIdx.x == 0) best_of_block = 0;
-    for (int start = 4 * (rank * THREADS + threadIdx.x); start < V; start += 4 * THREADS * ranks) {
-        float z[4], y[4] = {0, 0, 0, 0}, v[4];
-        if (wide && start + 4 <= V) {
-            load<4>(z_row + start, z);
-            if (RESIDUAL) load<4>(y_row + start, y);
+// The pair of rows that the next token comes from.
+template <class T>
+struct Rows {
+    const T *z, *y;  // y is null without a draft's row
+    int vocabulary, given;  // `given`: the draft token, where it was not sampled from a row
+    bool wide;
+
+    // Four logits of both rows from token `start` on; those past the end are excluded.
+    __device__ void load_four(int start, float (&of_z)[4], float (&of_y)[4]) const {
+        if (wide && start + 4 <= vocabulary) {
+            load<4>(z + start, of_z);
+            if (y) load<4>(y + start, of_y);
         } else {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                z[i] = start + i < V ? widen(z_row[start + i]) : -INFINITY;
-                if (RESIDUAL) y[i] = start + i < V ? widen(y_row[start + i]) : 0;
+                of_z[i] = start + i < vocabulary ? widen(z[start + i]) : -INFINITY;
+                if (y) of_y[i] = start + i < vocabulary ? widen(y[start + i]) : 0;
             }
         }
-        if (uniforms) {
+        if (!y)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) v[i] = start + i < V ? uniforms[start + i] : 1;
-        } else {
-            Words words = draws.block(uint32_t(start) / 4);
-            v[0] = uniform(words.a), v[1] = uniform(words.b);
-            v[2] = uniform(words.c), v[3] = uniform(words.d);
-        }
+            for (int i = 0; i < 4; ++i) of_y[i] = start + i == given ? 0 : -INFINITY;
+    }
+};
+
+template <class T, bool RESIDUAL>
+__device__ Rows<T> rows_of(const Problem& p, int64_t b, int n) {
+    const T* z = row_at<T>(p, b, n);
+    const T* y = RESIDUAL && p.draft ? row_at<T>(p, b, p.gamma + 1 + n) : nullptr;
+    const int given = RESIDUAL && !p.draft ? token_at(p, b, n) : -1;
+    return {z, y, p.vocabulary, given, aligned<4>(z) && (!y || aligned<4>(y))};
+}
+
+// Sum the weights of this block's share of the groups, and add the faults that are met.
+template <class T, Method METHOD, bool RESIDUAL>
+__device__ void sum_groups(const Problem& p, const Workspace& w, int64_t b, const Decision& decision,
+                           int rank, int ranks) {
+    static_assert(GROUP == 4 * THREADS, "a thread has four tokens of a group");
+    const Rows<T> rows = rows_of<T, RESIDUAL>(p, b, decision.accepted);
+    const double share = METHOD == BLOCK && RESIDUAL ? decision.share : 1;
+    const Weights weights = weights_of<METHOD>(p, b, decision.target, decision.draft, share);
+    int fault = 0;
+    for (int g = rank; g < w.groups; g += ranks) {
+        float z[4], y[4], sum = 0;
+        rows.load_four(g * GROUP + 4 * threadIdx.x, z, y);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            fault |= (is_fault(z[i]) ? TARGET_LOGITS : 0) | (is_fault(y[i]) ? DRAFT_LOGITS : 0);
-            float rate = weights.of<METHOD, RESIDUAL>(z[i], y[i]) / arrival(v[i]);
-            unsigned long long mine = candidate(rate, uint32_t(start + i));
-            best = mine > best ? mine : best;
+            fault |= is_fault(z[i]) ? TARGET_LOGITS : 0;
+            if (RESIDUAL) fault |= is_fault(y[i]) ? DRAFT_LOGITS : 0;
+            sum += weights.of<METHOD, RESIDUAL>(z[i], y[i]);
         }
+        sum = sum_of_block(sum);
+        if (threadIdx.x == 0) w.sums[b * w.groups + g] = sum;
     }
-    __syncthreads();
-    // The best of the warp, then of the block, then of the sequence.
-#pragma unroll
-    for (int distance = 16; distance; distance /= 2) {
-        unsigned long long other = __shfl_xor_sync(~0u, best, distance);
-        best = other > best ? other : best;
-        fault |= __shfl_xor_sync(~0u, fault, distance);
-    }
-    if (threadIdx.x % 32 == 0) {
-        if (best) atomicMax(&best_of_block, best);
-        if (fault) atomicOr(&w.fault[b], unsigned(fault));
-    }
-    __syncthreads();
-    if (threadIdx.x == 0 && best_of_block) atomicMax(&w.best[b], best_of_block);
+    if (fault) atomicOr(&w.fault[b], unsigned(fault));
 }
 
-// This block's share of sampling the next token: the bonus token, or one of the residual.
+// This block's share of summing the weights that the next token is sampled from.
 template <class T, Method METHOD>
-__device__ void sample(const Problem& p, const Workspace& w, int64_t b, const Decision& decision,
-                       int rank, int ranks) {
+__device__ void sum_weights(const Problem& p, const Workspace& w, int64_t b, const Decision& decision,
+                            int rank, int ranks) {
     if (decision.fault) return;
-    if (decision.complete) race<T, METHOD, false>(p, w, b, decision, rank, ranks);
-    else race<T, METHOD, true>(p, w, b, decision, rank, ranks);
+    if (decision.complete) sum_groups<T, METHOD, false>(p, w, b, decision, rank, ranks);
+    else sum_groups<T, METHOD, true>(p, w, b, decision, rank, ranks);
 }
 
-// Write the outcome of a sequence; one of its blocks does so once all have sampled.
+// The leader of a race among four tokens from `start`, a multiple of 4, on. Those past the end have no
+// weight, and their numbers are not read.
+__device__ unsigned long long best_of_four(const Draws& draws, int start, const float (&weights)[4]) {
+    const Words words = draws.given ? Words{} : draws.block(uint32_t(start) / 4);
+    const uint32_t by_place[4] = {words.a, words.b, words.c, words.d};
+    unsigned long long best = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        if (!(weights[i] > 0)) continue;
+        const float v = draws.given ? draws.given[start + i] : uniform(by_place[i]);
+        const unsigned long long mine = candidate(weights[i] / arrival(v), uint32_t(start + i));
+        best = mine > best ? mine : best;
+    }
+    return best;
+}
+
+// Race the groups, then the tokens of the winner, with one block; every thread gets the token, or -1 if
+// none has any weight.
+template <class T, Method METHOD, bool RESIDUAL>
+__device__ int64_t sampled(const Problem& p, const Workspace& w, int64_t b, const Decision& decision) {
+    const Draws of_groups = group_draws_of(p, b), of_tokens = draws_of(p, b);
+    unsigned long long best = 0;
+    for (int g = threadIdx.x; g < w.groups; g += THREADS) {
+        const float rate = w.sums[b * w.groups + g] / arrival(of_groups.at(g));
+        const unsigned long long mine = candidate(rate, uint32_t(g));
+        best = mine > best ? mine : best;
+    }
+    best = best_of_block(best);
+    if (!best) return -1;
+    const Rows<T> rows = rows_of<T, RESIDUAL>(p, b, decision.accepted);
+    const double share = METHOD == BLOCK && RESIDUAL ? decision.share : 1;
+    const Weights weights = weights_of<METHOD>(p, b, decision.target, decision.draft, share);
+    const int start = int(token_of(best)) * GROUP + 4 * int(threadIdx.x);
+    float z[4], y[4];
+    rows.load_four(start, z, y);
+    best = 0;
+    float w_of[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) w_of[i] = weights.of<METHOD, RESIDUAL>(z[i], y[i]);
+    best = best_of_block(best_of_four(of_tokens, start, w_of));
+    return best ? token_of(best) : -1;
+}
+
+// Sample and write the outcome of a sequence; one of its blocks does so once all have summed.
 template <class T, Method METHOD>
 __device__ void conclude(const Problem& p, const Workspace& w, int64_t b, const Decision& decision) {
-    __shared__ bool nothing_left;  // the residual has no weight: sample from the target instead
-    if (threadIdx.x == 0)
-        nothing_left = !decision.fault && !decision.complete && !atomicOr(&w.fault[b], 0u) &&
-                       !atomicMax(&w.best[b], 0ull);
-    __syncthreads();
-    if (nothing_left) {
-        race<T, METHOD, false>(p, w, b, decision, 0, 1);
-        __syncthreads();
-    }
-    if (threadIdx.x) return;
-    const unsigned long long best = atomicMax(&w.best[b], 0ull);
     int fault = decision.fault | int(atomicOr(&w.fault[b], 0u));
-    if (!fault && !best) fault = TARGET_LOGITS;
-    p.out[b] = decision.accepted;
-    p.out[p.batch + b] = fault ? -1 : token_of(best);
-    p.out[2 * int64_t(p.batch) + b] = fault;
+    int64_t token = -1;
+    if (!fault && !decision.complete) token = sampled<T, METHOD, true>(p, w, b, decision);
+    if (!fault && token < 0) {  // all accepted, or nothing left over
+        if (!decision.complete) {
+            sum_groups<T, METHOD, false>(p, w, b, decision, 0, 1);
+            __syncthreads();
+            fault = int(atomicOr(&w.fault[b], 0u));
+        }
+        if (!fault) token = sampled<T, METHOD, false>(p, w, b, decision);
+        if (!fault && token < 0) fault = TARGET_LOGITS;
+    }
+    if (threadIdx.x == 0) write(p, b, decision.accepted, token, fault);
 }
 
 // --------------------------------------------------------------------------------- few sequences
 
-// Reduce every part of every row. Grid: groups of WARPS parts x rows x batch.
+// Reduce every group of every row. Grid: WARPS groups each x rows x batch.
 template <class T>
 __global__ void __launch_bounds__(THREADS, 2)
 reduce_all(const __grid_constant__ Problem p, const Workspace w) {
     const int part = blockIdx.x * WARPS + threadIdx.x / 32, row = blockIdx.y;
     const int64_t b = blockIdx.z;
     if (blockIdx.x == 0 && row == 0 && threadIdx.x == 0) clear(w, b);
-    if (part < w.parts)
-        reduce_part(row_at<T>(p, b, row), part, p.vocabulary, scale_of(p),
+    if (part < w.groups && !matched(p, b))
+        reduce_part(row_at<T>(p, b, row), part, p.vocabulary, scale_of(p, b),
                     parts_at(p, w, b, row) + part);
 }
 
@@ -272,36 +355,41 @@ finish(const __grid_constant__ Problem p, const Workspace w, int ranks) {
     __shared__ Decision decision;
     __shared__ bool last;
     const int64_t b = blockIdx.x / ranks;
+    if (matched(p, b)) return;
     const int64_t length = length_of(p, b);
     const bool fits = 0 <= length && length <= p.gamma;
-    const Draws draws = draws_of(p, b);
     if (threadIdx.x == 0) first_rejection = fits ? int(length) : 0;
     if (METHOD == EXACT)
         for (int row = threadIdx.x / 32; row < 2 * p.gamma + 1; row += WARPS) {
-            Normaliser whole = merged_row(parts_at(p, w, b, row), w.parts, scale_of(p));
+            Normaliser whole = certain();
+            if (row <= p.gamma || p.draft)
+                whole = merged_row(parts_at(p, w, b, row), w.groups, scale_of(p, b));
             if (threadIdx.x % 32 == 0) rows[row] = whole;
         }
     __syncthreads();
     auto at = [&](int row) { return METHOD == EXACT ? rows[row] : nothing(); };
-    auto verdict = [&](int t) { return judge<T>(p, draws, b, t, at(t), at(p.gamma + 1 + t)); };
+    auto verdict = [&](int t) { return judge<T>(p, b, t, at(t), at(p.gamma + 1 + t)); };
     for (int t = threadIdx.x; fits && t < length; t += THREADS)
-        if (!verdict(t).accepted) atomicMin(&first_rejection, t);
+        if (!verdict(t).accepts(accept_uniform(p, b, t))) atomicMin(&first_rejection, t);
     __syncthreads();
     if (threadIdx.x == 0) {
         const int n = first_rejection;
         const bool complete = n == length;
         int fault = !fits ? LENGTH : complete ? 0 : verdict(n).fault;
         if (METHOD == EXACT && fits && complete && at(n).faulty()) fault = TARGET_LOGITS;
-        decision = {n, fault, complete, at(n), fits && !complete ? at(p.gamma + 1 + n) : nothing()};
+        decision = {n, fault, complete, at(n), fits && !complete ? at(p.gamma + 1 + n) : nothing(), 1};
     }
     __syncthreads();
-    sample<T, METHOD>(p, w, b, decision, blockIdx.x % ranks, ranks);
+    sum_weights<T, METHOD>(p, w, b, decision, blockIdx.x % ranks, ranks);
+    __syncthreads();  // the block's faults are written
     if (threadIdx.x == 0) {
         __threadfence();
         last = atomicAdd(&w.finished[b], 1u) == unsigned(ranks) - 1;
     }
     __syncthreads();
-    if (last) conclude<T, METHOD>(p, w, b, decision);
+    if (!last) return;
+    __threadfence();  // sees what the other blocks wrote
+    conclude<T, METHOD>(p, w, b, decision);
 }
 
 // -------------------------------------------------------------------------------- many sequences
@@ -322,53 +410,171 @@ __device__ void sync_sequence(int ranks) {
 template <class T>
 __device__ void reduce_together(const Problem& p, const Workspace& w, int64_t b, int target, int draft,
                                 int rank, int ranks, Normaliser (&reduced)[2]) {
-    const int warp = threadIdx.x / 32, count = draft < 0 ? 1 : 2;
-    const float scale = scale_of(p);
-    for (int i = rank * WARPS + warp; i < count * w.parts; i += ranks * WARPS) {
-        const int row = i < w.parts ? target : draft, part = i < w.parts ? i : i - w.parts;
+    const int warp = threadIdx.x / 32, count = draft < 0 || !p.draft ? 1 : 2;
+    const float scale = scale_of(p, b);
+    for (int i = rank * WARPS + warp; i < count * w.groups; i += ranks * WARPS) {
+        const int row = i < w.groups ? target : draft, part = i < w.groups ? i : i - w.groups;
         reduce_part(row_at<T>(p, b, row), part, p.vocabulary, scale, parts_at(p, w, b, row) + part);
     }
     sync_sequence(ranks);
     if (warp < count) {
         const Normaliser* parts = parts_at(p, w, b, warp ? draft : target);
-        Normaliser whole = merged_row(parts, w.parts, scale);
+        Normaliser whole = merged_row(parts, w.groups, scale);
         if (threadIdx.x % 32 == 0) reduced[warp] = whole;
     }
+    if (count == 1 && threadIdx.x == THREADS - 1) reduced[1] = certain();
     __syncthreads();
+}
+
+// How far `walk` has come with a sequence. All its threads have the same.
+struct Walk {
+    int n = 0, fault = 0;
+    double share = 1;  // BLOCK: of the block that is accepted
+};
+
+// Accept draft tokens until one is rejected or at fault.
+template <class T, Method METHOD>
+__device__ Walk accept_in_order(const Problem& p, const Workspace& w, int64_t b, int length, int rank,
+                                int ranks, Normaliser (&reduced)[2], Verdict& verdict) {
+    __shared__ bool accepted;
+    Walk walk;
+    for (; walk.n < length; ++walk.n) {
+        const int n = walk.n;
+        if (METHOD == EXACT) reduce_together<T>(p, w, b, n, p.gamma + 1 + n, rank, ranks, reduced);
+        if (threadIdx.x == 0) {
+            verdict = judge<T>(p, b, n, reduced[0], reduced[1]);
+            accepted = verdict.accepts(accept_uniform(p, b, n));
+        }
+        __syncthreads();
+        walk.fault = verdict.fault;
+        if (!accepted) break;
+        __syncthreads();  // all have read the verdict
+    }
+    return walk;
+}
+
+// BLOCK: accept the longest block of draft tokens that its number allows.
+template <class T>
+__device__ Walk accept_block(const Problem& p, const Workspace& w, int64_t b, int length, int rank,
+                             int ranks, Normaliser (&reduced)[2], Verdict& verdict) {
+    Walk walk;
+    double share = 1;
+    for (int t = 0; t < length; ++t) {
+        reduce_together<T>(p, w, b, t, p.gamma + 1 + t, rank, ranks, reduced);
+        if (threadIdx.x == 0) verdict = judge<T>(p, b, t, reduced[0], reduced[1]);
+        __syncthreads();
+        if (verdict.fault) return {0, verdict.fault, 1};
+        double chance = 1;
+        if (t > 0 && share < 1) {
+            const Decision here = {t, 0, false, reduced[0], reduced[1], share};
+            sum_groups<T, BLOCK, true>(p, w, b, here, rank, ranks);
+            sync_sequence(ranks);
+            float sum = 0;
+            for (int g = threadIdx.x; g < w.groups; g += THREADS) sum += w.sums[b * w.groups + g];
+            chance = block_chance(share, sum_of_block(sum));
+        }
+        if (t == 0 || accept_uniform(p, b, t - 1) < chance) walk.n = t, walk.share = share;
+        share = share * verdict.ratio;
+        share = share < 1 ? share : 1;
+        __syncthreads();  // all have read the verdict
+    }
+    if (length == 0 || accept_uniform(p, b, length - 1) < share) walk.n = length;
+    return walk;
 }
 
 // Decide position after position, then sample. Grid: batch x ranks, in clusters of `ranks` blocks.
 template <class T, Method METHOD>
-__global__ void __launch_bounds__(THREADS, METHOD == CALIBRATED ? 1 : 2)  // or it spills
+__global__ void __launch_bounds__(THREADS, METHOD == EXACT ? 2 : 1)  // or it spills
 walk(const __grid_constant__ Problem p, const Workspace w, int ranks) {
     __shared__ Normaliser reduced[2];  // the target's row and the draft's
     __shared__ Verdict verdict;
+    __shared__ Decision decision;
     const int64_t b = blockIdx.x / ranks;
     const int rank = blockIdx.x % ranks;
-    const int64_t length = length_of(p, b);
-    const bool fits = 0 <= length && length <= p.gamma;
-    const Draws draws = draws_of(p, b);
+    if (matched(p, b)) return;
+    const int64_t given = length_of(p, b);
+    const bool fits = 0 <= given && given <= p.gamma;
+    const int length = fits ? int(given) : 0;
     if (rank == 0 && threadIdx.x == 0) clear(w, b);
-    int n = 0, fault = fits ? 0 : LENGTH;
-    for (; fits && n < length; ++n) {
-        if (METHOD == EXACT) reduce_together<T>(p, w, b, n, p.gamma + 1 + n, rank, ranks, reduced);
-        if (threadIdx.x == 0) verdict = judge<T>(p, draws, b, n, reduced[0], reduced[1]);
-        __syncthreads();
-        fault = verdict.fault;
-        if (!verdict.accepted) break;
-        if (METHOD == CALIBRATED) __syncthreads();  // all have read the verdict
-    }
+    sync_sequence(ranks);  // the workspace is clear
+    Walk so_far;
+    if (METHOD == BLOCK) so_far = accept_block<T>(p, w, b, length, rank, ranks, reduced, verdict);
+    else so_far = accept_in_order<T, METHOD>(p, w, b, length, rank, ranks, reduced, verdict);
+    const int n = so_far.n;
+    int fault = fits ? so_far.fault : LENGTH;
     const bool complete = n == length;
     // Reduce the rows that the next token comes from, where acceptance has not done so.
-    if (fits && (METHOD == EXACT ? complete : !fault)) {
+    if (!fault && (METHOD != EXACT || complete)) {
         reduce_together<T>(p, w, b, n, complete ? -1 : p.gamma + 1 + n, rank, ranks, reduced);
         fault = faults_of(reduced[0], reduced[1], complete);
     }
-    const Decision decision = {n, fault, complete, reduced[0], reduced[1]};
-    sync_sequence(ranks);  // the workspace is clear, also where nothing was reduced
-    sample<T, METHOD>(p, w, b, decision, rank, ranks);
+    if (threadIdx.x == 0) decision = {n, fault, complete, reduced[0], reduced[1], so_far.share};
+    sync_sequence(ranks);  // the decision is written, and all have summed what it took
+    sum_weights<T, METHOD>(p, w, b, decision, rank, ranks);
     sync_sequence(ranks);
     if (rank == 0) conclude<T, METHOD>(p, w, b, decision);
+}
+
+// --------------------------------------------------------------------------- the target's own tokens
+
+// A logit and its token in one integer: larger for a larger logit, then for a lower token; largest of all
+// for a fault.
+__device__ unsigned long long placed(float z, uint32_t token) {
+    const uint32_t bits = as_bits(z), ordered = bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u);
+    return uint64_t(is_fault(z) ? 0xffffffffu : ordered) << 32 | (0xffffffffu - token);
+}
+
+// Accept draft tokens while they are the target's own: its likeliest, or with COUPLED those that it takes
+// by the noise. Grid: batch.
+template <class T>
+__global__ void __launch_bounds__(THREADS, 2) match(const __grid_constant__ Problem p) {
+    const int64_t b = blockIdx.x;
+    if (!matched(p, b)) return;
+    const bool greedy = temperature_of(p, b) == 0;
+    const int64_t length = length_of(p, b);
+    int fault = 0 <= length && length <= p.gamma ? 0 : LENGTH, n = 0;
+    int64_t token = -1;
+    for (; !fault; ++n) {
+        const int drafted = n < length ? token_at(p, b, n) : -1;
+        if (n < length && drafted < 0) {
+            fault = DRAFT_TOKEN;
+            break;
+        }
+        const Rows<T> rows = rows_of<T, false>(p, b, n);
+        unsigned long long best = 0;
+        float z[4], unused[4];
+        for (int start = 4 * threadIdx.x; start < p.vocabulary; start += GROUP) {
+            rows.load_four(start, z, unused);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const unsigned long long mine = placed(z[i], uint32_t(start + i));
+                best = mine > best ? mine : best;
+            }
+        }
+        best = best_of_block(best);
+        token = token_of(best);
+        const uint32_t ordered = uint32_t(best >> 32);
+        const float top = as_float(ordered ^ (ordered >> 31 ? 0x80000000u : 0xffffffffu));
+        if (ordered == 0xffffffffu || !(top > -INFINITY)) {
+            fault = TARGET_LOGITS;
+            break;
+        }
+        if (!greedy) {
+            const Weights weights = weights_of<COUPLED>(p, b, {top, 1, 0}, certain());
+            const Draws draws = draws_of(p, b, n);
+            best = 0;
+            for (int start = 4 * threadIdx.x; start < p.vocabulary; start += GROUP) {
+                rows.load_four(start, z, unused);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) z[i] = weights.of<COUPLED, false>(z[i], 0);
+                const unsigned long long mine = best_of_four(draws, start, z);
+                best = mine > best ? mine : best;
+            }
+            token = token_of(best_of_block(best));
+        }
+        if (token != drafted) break;
+    }
+    if (threadIdx.x == 0) write(p, b, n, token, fault);
 }
 
 // ----------------------------------------------------------------------------------------- launch
@@ -399,11 +605,11 @@ cudaError_t walk_all(const Problem& p, const Workspace& w, cudaStream_t stream) 
     return cudaLaunchKernelEx(&launch, walk<T, METHOD>, p, w, ranks);
 }
 
-// Launch `finish`, with as many blocks a sequence as have tokens to race and are resident at once.
+// Launch `finish`, with as many blocks a sequence as have groups to sum and are resident at once.
 template <class T, Method METHOD>
 cudaError_t finish_all(const Problem& p, const Workspace& w, cudaStream_t stream) {
-    const int most = (p.vocabulary + 4 * THREADS - 1) / (4 * THREADS);
-    const int ranks = max(1, min(most, 2 * attribute(cudaDevAttrMultiProcessorCount) / p.batch));
+    const int residents = 2 * attribute(cudaDevAttrMultiProcessorCount);
+    const int ranks = max(1, min(w.groups, residents / p.batch));
     const size_t shared = METHOD == EXACT ? (2 * p.gamma + 1) * sizeof(Normaliser) : 0;
     finish<T, METHOD><<<unsigned(p.batch) * ranks, THREADS, shared, stream>>>(p, w, ranks);
     return cudaGetLastError();
@@ -412,15 +618,22 @@ cudaError_t finish_all(const Problem& p, const Workspace& w, cudaStream_t stream
 // Launch the kernels that suit the method and the number of sequences.
 template <class T>
 cudaError_t verify_as(const Problem& p, const Workspace& w, cudaStream_t stream) {
+    const bool all_match = p.method == COUPLED || (!p.temperatures && p.temperature == 0);
+    if (all_match || p.temperatures) {
+        match<T><<<unsigned(p.batch), THREADS, 0, stream>>>(p);
+        const cudaError_t error = cudaGetLastError();
+        if (error || all_match) return error;
+    }
     if (p.method == CALIBRATED) return walk_all<T, CALIBRATED>(p, w, stream);
+    if (p.method == BLOCK) return walk_all<T, BLOCK>(p, w, stream);
     if (p.method == SIGMOID) {
-        cudaError_t error = cudaMemsetAsync(w.best, 0, cleared_bytes(p), stream);
+        cudaError_t error = cudaMemsetAsync(w.fault, 0, cleared_bytes(p), stream);
         return error ? error : finish_all<T, SIGMOID>(p, w, stream);
     }
     // `finish` keeps the normalisers of all rows in 48 KiB of shared memory.
     if (p.batch >= MANY || p.gamma > 1024) return walk_all<T, EXACT>(p, w, stream);
-    const dim3 grid((w.parts + WARPS - 1) / WARPS, 2 * p.gamma + 1, p.batch);
-    reduce_all<T><<<grid, THREADS, 0, stream>>>(p, w);
+    const int rows = p.draft ? 2 * p.gamma + 1 : p.gamma + 1;
+    reduce_all<T><<<dim3((w.groups + WARPS - 1) / WARPS, rows, p.batch), THREADS, 0, stream>>>(p, w);
     cudaError_t error = cudaGetLastError();
     return error ? error : finish_all<T, EXACT>(p, w, stream);
 }
@@ -429,9 +642,12 @@ cudaError_t verify_as(const Problem& p, const Workspace& w, cudaStream_t stream)
 }  // namespace speculative
 
 extern "C" int64_t speculative_workspace_bytes(const speculative::Problem* p) {
-    const auto w = speculative::workspace_of(*p, nullptr);
-    const int64_t rows = p->method != speculative::SIGMOID ? int64_t(p->batch) * (2 * p->gamma + 1) : 0;
-    return speculative::cleared_bytes(*p) + rows * w.parts * int64_t(sizeof(speculative::Normaliser));
+    using namespace speculative;
+    const int64_t groups = groups_of(*p), batch = p->batch;
+    const bool reduces = p->method != SIGMOID && p->method != COUPLED;
+    const int64_t rows = reduces ? batch * (2 * p->gamma + 1) : 0;
+    return cleared_bytes(*p) + batch * groups * int64_t(sizeof(float)) +
+           rows * groups * int64_t(sizeof(Normaliser));
 }
 
 extern "C" int speculative_verify_cuda(const speculative::Problem* p, void* memory, void* stream) {

@@ -25,11 +25,11 @@ def test_trials_become_claims(small: None, tmp_path: Path) -> None:
     assert correctness.measure("quick", tmp_path) == results  # what was written stays
     outcome = correctness.conclude(results, tmp_path)
     claims = {c.id: c for c in outcome.claims}
-    assert len(claims) == len(outcome.claims) == 4 + 1 + 3 + 1
+    assert len(claims) == len(outcome.claims) == 6 + 1 + 5 + 1
     others = [c for c in outcome.claims if "mutants" not in c.id]
     assert [c.id for c in others if c.status != "pass"] == []
-    # two of the eight need the full number of outputs
-    assert claims["speculative.mutants-caught.all.measured"].ours >= 5
+    # two of the twelve need the full number of outputs
+    assert claims["speculative.mutants-caught.all.measured"].ours >= 9
     assert "| half residual | decisions unlike float64's |" in outcome.notes[1]
 
 

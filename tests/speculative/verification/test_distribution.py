@@ -58,7 +58,7 @@ def test_impossible_tokens_never_occur(decide: Verify, possible: bool) -> None:
     target, draft = TableModel(1), TableModel(101)
     for table in target.tables:
         table[..., 3] = -torch.inf
-    out = outputs(target, draft, decide, seed=5)
+    out = outputs(target, draft, decide, seed=6)
     assert bool((out < 3).all()) == possible
 
 
