@@ -9,9 +9,13 @@ from speculative.verification.calibration import Observed
 from speculative.verification.rules import Exact, Rule, Sigmoid
 from systems.schema import InputError, filled_in
 
-Task = Literal["summarize", "transcribe"]
+Task = Literal["summarize", "transcribe", "pronounce"]
 Helped = Literal["exact", "sigmoid", "calibrated", "none"]
-DEFAULT_DATA: dict[Task, str] = {"summarize": "installed", "transcribe": "recordings"}
+DEFAULT_DATA: dict[Task, str] = {
+    "summarize": "installed",
+    "transcribe": "recordings",
+    "pronounce": "cmudict",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +23,7 @@ class Options:
     """Options of the evaluation of a pair of models on a task."""
 
     task: Task = "summarize"
-    """summarize (ROUGE) or transcribe (WER)."""
+    """summarize (ROUGE), transcribe (word error rate) or pronounce (phone error rate)."""
     target: str = "runs/pairs/{task}/target"
     """A folder that `testbed train-pair` has written, or a checkpoint's name on the hub."""
     draft: str = "runs/pairs/{task}/draft"
@@ -46,7 +50,8 @@ class Options:
     """Sample among the fewest likeliest tokens that have this much probability. 1: all."""
     data: str | None = None
     """summarize: stdlib, installed or jsonl:PATH[,DOCUMENT,SUMMARY]. transcribe: recordings[:PATH],
-    espeak or folder:PATH (LibriSpeech layout). None: installed, or recordings."""
+    espeak or folder:PATH (LibriSpeech layout). pronounce: cmudict or dict:PATH. None: installed,
+    recordings, or cmudict."""
     samples: int = 200
     """How many test samples to evaluate on."""
     batch_size: int = 16

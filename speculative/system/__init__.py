@@ -18,7 +18,7 @@ from systems.system import Command, NoPlan, Opened, System
 if TYPE_CHECKING:
     from systems.network.distributed import World
 
-SCORES = ("word_error_rate", "rouge_1", "rouge_2", "rouge_l")
+SCORES = ("word_error_rate", "phone_error_rate", "rouge_1", "rouge_2", "rouge_l")
 
 
 def _check(job: Job, plan: NoPlan) -> None:

@@ -10,14 +10,21 @@ from speculative.decoding.decode import generate
 from speculative.decoding.generation import Record
 from speculative.decoding.sampling import suppression
 from speculative.decoding.step import Observer
-from speculative.options import Options
+from speculative.options import Options, Task
 from speculative.tasks.checkpoint import load_model
+from speculative.tasks.pronounce import Pronunciations
 from speculative.tasks.summarize import Summaries
 from speculative.tasks.transcribe import Transcripts
 from speculative.verification.calibration import Observed
 from speculative.verification.rules import Calibrated, Rule
 
 Split = Literal["train", "test"]
+Samples = Summaries | Transcripts | Pronunciations
+SAMPLES: dict[Task, type[Samples]] = {
+    "summarize": Summaries,
+    "transcribe": Transcripts,
+    "pronounce": Pronunciations,
+}
 WARM_UP_TOKENS = 4
 """How far the first batch is decoded before the clock counts."""
 SHOWN = 3
@@ -41,8 +48,8 @@ def evaluate(
         token's position in its step, tokens_per_target_step, tokens_per_s, new_tokens, samples,
         draft_s, target_s, verify_s, rest_s and total_s; the task's scores, each a table of value,
         low and high (95 %, bootstrap over samples): rouge_1, rouge_2 and rouge_l, or
-        word_error_rate; the parameters of both models; the calibration (None with other methods);
-        and examples.
+        word_error_rate, or phone_error_rate; the parameters of both models; the calibration (None
+        with other methods); and examples.
 
     Raises:
         InputError: models or data are missing, or do not fit each other.
@@ -101,12 +108,7 @@ def observe(
 
 
 def _decode(
-    options: Options,
-    target: Any,
-    draft: Any | None,
-    samples: Summaries | Transcripts,
-    rule: Rule,
-    seed: int,
+    options: Options, target: Any, draft: Any | None, samples: Samples, rule: Rule, seed: int
 ) -> tuple[Record, list[str]]:
     """Decode all samples in batches: what that took, and their texts."""
     arguments: dict[str, Any] = {
@@ -133,17 +135,16 @@ def _decode(
     return record, texts
 
 
-def _batches(options: Options, samples: Summaries | Transcripts) -> Iterator[list[int]]:
+def _batches(options: Options, samples: Samples) -> Iterator[list[int]]:
     """The numbers of the samples that are decoded together, batch after batch."""
     numbers = range(len(samples))
     for start in numbers[:: options.batch_size]:
         yield list(numbers[start : start + options.batch_size])
 
 
-def _samples(options: Options, target: Any, split: Split) -> Summaries | Transcripts:
+def _samples(options: Options, target: Any, split: Split) -> Samples:
     """The samples of the task that the options name."""
-    kind = Summaries if options.task == "summarize" else Transcripts
-    return kind(options, target, split)
+    return SAMPLES[options.task](options, target, split)
 
 
 def _metrics(record: Record) -> dict[str, Any]:
