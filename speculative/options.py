@@ -10,6 +10,8 @@ from speculative.verification.rules import Exact, Rule, Sigmoid
 from systems.schema import InputError, filled_in
 
 Task = Literal["summarize", "transcribe", "pronounce"]
+LOOKUP = "lookup"
+"""The draft that is no model."""
 Helped = Literal["exact", "sigmoid", "calibrated", "none"]
 DEFAULT_DATA: dict[Task, str] = {
     "summarize": "installed",
@@ -27,13 +29,17 @@ class Options:
     target: str = "runs/pairs/{task}/target"
     """A folder that `testbed train-pair` has written, or a checkpoint's name on the hub."""
     draft: str = "runs/pairs/{task}/draft"
-    """The same, for the smaller model with the same tokenizer."""
+    """The same, for the smaller model with the same tokenizer. lookup: no model; drafts are what
+    followed the last tokens where they stood before."""
     method: Helped = "exact"
     """exact: tokens are distributed as if sampled from the target. sigmoid: the approximation,
     mostly the draft's distribution. calibrated: an approximation near the target's, fitted to the
     pair on training samples first. none: the target alone."""
     gamma: int = 4
     """How many tokens the draft proposes a step."""
+    adaptive: bool = False
+    """Whether a step may have fewer than gamma, as pays. Sampled texts then depend on how fast the
+    machine is."""
     alpha: float = -1e4
     """sigmoid: the lower limit; a logit z weighs sigmoid((z - alpha) / (beta - alpha))."""
     beta: float = 1e4
@@ -76,6 +82,11 @@ class Options:
             if value is not None and value < 1:
                 flag = name.replace("_", "-")
                 raise InputError(f"--speculative.{flag} {value}: give 1 or more")
+        if self.looks_up and self.method in ("sigmoid", "calibrated"):
+            raise InputError(
+                f"--speculative.method {self.method}: compares the logits of two models, and "
+                "--speculative.draft lookup has none; give exact or none"
+            )
         if not float("-inf") < self.alpha < self.beta < float("inf"):
             below = f"--speculative.beta {self.beta:g}"
             raise InputError(f"--speculative.alpha {self.alpha:g}: give less than {below}")
@@ -115,6 +126,11 @@ class Options:
         if self.method == "calibrated":
             return observed.fit(self.caution)
         return Exact()
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether drafts come without a model."""
+        return self.draft == LOOKUP
 
     @property
     def target_path(self) -> str:

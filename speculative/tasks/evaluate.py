@@ -8,6 +8,8 @@ import torch
 
 from speculative.decoding.decode import generate
 from speculative.decoding.generation import Record
+from speculative.decoding.lookup import Lookup
+from speculative.decoding.pace import AdaptiveGamma
 from speculative.decoding.sampling import suppression
 from speculative.decoding.step import Observer
 from speculative.options import Options, Task
@@ -56,8 +58,8 @@ def evaluate(
     """
     device = device or torch.device("cpu")
     target = load_model(options.task, options.target_path, device, "--speculative.target")
-    draft = None
-    if options.method != "none":
+    draft = Lookup() if options.looks_up and options.method != "none" else None
+    if options.method != "none" and not options.looks_up:
         draft = load_model(options.task, options.draft_path, device, "--speculative.draft")
     samples = _samples(options, target, "test")
     observed = Observed(options.temperature)
@@ -73,7 +75,7 @@ def evaluate(
         **_metrics(record),
         **scored,
         "target_parameters": target.num_parameters(),
-        "draft_parameters": None if draft is None else draft.num_parameters(),
+        "draft_parameters": draft.num_parameters() if hasattr(draft, "num_parameters") else None,
         "calibration": dataclasses.asdict(rule) if isinstance(rule, Calibrated) else None,
         "examples": [
             {"output": texts[i], "reference": samples.reference(i)}
@@ -112,7 +114,7 @@ def _decode(
 ) -> tuple[Record, list[str]]:
     """Decode all samples in batches: what that took, and their texts."""
     arguments: dict[str, Any] = {
-        "gamma": options.gamma,
+        "gamma": AdaptiveGamma(most=options.gamma) if options.adaptive else options.gamma,
         "rule": rule,
         "sampling": options.sampling(**suppression(target)),
         "seed": seed,

@@ -91,6 +91,11 @@ def test_train_and_evaluate(
     greedy = dataclasses.replace(options, temperature=0.0)
     examples = evaluate(greedy, seed=3)["examples"]
     assert evaluate(dataclasses.replace(greedy, method="none"))["examples"] == examples
+    looked_up = evaluate(dataclasses.replace(greedy, draft="lookup", adaptive=True), seed=3)
+    assert looked_up["examples"] == examples
+    assert looked_up["draft_parameters"] is None
+    adaptive = evaluate(dataclasses.replace(greedy, adaptive=True), seed=3)
+    assert adaptive["examples"] == examples
     alone = evaluate(dataclasses.replace(options, method="none", draft="nowhere"), seed=3)
     assert alone["acceptance_rate"] is None
     assert alone["draft_s"] < alone["target_s"]
@@ -141,6 +146,7 @@ def test_a_checkpoint_of_a_training_runs_no_code(data: dict[Task, str], tmp_path
         ({"temperature": -1.0}, "--speculative.temperature -1: give more"),
         ({"temperature": 0.0, "method": "sigmoid"}, "--speculative.method sigmoid: greedy"),
         ({"top_k": 1, "method": "calibrated"}, "--speculative.method calibrated: greedy"),
+        ({"draft": "lookup", "method": "sigmoid"}, "--speculative.method sigmoid: compares"),
         ({"top_p": 2.0}, "--speculative.top-p 2: give more"),
         ({"top_k": -1}, "--speculative.top-k -1: give 1"),
         ({"caution": 0.0}, "--speculative.caution 0: give more"),
