@@ -13,7 +13,7 @@ from speculative.decoding.lookup import Lookup
 from speculative.decoding.processors import Criterion, Processor, processed
 from speculative.decoding.sampling import Sampling
 from speculative.verification import philox
-from speculative.verification.rules import Rule
+from speculative.verification.rules import Coupled, Rule
 from speculative.verification.verify import sample, verify
 from speculative.verification.vocabulary import fitted
 
@@ -80,20 +80,18 @@ class Step:
             draft_tokens, draft_logits = self._propose(self.draft)
         self.phases.mark("draft")
         logits = self._score(draft_tokens)
-        if lengths is not None and draft_tokens.shape[1]:
-            draft_logits = [_certain(draft_tokens, logits)]
-        if self.settings.observe is not None and draft_logits and lengths is None:
+        if self.settings.observe is not None and draft_logits:
             self.settings.observe(*_alike(logits, draft_logits), draft_tokens)
         if self.settings.sampling.greedy:
             decided = match(logits, draft_tokens, lengths)
-        elif not draft_logits:
+        elif not draft_tokens.shape[1]:
             token = self._choose(logits[:, 0], self.offsets, philox.NEXT)
             decided = [torch.zeros_like(token), token, (token < 0).long()]
         else:
             decided = list(
                 verify(
-                    *_alike(logits, draft_logits),
-                    draft_tokens.clamp(min=0) if lengths is not None else draft_tokens,
+                    *(_alike(logits, draft_logits) if draft_logits else (logits, None)),
+                    draft_tokens,
                     rule=self.settings.rule,
                     temperature=self.settings.sampling.temperature,
                     lengths=lengths,
@@ -172,6 +170,8 @@ class Step:
         row at fault."""
         if self.settings.sampling.greedy:
             return likeliest(logits)
+        if isinstance(self.settings.rule, Coupled):
+            stream = philox.COUPLED
         temperature = self.settings.sampling.temperature
         return sample(
             logits, temperature=temperature, seed=self.seeds, offset=offset, stream=stream
@@ -183,12 +183,6 @@ def _alike(logits: Tensor, draft_logits: list[Tensor]) -> tuple[Tensor, Tensor]:
     together = torch.cat(draft_logits, 1)
     common = torch.promote_types(logits.dtype, together.dtype)
     return logits.to(common), together.to(common)
-
-
-def _certain(draft_tokens: Tensor, logits: Tensor) -> Tensor:
-    """The logits of a draft that is sure of its tokens, [B, G, V], beside the target's."""
-    none = torch.full_like(logits[:, :-1], -torch.inf)
-    return none.scatter(2, draft_tokens.clamp(min=0)[..., None], 0.0)
 
 
 def _narrowed(logits: Tensor) -> Tensor:

@@ -218,5 +218,6 @@ def _go_back(model: Reader, rows: Sequence[int], kept: list[int], *, behind: int
     """
     if len(rows) < len(kept):
         model = model.select(rows)
-    model.rewind([kept[row] - behind for row in rows])
+    read = model.lengths  # fewer, where a step had no draft
+    model.rewind([min(kept[row] - behind, n) for row, n in zip(rows, read, strict=True)])
     return model

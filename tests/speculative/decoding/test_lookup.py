@@ -10,8 +10,9 @@ pytest.importorskip("transformers")
 from speculative.decoding.decode import generate
 from speculative.decoding.inputs import decoder_prompts
 from speculative.decoding.lookup import Lookup
+from speculative.decoding.pace import AdaptiveGamma
 from speculative.experiments.enumeration import continuations, p_value
-from speculative.verification.rules import Sigmoid
+from speculative.verification.rules import Coupled, Sigmoid
 from systems.schema import InputError
 from tests.speculative import models
 from tests.speculative.decoding.test_decode import many
@@ -49,6 +50,20 @@ def test_sampled_text_follows_the_target(kind: str) -> None:
     tokens, record = many(target, Lookup(), given, max_new_tokens=4, gamma=2, end_token_ids=[])
     assert record.accepted > 100
     assert p_value(expected, tokens) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5"])
+def test_coupled_text_is_the_target_s_own_at_its_seed(kind: str) -> None:
+    """With a model's drafts, with those that are looked up, and with as many as pay."""
+    target, draft = (models.make(kind, seed=seed, vocabulary=6) for seed in (1, 2))
+    given = models.inputs(kind, 3, vocabulary=6)
+    options: dict[str, Any] = {"max_new_tokens": 20, "rule": Coupled(), "seed": 5}
+    alone = generate(target, None, given, **options)
+    for helper, gamma in ((draft, 3), (Lookup(), 2), (draft, AdaptiveGamma(most=4))):
+        helped = generate(target, helper, given, gamma=gamma, **options)
+        assert helped.tokens == alone.tokens
+        assert helped.record.accepted > 0
+    assert generate(target, None, given, **options | {"seed": 6}).tokens != alone.tokens
 
 
 def test_lengths_and_rules_that_make_no_sense_are_refused() -> None:
