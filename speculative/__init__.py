@@ -21,15 +21,19 @@ if TYPE_CHECKING:
     from speculative.auditing.audit import audit
     from speculative.decoding.assisted import assisted
     from speculative.decoding.decode import generate, stream
+    from speculative.decoding.lookup import Lookup
+    from speculative.decoding.pace import AdaptiveGamma
     from speculative.decoding.sampling import Sampling
     from speculative.verification.rules import Block, Calibrated, Coupled, Exact, Sigmoid
     from speculative.verification.verify import verify
 
 __all__ = [
+    "AdaptiveGamma",
     "Block",
     "Calibrated",
     "Coupled",
     "Exact",
+    "Lookup",
     "Sampling",
     "Sigmoid",
     "assisted",
@@ -39,10 +43,12 @@ __all__ = [
     "verify",
 ]
 _HOMES = {
+    "AdaptiveGamma": "decoding.pace",
     "Block": "verification.rules",
     "Calibrated": "verification.rules",
     "Coupled": "verification.rules",
     "Exact": "verification.rules",
+    "Lookup": "decoding.lookup",
     "Sampling": "decoding.sampling",
     "Sigmoid": "verification.rules",
     "assisted": "decoding.assisted",

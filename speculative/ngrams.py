@@ -117,7 +117,7 @@ def read(path: Path | None = None) -> NGrams:
     Raises:
         InputError: pocketsphinx is not installed, or the file is of another kind.
     """
-    path = path or _shipped()
+    path = path or shipped("en-us.lm.bin")
     data = np.fromfile(path, np.uint8)
     if data[: len(MAGIC)].tobytes() != MAGIC or data[len(MAGIC)] != 3:
         raise InputError(f"{path}: is no trigram model in the trie format of CMU Sphinx")
@@ -159,8 +159,8 @@ def drafted(
     return target, draft, torch.tensor(tokens).view(batch, gamma)
 
 
-def _shipped() -> Path:
-    """The model that pocketsphinx ships.
+def shipped(name: str) -> Path:
+    """A file on English that pocketsphinx ships.
 
     Raises:
         InputError: it is not installed.
@@ -171,7 +171,7 @@ def _shipped() -> Path:
         raise InputError(
             "pocketsphinx is not installed; pip install 'systems-testbed[ngram]'"
         ) from None
-    return Path(pocketsphinx.get_model_path()) / "en-us" / "en-us.lm.bin"
+    return Path(pocketsphinx.get_model_path()) / "en-us" / name
 
 
 class _Trie:

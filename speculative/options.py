@@ -9,9 +9,15 @@ from speculative.verification.calibration import Observed
 from speculative.verification.rules import Exact, Rule, Sigmoid
 from systems.schema import InputError, filled_in
 
-Task = Literal["summarize", "transcribe"]
+Task = Literal["summarize", "transcribe", "pronounce"]
+LOOKUP = "lookup"
+"""The draft that is no model."""
 Helped = Literal["exact", "sigmoid", "calibrated", "none"]
-DEFAULT_DATA: dict[Task, str] = {"summarize": "installed", "transcribe": "recordings"}
+DEFAULT_DATA: dict[Task, str] = {
+    "summarize": "installed",
+    "transcribe": "recordings",
+    "pronounce": "cmudict",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,17 +25,21 @@ class Options:
     """Options of the evaluation of a pair of models on a task."""
 
     task: Task = "summarize"
-    """summarize (ROUGE) or transcribe (WER)."""
+    """summarize (ROUGE), transcribe (word error rate) or pronounce (phone error rate)."""
     target: str = "runs/pairs/{task}/target"
     """A folder that `testbed train-pair` has written, or a checkpoint's name on the hub."""
     draft: str = "runs/pairs/{task}/draft"
-    """The same, for the smaller model with the same tokenizer."""
+    """The same, for the smaller model with the same tokenizer. lookup: no model; drafts are what
+    followed the last tokens where they stood before."""
     method: Helped = "exact"
     """exact: tokens are distributed as if sampled from the target. sigmoid: the approximation,
     mostly the draft's distribution. calibrated: an approximation near the target's, fitted to the
     pair on training samples first. none: the target alone."""
     gamma: int = 4
     """How many tokens the draft proposes a step."""
+    adaptive: bool = False
+    """Whether a step may have fewer than gamma, as pays. Sampled texts then depend on how fast the
+    machine is."""
     alpha: float = -1e4
     """sigmoid: the lower limit; a logit z weighs sigmoid((z - alpha) / (beta - alpha))."""
     beta: float = 1e4
@@ -46,7 +56,8 @@ class Options:
     """Sample among the fewest likeliest tokens that have this much probability. 1: all."""
     data: str | None = None
     """summarize: stdlib, installed or jsonl:PATH[,DOCUMENT,SUMMARY]. transcribe: recordings[:PATH],
-    espeak or folder:PATH (LibriSpeech layout). None: installed, or recordings."""
+    espeak or folder:PATH (LibriSpeech layout). pronounce: cmudict or dict:PATH. None: installed,
+    recordings, or cmudict."""
     samples: int = 200
     """How many test samples to evaluate on."""
     batch_size: int = 16
@@ -71,6 +82,11 @@ class Options:
             if value is not None and value < 1:
                 flag = name.replace("_", "-")
                 raise InputError(f"--speculative.{flag} {value}: give 1 or more")
+        if self.looks_up and self.method in ("sigmoid", "calibrated"):
+            raise InputError(
+                f"--speculative.method {self.method}: compares the logits of two models, and "
+                "--speculative.draft lookup has none; give exact or none"
+            )
         if not float("-inf") < self.alpha < self.beta < float("inf"):
             below = f"--speculative.beta {self.beta:g}"
             raise InputError(f"--speculative.alpha {self.alpha:g}: give less than {below}")
@@ -110,6 +126,11 @@ class Options:
         if self.method == "calibrated":
             return observed.fit(self.caution)
         return Exact()
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether drafts come without a model."""
+        return self.draft == LOOKUP
 
     @property
     def target_path(self) -> str:

@@ -62,11 +62,13 @@ SMALL = {
     "testbed profile stanza": Small("--batch-size 1"),
     "testbed train-pair summarize": Small(f"{PAIR_OF_ONE_STEP} --data stdlib"),
     "testbed train-pair transcribe": Small(PAIR_OF_ONE_STEP),
+    "testbed train-pair pronounce": Small(PAIR_OF_ONE_STEP),
     "testbed run launch/jobs/summarize.toml": Small(
         f"{FEW_SAMPLES} --speculative.data stdlib", True
     ),
     "testbed run launch/jobs/transcribe.toml --speculative.data folder:DIR": Small("--help"),
     "testbed run launch/jobs/transcribe.toml": Small(FEW_SAMPLES, planned=True),
+    "testbed run launch/jobs/pronounce.toml": Small(FEW_SAMPLES, planned=True),
     "testbed run launch/jobs/": Small(planned=True),
     "testbed run --again": Small(planned=True),
     "testbed emulate": Small(planned=True),
@@ -184,7 +186,8 @@ def _missing(command: str) -> str | None:
         return unavailable()
     if "--device cuda" in command and not torch.cuda.is_available():
         return "no GPU"
-    if "ngram" in command and importlib.util.find_spec("pocketsphinx") is None:
+    of_words = "ngram" in command or "pronounce" in command
+    if of_words and importlib.util.find_spec("pocketsphinx") is None:
         return "no n-grams: pip install 'systems-testbed[ngram]'"
     if "transcribe" in command and "TESTBED_DATA" not in os.environ:
         return "no recordings: TESTBED_DATA is not set"

@@ -10,7 +10,7 @@ from torch import Tensor
 from speculative.decoding.inputs import encoder_positions
 from speculative.decoding.sampling import Sampling, check_tokens
 from speculative.decoding.whisper import check_features, is_whisper
-from speculative.verification.rules import Exact, check_rule
+from speculative.verification.rules import Calibrated, Exact, Rule, Sigmoid, check_rule
 from speculative.verification.vocabulary import encoder_vocabulary, vocabulary
 from systems.schema import InputError
 
@@ -53,6 +53,19 @@ def check_options(
         )
     if end_token_ids is not None:
         check_tokens("end_token_ids", end_token_ids, vocabulary(target))
+
+
+def check_lookup(rule: Rule) -> None:
+    """Refuse rules that read the logits of a draft, of which a lookup has none.
+
+    Raises:
+        InputError: the rule is an approximation.
+    """
+    if isinstance(rule, (Sigmoid, Calibrated)):
+        raise InputError(
+            f"rule {rule.name}: compares the logits of two models, and a Lookup has none; leave it "
+            "out"
+        )
 
 
 def check_sequences(

@@ -20,7 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speculative.decoding.arguments import check_options, check_sequences, check_tensors
+from speculative.decoding.arguments import (
+    check_lookup,
+    check_options,
+    check_sequences,
+    check_tensors,
+)
 from speculative.decoding.generation import Generation
 from speculative.decoding.inputs import (
     check_names,
@@ -28,7 +33,10 @@ from speculative.decoding.inputs import (
     decoder_prompts,
     end_tokens,
     paddings,
+    sources,
 )
+from speculative.decoding.lookup import Lookup
+from speculative.decoding.pace import AdaptiveGamma
 from speculative.decoding.processors import Criterion, Processor, check_criteria, check_processors
 from speculative.decoding.sampling import Sampling
 from speculative.decoding.step import Observer, Settings
@@ -45,7 +53,7 @@ def generate(
     draft: Any | None,
     inputs: Mapping[str, Tensor],
     *,
-    gamma: int = 4,
+    gamma: int | AdaptiveGamma = 4,
     rule: Rule = EXACT,
     max_new_tokens: int = 64,
     do_sample: bool = True,
@@ -76,12 +84,13 @@ def generate(
         target: a transformers causal or encoder-decoder model (T5, Whisper and the like) of any
             floating dtype; float64 logits are rounded to float32 before tokens are chosen.
         draft: a smaller one of the same kind and tokenizer; its vocabulary may be padded to another
-            width (`speculative.verification.vocabulary`). None: the target decodes alone, one token
-            a step.
+            width (`speculative.verification.vocabulary`). A `Lookup` takes drafts from the text
+            itself. None: the target decodes alone, one token a step.
         inputs: int64 `input_ids` [B, T] with `attention_mask`, padded on either side, or
             `input_features`; `decoder_input_ids` may say what an encoder-decoder model's output
             starts with. Other names are refused.
         gamma: how many tokens the draft proposes a step; fewer where fewer are left to generate.
+            `AdaptiveGamma()` takes as many as pay.
         rule: when a draft token is accepted. Greedy decoding compares tokens and has no rule.
         max_new_tokens: longest continuation.
         do_sample: False is greedy decoding, as `Sampling(temperature=0)` is.
@@ -140,7 +149,7 @@ def stream(
     draft: Any | None,
     inputs: Mapping[str, Tensor],
     *,
-    gamma: int = 4,
+    gamma: int | AdaptiveGamma = 4,
     rule: Rule = EXACT,
     max_new_tokens: int = 64,
     do_sample: bool = True,
@@ -163,9 +172,12 @@ def stream(
         are `generate`'s tokens; its `generation` has them with the statistics so far.
     """
     sampling = Sampling() if sampling is None else sampling
+    most = gamma.most if isinstance(gamma, AdaptiveGamma) else gamma
+    lookup = draft if isinstance(draft, Lookup) else None
+    draft = None if lookup is not None else draft
     check_options(
         target,
-        gamma=gamma,
+        gamma=most,
         rule=rule,
         max_new_tokens=max_new_tokens,
         do_sample=do_sample,
@@ -180,8 +192,12 @@ def stream(
         prompts = decoder_prompts(target, inputs)  # Whisper may run, to detect a language
     check_sequences(target, draft, inputs, prompts, requests)
     check_pair(target, draft, max(map(len, prompts)) + max_new_tokens)
+    if lookup is not None:
+        check_lookup(rule)
     settings = Settings(
-        gamma=gamma if draft is not None else 0,
+        gamma=0 if draft is None and lookup is None else most,
+        adaptive=most is not gamma and draft is not None,
+        lookup=lookup,
         rule=rule,
         sampling=sampling if do_sample else dataclasses.replace(sampling, temperature=0.0),
         processors=check_processors(logits_processor, len(prompts)),
@@ -200,6 +216,7 @@ def stream(
         prompts,
         paddings(target, inputs, len(prompts)),
         [_request_seed(seed, number) for number in numbers],
+        sources(target, inputs, len(prompts)),
     )
 
 

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, field, fields
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Any, Literal, Self, get_args
 
 import torch
@@ -116,6 +116,7 @@ class Phases:
     def __init__(self, device: torch.device) -> None:
         self._on_cuda = device.type == "cuda"
         self._marks: list[tuple[Phase, float | torch.cuda.Event]] = []
+        self._lap = 0
         self.mark("rest")
 
     def mark(self, phase: Phase) -> None:
@@ -129,10 +130,19 @@ class Phases:
 
     def record(self) -> Record:
         """The seconds of every phase, as a record. Waits for the device."""
+        return self._between_marks(self._marks)
+
+    def lap(self) -> Record:
+        """The same since the last lap, up to the last mark."""
+        marks, self._lap = self._marks[self._lap :], len(self._marks) - 1
+        return self._between_marks(marks)
+
+    def _between_marks(self, marks: list[tuple[Phase, float | torch.cuda.Event]]) -> Record:
+        """The seconds of every phase between some marks."""
         if self._on_cuda:
             torch.cuda.synchronize()
         totals = dict.fromkeys(get_args(Phase), 0.0)
-        for (_, start), (phase, end) in zip(self._marks, self._marks[1:], strict=False):
+        for (_, start), (phase, end) in pairwise(marks):
             totals[phase] += _between(start, end)
         return Record(
             draft_s=totals["draft"],

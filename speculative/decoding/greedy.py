@@ -23,12 +23,13 @@ def likeliest(logits: Tensor) -> Tensor:
     return tokens.where(values.isfinite(), -1)
 
 
-def match(logits: Tensor, draft_tokens: Tensor) -> list[Tensor]:
+def match(logits: Tensor, draft_tokens: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
     """Accept draft tokens while they are the target's likeliest; its next one follows them.
 
     Args:
         logits: the target's, [B, G + 1, V].
         draft_tokens: int64 [B, G]; -1 where the draft's logits were at fault.
+        lengths: how many draft tokens each sequence has, int64 [B]; None: all have G.
 
     Returns:
         Accepted, next token and status (`speculative.verification.verify`), int64 [B] each.
@@ -38,5 +39,6 @@ def match(logits: Tensor, draft_tokens: Tensor) -> list[Tensor]:
     accepted = same.cumprod(1).sum(1)
     token = best.gather(1, accepted[:, None])[:, 0]
     rejected = F.pad(draft_tokens, (0, 1)).gather(1, accepted[:, None])[:, 0]
-    status = (token < 0) * TARGET_LOGITS | (rejected < 0) * DRAFT_LOGITS
+    bad_draft = rejected < 0 if lengths is None else (rejected < 0) & (accepted < lengths)
+    status = (token < 0) * TARGET_LOGITS | bad_draft * DRAFT_LOGITS
     return [accepted, token, status]

@@ -117,6 +117,14 @@ def paddings(model: Any, inputs: Mapping[str, Tensor], count: int) -> list[list[
     return [row[~keep].clamp(min=0).tolist() for row, keep in zip(inputs[name], real, strict=True)]
 
 
+def sources(model: Any, inputs: Mapping[str, Tensor], count: int) -> list[list[int]]:
+    """The tokens that an encoder reads, without padding, for each of `count` sequences; empty lists
+    where there is no encoder, or it reads something else."""
+    if not model.config.is_encoder_decoder or "input_ids" not in inputs:
+        return [[] for _ in range(count)]
+    return _unpadded(inputs, "input_ids", "attention_mask")
+
+
 def end_tokens(model: Any) -> tuple[int, ...]:
     """The tokens that end a sequence, as the model's generation config says; there may be none."""
     ends = model.generation_config.eos_token_id

@@ -9,10 +9,11 @@ from torch import Tensor
 from speculative.decoding.even_rows import Reader
 from speculative.decoding.generation import Phases
 from speculative.decoding.greedy import likeliest, match
+from speculative.decoding.lookup import Lookup
 from speculative.decoding.processors import Criterion, Processor, processed
 from speculative.decoding.sampling import Sampling
 from speculative.verification import philox
-from speculative.verification.rules import Rule
+from speculative.verification.rules import Coupled, Rule
 from speculative.verification.verify import sample, verify
 from speculative.verification.vocabulary import fitted
 
@@ -25,7 +26,11 @@ class Settings:
     """The options of one call of `speculative.decoding.decode.generate`."""
 
     gamma: int
-    """Draft tokens a step; 0 without a draft."""
+    """Draft tokens a step, at the most; 0 without a draft."""
+    adaptive: bool
+    """Whether a step may have fewer, as pays."""
+    lookup: Lookup | None
+    """What drafts without a model."""
     rule: Rule
     sampling: Sampling
     processors: tuple[Processor, ...]
@@ -56,6 +61,8 @@ class Step:
     """A seed for every row, int64 [B]."""
     offsets: Tensor
     """Tokens generated so far, int64 [B]: with the seeds they name the random numbers."""
+    sources: list[list[int]]
+    """What the encoder has read for every row, for the lookup; empty lists without an encoder."""
     begins: bool
     """Whether no row has generated anything yet."""
     phases: Phases
@@ -63,27 +70,31 @@ class Step:
 
     def decide(self) -> list[list[int]]:
         """For every row: accepted, next token and status, then the draft tokens (-1 where none
-        could be sampled)."""
+        could be sampled, or none was found)."""
         draft_tokens = self.seeds.new_empty(len(self.seeds), 0)
         draft_logits: list[Tensor] = []
-        if self.draft is not None:
+        lengths: Tensor | None = None
+        if self.settings.lookup is not None:
+            draft_tokens, lengths = self._look_up(self.settings.lookup)
+        elif self.draft is not None and self.gamma:
             draft_tokens, draft_logits = self._propose(self.draft)
-            self.phases.mark("draft")
+        self.phases.mark("draft")
         logits = self._score(draft_tokens)
         if self.settings.observe is not None and draft_logits:
             self.settings.observe(*_alike(logits, draft_logits), draft_tokens)
         if self.settings.sampling.greedy:
-            decided = match(logits, draft_tokens)
-        elif not draft_logits:
+            decided = match(logits, draft_tokens, lengths)
+        elif not draft_tokens.shape[1]:
             token = self._choose(logits[:, 0], self.offsets, philox.NEXT)
             decided = [torch.zeros_like(token), token, (token < 0).long()]
         else:
             decided = list(
                 verify(
-                    *_alike(logits, draft_logits),
+                    *(_alike(logits, draft_logits) if draft_logits else (logits, None)),
                     draft_tokens,
                     rule=self.settings.rule,
                     temperature=self.settings.sampling.temperature,
+                    lengths=lengths,
                     seed=self.seeds,
                     offset=self.offsets,
                 )
@@ -91,6 +102,21 @@ class Step:
         rows: list[list[int]] = torch.cat([torch.stack(decided, 1), draft_tokens], 1).tolist()
         self.phases.mark("verify")
         return rows
+
+    def _look_up(self, lookup: Lookup) -> tuple[Tensor, Tensor]:
+        """Find draft tokens in the texts.
+
+        Returns:
+            Draft tokens int64 [B, G], -1 after the last of a row, and how many each row has.
+        """
+        rows = [
+            lookup.propose(history, self.gamma, source)
+            for history, source in zip(self.histories, self.sources, strict=True)
+        ]
+        width = max(map(len, rows))
+        padded = torch.tensor([row + [-1] * (width - len(row)) for row in rows], dtype=torch.int64)
+        lengths = torch.tensor([len(row) for row in rows])
+        return padded.to(self.seeds.device), lengths.to(self.seeds.device)
 
     def _propose(self, draft: Reader) -> tuple[Tensor, list[Tensor]]:
         """Choose gamma draft tokens, one after the other.
@@ -118,8 +144,9 @@ class Step:
         forward pass."""
         unread, counts = _unread(self.target, self.histories)
         tokens = torch.cat([unread.to(self.seeds.device), draft_tokens.clamp(min=0)], 1)
-        counts = [count + self.gamma for count in counts]
-        logits = _narrowed(self.target.read(tokens, counts, keep=self.gamma + 1))
+        width = draft_tokens.shape[1]
+        counts = [count + width for count in counts]
+        logits = _narrowed(self.target.read(tokens, counts, keep=width + 1))
         self.phases.mark("target")
         logits = self._usable(logits, draft_tokens, begins=self.begins)
         self.phases.mark("rest")
@@ -143,6 +170,8 @@ class Step:
         row at fault."""
         if self.settings.sampling.greedy:
             return likeliest(logits)
+        if isinstance(self.settings.rule, Coupled):
+            stream = philox.COUPLED
         temperature = self.settings.sampling.temperature
         return sample(
             logits, temperature=temperature, seed=self.seeds, offset=offset, stream=stream

@@ -14,6 +14,7 @@ from torch import Tensor
 from speculative.decoding.even_rows import Reader
 from speculative.decoding.generation import Generation, Phases, Record
 from speculative.decoding.inputs import check_padding
+from speculative.decoding.pace import Pace
 from speculative.decoding.processors import until_stopped
 from speculative.decoding.reading import make_reader, reading
 from speculative.decoding.step import Settings, Step
@@ -34,6 +35,7 @@ class Stream:
         paddings: the padding that each prompt has in the batch, which only processors and criteria
             see.
         seeds: a seed for each sequence.
+        sources: the tokens that the encoder reads for each sequence; empty lists without one.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Stream:
         prompts: list[list[int]],
         paddings: list[list[int]],
         seeds: list[int],
+        sources: list[list[int]],
     ) -> None:
         self.prompts = prompts
         """The tokens that the new ones follow, for every sequence."""
@@ -56,6 +59,8 @@ class Stream:
         self._active = list(range(len(prompts)))  # have not ended; row i of a step is _active[i]
         self._record = Record()
         self._phases = Phases(target.device)
+        self._pace = Pace(settings.gamma) if settings.adaptive else None
+        self._sources = sources
         self._steps = self._run()
 
     def __iter__(self) -> Iterator[list[list[int]]]:
@@ -110,13 +115,15 @@ class Stream:
         histories = [self.prompts[i] + self.tokens[i] for i in active]
         check_padding(self._target, self._misplaced, histories)
         device = self._target.device
+        gamma = self._settings.gamma if self._pace is None else self._pace.gamma()
         return Step(
             settings=self._settings,
-            gamma=min(self._settings.gamma, limit - min(len(self.tokens[i]) for i in active)),
+            gamma=min(gamma, limit - min(len(self.tokens[i]) for i in active)),
             target=self._target_reader,
             draft=self._draft_reader,
             histories=histories,
             texts=self._texts() if self._settings.processors else [],
+            sources=[self._sources[i] for i in active],
             seeds=torch.tensor([self._seeds[i] for i in active], device=device),
             offsets=torch.tensor([len(self.tokens[i]) for i in active], device=device),
             begins=not any(self.tokens[i] for i in active),
@@ -133,6 +140,8 @@ class Stream:
             LogitsError: the step gave a sequence no token.
         """
         rows = step.decide()
+        if self._pace is not None:
+            self._learn(self._pace, rows)
         new = [self._new_tokens(i, row) for i, row in zip(self._active, rows, strict=True)]
         stops: list[int | None] = [None] * len(new)
         if self._settings.criteria:
@@ -143,11 +152,25 @@ class Stream:
             everyone[i] = new[row][:stop]
             self.tokens[i] += everyone[i]
             accepted = rows[row][0]
-            self._record.count(new=len(everyone[i]), proposed=step.gamma, accepted=accepted)
+            proposed = sum(token >= 0 for token in rows[row][3:])
+            self._record.count(new=len(everyone[i]), proposed=proposed, accepted=accepted)
             if stop is None and not self._has_ended(i):
                 going.append(row)
         self._leave(going)
         return everyone
+
+    def _learn(self, pace: Pace, rows: list[list[int]]) -> None:
+        """Tell the pace what the last step accepted, and the time that it took."""
+        drafted = [sum(token >= 0 for token in row[3:]) for row in rows]
+        pairs = list(zip(rows, drafted, strict=True))
+        spent = self._phases.lap()
+        pace.saw(
+            len(rows[0]) - 3,
+            tested=sum(min(row[0] + 1, count) for row, count in pairs),
+            accepted=sum(row[0] for row in rows),
+            draft_s=spent.draft_s,
+            other_s=spent.target_s + spent.verify_s + spent.rest_s,
+        )
 
     def _new_tokens(self, sequence: int, row: list[int]) -> list[int]:
         """The tokens that a step gave this sequence, up to its end token or the limit.
@@ -195,5 +218,6 @@ def _go_back(model: Reader, rows: Sequence[int], kept: list[int], *, behind: int
     """
     if len(rows) < len(kept):
         model = model.select(rows)
-    model.rewind([kept[row] - behind for row in rows])
+    read = model.lengths  # fewer, where a step had no draft
+    model.rewind([min(kept[row] - behind, n) for row, n in zip(rows, read, strict=True)])
     return model

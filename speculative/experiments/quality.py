@@ -1,4 +1,4 @@
-"""What verification does to the output: WER and ROUGE, acceptance, tokens per second by phase."""
+"""What verification does to the output: error rates, ROUGE, acceptance, tokens/s by phase."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,13 +19,23 @@ LIMITS = (1e1, 1e2, 1e3, 1e4, 1e5)
 RUNS: Mapping[str, Mapping[str, Any]] = {
     "target alone": {"method": "none"},
     "exact": {"method": "exact"},
+    "target alone, greedy": {"method": "none", "temperature": 0.0},
+    "exact, greedy": {"method": "exact", "temperature": 0.0},
     "calibrated": {"method": "calibrated"},
     **{f"sigmoid {b:.0e}": {"method": "sigmoid", "alpha": -b, "beta": b} for b in LIMITS},
 }
 PAPER_LIMITS = "sigmoid 1e+04"
 """The limits that the published code has."""
-SCORES: Mapping[Task, str] = {"transcribe": "word_error_rate", "summarize": "rouge_1"}
-NAMES = {"word_error_rate": "word error rate", "rouge_1": "ROUGE-1"}
+SCORES: Mapping[Task, str] = {
+    "transcribe": "word_error_rate",
+    "summarize": "rouge_1",
+    "pronounce": "phone_error_rate",
+}
+NAMES = {
+    "word_error_rate": "word error rate",
+    "rouge_1": "ROUGE-1",
+    "phone_error_rate": "phone error rate",
+}
 SLIGHT = 0.1
 """What we take the paper's "slight accuracy loss" to be at most, of the target alone's score."""
 
@@ -76,6 +86,13 @@ def _claims(task: Task, runs: Mapping[str, Runs]) -> Iterator[Claim]:
             [apart(*both, score) for both in _beside(runs, name)],
             Target(most=1.0),
         )
+    greedy, alone = runs["exact, greedy"], runs["target alone, greedy"]
+    yield claim(
+        f"speculative.greedy-{score}-apart.{task}.measured",
+        f"{name_of_score} of greedy decoding with drafts less the target's own, absolute",
+        [abs(a[score]["value"] - b[score]["value"]) for a, b in zip(greedy, alone, strict=True)],
+        Target(most=0.0, unit="fraction"),
+    )
     for name in ("calibrated", PAPER_LIMITS):
         yield claim(
             f"speculative.{name.split()[0]}-{score}-lost.{task}.measured",
@@ -121,5 +138,5 @@ def apart(run: Run, alone: Run, score: str) -> float:
 def lost(run: Run, alone: Run, score: str) -> float:
     """How much worse a score is than the target alone's, as a fraction of it; below 0: better."""
     worse = run[score]["value"] - alone[score]["value"]
-    sign = 1 if score == "word_error_rate" else -1
+    sign = 1 if score.endswith("error_rate") else -1
     return float(sign * worse / max(alone[score]["value"], 1e-3))

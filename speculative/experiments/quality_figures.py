@@ -1,5 +1,6 @@
 """Draws task scores with their intervals, and where the time of decoding goes."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def scores(by_task: ByTask, score_of: Mapping[str, str], folder: Path) -> Figure
         folder / "task-scores",
         panels,
         f"{note}, alpha = -beta; {machine()}",
-        title="(c) Word error rate and ROUGE-1",
+        title="(c) Error rates and ROUGE-1",
         tier="measured",
         caption="The target alone, exact verification, and the two approximations. What the "
         "sigmoid accepts is mostly the draft's choice.",
@@ -122,7 +123,12 @@ def summary(task: str, runs: Mapping[str, Runs], score: str) -> str:
 
 def _short(name: str) -> str:
     """A method's name in two lines, for the axis."""
-    return name.replace("target alone", "target\nalone").replace("sigmoid ", "sigmoid\n")
+    return re.sub("target |sigmoid |, ", _broken, name)
+
+
+def _broken(words: re.Match[str]) -> str:
+    """These words, after which a line ends instead of a space."""
+    return f"{words[0].rstrip()}\n"
 
 
 def _ends(runs: Runs, score: str) -> list[float]:

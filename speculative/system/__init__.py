@@ -18,7 +18,7 @@ from systems.system import Command, NoPlan, Opened, System
 if TYPE_CHECKING:
     from systems.network.distributed import World
 
-SCORES = ("word_error_rate", "rouge_1", "rouge_2", "rouge_l")
+SCORES = ("word_error_rate", "phone_error_rate", "rouge_1", "rouge_2", "rouge_l")
 
 
 def _check(job: Job, plan: NoPlan) -> None:
@@ -31,7 +31,7 @@ def _check(job: Job, plan: NoPlan) -> None:
 
     options = job.options
     checkpoint.check(options.task, options.target_path, "--speculative.target")
-    if options.method != "none":
+    if options.method != "none" and not options.looks_up:
         checkpoint.check(options.task, options.draft_path, "--speculative.draft")
 
 
@@ -82,7 +82,9 @@ def _absolute_paths(options: Options, folders: Sequence[Path]) -> Options:
         options,
         data=options.data and absolute_data(options.data, folders),
         target=absolute_path(options.target, folders, task=options.task),
-        draft=absolute_path(options.draft, folders, task=options.task),
+        draft=options.draft
+        if options.looks_up
+        else absolute_path(options.draft, folders, task=options.task),
     )
 
 

@@ -41,7 +41,7 @@ class TrainPairArguments(ProgressFlags):
     data: str | None = None
     """The data to train on. To summarize: stdlib, installed or jsonl:PATH; None takes installed, or
     stdlib for tiny models. To transcribe: recordings[:PATH], espeak or folder:PATH; None takes
-    recordings."""
+    recordings. To pronounce: cmudict or dict:PATH; None takes cmudict."""
     target_steps: int | None = None
     """The training steps of the target. None takes enough for the default data."""
     draft_steps: int | None = None

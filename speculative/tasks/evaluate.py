@@ -8,16 +8,25 @@ import torch
 
 from speculative.decoding.decode import generate
 from speculative.decoding.generation import Record
+from speculative.decoding.lookup import Lookup
+from speculative.decoding.pace import AdaptiveGamma
 from speculative.decoding.sampling import suppression
 from speculative.decoding.step import Observer
-from speculative.options import Options
+from speculative.options import Options, Task
 from speculative.tasks.checkpoint import load_model
+from speculative.tasks.pronounce import Pronunciations
 from speculative.tasks.summarize import Summaries
 from speculative.tasks.transcribe import Transcripts
 from speculative.verification.calibration import Observed
 from speculative.verification.rules import Calibrated, Rule
 
 Split = Literal["train", "test"]
+Samples = Summaries | Transcripts | Pronunciations
+SAMPLES: dict[Task, type[Samples]] = {
+    "summarize": Summaries,
+    "transcribe": Transcripts,
+    "pronounce": Pronunciations,
+}
 WARM_UP_TOKENS = 4
 """How far the first batch is decoded before the clock counts."""
 SHOWN = 3
@@ -41,16 +50,16 @@ def evaluate(
         token's position in its step, tokens_per_target_step, tokens_per_s, new_tokens, samples,
         draft_s, target_s, verify_s, rest_s and total_s; the task's scores, each a table of value,
         low and high (95 %, bootstrap over samples): rouge_1, rouge_2 and rouge_l, or
-        word_error_rate; the parameters of both models; the calibration (None with other methods);
-        and examples.
+        word_error_rate, or phone_error_rate; the parameters of both models; the calibration (None
+        with other methods); and examples.
 
     Raises:
         InputError: models or data are missing, or do not fit each other.
     """
     device = device or torch.device("cpu")
     target = load_model(options.task, options.target_path, device, "--speculative.target")
-    draft = None
-    if options.method != "none":
+    draft = Lookup() if options.looks_up and options.method != "none" else None
+    if options.method != "none" and not options.looks_up:
         draft = load_model(options.task, options.draft_path, device, "--speculative.draft")
     samples = _samples(options, target, "test")
     observed = Observed(options.temperature)
@@ -66,7 +75,7 @@ def evaluate(
         **_metrics(record),
         **scored,
         "target_parameters": target.num_parameters(),
-        "draft_parameters": None if draft is None else draft.num_parameters(),
+        "draft_parameters": draft.num_parameters() if hasattr(draft, "num_parameters") else None,
         "calibration": dataclasses.asdict(rule) if isinstance(rule, Calibrated) else None,
         "examples": [
             {"output": texts[i], "reference": samples.reference(i)}
@@ -101,16 +110,11 @@ def observe(
 
 
 def _decode(
-    options: Options,
-    target: Any,
-    draft: Any | None,
-    samples: Summaries | Transcripts,
-    rule: Rule,
-    seed: int,
+    options: Options, target: Any, draft: Any | None, samples: Samples, rule: Rule, seed: int
 ) -> tuple[Record, list[str]]:
     """Decode all samples in batches: what that took, and their texts."""
     arguments: dict[str, Any] = {
-        "gamma": options.gamma,
+        "gamma": AdaptiveGamma(most=options.gamma) if options.adaptive else options.gamma,
         "rule": rule,
         "sampling": options.sampling(**suppression(target)),
         "seed": seed,
@@ -133,17 +137,16 @@ def _decode(
     return record, texts
 
 
-def _batches(options: Options, samples: Summaries | Transcripts) -> Iterator[list[int]]:
+def _batches(options: Options, samples: Samples) -> Iterator[list[int]]:
     """The numbers of the samples that are decoded together, batch after batch."""
     numbers = range(len(samples))
     for start in numbers[:: options.batch_size]:
         yield list(numbers[start : start + options.batch_size])
 
 
-def _samples(options: Options, target: Any, split: Split) -> Summaries | Transcripts:
+def _samples(options: Options, target: Any, split: Split) -> Samples:
     """The samples of the task that the options name."""
-    kind = Summaries if options.task == "summarize" else Transcripts
-    return kind(options, target, split)
+    return SAMPLES[options.task](options, target, split)
 
 
 def _metrics(record: Record) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Makes small targets and smaller drafts, with the tokenizer and features that both share.
 
 Pairs for summarization are T5s over a byte-level BPE vocabulary, pairs for transcription are
-Whispers over the words that are said.
+Whispers over the words that are said, pairs for pronouncing are T5s over letters and phones.
 """
 
 import errno
@@ -39,8 +39,8 @@ class Recipe:
     samples: int
     """The most training samples."""
     data: str
-    """The source of the samples, as `docstrings.read_pairs` and `speech.read_utterances` take
-    it."""
+    """The source of the samples, as `docstrings.read_pairs`, `speech.read_utterances` and
+    `cmudict.read_entries` take it."""
     heard_s: int = 0
     """The longest speech that a transcribing model hears, in seconds."""
 
@@ -66,6 +66,13 @@ RECIPES: Mapping[Size, Mapping[Task, Recipe]] = {
             data="recordings",
             heard_s=4,
         ),
+        "pronounce": Recipe(
+            shapes=SMALL_SHAPES,
+            steps={"target": 6000, "draft": 4000},
+            learning_rate=3e-3,
+            samples=200_000,
+            data="cmudict",
+        ),
     },
     "tiny": {
         "summarize": Recipe(
@@ -88,6 +95,16 @@ RECIPES: Mapping[Size, Mapping[Task, Recipe]] = {
             samples=2000,
             data="recordings",
             heard_s=1,
+        ),
+        "pronounce": Recipe(
+            shapes={
+                "target": Shape(width=64, encoder_layers=2, decoder_layers=4),
+                "draft": Shape(width=32, encoder_layers=1, decoder_layers=1),
+            },
+            steps={"target": 1000, "draft": 1000},
+            learning_rate=5e-3,
+            samples=200_000,
+            data="cmudict",
         ),
     },
 }
@@ -146,6 +163,24 @@ def word_tokenizer(words: Sequence[str]) -> Any:
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=["<|notimestamps|>"],
+    )
+
+
+def spelling_tokenizer(texts: Sequence[str]) -> Any:
+    """A tokenizer of the letters and phones in texts, which are apart by spaces, that ends texts
+    with </s>."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    signs = sorted({sign for text in texts for sign in text.split()})
+    vocabulary = {sign: n for n, sign in enumerate(["<pad>", "</s>", "<unk>", *signs])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from speculative.options import Task
-from speculative.tasks import docstrings, pairs, speech, training_checkpoint
+from speculative.tasks import cmudict, docstrings, pairs, speech, training_checkpoint
 from speculative.tasks.pairs import RECIPES, Recipe, Role, Size
 from speculative.tasks.training_checkpoint import Position
 from systems import disk
@@ -75,7 +75,8 @@ def train_pair(
 
     Args:
         size: chooses models, data and steps from `speculative.tasks.pairs.RECIPES`.
-        data: a source for `docstrings.read_pairs` or `speech.read_utterances`; None: the recipe's.
+        data: a source for `docstrings.read_pairs`, `speech.read_utterances` or
+            `cmudict.read_entries`; None: the recipe's.
         steps: how many steps target and draft are trained; None: the recipe's.
         seed: decides the initial weights and the order of samples.
         device: where to train; None: the CPU.
@@ -94,7 +95,7 @@ def train_pair(
     if not missing:
         return
     torch.manual_seed(seed)
-    material = _summaries(recipe) if task == "summarize" else _transcripts(recipe, seed)
+    material = _material(task, recipe, seed)
     for role in missing:
         torch.manual_seed(seed)
         model = material.make(role).to(device or torch.device("cpu"))
@@ -174,6 +175,13 @@ def _chosen(material: Material, step: int, seed: int) -> Tensor:
     return torch.randint(material.samples, (BATCH_SIZE,), generator=generator)
 
 
+def _material(task: Task, recipe: Recipe, seed: int) -> Material:
+    """What pairs for a task are trained with."""
+    if task == "transcribe":
+        return _transcripts(recipe, seed)
+    return _summaries(recipe) if task == "summarize" else _pronunciations(recipe)
+
+
 def _summaries(recipe: Recipe) -> Material:
     """What pairs for summarization are trained with."""
     samples = docstrings.read_pairs(recipe.data, "train", recipe.samples)
@@ -182,6 +190,22 @@ def _summaries(recipe: Recipe) -> Material:
     labels = tokenizer(
         [p.summary for p in samples], truncation=True, max_length=pairs.MOST_SUMMARY_TOKENS
     )["input_ids"]
+    return _of_t5(recipe, tokenizer, inputs, labels)
+
+
+def _pronunciations(recipe: Recipe) -> Material:
+    """What pairs for pronouncing are trained with."""
+    entries = cmudict.read_entries(recipe.data, "train", recipe.samples)
+    tokenizer = pairs.spelling_tokenizer([text for e in entries for text in (e.letters, e.phones)])
+    inputs = tokenizer([entry.letters for entry in entries])["input_ids"]
+    labels = tokenizer([entry.phones for entry in entries])["input_ids"]
+    return _of_t5(recipe, tokenizer, inputs, labels)
+
+
+def _of_t5(
+    recipe: Recipe, tokenizer: Any, inputs: list[list[int]], labels: list[list[int]]
+) -> Material:
+    """What T5s are trained with: the tokens that they read and those that they give."""
 
     def batch(numbers: Tensor) -> dict[str, Tensor]:
         ids = _padded([inputs[i] for i in numbers], tokenizer.pad_token_id)
@@ -194,7 +218,7 @@ def _summaries(recipe: Recipe) -> Material:
     def make(role: Role) -> Any:
         return pairs.t5(recipe.shapes[role], len(tokenizer))
 
-    return Material(len(samples), batch, make, (tokenizer,))
+    return Material(len(inputs), batch, make, (tokenizer,))
 
 
 def _transcripts(recipe: Recipe, seed: int) -> Material:

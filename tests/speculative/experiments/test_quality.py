@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from speculative import ngrams
 from speculative.experiments import pairs, quality
 from speculative.options import Options
 
@@ -46,6 +47,7 @@ def decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Options]:
     monkeypatch.setenv("TESTBED_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(quality, "evaluate", evaluate)
+    monkeypatch.setattr(ngrams, "installed", lambda: False)  # no words to pronounce
     return seen
 
 
@@ -89,11 +91,14 @@ def test_pairs_are_trained_in_the_reproduction(
             (folder / role / "config.json").touch()
         return []
 
+    monkeypatch.setattr(ngrams, "installed", lambda: False)
     monkeypatch.delenv("TESTBED_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pairs, "train_pair", train)
     assert set(pairs.obtain("quick", tmp_path / "records")) == {"summarize"}
-    assert "transcribe: left out; set TESTBED_DATA" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "transcribe: left out; set TESTBED_DATA" in said
+    assert "pronounce: left out; pip install 'systems-testbed[ngram]'" in said
     (tmp_path / "data/speech/recordings").mkdir(parents=True)
     monkeypatch.setenv("TESTBED_DATA", str(tmp_path / "data"))
     found = pairs.obtain("quick", tmp_path / "records")

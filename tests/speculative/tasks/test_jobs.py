@@ -11,7 +11,7 @@ from systems import schema
 JOBS = Path(__file__).parents[3] / "launch" / "jobs"
 
 
-@pytest.mark.parametrize("name", ["summarize", "transcribe"])
+@pytest.mark.parametrize("name", ["summarize", "transcribe", "pronounce"])
 def test_ready_jobs(name: str) -> None:
     table = tomllib.loads((JOBS / f"{name}.toml").read_text())
     options = schema.read(Options, table["speculative"], name)
