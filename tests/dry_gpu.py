@@ -38,8 +38,9 @@ CPU = torch.device("cpu")
 
 def on_cpu(value: Any) -> Any:
     """The CPU instead of a GPU, where a device is meant."""
-    is_gpu = (isinstance(value, torch.device) and value.type == "cuda") or value == "cuda"
-    return CPU if is_gpu else value
+    if isinstance(value, torch.device):
+        return CPU
+    return CPU if isinstance(value, str) and value == "cuda" else value
 
 
 class OnCpu(TorchFunctionMode):
