@@ -216,6 +216,22 @@ class CoordinateMaps:
         }
         return begun
 
+    def prepare(self, like: "CoordinateMaps") -> None:
+        """Make all voxels and kernel maps that other maps have.
+
+        A network that was called once on a tensor with the maps `like` then finds all that it needs
+        here, and torch.compile all of it in one graph.
+        """
+        for stride in like.strides:
+            if stride not in self._keys:
+                finer = [s for s in self.strides if quotient(stride, s)]
+                if finer:
+                    factor = quotient(stride, finer[0])
+                    assert factor is not None
+                    self.coarsen(finer[0], factor)
+        for kernel in like._kernel_maps:
+            _ = self.kernel_map(kernel).transpose
+
     def to(self, device: torch.device) -> "CoordinateMaps":
         """Move the voxels to a device. Kernel maps are made there again when they are needed."""
         keys = {stride: keys.to(device) for stride, keys in self._keys.items()}

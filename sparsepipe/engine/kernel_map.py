@@ -23,7 +23,8 @@ or, where that box is too empty to afford a table, searched in the sorted keys (
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, count
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -34,6 +35,15 @@ from sparsepipe.engine.coordinates import displacement
 from sparsepipe.engine.kernel import Kernel as Kernel, Offset
 from sparsepipe.engine.layouts import Block, Neighbours, cut, tabulate
 from sparsepipe.engine.lookup import Pairs, look_up
+
+_numbers = count()
+_living: "WeakValueDictionary[int, KernelMap]" = WeakValueDictionary()
+"""All kernel maps by the numbers of their handles."""
+
+
+def of_handle(handle: Tensor) -> "KernelMap":
+    """The kernel map that a handle stands for."""
+    return _living[int(handle)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +66,14 @@ class KernelMap:
     """int32 [P]: the row of the output in each pair."""
     counts: tuple[int, ...]
     """The number of pairs under each of the K offsets."""
+    handle: Tensor = field(init=False, repr=False)
+    """int64 []: a number that stands for the map in compiled graphs, which hold tensors alone."""
     _blocks: dict[int, list[Block]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        number = next(_numbers)
+        _living[number] = self
+        object.__setattr__(self, "handle", torch.tensor(number))
 
     @cached_property
     def transpose(self) -> "KernelMap":

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch.overrides import handle_torch_function, has_torch_function
 
 Parameters = ParamSpec("Parameters")
@@ -21,6 +22,8 @@ def traceable(function: Callable[Parameters, Result]) -> Callable[Parameters, Re
 
     @functools.wraps(function)
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
         values: list[Any] = []
         for argument in (*args, *kwargs.values()):
             values += argument if isinstance(argument, list | tuple) else [argument]

@@ -27,6 +27,7 @@ def dense_transposed(
 ) -> Tensor:
     """What nn.ConvTranspose3d gives at the voxels `sites` [M, 4] of stride 1: [M, Cout]."""
     stride = tensor.tensor_stride
+    assert isinstance(stride, int)
     lead = size // 2 * dilation if size % 2 else 0
     cells, origin = _grid(tensor, stride, stride, size * dilation, 0)
     output = F.conv_transpose3d(cells, _weight(kernel, size), stride=stride, dilation=dilation)

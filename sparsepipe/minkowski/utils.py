@@ -58,8 +58,8 @@ def batch_sparse_collate(
     data: Sequence[Any], dtype: torch.dtype = torch.int32, device: Any = None
 ) -> Any:
     """`sparse_collate` for a DataLoader: of tuples (coordinates, features, labels)."""
-    coords, feats, *labels = zip(*data, strict=True)
-    return sparse_collate(coords, feats, *labels, dtype=dtype, device=device)
+    coords, feats, *rest = zip(*data, strict=True)
+    return sparse_collate(coords, feats, rest[0] if rest else None, dtype, device)
 
 
 class SparseCollation:

@@ -95,20 +95,13 @@ def describe(values: Sequence[Value]) -> list[Description]:
         isinstance(value, SparseTensor) and value.rows is not value.features for value in values
     ):
         raise ValueError("rows of sparse values travel sorted: send what values.take returns")
-    sparse = [value for value in values if isinstance(value, SparseTensor)]
-    for value in sparse:
-        if not isinstance(value.tensor_stride, int) or value.dimension != 3:
-            raise InputError(
-                f"{value}: only voxels of three axes whose strides are equal travel between "
-                "stages: take such layers, or train in one process"
-            )
     descriptions: list[Description] = []
-    unsent = {value.tensor_stride for value in sparse}
+    unsent = {_stride(value) for value in values if isinstance(value, SparseTensor)}
     unsent.discard(0)  # after global pooling there are no voxels to send
     for value in values:
         tensor, stride, batch_size = features_of(value), _PLAIN, 0
         if isinstance(value, SparseTensor):
-            stride, batch_size = value.tensor_stride, value.batch_size
+            stride, batch_size = _stride(value), value.batch_size
         if tensor.dtype not in _DTYPES or tensor.ndim > _SIZES:
             raise ValueError(f"{tensor.dtype} of {tensor.ndim} dimensions does not travel")
         descriptions.append(
@@ -122,6 +115,16 @@ def describe(values: Sequence[Value]) -> list[Description]:
         )
         unsent.discard(stride)
     return descriptions
+
+
+def _stride(value: SparseTensor) -> int:
+    """The tensor stride of a sparse value, or InputError where its voxels do not travel."""
+    if not isinstance(value.tensor_stride, int) or value.dimension != 3:
+        raise InputError(
+            f"{value}: only voxels of three axes whose strides are equal travel between stages: "
+            "take such layers, or train in one process"
+        )
+    return value.tensor_stride
 
 
 class Sending:

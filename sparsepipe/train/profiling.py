@@ -155,7 +155,7 @@ def _forward(stage: StageModule, taken: tuple[Value, ...], records: list[_Record
 
 def activation_bytes(value: Value) -> int:
     """The bytes of a value in a message, without the header."""
-    with_coordinates = isinstance(value, SparseTensor) and value.tensor_stride > 0
+    with_coordinates = isinstance(value, SparseTensor) and value.tensor_stride != 0
     return features_of(value).nbytes + (
         len(features_of(value)) * COORDINATE_BYTES if with_coordinates else 0
     )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
+from sparsepipe.engine.backends import in_graphs
 from sparsepipe.engine.kernel_map import KernelMap
 from sparsepipe.engine.precision import autocast, refuse_mixed_products
 from sparsepipe.engine.traceable import traceable
@@ -122,6 +123,10 @@ def convolve(
     """
     _check(features, weight, kernel_map)
     features, weight = autocast(features, weight)
+    if torch.compiler.is_compiling():
+        outputs = len(kernel_map.output_keys)
+        traced: Tensor = in_graphs.convolve(features, weight, kernel_map.handle, outputs, name)
+        return traced
     output: Tensor = _Convolution.apply(
         features, weight, kernel_map, backend(name, features.device)
     )

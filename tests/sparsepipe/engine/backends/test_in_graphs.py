@@ -1,0 +1,71 @@
+"""Networks under torch.compile are one graph, with the same values and gradients."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparsepipe.engine.backends import convolve, in_graphs
+from sparsepipe.engine.kernel_map import Kernel
+from sparsepipe.engine.layers import BatchNorm, Convolution, ConvolutionTranspose, ReLU
+from sparsepipe.engine.tensor import SparseTensor, cat
+from tests.sparsepipe.clouds import random_tensor
+
+
+class Small(nn.Module):
+    """Down, up, and joined with what it came from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.relu = Convolution(3, 4), BatchNorm(4), ReLU()
+        self.down, self.up = Convolution(4, 6, 2, 2), ConvolutionTranspose(6, 4, 2, 2)
+        self.last = Convolution(8, 2, 1, bias=True)
+
+    def forward(self, tensor: SparseTensor) -> Tensor:
+        fine = self.relu(self.norm(self.first(tensor)))
+        return self.last(cat([self.up(self.relu(self.down(fine))), fine])).features
+
+
+def test_the_operator_has_the_values_and_gradients_of_convolve() -> None:
+    tensor = random_tensor(3)
+    kernel_map = tensor.maps.kernel_map(Kernel(3, 1, 1, 1))
+    weight = torch.randn(27, 3, 4, dtype=torch.float64, requires_grad=True)
+    features = tensor.features.requires_grad_()
+    rows = len(kernel_map.output_keys)
+    found = in_graphs.convolve(features, weight, kernel_map.handle, rows, "native")
+    expected = convolve(features, weight, kernel_map)
+    gradient = torch.randn_like(expected)
+    results = [
+        (y.detach(), *torch.autograd.grad(y, [features, weight], gradient))
+        for y in (found, expected)
+    ]
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_prepared_maps_have_all_that_a_network_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, first = Small().double(), random_tensor(3)
+    network(first)
+    second = random_tensor(3, voxels=150, seed=1)
+    expected = network(random_tensor(3, voxels=150, seed=1))
+    second.maps.prepare(first.maps)
+    monkeypatch.setattr("sparsepipe.engine.coordinate_maps.build", None)
+    assert torch.equal(network(second), expected)
+
+
+@pytest.mark.slow
+def test_a_network_is_one_graph_whatever_the_number_of_voxels() -> None:
+    torch.manual_seed(0)
+    network, first = Small(), random_tensor(3, torch.float32)
+    network(first)
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    for seed in range(3):
+        tensor = random_tensor(3, torch.float32, voxels=100 + 20 * seed, seed=seed)
+        tensor.maps.prepare(first.maps)
+        gradients = []
+        for call in (network, compiled):
+            network.zero_grad()
+            output = call(tensor)
+            output.square().sum().backward()
+            gradients.append([output.detach(), *(p.grad for p in network.parameters())])
+        for ours, theirs in zip(*gradients, strict=True):
+            torch.testing.assert_close(ours, theirs)
