@@ -81,16 +81,20 @@ class Step:
         self.phases.mark("draft")
         logits = self._score(draft_tokens)
         if self.settings.observe is not None and draft_logits:
-            self.settings.observe(*_alike(logits, draft_logits), draft_tokens)
+            target, drafted = _alike(logits, draft_logits)
+            assert drafted is not None
+            self.settings.observe(target, drafted, draft_tokens)
         if self.settings.sampling.greedy:
             decided = match(logits, draft_tokens, lengths)
         elif not draft_tokens.shape[1]:
             token = self._choose(logits[:, 0], self.offsets, philox.NEXT)
             decided = [torch.zeros_like(token), token, (token < 0).long()]
         else:
+            target, drafted = _alike(logits, draft_logits)
             decided = list(
                 verify(
-                    *(_alike(logits, draft_logits) if draft_logits else (logits, None)),
+                    target,
+                    drafted,
                     draft_tokens,
                     rule=self.settings.rule,
                     temperature=self.settings.sampling.temperature,
@@ -178,8 +182,11 @@ class Step:
         )
 
 
-def _alike(logits: Tensor, draft_logits: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The target's logits [B, G + 1, V] and the draft's [B, G, V], of one dtype."""
+def _alike(logits: Tensor, draft_logits: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """The target's logits [B, G + 1, V] and the draft's [B, G, V], of one dtype; None where draft
+    tokens were not chosen by logits."""
+    if not draft_logits:
+        return logits, None
     together = torch.cat(draft_logits, 1)
     common = torch.promote_types(logits.dtype, together.dtype)
     return logits.to(common), together.to(common)

@@ -58,7 +58,7 @@ def evaluate(
     """
     device = device or torch.device("cpu")
     target = load_model(options.task, options.target_path, device, "--speculative.target")
-    draft = Lookup() if options.looks_up and options.method != "none" else None
+    draft: Any = Lookup() if options.looks_up and options.method != "none" else None
     if options.method != "none" and not options.looks_up:
         draft = load_model(options.task, options.draft_path, device, "--speculative.draft")
     samples = _samples(options, target, "test")
