@@ -89,7 +89,9 @@ def test_a_part_that_fails_leaves_its_rows_and_the_reason(
     found = run(tmp_path, ["fine", "fails"])
     assert found["parts"]["fine"]["rows"] == [{"cpu": 1.5}]
     failed = found["parts"]["fails"]
-    assert (failed["end"], failed["rows"]) == ("failed with code 1", [{"cpu": 1.0}])
+    assert failed["end"] == "failed with code 1"
+    first, reason = failed["rows"]
+    assert (first, reason["failed"]) == ({"cpu": 1.0}, "ValueError('no such kernel')")
     assert failed["errors"][-1] == "ValueError: no such kernel"
     assert wrong(found) == ["fails failed with code 1: ValueError: no such kernel"]
     # A second call repeats what is not done, and that alone.

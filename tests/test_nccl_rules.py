@@ -16,14 +16,14 @@ from sparsepipe.experiments.equivalence import RANKS, Case as Pipeline, one_proc
 from sparsepipe.experiments.small_pipelines import difference
 from sparsepipe.schedule.lists import roles
 from systems.environment import environment
-from systems.network import gpu_transport
+from systems.network import gpu_transport, streams
 from systems.network.distributed import Backend, start, stop
-from systems.network.transport import TorchTransport, open_transport
+from systems.network.transport import TorchTransport, open_transport, void
 from tests.ranks import RankError, run_ranks
 from tests.sparsepipe.runtime import test_run as pipelines
 from tests.stanza.train import test_loop as training
 from tests.stanza.workers import test_columns as columns
-from tests.systems.network.fake_cuda import fake_cuda
+from tests.systems.network.fake_cuda import DEFAULT, fake_cuda
 from tests.systems.network.nccl_rules import nccl_rules
 
 LIMIT_S = 300
@@ -112,18 +112,9 @@ def wait_on_the_stream_that_computes(case: Pipeline) -> None:
 
     with (
         mock.patch.object(gpu_transport.NcclTransport, "_finish", finish),
-        mock.patch.object(gpu_transport.streams, "own", fake_cuda_default),
+        mock.patch.object(streams, "own", return_value=DEFAULT),
     ):
         run_pipeline(case, "nccl", partial(nccl_rules, limit_s=5))
-
-
-def fake_cuda_default(_: object) -> Any:
-    from tests.systems.network.fake_cuda import DEFAULT
-
-    return DEFAULT
-
-
-def void(_: object) -> None: ...
 
 
 @pytest.mark.slow

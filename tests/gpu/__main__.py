@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ NEEDED = ("numpy", "scipy", "sklearn", "PIL", "matplotlib", "tomli_w", "pytest",
 """What parts import beside torch, where nothing is installed for them."""
 SHORTEST_S = 5.0
 """A part is not begun if there is less time left."""
+TRACE = 4000
+"""The last characters of a traceback that are kept."""
 LINES = 20
 """The last lines of what a part that failed has printed."""
 
@@ -70,10 +73,18 @@ def _names() -> str:
 def run_part(part: Part, path: Path, scale: Scale) -> None:
     """Run a part in this process; each row is in the file as soon as it is found."""
     with path.open("w") as file:
-        for row in part.rows(scale):
+
+        def keep(row: Row) -> None:
             print("  " + ", ".join(f"{k} {_short(v)}" for k, v in row.items()), flush=True)
             file.write(json.dumps(row, default=str) + "\n")
             file.flush()
+
+        try:
+            for row in part.rows(scale):
+                keep(row)
+        except Exception as error:  # what libraries print after it may be longer than what is kept
+            keep({"failed": repr(error), "trace": traceback.format_exc()[-TRACE:]})
+            raise
 
 
 def _short(value: Any) -> str:

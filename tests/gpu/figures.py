@@ -10,7 +10,10 @@ from systems.figures.experiment import Figure
 
 def draw_all(found: dict[str, Any], path: Path) -> Iterator[Path]:
     """Draw the parts that have rows; yields the paths of the pictures, which lie beside `path`."""
-    rows = {name: part["rows"] for name, part in found["parts"].items()}
+    rows = {
+        name: [row for row in part["rows"] if "failed" not in row]
+        for name, part in found["parts"].items()
+    }
     machine = (rows.get("machine") or [{}])[0]
     footnote = f"medians; {machine.get('gpu', 'GPU')}, torch {machine.get('torch', '?')}"
     for name, panels in (

@@ -10,7 +10,7 @@ threads ask for GPUs: what has begun that cannot be forked.
 import multiprocessing
 import statistics
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -146,7 +146,7 @@ class OnDevice(Clouds):
 
 
 def _in_world(
-    place: Environment, roles: tuple[str, ...], steps: Callable[[World], list[float]]
+    place: Environment, roles: Sequence[str], steps: Callable[[World], list[float]]
 ) -> float:
     """The median seconds of the steps that a rank does in a world of its own."""
     torch.set_num_threads(1)
