@@ -26,7 +26,7 @@ def test_the_blocks_on_sparse_tensors_run() -> None:
         "labels": torch.randint(0, 20, (900,)),
     }
     run = [block for block in blocks if block]
-    assert len(run) == 4
+    assert len(run) == 5
     for block in run:
         exec(compile(block, "library.md", "exec"), names)
     assert names["of_points"].shape == (100, 16)
