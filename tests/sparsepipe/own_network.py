@@ -22,9 +22,9 @@ class Unit(nn.Sequential):
 class Halving(sp.Convolution):
     """A layer that somebody derived from one of ours."""
 
-    def forward(self, tensor: SparseTensor) -> SparseTensor:
+    def forward(self, tensor: SparseTensor, at: SparseTensor | None = None) -> SparseTensor:
         assert tensor.channels == self.in_channels  # a value that torch.fx could not give
-        return super().forward(tensor)
+        return super().forward(tensor, at)
 
 
 class OwnUNet(nn.Module):

@@ -17,17 +17,9 @@ from systems.clusters.sized import fitted
 from systems.job import Job
 from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
+from systems.runs.training_line import training_line
 from systems.schema import InputError
-from systems.system import (
-    Emulating,
-    Opened,
-    Planning,
-    Shaping,
-    Simulated,
-    System,
-    Training,
-    training_line,
-)
+from systems.system import Emulating, Opened, Planning, Shaping, Simulated, System, Training
 
 WARM = 0.2
 """The share of the steps that are left out of means: at first all clients start together."""
