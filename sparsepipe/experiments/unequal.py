@@ -3,8 +3,8 @@
 Each rank is a process behind a link of its own, held to its share of a core (tier `shaped`). The
 plan is made from layers that are timed there, and is compared with what one does without a planner:
 stages of equally many layers, as they are and with GPipe's schedule, DDP, and data parallelism
-with shares by speed. At level quick there is one cluster and three of these; at level full all
-clusters and rates with three seeds, and one cluster on which all train until the loss is low.
+with shares by speed. At level full there are three clusters, two rates and three seeds, and on one
+cluster all train until the loss is low; level quick runs none of it.
 
 `unequal_grid` says what is run, and `unequal_figures` draws what is found.
 """

@@ -32,7 +32,7 @@ def results() -> dict[str, list[dict[str, Any]]]:
     """Two seeds of every scheme on the first cluster; one of them is a tenth slower."""
     paces = {scheme: PACE_S.get(scheme, 1.0) for scheme in grid.SCHEMES}
     return {
-        grid.case_name("3:1:1:1", 1.0, scheme): [run(pace_s), run(1.1 * pace_s)]
+        grid.case_name("3:1:1:1", 0.3, scheme): [run(pace_s), run(1.1 * pace_s)]
         for scheme, pace_s in paces.items()
     }
 
@@ -45,11 +45,11 @@ def test_the_plan_is_judged_against_every_baseline_and_its_prediction(
     results: dict[str, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     found = claims(results, tmp_path)
-    split = found["sparsepipe.over-equal-split.3-1-1-1-1g.shaped"]
+    split = found["sparsepipe.over-equal-split.3-1-1-1-0.3g.shaped"]
     assert (split.ours, split.n, split.status) == (pytest.approx(1.6), 2, "pass")
-    assert found["sparsepipe.over-ddp.3-1-1-1-1g.shaped"].ours == pytest.approx(2)
+    assert found["sparsepipe.over-ddp.3-1-1-1-0.3g.shaped"].ours == pytest.approx(2)
     assert len([id for id in found if ".over-" in id]) == len(grid.SCHEMES) - 1
-    ratio = found["sparsepipe.measured-over-predicted.3-1-1-1-1g.shaped"]
+    ratio = found["sparsepipe.measured-over-predicted.3-1-1-1-0.3g.shaped"]
     assert (ratio.ours, ratio.status) == (pytest.approx(1.05), "pass")
     agreeing = found["sparsepipe.predicted-agrees-with-measured.grid.shaped"]
     assert (agreeing.ours, agreeing.status) == (1 / 5, "off")  # baselines are predicted wrongly
@@ -59,22 +59,22 @@ def test_the_time_to_a_loss_is_steps_at_a_runs_own_pace(
     results: dict[str, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     for scheme in (PLAN, DDP):
-        name = grid.case_name("3:1:1:1", 1.0, scheme, to_the_end=True)
+        name = grid.case_name("3:1:1:1", 0.3, scheme, to_the_end=True)
         results[name] = [run(PACE_S[scheme])]
-    never = grid.case_name("3:1:1:1", 1.0, EQUAL_SPLIT, to_the_end=True)
+    never = grid.case_name("3:1:1:1", 0.3, EQUAL_SPLIT, to_the_end=True)
     results[never] = [run(0.4, loss=[2.5] * 40)]
-    row = grid.Trained(results).rows["3:1:1:1", 1.0]
+    row = grid.Trained(results).rows["3:1:1:1", 0.3]
     assert row[PLAN].seconds_to_loss() == [pytest.approx(29 * 0.25)]
     assert row[EQUAL_SPLIT].seconds_to_loss() == []
     found = claims(results, tmp_path)
-    assert found["sparsepipe.sooner-than-ddp.3-1-1-1-1g.shaped"].ours == pytest.approx(2)
-    assert "sparsepipe.sooner-than-equal-split.3-1-1-1-1g.shaped" not in found
+    assert found["sparsepipe.sooner-than-ddp.3-1-1-1-0.3g.shaped"].ours == pytest.approx(2)
+    assert "sparsepipe.sooner-than-equal-split.3-1-1-1-0.3g.shaped" not in found
 
 
 def test_the_figure_and_the_table_show_every_point(
     results: dict[str, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
-    results[grid.case_name("3:1:1:1", 1.0, PLAN)][1]["host_busy"] = ["somebody compiled"]
+    results[grid.case_name("3:1:1:1", 0.3, PLAN)][1]["host_busy"] = ["somebody compiled"]
     outcome = unequal.conclude(results, tmp_path)
     (figure,) = outcome.figures
     assert figure.path.is_file()
@@ -93,8 +93,8 @@ def test_where_nothing_was_run_it_is_said(tmp_path: Path) -> None:
     assert "Nothing was trained" in outcome.notes[0]
 
 
-def test_quick_is_one_cluster_and_shares_leave_something_to_the_kernel() -> None:
-    quick = [case for case in grid.CASES if case.level == "quick"]
-    assert len(quick) == len(grid.QUICK_SCHEMES)
+def test_every_point_is_a_case_and_shares_leave_something_to_the_kernel() -> None:
+    points = len(grid.BOXES) * len(grid.RATES) + 1  # and one to the end
+    assert len(grid.CASES) == points * len(grid.SCHEMES)
     assert len({case.name for case in grid.CASES}) == len(grid.CASES)
     assert all(sum(shares) < 2 for shares in grid.BOXES.values())
