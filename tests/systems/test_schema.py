@@ -241,6 +241,7 @@ def test_all_json_files_are_written_by_one_function() -> None:
     others = {
         "launch/commands/doctor.py",
         "launch/launchers/start.py",
+        "systems/processes/forked.py",
         "systems/processes/watchdog.py",
         "systems/schema.py",
     }
