@@ -37,6 +37,7 @@ def dry_run(out: Path, *names: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_part_on_a_cpu(tmp_path: Path) -> None:
     versions, rates = dry_run(tmp_path, "machine")["parts"]["machine"]["rows"]
     assert versions["gpu"] == "an imitated GPU"

@@ -54,7 +54,7 @@ def played(options: Options, concurrency: int) -> Tensor:
     return parts.learner.server.snapshot()
 
 
-@pytest.mark.parametrize("scheme", ["fedavgm", "fedprox"])
+@pytest.mark.parametrize("scheme", ["fedavgm", pytest.param("fedprox", marks=pytest.mark.slow)])
 def test_rounds_of_processes_end_as_those_on_a_virtual_clock(scheme: Any, tmp_path: Path) -> None:
     """The order in which clients end, and so that of the sum, is another."""
     options = replace(SMALL, scheme=scheme)

@@ -35,6 +35,7 @@ def test_every_engine_that_is_installed_has_its_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_verification_has_rows_of_every_method(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     out = tmp_path / "rows.json"

@@ -41,7 +41,9 @@ def result(launcher: str, *flags: str) -> dict[str, Any]:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("launcher", FLAGS)
+@pytest.mark.parametrize(
+    "launcher", [pytest.param(n, marks=[pytest.mark.slow] * (n == "deepspeed")) for n in FLAGS]
+)
 def test_every_launcher_gives_the_losses_of_torchrun(launcher: str) -> None:
     if launcher == "mpirun" and find_mpirun() is None:
         pytest.skip("no mpirun; pip install 'systems-testbed[mpi]'")

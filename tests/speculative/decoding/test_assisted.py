@@ -50,7 +50,7 @@ def many(
     return found
 
 
-@pytest.mark.parametrize("kind", ["llama", "t5"])
+@pytest.mark.parametrize("kind", ["llama", pytest.param("t5", marks=pytest.mark.slow)])
 def test_generate_follows_the_target(kind: str) -> None:
     target, draft = pair(kind)
     given = one(kind)

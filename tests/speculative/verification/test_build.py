@@ -36,10 +36,8 @@ def test_without_a_compiler_there_is_one_warning_and_the_same_decision() -> None
 
 
 @pytest.mark.skipif(build.find_nvcc() is None, reason="no nvcc")
-@pytest.mark.parametrize(
-    "architecture",
-    [pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+@pytest.mark.slow
 def test_the_cuda_kernels_compile_without_spills(architecture: int) -> None:
     found = compiled.kernels(build.find_nvcc() or "", architecture)
     assert len(found) == 21  # of three dtypes: reduce_all, match, finish of 2 methods, walk of 3

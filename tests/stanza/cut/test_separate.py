@@ -266,7 +266,7 @@ def by_identity(module: nn.Module) -> set[int]:
         ("alexnet", (256, 6, 6)),  # 9,216 values
         ("vgg16", (512, 7, 7)),  # 25,088
         ("resnet50", (2048, 1, 1)),
-        ("resnet152", (2048, 1, 1)),
+        pytest.param("resnet152", (2048, 1, 1), marks=pytest.mark.slow),
         ("inception-v3", (2816,)),  # 2,048 and 768 of the auxiliary head
         ("digits-cnn", (64, 4, 4)),  # 1,024
     ],

@@ -80,6 +80,7 @@ def test_an_exchange_that_changes_nothing_is_plain_ddp(name: str) -> None:
     assert same(of_two()[name], of_two()["ddp"])
 
 
+@pytest.mark.slow
 def test_other_runs_leave_other_parameters() -> None:
     """The comparison above can fail."""
     assert not same(of_three()["ddp bf16"], of_three()["ps"])

@@ -97,7 +97,7 @@ def reference(folder: Path, samples: str, classes: int, loss: Any) -> list[float
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("scheme", ["stanza", "ps"])
+@pytest.mark.parametrize("scheme", ["stanza", pytest.param("ps", marks=pytest.mark.slow)])
 def test_labels_with_a_loss_of_ones_own(scheme: str, tmp_path: Path) -> None:
     own_code.write(tmp_path)
     losses, totals = losses_and_totals(options(tmp_path, scheme=scheme))

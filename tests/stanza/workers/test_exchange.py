@@ -19,7 +19,7 @@ from tests.ranks import run_ranks
 
 @pytest.mark.distributed
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
-@pytest.mark.parametrize("scheme", ["ddp", "ps"])
+@pytest.mark.parametrize("scheme", ["ddp", pytest.param("ps", marks=pytest.mark.slow)])
 def test_groups_and_their_threads_end_with_the_run(scheme: Literal["ddp", "ps"]) -> None:
     for counts in run_ranks(2, _threads_after_runs, scheme):
         assert counts[0] == counts[-1], counts

@@ -30,7 +30,7 @@ CASES = {scheme: baseline(3, scheme=scheme, global_batch_size=UNEQUAL) for schem
 
 @needs_deepspeed
 @pytest.mark.distributed
-@pytest.mark.parametrize("case", parameters(CASES, ["zero1"]))
+@pytest.mark.parametrize("case", parameters(CASES, ["zero1", "zero2"]))
 def test_updates_equal_those_of_one_process(case: Case) -> None:
     ours, theirs = outcome(case), single(case.options)
     assert len(ours.loss_sums) == STEPS
