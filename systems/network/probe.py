@@ -3,10 +3,7 @@
 `systems.network.host_here` starts the ranks for it, and keeps the answer. A shaped run measures
 its own ranks, in their namespaces and under their quotas. It takes about two seconds on an idle
 machine, and longer where ranks are held.
-
-Core time is the processor's own account of a process, so nothing that other programs take, and
-nothing that a rank waits for, is in it. Between two repetitions every rank computes for a moment,
-as it does in a step: caches are then as cold, and threads as fast asleep, as they are there.
+How core seconds are measured is in `systems.network.core_seconds`.
 """
 
 import datetime
@@ -24,28 +21,31 @@ from systems.clusters.host import NOTHING, Cost, Host
 from systems.data.batches import prefetch
 from systems.data.dataset import Batch, TensorSplit
 from systems.environment import available_cores
+from systems.network.core_seconds import (
+    REPETITIONS,
+    ROUNDS,
+    Measured,
+    Pass,
+    computing,
+    line,
+    of_all_ranks,
+    on_rank_0,
+    summed,
+)
 from systems.network.distributed import World
 from systems.network.transport import TorchTransport
 
 SMALL_BYTES, LARGE_BYTES = 32, 2 * 1024**2
-"""The sizes of messages and vectors that are measured; a straight line goes through both."""
+"""The sizes of messages and vectors that are measured, in turns. A straight line
+goes through both."""
 OVER_LINK_BYTES = 256 * 1024
 """The size of a large message that crosses a slow link."""
 PARAMETERS = 4
 """How many parameters an optimizer updates at a time."""
-ROUNDS = 3
-"""How often everything is measured; medians count."""
-REPETITIONS = 6
-"""How many messages or passes are measured at a time."""
 COMPUTE_S = 0.1
 """For how long ranks compute, alone and at once, in a round."""
-IDLE_S = 0.05
-"""For how long ranks do nothing, to see what that takes."""
 CHANNEL = "probe"
 """The transport's channel for the messages."""
-
-Pass = Callable[[], float]
-"""Computes for a moment and returns the core seconds that it took."""
 
 
 def probe(
@@ -59,11 +59,11 @@ def probe(
         bandwidth_bits_per_s: the rate of the link that each is behind.
     """
     ranks, threads = world.world_size, torch.get_num_threads()
-    compute = _computing()
+    compute = computing()
     busy = _speed_of_busy_cores(compute)
     copy, add, update = (_memory(make, compute) for make in (_copying, _adding, _updating))
     torch.set_num_threads(1)  # what follows takes no more, and a pass's core time is its thread's
-    step_s = median(_on_rank_0(lambda: _step_s(compute)) for _ in range(ROUNDS))
+    step_s = median(on_rank_0(lambda: _step_s(compute)) for _ in range(ROUNDS))
     large_bytes = LARGE_BYTES if bandwidth_bits_per_s is None else OVER_LINK_BYTES
     message, latency_s = _messages(world, compute, large_bytes) if ranks > 1 else (NOTHING, 0.0)
     ring = _ring(compute, large_bytes) if ranks > 1 else NOTHING
@@ -89,18 +89,6 @@ def probe(
     return told[0]
 
 
-def _computing() -> Pass:
-    """Makes a pass through a small layer, both ways, whose values fill the caches of a core."""
-    layer, images = nn.Conv2d(16, 32, 3, padding=1), torch.rand(16, 16, 24, 24)
-
-    def compute() -> float:
-        begun = time.thread_time()
-        layer(images).sum().backward()
-        return time.thread_time() - begun
-
-    return compute
-
-
 def _speed_of_busy_cores(compute: Pass) -> float:
     """The speed of a core while all ranks compute, over that of a core while one rank does.
 
@@ -118,16 +106,16 @@ def _speed_of_busy_cores(compute: Pass) -> float:
 
     ratios = []
     for _ in range(ROUNDS + 1):
-        alone = _on_rank_0(passes_per_core_s)
+        alone = on_rank_0(passes_per_core_s)
         dist.barrier()
-        ratios.append(_summed(passes_per_core_s()) / dist.get_world_size() / alone)
+        ratios.append(summed(passes_per_core_s()) / dist.get_world_size() / alone)
     return min(1.0, median(ratios[1:]))  # caches fill in the first
 
 
 def _memory(make: Callable[[int], Callable[[], object]], compute: Pass) -> Cost:
     """The cost of what `make` makes for so many bytes, on one rank while the others wait."""
 
-    def seconds(size_bytes: int) -> float:
+    def seconds(size_bytes: int) -> Measured:
         once = make(size_bytes)
 
         def core_s() -> float:
@@ -137,12 +125,12 @@ def _memory(make: Callable[[int], Callable[[], object]], compute: Pass) -> Cost:
                 begun = time.process_time()
                 once()
                 used_s += time.process_time() - begun
-            return used_s / REPETITIONS / torch.get_num_threads()
+            return used_s / REPETITIONS / torch.get_num_threads() / pieces
 
-        return median([_on_rank_0(core_s) for _ in range(ROUNDS + 1)][1:])
+        return lambda: on_rank_0(core_s)
 
     pieces = PARAMETERS if make is _updating else 1
-    return _line(seconds(SMALL_BYTES) / pieces, seconds(LARGE_BYTES) / pieces, LARGE_BYTES / pieces)
+    return line(seconds(SMALL_BYTES), seconds(LARGE_BYTES), LARGE_BYTES / pieces)
 
 
 def _copying(size_bytes: int) -> Callable[[], object]:
@@ -201,7 +189,7 @@ def _messages(world: World, compute: Pass, large_bytes: int) -> tuple[Cost, floa
     transport = TorchTransport(world, [CHANNEL])
     before, after = (world.rank - 1) % world.world_size, (world.rank + 1) % world.world_size
 
-    def core_s(size_bytes: int) -> float:
+    def core_s(size_bytes: int) -> Measured:
         outgoing, incoming = (torch.ones(size_bytes, dtype=torch.uint8) for _ in range(2))
 
         def exchange() -> float:
@@ -212,9 +200,9 @@ def _messages(world: World, compute: Pass, large_bytes: int) -> tuple[Cost, floa
             send.wait()
             return computed_s
 
-        return _core_s(exchange)
+        return of_all_ranks(exchange)
 
-    cost = _line(core_s(SMALL_BYTES), core_s(large_bytes), large_bytes)
+    cost = line(core_s(SMALL_BYTES), core_s(large_bytes), large_bytes)
     transport.close()
     return cost, _latency_s()
 
@@ -234,15 +222,15 @@ def _latency_s() -> float:
                 dist.recv(message, 1 - rank)
         round_trips_s.append(time.perf_counter() - begun)
     core_s = (time.process_time() - begun_core_s) / max(1, len(round_trips_s))
-    of_both_s = _summed(core_s if rank < 2 else 0.0)
-    return max(0.0, _on_rank_0(lambda: min(round_trips_s)) - of_both_s) / 2
+    of_both_s = summed(core_s if rank < 2 else 0.0)
+    return max(0.0, on_rank_0(lambda: min(round_trips_s)) - of_both_s) / 2
 
 
 def _ring(compute: Pass, large_bytes: int) -> Cost:
     """The cost of a message of a ring all-reduce; see `Host.ring`."""
     ranks = dist.get_world_size()
 
-    def core_s(size_bytes: int) -> float:
+    def core_s(size_bytes: int) -> Measured:
         values = torch.ones(size_bytes // 4)
 
         def all_reduce() -> float:
@@ -250,59 +238,12 @@ def _ring(compute: Pass, large_bytes: int) -> Cost:
             dist.all_reduce(values)
             return computed_s
 
-        return _core_s(all_reduce)
+        of_all_rounds_s = of_all_ranks(all_reduce)
+        return lambda: of_all_rounds_s() / (2 * (ranks - 1))
 
-    rounds = 2 * (ranks - 1)
-    small_s, large_s = core_s(SMALL_BYTES), core_s(large_bytes)
-    return _line(small_s / rounds, large_s / rounds, large_bytes / ranks)
-
-
-def _core_s(once: Pass) -> float:
-    """The core seconds of a rank for something that all ranks do together, without those for which
-    it computes meanwhile, which `once` returns."""
-
-    def used_s(act: Callable[[], float]) -> tuple[float, float]:
-        """The core seconds besides those that `act` returns, and the seconds by the clock."""
-        dist.barrier()
-        begun, begun_core_s = time.perf_counter(), time.process_time()
-        computed_s = act()
-        return time.process_time() - begun_core_s - computed_s, time.perf_counter() - begun
-
-    def alone_s() -> float:
-        """The core seconds of a repetition, without those of gloo's threads, which look up a
-        hundred times a second even where nothing comes."""
-        core_s, lasted_s = used_s(lambda: sum(once() for _ in range(REPETITIONS)))
-        idle_core_s, idle_s = used_s(_rest)
-        return max(0.0, core_s - lasted_s * idle_core_s / idle_s) / REPETITIONS
-
-    once()
-    return median(_summed(alone_s()) / dist.get_world_size() for _ in range(ROUNDS))
-
-
-def _rest() -> float:
-    """Does nothing for a moment, which computes for no seconds."""
-    time.sleep(IDLE_S)
-    return 0.0
-
-
-def _line(small_s: float, large_s: float, size_bytes: float) -> Cost:
-    """The cost whose straight line goes through those of next to nothing and of so many bytes."""
-    return Cost(fixed_s=max(0.0, small_s), byte_s=max(0.0, large_s - small_s) / size_bytes)
+    return line(core_s(SMALL_BYTES), core_s(large_bytes), large_bytes / ranks)
 
 
 def _times(cost: Cost, factor: float) -> Cost:
     """A cost times a factor."""
     return Cost(fixed_s=cost.fixed_s * factor, byte_s=cost.byte_s * factor)
-
-
-def _on_rank_0(function: Callable[[], float]) -> float:
-    """What a function returns on rank 0, while the other ranks wait."""
-    dist.barrier()
-    return _summed(function() if dist.get_rank() == 0 else 0.0)
-
-
-def _summed(value: float) -> float:
-    """The sum of a number over all ranks."""
-    total = torch.tensor(value, dtype=torch.float64)
-    dist.all_reduce(total)
-    return total.item()

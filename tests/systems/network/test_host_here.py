@@ -30,7 +30,7 @@ def test_two_ranks_probe_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(cost, Cost)
         assert 0 < cost.fixed_s < 1
         assert cost.byte_s < 1e-6
-    assert host.message.byte_s >= 0  # 0 if the machine was busy: such an answer is not kept
+    assert host.message.byte_s > 0
     assert 0 <= host.latency_s < 1
     assert 0 < host.step_s < 1
     assert f"2 ranks on {datetime.date.today()}" in host.source
