@@ -134,13 +134,7 @@ class _Faulty(Simulation):
             return capacities.get(interface) or topology.bytes_per_s(interface)
 
         tasks = [*own, *tasks]
-        super().__init__(
-            tasks,
-            loads=[task.loads for task in tasks],
-            paces=[task.pace_bytes for task in tasks],
-            waits_s=[task.seconds for task in tasks],
-            capacity=capacity,
-        )
+        super().__init__(tasks, capacity)
         self._rates: list[tuple[Interface, float]] = []
         for time_s, interface, bytes_per_s in _changes(topology):
             if time_s == 0:

@@ -153,13 +153,7 @@ class _Held(Simulation):
                 return host.cores
             return link_bytes_per_s if str(resource[0]).startswith("link ") else 1.0
 
-        super().__init__(
-            tasks,
-            loads=[task.loads for task in tasks],
-            paces=[task.pace_bytes for task in tasks],
-            waits_s=[task.seconds for task in tasks],
-            capacity=capacity,
-        )
+        super().__init__(tasks, capacity)
         self._quota_s = (host.share or math.inf) * host.period_s
         names = {resource[0] for task in tasks for resource in task.loads if resource[1] == QUOTA}
         self._ranks = sorted(map(str, names), key=int)

@@ -15,7 +15,7 @@ A program can be played on one machine as well, whose cores all tasks share:
     timeline = simulate(program, host)      # see [Note: ranks that share cores]
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from systems.clusters.cluster import Link
 from systems.clusters.host import Host
@@ -39,13 +39,12 @@ def simulate(program: Program, network: Link | Links | Host) -> Timeline:
     if isinstance(network, Host) and network.is_shaped:
         return play_held(program, network)
     if isinstance(network, Host):
-        loads: list[Mapping[Resource, float]] = [core_seconds(task, network) for task in tasks]
+        loads = [core_seconds(task, network) for task in tasks]
         paces = [max((size for r, size in of.items() if r != CORES), default=0.0) for of in loads]
         waits_s = [0.0 if task.stream is not None else task.seconds for task in tasks]
-    else:
-        loads = [task.loads for task in tasks]
-        paces, waits_s = [task.pace_bytes for task in tasks], [task.seconds for task in tasks]
-    return Simulation(tasks, loads, paces, waits_s, _capacity(network)).run()
+        capacity = _capacity(network)
+        return Simulation(tasks, capacity, loads=loads, paces=paces, waits_s=waits_s).run()
+    return Simulation(tasks, _capacity(network)).run()
 
 
 def _capacity(network: Link | Links | Host) -> Callable[[Resource], float]:

@@ -56,19 +56,24 @@ class Simulation:
     def __init__(
         self,
         tasks: Sequence[Task],
-        loads: Sequence[Mapping[Resource, float]],
-        paces: Sequence[float],
-        waits_s: Sequence[float],
         capacity: Callable[[Resource], float],
+        *,
+        loads: Sequence[Mapping[Resource, float]] | None = None,
+        paces: Sequence[float] | None = None,
+        waits_s: Sequence[float] | None = None,
     ) -> None:
         """Nothing has happened yet.
 
         Args:
-            loads: what each task moves through every resource, in bytes or seconds of core time.
+            capacity: what a resource moves in a second.
+            loads: what each task moves through every resource, in bytes or seconds of core time;
+                None: what the task says. The same goes for the two below.
             paces: that of its largest load, see `Transfers`.
             waits_s: the seconds that it waits after that.
-            capacity: what a resource moves in a second.
         """
+        loads = [task.loads for task in tasks] if loads is None else loads
+        paces = [task.pace_bytes for task in tasks] if paces is None else paces
+        waits_s = [task.seconds for task in tasks] if waits_s is None else waits_s
         self._tasks, self._paces, self._waits_s = tasks, paces, waits_s
         self._transfers = Transfers(loads, paces, capacity)
         self._starts, self._ends = [0.0] * len(tasks), [0.0] * len(tasks)

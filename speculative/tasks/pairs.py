@@ -49,6 +49,10 @@ SMALL_SHAPES: Mapping[Role, Shape] = {
     "target": Shape(width=128, encoder_layers=2, decoder_layers=2),
     "draft": Shape(width=64, encoder_layers=1, decoder_layers=1),
 }
+TINY_SHAPES: Mapping[Role, Shape] = {
+    "target": Shape(width=64, encoder_layers=2, decoder_layers=4),
+    "draft": Shape(width=32, encoder_layers=1, decoder_layers=1),
+}
 RECIPES: Mapping[Size, Mapping[Task, Recipe]] = {
     "small": {
         "summarize": Recipe(
@@ -86,10 +90,7 @@ RECIPES: Mapping[Size, Mapping[Task, Recipe]] = {
             data="stdlib",
         ),
         "transcribe": Recipe(
-            shapes={
-                "target": Shape(width=64, encoder_layers=2, decoder_layers=4),
-                "draft": Shape(width=32, encoder_layers=1, decoder_layers=1),
-            },
+            shapes=TINY_SHAPES,
             steps={"target": 600, "draft": 500},
             learning_rate=3e-3,
             samples=2000,
@@ -97,10 +98,7 @@ RECIPES: Mapping[Size, Mapping[Task, Recipe]] = {
             heard_s=1,
         ),
         "pronounce": Recipe(
-            shapes={
-                "target": Shape(width=64, encoder_layers=2, decoder_layers=4),
-                "draft": Shape(width=32, encoder_layers=1, decoder_layers=1),
-            },
+            shapes=TINY_SHAPES,
             steps={"target": 1000, "draft": 1000},
             learning_rate=5e-3,
             samples=200_000,

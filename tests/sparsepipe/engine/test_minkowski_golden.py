@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparsepipe.engine import layers
 from sparsepipe.engine.tensor import SparseTensor
+from tests.sparsepipe.golden import read_golden
 
 GOLDEN = Path(__file__).parent / "minkowski_golden.npz"
 EQUAL = 1e-12
@@ -20,12 +21,7 @@ CHANNELS = (3, 4)
 @functools.cache
 def golden() -> dict[str, dict[str, Tensor]]:
     """The arrays of every case."""
-    cases: dict[str, dict[str, Tensor]] = {}
-    with np.load(GOLDEN) as arrays:
-        for key in arrays.files:
-            case, name = key.split("/")
-            cases.setdefault(case, {})[name] = torch.from_numpy(arrays[key])
-    return cases
+    return read_golden(GOLDEN)
 
 
 def sizes(text: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 import sparsepipe.minkowski as ME
 from sparsepipe.engine.backends import backend
 from systems.schema import InputError
+from tests.sparsepipe.golden import read_golden
 from tests.sparsepipe.minkowski.cases import CASES
 
 GOLDEN = Path(__file__).parent / "golden.npz"
@@ -24,12 +24,7 @@ ROUNDED = {"merged-average": 1e-7}
 @functools.cache
 def golden() -> dict[str, dict[str, Tensor]]:
     """The arrays of every case."""
-    cases: dict[str, dict[str, Tensor]] = {}
-    with np.load(GOLDEN) as arrays:
-        for key in arrays.files:
-            case, name = key.split("/")
-            cases.setdefault(case, {})[name] = torch.from_numpy(arrays[key])
-    return cases
+    return read_golden(GOLDEN)
 
 
 def library() -> Any:
