@@ -20,6 +20,7 @@ def distances(results: Results, folder: Path) -> Figure:
         Lines(
             series=_curves(rows, quantity),
             x_label="beta of the sigmoid, alpha = -beta",
+            legend_below=True,
             y_label=label,
             title=f"{name} (measured)",
             logarithmic_x=True,

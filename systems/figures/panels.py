@@ -17,6 +17,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "*")
 FEW_BARS = 16
 """In a panel; the values of more stand upright, so that they do not overlap."""
 LEGEND_COLUMNS, LEGEND_CHARACTERS = 4, 80  # at most, below a panel
+CROWDED = 10
+"""So many groups of bars have no room for labels of the usual size."""
 MANY_POWERS = 1000
 """An axis whose ends are further apart than this has no room for labels between powers of ten."""
 FEW_POINTS = 12
@@ -151,7 +153,8 @@ def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
                 _annotate(axis, x, values, panel.value_format.format(middle), upright)
                 label = None  # one entry of the legend for the whole series
             rows += [[panel.title, name, panel.groups[g], value, panel.unit] for value in values]
-    axis.set_xticks(range(len(panel.groups)), list(panel.groups), fontsize=8)
+    size = 8 if len(panel.groups) < CROWDED else 6.5
+    axis.set_xticks(range(len(panel.groups)), list(panel.groups), fontsize=size)
     axis.set_xlim(-0.5, len(panel.groups) - 0.5)  # a group without bars has its place too
     axis.set_ylabel(panel.unit)
     if panel.logarithmic:
