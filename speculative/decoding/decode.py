@@ -70,12 +70,12 @@ def generate(
 ) -> Generation:
     """Decode continuations with `target`, helped by `draft`.
 
-    Greedily they are the target's own greedy text. Sampled with the rule `Exact()`,
-    `Block()` or `Coupled()` they are distributed as if sampled from the target alone, whatever the
-    draft; the other rules are approximations (`speculative.verification.rules`). The tokens of a request depend on the seed
-    and its number, not on the batch around it, up to rounding in the models and to processors that
-    look at padding. How a model is read, and how fast that is, depends on what it can do
-    (`speculative.decoding.reading`).
+    Greedily they are the target's own greedy text. Sampled with the rule `Exact()`, `Block()` or
+    `Coupled()` they are distributed as if sampled from the target alone, whatever the draft; the
+    other rules are approximations (`speculative.verification.rules`). The tokens of a request
+    depend on the seed and its number, not on the batch around it, up to rounding in the models and
+    to processors that look at padding. How a model is read, and how fast that is, depends on what
+    it can do (`speculative.decoding.reading`).
 
     What tokens are chosen by is said here. Of the target's generation config only the start and end
     tokens are read.
