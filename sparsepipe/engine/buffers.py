@@ -34,7 +34,10 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype)
     step = 1 << (used.bit_length() - 4)
     size = -(-used // step) * step
-    block = _free[size].pop() if _free[size] else np.empty(size + _ALIGNMENT, np.uint8)
+    try:
+        block = _free[size].pop()  # asks nothing first: another thread may take the last one
+    except IndexError:
+        block = np.empty(size + _ALIGNMENT, np.uint8)
     start = -block.ctypes.data % _ALIGNMENT
     lent = block[start : start + used]  # the tensor keeps this view, and not the block
     weakref.finalize(lent, _take_back, block, size).atexit = False

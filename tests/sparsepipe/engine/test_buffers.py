@@ -1,12 +1,22 @@
 """Memory of large results comes back when they are gone, and not before."""
 
 import gc
+from collections import defaultdict
 
+import numpy as np
+import pytest
 import torch
 
 from sparsepipe.engine import buffers
 
 LARGE = (512, 1024)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory of other tests in this process neither lies here nor comes back meanwhile."""
+    gc.collect()
+    monkeypatch.setattr(buffers, "_free", defaultdict(list))
 
 
 def test_memory_comes_back_when_the_last_tensor_on_it_is_gone() -> None:
@@ -55,3 +65,20 @@ def test_small_results_are_pytorchs_and_memory_is_bounded() -> None:
     held.clear()
     gc.collect()
     assert buffers.free_bytes() <= buffers.MOST_FREE_BYTES
+
+
+class TakenMeanwhile(list[np.ndarray]):
+    """Blocks of which another thread takes the last one just before us."""
+
+    def pop(self, *_: object) -> np.ndarray:
+        self.clear()
+        return super().pop()
+
+
+def test_another_thread_may_take_the_last_block() -> None:
+    del (first := [buffers.empty(LARGE, torch.float32)])[0]
+    ((size, blocks),) = buffers._free.items()
+    assert len(blocks) == 1
+    buffers._free[size] = TakenMeanwhile(blocks)
+    assert buffers.empty(LARGE, torch.float32).shape == LARGE
+    assert first == []

@@ -142,17 +142,12 @@ def test_stale_gradients_learn_digits_all_the_same() -> None:
 
 @pytest.mark.slow
 def test_lossy_exchanges_learn_digits_all_the_same() -> None:
-    """What random-k leaves for later steps comes when it is old, so it learns at small rates only:
-    at the default one it ends anywhere between 10 and 84 %."""
+    """What random-k leaves for later steps comes when it is old, so it learns at small rates only,
+    and for longer: at the default rate it ends anywhere between 10 and 84 %."""
     patient = {
-        name: replace(options, steps=200, learning_rate=0.002, exchange_options=("density=0.1",))
+        name: replace(options, steps=700, learning_rate=0.002, exchange_options=("density=0.1",))
         for name, options in LOSSY.items()
         if options.exchange == "random-k"
     }
     done = run_jobs(3, LOSSY | patient)
-    wrong = {
-        name: run.accuracy
-        for name, run in done.items()
-        if run.accuracy < (0.8 if name in patient else 0.9)
-    }
-    assert wrong == {}
+    assert {name: run.accuracy > 0.9 for name, run in done.items()} == dict.fromkeys(LOSSY, True)
