@@ -48,6 +48,8 @@ class Small:
     """More flags; the last of a kind wins."""
     planned: bool = False
     """Nothing but the ranks is left out."""
+    slow: bool = False
+    """It takes long, and quicker tests do nearly the same."""
 
 
 SMALL = {
@@ -60,8 +62,8 @@ SMALL = {
     ),  # it measures links first
     "testbed run launch/jobs/stanza-digits.toml": Small(NOTHING_TO_MEASURE, planned=True),
     "testbed profile stanza": Small("--batch-size 1"),
-    "testbed train-pair summarize": Small(f"{PAIR_OF_ONE_STEP} --data stdlib"),
-    "testbed train-pair transcribe": Small(PAIR_OF_ONE_STEP),
+    "testbed train-pair summarize": Small(f"{PAIR_OF_ONE_STEP} --data stdlib", slow=True),
+    "testbed train-pair transcribe": Small(PAIR_OF_ONE_STEP, slow=True),
     "testbed train-pair pronounce": Small(PAIR_OF_ONE_STEP),
     "testbed run launch/jobs/summarize.toml": Small(
         f"{FEW_SAMPLES} --speculative.data stdlib", True
@@ -84,6 +86,7 @@ SMALL = {
     "testbed sweep launch/jobs/stanza-digits.toml": Small("--help"),
     "testbed sweep": Small(),
     "testbed simulate": Small(),
+    "torchrun --nproc-per-node 4 train_cnn.py ddp": Small(TWO_SMALL_STEPS, slow=True),
     "torchrun": Small(TWO_SMALL_STEPS),
     "launch.launchers.torchrun": Small(TWO_SMALL_STEPS),
 }
@@ -122,6 +125,11 @@ def _prefix(command: str) -> str | None:
     return next((prefix for prefix in SMALL if bare.startswith(prefix)), None)
 
 
+def _small(command: str) -> Small:
+    """How a command is made small."""
+    return SMALL.get(_prefix(command) or "", Small())
+
+
 def _words(command: str) -> str | None:
     """What a command gives to this testbed's command line; None for another program."""
     called = next((start for start in LAUNCH if command.startswith(start)), None)
@@ -154,13 +162,19 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", TO_RUN)
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=[pytest.mark.slow] if _small(command).slow else [])
+        for command in TO_RUN
+    ],
+)
 def test_a_command_works(command: str, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = _missing(command)
     if reason is not None:
         pytest.skip(reason)
     monkeypatch.chdir(checkout)
-    small = SMALL.get(_prefix(command) or "", Small())
+    small = _small(command)
     words = shlex.split(f"{_words(command) or command} {small.add}")
     if "torchrun" in command.partition("--nproc-per-node")[0]:
         words[words.index("--nproc-per-node") + 1] = "2"
