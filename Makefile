@@ -29,9 +29,11 @@ test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not emulated"
 	$(PY) -m pytest -m emulated
 
-# Every test, those that take minutes and those against MinkowskiEngine included: about an hour. The
-# last lines say what was skipped, and why. Chromium and espeak-ng come from the system's packages.
+# Every test, those that take minutes, those against MinkowskiEngine and those of n-grams included: about
+# an hour. The last lines say what was skipped, and why: without a GPU, what needs one. Chromium and
+# espeak-ng come from the system's packages.
 test-all: lint minkowski
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[ngram]'
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
 		-m "(slow or not slow) and not emulated"
 	$(PY) -m pytest -m "(slow or not slow) and emulated"
