@@ -64,7 +64,7 @@ SMALL = {
     "testbed profile stanza": Small("--batch-size 1"),
     "testbed train-pair summarize": Small(f"{PAIR_OF_ONE_STEP} --data stdlib", slow=True),
     "testbed train-pair transcribe": Small(PAIR_OF_ONE_STEP, slow=True),
-    "testbed train-pair pronounce": Small(PAIR_OF_ONE_STEP),
+    "testbed train-pair pronounce": Small(PAIR_OF_ONE_STEP, slow=True),
     "testbed run launch/jobs/summarize.toml": Small(
         f"{FEW_SAMPLES} --speculative.data stdlib", True
     ),
