@@ -7,6 +7,7 @@ model verifies them.
     speculative.stream(target, draft, inputs)       # the same, step by step
     speculative.assisted(model)                     # our verification in transformers' own loop
     speculative.verify(target_logits, draft_logits, draft_tokens)    # the operator alone
+    speculative.verify_tree(target_logits, draft_logits, draft_tokens, parents)    # of a tree
     speculative.audit(verifier)                     # is a verifier, ours or another, exact?
 
 `verification` has the operator and a glossary, `decoding` the loops around it, `tasks` trains and
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from speculative.decoding.pace import AdaptiveGamma
     from speculative.decoding.sampling import Sampling
     from speculative.verification.rules import Block, Calibrated, Coupled, Exact, Sigmoid
+    from speculative.verification.tree import verify_tree
     from speculative.verification.verify import verify
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "generate",
     "stream",
     "verify",
+    "verify_tree",
 ]
 _HOMES = {
     "AdaptiveGamma": "decoding.pace",
@@ -56,6 +59,7 @@ _HOMES = {
     "generate": "decoding.decode",
     "stream": "decoding.decode",
     "verify": "verification.verify",
+    "verify_tree": "verification.tree",
 }
 """Where the public names are. They are imported when they are first used, since most need torch."""
 
