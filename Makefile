@@ -18,6 +18,9 @@ ifeq ($(wildcard /dev/nvidiactl /dev/dxg)$(PIP_INDEX_URL)$(PIP_EXTRA_INDEX_URL)$
 TORCH_INDEX ?= --extra-index-url https://download.pytorch.org/whl/cpu
 endif
 
+# Tests and ranks start Python hundreds of times, so it keeps what it has compiled.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: reproduce test test-all lint docs gpu minkowski clean
 
 reproduce: $(READY)
