@@ -99,7 +99,7 @@ def system_of(job: Job) -> System:
 
 
 def all_systems() -> list[System]:
-    """All systems that are installed and can be imported. The others are warned of."""
+    """Import all systems that are installed, and warn of those that cannot be imported."""
     found = []
     for name in names():
         try:

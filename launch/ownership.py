@@ -18,7 +18,8 @@ PACKAGES = ("systems", "launch", *(value.partition(".")[0] for value in BUILT_IN
 
 
 def foreign_packages() -> dict[str, str]:
-    """Our packages that another distribution shadows, by name, with the file found instead."""
+    """Return the names of our packages that another distribution shadows, with the file of the
+    other one."""
     home = Path(__file__).resolve().parent.parent
     foreign = {}
     for name in PACKAGES:

@@ -240,13 +240,13 @@ def unfinished(folders: Sequence[Path]) -> Path:
 
 
 def read_emulation(folder: Path) -> Emulation | None:
-    """How the cluster of an emulated run is emulated; None for other runs."""
+    """Read how the cluster of an emulated run is emulated; None for other runs."""
     table = record.read_json(folder / "run.json").get("emulation")
     return None if table is None else schema.read(Emulation, table, str(folder))
 
 
 def read_shaped(folder: Path) -> Shaped | None:
-    """What is known of the cluster of a shaped run; None for other runs."""
+    """Read what is known of the cluster of a shaped run; None for other runs."""
     table = record.read_json(folder / "run.json").get("shaped")
     return None if table is None else schema.read(Shaped, table, str(folder))
 

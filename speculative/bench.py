@@ -97,7 +97,7 @@ class Row:
 
 
 def inputs(case: Case, seed: int) -> Inputs:
-    """Logits of a target and of a draft near it, and tokens that are sampled from the draft.
+    """Make the logits of a target and of a draft near it, and sample tokens from the draft.
 
     Raises:
         InputError: the n-gram model is not installed, or has another vocabulary.
@@ -107,7 +107,7 @@ def inputs(case: Case, seed: int) -> Inputs:
 
 
 def _of_words(case: Case, seed: int) -> Inputs:
-    """Trigrams of English as the target's, bigrams as the draft's."""
+    """Make logits of English words: trigrams as the target's, bigrams as the draft's."""
     model = ngrams.read()
     if case.vocabulary != len(model.words):
         raise InputError(f"vocabulary {case.vocabulary}: the n-gram model has {len(model.words)}")
@@ -116,7 +116,7 @@ def _of_words(case: Case, seed: int) -> Inputs:
 
 
 def _normal(case: Case, seed: int) -> Inputs:
-    """Normally distributed logits of a target, and those of a draft near it, in float32."""
+    """Draw normally distributed logits of a target, and those of a draft near it, in float32."""
     device = torch.device(case.device)
     generator = torch.Generator(device).manual_seed(seed)
     shape = case.batch, case.gamma + 1, case.vocabulary
@@ -161,7 +161,7 @@ def measure(case: Case, repetitions: int = 15) -> list[Row]:
 
 
 def _call(method: str, case: Case) -> Call:
-    """What calls a method on inputs of a case."""
+    """Make the function that calls a method on inputs of a case."""
     if method == "two softmaxes":
         return lambda draft, _: two_softmaxes(*draft)
     if method == "transformers":
@@ -186,7 +186,7 @@ def _sequences(draft: Inputs) -> Iterator[Inputs]:
 
 
 def _acceptance(call: Call, drafts: Sequence[Inputs], calls: int = 20) -> float:
-    """`Row.acceptance`, over some calls with different seeds."""
+    """Measure `Row.acceptance` over some calls with different seeds."""
     accepted = torch.cat([call(drafts[seed % DRAFTS], seed)[0] for seed in range(calls)]).float()
     decided = (accepted + 1).clamp(max=drafts[0][2].shape[1])
     return float(accepted.sum() / decided.sum())
@@ -267,7 +267,7 @@ def cases(
 
 
 def transformers_region() -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """transformers' own verification of one sequence.
+    """Wrap transformers' own verification of one sequence.
 
     Returns:
         A function of target logits [1, G + 1, V], draft logits [1, G, V] and draft tokens [1, G]

@@ -257,8 +257,8 @@ class Options:
         )
 
     def weights(self, workers: int) -> tuple[float, ...] | None:
-        """What the samples of the first `workers` ranks, which have data, are in proportion to;
-        None: they are equal.
+        """Return the weights by which the samples are shared among the first `workers` ranks, which
+        have data; None: they are shared evenly.
 
         Raises:
             InputError: `batch_shares` says too few numbers, or is still "auto".

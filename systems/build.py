@@ -199,7 +199,8 @@ def _keep(content: bytes, path: Path) -> None:
 
 
 def _key(source: Path, command: Sequence[str]) -> str:
-    """What distinguishes a library from others of the same source, as 16 hexadecimal digits."""
+    """Compute what distinguishes a library from others of the same source, as 16 hexadecimal
+    digits."""
     digest = hashlib.sha256(repr([source.name, *command]).encode())
     for path in sorted(source.parent.iterdir()):
         digest.update(path.read_bytes())
@@ -214,7 +215,7 @@ def _key(source: Path, command: Sequence[str]) -> str:
 
 
 def _processor() -> str:
-    """What this machine's processor can do, as Linux lists it."""
+    """Read what this machine's processor can do, as Linux lists it."""
     lines = (
         Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
     )

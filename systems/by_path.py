@@ -226,7 +226,8 @@ def _explain(
 
 
 def _taken(factory: Callable[..., Any], known: dict[str, Any], where: str) -> dict[str, Any]:
-    """Those of the known arguments that a factory takes. Refuse one that wants another."""
+    """Choose those of the known arguments that a factory has, by name. A factory that needs another
+    one is refused."""
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):  # some built-in callables have no signature

@@ -33,7 +33,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def reason(error: OSError) -> str:
-    """Why a file could not be written: "disk full", or what the system says."""
+    """Say why a file could not be written: "disk full", or what the system says."""
     if is_full(error):
         return "disk full"
     return (error.strerror or str(error) or type(error).__name__).lower()
@@ -66,10 +66,23 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         DiskError: the file could not be written.
     """
+    with whole(path) as partial:
+        partial.write_text(text)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give the block the path of a new file to write, which replaces `path` when the block ends.
+
+    If the block fails, its file is removed, and a file that was there before stays.
+
+    Raises:
+        DiskError: the system refused a write.
+    """
     partial = path.with_name(path.name + ".partial")
     with writing(path):
         try:
-            partial.write_text(text)
+            yield partial
             partial.replace(path)
         except OSError:
             with suppress(OSError):

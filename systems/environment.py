@@ -108,7 +108,7 @@ def _torchrun(variables: Mapping[str, str]) -> Environment:
 
 
 def _who_sets_torchruns(variables: Mapping[str, str]) -> Literal["torchrun", "deepspeed", "local"]:
-    """Which launcher has set torchrun's variables."""
+    """Find out which launcher has set torchrun's variables."""
     if "TORCHELASTIC_RUN_ID" in variables:
         return "torchrun"
     return "deepspeed" if "CROSS_RANK" in variables else "local"
@@ -193,5 +193,6 @@ def available_cores() -> int:
 
 
 def threads_per_rank(world_size: int) -> int:
-    """How many threads each of `world_size` ranks of this machine gets: cores are shared out."""
+    """Share out the cores: returns how many threads each of `world_size` ranks of this machine
+    gets."""
     return max(1, (os.cpu_count() or 1) // world_size)

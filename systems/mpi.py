@@ -6,7 +6,7 @@ from systems.schema import InputError
 
 
 def import_mpi() -> Any:
-    """mpi4py's MPI module.
+    """Import mpi4py's module MPI.
 
     Raises:
         InputError: mpi4py or an MPI library is missing.

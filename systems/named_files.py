@@ -31,7 +31,7 @@ def absolute_profile(name: str, folders: Sequence[Path]) -> str:
 
 
 def absolute_data(data: str, folders: Sequence[Path]) -> str:
-    """Data such as folder:PATH, or jsonl:PATH,DOCUMENT,SUMMARY, with an absolute path."""
+    """Return data such as folder:PATH, or jsonl:PATH,DOCUMENT,SUMMARY, with an absolute path."""
     kind, colon, path = data.partition(":")
     path, comma, keys = path.partition(",") if kind == "jsonl" else (path, "", "")
     return f"{kind}{colon}{absolute_path(path, folders)}{comma}{keys}"

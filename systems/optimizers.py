@@ -59,7 +59,8 @@ def attach_schedule(optimizer: Optimizer, schedule: LRScheduler, steps_done: int
 def check_lasts(
     schedule: LRScheduler, steps: int, option: str, name: str, texts: Collection[str] = ()
 ) -> None:
-    """Step a schedule as often as the run will. Its optimizer is of no use afterwards.
+    """Step a schedule as often as the run will, and refuse one that ends before. Its optimizer is
+    of no use afterwards.
 
     Args:
         option: the option that names it, such as "--stanza.schedule".

@@ -24,7 +24,8 @@ class InputError(ValueError):
 
 
 def remedy(wrong: str, known: typing.Iterable[str]) -> str:
-    """What a user may write instead of a wrong word: the closest known word, or all known words."""
+    """Say what a user may write instead of a wrong word: the closest known word, or all known
+    words."""
     names = {name.lower(): name for name in sorted(known)}
     close = difflib.get_close_matches(wrong.lower(), names, n=1)
     return f"perhaps {names[close[0]]!r}" if close else f"known: {', '.join(names.values())}"
@@ -116,7 +117,7 @@ def dump(value: Any) -> Any:
 
 
 def to_json(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
-    """Plain data as JSON. All JSON of the testbed is written with this.
+    """Write plain data as JSON. All JSON of the testbed is written with this.
 
     JSON has neither NaN nor infinities, and strict readers refuse a file that has them: each is
     written as null.
@@ -128,7 +129,7 @@ def to_json(value: Any, *, indent: int | None = None, sort_keys: bool = False) -
 
 
 def count_not_finite(value: Any) -> int:
-    """How many numbers in plain data are NaN or infinite; they are null in its JSON."""
+    """Count the numbers in plain data that are NaN or infinite; they are null in its JSON."""
     if isinstance(value, Mapping):
         return sum(map(count_not_finite, value.values()))
     if isinstance(value, (list, tuple)):
@@ -137,7 +138,7 @@ def count_not_finite(value: Any) -> int:
 
 
 def _finite(value: Any) -> Any:
-    """Plain data with None for every number that is NaN or infinite."""
+    """Replace every number in plain data that is NaN or infinite by None."""
     if isinstance(value, Mapping):
         return {key: _finite(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -152,7 +153,8 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
 
 
 def _remedy(cls: type, key: str) -> str:
-    """What to do about an unknown key: move it to the table that has it, or write a similar key."""
+    """Say what to do about an unknown key: move it to the table that has it, or write a similar
+    key."""
     hints = typing.get_type_hints(cls)
     for name, hint in hints.items():
         if dataclasses.is_dataclass(hint) and key in {f.name for f in dataclasses.fields(hint)}:
@@ -210,7 +212,7 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
 
 
 def _name(hint: Any) -> str:
-    """How messages name a type."""
+    """Name a type in messages."""
     if typing.get_origin(hint) is Literal:
         return " or ".join(repr(v) for v in typing.get_args(hint))
     return str(getattr(hint, "__name__", hint))

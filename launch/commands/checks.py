@@ -37,7 +37,7 @@ MPI_PROGRAM = "from mpi4py import MPI; print(MPI.Get_library_version().splitline
 
 
 def all_checks() -> list[Finding]:
-    """Everything that is found beyond the base packages."""
+    """Make all findings beyond those about the base packages."""
     return [
         _torch(),
         _processor(),
@@ -60,7 +60,7 @@ def all_checks() -> list[Finding]:
 
 
 def _torch() -> Finding:
-    """Whether torch is new enough."""
+    """Find out whether torch is new enough."""
     major, minor = (int(part) for part in torch.__version__.split(".")[:2])
     return Finding(
         name="torch",
@@ -73,7 +73,7 @@ def _torch() -> Finding:
 
 
 def _processor() -> Finding:
-    """Which processor this machine has."""
+    """Find out which processor this machine has."""
     here = record.environment()
     return Finding(
         name="processor",
@@ -84,7 +84,7 @@ def _processor() -> Finding:
 
 
 def _gpus() -> Finding:
-    """Which GPUs torch can use."""
+    """Find out which GPUs torch can use."""
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     driver = shutil.which("nvidia-smi") is not None
     found, command = f"{', '.join(names)}; CUDA {torch.version.cuda}", ""
@@ -106,8 +106,8 @@ def _gpus() -> Finding:
 def _disk(
     name: str, folder: Path, least_bytes: int, needed_for: str, *, required: bool = False
 ) -> Finding:
-    """Whether the disk of a folder has enough space, and whether files can be written there. The
-    folder itself need not exist yet."""
+    """Find out whether the disk of a folder has enough space, and whether files can be written
+    there. The folder itself need not exist yet."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free_bytes, writable = shutil.disk_usage(there).free, os.access(there, os.W_OK)
     free = f"{free_bytes / GIBIBYTE:.1f} GiB free in {folder}"
@@ -125,7 +125,7 @@ def _disk(
 
 
 def _kernel_cache() -> Finding:
-    """Whether compiled kernels can be kept."""
+    """Find out whether compiled kernels can be kept."""
     needed_for = "kernels built on first use"
     try:
         return _disk("kernel cache", cache_folder(), LEAST_CACHE_BYTES, needed_for)
@@ -140,7 +140,7 @@ def _kernel_cache() -> Finding:
 
 
 def _own_name() -> Finding:
-    """Whether the name of this machine resolves.
+    """Find out whether the name of this machine resolves.
 
     Nodes tell each other the address of their own name, which must not be a loopback address. Runs
     on one machine do without, but torchrun itself waits ten minutes for the name to resolve.
@@ -162,7 +162,7 @@ def _own_name() -> Finding:
 
 
 def _gxx() -> Finding:
-    """Whether there is a C++ compiler."""
+    """Find out whether there is a C++ compiler."""
     return program(
         "g++",
         os.environ.get("CXX") or shutil.which("g++"),
@@ -172,13 +172,13 @@ def _gxx() -> Finding:
 
 
 def _mpirun() -> Finding:
-    """Whether there is mpirun."""
+    """Find out whether there is mpirun."""
     return program("mpirun", find_mpirun(), needed_for="--launcher mpirun", command=INSTALL_MPI)
 
 
 def _mpi4py() -> Finding:
-    """Whether mpi4py loads. A process of its own tries it: MPI that does not start may end the
-    process."""
+    """Find out whether mpi4py loads. A process of its own tries it: MPI that does not start may end
+    the process."""
     done = subprocess.run([sys.executable, "-c", MPI_PROGRAM], capture_output=True, text=True)
     output = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     return Finding(
@@ -191,7 +191,7 @@ def _mpi4py() -> Finding:
 
 
 def _sbatch() -> Finding:
-    """Whether SLURM is here."""
+    """Find out whether SLURM is here."""
     return program(
         "sbatch",
         shutil.which("sbatch"),
@@ -201,7 +201,7 @@ def _sbatch() -> Finding:
 
 
 def _emulation() -> Finding:
-    """Whether clusters can be emulated, and whether earlier ones have left processes."""
+    """Find out whether clusters can be emulated, and whether earlier ones have left processes."""
     reason, left = unavailable(), len(leftovers())
     found = f"{left} processes of killed clusters are left over" if left else ""
     command = "python -m launch doctor --clean" if left else ""
@@ -226,7 +226,8 @@ def clean() -> tuple[int, int]:
 
 
 def _core_shares() -> Finding:
-    """Whether ranks can be held to shares of a core, and whether killed runs have left groups."""
+    """Find out whether ranks can be held to shares of a core, and whether killed runs have left
+    groups."""
     reason, here, left = core_shares.unavailable(), core_shares.hierarchy(), core_shares.leftovers()
     if reason is None and here is not None:
         found = f"cgroup v{here.version} at {here.folder}"
@@ -244,7 +245,7 @@ def _core_shares() -> Finding:
 
 
 def _tcp() -> Finding:
-    """Whether the kernel counts the bytes of TCP connections."""
+    """Find out whether the kernel counts the bytes of TCP connections."""
     return Finding(
         name="TCP_INFO",
         works=tcp_bytes() is not None,
@@ -254,13 +255,13 @@ def _tcp() -> Finding:
 
 
 def _clusters() -> Finding:
-    """The clusters that ship with the testbed."""
+    """List the clusters that ship with the testbed."""
     found = ", ".join(cluster.presets())
     return Finding(name="clusters", works=True, found=found, needed_for="plans")
 
 
 def _of_systems() -> Iterator[Finding]:
-    """Every system that is installed, with what it finds itself."""
+    """Check that every installed system can be imported, and make the findings of its own."""
     for name in installed.names():
         try:
             system = installed.system(name)

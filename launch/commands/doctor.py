@@ -79,7 +79,7 @@ def _print_findings(findings: Sequence[Finding], as_json: bool) -> None:
 
 
 def python() -> Finding:
-    """Whether Python is 3.11 or newer."""
+    """Find out whether Python is 3.11 or newer."""
     return Finding(
         name="python",
         works=sys.version_info >= (3, 11),
@@ -91,7 +91,7 @@ def python() -> Finding:
 
 
 def own_package(name: str) -> Finding:
-    """Whether a package is ours: PyPI has others of the same names."""
+    """Find out whether a package is ours: PyPI has others of the same names."""
     origin = foreign_packages().get(name)
     return Finding(
         name=f"package {name}",
@@ -104,7 +104,7 @@ def own_package(name: str) -> Finding:
 
 
 def base_packages() -> Finding:
-    """Whether all packages are installed on which the testbed depends."""
+    """Find out whether all packages are installed on which the testbed depends."""
     missing = [name for module, name in BASE.items() if importlib.util.find_spec(module) is None]
     return Finding(
         name="packages",

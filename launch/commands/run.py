@@ -78,7 +78,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _impairments(wanted: RunJob) -> Impairments:
-    """What every link of a shaped cluster adds to its messages."""
+    """Return the delay, jitter and loss that every link of a shaped cluster adds to its
+    messages."""
     return Impairments(
         delay_s=wanted.delay_s, jitter_s=wanted.jitter_s, packet_loss=wanted.packet_loss
     )

@@ -111,13 +111,13 @@ def measure_shaped(job: Job, shape: Shape) -> Measured:
 
 
 def profiled_alike(job: Job, shape: Shape) -> Hashable:
-    """What the measurement for a job depends on: jobs for which it is equal share one."""
+    """Return a key of what the measurement for a job depends on. Jobs with equal keys share one."""
     shaping = system_of(job).shaping
     return shape, job.system, None if shaping is None else shaping.profiled(job)
 
 
 def held_in_words(shape: Shape) -> str:
-    """How the ranks of a shape are held to their shares of a core here."""
+    """Say in words how the ranks of a shape are held to their shares of a core here."""
     if all(share is None for share in shape.core_shares):
         return "cores shared freely"
     reason = core_shares.unavailable()

@@ -57,7 +57,7 @@ class Asked:
 
     @property
     def names(self) -> list[str]:
-        """What is varied."""
+        """The names of all that is varied."""
         return [variable.name for variable in self.varied]
 
     def combinations(self) -> list[dict[str, Any]]:
@@ -120,7 +120,7 @@ def check_drawn(asked: Asked, baseline: Mapping[str, Any]) -> str | None:
 
 
 def reasons_against(asked: Asked) -> dict[Tier, str | None]:
-    """Why no point of a tier can be run; None if some can.
+    """Return, for each tier, why none of its points can be run; None where some can.
 
     Raises:
         InputError: none of the tiers can be run.
@@ -141,7 +141,7 @@ def reasons_against(asked: Asked) -> dict[Tier, str | None]:
 
 
 def _never_known(asked: Asked) -> str | None:
-    """Why every simulated point would have to be measured first; None if one need not be."""
+    """Say why every simulated point would have to be measured first; None if one need not be."""
     found: list[str | None] = []
     for values in asked.combinations():
         try:

@@ -67,7 +67,7 @@ def measured_anew(job: Job, names: Sequence[str] = ()) -> str | None:
 
 
 def why_not(job: Job, tier: Tier, names: Sequence[str]) -> str | None:
-    """Why no point of a tier can be run here; None if some can.
+    """Say why no point of a tier can be run here; None if some can.
 
     Args:
         names: what the sweep varies.

@@ -95,7 +95,7 @@ def _ended(asked: Asked, reasons: Mapping[Tier, str | None]) -> Iterator[Point]:
 
 
 def _running(asked: Asked) -> Running:
-    """How the points of a command are run."""
+    """Gather what all points of a command have in common when they are run."""
     flags = asked.flags
     return Running(
         sweep=asked.sweep,
@@ -107,14 +107,14 @@ def _running(asked: Asked) -> Running:
 
 
 def _refused(sweep: Sweep, points: Iterable[Point], reason: str) -> Iterator[Point]:
-    """Points of a tier of which none can be run."""
+    """Yield the points of a tier of which none can be run, and note the reason at each."""
     for point in points:
         sweep.note(point, reason)
         yield point
 
 
 def _left_to_others(sweep: Sweep, points: Iterable[Point]) -> Iterator[Point]:
-    """Points whose jobs are written, for whoever starts them."""
+    """Write the jobs of points, for whoever starts them elsewhere; yields these points."""
     for point in points:
         try:
             sweep.save_job(point)

@@ -105,7 +105,7 @@ def _plan_lines(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _beside(quantity: Quantity, *widths: int) -> str:
-    """A prediction, what was measured, and the error."""
+    """Format a prediction beside the measurement and the error, as cells of a table."""
     first, second = widths[0], widths[-1]
     return (
         f"{_number(quantity.predicted):>{first}}{_number(quantity.measured):>{second}}"
@@ -169,7 +169,7 @@ def _as_json(
     checks: Sequence[CrossValidation],
     left_out: Sequence[LeftOut],
 ) -> dict[str, Any]:
-    """All that was found, as plain data; errors are fractions, predicted over measured minus 1."""
+    """Put all results into plain data; errors are fractions, predicted over measured minus 1."""
     return {
         "tier": "simulated",
         "measured_by": sailor.SOURCE,

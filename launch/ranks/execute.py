@@ -179,12 +179,12 @@ def _emulated(
 
 
 def _name_of(device: torch.device) -> str:
-    """What a record calls a device, such as "cpu" or a GPU's name."""
+    """Return the name that a record gives a device, such as "cpu" or a GPU's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _first_line(run: _Run) -> str:
-    """Tier, world, roles and data: every number that is printed below depends on them."""
+    """Print the tier, the world, the roles and the data: every later number depends on them."""
     job, world, emulation, tier = run.job, run.world, run.emulation, "measured"
     if run.shaped is not None:
         tier = f"shaped ({run.shaped.shape}; {run.shaped.held})"

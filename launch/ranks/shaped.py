@@ -68,8 +68,8 @@ def read_shape(folder: Path) -> Shape:
 
 
 def probed(world: World, shape: Shape) -> Host | None:
-    """What a probe of ranks that are all alike finds, or has found; None where they differ. All
-    ranks call this together."""
+    """Return what a probe has measured of ranks that are all alike, now or before; None where ranks
+    differ. All ranks call this together."""
     if not shape.is_uniform:
         return None
     held = core_shares.unavailable() is None
@@ -92,7 +92,7 @@ def _by_kind(profiles: Sequence[ModelProfile]) -> dict[str, ModelProfile]:
 
 
 def checked_pairs(shape: Shape) -> PairCalibration:
-    """What every two ranks get from each other. All ranks call this together.
+    """Measure what every two ranks get from each other. All ranks call this together.
 
     Raises:
         InputError: a pair is far from its rate, so that nothing measured over it would be true.
@@ -143,7 +143,7 @@ class Watch:
 def shaped_result(
     shaped: Shaped, found: Conditions, calibration: Calibration | PairCalibration | None
 ) -> dict[str, Any]:
-    """What the result of a shaped run says beside that of a measured one."""
+    """Return the entries that only the result of a shaped run has."""
     return {
         "tier": "shaped",
         "shape": {**schema.dump(shaped.shape), "held": shaped.held},

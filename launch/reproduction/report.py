@@ -65,7 +65,8 @@ class Found:
     by_tier: Mapping[str, Sequence[Claim]]
 
     def label(self, claim: Claim) -> str:
-        """What tells a claim from the others: its case, and its quantity where several answer."""
+        """Return what distinguishes a claim from the others: its case, and its quantity where
+        several answer."""
         claims = [each for tier in self.by_tier.values() for each in tier]
         several = len({each.quantity for each in claims}) > 1
         return f"{claim.quantity.replace('-', ' ')}, {claim.case}" if several else claim.case
@@ -104,7 +105,8 @@ class Section:
         return next(best, drawn[0] if drawn else None)
 
     def found(self, statement: Statement) -> list[Found]:
-        """What answers a statement of the paper, the most direct answer first."""
+        """Return the quantities that answer a statement of the paper, the most direct answer
+        first."""
         return [
             Found(answer.quantity, answer.sentence, _by_tier(claims))
             for answer in statement.answers
@@ -118,7 +120,8 @@ class Section:
         return [claim for claim in answer.claims(self.claims) if claim.id not in taken]
 
     def _sentence(self, quantity: str) -> str | None:
-        """What the paper's statements say that a quantity means, if they say it."""
+        """Return the sentence in which the paper's statements explain a quantity; None if none
+        does."""
         return None if self.paper is None else self.paper.sentence(quantity)
 
     @property
@@ -141,7 +144,7 @@ def _described(claims: Sequence[Claim]) -> str:
 
 
 def _by_tier(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
-    """Claims by their tier, in the order of `TIERS`."""
+    """Sort claims by their tier, in the order of `TIERS`."""
     by_tier = {tier: [claim for claim in claims if claim.tier == tier] for tier in TIERS}
     return {tier: those for tier, those in by_tier.items() if those}
 
@@ -217,7 +220,7 @@ def _number(value: float) -> str:
 
 
 def _value(claim: Claim) -> str:
-    """What was found, with its unit: `1.5x`, `80%`, `2.1 GB`, or a bare number."""
+    """Format the value of a claim with its unit: `1.5x`, `80%`, `2.1 GB`, or a bare number."""
     number = _number(claim.ours)
     if claim.unit in ("", "fraction"):
         return number
@@ -225,7 +228,7 @@ def _value(claim: Claim) -> str:
 
 
 def _from_markdown(text: str) -> Markup:
-    """Notes (sentences and tables) as HTML; HTML in them stays text."""
+    """Turn notes (sentences and tables) into HTML; HTML in them stays text."""
     return Markup(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
 
 

@@ -98,7 +98,7 @@ def _paper_of(system: System) -> Paper | None:
 def _choose(
     systems: Mapping[str, Sequence[Experiment]], wanted: str | None
 ) -> dict[str, list[Experiment]]:
-    """All experiments of systems, or the one that is wanted."""
+    """Return all experiments of these systems, or only the one that the user wants."""
     known = [experiment.id for experiments in systems.values() for experiment in experiments]
     if wanted is not None and wanted not in known:
         raise InputError(f"--experiment {wanted}: no such experiment; {remedy(wanted, known)}")

@@ -47,7 +47,7 @@ class Picture:
 
     @property
     def y(self) -> str:
-        """What is drawn, with its unit."""
+        """The quantity of the y axis, with its unit."""
         words = " ".join(f"{name}={in_words(value)}" for name, value in self.baseline.items())
         return f"speed-up over {words}" if self.baseline else "samples/s"
 
@@ -57,7 +57,7 @@ class Picture:
         return has_x and bool(self.of(group)) and not group.is_of(self.baseline)
 
     def of(self, group: Group) -> Sequence[float]:
-        """What is drawn of a group."""
+        """Return the values of a group on the y axis, one for each repetition."""
         return group.speed_ups if self.baseline else group.samples_per_s
 
     def labels(self, groups: Sequence[Group]) -> list[str]:
@@ -128,7 +128,7 @@ def draw_sweep(picture: Picture, groups: Sequence[Group], folder: Path) -> Path 
 
 
 def _footnote(picture: Picture, groups: Sequence[Group], tiers: Sequence[Tier]) -> str:
-    """How the numbers were obtained, and what is the same for all of them."""
+    """Say how the numbers were obtained, and what is the same for all of them."""
     how = "; ".join(
         f"{tier}: {HOW[tier].format(machine=' and '.join(picture.machines[tier]))}"
         for tier in tiers
@@ -145,7 +145,7 @@ def _footnote(picture: Picture, groups: Sequence[Group], tiers: Sequence[Tier]) 
 
 
 def _title(picture: Picture, series: Series, tier: Tier) -> str:
-    """What a panel shows, with its tier and the number of repetitions."""
+    """Say what a panel shows, with its tier and the number of repetitions."""
     numbers = sorted({len(picture.of(group)) for alike in series.values() for group in alike})
     n = "-".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
     return f"{picture.job.name}: {picture.y}, {tier}, n={n}"

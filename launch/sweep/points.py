@@ -132,22 +132,22 @@ class Sweep:
         jobs.save_job(dataclasses.replace(job, out=str(self.record(point).absolute())), path)
 
     def points(self) -> Iterator[Point]:
-        """All points that were ever asked for."""
+        """Read all points that were ever asked for."""
         for path in sorted((self.folder / "points").glob("*.json")):
             table = record.read_json(path)
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in table["values"].items()}
             yield Point(tier=table["tier"], repetition=table["repetition"], values=values)
 
     def error(self, point: Point) -> str:
-        """Why a point that was asked for has failed; empty if it has not."""
+        """Return the reason why a point has failed; empty if it has not."""
         return str(record.read_json(self._note_file(point))["error"])
 
     def job_file(self, point: Point) -> Path:
-        """Where the job of a point lies that is started elsewhere."""
+        """Return the path of the job of a point that is started elsewhere."""
         return self.folder / "jobs" / f"{point.name}.toml"
 
     def _note_file(self, point: Point) -> Path:
-        """Where it is written down that a point is asked for."""
+        """Return the path of the note that a point is asked for."""
         return self.folder / "points" / f"{point.name}.json"
 
     def _cluster_file(self, name: str, point: Point) -> Path:
@@ -157,7 +157,7 @@ class Sweep:
 
 
 def _difference(there: Any, here: Any, name: str = "") -> str | None:
-    """Where two jobs differ first, in words; None where they do not."""
+    """Say in words where two jobs first differ; None where they do not."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         for key in dict.fromkeys([*there, *here]):
             found = _difference(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))

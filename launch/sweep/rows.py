@@ -93,7 +93,7 @@ def arranged(rows: Iterable[Row]) -> list[Row]:
 
 
 def _place_of(value: Any) -> tuple[float, str]:
-    """Sorts numbers by their size, after everything else by its name."""
+    """Return a key that sorts words by name, and numbers after them by size."""
     is_number = isinstance(value, (int, float))
     return (float(value), "") if is_number else (float("-inf"), str(value))
 

@@ -145,7 +145,7 @@ def _own(base: Job) -> list[str]:
 
 
 def _prefix(base: Job) -> str:
-    """What the names of the options of the job's own system begin with on the command line."""
+    """Return the beginning that the options of the job's own system have on the command line."""
     return f"{base.system}.".replace("_", "-")
 
 
@@ -229,7 +229,7 @@ def value_at(job: Job, name: str) -> Any:
 
 
 def counted(number: int, noun: str) -> str:
-    """So many of something: "1 point", "2 points"."""
+    """Write a number with its noun: "1 point", "2 points"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

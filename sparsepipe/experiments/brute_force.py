@@ -67,7 +67,8 @@ def random_case(rng: random.Random, most_layers: int = 8, most_devices: int = 4)
 
 
 def random_cluster(rng: random.Random, kinds: list[str], most_devices: int) -> Cluster:
-    """One node of several devices, or nodes of one device with links of their own."""
+    """Draw a cluster: one node of several devices, or nodes of one device with links of their
+    own."""
 
     def link() -> Link:
         return Link(bandwidth_bits_per_s=rng.choice([400.0, 2000.0, 40000.0]), latency_s=0.01)
@@ -129,7 +130,8 @@ def _devices(cluster: Cluster) -> list[tuple[str, float, Link]]:
 
 
 def _assignments(devices: int, layers: int) -> Iterator[tuple[tuple[int, ...], ...]]:
-    """Every way to give devices to the stages of a pipeline, none left empty; some may idle."""
+    """Yield every way to give devices to the stages of a pipeline, none left empty; some may
+    idle."""
     for stages in range(1, min(devices, layers) + 1):
         for place in itertools.product(range(stages + 1), repeat=devices):
             members = [tuple(d for d in range(devices) if place[d] == s) for s in range(stages)]

@@ -45,7 +45,8 @@ class Delayed:
         loss: Loss,
         lags: Sequence[int] | None = None,
     ) -> None:
-        """Every stage takes and returns a tuple of values, and has an optimizer of its own.
+        """Begin with these stages, each of which takes and returns a tuple of values, and has an
+        optimizer of its own.
 
         `lags`: by how many updates each stage's weights are behind; S - s - 1 by default.
         """
@@ -57,7 +58,8 @@ class Delayed:
         self._stashes: list[deque[dict[str, Tensor]]] = [deque(maxlen=lag + 1) for lag in lags]
 
     def step(self, inputs: Value, targets: Tensor) -> float:
-        """Forward, backward and update of the next mini-batch; returns its loss."""
+        """Run the forward and the backward pass of the next mini-batch, and update; returns its
+        loss."""
         values: tuple[Value, ...] = (inputs,)
         for stage, stash in zip(self._stages, self._stashes, strict=True):
             stash.append(_copied(stage))
@@ -83,7 +85,7 @@ def _optimizer(stage: nn.Module, make: MakeOptimizer) -> torch.optim.Optimizer |
 
 
 def _copied(stage: nn.Module) -> dict[str, Tensor]:
-    """Copies of a stage's parameters, to run the stage with later."""
+    """Copy a stage's parameters, to run the stage with the copies later."""
     return {
         name: parameter.detach().clone().requires_grad_(parameter.requires_grad)
         for name, parameter in stage.named_parameters()

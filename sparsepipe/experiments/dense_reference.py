@@ -13,7 +13,8 @@ from sparsepipe.engine.tensor import SparseTensor
 def dense_convolution(
     tensor: SparseTensor, kernel: Tensor, size: int, stride: int, dilation: int, sites: Tensor
 ) -> Tensor:
-    """What nn.Conv3d gives at the voxels `sites` [M, 4], for a tensor of stride 1: [M, Cout]."""
+    """Return what nn.Conv3d gives at the voxels `sites` [M, 4], for a tensor of stride 1: [M,
+    Cout]."""
     lead = size // 2 * dilation if size % 2 else 0
     cells, origin = _grid(tensor, 1, stride, size * dilation, lead)
     output = F.conv3d(
@@ -25,7 +26,7 @@ def dense_convolution(
 def dense_transposed(
     tensor: SparseTensor, kernel: Tensor, size: int, dilation: int, sites: Tensor
 ) -> Tensor:
-    """What nn.ConvTranspose3d gives at the voxels `sites` [M, 4] of stride 1: [M, Cout]."""
+    """Return what nn.ConvTranspose3d gives at the voxels `sites` [M, 4] of stride 1: [M, Cout]."""
     stride = tensor.tensor_stride
     assert isinstance(stride, int)
     lead = size // 2 * dilation if size % 2 else 0

@@ -41,7 +41,7 @@ def layers(voxel_size: str) -> list[Contest]:
 
 
 def contests(level: str) -> list[Contest]:
-    """What is measured at a level."""
+    """Return the contests that a level measures."""
     quick = [*layers("0.02"), NETWORK, DENSE, LARGE, LARGEST]
     if level == "quick":
         return [*quick, *sweep((32, 64), (32,), threads=1)]
@@ -75,7 +75,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
 
 
 def _claims(contested: dict[str, list[Row]]) -> Iterator[Claim]:
-    """What is claimed of layers, of the network and against dense convolution."""
+    """Make all claims: about layers, about the network, and against dense convolution."""
     for contest in (contest for size in SURFACES for contest in layers(size)):
         if contest.name in contested:
             yield from _layer_claims(contest, contested[contest.name])
@@ -86,8 +86,8 @@ def _claims(contested: dict[str, list[Row]]) -> Iterator[Claim]:
 
 
 def _layer_claims(contest: Contest, rows: Sequence[Row]) -> Iterator[Claim]:
-    """One layer's speed over the other engines, its share of a matrix product's rate, and, on one
-    thread, what its kernel map costs."""
+    """Claim one layer's speed over the other engines, its share of a matrix product's rate, and, on
+    one thread, what its kernel map costs."""
     case = f"{contest.cloud.partition('x')[0]} {contest.channels} threads {contest.threads}"
     where = (
         f"{contest.channels} to {contest.channels} channels, {rows[0].voxels:,} voxels of "
@@ -121,7 +121,7 @@ def _layer_claims(contest: Contest, rows: Sequence[Row]) -> Iterator[Claim]:
 
 
 def _speed_claims(rows: Sequence[Row], case: str, where: str, least: float) -> Iterator[Claim]:
-    """Our speed over every other engine that ran the same work."""
+    """Claim our speed over every other engine that ran the same work."""
     for row in rows:
         if row.engine != "native" and row.pass_s:
             yield claim(
@@ -133,7 +133,7 @@ def _speed_claims(rows: Sequence[Row], case: str, where: str, least: float) -> I
 
 
 def _dense_claims(contested: dict[str, list[Row]]) -> Iterator[Claim]:
-    """Speed and memory against dense convolution on volumes of three sizes."""
+    """Claim our speed and memory against dense convolution on volumes of three sizes."""
     ours, dense = contested[DENSE.name]
     yield claim(
         "sparsepipe.speed-over-dense.50-cubed.measured",

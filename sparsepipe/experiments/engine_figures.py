@@ -39,7 +39,7 @@ def sparse_against_dense(rows: Sequence[Row], folder: Path) -> Figure:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """All contests, in Markdown."""
+    """Write the table of all contests, in Markdown."""
     columns = "cloud, voxels, channels, threads, engine, pass ms, map ms, peak MB, of GEMM"
     return table(
         columns.split(", "),

@@ -78,7 +78,7 @@ class Case:
         )
 
     def cuts(self, layers: int) -> list[int]:
-        """Where stages begin, so that they have equal numbers of layers."""
+        """Return where stages begin, so that they have equal numbers of layers."""
         count = len(self.stages)
         return [layers * k // count for k in range(1, count)]
 
@@ -150,7 +150,7 @@ def differences(names: Sequence[str]) -> dict[str, dict[str, float]]:
 
 
 def _main(rank: int, port: int, names: Sequence[str], result: Path) -> None:
-    """What one rank's process does: train all cases; rank 0 compares, and writes the result."""
+    """Train all cases, in the process of one rank; rank 0 compares, and writes the result."""
     torch.set_num_threads(1)
     place = Environment(
         launcher="none",
@@ -189,7 +189,8 @@ def _main(rank: int, port: int, names: Sequence[str], result: Path) -> None:
 
 
 def _compared(case: Case, ours: dict[str, Tensor]) -> dict[str, float]:
-    """How far the parameters of a pipeline are from those of the same training in one process."""
+    """Measure how far the parameters of a pipeline are from those of the same training in one
+    process."""
     plain = replace(case, kind="gpipe", in_flight=None, late_updates=False)
     return {
         "difference": difference(ours, one_process(case)[1]),

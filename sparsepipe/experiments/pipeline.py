@@ -57,7 +57,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
 
 
 def _gains(tier: Tier, step_s: StepTime) -> Iterator[Claim]:
-    """What the plan gains over the baselines, wherever both are known."""
+    """Claim what the plan gains over the baselines, wherever the step times of both are known."""
     for cluster in MIXED:
         for rate in RATES:
             for who, least in ((DDP, OVER_DDP[rate]), (EQUAL_SPLIT, OVER_EQUAL_SPLIT)):
@@ -87,7 +87,8 @@ def _gains(tier: Tier, step_s: StepTime) -> Iterator[Claim]:
 
 
 def _of_the_bound() -> Iterator[Claim]:
-    """At 10 GB/s: the plan against the best plan made by hand, virtual stages against the bound."""
+    """Claim, at 10 GB/s, the plan against the best plan made by hand, and virtual stages against
+    the bound."""
     for cluster, best_s in BEST_KNOWN_S.items():
         yield claim(
             f"sparsepipe.plan-over-best-known.{cluster}.simulated",
@@ -106,7 +107,7 @@ def _of_the_bound() -> Iterator[Claim]:
 
 
 def _of_the_emulation(results: Results) -> Iterator[Claim]:
-    """How well predictions come true."""
+    """Claim how well emulated steps agree with their predictions."""
     points = grid.ran(results)
     ratios = {
         where: (grid.emulated_s(results, *where) or 0.0) / grid.predicted_s(*where)

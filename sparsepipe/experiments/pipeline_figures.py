@@ -69,7 +69,8 @@ def _throughput(
     rate: float,
     tier: Tier,
 ) -> Bars:
-    """Samples per second on `clusters` for everyone who plans; `step_s` is the tier's time."""
+    """Draw the samples per second of everyone who plans, cluster by cluster; `step_s` gives the
+    tier's step times."""
     series = {
         who: [[BATCH_SIZE / s] if (s := step_s(c, who, rate)) else [] for c in clusters]
         for who in (PLAN, *BASELINES)

@@ -86,7 +86,8 @@ def devices(cluster: str) -> int:
 
 
 def _level(cluster: str, who: str, rate: float) -> Level:
-    """Points that speed-ups are claimed of are quick ones; eight ranks take longest."""
+    """Return the least level at which a point is emulated: quick where a speed-up is claimed of it,
+    else full."""
     small = cluster in ("1 + 1", "2 + 2") and who in (PLAN, DDP, EQUAL_SPLIT)
     large = cluster == "4 + 4" and rate == RATES[0] and who in (PLAN, DDP)
     return "quick" if small or large else "full"
@@ -140,7 +141,7 @@ def ran(results: Results) -> list[Place]:
 
 
 def comparisons(results: Results) -> list[Comparison]:
-    """Predicted and emulated step time of the points that were emulated."""
+    """Compare the predicted with the emulated step time of every point that was emulated."""
     return [
         compare_step_times(
             f"TitanV + TitanXp {cluster}, {rate:g} Gb/s, {who}",
@@ -154,7 +155,7 @@ def comparisons(results: Results) -> list[Comparison]:
 
 
 def points_table(results: Results) -> str:
-    """All points with their schedules, in Markdown."""
+    """Write a table of all points with their schedules, in Markdown."""
     compared: list[Place] = [
         (c, who, r) for c in COMPARED for r in RATES for who in (PLAN, *BASELINES)
     ]

@@ -86,7 +86,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
 
 
 def _loss_of_accuracy(runs: Results, length: str, than: str) -> Claim:
-    """What asynchronous training loses against another way."""
+    """Claim how much accuracy asynchronous training loses against another way."""
     pairs = zip(runs[than], runs[ASYNCHRONOUS], strict=True)
     return claim(
         f"sparsepipe.asynchronous-below-{than}.shapes-{length}.measured",
@@ -111,7 +111,7 @@ def _over_dense(results: Results) -> Claim:
 
 
 def _table(runs: Results, length: str) -> str:
-    """Accuracies, step time and utilisation of every way, in Markdown."""
+    """Write a table of accuracies, step times and utilisation of every way, in Markdown."""
     return table(
         ("", "test accuracy", "step, ms", "busy"),
         [

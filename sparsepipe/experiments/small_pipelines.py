@@ -103,7 +103,7 @@ def loss_sum(output: Value, targets: Tensor) -> Tensor:
 
 
 def momentum(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """SGD with momentum."""
+    """Make an optimizer of these parameters: SGD with momentum."""
     return torch.optim.SGD(parameters, lr=0.02, momentum=0.9)
 
 

@@ -39,7 +39,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
 
 
 def _claims(trained: Trained) -> Iterator[Claim]:
-    """All claims."""
+    """Make all claims."""
     for row in trained.rows.values():
         for scheme in SCHEMES[1:]:
             if PLAN in row and scheme in row:
@@ -55,7 +55,7 @@ def _claims(trained: Trained) -> Iterator[Claim]:
 
 
 def _gains(ours: Point, theirs: Point) -> Iterator[Claim]:
-    """What the plan gains over a baseline: samples in a second, and time to a loss."""
+    """Claim what the plan gains over a baseline: in samples per second, and in time to a loss."""
     three_to_one = theirs.scheme == EQUAL_SPLIT and ours.box.startswith("3:1")
     least = OVER_EQUAL_SPLIT if three_to_one else 1.0
     yield claim(
@@ -76,12 +76,12 @@ def _gains(ours: Point, theirs: Point) -> Iterator[Claim]:
 
 
 def _ratios(slow: Sequence[float], fast: Sequence[float]) -> list[float]:
-    """One over the other, by seed; none where there are none of one of them."""
+    """Divide one by the other, seed by seed; there is nothing where one of them is missing."""
     return [a / b for a, b in zip(slow, fast, strict=False)]
 
 
 def _of_the_plan(plan: Point) -> Claim:
-    """How well the plan's step time was predicted."""
+    """Claim how well the plan's step time was predicted."""
     return claim(
         f"sparsepipe.measured-over-predicted.{plan.place}.shaped",
         f"measured step of the plan over its prediction, {plan.where}",

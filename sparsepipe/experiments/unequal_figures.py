@@ -32,7 +32,7 @@ def drawn(trained: Trained, folder: Path) -> Figure:
 
 
 def _throughput(trained: Trained, schemes: Sequence[str]) -> Bars:
-    """Samples in a second, cluster by cluster."""
+    """Draw the samples per second of each scheme, cluster by cluster."""
     return Bars(
         groups=[f"{box}\n{rate:g} Gb/s" for box, rate in trained.rows],
         series={
@@ -49,7 +49,7 @@ def _throughput(trained: Trained, schemes: Sequence[str]) -> Bars:
 
 
 def _agreement(trained: Trained, schemes: Sequence[str]) -> Agreement:
-    """Measured over predicted step times."""
+    """Draw measured over predicted step times."""
     series = {}
     for scheme in schemes:
         points = [point for point in trained.points if point.scheme == scheme]
@@ -66,7 +66,7 @@ def _agreement(trained: Trained, schemes: Sequence[str]) -> Agreement:
 
 
 def _losses(learned: Sequence[Point]) -> Lines:
-    """The loss over time, of the first seed."""
+    """Draw the loss over time, of the first seed."""
     series = {}
     for point in learned:
         run = point.ends[0]

@@ -70,7 +70,7 @@ def case_name(box: str, rate: float, scheme: str, *, to_the_end: bool = False) -
 
 
 def _case(box: str, rate: float, scheme: str, *, to_the_end: bool = False) -> Case:
-    """One scheme on one cluster."""
+    """Make the case of one scheme on one cluster."""
     steps = END_STEPS if to_the_end else STEPS
     return Case(
         name=case_name(box, rate, scheme, to_the_end=to_the_end),

@@ -134,7 +134,7 @@ class CloudBatches:
         return self._pool.submit(make)
 
     def _told(self, sample: Voxels) -> Tensor:
-        """What all ranks are told of a sample, int64 [3], see `_Made.found`."""
+        """Return what this rank tells all others about a sample, int64 [3], see `_Made.found`."""
         labels = sample.labels
         assert labels is not None  # a workload has some for every cloud
         of_cloud = 0 if labels.ndim else int(labels)

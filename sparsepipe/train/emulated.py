@@ -51,7 +51,7 @@ def emulated_stages(
     cut_bytes: Sequence[float],
     emulation: Emulation,
 ) -> list[nn.Module]:
-    """Stand-ins for all stages on one device, which runs one of them at a time.
+    """Make stand-ins for all stages on one device, which runs one of them at a time.
 
     Layers with few parameters are joined to the one before them: thousands of short waits would
     cost more than they stand for. Nothing is sent between the layers of a stage, so only its output
@@ -91,11 +91,11 @@ class EmulatedBatches:
         return [1] * self._batch_size
 
     def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
-        """Zeros [b, 1]."""
+        """Make inputs of zeros [b, 1]."""
         return (torch.zeros(len(samples), 1),)
 
     def targets(self, mini_batch: int, samples: range) -> Tensor:
-        """Zeros [b]."""
+        """Make targets of zeros [b]."""
         return torch.zeros(len(samples))
 
     def count(self, mini_batch: int) -> int:

@@ -40,7 +40,8 @@ def right(output: Value, labels: Tensor) -> Tensor:
 
 
 def count_of(targets: Any) -> int:
-    """How many targets there are: the rows, or those whole numbers that are not -100.
+    """Count the targets: the rows, or those whole numbers that are not -100. If there are several
+    tensors of targets, the first one counts.
 
     Of several tensors of targets the first one counts.
     """

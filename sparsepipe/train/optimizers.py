@@ -43,7 +43,7 @@ def make_optimizer(
 
 
 def made_by(name: str, flag: str, more: Collection[str], **known: Any) -> Any:
-    """What an import path makes of those of the known arguments that it names, and of more.
+    """Call what an import path names, with those of the known arguments that it has, and with more.
 
     Args:
         flag: the option that holds the import path, for errors.

@@ -74,7 +74,8 @@ def check_planned_stages(stages: Sequence[PlannedStage], where: str) -> None:
 
 
 def _said_by_options(options: Options) -> dict[str, object]:
-    """What the options say that a plan says too; options that are left open are not there."""
+    """Return the settings that both options and plans have, as the options say them; options that
+    are left open are not there."""
     values = {
         "model": by_path.short(options.model),
         "batch_size": options.batch_size,
@@ -91,7 +92,8 @@ def _said_by_options(options: Options) -> dict[str, object]:
 
 
 def _said_by_plan(plan: Plan) -> dict[str, object]:
-    """What a plan says that options may say too; the rate is None where links have several."""
+    """Return the settings that both options and plans have, as the plan says them; the rate is None
+    where links have several."""
     links = [link for node in plan.cluster.nodes for link in (node.link, node.device_link)]
     rates = {link.bandwidth_bits_per_s for link in links if link is not None}
     return {
@@ -107,7 +109,7 @@ def _said_by_plan(plan: Plan) -> dict[str, object]:
 
 
 def _remedies(flag: str, theirs: object) -> str:
-    """How to make an option agree with a plan."""
+    """Say how to make an option agree with a plan."""
     if theirs is None or theirs == () or flag.endswith("planner"):
         return f"leave {flag} out"
     return f"give {flag} {_shown(theirs)}"

@@ -51,7 +51,7 @@ class ProfiledPlan:
 
     @property
     def bounds(self) -> list[tuple[int, int]]:
-        """(first, end) of each stage: it has the layers first, ..., end - 1."""
+        """The bounds (first, end) of each stage: it has the layers first, ..., end - 1."""
         return [(stage.first, stage.end) for stage in self.plan.stages]
 
     @cached_property

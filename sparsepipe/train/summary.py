@@ -88,7 +88,8 @@ def fill_mini_batches(schedule: Schedule) -> int:
 
 
 def summarize_one_rank(steps: Sequence[Step], warm_up: int) -> dict[str, Any]:
-    """Times, throughput and losses from the steps of one rank that takes part in all samples.
+    """Summarize times, throughput and losses from the steps of one rank that takes part in all
+    samples.
 
     The first `warm_up` steps are not counted in times, unless there are no others.
     """

@@ -171,7 +171,7 @@ def own_loss(options: Options) -> Loss | None:
 
 @torch.no_grad()
 def _labels_voxels(workload: Workload) -> bool:
-    """What a user's network gives for one cloud: a row for every voxel, or one row.
+    """Find out whether a user's network gives, for one cloud, a row for every voxel, or one row.
 
     Raises:
         InputError: it is neither.

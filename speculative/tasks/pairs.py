@@ -183,7 +183,7 @@ def spelling_tokenizer(texts: Sequence[str]) -> Any:
 
 
 def feature_extractor(heard_s: int) -> Any:
-    """What makes log-mel spectrograms of `heard_s` seconds."""
+    """Make the extractor of log-mel spectrograms of `heard_s` seconds."""
     from transformers import WhisperFeatureExtractor
 
     return WhisperFeatureExtractor(

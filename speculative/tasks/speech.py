@@ -61,7 +61,7 @@ def default_data() -> str:
 def read_utterances(
     data: str, split: str, count: int, seed: int = 0, *, longest_s: float = LONGEST_S
 ) -> list[Utterance]:
-    """`count` utterances, or as many as a folder has.
+    """Read `count` utterances, or as many as a folder has.
 
     Args:
         data: recordings, recordings:PATH, espeak or folder:PATH.
@@ -115,7 +115,7 @@ def read_audio(path: Path) -> np.ndarray:
 
 
 def _strings(folder: Path, split: str, count: int, seed: int, longest_s: float) -> list[Utterance]:
-    """Strings of recorded digits, each by one speaker, with pauses between them.
+    """Join recorded digits to strings, each by one speaker, with pauses between them.
 
     Raises:
         InputError: the folder has no recordings, or too few strings are short enough.
@@ -156,7 +156,7 @@ def _pause(generator: np.random.Generator) -> np.ndarray:
 
 
 def _spoken(split: str, count: int, seed: int, longest_s: float) -> list[Utterance]:
-    """Strings of digits that espeak-ng says in several voices and at several speeds.
+    """Let espeak-ng say strings of digits in several voices and at several speeds.
 
     Raises:
         InputError: espeak-ng is not installed.

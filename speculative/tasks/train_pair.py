@@ -176,14 +176,14 @@ def _chosen(material: Material, step: int, seed: int) -> Tensor:
 
 
 def _material(task: Task, recipe: Recipe, seed: int) -> Material:
-    """What pairs for a task are trained with."""
+    """Prepare the material that pairs for a task are trained with."""
     if task == "transcribe":
         return _transcripts(recipe, seed)
     return _summaries(recipe) if task == "summarize" else _pronunciations(recipe)
 
 
 def _summaries(recipe: Recipe) -> Material:
-    """What pairs for summarization are trained with."""
+    """Prepare the material for summarization."""
     samples = docstrings.read_pairs(recipe.data, "train", recipe.samples)
     tokenizer = pairs.summary_tokenizer([text for p in samples for text in (p.document, p.summary)])
     inputs = tokenizer([p.document for p in samples], truncation=True)["input_ids"]
@@ -194,7 +194,7 @@ def _summaries(recipe: Recipe) -> Material:
 
 
 def _pronunciations(recipe: Recipe) -> Material:
-    """What pairs for pronouncing are trained with."""
+    """Prepare the material for pronouncing."""
     entries = cmudict.read_entries(recipe.data, "train", recipe.samples)
     tokenizer = pairs.spelling_tokenizer([text for e in entries for text in (e.letters, e.phones)])
     inputs = tokenizer([entry.letters for entry in entries])["input_ids"]
@@ -205,7 +205,7 @@ def _pronunciations(recipe: Recipe) -> Material:
 def _of_t5(
     recipe: Recipe, tokenizer: Any, inputs: list[list[int]], labels: list[list[int]]
 ) -> Material:
-    """What T5s are trained with: the tokens that they read and those that they give."""
+    """Prepare the material of T5s: the tokens that they read, and those that they give."""
 
     def batch(numbers: Tensor) -> dict[str, Tensor]:
         ids = _padded([inputs[i] for i in numbers], tokenizer.pad_token_id)
@@ -222,7 +222,7 @@ def _of_t5(
 
 
 def _transcripts(recipe: Recipe, seed: int) -> Material:
-    """What pairs for transcription are trained with."""
+    """Prepare the material for transcription."""
     utterances = speech.read_utterances(
         recipe.data, "train", recipe.samples, seed, longest_s=recipe.heard_s
     )
@@ -252,7 +252,7 @@ def _transcripts(recipe: Recipe, seed: int) -> Material:
 
 
 def _padded(rows: list[list[int]], padding: int) -> Tensor:
-    """Rows of tokens as int64 [B, T], padded on the right."""
+    """Pad rows of tokens on the right, to int64 [B, T]."""
     return torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(row) for row in rows], batch_first=True, padding_value=padding
     )

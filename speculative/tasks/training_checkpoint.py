@@ -4,7 +4,6 @@ Reading the file runs no code that could be in it.
 """
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,20 +46,13 @@ def save(
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
             tensors[f"{OPTIMIZER}/{name}/{key}"] = value
-    partial = path.with_name(path.name + ".partial")
-    with disk.writing(path):
-        try:
-            note = schema.to_json(schema.dump(position))
-            tensor_files.write(partial, tensors, {NOTE: note})
-            partial.replace(path)
-        except OSError:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
+    note = schema.to_json(schema.dump(position))
+    with disk.whole(path) as partial:
+        tensor_files.write(partial, tensors, {NOTE: note})
 
 
 def read_position(path: Path) -> Position:
-    """How far training had come when a checkpoint was written.
+    """Read how far training had come when a checkpoint was written.
 
     Raises:
         InputError: the file is no checkpoint of a training.

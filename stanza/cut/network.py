@@ -100,7 +100,7 @@ class Network:
         return values if is_size(node) and isinstance(values[0], kinds) else (None, None)
 
     def cut_node(self, node: fx.Node) -> CutNode:
-        """What the rule of the cut needs to know of a node."""
+        """Describe a node as the rule of the cut needs to know it."""
         kind = str(getattr(node.target, "__name__", node.target))
         if node.op == "call_module":
             kind = f"{node.target} ({type(self.model.get_submodule(str(node.target))).__name__})"
@@ -109,7 +109,7 @@ class Network:
         return CutNode(node.name, kind, self._operation(node), inputs, features)
 
     def _operation(self, node: fx.Node) -> Operation:
-        """What a node does, judged by its code and by the shapes of what it reads and returns."""
+        """Find out what a node does, by its code and by the shapes of what it reads and returns."""
         if node not in self.from_images:
             return "reshape"  # computed from parameters alone: belongs to the part that reads it
         operation = _operation(node, self.model)
@@ -217,7 +217,7 @@ def _strided(value: Any) -> list[Tensor]:
 
 
 def _versions(value: Any) -> list[int]:
-    """How often each tensor in a value, or a view of it, has been changed in place so far."""
+    """Count how often each tensor in a value, or a view of it, has been changed in place so far."""
     return [tensor._version for tensor in _strided(value) if not tensor.is_inference()]
 
 
@@ -245,7 +245,7 @@ def is_size(node: fx.Node) -> bool:
 
 
 def _operation(node: fx.Node, model: nn.Module) -> Operation:
-    """What a node does, judged by its code alone."""
+    """Find out what a node does, by its code alone."""
     if node.op == "get_attr":
         return "reshape"
     if node.op == "call_method":
@@ -268,7 +268,7 @@ def _operation(node: fx.Node, model: nn.Module) -> Operation:
 
 
 def _function_operation(function: Any) -> Operation:
-    """What a node that calls this function does."""
+    """Find out what a node does that calls this function."""
     if function is F.linear:
         return "linear"
     if getattr(function, "__name__", "").startswith("conv"):

@@ -174,7 +174,8 @@ _PREFIXES: tuple[tuple[str, Operation], ...] = (
 
 
 def operation_of(text: str) -> Operation:
-    """What a layer of a profile does, by its name in PyTorch, such as "Conv2d(3, 64, ...)"."""
+    """Find out what a layer of a profile does, by its name in PyTorch, such as "Conv2d(3, 64,
+    ...)"."""
     return next((kind for prefix, kind in _PREFIXES if text.startswith(prefix)), "other")
 
 

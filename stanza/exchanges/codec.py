@@ -87,7 +87,7 @@ class Packer:
         self._device = like.device
 
     def buffer(self) -> Tensor:
-        """Room for a packed vector, uint8 [nbytes]."""
+        """Allocate a buffer for a packed vector, uint8 [nbytes]."""
         return torch.empty(self.nbytes, dtype=torch.uint8, device=self._device)
 
     def pack(self, values: Tensor) -> Tensor:
@@ -137,5 +137,5 @@ def _check_vector(values: Tensor, size: int) -> None:
 
 
 def _described(kinds: Sequence[tuple[torch.Size, torch.dtype]]) -> str:
-    """Shapes and dtypes of messages, for errors."""
+    """Describe the shapes and dtypes of messages, for errors."""
     return ", ".join(f"{str(dtype).removeprefix('torch.')} {list(shape)}" for shape, dtype in kinds)

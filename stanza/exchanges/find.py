@@ -26,11 +26,11 @@ class BetweenSteps(Protocol):
     """What a hook may have besides: something that it does with the parameters."""
 
     def after_step(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Called on all ranks after every step of the optimizer."""
+        """Do what the hook does after every step of the optimizer, on all ranks."""
         ...
 
     def collect(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Called on all ranks at the end: the parameters are to be those of the trained model."""
+        """Make the parameters those of the trained model, on all ranks at the end."""
         ...
 
 
@@ -58,7 +58,7 @@ class NamedExchange:
         return _hook(made, where)
 
     def codec(self) -> CodecFactory:
-        """What makes the codec of a vector, for parameter servers.
+        """Return the function that makes the codec of a vector, for parameter servers.
 
         Raises:
             InputError: what the name stands for cannot be imported or made, or is a hook.
@@ -90,7 +90,7 @@ class NamedExchange:
 
     @property
     def _given(self) -> dict[str, Any]:
-        """The arguments."""
+        """The arguments that the options give, and the defaults of the others."""
         return arguments_of(self.name, self.arguments)
 
     def _load(self, scheme: str) -> Any:
@@ -99,7 +99,8 @@ class NamedExchange:
         return by_path.load(built_in.paths[scheme] if built_in else self.name, OPTION)
 
     def _codecs(self, found: Any) -> CodecFactory:
-        """What makes codecs: a class or a function; an object is the codec of all vectors."""
+        """Return a maker of codecs from what the name stands for. A class or a function makes a
+        codec for each vector; an object is itself the codec of all vectors."""
         if _is_codec(found) and not isinstance(found, type):
             self._refuse_arguments("it is an object; give its class")
             return lambda: _Explained(found, self.name)
@@ -157,7 +158,7 @@ def _is_hook(found: Any) -> bool:
 
 
 def _hook(made: Any, where: str) -> Hook:
-    """What a factory has made, as a hook."""
+    """Return the hook that a factory has made, or refuse what is none."""
     if not callable(made):
         raise InputError(f"{where}: makes a {type(made).__name__}; give a function of a bucket")
     count = len(inspect.signature(made).parameters)

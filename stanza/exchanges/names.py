@@ -28,18 +28,19 @@ class Compression:
     sums of them cannot be encoded; else a ring all-reduces them."""
 
     def seconds(self, size_bytes: float, ranks: int, link: Link) -> float:
-        """How long ranks with this link take to exchange gradients of so many bytes among them."""
+        """Return the seconds in which ranks with this link exchange gradients of so many bytes
+        among them."""
         if self.gathered:
             return link.all_gather_s(size_bytes * self.factor, ranks)
         return link.all_reduce_s(size_bytes * self.factor, ranks)
 
     def moved_bytes(self, size_bytes: float, ranks: int) -> float:
-        """The bytes that each of them sends, and receives, meanwhile."""
+        """Return the bytes that each of them sends, and receives, in the exchange."""
         shares = ranks - 1 if self.gathered else 2 * (ranks - 1) / ranks
         return size_bytes * self.factor * shares
 
     def messages(self, ranks: int) -> int:
-        """How many messages follow one another meanwhile."""
+        """Count the messages that follow one another in the exchange."""
         return ranks - 1 if self.gathered else 2 * (ranks - 1)
 
 
@@ -163,7 +164,8 @@ def arguments_of(name: str, arguments: tuple[str, ...]) -> dict[str, Any]:
 
 
 def compression_of(name: str, arguments: tuple[str, ...]) -> Compression | None:
-    """How much an exchange sends, as far as its name and its arguments tell; None: they do not."""
+    """Say how much an exchange sends, as far as its name and its arguments tell; None: they do
+    not."""
     if name == PLAIN:
         return WHOLE
     built_in = BUILT_IN.get(name)
@@ -173,7 +175,7 @@ def compression_of(name: str, arguments: tuple[str, ...]) -> Compression | None:
 
 
 def unpredicted(name: str) -> str:
-    """Why nothing is predicted with an exchange whose compression is not known."""
+    """Say why nothing is predicted with an exchange whose compression is not known."""
     if name in BUILT_IN:
         return (
             f"{OPTION} {name}: how many bytes it sends depends on the step or the shapes of the "

@@ -34,8 +34,9 @@ def compression_of_run(
 
 
 def _powersgd(shapes: Sequence[Sequence[int]], *, rank: int, start: int) -> Compression:
-    """A matrix [n, m] travels as [n, r] and [m, r] where these are less than half of it; of a
-    tensor with more dimensions the first is n. `start` is over when the measured steps begin."""
+    """Compute the compression of PowerSGD. A matrix [n, m] travels as [n, r] and [m, r] where these
+    are less than half of it; of a tensor with more dimensions the first is n. `start` is over when
+    the measured steps begin."""
     sent = 0
     for shape in shapes:
         values = prod(shape)
@@ -48,7 +49,7 @@ def _powersgd(shapes: Sequence[Sequence[int]], *, rank: int, start: int) -> Comp
 
 
 def _post_local_sgd(measured: range, *, period: int, start: int) -> Compression:
-    """Gradients are all-reduced in the steps before `start`, and parameters in it and in every
-    `period`-th after it."""
+    """Compute the compression of post-local SGD. Gradients are all-reduced in the steps before
+    `start`, and parameters in that step and in every `period`-th after it."""
     exchanged = [step < start or (step - start) % period == 0 for step in measured]
     return Compression(sum(exchanged) / len(exchanged))

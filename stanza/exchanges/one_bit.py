@@ -24,7 +24,7 @@ class OneBit:
         self._block = block
 
     def encode(self, values: Tensor) -> list[Tensor]:
-        """The signs, eight in a byte, uint8 [n / 8], and the scales, float [n / block], both
+        """Return the signs, eight in a byte, uint8 [n / 8], and the scales, float [n / block], both
         rounded up."""
         magnitudes = _in_rows(values.abs(), self._block)
         counts = torch.full((len(magnitudes),), self._block, device=values.device)
@@ -33,7 +33,7 @@ class OneBit:
         return [(bits * _GATHER >> 56).to(torch.uint8), magnitudes.sum(1) / counts]
 
     def decode(self, messages: Sequence[Tensor], size: int) -> Tensor:
-        """Each block's scale with the signs of its values, float [size]."""
+        """Multiply each block's scale by the signs of its values, float [size]."""
         packed, scales = messages
         bits = (packed.long() * _SPREAD & _ONE_OF_EACH).view(torch.uint8)[:size]
         positive = _in_rows(bits, self._block) > 0
@@ -42,5 +42,5 @@ class OneBit:
 
 
 def _in_rows(values: Tensor, length: int) -> Tensor:
-    """The values in rows of `length`, with zeros at the end."""
+    """Arrange the values in rows of `length`, with zeros at the end."""
     return F.pad(values, (0, -len(values) % length)).view(-1, length)

@@ -20,17 +20,18 @@ class RandomK:
         self._numbers = torch.Generator().manual_seed(0)
 
     def encode(self, values: Tensor) -> list[Tensor]:
-        """The values, float [k], and the number that places are drawn from, int64 [1]."""
+        """Return the drawn values, float [k], and the number that their places are drawn from,
+        int64 [1]."""
         number = torch.randint(2**62, (1,), generator=self._numbers)
         return [values[self._places(number, len(values))], number.to(values.device)]
 
     def decode(self, messages: Sequence[Tensor], size: int) -> Tensor:
-        """The values in their places, and zeros elsewhere, float [size]."""
+        """Put the values in their places, among zeros, float [size]."""
         values, number = messages
         return values.new_zeros(size).index_copy_(0, self._places(number, size), values)
 
     def _places(self, number: Tensor, size: int) -> Tensor:
-        """The places that a number stands for, int64 [k]; one may be drawn twice."""
+        """Draw the places that a number stands for, int64 [k]; one place may be drawn twice."""
         lots = torch.Generator().manual_seed(int(number))
         count = ceil(self._density * size)
         return torch.randint(size, (count,), generator=lots).to(number.device)

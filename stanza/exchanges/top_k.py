@@ -19,12 +19,12 @@ class TopK:
         self._density = density
 
     def encode(self, values: Tensor) -> list[Tensor]:
-        """The values, float [k], and their places, int32 [k]."""
+        """Return the largest values, float [k], and their places, int32 [k]."""
         count = ceil(self._density * len(values))
         places = values.abs().topk(count, sorted=False).indices
         return [values[places], places.to(torch.int32)]
 
     def decode(self, messages: Sequence[Tensor], size: int) -> Tensor:
-        """The values in their places, and zeros elsewhere, float [size]."""
+        """Put the values in their places, among zeros, float [size]."""
         values, places = messages
         return values.new_zeros(size).index_copy_(0, places.long(), values)

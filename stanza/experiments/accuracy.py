@@ -148,7 +148,7 @@ def _cases(
 
 
 def _options(setting: Setting, taken: Source) -> Options:
-    """How a network is trained to the end, whatever the scheme."""
+    """Return the options with which a network is trained to the end, whatever the scheme."""
     return Options(
         model=setting.network,
         classes=96 if setting.network == "resnet-28" else None,

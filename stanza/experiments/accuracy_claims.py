@@ -22,7 +22,7 @@ EQUAL, FIRST_STEPS = 1e-4, 10
 
 
 def claims(trained: Trained, data: str) -> Iterator[Claim]:
-    """All claims."""
+    """Make all claims."""
     for (setting, ranks), row in trained.points.items():
         yield from _accuracies(trained, setting, ranks, data)
         yield from _gains(trained, row, data)
@@ -35,7 +35,8 @@ def claims(trained: Trained, data: str) -> Iterator[Claim]:
 
 
 def _accuracies(trained: Trained, name: str, ranks: int, data: str) -> Iterator[Claim]:
-    """The final accuracies of the runs to the end, and how far they are apart with one seed."""
+    """Claim the final accuracies of the runs to the end, and how far they are apart with one
+    seed."""
     setting = next(one for one in trained.settings if one.name == name)
     ends = trained.ends(setting, ranks)
     if not ends:
@@ -61,7 +62,7 @@ def _accuracies(trained: Trained, name: str, ranks: int, data: str) -> Iterator[
 
 
 def _gains(trained: Trained, row: Mapping[str, Point], data: str) -> Iterator[Claim]:
-    """How many times sooner Stanza reaches the target than every baseline that was run."""
+    """Claim how many times sooner Stanza reaches the target than every baseline that was run."""
     chosen = row["auto"]
     alexnet = chosen.setting.model == "alexnet"
     targets = {
@@ -109,7 +110,8 @@ def _gains(trained: Trained, row: Mapping[str, Point], data: str) -> Iterator[Cl
 
 
 def _losses(trained: Trained) -> Iterator[Claim]:
-    """With one seed all schemes lose the same in the same steps, and so does a run to the end."""
+    """Claim that with one seed all schemes have the same losses in the same steps, and so does a
+    run to the end."""
     gaps = []
     for row in trained.points.values():
         first = next(iter(row.values()))
@@ -134,7 +136,7 @@ def _gap(ours: Run, theirs: Run) -> float:
 
 
 def agreeing(points: Sequence[Point]) -> list[float]:
-    """Predicted over measured step time of every point that has a prediction."""
+    """Return predicted over measured step time of every point that has a prediction."""
     return [p.predicted_step_s / median(p.steps_s) for p in points if p.predicted_step_s]
 
 

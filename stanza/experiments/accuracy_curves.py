@@ -75,7 +75,7 @@ class Point:
 
     @property
     def name(self) -> str:
-        """What the point is called in claims."""
+        """The name of the point in claims."""
         return f"{self.setting.name}-{self.ranks}"
 
     def seconds_to(self, target: float) -> list[float]:
@@ -154,7 +154,7 @@ class Trained:
         return found
 
     def _point(self, setting: Setting, scheme: str, ranks: int) -> Point | None:
-        """One scheme's runs; None where it was not run."""
+        """Gather one scheme's runs; None where it was not run."""
         ends = tuple(self.results.get(end_name(setting, scheme, ranks), ()))
         runs = tuple(self.results.get(case_name(setting, scheme, ranks), ends))
         others = self.ends(setting, ranks)
@@ -167,7 +167,7 @@ class Trained:
         return [(scheme, runs) for scheme, runs in found if runs]
 
     def all_points(self) -> Iterator[Point]:
-        """Every point."""
+        """Return every point."""
         for row in self.points.values():
             yield from row.values()
 

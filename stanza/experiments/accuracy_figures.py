@@ -50,7 +50,7 @@ def _figure(trained: Trained, ranks: int, data: str, folder: Path) -> Figure:
 
 
 def _progress(trained: Trained, name: str, row: Mapping[str, Point]) -> Progress:
-    """Accuracy over time of every scheme in one setting."""
+    """Make the panel of accuracy over time, of every scheme in one setting."""
     ranks = next(iter(row.values())).ranks
     return Progress(
         measured={s: point.curve() for s, point in row.items() if point.ends},
@@ -68,7 +68,7 @@ def _progress(trained: Trained, name: str, row: Mapping[str, Point]) -> Progress
 
 
 def _steps(trained: Trained, rows: Mapping[str, Mapping[str, Point]]) -> Bars:
-    """The mean step time of every scheme, setting by setting."""
+    """Make the panel of mean step times, setting by setting."""
     return Bars(
         groups=[f"{name}\n{_rate(row)}" for name, row in rows.items()],
         series={
@@ -91,7 +91,7 @@ def _rate(row: Mapping[str, Point]) -> str:
 
 
 def notes(trained: Trained, data: str) -> tuple[str, ...]:
-    """How the rates came about, and a table of all points."""
+    """Write how the links' rates came about, and a table of all points."""
     derived = [
         box.found(point.setting.model, point.setting.network, point.balance, point.rate_bits_per_s)
         for (_, _), row in trained.points.items()
@@ -106,14 +106,14 @@ def notes(trained: Trained, data: str) -> tuple[str, ...]:
 
 
 def _curve(point: Point) -> str:
-    """How the accuracy of a point over time is known."""
+    """Say how the accuracy of a point over time is known."""
     if point.ends:
         return "measured" if len(point.ends) == len(point.runs) else "measured with one seed"
     return "continued" if point.learned else "none"
 
 
 def _table(trained: Trained) -> str:
-    """Step times, their predictions and the time to the target, in Markdown."""
+    """Write a table of step times, their predictions and the time to the target, in Markdown."""
     rows = []
     for point in trained.all_points():
         seconds = point.seconds_to(trained.target)

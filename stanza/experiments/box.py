@@ -132,7 +132,7 @@ def steps_s(
 
 
 def _received(pipe: Connection) -> dict[str, float]:
-    """What a process has found."""
+    """Receive the times that a process has measured."""
     if not pipe.poll(PATIENCE_S):
         raise TimeoutError(f"the time of a step was not measured within {PATIENCE_S:g} s")
     try:
@@ -179,7 +179,7 @@ def _time_steps(
 
 
 def described(model: str, network: str, step_s: float, parameter_bytes: float) -> str:
-    """How the rate of a network's links is derived, in a sentence."""
+    """Say in a sentence how the rate of a network's links is derived."""
     paper, profile = of_paper(model), load_profile(model)
     rate = link_rate_bits_per_s(step_s, parameter_bytes, paper.ratio)
     return (
@@ -192,7 +192,7 @@ def described(model: str, network: str, step_s: float, parameter_bytes: float) -
 
 
 def found(model: str, network: str, here: Balance, rate_bits_per_s: float) -> str:
-    """What ratio a network had in the end, in a sentence."""
+    """Say in a sentence which ratio a network had in the end."""
     paper = of_paper(model)
     return (
         f"{model} on {CLUSTER}: a step computes {paper.compute_s * 1e3:.0f} ms and its parameters "

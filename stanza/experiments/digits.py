@@ -59,7 +59,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
 
 
 def _accuracy_claims(results: Results) -> list[Claim]:
-    """Stanza's test accuracy, and its distance from one process's."""
+    """Claim Stanza's test accuracy, and its distance from one process's."""
     accuracies = [run["test_accuracy"] for run in results["stanza"]]
     alone = [run["test_accuracy"] for run in results["single"]]
     return [
@@ -80,7 +80,8 @@ def _accuracy_claims(results: Results) -> list[Claim]:
 
 
 def _loss_claims(results: Results) -> Iterator[Claim]:
-    """Every scheme computes the same updates, so its first losses are those of one process."""
+    """Claim that the first losses of every scheme are those of one process, for all compute the
+    same updates."""
     for name, runs in results.items():
         if name == "single":
             continue
@@ -97,7 +98,8 @@ def _loss_claims(results: Results) -> Iterator[Claim]:
 
 
 def _byte_claims(results: Results) -> Iterator[Claim]:
-    """Bytes that the kernel counted over those of the traffic table.
+    """Claim the bytes that the kernel counted over those of the traffic table. There is no claim
+    for a scheme without them: one process sends nothing, and some systems do not count.
 
     There is no claim for a scheme without them: one process sends nothing, and some systems do not
     count.
@@ -115,7 +117,7 @@ def _byte_claims(results: Results) -> Iterator[Claim]:
 
 
 def _saving_claims(results: Results) -> Iterator[Claim]:
-    """How many times more bytes the busiest rank of a baseline carries than Stanza's does."""
+    """Claim how many times more bytes the busiest rank of a baseline carries than Stanza's does."""
     ours = [busiest(run, "tcp") for run in results["stanza"]]
     for name in ("ps-blocking", "ddp"):
         theirs = [busiest(run, "tcp") for run in results[name]]

@@ -24,7 +24,7 @@ def busiest(run: Mapping[str, Any], kind: str) -> float | None:
 
 
 def relative_gaps(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """|a - b| / |b|, value by value."""
+    """Return |a - b| / |b|, value by value."""
     return [abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True)]
 
 
@@ -68,7 +68,7 @@ def losses(results: Results, folder: Path) -> Figure:
 
 
 def _drawn_gaps(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Relative gaps that a logarithmic axis can show."""
+    """Return relative gaps that a logarithmic axis can show."""
     return [max(gap, SMALLEST_DRAWN) for gap in relative_gaps(ours, theirs)]
 
 

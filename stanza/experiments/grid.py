@@ -106,7 +106,7 @@ def throughput(run: Mapping[str, Any]) -> float:
 
 
 def compared(results: Results) -> dict[str, tuple[float, float]]:
-    """Simulated and emulated step time of every point of the grid that was run."""
+    """Return the simulated and the emulated step time of every point of the grid that was run."""
     names = [
         case_name(model, scheme, nodes)
         for nodes in (FEWER_NODES, NODES)
@@ -124,7 +124,7 @@ def compared(results: Results) -> dict[str, tuple[float, float]]:
 
 
 def comparisons(results: Results) -> list[Comparison]:
-    """Simulated and emulated step time of the same points, for the report."""
+    """Compare the simulated with the emulated step time of the same points, for the report."""
     return [
         compare_step_times(
             f"{name} nodes",
@@ -182,7 +182,7 @@ def points_table(results: Results) -> str:
 
 
 def modes_table(results: Results) -> str:
-    """What every mode gains over DDP, by both tiers, in Markdown."""
+    """Write a table of what every mode gains over DDP, by both tiers, in Markdown."""
     modes = ("as published", "stanza f=1", "stanza f=2", *MODES, "auto")
     rows = [(mode, *(_gain(results, model, mode) for model in MODELS)) for mode in modes]
     return table(
@@ -203,7 +203,7 @@ def _gain(results: Results, model: str, mode: str) -> str:
 
 
 def calibration(results: Results) -> str:
-    """What the emulated links gave, in a sentence for each size of the cluster."""
+    """Say what the emulated links gave, in a sentence for each size of the cluster."""
     by_nodes: dict[int, Mapping[str, Any]] = {}
     for runs in results.values():
         measured = runs[0]["calibration"]

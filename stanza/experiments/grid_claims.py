@@ -24,7 +24,8 @@ AGREEING = 0.9
 
 
 def claims(results: Results) -> Iterator[Claim]:
-    """Agreement of the two tiers, and emulated speed-ups; nothing where nothing was emulated."""
+    """Claim the agreement of the two tiers, and emulated speed-ups; nothing where nothing was
+    emulated."""
     pairs = grid.compared(results).values()
     if not pairs:
         return
@@ -43,8 +44,9 @@ def claims(results: Results) -> Iterator[Claim]:
 
 
 def _as_published(model: str, results: Results) -> Iterator[Claim]:
-    """Stanza with one FC worker and no micro-batches against one blocking parameter server: its
-    speed-up, and how many times more bytes the busiest node carries with the server in a step."""
+    """Compare Stanza with one FC worker and no micro-batches with one blocking parameter server.
+    Claims its speed-up, and how many times more bytes the busiest node carries with the server in a
+    step."""
     yield claim(
         f"stanza.speedup-as-published-over-ps-blocking.{model}.emulated",
         "throughput of Stanza as published (one FC worker, no micro-batches) over one blocking "
@@ -68,7 +70,7 @@ def _as_published(model: str, results: Results) -> Iterator[Claim]:
 
 
 def _least_over_ddp(model: str, results: Results) -> Iterator[Claim]:
-    """The smallest speed-up over DDP at any link rate, where several rates were emulated."""
+    """Claim the smallest speed-up over DDP at any link rate, where several rates were emulated."""
     by_rate = grid.over_rates(results, model, "ddp")
     if len(by_rate) > 1:
         rates = ", ".join(f"{rate:g}" for rate in by_rate)
@@ -81,7 +83,7 @@ def _least_over_ddp(model: str, results: Results) -> Iterator[Claim]:
 
 
 def _speedups(model: str, results: Results) -> Iterator[Claim]:
-    """The planner's choice over every baseline, at the paper's scale."""
+    """Claim the speed-up of the planner's choice over every baseline, at the paper's scale."""
     targets = {
         "ps-blocking": Target(least=SPEEDUP_TARGETS[model], unit="x", source=SPEEDUP_SOURCE),
         "ps-pipelined": Target(least=OVER_PIPELINED[model], unit="x"),

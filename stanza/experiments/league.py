@@ -84,7 +84,7 @@ def prepare(level: Level, folder: Path) -> tuple[Case, ...]:
 
 
 def options() -> Options:
-    """How the network is trained to the end, but for the exchange."""
+    """Return the options with which the network is trained to the end, but for the exchange."""
     taken = accuracy.source()
     return Options(
         model=NETWORK,
@@ -142,7 +142,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
 
 
 def _claims(played: League) -> Iterator[Claim]:
-    """Compression should pay on the slowest links."""
+    """Claim that compression pays on the slowest links."""
     slowest = RATES_GBIT[-1]
     for name in played.names:
         plain = name.split()[0]

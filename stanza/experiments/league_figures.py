@@ -82,7 +82,7 @@ def _seconds(played: League) -> Bars:
 
 
 def _beside_published(played: League) -> Bars:
-    """How much sooner compressed servers are than plain ones, here and as published."""
+    """Draw how much sooner compressed servers are than plain ones, here and as published."""
     slowest, names = played.rates_gbit[-1], list(PUBLISHED_OVER_PLAIN)
     ours = [played.gains(name, "ps", slowest) if name in played.names else [] for name in names]
     return Bars(

@@ -62,7 +62,7 @@ class League:
         return found
 
     def _reached(self, run: Run, key: str) -> float | None:
-        """When the tests of a run first reach the target, on the axis of `key`."""
+        """Return when the tests of a run first reach the target, on the axis of `key`."""
         tests = run["tests"]
         accuracies = [test["test_accuracy"] for test in tests]
         return crossing([test[key] for test in tests], accuracies, self.target)

@@ -109,7 +109,7 @@ def _best_baseline(row: Mapping[str, float]) -> float:
 
 
 def _claims(model: str, row: Mapping[str, float]) -> Iterator[Claim]:
-    """What is claimed of a model's row of `_planned`."""
+    """Make the claims about a model's row of `_planned`."""
     yield claim(
         f"stanza.chosen-over-ps-blocking.{model}.simulated",
         "throughput of the planner's choice over one blocking parameter server, 10 nodes, 10 Gb/s",

@@ -38,7 +38,7 @@ def conclude(results: Results, folder: Path) -> Outcome:
 
 
 def _claims(model: str, target: Cluster, clusters: Sequence[Cluster]) -> Iterator[Claim]:
-    """What is claimed of the simulated scales of a model; `clusters` are those of all rates."""
+    """Make the claims about the simulated scales of a model; `clusters` are those of all rates."""
 
     def over_ddp(at: Cluster) -> float:
         return point(model, "auto", at).samples_per_s / point(model, "ddp", at).samples_per_s

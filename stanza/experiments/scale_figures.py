@@ -23,7 +23,7 @@ SCHEMES = ("ps-blocking", "ps-sharded", "ddp", "auto")
 
 
 def _tiers(results: Results) -> str:
-    """The tiers that a figure shows, for the panels' titles."""
+    """Name the tiers that a figure shows, for the panels' titles."""
     return "simulated, emulated" if results else "simulated"
 
 
@@ -153,7 +153,7 @@ def over_rates(results: Results, clusters: dict[int, Cluster], folder: Path) -> 
 
 
 def _curves(points: Mapping[str, Iterable[tuple[float, float]]]) -> dict[str, Curve]:
-    """Lists of points (x, y) as curves; a series without points is left out."""
+    """Turn lists of points (x, y) into curves; a series without points is left out."""
     lists = {name: list(pairs) for name, pairs in points.items()}
     return {
         name: ([x for x, _ in pairs], [y for _, y in pairs])
@@ -178,7 +178,8 @@ def over_f(results: Results, target: Cluster, folder: Path) -> Figure:
 
 
 def _over_f(model: str, results: Results, target: Cluster) -> Lines:
-    """The step time of a model by the planner, the simulator and, as crosses, emulation."""
+    """Make the panel of a model's step times by the planner, the simulator and, as crosses,
+    emulation."""
     numbers = range(1, grid.MOST_FC_WORKERS + 1)
     options, profile = Options(model=model), load_profile(model)
     predictions = predict_all(options, target.size, target, profile)

@@ -108,7 +108,7 @@ def is_own(name: str) -> bool:
 def inputs_of(
     name: str, image_shape: tuple[int, ...] | None = None, classes: int | None = None
 ) -> Inputs:
-    """What the network takes: as given here, else as it says itself.
+    """Find out what the network takes: what is given here, or else what the network itself says.
 
     Raises:
         InputError: no network has this name, or one's own cannot be imported.

@@ -45,6 +45,6 @@ class AlexNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [b, 3, 224, 224] to logits [b, classes]."""
+        """Map images [b, 3, 224, 224] to logits [b, classes]."""
         logits: Tensor = self.classifier(self.avgpool(self.features(images)).flatten(1))
         return logits

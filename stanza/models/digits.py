@@ -32,6 +32,6 @@ class DigitsCNN(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [b, 1, 8, 8] to logits [b, classes]."""
+        """Map images [b, 1, 8, 8] to logits [b, classes]."""
         logits: Tensor = self.classifier(self.features(images).flatten(1))
         return logits

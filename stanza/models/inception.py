@@ -33,7 +33,7 @@ class NormalisedConvolution(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[b, C, H, W] to [b, C', H', W']: convolution, batch norm, ReLU."""
+        """Map [b, C, H, W] to [b, C', H', W'] by convolution, batch normalisation and ReLU."""
         activation: Tensor = self.relu(self.bn(self.conv(images)))
         return activation
 
@@ -208,7 +208,7 @@ class AuxiliaryClassifier(nn.Module):
         self.fc = nn.Linear(768, classes)
 
     def forward(self, activation: Tensor) -> Tensor:
-        """[b, 768, 17, 17] to auxiliary logits [b, classes]."""
+        """Map [b, 768, 17, 17] to auxiliary logits [b, classes]."""
         activation = self.conv1(self.conv0(self.pooling(activation)))
         logits: Tensor = self.fc(self.avgpool(activation).flatten(1))
         return logits
@@ -259,7 +259,7 @@ class InceptionV3(nn.Module):
         self.fc = nn.Linear(2048, classes)
 
     def forward(self, images: Tensor) -> Tensor | InceptionOutputs:
-        """Images [b, 3, 299, 299] to logits [b, classes]; in training, to auxiliary ones as
+        """Map images [b, 3, 299, 299] to logits [b, classes]; in training, to auxiliary ones as
         well."""
         activation = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))
         activation = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(self.maxpool1(activation)))

@@ -17,7 +17,7 @@ from systems.profiles.profile import ModelProfile
 def difference(
     network: nn.Module, profile: ModelProfile, image_shape: Sequence[int] | None
 ) -> str | None:
-    """Where a network differs from its profile first, in words; None where it does not.
+    """Say in words where a network first differs from its profile; None where it does not.
 
     Args:
         image_shape: what the network takes. None: nobody has said, and layers that the profile

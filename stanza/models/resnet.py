@@ -39,7 +39,7 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, block_input: Tensor) -> Tensor:
-        """[b, C, H, W] to [b, 4 x width, H / stride, W / stride]."""
+        """Map [b, C, H, W] to [b, 4 x width, H / stride, W / stride]."""
         residual = self.relu(self.bn1(self.conv1(block_input)))
         residual = self.relu(self.bn2(self.conv2(residual)))
         residual = self.bn3(self.conv3(residual))
@@ -84,7 +84,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [b, 3, 224, 224] to logits [b, classes]."""
+        """Map images [b, 3, 224, 224] to logits [b, classes]."""
         activation = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         activation = self.layer4(self.layer3(self.layer2(self.layer1(activation))))
         logits: Tensor = self.fc(self.avgpool(activation).flatten(1))
@@ -92,10 +92,11 @@ class ResNet(nn.Module):
 
 
 def resnet50(classes: int = 1000) -> ResNet:
-    """ResNet-50: (samples, 3, height, width) to (samples, classes); 25,557,032 parameters."""
+    """Build ResNet-50: (samples, 3, height, width) to (samples, classes); 25,557,032 parameters."""
     return ResNet((3, 4, 6, 3), classes)
 
 
 def resnet152(classes: int = 1000) -> ResNet:
-    """ResNet-152: (samples, 3, height, width) to (samples, classes); 60,192,808 parameters."""
+    """Build ResNet-152: (samples, 3, height, width) to (samples, classes); 60,192,808
+    parameters."""
     return ResNet((3, 8, 36, 3), classes)

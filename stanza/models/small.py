@@ -30,12 +30,12 @@ def _initialise(network: nn.Module) -> None:
 
 
 def _convolution(channels: int, width: int, size: int = 3) -> list[nn.Module]:
-    """A convolution that keeps height and width, and its ReLU."""
+    """Build a convolution that keeps height and width, and its ReLU."""
     return [nn.Conv2d(channels, width, kernel_size=size, padding=size // 2), nn.ReLU(inplace=True)]
 
 
 def _classifier(features: int, widths: Sequence[int], classes: int) -> nn.Sequential:
-    """Fully connected layers with ReLUs between them."""
+    """Build fully connected layers with ReLUs between them."""
     layers: list[nn.Module] = []
     for width in widths:
         layers += [nn.Linear(features, width), nn.ReLU(inplace=True)]
@@ -69,7 +69,7 @@ class AlexNet28(nn.Module):
         _initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [b, 1, 28, 28] to logits [b, classes]."""
+        """Map images [b, 1, 28, 28] to logits [b, classes]."""
         logits: Tensor = self.classifier(self.avgpool(self.features(images)).flatten(1))
         return logits
 
@@ -99,7 +99,7 @@ class VGG28(nn.Module):
         _initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [b, 1, 28, 28] to logits [b, classes]."""
+        """Map images [b, 1, 28, 28] to logits [b, classes]."""
         logits: Tensor = self.classifier(self.avgpool(self.features(images)).flatten(1))
         return logits
 
@@ -123,7 +123,7 @@ class Residual(nn.Module):
             self.downsample = nn.Conv2d(channels, width, kernel_size=1, stride=stride)
 
     def forward(self, block_input: Tensor) -> Tensor:
-        """[b, channels, h, w] to [b, width, h / stride, w / stride]."""
+        """Map [b, channels, h, w] to [b, width, h / stride, w / stride]."""
         residual = self.conv2(self.relu(self.conv1(block_input)))
         shortcut = block_input if self.downsample is None else self.downsample(block_input)
         output: Tensor = self.relu(residual + shortcut)
@@ -155,7 +155,7 @@ class ResNet28(nn.Module):
                 nn.init.zeros_(block.conv2.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [b, 1, 28, 28] to logits [b, classes]."""
+        """Map images [b, 1, 28, 28] to logits [b, classes]."""
         activation = self.layer1(self.relu(self.conv1(images)))
         activation = self.layer3(self.layer2(activation))
         logits: Tensor = self.fc(self.avgpool(activation).flatten(1))

@@ -52,6 +52,6 @@ class VGG16(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [b, 3, 224, 224] to logits [b, classes]."""
+        """Map images [b, 3, 224, 224] to logits [b, classes]."""
         logits: Tensor = self.classifier(self.avgpool(self.features(images)).flatten(1))
         return logits

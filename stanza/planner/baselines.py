@@ -60,7 +60,8 @@ def predicted(
 
 
 def _compression(options: Options, scheme: str) -> Compression:
-    """How much travels under a scheme: the exchange that the options name belongs to their own."""
+    """Return how much travels under a scheme: the exchange that the options name belongs to their
+    own."""
     found = compression_of(options.exchange, options.exchange_options)
     return found if found is not None and scheme == options.scheme else WHOLE
 
@@ -86,7 +87,7 @@ def _played_once(
 def as_prediction(
     scheme: str, layout: Layout, played: Simulated, network: Link | Host
 ) -> Prediction:
-    """What the simulator has found, as a prediction."""
+    """Turn steps that the simulator has played into a prediction."""
     return Prediction(
         scheme=scheme,
         fc_workers=len(layout.ranks("fc")),

@@ -23,7 +23,7 @@ KEPT = ("Conv", "Linear", "BatchNorm")
 def needed_bytes(
     options: Options, layout: Layout, profile: ModelProfile, shares: Sequence[int]
 ) -> list[float]:
-    """The bytes that each rank of a layout holds at least.
+    """Compute the bytes that each rank of a layout holds at least.
 
     Args:
         profile: of any device: its times are not read.
@@ -62,7 +62,7 @@ def _bytes(layers: Iterable[LayerProfile]) -> int:
 
 
 def too_small(layout: Layout, needed: Sequence[float], seats: Sequence[Seat]) -> str | None:
-    """Says which rank does not fit the memory of its node; None: none is known not to.
+    """Say which rank does not fit the memory of its node; None where none is known not to.
 
     Args:
         needed: the bytes of every rank.

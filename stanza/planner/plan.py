@@ -294,7 +294,7 @@ def _played(
 
 
 def _fastest(candidates: Sequence[Prediction]) -> Prediction:
-    """The fastest candidate, or an earlier (simpler) one where the gain is not worth it."""
+    """Return the fastest candidate, or an earlier (simpler) one where the gain is not worth it."""
     best = candidates[0]
     for candidate in candidates[1:]:
         if candidate.samples_per_s > best.samples_per_s * WORTH_IT:

@@ -43,8 +43,8 @@ BUCKET_BYTES = BUCKET_MEBIBYTES * 1024**2
 
 
 def unpredicted(options: Options) -> str | None:
-    """Why nobody can predict the steps of a run with these options; None: given a profile, they are
-    predicted, as are those of the simulator."""
+    """Say why nobody can predict the steps of a run with these options; None: given a profile, they
+    are predicted, as are those of the simulator."""
     if options.ps_consistency != "synchronous":
         return (
             f"--stanza.ps-consistency {options.ps_consistency}: the planner and the simulator know "
@@ -125,7 +125,7 @@ def ring_finish(
     link: Link,
     compression: Compression = WHOLE,
 ) -> float:
-    """When the last bucket has been all-reduced, if the backward pass begins at `start_s`.
+    """Compute when the last bucket has been all-reduced, if the backward pass begins at `start_s`.
 
     The backward pass fills buckets of DDP's size. They are reduced one after the other.
 
@@ -168,7 +168,7 @@ def ps_blocking(
 
 
 def _server_s(size_bytes: float, workers: int, servers: int, link: Link) -> float:
-    """The seconds that all workers take to push (or pull) `size_bytes` each.
+    """Compute the seconds that all workers take to push (or pull) `size_bytes` each.
 
     The busiest network interface decides. A worker's carries `size_bytes`. A server's carries its
     shard, `size_bytes / servers`, once for every worker.

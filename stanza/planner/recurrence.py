@@ -70,8 +70,8 @@ class Group:
 
 
 def _cut_s(gathered: Costs, link: Link) -> float:
-    """The seconds in which an FC worker receives one micro-batch's activations from all its CONV
-    workers, or sends their gradients."""
+    """Compute the seconds in which an FC worker receives one micro-batch's activations from all its
+    CONV workers, or sends their gradients."""
     return link.seconds(gathered.cut_bytes) + link.latency_s
 
 
@@ -82,7 +82,7 @@ def _steady_step_s(
     link: Link,
     fc_exchange_s: float,
 ) -> float:
-    """The seconds from one step to the next, once they no longer change.
+    """Compute the seconds from one step to the next, once they no longer change.
 
     This follows a CONV worker with the largest share of the batch, the last in everything, and its
     FC worker (pictured in `stanza.workers.conv_worker`). Four
@@ -149,7 +149,7 @@ def _steady_step_s(
 def exchange_end(
     start_s: float, lasts_s: float, cut_from_s: float, cut_until_s: float, cut_busy_s: float
 ) -> float:
-    """When the FC workers have exchanged their gradients.
+    """Compute when the FC workers have exchanged their gradients.
 
     Activations of the next step arrive meanwhile. The ring is then one flow beside those of many
     CONV workers and gets next to nothing, so it advances only while no activations arrive.

@@ -133,8 +133,8 @@ def _summarize(
 
 
 def _without_checkpoints(job: Job) -> str | None:
-    """The schemes of DeepSpeed save no checkpoints, and neither do ranks whose copies of the model
-    differ, nor exchanges that keep what they have lost."""
+    """Say why a job cannot save checkpoints: its scheme is DeepSpeed's, its ranks have copies of
+    the model that differ, or its exchange keeps what it has lost."""
     options = job.options
     if options.scheme in ZERO_STAGES:
         return f"--stanza.scheme {options.scheme}"
@@ -146,7 +146,7 @@ def _without_checkpoints(job: Job) -> str | None:
 
 
 def _no_prediction(job: Job) -> str:
-    """Why the plan of a job holds no step time."""
+    """Say why the plan of a job holds no step time."""
     if job.options.scheme == "single":
         return "one process has no schedule to predict"
     why = unpredicted(job.options)

@@ -117,7 +117,8 @@ def measure_rank(options: Options, world_size: int, device: str = "auto") -> Mod
 
 
 def measure_host(world_size: int) -> Host:
-    """This machine, whose cores `world_size` ranks share, as a probe finds it or has found it."""
+    """Describe this machine, whose cores `world_size` ranks share, as a probe finds it or has found
+    it."""
     from systems.network.host_here import host_here
 
     return host_here(world_size, threads_per_rank(world_size))

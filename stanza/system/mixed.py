@@ -151,8 +151,8 @@ def rates_in_words(target: Cluster, plan: Plan) -> str:
 
 
 def describe_devices(target: Cluster, plan: Plan) -> list[str]:
-    """Which ranks run on which nodes, with their shares: lines of a plan. There are none where all
-    nodes are alike."""
+    """Say which ranks run on which nodes, with their shares, as lines of a plan. There are none
+    where all nodes are alike."""
     nodes = [node for node in target.nodes for _ in range(node.count)]
     shares = dict(zip(plan.layout.data_ranks, plan.shares, strict=True)) if plan.shares else {}
     rows = []

@@ -141,7 +141,7 @@ def _profiled_batch(name: str | None) -> int | None:
 
 
 def _batch_in_words(options: Options) -> str:
-    """What the schemes are compared on: a batch for each worker, or one for all of them."""
+    """Say what the schemes are compared on: a batch for each worker, or one for all of them."""
     if options.global_batch_size is not None:
         return f"all workers of a scheme share {options.global_batch_size} samples a step"
     if options.batch_shares != EQUAL:

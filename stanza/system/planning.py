@@ -171,7 +171,7 @@ def _check_layers(job: Job, profile: ModelProfile) -> None:
 def _difference(
     model: str, classes: int | None, image_shape: tuple[int, ...] | None, profile: ModelProfile
 ) -> str | None:
-    """Where a model differs from its profile; see `stanza.models.layers`. It is built for this."""
+    """Build a model, and say where it differs from its profile; see `stanza.models.layers`."""
     import torch
 
     from stanza.models.layers import difference

@@ -23,7 +23,7 @@ REPETITIONS = 3
 
 
 def profiled(job: Job) -> Hashable:
-    """What of a job its profile depends on."""
+    """Return the parts of a job on which its profile depends."""
     options = job.options
     what = (options.model, options.data, options.image_shape, options.classes, options.loss)
     return (*what, batch_sizes(job))

@@ -160,7 +160,7 @@ def predicted_step_s(plan: Plan) -> float | None:
 
 
 def _emulated_step_s(plan: Plan) -> float:
-    """How many seconds an emulated step should last; longer where there are many messages."""
+    """Say how many seconds an emulated step should last; longer where there are many messages."""
     layout = plan.layout
     servers_beside_workers = layout.scheme == "ps" and not layout.ranks("server")
     many_messages = servers_beside_workers or layout.fc_parallel == "columns"

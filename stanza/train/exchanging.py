@@ -98,7 +98,7 @@ def stale_server_of(training: Training, servers: Sequence[int]) -> StaleServer:
 
 
 def clipping_in(training: Training, role: str, servers: Sequence[int] = ()) -> Clipping | None:
-    """How this rank, in one of its roles, clips gradients; None: not at all."""
+    """Decide how this rank, in one of its roles, clips gradients; None: not at all."""
     most = training.recipe.clip_norm
     if most is None:
         return None

@@ -103,7 +103,8 @@ def training_steps(
 
 
 def recipe_of(options: Options, workload: Workload, steps_done: int) -> Recipe:
-    """How the options say that the workload is trained, after so many steps of its schedule."""
+    """Translate the options into how the workload is trained, after so many steps of its
+    schedule."""
     return Recipe(
         optimizer=scheduled(workload.optimizer, workload.scheduler, steps_done),
         loss_sum=summed(workload.loss),

@@ -22,7 +22,7 @@ from systems.schema import InputError
 
 
 def optimizer_of(options: Options) -> OptimizerFactory:
-    """What makes the optimizer of some parameters.
+    """Return the factory that makes the optimizer of some parameters.
 
     Raises:
         InputError: it cannot be imported. When it is called: it cannot be made, or is none.
@@ -38,7 +38,8 @@ def optimizer_of(options: Options) -> OptimizerFactory:
 
 
 def scheduler_of(options: Options) -> SchedulerFactory | None:
-    """What makes the learning-rate schedule of an optimizer; None: the rate stays as it is.
+    """Return the factory that makes the learning-rate schedule of an optimizer; None: the rate
+    stays as it is.
 
     Raises:
         InputError: as for an optimizer.
@@ -87,7 +88,7 @@ def loss_of(options: Options) -> Loss | None:
 def _factory(
     name: str, arguments: tuple[str, ...], option: str, check_kind: Callable[[object, str], Any]
 ) -> Callable[..., Any]:
-    """What makes an optimizer or a schedule from what it is given, and checks that it is one."""
+    """Return a factory of optimizers or of schedules, which checks that what it has made is one."""
     flag = f"--stanza.{option}"
     factory, named = by_path.load(name, flag), by_path.keywords(arguments, f"{flag}-options")
 

@@ -66,7 +66,7 @@ class OwnSplit:
         return images, targets
 
     def _read(self, index: int) -> Any:
-        """One sample: an image and its target."""
+        """Read one sample: an image and its target."""
         try:
             sample = self.samples[index]
         except Exception as error:  # the user's own code runs here
@@ -117,7 +117,7 @@ def open_own(source: str, image_shape: tuple[int, ...] | None, classes: int | No
 
 @cache
 def _made(source: str, image_shape: tuple[int, ...] | None, classes: int | None) -> Any:
-    """What the user's function returns; it is called once in a process."""
+    """Call the user's function, once in a process; returns what it returns."""
     factory = by_path.load(source, OPTION)
     parameters = by_path.named_parameters(factory)
     known = {"image_shape": image_shape, "classes": classes, "num_classes": classes}
@@ -196,7 +196,8 @@ def _classes(
 
 
 def _classes_told(part: Any) -> int | None:
-    """The number of classes by the attributes that data sets in torch's manner often have."""
+    """Read the number of classes from the attributes that data sets in torch's manner often
+    have."""
     names = getattr(part, "classes", None)
     if isinstance(names, int) or isinstance(getattr(part, "num_classes", None), int):
         return int(names if isinstance(names, int) else part.num_classes)
@@ -207,7 +208,7 @@ def _classes_told(part: Any) -> int | None:
 
 
 def _most(labels: Tensor) -> int | None:
-    """One more than the largest label; None without any."""
+    """Return one more than the largest label; None without any label."""
     return int(labels.max()) + 1 if labels.numel() and not labels.is_floating_point() else None
 
 

@@ -58,8 +58,8 @@ def summarize_training(
 
 
 def _tests(steps: Sequence[Step]) -> list[dict[str, float]]:
-    """Every test of rank 0: the number of steps before it, the seconds that they took since the
-    first step of this attempt, without the tests between them, and the accuracy."""
+    """List the tests of rank 0. Each has the number of steps before it, the seconds that they took
+    since the first step of this attempt, without the tests between them, and the accuracy."""
     last = steps[-1]
     return [
         {

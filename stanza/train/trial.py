@@ -81,7 +81,7 @@ def _check_mean(loss: Tensor, outputs: object, targets: Targets, loss_sum: Loss)
 
 
 def _twice(values: object) -> object:
-    """Every sample twice."""
+    """Repeat every sample."""
     return tree_map(lambda value: torch.cat([value, value]), values)
 
 

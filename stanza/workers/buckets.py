@@ -26,7 +26,7 @@ class Bucket:
         return even_slice(self.size, index, servers)
 
     def places(self, servers: int, index: int) -> list[Place]:
-        """Where in the model's parameters the values of server `index` of `servers` belong."""
+        """Say where in the model's parameters the values of server `index` of `servers` belong."""
         shard, places, begin = self.slice(servers, index), [], 0
         for parameter in self.parameters:
             first, end = max(shard.start, begin), min(shard.stop, begin + parameter.numel())

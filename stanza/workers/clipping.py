@@ -54,7 +54,7 @@ class Clipping:
 def clipping_of(
     role: str, layout: Layout, transport: Transport, max_norm: float, servers: Sequence[int] = ()
 ) -> Clipping:
-    """How this rank clips in one of its roles: conv, fc, worker or server.
+    """Decide how this rank clips in one of its roles: conv, fc, worker or server.
 
     Every part of the model has ranks that tell its norm to all others: the first CONV worker, the
     first FC worker or, where they hold columns, each of them, and every server.

@@ -50,8 +50,8 @@ def held(
     optimizer: OptimizerFactory,
     state: State | None,
 ) -> tuple[list[Tensor], list[torch.optim.Optimizer]]:
-    """What server `index` of `servers` holds: its slice of every bucket, and an optimizer for each,
-    of which the state is told."""
+    """Cut out what server `index` of `servers` holds: its slice of every bucket, and an optimizer
+    for each slice. `state` is told of all of them."""
     slices, optimizers = list[Tensor](), list[torch.optim.Optimizer]()
     for bucket in buckets:
         values = bucket.flat_parameters()[bucket.slice(servers, index)].clone()
@@ -194,7 +194,8 @@ class ParameterServer:
     @property
     def staleness(self) -> int | None:
         """How many updates the parameters lacked on which the gradients of the last step were
-        computed; None where servers are synchronous. Of several servers the largest counts."""
+        computed; None where servers are synchronous. With several servers it is the largest
+        number."""
         return max((int(told) for told in self._told), default=None)
 
     def forward(self, inputs: Tensor) -> Any:

@@ -24,23 +24,23 @@ class Shard(Protocol):
     """One side of the exchange of a slice [n] of a bucket."""
 
     def push_buffer(self) -> Tensor:
-        """Room for a message with gradients."""
+        """Allocate a buffer for a message with gradients."""
         ...
 
     def pull_buffer(self) -> Tensor:
-        """Room for a message with parameters."""
+        """Allocate a buffer for a message with parameters."""
         ...
 
     def push(self, gradients: Tensor) -> Tensor:
-        """The message that says these gradients [n]; on the worker."""
+        """Encode the gradients [n] into a message; on the worker."""
         ...
 
     def gradients(self, message: Tensor) -> Tensor:
-        """The gradients [n] that a message says; on the server."""
+        """Decode a message into gradients [n]; on the server."""
         ...
 
     def pull(self) -> Tensor:
-        """The message that says the parameters; on the server."""
+        """Encode the parameters into a message; on the server."""
         ...
 
     def pulled(self, message: Tensor) -> None:
@@ -60,7 +60,7 @@ class Plain:
         return torch.zeros_like(self._values)
 
     def pull_buffer(self) -> Tensor:
-        """The copy itself: parameters arrive where they belong."""
+        """Return the worker's copy itself: parameters arrive where they belong."""
         return self._values
 
     def push(self, gradients: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class Plain:
         return self._values.detach()
 
     def pulled(self, message: Tensor) -> None:
-        """Do nothing: they have arrived."""
+        """Do nothing: the parameters have arrived in their place."""
 
 
 class Encoded:
@@ -117,6 +117,6 @@ class Encoded:
 
 
 def shard(values: Tensor, codec: CodecFactory | None) -> Shard:
-    """One side of the exchange of `values`; without a codec they travel as they are. A slice may be
-    empty, where there are more servers than values."""
+    """Make one side of the exchange of `values`. Without a codec they travel as they are. A slice
+    may be empty, where there are more servers than values."""
     return Plain(values) if codec is None or not len(values) else Encoded(values, codec)

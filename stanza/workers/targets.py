@@ -34,7 +34,7 @@ def check_targets(targets: Targets, samples: int) -> None:
 
 
 def described(targets: Targets) -> str:
-    """The dtypes and shapes of targets, for errors."""
+    """Describe the dtypes and shapes of targets, for errors."""
     kinds = [
         f"{str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}"
         if isinstance(leaf, Tensor)
@@ -45,12 +45,12 @@ def described(targets: Targets) -> str:
 
 
 def rows(targets: Targets, part: slice) -> Targets:
-    """The targets of a part of the samples."""
+    """Take the targets of a part of the samples."""
     return tree_map(lambda leaf: leaf[part], targets)
 
 
 def moved(targets: Targets, device: torch.device) -> Targets:
-    """The targets on another device."""
+    """Move the targets to another device."""
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, targets)
 
 
@@ -69,5 +69,5 @@ def joined(pieces: Sequence[Targets]) -> Targets:
 
 
 def empty(like: Targets, samples: int) -> Targets:
-    """Buffers for the targets of so many samples, with the dtypes and shapes of `like`."""
+    """Allocate buffers for the targets of so many samples, with the dtypes and shapes of `like`."""
     return tree_map(lambda leaf: leaf.new_empty(samples, *leaf.shape[1:]), like)

@@ -288,7 +288,7 @@ def load(name: str, *, simulated: bool = False) -> Cluster:
 
 
 def place(cluster: Cluster, node: Node, file: str | None = None) -> str:
-    """How messages name a node: by its cluster and name, or by its file, line and name."""
+    """Name a node in messages: by its cluster and name, or by its file, line and name."""
     if file is None:
         return f"cluster {cluster.name!r}: node {node.name!r}"
     heads = [

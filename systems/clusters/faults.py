@@ -208,7 +208,7 @@ class Faults:
                 raise InputError(f"faults: {what} = {number}: {known}")
 
     def slow_at(self, rank: int, now_s: float) -> tuple[float, float]:
-        """How slow a rank is at a second.
+        """Say how slow a rank is at a second.
 
         Returns:
             (the factor by which its computations take longer, the second until which it is so).

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster, Link
-from systems.clusters.links import Links
 from systems.clusters.uniform import check_one_device
 from systems.schema import InputError
 
@@ -62,8 +61,3 @@ def mixed_cluster(name: str, world_size: int) -> Cluster:
             f"{target.size}, or another --cluster"
         )
     return target
-
-
-def links_of(target: Cluster) -> Links:
-    """The link of every node of a cluster."""
-    return Links(target.links)

@@ -86,7 +86,7 @@ class Shape:
 
 
 def _each_once(words: Sequence[str]) -> str:
-    """One word where all are equal, else the word of every rank."""
+    """Write one word where all are equal, else the word of every rank."""
     return words[0] if len(set(words)) == 1 else " ".join(words)
 
 

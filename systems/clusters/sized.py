@@ -52,7 +52,8 @@ class SimulatedCluster:
     """What is played; None: equal links say all about it."""
 
     def network(self, target: Cluster) -> Link | Host | Topology:
-        """What is played. `target` is what was planned, its figures measured if need be."""
+        """Return the network that the simulator plays. `target` is the cluster that was planned,
+        its figures measured if need be."""
         return target.network if self.topology is None else self.topology
 
 

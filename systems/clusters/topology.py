@@ -54,7 +54,7 @@ class Topology:
         return max(link.latency_s for link in (*self.links, *self.uplinks))
 
     def path(self, source: int, target: int) -> tuple[Interface, ...]:
-        """What a message passes from one rank to another."""
+        """List the interfaces that a message passes from one rank to another."""
         nodes = self.node_of[source], self.node_of[target]
         racks = self.rack_of[nodes[0]], self.rack_of[nodes[1]]
         path: list[Interface] = []

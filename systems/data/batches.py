@@ -77,6 +77,6 @@ def share(size: int, workers: int, index: int) -> slice:
 
 
 def consecutive(sizes: Sequence[int]) -> list[slice]:
-    """Parts of a batch that follow one another, of these sizes."""
+    """Cut a batch into parts of these sizes, which follow one another."""
     ends = list(accumulate(sizes))
     return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]

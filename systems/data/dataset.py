@@ -70,8 +70,8 @@ class TensorSplit:
 
 
 def zeros(samples: int, kind: str) -> Data:
-    """Data for layers that compute nothing: `samples` samples to train with, each a single zero in
-    class 0, and none to test with."""
+    """Make data for layers that compute nothing: `samples` samples to train with, each a single
+    zero in class 0, and none to test with."""
 
     def split(length: int) -> TensorSplit:
         def make() -> Batch:

@@ -76,12 +76,12 @@ class Claim:
 
     @property
     def quantity(self) -> str:
-        """What is claimed, whatever the case: the second part of the id."""
+        """The name of the quantity, whatever the case: the second part of the id."""
         return self.id.removeprefix(f"{self.system}.").partition(".")[0]
 
     @property
     def case(self) -> str:
-        """What it is claimed of: the third part of the id, which may contain dots."""
+        """The case of which it is claimed: the third part of the id, which may contain dots."""
         return self.id.removeprefix(f"{self.system}.{self.quantity}.").removesuffix(f".{self.tier}")
 
 

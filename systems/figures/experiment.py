@@ -160,7 +160,7 @@ class Experiment:
 
 
 def measured_here(system: str, modules: Mapping[str, tuple[str, Any]]) -> tuple[Experiment, ...]:
-    """Experiments that are measured in this process.
+    """Make experiments that are measured in this process.
 
     Args:
         system: the system that they are about.

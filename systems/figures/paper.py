@@ -17,7 +17,7 @@ class Answer:
     """What the quantity is, for readers who see nothing but this sentence and its values."""
 
     def claims(self, claims: Iterable[Claim]) -> list[Claim]:
-        """Those of `claims` that are of this quantity, in their order."""
+        """Choose those of `claims` that are of this quantity, in their order."""
         return [claim for claim in claims if fnmatchcase(claim.quantity, self.quantity)]
 
 
@@ -45,7 +45,8 @@ class Paper:
     statements: tuple[Statement, ...]
 
     def sentence(self, quantity: str) -> str | None:
-        """What a quantity of our claims means; None where it answers no statement."""
+        """Return the sentence that explains a quantity of our claims; None where it answers no
+        statement."""
         answers = (answer for statement in self.statements for answer in statement.answers)
         matching = (a.sentence for a in answers if fnmatchcase(quantity, a.quantity))
         return next(matching, None)

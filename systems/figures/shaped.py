@@ -11,13 +11,13 @@ AGREE, AGREEING = 0.1, 0.9
 
 
 def left_out(reason: str) -> Outcome:
-    """What an experiment shows where nothing was run, and why that is so."""
+    """Make the outcome of an experiment of which nothing was run, with the reason."""
     note = f"Nothing was trained on a cluster in this machine: {reason}"
     return Outcome(figures=(), claims=(), notes=(note,))
 
 
 def marked(runs: Sequence[Mapping[str, Any]]) -> str:
-    """How many runs were marked as doubtful, in a sentence."""
+    """Say in a sentence how many runs were marked as doubtful."""
     busy = sum(bool(run["host_busy"]) for run in runs)
     return (
         f"{busy} of {len(runs)} runs were marked: the machine was busy with something else, or a "
@@ -26,7 +26,7 @@ def marked(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def predictions(id: str, points: str, ratios: Sequence[float]) -> Claim:
-    """The claim that predicted step times come true.
+    """Claim that predicted step times come true.
 
     Args:
         points: what was predicted, in words, such as "points (setting x scheme)".

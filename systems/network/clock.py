@@ -22,7 +22,8 @@ EXCHANGES = 16
 
 
 def behind_rank_0_ns(world: World) -> int:
-    """What must be added to `time.time_ns()` of this rank to get that of rank 0.
+    """Measure how many nanoseconds must be added to `time.time_ns()` of this rank to get that of
+    rank 0. It is 0 where the clocks cannot be told apart.
 
     It is 0 where the clocks cannot be told apart. All ranks must call this together.
     """

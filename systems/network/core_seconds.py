@@ -81,7 +81,8 @@ def line(small: Measured, large: Measured, size_bytes: float) -> Cost:
 
 
 def on_rank_0(function: Callable[[], float]) -> float:
-    """What a function returns on rank 0, while the other ranks wait."""
+    """Call a function on rank 0 while the other ranks wait; returns what it returns, on all of
+    them."""
     dist.barrier()
     return summed(function() if dist.get_rank() == 0 else 0.0)
 

@@ -73,7 +73,7 @@ class World:
         return dataclasses.replace(self, roles=tuple(roles))
 
     def name(self, rank: int) -> str:
-        """How messages call a rank: "rank 3 (fc)"."""
+        """Name a rank in messages: "rank 3 (fc)"."""
         return f"rank {rank} ({self.roles[rank]})"
 
     def group(self, ranks: Sequence[int]) -> dist.ProcessGroup | None:
@@ -275,7 +275,7 @@ def _room(place: Environment, store: dist.Store) -> dist.PrefixStore:
 
 
 def _missing(ranks: Sequence[int], roles: Sequence[str]) -> str:
-    """Which ranks are missing, such as "waiting for 1 of 2 fc workers: rank 3"."""
+    """Say which ranks are missing, such as "waiting for 1 of 2 fc workers: rank 3"."""
     parts = []
     for role in dict.fromkeys(roles[rank] for rank in ranks):
         gone = [rank for rank in ranks if roles[rank] == role]

@@ -114,7 +114,7 @@ class PinnedTransport(TorchTransport):
 
 
 def _pinned(like: Tensor) -> Tensor:
-    """Memory of the host for a tensor, which a GPU copies to and from by itself."""
+    """Allocate memory of the host for a tensor, which a GPU copies to and from by itself."""
     return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
 
 

@@ -32,8 +32,8 @@ PATIENCE_S = 60.0
 
 
 def host_here(ranks: int, threads: int) -> Host:
-    """This machine for so many ranks with so many threads each, as it was measured before, or else
-    is measured now.
+    """Describe this machine for so many ranks with so many threads each, as it was measured before,
+    or else is measured now.
 
     Raises:
         RuntimeError: a process failed.
@@ -50,8 +50,8 @@ def host_here(ranks: int, threads: int) -> Host:
 def shared_host(
     world: World, *, share: float | None = None, bandwidth_bits_per_s: float | None = None
 ) -> Host:
-    """The same for the ranks of a world, which run already, all on this machine. They call this
-    together.
+    """Describe this machine in the same way, for the ranks of a world, which run already, all on
+    this machine. They call this together.
 
     Args:
         share: the share of a core that each of them is held to.
@@ -70,7 +70,7 @@ def shared_host(
 
 
 def _probed(ranks: int, threads: int) -> Host:
-    """Measure this machine with processes that are started for it."""
+    """Probe this machine with processes that are started for it."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     port = free_port()
@@ -93,7 +93,7 @@ def _probed(ranks: int, threads: int) -> Host:
 
 
 def _main(rank: int, ranks: int, threads: int, port: int, result: Connection | None) -> None:
-    """One of the processes; the first one sends the answer back."""
+    """Probe the machine as one of the ranks; the first one sends the answer back."""
     torch.set_num_threads(threads)
     place = Environment(
         launcher="local",
@@ -112,7 +112,7 @@ def _main(rank: int, ranks: int, threads: int, port: int, result: Connection | N
 
 
 def kept_host(ranks: int, threads: int, *shape: float | None) -> Host | None:
-    """What was measured of this machine before and is kept; None: nothing that can be read.
+    """Read what an earlier probe of this machine has kept; None where nothing can be read.
 
     Args:
         shape: of ranks that are held, or behind links: their share, and the rate.

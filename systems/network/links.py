@@ -117,9 +117,9 @@ def calibrate_pairs(rates_bits_per_s: tuple[float, ...], message_s: float) -> Pa
 
 
 def _least_latency_s() -> float:
-    """Seconds that a message of 4 bytes takes between neighbours, on the slowest rank, at the best
-    of many times. A rank that is held to a share of a core may stand still just then: that is in
-    the times of its layers, and no property of the link."""
+    """Time a message of 4 bytes between neighbours, in seconds, on the slowest rank, at the best of
+    many times. A rank that is held to a share of a core may stand still just then: that is in the
+    times of its layers, and no property of the link."""
     return neighbours_s(SMALL_BYTES, SHORT_REPETITIONS).amax(1).min().item()
 
 

@@ -52,7 +52,8 @@ def measure_loopback(ranks: int = 2) -> Link:
 
 
 def _main(rank: int, ranks: int, port: int, result: Connection | None) -> None:
-    """One of the processes; the first one sends the seconds of both sizes back."""
+    """Exchange messages as one of the processes; the first one sends the seconds of both sizes
+    back."""
     torch.set_num_threads(1)
     meeting.stay_on_loopback()
     dist.init_process_group(

@@ -179,7 +179,7 @@ def _step_s(compute: Pass) -> float:
 
 
 def _batches() -> Iterator[Batch]:
-    """Batches of four samples, without end, which a thread reads in advance."""
+    """Yield batches of four samples, without end, which a thread reads in advance."""
     split = TensorSplit(4, lambda: (torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64)))
     return prefetch(split, repeat(torch.arange(4)))
 

@@ -35,7 +35,7 @@ def own(device: torch.device) -> torch.cuda.Stream:
 
 
 def aside(device: torch.device) -> AbstractContextManager[object]:
-    """In the block, this thread queues its work on its own stream."""
+    """Let this thread queue its work on its own stream, as long as the block lasts."""
     return torch.cuda.stream(own(device)) if on_gpu(device) else nullcontext()
 
 

@@ -29,7 +29,8 @@ _BYTES_RECEIVED, _BYTES_SENT, _BYTES_RESENT = 128, 200, 208
 
 
 def _tcp_info(descriptor: int) -> tuple[int, int] | None:
-    """Bytes sent and received by the connection of a file descriptor; None if it is no such."""
+    """Ask the kernel for the bytes that the connection of a file descriptor has sent and received;
+    None if it is no connection."""
     try:
         if not os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:"):
             return None

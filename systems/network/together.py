@@ -40,8 +40,8 @@ def seconds_together(function: Callable[[], object]) -> float:
 
 
 def speeds_per_s() -> tuple[float, ...]:
-    """How often every rank multiplies two small matrices in a second while all ranks do; the same
-    answer on all ranks."""
+    """Measure how often every rank multiplies two small matrices in a second while all ranks do;
+    the same answer on all ranks."""
     values = torch.ones(PROBE_ROWS, PROBE_ROWS)
     speeds = torch.zeros(dist.get_world_size(), dtype=torch.float64)
     with waiting("all ranks at the measurement of their speed", _others()):

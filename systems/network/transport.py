@@ -90,8 +90,8 @@ class Transport(ABC):
 
     @property
     def host_device(self) -> torch.device:
-        """Where a message lies best that the host itself reads: in its memory, if it can travel
-        from there."""
+        """The device on which a message lies best that the host itself reads: the host's memory, if
+        it can travel from there."""
         return self.world.device if self.world.backend == "nccl" else torch.device("cpu")
 
     def isend(self, tensor: Tensor, peer: int, channel: str) -> Transfer:

@@ -117,7 +117,7 @@ class CoreShares:
 
 
 def hierarchy() -> Hierarchy | None:
-    """Where this process can make groups with a quota; None where it cannot."""
+    """Find where this process can make groups with a quota; None where it cannot."""
     for line in _lines("/proc/self/mounts"):
         _, mount, kind, options, *_ = line.split()
         root = Path(mount)
@@ -130,7 +130,7 @@ def hierarchy() -> Hierarchy | None:
 
 
 def unavailable() -> str | None:
-    """The reason why no process can be held to a share of a core here; None if it can."""
+    """Say why no process can be held to a share of a core here; None if it can."""
     here = hierarchy()
     if here is None:
         return "no control group of this machine can be given a quota (cgroup v1 or v2, as root)"
@@ -143,7 +143,7 @@ def unavailable() -> str | None:
 
 
 def throttled() -> Throttled | None:
-    """How often this process had used up its quota; None if it has none."""
+    """Read how often this process had used up its quota; None if it has none."""
     here = hierarchy()
     if here is None:
         return None
@@ -156,7 +156,7 @@ def throttled() -> Throttled | None:
 
 
 def leftovers() -> list[Path]:
-    """The groups whose maker is gone."""
+    """List the groups whose maker is gone."""
     here = hierarchy()
     if here is None:
         return []
@@ -179,8 +179,8 @@ def _maker(process: int) -> str:
 
 
 def _let_groups_have_quotas(here: Hierarchy, folder: Path) -> None:
-    """Version 2 wants to be told that the groups in a group have quotas; the root was told by
-    `unavailable`."""
+    """Tell version 2 that the groups in a group have quotas, as it wants; `unavailable` has told
+    the root."""
     if here.version == 2:
         (folder / "cgroup.subtree_control").write_text("+cpu")
 

@@ -87,7 +87,7 @@ def told(path: Path) -> tuple[int, int] | None:
 
 
 def how_it_ended(code: int) -> str:
-    """How a process ended, in words: "was killed by SIGKILL", "ended with code 1"."""
+    """Say in words how a process ended: "was killed by SIGKILL", "ended with code 1"."""
     if code == HANG_EXIT_CODE:
         return "ended because the run hung, see above"
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

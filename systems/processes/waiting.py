@@ -50,17 +50,17 @@ def waiting(what: str, peers: Sequence[int] = ()) -> Iterator[None]:
 
 
 def operations() -> list[Operation]:
-    """What the threads of this process wait for now, the longest wait first."""
+    """List what the threads of this process wait for now, the longest wait first."""
     return sorted(list(_current.values()), key=lambda operation: operation.since)
 
 
 def operation_of(thread: int) -> Operation | None:
-    """What the thread of that number waits for now; None if it does not wait."""
+    """Return what the thread of that number waits for now; None if it does not wait."""
     return _current.get(thread)
 
 
 def last_operation_of(thread: int) -> Operation | None:
-    """What the thread of that number has waited for last; None if it never has."""
+    """Return what the thread of that number has waited for last; None if it never has."""
     return _last.get(thread)
 
 

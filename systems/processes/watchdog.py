@@ -139,7 +139,8 @@ class Watchdog:
         return over
 
     def _doing(self) -> Doing:
-        """What this rank does now: what its main thread waits for, or where in our code it is."""
+        """Describe what this rank does now: what its main thread waits for, or where in our code it
+        is."""
         role, now = self._roles[self._rank], time.monotonic()
         operation = operation_of(self._main)
         if operation is None:
@@ -194,7 +195,7 @@ class Watchdog:
 
 
 def _of(told: dict[str, Any] | None, role: str, *, silent: bool) -> Doing:
-    """What a rank does, from its latest beat."""
+    """Describe what a rank does, from its latest beat."""
     if told is None:
         return Doing(role=role, state="silent", operation="silent", peers=(), since=time.time())
     operation = told["operation"]
@@ -211,7 +212,7 @@ def _of(told: dict[str, Any] | None, role: str, *, silent: bool) -> Doing:
 
 
 def _where(thread: int) -> str:
-    """Where in our own code a thread is, such as "in step, fc_worker.py:71"."""
+    """Say where in our own code a thread is, such as "in step, fc_worker.py:71"."""
     innermost = frame = sys._current_frames().get(thread)
     if innermost is None:
         return "ended"

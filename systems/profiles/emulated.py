@@ -182,7 +182,7 @@ def emulated_layers(
     emulation: Emulation,
     device: EmulatedDevice,
 ) -> nn.Sequential:
-    """Emulated layers, one after the other; those of one pass are queued on the device.
+    """Make emulated layers, one after the other; those of one pass are queued on the device.
 
     See `EmulatedLayer` for the arguments; `in_features` is that of the first layer.
     """
@@ -199,7 +199,7 @@ def emulated_layers(
 
 
 def emulated_whole(profile: ModelProfile, emulation: Emulation) -> nn.Module:
-    """One layer that stands for a whole model, where nothing is sent before a pass has ended.
+    """Make one layer that stands for a whole model, where nothing is sent before a pass has ended.
 
     It takes samples [b, 1], and returns as many values as the last layer of the profile.
     """
@@ -231,7 +231,7 @@ def joined(layers: Sequence[LayerProfile], least_bytes: float) -> list[LayerProf
 
 
 def _as_one(layers: Sequence[LayerProfile]) -> LayerProfile:
-    """One layer that costs what these layers in a row cost together."""
+    """Make one layer that costs what these layers in a row cost together."""
     return LayerProfile(
         name=layers[0].name,
         operation=max(layers, key=lambda layer: layer.parameter_bytes).operation,
@@ -246,5 +246,6 @@ def _as_one(layers: Sequence[LayerProfile]) -> LayerProfile:
 
 
 def scaled(size_bytes: float, emulation: Emulation) -> int:
-    """The number of float32 values that stand for so many bytes of the real model, at least one."""
+    """Return the number of float32 values that stand for so many bytes of the real model, at least
+    one."""
     return max(1, round(size_bytes / 4 / emulation.scale))

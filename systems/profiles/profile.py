@@ -183,8 +183,8 @@ def named(name: str, shipped: Mapping[str, Path], flag: str) -> ModelProfile:
 
 
 def files_by_kind(text: str | None, kinds: Sequence[str]) -> dict[str, str]:
-    """What `--profile` names for each kind of device: V100=a.json,T4=b.json, or one for the only
-    kind; nothing where it is not given.
+    """Parse what `--profile` names for each kind of device: V100=a.json,T4=b.json, or one for the
+    only kind; nothing where it is not given.
 
     Raises:
         InputError: it names a kind that the cluster does not have, or not every kind.

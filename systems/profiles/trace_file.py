@@ -55,7 +55,7 @@ class Event:
 
     @property
     def end_us(self) -> float:
-        """When it ended."""
+        """The microsecond at which the event ended."""
         return self.start_us + self.duration_us
 
 

@@ -65,7 +65,7 @@ class StepCost:
 
     @property
     def layers_us(self) -> float:
-        """How long both passes of all layers took."""
+        """The microseconds that both passes of all layers took."""
         return sum(layer.forward_us + layer.backward_us for layer in self.layers)
 
 
@@ -188,7 +188,7 @@ def _whole(found: Found) -> Event:
 
 
 def _within(items: Sequence[T], window: Event) -> list[T]:
-    """Those of some work or spans that began in a window of time."""
+    """Choose the work, or the spans, that began in a window of time."""
     return [item for item in items if window.start_us <= item.start_us < window.end_us]
 
 
@@ -249,7 +249,7 @@ def _cost(window: Event, works: list[Work], layers: list[Span], on_gpu: bool) ->
 
 
 def _described(work: Work, forward: Work) -> str:
-    """What work was that was done for no layer."""
+    """Say what a piece of work was that was done for no layer."""
     return OPTIMIZER if work.in_optimizer else forward.operator.name.removeprefix(NODE)
 
 

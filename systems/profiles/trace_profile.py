@@ -87,7 +87,7 @@ def make_profile(traced: TracedLayers, model: TracedModel, path: Path) -> ModelP
 
 
 def _from_gradients(cost: LayerCost, path: Path) -> _Known:
-    """What a trace alone tells of a layer: its class, and the bytes of its gradients."""
+    """Gather what a trace alone tells of a layer: its class, and the bytes of its gradients."""
     if cost.activation_bytes is None:
         raise InputError(
             f"trace {path}: layer {cost.name} has no backward pass whose gradients have shapes, so "
@@ -101,8 +101,8 @@ def _from_gradients(cost: LayerCost, path: Path) -> _Known:
 def _matched(
     costs: Sequence[LayerCost], layers: Sequence[KnownLayer], *, of_modules: bool, path: Path
 ) -> list[_Known]:
-    """What the model tells of every layer of a trace: by its place among the layers that run, or,
-    where layers are ranges of a user's own, by its name."""
+    """Match the layers of a trace with those of the model: by their places among the layers that
+    run, or, where layers are ranges of a user's own, by their names."""
     if of_modules:
         ran = [layer for layer in layers if layer.is_leaf]
         kinds = [re.sub(r"_\d+$", "", cost.name) for cost in costs]
@@ -131,8 +131,8 @@ def _matched(
 
 
 def _joined(cost: LayerCost, layer: KnownLayer, path: Path) -> _Known:
-    """What trace and model tell of one layer together. The trace knows better in which type the
-    output was; a parameter without a gradient is known to the model alone."""
+    """Join what trace and model tell of one layer. The trace knows better in which type the output
+    was; a parameter without a gradient is known to the model alone."""
     if cost.parameter_bytes not in (0, layer.parameter_bytes):
         raise InputError(
             f"--model: the parameters of {layer.name} have {layer.parameter_bytes:,} bytes, and "

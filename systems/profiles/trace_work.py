@@ -86,7 +86,7 @@ class Work:
 
     @property
     def start_us(self) -> float:
-        """When it began."""
+        """The microsecond at which the work began."""
         return self.operator.start_us
 
     @property
@@ -151,7 +151,7 @@ def find_work(events: Iterable[Event], *, modules: bool) -> Found:
 
 
 def _nested(events: Iterable[Event]) -> Iterator[tuple[Event, list[Event]]]:
-    """Each event, with the events of its thread that it lies in, the outermost first."""
+    """Yield each event with the events of its thread that it lies in, the outermost first."""
     open_of: dict[object, list[Event]] = defaultdict(list)
     for event in events:
         around = open_of[event.thread]

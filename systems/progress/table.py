@@ -143,7 +143,7 @@ def draw(view: View) -> Group:
 
 
 def progress_line(view: View) -> str:
-    """Step, throughput, loss and time left in one line, as far as they are known."""
+    """Write step, throughput, loss and time left in one line, as far as they are known."""
     if view.step is None:
         return "no step yet"
     of = "" if view.last is None else f" of {view.last}"

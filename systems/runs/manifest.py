@@ -92,7 +92,7 @@ def newest(folder: Path) -> Found | None:
 
 
 def name(step: int) -> str:
-    """What the folder of the checkpoint after `step` steps is called."""
+    """Name the folder of the checkpoint after `step` steps."""
     return f"step-{step:08}"
 
 

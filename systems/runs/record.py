@@ -119,7 +119,7 @@ def read_last(folder: Path) -> int | None:
 
 
 def _line(step: Step) -> str:
-    """One step as a line of JSON."""
+    """Write one step as a line of JSON."""
     return to_json({"step": step.index, **step.metrics}) + "\n"
 
 

@@ -90,6 +90,7 @@ def _changes(before: Sequence[float], after: Sequence[float], when: str) -> list
 
 
 def busy_words(result: Mapping[str, Any]) -> str:
-    """What the line of a result says of a machine that was too busy."""
+    """Say, at the end of the line of a result, that the machine was too busy; empty if it was
+    not."""
     reasons = result.get("host_busy")
     return f"; doubtful, the machine was busy: {'; '.join(reasons)}" if reasons else ""

@@ -125,7 +125,7 @@ def summarize(
 
 
 def _total(counter: str) -> str:
-    """What a counter is called among the totals of a rank."""
+    """Name a counter among the totals of a rank."""
     return f"{counter}_bytes_per_step"
 
 

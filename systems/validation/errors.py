@@ -33,7 +33,7 @@ class Quantity:
 
     @property
     def error(self) -> float | None:
-        """Predicted over measured, minus 1."""
+        """The relative error: predicted over measured, minus 1."""
         if self.predicted is None or self.measured is None:
             return None
         return self.predicted / self.measured - 1

@@ -62,7 +62,7 @@ def _reduce(program: Program, number: int, stages: Sequence[StageTimes], after: 
 
 
 def actions(stage: int, stages: int, micro_batches: int) -> Iterator[Action]:
-    """What a stage does in an iteration; see [Note: the order of the measured engine]."""
+    """List what a stage does in an iteration; see [Note: the order of the measured engine]."""
     behind = stages - stage - 1
     for forward in range(micro_batches + behind):
         backward = forward - behind

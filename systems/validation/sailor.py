@@ -189,7 +189,7 @@ class _Library:
         return next((model for model in known if model in named), known[0])
 
     def _group(self, model: str, group: Group, micro: int) -> GroupProfile:
-        """What a model costs a GPU of a group; see `GroupProfile`."""
+        """Find what a model costs a GPU of a group; see `GroupProfile`."""
         key = model, group, micro
         if key not in self._groups:
             details = self._models.get(model, {}).get(str(group.degree))
@@ -229,7 +229,8 @@ def _plan(table: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _layer_counts(stages: Sequence[Sequence[int]]) -> tuple[list[int], list[str]]:
-    """How many layers each stage has, and a note on a layer number that cannot be."""
+    """Count the layers of each stage; returns the numbers, and a note on a layer number that cannot
+    be."""
     given = [layer for stage in stages for layer in stage]
     wrong = [f"{number} for {place}" for place, number in enumerate(given) if number != place]
     if len(wrong) > 1 or not all(stages):
@@ -247,7 +248,7 @@ def _group(entry: Any) -> Group:
 
 
 def _gpus_of_a_machine(plan: Mapping[str, Any], machines: Any) -> int:
-    """How many GPUs each machine has: all GPUs over the number of machines, where it is given."""
+    """Count the GPUs of each machine: all GPUs over the number of machines, where it is given."""
     entries = [entry for stage in plan["tmp_per_stage"] for entry in stage]
     if isinstance(machines, int) and machines > 0:
         return -(-sum(int(degree) for _, degree in entries) // machines)

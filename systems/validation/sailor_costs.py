@@ -18,7 +18,7 @@ backward pass computes the gradients of inputs and of weights, each about as cos
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Read what a JSON file holds.
 
     Raises:
         InputError: it cannot be read, or is not JSON.
@@ -63,7 +63,8 @@ def layers_of_models(profiles: Path) -> dict[str, int]:
 def read_group(
     folder: Path, group: Group, micro_batch: int, details: Mapping[str, Any] | None
 ) -> GroupProfile:
-    """What a model costs a GPU of a group, for a micro-batch.
+    """Read what a model costs a GPU of a group, for a micro-batch. The part of the times that does
+    not grow is found with the profile of the next larger size.
 
     The part of the times that does not grow is found with the profile of the next larger size.
 

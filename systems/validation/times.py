@@ -59,7 +59,7 @@ class Message:
 
     @property
     def seconds(self) -> float:
-        """Seconds on idle links."""
+        """The seconds of the message on idle links."""
         return max(self.loads_s.values())
 
 
@@ -140,7 +140,8 @@ def _output_bytes(job: MeasuredJob, number: int) -> int:
 
 
 def _gather_s(job: MeasuredJob, replica: Replica, size_bytes: int) -> float:
-    """Seconds in which the GPUs of a group give one another their parts of a message."""
+    """Compute the seconds in which the GPUs of a group give one another their parts of a
+    message."""
     count = replica.group.degree
     if count == 1:
         return 0.0
@@ -180,7 +181,7 @@ def _part_bytes(job: MeasuredJob, stage: Stage, replica: Replica) -> int:
 
 
 def _ring_bytes(job: MeasuredJob, stage: Stage) -> float:
-    """What a ring passes over each of its links; see [Note: rings]."""
+    """Compute the bytes that a ring passes over each of its links; see [Note: rings]."""
     count = len(stage.replicas)
     largest = max(_part_bytes(job, stage, replica) for replica in stage.replicas)
     return 2 * (count - 1) / count * largest

@@ -168,7 +168,7 @@ def plan_mixed(
 
 
 def _as_given(fleet: Fleet, size: int) -> Plan:
-    """The plan of a scheme that nobody predicts."""
+    """Plan a scheme that nobody predicts, on the nodes in the order of the file."""
     equal = dataclasses.replace(fleet.options, batch_shares=EQUAL)
     layout, placed = layout_of(equal, size, 0, 1), fleet.placed(range(size))
     return Plan(
@@ -181,7 +181,7 @@ def _as_given(fleet: Fleet, size: int) -> Plan:
 
 
 def _baselines(fleet: Fleet, size: int) -> Iterator[Candidate]:
-    """The fastest order of every baseline that has a sample for every worker."""
+    """Find the fastest order of every baseline that has a sample for every worker."""
     for scheme in BASELINES if size > 1 else ("ddp",):
         options = dataclasses.replace(fleet.options, **baseline_options(scheme))
         dedicated = (
@@ -198,7 +198,7 @@ def _baselines(fleet: Fleet, size: int) -> Iterator[Candidate]:
 
 
 def _baseline(fleet: Fleet, scheme: str, placed: Placed, workers: int) -> Candidate | None:
-    """A baseline on nodes in an order; None if a worker has no sample."""
+    """Predict a baseline on nodes in an order; None if a worker has no sample."""
     shares = fleet.shares(placed, workers, separated=False)
     if not min(shares):
         return None
@@ -209,8 +209,8 @@ def _baseline(fleet: Fleet, scheme: str, placed: Placed, workers: int) -> Candid
 
 
 def _separated(fleet: Fleet, size: int) -> Iterator[Candidate]:
-    """For every mode that is asked for and every number of FC workers that fits, the fastest order
-    and number of micro-batches."""
+    """Find the fastest order and number of micro-batches for every mode that is asked for and every
+    number of FC workers that fits."""
     first = fleet.placed(range(size)).at[0]
     for mode in modes(fleet.options, first):
         for fc_workers in fc_workers_tried(fleet.options, size, mode):
@@ -227,7 +227,7 @@ def _separated(fleet: Fleet, size: int) -> Iterator[Candidate]:
 def _with_micro_batches(
     fleet: Fleet, mode: Mode, fc_workers: int, placed: Placed
 ) -> Iterator[Candidate]:
-    """A mode on nodes in an order, with each number of micro-batches that fits."""
+    """Predict a mode on nodes in an order, with each number of micro-batches that fits."""
     parallel, placement = mode
     conv_workers = len(placed.seats) - (fc_workers if placement == "dedicated" else 0)
     shares = fleet.shares(placed, conv_workers, separated=True)
@@ -262,8 +262,8 @@ def _prediction(
 
 
 def _fastest(candidates: Sequence[Candidate]) -> Candidate:
-    """The fastest that fits the memory of its nodes, or an earlier one where the gain is not worth
-    it; the first of all where none fits."""
+    """Return the fastest candidate that fits the memory of its nodes, or an earlier one where the
+    gain is not worth it; the first of all where none fits."""
     best, *others = [one for one in candidates if one.fault is None] or candidates[:1]
     for one in others:
         if one.prediction.samples_per_s > best.prediction.samples_per_s * WORTH_IT:
@@ -281,8 +281,8 @@ def _is_asked_for(options: Options, prediction: Prediction) -> bool:
 
 
 def _chosen(fleet: Fleet, size: int, every: Sequence[Candidate]) -> tuple[Candidate, str]:
-    """What is run, and why. It may be one whose nodes have too little memory, if no other is asked
-    for.
+    """Choose the candidate to run, and say why. It may be one whose nodes have too little memory,
+    if no other is asked for.
 
     Raises:
         InputError: more FC workers or micro-batches are asked for than fit.

@@ -17,7 +17,8 @@ from systems.clusters.links import Links, slowest
 def filled(
     backward: Sequence[Sequence[tuple[float, float]]], starts_s: Sequence[float], least_bytes: float
 ) -> tuple[list[tuple[list[float], float]], list[float]]:
-    """When every worker has filled each bucket of at least so many bytes, and ended its pass.
+    """Compute when every worker has filled each bucket of at least so many bytes, and ended its
+    pass.
 
     Args:
         backward: for each worker the seconds and the parameter bytes of each layer, last layer
@@ -43,7 +44,7 @@ def filled(
 def ring_finish(
     backward: Sequence[Sequence[tuple[float, float]]], starts_s: Sequence[float], link: Link
 ) -> float:
-    """When the last bucket has been all-reduced and every backward pass has ended.
+    """Compute when the last bucket has been all-reduced and every backward pass has ended.
 
     Args:
         backward: see `filled`.

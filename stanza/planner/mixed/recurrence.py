@@ -41,7 +41,7 @@ class Served:
 
     @property
     def busy_s(self) -> float:
-        """How long the FC worker's link carries activations in a step."""
+        """The seconds in a step for which the FC worker's link carries activations."""
         return sum(map(sum, self.cut_bytes)) / self.hub_bytes_per_s
 
     @property
@@ -95,7 +95,7 @@ def _served(
     parts: Sequence[tuple[Costs, ...]],
     rates: Sequence[float],
 ) -> Served:
-    """What one FC worker serves."""
+    """Gather one FC worker and the CONV workers that it serves."""
     conv, ranks = layout.ranks("conv"), layout.conv_of(fc_rank)
     places = tuple(conv.index(rank) for rank in ranks)
     own = tuple(parts[place] for place in places)
@@ -116,7 +116,7 @@ def _steady_step_s(
     latency_s: float,
     fc_exchange_s: float,
 ) -> float:
-    """The seconds from one step to the next, once they no longer change.
+    """Compute the seconds from one step to the next, once they no longer change.
 
     Args:
         parts: for each CONV worker, the costs of each micro-batch.

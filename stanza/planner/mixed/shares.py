@@ -7,7 +7,9 @@ from stanza.planner.costs import Costs, CostsAt
 
 
 def balanced(at: Sequence[CostsAt], samples: int, *, separated: bool) -> tuple[int, ...]:
-    """The shares with which the slowest of some workers computes as briefly as it can.
+    """Share a batch so that the slowest of some workers computes as briefly as it can. Samples go
+    one by one to the worker that would then be done first, which is best where more samples never
+    take less time. Every worker gets at least one, if there are enough.
 
     Samples go one by one to the worker that would then be done first, which is best where more
     samples never take less time. Every worker gets at least one, if there are enough.

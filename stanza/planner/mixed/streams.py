@@ -9,7 +9,7 @@ def delivered(
     caps_bytes_per_s: Sequence[float],
     capacity_bytes_per_s: float,
 ) -> list[list[float]]:
-    """When every message between some nodes and one, the hub, has arrived.
+    """Compute when every message between some nodes and one, the hub, has arrived.
 
     The messages of a node follow one another, in their order. All that are under way share the
     capacity of the hub evenly, but none is faster than the link of its node; what such a slow one
@@ -42,7 +42,8 @@ def delivered(
 
 
 def _even_rates(caps: dict[int, float], capacity: float) -> dict[int, float]:
-    """The rates of nodes that share a capacity evenly, but for those whose own links are slower."""
+    """Share a capacity evenly among nodes, but for those whose own links are slower; returns their
+    rates."""
     rates, room = dict[int, float](), capacity
     for place, (node, cap) in enumerate(sorted(caps.items(), key=lambda item: item[1])):
         rates[node] = min(cap, room / (len(caps) - place))

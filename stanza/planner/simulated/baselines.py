@@ -56,7 +56,8 @@ def ddp(
 
 
 def _costs(at: RanksCostsAt, workers: Sequence[RankClass], shares: Sequence[int]) -> list[Costs]:
-    """What the share of a worker of each class costs on its device; workers are the first ranks."""
+    """Compute what the share of a worker of each class costs on its device. Workers are the first
+    ranks."""
     return [costs_of(at, one.played, shares[one.played]) for one in workers]
 
 

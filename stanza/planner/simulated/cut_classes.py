@@ -36,7 +36,7 @@ class CutClasses:
 
     @property
     def all(self) -> list[RankClass]:
-        """Every class once; where a class has both roles, it is among the CONV workers."""
+        """Every class once. Where a class has both roles, it is among the CONV workers."""
         conv = {one.played for one in self.conv}
         return [*self.conv, *(one for one in self.fc if one.played not in conv)]
 
@@ -54,7 +54,7 @@ def cut_classes(layout: Layout, shares: Sequence[int], *, every_rank: bool) -> C
     columns = layout.fc_parallel == "columns"
 
     def served(rank: int) -> object:
-        """What distinguishes an FC worker."""
+        """Return what distinguishes an FC worker from others."""
         if every_rank:
             return rank
         own = share[rank] if rank in both else None
@@ -64,7 +64,7 @@ def cut_classes(layout: Layout, shares: Sequence[int], *, every_rank: bool) -> C
     class_of_fc = {rank: number for number, one in enumerate(fc) for rank in one.ranks}
 
     def place(rank: int) -> object:
-        """What distinguishes a CONV worker."""
+        """Return what distinguishes a CONV worker from others."""
         if every_rank:
             return rank
         served_by = None if columns else class_of_fc[layout.fc_of(rank)[0]]

@@ -76,8 +76,8 @@ def fc_step(
 
 
 def _fc_stream(memory: Host, rank: int) -> str:
-    """The compute stream of an FC worker: that of its rank, or, on the cores of a host, a thread of
-    its own, as in a run."""
+    """Name the compute stream of an FC worker: that of its rank, or, on the cores of a host, a
+    thread of its own, as in a run."""
     return stream(rank) if memory is FREE else f"{stream(rank)} fc"
 
 
@@ -115,12 +115,12 @@ def _columns(
     now = [list(tasks) for tasks in ready]
 
     def work(seconds: Sequence[float]) -> None:
-        """Every worker computes for the seconds of its device."""
+        """Let every worker compute for the seconds of its device."""
         tasks = _compute(program, memory, seconds, classes, now)
         now[:] = [[task] for task in tasks]
 
     def swap(size_bytes: float, name: str) -> None:
-        """Every worker exchanges its part of `size_bytes` with all others."""
+        """Let every worker exchange its part of `size_bytes` with all others."""
         tasks = [task for of_class in now for task in of_class]
         moved = size_bytes * (f - 1) / f
         done = program.exchange(nodes, moved, messages=1, peers=f - 1, name=name, after=tasks)

@@ -178,7 +178,7 @@ def _messages(
 def _message(
     classes: CutClasses, conv: int, cut_bytes: float, own_way: str, their_way: str
 ) -> Message:
-    """One micro-batch of a class of CONV workers on the links.
+    """Compute what one micro-batch of a class of CONV workers loads on the links.
 
     Each FC worker of a CONV worker has an even slice. A slice for an FC worker on the same rank
     loads none.

@@ -136,13 +136,13 @@ def stream(rank: int) -> str:
 
 
 def steps_on(network: Network) -> int:
-    """How many steps are played to find out how long one takes."""
+    """Return how many steps are played to find out how long one takes."""
     return HELD_STEPS if isinstance(network, Host) and network.share is not None else STEPS
 
 
 def memory_of(network: Network) -> Host:
-    """What a step takes for copies, sums and updates: what a probe has measured of one machine, and
-    nothing on a cluster, of whose devices no profile says it."""
+    """Return what a step takes for copies, sums and updates: what a probe has measured of one
+    machine, and nothing on a cluster, of whose devices no profile says it."""
     return network if isinstance(network, Host) else FREE
 
 

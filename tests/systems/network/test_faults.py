@@ -19,7 +19,7 @@ JOB = f"""
 import json, socket, threading
 from systems import schema
 from systems.clusters.faults import Faults
-from systems.network.faults import happening, waited_s
+from tests.systems.network.emulated_faults import happening, waited_s
 RANKS, STEPS, RATE, COMPUTE_S, SIZE = {RANKS}, {STEPS}, {RATE}, {COMPUTE_S}, {SIZE_BYTES}
 
 def main(place):
