@@ -18,5 +18,5 @@ Words that all files here use in one meaning:
   role of a rank that has the whole model.
 - agent: torchrun's own process on a node, which starts that node's ranks and watches them.
 - world: all ranks of a run, once they can reach each other; the world size is their number.
-- tier: how a number was obtained: measured, emulated or simulated.
+- tier: how a number was obtained: measured, shaped, emulated or simulated (`systems.runs.record`).
 """

@@ -31,10 +31,10 @@ DEFAULT = next(iter(BUILT_IN))
 def offered() -> dict[str, tuple[str, ...]]:
     """The entry points of all systems that are installed, by the names of the systems: the built-in
     ones first, then the others in alphabetical order. A name should have one; see `system`."""
-    found: dict[str, dict[str, None]] = {name: {value: None} for name, value in BUILT_IN.items()}
+    by_name: dict[str, dict[str, None]] = {name: {value: None} for name, value in BUILT_IN.items()}
     for point in sorted(_entry_points(), key=lambda point: (point.name, point.value)):
-        found.setdefault(point.name, {})[point.value] = None
-    return {name: tuple(values) for name, values in found.items()}
+        by_name.setdefault(point.name, {})[point.value] = None
+    return {name: tuple(values) for name, values in by_name.items()}
 
 
 def _entry_points() -> Sequence[EntryPoint]:
@@ -65,30 +65,30 @@ def system(name: str) -> System:
             f"--system {name}: several installed packages offer a system of this name: "
             f"{' and '.join(points)}; uninstall one of them"
         )
-    found = by_path.load(points[0], f"--system {name}: its entry point")
-    if not isinstance(found, System):
+    loaded = by_path.load(points[0], f"--system {name}: its entry point")
+    if not isinstance(loaded, System):
         raise InputError(
-            f"--system {name}: its entry point {points[0]} is a {type(found).__name__}; it must be "
-            "a systems.system.System"
+            f"--system {name}: its entry point {points[0]} is a {type(loaded).__name__}; it must "
+            "be a systems.system.System"
         )
-    if found.name != name:
+    if loaded.name != name:
         raise InputError(
-            f"--system {name}: its entry point {points[0]} is a system named {found.name}; the two "
-            "names must be the same"
+            f"--system {name}: its entry point {points[0]} is a system named {loaded.name}; the "
+            "two names must be the same"
         )
-    _check_options(found)
-    return found
+    _check_options(loaded)
+    return loaded
 
 
-def _check_options(found: System) -> None:
+def _check_options(system: System) -> None:
     """Refuse options that no job can hold, before a job is made of them."""
-    where = f"--system {found.name}: the class {found.options.__name__} of its options"
-    params = getattr(found.options, "__dataclass_params__", None)
+    where = f"--system {system.name}: the class {system.options.__name__} of its options"
+    params = getattr(system.options, "__dataclass_params__", None)
     if params is None or not params.frozen:
         raise InputError(
             f"{where} is no frozen dataclass; add @dataclass(frozen=True, kw_only=True)"
         )
-    for field in dataclasses.fields(found.options):
+    for field in dataclasses.fields(system.options):
         if field.default is field.default_factory is dataclasses.MISSING:
             raise InputError(f"{where} has no default for {field.name}; give it one")
 
@@ -100,10 +100,10 @@ def system_of(job: Job) -> System:
 
 def all_systems() -> list[System]:
     """Import all systems that are installed, and warn of those that cannot be imported."""
-    found = []
+    systems = []
     for name in names():
         try:
-            found.append(system(name))
+            systems.append(system(name))
         except InputError as error:
             print(f"warning: {error}; it is left out", file=sys.stderr)
-    return found
+    return systems

@@ -31,16 +31,16 @@ def all_commands(taken: Collection[str]) -> dict[str, Command]:
     Raises:
         InputError: two systems have a command of the same words, or the words are taken.
     """
-    found = dict(OF_FILES)
+    commands = dict(OF_FILES)
     for system in installed.all_systems():
         for words, command in system.commands.items():
-            if words in found or words in taken:
+            if words in commands or words in taken:
                 raise InputError(
                     f"system {system.name}: its command {words!r} exists already; uninstall its "
                     "package, or tell its author"
                 )
-            found[words] = command
-    return found
+            commands[words] = command
+    return commands
 
 
 def run(words: str, command: Command, arguments: Sequence[str]) -> None:

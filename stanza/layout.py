@@ -52,12 +52,12 @@ class Layout:
     @cached_property
     def _ranks(self) -> dict[str, tuple[int, ...]]:
         """The ranks of each role."""
-        found: dict[str, list[int]] = {}
+        ranks_of: dict[str, list[int]] = {}
         parts = {name: name.split("+") for name in set(self.roles)}
         for rank, name in enumerate(self.roles):
             for role in parts[name]:
-                found.setdefault(role, []).append(rank)
-        return {role: tuple(ranks) for role, ranks in found.items()}
+                ranks_of.setdefault(role, []).append(rank)
+        return {role: tuple(ranks) for role, ranks in ranks_of.items()}
 
     @cached_property
     def _place(self) -> dict[str, dict[int, int]]:

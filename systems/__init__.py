@@ -18,5 +18,5 @@ Terms that all packages use:
     job         everything that determines a run
     plan        who does what, as a planner has decided it
     record      the folder that a run leaves behind
-    tier        how a number came about (measured, emulated, simulated): see runs/record.py
+    tier        how a number came about (measured, shaped, emulated, simulated): runs/record.py
 """

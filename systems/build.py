@@ -136,16 +136,16 @@ def warn(reason: str, instead: str) -> None:
 
 def _refuse_others(path: Path) -> None:
     """Refuse a folder or a library that another user can change: its code would run here."""
-    found = path.stat()
-    if found.st_uid not in (os.geteuid(), 0):
+    status = path.stat()
+    if status.st_uid not in (os.geteuid(), 0):
         raise CacheError(
-            f"{path} belongs to another user (number {found.st_uid}), whose kernels are not run; "
+            f"{path} belongs to another user (number {status.st_uid}), whose kernels are not run; "
             f"set {CACHE} to a folder of your own"
         )
     sticky = (
-        stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
+        stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     )  # as /tmp: to each his own
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
         raise CacheError(
             f"{path} can be written by other users, whose kernels are not run; chmod go-w {path}, "
             f"or set {CACHE} to another folder"
@@ -170,15 +170,15 @@ def _compiled(source: Path, command: Sequence[str]) -> bytes:
     """Run the compiler; returns the bytes of the library that it makes."""
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            made = Path(scratch) / "made.so"
-            words = [*command, "-o", str(made), str(source)]
+            built = Path(scratch) / "made.so"
+            words = [*command, "-o", str(built), str(source)]
             done = subprocess.run(words, capture_output=True, text=True, errors="replace")
-            if done.returncode != 0 or not made.is_file():
+            if done.returncode != 0 or not built.is_file():
                 raise BuildError(f"{shlex.join(words)} failed:\n{done.stderr}{done.stdout}")
-            return made.read_bytes()
+            return built.read_bytes()
     except OSError as error:
-        told = f"{disk.reason(error)}: give another folder for temporary files in TMPDIR"
-        raise BuildError(f"{command[0]} has no folder to work in:\n{told}") from None
+        reason = f"{disk.reason(error)}: give another folder for temporary files in TMPDIR"
+        raise BuildError(f"{command[0]} has no folder to work in:\n{reason}") from None
 
 
 def _keep(content: bytes, path: Path) -> None:

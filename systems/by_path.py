@@ -154,18 +154,18 @@ def keywords(texts: Collection[str], option: str) -> dict[str, Any]:
     Raises:
         InputError: a text is no NAME=VALUE, or a name comes twice.
     """
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (equals and name.isidentifier()):
             raise InputError(f"{option} {text}: write NAME=VALUE, such as lr=0.001")
-        if name in found:
+        if name in arguments:
             raise InputError(f"{option} {text}: {name} is given twice; give it once")
         try:
-            found[name] = ast.literal_eval(value)
+            arguments[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            found[name] = value
-    return found
+            arguments[name] = value
+    return arguments
 
 
 def named_parameters(factory: Any) -> dict[str, bool]:
@@ -232,21 +232,23 @@ def _taken(factory: Callable[..., Any], known: dict[str, Any], where: str) -> di
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):  # some built-in callables have no signature
         return {}
-    taken: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for parameter in parameters:
         if parameter.kind is parameter.VAR_KEYWORD:
             return known
         if parameter.name in known and parameter.kind is not parameter.POSITIONAL_ONLY:
-            taken[parameter.name] = known[parameter.name]
+            arguments[parameter.name] = known[parameter.name]
         elif (
             parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
         ):
-            given = f"is called with {', '.join(known)} alone" if known else "is called without any"
+            known_words = (
+                f"is called with {', '.join(known)} alone" if known else "is called without any"
+            )
             raise InputError(
-                f"{where}: wants the argument {parameter.name}, and {given}; give "
+                f"{where}: wants the argument {parameter.name}, and {known_words}; give "
                 f"{parameter.name} a default"
             )
-    return taken
+    return arguments
 
 
 def _import_module(name: str) -> ModuleType:
@@ -264,8 +266,8 @@ def _import_file(path: Path) -> ModuleType:
             return module
     if not file.is_file():
         raise FileNotFoundError(file)
-    taken = file.stem in sys.modules or importlib.util.find_spec(file.stem) is not None
-    name = f"{file.stem}_{zlib.crc32(str(file).encode()):x}" if taken else file.stem
+    exists = file.stem in sys.modules or importlib.util.find_spec(file.stem) is not None
+    name = f"{file.stem}_{zlib.crc32(str(file).encode()):x}" if exists else file.stem
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None

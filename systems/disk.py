@@ -49,8 +49,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = f"{reason(error)}: {path.name} could not be written in {path.parent}"
-        raise DiskError(told) from None
+        text = f"{reason(error)}: {path.name} could not be written in {path.parent}"
+        raise DiskError(text) from None
 
 
 def write_table(path: Path, rows: Iterable[Sequence[Any]]) -> None:

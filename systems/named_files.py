@@ -12,7 +12,7 @@ from systems.schema import filled_in
 
 
 def absolute_path(name: str, folders: Sequence[Path], **filled: str) -> str:
-    """The absolute path of a file. `filled` gives the values of words in braces, such as
+    """Return the absolute path of a file. `filled` gives the values of words in braces, such as
     `{task}`, in its name."""
     for folder in folders:
         path = folder / filled_in(name, **filled)

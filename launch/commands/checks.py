@@ -87,17 +87,17 @@ def _gpus() -> Finding:
     """Find out which GPUs torch can use."""
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     driver = shutil.which("nvidia-smi") is not None
-    found, command = f"{', '.join(names)}; CUDA {torch.version.cuda}", ""
+    here, command = f"{', '.join(names)}; CUDA {torch.version.cuda}", ""
     if not names:
-        found = "no GPU here, everything runs on the CPU over gloo"
+        here = "no GPU here, everything runs on the CPU over gloo"
     if not names and driver:
-        found = f"a driver, but no GPU that torch {torch.__version__} (CUDA: {torch.version.cuda}) "
-        found += "can use"
+        here = f"a driver, but no GPU that torch {torch.__version__} (CUDA: {torch.version.cuda}) "
+        here += "can use"
         command = "python -m pip install --force-reinstall torch"
     return Finding(
         name="CUDA",
         works=bool(names),
-        found=found,
+        found=here,
         needed_for="NCCL and the CUDA kernels",
         command=command,
     )
@@ -146,16 +146,16 @@ def _own_name() -> Finding:
     on one machine do without, but torchrun itself waits ten minutes for the name to resolve.
     """
     name, address = socket.gethostname(), own_address()
-    found, here = f"{name} does not resolve", False
+    answer, here = f"{name} does not resolve", False
     if address is not None:
         here = ipaddress.ip_address(address).is_loopback
-        found = f"{name} resolves to {address}"
+        answer = f"{name} resolves to {address}"
     if here:
-        found += ", which other nodes cannot reach; enough on one machine"
+        answer += ", which other nodes cannot reach; enough on one machine"
     return Finding(
         name="own name",
         works=address is not None,
-        found=found,
+        found=answer,
         needed_for="runs over several nodes, and torchrun started without launch",
         command=f"echo ADDRESS-OF-THIS-NODE {name} | sudo tee -a /etc/hosts",
     )
@@ -203,17 +203,17 @@ def _sbatch() -> Finding:
 def _emulation() -> Finding:
     """Find out whether clusters can be emulated, and whether earlier ones have left processes."""
     reason, left = unavailable(), len(leftovers())
-    found = f"{left} processes of killed clusters are left over" if left else ""
+    obstacle = f"{left} processes of killed clusters are left over" if left else ""
     command = "python -m launch doctor --clean" if left else ""
     if reason is not None:
-        found = reason
+        obstacle = reason
         command = "" if "Linux" in reason else "run as root"
         if "iproute2" in reason:
             command = "apt-get install iproute2 util-linux"
     return Finding(
         name="emulated clusters",
-        works=not found,
-        found=found or "root, iproute2 and network namespaces are here",
+        works=not obstacle,
+        found=obstacle or "root, iproute2 and network namespaces are here",
         needed_for="testbed emulate, testbed run --shape",
         command=command,
     )
@@ -230,15 +230,15 @@ def _core_shares() -> Finding:
     groups."""
     reason, here, left = core_shares.unavailable(), core_shares.hierarchy(), core_shares.leftovers()
     if reason is None and here is not None:
-        found = f"cgroup v{here.version} at {here.folder}"
+        state = f"cgroup v{here.version} at {here.folder}"
     else:
-        found = f"{reason}; links alone are shaped"
+        state = f"{reason}; links alone are shaped"
     if left:
-        found = f"{len(left)} control groups of killed runs are left over"
+        state = f"{len(left)} control groups of killed runs are left over"
     return Finding(
         name="shares of a core",
         works=reason is None and not left,
-        found=found,
+        found=state,
         needed_for="testbed run --shape, with core_share in the cluster",
         command="python -m launch doctor --clean" if left else "run as root",
     )
@@ -256,8 +256,8 @@ def _tcp() -> Finding:
 
 def _clusters() -> Finding:
     """List the clusters that ship with the testbed."""
-    found = ", ".join(cluster.presets())
-    return Finding(name="clusters", works=True, found=found, needed_for="plans")
+    names = ", ".join(cluster.presets())
+    return Finding(name="clusters", works=True, found=names, needed_for="plans")
 
 
 def _of_systems() -> Iterator[Finding]:

@@ -102,10 +102,10 @@ def _layers(flags: TraceArguments, traced: TracedLayers, path: Path) -> list[Kno
         raise InputError(f"{where}: give module:attribute or path/to/file.py:attribute")
     options = by_path.keywords(flags.model_options, "--model-options")
     factory = by_path.load(flags.model, "--model")
-    made = by_path.apply(factory, flags.model, "--model", **options)
-    if not isinstance(made, nn.Module):
-        raise InputError(f"{where}: makes a {type(made).__name__}; give what makes an nn.Module")
-    return layers_that_run(made, *takes, where)
+    model = by_path.apply(factory, flags.model, "--model", **options)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{where}: makes a {type(model).__name__}; give what makes an nn.Module")
+    return layers_that_run(model, *takes, where)
 
 
 def _print(profile: ModelProfile, traced: TracedLayers) -> None:

@@ -100,8 +100,8 @@ def measure_shaped(job: Job, shape: Shape) -> Measured:
         jobs.save_job(dataclasses.replace(job, out=None), folder / files.JOB)
         record.write_json(folder / files.SHAPE, schema.dump(shape))
         try:
-            told = {TOLD: str(folder / files.FAILED)}
-            code = wait_for_end([*RANKS, "--measure", name], {**rank_variables(), **told})
+            variables = {TOLD: str(folder / files.FAILED)}
+            code = wait_for_end([*RANKS, "--measure", name], {**rank_variables(), **variables})
         finally:
             core_shares.clean(core_shares.PATIENCE_S)
         if code:

@@ -142,10 +142,10 @@ def reasons_against(asked: Asked) -> dict[Tier, str | None]:
 
 def _never_known(asked: Asked) -> str | None:
     """Say why every simulated point would have to be measured first; None if one need not be."""
-    found: list[str | None] = []
+    reasons: list[str | None] = []
     for values in asked.combinations():
         try:
-            found.append(measured_anew(job_at(asked.sweep.base, values), asked.names))
+            reasons.append(measured_anew(job_at(asked.sweep.base, values), asked.names))
         except InputError:  # the point says so itself
             continue
-    return found[0] if found and all(found) else None
+    return reasons[0] if reasons and all(reasons) else None

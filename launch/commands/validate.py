@@ -60,12 +60,12 @@ def main(arguments: Sequence[str]) -> None:
     record.claim_folder(out)
     rows = [compare(job) for job in measured]
     checks = cross_validate(measured)
-    found = summaries(rows)
+    kinds = summaries(rows)
     print(f"validate | tier simulated against published | {folders.plans} | {sailor.SOURCE}")
-    print("\n".join([*_plan_lines(rows), "", *_kind_lines(found), "", *_check_lines(checks)]))
+    print("\n".join([*_plan_lines(rows), "", *_kind_lines(kinds), "", *_check_lines(checks)]))
     if left_out:
         print("\n".join(["", "left out", *(f"  {one.name}: {one.why}" for one in left_out)]))
-    record.write_json(out / "validation.json", _as_json(rows, found, checks, left_out))
+    record.write_json(out / "validation.json", _as_json(rows, kinds, checks, left_out))
     if rows:
         from systems.validation.figures import draw_rows  # takes a second to import
 
@@ -74,10 +74,10 @@ def main(arguments: Sequence[str]) -> None:
     print(f"every plan: {out / 'validation.json'}")
 
 
-def _plans(given: str | None) -> Path:
+def _plans(folder: str | None) -> Path:
     """The folder of plans."""
-    if given is not None:
-        return Path(given)
+    if folder is not None:
+        return Path(folder)
     data = os.environ.get("TESTBED_DATA")
     if data is None:
         raise InputError(
@@ -114,7 +114,7 @@ def _beside(quantity: Quantity, *widths: int) -> str:
 
 
 def _in_giga(quantity: Quantity) -> Quantity:
-    """The same quantity in gigabytes."""
+    """Convert a quantity from bytes to gigabytes."""
     predicted, measured = quantity.predicted, quantity.measured
     return Quantity(
         predicted=None if predicted is None else predicted / 1e9,
@@ -134,14 +134,14 @@ def _share(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.1%}"
 
 
-def _kind_lines(found: Sequence[Summary]) -> Iterator[str]:
+def _kind_lines(kinds: Sequence[Summary]) -> Iterator[str]:
     """The table of errors by kind of plan."""
-    width = max(len(one.kind) for one in found)
+    width = max(len(one.kind) for one in kinds)
     yield (
         f"{'median error':{width}}{'plans':>7}{'formula':>10}{'simulator':>11}{'reduction':>11}"
         f"{'memory':>9}   memory within 10 %"
     )
-    for one in found:
+    for one in kinds:
         yield (
             f"{one.kind:{width}}{one.plans:>7}{_share(one.formula):>10}{_share(one.simulator):>11}"
             f"{_share(one.reduction):>11}{_share(one.memory):>9}   {_share(one.memory_within)}"
@@ -165,7 +165,7 @@ def _check_lines(checks: Sequence[CrossValidation]) -> Iterator[str]:
 
 def _as_json(
     rows: Sequence[Row],
-    found: Sequence[Summary],
+    kinds: Sequence[Summary],
     checks: Sequence[CrossValidation],
     left_out: Sequence[LeftOut],
 ) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def _as_json(
         "tier": "simulated",
         "measured_by": sailor.SOURCE,
         "plans": [_row_as_json(row) for row in rows],
-        "kinds": [schema.dump(one) for one in found],
+        "kinds": [schema.dump(one) for one in kinds],
         "left_out": [schema.dump(one) for one in left_out],
         "properties": {
             "times": schema.dump(times.PROPERTIES),

@@ -122,21 +122,23 @@ def run_command(
         failed = told(file)
     finally:
         file.unlink(missing_ok=True)
-    kept = [line for folder in folders for line in failures.read(folder)[earlier[folder] :]]
+    failed_ranks = [line for folder in folders for line in failures.read(folder)[earlier[folder] :]]
     if failed is not None:
-        _say_who_failed(*failed, kept, folders)
-    elif code and kept:  # of mpirun's ranks nobody tells which was the first
-        failures.say(f"{name_of(kept[0]['rank'], folders)} failed: {kept[0]['reason']}")
+        _say_who_failed(*failed, failed_ranks, folders)
+    elif code and failed_ranks:  # of mpirun's ranks nobody tells which was the first
+        failures.say(
+            f"{name_of(failed_ranks[0]['rank'], folders)} failed: {failed_ranks[0]['reason']}"
+        )
     return code
 
 
 def _say_who_failed(
-    rank: int, code: int, kept: Sequence[Mapping[str, Any]], folders: Sequence[Path]
+    rank: int, code: int, failed_ranks: Sequence[Mapping[str, Any]], folders: Sequence[Path]
 ) -> None:
     """Name the rank that failed first, and its reason. A rank that was killed could not write the
     reason into the record, so it is written here."""
     text = f"{name_of(rank, folders)} {how_it_ended(code)}"
-    reasons = [line["reason"] for line in kept if line["rank"] == rank]
+    reasons = [line["reason"] for line in failed_ranks if line["rank"] == rank]
     if code == -signal.SIGKILL or not reasons:
         failures.write(unfinished(folders), rank, text)
     else:

@@ -84,7 +84,7 @@ def execute(
         instruments = Instruments(job, world, folder, 0)
         summary = opened.work(world)
     usage = instruments.close()
-    found = watch.close() if watch is not None else None
+    conditions = watch.close() if watch is not None else None
     if world.rank != 0:
         return
     result = {
@@ -95,10 +95,11 @@ def execute(
         "usage": usage,
         **summary,
     }
+    # Each tier adds what its links and its machine were found to give.
     if emulation is not None:
         result = _emulated(result, job, plan, emulation, calibration)
-    if shaped is not None and found is not None:
-        result |= shaped_result(shaped, found, calibration)
+    if shaped is not None and conditions is not None:
+        result |= shaped_result(shaped, conditions, calibration)
     record.write_json(folder / "result.json", result)
     if job.trace:
         trace.join(folder, [world.name(rank) for rank in range(world.world_size)])

@@ -65,14 +65,14 @@ def _started(folder: Path, world: World, last: int) -> profiler.profile:
     path = folder / "torch-profiler" / f"rank-{world.rank}.json"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    kept = max(1, min(PROFILED_STEPS, last // 2))
+    profiled = max(1, min(PROFILED_STEPS, last // 2))
     activities = [profiler.ProfilerActivity.CPU]
     if world.device.type == "cuda":
         activities.append(profiler.ProfilerActivity.CUDA)
     started = profiler.profile(
         activities=activities,
         schedule=profiler.schedule(
-            wait=max(0, min(kept, last - kept) - 1), warmup=1, active=kept, repeat=1
+            wait=max(0, min(profiled, last - profiled) - 1), warmup=1, active=profiled, repeat=1
         ),
         on_trace_ready=lambda done: _export(done, path),
         record_shapes=True,

@@ -73,22 +73,22 @@ def probed(world: World, shape: Shape) -> Host | None:
     if not shape.is_uniform:
         return None
     held = core_shares.unavailable() is None
-    found = shared_host(
+    host = shared_host(
         world,
         share=shape.core_shares[0] if held else None,
         bandwidth_bits_per_s=shape.rates_bits_per_s[0],
     )
-    return dataclasses.replace(found, period_s=core_shares.PERIOD_US / 1e6)
+    return dataclasses.replace(host, period_s=core_shares.PERIOD_US / 1e6)
 
 
 def _by_kind(profiles: Sequence[ModelProfile]) -> dict[str, ModelProfile]:
     """The profile of each kind of device: of its ranks the one in the middle."""
-    found: dict[str, ModelProfile] = {}
+    median_of: dict[str, ModelProfile] = {}
     for kind in dict.fromkeys(profile.device for profile in profiles):
         alike = [profile for profile in profiles if profile.device == kind]
         alike.sort(key=lambda profile: profile.forward_s + profile.backward_s)
-        found[kind] = alike[len(alike) // 2]
-    return found
+        median_of[kind] = alike[len(alike) // 2]
+    return median_of
 
 
 def checked_pairs(shape: Shape) -> PairCalibration:
@@ -141,7 +141,7 @@ class Watch:
 
 
 def shaped_result(
-    shaped: Shaped, found: Conditions, calibration: Calibration | PairCalibration | None
+    shaped: Shaped, conditions: Conditions, calibration: Calibration | PairCalibration | None
 ) -> dict[str, Any]:
     """Return the entries that only the result of a shaped run has."""
     return {
@@ -151,10 +151,10 @@ def shaped_result(
         "simulated_step_s": shaped.simulated_step_s,
         "speeds_per_s": {
             "profiled": shaped.measured.speeds_per_s,
-            "before": found.before_per_s,
-            "after": found.after_per_s,
+            "before": conditions.before_per_s,
+            "after": conditions.after_per_s,
         },
-        "throttled": found.throttled,
-        "host": None if found.host is None else schema.dump(found.host),
-        "host_busy": doubts(shaped, found),
+        "throttled": conditions.throttled,
+        "host": None if conditions.host is None else schema.dump(conditions.host),
+        "host_busy": doubts(shaped, conditions),
     }

@@ -42,7 +42,7 @@ TEMPLATES = Path(__file__).parents[1] / "templates"
 
 @dataclass(frozen=True)
 class Concluded:
-    """An experiment that was run."""
+    """An experiment that was run, and what it showed."""
 
     experiment: Experiment
     outcome: Outcome
@@ -57,8 +57,8 @@ class Concluded:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A quantity that was found, with its sentence and its claims by tier."""
+class ReportedQuantity:
+    """A quantity, with the sentence that explains it and its claims by tier."""
 
     quantity: str
     sentence: str
@@ -104,11 +104,11 @@ class Section:
         best = (figure for figure in drawn if figure.path.stem == of_paper)
         return next(best, drawn[0] if drawn else None)
 
-    def found(self, statement: Statement) -> list[Found]:
+    def answers(self, statement: Statement) -> list[ReportedQuantity]:
         """Return the quantities that answer a statement of the paper, the most direct answer
         first."""
         return [
-            Found(answer.quantity, answer.sentence, _by_tier(claims))
+            ReportedQuantity(answer.quantity, answer.sentence, _by_tier(claims))
             for answer in statement.answers
             if (claims := self._first_answered(answer, statement))
         ]
@@ -116,8 +116,8 @@ class Section:
     def _first_answered(self, answer: Answer, statement: Statement) -> list[Claim]:
         """The claims of an answer that no earlier answer of the statement has taken."""
         earlier = statement.answers[: statement.answers.index(answer)]
-        taken = {claim.id for other in earlier for claim in other.claims(self.claims)}
-        return [claim for claim in answer.claims(self.claims) if claim.id not in taken]
+        earlier_ids = {claim.id for other in earlier for claim in other.claims(self.claims)}
+        return [claim for claim in answer.claims(self.claims) if claim.id not in earlier_ids]
 
     def _sentence(self, quantity: str) -> str | None:
         """Return the sentence in which the paper's statements explain a quantity; None if none
@@ -125,14 +125,16 @@ class Section:
         return None if self.paper is None else self.paper.sentence(quantity)
 
     @property
-    def off(self) -> list[Found]:
+    def off(self) -> list[ReportedQuantity]:
         """The quantities of which some claim is off, with those claims alone."""
         by_quantity: dict[str, list[Claim]] = {}
         for claim in self.claims:
             if claim.status == "off":
                 by_quantity.setdefault(claim.quantity, []).append(claim)
         return [
-            Found(quantity, self._sentence(quantity) or _described(claims), _by_tier(claims))
+            ReportedQuantity(
+                quantity, self._sentence(quantity) or _described(claims), _by_tier(claims)
+            )
             for quantity, claims in by_quantity.items()
         ]
 

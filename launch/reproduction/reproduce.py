@@ -140,11 +140,11 @@ def _keep_earlier(folder: Path) -> None:
         return
     if names and names <= PARTS:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(folder.stat().st_mtime))
-        kept = folder.with_name(f"{folder.name}-{stamp}")
-        if kept.exists():
-            raise InputError(f"--out {folder}: {kept} exists already; give another folder")
-        folder.rename(kept)
-        print(f"the earlier reproduction is kept in {kept}")
+        earlier = folder.with_name(f"{folder.name}-{stamp}")
+        if earlier.exists():
+            raise InputError(f"--out {folder}: {earlier} exists already; give another folder")
+        folder.rename(earlier)
+        print(f"the earlier reproduction is kept in {earlier}")
     record.claim_folder(folder)
 
 

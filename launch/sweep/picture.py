@@ -172,10 +172,13 @@ def _lines(picture: Picture, series: Series, tier: Tier) -> Lines:
     for label, alike in series.items():
         alike = sorted(alike, key=lambda group: group.values[name])
         x = [group.values[name] / UNITS.get(name, 1) for group in alike]
-        found = [picture.of(group) for group in alike]
-        curves[label] = (x, [median(values) for values in found])
-        if any(len(values) > 1 for values in found):
-            spread[label] = ([min(values) for values in found], [max(values) for values in found])
+        repeats = [picture.of(group) for group in alike]
+        curves[label] = (x, [median(values) for values in repeats])
+        if any(len(values) > 1 for values in repeats):
+            spread[label] = (
+                [min(values) for values in repeats],
+                [max(values) for values in repeats],
+            )
     everywhere = [value for x, _ in curves.values() for value in x]
     return Lines(
         series=curves,

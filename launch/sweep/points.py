@@ -160,9 +160,9 @@ def _difference(there: Any, here: Any, name: str = "") -> str | None:
     """Say in words where two jobs first differ; None where they do not."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         for key in dict.fromkeys([*there, *here]):
-            found = _difference(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
-            if found is not None:
-                return found
+            difference = _difference(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
+            if difference is not None:
+                return difference
         return None
     flag = name.replace("_", "-")
     return None if there == here else f"with --{flag} {there} and not {here}"

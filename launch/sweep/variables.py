@@ -76,8 +76,8 @@ def parse_setting(base: Job, word: str, flag: str) -> tuple[str, Any]:
     name, equals, text = word.partition("=")
     if not (name and equals and text):
         raise InputError(f"--{flag} {word}: write NAME=VALUE")
-    found = find_name(base, name, flag)
-    return found, _parsed(_hint(base, found), text, f"--{flag} {name}")
+    option = find_name(base, name, flag)
+    return option, _parsed(_hint(base, option), text, f"--{flag} {name}")
 
 
 def _variable(base: Job, word: str) -> Variable:
@@ -86,9 +86,9 @@ def _variable(base: Job, word: str) -> Variable:
     values = [value.replace("\\,", ",") for value in re.split(r"(?<!\\),", text)]
     if not (name and equals and all(values)):
         raise InputError(f"--over {word}: write NAME=VALUE,VALUE, such as nodes=2,4")
-    found = find_name(base, name, "over")
-    parsed = [_parsed(_hint(base, found), value, f"--over {name}") for value in values]
-    return Variable(name=found, values=tuple(dict.fromkeys(parsed)))
+    option = find_name(base, name, "over")
+    parsed = [_parsed(_hint(base, option), value, f"--over {name}") for value in values]
+    return Variable(name=option, values=tuple(dict.fromkeys(parsed)))
 
 
 def find_name(base: Job, word: str, flag: str) -> str:

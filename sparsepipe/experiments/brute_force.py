@@ -112,6 +112,7 @@ def brute_force(case: Case) -> float:
             stages = [times(edges[k], edges[k + 1], members[k], s - k) for k in range(s)]
             if None in stages:
                 continue
+            # Who flushes fills and drains the pipeline in every step; else the busiest decides.
             fill = sum(stage[0] for stage in stages if stage) + 2 * latency * (s - 1)
             busy = max(stage[1] for stage in stages if stage)
             best = min(best, fill + busy if flushes else busy)
@@ -212,6 +213,8 @@ def _shares(lines: list[tuple[float, ...]], flushes: bool) -> list[float] | None
         """The share that every replica can do until a time."""
         shares = []
         for forward, backward, fixed_f, fixed_b, transfer, ring, limit in lines:
+            # The largest share whose passes end in time, and then whose transfers end in time.
+            # Beside these there is the ring, but not in a schedule that flushes.
             x = (until - fixed_f - fixed_b) / (forward + backward)
             if transfer:
                 x = min(x, (until - (0 if flushes else ring)) / transfer)
@@ -223,6 +226,7 @@ def _shares(lines: list[tuple[float, ...]], flushes: bool) -> list[float] | None
     low, high = 0.0, 1e6
     if sum(at(high)) < 1 or min(line[-1] for line in lines) <= 0:
         return None
+    # Shares grow with the time: find the time at which together they are one mini-batch.
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (low, middle) if sum(max(0.0, x) for x in at(middle)) >= 1 else (middle, high)

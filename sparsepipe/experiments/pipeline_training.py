@@ -48,16 +48,16 @@ def case_name(length: str, way: str) -> str:
 def cases() -> tuple[Case, ...]:
     """Every length and way but the one that the training experiment has, and DeepSpeed's pipeline
     beside the sparse one."""
-    found: list[Case] = []
+    cases: list[Case] = []
     for length, options in LENGTHS.items():
         for way, changes in WAYS.items():
             name, nodes = case_name(length, way), 1 if way == ONE else RANKS
             if name != "shapes":
-                found += sweep(options, {name: changes}, nodes=nodes, level=LEVELS[length])
+                cases += sweep(options, {name: changes}, nodes=nodes, level=LEVELS[length])
     if find_spec("deepspeed") is not None:
         few = dataclasses.replace(SHAPES, batch_size=8, steps=DENSE_STEPS, test_clouds=8)
-        found += sweep(few, BESIDE, nodes=RANKS)
-    return tuple(found)
+        cases += sweep(few, BESIDE, nodes=RANKS)
+    return tuple(cases)
 
 
 def conclude(results: Results, folder: Path) -> Outcome:

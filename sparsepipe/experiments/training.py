@@ -48,9 +48,11 @@ def mesh_options() -> Options | None:
 def cases() -> tuple[Case, ...]:
     """Shapes, a short training twice, and meshes where there are any."""
     short = {"steps": 20, "test_clouds": 64}
-    found = sweep(SHAPES, {"shapes": {}, **dict.fromkeys(TWICE, short)})
+    shapes = sweep(SHAPES, {"shapes": {}, **dict.fromkeys(TWICE, short)})
     meshes = mesh_options()
-    return found if meshes is None else (*found, Case(name="meshes", options=meshes, level="full"))
+    if meshes is None:
+        return shapes
+    return (*shapes, Case(name="meshes", options=meshes, level="full"))
 
 
 def conclude(results: Results, folder: Path) -> Outcome:

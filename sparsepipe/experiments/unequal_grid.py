@@ -122,9 +122,9 @@ class Point:
     def seconds_to_loss(self) -> list[float]:
         """The seconds of training until the loss is low, by seed; none if a seed does not get
         there."""
-        found = [_seconds_to_loss(run) for run in self.ends]
-        reached = [seconds for seconds in found if seconds is not None]
-        return reached if len(reached) == len(found) else []
+        times = [_seconds_to_loss(run) for run in self.ends]
+        reached = [seconds for seconds in times if seconds is not None]
+        return reached if len(reached) == len(times) else []
 
 
 def smoothed(run: Run) -> list[float]:
@@ -150,12 +150,12 @@ class Trained:
     @cached_property
     def rows(self) -> dict[tuple[str, float], dict[str, Point]]:
         """The points by cluster and then by scheme."""
-        found: dict[tuple[str, float], dict[str, Point]] = {}
+        rows: dict[tuple[str, float], dict[str, Point]] = {}
         for box in BOXES:
             for rate in RATES:
                 row = {scheme: self._point(box, rate, scheme) for scheme in SCHEMES}
-                found[box, rate] = {who: point for who, point in row.items() if point.runs}
-        return {where: row for where, row in found.items() if row}
+                rows[box, rate] = {who: point for who, point in row.items() if point.runs}
+        return {where: row for where, row in rows.items() if row}
 
     def _point(self, box: str, rate: float, scheme: str) -> Point:
         runs = self.results.get(case_name(box, rate, scheme), ())

@@ -43,13 +43,13 @@ WORKERS = 2
 class _Made:
     """A mini-batch as one rank has it."""
 
-    found: Tensor
+    facts: Tensor
     """int64 [samples, 3]: the voxels of each sample, its labels, and its class where it has one."""
     samples: dict[int, Future[Voxels]]
     """By number, the samples that this rank needs."""
 
     def of(self, samples: range) -> list[Voxels]:
-        """The voxels of some of them."""
+        """Return the voxels of some of the samples."""
         return [self.samples[number].result() for number in samples]
 
 
@@ -101,13 +101,13 @@ class CloudBatches:
         for _, (epoch, clouds) in zip(range(count), self._workload.order(first), strict=False):
             begin = partial(self._begin, epoch, clouds)
             samples = {number: begin(number) for number in self._own(making, even)}
-            found = torch.zeros(len(clouds), 3, dtype=torch.int64)
+            facts = torch.zeros(len(clouds), 3, dtype=torch.int64)
             for number, sample in samples.items():
-                found[number] = self._told(sample.result())
+                facts[number] = self._told(sample.result())
             with waiting("what is told of samples", makers):
-                dist.all_reduce(found, group=self._group)  # every sample was made on one rank
-            needed = self._own(needing, found[:, 0].tolist())
-            yield _Made(found, {n: samples[n] if n in samples else begin(n) for n in needed})
+                dist.all_reduce(facts, group=self._group)  # every sample was made on one rank
+            needed = self._own(needing, facts[:, 0].tolist())
+            yield _Made(facts, {n: samples[n] if n in samples else begin(n) for n in needed})
 
     def _own(self, stages: Sequence[PlannedStage], voxels: Sequence[int]) -> set[int]:
         """The numbers of the samples that this rank takes at some stages, if samples have so many
@@ -134,7 +134,7 @@ class CloudBatches:
         return self._pool.submit(make)
 
     def _told(self, sample: Voxels) -> Tensor:
-        """Return what this rank tells all others about a sample, int64 [3], see `_Made.found`."""
+        """Return what this rank tells all others about a sample, int64 [3], see `_Made.facts`."""
         labels = sample.labels
         assert labels is not None  # a workload has some for every cloud
         of_cloud = 0 if labels.ndim else int(labels)
@@ -144,8 +144,8 @@ class CloudBatches:
         """Wait for a mini-batch and those before it, and forget those that are long past."""
         with self._lock:
             while (number := len(self._voxels)) <= mini_batch:
-                self._kept[number] = made = self._inbox.get()
-                voxels, labels, _ = made.found.T
+                self._kept[number] = ready = self._inbox.get()
+                voxels, labels, _ = ready.facts.T
                 self._voxels.append(voxels.tolist())
                 self._labels.append(int(labels.sum()))
                 self._kept.pop(number - KEPT, None)
@@ -163,11 +163,11 @@ class CloudBatches:
     def targets(self, mini_batch: int, samples: range) -> Tensor:
         """The labels of some clouds, int64 [clouds], or of their voxels, int64 [voxels]."""
         self._made(mini_batch)
-        made = self._kept[mini_batch]
+        ready = self._kept[mini_batch]
         if self._workload.labels_voxels:
-            targets: Tensor = joined(made.of(samples)).targets
+            targets: Tensor = joined(ready.of(samples)).targets
         else:
-            targets = made.found[samples.start : samples.stop, 2]
+            targets = ready.facts[samples.start : samples.stop, 2]
         return targets.to(self._world.device)
 
     def count(self, mini_batch: int) -> int:
@@ -184,7 +184,8 @@ class CloudBatches:
 
 @dataclass(frozen=True)
 class BatchesFrom:
-    """The same mini-batches, where number 0 is the mini-batch `first` of `batches`."""
+    """The mini-batches of `batches` from the one with the number `first` on, which has number 0
+    here."""
 
     batches: CloudBatches
     """The mini-batches to take from."""

@@ -15,19 +15,19 @@ def load_clouds(options: Options, seed: int) -> Clouds:
     Raises:
         InputError: there is none, or it has no classes to learn.
     """
-    found = find_clouds(
+    clouds = find_clouds(
         options.data,
         points=options.points,
         normals=options.normals,
         rotation=options.rotation,
         seed=seed,
     )
-    if not found.class_names:
+    if not clouds.class_names:
         raise InputError(
             f"--sparsepipe.data {options.data}: has no classes, and training learns to classify; "
             "give labelled clouds"
         )
-    return found
+    return clouds
 
 
 def find_clouds(

@@ -129,11 +129,11 @@ def train_with_deepspeed(options: Options, world: World, workload: Workload) -> 
             "steps_per_print": options.steps + 1,
         },
     )
-    made = workload.mini_batches()
+    mini_batches = workload.mini_batches()
     cells = cells_per_side(options.voxel_size)
     for index in range(options.steps):
         started = time.perf_counter()
-        batch = next(made)
+        batch = next(mini_batches)
         assert isinstance(batch.inputs, SparseTensor)  # a workload makes no other
         inputs = volumes(batch.inputs, cells).to(world.device).chunk(parts)
         labels = batch.targets.to(world.device).chunk(parts)
@@ -141,7 +141,7 @@ def train_with_deepspeed(options: Options, world: World, workload: Workload) -> 
         metrics = {"step_s": time.perf_counter() - started, "samples": len(batch)}
         metrics |= {"voxels": len(batch.inputs), "loss_sum": loss * len(batch)}
         yield Step(index, metrics)
-    made.close()
+    mini_batches.close()
 
 
 def summarize_deepspeed(options: Options, steps: list[Step]) -> dict[str, Any]:

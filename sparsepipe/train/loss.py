@@ -21,7 +21,8 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 def cross_entropy(output: Value, labels: Tensor) -> Tensor:
-    """The mean cross-entropy of logits [rows, classes], sparse or plain, and labels int64 [rows].
+    """Compute the mean cross-entropy of logits [rows, classes], sparse or plain, and labels int64
+    [rows].
 
     Labels of -100 are left out.
     """
@@ -29,12 +30,13 @@ def cross_entropy(output: Value, labels: Tensor) -> Tensor:
 
 
 def cross_entropy_sum(output: Value, labels: Tensor) -> Tensor:
-    """The same, summed."""
+    """Compute the cross-entropy, summed over the rows; see `cross_entropy`."""
     return nn.functional.cross_entropy(features_of(output), labels, reduction="sum")
 
 
 def right(output: Value, labels: Tensor) -> Tensor:
-    """The share of rows whose largest logit is that of the label; labels of -100 are left out."""
+    """Return the share of rows whose largest logit is that of the label; labels of -100 are left
+    out."""
     hits = features_of(output).argmax(1) == labels
     return hits.sum().double() / max(1, count_of(labels))
 
@@ -52,10 +54,11 @@ def count_of(targets: Any) -> int:
 
 
 def summed(loss: Loss, count: Callable[[Any], int] = count_of) -> Callable[[Value, Any], Tensor]:
-    """The sum of a loss over targets, from a loss that is their mean; 0 where there are none."""
+    """Turn a loss that is the mean over its targets into their sum; it is 0 where there are
+    none."""
 
     def loss_sum(output: Value, targets: Any) -> Tensor:
-        """The mean times the number of targets."""
+        """Multiply the mean by the number of targets."""
         targets_here = count(targets)
         if not targets_here:  # a mean over none is NaN
             return features_of(output).sum() * 0

@@ -31,15 +31,15 @@ def make_optimizer(
     Raises:
         InputError: what an option names by import path cannot be made.
     """
-    made = _optimizer(options, list(parameters))
+    optimizer = _optimizer(options, list(parameters))
     if options.lr_schedule == "cosine":
-        _follow_cosine(made, options.steps, first)
+        _follow_cosine(optimizer, options.steps, first)
     elif options.lr_schedule != "constant":
         flag, name = "--sparsepipe.lr-schedule", options.lr_schedule
         more, steps = options.lr_schedule_options, options.steps
-        schedule = made_by(name, flag, more, optimizer=made, steps=steps)
-        attach_schedule(made, check_schedule(schedule, f"{flag} {name}"), first)
-    return made
+        schedule = made_by(name, flag, more, optimizer=optimizer, steps=steps)
+        attach_schedule(optimizer, check_schedule(schedule, f"{flag} {name}"), first)
+    return optimizer
 
 
 def made_by(name: str, flag: str, more: Collection[str], **known: Any) -> Any:
@@ -52,13 +52,13 @@ def made_by(name: str, flag: str, more: Collection[str], **known: Any) -> Any:
     Raises:
         InputError: it cannot be imported or called with them.
     """
-    factory, given = by_path.load(name, flag), by_path.keywords(more, f"{flag}-options")
+    factory, own = by_path.load(name, flag), by_path.keywords(more, f"{flag}-options")
     named = by_path.named_parameters(factory)
     wanted = [key for key, required in named.items() if required and key not in known]
-    if not given and not wanted:
+    if not own and not wanted:
         return by_path.call(factory, name, flag, **known)
     taken = {key: value for key, value in known.items() if key in named}
-    return by_path.apply(factory, name, flag, **taken | given)
+    return by_path.apply(factory, name, flag, **taken | own)
 
 
 def _optimizer(options: Options, parameters: list[nn.Parameter]) -> Optimizer:
@@ -71,7 +71,7 @@ def _optimizer(options: Options, parameters: list[nn.Parameter]) -> Optimizer:
             weight_decay=options.weight_decay,
         )
     flag, name = "--sparsepipe.optimizer", options.optimizer
-    made = made_by(
+    optimizer = made_by(
         name,
         flag,
         options.optimizer_options,
@@ -80,7 +80,7 @@ def _optimizer(options: Options, parameters: list[nn.Parameter]) -> Optimizer:
         momentum=options.momentum,
         weight_decay=options.weight_decay,
     )
-    return check_optimizer(made, f"{flag} {name}")
+    return check_optimizer(optimizer, f"{flag} {name}")
 
 
 def _follow_cosine(optimizer: Optimizer, steps: int, first: int) -> None:

@@ -71,6 +71,7 @@ def train_in_pipeline(
         count=options.steps - first,
     )
     began = time.perf_counter()
+    # The pipeline fills and drains once between two checkpoints.
     for begin, end in segments:
         steps = run_pipeline(
             schedule_of(stages, choice, end - begin),

@@ -130,27 +130,33 @@ def _pass(stages: Sequence[StageModule], inputs: Value, clock: Callable[[], floa
     records: list[_Record] = []
     costs = []
     values: tuple[Value, ...] = (inputs,)
+    # Forward. Every layer reads leaves, so that its backward pass ends at its own inputs.
     for number, stage in enumerate(stages):
-        taken = as_leaves(values) if number else values
-        once = partial(_forward, stage, taken, records)
+        stage_inputs = as_leaves(values) if number else values
+        once = partial(_forward, stage, stage_inputs, records)
         forward_s = once_timed(once).median
         values = records[-1][1]
-        made = [value for value in values if not any(value is other for other in taken)]
+        # What a layer only passes on was counted where it was made.
+        made = [value for value in values if not any(value is other for other in stage_inputs)]
         size = sum(map(activation_bytes, made))
         costs.append(_Cost(forward_s=forward_s, backward_s=0.0, activation_bytes=size))
+    # Backward, from the last layer to the first: each takes the gradients of its outputs and gives
+    # those of its inputs, which are the outputs of the layer before.
     grads = [torch.ones_like(features_of(value)) for value in values]
     for number in reversed(range(len(stages))):
-        taken, outputs = records.pop()
+        stage_inputs, outputs = records.pop()
         stages[number].zero_grad()
         once = partial(backward_through, outputs, grads)
         costs[number].backward_s = once_timed(once).median
-        grads = [features_of(gradient) for gradient in leaf_gradients(taken)] if number else []
+        grads = (
+            [features_of(gradient) for gradient in leaf_gradients(stage_inputs)] if number else []
+        )
     return costs
 
 
-def _forward(stage: StageModule, taken: tuple[Value, ...], records: list[_Record]) -> None:
+def _forward(stage: StageModule, inputs: tuple[Value, ...], records: list[_Record]) -> None:
     """Run a stage and record what it took and returned."""
-    records.append((taken, stage(*taken)))
+    records.append((inputs, stage(*inputs)))
 
 
 def activation_bytes(value: Value) -> int:

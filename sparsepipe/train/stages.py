@@ -59,7 +59,7 @@ def equal_cuts(layers: int, ranks: int) -> tuple[int, ...]:
 
 
 def balanced_cuts(workload: Workload, ranks: int, device: str = "cpu") -> tuple[int, ...] | None:
-    """The cuts with which the slowest of `ranks` stages is as fast as possible.
+    """Return the cuts with which the slowest of `ranks` stages is as fast as possible.
 
     The layers are timed with a mini-batch on a device of this machine. None where a stage would be
     empty.
@@ -71,7 +71,8 @@ def balanced_cuts(workload: Workload, ranks: int, device: str = "cpu") -> tuple[
 
 
 def timed_cuts(network: Network, inputs: Value, ranks: int) -> tuple[int, ...] | None:
-    """The same for any network: its layers are timed in their current mode with `inputs`."""
+    """Return the cuts with which the slowest of `ranks` stages of a network is as fast as possible.
+    Its layers are timed in their current mode with `inputs`. None where a stage would be empty."""
     profile = profile_network(network, inputs, name="", device_kind=HERE, repetitions=2)
     seconds = [layer.forward_s + layer.backward_s for layer in profile.layers]
     parts = split_by_speed(seconds, [1.0] * ranks)

@@ -59,11 +59,13 @@ def steady_state(
     if schedule.mini_batches == 1:
         window = range(1)
     working = {rank: steps for rank, steps in enumerate(everyone) if steps}
+    # A mini-batch begins on the first stage, and ends where the last rank is done with it.
     ended_s = [max(s[m].metrics["ended_s"] for s in working.values()) for m in range(window.stop)]
     began_s = [
         min(working[rank][m].metrics["began_s"] for rank in schedule.stages[0])
         for m in range(window.stop)
     ]
+    # A step lasts from the end of the mini-batch before; the very first, from its own beginning.
     step_s = [(ended_s[m] - (ended_s[m - 1] if m else began_s[0])) / dilate for m in window]
     anyone = next(iter(working.values()))
     return SteadyState(

@@ -85,7 +85,7 @@ class Workload:
 
     @cached_property
     def loss_sum(self) -> Callable[[Value, Tensor], Tensor]:
-        """The same, summed over the labels."""
+        """The loss that the options name, summed over the labels."""
         own = own_loss(self.options)
         return cross_entropy_sum if own is None else summed(own)
 
@@ -144,12 +144,12 @@ def build_network(
     torch.manual_seed(seed)
     if own is None:
         return NETWORKS[model](channels, classes, width=width)
-    made = by_path.call(own, model, flag, in_channels=channels, classes=classes, width=width)
-    if not isinstance(made, nn.Module):
+    network = by_path.call(own, model, flag, in_channels=channels, classes=classes, width=width)
+    if not isinstance(network, nn.Module):
         raise InputError(
-            f"{flag} {model}: makes a {type(made).__name__}; give what makes an nn.Module"
+            f"{flag} {model}: makes a {type(network).__name__}; give what makes an nn.Module"
         )
-    return made
+    return network
 
 
 def own_loss(options: Options) -> Loss | None:
@@ -157,16 +157,16 @@ def own_loss(options: Options) -> Loss | None:
     if options.loss in LOSSES:
         return None
     flag = "--sparsepipe.loss"
-    found = by_path.load(options.loss, flag)
+    loss = by_path.load(options.loss, flag)
     more = by_path.keywords(options.loss_options, f"{flag}-options")
-    if isinstance(found, type):
-        found, more = by_path.apply(found, options.loss, flag, **more), {}
-    if not callable(found):
+    if isinstance(loss, type):
+        loss, more = by_path.apply(loss, options.loss, flag, **more), {}
+    if not callable(loss):
         raise InputError(
-            f"{flag} {options.loss}: is a {type(found).__name__}; give a function of "
+            f"{flag} {options.loss}: is a {type(loss).__name__}; give a function of "
             "output and labels"
         )
-    return partial(found, **more)
+    return partial(loss, **more)
 
 
 @torch.no_grad()
@@ -224,8 +224,8 @@ def _try_loss(workload: Workload, network: nn.Module) -> None:
     few = range(min(2, len(workload.data.train)))
     batch = workload.voxels([workload.data.train.cloud(index) for index in few])
     loss = partial(workload.loss, network.eval()(batch.inputs), batch.targets)
-    made = by_path.call(loss, name, flag)
-    if not isinstance(made, Tensor) or made.numel() != 1:
+    value = by_path.call(loss, name, flag)
+    if not isinstance(value, Tensor) or value.numel() != 1:
         raise InputError(f"{flag} {name}: gives no single number; give the mean over the labels")
 
 

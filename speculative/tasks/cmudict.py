@@ -47,13 +47,13 @@ def read_entries(data: str, split: str, limit: int | None = None) -> list[Entry]
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--speculative.data {data}: cannot be read: {error}") from None
-    found = []
+    entries = []
     for line in lines:
         word, _, phones = line.partition(" ")
         digest = hashlib.sha256(word.encode()).digest()
         wanted = (digest[-1] % TEST_SHARE == 0) == (split == "test")
         if wanted and phones and SPELLING.fullmatch(word):
-            found.append((digest, Entry(" ".join(word), " ".join(phones.split()))))
-    if not found:
+            entries.append((digest, Entry(" ".join(word), " ".join(phones.split()))))
+    if not entries:
         raise InputError(f"--speculative.data {data}: holds no {split} words")
-    return [entry for _, entry in sorted(found, key=lambda pair: pair[0])][:limit]
+    return [entry for _, entry in sorted(entries, key=lambda pair: pair[0])][:limit]

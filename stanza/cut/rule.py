@@ -99,6 +99,7 @@ def _classifier(nodes: Sequence[CutNode], network: str) -> list[CutNode]:
             f"{network} cannot be separated: it has no fully connected layer (nn.Linear), {last}"
             f"it ends with {nodes[-1].description}; train it with ddp or ps"
         )
+    # A layer is inside the convolutional part if something makes features of its outputs again.
     features = _features(nodes)
     readers = {layer.name: _feature_reader(layer, nodes, features) for layer in layers}
     outside = [layer for layer in layers if readers[layer.name] is None]

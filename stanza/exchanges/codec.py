@@ -132,8 +132,8 @@ def _checked(messages: Sequence[Tensor]) -> Sequence[Tensor]:
 def _check_vector(values: Tensor, size: int) -> None:
     """Refuse what is no vector of this size."""
     if not isinstance(values, Tensor) or values.shape != (size,):
-        found = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise InputError(f"{_CODEC}: decode returns {found} for {size} values; give [{size}]")
+        shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(f"{_CODEC}: decode returns {shape} for {size} values; give [{size}]")
 
 
 def _described(kinds: Sequence[tuple[torch.Size, torch.dtype]]) -> str:

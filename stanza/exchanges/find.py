@@ -48,14 +48,14 @@ class NamedExchange:
         Raises:
             InputError: what the name stands for cannot be imported or made.
         """
-        found, where = self._load("ddp"), f"{OPTION} {self.name}"
-        if not _is_hook(found):
-            return Gathered(self._codecs(found), process_group)
-        if "bucket" in by_path.named_parameters(found):
+        loaded, where = self._load("ddp"), f"{OPTION} {self.name}"
+        if not _is_hook(loaded):
+            return Gathered(self._codecs(loaded), process_group)
+        if "bucket" in by_path.named_parameters(loaded):
             self._refuse_arguments("a function of a bucket takes none")
-            return partial(found, process_group)
-        made = by_path.apply(found, self.name, OPTION, process_group=process_group, **self._given)
-        return _hook(made, where)
+            return partial(loaded, process_group)
+        hook = by_path.apply(loaded, self.name, OPTION, process_group=process_group, **self._given)
+        return _hook(hook, where)
 
     def codec(self) -> CodecFactory:
         """Return the function that makes the codec of a vector, for parameter servers.
@@ -63,13 +63,13 @@ class NamedExchange:
         Raises:
             InputError: what the name stands for cannot be imported or made, or is a hook.
         """
-        found = self._load("ps")
-        if _is_hook(found):
+        loaded = self._load("ps")
+        if _is_hook(loaded):
             raise InputError(
                 f"{OPTION} {self.name}: is a hook of DDP; give --stanza.scheme ddp, or a codec, "
                 "with encode and decode"
             )
-        return self._codecs(found)
+        return self._codecs(loaded)
 
     def check(self, scheme: str) -> float | None:
         """Find the exchange and try a codec on a small vector; returns the bytes that it sends over
@@ -78,12 +78,12 @@ class NamedExchange:
         Raises:
             InputError: see `hook` and `codec`.
         """
-        found = self._load(scheme)
-        if _is_hook(found) and scheme == "ddp":
+        loaded = self._load(scheme)
+        if _is_hook(loaded) and scheme == "ddp":
             return None
         values = torch.linspace(-1, 1, TRIED)
         packer = Packer(
-            self.codec() if scheme == "ps" else self._codecs(found), values, feedback=True
+            self.codec() if scheme == "ps" else self._codecs(loaded), values, feedback=True
         )
         packer.unpack(packer.pack(values))
         return packer.nbytes / values.nbytes
@@ -98,21 +98,21 @@ class NamedExchange:
         built_in = BUILT_IN.get(self.name)
         return by_path.load(built_in.paths[scheme] if built_in else self.name, OPTION)
 
-    def _codecs(self, found: Any) -> CodecFactory:
+    def _codecs(self, loaded: Any) -> CodecFactory:
         """Return a maker of codecs from what the name stands for. A class or a function makes a
         codec for each vector; an object is itself the codec of all vectors."""
-        if _is_codec(found) and not isinstance(found, type):
+        if _is_codec(loaded) and not isinstance(loaded, type):
             self._refuse_arguments("it is an object; give its class")
-            return lambda: _Explained(found, self.name)
+            return lambda: _Explained(loaded, self.name)
 
         def make() -> Codec:
-            made = by_path.apply(found, self.name, OPTION, **self._given)
-            if not _is_codec(made):
+            codec = by_path.apply(loaded, self.name, OPTION, **self._given)
+            if not _is_codec(codec):
                 raise InputError(
-                    f"{OPTION} {self.name}: makes a {type(made).__name__} without encode and "
+                    f"{OPTION} {self.name}: makes a {type(codec).__name__} without encode and "
                     "decode; give those, or a hook: a function of (process_group, bucket)"
                 )
-            return _Explained(made, self.name)
+            return _Explained(codec, self.name)
 
         return make
 
@@ -145,16 +145,16 @@ class _Explained:
         return by_path.apply(self._codec.decode, self._name, OPTION, messages, size)
 
 
-def _is_codec(found: Any) -> bool:
+def _is_codec(loaded: Any) -> bool:
     """Whether something encodes and decodes."""
-    return hasattr(found, "encode") and hasattr(found, "decode")
+    return hasattr(loaded, "encode") and hasattr(loaded, "decode")
 
 
-def _is_hook(found: Any) -> bool:
+def _is_hook(loaded: Any) -> bool:
     """Whether something is a hook of DDP, a function of `bucket`, or makes one from a
     `process_group`."""
-    named = by_path.named_parameters(found)
-    return not _is_codec(found) and ("bucket" in named or "process_group" in named)
+    named = by_path.named_parameters(loaded)
+    return not _is_codec(loaded) and ("bucket" in named or "process_group" in named)
 
 
 def _hook(made: Any, where: str) -> Hook:

@@ -111,9 +111,9 @@ def check(name: str, arguments: tuple[str, ...], scheme: str) -> None:
         InputError: it is so.
     """
     where = f"{OPTION} {name}"
-    given = by_path.keywords(arguments, f"{OPTION}-options")
+    values = by_path.keywords(arguments, f"{OPTION}-options")
     if name == PLAIN:
-        if given:
+        if values:
             raise InputError(
                 f"{OPTION}-options {' '.join(arguments)}: the plain exchange takes none; leave "
                 f"them out, or give another {OPTION}"
@@ -135,18 +135,18 @@ def check(name: str, arguments: tuple[str, ...], scheme: str) -> None:
     built_in = BUILT_IN[name]
     if scheme not in built_in.paths:
         raise InputError(f"{where}: is a hook of DDP; give --stanza.scheme ddp")
-    for key, value in given.items():
+    for key, value in values.items():
         if key not in built_in.defaults:
             raise InputError(
                 f"{OPTION}-options {key}={value}: {name} takes no {key}; "
                 f"{remedy(key, list(built_in.defaults)) if built_in.defaults else 'leave it out'}"
             )
-    _check_values(name, given)
+    _check_values(name, values)
 
 
-def _check_values(name: str, given: Mapping[str, Any]) -> None:
+def _check_values(name: str, values: Mapping[str, Any]) -> None:
     """Refuse values that the arguments of the exchanges here cannot have."""
-    for key, value in given.items():
+    for key, value in values.items():
         where = f"{OPTION}-options {key}={value}"
         if key == "density":
             if not (isinstance(value, (int, float)) and 0 < value <= 1):

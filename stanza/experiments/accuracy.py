@@ -98,28 +98,28 @@ def prepare(level: Level, folder: Path) -> tuple[Case, ...]:
     if reason is not None:
         print(f"time to accuracy is left out, this machine can be no cluster: {reason}", flush=True)
         return ()
-    taken = source()
-    if taken is not SOURCES[0]:
-        print(f"Fashion-MNIST is not here; the networks learn {taken.data}", flush=True)
+    dataset = source()
+    if dataset is not SOURCES[0]:
+        print(f"Fashion-MNIST is not here; the networks learn {dataset.data}", flush=True)
     cases: list[Case] = []
     for ranks in RANKS[level]:
-        networks = {setting.network: _options(setting, taken) for setting in SETTINGS}
+        networks = {setting.network: _options(setting, dataset) for setting in SETTINGS}
         timed = record.once(
             folder / f"steps-of-{ranks}.json",
             partial(box.steps_s, networks, ranks, GLOBAL_BATCH // ranks),
             told=f"timing a step of every network on {ranks} processes that share the cores",
         )
         for setting in SETTINGS:
-            cases += _cases(setting, taken, ranks, timed[setting.network], level)
+            cases += _cases(setting, dataset, ranks, timed[setting.network], level)
     return tuple(cases)
 
 
 def _cases(
-    setting: Setting, taken: Source, ranks: int, step_s: float, level: Level
+    setting: Setting, dataset: Source, ranks: int, step_s: float, level: Level
 ) -> Iterator[Case]:
     """The cases of a setting on so many ranks, whose step takes so long here."""
-    options = _options(setting, taken)
-    small = sizes_of(dataclasses.replace(options, scheme="ddp"), taken.image_shape).conv_bytes
+    options = _options(setting, dataset)
+    small = sizes_of(dataclasses.replace(options, scheme="ddp"), dataset.image_shape).conv_bytes
     rate = box.link_rate_bits_per_s(step_s, small, box.of_paper(setting.model).ratio)
     cluster = box.cluster_of(f"{setting.name}-{ranks}", ranks, rate)
     print("  " + box.described(setting.model, setting.network, step_s, small), flush=True)
@@ -147,13 +147,13 @@ def _cases(
             )
 
 
-def _options(setting: Setting, taken: Source) -> Options:
+def _options(setting: Setting, dataset: Source) -> Options:
     """Return the options with which a network is trained to the end, whatever the scheme."""
     return Options(
         model=setting.network,
         classes=96 if setting.network == "resnet-28" else None,
-        image_shape=taken.image_shape,
-        data=taken.data,
+        image_shape=dataset.image_shape,
+        data=dataset.data,
         global_batch_size=GLOBAL_BATCH,
         steps=STEPS,
         test_every=TEST_EVERY,
@@ -173,11 +173,11 @@ def conclude(results: Results, folder: Path) -> Outcome:
     """Draw accuracy over time, judge how much sooner Stanza reaches the target."""
     if not results:
         return left_out(unavailable() or "no case was run")
-    taken = source()
-    trained = Trained(results, SETTINGS, tuple(SCHEMES), taken.target, STEPS)
+    dataset = source()
+    trained = Trained(results, SETTINGS, tuple(SCHEMES), dataset.target, STEPS)
     return Outcome(
-        figures=figures.drawn(trained, taken.data, folder),
-        claims=tuple(claims.claims(trained, taken.data)),
-        notes=figures.notes(trained, taken.data),
+        figures=figures.drawn(trained, dataset.data, folder),
+        claims=tuple(claims.claims(trained, dataset.data)),
+        notes=figures.notes(trained, dataset.data),
         comparisons=tuple(claims.comparisons(trained)),
     )

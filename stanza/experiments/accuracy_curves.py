@@ -82,9 +82,9 @@ class Point:
         """The seconds to the target, by seed; none where a seed does not reach it."""
         if not self.learned:
             return []
-        found = [crossing(*self.curve(seed), target) for seed in range(len(self.runs))]
-        reached = [seconds for seconds in found if seconds is not None]
-        return reached if len(reached) == len(found) else []
+        times = [crossing(*self.curve(seed), target) for seed in range(len(self.runs))]
+        reached = [seconds for seconds in times if seconds is not None]
+        return reached if len(reached) == len(times) else []
 
     def curve(self, seed: int = 0) -> Curve:
         """The accuracy over the seconds of training: measured where this scheme ran to the end with
@@ -144,14 +144,14 @@ class Trained:
     @cached_property
     def points(self) -> dict[tuple[str, int], dict[str, Point]]:
         """The points by the setting's name and the ranks, and then by scheme."""
-        found: dict[tuple[str, int], dict[str, Point]] = {}
+        points: dict[tuple[str, int], dict[str, Point]] = {}
         for setting in self.settings:
             for ranks in (4, 8):
                 row = {scheme: self._point(setting, scheme, ranks) for scheme in self.schemes}
                 here = {scheme: point for scheme, point in row.items() if point is not None}
                 if here:
-                    found[setting.name, ranks] = here
-        return found
+                    points[setting.name, ranks] = here
+        return points
 
     def _point(self, setting: Setting, scheme: str, ranks: int) -> Point | None:
         """Gather one scheme's runs; None where it was not run."""
@@ -163,8 +163,8 @@ class Trained:
 
     def ends(self, setting: Setting, ranks: int) -> list[tuple[str, Sequence[Run]]]:
         """The schemes that ran to the end, and their runs."""
-        found = ((s, self.results.get(end_name(setting, s, ranks), ())) for s in self.schemes)
-        return [(scheme, runs) for scheme, runs in found if runs]
+        runs_of = ((s, self.results.get(end_name(setting, s, ranks), ())) for s in self.schemes)
+        return [(scheme, runs) for scheme, runs in runs_of if runs]
 
     def all_points(self) -> Iterator[Point]:
         """Return every point."""

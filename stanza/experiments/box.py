@@ -53,7 +53,7 @@ class Balance:
 
 
 def of_paper(model: str) -> Balance:
-    """The balance of one of the paper's models on the paper's cluster, from its profile."""
+    """Compute the balance of one of the paper's models on the paper's cluster, from its profile."""
     profile, link = load_profile(model), load(CLUSTER).slowest_link
     costs = costs_at(Options(model=model), profile)(profile.batch_size)
     return Balance(costs.compute_s, link.seconds(costs.conv_bytes + costs.fc_bytes))
@@ -65,7 +65,7 @@ def parameter_bytes(model: str) -> float:
 
 
 def link_rate_bits_per_s(step_s: float, parameter_bytes: float, ratio: float) -> float:
-    """The rate at which all parameters pass through a link in `step_s / ratio` seconds."""
+    """Compute the rate at which all parameters pass through a link in `step_s / ratio` seconds."""
     return 8 * parameter_bytes * ratio / step_s
 
 
@@ -94,8 +94,8 @@ def cluster_of(name: str, ranks: int, rate_bits_per_s: float) -> Cluster:
 def steps_s(
     networks: Mapping[str, Options], ranks: int, batch_size: int, *, lasting_s: float = PROBE_S
 ) -> dict[str, float]:
-    """The mean seconds of a forward and backward pass of each network, by its name, while so many
-    processes are at it at once, each held to its share of a core.
+    """Time a forward and backward pass of each network, by its name, while so many processes are at
+    it at once, each held to its share of a core; returns the mean seconds.
 
     Args:
         batch_size: the samples in a pass.
@@ -122,13 +122,13 @@ def steps_s(
             processes.append(process)
             pipes.append(ours)
         try:
-            found = [_received(pipe) for pipe in pipes]
+            times = [_received(pipe) for pipe in pipes]
         finally:
             for process in processes:
                 process.join(timeout=1)
                 process.kill()
                 process.join()
-    return {name: sum(of[name] for of in found) / ranks / (share or 1.0) for name in networks}
+    return {name: sum(of[name] for of in times) / ranks / (share or 1.0) for name in networks}
 
 
 def _received(pipe: Connection) -> dict[str, float]:
@@ -136,10 +136,10 @@ def _received(pipe: Connection) -> dict[str, float]:
     if not pipe.poll(PATIENCE_S):
         raise TimeoutError(f"the time of a step was not measured within {PATIENCE_S:g} s")
     try:
-        found: dict[str, float] = pipe.recv()
+        times: dict[str, float] = pipe.recv()
     except EOFError:
         raise RuntimeError("a process that times steps has died; it has said why") from None
-    return found
+    return times
 
 
 def _time_steps(
@@ -159,7 +159,7 @@ def _time_steps(
 
     torch.set_num_threads(1)
     enter()
-    found = {}
+    times = {}
     for name, options in networks.items():
         known = options.inputs
         assert known.image_shape is not None  # a network of ours says it
@@ -173,9 +173,9 @@ def _time_steps(
                 meet.wait(PATIENCE_S)
                 began_s, began = time.perf_counter(), clock()
             passes, lasted_s = passes + 1, time.perf_counter() - began_s
-        found[name] = (clock() - began) / passes
+        times[name] = (clock() - began) / passes
         meet.wait(PATIENCE_S)  # nobody goes on while another is still timing
-    pipe.send(found)
+    pipe.send(times)
 
 
 def described(model: str, network: str, step_s: float, parameter_bytes: float) -> str:

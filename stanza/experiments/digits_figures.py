@@ -14,7 +14,7 @@ SMALLEST_DRAWN = 1e-9
 
 
 def busiest(run: Mapping[str, Any], kind: str) -> float | None:
-    """The bytes per step of the busiest rank in one direction.
+    """Return the bytes per step of the busiest rank in one direction.
 
     `kind` is "table" for those of the traffic table, or "tcp" for those that the kernel counted,
     which are None where it does not count.
@@ -73,7 +73,7 @@ def _drawn_gaps(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 
 
 def _smooth(values: Sequence[float], width: int = 10) -> list[float]:
-    """The mean of every value and the `width` - 1 values before it, as far as there are any."""
+    """Average every value with the `width` - 1 values before it, as far as there are any."""
     windows = (values[max(0, i - width + 1) : i + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]
 
@@ -103,7 +103,7 @@ def bytes_per_step(results: Results, folder: Path) -> Figure:
 
 
 def summary(results: Results) -> str:
-    """The accuracy of every scheme, in Markdown."""
+    """Write a table of the accuracy of every scheme, in Markdown."""
     rows = [
         (name, f"{median(r['test_accuracy'] for r in runs):.2%}", len(runs))
         for name, runs in results.items()

@@ -157,7 +157,8 @@ def over_rates(results: Results, model: str, over: str) -> dict[float, float]:
 
 
 def points_table(results: Results) -> str:
-    """The grid in Markdown, point by point; a point where the tiers disagree is marked."""
+    """Write the grid as a table in Markdown, point by point; a point where the tiers disagree is
+    marked."""
     rows = []
     for name, (simulated_s, step_s) in compared(results).items():
         run = results[name][0]

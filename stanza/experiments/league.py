@@ -85,11 +85,11 @@ def prepare(level: Level, folder: Path) -> tuple[Case, ...]:
 
 def options() -> Options:
     """Return the options with which the network is trained to the end, but for the exchange."""
-    taken = accuracy.source()
+    dataset = accuracy.source()
     return Options(
         model=NETWORK,
-        data=taken.data,
-        image_shape=taken.image_shape,
+        data=dataset.data,
+        image_shape=dataset.image_shape,
         global_batch_size=GLOBAL_BATCH,
         steps=STEPS,
         test_every=TEST_EVERY,
@@ -132,10 +132,10 @@ def conclude(results: Results, folder: Path) -> Outcome:
     if not results:
         why = unavailable() or "it takes hours; ask for it with --level full"
         return Outcome(figures=(), claims=(), notes=(f"The league was not run: {why}.",))
-    taken = accuracy.source()
-    played = League(results, tuple(CONTESTANTS), RATES_GBIT, taken.target - EASIER)
+    dataset = accuracy.source()
+    played = League(results, tuple(CONTESTANTS), RATES_GBIT, dataset.target - EASIER)
     return Outcome(
-        figures=(figures.drawn(played, taken.data, folder),),
+        figures=(figures.drawn(played, dataset.data, folder),),
         claims=tuple(_claims(played)),
         notes=(*figures.rankings(played), figures.DIFFERENCES),
     )

@@ -67,7 +67,7 @@ def drawn(played: League, data: str, folder: Path) -> Figure:
 
 
 def _seconds(played: League) -> Bars:
-    """The seconds to the target of every contestant, at every rate."""
+    """Make the panel of the seconds to the target of every contestant, at every rate."""
     return Bars(
         groups=played.names,
         series={
@@ -99,12 +99,12 @@ def _beside_published(played: League) -> Bars:
 
 
 def rankings(played: League) -> tuple[str, ...]:
-    """A table for each rate: the contestants in their order, in Markdown."""
+    """Write a table for each rate: the contestants in their order, in Markdown."""
     return tuple(_ranking(played, gbit) for gbit in played.rates_gbit)
 
 
 def _ranking(played: League, gbit: float) -> str:
-    """The table of one rate."""
+    """Write the table of one rate."""
     rows = []
     for place, (name, seconds) in enumerate(played.ranking(gbit), start=1):
         paces, stale = played.steps_s(name, gbit), played.staleness(name)

@@ -54,12 +54,12 @@ class League:
         """The seconds to the target at such links, by seed, without those that do not reach it:
         those that were measured to the end, or the steps of that run at the pace of a short one."""
         first, paces = gbit == self.rates_gbit[0], self.steps_s(name, gbit)
-        found = []
+        times = []
         for run in self.ends(name):
             reached = self._reached(run, "trained_s" if first else "steps")
             if reached is not None and paces:
-                found.append(reached if first else reached * median(paces))
-        return found
+                times.append(reached if first else reached * median(paces))
+        return times
 
     def _reached(self, run: Run, key: str) -> float | None:
         """Return when the tests of a run first reach the target, on the axis of `key`."""
@@ -100,10 +100,12 @@ class League:
     def staleness(self, name: str) -> tuple[float, float] | None:
         """The mean and the largest staleness in the runs to the end, in updates; None where workers
         wait for each other."""
-        told = [run["staleness_updates"] for run in self.ends(name) if "staleness_updates" in run]
-        if not told:
+        reports = [
+            run["staleness_updates"] for run in self.ends(name) if "staleness_updates" in run
+        ]
+        if not reports:
             return None
-        return median(t["mean"] for t in told), max(t["largest"] for t in told)
+        return median(t["mean"] for t in reports), max(t["largest"] for t in reports)
 
     def sent_bytes(self, name: str) -> float | None:
         """The bytes per step of the busiest rank in one direction, as the kernel counted them in

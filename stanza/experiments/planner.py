@@ -81,8 +81,8 @@ def _draw(rows: Mapping[str, Mapping[str, float]], folder: Path) -> Figure:
 
 
 def _planned(model: str, target: cluster.Cluster) -> dict[str, float]:
-    """The predicted samples/s of the baselines, of Stanza as published and with micro-batches, and
-    of the planner's choice."""
+    """Predict the samples/s of the baselines, of Stanza as published and with micro-batches, and of
+    the planner's choice."""
     profile = load_profile(model)
     options = Options(model=model)
     predictions = predict_all(options, target.size, target, profile)
@@ -138,7 +138,7 @@ def _claims(model: str, row: Mapping[str, float]) -> Iterator[Claim]:
 
 
 def _table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """The predicted samples/s of every model and scheme, in Markdown."""
+    """Write a table of the predicted samples/s of every model and scheme, in Markdown."""
     names = list(next(iter(rows.values())))
     return table(
         ("model", *names),

@@ -41,7 +41,7 @@ def point(model: str, scheme: str, target: Cluster) -> Point:
 
 @functools.cache
 def _predictions(model: str, target: Cluster) -> tuple[Prediction, ...]:
-    """The predictions of every scheme, with Stanza's default options."""
+    """Predict every scheme, with Stanza's default options."""
     return predict_all(Options(model=model), target.size, target, load_profile(model))
 
 
@@ -53,7 +53,7 @@ def play(options: Options, planned: Prediction, target: Cluster) -> Simulated:
 
 
 def at_rate(target: Cluster, gigabits: float) -> Cluster:
-    """The cluster with links of this many Gb/s, and a name that says so."""
+    """Return the cluster with links of this many Gb/s, and a name that says so."""
     link = dataclasses.replace(target.slowest_link, bandwidth_bits_per_s=gigabits * 1e9)
     named = dataclasses.replace(target, name=f"{target.name}-at-{gigabits:g}g")
     return named.with_link(link)

@@ -59,15 +59,15 @@ def lay_out(
         as_given = plan(given, world.world_size, None, None)
         return given, as_given.layout, as_given.reason
     target = _cluster(cluster, world)
-    told: list[tuple[Options, Layout, str] | str] = [""]
+    from_rank_0: list[tuple[Options, Layout, str] | str] = [""]
     if world.rank == 0:
         try:
-            told = [_planned(options, world, model, images_shape, target, servers_fit)]
+            from_rank_0 = [_planned(options, world, model, images_shape, target, servers_fit)]
         except InputError as error:
-            told = [f"fc_workers=auto: {error}; or give a number"]
+            from_rank_0 = [f"fc_workers=auto: {error}; or give a number"]
     with waiting("rank 0, which measures the layers and plans", [0]):
-        dist.broadcast_object_list(told, src=0)
-    (answer,) = told
+        dist.broadcast_object_list(from_rank_0, src=0)
+    (answer,) = from_rank_0
     if isinstance(answer, str):
         raise InputError(answer)
     return answer

@@ -172,13 +172,13 @@ class Trained:
         """Call `metric` with the whole model on rank 0, in evaluation mode; returns on every rank
         what it returns. All ranks call this together."""
         self._collect()
-        told: list[Any] = [None]
+        from_rank_0: list[Any] = [None]
         if self.rank == 0:
             with evaluating(self.model), torch.no_grad():
-                told = [metric(self.model)]
+                from_rank_0 = [metric(self.model)]
         with waiting("rank 0, which evaluates", [0] if self.rank else []):
-            dist.broadcast_object_list(told, src=0)
-        result: T = told[0]
+            dist.broadcast_object_list(from_rank_0, src=0)
+        result: T = from_rank_0[0]
         return result
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -284,16 +284,16 @@ class Trained:
 
         Rank 0, which always has samples, finds out which they are.
         """
-        told: list[Any] = [None]
+        from_rank_0: list[Any] = [None]
         failure: InputError | None = None
         if self.rank == 0:
             try:
-                told = [unreached(self.model, images, targets, self._recipe.loss_sum)]
+                from_rank_0 = [unreached(self.model, images, targets, self._recipe.loss_sum)]
             except InputError as error:
-                failure, told = error, [as_arguments(str(error))]
+                failure, from_rank_0 = error, [as_arguments(str(error))]
         with waiting("rank 0, which tries the first batch", [0] if self.rank else []):
-            dist.broadcast_object_list(told, src=0)
-        (names,) = told
+            dist.broadcast_object_list(from_rank_0, src=0)
+        (names,) = from_rank_0
         if isinstance(names, str):
             raise InputError(names) from failure
         freeze(self.model, names)

@@ -68,8 +68,8 @@ def build(name: str, classes: int | None, image_shape: Sequence[int] | None) -> 
                 f"{OPTION} {name}: wants the argument {parameter}, which nobody has said; give "
                 f"{REMEDIES[parameter]}"
             )
-    given = {k: v for k, v in known.items() if k in parameters and v is not None}
-    network = by_path.call(factory, name, OPTION, **given)
+    arguments = {k: v for k, v in known.items() if k in parameters and v is not None}
+    network = by_path.call(factory, name, OPTION, **arguments)
     if not isinstance(network, nn.Module):
         raise InputError(
             f"{OPTION} {name}: makes a {type(network).__name__}; give a class or a function that "

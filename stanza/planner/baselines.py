@@ -38,32 +38,32 @@ def predicted(
 ) -> tuple[Prediction, ...]:
     """Predict the baselines that have a sample for every worker. DDP comes last; on one rank there
     is no other."""
-    servers, found = options.ps_servers, list[str]()
+    servers, schemes = options.ps_servers, list[str]()
     everywhere = options.shares(world_size)
     beside_servers = options.shares(max(1, world_size - servers))
     if world_size > 1 and min(beside_servers):
-        found += ["ps-blocking", "ps-pipelined"]
+        schemes += ["ps-blocking", "ps-pipelined"]
     if world_size > 1 and min(everywhere):
-        found.append("ps-sharded")
+        schemes.append("ps-sharded")
     if min(everywhere):
-        found.append("ddp")
+        schemes.append("ddp")
     of_ps, of_ddp = (_compression(options, scheme) for scheme in ("ps", "ddp"))
     if isinstance(network, Host):
-        return tuple(_played(options, at, world_size, name, network) for name in found)
+        return tuple(_played(options, at, world_size, name, network) for name in schemes)
     recurrences = {
         "ps-blocking": lambda: predict.ps_blocking(at, beside_servers, servers, network, of_ps),
         "ps-pipelined": lambda: predict.ps_pipelined(at, beside_servers, servers, network, of_ps),
         "ps-sharded": lambda: predict.ps_sharded(at, everywhere, network, of_ps),
         "ddp": lambda: predict.ddp(at, everywhere, network, of_ddp),
     }
-    return tuple(recurrences[name]() for name in found)
+    return tuple(recurrences[name]() for name in schemes)
 
 
 def _compression(options: Options, scheme: str) -> Compression:
     """Return how much travels under a scheme: the exchange that the options name belongs to their
     own."""
-    found = compression_of(options.exchange, options.exchange_options)
-    return found if found is not None and scheme == options.scheme else WHOLE
+    compression = compression_of(options.exchange, options.exchange_options)
+    return compression if compression is not None and scheme == options.scheme else WHOLE
 
 
 def _played(options: Options, at: CostsAt, world_size: int, scheme: str, host: Host) -> Prediction:

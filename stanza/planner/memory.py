@@ -37,10 +37,12 @@ def needed_bytes(
     servers, parameters = layout.ranks("server"), profile.parameter_bytes
 
     def passes(layers: Iterable[LayerProfile], samples: float) -> float:
-        kept = sum(la.activation_bytes for la in layers if la.operation.startswith(KEPT))
-        return kept * samples / profile.batch_size
+        activation_bytes = sum(
+            la.activation_bytes for la in layers if la.operation.startswith(KEPT)
+        )
+        return activation_bytes * samples / profile.batch_size
 
-    found = []
+    needed = []
     for rank, role in enumerate(layout.roles):
         roles, total = role.split("+"), 0.0
         if "conv" in roles or "worker" in roles:  # all micro-batches go forward before one returns
@@ -52,8 +54,8 @@ def needed_bytes(
             total += (copies * _bytes(fc) + passes(fc, samples)) / share
         if "server" in roles:  # a buffer for every worker, and one for the optimizer
             total += parameters / len(servers) * (len(of_rank) + copies - 1)
-        found.append(total)
-    return found
+        needed.append(total)
+    return needed
 
 
 def _bytes(layers: Iterable[LayerProfile]) -> int:

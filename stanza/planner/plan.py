@@ -138,12 +138,12 @@ def plan(
 
 
 def shared(options: Options, plan: Plan) -> Options:
-    """The options with the shares of the batch that a plan has found."""
+    """Write the shares of the batch that a plan has found into the options."""
     return with_shares(options, plan.shares) if plan.shares else options
 
 
 def with_shares(options: Options, shares: Sequence[int]) -> Options:
-    """The options with these samples for each rank with data."""
+    """Write these samples for each rank with data into the options."""
     return dataclasses.replace(
         options,
         batch_shares=",".join(map(str, shares)),
@@ -155,7 +155,8 @@ def with_shares(options: Options, shares: Sequence[int]) -> Options:
 def enlarged(
     options: Options, cluster: Cluster, profile: ModelProfile
 ) -> tuple[Cluster, ModelProfile]:
-    """The cluster and the profile as if the network were as large as the one that it stands for.
+    """Enlarge the cluster and the profile, as if the network were as large as the one that it
+    stands for.
 
     All bytes and the link rates are `message_scale` times larger. So every time is what it was, and
     the buckets of the usual sizes are as many as the small network has of its smaller ones.
@@ -190,7 +191,7 @@ def _refuse_auto(options: Options) -> None:
 
 
 def as_run(options: Options, prediction: Prediction, world_size: int) -> tuple[Options, Layout]:
-    """The options and the layout of a run of what was predicted."""
+    """Return the options and the layout with which a prediction is run."""
     changed = dataclasses.replace(
         options,
         fc_parallel=prediction.fc_parallel,
@@ -264,12 +265,12 @@ def _layouts(options: Options, world_size: int, mode: Mode, fc_workers: int) -> 
     parallel, placement = mode
     conv_workers = world_size if placement == "colocated" else world_size - fc_workers
     smallest_batch = min(options.shares(conv_workers))
-    asked = MICRO_BATCHES if options.micro_batches == "auto" else (options.micro_batches,)
+    numbers = MICRO_BATCHES if options.micro_batches == "auto" else (options.micro_batches,)
     return [
         separated_layout(
             conv_workers, fc_workers, number, fc_parallel=parallel, fc_placement=placement
         )
-        for number in asked
+        for number in numbers
         if number <= smallest_batch
     ]
 

@@ -6,5 +6,5 @@ from systems.finding import Finding
 
 def checks() -> list[Finding]:
     """The measured profiles that ship."""
-    found = ", ".join(shipped_profiles())
-    return [Finding(name="measured profiles", works=True, found=found, needed_for="plans")]
+    names = ", ".join(shipped_profiles())
+    return [Finding(name="measured profiles", works=True, found=names, needed_for="plans")]

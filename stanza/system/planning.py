@@ -159,11 +159,11 @@ def _check_layers(job: Job, profile: ModelProfile) -> None:
     image_shape, classes = inputs.image_shape, inputs.classes
     if job.options.data and (image_shape is None or classes is None):
         image_shape, classes = input_of(job.options)
-    found = _difference(job.options.model, classes, image_shape, profile)
-    if found is not None:
+    difference = _difference(job.options.model, classes, image_shape, profile)
+    if difference is not None:
         raise InputError(
             f"--profile {job.profile}: is not of --stanza.model {job.options.model} as it is now: "
-            f"{found}; profile it again with `launch profile stanza`"
+            f"{difference}; profile it again with `launch profile stanza`"
         )
 
 

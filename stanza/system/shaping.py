@@ -44,8 +44,8 @@ def profile(job: Job, kind: str, together: "Timer") -> ModelProfile:
         kind: what the profile calls the device.
         together: see `systems.network.together`.
     """
-    taken = [_profile_at(job, kind, batch_size, together) for batch_size in batch_sizes(job)]
-    return with_fixed_parts(*taken) if len(taken) > 1 else taken[0]
+    profiles = [_profile_at(job, kind, batch_size, together) for batch_size in batch_sizes(job)]
+    return with_fixed_parts(*profiles) if len(profiles) > 1 else profiles[0]
 
 
 def _profile_at(job: Job, kind: str, batch_size: int, together: "Timer") -> ModelProfile:

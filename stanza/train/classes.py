@@ -4,7 +4,7 @@ from systems.schema import InputError
 
 
 def check_classes(source: str, in_data: int, classes: int) -> None:
-    """Refuse data with more classes than the model tells apart."""
+    """Refuse data that have more classes than the model tells apart."""
     if in_data > classes:
         raise InputError(
             f"--stanza.data {source}: {in_data} classes but the model has {classes}; "

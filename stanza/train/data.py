@@ -128,11 +128,11 @@ def _fitting(
     data: Data, source: str, image_shape: tuple[int, ...] | None, classes: int | None
 ) -> Data:
     """Refuse data whose images are not what the model takes, or whose classes are too many."""
-    found, wanted = ("x".join(map(str, s)) for s in (data.image_shape, image_shape or ()))
+    shape, wanted = ("x".join(map(str, s)) for s in (data.image_shape, image_shape or ()))
     if image_shape is not None and image_shape != data.image_shape:
         raise InputError(
-            f"--stanza.data {source}: images are {found} but the model takes {wanted}; "
-            f"choose a model for {found} or other data"
+            f"--stanza.data {source}: images are {shape} but the model takes {wanted}; "
+            f"choose a model for {shape} or other data"
         )
     if data.classes is not None and classes is not None:
         check_classes(source, data.classes, classes)

@@ -105,6 +105,7 @@ class Engine:
             collect_part()
         if self._parts is None:
             return
+        # The FC part: every column from its holder, or all of it from the first replica.
         ranks, target, me = self.layout.ranks("fc"), 0, self.world.rank
         if self.layout.fc_parallel == "columns":
             collect(self._parts, self.transport, ranks, target, on=STATE)

@@ -38,13 +38,13 @@ class Evaluation:
         world = self._engine.world
         world.barrier("a test")
         stopped_s = time.perf_counter()
-        found = {"trained_s": stopped_s - self._began_s}
+        metrics = {"trained_s": stopped_s - self._began_s}
         with nullcontext() if window is None else window.paused("a test"):
-            found |= self._tested()
+            metrics |= self._tested()
             self._engine.go_on()
         world.barrier("the end of a test")
         self._began_s += time.perf_counter() - stopped_s
-        return found if world.rank == 0 else {}
+        return metrics if world.rank == 0 else {}
 
     def at_the_end(self) -> dict[str, float]:
         """Test after the last step, on all ranks together.
@@ -55,8 +55,8 @@ class Evaluation:
         """
         trained_s = time.perf_counter() - self._began_s
         wanted = self._testable and self._options.test_every != 0
-        found = self._tested() if wanted else {}
-        return {"trained_s": trained_s, **found} if self._engine.world.rank == 0 else {}
+        metrics = self._tested() if wanted else {}
+        return {"trained_s": trained_s, **metrics} if self._engine.world.rank == 0 else {}
 
     @property
     def _testable(self) -> bool:
@@ -72,5 +72,5 @@ class Evaluation:
             model = gathered(model, workload.build().to(world.device))
         if world.rank != 0:
             return {}
-        found = accuracy(model, workload.data.test, world.device, logits=logits)
-        return {NOT_CLASSIFIED: 1.0} if found is None else {"test_accuracy": found}
+        share = accuracy(model, workload.data.test, world.device, logits=logits)
+        return {NOT_CLASSIFIED: 1.0} if share is None else {"test_accuracy": share}

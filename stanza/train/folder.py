@@ -92,9 +92,9 @@ def open_folder(source: str, path: Path, image_shape: Sequence[int], classes: in
         classes: the number that the model tells apart; None: any number.
     """
     if len(image_shape) != 3:
-        given = " ".join(map(str, image_shape))
+        dims = " ".join(map(str, image_shape))
         raise InputError(
-            f"--stanza.image-shape {given}: files have channels, height and width; give three "
+            f"--stanza.image-shape {dims}: files have channels, height and width; give three "
             "numbers"
         )
     channels, height, width = image_shape

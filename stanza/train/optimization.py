@@ -78,8 +78,10 @@ def loss_of(options: Options) -> Loss | None:
         except InputError as error:
             raise InputError(f"{error}; the targets are {described(targets)}") from error
         if not isinstance(value, Tensor) or value.dim() != 0:
-            found = f"the shape {list(value.shape)}" if isinstance(value, Tensor) else f"{value!r}"
-            raise InputError(f"{option} {name}: returns {found}; give the mean over the samples")
+            returned = (
+                f"the shape {list(value.shape)}" if isinstance(value, Tensor) else f"{value!r}"
+            )
+            raise InputError(f"{option} {name}: returns {returned}; give the mean over the samples")
         return value
 
     return mean_loss
@@ -109,7 +111,7 @@ def check(options: Options, parameters: Sequence[Tensor]) -> None:
     optimizer = factory(parameters)
     if scheduler is not None:
         schedule, name = scheduler(optimizer), str(options.schedule)
-        flag, given = "--stanza.schedule", options.schedule_options
-        check_lasts(schedule, options.steps, flag, name, given)
+        flag, texts = "--stanza.schedule", options.schedule_options
+        check_lasts(schedule, options.steps, flag, name, texts)
     if options.scheme in ZERO_STAGES:
         check_by_value(factory, parameters, f"--stanza.scheme {options.scheme}")

@@ -93,15 +93,15 @@ def open_own(source: str, image_shape: tuple[int, ...] | None, classes: int | No
         InputError: it cannot be imported or made, is no data set, or does not fit the model.
     """
     where = f"{OPTION} {source}"
-    made = _made(source, image_shape, classes)
-    if isinstance(made, Data):
-        _check_shape(made.image_shape, image_shape, where)
-        if made.classes is not None and classes is not None:
-            check_classes(source, made.classes, classes)
-        return made
-    if not isinstance(made, Sequence) or len(made) != 2:
-        raise InputError(f"{where}: returns a {type(made).__name__}; {CONTRACT}")
-    train, test = (_split(part, where) for part in made)
+    data = _made(source, image_shape, classes)
+    if isinstance(data, Data):
+        _check_shape(data.image_shape, image_shape, where)
+        if data.classes is not None and classes is not None:
+            check_classes(source, data.classes, classes)
+        return data
+    if not isinstance(data, Sequence) or len(data) != 2:
+        raise InputError(f"{where}: returns a {type(data).__name__}; {CONTRACT}")
+    train, test = (_split(part, where) for part in data)
     if not len(train):
         raise InputError(f"{where}: the training data are empty; {CONTRACT}")
     image, target = (value[0] for value in train.batch([0]))
@@ -109,7 +109,7 @@ def open_own(source: str, image_shape: tuple[int, ...] | None, classes: int | No
     if not is_label(target):
         classes = None
     else:
-        classes = _classes(made, train, test, classes, source)
+        classes = _classes(data, train, test, classes, source)
         train, test = (_labelled(split, classes, where) for split in (train, test))
     kind = f"{by_path.short(source)} ({len(train):,} train and {len(test):,} test samples)"
     return Data(kind, train, test, tuple(image.shape), classes)
@@ -121,8 +121,8 @@ def _made(source: str, image_shape: tuple[int, ...] | None, classes: int | None)
     factory = by_path.load(source, OPTION)
     parameters = by_path.named_parameters(factory)
     known = {"image_shape": image_shape, "classes": classes, "num_classes": classes}
-    given = {k: v for k, v in known.items() if k in parameters and v is not None}
-    return by_path.call(factory, source, OPTION, **given)
+    arguments = {k: v for k, v in known.items() if k in parameters and v is not None}
+    return by_path.call(factory, source, OPTION, **arguments)
 
 
 def forget() -> None:
@@ -164,10 +164,12 @@ def _check_image(image: Any, image_shape: tuple[int, ...] | None, where: str) ->
     _check_shape(tuple(image.shape), image_shape, where)
 
 
-def _check_shape(found: tuple[int, ...], image_shape: tuple[int, ...] | None, where: str) -> None:
+def _check_shape(
+    own_shape: tuple[int, ...], image_shape: tuple[int, ...] | None, where: str
+) -> None:
     """Refuse images of another shape than the model takes."""
-    if image_shape is not None and found != image_shape:
-        shapes = ["x".join(map(str, shape)) for shape in (found, image_shape)]
+    if image_shape is not None and own_shape != image_shape:
+        shapes = ["x".join(map(str, shape)) for shape in (own_shape, image_shape)]
         raise InputError(
             f"{where}: images are {shapes[0]} but the model takes {shapes[1]}; give other data, "
             "another model or --stanza.image-shape"
@@ -180,16 +182,18 @@ def is_label(target: Any) -> bool:
 
 
 def _classes(
-    made: Sequence[Any],
+    parts: Sequence[Any],
     train: OwnSplit | TensorSplit,
     test: OwnSplit | TensorSplit,
     classes: int | None,
     source: str,
 ) -> int | None:
     """The number of classes, as the model says or else the data; None if nobody does."""
-    told = [_classes_told(part) for part in made]
-    told += [_most(split.samples[1]) for split in (train, test) if isinstance(split, TensorSplit)]
-    in_data = max((number for number in told if number is not None), default=None)
+    numbers = [_classes_told(part) for part in parts]
+    numbers += [
+        _most(split.samples[1]) for split in (train, test) if isinstance(split, TensorSplit)
+    ]
+    in_data = max((number for number in numbers if number is not None), default=None)
     if in_data is not None and classes is not None:
         check_classes(source, in_data, classes)
     return classes or in_data

@@ -40,11 +40,11 @@ def summarize_training(
     totals = ranks[0][-1].metrics
     here = ranks[: len(layout.roles)]
     samples = options.samples_per_step(len(layout.data_ranks))
-    found = window.summarize(ranks, len(layout.roles), samples, emulation)
+    summary = window.summarize(ranks, len(layout.roles), samples, emulation)
     staleness = [step.metrics[STALENESS] for of in here for step in of if STALENESS in step.metrics]
     return {
         "scheme": layout.scheme,
-        **found,
+        **summary,
         **({"exchange": options.exchange} if options.exchange != PLAIN else {}),
         **({"staleness_updates": _mean_and_largest(staleness)} if staleness else {}),
         "predicted_step_s": plan.chosen.step_s if plan.chosen else None,
@@ -53,7 +53,7 @@ def summarize_training(
         **({"no_test_accuracy": NO_ACCURACY} if NOT_CLASSIFIED in totals else {}),
         # A file that several ranks have tried to read counts once for each.
         "corrupt_images": int(sum(steps[-1].metrics.get("corrupt_images", 0) for steps in here)),
-        "bytes_per_step": _bytes_per_step(options, layout, found["bytes_per_step"]),
+        "bytes_per_step": _bytes_per_step(options, layout, summary["bytes_per_step"]),
     }
 
 

@@ -42,11 +42,11 @@ def unreached(model: nn.Module, images: Tensor, targets: Targets, loss_sum: Loss
                 f"{type(model).__name__} or its loss fails on images of {shape}: {reason}"
             ) from error
     _check_mean(loss, outputs, targets, loss_sum)
-    found = _leaves(loss)
+    reached = _leaves(loss)
     return [
         name
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and id(parameter) not in found
+        if parameter.requires_grad and id(parameter) not in reached
     ]
 
 
@@ -87,7 +87,7 @@ def _twice(values: object) -> object:
 
 def _leaves(loss: Tensor) -> set[int]:
     """The identities of the parameters from which a value has been computed with a gradient."""
-    found, seen = set[int](), set[object]()
+    leaves, seen = set[int](), set[object]()
     pending: list[object] = [loss.grad_fn]
     while pending:
         node = pending.pop()
@@ -95,7 +95,7 @@ def _leaves(loss: Tensor) -> set[int]:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            found.add(id(node.variable))
+            leaves.add(id(node.variable))
         following: Iterable[tuple[object, int]] = getattr(node, "next_functions", ())
         pending.extend(function for function, _ in following)
-    return found
+    return leaves

@@ -75,9 +75,11 @@ def fc_chain(parts: Parts) -> tuple[list[fx.Node], dict[str, Any]]:
     nodes: list[fx.Node] = []
     previous, width = None, parts.cut_values
     for node in _Tracer().trace(parts.fc).nodes:
+        # A size, such as x.shape[0], is known on every rank.
         if is_size(node):
             continue
         sources = [source for source in node.all_input_nodes if not is_size(source)]
+        # Every node must read the node before it, and nothing else.
         if previous is not None and sources != [previous]:
             raise _refusal(node, parts.fc, "does not read the layer before it alone")
         previous = node
@@ -87,6 +89,7 @@ def fc_chain(parts: Parts) -> tuple[list[fx.Node], dict[str, Any]]:
         if node.op == "call_module":
             module = parts.fc.get_submodule(str(node.target))
         if module is not None and _is_linear(module):
+            # Its inputs are all of the cut, or all outputs of the Linear before it.
             if node.target in layers or module.in_features != width:
                 raise _refusal(node, parts.fc, "is used twice, or not for whole samples")
             layers[str(node.target)], width = module, module.out_features

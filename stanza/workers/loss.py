@@ -43,12 +43,13 @@ def loss_sum(outputs: Tensor | InceptionOutputs, labels: Tensor) -> Tensor:
 
 
 def summed(loss: Loss | None) -> Loss:
-    """Make of a mean over the samples the sum over them; None makes `loss_sum`."""
+    """Turn a loss that is a mean over the samples into their sum; None makes `loss_sum`."""
     if loss is None:
         return loss_sum
 
     def sum_over_samples(outputs: Any, targets: Targets) -> Tensor:
-        """The sum. Without samples it is a zero that depends on the outputs."""
+        """Multiply the mean by the number of samples. Without samples the sum is a zero that
+        depends on the outputs."""
         samples = len(tree_leaves(targets)[0])
         if samples == 0:
             heads = [one for one in tree_leaves(outputs) if isinstance(one, Tensor)]

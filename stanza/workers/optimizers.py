@@ -30,9 +30,11 @@ def scheduled(
         return optimizer
 
     def make(parameters: Iterable[Tensor]) -> Optimizer:
-        made = optimizer(parameters)
-        attach_schedule(made, check_schedule(scheduler(made), "scheduler"), steps_done)
-        return made
+        new_optimizer = optimizer(parameters)
+        attach_schedule(
+            new_optimizer, check_schedule(scheduler(new_optimizer), "scheduler"), steps_done
+        )
+        return new_optimizer
 
     return make
 

@@ -196,7 +196,7 @@ class ParameterServer:
         """How many updates the parameters lacked on which the gradients of the last step were
         computed; None where servers are synchronous. With several servers it is the largest
         number."""
-        return max((int(told) for told in self._told), default=None)
+        return max((int(staleness) for staleness in self._told), default=None)
 
     def forward(self, inputs: Tensor) -> Any:
         """Run the module."""
@@ -213,8 +213,8 @@ class ParameterServer:
             for row in buffers
         ]
         self._telling = [
-            self._transport.irecv(told, server, STALENESS)
-            for told, server in zip(self._told, self._servers, strict=False)
+            self._transport.irecv(staleness, server, STALENESS)
+            for staleness, server in zip(self._told, self._servers, strict=False)
         ]
         if self._colocated is not None:
             self._serving = beside("parameter server", self._colocated.serve_step)

@@ -141,6 +141,8 @@ class StaleServer:
         for receive in [self._transport.irecv(g, worker, PUSH) for g in gradients]:
             receive.wait()
         with self._changed:
+            # Asynchronous: a push is an update of its own, and lacks all that came since the pull.
+            # Stale-synchronous: it joins update `step`; the answer waits for update step - s.
             if self._bound is None:
                 staleness = self._version - self._pulled[worker]
                 self._update(gradients)
@@ -153,8 +155,8 @@ class StaleServer:
                         self._look()
             self._pulled[worker] = self._version
             answer = [values.detach().clone() for values in self._slices]
-        told = torch.tensor([staleness], device=self._transport.world.device)
-        sends = [self._transport.isend(told, worker, STALENESS)]
+        report = torch.tensor([staleness], device=self._transport.world.device)
+        sends = [self._transport.isend(report, worker, STALENESS)]
         sends += [self._transport.isend(values, worker, PULL) for values in answer]
         for send in sends:
             send.wait()

@@ -138,6 +138,8 @@ def topology_of(cluster: Cluster) -> Topology:
                 f"cluster {cluster.name!r}: bandwidth_bits_per_s of the link of node {node.name!r} "
                 "is not known; state it in the cluster file"
             )
+    # Racks are filled one after the other. An uplink has the rate of all interfaces of its
+    # rack, divided by the oversubscription; a single rack has none.
     racks = cluster.racks
     per_rack = len(machines) if racks is None else racks.nodes
     rack_of = [number // per_rack for number in range(len(machines))]

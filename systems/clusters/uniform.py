@@ -5,7 +5,7 @@ from systems.schema import InputError
 
 
 def check_uniform(cluster: Cluster, file: str | None = None) -> None:
-    """Refuse a cluster whose machines differ; for a planner that takes them all to be the same.
+    """Refuse a cluster whose machines differ, for a planner that takes all of them to be the same.
 
     Args:
         file: the preset or the TOML file that the cluster was loaded from, for messages.

@@ -33,10 +33,10 @@ def accuracy(
     with evaluating(model):
         for start in range(0, len(data), batch_size):
             images, labels = data.batch(range(start, min(start + batch_size, len(data))))
-            found = logits(model(images.to(device)))
-            if not _classifies(found, labels):
+            scores = logits(model(images.to(device)))
+            if not _classifies(scores, labels):
                 return None
-            correct += int((found.argmax(1) == labels.to(device)).sum())
+            correct += int((scores.argmax(1) == labels.to(device)).sum())
     return correct / len(data) if len(data) else None
 
 

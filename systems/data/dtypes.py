@@ -21,9 +21,9 @@ def check_precision(inputs: Tensor, network: nn.Module, name: str) -> None:
         wanted == torch.float64
     ):
         return
-    found, needed = (str(dtype).removeprefix("torch.") for dtype in (inputs.dtype, wanted))
+    dtype, needed = (str(each).removeprefix("torch.") for each in (inputs.dtype, wanted))
     how = "float" if wanted == torch.float32 else "double" if wanted == torch.float64 else None
     call = f"{name}.{how}()" if how else f"{name}.to({wanted})"
     raise InputError(
-        f"{name} are {found} and the network computes in {needed}; give {needed}, such as {call}"
+        f"{name} are {dtype} and the network computes in {needed}; give {needed}, such as {call}"
     )

@@ -24,7 +24,7 @@ def machine(environment: Mapping[str, Any] | None = None) -> str:
     Args:
         environment: what the record of a run says of it. None: this machine.
     """
-    found = record.environment() if environment is None else environment
-    parts = [found["processor"], f"{found['cores']} cores"]
-    parts += [f"{count} {name}" for name, count in Counter(found["gpus"]).items()]
-    return ", ".join([*parts, f"torch {found['packages']['torch']}"])
+    facts = record.environment() if environment is None else environment
+    parts = [facts["processor"], f"{facts['cores']} cores"]
+    parts += [f"{count} {name}" for name, count in Counter(facts["gpus"]).items()]
+    return ", ".join([*parts, f"torch {facts['packages']['torch']}"])

@@ -51,12 +51,12 @@ def _answer(group: dist.ProcessGroup | None, rank: int) -> None:
 def _ask(group: dist.ProcessGroup | None) -> int:
     """The clock of rank 0 minus that of this rank, in nanoseconds."""
     answer = torch.zeros(1, dtype=torch.int64)
-    found: list[tuple[int, int]] = []
+    exchanges: list[tuple[int, int]] = []
     for _ in range(EXCHANGES):
         asked_ns = time.time_ns()
         dist.send(answer, 0, group)
         dist.recv(answer, 0, group)
         heard_ns = time.time_ns()
-        found.append((heard_ns - asked_ns, int(answer.item()) - (asked_ns + heard_ns) // 2))
-    round_trip_ns, ahead_ns = min(found)
+        exchanges.append((heard_ns - asked_ns, int(answer.item()) - (asked_ns + heard_ns) // 2))
+    round_trip_ns, ahead_ns = min(exchanges)
     return ahead_ns if abs(ahead_ns) > round_trip_ns / 2 else 0

@@ -29,7 +29,8 @@ Measured = Callable[[], float]
 
 
 def computing() -> Pass:
-    """Makes a pass through a small layer, both ways, whose values fill the caches of a core."""
+    """Return a function that makes a pass through a small layer, both ways, whose values fill the
+    caches of a core."""
     layer, images = nn.Conv2d(16, 32, 3, padding=1), torch.rand(16, 16, 24, 24)
 
     def compute() -> float:
@@ -41,18 +42,20 @@ def computing() -> Pass:
 
 
 def of_all_ranks(once: Pass) -> Measured:
-    """Measures the core seconds of a rank for something that all ranks do together, without those
-    for which it computes meanwhile, which `once` returns."""
+    """Return a function that measures the core seconds of a rank for something that all ranks do
+    together. The seconds for which the rank computes meanwhile, which `once` returns, do not
+    count."""
 
     def used_s(act: Callable[[], float]) -> tuple[float, float]:
-        """The core seconds besides those that `act` returns, and the seconds by the clock."""
+        """Return the core seconds besides those that `act` returns, and the seconds by the
+        clock."""
         dist.barrier()
         begun, begun_core_s = time.perf_counter(), time.process_time()
         computed_s = act()
         return time.process_time() - begun_core_s - computed_s, time.perf_counter() - begun
 
     def alone_s() -> float:
-        """The core seconds of a repetition, without those of gloo's threads, which look up a
+        """Return the core seconds of a repetition, without those of gloo's threads, which look up a
         hundred times a second even where nothing comes."""
         core_s, lasted_s = used_s(lambda: sum(once() for _ in range(REPETITIONS)))
         idle_core_s, idle_s = used_s(_rest)
@@ -62,13 +65,14 @@ def of_all_ranks(once: Pass) -> Measured:
 
 
 def _rest() -> float:
-    """Does nothing for a moment, which computes for no seconds."""
+    """Rest for a moment; returns 0, for nothing was computed."""
     time.sleep(IDLE_S)
     return 0.0
 
 
 def line(small: Measured, large: Measured, size_bytes: float) -> Cost:
-    """The cost whose straight line goes through those of next to nothing and of so many bytes.
+    """Fit a cost as a straight line through the core seconds for next to nothing and for so many
+    bytes.
 
     They are measured in turns, and what counts is their difference within a round: on a machine
     whose cores change their speed, two that were measured one after the other may stand the other
@@ -88,7 +92,7 @@ def on_rank_0(function: Callable[[], float]) -> float:
 
 
 def summed(value: float) -> float:
-    """The sum of a number over all ranks."""
+    """Sum a number over all ranks."""
     total = torch.tensor(value, dtype=torch.float64)
     dist.all_reduce(total)
     return total.item()

@@ -115,7 +115,7 @@ def _live(begin: Beginning, rank: int, main: RankMain) -> None:
 
 def leftovers() -> list[int]:
     """The process ids of what is left of clusters whose launcher is gone."""
-    found = []
+    processes = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             variables = (folder / "environ").read_bytes().split(b"\0")
@@ -123,8 +123,8 @@ def leftovers() -> list[int]:
             continue
         launchers = [v for v in variables if v.startswith(f"{LAUNCHER}=".encode())]
         if launchers and not Path("/proc", launchers[0].partition(b"=")[2].decode()).exists():
-            found.append(int(folder.name))
-    return found
+            processes.append(int(folder.name))
+    return processes
 
 
 def clean() -> int:
@@ -132,8 +132,8 @@ def clean() -> int:
 
     Their networks end with them.
     """
-    found = leftovers()
-    for process in found:
+    processes = leftovers()
+    for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-    return len(found)
+    return len(processes)

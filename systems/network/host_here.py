@@ -38,35 +38,35 @@ def host_here(ranks: int, threads: int) -> Host:
     Raises:
         RuntimeError: a process failed.
     """
-    found = kept_host(ranks, threads)
-    if found is None:
+    host = kept_host(ranks, threads)
+    if host is None:
         print(f"probing this machine with {ranks} processes: a few seconds", file=sys.stderr)
         load = load_average()
-        found = _probed(ranks, threads)
-        keep(found, ranks, load)
-    return found
+        host = _probed(ranks, threads)
+        keep(host, ranks, load)
+    return host
 
 
 def shared_host(
     world: World, *, share: float | None = None, bandwidth_bits_per_s: float | None = None
 ) -> Host:
-    """Describe this machine in the same way, for the ranks of a world, which run already, all on
-    this machine. They call this together.
+    """Describe this machine as `host_here` does, for the ranks of a world, which run already, all
+    on this machine. They call this together.
 
     Args:
         share: the share of a core that each of them is held to.
         bandwidth_bits_per_s: the rate of the link that each is behind.
     """
     ranks, shape = world.world_size, (share, bandwidth_bits_per_s)
-    told = [kept_host(ranks, torch.get_num_threads(), *shape) if world.rank == 0 else None]
-    dist.broadcast_object_list(told, src=0)
-    if told[0] is not None:
-        return told[0]
+    from_rank_0 = [kept_host(ranks, torch.get_num_threads(), *shape) if world.rank == 0 else None]
+    dist.broadcast_object_list(from_rank_0, src=0)
+    if from_rank_0[0] is not None:
+        return from_rank_0[0]
     load = load_average()
-    found = probe(world, share=share, bandwidth_bits_per_s=bandwidth_bits_per_s)
+    host = probe(world, share=share, bandwidth_bits_per_s=bandwidth_bits_per_s)
     if world.rank == 0:
-        keep(found, ranks, load, *shape)
-    return found
+        keep(host, ranks, load, *shape)
+    return host
 
 
 def _probed(ranks: int, threads: int) -> Host:
@@ -82,14 +82,14 @@ def _probed(ranks: int, threads: int) -> Host:
         process.start()
     theirs.close()
     try:
-        found: Host = ours.recv()
+        host: Host = ours.recv()
     except EOFError:
         raise RuntimeError("the probe of this machine failed, its error is above") from None
     finally:
         for process in processes:
             process.join(timeout=10)
             process.kill()
-    return found
+    return host
 
 
 def _main(rank: int, ranks: int, threads: int, port: int, result: Connection | None) -> None:
@@ -105,9 +105,9 @@ def _main(rank: int, ranks: int, threads: int, port: int, result: Connection | N
         master_port=port,
     )
     world = start(place, ["probe"] * ranks, timeout_s=PATIENCE_S, device="cpu")
-    found = probe(world)
+    host = probe(world)
     if result is not None:
-        result.send(found)
+        result.send(host)
     stop(world)
 
 
@@ -124,7 +124,7 @@ def kept_host(ranks: int, threads: int, *shape: float | None) -> Host | None:
     return None
 
 
-def keep(found: Host, ranks: int, load: float, *shape: float | None) -> None:
+def keep(host: Host, ranks: int, load: float, *shape: float | None) -> None:
     """Keep what was measured, unless the machine was busy before: then, and if it cannot be kept, a
     line on stderr says so, and it is measured again the next time.
 
@@ -141,9 +141,9 @@ def keep(found: Host, ranks: int, load: float, *shape: float | None) -> None:
         )
         return
     try:
-        path = _kept(ranks, found.threads, *shape)
+        path = _kept(ranks, host.threads, *shape)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        disk.write_text(path, schema.to_json(schema.dump(found), indent=2) + "\n")
+        disk.write_text(path, schema.to_json(schema.dump(host), indent=2) + "\n")
         print(f"  kept in {path}; delete it to probe again", file=sys.stderr)
     except (CacheError, InputError, OSError) as error:
         print(f"  the probe is not kept: {error}", file=sys.stderr)

@@ -94,9 +94,9 @@ def _adopted(device: str, timeout_s: float, backend: Backend) -> World:
     alone = len(set(hosts)) == 1
     address = LOOPBACK if alone else own_address() or socket.gethostname()
     served = meeting.serve(address, 0, timeout_s) if rank == 0 else None
-    told = [(address, served.port if served else 0)]
-    dist.broadcast_object_list(told, src=0)
-    watched = meeting.connect(*told[0], timeout_s)
+    from_rank_0 = [(address, served.port if served else 0)]
+    dist.broadcast_object_list(from_rank_0, src=0)
+    watched = meeting.connect(*from_rank_0[0], timeout_s)
     if backend == "nccl" and (chosen.type == "cpu" or "nccl" not in backends):
         raise InputError(
             f"transport=nccl: the process group that is there has the backends {backends}, and "
@@ -109,7 +109,7 @@ def _adopted(device: str, timeout_s: float, backend: Backend) -> World:
         device=chosen,
         backend=backend,
         launcher="none",
-        store=served or meeting.connect(*told[0], timeout_s),
+        store=served or meeting.connect(*from_rank_0[0], timeout_s),
         timeout_s=timeout_s,
         announcer=Announcer(f"rank {rank}", PATIENCE_S),
         watchdog=Watchdog(rank, roles, watched, timeout_s),

@@ -98,7 +98,7 @@ def calibrate_pairs(rates_bits_per_s: tuple[float, ...], message_s: float) -> Pa
         message_s: how many seconds a message should last; over a slow link it lasts longer.
     """
     rank, size = dist.get_rank(), dist.get_world_size()
-    found: list[Pair] = []
+    pairs: list[Pair] = []
     for meeting in meetings(size):
         peer = next((sum(pair) - rank for pair in meeting if rank in pair), None)
         rate = min(rates_bits_per_s[rank], rates_bits_per_s[rank if peer is None else peer])
@@ -108,10 +108,10 @@ def calibrate_pairs(rates_bits_per_s: tuple[float, ...], message_s: float) -> Pa
             slower = min(rates_bits_per_s[one], rates_bits_per_s[other])
             ideal_s = max(LEAST_BYTES * 8 / slower, message_s)
             ratio = max(seconds[one], seconds[other]) / ideal_s
-            found.append(Pair(ranks=(one, other), ratio=ratio))
+            pairs.append(Pair(ranks=(one, other), ratio=ratio))
     return PairCalibration(
         rate_bits_per_s=rates_bits_per_s,
-        pairs=tuple(sorted(found, key=lambda pair: pair.ranks)),
+        pairs=tuple(sorted(pairs, key=lambda pair: pair.ranks)),
         latency_s=_least_latency_s() if size > 1 else 0.0,
     )
 

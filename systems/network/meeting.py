@@ -2,7 +2,7 @@
 
 The store has no password. Where all ranks are on one machine it listens on loopback, which nobody
 else reaches; over several nodes it must listen on every interface, and the network between them
-must be trusted (docs/clusters.md).
+must be trusted (docs/launchers.md).
 """
 
 import datetime

@@ -84,20 +84,20 @@ def probe(
         share=None if share is None else share * busy,
         bandwidth_bits_per_s=bandwidth_bits_per_s,
     )
-    told = [host]
-    dist.broadcast_object_list(told, src=0)
-    return told[0]
+    from_rank_0 = [host]
+    dist.broadcast_object_list(from_rank_0, src=0)
+    return from_rank_0[0]
 
 
 def _speed_of_busy_cores(compute: Pass) -> float:
-    """The speed of a core while all ranks compute, over that of a core while one rank does.
+    """Measure the speed of a core while all ranks compute, over that of a core while one rank does.
 
     Cores that are all busy are slower, since they share caches, memory and perhaps arithmetic
     units, and ranks that take turns on a core find its caches cold.
     """
 
     def passes_per_core_s() -> float:
-        """How many passes this rank does in a second of core time."""
+        """Count the passes that this rank does in a second of core time."""
         done, begun, begun_core_s = 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - begun < COMPUTE_S:
             compute()
@@ -113,7 +113,8 @@ def _speed_of_busy_cores(compute: Pass) -> float:
 
 
 def _memory(make: Callable[[int], Callable[[], object]], compute: Pass) -> Cost:
-    """The cost of what `make` makes for so many bytes, on one rank while the others wait."""
+    """Measure the cost by the byte of the functions that `make` returns, on one rank while the
+    others wait."""
 
     def seconds(size_bytes: int) -> Measured:
         once = make(size_bytes)
@@ -134,20 +135,20 @@ def _memory(make: Callable[[int], Callable[[], object]], compute: Pass) -> Cost:
 
 
 def _copying(size_bytes: int) -> Callable[[], object]:
-    """Copies a vector."""
+    """Return a function that copies a vector."""
     values = torch.ones(size_bytes // 4)
     return values.clone
 
 
 def _adding(size_bytes: int) -> Callable[[], object]:
-    """Adds a vector to another one."""
+    """Return a function that adds a vector to another one."""
     values, others = torch.ones(size_bytes // 4), torch.ones(size_bytes // 4)
     return lambda: values.add_(others)
 
 
 def _updating(size_bytes: int) -> Callable[[], object]:
-    """Takes the step of an optimizer for a few parameters that together have so many bytes, and
-    clears their gradients."""
+    """Return a function that takes the step of an optimizer for a few parameters, which together
+    have so many bytes, and clears their gradients."""
     parameters = [
         nn.Parameter(torch.ones(size_bytes // 4 // PARAMETERS)) for _ in range(PARAMETERS)
     ]
@@ -163,8 +164,8 @@ def _updating(size_bytes: int) -> Callable[[], object]:
 
 
 def _step_s(compute: Pass) -> float:
-    """The core seconds of a step of almost nothing: a batch is read in advance, goes through a
-    layer of one value, and its loss is computed, forward and backward."""
+    """Measure the core seconds of a step of almost nothing: a batch is read in advance, goes
+    through a layer of one value, and its loss is computed, forward and backward."""
     layer = nn.Linear(1, 2)
     batches = _batches()
     next(batches)
@@ -185,7 +186,7 @@ def _batches() -> Iterator[Batch]:
 
 
 def _messages(world: World, compute: Pass, large_bytes: int) -> tuple[Cost, float]:
-    """The cost of a message, and the latency besides."""
+    """Measure the cost of a message, and the latency besides."""
     transport = TorchTransport(world, [CHANNEL])
     before, after = (world.rank - 1) % world.world_size, (world.rank + 1) % world.world_size
 
@@ -208,8 +209,8 @@ def _messages(world: World, compute: Pass, large_bytes: int) -> tuple[Cost, floa
 
 
 def _latency_s() -> float:
-    """The seconds from one of two ranks to the other, of the smallest message, beyond its core
-    time. The shortest round trip counts: whatever else this machine does makes it longer."""
+    """Measure the seconds from one of two ranks to the other, of the smallest message, beyond its
+    core time. The shortest round trip counts: whatever else this machine does makes it longer."""
     rank, message = dist.get_rank(), torch.ones(SMALL_BYTES, dtype=torch.uint8)
     dist.barrier()
     round_trips_s, begun_core_s = [], time.process_time()
@@ -227,7 +228,7 @@ def _latency_s() -> float:
 
 
 def _ring(compute: Pass, large_bytes: int) -> Cost:
-    """The cost of a message of a ring all-reduce; see `Host.ring`."""
+    """Measure the cost of a message of a ring all-reduce; see `Host.ring`."""
     ranks = dist.get_world_size()
 
     def core_s(size_bytes: int) -> Measured:
@@ -245,5 +246,5 @@ def _ring(compute: Pass, large_bytes: int) -> Cost:
 
 
 def _times(cost: Cost, factor: float) -> Cost:
-    """A cost times a factor."""
+    """Multiply a cost by a factor."""
     return Cost(fixed_s=cost.fixed_s * factor, byte_s=cost.byte_s * factor)

@@ -53,9 +53,9 @@ def keep(rank: int, text: str) -> None:
     others leave it as it is. The rank ends after this call.
     """
     if os.environ.get(AGENTS_FILE):
-        told = {"py_callstack": text, "timestamp": str(int(time.time()))}
+        details = {"py_callstack": text, "timestamp": str(int(time.time()))}
         with suppress(OSError), open(os.environ[AGENTS_FILE], "x") as file:  # the first one counts
-            message = {"message": text.partition("\n")[0], "extraInfo": told}
+            message = {"message": text.partition("\n")[0], "extraInfo": details}
             file.write(to_json({"message": message}))
     if _record is not None:
         write(_record, rank, text)
@@ -80,11 +80,11 @@ def read(folder: Path) -> list[dict[str, Any]]:
     Each has `at`, `rank`, `reason` and `details`. Lines that are only half written are left out.
     """
     path = folder / FILE
-    found = []
+    failures = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         with suppress(json.JSONDecodeError):
-            found.append(json.loads(line))
-    return found
+            failures.append(json.loads(line))
+    return failures
 
 
 def first(folder: Path) -> str | None:

@@ -49,9 +49,9 @@ def waited_for(ranks: Sequence[Doing]) -> list[int]:
         doing = ranks[pending.pop()]
         together = {p for p in doing.peers if ranks[p].operation == doing.operation}
         together = {p for p in together if ranks[p].state == "waiting"}
-        found = set(doing.peers) - together - reached
-        reached |= found
-        pending += [rank for rank in found if ranks[rank].state == "waiting"]
+        peers = set(doing.peers) - together - reached
+        reached |= peers
+        pending += [rank for rank in peers if ranks[rank].state == "waiting"]
     for state in ("silent", "busy"):
         ends = [rank for rank, doing in enumerate(ranks) if doing.state == state]
         if ends:

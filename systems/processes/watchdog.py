@@ -131,9 +131,9 @@ class Watchdog:
     def _tell(self) -> bool:
         """Write into the store what this rank does; returns whether the run is over."""
         self._beats += 1
-        told = asdict(self._doing()) | {"beats": self._beats, "said": time.time()}
-        told |= {"process": os.getpid(), "identity": self._identity}
-        self._store.set(f"doing/{self._rank}", json.dumps(told))
+        beat = asdict(self._doing()) | {"beats": self._beats, "said": time.time()}
+        beat |= {"process": os.getpid(), "identity": self._identity}
+        self._store.set(f"doing/{self._rank}", json.dumps(beat))
         over = self._store.check(["hang/over"])  # an answer, unlike `set`
         self._heard = time.monotonic()
         return over
@@ -169,8 +169,8 @@ class Watchdog:
             self._tell()
         after = self._read_all()
         ranks = [
-            _of(told, role, silent=told == earlier)
-            for role, earlier, told in zip(self._roles, before, after, strict=True)
+            _of(beat, role, silent=beat == earlier)
+            for role, earlier, beat in zip(self._roles, before, after, strict=True)
         ]
         failures.tell(
             self._rank,
@@ -179,9 +179,9 @@ class Watchdog:
             f"{self._timeout_s:g}\n" + table(ranks, time.time()),
         )
         killed = [
-            kill(told["process"], told["identity"])
-            for doing, told in zip(ranks, after, strict=True)
-            if doing.state == "silent" and told is not None
+            kill(beat["process"], beat["identity"])
+            for doing, beat in zip(ranks, after, strict=True)
+            if doing.state == "silent" and beat is not None
         ]
         if any(killed):
             time.sleep(LINGER_S)
@@ -194,20 +194,20 @@ class Watchdog:
         ]
 
 
-def _of(told: dict[str, Any] | None, role: str, *, silent: bool) -> Doing:
+def _of(beat: dict[str, Any] | None, role: str, *, silent: bool) -> Doing:
     """Describe what a rank does, from its latest beat."""
-    if told is None:
+    if beat is None:
         return Doing(role=role, state="silent", operation="silent", peers=(), since=time.time())
-    operation = told["operation"]
+    operation = beat["operation"]
     if silent:
         before = f"silent; before: {operation}"
-        return Doing(role=role, state="silent", operation=before, peers=(), since=told["said"])
+        return Doing(role=role, state="silent", operation=before, peers=(), since=beat["said"])
     return Doing(
         role=role,
-        state=told["state"],
+        state=beat["state"],
         operation=operation,
-        peers=tuple(told["peers"]),
-        since=told["since"],
+        peers=tuple(beat["peers"]),
+        since=beat["since"],
     )
 
 

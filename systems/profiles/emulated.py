@@ -186,16 +186,16 @@ def emulated_layers(
 
     See `EmulatedLayer` for the arguments; `in_features` is that of the first layer.
     """
-    made: list[EmulatedLayer] = []
+    emulated: list[EmulatedLayer] = []
     for index, layer in enumerate(layers):
-        made.append(
+        emulated.append(
             EmulatedLayer(
                 layer, batch_size, in_features=in_features, emulation=emulation, device=device
             )
         )
-        made[-1].queued = (index > 0, index < len(layers) - 1)
-        in_features = made[-1].out_features
-    return nn.Sequential(*made)
+        emulated[-1].queued = (index > 0, index < len(layers) - 1)
+        in_features = emulated[-1].out_features
+    return nn.Sequential(*emulated)
 
 
 def emulated_whole(profile: ModelProfile, emulation: Emulation) -> nn.Module:

@@ -24,27 +24,27 @@ def doubts(measured: ModelProfile, load: float, cores: int) -> list[str]:
         load: the load average just before the measurement.
         cores: the number of this machine's.
     """
-    found = []
+    reasons = []
     if measured.threads is not None and load + measured.threads > cores + BUSY:
-        found.append(
+        reasons.append(
             f"the machine was busy before it began (load average {load:.1f}, threads of the "
             f"profile {measured.threads}, cores {cores})"
         )
     low, high = measured.low, measured.high
     if low is not None and high is not None and high > UNSTEADY * low:
-        found.append(
+        reasons.append(
             f"the upper quartile of the repetitions is {high / low:.1f} times the lower one "
             f"(steady: up to {UNSTEADY:g})"
         )
-    return found
+    return reasons
 
 
 def warn_if_doubtful(measured: ModelProfile, load: float) -> None:
     """Print one line if a profile may be of a busy machine; see `doubts`."""
-    found = doubts(measured, load, os.cpu_count() or 1)
-    if found:
+    reasons = doubts(measured, load, os.cpu_count() or 1)
+    if reasons:
         print(
-            f"warning: the times of this profile are doubtful: {'; '.join(found)}; measure again "
+            f"warning: the times of this profile are doubtful: {'; '.join(reasons)}; measure again "
             "on an idle machine",
             file=sys.stderr,
         )

@@ -86,11 +86,11 @@ def read_trace(path: Path) -> Trace:
     if not isinstance(events, list):
         raise InputError(f"trace {path}: has no traceEvents; {REMEDY}")
     try:
-        kept = [_event(event) for event in events if _is_kept(event)]
+        relevant = [_event(event) for event in events if _is_kept(event)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"trace {path}: an event is malformed ({error!r}); {REMEDY}") from None
-    kept.sort(key=lambda event: (event.start_us, -event.duration_us))
-    processes = {event.thread[0] for event in kept if event.kind == OPERATOR}
+    relevant.sort(key=lambda event: (event.start_us, -event.duration_us))
+    processes = {event.thread[0] for event in relevant if event.kind == OPERATOR}
     if not processes:
         raise InputError(f"trace {path}: holds no operators of torch; {REMEDY}")
     if len(processes) > 1:
@@ -98,7 +98,7 @@ def read_trace(path: Path) -> Trace:
             f"trace {path}: holds operators of {len(processes)} processes; give the trace of one "
             "rank, as its profiler has written it"
         )
-    return Trace(events=tuple(kept), device=_device(table, kept, path))
+    return Trace(events=tuple(relevant), device=_device(table, relevant, path))
 
 
 def _read_json(path: Path) -> Any:

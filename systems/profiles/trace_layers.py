@@ -16,7 +16,7 @@ import torch
 
 from systems.measure import Spread, spread
 from systems.profiles.trace_file import CALL, REMEDY, Event, Trace
-from systems.profiles.trace_work import NODE, Found, Span, Work, find_work
+from systems.profiles.trace_work import NODE, Span, TracedWork, Work, find_work
 from systems.schema import InputError
 
 COMPILED = "CompiledFunction"
@@ -112,66 +112,66 @@ def find_layers(trace: Trace, path: Path, layers: str | None = None) -> TracedLa
         of_modules = any(event.kind == CALL for event in trace.events)
     else:
         of_modules = layers == "modules"
-    found = find_work(trace.events, modules=of_modules)
+    traced = find_work(trace.events, modules=of_modules)
     where = f"trace {path}"
     if any(event.name.startswith(COMPILED) for event in trace.events):
         raise InputError(f"{where}: torch.compile has fused its layers; trace the model without it")
-    _check(found, where)
-    spans, notes = _layer_spans(found, of_modules)
+    _check(traced, where)
+    spans, notes = _layer_spans(traced, of_modules)
     if not spans:
         raise InputError(f"{where}: no range has a backward pass; name layers, or {REMEDY}")
-    if len({span.thread for span in (found.spans if of_modules else spans)}) > 1:
+    if len({span.thread for span in (traced.spans if of_modules else spans)}) > 1:
         raise InputError(
             f"{where}: layers ran in several threads, as those of nn.DataParallel do; give a trace "
             "of one rank that has one model"
         )
     steps = []
-    for window in found.steps or [_whole(found)]:
-        works, layer_spans = _within(found.works, window), _within(spans, window)
+    for window in traced.steps or [_whole(traced)]:
+        works, layer_spans = _within(traced.works, window), _within(spans, window)
         _check_passes(window, works, layer_spans, where)
         steps.append(_cost(window, works, layer_spans, trace.on_gpu))
-    if found.unclaimed_us:
+    if traced.unclaimed_us:
         notes.append(
-            f"no operator is known to have started kernels of {found.unclaimed_us / 1e3:.3f} ms in "
-            "the whole trace"
+            f"no operator is known to have started kernels of {traced.unclaimed_us / 1e3:.3f} ms "
+            "in the whole trace"
         )
     return TracedLayers(
-        steps=_alike(steps, notes, marked=bool(found.steps), where=where),
+        steps=_alike(steps, notes, marked=bool(traced.steps), where=where),
         notes=notes,
         of_modules=of_modules,
     )
 
 
-def _check(found: Found, where: str) -> None:
+def _check(traced: TracedWork, where: str) -> None:
     """Refuse a trace that has no spans, or no backward pass of theirs."""
-    if not found.spans:
+    if not traced.spans:
         raise InputError(
             f"{where}: has neither calls of modules nor ranges of record_function; {REMEDY}"
         )
-    if found.again:
+    if traced.again:
         raise InputError(
-            f"{where}: {found.again[0]} ran again in the backward pass, where its forward and "
+            f"{where}: {traced.again[0]} ran again in the backward pass, where its forward and "
             "backward times cannot be told apart; trace without activation checkpointing"
         )
-    if not any(work.is_backward for work in found.works):
+    if not any(work.is_backward for work in traced.works):
         raise InputError(f"{where}: has no backward pass; trace training steps: {REMEDY}")
-    if not any(work.answers is not None for work in found.works):
+    if not any(work.answers is not None for work in traced.works):
         raise InputError(
             f"{where}: nothing ties its backward pass to the forward pass (no sequence numbers); "
             f"{REMEDY}"
         )
 
 
-def _layer_spans(found: Found, of_modules: bool) -> tuple[list[Span], list[str]]:
+def _layer_spans(traced: TracedWork, of_modules: bool) -> tuple[list[Span], list[str]]:
     """The spans that are layers, in order, and notes about the others."""
-    containers = {span.outer.name for span in found.spans if span.outer is not None}
-    leaves = [span for span in found.spans if span.name not in containers]
+    containers = {span.outer.name for span in traced.spans if span.outer is not None}
+    leaves = [span for span in traced.spans if span.name not in containers]
     if of_modules:
         inside = [span for span in leaves if span.outer is not None] or leaves
         others = {span.name for span in leaves} - {span.name for span in inside}
         why = "it is called outside the model"
     else:
-        answered = {work.answers.span for work in found.works if work.answers is not None}
+        answered = {work.answers.span for work in traced.works if work.answers is not None}
         named = {span.name for span in answered if span is not None}
         inside = [span for span in leaves if span.name in named]
         others = {span.name for span in leaves} - named
@@ -179,11 +179,11 @@ def _layer_spans(found: Found, of_modules: bool) -> tuple[list[Span], list[str]]
     return inside, [f"{name} is no layer: {why}" for name in sorted(others)]
 
 
-def _whole(found: Found) -> Event:
+def _whole(traced: TracedWork) -> Event:
     """The time from the first span or operator of a trace to its last operator, as a step."""
-    first = found.works[0].operator
-    start_us = min(first.start_us, found.spans[0].start_us)
-    end_us = max(work.operator.end_us for work in found.works)
+    first = traced.works[0].operator
+    start_us = min(first.start_us, traced.spans[0].start_us)
+    end_us = max(work.operator.end_us for work in traced.works)
     return replace(first, name="the whole trace", start_us=start_us, duration_us=end_us - start_us)
 
 
@@ -213,12 +213,14 @@ def _cost(window: Event, works: list[Work], layers: list[Span], on_gpu: bool) ->
     outside_us: dict[str, float] = defaultdict(float)
     outside_bytes, owner = 0, None
     for work in works:
+        # A node of the backward pass belongs to the layer whose forward operator made it.
         forward = work.answers or work
         took_us = work.kernels_us if on_gpu else work.operator.duration_us
         if work.communication_us:
             outside_us[COMMUNICATION] += work.communication_us
         if work.accumulates:
             outside_us[ACCUMULATION] += took_us
+            # Autograd accumulates a parameter's gradient just after the node that computed it.
             if owner is None:
                 outside_bytes += work.gradient_bytes or 0
             else:

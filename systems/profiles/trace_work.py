@@ -101,7 +101,7 @@ class Work:
 
 
 @dataclass(kw_only=True)
-class Found:
+class TracedWork:
     """All spans and all work of a trace, in the order in which they began."""
 
     spans: list[Span]
@@ -114,13 +114,13 @@ class Found:
     """How long those kernels took that no operator is known to have started."""
 
 
-def find_work(events: Iterable[Event], *, modules: bool) -> Found:
+def find_work(events: Iterable[Event], *, modules: bool) -> TracedWork:
     """Sort the events of a trace, which are ordered by start.
 
     Args:
         modules: whether calls of modules are the spans; else ranges that the user has named.
     """
-    found = Found(spans=[], works=[], steps=[], again=[])
+    traced = TracedWork(spans=[], works=[], steps=[], again=[])
     span_of: dict[int, Span] = {}  # by the identity of its event
     work_of: dict[int, Work] = {}
     claims: dict[tuple[str, object], Work] = {}  # a kernel's number, and who started it
@@ -133,21 +133,21 @@ def find_work(events: Iterable[Event], *, modules: bool) -> Found:
             root = next((e for e in around if id(e) in work_of), event)
             if root is event:
                 work_of[id(event)] = _new_work(event, around, span_of)
-                found.works.append(work_of[id(event)])
+                traced.works.append(work_of[id(event)])
             _add(event, work_of[id(root)], made, claims)
         elif event.name.startswith(STEP):
-            found.steps.append(event)
+            traced.steps.append(event)
         elif _is_span(event, modules):
             name = event.name.removeprefix(MODULE)
             if any(e.name.startswith(NODE) for e in around):
-                found.again.append(name)
+                traced.again.append(name)
                 continue
             outer = next((span_of[id(e)] for e in reversed(around) if id(e) in span_of), None)
             span_of[id(event)] = Span(name, event.start_us, outer, event.thread)
-            found.spans.append(span_of[id(event)])
+            traced.spans.append(span_of[id(event)])
     for kernel in kernels:
-        _charge(kernel, claims, found)
-    return found
+        _charge(kernel, claims, traced)
+    return traced
 
 
 def _nested(events: Iterable[Event]) -> Iterator[tuple[Event, list[Event]]]:
@@ -210,12 +210,12 @@ def _bytes(arguments: Mapping[str, Any]) -> int | None:
     return total
 
 
-def _charge(kernel: Event, claims: dict[tuple[str, object], Work], found: Found) -> None:
+def _charge(kernel: Event, claims: dict[tuple[str, object], Work], traced: TracedWork) -> None:
     """Add the time of a kernel to the work that has started it."""
     keys = [(key, kernel.arguments.get(key)) for key in ("correlation", "External id")]
     work = next((claims[key] for key in keys if key in claims), None)
     if work is None:
-        found.unclaimed_us += kernel.duration_us
+        traced.unclaimed_us += kernel.duration_us
     elif kernel.name.startswith(COMMUNICATION):
         work.communication_us += kernel.duration_us
     else:

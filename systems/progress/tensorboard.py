@@ -49,7 +49,7 @@ class Sink:
                 self._add(steps, view)
 
     def _add(self, steps: Iterable[tuple[int, Step]], view: View) -> None:
-        """The same, where errors are raised."""
+        """Do what `write` says; errors are raised here."""
         for rank, step in steps:
             for name, value in step.metrics.items():
                 if isinstance(value, int | float):

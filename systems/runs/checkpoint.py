@@ -22,7 +22,7 @@ from systems.disk import DiskError
 from systems.network.distributed import World
 from systems.processes.waiting import waiting
 from systems.runs import manifest
-from systems.runs.manifest import FINAL, Found
+from systems.runs.manifest import FINAL, SoundCheckpoint
 from systems.runs.part_files import fill, write, written
 from systems.runs.parts import Named
 from systems.runs.state import MODEL, State, named_tensors
@@ -42,7 +42,7 @@ class Checkpoints:
         every: int,
         keep: int,
         layout: str = "",
-        found: Found | None = None,
+        earlier: SoundCheckpoint | None = None,
     ) -> None:
         """Say what is saved, and where the run goes on.
 
@@ -51,10 +51,10 @@ class Checkpoints:
             every: steps between two checkpoints; 0: none are made.
             keep: how many of the last checkpoints stay.
             layout: world size and who does what, in words.
-            found: the checkpoint that the run goes on from; None: it begins at its beginning.
+            earlier: the checkpoint that the run goes on from; None: it begins at its beginning.
         """
         self._world, self._folder, self._every, self._keep = world, folder, every, keep
-        self._layout, self._found = layout, found
+        self._layout, self._earlier = layout, earlier
 
     @classmethod
     def off(cls, world: World) -> "Checkpoints":
@@ -64,14 +64,14 @@ class Checkpoints:
     @property
     def first_step(self) -> int:
         """The first step that is left to do."""
-        return self._found.manifest.step if self._found else 0
+        return self._earlier.manifest.step if self._earlier else 0
 
     def first_batch(self, samples_per_step: int) -> int:
         """The number of the first batch to take, so that no sample is seen twice.
 
         It is not `first_step` where batches had another size before.
         """
-        seen = self._found.manifest.samples_seen if self._found else 0
+        seen = self._earlier.manifest.samples_seen if self._earlier else 0
         return -(-seen // samples_per_step)
 
     def segments(self, steps: int) -> Iterator[tuple[int, int]]:
@@ -100,19 +100,19 @@ class Checkpoints:
         Raises:
             InputError: the checkpoint is of another model.
         """
-        if self._found is None:
+        if self._earlier is None:
             return
-        saved = written(self._found.path)
+        saved = written(self._earlier.path)
         tensors = named_tensors(model)
         for name, tensor in tensors.items():
             of = saved.get(f"{MODEL}/{name}")
             if of is None or of.shape != tensor.shape:
                 raise InputError(
-                    f"--resume: {self._found.path} has no {name} of shape {list(tensor.shape)}: "
+                    f"--resume: {self._earlier.path} has no {name} of shape {list(tensor.shape)}: "
                     "it is of another model; give --resume never"
                 )
         named: Named = {f"{MODEL}/{name}": tensor.detach() for name, tensor in tensors.items()}
-        fill(named, self._found.path)
+        fill(named, self._earlier.path)
 
     def restore(self, state: State) -> None:
         """Load the state of the optimizers, after `restore_model`.
@@ -120,13 +120,13 @@ class Checkpoints:
         Where every rank has the part of the model that it had, its random state and its statistics
         of batch normalisation are loaded as well.
         """
-        if self._found is None:
+        if self._earlier is None:
             return
-        saved = written(self._found.path)
-        fill(state.optimizer_tensors(saved), self._found.path)
+        saved = written(self._earlier.path)
+        fill(state.optimizer_tensors(saved), self._earlier.path)
         own = state.own()
-        if self._found.manifest.layout == self._layout and own.keys() <= saved.keys():
-            fill(own, self._found.path)
+        if self._earlier.manifest.layout == self._layout and own.keys() <= saved.keys():
+            fill(own, self._earlier.path)
             state.set_random_state(own)
 
     def save(self, step: int, steps: int, state: State, samples_seen: int) -> None:
@@ -163,16 +163,16 @@ class Checkpoints:
         Raises:
             RuntimeError: a rank does not see the folder.
         """
-        told: list[Any] = [None]
+        from_rank_0: list[Any] = [None]
 
         def make() -> None:
             if self._world.rank == 0:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                told[0] = tempfile.mkdtemp(prefix=PARTIAL, dir=self._folder)
+                from_rank_0[0] = tempfile.mkdtemp(prefix=PARTIAL, dir=self._folder)
 
         self._together(step, make)
-        dist.broadcast_object_list(told, src=0)
-        partial = Path(told[0])
+        dist.broadcast_object_list(from_rank_0, src=0)
+        partial = Path(from_rank_0[0])
         if not partial.is_dir():
             raise RuntimeError(
                 f"{self._world.name(self._world.rank)}: does not see {partial}, which rank 0 made; "
@@ -203,10 +203,11 @@ class Checkpoints:
             failure = disk.reason(error)
         everyone: list[Any] = [None] * self._world.world_size
         dist.all_gather_object(everyone, failure)
-        found = next((each for each in everyone if each is not None), None)
-        if found is not None:
+        reason = next((each for each in everyone if each is not None), None)
+        if reason is not None:
             raise DiskError(
-                f"{found}: the checkpoint after step {step} could not be written in {self._folder}",
+                f"{reason}: the checkpoint after step {step} could not be written in "
+                f"{self._folder}",
                 everywhere=True,
             )
 
@@ -231,28 +232,28 @@ def open_checkpoints(
         InputError: there is no sound checkpoint at that path.
         DiskError: `folder` cannot be written.
     """
-    told: list[Any] = [None]
+    from_rank_0: list[Any] = [None]
     if world.rank == 0:
         try:
-            told = [_first(folder, resume)]
+            from_rank_0 = [_first(folder, resume)]
         except InputError as error:
-            told = [error]
+            from_rank_0 = [error]
         except OSError as error:
             text = f"{disk.reason(error)}: nothing can be written in {folder}"
-            told = [DiskError(text, everywhere=True)]
+            from_rank_0 = [DiskError(text, everywhere=True)]
     with waiting("rank 0, which looks for a checkpoint to go on from"):
-        dist.broadcast_object_list(told, src=0)
-    (found,) = told
-    if isinstance(found, InputError):
-        raise found
-    if found is not None and world.rank == 0:
-        before = found.manifest.layout
+        dist.broadcast_object_list(from_rank_0, src=0)
+    (earlier,) = from_rank_0
+    if isinstance(earlier, InputError):
+        raise earlier
+    if earlier is not None and world.rank == 0:
+        before = earlier.manifest.layout
         changed = "" if before == layout else f"; planned anew: {before} -> {layout}"
-        print(f"resuming after step {found.manifest.step} of {found.path}{changed}", flush=True)
-    return Checkpoints(world, folder, every=every, keep=keep, layout=layout, found=found)
+        print(f"resuming after step {earlier.manifest.step} of {earlier.path}{changed}", flush=True)
+    return Checkpoints(world, folder, every=every, keep=keep, layout=layout, earlier=earlier)
 
 
-def _first(folder: Path, resume: str) -> Found | None:
+def _first(folder: Path, resume: str) -> SoundCheckpoint | None:
     """Find the checkpoint to go on from, and tidy up.
 
     Half written checkpoints are removed. Those after the one that is found, which are not sound,

@@ -47,7 +47,7 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Found:
+class SoundCheckpoint:
     """A sound checkpoint that a search has found."""
 
     path: Path
@@ -56,7 +56,7 @@ class Found:
     """What it says of itself."""
 
 
-def find(path: Path) -> Found:
+def find(path: Path) -> SoundCheckpoint:
     """Find the checkpoint that a user names.
 
     Args:
@@ -68,24 +68,24 @@ def find(path: Path) -> Found:
     """
     if (path / MANIFEST).is_file():
         try:
-            return Found(path, read_manifest(path))
+            return SoundCheckpoint(path, read_manifest(path))
         except ValueError as error:
             raise InputError(f"--resume {path}: {error}; give another one") from None
-    found = newest(path / FOLDER) or newest(path)
-    if found is None:
+    checkpoint = newest(path / FOLDER) or newest(path)
+    if checkpoint is None:
         raise InputError(
             f"--resume {path}: no sound checkpoint there; give the record of a run that was made "
             "with --checkpoint-every, or one of its checkpoints"
         )
-    return found
+    return checkpoint
 
 
-def newest(folder: Path) -> Found | None:
+def newest(folder: Path) -> SoundCheckpoint | None:
     """The newest sound checkpoint of a folder, if it has one; newer ones that are not sound are
     named on stderr."""
     for path in steps_in(folder):
         try:
-            return Found(path, read_manifest(path))
+            return SoundCheckpoint(path, read_manifest(path))
         except ValueError as error:
             print(f"checkpoint {path}: {error}; using the one before", file=sys.stderr, flush=True)
     return None

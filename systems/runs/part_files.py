@@ -86,20 +86,22 @@ def write(tensors: Named, folder: Path) -> None:
     Raises:
         OSError: this rank could not write; the other ranks do not know.
     """
-    held = {
+    pieces = {
         Part(tensor=name, shape=whole.shape, offsets=offsets): piece
         for name, whole in ((name, as_parts(value)) for name, value in tensors.items())
         for offsets, piece in whole.pieces.items()
     }
     everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, [(part.tensor, part.offsets) for part in held])
+    dist.all_gather_object(everyone, [(part.tensor, part.offsets) for part in pieces])
     rank = dist.get_rank()
+    # Of what several ranks have, the lowest one writes it.
     others = {key for keys in everyone[:rank] for key in keys}
     named: dict[str, Tensor] = {}
     parts: dict[str, Any] = {}
-    for part, piece in held.items():
+    for part, piece in pieces.items():
         if (part.tensor, part.offsets) in others:
             continue
+        # A whole tensor has its own name; a part is named by its offsets, and a note describes it.
         if part.shape == tuple(piece.shape):
             named[part.tensor] = piece
         else:
@@ -116,11 +118,11 @@ def fill(tensors: Named, folder: Path) -> None:
     """
     saved = written(folder)
     for name, value in tensors.items():
-        wanted, found = as_parts(value), saved.get(name)
-        if found is None or found.shape != wanted.shape:
+        wanted, saved_tensor = as_parts(value), saved.get(name)
+        if saved_tensor is None or saved_tensor.shape != wanted.shape:
             raise InputError(f"{folder}: has no {name} of shape {list(wanted.shape)}")
         missing = sum(piece.numel() for piece in wanted.pieces.values())
-        for piece in found.pieces:
+        for piece in saved_tensor.pieces:
             missing -= _copy(piece, wanted.pieces)
         if missing:
             raise InputError(f"{folder}: the saved parts of {name} do not make it whole")
@@ -136,21 +138,22 @@ def written(folder: Path) -> Mapping[str, Saved]:
     if not paths:
         pickles = any(folder.glob("*.distcp")) or (folder / ".metadata").exists()
         raise InputError(f"{folder}: {OLD if pickles else f'there are no tensors ({FILES})'}")
-    found: dict[str, Saved] = {}
+    tensors: dict[str, Saved] = {}
     for path in paths:
         file = TensorFile(path)
         for part, piece in _pieces(file, path):
             dtype = DTYPES[file.entries[piece.name].dtype]
-            saved = found.setdefault(part.tensor, Saved(part.shape, dtype, []))
+            saved = tensors.setdefault(part.tensor, Saved(part.shape, dtype, []))
             if (saved.shape, saved.dtype) != (part.shape, dtype):
                 raise InputError(f"{path}: other files have {part.tensor} with another shape")
             saved.pieces.append(piece)
-    for name, saved in found.items():
+    # Together the pieces are the whole tensor if none overlap and they have as many values.
+    for name, saved in tensors.items():
         if sum(prod(piece.sizes) for piece in saved.pieces) != prod(saved.shape):
             raise InputError(f"{folder}: the saved parts of {name} do not make it whole")
         if any(_overlap(*pair) for pair in itertools.combinations(saved.pieces, 2)):
             raise InputError(f"{folder}: the saved parts of {name} overlap")
-    return found
+    return tensors
 
 
 def _overlap(one: Piece, other: Piece) -> bool:
@@ -195,6 +198,7 @@ def _copy(piece: Piece, wanted: Mapping[Offsets, Tensor]) -> int:
     returns their number."""
     copied, values = 0, None
     for offsets, target in wanted.items():
+        # The box that both have in common, by its corners in the whole tensor.
         begin = [max(a, b) for a, b in zip(piece.offsets, offsets, strict=True)]
         end = [
             min(a + size, b + length)

@@ -56,16 +56,20 @@ class Conditions:
     """What else the machine did during the run; None where nothing counts it."""
 
 
-def doubts(shaped: Shaped, found: Conditions) -> list[str]:
+def doubts(shaped: Shaped, conditions: Conditions) -> list[str]:
     """The reasons why the times of a shaped run are not those of its cluster; none for a run on a
     quiet machine."""
-    reasons = _changes(found.before_per_s, found.after_per_s, "after the run as before it")
-    reasons += _changes(
-        shaped.measured.speeds_per_s, found.before_per_s, "before the run as when it was profiled"
+    reasons = _changes(
+        conditions.before_per_s, conditions.after_per_s, "after the run as before it"
     )
-    if found.host is None:
+    reasons += _changes(
+        shaped.measured.speeds_per_s,
+        conditions.before_per_s,
+        "before the run as when it was profiled",
+    )
+    if conditions.host is None:
         return reasons
-    host, shares = found.host, shaped.shape.core_shares
+    host, shares = conditions.host, shaped.shape.core_shares
     wanted = min(host.cores, sum(1.0 if share is None else share for share in shares))
     spare = host.cores - wanted + MOST_OFF * wanted
     if host.stolen_cores > MOST_OFF * host.cores:

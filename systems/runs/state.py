@@ -49,11 +49,11 @@ def stretch(parameter: Tensor, first: int, start: int, count: int) -> Place:
     """
 
     def parts(values: Tensor) -> dict[Offsets, Tensor]:
-        found, position = {}, start
+        boxes_of, position = {}, start
         for offsets, sizes in boxes(tuple(parameter.shape), first, first + count):
-            found[offsets] = values[position : position + prod(sizes)].view(sizes)
+            boxes_of[offsets] = values[position : position + prod(sizes)].view(sizes)
             position += prod(sizes)
-        return found
+        return boxes_of
 
     return Place(parameter, parts)
 
@@ -126,10 +126,10 @@ class State:
             name, shape = self._name(places[0].parameter), places[0].parameter.shape
             prefix = f"{OPTIMIZER}/{name}/"
             for key in (k.removeprefix(prefix) for k in saved if k.startswith(prefix)):
-                found = saved[prefix + key]
-                alike = found.shape == shape
-                value = torch.zeros_like(tensor) if alike else torch.zeros(found.shape)
-                optimizer.state[tensor][key] = value = value.to(found.dtype)
+                entry = saved[prefix + key]
+                alike = entry.shape == shape
+                value = torch.zeros_like(tensor) if alike else torch.zeros(entry.shape)
+                optimizer.state[tensor][key] = value = value.to(entry.dtype)
                 named |= self._placed(key, value, tensor, places)
         return named
 

@@ -166,14 +166,14 @@ def cross_validate(jobs: Sequence[MeasuredJob]) -> list[CrossValidation]:
         return Quantity(predicted=predicted, measured=job.measured.memory_bytes)
 
     used = times.PROPERTIES
-    held = memory.PROPERTIES
-    found = [
+    memory_properties = memory.PROPERTIES
+    validations = [
         _left_out("host_s", used.host_s, "iteration", iteration, jobs),
         _left_out("ring_bytes_per_s", used.ring_bytes_per_s, "reduction", reduction, jobs),
-        _left_out("context_bytes", held.context_bytes, "memory", context, jobs),
-        _left_out("cached_share", held.cached_share, "memory", cached, jobs),
+        _left_out("context_bytes", memory_properties.context_bytes, "memory", context, jobs),
+        _left_out("cached_share", memory_properties.cached_share, "memory", cached, jobs),
     ]
-    return [one for one in found if one is not None]
+    return [one for one in validations if one is not None]
 
 
 def _left_out(
@@ -185,6 +185,7 @@ def _left_out(
 ) -> CrossValidation | None:
     """Fit a property to all plans but one, and predict that one with it; every plan in turn."""
     values = [used * step / 10 for step in range(0 if used < 1 else 2, 31)]
+    # The error of every plan with every value; plans that do not tell are left out.
     errors = [
         {value: abs(error) for value in values if (error := predict(job, value).error) is not None}
         for job in jobs
@@ -192,6 +193,7 @@ def _left_out(
     errors = [each for each in errors if each]
     if len(errors) < 2:
         return None
+    # For each plan the value with which all others are predicted best.
     fitted = [
         min(values, key=lambda value: mean(min(o[value], COUNTED) for o in errors if o is not own))
         for own in errors

@@ -51,10 +51,10 @@ def _curves(rows: Sequence[Row], of: Callable[[Row], Quantity], scale: float) ->
     """Measured and predicted values of a quantity, by kind of plan."""
     curves: dict[str, Curve] = {}
     for kind in sorted({row.kind for row in rows}):
-        found = [of(row) for row in rows if row.kind == kind]
+        quantities = [of(row) for row in rows if row.kind == kind]
         pairs = sorted(
             (one.measured / scale, one.predicted / scale)
-            for one in found
+            for one in quantities
             if one.measured is not None and one.predicted is not None
         )
         if pairs:

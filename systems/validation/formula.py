@@ -35,7 +35,7 @@ class Iteration:
 
 
 def predict(stages: Sequence[StageTimes], micro_batches: int) -> Iteration:
-    """The iteration in closed form; see [Note: the closed form]."""
+    """Predict the iteration in closed form; see [Note: the closed form]."""
     replicas = range(len(stages[0].forward_s))
     pipeline_s = max(_chain_s(stages, replica, micro_batches) for replica in replicas)
     reductions = _reductions_s(stages)
@@ -44,7 +44,7 @@ def predict(stages: Sequence[StageTimes], micro_batches: int) -> Iteration:
 
 
 def _chain_s(stages: Sequence[StageTimes], replica: int, micro_batches: int) -> float:
-    """The seconds in which one chain of replicas computes all of its micro-batches."""
+    """Compute the seconds in which one chain of replicas computes all of its micro-batches."""
     passes = [one.forward_s[replica] + one.backward_s[replica] for one in stages]
     trips = [
         one.activations[replica].seconds + one.gradients[replica].seconds for one in stages[:-1]
@@ -61,7 +61,7 @@ def _chain_s(stages: Sequence[StageTimes], replica: int, micro_batches: int) -> 
 
 
 def _reductions_s(stages: Sequence[StageTimes]) -> list[float]:
-    """The seconds of every stage's reduction; those at one interface follow one another."""
+    """Compute the seconds of every stage's reduction; those at one interface follow one another."""
     busy_s: defaultdict[Resource, float] = defaultdict(float)
     for one in stages:
         for interface, load_s in one.ring_loads_s.items():

@@ -29,7 +29,7 @@ PROPERTIES = MemoryProperties()
 
 
 def predict(job: MeasuredJob, properties: MemoryProperties = PROPERTIES) -> float | None:
-    """The memory of the fullest GPU of those whose memory was measured.
+    """Predict the memory of the fullest GPU of those whose memory was measured.
 
     None: the sizes of the layers are not known.
     """
@@ -40,14 +40,14 @@ def predict(job: MeasuredJob, properties: MemoryProperties = PROPERTIES) -> floa
 
 
 def _stage_bytes(job: MeasuredJob, number: int, properties: MemoryProperties) -> float:
-    """The memory of the fullest GPU of one stage."""
+    """Compute the memory of the fullest GPU of one stage, in bytes."""
     stage = job.stages[number]
     in_flight = min(len(job.stages) - number, job.micro_batches)
     largest = 0.0
     for replica in stage.replicas:
         group = job.profile_of(replica)
         parameters = sum(group.parameters[stage.first : stage.end])
-        kept = sum(group.kept_bytes[stage.first : stage.end]) * in_flight
-        held = BYTES_PER_PARAMETER * parameters + kept * (1 + properties.cached_share)
-        largest = max(largest, held)
+        activations = sum(group.kept_bytes[stage.first : stage.end]) * in_flight
+        used = BYTES_PER_PARAMETER * parameters + activations * (1 + properties.cached_share)
+        largest = max(largest, used)
     return properties.context_bytes + largest

@@ -113,8 +113,8 @@ def read_jobs(folders: Folders) -> tuple[list[MeasuredJob], list[LeftOut]]:
         except InputError as why:
             left_out.append(LeftOut(name=name, why=str(why)))
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            told = " ".join(f"{type(error).__name__} {error}".split())
-            left_out.append(LeftOut(name=name, why=f"not a plan in this format: {told}"))
+            reason = " ".join(f"{type(error).__name__} {error}".split())
+            left_out.append(LeftOut(name=name, why=f"not a plan in this format: {reason}"))
     if not jobs and not left_out:
         raise InputError(
             f"--plans {folders.plans}: no plan in it; plans are JSON files with a pipeline_list"
@@ -231,11 +231,11 @@ def _plan(table: Mapping[str, Any]) -> Mapping[str, Any]:
 def _layer_counts(stages: Sequence[Sequence[int]]) -> tuple[list[int], list[str]]:
     """Count the layers of each stage; returns the numbers, and a note on a layer number that cannot
     be."""
-    given = [layer for stage in stages for layer in stage]
-    wrong = [f"{number} for {place}" for place, number in enumerate(given) if number != place]
+    layers = [layer for stage in stages for layer in stage]
+    wrong = [f"{number} for {place}" for place, number in enumerate(layers) if number != place]
     if len(wrong) > 1 or not all(stages):
-        told = ", ".join(wrong[:3]) or "a stage has none"
-        raise InputError(f"its layers are not consecutive: {told}")
+        problem = ", ".join(wrong[:3]) or "a stage has none"
+        raise InputError(f"its layers are not consecutive: {problem}")
     return [len(stage) for stage in stages], [f"its layer list says {one}" for one in wrong]
 
 

@@ -39,8 +39,8 @@ def read_network(path: Path) -> Network:
     try:
         return Network(between=_fits(table["inter"]), inside=_fits(table["intra"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        told = f"{type(error).__name__} {error}"
-        raise InputError(f"--network {path}: no rates in Sailor's format: {told}") from None
+        reason = f"{type(error).__name__} {error}"
+        raise InputError(f"--network {path}: no rates in Sailor's format: {reason}") from None
 
 
 def _fits(table: Mapping[str, Any]) -> Fits:

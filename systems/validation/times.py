@@ -86,12 +86,12 @@ class StageTimes:
 
 
 def stage_times(job: MeasuredJob, properties: Properties = PROPERTIES) -> tuple[StageTimes, ...]:
-    """The seconds of every stage of a job."""
+    """Compute the seconds of every stage of a job."""
     return tuple(_stage_times(job, number, properties) for number in range(len(job.stages)))
 
 
 def _stage_times(job: MeasuredJob, number: int, properties: Properties) -> StageTimes:
-    """The seconds of the stage of that number."""
+    """Compute the seconds of the stage of that number."""
     stage = job.stages[number]
     passes = [_passes(job, number, replica, properties) for replica in stage.replicas]
     behind = job.stages[number + 1].replicas if number + 1 < len(job.stages) else ()
@@ -115,7 +115,8 @@ def _stage_times(job: MeasuredJob, number: int, properties: Properties) -> Stage
 def _passes(
     job: MeasuredJob, number: int, replica: Replica, properties: Properties
 ) -> tuple[float, float]:
-    """The seconds of a replica's forward and backward pass.
+    """Compute the seconds of a replica's forward and backward pass. The GPUs of a group have each
+    received a part of a message, and gather the rest from the others.
 
     The GPUs of a group have each received a part of a message, and gather the rest from the others.
     """
@@ -133,7 +134,8 @@ def _passes(
 
 
 def _output_bytes(job: MeasuredJob, number: int) -> int:
-    """The activations of a micro-batch after a stage; as many bytes of gradients come back."""
+    """Compute the activations of a micro-batch after a stage; as many bytes of gradients come
+    back."""
     stage = job.stages[number]
     layers = job.profile_of(stage.replicas[0]).profile.layers
     return layers[stage.end - 1].activation_bytes
@@ -152,7 +154,8 @@ def _gather_s(job: MeasuredJob, replica: Replica, size_bytes: int) -> float:
 def _message(
     job: MeasuredJob, source: Replica, target: Replica, size_bytes: int, properties: Properties
 ) -> Message:
-    """A message between two replicas; each GPU of the smaller group carries an equal part."""
+    """Make the message between two replicas; each GPU of the smaller group carries an equal
+    part."""
     pairs = min(source.group.degree, target.group.degree)
     part = size_bytes / pairs
     eager = part <= properties.eager_bytes
@@ -168,14 +171,15 @@ def _message(
 
 
 def _update_s(job: MeasuredJob, stage: Stage, replica: Replica) -> float:
-    """The optimizer's seconds at a stage: those of the model by the stage's part of the bytes."""
+    """Compute the optimizer's seconds at a stage: those of the model by the stage's part of the
+    bytes."""
     group = job.profile_of(replica)
     layers = group.profile.layers[stage.first : stage.end]
     return group.update_s * sum(x.parameter_bytes for x in layers) / group.profile.parameter_bytes
 
 
 def _part_bytes(job: MeasuredJob, stage: Stage, replica: Replica) -> int:
-    """The gradients of a stage on one GPU of a replica."""
+    """Compute the gradients of a stage on one GPU of a replica, in bytes."""
     layers = job.profile_of(replica).profile.layers[stage.first : stage.end]
     return sum(layer.parameter_bytes for layer in layers)
 
@@ -188,7 +192,7 @@ def _ring_bytes(job: MeasuredJob, stage: Stage) -> float:
 
 
 def _ring_loads_s(job: MeasuredJob, stage: Stage, ring_bytes: float) -> dict[Resource, float]:
-    """The seconds that a stage's rings take each interface alone; see [Note: rings]."""
+    """Compute the seconds that a stage's rings take each interface alone; see [Note: rings]."""
     count = len(stage.replicas)
     if count == 1:
         return {}

@@ -42,7 +42,8 @@ from systems.schema import InputError
 
 @dataclass(frozen=True)
 class Placed:
-    """Nodes in the order of the ranks that run on them, with what the model costs there."""
+    """Nodes in the order of the ranks that run on them, with the costs of the model on each
+    node."""
 
     order: tuple[int, ...]
     """By rank, the number of its node in the order of the file."""
@@ -110,7 +111,7 @@ class Fleet:
         return {kind: costs_at(self.options, profile) for kind, profile in self.profiles.items()}
 
     def shares(self, placed: Placed, workers: int, *, separated: bool) -> tuple[int, ...]:
-        """The samples of each of so many workers with data."""
+        """Count the samples of each of so many workers with data."""
         if self.options.batch_shares != AUTO:
             return self.options.shares(workers)
         samples = self.options.samples_per_step(workers)
@@ -192,9 +193,9 @@ def _baselines(fleet: Fleet, size: int) -> Iterator[Candidate]:
                 _baseline(fleet, scheme, placed, size - dedicated)
                 for placed in fleet.orders(dedicated)
             ]
-            found = [one for one in tried if one is not None]
-            if found:
-                yield _fastest(found)
+            candidates = [one for one in tried if one is not None]
+            if candidates:
+                yield _fastest(candidates)
 
 
 def _baseline(fleet: Fleet, scheme: str, placed: Placed, workers: int) -> Candidate | None:
@@ -215,13 +216,13 @@ def _separated(fleet: Fleet, size: int) -> Iterator[Candidate]:
     for mode in modes(fleet.options, first):
         for fc_workers in fc_workers_tried(fleet.options, size, mode):
             dedicated = fc_workers if mode[1] == "dedicated" else 0
-            found = [
+            candidates = [
                 candidate
                 for placed in fleet.orders(dedicated)
                 for candidate in _with_micro_batches(fleet, mode, fc_workers, placed)
             ]
-            if found:
-                yield _fastest(found)
+            if candidates:
+                yield _fastest(candidates)
 
 
 def _with_micro_batches(
@@ -231,8 +232,8 @@ def _with_micro_batches(
     parallel, placement = mode
     conv_workers = len(placed.seats) - (fc_workers if placement == "dedicated" else 0)
     shares = fleet.shares(placed, conv_workers, separated=True)
-    asked = fleet.options.micro_batches
-    for number in MICRO_BATCHES if asked == "auto" else (asked,):
+    wanted = fleet.options.micro_batches
+    for number in MICRO_BATCHES if wanted == "auto" else (wanted,):
         if number > min(shares):
             continue
         layout = separated_layout(

@@ -29,16 +29,16 @@ def filled(
         The buckets, each with the second at which each worker has it and its bytes; and the ends of
         the passes.
     """
-    now, pending, found = list(starts_s), 0.0, list[tuple[list[float], float]]()
+    now, pending, buckets = list(starts_s), 0.0, list[tuple[list[float], float]]()
     for layers in zip(*backward, strict=True):
         now = [at + seconds for at, (seconds, _) in zip(now, layers, strict=True)]
         pending += layers[0][1]
         if pending >= least_bytes and pending > 0:
-            found.append((now, pending))
+            buckets.append((now, pending))
             pending = 0.0
     if pending:
-        found.append((now, pending))
-    return found, now
+        buckets.append((now, pending))
+    return buckets, now
 
 
 def ring_finish(

@@ -127,6 +127,7 @@ def _steady_step_s(
     fc_free = [0.0] * len(groups)
     out_free = [0.0] * len(groups)
     for _ in range(STEADY_STEPS):
+        # Every CONV worker runs its forward passes one after the other.
         forward = [
             list(accumulate((part.conv_forward_s for part in own), initial=conv_free))[1:]
             for own in parts
@@ -134,14 +135,17 @@ def _steady_step_s(
         begun = max(*fc_free, *out_free)  # the exchange of the step before needs all FC workers
         returned: dict[int, list[float]] = {}
         for number, group in enumerate(groups):
+            # The activations reach the FC worker over its link, which its CONV workers share.
             rates, hub = group.rates_bytes_per_s, group.hub_bytes_per_s
             ready = [forward[place] for place in group.conv]
             sent = delivered(ready, group.cut_bytes, rates, hub)
             arrivals = [max(row) + latency_s for row in zip(*sent, strict=True)]
+            # The FC workers' exchange of the step before makes way for activations that arrive.
             if ends and fc_exchange_s:
                 first_s = min(row[0] for row in ready)
                 busy_s = group.busy_s + latency_s * len(arrivals)
                 fc_free[number] = exchange_end(begun, fc_exchange_s, first_s, arrivals[-1], busy_s)
+            # It computes one micro-batch after the other, and sends each one's gradients back.
             computed = list[float]()
             for arrival, cost in zip(arrivals, group.gathered, strict=True):
                 fc_free[number] = (
@@ -154,6 +158,7 @@ def _steady_step_s(
                 place: [at + latency_s for at in row]
                 for place, row in zip(group.conv, back, strict=True)
             }
+        # Back on the CONV workers: all backward passes but the last, which overlaps the all-reduce.
         starts = []
         for place, own in enumerate(parts):
             now, gradients = forward[place][-1], returned[place]

@@ -28,10 +28,13 @@ def delivered(
         waiting = [n for n, done in enumerate(ends) if len(done) < len(ready_s[n])]
         if not waiting:
             return ends
+        # Some messages are under way; of the other nodes the next message has yet to start.
         active = [n for n in waiting if ready_s[n][len(ends[n])] <= now]
         following = [ready_s[n][len(ends[n])] for n in waiting if n not in active]
         rates = _even_rates({n: caps_bytes_per_s[n] for n in active}, capacity_bytes_per_s)
+        # Rates stay as they are until the next message starts or one arrives.
         until = min([*following, *(now + left[n] / rates[n] for n in active)])
+        # Who has arrived by then goes on to its next message; the others have less left.
         for n in active:
             if now + left[n] / rates[n] <= until:
                 ends[n].append(until)
@@ -45,6 +48,7 @@ def _even_rates(caps: dict[int, float], capacity: float) -> dict[int, float]:
     """Share a capacity evenly among nodes, but for those whose own links are slower; returns their
     rates."""
     rates, room = dict[int, float](), capacity
+    # The slowest first: what it cannot use of its even part is left to all behind it.
     for place, (node, cap) in enumerate(sorted(caps.items(), key=lambda item: item[1])):
         rates[node] = min(cap, room / (len(caps) - place))
         room -= rates[node]

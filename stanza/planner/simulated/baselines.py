@@ -119,6 +119,7 @@ def ps_dedicated(
                 sent = size_bytes * compression.factor / servers
                 _serve(program, workers, now, one, sent, messages, served_s, pushed, pulled)
             arrived.append(list(pulled.values()))
+        # At the end every worker loads each bucket into the model, once all parts of it are there.
         for row, last_pulls in zip(rows, arrived, strict=True):
             of_class = [last_pulls[number :: len(workers)] for number in range(len(workers))]
             after = [[task, *theirs] for task, theirs in zip(now, of_class, strict=True)]

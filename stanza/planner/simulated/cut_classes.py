@@ -53,6 +53,7 @@ def cut_classes(layout: Layout, shares: Sequence[int], *, every_rank: bool) -> C
     both = set(conv_ranks) & set(fc_ranks)
     columns = layout.fc_parallel == "columns"
 
+    # FC workers first: whom each serves is in the layout, and needs no classes of CONV workers.
     def served(rank: int) -> object:
         """Return what distinguishes an FC worker from others."""
         if every_rank:
@@ -63,6 +64,7 @@ def cut_classes(layout: Layout, shares: Sequence[int], *, every_rank: bool) -> C
     fc = rank_classes(fc_ranks, served)
     class_of_fc = {rank: number for number, one in enumerate(fc) for rank in one.ranks}
 
+    # Then CONV workers, which differ where their FC workers are of different classes.
     def place(rank: int) -> object:
         """Return what distinguishes a CONV worker from others."""
         if every_rank:
@@ -74,6 +76,7 @@ def cut_classes(layout: Layout, shares: Sequence[int], *, every_rank: bool) -> C
     class_of_conv = {rank: number for number, one in enumerate(conv) for rank in one.ranks}
     fc_of = [Counter(class_of_fc[peer] for peer in layout.fc_of(one.played)) for one in conv]
     conv_of = [Counter(class_of_conv[peer] for peer in layout.conv_of(one.played)) for one in fc]
+    # Who is both sends itself a slice, which crosses no link: below it is taken off the messages.
     own = [(class_of_conv[one.played], n) for n, one in enumerate(fc) if one.played in both]
     return CutClasses(
         conv=conv,

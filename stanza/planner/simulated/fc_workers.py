@@ -40,12 +40,15 @@ def fc_step(
     rows: list[list[int]] = []
     layers, holders = parts[0][0].fc_backward, workers if columns else 1
     for row, costs in zip(arrived, parts, strict=True):
+        # Gradients are added to those of earlier micro-batches, or to the buffers of an exchange.
         sum_s = sums_s(memory, layers) / holders if rows or workers > holders else 0.0
         begin_s = 0.0 if rows else memory.step_s
+        # A pass begins once all of its CONV workers' messages are there and the last pass is over.
         ready = [
             [*(row[conv] for conv in served), *tasks]
             for served, tasks in zip(classes.conv_of, before, strict=True)
         ]
+        # It is over the samples of all CONV workers that the FC worker serves.
         gathered = [
             costs_of(
                 at, one.played, sum(many * costs[conv].batch_size for conv, many in served.items())
@@ -65,6 +68,7 @@ def fc_step(
             ]
             rows.append(_compute(program, memory, seconds, classes, ready))
         before = [[task] for task in rows[-1]]
+    # Replicas all-reduce their gradients; a holder of columns has all of its own. Then they update.
     done = list(rows[-1])
     if workers > holders:
         nodes, size = [one.played for one in fc], parts[0][0].fc_bytes
