@@ -17,7 +17,7 @@ from systems.clusters.shape import Shape
 from systems.environment import Environment
 from systems.job import Job
 from systems.profiles.emulation import Emulation
-from systems.runs import record
+from systems.runs import provenance, record
 from systems.runs.manifest import FINAL, FOLDER as CHECKPOINTS, newest_name
 from systems.runs.record import Tier
 from systems.runs.shaped import Shaped
@@ -63,7 +63,7 @@ def create_record(
         "run_id": run_id,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "plan": schema.dump(plan),
-        "environment": record.environment(),
+        "environment": provenance.environment(),
     }
     if (folder / "run.json").is_file():
         _go_on(folder, job, plan)

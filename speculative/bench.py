@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -250,20 +251,10 @@ def cases(
     threads: int,
     logits: Logits = "normal",
 ) -> Iterator[Case]:
-    """A case for every combination of these values."""
-    for dtype in dtypes:
-        for batch in batches:
-            for vocabulary in vocabularies:
-                for gamma in gammas:
-                    yield Case(
-                        vocabulary=vocabulary,
-                        gamma=gamma,
-                        batch=batch,
-                        dtype=dtype,
-                        device=device,
-                        threads=threads,
-                        logits=logits,
-                    )
+    """Yield a case for every combination of these values."""
+    case = partial(Case, device=device, threads=threads, logits=logits)
+    for dtype, batch, vocabulary, gamma in product(dtypes, batches, vocabularies, gammas):
+        yield case(vocabulary=vocabulary, gamma=gamma, batch=batch, dtype=dtype)
 
 
 def transformers_region() -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -18,7 +18,8 @@ from sparsepipe.schedule.lists import roles
 from systems.environment import environment
 from systems.network import gpu_transport, streams
 from systems.network.distributed import Backend, start, stop
-from systems.network.transport import TorchTransport, open_transport, void
+from systems.network.open_transport import open_transport
+from systems.network.transport import TorchTransport, void
 from tests.ranks import RankError, run_ranks
 from tests.sparsepipe.runtime import test_run as pipelines
 from tests.stanza.train import test_loop as training

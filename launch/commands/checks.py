@@ -23,7 +23,7 @@ from systems.network.emulate import leftovers
 from systems.network.namespaces import unavailable
 from systems.network.tcp import tcp_bytes
 from systems.processes import core_shares
-from systems.runs import record
+from systems.runs import provenance
 from systems.schema import InputError
 
 __all__ = ["all_checks", "clean"]
@@ -74,7 +74,7 @@ def _torch() -> Finding:
 
 def _processor() -> Finding:
     """Find out which processor this machine has."""
-    here = record.environment()
+    here = provenance.environment()
     return Finding(
         name="processor",
         works=True,

@@ -24,7 +24,7 @@ from systems.figures import claims as claim_files
 from systems.figures.claims import Claim
 from systems.figures.experiment import Comparison, Experiment, Figure, Outcome
 from systems.figures.paper import Answer, Paper, Statement
-from systems.runs import record
+from systems.runs import provenance, record
 
 TIERS = {
     "measured": "real computation on real devices, real transport",
@@ -187,7 +187,7 @@ def write_report(folder: Path, sections: Sequence[Section], level: str) -> Path:
         written=time.strftime("%Y-%m-%d %H:%M"),
         command=shlex.join(record.command_line()),
         sections=sections,
-        environment=record.environment(),
+        environment=provenance.environment(),
     )
     claim_files.write(report.claims, folder)
     disk.write_text(folder / "report.md", _render("report.md", report))

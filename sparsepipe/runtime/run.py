@@ -35,7 +35,8 @@ from sparsepipe.runtime.versions import WeightVersions
 from sparsepipe.schedule.lists import Schedule
 from systems.modes import modes_restored
 from systems.network.distributed import World
-from systems.network.transport import Prefixed, Transport, open_transport
+from systems.network.open_transport import open_transport
+from systems.network.transport import Prefixed, Transport
 from systems.runs.record import Step
 from systems.runs.trace import Tracer
 

@@ -15,7 +15,7 @@ from sparsepipe.experiments.engine_figures import cells, sparse_against_dense
 from systems import schema
 from systems.figures.text import machine
 from systems.flags import parse_flags, refuse_below_one
-from systems.runs import record
+from systems.runs import provenance, record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
         rows += measured
         for row in measured:
             print(_line(row), flush=True)
-        described = {"environment": record.environment(), "rows": schema.dump(rows)}
+        described = {"environment": provenance.environment(), "rows": schema.dump(rows)}
         record.write_json(folder / "rows.json", described)
     print(f"figure: {sparse_against_dense(rows, folder).path}")
 

@@ -19,7 +19,7 @@ from systems.figures.claims import Claim, Target, claim
 from systems.figures.draw import Bars, draw
 from systems.figures.experiment import Figure, Outcome, Results
 from systems.figures.text import table
-from systems.runs import record
+from systems.runs import provenance, record
 from systems.schema import InputError
 
 VOCABULARY, GAMMA = 128_256, 8
@@ -75,7 +75,7 @@ def _measured(level: str) -> dict[str, Any]:
         print(f"  batch {case.batch}, {case.dtype}", flush=True)
         rows += bench.measure(case, REPETITIONS[level])
     return {
-        "environment": record.environment(),
+        "environment": provenance.environment(),
         "copy_bytes_per_s": bench.copy_bandwidth("cuda", threads=1),
         "rows": [asdict(row) for row in rows],
     }

@@ -19,7 +19,7 @@ from speculative import bench, ngrams
 from speculative.bench import Row
 from systems import schema
 from systems.flags import parse_flags, refuse_below_one
-from systems.runs import record
+from systems.runs import provenance, record
 from systems.schema import InputError
 
 VOCABULARIES = (32_000, 51_865, 128_256, 256_000)
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
     flags = parse_flags(BenchArguments, arguments, program, BenchArguments())
     out = Path(flags.out or bench.file_name(flags.device))
     record.check_new_file(out)
-    here = record.environment()
+    here = provenance.environment()
     machine = here["gpus"][0] if flags.device == "cuda" else here["processor"]
     print(f"tier measured | median of {flags.repetitions} | {machine}, {flags.threads} thread(s)")
     vocabularies = flags.vocabularies or VOCABULARIES

@@ -24,7 +24,8 @@ from multiprocessing.synchronize import Barrier
 
 from stanza.experiments.targets import CLUSTER
 from stanza.options import Options
-from stanza.planner.plan import costs_at, load_profile
+from stanza.planner.candidates import costs_at
+from stanza.planner.plan import load_profile
 from systems.clusters.cluster import Cluster, Device, Link, Node, load
 from systems.processes import core_shares
 from systems.processes.core_shares import CoreShares

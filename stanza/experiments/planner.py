@@ -16,7 +16,8 @@ from stanza.experiments.targets import (
     SPEEDUP_TARGETS,
 )
 from stanza.options import Options
-from stanza.planner.plan import WORTH_IT, load_profile, plan, predict_all
+from stanza.planner.candidates import WORTH_IT, predict_all
+from stanza.planner.plan import load_profile, plan
 from stanza.planner.predict import Prediction
 from systems.clusters import cluster
 from systems.figures.claims import Claim, Target, claim

@@ -11,7 +11,8 @@ from stanza.experiments import grid
 from stanza.experiments.simulated import play, point
 from stanza.experiments.targets import AUTO, BASELINES, MODELS, PAPER_RANGE
 from stanza.options import Options
-from stanza.planner.plan import load_profile, plan, predict_all
+from stanza.planner.candidates import predict_all
+from stanza.planner.plan import load_profile, plan
 from systems.clusters.cluster import Cluster
 from systems.figures.draw import Agreement, Bars, Curve, Lines, Panel, draw
 from systems.figures.experiment import Figure, Results

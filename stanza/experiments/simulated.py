@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from stanza.experiments.targets import AUTO
 from stanza.options import Options
-from stanza.planner.plan import as_run, costs_at, load_profile, plan, predict_all
+from stanza.planner.candidates import costs_at, predict_all
+from stanza.planner.plan import as_run, load_profile, plan
 from stanza.planner.predict import Prediction
 from stanza.planner.simulated import played_plan
 from stanza.planner.simulated.steps import Simulated

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stanza.options import ZERO_STAGES
-from stanza.planner.plan import Plan, costs_at, enlarged, plan as plan_stanza
+from stanza.planner.candidates import costs_at
+from stanza.planner.plan import Plan, enlarged, plan as plan_stanza
 from stanza.planner.simulated import played_plan
 from stanza.planner.simulated.steps import steps_on
 from systems import by_path

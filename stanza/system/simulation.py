@@ -6,8 +6,9 @@ from typing import Any
 
 from stanza.models import is_own
 from stanza.options import ZERO_STAGES
+from stanza.planner.candidates import costs_at
 from stanza.planner.mixed.plan import plan_mixed
-from stanza.planner.plan import Plan, costs_at, plan as plan_stanza
+from stanza.planner.plan import Plan, plan as plan_stanza
 from stanza.planner.predict import unpredicted
 from stanza.planner.simulated import played_plan
 from stanza.planner.simulated.steps import Simulated as Played

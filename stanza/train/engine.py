@@ -22,7 +22,8 @@ from stanza.workers.conv_worker import ACTIVATION, GRADIENT, LABEL
 from stanza.workers.fc_chain import linears
 from stanza.workers.parameter_server import PULL, PUSH, STALENESS
 from systems.network.distributed import World
-from systems.network.transport import Transport, open_transport
+from systems.network.open_transport import open_transport
+from systems.network.transport import Transport
 from systems.runs.state import State
 from systems.runs.trace import Tracer
 

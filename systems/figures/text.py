@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from systems.runs import record
+from systems.runs import provenance
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], above: str = "") -> str:
@@ -24,7 +24,7 @@ def machine(environment: Mapping[str, Any] | None = None) -> str:
     Args:
         environment: what the record of a run says of it. None: this machine.
     """
-    facts = record.environment() if environment is None else environment
+    facts = provenance.environment() if environment is None else environment
     parts = [facts["processor"], f"{facts['cores']} cores"]
     parts += [f"{count} {name}" for name, count in Counter(facts["gpus"]).items()]
     return ", ".join([*parts, f"torch {facts['packages']['torch']}"])

@@ -17,17 +17,14 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from systems.mpi import import_mpi
 from systems.network import streams
 from systems.network.distributed import World
 from systems.processes.waiting import waiting
-from systems.schema import InputError
 
 Slot = queue.Queue[tuple[Tensor, "torch.cuda.Event | None"]]
 """A message of a rank to itself, and what comes when it is there."""
@@ -228,80 +225,5 @@ class TorchTransport(Transport):
         return lambda: void(work.wait(self.world.backend_timeout))
 
 
-class MpiTransport(Transport):
-    """Over mpi4py, for ranks that mpirun has started: CPU tensors of any dtype.
-
-    Every channel is a communicator of its own.
-    """
-
-    SPIN_S = 2e-4
-    """How long a wait polls without sleeping. Then it sleeps between polls, because there may be
-    more ranks than cores."""
-
-    def __init__(self, world: World, channels: Sequence[str]) -> None:
-        super().__init__(world, channels)
-        MPI = import_mpi()
-        if MPI.COMM_WORLD.Get_size() != world.world_size:
-            raise InputError(
-                f"--transport mpi: MPI sees {MPI.COMM_WORLD.Get_size()} of {world.world_size} "
-                "ranks; start them with mpirun"
-            )
-        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
-            raise InputError("--transport mpi: this MPI is not thread-safe; install Open MPI 5")
-        self._communicators = {name: MPI.COMM_WORLD.Dup() for name in channels}
-
-    def _isend(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
-        return self._finish(self._communicators[channel].Isend(_as_bytes(tensor), dest=peer))
-
-    def _irecv(self, tensor: Tensor, peer: int, channel: str) -> Callable[[], None]:
-        return self._finish(self._communicators[channel].Irecv(_as_bytes(tensor), source=peer))
-
-    def close(self) -> None:
-        """Free the communicators."""
-        for communicator in self._communicators.values():
-            communicator.Free()
-
-    def _finish(self, request: Any) -> Callable[[], None]:
-        def finish() -> None:
-            started = time.monotonic()
-            while not request.Test():
-                lasted_s = time.monotonic() - started
-                if lasted_s > self.world.backend_timeout.total_seconds():
-                    raise TimeoutError("MPI request not complete")
-                if lasted_s > self.SPIN_S:
-                    time.sleep(self.SPIN_S)
-
-        return finish
-
-
-def open_transport(kind: str, world: World, channels: Sequence[str]) -> Transport:
-    """Open the transport of this kind: "torch", "nccl" or "mpi". All ranks must open it together.
-
-    "torch" is what carries this world's messages: NCCL if the world has been started with it, else
-    gloo, for GPUs through the memory of the host.
-
-    Raises:
-        InputError: MPI is asked for on a GPU, or without mpi4py or mpirun; NCCL in a world of gloo.
-    """
-    if kind == "mpi":
-        if world.device.type != "cpu":
-            raise InputError("--transport mpi: CPU tensors only; add --device cpu")
-        return MpiTransport(world, channels)
-    if kind == "nccl" and world.backend != "nccl":
-        raise InputError("--transport nccl: the ranks have been started without NCCL")
-    if world.backend == "gloo" and not streams.on_gpu(world.device):
-        return TorchTransport(world, channels)
-    from systems.network import gpu_transport  # which builds on this file
-
-    if world.backend == "nccl":
-        return gpu_transport.NcclTransport(world, channels)
-    return gpu_transport.PinnedTransport(world, channels)
-
-
 def void(_: object) -> None:
     """Ignore a value, where a function must return nothing."""
-
-
-def _as_bytes(tensor: Tensor) -> Any:
-    """The memory of a tensor as bytes: MPI does not know all dtypes, such as bfloat16."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()

@@ -7,7 +7,7 @@ import torch
 
 from speculative.verification.build import find_nvcc
 from systems.measure import timed
-from systems.runs.record import environment
+from systems.runs.provenance import environment
 from tests.gpu.checks import sanitizer_here
 from tests.gpu.parts import Row, Scale
 

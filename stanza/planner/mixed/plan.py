@@ -14,23 +14,21 @@ from functools import cached_property
 from stanza.layout import Layout, layout_of, separated_layout
 from stanza.options import AUTO, EQUAL, Options
 from stanza.planner.baselines import baseline_options
+from stanza.planner.candidates import (
+    MICRO_BATCHES,
+    PUBLISHED_MODE,
+    WORTH_IT,
+    Mode,
+    costs_at,
+    fc_workers_tried,
+    modes,
+)
 from stanza.planner.costs import CostsAt
 from stanza.planner.memory import needed_bytes, too_small
 from stanza.planner.mixed import recurrence
 from stanza.planner.mixed.predict import BASELINES
 from stanza.planner.mixed.shares import balanced
-from stanza.planner.plan import (
-    MICRO_BATCHES,
-    PUBLISHED_MODE,
-    WORTH_IT,
-    Mode,
-    Plan,
-    choose,
-    costs_at,
-    fc_workers_tried,
-    modes,
-    with_shares,
-)
+from stanza.planner.plan import Plan, choose, with_shares
 from stanza.planner.predict import Prediction
 from stanza.planner.simulated import played_plan
 from systems.clusters.cluster import Cluster

@@ -34,7 +34,8 @@ from sparsepipe.runtime.values import (
 )
 from systems.environment import environment
 from systems.network.distributed import World, start, stop
-from systems.network.transport import Transport, open_transport
+from systems.network.open_transport import open_transport
+from systems.network.transport import Transport
 from tests.ranks import run_ranks
 from tests.sparsepipe.clouds import assert_close, random_tensor
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from stanza.options import Options
-from stanza.planner.plan import costs_at, load_profile, plan
+from stanza.planner.candidates import costs_at
+from stanza.planner.plan import load_profile, plan
 from stanza.planner.predict import unpredicted
 from stanza.planner.simulated import played_plan
 from stanza.system import SYSTEM

@@ -10,7 +10,8 @@ from hypothesis import given, settings, strategies as st
 
 from stanza.models import ARCHITECTURES
 from stanza.options import Options
-from stanza.planner.plan import WORTH_IT, Plan, load_profile, plan, predict_all, shipped_profiles
+from stanza.planner.candidates import WORTH_IT, predict_all
+from stanza.planner.plan import Plan, load_profile, plan, shipped_profiles
 from stanza.planner.predict import Prediction
 from systems.clusters.cluster import Cluster, Link, load
 from systems.profiles import profile as profiles

@@ -9,7 +9,8 @@ from hypothesis import given, settings, strategies as st
 
 from stanza.layout import layout_of
 from stanza.options import Options
-from stanza.planner.plan import Plan, costs_at, enlarged, load_profile, plan, predict_all
+from stanza.planner.candidates import costs_at, predict_all
+from stanza.planner.plan import Plan, enlarged, load_profile, plan
 from stanza.planner.predict import BUCKET_BYTES
 from stanza.planner.simulated import played_plan
 from stanza.planner.simulated.steps import segments

@@ -16,8 +16,8 @@ import torch.distributed as dist
 
 from systems.environment import environment
 from systems.network.distributed import start, stop
+from systems.network.open_transport import open_transport
 from systems.network.tcp import tcp_bytes
-from systems.network.transport import open_transport
 from systems.schema import InputError
 from tests.ranks import run_ranks
 from tests.systems.network.transport_cases import NAMES, ROLES, Outcome, meet_death, run_cases

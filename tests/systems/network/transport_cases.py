@@ -24,13 +24,9 @@ from torch import Tensor
 
 from systems.environment import environment
 from systems.network.distributed import Backend, World, start, stop
-from systems.network.transport import (
-    MpiTransport,
-    Transfer,
-    Transport,
-    TransportError,
-    open_transport,
-)
+from systems.network.mpi_transport import MpiTransport
+from systems.network.open_transport import open_transport
+from systems.network.transport import Transfer, Transport, TransportError
 
 ROLES = ("conv", "conv", "fc")
 CHANNELS = ("activation", "gradient", "label")

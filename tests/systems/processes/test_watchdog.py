@@ -13,7 +13,7 @@ import torch
 
 from systems.environment import environment
 from systems.network.distributed import start, stop
-from systems.network.transport import open_transport
+from systems.network.open_transport import open_transport
 from systems.processes.supervise import HANG_EXIT_CODE
 from systems.processes.waiting import waiting
 from tests import emulation
@@ -121,7 +121,7 @@ import threading
 import torch
 from pathlib import Path
 from systems.network.distributed import start
-from systems.network.transport import open_transport
+from systems.network.open_transport import open_transport
 joined = Path(sys.argv[1])
 def main(place):
     world = start(place, ("conv", "conv", "fc"), timeout_s=2.5, device="cpu")

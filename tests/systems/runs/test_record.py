@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from systems.runs import record
+from systems.runs import provenance, record
 from systems.runs.record import Step, StepWriter, claim_folder, read_json, read_steps, write_json
 from systems.schema import InputError
 
@@ -134,7 +134,7 @@ def test_missing_or_broken_file_is_named(tmp_path: Path) -> None:
 
 
 def test_environment_is_plain_data() -> None:
-    found = record.environment()
+    found = provenance.environment()
     assert json.loads(json.dumps(found)) == found
     assert found["packages"]["torch"]
     assert found["cores"] >= 1
