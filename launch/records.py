@@ -164,7 +164,7 @@ def _go_on(folder: Path, job: Job, plan: Any) -> None:
 def again(
     folder: Path, tier: Tier, emulation: Emulation | None, shaped: Shaped | None = None
 ) -> str:
-    """The command that repeats a run in its tier, in a new record."""
+    """Return the command that repeats a run in its tier, in a new record."""
     job = shlex.quote(f"{folder}/job.toml")
     if shaped is not None:
         added = shaped.shape.impairments

@@ -82,7 +82,7 @@ def probed(world: World, shape: Shape) -> Host | None:
 
 
 def _by_kind(profiles: Sequence[ModelProfile]) -> dict[str, ModelProfile]:
-    """The profile of each kind of device: of its ranks the one in the middle."""
+    """Choose a profile for each kind of device: the median one of its ranks."""
     median_of: dict[str, ModelProfile] = {}
     for kind in dict.fromkeys(profile.device for profile in profiles):
         alike = [profile for profile in profiles if profile.device == kind]

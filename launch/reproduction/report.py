@@ -72,7 +72,7 @@ class ReportedQuantity:
         return f"{claim.quantity.replace('-', ' ')}, {claim.case}" if several else claim.case
 
     def values(self, claims: Sequence[Claim]) -> str:
-        """The values of one tier, case by case where they are few, else their range."""
+        """Write the values of one tier, case by case where they are few, else their range."""
         if len(claims) > MOST_LISTED:
             in_order = sorted(claims, key=lambda claim: claim.ours)
             return f"{_value(in_order[0])} to {_value(in_order[-1])} ({len(claims)} cases)"
@@ -140,7 +140,7 @@ class Section:
 
 
 def _described(claims: Sequence[Claim]) -> str:
-    """A sentence for claims of a quantity that the paper says nothing about."""
+    """Write a sentence for claims of a quantity that the paper says nothing about."""
     first = claims[0].what[0].upper() + claims[0].what[1:]
     return f"{first}, and {len(claims) - 1} more cases." if len(claims) > 1 else f"{first}."
 
@@ -175,7 +175,7 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many claims have each status."""
+        """Count the claims of each status."""
         return {status: sum(c.status == status for c in self.claims) for status in STATUSES}
 
 
@@ -217,7 +217,7 @@ def _render(template: str, report: Report) -> str:
 
 
 def _number(value: float) -> str:
-    """A number with so many digits as matter."""
+    """Format a number with so many digits as matter."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 

@@ -71,8 +71,8 @@ def _group(
 
 
 def without_effect(groups: Sequence[Group]) -> list[str]:
-    """The variables that change no simulated point: all that differ in nothing else are exactly
-    equal, as where the simulation knows nothing of an option."""
+    """Find the variables that change no simulated point: points that differ in that variable alone
+    are exactly equal, as where the simulation knows nothing of an option."""
     simulated = [group for group in groups if group.tier == "simulated"]
     names = list(simulated[0].values) if simulated else []
     return [name for name in names if _is_without_effect(simulated, name)]
@@ -89,6 +89,6 @@ def _is_without_effect(groups: Sequence[Group], name: str) -> bool:
 
 
 def in_short(values: Sequence[float], form: str) -> str:
-    """The median of values, with the least and the largest if there are several."""
+    """Write the median of values, with the least and the largest if there are several."""
     middle = format(median(values), form)
     return middle + (f" [{min(values):{form}}, {max(values):{form}}]" if len(values) > 1 else "")

@@ -99,12 +99,12 @@ def _place_of(value: Any) -> tuple[float, str]:
 
 
 def variables(points: Iterable[Point]) -> list[str]:
-    """The names of all that the points vary."""
+    """Return the names of all that the points vary."""
     return list(dict.fromkeys(name for point in points for name in point.values))
 
 
 def values_of(rows: Iterable[Row]) -> dict[str, list[Any]]:
-    """The values of everything that the rows' points vary, by its name."""
+    """Gather the values of everything that the rows' points vary, by its name."""
     rows = list(rows)
     names = variables(row.point for row in rows)
     return {name: list(dict.fromkeys(row.value(name) for row in rows)) for name in names}
@@ -225,7 +225,7 @@ def with_efficiency(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
 
 
 def _key(row: Row, names: Sequence[str]) -> tuple[Any, ...]:
-    """The tier and the values of some variables, which rows have in common that are alike."""
+    """Return the tier and the values of some variables. Rows with equal keys belong together."""
     return (row.point.tier, *(row.value(name) for name in names))
 
 

@@ -49,13 +49,13 @@ class Table:
         }
 
     def header(self) -> str:
-        """The first line."""
+        """Write the first line, with the names of the columns."""
         names = "".join(f"{name:>{width}}" for name, width in self._widths.items())
         figures = "".join(f"{title:>{width}}" for _, title, _, width, _ in FIGURES)
         return f"{'tier':<9}{names}{'rep':>5}{figures}"
 
     def line(self, row: Row) -> str:
-        """A point as a line: its figures, or why it has none."""
+        """Write a point as a line: its figures, or why it has none."""
         start = self._start(row.point.tier, row.point.values) + f"{row.point.repetition:>5}"
         if row.error:
             return f"{start}  {row.error}"
@@ -65,7 +65,7 @@ class Table:
         )
 
     def comparison(self, groups: Sequence[Group], baseline: str) -> str:
-        """The medians over the repetitions: throughput, speed-up, scaling efficiency."""
+        """Write the medians over the repetitions: throughput, speed-up, scaling efficiency."""
         lines = []
         for group in groups:
             parts = [f"{in_short(group.samples_per_s, ',.1f')} samples/s"]

@@ -19,7 +19,8 @@ from systems.runs.trace import Tracer
 
 
 def inference_schedule(stages: Sequence[PlannedStage], steady: int) -> Schedule:
-    """The lists of all ranks, with `steady` mini-batches between those that fill and drain."""
+    """Build the lists of actions of all ranks, with `steady` mini-batches between those that fill
+    and drain the pipeline."""
     ranks = tuple(stage.ranks for stage in stages)
     return build_schedule("forward", ranks, mini_batches=steady + 2 * len(stages))
 

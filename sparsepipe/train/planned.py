@@ -108,7 +108,8 @@ class ProfiledPlan:
         return 1 if self.order is None else max(self.order.in_flight)
 
     def schedule(self, steady: int) -> Schedule:
-        """The lists of all ranks, with `steady` mini-batches between filling and draining."""
+        """Build the lists of actions of all ranks, with `steady` mini-batches between filling and
+        draining."""
         mini_batches = 2 * self.warm_up + steady
         if self.mode == "infer":
             return build_schedule("forward", self.stages, mini_batches=mini_batches)

@@ -109,7 +109,7 @@ def check_stages(stages: Sequence[PlannedStage], workload: Workload, ranks: int)
 def schedule_of(
     stages: Sequence[PlannedStage], choice: ScheduleChoice, mini_batches: int
 ) -> Schedule:
-    """The lists of all ranks for these stages."""
+    """Build the lists of actions of all ranks for these stages."""
     return build_schedule(
         choice.name,
         tuple(stage.ranks for stage in stages),

@@ -51,8 +51,9 @@ class League:
         return [step_s(run) for run in runs]
 
     def seconds_to(self, name: str, gbit: float) -> list[float]:
-        """The seconds to the target at such links, by seed, without those that do not reach it:
-        those that were measured to the end, or the steps of that run at the pace of a short one."""
+        """Return the seconds to the target at such links, by seed, without the seeds that do not
+        reach it. They were measured to the end, or they are the steps of that run at the pace of a
+        short one."""
         first, paces = gbit == self.rates_gbit[0], self.steps_s(name, gbit)
         times = []
         for run in self.ends(name):
@@ -68,8 +69,8 @@ class League:
         return crossing([test[key] for test in tests], accuracies, self.target)
 
     def gains(self, name: str, plain: str, gbit: float) -> list[float]:
-        """How many times sooner a contestant reaches the target than another, by seed; nothing
-        where not every seed of both does."""
+        """Return how many times sooner a contestant reaches the target than another, by seed. It is
+        empty where some seed of one of them does not reach it."""
         if plain not in self.names:
             return []
         ours, theirs = self.seconds_to(name, gbit), self.seconds_to(plain, gbit)
@@ -79,8 +80,8 @@ class League:
         return [b / a for a, b in zip(ours, theirs, strict=True)]
 
     def ranking(self, gbit: float) -> list[tuple[str, float | None]]:
-        """The contestants and their median seconds to the target, the first first; those of which
-        most seeds do not reach it come last, with None."""
+        """Rank the contestants by their median seconds to the target, the quickest first. Those of
+        which most seeds do not reach it come last, with None."""
         rows: list[tuple[str, float | None]] = []
         for name in self.names:
             seconds = self.seconds_to(name, gbit)

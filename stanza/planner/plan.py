@@ -61,7 +61,11 @@ def shipped_profiles() -> dict[str, Path]:
 
 
 def load_profile(name: str) -> ModelProfile:
-    """Read the profile called `name`: a shipped one or a JSON file, or else an InputError."""
+    """Read the profile called `name`: one that ships, or a JSON file.
+
+    Raises:
+        InputError: there is neither.
+    """
     return profiles.named(name, shipped_profiles(), "--profile")
 
 

@@ -46,7 +46,8 @@ def on_mixed_cluster(job: Job, *, simulated: bool = False) -> bool:
 
 
 def equal_if_alike(job: Job) -> Job:
-    """The job, where shares by speed on nodes that are alike are equal ones.
+    """Replace shares by speed by equal ones where nodes are alike. This machine stays as it is: its
+    preset does not say what devices its ranks run on.
 
     This machine stays as it is: its preset does not say what devices its ranks run on.
     """

@@ -132,8 +132,8 @@ def _job(flags: PlanArguments) -> Job:
 
 
 def _profiled_batch(name: str | None) -> int | None:
-    """The batch size of a profile that the user names, of several that of the first; None without
-    one: the profile that ships was taken at the batch size of the model."""
+    """Return the batch size of the profile that the user names, or of the first of several. None
+    without one: the profile that ships was taken at the batch size of the model."""
     if name is None:
         return None
     first = name.partition(",")[0].partition("=")[2] if "=" in name else name

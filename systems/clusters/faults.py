@@ -34,7 +34,7 @@ from systems.schema import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class _Lasting:
-    """Something that is so for a time."""
+    """Something that goes wrong for a time."""
 
     from_s: float = 0.0
     """The second at which it begins."""
@@ -243,8 +243,8 @@ class Faults:
     def link_factors(
         self, *, node: int | None = None, rack: int | None = None
     ) -> dict[float, float]:
-        """The part of the rate of a node's or a rack's link that is left, by the second from which
-        it is so; from the first one on."""
+        """Return the part of the rate of a node's or a rack's link that is left, by the second from
+        which it holds; the first second is always there."""
         own = [one for one in self.links if (one.node, one.rack) == (node, rack)]
         times = {0.0, *(t for one in own for t in (one.from_s, one.end_s) if t < math.inf)}
         return {

@@ -8,7 +8,7 @@ from systems.runs import provenance
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], above: str = "") -> str:
-    """A table in Markdown, with a sentence above it if there is one."""
+    """Write a table in Markdown, with a sentence above it if there is one."""
     lines = [above, ""] if above else []
     lines += [_line(columns), "| --- " * len(columns) + "|"]
     return "\n".join([*lines, *map(_line, rows)])
@@ -19,7 +19,8 @@ def _line(cells: Sequence[object]) -> str:
 
 
 def machine(environment: Mapping[str, Any] | None = None) -> str:
-    """The processor, cores, GPUs and torch version of a machine that measurements are taken on.
+    """Describe the machine that measurements are taken on: its processor, cores and GPUs, and the
+    version of torch.
 
     Args:
         environment: what the record of a run says of it. None: this machine.

@@ -36,7 +36,8 @@ class Doing:
 
 
 def waited_for(ranks: Sequence[Doing]) -> list[int]:
-    """The ranks for which, in the end, all others wait; none if they wait for each other in a ring.
+    """Find the ranks for which, in the end, all others wait; none if they wait for each other in a
+    ring.
 
     Waits form chains: rank 0 waits for rank 1, which waits for rank 2, which computes. Rank 2 is
     the end of the chain. Ranks that wait in the same operation, such as a barrier, do not wait for
@@ -60,7 +61,8 @@ def waited_for(ranks: Sequence[Doing]) -> list[int]:
 
 
 def cycle(ranks: Sequence[Doing]) -> list[int]:
-    """A ring of ranks of which each waits for the next; empty if there is none.
+    """Find a ring of ranks of which each waits for the next; empty if there is none. The first one
+    stands at the end again.
 
     The first one stands at the end again.
     """
@@ -75,7 +77,7 @@ def cycle(ranks: Sequence[Doing]) -> list[int]:
 
 
 def table(ranks: Sequence[Doing], now: float) -> str:
-    """A table with a line for every rank; its last line names the ranks that all wait for.
+    """Write a table with a line for every rank; its last line names the ranks that all wait for.
 
     Args:
         now: the present time, as `Doing.since`.
@@ -101,7 +103,7 @@ def _peers(doing: Doing, ranks: Sequence[Doing]) -> str:
 
 
 def verdict(ranks: Sequence[Doing]) -> str:
-    """A sentence that names the ranks that all wait for, and what is wrong with them."""
+    """Write a sentence that names the ranks that all wait for, and what is wrong with them."""
 
     def name(rank: int) -> str:
         return f"rank {rank} ({ranks[rank].role})"

@@ -44,7 +44,7 @@ def host_reading() -> HostReading | None:
 
 
 def host_use(start: HostReading, end: HostReading, own_s: float) -> HostUse:
-    """What the machine did between two readings.
+    """Compute what the machine did between two readings.
 
     Args:
         own_s: the processor seconds of the processes that are meant to run, meanwhile.

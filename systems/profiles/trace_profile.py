@@ -146,5 +146,5 @@ def _joined(cost: LayerCost, layer: KnownLayer, path: Path) -> _Known:
 
 
 def _median_s(times_us: Sequence[float]) -> float:
-    """The median of times in microseconds, in seconds."""
+    """Return the median of times in microseconds, in seconds."""
     return statistics.median(times_us) / 1e6

@@ -42,7 +42,7 @@ def reading() -> Reading:
 
 
 def usage(start: Reading, end: Reading, device: torch.device) -> Usage:
-    """What a rank on this device used between two readings."""
+    """Compute what a rank on this device used between two readings."""
     lasted_s = end.clock_s - start.clock_s
     sent, received = None, None
     if start.tcp is not None and end.tcp is not None:

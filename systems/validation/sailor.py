@@ -143,7 +143,7 @@ class _Library:
         self._groups: dict[tuple[str, Group, int], GroupProfile] = {}
 
     def job(self, name: str, table: Mapping[str, Any]) -> MeasuredJob:
-        """The job of a plan's file.
+        """Make the job that the file of a plan describes.
 
         Raises:
             InputError: it cannot be predicted.

@@ -80,7 +80,8 @@ class Fleet:
     """Whether rank 0 runs on the first node of the file, and so on."""
 
     def orders(self, last: int) -> Iterator[Placed]:
-        """The orders to try where the last ranks, so many, do something else than the others.
+        """List the orders of the nodes to try where the last `last` ranks do something else than
+        the others.
 
         The numbers of `batch_shares` are by rank, so that with them nodes keep their order.
         """
