@@ -7,19 +7,15 @@ torch for all of them, and gets the environment variables that torchrun would se
 that fails ends all of them.
 """
 
-import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
 
 from launch.ranks import worker
 from launch.ranks.ahead import import_ahead
 from launch.streams import outlive_readers
 from systems.environment import free_port
-from systems.processes.forked import ENDING, fork_rank, take_variables
-from systems.processes.supervise import wait_for_ranks
+from systems.processes.forked import take_variables
+from systems.processes.supervise import run_forked
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -38,29 +34,13 @@ def run_processes(world_size: int, work: Callable[[], object]) -> int:
 
     SIGTERM to this process and Ctrl-C end all of them.
     """
-    for number in ENDING:
-        signal.signal(number, _interrupt)
-    port, running = free_port(), dict[int, int]()
-    try:
-        for rank in range(world_size):
-            place = variables(rank, world_size, port)
-            running[fork_rank(partial(_run, place, work))] = rank
-        return wait_for_ranks(running)
-    finally:
-        for process in running:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+    port = free_port()
 
+    def be_rank(rank: int) -> None:
+        take_variables(variables(rank, world_size, port))
+        work()
 
-def _run(place: Mapping[str, str], work: Callable[[], object]) -> None:
-    """Be the rank that `place` says."""
-    take_variables(place)
-    work()
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """End this process because of a signal, with the exit code that a shell gives."""
-    raise SystemExit(128 + number)
+    return run_forked(world_size, be_rank)
 
 
 def variables(rank: int, world_size: int, port: int) -> Mapping[str, str]:

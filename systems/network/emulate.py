@@ -18,8 +18,7 @@ from typing import Literal
 
 from systems.environment import Environment
 from systems.network.namespaces import INTERFACE, Network
-from systems.processes.forked import ENDING, fork_rank
-from systems.processes.supervise import wait_for_ranks
+from systems.processes.supervise import run_forked
 
 PORT = 29500
 """The port of the store. It is free: the master has a namespace of its own."""
@@ -77,35 +76,17 @@ def emulate(
 ) -> int:
     """Run `main` on every rank, one a node; returns the exit code of the rank that failed first.
 
-    A signal to this process ends them all, and is then raised here as KeyboardInterrupt or
-    SystemExit.
+    A signal to this process ends all of them, and is then raised here as SystemExit.
 
     Args:
         launcher: what a rank calls that which has started it.
         settle: is called with the number of a rank in its process, before `main`.
     """
     begin = Beginning(network, world_size, launcher, settle)
-    previous = {s: signal.signal(s, _interrupt) for s in ENDING}
-    running: dict[int, int] = {}
-    try:
-        for rank in range(world_size):
-            running[fork_rank(partial(_live, begin, rank, main))] = rank
-        return wait_for_ranks(running)
-    finally:
-        for process in running:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        for process in running:
-            os.waitpid(process, 0)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return run_forked(world_size, partial(_live, begin, main))
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
-
-
-def _live(begin: Beginning, rank: int, main: RankMain) -> None:
+def _live(begin: Beginning, main: RankMain, rank: int) -> None:
     """Be a rank, in a process that was forked for it."""
     begin.network.enter(rank)
     begin.settle(rank)

@@ -9,8 +9,12 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+
+from systems.processes.forked import ENDING, fork_rank
 
 GRACE_S = 5.0
 """After the first rank has failed, the others have this long to end by themselves."""
@@ -20,6 +24,33 @@ of timeout(1)."""
 TOLD = "SYSTEMS_TESTBED_FAILED"
 """The variable that names the file by which `testbed run` learns which rank failed first. It knows
 the plan of the run, and thus the rank's role."""
+
+
+def run_forked(world_size: int, be_rank: Callable[[int], object]) -> int:
+    """Fork a process for every rank, in which `be_rank` is called with the rank's number, and wait
+    for all; returns the exit code of the rank that failed first.
+
+    A signal to this process ends all of them, and is then raised here as SystemExit.
+    """
+    previous = {number: signal.signal(number, _interrupt) for number in ENDING}
+    running: dict[int, int] = {}
+    try:
+        for rank in range(world_size):
+            running[fork_rank(partial(be_rank, rank))] = rank
+        return wait_for_ranks(running)
+    finally:
+        for process in running:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        for process in running:
+            os.waitpid(process, 0)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """End this process because of a signal, with the exit code that a shell gives."""
+    raise SystemExit(128 + number)
 
 
 def wait_for_ranks(running: dict[int, int]) -> int:
