@@ -8,7 +8,6 @@ wants to measure again deletes it. What was measured on a busy machine is used o
 """
 
 import hashlib
-import multiprocessing
 import platform
 import sys
 from contextlib import suppress
@@ -24,6 +23,7 @@ from systems.clusters.host import Host
 from systems.environment import LOOPBACK, Environment, available_cores, free_port
 from systems.network.distributed import World, start, stop
 from systems.network.probe import probe
+from systems.processes.spawned import answer_of_rank_0
 from systems.profiles.steadiness import BUSY, load_average
 from systems.schema import InputError
 
@@ -71,24 +71,9 @@ def shared_host(
 
 def _probed(ranks: int, threads: int) -> Host:
     """Probe this machine with processes that are started for it."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    port = free_port()
-    processes = [
-        context.Process(target=_main, args=(rank, ranks, threads, port, None if rank else theirs))
-        for rank in range(ranks)
-    ]
-    for process in processes:
-        process.start()
-    theirs.close()
-    try:
-        host: Host = ours.recv()
-    except EOFError:
-        raise RuntimeError("the probe of this machine failed, its error is above") from None
-    finally:
-        for process in processes:
-            process.join(timeout=10)
-            process.kill()
+    host: Host = answer_of_rank_0(
+        _main, ranks, threads, free_port(), what="the probe of this machine"
+    )
     return host
 
 

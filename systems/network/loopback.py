@@ -6,7 +6,6 @@ counts.
 """
 
 import datetime
-import multiprocessing
 from multiprocessing.connection import Connection
 
 import torch
@@ -16,6 +15,7 @@ from systems.clusters.cluster import Link
 from systems.environment import LOOPBACK
 from systems.network import meeting
 from systems.network.links import SMALL_BYTES, neighbours_s
+from systems.processes.spawned import answer_of_rank_0
 
 LARGE_BYTES = 8 * 1024**2
 REPETITIONS = 15
@@ -30,24 +30,10 @@ def measure_loopback(ranks: int = 2) -> Link:
     Raises:
         RuntimeError: a process failed.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    store, size = meeting.serve(LOOPBACK, 0, PATIENCE_S), max(2, ranks)
-    processes = [
-        context.Process(target=_main, args=(rank, size, store.port, theirs if rank == 0 else None))
-        for rank in range(size)
-    ]
-    for process in processes:
-        process.start()
-    theirs.close()
-    try:
-        large_s, small_s = ours.recv()
-    except EOFError:
-        raise RuntimeError("the loopback measurement failed, its error is above") from None
-    finally:
-        for process in processes:
-            process.join(timeout=10)
-            process.kill()
+    store = meeting.serve(LOOPBACK, 0, PATIENCE_S)
+    large_s, small_s = answer_of_rank_0(
+        _main, max(2, ranks), store.port, what="the loopback measurement"
+    )
     return Link(bandwidth_bits_per_s=LARGE_BYTES * 8 / (large_s - small_s), latency_s=small_s)
 
 
