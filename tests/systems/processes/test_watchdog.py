@@ -159,5 +159,7 @@ def test_a_node_that_is_cut_off_is_named(node: int, tmp_path: Path) -> None:
         assert "error: rank 2 (fc) waits for gradient" in done.stderr
     else:  # it keeps the store: the others are on their own
         assert verdict.startswith("no other rank answers rank 0 (conv)")
-    assert done.stderr.count(cut_off) == (1 if node == 2 else 2), done.stderr
+    # Where two are cut off from the master, the first that says so ends, and may be all that the
+    # other one hears of.
+    assert done.stderr.count(cut_off) in ((1,) if node == 2 else (1, 2)), done.stderr
     assert emulation.namespaces() <= before
