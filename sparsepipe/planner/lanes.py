@@ -23,7 +23,7 @@ those of a lane that such a stage does not use.
 from sparsepipe.planner.costs import Costs
 from sparsepipe.planner.search import Counts, class_sizes
 
-WIDEST = 128
+WIDEST = 64
 """The most devices in a lane; of several, each has half of it at least."""
 
 
