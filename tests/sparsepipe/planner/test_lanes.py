@@ -12,7 +12,7 @@ from sparsepipe.planner import lanes
 from sparsepipe.planner.contiguous import best_contiguous, is_exact
 from sparsepipe.planner.costs import Costs, costs_of
 from sparsepipe.planner.lanes import lane_count, sizes_in_lanes
-from sparsepipe.planner.plan import partition
+from sparsepipe.planner.plan import IN_BLOCKS, partition
 from sparsepipe.planner.predict import predict
 from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
 from sparsepipe.schedule.play import play
@@ -133,3 +133,14 @@ def test_one_lane_is_played_and_takes_the_time_of_all_ranks(
     assert len(one.classes) <= 8
     assert one.step_s == pytest.approx(every.step_s, rel=1e-12)
     assert one.timeline.end_s == pytest.approx(every.timeline.end_s, rel=1e-12)
+
+
+@pytest.mark.slow
+def test_4096_devices_of_two_kinds_are_planned_and_one_lane_is_played() -> None:
+    of = profiles(20, 0)
+    plan = partition(of, one_node(A=2001, B=2095))
+    planned = ProfiledPlan(plan=plan, profiles=of)
+    assert plan.planner == IN_BLOCKS
+    assert 0 <= plan.above_bound < 0.1
+    assert len(planned.played.classes) <= 64
+    assert planned.played.step_s <= plan.prediction.step_s * 1.01
