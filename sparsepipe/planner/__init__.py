@@ -6,6 +6,7 @@
     predict     the cost model: what any stages, shares and schedule take
     shares      the best unequal shares of a stage's replicas
     search      stages with every device in at most one, by dynamic programming
+    lanes       many devices as equal pipelines side by side
     blocks      the same for more devices and kinds than can be searched exactly
     contiguous  the best plan with one stage a device: by one of the two
     virtual     a search for plans in which a device holds several stages

@@ -7,6 +7,9 @@ have and those that no stage has, in smaller blocks or one by one, as long as th
     64 devices of 4 kinds     blocks of 3 or 4     [ 3 + 0 + 6 + 0 ] [ 0 + 6 + 3 + 0 ] [ ... ]
     the first two again       one by one           [ 4 + 0 + 5 + 0 ] [ 0 + 6 + 4 + 0 ] [ ... ]
 
+Where devices are in lanes (`sparsepipe.planner.lanes`), every lane gets the same: then a block has
+as many devices as there are lanes, or a multiple.
+
 Each search is exact for its blocks. All together may miss the best plan, so a plan's distance from
 the fractional bound (`sparsepipe.planner.bound`) tells how good it is.
 """
@@ -15,8 +18,9 @@ import math
 from collections.abc import Iterator, Sequence
 
 from sparsepipe.planner.costs import Costs
+from sparsepipe.planner.lanes import lane_count, sizes_in_lanes
 from sparsepipe.planner.predict import devices_lacking_memory, predict
-from sparsepipe.planner.search import Counts, Pieces, as_stages, best_pieces, class_sizes
+from sparsepipe.planner.search import Counts, Pieces, as_stages, best_pieces
 from sparsepipe.planner.shares import LayerRanges, layer_ranges
 from sparsepipe.planner.stages import PlannedStage, ScheduleChoice
 from systems.schema import InputError
@@ -44,7 +48,7 @@ def best_in_blocks(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage
     Raises:
         InputError: more classes of devices than can be searched even in blocks.
     """
-    ranges, sizes = layer_ranges(costs, schedule), class_sizes(costs)
+    ranges, sizes, lanes = layer_ranges(costs, schedule), sizes_in_lanes(costs), lane_count(costs)
     if len(sizes) > MOST_CLASSES:
         raise InputError(
             f"cluster: {len(sizes)} classes of devices (kind, memory, link), more than "
@@ -57,7 +61,8 @@ def best_in_blocks(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage
             sizes,
             schedule,
             range(1, depths + 1),
-            _blocks(sizes, _states(costs.layers, depths)),
+            _blocks(sizes, lanes, _states(costs.layers, depths)),
+            lanes,
         )
         if pieces is None:
             return None
@@ -72,10 +77,10 @@ def _states(layers: int, depths: int) -> float:
     return min(STATES, WORK / (layers**2 * depths))
 
 
-def _blocks(sizes: Counts, states: float) -> Counts:
+def _blocks(sizes: Counts, lanes: int, states: float) -> Counts:
     """Into how many blocks the devices of each class are divided, for that many states at most. It
     is one block a class at least."""
-    blocks = list(sizes)
+    blocks = [n // lanes for n in sizes]
     while math.prod(many + 1 for many in blocks) > states and max(blocks) > 1:
         blocks[blocks.index(max(blocks))] -= 1
     return tuple(blocks)
@@ -87,9 +92,10 @@ def _refined(
     """Plan windows of neighbouring stages again while that makes a step shorter; None if the stages
     do not fit into memory."""
     best, step_s = None, math.inf
+    lanes = lane_count(costs)
     candidates: Iterator[Pieces] = iter([pieces])
     while (changed := next(candidates, None)) is not None:
-        stages = as_stages(costs, ranges, changed, schedule, by_depth=by_depth)
+        stages = as_stages(costs, ranges, changed, schedule, by_depth=by_depth, lanes=lanes)
         prediction = predict(costs, stages, schedule)
         if devices_lacking_memory(prediction) or prediction.step_s >= step_s * (1 - LEAST_GAIN):
             continue
@@ -112,14 +118,15 @@ def _replanned(
     by_depth: bool,
 ) -> Iterator[Pieces]:
     """The stages with one window of them planned again, windows around the busiest stage first."""
-    sizes = class_sizes(costs)
-    free = tuple(n - sum(used) for n, *used in zip(sizes, *(p[2] for p in pieces), strict=True))
+    sizes, lanes = sizes_in_lanes(costs), lane_count(costs)
+    taken = [tuple(-(-n // lanes) * lanes for n in counts) for _, _, counts in pieces]
+    free = tuple(n - sum(used) for n, *used in zip(sizes, *taken, strict=True))
     for busiest in sorted(range(len(pieces)), key=lambda s: -busy_s[s]):
         for width in WINDOWS:
             for start in range(max(0, busiest - width + 1), min(busiest, len(pieces) - width) + 1):
                 window, after = pieces[start : start + width], len(pieces) - start - width
                 first, end = window[0][0], window[-1][1]
-                devices = tuple(map(sum, zip(free, *(p[2] for p in window), strict=True)))
+                devices = tuple(map(sum, zip(free, *taken[start : start + width], strict=True)))
                 depths = range(after + 1, after + 1 + 2 * width) if by_depth else range(1, 2)
                 states = _states(end - first, len(depths)) / WINDOW_PART
                 found = best_pieces(
@@ -128,7 +135,8 @@ def _replanned(
                     devices,
                     schedule,
                     depths,
-                    _blocks(devices, states),
+                    _blocks(devices, lanes, states),
+                    lanes,
                 )
                 if found is not None:
                     shifted = [(first + i, first + j, counts) for i, j, counts in found]

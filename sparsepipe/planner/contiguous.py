@@ -3,13 +3,15 @@
 `sparsepipe.planner.search` finds it exactly. Memory depends on how many stages come after a stage.
 The search first takes every stage as the last one, which needs least memory; if the plan that is
 best then fits, it is the best of all. Otherwise it is searched with every number of stages that are
-left. What is too large for that is searched in blocks (`sparsepipe.planner.blocks`).
+left. What is too large for that is searched in blocks (`sparsepipe.planner.blocks`), many devices
+in lanes (`sparsepipe.planner.lanes`).
 """
 
 import math
 
 from sparsepipe.planner.blocks import best_in_blocks
 from sparsepipe.planner.costs import Costs
+from sparsepipe.planner.lanes import lane_count
 from sparsepipe.planner.predict import devices_lacking_memory, predict
 from sparsepipe.planner.search import as_stages, best_pieces, class_sizes
 from sparsepipe.planner.shares import layer_ranges
@@ -21,7 +23,8 @@ LARGEST = 5000
 
 def is_exact(costs: Costs) -> bool:
     """Whether all divisions into stages are searched, so that no better one is missed."""
-    return math.prod(n + 1 for n in class_sizes(costs)) <= LARGEST
+    states = math.prod(n + 1 for n in class_sizes(costs))
+    return states <= LARGEST and lane_count(costs) == 1
 
 
 def best_contiguous(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, ...] | None:

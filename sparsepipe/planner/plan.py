@@ -12,10 +12,10 @@ assignments of devices (`contiguous`). That holds
   Where it does not, the plan is the best of those that were found without such a limit.
 
 The answer is not exact in these cases: many devices of many kinds, such as 16 of each of 4 kinds,
-are searched in blocks (`blocks`), which the name of the plan says; `gpipe` takes the best `1f1b`
-plan; the shares within a stage of a flushing schedule balance its steady state and not its fill
-(`shares`); plans with virtual stages come from a search that may miss the best (`virtual`). No plan
-is predicted to be slower than data parallelism or one device.
+or more than 64 in all, are searched in blocks (`blocks`, `lanes`), which the name of the plan says;
+`gpipe` takes the best `1f1b` plan; the shares within a stage of a flushing schedule balance its
+steady state and not its fill (`shares`); plans with virtual stages come from a search that may miss
+the best (`virtual`). No plan is predicted to be slower than data parallelism or one device.
 """
 
 import dataclasses

@@ -22,8 +22,10 @@ come after it (its depth). Then `rest` gets a third index, the number of stages 
 """
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import sub
 from typing import Literal
 
 import numpy as np
@@ -63,6 +65,7 @@ def best_pieces(
     schedule: ScheduleChoice,
     depths: range,
     blocks: Counts | None = None,
+    lanes: int = 1,
 ) -> Pieces | None:
     """The best stages of the layers of `ranges`, as if nothing but memory depended on others.
 
@@ -71,25 +74,34 @@ def best_pieces(
         depths: the depths to tabulate, see `Table`.
         blocks: into how many blocks the devices of each class are divided, of which stages get
             whole ones; None: every device is one.
+        lanes: how many lanes get the same (`sparsepipe.planner.lanes`); divides all sizes. A stage
+            that gets a single block may use fewer devices of it, each for equally many lanes.
     """
     most = blocks or sizes
 
     def devices(counts: Counts) -> Counts:
         """The devices in so many blocks of each class; no two stages get more than there are."""
         return tuple(
-            many * size // of if of else 0
+            many * (size // lanes) // of * lanes if of else 0
             for many, size, of in zip(counts, sizes, most, strict=True)
         )
 
-    tables = {
-        counts: _table(costs, ranges, devices(counts), schedule, depths)
-        for counts in itertools.product(*(range(n + 1) for n in most))
-        if any(counts)
-    }
-    if not tables:
+    # What a stage can have, and how many blocks of each class it takes for that.
+    taken = {devices(counts): counts for counts in itertools.product(*map(_up_to, most))}
+    del taken[(0,) * len(sizes)]
+    for counts in itertools.product((0, 1), repeat=len(sizes)):
+        if sum(counts) == 1 and min(map(sub, most, counts)) >= 0:
+            parts = (n for n in range(1, lanes) if lanes % n == 0)
+            taken |= {tuple(n * one for one in counts): counts for n in parts}
+    if not taken:
         return None
-    pieces = _best_pieces(tables, most, ranges.layers, schedule)
-    return pieces and [(i, j, devices(counts)) for i, j, counts in pieces]
+    tables = {counts: _table(costs, ranges, counts, schedule, depths) for counts in taken}
+    return _best_pieces(tables, taken, most, ranges.layers, schedule)
+
+
+def _up_to(most: int) -> range:
+    """0, ..., most."""
+    return range(most + 1)
 
 
 def _table(
@@ -127,7 +139,11 @@ def _at_depth(
 
 
 def _best_pieces(
-    tables: Mapping[Counts, Table], sizes: Counts, layers: int, schedule: ScheduleChoice
+    tables: Mapping[Counts, Table],
+    taken: Mapping[Counts, Counts],
+    sizes: Counts,
+    layers: int,
+    schedule: ScheduleChoice,
 ) -> Pieces | None:
     """The stages with the smallest (sum of fill times) + (maximum of busy times).
 
@@ -143,19 +159,19 @@ def _best_pieces(
              +------------------ fill
     """
     busy = {counts: table.busy_s for counts, table in tables.items()}
-    quickest = _search(busy, sizes, layers, "max")
+    quickest = _search(busy, taken, sizes, layers, "max")
     if quickest is None:
         return None
     least_busy = _objective(tables, quickest)[1]
     if not schedule.flushes:
         # Every stage that is not busier than in the quickest plan costs 1: the sum counts stages.
         once = {n: np.where(x <= least_busy, 1.0, np.inf) for n, x in busy.items()}
-        return _search(once, sizes, layers, "sum")
+        return _search(once, taken, sizes, layers, "sum")
     best, best_s, ceiling = quickest, sum(_objective(tables, quickest)), np.inf
     while True:
         # The plan with the smallest fill among those that are less busy than the ceiling.
         fill = {n: np.where(t.busy_s < ceiling, t.fill_s, np.inf) for n, t in tables.items()}
-        pieces = _search(fill, sizes, layers, "sum")
+        pieces = _search(fill, taken, sizes, layers, "sum")
         if pieces is None:
             return best
         fill_s, busy_s = _objective(tables, pieces)
@@ -178,7 +194,11 @@ def _objective(tables: Mapping[Counts, Table], pieces: Pieces) -> tuple[float, f
 
 
 def _search(
-    stage_s: Mapping[Counts, Floats], sizes: Counts, layers: int, combine: Literal["max", "sum"]
+    stage_s: Mapping[Counts, Floats],
+    taken: Mapping[Counts, Counts],
+    sizes: Counts,
+    layers: int,
+    combine: Literal["max", "sum"],
 ) -> Pieces | None:
     """The stages with the smallest cost, by the dynamic programme above.
 
@@ -187,7 +207,8 @@ def _search(
 
     Args:
         stage_s: for each choice of devices, [L + 1, L + 1, depths] the cost of every stage.
-        sizes: the number of devices in each class.
+        taken: for each choice of devices, the blocks of each class that it takes.
+        sizes: the number of blocks in each class.
         combine: how the costs of stages are combined.
     """
     add = np.maximum if combine == "max" else np.add
@@ -199,18 +220,22 @@ def _search(
     ones = (1,) * len(sizes)
     for i in reversed(range(layers)):
         for counts, table in stage_s.items():
-            # For all counts at once: with `k` devices of a class in this stage, n - k are left.
-            fewer = tuple(slice(0, n + 1 - k) for n, k in zip(sizes, counts, strict=True))
-            enough = tuple(slice(k, None) for k in counts)
+            # For all counts at once: with `k` blocks of a class in this stage, n - k are left.
+            fewer = tuple(slice(0, n + 1 - k) for n, k in zip(sizes, taken[counts], strict=True))
+            enough = tuple(slice(k, None) for k in taken[counts])
             stage = table[i, i + 1 :].reshape(-1, *ones, depths)
             candidates = add(stage, tails[i + 1 :][(slice(None), *fewer)])
             target = heads[i][enough]
             np.minimum(target, candidates.min(axis=0), out=target)
-    return _walk(stage_s, rest, sizes, add)
+    return _walk(stage_s, taken, rest, sizes, add)
 
 
 def _walk(
-    stage_s: Mapping[Counts, Floats], rest: Floats, sizes: Counts, add: np.ufunc
+    stage_s: Mapping[Counts, Floats],
+    taken: Mapping[Counts, Counts],
+    rest: Floats,
+    sizes: Counts,
+    add: np.ufunc,
 ) -> Pieces | None:
     """Read the stages off `rest`: find again which choices led to its best value."""
     layers, by_depth = len(rest) - 1, rest.shape[-1] > 1
@@ -218,12 +243,12 @@ def _walk(
     if np.isinf(rest[0][sizes][depth]):
         return None
     pieces: Pieces = []
-    i, left = 0, sizes  # the first layer and the devices that are not yet used
+    i, left = 0, sizes  # the first layer and the blocks that are not yet used
     while i < layers:
         value = rest[i][left][depth]
         depth -= by_depth
         for counts, table in stage_s.items():
-            fewer = tuple(n - k for n, k in zip(left, counts, strict=True))
+            fewer = tuple(n - k for n, k in zip(left, taken[counts], strict=True))
             if min(fewer) < 0:
                 continue
             # The value of every end j, computed as in `_search`: one of them is equal.
@@ -237,17 +262,26 @@ def _walk(
 
 
 def as_stages(
-    costs: Costs, ranges: LayerRanges, pieces: Pieces, schedule: ScheduleChoice, *, by_depth: bool
+    costs: Costs,
+    ranges: LayerRanges,
+    pieces: Pieces,
+    schedule: ScheduleChoice,
+    *,
+    by_depth: bool,
+    lanes: int = 1,
 ) -> tuple[PlannedStage, ...]:
-    """Give each stage its ranks, the lowest of a class first, and their best shares."""
-    free = [list(group.ranks) for group in costs.classes]
+    """Give each stage its ranks, the lowest of a class first, lane by lane, and their best
+    shares."""
+    free = [iter(group.ranks) for group in costs.classes]
     stages = []
     for s, (i, j, counts) in enumerate(pieces):
+        alike = math.gcd(lanes, *counts)  # fewer where each replica serves several lanes
         share = best_shares(ranges, counts, schedule, len(pieces) - s if by_depth else 1)[:, i, j]
         replicas = tuple(
-            Replica(rank=free[c].pop(0), device=costs.classes[c].kind, share=float(share[c]))
+            Replica(rank=next(free[c]), device=costs.classes[c].kind, share=float(share[c]))
+            for _ in range(alike)
             for c, many in enumerate(counts)
-            for _ in range(many)
+            for _ in range(many // alike)
         )
         stages.append(PlannedStage(first=i, end=j, replicas=replicas))
     return tuple(stages)

@@ -20,12 +20,15 @@ helps. This may miss the best plan; `sparsepipe.planner.plan.partition` takes th
 it beats the exact contiguous plan.
 """
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsepipe.planner.costs import STATE_COPIES, Costs, Floats
+from sparsepipe.planner.lanes import lane_count, sizes_in_lanes
 from sparsepipe.planner.predict import devices_lacking_memory, predict
 from sparsepipe.planner.stages import PlannedStage, Replica, ScheduleChoice
 
@@ -51,9 +54,10 @@ def best_virtual(
     costs: Costs, schedule: ScheduleChoice, contiguous: tuple[PlannedStage, ...] | None, most: int
 ) -> tuple[PlannedStage, ...] | None:
     """The fastest stages that the search finds, `most` at most; None if none fit into memory."""
-    groupings = [[Team(c, group.ranks) for c, group in enumerate(costs.classes)]]
+    used = [group.ranks[:n] for group, n in zip(costs.classes, sizes_in_lanes(costs), strict=True)]
+    groupings = [[Team(c, ranks) for c, ranks in enumerate(used) if ranks]]
     if contiguous is not None:
-        groupings.append(_teams_of(costs, contiguous))
+        groupings.append(_teams_of(costs, used, contiguous))
     best, best_s = None, np.inf
     for teams in groupings:
         edges = [0, costs.layers]
@@ -68,13 +72,17 @@ def best_virtual(
     return best
 
 
-def _teams_of(costs: Costs, stages: tuple[PlannedStage, ...]) -> list[Team]:
-    """The classes of devices, divided by the stage of `stages` that a device is in."""
+def _teams_of(
+    costs: Costs, used: Iterable[tuple[int, ...]], stages: tuple[PlannedStage, ...]
+) -> list[Team]:
+    """The devices of each class that are used, divided by their stage in `stages`."""
     stage_of = {replica.rank: s for s, stage in enumerate(stages) for replica in stage.replicas}
     teams: dict[tuple[int, int], list[int]] = {}
-    for rank in sorted(costs.class_of):
+    for rank in sorted(itertools.chain.from_iterable(used)):
         teams.setdefault((costs.class_of[rank], stage_of.get(rank, -1)), []).append(rank)
-    return [Team(c, tuple(ranks)) for (c, _), ranks in teams.items()]
+    lanes = lane_count(costs)
+    whole = {team: len(ranks) - len(ranks) % lanes for team, ranks in teams.items()}
+    return [Team(c, tuple(teams[c, s][:n])) for (c, s), n in whole.items() if n]
 
 
 def _one_more(
@@ -129,11 +137,14 @@ def _differ(a: Floats, b: Floats) -> bool:
 
 
 def _replicas(costs: Costs, teams: list[Team], shares: Floats) -> tuple[Replica, ...]:
-    """The members of all teams that have a share of a stage; `shares` [T] is a member's."""
+    """The members of all teams that have a share of a stage, lane by lane; `shares` [T] is a
+    member's."""
+    lanes = lane_count(costs)
     return tuple(
         Replica(rank=rank, device=costs.classes[team.device_class].kind, share=float(share))
+        for lane in range(lanes)
         for team, share in zip(teams, shares, strict=True)
-        for rank in team.ranks
+        for rank in np.reshape(team.ranks, (lanes, -1))[lane].tolist()
         if share > 0
     )
 

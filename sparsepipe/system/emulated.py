@@ -207,7 +207,8 @@ def simulate(job: Job) -> Simulated:
             "cluster": dataclasses.asdict(target),
             **with_faults,
         },
-        what=f"{played.schedule.kind}, {planned.plan.planner} | world size "
+        what=f"{played.schedule.kind}, {planned.plan.planner}, "
+        f"{planned.plan.above_bound:.1%} above the fractional bound | world size "
         f"{job.world_size}: {stages_in_words(planned.plan.stages)} | {planned.plan.model}, "
         f"profiles {', '.join(sorted(planned.plan.profiles))}, cluster {target.name}",
     )

@@ -33,7 +33,7 @@ NAMED_HERE = {
 }
 """What a job calls the options of `testbed plan sparsepipe`."""
 MANY = 8
-"""More ranks than these in a row are written as the first and the last."""
+"""Where there are more ranks than these, those in a row are written as the first and the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +114,16 @@ def stages_in_words(stages: Sequence[PlannedStage]) -> str:
 
 
 def _in_words(ranks: Sequence[int]) -> str:
-    """Ranks between commas, or many that follow one another as 0-511."""
-    if len(ranks) > MANY and ranks == tuple(range(ranks[0], ranks[-1] + 1)):
-        return f"{ranks[0]}-{ranks[-1]}"
-    return ",".join(map(str, ranks))
+    """Ranks between commas; many of them in order, those that follow one another as 0-511."""
+    if len(ranks) <= MANY:
+        return ",".join(map(str, ranks))
+    present, runs = set(ranks), sorted(ranks)
+    firsts = [rank for rank in runs if rank - 1 not in present]
+    lasts = [rank for rank in runs if rank + 1 not in present]
+    return ",".join(
+        f"{first}-{last}" if last > first else str(first)
+        for first, last in zip(firsts, lasts, strict=True)
+    )
 
 
 def network_in_words(options: Options) -> str:

@@ -63,7 +63,7 @@ def test_larger_blocks_find_no_better_plan_and_no_wrong_one(
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=5), st.floats(1, 5000))
 def test_there_are_no_more_states_than_asked_for(sizes: list[int], states: float) -> None:
-    found = blocks._blocks(tuple(sizes), states)
+    found = blocks._blocks(tuple(sizes), 1, states)
     assert math.prod(many + 1 for many in found) <= max(states, 2 ** sum(n > 0 for n in sizes))
     assert all(min(1, n) <= many <= n for many, n in zip(found, sizes, strict=True))
 
