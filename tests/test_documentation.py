@@ -75,7 +75,7 @@ SMALL = {
     "testbed run --again": Small(planned=True),
     "testbed emulate": Small(planned=True),
     "testbed profile sparsepipe": Small("--batch-size 1 --repetitions 1"),
-    "testbed bench sparse": Small("--resolutions 8 --channels 1 --repetitions 1"),
+    "testbed bench sparse": Small("--clouds sphere:8 --channels 1 --networks --repetitions 1"),
     "testbed audit": Small("--total-variation 0.3 --vocabularies 100 --no-control"),
     "testbed bench speculative --logits ngram": Small("--gammas 1 --repetitions 1"),
     "testbed bench speculative": Small("--vocabularies 100 --gammas 1 --repetitions 1"),

@@ -1,29 +1,28 @@
-"""A contest: several engines do the same task and take turns pass by pass.
+"""A contest: several engines do the same task and take turns.
 
 Each engine has a process of its own, so its peak of memory is its own. The processes wait for each
-other, so whatever else the machine does slows all of them alike.
+other, and every second round goes the other way round, so whatever else the machine does slows all
+of them alike.
 """
 
+import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import Literal
 
 from sparsepipe.bench.clouds import task
 from sparsepipe.bench.contestant import Contestant
-from sparsepipe.bench.engines import ENGINES, KERNEL, Task, unavailable
-from sparsepipe.engine.tensor import SparseTensor
-from systems.measure import timed
+from sparsepipe.bench.engines import ENGINES, dense
+from sparsepipe.bench.passes import PARTS, Lap
+from sparsepipe.bench.task import Task
 
-DENSE_OPERATIONS = 1e12
-"""The largest number of floating-point operations of a pass for which the dense engine takes
-part."""
-WARM_UP = 2
-"""The passes at the start that are not counted."""
+WARM_UP = 1
+"""The rounds at the start that are not counted."""
 PATIENCE_S = 8.0
-"""An engine that has been timed at least once and has taken this long sits out the remaining
-rounds."""
+"""An engine that has had two turns or more with a pass and has taken this long sits out the
+remaining rounds of it."""
+OURS = "native"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,133 +30,133 @@ class Contest:
     """The task, and the engines that compete."""
 
     cloud: str
-    """The cloud, as `sparsepipe.bench.clouds.task` names it."""
-    channels: int
-    """Input and output channels of a 3x3x3 convolution; 0: a training step of MinkVGG16-BN, without
-    the optimizer."""
+    """The cloud, as `sparsepipe.bench.clouds` names it."""
+    channels: int = 0
+    """Input and output channels of a layer, a 3x3x3 convolution; 0: no layer."""
+    network: str = ""
+    """The name of a network; empty: no network."""
+    passes: tuple[str, ...] = ("train",)
+    """What is timed, of `sparsepipe.bench.passes.PARTS`."""
+    device: str = "cpu"
     threads: int = 1
     engines: tuple[str, ...] = tuple(ENGINES)
     memory_limit_bytes: float | None = None
     """How much memory an engine may take beyond what its process has at the start. None: any."""
 
     @property
+    def work(self) -> str:
+        """The task in words."""
+        return self.network or (f"{self.channels} channels" if self.channels else "kernel maps")
+
+    @property
     def name(self) -> str:
         """A name of the contest that can be part of a file's name."""
-        work = f"{self.channels}-channels" if self.channels else "minkvgg16"
+        cloud = self.cloud.replace(":", "-").replace("~", "-")
         limited = "" if self.memory_limit_bytes is None else "-limited"
-        return f"{self.cloud.replace(':', '-')}-{work}-{self.threads}-threads{limited}"
+        work = self.work.replace(" ", "-")
+        return f"{cloud}-{work}-{self.threads}-threads{limited}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The result of one engine in a contest."""
+    """What one part took one engine in a contest, measured."""
 
     contest: Contest
     engine: str
+    part: str
+    """See `sparsepipe.bench.passes.PARTS`."""
     voxels: int
-    pass_s: tuple[float, ...]
-    """Seconds of each pass, round by round. The kernel map of a layer was made before. Empty if the
-    engine failed."""
-    map_s: float | None = None
-    """Seconds to make the kernel map, the median; None if the engine has none."""
+    pairs: int
+    """The pairs of voxels in the kernel map of a 3x3x3 convolution."""
+    wall_s: tuple[float, ...]
+    """Seconds of the part, turn by turn. Empty if the engine has no times."""
+    processor_s: tuple[float, ...]
+    """Seconds in which the process was given cores, turn by turn."""
+    load: float
+    """The largest number of processes that wanted a core, as the system averages them over a
+    minute: at the contest's start or end."""
     peak_bytes: int
-    """The largest amount of memory beyond what the process had before."""
-    operations: float
-    """Floating-point operations of one pass over the pairs of voxels; 0 for a network."""
-    matrix_operations_per_s: float
-    """The rate of a matrix product of as many channels, measured just before; 0 for a network."""
+    """The most memory that the whole task took beyond what the process had before."""
     failure: str | None = None
     """The reason why the engine has no times; None if it has."""
 
     @property
     def seconds(self) -> float:
-        """The median of `pass_s`."""
-        return statistics.median(self.pass_s)
-
-    @property
-    def of_matrix_rate(self) -> float:
-        """The rate of a pass divided by the rate of a matrix product."""
-        return self.operations / self.seconds / self.matrix_operations_per_s
+        """The median of `wall_s`."""
+        return statistics.median(self.wall_s)
 
 
 def run(contest: Contest, repetitions: int = 7) -> list[Row]:
-    """Let the engines compete for some rounds. An engine that cannot take part has no times, and
-    its row has the reason as `failure`."""
-    work = task(contest.cloud, contest.channels)
-    operations = 3 * 2.0 * _pairs(work) * contest.channels**2
-    rate = matrix_rate(contest.channels, contest.threads) if contest.channels else 0.0
-    reasons = {engine: _reason(engine, contest, work) for engine in contest.engines}
+    """Let the engines that compute tasks of this kind compete for some rounds. One that cannot take
+    part has one row without times, with the reason as `failure`."""
+    work = task(contest.cloud, contest.channels, contest.network)
+    load = os.getloadavg()[0]
+    engines = [engine for engine in contest.engines if work.kind in ENGINES[engine].kinds]
+    reasons = {engine: _reason(engine, contest, work) for engine in engines}
     contestants = {
         engine: Contestant(
-            engine, contest.cloud, contest.channels, contest.threads, contest.memory_limit_bytes
+            engine, work, contest.device, contest.threads, contest.memory_limit_bytes
         )
         for engine, reason in reasons.items()
         if reason is None
     }
-    for _ in range(WARM_UP + repetitions):
-        for contestant in contestants.values():
-            contestant.play(PATIENCE_S)
-    rows = []
-    for engine, reason in reasons.items():
-        seconds: list[float] = []
-        map_s, peak_bytes = None, 0
-        if engine in contestants:
-            contestant = contestants[engine]
-            map_s, peak_bytes = contestant.end()
-            reason = contestant.failure
-            seconds = contestant.seconds[min(WARM_UP, len(contestant.seconds) - 1) :]
-        rows.append(
-            Row(
-                contest=contest,
-                engine=engine,
-                voxels=len(work.coordinates),
-                pass_s=() if reason else tuple(seconds),
-                map_s=map_s,
-                peak_bytes=peak_bytes,
-                operations=operations,
-                matrix_operations_per_s=rate,
-                failure=reason,
-            )
+    for round_ in range(WARM_UP + repetitions):
+        order = list(contestants.values())
+        for name in contest.passes:
+            for contestant in order if round_ % 2 else reversed(order):
+                contestant.play(name, PATIENCE_S)
+    peaks = {engine: contestant.end() for engine, contestant in contestants.items()}
+    load = max(load, os.getloadavg()[0])
+
+    def row(engine: str, part: str, laps: Sequence[Lap], failure: str | None) -> Row:
+        return Row(
+            contest=contest,
+            engine=engine,
+            part=part,
+            voxels=len(work.coordinates),
+            pairs=work.pairs,
+            wall_s=tuple(lap.wall_s for lap in laps),
+            processor_s=tuple(lap.processor_s for lap in laps),
+            load=load,
+            peak_bytes=peaks.get(engine, 0),
+            failure=failure,
         )
-    return rows
 
+    def rows() -> Iterator[Row]:
+        for engine, reason in reasons.items():
+            laps = contestants[engine].laps if engine in contestants else {}
+            failure = contestants[engine].failure if engine in contestants else reason
+            if failure is not None:
+                yield row(engine, PARTS[contest.passes[0]][0], (), failure)
+                continue
+            for part in (part for name in contest.passes for part in PARTS[name]):
+                if part in laps:
+                    yield row(engine, part, laps[part][min(WARM_UP, len(laps[part]) - 1) :], None)
 
-def dense_operations(work: Task) -> float:
-    """The floating-point operations of the dense convolution, forward and backward: three products
-    of as many operations, of 27 offsets each."""
-    return 3 * 2 * 27 * work.channels**2 * float(work.side) ** 3 * work.batch_size
-
-
-def _pairs(work: Task) -> int:
-    """The number of pairs in the kernel map of the task's convolution."""
-    tensor = SparseTensor(torch.zeros(len(work.coordinates), 1), work.coordinates)
-    return sum(tensor.maps.kernel_map(KERNEL).counts)
+    return list(rows())
 
 
 def _reason(engine: str, contest: Contest, work: Task) -> str | None:
     """The reason why an engine does not take part, or None."""
-    too_long = dense_operations(work) > DENSE_OPERATIONS and contest.memory_limit_bytes is None
-    if engine == "dense" and too_long:
-        return "a pass would take minutes"
-    return unavailable(engine, contest.threads)
+    if engine == "dense" and contest.memory_limit_bytes is None and dense.too_large(work):
+        return dense.too_large(work)
+    return ENGINES[engine].missing(contest.device, contest.threads)
 
 
-def matrix_rate(channels: int, threads: int, rows: int = 8192) -> float:
-    """Measure the floating-point operations per second of the matrix product [rows, channels] x
-    [channels, channels]."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    left, right = torch.randn(rows, channels), torch.randn(channels, channels)
-    out = torch.empty(rows, channels)
-    seconds = timed(lambda: torch.mm(left, right, out=out), warm_up=5, repetitions=30).median
-    torch.set_num_threads(before)
-    return 2.0 * rows * channels**2 / seconds
-
-
-def ratios(rows: Sequence[Row], engine: str, over: str = "native") -> list[float]:
-    """How many times longer `engine` took than the engine `over`, round by round; empty if one of
-    them has no times. Where they sat out different rounds, it is the one ratio of the medians."""
-    times = {row.engine: row.pass_s for row in rows}
+def ratios(
+    rows: Sequence[Row],
+    engine: str,
+    part: str = "train",
+    *,
+    over: str = OURS,
+    clock: Literal["wall_s", "processor_s"] = "wall_s",
+) -> list[float]:
+    """How many times longer a part of a contest took `engine` than it took the engine `over`, round
+    by round; empty if one of them has no times. Where they sat out different rounds, it is the one
+    ratio of the medians."""
+    times: dict[str, tuple[float, ...]] = {
+        row.engine: getattr(row, clock) for row in rows if row.part == part
+    }
     theirs, ours = times.get(engine, ()), times.get(over, ())
     if not theirs or not ours:
         return []
@@ -167,9 +166,11 @@ def ratios(rows: Sequence[Row], engine: str, over: str = "native") -> list[float
 
 
 def sweep(sides: Sequence[int], channels: Sequence[int], threads: int) -> list[Contest]:
-    """Contests of all engines on spheres of several sizes, with several numbers of channels."""
+    """Contests of sparse engines and dense convolution on spheres of several sizes, with several
+    numbers of channels."""
+    engines = (OURS, "minkowski", "spconv", "dense")
     return [
-        Contest(cloud=f"sphere:{side}", channels=width, threads=threads)
+        Contest(cloud=f"sphere:{side}", channels=width, threads=threads, engines=engines)
         for side in sides
         for width in channels
     ]

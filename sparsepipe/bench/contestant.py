@@ -1,63 +1,70 @@
-"""A contestant: an engine in a process of its own, which makes a pass whenever it is asked to.
+"""A contestant: an engine in a process of its own, which takes a turn whenever it is asked to.
 
-The two processes talk through a pipe. The requests are "prepare", "pass", "map" and "peak", and
-each has one answer: seconds, bytes, None, or a string if the work does not fit into memory."""
+The two processes talk through a pipe. A request is the name of a pass, or "peak". The answer to a
+pass is what each part took, to "peak" a number of bytes; a string says why there is none."""
 
 import multiprocessing
 import resource
-import sys
-import time
+from collections import defaultdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sparsepipe.bench.clouds import task
-from sparsepipe.bench.engines import Prepared, prepare
-from systems.measure import timed
+from sparsepipe.bench.engines import ENGINES
+from sparsepipe.bench.passes import Lap, Pass, turn
+from sparsepipe.bench.task import Task
+from systems.measure import peak_memory_bytes
 
-MAPS = 5
-"""How many kernel maps are made and timed."""
+PRELOADED = ["torch", "sparsepipe.bench.engines", "sparsepipe.engine.layers"]
+"""What the server that forks the processes imports once for all."""
 
 
 class Contestant:
-    """One engine at work on one cloud. If the work does not fit into memory, `failure` says so."""
+    """One engine at work on one task. If it fails, `failure` says why."""
 
     def __init__(
-        self, engine: str, cloud: str, channels: int, threads: int, memory_limit_bytes: float | None
+        self,
+        engine: str,
+        task: Task,
+        device: str,
+        threads: int,
+        memory_limit_bytes: float | None = None,
     ) -> None:
         """Start the process and let it prepare the task. `memory_limit_bytes` is how much memory it
         may take beyond what it has at the start."""
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(
-            ["torch", "sparsepipe.engine.layers", "sparsepipe.data.load"]
-        )
+        context.set_forkserver_preload(PRELOADED)
         self._pipe, theirs = context.Pipe()
-        arguments = (engine, cloud, channels, threads, memory_limit_bytes, theirs)
+        arguments = (engine, task, device, threads, memory_limit_bytes, theirs)
         self._process = context.Process(target=_main, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
         self.failure: str | None = None
-        self.seconds: list[float] = []
-        self._ask("prepare")
+        self.laps: dict[str, list[Lap]] = defaultdict(list)
+        self._taken_s: dict[str, list[float]] = defaultdict(list)
+        self._passes: tuple[str, ...] = self._ask("prepare") or ()
 
-    def play(self, patience_s: float) -> None:
-        """Make a pass and keep its time, unless two or more passes have taken longer than
-        `patience_s` together."""
-        tired = len(self.seconds) > 1 and sum(self.seconds) > patience_s
-        if self.failure is None and not tired:
-            seconds = self._ask("pass")
-            self.seconds += [] if seconds is None else [seconds]
+    def play(self, name: str, patience_s: float) -> None:
+        """Take a turn with a pass and keep its laps, if the engine has such a pass, unless two or
+        more turns have taken longer than `patience_s` together."""
+        taken_s = self._taken_s[name]
+        tired = len(taken_s) > 1 and sum(taken_s) > patience_s
+        if self.failure is not None or tired or name not in self._passes:
+            return
+        laps: dict[str, Lap] | None = self._ask(name)
+        if laps is not None:
+            for part, lap in laps.items():
+                self.laps[part].append(lap)
+            taken_s.append(sum(lap.wall_s for lap in laps.values()))
 
-    def end(self) -> tuple[float | None, int]:
-        """End the process. Returns the seconds to make a kernel map, if the engine has one, and the
-        peak of memory in bytes."""
-        map_s = None if self.failure else self._ask("map")
+    def end(self) -> int:
+        """End the process. Returns the most memory in bytes that the task took."""
         peak_bytes: int = self._ask("peak")
         self._pipe.close()
         self._process.join()
-        return map_s, peak_bytes
+        return peak_bytes
 
     def _ask(self, request: str) -> Any:
         """Send a request and wait for its answer. An answer that is a string becomes the `failure`.
@@ -81,52 +88,44 @@ class Contestant:
 
 def _main(
     engine: str,
-    cloud: str,
-    channels: int,
+    task: Task,
+    device: str,
     threads: int,
     memory_limit_bytes: float | None,
     pipe: Connection,
 ) -> None:
     """The contestant's process: answer requests until the pipe is closed."""
     torch.set_num_threads(threads)
-    work = task(cloud, channels)
-    before = peak_bytes()
+    task = task.to(device)
+    before = peak_memory_bytes(task.device)
     if memory_limit_bytes is not None:
         _limit_memory(int(memory_limit_bytes))
-    prepared: Prepared | None = None
-    answer: float | str | None
+    passes: dict[str, Pass] = {}
     while True:
         try:
             request = pipe.recv()
         except EOFError:
             return
         try:
-            if request == "prepare":
-                prepared, answer = prepare(engine, work), None
-            elif request == "peak":
-                answer = peak_bytes() - before
+            if request == "peak":
+                answer: Any = peak_memory_bytes(task.device) - before
+            elif request == "prepare":
+                passes.update(ENGINES[engine].passes(task))
+                answer = tuple(passes)
             else:
-                assert prepared is not None
-                answer = _timed_pass(prepared) if request == "pass" else _timed_map(prepared)
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
-                raise
-            answer = f"does not fit in {(memory_limit_bytes or 0) / 1e9:g} GB"
+                answer = turn(passes[request], task.device)
+        except Exception as error:  # other people's libraries fail in their own ways
+            answer = _reason(error, memory_limit_bytes)
         pipe.send(answer)
 
 
-def _timed_pass(prepared: Prepared) -> float:
-    """The seconds of one pass."""
-    started = time.perf_counter()
-    prepared.run()
-    return time.perf_counter() - started
-
-
-def _timed_map(prepared: Prepared) -> float | None:
-    """The median of the seconds to make a kernel map, or None for an engine that has none."""
-    if prepared.make_map is None:
-        return None
-    return timed(prepared.make_map, repetitions=MAPS).median
+def _reason(error: Exception, memory_limit_bytes: float | None) -> str:
+    """Why an engine has no times, in a line."""
+    if isinstance(error, MemoryError) or "memory" in str(error):
+        limit = memory_limit_bytes
+        return "does not fit in memory" if limit is None else f"does not fit in {limit / 1e9:g} GB"
+    said = str(error).strip().splitlines() or [""]
+    return f"fails: {type(error).__name__}: {said[0]}"
 
 
 def _limit_memory(size: int) -> None:
@@ -136,9 +135,3 @@ def _limit_memory(size: int) -> None:
     if status.is_file():
         most = int(status.read_text().split()[0]) * resource.getpagesize() + size
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def peak_bytes() -> int:
-    """The largest amount of memory that this process has had so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

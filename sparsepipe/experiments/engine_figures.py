@@ -1,4 +1,4 @@
-"""Draws "sparse against dense", and the table of all contests."""
+"""Draws "sparse against dense"."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 from sparsepipe.bench.contest import Row
 from systems.figures.draw import Curve, Lines, draw
 from systems.figures.experiment import Figure
-from systems.figures.text import machine, table
+from systems.figures.text import machine
 
 
 def sparse_against_dense(rows: Sequence[Row], folder: Path) -> Figure:
     """Draw time and peak memory over the resolution, for every number of channels, one thread."""
-    alone = [row for row in rows if row.pass_s and _in_sweep(row)]
+    alone = [row for row in rows if row.wall_s and _in_sweep(row)]
     panels = [
         Lines(
             series=_curves([row for row in alone if row.contest.channels == width], value),
@@ -36,35 +36,6 @@ def sparse_against_dense(rows: Sequence[Row], folder: Path) -> Figure:
         caption="One convolution of equal channels, the kernel map made before. Dense volumes "
         "whose pass would take minutes are left out.",
     )
-
-
-def summary(rows: Sequence[Row]) -> str:
-    """Write the table of all contests, in Markdown."""
-    columns = "cloud, voxels, channels, threads, engine, pass ms, map ms, peak MB, of GEMM"
-    return table(
-        columns.split(", "),
-        [
-            (
-                row.contest.cloud,
-                f"{row.voxels:,}",
-                row.contest.channels or "MinkVGG16-BN",
-                row.contest.threads,
-                row.engine,
-                *cells(row),
-            )
-            for row in rows
-        ],
-    )
-
-
-def cells(row: Row) -> tuple[str, str, str, str]:
-    """A pass and the kernel map in ms, the peak in MB, and the share of the matrix product's rate;
-    or why there are none."""
-    if not row.pass_s:
-        return row.failure or "not measured", "", "", ""
-    map_ms = "" if row.map_s is None else f"{row.map_s * 1e3:.1f}"
-    share = f"{row.of_matrix_rate:.0%}" if row.operations else ""
-    return f"{row.seconds * 1e3:.1f}", map_ms, f"{row.peak_bytes / 1e6:.0f}", share
 
 
 def _in_sweep(row: Row) -> bool:

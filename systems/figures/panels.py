@@ -41,6 +41,8 @@ class Bars:
     """A horizontal line, such as 1.0 for "as fast"."""
     logarithmic: bool = False
     value_format: str = "{:.3g}"
+    published: bool = False
+    """Whether others have published the values; they are hatched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,7 @@ def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
             if values:
                 x = g + (i - (len(panel.series) - 1) / 2) * width
                 middle = median(values)
-                axis.bar(x, middle, width * 0.92, color=COLOURS[i % len(COLOURS)], label=label)
+                axis.bar(x, middle, width * 0.92, **_look(panel, i), label=label)
                 _annotate(axis, x, values, panel.value_format.format(middle), upright)
                 label = None  # one entry of the legend for the whole series
             rows += [[panel.title, name, panel.groups[g], value, panel.unit] for value in values]
@@ -163,6 +165,16 @@ def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
     if len(panel.series) > 1 or panel.paper_range is not None:
         _legend_below(axis, max(name.count("\n") for name in panel.groups) + 1)
     return rows
+
+
+def _look(panel: Bars, number: int) -> dict[str, Any]:
+    """The colour of a series by its number; hollow and hatched where others have published it."""
+    colour = COLOURS[number % len(COLOURS)]
+    return (
+        {"fill": False, "hatch": "//", "edgecolor": colour}
+        if panel.published
+        else {"color": colour}
+    )
 
 
 def _annotate(axis: Axes, x: float, values: Sequence[float], text: str, upright: bool) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from sparsepipe.bench.clouds import task
-from sparsepipe.bench.engines import CLASSES, KERNEL
+from sparsepipe.bench.task import CLASSES, KERNEL
 from sparsepipe.engine.backends import Backend, backend
 from sparsepipe.engine.kernel_map import KernelMap
 from sparsepipe.engine.layers import Convolution
@@ -36,7 +36,7 @@ def convolution(scale: Scale) -> Iterator[Row]:
             for dtype in scale.features:
                 sizes = {"cloud": cloud, "channels": channels, "dtype": dtype}
                 yield sizes | _passes(engine, kernel_map, channels, getattr(torch, dtype), median_s)
-                yield from _spconv(sizes, coordinates, given.side, given.batch_size, median_s)
+                yield from _spconv(sizes, coordinates, given.shape, given.batch_size, median_s)
 
 
 def _map(coordinates: Tensor, median_s: Timer) -> tuple[KernelMap, Row]:
@@ -89,7 +89,7 @@ def _passes(
 
 
 def _spconv(
-    sizes: Row, coordinates: Tensor, side: int, batch_size: int, median_s: Timer
+    sizes: Row, coordinates: Tensor, shape: tuple[int, ...], batch_size: int, median_s: Timer
 ) -> Iterator[Row]:
     """The time of spconv's forward pass on the same voxels, where it is installed."""
     try:
@@ -99,7 +99,7 @@ def _spconv(
     channels, dtype = sizes["channels"], getattr(torch, sizes["dtype"])
     layer = spconv.SubMConv3d(channels, channels, 3, bias=False, indice_key="map").to(GPU, dtype)
     features = torch.randn(len(coordinates), channels, device=GPU, dtype=dtype)
-    inputs = spconv.SparseConvTensor(features, coordinates, [side] * 3, batch_size)
+    inputs = spconv.SparseConvTensor(features, coordinates, list(shape), batch_size)
     with torch.no_grad():
         layer(inputs)  # leaves its kernel map in `inputs`
         yield sizes | {"engine": "spconv", "forward_s": median_s(lambda: layer(inputs))}
@@ -107,7 +107,7 @@ def _spconv(
 
 def network(scale: Scale) -> Iterator[Row]:
     """A training step without the optimizer: its time, that of its kernels, and its launches."""
-    given = task(scale.network_cloud, 0)
+    given = task(scale.network_cloud)
     torch.manual_seed(0)
     model = MinkUNet(1, CLASSES, depth=DEPTH, width=scale.network_width).to(GPU)
     for layer in model.modules():
