@@ -27,6 +27,11 @@ class Speed:
     hardware: str
     source: str
 
+    @property
+    def told(self) -> str:
+        """The value in words."""
+        return f"{self.times:g}x the time of {self.over}, {self.how}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Duration:
@@ -38,6 +43,11 @@ class Duration:
     what: str
     hardware: str
     source: str
+
+    @property
+    def told(self) -> str:
+        """The value in words."""
+        return f"{self.milliseconds:g} ms {self.part}"
 
 
 SPEEDS = tuple(
@@ -92,3 +102,4 @@ DURATIONS = tuple(
     )
     for part, milliseconds in (("forward", there), ("backward", back))
 )
+PUBLISHED: tuple[Speed | Duration, ...] = (*SPEEDS, *DURATIONS)

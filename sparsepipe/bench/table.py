@@ -7,7 +7,7 @@ from typing import Any
 
 from sparsepipe.bench.contest import OURS, Row, ratios
 from sparsepipe.bench.engines import ENGINES
-from sparsepipe.bench.published import DURATIONS, SPEEDS, Speed
+from sparsepipe.bench.published import PUBLISHED, Speed
 from systems import disk
 from systems.figures.text import table
 from systems.measure import spread
@@ -71,17 +71,9 @@ def left_out(rows: Sequence[Row]) -> set[tuple[str, str]]:
 
 def published() -> str:
     """What others have published, in Markdown."""
-    found = {
-        one: f"{one.times:g}x the time of {one.over}, {one.how}"
-        if isinstance(one, Speed)
-        else f"{one.milliseconds:g} ms {one.part}"
-        for one in (*SPEEDS, *DURATIONS)
-    }
     columns = ("engine", "published", "of what", "hardware", "source")
-    return table(
-        columns,
-        [(one.engine, said, one.what, one.hardware, one.source) for one, said in found.items()],
-    )
+    lines = [(one.engine, one.told, one.what, one.hardware, one.source) for one in PUBLISHED]
+    return table(columns, lines)
 
 
 def line(row: Row, contest: Sequence[Row]) -> tuple[str, ...]:
@@ -168,7 +160,7 @@ def _times(row: Row, contest: Sequence[Row]) -> dict[str, Any]:
 
 def _published() -> Iterator[dict[str, Any]]:
     """A record for everything that others have published."""
-    for one in (*SPEEDS, *DURATIONS):
+    for one in PUBLISHED:
         record = {
             "tier": "published",
             "device": one.hardware,

@@ -41,6 +41,7 @@ constexpr int64_t BLOCK = 1024;  // output rows of a task: few enough for the L2
 constexpr int64_t TASKS = 8;     // tasks for each thread, at least, so that all end at one time
 constexpr int64_t CHUNK = 128;   // pairs whose gradients are packed at once: fit into the L2 cache
 constexpr int64_t GROUP = 4;     // panels that are packed at once
+constexpr int64_t NEAR = 40960;  // bytes: a chunk's rows, if not more, are read where they lie
 constexpr int LINE = 64;         // bytes of a cache line
 
 template <typename T>
@@ -154,18 +155,43 @@ __attribute__((noinline)) void multiply_all(const Panel<T>& panel, const int32_t
   multiply_some<T, V, ROWS - 1>(count - i, panel, from + i, to + i);
 }
 
+// Rows where they lie: row i is number rows[i] of those from `first` on.
+template <typename T>
+struct Gathered {
+  const T* first;
+  const int32_t* rows;
+  int64_t length;
+  const T* operator[](int64_t i) const { return first + rows[i] * length; }
+};
+
+// The same, looked up before.
+template <typename T>
+struct Found {
+  const T* const* rows;
+  int64_t length;
+  const T* operator[](int64_t i) const { return rows[i]; }
+};
+
+// Rows that lie together.
+template <typename T>
+struct Packed {
+  const T* first;
+  int64_t length;
+  const T* operator[](int64_t i) const { return first + i * length; }
+};
+
 // The tile of a weight's gradient: for COUNT input channels from `channel` on, multiplies the
-// channels of all pairs' input rows by the packed gradients [pairs, V vectors] of their output rows
-// and adds the result to gradient [COUNT, V vectors], whose rows are `stride` numbers apart.
-template <typename T, int V, int COUNT>
-__attribute__((noinline)) void multiply_outer(const T* const* inputs, int64_t channel,
-                                              const T* packed, int64_t pairs, T* gradient,
-                                              int64_t stride, int64_t width) {
+// channels of all pairs' input rows by the gradients, V vectors, of their output rows and adds the
+// result to gradient [COUNT, V vectors], whose rows are `stride` numbers apart.
+template <typename T, int V, int COUNT, typename Inputs, typename Outputs>
+__attribute__((noinline)) void multiply_outer(Inputs inputs, int64_t channel, Outputs outputs,
+                                              int64_t pairs, T* gradient, int64_t stride,
+                                              int64_t width) {
   Vector<T> sums[COUNT][V] = {};
   for (int64_t i = 0; i < pairs; ++i) {  // one pair: its output's gradient, and COUNT input values
-    const T* row = inputs[i] + channel;
+    const T *row = inputs[i] + channel, *output = outputs[i];
     Vector<T> values[V];
-    for (int v = 0; v < V; ++v) values[v] = load(packed + (i * V + v) * LANES<T>);
+    for (int v = 0; v < V; ++v) values[v] = load(output + v * LANES<T>);
 #pragma GCC unroll 16
     for (int r = 0; r < COUNT; ++r) {
       for (int v = 0; v < V; ++v) sums[r][v] += row[r] * values[v];
@@ -184,13 +210,13 @@ void multiply_outer_some(int64_t count, Arguments... arguments) {
 }
 
 // All tiles of a chunk of pairs and a panel. A narrow panel leaves registers for twice the rows.
-template <typename T, int V>
-void multiply_outer_all(const T* const* inputs, int64_t inner, const T* packed, int64_t pairs,
-                        T* gradient, int64_t stride, int64_t width) {
+template <typename T, int V, typename Inputs, typename Outputs>
+void multiply_outer_all(Inputs inputs, Outputs outputs, int64_t pairs, T* gradient,
+                        int64_t stride, int64_t width) {
   constexpr int COUNT = ROWS * VECTORS / V;
-  for (int64_t c = 0; c < inner; c += COUNT) {
-    multiply_outer_some<T, V, COUNT>(std::min<int64_t>(COUNT, inner - c), inputs, c, packed, pairs,
-                                     gradient + c * stride, stride, width);
+  for (int64_t c = 0; c < inputs.length; c += COUNT) {
+    multiply_outer_some<T, V, COUNT>(std::min<int64_t>(COUNT, inputs.length - c), inputs, c,
+                                     outputs, pairs, gradient + c * stride, stride, width);
   }
 }
 
@@ -281,6 +307,26 @@ void convolve(const T* x, const T* weight, T* y, T* packed, const Map& map, int6
   }
 }
 
+// Copies the gradients of n pairs' outputs, those of the panels from channel `begin` to `end`, to
+// [panels, CHUNK, vectors], and looks up the input rows, which are needed next.
+template <typename T>
+void pack_outputs(Gathered<T> inputs, Gathered<T> outputs, int64_t n, int64_t begin, int64_t end,
+                  const T** rows, T* packed) {
+  for (int64_t i = 0; i < n; ++i) {
+    rows[i] = inputs[i];
+    for (int64_t c = 0; c < inputs.length; c += LINE / sizeof(T)) __builtin_prefetch(rows[i] + c);
+    for (int64_t first = begin; first < end; first += PANEL<T>) {
+      T* to = packed + (first - begin) * CHUNK;
+      const int64_t width = outputs.length - first;
+      if (vectors<T>(width) == 1) {
+        copy<T, 1>(outputs[i] + first, width, to + i * LANES<T>);
+      } else {
+        copy<T, VECTORS>(outputs[i] + first, width, to + i * PANEL<T>);
+      }
+    }
+  }
+}
+
 // The gradient of the weight: gradient[k] [inner, outer] = sum over the pairs (v, u) of offset k of
 // the outer products of x[v] and y[u], where y is the gradient of the output. A task is an offset
 // and a group of panels.
@@ -290,38 +336,41 @@ void weight_gradient(const T* x, const T* y, T* gradient, const Map& map, int64_
   const int64_t count = parts(outer, PANEL<T>);
   const bool few = map.offsets * parts(count, GROUP) < TASKS * map.threads;
   const int64_t group = (few ? 1 : GROUP) * PANEL<T>;
+  // Short rows are read where they lie; packing them takes as long as half of the products. But a
+  // vector must not reach beyond the last number.
+  const int64_t chunk_bytes = CHUNK * (inner + outer) * sizeof(T);
+  const bool in_place = outer % LANES<T> == 0 && chunk_bytes <= NEAR;
   std::memset(gradient, 0, map.offsets * inner * outer * sizeof(T));
 #pragma omp parallel num_threads(map.threads)
   {
     std::vector<T> packed(GROUP * CHUNK * PANEL<T>);
     const T* rows[CHUNK];
+    const Found<T> found{rows, inner};
 #pragma omp for schedule(dynamic) collapse(2)
     for (int64_t k = 0; k < map.offsets; ++k) {
       for (int64_t begin = 0; begin < outer; begin += group) {
         const int64_t end = std::min(outer, begin + group);
         for (int64_t at = map.firsts[k]; at < map.firsts[k + 1]; at += CHUNK) {
           const int64_t n = std::min<int64_t>(CHUNK, map.firsts[k + 1] - at);
+          const Gathered<T> inputs{x, map.inputs + at, inner}, outputs{y, map.outputs + at, outer};
           // 1. For a chunk of pairs: look up the input rows, and pack the gradients of the outputs.
-          for (int64_t i = 0; i < n; ++i) {
-            rows[i] = x + map.inputs[at + i] * inner;
-            for (int64_t c = 0; c < inner; c += LINE / sizeof(T)) __builtin_prefetch(rows[i] + c);
-            const T* row = y + map.outputs[at + i] * outer;
-            for (int64_t first = begin; first < end; first += PANEL<T>) {
-              T* to = packed.data() + (first - begin) * CHUNK;
-              if (vectors<T>(outer - first) == 1) {
-                copy<T, 1>(row + first, outer - first, to + i * LANES<T>);
-              } else {
-                copy<T, VECTORS>(row + first, outer - first, to + i * PANEL<T>);
-              }
-            }
-          }
+          if (!in_place) pack_outputs(inputs, outputs, n, begin, end, rows, packed.data());
           // 2. Add their outer products to the gradient, tile by tile.
           for (int64_t first = begin; first < end; first += PANEL<T>) {
-            const bool narrow = vectors<T>(outer - first) == 1;
+            const int64_t width = outer - first;
+            const Gathered<T> there{y + first, map.outputs + at, outer};
             const T* panel = packed.data() + (first - begin) * CHUNK;
             T* to = gradient + k * inner * outer + first;
-            (narrow ? multiply_outer_all<T, 1> : multiply_outer_all<T, VECTORS>)(
-                rows, inner, panel, n, to, outer, outer - first);
+            if (in_place && vectors<T>(width) == 1) {
+              multiply_outer_all<T, 1>(inputs, there, n, to, outer, width);
+            } else if (in_place) {
+              multiply_outer_all<T, VECTORS>(inputs, there, n, to, outer, width);
+            } else if (vectors<T>(width) == 1) {
+              multiply_outer_all<T, 1>(found, Packed<T>{panel, LANES<T>}, n, to, outer, width);
+            } else {
+              multiply_outer_all<T, VECTORS>(found, Packed<T>{panel, PANEL<T>}, n, to, outer,
+                                             width);
+            }
           }
         }
       }

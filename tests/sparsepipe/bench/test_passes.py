@@ -1,65 +1,57 @@
-"""How passes become laps and turns."""
+"""How passes become laps and turns, by clocks that are made up."""
 
-import time
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from sparsepipe.bench.passes import MOST_A_TURN, turn
+from sparsepipe.bench.passes import MOST_A_TURN, TURN_S, Lap, turn
 
 CPU = torch.device("cpu")
 
 
-def test_only_named_parts_are_timed() -> None:
+def set_clocks(patch: pytest.MonkeyPatch, wall: Iterable[float], processor: float = 0.0) -> None:
+    """Let the clocks show these times; a pass reads them at its start and at each named yield twice, else once."""
+    times = iter(wall)
+    clocks = SimpleNamespace(perf_counter=lambda: next(times), process_time=lambda: processor)
+    patch.setattr("sparsepipe.bench.passes.time", clocks)
+
+
+def test_only_named_parts_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     def make() -> Iterator[str | None]:
-        time.sleep(0.03)
         yield "forward"
-        time.sleep(0.5)
         yield None
         yield "backward"
 
-    laps = turn(make, CPU)
-    assert set(laps) == {"train", "forward", "backward"}
-    assert 0.03 <= laps["forward"].wall_s < 0.5  # without what is not timed
-    assert laps["forward"].processor_s < laps["forward"].wall_s  # sleep takes no core
-    assert laps["train"].wall_s == laps["forward"].wall_s + laps["backward"].wall_s
+    set_clocks(monkeypatch, [10.0, 13.0, 14.0, 50.0, 60.0, 65.0, 70.0])
+    laps = {"forward": Lap(3.0, 0.0), "backward": Lap(5.0, 0.0), "train": Lap(8.0, 0.0)}
+    assert turn(make, CPU) == laps
 
 
-def test_short_passes_are_repeated() -> None:
+@pytest.mark.parametrize(
+    ("pass_s", "count"), [(TURN_S, 1), (TURN_S / 3.5, 1 + 3), (TURN_S / 1e6, 1 + MOST_A_TURN)]
+)
+def test_short_passes_are_repeated(
+    pass_s: float, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = []
 
-    def short() -> Iterator[str | None]:
+    def make() -> Iterator[str | None]:
         made.append(1)
         yield "infer"
 
-    assert set(turn(short, CPU)) == {"infer"}
-    assert len(made) == 1 + MOST_A_TURN
-
-
-def test_long_passes_are_made_once() -> None:
-    made = []
-
-    def long() -> Iterator[str | None]:
-        made.append(1)
-        time.sleep(0.03)
-        yield "infer"
-
-    turn(long, CPU)
-    assert len(made) == 1
+    set_clocks(monkeypatch, itertools.cycle([0.0, pass_s, pass_s]))
+    assert turn(make, CPU) == {"infer": Lap(pass_s, 0.0)}
+    assert len(made) == count
 
 
 def test_a_turn_is_the_median_of_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0, 7, 7, 0, 1, 1, 0, 5, 5, 0, 3, 3])  # begin, end, and begin of what follows
-
     def make() -> Iterator[str | None]:
         yield "infer"
 
     monkeypatch.setattr("sparsepipe.bench.passes.MOST_A_TURN", 3)
     monkeypatch.setattr("sparsepipe.bench.passes.TURN_S", 100.0)
-    monkeypatch.setattr(
-        "sparsepipe.bench.passes.time",
-        SimpleNamespace(perf_counter=lambda: float(next(clock)), process_time=lambda: 0.0),
-    )
-    assert turn(make, CPU)["infer"].wall_s == 3.0  # the first one, of 7, is not counted
+    set_clocks(monkeypatch, [0, 7, 7, 0, 1, 1, 0, 5, 5, 0, 3, 3])
+    assert turn(make, CPU)["infer"].wall_s == 3  # the first one, of 7, is not counted
