@@ -7,7 +7,7 @@ of them alike.
 
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,23 +92,14 @@ def run(contest: Contest, repetitions: int = 7) -> list[Row]:
     work = task(contest.cloud, contest.channels, contest.network)
     load = os.getloadavg()[0]
     engines = [engine for engine in contest.engines if work.kind in ENGINES[engine].kinds]
-    reasons = {engine: _reason(engine, contest, work) for engine in engines}
-    contestants = {
-        engine: Contestant(
-            engine, work, contest.device, contest.threads, contest.memory_limit_bytes
-        )
-        for engine, reason in reasons.items()
-        if reason is None
-    }
-    for round_ in range(WARM_UP + repetitions):
-        order = list(contestants.values())
-        for name in contest.passes:
-            for contestant in order if round_ % 2 else reversed(order):
-                contestant.play(name, PATIENCE_S)
+    failures = {engine: _reason(engine, contest, work) for engine in engines}
+    able = [engine for engine in engines if failures[engine] is None]
+    contestants = _compete(able, contest, work, WARM_UP + repetitions)
     peaks = {engine: contestant.end() for engine, contestant in contestants.items()}
+    failures |= {engine: contestant.failure for engine, contestant in contestants.items()}
     load = max(load, os.getloadavg()[0])
 
-    def row(engine: str, part: str, laps: Sequence[Lap], failure: str | None) -> Row:
+    def row(engine: str, part: str, laps: Sequence[Lap]) -> Row:
         return Row(
             contest=contest,
             engine=engine,
@@ -119,21 +110,36 @@ def run(contest: Contest, repetitions: int = 7) -> list[Row]:
             processor_s=tuple(lap.processor_s for lap in laps),
             load=load,
             peak_bytes=peaks.get(engine, 0),
-            failure=failure,
+            failure=failures[engine],
         )
 
-    def rows() -> Iterator[Row]:
-        for engine, reason in reasons.items():
-            laps = contestants[engine].laps if engine in contestants else {}
-            failure = contestants[engine].failure if engine in contestants else reason
-            if failure is not None:
-                yield row(engine, PARTS[contest.passes[0]][0], (), failure)
-                continue
-            for part in (part for name in contest.passes for part in PARTS[name]):
-                if part in laps:
-                    yield row(engine, part, laps[part][min(WARM_UP, len(laps[part]) - 1) :], None)
+    rows = []
+    for engine in engines:
+        if failures[engine] is not None:
+            rows.append(row(engine, PARTS[contest.passes[0]][0], ()))
+            continue
+        for part, laps in contestants[engine].laps.items():
+            rows.append(row(engine, part, laps[min(WARM_UP, len(laps) - 1) :]))
+    return rows
 
-    return list(rows())
+
+def _compete(
+    engines: Sequence[str], contest: Contest, work: Task, rounds: int
+) -> dict[str, Contestant]:
+    """Start the engines and let them take turns."""
+    contestants = {
+        engine: Contestant(
+            engine, work, contest.device, contest.threads, contest.memory_limit_bytes
+        )
+        for engine in engines
+    }
+    order = list(contestants.values())
+    for _ in range(rounds):
+        order.reverse()
+        for name in contest.passes:
+            for contestant in order:
+                contestant.play(name, PATIENCE_S)
+    return contestants
 
 
 def _reason(engine: str, contest: Contest, work: Task) -> str | None:

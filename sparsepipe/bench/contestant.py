@@ -1,7 +1,8 @@
 """A contestant: an engine in a process of its own, which takes a turn whenever it is asked to.
 
-The two processes talk through a pipe. A request is the name of a pass, or "peak". The answer to a
-pass is what each part took, to "peak" a number of bytes; a string says why there is none."""
+The two processes talk through a pipe. The first request is "prepare", which is answered with the
+names of the passes; then come names of passes, answered with what each part took. A string says why
+there is no answer. The last request is "peak", answered with a number of bytes."""
 
 import multiprocessing
 import resource
@@ -17,6 +18,8 @@ from sparsepipe.bench.passes import Lap, Pass, turn
 from sparsepipe.bench.task import Task
 from systems.measure import peak_memory_bytes
 
+START = "forkserver"
+"""How the processes start, of Python's ways."""
 PRELOADED = ["torch", "sparsepipe.bench.engines", "sparsepipe.engine.layers"]
 """What the server that forks the processes imports once for all."""
 
@@ -34,7 +37,7 @@ class Contestant:
     ) -> None:
         """Start the process and let it prepare the task. `memory_limit_bytes` is how much memory it
         may take beyond what it has at the start."""
-        context = multiprocessing.get_context("forkserver")
+        context = multiprocessing.get_context(START)
         context.set_forkserver_preload(PRELOADED)
         self._pipe, theirs = context.Pipe()
         arguments = (engine, task, device, threads, memory_limit_bytes, theirs)
@@ -60,26 +63,22 @@ class Contestant:
             taken_s.append(sum(lap.wall_s for lap in laps.values()))
 
     def end(self) -> int:
-        """End the process. Returns the most memory in bytes that the task took."""
-        peak_bytes: int = self._ask("peak")
+        """End the process. Returns the most memory in bytes that the task took; 0 if the process
+        has ended before."""
+        peak_bytes: int = self._ask("peak") or 0
         self._pipe.close()
         self._process.join()
         return peak_bytes
 
     def _ask(self, request: str) -> Any:
-        """Send a request and wait for its answer. An answer that is a string becomes the `failure`.
-
-        Raises:
-            RuntimeError: the process has ended.
-        """
+        """Send a request and wait for its answer. An answer that is a string becomes the `failure`,
+        and so does the end of the process, by which libraries fail too."""
         try:
             self._pipe.send(request)
             answer = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()
-            raise RuntimeError(
-                f"a benchmark process ended with code {self._process.exitcode}, see above"
-            ) from None
+            answer = f"its process ended with code {self._process.exitcode}"
         if isinstance(answer, str):
             self.failure = answer
             return None
@@ -94,7 +93,7 @@ def _main(
     memory_limit_bytes: float | None,
     pipe: Connection,
 ) -> None:
-    """The contestant's process: answer requests until the pipe is closed."""
+    """The contestant's process: answer requests until the last one, or until the pipe is closed."""
     torch.set_num_threads(threads)
     task = task.to(device)
     before = peak_memory_bytes(task.device)
@@ -106,10 +105,12 @@ def _main(
             request = pipe.recv()
         except EOFError:
             return
+        if request == "peak":
+            pipe.send(peak_memory_bytes(task.device) - before)
+            return
         try:
-            if request == "peak":
-                answer: Any = peak_memory_bytes(task.device) - before
-            elif request == "prepare":
+            answer: Any
+            if request == "prepare":
                 passes.update(ENGINES[engine].passes(task))
                 answer = tuple(passes)
             else:
