@@ -95,6 +95,7 @@ def _main(
 ) -> None:
     """The contestant's process: answer requests until the last one, or until the pipe is closed."""
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # as nobody else does by default
     task = task.to(device)
     before = peak_memory_bytes(task.device)
     if memory_limit_bytes is not None:

@@ -56,3 +56,23 @@ def test_a_turn_is_the_median_of_its_passes(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("sparsepipe.bench.passes.TURN_S", 100.0)
     set_clocks(monkeypatch, [0, 7, 7, 0, 1, 1, 0, 5, 5, 0, 3, 3])
     assert turn(make, CPU)["infer"].wall_s == 3  # the first one, of 7, is not counted
+
+
+def test_a_gpu_has_done_a_part_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    def make() -> Iterator[str | None]:
+        for part in ("forward", None, "backward"):
+            events.append(str(part))
+            yield part
+
+    def clock() -> float:
+        events.append("clock")
+        return float(len(events))
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append("wait"))
+    clocks = SimpleNamespace(perf_counter=clock, process_time=lambda: 0.0)
+    monkeypatch.setattr("sparsepipe.bench.passes.time", clocks)
+    turn(make, torch.device("cuda"))
+    told = "wait clock forward wait clock clock None wait clock backward wait clock clock"
+    assert events == told.split()
