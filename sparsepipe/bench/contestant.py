@@ -18,8 +18,6 @@ from sparsepipe.bench.passes import Lap, Pass, turn
 from sparsepipe.bench.task import Task
 from systems.measure import peak_memory_bytes
 
-START = "forkserver"
-"""How the processes start, of Python's ways."""
 PRELOADED = ["torch", "sparsepipe.bench.engines", "sparsepipe.engine.layers"]
 """What the server that forks the processes imports once for all."""
 
@@ -37,7 +35,7 @@ class Contestant:
     ) -> None:
         """Start the process and let it prepare the task. `memory_limit_bytes` is how much memory it
         may take beyond what it has at the start."""
-        context = multiprocessing.get_context(START)
+        context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         self._pipe, theirs = context.Pipe()
         arguments = (engine, task, device, threads, memory_limit_bytes, theirs)

@@ -1,11 +1,11 @@
 """Engines in processes of their own, and those that fail there."""
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 
 import pytest
 
-from sparsepipe.bench import contestant
 from sparsepipe.bench.clouds import task
 from sparsepipe.bench.contestant import Contestant
 from sparsepipe.bench.engines import ENGINES, Engine
@@ -40,7 +40,8 @@ def has_no_memory(work: Task) -> Passes:
 )
 def test_a_failure_is_told(passes: object, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process is forked from this one here, so that it has the engine that fails."""
-    monkeypatch.setattr(contestant, "START", "fork")
+    forked = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: forked)
     monkeypatch.setitem(ENGINES, "dense", Engine(passes, ("layer",)))  # type: ignore[arg-type]
     one = Contestant("dense", task("sphere:8", 4), "cpu", threads=1)
     one.play("infer", patience_s=1.0)
