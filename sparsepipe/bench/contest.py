@@ -20,7 +20,7 @@ from sparsepipe.bench.task import Task
 WARM_UP = 1
 """The rounds at the start that are not counted."""
 PATIENCE_S = 8.0
-"""An engine that has had two turns or more with a pass and has taken this long sits out the
+"""An engine that has had three turns or more with a pass and has taken this long sits out the
 remaining rounds of it."""
 OURS = "native"
 

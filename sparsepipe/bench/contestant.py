@@ -48,10 +48,10 @@ class Contestant:
         self._passes: tuple[str, ...] = self._ask("prepare") or ()
 
     def play(self, name: str, patience_s: float) -> None:
-        """Take a turn with a pass and keep its laps, if the engine has such a pass, unless two or
-        more turns have taken longer than `patience_s` together."""
+        """Take a turn with a pass and keep its laps, if the engine has such a pass, unless three
+        or more turns have taken longer than `patience_s` together."""
         taken_s = self._taken_s[name]
-        tired = len(taken_s) > 1 and sum(taken_s) > patience_s
+        tired = len(taken_s) > 2 and sum(taken_s) > patience_s
         if self.failure is not None or tired or name not in self._passes:
             return
         laps: dict[str, Lap] | None = self._ask(name)
