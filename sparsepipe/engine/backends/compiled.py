@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from ctypes import c_int, c_int64, c_void_p
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,6 +25,12 @@ from systems.schema import InputError
 SOURCE = Path(__file__).parents[1] / "csrc" / "convolution.cpp"
 FLAGS = ("-fno-tree-vectorize",)
 """Vectors are written out in the source. The compiler's own would gather numbers from many rows."""
+ARGUMENTS = {
+    "packed": (c_void_p, c_int64, c_int64),
+    "convolve": (*5 * (c_void_p,), c_int64, c_int64, c_int),
+    "weight_gradient": (*4 * (c_void_p,), c_int64, c_int64),
+}
+"""The types of the kernels' arguments: addresses and sizes."""
 TYPES = {torch.float32: "float32", torch.float64: "float64"}
 """How the names of the kernels for each dtype end."""
 
@@ -73,12 +80,12 @@ def backward(
         features, gradient = features.contiguous(), gradient.contiguous()
         weight_gradient = buffers.empty(weight.shape, weight.dtype)
         _function("weight_gradient", features.dtype)(
-            _address(features),
-            _address(gradient),
-            _address(weight_gradient),
+            features.data_ptr(),
+            gradient.data_ptr(),
+            weight_gradient.data_ptr(),
             ctypes.byref(_map(kernel_map)),
-            c_int64(weight.shape[1]),
-            c_int64(weight.shape[2]),
+            weight.shape[1],
+            weight.shape[2],
         )
     return feature_gradient, weight_gradient
 
@@ -96,18 +103,18 @@ def _convolved(
     features, weight = features.contiguous(), weight.contiguous()
     inner, outer = weight.shape[1:][::-1] if transpose else weight.shape[1:]
     output = buffers.empty((len(kernel_map.output_keys), outer), features.dtype)
-    pairs = _map(kernel_map)
-    sizes = c_int64(inner), c_int64(outer)
-    numbers = _function("packed", features.dtype)(ctypes.byref(pairs), *sizes)
-    packed = buffers.empty((numbers,), features.dtype)
+    pairs = ctypes.byref(_map(kernel_map))
+    packed = _function("packed", features.dtype)(pairs, inner, outer)
+    scratch = buffers.empty((packed,), features.dtype)
     _function("convolve", features.dtype)(
-        _address(features),
-        _address(weight),
-        _address(output),
-        _address(packed),
-        ctypes.byref(pairs),
-        *sizes,
-        c_int(transpose),
+        features.data_ptr(),
+        weight.data_ptr(),
+        output.data_ptr(),
+        scratch.data_ptr(),
+        pairs,
+        inner,
+        outer,
+        transpose,
     )
     return output
 
@@ -120,9 +127,16 @@ def _function(name: str, dtype: torch.dtype) -> Callable[..., int]:
             "backend 'compiled': its kernels could not be built or loaded, and a warning has said "
             "why; take 'native', which uses PyTorch's operators then"
         )
-    function: Callable[..., int] = getattr(loaded, f"{name}_{TYPES[dtype]}")
-    function.restype = c_int64 if name == "packed" else None  # type: ignore[attr-defined]
-    return function
+    return _typed(loaded, name, dtype)
+
+
+@functools.cache
+def _typed(loaded: ctypes.CDLL, name: str, dtype: torch.dtype) -> Callable[..., int]:
+    """A kernel of a library with its types, which take plain numbers."""
+    function = getattr(loaded, f"{name}_{TYPES[dtype]}")
+    function.argtypes = ARGUMENTS[name]
+    function.restype = c_int64 if name == "packed" else None
+    return cast(Callable[..., int], function)
 
 
 def _map(kernel_map: KernelMap) -> Map:
@@ -135,8 +149,3 @@ def _map(kernel_map: KernelMap) -> Map:
         rows=len(kernel_map.output_keys),
         threads=torch.get_num_threads(),
     )
-
-
-def _address(tensor: Tensor) -> c_void_p:
-    """The address of a tensor's first number."""
-    return c_void_p(tensor.data_ptr())
