@@ -23,6 +23,8 @@ PATIENCE_S = 8.0
 """An engine that has had three turns or more with a pass and has taken this long sits out the
 remaining rounds of it."""
 OURS = "native"
+Clock = Literal["wall_s", "processor_s"]
+"""What counts seconds, of the fields of `Row`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,12 @@ class Contest:
     def work(self) -> str:
         """The task in words."""
         return self.network or (f"{self.channels} channels" if self.channels else "kernel maps")
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that other programs disturb least: the time on a core, where one thread does
+        all the work."""
+        return "processor_s" if self.device == "cpu" and self.threads == 1 else "wall_s"
 
     @property
     def name(self) -> str:
@@ -155,7 +163,7 @@ def ratios(
     part: str = "train",
     *,
     over: str = OURS,
-    clock: Literal["wall_s", "processor_s"] = "wall_s",
+    clock: Clock = "wall_s",
 ) -> list[float]:
     """How many times longer a part of a contest took `engine` than it took the engine `over`, round
     by round; empty if one of them has no times. Where they sat out different rounds, it is the one

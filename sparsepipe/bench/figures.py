@@ -10,7 +10,8 @@ from systems.figures.draw import Bars, Panel, draw
 from systems.figures.experiment import Figure
 from systems.figures.text import machine
 
-UNIT = f"time over {OURS}'s"
+UNITS = {"wall_s": f"time over {OURS}'s", "processor_s": f"time on a core over {OURS}'s"}
+"""What bars show, by the clock."""
 SHORT_WAYS = {"stride 2": "down", "transposed": "up"}
 """How strided kernel maps are called below bars."""
 
@@ -50,14 +51,15 @@ def _panel(rows: Sequence[Row], title: str) -> Bars | None:
     others = dict.fromkeys(row.engine for row in rows if row.engine != OURS)
     if not others:
         return None
+    clock = rows[0].contest.clock
     alone = f", {next(iter(others))}" if len(others) == 1 else ""  # it has no legend
     return Bars(
         groups=list(cases),
         series={
-            engine: [ratios(case, engine, case[0].part) for case in cases.values()]
+            engine: [ratios(case, engine, case[0].part, clock=clock) for case in cases.values()]
             for engine in others
         },
-        unit=UNIT,
+        unit=UNITS[clock],
         title=f"{title}{alone} (measured)",
         reference=1.0,
         logarithmic=True,
@@ -71,9 +73,10 @@ def _case(row: Row) -> str:
         _, kernel, *way = row.part.split(" ", 2)
         first = [kernel, *(SHORT_WAYS[word] for word in way)]
     else:
-        first = row.contest.work.removeprefix("mink").split(" ")
+        first = row.contest.work.removeprefix("mink").removesuffix("-bn").split(" ")
         first += [row.part] if row.contest.network else []
-    return "\n".join([*first, f"{row.voxels:,}", kind])
+    count = f"{row.voxels / 1e3:.0f}k" if row.voxels >= 1000 else str(row.voxels)
+    return "\n".join([*first, count, kind])
 
 
 def _published_speeds() -> Panel:

@@ -41,7 +41,7 @@ COLUMNS = (
 )
 """Of the CSV. `times` says how many times longer `engine` takes than `over`, round by round, and
 `times_processor` the same of the time in which they were given a core; `of_gemm` is the rate of a
-layer over that of a matrix product."""
+layer over that of a matrix product, by the contest's `clock`."""
 SHORT = (
     "cloud, voxels, work, part, engine, n, median ms, quartiles, processor ms, over ours, "
     "processor, of GEMM, MB"
@@ -106,8 +106,9 @@ def _beside(row: Row, rows: Sequence[Row]) -> list[Row]:
 
 
 def _of_gemm(row: Row, contest: Sequence[Row]) -> float | None:
-    """The rate of a row over that of the matrix product that took turns with it."""
-    found = ratios(contest, "gemm", row.part, over=row.engine)
+    """The rate of a row over that of the matrix product that took turns with it, by the steadier
+    clock."""
+    found = ratios(contest, "gemm", row.part, over=row.engine, clock=row.contest.clock)
     return spread(found).median if found and row.engine != "gemm" else None
 
 

@@ -158,8 +158,9 @@ def _page(rows: Sequence[Row], where: str) -> str:
         "`over ours`: the time over that of `native`, round by round; `processor`: the same of the "
         "time in which both were given a core, which other programs disturb less. `of GEMM`: the "
         "rate of a layer over that of matrix products of as many operations, which took turns with "
-        "it. `train` is forward and backward, without an optimizer. The map of stride 1 is made "
-        "from coordinates, the others from voxels that the engine knows already.",
+        "it, by time on a core where there is one thread. `train` is forward and backward, without "
+        "an optimizer. The map of stride 1 is made from coordinates, the others from voxels that "
+        "the engine knows already.",
     )
     beside = "Published by others, on other networks and devices; nothing of it was measured here:"
     return (

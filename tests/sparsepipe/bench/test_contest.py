@@ -95,3 +95,8 @@ def test_ratios_pair_rounds() -> None:
     assert ratios(rows, "native", over="minkowski") == [0.5, 1 / 3]
     assert ratios(rows, "dense") == [6.0]
     assert ratios(rows, "minkowski", "infer") == []
+
+
+def test_one_thread_is_told_by_its_time_on_a_core() -> None:
+    assert TINY.clock == "processor_s"
+    assert replace(TINY, threads=2).clock == replace(TINY, device="cuda").clock == "wall_s"
