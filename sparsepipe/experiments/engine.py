@@ -129,7 +129,7 @@ def _layer_claims(contest: Contest, rows: Sequence[Row]) -> Iterator[Claim]:
 
 
 def _speed_claims(rows: Sequence[Row], case: str, where: str, least: float) -> Iterator[Claim]:
-    """Our speed over every other engine that ran the same work."""
+    """Claim our speed over every other engine that ran the same work."""
     for engine in rows[0].contest.engines:
         times = ratios(rows, engine)
         if times and engine not in ("native", "gemm"):
@@ -142,7 +142,7 @@ def _speed_claims(rows: Sequence[Row], case: str, where: str, least: float) -> I
 
 
 def _dense_claims(contested: dict[str, list[Row]]) -> Iterator[Claim]:
-    """Speed and memory against dense convolution on volumes of three sizes."""
+    """Claim our speed and memory against dense convolution on volumes of three sizes."""
     ours, dense = _train(contested[DENSE.name])
     yield claim(
         "sparsepipe.speed-over-dense.50-cubed.measured",

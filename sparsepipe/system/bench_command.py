@@ -24,7 +24,7 @@ from sparsepipe.models import NETWORKS
 from systems import disk, schema
 from systems.figures.text import machine
 from systems.flags import parse_flags, refuse_below_one
-from systems.runs import record
+from systems.runs import provenance, record
 from systems.schema import InputError, remedy
 
 CLOUDS = ("kitti~2000", "kitti~10000", "meshes~48000")
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
         described = {
             "tier": "measured",
             "command": record.command_line(),
-            "environment": record.environment(),
+            "environment": provenance.environment(),
             "versions": {engine: table.version(engine) for engine in flags.engines},
             "rows": schema.dump(rows),
         }
