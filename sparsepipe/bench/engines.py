@@ -94,7 +94,7 @@ def _native(task: Task) -> Prepared:
     layer = Convolution(task.channels, task.channels, 3)
     return Prepared(
         _layer_pass(layer, lambda: layer(inputs).features, features),
-        lambda: tensor().maps.kernel_map(KERNEL),
+        lambda: tensor().maps.kernel_map(KERNEL).counts,
     )
 
 
