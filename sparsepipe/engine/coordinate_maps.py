@@ -17,7 +17,7 @@ of a forward pass share one object, which keeps the lists, and the kernel maps b
     stride 4    (0,0,0)                                 row 0: made by the second
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -258,11 +258,20 @@ class CoordinateMaps:
         for kernel in like._kernel_maps:
             _ = self.kernel_map(kernel).transpose
 
-    def to(self, device: torch.device) -> "CoordinateMaps":
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> "CoordinateMaps":
         """Move the voxels to a device. Kernel maps are made there again when they are needed."""
-        keys = {stride: keys.to(device) for stride, keys in self._keys.items()}
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "CoordinateMaps":
+        """Copy the voxels to pinned memory of the host."""
+        return self._moved(Tensor.pin_memory)
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> "CoordinateMaps":
+        """The same voxels where a function moves tensors."""
+        keys = {stride: move(keys) for stride, keys in self._keys.items()}
         moved = _of_keys(keys, self.batch_size, self.dimension)
-        moved._orders = {stride: order.to(device) for stride, order in self._orders.items()}
+        moved._orders = {stride: order.moved(move) for stride, order in self._orders.items()}
+        moved._sizes = dict(self._sizes)
         return moved
 
     @staticmethod
