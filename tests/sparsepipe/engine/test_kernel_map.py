@@ -10,6 +10,7 @@ from sparsepipe.engine import compiled_maps
 from sparsepipe.engine.coordinates import coarsened, kernel_offsets, pack, unpack
 from sparsepipe.engine.kernel_map import Kernel, KernelMap, build
 from sparsepipe.engine.layouts import pairs_of
+from tests.sparsepipe.clouds import random_keys
 
 VOXEL = st.tuples(st.integers(0, 2), *3 * [st.integers(-4, 4)])
 CLOUD = st.lists(VOXEL, max_size=60, unique=True)
@@ -62,8 +63,18 @@ def test_blocks_hold_all_pairs_by_row(
     voxels: list[tuple[int, ...]], size: int, stride: int, rows: int
 ) -> None:
     fine = pack(torch.tensor(voxels, dtype=torch.int32).view(-1, 4)).sort().values
-    coarse = coarsened(fine, stride)
-    kernel_map = build(fine, coarse, Kernel(size, 1, 1, stride))
+    coarse = coarsened(fine, stride) if stride > 1 else fine
+    _check_blocks(build(fine, coarse, Kernel(size, 1, 1, stride)), rows)
+
+
+def test_blocks_of_a_symmetric_kernel_between_other_voxels() -> None:
+    """The mirror image of such a map is another map."""
+    some, others = random_keys(1, 40), random_keys(2, 30)
+    _check_blocks(build(some, others, Kernel(3, 1, 1, 1)), 7)
+
+
+def _check_blocks(kernel_map: KernelMap, rows: int) -> None:
+    """Blocks of so many output rows have all pairs of the map, and of the swapped one."""
     for swapped in (kernel_map, kernel_map.transpose):
         seen: Pairs = set()
         end = 0
