@@ -34,8 +34,10 @@ from tests.speculative.verification import test_cuda
 from tests.systems.network.fake_cuda import fake_cuda
 
 MODULE = "tests.dry_gpu"
-MAPPED = ("convolution", "network")
-"""The parts whose kernel maps are made by Triton's kernel; interpreted, it is too slow for all."""
+MAPPED = "convolution"
+"""The part whose kernel maps are made by Triton's kernel; interpreted, it is too slow for all."""
+KERNELS = "TESTBED_EMULATED_KERNELS"
+"""The variable that names the folder of the emulated kernels, which all parts share."""
 CPU = torch.device("cpu")
 
 
@@ -109,7 +111,7 @@ IMITATED: list[tuple[Any, str, Any]] = [
 def imitated(part: str) -> Iterator[None]:
     """Put everything in place for this process, which runs a part."""
     with ExitStack() as stack:
-        if part in MAPPED:
+        if part == MAPPED:
             stack.enter_context(as_on_gpu())
         stack.enter_context(fake_cuda())
         stack.enter_context(mock.patch.dict(sys.modules, flashinfer=FLASHINFER))
@@ -130,14 +132,18 @@ def sanitizer() -> str:
 
 @functools.cache
 def emulated() -> ctypes.CDLL:
-    """The emulated kernels, built when a part needs them."""
-    return test_cuda.load_emulated(test_cuda.build_emulated(Path(tempfile.mkdtemp())))
+    """The emulated kernels, built when the first part needs them."""
+    folder = Path(os.environ.get(KERNELS) or tempfile.mkdtemp())
+    built = folder / "emulated.so"
+    return test_cuda.load_emulated(built if built.is_file() else test_cuda.build_emulated(folder))
 
 
 def dry_run(words: list[str]) -> int:
     """Run a part, or all of them, as `tests.gpu.__main__.main` does; returns the exit code."""
     if words[:1] not in (["part"], ["kernels"]):
-        return main(words, SMALL, MODULE)
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ[KERNELS] = folder  # for the processes of the parts, one after the other
+            return main(words, SMALL, MODULE)
     with imitated(words[1] if words[0] == "part" else ""):
         if words[0] == "part":
             return main(words, SMALL, MODULE)

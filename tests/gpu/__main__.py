@@ -31,6 +31,8 @@ SHORTEST_S = 5.0
 """A part is not begun if there is less time left."""
 TRACE = 4000
 """The last characters of a traceback that are kept."""
+WIDTH = 60
+"""The most characters of a value in a line of progress."""
 LINES = 20
 """The last lines of what a part that failed has printed."""
 
@@ -88,8 +90,13 @@ def run_part(part: Part, path: Path, scale: Scale) -> None:
 
 
 def _short(value: Any) -> str:
-    """A value of a row, for a line of progress."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)[:60]
+    """A value of a row, for a line of progress: of times the median, of a program's lines the last,
+    of a command its end."""
+    if isinstance(value, dict) and "median" in value:
+        value = value["median"]
+    if isinstance(value, list) and value and all(isinstance(line, str) for line in value):
+        value = value[-1]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)[-WIDTH:]
 
 
 def run_all(
@@ -159,6 +166,9 @@ def summarize(found: dict[str, Any], path: Path) -> int:
     complaints = wrong(found)
     for complaint in complaints:
         print(f"wrong: {complaint}")
+    for name, part in found["parts"].items():
+        if part["end"] != "done":
+            print(f"{name}: {part['end']}; call this again to repeat it")
     took_s = sum(part["took_s"] for part in found["parts"].values())
     print(f"{len(complaints)} findings; {took_s:.0f} s in all; everything is in {path}")
     return int(bool(complaints))

@@ -10,7 +10,6 @@ from sparsepipe.bench.clouds import task
 from sparsepipe.bench.engines import CLASSES, KERNEL
 from sparsepipe.engine.backends import Backend, backend
 from sparsepipe.engine.kernel_map import KernelMap
-from sparsepipe.engine.layers import Convolution
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models.unet import MinkUNet
 from systems.measure import timed
@@ -111,9 +110,6 @@ def network(scale: Scale) -> Iterator[Row]:
     given = task(scale.network_cloud, 0)
     torch.manual_seed(0)
     model = MinkUNet(1, CLASSES, depth=DEPTH, width=scale.network_width).to(GPU)
-    for layer in model.modules():
-        if isinstance(layer, Convolution):
-            layer.backend = "triton"
     coordinates, features = given.coordinates.to(GPU), given.features.to(GPU)
     labels = torch.arange(len(coordinates), device=GPU) % CLASSES
 
