@@ -150,7 +150,8 @@ def local_batches(
     for images, targets in batches:
         if workload.loss is None:
             targets = targets.to(torch.int32)
-        yield LocalBatch(*moved((images, targets), world.device), sizes)
+        images, targets = moved((images, targets), world.device)
+        yield LocalBatch(images, targets, sizes)
 
 
 def _no_samples(workload: Workload) -> Batch:

@@ -96,7 +96,9 @@ def _short(value: Any) -> str:
         value = value["median"]
     if isinstance(value, list) and value and all(isinstance(line, str) for line in value):
         value = value[-1]
-    return f"{value:.4g}" if isinstance(value, float) else str(value)[-WIDTH:]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value[-WIDTH:] if isinstance(value, str) else str(value)[:WIDTH]
 
 
 def run_all(

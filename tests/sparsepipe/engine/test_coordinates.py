@@ -87,7 +87,7 @@ def test_a_pyramid_is_what_is_coarsened_at_each_stride(
 def test_strides_that_may_round_beyond_the_limits_are_not_stacked() -> None:
     assert can_be_stacked(REACH)
     assert can_be_stacked((1, 2, 4))
-    assert not any(map(can_be_stacked, (3, 6, 2 * REACH, (2, 3, 1))))
+    assert not any(can_be_stacked(stride) for stride in (3, 6, 2 * REACH, (2, 3, 1)))
 
 
 @given(st.integers(0, 2**16), st.sampled_from([2, 3, (1, 2, 4)]), st.booleans())
