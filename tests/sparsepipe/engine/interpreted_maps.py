@@ -93,14 +93,14 @@ def _views(kernel_map: KernelMap) -> list[torch.Tensor]:
 
 
 def test_a_map_asks_little_of_a_gpu(on_gpu: None) -> None:
-    """A tensor, its 3x3x3 map and the tables of both passes took 506 launches and 18 waits."""
+    """A tensor, its 3x3x3 map and the tables of both passes took about 500 launches and 18 waits."""
     given = task("sphere:6x2", 1)
     with counted():
         _everything(given.coordinates)  # what is kept for ever is made
     with counted() as asked:
         _everything(given.coordinates)
     assert asked.launches["look_up_kernel"] == 1
-    assert asked.launches.total() <= 16, asked
+    assert asked.launches.total() <= 14, asked
     assert asked.waits.total() <= 2, asked
 
 
@@ -112,7 +112,7 @@ def _everything(coordinates: torch.Tensor) -> None:
 
 def test_a_training_step_waits_for_the_sizes_once(on_gpu: None) -> None:
     """Steps of a U-Net of 14 layers: with maps of their own, and with those of the step before.
-    Making maps pair list by pair list took 4850 launches and 197 waits."""
+    Maps that were made as lists of pairs took about 4800 launches and 194 waits."""
     given = task("sphere:6x2", 1)
     labels = torch.arange(len(given.coordinates)) % 5
     network = MinkUNet(1, 5, depth=14, width=1 / 16)
@@ -136,4 +136,4 @@ def test_a_training_step_waits_for_the_sizes_once(on_gpu: None) -> None:
         step(made)
     assert of_layers.waits.total() == 0, of_layers
     assert of_step.waits.total() <= 3, of_step
-    assert of_step.launches.total() - of_layers.launches.total() <= 90, (of_step, of_layers)
+    assert of_step.launches.total() - of_layers.launches.total() <= 80, (of_step, of_layers)
