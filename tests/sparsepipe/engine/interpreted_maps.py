@@ -93,7 +93,7 @@ def _views(kernel_map: KernelMap) -> list[torch.Tensor]:
 
 
 def test_a_map_asks_little_of_a_gpu(on_gpu: None) -> None:
-    """A tensor, its 3x3x3 map and the tables of both passes took about 500 launches and 18 waits."""
+    """A tensor, its 3x3x3 map and both tables took about 500 launches and 18 waits before."""
     given = task("sphere:6x2", 1)
     with counted():
         _everything(given.coordinates)  # what is kept for ever is made
