@@ -24,9 +24,10 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.profiler import profile
 
 from systems.network import distributed
-from tests.gpu import checks, every_kernel
+from tests.gpu import checks, convolution, every_kernel
 from tests.gpu.__main__ import main
 from tests.gpu.parts import SMALL
 from tests.sparsepipe.engine.launches import as_on_gpu
@@ -102,6 +103,7 @@ IMITATED: list[tuple[Any, str, Any]] = [
     (torch.cuda, "graph", captured),
     (torch.cuda, "set_device", lambda *_: None),
     (distributed, "choose_device", lambda *_: CPU),
+    (convolution, "profile", lambda activities: profile(activities=activities[:1])),
     (checks, "sanitizer_here", lambda: sanitizer()),
     (checks, "EVERY_KERNEL", ("tests.dry_gpu", "kernels")),
 ]
