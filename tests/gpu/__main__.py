@@ -142,6 +142,9 @@ def in_process(part: Part, limit_s: float, module: str) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             end = f"cut short after {limit_s:.0f} s"
             errors = _ended(process)
+        except KeyboardInterrupt:  # the part has a session of its own, and would go on
+            _ended(process)
+            raise
         lines = rows.read_text().splitlines() if rows.is_file() else []
     kept: list[Row] = [json.loads(line) for line in lines if line.endswith("}")]
     said = errors.splitlines()[-LINES:] if end != "done" else []
