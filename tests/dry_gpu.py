@@ -24,15 +24,21 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.profiler import profile
 
 from systems.network import distributed
-from tests.gpu import checks, every_kernel
+from tests.gpu import checks, convolution, every_kernel
 from tests.gpu.__main__ import main
 from tests.gpu.parts import SMALL
+from tests.sparsepipe.engine.launches import as_on_gpu
 from tests.speculative.verification import test_cuda
 from tests.systems.network.fake_cuda import fake_cuda
 
 MODULE = "tests.dry_gpu"
+MAPPED = "convolution"
+"""The part whose kernel maps are made by Triton's kernel; interpreted, it is too slow for all."""
+KERNELS = "TESTBED_EMULATED_KERNELS"
+"""The variable that names the folder of the emulated kernels, which all parts share."""
 CPU = torch.device("cpu")
 
 
@@ -97,15 +103,18 @@ IMITATED: list[tuple[Any, str, Any]] = [
     (torch.cuda, "graph", captured),
     (torch.cuda, "set_device", lambda *_: None),
     (distributed, "choose_device", lambda *_: CPU),
+    (convolution, "profile", lambda activities: profile(activities=activities[:1])),
     (checks, "sanitizer_here", lambda: sanitizer()),
     (checks, "EVERY_KERNEL", ("tests.dry_gpu", "kernels")),
 ]
 
 
 @contextmanager
-def imitated() -> Iterator[None]:
-    """Put everything in place for this process."""
+def imitated(part: str) -> Iterator[None]:
+    """Put everything in place for this process, which runs a part."""
     with ExitStack() as stack:
+        if part == MAPPED:
+            stack.enter_context(as_on_gpu())
         stack.enter_context(fake_cuda())
         stack.enter_context(mock.patch.dict(sys.modules, flashinfer=FLASHINFER))
         for one in IMITATED:
@@ -125,15 +134,19 @@ def sanitizer() -> str:
 
 @functools.cache
 def emulated() -> ctypes.CDLL:
-    """The emulated kernels, built when a part needs them."""
-    return test_cuda.load_emulated(test_cuda.build_emulated(Path(tempfile.mkdtemp())))
+    """The emulated kernels, built when the first part needs them."""
+    folder = Path(os.environ.get(KERNELS) or tempfile.mkdtemp())
+    built = folder / "emulated.so"
+    return test_cuda.load_emulated(built if built.is_file() else test_cuda.build_emulated(folder))
 
 
 def dry_run(words: list[str]) -> int:
     """Run a part, or all of them, as `tests.gpu.__main__.main` does; returns the exit code."""
     if words[:1] not in (["part"], ["kernels"]):
-        return main(words, SMALL, MODULE)
-    with imitated():
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ[KERNELS] = folder  # for the processes of the parts, one after the other
+            return main(words, SMALL, MODULE)
+    with imitated(words[1] if words[0] == "part" else ""):
         if words[0] == "part":
             return main(words, SMALL, MODULE)
         every_kernel.main(["1x2x1003", "16x1x130"])

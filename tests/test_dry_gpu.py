@@ -140,6 +140,25 @@ def test_what_is_right_is_not_said() -> None:
     assert wrong({"parts": {"p": {"end": "done", "errors": [], "rows": rows}}}) == []
 
 
+def test_what_is_not_done_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    part = {"end": "cut short after 20 s", "errors": [], "rows": [], "took_s": 20.0}
+    assert program.summarize({"parts": {"hangs": part}}, Path("found.json")) == 0
+    assert "hangs: cut short after 20 s; call this again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"median": 1.23456e-3, "low": 1.0}, "0.001235"),
+        (["ssss", "16 skipped"], "16 skipped"),
+        ("python -m pytest " + 70 * "x", 60 * "x"),
+        ([9, 0], "[9, 0]"),
+    ],
+)
+def test_values_are_said_in_short(value: object, said: str) -> None:
+    assert program._short(value) == said
+
+
 def test_scales_have_the_same_subjects() -> None:
     assert SMALL.clouds
     assert set(vars(SMALL)) == set(vars(FULL))

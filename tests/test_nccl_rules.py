@@ -89,7 +89,7 @@ def test_pipelines(name: str, way: Backend) -> None:
 
 def send_before_all_have_met() -> None:
     """Both ranks of a pair receive first, as those of all three systems do."""
-    with nccl_rules(limit_s=1):
+    with nccl_rules(meeting_s=1):
         world = start(environment(), ["worker"] * 2, timeout_s=60, backend="nccl")
         with mock.patch.object(gpu_transport, "NcclTransport", TorchTransport):
             transport = open_transport("torch", world, ["push", "pull"])
@@ -121,7 +121,8 @@ def wait_on_the_stream_that_computes(case: Pipeline) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpipe, 4 stages", "1f1b, U-Net, 3 stages"])
 def test_a_wait_on_the_stream_that_computes_is_a_deadlock(name: str) -> None:
-    with pytest.raises(RankError, match="a stream waits for a message"):
+    found = r"NCCL's rules: (a stream waits for a message|rank \d does not come)"
+    with pytest.raises(RankError, match=found):  # while ranks connect, or later
         run_ranks(RANKS, wait_on_the_stream_that_computes, equivalence.CASES[name])
 
 

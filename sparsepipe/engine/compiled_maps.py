@@ -2,8 +2,8 @@
 use.
 
 Every function returns None where it does not serve: on another device, where nothing could be
-built, for no voxels, or where the box around them is too empty for a table. The caller then uses
-PyTorch's operators, which find the same.
+built, for no voxels, or, to coarsen, where the box around them is too empty for a table. The caller
+then uses PyTorch's operators, which find the same.
 """
 
 import ctypes
@@ -19,10 +19,11 @@ from sparsepipe.engine import buffers
 from sparsepipe.engine.axes import Axes, each
 from sparsepipe.engine.coordinates import packing
 from sparsepipe.engine.kernel import Kernel
-from sparsepipe.engine.lookup import CELLS_PER_VOXEL
 from systems.build import library
 
 SOURCE = Path(__file__).parent / "csrc" / "voxels.cpp"
+CELLS_PER_VOXEL = 128
+"""The largest number of cells for each voxel for which a table is made."""
 LEAST_CELLS = 2**16
 """The cells of a box that is affordable for any number of voxels."""
 
@@ -80,8 +81,6 @@ def find_pairs(
         c_int64(room),
         *map(_address, (*scratch, counts, origins)),
     )
-    if found < 0:
-        return None
     pairs = [buffers.empty((found,), torch.int32) for _ in range(2)]
     join = _function("join_pairs", fine)
     assert join is not None

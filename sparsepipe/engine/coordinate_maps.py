@@ -17,7 +17,7 @@ of a forward pass share one object, which keeps the lists, and the kernel maps b
     stride 4    (0,0,0)                                 row 0: made by the second
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,9 +26,11 @@ from torch import Tensor
 from sparsepipe.engine import compiled_maps
 from sparsepipe.engine.axes import Axes, axes, quotient, times
 from sparsepipe.engine.coordinates import (
+    can_be_stacked,
     coarsened,
     displacement,
     pack,
+    pyramid,
     sample_displacement,
     sample_starts,
     unpack,
@@ -37,6 +39,9 @@ from sparsepipe.engine.kernel import Kernel
 from sparsepipe.engine.kernel_map import KernelMap, build
 from sparsepipe.engine.row_order import RowOrder, row_order
 from systems.schema import InputError
+
+AHEAD = 4
+"""The strides whose voxels are made at once: as many as a U-Net has."""
 
 
 class CoordinateMaps:
@@ -70,6 +75,7 @@ class CoordinateMaps:
         self._orders: dict[Axes, RowOrder] = {} if order is None else {stride: order}
         self._kernel_maps: dict[Kernel, KernelMap] = {}
         self._sizes: dict[Axes, list[int]] = {}
+        self._ahead: dict[Axes, tuple[Tensor, Tensor]] = {}  # finer voxels, and what they become
 
     @property
     def strides(self) -> tuple[Axes, ...]:
@@ -127,10 +133,30 @@ class CoordinateMaps:
         for the voxels c at `stride`. Returns t."""
         coarse = times(axes(stride), factor)
         if coarse not in self._keys:
-            arguments = self.keys(stride), coarse, self.dimension
-            keys = compiled_maps.coarsened(*arguments)
-            self._keys[coarse] = coarsened(*arguments) if keys is None else keys
+            self._keys[coarse] = self._coarsened(self.keys(stride), coarse, factor)
         return coarse
+
+    def _coarsened(self, keys: Tensor, coarse: Axes, factor: Axes) -> Tensor:
+        """The voxels at the stride `coarse`, `factor` times that of `keys`. Where no C++ serves,
+        those of the next strides are made with them, since networks coarsen again and again, and
+        the host waits for the sizes of what is made."""
+        found = compiled_maps.coarsened(keys, coarse, self.dimension)
+        if found is not None:
+            return found
+        made = self._ahead.get(coarse)
+        if made is not None and made[0] is keys:
+            return made[1]
+        if not can_be_stacked(coarse, self.dimension):
+            return coarsened(keys, coarse, self.dimension)
+        strides = [coarse]
+        while len(strides) < AHEAD and can_be_stacked(
+            following := times(strides[-1], factor), self.dimension
+        ):
+            strides.append(following)
+        levels = pyramid(keys, strides, self.dimension)
+        finer = [keys, *levels[:-1]]
+        self._ahead |= dict(zip(strides, zip(finer, levels, strict=True), strict=True))
+        return levels[0]
 
     def pool(self, stride: Any) -> int:
         """Make the rows of global pooling, one for each sample. Returns their stride, 0."""
@@ -232,11 +258,20 @@ class CoordinateMaps:
         for kernel in like._kernel_maps:
             _ = self.kernel_map(kernel).transpose
 
-    def to(self, device: torch.device) -> "CoordinateMaps":
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> "CoordinateMaps":
         """Move the voxels to a device. Kernel maps are made there again when they are needed."""
-        keys = {stride: keys.to(device) for stride, keys in self._keys.items()}
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "CoordinateMaps":
+        """Copy the voxels to pinned memory of the host."""
+        return self._moved(Tensor.pin_memory)
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> "CoordinateMaps":
+        """The same voxels where a function moves tensors."""
+        keys = {stride: move(keys) for stride, keys in self._keys.items()}
         moved = _of_keys(keys, self.batch_size, self.dimension)
-        moved._orders = {stride: order.to(device) for stride, order in self._orders.items()}
+        moved._orders = {stride: order.moved(move) for stride, order in self._orders.items()}
+        moved._sizes = dict(self._sizes)
         return moved
 
     @staticmethod

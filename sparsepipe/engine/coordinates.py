@@ -12,8 +12,10 @@ would make it the key of another voxel. This cannot happen as long as coordinate
 Grids of one, two and four axes are packed alike, with fields of other widths (`PACKINGS`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import lru_cache
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -82,6 +84,11 @@ def pack(coordinates: Tensor) -> Tensor:
     Raises:
         InputError: the shape or dtype is wrong, or a key cannot hold one of the values.
     """
+    return packed(coordinates)[0]
+
+
+def packed(coordinates: Tensor) -> tuple[Tensor, int]:
+    """What `pack` returns, and the highest batch index, -1 where there are no voxels."""
     if coordinates.ndim != 2 or coordinates.shape[1] - 1 not in PACKINGS:
         raise InputError(
             f"coordinates have shape {list(coordinates.shape)}: give [N, 4] = (batch, x, y, z), or "
@@ -90,13 +97,10 @@ def pack(coordinates: Tensor) -> Tensor:
     if coordinates.is_floating_point() or coordinates.dtype == torch.bool:
         raise InputError(f"coordinates are {coordinates.dtype}: quantize them, give torch.int32")
     form = PACKINGS[coordinates.shape[1] - 1]
-    fields = [column.long() for column in coordinates.unbind(1)]
-    if len(coordinates):
-        _refuse_overflow(fields, form)
-    keys = fields[-1]  # written out, since CUDA has no matrix product for integers
-    for field, unit in zip(fields[:-1], form.units, strict=False):
-        keys = keys + field * unit
-    return keys
+    fields = coordinates.long()
+    highest = _refuse_overflow(fields, form) if len(fields) else -1
+    # A product and a sum, since CUDA has no matrix product for integers.
+    return (fields * _units(form, fields.device)).sum(1), highest
 
 
 def unpack(keys: Tensor, dimension: int = 3) -> Tensor:
@@ -135,20 +139,19 @@ def check_stride(coordinates: Tensor, stride: Axes) -> None:
         )
 
 
-def batch_size_of(coordinates: Tensor, batch_size: int | None) -> int:
-    """The number of samples that coordinates [N, 4] belong to. Where `batch_size` is None it is the
-    largest batch index + 1.
+def checked_batch_size(highest: int, batch_size: int | None, dimension: int) -> int:
+    """The number of samples, where `highest` is the highest batch index that occurs. Where
+    `batch_size` is None it is that index + 1.
 
     Raises:
         InputError: there are no samples, or `batch_size` is smaller than that or too large.
     """
-    least = int(coordinates[:, 0].long().amax()) + 1 if len(coordinates) else 0
-    size = least if batch_size is None else batch_size
-    most = packing(coordinates.shape[1] - 1).max_batch_size
-    if size < max(least, 1) or size > most:
+    size = highest + 1 if batch_size is None else batch_size
+    least, most = max(highest + 1, 1), packing(dimension).max_batch_size
+    if size < least or size > most:
         raise InputError(
-            f"batch size {size} with batch indices up to {least - 1}: "
-            f"give batch_size from {max(least, 1)} to {most}"
+            f"batch size {size} with batch indices up to {highest}: "
+            f"give batch_size from {least} to {most}"
         )
     return size
 
@@ -187,6 +190,33 @@ def coarsened(keys: Tensor, stride: Axes, dimension: int = 3) -> Tensor:
     return torch.unique(pack(coordinates))
 
 
+def can_be_stacked(stride: Axes, dimension: int = 3) -> bool:
+    """Whether `pyramid` serves a stride: all axes have powers of 2 that divide the limit of
+    coordinates, so that none is rounded beyond it."""
+    reach = packing(dimension).reach
+    return all(s <= reach and s & (s - 1) == 0 for s in each(stride, dimension))
+
+
+def pyramid(keys: Tensor, strides: Sequence[Axes], dimension: int = 3) -> list[Tensor]:
+    """What `coarsened` returns for several strides, see `can_be_stacked`. The host waits once, for
+    the sizes of all results.
+
+    Where a key's fields are not negative, rounding down to a power of 2 clears the low bits of
+    every field.
+    """
+    if not len(keys):
+        return [keys for _ in strides]
+    half = displacement(*(1 << packing(dimension).bits - 1 for _ in range(dimension)))
+    kept = _kept_bits(tuple(strides), dimension, keys.device)
+    levels = (((keys + half) & kept) - half).sort(1).values  # [strides, N]
+    begins = torch.ones_like(levels, dtype=torch.bool)  # where a key differs from that before it
+    torch.ne(levels[:, 1:], levels[:, :-1], out=begins[:, 1:])
+    places = begins.view(-1).cumsum(0)
+    ends = places[len(keys) - 1 :: len(keys)].tolist()
+    found = keys.new_empty(ends[-1]).scatter_(0, places - 1, levels.view(-1))
+    return list(found.split([end - start for start, end in pairwise([0, *ends])]))
+
+
 def sample_starts(batch_size: int, device: torch.device, dimension: int = 3) -> Tensor:
     """Bounds between the keys of samples, int64 [batch_size + 1]: the keys of sample b lie in
     [bounds[b], bounds[b + 1])."""
@@ -217,10 +247,23 @@ def kernel_offsets(size: Axes, spacing: Axes = 1, dimension: int = 3) -> list[tu
     return [tuple(reversed(offset)) for offset in product(*reversed(steps))]
 
 
-def _refuse_overflow(fields: list[Tensor], form: Packing) -> None:
+@lru_cache(maxsize=64)
+def _units(form: Packing, device: torch.device) -> Tensor:
+    """What one step in each of the fields adds to a key, int64 [1 + axes], on a device."""
+    return torch.tensor(form.units, device=device)
+
+
+@lru_cache(maxsize=64)
+def _kept_bits(strides: tuple[Axes, ...], dimension: int, device: torch.device) -> Tensor:
+    """The bits of a key that rounding to each stride keeps, int64 [strides, 1], on a device."""
+    cleared = [displacement(*(s - 1 for s in each(stride, dimension))) for stride in strides]
+    return torch.tensor([[~bits] for bits in cleared], device=device)
+
+
+def _refuse_overflow(fields: Tensor, form: Packing) -> int:
     """Raise InputError if a batch index or coordinate does not fit into its field of a key. The
-    fields are batch, x, y and z, int64 [N] each."""
-    low, high = torch.stack([torch.stack(field.aminmax()) for field in fields]).T.tolist()
+    fields are int64 [N, 1 + axes], the batch first. Returns the highest batch index."""
+    low, high = torch.stack(fields.aminmax(dim=0)).tolist()
     if low[0] < 0 or high[0] >= form.max_batch_size:
         raise InputError(
             f"batch index {low[0] if low[0] < 0 else high[0]} is not in "
@@ -232,3 +275,4 @@ def _refuse_overflow(fields: list[Tensor], form: Packing) -> None:
                 f"coordinate {axis} = {lowest if lowest < -form.limit else highest} is not in "
                 f"[{-form.limit}, {form.limit}): centre the cloud or take larger voxels"
             )
+    return int(high[0])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsepipe.engine.axes import axes, each
-from sparsepipe.engine.coordinates import batch_size_of, pack
+from sparsepipe.engine.coordinates import checked_batch_size, pack
 from sparsepipe.engine.interpolation import interpolate
 from sparsepipe.engine.quantize import Merging
 from sparsepipe.engine.tensor import SparseTensor
@@ -53,7 +53,9 @@ class TensorField:
             features,
             places if places.is_floating_point() else places + 0.0,
         )
-        self.batch_size = batch_size_of(self.voxels(1), batch_size)
+        samples = self.voxels(1)[:, 0]
+        highest = int(samples.amax()) if len(samples) else -1
+        self.batch_size = checked_batch_size(highest, batch_size, places.shape[1] - 1)
 
     def replace(self, features: Tensor) -> Self:
         """Make a field at the same places with other features [P, C']."""

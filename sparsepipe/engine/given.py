@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sparsepipe.engine.axes import Axes
 from sparsepipe.engine.coordinate_maps import CoordinateMaps
-from sparsepipe.engine.coordinates import batch_size_of, check_stride, pack
+from sparsepipe.engine.coordinates import check_stride, checked_batch_size, packed
 from sparsepipe.engine.quantize import Merging, merged
 from sparsepipe.engine.row_order import row_order
 from systems.schema import InputError
@@ -34,9 +34,11 @@ def maps_of(
     if duplicates not in _CHOICES:
         raise InputError(f"duplicates = {duplicates!r}: give one of {', '.join(_CHOICES)}")
     coordinates = _checked(features, coordinates)
-    keys, order = row_order(pack(coordinates))
+    given_keys, highest = packed(coordinates)
+    dimension = coordinates.shape[1] - 1
+    keys, order = row_order(given_keys)
     check_stride(coordinates, stride)
-    batch_size = batch_size_of(coordinates, batch_size)
+    batch_size = checked_batch_size(highest, batch_size, dimension)
     if len(keys) < len(features):
         if duplicates == "refuse":
             raise InputError(
@@ -46,9 +48,7 @@ def maps_of(
             )
         assert order.inverse is not None  # nothing was pruned
         features = merged(features, order.order, order.inverse, duplicates)
-    return features, CoordinateMaps(
-        keys, stride, batch_size, order, dimension=coordinates.shape[1] - 1
-    )
+    return features, CoordinateMaps(keys, stride, batch_size, order, dimension=dimension)
 
 
 def _checked(features: Tensor, coordinates: Tensor | None) -> Tensor:

@@ -16,9 +16,9 @@ rows u.
 The picture shows why half of a map is the mirror image of the other half where inputs and outputs
 are the same voxels: (v, u) under o is (u, v) under -o.
 
-Rows are looked up in a table of the box around the cloud, on a CPU by C++
-(`sparsepipe.engine.compiled_maps`), elsewhere by PyTorch's operators (`sparsepipe.engine.lookup`);
-or, where that box is too empty to afford a table, searched in the sorted keys (`search`).
+A map is made on first use, as a backend needs it: as lists of pairs by C++ on a CPU
+(`sparsepipe.engine.compiled_maps`), or elsewhere as the table of the input row of every output
+under every offset (`sparsepipe.engine.lookup`). Either gives the other.
 """
 
 from dataclasses import dataclass, field, replace
@@ -30,11 +30,9 @@ import torch
 from torch import Tensor
 
 from sparsepipe.engine import compiled_maps
-from sparsepipe.engine.axes import each
-from sparsepipe.engine.coordinates import displacement
-from sparsepipe.engine.kernel import Kernel as Kernel, Offset
-from sparsepipe.engine.layouts import Block, Neighbours, cut, tabulate
-from sparsepipe.engine.lookup import Pairs, look_up
+from sparsepipe.engine.kernel import Kernel as Kernel
+from sparsepipe.engine.layouts import Block, Neighbours, cut, pairs_of, side_by_side
+from sparsepipe.engine.lookup import Table, look_up
 
 _numbers = count()
 _living: "WeakValueDictionary[int, KernelMap]" = WeakValueDictionary()
@@ -48,10 +46,8 @@ def of_handle(handle: Tensor) -> "KernelMap":
 
 @dataclass(frozen=True, eq=False)
 class KernelMap:
-    """P pairs of rows, sorted by offset. Under one offset, input and output rows both ascend.
-
-    Other views of the same pairs, which the backends need, are made on first use and kept.
-    """
+    """The pairs of rows that a kernel makes between voxels. All views of them are made on first use
+    and kept."""
 
     kernel: Kernel
     transposed: bool
@@ -60,12 +56,6 @@ class KernelMap:
     """int64 [N]: the voxels of the input."""
     output_keys: Tensor
     """int64 [M]: the voxels of the output."""
-    input_rows: Tensor
-    """int32 [P]: the row of the input in each pair."""
-    output_rows: Tensor
-    """int32 [P]: the row of the output in each pair."""
-    counts: tuple[int, ...]
-    """The number of pairs under each of the K offsets."""
     handle: Tensor = field(init=False, repr=False)
     """int64 []: a number that stands for the map in compiled graphs, which hold tensors alone."""
     _blocks: dict[int, list[Block]] = field(default_factory=dict, init=False, repr=False)
@@ -75,45 +65,81 @@ class KernelMap:
         _living[number] = self
         object.__setattr__(self, "handle", torch.tensor(number))
 
+    @property
+    def volume(self) -> int:
+        """K, the number of offsets."""
+        return len(self.kernel.offsets)
+
     @cached_property
     def transpose(self) -> "KernelMap":
         """The map with inputs and outputs swapped, for transposed layers and for gradients."""
-        other = KernelMap(
-            kernel=self.kernel,
-            transposed=not self.transposed,
-            input_keys=self.output_keys,
-            output_keys=self.input_keys,
-            input_rows=self.output_rows,
-            output_rows=self.input_rows,
-            counts=self.counts,
-        )
+        other = KernelMap(self.kernel, not self.transposed, self.output_keys, self.input_keys)
         other.__dict__["transpose"] = self
         return other
 
-    @cached_property
-    def _by_output(self) -> tuple[Tensor, Tensor] | None:
-        """`starts` and `inputs_by_output`, where there is C++ for them."""
-        rows = len(self.output_keys)
-        return compiled_maps.sorted_by_output(self.input_rows, self.output_rows, rows)
+    @property
+    def _mirrored(self) -> bool:
+        """Whether the map is its own mirror image: see `Kernel.symmetric`."""
+        return self.kernel.symmetric and self.input_keys is self.output_keys
+
+    @property
+    def _identical(self) -> bool:
+        """Whether every output has the input of the same row, and no other."""
+        middle = ((0,) * self.kernel.dimension,)
+        return self.input_keys is self.output_keys and self.kernel.offsets == middle
 
     @cached_property
+    def _pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`input_rows`, `output_rows`, and the number of pairs of each offset, int64 [K]."""
+        if self.transposed:
+            inputs, outputs, counts = self.transpose._pairs
+            return outputs, inputs, counts
+        found = compiled_maps.find_pairs(self.input_keys, self.output_keys, self.kernel)
+        return pairs_of(self._table()) if found is None else found
+
+    @property
+    def input_rows(self) -> Tensor:
+        """int32 [P]: the row of the input in each pair. Pairs are sorted by offset; under one
+        offset, input and output rows both ascend."""
+        return self._pairs[0]
+
+    @property
+    def output_rows(self) -> Tensor:
+        """int32 [P]: the row of the output in each pair."""
+        return self._pairs[1]
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """The number of pairs under each of the K offsets."""
+        return tuple(self._pairs[2].tolist())
+
+    def _table(self) -> Table:
+        """The input row of every output under every offset."""
+        return look_up(self.input_keys, self.output_keys, self.kernel, backwards=self.transposed)
+
+    @cached_property
+    def _by_output(self) -> tuple[Tensor, Tensor]:
+        """`starts` and `inputs_by_output`."""
+        rows, device = len(self.output_keys), self.output_rows.device
+        found = compiled_maps.sorted_by_output(self.input_rows, self.output_rows, rows)
+        if found is not None:
+            return found
+        inputs = max(len(self.input_keys), 1)
+        pairs = (self.output_rows.long() * inputs + self.input_rows).sort().values
+        edges = torch.arange(rows + 1, device=device) * inputs
+        return torch.searchsorted(pairs, edges, out_int32=True), (pairs % inputs).int()
+
+    @property
     def starts(self) -> Tensor:
         """int32 [M + 1]: where the pairs of each output row start when all pairs are sorted by
         output row."""
-        if self._by_output is not None:
-            return self._by_output[0]
-        neighbours = torch.bincount(self.output_rows, minlength=len(self.output_keys))
-        return torch.nn.functional.pad(neighbours.cumsum(0), (1, 0)).int()
+        return self._by_output[0]
 
-    @cached_property
+    @property
     def inputs_by_output(self) -> Tensor:
         """int32 [P]: the input rows of all pairs, sorted by output row. Those of one output
         ascend."""
-        if self._by_output is not None:
-            return self._by_output[1]
-        inputs = max(len(self.input_keys), 1)
-        pairs = (self.output_rows.long() * inputs + self.input_rows).sort().values
-        return (pairs % inputs).int()
+        return self._by_output[1]
 
     @cached_property
     def firsts(self) -> Tensor:
@@ -123,7 +149,15 @@ class KernelMap:
     @cached_property
     def neighbours(self) -> Neighbours:
         """The map as a table with a row for each offset and a column for each output."""
-        return tabulate(self.input_rows, self.output_rows, self.counts, len(self.output_keys))
+        if self.transposed and self._identical:
+            return self.transpose.neighbours
+        if self._identical:
+            rows = torch.arange(len(self.input_keys), device=self.input_keys.device)
+            return Neighbours(rows, rows.int()[None])
+        if self.transposed and self._mirrored:  # every offset is replaced by the opposite one
+            mirror = self.transpose.neighbours
+            return Neighbours(mirror.outputs, mirror.inputs.flip(0))
+        return side_by_side(self._table())
 
     def blocks(self, rows: int) -> list[Block]:
         """The map cut into blocks of `rows` output rows."""
@@ -134,7 +168,7 @@ class KernelMap:
     def _cut(self, rows: int) -> list[Block]:
         """Make the blocks. Those of a transposed symmetric map are the blocks of the map itself,
         with every offset replaced by the opposite one."""
-        if self.transposed and self.kernel.symmetric:
+        if self.transposed and self._mirrored:
             last = len(self.counts) - 1
             blocks = self.transpose.blocks(rows)
             return [replace(block, offsets=[last - k for k in block.offsets]) for block in blocks]
@@ -142,85 +176,6 @@ class KernelMap:
 
 
 def build(fine: Tensor, coarse: Tensor, kernel: Kernel) -> KernelMap:
-    """Make the kernel map from `fine` voxels to `coarse` voxels (keys int64, sorted and
-    distinct). The coarse voxels need not be those that a strided layer makes of the fine ones."""
-    found = compiled_maps.find_pairs(fine, coarse, kernel)
-    if found is None:
-        found = _find_pairs(fine, coarse, kernel)
-    input_rows, output_rows, counts = found
-    return KernelMap(
-        kernel=kernel,
-        transposed=False,
-        input_keys=fine,
-        output_keys=coarse,
-        input_rows=input_rows,
-        output_rows=output_rows,
-        counts=tuple(counts.tolist()),
-    )
-
-
-def _find_pairs(fine: Tensor, coarse: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor]:
-    """What `compiled_maps.find_pairs` returns, by PyTorch's operators on any device."""
-    # 1. Find the pairs of all offsets. Where inputs and outputs are the same voxels, an offset
-    #    whose opposite one came before is left out, and so is the middle.
-    wanted = list(kernel.offsets)
-    if fine is coarse:
-        seen: set[Offset] = set()
-        for offset in wanted:
-            if any(offset) and _opposite(offset) not in seen:
-                seen.add(offset)
-        wanted = [offset for offset in wanted if offset in seen]
-    pairs = look_up(fine, coarse, wanted, kernel.fine_stride, kernel.reach)
-    if pairs is None:
-        pairs = search(fine, coarse, kernel, set(wanted))
-    # 2. The offset in the middle pairs each row with itself, and opposite offsets have mirror
-    #    images.
-    if fine is coarse:
-        rows = torch.arange(len(fine), dtype=torch.int32, device=fine.device)
-        pairs[(0,) * kernel.dimension] = rows, rows
-        for offset in wanted:
-            inputs, outputs = pairs[offset]
-            pairs[_opposite(offset)] = outputs, inputs
-    # 3. Join them in the order of the kernel's weights.
-    ordered = [pairs[offset] for offset in kernel.offsets]
-    return (
-        torch.cat([inputs for inputs, _ in ordered]),
-        torch.cat([outputs for _, outputs in ordered]),
-        torch.tensor([len(inputs) for inputs, _ in ordered]),
-    )
-
-
-def _opposite(offset: Offset) -> Offset:
-    """The offset to the other side."""
-    return tuple(-step for step in offset)
-
-
-def search(fine: Tensor, coarse: Tensor, kernel: Kernel, wanted: set[Offset]) -> Pairs:
-    """Find the pairs of some of a kernel's offsets by searching the sorted `fine` keys.
-
-    Queries, the keys of u + o for all outputs u, ascend as the outputs do. One binary search finds
-    their places for the lowest z of each column (x, y) of the kernel. For the next z, every query
-    moves up, and its place moves up past as many voxels as lie between: that is a short walk
-    instead of another search.
-
-        keys     ... 17 18 20 25 ...          query 17 -> place of 17
-                      ^                       query 18 -> one step up
-    """
-    fine_step = each(kernel.fine_stride, kernel.dimension)[-1]
-    sentinel = fine.new_full((1,), torch.iinfo(fine.dtype).max)  # no voxel's key; ends every walk
-    keys = torch.cat([fine, sentinel])
-    columns: dict[Offset, list[int]] = {}
-    for offset in sorted(wanted):
-        columns.setdefault(offset[:-1], []).append(offset[-1])
-    pairs = {}
-    for column, heights in columns.items():
-        queries = coarse + displacement(*column, heights[0])
-        positions = torch.searchsorted(keys, queries, out_int32=True)
-        for height, following in zip(heights, [*heights[1:], heights[-1]], strict=True):
-            exists = keys.index_select(0, positions) == queries
-            outputs = exists.nonzero().view(-1).int()
-            pairs[*column, height] = positions.index_select(0, outputs), outputs
-            queries += following - height
-            for _ in range((following - height) // fine_step):  # at most so many lie in between
-                positions += keys.index_select(0, positions) < queries
-    return pairs
+    """The kernel map from `fine` voxels to `coarse` voxels (keys int64, sorted and distinct). The
+    coarse voxels need not be those that a strided layer makes of the fine ones."""
+    return KernelMap(kernel, False, fine, coarse)

@@ -18,6 +18,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from sparsepipe.engine.lookup import Table
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -102,10 +104,6 @@ def _by_block(values: Tensor, sizes: list[list[int]]) -> Tensor:
     return torch.cat([values[:0], *(part for b in range(blocks) for part in parts[b::blocks])])
 
 
-MASK_BITS = 63
-"""The bits of an int64 that a set of offsets can use."""
-
-
 @dataclass(frozen=True, eq=False)
 class Neighbours:
     """The table of the input row of each of M outputs under each of K offsets. Outputs that have
@@ -118,26 +116,20 @@ class Neighbours:
     """
 
     outputs: Tensor
-    """int32 [M]: the output row of each column of the table."""
+    """int64 [M]: the output row of each column of the table."""
     inputs: Tensor
     """int32 [K, M]: the input row under each offset; -1 where there is none."""
 
 
-def tabulate(inputs: Tensor, outputs: Tensor, counts: Sequence[int], height: int) -> Neighbours:
-    """Make the table of a kernel map with `height` output rows.
+def side_by_side(table: Table) -> Neighbours:
+    """Sort a table's outputs by the offsets under which they have inputs."""
+    order = table.masks.argsort(stable=True)
+    return Neighbours(outputs=order, inputs=table.inputs.index_select(1, order))
 
-    Args:
-        inputs, outputs: int32 [P], the pairs, sorted by offset and then by row.
-        counts: the number of pairs of each offset.
-    """
-    table = inputs.new_full((len(counts), height), -1)
-    mask = torch.zeros(height, dtype=torch.int64, device=inputs.device)
-    parts = zip(inputs.split(list(counts)), outputs.split(list(counts)), strict=True)
-    for offset, (from_rows, to_rows) in enumerate(parts):
-        # Bit k says that the output has an input under offset k. Where there are more than 63
-        # offsets, neighbouring ones share a bit, which only makes the order a little worse.
-        bit = offset if len(counts) <= MASK_BITS else offset * MASK_BITS // len(counts)
-        table[offset].index_copy_(0, to_rows.long(), from_rows)
-        mask |= (table[offset] >= 0).long() << bit
-    order = mask.argsort(stable=True)
-    return Neighbours(outputs=order.int(), inputs=table.index_select(1, order))
+
+def pairs_of(table: Table) -> tuple[Tensor, Tensor, Tensor]:
+    """The pairs of a table, sorted by offset and then by row: input rows and output rows, int32
+    [P]; and the number of pairs of each offset, int64 [K]."""
+    there = table.inputs >= 0
+    offsets, outputs = there.nonzero().unbind(1)
+    return table.inputs[offsets, outputs], outputs.int(), there.sum(1)

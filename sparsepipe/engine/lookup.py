@@ -1,86 +1,132 @@
-"""Finding neighbours with a table: the row of the voxel in every cell of the box around a cloud.
+"""Looking up neighbours in sorted keys: the input row of every output under every offset.
 
-    -1 -1 -1 -1 -1      The voxels 0, 1 and 2 in their box, with a margin as wide as the kernel
-    -1  0  1 -1 -1      reaches. A cell's number is linear in its coordinates, so one addition leads
-    -1 -1 -1  2 -1      from the cells of all outputs to their neighbours under an offset, and the
-    -1 -1 -1 -1 -1      margin keeps that inside the table. -1 says that there is no voxel.
+The key of the voxel at u + o is the key of u plus a number, and keys are sorted. So the row of that
+voxel is the number of keys below it, if it has a key. All rows together are a table with a row for
+each offset and a column for each output; -1 says that there is no voxel.
 
-It is three times as fast as searching sorted keys, where the box is not too empty to afford it.
+A GPU makes it with Triton's kernel (`sparsepipe.engine.triton_maps`), where there is one. PyTorch's
+operators find the same. Neither needs the host to know how many pairs there are.
 """
 
-from collections.abc import Sequence
-from math import prod
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sparsepipe.engine.axes import Axes, each
-from sparsepipe.engine.coordinates import unpack
-from sparsepipe.engine.kernel import Offset
+from sparsepipe.engine.axes import each
+from sparsepipe.engine.coordinates import displacement
+from sparsepipe.engine.kernel import Kernel
+from sparsepipe.engine.triton_here import triton_serves
 
-Pairs = dict[Offset, tuple[Tensor, Tensor]]
-"""For each offset, the input rows and the output rows of its pairs, int32, both ascending."""
-CELLS_PER_VOXEL = 128
-"""The largest number of cells for each voxel for which a table is made."""
-MOST_CELLS = 2**31 - 1
-"""The largest number of cells, since they are numbered in int32."""
+MASK_BITS = 63
+"""The bits of an int64 that a set of offsets can use."""
+NARROW_BITS = 31
+"""Those of an int32, which is sorted in half the time."""
+MOST_STEPS = 8
+"""A walk of more steps than this takes as long as a new search."""
 
 
-def look_up(
-    fine: Tensor, coarse: Tensor, offsets: Sequence[Offset], step: Axes, reach: Axes
-) -> Pairs | None:
-    """Find, for each offset o, the pairs (input row v, output row u) with voxel v = voxel u + o.
+class Table(NamedTuple):
+    """The input rows of M outputs under K offsets."""
+
+    inputs: Tensor
+    """int32 [K, M]: the input row of each output under each offset, or -1."""
+    masks: Tensor
+    """int32 or int64 [M]: bit k says that an output has an input under offset k. Where there are
+    more offsets than bits, neighbouring ones share a bit."""
+
+
+class Search(NamedTuple):
+    """How the inputs under one offset are found, after those of the offset before it."""
+
+    move: int
+    """What it adds to the key of an output."""
+    steps: int
+    """How many keys lie at most between an output's input under the offset before and that under
+    this one; -1 where these are too many to walk past."""
+    offset: int
+    """The number of the offset among the kernel's weights."""
+    bit: int
+    """The bit of a mask that stands for it."""
+
+
+def look_up(keys: Tensor, queries: Tensor, kernel: Kernel, *, backwards: bool) -> Table:
+    """Find for each offset o the input row v of each output u with voxel v = voxel u + o.
 
     Args:
-        fine, coarse: the keys of inputs and outputs, int64, sorted and distinct.
-        offsets: the offsets, in voxels of the finest grid.
-        step: a number that divides all coordinates and offsets; a cell is that wide.
-        reach: at least the longest offset along each axis.
-
-    Returns:
-        The pairs, or None where the table would be too large.
+        keys: int64 [N], the voxels of the inputs, sorted and distinct.
+        queries: int64 [M], the voxels of the outputs, sorted and distinct.
+        backwards: whether voxel v = voxel u - o is wanted, as a transposed layer does.
     """
-    if not len(fine) or not len(coarse) or not offsets:
-        return None
-    dimension = len(offsets[0])
-    steps = each(step, dimension)
-    # 1. The box around all voxels, widened by the reach of the kernel; batch is its first axis.
-    inputs, outputs = (_cells(keys, steps) for keys in (fine, coarse))
-    margins = [0, *(far // step for far, step in zip(each(reach, dimension), steps, strict=True))]
-    margin = torch.tensor(margins, dtype=torch.int32, device=fine.device)
-    low = torch.minimum(inputs.amin(0), outputs.amin(0)) - margin
-    sizes = (torch.maximum(inputs.amax(0), outputs.amax(0)) + margin - low + 1).tolist()
-    cells = prod(sizes)
-    if cells > min(CELLS_PER_VOXEL * len(fine), MOST_CELLS):
-        return None
-    # 2. The table: each input's row in its cell.
-    strides = [prod(sizes[axis + 1 :]) for axis in range(dimension + 1)]
-    table = torch.full((cells,), -1, dtype=torch.int32, device=fine.device)
-    rows = torch.arange(len(fine), dtype=torch.int32, device=fine.device)
-    table.index_copy_(0, _numbers(inputs - low, strides).long(), rows)
-    # 3. For each offset, read the cell that lies there from every output's cell.
-    places = _numbers(outputs - low, strides)
-    pairs = {}
-    for offset in offsets:
-        shift = sum(o // t * s for o, t, s in zip(offset, steps, strides[1:], strict=True))
-        neighbours = table.index_select(0, places + shift)
-        present = (neighbours >= 0).nonzero().view(-1).int()
-        pairs[offset] = neighbours.index_select(0, present), present
-    return pairs
+    if triton_serves(keys.device):
+        from sparsepipe.engine import triton_maps
+
+        return triton_maps.look_up(keys, queries, kernel, backwards=backwards)
+    if not len(keys):
+        none = queries.new_full((len(kernel.offsets), len(queries)), -1, dtype=torch.int32)
+        return Table(none, _masks(none))
+    wanted = queries + _moves(kernel, backwards, keys.device)[:, None]
+    places = torch.searchsorted(keys, wanted, out_int32=True).clamp_(max=len(keys) - 1)
+    there = keys.index_select(0, places.view(-1)).view_as(wanted) == wanted
+    inputs = places.masked_fill_(~there, -1)
+    return Table(inputs, _masks(inputs))
 
 
-def _cells(keys: Tensor, steps: tuple[int, ...]) -> Tensor:
-    """The cells of voxels, int32 [N, 4]: batch, and x, y and z divided by `steps`."""
-    cells = unpack(keys, len(steps))
-    if max(steps) > 1:
-        divisors = torch.tensor(steps, dtype=torch.int32, device=keys.device)
-        cells[:, 1:].div_(divisors, rounding_mode="floor")
-    return cells
+def searches(kernel: Kernel, backwards: bool) -> list[Search]:
+    """The searches for all offsets of a kernel. Offsets that differ along the last axis alone
+    follow each other, so that most inputs are found by a walk of few steps from the input before:
+
+        keys     ... 17 18 20 25 ...          query 17 -> place of 17
+                      ^                       query 18 -> one step up
+    """
+    sign = -1 if backwards else 1
+    step = each(kernel.coarse_stride if backwards else kernel.fine_stride, kernel.dimension)[-1]
+    moves = [tuple(sign * along for along in offset) for offset in kernel.offsets]
+    found: list[Search] = []
+    column: tuple[int, ...] = ()
+    height = 0
+    for offset, number in sorted(zip(moves, range(len(moves)), strict=True)):
+        steps = -(-(offset[-1] - height) // step) if offset[:-1] == column and found else -1
+        steps = steps if steps <= MOST_STEPS else -1
+        found.append(Search(displacement(*offset), steps, number, bit_of(number, len(moves))))
+        column, height = offset[:-1], offset[-1]
+    return found
 
 
-def _numbers(cells: Tensor, strides: list[int]) -> Tensor:
-    """The numbers of cells [N, 4] in a table with these strides, int32 [N]."""
-    numbers = cells[:, -1].clone()
-    for column, stride in zip(cells.unbind(1)[:-1], strides[:-1], strict=True):
-        numbers += column * stride
-    return numbers
+def bits_for(offsets: int) -> int:
+    """The bits of a mask of some offsets."""
+    return -(-offsets // _sharing(offsets))
+
+
+def bit_of(offset: int, offsets: int) -> int:
+    """The bit that stands for an offset, out of some offsets."""
+    return offset // _sharing(offsets)
+
+
+def mask_type(offsets: int) -> torch.dtype:
+    """The dtype of a mask of some offsets."""
+    return torch.int32 if bits_for(offsets) <= NARROW_BITS else torch.int64
+
+
+def _sharing(offsets: int) -> int:
+    """How many offsets share a bit, out of some."""
+    return -(-offsets // MASK_BITS)
+
+
+@lru_cache(maxsize=256)
+def _moves(kernel: Kernel, backwards: bool, device: torch.device) -> Tensor:
+    """What each offset adds to a key, int64 [K]."""
+    sign = -1 if backwards else 1
+    moves = [sign * displacement(*offset) for offset in kernel.offsets]
+    return torch.tensor(moves, device=device)
+
+
+def _masks(inputs: Tensor) -> Tensor:
+    """The masks of a table [K, M]."""
+    offsets, outputs = inputs.shape
+    bits, sharing = bits_for(offsets), _sharing(offsets)
+    there = torch.nn.functional.pad(inputs >= 0, (0, 0, 0, bits * sharing - offsets))
+    values = 1 << torch.arange(bits, device=inputs.device)
+    present = there.view(bits, sharing, outputs).any(1) if sharing > 1 else there
+    return (present * values[:, None]).sum(0).to(mask_type(offsets))

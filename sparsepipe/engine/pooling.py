@@ -4,7 +4,6 @@ All functions are differentiable (once). Sums are taken in float32 or wider, in 
 and rounded once.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,8 @@ from sparsepipe.engine.traceable import traceable
 
 _MAX = 2
 """The mode of torch.embedding_bag that returns the largest values and where they were."""
+PIECE = 256
+"""The most rows that are summed one after the other in global pooling."""
 
 
 @traceable
@@ -56,18 +57,29 @@ def max_of_samples(features: Tensor, starts: Tensor) -> Tensor:
     return output
 
 
-def average_of_samples(features: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Take the mean of the rows of each sample: [N, C] becomes [samples, C]. `sizes` are the
-    numbers of rows. A sample without rows is 0."""
-    samples = widened(features).split(sizes)
-    means = torch.stack([rows.sum(0) / max(len(rows), 1) for rows in samples])
-    return means.to(features.dtype)
+def average_of_samples(features: Tensor, starts: Tensor) -> Tensor:
+    """Take the mean of the rows of each sample: [N, C] becomes [samples, C]. A sample without rows
+    is 0. `starts` are those of `max_of_samples`."""
+    rows = starts.diff().clamp(min=1)
+    return (_sums_of_samples(features, starts) / rows[:, None]).to(features.dtype)
 
 
-def sum_of_samples(features: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Sum the rows of each sample: [N, C] becomes [samples, C]. `sizes` are the numbers of rows."""
-    sums = torch.stack([rows.sum(0) for rows in widened(features).split(sizes)])
-    return sums.to(features.dtype)
+def sum_of_samples(features: Tensor, starts: Tensor) -> Tensor:
+    """Sum the rows of each sample: [N, C] becomes [samples, C]. `starts` are those of
+    `max_of_samples`."""
+    return _sums_of_samples(features, starts).to(features.dtype)
+
+
+def _sums_of_samples(features: Tensor, starts: Tensor) -> Tensor:
+    """The sums of the rows of each sample before they are rounded, in two steps: first over pieces
+    of at most `PIECE` rows, so that a GPU has many short sums to take at once, then over the pieces
+    of each sample."""
+    rows, starts = widened(features), starts.long()
+    pieces = torch.arange(0, len(rows), PIECE, device=rows.device)
+    edges = torch.cat([pieces, starts]).sort().values
+    sums = torch.segment_reduce(rows, "sum", offsets=edges, initial=0, unsafe=True)
+    of_samples = torch.searchsorted(edges, starts)
+    return torch.segment_reduce(sums, "sum", offsets=of_samples, initial=0, unsafe=True)
 
 
 class _Largest(Function):

@@ -10,6 +10,7 @@ and put them back on their way out. Rows that came sorted are not moved at all.
            (the second a is merged into the first)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -48,16 +49,20 @@ class RowOrder:
         `sorted`."""
         return rows if self._unsorting is None else rows.index_select(0, self._unsorting)
 
-    def to(self, device: torch.device) -> "RowOrder":
-        """Move the order to a device."""
-        sorting = None if self.sorting is None else self.sorting.to(device)
-        inverse = None if self.inverse is None else self.inverse.to(device)
-        return RowOrder(self.order.to(device), inverse, sorting)
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "RowOrder":
+        """The order with its tensors where a function moves them."""
+        order = move(self.order)
+        inverse = order if self.inverse is self.order else _moved(self.inverse, move)
+        return RowOrder(order, inverse, _moved(self.sorting, move))
 
     def kept(self, mask: Tensor, sorting: Tensor | None) -> "RowOrder":
         """The order of the rows that are left when those where `mask`, bool [N], is false are
         dropped. `sorting` brings what is left into the order of the keys."""
         return RowOrder(self.order[mask], None, sorting)
+
+
+def _moved(tensor: Tensor | None, move: Callable[[Tensor], Tensor]) -> Tensor | None:
+    return None if tensor is None else move(tensor)
 
 
 def row_order(given_keys: Tensor) -> tuple[Tensor, RowOrder]:

@@ -120,9 +120,17 @@ class SparseTensor:
         features = self.features.to(*args, **kwargs)
         if not features.is_floating_point():
             raise InputError(f"features cannot become {features.dtype}: give a floating point type")
-        stays = features.device == self.features.device
-        maps = self.maps if stays else self.maps.to(features.device)
+        if features.device == self.features.device:
+            return self._made(features, self.tensor_stride, self.maps)
+        non_blocking = bool(kwargs.get("non_blocking"))
+        maps = self.maps.to(features.device, non_blocking=non_blocking)
         return self._made(features, self.tensor_stride, maps)
+
+    def pin_memory(self) -> Self:
+        """Copy the tensor to pinned memory of the host, from which a GPU copies by itself. torch's
+        DataLoader calls it."""
+        maps = self.maps.pin_memory()
+        return self._made(self.features.pin_memory(), self.tensor_stride, maps)
 
     def keep(self, mask: Tensor) -> Self:
         """Keep the voxels for which `mask`, bool [N], is true, as

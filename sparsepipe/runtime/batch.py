@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.runtime.values import Value, features_of, samples_of, take_samples
+from systems.data.pinned import moved, pinned
 from systems.schema import InputError
 
 PRINTED_BYTES = 1024
@@ -38,13 +39,17 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same mini-batch on a device."""
-        targets = pytree.tree_map(lambda target: target.to(device), self.targets)
-        return Batch(self.inputs.to(device), targets)
+        return Batch(*moved((self.inputs, self.targets), device))
+
+    def pinned_for(self, device: torch.device) -> "Batch":
+        """The same mini-batch in pinned memory, if it will be copied to a GPU."""
+        return Batch(*pinned((self.inputs, self.targets), device))
 
     def inputs_of(self, samples: range, device: torch.device) -> Value:
         """The inputs of some samples, on a device."""
         (taken,) = take_samples((self.inputs,), samples)
-        return taken.to(device)
+        on_device: Value = moved(taken, device)
+        return on_device
 
     def targets_of(self, samples: range, device: torch.device) -> Any:
         """The targets of some samples, on a device."""
@@ -52,7 +57,8 @@ class Batch:
         if isinstance(self.inputs, SparseTensor):
             of_voxels = self.inputs.maps.rows(self.inputs.tensor_stride, samples)
             rows = {len(self.inputs): of_voxels} | rows
-        return pytree.tree_map(lambda target: target[rows[len(target)]].to(device), self.targets)
+        taken = pytree.tree_map(lambda target: target[rows[len(target)]], self.targets)
+        return moved(taken, device)
 
     def fingerprint(self) -> int:
         """A number of 32 bits that is equal on all ranks if they were given the same."""

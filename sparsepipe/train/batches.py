@@ -28,6 +28,7 @@ from sparsepipe.runtime.samples import shared_out
 from sparsepipe.runtime.values import Value
 from sparsepipe.train.loss import count_of
 from sparsepipe.train.workload import Workload, joined
+from systems.data.pinned import moved
 from systems.network.distributed import World
 from systems.processes.waiting import waiting
 
@@ -158,7 +159,7 @@ class CloudBatches:
     def inputs(self, mini_batch: int, samples: range) -> tuple[Value, ...]:
         """The voxels of some clouds, as one sparse tensor."""
         self._made(mini_batch)
-        return (joined(self._kept[mini_batch].of(samples)).inputs.to(self._world.device),)
+        return (moved(joined(self._kept[mini_batch].of(samples)).inputs, self._world.device),)
 
     def targets(self, mini_batch: int, samples: range) -> Tensor:
         """The labels of some clouds, int64 [clouds], or of their voxels, int64 [voxels]."""
@@ -168,7 +169,8 @@ class CloudBatches:
             targets: Tensor = joined(ready.of(samples)).targets
         else:
             targets = ready.facts[samples.start : samples.stop, 2]
-        return targets.to(self._world.device)
+        on_device: Tensor = moved(targets, self._world.device)
+        return on_device
 
     def count(self, mini_batch: int) -> int:
         """The number of labels."""

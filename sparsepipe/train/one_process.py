@@ -48,7 +48,7 @@ def train_in_one_process(
     checkpoints.restore_model(network)
     checkpoints.restore(state)
     began = time.perf_counter()
-    mini_batches = workload.mini_batches(first_batch)
+    mini_batches = workload.mini_batches(first_batch, world.device)
     for begin, end in segments:
         for index in range(begin, end):
             started = time.perf_counter()

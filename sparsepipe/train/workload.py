@@ -24,6 +24,7 @@ from sparsepipe.train.clouds import load_clouds
 from sparsepipe.train.loss import Loss, count_of, cross_entropy, cross_entropy_sum, right, summed
 from sparsepipe.train.optimizers import check_made
 from systems import by_path
+from systems.data.batches import CPU
 from systems.modes import evaluating
 from systems.schema import InputError
 
@@ -89,9 +90,12 @@ class Workload:
         own = own_loss(self.options)
         return cross_entropy_sum if own is None else summed(own)
 
-    def mini_batches(self, first: int = 0) -> Generator[Batch, None, None]:
-        """The mini-batches from number `first` on, without end; threads make them ahead of need."""
-        return prefetch(self.data.train, self.order(first), self.voxels)
+    def mini_batches(
+        self, first: int = 0, device: torch.device = CPU
+    ) -> Generator[Batch, None, None]:
+        """The mini-batches from number `first` on, without end. Threads make them ahead of need, in
+        pinned memory if `device`, where they are used, is a GPU."""
+        return prefetch(self.data.train, self.order(first), self._making(device))
 
     def order(self, first: int = 0) -> Iterator[Step]:
         """The epoch and the clouds of the mini-batches from number `first` on, without end."""
@@ -99,10 +103,16 @@ class Workload:
         epoch, position = divmod(first, max(1, length // size))
         return islice(shuffled(length, size, seed=self.seed, epoch=epoch), position, None)
 
-    def tests(self, most: int | None = None) -> Generator[Batch, None, None]:
-        """The test clouds in their order, all or the first `most`."""
+    def tests(
+        self, most: int | None = None, device: torch.device = CPU
+    ) -> Generator[Batch, None, None]:
+        """The test clouds in their order, all or the first `most`, made as `mini_batches` are."""
         count = min(len(self.data.test), most or len(self.data.test))
-        return prefetch(self.data.test, in_order(count, TEST_BATCH), self.voxels)
+        return prefetch(self.data.test, in_order(count, TEST_BATCH), self._making(device))
+
+    def _making(self, device: torch.device) -> Callable[[Sequence[Cloud]], Batch]:
+        """What makes a mini-batch of clouds, for use on a device."""
+        return lambda clouds: self.voxels(clouds).pinned_for(device)
 
     def voxels(self, clouds: Sequence[Cloud]) -> Batch:
         """Make a mini-batch of clouds, with a label for each of them or for each voxel."""
@@ -236,7 +246,7 @@ def accuracy(
     """The share of test clouds, or of their voxels, that the network classifies correctly."""
     hits, tested = 0.0, 0
     with evaluating(network):
-        for batch in workload.tests(most):
+        for batch in workload.tests(most, device):
             batch = batch.to(device)
             labels = count_of(batch.targets)
             hits += float(right(network(batch.inputs), batch.targets)) * labels

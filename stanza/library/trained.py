@@ -20,9 +20,10 @@ from stanza.train.recipe import Recipe
 from stanza.train.trial import freeze, unreached
 from stanza.workers.exchange import trainable
 from stanza.workers.optimizers import check_by_value
-from stanza.workers.targets import Targets, check_targets, moved
+from stanza.workers.targets import Targets, check_targets
 from systems.arguments import as_arguments, named_as_arguments
 from systems.data.dtypes import check_precision
+from systems.data.pinned import moved
 from systems.modes import evaluating
 from systems.network.distributed import World
 from systems.processes.waiting import waiting
@@ -136,7 +137,7 @@ class Trained:
             for of_data_ranks, images, targets in batches:
                 of_rank = dict(zip(self.layout.data_ranks, of_data_ranks, strict=True))
                 self._sizes = [of_rank.get(rank, 0) for rank in range(self.world_size)]
-                yield images.to(self.device), moved(targets, self.device)
+                yield moved((images, targets), self.device)
         finally:
             self._sizes = None
 

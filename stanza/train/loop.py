@@ -22,9 +22,10 @@ from stanza.train.recipe import Recipe
 from stanza.train.workload import Workload
 from stanza.workers.loss import summed
 from stanza.workers.optimizers import scheduled
-from stanza.workers.targets import moved, rows
+from stanza.workers.targets import rows
 from systems.data.batches import consecutive, global_batch, prefetch
 from systems.data.dataset import Batch, Indices
+from systems.data.pinned import moved
 from systems.network import streams
 from systems.network.distributed import World
 from systems.runs.checkpoint import Checkpoints
@@ -142,14 +143,15 @@ def local_batches(
         for step in itertools.count(first_batch)
     )
     batches: Iterator[Batch] = (
-        prefetch(workload.data.train, indices)
+        prefetch(workload.data.train, indices, device=world.device)
         if world.rank in ranks
         else itertools.repeat(_no_samples(workload))
     )
     for images, targets in batches:
         if workload.loss is None:
             targets = targets.to(torch.int32)
-        yield LocalBatch(images.to(world.device), moved(targets, world.device), sizes)
+        images, targets = moved((images, targets), world.device)
+        yield LocalBatch(images, targets, sizes)
 
 
 def _no_samples(workload: Workload) -> Batch:

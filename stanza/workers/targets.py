@@ -49,11 +49,6 @@ def rows(targets: Targets, part: slice) -> Targets:
     return tree_map(lambda leaf: leaf[part], targets)
 
 
-def moved(targets: Targets, device: torch.device) -> Targets:
-    """Move the targets to another device."""
-    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, targets)
-
-
 def split(targets: Targets, parts: int) -> list[Targets]:
     """Cut targets into so many parts, as `torch.tensor_split` does."""
 

@@ -15,25 +15,35 @@ import torch
 from torch import Tensor
 
 from systems.data.dataset import Batch, Indices, Split
+from systems.data.pinned import pinned
 from systems.data.shares import even_shares
 from systems.processes.beside import in_advance
 from systems.schema import InputError
 
+CPU = torch.device("cpu")
+
 
 def prefetch(
-    split: Split, batches: Iterable[Indices], *, ahead: int = 2
+    split: Split, batches: Iterable[Indices], *, ahead: int = 2, device: torch.device = CPU
 ) -> Generator[Batch, None, None]:
     """Yield `split.batch(indices)` for each of `batches`, and read `ahead` batches in advance.
 
-    A background thread reads. What it raises is raised here, in the place of its batch. `batches`
-    may be endless: close the generator, or drop it, to stop reading.
+    A background thread reads, into pinned memory if `device`, where the batches are used, is a GPU
+    (`systems.data.pinned.moved` brings them there). What it raises is raised here, in the place of
+    its batch. `batches` may be endless: close the generator, or drop it, to stop reading.
     """
     pool = ThreadPoolExecutor(1)
-    reads = (partial(split.batch, indices) for indices in batches)
+    reads = (partial(_read, split, indices, device) for indices in batches)
     try:
         yield from in_advance(pool, reads, ahead=ahead)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _read(split: Split, indices: Indices, device: torch.device) -> Batch:
+    """A batch, in pinned memory if `device` is a GPU."""
+    batch: Batch = pinned(split.batch(indices), device)
+    return batch
 
 
 def global_batch(size: int, dataset_length: int, *, seed: int, step: int) -> Tensor:

@@ -31,6 +31,8 @@ SHORTEST_S = 5.0
 """A part is not begun if there is less time left."""
 TRACE = 4000
 """The last characters of a traceback that are kept."""
+WIDTH = 60
+"""The most characters of a value in a line of progress."""
 LINES = 20
 """The last lines of what a part that failed has printed."""
 
@@ -88,8 +90,15 @@ def run_part(part: Part, path: Path, scale: Scale) -> None:
 
 
 def _short(value: Any) -> str:
-    """A value of a row, for a line of progress."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)[:60]
+    """A value of a row, for a line of progress: of times the median, of a program's lines the last,
+    of a command its end."""
+    if isinstance(value, dict) and "median" in value:
+        value = value["median"]
+    if isinstance(value, list) and value and all(isinstance(line, str) for line in value):
+        value = value[-1]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value[-WIDTH:] if isinstance(value, str) else str(value)[:WIDTH]
 
 
 def run_all(
@@ -133,6 +142,9 @@ def in_process(part: Part, limit_s: float, module: str) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             end = f"cut short after {limit_s:.0f} s"
             errors = _ended(process)
+        except KeyboardInterrupt:  # the part has a session of its own, and would go on
+            _ended(process)
+            raise
         lines = rows.read_text().splitlines() if rows.is_file() else []
     kept: list[Row] = [json.loads(line) for line in lines if line.endswith("}")]
     said = errors.splitlines()[-LINES:] if end != "done" else []
@@ -159,6 +171,9 @@ def summarize(found: dict[str, Any], path: Path) -> int:
     complaints = wrong(found)
     for complaint in complaints:
         print(f"wrong: {complaint}")
+    for name, part in found["parts"].items():
+        if part["end"] != "done":
+            print(f"{name}: {part['end']}; call this again to repeat it")
     took_s = sum(part["took_s"] for part in found["parts"].values())
     print(f"{len(complaints)} findings; {took_s:.0f} s in all; everything is in {path}")
     return int(bool(complaints))

@@ -29,6 +29,15 @@ def random_tensor(
     return SparseTensor(features[order], coordinates[order], batch_size=4)
 
 
+def random_keys(seed: int, voxels: int, stride: int = 1) -> Tensor:
+    """The keys of at most so many voxels in two samples at a tensor stride, int64, sorted."""
+    generator = torch.Generator().manual_seed(seed)
+    cells = torch.randint(-4, 5, (voxels, 4), generator=generator, dtype=torch.int32)
+    cells[:, 0].remainder_(2)
+    cells[:, 1:] *= stride
+    return torch.unique(pack(cells))
+
+
 def full_volume(volume: torch.Tensor) -> SparseTensor:
     """All cells of a dense volume [B, C, X, Y, Z] as voxels from 0 on, the rows in their order."""
     batch, channels, *sizes = volume.shape

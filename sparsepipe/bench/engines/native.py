@@ -8,7 +8,7 @@ import torch
 
 from sparsepipe.bench.passes import STRIDED, Pass, Passes, layer_passes, network_passes
 from sparsepipe.bench.task import KERNEL, Task
-from sparsepipe.engine.kernel_map import Kernel
+from sparsepipe.engine.kernel_map import Kernel, KernelMap
 from sparsepipe.engine.layers import Convolution
 from sparsepipe.engine.tensor import SparseTensor
 from sparsepipe.models import SPARSE, Kit
@@ -50,19 +50,25 @@ def _maps(task: Task) -> Pass:
 
     def maps() -> Iterator[str | None]:
         """Make one map after the other, each with voxels of its own."""
-        SparseTensor(ones, task.coordinates, batch_size=task.batch_size).maps.kernel_map(KERNEL)
+        same = SparseTensor(ones, task.coordinates, batch_size=task.batch_size).maps
+        _make(same.kernel_map(KERNEL))
         yield "map 3^3"
         for kernel in strided:
             fine = SparseTensor(ones, task.coordinates, batch_size=task.batch_size).maps
             yield None
             fine.coarsen(1, 2)
-            fine.kernel_map(kernel)
+            _make(fine.kernel_map(kernel))
             yield f"map {kernel.size}^3 stride 2"
         for kernel in strided:
             both = SparseTensor(ones, task.coordinates, batch_size=task.batch_size).maps
             both.coarsen(1, 2)
             yield None
-            both.kernel_map(kernel, transposed=True)
+            _make(both.kernel_map(kernel, transposed=True))
             yield f"map {kernel.size}^3 transposed"
 
     return maps
+
+
+def _make(kernel_map: KernelMap) -> None:
+    """Have a map made as this device's convolutions read it: a table on a GPU, pairs on a CPU."""
+    _ = kernel_map.neighbours if kernel_map.input_keys.is_cuda else kernel_map.counts

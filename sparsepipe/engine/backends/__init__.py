@@ -10,8 +10,6 @@ A backend is imported when it is first used.
 """
 
 import importlib
-import warnings
-from functools import cache
 from typing import Any, Protocol, cast
 
 import torch
@@ -22,18 +20,12 @@ from sparsepipe.engine.backends import in_graphs
 from sparsepipe.engine.kernel_map import KernelMap
 from sparsepipe.engine.precision import autocast, refuse_mixed_products
 from sparsepipe.engine.traceable import traceable
+from sparsepipe.engine.triton_here import triton_serves
 from sparsepipe.names import BACKEND_MODULES, BACKENDS
 from systems.schema import InputError, remedy
 
 INSTALL = {"triton": "pip install triton", "minkowski": "make minkowski"}
 """How to install what a backend needs."""
-LEAST_CAPABILITY = (8, 0)
-"""The lowest compute capability of a GPU on which `native` uses Triton's kernels. Older GPUs lack
-bfloat16, or Triton does not support them."""
-
-
-LEAST_TRITON = (3, 6)
-"""The oldest Triton that `native` uses: the one that belongs to torch 2.10."""
 
 
 class Backend(Protocol):
@@ -79,35 +71,9 @@ def backend(name: str, device: torch.device | str = "cpu") -> Backend:
 def _native(device: torch.device) -> str:
     """The name of this package's fastest backend that runs on the device."""
     if device.type == "cuda":
-        return "triton" if _runs_triton(device) else "pytorch"
+        return "triton" if triton_serves(device) else "pytorch"
     compiled = importlib.import_module(BACKEND_MODULES["compiled"])
     return "compiled" if device.type == "cpu" and compiled.kernels() else "pytorch"
-
-
-@cache
-def _runs_triton(device: torch.device) -> bool:
-    """Whether Triton is installed, finds the compiler that it needs, and supports the GPU."""
-    try:
-        if torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
-            return False
-        triton = importlib.import_module("triton")
-        _refuse_old(triton.__version__)
-        triton.runtime.driver.active.get_current_target()
-    except Exception as error:  # whatever is missing, PyTorch's operators do not need it
-        warnings.warn(
-            f"convolutions on {device} run with PyTorch's operators, without Triton's kernels: "
-            f"{error}",
-            stacklevel=3,
-        )
-        return False
-    return True
-
-
-def _refuse_old(version: str) -> None:
-    """Raise an InputError for a Triton that the kernels are not known to compile with."""
-    if tuple(map(int, version.split(".")[:2])) < LEAST_TRITON:
-        least = ".".join(map(str, LEAST_TRITON))
-        raise InputError(f"Triton {version} is too old; the kernels need {least} or newer")
 
 
 @traceable
@@ -159,15 +125,15 @@ class _Convolution(Function):
 
 def _check(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> None:
     """Raise InputError if shapes, dtypes or devices do not fit together."""
-    inputs, offsets = len(kernel_map.input_keys), len(kernel_map.counts)
+    inputs, offsets = len(kernel_map.input_keys), kernel_map.volume
     if features.shape != (inputs, weight.shape[1]) or len(weight) != offsets:
         raise InputError(
             f"features {list(features.shape)} and weight {list(weight.shape)}: give [{inputs}, "
             f"Cin] and [{offsets}, Cin, Cout], as the kernel map has them"
         )
     refuse_mixed_products(features, weight)
-    if features.device != weight.device or features.device != kernel_map.input_rows.device:
+    if features.device != weight.device or features.device != kernel_map.input_keys.device:
         raise InputError(
             f"features on {features.device}, weight on {weight.device}, coordinates on "
-            f"{kernel_map.input_rows.device}: move them to one device"
+            f"{kernel_map.input_keys.device}: move them to one device"
         )

@@ -12,8 +12,9 @@ Outputs are sorted so that those of a tile have inputs under the same offsets
 (`sparsepipe.engine.layouts.Neighbours`), and a tile skips the offsets under which it has none.
 
 Backward. The gradient of the features is the same computation with the map and the weight
-transposed. The gradient of the weight is summed in two steps: a program sums a part of the pairs of
-one offset, and the sums of the parts are added afterwards.
+transposed. The gradient of the weight is summed in two steps: a program sums a part of the outputs
+under one offset, and the sums of the parts are added afterwards. It, too, skips where there is no
+input.
 
 Nothing is added atomically, and tiles depend on shapes and dtypes alone, since nothing is tuned
 while it runs. So results are the same in every run. float16 and bfloat16 are summed in float32.
@@ -44,7 +45,7 @@ warps."""
 LEAST_CHANNELS = 16
 """The smallest side of a tile, since the hardware multiplies 16 x 16 numbers at once."""
 PROGRAMS = 1024
-"""How many programs compute the gradient of a weight, where there are enough pairs. It is several
+"""How many programs compute the gradient of a weight, where there are enough outputs. It is several
 for each multiprocessor of any GPU. The number is fixed so that all GPUs add in the same order."""
 
 
@@ -108,8 +109,10 @@ def _weight_gradient(
     offsets, inner, outer = weight.shape
     tile = weight_gradient_tile(features.dtype, inner, outer)
     tiles = triton.cdiv(inner, tile["ROWS"]) * triton.cdiv(outer, tile["COLUMNS"])
-    # As many parts as keep the GPU busy, but none without pairs for at least one step of its loop.
-    useful = triton.cdiv(max(kernel_map.counts), tile["DEPTH"])
+    neighbours = kernel_map.neighbours
+    height = len(neighbours.outputs)
+    # As many parts as keep the GPU busy, but none without outputs for a step of its loop.
+    useful = triton.cdiv(height, tile["DEPTH"])
     parts = max(min(triton.cdiv(PROGRAMS, offsets * tiles), useful), 1)
     wide = torch.promote_types(weight.dtype, torch.float32)
     partial = weight.new_empty((parts, *weight.shape), dtype=wide)
@@ -119,9 +122,9 @@ def _weight_gradient(
                 features.contiguous(),
                 gradient.contiguous(),
                 partial,
-                kernel_map.input_rows,
-                kernel_map.output_rows,
-                kernel_map.firsts,
+                neighbours.inputs,
+                neighbours.outputs,
+                height,
                 offsets,
                 parts,
                 inner,
@@ -182,19 +185,19 @@ def convolution_kernel(
         neighbours += height  # the next row of the table
         weight += weight_offset_stride
     # Put the rows, which were sorted for the tiles' sake, where they belong.
-    targets = tl.load(order + rows, mask=rows < height, other=0).to(tl.int64)
+    targets = tl.load(order + rows, mask=rows < height, other=0)
     mask = (rows < height)[:, None] & (columns < outer)[None, :]
     tl.store(output + targets[:, None] * outer + columns[None, :], total, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height"])
 def weight_gradient_kernel(
     features: tl.tensor,
     gradient: tl.tensor,
     partial: tl.tensor,
-    input_rows: tl.tensor,
-    output_rows: tl.tensor,
-    firsts: tl.tensor,
+    neighbours: tl.tensor,
+    order: tl.tensor,
+    height: tl.tensor,
     offsets: tl.tensor,
     parts: tl.tensor,
     inner: tl.tensor,
@@ -205,11 +208,11 @@ def weight_gradient_kernel(
     PRECISION: tl.constexpr,
     SUM_TYPE: tl.constexpr,
 ) -> None:
-    """Compute partial[p, k] = the sum of features[input]^T @ gradient[output] over part p of the
-    pairs of offset k.
+    """Compute partial[p, k] = the sum of features[neighbours[k, m]]^T @ gradient[order[m]] over the
+    columns m of part p of the table, where there is a neighbour.
 
-    The grid is (offsets, parts, tiles of the weight [Cin, Cout]). Pair i is (input_rows[i],
-    output_rows[i]), and those of offset k are from firsts[k] to before firsts[k + 1].
+    The grid is (offsets, parts, tiles of the weight [Cin, Cout]). The rest is as in
+    `convolution_kernel`.
     """
     # This program's tile: rows are input channels and columns are output channels.
     offset = tl.program_id(0)
@@ -217,27 +220,30 @@ def weight_gradient_kernel(
     across = tl.cdiv(outer, COLUMNS)
     rows = tl.program_id(2) // across * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(2) % across * COLUMNS + tl.arange(0, COLUMNS)
-    # This program's share of the offset's pairs: from `low` to before `high`.
-    first = tl.load(firsts + offset)
-    end = tl.load(firsts + offset + 1)
-    length = tl.cdiv(end - first, parts)
-    low = first + part * length
-    high = tl.minimum(low + length, end)
+    # This program's share of the table's columns: from `low` to before `high`.
+    neighbours += offset.to(tl.int64) * height
+    length = tl.cdiv(height, parts)
+    low = part * length
+    high = tl.minimum(low + length, height)
     total = tl.zeros((ROWS, COLUMNS), dtype=SUM_TYPE)
     for start in range(low, high, DEPTH):
         # Gather both rows of DEPTH pairs, and add the sum of their outer products to the tile.
-        pairs = start + tl.arange(0, DEPTH)
-        sources = tl.load(input_rows + pairs, mask=pairs < high, other=0).to(tl.int64)
-        targets = tl.load(output_rows + pairs, mask=pairs < high, other=0).to(tl.int64)
-        x_mask = (pairs < high)[:, None] & (rows < inner)[None, :]
-        y_mask = (pairs < high)[:, None] & (columns < outer)[None, :]
-        x = tl.load(features + sources[:, None] * inner + rows[None, :], mask=x_mask, other=0.0)
-        y = tl.load(gradient + targets[:, None] * outer + columns[None, :], mask=y_mask, other=0.0)
-        total = tl.dot(tl.trans(x), y, total, input_precision=PRECISION, out_dtype=SUM_TYPE)
-    places = (part.to(tl.int64) * offsets + offset) * inner * outer
-    places += rows[:, None] * outer + columns[None, :]
+        places = start + tl.arange(0, DEPTH)
+        sources = tl.load(neighbours + places, mask=places < high, other=-1).to(tl.int64)
+        if tl.max(sources, 0) >= 0:
+            targets = tl.load(order + places, mask=places < high, other=0)
+            x_mask = (sources >= 0)[:, None] & (rows < inner)[None, :]
+            y_mask = (sources >= 0)[:, None] & (columns < outer)[None, :]
+            x = features + sources[:, None] * inner + rows[None, :]
+            y = gradient + targets[:, None] * outer + columns[None, :]
+            x_tile = tl.load(x, mask=x_mask, other=0.0)
+            y_tile = tl.load(y, mask=y_mask, other=0.0)
+            total = tl.dot(
+                tl.trans(x_tile), y_tile, total, input_precision=PRECISION, out_dtype=SUM_TYPE
+            )
+    partial += (part.to(tl.int64) * offsets + offset) * inner * outer
     mask = (rows < inner)[:, None] & (columns < outer)[None, :]
-    tl.store(partial + places, total, mask=mask)
+    tl.store(partial + rows[:, None] * outer + columns[None, :], total, mask=mask)
 
 
 def convolution_tile(dtype: torch.dtype, inner: int, outer: int) -> dict[str, Any]:
@@ -250,9 +256,9 @@ def convolution_tile(dtype: torch.dtype, inner: int, outer: int) -> dict[str, An
 
 def weight_gradient_tile(dtype: torch.dtype, inner: int, outer: int) -> dict[str, Any]:
     """The constants of `weight_gradient_kernel`: ROWS input channels x COLUMNS output channels in a
-    tile, and DEPTH pairs that are summed at once."""
-    rows, columns, pairs = TILES[dtype]
-    shape = {"ROWS": _part(inner, rows), "COLUMNS": _part(outer, columns), "DEPTH": pairs}
+    tile, and DEPTH outputs that are summed at once."""
+    rows, columns, depth = TILES[dtype]
+    shape = {"ROWS": _part(inner, rows), "COLUMNS": _part(outer, columns), "DEPTH": depth}
     return shape | _arithmetic(dtype)
 
 

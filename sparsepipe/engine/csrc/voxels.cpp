@@ -5,7 +5,7 @@
 //
 //     . . . . .      A cell is as wide as the finer tensor stride. The box has a margin as wide as
 //     . 0 1 . .      the kernel reaches, which keeps neighbours inside. Where the box is too empty
-//     . . . 2 .      to afford it, nothing is done, and the caller takes another way.
+//     . . . 2 .      to afford it, pairs are found by walking through the sorted keys.
 //
 // A key is the fields (batch, x, y, z) packed into an int64, `bits` for each axis
 // (engine/coordinates.py).
@@ -147,84 +147,136 @@ extern "C" int64_t coarsen(const int64_t* keys, int64_t count, int axes, int bit
   return found;
 }
 
-// The pairs (input row, output row) of a kernel map. Offsets are [offsets, axes], in voxels of the
+// What is found of a kernel map, and how it is asked for. Offsets are [count, axes], in voxels of the
 // finest grid. `same` says that inputs and outputs are the same voxels: then the middle pairs every
 // row with itself, and the pairs of an offset are those of the opposite one, swapped. So not all are
-// found: origins[k] is k where the pairs of offset k are found, in inputs and outputs [offsets,
-// room]; the number of the opposite offset where they are its pairs; and -1 for the middle. Returns
-// the number of all pairs, or -1 where the box has more than `most` cells.
-extern "C" int64_t find_pairs(const int64_t* fine, int64_t fine_count, const int64_t* coarse,
-                              int64_t coarse_count, int same, int axes, int bits,
-                              const int64_t* steps, const int64_t* offsets, int64_t offset_count,
-                              int64_t most, int64_t room, int32_t* inputs, int32_t* outputs,
-                              int64_t* counts, int64_t* origins) {
-  const int fields = axes + 1;
+// found: origins[k] is k where the pairs of offset k are found, in inputs and outputs [count, room];
+// the number of the opposite offset where they are its pairs; and -1 for the middle.
+namespace {
+
+struct Search {
+  const int64_t *fine, *coarse;
+  int64_t fine_count, coarse_count;
+  bool same;
+  int axes, bits;
+  const int64_t *steps, *offsets;
+  int64_t count, most, room;
+  int32_t *inputs, *outputs;
+  int64_t *counts, *origins;
+};
+
+// Sets `origins`, and the counts of offsets of which nothing is found.
+void choose(const Search& s) {
+  for (int64_t k = 0; k < s.count; ++k) {
+    const int64_t *offset = s.offsets + k * s.axes, *end = offset + s.axes;
+    s.counts[k] = 0;
+    s.origins[k] = k;
+    if (s.same && std::all_of(offset, end, [](int64_t step) { return step == 0; })) {
+      s.counts[k] = s.coarse_count;
+      s.origins[k] = -1;
+    }
+    for (int64_t j = 0; s.same && s.origins[k] == k && j < k; ++j) {
+      const int64_t* other = s.offsets + j * s.axes;
+      if (std::equal(offset, end, other, [](int64_t a, int64_t b) { return a == -b; })) {
+        s.origins[k] = j;
+      }
+    }
+  }
+}
+
+// Finds pairs in a table of the box. Returns false where it has more than `most` cells.
+bool look_up(const Search& s) {
+  const int fields = s.axes + 1;
   // 1. The box around all voxels.
-  std::vector<int32_t> cells(fine_count * fields), places(fine_count);
-  find_cells(fine, fine_count, axes, bits, steps, cells.data());
+  std::vector<int32_t> cells(s.fine_count * fields), places(s.fine_count);
+  find_cells(s.fine, s.fine_count, s.axes, s.bits, s.steps, cells.data());
   int32_t low[FIELDS], high[FIELDS];
   std::copy_n(cells.data(), fields, low);
   std::copy_n(cells.data(), fields, high);
-  widen(cells.data(), fine_count, fields, low, high);
-  std::vector<int32_t> others(same ? 0 : coarse_count * fields), from(same ? 0 : coarse_count);
-  if (!same) {
-    find_cells(coarse, coarse_count, axes, bits, steps, others.data());
-    widen(others.data(), coarse_count, fields, low, high);
-  }
+  widen(cells.data(), s.fine_count, fields, low, high);
+  const int64_t others_count = s.same ? 0 : s.coarse_count;
+  std::vector<int32_t> others(others_count * fields), from(others_count);
+  find_cells(s.coarse, others_count, s.axes, s.bits, s.steps, others.data());
+  widen(others.data(), others_count, fields, low, high);
   int64_t margin[FIELDS] = {};
-  for (int64_t k = 0; k < offset_count; ++k) {
-    for (int axis = 0; axis < axes; ++axis) {
-      margin[axis] = std::max(margin[axis], std::abs(offsets[k * axes + axis]) / steps[axis]);
+  for (int64_t k = 0; k < s.count; ++k) {
+    for (int axis = 0; axis < s.axes; ++axis) {
+      const int64_t far = std::abs(s.offsets[k * s.axes + axis]) / s.steps[axis];
+      margin[axis] = std::max(margin[axis], far);
     }
   }
   const Box box = box_of(fields, low, high, margin);
-  if (box.cells >= std::min(most, MOST)) return -1;
+  if (box.cells >= std::min(s.most, MOST)) return false;
   // 2. The row of each input, plus 1, in its cell.
   int32_t* table = zeros<int32_t>(box.cells);
-  number(box, cells.data(), fine_count, places.data());
-  for (int64_t i = 0; i < fine_count; ++i) table[places[i]] = static_cast<int32_t>(i + 1);
-  if (!same) number(box, others.data(), coarse_count, from.data());
-  const int32_t* at = same ? places.data() : from.data();
-  // 3. Which offsets are looked up, and how far away their cells are.
-  std::vector<int64_t> shifts(offset_count);
-  for (int64_t k = 0; k < offset_count; ++k) {
-    const int64_t* offset = offsets + k * axes;
-    for (int axis = 0; axis < axes; ++axis) {
-      shifts[k] += offset[axis] / steps[axis] * box.stride[axis + 1];
-    }
-    counts[k] = 0;
-    origins[k] = k;
-    if (same && std::all_of(offset, offset + axes, [](int64_t step) { return step == 0; })) {
-      counts[k] = coarse_count;
-      origins[k] = -1;
-    }
-    for (int64_t j = 0; same && origins[k] == k && j < k; ++j) {
-      const int64_t* other = offsets + j * axes;
-      if (std::equal(offset, offset + axes, other, [](int64_t a, int64_t b) { return a == -b; })) {
-        origins[k] = j;
-      }
+  number(box, cells.data(), s.fine_count, places.data());
+  for (int64_t i = 0; i < s.fine_count; ++i) table[places[i]] = static_cast<int32_t>(i + 1);
+  number(box, others.data(), others_count, from.data());
+  const int32_t* at = s.same ? places.data() : from.data();
+  // 3. How far away the cells of each offset are.
+  std::vector<int64_t> shifts(s.count);
+  for (int64_t k = 0; k < s.count; ++k) {
+    for (int axis = 0; axis < s.axes; ++axis) {
+      shifts[k] += s.offsets[k * s.axes + axis] / s.steps[axis] * box.stride[axis + 1];
     }
   }
   // 4. Read the cells from every output's cell on. All offsets of some outputs come before the next
   //    outputs, since their cells are near each other.
-  for (int64_t begin = 0; begin < coarse_count; begin += CHUNK) {
-    const int64_t end = std::min(coarse_count, begin + CHUNK);
-    for (int64_t k = 0; k < offset_count; ++k) {
-      if (origins[k] != k) continue;
+  for (int64_t begin = 0; begin < s.coarse_count; begin += CHUNK) {
+    const int64_t end = std::min(s.coarse_count, begin + CHUNK);
+    for (int64_t k = 0; k < s.count; ++k) {
+      if (s.origins[k] != k) continue;
       const int32_t* shifted = table + shifts[k];
-      int32_t *in = inputs + k * room, *out = outputs + k * room;
-      int64_t found = counts[k];
+      int32_t *in = s.inputs + k * s.room, *out = s.outputs + k * s.room;
+      int64_t found = s.counts[k];
       for (int64_t i = begin; i < end; ++i) {  // written always, kept where there is a voxel
         const int32_t row = shifted[at[i]];
         in[found] = row - 1;
         out[found] = static_cast<int32_t>(i);
         found += row != 0;
       }
-      counts[k] = found;
+      s.counts[k] = found;
     }
   }
-  for (int64_t i = 0; i < fine_count; ++i) table[places[i]] = 0;
+  for (int64_t i = 0; i < s.fine_count; ++i) table[places[i]] = 0;
   let_go<int32_t>();
+  return true;
+}
+
+// Finds pairs by walking through the inputs beside the outputs: both ascend.
+void walk(const Search& s) {
+  for (int64_t k = 0; k < s.count; ++k) {
+    if (s.origins[k] != k) continue;
+    int64_t move = 0, at = 0, found = 0;
+    for (int axis = 0; axis < s.axes; ++axis) {
+      move = move * (int64_t(1) << s.bits) + s.offsets[k * s.axes + axis];
+    }
+    int32_t *in = s.inputs + k * s.room, *out = s.outputs + k * s.room;
+    for (int64_t i = 0; i < s.coarse_count; ++i) {
+      const int64_t wanted = s.coarse[i] + move;
+      while (at < s.fine_count && s.fine[at] < wanted) ++at;
+      in[found] = static_cast<int32_t>(at);
+      out[found] = static_cast<int32_t>(i);
+      found += at < s.fine_count && s.fine[at] == wanted;
+    }
+    s.counts[k] = found;
+  }
+}
+
+}  // namespace
+
+// The pairs (input row, output row) of a kernel map, in a table of at most `most` cells where that
+// is enough. Returns the number of all pairs, see `Search`.
+extern "C" int64_t find_pairs(const int64_t* fine, int64_t fine_count, const int64_t* coarse,
+                              int64_t coarse_count, int same, int axes, int bits,
+                              const int64_t* steps, const int64_t* offsets, int64_t offset_count,
+                              int64_t most, int64_t room, int32_t* inputs, int32_t* outputs,
+                              int64_t* counts, int64_t* origins) {
+  const Search search{fine,    coarse,       fine_count, coarse_count, same != 0, axes,
+                      bits,    steps,        offsets,    offset_count, most,      room,
+                      inputs,  outputs,      counts,     origins};
+  choose(search);
+  if (!look_up(search)) walk(search);
   int64_t total = 0;
   for (int64_t k = 0; k < offset_count; ++k) {
     if (origins[k] >= 0) counts[k] = counts[origins[k]];

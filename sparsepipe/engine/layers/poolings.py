@@ -107,8 +107,7 @@ class GlobalAveragePooling(nn.Module):
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """Pool features [N, C] to [batch size, C]."""
-        sizes = tensor.maps.sizes(tensor.tensor_stride)
-        rows = average_of_samples(tensor.rows, sizes)
+        rows = average_of_samples(tensor.rows, tensor.maps.starts(tensor.tensor_stride))
         return tensor.on(tensor.maps, tensor.maps.pool(tensor.tensor_stride), rows)
 
 
@@ -118,5 +117,5 @@ class GlobalSumPooling(nn.Module):
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """Pool features [N, C] to [batch size, C]."""
-        rows = sum_of_samples(tensor.rows, tensor.maps.sizes(tensor.tensor_stride))
+        rows = sum_of_samples(tensor.rows, tensor.maps.starts(tensor.tensor_stride))
         return tensor.on(tensor.maps, tensor.maps.pool(tensor.tensor_stride), rows)

@@ -1,21 +1,30 @@
 """Packing round-trips, orders as coordinates do, and refuses what it cannot hold."""
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, strategies as st
 
+from sparsepipe.engine import compiled_maps
+from sparsepipe.engine.axes import axes
+from sparsepipe.engine.coordinate_maps import CoordinateMaps
 from sparsepipe.engine.coordinates import (
     LIMIT,
     MAX_BATCH_SIZE,
     REACH,
+    can_be_stacked,
     coarsened,
     displacement,
     kernel_offsets,
     pack,
+    packing,
+    pyramid,
     sample_starts,
     unpack,
 )
 from systems.schema import InputError
+from tests.sparsepipe.clouds import random_keys
 
 AXIS = st.integers(-LIMIT, LIMIT - 1) | st.integers(-3, 3)
 VOXEL = st.tuples(st.integers(0, MAX_BATCH_SIZE - 1), AXIS, AXIS, AXIS)
@@ -46,6 +55,59 @@ def test_coarsened_is_the_floor(voxels: list[tuple[int, ...]], stride: int) -> N
     kept = [voxel for voxel in voxels if all(v // stride * stride >= -LIMIT for v in voxel[1:])]
     keys = coarsened(pack(torch.tensor(kept, dtype=torch.int32).view(-1, 4)), stride)
     assert unpack(keys).tolist() == [list(voxel) for voxel in sorted(small)]
+
+
+GRIDS = st.integers(1, 4).flatmap(
+    lambda d: st.tuples(
+        st.lists(
+            st.tuples(
+                st.integers(0, 3), *d * [st.integers(-packing(d).limit, 40) | st.integers(-9, 9)]
+            ),
+            max_size=30,
+        ),
+        st.lists(st.tuples(*d * [st.sampled_from([1, 2, 4, 64, 512])]), min_size=1, max_size=4),
+    )
+)
+
+
+@given(GRIDS)
+def test_a_pyramid_is_what_is_coarsened_at_each_stride(
+    grid: tuple[list[tuple[int, ...]], list[tuple[int, ...]]],
+) -> None:
+    voxels, strides = grid
+    dimension = len(strides[0])
+    keys = torch.unique(pack(torch.tensor(voxels, dtype=torch.int32).view(-1, 1 + dimension)))
+    assert all(can_be_stacked(axes(stride), dimension) for stride in strides)
+    found = pyramid(keys, [axes(stride) for stride in strides], dimension)
+    assert len(found) == len(strides)
+    for level, stride in zip(found, strides, strict=True):
+        assert torch.equal(level, coarsened(keys, stride, dimension))
+
+
+def test_strides_that_may_round_beyond_the_limits_are_not_stacked() -> None:
+    assert can_be_stacked(REACH)
+    assert can_be_stacked((1, 2, 4))
+    assert not any(can_be_stacked(stride) for stride in (3, 6, 2 * REACH, (2, 3, 1)))
+
+
+@given(st.integers(0, 2**16), st.sampled_from([2, 3, (1, 2, 4)]), st.booleans())
+def test_what_is_made_ahead_is_what_layers_would_make(
+    seed: int, factor: int | tuple[int, ...], added: bool
+) -> None:
+    """With voxels between that no layer made, too."""
+    keys, other = random_keys(seed, 60), random_keys(seed + 1, 20, 12)
+    with mock.patch.object(compiled_maps, "functions", return_value=None):
+        maps, stride = CoordinateMaps(keys, 1, 2), axes(1)
+        for level in range(6):
+            if level == 2 and added:
+                stride = axes(12)
+                maps.add(stride, other)
+            finer = maps.keys(stride)
+            stride = maps.coarsen(stride, factor)
+            assert torch.equal(maps.keys(stride), coarsened(finer, stride))
+        assert maps.coarsen(1, 2) == 2
+        maps.add(4, other)  # where those of stride 4 would be
+        assert torch.equal(maps.keys(maps.coarsen(4, 2)), coarsened(maps.keys(4), 8))
 
 
 def test_offsets_enumerate_x_fastest_and_even_kernels_start_at_zero() -> None:

@@ -1,12 +1,16 @@
 """A kernel map's pairs are those of a dictionary; blocks hold all of them."""
 
+from unittest import mock
+
 import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
 
 from sparsepipe.engine import compiled_maps
 from sparsepipe.engine.coordinates import coarsened, kernel_offsets, pack, unpack
-from sparsepipe.engine.kernel_map import Kernel, KernelMap, _find_pairs, build
+from sparsepipe.engine.kernel_map import Kernel, KernelMap, build
+from sparsepipe.engine.layouts import pairs_of
+from tests.sparsepipe.clouds import random_keys
 
 VOXEL = st.tuples(st.integers(0, 2), *3 * [st.integers(-4, 4)])
 CLOUD = st.lists(VOXEL, max_size=60, unique=True)
@@ -25,8 +29,8 @@ def test_pairs_are_those_of_a_dictionary(
     assert _pairs(found) == _by_dictionary(fine, coarse, kernel)
     assert sum(found.counts) == len(_pairs(found))
     assert _pairs(found.transpose) == {(k, o, i) for k, i, o in _pairs(found)}
-    # By PyTorch's operators, as on other devices, in the same order.
-    inputs, outputs, counts = _find_pairs(fine, coarse, kernel)
+    # From the table, as on other devices, in the same order.
+    inputs, outputs, counts = pairs_of(found._table())
     assert torch.equal(inputs, found.input_rows)
     assert torch.equal(outputs, found.output_rows)
     assert tuple(counts.tolist()) == found.counts
@@ -47,20 +51,11 @@ def test_what_is_compiled_finds_what_pytorch_finds(
     assert found is None or torch.equal(found, coarse)
     kernel_map = build(fine, coarse, Kernel(size, 1, 1, stride))
     assert _pairs(kernel_map) == _by_dictionary(fine, coarse, kernel_map.kernel)
-    compiled = kernel_map._by_output
-    plain = KernelMap(
-        kernel_map.kernel,
-        False,
-        fine,
-        coarse,
-        kernel_map.input_rows,
-        kernel_map.output_rows,
-        kernel_map.counts,
-    )
-    plain.__dict__["_by_output"] = None
-    if compiled is not None:
-        assert torch.equal(compiled[0], plain.starts)
-        assert torch.equal(compiled[1], plain.inputs_by_output)
+    by_output = kernel_map.starts, kernel_map.inputs_by_output
+    with mock.patch.object(compiled_maps, "functions", return_value=None):
+        plain = build(fine, coarse, kernel_map.kernel)
+        assert torch.equal(by_output[0], plain.starts)
+        assert torch.equal(by_output[1], plain.inputs_by_output)
 
 
 @given(CLOUD, st.integers(1, 3), st.integers(1, 2), st.integers(1, 70))
@@ -68,8 +63,18 @@ def test_blocks_hold_all_pairs_by_row(
     voxels: list[tuple[int, ...]], size: int, stride: int, rows: int
 ) -> None:
     fine = pack(torch.tensor(voxels, dtype=torch.int32).view(-1, 4)).sort().values
-    coarse = coarsened(fine, stride)
-    kernel_map = build(fine, coarse, Kernel(size, 1, 1, stride))
+    coarse = coarsened(fine, stride) if stride > 1 else fine
+    _check_blocks(build(fine, coarse, Kernel(size, 1, 1, stride)), rows)
+
+
+def test_blocks_of_a_symmetric_kernel_between_other_voxels() -> None:
+    """The mirror image of such a map is another map."""
+    some, others = random_keys(1, 40), random_keys(2, 30)
+    _check_blocks(build(some, others, Kernel(3, 1, 1, 1)), 7)
+
+
+def _check_blocks(kernel_map: KernelMap, rows: int) -> None:
+    """Blocks of so many output rows have all pairs of the map, and of the swapped one."""
     for swapped in (kernel_map, kernel_map.transpose):
         seen: Pairs = set()
         end = 0

@@ -1,47 +1,93 @@
-"""The table finds what the search finds."""
+"""Tables of neighbours, by PyTorch's operators and by Triton's kernel, hold the same rows."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from sparsepipe.engine.coordinates import coarsened, kernel_offsets, pack
-from sparsepipe.engine.kernel_map import Kernel, search
-from sparsepipe.engine.lookup import CELLS_PER_VOXEL, look_up
+from sparsepipe.engine.coordinates import coarsened, unpack
+from sparsepipe.engine.kernel import Kernel
+from sparsepipe.engine.lookup import MASK_BITS, Table, look_up, searches
+from tests.sparsepipe.clouds import random_keys
+
+ROOT = Path(__file__).parents[3]
+SIZES = st.one_of(st.integers(1, 5), st.tuples(*3 * [st.integers(1, 3)]))
+
+
+def test_interpreted() -> None:
+    """In a process of its own: Triton reads the variable once, when it is imported."""
+    pytest.importorskip("triton")
+    tests = Path(__file__).with_name("interpreted_maps.py")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 @given(
     st.integers(0, 2**16),
-    st.integers(1, 4),
+    SIZES,
+    st.integers(1, 2),
     st.integers(1, 3),
     st.integers(1, 3),
-    st.integers(1, 4),
+    st.booleans(),
 )
-def test_the_table_finds_what_the_search_finds(
-    seed: int, size: int, stride: int, dilation: int, fine_stride: int
+def test_holds_the_rows_of_a_dictionary(
+    seed: int,
+    size: int | tuple[int, ...],
+    stride: int,
+    dilation: int,
+    fine_stride: int,
+    backwards: bool,
 ) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    cells = torch.randint(-4, 5, (150, 4), generator=generator, dtype=torch.int32)
-    cells[:, 0].remainder_(2)
-    cells[:, 1:] *= fine_stride
-    fine = torch.unique(pack(cells))
     kernel = Kernel(size, dilation, fine_stride, fine_stride * stride)
+    fine = random_keys(seed, 40, fine_stride)
     coarse = coarsened(fine, kernel.coarse_stride) if stride > 1 else fine
-    offsets = kernel_offsets(size, kernel.spacing)
-    found = look_up(fine, coarse, offsets, fine_stride, size * kernel.spacing)
-    if found is None:
-        return  # a box so large, around so few
-    expected = search(fine, coarse, kernel, set(offsets))
-    assert found.keys() == expected.keys()
-    for offset, pairs in found.items():
-        for ours, theirs in zip(pairs, expected[offset], strict=True):
-            assert ours.dtype == theirs.dtype == torch.int32
-            assert torch.equal(ours, theirs)
+    keys, queries = (coarse, fine) if backwards else (fine, coarse)
+    found = look_up(keys, queries, kernel, backwards=backwards)
+    rows = {tuple(voxel): row for row, voxel in enumerate(unpack(keys).tolist())}
+    sign = -1 if backwards else 1
+    for offset, of_offset in zip(kernel.offsets, found.inputs.tolist(), strict=True):
+        for (batch, *space), row in zip(unpack(queries).tolist(), of_offset, strict=True):
+            voxel = (batch, *(a + sign * b for a, b in zip(space, offset, strict=True)))
+            assert rows.get(voxel, -1) == row
+    check_masks(found)
 
 
-def test_empty_boxes_are_not_tabulated() -> None:
-    far = pack(torch.tensor([[0, -9000, 0, 0], [0, 9000, 9000, 9000]], dtype=torch.int32))
-    near = pack(torch.tensor([[0, 0, 0, 0], [0, 1, 0, 1]], dtype=torch.int32))
-    offsets = kernel_offsets(1)
-    assert look_up(far, far, offsets, 1, 1) is None
-    assert look_up(near, near, offsets, 1, 1) is not None
-    assert look_up(far[:0], far[:0], offsets, 1, 1) is None
-    assert CELLS_PER_VOXEL < 18000
+def check_masks(found: Table) -> None:
+    """A bit is set where an output has an input under one of the offsets that share it."""
+    offsets, outputs = found.inputs.shape
+    sharing = -(-offsets // MASK_BITS)
+    there = (found.inputs >= 0).T.tolist()
+    expected = [
+        sum(1 << bit for bit in {k // sharing for k in range(offsets) if of_output[k]})
+        for of_output in there
+    ]
+    assert found.masks.tolist() == expected
+    assert len(found.masks) == outputs
+
+
+@pytest.mark.parametrize("inputs", [0, 3])
+@pytest.mark.parametrize("outputs", [0, 3])
+def test_finds_nothing_where_nothing_is(inputs: int, outputs: int) -> None:
+    keys = torch.arange(8) * 2**20
+    found = look_up(keys[:inputs], keys[4 : 4 + outputs], Kernel(2, 1, 1, 2), backwards=False)
+    assert found.inputs.tolist() == [[-1] * outputs] * 8
+    assert found.masks.tolist() == [0] * outputs
+
+
+def test_searches_walk_along_the_last_axis() -> None:
+    steps = [search.steps for search in searches(Kernel(3, 1, 1, 1), False)]
+    assert steps == [-1, 1, 1] * 9
+    far = [search.steps for search in searches(Kernel(3, 100, 1, 1), False)]
+    assert far == [-1] * 27
+    back = [search.steps for search in searches(Kernel(4, 1, 1, 4), True)]
+    assert back == [-1, 1, 1, 1] * 16  # coarse voxels are four steps apart

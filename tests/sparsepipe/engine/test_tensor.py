@@ -209,6 +209,20 @@ def test_tensors_move_with_their_voxels() -> None:
     assert there.batch_size == 4
 
 
+def test_pinned_it_is_the_same_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Pinning needs a GPU's driver.
+    monkeypatch.setattr(Tensor, "pin_memory", lambda values: values.clone())
+    given, _ = shuffled(random_tensor(3))
+    MaxPooling(2, 2)(given)
+    pinned = given.pin_memory()
+    assert pinned.features is not given.features
+    assert pinned.maps is not given.maps
+    assert torch.equal(pinned.features, given.features)
+    assert torch.equal(pinned.inverse, given.inverse)
+    assert torch.equal(pinned.rows, given.rows)
+    assert pinned.maps.sizes(2) == given.maps.sizes(2)
+
+
 def test_torchs_nested_structures_hold_features() -> None:
     tensor, _ = shuffled(random_tensor(3))
     leaves, structure = pytree.tree_flatten({"x": [tensor, 1]})

@@ -58,8 +58,8 @@ class Work:
 class Rules:
     """The groups of this process, and the messages in them."""
 
-    def __init__(self, *, eager: bool, limit_s: float) -> None:
-        self._eager, self._limit_s = eager, limit_s
+    def __init__(self, *, eager: bool, limit_s: float, meeting_s: float) -> None:
+        self._eager, self._limit_s, self._meeting_s = eager, limit_s, meeting_s
         self._isend, self._irecv, self._group = dist.isend, dist.irecv, dist.new_group
         self._numbers, self._names = count(), dict[Any, str]()
         self._queues: dict[Any, SimpleQueue[Callable[[], None]]] = {}
@@ -115,7 +115,7 @@ class Rules:
         """Wait until the peer is here, too."""
         store = dist.distributed_c10d._get_default_store()
         store.set(f"NCCL's rules: {what}, {dist.get_rank()}", "here")
-        deadline = time.monotonic() + self._limit_s
+        deadline = time.monotonic() + self._meeting_s
         while not store.check([f"NCCL's rules: {what}, {peer}"]):
             if time.monotonic() > deadline:
                 raise DeadlockError(f"NCCL's rules: rank {peer} does not come to {what}")
@@ -132,9 +132,17 @@ def _send_all(messages: SimpleQueue[Callable[[], None]]) -> None:
 
 
 @contextmanager
-def nccl_rules(*, eager: bool = False, limit_s: float = LIMIT_S) -> Iterator[None]:
-    """Put the rules over this process, which then calls `start` with the backend "nccl"."""
-    rules, cpu = Rules(eager=eager, limit_s=limit_s), torch.device("cpu")
+def nccl_rules(
+    *, eager: bool = False, limit_s: float = LIMIT_S, meeting_s: float = LIMIT_S
+) -> Iterator[None]:
+    """Put the rules over this process, which then calls `start` with the backend "nccl".
+
+    Args:
+        limit_s: how long a stream waits for a message.
+        meeting_s: how long a first message waits for the other rank, which may still be starting.
+    """
+    rules = Rules(eager=eager, limit_s=limit_s, meeting_s=meeting_s)
+    cpu = torch.device("cpu")
     initialise = dist.init_process_group
     patched: list[tuple[Any, str, Any]] = [
         (distributed, "choose_device", lambda *_: cpu),

@@ -89,9 +89,10 @@ def test_rows_times_channels_beyond_32_bits() -> None:
     """Only the pages of the last rows of 4 GiB are ever touched."""
     rows = 2**25 + 3
     some = _map(Kernel(1, 1, 1, 1), False, voxels=3)
-    kernel_map = replace(
-        some, input_keys=torch.empty(rows, dtype=torch.int64), input_rows=some.input_rows + rows - 3
-    )
+    far = torch.empty(rows, dtype=torch.int64)
+    kernel_map = KernelMap(some.kernel, False, far, some.output_keys)
+    near = some.neighbours
+    kernel_map.__dict__["neighbours"] = replace(near, inputs=near.inputs + rows - 3)
     x, weight = _values(some, 64, 8, torch.float16)
     features = torch.empty(rows, 64, dtype=torch.float16)
     features[-3:] = x
