@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speculative.verification import philox
+from speculative.verification.filters import Filters, in_range
 from speculative.verification.rules import EXACT, Block, Calibrated, Coupled, Exact, Rule, Sigmoid
 from speculative.verification.status import DRAFT_LOGITS, DRAFT_TOKEN, TARGET_LOGITS
 
@@ -26,8 +27,12 @@ Float = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
+Bools = npt.NDArray[np.bool_]
+
 RESOLVED = 1e-6
 """A residual with less probability than this is rounding in float32, where it may be nothing."""
+ROUNDING = 1e-5
+"""By how much, relative, float32 may shift what a filter compares."""
 
 
 class Decision(NamedTuple):
@@ -88,6 +93,28 @@ def estimate(rule: Calibrated, z: npt.ArrayLike, y: npt.ArrayLike) -> Float:
     return np.asarray(np.exp(np.minimum(np.where(np.isnan(x), 0.0, x), 0.0)))
 
 
+def kept(z: Float, top_k: float, top_p: float, min_p: float) -> Bools:
+    """Which tokens of a row the filters keep (`speculative.verification.filters`), bool [V]. Of a
+    row that holds NaN or +inf, or nothing finite, all are.
+
+    Args:
+        z: logits [V], divided by the temperature.
+    """
+    if not np.isfinite(z.max()):
+        return np.ones(z.shape, np.bool_)
+    top_k, top_p, min_p = in_range(top_k, top_p, min_p)
+    order = np.argsort(-z, kind="stable")
+    first = np.arange(len(z)) < top_k
+    weights = np.exp(z[order] - z.max()) * first
+    before = np.concatenate([[0.0], weights.cumsum()[:-1]])
+    first &= (before < top_p * weights.sum()) | (top_p == 1)
+    first &= weights >= min_p
+    first[0] = True
+    found = np.zeros(z.shape, np.bool_)
+    found[order[first]] = True
+    return found
+
+
 def verify(
     target_logits: npt.ArrayLike,
     draft_logits: npt.ArrayLike | None,
@@ -96,6 +123,7 @@ def verify(
     *,
     rule: Rule = EXACT,
     temperature: float = 1.0,
+    filters: Filters | None = None,
 ) -> Decision:
     """Verify the draft of one sequence.
 
@@ -106,7 +134,8 @@ def verify(
         draft_tokens: int [G].
         uniforms: [G + V + groups]: G for acceptance, then one per token of the vocabulary and one
             per group. For `Coupled` [G + 1, V].
-        rule, temperature: see `speculative.verification.verify.verify`.
+        rule, temperature, filters: see `speculative.verification.verify.verify`; the filters are
+            numbers here.
     """
     target, u = np.asarray(target_logits, np.float64), np.asarray(uniforms, np.float64)
     tokens = np.asarray(draft_tokens, np.int64)
@@ -117,6 +146,31 @@ def verify(
     else:
         draft = np.asarray(draft_logits, np.float64)
     target, draft = target / temperature, draft / temperature
+    if filters is None:
+        return _decided(target, draft, tokens, u, rule)
+    # The decision is a tie where it depends on the rounding of what a filter compares.
+    decisions = []
+    top_k, top_p, min_p = map(float, filters.numbers)
+    for shift in (1, 1 - ROUNDING, 1 + ROUNDING):
+        limits = top_k, top_p * shift if top_p < 1 else 1.0, min_p * shift
+        rows = _filtered(target, *limits)
+        drafted = draft
+        if filters.of_draft and draft_logits is not None:
+            drafted = _filtered(draft, *limits)
+        decisions.append(_decided(rows, drafted, tokens, u, rule))
+    alike = all(decision[:3] == decisions[0][:3] for decision in decisions)
+    margin = min(decision.margin for decision in decisions) if alike else 0.0
+    return decisions[0]._replace(margin=margin)
+
+
+def _filtered(rows: Float, top_k: float, top_p: float, min_p: float) -> Float:
+    """Logits [rows, V] that are -inf where a token is not kept."""
+    found = [np.where(kept(row, top_k, top_p, min_p), row, -np.inf) for row in rows]
+    return np.array(found).reshape(rows.shape)
+
+
+def _decided(target: Float, draft: Float, tokens: Ints, u: Float, rule: Rule) -> Decision:
+    """The decision of a rule on rows that temperature and filters have been applied to."""
     if isinstance(rule, Coupled):
         return _match(target, tokens, u)
     if isinstance(rule, Block):
