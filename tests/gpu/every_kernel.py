@@ -29,8 +29,11 @@ def main(sizes: list[str]) -> None:
             )
             target, draft, tokens = bench.inputs(case, seed=1)
             for rule in RULES:
-                for filters in (Filters(), Filters(top_k=20, top_p=0.9, min_p=0.001)):
-                    decided = verify(target, draft, tokens, rule=rule, filters=filters, seed=3)
+                decided = verify(target, draft, tokens, rule=rule, seed=3)
+                assert not decided.status.any(), decided
+                if dtype == "float32":
+                    few = Filters(top_k=20, top_p=0.9, min_p=0.001)
+                    decided = verify(target, draft, tokens, rule=rule, filters=few, seed=3)
                     assert not decided.status.any(), decided
             sample(target[:, 0], seed=1)
     print("every kernel has run")
