@@ -27,7 +27,7 @@ rounding decides.
     min_p=0.5               kept  kept
 
 A new filter is a field here and in csrc/arithmetic.h (`Filter`), and a bound of the order in
-`reference.kept` (float64, the meaning), `cuts` (PyTorch) and csrc/cuts.h.
+`reference_filters.kept` (float64, the meaning), `cuts` (PyTorch) and csrc/cuts.h.
 """
 
 import math
@@ -101,11 +101,11 @@ def check_numbers(top_k: Any, top_p: Any, min_p: Any) -> None:
     for name, value in (("top_p", top_p), ("min_p", min_p)):
         if not hasattr(value, "dtype") and not isinstance(value, Real):
             raise InputError(f"{name} {value!r}: give a number")
-    if not hasattr(top_k, "dtype") and not (isinstance(top_k, Integral) and top_k >= 0):
+    if not hasattr(top_k, "dtype") and not (isinstance(top_k, Integral) and int(top_k) >= 0):
         raise InputError(f"top_k {top_k!r}: give 1 or more, or 0 for all tokens")
-    if isinstance(top_p, Real) and not 0 < top_p <= 1:
+    if isinstance(top_p, Real) and not 0 < float(top_p) <= 1:
         raise InputError(f"top_p {top_p:g}: give more than 0, at most 1")
-    if isinstance(min_p, Real) and not 0 <= min_p <= 1:
+    if isinstance(min_p, Real) and not 0 <= float(min_p) <= 1:
         raise InputError(f"min_p {min_p:g}: give 0 to 1")
 
 

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from speculative.verification import philox
-from speculative.verification.filters import Filters, in_range
+from speculative.verification.filters import Filters
+from speculative.verification.reference_filters import ROUNDING, filtered
 from speculative.verification.rules import EXACT, Block, Calibrated, Coupled, Exact, Rule, Sigmoid
 from speculative.verification.status import DRAFT_LOGITS, DRAFT_TOKEN, TARGET_LOGITS
 
@@ -27,12 +28,8 @@ Float = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-Bools = npt.NDArray[np.bool_]
-
 RESOLVED = 1e-6
 """A residual with less probability than this is rounding in float32, where it may be nothing."""
-ROUNDING = 1e-5
-"""By how much, relative, float32 may shift what a filter compares."""
 
 
 class Decision(NamedTuple):
@@ -93,28 +90,6 @@ def estimate(rule: Calibrated, z: npt.ArrayLike, y: npt.ArrayLike) -> Float:
     return np.asarray(np.exp(np.minimum(np.where(np.isnan(x), 0.0, x), 0.0)))
 
 
-def kept(z: Float, top_k: float, top_p: float, min_p: float) -> Bools:
-    """Which tokens of a row the filters keep (`speculative.verification.filters`), bool [V]. Of a
-    row that holds NaN or +inf, or nothing finite, all are.
-
-    Args:
-        z: logits [V], divided by the temperature.
-    """
-    if not np.isfinite(z.max()):
-        return np.ones(z.shape, np.bool_)
-    top_k, top_p, min_p = in_range(top_k, top_p, min_p)
-    order = np.argsort(-z, kind="stable")
-    first = np.arange(len(z)) < top_k
-    weights = np.exp(z[order] - z.max()) * first
-    before = np.concatenate([[0.0], weights.cumsum()[:-1]])
-    first &= (before < top_p * weights.sum()) | (top_p == 1)
-    first &= weights >= min_p
-    first[0] = True
-    found = np.zeros(z.shape, np.bool_)
-    found[order[first]] = True
-    return found
-
-
 def verify(
     target_logits: npt.ArrayLike,
     draft_logits: npt.ArrayLike | None,
@@ -153,20 +128,14 @@ def verify(
     top_k, top_p, min_p = map(float, filters.numbers)
     for shift in (1, 1 - ROUNDING, 1 + ROUNDING):
         limits = top_k, top_p * shift if top_p < 1 else 1.0, min_p * shift
-        rows = _filtered(target, *limits)
+        rows = filtered(target, *limits)
         drafted = draft
         if filters.of_draft and draft_logits is not None:
-            drafted = _filtered(draft, *limits)
+            drafted = filtered(draft, *limits)
         decisions.append(_decided(rows, drafted, tokens, u, rule))
     alike = all(decision[:3] == decisions[0][:3] for decision in decisions)
     margin = min(decision.margin for decision in decisions) if alike else 0.0
     return decisions[0]._replace(margin=margin)
-
-
-def _filtered(rows: Float, top_k: float, top_p: float, min_p: float) -> Float:
-    """Logits [rows, V] that are -inf where a token is not kept."""
-    found = [np.where(kept(row, top_k, top_p, min_p), row, -np.inf) for row in rows]
-    return np.array(found).reshape(rows.shape)
 
 
 def _decided(target: Float, draft: Float, tokens: Ints, u: Float, rule: Rule) -> Decision:

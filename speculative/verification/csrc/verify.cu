@@ -120,11 +120,14 @@ __device__ void reduce_part(const T* row, const Cut& cut, int part, int vocabula
                     x[j][i] = token < end ? widen(row[token]) : -INFINITY;
                 }
         }
-        if (cut.cuts())
+        if (cut.cuts()) {
+            const Cut here = {cut.value, cut.last - base - lane * N};  // tokens counted from this lane's first
 #pragma unroll
             for (int j = 0; j < LOADS; ++j)
 #pragma unroll
-                for (int i = 0; i < N; ++i) x[j][i] = cut.of(x[j][i], base + j * STEP + lane * N + i);
+                for (int i = 0; i < N; ++i)
+                    if (!here.keeps(x[j][i], j * STEP + i)) x[j][i] = -INFINITY;
+        }
         // Reduce the tokens in registers, then merge them into what this lane has.
         float larger = mine.maximum, sum = 0;
 #pragma unroll

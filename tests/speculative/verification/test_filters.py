@@ -19,7 +19,7 @@ from speculative.experiments.agreement import (
     with_operators,
 )
 from speculative.experiments.chi_square import GAMMA, N, TableModel, outputs, p_value_of
-from speculative.verification import cuts, philox, reference
+from speculative.verification import cuts, philox, reference_filters
 from speculative.verification.filters import Filters
 from speculative.verification.rules import EXACT, Block, Coupled, Rule
 from speculative.verification.verify import Verification, sample, verify
@@ -43,7 +43,7 @@ def masked(logits: Tensor, filters: Filters, temperature: float = 1.0) -> Tensor
     for b, of_row in enumerate(logits):
         limits = [float(x) for x in filters_at(filters, b).numbers]
         for t, row in enumerate(of_row):
-            kept = reference.kept(row.double().numpy() / temperature, *limits)
+            kept = reference_filters.kept(row.double().numpy() / temperature, *limits)
             found[b, t, torch.from_numpy(~kept)] = -INF
     return found
 
@@ -62,7 +62,7 @@ def test_the_example_of_the_documentation() -> None:
     row = np.full(8, -50.0)
     row[[7, 2, 4, 0]] = np.log([0.50, 0.30, 0.15, 0.05])
     for limits, count in (((3, 1, 0), 3), ((3, 0.9, 0), 3), ((3, 0.8, 0), 2), ((3, 1, 0.5), 2)):
-        kept = reference.kept(row, *limits)
+        kept = reference_filters.kept(row, *limits)
         assert kept[[7, 2, 4, 0]].tolist() == [place < count for place in range(4)]
 
 
@@ -79,7 +79,7 @@ def test_the_reference_keeps_what_transformers_keeps() -> None:
         scores = z
         for warper in warpers:
             scores = warper(None, scores)
-        kept = reference.kept(z[0].numpy(), 40, 0.8, 0.03)
+        kept = reference_filters.kept(z[0].numpy(), 40, 0.8, 0.03)
         assert kept.tolist() == (scores[0] > -INF).tolist()
 
 
@@ -98,9 +98,11 @@ def test_operators_cut_ties_as_the_reference(
     limits = torch.tensor([[float(top_k), top_p, min_p]])
     heat = torch.full((1, 1), temperature)
     found = cuts.kept(torch.tensor(z).view(1, 1, -1), heat, limits)[0, 0].tolist()
-    near = (1.0, 1 - reference.ROUNDING, 1 + reference.ROUNDING)
+    near = (1.0, 1 - reference_filters.ROUNDING, 1 + reference_filters.ROUNDING)
     expected = [
-        reference.kept(row / np.float32(temperature), top_k, min(top_p * s, 1), min_p * s).tolist()
+        reference_filters.kept(
+            row / np.float32(temperature), top_k, min(top_p * s, 1), min_p * s
+        ).tolist()
         for s in near
     ]
     assert found in expected
@@ -151,7 +153,8 @@ def test_filters_decide_as_masked_logits_do(decide: Decide, rule: Rule) -> None:
 def test_adversarial_logits(decide: Decide, data: st.DataObject) -> None:
     """Ties, excluded tokens, equal and one-hot rows, ragged lengths, greedy rows."""
     gamma, vocabulary = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 9))
-    values = st.sampled_from([-INF, -50.0, -1.0, 0.0, 0.5, 3.0, 80.0])
+    least = torch.finfo(torch.float32).min  # as masks of transformers have it
+    values = st.sampled_from([-INF, least, -50.0, -1.0, 0.0, 0.5, 3.0, 80.0])
     row = st.lists(values, min_size=vocabulary, max_size=vocabulary)
     target, draft = (torch.tensor([[data.draw(row) for _ in range(n)]]) for n in (gamma + 1, gamma))
     if data.draw(st.booleans()):
@@ -204,7 +207,7 @@ def test_outputs_follow_the_filtered_target(rule: Rule, filters: Filters) -> Non
     for model in (target, draft):
         for i, table in enumerate(model.tables):
             flat = table.reshape(-1, 4)
-            kept = [reference.kept(row.double().numpy(), *limits) for row in flat]
+            kept = [reference_filters.kept(row.double().numpy(), *limits) for row in flat]
             model.tables[i] = flat.where(torch.tensor(np.array(kept)), -INF).view_as(table)
     plain = TableModel(2), TableModel(102)
 
