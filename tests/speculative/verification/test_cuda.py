@@ -181,24 +181,23 @@ def test_emulated_zero_residual_and_views(emulated: None) -> None:
     assert rows(verify(wide[..., 3:1006], draft, tokens, seed=5)) == expected
 
 
-OTHERS = [pytest.param(4, 131, rule, marks=pytest.mark.slow) for rule in RULES if rule != EXACT]
+OTHERS = [pytest.param(4, 131, rule, marks=pytest.mark.slow) for rule in RULES]
 
 
 @pytest.mark.parametrize(
     ("batch", "vocabulary", "rule"),  # few sequences and many
-    [(4, 131, EXACT), *OTHERS, pytest.param(20, 2051, EXACT, marks=pytest.mark.slow)],
+    [(2, 131, EXACT), *OTHERS, pytest.param(20, 2051, EXACT, marks=pytest.mark.slow)],
 )
 def test_emulated_filters(emulated: None, batch: int, vocabulary: int, rule: Rule) -> None:
-    """Filters of their own for every row, of which the first is greedy; many equal logits."""
+    """Filters of their own for every row, of which some are greedy; many equal logits."""
     target, draft, _ = drafted(batch, 1, vocabulary, seed=7)
     target, draft = (target * 2).round() / 2, (draft * 2).round() / 2
-    repeat = batch // 4
     filters = Filters(
-        top_k=torch.tensor([3, 5, 0, 40]).repeat(repeat),
-        top_p=torch.tensor([1.0, 1.0, 0.8, 0.7]).repeat(repeat),
-        min_p=torch.tensor([0.0, 0.0, 0.0, 0.02]).repeat(repeat),
+        top_k=torch.tensor([5, 40, 0, 3]).repeat(5)[:batch],
+        top_p=torch.tensor([1.0, 0.7, 0.8, 1.0]).repeat(5)[:batch],
+        min_p=torch.tensor([0.0, 0.02, 0.0, 0.0]).repeat(5)[:batch],
     )
-    heat = torch.tensor([0.0, 0.7, 1.2, 1.0]).repeat(repeat)
+    heat = torch.tensor([0.7, 1.0, 1.2, 0.0]).repeat(5)[:batch]
     drawn = torch.where(heat > 0, heat, 1.0)
     tokens = sample(draft[:, 0], filters=filters, temperature=drawn, seed=3)[:, None]
     found = rows(
