@@ -5,8 +5,8 @@
     verify(target_logits, draft_logits, draft_tokens, filters=Filters(top_k=50, top_p=0.9))
 
 A filter sets the probability of some tokens to 0; the rest are normalised anew. Verification with
-filters decides as verification of logits that are -inf at those tokens, but nobody writes such
-logits: the kernels find where every row is cut while they read it.
+filters decides as verification of logits that are -inf at those tokens, but the kernels write no
+such logits: they find where every row is cut, and see what is beyond the cut as -inf.
 
 All filters look at one order of a row's tokens: greater logits first and, among equal logits, lower
 numbers first, as `torch.argmax` takes them. Each keeps the first tokens of that order, so together
