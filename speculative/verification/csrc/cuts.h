@@ -8,7 +8,8 @@
 
 namespace speculative {
 
-constexpr int SETS = 16;  // sets of tokens of a group, whose largest logits are found first
+constexpr int STRETCH = 128;               // tokens whose largest logit is found first
+constexpr int STRETCHES = GROUP / STRETCH;  // of a group
 
 // Collect the logits of a row above `low`.
 template <class T>
@@ -20,41 +21,34 @@ void collect_above(const Row<T>& row, float low, Candidates& found) {
         found.count += collect(row.uncut(g, buffer), row.count(g), low, INFINITY, into + found.count);
 }
 
-// Write the largest logit of every set: of tokens whose numbers are alike modulo 16. Returns whether NaN or
-// +inf was seen.
+// Write the largest logit of every stretch of a group; returns whether NaN or +inf was seen.
 inline bool find_peaks(const float* __restrict z, int count, float* __restrict peaks) {
-    constexpr int CHAINS = 4 * SETS;  // so that a maximum need not wait for the one before
-    float largest[CHAINS];
-    int fault = 0, i = 0;
-    std::fill_n(largest, CHAINS, -INFINITY);
-    for (; i + CHAINS <= count; i += CHAINS)
+    int fault = 0;
 #pragma omp simd reduction(| : fault)
-        for (int j = 0; j < CHAINS; ++j) {
-            largest[j] = z[i + j] > largest[j] ? z[i + j] : largest[j];
-            fault |= is_fault(z[i + j]);
-        }
-    for (; i < count; ++i) {
-        largest[i % CHAINS] = std::max(largest[i % CHAINS], z[i]);
-        fault |= is_fault(z[i]);
+    for (int i = 0; i < count; ++i) fault |= is_fault(z[i]);
+    for (int j = 0; j < STRETCHES; ++j) {
+        const int end = std::min((j + 1) * STRETCH, count);
+        float largest = -INFINITY;
+#pragma omp simd reduction(max : largest)
+        for (int i = j * STRETCH; i < end; ++i) largest = z[i] > largest ? z[i] : largest;
+        peaks[j] = largest;
     }
-    std::copy_n(largest, SETS, peaks);
-    for (int j = SETS; j < CHAINS; ++j) peaks[j % SETS] = std::max(peaks[j % SETS], largest[j]);
     return fault;
 }
 
 // Collect the k largest logits of a row and some more, or all above -inf if those are fewer, and set the
 // maximum. Returns whether the row is at fault.
 //
-// Every group's tokens make 16 sets. The kth largest of the sets' largest logits is no larger than the kth
-// largest logit, so that groups without one above it need no second look.
+// The kth largest of the stretches' largest logits is no larger than the kth largest logit, so that a
+// stretch without one above it needs no second look.
 template <class T>
 bool collect_largest(const Row<T>& row, int k, Candidates& found) {
     thread_local Candidates peaks;
     float buffer[GROUP];
-    float* const peak = peaks.reserve(row.groups() * SETS);
+    float* const peak = peaks.reserve(row.groups() * STRETCHES);
     for (int g = 0; g < row.groups(); ++g)
-        if (find_peaks(row.uncut(g, buffer), row.count(g), peak + g * SETS)) return true;
-    peaks.count = row.groups() * SETS;
+        if (find_peaks(row.uncut(g, buffer), row.count(g), peak + g * STRETCHES)) return true;
+    peaks.count = row.groups() * STRETCHES;
     found.maximum = peaks.range().second;
     if (found.maximum == -INFINITY) return true;
     float low = -INFINITY;
@@ -65,9 +59,12 @@ bool collect_largest(const Row<T>& row, int k, Candidates& found) {
     }
     float* const into = found.reserve(row.vocabulary);
     found.count = 0;
-    for (int g = 0; g < row.groups(); ++g)
-        if (*std::max_element(peak + g * SETS, peak + (g + 1) * SETS) > low)
-            found.count += collect(row.uncut(g, buffer), row.count(g), low, INFINITY, into + found.count);
+    for (int s = 0; s < peaks.count; ++s) {
+        if (!(peak[s] > low)) continue;
+        const int first = s * STRETCH, count = std::min(STRETCH, row.vocabulary - first);
+        const float* z = widened(row.logits + first, count, buffer);
+        found.count += collect(z, count, low, INFINITY, into + found.count);
+    }
     return false;
 }
 

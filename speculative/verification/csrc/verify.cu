@@ -108,25 +108,23 @@ __device__ void reduce_part(const T* row, const Cut& cut, int part, int vocabula
     Normaliser mine = nothing();
     for (int base = part * GROUP; base < end; base += ROUND) {
         float x[LOADS][N];
-        if (wide && base + ROUND <= end) {
+        const bool inside = base <= cut.last && cut.last < base + ROUND;  // ties end among these tokens
+        if (wide && base + ROUND <= end && !inside) {
+            const float least = cut.last < base ? nextafterf(cut.value, INFINITY) : cut.value;
 #pragma unroll
-            for (int j = 0; j < LOADS; ++j) load<N>(row + base + j * STEP + lane * N, x[j]);
+            for (int j = 0; j < LOADS; ++j) {
+                load<N>(row + base + j * STEP + lane * N, x[j]);
+#pragma unroll
+                for (int i = 0; i < N; ++i) x[j][i] = x[j][i] < least ? -INFINITY : x[j][i];
+            }
         } else {
 #pragma unroll
             for (int j = 0; j < LOADS; ++j)
 #pragma unroll
                 for (int i = 0; i < N; ++i) {
                     int token = base + j * STEP + lane * N + i;
-                    x[j][i] = token < end ? widen(row[token]) : -INFINITY;
+                    x[j][i] = token < end ? cut.of(widen(row[token]), token) : -INFINITY;
                 }
-        }
-        if (cut.cuts()) {
-            const Cut here = {cut.value, cut.last - base - lane * N};  // tokens counted from this lane's first
-#pragma unroll
-            for (int j = 0; j < LOADS; ++j)
-#pragma unroll
-                for (int i = 0; i < N; ++i)
-                    if (!here.keeps(x[j][i], j * STEP + i)) x[j][i] = -INFINITY;
         }
         // Reduce the tokens in registers, then merge them into what this lane has.
         float larger = mine.maximum, sum = 0;
