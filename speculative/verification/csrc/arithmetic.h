@@ -275,9 +275,10 @@ struct Cut {
     int last = 0x7fffffff;
 
     HD bool cuts() const { return value > -INFINITY; }
-    HD bool keeps(float z, int token) const { return z > value || (z == value && token <= last); }
-    // The logit as verification sees it.
-    HD float of(float z, int token) const { return !cuts() || keeps(z, token) ? z : -INFINITY; }
+    // The logit as verification sees it; NaN stays.
+    HD float of(float z, int token) const {
+        return z < value || (z == value && token > last) ? -INFINITY : z;
+    }
 };
 
 // The filters of sequence b, in range: a top_k that keeps all is the size of the vocabulary.
