@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from speculative.decoding.lookup import Lookup
     from speculative.decoding.pace import AdaptiveGamma
     from speculative.decoding.sampling import Sampling
+    from speculative.verification.filters import Filters
     from speculative.verification.rules import Block, Calibrated, Coupled, Exact, Sigmoid
     from speculative.verification.tree import verify_tree
     from speculative.verification.verify import verify
@@ -35,6 +36,7 @@ __all__ = [
     "Calibrated",
     "Coupled",
     "Exact",
+    "Filters",
     "Lookup",
     "Sampling",
     "Sigmoid",
@@ -51,6 +53,7 @@ _HOMES = {
     "Calibrated": "verification.rules",
     "Coupled": "verification.rules",
     "Exact": "verification.rules",
+    "Filters": "verification.filters",
     "Lookup": "decoding.lookup",
     "Sampling": "decoding.sampling",
     "Sigmoid": "verification.rules",

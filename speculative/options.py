@@ -6,13 +6,14 @@ from typing import Literal
 from speculative.decoding.sampling import Sampling
 from speculative.verification import CAUTION
 from speculative.verification.calibration import Observed
-from speculative.verification.rules import Exact, Rule, Sigmoid
+from speculative.verification.rules import Block, Coupled, Exact, Rule, Sigmoid
 from systems.schema import InputError, filled_in
 
 Task = Literal["summarize", "transcribe", "pronounce"]
 LOOKUP = "lookup"
 """The draft that is no model."""
-Helped = Literal["exact", "sigmoid", "calibrated", "none"]
+Helped = Literal["exact", "block", "coupled", "sigmoid", "calibrated", "none"]
+APPROXIMATIONS = ("sigmoid", "calibrated")
 DEFAULT_DATA: dict[Task, str] = {
     "summarize": "installed",
     "transcribe": "recordings",
@@ -32,9 +33,10 @@ class Options:
     """The same, for the smaller model with the same tokenizer. lookup: no model; drafts are what
     followed the last tokens where they stood before."""
     method: Helped = "exact"
-    """exact: tokens are distributed as if sampled from the target. sigmoid: the approximation,
-    mostly the draft's distribution. calibrated: an approximation near the target's, fitted to the
-    pair on training samples first. none: the target alone."""
+    """exact: tokens are distributed as if sampled from the target. block: the same, and more draft
+    tokens are accepted. coupled: the same, and the seed alone decides the tokens, whatever the
+    draft. sigmoid: the approximation, mostly the draft's distribution. calibrated: an approximation
+    near the target's, fitted to the pair on training samples first. none: the target alone."""
     gamma: int = 4
     """How many tokens the draft proposes a step."""
     adaptive: bool = False
@@ -54,6 +56,8 @@ class Options:
     """Sample among so many likeliest tokens. 0: all. 1: greedy decoding."""
     top_p: float = 1.0
     """Sample among the fewest likeliest tokens that have this much probability. 1: all."""
+    min_p: float = 0.0
+    """Sample among tokens that have this share of the likeliest one's probability. 0: all."""
     data: str | None = None
     """summarize: stdlib, installed or jsonl:PATH[,DOCUMENT,SUMMARY]. transcribe: recordings[:PATH],
     espeak or folder:PATH (LibriSpeech layout). pronounce: cmudict or dict:PATH. None: installed,
@@ -82,10 +86,10 @@ class Options:
             if value is not None and value < 1:
                 flag = name.replace("_", "-")
                 raise InputError(f"--speculative.{flag} {value}: give 1 or more")
-        if self.looks_up and self.method in ("sigmoid", "calibrated"):
+        if self.looks_up and self.method in APPROXIMATIONS:
             raise InputError(
                 f"--speculative.method {self.method}: compares the logits of two models, and "
-                "--speculative.draft lookup has none; give exact or none"
+                "--speculative.draft lookup has none; give exact, block, coupled or none"
             )
         if not float("-inf") < self.alpha < self.beta < float("inf"):
             below = f"--speculative.beta {self.beta:g}"
@@ -98,10 +102,10 @@ class Options:
             greedy = self.sampling().greedy
         except InputError as error:
             raise InputError(f"--speculative.{str(error).replace('_', '-', 1)}") from None
-        if greedy and self.method in ("sigmoid", "calibrated"):
+        if greedy and self.method not in ("exact", "none"):
             raise InputError(
                 f"--speculative.method {self.method}: greedy decoding (temperature 0 or top-k 1) "
-                "compares tokens and approximates nothing; give exact or none"
+                "compares tokens and has no other rule; give exact or none"
             )
 
     def sampling(self, **suppressed: tuple[int, ...]) -> Sampling:
@@ -111,7 +115,11 @@ class Options:
             suppressed: the tokens that a model never samples, as arguments of `Sampling`.
         """
         return Sampling(
-            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, **suppressed
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            **suppressed,
         )
 
     def rule(self, observed: Observed) -> Rule:
@@ -125,7 +133,8 @@ class Options:
             return Sigmoid(alpha=self.alpha, beta=self.beta)
         if self.method == "calibrated":
             return observed.fit(self.caution)
-        return Exact()
+        exact: dict[str, Rule] = {"block": Block(), "coupled": Coupled()}
+        return exact.get(self.method, Exact())
 
     @property
     def looks_up(self) -> bool:

@@ -48,7 +48,7 @@ def test_a_part_on_a_cpu(tmp_path: Path) -> None:
 def test_all_parts_on_a_cpu(tmp_path: Path) -> None:
     found = dry_run(tmp_path)
     assert list(found["parts"]) == [part.name for part in PARTS]
-    assert len(found["parts"]["agreement"]["rows"]) == 2 * 3 * 3  # sizes, dtypes, rules
+    assert len(found["parts"]["agreement"]["rows"]) == 2 * 3 * 5 * 2  # sizes, dtypes, rules
     pictures = {path.name for path in tmp_path.glob("*.png")}
     assert pictures == {"gpu-dry-verification.png", "gpu-dry-convolution.png"}
     assert {row.get("ranks") for row in found["parts"]["ranks"]["rows"]} == {1, 2}

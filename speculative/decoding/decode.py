@@ -94,18 +94,18 @@ def generate(
         rule: when a draft token is accepted. Greedy decoding compares tokens and has no rule.
         max_new_tokens: longest continuation.
         do_sample: False is greedy decoding, as `Sampling(temperature=0)` is.
-        sampling: temperature, top-k, top-p; None: plain sampling.
+        sampling: temperature, top-k, top-p, min-p; None: plain sampling.
         logits_processor: transformers' logits processors, or functions like them, which change the
-            scores of both models (`speculative.decoding.processors`); top-k and top-p come after
-            them.
+            scores of both models (`speculative.decoding.processors`); top-k, top-p and min-p come
+            after them.
         stopping_criteria: transformers' stopping criteria, or functions like them; the token after
             which one is met is a sequence's last.
         stop_strings: texts after which a sequence ends; they need `tokenizer`.
         tokenizer: of the target, for `stop_strings`.
         streamer: transformers' `TextStreamer` or another object with `put` and `end`: gets the
             prompt, then the tokens of every step. One sequence only; `stream` is for batches.
-        observe: is called with the logits and draft tokens of every step as they go into
-            verification.
+        observe: is called with the logits and draft tokens of every step as verification sees
+            them: -inf where a filter leaves a token out.
         seed: decides all random numbers, together with the requests.
         requests: a number for every sequence; None: 0 to B - 1.
         end_token_ids: the tokens that end a sequence; None: the target's own.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from speculative.verification.filters import Filters, check_numbers
 from systems.schema import InputError
 
 if TYPE_CHECKING:  # options, which need no torch, are checked with this file
@@ -17,7 +18,8 @@ if TYPE_CHECKING:  # options, which need no torch, are checked with this file
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """The temperature, and which tokens may be sampled at all.
+    """The temperature, and which tokens may be sampled at all: top-k, then top-p of what is left,
+    then min-p (`speculative.verification.filters`).
 
     Raises:
         InputError: a value is out of range.
@@ -31,24 +33,21 @@ class Sampling:
     top_p: float = 1.0
     """Only the fewest likeliest tokens that have this much probability together may be sampled,
     chosen among equally likely ones as for `top_k`. 1: all."""
+    min_p: float = 0.0
+    """Only tokens with this share of the likeliest one's probability may be sampled. 0: all."""
     suppressed: tuple[int, ...] = ()
     """The tokens that are never sampled."""
     begin_suppressed: tuple[int, ...] = ()
     """The tokens that are not sampled as the first of a text."""
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "top_p"):
-            value = getattr(self, name)
-            if not isinstance(value, Real):
-                raise InputError(f"{name} {value!r}: give a number")
+        if not isinstance(self.temperature, Real):
+            raise InputError(f"temperature {self.temperature!r}: give a number")
         if not 0 <= self.temperature < math.inf:
             raise InputError(
                 f"temperature {self.temperature:g}: give more than 0, or 0 for greedy decoding"
             )
-        if not isinstance(self.top_k, Integral) or self.top_k < 0:
-            raise InputError(f"top_k {self.top_k!r}: give 1 or more, or 0 for all tokens")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p {self.top_p:g}: give more than 0, at most 1")
+        check_numbers(self.top_k, self.top_p, self.min_p)
         for name in ("suppressed", "begin_suppressed"):
             check_tokens(name, getattr(self, name))
 
@@ -84,19 +83,28 @@ class Sampling:
                 logits[:, 0, list(self.begin_suppressed)] = -math.inf
         return logits
 
+    @property
+    def filters(self) -> Filters:
+        """What verification filters by."""
+        return Filters(top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
+
     def limit(self, logits: "Tensor") -> "Tensor":
-        """The logits with -inf for tokens that temperature 0, top-k or top-p leave out. They are
-        not divided by the temperature.
+        """The logits with -inf for tokens that temperature 0 or the filters leave out. They are not
+        divided by the temperature.
 
         Args:
             logits: floating point [B, T, V]. A row that holds NaN still holds NaN afterwards.
         """
-        top_k = 1 if self.greedy else self.top_k
-        if 0 < top_k < logits.shape[-1]:
-            logits = _likeliest(logits, top_k)
-        if self.top_p < 1 and not self.greedy:
-            logits = _most_probable(logits, self.top_p, self.temperature)
-        return logits
+        import torch
+
+        from speculative.verification.cuts import limited
+
+        numbers = (1, 1, 0) if self.greedy else self.filters.numbers
+        if numbers == (0, 1, 0):
+            return logits
+        limits = torch.tensor([numbers], dtype=torch.float64, device=logits.device)
+        heat = torch.full((len(logits), 1), self.temperature or 1.0, device=logits.device)
+        return limited(logits, heat, limits.expand(len(logits), -1))
 
 
 def check_tokens(name: str, tokens: Iterable[int], vocabulary: float = math.inf) -> None:
@@ -127,29 +135,3 @@ def suppression(model: Any) -> dict[str, tuple[int, ...]]:
         "suppressed": tuple(getattr(config, "suppress_tokens", None) or ()),
         "begin_suppressed": tuple(getattr(config, "begin_suppress_tokens", None) or ()),
     }
-
-
-def _likeliest(logits: "Tensor", k: int) -> "Tensor":
-    """The logits of exactly the k likeliest tokens of every row, lower numbers first where logits
-    are equal; the others become -inf."""
-    import torch
-
-    least = logits.topk(k).values[..., -1:]
-    equal = logits == least
-    wanted = k - (logits > least).sum(-1, keepdim=True)
-    late = equal & (equal.cumsum(-1, dtype=torch.int32) > wanted)
-    return logits.masked_fill((logits < least) | late, -math.inf)
-
-
-def _most_probable(logits: "Tensor", p: float, temperature: float) -> "Tensor":
-    """The logits of the fewest likeliest tokens of every row whose probabilities at this
-    temperature sum to p; the others become -inf."""
-    import torch
-    import torch.nn.functional as F
-
-    widened = logits.float()
-    scaled = (widened - widened.amax(-1, keepdim=True)) / temperature
-    ordered, tokens = scaled.sort(dim=-1, descending=True, stable=True)
-    likelier = F.pad(ordered.softmax(-1).cumsum(-1)[..., :-1], (1, 0))
-    dropped = torch.zeros_like(likelier, dtype=torch.bool).scatter(-1, tokens, likelier >= p)
-    return logits.masked_fill(dropped, -math.inf)

@@ -83,7 +83,8 @@ class Step:
         if self.settings.observe is not None and draft_logits:
             target, drafted = _alike(logits, draft_logits)
             assert drafted is not None
-            self.settings.observe(target, drafted, draft_tokens)
+            limit = self.settings.sampling.limit
+            self.settings.observe(limit(target), limit(drafted), draft_tokens)
         if self.settings.sampling.greedy:
             decided = match(logits, draft_tokens, lengths)
         elif not draft_tokens.shape[1]:
@@ -98,6 +99,7 @@ class Step:
                     draft_tokens,
                     rule=self.settings.rule,
                     temperature=self.settings.sampling.temperature,
+                    filters=self.settings.sampling.filters,
                     lengths=lengths,
                     seed=self.seeds,
                     offset=self.offsets,
@@ -157,8 +159,8 @@ class Step:
         return logits
 
     def _usable(self, logits: Tensor, draft_tokens: Tensor, *, begins: bool) -> Tensor:
-        """What tokens are chosen by: logits [B, T, V] after suppression, the processors, and the
-        limits of sampling, in transformers' order.
+        """What tokens are chosen by, but for the temperature and the filters, which verification
+        applies: logits [B, T, V] after suppression and the processors, in transformers' order.
 
         Args:
             draft_tokens: those before the last of the T places, int64 [B, D].
@@ -166,8 +168,7 @@ class Step:
         """
         settings = self.settings
         logits = settings.sampling.suppress(logits, begins=begins)
-        logits = processed(settings.processors, logits, self.texts, draft_tokens)
-        return logits if settings.sampling.greedy else settings.sampling.limit(logits)
+        return processed(settings.processors, logits, self.texts, draft_tokens)
 
     def _choose(self, logits: Tensor, offset: Tensor, stream: int) -> Tensor:
         """A token int64 [B] from logits [B, V], at this place of the rows' random numbers; -1 for a
@@ -176,9 +177,13 @@ class Step:
             return likeliest(logits)
         if isinstance(self.settings.rule, Coupled):
             stream = philox.COUPLED
-        temperature = self.settings.sampling.temperature
         return sample(
-            logits, temperature=temperature, seed=self.seeds, offset=offset, stream=stream
+            logits,
+            temperature=self.settings.sampling.temperature,
+            filters=self.settings.sampling.filters,
+            seed=self.seeds,
+            offset=offset,
+            stream=stream,
         )
 
 

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from speculative.verification import philox, pytorch, reference
+from speculative.verification import kernels, philox, pytorch, reference
+from speculative.verification.filters import Filters
 from speculative.verification.rules import EXACT, Block, Calibrated, Coupled, Rule, Sigmoid
-from speculative.verification.verify import Verification
+from speculative.verification.verify import UNFILTERED, Verification
 
 Drafted = tuple[Tensor, Tensor, Tensor]
 Case = tuple[Tensor, Tensor | None, Tensor]
@@ -43,6 +44,7 @@ def referred(
     uniforms: Tensor,
     lengths: Tensor | None = None,
     temperature: float | Tensor = 1.0,
+    filters: Filters | None = None,
     **options: object,
 ) -> list[reference.Decision]:
     """The reference's decision for every sequence."""
@@ -58,8 +60,20 @@ def referred(
         draft = None if draft_logits is None else draft_logits[b, :n].double()
         heat = float(temperature[b] if isinstance(temperature, Tensor) else temperature)
         rows = target[: n + 1].double(), draft, tokens[:n]
-        decisions.append(reference.verify(*rows, u, temperature=heat, **options))  # type: ignore[arg-type]
+        of_row = None if filters is None else filters_at(filters, b)
+        decisions.append(
+            reference.verify(*rows, u, temperature=heat, filters=of_row, **options)  # type: ignore[arg-type]
+        )
     return decisions
+
+
+def filters_at(filters: Filters, b: int) -> Filters:
+    """The filters of one sequence, with numbers in place of tensors."""
+    values = (x[b].item() if isinstance(x, Tensor) else x for x in filters.numbers)
+    top_k, top_p, min_p = values
+    return Filters(
+        top_k=int(top_k), top_p=float(top_p), min_p=float(min_p), of_draft=filters.of_draft
+    )
 
 
 def uniforms_of(case: Case, rule: object, seed: int, offset: int = 0) -> Tensor:
@@ -77,6 +91,7 @@ def with_operators(
     *,
     rule: Rule = EXACT,
     temperature: float | Tensor = 1.0,
+    filters: Filters = UNFILTERED,
     lengths: Tensor | None = None,
     seed: int | Tensor = 0,
     offset: int | Tensor = 0,
@@ -85,7 +100,16 @@ def with_operators(
     """`verify` in PyTorch operators, as where there is no compiler."""
     requests = philox.requests(len(tokens), seed, offset, target.device)
     decided = pytorch.verify(
-        target, draft, tokens, lengths, uniforms, requests, rule=rule, temperature=temperature
+        target,
+        draft,
+        tokens,
+        lengths,
+        uniforms,
+        requests,
+        rule=rule,
+        temperature=temperature,
+        limits=kernels.limits_of(tokens, *filters.packed(len(tokens), target.device)),
+        filters_draft=filters.of_draft,
     )
     return Verification(*decided.unbind())
 

@@ -18,6 +18,10 @@ TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 """`speculative::Type`: the kernels' numbers of the dtypes of logits."""
 Parameters = c_double * 4
 """`speculative::Parameters`: the numbers of a rule, the rest 0."""
+Filter = c_double * 3
+"""`speculative::Filter`: the numbers of `speculative.verification.filters.Filters`."""
+UNFILTERED = (0.0, 1.0, 0.0)
+"""Those that filter nothing."""
 
 
 class Problem(ctypes.Structure):
@@ -25,12 +29,17 @@ class Problem(ctypes.Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("target", "draft", "tokens", "lengths")),
-        *((name, c_void_p) for name in ("uniforms", "seeds", "offsets", "temperatures", "out")),
+        *(
+            (name, c_void_p)
+            for name in ("uniforms", "seeds", "offsets", "temperatures", "filters", "out")
+        ),
         *((f"{name}_strides", c_int64 * 2) for name in ("target", "draft", "token")),
         *((name, c_int64) for name in ("seed", "offset")),
         ("temperature", c_double),
         ("parameters", Parameters),
+        ("filter", Filter),
         *((name, c_int32) for name in ("batch", "gamma", "vocabulary", "type", "method", "stream")),
+        ("filters_draft", c_int32),
     )
 
 
@@ -66,6 +75,9 @@ def verify(
     parameters: Sequence[float],
     temperature: float,
     temperatures: Tensor | None,
+    limits: Sequence[float],
+    row_limits: Tensor | None,
+    filters_draft: bool,
 ) -> Tensor:
     """Verify draft tokens: `speculative.verification.verify.verify` on checked arguments.
 
@@ -73,6 +85,8 @@ def verify(
         seeds, offsets, temperatures: used instead of `seed`, `offset` and `temperature` where they
             are not None.
         code, parameters: the rule (`speculative.verification.rules`).
+        limits, row_limits: the filters (`speculative.verification.filters.Filters.packed`).
+        filters_draft: whether they hold for the draft's rows too.
 
     Returns:
         int64 [3, B]: accepted, next token and status.
@@ -89,6 +103,8 @@ def verify(
             requests,
             rule=decoded(code, parameters),
             temperature=temperature if temperatures is None else temperatures,
+            limits=limits_of(draft_tokens, limits, row_limits),
+            filters_draft=filters_draft,
         )
     target = _dense(target_logits)
     draft = None if draft_logits is None else _dense(draft_logits)
@@ -106,6 +122,7 @@ def verify(
         seeds=_address(seeds),
         offsets=_address(offsets),
         temperatures=_address(temperatures),
+        filters=_address(row_limits),
         out=out.data_ptr(),
         target_strides=target.stride()[:2],
         draft_strides=(0, 0) if draft is None else draft.stride()[:2],
@@ -114,6 +131,8 @@ def verify(
         offset=offset,
         temperature=temperature,
         parameters=Parameters(*parameters),
+        filter=Filter(*(limits or UNFILTERED)),
+        filters_draft=filters_draft,
         batch=batch,
         gamma=gamma,
         vocabulary=vocabulary,
@@ -144,6 +163,8 @@ def sample(
     temperature: float,
     temperatures: Tensor | None,
     stream: int,
+    limits: Sequence[float],
+    row_limits: Tensor | None,
 ) -> Tensor:
     """Sample a token from every row: `speculative.verification.verify.sample` on checked arguments.
 
@@ -161,6 +182,7 @@ def sample(
             requests,
             temperature=temperature if temperatures is None else temperatures,
             stream=stream,
+            limits=limits_of(logits, limits, row_limits),
         )
     rows = _dense(logits)
     batch, vocabulary = rows.shape
@@ -174,11 +196,13 @@ def sample(
         seeds=_address(seeds),
         offsets=_address(offsets),
         temperatures=_address(temperatures),
+        filters=_address(row_limits),
         out=out.data_ptr(),
         target_strides=(rows.stride(0), 0),
         seed=seed,
         offset=offset,
         temperature=temperature,
+        filter=Filter(*(limits or UNFILTERED)),
         batch=batch,
         vocabulary=vocabulary,
         type=TYPES[rows.dtype],
@@ -206,6 +230,13 @@ def _requests(
         offset if offsets is None else offsets,
         rows.device,
     )
+
+
+def limits_of(rows: Tensor, limits: Sequence[float], row_limits: Tensor | None) -> Tensor | None:
+    """The filters of every row, float [B, 3]; None: there are none."""
+    if row_limits is not None or not limits:
+        return row_limits
+    return torch.tensor(limits, dtype=torch.float64, device=rows.device).expand(len(rows), -1)
 
 
 def _library(device: torch.device) -> ctypes.CDLL | None:

@@ -20,6 +20,7 @@ from speculative.verification.arithmetic import (
     reduced,
     row_at,
 )
+from speculative.verification.cuts import limited
 from speculative.verification.rules import Block, Coupled, Rule
 from speculative.verification.status import DRAFT_LOGITS, DRAFT_TOKEN, LENGTH, TARGET_LOGITS
 
@@ -62,11 +63,15 @@ def verify(
     *,
     rule: Rule,
     temperature: float | Tensor,
+    limits: Tensor | None = None,
+    filters_draft: bool = True,
 ) -> Tensor:
     """Verify draft tokens: `speculative.verification.verify.verify` on checked arguments.
 
     Args:
         requests: int64 [3, B]: seeds, request numbers, first positions (`philox.requests`).
+        limits: the filters of every sequence, float [B, 3] (`cuts.limited`).
+        filters_draft: whether they hold for the draft's rows too.
 
     Returns:
         int64 [3, B]: accepted, next_token, status.
@@ -77,6 +82,9 @@ def verify(
     outside = (draft_tokens < 0) | (draft_tokens >= vocabulary)
     draft = Draft(draft_tokens, lengths, outside)
     divisor, greedy = _temperatures(temperature, batch, target_logits.device)
+    target_logits = limited(target_logits, divisor, limits)
+    if draft_logits is not None and filters_draft:
+        draft_logits = limited(draft_logits, divisor, limits)
     if isinstance(rule, Coupled):
         decided = _match(_coupled(target_logits, divisor, requests, uniforms), draft)
     else:
@@ -97,6 +105,7 @@ def sample(
     *,
     temperature: float | Tensor,
     stream: int,
+    limits: Tensor | None = None,
 ) -> Tensor:
     """Sample a token from every row: `speculative.verification.verify.sample` on checked arguments.
 
@@ -104,6 +113,7 @@ def sample(
         int64 [B]; -1 for a row at fault.
     """
     divisor, greedy = _temperatures(temperature, len(logits), logits.device)
+    logits = limited(logits[:, None], divisor, limits)[:, 0]
     if stream == philox.COUPLED:
         given = None if uniforms is None else uniforms[:, None]
         token = _coupled(logits[:, None], divisor, requests, given)[:, 0]

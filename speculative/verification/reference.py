@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from speculative.verification import philox
+from speculative.verification.filters import Filters
+from speculative.verification.reference_filters import ROUNDING, filtered
 from speculative.verification.rules import EXACT, Block, Calibrated, Coupled, Exact, Rule, Sigmoid
 from speculative.verification.status import DRAFT_LOGITS, DRAFT_TOKEN, TARGET_LOGITS
 
@@ -96,6 +98,7 @@ def verify(
     *,
     rule: Rule = EXACT,
     temperature: float = 1.0,
+    filters: Filters | None = None,
 ) -> Decision:
     """Verify the draft of one sequence.
 
@@ -106,7 +109,8 @@ def verify(
         draft_tokens: int [G].
         uniforms: [G + V + groups]: G for acceptance, then one per token of the vocabulary and one
             per group. For `Coupled` [G + 1, V].
-        rule, temperature: see `speculative.verification.verify.verify`.
+        rule, temperature, filters: see `speculative.verification.verify.verify`; the filters are
+            numbers here.
     """
     target, u = np.asarray(target_logits, np.float64), np.asarray(uniforms, np.float64)
     tokens = np.asarray(draft_tokens, np.int64)
@@ -117,6 +121,25 @@ def verify(
     else:
         draft = np.asarray(draft_logits, np.float64)
     target, draft = target / temperature, draft / temperature
+    if filters is None:
+        return _decided(target, draft, tokens, u, rule)
+    # The decision is a tie where it depends on the rounding of what a filter compares.
+    decisions = []
+    top_k, top_p, min_p = map(float, filters.numbers)
+    for shift in (1, 1 - ROUNDING, 1 + ROUNDING):
+        limits = top_k, top_p * shift if top_p < 1 else 1.0, min_p * shift
+        rows = filtered(target, *limits)
+        drafted = draft
+        if filters.of_draft and draft_logits is not None:
+            drafted = filtered(draft, *limits)
+        decisions.append(_decided(rows, drafted, tokens, u, rule))
+    alike = all(decision[:3] == decisions[0][:3] for decision in decisions)
+    margin = min(decision.margin for decision in decisions) if alike else 0.0
+    return decisions[0]._replace(margin=margin)
+
+
+def _decided(target: Float, draft: Float, tokens: Ints, u: Float, rule: Rule) -> Decision:
+    """The decision of a rule on rows that temperature and filters have been applied to."""
     if isinstance(rule, Coupled):
         return _match(target, tokens, u)
     if isinstance(rule, Block):

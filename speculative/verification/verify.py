@@ -18,16 +18,19 @@ tensor, and its tokens do not depend on the batch that it is in.
 """
 
 import math
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from speculative.verification import kernels, philox
+from speculative.verification.filters import Filters
 from speculative.verification.rules import EXACT, Calibrated, Coupled, Rule, Sigmoid, check_rule
 from systems.schema import InputError
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+UNFILTERED = Filters()
 
 
 class Verification(NamedTuple):
@@ -49,6 +52,7 @@ def verify(
     *,
     rule: Rule = EXACT,
     temperature: float | Tensor = 1.0,
+    filters: Filters = UNFILTERED,
     lengths: Tensor | None = None,
     seed: int | Tensor = 0,
     offset: int | Tensor = 0,
@@ -70,6 +74,7 @@ def verify(
         temperature: divides the logits of both models; a number, or float32 [B] for every sequence
             its own. 0 is greedy: a draft token is accepted if it is the target's likeliest, the
             lowest number among equals, which is the next token too.
+        filters: which tokens may be sampled: top-k, top-p and min-p, after the temperature.
         lengths: how many draft tokens each sequence has, int64 [B] from 0 to G; None: all have G.
         seed: an integer of 64 bits, or a seed for every request, int64 [B].
         offset: how many tokens the request had before `draft_tokens`, an integer or int64 [B]. Add
@@ -99,6 +104,7 @@ def verify(
             f"draft_logits None: the rule {rule.name} compares two logits; give them, or Exact()"
         )
     _check_temperature(temperature, batch, device)
+    _check_filters(filters, batch, device)
     _check("lengths", lengths, (batch,), torch.int64, device)
     numbers = [gamma + vocabulary + philox.groups(vocabulary)]
     if isinstance(rule, Coupled):
@@ -115,6 +121,8 @@ def verify(
         rule.code,
         rule.parameters,
         *_separate(temperature),
+        *filters.packed(batch, device),
+        filters.of_draft,
     )
     return Verification(*decided.unbind())
 
@@ -123,6 +131,7 @@ def sample(
     logits: Tensor,
     *,
     temperature: float | Tensor = 1.0,
+    filters: Filters = UNFILTERED,
     seed: int | Tensor = 0,
     offset: int | Tensor = 0,
     stream: int = philox.DRAFT,
@@ -132,7 +141,7 @@ def sample(
 
     Args:
         logits: [B, V], of the dtypes that `verify` takes.
-        temperature, seed: as in `verify`.
+        temperature, filters, seed: as in `verify`.
         offset: how many tokens the request had before the one that is sampled.
         stream: `philox.DRAFT`, whose random numbers `verify` does not use, or `philox.NEXT` for
             plain sampling from a target. With the rule `Coupled`, `philox.COUPLED` for both.
@@ -155,10 +164,18 @@ def sample(
     _check_dtype("logits", logits)
     batch, vocabulary = logits.shape
     _check_temperature(temperature, batch, logits.device)
+    _check_filters(filters, batch, logits.device)
     drawn = vocabulary + (0 if stream == philox.COUPLED else philox.groups(vocabulary))
     _check("uniforms", uniforms, (batch, drawn), torch.float32, logits.device)
     _check_seeds(seed, offset, batch, logits.device)
-    return kernels.sample(logits, uniforms, *_split(seed, offset), *_separate(temperature), stream)
+    return kernels.sample(
+        logits,
+        uniforms,
+        *_split(seed, offset),
+        *_separate(temperature),
+        stream,
+        *filters.packed(batch, logits.device),
+    )
 
 
 def _split(
@@ -188,6 +205,17 @@ def _check_temperature(temperature: object, batch: int, device: torch.device) ->
         raise InputError(f"temperature {temperature!r}: give a number, or float32 [B]")
     elif not 0 <= temperature < math.inf:
         raise InputError(f"temperature {temperature}: give more than 0, or 0 for greedy decoding")
+
+
+def _check_filters(filters: object, batch: int, device: torch.device) -> None:
+    """Refuse what is no `Filters`, and filters whose tensors are not [B]."""
+    if not isinstance(filters, Filters):
+        raise InputError(f"filters {filters!r}: give Filters(top_k=..., top_p=..., min_p=...)")
+    numbers: tuple[Any, ...] = filters.numbers
+    dtypes = {"top_k": torch.int64, "top_p": torch.float32, "min_p": torch.float32}
+    for (name, dtype), value in zip(dtypes.items(), numbers, strict=True):
+        if not isinstance(value, Real):
+            _check(name, value, (batch,), dtype, device)
 
 
 def _check_tensor(name: str, value: object) -> None:

@@ -8,6 +8,7 @@ import sys
 
 from speculative import bench
 from speculative.experiments.agreement import RULES
+from speculative.verification.filters import Filters
 from speculative.verification.verify import sample, verify
 
 SIZES = ("1x2x4099", "3x8x5003", "16x2x2050", "40x3x1027")
@@ -30,6 +31,10 @@ def main(sizes: list[str]) -> None:
             for rule in RULES:
                 decided = verify(target, draft, tokens, rule=rule, seed=3)
                 assert not decided.status.any(), decided
+                if dtype == "float32":
+                    few = Filters(top_k=20, top_p=0.9, min_p=0.001)
+                    decided = verify(target, draft, tokens, rule=rule, filters=few, seed=3)
+                    assert not decided.status.any(), decided
             sample(target[:, 0], seed=1)
     print("every kernel has run")
 

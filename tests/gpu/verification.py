@@ -3,17 +3,21 @@
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import torch
 
 from speculative import bench
 from speculative.experiments.agreement import RULES, with_operators
+from speculative.verification.filters import Filters
 from speculative.verification.verify import verify
 from systems.measure import timed
 from tests.gpu.machine import GPU
 from tests.gpu.parts import Row, Scale
 
+FILTERS = (Filters(), Filters(top_k=50, top_p=0.9))
+"""All tokens, and what engines filter by."""
 MOST_BYTES = 4 * 2**30
 """Logits of more bytes than this are checked in bfloat16 alone."""
 
@@ -27,13 +31,15 @@ def agreement(scale: Scale) -> Iterator[Row]:
             if dtype != "bfloat16" and (2 * gamma + 1) * case.row_bytes > MOST_BYTES:
                 continue
             given = bench.inputs(case, seed=1)
-            for rule in RULES:
-                decided = torch.stack(verify(*given, rule=rule, seed=7))
-                again = torch.stack(verify(*given, rule=rule, seed=7))
-                plain = torch.stack(with_operators(*given, rule=rule, seed=7))
+            for rule, filters in product(RULES, FILTERS):
+                options: dict[str, Any] = {"rule": rule, "filters": filters, "seed": 7}
+                decided = torch.stack(verify(*given, **options))
+                again = torch.stack(verify(*given, **options))
+                plain = torch.stack(with_operators(*given, **options))
                 yield {
                     **_sizes(case),
                     "rule": type(rule).__name__,
+                    "filtered": filters != FILTERS[0],
                     "unlike_pytorch": int((decided != plain).any(0).sum()),
                     "unlike_again": int((decided != again).any(0).sum()),
                     "faults": int((decided[2] != 0).sum()),

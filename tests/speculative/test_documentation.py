@@ -60,6 +60,13 @@ def test_the_blocks_of_a_section_run(
     assert len(names["generation"].tokens) == len(names["texts"])
 
 
+def test_the_example_of_filters_runs() -> None:
+    names: dict[str, Any] = {}
+    for block in blocks(section("speculative.md", "Filters")):
+        exec(compile(block, "speculative.md", "exec"), names)
+    assert names["filters"].top_p == 0.9
+
+
 def test_the_verifier_of_the_page_is_exact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

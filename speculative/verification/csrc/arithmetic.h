@@ -34,6 +34,9 @@ union Parameters {
     CalibratedParameters calibrated;
 };
 
+// The filters of a sequence, as speculative/verification/filters.py explains and lists them.
+struct Filter { double top_k, top_p, min_p; };
+
 // What is to be verified. speculative/verification/kernels.py fills it in and declares the same
 // fields. Strides count elements; the last dimension of logits is dense.
 struct Problem {
@@ -45,12 +48,15 @@ struct Problem {
     const int64_t* seeds;     // [batch], or null: `seed`, with the row as request number
     const int64_t* offsets;   // [batch], or null: `offset`
     const float* temperatures;  // [batch], or null: `temperature`; 0 is greedy
+    const float* filters;     // [batch, 3], or null: `filter`
     int64_t* out;             // [3, batch]: accepted, next token, status
     int64_t target_strides[2], draft_strides[2], token_strides[2];
     int64_t seed, offset;
     double temperature;
     Parameters parameters;
+    Filter filter;
     int32_t batch, gamma, vocabulary, type, method, stream;
+    int32_t filters_draft;    // whether the filters hold for the draft's rows too
 };
 
 // ---------------------------------------------------------------------------- elements of logits
@@ -260,6 +266,43 @@ HD Normaliser merged(const Normaliser& a, const Normaliser& b, float scale) {
     return {maximum, total, a.fault | b.fault};
 }
 
+// --------------------------------------------------------------------------------------- filters
+
+// Where a row is cut: of its tokens in their order (speculative/verification/filters.py) those are kept
+// whose logit is above `value`, and of those that have this logit the ones up to token `last`.
+struct Cut {
+    float value = -INFINITY;
+    int last = 0x7fffffff;
+
+    HD bool cuts() const { return value > -INFINITY; }
+    // The logit as verification sees it; NaN stays.
+    HD float of(float z, int token) const {
+        return z < value || (z == value && token > last) ? -INFINITY : z;
+    }
+};
+
+// The filters of sequence b, in range: a top_k that keeps all is the size of the vocabulary.
+HD Filter filter_of(const Problem& p, int64_t b) {
+    Filter f = p.filter;
+    if (p.filters) f = {p.filters[3 * b], p.filters[3 * b + 1], p.filters[3 * b + 2]};
+    f.top_k = f.top_k >= 1 && f.top_k < p.vocabulary ? floor(f.top_k) : p.vocabulary;
+    f.top_p = f.top_p < 1 ? (f.top_p > 0 ? f.top_p : 0) : 1;
+    f.min_p = f.min_p > 0 ? (f.min_p < 1 ? f.min_p : 1) : 0;
+    return f;
+}
+
+// Whether a filter in range leaves out anything.
+HD bool is_active(const Filter& f, int vocabulary) {
+    return f.top_k < vocabulary || f.top_p < 1 || f.min_p > 0;
+}
+
+// The least logit that min_p keeps beside the largest one.
+HD float least_kept(const Filter& f, float maximum, double temperature) {
+    const double least = maximum + temperature * log(f.min_p);
+    const float rounded = float(least);
+    return rounded < least ? nextafterf(rounded, INFINITY) : rounded;
+}
+
 // ------------------------------------------------------------------------------------ acceptance
 
 struct Verdict {
@@ -291,13 +334,15 @@ HD int token_at(const Problem& p, int64_t b, int t) {
 
 // What draft token t of sequence b is accepted by. Only EXACT and BLOCK use the normalisers of its rows.
 template <class T>
-HD Verdict judge(const Problem& p, int64_t b, int t, const Normaliser& target, const Normaliser& draft) {
+HD Verdict judge(const Problem& p, int64_t b, int t, const Normaliser& target, const Normaliser& draft,
+                 const Cut& target_cut = {}, const Cut& draft_cut = {}) {
     const int token = token_at(p, b, t);
     if (token < 0) return {0, DRAFT_TOKEN};
     const bool exact = p.method == EXACT || p.method == BLOCK;
     const T* z_row = static_cast<const T*>(p.target) + b * p.target_strides[0] + t * p.target_strides[1];
     const T* y_row = static_cast<const T*>(p.draft) + b * p.draft_strides[0] + t * p.draft_strides[1];
-    float z = widen(z_row[token]), y = p.draft ? widen(y_row[token]) : 0;
+    float z = target_cut.of(widen(z_row[token]), token);
+    float y = p.draft ? draft_cut.of(widen(y_row[token]), token) : 0;
     bool bad_target = exact ? target.faulty() : is_fault(z);
     bool bad_draft = exact ? draft.faulty() : is_fault(y);
     int fault = (bad_target ? TARGET_LOGITS : 0) | (bad_draft ? DRAFT_LOGITS : 0);

@@ -33,22 +33,32 @@ inline const float* widened(const Half* __restrict row, int count, float* __rest
     return into;
 }
 
-// A row of logits. A token that is left out reads as -inf.
+// A row of logits. A token that is left out or not kept reads as -inf.
 template <class T>
 struct Row {
     const T* logits;
     int vocabulary;
     int left_out = -1;
+    Cut cut = {};
 
     int groups() const { return (vocabulary + GROUP - 1) / GROUP; }
     int count(int g) const { return std::min(GROUP, vocabulary - g * GROUP); }
 
+    // The logits of group g as they are, where they are or in `into`.
+    const float* uncut(int g, float* into) const {
+        return widened(logits + int64_t(g) * GROUP, count(g), into);
+    }
+
     // The logits of group g, where they are or in `into`.
     const float* group(int g, float* into) const {
-        const float* z = widened(logits + int64_t(g) * GROUP, count(g), into);
-        if (left_out < 0 || left_out / GROUP != g) return z;
-        if (z != into) memcpy(into, z, count(g) * sizeof(float));
-        into[left_out % GROUP] = -INFINITY;
+        const float* z = uncut(g, into);
+        const bool lacks_one = left_out >= 0 && left_out / GROUP == g;
+        if (!lacks_one && !cut.cuts()) return z;
+        const int last = std::max(-1, std::min(cut.last - g * GROUP, GROUP));
+#pragma omp simd
+        for (int i = 0; i < count(g); ++i)
+            into[i] = (z[i] > cut.value) | ((z[i] == cut.value) & (i <= last)) ? z[i] : -INFINITY;
+        if (lacks_one) into[left_out % GROUP] = -INFINITY;
         return into;
     }
 };

@@ -1,6 +1,7 @@
 // Verification on a CPU. Rows are read in order and only as far as needed; sequences are shared out to
 // threads where there are several and they are worth waking a thread for.
 
+#include "cuts.h"
 #include "race.h"
 
 namespace speculative {
@@ -13,6 +14,8 @@ template <class T>
 struct Sequence {
     const Problem& p;
     int64_t b;
+    Filter filter = filter_of(p, b);
+    bool filtered = is_active(filter, p.vocabulary);
 
     Row<T> target(int t) const {
         const T* rows = static_cast<const T*>(p.target) + b * p.target_strides[0];
@@ -34,6 +37,7 @@ struct Place {
     bool reduced = false;   // whether the normalisers are those of the rows at n
     double share = 1;       // BLOCK: what multiplies the target's weights
     Normaliser target = nothing(), draft = nothing();
+    Cut target_cut, draft_cut;  // of the same rows
 };
 
 struct Outcome {
@@ -44,24 +48,46 @@ struct Outcome {
 thread_local std::vector<Normaliser> groups;  // of the target's row that was reduced last
 thread_local Bounds bounds;
 
+// Reduce a row, cut by the sequence's filters if it is `filtered`.
 template <class T>
-Normaliser reduced_draft(const Row<T>& row, float scale) {
+Normaliser reduced_as(const Sequence<T>& s, Row<T>& row, bool filtered, std::vector<Normaliser>& into) {
+    const float scale = scale_of(s.p, s.b);
+    if (filtered) return cut_and_reduced(row, s.filter, temperature_of(s.p, s.b), scale);
+    return reduced(row, scale, into);
+}
+
+template <class T>
+Normaliser reduced_target(const Sequence<T>& s, Row<T>& row) {
+    return reduced_as(s, row, s.filtered, groups);
+}
+
+template <class T>
+Normaliser reduced_draft(const Sequence<T>& s, Row<T>& row) {
     thread_local std::vector<Normaliser> unused;
-    return row.logits ? reduced(row, scale, unused) : certain();
+    return row.logits ? reduced_as(s, row, s.filtered && s.p.filters_draft, unused) : certain();
+}
+
+// Reduce the pair of rows at n, and remember where they are cut.
+template <class T>
+void reduce_pair(const Sequence<T>& s, Place& place) {
+    Row<T> target = s.target(place.n);
+    place.target = reduced_target(s, target), place.target_cut = target.cut;
+    place.draft = certain(), place.draft_cut = {};
+    if (!place.complete) {
+        Row<T> draft = s.draft(place.n);
+        place.draft = reduced_draft(s, draft), place.draft_cut = draft.cut;
+    }
+    place.reduced = true;
 }
 
 // EXACT, SIGMOID, CALIBRATED: accept draft tokens until one is rejected or at fault.
 template <class T, Method METHOD>
 Place accept_in_order(const Sequence<T>& s, int length) {
     Place place;
-    const float scale = scale_of(s.p, s.b);
     for (; place.n < length; ++place.n) {
-        if (METHOD == EXACT) {
-            place.target = reduced(s.target(place.n), scale, groups);
-            place.draft = reduced_draft(s.draft(place.n), scale);
-            place.reduced = true;
-        }
-        const Verdict verdict = judge<T>(s.p, s.b, place.n, place.target, place.draft);
+        if (METHOD == EXACT || s.filtered) reduce_pair(s, place);
+        const Verdict verdict = judge<T>(s.p, s.b, place.n, place.target, place.draft,
+                                         place.target_cut, place.draft_cut);
         place.fault = verdict.fault;
         if (!verdict.accepts(accept_uniform(s.p, s.b, place.n))) return place;
     }
@@ -71,8 +97,7 @@ Place accept_in_order(const Sequence<T>& s, int length) {
 
 // The total of the residual of a pair of rows at position t, which BLOCK's decision needs.
 template <class T>
-double residual_total(const Sequence<T>& s, int t, const Weights& weights, double ratio) {
-    const Pair<T> rows = {s.target(t), s.draft(t)};
+double residual_total(const Pair<T>& rows, const Weights& weights, double ratio) {
     if (!rows.draft.logits) return weights.target_inverse > 0 ? ratio : 0;
     double total = 0;
     for (int g = 0; g < rows.target.groups(); ++g)
@@ -84,12 +109,11 @@ double residual_total(const Sequence<T>& s, int t, const Weights& weights, doubl
 template <class T>
 Place accept_block(const Sequence<T>& s, int length) {
     Place longest;
-    const float scale = scale_of(s.p, s.b);
     double share = 1;
     for (int t = 0; t < length; ++t) {
-        const Normaliser target = reduced(s.target(t), scale, groups);
-        const Normaliser draft = reduced_draft(s.draft(t), scale);
-        const Verdict verdict = judge<T>(s.p, s.b, t, target, draft);
+        Pair<T> rows = {s.target(t), s.draft(t)};
+        const Normaliser target = reduced_target(s, rows.target), draft = reduced_draft(s, rows.draft);
+        const Verdict verdict = judge<T>(s.p, s.b, t, target, draft, rows.target.cut, rows.draft.cut);
         if (verdict.fault) {
             longest = {};
             longest.fault = verdict.fault;
@@ -98,7 +122,7 @@ Place accept_block(const Sequence<T>& s, int length) {
         double chance = 1;
         if (t > 0 && share < 1) {
             const Weights weights = weights_of<BLOCK>(s.p, s.b, target, draft, share);
-            chance = block_chance(share, residual_total(s, t, weights, share * (1 - verdict.ratio)));
+            chance = block_chance(share, residual_total(rows, weights, share * (1 - verdict.ratio)));
         }
         if (t == 0 || accept_uniform(s.p, s.b, t - 1) < chance) longest.n = t, longest.share = share;
         share = std::min(share * verdict.ratio, 1.0);
@@ -139,13 +163,14 @@ Outcome sampled_at(const Sequence<T>& s, const Pair<T>& rows, const Place& place
 // Sample the next token from the residual, or from the target where there is no residual.
 template <class T, Method METHOD>
 Outcome next_token(const Sequence<T>& s, Place place) {
-    Pair<T> rows = {s.target(place.n), place.complete ? s.target(place.n) : s.draft(place.n)};
-    if (METHOD != SIGMOID && !place.reduced && !place.fault) {
-        place.target = reduced(rows.target, scale_of(s.p, s.b), groups);
-        place.draft = place.complete ? certain() : reduced_draft(rows.draft, scale_of(s.p, s.b));
-        place.fault = faults_of(place.target, place.draft, place.complete);
+    if (!place.fault) {
+        if ((METHOD != SIGMOID || s.filtered) && !place.reduced) reduce_pair(s, place);
+        if (METHOD != SIGMOID) place.fault = faults_of(place.target, place.draft, place.complete);
     }
     if (place.fault) return {place.n, -1, place.fault};
+    Pair<T> rows = {s.target(place.n), place.complete ? s.target(place.n) : s.draft(place.n)};
+    rows.target.cut = place.target_cut, rows.draft.cut = place.draft_cut;
+    if (METHOD != SIGMOID && s.filtered) reduce_kept(rows.target, place.target, scale_of(s.p, s.b), groups);
     Outcome outcome = {place.n, -1, 0};
     if (!place.complete && rows.draft.logits)
         outcome = sampled_at<T, METHOD, true>(s, rows, place, place.share);
@@ -163,12 +188,15 @@ Outcome next_token(const Sequence<T>& s, Place place) {
 // COUPLED: the token that the target takes at position t of the draft, by the noise of that position.
 template <class T>
 int64_t coupled_token(const Sequence<T>& s, int t, float maximum) {
-    const Pair<T> rows = {s.target(t), {}};
+    Pair<T> rows = {s.target(t), {}};
+    if (s.filtered) reduced_target(s, rows.target);
+    float kept[GROUP + SPARE];
     const Weights weights = weights_of<COUPLED>(s.p, s.b, {maximum, 1, 0}, certain());
     const Draws draws = draws_of(s.p, s.b, t);
     uint64_t best = 0;
     for (int g = 0; g < rows.target.groups(); ++g)
-        race_group<T, COUPLED, false>(rows, g, weights, draws, best);
+        if (!s.filtered || kept_of(rows.target, g, kept))
+            race_group<T, COUPLED, false>(rows, g, weights, draws, best);
     return token_of(best);
 }
 

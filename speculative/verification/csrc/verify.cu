@@ -6,6 +6,9 @@
 // alone. CALIBRATED takes `walk`, which then reads only the rows that the next token comes from, and
 // BLOCK takes it too. COUPLED and greedy sequences go through `match`, a block for each.
 //
+// Where tokens are filtered, `cut_rows` goes before all of them: it finds where every row is cut, and whoever
+// loads the row then sees -inf beyond the cut.
+//
 // Rows are reduced in groups of tokens of one warp each. Both ways keep the same tokens in the same lanes
 // and merge in the same order, so that a sequence's outcome never depends on the batch around it. For
 // the next token the groups' weights are summed by all blocks; one block then races the groups, and
@@ -14,13 +17,11 @@
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
-#include "arithmetic.h"
+#include "cuts.cuh"
 
 namespace speculative {
 namespace {
 
-constexpr int THREADS = 512;  // threads of every block
-constexpr int WARPS = THREADS / 32;
 constexpr int ROUND = 1024;   // tokens that a warp holds in registers
 constexpr int MANY = 16;      // EXACT uses `walk` from this many sequences on
 constexpr int CLUSTER = 8;    // `walk` has at most so many blocks a sequence, as all GPUs allow
@@ -30,16 +31,23 @@ struct Workspace {
     unsigned* fault;      // [batch]: faults that were met while weights were summed
     unsigned* finished;   // [batch]: how many blocks of `finish` have summed
     float* sums;          // [batch, groups]: the weights of every group
+    Cut* cuts;            // [batch, 2 gamma + 1], or null: no row is cut
     Normaliser* partial;  // [batch, 2 gamma + 1, groups]: the target's rows, then the draft's
     int groups;
 };
+
+// How many cuts the workspace holds.
+int64_t count_of_cuts(const Problem& p) {
+    return filters_rows(p) ? int64_t(p.batch) * (2 * p.gamma + 1) : 0;
+}
 
 // The lent memory, divided up.
 Workspace workspace_of(const Problem& p, void* memory) {
     auto* fault = static_cast<unsigned*>(memory);
     auto* sums = reinterpret_cast<float*>(fault + 2 * int64_t(p.batch));
-    auto* partial = reinterpret_cast<Normaliser*>(sums + int64_t(p.batch) * groups_of(p));
-    return {fault, fault + p.batch, sums, partial, groups_of(p)};
+    auto* cuts = reinterpret_cast<Cut*>(sums + int64_t(p.batch) * groups_of(p));
+    auto* partial = reinterpret_cast<Normaliser*>(cuts + count_of_cuts(p));
+    return {fault, fault + p.batch, sums, count_of_cuts(p) ? cuts : nullptr, partial, groups_of(p)};
 }
 
 // The bytes at the start of the workspace that must be 0 before `finish` sums.
@@ -50,13 +58,9 @@ __device__ Normaliser* parts_at(const Problem& p, const Workspace& w, int64_t b,
     return w.partial + (b * (2 * p.gamma + 1) + r) * w.groups;
 }
 
-// Row r of sequence b, counted as in `Workspace::partial`.
-template <class T>
-__device__ const T* row_at(const Problem& p, int64_t b, int r) {
-    if (r <= p.gamma)
-        return static_cast<const T*>(p.target) + b * p.target_strides[0] + r * p.target_strides[1];
-    return static_cast<const T*>(p.draft) + b * p.draft_strides[0] +
-           (r - p.gamma - 1) * p.draft_strides[1];
+// Where row r of sequence b is cut.
+__device__ Cut cut_of(const Problem& p, const Workspace& w, int64_t b, int r) {
+    return w.cuts ? w.cuts[b * (2 * p.gamma + 1) + r] : Cut{};
 }
 
 // Let sequence b begin anew.
@@ -81,26 +85,6 @@ __device__ int64_t length_of(const Problem& p, int64_t b) {
 
 // -------------------------------------------------------------------------------------- reducing
 
-template <int BYTES> struct Word;
-template <> struct Word<16> { using type = uint4; };
-template <> struct Word<8> { using type = uint2; };
-
-// The N elements that one aligned load brings, widened.
-template <int N, class T>
-__device__ void load(const T* place, float (&x)[N]) {
-    using Wide = typename Word<N * sizeof(T)>::type;
-    Wide word = *reinterpret_cast<const Wide*>(place);
-    T narrow[N];
-    memcpy(narrow, &word, sizeof(word));
-#pragma unroll
-    for (int i = 0; i < N; ++i) x[i] = widen(narrow[i]);
-}
-
-template <int N, class T>
-__device__ bool aligned(const T* row) {
-    return reinterpret_cast<uintptr_t>(row) % (N * sizeof(T)) == 0;
-}
-
 // Merge the normalisers of a warp's lanes; every lane gets the result. NaN and +inf make the total
 // NaN, so `fault` is not used on a GPU.
 __device__ Normaliser merged_in_warp(Normaliser mine, float scale) {
@@ -116,7 +100,7 @@ __device__ Normaliser merged_in_warp(Normaliser mine, float scale) {
 
 // One warp reduces one part of a row; lane 0 stores it.
 template <class T>
-__device__ void reduce_part(const T* row, int part, int vocabulary, float scale,
+__device__ void reduce_part(const T* row, const Cut& cut, int part, int vocabulary, float scale,
                             Normaliser* reduced) {
     constexpr int N = 16 / sizeof(T), STEP = 32 * N, LOADS = ROUND / STEP;
     const int lane = threadIdx.x % 32, end = min(vocabulary, (part + 1) * GROUP);
@@ -124,16 +108,22 @@ __device__ void reduce_part(const T* row, int part, int vocabulary, float scale,
     Normaliser mine = nothing();
     for (int base = part * GROUP; base < end; base += ROUND) {
         float x[LOADS][N];
-        if (wide && base + ROUND <= end) {
+        const bool inside = base <= cut.last && cut.last < base + ROUND;  // ties end among these tokens
+        if (wide && base + ROUND <= end && !inside) {
+            const float least = cut.last < base ? nextafterf(cut.value, INFINITY) : cut.value;
 #pragma unroll
-            for (int j = 0; j < LOADS; ++j) load<N>(row + base + j * STEP + lane * N, x[j]);
+            for (int j = 0; j < LOADS; ++j) {
+                load<N>(row + base + j * STEP + lane * N, x[j]);
+#pragma unroll
+                for (int i = 0; i < N; ++i) x[j][i] = x[j][i] < least ? -INFINITY : x[j][i];
+            }
         } else {
 #pragma unroll
             for (int j = 0; j < LOADS; ++j)
 #pragma unroll
                 for (int i = 0; i < N; ++i) {
                     int token = base + j * STEP + lane * N + i;
-                    x[j][i] = token < end ? widen(row[token]) : -INFINITY;
+                    x[j][i] = token < end ? cut.of(widen(row[token]), token) : -INFINITY;
                 }
         }
         // Reduce the tokens in registers, then merge them into what this lane has.
@@ -160,39 +150,6 @@ __device__ Normaliser merged_row(const Normaliser* parts, int count, float scale
     return merged_in_warp(mine, scale);
 }
 
-// ------------------------------------------------------------------------------ what a block shares
-
-// The largest value that a thread of the block has.
-__device__ unsigned long long best_of_block(unsigned long long mine) {
-    __shared__ unsigned long long best;
-    if (threadIdx.x == 0) best = 0;
-    __syncthreads();
-#pragma unroll
-    for (int distance = 16; distance; distance /= 2) {
-        unsigned long long other = __shfl_xor_sync(~0u, mine, distance);
-        mine = other > mine ? other : mine;
-    }
-    if (threadIdx.x % 32 == 0 && mine) atomicMax(&best, mine);
-    __syncthreads();
-    mine = best;
-    __syncthreads();
-    return mine;
-}
-
-// The sum of what the threads of the block have, always added in the same order.
-__device__ float sum_of_block(float mine) {
-    __shared__ float of_warp[WARPS];
-#pragma unroll
-    for (int distance = 16; distance; distance /= 2) mine += __shfl_xor_sync(~0u, mine, distance);
-    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = mine;
-    __syncthreads();
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < WARPS; ++i) sum += of_warp[i];
-    __syncthreads();
-    return sum;
-}
-
 // -------------------------------------------------------------------------------------- sampling
 
 // What was decided about a sequence before its next token is sampled. Each of its blocks has the same.
@@ -204,37 +161,22 @@ struct Decision {
     double share;              // BLOCK: what multiplies the target's weights
 };
 
-// The pair of rows that the next token comes from.
-template <class T>
-struct Rows {
-    const T *z, *y;  // y is null without a draft's row
-    int vocabulary, given;  // `given`: the draft token, where it was not sampled from a row
-    bool wide;
-
-    // Four logits of both rows from token `start` on; those past the end are excluded.
-    __device__ void load_four(int start, float (&of_z)[4], float (&of_y)[4]) const {
-        if (wide && start + 4 <= vocabulary) {
-            load<4>(z + start, of_z);
-            if (y) load<4>(y + start, of_y);
-        } else {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                of_z[i] = start + i < vocabulary ? widen(z[start + i]) : -INFINITY;
-                if (y) of_y[i] = start + i < vocabulary ? widen(y[start + i]) : 0;
-            }
-        }
-        if (!y)
-#pragma unroll
-            for (int i = 0; i < 4; ++i) of_y[i] = start + i == given ? 0 : -INFINITY;
-    }
-};
-
+// The rows at position n: the target's, and for a residual the draft's.
 template <class T, bool RESIDUAL>
-__device__ Rows<T> rows_of(const Problem& p, int64_t b, int n) {
+__device__ Rows<T> rows_of(const Problem& p, const Workspace& w, int64_t b, int n) {
     const T* z = row_at<T>(p, b, n);
     const T* y = RESIDUAL && p.draft ? row_at<T>(p, b, p.gamma + 1 + n) : nullptr;
     const int given = RESIDUAL && !p.draft ? token_at(p, b, n) : -1;
-    return {z, y, p.vocabulary, given, aligned<4>(z) && (!y || aligned<4>(y))};
+    const Cut y_cut = y ? cut_of(p, w, b, p.gamma + 1 + n) : Cut{};
+    return {z, y, p.vocabulary, given, aligned<4>(z) && (!y || aligned<4>(y)), cut_of(p, w, b, n), y_cut};
+}
+
+// What draft token t is accepted by, where its rows are reduced to these normalisers.
+template <class T>
+__device__ Verdict judged(const Problem& p, const Workspace& w, int64_t b, int t, const Normaliser& target,
+                          const Normaliser& draft) {
+    const Cut draft_cut = p.draft ? cut_of(p, w, b, p.gamma + 1 + t) : Cut{};
+    return judge<T>(p, b, t, target, draft, cut_of(p, w, b, t), draft_cut);
 }
 
 // Sum the weights of this block's share of the groups, and add the faults that are met.
@@ -242,7 +184,7 @@ template <class T, Method METHOD, bool RESIDUAL>
 __device__ void sum_groups(const Problem& p, const Workspace& w, int64_t b, const Decision& decision,
                            int rank, int ranks) {
     static_assert(GROUP == 4 * THREADS, "a thread has four tokens of a group");
-    const Rows<T> rows = rows_of<T, RESIDUAL>(p, b, decision.accepted);
+    const Rows<T> rows = rows_of<T, RESIDUAL>(p, w, b, decision.accepted);
     const double share = METHOD == BLOCK && RESIDUAL ? decision.share : 1;
     const Weights weights = weights_of<METHOD>(p, b, decision.target, decision.draft, share);
     int fault = 0;
@@ -299,7 +241,7 @@ __device__ int64_t sampled(const Problem& p, const Workspace& w, int64_t b, cons
     }
     best = best_of_block(best);
     if (!best) return -1;
-    const Rows<T> rows = rows_of<T, RESIDUAL>(p, b, decision.accepted);
+    const Rows<T> rows = rows_of<T, RESIDUAL>(p, w, b, decision.accepted);
     const double share = METHOD == BLOCK && RESIDUAL ? decision.share : 1;
     const Weights weights = weights_of<METHOD>(p, b, decision.target, decision.draft, share);
     const int start = int(token_of(best)) * GROUP + 4 * int(threadIdx.x);
@@ -341,7 +283,7 @@ reduce_all(const __grid_constant__ Problem p, const Workspace w) {
     const int64_t b = blockIdx.z;
     if (blockIdx.x == 0 && row == 0 && threadIdx.x == 0) clear(w, b);
     if (part < w.groups && !matched(p, b))
-        reduce_part(row_at<T>(p, b, row), part, p.vocabulary, scale_of(p, b),
+        reduce_part(row_at<T>(p, b, row), cut_of(p, w, b, row), part, p.vocabulary, scale_of(p, b),
                     parts_at(p, w, b, row) + part);
 }
 
@@ -368,7 +310,7 @@ finish(const __grid_constant__ Problem p, const Workspace w, int ranks) {
         }
     __syncthreads();
     auto at = [&](int row) { return METHOD == EXACT ? rows[row] : nothing(); };
-    auto verdict = [&](int t) { return judge<T>(p, b, t, at(t), at(p.gamma + 1 + t)); };
+    auto verdict = [&](int t) { return judged<T>(p, w, b, t, at(t), at(p.gamma + 1 + t)); };
     for (int t = threadIdx.x; fits && t < length; t += THREADS)
         if (!verdict(t).accepts(accept_uniform(p, b, t))) atomicMin(&first_rejection, t);
     __syncthreads();
@@ -414,7 +356,8 @@ __device__ void reduce_together(const Problem& p, const Workspace& w, int64_t b,
     const float scale = scale_of(p, b);
     for (int i = rank * WARPS + warp; i < count * w.groups; i += ranks * WARPS) {
         const int row = i < w.groups ? target : draft, part = i < w.groups ? i : i - w.groups;
-        reduce_part(row_at<T>(p, b, row), part, p.vocabulary, scale, parts_at(p, w, b, row) + part);
+        reduce_part(row_at<T>(p, b, row), cut_of(p, w, b, row), part, p.vocabulary, scale,
+                    parts_at(p, w, b, row) + part);
     }
     sync_sequence(ranks);
     if (warp < count) {
@@ -442,7 +385,7 @@ __device__ Walk accept_in_order(const Problem& p, const Workspace& w, int64_t b,
         const int n = walk.n;
         if (METHOD == EXACT) reduce_together<T>(p, w, b, n, p.gamma + 1 + n, rank, ranks, reduced);
         if (threadIdx.x == 0) {
-            verdict = judge<T>(p, b, n, reduced[0], reduced[1]);
+            verdict = judged<T>(p, w, b, n, reduced[0], reduced[1]);
             accepted = verdict.accepts(accept_uniform(p, b, n));
         }
         __syncthreads();
@@ -461,7 +404,7 @@ __device__ Walk accept_block(const Problem& p, const Workspace& w, int64_t b, in
     double share = 1;
     for (int t = 0; t < length; ++t) {
         reduce_together<T>(p, w, b, t, p.gamma + 1 + t, rank, ranks, reduced);
-        if (threadIdx.x == 0) verdict = judge<T>(p, b, t, reduced[0], reduced[1]);
+        if (threadIdx.x == 0) verdict = judged<T>(p, w, b, t, reduced[0], reduced[1]);
         __syncthreads();
         if (verdict.fault) return {0, verdict.fault, 1};
         double chance = 1;
@@ -517,17 +460,10 @@ walk(const __grid_constant__ Problem p, const Workspace w, int ranks) {
 
 // --------------------------------------------------------------------------- the target's own tokens
 
-// A logit and its token in one integer: larger for a larger logit, then for a lower token; largest of all
-// for a fault.
-__device__ unsigned long long placed(float z, uint32_t token) {
-    const uint32_t bits = as_bits(z), ordered = bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u);
-    return uint64_t(is_fault(z) ? 0xffffffffu : ordered) << 32 | (0xffffffffu - token);
-}
-
 // Accept draft tokens while they are the target's own: its likeliest, or with COUPLED those that it takes
 // by the noise. Grid: batch.
 template <class T>
-__global__ void __launch_bounds__(THREADS, 2) match(const __grid_constant__ Problem p) {
+__global__ void __launch_bounds__(THREADS, 2) match(const __grid_constant__ Problem p, const Workspace w) {
     const int64_t b = blockIdx.x;
     if (!matched(p, b)) return;
     const bool greedy = temperature_of(p, b) == 0;
@@ -540,29 +476,19 @@ __global__ void __launch_bounds__(THREADS, 2) match(const __grid_constant__ Prob
             fault = DRAFT_TOKEN;
             break;
         }
-        const Rows<T> rows = rows_of<T, false>(p, b, n);
-        unsigned long long best = 0;
-        float z[4], unused[4];
-        for (int start = 4 * threadIdx.x; start < p.vocabulary; start += GROUP) {
-            rows.load_four(start, z, unused);
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const unsigned long long mine = placed(z[i], uint32_t(start + i));
-                best = mine > best ? mine : best;
-            }
-        }
-        best = best_of_block(best);
-        token = token_of(best);
-        const uint32_t ordered = uint32_t(best >> 32);
-        const float top = as_float(ordered ^ (ordered >> 31 ? 0x80000000u : 0xffffffffu));
-        if (ordered == 0xffffffffu || !(top > -INFINITY)) {
+        const Rows<T> rows = rows_of<T, false>(p, w, b, n);
+        const uint64_t greatest = greatest_key(rows);
+        const float top = logit_of(greatest);
+        token = token_of(greatest);
+        if (!(top > -INFINITY && top < INFINITY)) {
             fault = TARGET_LOGITS;
             break;
         }
         if (!greedy) {
             const Weights weights = weights_of<COUPLED>(p, b, {top, 1, 0}, certain());
             const Draws draws = draws_of(p, b, n);
-            best = 0;
+            unsigned long long best = 0;
+            float z[4], unused[4];
             for (int start = 4 * threadIdx.x; start < p.vocabulary; start += GROUP) {
                 rows.load_four(start, z, unused);
 #pragma unroll
@@ -618,9 +544,15 @@ cudaError_t finish_all(const Problem& p, const Workspace& w, cudaStream_t stream
 // Launch the kernels that suit the method and the number of sequences.
 template <class T>
 cudaError_t verify_as(const Problem& p, const Workspace& w, cudaStream_t stream) {
+    const int rows = p.draft ? 2 * p.gamma + 1 : p.gamma + 1;
+    if (w.cuts) {
+        cut_rows<T><<<dim3(rows, p.batch), THREADS, 0, stream>>>(p, w.cuts);
+        const cudaError_t error = cudaGetLastError();
+        if (error) return error;
+    }
     const bool all_match = p.method == COUPLED || (!p.temperatures && p.temperature == 0);
     if (all_match || p.temperatures) {
-        match<T><<<unsigned(p.batch), THREADS, 0, stream>>>(p);
+        match<T><<<unsigned(p.batch), THREADS, 0, stream>>>(p, w);
         const cudaError_t error = cudaGetLastError();
         if (error || all_match) return error;
     }
@@ -632,7 +564,6 @@ cudaError_t verify_as(const Problem& p, const Workspace& w, cudaStream_t stream)
     }
     // `finish` keeps the normalisers of all rows in 48 KiB of shared memory.
     if (p.batch >= MANY || p.gamma > 1024) return walk_all<T, EXACT>(p, w, stream);
-    const int rows = p.draft ? 2 * p.gamma + 1 : p.gamma + 1;
     reduce_all<T><<<dim3((w.groups + WARPS - 1) / WARPS, rows, p.batch), THREADS, 0, stream>>>(p, w);
     cudaError_t error = cudaGetLastError();
     return error ? error : finish_all<T, EXACT>(p, w, stream);
@@ -647,7 +578,7 @@ extern "C" int64_t speculative_workspace_bytes(const speculative::Problem* p) {
     const bool reduces = p->method != SIGMOID && p->method != COUPLED;
     const int64_t rows = reduces ? batch * (2 * p->gamma + 1) : 0;
     return cleared_bytes(*p) + batch * groups * int64_t(sizeof(float)) +
-           rows * groups * int64_t(sizeof(Normaliser));
+           count_of_cuts(*p) * int64_t(sizeof(Cut)) + rows * groups * int64_t(sizeof(Normaliser));
 }
 
 extern "C" int speculative_verify_cuda(const speculative::Problem* p, void* memory, void* stream) {

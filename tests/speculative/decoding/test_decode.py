@@ -42,7 +42,7 @@ def pair(kind: str, vocabulary: int = 16) -> list[Any]:
 @pytest.mark.parametrize("kind", models.KINDS)
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(), Sampling(temperature=0.7, top_k=3, top_p=0.9, begin_suppressed=(1,))],
+    [Sampling(), Sampling(temperature=0.7, top_k=3, top_p=0.9, min_p=0.1, begin_suppressed=(1,))],
     ids=["plain", "restricted"],
 )
 def test_exact_follows_the_target(kind: str, sampling: Sampling) -> None:

@@ -75,10 +75,21 @@ def test_equal_tokens_share_no_more_than_p() -> None:
     assert kept(far, top_p=0.5, temperature=1e-30) == [[0]]
 
 
-@pytest.mark.parametrize("options", [{"top_k": 2}, {"top_p": 0.5}, {"top_k": 2, "top_p": 0.5}])
+def test_min_p_keeps_a_share_of_the_likeliest() -> None:
+    logits = torch.tensor([[3.0, 2.0, 1.0, 2.0, 0.0]])
+    assert kept(logits, min_p=0.3) == [[0, 1, 3]]
+    assert kept(logits, min_p=0.3, temperature=2) == [[0, 1, 2, 3]]
+    assert kept(logits, min_p=0.3, temperature=2, top_k=2) == [[0, 1]]
+    assert kept(logits, min_p=1.0) == [[0]]
+
+
+@pytest.mark.parametrize(
+    "options", [{"top_k": 2}, {"top_p": 0.5}, {"top_k": 2, "top_p": 0.5}, {"min_p": 0.5}]
+)
 def test_faults_stay_visible(options: dict[str, Any]) -> None:
     logits = torch.zeros(4, 1, 5)
     logits[0, 0, 3], logits[1, 0, 1], logits[2] = torch.nan, INF, -INF
+    logits[3, 0, :2] = 1.0
     found = Sampling(**options).limit(logits)[:, 0]
     assert found[0].isnan().any()
     assert found[1, 1] == INF
@@ -108,6 +119,7 @@ def test_suppressed_tokens_are_no_candidates() -> None:
         ({"top_p": 1.01}, "top_p 1.01: give more"),
         ({"top_p": float("nan")}, "top_p nan: give more"),
         ({"top_p": "all"}, "top_p 'all': give a number"),
+        ({"min_p": 1.5}, "min_p 1.5: give 0 to 1"),
         ({"suppressed": (3, -1)}, "suppressed: -1 is no token"),
         ({"suppressed": (1.5,)}, "suppressed: 1.5 is no token"),
         ({"suppressed": 5}, r"suppressed 5: give a sequence of tokens, such as \(5,\)"),

@@ -96,6 +96,11 @@ def test_train_and_evaluate(
     assert looked_up["draft_parameters"] is None
     adaptive = evaluate(dataclasses.replace(greedy, adaptive=True), seed=3)
     assert adaptive["examples"] == examples
+    coupled = dataclasses.replace(options, method="coupled", top_p=0.9, min_p=0.01)
+    examples = evaluate(coupled, seed=3)["examples"]
+    assert evaluate(dataclasses.replace(coupled, draft="lookup"), seed=3)["examples"] == examples
+    block = evaluate(dataclasses.replace(options, method="block"), seed=3)
+    assert 0 < block["acceptance_rate"] <= 1
     alone = evaluate(dataclasses.replace(options, method="none", draft="nowhere"), seed=3)
     assert alone["acceptance_rate"] is None
     assert alone["draft_s"] < alone["target_s"]
@@ -146,7 +151,10 @@ def test_a_checkpoint_of_a_training_runs_no_code(data: dict[Task, str], tmp_path
         ({"temperature": -1.0}, "--speculative.temperature -1: give more"),
         ({"temperature": 0.0, "method": "sigmoid"}, "--speculative.method sigmoid: greedy"),
         ({"top_k": 1, "method": "calibrated"}, "--speculative.method calibrated: greedy"),
+        ({"top_k": 1, "method": "block"}, "--speculative.method block: greedy"),
+        ({"temperature": 0.0, "method": "coupled"}, "--speculative.method coupled: greedy"),
         ({"draft": "lookup", "method": "sigmoid"}, "--speculative.method sigmoid: compares"),
+        ({"min_p": 1.5}, "--speculative.min-p 1.5: give 0 to 1"),
         ({"top_p": 2.0}, "--speculative.top-p 2: give more"),
         ({"top_k": -1}, "--speculative.top-k -1: give 1"),
         ({"caution": 0.0}, "--speculative.caution 0: give more"),

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from speculative.experiments.agreement import RULES, TIE, drafted, referred, uniforms_of
 from speculative.verification import build, kernels, philox
+from speculative.verification.filters import Filters
 from speculative.verification.rules import EXACT, Block, Coupled, Rule, Sigmoid
 from speculative.verification.verify import Verification, sample, verify
 
@@ -35,7 +36,7 @@ def emulated_source() -> str:
     )
     launch = re.compile(r"(\w+<[\w, ]+>)<<<(.*?), THREADS, (\w+), stream>>>\((.*?)\);")
     text, count = launch.subn(r"launch_on_cpu(\2, THREADS, \3, [&] { \1(\4); });", text)
-    assert count == 3
+    assert count == 4
     return text
 
 
@@ -180,6 +181,43 @@ def test_emulated_zero_residual_and_views(emulated: None) -> None:
     assert rows(verify(wide[..., 3:1006], draft, tokens, seed=5)) == expected
 
 
+OTHERS = [pytest.param(4, 131, rule, marks=pytest.mark.slow) for rule in RULES]
+
+
+@pytest.mark.parametrize(
+    ("batch", "vocabulary", "rule"),  # few sequences and many
+    [(2, 131, EXACT), *OTHERS, pytest.param(20, 2051, EXACT, marks=pytest.mark.slow)],
+)
+def test_emulated_filters(emulated: None, batch: int, vocabulary: int, rule: Rule) -> None:
+    """Filters of their own for every row, of which some are greedy; many equal logits."""
+    target, draft, _ = drafted(batch, 1, vocabulary, seed=7)
+    target, draft = (target * 2).round() / 2, (draft * 2).round() / 2
+    filters = Filters(
+        top_k=torch.tensor([5, 40, 0, 3]).repeat(5)[:batch],
+        top_p=torch.tensor([1.0, 0.7, 0.8, 1.0]).repeat(5)[:batch],
+        min_p=torch.tensor([0.0, 0.02, 0.0, 0.0]).repeat(5)[:batch],
+    )
+    heat = torch.tensor([0.7, 1.0, 1.2, 0.0]).repeat(5)[:batch]
+    drawn = torch.where(heat > 0, heat, 1.0)
+    tokens = sample(draft[:, 0], filters=filters, temperature=drawn, seed=3)[:, None]
+    found = rows(
+        verify(target, draft, tokens, rule=rule, filters=filters, temperature=heat, seed=5)
+    )
+    u = uniforms_of((target, draft, tokens), rule, 5)
+    expected = referred((target, draft, tokens), u, rule=rule, filters=filters, temperature=heat)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine == theirs[:3] or theirs.margin < TIE
+
+
+def test_emulated_faults_under_filters(emulated: None) -> None:
+    target, draft, _ = drafted(4, 1, 70, seed=1)
+    tokens = target[:, :1].argmax(-1)
+    draft = target[:, :1].clone()
+    target[1, 0, 9], draft[2, 0, 69], target[3, 1] = torch.nan, torch.inf, -torch.inf
+    found = rows(verify(target, draft, tokens, filters=Filters(top_k=5, top_p=0.5), seed=1))
+    assert [(n, fault) for n, _, fault in found] == [(1, 0), (0, 1), (0, 2), (1, 1)]
+
+
 def test_emulated_sampling(emulated: None) -> None:
     logits = drafted(20, 1, 777, seed=1)[1][:, 0]
     found = sample(logits, seed=8, offset=1, temperature=0.9)
@@ -205,6 +243,21 @@ def test_a_gpu_decides_as_the_reference(
     there = [tensor.cuda() for tensor in case]
     found = rows(verify(*there, rule=rule, seed=7))
     for mine, theirs in zip(found, referred(case, u, rule=rule), strict=True):
+        assert mine == theirs[:3] or theirs.margin < TIE
+
+
+@on_gpu
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("batch", "vocabulary"), [(1, 128_256), (40, 32_001)])
+def test_a_gpu_filters_as_the_reference(rule: Rule, batch: int, vocabulary: int) -> None:
+    target, draft, _ = drafted(batch, 2, vocabulary, seed=batch)
+    filters = Filters(top_k=50, top_p=torch.full((batch,), 0.9), min_p=0.01)
+    tokens = torch.stack([sample(draft[:, t], filters=filters, seed=t) for t in range(2)], 1)
+    case = target, draft, tokens
+    there = Filters(top_k=50, top_p=torch.full((batch,), 0.9).cuda(), min_p=0.01)
+    found = rows(verify(*(x.cuda() for x in case), rule=rule, filters=there, seed=7))
+    expected = referred(case, uniforms_of(case, rule, 7), rule=rule, filters=filters)
+    for mine, theirs in zip(found, expected, strict=True):
         assert mine == theirs[:3] or theirs.margin < TIE
 
 

@@ -225,7 +225,8 @@ def test_torch_compile_keeps_the_operator() -> None:
     case = drafted(2, 3, 100, seed=6)
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(*case), step(*case))
-    arguments: tuple[object, ...] = (*case, None, None, None, None, 3, 0, EXACT.code, [], 1.0, None)
+    options: tuple[object, ...] = (None, None, None, None, 3, 0, EXACT.code, [], 1.0, None)
+    arguments = (*case, *options, [], None, True)
     torch.library.opcheck(torch.ops.speculative.verify.default, arguments)
 
 
