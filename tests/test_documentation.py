@@ -37,6 +37,7 @@ NOTHING_TO_MEASURE = "--cluster my.toml --profile digits.json"
 TWO_SMALL_STEPS = "--stanza.steps 2 --stanza.global-batch-size 8"
 SCRIPT = re.MULTILINE | re.DOTALL
 PAIR_OF_ONE_STEP = "--target-steps 1 --draft-steps 1"
+SMALL_CLOUD = "--clouds sphere:8 --channels 1 --networks --repetitions 1"
 FEW_SAMPLES = "--speculative.samples 2 --speculative.max-new-tokens 2"
 
 
@@ -62,9 +63,9 @@ SMALL = {
     ),  # it measures links first
     "testbed run launch/jobs/stanza-digits.toml": Small(NOTHING_TO_MEASURE, planned=True),
     "testbed profile stanza": Small("--batch-size 1"),
-    "testbed train-pair summarize": Small(f"{PAIR_OF_ONE_STEP} --data stdlib", slow=True),
-    "testbed train-pair transcribe": Small(PAIR_OF_ONE_STEP, slow=True),
-    "testbed train-pair pronounce": Small(PAIR_OF_ONE_STEP, slow=True),
+    "testbed train-pair summarize": Small(f"{PAIR_OF_ONE_STEP} --data stdlib"),
+    "testbed train-pair transcribe": Small(PAIR_OF_ONE_STEP),
+    "testbed train-pair pronounce": Small(PAIR_OF_ONE_STEP),
     "testbed run launch/jobs/summarize.toml": Small(
         f"{FEW_SAMPLES} --speculative.data stdlib", True
     ),
@@ -75,9 +76,12 @@ SMALL = {
     "testbed run --again": Small(planned=True),
     "testbed emulate": Small(planned=True),
     "testbed profile sparsepipe": Small("--batch-size 1 --repetitions 1"),
-    "testbed bench sparse": Small("--clouds sphere:8 --channels 1 --networks --repetitions 1"),
+    "testbed bench sparse --clouds": Small(f"{SMALL_CLOUD} --out bench-of-two-clouds"),
+    "testbed bench sparse": Small(SMALL_CLOUD),
     "testbed audit": Small("--total-variation 0.3 --vocabularies 100 --no-control"),
-    "testbed bench speculative --logits ngram": Small("--gammas 1 --repetitions 1"),
+    "testbed bench speculative --logits ngram": Small(
+        "--gammas 1 --repetitions 1 --out bench-of-n-grams.json"
+    ),
     "testbed bench speculative": Small("--vocabularies 100 --gammas 1 --repetitions 1"),
     "testbed reproduce stanza --experiment planner": Small(),
     "testbed reproduce": Small("--help"),  # minutes: its flags are read, its tests run the rest

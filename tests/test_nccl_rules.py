@@ -91,7 +91,7 @@ def send_before_all_have_met() -> None:
     """Both ranks of a pair receive first, as those of all three systems do."""
     with nccl_rules(meeting_s=1):
         world = start(environment(), ["worker"] * 2, timeout_s=60, backend="nccl")
-        with mock.patch.object(gpu_transport, "NcclTransport", TorchTransport):
+        with mock.patch("systems.network.open_transport.NcclTransport", TorchTransport):
             transport = open_transport("torch", world, ["push", "pull"])
         mine, other = ("push", "pull") if world.rank else ("pull", "push")
         buffer = Tensor(3)

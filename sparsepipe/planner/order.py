@@ -13,7 +13,13 @@ from dataclasses import replace
 from sparsepipe.planner.costs import Costs
 from sparsepipe.planner.predict import devices_lacking_memory, predict
 from sparsepipe.planner.stages import Order, PlannedStage, ScheduleChoice
-from sparsepipe.schedule.costs import StageCost, busiest_s, enough_in_flight, stage_costs
+from sparsepipe.schedule.costs import (
+    StageCost,
+    busiest_s,
+    crossings_s,
+    enough_in_flight,
+    stage_costs,
+)
 from sparsepipe.schedule.lists import StageRanks, build_schedule
 from sparsepipe.schedule.play import PlayedSchedule, play
 from systems.clusters.cluster import Link
@@ -91,7 +97,6 @@ def fastest_schedule(
     """
     count = len(stages)
     seconds = [(max(cost.forward_s), max(cost.backward_s)) for cost in costs]
-    crossing_s = [link.seconds(cost.output_bytes) + link.latency_s for cost in costs[:-1]]
     least = tuple(range(count, 0, -1))
     enough = enough_in_flight(costs, stages, link)
     more = tuple(n + count - 1 - stage for stage, n in enumerate(enough))
@@ -106,7 +111,7 @@ def fastest_schedule(
                 in_flight=list(in_flight),
                 late_updates=late_updates,
                 seconds=seconds,
-                crossing_s=crossing_s,
+                crossing_s=crossings_s(costs, link),
             )
             played = play(schedule, costs, link)
             if best is None or played.step_s < best.step_s * (1 - SAME):

@@ -88,6 +88,21 @@ def busiest_s(costs: Sequence[StageCost], stages: StageRanks) -> float:
     return max(busy_s.values())
 
 
+def crossings_s(costs: Sequence[StageCost], link: Link) -> list[float]:
+    """The seconds in which the activations of a micro-batch pass from each stage but the last to
+    the next one."""
+    return [
+        link.seconds(before.output_bytes * _largest_share(before, after)) + link.latency_s
+        for before, after in pairwise(costs)
+    ]
+
+
+def _largest_share(before: StageCost, after: StageCost) -> float:
+    """The part of the samples that passes through the busiest link between two stages: replicas
+    send and receive side by side, each its share over a link of its own."""
+    return max(*before.shares, *after.shares)
+
+
 def enough_in_flight(costs: Sequence[StageCost], stages: StageRanks, link: Link) -> tuple[int, ...]:
     """About the smallest number of mini-batches in flight at each stage that hides all messages.
 
@@ -108,7 +123,8 @@ def enough_in_flight(costs: Sequence[StageCost], stages: StageRanks, link: Link)
     for stage in reversed(range(len(costs) - 1)):
         cost, behind = costs[stage], costs[stage + 1]
         trip_s += max(behind.forward_s) + max(behind.backward_s)
-        trip_s += link.seconds(cost.output_bytes + cost.gradient_bytes) + 2 * link.latency_s
+        crossing = (cost.output_bytes + cost.gradient_bytes) * _largest_share(cost, behind)
+        trip_s += link.seconds(crossing) + 2 * link.latency_s
         own_s = max(cost.forward_s) + max(cost.backward_s)
         needed = ceil((trip_s + own_s) / period_s - 1e-9)
         in_flight.append(max(needed, len(costs) - stage))

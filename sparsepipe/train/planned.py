@@ -16,7 +16,7 @@ from sparsepipe.planner.order import PLAYED_STEPS, profiles_of_ranks, slowest_li
 from sparsepipe.planner.plan import Plan, profile_digest
 from sparsepipe.planner.stages import Order
 from sparsepipe.planner.target import check_links, target_cluster
-from sparsepipe.schedule.costs import StageCost, stage_costs
+from sparsepipe.schedule.costs import StageCost, crossings_s, stage_costs
 from sparsepipe.schedule.lists import Schedule, StageRanks, build_schedule
 from sparsepipe.schedule.play import PlayedSchedule, play
 from sparsepipe.train.plan_file import load_checked_plan
@@ -122,9 +122,7 @@ class ProfiledPlan:
             in_flight=None if order is None else order.in_flight,
             late_updates=order is not None and order.late_updates,
             seconds=[(max(cost.forward_s), max(cost.backward_s)) for cost in costs],
-            crossing_s=[
-                self.link.seconds(cost.output_bytes) + self.link.latency_s for cost in costs[:-1]
-            ],
+            crossing_s=crossings_s(costs, self.link),
         )
 
     @cached_property

@@ -7,7 +7,7 @@ import pytest
 
 from sparsepipe.experiments.gantt import draw, traced_spans, two_steps
 from sparsepipe.planner.order import fastest_schedule
-from sparsepipe.schedule.costs import StageCost, enough_in_flight
+from sparsepipe.schedule.costs import StageCost, crossings_s, enough_in_flight
 from sparsepipe.schedule.lists import ScheduleKind, StageRanks, build_schedule
 from sparsepipe.schedule.play import PlayedSchedule, play
 from systems.clusters.cluster import Link
@@ -55,6 +55,28 @@ def test_messages_hide_behind_more_mini_batches_in_flight() -> None:
     assert held == (3, 1)
     more = build_schedule("1f1b-async", stages, mini_batches=30, in_flight=held)
     assert play(more, costs, LINK).step_s == pytest.approx(3)
+
+
+def test_replicas_send_side_by_side() -> None:
+    """Two a stage: the messages of twice as many bytes hide behind as many mini-batches."""
+    stages: StageRanks = ((0, 1), (2, 3))
+    costs = [
+        StageCost(
+            forward_s=(1, 1),
+            backward_s=(2, 2),
+            shares=(0.5, 0.5),
+            output_bytes=crossing_s * 1e9,
+            gradient_bytes=crossing_s * 1e9,
+        )
+        for crossing_s in (3.0, 0.0)
+    ]
+    assert crossings_s(costs, LINK) == [1.5]
+    held = enough_in_flight(costs, stages, LINK)
+    assert held == (3, 1)
+    enough = build_schedule("1f1b-async", stages, mini_batches=30, in_flight=held)
+    assert play(enough, costs, LINK).step_s == pytest.approx(3)
+    fewer = build_schedule("1f1b-async", stages, mini_batches=30, in_flight=(2, 1))
+    assert play(fewer, costs, LINK).step_s > 3.5
 
 
 def test_the_fastest_schedule_holds_no_more_than_helps() -> None:
