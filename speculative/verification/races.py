@@ -38,7 +38,8 @@ def in_two_rounds(
     Returns:
         The winner int64 [B], and whether any token arrived, bool [B].
     """
-    vocabulary, size = weights.shape[-1], philox.GROUP
+    vocabulary = weights.shape[-1]
+    size = min(philox.GROUP, vocabulary)  # a small vocabulary is one group
     if uniforms is None:
         seeds, numbers, positions = requests
         uniforms = philox.race_uniforms(seeds, numbers, positions, stream, vocabulary)
