@@ -82,7 +82,16 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
     return max(float((one[key] - other[key]).abs().max()) for key in one)
 
 
-@pytest.mark.parametrize("case", [SEPARATED, SERVERS, DDP, SINGLE], ids=lambda c: c.options.scheme)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(SEPARATED, marks=pytest.mark.slow),  # the next test has it too
+        SERVERS,
+        DDP,
+        SINGLE,
+    ],
+    ids=lambda case: case.options.scheme,
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(case: Case, tmp_path: Path) -> None:
     done, whole = train(case, tmp_path / "whole")
     assert done == list(range(STEPS + 1))
