@@ -31,8 +31,12 @@ import torch
 from torch import Tensor
 
 from speculative.verification import philox, races
+from speculative.verification.cuts import limited
+from speculative.verification.filters import Filters
+from speculative.verification.kernels import limits_of
 from speculative.verification.rules import EXACT, Coupled, Exact
 from speculative.verification.status import DRAFT_LOGITS, DRAFT_TOKEN, TARGET_LOGITS
+from speculative.verification.verify import UNFILTERED, check_filters
 from systems.schema import InputError
 
 
@@ -55,6 +59,7 @@ def verify_tree(
     *,
     rule: Exact | Coupled = EXACT,
     temperature: float = 1.0,
+    filters: Filters = UNFILTERED,
     seed: int | Tensor = 0,
     offset: int | Tensor = 0,
     uniforms: Tensor | None = None,
@@ -74,6 +79,7 @@ def verify_tree(
             of the tree.
         rule: `Exact()` or `Coupled()`.
         temperature: divides the logits of both models; 0 is greedy.
+        filters: which tokens may be sampled, as in `speculative.verification.verify.verify`.
         seed, offset: as in `speculative.verification.verify.verify`. Add the number of accepted
             nodes and 1 to `offset` after every call.
         uniforms: float32 [B, N + V + groups] from 0 to below 1, used instead of seed and offset by
@@ -84,6 +90,12 @@ def verify_tree(
             values are reported in `status`.
     """
     _check(target_logits, draft_logits, draft_tokens, parents, rule, temperature)
+    check_filters(filters, len(draft_tokens), target_logits.device)
+    limits = limits_of(draft_tokens, *filters.packed(len(draft_tokens), target_logits.device))
+    divisor = torch.full((len(draft_tokens), 1), temperature or 1.0, device=target_logits.device)
+    target_logits = limited(target_logits, divisor, limits)
+    if draft_logits is not None and filters.of_draft:
+        draft_logits = limited(draft_logits, divisor, limits)
     requests = philox.requests(len(draft_tokens), seed, offset, target_logits.device)
     vocabulary = target_logits.shape[-1]
     outside = (draft_tokens < 0) | (draft_tokens >= vocabulary)

@@ -104,7 +104,7 @@ def verify(
             f"draft_logits None: the rule {rule.name} compares two logits; give them, or Exact()"
         )
     _check_temperature(temperature, batch, device)
-    _check_filters(filters, batch, device)
+    check_filters(filters, batch, device)
     _check("lengths", lengths, (batch,), torch.int64, device)
     numbers = [gamma + vocabulary + philox.groups(vocabulary)]
     if isinstance(rule, Coupled):
@@ -164,7 +164,7 @@ def sample(
     _check_dtype("logits", logits)
     batch, vocabulary = logits.shape
     _check_temperature(temperature, batch, logits.device)
-    _check_filters(filters, batch, logits.device)
+    check_filters(filters, batch, logits.device)
     drawn = vocabulary + (0 if stream == philox.COUPLED else philox.groups(vocabulary))
     _check("uniforms", uniforms, (batch, drawn), torch.float32, logits.device)
     _check_seeds(seed, offset, batch, logits.device)
@@ -207,7 +207,7 @@ def _check_temperature(temperature: object, batch: int, device: torch.device) ->
         raise InputError(f"temperature {temperature}: give more than 0, or 0 for greedy decoding")
 
 
-def _check_filters(filters: object, batch: int, device: torch.device) -> None:
+def check_filters(filters: object, batch: int, device: torch.device) -> None:
     """Refuse what is no `Filters`, and filters whose tensors are not [B]."""
     if not isinstance(filters, Filters):
         raise InputError(f"filters {filters!r}: give Filters(top_k=..., top_p=..., min_p=...)")

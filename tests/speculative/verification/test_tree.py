@@ -11,7 +11,8 @@ from torch import Tensor
 
 from speculative.experiments.chi_square import N, TableModel, V, p_value_of
 from speculative.verification import philox, reference
-from speculative.verification.rules import EXACT, Block, Coupled
+from speculative.verification.filters import Filters
+from speculative.verification.rules import EXACT, Block, Coupled, Exact
 from speculative.verification.status import DRAFT_LOGITS, DRAFT_TOKEN, TARGET_LOGITS
 from speculative.verification.tree import depths, path, verify_tree
 from speculative.verification.verify import sample, verify
@@ -175,6 +176,27 @@ def test_the_target_s_own_tokens_are_emitted(parents: list[int], temperature: fl
             assert int(alone) == emitted[t]
         children = [i for i, parent in enumerate(parents) if parent == nodes[-1]]
         assert emitted[-1] not in tokens[b, children].tolist()
+
+
+@pytest.mark.parametrize("rule", [EXACT, Coupled()], ids=lambda rule: rule.name)
+def test_filters_hold_as_logits_that_are_left_out(rule: Exact | Coupled) -> None:
+    """With a number for all sequences, and one for each."""
+    parents = TREES["two by two"]
+    target, draft, _ = drafted(parents, 50, 40, seed=8)
+    top = torch.arange(50) % 5 + 1
+    for k in (torch.full((50,), 3), top):
+        masked = []
+        for logits in (target, draft):
+            kth = logits.sort(-1, descending=True).values.gather(
+                -1, (k - 1)[:, None, None].expand(-1, len(parents) + 1, 1)
+            )
+            masked.append(logits.masked_fill(logits < kth, -torch.inf))
+        rows = masked[1][:, [parent + 1 for parent in parents]].softmax(-1)
+        sampled = rows.flatten(0, 1).multinomial(1).view(50, -1)
+        theirs = verify_tree(masked[0], masked[1], sampled, parents, rule=rule, seed=4)
+        filters = Filters(top_k=3 if k is not top else top)
+        ours = verify_tree(target, draft, sampled, parents, rule=rule, filters=filters, seed=4)
+        assert torch.equal(torch.stack(ours), torch.stack(theirs))
 
 
 @given(st.data())
