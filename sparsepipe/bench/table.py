@@ -39,9 +39,9 @@ COLUMNS = (
     "note",
     "source",
 )
-"""Of the CSV. `times` says how many times longer `engine` takes than `over`, round by round, and
-`times_processor` the same of the time in which they were given a core; `of_gemm` is the rate of a
-layer over that of a matrix product, by the contest's `clock`."""
+"""The columns of the CSV. `times` says how many times longer `engine` takes than `over`, round by
+round, and `times_processor` the same of the time in which they were given a core; `of_gemm` is the
+rate of a layer over that of a matrix product, by the contest's `clock`."""
 SHORT = (
     "cloud, voxels, work, part, engine, n, median ms, quartiles, processor ms, over ours, "
     "processor, of GEMM, MB"

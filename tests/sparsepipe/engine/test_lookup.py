@@ -1,8 +1,5 @@
 """Tables of neighbours, by PyTorch's operators and by Triton's kernel, hold the same rows."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,23 +10,13 @@ from sparsepipe.engine.coordinates import coarsened, unpack
 from sparsepipe.engine.kernel import Kernel
 from sparsepipe.engine.lookup import MASK_BITS, Table, look_up, searches
 from tests.sparsepipe.clouds import random_keys
+from tests.sparsepipe.engine.interpreted import run_interpreted
 
-ROOT = Path(__file__).parents[3]
 SIZES = st.one_of(st.integers(1, 5), st.tuples(*3 * [st.integers(1, 3)]))
 
 
 def test_interpreted() -> None:
-    """In a process of its own: Triton reads the variable once, when it is imported."""
-    pytest.importorskip("triton")
-    tests = Path(__file__).with_name("interpreted_maps.py")
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests],
-        cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    run_interpreted(Path(__file__).with_name("interpreted_maps.py"))
 
 
 @given(

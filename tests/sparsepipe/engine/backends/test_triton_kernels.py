@@ -18,8 +18,8 @@ from sparsepipe.engine.kernel_map import Kernel, KernelMap
 from sparsepipe.engine.tensor import SparseTensor
 from systems.schema import InputError
 from tests.sparsepipe.clouds import random_tensor
+from tests.sparsepipe.engine.interpreted import run_interpreted
 
-ROOT = Path(__file__).parents[4]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 KERNELS = [Kernel(3, 1, 1, 1), Kernel(3, 2, 1, 1), Kernel(2, 1, 1, 2), Kernel(1, 1, 1, 1)]
 NAMES = {
@@ -37,17 +37,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 def test_interpreted() -> None:
-    """In a process of its own: Triton reads the variable once, when it is imported."""
-    pytest.importorskip("triton")
-    tests = Path(__file__).with_name("interpreted_fused.py")
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests],
-        cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    run_interpreted(Path(__file__).with_name("interpreted_fused.py"))
 
 
 @pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET is set")
