@@ -116,6 +116,6 @@ def _durations() -> Panel:
             for part in ("forward", "backward")
         },
         unit="ms",
-        title=f"{DURATIONS[0].engine} on its own network, 120k voxels, float16 (published)",
+        title=f"{DURATIONS[0].engine} on its own network, float16 (published)",
         published=True,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 TORCHSPARSE = "TorchSparse++ (MICRO 2023), its artifact: zenodo.org/records/8311889"
 SPIRA = "Spira (MLSys 2026), abstract: arxiv.org/abs/2511.20834v4"
-SPCONV = "github.com/traveller59/spconv, docs/BENCHMARK.md"
+SPCONV = "github.com/traveller59/spconv, docs/BENCHMARK.md at 076bdb057ea3"
 ANY_GPU = "an NVIDIA GPU that the abstract does not name"
 
 
@@ -88,17 +88,15 @@ DURATIONS = tuple(
         engine="spconv 2",
         part=part,
         milliseconds=milliseconds,
-        what="its own network without batch norm, 120k voxels, float16",
+        what="its own network without batch norm, implicit GEMM, float16",
         hardware=hardware,
         source=SPCONV,
     )
     for hardware, there, back in (
-        ("T4", 18.74, 25.51),
-        ("V100 32 GB", 15.55, 14.90),
-        ("RTX 3090", 11.84, 11.84),
-        ("RTX A6000", 11.11, 8.97),
-        ("A100", 13.02, 12.43),
-        ("RTX 4090", 7.37, 6.87),
+        ("RTX 3080 Laptop", 11.2, 13.8),
+        ("RTX A6000", 11.7, 9.2),
+        ("V100", 11.4, 12.2),
+        ("A100", 12.4, 12.2),
     )
     for part, milliseconds in (("forward", there), ("backward", back))
 )
