@@ -7,7 +7,8 @@ SLURM; without any, this process is a world of one.
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,9 @@ from systems.schema import InputError
 
 LOOPBACK = "127.0.0.1"
 """The address of the master where all ranks are on one machine; no other machine can reach it."""
+SLURM_PORTS = range(20000, 32000)
+"""The ports of SLURM's jobs, by their numbers: below those that Linux gives to connections."""
+_reserved = ExitStack()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,8 @@ class Environment:
     master_address: str
     """The machine that keeps the key-value store."""
     master_port: int
-    """The port at which the store listens there."""
+    """The port at which the store listens there; for a world of one it may be 0, any that is
+    free."""
     attempt: str = "0"
     """torchrun's restart count, "0" at first; see `systems.network.distributed` for its name
     later."""
@@ -77,7 +82,7 @@ def environment(variables: Mapping[str, str] = os.environ) -> Environment:
         local_rank=0,
         local_world_size=1,
         master_address=LOOPBACK,
-        master_port=free_port(),
+        master_port=0,
     )
 
 
@@ -141,7 +146,7 @@ def _agree_on_master(rank: int, variables: Mapping[str, str]) -> tuple[str, int]
     from mpi4py import MPI
 
     address = variables.get("MASTER_ADDR", socket.gethostname())
-    port = int(variables.get("MASTER_PORT") or free_port())
+    port = int(variables.get("MASTER_PORT") or (free_port() if rank == 0 else 0))
     address, port = MPI.COMM_WORLD.bcast((address, port) if rank == 0 else None, root=0)
     return address, port
 
@@ -163,18 +168,33 @@ def _slurm(variables: Mapping[str, str]) -> Environment:
         master_address=_master(address, all_here=local_world_size == world_size),
         # The same on every rank and different for jobs that share a node.
         master_port=int(
-            variables.get("MASTER_PORT", 20000 + int(variables["SLURM_JOB_ID"]) % 20000)
+            variables.get(
+                "MASTER_PORT", SLURM_PORTS[int(variables["SLURM_JOB_ID"]) % len(SLURM_PORTS)]
+            )
         ),
         # Bound tasks (--gpus-per-task, --gpu-bind) see fewer GPUs than the node has for the job.
         own_gpu=0 < len(visible) < local_world_size <= on_node,
     )
 
 
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A TCP port at which nothing listens, and that nobody else gets while the block runs.
+
+    Ranks listen some time after their port was chosen. Meanwhile it must not be given to another
+    program, nor to a connection that leaves this machine. So a socket is bound to it that does not
+    listen: then the kernel gives the port to nobody, and only who names it, and sets SO_REUSEADDR
+    as servers do, may listen there.
+    """
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("", 0))
+        yield int(keeper.getsockname()[1])
+
+
 def free_port() -> int:
-    """A TCP port at which nothing listens just now."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+    """The same, as long as this process lives."""
+    return _reserved.enter_context(reserved_port())
 
 
 def own_address() -> str | None:

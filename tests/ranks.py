@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from systems.environment import free_port
+from systems.environment import reserved_port
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch._dynamo", "stanza.train.loop"])
@@ -37,21 +37,21 @@ def run_ranks(
     Raises:
         RankError: the first failure, or a rank that is still running after `timeout_s`.
     """
-    processes, pipes = start_ranks(world_size, function, *arguments)
-    try:
-        return _collect(pipes, timeout_s)
-    finally:
-        for process in processes:
-            process.join(timeout=1)
-            process.kill()
+    with reserved_port() as port:
+        processes, pipes = start_ranks(world_size, port, function, *arguments)
+        try:
+            return _collect(pipes, timeout_s)
+        finally:
+            for process in processes:
+                process.join(timeout=1)
+                process.kill()
 
 
 def start_ranks(
-    world_size: int, function: Callable[..., Any], *arguments: Any
+    world_size: int, port: int, function: Callable[..., Any], *arguments: Any
 ) -> tuple[list[BaseProcess], list[Connection]]:
-    """Start `function(*arguments)` on every rank; their processes, and pipes for what they
-    return."""
-    port = free_port()
+    """Start `function(*arguments)` on every rank; rank 0 listens at the port. Returns their
+    processes, and pipes for what they return."""
     processes: list[BaseProcess] = []
     pipes: list[Connection] = []
     for rank in range(world_size):

@@ -56,7 +56,7 @@ def write_script(
                 "    -m launch.launchers.torchrun \\",
                 f"    --nnodes {options.nodes} --max-restarts {max_restarts} \\",
                 f'    --nproc-per-node {ranks} --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \\',
-                '    --rdzv-endpoint "$MASTER_ADDR:$((20000 + SLURM_JOB_ID % 20000))" \\',
+                '    --rdzv-endpoint "$MASTER_ADDR:$((20000 + SLURM_JOB_ID % 12000))" \\',
                 f"    -m launch worker --records {shlex.quote(str(where))}",
                 "",
             ]

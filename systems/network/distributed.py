@@ -217,6 +217,7 @@ def _meet(
     sign = uuid.uuid4().hex
     if place.rank == 0:
         lobby.set("attempt", sign)
+    place = dataclasses.replace(place, master_port=lobby.underlying_store.port)
     started = announced = time.monotonic()
     missing = [0]
     while True:

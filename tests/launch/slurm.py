@@ -6,8 +6,8 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-PORTS = range(20000, 40000)
-"""The ports of jobs, by their numbers; see launch/launchers/slurm.py."""
+from systems.environment import SLURM_PORTS
+
 COMMANDS = {
     "sbatch": """#!/usr/bin/env bash
 set -euo pipefail
@@ -43,7 +43,7 @@ def install(folder: Path) -> tuple[str, int]:
     """Write the commands into a new folder, to be put on PATH; returns it, and the number of the
     job that is submitted, whose port is free."""
     folder.mkdir()
-    job_id = _free_port() - PORTS.start
+    job_id = _free_port() - SLURM_PORTS.start
     for name, text in COMMANDS.items():
         (folder / name).write_text(text.replace("JOB_ID=JOB_ID", f"JOB_ID={job_id}"))
         (folder / name).chmod(0o755)
@@ -53,5 +53,5 @@ def install(folder: Path) -> tuple[str, int]:
 def _free_port() -> int:
     """One of the ports of jobs at which nothing listens."""
     while True:
-        with suppress(OSError), socket.create_server(("", random.choice(PORTS))) as server:
+        with suppress(OSError), socket.create_server(("", random.choice(SLURM_PORTS))) as server:
             return int(server.getsockname()[1])

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from systems.environment import Environment, environment
+from systems.environment import LOOPBACK, Environment, environment, free_port
 from systems.network.distributed import choose_device, start, stop
 from systems.schema import InputError
 from tests.ranks import listening, run_ranks
@@ -140,8 +140,7 @@ def test_no_launcher_is_a_world_of_one() -> None:
     place = environment({})
     assert (place.launcher, place.rank, place.world_size) == ("none", 0, 1)
     assert (place.local_rank, place.local_world_size) == (0, 1)
-    with socket.socket() as free:
-        free.bind((place.master_address, place.master_port))
+    assert (place.master_address, place.master_port) == (LOOPBACK, 0)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +348,7 @@ def test_ranks_that_are_all_here_listen_on_loopback_only(lives: list[dict[str, A
 
 def restart() -> tuple[bool, bool]:
     """Keys as seen by the attempt that set them, and by the next one on the same store."""
-    first = environment({})
+    first = dataclasses.replace(environment({}), master_port=free_port())
     world = start(first, ["single"], timeout_s=LIMIT_S, device="cpu")
     world.store.set("record", "old")
     own = world.store.check(["record"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from systems.environment import environment
+from systems.environment import environment, free_port
 from systems.network.distributed import start, stop
 from systems.network.open_transport import open_transport
 from systems.processes.supervise import HANG_EXIT_CODE
@@ -47,7 +47,7 @@ def hang(how: str, log: Path) -> None:
 
 @contextmanager
 def hanging(how: str, log: Path) -> Iterator[list[BaseProcess]]:
-    processes, _ = start_ranks(len(ROLES), hang, how, log)
+    processes, _ = start_ranks(len(ROLES), free_port(), hang, how, log)
     try:
         yield processes
     finally:
