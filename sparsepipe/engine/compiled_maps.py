@@ -2,8 +2,9 @@
 use.
 
 Every function returns None where it does not serve: on another device, where nothing could be
-built, for no voxels, or, to coarsen, where the box around them is too empty for a table. The caller
-then uses PyTorch's operators, which find the same.
+built, for no voxels, or, to coarsen, where the box around them is too empty for a table or a voxel
+would lie beyond the limits. The caller then uses PyTorch's operators, which find the same, or say
+which coordinate is wrong.
 """
 
 import ctypes
@@ -40,11 +41,12 @@ def coarsened(keys: Tensor, stride: Axes, dimension: int) -> Tensor | None:
     if function is None:
         return None
     coarse = torch.empty_like(keys)
-    steps = _numbers(each(stride, dimension))
+    form, steps = packing(dimension), _numbers(each(stride, dimension))
     found = function(
         *_keys(keys),
         c_int(dimension),
-        c_int(packing(dimension).bits),
+        c_int(form.bits),
+        c_int64(form.limit),
         steps,
         c_int64(_affordable(keys)),
         _address(coarse),

@@ -102,7 +102,12 @@ class Kernel:
                 f"kernel offsets of {len(self.shape[0])} numbers for {self.dimension} axes"
             )
         volume(self.size, self.shape, self.dimension)
-        reach = packing(self.dimension).reach
+        reach, limit = packing(self.dimension).reach, packing(self.dimension).limit
+        if max(each(coarse, self.dimension)) > limit:
+            raise InputError(
+                f"tensor stride {coarse} is beyond the limit of coordinates, {limit}: take fewer "
+                "or smaller strides"
+            )
         if max(self.reach) > reach:
             raise InputError(
                 f"kernel size {self.size} at dilation {self.dilation} and tensor stride "

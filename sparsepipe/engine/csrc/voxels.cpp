@@ -112,8 +112,8 @@ void let_go() {
 }  // namespace
 
 // The keys of the voxels floor(c / step) * step of some voxels, distinct and sorted. Returns their
-// number, or -1 where the box has more than `most` cells.
-extern "C" int64_t coarsen(const int64_t* keys, int64_t count, int axes, int bits,
+// number, or -1 where the box has more than `most` cells, or where one of them lies below -limit.
+extern "C" int64_t coarsen(const int64_t* keys, int64_t count, int axes, int bits, int64_t limit,
                            const int64_t* steps, int64_t most, int64_t* coarse) {
   const int fields = axes + 1;
   std::vector<int32_t> cells(count * fields), numbers(count);
@@ -122,6 +122,9 @@ extern "C" int64_t coarsen(const int64_t* keys, int64_t count, int axes, int bit
   std::copy_n(cells.data(), fields, low);
   std::copy_n(cells.data(), fields, high);
   widen(cells.data(), count, fields, low, high);
+  for (int f = 1; f < fields; ++f) {
+    if (low[f] * steps[f - 1] < -limit) return -1;  // no key holds it
+  }
   const Box box = box_of(fields, low, high, nullptr);
   if (box.cells >= std::min(most, MOST)) return -1;
   // 1. Mark the cells that have a voxel.

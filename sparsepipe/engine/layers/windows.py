@@ -78,10 +78,10 @@ class Windowed(nn.Module):
         maps, fine = tensor.maps, axes(tensor.tensor_stride)
         coarse = times(fine, self.stride)
         kernel = self.kernel_at(fine, coarse, tensor.dimension)
+        self._check_at(tensor, at, coarse)
         if at is None or at.maps is maps:
             maps.coarsen(fine, self.stride)
             return Window(maps, coarse, maps.kernel_map(kernel))
-        self._check_at(tensor, at, coarse)
         return Window(at.maps, coarse, build(tensor.keys, at.keys, kernel))
 
     def upward(self, tensor: SparseTensor, at: SparseTensor | None = None) -> Window:
@@ -94,13 +94,15 @@ class Windowed(nn.Module):
         """
         kernel = self.upward_kernel(tensor)
         fine = kernel.fine_stride
+        self._check_at(tensor, at, fine)
         if at is None or at.maps is tensor.maps:
             return Window(tensor.maps, fine, tensor.maps.kernel_map(kernel, transposed=True))
-        self._check_at(tensor, at, fine)
         return Window(at.maps, fine, build(at.keys, tensor.keys, kernel).transpose)
 
-    def _check_at(self, tensor: SparseTensor, at: SparseTensor, stride: Axes) -> None:
+    def _check_at(self, tensor: SparseTensor, at: SparseTensor | None, stride: Axes) -> None:
         """Raise InputError if a layer cannot put its outputs at the voxels of `at`."""
+        if at is None:
+            return
         if axes(at.tensor_stride) != stride or at.batch_size != tensor.batch_size:
             raise InputError(
                 f"outputs at {at} of {self} on {tensor}: give a tensor of the same samples at "

@@ -242,6 +242,23 @@ def test_outputs_at_the_voxels_of_another_tensor() -> None:
     _assert_same(output.features, expected, features, up)
     with pytest.raises(InputError, match="give a tensor of the same samples at tensor stride 2"):
         layers.Convolution(4, 8, 2, 2).double()(tensor, other)
+    # Voxels of the same maps at another stride are no place for outputs either.
+    with pytest.raises(InputError, match="give a tensor of the same samples at tensor stride 2"):
+        layers.Convolution(4, 8, 2, 2).double()(tensor, tensor)
+    with pytest.raises(InputError, match="give a tensor of the same samples at tensor stride 1"):
+        up(coarse, coarse)
+
+
+def test_no_stride_rounds_voxels_beyond_the_limits() -> None:
+    """A key would take such a coordinate for one of a neighbouring row."""
+    cells = torch.tensor([[0, 0, 0, -61440], [0, 0, 0, -61439]], dtype=torch.int32)
+    tensor = SparseTensor(torch.ones(2, 1), cells)
+    assert layers.SumPooling(1, 5)(tensor).coordinates.tolist() == [[0, 0, 0, -61440]]
+    for stride, lowest in ((7, -61446), (60000, -120000)):
+        with pytest.raises(InputError, match=f"coordinate z = {lowest} is not in"):
+            layers.SumPooling(1, stride)(tensor)
+    with pytest.raises(InputError, match="tensor stride 1099511627776 is beyond the limit"):
+        layers.SumPooling(1, 2**40)
 
 
 def test_sums_of_tensors_on_other_voxels_count_missing_ones_as_zeros() -> None:
