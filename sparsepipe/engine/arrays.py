@@ -29,11 +29,36 @@ def as_tensor(name: str, values: Numbers) -> Tensor:
         raise InputError(
             f"{name}: {values.dtype} is no type of real numbers: give a tensor or an array of them"
         )
-    return values.long() if values.dtype in _HARDLY_SUPPORTED else values
+    if values.dtype not in _HARDLY_SUPPORTED:
+        return values
+    whole = values.long()
+    if bool((whole < 0).any()):
+        raise InputError(f"{name}: numbers of {values.dtype} beyond int64: give smaller ones")
+    return whole
+
+
+def int32_tensor(name: str, values: Tensor) -> Tensor:
+    """Whole numbers as int32; those of floating point are rounded down first.
+
+    Raises:
+        InputError: some are NaN, or beyond what int32 holds.
+    """
+    values = as_tensor(name, values)
+    whole = values.double().floor() if values.is_floating_point() else values.long()
+    bounds = torch.iinfo(torch.int32)
+    held = (whole >= bounds.min) & (whole <= bounds.max)
+    if not bool(held.all()):
+        raise InputError(
+            f"{name}: {int((~held).sum())} numbers are NaN or beyond what int32 holds: remove "
+            "them, or centre the cloud"
+        )
+    return whole.int()
 
 
 def _copied(name: str, values: np.ndarray | Sequence[Any]) -> Tensor:
     """A tensor with a copy of an array or a list, or InputError if they are not real numbers."""
+    if isinstance(values, np.ma.MaskedArray) and values.mask.any():
+        raise InputError(f"{name}: an array with masked numbers: leave these out")
     try:
         array = np.asarray(values)
         if array.dtype.kind not in "buif":
@@ -56,10 +81,10 @@ def labels_tensor(name: str, values: Numbers) -> Tensor:
     """Labels of any dtype and shape as int64, or InputError if they are not whole numbers."""
     labels = as_tensor(name, values)
     if labels.is_floating_point():
-        whole = labels.isfinite() & (labels == labels.trunc())
+        whole = (labels.abs() < 2.0**63) & (labels == labels.trunc())
         if not bool(whole.all()):
             raise InputError(
                 f"{name} are {labels.dtype} {list(labels.shape)}, {int((~whole).sum())} of them "
-                "not whole: give whole numbers"
+                "not whole, or beyond int64: give whole numbers"
             )
     return labels.long()

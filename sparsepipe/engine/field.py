@@ -51,10 +51,12 @@ class TensorField:
             raise InputError("some places are NaN or infinite: remove them")
         self.features, self.places = (
             features,
-            places if places.is_floating_point() else places + 0.0,
+            places if places.is_floating_point() else places.double(),
         )
-        samples = self.voxels(1)[:, 0]
-        highest = int(samples.amax()) if len(samples) else -1
+        samples = self.places[:, 0].round()
+        lowest, highest = map(int, samples.aminmax()) if len(samples) else (0, -1)
+        if lowest < 0:
+            raise InputError(f"batch index {lowest}: number the samples of a batch from 0")
         self.batch_size = checked_batch_size(highest, batch_size, places.shape[1] - 1)
 
     def replace(self, features: Tensor) -> Self:
@@ -78,13 +80,13 @@ class TensorField:
         )
 
     def voxels(self, tensor_stride: Any) -> Tensor:
-        """The voxel at a tensor stride that each point lies in, int32 [P, 4]."""
+        """The voxel at a tensor stride that each point lies in, int64 [P, 4]."""
         strides = each(axes(tensor_stride, "tensor stride"), self.places.shape[1] - 1)
         if min(strides) < 1:
             raise InputError(f"tensor stride {tensor_stride}: points lie in voxels from 1 on")
         edges = torch.tensor(strides, device=self.places.device)
         space = (self.places[:, 1:].double() / edges).floor() * edges
-        return torch.cat([self.places[:, :1].double().round(), space], 1).int()
+        return torch.cat([self.places[:, :1].double().round(), space], 1).long()
 
     def sparse(self, tensor_stride: Any = 1, duplicates: Merging = "mean") -> SparseTensor:
         """Cut the points into voxels. `duplicates` says what happens to the points of one voxel;

@@ -85,16 +85,18 @@ def refuse_other_channels(features: Tensor, other: Tensor) -> None:
 
 
 def check_broadcast(features: Tensor, other: Tensor) -> None:
-    """Check that a plain tensor broadcasts to features [N, C] without making them larger.
+    """Check that a plain tensor of real numbers broadcasts to features [N, C] without making them
+    larger.
 
     Raises:
         InputError: it does not.
     """
     sizes = zip(reversed(other.shape), reversed(features.shape), strict=False)
-    if other.ndim > 2 or any(size not in (1, ours) for size, ours in sizes):
+    unlike = other.ndim > 2 or any(size not in (1, ours) for size, ours in sizes)
+    if unlike or other.is_complex():
         raise InputError(
-            f"a tensor of shape {list(other.shape)} and features {list(features.shape)}: give a "
-            "number, [C], or a row for each voxel"
+            f"a tensor of {other.dtype}, {list(other.shape)}, and features {list(features.shape)}: "
+            "give a number, [C], or a row for each voxel"
         )
 
 

@@ -6,7 +6,13 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from sparsepipe.engine.arrays import Numbers, as_tensor, features_tensor, labels_tensor
+from sparsepipe.engine.arrays import (
+    Numbers,
+    as_tensor,
+    features_tensor,
+    int32_tensor,
+    labels_tensor,
+)
 from sparsepipe.engine.coordinates import PACKINGS, distinct, pack, packing, unpack
 from systems.schema import InputError
 
@@ -219,10 +225,9 @@ def _cloud(
         raise InputError(
             f"sample {number}: coordinates are {voxels.dtype}: quantize them, give integers [N, 3]"
         )
-    if voxels.dtype == torch.int64 and bool((voxels != voxels.int()).any()):
-        raise InputError(f"sample {number}: coordinates that int32 cannot hold: centre the cloud")
     whole = None if labels is None else labels_tensor(f"sample {number}: labels", labels)
-    return Voxels(voxels.int(), features_tensor(f"sample {number}: features", features), whole)
+    cells = int32_tensor(f"sample {number}: coordinates", voxels)
+    return Voxels(cells, features_tensor(f"sample {number}: features", features), whole)
 
 
 def _check_alike(number: int, cloud: Voxels, first: Voxels) -> None:

@@ -34,10 +34,6 @@ class KernelGenerator:
     @property
     def geometry(self) -> dict[str, Any]:
         """The arguments of this package's layers."""
-        if self.expand_coordinates:
-            raise InputError(
-                "expand_coordinates is not here: take MinkowskiGenerativeConvolutionTranspose"
-            )
         shape = shape_from(self.region_type, self.region_offsets)
         if self.kernel_size == -1 and not isinstance(shape, tuple):
             raise InputError("a layer without kernel_size: give one")
@@ -59,8 +55,18 @@ def _voxels(layer: Any, tensor: SparseTensor, coordinates: Any) -> Any:
     return tensor_at(tensor, coordinates, layer.stride_of_output(tensor))
 
 
+def _refuse_expansion(expand_coordinates: bool) -> None:
+    """Raise InputError if a layer that keeps to existing voxels is to make new ones."""
+    if expand_coordinates:
+        raise InputError(
+            "expand_coordinates is not here: take MinkowskiGenerativeConvolutionTranspose"
+        )
+
+
 class _Convolution:
     """What the convolutions share: their arguments, and outputs at given coordinates."""
+
+    makes_voxels = False
 
     def __init__(
         self,
@@ -79,7 +85,8 @@ class _Convolution:
         generator = kernel_generator or KernelGenerator(
             kernel_size, stride, dilation, dimension=dimension or -1
         )
-        generator.expand_coordinates |= expand_coordinates
+        if not self.makes_voxels:
+            _refuse_expansion(generator.expand_coordinates or expand_coordinates)
         super().__init__(in_channels, out_channels, bias=bias, **generator.geometry)  # type: ignore[call-arg]
         self.kernel_generator = generator
 
@@ -99,6 +106,8 @@ class MinkowskiConvolutionTranspose(_Convolution, layers.ConvolutionTranspose): 
 class MinkowskiGenerativeConvolutionTranspose(_Convolution, layers.GenerativeConvolutionTranspose):  # type: ignore[misc]
     """See `sparsepipe.engine.layers.GenerativeConvolutionTranspose`."""
 
+    makes_voxels = True
+
 
 class MinkowskiChannelwiseConvolution(layers.ChannelwiseConvolution):
     """See `sparsepipe.engine.layers.ChannelwiseConvolution`."""
@@ -116,6 +125,7 @@ class MinkowskiChannelwiseConvolution(layers.ChannelwiseConvolution):
         generator = kernel_generator or KernelGenerator(
             kernel_size, stride, dilation, dimension=dimension
         )
+        _refuse_expansion(generator.expand_coordinates)
         super().__init__(in_channels, bias=bias, **generator.geometry)
         self.in_channels, self.kernel_generator = in_channels, generator
 
@@ -134,6 +144,7 @@ class _Pooling:
         generator = kernel_generator or KernelGenerator(
             kernel_size, stride, dilation, dimension=dimension or -1
         )
+        _refuse_expansion(generator.expand_coordinates)
         super().__init__(**generator.geometry)
         self.kernel_generator = generator
 
@@ -159,9 +170,16 @@ class MinkowskiPoolingTranspose(_Pooling, layers.PoolingTranspose):  # type: ign
 
 
 class _Global:
-    """Global poolings take a mode, which has no effect, and no coordinates."""
+    """Global poolings take a mode, whose algorithm has no effect, and no coordinates."""
+
+    kind: str
 
     def __init__(self, mode: Any = None) -> None:
+        others = {"AVG", "MAX", "SUM"} - {self.kind}
+        if any(kind in str(mode).upper() for kind in others):
+            raise InputError(
+                f"mode {mode} of a pooling by {self.kind}: take the layer of that name"
+            )
         super().__init__()
 
     def forward(self, input: SparseTensor, coordinates: Any = None) -> Any:
@@ -174,17 +192,23 @@ class _Global:
 class MinkowskiGlobalMaxPooling(_Global, layers.GlobalMaxPooling):  # type: ignore[misc]
     """See `sparsepipe.engine.layers.GlobalMaxPooling`."""
 
+    kind = "MAX"
+
 
 class MinkowskiGlobalAvgPooling(_Global, layers.GlobalAveragePooling):  # type: ignore[misc]
     """See `sparsepipe.engine.layers.GlobalAveragePooling`."""
+
+    kind = "AVG"
 
 
 class MinkowskiGlobalSumPooling(_Global, layers.GlobalSumPooling):  # type: ignore[misc]
     """See `sparsepipe.engine.layers.GlobalSumPooling`."""
 
+    kind = "SUM"
+
 
 MinkowskiGlobalPooling = MinkowskiGlobalAvgPooling
-"""MinkowskiEngine's pools by the mean unless its mode says otherwise."""
+"""MinkowskiEngine's pools by the mean unless its mode says otherwise, which is refused here."""
 
 
 class MinkowskiBroadcast(layers.Broadcast):

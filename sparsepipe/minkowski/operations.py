@@ -1,5 +1,6 @@
 """MinkowskiEngine's functions on tensors, and the modules that only call them."""
 
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsepipe.minkowski.tensors import SparseTensor, TensorField, together
+from sparsepipe.engine import tensor as engine
+from sparsepipe.minkowski.rows import Rows
+from sparsepipe.minkowski.tensors import SparseTensor, TensorField
 from systems.schema import InputError
 
 
@@ -41,6 +44,29 @@ def _total(features: list[Tensor]) -> Tensor:
     return reduce(add, features)
 
 
+def _of_same_points(one: Any, other: Any) -> bool:
+    """Whether both are fields at the same places."""
+    if not (isinstance(one, TensorField) and isinstance(other, TensorField)):
+        return False
+    return one.places is other.places or torch.equal(one.places, other.places)
+
+
+def together(tensors: Sequence[Any], operation: Any) -> Any:
+    """A tensor or field of what `operation` makes of the features of several on the same voxels,
+    given one by one or as a list."""
+    given = tensors[0] if len(tensors) == 1 and not isinstance(tensors[0], Rows) else tensors
+    several = list(given)
+    if not several:
+        raise InputError("none to combine: give tensors, or fields")
+    first = several[0]
+    if any(isinstance(one, TensorField) for one in several):
+        if not all(_of_same_points(one, first) for one in several):
+            raise InputError("fields of different points, or tensors among them: slice these first")
+        return first.replace(operation([one.features for one in several]))
+    joined = engine.cat(several)
+    return first.replace(operation(list(joined.features.split([t.channels for t in several], 1))))
+
+
 def dense_coordinates(shape: Any) -> Tensor:
     """The coordinates of all cells of a volume [B, C, X, Y, Z], int32 [cells, D + 1]."""
     ranges = [torch.arange(size) for size in (shape[0], *shape[2:])]
@@ -59,7 +85,10 @@ def to_sparse(
     x: Tensor, format: str | None = None, coordinates: Any = None, device: Any = None
 ) -> SparseTensor:
     """A tensor of those cells of a volume whose channels are not all 0, differentiably. `format`
-    says where the channels are: "BCXXX", the default, or "BXXXC"."""
+    says where the channels are: "BCXXX", the default, or "BXXXC". It has all samples of the volume,
+    those without such cells too."""
+    if coordinates is not None:
+        raise InputError("to_sparse finds the coordinates: leave them out, or take to_sparse_all")
     format = format or f"BC{'X' * (x.ndim - 2)}"
     if len(format) != x.ndim or format[0] != "B" or format.count("C") != 1:
         raise InputError(
@@ -67,7 +96,9 @@ def to_sparse(
         )
     cells = x.movedim(format.index("C"), -1)
     places = (cells != 0).any(-1).nonzero()
-    return SparseTensor(cells[tuple(places.unbind(1))], places.int(), device=device)
+    made = engine.SparseTensor(cells[tuple(places.unbind(1))], places, batch_size=len(x))
+    made = made if device is None else made.to(device)
+    return SparseTensor._made(made.features, made.tensor_stride, made.maps)
 
 
 class MinkowskiToSparseTensor(nn.Module):
@@ -75,6 +106,10 @@ class MinkowskiToSparseTensor(nn.Module):
 
     def __init__(self, remove_zeros: bool = True, coordinates: Tensor | None = None) -> None:
         super().__init__()
+        if remove_zeros and coordinates is not None:
+            raise InputError(
+                "coordinates with remove_zeros=True: give remove_zeros=False with them"
+            )
         self.remove_zeros, self.coordinates = remove_zeros, coordinates
 
     def forward(self, input: Any) -> SparseTensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsepipe.engine.arrays import int32_tensor
 from sparsepipe.engine.axes import Axes, axes, each, quotient
 from sparsepipe.engine.coordinate_maps import CoordinateMaps
 from sparsepipe.engine.kernel import Kernel, Shape, shape_of
@@ -54,6 +55,11 @@ class CoordinateMapKey:
         """The number of columns of the coordinates, the batch included."""
         return self.maps.dimension + 1
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the coordinates."""
+        return self._keys.device
+
     def is_key_set(self) -> bool:
         """Whether it names coordinates; here every key does."""
         return True
@@ -95,9 +101,11 @@ class CoordinateManager:
         self, coordinates: Tensor, tensor_stride: Any = 1, string_id: str = ""
     ) -> tuple[CoordinateMapKey, tuple[Tensor, Tensor]]:
         """A key of coordinates [N, D + 1], which may have duplicates; the first row of each voxel;
-        and the voxel of each row. `string_id` has no effect: every call makes a key of its own."""
+        and the voxel of each row. Floating-point ones are rounded down. `string_id` has no effect:
+        every call makes a key of its own."""
         rows = torch.zeros(len(coordinates), 1, device=coordinates.device)
-        tensor = Sparse(rows, coordinates.int(), tensor_stride, duplicates="first")
+        voxels = int32_tensor("coordinates", coordinates)
+        tensor = Sparse(rows, voxels, tensor_stride, duplicates="first")
         key = CoordinateMapKey(tensor.maps, axes(tensor_stride))
         return key, (tensor.order, tensor.inverse)
 
@@ -163,14 +171,24 @@ class CoordinateManager:
         return {k: part for k, part in enumerate(parts) if part.shape[1]}
 
     def stride_map(self, in_key: Any, stride_key: Any) -> tuple[Tensor, Tensor]:
-        """The rows of a key, and the row of a coarser key that each lies in."""
+        """The rows of a key, and the row of a coarser key that each lies in.
+
+        Raises:
+            InputError: some lie in none of the coarser voxels.
+        """
         fine, coarse = self._key(in_key), self._key(stride_key)
         steps = each(coarse.stride, self.D)
         edges = torch.tensor([1, *steps], device=self.get_coordinates(fine).device)
         voxels = self.get_coordinates(fine).div(edges, rounding_mode="floor") * edges
         ones = torch.zeros(len(voxels), 1, device=voxels.device)
         merged = Sparse(ones, voxels.int(), coarse.stride, duplicates="first")
-        places = torch.searchsorted(coarse.maps.keys(coarse.stride), merged.keys)
+        keys = coarse.maps.keys(coarse.stride)
+        places = torch.searchsorted(keys, merged.keys).clamp(max=max(len(keys) - 1, 0))
+        if not torch.equal(keys[places], merged.keys):
+            raise InputError(
+                f"stride_map to other voxels at tensor stride {coarse.stride}: some of the first "
+                "key lie in none of these; give the key that stride() returns"
+            )
         rows = merged.maps.unsorted(coarse.stride, coarse.on_rows(places)[:, None])[:, 0]
         return torch.arange(len(voxels), device=voxels.device), rows[merged.inverse]
 

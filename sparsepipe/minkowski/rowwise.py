@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsepipe.engine import layers
+from sparsepipe.engine.precision import refuse_mixed_products
 
 
 class MinkowskiLinear(layers.Linear):
@@ -65,6 +66,7 @@ class MinkowskiSinusoidal(nn.Module):
 
     def forward(self, input: Any) -> Any:
         """Turn features [N, Cin] into [N, Cout]."""
+        refuse_mixed_products(input.features, self.kernel, "kernel")
         return input.replace(torch.sin(input.features.mm(self.kernel) + self.bias) * self.coef)
 
 

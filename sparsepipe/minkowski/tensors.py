@@ -1,7 +1,6 @@
 """MinkowskiEngine's SparseTensor and TensorField, on this package's."""
 
 import warnings
-from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsepipe.engine import field, tensor as engine
+from sparsepipe.engine.arrays import int32_tensor
 from sparsepipe.engine.axes import axes, each
 from sparsepipe.engine.given import Duplicates
 from sparsepipe.engine.interpolation import interpolate
@@ -73,6 +73,12 @@ class SparseTensor(engine.SparseTensor, Rows):
         if coordinate_map_key is not None:
             if coordinates is not None:
                 raise InputError("give coordinates or coordinate_map_key, not both")
+            at = coordinate_map_key.device
+            if not features.is_floating_point() or features.device != at:
+                raise InputError(
+                    f"features are {features.dtype} on {features.device}: give floating point on "
+                    f"{at}, where the coordinates are"
+                )
             self.maps = coordinate_map_key.maps
             self.features, self.tensor_stride = features, coordinate_map_key.stride
             self.maps.check(coordinate_map_key.stride, features)
@@ -133,21 +139,27 @@ class SparseTensor(engine.SparseTensor, Rows):
         self, shape: Any = None, min_coordinate: Any = None, contract_stride: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The features in a grid [B, C, X, Y, Z] from `min_coordinate` on, as large as `shape` or
-        as it must be; the coordinates of its first cell [1, D]; and the tensor stride [D]."""
+        as it must be; the coordinates of its first cell [1, D]; and the tensor stride [D].
+
+        Raises:
+            InputError: voxels lie outside of the grid, or there are none and no `shape`.
+        """
         steps = torch.tensor(self.tensor_stride, dtype=torch.int32)
         cell = steps.clamp(min=1) if contract_stride else torch.ones_like(steps)
         space = self.coordinates[:, 1:]
-        if min_coordinate is None:
-            first = space.amin(0)
-            if bool((first < 0).any()):
-                raise InputError(f"coordinates from {first.tolist()} on: give min_coordinate")
-            first = torch.zeros_like(first)
-        else:
-            first = torch.as_tensor(min_coordinate, dtype=torch.int32, device=space.device)
-            first = first.expand(1, self.D)[0]
-        index = ((space - first) // cell.to(space.device)).long()
+        if not len(self) and shape is None:
+            raise InputError("a grid of a tensor without voxels: give shape")
+        first = torch.as_tensor(0 if min_coordinate is None else min_coordinate)
+        first = first.to(space).expand(1, self.D)[0]
+        index = (space - first).div(cell.to(space.device), rounding_mode="floor").long()
         sizes = (index.amax(0) + 1).tolist() if shape is None else list(shape[2:])
         samples = self.batch_size if shape is None else shape[0]
+        inside = (index >= 0) & (index < torch.tensor(sizes, device=index.device))
+        if samples < self.batch_size or not bool(inside.all()):
+            raise InputError(
+                f"a grid of {samples} samples and {sizes} cells from {first.tolist()} on does not "
+                f"hold all voxels of {self}: give min_coordinate or a larger shape"
+            )
         grid = self.features.new_zeros(samples, *sizes, self.channels)
         places = (self.coordinates[:, 0].long(), *index.unbind(1))
         return grid.index_put(places, self.features).movedim(-1, 1), first[None], steps
@@ -157,8 +169,9 @@ class SparseTensor(engine.SparseTensor, Rows):
         duplicates, that each given row was merged into."""
         if isinstance(X, TensorField):
             return X.slice(self)
-        rows = X.inverse
-        return TensorField(self.features[rows], self.coordinates[rows].to(self.features.dtype))
+        places = X.coordinates[X.inverse].double()
+        of_rows = X.features.new_zeros(len(places), 0)
+        return TensorField._at(of_rows, places, X.batch_size).slice(self)
 
     def cat_slice(self, X: "TensorField | SparseTensor") -> "TensorField":
         """`slice`, with the features of X after it."""
@@ -209,6 +222,13 @@ class TensorField(field.TensorField, Rows):
         self.quantization_mode = quantization_mode
         if requires_grad is not None:
             self.features.requires_grad_(requires_grad)
+
+    @classmethod
+    def _at(cls, features: Tensor, places: Tensor, batch_size: int) -> "TensorField":
+        """A field of a number of samples, of which the last ones may be empty."""
+        made = cls(features, places)
+        made.batch_size = batch_size
+        return made
 
     @property
     def C(self) -> Tensor:
@@ -262,10 +282,9 @@ class TensorField(field.TensorField, Rows):
 
 def _whole(coordinates: Tensor) -> Tensor:
     """Coordinates as int32. Floating-point ones are rounded down, with a warning."""
-    if not coordinates.is_floating_point():
-        return coordinates.int()
-    warnings.warn("coordinates are rounded down: give .int()", stacklevel=3)
-    return coordinates.floor().int()
+    if coordinates.is_floating_point():
+        warnings.warn("coordinates are rounded down: give .int()", stacklevel=3)
+    return int32_tensor("coordinates", coordinates)
 
 
 def tensor_at(tensor: SparseTensor, place: Any, stride: Any) -> SparseTensor:
@@ -276,22 +295,11 @@ def tensor_at(tensor: SparseTensor, place: Any, stride: Any) -> SparseTensor:
     if not isinstance(place, CoordinateMapKey):
         rows = torch.zeros(len(place), 1, device=place.device)
         given = engine.SparseTensor(
-            rows, place.int(), stride, batch_size=tensor.batch_size, duplicates="first"
+            rows, _whole(place), stride, batch_size=tensor.batch_size, duplicates="first"
         )
         place = CoordinateMapKey(given.maps, axes(stride))
     rows = tensor.features.new_zeros(len(place.maps.keys(place.stride)), 1)
     return SparseTensor._made(rows, place.stride, place.maps)
-
-
-def together(tensors: Sequence[Any], operation: Any) -> Any:
-    """A tensor or field of what `operation` makes of the features of several on the same voxels,
-    given one by one or as a list."""
-    several = list(tensors[0] if len(tensors) == 1 else tensors)
-    first = several[0]
-    if isinstance(first, TensorField):
-        return first.replace(operation([one.features for one in several]))
-    joined = engine.cat(several)
-    return first.replace(operation(list(joined.features.split([t.channels for t in several], 1))))
 
 
 register(SparseTensor)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparsepipe.engine.arrays import as_tensor, int32_tensor
 from sparsepipe.engine.quantize import sparse_quantize as quantized
 from systems.schema import InputError
 
@@ -27,8 +28,8 @@ def batched_coordinates(
         values = torch.as_tensor(sample)
         if values.ndim != 2:
             raise InputError(f"sample {number}: coordinates {list(values.shape)}: give [N, D]")
-        if dtype == torch.int32 and values.is_floating_point():
-            values = values.floor()
+        if dtype == torch.int32:
+            values = int32_tensor(f"sample {number}: coordinates", values)
         parts.append(nn.functional.pad(values.to(dtype), (1, 0), value=number))
     if len({part.shape[1] for part in parts}) != 1:
         raise InputError("coordinates of no samples, or of unlike axes: give one or more, alike")
@@ -45,13 +46,25 @@ def sparse_collate(
     """Join samples: coordinates [N, D + 1], features [N, C] and, if there are labels, these, as one
     tensor where each sample has an array of them, and as the list that they are otherwise."""
     joined = batched_coordinates(coords, dtype, device)
+    _check_lengths("features", feats, coords)
     features = torch.cat([torch.as_tensor(sample) for sample in feats])
     if labels is None:
         return joined, features
     of_samples = [torch.from_numpy(one) if isinstance(one, np.ndarray) else one for one in labels]
-    if isinstance(of_samples[0], Tensor):
-        return joined, features, torch.cat(of_samples)
-    return joined, features, of_samples
+    if not isinstance(of_samples[0], Tensor):
+        return joined, features, of_samples
+    of_samples = [torch.atleast_1d(one) for one in of_samples]
+    if sum(map(len, of_samples)) == len(joined):  # a label for each voxel
+        _check_lengths("labels", of_samples, coords)
+    return joined, features, torch.cat(of_samples)
+
+
+def _check_lengths(name: str, parts: Sequence[Any], coords: Sequence[Any]) -> None:
+    """Raise InputError if samples have more or fewer features or labels than voxels, which would
+    meet those of another sample."""
+    lengths, voxels = [len(part) for part in parts], [len(sample) for sample in coords]
+    if lengths != voxels:
+        raise InputError(f"{name} of {lengths} rows for samples of {voxels} voxels: give one each")
 
 
 def batch_sparse_collate(
@@ -84,6 +97,11 @@ class SparseCollation:
                 )
                 break
             kept.append(sample)
+        if not kept:
+            raise InputError(
+                f"a batch whose first sample has more than {self.limit_numpoints} points: give a "
+                "larger limit_numpoints"
+            )
         return batch_sparse_collate(kept, self.dtype, self.device)
 
 
@@ -102,13 +120,20 @@ def sparse_quantize(
 
     Returns the voxels int32 [M, D]; then, where they were given, the features of the first point of
     each, and its label, which is `ignore_label` where its points have different ones (as the
-    documentation says; MinkowskiEngine 0.5.4 takes the first); then, where they are asked for, the
+    documentation says; MinkowskiEngine 0.5.4 takes the first), in int64 where the labels' own dtype
+    does not hold it; then, where they are asked for, the
     number of that point, and the voxel of each point. One of these alone is no tuple. Voxels are
     sorted. Features and labels stay arrays of numpy or tensors, as they were.
     """
     size = 1.0 if quantization_size is None else quantization_size
-    points = torch.as_tensor(coordinates).to(device)
-    marks = None if labels is None else torch.as_tensor(labels).to(device)
+    points = as_tensor("coordinates", coordinates).to(device)
+    features, labels = (
+        torch.as_tensor(given) if isinstance(given, list | tuple) else given
+        for given in (features, labels)
+    )
+    if features is not None and len(features) != len(points):
+        raise InputError(f"{len(points)} points, {len(features)} features: give one for each point")
+    marks = None if labels is None else as_tensor("labels", labels).to(device)
     voxels = quantized(points, size, labels=marks, duplicates="first", ignore_label=ignore_label)
     index, inverse = voxels.index, voxels.inverse
     assert index is not None
@@ -118,12 +143,20 @@ def sparse_quantize(
     if features is not None:
         results.append(features[index.cpu().numpy() if isinstance(features, np.ndarray) else index])
     if labels is not None and voxels.labels is not None:
-        if isinstance(labels, np.ndarray):
-            results.append(voxels.labels.cpu().numpy().astype(labels.dtype))
-        else:
-            results.append(voxels.labels.to(labels.dtype))
+        results.append(_labels_like(labels, voxels.labels, ignore_label))
     results += [index] * return_index + [inverse] * return_inverse
     return results[0] if len(results) == 1 else tuple(results)
+
+
+def _labels_like(labels: np.ndarray | Tensor, of_voxels: Tensor, ignore_label: int) -> Any:
+    """The labels of voxels, int64, as an array of numpy or a tensor of the dtype that labels have,
+    or in int64 where that does not hold `ignore_label`."""
+    if isinstance(labels, np.ndarray):
+        array = of_voxels.cpu().numpy()
+        holds = np.array(ignore_label).astype(labels.dtype) == ignore_label
+        return array.astype(labels.dtype) if holds else array
+    holds = torch.tensor(ignore_label).to(labels.dtype).long() == ignore_label
+    return of_voxels.to(labels.dtype) if holds else of_voxels
 
 
 def kaiming_normal_(

@@ -15,8 +15,8 @@ class BatchNorm(nn.Module):
     Statistics are taken in float32 or wider. Parameters may be float32 where features are narrower.
 
     Raises:
-        InputError: there are fewer than two voxels in training, or the parameters have another
-            dtype than the features.
+        InputError: there are fewer than two voxels in training, or without running statistics; or
+            the parameters have another dtype than the features.
     """
 
     def __init__(
@@ -33,9 +33,11 @@ class BatchNorm(nn.Module):
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """Normalise features [N, C] to [N, C]."""
-        if self.training and len(tensor) < 2:
+        of_batch = self.training or self.bn.running_mean is None  # the statistics
+        if of_batch and len(tensor) < 2:
             raise InputError(
-                f"BatchNorm in training on {len(tensor)} voxels: give larger clouds or batches"
+                f"BatchNorm of the batch's own statistics on {len(tensor)} voxels: give larger "
+                "clouds or batches"
             )
         if self.bn.affine and self.bn.weight.dtype != widened(tensor.features).dtype:
             refuse_mixed(tensor.features, self.bn.weight)

@@ -82,6 +82,8 @@ def test_bad_fields_are_named() -> None:
         (lambda: TensorField(torch.zeros(2), places), "features are torch.float32 [2]"),
         (lambda: TensorField(torch.zeros(3, 1), places), "give a row for each point"),
         (lambda: TensorField(torch.zeros(2, 1), places * torch.nan), "NaN or infinite"),
+        (lambda: TensorField(torch.zeros(2, 1), places - 1), "batch index -1: number"),
+        (lambda: TensorField(torch.zeros(2, 1), places + 1e10), "up to 10000000000: give"),
         (lambda: field().sparse(0), "points lie in voxels from 1 on"),
         (lambda: field(seed=1).slice(field(3).sparse()), "points lie in none of the voxels"),
     ):

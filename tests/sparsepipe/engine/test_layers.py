@@ -464,7 +464,7 @@ def test_map_is_made_once_and_shared(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda x: Convolution(3, 4)(GlobalMaxPooling()(x)), "globally pooled"),
         (
             lambda x: BatchNorm(3)(SparseTensor(torch.ones(1, 3), torch.zeros(1, 4).int())),
-            "BatchNorm in training on 1 voxels",
+            "BatchNorm of the batch's own statistics on 1 voxels",
         ),
         (lambda x: ConvolutionTranspose(3, 4, 2, 2)(_doubled(x)), "stride 1 (there are: 2)"),
         (

@@ -141,7 +141,19 @@ VOXELS = sparse_quantize(POINTS, 0.5)
         ),
         (
             lambda: collate([(VOXELS.coordinates.long() + 2**32, VOXELS.features, None)]),
-            "sample 0: coordinates that int32 cannot hold",
+            "sample 0: coordinates: 6 numbers are NaN or beyond what int32 holds",
+        ),
+        (
+            lambda: sparse_quantize(np.ma.masked_equal(np.eye(3), 1), 1),
+            "points: an array with masked numbers",
+        ),
+        (
+            lambda: collate([(*VOXELS[:2], np.array([1, 2**64 - 1], np.uint64))]),
+            "sample 0: labels: numbers of torch.uint64 beyond int64",
+        ),
+        (
+            lambda: collate([(*VOXELS[:2], torch.tensor([1.0, 1e30]))]),
+            "sample 0: labels are torch.float32 [2], 1 of them not whole, or beyond int64",
         ),
         (lambda: collate([(*VOXELS[:2], torch.zeros(9))]), "sample 0: labels do not fit"),
     ],

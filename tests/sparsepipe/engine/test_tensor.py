@@ -359,9 +359,15 @@ def _tensor(features: Tensor, coordinates: list[list[int]], *rest: int) -> Spars
             lambda: SparseTensor(ONE, ORIGIN) + SparseTensor(ONE[:, :1], ORIGIN),
             "2 and 1 channels cannot be added or multiplied: use cat",
         ),
-        (lambda: SparseTensor(ONE, ORIGIN) * torch.ones(2, 1), "a tensor of shape [2, 1] and"),
-        (lambda: SparseTensor(ONE, ORIGIN) + torch.ones(5), "a tensor of shape [5] and features"),
-        (lambda: torch.ones(1, 1, 2) * SparseTensor(ONE, ORIGIN), "a tensor of shape [1, 1, 2]"),
+        (
+            lambda: SparseTensor(ONE, ORIGIN) * torch.ones(2, 1),
+            "a tensor of torch.float32, [2, 1], and",
+        ),
+        (lambda: SparseTensor(ONE, ORIGIN) + torch.ones(5), "a tensor of torch.float32, [5], and"),
+        (
+            lambda: torch.ones(1, 1, 2) * SparseTensor(ONE, ORIGIN),
+            "a tensor of torch.float32, [1, 1, 2]",
+        ),
         (
             lambda: SparseTensor(ONE, ORIGIN, duplicates="avg"),  # type: ignore[arg-type]
             "duplicates = 'avg': give one of refuse, mean, first, sum, max",
