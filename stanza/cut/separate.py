@@ -124,15 +124,36 @@ def _refuse_shared_tensors(network: Network, cut: Cut) -> None:
         for node, tensor, _ in uses
         if node.op == "call_module" or isinstance(tensor, nn.Parameter) or node.name in overwritten
     }
-    in_fc: dict[int, bool] = {}
+    sides: dict[bool, list[Tensor]] = {False: [], True: []}
     for node, tensor, user in uses:
         inside = user.op == "output" or user.name in cut.fc
-        if id(tensor) in changing and in_fc.setdefault(id(tensor), inside) != inside:
+        sides[inside].append(tensor)
+        shared = [one for one in sides[not inside] if _overlap(one, tensor)]
+        if any(id(one) in changing for one in (tensor, *shared)) and shared:
             raise InputError(
                 f"{network.name} cannot be separated: the convolutional and the fully "
                 f"connected part share {names.get(id(tensor), node.target)}; "
                 "train it with ddp or ps"
             )
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors share memory: they are one, or parts of one storage that overlap, as
+    those of `decoder.weight.data = encoder.weight.data`."""
+    if one is other:
+        return True
+    if one.untyped_storage()._cdata != other.untyped_storage()._cdata:
+        return False
+    (low, high), (other_low, other_high) = map(_bytes, (one, other))
+    return low < other_high and other_low < high
+
+
+def _bytes(tensor: Tensor) -> tuple[int, int]:
+    """The first byte of a tensor in its storage, and the one after its last."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in steps) if tensor.numel() else -1
+    start, width = tensor.storage_offset(), tensor.element_size()
+    return start * width, (start + last + 1) * width
 
 
 def _uses(network: Network) -> Iterator[tuple[fx.Node, Tensor, fx.Node]]:

@@ -1,5 +1,6 @@
 """Traces a network with torch.fx, or says which line of its code torch.fx cannot follow."""
 
+import contextlib
 import inspect
 import linecache
 import traceback
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from stanza.cut.side_effects import state_kept
 from systems.profiles.emulated import EmulatedLayer
 from systems.schema import InputError
 
@@ -32,14 +34,27 @@ def trace(model: nn.Module) -> fx.Graph:
             f"{name} cannot be separated: besides the images its forward needs "
             f"{', '.join(needed)}; give defaults, or train it with ddp or ps"
         )
+    tracer = _Tracer()
     try:
-        return _with_own_reads(_Tracer().trace(model))
+        with state_kept(model):
+            graph = tracer.trace(model)
+            _refuse_hooks(tracer, model)
+        return _with_own_reads(graph)
     except Exception as error:  # fx raises whatever the network's own code raises on its proxies
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{name} cannot be separated: torch.fx cannot trace it ({reason}{_place(error)}); "
             "train it with ddp or ps"
         ) from error
+
+
+def _refuse_hooks(tracer: fx.Tracer, model: nn.Module) -> None:
+    """Raise TypeError for a hook on gradients that a graph would lose: on a module which it takes
+    apart."""
+    for name, module in model.named_modules():
+        hooked = module._backward_hooks or module._backward_pre_hooks
+        if hooked and not tracer.is_leaf_module(module, name):
+            raise TypeError(f"a graph forgets the backward hook of {name or 'the network itself'}")
 
 
 class _Tracer(fx.Tracer):
@@ -133,7 +148,7 @@ def _place(error: Exception) -> str:
 
 def _foreign(path: str) -> bool:
     """Whether a file is no part of the network's code."""
-    return path.startswith(_TORCH) or path == __file__
+    return path.startswith(_TORCH) or path in (__file__, contextlib.__file__)
 
 
 def _described(path: str, number: int) -> str:

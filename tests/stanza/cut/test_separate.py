@@ -520,6 +520,33 @@ class TiedWeights(Network):
         return F.linear(hidden[:, :9], self.conv.weight.view(8, 9))
 
 
+class TiedMemory(Network):
+    """The head's scale is a part of what the convolutional part adds, in memory alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(4, 1, 1))
+        self.scale = nn.Parameter(self.offset.data[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc((self.features(x) + self.offset).flatten(1)) * self.scale[0, 0]
+        return out
+
+
+class OneStorage(Network):
+    """Both parts have a parameter in one storage, as optimizers that flatten them arrange it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        flat = torch.randn(14)
+        self.offset = nn.Parameter(flat[:4].view(4, 1, 1))
+        self.scale = nn.Parameter(flat[4:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc((self.features(x) + self.offset).flatten(1)) * self.scale
+        return out
+
+
 class FcReadsImages(Network):
     def __init__(self) -> None:
         super().__init__()
@@ -575,6 +602,7 @@ class FcReadsSimilarities(Network):
         (Counter, ["share temperature"]),
         (StatisticsOfTheOtherPart, ["share before.running_mean"]),
         (TiedWeights, ["share conv.weight"]),
+        (TiedMemory, ["share scale"]),
         (FcReadsImages, ["reads the images"]),
         (FcReadsANumber, ["no tensor"]),
         (FcReadsAMean, ["mean_1, which has no row for every sample"]),
@@ -591,6 +619,11 @@ def test_refuses_with_one_clear_line(network: Callable[[], nn.Module], words: li
     assert "\n" not in message
     assert all(word in message for word in words)
     assert all(module.training for module in model.modules())
+
+
+def test_parts_may_have_parameters_in_one_storage() -> None:
+    model = OneStorage().eval()
+    assert_same_bits(model, separate(model, SHAPE), torch.randn(3, *SHAPE))
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 1, 1)])

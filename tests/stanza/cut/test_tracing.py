@@ -1,10 +1,12 @@
 """What torch.fx cannot follow is refused with the line; what it would forget, too."""
 
 import inspect
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -186,3 +188,82 @@ def test_what_is_computed_from_buffers_is_computed_in_every_run() -> None:
     network = fx.GraphModule(model, trace(model))
     assert model.runs.tolist() == [0, 0, 0]
     assert [float(network(torch.zeros(()))) for _ in range(2)] == [3, 6]
+
+
+def _counts(self: Network, x: Tensor) -> Any:
+    self.calls += 1
+    return self.fc(self.conv(x).flatten(1)) * self.calls
+
+
+def _replaces(self: Network, x: Tensor) -> Any:
+    self.seen = self.seen + 1
+    return self.fc(self.conv(x).flatten(1)) / self.seen
+
+
+SIDE_EFFECTS: dict[str, tuple[Callable[[Network, Tensor], Any], str]] = {
+    "torch": (lambda self, x: self.fc(self.conv(x).flatten(1) + torch.randn(1)), "random numbers"),
+    "skips": (lambda self, x: self.fc(self.conv(x * (torch.rand(1) < 0.5)).flatten(1)), "random"),
+    "numpy": (lambda self, x: self.fc(self.conv(x).flatten(1)) * np.random.rand(), "random"),
+    "python": (lambda self, x: self.fc(self.conv(x).flatten(1)) * random.random(), "random"),
+    "counts": (_counts, "every call replaces calls"),
+    "replaces": (_replaces, "every call replaces seen"),
+}
+"""Forward passes of a network with a counter `calls` and a buffer `seen`, and why they are
+refused."""
+
+
+@pytest.mark.parametrize("name", SIDE_EFFECTS)
+def test_what_a_graph_would_keep_at_its_first_value_is_refused(name: str) -> None:
+    """And the model, and random numbers, are as they were: it can still be trained whole."""
+    forward, reason = SIDE_EFFECTS[name]
+    model = type("Own", (Network,), {"forward": forward})()
+    model.calls, seen = 3, torch.ones(1)
+    model.register_buffer("seen", seen)
+    torch.manual_seed(0)
+    with pytest.raises(InputError, match=reason):
+        separate(model, SHAPE)
+    assert model.calls == 3
+    assert model.seen is seen
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(1))
+    assert model(torch.ones(2, *SHAPE)).shape == (2, 5)
+
+
+class Notes(Network):
+    """Keeps what it computes, and a constant that the first call makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grid: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Any:
+        if self.grid is None:
+            self.grid = torch.arange(16.0)
+        self.last = self.conv(x).flatten(1) + self.grid
+        return self.fc(self.last)
+
+
+def test_a_network_may_note_what_it_computes() -> None:
+    model, images = Notes(), torch.randn(2, *SHAPE)
+    parts = separate(model, SHAPE)
+    assert not hasattr(model, "last")
+    assert torch.equal(parts.fc(parts.conv(images)), model(images))
+
+
+def test_hooks_on_gradients_are_kept_or_refused() -> None:
+    def triple(module: nn.Module, gradients: Any) -> Any:
+        return tuple(3 * gradient for gradient in gradients)
+
+    model, images = Network(), torch.randn(2, *SHAPE)
+    model.conv.register_full_backward_pre_hook(triple)
+    parts = separate(model, SHAPE)
+    model(images).sum().backward()
+    expected = model.conv.weight.grad
+    model.zero_grad()
+    parts.fc(parts.conv(images)).sum().backward()
+    assert torch.equal(model.conv.weight.grad, expected)
+    block = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 4, 4)), nn.Flatten(), nn.Linear(16, 5))
+    block[0].register_full_backward_pre_hook(triple)
+    with pytest.raises(InputError, match="forgets the backward hook of 0"):
+        separate(block, SHAPE)
