@@ -8,7 +8,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 ImageShape = tuple[int, int, int]
 """Channels, height and width."""
@@ -31,6 +31,16 @@ UNREADABLE = (
 """What Pillow raises on damaged files. (Its UnidentifiedImageError is an OSError.)"""
 WHITE = 255
 SIXTEEN_BITS = 65535
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How an image is turned upright, by the orientation that its EXIF data state."""
 _SCALED_FORMATS = ("PNG", "PPM")
 """The formats whose 32-bit integers Pillow itself has scaled to 16 bits."""
 
@@ -38,8 +48,9 @@ _SCALED_FORMATS = ("PNG", "PPM")
 def decode(path: str, image_shape: ImageShape) -> np.ndarray:
     """Read the pixels of an image file: float32 [H, W, C], from 0 (black) to 255 (white).
 
-    The image is resized until its shorter side fits, and the centre is cut out. Transparency is
-    ignored: colours are taken as they are stored.
+    The image is turned upright where its EXIF data say that the camera was not, resized until its
+    shorter side fits, and the centre is cut out. Transparency is ignored: colours are taken as they
+    are stored.
 
     Raises:
         one of UNREADABLE: the file is damaged, or does not say which value is white.
@@ -47,13 +58,28 @@ def decode(path: str, image_shape: ImageShape) -> np.ndarray:
     channels, height, width = image_shape
     mode = "L" if channels == 1 else "RGB"
     with Image.open(path, formats=FORMATS) as image:
+        turn = _UPRIGHT.get(_orientation(image))
         # JPEG can decode to a smaller size at once (no smaller than this), which is much faster.
-        image.draft(mode, (width, height))
+        image.draft(mode, (max(width, height),) * 2 if turn else (width, height))
         deep = image.mode == "F" or image.mode.startswith("I")
         converted = Image.fromarray(_shades(image)) if deep else _eight_bits(image, mode)
-    fitted = ImageOps.fit(converted, (width, height), Image.Resampling.BILINEAR)
+    upright = converted if turn is None else converted.transpose(turn)
+    fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(fitted, dtype=np.float32).reshape(height, width, -1)
     return np.broadcast_to(pixels, (height, width, channels))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The orientation that an image's EXIF data state; 1, upright, where they state none.
+
+    Pillow itself turns TIFF files upright.
+    """
+    if image.format == "TIFF":
+        return 1
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except UNREADABLE:  # damaged EXIF data say nothing, and the pixels may still be good
+        return 1
 
 
 def _eight_bits(image: Image.Image, mode: str) -> Image.Image:

@@ -211,3 +211,36 @@ def test_white_of_a_tiff_is_what_its_bits_hold(tmp_path: Path, bits: int) -> Non
     path = tmp_path / "image.tif"
     path.write_bytes(header + len(tags).to_bytes(2, "little") + entries + bytes(4))
     assert decode(str(path), (1, 1, 2)).ravel().tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_images_are_upright_whatever_the_camera_was(
+    suffix: str, orientation: int, tmp_path: Path
+) -> None:
+    """An orientation states where the first row and the first column of the file belong."""
+    upright = np.zeros((16, 24), np.uint8)
+    upright[:8, :12] = 255  # light in the upper left quarter,
+    upright[:8, 12:] = 128  # grey in the upper right
+    rows = {1: "tl", 2: "tr", 3: "br", 4: "bl", 5: "lt", 6: "rt", 7: "rb", 8: "lb"}[orientation]
+    stored = upright.T if rows[0] in "lr" else upright  # first row: the upright's left or right
+    vertical = rows[0] if rows[0] in "tb" else rows[1]
+    horizontal = rows[1] if rows[0] in "tb" else rows[0]
+    axes = (1, 0) if rows[0] in "lr" else (0, 1)  # of the upright's rows and columns
+    stored = np.flip(stored, axes[0]) if vertical == "b" else stored
+    stored = np.flip(stored, axes[1]) if horizontal == "r" else stored
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"x.{suffix}"
+    options = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(np.ascontiguousarray(stored)).convert("RGB").save(path, exif=exif, **options)
+    pixels = decode(str(path), (1, 16, 24))[..., 0]
+    assert np.abs(pixels - upright).mean() < 3
+
+
+def test_damaged_exif_data_leave_the_pixels_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.fromarray(BYTES).save(path, exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff")
+    assert np.array_equal(decode(str(path), (3, SIDE, SIDE)), BYTES)
+    Image.fromarray(BYTES).save(path, exif=b"Exif\x00\x00no such data")
+    assert np.array_equal(decode(str(path), (3, SIDE, SIDE)), BYTES)
