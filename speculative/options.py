@@ -108,18 +108,10 @@ class Options:
                 "compares tokens and has no other rule; give exact or none"
             )
 
-    def sampling(self, **suppressed: tuple[int, ...]) -> Sampling:
-        """How tokens are sampled.
-
-        Args:
-            suppressed: the tokens that a model never samples, as arguments of `Sampling`.
-        """
+    def sampling(self) -> Sampling:
+        """How tokens are sampled."""
         return Sampling(
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            **suppressed,
+            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p
         )
 
     def rule(self, observed: Observed) -> Rule:

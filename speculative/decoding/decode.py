@@ -27,6 +27,7 @@ from speculative.decoding.arguments import (
     check_tensors,
 )
 from speculative.decoding.generation import Generation
+from speculative.decoding.generation_config import check_config, config_processors, suppressing
 from speculative.decoding.inputs import (
     check_names,
     check_pair,
@@ -77,8 +78,10 @@ def generate(
     to processors that look at padding. How a model is read, and how fast that is, depends on what
     it can do (`speculative.decoding.reading`).
 
-    What tokens are chosen by is said here. Of the target's generation config only the start and end
-    tokens are read.
+    How tokens are sampled and how long a text may be is said here. What else the target's
+    generation config says about the text (repetition_penalty, forced and suppressed tokens, end
+    tokens, ...) counts as in transformers, or is refused by name
+    (`speculative.decoding.generation_config`).
 
     Args:
         target: a transformers causal or encoder-decoder model (T5, Whisper and the like) of any
@@ -100,7 +103,8 @@ def generate(
             after them.
         stopping_criteria: transformers' stopping criteria, or functions like them; the token after
             which one is met is a sequence's last.
-        stop_strings: texts after which a sequence ends; they need `tokenizer`.
+        stop_strings: texts after which a sequence ends; they need `tokenizer`. None: those of the
+            target's generation config.
         tokenizer: of the target, for `stop_strings`.
         streamer: transformers' `TextStreamer` or another object with `put` and `end`: gets the
             prompt, then the tokens of every step. One sequence only; `stream` is for batches.
@@ -185,8 +189,13 @@ def stream(
         sampling=sampling,
         end_token_ids=end_token_ids,
     )
+    if not do_sample:
+        sampling = dataclasses.replace(sampling, temperature=0.0)
+    check_config(target, samples=not sampling.greedy)
     check_tensors(target, draft, inputs)
     check_names(target, inputs)
+    if stop_strings is None:
+        stop_strings = getattr(target.generation_config, "stop_strings", None)
     criteria = check_criteria(stopping_criteria, stop_strings, tokenizer)
     with torch.inference_mode(), evaluating(target, *([] if draft is None else [draft])):
         prompts = decoder_prompts(target, inputs)  # Whisper may run, to detect a language
@@ -194,17 +203,23 @@ def stream(
     check_pair(target, draft, max(map(len, prompts)) + max_new_tokens)
     if lookup is not None:
         check_lookup(rule)
+    ends = list(end_tokens(target) if end_token_ids is None else end_token_ids)
+    padded = paddings(target, inputs, len(prompts))
+    width = max(len(row) + len(prompt) for row, prompt in zip(padded, prompts, strict=True))
     settings = Settings(
         gamma=0 if draft is None and lookup is None else most,
         adaptive=most is not gamma and draft is not None,
         lookup=lookup,
         rule=rule,
-        sampling=sampling if do_sample else dataclasses.replace(sampling, temperature=0.0),
-        processors=check_processors(logits_processor, len(prompts)),
+        sampling=suppressing(target, sampling),
+        processors=(
+            *config_processors(target, width, max_new_tokens, ends),
+            *check_processors(logits_processor, len(prompts)),
+        ),
         criteria=criteria,
         observe=observe,
         limit=max_new_tokens,
-        ends=frozenset(end_tokens(target) if end_token_ids is None else end_token_ids),
+        ends=frozenset(ends),
         vocabulary=vocabulary(target),
     )
     numbers = list(range(len(prompts)) if requests is None else requests)
@@ -214,7 +229,7 @@ def stream(
         draft,
         dict(inputs),
         prompts,
-        paddings(target, inputs, len(prompts)),
+        padded,
         [_request_seed(seed, number) for number in numbers],
         sources(target, inputs, len(prompts)),
     )

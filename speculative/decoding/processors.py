@@ -15,6 +15,7 @@ that the processors make, and verification is as exact as without them.
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,6 +43,16 @@ BY_ROW = {
 """Processors that know the rows of the batch by their places."""
 WITH_SCORES = {"ConfidenceCriteria"}
 """Criteria that read the scores, which they are not given."""
+
+
+@dataclass(frozen=True)
+class Unpadded:
+    """A processor that is shown texts without their padding."""
+
+    processor: Processor
+
+    def __call__(self, tokens: Tensor, scores: Tensor) -> Tensor:
+        return self.processor(tokens, scores)
 
 
 def check_processors(processors: Any, batch: int) -> tuple[Processor, ...]:
@@ -125,6 +136,7 @@ def processed(
     logits: Tensor,
     texts: Sequence[Sequence[int]],
     draft_tokens: Tensor,
+    paddings: Sequence[int],
 ) -> Tensor:
     """The scores that the processors make of logits.
 
@@ -133,6 +145,7 @@ def processed(
             after each of its draft tokens.
         texts: every row's prompt with its padding, and its new tokens.
         draft_tokens: int64 [B, D].
+        paddings: how many tokens of every text are its prompt's padding.
 
     Returns:
         float32 [B, T, V], or the logits themselves if there are no processors.
@@ -141,14 +154,16 @@ def processed(
         return logits
     count = logits.shape[1]
     skipped = draft_tokens.shape[1] + 1 - count
+    apart = paddings if any(isinstance(each, Unpadded) for each in processors) else None
     scores = torch.empty_like(logits, dtype=torch.float32)
-    for rows, read in _by_length(texts, logits.device):
+    for rows, read in _by_length(texts, logits.device, apart):
         ids = torch.cat([read, draft_tokens[rows].clamp(min=0)], 1)
         for t in range(count):
             seen = ids[:, : read.shape[1] + skipped + t]
             values = logits[rows, t].float().clone()  # a processor may write into it
             for processor in processors:
-                values = processor(seen, values)
+                hidden = paddings[rows[0]] if isinstance(processor, Unpadded) else 0
+                values = processor(seen[:, hidden:], values)
             if values.shape != scores[rows, t].shape:
                 raise InputError(
                     f"logits_processor: {type(processor).__name__} gave {[*values.shape]} for "
@@ -192,11 +207,12 @@ def until_stopped(
 
 
 def _by_length(
-    texts: Sequence[Sequence[int]], device: torch.device
+    texts: Sequence[Sequence[int]], device: torch.device, paddings: Sequence[int] | None = None
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """The rows of every length, and their texts int64 [rows, length]."""
-    lengths: dict[int, list[int]] = {}
+    """The rows of every length, and their texts int64 [rows, length]; with `paddings`, those of
+    every length and padding."""
+    groups: dict[tuple[int, int], list[int]] = {}
     for row, text in enumerate(texts):
-        lengths.setdefault(len(text), []).append(row)
-    for rows in lengths.values():
+        groups.setdefault((len(text), paddings[row] if paddings else 0), []).append(row)
+    for rows in groups.values():
         yield rows, torch.tensor([list(texts[row]) for row in rows], device=device)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from speculative.verification.filters import Filters, check_numbers
 from systems.schema import InputError
@@ -125,13 +125,3 @@ def check_tokens(name: str, tokens: Iterable[int], vocabulary: float = math.inf)
             raise InputError(
                 f"{name}: token {token} is outside the vocabulary; give 0 to {vocabulary - 1}"
             )
-
-
-def suppression(model: Any) -> dict[str, tuple[int, ...]]:
-    """The tokens that a model's generation config suppresses (Whisper's does), as arguments of
-    `Sampling`."""
-    config = model.generation_config
-    return {
-        "suppressed": tuple(getattr(config, "suppress_tokens", None) or ()),
-        "begin_suppressed": tuple(getattr(config, "begin_suppress_tokens", None) or ()),
-    }

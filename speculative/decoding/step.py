@@ -57,6 +57,8 @@ class Step:
     """Every row's prompt and the tokens generated so far."""
     texts: list[list[int]]
     """The same behind the padding of the prompt, as processors see it; empty without processors."""
+    paddings: list[int]
+    """How many tokens of every text are padding."""
     seeds: Tensor
     """A seed for every row, int64 [B]."""
     offsets: Tensor
@@ -168,7 +170,7 @@ class Step:
         """
         settings = self.settings
         logits = settings.sampling.suppress(logits, begins=begins)
-        return processed(settings.processors, logits, self.texts, draft_tokens)
+        return processed(settings.processors, logits, self.texts, draft_tokens, self.paddings)
 
     def _choose(self, logits: Tensor, offset: Tensor, stream: int) -> Tensor:
         """A token int64 [B] from logits [B, V], at this place of the rows' random numbers; -1 for a

@@ -123,6 +123,7 @@ class Stream:
             draft=self._draft_reader,
             histories=histories,
             texts=self._texts() if self._settings.processors else [],
+            paddings=[len(self._paddings[i]) for i in active],
             sources=[self._sources[i] for i in active],
             seeds=torch.tensor([self._seeds[i] for i in active], device=device),
             offsets=torch.tensor([len(self.tokens[i]) for i in active], device=device),

@@ -10,7 +10,6 @@ from speculative.decoding.decode import generate
 from speculative.decoding.generation import Record
 from speculative.decoding.lookup import Lookup
 from speculative.decoding.pace import AdaptiveGamma
-from speculative.decoding.sampling import suppression
 from speculative.decoding.step import Observer
 from speculative.options import Options, Task
 from speculative.tasks.checkpoint import load_model
@@ -102,7 +101,7 @@ def observe(
             samples.inputs(numbers),
             gamma=options.gamma,
             max_new_tokens=options.max_new_tokens,
-            sampling=options.sampling(**suppression(target)),
+            sampling=options.sampling(),
             requests=numbers,
             observe=observer,
             seed=seed,
@@ -116,7 +115,7 @@ def _decode(
     arguments: dict[str, Any] = {
         "gamma": AdaptiveGamma(most=options.gamma) if options.adaptive else options.gamma,
         "rule": rule,
-        "sampling": options.sampling(**suppression(target)),
+        "sampling": options.sampling(),
         "seed": seed,
     }
     record, texts = Record(), list[str]()
