@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from launch.commands.sweep_tiers import measured_anew, why_not
+from launch.commands.sweep_tiers import measured_anew, own_links, why_not
 from launch.sweep.picture import choose_x
 from launch.sweep.points import Point, Sweep
 from launch.sweep.variables import Variable, in_words, job_at
@@ -131,6 +131,8 @@ def reasons_against(asked: Asked) -> dict[Tier, str | None]:
                 f"--elsewhere: real ranks run there, and --tier is {' '.join(asked.tiers)}; add "
                 "--tier measured"
             )
+        if reason := own_links(asked.names):
+            raise InputError(reason)
         return {"measured": None}
     reasons = {tier: why_not(asked.sweep.base, tier, asked.names) for tier in asked.tiers}
     if reasons.get("simulated", "") is None:

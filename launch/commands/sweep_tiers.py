@@ -85,14 +85,21 @@ def why_not(job: Job, tier: Tier, names: Sequence[str]) -> str | None:
             return reason and f"--tier shaped: {reason}"
     except InputError as error:
         return str(error)
-    if BANDWIDTH in names:
-        return (
-            f"--over {BANDWIDTH}: --tier measured has the links of this machine, at their own "
-            "rate; leave one of them out"
-        )
+    if reason := own_links(names):
+        return reason
     if job.launcher == "slurm":
         return "--launcher slurm: a sweep waits for its runs; add --elsewhere"
     return None
+
+
+def own_links(names: Sequence[str]) -> str | None:
+    """Say why measured points cannot vary the rate of links; None if they do not."""
+    if BANDWIDTH not in names:
+        return None
+    return (
+        f"--over {BANDWIDTH}: --tier measured has the links of its machines, at their own rate; "
+        "leave one of them out"
+    )
 
 
 def run_points(running: Running, tier: Tier, points: Sequence[Point]) -> Iterator[Point]:

@@ -1,7 +1,8 @@
 """The folder of a sweep: what was asked for, and a record for each point of it.
 
 job.toml              the job that is varied
-points/POINT.json     the tier, the values and the repetition of a point; why it failed, if it did
+points/POINT.json     the tier, the values and the repetition of a point; the SHA-256 of the files
+                      that it reads; why it failed, if it did
 records/POINT/        its record, see `systems.runs.record`
 jobs/POINT.toml       its job, where another launcher starts it (`--elsewhere`)
 clusters/*.toml       the job's cluster at other rates
@@ -10,6 +11,7 @@ sweep.csv, sweep.png  what `rows` and `picture` make of all points
 
 import dataclasses
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -48,10 +50,11 @@ class Point:
     @property
     def name(self) -> str:
         """What its files are called. A hash stands in for what a file's name cannot have."""
-        plain = f"{self.tier}-{self.label.replace('=', '-').replace(' ', '-')}-{self.repetition}"
+        plain = f"{self.tier}-{self.label.replace('=', '-').replace(' ', '-')}"
         words = "".join(sorted(f"{k}={v!r} " for k, v in self.values.items()))
         name = re.sub(r"[^A-Za-z0-9.+_-]", "_", plain)[:LONGEST_NAME]
-        return name if name == plain else f"{name}-{hashlib.sha256(words.encode()).hexdigest()[:8]}"
+        unique = "" if name == plain else f"-{_short_digest(words)}"
+        return f"{name}-{self.repetition}{unique}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,8 @@ class Sweep:
         """Make the folder, or go on in it.
 
         Raises:
-            InputError: it holds something else, or the points of another job.
+            InputError: it holds something else, or the points of another job, or of files that have
+                changed since.
         """
         file = self.folder / "job.toml"
         if not file.is_file():
@@ -78,6 +82,29 @@ class Sweep:
                 f"--out {self.folder}: holds the points of another job, {different}; give another "
                 "folder"
             )
+        for point in self.points():
+            if self.has_result(point):
+                self._check_files(point)
+
+    def _check_files(self, point: Point) -> None:
+        """Raise an InputError if a file that a point has read has another content now."""
+        then = record.read_json(self._note_file(point)).get("files_sha256", {})
+        for path, digest in self._files(point).items():
+            if then.get(path, digest) != digest:
+                raise InputError(
+                    f"--out {self.folder}: {point.name} was run before {path} changed; give "
+                    "another folder"
+                )
+
+    def _files(self, point: Point) -> dict[str, str]:
+        """The SHA-256 of the files that a point reads, by their paths; empty if its values are
+        refused."""
+        try:
+            job = job_at(self.base, point.values)
+        except InputError:
+            return {}
+        paths = sorted(set(_paths(schema.dump(job))))
+        return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
 
     def record(self, point: Point) -> Path:
         """The folder of a point's record."""
@@ -118,7 +145,9 @@ class Sweep:
         """Write down that a point is asked for, and why it has no result if it has failed."""
         path = self._note_file(point)
         path.parent.mkdir(exist_ok=True)
-        record.write_json(path, {**dataclasses.asdict(point), "error": error})
+        files = self._files(point)
+        table = {**dataclasses.asdict(point), "files_sha256": files, "error": error}
+        record.write_json(path, table)
 
     def save_job(self, point: Point) -> None:
         """Write the job of a point, for whoever starts it elsewhere.
@@ -152,8 +181,27 @@ class Sweep:
 
     def _cluster_file(self, name: str, point: Point) -> Path:
         """The file of the cluster of that name at the rate of a point."""
-        file = f"{Path(name).stem}-{in_words(point.values[BANDWIDTH])}.toml"
+        unique = f"-{_short_digest(name)}" if os.path.isabs(name) else ""  # of several folders
+        file = f"{Path(name).stem}{unique}-{in_words(point.values[BANDWIDTH])}.toml"
         return (self.folder / "clusters" / file).absolute()
+
+
+def _short_digest(text: str) -> str:
+    """Eight characters that differ for different texts."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """Find the files among the values of a job, also where a path stands in a list of profiles or
+    in front of the attribute of an import path."""
+    if isinstance(value, (Mapping, list)):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _paths(inner)
+    elif isinstance(value, str):
+        for word in value.split(","):
+            for path in (word, word.rpartition(":")[0]):
+                if os.path.isabs(path) and Path(path).is_file():
+                    yield path
 
 
 def _difference(there: Any, here: Any, name: str = "") -> str | None:

@@ -243,7 +243,8 @@ def test_points_that_run_elsewhere_are_collected(
         (["--over", "nodes=2", "--tier", "simulatd"], "--tier 'simulatd'"),
         (["--over", "nodes=2", "--scale", "2"], "--scale 2: is a factor of emulated clusters"),
         (["--over", "nodes=2", "--elsewhere"], "--elsewhere: real ranks run there"),
-        (["--over", "bandwidth=1e9", "--tier", "measured"], "the links of this machine"),
+        (["--over", "bandwidth=1e9", "--tier", "measured"], "the links of its machines"),
+        (["--over", "bandwidth=1e9", "--tier", "measured", "--elsewhere"], "--over bandwidth"),
         (["--over", "nodes=2", "--tier", "measured", "--launcher", "slurm"], "--launcher slurm"),
     ],
 )
