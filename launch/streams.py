@@ -1,9 +1,10 @@
 """Lets a program go on when the reader of its output has gone; what it prints then is lost.
 
-`testbed run ... | head -1` must not end a training. Only the standard library is imported: this
-must run where a foreign package shadows ours.
+`testbed run ... | head -1` must not end a training, nor must a terminal that is closed. Only the
+standard library is imported: this must run where a foreign package shadows ours.
 """
 
+import errno
 import io
 import os
 import sys
@@ -25,11 +26,18 @@ def outlive_readers() -> None:
 class _Descriptor(io.FileIO):
     """A file descriptor that becomes the null device when its reader has gone."""
 
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self._of_terminal = self.isatty()
+
     def write(self, data: Any, /) -> int:
         """Write all or a part of `data`; returns the number of bytes."""
         try:
             return super().write(data) or 0
-        except BrokenPipeError:
+        except OSError as error:
+            closed = self._of_terminal and error.errno == errno.EIO
+            if not closed and not isinstance(error, BrokenPipeError):
+                raise
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())
             os.close(null)
@@ -44,5 +52,5 @@ def _text(stream: TextIO | None, descriptor: int) -> io.TextIOWrapper:
         stream.flush()
         encoding, errors = stream.encoding, stream.errors or errors
         at_once = stream.line_buffering or stream.write_through
-    buffered = io.BufferedWriter(_Descriptor(descriptor, "w", closefd=False))
+    buffered = io.BufferedWriter(_Descriptor(descriptor))
     return io.TextIOWrapper(buffered, encoding, errors, line_buffering=at_once)

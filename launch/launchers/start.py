@@ -22,6 +22,7 @@ from systems.environment import free_port, threads_per_rank
 from systems.gpus import on_gpus
 from systems.job import Job
 from systems.processes import failures
+from systems.processes.forked import heeded
 from systems.processes.lifetime import die_with_parent
 from systems.processes.supervise import TOLD, how_it_ended, told
 from systems.schema import InputError
@@ -164,7 +165,7 @@ def wait_for_end(
         received.append(signal_number)
         process.terminate()
 
-    previous = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = {s: signal.signal(s, forward) for s in heeded()}
     try:
         code = process.wait()
     finally:

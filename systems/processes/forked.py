@@ -29,8 +29,17 @@ from systems.processes.lifetime import die_with_parent
 
 POLL_S = 0.02
 """How often we look whether a rank has ended."""
-ENDING = (signal.SIGINT, signal.SIGTERM)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that ask a process to end."""
+
+
+def heeded() -> list[signal.Signals]:
+    """The signals of `ENDING` that this process heeds: started by nohup, it ignores SIGHUP."""
+    return [
+        number
+        for number in ENDING
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    ]
 
 
 def fork_rank(run: Callable[[], object]) -> int:
@@ -50,7 +59,7 @@ def fork_rank(run: Callable[[], object]) -> int:
 def _live(run: Callable[[], object]) -> NoReturn:
     """Be a rank, and end."""
     die_with_parent(signal.SIGKILL)
-    for number in ENDING:
+    for number in heeded():
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     if isinstance(sys.stdout, io.TextIOWrapper):

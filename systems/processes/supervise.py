@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from systems.processes.forked import ENDING, fork_rank
+from systems.processes.forked import fork_rank, heeded
 
 GRACE_S = 5.0
 """After the first rank has failed, the others have this long to end by themselves."""
@@ -32,7 +32,7 @@ def run_forked(world_size: int, be_rank: Callable[[int], object]) -> int:
 
     A signal to this process ends all of them, and is then raised here as SystemExit.
     """
-    previous = {number: signal.signal(number, _interrupt) for number in ENDING}
+    previous = {number: signal.signal(number, _interrupt) for number in heeded()}
     running: dict[int, int] = {}
     try:
         for rank in range(world_size):

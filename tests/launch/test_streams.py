@@ -1,6 +1,7 @@
 """Programs outlive the readers of their output, whichever stream it was and whoever closed it."""
 
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -42,4 +43,17 @@ def test_streams_that_are_closed_from_the_start_are_no_files_numbers(tmp_path: P
     words = ["exec", sys.executable, "-c", '"$PROGRAM"', str(tmp_path / "done"), "<&- >&- 2>&-"]
     done = subprocess.run(["sh", "-c", " ".join(words)], env={**os.environ, "PROGRAM": PROGRAM})
     assert done.returncode == 0
+    assert (tmp_path / "done").read_text() == "False True"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="terminals end as Linux ends them")
+def test_a_terminal_that_is_closed_ends_nothing(tmp_path: Path) -> None:
+    """As where a training goes on after a log-out (nohup, setsid, disown)."""
+    screen, terminal = pty.openpty()
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "done")]
+    process = subprocess.Popen(command, stdout=terminal, stderr=terminal, start_new_session=True)
+    os.close(terminal)
+    os.read(screen, 1)  # it has begun
+    os.close(screen)
+    assert process.wait() == 0
     assert (tmp_path / "done").read_text() == "False True"

@@ -172,11 +172,16 @@ def test_ranks_do_not_outlive_a_killed_launcher(
     wait_until(lambda: not ranks_of(folder), "the end of the ranks")
 
 
-def test_an_interrupt_ends_the_run(endless: tuple[subprocess.Popen[str], Path]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_run(
+    number: signal.Signals, endless: tuple[subprocess.Popen[str], Path]
+) -> None:
     process, folder = endless
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 130
+    process.send_signal(number)
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 128 + number
+    assert f"error: stopped by {number.name}; what is done stays" in text
+    assert not (folder / "failed-rank").exists()
     wait_until(lambda: not ranks_of(folder), "the end of the ranks")
 
 

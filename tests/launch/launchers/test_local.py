@@ -60,12 +60,31 @@ def test_the_first_rank_that_fails_ends_the_others_and_is_named(
     assert not any(alive(path) for path in Path().glob("rank-*"))
 
 
-def test_a_signal_ends_all_ranks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_all_ranks(number: signal.Signals, tmp_path: Path) -> None:
     starter = fork_rank(lambda: run_processes(2, sleep))
     ranks = [tmp_path / "rank-0", tmp_path / "rank-1"]
     while not all(path.is_file() and path.read_text() for path in ranks):
         time.sleep(0.02)
-    os.kill(starter, signal.SIGTERM)
-    assert os.waitstatus_to_exitcode(os.waitpid(starter, 0)[1]) == 128 + signal.SIGTERM
+    os.kill(starter, number)
+    assert os.waitstatus_to_exitcode(os.waitpid(starter, 0)[1]) == 128 + number
     while any(alive(path) for path in ranks):
         time.sleep(0.02)
+
+
+def test_nohup_keeps_a_run_alive(tmp_path: Path) -> None:
+    """What starts a program with SIGHUP ignored wants it to go on, and its ranks too."""
+
+    def start() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        raise SystemExit(run_processes(2, hang_up))
+
+    starter = fork_rank(start)
+    assert os.waitstatus_to_exitcode(os.waitpid(starter, 0)[1]) == 0
+    assert [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)] == ["alive"] * 2
+
+
+def hang_up() -> None:
+    for process in (os.getppid(), os.getpid()):
+        os.kill(process, signal.SIGHUP)
+    Path(f"rank-{os.environ['RANK']}").write_text("alive")
