@@ -96,6 +96,7 @@ def with_operators(
     seed: int | Tensor = 0,
     offset: int | Tensor = 0,
     uniforms: Tensor | None = None,
+    log_probabilities: Tensor | None = None,
 ) -> Verification:
     """`verify` in PyTorch operators, as where there is no compiler."""
     requests = philox.requests(len(tokens), seed, offset, target.device)
@@ -110,6 +111,7 @@ def with_operators(
         temperature=temperature,
         limits=kernels.limits_of(tokens, *filters.packed(len(tokens), target.device)),
         filters_draft=filters.of_draft,
+        log_probabilities=log_probabilities,
     )
     return Verification(*decided.unbind())
 

@@ -58,6 +58,26 @@ def probabilities(z: Tensor, row: Row, temperature: Tensor) -> Tensor:
     return scaled.exp() / row.total[:, None].float()
 
 
+def log_probabilities_of(
+    target_logits: Tensor, temperature: Tensor, draft_tokens: Tensor, decided: Tensor
+) -> Tensor:
+    """The log-probability of every emitted token, float32 [B, G + 1]; NaN where none is emitted.
+
+    Args:
+        target_logits: [B, G + 1, V], with -inf for what is left out.
+        draft_tokens: int64 [B, G].
+        decided: int64 [3, B], what was accepted and the next token.
+    """
+    accepted, following = decided[0, :, None], decided[1, :, None]
+    places = torch.arange(target_logits.shape[1], device=target_logits.device)
+    tokens = torch.cat([draft_tokens, following], 1).scatter(1, accepted, following)
+    emitted = (places <= accepted) & (tokens >= 0)
+    row = reduced(target_logits, temperature)
+    z = target_logits.gather(-1, tokens.clamp(0, target_logits.shape[-1] - 1)[..., None])[..., 0]
+    found = (z.double() - row.maximum) / temperature - row.total.log()
+    return torch.where(emitted & ~row.fault, found, torch.nan).float()
+
+
 class Left(NamedTuple):
     """What the next token may be sampled from: a pair of rows for every sequence."""
 

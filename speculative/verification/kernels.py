@@ -4,56 +4,40 @@ Where no kernels can be built the operators run `speculative.verification.pytorc
 """
 
 import ctypes
+import inspect
 from collections.abc import Callable, Sequence
-from ctypes import c_double, c_int32, c_int64, c_void_p
+from ctypes import c_void_p
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from speculative.verification import build, philox, pytorch
+from speculative.verification.problem import (
+    TYPES,
+    UNFILTERED,
+    Filter,
+    Parameters,
+    Problem,
+    address,
+    contiguous,
+    dense,
+)
 from speculative.verification.rules import Coupled, Exact, decoded
-
-TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-"""`speculative::Type`: the kernels' numbers of the dtypes of logits."""
-Parameters = c_double * 4
-"""`speculative::Parameters`: the numbers of a rule, the rest 0."""
-Filter = c_double * 3
-"""`speculative::Filter`: the numbers of `speculative.verification.filters.Filters`."""
-UNFILTERED = (0.0, 1.0, 0.0)
-"""Those that filter nothing."""
-
-
-class Problem(ctypes.Structure):
-    """What a kernel is asked to do: `speculative::Problem` of csrc/arithmetic.h, field by field."""
-
-    _fields_ = (
-        *((name, c_void_p) for name in ("target", "draft", "tokens", "lengths")),
-        *(
-            (name, c_void_p)
-            for name in ("uniforms", "seeds", "offsets", "temperatures", "filters", "out")
-        ),
-        *((f"{name}_strides", c_int64 * 2) for name in ("target", "draft", "token")),
-        *((name, c_int64) for name in ("seed", "offset")),
-        ("temperature", c_double),
-        ("parameters", Parameters),
-        ("filter", Filter),
-        *((name, c_int32) for name in ("batch", "gamma", "vocabulary", "type", "method", "stream")),
-        ("filters_draft", c_int32),
-    )
-
 
 OPERATORS = torch.library.Library("speculative", "DEF")
 
 
 def operator(function: Callable[..., Tensor]) -> Callable[..., Any]:
-    """Make a torch operator for every device of a function, with its name and its arguments.
+    """Make a torch operator for every device of a function, with its name and its arguments, of
+    which it may write to `log_probabilities`.
 
     This decorator does what torch.library.custom_op does, whose operators take 15 us longer to
     call.
     """
     name = function.__name__
-    schema = torch.library.infer_schema(function, mutates_args=())
+    written = inspect.signature(function).parameters.keys() & {"log_probabilities"}
+    schema = torch.library.infer_schema(function, mutates_args=written)
     OPERATORS.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     OPERATORS.impl(name, function, "CompositeExplicitAutograd")
     made: Callable[..., Any] = getattr(torch.ops.speculative, name).default
@@ -78,6 +62,7 @@ def verify(
     limits: Sequence[float],
     row_limits: Tensor | None,
     filters_draft: bool,
+    log_probabilities: Tensor | None,
 ) -> Tensor:
     """Verify draft tokens: `speculative.verification.verify.verify` on checked arguments.
 
@@ -87,6 +72,7 @@ def verify(
         code, parameters: the rule (`speculative.verification.rules`).
         limits, row_limits: the filters (`speculative.verification.filters.Filters.packed`).
         filters_draft: whether they hold for the draft's rows too.
+        log_probabilities: is filled, if it is not None.
 
     Returns:
         int64 [3, B]: accepted, next token and status.
@@ -105,25 +91,27 @@ def verify(
             temperature=temperature if temperatures is None else temperatures,
             limits=limits_of(draft_tokens, limits, row_limits),
             filters_draft=filters_draft,
+            log_probabilities=log_probabilities,
         )
-    target = _dense(target_logits)
-    draft = None if draft_logits is None else _dense(draft_logits)
+    target = dense(target_logits)
+    draft = None if draft_logits is None else dense(draft_logits)
     (batch, gamma), vocabulary = draft_tokens.shape, target.shape[2]
     out = draft_tokens.new_empty((3, batch))
     lengths, uniforms, seeds, offsets, temperatures = map(
-        _contiguous, (lengths, uniforms, seeds, offsets, temperatures)
+        contiguous, (lengths, uniforms, seeds, offsets, temperatures)
     )
     problem = Problem(
         target=target.data_ptr(),
-        draft=_address(draft),
+        draft=address(draft),
         tokens=draft_tokens.data_ptr(),
-        lengths=_address(lengths),
-        uniforms=_address(uniforms),
-        seeds=_address(seeds),
-        offsets=_address(offsets),
-        temperatures=_address(temperatures),
-        filters=_address(row_limits),
+        lengths=address(lengths),
+        uniforms=address(uniforms),
+        seeds=address(seeds),
+        offsets=address(offsets),
+        temperatures=address(temperatures),
+        filters=address(row_limits),
         out=out.data_ptr(),
+        log_probabilities=address(log_probabilities),
         target_strides=target.stride()[:2],
         draft_strides=(0, 0) if draft is None else draft.stride()[:2],
         token_strides=draft_tokens.stride(),
@@ -184,19 +172,19 @@ def sample(
             stream=stream,
             limits=limits_of(logits, limits, row_limits),
         )
-    rows = _dense(logits)
+    rows = dense(logits)
     batch, vocabulary = rows.shape
     out = torch.empty((3, batch), dtype=torch.int64, device=rows.device)
     uniforms, seeds, offsets, temperatures = map(
-        _contiguous, (uniforms, seeds, offsets, temperatures)
+        contiguous, (uniforms, seeds, offsets, temperatures)
     )
     problem = Problem(
         target=rows.data_ptr(),
-        uniforms=_address(uniforms),
-        seeds=_address(seeds),
-        offsets=_address(offsets),
-        temperatures=_address(temperatures),
-        filters=_address(row_limits),
+        uniforms=address(uniforms),
+        seeds=address(seeds),
+        offsets=address(offsets),
+        temperatures=address(temperatures),
+        filters=address(row_limits),
         out=out.data_ptr(),
         target_strides=(rows.stride(0), 0),
         seed=seed,
@@ -267,18 +255,3 @@ def _launch(library: ctypes.CDLL, problem: Problem, out: Tensor) -> None:
     if error:
         reason = library.speculative_error(error).decode()
         raise RuntimeError(f"the verification kernels did not start: {reason}")
-
-
-def _dense(logits: Tensor) -> Tensor:
-    """The logits with a dense last dimension, copied only if it is not dense."""
-    return logits if logits.stride(-1) == 1 or logits.shape[-1] == 1 else logits.contiguous()
-
-
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    """The tensor, copied if it is not contiguous; None stays None."""
-    return None if tensor is None else tensor.contiguous()
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    """The address of a tensor's first element; None stays None, the null pointer."""
-    return None if tensor is None else tensor.data_ptr()

@@ -16,6 +16,7 @@ from speculative.verification.arithmetic import (
     Arithmetic,
     Softmaxes,
     arithmetic_of,
+    log_probabilities_of,
     probabilities,
     reduced,
     row_at,
@@ -65,6 +66,7 @@ def verify(
     temperature: float | Tensor,
     limits: Tensor | None = None,
     filters_draft: bool = True,
+    log_probabilities: Tensor | None = None,
 ) -> Tensor:
     """Verify draft tokens: `speculative.verification.verify.verify` on checked arguments.
 
@@ -72,6 +74,7 @@ def verify(
         requests: int64 [3, B]: seeds, request numbers, first positions (`philox.requests`).
         limits: the filters of every sequence, float [B, 3] (`cuts.limited`).
         filters_draft: whether they hold for the draft's rows too.
+        log_probabilities: is filled, if it is not None.
 
     Returns:
         int64 [3, B]: accepted, next_token, status.
@@ -95,7 +98,13 @@ def verify(
         decided = torch.where(greedy, _match(races.likeliest(target_logits), draft), decided)
     wrong = (lengths < 0) | (lengths > gamma)
     refused = [torch.full_like(lengths, value) for value in (0, -1, LENGTH)]
-    return torch.where(wrong, torch.stack(refused), decided)
+    decided = torch.where(wrong, torch.stack(refused), decided)
+    if log_probabilities is not None:
+        scored = log_probabilities_of(target_logits, divisor, draft_tokens, decided)
+        if greedy is not None:  # the likeliest token is certain
+            scored = torch.where(greedy[:, None] & ~scored.isnan(), 0.0, scored)
+        log_probabilities.copy_(scored)
+    return decided
 
 
 def sample(

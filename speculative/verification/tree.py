@@ -31,12 +31,13 @@ import torch
 from torch import Tensor
 
 from speculative.verification import philox, races
+from speculative.verification.checks import check_filters
 from speculative.verification.cuts import limited
 from speculative.verification.filters import Filters
 from speculative.verification.kernels import limits_of
 from speculative.verification.rules import EXACT, Coupled, Exact
 from speculative.verification.status import DRAFT_LOGITS, DRAFT_TOKEN, TARGET_LOGITS
-from speculative.verification.verify import UNFILTERED, check_filters
+from speculative.verification.verify import UNFILTERED
 from systems.schema import InputError
 
 

@@ -17,19 +17,25 @@ offsets give equal tokens in every run and on every device. Give every request i
 tensor, and its tokens do not depend on the batch that it is in.
 """
 
-import math
-from numbers import Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from speculative.verification import kernels, philox
+from speculative.verification.checks import (
+    check,
+    check_dtype,
+    check_filters,
+    check_logits,
+    check_seeds,
+    check_temperature,
+    check_tensor,
+)
 from speculative.verification.filters import Filters
 from speculative.verification.rules import EXACT, Calibrated, Coupled, Rule, Sigmoid, check_rule
 from systems.schema import InputError
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 UNFILTERED = Filters()
 
 
@@ -57,11 +63,13 @@ def verify(
     seed: int | Tensor = 0,
     offset: int | Tensor = 0,
     uniforms: Tensor | None = None,
+    log_probabilities: Tensor | None = None,
 ) -> Verification:
     """Accept draft tokens in order, then sample the token after them.
 
-    The call neither waits for the device nor writes to its inputs, and it may stand in a CUDA graph
-    or under torch.compile. Give seed and offset as tensors there: an integer is recorded as it is.
+    The call does not wait for the device, and writes to no argument but `log_probabilities`. It may
+    stand in a CUDA graph or under torch.compile. Give seed and offset as tensors there: an integer
+    is recorded as it is.
 
     Args:
         target_logits: float32, float16 or bfloat16 [B, G + 1, V]; -inf excludes a token. Any
@@ -83,6 +91,11 @@ def verify(
             entry t decides draft token t, entry G + i belongs to token i in the race for the next
             token, entry G + V + g to group g of `philox.GROUP` tokens. For `Coupled`
             [B, G + 1, V]: the noise of every token at every position.
+        log_probabilities: float32 [B, G + 1], contiguous, which the call fills: with the
+            log-probability of every emitted token, first the accepted draft tokens and then the
+            next token, under the target after temperature and filters; NaN in places without an
+            emitted token. Greedy tokens are certain: 0. `Exact` and `Block` have what this takes;
+            the other rules then reduce rows that they would not read.
 
     Returns:
         The decisions. Rows are read in order and only as far as needed, so a fault in a row after
@@ -96,21 +109,24 @@ def verify(
             wait.
     """
     check_rule(rule)
-    _check_logits(target_logits, draft_logits, draft_tokens)
+    check_logits(target_logits, draft_logits, draft_tokens)
     (batch, gamma), vocabulary = draft_tokens.shape, target_logits.shape[-1]
     device = target_logits.device
     if draft_logits is None and isinstance(rule, (Sigmoid, Calibrated)):
         raise InputError(
             f"draft_logits None: the rule {rule.name} compares two logits; give them, or Exact()"
         )
-    _check_temperature(temperature, batch, device)
+    check_temperature(temperature, batch, device)
     check_filters(filters, batch, device)
-    _check("lengths", lengths, (batch,), torch.int64, device)
+    check("lengths", lengths, (batch,), torch.int64, device)
     numbers = [gamma + vocabulary + philox.groups(vocabulary)]
     if isinstance(rule, Coupled):
         numbers = [gamma + 1, vocabulary]
-    _check("uniforms", uniforms, (batch, *numbers), torch.float32, device)
-    _check_seeds(seed, offset, batch, device)
+    check("uniforms", uniforms, (batch, *numbers), torch.float32, device)
+    check_seeds(seed, offset, batch, device)
+    check("log_probabilities", log_probabilities, (batch, gamma + 1), torch.float32, device)
+    if log_probabilities is not None and not log_probabilities.is_contiguous():
+        raise InputError("log_probabilities is not contiguous; give torch.empty(B, G + 1)")
     decided = kernels.verify(
         target_logits,
         draft_logits,
@@ -123,6 +139,7 @@ def verify(
         *_separate(temperature),
         *filters.packed(batch, device),
         filters.of_draft,
+        log_probabilities,
     )
     return Verification(*decided.unbind())
 
@@ -154,20 +171,20 @@ def sample(
     Raises:
         InputError: shapes, dtypes or devices do not fit each other, or an option is out of range.
     """
-    _check_tensor("logits", logits)
+    check_tensor("logits", logits)
     if stream not in (philox.NEXT, philox.DRAFT, philox.COUPLED):
         raise InputError(
             f"stream {stream!r}: give philox.DRAFT or philox.NEXT, or with Coupled philox.COUPLED"
         )
     if logits.dim() != 2 or logits.shape[1] == 0:
         raise InputError(f"logits {list(logits.shape)}: give them as [B, V]")
-    _check_dtype("logits", logits)
+    check_dtype("logits", logits)
     batch, vocabulary = logits.shape
-    _check_temperature(temperature, batch, logits.device)
+    check_temperature(temperature, batch, logits.device)
     check_filters(filters, batch, logits.device)
     drawn = vocabulary + (0 if stream == philox.COUPLED else philox.groups(vocabulary))
-    _check("uniforms", uniforms, (batch, drawn), torch.float32, logits.device)
-    _check_seeds(seed, offset, batch, logits.device)
+    check("uniforms", uniforms, (batch, drawn), torch.float32, logits.device)
+    check_seeds(seed, offset, batch, logits.device)
     return kernels.sample(
         logits,
         uniforms,
@@ -195,99 +212,3 @@ def _split(
 def _separate(temperature: float | Tensor) -> tuple[float, Tensor | None]:
     """The temperature as the operators take it: a number or 1, then a tensor or None."""
     return (1.0, temperature) if isinstance(temperature, Tensor) else (temperature, None)
-
-
-def _check_temperature(temperature: object, batch: int, device: torch.device) -> None:
-    """Refuse a temperature that is neither a finite number of 0 or more nor a tensor [B]."""
-    if isinstance(temperature, Tensor):
-        _check("temperature", temperature, (batch,), torch.float32, device)
-    elif not isinstance(temperature, (int, float)):
-        raise InputError(f"temperature {temperature!r}: give a number, or float32 [B]")
-    elif not 0 <= temperature < math.inf:
-        raise InputError(f"temperature {temperature}: give more than 0, or 0 for greedy decoding")
-
-
-def check_filters(filters: object, batch: int, device: torch.device) -> None:
-    """Refuse what is no `Filters`, and filters whose tensors are not [B]."""
-    if not isinstance(filters, Filters):
-        raise InputError(f"filters {filters!r}: give Filters(top_k=..., top_p=..., min_p=...)")
-    numbers: tuple[Any, ...] = filters.numbers
-    dtypes = {"top_k": torch.int64, "top_p": torch.float32, "min_p": torch.float32}
-    for (name, dtype), value in zip(dtypes.items(), numbers, strict=True):
-        if not isinstance(value, Real):
-            _check(name, value, (batch,), dtype, device)
-
-
-def _check_tensor(name: str, value: object) -> None:
-    """Refuse a value that is not a tensor."""
-    if not isinstance(value, Tensor):
-        raise InputError(f"{name} is a {type(value).__name__}; give a tensor")
-
-
-def _check_logits(target: Tensor, draft: Tensor | None, tokens: Tensor) -> None:
-    """Refuse logits and draft tokens whose shapes, dtypes or devices do not fit each other."""
-    named = {"target_logits": target, "draft_tokens": tokens}
-    if draft is not None:
-        named["draft_logits"] = draft
-    for name, value in named.items():
-        _check_tensor(name, value)
-    wrong = None
-    if target.dim() != 3 or tokens.dim() != 2 or (draft is not None and draft.dim() != 3):
-        wrong = "give them as [B, G + 1, V], [B, G, V] and [B, G]"
-    elif tokens.shape[1] == 0:
-        wrong = "gamma is 0; draft a token at least, or use sample"
-    elif target.shape[2] == 0 or (draft is not None and target.shape[2] != draft.shape[2]):
-        wrong = (
-            "target and draft must share one vocabulary; "
-            "see speculative.verification.vocabulary.fitted"
-        )
-    else:
-        rows = tokens.shape if draft is None else draft.shape
-        if target.shape[0] != rows[0] or target.shape[1] != rows[1] + 1:
-            wrong = "give them as [B, G + 1, V], [B, G, V] and [B, G]"
-    if wrong:
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in named.items())
-        raise InputError(f"{shapes}: {wrong}")
-    _check_dtype("target_logits", target)
-    if draft is not None:
-        _check("draft_logits", draft, tuple(draft.shape), target.dtype, target.device)
-    batch, gamma = target.shape[0], target.shape[1] - 1
-    _check("draft_tokens", tokens, (batch, gamma), torch.int64, target.device)
-
-
-def _check_dtype(name: str, logits: Tensor) -> None:
-    """Refuse logits of a dtype that the kernels do not read."""
-    if logits.dtype not in DTYPES:
-        raise InputError(f"{name} of {logits.dtype}: give float32, float16 or bfloat16")
-
-
-def _check_seeds(
-    seed: int | Tensor, offset: int | Tensor, batch: int, device: torch.device
-) -> None:
-    """Refuse a seed or an offset that is neither an integer nor a tensor int64 [B]."""
-    for name, value in (("seed", seed), ("offset", offset)):
-        if isinstance(value, Tensor):
-            _check(name, value, (batch,), torch.int64, device)
-        elif not hasattr(value, "__index__"):
-            raise InputError(f"{name} {value!r}: give an integer, or int64 [B]")
-    if isinstance(offset, int) and not 0 <= offset < 2**32:
-        raise InputError(f"offset {offset}: give 0 to 2^32 - 1")
-
-
-def _check(
-    name: str,
-    tensor: Tensor | None,
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> None:
-    """Refuse a tensor of another shape, dtype or device; None is no tensor and passes."""
-    if tensor is None:
-        return
-    _check_tensor(name, tensor)
-    if tuple(tensor.shape) != shape or tensor.dtype != dtype:
-        raise InputError(
-            f"{name}: {tensor.dtype} {list(tensor.shape)} does not fit; give {dtype} {list(shape)}"
-        )
-    if tensor.device != device:
-        raise InputError(f"{name} is on {tensor.device}, target_logits on {device}; move one")

@@ -50,6 +50,7 @@ struct Problem {
     const float* temperatures;  // [batch], or null: `temperature`; 0 is greedy
     const float* filters;     // [batch, 3], or null: `filter`
     int64_t* out;             // [3, batch]: accepted, next token, status
+    float* log_probabilities;  // [batch, gamma + 1], or null: nobody asks
     int64_t target_strides[2], draft_strides[2], token_strides[2];
     int64_t seed, offset;
     double temperature;
@@ -352,6 +353,14 @@ HD Verdict judge(const Problem& p, int64_t b, int t, const Normaliser& target, c
     if (p.method == CALIBRATED) return {estimated(p, z / temperature, y / temperature), 0};
     double gap = (double(z) - target.maximum) - (double(y) - draft.maximum);
     return {exp(gap / temperature) * (double(draft.total) / target.total), 0};
+}
+
+// The log-probability of an emitted token of logit z, under what the target's row was reduced to.
+HD float log_probability(const Problem& p, int64_t b, float z, const Normaliser& target) {
+    const double temperature = temperature_of(p, b);
+    if (!(temperature > 0)) return 0;  // greedy: the likeliest token is certain
+    if (target.faulty()) return NAN;   // a row that the sigmoid has not looked at
+    return float((double(z) - target.maximum) / temperature - log(double(target.total)));
 }
 
 // BLOCK: the probability that a block of drafts ends here, from the share of the target's probability

@@ -16,6 +16,7 @@ struct Sequence {
     int64_t b;
     Filter filter = filter_of(p, b);
     bool filtered = is_active(filter, p.vocabulary);
+    bool reduces = filtered || p.log_probabilities;  // rows, even where the method needs none reduced
 
     Row<T> target(int t) const {
         const T* rows = static_cast<const T*>(p.target) + b * p.target_strides[0];
@@ -26,6 +27,12 @@ struct Sequence {
         if (!p.draft) return {nullptr, p.vocabulary};
         const T* rows = static_cast<const T*>(p.draft) + b * p.draft_strides[0];
         return {rows + t * p.draft_strides[1], p.vocabulary};
+    }
+    // Note the log-probability of the token at place t of the output, where it is asked for.
+    void note(int t, int64_t token, const Normaliser& target_row) const {
+        if (!p.log_probabilities) return;
+        const float z = widen(target(t).logits[token]);
+        p.log_probabilities[b * (p.gamma + 1) + t] = log_probability(p, b, z, target_row);
     }
 };
 
@@ -85,11 +92,12 @@ template <class T, Method METHOD>
 Place accept_in_order(const Sequence<T>& s, int length) {
     Place place;
     for (; place.n < length; ++place.n) {
-        if (METHOD == EXACT || s.filtered) reduce_pair(s, place);
+        if (METHOD == EXACT || s.reduces) reduce_pair(s, place);
         const Verdict verdict = judge<T>(s.p, s.b, place.n, place.target, place.draft,
                                          place.target_cut, place.draft_cut);
         place.fault = verdict.fault;
         if (!verdict.accepts(accept_uniform(s.p, s.b, place.n))) return place;
+        s.note(place.n, token_at(s.p, s.b, place.n), place.target);
     }
     place.complete = true, place.reduced = false;
     return place;
@@ -119,6 +127,7 @@ Place accept_block(const Sequence<T>& s, int length) {
             longest.fault = verdict.fault;
             return longest;
         }
+        s.note(t, token_at(s.p, s.b, t), target);
         double chance = 1;
         if (t > 0 && share < 1) {
             const Weights weights = weights_of<BLOCK>(s.p, s.b, target, draft, share);
@@ -164,7 +173,7 @@ Outcome sampled_at(const Sequence<T>& s, const Pair<T>& rows, const Place& place
 template <class T, Method METHOD>
 Outcome next_token(const Sequence<T>& s, Place place) {
     if (!place.fault) {
-        if ((METHOD != SIGMOID || s.filtered) && !place.reduced) reduce_pair(s, place);
+        if ((METHOD != SIGMOID || s.reduces) && !place.reduced) reduce_pair(s, place);
         if (METHOD != SIGMOID) place.fault = faults_of(place.target, place.draft, place.complete);
     }
     if (place.fault) return {place.n, -1, place.fault};
@@ -182,16 +191,18 @@ Outcome next_token(const Sequence<T>& s, Place place) {
     if (outcome.next < 0 && !outcome.fault)  // all accepted, or nothing left over
         outcome = sampled_at<T, METHOD, false>(s, rows, place, 1);
     if (outcome.next < 0 && !outcome.fault) outcome.fault = TARGET_LOGITS;
+    if (!outcome.fault) s.note(place.n, outcome.next, place.target);
     return outcome;
 }
 
-// COUPLED: the token that the target takes at position t of the draft, by the noise of that position.
+// COUPLED: the token that the target takes at position t of the draft, by the noise of that position. The
+// row's largest logit is known; `row` becomes what it is reduced to, where that is needed.
 template <class T>
-int64_t coupled_token(const Sequence<T>& s, int t, float maximum) {
+int64_t coupled_token(const Sequence<T>& s, int t, Normaliser& row) {
     Pair<T> rows = {s.target(t), {}};
-    if (s.filtered) reduced_target(s, rows.target);
+    const Weights weights = weights_of<COUPLED>(s.p, s.b, row, certain());
+    if (s.reduces) row = reduced_target(s, rows.target);
     float kept[GROUP + SPARE];
-    const Weights weights = weights_of<COUPLED>(s.p, s.b, {maximum, 1, 0}, certain());
     const Draws draws = draws_of(s.p, s.b, t);
     uint64_t best = 0;
     for (int g = 0; g < rows.target.groups(); ++g)
@@ -209,7 +220,9 @@ Outcome match(const Sequence<T>& s, int length, bool greedy) {
         if (n < length && drafted < 0) return {n, -1, DRAFT_TOKEN};
         const Top top = top_of(s.target(n));
         if (top.faulty) return {n, -1, TARGET_LOGITS};
-        const int64_t token = greedy ? top.token : coupled_token(s, n, top.maximum);
+        Normaliser row = {top.maximum, 1, 0};
+        const int64_t token = greedy ? top.token : coupled_token(s, n, row);
+        if (token >= 0) s.note(n, token, row);
         if (token != drafted) return {n, token, 0};
     }
 }
@@ -239,6 +252,9 @@ void verify_batch(const Problem& p, int threads) {
         p.out[b] = outcome.accepted;
         p.out[p.batch + b] = outcome.next;
         p.out[2 * int64_t(p.batch) + b] = outcome.fault;
+        if (!p.log_probabilities) continue;
+        float* const notes = p.log_probabilities + b * (p.gamma + 1);
+        std::fill(notes + outcome.accepted + (outcome.next >= 0), notes + p.gamma + 1, NAN);
     }
 }
 

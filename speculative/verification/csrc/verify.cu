@@ -6,7 +6,7 @@
 // alone. CALIBRATED takes `walk`, which then reads only the rows that the next token comes from, and
 // BLOCK takes it too. COUPLED and greedy sequences go through `match`, a block for each.
 //
-// Where tokens are filtered, `cut_rows` goes before all of them: it finds where every row is cut, and whoever
+// Where log-probabilities are asked for, `score` follows. Where tokens are filtered, `cut_rows` goes before all of them: it finds where every row is cut, and whoever
 // loads the row then sees -inf beyond the cut.
 //
 // Rows are reduced in groups of tokens of one warp each. Both ways keep the same tokens in the same lanes
@@ -503,6 +503,34 @@ __global__ void __launch_bounds__(THREADS, 2) match(const __grid_constant__ Prob
     if (threadIdx.x == 0) write(p, b, n, token, fault);
 }
 
+// ------------------------------------------------------------------------------- log-probabilities
+
+// Whether the method leaves the parts of all rows that tokens were emitted from in the workspace.
+HD bool leaves_parts(const Problem& p) { return p.method == EXACT || p.method == BLOCK; }
+
+// Write the log-probability of the token at one place of a sequence's output. Grid: gamma + 1 x batch.
+template <class T>
+__global__ void __launch_bounds__(THREADS, 2) score(const __grid_constant__ Problem p, const Workspace w) {
+    const int t = blockIdx.x;
+    const int64_t b = blockIdx.y, accepted = p.out[b], next = p.out[p.batch + b];
+    const bool emitted = t < accepted || (t == accepted && next >= 0);
+    float found = NAN;
+    if (emitted) {
+        const T* row = row_at<T>(p, b, t);
+        Normaliser* parts = parts_at(p, w, b, t);
+        const float scale = scale_of(p, b);
+        if (!leaves_parts(p)) {
+            const Cut cut = cut_of(p, w, b, t);
+            for (int part = threadIdx.x / 32; part < w.groups; part += WARPS)
+                reduce_part(row, cut, part, p.vocabulary, scale, parts + part);
+            __syncthreads();
+        }
+        const int64_t token = t < accepted ? token_at(p, b, t) : next;
+        found = log_probability(p, b, widen(row[token]), merged_row(parts, w.groups, scale));
+    }
+    if (threadIdx.x == 0) p.log_probabilities[b * (p.gamma + 1) + t] = found;
+}
+
 // ----------------------------------------------------------------------------------------- launch
 
 // A number that describes the current GPU.
@@ -543,7 +571,7 @@ cudaError_t finish_all(const Problem& p, const Workspace& w, cudaStream_t stream
 
 // Launch the kernels that suit the method and the number of sequences.
 template <class T>
-cudaError_t verify_as(const Problem& p, const Workspace& w, cudaStream_t stream) {
+cudaError_t decide(const Problem& p, const Workspace& w, cudaStream_t stream) {
     const int rows = p.draft ? 2 * p.gamma + 1 : p.gamma + 1;
     if (w.cuts) {
         cut_rows<T><<<dim3(rows, p.batch), THREADS, 0, stream>>>(p, w.cuts);
@@ -569,13 +597,21 @@ cudaError_t verify_as(const Problem& p, const Workspace& w, cudaStream_t stream)
     return error ? error : finish_all<T, EXACT>(p, w, stream);
 }
 
+template <class T>
+cudaError_t verify_as(const Problem& p, const Workspace& w, cudaStream_t stream) {
+    const cudaError_t error = decide<T>(p, w, stream);
+    if (error || !p.log_probabilities) return error;
+    score<T><<<dim3(p.gamma + 1, p.batch), THREADS, 0, stream>>>(p, w);
+    return cudaGetLastError();
+}
+
 }  // namespace
 }  // namespace speculative
 
 extern "C" int64_t speculative_workspace_bytes(const speculative::Problem* p) {
     using namespace speculative;
     const int64_t groups = groups_of(*p), batch = p->batch;
-    const bool reduces = p->method != SIGMOID && p->method != COUPLED;
+    const bool reduces = (p->method != SIGMOID && p->method != COUPLED) || p->log_probabilities;
     const int64_t rows = reduces ? batch * (2 * p->gamma + 1) : 0;
     return cleared_bytes(*p) + batch * groups * int64_t(sizeof(float)) +
            count_of_cuts(*p) * int64_t(sizeof(Cut)) + rows * groups * int64_t(sizeof(Normaliser));

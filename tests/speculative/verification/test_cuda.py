@@ -18,9 +18,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from speculative.experiments.agreement import RULES, TIE, drafted, referred, uniforms_of
+from speculative.experiments.agreement import (
+    RULES,
+    TIE,
+    drafted,
+    referred,
+    uniforms_of,
+    with_operators,
+)
 from speculative.verification import build, kernels, philox
 from speculative.verification.filters import Filters
+from speculative.verification.problem import Problem
 from speculative.verification.rules import EXACT, Block, Coupled, Rule, Sigmoid
 from speculative.verification.verify import Verification, sample, verify
 
@@ -36,7 +44,7 @@ def emulated_source() -> str:
     )
     launch = re.compile(r"(\w+<[\w, ]+>)<<<(.*?), THREADS, (\w+), stream>>>\((.*?)\);")
     text, count = launch.subn(r"launch_on_cpu(\2, THREADS, \3, [&] { \1(\4); });", text)
-    assert count == 4
+    assert count == 5
     return text
 
 
@@ -67,7 +75,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 def emulating(emulated: Callable[[], ctypes.CDLL]) -> Iterator[None]:
     """`verify` on CPU tensors runs the emulated kernels, with a workspace that holds rubbish."""
 
-    def run(library: ctypes.CDLL, problem: kernels.Problem, out: Tensor) -> None:
+    def run(library: ctypes.CDLL, problem: Problem, out: Tensor) -> None:
         size = library.speculative_workspace_bytes(byref(problem))
         guard = 64
         workspace = torch.full((size + guard,), 0xA5, dtype=torch.uint8)
@@ -207,6 +215,25 @@ def test_emulated_filters(emulated: None, batch: int, vocabulary: int, rule: Rul
     expected = referred((target, draft, tokens), u, rule=rule, filters=filters, temperature=heat)
     for mine, theirs in zip(found, expected, strict=True):
         assert mine == theirs[:3] or theirs.margin < TIE
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("batch", [4, 16])  # few sequences and many
+def test_emulated_log_probabilities(emulated: None, rule: Rule, batch: int) -> None:
+    """With filters and without, of rows of which one in four is greedy."""
+    target, draft, tokens = drafted(batch, 2, 2101, seed=6)
+    tokens[::3] = target[::3, :2].argmax(-1)
+    heat = torch.tensor([0.7, 0.0, 1.2, 0.5]).repeat(batch // 4)
+    few = Filters(top_k=torch.tensor([0, 9, 40, 0]).repeat(batch // 4))
+    for filters in (Filters(), few) if batch == 4 else (Filters(),):
+        scores = torch.zeros(batch, 3)
+        options = {"rule": rule, "temperature": heat, "filters": filters, "seed": 5}
+        decided = verify(target, draft, tokens, log_probabilities=scores, **options)
+        assert rows(decided) == rows(verify(target, draft, tokens, **options))
+        by = torch.zeros(batch, 3)
+        with_operators(target, draft, tokens, log_probabilities=by, **options)
+        torch.testing.assert_close(scores, by, rtol=2e-6, atol=5e-6, equal_nan=True)
+        assert int(scores.isfinite().sum()) == int(decided.accepted.sum()) + batch
 
 
 def test_emulated_faults_under_filters(emulated: None) -> None:

@@ -218,16 +218,20 @@ def test_sampling_is_the_same_in_operators_and_marks_faults() -> None:
 
 
 def test_torch_compile_keeps_the_operator() -> None:
-    def step(target: Tensor, draft: Tensor, tokens: Tensor) -> Tensor:
-        decided = verify(target * 2, draft * 2, tokens, seed=3)
-        return decided.accepted + decided.next_token
+    def step(target: Tensor, draft: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        scores = target.new_empty(target.shape[:2])
+        decided = verify(target * 2, draft * 2, tokens, seed=3, log_probabilities=scores)
+        plain = verify(target * 2, draft * 2, tokens, seed=3)
+        return decided.accepted + plain.next_token, scores.nan_to_num()
 
     case = drafted(2, 3, 100, seed=6)
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
-    assert torch.equal(compiled(*case), step(*case))
+    for found, by in zip(compiled(*case), step(*case), strict=True):
+        assert torch.equal(found, by)
     options: tuple[object, ...] = (None, None, None, None, 3, 0, EXACT.code, [], 1.0, None)
-    arguments = (*case, *options, [], None, True)
-    torch.library.opcheck(torch.ops.speculative.verify.default, arguments)
+    for scores in (None, torch.empty(2, 4)):
+        arguments = (*case, *options, [], None, True, scores)
+        torch.library.opcheck(torch.ops.speculative.verify.default, arguments)
 
 
 ONE = drafted(1, 2, 8)

@@ -1,0 +1,111 @@
+"""Refuses arguments of verification whose shapes, dtypes, devices or ranges do not fit.
+
+Every function raises `InputError`, with one line that names the argument, the value and the remedy.
+Values of tensors are not looked at, since that would make the host wait for the device.
+"""
+
+import math
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speculative.verification.filters import Filters
+from systems.schema import InputError
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def check_temperature(temperature: object, batch: int, device: torch.device) -> None:
+    """Refuse a temperature that is neither a finite number of 0 or more nor a tensor [B]."""
+    if isinstance(temperature, Tensor):
+        check("temperature", temperature, (batch,), torch.float32, device)
+    elif not isinstance(temperature, (int, float)):
+        raise InputError(f"temperature {temperature!r}: give a number, or float32 [B]")
+    elif not 0 <= temperature < math.inf:
+        raise InputError(f"temperature {temperature}: give more than 0, or 0 for greedy decoding")
+
+
+def check_filters(filters: object, batch: int, device: torch.device) -> None:
+    """Refuse what is no `Filters`, and filters whose tensors are not [B]."""
+    if not isinstance(filters, Filters):
+        raise InputError(f"filters {filters!r}: give Filters(top_k=..., top_p=..., min_p=...)")
+    numbers: tuple[Any, ...] = filters.numbers
+    dtypes = {"top_k": torch.int64, "top_p": torch.float32, "min_p": torch.float32}
+    for (name, dtype), value in zip(dtypes.items(), numbers, strict=True):
+        if not isinstance(value, Real):
+            check(name, value, (batch,), dtype, device)
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Refuse a value that is not a tensor."""
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} is a {type(value).__name__}; give a tensor")
+
+
+def check_logits(target: Tensor, draft: Tensor | None, tokens: Tensor) -> None:
+    """Refuse logits and draft tokens whose shapes, dtypes or devices do not fit each other."""
+    named = {"target_logits": target, "draft_tokens": tokens}
+    if draft is not None:
+        named["draft_logits"] = draft
+    for name, value in named.items():
+        check_tensor(name, value)
+    wrong = None
+    if target.dim() != 3 or tokens.dim() != 2 or (draft is not None and draft.dim() != 3):
+        wrong = "give them as [B, G + 1, V], [B, G, V] and [B, G]"
+    elif tokens.shape[1] == 0:
+        wrong = "gamma is 0; draft a token at least, or use sample"
+    elif target.shape[2] == 0 or (draft is not None and target.shape[2] != draft.shape[2]):
+        wrong = (
+            "target and draft must share one vocabulary; "
+            "see speculative.verification.vocabulary.fitted"
+        )
+    else:
+        rows = tokens.shape if draft is None else draft.shape
+        if target.shape[0] != rows[0] or target.shape[1] != rows[1] + 1:
+            wrong = "give them as [B, G + 1, V], [B, G, V] and [B, G]"
+    if wrong:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in named.items())
+        raise InputError(f"{shapes}: {wrong}")
+    check_dtype("target_logits", target)
+    if draft is not None:
+        check("draft_logits", draft, tuple(draft.shape), target.dtype, target.device)
+    batch, gamma = target.shape[0], target.shape[1] - 1
+    check("draft_tokens", tokens, (batch, gamma), torch.int64, target.device)
+
+
+def check_dtype(name: str, logits: Tensor) -> None:
+    """Refuse logits of a dtype that the kernels do not read."""
+    if logits.dtype not in DTYPES:
+        raise InputError(f"{name} of {logits.dtype}: give float32, float16 or bfloat16")
+
+
+def check_seeds(seed: int | Tensor, offset: int | Tensor, batch: int, device: torch.device) -> None:
+    """Refuse a seed or an offset that is neither an integer nor a tensor int64 [B]."""
+    for name, value in (("seed", seed), ("offset", offset)):
+        if isinstance(value, Tensor):
+            check(name, value, (batch,), torch.int64, device)
+        elif not hasattr(value, "__index__"):
+            raise InputError(f"{name} {value!r}: give an integer, or int64 [B]")
+    if isinstance(offset, int) and not 0 <= offset < 2**32:
+        raise InputError(f"offset {offset}: give 0 to 2^32 - 1")
+
+
+def check(
+    name: str,
+    tensor: Tensor | None,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Refuse a tensor of another shape, dtype or device; None is no tensor and passes."""
+    if tensor is None:
+        return
+    check_tensor(name, tensor)
+    if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+        raise InputError(
+            f"{name}: {tensor.dtype} {list(tensor.shape)} does not fit; give {dtype} {list(shape)}"
+        )
+    if tensor.device != device:
+        raise InputError(f"{name} is on {tensor.device}, target_logits on {device}; move one")
