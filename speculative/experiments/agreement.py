@@ -7,6 +7,7 @@ from torch import Tensor
 
 from speculative.verification import kernels, philox, pytorch, reference
 from speculative.verification.filters import Filters
+from speculative.verification.masks import masked
 from speculative.verification.rules import EXACT, Block, Calibrated, Coupled, Rule, Sigmoid
 from speculative.verification.verify import UNFILTERED, Verification
 
@@ -100,8 +101,10 @@ def with_operators(
 ) -> Verification:
     """`verify` in PyTorch operators, as where there is no compiler."""
     requests = philox.requests(len(tokens), seed, offset, target.device)
+    if draft is not None and filters.of_draft:
+        draft = masked(draft, filters.allowed)
     decided = pytorch.verify(
-        target,
+        masked(target, filters.allowed),
         draft,
         tokens,
         lengths,

@@ -5,6 +5,7 @@ Values of tensors are not looked at, since that would make the host wait for the
 """
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from speculative.verification.filters import Filters
+from speculative.verification.masks import words
 from systems.schema import InputError
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -27,15 +29,18 @@ def check_temperature(temperature: object, batch: int, device: torch.device) -> 
         raise InputError(f"temperature {temperature}: give more than 0, or 0 for greedy decoding")
 
 
-def check_filters(filters: object, batch: int, device: torch.device) -> None:
-    """Refuse what is no `Filters`, and filters whose tensors are not [B]."""
+def check_filters(filters: object, shape: Sequence[int], device: torch.device) -> None:
+    """Refuse what is no `Filters`, filters whose tensors are not [B], and a mask that does not fit
+    logits of the shape [B, rows, V]."""
     if not isinstance(filters, Filters):
         raise InputError(f"filters {filters!r}: give Filters(top_k=..., top_p=..., min_p=...)")
+    batch, rows, vocabulary = shape
     numbers: tuple[Any, ...] = filters.numbers
     dtypes = {"top_k": torch.int64, "top_p": torch.float32, "min_p": torch.float32}
     for (name, dtype), value in zip(dtypes.items(), numbers, strict=True):
         if not isinstance(value, Real):
             check(name, value, (batch,), dtype, device)
+    check("allowed", filters.allowed, (batch, rows, words(vocabulary)), torch.int32, device)
 
 
 def check_tensor(name: str, value: object) -> None:

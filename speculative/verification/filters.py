@@ -26,6 +26,9 @@ rounding decides.
     top_p=0.9 after it      kept  kept  kept             0.50 + 0.30 is 0.84 of the three
     min_p=0.5               kept  kept
 
+Before all of them a mask may say which tokens a grammar allows: what it forbids has probability 0,
+and the filters look at the rest. A row that allows nothing is at fault, as one of -inf alone.
+
 A new filter is a field here and in csrc/arithmetic.h (`Filter`), and a bound of the order in
 `reference_filters.kept` (float64, the meaning), `cuts` (PyTorch) and csrc/cuts.h.
 """
@@ -59,8 +62,13 @@ class Filters:
     """What share of the likeliest token's probability a kept one has; a tensor is float32. 0: all
     tokens."""
     of_draft: bool = True
-    """Whether the draft tokens were sampled under the same filters. If not, their rows are read as
-    they are."""
+    """Whether the draft tokens were sampled under the same filters and mask. If not, their rows are
+    read as they are."""
+    allowed: "Tensor | None" = None
+    """A mask of the tokens that a grammar allows, as xgrammar and vLLM have them: int32 [B, rows,
+    ceil(V / 32)], where bit i % 32 of word i // 32 is token i (`speculative.verification.masks`).
+    The rows are those of the target's logits, G + 1 in `verify` and 1 in `sample`; the draft's row
+    for the same place has the same mask. None: all tokens."""
 
     def __post_init__(self) -> None:
         check_numbers(self.top_k, self.top_p, self.min_p)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from speculative.verification import build, philox, pytorch
+from speculative.verification.masks import masked
 from speculative.verification.problem import (
     TYPES,
     UNFILTERED,
@@ -61,6 +62,7 @@ def verify(
     temperatures: Tensor | None,
     limits: Sequence[float],
     row_limits: Tensor | None,
+    allowed: Tensor | None,
     filters_draft: bool,
     log_probabilities: Tensor | None,
 ) -> Tensor:
@@ -71,7 +73,8 @@ def verify(
             are not None.
         code, parameters: the rule (`speculative.verification.rules`).
         limits, row_limits: the filters (`speculative.verification.filters.Filters.packed`).
-        filters_draft: whether they hold for the draft's rows too.
+        allowed: a mask of tokens (`speculative.verification.masks`).
+        filters_draft: whether filters and mask hold for the draft's rows too.
         log_probabilities: is filled, if it is not None.
 
     Returns:
@@ -80,8 +83,10 @@ def verify(
     library = _library(target_logits.device)
     if library is None:
         requests = _requests(draft_tokens, seed, offset, seeds, offsets)
+        if draft_logits is not None and filters_draft:
+            draft_logits = masked(draft_logits, allowed)
         return pytorch.verify(
-            target_logits,
+            masked(target_logits, allowed),
             draft_logits,
             draft_tokens,
             lengths,
@@ -97,8 +102,8 @@ def verify(
     draft = None if draft_logits is None else dense(draft_logits)
     (batch, gamma), vocabulary = draft_tokens.shape, target.shape[2]
     out = draft_tokens.new_empty((3, batch))
-    lengths, uniforms, seeds, offsets, temperatures = map(
-        contiguous, (lengths, uniforms, seeds, offsets, temperatures)
+    lengths, uniforms, seeds, offsets, temperatures, allowed = map(
+        contiguous, (lengths, uniforms, seeds, offsets, temperatures, allowed)
     )
     problem = Problem(
         target=target.data_ptr(),
@@ -110,6 +115,7 @@ def verify(
         offsets=address(offsets),
         temperatures=address(temperatures),
         filters=address(row_limits),
+        allowed=address(allowed),
         out=out.data_ptr(),
         log_probabilities=address(log_probabilities),
         target_strides=target.stride()[:2],
@@ -153,6 +159,7 @@ def sample(
     stream: int,
     limits: Sequence[float],
     row_limits: Tensor | None,
+    allowed: Tensor | None,
 ) -> Tensor:
     """Sample a token from every row: `speculative.verification.verify.sample` on checked arguments.
 
@@ -165,7 +172,7 @@ def sample(
     if library is None:
         requests = _requests(logits, seed, offset, seeds, offsets)
         return pytorch.sample(
-            logits,
+            masked(logits[:, None], allowed)[:, 0],
             uniforms,
             requests,
             temperature=temperature if temperatures is None else temperatures,
@@ -175,8 +182,8 @@ def sample(
     rows = dense(logits)
     batch, vocabulary = rows.shape
     out = torch.empty((3, batch), dtype=torch.int64, device=rows.device)
-    uniforms, seeds, offsets, temperatures = map(
-        contiguous, (uniforms, seeds, offsets, temperatures)
+    uniforms, seeds, offsets, temperatures, allowed = map(
+        contiguous, (uniforms, seeds, offsets, temperatures, allowed)
     )
     problem = Problem(
         target=rows.data_ptr(),
@@ -185,6 +192,7 @@ def sample(
         offsets=address(offsets),
         temperatures=address(temperatures),
         filters=address(row_limits),
+        allowed=address(allowed),
         out=out.data_ptr(),
         target_strides=(rows.stride(0), 0),
         seed=seed,

@@ -23,7 +23,15 @@ class Problem(ctypes.Structure):
         *((name, c_void_p) for name in ("target", "draft", "tokens", "lengths")),
         *(
             (name, c_void_p)
-            for name in ("uniforms", "seeds", "offsets", "temperatures", "filters", "out")
+            for name in (
+                "uniforms",
+                "seeds",
+                "offsets",
+                "temperatures",
+                "filters",
+                "allowed",
+                "out",
+            )
         ),
         ("log_probabilities", c_void_p),
         *((f"{name}_strides", c_int64 * 2) for name in ("target", "draft", "token")),

@@ -35,6 +35,7 @@ from speculative.verification.checks import check_filters
 from speculative.verification.cuts import limited
 from speculative.verification.filters import Filters
 from speculative.verification.kernels import limits_of
+from speculative.verification.masks import masked
 from speculative.verification.rules import EXACT, Coupled, Exact
 from speculative.verification.status import DRAFT_LOGITS, DRAFT_TOKEN, TARGET_LOGITS
 from speculative.verification.verify import UNFILTERED
@@ -80,7 +81,8 @@ def verify_tree(
             of the tree.
         rule: `Exact()` or `Coupled()`.
         temperature: divides the logits of both models; 0 is greedy.
-        filters: which tokens may be sampled, as in `speculative.verification.verify.verify`.
+        filters: which tokens may be sampled, as in `speculative.verification.verify.verify`; a mask
+            has N + 1 rows.
         seed, offset: as in `speculative.verification.verify.verify`. Add the number of accepted
             nodes and 1 to `offset` after every call.
         uniforms: float32 [B, N + V + groups] from 0 to below 1, used instead of seed and offset by
@@ -91,12 +93,12 @@ def verify_tree(
             values are reported in `status`.
     """
     _check(target_logits, draft_logits, draft_tokens, parents, rule, temperature)
-    check_filters(filters, len(draft_tokens), target_logits.device)
+    check_filters(filters, target_logits.shape, target_logits.device)
     limits = limits_of(draft_tokens, *filters.packed(len(draft_tokens), target_logits.device))
     divisor = torch.full((len(draft_tokens), 1), temperature or 1.0, device=target_logits.device)
-    target_logits = limited(target_logits, divisor, limits)
+    target_logits = limited(masked(target_logits, filters.allowed), divisor, limits)
     if draft_logits is not None and filters.of_draft:
-        draft_logits = limited(draft_logits, divisor, limits)
+        draft_logits = limited(masked(draft_logits, filters.allowed), divisor, limits)
     requests = philox.requests(len(draft_tokens), seed, offset, target_logits.device)
     vocabulary = target_logits.shape[-1]
     outside = (draft_tokens < 0) | (draft_tokens >= vocabulary)

@@ -82,7 +82,8 @@ def verify(
         temperature: divides the logits of both models; a number, or float32 [B] for every sequence
             its own. 0 is greedy: a draft token is accepted if it is the target's likeliest, the
             lowest number among equals, which is the next token too.
-        filters: which tokens may be sampled: top-k, top-p and min-p, after the temperature.
+        filters: which tokens may be sampled: a mask of those that are allowed, then top-k, top-p
+            and min-p, after the temperature.
         lengths: how many draft tokens each sequence has, int64 [B] from 0 to G; None: all have G.
         seed: an integer of 64 bits, or a seed for every request, int64 [B].
         offset: how many tokens the request had before `draft_tokens`, an integer or int64 [B]. Add
@@ -117,7 +118,7 @@ def verify(
             f"draft_logits None: the rule {rule.name} compares two logits; give them, or Exact()"
         )
     check_temperature(temperature, batch, device)
-    check_filters(filters, batch, device)
+    check_filters(filters, target_logits.shape, device)
     check("lengths", lengths, (batch,), torch.int64, device)
     numbers = [gamma + vocabulary + philox.groups(vocabulary)]
     if isinstance(rule, Coupled):
@@ -138,6 +139,7 @@ def verify(
         rule.parameters,
         *_separate(temperature),
         *filters.packed(batch, device),
+        filters.allowed,
         filters.of_draft,
         log_probabilities,
     )
@@ -181,7 +183,7 @@ def sample(
     check_dtype("logits", logits)
     batch, vocabulary = logits.shape
     check_temperature(temperature, batch, logits.device)
-    check_filters(filters, batch, logits.device)
+    check_filters(filters, (batch, 1, vocabulary), logits.device)
     drawn = vocabulary + (0 if stream == philox.COUPLED else philox.groups(vocabulary))
     check("uniforms", uniforms, (batch, drawn), torch.float32, logits.device)
     check_seeds(seed, offset, batch, logits.device)
@@ -192,6 +194,7 @@ def sample(
         *_separate(temperature),
         stream,
         *filters.packed(batch, logits.device),
+        filters.allowed,
     )
 
 

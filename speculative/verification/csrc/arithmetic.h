@@ -49,6 +49,7 @@ struct Problem {
     const int64_t* offsets;   // [batch], or null: `offset`
     const float* temperatures;  // [batch], or null: `temperature`; 0 is greedy
     const float* filters;     // [batch, 3], or null: `filter`
+    const uint32_t* allowed;  // [batch, gamma + 1, words_of(*this)], a bit a token, or null: all are
     int64_t* out;             // [3, batch]: accepted, next token, status
     float* log_probabilities;  // [batch, gamma + 1], or null: nobody asks
     int64_t target_strides[2], draft_strides[2], token_strides[2];
@@ -57,7 +58,7 @@ struct Problem {
     Parameters parameters;
     Filter filter;
     int32_t batch, gamma, vocabulary, type, method, stream;
-    int32_t filters_draft;    // whether the filters hold for the draft's rows too
+    int32_t filters_draft;    // whether filters and mask hold for the draft's rows too
 };
 
 // ---------------------------------------------------------------------------- elements of logits
@@ -270,17 +271,32 @@ HD Normaliser merged(const Normaliser& a, const Normaliser& b, float scale) {
 // --------------------------------------------------------------------------------------- filters
 
 // Where a row is cut: of its tokens in their order (speculative/verification/filters.py) those are kept
-// whose logit is above `value`, and of those that have this logit the ones up to token `last`.
+// whose logit is above `value`, and of those that have this logit the ones up to token `last`. Before that
+// a mask says which tokens are `allowed`, with one bit for each; null: all are.
 struct Cut {
     float value = -INFINITY;
     int last = 0x7fffffff;
+    const uint32_t* allowed = nullptr;
 
     HD bool cuts() const { return value > -INFINITY; }
-    // The logit as verification sees it; NaN stays.
+    HD bool allows(int token) const { return !allowed || (allowed[token >> 5] >> (token & 31) & 1); }
+    // The logit as verification sees it; NaN stays. What is excluded may be past the end of the row.
     HD float of(float z, int token) const {
-        return z < value || (z == value && token > last) ? -INFINITY : z;
+        if (z < value || (z == value && token > last)) return -INFINITY;
+        return z == -INFINITY || allows(token) ? z : -INFINITY;
     }
 };
+
+// How many words the mask of a row has.
+HD int words_of(const Problem& p) { return (p.vocabulary + 31) / 32; }
+
+// A row at position t of sequence b, of the target or of the draft, that is not cut but for its mask.
+HD Cut uncut(const Problem& p, int64_t b, int t, bool of_draft) {
+    Cut cut;
+    if (p.allowed && (!of_draft || p.filters_draft))
+        cut.allowed = p.allowed + (b * (p.gamma + 1) + t) * words_of(p);
+    return cut;
+}
 
 // The filters of sequence b, in range: a top_k that keeps all is the size of the vocabulary.
 HD Filter filter_of(const Problem& p, int64_t b) {
@@ -336,7 +352,7 @@ HD int token_at(const Problem& p, int64_t b, int t) {
 // What draft token t of sequence b is accepted by. Only EXACT and BLOCK use the normalisers of its rows.
 template <class T>
 HD Verdict judge(const Problem& p, int64_t b, int t, const Normaliser& target, const Normaliser& draft,
-                 const Cut& target_cut = {}, const Cut& draft_cut = {}) {
+                 const Cut& target_cut, const Cut& draft_cut) {
     const int token = token_at(p, b, t);
     if (token < 0) return {0, DRAFT_TOKEN};
     const bool exact = p.method == EXACT || p.method == BLOCK;

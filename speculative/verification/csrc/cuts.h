@@ -62,7 +62,7 @@ bool collect_largest(const Row<T>& row, int k, Candidates& found) {
     for (int s = 0; s < peaks.count; ++s) {
         if (!(peak[s] > low)) continue;
         const int first = s * STRETCH, count = std::min(STRETCH, row.vocabulary - first);
-        const float* z = widened(row.logits + first, count, buffer);
+        const float* z = row.part(first, count, buffer);
         found.count += collect(z, count, low, INFINITY, into + found.count);
     }
     return false;
@@ -77,7 +77,7 @@ float sampled_floor(const Row<T>& row, float maximum, float scale, double spare)
     int count_of[BINS] = {};
     const int groups = row.vocabulary / GROUP;
     for (int g = 0; g < groups; ++g) {
-        const float* z = widened(row.logits + int64_t(g) * GROUP + g % 64 * EACH, EACH, buffer);
+        const float* z = row.part(g * GROUP + g % 64 * 32, EACH, buffer);
 #pragma omp simd
         for (int i = 0; i < EACH; ++i) {
             const float apart = scale * (maximum - z[i]);

@@ -33,7 +33,7 @@ inline const float* widened(const Half* __restrict row, int count, float* __rest
     return into;
 }
 
-// A row of logits. A token that is left out or not kept reads as -inf.
+// A row of logits. A token that is left out, not allowed or not kept reads as -inf.
 template <class T>
 struct Row {
     const T* logits;
@@ -44,10 +44,20 @@ struct Row {
     int groups() const { return (vocabulary + GROUP - 1) / GROUP; }
     int count(int g) const { return std::min(GROUP, vocabulary - g * GROUP); }
 
-    // The logits of group g as they are, where they are or in `into`.
-    const float* uncut(int g, float* into) const {
-        return widened(logits + int64_t(g) * GROUP, count(g), into);
+    // `amount` logits from token `first` on, a multiple of 32: where they are, or in `into`. The mask alone
+    // is seen.
+    const float* part(int first, int amount, float* into) const {
+        const float* z = widened(logits + first, amount, into);
+        if (!cut.allowed) return z;
+        for (int i = 0; i < amount; i += 32) {
+            const uint32_t word = cut.allowed[(first + i) / 32];
+            const int end = std::min(32, amount - i);
+#pragma omp simd
+            for (int j = 0; j < end; ++j) into[i + j] = word >> j & 1 ? z[i + j] : -INFINITY;
+        }
+        return into;
     }
+    const float* uncut(int g, float* into) const { return part(g * GROUP, count(g), into); }
 
     // The logits of group g, where they are or in `into`.
     const float* group(int g, float* into) const {

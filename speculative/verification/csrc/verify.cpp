@@ -20,13 +20,13 @@ struct Sequence {
 
     Row<T> target(int t) const {
         const T* rows = static_cast<const T*>(p.target) + b * p.target_strides[0];
-        return {rows + t * p.target_strides[1], p.vocabulary};
+        return {rows + t * p.target_strides[1], p.vocabulary, -1, uncut(p, b, t, false)};
     }
     // Its logits are null where the draft's tokens were given.
     Row<T> draft(int t) const {
         if (!p.draft) return {nullptr, p.vocabulary};
         const T* rows = static_cast<const T*>(p.draft) + b * p.draft_strides[0];
-        return {rows + t * p.draft_strides[1], p.vocabulary};
+        return {rows + t * p.draft_strides[1], p.vocabulary, -1, uncut(p, b, t, true)};
     }
     // Note the log-probability of the token at place t of the output, where it is asked for.
     void note(int t, int64_t token, const Normaliser& target_row) const {
@@ -92,6 +92,7 @@ template <class T, Method METHOD>
 Place accept_in_order(const Sequence<T>& s, int length) {
     Place place;
     for (; place.n < length; ++place.n) {
+        place.target_cut = s.target(place.n).cut, place.draft_cut = s.draft(place.n).cut;
         if (METHOD == EXACT || s.reduces) reduce_pair(s, place);
         const Verdict verdict = judge<T>(s.p, s.b, place.n, place.target, place.draft,
                                          place.target_cut, place.draft_cut);
@@ -178,7 +179,7 @@ Outcome next_token(const Sequence<T>& s, Place place) {
     }
     if (place.fault) return {place.n, -1, place.fault};
     Pair<T> rows = {s.target(place.n), place.complete ? s.target(place.n) : s.draft(place.n)};
-    rows.target.cut = place.target_cut, rows.draft.cut = place.draft_cut;
+    if (place.reduced) rows.target.cut = place.target_cut, rows.draft.cut = place.draft_cut;
     if (METHOD != SIGMOID && s.filtered) reduce_kept(rows.target, place.target, scale_of(s.p, s.b), groups);
     Outcome outcome = {place.n, -1, 0};
     if (!place.complete && rows.draft.logits)

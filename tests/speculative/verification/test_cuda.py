@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import byref, c_void_p
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -26,7 +27,7 @@ from speculative.experiments.agreement import (
     uniforms_of,
     with_operators,
 )
-from speculative.verification import build, kernels, philox
+from speculative.verification import build, kernels, masks, philox
 from speculative.verification.filters import Filters
 from speculative.verification.problem import Problem
 from speculative.verification.rules import EXACT, Block, Coupled, Rule, Sigmoid
@@ -234,6 +235,24 @@ def test_emulated_log_probabilities(emulated: None, rule: Rule, batch: int) -> N
         with_operators(target, draft, tokens, log_probabilities=by, **options)
         torch.testing.assert_close(scores, by, rtol=2e-6, atol=5e-6, equal_nan=True)
         assert int(scores.isfinite().sum()) == int(decided.accepted.sum()) + batch
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("batch", "vocabulary"), [(4, 2101), (4, 2048), (16, 131)])
+def test_emulated_masks(emulated: None, rule: Rule, batch: int, vocabulary: int) -> None:
+    """Alone and before filters, of rows of which one in four is greedy, decide as -inf does."""
+    target, draft, tokens = drafted(batch, 2, vocabulary, seed=6)
+    allowed = torch.rand(target.shape, generator=torch.Generator().manual_seed(1)) < 0.4
+    tokens[::3] = target.masked_fill(~allowed, -torch.inf)[::3, :2].argmax(-1)
+    heat = torch.tensor([0.7, 0.0, 1.2, 0.5]).repeat(batch // 4)
+    few = Filters(top_k=torch.tensor([0, 9, 40, 0]).repeat(batch // 4))
+    for filters in (Filters(), few) if vocabulary == 131 else (Filters(),):
+        options = {"rule": rule, "temperature": heat, "seed": 5}
+        mask = replace(filters, allowed=masks.packed(allowed))
+        found = rows(verify(target, draft, tokens, filters=mask, **options))
+        seen = [x.masked_fill(~allowed[:, : x.shape[1]], -torch.inf) for x in (target, draft)]
+        assert found == rows(verify(*seen, tokens, filters=filters, **options))
+        assert all(token >= 0 for _, token, _ in found)
 
 
 def test_emulated_faults_under_filters(emulated: None) -> None:
