@@ -22,8 +22,9 @@ from speculative.auditing.pairs import GAMMA
 from speculative.auditing.verifier import Verifier, one_by_one
 from speculative.bench import transformers_region
 from speculative.verification.calibration import Observed
+from speculative.verification.filters import Filters
 from speculative.verification.rules import RULES, Calibrated, Rule
-from speculative.verification.verify import verify
+from speculative.verification.verify import UNFILTERED, verify
 from systems.schema import InputError
 
 OF_VLLM = "vllm.v1.sample.rejection_sampler"
@@ -62,10 +63,14 @@ def of_rule(rule: Rule) -> Verifier:
     """Our operator with this rule, with a seed for every sequence."""
 
     def decide(
-        target: Tensor, draft: Tensor, tokens: Tensor, generator: torch.Generator
+        target: Tensor,
+        draft: Tensor,
+        tokens: Tensor,
+        generator: torch.Generator,
+        filters: Filters = UNFILTERED,
     ) -> tuple[Tensor, Tensor]:
         seeds = torch.randint(2**62, (len(tokens),), generator=generator, device=tokens.device)
-        accepted, token, _ = verify(target, draft, tokens, rule=rule, seed=seeds)
+        accepted, token, _ = verify(target, draft, tokens, rule=rule, filters=filters, seed=seeds)
         return accepted, token
 
     return decide

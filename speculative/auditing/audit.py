@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from speculative.auditing import pairs
-from speculative.auditing.checks import COARSER, Check, Plan, checks
+from speculative.auditing.checks import Check, Plan, checks
 from speculative.auditing.counting import POWER, draws
 from speculative.auditing.verifier import Verifier
 from systems.schema import InputError
@@ -75,13 +74,15 @@ def audit(
     Outputs of small models are counted and compared with the distribution of the target alone by
     chi-square, on an ordinary pair and on adversarial ones (disjoint supports, p = q, one-hot rows,
     excluded tokens, ties, large and shifted logits), in half precision, in uneven batches, and at
-    large vocabularies by strata. Wrong verifiers go through the same as a control.
+    large vocabularies by strata; and under filters, if the verifier takes any. Wrong verifiers go
+    through the same as a control.
 
     Args:
         verifier: a function of target logits [B, G + 1, V], draft logits [B, G, V], draft tokens
             int64 [B, G] and a `torch.Generator`. It returns (accepted, next_token), integers [B]
-            each, or the emitted tokens, integers [B, G + 1] with -1 after the last. For one that
-            takes a single sequence see `speculative.auditing.verifier.one_by_one`.
+            each, or the emitted tokens, integers [B, G + 1] with -1 after the last. If it has an
+            argument `filters`, it is given `speculative.Filters` too. For one that takes a single
+            sequence see `speculative.auditing.verifier.one_by_one`.
         total_variation: the error that shall be seen. Half of it takes four times the time.
         vocabularies: the large ones.
         device: where logits, tokens and the generator are.
@@ -113,12 +114,6 @@ def audit(
     report = Report(title=title, total_variation=total_variation, checks=tuple(made))
     show(f"\n{report.verdict}")
     return report
-
-
-def outputs(total_variation: float) -> int:
-    """How many outputs of small pairs a verifier emits in an audit, if nothing is wrong."""
-    others = len(list(pairs.adversarial())) + 4  # two dtypes, and a batch twice as large
-    return draws(total_variation) + others * draws(COARSER * total_variation)
 
 
 def _title(name: str, plan: Plan) -> str:

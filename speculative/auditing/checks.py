@@ -11,7 +11,8 @@ from torch import Tensor
 from speculative.auditing import control, pairs, wide
 from speculative.auditing.counting import LEAST_P, Tally, count, drawn, draws, visible
 from speculative.auditing.pairs import GAMMA, Pair, sequences
-from speculative.auditing.verifier import Verifier, emitted
+from speculative.auditing.verifier import Verifier, emitted, takes_filters
+from speculative.verification.filters import Filters
 from systems import by_path
 from systems.schema import InputError
 
@@ -22,6 +23,8 @@ WEAKEST = 0.01
 seen. Their outputs must show it, even if less is asked of the audit."""
 FEW = 256
 """The sequences on which random numbers and inputs are looked at."""
+FEWER = 16
+"""The share of a large vocabulary that top-k keeps is one in so many."""
 MOST_WIDE, WIDE_ELEMENTS = 100_000, 6e8
 """The most outputs at a large vocabulary, and outputs times tokens of the vocabulary."""
 
@@ -88,8 +91,22 @@ def checks(verifier: Verifier, plan: Plan) -> Iterator[Check]:
     yield _tried("uneven batch", others)
     for vocabulary in plan.vocabularies:
         yield _wide(verifier, vocabulary, plan)
+    filters = takes_filters(verifier)
+    if filters:
+        yield from _under_filters(verifier, plan, some)
+    else:
+        yield Check("filters", "note", "not audited: the verifier takes no `filters`")
     if plan.controlled:
-        yield _control(plan, max(many, draws(WEAKEST)))
+        yield _control(plan, max(many, draws(WEAKEST)), filters=filters)
+
+
+def _under_filters(verifier: Verifier, plan: Plan, outputs: int) -> Iterator[Check]:
+    """The checks of a verifier that filters."""
+    for pair in pairs.under_filters():
+        yield _tried(pair.name, partial(plan.count, plan.pair(pair), verifier, outputs))
+    for vocabulary in plan.vocabularies:
+        few = Filters(top_k=max(1, vocabulary // FEWER), top_p=0.9)
+        yield _wide(verifier, vocabulary, plan, few)
 
 
 def _manners(verifier: Verifier, plan: Plan) -> Iterator[Check]:
@@ -203,13 +220,14 @@ def _among_others(verifier: Verifier) -> Verifier:
     return verify
 
 
-def _wide(verifier: Verifier, vocabulary: int, plan: Plan) -> Check:
+def _wide(verifier: Verifier, vocabulary: int, plan: Plan, filters: Filters | None = None) -> Check:
     """Whether the tokens at a large vocabulary are the target's."""
-    name = f"vocabulary {vocabulary:,}"
+    name = f"vocabulary {vocabulary:,}" + (", filtered" if filters else "")
+    rows = wide.rows(vocabulary, plan.seed, plan.device, filters)
     scale = min(1.0, (0.002 / plan.total_variation) ** 2)
     size = max(500, int(scale * min(MOST_WIDE, WIDE_ELEMENTS / vocabulary)))
     try:
-        p = wide.p_of(verifier, wide.rows(vocabulary, plan.seed, plan.device), size, plan.seed)
+        p = wide.p_of(verifier, rows, size, plan.seed)
     except Exception as error:  # the user's own code runs here
         return Check(name, "WRONG", _refusal(error))
     seen = visible(size, wide.STRATA + 1)
@@ -217,13 +235,14 @@ def _wide(verifier: Verifier, vocabulary: int, plan: Plan) -> Check:
     return Check(name, "WRONG" if p < LEAST_P else "ok", found)
 
 
-def _control(plan: Plan, outputs: int) -> Check:
+def _control(plan: Plan, outputs: int, *, filters: bool) -> Check:
     """Whether the checks reject verifiers that are wrong, and pass one that is right."""
-    names, total = control.missed(plan.total_variation, outputs, plan.device)
+    names, total = control.missed(plan.total_variation, outputs, plan.device, filters=filters)
     if names:
         return Check("control", "WRONG", f"misjudged: {', '.join(names)}")
+    wrong = total - (2 if filters else 1)
     found = (
-        f"{total - 1} of {total - 1} wrong verifiers rejected, one of them off by "
+        f"{wrong} of {wrong} wrong verifiers rejected, one of them off by "
         f"{plan.total_variation:g}; the textbook's passes"
     )
     return Check("control", "ok", found)

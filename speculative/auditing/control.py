@@ -12,9 +12,9 @@ from speculative.auditing import pairs
 from speculative.auditing.counting import LEAST_P, count
 from speculative.auditing.pairs import GAMMA, Pair
 from speculative.auditing.verifier import Verifier
-from speculative.experiments import mutants
-from speculative.experiments.chi_square import Verify
+from speculative.experiments import filter_mutants, mutants
 from speculative.verification import philox
+from speculative.verification.filters import Filters
 
 COARSE_BITS = 6
 
@@ -33,11 +33,14 @@ def wrong(pair: Pair, total_variation: float) -> Iterator[tuple[str, Verifier]]:
     yield f"off by {total_variation:g}", _off_by(pair, total_variation)
 
 
-def missed(total_variation: float, outputs: int, device: torch.device) -> tuple[list[str], int]:
+def missed(
+    total_variation: float, outputs: int, device: torch.device, *, filters: bool = False
+) -> tuple[list[str], int]:
     """The control verifiers that the checks judge wrongly, and how many there are in all.
 
     Args:
         outputs: how many outputs each of them emits at the most, of every pair.
+        filters: whether those with wrong filters are among them.
     """
     ordinary = pairs.random().of(torch.float32, device)
     excluding = next(p for p in pairs.adversarial() if p.name == "excluded tokens")
@@ -49,7 +52,15 @@ def missed(total_variation: float, outputs: int, device: torch.device) -> tuple[
         total += 1
         if not rejected(verifier, trial, outputs):
             names.append(name)
-    return names, total
+    if not filters:
+        return names, total
+    under_filters = tuple(pair.of(torch.float32, device) for pair in pairs.under_filters())
+    if rejected(_drawing(filter_mutants.right), under_filters, outputs):
+        names.append("the textbook's under filters, which is right")
+    for name, mutant in filter_mutants.WRONG.items():
+        if not rejected(_drawing(mutant), under_filters, outputs):
+            names.append(f"filters, {name}")
+    return names, total + 1 + len(filter_mutants.WRONG)
 
 
 def rejected(verifier: Verifier, trial: tuple[Pair, ...], outputs: int) -> bool:
@@ -62,13 +73,15 @@ def rejected(verifier: Verifier, trial: tuple[Pair, ...], outputs: int) -> bool:
     return False
 
 
-def _drawing(decide: Verify, change: Callable[[Tensor], Tensor] = lambda u: u) -> Verifier:
+def _drawing(
+    decide: Callable[..., tuple[Tensor, ...]], change: Callable[[Tensor], Tensor] = lambda u: u
+) -> Verifier:
     """A verifier of given uniforms, as one that draws them, changed or not."""
 
     def verify(
-        z: Tensor, y: Tensor, tokens: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        return decide(z, y, tokens, change(_uniforms(y, generator)))
+        z: Tensor, y: Tensor, tokens: Tensor, generator: torch.Generator, **options: Filters
+    ) -> tuple[Tensor, ...]:
+        return decide(z, y, tokens, change(_uniforms(y, generator)), **options)
 
     return verify
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from speculative.auditing.pairs import GAMMA, Pair, V, number, sequences
-from speculative.auditing.verifier import Verifier, emitted
+from speculative.auditing.verifier import Verifier, emitted, under
 from speculative.experiments import chi_square
 
 LEAST_P = 1e-5
@@ -97,7 +97,7 @@ class Tally:
     @property
     def neighbours_p(self) -> float:
         """The p-value of neighbours in a batch being independent and the target's."""
-        first = self.pair.target[0].double().softmax(-1)
+        first = self.pair.seen_target[0].double().softmax(-1)
         return p_value(self.neighbours, (first[:, None] * first).flatten())
 
     @property
@@ -116,8 +116,8 @@ class Tally:
 def count(
     pair: Pair, verifier: Verifier, outputs: int, generator: torch.Generator, seed: int
 ) -> Tally:
-    """Let a verifier decide drafts of a pair until there are enough outputs, or it is clearly
-    wrong.
+    """Let a verifier decide drafts of a pair, under the pair's filters, until there are enough
+    outputs, or it is clearly wrong.
 
     Args:
         generator: decides the drafts, and what completes the outputs.
@@ -125,12 +125,12 @@ def count(
     """
     device = pair.outputs.device
     own = torch.Generator(device).manual_seed(seed)
-    tally = Tally(pair)
+    tally, decide = Tally(pair), under(verifier, pair.filters)
     while tally.drawn < outputs and not tally.faulty and tally.p > ENOUGH:
         numbers = drawn(pair, min(CHUNK, outputs - tally.drawn), generator)
         rows = pair.target_rows[numbers], pair.draft_rows[numbers]
         tokens = sequences(numbers, GAMMA)
-        found = emitted(verifier, *rows, tokens, own)
+        found = emitted(decide, *rows, tokens, own)
         shape = len(tokens), GAMMA + 1
         uniforms = torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
         tally.add(found, tokens, uniforms)

@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from speculative.verification import reference_filters
+from speculative.verification.filters import Filters
 
 V, GAMMA = 4, 2
 """Tokens of the vocabulary and draft tokens: 64 outputs."""
@@ -27,6 +31,18 @@ class Pair:
     """Logits after 0, 1 and 2 tokens."""
     draft: Tables
     """The same; those after 2 tokens are not read."""
+    filters: Filters | None = None
+    """What drafts and outputs are sampled under; the verifier is told. None: it is told nothing."""
+
+    @cached_property
+    def seen_target(self) -> Tables:
+        """The target's logits with -inf for what the filters leave out."""
+        return [filtered(table, self.filters) for table in self.target]
+
+    @cached_property
+    def seen_draft(self) -> Tables:
+        """The same of the draft."""
+        return [filtered(table, self.filters) for table in self.draft]
 
     @cached_property
     def target_rows(self) -> Tensor:
@@ -41,22 +57,22 @@ class Pair:
     @cached_property
     def drafts(self) -> Tensor:
         """The probability of every draft, float64 [V ** G]."""
-        return joint(self.draft[:GAMMA])
+        return joint(self.seen_draft[:GAMMA])
 
     @cached_property
     def outputs(self) -> Tensor:
         """The probability of every output of the target alone, float64 [V ** (G + 1)]."""
-        return joint(self.target)
+        return joint(self.seen_target)
 
     @cached_property
     def cumulative(self) -> Tables:
         """The target's conditional distributions, summed up, float64 [V ** t, V] each."""
-        return [table.double().softmax(-1).cumsum(-1).view(-1, V) for table in self.target]
+        return [x.double().softmax(-1).cumsum(-1).view(-1, V) for x in self.seen_target]
 
     @property
     def overlap(self) -> float:
         """The largest share of first draft tokens that an exact verifier can accept."""
-        p, q = (x[0].double().softmax(-1) for x in (self.target, self.draft))
+        p, q = (x[0].double().softmax(-1) for x in (self.seen_target, self.seen_draft))
         return float(p.minimum(q).sum())
 
     def of(self, dtype: torch.dtype, device: torch.device) -> "Pair":
@@ -95,6 +111,33 @@ def adversarial(seed: int = 0) -> Iterator[Pair]:
     yield Pair(
         "shifted logits", "logits near 10,000", *_each(lambda x: 4 * x + 10_000, target, draft)
     )
+
+
+def under_filters(seed: int = 0) -> Iterator[Pair]:
+    """Pairs whose drafts are sampled under filters, which the verifier applies too."""
+    models = _normal(300 + seed), _normal(400 + seed)
+    ties = _each(torch.round, *models)
+    target, draft = models
+    for name, what, filters in (
+        ("top-k", "the likeliest 2", Filters(top_k=2)),
+        ("top-p", "0.8 of the probability", Filters(top_p=0.8)),
+        ("min-p", "0.3 of the likeliest", Filters(min_p=0.3)),
+        ("all filters", "3, of those 0.9, and 0.1", Filters(top_k=3, top_p=0.9, min_p=0.1)),
+    ):
+        yield Pair(name, what, target, draft, filters)
+    target, draft = ties
+    yield Pair("top-k of ties", "2 of equal logits", target, draft, Filters(top_k=2))
+    yield Pair("top-p of ties", "0.9, equal logits", target, draft, Filters(top_p=0.9))
+
+
+def filtered(logits: Tensor, filters: Filters | None) -> Tensor:
+    """Logits [..., V] with -inf for what filters of numbers leave out, by the reference."""
+    if filters is None:
+        return logits
+    rows = logits.double().cpu().flatten(0, -2) if logits.dim() > 1 else logits.double()[None].cpu()
+    kept = reference_filters.filtered(rows.numpy(), *map(float, filters.numbers)) > -np.inf
+    keep = torch.from_numpy(kept).view(logits.shape).to(logits.device)
+    return logits.masked_fill(~keep, -torch.inf)
 
 
 def joint(tables: Tables) -> Tensor:

@@ -1,17 +1,23 @@
 """What a verifier is to the audit: how it is called, and how its answer is read."""
 
+import inspect
 from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from speculative.verification.filters import Filters
 from systems.schema import InputError
 
 Verifier = Callable[[Tensor, Tensor, Tensor, torch.Generator], Any]
 """Takes target logits [B, G + 1, V], draft logits [B, G, V], draft tokens int64 [B, G] and a
 generator on their device. Returns the number of accepted tokens and the next token, integers [B]
-each; or the emitted tokens, integers [B, G + 1], with -1 after the last one of every sequence."""
+each; or the emitted tokens, integers [B, G + 1], with -1 after the last one of every sequence.
+
+One that filters takes `filters` too, by name (`speculative.verification.filters.Filters`, of
+numbers): it gets all logits and drafts that were sampled under the same filters."""
 
 EMPTY = -1
 """Stands where a sequence has no further token."""
@@ -39,12 +45,29 @@ def emitted(
     )
 
 
+def takes_filters(verifier: Verifier) -> bool:
+    """Whether a verifier takes `filters`."""
+    try:
+        return "filters" in inspect.signature(verifier).parameters
+    except ValueError:  # of functions that say nothing about their arguments
+        return False
+
+
+def under(verifier: Verifier, filters: Filters | None) -> Verifier:
+    """The verifier with these filters; as it is without any."""
+    return verifier if filters is None else partial(verifier, **{"filters": filters})
+
+
 def one_by_one(verifier: Verifier) -> Verifier:
     """The same for batches, of a verifier that takes a single sequence."""
 
-    def verify(target: Tensor, draft: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
+    @wraps(verifier)  # it takes filters if the other does
+    def verify(
+        target: Tensor, draft: Tensor, tokens: Tensor, generator: torch.Generator, **options: Any
+    ) -> Tensor:
+        decide = partial(verifier, **options)
         rows = zip(target.split(1), draft.split(1), tokens.split(1), strict=True)
-        return torch.cat([emitted(verifier, *row, generator) for row in rows])
+        return torch.cat([emitted(decide, *row, generator) for row in rows])
 
     return verify
 

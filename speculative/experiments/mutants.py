@@ -103,8 +103,18 @@ def _verify(
     residual: Callable[[Tensor, Tensor], Tensor] = _positive_part,
 ) -> tuple[Tensor, Tensor]:
     """The textbook's verifier, with a residual of one's own (unnormalised [B, V])."""
+    return decided(z.double().softmax(-1), y.double().softmax(-1), tokens, u, residual)
+
+
+def decided(
+    p: Tensor,
+    q: Tensor,
+    tokens: Tensor,
+    u: Tensor,
+    residual: Callable[[Tensor, Tensor], Tensor] = _positive_part,
+) -> tuple[Tensor, Tensor]:
+    """The same of probabilities [B, G + 1, V] and [B, G, V], float64."""
     gamma = tokens.shape[1]
-    p, q = z.double().softmax(-1), y.double().softmax(-1)
     ratio = (p[:, :gamma] / q).gather(-1, tokens[..., None])[..., 0]
     n = (u[:, :gamma] < ratio).cumprod(-1).sum(-1)
     batch = torch.arange(len(n))

@@ -1,6 +1,7 @@
 """Verifiers that are wrong in one way each are found by the check that looks there."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from speculative.auditing.audit import Report, audit
 from speculative.auditing.checks import Check
 from speculative.auditing.counting import count
 from speculative.auditing.verifier import Verifier
-from speculative.experiments import mutants
+from speculative.experiments import filter_mutants, mutants
+from speculative.verification.filters import Filters
 from speculative.verification.rules import Exact
+from speculative.verification.verify import UNFILTERED
 from systems.schema import InputError
 
 OURS = of_rule(Exact())
@@ -79,6 +82,20 @@ def looking_at_neighbours(z: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tens
     return (z - z.amax()).clamp(min=-10), (y - y.amax()).clamp(min=-10), x
 
 
+def filtering(change: Callable[[Filters], Filters]) -> Verifier:
+    """Ours, with other filters."""
+
+    def verify(
+        z: Tensor, y: Tensor, x: Tensor, generator: torch.Generator, filters: Filters = UNFILTERED
+    ) -> Any:
+        return OURS(z, y, x, generator, change(filters))  # type: ignore[call-arg]
+
+    return verify
+
+
+WIDE = "vocabulary 1,500, filtered"
+
+
 @pytest.mark.parametrize(
     ("verifier", "check"),
     [
@@ -91,6 +108,10 @@ def looking_at_neighbours(z: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tens
         (changed(lambda z, y, x: (z.clamp(-3, 3), y, x)), "far apart"),
         (changed(answer=lambda z, y, x, found: (found[0], found[1] % 3 + 1)), "one-hot target"),
         (changed(answer=lambda z, y, x, found: (found[0].clamp(max=1), found[1])), "equal models"),
+        (filtering(lambda f: replace(f, of_draft=False)), "min-p"),
+        (filtering(lambda f: replace(f, top_k=0)), "top-k"),
+        (filtering(lambda f: replace(f, top_k=f.top_k if f.top_k < 10 else 0)), WIDE),
+        (filtering(lambda f: replace(f, top_p=f.top_p * 0.6)), WIDE),
     ],
 )
 def test_an_error_is_found_where_it_shows(verifier: Verifier, check: str) -> None:
@@ -139,10 +160,38 @@ def test_errors_of_a_verifier_are_found_or_refused() -> None:
         audited(lambda *_: None)
 
 
+def test_a_verifier_without_filters_is_told_so() -> None:
+    assert found(changed(), "filters") == ("note", "not audited: the verifier takes no `filters`")
+    assert not any(check.name == "top-k" for check in audited(changed()).checks)
+
+
+@pytest.mark.parametrize("name", filter_mutants.WRONG)
+def test_wrong_filters_are_rejected(name: str) -> None:
+    trial = tuple(pairs.under_filters())
+    assert control.rejected(control._drawing(filter_mutants.WRONG[name]), trial, 20_000)
+
+
+def test_right_filters_are_not_rejected() -> None:
+    trial = tuple(pairs.under_filters())
+    assert not control.rejected(control._drawing(filter_mutants.right), trial, 20_000)
+
+
+@pytest.mark.parametrize("kept", filter_mutants.WRONG_CUTS)
+def test_each_wrong_cut_keeps_other_tokens_than_the_reference(kept: filter_mutants.Keep) -> None:
+    """And the right one the same."""
+    unlike = 0
+    for pair in pairs.under_filters():
+        assert pair.filters is not None
+        for seen, table in zip(pair.seen_target, pair.target, strict=True):
+            assert filter_mutants.kept(table, pair.filters).equal(seen > -torch.inf)
+            unlike += not kept(table, pair.filters).equal(seen > -torch.inf)
+    assert unlike
+
+
 @pytest.mark.slow
 def test_the_control_is_judged_rightly() -> None:
     report = audited(OURS, total_variation=0.02, vocabularies=(), control=True)
-    assert report.checks[-1].found.startswith("9 of 9 wrong verifiers rejected, one of them off")
+    assert report.checks[-1].found.startswith("16 of 16 wrong verifiers rejected, one of them off")
 
 
 def test_a_control_that_is_misjudged_leaves_the_verdict_open() -> None:

@@ -10,13 +10,21 @@ from speculative.auditing import pairs
 from speculative.auditing.counting import LEAST_P, POWER, completed, count, draws, p_value, visible
 from speculative.auditing.pairs import GAMMA, Pair, V
 from speculative.experiments.chi_square import p_value as chi_square
+from speculative.verification.reference_filters import kept
 
-ALL = [pairs.random(), *pairs.adversarial()]
+ALL = [pairs.random(), *pairs.adversarial(), *pairs.under_filters()]
 
 
 @pytest.mark.parametrize("pair", ALL, ids=lambda pair: pair.name)
 def test_outputs_have_the_product_of_the_conditional_probabilities(pair: Pair) -> None:
     tables = [x.double().softmax(-1).numpy() for x in pair.target]
+    if pair.filters is not None:
+        limits = [float(x) for x in pair.filters.numbers]
+        for table in tables:
+            rows = table.reshape(-1, V)
+            keep = [kept(np.log(row), *limits) for row in rows]
+            rows *= np.array(keep)
+            rows /= rows.sum(-1, keepdims=True)
     expected = [
         tables[0][a] * tables[1][a, b] * tables[2][a, b, c]
         for a, b, c in itertools.product(range(V), repeat=3)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from speculative.auditing.verifier import emitted, one_by_one
+from speculative.auditing.verifier import emitted, one_by_one, takes_filters, under
+from speculative.verification.filters import Filters
 from systems.schema import InputError
 
 TOKENS = torch.tensor([[1, 2], [3, 0], [2, 2]])
@@ -43,6 +44,21 @@ def test_a_verifier_of_one_sequence_gets_one() -> None:
     found = emitted(one_by_one(verify), *GIVEN)
     assert found[:, 0].tolist() == [2, 0, 2]
     assert seen == [((1, 3, 4), (1, 2, 4), [row]) for row in TOKENS.tolist()]
+
+
+def test_filters_reach_a_verifier_that_takes_them() -> None:
+    def verify(
+        z: Tensor, y: Tensor, tokens: Tensor, _: torch.Generator, filters: Filters | None = None
+    ) -> tuple[Tensor, Tensor]:
+        top_k = 0 if filters is None else int(filters.top_k)
+        return tokens[:, 0] * 0, torch.full_like(tokens[:, 0], top_k)
+
+    for one in (verify, one_by_one(verify)):
+        assert takes_filters(one)
+        assert emitted(under(one, Filters(top_k=3)), *GIVEN)[:, 0].tolist() == [3, 3, 3]
+        assert emitted(under(one, None), *GIVEN)[:, 0].tolist() == [0, 0, 0]
+    for without in (lambda *_: None, one_by_one(lambda *_: None), max):
+        assert not takes_filters(without)
 
 
 @pytest.mark.parametrize(
