@@ -112,7 +112,7 @@ def with_operators(
         requests,
         rule=rule,
         temperature=temperature,
-        limits=kernels.limits_of(tokens, *filters.packed(len(tokens), target.device)),
+        limits=kernels.limits_of(tokens, *filters.separated()),
         filters_draft=filters.of_draft,
         log_probabilities=log_probabilities,
     )

@@ -38,7 +38,7 @@ def check_filters(filters: object, shape: Sequence[int], device: torch.device) -
     numbers: tuple[Any, ...] = filters.numbers
     dtypes = {"top_k": torch.int64, "top_p": torch.float32, "min_p": torch.float32}
     for (name, dtype), value in zip(dtypes.items(), numbers, strict=True):
-        if not isinstance(value, Real):
+        if not isinstance(value, (int, float, Real)):  # the first two are known at once
             check(name, value, (batch,), dtype, device)
     check("allowed", filters.allowed, (batch, rows, words(vocabulary)), torch.int32, device)
 

@@ -41,7 +41,10 @@ from typing import TYPE_CHECKING, Any
 from systems.schema import InputError
 
 if TYPE_CHECKING:  # options, which need no torch, are checked with this file
-    from torch import Tensor, device
+    from torch import Tensor
+
+EVERYTHING = (0.0, 1.0, 0.0)
+"""The numbers of filters that leave out nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,8 @@ class Filters:
     """A mask of the tokens that a grammar allows, as xgrammar and vLLM have them: int32 [B, rows,
     ceil(V / 32)], where bit i % 32 of word i // 32 is token i (`speculative.verification.masks`).
     The rows are those of the target's logits, G + 1 in `verify` and 1 in `sample`; the draft's row
-    for the same place has the same mask. None: all tokens."""
+    for the same place has the same mask. The CPU's kernels read the bits; elsewhere, on a GPU too,
+    masked copies of the logits are made first. None: all tokens."""
 
     def __post_init__(self) -> None:
         check_numbers(self.top_k, self.top_p, self.min_p)
@@ -78,26 +82,24 @@ class Filters:
         """What the kernels read, in the order of `Filter` in csrc/arithmetic.h."""
         return self.top_k, self.top_p, self.min_p
 
-    def packed(self, batch: int, where: "device") -> "tuple[list[float], Tensor | None]":
+    def separated(self) -> "tuple[list[float], Tensor | None, Tensor | None, Tensor | None]":
         """The numbers as the operators take them.
 
         Returns:
-            Three numbers for all sequences, none where nothing is filtered; or the numbers of every
-            sequence, float32 [B, 3].
+            The numbers for all sequences, `EVERYTHING` where there are tensors, empty where nothing
+            is filtered; then the tensors of top_k, top_p and min_p, or None.
         """
         import torch
 
         numbers = self.numbers
-        if not any(isinstance(number, torch.Tensor) for number in numbers):
-            active = numbers != (0, 1, 0)
-            return [float(number) for number in numbers] if active else [], None
-        columns = [
-            number.float()
-            if isinstance(number, torch.Tensor)
-            else torch.full((batch,), float(number), device=where)
-            for number in numbers
+        top_k, top_p, min_p = (x if isinstance(x, torch.Tensor) else None for x in numbers)
+        if top_k is top_p is min_p is None and numbers == EVERYTHING:
+            return [], None, None, None
+        limits = [
+            everything if isinstance(number, torch.Tensor) else float(number)
+            for number, everything in zip(numbers, EVERYTHING, strict=True)
         ]
-        return [], torch.stack(columns, 1)
+        return limits, top_k, top_p, min_p
 
 
 def check_numbers(top_k: Any, top_p: Any, min_p: Any) -> None:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from speculative.verification import build, philox, pytorch
+from speculative.verification.filters import EVERYTHING
 from speculative.verification.masks import masked
 from speculative.verification.problem import (
     TYPES,
-    UNFILTERED,
     Filter,
     Parameters,
     Problem,
@@ -61,7 +61,9 @@ def verify(
     temperature: float,
     temperatures: Tensor | None,
     limits: Sequence[float],
-    row_limits: Tensor | None,
+    top_k: Tensor | None,
+    top_p: Tensor | None,
+    min_p: Tensor | None,
     allowed: Tensor | None,
     filters_draft: bool,
     log_probabilities: Tensor | None,
@@ -72,7 +74,8 @@ def verify(
         seeds, offsets, temperatures: used instead of `seed`, `offset` and `temperature` where they
             are not None.
         code, parameters: the rule (`speculative.verification.rules`).
-        limits, row_limits: the filters (`speculative.verification.filters.Filters.packed`).
+        limits, top_k, top_p, min_p: the filters
+            (`speculative.verification.filters.Filters.separated`).
         allowed: a mask of tokens (`speculative.verification.masks`).
         filters_draft: whether filters and mask hold for the draft's rows too.
         log_probabilities: is filled, if it is not None.
@@ -81,12 +84,14 @@ def verify(
         int64 [3, B]: accepted, next token and status.
     """
     library = _library(target_logits.device)
-    if library is None:
-        requests = _requests(draft_tokens, seed, offset, seeds, offsets)
+    if allowed is not None and not _reads_masks(library):
+        target_logits = masked(target_logits, allowed)
         if draft_logits is not None and filters_draft:
             draft_logits = masked(draft_logits, allowed)
+    if library is None:
+        requests = _requests(draft_tokens, seed, offset, seeds, offsets)
         return pytorch.verify(
-            masked(target_logits, allowed),
+            target_logits,
             draft_logits,
             draft_tokens,
             lengths,
@@ -94,7 +99,7 @@ def verify(
             requests,
             rule=decoded(code, parameters),
             temperature=temperature if temperatures is None else temperatures,
-            limits=limits_of(draft_tokens, limits, row_limits),
+            limits=limits_of(draft_tokens, limits, top_k, top_p, min_p),
             filters_draft=filters_draft,
             log_probabilities=log_probabilities,
         )
@@ -102,9 +107,10 @@ def verify(
     draft = None if draft_logits is None else dense(draft_logits)
     (batch, gamma), vocabulary = draft_tokens.shape, target.shape[2]
     out = draft_tokens.new_empty((3, batch))
-    lengths, uniforms, seeds, offsets, temperatures, allowed = map(
-        contiguous, (lengths, uniforms, seeds, offsets, temperatures, allowed)
+    lengths, uniforms, seeds, offsets, temperatures = map(
+        contiguous, (lengths, uniforms, seeds, offsets, temperatures)
     )
+    top_k, top_p, min_p, allowed = map(contiguous, (top_k, top_p, min_p, allowed))
     problem = Problem(
         target=target.data_ptr(),
         draft=address(draft),
@@ -114,7 +120,9 @@ def verify(
         seeds=address(seeds),
         offsets=address(offsets),
         temperatures=address(temperatures),
-        filters=address(row_limits),
+        top_ks=address(top_k),
+        top_ps=address(top_p),
+        min_ps=address(min_p),
         allowed=address(allowed),
         out=out.data_ptr(),
         log_probabilities=address(log_probabilities),
@@ -125,7 +133,7 @@ def verify(
         offset=offset,
         temperature=temperature,
         parameters=Parameters(*parameters),
-        filter=Filter(*(limits or UNFILTERED)),
+        filter=Filter(*(limits or EVERYTHING)),
         filters_draft=filters_draft,
         batch=batch,
         gamma=gamma,
@@ -158,7 +166,9 @@ def sample(
     temperatures: Tensor | None,
     stream: int,
     limits: Sequence[float],
-    row_limits: Tensor | None,
+    top_k: Tensor | None,
+    top_p: Tensor | None,
+    min_p: Tensor | None,
     allowed: Tensor | None,
 ) -> Tensor:
     """Sample a token from every row: `speculative.verification.verify.sample` on checked arguments.
@@ -169,36 +179,41 @@ def sample(
         int64 [B].
     """
     library = _library(logits.device)
+    if allowed is not None and not _reads_masks(library):
+        logits = masked(logits[:, None], allowed)[:, 0]
     if library is None:
         requests = _requests(logits, seed, offset, seeds, offsets)
         return pytorch.sample(
-            masked(logits[:, None], allowed)[:, 0],
+            logits,
             uniforms,
             requests,
             temperature=temperature if temperatures is None else temperatures,
             stream=stream,
-            limits=limits_of(logits, limits, row_limits),
+            limits=limits_of(logits, limits, top_k, top_p, min_p),
         )
     rows = dense(logits)
     batch, vocabulary = rows.shape
     out = torch.empty((3, batch), dtype=torch.int64, device=rows.device)
-    uniforms, seeds, offsets, temperatures, allowed = map(
-        contiguous, (uniforms, seeds, offsets, temperatures, allowed)
+    uniforms, seeds, offsets, temperatures = map(
+        contiguous, (uniforms, seeds, offsets, temperatures)
     )
+    top_k, top_p, min_p, allowed = map(contiguous, (top_k, top_p, min_p, allowed))
     problem = Problem(
         target=rows.data_ptr(),
         uniforms=address(uniforms),
         seeds=address(seeds),
         offsets=address(offsets),
         temperatures=address(temperatures),
-        filters=address(row_limits),
+        top_ks=address(top_k),
+        top_ps=address(top_p),
+        min_ps=address(min_p),
         allowed=address(allowed),
         out=out.data_ptr(),
         target_strides=(rows.stride(0), 0),
         seed=seed,
         offset=offset,
         temperature=temperature,
-        filter=Filter(*(limits or UNFILTERED)),
+        filter=Filter(*(limits or EVERYTHING)),
         batch=batch,
         vocabulary=vocabulary,
         type=TYPES[rows.dtype],
@@ -228,11 +243,19 @@ def _requests(
     )
 
 
-def limits_of(rows: Tensor, limits: Sequence[float], row_limits: Tensor | None) -> Tensor | None:
-    """The filters of every row, float [B, 3]; None: there are none."""
-    if row_limits is not None or not limits:
-        return row_limits
-    return torch.tensor(limits, dtype=torch.float64, device=rows.device).expand(len(rows), -1)
+def limits_of(
+    rows: Tensor,
+    limits: Sequence[float],
+    top_k: Tensor | None,
+    top_p: Tensor | None,
+    min_p: Tensor | None,
+) -> Tensor | None:
+    """The filters of every row, float64 [B, 3]; None: there are none."""
+    if not limits:
+        return None
+    shared = torch.tensor(limits, dtype=torch.float64, device=rows.device).expand(len(rows), -1)
+    tensors = zip((top_k, top_p, min_p), shared.unbind(1), strict=True)
+    return torch.stack([other if own is None else own.double() for own, other in tensors], 1)
 
 
 def _library(device: torch.device) -> ctypes.CDLL | None:
@@ -240,6 +263,11 @@ def _library(device: torch.device) -> ctypes.CDLL | None:
     if device.type == "cpu":
         return build.cpu_library()
     return build.cuda_library(build.architecture_of(device)) if device.type == "cuda" else None
+
+
+def _reads_masks(library: ctypes.CDLL | None) -> bool:
+    """Whether masks are read bit by bit: by the CPU's kernels. Others are given masked logits."""
+    return hasattr(library, "speculative_verify_cpu")
 
 
 def _launch(library: ctypes.CDLL, problem: Problem, out: Tensor) -> None:

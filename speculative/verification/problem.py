@@ -12,8 +12,6 @@ Parameters = c_double * 4
 """`speculative::Parameters`: the numbers of a rule, the rest 0."""
 Filter = c_double * 3
 """`speculative::Filter`: the numbers of `speculative.verification.filters.Filters`."""
-UNFILTERED = (0.0, 1.0, 0.0)
-"""Those that filter nothing."""
 
 
 class Problem(ctypes.Structure):
@@ -21,19 +19,9 @@ class Problem(ctypes.Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("target", "draft", "tokens", "lengths")),
-        *(
-            (name, c_void_p)
-            for name in (
-                "uniforms",
-                "seeds",
-                "offsets",
-                "temperatures",
-                "filters",
-                "allowed",
-                "out",
-            )
-        ),
-        ("log_probabilities", c_void_p),
+        *((name, c_void_p) for name in ("uniforms", "seeds", "offsets", "temperatures")),
+        *((name, c_void_p) for name in ("top_ks", "top_ps", "min_ps")),
+        *((name, c_void_p) for name in ("allowed", "out", "log_probabilities")),
         *((f"{name}_strides", c_int64 * 2) for name in ("target", "draft", "token")),
         *((name, c_int64) for name in ("seed", "offset")),
         ("temperature", c_double),

@@ -94,7 +94,7 @@ def verify_tree(
     """
     _check(target_logits, draft_logits, draft_tokens, parents, rule, temperature)
     check_filters(filters, target_logits.shape, target_logits.device)
-    limits = limits_of(draft_tokens, *filters.packed(len(draft_tokens), target_logits.device))
+    limits = limits_of(draft_tokens, *filters.separated())
     divisor = torch.full((len(draft_tokens), 1), temperature or 1.0, device=target_logits.device)
     target_logits = limited(masked(target_logits, filters.allowed), divisor, limits)
     if draft_logits is not None and filters.of_draft:

@@ -138,7 +138,7 @@ def verify(
         rule.code,
         rule.parameters,
         *_separate(temperature),
-        *filters.packed(batch, device),
+        *filters.separated(),
         filters.allowed,
         filters.of_draft,
         log_probabilities,
@@ -193,7 +193,7 @@ def sample(
         *_split(seed, offset),
         *_separate(temperature),
         stream,
-        *filters.packed(batch, logits.device),
+        *filters.separated(),
         filters.allowed,
     )
 

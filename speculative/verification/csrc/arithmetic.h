@@ -48,8 +48,9 @@ struct Problem {
     const int64_t* seeds;     // [batch], or null: `seed`, with the row as request number
     const int64_t* offsets;   // [batch], or null: `offset`
     const float* temperatures;  // [batch], or null: `temperature`; 0 is greedy
-    const float* filters;     // [batch, 3], or null: `filter`
-    const uint32_t* allowed;  // [batch, gamma + 1, words_of(*this)], a bit a token, or null: all are
+    const int64_t* top_ks;    // [batch], or null: `filter`; the next two likewise
+    const float *top_ps, *min_ps;
+    const uint32_t* allowed;  // [batch, gamma + 1, a bit a token], or null; the CPU's kernels alone read it
     int64_t* out;             // [3, batch]: accepted, next token, status
     float* log_probabilities;  // [batch, gamma + 1], or null: nobody asks
     int64_t target_strides[2], draft_strides[2], token_strides[2];
@@ -271,37 +272,24 @@ HD Normaliser merged(const Normaliser& a, const Normaliser& b, float scale) {
 // --------------------------------------------------------------------------------------- filters
 
 // Where a row is cut: of its tokens in their order (speculative/verification/filters.py) those are kept
-// whose logit is above `value`, and of those that have this logit the ones up to token `last`. Before that
-// a mask says which tokens are `allowed`, with one bit for each; null: all are.
+// whose logit is above `value`, and of those that have this logit the ones up to token `last`.
 struct Cut {
     float value = -INFINITY;
     int last = 0x7fffffff;
-    const uint32_t* allowed = nullptr;
 
     HD bool cuts() const { return value > -INFINITY; }
-    HD bool allows(int token) const { return !allowed || (allowed[token >> 5] >> (token & 31) & 1); }
-    // The logit as verification sees it; NaN stays. What is excluded may be past the end of the row.
+    // The logit as verification sees it; NaN stays.
     HD float of(float z, int token) const {
-        if (z < value || (z == value && token > last)) return -INFINITY;
-        return z == -INFINITY || allows(token) ? z : -INFINITY;
+        return z < value || (z == value && token > last) ? -INFINITY : z;
     }
 };
-
-// How many words the mask of a row has.
-HD int words_of(const Problem& p) { return (p.vocabulary + 31) / 32; }
-
-// A row at position t of sequence b, of the target or of the draft, that is not cut but for its mask.
-HD Cut uncut(const Problem& p, int64_t b, int t, bool of_draft) {
-    Cut cut;
-    if (p.allowed && (!of_draft || p.filters_draft))
-        cut.allowed = p.allowed + (b * (p.gamma + 1) + t) * words_of(p);
-    return cut;
-}
 
 // The filters of sequence b, in range: a top_k that keeps all is the size of the vocabulary.
 HD Filter filter_of(const Problem& p, int64_t b) {
     Filter f = p.filter;
-    if (p.filters) f = {p.filters[3 * b], p.filters[3 * b + 1], p.filters[3 * b + 2]};
+    if (p.top_ks) f.top_k = double(p.top_ks[b]);
+    if (p.top_ps) f.top_p = p.top_ps[b];
+    if (p.min_ps) f.min_p = p.min_ps[b];
     f.top_k = f.top_k >= 1 && f.top_k < p.vocabulary ? floor(f.top_k) : p.vocabulary;
     f.top_p = f.top_p < 1 ? (f.top_p > 0 ? f.top_p : 0) : 1;
     f.min_p = f.min_p > 0 ? (f.min_p < 1 ? f.min_p : 1) : 0;
@@ -349,17 +337,11 @@ HD int token_at(const Problem& p, int64_t b, int t) {
     return token < 0 || token >= p.vocabulary ? -1 : int(token);
 }
 
-// What draft token t of sequence b is accepted by. Only EXACT and BLOCK use the normalisers of its rows.
-template <class T>
-HD Verdict judge(const Problem& p, int64_t b, int t, const Normaliser& target, const Normaliser& draft,
-                 const Cut& target_cut, const Cut& draft_cut) {
-    const int token = token_at(p, b, t);
-    if (token < 0) return {0, DRAFT_TOKEN};
+// What a draft token of sequence b is accepted by, whose logits are z and y. Only EXACT and BLOCK use the
+// normalisers of its rows.
+HD Verdict judge(const Problem& p, int64_t b, float z, float y, const Normaliser& target,
+                 const Normaliser& draft) {
     const bool exact = p.method == EXACT || p.method == BLOCK;
-    const T* z_row = static_cast<const T*>(p.target) + b * p.target_strides[0] + t * p.target_strides[1];
-    const T* y_row = static_cast<const T*>(p.draft) + b * p.draft_strides[0] + t * p.draft_strides[1];
-    float z = target_cut.of(widen(z_row[token]), token);
-    float y = p.draft ? draft_cut.of(widen(y_row[token]), token) : 0;
     bool bad_target = exact ? target.faulty() : is_fault(z);
     bool bad_draft = exact ? draft.faulty() : is_fault(y);
     int fault = (bad_target ? TARGET_LOGITS : 0) | (bad_draft ? DRAFT_LOGITS : 0);

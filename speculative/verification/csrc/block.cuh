@@ -21,11 +21,6 @@ __device__ const T* row_at(const Problem& p, int64_t b, int r) {
            (r - p.gamma - 1) * p.draft_strides[1];
 }
 
-// The same row, as it is not cut but for its mask.
-__device__ Cut uncut_row(const Problem& p, int64_t b, int r) {
-    return r <= p.gamma ? uncut(p, b, r, false) : uncut(p, b, r - p.gamma - 1, true);
-}
-
 template <int BYTES> struct Word;
 template <> struct Word<16> { using type = uint4; };
 template <> struct Word<8> { using type = uint2; };
@@ -63,7 +58,7 @@ struct Rows {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 of_z[i] = start + i < vocabulary ? widen(z[start + i]) : -INFINITY;
-                if (y) of_y[i] = start + i < vocabulary ? widen(y[start + i]) : -INFINITY;
+                if (y) of_y[i] = start + i < vocabulary ? widen(y[start + i]) : 0;
             }
         }
 #pragma unroll

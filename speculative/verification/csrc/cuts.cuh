@@ -28,11 +28,10 @@ __device__ float logit_of(uint64_t key) {
     return as_float(ordered ^ (ordered >> 31 ? 0x80000000u : 0xffffffffu));
 }
 
-// Cut a row so that it keeps all tokens from a key on.
-__device__ void cut_at(uint64_t key, Cut& cut) {
+// The cut that keeps all tokens from a key on.
+__device__ Cut cut_at(uint64_t key) {
     const uint32_t last = 0xffffffffu - uint32_t(key);
-    cut.value = logit_of(key);
-    cut.last = int(last < 0x7fffffffu ? last : 0x7fffffffu);
+    return {logit_of(key), int(last < 0x7fffffffu ? last : 0x7fffffffu)};
 }
 
 // The greatest key of a row; every thread of the block gets it.
@@ -111,7 +110,7 @@ __device__ uint64_t least_key(const Rows<T>& rows, const Scale& s, uint64_t floo
 
 // Whether rows are cut at all.
 HD bool filters_rows(const Problem& p) {
-    return p.filters || is_active(filter_of(p, 0), p.vocabulary);
+    return p.top_ks || p.top_ps || p.min_ps || is_active(filter_of(p, 0), p.vocabulary);
 }
 
 // Find where every row is cut. Grid: rows x batch, the target's gamma + 1 rows first. A row that is at fault
@@ -123,10 +122,10 @@ __global__ void __launch_bounds__(THREADS, 1) cut_rows(const __grid_constant__ P
     const Filter f = filter_of(p, b);
     const double temperature = temperature_of(p, b);
     const bool filtered = is_active(f, p.vocabulary) && (row <= p.gamma || p.filters_draft);
-    Cut cut = uncut_row(p, b, row);
+    Cut cut;
     if (filtered && temperature > 0) {
         const T* z = row_at<T>(p, b, row);
-        const Rows<T> rows = {z, nullptr, p.vocabulary, -1, aligned<4>(z), cut, {}};
+        const Rows<T> rows = {z, nullptr, p.vocabulary, -1, aligned<4>(z), {}, {}};
         const uint64_t greatest = greatest_key(rows), top = greatest + 1;
         const Scale s = {scale_of(p, b), logit_of(greatest)};
         if (s.maximum > -INFINITY && s.maximum < INFINITY) {
@@ -142,7 +141,7 @@ __global__ void __launch_bounds__(THREADS, 1) cut_rows(const __grid_constant__ P
                 const uint64_t bound = key_of(least_kept(f, s.maximum, temperature), 0xffffffffu);
                 least = bound > least ? bound : least;
             }
-            cut_at(least, cut);
+            cut = cut_at(least);
         }
     }
     if (threadIdx.x == 0) cuts[b * (2 * p.gamma + 1) + row] = cut;

@@ -38,6 +38,7 @@ template <class T>
 struct Row {
     const T* logits;
     int vocabulary;
+    const uint32_t* allowed;  // a bit a token, or null: all are
     int left_out = -1;
     Cut cut = {};
 
@@ -48,9 +49,9 @@ struct Row {
     // is seen.
     const float* part(int first, int amount, float* into) const {
         const float* z = widened(logits + first, amount, into);
-        if (!cut.allowed) return z;
+        if (!allowed) return z;
         for (int i = 0; i < amount; i += 32) {
-            const uint32_t word = cut.allowed[(first + i) / 32];
+            const uint32_t word = allowed[(first + i) / 32];
             const int end = std::min(32, amount - i);
 #pragma omp simd
             for (int j = 0; j < end; ++j) into[i + j] = word >> j & 1 ? z[i + j] : -INFINITY;
@@ -58,6 +59,12 @@ struct Row {
         return into;
     }
     const float* uncut(int g, float* into) const { return part(g * GROUP, count(g), into); }
+
+    // The logit of a token.
+    float at(int token) const {
+        const bool is_allowed = !allowed || (allowed[token / 32] >> token % 32 & 1);
+        return is_allowed ? cut.of(widen(logits[token]), token) : -INFINITY;
+    }
 
     // The logits of group g, where they are or in `into`.
     const float* group(int g, float* into) const {

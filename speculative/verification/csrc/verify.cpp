@@ -20,13 +20,18 @@ struct Sequence {
 
     Row<T> target(int t) const {
         const T* rows = static_cast<const T*>(p.target) + b * p.target_strides[0];
-        return {rows + t * p.target_strides[1], p.vocabulary, -1, uncut(p, b, t, false)};
+        return {rows + t * p.target_strides[1], p.vocabulary, allowed(t)};
     }
     // Its logits are null where the draft's tokens were given.
     Row<T> draft(int t) const {
-        if (!p.draft) return {nullptr, p.vocabulary};
+        if (!p.draft) return {nullptr, p.vocabulary, nullptr};
         const T* rows = static_cast<const T*>(p.draft) + b * p.draft_strides[0];
-        return {rows + t * p.draft_strides[1], p.vocabulary, -1, uncut(p, b, t, true)};
+        return {rows + t * p.draft_strides[1], p.vocabulary, p.filters_draft ? allowed(t) : nullptr};
+    }
+    // The mask at position t.
+    const uint32_t* allowed(int t) const {
+        const int words = (p.vocabulary + 31) / 32;
+        return p.allowed ? p.allowed + (b * (p.gamma + 1) + t) * words : nullptr;
     }
     // Note the log-probability of the token at place t of the output, where it is asked for.
     void note(int t, int64_t token, const Normaliser& target_row) const {
@@ -87,15 +92,25 @@ void reduce_pair(const Sequence<T>& s, Place& place) {
     place.reduced = true;
 }
 
+// What draft token t is accepted by, where its rows are reduced to these normalisers and cut here.
+template <class T>
+Verdict judged(const Sequence<T>& s, int t, const Normaliser& target, const Normaliser& draft,
+               const Cut& target_cut, const Cut& draft_cut) {
+    const int token = token_at(s.p, s.b, t);
+    if (token < 0) return {0, DRAFT_TOKEN};
+    Row<T> z = s.target(t), y = s.draft(t);
+    z.cut = target_cut, y.cut = draft_cut;
+    return judge(s.p, s.b, z.at(token), y.logits ? y.at(token) : 0, target, draft);
+}
+
 // EXACT, SIGMOID, CALIBRATED: accept draft tokens until one is rejected or at fault.
 template <class T, Method METHOD>
 Place accept_in_order(const Sequence<T>& s, int length) {
     Place place;
     for (; place.n < length; ++place.n) {
-        place.target_cut = s.target(place.n).cut, place.draft_cut = s.draft(place.n).cut;
         if (METHOD == EXACT || s.reduces) reduce_pair(s, place);
-        const Verdict verdict = judge<T>(s.p, s.b, place.n, place.target, place.draft,
-                                         place.target_cut, place.draft_cut);
+        const Verdict verdict =
+            judged(s, place.n, place.target, place.draft, place.target_cut, place.draft_cut);
         place.fault = verdict.fault;
         if (!verdict.accepts(accept_uniform(s.p, s.b, place.n))) return place;
         s.note(place.n, token_at(s.p, s.b, place.n), place.target);
@@ -122,7 +137,7 @@ Place accept_block(const Sequence<T>& s, int length) {
     for (int t = 0; t < length; ++t) {
         Pair<T> rows = {s.target(t), s.draft(t)};
         const Normaliser target = reduced_target(s, rows.target), draft = reduced_draft(s, rows.draft);
-        const Verdict verdict = judge<T>(s.p, s.b, t, target, draft, rows.target.cut, rows.draft.cut);
+        const Verdict verdict = judged(s, t, target, draft, rows.target.cut, rows.draft.cut);
         if (verdict.fault) {
             longest = {};
             longest.fault = verdict.fault;
@@ -179,7 +194,7 @@ Outcome next_token(const Sequence<T>& s, Place place) {
     }
     if (place.fault) return {place.n, -1, place.fault};
     Pair<T> rows = {s.target(place.n), place.complete ? s.target(place.n) : s.draft(place.n)};
-    if (place.reduced) rows.target.cut = place.target_cut, rows.draft.cut = place.draft_cut;
+    rows.target.cut = place.target_cut, rows.draft.cut = place.draft_cut;
     if (METHOD != SIGMOID && s.filtered) reduce_kept(rows.target, place.target, scale_of(s.p, s.b), groups);
     Outcome outcome = {place.n, -1, 0};
     if (!place.complete && rows.draft.logits)

@@ -6,9 +6,8 @@
 // alone. CALIBRATED takes `walk`, which then reads only the rows that the next token comes from, and
 // BLOCK takes it too. COUPLED and greedy sequences go through `match`, a block for each.
 //
-// Where tokens are filtered, `cut_rows` goes before all of them: it finds where every row is cut, and whoever
-// loads the row then sees -inf beyond the cut, and where a mask forbids a token. Where log-probabilities are
-// asked for, `score` follows.
+// Where log-probabilities are asked for, `score` follows. Where tokens are filtered, `cut_rows` goes before all of them: it finds where every row is cut, and whoever
+// loads the row then sees -inf beyond the cut.
 //
 // Rows are reduced in groups of tokens of one warp each. Both ways keep the same tokens in the same lanes
 // and merge in the same order, so that a sequence's outcome never depends on the batch around it. For
@@ -31,8 +30,8 @@ constexpr int CLUSTER = 8;    // `walk` has at most so many blocks a sequence, a
 struct Workspace {
     unsigned* fault;      // [batch]: faults that were met while weights were summed
     unsigned* finished;   // [batch]: how many blocks of `finish` have summed
-    Cut* cuts;            // [batch, 2 gamma + 1], or null: no row is cut
     float* sums;          // [batch, groups]: the weights of every group
+    Cut* cuts;            // [batch, 2 gamma + 1], or null: no row is cut
     Normaliser* partial;  // [batch, 2 gamma + 1, groups]: the target's rows, then the draft's
     int groups;
 };
@@ -45,10 +44,10 @@ int64_t count_of_cuts(const Problem& p) {
 // The lent memory, divided up.
 Workspace workspace_of(const Problem& p, void* memory) {
     auto* fault = static_cast<unsigned*>(memory);
-    auto* cuts = reinterpret_cast<Cut*>(fault + 2 * int64_t(p.batch));  // first, for they hold addresses
-    auto* sums = reinterpret_cast<float*>(cuts + count_of_cuts(p));
-    auto* partial = reinterpret_cast<Normaliser*>(sums + int64_t(p.batch) * groups_of(p));
-    return {fault, fault + p.batch, count_of_cuts(p) ? cuts : nullptr, sums, partial, groups_of(p)};
+    auto* sums = reinterpret_cast<float*>(fault + 2 * int64_t(p.batch));
+    auto* cuts = reinterpret_cast<Cut*>(sums + int64_t(p.batch) * groups_of(p));
+    auto* partial = reinterpret_cast<Normaliser*>(cuts + count_of_cuts(p));
+    return {fault, fault + p.batch, sums, count_of_cuts(p) ? cuts : nullptr, partial, groups_of(p)};
 }
 
 // The bytes at the start of the workspace that must be 0 before `finish` sums.
@@ -61,7 +60,7 @@ __device__ Normaliser* parts_at(const Problem& p, const Workspace& w, int64_t b,
 
 // Where row r of sequence b is cut.
 __device__ Cut cut_of(const Problem& p, const Workspace& w, int64_t b, int r) {
-    return w.cuts ? w.cuts[b * (2 * p.gamma + 1) + r] : uncut_row(p, b, r);
+    return w.cuts ? w.cuts[b * (2 * p.gamma + 1) + r] : Cut{};
 }
 
 // Let sequence b begin anew.
@@ -109,8 +108,8 @@ __device__ void reduce_part(const T* row, const Cut& cut, int part, int vocabula
     Normaliser mine = nothing();
     for (int base = part * GROUP; base < end; base += ROUND) {
         float x[LOADS][N];
-        const bool ends = base <= cut.last && cut.last < base + ROUND;  // ties do, among these tokens
-        if (wide && base + ROUND <= end && !ends && !cut.allowed) {
+        const bool inside = base <= cut.last && cut.last < base + ROUND;  // ties end among these tokens
+        if (wide && base + ROUND <= end && !inside) {
             const float least = cut.last < base ? nextafterf(cut.value, INFINITY) : cut.value;
 #pragma unroll
             for (int j = 0; j < LOADS; ++j) {
@@ -176,8 +175,11 @@ __device__ Rows<T> rows_of(const Problem& p, const Workspace& w, int64_t b, int 
 template <class T>
 __device__ Verdict judged(const Problem& p, const Workspace& w, int64_t b, int t, const Normaliser& target,
                           const Normaliser& draft) {
-    const Cut draft_cut = p.draft ? cut_of(p, w, b, p.gamma + 1 + t) : Cut{};
-    return judge<T>(p, b, t, target, draft, cut_of(p, w, b, t), draft_cut);
+    const int token = token_at(p, b, t), row = p.gamma + 1 + t;
+    if (token < 0) return {0, DRAFT_TOKEN};
+    const float z = cut_of(p, w, b, t).of(widen(row_at<T>(p, b, t)[token]), token);
+    const float y = p.draft ? cut_of(p, w, b, row).of(widen(row_at<T>(p, b, row)[token]), token) : 0;
+    return judge(p, b, z, y, target, draft);
 }
 
 // Sum the weights of this block's share of the groups, and add the faults that are met.

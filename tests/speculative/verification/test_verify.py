@@ -230,7 +230,7 @@ def test_torch_compile_keeps_the_operator() -> None:
         assert torch.equal(found, by)
     options: tuple[object, ...] = (None, None, None, None, 3, 0, EXACT.code, [], 1.0, None)
     for scores in (None, torch.empty(2, 4)):
-        arguments = (*case, *options, [], None, None, True, scores)
+        arguments = (*case, *options, [], None, None, None, None, True, scores)
         torch.library.opcheck(torch.ops.speculative.verify.default, arguments)
 
 
