@@ -17,8 +17,22 @@ One transfer may load several interfaces with different numbers of bytes (a coll
 for each of several servers). Its rate is that of its largest load; the others progress in
 proportion, and count with that proportion, their weight, when a direction is shared. A transfer
 that stands for many equal ones (`systems.rank_classes`) has the rate of one of them, and counts k
-times in a direction that k of them use. Whenever a transfer begins or ends, only those are shared
-anew that a chain of common interfaces joins to it: elsewhere nothing has changed.
+times in a direction that k of them use.
+
+[Note: only what changes]
+Rates are max-min fair if and only if every transfer has a bottleneck: an interface that is full,
+and where no transfer is faster than it (D. Bertsekas and R. Gallager, Data Networks, section 6.5).
+So when a transfer begins or ends, it is enough to
+
+1. share anew what has begun and what had its bottleneck where something began or ended; all others
+   keep their rates, and these share what the others leave;
+2. look at the others on the same interfaces: whoever has lost its bottleneck, or is faster than a
+   transfer at that one's bottleneck, is shared anew as well, until there is nobody left.
+
+A message that begins beside an all-reduce of n ranks takes what that one leaves on its interface,
+unless this becomes the slowest interface of the ring; then all 2 n of them are looked at. That is
+as seldom with many ranks as with few, so that n messages take about n steps. To share anew all that
+a chain of common interfaces joins would find the same rates in n steps a message.
 
 [Note: max-min fair cores]
 The cores of one machine are shared in the same way, with seconds of core time in place of bytes. A
@@ -42,6 +56,14 @@ Resource = tuple[int | str, str]
 all cores, see [Note: max-min fair cores]."""
 CORES: Resource = ("host", "cores")
 """The cores that all threads of one machine share."""
+Share = tuple[float, Resource]
+"""The rate of a transfer, and its bottleneck."""
+ROUNDING = 1e-12
+"""Rates that differ by less than this part are equal."""
+FEW = 64
+"""As long as what is shared anew has so few interfaces, others are added to it one round after the
+other. Beyond come at once all that a chain of common interfaces joins to it: more rounds would look
+at a ring of many ranks again and again."""
 
 
 class Transfers:
@@ -73,14 +95,19 @@ class Transfers:
         self._left: dict[int, float] = {}
         self._rate: dict[int, float] = {}
         self._since: dict[int, float] = {}
-        # Resources at which a transfer has begun or ended since rates were shared. A dictionary
-        # instead of a set, here and below: its order does not change from run to run.
+        # And the interface that holds it to that rate; None until it has one.
+        self._bottleneck: dict[int, Resource | None] = {}
+        # Resources at which a transfer has begun or ended since rates were shared, and those that
+        # have other rates themselves. Dictionaries instead of sets, here and below: their order
+        # does not change from run to run.
         self._touched: dict[Resource, None] = {}
+        self._turned: dict[Resource, None] = {}
 
     def add(self, number: int, now: float) -> None:
         """A transfer begins; it has no rate until `share` is called."""
         pace = self._paces[number]
         self._left[number], self._rate[number], self._since[number] = pace, 0.0, now
+        self._bottleneck[number] = None
         for interface, size in self._loads[number].items():
             # An endless transfer has infinite loads, all of them alike.
             self._users[interface][number] = 1.0 if size == pace else size / pace
@@ -91,12 +118,12 @@ class Transfers:
         for interface in self._loads[number]:
             del self._users[interface][number]
             self._touched[interface] = None
-        del self._left[number], self._rate[number], self._since[number]
+        del self._left[number], self._rate[number], self._since[number], self._bottleneck[number]
 
     def set_rate(self, interface: Resource, bytes_per_s: float) -> None:
         """The rate of an interface changes, to 0 if it fails; heeded once `share` is called."""
         self._changed_rates[interface] = bytes_per_s
-        self._touched[interface] = None
+        self._touched[interface] = self._turned[interface] = None
 
     def used_per_s(self, interface: Resource) -> float:
         """What all transfers together move through an interface in a second."""
@@ -106,25 +133,24 @@ class Transfers:
         """Whether a transfer has begun and not ended."""
         return number in self._rate
 
-    def stopped(self) -> list[int]:
-        """The transfers under way that do not move, as an interface of theirs has failed."""
-        return [number for number, rate in self._rate.items() if rate == 0]
+    def rates(self) -> Mapping[int, float]:
+        """The rate of each transfer under way; 0 where an interface of it has failed."""
+        return self._rate
 
     def has_failed(self, interface: Resource) -> bool:
         """Whether the rate of an interface is 0."""
         return self._changed_rates.get(interface) == 0
 
     def share(self, now: float) -> list[tuple[int, float]]:
-        """Share the links anew among all transfers that the latest changes can reach.
+        """Share the links anew where the latest changes matter.
 
         Returns:
             (number, second at which it will end) of each transfer whose rate has changed; infinity
             where it stands still.
         """
-        numbers, interfaces = self._reached()
-        self._touched.clear()
         changed = []
-        for number, rate in self._fill(numbers, interfaces).items():
+        for number, (rate, bottleneck) in self._shared().items():
+            self._bottleneck[number] = bottleneck
             if rate == self._rate[number]:
                 continue
             # What it has moved at its old rate is done; the rest takes the new one.
@@ -134,22 +160,66 @@ class Transfers:
             changed.append((number, now + left / rate if rate else float("inf")))
         return changed
 
-    def _reached(self) -> tuple[dict[int, None], dict[Resource, None]]:
-        """The transfers and interfaces that a chain of common interfaces joins to the touched ones,
-        in an order that is the same in every run."""
-        interfaces = dict(self._touched)
-        numbers: dict[int, None] = {}
-        waiting = list(interfaces)
+    def _shared(self) -> dict[int, Share]:
+        """The shares of all transfers to which the latest changes matter; see
+        [Note: only what changes]."""
+        shares: dict[int, Share] = {}
+        more = dict.fromkeys(
+            number
+            for interface in self._touched
+            for number in self._users[interface]
+            if self._bottleneck[number] in (None, interface) or interface in self._turned
+        )
+        self._touched.clear()
+        self._turned.clear()
+        while more:
+            shares = self._fill([*shares, *more])
+            more = self._unfair(shares)
+            if more and len(self._interfaces(shares)) > FEW:
+                return self._fill(self._reached(shares))
+        return shares
+
+    def _reached(self, numbers: Iterable[int]) -> dict[int, None]:
+        """The transfers that a chain of common interfaces joins to these, in an order that is the
+        same in every run."""
+        found = dict.fromkeys(numbers)
+        interfaces: dict[Resource, None] = {}
+        waiting = list(found)
         while waiting:
-            for number in self._users[waiting.pop()]:
-                if number in numbers:
+            for interface in self._loads[waiting.pop()]:
+                if interface in interfaces:
                     continue
-                numbers[number] = None
-                for interface in self._loads[number]:
-                    if interface not in interfaces:
-                        interfaces[interface] = None
-                        waiting.append(interface)
-        return numbers, interfaces
+                interfaces[interface] = None
+                for number in self._users[interface]:
+                    if number not in found:
+                        found[number] = None
+                        waiting.append(number)
+        return found
+
+    def _unfair(self, shares: Mapping[int, Share]) -> dict[int, None]:
+        """The transfers, among those that keep their rates, which would not be max-min fair beside
+        these shares: they have more than one of these at its bottleneck, or theirs is none now."""
+        found: dict[int, None] = {}
+        levels = {interface: rate for rate, interface in shares.values()}
+        for interface in self._interfaces(shares):
+            users = self._users[interface]
+            kept = [number for number in users if number not in shares]
+            if not kept:
+                continue
+            rates = {n: shares[n][0] if n in shares else self._rate[n] for n in users}
+            used, capacity = sum(rates[n] * users[n] for n in users), self._rate_of(interface)
+            is_full = used >= capacity * (1 - ROUNDING)
+            least = max(rates.values()) * (1 - ROUNDING) if is_full else float("inf")
+            most = levels.get(interface, float("inf")) * (1 + ROUNDING)
+            for number in kept:
+                is_held = self._bottleneck[number] == interface
+                if rates[number] > most or (is_held and rates[number] < least):
+                    found[number] = None
+        return found
+
+    def _interfaces(self, numbers: Iterable[int]) -> dict[Resource, None]:
+        """The interfaces that transfers use, in an order that is the same in every run."""
+        return dict.fromkeys(interface for number in numbers for interface in self._loads[number])
 
     def _rate_of(self, interface: Resource) -> float:
         """What an interface moves in a second at present."""
@@ -157,42 +227,40 @@ class Transfers:
             return self._changed_rates[interface]
         return self._capacity(interface)
 
-    def _fill(self, numbers: Collection[int], interfaces: Iterable[Resource]) -> dict[int, float]:
-        """The rates, in bytes/s, of these transfers over these interfaces: progressive filling."""
-        if not numbers:
-            return {}
-        if len(numbers) == 1:  # nothing to share: its fullest interface sets the rate
-            (number,) = numbers
-            of_number = ((i, self._users[i][number]) for i in self._loads[number])
-            return {number: min(self._rate_of(i) / weight for i, weight in of_number if weight)}
-        # 1. All rates are 0: every interface has all of its room. Its level is the rate at which it
-        #    would be full if all of its transfers grew together.
-        room = {interface: self._rate_of(interface) for interface in interfaces}
-        weight = {interface: sum(self._users[interface].values()) for interface in room}
-        queue: list[tuple[float, Resource]] = [
-            (room[interface] / weight[interface], interface)
-            for interface in room
-            if weight[interface] > 0
-        ]
-        heapq.heapify(queue)
+    def _fill(self, numbers: Collection[int]) -> dict[int, Share]:
+        """The shares of these transfers beside all others, which keep their rates: progressive
+        filling."""
         growing = dict.fromkeys(numbers)
-        rates: dict[int, float] = {}
+        # 1. All rates are 0: every interface has all the room that others leave. Its level is the
+        #    rate at which it would be full if all of these transfers grew together.
+        room: dict[Resource, float] = {}
+        queue: list[tuple[float, Resource]] = []
+        for interface in self._interfaces(numbers):
+            users = self._users[interface]
+            others = sum(self._rate[n] * users[n] for n in users if n not in growing)
+            room[interface] = max(0.0, self._rate_of(interface) - others)
+            weight = sum(users[n] for n in users if n in growing)
+            if weight > 0:
+                queue.append((room[interface] / weight, interface))
+        heapq.heapify(queue)
+        shares: dict[int, Share] = {}
         # 2. The interface of the lowest level is full first.
         while growing:
             level, bottleneck = heapq.heappop(queue)
-            users = [n for n in self._users[bottleneck] if n in growing]
-            if not users:
+            users = self._users[bottleneck]
+            full = [n for n in users if n in growing]
+            if not full:
                 continue
-            current = room[bottleneck] / sum(self._users[bottleneck][n] for n in users)
+            current = max(0.0, room[bottleneck]) / sum(users[n] for n in full)
             # Others of its transfers may have stopped growing at a lower rate since it was queued.
             # Then its level has risen, and it waits for its turn again.
-            if current > level * (1 + 1e-9):
+            if current > level * (1 + ROUNDING):
                 heapq.heappush(queue, (current, bottleneck))
                 continue
             # 3. Its transfers keep this rate, and take their room at their other interfaces.
-            for number in users:
-                rates[number] = current
+            for number in full:
+                shares[number] = current, bottleneck
                 del growing[number]
                 for interface in self._loads[number]:
                     room[interface] -= current * self._users[interface][number]
-        return rates
+        return shares

@@ -178,7 +178,8 @@ class _Faulty(Simulation):
 
     def _stalled(self) -> str:
         """What waits for ever, in one line."""
-        stopped = [number for number in self._transfers.stopped() if number < self._own]
+        rates = self._transfers.rates()
+        stopped = [number for number, rate in rates.items() if rate == 0 and number < self._own]
         names = dict.fromkeys(repr(self._tasks[number].name) for number in stopped)
         links = dict.fromkeys(
             f"the link of {_owner(way)} {number}"

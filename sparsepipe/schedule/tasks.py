@@ -4,6 +4,7 @@ Sends and receives overlap computation. A backward pass that an all-reduce follo
 parts: the gradients of one part are exchanged while the next part is computed, as in the runtime.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from sparsepipe.schedule.costs import StageCost
@@ -41,8 +42,8 @@ class ScheduleTasks:
         self._arrived: dict[tuple[ActionKind, int, int, int], list[int]] = {}
         # The last message of each channel, which keeps its messages in order.
         self._wire: dict[tuple[ActionKind, int, int, int], int] = {}
-        # The parts of a backward pass that an all-reduce follows, by (stage, micro-batch, rank).
-        self._parts: dict[tuple[int, int, int], list[int]] = {}
+        # The parts of a backward pass that an all-reduce follows, by (stage, micro-batch) and rank.
+        self._parts: defaultdict[tuple[int, int], dict[int, list[int]]] = defaultdict(dict)
         self._work: list[tuple[int, Action, list[int]]] = []
 
     def add_all(self) -> list[tuple[int, Action, list[int]]]:
@@ -90,7 +91,7 @@ class ScheduleTasks:
                 self.program.compute(f"rank {rank}", seconds / count, name=name, after=after)
             )
         if reduced:
-            self._parts[action.stage, action.micro_batch, rank] = parts
+            self._parts[action.stage, action.micro_batch][rank] = parts
         self._last[rank] = parts[-1:]
         self._work.append((rank, action, parts))
 
@@ -138,8 +139,8 @@ class ScheduleTasks:
         The first replica that gets here adds the exchanges of all parts, for all replicas.
         """
         ranks = self._classes.of_stage[action.stage]
-        parts = [self._parts.get((action.stage, action.micro_batch, peer)) for peer in ranks]
-        if any(part is None for part in parts):
+        parts = self._parts[action.stage, action.micro_batch]
+        if len(parts) < len(ranks):
             return False
         key = (ActionKind.REDUCE, action.stage, action.micro_batch, -1)
         if key not in self._arrived:
@@ -150,7 +151,7 @@ class ScheduleTasks:
                 f"reduce {action.micro_batch}",
                 len(self._schedule.stages[action.stage]),
             )
-            for ready in zip(*(part or [] for part in parts), strict=True):
+            for ready in zip(*parts.values(), strict=True):
                 done = [
                     self.program.all_reduce(
                         ranks, size, ranks=replicas, name=name, after=[*ready, *done]

@@ -25,7 +25,9 @@ Ranks, nodes and racks are counted from 0. Seconds are counted from the beginnin
 """
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from typing import Literal
 
@@ -207,6 +209,22 @@ class Faults:
                 known = f"there are 0 to {count - 1}" if count else "the cluster has none"
                 raise InputError(f"faults: {what} = {number}: {known}")
 
+    @cached_property
+    def _stragglers_of(self) -> defaultdict[int, list[Straggler]]:
+        """What slows each rank down."""
+        found: defaultdict[int, list[Straggler]] = defaultdict(list)
+        for one in self.stragglers:
+            found[one.rank].append(one)
+        return found
+
+    @cached_property
+    def _links_of(self) -> defaultdict[tuple[int | None, int | None], list[LinkFault]]:
+        """What goes wrong on the link of each (node, rack), of which one is None."""
+        found: defaultdict[tuple[int | None, int | None], list[LinkFault]] = defaultdict(list)
+        for one in self.links:
+            found[one.node, one.rack].append(one)
+        return found
+
     def slow_at(self, rank: int, now_s: float) -> tuple[float, float]:
         """Say how slow a rank is at a second.
 
@@ -214,9 +232,7 @@ class Faults:
             (the factor by which its computations take longer, the second until which it is so).
         """
         factor, until_s = 1.0, math.inf
-        for one in self.stragglers:
-            if one.rank != rank:
-                continue
+        for one in self._stragglers_of[rank]:
             if one.from_s <= now_s < one.end_s:
                 factor, until_s = factor * one.factor, min(until_s, one.end_s)
             elif now_s < one.from_s:
@@ -245,7 +261,7 @@ class Faults:
     ) -> dict[float, float]:
         """Return the part of the rate of a node's or a rack's link that is left, by the second from
         which it holds; the first second is always there."""
-        own = [one for one in self.links if (one.node, one.rack) == (node, rack)]
+        own = self._links_of[node, rack]
         times = {0.0, *(t for one in own for t in (one.from_s, one.end_s) if t < math.inf)}
         return {
             time: math.prod(one.factor for one in own if one.from_s <= time < one.end_s)
