@@ -172,9 +172,11 @@ def _excluding(tables: Tables, *tokens: int) -> Tables:
     return [x.index_fill(-1, torch.tensor(tokens), -torch.inf) for x in tables]
 
 
-def _each(change: Callable[[Tensor], Tensor], *models: Tables) -> Iterator[Tables]:
-    """Every model with changed tables."""
-    return ([change(table) for table in tables] for tables in models)
+def _each(
+    change: Callable[[Tensor], Tensor], target: Tables, draft: Tables
+) -> tuple[Tables, Tables]:
+    """Both models with changed tables."""
+    return [change(table) for table in target], [change(table) for table in draft]
 
 
 def _rows(tables: Tables, count: int) -> Tensor:

@@ -95,8 +95,8 @@ def _keeping(keep: Keep) -> Verify:
     def verify(
         z: Tensor, y: Tensor, tokens: Tensor, u: Tensor, filters: Filters
     ) -> tuple[Tensor, Tensor]:
-        rows = (_excluding(x, keep(x, filters)) for x in (z, y))
-        return mutants.correct(*rows, tokens, u)
+        z, y = (_excluding(x, keep(x, filters)) for x in (z, y))
+        return mutants.correct(z, y, tokens, u)
 
     return verify
 

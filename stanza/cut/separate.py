@@ -152,7 +152,7 @@ def _bytes(tensor: Tensor) -> tuple[int, int]:
     """The first byte of a tensor in its storage, and the one after its last."""
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     last = sum((size - 1) * stride for size, stride in steps) if tensor.numel() else -1
-    start, width = tensor.storage_offset(), tensor.element_size()
+    start, width = int(tensor.storage_offset()), tensor.element_size()
     return start * width, (start + last + 1) * width
 
 

@@ -217,6 +217,7 @@ def _meet(
     sign = uuid.uuid4().hex
     if place.rank == 0:
         lobby.set("attempt", sign)
+    assert isinstance(lobby.underlying_store, dist.TCPStore)
     place = dataclasses.replace(place, master_port=lobby.underlying_store.port)
     started = announced = time.monotonic()
     missing = [0]

@@ -13,6 +13,7 @@ from ctypes import byref, c_void_p
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -228,7 +229,7 @@ def test_emulated_log_probabilities(emulated: None, rule: Rule, batch: int) -> N
     few = Filters(top_k=torch.tensor([0, 9, 40, 0]).repeat(batch // 4))
     for filters in (Filters(), few) if batch == 4 else (Filters(),):
         scores = torch.zeros(batch, 3)
-        options = {"rule": rule, "temperature": heat, "filters": filters, "seed": 5}
+        options: dict[str, Any] = {"rule": rule, "temperature": heat, "filters": filters, "seed": 5}
         decided = verify(target, draft, tokens, log_probabilities=scores, **options)
         assert rows(decided) == rows(verify(target, draft, tokens, **options))
         by = torch.zeros(batch, 3)
@@ -247,11 +248,11 @@ def test_emulated_masks(emulated: None, rule: Rule) -> None:
     heat = torch.tensor([0.7, 0.0, 1.2, 0.5]).repeat(batch // 4)
     few = Filters(top_k=torch.tensor([0, 9, 40, 0]).repeat(batch // 4))
     for filters in (Filters(), few):
-        options = {"rule": rule, "temperature": heat, "seed": 5}
+        options: dict[str, Any] = {"rule": rule, "temperature": heat, "seed": 5}
         mask = replace(filters, allowed=masks.packed(allowed))
         found = rows(verify(target, draft, tokens, filters=mask, **options))
-        seen = [x.masked_fill(~allowed[:, : x.shape[1]], -torch.inf) for x in (target, draft)]
-        assert found == rows(verify(*seen, tokens, filters=filters, **options))
+        p, q = (x.masked_fill(~allowed[:, : x.shape[1]], -torch.inf) for x in (target, draft))
+        assert found == rows(verify(p, q, tokens, filters=filters, **options))
         assert all(token >= 0 for _, token, _ in found)
 
 

@@ -1,6 +1,7 @@
 """The log-probabilities of emitted tokens, held to log_softmax in float64."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def check(decide: Decide, case: Case, filters: Filters | None, **options: object
 
 def only(filters: Filters, b: int) -> Filters:
     """The filters of one sequence of a batch."""
-    numbers = [x[b : b + 1] if isinstance(x, Tensor) else x for x in filters.numbers]
+    numbers: list[Any] = [x[b : b + 1] if isinstance(x, Tensor) else x for x in filters.numbers]
     return Filters(top_k=numbers[0], top_p=numbers[1], min_p=numbers[2])
 
 

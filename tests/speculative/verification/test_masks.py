@@ -13,7 +13,7 @@ from speculative.experiments.agreement import RULES, TIE, drafted, referred, row
 from speculative.experiments.chi_square import GAMMA, N, TableModel, outputs, p_value_of
 from speculative.verification import masks, philox, status
 from speculative.verification.filters import Filters
-from speculative.verification.rules import EXACT, Block, Coupled, Rule
+from speculative.verification.rules import EXACT, Block, Coupled, Exact, Rule
 from speculative.verification.tree import verify_tree
 from speculative.verification.verify import Verification, sample, verify
 from systems.schema import InputError
@@ -93,7 +93,10 @@ def test_masks_decide_as_masked_logits_do(
     target, draft, tokens, allowed = constrained(8, vocabulary)
     heat = torch.tensor([0.7, 1.0, 0.0, 1.6, 0.7, 0.0, 1.0, 0.3])
     decide = partial(decide, rule=rule, seed=5, temperature=heat)
-    drafts = [(draft, excluded(draft, allowed), True), (draft, draft, False)]
+    drafts: list[tuple[Tensor | None, Tensor | None, bool]] = [
+        (draft, excluded(draft, allowed), True),
+        (draft, draft, False),
+    ]
     if rule in (EXACT, Block(), Coupled()):
         drafts.append((None, None, True))
     for as_it_is, as_seen, of_draft in drafts:
@@ -161,15 +164,15 @@ def test_sampling_under_a_mask_is_that_of_masked_logits(stream: int, filters: Fi
 
 
 @pytest.mark.parametrize("rule", [EXACT, Coupled()])
-def test_trees_are_masked_too(rule: Rule) -> None:
+def test_trees_are_masked_too(rule: Exact | Coupled) -> None:
     parents = [-1, -1, 0, 0]
-    logits = [torch.randn(6, 5, 50, generator=torch.Generator().manual_seed(i)) for i in (1, 2)]
+    p, q = (torch.randn(6, 5, 50, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
     tokens = torch.randint(50, (6, 4), generator=torch.Generator().manual_seed(3))
     allowed = allowing(6, 5, 50)
     mask = Filters(allowed=masks.packed(allowed))
-    found = verify_tree(*logits, tokens, parents, rule=rule, filters=mask, seed=3)
-    seen = [excluded(x, allowed) for x in logits]
-    expected = verify_tree(*seen, tokens, parents, rule=rule, seed=3)
+    found = verify_tree(p, q, tokens, parents, rule=rule, filters=mask, seed=3)
+    p, q = (excluded(x, allowed) for x in (p, q))
+    expected = verify_tree(p, q, tokens, parents, rule=rule, seed=3)
     assert torch.equal(torch.stack(found), torch.stack(expected))
 
 

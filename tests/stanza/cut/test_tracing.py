@@ -190,12 +190,12 @@ def test_what_is_computed_from_buffers_is_computed_in_every_run() -> None:
     assert [float(network(torch.zeros(()))) for _ in range(2)] == [3, 6]
 
 
-def _counts(self: Network, x: Tensor) -> Any:
+def _counts(self: Any, x: Tensor) -> Any:
     self.calls += 1
     return self.fc(self.conv(x).flatten(1)) * self.calls
 
 
-def _replaces(self: Network, x: Tensor) -> Any:
+def _replaces(self: Any, x: Tensor) -> Any:
     self.seen = self.seen + 1
     return self.fc(self.conv(x).flatten(1)) / self.seen
 
@@ -262,6 +262,8 @@ def test_hooks_on_gradients_are_kept_or_refused() -> None:
     expected = model.conv.weight.grad
     model.zero_grad()
     parts.fc(parts.conv(images)).sum().backward()
+    assert model.conv.weight.grad is not None
+    assert expected is not None
     assert torch.equal(model.conv.weight.grad, expected)
     block = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 4, 4)), nn.Flatten(), nn.Linear(16, 5))
     block[0].register_full_backward_pre_hook(triple)

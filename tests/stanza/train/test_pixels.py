@@ -232,7 +232,7 @@ def test_images_are_upright_whatever_the_camera_was(
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"x.{suffix}"
-    options = {"lossless": True} if suffix == "webp" else {}
+    options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
     Image.fromarray(np.ascontiguousarray(stored)).convert("RGB").save(path, exif=exif, **options)
     pixels = decode(str(path), (1, 16, 24))[..., 0]
     assert np.abs(pixels - upright).mean() < 3
