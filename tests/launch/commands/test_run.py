@@ -93,12 +93,14 @@ def endless(
     folder = tmp_path / "record"
     flags = ["--world-size", "2", "--stanza.steps", "1000000", "--timeout-s", "10"]
     flags += ["--launcher", launcher]
+    here = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's would be inherited
     process = subprocess.Popen(
         [*LAUNCH, "run", DIGITS, *flags, "--out", str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    signal.signal(signal.SIGHUP, here)
     log = folder / "steps" / "rank-0.jsonl"
     try:
         wait_until(lambda: log.is_file() and log.read_text().count("\n") > 3, "the first steps")

@@ -50,7 +50,8 @@ def test_a_step_leaves_no_gradients() -> None:
 def test_networks_run(engine: str, network: str) -> None:
     if engine not in HERE:
         pytest.skip(f"{engine} is not installed")
-    passes = ENGINES[engine].passes(task("sphere:24x2", network=network))
+    # MinkowskiEngine pools no samples of one voxel, which strides make of smaller spheres.
+    passes = ENGINES[engine].passes(task("sphere:40x2", network=network))
     assert [part for part in passes["train"]() if part] == ["forward", "backward"]
     assert [part for part in passes["infer"]() if part] == ["infer"]
 
