@@ -3,6 +3,7 @@
 import struct
 import sys
 import threading
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,10 @@ UNREADABLE = (
     IndexError,
     EOFError,
     OverflowError,
+    MemoryError,
+    SyntaxError,
+    RuntimeError,
+    tokenize.TokenError,
     struct.error,
     zipfile.BadZipFile,
     zlib.error,

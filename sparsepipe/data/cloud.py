@@ -70,11 +70,36 @@ def make_cloud(
 ) -> Cloud:
     """Make a cloud of points [N, 3] and features [N, F] of any real dtype, converted to float32,
     and of labels [N] of any whole numbers. Without features, each point gets the feature 1."""
-    if features is None:
-        features = np.ones((len(points), 1))
+    points = _float32("points", points)
+    features = np.ones((len(points), 1), np.float32) if features is None else features
+    labels = None if labels is None else whole_numbers("labels", labels)
+    return Cloud(points, _float32("features", features), label, labels)
+
+
+def _float32(name: str, values: np.ndarray) -> np.ndarray:
+    """Real numbers as float32, or InputError if some are none."""
+    if values.dtype.kind not in "buif" or np.ma.is_masked(values):
+        kind = "masked" if np.ma.is_masked(values) else f"of {values.dtype}"
+        raise InputError(f"{name} are {kind}; give real numbers, all of them")
     with np.errstate(over="ignore"):  # what overflows becomes infinite, which Cloud refuses
-        points, features = points.astype(np.float32), features.astype(np.float32)
-    return Cloud(points, features, label, None if labels is None else labels.astype(np.int64))
+        return np.asarray(values, np.float32)
+
+
+def whole_numbers(name: str, values: np.ndarray) -> np.ndarray:
+    """Whole numbers of any dtype and shape as int64.
+
+    Raises:
+        InputError: some are not whole, or int64 does not hold them.
+    """
+    real = values.dtype.kind in "buif" and not np.ma.is_masked(values)
+    with np.errstate(invalid="ignore"):
+        converted = values.astype(np.int64) if real else np.zeros(values.shape, np.int64)
+    beyond = (converted < 0) if values.dtype.kind == "u" else (converted != values)
+    if not real or np.any(beyond):
+        raise InputError(
+            f"{name}: {values.dtype} that are not all whole, or beyond int64; give whole numbers"
+        )
+    return np.asarray(converted)
 
 
 @dataclass(frozen=True)

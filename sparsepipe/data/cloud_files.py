@@ -21,6 +21,8 @@ KINDS = ("no label", "one label", "a label for each point")
 """What a file may have, by the number of its labels."""
 IGNORED = -100
 """The label of points that are not learnt; torch's losses leave it out."""
+MOST_CLASSES = 2**20
+"""Labels are below this. Larger ones are -1 in an unsigned type, or none at all."""
 FRAME_COLUMNS = 4
 """A LiDAR frame has x, y and z in metres, and the reflectance."""
 
@@ -94,7 +96,12 @@ def read_labels(path: Path) -> np.ndarray:
                 f"labels are {kind} of shape {shape}; give one label for the cloud, or one for "
                 f"each point: 0 or more, or {IGNORED} for points whose label is unknown"
             )
-        return labels.reshape(-1)
+        if known.max(initial=0) >= MOST_CLASSES:
+            raise InputError(
+                f"the label {known.max()} is too large for a class: give labels below "
+                f"{MOST_CLASSES}, or {IGNORED} for points whose label is unknown"
+            )
+        return labels.astype(np.int64).reshape(-1)
 
 
 def files(folder: Path, suffixes: tuple[str, ...], *, deep: bool = False) -> list[Path]:
@@ -143,7 +150,8 @@ def _labelled(
         return tuple((path, -1) for path in files(folder, SUFFIXES[name], deep=True)), ()
     if files(folder, SUFFIXES[name]):
         return _own_labels(folder, bad_files)
-    class_names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    folders = [path for path in folder.iterdir() if path.is_dir()]
+    class_names = sorted(path.name for path in folders if not path.name.startswith("."))
     if train_names and (unknown := sorted(set(class_names) - set(train_names))):
         raise InputError(
             f"class {unknown[0]} has no training files; give both splits the same classes"

@@ -14,7 +14,7 @@ import numpy as np
 
 from sparsepipe.data.bad_files import naming
 from sparsepipe.data.meshes import Mesh, triangles_of
-from sparsepipe.data.ply import parse_ply
+from sparsepipe.data.ply import lines_of, parse_ply
 from systems.schema import InputError
 
 SUFFIXES = (".obj", ".off", ".ply")
@@ -46,7 +46,7 @@ def parse_obj(text: str) -> Mesh:
     texture coordinates and materials, are ignored."""
     vertices: list[list[str]] = []
     faces: list[list[int]] = []
-    for line in text.replace("\\\n", " ").splitlines():  # a backslash continues a line
+    for line in lines_of(re.sub(r"\\\r?\n", " ", text)):  # a backslash continues a line
         keyword, *words = line.partition("#")[0].split() or [""]
         if keyword == "v":
             vertices.append(words[:3])
@@ -73,7 +73,7 @@ def parse_off(text: str) -> Mesh:
     Many of ModelNet40's files are broken in one way, which is accepted here: the counts stand on
     the first line, right after the word, as in `OFF490 518 0`.
     """
-    lines = [line for raw in text.splitlines() if (line := raw.partition("#")[0].strip())]
+    lines = [line for raw in lines_of(text) if (line := raw.partition("#")[0].strip())]
     header = re.match(r"(?:C?N?OFF)\s*(.*)", lines[0]) if lines else None
     if header is None:
         raise InputError("the first line does not say OFF")
@@ -88,7 +88,7 @@ def parse_off(text: str) -> Mesh:
     faces = []
     for line in lines[1 + vertex_count : 1 + vertex_count + face_count]:
         count, *corners = line.split()
-        if len(corners) < int(count):
+        if not 0 <= int(count) <= len(corners):
             raise InputError(f"the file is truncated: the face {line!r} lacks corners")
         faces.append([int(corner) for corner in corners[: int(count)]])
     return _mesh(vertices, faces)

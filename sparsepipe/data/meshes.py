@@ -95,8 +95,14 @@ def triangles_of(faces: Sequence[Sequence[float]]) -> np.ndarray:
 
     Returns:
         int64 [T, 3], the triangles' corners.
+
+    Raises:
+        InputError: a corner is no whole number.
     """
-    corners = np.array(list(chain.from_iterable(faces)), dtype=np.int64)
+    numbers = np.array(list(chain.from_iterable(faces)), dtype=np.float64)
+    if wrong := numbers[~(np.abs(numbers) < 2**53) | (numbers != np.trunc(numbers))].tolist():
+        raise InputError(f"a face names vertex {wrong[0]:g}, which is no whole number of a row")
+    corners = numbers.astype(np.int64)
     counts = np.array([len(face) for face in faces], dtype=np.int64)
     triangles = np.maximum(counts - 2, 0)  # how many triangles each polygon gives
     first = np.repeat(np.cumsum(counts) - counts, triangles)  # each triangle's polygon's start

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsepipe.data.cloud import Cloud, make_cloud
+from sparsepipe.data.cloud import Cloud, make_cloud, whole_numbers
 from sparsepipe.data.splits import Clouds
 from systems import by_path
 from systems.schema import InputError
@@ -43,17 +43,25 @@ class SequenceSplit:
         if isinstance(item, Cloud):
             return item
         try:
-            points, features, label = item
-            labels = np.asarray(label)
-            features = None if features is None else np.asarray(features)
+            points, features, labels = (None if part is None else _array(part) for part in item)
+            if points is None or labels is None:
+                raise TypeError("the points or the label are None")
             if labels.ndim == 0:
-                return make_cloud(np.asarray(points), features, int(label))
-            return make_cloud(np.asarray(points), features, -1, labels)
+                return make_cloud(points, features, int(whole_numbers("the label", labels)))
+            return make_cloud(points, features, -1, labels)
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"{self.where}: cloud {index}: {error}; give points [N, 3], features [N, F] or "
                 "None, and a label"
             ) from None
+
+
+def _array(values: Any) -> np.ndarray:
+    """An array of what a user gives: an array, a list, or a tensor, with or without a gradient."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+    return np.asanyarray(values)
 
 
 def own_clouds(name: str, option: str, **known: Any) -> Clouds:

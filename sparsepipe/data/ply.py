@@ -13,6 +13,7 @@
 Elements and properties other than x, y and z of `vertex` and the corners of `face` are ignored.
 """
 
+import re
 import struct
 from dataclasses import dataclass, field
 
@@ -93,6 +94,12 @@ def parse_ply(content: bytes) -> Mesh:
     return Mesh(places, triangles_of(corners))
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text in Latin-1. Only line feeds and carriage returns end one: other bytes, at
+    which str.splitlines parts lines too, belong to letters of other encodings."""
+    return re.split(r"\r\n|\r|\n", text)
+
+
 def _columns(element: Element, numbers: _Numbers) -> dict[str, list[tuple[float, ...]]]:
     """The values of each property of an element, a tuple for each row, by the property's name."""
     columns: dict[str, list[tuple[float, ...]]] = {p.name: [] for p in element.properties}
@@ -106,7 +113,7 @@ def _columns(element: Element, numbers: _Numbers) -> dict[str, list[tuple[float,
 def _header(content: bytes) -> tuple[str, list[Element], bytes]:
     """The byte order ("" for ASCII), the declared elements, and the bytes after the header."""
     head, end, body = content.partition(b"end_header")
-    lines = head.decode("latin-1").splitlines()
+    lines = lines_of(head.decode("latin-1"))
     if not lines or lines[0].strip() != "ply":
         raise InputError("the first line does not say ply")
     if not end:
@@ -130,4 +137,4 @@ def _header(content: bytes) -> tuple[str, list[Element], bytes]:
                 raise InputError(f"the header line {' '.join(words)!r} is not understood")
     if order is None:
         raise InputError(f"the header names no format of {', '.join(BYTE_ORDERS)}")
-    return order, elements, body.partition(b"\n")[2]
+    return order, elements, body.partition(b"\n" if b"\n" in head else b"\r")[2]

@@ -174,7 +174,8 @@ def test_labels_of_points(tmp_path: Path) -> None:
         ({"points": np.zeros((4, 2))}, r"points of shape \[4, 2\]"),
         ({"points": np.zeros((4, 3)), "features": np.zeros((3, 1))}, "one row a point"),
         ({"points": np.full((4, 3), np.nan)}, "point 0"),
-        ({"points": np.array([["a", "b", "c"]])}, "could not convert"),
+        ({"points": np.array([["a", "b", "c"]])}, "points are of <U1; give real numbers"),
+        ({"points": np.ones((4, 3)) * 1j}, "points are of complex128"),
         ({"points": np.array([[None, None, None]])}, "Object arrays cannot be loaded"),
     ],
 )
@@ -295,3 +296,36 @@ def test_real_lidar_frame() -> None:
     assert cloud.points.shape == (17238, 3)
     assert 0 <= cloud.features.min() <= cloud.features.max() <= 1
     assert np.abs(cloud.points).max() < 120  # metres, the range of the scanner
+
+
+def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
+    for name in ("b", "a", ".ipynb_checkpoints"):
+        for number in range(5):
+            write_npz(tmp_path / name / f"{number}.npz", points=np.ones((1, 3)))
+    data = load(f"points:{tmp_path}")
+    assert data.class_names == ("a", "b")
+    assert [data.train.cloud(index).label for index in range(len(data.train))] == [0] * 4 + [1] * 4
+
+
+def test_labels_that_are_no_classes(tmp_path: Path) -> None:
+    for labels, reason in (
+        (np.full(4, 0.5), "labels are float64"),
+        (np.full(4, 2**32 - 1, np.uint32), "the label 4294967295 is too large for a class"),
+    ):
+        write_npz(tmp_path / "a.npz", points=np.ones((4, 3)), labels=labels)
+        with pytest.raises(InputError, match=reason):
+            read_labels(tmp_path / "a.npz")
+
+
+def test_damage_in_any_byte_is_named(tmp_path: Path) -> None:
+    """Whatever the libraries raise: numpy's parser of headers, zipfile on unknown methods."""
+    write_npz(tmp_path / "a.npz", points=np.ones((2, 3)), labels=1)
+    np.save(tmp_path / "a.npy", np.ones((2, 3)))
+    for name in ("a.npz", "a.npy"):
+        content = (tmp_path / name).read_bytes()
+        for place in range(0, len(content), 3):
+            for byte in (0, 13, 40, 255):
+                write(tmp_path / name, content[:place] + bytes([byte]) + content[place + 1 :])
+                for read in (read_points, read_labels):
+                    with suppress(InputError):
+                        read(tmp_path / name)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import struct
 from itertools import pairwise
 from pathlib import Path
 
@@ -205,6 +206,9 @@ def test_ply_round_trips(mesh: tuple[np.ndarray, list[list[int]]], form: str) ->
         ("a.off", b"OFF\n3 1 0\n0 0 0\n1 0 0\n1 1 0\n3 0 1 3\n", "vertex 3"),
         ("a.off", b"OFF\n3 1 0\n0 0 0\n1 0 0\n1 1 0\n3 0 1 -1\n", "vertex -1"),
         ("a.off", b"OFF\n0 0 0\n", "no vertices"),
+        ("a.off", b"OFF\n3 1 0\n0 0 0\n1 0 0\n1 1 0\n-1 0 1 2\n", "lacks corners"),
+        ("a.obj", SQUARE.encode() + b"f 1 2 99999999999999999999\n", "vertex 1e.20, which is no"),
+        ("a.ply", ply("ascii").replace(b"0 2 3 3", b"0 2 2.5 3"), "vertex 2.5, which is no whole"),
         ("a.ply", b"", "does not say ply"),
         ("a.ply", b"ply\nformat ascii 1.0\n", "no end_header"),
         ("a.ply", b"ply\nend_header\n", "names no format"),
@@ -225,6 +229,29 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message:
     assert str(error.value).startswith(f"{path}: ")
     assert str(error.value).count(str(path)) == 1
     assert "\n" not in str(error.value)
+
+
+LETTERS = "Åse's mesh, \u0085 and \u2028 and \x0c 1 2 3"
+"""In UTF-8 some of these letters have bytes that are ends of lines in Latin-1."""
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("suffix", [".obj", ".off", ".ply"])
+def test_comments_of_any_letters_are_one_line(suffix: str, newline: str, tmp_path: Path) -> None:
+    texts = {
+        ".obj": f"# {LETTERS}\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n",
+        ".off": f"OFF\n# {LETTERS}\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n",
+        ".ply": "ply\nformat binary_big_endian 1.0\ncomment " + LETTERS + "\nelement vertex 3\n"
+        "property float x\nproperty float y\nproperty float z\nelement face 1\n"
+        "property list uchar int vertex_indices\nend_header\n",
+    }
+    content = texts[suffix].replace("\n", newline).encode()
+    if suffix == ".ply":
+        content += struct.pack(">9fB3i", 0, 0, 0, 1, 0, 0, 0, 1, 0, 3, 0, 1, 2)
+    (tmp_path / f"a{suffix}").write_bytes(content)
+    mesh = read_mesh(tmp_path / f"a{suffix}")
+    assert mesh.vertices.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert mesh.triangles.tolist() == [[0, 1, 2]]
 
 
 def test_no_such_file(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from systems.schema import InputError
 
 SETS = """
 import numpy as np
+import torch
 from sparsepipe.data.splits import Clouds
 from sparsepipe.data.cloud import make_cloud
 
@@ -37,6 +38,25 @@ def number():
 def odd():
     return [points], [], ("a",)
 
+def halved():
+    return [(points, None, 1.5)], [], ("a",)
+
+def halves():
+    return [(points, None, [0, 1, 1.5, 1])], [], ("a",)
+
+def unsigned():
+    return [(points, None, np.array([0, 1, 2**64 - 1, 1], np.uint64))], [], ("a",)
+
+def complex():
+    return [(points * 1j, None, 1)], [], ("a",)
+
+def masked():
+    return [(np.ma.masked_equal(points, 5), None, 1)], [], ("a",)
+
+def tensors():
+    grown = torch.from_numpy(points).requires_grad_()
+    return [(grown, grown.bfloat16(), torch.tensor(1))], [], ("a",)
+
 def ragged():
     return [(points, None, [1, 2])], [], ("a",)
 """
@@ -60,6 +80,8 @@ def test_items_become_clouds(sets: Path) -> None:
     assert (labelled.label, labelled.labels.tolist()) == (-1, [0, 1, 1, -100])
     assert labelled.labels.dtype == np.int64
     assert own_clouds(f"{sets}:ready", "--data").kind == "ready"
+    of_tensors = own_clouds(f"{sets}:tensors", "--data").train.cloud(0)
+    assert (of_tensors.label, of_tensors.points.tolist()) == (1, of_tensors.features.tolist())
 
 
 @pytest.mark.parametrize(
@@ -75,7 +97,16 @@ def test_what_is_no_data_set_is_refused(name: str, said: str, sets: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("odd", "too many values"), ("ragged", r"labels of shape \[2\] for points")]
+    ("name", "said"),
+    [
+        ("odd", "too many values"),
+        ("ragged", r"labels of shape \[2\] for points"),
+        ("halved", "the label: float64 that are not all whole"),
+        ("halves", "labels: float64 that are not all whole"),
+        ("unsigned", "labels: uint64 that are not all whole, or beyond int64"),
+        ("complex", "points are of complex128; give real numbers"),
+        ("masked", "points are masked; give real numbers"),
+    ],
 )
 def test_what_is_no_cloud_is_refused(name: str, said: str, sets: Path) -> None:
     data = own_clouds(f"{sets}:{name}", "--data")
