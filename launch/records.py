@@ -142,7 +142,7 @@ def _is_run(folder: Path, job: Job, run_id: str) -> bool:
     """Whether a folder is the record of a run of the job's system with this id."""
     if not (folder / "run.json").is_file():
         return False
-    run = record.read_json(folder / "run.json")
+    run = record.read_run(folder)
     return bool(run.get("run_id") == run_id and run["system"] == job.system)
 
 
@@ -153,7 +153,7 @@ def _cut_short(folder: Path) -> bool:
 
 def _go_on(folder: Path, job: Job, plan: Any) -> None:
     """Let a record go on, with this job and this plan; earlier plans are kept beside it."""
-    run, planned = record.read_json(folder / "run.json"), schema.dump(plan)
+    run, planned = record.read_run(folder), schema.dump(plan)
     if run["plan"] != planned:
         run["earlier_plans"] = [*run.get("earlier_plans", []), run["plan"]]
         run["plan"] = planned
@@ -223,7 +223,7 @@ def what_is_kept(folder: Path) -> str:
 def read_job_and_plan(folder: Path) -> tuple[Job, Any]:
     """The job of a record, and its plan."""
     job = jobs.load_job(folder / "job.toml")
-    table = record.read_json(folder / "run.json")["plan"]
+    table = record.read_run(folder)["plan"]
     return job, planning.read_plan(job, table, str(folder))
 
 
@@ -241,13 +241,13 @@ def unfinished(folders: Sequence[Path]) -> Path:
 
 def read_emulation(folder: Path) -> Emulation | None:
     """Read how the cluster of an emulated run is emulated; None for other runs."""
-    table = record.read_json(folder / "run.json").get("emulation")
+    table = record.read_run(folder).get("emulation")
     return None if table is None else schema.read(Emulation, table, str(folder))
 
 
 def read_shaped(folder: Path) -> Shaped | None:
     """Read what is known of the cluster of a shaped run; None for other runs."""
-    table = record.read_json(folder / "run.json").get("shaped")
+    table = record.read_run(folder).get("shaped")
     return None if table is None else schema.read(Shaped, table, str(folder))
 
 
@@ -276,6 +276,8 @@ def read_result(folder: Path) -> dict[str, Any]:
     if not (folder / "result.json").is_file():
         raise InputError(f"{folder}: no result.json; the run did not end well")
     result: dict[str, Any] = record.read_json(folder / "result.json")
+    if not isinstance(result, dict) or not isinstance(result.get("loss", []), list):
+        raise InputError(f"{folder / 'result.json'}: is no summary: copy the whole record again")
     if "loss" in result:
         result["loss"] = record.numbers(result["loss"])
     return result

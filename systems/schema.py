@@ -12,7 +12,7 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -73,11 +73,7 @@ def load(cls: type[T], path: Path, what: str, maker: str) -> T:
     """
     if not path.is_file():
         raise InputError(f"{what} {path}: no such file; make one with `{maker}`")
-    try:
-        table = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{what} {path}: not JSON: {error}") from None
-    return read(cls, table, str(path))
+    return read(cls, _parsed(path, json.loads, f"{what} {path}: not JSON"), str(path))
 
 
 def load_toml(cls: type[T], path: Path) -> T:
@@ -95,13 +91,32 @@ def load_table(path: Path) -> dict[str, Any]:
     Raises:
         InputError: not TOML.
     """
+    advice = '; write lines such as name = "mine" or steps = 40, and tables such as [stanza]'
+    table: dict[str, Any] = _parsed(path, tomllib.loads, f"{path}: not TOML", advice)
+    return table
+
+
+def load_json(path: Path) -> Any:
+    """The plain data in a JSON file, which is there.
+
+    Raises:
+        InputError: it cannot be read, or is not JSON.
+    """
+    return _parsed(path, json.loads, f"{path}: not JSON")
+
+
+def _parsed(path: Path, parse: Callable[[str], Any], problem: str, advice: str = "") -> Any:
+    """What `parse` makes of the text in a file, or InputError: the problem, the reason and the
+    advice."""
     try:
-        return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f'{path}: not TOML: {error}; write lines such as name = "mine" or steps = 40, and '
-            "tables such as [stanza]"
-        ) from None
+        return parse(path.read_text())
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except ValueError as error:  # no such syntax, no text, or a number of too many digits
+        reason = str(error)
+    except RecursionError:
+        reason = "it is nested too deep"
+    raise InputError(f"{problem}: {reason}{advice}")
 
 
 def dump(value: Any) -> Any:
@@ -202,8 +217,14 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
     """The value as a plain type such as int or str; a whole number may stand for a float."""
     if hint is Any:
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.nan
+        if math.isnan(number):  # it would pass every check of its range
+            raise InputError(f"{where} = {str(value)[:20]}: expected a number that a float holds")
+        return number
     if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     quoted = "; write it without quotes and without a unit, such as 2e9"

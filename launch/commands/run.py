@@ -110,7 +110,7 @@ def _parsed(arguments: Sequence[str]) -> RunJob:
         raise InputError("--again: names no record; give the folder of a run")
     folder = Path(arguments[1])
     _check_measured(folder)
-    run = record.read_json(folder / "run.json")
+    run = record.read_run(folder)
     flags = arguments[2:]
     of_record = jobs.load_job(folder / "job.toml", jobs.wanted_system(flags))
     default = dataclasses.replace(jobs.with_flags(RunJob, of_record), out=None)
@@ -127,7 +127,7 @@ def _parsed(arguments: Sequence[str]) -> RunJob:
 def _check_measured(folder: Path) -> None:
     """Raise an InputError if a record is of another tier: its job is of another cluster, and run
     here it would be another experiment."""
-    tier = record.read_json(folder / "run.json")["tier"]
+    tier = record.read_run(folder)["tier"]
     if tier != "measured":
         repeat = again(folder, tier, read_emulation(folder), read_shaped(folder))
         raise InputError(

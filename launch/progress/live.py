@@ -54,7 +54,7 @@ class LiveRecord:
         self._job, plan = read_job_and_plan(folder)
         self.roles = planning.roles(self._job, plan)
         emulation = read_emulation(folder)
-        self._tier = record.read_json(folder / "run.json")["tier"]
+        self._tier = record.read_run(folder)["tier"]
         self._dilate = 1.0 if emulation is None else emulation.dilate
         self._tails = [
             Tail(record.steps_file(folder, rank)) for rank in range(self._job.world_size)

@@ -167,7 +167,7 @@ def _with_figures(row: Row, folder: Path) -> Row:
 
 def _machine(folder: Path) -> str:
     """The machine of rank 0 of a run."""
-    return machine(record.read_json(folder / "run.json")["environment"])
+    return machine(record.read_run(folder)["environment"])
 
 
 def _bandwidth(tier: Tier, folder: Path) -> float | None:

@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from systems import disk
-from systems.schema import InputError, count_not_finite, to_json
+from systems.schema import InputError, count_not_finite, load_json, to_json
 
 Tier = Literal["measured", "shaped", "emulated", "simulated"]
 """How a number came about, see above."""
@@ -124,10 +124,18 @@ def read_step(line: str | bytes) -> Step:
     A metric that is null there was no finite number; here it is NaN.
 
     Raises:
-        json.JSONDecodeError: the line was cut off.
+        ValueError: the line was cut off, or is no step.
     """
-    table = json.loads(line)
-    return Step(table.pop("step"), {k: math.nan if v is None else v for k, v in table.items()})
+    try:
+        table = json.loads(line)
+    except RecursionError:
+        table = None
+    if not isinstance(table, dict) or type(table.get("step")) is not int:
+        raise ValueError("the line is no step")
+    index = table.pop("step")
+    if not all(value is None or isinstance(value, int | float) for value in table.values()):
+        raise ValueError("a metric is no number")
+    return Step(index, {k: math.nan if v is None else v for k, v in table.items()})
 
 
 def numbers(values: Iterable[float | None]) -> list[float]:
@@ -174,10 +182,10 @@ def read_steps(folder: Path, rank: int) -> list[Step]:
     steps: list[Step] = []
     if not steps_file(folder, rank).is_file():
         return steps
-    for line in steps_file(folder, rank).read_text().splitlines():
+    for line in steps_file(folder, rank).read_bytes().splitlines():
         try:
             steps.append(read_step(line))
-        except json.JSONDecodeError:
+        except ValueError:
             break
     return steps
 
@@ -223,10 +231,26 @@ def read_json(path: Path) -> Any:
     """
     if not path.is_file():
         raise InputError(f"{path.parent}: no record there ({path.name} is missing)")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
+    return load_json(path)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What was known of a run before its first step: the file `run.json` of its record.
+
+    Raises:
+        InputError: there is no such file, or it lacks something that every record has.
+    """
+    path = folder / "run.json"
+    run = read_json(path)
+    if not isinstance(run, dict):
+        raise InputError(f"{path}: is no table: copy the whole record again")
+    kinds = {"tier": str, "system": str, "environment": dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(run.get(key), kind)]
+    wrong += ["plan"] * ("plan" not in run)
+    wrong += ["own_code_sha256"] * (not isinstance(run.get("own_code_sha256", {}), dict))
+    if wrong:
+        raise InputError(f"{path}: has no {wrong[0]}: copy the whole record again")
+    return run
 
 
 def once(path: Path, find: Callable[[], Any], *, told: str | None = None) -> Any:

@@ -10,7 +10,16 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from systems.schema import InputError, count_not_finite, dump, load_toml, read, remedy, to_json
+from systems.schema import (
+    InputError,
+    count_not_finite,
+    dump,
+    load,
+    load_toml,
+    read,
+    remedy,
+    to_json,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,3 +275,46 @@ def test_a_number_in_quotes_and_a_file_that_is_no_toml_get_a_remedy(tmp_path: Pa
     (tmp_path / "a.toml").write_text("name = mine\n")
     with pytest.raises(InputError, match=r'not TOML: .*; write lines such as name = "mine"'):
         load_toml(Link, tmp_path / "a.toml")
+
+
+@dataclass
+class Measured:
+    seconds: float = 0.0
+    shares: tuple[float, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"seconds": NaN}', "seconds = nan: expected a number"),
+        ('{"shares": [1, NaN]}', "shares[1] = nan: expected a number"),
+        ('{"seconds": 1%s}' % ("0" * 400), "expected a number that a float holds"),
+        ('{"seconds": 1%s}' % ("0" * 5000), "not JSON: Exceeds the limit"),
+        ("[" * 100_000, "not JSON: it is nested too deep"),
+        ("\udcff", "not JSON"),
+        ("\ufeff{}", "not JSON"),
+    ],
+)
+def test_numbers_and_texts_that_no_program_writes(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "a{b}.json"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError) as error:
+        load(Measured, path, "plan", "make")
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("seconds = nan", "seconds = nan: expected a number"),
+        ("seconds = 1" + "0" * 5000, "not TOML: Exceeds the limit"),
+        ("seconds = " + "[" * 100_000, "not TOML: it is nested too deep; write lines such as"),
+    ],
+)
+def test_toml_that_no_program_writes(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(InputError) as error:
+        load_toml(Measured, tmp_path / "a.toml")
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from systems.runs import provenance, record
-from systems.runs.record import Step, StepWriter, claim_folder, read_json, read_steps, write_json
+from systems.runs.record import (
+    Step,
+    StepWriter,
+    claim_folder,
+    read_json,
+    read_run,
+    read_steps,
+    steps_file,
+    write_json,
+)
 from systems.schema import InputError
 
 metrics = st.dictionaries(
@@ -131,6 +140,38 @@ def test_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(InputError, match=r"run\.json: not JSON"):
         read_json(tmp_path / "run.json")
+
+
+def test_a_record_of_strangers_is_read_or_refused(tmp_path: Path) -> None:
+    run = {"tier": "measured", "system": "stanza", "environment": {}, "plan": {"stages": []}}
+    write_json(tmp_path / "run.json", run)
+    assert read_run(tmp_path) == run
+    for key in run:
+        write_json(tmp_path / "run.json", {**run, key: [3]} if key != "plan" else {"tier": "m"})
+        with pytest.raises(InputError, match=r"run\.json: has no \w+: copy the whole record"):
+            read_run(tmp_path)
+    write_json(tmp_path / "run.json", [run])
+    with pytest.raises(InputError, match=r"run\.json: is no table"):
+        read_run(tmp_path)
+    (tmp_path / "run.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(InputError, match=r"run\.json: not JSON"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("5", "[]", "{}", "null", '{"step": "1"}', '{"step": 2, "step_s": "fast"}'),
+        *('{"step": 2, "step_s": {}}', '{"step": true}', "[" * 99_999, "\udcff"),
+    ],
+)
+def test_steps_end_where_a_line_is_none(tmp_path: Path, line: str) -> None:
+    path = steps_file(tmp_path, 0)
+    path.parent.mkdir()
+    good = '{"step": 0, "step_s": 1.5, "loss": null}\n'
+    path.write_bytes((good + line + "\n" + good).encode("utf-8", "surrogateescape"))
+    (step,) = read_steps(tmp_path, 0)
+    assert (step.index, step.metrics["step_s"]) == (0, 1.5)
 
 
 def test_environment_is_plain_data() -> None:
