@@ -24,6 +24,7 @@ under every offset (`sparsepipe.engine.lookup`). Either gives the other.
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, count
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -36,12 +37,21 @@ from sparsepipe.engine.lookup import Table, look_up
 
 _numbers = count()
 _living: "WeakValueDictionary[int, KernelMap]" = WeakValueDictionary()
-"""All kernel maps by the numbers of their handles."""
+"""All kernel maps by the numbers in their handles."""
+_kernels: dict[Kernel, int] = {}
+"""The kernels of all maps, numbered. They are few, and kept."""
 
 
-def of_handle(handle: Tensor) -> "KernelMap":
-    """The kernel map that a handle stands for."""
-    return _living[int(handle)]
+def of_handle(handle: Tensor, input_keys: Tensor, output_keys: Tensor) -> "KernelMap":
+    """The kernel map that a handle stands for, between these voxels. It is made anew where it is
+    gone, as when a backward pass comes after the tensors that the forward pass was called with."""
+    number, kernel, transposed = handle.tolist()
+    found = _living.get(number)
+    if found is not None:
+        return found
+    if input_keys.data_ptr() == output_keys.data_ptr() and len(input_keys) == len(output_keys):
+        output_keys = input_keys  # a map to the same voxels knows it by identity
+    return KernelMap(list(_kernels)[kernel], bool(transposed), input_keys, output_keys)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +67,20 @@ class KernelMap:
     output_keys: Tensor
     """int64 [M]: the voxels of the output."""
     handle: Tensor = field(init=False, repr=False)
-    """int64 []: a number that stands for the map in compiled graphs, which hold tensors alone."""
+    """int64 [3]: what stands for the map in compiled graphs, which hold tensors alone: its number,
+    that of its kernel, and whether it is transposed. Numbers are those of this process."""
     _blocks: dict[int, list[Block]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         number = next(_numbers)
         _living[number] = self
-        object.__setattr__(self, "handle", torch.tensor(number))
+        kernel = _kernels.setdefault(self.kernel, len(_kernels))
+        handle = torch.tensor([number, kernel, int(self.transposed)])
+        object.__setattr__(self, "handle", handle)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and unpickled maps have handles of their own, and find their pairs again."""
+        return KernelMap, (self.kernel, self.transposed, self.input_keys, self.output_keys)
 
     @property
     def volume(self) -> int:

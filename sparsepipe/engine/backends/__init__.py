@@ -90,8 +90,8 @@ def convolve(
     _check(features, weight, kernel_map)
     features, weight = autocast(features, weight)
     if torch.compiler.is_compiling():
-        outputs = len(kernel_map.output_keys)
-        traced: Tensor = in_graphs.convolve(features, weight, kernel_map.handle, outputs, name)
+        voxels = kernel_map.input_keys, kernel_map.output_keys
+        traced: Tensor = in_graphs.convolve(features, weight, *voxels, kernel_map.handle, name)
         return traced
     output: Tensor = _Convolution.apply(
         features, weight, kernel_map, backend(name, features.device)

@@ -1,11 +1,17 @@
 """Networks under torch.compile are one graph, with the same values and gradients."""
 
+import copy
+import gc
+import pickle
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sparsepipe.engine.backends import convolve, in_graphs
-from sparsepipe.engine.kernel_map import Kernel
+from sparsepipe.engine.kernel_map import Kernel, KernelMap, _living
 from sparsepipe.engine.layers import BatchNorm, Convolution, ConvolutionTranspose, ReLU
 from sparsepipe.engine.tensor import SparseTensor, cat
 from tests.sparsepipe.clouds import random_tensor
@@ -25,13 +31,53 @@ class Small(nn.Module):
         return self.last(cat([self.up(self.relu(self.down(fine))), fine])).features
 
 
+def _in_graphs(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+    """What a compiled graph calls."""
+    voxels = kernel_map.input_keys, kernel_map.output_keys
+    found: Tensor = in_graphs.convolve(features, weight, *voxels, kernel_map.handle, "native")
+    return found
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_outlive_the_maps(stride: int, transposed: bool) -> None:
+    """A training step may drop its tensors before the backward pass of its loss."""
+    maps = random_tensor(3).maps
+    maps.coarsen(1, stride)
+    kernel_map = maps.kernel_map(Kernel(3, 1, 1, stride), transposed=transposed)
+    rows = len(kernel_map.input_keys)
+    features = torch.randn(rows, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(27, 3, 4, dtype=torch.float64, requires_grad=True)
+    expected = torch.autograd.grad(
+        convolve(features, weight, kernel_map).square().sum(), [features, weight]
+    )
+    loss = _in_graphs(features, weight, kernel_map).square().sum()
+    number = int(kernel_map.handle[0])
+    del maps, kernel_map
+    gc.collect()
+    assert number not in _living
+    for ours, theirs in zip(torch.autograd.grad(loss, [features, weight]), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda maps: pickle.loads(pickle.dumps(maps))])
+def test_copied_maps_have_handles_of_their_own(copied: Callable[[Any], Any]) -> None:
+    """Those of another process may be numbered alike."""
+    tensor, kernel = random_tensor(3), Kernel(3, 1, 1, 1)
+    weight = torch.randn(27, 3, 4, dtype=torch.float64)
+    expected = convolve(tensor.features, weight, tensor.maps.kernel_map(kernel))
+    again = copied(tensor.maps).kernel_map(kernel)
+    assert int(again.handle[0]) != int(tensor.maps.kernel_map(kernel).handle[0])
+    assert again.input_keys is again.output_keys
+    assert torch.equal(_in_graphs(tensor.features, weight, again), expected)
+
+
 def test_the_operator_has_the_values_and_gradients_of_convolve() -> None:
     tensor = random_tensor(3)
     kernel_map = tensor.maps.kernel_map(Kernel(3, 1, 1, 1))
     weight = torch.randn(27, 3, 4, dtype=torch.float64, requires_grad=True)
     features = tensor.features.requires_grad_()
-    rows = len(kernel_map.output_keys)
-    found = in_graphs.convolve(features, weight, kernel_map.handle, rows, "native")
+    found = _in_graphs(features, weight, kernel_map)
     expected = convolve(features, weight, kernel_map)
     gradient = torch.randn_like(expected)
     results = [
