@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, product
+from operator import index
 
 import torch
 from torch import Tensor
@@ -146,7 +147,10 @@ def checked_batch_size(highest: int, batch_size: int | None, dimension: int) -> 
     Raises:
         InputError: there are no samples, or `batch_size` is smaller than that or too large.
     """
-    size = highest + 1 if batch_size is None else batch_size
+    try:
+        size = highest + 1 if batch_size is None else index(batch_size)
+    except TypeError:
+        raise InputError(f"batch size {batch_size!r}: give a whole number") from None
     least, most = max(highest + 1, 1), packing(dimension).max_batch_size
     if size < least or size > most:
         raise InputError(

@@ -14,6 +14,7 @@ from torch import Tensor
 from sparsepipe.engine.axes import axes, each
 from sparsepipe.engine.coordinates import checked_batch_size, pack
 from sparsepipe.engine.interpolation import interpolate
+from sparsepipe.engine.precision import taken
 from sparsepipe.engine.quantize import Merging
 from sparsepipe.engine.tensor import SparseTensor
 from systems.schema import InputError
@@ -116,7 +117,7 @@ class TensorField:
 
     def slice(self, tensor: SparseTensor) -> Self:
         """The features of the voxel that each point lies in, at any tensor stride."""
-        return self.replace(tensor.features.index_select(0, self.rows(tensor)))
+        return self.replace(taken(tensor.features, self.rows(tensor)))
 
     def interpolated(self, tensor: SparseTensor) -> Self:
         """The features of a tensor, interpolated at each point as

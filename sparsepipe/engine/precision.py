@@ -12,6 +12,12 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def taken(features: Tensor, rows: Tensor) -> Tensor:
+    """The rows of features [N, C] that have these numbers, [M, C], differentiably. A row may be
+    taken many times: the sum of its gradients is taken in float32 or wider."""
+    return widened(features).index_select(0, rows).to(features.dtype)
+
+
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Convert tensors as torch.autocast does for PyTorch's own convolutions and linear layers.
 

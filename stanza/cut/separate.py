@@ -151,7 +151,7 @@ def _overlap(one: Tensor, other: Tensor) -> bool:
 def _bytes(tensor: Tensor) -> tuple[int, int]:
     """The first byte of a tensor in its storage, and the one after its last."""
     steps = zip(tensor.shape, tensor.stride(), strict=True)
-    last = sum((size - 1) * stride for size, stride in steps) if tensor.numel() else -1
+    last = sum((int(size) - 1) * int(stride) for size, stride in steps) if tensor.numel() else -1
     start, width = int(tensor.storage_offset()), tensor.element_size()
     return start * width, (start + last + 1) * width
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsepipe.engine.axes import axes
+from sparsepipe.engine.precision import taken
 from sparsepipe.engine.tensor import SparseTensor
 from systems.schema import InputError
 
@@ -30,7 +31,7 @@ class Broadcast(nn.Module):
             raise InputError(f"{pooled} is not globally pooled: give what a global pooling returns")
         if pooled.batch_size != tensor.batch_size or pooled.device != tensor.device:
             raise InputError(f"{pooled} for {tensor}: give a tensor of the same samples and device")
-        return pooled.rows.index_select(0, tensor.coordinates[:, 0])
+        return taken(pooled.rows, tensor.coordinates[:, 0])
 
 
 class BroadcastAddition(Broadcast):

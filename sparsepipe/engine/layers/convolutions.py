@@ -198,6 +198,7 @@ class ChannelwiseConvolution(Windowed):
         window = self.downward(tensor, at)
         rows = channelwise(tensor.rows, self.kernel, window.kernel_map)
         if self.bias is not None:
+            refuse_mixed_products(tensor.features, self.bias, "bias")
             rows = rows + autocast(self.bias)[0]
         return tensor.on(window.maps, window.tensor_stride, rows)
 

@@ -363,6 +363,7 @@ def _tensor(features: Tensor, coordinates: list[list[int]], *rest: int) -> Spars
             lambda: SparseTensor(ONE, ORIGIN) * torch.ones(2, 1),
             "a tensor of torch.float32, [2, 1], and",
         ),
+        (lambda: SparseTensor(ONE, ORIGIN, batch_size=2.5), "batch size 2.5: give a whole number"),  # type: ignore[arg-type]
         (lambda: SparseTensor(ONE, ORIGIN) + torch.ones(5), "a tensor of torch.float32, [5], and"),
         (
             lambda: torch.ones(1, 1, 2) * SparseTensor(ONE, ORIGIN),

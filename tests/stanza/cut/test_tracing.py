@@ -260,11 +260,12 @@ def test_hooks_on_gradients_are_kept_or_refused() -> None:
     parts = separate(model, SHAPE)
     model(images).sum().backward()
     expected = model.conv.weight.grad
+    assert expected is not None
     model.zero_grad()
     parts.fc(parts.conv(images)).sum().backward()
-    assert model.conv.weight.grad is not None
-    assert expected is not None
-    assert torch.equal(model.conv.weight.grad, expected)
+    found = model.conv.weight.grad
+    assert found is not None
+    assert torch.equal(found, expected)
     block = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 4, 4)), nn.Flatten(), nn.Linear(16, 5))
     block[0].register_full_backward_pre_hook(triple)
     with pytest.raises(InputError, match="forgets the backward hook of 0"):
