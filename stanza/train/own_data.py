@@ -59,6 +59,8 @@ class OwnSplit:
                 f"{self.where}: samples {chosen[0]} to {chosen[-1]} do not make a batch: "
                 f"{str(error).splitlines()[0]}; give tensors of one shape"
             ) from None
+        if isinstance(images, Tensor) and images.dtype != torch.float32:
+            _check_image(images, None, f"{self.where}: samples {chosen[0]} to {chosen[-1]}")
         if isinstance(targets, Tensor) and targets.dtype == torch.float64:
             targets = targets.float()
         if self.classes is not None:

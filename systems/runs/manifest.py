@@ -125,7 +125,7 @@ def read_manifest(path: Path) -> Manifest:
         manifest = schema.read(Manifest, content, MANIFEST)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise ValueError(f"{MANIFEST} is missing or damaged") from None
-    if digest != _digest(content):
+    if digest != _digest(content) or manifest.step < 0 or manifest.samples_seen < 0:
         raise ValueError(f"{MANIFEST} is damaged")
     if any(
         file_name == ".metadata" or file_name.endswith(".distcp") for file_name in manifest.files
@@ -135,15 +135,23 @@ def read_manifest(path: Path) -> Manifest:
         if file_name not in manifest.files or not fnmatch.fnmatch(file_name, FILES):
             raise ValueError(f"{file_name} does not belong to it")
     for file_name, file in manifest.files.items():
-        there = path / file_name
-        if not there.is_file():
-            raise ValueError(f"{file_name} is missing")
-        if there.stat().st_size != file.bytes:
-            raise ValueError(f"{file_name} has {there.stat().st_size:,} of {file.bytes:,} bytes")
-        if _sha256(there) != file.sha256:
-            raise ValueError(f"{file_name} is damaged")
+        _check_file(path / file_name, file)
     written(path)
     return manifest
+
+
+def _check_file(there: Path, listed: File) -> None:
+    """Raise ValueError if a file is not as the manifest lists it."""
+    try:
+        if not there.is_file():
+            raise ValueError(f"{there.name} is missing")
+        if (size := there.stat().st_size) != listed.bytes:
+            raise ValueError(f"{there.name} has {size:,} of {listed.bytes:,} bytes")
+        if _sha256(there) != listed.sha256:
+            raise ValueError(f"{there.name} is damaged")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ValueError(f"{there.name[:80]} cannot be read: {reason}") from None
 
 
 def commit(partial: Path, path: Path, *, step: int, samples_seen: int, layout: str) -> None:

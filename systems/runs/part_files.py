@@ -114,13 +114,19 @@ def fill(tensors: Named, folder: Path) -> None:
     """Read values from the files in `folder` into these tensors; no other rank is needed.
 
     Raises:
-        InputError: a tensor is not there, or has another shape.
+        InputError: a tensor is not there, has another shape, or has values that the dtype wanted
+            does not hold, such as fractions for whole numbers.
     """
     saved = written(folder)
     for name, value in tensors.items():
         wanted, saved_tensor = as_parts(value), saved.get(name)
         if saved_tensor is None or saved_tensor.shape != wanted.shape:
             raise InputError(f"{folder}: has no {name} of shape {list(wanted.shape)}")
+        for piece in wanted.pieces.values():
+            if not torch.can_cast(saved_tensor.dtype, piece.dtype):
+                raise InputError(
+                    f"{folder}: {name} is {saved_tensor.dtype}, which {piece.dtype} does not hold"
+                )
         missing = sum(piece.numel() for piece in wanted.pieces.values())
         for piece in saved_tensor.pieces:
             missing -= _copy(piece, wanted.pieces)

@@ -42,6 +42,8 @@ def picture(): return Samples(image="a picture"), None
 def images_alone(): return [IMAGES[0]] * 10, None
 def failing(): return Samples(label=lambda index: 1 // (index - 3)), None
 def beyond(): return Samples(label=lambda index: 9 * (index == 3)), None
+def wider(): return [(image.to([torch.float32, torch.float64][n == 3]), 1)
+                    for n, image in enumerate(IMAGES)], None
 def floats(): return Samples(label=lambda index: 0.5 * index), None
 def mixed(): return Samples(label=lambda index: [1, [2]][index == 3]), None
 def sized(classes, image_shape):
@@ -137,6 +139,7 @@ def test_images_of_another_shape_than_the_models_are_refused() -> None:
         ("failing", r"sample 3 fails: ZeroDivisionError: .*wrong.py:\d+"),
         ("beyond", "the label 9 is no class, as there are 3; give labels from 0 to 2"),
         ("mixed", "samples 0 to 9 do not make a batch"),
+        ("wider", "samples 0 to 9: images are float64; give float32"),
     ],
 )
 def test_a_bad_sample_is_named_when_it_is_read(name: str, said: str) -> None:

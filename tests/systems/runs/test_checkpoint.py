@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -147,6 +148,25 @@ def test_a_manifest_without_its_checksum_is_damaged(cut: Path) -> None:
     (path / MANIFEST).write_text(json.dumps(table))
     with pytest.raises(ValueError, match="missing or damaged"):
         read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"step": -3}, "is damaged"),
+        ({"samples_seen": -1}, "is damaged"),
+        ({"files": {f"rank-{'x' * 5000}.safetensors": {"bytes": 1, "sha256": "x"}}}, "cannot be"),
+        ({"files": {"rank-\0.safetensors": {"bytes": 1, "sha256": "x"}}}, "is missing"),
+    ],
+)
+def test_a_manifest_that_no_run_writes_is_no_traceback(
+    tmp_path: Path, changed: dict[str, Any], told: str
+) -> None:
+    table = {"step": 1, "samples_seen": 1, "layout": "", "files": {}, **changed}
+    content = {"checkpoint": table, "sha256": manifest._digest(table)}
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=told):
+        read_manifest(tmp_path)
 
 
 def test_never_begins_anew_and_sets_aside_what_is_there(cut: Path) -> None:

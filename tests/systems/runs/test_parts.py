@@ -61,3 +61,26 @@ def test_parts_that_overlap_are_refused(tmp_path: Path) -> None:
         tensor_files.write(path, {"w@0": torch.ones(2)}, {PARTS: part})
     with pytest.raises(InputError, match="the saved parts of w overlap"):
         written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("saved", "wanted", "holds"),
+    [
+        (torch.float64, torch.float32, True),
+        (torch.int64, torch.float32, True),
+        (torch.float32, torch.int64, False),
+        (torch.complex64, torch.float32, False),
+    ],
+)
+def test_values_that_a_dtype_does_not_hold_are_refused(
+    tmp_path: Path, saved: torch.dtype, wanted: torch.dtype, holds: bool
+) -> None:
+    values = torch.arange(4).to(saved)
+    tensor_files.write(tmp_path / "rank-0.safetensors", {"n": values}, {PARTS: "{}"})
+    target = torch.zeros(4, dtype=wanted)
+    if holds:
+        fill({"n": target}, tmp_path)
+        assert target.tolist() == [0, 1, 2, 3]
+    else:
+        with pytest.raises(InputError, match=rf"n is {saved}, which {wanted} does not hold"):
+            fill({"n": target}, tmp_path)
