@@ -32,6 +32,12 @@ def load_checked_plan(options: Options) -> Plan:
     assert options.plan is not None  # callers ask for a plan only if the options name one
     plan = planner.load_plan(Path(options.plan))
     check_planned_stages(plan.stages, f"--sparsepipe.plan {options.plan}")
+    order = plan.schedule.order
+    if order is not None and len(order.in_flight) != len(plan.stages):
+        raise InputError(
+            f"--sparsepipe.plan {options.plan}: has {len(plan.stages)} stages, and mini-batches in "
+            f"flight at {len(order.in_flight)}; plan again"
+        )
     of_plan = _said_by_plan(plan)
     for name, ours in _said_by_options(options).items():
         theirs = of_plan[name]

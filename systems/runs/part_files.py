@@ -122,10 +122,10 @@ def fill(tensors: Named, folder: Path) -> None:
         wanted, saved_tensor = as_parts(value), saved.get(name)
         if saved_tensor is None or saved_tensor.shape != wanted.shape:
             raise InputError(f"{folder}: has no {name} of shape {list(wanted.shape)}")
-        for piece in wanted.pieces.values():
-            if not torch.can_cast(saved_tensor.dtype, piece.dtype):
+        for target in wanted.pieces.values():
+            if not torch.can_cast(saved_tensor.dtype, target.dtype):
                 raise InputError(
-                    f"{folder}: {name} is {saved_tensor.dtype}, which {piece.dtype} does not hold"
+                    f"{folder}: {name} is {saved_tensor.dtype}, which {target.dtype} does not hold"
                 )
         missing = sum(piece.numel() for piece in wanted.pieces.values())
         for piece in saved_tensor.pieces:

@@ -9,6 +9,7 @@ import pytest
 
 from sparsepipe.options import Options
 from sparsepipe.planner import plan as planner
+from sparsepipe.planner.stages import Order
 from sparsepipe.planner.target import check_links
 from sparsepipe.train.plan_file import check_planned_for, load_checked_plan
 from sparsepipe.train.planned import ProfiledPlan, plan_pipeline
@@ -120,6 +121,17 @@ def test_stages_that_were_edited_wrongly_are_named(
         change = {"replicas": (replace(stage.replicas[0], **change),)}
     planner.save_plan(replace(plan, stages=(replace(stage, **change), *plan.stages[1:])), path)
     with pytest.raises(InputError, match=message):
+        load_checked_plan(replace(PAIR, plan=str(path)))
+
+
+@pytest.mark.parametrize("in_flight", [(), (1,), (2, 1, 1)])
+def test_an_order_of_other_stages_is_named(
+    in_flight: tuple[int, ...], pair_file: Path, tmp_path: Path
+) -> None:
+    plan, path = planner.load_plan(pair_file), tmp_path / "plan.json"
+    schedule = replace(plan.schedule, order=Order(in_flight=in_flight, late_updates=False))
+    planner.save_plan(replace(plan, schedule=schedule), path)
+    with pytest.raises(InputError, match=rf"has 2 stages, and .* in flight at {len(in_flight)};"):
         load_checked_plan(replace(PAIR, plan=str(path)))
 
 
