@@ -50,10 +50,11 @@ REFUSED = {
     "custom_generate": "leaves assisted decoding",
     "assistant_ensemble_weight": "mixes the draft into the target's distribution",
     "guidance_scale": "keeps a state that rejected draft tokens would spoil",
+    "num_beams": "leaves assisted decoding",
 }
 """The arguments of generate(), or entries of a generation config, that would go past our
 verification or that it does not have, with what they do."""
-NEUTRAL: dict[str, Any] = {"guidance_scale": 1}
+NEUTRAL: dict[str, Any] = {"guidance_scale": 1, "num_beams": 1}
 """The values besides None and False that change nothing."""
 
 
@@ -159,7 +160,9 @@ def _subclass(cls: type, decoding: Any, rule: Rule, statistics: Statistics) -> t
     # transformers reads the signatures of these methods to see which options are theirs.
     @functools.wraps(cls.generate)  # type: ignore[attr-defined]
     def generate(self: Any, *arguments: Any, **named: Any) -> Any:
-        _refuse(named)
+        given = dict(zip(("inputs", "generation_config"), arguments, strict=False)) | named
+        config = given.get("generation_config") or self.generation_config
+        _refuse({name: getattr(config, name, None) for name in REFUSED} | named)
         draft = named.get("assistant_model")
         if draft is None:
             raise InputError("generate: nothing to verify; give assistant_model=draft")

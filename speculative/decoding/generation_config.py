@@ -26,6 +26,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "token_healing": (False, "prompts are not changed here"),
     "guidance_scale": (1, "it keeps a state that rejected draft tokens would spoil"),
     "watermarking_config": (None, "texts get no watermark here"),
+    "return_timestamps": (False, "timestamps are not decoded here"),
+    "no_speech_threshold": (None, "no segment is left out here"),
+    "logprob_threshold": (None, "no segment is decoded again here"),
+    "compression_ratio_threshold": (None, "no segment is decoded again here"),
     "encoder_repetition_penalty": (1, "it is not applied here"),
     "encoder_no_repeat_ngram_size": (0, "it is not applied here"),
 }

@@ -6,10 +6,10 @@ Target and draft must sample alike, since verification compares their distributi
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import TYPE_CHECKING
 
-from speculative.verification.filters import Filters, check_numbers
+from speculative.verification.filters import Filters, check_numbers, check_temperature
 from systems.schema import InputError
 
 if TYPE_CHECKING:  # options, which need no torch, are checked with this file
@@ -41,12 +41,7 @@ class Sampling:
     """The tokens that are not sampled as the first of a text."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.temperature, Real):
-            raise InputError(f"temperature {self.temperature!r}: give a number")
-        if not 0 <= self.temperature < math.inf:
-            raise InputError(
-                f"temperature {self.temperature:g}: give more than 0, or 0 for greedy decoding"
-            )
+        check_temperature(self.temperature)
         check_numbers(self.top_k, self.top_p, self.min_p)
         for name in ("suppressed", "begin_suppressed"):
             check_tokens(name, getattr(self, name))

@@ -88,11 +88,6 @@ def _must_detect(model: Any) -> bool:
 def _start(model: Any, language: int | None) -> list[int]:
     """The start tokens, with this language's token; None: the forced one, or no language."""
     config = model.generation_config
-    if getattr(config, "return_timestamps", None):
-        raise InputError(
-            "generation_config.return_timestamps True: timestamps are not decoded here; "
-            "set it to False"
-        )
     tokens = [config.decoder_start_token_id, *_forced(model)]
     if language is not None:
         tokens[1:2] = [language]

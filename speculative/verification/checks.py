@@ -4,7 +4,7 @@ Every function raises `InputError`, with one line that names the argument, the v
 Values of tensors are not looked at, since that would make the host wait for the device.
 """
 
-import math
+import operator
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -12,21 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speculative.verification.filters import Filters
+from speculative.verification.filters import Filters, check_temperature
 from speculative.verification.masks import words
 from systems.schema import InputError
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def check_temperature(temperature: object, batch: int, device: torch.device) -> None:
-    """Refuse a temperature that is neither a finite number of 0 or more nor a tensor [B]."""
+def check_temperatures(temperature: object, batch: int, device: torch.device) -> None:
+    """Refuse a temperature that is neither a number in its range nor a tensor [B]."""
     if isinstance(temperature, Tensor):
         check("temperature", temperature, (batch,), torch.float32, device)
-    elif not isinstance(temperature, (int, float)):
-        raise InputError(f"temperature {temperature!r}: give a number, or float32 [B]")
-    elif not 0 <= temperature < math.inf:
-        raise InputError(f"temperature {temperature}: give more than 0, or 0 for greedy decoding")
+    else:
+        check_temperature(temperature)
 
 
 def check_filters(filters: object, shape: Sequence[int], device: torch.device) -> None:
@@ -86,14 +84,14 @@ def check_dtype(name: str, logits: Tensor) -> None:
         raise InputError(f"{name} of {logits.dtype}: give float32, float16 or bfloat16")
 
 
-def check_seeds(seed: int | Tensor, offset: int | Tensor, batch: int, device: torch.device) -> None:
+def check_seeds(seed: object, offset: object, batch: int, device: torch.device) -> None:
     """Refuse a seed or an offset that is neither an integer nor a tensor int64 [B]."""
     for name, value in (("seed", seed), ("offset", offset)):
         if isinstance(value, Tensor):
             check(name, value, (batch,), torch.int64, device)
         elif not hasattr(value, "__index__"):
             raise InputError(f"{name} {value!r}: give an integer, or int64 [B]")
-    if isinstance(offset, int) and not 0 <= offset < 2**32:
+    if not isinstance(offset, Tensor) and not 0 <= operator.index(offset) < 2**32:  # type: ignore[arg-type]
         raise InputError(f"offset {offset}: give 0 to 2^32 - 1")
 
 

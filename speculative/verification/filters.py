@@ -102,6 +102,25 @@ class Filters:
         return limits, top_k, top_p, min_p
 
 
+LEAST_TEMPERATURE, LARGEST_TEMPERATURE = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+"""The positive numbers that float32 holds in full, between which a temperature lies."""
+
+
+def check_temperature(temperature: Any) -> None:
+    """Refuse what is no temperature.
+
+    Raises:
+        InputError: names the value and the range.
+    """
+    if not isinstance(temperature, Real):
+        raise InputError(f"temperature {temperature!r}: give a number")
+    if temperature != 0 and not LEAST_TEMPERATURE <= float(temperature) <= LARGEST_TEMPERATURE:
+        raise InputError(
+            f"temperature {temperature:g}: give more than 0, or 0 for greedy decoding; float32 "
+            f"holds {LEAST_TEMPERATURE:.2g} to {LARGEST_TEMPERATURE:.2g}"
+        )
+
+
 def check_numbers(top_k: Any, top_p: Any, min_p: Any) -> None:
     """Refuse numbers that are out of range; tensors pass.
 

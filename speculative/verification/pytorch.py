@@ -22,8 +22,15 @@ from speculative.verification.arithmetic import (
     row_at,
 )
 from speculative.verification.cuts import limited
+from speculative.verification.filters import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from speculative.verification.rules import Block, Coupled, Rule
-from speculative.verification.status import DRAFT_LOGITS, DRAFT_TOKEN, LENGTH, TARGET_LOGITS
+from speculative.verification.status import (
+    DRAFT_LOGITS,
+    DRAFT_TOKEN,
+    LENGTH,
+    TARGET_LOGITS,
+    TEMPERATURE,
+)
 
 
 class Draft(NamedTuple):
@@ -96,9 +103,11 @@ def verify(
         decided = _decide(rule, target_logits, draft_logits, draft, uniforms, requests, divisor)
     if greedy is not None:
         decided = torch.where(greedy, _match(races.likeliest(target_logits), draft), decided)
-    wrong = (lengths < 0) | (lengths > gamma)
-    refused = [torch.full_like(lengths, value) for value in (0, -1, LENGTH)]
-    decided = torch.where(wrong, torch.stack(refused), decided)
+    wrong = ((lengths < 0) | (lengths > gamma)) * LENGTH
+    if isinstance(temperature, Tensor):
+        wrong = wrong | ~divides(temperature) * TEMPERATURE
+    refused = torch.stack([torch.zeros_like(wrong), torch.full_like(wrong, -1), wrong])
+    decided = torch.where(wrong > 0, refused, decided)
     if log_probabilities is not None:
         scored = log_probabilities_of(target_logits, divisor, draft_tokens, decided)
         if greedy is not None:  # the likeliest token is certain
@@ -131,7 +140,15 @@ def sample(
         weights = probabilities(logits.float(), row, divisor)
         token, _ = races.in_two_rounds(weights, requests, stream, uniforms)
         token = torch.where(row.fault, -1, token)
+    if isinstance(temperature, Tensor):
+        token = torch.where(divides(temperature), token, -1)
     return token if greedy is None else torch.where(greedy, races.likeliest(logits), token)
+
+
+def divides(temperature: Tensor) -> Tensor:
+    """Whether temperatures are 0, which is greedy, or can divide logits, bool [B]."""
+    whole = (temperature >= LEAST_TEMPERATURE) & (temperature <= LARGEST_TEMPERATURE)
+    return (temperature == 0) | whole
 
 
 def _temperatures(

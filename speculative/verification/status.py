@@ -8,12 +8,15 @@ DRAFT_TOKEN = 4
 """A draft token lies outside the vocabulary."""
 LENGTH = 8
 """A sequence's number of draft tokens lies outside 0 to gamma."""
+TEMPERATURE = 16
+"""A sequence's temperature is neither 0 nor a positive number that float32 holds in full."""
 
 MEANINGS = {
     TARGET_LOGITS: "the target's logits hold NaN or infinity, or exclude every token",
     DRAFT_LOGITS: "the draft's logits hold NaN or infinity, or exclude every token",
     DRAFT_TOKEN: "no draft token could be sampled from the draft's logits",
     LENGTH: "the number of draft tokens is out of range",
+    TEMPERATURE: "the temperature is out of range",
 }
 
 

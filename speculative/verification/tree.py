@@ -31,9 +31,9 @@ import torch
 from torch import Tensor
 
 from speculative.verification import philox, races
-from speculative.verification.checks import check_filters
+from speculative.verification.checks import check, check_filters, check_seeds
 from speculative.verification.cuts import limited
-from speculative.verification.filters import Filters
+from speculative.verification.filters import Filters, check_temperature
 from speculative.verification.kernels import limits_of
 from speculative.verification.masks import masked
 from speculative.verification.rules import EXACT, Coupled, Exact
@@ -93,6 +93,7 @@ def verify_tree(
             values are reported in `status`.
     """
     _check(target_logits, draft_logits, draft_tokens, parents, rule, temperature)
+    _check_numbers(target_logits, draft_tokens, seed, offset, uniforms)
     check_filters(filters, target_logits.shape, target_logits.device)
     limits = limits_of(draft_tokens, *filters.separated())
     divisor = torch.full((len(draft_tokens), 1), temperature or 1.0, device=target_logits.device)
@@ -140,6 +141,17 @@ def depths(parents: Sequence[int]) -> list[int]:
     return found
 
 
+def _check_numbers(
+    target: Tensor, tokens: Tensor, seed: object, offset: object, uniforms: Tensor | None
+) -> None:
+    """Refuse tokens that are not int64, and random numbers that do not fit."""
+    (batch, nodes), vocabulary, device = tokens.shape, target.shape[-1], target.device
+    check("draft_tokens", tokens, (batch, nodes), torch.int64, device)
+    numbers = nodes + vocabulary + philox.groups(vocabulary)
+    check("uniforms", uniforms, (batch, numbers), torch.float32, device)
+    check_seeds(seed, offset, batch, device)
+
+
 def _own(
     target_logits: Tensor, temperature: float, requests: Tensor, parents: Sequence[int]
 ) -> Tensor:
@@ -176,7 +188,7 @@ def _walked(
     uniforms: Tensor,
 ) -> TreeVerification:
     """Try the children of every node that is reached, in order."""
-    p, q = (x.float().div(temperature).softmax(-1) for x in (target_logits, draft_logits))
+    p, q = (_probabilities(x.float(), temperature) for x in (target_logits, draft_logits))
     row = torch.zeros_like(tokens[:, 0])
     left, fault = p[:, 0], _fault(p[:, 0], TARGET_LOGITS)
     for node, parent in enumerate(parents):
@@ -201,6 +213,12 @@ def _walked(
     return TreeVerification(row - 1, torch.where(fault == 0, following, -1), fault)
 
 
+def _probabilities(z: Tensor, temperature: float) -> Tensor:
+    """The softmax of logits [B, N + 1, V]; the greatest is taken off first, since a quotient by a
+    small temperature may be beyond float32."""
+    return ((z - z.amax(-1, keepdim=True)) / temperature).softmax(-1)
+
+
 def _fault(probabilities: Tensor, bit: int) -> Tensor:
     """The status bit of rows [B, V] that are no distribution, int64 [B]."""
     return probabilities.isnan().any(-1) * bit
@@ -217,8 +235,7 @@ def _check(
     """Refuse what does not fit."""
     if not isinstance(rule, (Exact, Coupled)):
         raise InputError(f"rule {rule!r}: a tree is verified by Exact() or Coupled()")
-    if not 0 <= temperature < torch.inf:
-        raise InputError(f"temperature {temperature}: give more than 0, or 0 for greedy decoding")
+    check_temperature(temperature)
     nodes = len(parents)
     for node, parent in enumerate(parents):
         if not -1 <= parent < node:

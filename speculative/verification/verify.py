@@ -29,7 +29,7 @@ from speculative.verification.checks import (
     check_filters,
     check_logits,
     check_seeds,
-    check_temperature,
+    check_temperatures,
     check_tensor,
 )
 from speculative.verification.filters import Filters
@@ -117,7 +117,7 @@ def verify(
         raise InputError(
             f"draft_logits None: the rule {rule.name} compares two logits; give them, or Exact()"
         )
-    check_temperature(temperature, batch, device)
+    check_temperatures(temperature, batch, device)
     check_filters(filters, target_logits.shape, device)
     check("lengths", lengths, (batch,), torch.int64, device)
     numbers = [gamma + vocabulary + philox.groups(vocabulary)]
@@ -182,7 +182,7 @@ def sample(
         raise InputError(f"logits {list(logits.shape)}: give them as [B, V]")
     check_dtype("logits", logits)
     batch, vocabulary = logits.shape
-    check_temperature(temperature, batch, logits.device)
+    check_temperatures(temperature, batch, logits.device)
     check_filters(filters, (batch, 1, vocabulary), logits.device)
     drawn = vocabulary + (0 if stream == philox.COUPLED else philox.groups(vocabulary))
     check("uniforms", uniforms, (batch, drawn), torch.float32, logits.device)

@@ -19,7 +19,7 @@
 namespace speculative {
 
 // The numbers of speculative/verification/status.py, philox.py, kernels.py and rules.py.
-enum Fault { TARGET_LOGITS = 1, DRAFT_LOGITS = 2, DRAFT_TOKEN = 4, LENGTH = 8 };
+enum Fault { TARGET_LOGITS = 1, DRAFT_LOGITS = 2, DRAFT_TOKEN = 4, LENGTH = 8, TEMPERATURE = 16 };
 enum Stream { ACCEPT = 0, COUPLED_NOISE = 3, GROUPS = 4 };
 enum Type { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };
 enum Method { EXACT = 0, SIGMOID = 1, CALIBRATED = 2, BLOCK = 3, COUPLED = 4 };
@@ -259,6 +259,13 @@ HD double temperature_of(const Problem& p, int64_t b) {
 }
 HD float scale_of(const Problem& p, int64_t b) {
     return float(1.4426950408889634 / temperature_of(p, b));
+}
+
+// What is wrong with the numbers of sequence b, of which `length` is how many draft tokens it has.
+HD int fault_of_numbers(const Problem& p, int64_t b, int64_t length) {
+    const double temperature = temperature_of(p, b);
+    const bool divides = temperature == 0 || (temperature >= FLT_MIN && temperature <= FLT_MAX);
+    return (0 <= length && length <= p.gamma ? 0 : LENGTH) | (divides ? 0 : TEMPERATURE);
 }
 
 // The normaliser of two parts together.

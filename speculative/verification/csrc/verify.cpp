@@ -247,7 +247,7 @@ template <class T>
 Outcome verify_sequence(const Sequence<T>& s) {
     const Problem& p = s.p;
     const int64_t given = p.lengths ? p.lengths[s.b] : p.gamma;
-    if (given < 0 || given > p.gamma) return {0, -1, LENGTH};
+    if (const int fault = fault_of_numbers(p, s.b, given)) return {0, -1, fault};
     const int length = int(given);
     const bool greedy = temperature_of(p, s.b) == 0;
     if (greedy || p.method == COUPLED) return match(s, length, greedy);

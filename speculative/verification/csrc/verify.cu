@@ -302,7 +302,8 @@ finish(const __grid_constant__ Problem p, const Workspace w, int ranks) {
     const int64_t b = blockIdx.x / ranks;
     if (matched(p, b)) return;
     const int64_t length = length_of(p, b);
-    const bool fits = 0 <= length && length <= p.gamma;
+    const int wrong = fault_of_numbers(p, b, length);
+    const bool fits = !wrong;
     if (threadIdx.x == 0) first_rejection = fits ? int(length) : 0;
     if (METHOD == EXACT)
         for (int row = threadIdx.x / 32; row < 2 * p.gamma + 1; row += WARPS) {
@@ -320,7 +321,7 @@ finish(const __grid_constant__ Problem p, const Workspace w, int ranks) {
     if (threadIdx.x == 0) {
         const int n = first_rejection;
         const bool complete = n == length;
-        int fault = !fits ? LENGTH : complete ? 0 : verdict(n).fault;
+        int fault = !fits ? wrong : complete ? 0 : verdict(n).fault;
         if (METHOD == EXACT && fits && complete && at(n).faulty()) fault = TARGET_LOGITS;
         decision = {n, fault, complete, at(n), fits && !complete ? at(p.gamma + 1 + n) : nothing(), 1};
     }
@@ -439,7 +440,8 @@ walk(const __grid_constant__ Problem p, const Workspace w, int ranks) {
     const int rank = blockIdx.x % ranks;
     if (matched(p, b)) return;
     const int64_t given = length_of(p, b);
-    const bool fits = 0 <= given && given <= p.gamma;
+    const int wrong = fault_of_numbers(p, b, given);
+    const bool fits = !wrong;
     const int length = fits ? int(given) : 0;
     if (rank == 0 && threadIdx.x == 0) clear(w, b);
     sync_sequence(ranks);  // the workspace is clear
@@ -447,7 +449,7 @@ walk(const __grid_constant__ Problem p, const Workspace w, int ranks) {
     if (METHOD == BLOCK) so_far = accept_block<T>(p, w, b, length, rank, ranks, reduced, verdict);
     else so_far = accept_in_order<T, METHOD>(p, w, b, length, rank, ranks, reduced, verdict);
     const int n = so_far.n;
-    int fault = fits ? so_far.fault : LENGTH;
+    int fault = fits ? so_far.fault : wrong;
     const bool complete = n == length;
     // Reduce the rows that the next token comes from, where acceptance has not done so.
     if (!fault && (METHOD != EXACT || complete)) {
@@ -471,7 +473,7 @@ __global__ void __launch_bounds__(THREADS, 2) match(const __grid_constant__ Prob
     if (!matched(p, b)) return;
     const bool greedy = temperature_of(p, b) == 0;
     const int64_t length = length_of(p, b);
-    int fault = 0 <= length && length <= p.gamma ? 0 : LENGTH, n = 0;
+    int fault = fault_of_numbers(p, b, length), n = 0;
     int64_t token = -1;
     for (; !fault; ++n) {
         const int drafted = n < length ? token_at(p, b, n) : -1;

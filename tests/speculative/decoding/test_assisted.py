@@ -122,6 +122,7 @@ def test_bad_logits_end_the_run() -> None:
             "assistant_ensemble_weight: mixes",
         ),
         ({"assistant_model": "draft", "guidance_scale": 1.5}, "guidance_scale: keeps"),
+        ({"assistant_model": "draft", "num_beams": 2}, "num_beams: leaves assisted decoding"),
     ],
 )
 def test_refused_options(options: dict[str, Any], message: str) -> None:
@@ -132,11 +133,17 @@ def test_refused_options(options: dict[str, Any], message: str) -> None:
         target.generate(**one("llama"), **options, max_new_tokens=LENGTH)
 
 
-def test_an_option_in_a_generation_config_is_refused_too() -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("guidance_scale", 1.5, "guidance_scale: keeps"), ("num_beams", 2, "num_beams: leaves")],
+)
+def test_an_option_in_a_generation_config_is_refused_too(
+    name: str, value: Any, message: str
+) -> None:
     target, draft = pair("llama")
-    target.generation_config.guidance_scale = 1.5
+    setattr(target.generation_config, name, value)
     for do_sample in (True, False):
-        with assisted(target), pytest.raises(InputError, match="guidance_scale: keeps"):
+        with assisted(target), pytest.raises(InputError, match=message):
             target.generate(**one("llama"), assistant_model=draft, do_sample=do_sample)
 
 

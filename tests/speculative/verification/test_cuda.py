@@ -164,6 +164,16 @@ def test_emulated_rows_have_temperatures_of_their_own(
     assert found == [decision[:3] for decision in expected]
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("repeat", [1, 5])  # few sequences and many
+def test_emulated_temperatures_that_cannot_be(emulated: None, rule: Rule, repeat: int) -> None:
+    case = drafted(4 * repeat, 2, 2101, seed=6)
+    heat = torch.tensor([0.7, torch.nan, 0.0, 1e-40]).repeat(repeat)
+    found = rows(verify(*case, rule=rule, temperature=heat, seed=5))
+    assert [fault for _, _, fault in found] == [0, 16, 0, 16] * repeat
+    assert all((token == -1) == (fault != 0) for _, token, fault in found)
+
+
 def test_emulated_faults_of_the_target_s_own_tokens(emulated: None) -> None:
     """By the noise and greedily; the draft's logits are not read."""
     target, draft, _ = drafted(6, 2, 2100, seed=1)

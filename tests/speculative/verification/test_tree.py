@@ -238,3 +238,21 @@ def test_what_does_not_fit_is_refused() -> None:
         verify_tree(target, None, tokens, [-1, 0], rule=EXACT)
     with pytest.raises(InputError, match="temperature -1"):
         verify_tree(target, draft, tokens, [-1, 0], temperature=-1)
+    with pytest.raises(InputError, match=r"draft_tokens: torch.int32 \[2, 2\] does not fit"):
+        verify_tree(target, draft, tokens.int(), [-1, 0])
+    with pytest.raises(InputError, match=r"uniforms: .* \[2, 5\] does not fit; give .* \[2, 8\]"):
+        verify_tree(target, draft, tokens, [-1, 0], uniforms=torch.rand(2, 5))
+    with pytest.raises(InputError, match="offset -1: give 0 to"):
+        verify_tree(target, draft, tokens, [-1, 0], offset=-1)
+    with pytest.raises(InputError, match=r"seed 0.5: give an integer"):
+        verify_tree(target, draft, tokens, [-1, 0], seed=0.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rule", [Exact(), Coupled()])
+def test_a_temperature_near_0_is_almost_greedy(rule: Exact | Coupled) -> None:
+    target, draft, tokens = drafted([-1, 0], 20, 9, seed=4)
+    options = {"rule": rule, "seed": 3}
+    cold = verify_tree(30 * target, 30 * draft, tokens, [-1, 0], temperature=1.2e-38, **options)
+    likeliest = target.gather(1, (cold.node + 1)[:, None, None].expand(-1, 1, 9))[:, 0].argmax(-1)
+    assert cold.status.tolist() == [0] * 20
+    assert cold.next_token.tolist() == likeliest.tolist()

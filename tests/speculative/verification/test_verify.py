@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
+from speculative.decoding.sampling import Sampling
 from speculative.experiments import mutants
 from speculative.experiments.agreement import (
     differences,
@@ -16,7 +17,7 @@ from speculative.experiments.agreement import (
     with_operators,
 )
 from speculative.verification import build, philox, pytorch, status
-from speculative.verification.rules import EXACT, Rule, Sigmoid
+from speculative.verification.rules import EXACT, Block, Calibrated, Coupled, Rule, Sigmoid
 from speculative.verification.verify import Verification, sample, verify
 from systems.schema import InputError
 
@@ -142,6 +143,29 @@ def test_faults_have_a_status_and_no_token(decide: Verify, rule: Rule, bad: floa
         (0, status.TARGET_LOGITS),
     ]
     assert all((token == -1) == (fault != 0) for _, token, fault in found)
+
+
+@both
+@pytest.mark.parametrize("rule", [EXACT, Block(), Coupled(), Sigmoid(), Calibrated(0.0, 1.0, -1.0)])
+def test_a_temperature_in_a_tensor_that_cannot_be_has_a_status(decide: Verify, rule: Rule) -> None:
+    heat = torch.tensor([1.0, torch.nan, -1.0, INF, 1e-40, 0.0, -INF, 2.0**-126])
+    case = drafted(len(heat), 2, 50, seed=1)
+    found = rows(decide(*case, rule=rule, temperature=heat, seed=1))
+    wrong = [n in (1, 2, 3, 4, 6) for n in range(len(heat))]
+    assert [status_ for _, _, status_ in found] == [bad * status.TEMPERATURE for bad in wrong]
+    assert [token == -1 for _, token, _ in found] == wrong
+    for stream in (philox.NEXT, philox.DRAFT, philox.COUPLED):
+        tokens = sample(case[0][:, 0], temperature=heat, stream=stream)
+        assert (tokens == -1).tolist() == wrong
+
+
+@pytest.mark.parametrize("temperature", [1e-39, 1e-300, 1e39, 1e300, -1e-300])
+def test_a_temperature_that_float32_does_not_hold_is_refused(temperature: float) -> None:
+    case = drafted(1, 2, 50, seed=1)
+    with pytest.raises(InputError, match=r"temperature .*: give more than 0, or 0 for greedy"):
+        verify(*case, temperature=temperature)
+    with pytest.raises(InputError, match=r"temperature .*: give more than 0, or 0 for greedy"):
+        Sampling(temperature=temperature)
 
 
 def test_a_half_precision_residual_is_caught() -> None:
