@@ -12,6 +12,7 @@ The loop is in `speculative.decoding.stream`. transformers' own loop with our ve
 `speculative.decoding.assisted`.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -140,11 +141,12 @@ def generate(
         requests=requests,
         end_token_ids=end_token_ids,
     )
-    if streamer is None:
-        for _ in steps:
-            pass
-    else:
-        _pass_on(steps, streamer)
+    with contextlib.closing(steps):  # a streamer may raise
+        if streamer is None:
+            for _ in steps:
+                pass
+        else:
+            _pass_on(steps, streamer)
     return steps.generation
 
 

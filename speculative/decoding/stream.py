@@ -5,6 +5,7 @@ forward pass of the target scores them all, and verification decides how many st
 follows. Then both models forget what was rejected, and sequences that have ended leave the batch.
 """
 
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -61,7 +62,9 @@ class Stream:
         self._phases = Phases(target.device)
         self._pace = Pace(settings.gamma) if settings.adaptive else None
         self._sources = sources
-        self._steps = self._run()
+        # A generator that holds this object would be in a circle with it, and a stream that is
+        # forgotten in the middle would leave the models in evaluation mode.
+        self._steps = type(self)._run(weakref.proxy(self))
 
     def __iter__(self) -> Iterator[list[list[int]]]:
         return self

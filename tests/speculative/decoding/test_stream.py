@@ -1,5 +1,6 @@
 """A stream gives the tokens of the whole, and leaves nothing behind between its steps."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -62,6 +63,42 @@ def test_modes_are_changed_only_while_it_runs() -> None:
     steps.close()
     assert target.training
     assert list(steps) == []
+
+
+def test_a_loop_that_is_left_leaves_the_modes_as_they_were() -> None:
+    """At once, and not when Python next looks for circles of objects."""
+    target, draft = (models.make("llama", seed=seed).train() for seed in (1, 2))
+    given = models.inputs("llama", 2)
+    gc.disable()
+    try:
+        for _ in stream(target, draft, given, max_new_tokens=9):
+            break
+        assert target.training
+        assert draft.training
+    finally:
+        gc.enable()
+
+
+class Broken:
+    """A streamer whose output is gone when the first new tokens come."""
+
+    puts = 0
+
+    def put(self, tokens: Any) -> None:
+        self.puts += 1
+        if self.puts > 1:
+            raise OSError("gone")
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+
+
+def test_a_streamer_that_raises_leaves_the_modes_as_they_were() -> None:
+    target = models.make("llama", seed=1).train()
+    with pytest.raises(OSError, match="gone") as kept:  # with its frames, as a notebook keeps them
+        generate(target, None, models.inputs("llama", 1), streamer=Broken())
+    assert kept.traceback
+    assert target.training
 
 
 def test_all_is_checked_before_it_runs() -> None:
