@@ -22,6 +22,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from launch.encoding import take_utf8
 from launch.ownership import foreign_packages
 from launch.streams import outlive_readers
 
@@ -44,6 +45,7 @@ users."""
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that `arguments` name; without any, the arguments of this process."""
     if arguments is None:
+        take_utf8()
         outlive_readers()
     words = list(sys.argv[1:] if arguments is None else arguments)
     foreign = foreign_packages()

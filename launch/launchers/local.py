@@ -10,6 +10,7 @@ that fails ends all of them.
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from launch.encoding import take_utf8
 from launch.ranks import worker
 from launch.ranks.ahead import import_ahead
 from launch.streams import outlive_readers
@@ -56,5 +57,6 @@ def variables(rank: int, world_size: int, port: int) -> Mapping[str, str]:
 
 
 if __name__ == "__main__":
+    take_utf8()
     outlive_readers()
     main(sys.argv[1:])

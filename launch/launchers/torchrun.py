@@ -33,6 +33,7 @@ from torch.distributed.elastic.rendezvous import (
     rendezvous_handler_registry,
 )
 
+from launch.encoding import take_utf8
 from launch.ranks import worker
 from launch.ranks.ahead import import_ahead
 from launch.streams import outlive_readers
@@ -227,5 +228,6 @@ def reason(rank: int, failures: Mapping[int, ProcessFailure]) -> str:
 
 
 if __name__ == "__main__":
+    take_utf8()
     outlive_readers()
     main(sys.argv[1:])
