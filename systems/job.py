@@ -94,8 +94,11 @@ class Job:
     """What `--launcher slurm` asks for."""
 
     def __post_init__(self) -> None:
-        if self.world_size < 1:
-            raise InputError(f"--world-size {self.world_size}: give 1 or more ranks")
+        if not 1 <= self.world_size <= cluster.MOST_NODES:
+            raise InputError(
+                f"--world-size {self.world_size}: give 1 or more ranks, at most "
+                f"{cluster.MOST_NODES}"
+            )
         check_seed(self.seed)
         if not 0 < self.timeout_s <= LONGEST_TIMEOUT_S:
             raise InputError(

@@ -210,8 +210,7 @@ def cluster_at(name: str, bandwidth_bits_per_s: float) -> Cluster:
         InputError: no rate, or no such cluster.
     """
     rate = bandwidth_bits_per_s
-    if not 0 < rate < float("inf"):
-        raise InputError(f"--over {BANDWIDTH}={rate:g}: give bits per second; 10 Gb/s is 10e9")
+    cluster.check_rate(rate, f"--over {BANDWIDTH}={rate:g}")
     target = cluster.load(name, simulated=True).with_rate(rate)
     return dataclasses.replace(target, name=f"{target.name} at {rate / 1e9:g} Gb/s")
 

@@ -27,6 +27,14 @@ LEAST_CORE_SHARE = 0.1
 """The kernel counts in milliseconds; a smaller part of a period of ten is no steady share."""
 
 
+MOST_NODES = 2**20
+"""Larger numbers of nodes are mistakes."""
+RATES_BITS_PER_S = (1e3, 1e15)
+"""Links have rates between these; others were meant in another unit."""
+LARGEST_LATENCY_S = 60.0
+"""The same for latencies."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Link:
     """A full-duplex link: `bandwidth_bits_per_s` in each direction."""
@@ -92,6 +100,8 @@ class Device:
     def __post_init__(self) -> None:
         if self.count < 1:
             raise InputError(f"count = {self.count}: give 1 or more devices")
+        if self.memory_bytes is not None and self.memory_bytes < 1:
+            raise InputError(f"memory_bytes = {self.memory_bytes}: give 1 or more, or leave it out")
         if self.core_share is not None and not LEAST_CORE_SHARE <= self.core_share <= 1:
             raise InputError(
                 f"core_share = {self.core_share:g}: is a share of one core; give "
@@ -115,8 +125,8 @@ class Node:
     """How many of these machines there are."""
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise InputError(f"count = {self.count}: give 1 or more nodes")
+        if not 1 <= self.count <= MOST_NODES:
+            raise InputError(f"count = {self.count}: give 1 or more nodes, at most {MOST_NODES}")
         if not self.devices:
             raise InputError(f"devices of node {self.name!r} is empty; give at least one")
 
@@ -277,8 +287,9 @@ def load(name: str, *, simulated: bool = False) -> Cluster:
             f"{path}: nodes: {twice[0]!r} is there twice; give each [[nodes]] a name of its own, "
             "or one of them a larger count"
         )
-    if any(link.bandwidth_bits_per_s == float("inf") for link in cluster.links):
-        raise InputError(f"{path}: bandwidth_bits_per_s = inf: no link is that fast; give its rate")
+    for node in cluster.nodes:
+        for link in filter(None, (node.link, node.device_link)):
+            _check_units(link, str(path))
     for key in () if simulated else SIMULATED_ONLY:
         if getattr(cluster, key) is not None:
             raise InputError(
@@ -309,3 +320,29 @@ def _path(name: str) -> Path:
 def to_toml(cluster: Cluster) -> str:
     """The cluster as TOML, which `load` reads back as an equal cluster."""
     return tomli_w.dumps(schema.dump(cluster))
+
+
+def check_rate(rate_bits_per_s: float, where: str) -> None:
+    """Refuse a rate that no link has.
+
+    Args:
+        where: what gives the rate, with its value.
+
+    Raises:
+        InputError: names it, and the unit.
+    """
+    least, most = RATES_BITS_PER_S
+    if not least <= rate_bits_per_s <= most:
+        raise InputError(f"{where}: no link has this rate; give bits per second; 10 Gb/s is 10e9")
+
+
+def _check_units(link: Link, where: str) -> None:
+    """Refuse a link of a file whose numbers must be in another unit."""
+    if link.bandwidth_bits_per_s is not None:
+        rate = link.bandwidth_bits_per_s
+        check_rate(rate, f"{where}: bandwidth_bits_per_s = {rate:g}")
+    if link.latency_s > LARGEST_LATENCY_S:
+        raise InputError(
+            f"{where}: latency_s = {link.latency_s:g}: no link waits so long; give seconds; 50 us "
+            "is 50e-6"
+        )

@@ -119,6 +119,16 @@ def test_bandwidth_between_devices_must_be_positive(tmp_path: Path) -> None:
         ("bandwidth_bits_per_s", "bandwith_bits_per_s", "perhaps 'bandwidth_bits_per_s'"),
         ("10e9", '"10 Gb/s"', "link: bandwidth_bits_per_s = '10 Gb/s': expected float"),
         ('name = "two"', "", "key 'name' is missing"),
+        (
+            "count = 2",
+            "count = 100000000000",
+            "count = 100000000000: give 1 or more nodes, at most",
+        ),
+        ("10e9", "10", "bandwidth_bits_per_s = 10: no link has this rate; give bits per second"),
+        ("10e9", "1e-300", "bandwidth_bits_per_s = 1e-300: no link has this rate"),
+        ("10e9", "inf", "bandwidth_bits_per_s = inf: no link has this rate"),
+        ("10e9 }", "10e9, latency_s = 5e9 }", "latency_s = 5e+09: no link waits so long; give s"),
+        ('kind = "V100"', 'kind = "V100", memory_bytes = -1', "memory_bytes = -1: give 1 or more"),
     ],
 )
 def test_bad_values_are_named_with_the_file(old: str, new: str, said: str, tmp_path: Path) -> None:
