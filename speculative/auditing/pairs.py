@@ -115,9 +115,7 @@ def adversarial(seed: int = 0) -> Iterator[Pair]:
 
 def under_filters(seed: int = 0) -> Iterator[Pair]:
     """Pairs whose drafts are sampled under filters, which the verifier applies too."""
-    models = _normal(300 + seed), _normal(400 + seed)
-    ties = _each(torch.round, *models)
-    target, draft = models
+    target, draft = _normal(300 + seed), _normal(400 + seed)
     for name, what, filters in (
         ("top-k", "the likeliest 2", Filters(top_k=2)),
         ("top-p", "0.8 of the probability", Filters(top_p=0.8)),
@@ -125,7 +123,7 @@ def under_filters(seed: int = 0) -> Iterator[Pair]:
         ("all filters", "3, of those 0.9, and 0.1", Filters(top_k=3, top_p=0.9, min_p=0.1)),
     ):
         yield Pair(name, what, target, draft, filters)
-    target, draft = ties
+    target, draft = _each(torch.round, target, draft)
     yield Pair("top-k of ties", "2 of equal logits", target, draft, Filters(top_k=2))
     yield Pair("top-p of ties", "0.9, equal logits", target, draft, Filters(top_p=0.9))
 

@@ -60,7 +60,9 @@ def min_p_of_one(z: Tensor, filters: Filters) -> Tensor:
     return kept(z, filters) & ((p >= filters.min_p) | (p == p.amax(-1, keepdim=True)))
 
 
-def right(z: Tensor, y: Tensor, tokens: Tensor, u: Tensor, filters: Filters) -> tuple[Tensor, ...]:
+def right(
+    z: Tensor, y: Tensor, tokens: Tensor, u: Tensor, filters: Filters
+) -> tuple[Tensor, Tensor]:
     """The textbook's verifier, of logits that are -inf at what is left out."""
     return _keeping(kept)(z, y, tokens, u, filters)
 
@@ -95,8 +97,8 @@ def _keeping(keep: Keep) -> Verify:
     def verify(
         z: Tensor, y: Tensor, tokens: Tensor, u: Tensor, filters: Filters
     ) -> tuple[Tensor, Tensor]:
-        z, y = (_excluding(x, keep(x, filters)) for x in (z, y))
-        return mutants.correct(z, y, tokens, u)
+        p, q = (_excluding(x, keep(x, filters)) for x in (z, y))
+        return mutants.correct(p, q, tokens, u)
 
     return verify
 

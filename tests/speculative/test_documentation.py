@@ -65,6 +65,11 @@ def test_the_example_of_filters_runs() -> None:
     for block in blocks(section("speculative.md", "Filters")):
         exec(compile(block, "speculative.md", "exec"), names)
     assert names["filters"].top_p == 0.9
+    for title in ("Masks of a grammar", "Log-probabilities"):
+        for block in blocks(section("speculative.md", title)):
+            exec(compile(block, "speculative.md", "exec"), names)
+    assert names["filters"].allowed.shape == (2, 5, 32)
+    assert names["scores"].isfinite().any(-1).all()
 
 
 def test_the_verifier_of_the_page_is_exact(

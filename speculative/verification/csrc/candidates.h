@@ -16,9 +16,10 @@ namespace speculative {
 constexpr int SPARE = 64;  // numbers that `collect` may write beyond those it finds
 constexpr int FEW = 16;    // logits that are sorted
 
-// Write the logits above `low`, up to `high`, to `into`, in their order; returns how many there are. It may
-// be the same place.
-inline int collect(const float* z, int count, float low, float high, float* into) {
+// Write the logits above `low`, and where they are BOUNDED up to `high`, to `into`, in their order; returns
+// how many there are. It may be the same place.
+template <bool BOUNDED = true>
+int collect(const float* z, int count, float low, float high, float* into) {
     int found = 0, i = 0;
 #ifdef __AVX512F__
     const __m512 least = _mm512_set1_ps(low), most = _mm512_set1_ps(high);
@@ -27,8 +28,8 @@ inline int collect(const float* z, int count, float low, float high, float* into
         __mmask16 wanted[4];
         for (int j = 0; j < 4; ++j) {
             x[j] = _mm512_loadu_ps(z + i + 16 * j);
-            wanted[j] = _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(x[j], least, _CMP_GT_OQ), x[j], most,
-                                                _CMP_LE_OQ);
+            wanted[j] = _mm512_cmp_ps_mask(x[j], least, _CMP_GT_OQ);
+            if (BOUNDED) wanted[j] = _mm512_mask_cmp_ps_mask(wanted[j], x[j], most, _CMP_LE_OQ);
         }
         if (!(wanted[0] | wanted[1] | wanted[2] | wanted[3])) continue;
         for (int j = 0; j < 4; ++j) {
@@ -41,21 +42,34 @@ inline int collect(const float* z, int count, float low, float high, float* into
         const int end = std::min(i + 64, count);
         int any = 0;
 #pragma omp simd reduction(| : any)
-        for (int j = i; j < end; ++j) any |= (z[j] > low) & (z[j] <= high);
+        for (int j = i; j < end; ++j) any |= (z[j] > low) & (!BOUNDED | (z[j] <= high));
         for (; any && i < end; ++i) {
             const float x = z[i];
             into[found] = x;
-            found += (x > low) & (x <= high);
+            found += (x > low) & (!BOUNDED | (x <= high));
         }
         i = end;
     }
     return found;
 }
 
+// The same without a bound.
+inline int collect(const float* z, int count, float low, float* into) {
+    return collect<false>(z, count, low, INFINITY, into);
+}
+
 // How many of some logits there are, and their weight: the sum of 2^(scale (z - maximum)).
 struct Amount {
     int count = 0;
     double weight = 0;
+
+    bool reaches(const Amount& wanted) const { return count >= wanted.count && weight >= wanted.weight; }
+};
+
+// Where the least logit lies that is needed for an amount: above `low`, up to `high`.
+struct Bracket {
+    float low, high;
+    Amount of_low, of_high;  // of the candidates above each
 };
 
 // Logits that may be kept, in no order.
@@ -91,6 +105,27 @@ struct Candidates {
         }
         return {found, weight};
     }
+    // All of them, and those above a logit, in one pass.
+    std::pair<Amount, Amount> both(float logit) const {
+        const float* __restrict z = logits.data();
+        const float most = maximum, times = scale;
+        const int all = count;
+        int found = 0;
+        float weight = 0, weight_above = 0;
+#pragma omp simd reduction(+ : found, weight, weight_above)
+        for (int i = 0; i < all; ++i) {
+            const float own = power_below_one(times * (z[i] - most));
+            weight += own;
+            found += z[i] > logit ? 1 : 0;
+            weight_above += z[i] > logit ? own : 0;
+        }
+        return {{all, weight}, {found, weight_above}};
+    }
+    // The bracket that is nothing but their range.
+    Bracket whole() const {
+        const auto [least, largest] = range();
+        return {nextafterf(least, -INFINITY), largest, {count, 0}, {}};
+    }
     // The least and the largest.
     std::pair<float, float> range() const {
         const float* __restrict z = logits.data();
@@ -119,20 +154,18 @@ inline int32_t ordered(float x) {
 }
 inline float from_ordered(int32_t x) { return as_float(x < 0 ? 0x80000000u | uint32_t(-x) : uint32_t(x)); }
 
-// The fewest largest candidates that are as many as `wanted`, or weigh as much.
-inline Edge edge_of(const Candidates& all, const Amount& wanted) {
-    thread_local Candidates inner;  // those between `low` and `high`
-    const auto enough = [&](const Amount& x) { return x.count >= wanted.count && x.weight >= wanted.weight; };
-    const auto [least, largest] = all.range();
-    float low = nextafterf(least, -INFINITY), high = largest;  // the edge is above low, up to high
-    Amount of_low = {all.count, 0}, of_high, of_others;  // above low, above high, above all of `inner`
+// The fewest largest candidates that are as many as `wanted`, or weigh as much; their least is in a bracket.
+inline Edge edge_of(const Candidates& all, const Amount& wanted, const Bracket& bracket) {
+    thread_local Candidates inner;  // those in the bracket
+    auto [low, high, of_low, of_high] = bracket;
+    Amount of_others = of_high;  // above all of `inner`
     inner.maximum = all.maximum, inner.scale = all.scale;
     inner.count = collect(all.logits.data(), all.count, low, high, inner.reserve(all.count));
     while (inner.count > FEW && int64_t(ordered(high)) - ordered(low) > 1) {
         const float middle = from_ordered(int32_t((int64_t(ordered(low)) + ordered(high)) >> 1));
         Amount here = inner.above(middle);
         here.count += of_others.count, here.weight += of_others.weight;
-        if (enough(here)) low = middle, of_low = here;
+        if (here.reaches(wanted)) low = middle, of_low = here;
         else high = middle, of_high = here;
         if (2 * (of_low.count - of_high.count) > inner.count) continue;
         inner.count = collect(inner.logits.data(), inner.count, low, high, inner.logits.data());
@@ -144,7 +177,7 @@ inline Edge edge_of(const Candidates& all, const Amount& wanted) {
     if (inner.count <= FEW) std::sort(first, last, std::greater<float>());
     Edge edge = {high, 0, false, 0};
     auto next = first;
-    for (Amount sum = of_high; next != last && !enough(sum); ++next) {
+    for (Amount sum = of_high; next != last && !sum.reaches(wanted); ++next) {
         edge.equal = *next == edge.logit ? edge.equal + 1 : 1;
         edge.logit = *next;
         ++sum.count, edge.weight = sum.weight += all.weight_of(*next);

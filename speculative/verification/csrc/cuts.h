@@ -18,7 +18,7 @@ void collect_above(const Row<T>& row, float low, Candidates& found) {
     float* const into = found.reserve(row.vocabulary);
     found.count = 0;
     for (int g = 0; g < row.groups(); ++g)
-        found.count += collect(row.uncut(g, buffer), row.count(g), low, INFINITY, into + found.count);
+        found.count += collect(row.uncut(g, buffer), row.count(g), low, into + found.count);
 }
 
 // Write the largest logit of every stretch of a group; returns whether NaN or +inf was seen.
@@ -63,20 +63,41 @@ bool collect_largest(const Row<T>& row, int k, Candidates& found) {
         if (!(peak[s] > low)) continue;
         const int first = s * STRETCH, count = std::min(STRETCH, row.vocabulary - first);
         const float* z = row.part(first, count, buffer);
-        found.count += collect(z, count, low, INFINITY, into + found.count);
+        found.count += collect(z, count, low, into + found.count);
     }
     return false;
 }
 
-// A floor above which top_p's tokens most likely are. Of every group 16 tokens stand for the row: what they
-// have below it weighs half of what may be left out, `spare`, and 8 of them at least are above it.
-template <class T>
-float sampled_floor(const Row<T>& row, float maximum, float scale, double spare) {
-    constexpr int EACH = 16, LEAST = 8, BINS = 128;  // bins of half an octave
-    float weight_of[BINS] = {}, buffer[EACH], octaves[EACH], weights[EACH];
+// How the weight of a large row is spread over its logits, by 16 tokens of every group, which stand for the
+// rest.
+struct Spread {
+    static constexpr int EACH = 16, LEAST = 8, BINS = 128;  // bins of half an octave below the maximum
+    float maximum, scale, times;       // `times`: how many tokens a sampled one stands for
+    float weight_of[BINS] = {};
     int count_of[BINS] = {};
+
+    // A logit below which tokens of this weight lie.
+    float below(double weight) const {
+        int bin = BINS - 1;
+        for (double so_far = 0; bin > 0; --bin)
+            if ((so_far += double(weight_of[bin]) * times) > weight) break;
+        return maximum - (bin + 1) / (2 * scale);
+    }
+    // A logit that a few of the sampled tokens are above.
+    float below_few() const {
+        int bin = 0;
+        for (int above = count_of[0]; bin < BINS - 1 && above < LEAST;) above += count_of[++bin];
+        return maximum - (bin + 1) / (2 * scale);
+    }
+};
+
+template <class T>
+Spread spread_of(const Row<T>& row, float maximum, float scale) {
+    constexpr int EACH = Spread::EACH;
     const int groups = row.vocabulary / GROUP;
+    Spread spread = {maximum, scale, float(row.vocabulary) / (groups * EACH)};
     for (int g = 0; g < groups; ++g) {
+        float buffer[EACH], octaves[EACH], weights[EACH];
         const float* z = row.part(g * GROUP + g % 64 * 32, EACH, buffer);
 #pragma omp simd
         for (int i = 0; i < EACH; ++i) {
@@ -86,32 +107,38 @@ float sampled_floor(const Row<T>& row, float maximum, float scale, double spare)
         }
         for (int i = 0; i < EACH; ++i) {
             const int bin = int(2 * octaves[i]);
-            weight_of[bin] += weights[i], ++count_of[bin];
+            spread.weight_of[bin] += weights[i], ++spread.count_of[bin];
         }
     }
-    int lowest = 0, above = 0;
-    while (lowest < BINS - 1 && (above += count_of[lowest]) < LEAST) ++lowest;
-    int bin = BINS - 1;
-    for (double below = 0; bin > lowest; --bin) {
-        below += weight_of[bin] * (double(row.vocabulary) / (groups * EACH));
-        if (below > spare / 2) break;
-    }
-    return maximum - (bin + 1) / (2 * scale);
+    return spread;
 }
 
 // Collect the logits of a row that was reduced to `whole`, without those that top_p leaves out for certain
-// or most likely. If the likely floor was too high, the certain one follows.
+// or most likely, and narrow down where it cuts. If the likely floor was too high, lower ones follow.
 template <class T>
-void collect_likely(const Row<T>& row, const Normaliser& whole, double top_p, Candidates& found) {
-    const double spare = (1 - top_p) * whole.total;
+void collect_likely(const Row<T>& row, const Normaliser& whole, double top_p, Candidates& found,
+                    Bracket& bracket) {
+    const Amount wanted = {0, std::max(top_p * whole.total, DBL_MIN)};
+    const double spare = (1 - top_p) * whole.total;  // the weight that may be left out
     const float certain = whole.maximum + float(log2(spare / row.vocabulary)) / found.scale;
-    const bool large = row.vocabulary >= 8 * GROUP;
-    const float likely = large ? sampled_floor(row, whole.maximum, found.scale, spare) : certain;
-    found.maximum = whole.maximum;
-    for (float low : {std::max(likely, certain), certain, -INFINITY}) {
-        collect_above(row, low, found);
-        if (found.above(-INFINITY).weight >= top_p * whole.total) return;
+    float likely = certain, lower = certain, high = whole.maximum;
+    if (row.vocabulary >= 8 * GROUP) {
+        const Spread spread = spread_of(row, whole.maximum, found.scale);
+        likely = std::max(certain, std::min(spread.below(0.7 * spare), spread.below_few()));
+        lower = std::max(certain, std::min(spread.below(0.35 * spare), likely));
+        high = std::max(likely, spread.below(1.2 * spare));
     }
+    found.maximum = whole.maximum;
+    for (float floor : {likely, lower, certain}) {
+        collect_above(row, floor, found);
+        const auto [all, above] = found.both(high);
+        if (!all.reaches(wanted)) continue;
+        if (above.reaches(wanted)) bracket = {high, whole.maximum, above, {}};
+        else bracket = {floor, high, all, above};
+        return;
+    }
+    collect_above(row, -INFINITY, found);
+    bracket = found.whole();
 }
 
 // The token of a row that has this logit as the `number`th.
@@ -140,26 +167,28 @@ Normaliser cut_and_reduced(Row<T>& row, const Filter& f, double temperature, flo
     thread_local std::vector<Normaliser> unused;
     constexpr Normaliser FAULTY = {0, 0, true};
     Edge edge = {-INFINITY, 0, false, 0};
+    Bracket bracket;
     double total;
     all.scale = scale;
     if (f.top_k < row.vocabulary) {
         if (collect_largest(row, int(f.top_k), all)) return FAULTY;
-        edge = edge_of(all, {int(f.top_k), 0});
+        edge = edge_of(all, {int(f.top_k), 0}, all.whole());
         total = edge.weight;
-        all.count = collect(all.logits.data(), all.count, edge.logit, INFINITY, all.logits.data());
+        all.count = collect(all.logits.data(), all.count, edge.logit, all.logits.data());
         all.add(edge.logit, int(edge.equal));
+        bracket = all.whole();
     } else if (f.top_p < 1) {
         const Normaliser whole = reduced(row, scale, unused);
         if (whole.faulty()) return FAULTY;
         total = whole.total;
-        collect_likely(row, whole, f.top_p, all);
+        collect_likely(row, whole, f.top_p, all, bracket);
     } else {
         const Top top = top_of(row);
         if (top.faulty) return FAULTY;
         all.maximum = top.maximum;
     }
     if (f.top_p < 1) {
-        const Edge likely = edge_of(all, {0, std::max(f.top_p * total, DBL_MIN)});
+        const Edge likely = edge_of(all, {0, std::max(f.top_p * total, DBL_MIN)}, bracket);
         const bool cuts_equal = likely.cuts_equal || (likely.logit == edge.logit && edge.cuts_equal);
         edge = {likely.logit, likely.equal, cuts_equal, likely.weight};
     }
@@ -181,9 +210,9 @@ int kept_of(const Row<T>& row, int g, float* into) {
     const Cut& cut = row.cut;
     const float* z = row.uncut(g, buffer);
     if (cut.last >= first + count - 1)
-        return collect(z, count, nextafterf(cut.value, -INFINITY), INFINITY, into);
-    if (cut.last < first) return collect(z, count, cut.value, INFINITY, into);
-    return collect(row.group(g, buffer), count, -INFINITY, INFINITY, into);
+        return collect(z, count, nextafterf(cut.value, -INFINITY), into);
+    if (cut.last < first) return collect(z, count, cut.value, into);
+    return collect(row.group(g, buffer), count, -INFINITY, into);
 }
 
 // Reduce every group of a cut row; `whole` is what the row was reduced to.

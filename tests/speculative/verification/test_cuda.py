@@ -239,11 +239,12 @@ def test_emulated_log_probabilities(emulated: None, rule: Rule, batch: int) -> N
     few = Filters(top_k=torch.tensor([0, 9, 40, 0]).repeat(batch // 4))
     for filters in (Filters(), few) if batch == 4 else (Filters(),):
         scores = torch.zeros(batch, 3)
-        options: dict[str, Any] = {"rule": rule, "temperature": heat, "filters": filters, "seed": 5}
-        decided = verify(target, draft, tokens, log_probabilities=scores, **options)
-        assert rows(decided) == rows(verify(target, draft, tokens, **options))
+        case: Any = target, draft, tokens
+        options: Any = {"rule": rule, "temperature": heat, "filters": filters, "seed": 5}
+        decided = verify(*case, log_probabilities=scores, **options)
+        assert rows(decided) == rows(verify(*case, **options))
         by = torch.zeros(batch, 3)
-        with_operators(target, draft, tokens, log_probabilities=by, **options)
+        with_operators(*case, log_probabilities=by, **options)
         torch.testing.assert_close(scores, by, rtol=2e-6, atol=5e-6, equal_nan=True)
         assert int(scores.isfinite().sum()) == int(decided.accepted.sum()) + batch
 
@@ -258,11 +259,11 @@ def test_emulated_masks(emulated: None, rule: Rule) -> None:
     heat = torch.tensor([0.7, 0.0, 1.2, 0.5]).repeat(batch // 4)
     few = Filters(top_k=torch.tensor([0, 9, 40, 0]).repeat(batch // 4))
     for filters in (Filters(), few):
-        options: dict[str, Any] = {"rule": rule, "temperature": heat, "seed": 5}
+        options: Any = {"rule": rule, "temperature": heat, "seed": 5}
         mask = replace(filters, allowed=masks.packed(allowed))
         found = rows(verify(target, draft, tokens, filters=mask, **options))
-        p, q = (x.masked_fill(~allowed[:, : x.shape[1]], -torch.inf) for x in (target, draft))
-        assert found == rows(verify(p, q, tokens, filters=filters, **options))
+        z, y = (x.masked_fill(~allowed[:, : x.shape[1]], -torch.inf) for x in (target, draft))
+        assert found == rows(verify(z, y, tokens, filters=filters, **options))
         assert all(token >= 0 for _, token, _ in found)
 
 

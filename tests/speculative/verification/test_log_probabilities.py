@@ -52,8 +52,9 @@ def check(decide: Decide, case: Case, filters: Filters | None, **options: object
 
 def only(filters: Filters, b: int) -> Filters:
     """The filters of one sequence of a batch."""
-    numbers: list[Any] = [x[b : b + 1] if isinstance(x, Tensor) else x for x in filters.numbers]
-    return Filters(top_k=numbers[0], top_p=numbers[1], min_p=numbers[2])
+    numbers: list[Any] = [x[b : b + 1] for x in filters.numbers if isinstance(x, Tensor)]
+    top_k, top_p, min_p = numbers
+    return Filters(top_k=top_k, top_p=top_p, min_p=min_p)
 
 
 @both

@@ -166,13 +166,13 @@ def test_sampling_under_a_mask_is_that_of_masked_logits(stream: int, filters: Fi
 @pytest.mark.parametrize("rule", [EXACT, Coupled()])
 def test_trees_are_masked_too(rule: Exact | Coupled) -> None:
     parents = [-1, -1, 0, 0]
-    p, q = (torch.randn(6, 5, 50, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
+    z, y = (torch.randn(6, 5, 50, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
     tokens = torch.randint(50, (6, 4), generator=torch.Generator().manual_seed(3))
     allowed = allowing(6, 5, 50)
     mask = Filters(allowed=masks.packed(allowed))
-    found = verify_tree(p, q, tokens, parents, rule=rule, filters=mask, seed=3)
-    p, q = (excluded(x, allowed) for x in (p, q))
-    expected = verify_tree(p, q, tokens, parents, rule=rule, seed=3)
+    found = verify_tree(z, y, tokens, parents, rule=rule, filters=mask, seed=3)
+    z, y = excluded(z, allowed), excluded(y, allowed)
+    expected = verify_tree(z, y, tokens, parents, rule=rule, seed=3)
     assert torch.equal(torch.stack(found), torch.stack(expected))
 
 

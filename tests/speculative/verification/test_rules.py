@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from speculative.verification.problem import Parameters
+from speculative.verification import problem
 from speculative.verification.rules import RULES, Calibrated, Exact, Rule, Sigmoid, decoded
 from systems.schema import InputError
 
@@ -35,7 +35,7 @@ def test_bad_numbers_are_one_line(
 @pytest.mark.parametrize("rule", [Exact(), Sigmoid(-2.0, 3.0), Calibrated(0.1, 0.9, -0.8)])
 def test_the_kernels_are_given_all_of_a_rule(rule: Rule) -> None:
     assert decoded(rule.code, rule.parameters) == rule
-    assert list(Parameters(*rule.parameters))[: len(rule.parameters)] == rule.parameters
+    assert list(problem.Parameters(*rule.parameters))[: len(rule.parameters)] == rule.parameters
 
 
 def test_codes_and_names_are_those_of_one_rule() -> None:
