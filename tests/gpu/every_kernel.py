@@ -33,8 +33,18 @@ def main(sizes: list[str]) -> None:
                 assert not decided.status.any(), decided
                 if dtype == "float32":
                     few = Filters(top_k=20, top_p=0.9, min_p=0.001)
-                    decided = verify(target, draft, tokens, rule=rule, filters=few, seed=3)
+                    scores = target.new_empty(batch, gamma + 1)
+                    decided = verify(
+                        target,
+                        draft,
+                        tokens,
+                        rule=rule,
+                        filters=few,
+                        seed=3,
+                        log_probabilities=scores,
+                    )
                     assert not decided.status.any(), decided
+                    assert int(scores.isfinite().sum()) == int(decided.accepted.sum()) + batch
             sample(target[:, 0], seed=1)
     print("every kernel has run")
 

@@ -36,14 +36,13 @@ def test_without_a_compiler_there_is_one_warning_and_the_same_decision() -> None
 
 
 @pytest.mark.skipif(build.find_nvcc() is None, reason="no nvcc")
-@pytest.mark.parametrize(("architecture", "most_bytes"), [(80, 32), (90, 0), (100, 0)])
+@pytest.mark.parametrize("architecture", [80, 90, 100])
 @pytest.mark.slow
-def test_the_cuda_kernels_compile_without_spills(architecture: int, most_bytes: int) -> None:
-    """But for a few bytes on an A100."""
+def test_the_cuda_kernels_compile_without_spills(architecture: int) -> None:
     found = compiled.kernels(build.find_nvcc() or "", architecture)
     # Of three dtypes: cut_rows, reduce_all, match, score, finish of 2 methods, walk of 3.
     assert len(found) == 27
-    assert sum(kernel["spilled_bytes"] for kernel in found) <= most_bytes
+    assert sum(kernel["spilled_bytes"] for kernel in found) == 0
 
 
 def fake_nvcc(folder: Path, lists: str, says: str = "") -> Path:
