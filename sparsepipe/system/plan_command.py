@@ -4,15 +4,16 @@ python -m launch plan sparsepipe --profiles tv,txp --cluster titan-8
 python -m launch plan sparsepipe --profiles tv,txp --devices TitanV=1,TitanXp=3 --virtual-stages 4
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparsepipe.planner import plan as planner
 from sparsepipe.planner.baselines import BASELINES
 from sparsepipe.planner.plan import Plan
-from sparsepipe.planner.stages import ScheduleName
+from sparsepipe.planner.stages import DeviceTimes, ScheduleName
 from sparsepipe.planner.target import check_links, cluster_of, target_cluster
+from sparsepipe.system.scheme import ranks_in_words
 from sparsepipe.train.planned import profiles_by_kind
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster
@@ -93,7 +94,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def describe_plan(plan: Plan, profiles: dict[str, ModelProfile], others: Sequence[Plan]) -> str:
     """The plan as text: the figures that it was made from, a table of the stages and one of the
-    devices, the predicted step, and a table of the baselines."""
+    devices, the predicted step, and a table of the baselines. Devices with equal figures are
+    together on a line."""
     schedule, prediction = plan.schedule, plan.prediction
     order = schedule.order
     micro = f", micro-batches {schedule.micro_batches}"
@@ -109,23 +111,19 @@ def describe_plan(plan: Plan, profiles: dict[str, ModelProfile], others: Sequenc
         ),
         f"  cluster: {_links(plan.cluster)}; {plan.cluster.source}",
         f"  {'stage':>5}{'layers':>9}{'forward ms':>12}{'backward':>10}{'transfer':>10}"
-        f"{'all-reduce':>12}   rank device share",
+        f"{'all-reduce':>12}   ranks device share of each",
     ]
     for number, (stage, times) in enumerate(zip(plan.stages, prediction.stages, strict=True)):
-        replicas = ", ".join(f"{r.rank} {r.device} {r.share:.3f}" for r in stage.replicas)
+        shares = ((one.rank, f"{one.device} {one.share:.3g}") for one in stage.replicas)
+        replicas = "; ".join(f"{ranks} {share}" for ranks, share in _alike(shares))
         lines.append(
             f"  {number:>5}{f'{stage.first}-{stage.end - 1}':>9}{times.forward_s * 1e3:>12.1f}"
             f"{times.backward_s * 1e3:>10.1f}{times.transfer_s * 1e3:>10.1f}"
             f"{times.all_reduce_s * 1e3:>12.1f}   {replicas}"
         )
-    lines.append(f"  {'rank':>5} {'device':12}{'compute ms':>11}{'link ms':>9}{'memory GB':>11}")
-    for device in prediction.devices:
-        limit = device.memory_limit_bytes
-        of = "" if limit is None else f" of {limit / 1e9:.1f}"
-        lines.append(
-            f"  {device.rank:>5} {device.device:12}{device.compute_s * 1e3:>11.1f}"
-            f"{device.transfer_s * 1e3:>9.1f}{device.memory_bytes / 1e9:>11.2f}{of}"
-        )
+    lines.append(f"  {'device':12}{'compute ms':>11}{'link ms':>9}{'memory GB':>17}   ranks")
+    figures = ((device.rank, _figures(device)) for device in prediction.devices)
+    lines += [f"  {figure}   {ranks}" for ranks, figure in _alike(figures)]
     lines.append(
         f"  step {prediction.step_s * 1e3:.1f} ms, {plan.samples_per_s:.1f} samples/s, "
         f"{plan.above_bound:.1%} above the fractional bound of {plan.bound_s * 1e3:.1f} ms"
@@ -147,6 +145,26 @@ def describe_plan(plan: Plan, profiles: dict[str, ModelProfile], others: Sequenc
         if name not in answered
     ]
     return "\n".join(lines)
+
+
+def _figures(device: DeviceTimes) -> str:
+    """What a plan says of a device, in columns."""
+    limit, memory = device.memory_limit_bytes, f"{device.memory_bytes / 1e9:.2f}"
+    memory += "" if limit is None else f" of {limit / 1e9:.1f}"
+    times = f"{device.compute_s * 1e3:>11.1f}{device.transfer_s * 1e3:>9.1f}"
+    return f"{device.device:12}{times}{memory:>17}"
+
+
+def _alike(texts: Iterable[tuple[int, str]]) -> list[tuple[str, str]]:
+    """The ranks, in words, of which a plan says the same, and what it says.
+
+    Args:
+        texts: (rank, what it says of it), as printed.
+    """
+    ranks: dict[str, list[int]] = {}
+    for rank, text in texts:
+        ranks.setdefault(text, []).append(rank)
+    return [(ranks_in_words(alike), text) for text, alike in ranks.items()]
 
 
 def _links(target: Cluster) -> str:

@@ -108,12 +108,12 @@ def opener(
 def stages_in_words(stages: Sequence[PlannedStage]) -> str:
     """The layers and the ranks of every stage."""
     return "; ".join(
-        f"stage {number}, layers {stage.first}-{stage.end - 1}, on {_in_words(stage.ranks)}"
+        f"stage {number}, layers {stage.first}-{stage.end - 1}, on {ranks_in_words(stage.ranks)}"
         for number, stage in enumerate(stages)
     )
 
 
-def _in_words(ranks: Sequence[int]) -> str:
+def ranks_in_words(ranks: Sequence[int]) -> str:
     """Ranks between commas; many of them in order, those that follow one another as 0-511."""
     if len(ranks) <= MANY:
         return ",".join(map(str, ranks))
