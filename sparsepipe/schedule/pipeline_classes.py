@@ -16,20 +16,37 @@ n log n algorithm for minimizing states in a finite automaton", 1971, uses the s
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from sparsepipe.schedule.costs import StageCost, overlaps
 from sparsepipe.schedule.lists import StageRanks
 from systems.rank_classes import RankClass, rank_classes
 
-DIGITS = 11
-"""Parts of the samples that are equal to so many digits are equal: the rest is rounding."""
-Label = tuple[int, bool, float, bool]
+ROUNDING = 1e-11
+"""Parts of the samples are equal if a row of others, no further from each other, joins them: sums
+of the shares of thousands of replicas are rounded by less."""
+Label = tuple[int, bool, int, bool]
 """A message of a micro-batch, as one end sees it: the cut that it crosses, whether this end is
-before the cut, the part of the samples, whether both ends are one rank."""
+before the cut, the number of the part of the samples, whether both ends are one rank."""
 Seen = defaultdict[int, list[tuple[int, Label]]]
 """By rank: its messages, each with the colour of the rank at the other end."""
+
+
+class Peer(NamedTuple):
+    """A rank of a neighbouring stage that another one shares samples with."""
+
+    rank: int
+    part: float
+    """The part of all samples that they have in common."""
+    number: int
+    """That of the part: equal ones have the same."""
+
+
+Peers = dict[tuple[int, int, int], list[Peer]]
+"""By (stage, neighbouring stage, rank): the neighbour's ranks."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +90,7 @@ def pipeline_classes(
         costs: what a micro-batch costs at each stage.
         every_rank: every rank is a class of its own.
     """
-    # By (stage, neighbouring stage, rank): the neighbour's ranks, and the parts of the samples.
-    peers: dict[tuple[int, int, int], list[tuple[int, float]]] = {}
-    for stage, ranks in enumerate(stages):
-        for other in (stage - 1, stage + 1):
-            if not 0 <= other < len(stages):
-                continue
-            common = overlaps(costs[stage].shares, costs[other].shares)
-            for rank, parts in zip(ranks, common, strict=True):
-                peers[stage, other, rank] = [(stages[other][peer], part) for peer, part in parts]
+    peers = _peers(stages, costs)
     work: defaultdict[int, list[object]] = defaultdict(list)
     for stage, (ranks, cost) in enumerate(zip(stages, costs, strict=True)):
         rows = zip(ranks, cost.forward_s, cost.backward_s, cost.shares, strict=True)
@@ -106,47 +115,66 @@ def pipeline_classes(
         of_stage=[[rank for rank in ranks if played[rank] == rank] for ranks in stages],
         messages=messages,
         expected={
-            key: len({_key(peer, part, key[2], played) for peer, part in peers[key]})
-            for key in messages
+            key: len({_key(peer, key[2], played) for peer in peers[key]}) for key in messages
         },
     )
 
 
-def _key(peer: int, part: float, rank: int, played: dict[int, int]) -> tuple[int, float, bool]:
-    """What messages between two classes have in common: the class at the other end, the part of
-    the samples, whether they stay on a rank."""
-    return played[peer], round(part, DIGITS), peer == rank
+def _peers(stages: StageRanks, costs: Sequence[StageCost]) -> Peers:
+    """With whom every rank shares samples."""
+    found: dict[tuple[int, int, int], list[tuple[int, float]]] = {}
+    for stage, ranks in enumerate(stages):
+        for other in (stage - 1, stage + 1):
+            if not 0 <= other < len(stages):
+                continue
+            common = overlaps(costs[stage].shares, costs[other].shares)
+            for rank, parts in zip(ranks, common, strict=True):
+                found[stage, other, rank] = [(stages[other][peer], part) for peer, part in parts]
+    numbers = _numbers(part for pairs in found.values() for _, part in pairs)
+    return {
+        key: [Peer(rank, part, numbers[part]) for rank, part in pairs]
+        for key, pairs in found.items()
+    }
+
+
+def _numbers(parts: Iterable[float]) -> dict[float, int]:
+    """Number parts of the samples in ascending order, equal ones alike. (Rounded to digits, equal
+    ones may come to lie on both sides of a border between two digits.)"""
+    ascending = sorted(set(parts))
+    larger = (after - before > ROUNDING for before, after in pairwise(ascending))
+    return dict(zip(ascending, accumulate(larger, initial=0), strict=False))
+
+
+def _key(peer: Peer, rank: int, played: dict[int, int]) -> tuple[int, int, bool]:
+    """What messages between two classes have in common: the class at the other end, the number of
+    the part of the samples, whether they stay on a rank."""
+    return played[peer.rank], peer.number, peer.rank == rank
 
 
 def _grouped(
-    key: tuple[int, int, int],
-    found: Sequence[tuple[int, float]],
-    peers: dict[tuple[int, int, int], list[tuple[int, float]]],
-    played: dict[int, int],
+    key: tuple[int, int, int], found: Sequence[Peer], peers: Peers, played: dict[int, int]
 ) -> list[Messages]:
     """The messages of a rank to a neighbouring stage, those together that cannot differ."""
     stage, other, rank = key
-    sent = Counter(_key(peer, part, rank, played) for peer, part in found)
-    parts: dict[tuple[int, float, bool], float] = {}
-    for peer, part in found:
-        parts.setdefault(_key(peer, part, rank, played), part)
+    sent = Counter(_key(peer, rank, played) for peer in found)
+    parts: dict[tuple[int, int, bool], float] = {}
+    for peer in found:
+        parts.setdefault(_key(peer, rank, played), peer.part)
     messages = []
-    for (target, digits, own), part in parts.items():
-        back = (_key(peer, size, target, played) for peer, size in peers[other, stage, target])
-        received = sum(same == (rank, digits, own) for same in back)
-        messages.append(Messages(target, part, sent[target, digits, own], received, own))
+    for (target, number, own), part in parts.items():
+        back = (_key(peer, target, played) for peer in peers[other, stage, target])
+        received = sum(same == (rank, number, own) for same in back)
+        messages.append(Messages(target, part, sent[target, number, own], received, own))
     return messages
 
 
-def _refine(
-    colours: dict[int, int], peers: dict[tuple[int, int, int], list[tuple[int, float]]]
-) -> None:
+def _refine(colours: dict[int, int], peers: Peers) -> None:
     """Divide colours until ranks of one colour have the same messages with every colour."""
     edges: defaultdict[int, list[tuple[int, Label]]] = defaultdict(list)
     for (stage, other, rank), found in peers.items():
-        for peer, part in found:
-            label = (min(stage, other), stage > other, round(part, DIGITS), peer == rank)
-            edges[rank].append((peer, label))
+        for peer in found:
+            label = (min(stage, other), stage > other, peer.number, peer.rank == rank)
+            edges[rank].append((peer.rank, label))
     members: defaultdict[int, set[int]] = defaultdict(set)
     for rank, colour in colours.items():
         members[colour].add(rank)

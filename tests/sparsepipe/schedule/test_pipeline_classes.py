@@ -4,7 +4,7 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from sparsepipe.schedule.costs import StageCost, overlaps
 from sparsepipe.schedule.lists import StageRanks, build_schedule
@@ -53,6 +53,22 @@ def test_a_rank_that_takes_another_share_parts_its_neighbours() -> None:
     shares = [0.25, 0.25, 0.2, 0.3]
     found = classes(chain(4, 4), [cost(shares), cost([0.25] * 4)])
     assert found == [(0, 1), (2,), (3,), (4, 5), (6,), (7,)]
+
+
+@settings(deadline=None)
+@example(512, 375, 8)
+@example(1365, 683, 2)
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(2, 8))
+def test_pipelines_side_by_side_have_the_classes_of_one(
+    before: int, behind: int, lanes: int
+) -> None:
+    """However the sums of their shares are rounded."""
+
+    def count(lanes: int) -> int:
+        sizes = before * lanes, behind * lanes
+        return len(classes(chain(*sizes), [cost([1 / n] * n) for n in sizes]))
+
+    assert count(lanes) == count(1) <= 1 + (before + behind + 1) // 2
 
 
 shares_of = st.lists(st.sampled_from([1, 1, 1, 2]), min_size=1, max_size=5).map(
