@@ -236,10 +236,13 @@ class Transfers:
         room: dict[Resource, float] = {}
         queue: list[tuple[float, Resource]] = []
         for interface in self._interfaces(numbers):
-            users = self._users[interface]
-            others = sum(self._rate[n] * users[n] for n in users if n not in growing)
-            room[interface] = max(0.0, self._rate_of(interface) - others)
-            weight = sum(users[n] for n in users if n in growing)
+            weight, room[interface] = 0.0, self._rate_of(interface)
+            for number, its_weight in self._users[interface].items():
+                if number in growing:
+                    weight += its_weight
+                else:
+                    room[interface] -= self._rate[number] * its_weight
+            room[interface] = max(0.0, room[interface])
             if weight > 0:
                 queue.append((room[interface] / weight, interface))
         heapq.heapify(queue)

@@ -13,6 +13,7 @@ import heapq
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from systems import collectives
 from systems.clusters.cluster import Link
@@ -129,6 +130,7 @@ class _Faulty(Simulation):
         self._own = self._left = len(own)
         tasks, cuts, capacities = _other_jobs(topology, self._own)
 
+        @cache
         def capacity(resource: Resource) -> float:
             interface = int(resource[0]), resource[1]
             return capacities.get(interface) or topology.bytes_per_s(interface)

@@ -291,9 +291,11 @@ def _actions(schedule: Schedule, computation: Computation) -> list[Action]:
 
 def roles(schedule: Schedule) -> list[str]:
     """A name for every rank by its stages, for errors: "stage 1", "stages 0 and 2", "idle"."""
-    names = []
-    for rank in range(len(schedule.ranks)):
-        numbers = [str(stage) for stage, ranks in enumerate(schedule.stages) if rank in ranks]
-        plural = "s" if len(numbers) > 1 else ""
-        names.append(f"stage{plural} {' and '.join(numbers)}" if numbers else "idle")
-    return names
+    numbers: list[list[str]] = [[] for _ in schedule.ranks]
+    for stage, ranks in enumerate(schedule.stages):
+        for rank in ranks:
+            numbers[rank].append(str(stage))
+    return [
+        f"stage{'s' if len(own) > 1 else ''} {' and '.join(own)}" if own else "idle"
+        for own in numbers
+    ]
