@@ -200,7 +200,6 @@ class Transfers:
         """The transfers, among those that keep their rates, which would not be max-min fair beside
         these shares: they have more than one of these at its bottleneck, or theirs is none now."""
         found: dict[int, None] = {}
-        levels = {interface: rate for rate, interface in shares.values()}
         for interface in self._interfaces(shares):
             users = self._users[interface]
             kept = [number for number in users if number not in shares]
@@ -210,10 +209,15 @@ class Transfers:
             used, capacity = sum(rates[n] * users[n] for n in users), self._rate_of(interface)
             is_full = used >= capacity * (1 - ROUNDING)
             least = max(rates.values()) * (1 - ROUNDING) if is_full else float("inf")
-            most = levels.get(interface, float("inf")) * (1 + ROUNDING)
-            for number in kept:
-                is_held = self._bottleneck[number] == interface
-                if rates[number] > most or (is_held and rates[number] < least):
+            held = [n for n in users if n in shares and shares[n][1] == interface]
+            # Who is held here shares with the fastest of the others first, then with the next one,
+            # as long as that one is faster than what they have then.
+            weight, free = sum(users[n] for n in held), sum(rates[n] * users[n] for n in held)
+            for number in sorted(kept, key=rates.__getitem__, reverse=True):
+                is_faster = held and rates[number] * weight > free * (1 + ROUNDING)
+                if is_faster:
+                    weight, free = weight + users[number], free + rates[number] * users[number]
+                if is_faster or (self._bottleneck[number] == interface and rates[number] < least):
                     found[number] = None
         return found
 
