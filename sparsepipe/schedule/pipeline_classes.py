@@ -182,8 +182,8 @@ def _refine(colours: dict[int, int], peers: Peers) -> None:
     while changed:
         seen: Seen = defaultdict(list)
         for rank in changed:
-            for peer, label in edges[rank]:
-                seen[peer].append((colours[rank], label))
+            for other_end, label in edges[rank]:
+                seen[other_end].append((colours[rank], label))
         changed = _divide(colours, members, seen)
 
 

@@ -43,11 +43,9 @@ def exact_rates(
             weights = {
                 n: Fraction(of[interface], paces[n]) for n, of in loads.items() if interface in of
             }
-            left = capacity[interface] - sum(
-                (rates[n] * weight for n, weight in weights.items()), Fraction(0)
-            )
-            open_weight = sum((weights[n] for n in weights if n in open_ones), Fraction(0))
-            growth[interface] = left / open_weight
+            left = capacity[interface] - sum(rates[n] * weight for n, weight in weights.items())
+            among = sum((weights[n] for n in weights if n in open_ones), Fraction(0))
+            growth[interface] = left / among
         least = min(growth.values())
         for number in open_ones:
             rates[number] += least
