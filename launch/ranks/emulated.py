@@ -24,7 +24,15 @@ from systems.schema import InputError
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the jobs of all records; exits with the code of the rank that failed first."""
+    """Run the jobs of all records; exits with the code of the rank that failed first.
+
+    Raises:
+        InputError: a user has started it.
+    """
+    if arguments[:1] not in (["--records"], ["--measure"]) or len(arguments) < 2:
+        raise InputError(
+            "ranks: is started by other commands; write testbed emulate or testbed run --shape"
+        )
     folders = [Path(name) for name in arguments[1:]]
     torch.set_num_threads(1)
     if arguments[0] == "--measure":

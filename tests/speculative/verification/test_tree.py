@@ -251,8 +251,8 @@ def test_what_does_not_fit_is_refused() -> None:
 @pytest.mark.parametrize("rule", [Exact(), Coupled()])
 def test_a_temperature_near_0_is_almost_greedy(rule: Exact | Coupled) -> None:
     target, draft, tokens = drafted([-1, 0], 20, 9, seed=4)
-    options = {"rule": rule, "seed": 3}
-    cold = verify_tree(30 * target, 30 * draft, tokens, [-1, 0], temperature=1.2e-38, **options)
+    case = 30 * target, 30 * draft, tokens, [-1, 0]
+    cold = verify_tree(*case, rule=rule, seed=3, temperature=1.2e-38)
     likeliest = target.gather(1, (cold.node + 1)[:, None, None].expand(-1, 1, 9))[:, 0].argmax(-1)
     assert cold.status.tolist() == [0] * 20
     assert cold.next_token.tolist() == likeliest.tolist()
