@@ -70,10 +70,10 @@ def test_toml_round_trip_of_presets(name: str, tmp_path: Path) -> None:
 
 
 names = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=8)
-rates = st.floats(min_value=1e-3, max_value=1e15)
+rates = st.floats(min_value=1e3, max_value=1e15)
 links = st.builds(Link, bandwidth_bits_per_s=st.none() | rates, latency_s=st.floats(0, 1))
 devices = st.builds(
-    Device, kind=names, count=st.integers(1, 16), memory_bytes=st.none() | st.integers(0, 2**40)
+    Device, kind=names, count=st.integers(1, 16), memory_bytes=st.none() | st.integers(1, 2**40)
 )
 nodes = st.builds(
     Node,
