@@ -120,7 +120,7 @@ def lively(cls: Any, config: Any, seed: int = 0) -> Any:
         model.set_default_language("en_XX")
     settings = model.generation_config
     settings.eos_token_id = settings.forced_eos_token_id = settings.forced_bos_token_id = None
-    settings.decoder_start_token_id = 2
+    settings.decoder_start_token_id, settings.num_beams = 2, 1
     head = model.get_output_embeddings()
     with torch.no_grad():
         if head is not None:
