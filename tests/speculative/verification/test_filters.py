@@ -127,6 +127,22 @@ def test_decisions_are_the_reference_s(
     assert ties <= 1
 
 
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9, 0.9999])
+@pytest.mark.parametrize("spread", [0.01, 1.0, 3.0, 12.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_large_rows_are_cut_where_the_reference_cuts(
+    top_p: float, spread: float, dtype: torch.dtype
+) -> None:
+    """The kernel looks for the cut near where a sample of the row has it, which may be wrong: the
+    last row has what the sample does not see."""
+    target, draft, tokens = drafted(4, 1, 20_011, seed=9, spread=spread)
+    target[3, 0, 7], draft[3, 0, 7] = 6 * spread, 6 * spread
+    filters = Filters(top_p=top_p)
+    case = filtered_draft((target.to(dtype), draft.to(dtype), tokens), filters, 1.0)
+    wrong, _ = differences(case, verify, 1, filters=filters)
+    assert wrong == 0
+
+
 @both
 @pytest.mark.parametrize("rule", RULES)
 def test_filters_decide_as_masked_logits_do(decide: Decide, rule: Rule) -> None:
