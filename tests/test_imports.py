@@ -76,7 +76,7 @@ FLOORS = {  # of every package, bottom first; wings of one floor may import thos
         ["system"],
     ],
     "launch": [
-        ["ownership", "streams", "trust", "installed"],
+        ["ownership", "streams", "encoding", "trust", "installed"],
         ["job", "planning", "own_commands"],
         ["records"],
         ["ranks", "launchers", "progress"],

@@ -24,6 +24,7 @@ from launch import job as jobs
 from launch.installed import system_of
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster
+from systems.clusters.units import check_rate
 from systems.flags import parse_flags, refuse_below_one
 from systems.job import Job
 from systems.schema import InputError, remedy
@@ -210,7 +211,7 @@ def cluster_at(name: str, bandwidth_bits_per_s: float) -> Cluster:
         InputError: no rate, or no such cluster.
     """
     rate = bandwidth_bits_per_s
-    cluster.check_rate(rate, f"--over {BANDWIDTH}={rate:g}")
+    check_rate(rate, f"--over {BANDWIDTH}={rate:g}")
     target = cluster.load(name, simulated=True).with_rate(rate)
     return dataclasses.replace(target, name=f"{target.name} at {rate / 1e9:g} Gb/s")
 

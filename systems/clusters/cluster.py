@@ -18,6 +18,7 @@ from systems import schema
 from systems.clusters.faults import Faults
 from systems.clusters.host import Host
 from systems.clusters.racks import AllReduce, Racks
+from systems.clusters.units import check_latency, check_rate
 from systems.schema import InputError
 
 PRESETS = Path(__file__).parent
@@ -25,14 +26,8 @@ SIMULATED_ONLY = ("racks", "all_reduce", "faults")
 """What a cluster file says for the simulator alone."""
 LEAST_CORE_SHARE = 0.1
 """The kernel counts in milliseconds; a smaller part of a period of ten is no steady share."""
-
-
 MOST_NODES = 2**20
 """Larger numbers of nodes are mistakes."""
-RATES_BITS_PER_S = (1e3, 1e15)
-"""Links have rates between these; others were meant in another unit."""
-LARGEST_LATENCY_S = 60.0
-"""The same for latencies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +284,10 @@ def load(name: str, *, simulated: bool = False) -> Cluster:
         )
     for node in cluster.nodes:
         for link in filter(None, (node.link, node.device_link)):
-            _check_units(link, str(path))
+            if link.bandwidth_bits_per_s is not None:
+                rate = link.bandwidth_bits_per_s
+                check_rate(rate, f"{path}: bandwidth_bits_per_s = {rate:g}")
+            check_latency(link.latency_s, f"{path}: latency_s = {link.latency_s:g}")
     for key in () if simulated else SIMULATED_ONLY:
         if getattr(cluster, key) is not None:
             raise InputError(
@@ -320,29 +318,3 @@ def _path(name: str) -> Path:
 def to_toml(cluster: Cluster) -> str:
     """The cluster as TOML, which `load` reads back as an equal cluster."""
     return tomli_w.dumps(schema.dump(cluster))
-
-
-def check_rate(rate_bits_per_s: float, where: str) -> None:
-    """Refuse a rate that no link has.
-
-    Args:
-        where: what gives the rate, with its value.
-
-    Raises:
-        InputError: names it, and the unit.
-    """
-    least, most = RATES_BITS_PER_S
-    if not least <= rate_bits_per_s <= most:
-        raise InputError(f"{where}: no link has this rate; give bits per second; 10 Gb/s is 10e9")
-
-
-def _check_units(link: Link, where: str) -> None:
-    """Refuse a link of a file whose numbers must be in another unit."""
-    if link.bandwidth_bits_per_s is not None:
-        rate = link.bandwidth_bits_per_s
-        check_rate(rate, f"{where}: bandwidth_bits_per_s = {rate:g}")
-    if link.latency_s > LARGEST_LATENCY_S:
-        raise InputError(
-            f"{where}: latency_s = {link.latency_s:g}: no link waits so long; give seconds; 50 us "
-            "is 50e-6"
-        )
