@@ -11,6 +11,9 @@ needs_emulation = pytest.mark.emulated
 """Skips where no cluster can be emulated, see `tests/conftest.py`."""
 ROOT = Path(__file__).parent.parent
 
+MARK = ("EMULATED_FOR", str(os.getpid()))
+"""A variable of the programs that this process starts, by which they and their ranks are known."""
+
 HEADER = """
 import os, signal, sys, time
 from systems.network.emulate import emulate
@@ -23,6 +26,7 @@ def start(source: str, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", HEADER + source, *arguments],
         cwd=ROOT,
+        env=dict([*os.environ.items(), MARK]),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -37,11 +41,13 @@ def run(source: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def namespaces() -> set[str]:
-    """The network namespaces in which some process is."""
+    """The network namespaces in which programs that this process has started are, and their ranks;
+    other clusters may be emulated on this machine."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            found.add(os.readlink(folder / "ns" / "net"))
+            if "=".join(MARK).encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.add(os.readlink(folder / "ns" / "net"))
         except OSError:  # gone meanwhile
             continue
     return found
