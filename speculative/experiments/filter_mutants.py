@@ -28,7 +28,7 @@ def kept(z: Tensor, filters: Filters) -> Tensor:
 
 
 def ties_by_higher_numbers(z: Tensor, filters: Filters) -> Tensor:
-    """Of equal logits, keeps those of the higher numbers."""
+    """Keeps those of equal logits that have the higher numbers."""
     return kept(z.flip(-1), filters).flip(-1)
 
 

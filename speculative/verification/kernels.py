@@ -21,8 +21,10 @@ from speculative.verification.problem import (
     Parameters,
     Problem,
     address,
+    addresses,
     contiguous,
     dense,
+    of_rows,
 )
 from speculative.verification.rules import Coupled, Exact, decoded
 
@@ -107,23 +109,14 @@ def verify(
     draft = None if draft_logits is None else dense(draft_logits)
     (batch, gamma), vocabulary = draft_tokens.shape, target.shape[2]
     out = draft_tokens.new_empty((3, batch))
-    lengths, uniforms, seeds, offsets, temperatures = map(
-        contiguous, (lengths, uniforms, seeds, offsets, temperatures)
-    )
-    top_k, top_p, min_p, allowed = map(contiguous, (top_k, top_p, min_p, allowed))
+    lengths = contiguous(lengths)
+    by_row = of_rows(uniforms, seeds, offsets, temperatures, top_k, top_p, min_p, allowed)
     problem = Problem(
         target=target.data_ptr(),
         draft=address(draft),
         tokens=draft_tokens.data_ptr(),
         lengths=address(lengths),
-        uniforms=address(uniforms),
-        seeds=address(seeds),
-        offsets=address(offsets),
-        temperatures=address(temperatures),
-        top_ks=address(top_k),
-        top_ps=address(top_p),
-        min_ps=address(min_p),
-        allowed=address(allowed),
+        **addresses(by_row),
         out=out.data_ptr(),
         log_probabilities=address(log_probabilities),
         target_strides=target.stride()[:2],
@@ -194,20 +187,10 @@ def sample(
     rows = dense(logits)
     batch, vocabulary = rows.shape
     out = torch.empty((3, batch), dtype=torch.int64, device=rows.device)
-    uniforms, seeds, offsets, temperatures = map(
-        contiguous, (uniforms, seeds, offsets, temperatures)
-    )
-    top_k, top_p, min_p, allowed = map(contiguous, (top_k, top_p, min_p, allowed))
+    by_row = of_rows(uniforms, seeds, offsets, temperatures, top_k, top_p, min_p, allowed)
     problem = Problem(
         target=rows.data_ptr(),
-        uniforms=address(uniforms),
-        seeds=address(seeds),
-        offsets=address(offsets),
-        temperatures=address(temperatures),
-        top_ks=address(top_k),
-        top_ps=address(top_p),
-        min_ps=address(min_p),
-        allowed=address(allowed),
+        **addresses(by_row),
         out=out.data_ptr(),
         target_strides=(rows.stride(0), 0),
         seed=seed,

@@ -14,14 +14,16 @@ Filter = c_double * 3
 """`speculative::Filter`: the numbers of `speculative.verification.filters.Filters`."""
 
 
+OF_ROWS = ("uniforms", "seeds", "offsets", "temperatures", "top_ks", "top_ps", "min_ps", "allowed")
+"""The tensors with a value, or several, for every sequence; each may be None."""
+
+
 class Problem(ctypes.Structure):
     """What a kernel is asked to do: `speculative::Problem` of csrc/arithmetic.h, field by field."""
 
     _fields_ = (
         *((name, c_void_p) for name in ("target", "draft", "tokens", "lengths")),
-        *((name, c_void_p) for name in ("uniforms", "seeds", "offsets", "temperatures")),
-        *((name, c_void_p) for name in ("top_ks", "top_ps", "min_ps")),
-        *((name, c_void_p) for name in ("allowed", "out", "log_probabilities")),
+        *((name, c_void_p) for name in (*OF_ROWS, "out", "log_probabilities")),
         *((f"{name}_strides", c_int64 * 2) for name in ("target", "draft", "token")),
         *((name, c_int64) for name in ("seed", "offset")),
         ("temperature", c_double),
@@ -45,3 +47,13 @@ def contiguous(tensor: Tensor | None) -> Tensor | None:
 def address(tensor: Tensor | None) -> int | None:
     """The address of a tensor's first element; None stays None, the null pointer."""
     return None if tensor is None else tensor.data_ptr()
+
+
+def of_rows(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors of OF_ROWS, contiguous. They must live as long as their addresses are read."""
+    return [contiguous(tensor) for tensor in tensors]
+
+
+def addresses(tensors: list[Tensor | None]) -> dict[str, int | None]:
+    """The fields of a problem that point to what `of_rows` has returned."""
+    return {name: address(tensor) for name, tensor in zip(OF_ROWS, tensors, strict=True)}

@@ -2,7 +2,6 @@
 at."""
 
 from collections.abc import Mapping
-from fractions import Fraction
 from unittest.mock import patch
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from systems import fair_links
 from systems.fair_links import Resource, Transfers
+from tests.systems.water_filling import fair_rates
 
 Loads = Mapping[Resource, int]
 NODES = 6
@@ -28,30 +28,6 @@ slices = st.tuples(PAIRS, st.integers(1, 2), st.integers(1, 2)).map(
     }
 )
 transfers = st.lists(st.one_of(message, message, ring, slices), min_size=1, max_size=14)
-
-
-def exact_rates(
-    loads: Mapping[int, Loads], capacity: Mapping[Resource, int]
-) -> dict[int, Fraction]:
-    """Max-min fair rates: all that are open grow alike until an interface is full."""
-    paces = {number: max(load.values()) for number, load in loads.items()}
-    rates = dict.fromkeys(loads, Fraction(0))
-    open_ones = set(loads)
-    while open_ones:
-        growth: dict[Resource, Fraction] = {}
-        for interface in {i for number in open_ones for i in loads[number]}:
-            weights = {
-                n: Fraction(of[interface], paces[n]) for n, of in loads.items() if interface in of
-            }
-            left = capacity[interface] - sum(rates[n] * weight for n, weight in weights.items())
-            among = sum((weights[n] for n in weights if n in open_ones), Fraction(0))
-            growth[interface] = left / among
-        least = min(growth.values())
-        for number in open_ones:
-            rates[number] += least
-        full = {interface for interface, more in growth.items() if more == least}
-        open_ones -= {number for number in open_ones if full & set(loads[number])}
-    return rates
 
 
 @settings(deadline=None)
@@ -88,7 +64,7 @@ def test_rates_are_max_min_fair_after_every_change(
                 capacity[interface] = data.draw(st.integers(0, 4))
                 under_way.set_rate(interface, capacity[interface])
             under_way.share(0.0)
-            expected = exact_rates(present, capacity)
+            expected = fair_rates(present, capacity)
             assert under_way.rates() == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 

@@ -1,12 +1,15 @@
 """When flows over shared links end, in exact arithmetic: the simulator's slow, plain reference."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from fractions import Fraction
+from typing import TypeVar
 
 Flow = tuple[int, int, int, int]
 """Start second, source, target, bytes."""
 Resource = tuple[int, str]
 """One direction of a link."""
+Shared = TypeVar("Shared", bound=Hashable)
+"""What transfers share, such as a `Resource`."""
 
 
 def exact_ends(
@@ -28,7 +31,8 @@ def exact_ends(
     now = Fraction(0)
     while left:
         active = [i for i in left if given_flows[i][0] <= now]
-        rates = _fair_rates({i: paths[i] for i in active}, capacity, now)
+        once = {i: dict.fromkeys(paths[i], 1) for i in active}
+        rates = fair_rates(once, {r: capacity(r, now) for i in active for r in paths[i]})
         horizons = [left[i] / rates[i] for i in active if rates[i]]
         horizons += [f[0] - now for i, f in enumerate(given_flows) if i in left and f[0] > now]
         horizons += [turn - now for turn in turns if turn > now]
@@ -42,24 +46,29 @@ def exact_ends(
     return [float(ends[i]) for i in range(len(given_flows))]
 
 
-def _fair_rates(
-    paths: Mapping[int, Sequence[Resource]],
-    capacity: Callable[[Resource, Fraction], Fraction],
-    now: Fraction,
+def fair_rates(
+    loads: Mapping[int, Mapping[Shared, int]], capacity: Mapping[Shared, Fraction | int]
 ) -> dict[int, Fraction]:
-    """Water-filling: raise all open rates alike until a resource is full, close its flows."""
-    rates = {i: Fraction(0) for i in paths}
-    open_flows = set(paths)
-    while open_flows:
-        steps = {}
-        for resource in {resource for path in paths.values() for resource in path}:
-            used = sum(rates[i] for i in paths if resource in paths[i])
-            count = sum(resource in paths[i] for i in open_flows)
-            if count:
-                steps[resource] = (capacity(resource, now) - used) / count
-        step = min(steps.values())
-        for i in open_flows:
-            rates[i] += step
-        full = {resource for resource, value in steps.items() if value == step}
-        open_flows -= {i for i in open_flows if full & set(paths[i])}
+    """Max-min fair rates by water-filling: all that are open grow alike until a resource is full.
+
+    Args:
+        loads: what each loads its resources with; where it loads one most, it takes its rate.
+    """
+    paces = {number: max(load.values()) for number, load in loads.items()}
+    rates = dict.fromkeys(loads, Fraction(0))
+    open_ones = set(loads)
+    while open_ones:
+        growth: dict[Shared, Fraction] = {}
+        for resource in {one for number in open_ones for one in loads[number]}:
+            weights = {
+                n: Fraction(of[resource], paces[n]) for n, of in loads.items() if resource in of
+            }
+            left = capacity[resource] - sum(rates[n] * weight for n, weight in weights.items())
+            among = sum((weights[n] for n in weights if n in open_ones), Fraction(0))
+            growth[resource] = left / among
+        least = min(growth.values())
+        for number in open_ones:
+            rates[number] += least
+        full = {resource for resource, more in growth.items() if more == least}
+        open_ones -= {number for number in open_ones if full & set(loads[number])}
     return rates

@@ -31,12 +31,7 @@ def convolve(
 
 @convolve.register_fake
 def _(
-    features: Tensor,
-    weight: Tensor,
-    input_keys: Tensor,
-    output_keys: Tensor,
-    handle: Tensor,
-    name: str,
+    features: Tensor, weight: Tensor, input_keys: Tensor, output_keys: Tensor, *_: object
 ) -> Tensor:
     return features.new_empty(output_keys.shape[0], weight.shape[2])
 
@@ -64,15 +59,7 @@ def convolve_backward(
 
 
 @convolve_backward.register_fake
-def _(
-    gradient: Tensor,
-    features: Tensor,
-    weight: Tensor,
-    input_keys: Tensor,
-    output_keys: Tensor,
-    handle: Tensor,
-    name: str,
-) -> tuple[Tensor, Tensor]:
+def _(gradient: Tensor, features: Tensor, weight: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return torch.empty_like(features), weight.new_empty(weight.shape)
 
 
