@@ -21,7 +21,6 @@ from speculative.verification.problem import (
     Parameters,
     Problem,
     address,
-    addresses,
     contiguous,
     dense,
     of_rows,
@@ -112,11 +111,11 @@ def verify(
     lengths = contiguous(lengths)
     by_row = of_rows(uniforms, seeds, offsets, temperatures, top_k, top_p, min_p, allowed)
     problem = Problem(
-        target=target.data_ptr(),
-        draft=address(draft),
-        tokens=draft_tokens.data_ptr(),
-        lengths=address(lengths),
-        **addresses(by_row),
+        target.data_ptr(),
+        address(draft),
+        draft_tokens.data_ptr(),
+        address(lengths),
+        *map(address, by_row),
         out=out.data_ptr(),
         log_probabilities=address(log_probabilities),
         target_strides=target.stride()[:2],
@@ -189,8 +188,9 @@ def sample(
     out = torch.empty((3, batch), dtype=torch.int64, device=rows.device)
     by_row = of_rows(uniforms, seeds, offsets, temperatures, top_k, top_p, min_p, allowed)
     problem = Problem(
-        target=rows.data_ptr(),
-        **addresses(by_row),
+        rows.data_ptr(),
+        *(None, None, None),  # nothing is drafted
+        *map(address, by_row),
         out=out.data_ptr(),
         target_strides=(rows.stride(0), 0),
         seed=seed,

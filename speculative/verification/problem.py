@@ -52,8 +52,3 @@ def address(tensor: Tensor | None) -> int | None:
 def of_rows(*tensors: Tensor | None) -> list[Tensor | None]:
     """The tensors of OF_ROWS, contiguous. They must live as long as their addresses are read."""
     return [contiguous(tensor) for tensor in tensors]
-
-
-def addresses(tensors: list[Tensor | None]) -> dict[str, int | None]:
-    """The fields of a problem that point to what `of_rows` has returned."""
-    return {name: address(tensor) for name, tensor in zip(OF_ROWS, tensors, strict=True)}
