@@ -62,7 +62,11 @@ def test_the_first_rank_that_fails_ends_the_others_and_is_named(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_all_ranks(number: signal.Signals, tmp_path: Path) -> None:
-    starter = fork_rank(lambda: run_processes(2, sleep))
+    def start() -> None:
+        signal.signal(number, signal.SIG_DFL)  # nohup's would be inherited
+        raise SystemExit(run_processes(2, sleep))
+
+    starter = fork_rank(start)
     ranks = [tmp_path / "rank-0", tmp_path / "rank-1"]
     while not all(path.is_file() and path.read_text() for path in ranks):
         time.sleep(0.02)
