@@ -19,6 +19,20 @@ from systems.schema import InputError
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
+def check_kinds(filters: object, seed: object, offset: object, **tensors: object) -> None:
+    """Refuse what is no `Filters`, a seed or an offset that is neither an integer in its range nor
+    a tensor, and what is no tensor."""
+    if not isinstance(filters, Filters):
+        raise InputError(f"filters {filters!r}: give Filters(top_k=..., top_p=..., min_p=...)")
+    for name, value in tensors.items():
+        check_tensor(name, value)
+    for name, value in (("seed", seed), ("offset", offset)):
+        if not isinstance(value, Tensor) and not hasattr(value, "__index__"):
+            raise InputError(f"{name} {value!r}: give an integer, or int64 [B]")
+    if not isinstance(offset, Tensor) and not 0 <= operator.index(offset) < 2**32:  # type: ignore[arg-type]
+        raise InputError(f"offset {offset}: give 0 to 2^32 - 1")
+
+
 def check_temperatures(temperature: object, batch: int, device: torch.device) -> None:
     """Refuse a temperature that is neither a number in its range nor a tensor [B]."""
     if isinstance(temperature, Tensor):
@@ -27,11 +41,9 @@ def check_temperatures(temperature: object, batch: int, device: torch.device) ->
         check_temperature(temperature)
 
 
-def check_filters(filters: object, shape: Sequence[int], device: torch.device) -> None:
-    """Refuse what is no `Filters`, filters whose tensors are not [B], and a mask that does not fit
-    logits of the shape [B, rows, V]."""
-    if not isinstance(filters, Filters):
-        raise InputError(f"filters {filters!r}: give Filters(top_k=..., top_p=..., min_p=...)")
+def check_filters(filters: Filters, shape: Sequence[int], device: torch.device) -> None:
+    """Refuse filters whose tensors are not [B], and a mask that does not fit logits of the shape
+    [B, rows, V]."""
     batch, rows, vocabulary = shape
     numbers: tuple[Any, ...] = filters.numbers
     dtypes = {"top_k": torch.int64, "top_p": torch.float32, "min_p": torch.float32}
@@ -82,17 +94,6 @@ def check_dtype(name: str, logits: Tensor) -> None:
     """Refuse logits of a dtype that the kernels do not read."""
     if logits.dtype not in DTYPES:
         raise InputError(f"{name} of {logits.dtype}: give float32, float16 or bfloat16")
-
-
-def check_seeds(seed: object, offset: object, batch: int, device: torch.device) -> None:
-    """Refuse a seed or an offset that is neither an integer nor a tensor int64 [B]."""
-    for name, value in (("seed", seed), ("offset", offset)):
-        if isinstance(value, Tensor):
-            check(name, value, (batch,), torch.int64, device)
-        elif not hasattr(value, "__index__"):
-            raise InputError(f"{name} {value!r}: give an integer, or int64 [B]")
-    if not isinstance(offset, Tensor) and not 0 <= operator.index(offset) < 2**32:  # type: ignore[arg-type]
-        raise InputError(f"offset {offset}: give 0 to 2^32 - 1")
 
 
 def check(

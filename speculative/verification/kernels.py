@@ -5,25 +5,25 @@ Where no kernels can be built the operators run `speculative.verification.pytorc
 
 import ctypes
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_void_p
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from speculative.verification import build, philox, pytorch
 from speculative.verification.filters import EVERYTHING
 from speculative.verification.masks import masked
 from speculative.verification.problem import (
+    STRIDED,
     TYPES,
     Filter,
     Parameters,
     Problem,
-    address,
-    contiguous,
     dense,
-    of_rows,
+    posed,
 )
 from speculative.verification.rules import Coupled, Exact, decoded
 
@@ -104,38 +104,26 @@ def verify(
             filters_draft=filters_draft,
             log_probabilities=log_probabilities,
         )
-    target = dense(target_logits)
-    draft = None if draft_logits is None else dense(draft_logits)
-    (batch, gamma), vocabulary = draft_tokens.shape, target.shape[2]
-    out = draft_tokens.new_empty((3, batch))
-    lengths = contiguous(lengths)
-    by_row = of_rows(uniforms, seeds, offsets, temperatures, top_k, top_p, min_p, allowed)
-    problem = Problem(
-        target.data_ptr(),
-        address(draft),
-        draft_tokens.data_ptr(),
-        address(lengths),
-        *map(address, by_row),
-        out=out.data_ptr(),
-        log_probabilities=address(log_probabilities),
-        target_strides=target.stride()[:2],
-        draft_strides=(0, 0) if draft is None else draft.stride()[:2],
-        token_strides=draft_tokens.stride(),
-        seed=seed,
-        offset=offset,
+    target, draft = dense(target_logits), None if draft_logits is None else dense(draft_logits)
+    problem = verification(
+        target,
+        draft,
+        draft_tokens,
+        code=code,
+        parameters=parameters,
         temperature=temperature,
-        parameters=Parameters(*parameters),
-        filter=Filter(*(limits or EVERYTHING)),
+        limits=limits,
         filters_draft=filters_draft,
-        batch=batch,
-        gamma=gamma,
-        vocabulary=vocabulary,
-        type=TYPES[target.dtype],
-        method=code,
-        stream=philox.COUPLED if code == Coupled.code else philox.NEXT,
     )
-    _launch(library, problem, out)
-    return out
+    tensors = {
+        "target": target,
+        "draft": draft,
+        "tokens": draft_tokens,
+        "lengths": lengths,
+        "log_probabilities": log_probabilities,
+        **_by_row(uniforms, seeds, offsets, temperatures, top_k, top_p, min_p, allowed),
+    }
+    return solve(library, problem, seed, offset, tensors)
 
 
 @torch.library.register_fake("speculative::verify", lib=OPERATORS)
@@ -184,17 +172,54 @@ def sample(
             limits=limits_of(logits, limits, top_k, top_p, min_p),
         )
     rows = dense(logits)
+    problem = sampling(rows, temperature=temperature, limits=limits, stream=stream)
+    by_row = _by_row(uniforms, seeds, offsets, temperatures, top_k, top_p, min_p, allowed)
+    return solve(library, problem, seed, offset, {"target": rows, **by_row})[1].clone()
+
+
+@torch.library.register_fake("speculative::sample", lib=OPERATORS)
+def _(logits: Tensor, *_: object) -> Tensor:
+    """The shape and dtype of `sample`'s result."""
+    return torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
+
+
+def verification(
+    target: Tensor,
+    draft: Tensor | None,
+    tokens: Tensor,
+    *,
+    code: int,
+    parameters: Sequence[float],
+    temperature: float,
+    limits: Sequence[float],
+    filters_draft: bool,
+) -> Problem:
+    """The problem of verifying such drafts, without tensors and without seeds. The logits' last
+    dimension is dense."""
+    (batch, gamma), vocabulary = tokens.shape, target.shape[2]
+    return Problem(
+        target_strides=target.stride()[:2],
+        draft_strides=(0, 0) if draft is None else draft.stride()[:2],
+        token_strides=tokens.stride(),
+        temperature=temperature,
+        parameters=Parameters(*parameters),
+        filter=Filter(*(limits or EVERYTHING)),
+        filters_draft=filters_draft,
+        batch=batch,
+        gamma=gamma,
+        vocabulary=vocabulary,
+        type=TYPES[target.dtype],
+        method=code,
+        stream=philox.COUPLED if code == Coupled.code else philox.NEXT,
+    )
+
+
+def sampling(rows: Tensor, *, temperature: float, limits: Sequence[float], stream: int) -> Problem:
+    """The problem of sampling from such rows [B, V], which to the kernels is verification without
+    draft tokens; without tensors and without seeds."""
     batch, vocabulary = rows.shape
-    out = torch.empty((3, batch), dtype=torch.int64, device=rows.device)
-    by_row = of_rows(uniforms, seeds, offsets, temperatures, top_k, top_p, min_p, allowed)
-    problem = Problem(
-        rows.data_ptr(),
-        *(None, None, None),  # nothing is drafted
-        *map(address, by_row),
-        out=out.data_ptr(),
+    return Problem(
         target_strides=(rows.stride(0), 0),
-        seed=seed,
-        offset=offset,
         temperature=temperature,
         filter=Filter(*(limits or EVERYTHING)),
         batch=batch,
@@ -203,14 +228,40 @@ def sample(
         method=Coupled.code if stream == philox.COUPLED else Exact.code,
         stream=stream,
     )
-    _launch(library, problem, out)
-    return out[1].clone()
 
 
-@torch.library.register_fake("speculative::sample", lib=OPERATORS)
-def _(logits: Tensor, *_: object) -> Tensor:
-    """The shape and dtype of `sample`'s result."""
-    return torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
+def solve(
+    library: ctypes.CDLL, problem: Problem, seed: int, offset: int, arguments: Mapping[str, object]
+) -> Tensor:
+    """Let the kernels solve a problem with those of the arguments that are tensors, by their names
+    in `problem.POINTERS`.
+
+    Returns:
+        int64 [3, B]: accepted, next token and status.
+    """
+    held = {
+        name: value if name in STRIDED else value.contiguous()
+        for name, value in arguments.items()
+        if isinstance(value, Tensor)
+    }
+    held["out"] = out = held["target"].new_empty((3, problem.batch), dtype=torch.int64)
+    _launch(library, posed(problem, seed, offset, held), out)
+    return out
+
+
+def callable_library(device: torch.device, allowed: Tensor | None) -> ctypes.CDLL | None:
+    """The kernels that may be called without the operator, which takes a while itself; None: the
+    operator is wanted, since something records operators or there are no kernels for this."""
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        return None
+    library = _library(device)
+    return library if allowed is None or _reads_masks(library) else None
+
+
+def _by_row(*tensors: Tensor | None) -> dict[str, Tensor | None]:
+    """The tensors with a value, or several, for every sequence, by their names in POINTERS."""
+    names = "uniforms", "seeds", "offsets", "temperatures", "top_ks", "top_ps", "min_ps", "allowed"
+    return dict(zip(names, tensors, strict=True))
 
 
 def _requests(

@@ -1,6 +1,7 @@
 """What the kernels of `csrc` are asked to do, as they read it, and tensors as they take them."""
 
 import ctypes
+from collections.abc import Mapping
 from ctypes import c_double, c_int32, c_int64, c_void_p
 
 import torch
@@ -14,16 +15,21 @@ Filter = c_double * 3
 """`speculative::Filter`: the numbers of `speculative.verification.filters.Filters`."""
 
 
-OF_ROWS = ("uniforms", "seeds", "offsets", "temperatures", "top_ks", "top_ps", "min_ps", "allowed")
-"""The tensors with a value, or several, for every sequence; each may be None."""
+POINTERS = (
+    *("target", "draft", "tokens", "lengths"),
+    *("uniforms", "seeds", "offsets", "temperatures", "top_ks", "top_ps", "min_ps", "allowed"),
+    *("out", "log_probabilities"),
+)
+"""The tensors that a kernel reads or fills; all but `target` and `out` may be null."""
+STRIDED = ("target", "draft", "tokens")
+"""Those of them that need not be contiguous."""
 
 
 class Problem(ctypes.Structure):
     """What a kernel is asked to do: `speculative::Problem` of csrc/arithmetic.h, field by field."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("target", "draft", "tokens", "lengths")),
-        *((name, c_void_p) for name in (*OF_ROWS, "out", "log_probabilities")),
+        *((name, c_void_p) for name in POINTERS),
         *((f"{name}_strides", c_int64 * 2) for name in ("target", "draft", "token")),
         *((name, c_int64) for name in ("seed", "offset")),
         ("temperature", c_double),
@@ -34,21 +40,21 @@ class Problem(ctypes.Structure):
     )
 
 
+def is_dense(logits: Tensor) -> bool:
+    """Whether the logits' last dimension is dense, as kernels read it."""
+    return logits.stride(-1) == 1 or logits.shape[-1] == 1
+
+
 def dense(logits: Tensor) -> Tensor:
     """The logits with a dense last dimension, copied only if it is not dense."""
-    return logits if logits.stride(-1) == 1 or logits.shape[-1] == 1 else logits.contiguous()
+    return logits if is_dense(logits) else logits.contiguous()
 
 
-def contiguous(tensor: Tensor | None) -> Tensor | None:
-    """The tensor, copied if it is not contiguous; None stays None."""
-    return None if tensor is None else tensor.contiguous()
-
-
-def address(tensor: Tensor | None) -> int | None:
-    """The address of a tensor's first element; None stays None, the null pointer."""
-    return None if tensor is None else tensor.data_ptr()
-
-
-def of_rows(*tensors: Tensor | None) -> list[Tensor | None]:
-    """The tensors of OF_ROWS, contiguous. They must live as long as their addresses are read."""
-    return [contiguous(tensor) for tensor in tensors]
+def posed(problem: Problem, seed: int, offset: int, tensors: Mapping[str, Tensor]) -> Problem:
+    """A copy of the problem with the addresses of these tensors, by their names in `POINTERS`. They
+    must live until it is solved."""
+    copy = Problem.from_buffer_copy(problem)
+    copy.seed, copy.offset = seed, offset
+    for name, tensor in tensors.items():
+        setattr(copy, name, tensor.data_ptr())
+    return copy

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from speculative.verification import philox, races
-from speculative.verification.checks import check, check_filters, check_seeds
+from speculative.verification.checks import check, check_filters, check_kinds
 from speculative.verification.cuts import limited
 from speculative.verification.filters import Filters, check_temperature
 from speculative.verification.kernels import limits_of
@@ -92,6 +92,7 @@ def verify_tree(
         InputError: an argument does not fit the others, or the rule is another one. Faults in the
             values are reported in `status`.
     """
+    check_kinds(filters, seed, offset, target_logits=target_logits, draft_tokens=draft_tokens)
     _check(target_logits, draft_logits, draft_tokens, parents, rule, temperature)
     _check_numbers(target_logits, draft_tokens, seed, offset, uniforms)
     check_filters(filters, target_logits.shape, target_logits.device)
@@ -149,7 +150,9 @@ def _check_numbers(
     check("draft_tokens", tokens, (batch, nodes), torch.int64, device)
     numbers = nodes + vocabulary + philox.groups(vocabulary)
     check("uniforms", uniforms, (batch, numbers), torch.float32, device)
-    check_seeds(seed, offset, batch, device)
+    for name, value in (("seed", seed), ("offset", offset)):
+        if isinstance(value, Tensor):
+            check(name, value, (batch,), torch.int64, device)
 
 
 def _own(

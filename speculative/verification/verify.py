@@ -17,22 +17,23 @@ offsets give equal tokens in every run and on every device. Give every request i
 tensor, and its tokens do not depend on the batch that it is in.
 """
 
+from operator import index
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from speculative.verification import kernels, philox
+from speculative.verification import forms, kernels, philox
 from speculative.verification.checks import (
     check,
     check_dtype,
     check_filters,
+    check_kinds,
     check_logits,
-    check_seeds,
     check_temperatures,
-    check_tensor,
 )
 from speculative.verification.filters import Filters
+from speculative.verification.problem import is_dense
 from speculative.verification.rules import EXACT, Calibrated, Coupled, Rule, Sigmoid, check_rule
 from systems.schema import InputError
 
@@ -110,6 +111,23 @@ def verify(
             wait.
     """
     check_rule(rule)
+    check_kinds(filters, seed, offset, target_logits=target_logits, draft_tokens=draft_tokens)
+    seeds, offsets, seed, offset = _split(seed, offset)
+    arguments = {
+        "target": target_logits,
+        "draft": draft_logits,
+        "tokens": draft_tokens,
+        "lengths": lengths,
+        "log_probabilities": log_probabilities,
+        **_by_row(uniforms, seeds, offsets, temperature, filters),
+    }
+    library = kernels.callable_library(target_logits.device, filters.allowed)
+    form = forms.form((rule, filters.of_draft), arguments) if library else None
+    problem = forms.known(form)
+    if library and problem:
+        return Verification(*kernels.solve(library, problem, seed, offset, arguments).unbind())
+
+    # A form of call that was not seen before, or a call that is recorded.
     check_logits(target_logits, draft_logits, draft_tokens)
     (batch, gamma), vocabulary = draft_tokens.shape, target_logits.shape[-1]
     device = target_logits.device
@@ -124,25 +142,45 @@ def verify(
     if isinstance(rule, Coupled):
         numbers = [gamma + 1, vocabulary]
     check("uniforms", uniforms, (batch, *numbers), torch.float32, device)
-    check_seeds(seed, offset, batch, device)
+    check("seed", seeds, (batch,), torch.int64, device)
+    check("offset", offsets, (batch,), torch.int64, device)
     check("log_probabilities", log_probabilities, (batch, gamma + 1), torch.float32, device)
     if log_probabilities is not None and not log_probabilities.is_contiguous():
         raise InputError("log_probabilities is not contiguous; give torch.empty(B, G + 1)")
+    number, temperatures = _separate(temperature)
+    limits, *of_row = filters.separated()
     decided = kernels.verify(
         target_logits,
         draft_logits,
         draft_tokens,
         lengths,
         uniforms,
-        *_split(seed, offset),
+        seeds,
+        offsets,
+        seed,
+        offset,
         rule.code,
         rule.parameters,
-        *_separate(temperature),
-        *filters.separated(),
+        number,
+        temperatures,
+        limits,
+        *of_row,
         filters.allowed,
         filters.of_draft,
         log_probabilities,
     )
+    if form and is_dense(target_logits) and (draft_logits is None or is_dense(draft_logits)):
+        problem = kernels.verification(
+            target_logits,
+            draft_logits,
+            draft_tokens,
+            code=rule.code,
+            parameters=rule.parameters,
+            temperature=number,
+            limits=limits,
+            filters_draft=filters.of_draft,
+        )
+        forms.remember(form, problem)
     return Verification(*decided.unbind())
 
 
@@ -173,7 +211,17 @@ def sample(
     Raises:
         InputError: shapes, dtypes or devices do not fit each other, or an option is out of range.
     """
-    check_tensor("logits", logits)
+    check_kinds(filters, seed, offset, logits=logits)
+    seeds, offsets, seed, offset = _split(seed, offset)
+    by_row = _by_row(uniforms, seeds, offsets, temperature, filters)
+    arguments = {"target": logits, **by_row}
+    library = kernels.callable_library(logits.device, filters.allowed)
+    form = forms.form(("sample", stream), arguments) if library else None
+    problem = forms.known(form)
+    if library and problem:
+        return kernels.solve(library, problem, seed, offset, arguments)[1]
+
+    # As in `verify`.
     if stream not in (philox.NEXT, philox.DRAFT, philox.COUPLED):
         raise InputError(
             f"stream {stream!r}: give philox.DRAFT or philox.NEXT, or with Coupled philox.COUPLED"
@@ -181,37 +229,64 @@ def sample(
     if logits.dim() != 2 or logits.shape[1] == 0:
         raise InputError(f"logits {list(logits.shape)}: give them as [B, V]")
     check_dtype("logits", logits)
-    batch, vocabulary = logits.shape
-    check_temperatures(temperature, batch, logits.device)
-    check_filters(filters, (batch, 1, vocabulary), logits.device)
+    (batch, vocabulary), device = logits.shape, logits.device
+    check_temperatures(temperature, batch, device)
+    check_filters(filters, (batch, 1, vocabulary), device)
     drawn = vocabulary + (0 if stream == philox.COUPLED else philox.groups(vocabulary))
-    check("uniforms", uniforms, (batch, drawn), torch.float32, logits.device)
-    check_seeds(seed, offset, batch, logits.device)
-    return kernels.sample(
+    check("uniforms", uniforms, (batch, drawn), torch.float32, device)
+    check("seed", seeds, (batch,), torch.int64, device)
+    check("offset", offsets, (batch,), torch.int64, device)
+    number, temperatures = _separate(temperature)
+    limits, *of_row = filters.separated()
+    sampled = kernels.sample(
         logits,
         uniforms,
-        *_split(seed, offset),
-        *_separate(temperature),
+        seeds,
+        offsets,
+        seed,
+        offset,
+        number,
+        temperatures,
         stream,
-        *filters.separated(),
+        limits,
+        *of_row,
         filters.allowed,
     )
+    if form and is_dense(logits):
+        problem = kernels.sampling(logits, temperature=number, limits=limits, stream=stream)
+        forms.remember(form, problem)
+    return sampled
 
 
 def _split(
     seed: int | Tensor, offset: int | Tensor
 ) -> tuple[Tensor | None, Tensor | None, int, int]:
     """Seed and offset as the operators take them: as tensors or None, then as integers or 0."""
-    seeds = seed if isinstance(seed, Tensor) else None
-    offsets = offset if isinstance(offset, Tensor) else None
-    return (
-        seeds,
-        offsets,
-        0 if isinstance(seed, Tensor) else philox.signed(seed),
-        0 if isinstance(offset, Tensor) else offset,
-    )
+    seeds, seed = (seed, 0) if isinstance(seed, Tensor) else (None, philox.signed(index(seed)))
+    offsets, offset = (offset, 0) if isinstance(offset, Tensor) else (None, index(offset))
+    return seeds, offsets, seed, offset
 
 
 def _separate(temperature: float | Tensor) -> tuple[float, Tensor | None]:
     """The temperature as the operators take it: a number or 1, then a tensor or None."""
     return (1.0, temperature) if isinstance(temperature, Tensor) else (temperature, None)
+
+
+def _by_row(
+    uniforms: Tensor | None,
+    seeds: Tensor | None,
+    offsets: Tensor | None,
+    temperature: float | Tensor,
+    filters: Filters,
+) -> dict[str, object]:
+    """What may be a tensor with a value, or several, for every sequence, by the kernels' names."""
+    return {
+        "uniforms": uniforms,
+        "seeds": seeds,
+        "offsets": offsets,
+        "temperatures": temperature,
+        "top_ks": filters.top_k,
+        "top_ps": filters.top_p,
+        "min_ps": filters.min_p,
+        "allowed": filters.allowed,
+    }

@@ -170,7 +170,8 @@ def test_the_other_experiments_conclude_from_what_they_measure(
     few = replace(experiments.SMALL, concurrency=6, buffer_size=3, model="linear")
     monkeypatch.setitem(experiments.TASKS, "quick", (few, limits))
     monkeypatch.setitem(experiments.RATES, "quick", (1.0,))
-    for name in ("target", "bias", "uploads"):
+    monkeypatch.setattr(experiments, "CONCURRENCIES", (3, 6, 10))
+    for name in ("target", "concurrency", "bias", "uploads"):
         measured = getattr(experiments, f"measure_{name}")("quick", tmp_path / name)
         outcome = getattr(experiments, f"conclude_{name}")(measured, tmp_path)
         assert outcome.figures[0].path.is_file()

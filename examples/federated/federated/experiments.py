@@ -7,6 +7,7 @@ Learning is real, and the order of arrivals is that of a virtual clock: counts o
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -142,12 +143,12 @@ def measure_target(level: str, folder: Path) -> Results:
 
 def conclude_target(results: Results, folder: Path) -> Outcome:
     """Draw updates, steps and seconds to the target, and judge FedBuff at its best K."""
-    labels = {"updates": "client updates", "steps": "server steps", "clock_s": "virtual seconds"}
     figure = draw(
         folder / "federated-target",
         [
-            _bars(results, label, lambda one, key=key: one[key], logarithmic=key == "steps")
-            for key, label in labels.items()
+            _bars(results, "client updates", itemgetter("updates"), value_format="{:,.0f}"),
+            _bars(results, "server steps", itemgetter("steps"), "{:,.0f}", logarithmic=True),
+            _bars(results, "virtual seconds", itemgetter("clock_s")),
         ],
         NOTE,
         title="To a target accuracy",
@@ -167,6 +168,61 @@ def conclude_target(results: Results, folder: Path) -> Outcome:
         for other, paper in (("FedAvgM", "up to 3.3x"), ("FedAsync", "up to 2.5x"))
     ]
     return Outcome(figures=(figure,), claims=tuple(claims), notes=_notes(results))
+
+
+def measure_concurrency(level: str, folder: Path) -> Results:
+    """Rounds, and FedBuff with K = 10, over C."""
+    most = TASKS[level][0].concurrency
+    cases: dict[str, dict[str, Any]] = {}
+    for c in (c for c in CONCURRENCIES if c <= most):
+        cases[f"FedAvg C={c}"] = {"scheme": "fedavg", "concurrency": c}
+        cases[f"FedBuff C={c}"] = {"scheme": "fedbuff", "concurrency": c, "buffer_size": 10}
+    return _measure(cases, level, folder)
+
+
+def conclude_concurrency(results: Results, folder: Path) -> Outcome:
+    """Draw updates, steps and seconds to the target over C, and judge who is sooner at most C."""
+    figure = draw(
+        folder / "federated-concurrency",
+        [
+            _over_c(results, "client updates", "updates"),
+            _over_c(results, "server steps", "steps"),
+            _over_c(results, "virtual seconds", "clock_s"),
+        ],
+        NOTE,
+        title="To a target accuracy, over the clients at once",
+        tier="measured",
+        caption="Learning is real, seconds are virtual. FedBuff has K = 10. Medians over seeds.",
+    )
+    most = max(int(name.split("=")[1]) for name in results)
+    seconds = [[o["clock_s"] for o in results[f"{s} C={most}"]] for s in ("FedAvg", "FedBuff")]
+    sooner = claim(
+        "federated.sooner-than-rounds.buffers.measured",
+        f"virtual seconds to the target of rounds over those of FedBuff, K = 10, C = {most}",
+        [a / b for a, b in zip(*seconds, strict=True)],
+        Target(least=1.0, unit="x"),
+    )
+    return Outcome(figures=(figure,), claims=(sooner,), notes=_notes(results))
+
+
+def _over_c(results: Results, label: str, key: str) -> Lines:
+    """A curve for rounds and one for FedBuff, of the runs that have reached the target."""
+    series = {}
+    for scheme in ("FedAvg", "FedBuff"):
+        found = {
+            int(name.split("=")[1]): median(o[key] for o in of)
+            for name, of in results.items()
+            if name.startswith(scheme) and all(o["reached"] for o in of)
+        }
+        series[scheme] = list(found), list(found.values())
+    return Lines(
+        series=series,
+        x_label="clients at once, C",
+        y_label=f"{label} to the target",
+        title=f"{label} to the target (measured)",
+        logarithmic_x=True,
+        logarithmic=True,
+    )
 
 
 def _sizes(runs: Runs) -> list[float]:
@@ -258,13 +314,20 @@ def conclude_uploads(results: Results, folder: Path) -> Outcome:
     return Outcome(figures=(figure,), claims=tuple(claims), notes=_notes(results))
 
 
-def _bars(results: Results, label: str, value: Any, logarithmic: bool = False) -> Bars:
+def _bars(
+    results: Results,
+    label: str,
+    value: Any,
+    value_format: str = "{:.3g}",
+    logarithmic: bool = False,
+) -> Bars:
     """A bar for every case, of the runs that have reached the target."""
     return Bars(
         groups=[name.replace(" ", "\n") for name in results],
         series={"": [[value(o) for o in of if o["reached"]] for of in results.values()]},
         unit=f"{label} to the target",
         title=f"{label} to the target (no bar: not reached)",
+        value_format=value_format,
         logarithmic=logarithmic,
     )
 
@@ -285,6 +348,7 @@ def _experiment(id: str, title: str, measure: Any, conclude: Any) -> Experiment:
 EXPERIMENTS = (
     _experiment("waiting", "What waiting costs", measure_waiting, conclude_waiting),
     _experiment("target", "To a target accuracy", measure_target, conclude_target),
+    _experiment("concurrency", "More clients at once", measure_concurrency, conclude_concurrency),
     _experiment("bias", "Whom the model serves", measure_bias, conclude_bias),
     _experiment("uploads", "Smaller uploads", measure_uploads, conclude_uploads),
 )
