@@ -379,12 +379,11 @@ struct Walk {
     double share = 1;  // BLOCK: of the block that is accepted
 };
 
-// Accept draft tokens until one is rejected or at fault.
+// Accept draft tokens until one is rejected or at fault. `walk` is where it starts.
 template <class T, Method METHOD>
-__device__ Walk accept_in_order(const Problem& p, const Workspace& w, int64_t b, int length, int rank,
-                                int ranks, Normaliser (&reduced)[2], Verdict& verdict) {
+__device__ Walk accept_in_order(const Problem& p, const Workspace& w, int64_t b, Walk walk, int length,
+                                int rank, int ranks, Normaliser (&reduced)[2], Verdict& verdict) {
     __shared__ bool accepted;
-    Walk walk;
     for (; walk.n < length; ++walk.n) {
         const int n = walk.n;
         if (METHOD == EXACT) reduce_together<T>(p, w, b, n, p.gamma + 1 + n, rank, ranks, reduced);
@@ -402,9 +401,8 @@ __device__ Walk accept_in_order(const Problem& p, const Workspace& w, int64_t b,
 
 // BLOCK: accept the longest block of draft tokens that its number allows.
 template <class T>
-__device__ Walk accept_block(const Problem& p, const Workspace& w, int64_t b, int length, int rank,
-                             int ranks, Normaliser (&reduced)[2], Verdict& verdict) {
-    Walk walk;
+__device__ Walk accept_block(const Problem& p, const Workspace& w, int64_t b, Walk walk, int length,
+                             int rank, int ranks, Normaliser (&reduced)[2], Verdict& verdict) {
     double share = 1;
     for (int t = 0; t < length; ++t) {
         reduce_together<T>(p, w, b, t, p.gamma + 1 + t, rank, ranks, reduced);
@@ -440,16 +438,15 @@ walk(const __grid_constant__ Problem p, const Workspace w, int ranks) {
     const int rank = blockIdx.x % ranks;
     if (matched(p, b)) return;
     const int64_t given = length_of(p, b);
-    const int wrong = fault_of_numbers(p, b, given);
-    const bool fits = !wrong;
-    const int length = fits ? int(given) : 0;
+    Walk so_far;
+    so_far.fault = fault_of_numbers(p, b, given);
+    const int length = so_far.fault ? 0 : int(given);
     if (rank == 0 && threadIdx.x == 0) clear(w, b);
     sync_sequence(ranks);  // the workspace is clear
-    Walk so_far;
-    if (METHOD == BLOCK) so_far = accept_block<T>(p, w, b, length, rank, ranks, reduced, verdict);
-    else so_far = accept_in_order<T, METHOD>(p, w, b, length, rank, ranks, reduced, verdict);
+    if (METHOD == BLOCK) so_far = accept_block<T>(p, w, b, so_far, length, rank, ranks, reduced, verdict);
+    else so_far = accept_in_order<T, METHOD>(p, w, b, so_far, length, rank, ranks, reduced, verdict);
     const int n = so_far.n;
-    int fault = fits ? so_far.fault : wrong;
+    int fault = so_far.fault;
     const bool complete = n == length;
     // Reduce the rows that the next token comes from, where acceptance has not done so.
     if (!fault && (METHOD != EXACT || complete)) {
