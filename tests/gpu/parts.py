@@ -72,7 +72,7 @@ SMALL = Scale(
     network_cloud="sphere:4x4",
     network_width=1 / 16,
     ranks=(2,),
-    patience=5.0,
+    patience=15.0,
 )
 
 
