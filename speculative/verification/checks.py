@@ -27,7 +27,7 @@ def check_kinds(filters: object, seed: object, offset: object, **tensors: object
     for name, value in tensors.items():
         check_tensor(name, value)
     for name, value in (("seed", seed), ("offset", offset)):
-        if not isinstance(value, Tensor) and not hasattr(value, "__index__"):
+        if not isinstance(value, (Tensor, int)) and not hasattr(value, "__index__"):
             raise InputError(f"{name} {value!r}: give an integer, or int64 [B]")
     if not isinstance(offset, Tensor) and not 0 <= operator.index(offset) < 2**32:  # type: ignore[arg-type]
         raise InputError(f"offset {offset}: give 0 to 2^32 - 1")
