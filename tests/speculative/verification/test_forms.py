@@ -99,7 +99,7 @@ def test_every_option_belongs_to_the_form() -> None:
 )
 def test_what_does_not_fit_is_refused_after_a_good_call(change: dict[str, Any]) -> None:
     names = "target_logits", "draft_logits", "draft_tokens"
-    good = dict(zip(names, drafted(), strict=True))
+    good: dict[str, Any] = dict(zip(names, drafted(), strict=True))
     for _ in range(2):
         verify(**good)
     with pytest.raises(InputError):
