@@ -167,10 +167,9 @@ def test_the_other_experiments_conclude_from_what_they_measure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = {"target": 0.5, "most_updates": 60, "every": 10}
-    few = replace(experiments.SMALL, concurrency=6, buffer_size=3, model="linear")
+    few = replace(experiments.SMALL, concurrency=10, buffer_size=3, model="linear")
     monkeypatch.setitem(experiments.TASKS, "quick", (few, limits))
     monkeypatch.setitem(experiments.RATES, "quick", (1.0,))
-    monkeypatch.setattr(experiments, "CONCURRENCIES", (3, 6, 10))
     for name in ("target", "concurrency", "bias", "uploads"):
         measured = getattr(experiments, f"measure_{name}")("quick", tmp_path / name)
         outcome = getattr(experiments, f"conclude_{name}")(measured, tmp_path)

@@ -37,6 +37,7 @@ SLOW_UNLIKE: dict[str, Any] = {"steady": True, "speed_follows_data": True}
 """The slow clients have other classes than the fast ones."""
 UPLOADS = ("full", "fp16", "top-k", "random-mask", "sign", "low-rank")
 UPLINKS_MBIT_PER_S = (1, 5, 50)
+TOLD = "Learning is real. Updates are what clients send; seconds are of a virtual clock."
 NOTE = "every method's server learning rate is tuned alike; targets hold for a mean of three tests"
 
 
@@ -143,18 +144,6 @@ def measure_target(level: str, folder: Path) -> Results:
 
 def conclude_target(results: Results, folder: Path) -> Outcome:
     """Draw updates, steps and seconds to the target, and judge FedBuff at its best K."""
-    figure = draw(
-        folder / "federated-target",
-        [
-            _bars(results, "client updates", itemgetter("updates"), value_format="{:,.0f}"),
-            _bars(results, "server steps", itemgetter("steps"), "{:,.0f}", logarithmic=True),
-            _bars(results, "virtual seconds", itemgetter("clock_s")),
-        ],
-        NOTE,
-        title="To a target accuracy",
-        tier="measured",
-        caption="Learning is real. Updates are what clients send; seconds are of a virtual clock.",
-    )
     buffers = [name for name in results if name.startswith("FedBuff")]
     best = min(buffers, key=lambda name: median(_sizes(results[name])))
     claims = [
@@ -167,62 +156,35 @@ def conclude_target(results: Results, folder: Path) -> Outcome:
         )
         for other, paper in (("FedAvgM", "up to 3.3x"), ("FedAsync", "up to 2.5x"))
     ]
-    return Outcome(figures=(figure,), claims=tuple(claims), notes=_notes(results))
+    return _concluded(results, folder, "target", *claims)
 
 
 def measure_concurrency(level: str, folder: Path) -> Results:
-    """Rounds, and FedBuff with K = 10, over C."""
-    most = TASKS[level][0].concurrency
+    """Rounds and FedBuff over C, as far as the task has so many clients at once."""
     cases: dict[str, dict[str, Any]] = {}
-    for c in (c for c in CONCURRENCIES if c <= most):
+    for c in (c for c in CONCURRENCIES if c <= TASKS[level][0].concurrency):
         cases[f"FedAvg C={c}"] = {"scheme": "fedavg", "concurrency": c}
-        cases[f"FedBuff C={c}"] = {"scheme": "fedbuff", "concurrency": c, "buffer_size": 10}
+        cases[f"FedBuff C={c}"] = {"scheme": "fedbuff", "concurrency": c}
     return _measure(cases, level, folder)
 
 
 def conclude_concurrency(results: Results, folder: Path) -> Outcome:
-    """Draw updates, steps and seconds to the target over C, and judge who is sooner at most C."""
-    figure = draw(
-        folder / "federated-concurrency",
-        [
-            _over_c(results, "client updates", "updates"),
-            _over_c(results, "server steps", "steps"),
-            _over_c(results, "virtual seconds", "clock_s"),
-        ],
-        NOTE,
-        title="To a target accuracy, over the clients at once",
-        tier="measured",
-        caption="Learning is real, seconds are virtual. FedBuff has K = 10. Medians over seeds.",
-    )
-    most = max(int(name.split("=")[1]) for name in results)
-    seconds = [[o["clock_s"] for o in results[f"{s} C={most}"]] for s in ("FedAvg", "FedBuff")]
-    sooner = claim(
-        "federated.sooner-than-rounds.buffers.measured",
-        f"virtual seconds to the target of rounds over those of FedBuff, K = 10, C = {most}",
-        [a / b for a, b in zip(*seconds, strict=True)],
-        Target(least=1.0, unit="x"),
-    )
-    return Outcome(figures=(figure,), claims=(sooner,), notes=_notes(results))
+    """Draw the same over C, and judge who is sooner at the largest."""
+    *_, rounds, buffers = results.values()
+    ratios = [a["clock_s"] / b["clock_s"] for a, b in zip(rounds, buffers, strict=True)]
+    what = "virtual seconds to the target of rounds over those of FedBuff, at the largest C"
+    id = "federated.sooner-than-rounds.buffers.measured"
+    judged = claim(id, what, ratios, Target(least=1.0, unit="x"))
+    return _concluded(results, folder, "concurrency", judged)
 
 
-def _over_c(results: Results, label: str, key: str) -> Lines:
-    """A curve for rounds and one for FedBuff, of the runs that have reached the target."""
-    series = {}
-    for scheme in ("FedAvg", "FedBuff"):
-        found = {
-            int(name.split("=")[1]): median(o[key] for o in of)
-            for name, of in results.items()
-            if name.startswith(scheme) and all(o["reached"] for o in of)
-        }
-        series[scheme] = list(found), list(found.values())
-    return Lines(
-        series=series,
-        x_label="clients at once, C",
-        y_label=f"{label} to the target",
-        title=f"{label} to the target (measured)",
-        logarithmic_x=True,
-        logarithmic=True,
-    )
+def _concluded(results: Results, folder: Path, id: str, *claims: Claim) -> Outcome:
+    """Draw updates, steps and seconds to the target beside these claims."""
+    keys = {"client updates": "updates", "server steps": "steps", "virtual seconds": "clock_s"}
+    panels = [_bars(results, name, itemgetter(key), key == "steps") for name, key in keys.items()]
+    told: dict[str, Any] = {"title": "To a target accuracy", "tier": "measured"}
+    figure = draw(folder / f"federated-{id}", panels, NOTE, caption=TOLD, **told)
+    return Outcome(figures=(figure,), claims=claims, notes=_notes(results))
 
 
 def _sizes(runs: Runs) -> list[float]:
@@ -314,35 +276,29 @@ def conclude_uploads(results: Results, folder: Path) -> Outcome:
     return Outcome(figures=(figure,), claims=tuple(claims), notes=_notes(results))
 
 
-def _bars(
-    results: Results,
-    label: str,
-    value: Any,
-    value_format: str = "{:.3g}",
-    logarithmic: bool = False,
-) -> Bars:
+def _bars(results: Results, label: str, value: Any, logarithmic: bool = False) -> Bars:
     """A bar for every case, of the runs that have reached the target."""
     return Bars(
         groups=[name.replace(" ", "\n") for name in results],
         series={"": [[value(o) for o in of if o["reached"]] for of in results.values()]},
         unit=f"{label} to the target",
         title=f"{label} to the target (no bar: not reached)",
-        value_format=value_format,
         logarithmic=logarithmic,
+        value_format="{:.3g}" if "seconds" in label or "MB" in label else "{:,.0f}",
     )
 
 
 def _notes(results: Results) -> tuple[str, ...]:
     rates = ", ".join(f"{n} {of[0]['server_learning_rate']:g}" for n, of in results.items())
-    missed = [name for name, of in results.items() if not all(one["reached"] for one in of)]
-    told = f"Not every seed reached the target, so that ratios are bounds: {', '.join(missed)}."
+    missed = ", ".join(n for n, of in results.items() if not all(one["reached"] for one in of))
+    told = f"Not every seed reached the target, so that ratios are bounds: {missed}."
     return (f"Server learning rates: {rates}.", *([told] if missed else []))
 
 
 def _experiment(id: str, title: str, measure: Any, conclude: Any) -> Experiment:
-    tier: Any = "simulated" if id == "waiting" else "measured"
-    parts = {"measure": measure, "conclude": conclude}
-    return Experiment(system="federated", id=id, title=title, tier=tier, **parts)
+    tier = "simulated" if id == "waiting" else "measured"
+    parts: dict[str, Any] = {"tier": tier, "measure": measure, "conclude": conclude}
+    return Experiment(system="federated", id=id, title=title, **parts)
 
 
 EXPERIMENTS = (
