@@ -14,6 +14,7 @@ from sparsepipe.engine.backends import convolve, in_graphs
 from sparsepipe.engine.kernel_map import Kernel, KernelMap, _living
 from sparsepipe.engine.layers import BatchNorm, Convolution, ConvolutionTranspose, ReLU
 from sparsepipe.engine.tensor import SparseTensor, cat
+from sparsepipe.models import MinkUNet
 from tests.sparsepipe.clouds import random_tensor
 
 
@@ -98,10 +99,17 @@ def test_prepared_maps_have_all_that_a_network_asks_for(monkeypatch: pytest.Monk
     assert torch.equal(network(second), expected)
 
 
+def minkunet14() -> nn.Module:
+    return MinkUNet(3, 5, width=1 / 16, depth=14)
+
+
 @pytest.mark.slow
-def test_a_network_is_one_graph_whatever_the_number_of_voxels() -> None:
+@pytest.mark.parametrize("make", [Small, minkunet14])
+def test_a_network_is_one_graph_whatever_the_number_of_voxels(
+    make: Callable[[], nn.Module],
+) -> None:
     torch.manual_seed(0)
-    network, first = Small(), random_tensor(3, torch.float32)
+    network, first = make(), random_tensor(3, torch.float32)
     network(first)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     for seed in range(3):
@@ -111,6 +119,7 @@ def test_a_network_is_one_graph_whatever_the_number_of_voxels() -> None:
         for call in (network, compiled):
             network.zero_grad()
             output = call(tensor)
+            output = output.features if isinstance(output, SparseTensor) else output
             output.square().sum().backward()
             gradients.append([output.detach(), *(p.grad for p in network.parameters())])
         for ours, theirs in zip(*gradients, strict=True):
