@@ -5,15 +5,17 @@ Values of tensors are not looked at, since that would make the host wait for the
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from speculative.verification import philox
 from speculative.verification.filters import Filters, check_temperature
 from speculative.verification.masks import words
+from speculative.verification.rules import Calibrated, Coupled, Rule, Sigmoid
 from systems.schema import InputError
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -53,10 +55,48 @@ def check_filters(filters: Filters, shape: Sequence[int], device: torch.device) 
     check("allowed", filters.allowed, (batch, rows, words(vocabulary)), torch.int32, device)
 
 
-def check_tensor(name: str, value: object) -> None:
-    """Refuse a value that is not a tensor."""
+def check_verification(arguments: Mapping[str, Any], rule: Rule, filters: Filters) -> None:
+    """Refuse arguments of `verify`, by the kernels' names, that do not fit each other."""
+    target, draft, tokens = (arguments[name] for name in ("target", "draft", "tokens"))
+    check_logits(target, draft, tokens)
+    if draft is None and isinstance(rule, (Sigmoid, Calibrated)):
+        raise InputError(
+            f"draft_logits None: the rule {rule.name} compares two logits; give them, or Exact()"
+        )
+    (batch, gamma), vocabulary, device = tokens.shape, target.shape[-1], target.device
+    numbers = [gamma + vocabulary + philox.groups(vocabulary)]
+    if isinstance(rule, Coupled):
+        numbers = [gamma + 1, vocabulary]
+    check_rows(arguments, filters, numbers, target.shape, device)
+    check("lengths", arguments["lengths"], (batch,), torch.int64, device)
+    notes = arguments["log_probabilities"]
+    check("log_probabilities", notes, (batch, gamma + 1), torch.float32, device)
+    if notes is not None and not notes.is_contiguous():
+        raise InputError("log_probabilities is not contiguous; give torch.empty(B, G + 1)")
+
+
+def check_rows(
+    by_row: Mapping[str, object],
+    filters: Filters,
+    numbers: Sequence[int],
+    shape: Sequence[int],
+    device: torch.device,
+) -> None:
+    """Refuse what is given for every sequence (`kernels.by_row`) and does not fit logits of the
+    shape [B, rows, V]; every sequence takes `numbers` of uniforms."""
+    batch = shape[0]
+    check_temperatures(by_row["temperatures"], batch, device)
+    check_filters(filters, shape, device)
+    check("uniforms", by_row["uniforms"], (batch, *numbers), torch.float32, device)
+    check("seed", by_row["seeds"], (batch,), torch.int64, device)
+    check("offset", by_row["offsets"], (batch,), torch.int64, device)
+
+
+def check_tensor(name: str, value: object) -> Tensor:
+    """The value, which is refused if it is not a tensor."""
     if not isinstance(value, Tensor):
         raise InputError(f"{name} is a {type(value).__name__}; give a tensor")
+    return value
 
 
 def check_logits(target: Tensor, draft: Tensor | None, tokens: Tensor) -> None:
@@ -97,19 +137,15 @@ def check_dtype(name: str, logits: Tensor) -> None:
 
 
 def check(
-    name: str,
-    tensor: Tensor | None,
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    device: torch.device,
+    name: str, tensor: object, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> None:
     """Refuse a tensor of another shape, dtype or device; None is no tensor and passes."""
     if tensor is None:
         return
-    check_tensor(name, tensor)
-    if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+    given = check_tensor(name, tensor)
+    if tuple(given.shape) != shape or given.dtype != dtype:
         raise InputError(
-            f"{name}: {tensor.dtype} {list(tensor.shape)} does not fit; give {dtype} {list(shape)}"
+            f"{name}: {given.dtype} {list(given.shape)} does not fit; give {dtype} {list(shape)}"
         )
-    if tensor.device != device:
-        raise InputError(f"{name} is on {tensor.device}, target_logits on {device}; move one")
+    if given.device != device:
+        raise InputError(f"{name} is on {given.device}, target_logits on {device}; move one")

@@ -17,6 +17,7 @@ from speculative.verification import build, philox, pytorch
 from speculative.verification.filters import EVERYTHING
 from speculative.verification.masks import masked
 from speculative.verification.problem import (
+    OF_ROWS,
     STRIDED,
     TYPES,
     Filter,
@@ -115,15 +116,15 @@ def verify(
         limits=limits,
         filters_draft=filters_draft,
     )
-    tensors = {
+    arguments = {
         "target": target,
         "draft": draft,
         "tokens": draft_tokens,
         "lengths": lengths,
         "log_probabilities": log_probabilities,
-        **_by_row(uniforms, seeds, offsets, temperatures, top_k, top_p, min_p, allowed),
+        **by_row(uniforms, seeds, offsets, temperatures, top_k, top_p, min_p, allowed),
     }
-    return solve(library, problem, seed, offset, tensors)
+    return solve(library, problem, seed, offset, arguments)
 
 
 @torch.library.register_fake("speculative::verify", lib=OPERATORS)
@@ -173,8 +174,8 @@ def sample(
         )
     rows = dense(logits)
     problem = sampling(rows, temperature=temperature, limits=limits, stream=stream)
-    by_row = _by_row(uniforms, seeds, offsets, temperatures, top_k, top_p, min_p, allowed)
-    return solve(library, problem, seed, offset, {"target": rows, **by_row})[1].clone()
+    own = by_row(uniforms, seeds, offsets, temperatures, top_k, top_p, min_p, allowed)
+    return solve(library, problem, seed, offset, {"target": rows, **own})[1].clone()
 
 
 @torch.library.register_fake("speculative::sample", lib=OPERATORS)
@@ -258,10 +259,10 @@ def callable_library(device: torch.device, allowed: Tensor | None) -> ctypes.CDL
     return library if allowed is None or _reads_masks(library) else None
 
 
-def _by_row(*tensors: Tensor | None) -> dict[str, Tensor | None]:
-    """The tensors with a value, or several, for every sequence, by their names in POINTERS."""
-    names = "uniforms", "seeds", "offsets", "temperatures", "top_ks", "top_ps", "min_ps", "allowed"
-    return dict(zip(names, tensors, strict=True))
+def by_row(*values: object) -> dict[str, object]:
+    """What may be a tensor with a value, or several, for every sequence, by its name in POINTERS:
+    uniforms, seeds, offsets, temperature, the three filters and the mask."""
+    return dict(zip(OF_ROWS, values, strict=True))
 
 
 def _requests(

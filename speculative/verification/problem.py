@@ -15,11 +15,9 @@ Filter = c_double * 3
 """`speculative::Filter`: the numbers of `speculative.verification.filters.Filters`."""
 
 
-POINTERS = (
-    *("target", "draft", "tokens", "lengths"),
-    *("uniforms", "seeds", "offsets", "temperatures", "top_ks", "top_ps", "min_ps", "allowed"),
-    *("out", "log_probabilities"),
-)
+OF_ROWS = ("uniforms", "seeds", "offsets", "temperatures", "top_ks", "top_ps", "min_ps", "allowed")
+"""The tensors with a value, or several, for every sequence."""
+POINTERS = ("target", "draft", "tokens", "lengths", *OF_ROWS, "out", "log_probabilities")
 """The tensors that a kernel reads or fills; all but `target` and `out` may be null."""
 STRIDED = ("target", "draft", "tokens")
 """Those of them that need not be contiguous."""

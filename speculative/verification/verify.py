@@ -20,21 +20,13 @@ tensor, and its tokens do not depend on the batch that it is in.
 from operator import index
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from speculative.verification import forms, kernels, philox
-from speculative.verification.checks import (
-    check,
-    check_dtype,
-    check_filters,
-    check_kinds,
-    check_logits,
-    check_temperatures,
-)
+from speculative.verification.checks import check_dtype, check_kinds, check_rows, check_verification
 from speculative.verification.filters import Filters
 from speculative.verification.problem import is_dense
-from speculative.verification.rules import EXACT, Calibrated, Coupled, Rule, Sigmoid, check_rule
+from speculative.verification.rules import EXACT, Rule, check_rule
 from systems.schema import InputError
 
 UNFILTERED = Filters()
@@ -119,7 +111,7 @@ def verify(
         "tokens": draft_tokens,
         "lengths": lengths,
         "log_probabilities": log_probabilities,
-        **_by_row(uniforms, seeds, offsets, temperature, filters),
+        **kernels.by_row(uniforms, seeds, offsets, temperature, *filters.numbers, filters.allowed),
     }
     library = kernels.callable_library(target_logits.device, filters.allowed)
     form = forms.form((rule, filters.of_draft), arguments) if library else None
@@ -128,25 +120,7 @@ def verify(
         return Verification(*kernels.solve(library, problem, seed, offset, arguments).unbind())
 
     # A form of call that was not seen before, or a call that is recorded.
-    check_logits(target_logits, draft_logits, draft_tokens)
-    (batch, gamma), vocabulary = draft_tokens.shape, target_logits.shape[-1]
-    device = target_logits.device
-    if draft_logits is None and isinstance(rule, (Sigmoid, Calibrated)):
-        raise InputError(
-            f"draft_logits None: the rule {rule.name} compares two logits; give them, or Exact()"
-        )
-    check_temperatures(temperature, batch, device)
-    check_filters(filters, target_logits.shape, device)
-    check("lengths", lengths, (batch,), torch.int64, device)
-    numbers = [gamma + vocabulary + philox.groups(vocabulary)]
-    if isinstance(rule, Coupled):
-        numbers = [gamma + 1, vocabulary]
-    check("uniforms", uniforms, (batch, *numbers), torch.float32, device)
-    check("seed", seeds, (batch,), torch.int64, device)
-    check("offset", offsets, (batch,), torch.int64, device)
-    check("log_probabilities", log_probabilities, (batch, gamma + 1), torch.float32, device)
-    if log_probabilities is not None and not log_probabilities.is_contiguous():
-        raise InputError("log_probabilities is not contiguous; give torch.empty(B, G + 1)")
+    check_verification(arguments, rule, filters)
     number, temperatures = _separate(temperature)
     limits, *of_row = filters.separated()
     decided = kernels.verify(
@@ -213,7 +187,9 @@ def sample(
     """
     check_kinds(filters, seed, offset, logits=logits)
     seeds, offsets, seed, offset = _split(seed, offset)
-    by_row = _by_row(uniforms, seeds, offsets, temperature, filters)
+    by_row = kernels.by_row(
+        uniforms, seeds, offsets, temperature, *filters.numbers, filters.allowed
+    )
     arguments = {"target": logits, **by_row}
     library = kernels.callable_library(logits.device, filters.allowed)
     form = forms.form(("sample", stream), arguments) if library else None
@@ -229,13 +205,9 @@ def sample(
     if logits.dim() != 2 or logits.shape[1] == 0:
         raise InputError(f"logits {list(logits.shape)}: give them as [B, V]")
     check_dtype("logits", logits)
-    (batch, vocabulary), device = logits.shape, logits.device
-    check_temperatures(temperature, batch, device)
-    check_filters(filters, (batch, 1, vocabulary), device)
+    batch, vocabulary = logits.shape
     drawn = vocabulary + (0 if stream == philox.COUPLED else philox.groups(vocabulary))
-    check("uniforms", uniforms, (batch, drawn), torch.float32, device)
-    check("seed", seeds, (batch,), torch.int64, device)
-    check("offset", offsets, (batch,), torch.int64, device)
+    check_rows(by_row, filters, [drawn], (batch, 1, vocabulary), logits.device)
     number, temperatures = _separate(temperature)
     limits, *of_row = filters.separated()
     sampled = kernels.sample(
@@ -270,23 +242,3 @@ def _split(
 def _separate(temperature: float | Tensor) -> tuple[float, Tensor | None]:
     """The temperature as the operators take it: a number or 1, then a tensor or None."""
     return (1.0, temperature) if isinstance(temperature, Tensor) else (temperature, None)
-
-
-def _by_row(
-    uniforms: Tensor | None,
-    seeds: Tensor | None,
-    offsets: Tensor | None,
-    temperature: float | Tensor,
-    filters: Filters,
-) -> dict[str, object]:
-    """What may be a tensor with a value, or several, for every sequence, by the kernels' names."""
-    return {
-        "uniforms": uniforms,
-        "seeds": seeds,
-        "offsets": offsets,
-        "temperatures": temperature,
-        "top_ks": filters.top_k,
-        "top_ps": filters.top_p,
-        "min_ps": filters.min_p,
-        "allowed": filters.allowed,
-    }
