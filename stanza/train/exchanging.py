@@ -58,6 +58,7 @@ def exchange_of(
         message_scale=recipe.message_scale,
     )
     training.state.add(module, all_reduce.optimizer)
+    training.ending.append(all_reduce.close)
     if all_reduce.may_differ:
         training.collecting.append(all_reduce.collect)
     return all_reduce

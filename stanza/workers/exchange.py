@@ -24,6 +24,7 @@ This happens bucket by bucket: as soon as the backward pass has filled a bucket,
 while the backward pass goes on with the layers before.
 """
 
+import gc
 import inspect
 from contextlib import ExitStack
 from typing import Any, Protocol
@@ -166,6 +167,16 @@ class AllReduce:
         if isinstance(self._hook, BetweenSteps):
             with waiting("what the exchange does at the end", self._sum.others):
                 self._hook.collect(self._trained)
+
+    def close(self) -> None:
+        """Free DDP, and do so before the process group is destroyed.
+
+        Gloo's thread frees what a backward pass has sent, a Python object among it, and needs
+        Python's lock for that. If DDP were the last to hold the group, it would wait for this
+        thread and keep the lock: neither would go on (pytorch issue 190489).
+        """
+        del self._module
+        gc.collect()  # DDP is part of a cycle
 
 
 class _NoGradients(torch.autograd.Function):

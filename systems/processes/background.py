@@ -12,6 +12,10 @@ standard stream does the same. So a process may end only when its threads are ou
 
 At exit every thread that is left is asked to stop and waited for. A thread whose peer has died may
 never come back; a program therefore ends with `leave`, which then leaves Python out of it.
+
+Gloo has threads too, and they last as long as anything holds their process group, such as
+DistributedDataParallel. One that frees what a backward pass has sent asks for Python's lock, and
+aborts the process if Python is ending (pytorch issue 190489). `leave` looks for them as well.
 """
 
 import atexit
@@ -21,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 PATIENCE_S = 5.0
@@ -94,9 +99,9 @@ def leave(code: int) -> None:
     """End this program with an exit code that no thread can change.
 
     The process ends at once, without Python's own clearing up, in three cases: a thread does not
-    end; a run was cut short, so that its process group is still there, with threads of its own that
-    may call Python; or a run over MPI has failed, whose own end would wait for ranks that wait for
-    this one (mpirun ends them).
+    end; a process group is still there, because a run was cut short or something holds it; or a run
+    over MPI has failed, whose own end would wait for ranks that wait for this one (mpirun ends
+    them).
 
     Raises:
         SystemExit: in all other cases.
@@ -105,9 +110,18 @@ def leave(code: int) -> None:
     distributed = sys.modules.get("torch.distributed")
     cut_short = distributed is not None and getattr(distributed, "is_initialized", bool)()
     mpi_would_wait = code != 0 and "mpi4py.MPI" in sys.modules
-    if finished and not cut_short and not mpi_would_wait:
+    if finished and not cut_short and not mpi_would_wait and not _gloo_runs():
         raise SystemExit(code)
     end_now(code)
+
+
+def _gloo_runs() -> bool:
+    """Whether a thread of a process group may still ask for Python's lock (told on Linux only)."""
+    for name in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # this thread has just ended
+            if name.read_text().strip() == "pt_gloo_runloop":
+                return True
+    return False
 
 
 def end_now(code: int) -> NoReturn:

@@ -2,15 +2,20 @@
 
 import gc
 import sys
+import weakref
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from stanza.layout import layout_of
 from stanza.options import Options
 from stanza.train.loop import training_steps
 from stanza.train.workload import real_workload
+from stanza.workers.exchange import AllReduce
 from systems.environment import environment
 from systems.network.distributed import start, stop
 from systems.runs.trace import Tracer
@@ -44,3 +49,23 @@ def _threads_after_runs(scheme: Literal["ddp", "ps"]) -> list[int]:
         counts.append(sum("gloo" in name for name in names))
     stop(world)
     return counts
+
+
+@pytest.mark.distributed
+def test_a_closed_exchange_has_freed_ddp() -> None:
+    """Else gloo's thread and DDP may wait for each other, when the group is destroyed."""
+    assert run_ranks(2, _ddp_after_close) == [None, None]
+
+
+def _ddp_after_close() -> object:
+    dist.init_process_group("gloo")
+    group = dist.group.WORLD
+    assert group is not None
+    exchange = AllReduce(torch.nn.Linear(4, 3), group, partial(torch.optim.SGD, lr=0.1))
+    outputs = exchange.forward(torch.ones(2, 4))
+    exchange.expect_gradients(outputs)
+    outputs.sum().backward()
+    ddp = weakref.ref(exchange._module)
+    exchange.close()
+    dist.destroy_process_group()
+    return ddp()

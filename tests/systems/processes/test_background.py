@@ -62,6 +62,38 @@ def test_a_program_with_a_thread_that_never_ends_keeps_its_code_and_its_words(
     assert done.stderr.endswith(words)
 
 
+HOLDING = """
+import atexit
+import torch, torch.distributed as dist
+import torch._dynamo  # what it imports later than the group would hold the group
+from systems.processes import background
+atexit.register(print, "Python's own end")
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 3))
+model(torch.ones(2, 4)).sum().backward()
+{frees}
+dist.destroy_process_group()
+print("the last words")
+background.leave(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for threads in /proc")
+@pytest.mark.parametrize(
+    ("frees", "words"),
+    [
+        ("", ["the last words"]),
+        ("del model; import gc; gc.collect()", ["the last words", "Python's own end"]),
+    ],
+)
+def test_a_program_that_holds_a_process_group_ends_without_python(
+    frees: str, words: list[str]
+) -> None:
+    source = HOLDING.replace("{frees}", frees)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()) == (0, words), done.stderr
+
+
 def test_a_script_that_raises_does_not_wait_for_a_thread_for_ever() -> None:
     source = STUCK.partition("def work")[0].replace(
         "background.SHORT", "background.finish.__defaults__ = (0.05,); background.SHORT"
