@@ -110,7 +110,6 @@ def _open(job: Job, plan: Plan, emulation: Emulation | None) -> Opened:
             checkpoints=checkpoints,
         )
 
-    options = job.options
     cut = "" if options.cut_dtype == "float32" else f", cut in {options.cut_dtype}"
     exchange = "" if options.exchange == exchanges.PLAIN else f", {options.exchange}"
     return Opened(

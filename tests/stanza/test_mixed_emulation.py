@@ -100,6 +100,14 @@ def test_the_planner_and_the_simulator_agree(name: str, tmp_path: Path) -> None:
     assert result["step_s"] == pytest.approx(result["predicted_step_s"], rel=PLANNER)
 
 
+@needs_emulation
+def test_emulated_ranks_share_the_batch_by_speed(tmp_path: Path) -> None:
+    folder = prepare_emulated(job(POINTS["two kinds, ddp by speed"], tmp_path, "by speed"))
+    assert run_emulated([folder], quiet=True) == 0
+    result = read_result(folder)
+    assert result["step_s"]["median"] == pytest.approx(result["simulated_step_s"], rel=0.3)
+
+
 @pytest.mark.slow
 @needs_emulation
 def test_the_simulator_and_the_emulation_agree_on_eight_points(tmp_path: Path) -> None:
