@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -37,9 +38,11 @@ def profile(job: Job, kind: str, together: "Timer") -> ModelProfile:
 
     A rank that is held to a share of a core runs at full speed or stands still. So the processor
     time of a layer says what part of a step it is, and whole steps say how long all of them take.
-    The samples are made by whoever has the first layer (`sparsepipe.train.batches`): their time
-    counts as part of its forward pass. (Where voxels have labels the last stage makes its samples
-    too, which is not counted.) What an update takes counts as a fixed part of the backward passes.
+    What an update takes counts as a fixed part of the backward passes. The samples are made by
+    whoever has the first layer, in a thread (`sparsepipe.train.batches`): by how much that makes
+    steps longer counts as part of its forward pass. It is more than making them takes alone, for
+    both threads want Python's lock. (Where voxels have labels the last stage makes its samples too,
+    which is not counted.)
 
     Args:
         kind: what the profile calls the device.
@@ -57,13 +60,12 @@ def profile(job: Job, kind: str, together: "Timer") -> ModelProfile:
     optimizer = make_optimizer(endless, model.parameters())
 
     def make() -> "Batch":
-        """Make the next mini-batch, without threads, whose processor time would count as ours."""
+        """Make the next mini-batch."""
         epoch, clouds = next(order)
         return workload.voxels([workload.data.train.cloud(index, epoch) for index in clouds])
 
     def step() -> None:
-        """A step of training."""
-        batch = make()
+        """A step of training, with samples that are there."""
         model.zero_grad()
         workload.loss_sum(model(fresh(batch.inputs)), batch.targets).backward()
         optimizer.step()
@@ -76,14 +78,25 @@ def profile(job: Job, kind: str, together: "Timer") -> ModelProfile:
         repetitions=REPETITIONS,
         clock=time.process_time,
     )
-    inputs = make().inputs
+
+    def step_and_make() -> None:
+        """A step of training, in which the samples of another one are made."""
+        made = pool.submit(make)
+        step()
+        made.result()
+
+    batch = make()
+    inputs = batch.inputs
     layers, few = timed(inputs), max(LEAST_SAMPLES, job.options.batch_size // SMALLER)
     if few < job.options.batch_size:
         layers = with_fixed_parts(layers, timed(*take_samples((inputs,), range(few))))
     step()  # so that there are gradients
-    alone = _with_samples(_with_updates(layers, _processor_s(optimizer.step)), _processor_s(make))
-    factor = together(step) / (alone.forward_s + alone.backward_s)
-    return alone.slowed(factor, "whole steps of all ranks at once")
+    alone = _with_updates(layers, _processor_s(optimizer.step))
+    step_s = together(step)
+    with ThreadPoolExecutor(1) as pool:
+        making_s = max(0.0, together(step_and_make) - step_s)
+    factor = step_s / (alone.forward_s + alone.backward_s)
+    return _with_samples(alone.slowed(factor, "whole steps of all ranks at once"), making_s)
 
 
 def _processor_s(function: Callable[[], object]) -> float:
@@ -95,7 +108,7 @@ def _processor_s(function: Callable[[], object]) -> float:
 
 
 def _with_samples(profile: ModelProfile, making_s: float) -> ModelProfile:
-    """A profile whose first layer makes the samples of a mini-batch in so many seconds."""
+    """A profile whose first layer takes so many seconds more, for the samples of a mini-batch."""
     first, *others = profile.layers
     first = replace(first, forward_s=first.forward_s + making_s)
     return replace(profile, layers=(first, *others))

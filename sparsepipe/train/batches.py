@@ -36,8 +36,6 @@ KEPT = 32
 """The number of mini-batches that are kept in memory: more than are ever in flight."""
 AHEAD = 4
 """How many mini-batches the first stage makes ahead of need."""
-WORKERS = 2
-"""The threads that make samples."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,8 @@ class CloudBatches:
         """
         self._workload, self._world = workload, world
         self._stages, self._micro_batches = stages, micro_batches
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="samples")
+        # One thread: this is mostly Python, of which two threads make less than one.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="samples")
         with world.meeting("the group that tells of samples"):
             self._group = dist.new_group(timeout=world.backend_timeout, backend="gloo")
         self._lock = threading.Lock()

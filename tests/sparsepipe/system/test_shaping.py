@@ -10,7 +10,7 @@ from sparsepipe.system import SYSTEM, shaping
 from systems.job import Job
 from systems.profiles.profile import LayerProfile, ModelProfile
 
-STEP_S = 3.0
+STEP_S, MAKING_S = 3.0, 1.0
 SMALL = Options(scheme="pipeline", width=0.125, points=400, voxel_size=0.06, batch_size=8, steps=1)
 
 
@@ -19,19 +19,18 @@ def job(options: Options) -> Job:
 
 
 def test_layers_take_what_whole_steps_take() -> None:
-    calls = 0
+    measured = iter([STEP_S, STEP_S + MAKING_S])
 
     def together(step: Callable[[], object]) -> float:
-        nonlocal calls
         step()
         step()  # more of them than the job trains
-        calls += 1
-        return STEP_S
+        return next(measured)
 
     found = shaping.profile(job(SMALL), "half a core", together)
-    assert calls == 1
+    assert list(measured) == []
     assert found.device == "half a core"
-    assert found.forward_s + found.backward_s == pytest.approx(STEP_S)
+    assert found.forward_s + found.backward_s == pytest.approx(STEP_S + MAKING_S)
+    assert found.layers[0].forward_s >= MAKING_S
     weights = [layer for layer in found.layers if layer.parameter_bytes]
     assert weights
     assert all(0 < layer.fixed_backward_s <= layer.backward_s for layer in weights)  # the updates
