@@ -215,9 +215,9 @@ def pyramid(keys: Tensor, strides: Sequence[Axes], dimension: int = 3) -> list[T
     levels = (((keys + half) & kept) - half).sort(1).values  # [strides, N]
     begins = torch.ones_like(levels, dtype=torch.bool)  # where a key differs from that before it
     torch.ne(levels[:, 1:], levels[:, :-1], out=begins[:, 1:])
-    places = begins.view(-1).cumsum(0)
+    places = begins.view(-1).cumsum(0)  # from 1 on
     ends = places[len(keys) - 1 :: len(keys)].tolist()
-    found = keys.new_empty(ends[-1]).scatter_(0, places - 1, levels.view(-1))
+    found = keys.new_empty(1 + ends[-1]).scatter_(0, places, levels.view(-1))[1:]
     return list(found.split([end - start for start, end in pairwise([0, *ends])]))
 
 

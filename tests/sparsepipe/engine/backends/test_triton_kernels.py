@@ -86,6 +86,7 @@ def test_compiles(
     forward = fused.convolution_tile(dtype, channels, channels)
     backward = fused.weight_gradient_tile(dtype, channels, channels)
     for kernel, tile in [
+        (fused.convolution_kernel, forward | {"partial": None, "total": None}),
         (fused.convolution_kernel, forward),
         (fused.weight_gradient_kernel, backward),
     ]:
@@ -190,7 +191,7 @@ def _compiled_product(
     constants = {name: tile[name] for name in kernel.arg_names if name in tile}
     constants |= {name: 1 for name in kernel.arg_names if name == "weight_outer_stride"}
     values = f"*{NAMES[dtype]}"
-    pointers = dict.fromkeys(["features", "weight", "output", "gradient"], values)
+    pointers = dict.fromkeys(["features", "weight", "output", "gradient", "total"], values)
     pointers |= {"neighbours": "*i32", "order": "*i64"}
     pointers |= {"partial": "*fp64" if dtype == torch.float64 else "*fp32"}
     channels = ("inner", "outer", "weight_offset_stride", "weight_inner_stride")
