@@ -21,6 +21,7 @@ from operator import index
 import torch
 from torch import Tensor
 
+from sparsepipe.engine.arrays import as_tensor
 from sparsepipe.engine.axes import Axes, axes, each
 from systems.schema import InputError
 
@@ -98,9 +99,9 @@ def packed(coordinates: Tensor) -> tuple[Tensor, int]:
     if coordinates.is_floating_point() or coordinates.dtype == torch.bool:
         raise InputError(f"coordinates are {coordinates.dtype}: quantize them, give torch.int32")
     form = PACKINGS[coordinates.shape[1] - 1]
-    fields = coordinates.long()
+    fields = as_tensor("coordinates", coordinates)
     highest = _refuse_overflow(fields, form) if len(fields) else -1
-    # A product and a sum, since CUDA has no matrix product for integers.
+    # A product and a sum in int64, since CUDA has no matrix product for integers.
     return (fields * _units(form, fields.device)).sum(1), highest
 
 
@@ -215,9 +216,9 @@ def pyramid(keys: Tensor, strides: Sequence[Axes], dimension: int = 3) -> list[T
     levels = (((keys + half) & kept) - half).sort(1).values  # [strides, N]
     begins = torch.ones_like(levels, dtype=torch.bool)  # where a key differs from that before it
     torch.ne(levels[:, 1:], levels[:, :-1], out=begins[:, 1:])
-    places = begins.view(-1).cumsum(0)
+    places = begins.view(-1).cumsum(0)  # from 1 on
     ends = places[len(keys) - 1 :: len(keys)].tolist()
-    found = keys.new_empty(ends[-1]).scatter_(0, places - 1, levels.view(-1))
+    found = keys.new_empty(1 + ends[-1]).scatter_(0, places, levels.view(-1))[1:]
     return list(found.split([end - start for start, end in pairwise([0, *ends])]))
 
 
@@ -266,7 +267,7 @@ def _kept_bits(strides: tuple[Axes, ...], dimension: int, device: torch.device) 
 
 def _refuse_overflow(fields: Tensor, form: Packing) -> int:
     """Raise InputError if a batch index or coordinate does not fit into its field of a key. The
-    fields are int64 [N, 1 + axes], the batch first. Returns the highest batch index."""
+    fields are integers [N, 1 + axes], the batch first. Returns the highest batch index."""
     low, high = torch.stack(fields.aminmax(dim=0)).tolist()
     if low[0] < 0 or high[0] >= form.max_batch_size:
         raise InputError(

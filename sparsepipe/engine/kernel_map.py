@@ -32,7 +32,7 @@ from torch import Tensor
 
 from sparsepipe.engine import compiled_maps
 from sparsepipe.engine.kernel import Kernel as Kernel
-from sparsepipe.engine.layouts import Block, Neighbours, cut, pairs_of, side_by_side
+from sparsepipe.engine.layouts import Block, Neighbours, cut, pairs_of, same_rows, side_by_side
 from sparsepipe.engine.lookup import Table, look_up
 
 _numbers = count()
@@ -95,9 +95,11 @@ class KernelMap:
         return other
 
     @property
-    def _mirrored(self) -> bool:
-        """Whether the map is its own mirror image: see `Kernel.symmetric`."""
-        return self.kernel.symmetric and self.input_keys is self.output_keys
+    def opposite(self) -> bool:
+        """Whether this is the transpose of a map that is its own mirror image (see
+        `Kernel.symmetric`): that map, with every offset replaced by the opposite one."""
+        symmetric = self.kernel.symmetric and self.input_keys is self.output_keys
+        return self.transposed and symmetric
 
     @property
     def _identical(self) -> bool:
@@ -166,12 +168,9 @@ class KernelMap:
     @cached_property
     def neighbours(self) -> Neighbours:
         """The map as a table with a row for each offset and a column for each output."""
-        if self.transposed and self._identical:
-            return self.transpose.neighbours
         if self._identical:
-            rows = torch.arange(len(self.input_keys), device=self.input_keys.device)
-            return Neighbours(rows, rows.int()[None])
-        if self.transposed and self._mirrored:  # every offset is replaced by the opposite one
+            return same_rows(len(self.input_keys), self.input_keys.device)
+        if self.opposite:
             mirror = self.transpose.neighbours
             return Neighbours(mirror.outputs, mirror.inputs.flip(0))
         return side_by_side(self._table())
@@ -183,9 +182,8 @@ class KernelMap:
         return self._blocks[rows]
 
     def _cut(self, rows: int) -> list[Block]:
-        """Make the blocks. Those of a transposed symmetric map are the blocks of the map itself,
-        with every offset replaced by the opposite one."""
-        if self.transposed and self._mirrored:
+        """Make the blocks."""
+        if self.opposite:
             last = len(self.counts) - 1
             blocks = self.transpose.blocks(rows)
             return [replace(block, offsets=[last - k for k in block.offsets]) for block in blocks]

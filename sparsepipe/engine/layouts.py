@@ -13,6 +13,7 @@ four outputs (a number is an input row, a dot means that no voxel is there):
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -125,6 +126,21 @@ def side_by_side(table: Table) -> Neighbours:
     """Sort a table's outputs by the offsets under which they have inputs."""
     order = table.masks.argsort(stable=True)
     return Neighbours(outputs=order, inputs=table.inputs.index_select(1, order))
+
+
+def same_rows(rows: int, device: torch.device) -> Neighbours:
+    """The table of a kernel of one weight where inputs and outputs are the same voxels. It is a
+    part of a larger one that is kept."""
+    kept = _same_rows(1 << max(rows - 1, 0).bit_length(), device)
+    return Neighbours(kept.outputs[:rows], kept.inputs[:, :rows])
+
+
+@lru_cache(maxsize=64)
+def _same_rows(rows: int, device: torch.device) -> Neighbours:
+    """The table of so many rows. They come from the host, so that they are there for all streams of
+    a GPU."""
+    outputs = torch.arange(rows)
+    return Neighbours(outputs.to(device), outputs.int()[None].to(device))
 
 
 def pairs_of(table: Table) -> tuple[Tensor, Tensor, Tensor]:

@@ -69,6 +69,7 @@ def _optimizer(options: Options, parameters: list[nn.Parameter]) -> Optimizer:
             lr=options.learning_rate,
             momentum=options.momentum,
             weight_decay=options.weight_decay,
+            fused=all(p.is_cuda for p in parameters) or None,  # one launch for all parameters
         )
     flag, name = "--sparsepipe.optimizer", options.optimizer
     optimizer = made_by(

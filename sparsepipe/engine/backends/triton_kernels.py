@@ -11,10 +11,10 @@ Forward. A program (a block of GPU threads) computes a tile of ROWS outputs x CO
 Outputs are sorted so that those of a tile have inputs under the same offsets
 (`sparsepipe.engine.layouts.Neighbours`), and a tile skips the offsets under which it has none.
 
-Backward. The gradient of the features is the same computation with the map and the weight
-transposed. The gradient of the weight is summed in two steps: a program sums a part of the outputs
+Backward. The gradient of the weight is summed in two steps: a program sums a part of the outputs
 under one offset, and the sums of the parts are added afterwards. It, too, skips where there is no
-input.
+input. The gradient of the features is the same computation as forward, with the map and the weight
+transposed. More programs of the same launch add the sums of the parts.
 
 Nothing is added atomically, and tiles depend on shapes and dtypes alone, since nothing is tuned
 while it runs. So results are the same in every run. float16 and bfloat16 are summed in float32.
@@ -24,29 +24,20 @@ float32 is rounded to TF32 only if PyTorch's own products are
 The kernels run on CUDA, and on a CPU only with TRITON_INTERPRET=1, which is slow and for tests.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from sparsepipe.engine.backends.triton_tiles import (
+    ADDED,
+    PROGRAMS,
+    TILES,
+    convolution_tile,
+    weight_gradient_tile,
+)
 from sparsepipe.engine.kernel_map import KernelMap
 from systems.schema import InputError
-
-TILES = {
-    torch.float16: (64, 128, 64),
-    torch.bfloat16: (64, 128, 64),
-    torch.float32: (64, 64, 32),
-    torch.float64: (32, 32, 16),
-}
-"""The largest rows, columns and depth of a tile for each dtype: what fits into registers with 4
-warps."""
-LEAST_CHANNELS = 16
-"""The smallest side of a tile, since the hardware multiplies 16 x 16 numbers at once."""
-PROGRAMS = 1024
-"""How many programs compute the gradient of a weight, where there are enough outputs. It is several
-for each multiprocessor of any GPU. The number is fixed so that all GPUs add in the same order."""
 
 
 def forward(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -67,28 +58,40 @@ def backward(
     needed: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
     """See `sparsepipe.engine.backends.Backend`."""
-    feature_gradient = weight_gradient = None
-    if needed[0]:
-        feature_gradient = _convolved(gradient, weight.transpose(1, 2), kernel_map.transpose)
-    if needed[1]:
-        weight_gradient = _weight_gradient(gradient, features, weight, kernel_map)
-    return feature_gradient, weight_gradient
+    partial = _weight_gradient(gradient, features, weight, kernel_map) if needed[1] else None
+    if not needed[0] or not features.numel():
+        of_features = torch.empty_like(features) if needed[0] else None
+        return of_features, None if partial is None else partial.sum(0).to(weight.dtype)
+    of_weight = None if partial is None else weight.new_empty(weight.shape)
+    transposed = weight.transpose(1, 2)
+    return _convolved(gradient, transposed, kernel_map.transpose, partial, of_weight), of_weight
 
 
-def _convolved(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
-    """Convolve features [N, Cin] with weight [K, Cin, Cout], of any strides, to [M, Cout]."""
+def _convolved(
+    features: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    partial: Tensor | None = None,
+    total: Tensor | None = None,
+) -> Tensor:
+    """Convolve features [N, Cin] with weight [K, Cin, Cout], of any strides, to [M, Cout]. Where
+    there are partial sums [P, ...], the same launch writes their sum into `total` [...]."""
     offsets, inner, outer = weight.shape
+    first, step = weight, weight.stride(0)
+    if kernel_map.opposite:  # the table of the map itself, and the weights from the last one on
+        kernel_map, first, step = kernel_map.transpose, weight[-1], -step
     neighbours = kernel_map.neighbours
     height = len(neighbours.outputs)
     output = features.new_empty((height, outer))
     if not output.numel():
         return output
     tile = convolution_tile(features.dtype, inner, outer)
-    grid = triton.cdiv(height, tile["ROWS"]), triton.cdiv(outer, tile["COLUMNS"])
+    tiles, across = triton.cdiv(height, tile["ROWS"]), triton.cdiv(outer, tile["COLUMNS"])
+    parts, numbers = (0, 0) if partial is None else (len(partial), partial[0].numel())
     with torch.cuda.device_of(features):
-        convolution_kernel[grid](
+        convolution_kernel[tiles + triton.cdiv(numbers, ADDED * across), across](
             features.contiguous(),
-            weight,
+            first,
             output,
             neighbours.inputs,
             neighbours.outputs,
@@ -96,7 +99,13 @@ def _convolved(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tenso
             offsets,
             inner,
             outer,
-            *weight.stride(),
+            step,
+            *weight.stride()[1:],
+            tiles,
+            partial,
+            total,
+            parts,
+            numbers,
             **tile,
         )
     return output
@@ -105,7 +114,8 @@ def _convolved(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tenso
 def _weight_gradient(
     gradient: Tensor, features: Tensor, weight: Tensor, kernel_map: KernelMap
 ) -> Tensor:
-    """The gradient of the weight [K, Cin, Cout], for the gradient [M, Cout] of the output."""
+    """The gradient of the weight [K, Cin, Cout], for the gradient [M, Cout] of the output, in parts
+    that are to be added: [P, K, Cin, Cout], in float32 or wider."""
     offsets, inner, outer = weight.shape
     tile = weight_gradient_tile(features.dtype, inner, outer)
     tiles = triton.cdiv(inner, tile["ROWS"]) * triton.cdiv(outer, tile["COLUMNS"])
@@ -131,10 +141,10 @@ def _weight_gradient(
                 outer,
                 **tile,
             )
-    return partial.sum(0).to(weight.dtype)
+    return partial
 
 
-@triton.jit(do_not_specialize=["height"])
+@triton.jit(do_not_specialize=["height", "tiles", "parts"])
 def convolution_kernel(
     features: tl.tensor,
     weight: tl.tensor,
@@ -148,18 +158,29 @@ def convolution_kernel(
     weight_offset_stride: tl.tensor,
     weight_inner_stride: tl.tensor,
     weight_outer_stride: tl.tensor,
+    tiles: tl.tensor,
+    partial: tl.tensor,
+    total: tl.tensor,
+    parts: tl.tensor,
+    numbers: tl.tensor,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
     SUM_TYPE: tl.constexpr,
+    ADDED: tl.constexpr,
 ) -> None:
     """Compute output[order[m], :] = sum over offsets k of features[neighbours[k, m], :] @
     weight[k].
 
     The grid is (tiles of outputs, tiles of output channels). `height` is the number of outputs,
-    `inner` and `outer` are Cin and Cout. A neighbour of -1 says that there is no input.
+    `inner` and `outer` are Cin and Cout. A neighbour of -1 says that there is no input. Where there
+    are parts to add, the grid is longer than `tiles`.
     """
+    if partial is not None and tl.program_id(0) >= tiles:
+        program = (tl.program_id(0) - tiles) * tl.num_programs(1) + tl.program_id(1)
+        add_parts(partial, total, parts, numbers, program, ADDED, SUM_TYPE)
+        return
     # This program's tile: columns m of the table, and output channels.
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -188,6 +209,25 @@ def convolution_kernel(
     targets = tl.load(order + rows, mask=rows < height, other=0)
     mask = (rows < height)[:, None] & (columns < outer)[None, :]
     tl.store(output + targets[:, None] * outer + columns[None, :], total, mask=mask)
+
+
+@triton.jit
+def add_parts(
+    partial: tl.tensor,
+    total: tl.tensor,
+    parts: tl.tensor,
+    numbers: tl.tensor,
+    program: tl.tensor,
+    ADDED: tl.constexpr,
+    SUM_TYPE: tl.constexpr,
+) -> None:
+    """Compute ADDED of the numbers total [numbers] = the sum over p of partial [parts, numbers]."""
+    places = program.to(tl.int64) * ADDED + tl.arange(0, ADDED)
+    added = tl.zeros((ADDED,), dtype=SUM_TYPE)
+    for _ in range(parts):
+        added += tl.load(partial + places, mask=places < numbers, other=0.0)
+        partial += numbers
+    tl.store(total + places, added, mask=places < numbers)
 
 
 @triton.jit(do_not_specialize=["height"])
@@ -244,42 +284,6 @@ def weight_gradient_kernel(
     partial += (part.to(tl.int64) * offsets + offset) * inner * outer
     mask = (rows < inner)[:, None] & (columns < outer)[None, :]
     tl.store(partial + rows[:, None] * outer + columns[None, :], total, mask=mask)
-
-
-def convolution_tile(dtype: torch.dtype, inner: int, outer: int) -> dict[str, Any]:
-    """The constants of `convolution_kernel`: ROWS outputs x COLUMNS output channels in a tile, and
-    DEPTH input channels that are summed at once."""
-    rows, columns, depth = TILES[dtype]
-    shape = {"ROWS": rows, "COLUMNS": _part(outer, columns), "DEPTH": _part(inner, depth)}
-    return shape | _arithmetic(dtype)
-
-
-def weight_gradient_tile(dtype: torch.dtype, inner: int, outer: int) -> dict[str, Any]:
-    """The constants of `weight_gradient_kernel`: ROWS input channels x COLUMNS output channels in a
-    tile, and DEPTH outputs that are summed at once."""
-    rows, columns, depth = TILES[dtype]
-    shape = {"ROWS": _part(inner, rows), "COLUMNS": _part(outer, columns), "DEPTH": depth}
-    return shape | _arithmetic(dtype)
-
-
-def _part(channels: int, most: int) -> int:
-    """The side of a tile over some channels: the next power of 2, at least 16 and at most
-    `most`."""
-    return min(max(triton.next_power_of_2(channels), LEAST_CHANNELS), most)
-
-
-def _arithmetic(dtype: torch.dtype) -> dict[str, Any]:
-    """The constants of both kernels that say how numbers are multiplied and summed."""
-    sum_type = tl.float64 if dtype == torch.float64 else tl.float32
-    return {"PRECISION": _precision(), "SUM_TYPE": sum_type, "enable_fp_fusion": True}
-
-
-def _precision() -> str:
-    """Whether float32 is rounded to TF32 in products ("tf32") or not ("ieee"), as in PyTorch."""
-    matmul = torch.backends.cuda.matmul
-    if hasattr(matmul, "fp32_precision"):  # since PyTorch 2.9, where allow_tf32 may raise
-        return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
-    return "tf32" if matmul.allow_tf32 else "ieee"
 
 
 def _check(features: Tensor) -> None:

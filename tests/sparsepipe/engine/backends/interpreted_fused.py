@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from sparsepipe.engine.backends import convolve, pytorch, triton_kernels as fused
+from sparsepipe.engine.backends import convolve, pytorch, triton_kernels as fused, triton_tiles
 from sparsepipe.engine.kernel_map import Kernel, KernelMap, build
 from systems.schema import InputError
 from tests.sparsepipe.clouds import TOLERANCE, assert_close, random_tensor
@@ -53,7 +53,7 @@ def test_narrow_types_are_as_exact_as_their_values(dtype: torch.dtype, tolerance
 
 @pytest.mark.parametrize("programs", [1, 10000])
 def test_many_tiles_and_parts(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "TILES", {torch.float64: (16, 16, 16)})
+    monkeypatch.setattr(triton_tiles, "TILES", {torch.float64: (16, 16, 16)})
     monkeypatch.setattr(fused, "PROGRAMS", programs)
     for ours, theirs in _both(_map(Kernel(2, 1, 1, 1), False, voxels=30), 35, 40, torch.float64):
         assert_close(ours, theirs)

@@ -79,13 +79,14 @@ def test_compiles(
 ) -> None:
     """With the intended instructions, without spilled registers, in the shared memory there is."""
     pytest.importorskip("triton")
-    from sparsepipe.engine.backends import triton_kernels as fused
+    from sparsepipe.engine.backends import triton_kernels as fused, triton_tiles
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(fused, "_precision", lambda: precision)
-    forward = fused.convolution_tile(dtype, channels, channels)
-    backward = fused.weight_gradient_tile(dtype, channels, channels)
+    monkeypatch.setattr(triton_tiles, "_precision", lambda: precision)
+    forward = triton_tiles.convolution_tile(dtype, channels, channels)
+    backward = triton_tiles.weight_gradient_tile(dtype, channels, channels)
     for kernel, tile in [
+        (fused.convolution_kernel, forward | {"partial": None, "total": None}),
         (fused.convolution_kernel, forward),
         (fused.weight_gradient_kernel, backward),
     ]:
@@ -109,13 +110,13 @@ def test_refuses_a_cpu() -> None:
 @pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET is set")
 def test_rounds_to_tf32_only_if_pytorch_does() -> None:
     pytest.importorskip("triton")
-    from sparsepipe.engine.backends import triton_kernels as fused
+    from sparsepipe.engine.backends import triton_tiles
 
     before = torch.get_float32_matmul_precision()
     try:
         for setting, expected in [("highest", "ieee"), ("high", "tf32")]:
             torch.set_float32_matmul_precision(setting)
-            assert fused._precision() == expected
+            assert triton_tiles._precision() == expected
     finally:
         torch.set_float32_matmul_precision(before)
 
@@ -190,7 +191,7 @@ def _compiled_product(
     constants = {name: tile[name] for name in kernel.arg_names if name in tile}
     constants |= {name: 1 for name in kernel.arg_names if name == "weight_outer_stride"}
     values = f"*{NAMES[dtype]}"
-    pointers = dict.fromkeys(["features", "weight", "output", "gradient"], values)
+    pointers = dict.fromkeys(["features", "weight", "output", "gradient", "total"], values)
     pointers |= {"neighbours": "*i32", "order": "*i64"}
     pointers |= {"partial": "*fp64" if dtype == torch.float64 else "*fp32"}
     channels = ("inner", "outer", "weight_offset_stride", "weight_inner_stride")
