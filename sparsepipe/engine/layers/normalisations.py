@@ -2,28 +2,15 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sparsepipe.engine.precision import refuse_mixed, widened
 from sparsepipe.engine.tensor import SparseTensor
 from systems.schema import InputError
 
 
-class RowNorm(nn.BatchNorm1d):
-    """nn.BatchNorm1d that counts batches only where the count is used: without a momentum, running
-    statistics are those of all batches. On a GPU, counting is a launch of its own."""
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Normalise rows [N, C] to [N, C]."""
-        if self.momentum is None or not self.training:
-            return super().forward(rows)
-        statistics, parameters = (self.running_mean, self.running_var), (self.weight, self.bias)
-        return F.batch_norm(rows, *statistics, *parameters, True, self.momentum, self.eps)
-
-
 class BatchNorm(nn.Module):
     """nn.BatchNorm1d over all voxels of the batch. Its parameters are `bn.weight` and `bn.bias`,
-    [C]. `bn.num_batches_tracked` counts only where the momentum is None.
+    [C].
 
     Statistics are taken in float32 or wider. Parameters may be float32 where features are narrower.
 
@@ -42,7 +29,7 @@ class BatchNorm(nn.Module):
     ) -> None:
         """Make the layer; the arguments are those of nn.BatchNorm1d."""
         super().__init__()
-        self.bn = RowNorm(channels, eps, momentum, affine, track_running_stats)
+        self.bn = nn.BatchNorm1d(channels, eps, momentum, affine, track_running_stats)
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """Normalise features [N, C] to [N, C]."""

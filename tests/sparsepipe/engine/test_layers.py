@@ -247,19 +247,6 @@ def test_rowwise_layers_are_those_of_torch() -> None:
     assert torch.equal(Dropout(0.5).eval()(tensor).features, tensor.features)
 
 
-@pytest.mark.parametrize("momentum", [0.1, None])
-def test_running_statistics_are_those_of_torch(momentum: float | None) -> None:
-    tensor = random_tensor(3, torch.float32)
-    ours, theirs = BatchNorm(3, momentum=momentum), nn.BatchNorm1d(3, momentum=momentum)
-    for _ in range(3):
-        ours(tensor), theirs(tensor.features)
-    found, expected = ours.bn.state_dict(), theirs.state_dict()
-    assert int(found.pop("num_batches_tracked")) == (3 if momentum is None else 0)
-    assert all(torch.equal(value, expected[name]) for name, value in found.items())
-    evaluated = ours.eval()(tensor).features
-    assert torch.equal(evaluated, theirs.eval()(tensor.features))
-
-
 def test_instance_norm_is_that_of_torch_on_a_full_volume() -> None:
     volume = torch.randn(3, 4, 5, 6, 2, dtype=torch.float64) * 3 + 2
     ours, theirs = InstanceNorm(4).double(), nn.InstanceNorm3d(4, eps=1e-8, affine=True).double()

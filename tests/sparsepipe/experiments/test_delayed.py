@@ -185,9 +185,6 @@ def test_a_stage_without_parameters_is_no_obstacle() -> None:
 
 def test_running_statistics_follow_the_forward_passes() -> None:
     model = network("vgg").train()
-    norm = model.get_submodule("features.1.bn")
-    assert isinstance(norm, nn.BatchNorm1d)
-    norm.momentum = None  # the mean of all batches, which are counted
     pipeline = Delayed(Network(model).stages([26]), SGD, loss_of)
     clouds = random_tensor(3, voxels=1500)
     before = copy.deepcopy(model.state_dict())
