@@ -82,7 +82,7 @@ class CachedModel:
             "return_dict": True,
             f"{self._prefix}input_ids": readable(tokens, self._vocabulary),
             self._cache_name: self._cache,
-            **({} if self._encoded is None else self._encoded.arguments()),
+            **({} if self._encoded is None else self._encoded.arguments),
             **self._places(slots_before, count),
         }
         if "logits_to_keep" in self._parameters:

@@ -46,7 +46,6 @@ from speculative.decoding.stream import Stream
 from speculative.verification import philox
 from speculative.verification.rules import EXACT, Rule
 from speculative.verification.vocabulary import vocabulary
-from systems.modes import evaluating
 from systems.schema import InputError
 
 
@@ -199,8 +198,7 @@ def stream(
     if stop_strings is None:
         stop_strings = getattr(target.generation_config, "stop_strings", None)
     criteria = check_criteria(stopping_criteria, stop_strings, tokenizer)
-    with torch.inference_mode(), evaluating(target, *([] if draft is None else [draft])):
-        prompts = decoder_prompts(target, inputs)  # Whisper may run, to detect a language
+    prompts = decoder_prompts(target, inputs)
     check_sequences(target, draft, inputs, prompts, requests)
     check_pair(target, draft, max(map(len, prompts)) + max_new_tokens)
     if lookup is not None:

@@ -4,6 +4,8 @@ Nothing is left to chance here, so there are no ratios, no residual and no rule:
 that the target would write alone, whatever the draft.
 """
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def likeliest(logits: Tensor) -> Tensor:
         -1 for a row that holds NaN or +inf or no finite logit.
     """
     values, tokens = logits.max(-1)
-    return tokens.where(values.isfinite(), -1)
+    return tokens.where(values.abs() < math.inf, -1)
 
 
 def match(logits: Tensor, draft_tokens: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
