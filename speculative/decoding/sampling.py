@@ -101,6 +101,20 @@ class Sampling:
         heat = torch.full((len(logits), 1), self.temperature or 1.0, device=logits.device)
         return limited(logits, heat, limits.expand(len(logits), -1))
 
+    def log_probabilities(self, logits: "Tensor") -> "Tensor":
+        """The logarithms of the probabilities that tokens are sampled with: the log-softmax after
+        the filters and the temperature. Greedy decoding has neither: the log-softmax alone.
+
+        Args:
+            logits: floating point [B, T, V].
+
+        Returns:
+            float32 [B, T, V].
+        """
+        if self.greedy:
+            return logits.float().log_softmax(-1)
+        return (self.limit(logits).float() / self.temperature).log_softmax(-1)
+
 
 def check_tokens(name: str, tokens: Iterable[int], vocabulary: float = math.inf) -> None:
     """Refuse tokens that a vocabulary does not have.
