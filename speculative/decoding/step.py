@@ -9,7 +9,6 @@ from torch import Tensor
 
 from speculative.decoding.even_rows import Reader
 from speculative.decoding.generation import Phases
-from speculative.decoding.greedy import likeliest, match
 from speculative.decoding.lookup import Lookup
 from speculative.decoding.processors import Criterion, Processor, processed
 from speculative.decoding.sampling import Sampling
@@ -119,29 +118,28 @@ class Step:
             log-probabilities [B, G + 1] of the emitted tokens.
         """
         sampling, wanted = self.settings.sampling, self.settings.log_probabilities
-        if sampling.greedy:
-            decided = match(logits, draft_tokens, lengths)
-            return decided, sampling.log_probabilities(logits).amax(-1) if wanted else None
         if not draft_tokens.shape[1]:
             token = self._choose(logits[:, 0], self.offsets, philox.NEXT)
             decided = [torch.zeros_like(token), token, (token < 0).long()]
             place = token.clamp(min=0)[:, None, None]
             notes = sampling.log_probabilities(logits).gather(-1, place)[..., 0] if wanted else None
             return decided, notes
-        target, drafted = _alike(logits, draft_logits)
+        target, drafted = _alike(logits, [] if sampling.greedy else draft_logits)
         notes = target.new_empty(target.shape[:2], dtype=torch.float32) if wanted else None
         verified = verify(
             target,
             drafted,
             draft_tokens,
             rule=self.settings.rule,
-            temperature=sampling.temperature,
+            temperature=sampling.divisor,
             filters=sampling.filters,
             lengths=lengths,
             seed=self.seeds,
             offset=self.offsets,
             log_probabilities=notes,
         )
+        if wanted and sampling.greedy:  # to verification the likeliest token is certain
+            notes = sampling.log_probabilities(logits).amax(-1)
         return list(verified), notes
 
     def _look_up(self, lookup: Lookup) -> tuple[Tensor, Tensor]:
@@ -208,13 +206,11 @@ class Step:
     def _choose(self, logits: Tensor, offset: Tensor, stream: int) -> Tensor:
         """A token int64 [B] from logits [B, V], at this place of the rows' random numbers; -1 for a
         row at fault."""
-        if self.settings.sampling.greedy:
-            return likeliest(logits)
         if isinstance(self.settings.rule, Coupled):
             stream = philox.COUPLED
         return sample(
             logits,
-            temperature=self.settings.sampling.temperature,
+            temperature=self.settings.sampling.divisor,
             filters=self.settings.sampling.filters,
             seed=self.seeds,
             offset=offset,
