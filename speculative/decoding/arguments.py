@@ -25,6 +25,7 @@ def check_options(
     rule: Any,
     max_new_tokens: Any,
     do_sample: Any,
+    output_log_probabilities: Any,
     seed: Any,
     sampling: Any,
     end_token_ids: Any,
@@ -45,6 +46,10 @@ def check_options(
     sampling.check(vocabulary(target))
     if not isinstance(do_sample, bool):
         raise InputError(f"do_sample {do_sample!r}: give True, or False for greedy decoding")
+    if not isinstance(output_log_probabilities, bool):
+        raise InputError(
+            f"output_log_probabilities {output_log_probabilities!r}: give True or False"
+        )
     check_rule(rule)
     if not isinstance(rule, Exact) and (sampling.greedy or not do_sample):
         raise InputError(

@@ -27,6 +27,10 @@ from systems.schema import InputError
 CACHE_NAMES = ("cache", "past_key_values")
 """The names, new and old, of the argument and output in which models keep keys and values."""
 
+AHEAD = 16
+"""Masks and positions are made for so many slots more than are read, so that the next reads up to a
+rewind find theirs."""
+
 
 class CachedModel:
     """A reader (`speculative.decoding.even_rows.Reader`) with a cache.
@@ -58,6 +62,7 @@ class CachedModel:
         if not names:
             raise InputError(f"{type(model).__name__}: takes no cache of keys and values")
         self._cache_name = names[0]
+        self._padding: tuple[Tensor, Tensor] | None = None
 
     def read(self, tokens: Tensor, real: Sequence[int] | None = None, *, keep: int) -> Tensor:
         """Read on in every row.
@@ -82,7 +87,7 @@ class CachedModel:
             "return_dict": True,
             f"{self._prefix}input_ids": readable(tokens, self._vocabulary),
             self._cache_name: self._cache,
-            **({} if self._encoded is None else self._encoded.arguments()),
+            **({} if self._encoded is None else self._encoded.arguments),
             **self._places(slots_before, count),
         }
         if "logits_to_keep" in self._parameters:
@@ -95,6 +100,7 @@ class CachedModel:
     def rewind(self, lengths: Sequence[int]) -> None:
         """Let every row b forget all but its first `lengths[b]` tokens."""
         slots_before, width = self._width(), max(lengths)
+        self._padding = None
         starts = [slots_before - n for n in self.lengths]
         shifts = [start - (width - n) for start, n in zip(starts, lengths, strict=True)]
         self.lengths = list(lengths)
@@ -112,6 +118,7 @@ class CachedModel:
         """A model that has read these rows, in this order; this one stays as it is."""
         chosen = copy.copy(self)
         chosen.lengths = [self.lengths[row] for row in rows]
+        chosen._padding = None
         chosen._cache = _copied(self._cache)
         layers = chosen._own_layers()
         if self._encoded is not None:
@@ -129,15 +136,22 @@ class CachedModel:
         fits = self._positions is None or width <= self._positions
         if min(self.lengths) == width and fits:
             return {}
-        ends = torch.tensor(self.lengths, device=self._model.device)[:, None]
-        slots = torch.arange(width, device=ends.device)
-        places = {f"{self._prefix}attention_mask": (slots >= width - ends).long()}
+        if self._padding is None or self._padding[0].shape[1] < width:
+            self._padding = self._behind_padding(width)
+        mask, numbers = self._padding
+        places = {f"{self._prefix}attention_mask": mask[:, :width].contiguous()}
         if f"{self._prefix}position_ids" in self._parameters:
-            numbers = ends - count + torch.arange(count, device=ends.device)
-            # A row near its end is read beyond it as far as the others are. Nobody looks there.
-            last = None if self._positions is None else self._positions - 1
-            places[f"{self._prefix}position_ids"] = numbers.clamp(min=0, max=last)
+            places[f"{self._prefix}position_ids"] = numbers[:, width - count : width].contiguous()
         return places
+
+    def _behind_padding(self, width: int) -> tuple[Tensor, Tensor]:
+        """Which slots are no padding, and the positions of the tokens in them: int64 [B, slots],
+        for `width` slots, which are all read, and some that the next reads add."""
+        slots = torch.arange(width + AHEAD, device=self._model.device)
+        starts = torch.tensor([width - n for n in self.lengths], device=slots.device)[:, None]
+        # A row near its end is read beyond it as far as the others are. Nobody looks there.
+        last = None if self._positions is None else self._positions - 1
+        return (slots >= starts).long(), (slots - starts).clamp(min=0, max=last)
 
     def _check(self, output: Any, width: int) -> None:
         """Refuse a model that did not add what it has read to our cache, now `width` slots wide."""

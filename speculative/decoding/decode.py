@@ -46,7 +46,6 @@ from speculative.decoding.stream import Stream
 from speculative.verification import philox
 from speculative.verification.rules import EXACT, Rule
 from speculative.verification.vocabulary import vocabulary
-from systems.modes import evaluating
 from systems.schema import InputError
 
 
@@ -66,6 +65,7 @@ def generate(
     tokenizer: Any | None = None,
     streamer: Any | None = None,
     observe: Observer | None = None,
+    output_log_probabilities: bool = False,
     seed: int = 0,
     requests: Sequence[int] | None = None,
     end_token_ids: Sequence[int] | None = None,
@@ -111,6 +111,11 @@ def generate(
             prompt, then the tokens of every step. One sequence only; `stream` is for batches.
         observe: is called with the logits and draft tokens of every step as verification sees
             them: -inf where a filter leaves a token out.
+        output_log_probabilities: whether the result has the log-probability of every new token
+            under the target: the log-softmax of what the token was chosen by, after suppression,
+            processors, temperature and filters. Greedy decoding has no temperature and no filters.
+            So they are what transformers' `compute_transition_scores` makes of its own scores with
+            `normalize_logits=True`.
         seed: decides all random numbers, together with the requests.
         requests: a number for every sequence; None: 0 to B - 1.
         end_token_ids: the tokens that end a sequence; None: the target's own.
@@ -137,6 +142,7 @@ def generate(
         stop_strings=stop_strings,
         tokenizer=tokenizer,
         observe=observe,
+        output_log_probabilities=output_log_probabilities,
         seed=seed,
         requests=requests,
         end_token_ids=end_token_ids,
@@ -165,6 +171,7 @@ def stream(
     stop_strings: str | Sequence[str] | None = None,
     tokenizer: Any | None = None,
     observe: Observer | None = None,
+    output_log_probabilities: bool = False,
     seed: int = 0,
     requests: Sequence[int] | None = None,
     end_token_ids: Sequence[int] | None = None,
@@ -175,7 +182,8 @@ def stream(
 
     Returns:
         An iterator of lists [B] of new tokens, empty for sequences that have ended. Together they
-        are `generate`'s tokens; its `generation` has them with the statistics so far.
+        are `generate`'s tokens; its `generation` has them with the statistics so far, and its
+        `log_probabilities`, where they are asked for, those of all tokens so far.
     """
     sampling = Sampling() if sampling is None else sampling
     most = gamma.most if isinstance(gamma, AdaptiveGamma) else gamma
@@ -187,6 +195,7 @@ def stream(
         rule=rule,
         max_new_tokens=max_new_tokens,
         do_sample=do_sample,
+        output_log_probabilities=output_log_probabilities,
         seed=seed,
         sampling=sampling,
         end_token_ids=end_token_ids,
@@ -199,8 +208,7 @@ def stream(
     if stop_strings is None:
         stop_strings = getattr(target.generation_config, "stop_strings", None)
     criteria = check_criteria(stopping_criteria, stop_strings, tokenizer)
-    with torch.inference_mode(), evaluating(target, *([] if draft is None else [draft])):
-        prompts = decoder_prompts(target, inputs)  # Whisper may run, to detect a language
+    prompts = decoder_prompts(target, inputs)
     check_sequences(target, draft, inputs, prompts, requests)
     check_pair(target, draft, max(map(len, prompts)) + max_new_tokens)
     if lookup is not None:
@@ -220,6 +228,7 @@ def stream(
         ),
         criteria=criteria,
         observe=observe,
+        log_probabilities=output_log_probabilities,
         limit=max_new_tokens,
         ends=frozenset(ends),
         vocabulary=vocabulary(target),

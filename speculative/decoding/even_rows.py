@@ -65,7 +65,7 @@ class RereadModel:
     def read(self, tokens: Tensor, real: Sequence[int] | None = None, *, keep: int) -> Tensor:
         """Read on in every row: see `Reader`."""
         self._tokens = torch.cat([self._tokens, readable(tokens, self._vocabulary)], 1)
-        arguments = {} if self._encoded is None else self._encoded.arguments()
+        arguments = {} if self._encoded is None else self._encoded.arguments
         return read_at_once(self._model, arguments, self._tokens, keep=keep)
 
     def rewind(self, lengths: Sequence[int]) -> None:

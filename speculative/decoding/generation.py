@@ -100,6 +100,9 @@ class Generation:
     tokens: list[list[int]]
     """The new tokens of every sequence, its end token included."""
     record: Record
+    log_probabilities: list[list[float]] | None = None
+    """The new tokens' log-probabilities, where they were asked for (`output_log_probabilities` of
+    `speculative.decoding.decode.generate`)."""
 
 
 Phase = Literal["draft", "target", "verify", "rest", "outside"]

@@ -76,7 +76,7 @@ def check_padding(model: Any, misplaced: int | None, texts: Sequence[Sequence[in
     Raises:
         InputError: names the sequence of the batch and the token.
     """
-    for number, text in enumerate(texts):
+    for number, text in enumerate(texts if misplaced is not None else []):
         if misplaced in text:
             raise InputError(
                 f"row {number} of the batch contains token {misplaced}, which "

@@ -31,10 +31,10 @@ import torch
 from torch import Tensor
 
 from speculative.decoding.cached_model import CachedModel
-from speculative.decoding.encoder import Encoded, encode
+from speculative.decoding.encoder import Encoded, encode, first_and_half, takes_padding
 from speculative.decoding.even_rows import EvenRows, Reader, RereadModel, read_at_once
 from speculative.decoding.inputs import positions
-from speculative.verification.vocabulary import encoder_vocabulary, readable, vocabulary
+from speculative.verification.vocabulary import vocabulary
 from systems.schema import InputError
 
 Way = Callable[[Any, Encoded | None, int], Reader]
@@ -74,6 +74,8 @@ class Reading:
     """A key of `WAYS`."""
     misplaced: int | None
     """The padding token, if the positions of the tokens behind it depend on the way; else None."""
+    encodes_together: bool
+    """Whether the encoder reads rows of different lengths in one pass."""
 
 
 _readings: weakref.WeakKeyDictionary[Any, Reading] = weakref.WeakKeyDictionary()
@@ -96,7 +98,8 @@ def make_reader(
     Raises:
         InputError: no kind is right for it.
     """
-    way = reading(model, inputs).way
+    found = reading(model, inputs)
+    way = found.way
     limit = _changes_frequencies(model, text_lengths)
     if limit is not None:
         way = "reread"
@@ -106,7 +109,9 @@ def make_reader(
                 f"this text may grow to {text_lengths.stop - 1}; shorten it, or decode without a "
                 "draft"
             )
-    encoded = encode(model, inputs) if model.config.is_encoder_decoder else None
+    encoded = None
+    if model.config.is_encoder_decoder:
+        encoded = encode(model, inputs, together=found.encodes_together)
     return WAYS[way](model, encoded, batch)
 
 
@@ -121,7 +126,7 @@ def reading(model: Any, inputs: Mapping[str, Tensor]) -> Reading:
         way = trial.first_right()
         padding = _padding_token(model)
         right = padding is None or not _Trial(model, inputs, padding).fault(WAYS[way])
-        _readings[model] = Reading(way, None if right else padding)
+        _readings[model] = Reading(way, None if right else padding, trial.encodes_together())
     return _readings[model]
 
 
@@ -148,7 +153,7 @@ class _Trial:
             self._texts.append(text.to(model.device))
         self._encoder_inputs: list[dict[str, Tensor]] = [{}, {}]
         if model.config.is_encoder_decoder:
-            self._encoder_inputs = _first_and_half(model, inputs)
+            self._encoder_inputs = first_and_half(model, inputs)
 
     @cached_property
     def own(self) -> list[Tensor]:
@@ -176,6 +181,21 @@ class _Trial:
             if not fault:
                 return name
         raise InputError(f"{type(self._model).__name__} cannot continue texts here: {fault}")
+
+    def encodes_together(self) -> bool:
+        """Whether the encoder gives both texts, one of them padded, the states of each alone."""
+        if not self._encoder_inputs[0]:
+            return False
+
+        def error(states: Tensor, alone: Tensor) -> float:
+            """How far states [T, H] are from the text's own, in tolerances."""
+            worst = _error(states[None], [alone.double()], [len(alone)])
+            return worst / _tolerance(self._model.dtype)
+
+        try:  # as in `fault`
+            return takes_padding(self._model, self._encoder_inputs, error)
+        except Exception:
+            return False
 
     def fault(self, way: Way) -> str:
         """What is wrong with reading the model in this way; empty: nothing."""
@@ -216,22 +236,6 @@ class _Trial:
     def _before(self, ends: Sequence[int], count: int) -> Tensor:
         """The `count` tokens of both texts before these ends, int64 [2, count]."""
         return torch.stack([t[n - count : n] for t, n in zip(self._texts, ends, strict=True)])
-
-
-def _first_and_half(model: Any, inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Two inputs of an encoder: the first row without padding, and the same row again, or half of
-    it if it consists of tokens."""
-    name = model.main_input_name
-    if name not in inputs:
-        raise InputError(f"inputs have {', '.join(inputs)}; this model needs {name}")
-    row = inputs[name][:1]
-    if row.is_floating_point():
-        row = row.to(model.dtype)
-        return [{name: row}, {name: row}]
-    row = readable(row, encoder_vocabulary(model))
-    if "attention_mask" in inputs:
-        row = row[:, inputs["attention_mask"][0].bool()]
-    return [{name: row}, {name: row[:, : (row.shape[1] + 1) // 2]}]
 
 
 def _tolerance(dtype: torch.dtype) -> float:

@@ -6,6 +6,7 @@ Target and draft must sample alike, since verification compares their distributi
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,11 @@ class Sampling:
         """Whether the likeliest token is always taken; nothing is left to chance then."""
         return self.temperature == 0 or self.top_k == 1
 
+    @property
+    def divisor(self) -> float:
+        """The temperature for verification, 0 wherever the likeliest token is taken."""
+        return 0.0 if self.greedy else self.temperature
+
     def suppress(self, logits: "Tensor", *, begins: bool = False) -> "Tensor":
         """The logits with -inf for the suppressed tokens.
 
@@ -78,9 +84,11 @@ class Sampling:
                 logits[:, 0, list(self.begin_suppressed)] = -math.inf
         return logits
 
-    @property
+    @cached_property
     def filters(self) -> Filters:
-        """What verification filters by."""
+        """What verification filters by; nothing if the likeliest token is taken."""
+        if self.greedy:
+            return Filters()
         return Filters(top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
 
     def limit(self, logits: "Tensor") -> "Tensor":
@@ -100,6 +108,20 @@ class Sampling:
         limits = torch.tensor([numbers], dtype=torch.float64, device=logits.device)
         heat = torch.full((len(logits), 1), self.temperature or 1.0, device=logits.device)
         return limited(logits, heat, limits.expand(len(logits), -1))
+
+    def log_probabilities(self, logits: "Tensor") -> "Tensor":
+        """The logarithms of the probabilities that tokens are sampled with: the log-softmax after
+        the filters and the temperature. Greedy decoding has neither: the log-softmax alone.
+
+        Args:
+            logits: floating point [B, T, V].
+
+        Returns:
+            float32 [B, T, V].
+        """
+        if self.greedy:
+            return logits.float().log_softmax(-1)
+        return (self.limit(logits).float() / self.temperature).log_softmax(-1)
 
 
 def check_tokens(name: str, tokens: Iterable[int], vocabulary: float = math.inf) -> None:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from speculative.decoding.even_rows import Reader
 from speculative.decoding.generation import Phases
-from speculative.decoding.greedy import likeliest, match
 from speculative.decoding.lookup import Lookup
 from speculative.decoding.processors import Criterion, Processor, processed
 from speculative.decoding.sampling import Sampling
@@ -36,12 +36,24 @@ class Settings:
     processors: tuple[Processor, ...]
     criteria: tuple[Criterion, ...]
     observe: Observer | None
+    log_probabilities: bool
+    """Whether the chosen tokens' log-probabilities are wanted."""
     limit: int
     """The most tokens that a sequence generates."""
     ends: frozenset[int]
     """The tokens that end a sequence."""
     vocabulary: int
     """The number of the target's tokens."""
+
+
+class Decision(NamedTuple):
+    """What a step decided, for every row of the batch."""
+
+    rows: list[list[int]]
+    """Accepted, next token and status, then the draft tokens (-1 where none could be sampled, or
+    none was found)."""
+    log_probabilities: list[list[float]]
+    """Of G + 1 places, of which the first accepted + 1 count; no rows where they are not wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +82,8 @@ class Step:
     phases: Phases
     """Is told what the time was spent on."""
 
-    def decide(self) -> list[list[int]]:
-        """For every row: accepted, next token and status, then the draft tokens (-1 where none
-        could be sampled, or none was found)."""
+    def decide(self) -> Decision:
+        """Draft, score and verify."""
         draft_tokens = self.seeds.new_empty(len(self.seeds), 0)
         draft_logits: list[Tensor] = []
         lengths: Tensor | None = None
@@ -87,29 +98,49 @@ class Step:
             assert drafted is not None
             limit = self.settings.sampling.limit
             self.settings.observe(limit(target), limit(drafted), draft_tokens)
-        if self.settings.sampling.greedy:
-            decided = match(logits, draft_tokens, lengths)
-        elif not draft_tokens.shape[1]:
+        decided, notes = self._verify(logits, draft_logits, draft_tokens, lengths)
+        rows = torch.cat([torch.stack(decided, 1), draft_tokens], 1).tolist()
+        decision = Decision(rows, [] if notes is None else notes.tolist())
+        self.phases.mark("verify")
+        return decision
+
+    def _verify(
+        self,
+        logits: Tensor,
+        draft_logits: list[Tensor],
+        draft_tokens: Tensor,
+        lengths: Tensor | None,
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Decide which draft tokens stay and which token follows them.
+
+        Returns:
+            Accepted, next token and status, int64 [B] each; and where they are wanted, the
+            log-probabilities [B, G + 1] of the emitted tokens.
+        """
+        sampling, wanted = self.settings.sampling, self.settings.log_probabilities
+        if not draft_tokens.shape[1]:
             token = self._choose(logits[:, 0], self.offsets, philox.NEXT)
             decided = [torch.zeros_like(token), token, (token < 0).long()]
-        else:
-            target, drafted = _alike(logits, draft_logits)
-            decided = list(
-                verify(
-                    target,
-                    drafted,
-                    draft_tokens,
-                    rule=self.settings.rule,
-                    temperature=self.settings.sampling.temperature,
-                    filters=self.settings.sampling.filters,
-                    lengths=lengths,
-                    seed=self.seeds,
-                    offset=self.offsets,
-                )
-            )
-        rows: list[list[int]] = torch.cat([torch.stack(decided, 1), draft_tokens], 1).tolist()
-        self.phases.mark("verify")
-        return rows
+            place = token.clamp(min=0)[:, None, None]
+            notes = sampling.log_probabilities(logits).gather(-1, place)[..., 0] if wanted else None
+            return decided, notes
+        target, drafted = _alike(logits, [] if sampling.greedy else draft_logits)
+        notes = target.new_empty(target.shape[:2], dtype=torch.float32) if wanted else None
+        verified = verify(
+            target,
+            drafted,
+            draft_tokens,
+            rule=self.settings.rule,
+            temperature=sampling.divisor,
+            filters=sampling.filters,
+            lengths=lengths,
+            seed=self.seeds,
+            offset=self.offsets,
+            log_probabilities=notes,
+        )
+        if wanted and sampling.greedy:  # to verification the likeliest token is certain
+            notes = sampling.log_probabilities(logits).amax(-1)
+        return list(verified), notes
 
     def _look_up(self, lookup: Lookup) -> tuple[Tensor, Tensor]:
         """Find draft tokens in the texts.
@@ -175,13 +206,11 @@ class Step:
     def _choose(self, logits: Tensor, offset: Tensor, stream: int) -> Tensor:
         """A token int64 [B] from logits [B, V], at this place of the rows' random numbers; -1 for a
         row at fault."""
-        if self.settings.sampling.greedy:
-            return likeliest(logits)
         if isinstance(self.settings.rule, Coupled):
             stream = philox.COUPLED
         return sample(
             logits,
-            temperature=self.settings.sampling.temperature,
+            temperature=self.settings.sampling.divisor,
             filters=self.settings.sampling.filters,
             seed=self.seeds,
             offset=offset,

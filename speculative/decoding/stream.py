@@ -54,6 +54,10 @@ class Stream:
         """The tokens that the new ones follow, for every sequence."""
         self.tokens: list[list[int]] = [[] for _ in prompts]
         """The new tokens of every sequence so far."""
+        self.log_probabilities: list[list[float]] | None = None
+        """Those of the new tokens so far; None: they are not wanted."""
+        if settings.log_probabilities:
+            self.log_probabilities = [[] for _ in prompts]
         self._settings = settings
         self._target, self._draft = target, draft
         self._inputs, self._paddings, self._seeds = inputs, paddings, seeds
@@ -79,7 +83,8 @@ class Stream:
     @property
     def generation(self) -> Generation:
         """The tokens so far, and what they took. On CUDA this waits for the device."""
-        return Generation(self.tokens, self._record + self._phases.record())
+        record = self._record + self._phases.record()
+        return Generation(self.tokens, record, self.log_probabilities)
 
     @torch.inference_mode()  # only while a step is computed, not where its tokens are used
     def _run(self) -> Generator[list[list[int]], None, None]:
@@ -143,7 +148,7 @@ class Stream:
         Raises:
             LogitsError: the step gave a sequence no token.
         """
-        rows = step.decide()
+        rows, log_probabilities = step.decide()
         if self._pace is not None:
             self._learn(self._pace, rows)
         new = [self._new_tokens(i, row) for i, row in zip(self._active, rows, strict=True)]
@@ -155,6 +160,8 @@ class Stream:
         for row, (i, stop) in enumerate(zip(self._active, stops, strict=True)):
             everyone[i] = new[row][:stop]
             self.tokens[i] += everyone[i]
+            if self.log_probabilities is not None:
+                self.log_probabilities[i] += log_probabilities[row][: len(everyone[i])]
             accepted = rows[row][0]
             proposed = sum(token >= 0 for token in rows[row][3:])
             self._record.count(new=len(everyone[i]), proposed=proposed, accepted=accepted)

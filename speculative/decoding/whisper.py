@@ -8,8 +8,10 @@ set. A multilingual model whose language is not set detects it.
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from systems.modes import evaluating
 from systems.schema import InputError, remedy
 
 TASKS = ("transcribe", "translate")
@@ -42,11 +44,12 @@ def prompts(model: Any, features: Tensor) -> list[list[int]]:
     if not _must_detect(model):
         token = None if language is None else _language(model, language)
         return [_start(model, token)] * len(features)
-    detected = model.detect_language(
-        input_features=features.to(model.device, model.dtype),
-        generation_config=model.generation_config,
-        num_segment_frames=features.shape[-1],
-    )
+    with torch.inference_mode(), evaluating(model):
+        detected = model.detect_language(
+            input_features=features.to(model.device, model.dtype),
+            generation_config=model.generation_config,
+            num_segment_frames=features.shape[-1],
+        )
     return [_start(model, token) for token in detected.tolist()]
 
 

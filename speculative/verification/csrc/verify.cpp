@@ -7,7 +7,9 @@
 namespace speculative {
 namespace {
 
-constexpr int64_t WORTH_A_THREAD = 1 << 18;  // logits; fewer are read before another thread is awake
+// So many logits must be read for every thread: about 7 us, as long as it takes to share work out. A team
+// of all threads is woken, since one of another size would end threads of torch's that it lacks.
+constexpr int64_t WORTH_A_THREAD = 1 << 16;
 
 // One sequence that is verified.
 template <class T>
@@ -259,9 +261,17 @@ Outcome verify_sequence(const Sequence<T>& s) {
     }
 }
 
+// About how many logits are read if all sequences are like the first: one pair of rows of each, or about
+// half of its rows, up to the first rejection.
+template <class T>
+int64_t logits_read(const Problem& p) {
+    const bool one_pair = (p.method == SIGMOID || p.method == CALIBRATED) && !Sequence<T>{p, 0}.reduces;
+    return int64_t(p.batch) * p.vocabulary * (one_pair ? 2 : p.gamma + 1);
+}
+
 template <class T>
 void verify_batch(const Problem& p, int threads) {
-    const bool shared = threads > 1 && p.batch > 1 && int64_t(p.batch) * p.vocabulary >= WORTH_A_THREAD;
+    const bool shared = threads > 1 && p.batch > 1 && logits_read<T>(p) >= threads * WORTH_A_THREAD;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (shared)
     for (int64_t b = 0; b < p.batch; ++b) {
         const Outcome outcome = verify_sequence<T>({p, b});

@@ -8,11 +8,11 @@ import torch
 pytest.importorskip("transformers")
 
 from speculative.decoding.decode import generate
-from speculative.decoding.greedy import likeliest, match
 from speculative.decoding.inputs import decoder_prompts
 from speculative.decoding.sampling import Sampling
 from speculative.verification.rules import Sigmoid
-from speculative.verification.status import DRAFT_LOGITS, TARGET_LOGITS, LogitsError
+from speculative.verification.status import DRAFT_TOKEN, TARGET_LOGITS, LogitsError
+from speculative.verification.verify import sample, verify
 from systems.schema import InputError
 from tests.speculative import models
 from tests.speculative.decoding import families
@@ -103,7 +103,7 @@ def test_bad_logits_end_the_run(which: str) -> None:
     target, draft = pair("llama")
     broken = target if which == "target" else draft
     broken.lm_head.weight.data[3] = float("nan")
-    with pytest.raises(LogitsError, match=f"sequence 0, token 0: the {which}'s logits"):
+    with pytest.raises(LogitsError, match=f"sequence 0, token 0: .*the {which}'s logits"):
         generate(target, draft, models.inputs("llama", 2), do_sample=False)
 
 
@@ -112,16 +112,17 @@ def test_the_lowest_of_equal_tokens_and_the_first_that_differs() -> None:
     logits = torch.randint(3, (200, 4, 5), generator=generator).float()
     drafted = torch.randint(2, (200, 3), generator=generator)
     logits[:50, 2, 1], drafted[50:100, 1] = torch.nan, -1
+    decided = verify(logits, None, drafted, temperature=0.0)
     for row, accepted, token, status in zip(
-        range(200), *(x.tolist() for x in match(logits, drafted)), strict=True
+        range(200), *(x.tolist() for x in decided), strict=True
     ):
         count = 0
         while count < 3 and _first_of_greatest(logits[row, count]) == drafted[row, count] != -1:
             count += 1
         assert accepted == count
-        assert token == _first_of_greatest(logits[row, count])
         bad_draft = count < 3 and drafted[row, count] == -1
-        assert status == (token == -1) * TARGET_LOGITS + bad_draft * DRAFT_LOGITS
+        assert token == (-1 if bad_draft else _first_of_greatest(logits[row, count]))
+        assert status == (DRAFT_TOKEN if bad_draft else (token == -1) * TARGET_LOGITS)
 
 
 def _first_of_greatest(row: torch.Tensor) -> int:
@@ -131,7 +132,8 @@ def _first_of_greatest(row: torch.Tensor) -> int:
 
 def test_rows_without_a_choice() -> None:
     inf = float("inf")
-    assert likeliest(torch.tensor([[-inf, -inf], [0, inf], [-inf, 1]])).tolist() == [-1, -1, 1]
+    logits = torch.tensor([[-inf, -inf], [0, inf], [-inf, 1]])
+    assert sample(logits, temperature=0.0).tolist() == [-1, -1, 1]
 
 
 def test_no_rule_but_the_exact_one() -> None:
