@@ -82,13 +82,19 @@ def simulated_cluster(name: str, world_size: int) -> SimulatedCluster:
     return SimulatedCluster(cluster=target, planned=planned, topology=topology_of(target))
 
 
-def link_rates_of(name: str, world_size: int, emulation: Emulation) -> tuple[float, ...]:
+def link_rates_of(
+    name: str, world_size: int, emulation: Emulation, *, alike: bool = True
+) -> tuple[float, ...]:
     """The rate of the emulated link of every rank that stands for one of a cluster, in bits/s.
+
+    Args:
+        alike: whether the nodes must be alike.
 
     Raises:
         InputError: too small a cluster, nodes that are not alike, or links of unknown rate.
     """
-    rates = [link.bandwidth_bits_per_s for link in sized_cluster(name, world_size).links]
+    target = sized_cluster(name, world_size) if alike else fitted(cluster.load(name), world_size)
+    rates = [link.bandwidth_bits_per_s for link in target.links]
     if None in rates:
         raise InputError(
             f"--cluster {name}: the rate of its links is not known; give a cluster that states it"

@@ -1,10 +1,13 @@
 """A package of `examples/` or of the docs in an environment of its own, and its commands there."""
 
+import ast
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.launch.test_start_up import REFUSING
 
@@ -12,6 +15,23 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 180
 REFUSES_TORCH = f"{REFUSING}\nfrom launch.__main__ import main\nmain(sys.argv[1:])"
 """The command line, in a process in which nothing can import torch."""
+
+
+def read(path: Path) -> Any:
+    """What a JSON file holds."""
+    return json.loads(path.read_text())
+
+
+def imported(package: Path) -> set[str]:
+    """The packages beside Python's own that the files of a folder import."""
+    names = set[str]()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(str(node.module).partition(".")[0])
+    return names - sys.stdlib_module_names
 
 
 def install(package: Path, folder: Path) -> None:

@@ -2,23 +2,26 @@
 their own, and what must hold of any schedule."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from math import sqrt
 from typing import Any
 
 import numpy as np
 import pytest
-from federated.clock import Wire, durations_of, play
-from federated.coordinator import Coordinator, Policy
+from federated.clock import Wire, play
+from federated.coordinator import Coordinator, FederatedPlan
 from federated.durations import Durations
 from federated.options import Options
-from federated.planning import closed_form_s, make_plan, wire
+from federated.planning import closed_form_s, make_plan, seconds_of, wire
 from federated.system import SYSTEM, simulated
 from hypothesis import given, settings, strategies as st
 
 from systems.clusters.cluster import Cluster, Device, Link, Node
 
-FREE = Wire(download_bytes=0, upload_bytes=0)
+
+def coordinator_of(options: Options, concurrency: int, goal: int) -> Coordinator:
+    return Coordinator(options, FederatedPlan(concurrency=concurrency, goal=goal), seed=0)
 
 
 def drawn(kind: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -64,17 +67,13 @@ def test_known_order_statistics() -> None:
 def test_what_holds_of_any_schedule(
     clients: int, concurrency: int, goal: int, in_rounds: bool, lost: float, limit: int | None
 ) -> None:
-    policy = Policy(
-        clients=clients,
-        concurrency=concurrency,
-        goal=min(goal, concurrency) if in_rounds else goal,
-        in_rounds=in_rounds,
-        max_staleness=None if in_rounds else limit,
-        lost=lost,
-    )
-    coordinator, version, ended = Coordinator(policy, 0), 0, Counter[int]()
-    seconds = durations_of(Durations(kind="exponential", mean_s=1.0), 0)
-    for event in islice(play(coordinator, FREE, seconds), 150):
+    limit = None if in_rounds else limit
+    options = Options(scheme="fedavg" if in_rounds else "fedbuff", max_staleness=limit, lost=lost)
+    goal = min(goal, concurrency) if in_rounds else goal
+    coordinator = coordinator_of(replace(options, clients=clients), concurrency, goal)
+    version, ended = 0, Counter[int]()
+    seconds = seconds_of(Options(duration="exponential"), 0)
+    for event in islice(play(coordinator, Wire(), seconds), 150):
         assert coordinator.version == version + event.stepped
         version = coordinator.version
         ended[event.flight.number] += 1
@@ -85,27 +84,25 @@ def test_what_holds_of_any_schedule(
         if event.stepped:
             assert coordinator.taken == 0
         if event.outcome == "taken":
-            limits = coordinator.staleness
-            assert limit is None or in_rounds or max(limits) <= limit
+            assert limit is None or max(coordinator.staleness) <= limit
     assert set(ended.values()) == {1}  # nothing is counted twice
-    taken = version * policy.goal + coordinator.taken
+    taken = version * goal + coordinator.taken
     assert coordinator.outcomes["taken"] == taken == sum(coordinator.staleness.values())
     assert not in_rounds or set(coordinator.staleness) <= {0}
 
 
 @pytest.mark.parametrize(("concurrency", "goal"), [(100, 1), (100, 10), (60, 60)])
 def test_mean_staleness_is_concurrency_over_goal(concurrency: int, goal: int) -> None:
-    policy = Policy(clients=500, concurrency=concurrency, goal=goal, in_rounds=False)
-    coordinator = Coordinator(policy, 1)
-    seconds = durations_of(Durations(kind="half-normal", mean_s=1.0), 1)
-    list(islice(play(coordinator, FREE, seconds), 4000))
+    coordinator = coordinator_of(Options(clients=500), concurrency, goal)
+    seconds = seconds_of(Options(), 1)
+    list(islice(play(coordinator, Wire(), seconds), 4000))
     counts = coordinator.staleness
     mean = sum(tau * count for tau, count in counts.items()) / sum(counts.values())
     assert mean == pytest.approx(concurrency / goal, rel=0.05)
 
 
 def test_one_that_arrives_twice_or_after_its_round_is_late() -> None:
-    coordinator = Coordinator(Policy(clients=9, concurrency=3, goal=2, in_rounds=True), 0)
+    coordinator = coordinator_of(Options(clients=9, scheme="fedavg"), 3, 2)
     numbers = [flight.number for flight in coordinator.start()]
     assert coordinator.arrived(numbers[0]) == ("taken", False)
     assert coordinator.arrived(numbers[0]) == ("late", False)
@@ -116,8 +113,8 @@ def test_one_that_arrives_twice_or_after_its_round_is_late() -> None:
 
 
 def test_a_masked_buffer_with_a_lost_client_is_dropped_whole() -> None:
-    policy = Policy(clients=9, concurrency=6, goal=3, in_rounds=False, masked=True)
-    coordinator = Coordinator(policy, 0)
+    options = Options(clients=9, masked=True, staleness_weight="constant")
+    coordinator = coordinator_of(options, 6, 3)
     coordinator.start()
     assert coordinator.arrived(0) == ("taken", False)
     assert coordinator.arrived(1, alive=False) == ("lost", False)
@@ -174,11 +171,9 @@ def test_messages_take_the_time_of_links() -> None:
     narrow, wide = (wire(job, cluster(rate)) for rate in (1e6, 1e9))
     assert closed_form_s(job, plan, wide) == pytest.approx(5 / 50 * (1 + way_s))
     assert closed_form_s(job, plan, narrow) == pytest.approx(5 * size * 8 / 1e6)
-    seconds = durations_of(Durations(kind="uniform", mean_s=1.0, least_s=0.5), 0)
+    seconds = seconds_of(Options(duration="uniform", least_s=0.5), 0)
     for of in (narrow, wide):
-        coordinator = Coordinator(
-            Policy(clients=60, concurrency=50, goal=5, in_rounds=False), seed=0
-        )
+        coordinator = coordinator_of(options, 50, 5)
         times_s = [e.time_s for e in islice(play(coordinator, of, seconds), 1000) if e.stepped]
         step_s = (times_s[-1] - times_s[40]) / (len(times_s) - 41)
         assert step_s == pytest.approx(closed_form_s(job, plan, of), rel=0.03)

@@ -3,6 +3,7 @@ share none of its code but the samples."""
 
 import copy
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -14,7 +15,7 @@ from federated.durations import BATCHES, draws
 from federated.learning import Parts, keep, learn, make_parts
 from federated.networks import SHAPES, build, parameter_count
 from federated.options import Options
-from federated.planning import make_plan, wire
+from federated.planning import wire
 from federated.server import Server, staleness_weight
 from federated.system import SYSTEM
 from hypothesis import given, settings, strategies as st
@@ -23,18 +24,19 @@ from torch import Tensor, nn
 from systems.job import Job
 
 EQUAL = 1e-11
+ADAM = {"server_optimizer": "adam", "server_learning_rate": 0.01}
 SMALL = Options(clients=12, steps=6, batch_size=16, model="linear", staleness_weight="constant")
 
 
-def prepared(**changes: Any) -> tuple[Job, Parts]:
+def prepared(options: Options = SMALL, **changes: Any) -> tuple[Job, Parts]:
     """A job of one process and its parts, in float64."""
-    job = SYSTEM.job(replace(SMALL, **changes), world_size=1)
-    return job, make_parts(job, make_plan(job), torch.device("cpu"), dtype=torch.float64)
+    job = SYSTEM.job(replace(options, **changes), world_size=1)
+    return job, make_parts(job, torch.zeros(0, dtype=torch.float64))
 
 
-def learnt(steps: int = 6, **changes: Any) -> Tensor:
+def learnt(steps: int = 6, options: Options = SMALL, **changes: Any) -> Tensor:
     """The parameters after some steps."""
-    job, parts = prepared(**changes)
+    job, parts = prepared(options, **changes)
     list(islice(learn(job, parts, wire(job)), steps))
     return parts.learner.server.snapshot()
 
@@ -88,12 +90,8 @@ def equal(found: Tensor, expected: Tensor) -> None:
     [
         ("fedavg", {}, {}),
         ("fedprox", {"proximal": 0.7, "local_epochs": 1, "batch_size": 8}, {"proximal": 0.7}),
-        ("fedavgm", {}, {"server": lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9)}),
-        (
-            "fedavg",
-            {"server_optimizer": "adam", "server_learning_rate": 0.01},
-            {"server": lambda p: torch.optim.Adam(p, lr=0.01)},
-        ),
+        ("fedavgm", {}, {"server": partial(torch.optim.SGD, lr=1.0, momentum=0.9)}),
+        ("fedavg", ADAM, {"server": partial(torch.optim.Adam, lr=0.01)}),
     ],
 )
 def test_rounds_are_those_of_plain_loops(scheme: str, changes: Any, way: Any) -> None:
@@ -128,13 +126,13 @@ def test_updates_start_from_the_model_that_their_client_got(
     scheme: str, rate: float, goal: int
 ) -> None:
     """Against a list of all versions."""
-    changes = {
+    changes: Any = {
         "scheme": scheme,
         "buffer_size": 2,
         "concurrency": 4,
         "server_learning_rate": rate,
-        "staleness_weight": "polynomial",
     }
+    changes |= {"staleness_weight": "polynomial"}
     reference, (job, parts) = Reference(**changes), prepared(**changes)
     versions, waiting, largest = [reference.weights], list[Tensor](), 0
     seen = parts.learner.receive
@@ -159,10 +157,10 @@ def test_updates_start_from_the_model_that_their_client_got(
 
 @pytest.mark.parametrize("scheme", ["fedbuff", "fedavgm"])
 def test_a_job_that_goes_on_ends_as_one_that_nothing_interrupted(scheme: str) -> None:
-    changes = {"scheme": scheme, "concurrency": 5, "buffer_size": 2, "lost": 0.1}
+    changes: Any = {"scheme": scheme, "concurrency": 5, "buffer_size": 2, "lost": 0.1}
     changes |= {"server_optimizer": "adam"} if scheme == "fedbuff" else {}
     job = replace(prepared(**changes)[0], checkpoint_every=1)
-    parts = [make_parts(job, make_plan(job), torch.device("cpu")) for _ in range(3)]
+    parts = [make_parts(job) for _ in range(3)]
     *_, uninterrupted = islice(learn(job, parts[0], wire(job)), 9)
     list(islice(learn(job, parts[1], wire(job)), 4))
     keep(parts[1].learner)
@@ -183,7 +181,7 @@ def test_the_buffer_divides_as_it_is_told(divide_by: Any, divisor: float) -> Non
     server = Server(torch.zeros(4, dtype=torch.float64), options, goal=3, mean_samples=10)
     deltas = torch.tensor([[1.0, 2, 3, 4], [0, 0, 1, 0], [5, 5, 5, 5]], dtype=torch.float64)
     for delta, samples in zip(deltas, (5, 15, 10), strict=True):
-        server.take(delta, staleness=0, samples=samples, start=server.snapshot())
+        server.take(delta, server.weight(0, samples), server.snapshot())
     server.step()
     equal(server.snapshot(), -(0.5 * deltas[0] + 1.5 * deltas[1] + deltas[2]) / divisor)
     assert not server.sum.any()

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from federated.learning import learn, make_parts
-from federated.options import Options
-from federated.planning import make_plan, wire
+from federated.options import HALVED, Options
+from federated.planning import halves, make_plan, wire
+from federated.ranks import REPORT
 from federated.system import SYSTEM
 from torch import Tensor
 
@@ -26,8 +28,9 @@ pytestmark = pytest.mark.distributed
 SMALL = Options(clients=12, steps=8, model="linear", batch_size=16, test_every=0)
 
 
-def served(options: Options, folder: Path, every: int = 1) -> list[Mapping[str, float]]:
-    """Do this rank's part of a job; returns the metrics of its steps. It leaves checkpoints."""
+def served(options: Options, folder: Path, every: int = 1) -> list[Mapping[str, Any]]:
+    """Do this rank's part of a job; returns the metrics of its steps, and with the last ones the
+    sizes of what it has sent, as a client. It leaves checkpoints."""
     from federated.training import opened
 
     place = environment()
@@ -37,9 +40,16 @@ def served(options: Options, folder: Path, every: int = 1) -> list[Mapping[str, 
     world = start(place, roles, timeout_s=60, device="cpu")
     checkpoints = open_checkpoints(world, folder, every=every, keep=99, layout="", resume="auto")
     work: Any = opened(job, plan, None).work
-    found = [step.metrics for step in work.run(world, Tracer.off(), checkpoints)]
+    sizes, send = list[int](), dist.send
+
+    def watched(tensor: Tensor, *to: Any, **more: Any) -> None:
+        sizes.append(len(tensor))
+        send(tensor, *to, **more)
+
+    dist.send = watched  # the process ends with the test
+    *found, last = [step.metrics for step in work.run(world, Tracer.off(), checkpoints)]
     stop(world)
-    return found
+    return [*found, {**last, "sent": sizes}]
 
 
 def weights(folder: Path) -> Tensor:
@@ -49,19 +59,31 @@ def weights(folder: Path) -> Tensor:
 def played(options: Options, concurrency: int) -> Tensor:
     """The parameters of the same job in one process, on a virtual clock."""
     job = SYSTEM.job(replace(options, concurrency=concurrency), world_size=1, seed=3)
-    parts = make_parts(job, make_plan(job), torch.device("cpu"))
+    parts = make_parts(job)
     list(islice(learn(job, parts, wire(job)), options.steps))
     return parts.learner.server.snapshot()
 
 
-@pytest.mark.parametrize("scheme", ["fedavgm", pytest.param("fedprox", marks=pytest.mark.slow)])
-def test_rounds_of_processes_end_as_those_on_a_virtual_clock(scheme: Any, tmp_path: Path) -> None:
-    """The order in which clients end, and so that of the sum, is another."""
-    options = replace(SMALL, scheme=scheme)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scheme": "fedavgm"},
+        {"scheme": "fedavg", "upload": HALVED, "clients": 3},
+        pytest.param({"scheme": "fedprox"}, marks=pytest.mark.slow),
+    ],
+)
+def test_rounds_of_processes_end_as_those_on_a_virtual_clock(changes: Any, tmp_path: Path) -> None:
+    """The order in which clients end, and so that of the sum, is another. Clients send what they
+    should: what they keep of adapters does not leave their process."""
+    options = replace(SMALL, **changes)
     server, *clients = run_ranks(4, served, options, tmp_path, 8)
-    torch.testing.assert_close(weights(tmp_path), played(options, 3), rtol=0, atol=1e-5)
+    expected = played(options, 3)
+    torch.testing.assert_close(weights(tmp_path), expected, rtol=0, atol=1e-5)
     assert [metrics["updates"] for metrics in server[:-1]] == [3.0 * (i + 1) for i in range(8)]
     assert sum(last["flights"] for (last,) in clients) == 24
+    shared = [expected[halves(options, 3, number)[0]] for number in range(24)]
+    sent = [size for (last,) in clients for size in last["sent"] if size != REPORT]
+    assert sorted(sent) == sorted(4 * len(part) for part in shared)
 
 
 def test_nobody_waits_and_every_update_counts_once(tmp_path: Path) -> None:

@@ -1,20 +1,23 @@
 """How updates of `examples/federated` travel: their bytes, and what is left of them."""
 
-from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from federated.durations import BATCHES, draws
-from federated.learning import learn, make_parts
+from federated.durations import BATCHES, FACTOR, drawn, draws
+from federated.learning import learn
 from federated.masks import Masks
 from federated.networks import build, parameter_shapes
-from federated.options import Options
-from federated.planning import make_plan, upload_bytes, wire
+from federated.options import HALVED, Options
+from federated.planning import download_bytes, upload_bytes, wire
 from federated.synthetic import Synthetic, recover
-from federated.system import SYSTEM
 from federated.uploads import codec_of
 from torch import Tensor, nn
+
+from tests.examples.test_federated_learning import Reference, learnt, prepared
 
 UPLOADS = ("full", "fp16", "top-k", "random-mask", "sign", "low-rank", "synthetic")
 
@@ -87,8 +90,7 @@ def test_a_matrix_of_low_rank_arrives_whole() -> None:
 def test_a_clients_own_samples_recover_its_update() -> None:
     """FedSynth with S = D_k, as many steps as the client does, and its learning rate."""
     options = Options(clients=20, model="linear", batch_size=36, learning_rate=0.3)
-    job = SYSTEM.job(options, world_size=1)
-    parts = make_parts(job, make_plan(job), torch.device("cpu"), dtype=torch.float64)
+    _, parts = prepared(options)
     start = parts.learner.server.snapshot()
     update = parts.trainer.update(start, client=3, number=5)
     images, labels = parts.trainer.own(3)
@@ -102,11 +104,10 @@ def test_a_clients_own_samples_recover_its_update() -> None:
 
 def test_fitting_makes_synthetic_images_say_more() -> None:
     options = Options(upload="synthetic", model="linear", synthetic_samples=4)
-    job = SYSTEM.job(replace(options, clients=20), world_size=1)
-    parts = make_parts(job, make_plan(job), torch.device("cpu"))
+    _, parts = prepared(options, clients=20)
     start = parts.learner.server.snapshot()
     delta = parts.trainer.update(start, 3, 5).delta
-    codec = Synthetic(build("linear", "digits"), options, seed=0)
+    codec = Synthetic(build("linear", "digits").double(), options, seed=0)
     likeness = []
     for codec.iterations in (0, 10, 60):
         arrived = codec.decode(codec.encode(delta, start, 5), start, 5)
@@ -114,6 +115,65 @@ def test_fitting_makes_synthetic_images_say_more() -> None:
     assert abs(likeness[0]) < 0.3
     assert likeness[0] < likeness[1] < likeness[2]
     assert likeness[2] > 0.7
+
+
+@pytest.mark.parametrize("model", ["linear", "mlp", "cnn"])
+def test_one_factor_of_every_adapter_is_sent(model: str) -> None:
+    """In float64: r values for every column, or for every row, of every linear layer."""
+    shapes = {"mlp": [(32, 64), (10, 32)]}.get(model, [(10, 64)])
+    job, parts = prepared(model=model, upload=HALVED, upload_rank=3, concurrency=5)
+    sizes, encode = list[int](), parts.learner.codec.encode
+
+    def watched(delta: Tensor, start: Tensor, number: int) -> Tensor:
+        sizes.append(len(encode(delta, start, number)))
+        return encode(delta, start, number)
+
+    parts.learner.codec.encode = watched  # type: ignore[method-assign]
+    *_, last = islice(learn(job, parts, wire(job)), 6)
+    of_a, of_b = (8 * 3 * sum(shape[i] for shape in shapes) for i in (1, 0))
+    assert set(sizes) == {of_a, of_b}
+    assert last["uploaded_bytes"] == last["downloaded_bytes"] == sum(sizes) / 2  # planned: float32
+    assert upload_bytes(job.options) == download_bytes(job.options) == (of_a + of_b) / 4
+
+
+class Adapter(nn.Module):
+    """W x + s B A x + b of 64 pixels and 10 classes, with r = 2."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.linear = partial(nn.functional.linear, weight=weight, bias=bias)
+        self.a, self.b = nn.Parameter(torch.empty(2, 64)), nn.Parameter(torch.empty(10, 2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.flatten(1)
+        return self.linear(x) + 3.0 / 8 * (x @ self.a.T @ self.b.T)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_factors_are_the_means_of_those_who_sent_them(share: float) -> None:
+    """FedRand in rounds. With rho = 1 nobody ever sends B."""
+    changes: Any = {"upload": HALVED, "upload_rank": 2, "adapter_share": share, "adapter_scale": 3}
+    changes |= {"example_weight": "linear", "divide_by": "weights", "size_spread": 0.7}
+    changes |= {"scheme": "fedavg", "concurrency": 4}
+    reference = Reference(**changes)
+    parts, first = reference.parts, reference.weights
+    reference.network = Adapter(*parts.trainer.flat.network.base.parameters())  # type: ignore
+    weights, kept, is_a = first, dict[int, Tensor](), torch.arange(2 * (64 + 10)) < 2 * 64
+    for _ in range(6):
+        total, count = torch.zeros(2, len(first), dtype=torch.float64)
+        for flight in parts.learner.coordinator.start():
+            sent = is_a if drawn(0, FACTOR, flight.number) < share else ~is_a
+            own = kept.get(flight.client, first)
+            begin = torch.where(sent, weights, own)
+            model = reference.trained(begin, flight.client, flight.number)
+            kept[flight.client] = torch.where(sent, own, model)
+            samples = len(parts.trainer.own(flight.client)[1])
+            total += samples * sent * model
+            count += samples * sent
+            parts.learner.coordinator.arrived(flight.number)
+        weights = torch.where(count > 0, total / count, weights)
+    torch.testing.assert_close(learnt(**changes), weights)
+    assert weights[~is_a].any() == (share < 1)
 
 
 def test_masks_hide_every_update_and_cancel_in_the_sum() -> None:
@@ -133,17 +193,7 @@ def test_masks_hide_every_update_and_cancel_in_the_sum() -> None:
 
 
 def test_a_masked_job_learns_as_an_open_one_up_to_rounding() -> None:
-    options = Options(
-        concurrency=6, buffer_size=3, clients=20, model="linear", staleness_weight="constant",
-        least_s=1.0,
-    )  # fmt: skip
-    found = []
-    for masked in (False, True):
-        job = SYSTEM.job(replace(options, masked=masked), world_size=1)
-        parts = make_parts(job, make_plan(job), torch.device("cpu"))
-        steps = learn(job, parts, wire(job))
-        for _ in range(8):
-            next(steps)
-        found.append(parts.learner.server.snapshot())
+    same: Any = {"concurrency": 6, "buffer_size": 3, "clients": 20, "least_s": 1.0}
+    found = [learnt(8, masked=masked, **same) for masked in (False, True)]
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-4)
     assert not torch.equal(found[0], found[1])

@@ -1,35 +1,19 @@
 """`examples/local_sgd`, installed as a user's own package would be, under every command."""
 
-import ast
 import csv
-import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from systems.schema import InputError
 from tests.emulation import needs_emulation
-from tests.examples.installed import ROOT, install, launch, launched
+from tests.examples.installed import ROOT, imported, launch, launched, read
 
 EXAMPLE = ROOT / "examples" / "local_sgd"
 PROFILE = ROOT / "stanza" / "profiles" / "vgg16.json"
 PARAMETER_BYTES = 4 * (65 * 512 + 513 * 10)
 SYSTEM = ["--system", "local_sgd"]
 ON_A_CLUSTER = [*SYSTEM, "--cluster", "ec2-p3-10g", "--profile", str(PROFILE)]
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the example is installed."""
-    folder = tmp_path_factory.mktemp("environment") / "site"
-    install(EXAMPLE, folder)
-    return folder
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 def all_reduce_s(ranks: int, bandwidth_bits_per_s: float) -> float:
@@ -39,16 +23,9 @@ def all_reduce_s(ranks: int, bandwidth_bits_per_s: float) -> float:
 
 
 def test_it_is_small_and_imports_nothing_of_a_system_or_of_the_command_line() -> None:
-    lines, imported = 0, set()
-    for path in EXAMPLE.rglob("*.py"):
-        lines += sum(bool(line.strip()) for line in path.read_text().splitlines())
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                imported |= {name.name.partition(".")[0] for name in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                imported.add(str(node.module).partition(".")[0])
-    assert imported - sys.stdlib_module_names <= {"local_sgd", "systems", "torch"}
-    assert lines <= 250
+    assert imported(EXAMPLE) <= {"local_sgd", "systems", "torch"}
+    lines = [line for path in EXAMPLE.rglob("*.py") for line in path.read_text().splitlines()]
+    assert sum(bool(line.strip()) for line in lines) <= 250
 
 
 @pytest.mark.distributed

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from federated.data import Shards
 from federated.durations import BATCHES, draws
 from federated.options import Options
-from systems.data.dataset import Batch, Data
+from federated.planning import halves
+from systems.data.dataset import Batch
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Update:
     """What comes of a flight."""
 
     delta: Tensor
-    """The model that the client has got less the one that it has made, [P]."""
+    """The model that the client has begun with less the one that it has made, [P]: those of its
+    values that came from the server."""
     counts: Counts
 
 
@@ -36,15 +38,13 @@ class Flat:
     """A network whose parameters, and whose gradients, are parts of one vector each."""
 
     def __init__(self, network: nn.Module) -> None:
-        parameters = list(network.parameters())
-        self.network = network
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        self.network, sizes = network, [p.numel() for p in parameters]
         self.weights = torch.cat([p.detach().flatten() for p in parameters])
         self.gradient = torch.zeros_like(self.weights)
-        position = 0
-        for p in parameters:
-            own = slice(position, position + p.numel())
-            p.data, p.grad = self.weights[own].view_as(p), self.gradient[own].view_as(p)
-            position += p.numel()
+        parts = self.weights.split(sizes), self.gradient.split(sizes)
+        for p, own, slope in zip(parameters, *parts, strict=True):
+            p.data, p.grad = own.view_as(p), slope.view_as(p)
 
     def load(self, weights: Tensor) -> nn.Module:
         """The network with these parameters."""
@@ -60,6 +60,8 @@ class Trainer:
     ) -> None:
         """Take a network, whose parameters are replaced, and all training samples in memory."""
         self.flat = Flat(network)
+        self._initial = self.flat.weights.clone()
+        self._kept: dict[tuple[int, int], Tensor] = {}  # by client, and where in [P] it begins
         self._images, self._labels = samples
         self.shards, self.options, self._seed = shards, options, seed
 
@@ -71,13 +73,17 @@ class Trainer:
     def update(self, start: Tensor, client: int, number: int) -> Update:
         """Train a client from `start` [P]; the number of its flight decides the order of samples.
 
-        w <- w - eta_l (g(w) + mu (w - w_0)), where mu is 0 without FedProx.
+        w <- w - eta_l (g(w) + mu (w - w_0)), where mu is 0 without FedProx. What a client keeps for
+        itself comes from where it was kept, and goes there again.
         """
         options, flat = self.options, self.flat
         proximal = options.proximal if options.scheme == "fedprox" else 0.0
         images, labels = self.own(client)
         generator, loss_sum = draws(self._seed, BATCHES, number), torch.zeros((), dtype=start.dtype)
-        flat.load(start)
+        shared, kept = halves(options, self._seed, number)
+        begin = start.clone()
+        begin[kept] = self._kept.get((client, kept.start), self._initial[kept])
+        flat.load(begin)
         for _ in range(options.local_epochs):
             order = torch.from_numpy(generator.permutation(len(labels)))
             for batch in order.split(options.batch_size):
@@ -86,14 +92,9 @@ class Trainer:
                 loss = nn.functional.cross_entropy(logits, labels[batch])
                 loss.backward()
                 if proximal:
-                    flat.gradient.add_(flat.weights - start, alpha=proximal)
+                    flat.gradient.add_(flat.weights - begin, alpha=proximal)
                 flat.weights.sub_(flat.gradient, alpha=options.learning_rate)
                 loss_sum += loss.detach().cpu() * len(batch)
         trained = len(labels) * options.local_epochs
-        return Update(start - flat.weights, Counts(len(labels), trained, loss_sum.item()))
-
-
-def all_samples(data: Data, device: torch.device) -> Batch:
-    """All training samples."""
-    images, labels = data.train.batch(range(len(data.train)))
-    return images.to(device), labels.to(device)
+        self._kept[client, kept.start] = flat.weights[kept].clone()
+        return Update((begin - flat.weights)[shared], Counts(len(labels), trained, loss_sum.item()))

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from federated.coordinator import Coordinator, Flight, Outcome
-from federated.durations import DURATION, SPEEDS, Durations, drawn
 from systems.clusters.cluster import Cluster, Link
 
 
@@ -21,8 +20,8 @@ from systems.clusters.cluster import Cluster, Link
 class Wire:
     """What messages cost: how large they are, and the links of the server and of the clients."""
 
-    download_bytes: float
-    upload_bytes: float
+    sizes: Callable[[Flight], tuple[float, float]] = lambda flight: (0.0, 0.0)
+    """The bytes down and up of a flight."""
     server: Link | None = None
     """The server's link, on which messages of one direction follow one another. None: it is never
     waited for."""
@@ -31,19 +30,14 @@ class Wire:
     number. Empty: messages take no time."""
 
     @classmethod
-    def on(cls, cluster: Cluster, download_bytes: float, upload_bytes: float) -> "Wire":
+    def on(cls, cluster: Cluster, sizes: Callable[[Flight], tuple[float, float]]) -> "Wire":
         """The wire of a cluster, whose first machine is the server, and the others clients. Of a
         cluster that names one kind, all have the same link. Rates that are not known cost nothing.
         """
         server, *clients = cluster.links if len(cluster.nodes) > 1 else cluster.links[:1] * 2
         if any(link.bandwidth_bits_per_s is None for link in (server, *clients)):
-            return cls(download_bytes=download_bytes, upload_bytes=upload_bytes)
-        return cls(
-            download_bytes=download_bytes,
-            upload_bytes=upload_bytes,
-            server=server,
-            clients=tuple(clients),
-        )
+            return cls(sizes=sizes)
+        return cls(sizes=sizes, server=server, clients=tuple(clients))
 
     def of_client(self, client: int, size_bytes: float) -> float:
         """The seconds that a message takes on the link of a client."""
@@ -51,6 +45,10 @@ class Wire:
             return 0.0
         link = self.clients[client % len(self.clients)]
         return link.seconds(size_bytes) + link.latency_s
+
+    def way_s(self, client: int, down: float, up: float) -> float:
+        """The seconds that both messages of a flight take on the link of a client."""
+        return self.of_client(client, down) + self.of_client(client, up)
 
     def of_server(self, size_bytes: float) -> float:
         """The seconds that a message takes on the link of the server."""
@@ -73,26 +71,6 @@ class Event:
     """How many steps the server has done since then, before this one."""
 
 
-def durations_of(
-    durations: Durations, seed: int, *, ranks: "list[float] | None" = None, steady: bool = False
-) -> Callable[[Flight], float]:
-    """How many seconds the client of a flight trains.
-
-    Args:
-        steady: whether a client is always equally fast.
-        ranks: by client, the share of the clients that are faster than it; None draws it.
-    """
-
-    def seconds(flight: Flight) -> float:
-        if ranks is not None:
-            return durations.quantile_s(ranks[flight.client])
-        if steady:
-            return durations.quantile_s(drawn(seed, SPEEDS, flight.client))
-        return durations.quantile_s(drawn(seed, DURATION, flight.number))
-
-    return seconds
-
-
 def play(
     coordinator: Coordinator, wire: Wire, duration_s: Callable[[Flight], float]
 ) -> Iterator[Event]:
@@ -105,8 +83,9 @@ def play(
         together = heap and heap[0][0] <= now_s  # what ends at once ends before others start
         for flight in [] if together else coordinator.start():
             began_s[flight.number] = now_s
-            server_out_s = max(server_out_s, now_s) + wire.of_server(wire.download_bytes)
-            got_s = max(server_out_s, now_s + wire.of_client(flight.client, wire.download_bytes))
+            down, _ = wire.sizes(flight)
+            server_out_s = max(server_out_s, now_s) + wire.of_server(down)
+            got_s = max(server_out_s, now_s + wire.of_client(flight.client, down))
             share = coordinator.dies_after(flight)
             ends_s = got_s + duration_s(flight) * (1.0 if share is None else share)
             heapq.heappush(
@@ -114,8 +93,9 @@ def play(
             )
         now_s, number, flight, what = heapq.heappop(heap)
         if what == "trained":  # its update leaves now
-            server_in_s = max(server_in_s, now_s) + wire.of_server(wire.upload_bytes)
-            there_s = max(server_in_s, now_s + wire.of_client(flight.client, wire.upload_bytes))
+            _, up = wire.sizes(flight)
+            server_in_s = max(server_in_s, now_s) + wire.of_server(up)
+            there_s = max(server_in_s, now_s + wire.of_client(flight.client, up))
             heapq.heappush(heap, (there_s, number, flight, "arrived"))
             continue
         outcome, stepped = coordinator.arrived(number, alive=what == "arrived")

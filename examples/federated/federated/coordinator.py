@@ -1,6 +1,6 @@
 """When clients start, which updates count, and when the server steps: the policy of all schemes.
 
-    coordinator = Coordinator(policy, seed)
+    coordinator = Coordinator(options, plan, seed)
     for flight in coordinator.start():         # the clients that should start now
         ...
     outcome, stepped = coordinator.arrived(number)      # one of them has come back
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from federated.durations import CHOICE, LOSS, drawn
+from federated.options import Options
 
 Outcome = Literal["taken", "stale", "late", "lost", "spoilt"]
 """What becomes of a flight: its update goes into the buffer; is too stale; comes after its round
@@ -25,22 +26,15 @@ NUMBERS = 2 + len(get_args(Outcome))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
-    """When to step."""
+class FederatedPlan:
+    """Who trains at once, and when the server steps."""
 
-    clients: int
-    """How many clients there are."""
     concurrency: int
-    """C: how many of them train at once."""
+    """C: how many clients train at once."""
     goal: int
-    """K: how many updates make a step."""
-    in_rounds: bool
-    """Whether clients start together, after a step."""
-    max_staleness: int | None = None
-    lost: float = 0.0
-    """The probability that a client dies while it trains."""
-    masked: bool = False
-    """Whether flights belong to buffers from their start on, K in a row to one."""
+    """K: how many updates make a step. With masks, K flights in a row belong to one buffer."""
+    step_s: float | None = None
+    """The predicted seconds of a server step; None where nothing predicts them."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,8 @@ class Flight:
 class Coordinator:
     """The numbers of a server."""
 
-    policy: Policy
+    options: Options
+    plan: FederatedPlan
     seed: int
     version: int = 0
     """The steps that the server has done."""
@@ -82,15 +77,15 @@ class Coordinator:
 
     def wanted(self) -> int:
         """How many clients should start now."""
-        busy = len(self.flights) + (self.taken if self.policy.in_rounds else 0)
-        return max(0, self.policy.concurrency - busy)
+        busy = len(self.flights) + (self.taken if self.options.in_rounds else 0)
+        return max(0, self.plan.concurrency - busy)
 
     def start(self, most: int | None = None) -> list[Flight]:
         """Start the clients that should start now, but at most so many."""
         wanted = self.wanted() if most is None else min(self.wanted(), most)
         new = []
         for _ in range(wanted):
-            client = _choose(self.policy.clients, self._busy, self.seed, self.started)
+            client = _choose(self.options.clients, self._busy, self.seed, self.started)
             flight = Flight(self.started, client, self.version)
             self.flights[flight.number] = flight
             self._busy.add(client)
@@ -100,10 +95,10 @@ class Coordinator:
 
     def dies_after(self, flight: Flight) -> float | None:
         """The share of its training after which the client of a flight dies; None: it lives."""
-        if not self.policy.lost:
+        if not self.options.lost:
             return None
         draw = drawn(self.seed, LOSS, flight.number)  # below the chance it is even in itself
-        return draw / self.policy.lost if draw < self.policy.lost else None
+        return draw / self.options.lost if draw < self.options.lost else None
 
     def arrived(self, number: int, *, alive: bool = True) -> tuple[Outcome, bool]:
         """A flight has ended: says what becomes of it, and whether the server steps now.
@@ -118,25 +113,25 @@ class Coordinator:
         if flight is None or outcome != "taken":
             return outcome, False
         self.staleness[self.version - flight.version] += 1
-        if self.policy.masked:
+        if self.options.masked:
             cohort = self.cohort(number)
             self.cohorts[cohort] = self.cohorts.get(cohort, 0) + 1
-            full = self.cohorts[cohort] == self.policy.goal
+            full = self.cohorts[cohort] == self.plan.goal
         else:
             self.taken += 1
-            full = self.taken == self.policy.goal
+            full = self.taken == self.plan.goal
         if full:
             self._step(number)
         return outcome, full
 
     def cohort(self, number: int) -> int:
         """The masked buffer to which a flight belongs."""
-        return number // self.policy.goal
+        return number // self.plan.goal
 
     def _outcome(self, flight: Flight | None, number: int, alive: bool) -> Outcome:
         if flight is None:
             return "late"
-        if self.policy.masked:
+        if self.options.masked:
             cohort = self.cohort(number)
             if not alive:
                 self.spoilt.add(cohort)
@@ -146,7 +141,7 @@ class Coordinator:
                 return "spoilt" if alive else "lost"
         if not alive:
             return "lost"
-        limit = self.policy.max_staleness
+        limit = self.options.max_staleness
         return "taken" if limit is None or self.version - flight.version <= limit else "stale"
 
     def _step(self, number: int) -> None:
@@ -154,7 +149,7 @@ class Coordinator:
         self.version += 1
         self.taken = 0
         self.cohorts.pop(self.cohort(number), None)
-        if self.policy.in_rounds:
+        if self.options.in_rounds:
             self.flights.clear()
             self._busy.clear()
 

@@ -27,7 +27,7 @@ QUANTILES: Mapping[str, Callable[[float], float]] = {
 }
 POINTS = 20_000
 """Of the numeric integral of an order statistic."""
-DURATION, CLIENT, LOSS, CHOICE, SPLIT, SPEEDS, BATCHES, MASK, CODE = range(9)
+DURATION, CLIENT, LOSS, CHOICE, SPLIT, SPEEDS, BATCHES, MASK, CODE, FACTOR = range(10)
 """The purposes of random draws: each has a stream of its own, which depends on nothing else."""
 
 

@@ -4,7 +4,7 @@ Learning is real, and the order of arrivals is that of a virtual clock: counts o
 "measured", and seconds are "simulated".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
@@ -12,16 +12,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from federated.options import Options
+from federated.options import HALVED, Options
 from federated.planning import durations
 from federated.system import SYSTEM, simulated
 from systems.figures.claims import Claim, Target, claim
 from systems.figures.draw import Bars, Lines, draw
 from systems.figures.experiment import Experiment, Outcome, Results, measure_once
 from systems.figures.paper import Answer, Paper, Statement
-from systems.job import Job
 
-Runs = Sequence[Mapping[str, Any]]
+Cases = dict[str, dict[str, Any]]
+"""What each case changes of the options that all share, by its name."""
 KINDS = ("half-normal", "uniform", "exponential")
 CONCURRENCIES = (10, 50, 200, 1000)
 SEEDS = {"quick": (0,), "full": (0, 1, 2)}
@@ -33,17 +33,14 @@ TASKS: dict[str, tuple[Options, dict[str, Any]]] = {
     "full": (LARGE, {"target": 0.72, "most_updates": 20_000, "every": 250}),
 }
 """The options that all methods share, and when a run ends."""
-SLOW_UNLIKE: dict[str, Any] = {"steady": True, "speed_follows_data": True}
-"""The slow clients have other classes than the fast ones."""
-UPLOADS = ("full", "fp16", "top-k", "random-mask", "sign", "low-rank")
+WHOM: Cases = {
+    "rounds": {"scheme": "fedavg"},
+    "over-selection": {"scheme": "fedavg", "over_selection": 0.3},
+    "FedBuff": {"scheme": "fedbuff"},
+}
 UPLINKS_MBIT_PER_S = (1, 5, 50)
 TOLD = "Learning is real. Updates are what clients send; seconds are of a virtual clock."
 NOTE = "every method's server learning rate is tuned alike; targets hold for a mean of three tests"
-
-
-def job_of(options: Options, seed: int = 0) -> Job:
-    """A job on a virtual clock."""
-    return SYSTEM.job(options, world_size=1, seed=seed)
 
 
 def measure_waiting(level: str, folder: Path) -> Results:
@@ -55,7 +52,8 @@ def measure_waiting(level: str, folder: Path) -> Results:
             steps = max(100, updates // (c if scheme == "fedavg" else LARGE.buffer_size))
             options = replace(LARGE, scheme=scheme, duration=kind, concurrency=c, steps=steps)
             of = durations(options).order_statistic_s(c, c) if scheme == "fedavg" else 10 / c
-            found.append({"c": c, "form_s": of, **simulated(job_of(options)).result})
+            job = SYSTEM.job(options, world_size=1)
+            found.append({"c": c, "form_s": of, **simulated(job).result})
         return found
 
     updates = {"quick": 20_000, "full": 100_000}[level]
@@ -66,91 +64,89 @@ def measure_waiting(level: str, folder: Path) -> Results:
 def conclude_waiting(results: Results, folder: Path) -> Outcome:
     """Draw what waiting costs, and what more clients at once gain."""
     rounds, buffers = ([results[f"{s} {kind}"] for kind in KINDS] for s in ("fedavg", "fedbuff"))
-    of_kind = rounds[0], buffers[0]
-    gains = [[o["samples_per_s"] / of[0]["samples_per_s"] for o in of] for of in of_kind]
+    rates = {"rounds": rounds[0], "FedBuff, K = 10": buffers[0]}
+    gains = {
+        n: [o["samples_per_s"] / of[0]["samples_per_s"] for o in of] for n, of in rates.items()
+    }
+    axis: dict[str, Any] = {"x_label": "clients at once, C", "logarithmic_x": True}
 
-    def over_c(values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
-        return CONCURRENCIES, values
+    def by_kind(key: str) -> dict[str, Any]:
+        kinds = zip(KINDS, rounds, strict=True)
+        return {kind: (CONCURRENCIES, [one[key] for one in of]) for kind, of in kinds}
 
     costs = Lines(
-        series={k: over_c([o["step_s"] for o in of]) for k, of in zip(KINDS, rounds, strict=True)},
-        points={k: over_c([o["form_s"] for o in of]) for k, of in zip(KINDS, rounds, strict=True)},
+        series=by_kind("step_s"),
+        points=by_kind("form_s"),
         points_label="closed form",
-        x_label="clients at once, C",
         y_label="a round over the mean training of a client",
         title="What waiting for the slowest costs (simulated)",
-        logarithmic_x=True,
+        **axis,
     )
     more = Lines(
-        series={"rounds": over_c(gains[0]), "FedBuff, K = 10": over_c(gains[1])},
-        x_label="clients at once, C",
+        series={name: (CONCURRENCIES, of) for name, of in gains.items()},
         y_label="updates per second over those of C = 10",
         title="What more clients gain, half-normal (simulated)",
-        logarithmic_x=True,
         logarithmic=True,
-    )
-    figure = draw(
-        folder / "federated-waiting",
-        [costs, more],
-        "times of clients are drawn, with mean 1 s; messages are free",
-        title="Waiting for clients",
-        tier="simulated",
-        caption="A round lasts as long as its slowest client. Without rounds nobody waits.",
+        **axis,
     )
     waiting = [abs(o["step_s"] / o["form_s"] - 1) for of in rounds for o in of]
     stale = [abs(o["staleness"] / (o["c"] / 10) - 1) for of in buffers for o in of[1:]]
+    of_waiting = "rounds of 10 to 1000 clients against the mean of the largest of C draws"
+    of_stale = "mean staleness against C / K, for C of 50 to 1000 and K = 10"
     of_c = "updates per second of 1000 clients over those of 10, half-normal"
-    claims = [
-        claim(
-            "federated.waiting-error.all.simulated",
-            "rounds of 10 to 1000 clients against the mean of the largest of C draws",
-            waiting,
-            Target(most=0.03, unit="fraction"),
-            judged_by="largest",
-        ),
-        claim(
-            "federated.staleness-error.all.simulated",
-            "mean staleness against C / K, for C of 50 to 1000 and K = 10",
-            stale,
-            Target(most=0.05, unit="fraction"),
-            judged_by="largest",
-        ),
-        claim("federated.gain.rounds.simulated", of_c, gains[0][-1:], Target(most=70, unit="x")),
-        claim("federated.gain.buffers.simulated", of_c, gains[1][-1:], Target(least=95, unit="x")),
-    ]
-    return Outcome(figures=(figure,), claims=tuple(claims))
+    rare, often = (of[-1:] for of in gains.values())
+    largest: dict[str, Any] = {"judged_by": "largest"}
+    few, some = Target(most=0.03, unit="fraction"), Target(most=0.05, unit="fraction")
+    claims = (
+        claim("federated.waiting-error.all.simulated", of_waiting, waiting, few, **largest),
+        claim("federated.staleness-error.all.simulated", of_stale, stale, some, **largest),
+        claim("federated.gain.rounds.simulated", of_c, rare, Target(most=70, unit="x")),
+        claim("federated.gain.buffers.simulated", of_c, often, Target(least=95, unit="x")),
+    )
+    return _outcome(
+        folder / "federated-waiting",
+        [costs, more],
+        claims,
+        title="Waiting for clients",
+        caption="A round lasts as long as its slowest client. Without rounds nobody waits.",
+        footnote="times of clients are drawn, with mean 1 s; messages are free",
+        tier="simulated",
+    )
 
 
-def _measure(changes: Mapping[str, dict[str, Any]], level: str, folder: Path) -> Results:
-    """Reach the task's target with each of some changes to its options."""
+def reach(cases: Callable[[str], Cases], level: str, folder: Path) -> Results:
+    """Reach the task's target with each of the cases of a level."""
     from federated.reach import reached_by_all
 
     base, limits = TASKS[level]
-    tuning = job_of, RATES[level], SEEDS[level], limits
-    parts = {n: partial(reached_by_all, replace(base, **c), *tuning) for n, c in changes.items()}
+    tuning = RATES[level], SEEDS[level], limits
+    changed = {name: replace(base, **changes) for name, changes in cases(level).items()}
+    parts = {name: partial(reached_by_all, options, *tuning) for name, options in changed.items()}
     return measure_once(folder, parts)
 
 
-def measure_target(level: str, folder: Path) -> Results:
+def methods(level: str) -> Cases:
     """Methods at the task's C, and FedBuff over K."""
-    c = TASKS[level][0].concurrency
-    cases: dict[str, dict[str, Any]] = {
+    rounds = {
         name: {"scheme": name.lower()} for name in ("FedAvg", "FedAvgM", "FedProx", "FedAsync")
     }
-    for k in (1, 5, 10, 50, c) if level == "full" else (1, 5, c):
-        cases[f"FedBuff K={k}"] = {"scheme": "fedbuff", "buffer_size": k}
-    return _measure(cases, level, folder)
+    goals = (1, 5, 10, 50) if level == "full" else (1, 5)
+    buffers = {
+        f"FedBuff K={k}": {"scheme": "fedbuff", "buffer_size": k}
+        for k in (*goals, TASKS[level][0].concurrency)
+    }
+    return rounds | buffers
 
 
 def conclude_target(results: Results, folder: Path) -> Outcome:
     """Draw updates, steps and seconds to the target, and judge FedBuff at its best K."""
-    buffers = [name for name in results if name.startswith("FedBuff")]
-    best = min(buffers, key=lambda name: median(_sizes(results[name])))
+    updates = {name: [one["updates"] for one in of] for name, of in results.items()}
+    best = min((name for name in updates if "FedBuff" in name), key=lambda n: median(updates[n]))
     claims = [
         claim(
             f"federated.fewer-updates-than.{other}.measured",
             f"client updates to the target of {other} over those of {best}",
-            [a / b for a, b in zip(_sizes(results[other]), _sizes(results[best]), strict=True)],
+            [a / b for a, b in zip(updates[other], updates[best], strict=True)],
             Target(least=1.0, unit="x", source="arXiv 2106.06639: FedBuff needs fewer"),
             paper=paper,
         )
@@ -159,16 +155,17 @@ def conclude_target(results: Results, folder: Path) -> Outcome:
     return _concluded(results, folder, "target", *claims)
 
 
-def measure_concurrency(level: str, folder: Path) -> Results:
+def over_c(level: str) -> Cases:
     """Rounds and FedBuff over C, as far as the task has so many clients at once."""
-    cases: dict[str, dict[str, Any]] = {}
-    for c in (c for c in CONCURRENCIES if c <= TASKS[level][0].concurrency):
-        cases[f"FedAvg C={c}"] = {"scheme": "fedavg", "concurrency": c}
-        cases[f"FedBuff C={c}"] = {"scheme": "fedbuff", "concurrency": c}
-    return _measure(cases, level, folder)
+    return {
+        f"{name} C={c}": {"scheme": name.lower(), "concurrency": c}
+        for c in CONCURRENCIES
+        if c <= TASKS[level][0].concurrency
+        for name in ("FedAvg", "FedBuff")
+    }
 
 
-def conclude_concurrency(results: Results, folder: Path) -> Outcome:
+def conclude_over_c(results: Results, folder: Path) -> Outcome:
     """Draw the same over C, and judge who is sooner at the largest."""
     *_, rounds, buffers = results.values()
     ratios = [a["clock_s"] / b["clock_s"] for a, b in zip(rounds, buffers, strict=True)]
@@ -182,32 +179,22 @@ def _concluded(results: Results, folder: Path, id: str, *claims: Claim) -> Outco
     """Draw updates, steps and seconds to the target beside these claims."""
     keys = {"client updates": "updates", "server steps": "steps", "virtual seconds": "clock_s"}
     panels = [_bars(results, name, itemgetter(key), key == "steps") for name, key in keys.items()]
-    told: dict[str, Any] = {"title": "To a target accuracy", "tier": "measured"}
-    figure = draw(folder / f"federated-{id}", panels, NOTE, caption=TOLD, **told)
-    return Outcome(figures=(figure,), claims=claims, notes=_notes(results))
-
-
-def _sizes(runs: Runs) -> list[float]:
-    return [one["updates"] for one in runs]
+    told: dict[str, Any] = {"title": "To a target accuracy", "caption": TOLD}
+    return _outcome(folder / f"federated-{id}", panels, claims, notes=_notes(results), **told)
 
 
 def measure_bias(level: str, folder: Path) -> Results:
     """Learn for so many updates where the slow clients have classes of their own."""
-    from federated.reach import reach
+    from federated.reach import reach as learnt
 
     base, limits = TASKS[level]
     most = limits["most_updates"] // 2
-    cases: dict[str, dict[str, Any]] = {
-        "rounds": {"scheme": "fedavg"},
-        "over-selection": {"scheme": "fedavg", "over_selection": 0.3},
-        "FedBuff": {"scheme": "fedbuff"},
-    }
 
     def learn(changes: dict[str, Any]) -> list[dict[str, Any]]:
-        options = replace(base, **SLOW_UNLIKE, **changes)
-        return [reach(job_of(options, seed), 2.0, most, most) for seed in SEEDS[level]]
+        options = replace(base, steady=True, speed_follows_data=True, **changes)
+        return [learnt(options, seed, 2.0, most, most) for seed in SEEDS[level]]
 
-    return measure_once(folder, {name: partial(learn, c) for name, c in cases.items()})
+    return measure_once(folder, {name: partial(learn, changes) for name, changes in WHOM.items()})
 
 
 def conclude_bias(results: Results, folder: Path) -> Outcome:
@@ -218,52 +205,45 @@ def conclude_bias(results: Results, folder: Path) -> Outcome:
         unit="accuracy on the clients' own samples",
         title="By quartile of speed, after as many updates (measured)",
     )
-    figure = draw(
+    gap = {n: [o["by_speed"][0] - o["by_speed"][3] for o in of] for n, of in results.items()}
+    more = [a - b for a, b in zip(gap["over-selection"], gap["FedBuff"], strict=True)]
+    what = "accuracy of the fastest quartile less the slowest: with over-selection less FedBuff's"
+    id = "federated.bias-over-buffers.over-selection.measured"
+    return _outcome(
         folder / "federated-bias",
         [panel],
-        "clients are the slower the later the class is that they have most of",
+        [claim(id, what, more, Target(least=0.0, unit="fraction"))],
         title="Whom the model serves",
-        tier="measured",
         caption="Over-selection drops the slow; without rounds they come less often.",
+        footnote="clients are the slower the later the class is that they have most of",
     )
-    gap = {n: [o["by_speed"][0] - o["by_speed"][3] for o in of] for n, of in results.items()}
-    judged = claim(
-        "federated.bias-over-buffers.over-selection.measured",
-        "accuracy of the fastest quartile less the slowest: with over-selection less FedBuff's",
-        [a - b for a, b in zip(gap["over-selection"], gap["FedBuff"], strict=True)],
-        Target(least=0.0, unit="fraction"),
-    )
-    return Outcome(figures=(figure,), claims=(judged,))
 
 
-def measure_uploads(level: str, folder: Path) -> Results:
-    """Reach the target with every upload, in FedBuff."""
-    return _measure({upload: {"upload": upload} for upload in UPLOADS}, level, folder)
+def uploads(level: str) -> Cases:
+    """Ways for updates to travel, in FedBuff."""
+    whole = ("full", "fp16", "top-k", "random-mask", "sign", "low-rank")
+    return {
+        **{upload: {"upload": upload} for upload in whole},
+        HALVED: {"upload": HALVED, "upload_rank": 16, "adapter_scale": 2.0},
+    }
 
 
 def conclude_uploads(results: Results, folder: Path) -> Outcome:
     """Draw the bytes to the target, and the seconds over the rate of the uplinks."""
 
-    def megabytes(one: Mapping[str, Any]) -> float:
-        return float(one["uploads"] * one["upload_bytes"] / 1e6)
+    def megabytes(one: Mapping[str, Any], way: str = "uploaded") -> float:
+        return float(one[f"{way}_bytes"] / 1e6)
 
     def seconds(one: Mapping[str, Any], rate: float) -> float:  # by Little's law
         return float(one["clock_s"] * (1 + one["upload_bytes"] * 8 / (rate * 1e6)))
 
-    panels = [_bars(results, "MB uploaded", megabytes)]
+    ways = ("uploaded", "downloaded")
+    panels = [_bars(results, f"MB {way}", partial(megabytes, way=way)) for way in ways]
     for rate in UPLINKS_MBIT_PER_S:
         label = f"virtual seconds, {rate} Mb/s up,"
         panels.append(_bars(results, label, partial(seconds, rate=rate)))
-    figure = draw(
-        folder / "federated-uploads",
-        panels,
-        NOTE,
-        title="Smaller uploads",
-        tier="measured",
-        caption="Without error feedback, in FedBuff. A client trains for 1 s on average.",
-    )
     full = [megabytes(one) for one in results["full"]]
-    claims: list[Claim] = [
+    claims = [
         claim(
             f"federated.fewer-bytes-than-full.{name}.measured",
             f"bytes uploaded to the target in full over those with {name}",
@@ -273,7 +253,9 @@ def conclude_uploads(results: Results, folder: Path) -> Outcome:
         for name, of in results.items()
         if name != "full" and all(one["reached"] for one in of)
     ]
-    return Outcome(figures=(figure,), claims=tuple(claims), notes=_notes(results))
+    told = "Without error feedback, in FedBuff. A client trains for 1 s on average."
+    named: dict[str, Any] = {"title": "Smaller uploads", "caption": told}
+    return _outcome(folder / "federated-uploads", panels, claims, notes=_notes(results), **named)
 
 
 def _bars(results: Results, label: str, value: Any, logarithmic: bool = False) -> Bars:
@@ -286,6 +268,16 @@ def _bars(results: Results, label: str, value: Any, logarithmic: bool = False) -
         logarithmic=logarithmic,
         value_format="{:.3g}" if "seconds" in label or "MB" in label else "{:,.0f}",
     )
+
+
+def _outcome(
+    path: Path, panels: Sequence[Bars | Lines], claims: Iterable[Claim], **told: Any
+) -> Outcome:
+    """Draw panels beside claims; what is told are a title, a caption and notes, and, where they are
+    others than of learning, a tier and a footnote."""
+    notes, footnote = told.pop("notes", ()), told.pop("footnote", NOTE)
+    figure = draw(path, panels, footnote, **{"tier": "measured", **told})
+    return Outcome(figures=(figure,), claims=tuple(claims), notes=notes)
 
 
 def _notes(results: Results) -> tuple[str, ...]:
@@ -303,10 +295,10 @@ def _experiment(id: str, title: str, measure: Any, conclude: Any) -> Experiment:
 
 EXPERIMENTS = (
     _experiment("waiting", "What waiting costs", measure_waiting, conclude_waiting),
-    _experiment("target", "To a target accuracy", measure_target, conclude_target),
-    _experiment("concurrency", "More clients at once", measure_concurrency, conclude_concurrency),
+    _experiment("target", "To a target accuracy", partial(reach, methods), conclude_target),
+    _experiment("concurrency", "More clients at once", partial(reach, over_c), conclude_over_c),
     _experiment("bias", "Whom the model serves", measure_bias, conclude_bias),
-    _experiment("uploads", "Smaller uploads", measure_uploads, conclude_uploads),
+    _experiment("uploads", "Smaller uploads", partial(reach, uploads), conclude_uploads),
 )
 ANSWER = Answer(
     quantity="fewer-updates-than",

@@ -1,25 +1,30 @@
 """Learning along a schedule: the server's side of every update, and a whole job in one process."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from federated.clients import Counts, Trainer, Update, all_samples
-from federated.clock import Wire, durations_of, play
+from federated import planning
+from federated.adapters import Adapted
+from federated.clients import Counts, Trainer, Update
+from federated.clock import Wire, play
 from federated.coordinator import Coordinator, Flight, Outcome
 from federated.data import opened, spread
-from federated.durations import Durations
 from federated.masks import Masks
 from federated.networks import build
-from federated.options import Options
-from federated.planning import FederatedPlan, durations, policy
+from federated.options import HALVED
+from federated.planning import ALL, NOTHING
 from federated.server import Server
 from federated.uploads import Codec, codec_of
-from systems.data.dataset import Data
+from systems.data.accuracy import accuracy
+from systems.data.dataset import Batch, Data, Split, TensorSplit
 from systems.job import Job
+
+FLOAT = torch.zeros(0)
 
 
 class Client(Protocol):
@@ -38,6 +43,8 @@ class Learner:
     server: Server
     codec: Codec
     masks: Masks | None = None
+    halves: Callable[[int], tuple[slice, slice]] = lambda number: (ALL, NOTHING)
+    """See `planning.halves`."""
     models: dict[int, Tensor] = field(default_factory=dict)
     """By version: the models that clients have got who train now, and the newest."""
     staleness: int = 0
@@ -75,11 +82,12 @@ class Learner:
         if self.masks is not None:
             self.masks.add(message, flight.number)
             if stepped:
-                self.server.sum.copy_(self.masks.total(flight.number, self.server.sum))
+                self.server.fill(self.masks.total(flight.number, self.server.sum))
         else:
-            start = self.models[flight.version]
+            part, _ = self.halves(flight.number)
+            start = self.models[flight.version][part]
             delta = self.codec.decode(message, start, flight.number)
-            self.server.take(delta, staleness=staleness, samples=counts.samples, start=start)
+            self.server.take(delta, self.server.weight(staleness, counts.samples), start, part)
         if stepped:
             self.server.step()
             self.keep_model()
@@ -92,7 +100,7 @@ class Learner:
             "clock_s": clock_s,
             "samples": self.samples,
             "loss_sum": self.loss_sum,
-            "staleness": self.staleness / self.coordinator.policy.goal,
+            "staleness": self.staleness / self.coordinator.plan.goal,
             "updates": outcomes["taken"],
             "wasted_updates": sum(outcomes.values()) - outcomes["taken"],
         }
@@ -107,40 +115,57 @@ class Parts:
     data: Data
     trainer: Trainer
     learner: Learner
-    durations: Durations
     speed_ranks: list[float] | None
     """By client, the share of the clients that are faster, where speed follows the data."""
+    test: Split
+    """In memory."""
+
+    def model(self) -> nn.Module:
+        """The server's model, until a client trains."""
+        return self.trainer.flat.load(self.learner.server.snapshot())
+
+    def accuracy(self) -> float | None:
+        """The share of the test samples that the server's model has right."""
+        device = self.learner.server.weights.device
+        return accuracy(self.model(), self.test, device, batch_size=2048)
 
 
-def make_parts(
-    job: Job,
-    plan: FederatedPlan,
-    device: torch.device,
-    data: Data | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Parts:
-    """Read the data, spread them, and make the network, all from the job's seed."""
-    options: Options = job.options
+def make_parts(job: Job, like: Tensor = FLOAT, data: Data | None = None) -> Parts:
+    """Read the data, spread them, and make the network, all from the job's seed.
+
+    Args:
+        like: its dtype and device are those of the model.
+    """
+    options, plan = job.options, planning.make_plan(job)
     data = data or opened(options)
-    images, labels = all_samples(data, device)
-    shards = spread(labels.cpu().numpy(), options, job.seed)
+    images, labels = whole(data.train)
+    shards = spread(labels.numpy(), options, job.seed)
     torch.manual_seed(job.seed)
-    network = build(options.model, options.data).to(device, dtype)
-    trainer = Trainer(network, (images.to(dtype), labels), shards, options, job.seed)
+    network = build(options.model, options.data)
+    if options.upload == HALVED:
+        network = Adapted(network, options)
+    samples = images.to(like), labels.to(like.device)
+    trainer = Trainer(network.to(like), samples, shards, options, job.seed)
     rows = plan.concurrency if job.checkpoint_every and job.world_size == 1 else 0
     server = Server(trainer.flat.weights, options, plan.goal, shards.mean_samples, rows)
     return Parts(
         data=data,
         trainer=trainer,
         learner=Learner(
-            coordinator=Coordinator(policy(job, plan), job.seed),
-            server=server.to(device),
+            coordinator=Coordinator(options, plan, job.seed),
+            server=server.to(like.device),
             codec=codec_of(options, network, job.seed),
+            halves=partial(planning.halves, options, job.seed),
             masks=Masks(plan.goal, job.seed) if options.masked else None,
         ),
-        durations=durations(options),
         speed_ranks=shards.speed_ranks(job.seed) if options.speed_follows_data else None,
+        test=TensorSplit(len(data.test), partial(whole, data.test)),
     )
+
+
+def whole(split: Split) -> Batch:
+    """All samples of a split."""
+    return split.batch(range(len(split)))
 
 
 def learn(job: Job, parts: Parts, wire: Wire, first: int = 0) -> Iterator[dict[str, float]]:
@@ -151,12 +176,14 @@ def learn(job: Job, parts: Parts, wire: Wire, first: int = 0) -> Iterator[dict[s
         first: the steps that are done. The clock plays them again, for what it does follows from
             the seed; `restored` gives back what clients had got.
     """
-    learner, options, coordinator = parts.learner, job.options, parts.learner.coordinator
-    duration_s = durations_of(
-        parts.durations, job.seed, ranks=parts.speed_ranks, steady=options.steady
-    )
+    learner, coordinator = parts.learner, parts.learner.coordinator
+    duration_s = planning.seconds_of(job.options, job.seed, parts.speed_ranks)
+    sizes = {"downloaded_bytes": 0.0, "uploaded_bytes": 0.0}
     for event in play(coordinator, wire, duration_s):
         flight = event.flight
+        down, up = wire.sizes(flight)
+        sizes["downloaded_bytes"] += down
+        sizes["uploaded_bytes"] += up if coordinator.dies_after(flight) is None else 0
         if coordinator.version - event.stepped < first:
             if event.stepped and coordinator.version == first:
                 restored(learner)
@@ -168,11 +195,13 @@ def learn(job: Job, parts: Parts, wire: Wire, first: int = 0) -> Iterator[dict[s
             counts, message = update.counts, learner.message(flight, update, start)
         learner.receive(flight, counts, message, event.outcome, event.stepped)
         if event.stepped:
-            yield learner.metrics(event.time_s)
+            yield learner.metrics(event.time_s) | sizes
 
 
 def keep(learner: Learner) -> None:
-    """Write the models that clients have got into the server's buffer for checkpoints."""
+    """Write the coordinator's numbers, and the models that clients have got, into the server's
+    buffers for checkpoints."""
+    learner.server.numbers.copy_(torch.tensor(learner.coordinator.numbers()))
     for row, flight in zip(learner.server.started, _by_number(learner), strict=False):
         row.copy_(learner.models[flight.version])
 

@@ -1,7 +1,8 @@
 """The networks, and their sizes without torch."""
 
+from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,23 +15,19 @@ CLASSES = 10
 
 
 def parameter_shapes(model: str, data: str) -> list[tuple[int, ...]]:
-    """The shapes of a network's parameters, in their order."""
+    """The shapes of a network's parameters: of each layer in turn the weight and the bias."""
     channels, height, width = SHAPES[data]
-    pixels = prod(SHAPES[data])
-    if model == "linear":
-        return [(CLASSES, pixels), (CLASSES,)]
-    if model == "mlp":
-        return [(HIDDEN, pixels), (HIDDEN,), (CLASSES, HIDDEN), (CLASSES,)]
-    first, second = CHANNELS
-    left = second * -(-height // 4) * -(-width // 4)
-    return [
-        (first, channels, KERNEL, KERNEL),
-        (first,),
-        (second, first, KERNEL, KERNEL),
-        (second,),
-        (CLASSES, left),
-        (CLASSES,),
-    ]
+    weights: list[tuple[int, ...]]
+    if model == "cnn":
+        first, second = CHANNELS
+        left = second * -(-height // 4) * -(-width // 4)
+        kernel = (KERNEL, KERNEL)
+        weights = [(first, channels, *kernel), (second, first, *kernel), (CLASSES, left)]
+    else:
+        hidden = [HIDDEN] if model == "mlp" else []
+        widths = [prod(SHAPES[data]), *hidden, CLASSES]
+        weights = [(rows, columns) for columns, rows in pairwise(widths)]
+    return [shape for weight in weights for shape in (weight, weight[:1])]
 
 
 def parameter_count(model: str, data: str) -> int:
@@ -42,20 +39,11 @@ def build(model: str, data: str) -> "nn.Module":
     """The network: images [b, c, h, w] to logits [b, 10]."""
     from torch import nn
 
-    channels, pixels = SHAPES[data][0], prod(SHAPES[data])
-    if model == "linear":
-        return nn.Sequential(nn.Flatten(), nn.Linear(pixels, CLASSES))
-    if model == "mlp":
-        hidden = nn.Linear(pixels, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES)
-        return nn.Sequential(nn.Flatten(), *hidden)
-    first, second = CHANNELS
-    left = parameter_shapes(model, data)[-2][1]
-    strided: dict[str, Any] = {"kernel_size": KERNEL, "stride": 2, "padding": 1}
-    return nn.Sequential(
-        nn.Conv2d(channels, first, **strided),
-        nn.ReLU(),
-        nn.Conv2d(first, second, **strided),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(left, CLASSES),
-    )
+    layers: list[nn.Module] = []
+    for rows, columns, *kernel in parameter_shapes(model, data)[::2]:
+        layers += [nn.ReLU()] if layers else []
+        if kernel:
+            layers.append(nn.Conv2d(columns, rows, KERNEL, stride=2, padding=1))
+        else:
+            layers += [nn.Flatten(), nn.Linear(columns, rows)]
+    return nn.Sequential(*layers)

@@ -1,24 +1,41 @@
 """The options of a job, and what the schemes leave to decide."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from math import inf
+from typing import Any, Final, Literal
 
 from systems.flags import refuse_below_one
 from systems.schema import InputError
 
+Needs = Mapping[str, tuple[Any, ...]]
+"""The values that an option may have, the one to give first."""
 ROUNDS = ("fedavg", "fedavgm", "fedprox")
 """The synchronous schemes: everybody waits for a round to end."""
 DEFAULT_CONCURRENCY = 10
 LEAST_CLIENTS = 2
-SEEN_MASKED = {
-    "scheme": "fedbuff",
-    "staleness_weight": "constant",
-    "example_weight": "equal",
-    "max_staleness": None,
-    "divide_by": "goal",
-    "upload": "full",
+HALVED: Final = "half-adapters"
+SEEN_MASKED: Needs = {
+    "scheme": ("fedbuff",),
+    "staleness_weight": ("constant",),
+    "example_weight": ("equal",),
+    "max_staleness": (None,),
+    "divide_by": ("goal",),
+    "upload": ("full",),
 }
 """What masked sums need: whatever else would weight, drop or shrink single updates."""
+STAYS: Needs = {
+    "server_optimizer": ("sgd",),
+    "scheme": ("fedbuff", "fedavg", "fedprox", "fedasync"),
+}
+"""What halved adapters need: a factor that nobody has sent stays as it is."""
+AT_LEAST_ONE = "buffer_size steps local_epochs batch_size upload_rank synthetic_samples"
+ABOVE_ZERO = "alpha learning_rate server_learning_rate mean_s upload_share adapter_scale"
+FROM_ZERO = (
+    "concurrency over_selection size_spread proximal staleness_exponent staleness_cutoff "
+    "max_staleness test_every"
+)
+SHARES = "server_momentum staleness_value upload_share adapter_share"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +94,22 @@ class Options:
     """How an update's weight grows with its client's number of samples n: not at all, as n, as its
     root, or as log10(1 + n); relative to the mean client."""
     divide_by: Literal["goal", "weights", "nothing"] = "goal"
-    """What the sum of weighted updates is divided by: K, as the paper of FedBuff does; the sum of
+    """What the sum of weighted updates is divided by: K (of a factor of half-adapters how many have
+    sent it), as the paper of FedBuff does; the sum of
     their weights, as FedAvg does, where that of a single update cancels; or nothing, as FLSim does
     by default, whose learning rates are K times smaller for that."""
-    upload: Literal["full", "fp16", "top-k", "random-mask", "sign", "low-rank", "synthetic"] = (
-        "full"
-    )
+    upload: Literal[
+        "full", "fp16", "top-k", "random-mask", "sign", "low-rank", "synthetic", "half-adapters"
+    ] = "full"
     """How updates travel; see the README."""
     upload_share: float = 0.1
     """The share of the values that top-k and random-mask send."""
     upload_rank: int = 2
-    """The rank of low-rank."""
+    """The rank of low-rank, and of the adapters of half-adapters."""
+    adapter_scale: float = 1.0
+    """The scale of half-adapters: a layer is W + s B A, with s = scale / sqrt(columns of A)."""
+    adapter_share: float = 0.5
+    """rho of half-adapters: the probability that a client takes and sends A; else it is B."""
     synthetic_samples: int = 10
     """The number of images that synthetic sends instead of an update."""
     duration: Literal["half-normal", "uniform", "exponential"] = "half-normal"
@@ -110,29 +132,22 @@ class Options:
     """The server tests its model every so many steps. 0: at the end alone."""
 
     def __post_init__(self) -> None:
-        counts = "buffer_size steps local_epochs batch_size upload_rank synthetic_samples"
-        for name in counts.split():
-            refuse_below_one({flag(name): [getattr(self, name)]})
-        for name, low, high in (
-            ("concurrency", 0, None),
-            ("clients", LEAST_CLIENTS, None),
-            ("over_selection", 0, None),
-            ("size_spread", 0, None),
-            ("proximal", 0, None),
-            ("server_momentum", 0, 1),
-            ("staleness_exponent", 0, None),
-            ("staleness_cutoff", 0, None),
-            ("staleness_value", 0, 1),
-            ("max_staleness", 0, None),
-            ("upload_share", 0, 1),
-            ("least_s", 0, self.mean_s),
-            ("lost", 0, 0.9),
-            ("test_every", 0, None),
-        ):
-            _check_range(name, getattr(self, name), low, high)
-        for name in ("alpha", "learning_rate", "server_learning_rate", "mean_s", "upload_share"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"--{flag(name)} {getattr(self, name):g}: give more than 0")
+        refuse_below_one({flag(name): [getattr(self, name)] for name in AT_LEAST_ONE.split()})
+        limits: dict[str, tuple[float, float]] = {
+            **dict.fromkeys(FROM_ZERO.split(), (0, inf)),
+            **dict.fromkeys(SHARES.split(), (0, 1)),
+            "clients": (LEAST_CLIENTS, inf),
+            "least_s": (0, self.mean_s),
+            "lost": (0, 0.9),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                allowed = f"{low:g} to {high:g}" if high < inf else f"{low:g} or more"
+                raise wrong(name, value, f"give {allowed}")
+        for name in ABOVE_ZERO.split():
+            if not 0 < getattr(self, name) < inf:
+                raise wrong(name, getattr(self, name), "give more than 0")
         _check_together(self)
 
     @property
@@ -146,30 +161,29 @@ def flag(field: str) -> str:
     return f"federated.{field.replace('_', '-')}"
 
 
-def _check_range(name: str, value: float | None, low: float, high: float | None) -> None:
-    if value is None or (low <= value and (high is None or value <= high)):
-        return
-    limits = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
-    raise InputError(f"--{flag(name)} {value:g}: give {limits}")
+def wrong(field: str, value: object, said: str) -> InputError:
+    """The error of an option, its value, and what is said of it."""
+    shown = f"{value:g}" if isinstance(value, float) else value
+    return InputError(f"--{flag(field)} {shown}: {said}")
 
 
 def _check_together(options: Options) -> None:
     """Refuse options that contradict each other."""
     if options.over_selection and not options.in_rounds:
-        raise InputError(
-            f"--{flag('over_selection')} {options.over_selection:g}: {options.scheme} has no "
-            "rounds; give 0, or a scheme that has: fedavg, fedavgm or fedprox"
-        )
+        said = f"{options.scheme} has no rounds; give 0, or one that has: {', '.join(ROUNDS)}"
+        raise wrong("over_selection", options.over_selection, said)
     if options.speed_follows_data and not options.steady:
         raise InputError(
             f"--{flag('speed_follows_data')}: clients have no speed of their own; add "
             f"--{flag('steady')}"
         )
-    if not options.masked:
-        return
-    for name, value in SEEN_MASKED.items():
-        if getattr(options, name) != value:
-            raise InputError(
-                f"--{flag(name)} {getattr(options, name)}: with --{flag('masked')} the server sees "
-                f"sums of whole buffers alone; give {value}"
-            )
+    sums = f"with --{flag('masked')} the server sees sums of whole buffers alone"
+    stays = f"with --{flag('upload')} {HALVED} a factor that nobody has sent stays as it is"
+    for on, needs, why in (
+        (options.masked, SEEN_MASKED, sums),
+        (options.upload == HALVED, STAYS, stays),
+    ):
+        for name, allowed in needs.items():
+            value = getattr(options, name)
+            if on and value not in allowed:
+                raise wrong(name, value, f"{why}; give {allowed[0]}")

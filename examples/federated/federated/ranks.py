@@ -7,7 +7,7 @@ travel over gloo from and to processor memory, whatever the ranks compute on.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 
 import torch
@@ -65,16 +65,20 @@ class Post:
         self._finish(rank)
         self._sending[rank] = [(dist.isend(t, rank, group=self._group), t) for t in sent]
 
-    def ordered(self, model: Tensor) -> tuple[int, Flight]:
-        """Wait for the next order to this rank; a model that comes with it fills `model`."""
+    def ordered(
+        self, model: Tensor, halves: Callable[[int], tuple[slice, slice]]
+    ) -> tuple[int, Flight]:
+        """Wait for the next order to this rank; the part of a model that comes with it, which is
+        the first of `halves` of its flight, is put into `model`."""
         head = torch.zeros(ORDER, dtype=torch.int64)
         with waiting("an order of the server", [SERVER]):
             dist.recv(head, SERVER, group=self._group)
             what, *told = head.tolist()
             if what == TRAIN:
-                got = torch.empty_like(model, device="cpu")
+                part, _ = halves(told[0])
+                got = torch.empty_like(model[part], device="cpu")
                 dist.recv(got, SERVER, group=self._group)
-                model.copy_(got)
+                model[part] = got.to(model)
         return what, Flight(*told)
 
     def report(self, number: int, update: Update | None, message: Tensor) -> None:
@@ -115,7 +119,7 @@ class Desk:
     """The server's desk: which ranks are free, and reports that nobody has looked at yet."""
 
     def __init__(self, learner: Learner, post: Post, world: World) -> None:
-        self._learner, self._post = learner, post
+        self._learner, self.post = learner, post
         self._free = deque(range(1, world.world_size))
         self._ranks = world.world_size - 1
         self._held: deque[Report] = deque()
@@ -125,24 +129,46 @@ class Desk:
         if self._held:
             return self._held.popleft()
         for flight in self._learner.coordinator.start(len(self._free)):
-            model = self._learner.models[flight.version]
-            self._post.order(self._free.popleft(), TRAIN, flight, model)
+            part, _ = self._learner.halves(flight.number)
+            model = self._learner.models[flight.version][part]
+            own = 1 + flight.client  # its rank, where every rank is one client
+            rank = own if own in self._free else self._free[0]
+            self._free.remove(rank)
+            self.post.order(rank, TRAIN, flight, model)
         return self._take()
 
-    def rest(self) -> None:
-        """Wait until nobody trains; what they report is looked at later."""
+    def all_do(self, what: int, step: int) -> None:
+        """Give all ranks one order when nobody trains; what they report is looked at later."""
         while len(self._free) < self._ranks:
             self._held.append(self._take())
-
-    def all_do(self, what: int, step: int) -> None:
-        """Give all ranks, who are free, one order."""
         for rank in range(1, self._ranks + 1):
-            self._post.order(rank, what, step)
+            self.post.order(rank, what, step)
 
     def _take(self) -> Report:
-        report = self._post.reported()
+        report = self.post.reported()
         self._free.append(report.rank)
         return report
+
+
+def served(desk: Desk, learner: Learner, resumed: bool) -> Iterator[dict[str, float]]:
+    """Do the server's steps, for ever, and yield the metrics of each.
+
+    Args:
+        resumed: whether the server's tensors are those of a checkpoint.
+    """
+    coordinator, started = learner.coordinator, time.perf_counter()
+    if resumed:
+        coordinator.restore(learner.server.numbers.tolist())
+        learner.keep_model()
+    while True:
+        report = desk.next()
+        unknown = Flight(report.number, 0, coordinator.version)
+        flight = coordinator.flights.get(report.number, unknown)
+        outcome, stepped = coordinator.arrived(report.number, alive=report.alive)
+        message = report.message.to(learner.server.weights.device)
+        learner.receive(flight, report.counts, message, outcome, stepped)
+        if stepped:
+            yield learner.metrics(time.perf_counter() - started)
 
 
 def do_orders(
@@ -161,7 +187,7 @@ def do_orders(
     """
     flights, seconds, lived = 0, 0.0, 0
     while True:
-        what, flight = post.ordered(model)
+        what, flight = post.ordered(model, learner.halves)
         if what == STOP:
             return {"flights": flights, "lived": lived, "training_s": seconds}
         if what == SAVE:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from federated.coordinator import NUMBERS
 from federated.options import Options
+from federated.planning import ALL
 
 
 class Server(nn.Module):
@@ -34,7 +35,7 @@ class Server(nn.Module):
         self.sum: Tensor
         self.total: Tensor
         self.register_buffer("sum", torch.zeros_like(weights))
-        self.register_buffer("total", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("total", torch.zeros_like(weights))
         self.started: Tensor
         """For checkpoints: the models that clients have got who train now."""
         self.register_buffer("started", weights.new_zeros(rows, len(weights)))
@@ -43,34 +44,40 @@ class Server(nn.Module):
         self.register_buffer("numbers", torch.zeros(NUMBERS, dtype=torch.int64))
         self.optimizer = _optimizer(self.weights, options)
 
-    def take(self, delta: Tensor, *, staleness: int, samples: int, start: Tensor) -> None:
+    def take(self, delta: Tensor, weight: float, start: Tensor, part: slice = ALL) -> None:
         """Add an update to the buffer.
 
         Args:
-            delta: what the client has got less what it has made of it, [P].
-            samples: the number of the client's samples.
-            start: what the client has got, [P].
+            delta: what the client has got less what it has made of it, [P], or a part of that.
+            weight: see `weight`.
+            start: what the client has got, likewise.
+            part: which values these are.
         """
-        weight = self.weight(staleness, samples)
         if self._options.scheme == "fedasync":  # towards the client's model, from where it is now
-            delta = delta + (self.weights.detach() - start)
-        self.sum.add_(delta, alpha=weight)
-        self.total.add_(weight)
+            delta = delta + (self.weights.detach()[part] - start)
+        self.sum[part].add_(delta, alpha=weight)
+        self.total[part].add_(weight if self._options.divide_by == "weights" else 1.0)
 
     def weight(self, staleness: int, samples: int) -> float:
-        """The weight of an update."""
+        """The weight of an update, from the number of its client's samples."""
         return staleness_weight(staleness, self._options) * example_weight(
             samples / self._mean_samples, self._mean_samples, self._options
         )
 
     @torch.no_grad()
     def step(self) -> None:
-        """Step along the buffer and empty it."""
-        divisor = {"goal": float(self._goal), "weights": self.total.item(), "nothing": 1.0}
-        self.weights.grad = self.sum / divisor[self._options.divide_by]
+        """Step along the buffer and empty it. What nobody has sent stays as it is."""
+        if self._options.divide_by != "nothing":
+            self.sum /= self.total + (self.total == 0)
+        self.weights.grad = self.sum.clone()
         self.optimizer.step()
         self.sum.zero_()
         self.total.zero_()
+
+    def fill(self, total: Tensor) -> None:
+        """Take the sum of a whole buffer, [P]."""
+        self.sum.copy_(total)
+        self.total.fill_(self._goal)
 
     def snapshot(self) -> Tensor:
         """The model of this version, which later steps leave unchanged."""

@@ -7,13 +7,11 @@ from statistics import mean
 from typing import Any
 
 from federated import planning
-from federated.clock import Event, durations_of, play
-from federated.coordinator import Coordinator
+from federated.clock import Event, play
+from federated.coordinator import Coordinator, FederatedPlan
 from federated.data import TRAIN, opened as open_data
-from federated.options import Options, flag
-from federated.planning import FederatedPlan
-from systems.clusters import cluster
-from systems.clusters.sized import fitted
+from federated.options import HALVED, Options, flag
+from systems.clusters.sized import link_rates_of
 from systems.job import Job
 from systems.profiles.emulation import Emulation
 from systems.runs.record import Step
@@ -31,13 +29,8 @@ def simulated(job: Job) -> Simulated:
     """Play the clock of a job on its cluster, without training anything."""
     made, options, of = planning.predicted(job), job.options, planning.wire(job)
     ranks = [(i + 0.5) / options.clients for i in range(options.clients)]
-    seconds = durations_of(
-        planning.durations(options),
-        job.seed,
-        ranks=ranks if options.speed_follows_data else None,
-        steady=options.steady,
-    )
-    coordinator = Coordinator(planning.policy(job, made), job.seed)
+    seconds = planning.seconds_of(options, job.seed, ranks if options.speed_follows_data else None)
+    coordinator = Coordinator(options, made, job.seed)
     events: list[Event] = []
     for event in play(coordinator, of, seconds):
         events.append(event)
@@ -94,33 +87,25 @@ def summarize(
     from systems.runs import window
 
     dilate = emulation.dilate if emulation is not None else 1.0
-    server, *others = ranks
-    steps = [step.metrics for step in server[:-1]]
+    (*server, last), *others = ranks
+    steps = [{**step.metrics, "clock_s": step.metrics["clock_s"] / dilate} for step in server]
     samples = round(mean(m["samples"] for m in steps))
-    found = window.summarize([server], 1, samples, emulation)
+    found = window.summarize([[*server, last]], 1, samples, emulation)
     for rank in others[: job.world_size - 1]:
-        counted = window.summarize([[*server[:-1], rank[-1]]], 1, samples, emulation)
+        counted = window.summarize([[*server, rank[-1]]], 1, samples, emulation)
         found["bytes_per_step"] += counted["bytes_per_step"]
-    clocks_s = [m["clock_s"] / dilate for m in steps]
     tested = [m for m in steps if "test_accuracy" in m]
+    alone, formula_s = job.world_size == 1, planning.closed_form_s(job, made, planning.wire(job))
     return found | {
         "predicted_step_s": made.step_s,
-        "clock": "virtual" if job.world_size == 1 else "real",
-        "clock_s": clocks_s[-1],
-        "clock_step_s": steady_s(clocks_s),
-        "closed_form_step_s": planning.closed_form_s(job, made, planning.wire(job))
-        if job.world_size == 1
-        else None,
+        "clock": "virtual" if alone else "real",
+        "clock_step_s": steady_s([m["clock_s"] for m in steps]),
+        "closed_form_step_s": formula_s if alone else None,
         "staleness": mean(m["staleness"] for m in steps[int(WARM * len(steps)) :]),
-        "updates": steps[-1]["updates"],
-        "wasted_updates": steps[-1]["wasted_updates"],
+        **{name: steps[-1][name] for name in ("clock_s", "updates", "wasted_updates")},
         "download_bytes": planning.download_bytes(job.options),
         "upload_bytes": planning.upload_bytes(job.options),
-        "tests": {
-            "updates": [m["updates"] for m in tested],
-            "clock_s": [m["clock_s"] / dilate for m in tested],
-            "test_accuracy": [m["test_accuracy"] for m in tested],
-        },
+        "tests": {n: [m[n] for m in tested] for n in ("updates", "clock_s", "test_accuracy")},
     }
 
 
@@ -135,26 +120,25 @@ def line(result: dict[str, Any]) -> str:
 
 def link_rates(job: Job, made: FederatedPlan, emulation: Emulation) -> tuple[float, ...]:
     """The rate of the emulated link of the server and of every client."""
-    target = fitted(cluster.load(job.cluster), job.world_size)
-    rates = [link.bandwidth_bits_per_s for link in target.links]
-    if None in rates:
-        raise InputError(
-            f"--cluster {job.cluster}: the rate of its links is not known; give a cluster that "
-            "states it"
-        )
-    return tuple(emulation.rate_bits_per_s(rate) for rate in rates if rate is not None)
+    return link_rates_of(job.cluster, job.world_size, emulation, alike=False)
+
+
+def kept(job: Job) -> str | None:
+    """The flag of a job whose clients keep something from everybody, so that no checkpoint has it,
+    and zeros do not stand for it."""
+    if job.options.masked:
+        return f"--{flag('masked')}"
+    return f"--{flag('upload')} {HALVED}" if job.options.upload == HALVED else None
 
 
 def emulated_plan(job: Job) -> FederatedPlan:
     """The plan of an emulated run, whose clients wait as long as the durations say."""
     made = planning.predicted(job)
     link_rates(job, made, Emulation())
-    for name in ("masked", "speed_follows_data"):
-        if getattr(job.options, name):
-            raise InputError(
-                f"--{flag(name)}: clients that wait have no data and no updates; leave it out, or "
-                "use testbed run"
-            )
+    by_data = f"--{flag('speed_follows_data')}" if job.options.speed_follows_data else None
+    if named := kept(job) or by_data:
+        said = "clients that wait have no data and no updates; leave it out, or use testbed run"
+        raise InputError(f"{named}: {said}")
     return made
 
 
@@ -200,7 +184,7 @@ SYSTEM = System(
     ),
     training=Training(
         summarize=summarize,
-        without_checkpoints=lambda job: f"--{flag('masked')}" if job.options.masked else None,
+        without_checkpoints=kept,
         no_prediction=lambda job: "what a client computes is measured only by --shape",
     ),
     emulating=Emulating(

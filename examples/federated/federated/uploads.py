@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from federated.durations import CODE, draws
 from federated.networks import parameter_shapes
-from federated.options import Options
+from federated.options import HALVED, Options
 from federated.planning import low_rank
 from federated.synthetic import Synthetic
 
@@ -24,7 +24,11 @@ class Codec(Protocol):
     """A way for updates to travel."""
 
     def encode(self, delta: Tensor, start: Tensor, number: int) -> Tensor:
-        """The message of an update [P] that was trained from `start` [P], as uint8 [bytes]."""
+        """The message of an update that was trained from `start` [P], as uint8 [bytes].
+
+        Args:
+            delta: [P], or one factor of the adapters.
+        """
         ...
 
     def decode(self, message: Tensor, start: Tensor, number: int) -> Tensor:
@@ -44,6 +48,7 @@ def codec_of(options: Options, network: nn.Module, seed: int) -> Codec:
         "sign": Sign(shapes),
         "low-rank": LowRank(shapes, options.upload_rank, seed),
         "synthetic": Synthetic(network, options, seed),
+        HALVED: Plain(None),  # of the factor that is sent
     }
     return ways[options.upload]
 
