@@ -17,9 +17,7 @@ from stanza.train.classes import check_classes
 from stanza.train.folder import open_folder
 from systems import by_path
 from systems.data.dataset import Batch, Data, TensorSplit
-from systems.data.digits import open_digits
-from systems.data.fashion_mnist import open_fashion_mnist
-from systems.data.mnist_5k import open_mnist_5k
+from systems.data.named import IMAGES
 from systems.schema import InputError
 
 SOURCES = (
@@ -102,12 +100,9 @@ def open_data(
         from stanza.train.own_data import open_own
 
         return open_own(source, image_shape, classes)
-    if source == "digits":
-        return _fitting(open_digits(), source, image_shape, classes)
-    if source == "fashion-mnist":
-        return _fitting(open_fashion_mnist(f"--stanza.data {source}"), source, image_shape, classes)
-    if source == "mnist-5k":
-        return _fitting(open_mnist_5k(f"--stanza.data {source}"), source, image_shape, classes)
+    if source in IMAGES:
+        data = IMAGES[source].open(f"--stanza.data {source}")
+        return _fitting(data, source, image_shape, classes)
     if image_shape is None:
         raise InputError(
             "--stanza.image-shape None: neither the model nor the data say it; give channels, "

@@ -177,6 +177,8 @@ def test_tuning_takes_the_rate_that_reaches_the_target_first() -> None:
         ({"upload": HALVED}, 3, "half-adapters: clients keep a factor, so that each of the 2"),
         ({"upload": HALVED, "scheme": "fedavgm"}, 1, "fedavgm: with --federated.upload half-"),
         ({"upload": HALVED, "server_optimizer": "adam"}, 1, "adam: with --federated.upload half-"),
+        ({"data": "ml-100k"}, 1, "mlp: ml-100k has no images, but users and films; give factors"),
+        ({"model": "factors"}, 1, "factors: digits has images; give mlp"),
         ({"alpha": 0.0}, 1, "--federated.alpha 0: give more than 0"),
         ({"buffer_size": 0}, 1, "--federated.buffer-size 0: give whole numbers from 1 on"),
     ],

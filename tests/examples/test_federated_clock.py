@@ -153,16 +153,11 @@ def test_messages_take_the_time_of_links() -> None:
     """Clients at 1 Mb/s are waited for; so is a server that cannot take all that they send."""
 
     def cluster(server_bits_per_s: float) -> Cluster:
-        devices = (Device(kind="cpu"),)
         rates = {"server": server_bits_per_s, "client": 1e6}
-        return Cluster(
-            name="test",
-            source="a test",
-            nodes=tuple(
-                Node(name=n, devices=devices, link=Link(bandwidth_bits_per_s=rate))
-                for n, rate in rates.items()
-            ),
-        )
+        links = {name: Link(bandwidth_bits_per_s=rate) for name, rate in rates.items()}
+        cpu = (Device(kind="cpu"),)
+        nodes = tuple(Node(name=name, devices=cpu, link=link) for name, link in links.items())
+        return Cluster(name="test", source="a test", nodes=nodes)
 
     options = Options(concurrency=50, clients=60, least_s=1.0, steps=200)
     job = SYSTEM.job(options, world_size=1)

@@ -5,15 +5,16 @@ import copy
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from federated.data import spread
+from federated.data import SOURCES, spread
 from federated.durations import BATCHES, draws
 from federated.learning import Parts, keep, learn, make_parts
-from federated.networks import SHAPES, build, parameter_count
+from federated.networks import build, parameter_count
 from federated.options import Options
 from federated.planning import wire
 from federated.server import Server, staleness_weight
@@ -21,7 +22,10 @@ from federated.system import SYSTEM
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
+from systems.data.named import IMAGES
 from systems.job import Job
+from systems.schema import InputError
+from tests.systems.data.test_ml_100k import fake_recbole
 
 EQUAL = 1e-11
 ADAM = {"server_optimizer": "adam", "server_learning_rate": 0.01}
@@ -134,15 +138,13 @@ def test_updates_start_from_the_model_that_their_client_got(
     }
     changes |= {"staleness_weight": "polynomial"}
     reference, (job, parts) = Reference(**changes), prepared(**changes)
-    versions, waiting, largest = [reference.weights], list[Tensor](), 0
+    versions, waiting = [reference.weights], list[Tensor]()
     seen = parts.learner.receive
 
     def watched(flight: Any, *received: Any) -> None:
-        nonlocal largest
         start, now = versions[flight.version], versions[-1]
         model = reference.trained(start, flight.client, flight.number)
         tau = len(versions) - 1 - flight.version
-        largest = max(largest, tau)
         waiting.append((1 + tau) ** -0.5 * ((start if scheme == "fedbuff" else now) - model))
         if len(waiting) == goal:
             versions.append(now - rate * torch.stack(waiting).sum(0) / goal)
@@ -152,7 +154,7 @@ def test_updates_start_from_the_model_that_their_client_got(
     parts.learner.receive = watched  # type: ignore[method-assign, assignment]
     list(islice(learn(job, parts, wire(job)), 12))
     equal(parts.learner.server.snapshot(), versions[-1])
-    assert largest > 1
+    assert max(parts.learner.coordinator.staleness) > 1
 
 
 @pytest.mark.parametrize("scheme", ["fedbuff", "fedavgm"])
@@ -220,9 +222,30 @@ def test_a_small_alpha_makes_clients_unlike() -> None:
     assert largest_share(0.1) > 0.5 > 0.2 > largest_share(100.0)
 
 
-@pytest.mark.parametrize("model", ["linear", "mlp", "cnn"])
+@pytest.mark.parametrize("model", ["linear", "mlp", "cnn", "factors"])
 def test_sizes_are_known_without_torch(model: str) -> None:
-    for data, shape in SHAPES.items():
+    sources = IMAGES if model != "factors" else {"ml-100k": SOURCES["ml-100k"]}
+    for data, source in sources.items():
         network = build(model, data)
         assert sum(p.numel() for p in network.parameters()) == parameter_count(model, data)
-        assert network(torch.zeros(2, *shape)).shape == (2, 10)
+        classes = 2 if model == "factors" else 10
+        assert network(torch.zeros(3, *source.shape)).shape == (3, classes)
+
+
+def test_users_are_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has ratings of their own, here of films of which everybody likes every other one."""
+    ratings = [
+        (u, f, 5 - 2 * (f % 2), (u + 7 * f) % 20) for u in range(1, 31) for f in range(1, 21)
+    ]
+    fake_recbole(tmp_path, ratings)
+    monkeypatch.syspath_prepend(tmp_path)
+    more: Any = {"data": "ml-100k", "model": "factors", "server_optimizer": "adam"}
+    with pytest.raises(InputError, match="clients 12: ml-100k has 30 users with ratings of"):
+        prepared(**more)
+    job, parts = prepared(clients=30, server_learning_rate=0.05, **more)
+    for user in range(30):
+        pairs, liked = parts.trainer.own(user)
+        assert pairs[:, 0].tolist() == [user] * 16
+        assert liked.tolist() == (pairs[:, 1] % 2).tolist()
+    list(islice(learn(job, parts, wire(job)), 60))
+    assert (len(parts.test), parts.accuracy()) == (30 * 4, 1.0)

@@ -64,14 +64,11 @@ def played(options: Options, concurrency: int) -> Tensor:
     return parts.learner.server.snapshot()
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"scheme": "fedavgm"},
-        {"scheme": "fedavg", "upload": HALVED, "clients": 3},
-        pytest.param({"scheme": "fedprox"}, marks=pytest.mark.slow),
-    ],
-)
+HALVES = {"scheme": "fedavg", "upload": HALVED, "clients": 3}
+FEDPROX = pytest.param({"scheme": "fedprox"}, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("changes", [{"scheme": "fedavgm"}, HALVES, FEDPROX])
 def test_rounds_of_processes_end_as_those_on_a_virtual_clock(changes: Any, tmp_path: Path) -> None:
     """The order in which clients end, and so that of the sum, is another. Clients send what they
     should: what they keep of adapters does not leave their process."""

@@ -7,19 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from federated.coordinator import Flight
 from federated.durations import BATCHES, FACTOR, drawn, draws
 from federated.learning import learn
 from federated.masks import Masks
 from federated.networks import build, parameter_shapes
-from federated.options import HALVED, Options
+from federated.options import HALVED, OF_ANY_MODEL, Options
 from federated.planning import download_bytes, upload_bytes, wire
 from federated.synthetic import Synthetic, recover
 from federated.uploads import codec_of
 from torch import Tensor, nn
 
 from tests.examples.test_federated_learning import Reference, learnt, prepared
-
-UPLOADS = ("full", "fp16", "top-k", "random-mask", "sign", "low-rank", "synthetic")
 
 
 def vector(options: Options, seed: int) -> Tensor:
@@ -40,7 +39,7 @@ def sent(upload: str, **changes: object) -> tuple[Tensor, Tensor]:
     return delta, arrived
 
 
-@pytest.mark.parametrize("upload", UPLOADS)
+@pytest.mark.parametrize("upload", [*OF_ANY_MODEL, "synthetic"])
 @pytest.mark.parametrize("model", ["linear", "mlp", "cnn"])
 def test_messages_are_as_large_as_planned(upload: str, model: str) -> None:
     sent(upload, model=model, synthetic_samples=3)
@@ -121,17 +120,14 @@ def test_fitting_makes_synthetic_images_say_more() -> None:
 def test_one_factor_of_every_adapter_is_sent(model: str) -> None:
     """In float64: r values for every column, or for every row, of every linear layer."""
     shapes = {"mlp": [(32, 64), (10, 32)]}.get(model, [(10, 64)])
-    job, parts = prepared(model=model, upload=HALVED, upload_rank=3, concurrency=5)
-    sizes, encode = list[int](), parts.learner.codec.encode
-
-    def watched(delta: Tensor, start: Tensor, number: int) -> Tensor:
-        sizes.append(len(encode(delta, start, number)))
-        return encode(delta, start, number)
-
-    parts.learner.codec.encode = watched  # type: ignore[method-assign]
-    *_, last = islice(learn(job, parts, wire(job)), 6)
+    job, parts = prepared(model=model, upload=HALVED, upload_rank=3, concurrency=1, buffer_size=2)
+    start, sizes = parts.learner.server.snapshot(), list[int]()
+    for flight in (Flight(number, 0, 0) for number in range(12)):
+        update = parts.trainer.update(start, flight.client, flight.number)
+        sizes.append(len(parts.learner.message(flight, update, start)))
     of_a, of_b = (8 * 3 * sum(shape[i] for shape in shapes) for i in (1, 0))
     assert set(sizes) == {of_a, of_b}
+    *_, last = islice(learn(job, parts, wire(job)), 6)
     assert last["uploaded_bytes"] == last["downloaded_bytes"] == sum(sizes) / 2  # planned: float32
     assert upload_bytes(job.options) == download_bytes(job.options) == (of_a + of_b) / 4
 

@@ -1,35 +1,36 @@
 """The data of the clients: a data set, spread over them by a Dirichlet distribution."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from federated.durations import SPEEDS, SPLIT, draws
-from federated.networks import CLASSES
-from federated.options import Options, flag
-from systems.data import fashion_mnist, mnist_5k
+from federated.options import RATINGS, Options, flag, wrong
+from systems.data import ml_100k
 from systems.data.dataset import Data
-from systems.data.digits import DIGITS_TRAIN, open_digits
+from systems.data.named import IMAGES, Source
 from systems.data.shares import weighted_shares
 
-TRAIN = {"digits": DIGITS_TRAIN, "mnist-5k": mnist_5k.TRAIN, "fashion-mnist": fashion_mnist.TRAIN}
-"""The number of training samples of each data set."""
+CLASSES = 10
+"""Of the images, all of whose data sets have so many."""
+SOURCES: Mapping[str, Source] = {
+    **IMAGES,
+    RATINGS: Source(ml_100k.open_ml_100k, ml_100k.TRAIN, ml_100k.SHAPE),
+}
 
 
 def opened(options: Options) -> Data:
-    """The data set; nothing is read yet.
+    """The data set.
 
     Raises:
-        InputError: it is not here.
+        InputError: it is not here, or its users are not as many as the clients.
     """
     named = f"--{flag('data')} {options.data}"
-    ways = {
-        "digits": open_digits,
-        "mnist-5k": lambda: mnist_5k.open_mnist_5k(named),
-        "fashion-mnist": lambda: fashion_mnist.open_fashion_mnist(named),
-    }
-    data: Data = ways[options.data]()
-    return data
+    if options.data == RATINGS and options.clients != (users := ml_100k.user_count(named)):
+        said = f"{RATINGS} has {users} users with ratings of their own; give {users}"
+        raise wrong("clients", options.clients, said)
+    return SOURCES[options.data].open(named)
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,6 @@ class Shards:
     labels: np.ndarray
     """The labels of the training data, int64 [N]."""
 
-    @property
-    def mean_samples(self) -> float:
-        """The number of samples of the mean client."""
-        return float(np.mean([len(own) for own in self.samples]))
-
     def speed_ranks(self, seed: int) -> list[float]:
         """By client, the share of the clients that are faster, in (0, 1), where speed follows the
         data: clients are sorted by the class that they have most of, and evenly within it."""
@@ -54,6 +50,15 @@ class Shards:
         ranks = np.empty(len(main))
         ranks[order] = (np.arange(len(main)) + 0.5) / len(main)
         return [float(rank) for rank in ranks]
+
+
+def by_user(users: np.ndarray, labels: np.ndarray) -> Shards:
+    """Give the client i the samples of the user i.
+
+    Args:
+        users, labels: of every sample, int64 [N].
+    """
+    return Shards([np.flatnonzero(users == user) for user in np.unique(users)], labels)
 
 
 def spread(labels: np.ndarray, options: Options, seed: int) -> Shards:

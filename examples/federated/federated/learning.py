@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +12,11 @@ from federated.adapters import Adapted
 from federated.clients import Counts, Trainer, Update
 from federated.clock import Wire, play
 from federated.coordinator import Coordinator, Flight, Outcome
-from federated.data import opened, spread
+from federated.data import by_user, opened, spread
 from federated.masks import Masks
 from federated.networks import build
-from federated.options import HALVED
-from federated.planning import ALL, NOTHING
+from federated.options import HALVED, RATINGS
+from federated.planning import ALL, NOTHING, Halves
 from federated.server import Server
 from federated.uploads import Codec, codec_of
 from systems.data.accuracy import accuracy
@@ -27,12 +26,8 @@ from systems.job import Job
 FLOAT = torch.zeros(0)
 
 
-class Client(Protocol):
-    """Whoever makes updates."""
-
-    def update(self, start: Tensor, client: int, number: int) -> Update:
-        """Train a client from `start`, in the flight of this number."""
-        ...
+Client = Callable[[Tensor, int, int], Update]
+"""Trains a client from a model [P], in the flight of a number."""
 
 
 @dataclass
@@ -43,16 +38,13 @@ class Learner:
     server: Server
     codec: Codec
     masks: Masks | None = None
-    halves: Callable[[int], tuple[slice, slice]] = lambda number: (ALL, NOTHING)
+    halves: Halves = lambda number: (ALL, NOTHING)
     """See `planning.halves`."""
     models: dict[int, Tensor] = field(default_factory=dict)
     """By version: the models that clients have got who train now, and the newest."""
-    staleness: int = 0
-    """The sum over the updates in the buffer; so are the samples and losses below."""
-    samples: int = 0
-    loss_sum: float = 0.0
 
     def __post_init__(self) -> None:
+        self._sums = torch.zeros(3, dtype=torch.float64)  # of staleness, samples and losses
         self.keep_model()
 
     def keep_model(self) -> None:
@@ -76,9 +68,7 @@ class Learner:
         if outcome != "taken":
             return
         staleness = self.coordinator.version - stepped - flight.version
-        self.staleness += staleness
-        self.samples += counts.trained
-        self.loss_sum += counts.loss_sum
+        self._sums += self._sums.new_tensor([staleness, counts.trained, counts.loss_sum])
         if self.masks is not None:
             self.masks.add(message, flight.number)
             if stepped:
@@ -95,16 +85,16 @@ class Learner:
     def metrics(self, clock_s: float) -> dict[str, float]:
         """What a record says of the step that was done at a second of the clock, beside its
         seconds here; begins to count for the next."""
-        outcomes = self.coordinator.outcomes
+        outcomes, (staleness, samples, loss_sum) = self.coordinator.outcomes, self._sums.tolist()
         found = {
             "clock_s": clock_s,
-            "samples": self.samples,
-            "loss_sum": self.loss_sum,
-            "staleness": self.staleness / self.coordinator.plan.goal,
+            "samples": samples,
+            "loss_sum": loss_sum,
+            "staleness": staleness / self.coordinator.plan.goal,
             "updates": outcomes["taken"],
             "wasted_updates": sum(outcomes.values()) - outcomes["taken"],
         }
-        self.staleness, self.samples, self.loss_sum = 0, 0, 0.0
+        self._sums.zero_()
         return found
 
 
@@ -139,7 +129,10 @@ def make_parts(job: Job, like: Tensor = FLOAT, data: Data | None = None) -> Part
     options, plan = job.options, planning.make_plan(job)
     data = data or opened(options)
     images, labels = whole(data.train)
-    shards = spread(labels.numpy(), options, job.seed)
+    if options.data == RATINGS:
+        shards = by_user(images[:, 0].numpy(), labels.numpy())
+    else:
+        shards = spread(labels.numpy(), options, job.seed)
     torch.manual_seed(job.seed)
     network = build(options.model, options.data)
     if options.upload == HALVED:
@@ -147,7 +140,7 @@ def make_parts(job: Job, like: Tensor = FLOAT, data: Data | None = None) -> Part
     samples = images.to(like), labels.to(like.device)
     trainer = Trainer(network.to(like), samples, shards, options, job.seed)
     rows = plan.concurrency if job.checkpoint_every and job.world_size == 1 else 0
-    server = Server(trainer.flat.weights, options, plan.goal, shards.mean_samples, rows)
+    server = Server(trainer.flat.weights, options, plan.goal, len(labels) / options.clients, rows)
     return Parts(
         data=data,
         trainer=trainer,

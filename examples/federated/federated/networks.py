@@ -4,28 +4,29 @@ from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
+from federated.data import CLASSES, SOURCES
+from systems.data import ml_100k
+
 if TYPE_CHECKING:
     from torch import nn
 
 HIDDEN, CHANNELS = 32, (8, 16)
-KERNEL = 3
-SHAPES = {"digits": (1, 8, 8), "mnist-5k": (1, 28, 28), "fashion-mnist": (1, 28, 28)}
-"""Channels, height and width of the images of each data set."""
-CLASSES = 10
+KERNEL = (3, 3)
+FACTORS = 8
 
 
 def parameter_shapes(model: str, data: str) -> list[tuple[int, ...]]:
     """The shapes of a network's parameters: of each layer in turn the weight and the bias."""
-    channels, height, width = SHAPES[data]
+    if model == "factors":
+        return [(count, 1 + FACTORS) for count in (ml_100k.USERS, ml_100k.FILMS)]
     weights: list[tuple[int, ...]]
     if model == "cnn":
-        first, second = CHANNELS
+        (channels, height, width), (first, second) = SOURCES[data].shape, CHANNELS
         left = second * -(-height // 4) * -(-width // 4)
-        kernel = (KERNEL, KERNEL)
-        weights = [(first, channels, *kernel), (second, first, *kernel), (CLASSES, left)]
+        weights = [(first, channels, *KERNEL), (second, first, *KERNEL), (CLASSES, left)]
     else:
         hidden = [HIDDEN] if model == "mlp" else []
-        widths = [prod(SHAPES[data]), *hidden, CLASSES]
+        widths = [prod(SOURCES[data].shape), *hidden, CLASSES]
         weights = [(rows, columns) for columns, rows in pairwise(widths)]
     return [shape for weight in weights for shape in (weight, weight[:1])]
 
@@ -36,9 +37,13 @@ def parameter_count(model: str, data: str) -> int:
 
 
 def build(model: str, data: str) -> "nn.Module":
-    """The network: images [b, c, h, w] to logits [b, 10]."""
+    """The network: images [b, c, h, w] to logits [b, 10], or pairs [b, 2] to logits [b, 2]."""
     from torch import nn
 
+    from federated.factors import Factors
+
+    if model == "factors":
+        return Factors(*parameter_shapes(model, data))
     layers: list[nn.Module] = []
     for rows, columns, *kernel in parameter_shapes(model, data)[::2]:
         layers += [nn.ReLU()] if layers else []

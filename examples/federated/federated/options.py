@@ -15,6 +15,7 @@ ROUNDS = ("fedavg", "fedavgm", "fedprox")
 DEFAULT_CONCURRENCY = 10
 LEAST_CLIENTS = 2
 HALVED: Final = "half-adapters"
+RATINGS: Final = "ml-100k"
 SEEN_MASKED: Needs = {
     "scheme": ("fedbuff",),
     "staleness_weight": ("constant",),
@@ -29,6 +30,11 @@ STAYS: Needs = {
     "scheme": ("fedbuff", "fedavg", "fedprox", "fedasync"),
 }
 """What halved adapters need: a factor that nobody has sent stays as it is."""
+OF_ANY_MODEL = ("full", "fp16", "top-k", "random-mask", "sign", "low-rank")
+"""The uploads that do not ask what a model is made of, nor for what."""
+OF_RATINGS: Needs = {"model": ("factors",), "upload": OF_ANY_MODEL, "size_spread": (0.0,)}
+"""What ratings need: they are no images, and their users have as many as they have."""
+OF_IMAGES: Needs = {"model": ("mlp", "linear", "cnn")}
 AT_LEAST_ONE = "buffer_size steps local_epochs batch_size upload_rank synthetic_samples"
 ABOVE_ZERO = "alpha learning_rate server_learning_rate mean_s upload_share adapter_scale"
 FROM_ZERO = (
@@ -56,15 +62,17 @@ class Options:
     """How many steps the server does."""
     clients: int = 100
     """How many clients there are, each with samples of its own."""
-    data: Literal["digits", "mnist-5k", "fashion-mnist"] = "digits"
-    """The data set that is spread over the clients."""
+    data: Literal["digits", "mnist-5k", "fashion-mnist", "ml-100k"] = "digits"
+    """The data set that is spread over the clients; of ml-100k every client is one of its 943
+    users, with ratings of their own."""
     alpha: float = 0.5
     """How alike the clients are: their classes are drawn from a Dirichlet distribution. Small is
     unlike: with 0.1 most have one or two classes."""
     size_spread: float = 0.0
     """How unequal their numbers of samples are: the deviation of the logarithm. 0: all equal."""
-    model: Literal["linear", "mlp", "cnn"] = "mlp"
-    """The network: linear, a hidden layer of 32, or two convolutions."""
+    model: Literal["linear", "mlp", "cnn", "factors"] = "mlp"
+    """The network: linear, a hidden layer of 32, or two convolutions; factors is for ml-100k, 8 of
+    every user and film."""
     local_epochs: int = 1
     """How often a client goes through its samples."""
     batch_size: int = 32
@@ -182,6 +190,8 @@ def _check_together(options: Options) -> None:
     for on, needs, why in (
         (options.masked, SEEN_MASKED, sums),
         (options.upload == HALVED, STAYS, stays),
+        (options.data == RATINGS, OF_RATINGS, f"{RATINGS} has no images, but users and films"),
+        (options.data != RATINGS, OF_IMAGES, f"{options.data} has images"),
     ):
         for name, allowed in needs.items():
             value = getattr(options, name)

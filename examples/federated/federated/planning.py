@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from federated.clock import Wire
 from federated.coordinator import FederatedPlan, Flight
-from federated.data import TRAIN
+from federated.data import CLASSES, SOURCES
 from federated.durations import DURATION, FACTOR, SPEEDS, Durations, drawn
-from federated.networks import CLASSES, SHAPES, parameter_count, parameter_shapes
+from federated.networks import parameter_count, parameter_shapes
 from federated.options import DEFAULT_CONCURRENCY, HALVED, Options, flag, wrong
 from systems.clusters import cluster
 from systems.clusters.cluster import Cluster
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SYNTHETIC_STEPS = 2
 """The batches into which the images of FedSynth are split."""
 ALL, NOTHING = slice(None), slice(0, 0)
+Halves = Callable[[int], tuple[slice, slice]]
+"""Which values travel in the flight of a number, and which its client keeps; see `halves`."""
 
 
 def make_plan(job: Job, may_measure: bool = False) -> FederatedPlan:
@@ -41,8 +43,8 @@ def make_plan(job: Job, may_measure: bool = False) -> FederatedPlan:
     if concurrency > clients:
         said = f"there are {clients} clients; give as many at most, or a larger {named}"
         raise wrong("concurrency", concurrency, said)
-    if clients > TRAIN[options.data]:
-        said = f"{options.data} has {TRAIN[options.data]} samples to train with"
+    if clients > (train := SOURCES[options.data].train):
+        said = f"{options.data} has {train} samples to train with"
         raise wrong("clients", clients, f"{said}; give as many clients at most")
     if ranks and options.upload == HALVED and (clients != ranks or options.over_selection):
         said = f"clients keep a factor, so that each of the {ranks} ranks must be one; give {named}"
@@ -116,7 +118,7 @@ def upload_bytes(options: Options) -> int:
         "random-mask": 4 * kept,
         "sign": 4 * len(shapes) + -(-count // 8),
         "low-rank": 4 * sum((m + n) * r if r else m * n for m, n, r in ranks),
-        "synthetic": 4 * (options.synthetic_samples * (prod(SHAPES[options.data]) + CLASSES))
+        "synthetic": 4 * (options.synthetic_samples * (prod(SOURCES[options.data].shape) + CLASSES))
         + 4 * synthetic_steps(options),
         HALVED: round(4 * (share * size_a + (1 - share) * size_b)),
     }

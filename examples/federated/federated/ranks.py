@@ -14,9 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from federated.clients import Counts, Update
+from federated.clients import Counts
 from federated.coordinator import Flight
 from federated.learning import Client, Learner
+from federated.planning import Halves
 from systems.network.distributed import World
 from systems.processes.waiting import waiting
 from systems.runs.trace import Tracer
@@ -36,12 +37,7 @@ class Report:
     number: int
     counts: Counts
     message: Tensor
-    """uint8 [bytes]."""
-
-    @property
-    def alive(self) -> bool:
-        """Whether the client has lived to send anything."""
-        return len(self.message) > 0
+    """uint8 [bytes]; empty if the client has died."""
 
 
 class Post:
@@ -65,9 +61,7 @@ class Post:
         self._finish(rank)
         self._sending[rank] = [(dist.isend(t, rank, group=self._group), t) for t in sent]
 
-    def ordered(
-        self, model: Tensor, halves: Callable[[int], tuple[slice, slice]]
-    ) -> tuple[int, Flight]:
+    def ordered(self, model: Tensor, halves: Halves) -> tuple[int, Flight]:
         """Wait for the next order to this rank; the part of a model that comes with it, which is
         the first of `halves` of its flight, is put into `model`."""
         head = torch.zeros(ORDER, dtype=torch.int64)
@@ -81,10 +75,9 @@ class Post:
                 model[part] = got.to(model)
         return what, Flight(*told)
 
-    def report(self, number: int, update: Update | None, message: Tensor) -> None:
-        """Tell the server what has come of a flight; None: its client has died."""
-        told = astuple(Counts() if update is None else update.counts)
-        head = torch.tensor([number, *told, len(message)], dtype=torch.float64)
+    def report(self, number: int, counts: Counts, message: Tensor) -> None:
+        """Tell the server what has come of a flight; without a message its client has died."""
+        head = torch.tensor([number, *astuple(counts), len(message)], dtype=torch.float64)
         with waiting("the server, which takes an update", [SERVER]):
             dist.send(head, SERVER, group=self._group)
             if len(message):
@@ -164,7 +157,7 @@ def served(desk: Desk, learner: Learner, resumed: bool) -> Iterator[dict[str, fl
         report = desk.next()
         unknown = Flight(report.number, 0, coordinator.version)
         flight = coordinator.flights.get(report.number, unknown)
-        outcome, stepped = coordinator.arrived(report.number, alive=report.alive)
+        outcome, stepped = coordinator.arrived(report.number, alive=len(report.message) > 0)
         message = report.message.to(learner.server.weights.device)
         learner.receive(flight, report.counts, message, outcome, stepped)
         if stepped:
@@ -172,20 +165,14 @@ def served(desk: Desk, learner: Learner, resumed: bool) -> Iterator[dict[str, fl
 
 
 def do_orders(
-    post: Post,
-    client: Client,
-    learner: Learner,
-    model: Tensor,
-    save: Callable[[int], None],
-    tracer: Tracer,
+    post: Post, client: Client, learner: Learner, save: Callable[[int], None], tracer: Tracer
 ) -> dict[str, float]:
     """Be a client's rank until the server says stop; returns what it did.
 
     Args:
-        model: where models are put that come from the server, [P].
         save: does this rank's part of a checkpoint after a step.
     """
-    flights, seconds, lived = 0, 0.0, 0
+    flights, seconds, lived, model = 0, 0.0, 0, learner.server.snapshot()
     while True:
         what, flight = post.ordered(model, learner.halves)
         if what == STOP:
@@ -195,14 +182,12 @@ def do_orders(
             continue
         began = time.perf_counter()
         with tracer.span("train", client=flight.client, version=flight.version):
-            update: Update | None = client.update(model, flight.client, flight.number)
+            update = client(model, flight.client, flight.number)
         seconds += time.perf_counter() - began
-        message = torch.empty(0, dtype=torch.uint8)
-        if learner.coordinator.dies_after(flight) is not None:
-            update = None
-        else:
-            assert update is not None
-            message, lived = learner.message(flight, update, model), lived + 1
         flights += 1
+        counts, message = Counts(), torch.empty(0, dtype=torch.uint8)
+        if learner.coordinator.dies_after(flight) is None:
+            counts, message = update.counts, learner.message(flight, update, model)
+            lived += 1
         with tracer.span("upload"):
-            post.report(flight.number, update, message)
+            post.report(flight.number, counts, message)

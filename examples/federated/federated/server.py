@@ -32,16 +32,12 @@ class Server(nn.Module):
         super().__init__()
         self._options, self._goal, self._mean_samples = options, goal, mean_samples
         self.weights = nn.Parameter(weights.clone())
-        self.sum: Tensor
-        self.total: Tensor
-        self.register_buffer("sum", torch.zeros_like(weights))
-        self.register_buffer("total", torch.zeros_like(weights))
-        self.started: Tensor
+        self.sum = nn.Buffer(torch.zeros_like(weights))
+        self.total = nn.Buffer(torch.zeros_like(weights))
+        self.started = nn.Buffer(weights.new_zeros(rows, len(weights)))
         """For checkpoints: the models that clients have got who train now."""
-        self.register_buffer("started", weights.new_zeros(rows, len(weights)))
-        self.numbers: Tensor
+        self.numbers = nn.Buffer(torch.zeros(NUMBERS, dtype=torch.int64))
         """For checkpoints: `Coordinator.numbers`."""
-        self.register_buffer("numbers", torch.zeros(NUMBERS, dtype=torch.int64))
         self.optimizer = _optimizer(self.weights, options)
 
     def take(self, delta: Tensor, weight: float, start: Tensor, part: slice = ALL) -> None:
@@ -60,15 +56,14 @@ class Server(nn.Module):
 
     def weight(self, staleness: int, samples: int) -> float:
         """The weight of an update, from the number of its client's samples."""
-        return staleness_weight(staleness, self._options) * example_weight(
-            samples / self._mean_samples, self._mean_samples, self._options
-        )
+        of_samples = example_weight(samples / self._mean_samples, self._mean_samples, self._options)
+        return staleness_weight(staleness, self._options) * of_samples
 
     @torch.no_grad()
     def step(self) -> None:
         """Step along the buffer and empty it. What nobody has sent stays as it is."""
         if self._options.divide_by != "nothing":
-            self.sum /= self.total + (self.total == 0)
+            self.sum.div_(self.total + (self.total == 0))
         self.weights.grad = self.sum.clone()
         self.optimizer.step()
         self.sum.zero_()

@@ -14,8 +14,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from federated.data import CLASSES, SOURCES
 from federated.durations import CODE, draws
-from federated.networks import CLASSES, SHAPES
 from federated.options import Options
 from federated.planning import synthetic_steps
 
@@ -29,7 +29,7 @@ class Synthetic:
 
     def __init__(self, network: nn.Module, options: Options, seed: int) -> None:
         self._network = network
-        self._shape = (options.synthetic_samples, *SHAPES[options.data])
+        self._shape = (options.synthetic_samples, *SOURCES[options.data].shape)
         self._rate, self._seed = options.learning_rate, seed
         self._steps = synthetic_steps(options)
         self.iterations = ITERATIONS
@@ -53,11 +53,8 @@ class Synthetic:
     def decode(self, message: Tensor, start: Tensor, number: int) -> Tensor:
         """Recover the update, by training on what was sent."""
         count = self._shape[0]
-        pixels, logits, rates = (
-            message.view(torch.float32)
-            .to(start.dtype)
-            .split([prod(self._shape), count * CLASSES, self._steps])
-        )
+        sizes = [prod(self._shape), count * CLASSES, self._steps]
+        pixels, logits, rates = message.view(torch.float32).to(start.dtype).split(sizes)
         labels = logits.view(count, CLASSES).softmax(1)
         return recover(self._network, start, pixels.view(self._shape), labels, rates).detach()
 

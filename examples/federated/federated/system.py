@@ -9,7 +9,7 @@ from typing import Any
 from federated import planning
 from federated.clock import Event, play
 from federated.coordinator import Coordinator, FederatedPlan
-from federated.data import TRAIN, opened as open_data
+from federated.data import SOURCES, opened as open_data
 from federated.options import HALVED, Options, flag
 from systems.clusters.sized import link_rates_of
 from systems.job import Job
@@ -38,7 +38,7 @@ def simulated(job: Job) -> Simulated:
             break
     times_s = [event.time_s for event in events if event.stepped]
     step_s = steady_s(times_s)
-    samples = made.goal * options.local_epochs * TRAIN[options.data] / options.clients
+    samples = made.goal * options.local_epochs * SOURCES[options.data].train / options.clients
     taken = [e.staleness for e in events if e.outcome == "taken"]
     result = {
         "step_s": step_s,
@@ -50,9 +50,8 @@ def simulated(job: Job) -> Simulated:
         "staleness": mean(taken[int(WARM * len(taken)) :]),
         "messages": "timed" if of.clients else f"free: --cluster {job.cluster} states no rates",
     }
-    spans = [
-        (f"client {e.flight.client}", e.outcome, e.started_s, e.time_s) for e in events[:SHOWN]
-    ]
+    shown = events[:SHOWN]
+    spans = [(f"client {e.flight.client}", e.outcome, e.started_s, e.time_s) for e in shown]
     what = f"{options.scheme}, {made.concurrency} clients at once, on {job.cluster}"
     return Simulated(job=job, plan=made, spans=spans, result=result, what=what)
 
@@ -150,10 +149,9 @@ def simulated_step_s(job: Job, made: FederatedPlan) -> float:
 
 def with_batch_size(job: Job, samples: int) -> Job:
     """Refuse: what a step's samples are follows from the clients' data."""
-    raise InputError(
-        f"--batch-sizes {samples}: the samples of a server step are those of its clients; vary "
-        f"--{flag('buffer_size')}, --{flag('concurrency')} or --{flag('batch_size')}"
-    )
+    vary = f"--{flag('buffer_size')}, --{flag('concurrency')} or --{flag('batch_size')}"
+    said = "the samples of a server step are those of its clients; vary"
+    raise InputError(f"--batch-sizes {samples}: {said} {vary}")
 
 
 def shaping_profile(job: Job, kind: str, timer: Any) -> Any:

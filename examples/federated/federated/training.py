@@ -11,7 +11,7 @@ from torch import Tensor
 from federated import planning
 from federated.clients import Counts, Update
 from federated.coordinator import Coordinator, FederatedPlan, Flight
-from federated.data import TRAIN
+from federated.data import SOURCES
 from federated.learning import Client, Learner, Parts, keep, learn, make_parts
 from federated.options import Options
 from federated.ranks import SAVE, SERVER, STOP, Desk, Post, do_orders, served
@@ -66,8 +66,8 @@ def run(
     else:
         if world.device.type != "cpu":
             parts = make_parts(job, torch.zeros(0, device=world.device), parts.data)
-        client, learner = parts.trainer, parts.learner
-        client.update(learner.server.snapshot(), NOBODY, 0)  # the first time is slow
+        client, learner = parts.trainer.update, parts.learner
+        client(learner.server.snapshot(), NOBODY, 0)  # the first time is slow
     server, steps, first = learner.server, job.options.steps, checkpoints.first_step
     state, serves = State(server, world.rank), world.rank == SERVER
     if serves:
@@ -82,7 +82,7 @@ def run(
     post = Post(world) if world.world_size > 1 else None
     window, did = Window(world), dict[str, float]()
     if post is not None and not serves:
-        did = do_orders(post, client, learner, server.snapshot(), save, tracer)
+        did = do_orders(post, client, learner, save, tracer)
     else:
         desk = Desk(learner, post, world) if post is not None else None
         yield from _server_steps(job, parts, learner, desk, checkpoints, save)
@@ -128,23 +128,20 @@ def _tested(parts: Parts | None) -> dict[str, float]:
     return {} if found is None else {"test_accuracy": found}
 
 
-class Waiting:
-    """A client that waits instead of training, and whose update is zeros."""
+def _waiting(job: Job, learner: Learner, emulation: Emulation, values: int) -> Client:
+    """A client that waits instead of training, or until it dies, and whose update is zeros."""
+    options: Options = job.options
+    seconds = planning.seconds_of(options, job.seed)
+    samples = SOURCES[options.data].train // options.clients
+    counts = Counts(samples, samples * options.local_epochs)
 
-    def __init__(self, job: Job, learner: Learner, emulation: Emulation, values: int) -> None:
-        options: Options = job.options
-        self._seconds = planning.seconds_of(options, job.seed)
-        self._dies_after, self._dilate = learner.coordinator.dies_after, emulation.dilate
-        samples = TRAIN[options.data] // options.clients
-        counts = Counts(samples, samples * options.local_epochs)
-        self._update = Update(torch.zeros(values), counts)
-
-    def update(self, start: Tensor, client: int, number: int) -> Update:
-        """Wait as long as the client trains, or until it dies."""
+    def wait(start: Tensor, client: int, number: int) -> Update:
         flight = Flight(number, client, 0)
-        share = self._dies_after(flight)
-        time.sleep(self._seconds(flight) * self._dilate * (1.0 if share is None else share))
-        return self._update
+        share = learner.coordinator.dies_after(flight)
+        time.sleep(seconds(flight) * emulation.dilate * (1.0 if share is None else share))
+        return Update(torch.zeros(values), counts)
+
+    return wait
 
 
 class _Zeros(Plain):
@@ -164,7 +161,7 @@ def _emulated(job: Job, plan: FederatedPlan, emulation: Emulation) -> tuple[Clie
         codec=_Zeros(None),
     )
     values = scaled(planning.upload_bytes(options), emulation)
-    return Waiting(job, learner, emulation, values), learner
+    return _waiting(job, learner, emulation, values), learner
 
 
 def profile(job: Job, kind: str, timer: Timer) -> ModelProfile:
