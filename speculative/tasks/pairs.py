@@ -73,7 +73,7 @@ RECIPES: Mapping[Size, Mapping[Task, Recipe]] = {
         "pronounce": Recipe(
             shapes=SMALL_SHAPES,
             steps={"target": 6000, "draft": 4000},
-            learning_rate=3e-3,
+            learning_rate=1e-3,
             samples=200_000,
             data="cmudict",
         ),
