@@ -53,7 +53,8 @@ class Decision(NamedTuple):
     """Accepted, next token and status, then the draft tokens (-1 where none could be sampled, or
     none was found)."""
     log_probabilities: list[list[float]]
-    """Of G + 1 places, of which the first accepted + 1 count; no rows where they are not wanted."""
+    """For every row G + 1 numbers, of which the first accepted + 1 count. There are no rows where
+    they are not wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
