@@ -15,7 +15,7 @@ def drawn(trained: Trained, folder: Path) -> Figure:
     """Draw throughput, predictions, and the loss over time where it was trained for."""
     schemes = list(dict.fromkeys(point.scheme for point in trained.points))
     panels: list[Panel] = [_throughput(trained, schemes), _agreement(trained, schemes)]
-    learned = [point for point in trained.points if point.ends]
+    learned = [point for point in trained.points if point.learned]
     if learned:
         panels.append(_losses(learned))
     return draw(
@@ -69,7 +69,7 @@ def _losses(learned: Sequence[Point]) -> Lines:
     """Draw the loss over time, of the first seed."""
     series = {}
     for point in learned:
-        run = point.ends[0]
+        run = point.runs[0]
         pace_s, losses = OPTIONS.batch_size / run["samples_per_s"], smoothed(run)
         series[point.scheme] = [step * pace_s for step, _ in enumerate(losses, WINDOW)], losses
     return Lines(
@@ -108,5 +108,5 @@ def notes(trained: Trained) -> tuple[str, ...]:
             rows,
             "Steps on clusters with unequal shares of a core (shaped):",
         ),
-        marked([run for point in trained.points for run in (*point.runs, *point.ends)]),
+        marked([run for point in trained.points for run in point.runs]),
     )

@@ -27,21 +27,23 @@ RATES = (0.1, 0.3)
 """Link rates in Gb/s. Packets are worked on by the core that computes, and a fifth of a core does
 not keep up with 1 Gb/s."""
 SCHEMES = (PLAN, EQUAL_SPLIT, BY_SPEED, DDP, GPIPE)
-END_BOX, END_RATE = "3:1:1:1", 0.3
-"""Where all train until the loss is low."""
 STEPS = 24
 """Mini-batches of a run that tells the throughput; the pipeline fills and drains in some."""
-END_STEPS = 160
-"""Those of a run that tells the time to a loss."""
+FEW_STEPS = 5
+"""Those of data parallelism, which has no pipeline to fill and takes seconds for each."""
+LEARNED = ("3:1:1:1", 0.3)
+"""Where all train until the loss is low."""
+LEARNED_STEPS = 60
+"""The mini-batches of those runs."""
 WINDOW, LOSS = 10, 1.8
 """The loss to reach, as the mean of so many mini-batches; 12 classes begin at 2.5."""
 OPTIONS = Options(
     scheme="pipeline",
-    width=0.25,
+    data="sparsepipe.experiments.kept_shapes:clouds",
+    width=0.5,
     points=512,
     voxel_size=0.04,
     batch_size=32,
-    steps=STEPS,
     test_clouds=48,
     lr_schedule="constant",
     learning_rate=0.02,
@@ -63,17 +65,18 @@ def cluster(box: str, rate: float) -> Cluster:
     return Cluster(name=name, source="This machine, divided unequally", nodes=tuple(nodes))
 
 
-def case_name(box: str, rate: float, scheme: str, *, to_the_end: bool = False) -> str:
+def case_name(box: str, rate: float, scheme: str) -> str:
     """The name of a case."""
-    words = f"{box.replace(':', '-')} {rate:g}g {scheme}"
-    return f"{words} to the end" if to_the_end else words
+    return f"{box.replace(':', '-')} {rate:g}g {scheme}"
 
 
-def _case(box: str, rate: float, scheme: str, *, to_the_end: bool = False) -> Case:
+def _case(box: str, rate: float, scheme: str) -> Case:
     """Make the case of one scheme on one cluster."""
-    steps = END_STEPS if to_the_end else STEPS
+    steps = FEW_STEPS if scheme in (DDP, BY_SPEED) else STEPS
+    if (box, rate) == LEARNED:
+        steps = LEARNED_STEPS
     return Case(
-        name=case_name(box, rate, scheme, to_the_end=to_the_end),
+        name=case_name(box, rate, scheme),
         options=dataclasses.replace(OPTIONS, steps=steps, **WHO[scheme]),
         nodes=len(BOXES[box]),
         cluster=cluster(box, rate),
@@ -81,10 +84,7 @@ def _case(box: str, rate: float, scheme: str, *, to_the_end: bool = False) -> Ca
     )
 
 
-CASES: tuple[Case, ...] = (
-    *(_case(box, rate, scheme) for box in BOXES for rate in RATES for scheme in SCHEMES),
-    *(_case(END_BOX, END_RATE, scheme, to_the_end=True) for scheme in SCHEMES),
-)
+CASES = tuple(_case(box, rate, scheme) for box in BOXES for rate in RATES for scheme in SCHEMES)
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,6 @@ class Point:
     scheme: str
     runs: tuple[Run, ...]
     """By seed."""
-    ends: tuple[Run, ...] = ()
-    """Those that trained until the loss was low, by seed."""
 
     @property
     def place(self) -> str:
@@ -119,10 +117,15 @@ class Point:
         """The step time that was predicted from the layers' times on these ranks."""
         return median(run["predicted_step_s"] for run in self.runs)
 
+    @property
+    def learned(self) -> bool:
+        """Whether its runs train until the loss is low."""
+        return (self.box, self.rate) == LEARNED
+
     def seconds_to_loss(self) -> list[float]:
         """The seconds of training until the loss is low, by seed; none if a seed does not get
-        there."""
-        times = [_seconds_to_loss(run) for run in self.ends]
+        there, or was not meant to."""
+        times = [_seconds_to_loss(run) for run in self.runs] if self.learned else []
         reached = [seconds for seconds in times if seconds is not None]
         return reached if len(reached) == len(times) else []
 
@@ -159,8 +162,7 @@ class Trained:
 
     def _point(self, box: str, rate: float, scheme: str) -> Point:
         runs = self.results.get(case_name(box, rate, scheme), ())
-        ends = self.results.get(case_name(box, rate, scheme, to_the_end=True), ())
-        return Point(box, rate, scheme, tuple(runs), tuple(ends))
+        return Point(box, rate, scheme, tuple(runs))
 
     @property
     def points(self) -> list[Point]:

@@ -74,6 +74,7 @@ def homogeneous(costs: Costs, schedule: ScheduleChoice) -> tuple[PlannedStage, .
         backward_s=mean(costs.backward_s),
         fixed_forward_s=mean(costs.fixed_forward_s),
         fixed_backward_s=mean(costs.fixed_backward_s),
+        update_s=mean(costs.update_s),
     )
     stages = best_contiguous(equal_devices, schedule)
     if stages is None:

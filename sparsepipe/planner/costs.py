@@ -58,6 +58,8 @@ class Costs:
     """[C, L + 1], running sum: the part of `forward_s` that does not shrink with the share."""
     fixed_backward_s: Floats
     """[C, L + 1], running sum: the part of `backward_s` that does not shrink with the share."""
+    update_s: Floats
+    """[C, L + 1], running sum: the update of each layer, once for a mini-batch on every replica."""
     cut_bytes: Floats
     """[L + 1]: the outputs that layers behind a cut read from layers before it."""
     output_bytes: Floats
@@ -112,6 +114,7 @@ def costs_of(profiles: dict[str, ModelProfile], cluster: Cluster) -> Costs:
         backward_s=running([[x.backward_s for x in p.layers] for p in used]),
         fixed_forward_s=running([[x.fixed_forward_s for x in p.layers] for p in used]),
         fixed_backward_s=running([[x.fixed_backward_s for x in p.layers] for p in used]),
+        update_s=running([[x.update_s for x in p.layers] for p in used]),
         cut_bytes=_cut_bytes(used[0].layers, outputs),
         output_bytes=running([outputs])[0],
         parameter_bytes=running([weights])[0],

@@ -3,7 +3,8 @@
 A device that takes the share x of a stage with the layers i .. j - 1 does this for a mini-batch:
 
 - compute: x times the profile's forward and backward seconds of the layers. The fixed parts of
-  these times do not shrink with x; every micro-batch pays them whole.
+  these times do not shrink with x; every micro-batch pays them whole. The update of the layers is
+  made once for a mini-batch, and counts with the backward pass.
 - transfer: activations of x * cut_bytes[i] bytes come over cut i, and equally many bytes of
   gradients go back over it; over cut j it is the other way round. So a device sends and receives
   equally many bytes. If it holds the stages on both sides of a cut, only the difference of its two
@@ -66,7 +67,7 @@ class StageLoads:
     forward_s: Floats
     """The forward pass of a mini-batch."""
     backward_s: Floats
-    """The backward pass of a mini-batch."""
+    """The backward pass of a mini-batch, and the update."""
     transfer_s: Floats
     """Activations and gradients in one direction, without the all-reduce."""
     crossing_s: Floats
@@ -165,9 +166,13 @@ def stage_loads(
     of_rank = np.array([costs.class_of[rank] for rank in range(ranks)])
     holds = shares > 0
 
+    def of_stages(sums: Floats) -> Floats:
+        """[stages, ranks] from running sums over the layers."""
+        return (sums[:, end] - sums[:, first])[of_rank].T
+
     def seconds(whole: Floats, fixed: Floats) -> Floats:
-        """[stages, ranks] from running sums of whole times and of their fixed loads."""
-        whole, fixed = ((x[:, end] - x[:, first])[of_rank].T for x in (whole, fixed))
+        """[stages, ranks] from running sums of whole times and of their fixed parts."""
+        whole, fixed = of_stages(whole), of_stages(fixed)
         return np.where(holds, (whole - fixed) * shares + fixed * schedule.micro_batches, 0.0)
 
     per_byte = np.array([costs.classes[c].seconds_per_byte for c in of_rank])
@@ -185,7 +190,8 @@ def stage_loads(
     return StageLoads(
         shares=shares,
         forward_s=seconds(costs.forward_s, costs.fixed_forward_s),
-        backward_s=seconds(costs.backward_s, costs.fixed_backward_s),
+        backward_s=seconds(costs.backward_s, costs.fixed_backward_s)
+        + np.where(holds, of_stages(costs.update_s), 0.0),
         transfer_s=(grown + shrunk) * per_byte,
         crossing_s=np.maximum(grown, shrunk) * per_byte,
         all_reduce_s=np.where(holds, ring[:, None], 0.0) * per_byte,

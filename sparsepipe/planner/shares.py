@@ -43,7 +43,7 @@ class LayerRanges:
     fixed_forward_s: Floats
     """The fixed part of the forward pass, of all micro-batches together."""
     fixed_backward_s: Floats
-    """The same for the backward pass."""
+    """The same for the backward pass, with the update that follows it."""
     transfer_s: Floats
     """Activations and gradients in one direction, for the share 1."""
     ring_s: Floats
@@ -89,7 +89,7 @@ def layer_ranges(costs: Costs, schedule: ScheduleChoice) -> LayerRanges:
         forward_s=np.maximum(0.0, between(costs.forward_s) - fixed_forward),
         backward_s=np.maximum(0.0, between(costs.backward_s) - fixed_backward),
         fixed_forward_s=fixed_forward * schedule.micro_batches,
-        fixed_backward_s=fixed_backward * schedule.micro_batches,
+        fixed_backward_s=fixed_backward * schedule.micro_batches + between(costs.update_s),
         transfer_s=(cut[:, None] + cut[None, :])[None] * per_byte,
         ring_s=weights * per_byte,
         memory_bytes=np.array([group.memory_bytes for group in costs.classes])[:, None, None],

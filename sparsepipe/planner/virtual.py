@@ -185,9 +185,10 @@ def _best_shares(
     weights = between(costs.parameter_bytes)[None]
     fixed = between(costs.fixed_forward_s + costs.fixed_backward_s)[of_team]
     fixed_memory = weights * [schedule.versions(r - s) + STATE_COPIES for s in range(r)]
+    updates = between(costs.update_s)[of_team]
     # What a replica is charged whatever its share; what grows with the share; what there is.
     charges = {
-        "compute": fixed * schedule.micro_batches,
+        "compute": fixed * schedule.micro_batches + updates,
         "transfer": 2 * (replicas - 1) / replicas * weights * per_byte,
         "memory": np.repeat(fixed_memory, t, axis=0),
     }

@@ -23,7 +23,7 @@ class StageCost:
     forward_s: tuple[float, ...]
     """The seconds that each replica's forward pass takes, for its share of the samples."""
     backward_s: tuple[float, ...]
-    """The same for the backward pass."""
+    """The same for the backward pass, with its part of the update that a mini-batch ends with."""
     shares: tuple[float, ...]
     """The part of the samples that each replica takes; they sum to 1."""
     output_bytes: float = 0.0
@@ -58,7 +58,8 @@ def stage_costs(
         layers = profiles[rank].layers[first:end]
         whole = sum(x.backward_s if backward else x.forward_s for x in layers)
         fixed = sum(x.fixed_backward_s if backward else x.fixed_forward_s for x in layers)
-        return fixed + (whole - fixed) * share / micro_batches
+        update_s = sum(x.update_s for x in layers) if backward else 0.0
+        return fixed + ((whole - fixed) * share + update_s) / micro_batches
 
     costs = []
     for stage, (ranks, parts) in enumerate(zip(stages, shares, strict=True)):

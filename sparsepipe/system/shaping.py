@@ -38,7 +38,7 @@ def profile(job: Job, kind: str, together: "Timer") -> ModelProfile:
 
     A rank that is held to a share of a core runs at full speed or stands still. So the processor
     time of a layer says what part of a step it is, and whole steps say how long all of them take.
-    What an update takes counts as a fixed part of the backward passes. The samples are made by
+    Updates are parts of these steps. The samples are made by
     whoever has the first layer, in a thread (`sparsepipe.train.batches`): by how much that makes
     steps longer counts as part of its forward pass. It is more than making them takes alone, for
     both threads want Python's lock. (Where voxels have labels the last stage makes its samples too,
@@ -95,7 +95,7 @@ def profile(job: Job, kind: str, together: "Timer") -> ModelProfile:
     step_s = together(step)
     with ThreadPoolExecutor(1) as pool:
         making_s = max(0.0, together(step_and_make) - step_s)
-    factor = step_s / (alone.forward_s + alone.backward_s)
+    factor = step_s / sum(x.forward_s + x.backward_s + x.update_s for x in alone.layers)
     return _with_samples(alone.slowed(factor, "whole steps of all ranks at once"), making_s)
 
 
@@ -115,17 +115,9 @@ def _with_samples(profile: ModelProfile, making_s: float) -> ModelProfile:
 
 
 def _with_updates(profile: ModelProfile, update_s: float) -> ModelProfile:
-    """A profile whose layers update their parameters after the backward pass, in so many seconds
-    together. That part is fixed: it is the same for a few samples."""
-    each_s = update_s / max(1.0, sum(layer.parameter_bytes for layer in profile.layers))
-    layers = [
-        replace(
-            layer,
-            backward_s=layer.backward_s + layer.parameter_bytes * each_s,
-            fixed_backward_s=layer.fixed_backward_s + layer.parameter_bytes * each_s,
-        )
-        for layer in profile.layers
-    ]
+    """A profile whose layers update their parameters, in so many seconds together."""
+    each_s = update_s / max(1, profile.parameter_bytes)
+    layers = [replace(layer, update_s=layer.parameter_bytes * each_s) for layer in profile.layers]
     return replace(profile, layers=tuple(layers))
 
 

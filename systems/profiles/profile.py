@@ -35,9 +35,12 @@ class LayerProfile:
     """The part of `forward_s` that does not grow with the batch; known from two batch sizes."""
     fixed_backward_s: float = 0.0
     """The same part of `backward_s`."""
+    update_s: float = 0.0
+    """Seconds of the optimizer's update of its parameters, once for a mini-batch, where that was
+    measured. It is no part of `backward_s`."""
 
     def __post_init__(self) -> None:
-        for name in ("forward_s", "backward_s", "activation_bytes", "parameter_bytes"):
+        for name in ("forward_s", "backward_s", "activation_bytes", "parameter_bytes", "update_s"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise InputError(f"{name} = {value:g}: layer {self.name!r} needs 0 or more")
@@ -108,6 +111,7 @@ class ModelProfile:
                 backward_s=layer.backward_s * factor,
                 fixed_forward_s=layer.fixed_forward_s * factor,
                 fixed_backward_s=layer.fixed_backward_s * factor,
+                update_s=layer.update_s * factor,
             )
             for layer in self.layers
         )

@@ -7,6 +7,7 @@ import pytest
 from sparsepipe.planner.costs import costs_of
 from sparsepipe.planner.predict import predict
 from sparsepipe.planner.stages import Order, PlannedStage, Replica, ScheduleChoice
+from sparsepipe.schedule.costs import stage_costs
 from systems.clusters.cluster import Cluster, Device, Link, Node
 from systems.profiles.profile import LayerProfile, ModelProfile
 from systems.schema import InputError
@@ -146,6 +147,21 @@ def test_every_micro_batch_pays_the_fixed_part() -> None:
         predict(costs, alone, ScheduleChoice(name="1f1b", micro_batches=m)).step_s for m in (1, 4)
     ]
     assert steps == pytest.approx([3.0, 3.0 + 3 * 0.5])
+
+
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_a_mini_batch_pays_its_update_once(micro_batches: int) -> None:
+    updated = profile(dataclasses.replace(layer("a"), update_s=0.5), layer("b", "a"))
+    alone = (stage(0, 2, r0=1.0),)
+    choice = ScheduleChoice(name="1f1b", micro_batches=micro_batches)
+    costs = costs_of(updated, cluster(1))
+    assert predict(costs, alone, choice).step_s == pytest.approx(6.5)
+    shared = (stage(0, 2, r0=0.5, r1=0.5),)
+    halves = predict(costs_of(updated, cluster(2, bytes_per_s=1e9)), shared, choice)
+    assert halves.step_s == pytest.approx(3.5)  # every replica makes the whole update
+    (cost,) = stage_costs({0: updated["A"]}, [(0, 2)], ((0,),), [(1.0,)], [0, 0, 0], micro_batches)
+    played_s = micro_batches * (cost.forward_s[0] + cost.backward_s[0])
+    assert played_s == pytest.approx(6.5)
 
 
 def test_a_device_among_others_on_several_nodes_has_its_part_of_the_interface() -> None:
