@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from statistics import median
 from typing import TYPE_CHECKING
 
 from sparsepipe.system.scheme import Plan
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from sparsepipe.runtime.batch import Batch
     from systems.network.together import Timer
 
-REPETITIONS = 2
+REPETITIONS = 5
 """How often a mini-batch is timed layer by layer."""
 SMALLER, LEAST_SAMPLES = 4, 2
 """The fixed parts of times are found with a mini-batch of a quarter of the samples, or of two."""
@@ -38,11 +39,10 @@ def profile(job: Job, kind: str, together: "Timer") -> ModelProfile:
 
     A rank that is held to a share of a core runs at full speed or stands still. So the processor
     time of a layer says what part of a step it is, and whole steps say how long all of them take.
-    Updates are parts of these steps. The samples are made by
-    whoever has the first layer, in a thread (`sparsepipe.train.batches`): by how much that makes
-    steps longer counts as part of its forward pass. It is more than making them takes alone, for
-    both threads want Python's lock. (Where voxels have labels the last stage makes its samples too,
-    which is not counted.)
+    Updates are parts of these steps. The samples are made by whoever has the first layer, in a
+    thread beside the steps (`sparsepipe.train.batches`): what that thread takes counts as part of
+    its forward pass. (Where voxels have labels the last stage makes its samples too, which is not
+    counted.)
 
     Args:
         kind: what the profile calls the device.
@@ -64,6 +64,12 @@ def profile(job: Job, kind: str, together: "Timer") -> ModelProfile:
         epoch, clouds = next(order)
         return workload.voxels([workload.data.train.cloud(index, epoch) for index in clouds])
 
+    def making_s() -> float:
+        """The processor time of making a mini-batch, on the thread that does it."""
+        began_s = time.thread_time()
+        make()
+        return time.thread_time() - began_s
+
     def step() -> None:
         """A step of training, with samples that are there."""
         model.zero_grad()
@@ -79,12 +85,6 @@ def profile(job: Job, kind: str, together: "Timer") -> ModelProfile:
         clock=time.process_time,
     )
 
-    def step_and_make() -> None:
-        """A step of training, in which the samples of another one are made."""
-        made = pool.submit(make)
-        step()
-        made.result()
-
     batch = make()
     inputs = batch.inputs
     layers, few = timed(inputs), max(LEAST_SAMPLES, job.options.batch_size // SMALLER)
@@ -93,10 +93,17 @@ def profile(job: Job, kind: str, together: "Timer") -> ModelProfile:
     step()  # so that there are gradients
     alone = _with_updates(layers, _processor_s(optimizer.step))
     step_s = together(step)
-    with ThreadPoolExecutor(1) as pool:
-        making_s = max(0.0, together(step_and_make) - step_s)
     factor = step_s / sum(x.forward_s + x.backward_s + x.update_s for x in alone.layers)
-    return _with_samples(alone.slowed(factor, "whole steps of all ranks at once"), making_s)
+    samples_s = factor * median(_made_beside(step, making_s) for _ in range(REPETITIONS))
+    return _with_samples(alone.slowed(factor, "whole steps of all ranks at once"), samples_s)
+
+
+def _made_beside(step: Callable[[], object], making_s: Callable[[], float]) -> float:
+    """What a thread finds that measures beside a step of training."""
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(making_s)
+        step()
+        return made.result()
 
 
 def _processor_s(function: Callable[[], object]) -> float:
@@ -107,10 +114,10 @@ def _processor_s(function: Callable[[], object]) -> float:
     return (time.process_time() - began_s) / REPETITIONS
 
 
-def _with_samples(profile: ModelProfile, making_s: float) -> ModelProfile:
+def _with_samples(profile: ModelProfile, samples_s: float) -> ModelProfile:
     """A profile whose first layer takes so many seconds more, for the samples of a mini-batch."""
     first, *others = profile.layers
-    first = replace(first, forward_s=first.forward_s + making_s)
+    first = replace(first, forward_s=first.forward_s + samples_s)
     return replace(profile, layers=(first, *others))
 
 
