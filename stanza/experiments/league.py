@@ -1,16 +1,18 @@
 """The communication league: ways to exchange gradients, ranked by the time to an accuracy.
 
 A small relative of AlexNet learns on four ranks of a cluster in this machine, with plain SGD at one
-constant rate. At links that are to it what 10 Gb/s are to AlexNet on the paper's nodes, every
-contestant trains to the end. At those of 1 and 0.1 Gb/s it runs a few steps, and the time to the
-accuracy is its measured step time times the steps that it needed at 10 Gb/s. That is exact where
-all workers wait for each other; stale ones might need other steps on slower links.
+constant rate. Every contestant trains to the end once for each seed, on links as quick as this
+machine can make them, and that tells the steps to an accuracy. On links that are to the network
+what 10, 1 and 0.1 Gb/s are to AlexNet on the paper's nodes it runs a few steps, and that tells the
+seconds of a step. The time to the accuracy is their product. That is exact where all workers wait
+for each other. How stale the others get depends on the links: they train to the end on those of
+10 Gb/s, and might need other steps on slower ones.
 
 A contestant is a set of options. One of one's own is `"exchange": "file.py:attribute"`.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,19 @@ from stanza.experiments import accuracy, box, league_figures as figures
 from stanza.experiments.league_table import League, end_name, short_name
 from stanza.options import Options
 from stanza.planner.traffic import sizes_of
+from systems.clusters.cluster import Cluster
 from systems.figures.claims import Claim, Target, claim
 from systems.figures.experiment import Case, Level, Outcome, Results
 from systems.network.namespaces import unavailable
 from systems.runs import record
 
-RANKS, GLOBAL_BATCH = 4, 96
+RANKS, GLOBAL_BATCH = 4, 48
 NETWORK, MODEL = "alexnet-28", "alexnet"
 """The network that is trained, and the model whose ratio of computing to communicating it gets."""
 RATES_GBIT = (10.0, 1.0, 0.1)
-"""What the links are equivalent to; at the first, all train to the end."""
+"""What the links are equivalent to."""
+OPEN_BITS_PER_S = 2e9
+"""The rate of the links on which all train to the end, as many as wait for each other."""
 PAPER_GBIT = 10.0
 """The rate of the paper's links, at which that ratio is known."""
 STEPS, TEST_EVERY = 800, 50
@@ -35,6 +40,9 @@ PERIOD = 8
 """The steps between two averages of local SGD."""
 WARM_UP_STEPS, MEASURED_STEPS = 2, 8
 """Those of a run of a few steps: exchanges begin after two, and a period is measured."""
+SLOWEST_STEPS = 2
+"""As many are measured at the slowest links, where a step takes up to a minute, of a contestant
+that has no period."""
 EASIER = 0.03
 """The accuracy to reach is lower by this than that of the time-to-accuracy experiment, whose
 optimizer and schedule are better ones."""
@@ -104,27 +112,44 @@ def _cases(step_s: float) -> Iterator[Case]:
     small = sizes_of(dataclasses.replace(trained, scheme="ddp"), trained.image_shape).conv_bytes
     scale = round(box.parameter_bytes(MODEL) / small, 1)
     trained = dataclasses.replace(trained, message_scale=scale)
-    short: dict[str, Any] = {
-        "steps": WARM_UP_STEPS + MEASURED_STEPS,
-        "warm_up_steps": WARM_UP_STEPS,
-        "test_every": 0,
-    }
+    clusters = {gbit: _cluster(gbit, step_s, small) for gbit in RATES_GBIT}
+    quick_links = box.cluster_of("league-open", RANKS, OPEN_BITS_PER_S)
+    for name, changes in CONTESTANTS.items():
+        stale = "ps_consistency" in changes
+        yield Case(
+            name=end_name(name),
+            options=dataclasses.replace(trained, **changes),
+            nodes=RANKS,
+            cluster=clusters[RATES_GBIT[0]] if stale else quick_links,
+            level="full",
+        )
     for gbit in RATES_GBIT:
-        ratio = box.of_paper(MODEL).ratio * gbit / PAPER_GBIT
-        rate = box.link_rate_bits_per_s(step_s, small, ratio)
-        first = gbit == RATES_GBIT[0]
         for name, changes in CONTESTANTS.items():
-            few = {**changes, **short}
-            if changes.get("exchange") == "post-local-sgd":
-                few["exchange_options"] = LOCAL  # no few steps reach a later start
+            few = _few_steps(changes, slowest=gbit == RATES_GBIT[-1])
             yield Case(
-                name=end_name(name) if first else short_name(name, gbit),
-                options=dataclasses.replace(trained, **(changes if first else few)),
+                name=short_name(name, gbit),
+                options=dataclasses.replace(trained, **changes | few),
                 nodes=RANKS,
-                cluster=box.cluster_of(f"league-{gbit:g}", RANKS, rate),
+                cluster=clusters[gbit],
                 level="full",
-                repeats=None if first else 1,
+                repeats=None if gbit == RATES_GBIT[0] else 1,
             )
+
+
+def _cluster(gbit: float, step_s: float, parameter_bytes: float) -> Cluster:
+    """The cluster with links equivalent to `gbit`, for a network whose step takes so long here."""
+    ratio = box.of_paper(MODEL).ratio * gbit / PAPER_GBIT
+    rate = box.link_rate_bits_per_s(step_s, parameter_bytes, ratio)
+    return box.cluster_of(f"league-{gbit:g}", RANKS, rate)
+
+
+def _few_steps(changes: Mapping[str, Any], *, slowest: bool) -> dict[str, Any]:
+    """The options of a contestant's run of a few steps, beside `changes`, its own."""
+    periodic = changes.get("exchange") == "post-local-sgd"
+    measured = SLOWEST_STEPS if slowest and not periodic else MEASURED_STEPS
+    few = {"steps": WARM_UP_STEPS + measured, "warm_up_steps": WARM_UP_STEPS, "test_every": 0}
+    # No few steps reach a later start.
+    return {**few, "exchange_options": LOCAL} if periodic else few
 
 
 def conclude(results: Results, folder: Path) -> Outcome:

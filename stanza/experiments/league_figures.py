@@ -41,7 +41,7 @@ def drawn(played: League, data: str, folder: Path) -> Figure:
         _seconds(played),
         _beside_published(played),
         Progress(
-            measured={name: played.curve(name) for name in FEATURED if name in played.names},
+            measured={name: played.curve(name, first) for name in FEATURED if name in played.names},
             order=FEATURED,
             x_label="seconds of training",
             y_label="test accuracy",
@@ -54,9 +54,8 @@ def drawn(played: League, data: str, folder: Path) -> Figure:
         folder / "league",
         panels,
         "4 network namespaces behind shaped links, each rank held to a share of a core; bars: "
-        f"median over seeds, dots: each; at links slower than {first:g} Gb/s-equivalent the steps "
-        "to the target are those at the fastest links, the step time is measured; hollow: "
-        f"{SOURCE}",
+        "median over seeds, dots: each; seconds are the steps to the target, from runs to the end, "
+        f"times the step time measured at these links; hollow: {SOURCE}",
         title="The communication league",
         tier="shaped",
         caption=f"Seconds until a small relative of AlexNet reaches {played.target:.0%} on {data} "
@@ -121,7 +120,7 @@ def _ranking(played: League, gbit: float) -> str:
                 len(played.ends(name)),
             )
         )
-    how = "measured" if gbit == played.rates_gbit[0] else "continued from a few steps"
     columns = ("place", "contestant", f"seconds to {played.target:.0%}", "step ms")
     more = ("kB a step, busiest rank", "accuracy at the end", "staleness, mean and largest", "n")
+    how = "steps to the target times the measured step time"
     return table((*columns, *more), rows, f"At links equivalent to {gbit:g} Gb/s ({how}):")

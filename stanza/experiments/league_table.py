@@ -1,4 +1,8 @@
-"""Reads the runs of the league: who reaches the accuracy when, at which links."""
+"""Reads the runs of the league: who reaches the accuracy when, at which links.
+
+The seconds to it are the steps to it, from the runs to the end, times the seconds of a step, which
+were measured at those links.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +24,7 @@ def end_name(contestant: str) -> str:
 
 
 def short_name(contestant: str, gbit: float) -> str:
-    """The name of the case in which it runs a few steps on slower links."""
+    """The name of the case in which it runs a few steps at such links."""
     return f"{contestant} at {gbit:g} Gbit"
 
 
@@ -31,7 +35,7 @@ class League:
     results: Results
     contestants: tuple[str, ...]
     rates_gbit: tuple[float, ...]
-    """What the links were equivalent to; at the first all were trained to the end."""
+    """What the links were equivalent to."""
     target: float
     """The test accuracy to reach."""
 
@@ -46,27 +50,20 @@ class League:
 
     def steps_s(self, name: str, gbit: float) -> list[float]:
         """The mean step times of a contestant's runs at such links."""
-        first = gbit == self.rates_gbit[0]
-        runs = self.ends(name) if first else self.results.get(short_name(name, gbit), ())
-        return [step_s(run) for run in runs]
+        return [step_s(run) for run in self.results.get(short_name(name, gbit), ())]
 
     def seconds_to(self, name: str, gbit: float) -> list[float]:
-        """Return the seconds to the target at such links, by seed, without the seeds that do not
-        reach it. They were measured to the end, or they are the steps of that run at the pace of a
-        short one."""
-        first, paces = gbit == self.rates_gbit[0], self.steps_s(name, gbit)
-        times = []
-        for run in self.ends(name):
-            reached = self._reached(run, "trained_s" if first else "steps")
-            if reached is not None and paces:
-                times.append(reached if first else reached * median(paces))
-        return times
+        """The seconds to the target at such links, by seed, without the seeds that do not reach
+        it."""
+        paces = self.steps_s(name, gbit)
+        reached = [self._steps_to_target(run) for run in self.ends(name)]
+        return [steps * median(paces) for steps in reached if steps is not None and paces]
 
-    def _reached(self, run: Run, key: str) -> float | None:
-        """Return when the tests of a run first reach the target, on the axis of `key`."""
+    def _steps_to_target(self, run: Run) -> float | None:
+        """The steps after which the tests of a run first reach the target."""
         tests = run["tests"]
         accuracies = [test["test_accuracy"] for test in tests]
-        return crossing([test[key] for test in tests], accuracies, self.target)
+        return crossing([test["steps"] for test in tests], accuracies, self.target)
 
     def gains(self, name: str, plain: str, gbit: float) -> list[float]:
         """Return how many times sooner a contestant reaches the target than another, by seed. It is
@@ -89,10 +86,10 @@ class League:
             rows.append((name, median(seconds) if enough else None))
         return sorted(rows, key=lambda row: (row[1] is None, row[1] or 0.0))
 
-    def curve(self, name: str) -> Curve:
-        """Accuracy over the seconds of training to the end, of the first seed."""
-        tests = self.ends(name)[0]["tests"]
-        return [t["trained_s"] for t in tests], [t["test_accuracy"] for t in tests]
+    def curve(self, name: str, gbit: float) -> Curve:
+        """Accuracy over the seconds of training at such links, of the first seed."""
+        tests, pace_s = self.ends(name)[0]["tests"], median(self.steps_s(name, gbit))
+        return [t["steps"] * pace_s for t in tests], [t["test_accuracy"] for t in tests]
 
     def accuracy(self, name: str) -> float:
         """The median test accuracy at the end."""

@@ -40,6 +40,7 @@ def results(**changes: Any) -> Results:
         fast = 1.0 if name in ("ddp", "ps", "stanza") else 0.5
         of_one = changes if name == "ddp top-k" else {}
         made[end_name(name)] = [run(fast, **of_one) for _ in range(3)]
+        made[short_name(name, 10.0)] = [run(fast) for _ in range(3)]
         made[short_name(name, 1.0)] = [run(4 * fast)]
         made[short_name(name, 0.1)] = [run(40 * (fast if fast == 1 else 0.1))]
     return made
@@ -49,7 +50,7 @@ def played(**changes: Any) -> League:
     return League(results(**changes), tuple(league.CONTESTANTS), league.RATES_GBIT, 0.85)
 
 
-def test_the_time_to_the_target_is_measured_or_continued() -> None:
+def test_the_time_to_the_target_is_steps_at_the_pace_of_the_links() -> None:
     made = played()
     assert made.seconds_to("ddp", 10.0) == pytest.approx([250.0] * 3)
     assert made.seconds_to("ddp", 1.0) == pytest.approx([1000.0] * 3)
@@ -92,8 +93,8 @@ def test_what_is_published_is_drawn_beside_what_was_found(tmp_path: Path) -> Non
 def test_the_rankings_say_how_they_were_obtained(tmp_path: Path) -> None:
     told = {"staleness_updates": {"mean": 1.5, "largest": 4}}
     notes = league.conclude(results(**told), tmp_path).notes
-    assert "equivalent to 10 Gb/s (measured)" in notes[0]
-    assert "equivalent to 0.1 Gb/s (continued from a few steps)" in notes[2]
+    assert "equivalent to 10 Gb/s (steps to the target times the measured step time)" in notes[0]
+    assert "equivalent to 0.1 Gb/s" in notes[2]
     assert "1.5, 4" in notes[0]
     assert "| 2,000 |" in notes[0]
     assert "200 epochs" in notes[3]
@@ -102,11 +103,16 @@ def test_the_rankings_say_how_they_were_obtained(tmp_path: Path) -> None:
 def test_every_contestant_is_a_run_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accuracy, "source", lambda: accuracy.SOURCES[0])
     cases = list(league._cases(0.05))
-    assert len(cases) == 3 * len(league.CONTESTANTS)
+    assert len(cases) == 4 * len(league.CONTESTANTS)
     assert {case.level for case in cases} == {"full"}
-    rates = [c.cluster.slowest_link.bandwidth_bits_per_s for c in cases if c.cluster is not None]
-    assert rates[0] is not None
-    assert rates[0] == pytest.approx(100 * (rates[-1] or 0), rel=0.05)
+    rates = {c.name: c.cluster.slowest_link.bandwidth_bits_per_s or 0 for c in cases if c.cluster}
+    assert rates[short_name("ps", 10.0)] == pytest.approx(
+        100 * rates[short_name("ps", 0.1)], rel=0.05
+    )
+    assert rates[end_name("ps")] == league.OPEN_BITS_PER_S
+    assert rates[end_name("ps stale")] == rates[short_name("ps", 10.0)]
+    steps = {case.name: case.options.steps for case in cases}
+    assert steps[short_name("ps", 0.1)] < steps[short_name("local-sgd", 0.1)]
     options = cases[0].options
     assert isinstance(options, Options)
     scale = options.message_scale
