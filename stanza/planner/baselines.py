@@ -1,6 +1,5 @@
 """Predicts the baselines: data parallelism and parameter servers, all without separation."""
 
-import dataclasses
 from functools import lru_cache
 from typing import Any
 
@@ -71,8 +70,8 @@ def _played(options: Options, at: CostsAt, world_size: int, scheme: str, host: H
     of_scheme = baseline_options(scheme)
     if of_scheme["scheme"] != options.scheme:  # their exchange is not this scheme's
         of_scheme |= {"exchange": PLAIN, "exchange_options": ()}
-    alike = Options(**{name: getattr(options, name) for name in HEEDED})
-    return _played_once(dataclasses.replace(alike, **of_scheme), at, world_size, scheme, host)
+    alike = {name: getattr(options, name) for name in HEEDED}
+    return _played_once(Options(**alike | of_scheme), at, world_size, scheme, host)
 
 
 @lru_cache(maxsize=256)  # jobs that differ in other options ask for the same

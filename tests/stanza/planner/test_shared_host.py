@@ -134,6 +134,20 @@ def test_messages_take_a_held_rank_from_its_computing() -> None:
     assert paid - unpaid == pytest.approx((ring_s + others_s) / 0.25, rel=0.05)
 
 
+@pytest.mark.parametrize("exchange", ["bf16", "top-k"])
+def test_an_exchange_makes_its_own_scheme_quicker_and_no_other(exchange: str) -> None:
+    box = replace(LAPTOP, cores=4.0, share=0.25, bandwidth_bits_per_s=1e9)
+    plain, compressed = (
+        {p.scheme: p.step_s for p in predict_all(options, 4, here(box), PROFILE)}
+        for options in (
+            replace(OPTIONS, fc_workers=1, scheme="ddp"),
+            replace(OPTIONS, fc_workers=1, scheme="ddp", exchange=exchange),
+        )
+    )
+    assert compressed.pop("ddp") < plain.pop("ddp")
+    assert compressed == plain
+
+
 def test_a_host_on_which_all_is_larger_takes_as_long() -> None:
     box = replace(LAPTOP, share=0.25, bandwidth_bits_per_s=1e9)
     small = here(box).with_link(Link(bandwidth_bits_per_s=1e9))
