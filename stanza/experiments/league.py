@@ -31,7 +31,7 @@ NETWORK, MODEL = "alexnet-28", "alexnet"
 """The network that is trained, and the model whose ratio of computing to communicating it gets."""
 RATES_GBIT = (10.0, 1.0, 0.1)
 """What the links are equivalent to."""
-OPEN_BITS_PER_S = 2e9
+OPEN_BITS_PER_S = 1e9
 """The rate of the links on which all train to the end, as many as wait for each other."""
 PAPER_GBIT = 10.0
 """The rate of the paper's links, at which that ratio is known."""
