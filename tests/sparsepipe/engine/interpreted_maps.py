@@ -137,7 +137,7 @@ def test_a_training_step_waits_for_the_sizes_once(on_gpu: None) -> None:
         step(fresh())
     with counted() as of_layers:
         step(made)
-    assert of_layers.launches.total() <= 276, of_layers
+    assert of_layers.launches.total() <= 186, of_layers
     assert of_layers.waits.total() == 0, of_layers
     assert of_step.waits.total() <= 3, of_step
     assert of_step.launches.total() - of_layers.launches.total() <= 58, (of_step, of_layers)
