@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparsepipe.engine import batch_norm, compiled_maps, lookup
+from sparsepipe.engine import batch_norm, compiled_maps, layouts, lookup
 
 FREE = {"empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach"}
 FREE |= {"lift_fresh", "promote_types", "_unsafe_view", "_reshape_alias", "resize_", "set_"}
@@ -66,9 +66,9 @@ def _by_mask(args: Any) -> bool:
 def as_on_gpu() -> Iterator[None]:
     """Make maps of tensors on a CPU as those on a GPU are made, and normalise as there."""
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(batch_norm, "triton_serves", return_value=True))
         stack.enter_context(mock.patch.object(compiled_maps, "functions", return_value=None))
-        stack.enter_context(mock.patch.object(lookup, "triton_serves", return_value=True))
+        for module in (batch_norm, layouts, lookup):
+            stack.enter_context(mock.patch.object(module, "triton_serves", return_value=True))
         yield
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from sparsepipe.engine import backends, triton_here
 from sparsepipe.engine.backends import compiled, convolve, pytorch
 from sparsepipe.engine.kernel_map import Kernel, KernelMap
+from sparsepipe.engine.lookup import MASK_BITS
 from sparsepipe.engine.tensor import SparseTensor
 from systems.schema import InputError
 from tests.sparsepipe.clouds import random_tensor
@@ -33,19 +34,21 @@ def test_interpreted() -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET is set")
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_the_kernel_of_maps_compiles(capability: int, tmp_path: Path) -> None:
+def test_the_kernels_of_maps_compile(capability: int, tmp_path: Path) -> None:
     pytest.importorskip("triton")
     from sparsepipe.engine import triton_maps
 
-    for masks in ("*i32", "*i64"):
-        keys = dict.fromkeys(["keys", "queries", "plan"], "*i64")
-        pointers = keys | {"table": "*i32", "masks": masks}
-        constants = {"ROWS": triton_maps.ROWS}
-        options = {"num_warps": triton_maps.WARPS}
-        compiled = compiled_for(
-            triton_maps.look_up_kernel, pointers, constants, capability, options
-        )
-        refuse_spills(compiled, tmp_path)
+    constants = triton_maps._constants() | {"MASK_BITS": MASK_BITS}
+    options = {"num_warps": constants.pop("num_warps")}
+    for kernel, masks in [
+        (triton_maps.look_up_kernel, "*i32"),
+        (triton_maps.look_up_kernel, "*i64"),
+        (triton_maps.arrange_kernel, "*i64"),
+    ]:
+        pointers = dict.fromkeys(["jobs", "order", "outputs"], "*i64") | {"masks": masks}
+        pointers |= dict.fromkeys(["table", "inputs"], "*i32")
+        known = {name: constants[name] for name in kernel.arg_names if name in constants}
+        refuse_spills(compiled_for(kernel, pointers, known, capability, options), tmp_path)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET is set")
