@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparsepipe.engine import backends, triton_here
 from sparsepipe.engine.backends import compiled, convolve, pytorch
+from sparsepipe.engine.coordinates import PACKINGS
 from sparsepipe.engine.kernel_map import Kernel, KernelMap
 from sparsepipe.engine.lookup import MASK_BITS
 from sparsepipe.engine.tensor import SparseTensor
@@ -49,6 +50,24 @@ def test_the_kernels_of_maps_compile(capability: int, tmp_path: Path) -> None:
         pointers |= dict.fromkeys(["table", "inputs"], "*i32")
         known = {name: constants[name] for name in kernel.arg_names if name in constants}
         refuse_spills(compiled_for(kernel, pointers, known, capability, options), tmp_path)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET is set")
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_the_kernel_of_keys_compiles(capability: int, tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    from sparsepipe.engine import triton_keys
+
+    options = {"num_warps": triton_keys.WARPS}
+    for dimension, form in PACKINGS.items():
+        constants = {"FIELDS": 1 + dimension, "BITS": form.bits, "ROWS": triton_keys.ROWS}
+        for coordinates in ("*i32", "*i64"):
+            pointers = dict.fromkeys(["keys", "rows", "found"], "*i64")
+            pointers |= {"coordinates": coordinates}
+            compiled = compiled_for(
+                triton_keys.pack_kernel, pointers, constants, capability, options
+            )
+            refuse_spills(compiled, tmp_path)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET is set")
