@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -17,6 +18,7 @@ from sparsepipe.engine.layouts import Neighbours, side_by_side
 from sparsepipe.engine.lookup import Wanted
 from sparsepipe.engine.tensor import SparseTensor
 from tests.sparsepipe.clouds import assert_close, random_tensor
+from tests.sparsepipe.engine.interpreted import run_interpreted
 
 
 class Tabular:
@@ -155,6 +157,11 @@ def test_copies_of_a_layer_begin_anew(rounds: list[int]) -> None:
     rounds.clear()
     _step(copy.deepcopy(network), random_tensor())
     assert rounds == [1] * 5
+
+
+@pytest.mark.slow
+def test_a_network_interpreted() -> None:
+    run_interpreted(Path(__file__).with_name("interpreted_network.py"))
 
 
 def test_voxels_are_reached_by_way_of_finer_ones() -> None:
