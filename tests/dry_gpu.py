@@ -32,7 +32,7 @@ from tests.gpu.__main__ import main
 from tests.gpu.parts import SMALL
 from tests.sparsepipe.engine.launches import as_on_gpu
 from tests.speculative.verification import test_cuda
-from tests.systems.network.fake_cuda import fake_cuda
+from tests.systems.network.fake_cuda import fake_cuda, gated
 
 MODULE = "tests.dry_gpu"
 MAPPED = "convolution"
@@ -110,11 +110,21 @@ IMITATED: list[tuple[Any, str, Any]] = [
 
 
 @contextmanager
+def kernels_in_order() -> Iterator[None]:
+    """Let Triton's kernels run after what the stream has queued, such as copies."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    with mock.patch.object(InterpretedFunction, "run", gated(InterpretedFunction.run)):
+        yield
+
+
+@contextmanager
 def imitated(part: str) -> Iterator[None]:
     """Put everything in place for this process, which runs a part."""
     with ExitStack() as stack:
         if part == MAPPED:
             stack.enter_context(as_on_gpu())
+            stack.enter_context(kernels_in_order())
         stack.enter_context(fake_cuda())
         stack.enter_context(mock.patch.dict(sys.modules, flashinfer=FLASHINFER))
         for one in IMITATED:

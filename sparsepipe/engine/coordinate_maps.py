@@ -17,7 +17,7 @@ of a forward pass share one object, which keeps the lists, and the kernel maps b
     stride 4    (0,0,0)                                 row 0: made by the second
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -35,8 +35,9 @@ from sparsepipe.engine.coordinates import (
     sample_starts,
     unpack,
 )
+from sparsepipe.engine.foresight import make_tables
 from sparsepipe.engine.kernel import Kernel
-from sparsepipe.engine.kernel_map import KernelMap, build
+from sparsepipe.engine.kernel_map import Asked, KernelMap, build
 from sparsepipe.engine.row_order import RowOrder, row_order
 from systems.schema import InputError
 
@@ -74,13 +75,14 @@ class CoordinateMaps:
         self._keys: dict[Axes, Tensor] = {stride: keys}
         self._orders: dict[Axes, RowOrder] = {} if order is None else {stride: order}
         self._kernel_maps: dict[Kernel, KernelMap] = {}
+        self.asked: Asked = {}
         self._sizes: dict[Axes, list[int]] = {}
         self._ahead: dict[Axes, tuple[Tensor, Tensor]] = {}  # finer voxels, and what they become
 
     @property
     def strides(self) -> tuple[Axes, ...]:
         """The tensor strides at which voxels have been made, ascending."""
-        return tuple(sorted(self._keys, key=lambda s: (s,) if isinstance(s, int) else s))
+        return _ascending(self._keys)
 
     def add(self, stride: Any, keys: Tensor) -> None:
         """Add voxels of the same samples at a stride, which somebody else has made. If there are
@@ -242,21 +244,24 @@ class CoordinateMaps:
         }
         return begun
 
+    def reach(self, strides: Iterable[Axes]) -> None:
+        """Make the voxels at all of these strides for which there are finer ones."""
+        for stride in _ascending(set(strides) - self._keys.keys()):
+            finer = [s for s in self.strides if quotient(stride, s)]
+            factor = quotient(stride, finer[-1]) if finer else None
+            if factor is not None:
+                self.coarsen(finer[-1], factor)
+
     def prepare(self, like: "CoordinateMaps") -> None:
         """Make all voxels and kernel maps that other maps have.
 
         A network that was called once on a tensor with the maps `like` then finds all that it needs
         here, and torch.compile all of it in one graph.
         """
-        for stride in like.strides:
-            if stride not in self._keys:
-                finer = [s for s in self.strides if quotient(stride, s)]
-                if finer:
-                    factor = quotient(stride, finer[0])
-                    assert factor is not None
-                    self.coarsen(finer[0], factor)
+        self.reach(like.strides)
         for kernel in like._kernel_maps:
             _ = self.kernel_map(kernel).transpose
+        make_tables(self, like.asked)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "CoordinateMaps":
         """Move the voxels to a device. Kernel maps are made there again when they are needed."""
@@ -297,7 +302,7 @@ class CoordinateMaps:
         """
         if kernel not in self._kernel_maps:
             fine, coarse = self.keys(kernel.fine_stride), self.keys(kernel.coarse_stride)
-            self._kernel_maps[kernel] = build(fine, coarse, kernel)
+            self._kernel_maps[kernel] = build(fine, coarse, kernel, self.asked)
         kernel_map = self._kernel_maps[kernel]
         return kernel_map.transpose if transposed else kernel_map
 
@@ -305,6 +310,11 @@ class CoordinateMaps:
 def pooled_keys(batch_size: int, device: torch.device, dimension: int = 3) -> Tensor:
     """The keys of the rows of global pooling, which lie at (batch, 0, 0, 0): int64 [batch_size]."""
     return torch.arange(batch_size, device=device) * sample_displacement(1, dimension)
+
+
+def _ascending(strides: Iterable[Axes]) -> tuple[Axes, ...]:
+    """Strides in ascending order."""
+    return tuple(sorted(strides, key=lambda s: (s,) if isinstance(s, int) else s))
 
 
 def _of_keys(keys: dict[Axes, Tensor], batch_size: int, dimension: int) -> CoordinateMaps:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sparsepipe.engine.arrays import as_tensor
 from sparsepipe.engine.axes import Axes, axes, each
+from sparsepipe.engine.triton_here import triton_serves
 from systems.schema import InputError
 
 
@@ -89,8 +90,9 @@ def pack(coordinates: Tensor) -> Tensor:
     return packed(coordinates)[0]
 
 
-def packed(coordinates: Tensor) -> tuple[Tensor, int]:
-    """What `pack` returns, and the highest batch index, -1 where there are no voxels."""
+def packed(coordinates: Tensor) -> tuple[Tensor, int, Tensor | None]:
+    """What `pack` returns; the highest batch index, -1 where there are no voxels; and the numbers
+    of the rows, 0, 1, ..., int64 [N], if the keys were seen to ascend."""
     if coordinates.ndim != 2 or coordinates.shape[1] - 1 not in PACKINGS:
         raise InputError(
             f"coordinates have shape {list(coordinates.shape)}: give [N, 4] = (batch, x, y, z), or "
@@ -100,9 +102,19 @@ def packed(coordinates: Tensor) -> tuple[Tensor, int]:
         raise InputError(f"coordinates are {coordinates.dtype}: quantize them, give torch.int32")
     form = PACKINGS[coordinates.shape[1] - 1]
     fields = as_tensor("coordinates", coordinates)
-    highest = _refuse_overflow(fields, form) if len(fields) else -1
-    # A product and a sum in int64, since CUDA has no matrix product for integers.
-    return (fields * _units(form, fields.device)).sum(1), highest
+    if not len(fields):
+        return fields.new_empty(0, dtype=torch.int64), -1, None
+    rows = None
+    if triton_serves(fields.device):
+        from sparsepipe.engine import triton_keys
+
+        keys, rows, low, high = triton_keys.packed(fields, form)
+    else:
+        low, high = torch.stack(fields.aminmax(dim=0)).tolist()
+        # A product and a sum in int64, since CUDA has no matrix product for integers.
+        keys = (fields * _units(form, fields.device)).sum(1)
+    _refuse_overflow(low, high, form)
+    return keys, int(high[0]), rows
 
 
 def unpack(keys: Tensor, dimension: int = 3) -> Tensor:
@@ -265,10 +277,9 @@ def _kept_bits(strides: tuple[Axes, ...], dimension: int, device: torch.device) 
     return torch.tensor([[~bits] for bits in cleared], device=device)
 
 
-def _refuse_overflow(fields: Tensor, form: Packing) -> int:
-    """Raise InputError if a batch index or coordinate does not fit into its field of a key. The
-    fields are integers [N, 1 + axes], the batch first. Returns the highest batch index."""
-    low, high = torch.stack(fields.aminmax(dim=0)).tolist()
+def _refuse_overflow(low: list[int], high: list[int], form: Packing) -> None:
+    """Raise InputError if a batch index or coordinate does not fit into its field of a key. Given
+    are the smallest and the largest number of each field, the batch first."""
     if low[0] < 0 or high[0] >= form.max_batch_size:
         raise InputError(
             f"batch index {low[0] if low[0] < 0 else high[0]} is not in "
@@ -280,4 +291,3 @@ def _refuse_overflow(fields: Tensor, form: Packing) -> int:
                 f"coordinate {axis} = {lowest if lowest < -form.limit else highest} is not in "
                 f"[{-form.limit}, {form.limit}): centre the cloud or take larger voxels"
             )
-    return int(high[0])

@@ -34,9 +34,9 @@ def maps_of(
     if duplicates not in _CHOICES:
         raise InputError(f"duplicates = {duplicates!r}: give one of {', '.join(_CHOICES)}")
     coordinates = _checked(features, coordinates)
-    given_keys, highest = packed(coordinates)
+    given_keys, highest, rows = packed(coordinates)
     dimension = coordinates.shape[1] - 1
-    keys, order = row_order(given_keys)
+    keys, order = row_order(given_keys, rows)
     check_stride(coordinates, stride)
     batch_size = checked_batch_size(highest, batch_size, dimension)
     if len(keys) < len(features):

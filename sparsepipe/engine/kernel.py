@@ -115,6 +115,11 @@ class Kernel:
             )
 
     @property
+    def strides(self) -> tuple[Axes, Axes]:
+        """The fine and the coarse tensor stride."""
+        return self.fine_stride, self.coarse_stride
+
+    @property
     def spacing(self) -> Axes:
         """The distance between neighbouring weights, in voxels of the finest grid."""
         return times(self.dilation, self.fine_stride)

@@ -21,6 +21,7 @@ A map is made on first use, as a backend needs it: as lists of pairs by C++ on a
 under every offset (`sparsepipe.engine.lookup`). Either gives the other.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, count
@@ -33,7 +34,10 @@ from torch import Tensor
 from sparsepipe.engine import compiled_maps
 from sparsepipe.engine.kernel import Kernel as Kernel
 from sparsepipe.engine.layouts import Block, Neighbours, cut, pairs_of, same_rows, side_by_side
-from sparsepipe.engine.lookup import Table, look_up
+from sparsepipe.engine.lookup import Wanted, look_up
+
+Asked = dict[tuple[Kernel, bool], None]
+"""The tables of some maps that were used: their kernels, and whether they are transposed."""
 
 _numbers = count()
 _living: "WeakValueDictionary[int, KernelMap]" = WeakValueDictionary()
@@ -66,6 +70,8 @@ class KernelMap:
     """int64 [N]: the voxels of the input."""
     output_keys: Tensor
     """int64 [M]: the voxels of the output."""
+    asked: Asked = field(default_factory=dict, repr=False)
+    """Where it is noted that somebody used the map's table; maps of the same voxels share it."""
     handle: Tensor = field(init=False, repr=False)
     """int64 [3]: what stands for the map in compiled graphs, which hold tensors alone: its number,
     that of its kernel, and whether it is transposed. Numbers are those of this process."""
@@ -90,7 +96,8 @@ class KernelMap:
     @cached_property
     def transpose(self) -> "KernelMap":
         """The map with inputs and outputs swapped, for transposed layers and for gradients."""
-        other = KernelMap(self.kernel, not self.transposed, self.output_keys, self.input_keys)
+        swapped = self.output_keys, self.input_keys
+        other = KernelMap(self.kernel, not self.transposed, *swapped, self.asked)
         other.__dict__["transpose"] = self
         return other
 
@@ -114,7 +121,7 @@ class KernelMap:
             inputs, outputs, counts = self.transpose._pairs
             return outputs, inputs, counts
         found = compiled_maps.find_pairs(self.input_keys, self.output_keys, self.kernel)
-        return pairs_of(self._table()) if found is None else found
+        return pairs_of(look_up(self._wanted)) if found is None else found
 
     @property
     def input_rows(self) -> Tensor:
@@ -132,9 +139,10 @@ class KernelMap:
         """The number of pairs under each of the K offsets."""
         return tuple(self._pairs[2].tolist())
 
-    def _table(self) -> Table:
-        """The input row of every output under every offset."""
-        return look_up(self.input_keys, self.output_keys, self.kernel, backwards=self.transposed)
+    @property
+    def _wanted(self) -> Wanted:
+        """What the table of the input row of every output under every offset is made of."""
+        return Wanted(self.input_keys, self.output_keys, self.kernel, self.transposed)
 
     @cached_property
     def _by_output(self) -> tuple[Tensor, Tensor]:
@@ -165,15 +173,22 @@ class KernelMap:
         """int64 [K + 1]: where the pairs of each offset start."""
         return torch.tensor([0, *accumulate(self.counts)], device=self.input_rows.device)
 
-    @cached_property
+    @property
     def neighbours(self) -> Neighbours:
         """The map as a table with a row for each offset and a column for each output."""
+        if not self._identical and not self.opposite:
+            self.asked[self.kernel, self.transposed] = None
+        return self._neighbours
+
+    @cached_property
+    def _neighbours(self) -> Neighbours:
+        """Make the table."""
         if self._identical:
             return same_rows(len(self.input_keys), self.input_keys.device)
         if self.opposite:
             mirror = self.transpose.neighbours
             return Neighbours(mirror.outputs, mirror.inputs.flip(0))
-        return side_by_side(self._table())
+        return side_by_side([self._wanted])[0]
 
     def blocks(self, rows: int) -> list[Block]:
         """The map cut into blocks of `rows` output rows."""
@@ -190,7 +205,15 @@ class KernelMap:
         return cut(self.input_rows, self.output_rows, self.counts, self.starts, rows)
 
 
-def build(fine: Tensor, coarse: Tensor, kernel: Kernel) -> KernelMap:
+def build(fine: Tensor, coarse: Tensor, kernel: Kernel, asked: Asked | None = None) -> KernelMap:
     """The kernel map from `fine` voxels to `coarse` voxels (keys int64, sorted and distinct). The
     coarse voxels need not be those that a strided layer makes of the fine ones."""
-    return KernelMap(kernel, False, fine, coarse)
+    return KernelMap(kernel, False, fine, coarse, {} if asked is None else asked)
+
+
+def look_up_together(kernel_maps: Iterable[KernelMap]) -> None:
+    """Make the tables that some kernel maps of voxels on one device do not have yet."""
+    missing = [one for one in kernel_maps if "_neighbours" not in vars(one)]
+    found = side_by_side([one._wanted for one in missing])
+    for one, neighbours in zip(missing, found, strict=True):
+        vars(one)["_neighbours"] = neighbours

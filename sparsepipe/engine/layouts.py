@@ -19,7 +19,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sparsepipe.engine.lookup import Table
+from sparsepipe.engine.lookup import Table, Wanted, look_up
+from sparsepipe.engine.triton_here import triton_serves
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +123,17 @@ class Neighbours:
     """int32 [K, M]: the input row under each offset; -1 where there is none."""
 
 
-def side_by_side(table: Table) -> Neighbours:
+def side_by_side(wanted: Sequence[Wanted]) -> list[Neighbours]:
+    """Make tables on one device, and sort the outputs of each by the offsets under which they have
+    inputs."""
+    if wanted and triton_serves(wanted[0].keys.device):
+        from sparsepipe.engine import triton_maps
+
+        return triton_maps.side_by_side(wanted)
+    return [sorted_by_offsets(look_up(one)) for one in wanted]
+
+
+def sorted_by_offsets(table: Table) -> Neighbours:
     """Sort a table's outputs by the offsets under which they have inputs."""
     order = table.masks.argsort(stable=True)
     return Neighbours(outputs=order, inputs=table.inputs.index_select(1, order))

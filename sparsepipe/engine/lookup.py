@@ -19,8 +19,10 @@ from sparsepipe.engine.coordinates import displacement
 from sparsepipe.engine.kernel import Kernel
 from sparsepipe.engine.triton_here import triton_serves
 
-MASK_BITS = 63
-"""The bits of an int64 that a set of offsets can use."""
+MOST_TABLES = 32
+"""The tables whose outputs are sorted together at most."""
+MASK_BITS = 58
+"""The bits of an int64 that a set of offsets can use. Those above hold the number of a table."""
 NARROW_BITS = 31
 """Those of an int32, which is sorted in half the time."""
 MOST_STEPS = 8
@@ -37,6 +39,19 @@ class Table(NamedTuple):
     more offsets than bits, neighbouring ones share a bit."""
 
 
+class Wanted(NamedTuple):
+    """What a table is made of."""
+
+    keys: Tensor
+    """int64 [N]: the voxels of the inputs, sorted and distinct."""
+    queries: Tensor
+    """int64 [M]: the voxels of the outputs, sorted and distinct."""
+    kernel: Kernel
+    backwards: bool
+    """Whether the input v of an output u is voxel u - o for an offset o, as in a transposed layer,
+    and not voxel u + o."""
+
+
 class Search(NamedTuple):
     """How the inputs under one offset are found, after those of the offset before it."""
 
@@ -51,24 +66,19 @@ class Search(NamedTuple):
     """The bit of a mask that stands for it."""
 
 
-def look_up(keys: Tensor, queries: Tensor, kernel: Kernel, *, backwards: bool) -> Table:
-    """Find for each offset o the input row v of each output u with voxel v = voxel u + o.
-
-    Args:
-        keys: int64 [N], the voxels of the inputs, sorted and distinct.
-        queries: int64 [M], the voxels of the outputs, sorted and distinct.
-        backwards: whether voxel v = voxel u - o is wanted, as a transposed layer does.
-    """
+def look_up(wanted: Wanted) -> Table:
+    """Make the table of the input of each output under each offset."""
+    keys, queries, kernel, backwards = wanted
     if triton_serves(keys.device):
         from sparsepipe.engine import triton_maps
 
-        return triton_maps.look_up(keys, queries, kernel, backwards=backwards)
+        return triton_maps.look_up(wanted)
     if not len(keys):
         none = queries.new_full((len(kernel.offsets), len(queries)), -1, dtype=torch.int32)
         return Table(none, _masks(none))
-    wanted = queries + _moves(kernel, backwards, keys.device)[:, None]
-    places = torch.searchsorted(keys, wanted, out_int32=True).clamp_(max=len(keys) - 1)
-    there = keys.index_select(0, places.view(-1)).view_as(wanted) == wanted
+    moved = queries + _moves(kernel, backwards, keys.device)[:, None]
+    places = torch.searchsorted(keys, moved, out_int32=True).clamp_(max=len(keys) - 1)
+    there = keys.index_select(0, places.view(-1)).view_as(moved) == moved
     inputs = places.masked_fill_(~there, -1)
     return Table(inputs, _masks(inputs))
 

@@ -65,14 +65,16 @@ def _moved(tensor: Tensor | None, move: Callable[[Tensor], Tensor]) -> Tensor | 
     return None if tensor is None else move(tensor)
 
 
-def row_order(given_keys: Tensor) -> tuple[Tensor, RowOrder]:
-    """Sort the keys of given rows, int64 [G], in any order and with duplicates.
+def row_order(given_keys: Tensor, rows: Tensor | None = None) -> tuple[Tensor, RowOrder]:
+    """Sort the keys of given rows, int64 [G], in any order and with duplicates. Where they are
+    known to be sorted and distinct, `rows` are 0, 1, ..., int64 [G].
 
     Returns:
         The distinct keys, int64 [N], sorted; and the order of the rows.
     """
-    if bool((given_keys[1:] > given_keys[:-1]).all()):  # they are sorted and distinct already
+    if rows is None and bool((given_keys[1:] > given_keys[:-1]).all()):
         rows = torch.arange(len(given_keys), device=given_keys.device)
+    if rows is not None:
         return given_keys, RowOrder(rows, rows, None)
     keys, first_rows, places = distinct(given_keys)
     # The features' rows are the first rows of all voxels, in the order in which they were given.

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from sparsepipe.engine.layers import norm_relu
 from sparsepipe.models.kit import SPARSE, Kit
 
 FIRST = 32
@@ -39,9 +40,10 @@ class BasicBlock(nn.Module):
 
     def forward(self, inputs: Any) -> Any:
         """Turn features [N, in_channels] into [N, channels] on the same voxels."""
-        out = self.relu(self.norm1(self.conv1(inputs)))
-        out = self.norm2(self.conv2(out))
-        return self.relu(out + (inputs if self.downsample is None else self.downsample(inputs)))
+        out = norm_relu(self.norm1, self.relu, self.conv1(inputs))
+        out = self.conv2(out)
+        shortcut = inputs if self.downsample is None else self.downsample(inputs)
+        return norm_relu(self.norm2, self.relu, out, shortcut)
 
 
 class MinkUNet(nn.Module):
@@ -94,16 +96,16 @@ class MinkUNet(nn.Module):
     def forward(self, inputs: Any) -> Any:
         """Turn voxels [N, in_channels] into logits [N, classes] on the same voxels."""
         part = self.get_submodule  # layers are named as in the checkpoints: conv1p1s2, ...
-        out = self.relu(self.bn0(self.conv0p1s1(inputs)))
+        out = norm_relu(self.bn0, self.relu, self.conv0p1s1(inputs))
         skips = [out]
         for level in range(4):
             out = part(f"conv{level + 1}p{2**level}s2")(out)
-            out = self.relu(part(f"bn{level + 1}")(out))
+            out = norm_relu(part(f"bn{level + 1}"), self.relu, out)
             out = part(f"block{level + 1}")(out)
             skips.append(out)
         for level in range(4, 8):
             out = part(f"convtr{level}p{2 ** (8 - level)}s2")(out)
-            out = self.relu(part(f"bntr{level}")(out))
+            out = norm_relu(part(f"bntr{level}"), self.relu, out)
             out = part(f"block{level + 1}")(self._kit.cat(out, skips[7 - level]))
         return self.final(out)
 

@@ -11,6 +11,7 @@ from tests.gpu.parts import Row, Scale
 TESTS = (
     "tests/speculative/verification/test_cuda.py",
     "tests/sparsepipe/engine/backends/test_triton_kernels.py",
+    "tests/sparsepipe/engine/test_batch_norm.py",
 )
 NAMES = "gpu or graph"
 """What the names of the tests have that need a GPU."""

@@ -17,7 +17,7 @@ from sparsepipe.engine.layers.convolutions import (
     ConvolutionTranspose,
     GenerativeConvolutionTranspose,
 )
-from sparsepipe.engine.layers.normalisations import BatchNorm, InstanceNorm
+from sparsepipe.engine.layers.normalisations import BatchNorm, InstanceNorm, norm_relu
 from sparsepipe.engine.layers.poolings import (
     AveragePooling,
     GlobalAveragePooling,
@@ -62,4 +62,5 @@ __all__ = [
     "ReLU",
     "SumPooling",
     "Union",
+    "norm_relu",
 ]

@@ -1,8 +1,12 @@
 """Normalisations of sparse tensors: over the batch, or over each sample."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from sparsepipe.engine.batch_norm import batch_norm, hooked, served
+from sparsepipe.engine.layers.rows import ReLU
 from sparsepipe.engine.precision import refuse_mixed, widened
 from sparsepipe.engine.tensor import SparseTensor
 from systems.schema import InputError
@@ -33,6 +37,13 @@ class BatchNorm(nn.Module):
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """Normalise features [N, C] to [N, C]."""
+        return self._normalised(tensor)
+
+    def _normalised(
+        self, tensor: SparseTensor, shortcut: Tensor | None = None, *, relu: bool = False
+    ) -> SparseTensor:
+        """Normalise features [N, C], add a shortcut [N, C], and set to 0 what is below, if
+        `relu`."""
         of_batch = self.training or self.bn.running_mean is None  # the statistics
         if of_batch and len(tensor) < 2:
             raise InputError(
@@ -41,7 +52,40 @@ class BatchNorm(nn.Module):
             )
         if self.bn.affine and self.bn.weight.dtype != widened(tensor.features).dtype:
             refuse_mixed(tensor.features, self.bn.weight)
-        return tensor.replace(self.bn(tensor.features))
+        return tensor.replace(batch_norm(tensor.features, self.bn, shortcut, relu=relu))
+
+
+def norm_relu(norm: nn.Module, relu: nn.Module, tensor: Any, shortcut: Any = None) -> Any:
+    """relu(norm(tensor) + shortcut), or relu(norm(tensor)) where there is no shortcut.
+
+    Where Triton's kernels serve, one computes all of it. Elsewhere the layers are called one after
+    the other, as they are where somebody has put hooks on them, or traces the network.
+    """
+    if isinstance(norm, BatchNorm) and _can_be_joined(norm, relu, tensor, shortcut):
+        added = None if shortcut is None else shortcut.features
+        return norm._normalised(tensor, added, relu=True)
+    found = norm(tensor)
+    return relu(found if shortcut is None else found + shortcut)
+
+
+def _can_be_joined(norm: BatchNorm, relu: nn.Module, tensor: Any, shortcut: Any) -> bool:
+    """Whether one kernel computes what the layers would."""
+    if type(norm).forward is not BatchNorm.forward or type(relu) is not ReLU:
+        return False
+    if not isinstance(tensor, SparseTensor) or hooked(norm, relu, relu.module):
+        return False
+    return served(tensor.features, norm.bn) and (shortcut is None or _alike(tensor, shortcut))
+
+
+def _alike(tensor: SparseTensor, other: Any) -> bool:
+    """Whether another tensor has features of the same shape and dtype, row by row."""
+    return (
+        isinstance(other, SparseTensor)
+        and other.maps is tensor.maps
+        and other.tensor_stride == tensor.tensor_stride
+        and other.shape == tensor.shape
+        and other.dtype == tensor.dtype
+    )
 
 
 class InstanceNorm(nn.Module):

@@ -9,6 +9,7 @@ from torch import nn
 
 from sparsepipe.engine.axes import Axes, axes, each, quotient, times
 from sparsepipe.engine.coordinate_maps import CoordinateMaps
+from sparsepipe.engine.foresight import foresee
 from sparsepipe.engine.kernel import Kernel, shape_of
 from sparsepipe.engine.kernel_map import KernelMap, build
 from sparsepipe.engine.tensor import SparseTensor
@@ -79,6 +80,7 @@ class Windowed(nn.Module):
         coarse = times(fine, self.stride)
         kernel = self.kernel_at(fine, coarse, tensor.dimension)
         self._check_at(tensor, at, coarse)
+        foresee(self, maps)
         if at is None or at.maps is maps:
             maps.coarsen(fine, self.stride)
             return Window(maps, coarse, maps.kernel_map(kernel))
@@ -95,6 +97,7 @@ class Windowed(nn.Module):
         kernel = self.upward_kernel(tensor)
         fine = kernel.fine_stride
         self._check_at(tensor, at, fine)
+        foresee(self, tensor.maps)
         if at is None or at.maps is tensor.maps:
             return Window(tensor.maps, fine, tensor.maps.kernel_map(kernel, transposed=True))
         return Window(at.maps, fine, build(at.keys, tensor.keys, kernel).transpose)

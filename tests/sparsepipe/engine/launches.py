@@ -3,7 +3,8 @@
 Counted as launches are PyTorch's operators that compute or copy something, and calls of Triton's
 kernels. (An operator such as a sort may start several kernels; views and allocations start none.)
 Triton's kernels do not run, since interpreting takes long, so tables and features hold anything:
-neither sizes nor decisions of the host may depend on them.
+neither sizes nor decisions of the host may depend on them. The kernel of keys does, since the host
+reads what it finds.
 
 Counted as waits are operators whose result's size or value the host must know before it goes on,
 and every way in which a tensor's numbers come to the host.
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparsepipe.engine import compiled_maps, lookup
+from sparsepipe.engine import batch_norm, compiled_maps, coordinates, layouts, lookup
 
 FREE = {"empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach"}
 FREE |= {"lift_fresh", "promote_types", "_unsafe_view", "_reshape_alias", "resize_", "set_"}
@@ -30,6 +31,9 @@ WAITING |= {"unique_consecutive", "equal", "bincount", "is_nonzero", "item"}
 """Operators that need the host: it allocates what they return, or decides by it."""
 READING = {"tolist", "cpu", "numpy", "__array__"}
 """Methods of tensors that bring numbers to the host without an operator, where both are a CPU."""
+
+READ = "pack_kernel"
+"""The kernel whose results the host reads."""
 
 
 @dataclass
@@ -64,10 +68,11 @@ def _by_mask(args: Any) -> bool:
 
 @contextmanager
 def as_on_gpu() -> Iterator[None]:
-    """Make maps of tensors on a CPU as those on a GPU are made."""
+    """Make maps of tensors on a CPU as those on a GPU are made, and normalise as there."""
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(compiled_maps, "functions", return_value=None))
-        stack.enter_context(mock.patch.object(lookup, "triton_serves", return_value=True))
+        for module in (batch_norm, coordinates, layouts, lookup):
+            stack.enter_context(mock.patch.object(module, "triton_serves", return_value=True))
         yield
 
 
@@ -99,8 +104,15 @@ def _interpreted_calls(asked: Asked) -> Iterator[None]:
     """Count the calls of Triton's kernels, which would be interpreted here."""
     from triton.runtime.interpreter import InterpretedFunction
 
+    run = InterpretedFunction.run
+
     def counting(kernel: Any, *args: Any, **kwargs: Any) -> None:
-        asked.launches[kernel.fn.__name__] += 1
+        name = kernel.fn.__name__
+        asked.launches[name] += 1
+        if name == READ:
+            before = asked.launches.copy(), asked.waits.copy()
+            run(kernel, *args, **kwargs)
+            asked.launches, asked.waits = before  # without what the interpreter does
 
     with mock.patch.object(InterpretedFunction, "run", counting):
         yield

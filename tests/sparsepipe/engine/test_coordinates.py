@@ -1,5 +1,6 @@
 """Packing round-trips, orders as coordinates do, and refuses what it cannot hold."""
 
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -25,10 +26,15 @@ from sparsepipe.engine.coordinates import (
 )
 from systems.schema import InputError
 from tests.sparsepipe.clouds import random_keys
+from tests.sparsepipe.engine.interpreted import run_interpreted
 
 AXIS = st.integers(-LIMIT, LIMIT - 1) | st.integers(-3, 3)
 VOXEL = st.tuples(st.integers(0, MAX_BATCH_SIZE - 1), AXIS, AXIS, AXIS)
 STEP = st.integers(-REACH, REACH)
+
+
+def test_interpreted() -> None:
+    run_interpreted(Path(__file__).with_name("interpreted_keys.py"))
 
 
 @given(st.lists(VOXEL, max_size=20))

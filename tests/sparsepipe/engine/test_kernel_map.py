@@ -10,6 +10,7 @@ from sparsepipe.engine import compiled_maps
 from sparsepipe.engine.coordinates import coarsened, kernel_offsets, pack, unpack
 from sparsepipe.engine.kernel_map import Kernel, KernelMap, build
 from sparsepipe.engine.layouts import pairs_of
+from sparsepipe.engine.lookup import Wanted, look_up
 from tests.sparsepipe.clouds import random_keys
 
 VOXEL = st.tuples(st.integers(0, 2), *3 * [st.integers(-4, 4)])
@@ -30,7 +31,7 @@ def test_pairs_are_those_of_a_dictionary(
     assert sum(found.counts) == len(_pairs(found))
     assert _pairs(found.transpose) == {(k, o, i) for k, i, o in _pairs(found)}
     # From the table, as on other devices, in the same order.
-    inputs, outputs, counts = pairs_of(found._table())
+    inputs, outputs, counts = pairs_of(look_up(Wanted(fine, coarse, kernel, False)))
     assert torch.equal(inputs, found.input_rows)
     assert torch.equal(outputs, found.output_rows)
     assert tuple(counts.tolist()) == found.counts

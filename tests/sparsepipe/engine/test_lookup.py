@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 
 from sparsepipe.engine.coordinates import coarsened, unpack
 from sparsepipe.engine.kernel import Kernel
-from sparsepipe.engine.lookup import MASK_BITS, Table, look_up, searches
+from sparsepipe.engine.lookup import MASK_BITS, Table, Wanted, look_up, searches
 from tests.sparsepipe.clouds import random_keys
 from tests.sparsepipe.engine.interpreted import run_interpreted
 
@@ -39,7 +39,7 @@ def test_holds_the_rows_of_a_dictionary(
     fine = random_keys(seed, 40, fine_stride)
     coarse = coarsened(fine, kernel.coarse_stride) if stride > 1 else fine
     keys, queries = (coarse, fine) if backwards else (fine, coarse)
-    found = look_up(keys, queries, kernel, backwards=backwards)
+    found = look_up(Wanted(keys, queries, kernel, backwards))
     rows = {tuple(voxel): row for row, voxel in enumerate(unpack(keys).tolist())}
     sign = -1 if backwards else 1
     for offset, of_offset in zip(kernel.offsets, found.inputs.tolist(), strict=True):
@@ -66,7 +66,8 @@ def check_masks(found: Table) -> None:
 @pytest.mark.parametrize("outputs", [0, 3])
 def test_finds_nothing_where_nothing_is(inputs: int, outputs: int) -> None:
     keys = torch.arange(8) * 2**20
-    found = look_up(keys[:inputs], keys[4 : 4 + outputs], Kernel(2, 1, 1, 2), backwards=False)
+    kernel = Kernel(2, 1, 1, 2)
+    found = look_up(Wanted(keys[:inputs], keys[4 : 4 + outputs], kernel, False))
     assert found.inputs.tolist() == [[-1] * outputs] * 8
     assert found.masks.tolist() == [0] * outputs
 

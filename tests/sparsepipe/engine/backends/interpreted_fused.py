@@ -92,7 +92,7 @@ def test_rows_times_channels_beyond_32_bits() -> None:
     far = torch.empty(rows, dtype=torch.int64)
     kernel_map = KernelMap(some.kernel, False, far, some.output_keys)
     near = some.neighbours
-    kernel_map.__dict__["neighbours"] = replace(near, inputs=near.inputs + rows - 3)
+    kernel_map.__dict__["_neighbours"] = replace(near, inputs=near.inputs + rows - 3)
     x, weight = _values(some, 64, 8, torch.float16)
     features = torch.empty(rows, 64, dtype=torch.float16)
     features[-3:] = x

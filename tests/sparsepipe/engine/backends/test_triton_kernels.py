@@ -2,9 +2,7 @@
 
 import os
 import re
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +12,19 @@ from torch import Tensor
 
 from sparsepipe.engine import backends, triton_here
 from sparsepipe.engine.backends import compiled, convolve, pytorch
+from sparsepipe.engine.coordinates import PACKINGS
 from sparsepipe.engine.kernel_map import Kernel, KernelMap
+from sparsepipe.engine.lookup import MASK_BITS
 from sparsepipe.engine.tensor import SparseTensor
 from systems.schema import InputError
 from tests.sparsepipe.clouds import random_tensor
+from tests.sparsepipe.engine.ahead_of_time import CAPABILITIES, NAMES, compiled_for, refuse_spills
 from tests.sparsepipe.engine.interpreted import run_interpreted
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 KERNELS = [Kernel(3, 1, 1, 1), Kernel(3, 2, 1, 1), Kernel(2, 1, 1, 2), Kernel(1, 1, 1, 1)]
-NAMES = {
-    torch.float16: "fp16",
-    torch.bfloat16: "bf16",
-    torch.float32: "fp32",
-    torch.float64: "fp64",
-}
 SHARED_BYTES = 163 * 2**10
 """That a block can have on an A100, the least of the three."""
-CAPABILITIES = [90, *(pytest.param(other, marks=pytest.mark.slow) for other in (80, 100))]
-"""A100, H100 and H200, B200."""
 BOTH = (True, True)
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -42,17 +35,39 @@ def test_interpreted() -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET is set")
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_the_kernel_of_maps_compiles(capability: int, tmp_path: Path) -> None:
+def test_the_kernels_of_maps_compile(capability: int, tmp_path: Path) -> None:
     pytest.importorskip("triton")
     from sparsepipe.engine import triton_maps
 
-    for masks in ("*i32", "*i64"):
-        keys = dict.fromkeys(["keys", "queries", "plan"], "*i64")
-        pointers = keys | {"table": "*i32", "masks": masks}
-        constants = {"ROWS": triton_maps.ROWS}
-        options = {"num_warps": triton_maps.WARPS}
-        compiled = _compiled(triton_maps.look_up_kernel, pointers, constants, capability, options)
-        _refuse_spills(compiled, tmp_path)
+    constants = triton_maps._constants() | {"MASK_BITS": MASK_BITS}
+    options = {"num_warps": constants.pop("num_warps")}
+    for kernel, masks in [
+        (triton_maps.look_up_kernel, "*i32"),
+        (triton_maps.look_up_kernel, "*i64"),
+        (triton_maps.arrange_kernel, "*i64"),
+    ]:
+        pointers = dict.fromkeys(["jobs", "order", "outputs"], "*i64") | {"masks": masks}
+        pointers |= dict.fromkeys(["table", "inputs"], "*i32")
+        known = {name: constants[name] for name in kernel.arg_names if name in constants}
+        refuse_spills(compiled_for(kernel, pointers, known, capability, options), tmp_path)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET is set")
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_the_kernel_of_keys_compiles(capability: int, tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    from sparsepipe.engine import triton_keys
+
+    options = {"num_warps": triton_keys.WARPS}
+    for dimension, form in PACKINGS.items():
+        constants = {"FIELDS": 1 + dimension, "BITS": form.bits, "ROWS": triton_keys.ROWS}
+        for coordinates in ("*i32", "*i64"):
+            pointers = dict.fromkeys(["keys", "rows", "found"], "*i64")
+            pointers |= {"coordinates": coordinates}
+            compiled = compiled_for(
+                triton_keys.pack_kernel, pointers, constants, capability, options
+            )
+            refuse_spills(compiled, tmp_path)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET is set")
@@ -95,7 +110,7 @@ def test_compiles(
             assert re.search(instruction, compiled.asm["ptx"])
         assert compiled.metadata.shared <= SHARED_BYTES
         few = 24 if (capability, dtype, channels) == (80, torch.float32, 128) else 0
-        _refuse_spills(compiled, tmp_path, most_bytes=few)
+        refuse_spills(compiled, tmp_path, most_bytes=few)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET is set")
@@ -197,41 +212,4 @@ def _compiled_product(
     channels = ("inner", "outer", "weight_offset_stride", "weight_inner_stride")
     options = {"enable_fp_fusion": tile["enable_fp_fusion"]}
     divisible = channels if aligned else ()
-    return _compiled(kernel, pointers, constants, capability, options, divisible)
-
-
-def _compiled(
-    kernel: Any,
-    pointers: dict[str, str],
-    constants: dict[str, Any],
-    capability: int,
-    options: dict[str, Any],
-    divisible: Sequence[str] = (),
-) -> Any:
-    """A kernel for a compute capability. Pointers, and the numbers that are `divisible`, are
-    multiples of 16; other arguments are int32."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    names = list(enumerate(kernel.arg_names))
-    even = {*pointers, *divisible}
-    source = ASTSource(
-        kernel,
-        {n: "constexpr" if n in constants else pointers.get(n, "i32") for _, n in names},
-        constexprs={(i,): constants[n] for i, n in names if n in constants},
-        attrs={(i,): [["tt.divisibility", 16]] for i, n in names if n in even},
-    )
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-
-
-def _refuse_spills(compiled: Any, folder: Path, most_bytes: int = 0) -> None:
-    """Fail if registers did not suffice, but for `most_bytes` of a thread's."""
-    import triton
-
-    path = folder / "kernel.cubin"
-    path.write_bytes(compiled.asm["cubin"])
-    command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", path]
-    usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "LOCAL:0 " in usage
-    assert max(int(stack) for stack in re.findall(r"STACK:(\d+) ", usage)) <= most_bytes
+    return compiled_for(kernel, pointers, constants, capability, options, divisible)
