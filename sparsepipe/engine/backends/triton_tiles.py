@@ -9,7 +9,7 @@ import triton.language as tl
 TILES = {
     torch.float16: (64, 128, 64),
     torch.bfloat16: (64, 128, 64),
-    torch.float32: (64, 64, 32),
+    torch.float32: (64, 32, 32),
     torch.float64: (32, 32, 16),
 }
 """The largest rows, columns and depth of a tile for each dtype: what fits into registers with 4
