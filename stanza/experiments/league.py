@@ -74,10 +74,10 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
 
 
 def prepare(level: Level, folder: Path) -> tuple[Case, ...]:
-    """Time the network's step here, and make the cases. None at level quick, for they take hours,
+    """Time the network's step here, and make the cases. None at level quick, for they take long,
     and none where this machine can be no cluster."""
     if level != "full":
-        print("the league takes hours and runs at level full alone", flush=True)
+        print("the league takes more than an hour and runs at level full alone", flush=True)
         return ()
     reason = unavailable()
     if reason is not None:
@@ -155,7 +155,7 @@ def _few_steps(changes: Mapping[str, Any], *, slowest: bool) -> dict[str, Any]:
 def conclude(results: Results, folder: Path) -> Outcome:
     """Rank the contestants, draw the ranking, judge what should hold."""
     if not results:
-        why = unavailable() or "it takes hours; ask for it with --level full"
+        why = unavailable() or "it takes more than an hour; ask for it with --level full"
         return Outcome(figures=(), claims=(), notes=(f"The league was not run: {why}.",))
     dataset = accuracy.source()
     played = League(results, tuple(CONTESTANTS), RATES_GBIT, dataset.target - EASIER)
