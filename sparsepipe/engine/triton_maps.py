@@ -34,6 +34,8 @@ ROWS = 64
 """The outputs of a tile."""
 WARPS = 2
 """The warps of a program: a thread for each output."""
+REGISTERS = 48
+"""What a thread takes of them. Not told so, the compiler may spill a few for more threads."""
 
 
 class Job(NamedTuple):
@@ -145,8 +147,9 @@ def _programs(jobs: list[Job]) -> int:
 
 
 def _constants() -> dict[str, int]:
-    """The constants of both kernels."""
-    return {"ROWS": ROWS, "MOST": MOST_TABLES, "FIELDS": FIELDS, "num_warps": WARPS}
+    """The constants of both kernels, and what their compiler is told."""
+    told = {"num_warps": WARPS, "maxnreg": REGISTERS}
+    return {"ROWS": ROWS, "MOST": MOST_TABLES, "FIELDS": FIELDS, **told}
 
 
 @lru_cache(maxsize=256)

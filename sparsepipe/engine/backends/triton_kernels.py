@@ -19,7 +19,7 @@ transposed. More programs of the same launch add the sums of the parts.
 Nothing is added atomically, and tiles depend on shapes and dtypes alone, since nothing is tuned
 while it runs. So results are the same in every run. float16 and bfloat16 are summed in float32.
 float32 is rounded to TF32 only if PyTorch's own products are
-(`torch.backends.cuda.matmul.allow_tf32`).
+(`torch.backends.cuda.matmul.fp32_precision`); otherwise its products are as exact as its sums.
 
 The kernels run on CUDA, and on a CPU only with TRITON_INTERPRET=1, which is slow and for tests.
 """

@@ -7,13 +7,18 @@ import triton
 import triton.language as tl
 
 TILES = {
-    torch.float16: (64, 128, 64),
-    torch.bfloat16: (64, 128, 64),
-    torch.float32: (64, 32, 32),
-    torch.float64: (32, 32, 16),
+    torch.float16: (64, 128, 32),
+    torch.bfloat16: (64, 128, 32),
+    torch.float32: (64, 64, 16),
+    torch.float64: (16, 32, 16),
 }
-"""The largest rows, columns and depth of a tile for each dtype: what fits into registers with 4
-warps."""
+"""The largest rows, columns and depth of a tile for each dtype: what fits into the registers of 4
+warps, on sm_80, sm_90 and sm_100, with Triton 3.6, 3.7 and 3.9."""
+IEEE_TILE = (32, 32, 16)
+"""That of float32 where it is multiplied without tensor cores, which takes more registers."""
+REGISTERS = 255
+"""What a thread may take of them: all there are. Not told so, the compiler may spill a few for the
+sake of more threads."""
 LEAST_CHANNELS = 16
 """The smallest side of a tile, since the hardware multiplies 16 x 16 numbers at once."""
 ADDED = 1024
@@ -27,7 +32,7 @@ def convolution_tile(dtype: torch.dtype, inner: int, outer: int) -> dict[str, An
     """The constants of `convolution_kernel`: ROWS outputs x COLUMNS output channels in a tile, and
     DEPTH input channels that are summed at once; and the ADDED numbers of a program beside the
     tiles."""
-    rows, columns, depth = TILES[dtype]
+    rows, columns, depth = _largest(dtype)
     shape = {"ROWS": rows, "COLUMNS": _part(outer, columns), "DEPTH": _part(inner, depth)}
     return shape | {"ADDED": ADDED} | _arithmetic(dtype)
 
@@ -35,9 +40,15 @@ def convolution_tile(dtype: torch.dtype, inner: int, outer: int) -> dict[str, An
 def weight_gradient_tile(dtype: torch.dtype, inner: int, outer: int) -> dict[str, Any]:
     """The constants of `weight_gradient_kernel`: ROWS input channels x COLUMNS output channels in a
     tile, and DEPTH outputs that are summed at once."""
-    rows, columns, depth = TILES[dtype]
+    rows, columns, depth = _largest(dtype)
     shape = {"ROWS": _part(inner, rows), "COLUMNS": _part(outer, columns), "DEPTH": depth}
     return shape | _arithmetic(dtype)
+
+
+def _largest(dtype: torch.dtype) -> tuple[int, int, int]:
+    """The largest rows, columns and depth of a tile."""
+    exact = dtype == torch.float32 and _precision() == "ieee"
+    return IEEE_TILE if exact else TILES[dtype]
 
 
 def _part(channels: int, most: int) -> int:
@@ -47,14 +58,20 @@ def _part(channels: int, most: int) -> int:
 
 
 def _arithmetic(dtype: torch.dtype) -> dict[str, Any]:
-    """The constants of both kernels that say how numbers are multiplied and summed."""
+    """What is said to both kernels, and to their compiler, of how numbers are multiplied and
+    summed."""
     sum_type = tl.float64 if dtype == torch.float64 else tl.float32
-    return {"PRECISION": _precision(), "SUM_TYPE": sum_type, "enable_fp_fusion": True}
+    constants = {"PRECISION": _precision(), "SUM_TYPE": sum_type}
+    return constants | {"enable_fp_fusion": True, "maxnreg": REGISTERS}
 
 
 def _precision() -> str:
-    """Whether float32 is rounded to TF32 in products ("tf32") or not ("ieee"), as in PyTorch."""
+    """How float32 is multiplied, by what PyTorch is told for its own products: "tf32" rounds it to
+    TF32, and "ieee" does not, without tensor cores. Where nothing is said, or not yet can be,
+    "tf32x3" adds three products in TF32, of what each factor rounds to and of what rounding leaves:
+    its error, 8e-8, is that of float32's own rounding."""
     matmul = torch.backends.cuda.matmul
     if hasattr(matmul, "fp32_precision"):  # since PyTorch 2.9, where allow_tf32 may raise
-        return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
-    return "tf32" if matmul.allow_tf32 else "ieee"
+        said = matmul.fp32_precision
+        return said if said in ("tf32", "ieee") else "tf32x3"
+    return "tf32" if matmul.allow_tf32 else "tf32x3"

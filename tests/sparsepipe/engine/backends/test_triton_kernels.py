@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ def test_the_kernels_of_maps_compile(capability: int, tmp_path: Path) -> None:
     from sparsepipe.engine import triton_maps
 
     constants = triton_maps._constants() | {"MASK_BITS": MASK_BITS}
-    options = {"num_warps": constants.pop("num_warps")}
+    options = {name: constants.pop(name) for name in ("num_warps", "maxnreg")}
     for kernel, masks in [
         (triton_maps.look_up_kernel, "*i32"),
         (triton_maps.look_up_kernel, "*i64"),
@@ -80,6 +81,7 @@ def test_the_kernel_of_keys_compiles(capability: int, tmp_path: Path) -> None:
         (torch.bfloat16, "ieee", r"f32\.bf16\.bf16"),
         (torch.float32, "ieee", r"fma\.rn\.f32"),
         (torch.float32, "tf32", r"tf32\.tf32"),
+        (torch.float32, "tf32x3", r"tf32\.tf32"),
         (torch.float64, "ieee", r"mma\.sync\..*\.f64"),  # of a shape that Triton chooses
     ],
 )
@@ -126,13 +128,25 @@ def test_rounds_to_tf32_only_if_pytorch_does() -> None:
     pytest.importorskip("triton")
     from sparsepipe.engine.backends import triton_tiles
 
-    before = torch.get_float32_matmul_precision()
+    matmul = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("PyTorch before 2.9 knows TF32 or not, see below")
+    before = matmul.fp32_precision
     try:
-        for setting, expected in [("highest", "ieee"), ("high", "tf32")]:
-            torch.set_float32_matmul_precision(setting)
+        for said, expected in [("none", "tf32x3"), ("ieee", "ieee"), ("tf32", "tf32")]:
+            matmul.fp32_precision = said
             assert triton_tiles._precision() == expected
     finally:
-        torch.set_float32_matmul_precision(before)
+        matmul.fp32_precision = before
+
+
+def test_rounds_to_tf32_only_by_the_flag_of_older_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    from sparsepipe.engine.backends import triton_tiles
+
+    for allowed, expected in [(False, "tf32x3"), (True, "tf32")]:
+        monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=allowed))
+        assert triton_tiles._precision() == expected
 
 
 def test_native_takes_the_kernels_where_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +223,6 @@ def _compiled_product(
     pointers |= {"neighbours": "*i32", "order": "*i64"}
     pointers |= {"partial": "*fp64" if dtype == torch.float64 else "*fp32"}
     channels = ("inner", "outer", "weight_offset_stride", "weight_inner_stride")
-    options = {"enable_fp_fusion": tile["enable_fp_fusion"]}
+    options = {name: tile[name] for name in ("enable_fp_fusion", "maxnreg")}
     divisible = channels if aligned else ()
     return compiled_for(kernel, pointers, constants, capability, options, divisible)
