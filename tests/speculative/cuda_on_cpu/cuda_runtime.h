@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -37,9 +38,21 @@ inline std::vector<char> dynamic_shared;
 struct Barrier {
     int size = 0, arrived = 0, generation = 0;
 };
-inline std::vector<ucontext_t> contexts;
-inline ucontext_t scheduler;
-inline std::vector<bool> ended;
+struct Wait {
+    const Barrier* at = nullptr;
+    int generation = 0;
+    bool over() const { return at == nullptr || at->generation != generation; }
+};
+// A thread begins in its context, and goes on where it gave way. It jumps there, for a change of
+// contexts is two system calls.
+struct Thread {
+    ucontext_t start;
+    jmp_buf place;
+    bool begun = false, ended = false;
+    Wait wait;
+};
+inline std::vector<Thread> threads_of_block;
+inline jmp_buf scheduler;
 inline Barrier block_barrier;
 inline std::vector<Barrier> warp_barriers;
 inline std::vector<uint64_t> shuffled_values;
@@ -52,37 +65,47 @@ inline void wait_at(Barrier& barrier) {
         ++barrier.generation;
         return;
     }
-    const unsigned me = threadIdx.x;
-    while (barrier.generation == generation) swapcontext(&contexts[me], &scheduler);
+    Thread& me = threads_of_block[threadIdx.x];
+    me.wait = {&barrier, generation};
+    if (_setjmp(me.place) == 0) _longjmp(scheduler, 1);
 }
 
 inline void thread_main() {
     body();
-    ended[threadIdx.x] = true;
+    threads_of_block[threadIdx.x].ended = true;
+    _longjmp(scheduler, 1);
+}
+
+// Let a thread go on until it gives way or ends.
+__attribute__((noinline)) inline void resume(unsigned index) {
+    threadIdx.x = index;
+    Thread& thread = threads_of_block[index];
+    if (_setjmp(scheduler) != 0) return;
+    if (thread.begun) _longjmp(thread.place, 1);
+    thread.begun = true;
+    setcontext(&thread.start);
 }
 
 inline void run_block(int threads) {
     static std::vector<std::vector<char>> stacks;
     stacks.resize(threads, std::vector<char>(1 << 15));
-    contexts.assign(threads, {});
-    ended.assign(threads, false);
+    threads_of_block.assign(threads, {});
     block_barrier = {threads, 0, 0};
     warp_barriers.assign((threads + 31) / 32, Barrier{32, 0, 0});
     shuffled_values.assign(threads, 0);
     for (int i = 0; i < threads; ++i) {
-        getcontext(&contexts[i]);
-        contexts[i].uc_stack.ss_sp = stacks[i].data();
-        contexts[i].uc_stack.ss_size = stacks[i].size();
-        contexts[i].uc_link = &scheduler;
-        makecontext(&contexts[i], thread_main, 0);
+        ucontext_t& start = threads_of_block[i].start;
+        getcontext(&start);
+        start.uc_stack.ss_sp = stacks[i].data();
+        start.uc_stack.ss_size = stacks[i].size();
+        makecontext(&start, thread_main, 0);
     }
     for (bool busy = true; busy;) {
         busy = false;
         for (int i = 0; i < threads; ++i) {
-            if (ended[i]) continue;
+            if (threads_of_block[i].ended) continue;
             busy = true;
-            threadIdx.x = unsigned(i);
-            swapcontext(&scheduler, &contexts[i]);
+            if (threads_of_block[i].wait.over()) resume(unsigned(i));
         }
     }
 }
