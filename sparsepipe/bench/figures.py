@@ -95,13 +95,14 @@ def _published_speeds() -> Panel:
         unit="time over the faster one's",
         title="Other engines on GPUs (published)",
         reference=1.0,
-        published=True,
+        published=tuple(series),
     )
 
 
 def _durations() -> Panel:
     """The times that spconv's author has published."""
     devices = list(dict.fromkeys(one.hardware for one in DURATIONS))
+    parts = ("forward", "backward")
     return Bars(
         groups=[device.replace(" ", "\n") for device in devices],
         series={
@@ -113,9 +114,9 @@ def _durations() -> Panel:
                 ]
                 for device in devices
             ]
-            for part in ("forward", "backward")
+            for part in parts
         },
         unit="ms",
         title=f"{DURATIONS[0].engine} on its own network, float16 (published)",
-        published=True,
+        published=parts,
     )

@@ -5,7 +5,7 @@ were measured at those links.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -38,6 +38,8 @@ class League:
     """What the links were equivalent to."""
     target: float
     """The test accuracy to reach."""
+    begins: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    """Of contestants that begin later, the first step, and whose steps they take before."""
 
     @property
     def names(self) -> list[str]:
@@ -55,9 +57,20 @@ class League:
     def seconds_to(self, name: str, gbit: float) -> list[float]:
         """The seconds to the target at such links, by seed, without the seeds that do not reach
         it."""
-        paces = self.steps_s(name, gbit)
+        return [seconds for seconds in self._seconds_by_seed(name, gbit) if seconds is not None]
+
+    def _seconds_by_seed(self, name: str, gbit: float) -> list[float | None]:
+        """The same with None for seeds that do not reach it; empty where no step was measured."""
+        if not self.steps_s(name, gbit):
+            return []
         reached = [self._steps_to_target(run) for run in self.ends(name)]
-        return [steps * median(paces) for steps in reached if steps is not None and paces]
+        return [None if steps is None else self._seconds(name, gbit, steps) for steps in reached]
+
+    def _seconds(self, name: str, gbit: float, steps: float) -> float:
+        """The seconds of so many steps of a contestant at such links."""
+        first, others = self.begins.get(name, (0, name))
+        before_s, own_s = (median(self.steps_s(one, gbit)) for one in (others, name))
+        return before_s * min(steps, first) + own_s * max(0.0, steps - first)
 
     def _steps_to_target(self, run: Run) -> float | None:
         """The steps after which the tests of a run first reach the target."""
@@ -66,15 +79,19 @@ class League:
         return crossing([test["steps"] for test in tests], accuracies, self.target)
 
     def gains(self, name: str, plain: str, gbit: float) -> list[float]:
-        """Return how many times sooner a contestant reaches the target than another, by seed. It is
-        empty where some seed of one of them does not reach it."""
+        """Return how many times sooner a contestant reaches the target than another, by seed: 0 for
+        a seed that does not reach it. It is empty where the other one does not."""
         if plain not in self.names:
             return []
-        ours, theirs = self.seconds_to(name, gbit), self.seconds_to(plain, gbit)
-        seeds = len(self.ends(name))
-        if not len(ours) == len(theirs) == seeds == len(self.ends(plain)):
+        ours, theirs = self._seconds_by_seed(name, gbit), self.seconds_to(plain, gbit)
+        if not len(ours) == len(theirs) == len(self.ends(plain)):
             return []
-        return [b / a for a, b in zip(ours, theirs, strict=True)]
+        return [0.0 if a is None else b / a for a, b in zip(ours, theirs, strict=True)]
+
+    def quicker_steps(self, name: str, plain: str, gbit: float) -> list[float]:
+        """How many times as long the steps of another contestant take, by this one's run."""
+        theirs = self.steps_s(plain, gbit)
+        return [median(theirs) / step for step in self.steps_s(name, gbit)] if theirs else []
 
     def ranking(self, gbit: float) -> list[tuple[str, float | None]]:
         """Rank the contestants by their median seconds to the target, the quickest first. Those of
@@ -88,8 +105,9 @@ class League:
 
     def curve(self, name: str, gbit: float) -> Curve:
         """Accuracy over the seconds of training at such links, of the first seed."""
-        tests, pace_s = self.ends(name)[0]["tests"], median(self.steps_s(name, gbit))
-        return [t["steps"] * pace_s for t in tests], [t["test_accuracy"] for t in tests]
+        tests = self.ends(name)[0]["tests"]
+        seconds = [self._seconds(name, gbit, test["steps"]) for test in tests]
+        return seconds, [test["test_accuracy"] for test in tests]
 
     def accuracy(self, name: str) -> float:
         """The median test accuracy at the end."""

@@ -26,7 +26,7 @@ from systems.figures.progress import Curve as Curve
 from systems.runs.record import Tier
 
 SIZE_INCHES = (8.0, 4.5)
-FOOTNOTE_COLUMNS = 120
+FOOTNOTE_COLUMNS = 110
 """The number of characters that fit below one panel."""
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from statistics import median
 from typing import Any
 
@@ -17,8 +18,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "*")
 FEW_BARS = 16
 """In a panel; the values of more stand upright, so that they do not overlap."""
 LEGEND_COLUMNS, LEGEND_CHARACTERS = 4, 80  # at most, below a panel
-CROWDED = 10
-"""So many groups of bars have no room for labels of the usual size."""
+CROWDED, MANY = 10, 16
+"""So many groups of bars have no room for labels of the usual size, and for labels that lie."""
+LINES_PER_CHARACTER = 0.4
+"""The height of a label's character that stands upright, in lines of text."""
 MANY_POWERS = 1000
 """An axis whose ends are further apart than this has no room for labels between powers of ten."""
 FEW_POINTS = 12
@@ -41,8 +44,8 @@ class Bars:
     """A horizontal line, such as 1.0 for "as fast"."""
     logarithmic: bool = False
     value_format: str = "{:.3g}"
-    published: bool = False
-    """Whether others have published the values; they are hatched."""
+    published: Sequence[str] = ()
+    """The series whose values others have published; they are hatched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,28 +154,37 @@ def _bars(axis: Axes, panel: Bars) -> list[list[Any]]:
             if values:
                 x = g + (i - (len(panel.series) - 1) / 2) * width
                 middle = median(values)
-                axis.bar(x, middle, width * 0.92, **_look(panel, i), label=label)
+                axis.bar(x, middle, width * 0.92, **_look(panel, name, i), label=label)
                 _annotate(axis, x, values, panel.value_format.format(middle), upright)
                 label = None  # one entry of the legend for the whole series
             rows += [[panel.title, name, panel.groups[g], value, panel.unit] for value in values]
-    size = 8 if len(panel.groups) < CROWDED else 6.5
-    axis.set_xticks(range(len(panel.groups)), list(panel.groups), fontsize=size)
+    lines = _name_groups(axis, panel.groups)
     axis.set_xlim(-0.5, len(panel.groups) - 0.5)  # a group without bars has its place too
     axis.set_ylabel(panel.unit)
     if panel.logarithmic:
         axis.set_yscale("log")
     axis.margins(y=0.2 if upright else 0.12)
     if len(panel.series) > 1 or panel.paper_range is not None:
-        _legend_below(axis, max(name.count("\n") for name in panel.groups) + 1)
+        _legend_below(axis, lines)
     return rows
 
 
-def _look(panel: Bars, number: int) -> dict[str, Any]:
+def _name_groups(axis: Axes, groups: Sequence[str]) -> int:
+    """Write the names of the groups below the axis; returns how many lines of text they take."""
+    size = 8 if len(groups) < CROWDED else 6.5
+    upright = len(groups) >= MANY
+    axis.set_xticks(range(len(groups)), list(groups), fontsize=size, rotation=90 if upright else 0)
+    if upright:
+        return ceil(LINES_PER_CHARACTER * max(map(len, groups)))
+    return max(name.count("\n") for name in groups) + 1
+
+
+def _look(panel: Bars, name: str, number: int) -> dict[str, Any]:
     """The colour of a series by its number; hollow and hatched where others have published it."""
     colour = COLOURS[number % len(COLOURS)]
     return (
         {"fill": False, "hatch": "//", "edgecolor": colour}
-        if panel.published
+        if name in panel.published
         else {"color": colour}
     )
 

@@ -58,12 +58,21 @@ def test_the_time_to_the_target_is_steps_at_the_pace_of_the_links() -> None:
     assert made.gains("ddp bf16", "ddp", 0.1) == pytest.approx([10.0] * 3)
 
 
+def test_who_begins_later_takes_the_steps_of_another_before() -> None:
+    begins = {"ddp bf16": (100, "ddp")}
+    made = dataclasses.replace(played(), begins=begins)
+    assert made.seconds_to("ddp bf16", 0.1) == pytest.approx([100 * 40.0 + 150 * 4.0] * 3)
+    assert made.curve("ddp bf16", 0.1)[0] == pytest.approx([0.0, 4000.0, 4400.0, 4800.0])
+
+
 def test_who_does_not_reach_the_target_is_last() -> None:
     low = [{"steps": 100, "trained_s": 1.0, "test_accuracy": 0.3}]
     made = played(tests=low)
     assert made.ranking(10.0)[-1] == ("ddp top-k", None)
     assert made.ranking(10.0)[0][1] == pytest.approx(125.0)
-    assert made.gains("ddp top-k", "ddp", 0.1) == []
+    assert made.gains("ddp top-k", "ddp", 0.1) == [0.0] * 3
+    assert made.gains("ddp", "ddp top-k", 0.1) == []
+    assert made.quicker_steps("ddp top-k", "ddp", 0.1) == pytest.approx([10.0])
 
 
 def claims(folder: Path, **changes: Any) -> dict[str, Claim]:
@@ -84,7 +93,7 @@ def test_good_results_pass_and_bad_ones_do_not(tmp_path: Path) -> None:
 def test_what_is_published_is_drawn_beside_what_was_found(tmp_path: Path) -> None:
     (figure,) = league.conclude(results(), tmp_path).figures
     text = figure.path.with_suffix(".csv").read_text()
-    assert '"BytePS, 100 Mb/s (published)",ps top-k,6.17' in text
+    assert '"BytePS, 200 epochs at 100 Mb/s (published)",ps top-k,6.17' in text
     assert figure.tier == "shaped"
     for name in league.CONTESTANTS:
         assert name in text
