@@ -129,8 +129,10 @@ def _separated(options: Options, at: CostsAt, layout: Layout, network: Link | Ho
 def _played(
     at: CostsAt, shares: tuple[int, ...], layout: Layout, network: Link | Host
 ) -> Prediction:
-    """Play layer separation."""
-    played = separation.separated(at, shares, layout, network, steps=steps_on(network))
+    """Play layer separation. Ranks that share the cores of one machine are played one by one, for
+    each takes its part of them."""
+    shared, steps = isinstance(network, Host), steps_on(network)
+    played = separation.separated(at, shares, layout, network, every_rank=shared, steps=steps)
     return baselines.as_prediction("stanza", layout, played, network)
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from stanza.layout import layout_of
+from stanza.layout import layout_of, separated_layout
 from stanza.options import Options
 from stanza.planner.candidates import costs_at, predict_all
 from stanza.planner.plan import Plan, enlarged, load_profile, plan
 from stanza.planner.predict import BUCKET_BYTES
 from stanza.planner.simulated import played_plan
-from stanza.planner.simulated.steps import segments
+from stanza.planner.simulated.steps import segments, steps_on
 from stanza.system.plan_command import describe_plan
 from stanza.workers.messages import SMALLEST_MESSAGE_BYTES
 from systems.clusters.cluster import Cluster, Link, load
@@ -94,6 +94,28 @@ def test_servers_pay_for_sums_updates_and_messages() -> None:
     core_s += 6 * 1e-4 * (buckets - 1)  # every bucket is a message
     core_s += (2 + 6) * (5e-6 + 1e-10 * size) + 5e-5 + 2e-10 * size
     assert played.resources(LAPTOP)["cores"] == pytest.approx(core_s / 1.8)
+
+
+SHAPED = replace(LAPTOP, cores=4.0, share=0.4, bandwidth_bits_per_s=1e9)
+
+
+@pytest.mark.parametrize("host", [LAPTOP, SHAPED], ids=["shared", "held"])
+def test_separation_is_planned_as_every_rank_plays_it(host: Host) -> None:
+    options = replace(OPTIONS, fc_workers="auto", micro_batches=1)
+    at = costs_at(options, PROFILE)
+    planned = [p for p in predict_all(options, 4, here(host), PROFILE) if p.scheme == "stanza"]
+    assert len({p.fc_workers for p in planned}) > 1
+    for found in planned:
+        dedicated = found.fc_workers if found.fc_placement == "dedicated" else 0
+        layout = separated_layout(
+            4 - dedicated,
+            found.fc_workers,
+            1,
+            fc_parallel=found.fc_parallel,
+            fc_placement=found.fc_placement,
+        )
+        played = played_plan(options, layout, at, host, steps=steps_on(host))
+        assert found.step_s == pytest.approx(played.step_s)
 
 
 def test_a_plan_for_one_machine_says_what_it_was_made_with() -> None:
