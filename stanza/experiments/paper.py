@@ -82,7 +82,7 @@ PAPER = Paper(
                 Answer(
                     quantity="loss-gap",
                     sentence="Largest relative difference between a scheme's loss and one "
-                    "process's within 20 steps, worst seed.",
+                    "process's within 10 steps, worst seed.",
                 ),
                 Answer(quantity="accuracy", sentence="Test accuracy after training."),
                 Answer(
