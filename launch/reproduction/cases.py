@@ -122,7 +122,7 @@ def run_shaped_cases(
     experiment: Experiment, cases: Sequence[Case], repeats: int, records: Path
 ) -> Results:
     """Train cases for real on shaped clusters, those of one cluster in one world. Its links, its
-    ranks and the layers are measured first, once for all cases that they are the same for.
+    ranks and the layers are measured just before, once for all cases that they are the same for.
 
     A case that the planner resolves to another one's very job is that one. No results where this
     machine can shape nothing.
@@ -144,10 +144,15 @@ def run_shaped_cases(
             measured[alike] = measure_shaped(job, shape)
         prepare_shaped(job, shape, measured[alike])
 
-    for shape, folders in _prepared(runs, prepare, shape_of_record).items():
-        print(f"{len(folders)} runs on a shaped cluster: {shape}", flush=True)
-        _check(experiment, run_shaped(folders))
-    return _results(runs)
+    groups: dict[str, list[_Run]] = {}
+    for run in runs:
+        groups.setdefault(_cluster_of(experiment, run, records), []).append(run)
+    for group in groups.values():
+        for shape, folders in _prepared(group, prepare, shape_of_record).items():
+            print(f"{len(folders)} runs on a shaped cluster: {shape}", flush=True)
+            _check(experiment, run_shaped(folders))
+    results = _results([run for group in groups.values() for run in group])
+    return {case.name: results[case.name] for case in cases}
 
 
 def _prepared(
