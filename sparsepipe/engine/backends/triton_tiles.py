@@ -66,10 +66,13 @@ def _arithmetic(dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _precision() -> str:
-    """How float32 is multiplied, by what PyTorch is told for its own products: "tf32" rounds it to
-    TF32, and "ieee" does not, without tensor cores. Where nothing is said, or not yet can be,
-    "tf32x3" adds three products in TF32, of what each factor rounds to and of what rounding leaves:
-    its error, 8e-8, is that of float32's own rounding."""
+    """How float32 is multiplied. It follows what PyTorch is told for its own products.
+
+    "tf32" rounds factors to TF32. "ieee" rounds nothing and uses no tensor cores. Where PyTorch is
+    told neither, "tf32x3" adds three products in TF32: those of the rounded factors, and of each
+    rounded factor with what rounding has left of the other. Its error, 8e-8, is like float32's own.
+    PyTorch before 2.9 cannot be told "ieee".
+    """
     matmul = torch.backends.cuda.matmul
     if hasattr(matmul, "fp32_precision"):  # since PyTorch 2.9, where allow_tf32 may raise
         said = matmul.fp32_precision
