@@ -39,7 +39,8 @@ class League:
     target: float
     """The test accuracy to reach."""
     begins: Mapping[str, tuple[int, str]] = field(default_factory=dict)
-    """Of contestants that begin later, the first step, and whose steps they take before."""
+    """The first step of contestants whose exchange begins later, and whose steps they take
+    before."""
 
     @property
     def names(self) -> list[str]:

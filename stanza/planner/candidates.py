@@ -15,7 +15,7 @@ from stanza.planner import baselines, recurrence
 from stanza.planner.costs import CostsAt, costs_at as profiled_costs
 from stanza.planner.predict import Prediction
 from stanza.planner.simulated import separation
-from stanza.planner.simulated.steps import steps_on
+from stanza.planner.simulated.steps import one_by_one, steps_on
 from systems.clusters.cluster import Cluster, Link
 from systems.clusters.host import Host
 from systems.profiles.profile import ModelProfile
@@ -129,10 +129,9 @@ def _separated(options: Options, at: CostsAt, layout: Layout, network: Link | Ho
 def _played(
     at: CostsAt, shares: tuple[int, ...], layout: Layout, network: Link | Host
 ) -> Prediction:
-    """Play layer separation. Ranks that share the cores of one machine are played one by one, for
-    each takes its part of them."""
-    shared, steps = isinstance(network, Host), steps_on(network)
-    played = separation.separated(at, shares, layout, network, every_rank=shared, steps=steps)
+    """Play layer separation."""
+    every, steps = one_by_one(network), steps_on(network)
+    played = separation.separated(at, shares, layout, network, every_rank=every, steps=steps)
     return baselines.as_prediction("stanza", layout, played, network)
 
 

@@ -13,8 +13,7 @@ from stanza.planner.costs import RanksCostsAt
 from stanza.planner.predict import unpredicted
 from stanza.planner.simulated.baselines import ddp, ps_dedicated, ps_sharded
 from stanza.planner.simulated.separation import separated
-from stanza.planner.simulated.steps import STEPS, Simulated
-from systems.clusters.cluster import Link
+from stanza.planner.simulated.steps import STEPS, Simulated, one_by_one
 from systems.clusters.topology import Topology
 from systems.faulty import Network
 from systems.schema import InputError
@@ -33,14 +32,13 @@ def played_plan(
 
     Args:
         every_rank: plays each rank, also those that cannot differ (`systems.rank_classes`); the
-            result is the same. Ranks that share the cores of one machine, have links of their own,
-            or are on a topology are always played so.
+            result is the same. Where `one_by_one` says so, they are always played so.
         steps: how many steps are played.
 
     Raises:
         InputError: the simulator does not know this variant of the scheme.
     """
-    every_rank = every_rank or not isinstance(network, Link)
+    every_rank = every_rank or one_by_one(network)
     shares, servers = options.shares(len(layout.data_ranks)), len(layout.ranks("server"))
     compression = compression_of(options.exchange, options.exchange_options)
     why = unpredicted(options)

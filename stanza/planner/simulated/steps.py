@@ -130,6 +130,12 @@ def worker_classes(shares: Sequence[int], *, every_rank: bool) -> list[RankClass
     return rank_classes(range(len(shares)), lambda rank: rank if every_rank else shares[rank])
 
 
+def one_by_one(network: Network) -> bool:
+    """Whether every rank is played, also those that do the same: where ranks share the cores of one
+    machine, have links of their own, or are on a topology, each takes its own part of them."""
+    return not isinstance(network, Link)
+
+
 def stream(rank: int) -> str:
     """The name of a rank's compute stream, which all its roles share."""
     return f"rank {rank}"
